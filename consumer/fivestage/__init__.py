@@ -1,0 +1,38 @@
+"""fivestage: queries from Kafka through five stages inside a hard deadline.
+
+>>> from fivestage import Orchestrator, Pipeline
+>>> app = Pipeline()
+>>> result = await Orchestrator(app).process_query("What is 15 + 7?")  # doctest: +SKIP
+"""
+
+from fivestage.app import Pipeline
+from fivestage.context import Query, StageContext
+from fivestage.core.plan import Plan
+from fivestage.errors import (
+    BrokerError,
+    ConfigurationError,
+    DrainTimeoutError,
+    FivestageError,
+    InvalidAppError,
+    NodeError,
+    NoNodeError,
+    PublishError,
+)
+from fivestage.orchestrator import Orchestrator, run_with_timeout
+
+__all__ = [
+    "BrokerError",
+    "ConfigurationError",
+    "DrainTimeoutError",
+    "FivestageError",
+    "InvalidAppError",
+    "NoNodeError",
+    "NodeError",
+    "Orchestrator",
+    "Pipeline",
+    "Plan",
+    "PublishError",
+    "Query",
+    "StageContext",
+    "run_with_timeout",
+]

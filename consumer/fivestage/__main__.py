@@ -1,0 +1,14 @@
+"""The command ``fivestage``."""
+
+import sys
+
+from fivestage.cli import app
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="fivestage")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Pipeline: how a user declares stages and nodes.
+
+Example:
+    >>> from fivestage import Pipeline
+    >>> app = Pipeline()
+    >>> @app.node("greeter", intents={"greeting"})
+    ... def greet(query, ctx):
+    ...     return {"answer": f"Hello to you who said {query.user_input!r}", "confidence": 1.0}
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fivestage.errors import InvalidAppError, NoNodeError
+from fivestage.nodes import builtin_nodes, builtin_stages
+from fivestage.nodes.matriz import adapt_matriz_node
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+StageFunction = TypeVar("StageFunction", bound="Callable[..., Any]")
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A user's function, and how it must be called."""
+
+    name: str
+    call: Callable[..., Any]
+    is_async: bool
+
+    @classmethod
+    def of(cls, name: str, call: Callable[..., Any]) -> Handler:
+        """Inspect *call* once, so that no query pays for it."""
+        if not callable(call):
+            raise InvalidAppError(f"{name}: expected a function (query, ctx), got {type(call).__name__}")
+        return cls(name, call, is_async=_is_async(call))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A registered node: what runs in the processing stage."""
+
+    handler: Handler
+    intents: frozenset[str]
+    validate: Handler | None
+    """The node's own check of its answer, ``(query, ctx) -> bool``; used by the built-in validation."""
+
+
+class Pipeline:
+    """Five stages and the nodes that processing chooses from.
+
+    A new Pipeline has the built-in stages and nodes (``math``, ``facts``); each can be replaced
+    by declaring another of the same name. ``Pipeline(builtins=False)`` starts without nodes.
+    """
+
+    def __init__(self, *, builtins: bool = True) -> None:
+        self._stages: dict[StageType, Handler] = {}
+        self._nodes: dict[str, Node] = {}
+        for stage_type, function in builtin_stages(self).items():
+            self._stages[stage_type] = Handler.of(stage_type, function)
+        if builtins:
+            for name, (call, intents, validate) in builtin_nodes().items():
+                self._register(name, call, intents, validate)
+
+    def __repr__(self) -> str:
+        return f"<Pipeline nodes={sorted(self._nodes)}>"
+
+    def intent(self, function: StageFunction) -> StageFunction:
+        """Declare the intent stage: ``(query, ctx) -> {"intent": str, "confidence": float, ...}``."""
+        return self._stage(StageType.INTENT, function)
+
+    def decision(self, function: StageFunction) -> StageFunction:
+        """Declare the decision stage: ``(query, ctx) -> str``, a node's name."""
+        return self._stage(StageType.DECISION, function)
+
+    def validation(self, function: StageFunction) -> StageFunction:
+        """Declare the validation stage: ``(query, ctx) -> bool``, the verdict on ``ctx.answer``."""
+        return self._stage(StageType.VALIDATION, function)
+
+    def reflection(self, function: StageFunction) -> StageFunction:
+        """Declare the reflection stage: ``(query, ctx) -> dict``; ``ctx.validated`` is the verdict."""
+        return self._stage(StageType.REFLECTION, function)
+
+    def node(
+        self,
+        name: str,
+        *,
+        intents: Iterable[str] = (),
+        validate: Callable[..., Any] | None = None,
+    ) -> Callable[[StageFunction], StageFunction]:
+        """Declare a node: ``(query, ctx) -> {"answer": ..., "confidence": ...}`` or any JSON value.
+
+        An ``async def`` runs on the executor's event loop and must not block it; a ``def`` runs in
+        one of the executor's threads. A later declaration of the same name replaces the earlier.
+        """
+
+        def declare(function: StageFunction) -> StageFunction:
+            self._register(name, function, intents, validate)
+            return function
+
+        return declare
+
+    def add_node(self, name: str, node: Any, *, intents: Iterable[str] = ()) -> None:
+        """Register a MATRIZ node object as it is.
+
+        Args:
+            name: The node's name, as decision returns it.
+            node: An object with ``process(dict) -> dict`` and, optionally,
+                ``validate_output(dict) -> bool`` and ``capabilities`` (used as intents if none are given).
+            intents: The intents it takes.
+
+        Raises:
+            InvalidAppError: *node* has no ``process`` method.
+        """
+        call, own_intents, validate = adapt_matriz_node(name, node)
+        self._register(name, call, frozenset(intents) or own_intents, validate)
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The registered nodes by name, in the order of registration."""
+        return self._nodes
+
+    def stage(self, stage_type: StageType) -> Handler:
+        """The handler of a stage other than processing."""
+        return self._stages[stage_type]
+
+    def find_node(self, name: str) -> Node:
+        """The node called *name*.
+
+        Raises:
+            NoNodeError: there is none.
+        """
+        node = self._nodes.get(name)
+        if node is None:
+            known = ", ".join(sorted(self._nodes)) or "none"
+            raise NoNodeError(f"decision chose node {name!r}, which is not registered (registered: {known})")
+        return node
+
+    def _stage(self, stage_type: StageType, function: StageFunction) -> StageFunction:
+        self._stages[stage_type] = Handler.of(stage_type, function)
+        return function
+
+    def _register(
+        self, name: str, call: Callable[..., Any], intents: Iterable[str], validate: Callable[..., Any] | None
+    ) -> None:
+        if not name:
+            raise InvalidAppError("a node needs a name")
+        check = Handler.of(f"{name}.validate", validate) if validate else None
+        self._nodes[name] = Node(Handler.of(name, call), frozenset(intents), check)
+
+
+def _is_async(call: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004

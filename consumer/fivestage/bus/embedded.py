@@ -1,0 +1,199 @@
+"""The embedded development broker: librdkafka's mock cluster, in a process of its own.
+
+For trying things out and for fast tests. It keeps at most 5 MiB a partition and loses everything when it
+ends, knows one member a group, and does not detect duplicates of an idempotent producer. The mock is part
+of the C library inside the confluent-kafka wheel; it is driven through ctypes because the Python binding
+does not show it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from fivestage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+REBALANCE_DELAY_MS = 50
+_READY_TIMEOUT_S = 15.0
+_COPY_BYTES = 64 * 1024
+
+
+class MockCluster:
+    """One broker of librdkafka's mock, in this process.
+
+    A failed assertion inside it aborts the process, so nothing else should live here.
+    """
+
+    def __init__(self, topics: Sequence[str], partitions: int) -> None:
+        lib = _load()
+        error = ctypes.create_string_buffer(512)
+        self._lib = lib
+        self._client = lib.rd_kafka_new(0, lib.rd_kafka_conf_new(), error, len(error))
+        if not self._client:
+            raise ConfigurationError(f"the embedded broker cannot start: {error.value.decode()}")
+        self._cluster = lib.rd_kafka_mock_cluster_new(self._client, 1)
+        lib.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, REBALANCE_DELAY_MS)
+        for topic in topics:
+            lib.rd_kafka_mock_topic_create(self._cluster, topic.encode(), partitions, 1)
+        self.bootstrap: str = lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
+
+    def advertise(self, host: str, port: int) -> None:
+        """Tell clients to connect to *host:port* instead."""
+        self._lib.rd_kafka_mock_broker_set_host_port(self._cluster, 1, host.encode(), port)
+
+    def close(self) -> None:
+        """End the broker; its records are gone."""
+        self._lib.rd_kafka_mock_cluster_destroy(self._cluster)
+
+
+def _load() -> ctypes.CDLL:
+    """Find the C library of the confluent-kafka wheel and declare what is used of it."""
+    import confluent_kafka  # noqa: PLC0415 - loads the library; only this process needs it
+
+    package = Path(confluent_kafka.__file__).parent
+    found = sorted(package.parent.glob("confluent_kafka.libs/librdkafka-*.so*")) + sorted(
+        package.glob(".dylibs/librdkafka*.dylib")
+    )
+    if not found:
+        raise ConfigurationError("the embedded broker needs the confluent-kafka wheel (Linux or macOS)")
+    lib = ctypes.CDLL(str(found[0]))
+    pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "rd_kafka_conf_new": (pointer, []),
+        "rd_kafka_new": (pointer, [number, pointer, text, ctypes.c_size_t]),
+        "rd_kafka_mock_cluster_new": (pointer, [pointer, number]),
+        "rd_kafka_mock_cluster_destroy": (None, [pointer]),
+        "rd_kafka_mock_cluster_bootstraps": (text, [pointer]),
+        "rd_kafka_mock_topic_create": (number, [pointer, text, number, number]),
+        "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [pointer, ctypes.c_int32]),
+        "rd_kafka_mock_broker_set_host_port": (None, [pointer, ctypes.c_int32, text, number]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+async def serve(
+    topics: Sequence[str], *, partitions: int, host: str = "127.0.0.1", port: int = 0, until_eof: bool = False
+) -> None:
+    """Run the broker until SIGINT, SIGTERM, or (*until_eof*) the end of standard input.
+
+    Prints ``host:port`` on standard output when it can be used.
+
+    Args:
+        topics: Topics to create; others appear when they are first used, with 4 partitions.
+        partitions: Partitions of each.
+        host: The address to listen on with a chosen port.
+        port: The port to listen on; 0 takes the one the mock was given.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    cluster = MockCluster(topics, partitions)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if until_eof:
+        loop.add_reader(sys.stdin.fileno(), _stop_at_eof, stop)
+    async with contextlib.AsyncExitStack() as stack:
+        address = cluster.bootstrap
+        if port:
+            address = await _listen(stack, cluster, host, port)
+        print(address, flush=True)  # noqa: T201 - the caller reads it
+        await stop.wait()
+    cluster.close()
+
+
+def _stop_at_eof(stop: asyncio.Event) -> None:
+    if not sys.stdin.buffer.raw.read(1024):  # type: ignore[attr-defined] # BufferedReader at run time
+        stop.set()
+
+
+async def _listen(stack: contextlib.AsyncExitStack, cluster: MockCluster, host: str, port: int) -> str:
+    """Forward a chosen port to the one the mock was given: it cannot be told which to take."""
+    upstream_host, _, upstream_port = cluster.bootstrap.rpartition(":")
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            upstream = await asyncio.open_connection(upstream_host, int(upstream_port))
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(_copy(reader, upstream[1]), _copy(upstream[0], writer))
+
+    try:
+        server = await asyncio.start_server(forward, host, port)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
+    stack.callback(server.close)
+    cluster.advertise(host, port)
+    return f"{host}:{port}"
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(_COPY_BYTES):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+class EmbeddedBroker:
+    """The broker as a child process, for the length of an ``async with``.
+
+    Example:
+        >>> async with EmbeddedBroker(["q"], partitions=8) as broker:  # doctest: +SKIP
+        ...     print(broker.bootstrap)
+    """
+
+    def __init__(self, topics: Sequence[str], *, partitions: int = 8) -> None:
+        self._arguments = [f"--partitions={partitions}", *topics]
+        self._process: asyncio.subprocess.Process | None = None
+        self.bootstrap = ""
+
+    async def __aenter__(self) -> Self:
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "fivestage.bus.embedded", *self._arguments, stdin=pipe, stdout=pipe
+        )
+        assert self._process.stdout is not None  # noqa: S101 - asked for above
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            line = await self._process.stdout.readline()
+        if not line:
+            raise ConfigurationError("the embedded broker ended at once; its message is above")
+        self.bootstrap = line.decode().strip()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is None or self._process.stdin is None:
+            return
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(5):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+def _main() -> None:
+    partitions, *topics = sys.argv[1:]
+    count = int(partitions.removeprefix("--partitions="))
+    asyncio.run(serve(topics, partitions=count, until_eof=True))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,272 @@
+"""The source: records from the input topic, none skipped, none twice within an assignment.
+
+What aiokafka does and what is done about it (version 0.14.0, pinned):
+
+* a fetch that raises for one partition has already moved the positions of others and dropped their
+  records: every assigned partition is sought back to what was really handed over;
+* a record that cannot be decoded blocks its partition for ever: it is found one by one, reported, passed;
+* cancelling a fetch switches ``max_poll_interval_ms`` off for good: fetches are never cancelled;
+* a pause is forgotten in every rebalance and drops what was fetched ahead: it is applied again, and used
+  only when the wait is long;
+* exceptions of the rebalance listener are logged and forgotten: they are kept and raised from ``fetch``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
+
+from fivestage.bus.connection import client_options
+from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.records import PlainRecord
+from fivestage.errors import BrokerError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fivestage.core.records import Record
+    from fivestage.settings import Settings
+
+FETCH_TIMEOUT_MS = 200
+"""How long an empty fetch waits; also how soon the loop sees that it should stop."""
+
+log = structlog.get_logger("fivestage.bus.source")
+
+
+class CorruptRecord(NamedTuple):
+    """A record the client could not take out of its batch: only its coordinates are known."""
+
+    record: PlainRecord
+    detail: str
+
+
+Fetched = "list[Record | CorruptRecord]"
+
+
+class Source:
+    """Consumes one topic as a member of a group.
+
+    Args:
+        settings: Where to connect and how.
+        ledger: Opened and closed here, in step with the assignment.
+        on_revoked: Awaited while partitions are being taken away, before their books are closed: finish,
+            publish and commit what is in flight, within a bound well below the rebalance timeout.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
+    ) -> None:
+        self._topic = settings.topics.queries
+        self._group_id = settings.kafka.group_id
+        self._ledger = ledger
+        self._on_revoked = on_revoked
+        self._paused = False
+        self._failure: BaseException | None = None
+        self.rebalances = 0
+        self.joined = False
+        """This member has its assignment (which may be empty)."""
+        self.consumer = AIOKafkaConsumer(**_consumer_options(settings))
+
+    def __repr__(self) -> str:
+        return f"<Source {self._topic} {self._ledger}{' paused' if self._paused else ''}>"
+
+    async def start(self) -> None:
+        """Connect and subscribe; the first ``fetch`` joins the group.
+
+        Raises:
+            BrokerError: no broker answers.
+        """
+        try:
+            await self.consumer.start()
+        except KafkaError as error:
+            raise BrokerError(f"cannot connect: {error}") from error
+        self.consumer.subscribe([self._topic], listener=_Listener(self))
+
+    async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
+        """Wait a little for records. Never cancel this; it returns by itself.
+
+        Raises:
+            ConfigurationError: this principal may not read the topic or use the group.
+            BrokerError: the consumer is beyond repair.
+        """
+        self._raise_failure()
+        partitions = [TopicPartition(*key) for key in self._ledger.within_span()]
+        if self._ledger.books and not partitions:
+            await asyncio.sleep(FETCH_TIMEOUT_MS / 1000)
+            return []
+        try:
+            fetched = await self.consumer.getmany(
+                *partitions, timeout_ms=FETCH_TIMEOUT_MS, max_records=max_records
+            )
+        except TopicAuthorizationFailedError as error:
+            raise ConfigurationError(
+                f"not allowed to read topic {self._topic!r}: grant Read on it to this principal"
+            ) from error
+        except GroupAuthorizationFailedError as error:
+            raise ConfigurationError(
+                f"not allowed to use group {self._group_id!r}: grant Read on it to this principal"
+            ) from error
+        except ConsumerStoppedError:
+            return []
+        except Exception as error:  # noqa: BLE001 - whatever a broken batch makes the client raise
+            return await self._recover(error)
+        return [record for records in fetched.values() for record in self._begin(records)]
+
+    def _begin(self, records: list[Record]) -> list[Record]:
+        """Enter records into their books; drop those of partitions lost meanwhile."""
+        first = records[0]
+        book = self._ledger.book(PartitionKey(first.topic, first.partition))
+        if book is None:
+            return []
+        for record in records:
+            book.begin(record.offset)
+        return records
+
+    async def _recover(self, error: Exception) -> list[Record | CorruptRecord]:
+        """Put every partition back to what was handed over, then find the record that broke the fetch."""
+        log.warning("fetch failed", error_type=type(error).__name__)
+        if isinstance(error, KafkaError) and not _is_poison(error):
+            raise BrokerError(f"the consumer failed: {error}") from error
+        for key in list(self._ledger.books):
+            await self._rewind(key)
+        for key in list(self._ledger.books):
+            found = await self._probe(key)
+            if found is not None:
+                return [found]
+        return []
+
+    async def _rewind(self, key: PartitionKey) -> None:
+        book = self._ledger.book(key)
+        if book is None:
+            return
+        partition = TopicPartition(*key)
+        if book.next_offset is None:
+            await self.consumer.seek_to_committed(partition)
+        else:
+            self.consumer.seek(partition, book.next_offset)
+
+    async def _probe(self, key: PartitionKey) -> Record | CorruptRecord | None:
+        """Take one record of one partition, without waiting for one to be written."""
+        partition = TopicPartition(*key)
+        position = await self.consumer.position(partition)
+        try:
+            fetched = await self.consumer.getmany(partition, timeout_ms=FETCH_TIMEOUT_MS, max_records=1)
+        except Exception as error:  # noqa: BLE001 - see fetch
+            return self._pass_over(partition, position, error)
+        records = fetched.get(partition)
+        return self._begin(records)[0] if records and self._ledger.book(key) else None
+
+    def _pass_over(self, partition: TopicPartition, position: int, error: Exception) -> CorruptRecord | None:
+        book = self._ledger.book(PartitionKey(*partition))
+        if book is None:
+            return None
+        self.consumer.seek(partition, position + 1)
+        book.begin(position)
+        record = PlainRecord(partition.topic, partition.partition, position)
+        return CorruptRecord(record, type(error).__name__)
+
+    def pause(self) -> None:
+        """Stop fetching; keep calling ``fetch`` so that the group sees a live member."""
+        self._paused = True
+        self.consumer.pause(*self.consumer.assignment())
+
+    def resume(self) -> None:
+        """Fetch again."""
+        self._paused = False
+        self.consumer.resume(*self.consumer.assignment())
+
+    def lag(self) -> dict[PartitionKey, int]:
+        """Records written and not yet handed over, by partition, as far as the last fetch told."""
+        lags = {}
+        for key, book in self._ledger.books.items():
+            highwater = self.consumer.highwater(TopicPartition(*key))
+            if highwater is not None and book.next_offset is not None:
+                lags[key] = max(0, highwater - book.next_offset)
+        return lags
+
+    async def stop(self) -> None:
+        """Leave the group and disconnect. The caller bounds this: it can hang."""
+        await self.consumer.stop()
+
+    # Rebalances
+
+    async def revoked(self, keys: frozenset[PartitionKey]) -> None:
+        """Partitions are being taken away."""
+        self.joined = False
+        if keys:
+            await self._on_revoked(keys)
+            self._ledger.revoke(keys)
+
+    async def assigned(self, keys: frozenset[PartitionKey]) -> None:
+        """Partitions were given to us."""
+        self.rebalances += 1
+        self.joined = True
+        self._ledger.assign(keys)
+        if self._paused:
+            self.consumer.pause(*self.consumer.assignment())
+        names = sorted(key.partition for key in keys)
+        log.info("assigned", topic=self._topic, partitions=names, epoch=self._ledger.epoch)
+
+    def fail(self, error: BaseException) -> None:
+        """Keep a failure of the listener until the next fetch can raise it."""
+        self._failure = error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise BrokerError(f"a rebalance failed: {self._failure!r}") from self._failure
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
+    """Passes rebalances on; aiokafka would swallow what they raise."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        try:
+            await self._source.revoked(frozenset(PartitionKey(*tp) for tp in revoked))
+        except Exception as error:  # noqa: BLE001 - kept, see Source.fail
+            self._source.fail(error)
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        try:
+            await self._source.assigned(frozenset(PartitionKey(*tp) for tp in assigned))
+        except Exception as error:  # noqa: BLE001 - kept, see Source.fail
+            self._source.fail(error)
+
+
+def _is_poison(error: KafkaError) -> bool:
+    """The record is at fault, not the connection."""
+    return type(error).__name__ in {"CorruptRecordException", "RecordTooLargeError", "UnsupportedCodecError"}
+
+
+def _consumer_options(settings: Settings) -> dict[str, object]:
+    kafka = settings.kafka
+    return {
+        **client_options(kafka),
+        "group_id": kafka.group_id,
+        "group_instance_id": kafka.group_instance_id,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "isolation_level": "read_committed",
+        "partition_assignment_strategy": (StickyPartitionAssignor,),
+        "session_timeout_ms": kafka.session_timeout_ms,
+        "heartbeat_interval_ms": kafka.heartbeat_interval_ms,
+        "rebalance_timeout_ms": kafka.rebalance_timeout_ms,
+        "fetch_max_wait_ms": kafka.fetch_max_wait_ms,
+        "fetch_max_bytes": 8 * 1024 * 1024,
+        "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
+    }

@@ -1,0 +1,225 @@
+"""Topics: checked before anything is consumed, created where asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest_v1, MetadataRequest_v4
+from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
+
+from fivestage.bus.connection import client_options, preflight
+from fivestage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fivestage.settings import Settings
+
+_READ, _WRITE = 3, 4
+"""Bits of an AclOperation set (Kafka's AclOperation codes)."""
+_NOT_TOLD: Final = -(2**31)
+_CHECK_TIMEOUT_S: Final = 12.0
+BATCH_OVERHEAD_BYTES: Final = 100
+"""What a batch of one record is larger than the record, rounded up."""
+
+
+class _MetadataResponseV8(Response):
+    API_KEY = 3
+    API_VERSION = 8
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            Array(("node_id", Int32), ("host", String("utf-8")), ("port", Int32), ("rack", String("utf-8"))),
+        ),
+        ("cluster_id", String("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            Array(
+                ("error_code", Int16),
+                ("topic", String("utf-8")),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    Array(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", Array(Int32)),
+                        ("isr", Array(Int32)),
+                        ("offline_replicas", Array(Int32)),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+            ),
+        ),
+        ("cluster_authorized_operations", Int32),
+    )
+
+
+class _MetadataRequestV8(RequestStruct):
+    """Kafka protocol, Metadata v8: the first that tells what the caller may do with a topic."""
+
+    API_KEY = 3
+    API_VERSION = 8
+    RESPONSE_TYPE = _MetadataResponseV8
+    SCHEMA = Schema(
+        ("topics", Array(String("utf-8"))),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+    )
+
+
+class _DescribeTopics(Request[MetadataRequest_v1 | MetadataRequest_v4 | _MetadataRequestV8]):
+    """Asks for topics without creating them, and for rights where the broker is new enough to tell."""
+
+    API_KEY = 3
+
+    def __init__(self, topics: list[str]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: type[RequestStruct]) -> Any:
+        if request_struct_class is _MetadataRequestV8:
+            return _MetadataRequestV8(self._topics, False, False, True)
+        if request_struct_class is MetadataRequest_v4:
+            return MetadataRequest_v4(self._topics, False)
+        return MetadataRequest_v1(self._topics)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """What the cluster says of one topic."""
+
+    name: str
+    partitions: int
+    error: str | None = None
+    may_read: bool | None = None
+    """None where the broker does not tell."""
+    may_write: bool | None = None
+
+
+async def describe(settings: Settings, names: Iterable[str]) -> dict[str, TopicInfo]:
+    """Look topics up.
+
+    Raises:
+        ConfigurationError: no broker can be reached, or none answers.
+    """
+    await preflight(settings.kafka)
+    client = AIOKafkaClient(**client_options(settings.kafka))
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            await client.bootstrap()
+            response = await client.send(client.get_random_node(), _DescribeTopics(list(names)))
+    except TimeoutError:
+        raise ConfigurationError(
+            f"Kafka at {settings.kafka.bootstrap_servers} accepts connections but does not answer"
+        ) from None
+    except KafkaError as error:
+        raise ConfigurationError(
+            f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
+            "the credentials, and that the addresses the brokers advertise are reached from here"
+        ) from None
+    finally:
+        await client.close()
+    return {info.name: info for info in map(_info, response.topics)}
+
+
+def _info(topic: Any) -> TopicInfo:
+    error_code, name, _, partitions, *rights = topic
+    error = for_code(error_code).__name__ if error_code else None
+    if not rights or rights[0] == _NOT_TOLD:
+        return TopicInfo(name, len(partitions), error)
+    may_read, may_write = bool(rights[0] >> _READ & 1), bool(rights[0] >> _WRITE & 1)
+    return TopicInfo(name, len(partitions), error, may_read, may_write)
+
+
+async def check(settings: Settings) -> dict[str, TopicInfo]:
+    """Make sure that all five topics are there and may be used.
+
+    Raises:
+        ConfigurationError: one is missing or a right is; the text says what to do.
+    """
+    found = await describe(settings, settings.topics.all)
+    for name in settings.topics.all:
+        problem = problem_of(found.get(name), name, is_input=name == settings.topics.queries)
+        if problem is not None:
+            raise ConfigurationError(problem)
+    return found
+
+
+def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | None:
+    """What stands in the way of using a topic, in one line; None when nothing does."""
+    if info is None or info.error == "UnknownTopicOrPartitionError" or (not info.error and not info.partitions):
+        return (
+            f"topic {name!r} does not exist: create it with \"fivestage topics create\", or set topics.create = true"
+        )
+    if info.error == "TopicAuthorizationFailedError":
+        return f"not allowed to see topic {name!r}: grant Describe on it to this principal"
+    if info.error is not None:
+        return f"topic {name!r} cannot be used now: {info.error}"
+    if is_input and info.may_read is False:
+        return f"not allowed to read topic {name!r}: grant Read on it to this principal"
+    if not is_input and info.may_write is False:
+        return f"not allowed to write topic {name!r}: grant Write on it to this principal"
+    return None
+
+
+async def create(settings: Settings, *, partitions: int = 8, replication_factor: int = 1) -> list[str]:
+    """Create those of the five topics that are missing; returns their names.
+
+    Raises:
+        ConfigurationError: the cluster refuses.
+    """
+    await preflight(settings.kafka)
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
+    created = []
+    try:
+        await admin.start()
+        for name in settings.topics.all:
+            try:
+                await admin.create_topics([NewTopic(name, partitions, replication_factor)])
+            except TopicAlreadyExistsError:
+                continue
+            created.append(name)
+    except (KafkaError, AttributeError) as error:
+        raise ConfigurationError(f"cannot create topics: {type(error).__name__}: {error}") from None
+    finally:
+        await admin.close()
+    return created
+
+
+async def largest_record(settings: Settings) -> int:
+    """The largest record that all output topics take, in bytes; the setting where the cluster does not say.
+
+    Reading a topic's settings needs DescribeConfigs on it, a right that is useful but not required.
+    """
+    limit = settings.kafka.max_record_bytes
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in settings.topics.outputs.values()]
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            await admin.start()
+            responses = await admin.describe_configs(resources)
+    except (KafkaError, AttributeError, TimeoutError):
+        return limit
+    finally:
+        await admin.close()
+    return min([limit, *(size - BATCH_OVERHEAD_BYTES for size in _max_message_bytes(responses))])
+
+
+def _max_message_bytes(responses: Iterable[Any]) -> list[int]:
+    sizes = []
+    for response in responses:
+        for _, _, _, _, entries in response.resources:
+            sizes += [int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"]
+    return sizes

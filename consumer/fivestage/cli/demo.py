@@ -1,0 +1,4 @@
+"""``fivestage demo``."""
+
+def demo() -> None:
+    """Show everything on this machine."""

@@ -1,0 +1,233 @@
+"""Record to query: bare JSON, CloudEvents in binary mode, CloudEvents in structured mode.
+
+A record that cannot be read is a value (Unreadable) with a reason from a fixed set, never an exception
+and never an echo of its content. Limits are checked before anything is parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+from pydantic import ValidationError
+
+from fivestage_schemas import MAX_USER_INPUT_BYTES, QueryEvent
+from fivestage_schemas import headers as h
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fivestage.core.records import Record
+
+MAX_DETAIL_CHARS: Final = 512
+MAX_KEY_BYTES: Final = 4096
+MAX_HEADERS: Final = 64
+MAX_HEADER_BYTES: Final = 1024
+_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_KNOWN_HEADERS: Final = frozenset(
+    {
+        h.CONTENT_TYPE,
+        h.CE_ID,
+        h.CE_CORRELATION_ID,
+        h.CE_EXPIRY_TIME,
+        h.TRACEPARENT,
+        h.TRACESTATE,
+        h.LANE,
+    }
+)
+
+
+class UnreadableReason(StrEnum):
+    """Why a record could not be read; the value of the header ``dlq.reason``."""
+
+    EMPTY_VALUE = "empty_value"
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_FIELD = "missing_field"
+    INVALID_FIELD = "invalid_field"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    BAD_CLOUDEVENT = "bad_cloudevent"
+    UNKNOWN_LANE = "unknown_lane"
+    CORRUPT_RECORD = "corrupt_record"
+    """The client could not take the record out of what the broker sent; there are no bytes to keep."""
+
+
+class Unreadable(NamedTuple):
+    """A record that is no query."""
+
+    reason: UnreadableReason
+    detail: str
+    """For people, at most 512 characters, without payload text."""
+    query_id: str | None = None
+    """Its id, where that much could be read."""
+    correlation_id: str | None = None
+
+
+class Readable(NamedTuple):
+    """A query, and what its headers said."""
+
+    event: QueryEvent
+    lane: str
+    headers: dict[str, str]
+    expiry_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What a record may look like."""
+
+    default_lane: str = "prod"
+    lanes: frozenset[str] = field(default_factory=frozenset)
+    """The accepted lanes; empty = all."""
+    max_value_bytes: int = 65536
+
+
+class _RejectedError(Exception):
+    """Carries an Unreadable out of the steps below; never leaves this module."""
+
+    def __init__(self, reason: UnreadableReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail[:MAX_DETAIL_CHARS]
+
+
+def decode(record: Record, limits: DecodeLimits) -> Readable | Unreadable:
+    """Read a record."""
+    headers = known_headers(record.headers)
+    fields: dict[str, Any] = {}
+    try:
+        _check_size(record, limits)
+        fields = _fields(record.value or b"", headers)
+        return _readable(fields, headers, limits)
+    except _RejectedError as rejected:
+        correlation_id = headers.get(h.CE_CORRELATION_ID)
+        return Unreadable(rejected.reason, rejected.detail, _id_of(fields, headers), correlation_id)
+
+
+def known_headers(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
+    """The headers that mean something here, as text; the last of a repeated one counts.
+
+    Foreign headers are passed over, oversized and undecodable ones too: they cost a lookup, no more.
+    """
+    found = {}
+    for name, value in headers[:MAX_HEADERS]:
+        if name in _KNOWN_HEADERS and value is not None and len(value) <= MAX_HEADER_BYTES:
+            try:
+                found[name] = value.decode()
+            except UnicodeDecodeError:
+                continue
+    return found
+
+
+def _check_size(record: Record, limits: DecodeLimits) -> None:
+    if not record.value:
+        raise _RejectedError(UnreadableReason.EMPTY_VALUE, "the record has no value")
+    if len(record.value) > limits.max_value_bytes:
+        detail = f"the value has {len(record.value)} bytes, at most {limits.max_value_bytes} are read"
+        raise _RejectedError(UnreadableReason.TOO_LARGE, detail)
+    if record.key is not None and len(record.key) > MAX_KEY_BYTES:
+        detail = f"the key has {len(record.key)} bytes, at most {MAX_KEY_BYTES} are read"
+        raise _RejectedError(UnreadableReason.TOO_LARGE, detail)
+
+
+def _fields(value: bytes, headers: dict[str, str]) -> dict[str, Any]:
+    """The query's fields, out of whichever of the three forms the record has."""
+    content_type = headers.get(h.CONTENT_TYPE, "")
+    if content_type.startswith(h.STRUCTURED_CONTENT_TYPE):
+        return _structured(value, content_type, headers)
+    fields = _object(value)
+    if "query_id" not in fields and h.CE_ID in headers:
+        fields["query_id"] = headers[h.CE_ID]
+    return fields
+
+
+def _structured(value: bytes, content_type: str, headers: dict[str, str]) -> dict[str, Any]:
+    """Unwrap a CloudEvent; its attributes stand in for the headers that binary mode would have."""
+    if not content_type.startswith("application/cloudevents+json"):
+        raise _RejectedError(UnreadableReason.BAD_CLOUDEVENT, "only application/cloudevents+json is read")
+    envelope = _object(value)
+    for attribute in ("id", "correlationid", "expirytime"):
+        if isinstance(text := envelope.get(attribute), str):
+            headers[f"ce_{attribute}"] = text
+    if not isinstance(envelope.get("specversion"), str) or h.CE_ID not in headers:
+        raise _RejectedError(UnreadableReason.BAD_CLOUDEVENT, "specversion and id are required")
+    data = envelope.get("data")
+    if not isinstance(data, dict):
+        raise _RejectedError(UnreadableReason.BAD_CLOUDEVENT, "data must be a JSON object")
+    data.setdefault("query_id", headers[h.CE_ID])
+    return data
+
+
+def _object(value: bytes) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        detail = f"not JSON at character {error.pos}"  # its message could quote the text
+        raise _RejectedError(UnreadableReason.NOT_JSON, detail) from None
+    if not isinstance(parsed, dict):
+        raise _RejectedError(UnreadableReason.NOT_AN_OBJECT, f"a JSON object is needed, got {_kind(parsed)}")
+    return parsed
+
+
+def _readable(fields: dict[str, Any], headers: dict[str, str], limits: DecodeLimits) -> Readable:
+    try:
+        event = QueryEvent.model_validate(fields)
+    except ValidationError as error:
+        raise _rejection(error) from None
+    if len(event.user_input) * 4 > MAX_USER_INPUT_BYTES:
+        _check_input_size(event.user_input)
+    lane = event.lane or headers.get(h.LANE) or limits.default_lane
+    if limits.lanes and lane not in limits.lanes:
+        raise _RejectedError(UnreadableReason.UNKNOWN_LANE, "the lane is not one of those accepted here")
+    return Readable(event, lane, headers, _expiry_time(headers))
+
+
+def _check_input_size(user_input: str) -> None:
+    size = len(user_input.encode("utf-8", "surrogatepass"))
+    if size > MAX_USER_INPUT_BYTES:
+        detail = f"user_input has {size} bytes, at most {MAX_USER_INPUT_BYTES} are read"
+        raise _RejectedError(UnreadableReason.TOO_LARGE, detail)
+
+
+def _expiry_time(headers: dict[str, str]) -> datetime | None:
+    text = headers.get(h.CE_EXPIRY_TIME)
+    if text is None:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        detail = f"{h.CE_EXPIRY_TIME}: RFC 3339 with offset is needed"
+        raise _RejectedError(UnreadableReason.INVALID_FIELD, detail)
+    return when
+
+
+def _rejection(error: ValidationError) -> _RejectedError:
+    """The first of pydantic's findings, told by field and kind, without the input it quotes."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    name = ".".join(str(part)[:40] for part in first["loc"][:3])
+    if name == "schema_version":
+        return _RejectedError(UnreadableReason.UNSUPPORTED_VERSION, 'schema_version must be "1"')
+    missing = first["type"] == "missing"
+    reason = UnreadableReason.MISSING_FIELD if missing else UnreadableReason.INVALID_FIELD
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return _RejectedError(reason, f"{name}: {first['type']}{more}")
+
+
+def _id_of(fields: dict[str, Any], headers: dict[str, str]) -> str | None:
+    """The query's id, if it has one that may be repeated on the way out."""
+    for candidate in (fields.get("query_id"), headers.get(h.CE_ID)):
+        if isinstance(candidate, str) and _ID.fullmatch(candidate):
+            return candidate
+    return None
+
+
+def _kind(value: object) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,42 @@
+"""What happens, told to whoever listens: metrics, logs and traces are observers, the core knows none of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fivestage.core.decode import UnreadableReason
+    from fivestage.core.outcome import Conclusion
+    from fivestage.core.records import OutputRecord
+    from fivestage_schemas import TimeoutReason
+
+
+class Observer:
+    """Listens. Called on the bus loop, so each method must be quick; durations are seconds."""
+
+    def received(self, count: int) -> None:
+        """Records came from the source."""
+
+    def concluded(self, lane: str, conclusion: Conclusion, queue_s: float) -> None:
+        """A query that was started has ended; *queue_s* is how long it had waited."""
+
+    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
+        """A query was not started because its answer would come too late."""
+
+    def unreadable(self, reason: UnreadableReason) -> None:
+        """A record became a dead letter."""
+
+    def published(self, topic: str, records: list[OutputRecord], duration_s: float) -> None:
+        """A batch of records was acknowledged."""
+
+    def committed(self, partitions: int, duration_s: float) -> None:
+        """Positions were committed."""
+
+    def commit_failed(self, error_type: str) -> None:
+        """A commit did not go through; it is tried again with newer positions."""
+
+    def came_late(self) -> None:
+        """An executor delivered a query that had ended; what it brought was dropped."""
+
+    def clock_skewed(self) -> None:
+        """A record's timestamp lies in the future."""

@@ -1,0 +1,160 @@
+"""Which offsets are finished, and how far may be committed.
+
+A partition's committable position is the end of its contiguous finished prefix, as in
+confluentinc/parallel-consumer: only offsets that were *received* count, so gaps left by compaction or
+transaction markers need no handling. Every assignment opens a new book with a new epoch; what belongs
+to an earlier epoch can no longer move a commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+
+class PartitionKey(NamedTuple):
+    """Names a partition."""
+
+    topic: str
+    partition: int
+
+
+class PartitionLedger:
+    """The book of one partition for one assignment.
+
+    >>> book = PartitionLedger(epoch=1)
+    >>> for offset in (5, 6, 9):
+    ...     book.begin(offset)
+    >>> book.finish(6)
+    >>> book.committable
+    >>> book.finish(5)
+    >>> book.committable
+    9
+    """
+
+    __slots__ = ("_begun", "_finished", "_prefix_end", "closed", "committed", "epoch", "next_offset")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.closed = False
+        """The partition was taken away: nothing of this book may be committed any more."""
+        self.committed: int | None = None
+        """The position last acknowledged by the broker; at first where this epoch began to read."""
+        self.next_offset: int | None = None
+        """One past the highest offset begun; None before the first."""
+        self._begun: deque[int] = deque()
+        self._finished: set[int] = set()
+        self._prefix_end: int | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"in_flight={self.in_flight} span={self.span}"
+        return f"<PartitionLedger epoch={self.epoch} position={self.position} {state}>"
+
+    def begin(self, offset: int) -> None:
+        """A record was received. Offsets rise; a repeated one is a bug in the source.
+
+        Raises:
+            ValueError: *offset* was begun before in this epoch.
+        """
+        if self.next_offset is not None and offset < self.next_offset:
+            raise ValueError(f"offset {offset} was begun before; the next is {self.next_offset}")
+        if self._prefix_end is None:
+            self._prefix_end = self.committed = offset
+        self._begun.append(offset)
+        self.next_offset = offset + 1
+
+    def finish(self, offset: int) -> None:
+        """All events of a record are acknowledged."""
+        begun, finished = self._begun, self._finished
+        finished.add(offset)
+        while begun and begun[0] in finished:
+            finished.remove(begun.popleft())
+        self._prefix_end = begun[0] if begun else self.next_offset
+
+    @property
+    def position(self) -> int | None:
+        """The end of the contiguous finished prefix; None before the first record."""
+        return self._prefix_end
+
+    @property
+    def committable(self) -> int | None:
+        """What to commit now; None when there is nothing new or the book is closed."""
+        if self.closed or self._prefix_end == self.committed:
+            return None
+        return self._prefix_end
+
+    @property
+    def in_flight(self) -> int:
+        """Records begun and not finished."""
+        return len(self._begun) - len(self._finished)
+
+    @property
+    def span(self) -> int:
+        """Offsets between the commit position and the highest one received: what a crash would repeat."""
+        if self.next_offset is None or self._prefix_end is None:
+            return 0
+        return self.next_offset - self._prefix_end
+
+
+class Ledger:
+    """The books of all assigned partitions."""
+
+    def __init__(self, *, max_span: int) -> None:
+        self._max_span = max_span
+        self._epoch = 0
+        self._books: dict[PartitionKey, PartitionLedger] = {}
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self._books}>"
+
+    def assign(self, keys: frozenset[PartitionKey]) -> None:
+        """Open a new book for each partition: a new assignment is a new epoch for all of them."""
+        self._epoch += 1
+        for key in keys:
+            self._close(key)
+            self._books[key] = PartitionLedger(self._epoch)
+
+    def revoke(self, keys: frozenset[PartitionKey]) -> None:
+        """Close the books of partitions that were taken away."""
+        for key in keys:
+            self._close(key)
+
+    def _close(self, key: PartitionKey) -> None:
+        book = self._books.pop(key, None)
+        if book is not None:
+            book.closed = True
+
+    def book(self, key: PartitionKey) -> PartitionLedger | None:
+        """The open book of a partition; None when it is not assigned."""
+        return self._books.get(key)
+
+    @property
+    def books(self) -> dict[PartitionKey, PartitionLedger]:
+        """The open books."""
+        return self._books
+
+    @property
+    def epoch(self) -> int:
+        """Counts assignments."""
+        return self._epoch
+
+    def in_flight(self, keys: frozenset[PartitionKey] | None = None) -> int:
+        """Records begun and not finished, in all or some partitions."""
+        books = self._books
+        return sum(book.in_flight for key, book in books.items() if keys is None or key in keys)
+
+    def within_span(self) -> list[PartitionKey]:
+        """The partitions that may receive more: their uncommitted span is under the cap."""
+        return [key for key, book in self._books.items() if book.span < self._max_span]
+
+    def committable(self) -> dict[PartitionKey, int]:
+        """What to commit now, by partition."""
+        found = {key: book.committable for key, book in self._books.items()}
+        return {key: position for key, position in found.items() if position is not None}
+
+    def note_committed(self, positions: dict[PartitionKey, int], *, epoch: int) -> None:
+        """The broker acknowledged a commit that was sent in *epoch*."""
+        for key, position in positions.items():
+            book = self._books.get(key)
+            if book is not None and book.epoch == epoch:
+                book.committed = position

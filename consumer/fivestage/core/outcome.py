@@ -1,0 +1,160 @@
+"""What a query ends as: the table of the contract, as one pure function of its trail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fivestage.core.trail import StageRun
+from fivestage_schemas import Outcome, PipelineStatus, TimeoutReason, TimeoutScope
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fivestage.core.plan import Plan, StageSpec
+    from fivestage.core.trail import RunningStage, Trail
+    from fivestage_schemas import StageType
+
+CLOCK_SLACK_S = 1e-6
+"""Two sums of the same floats may differ by a rounding."""
+
+
+class TimeoutNote(NamedTuple):
+    """Something was not in time; becomes a TimeoutEvent."""
+
+    scope: TimeoutScope
+    reason: TimeoutReason
+    spec: StageSpec | None
+    node: str | None
+    limit_s: float
+    elapsed_s: float
+    completed: tuple[StageType, ...]
+
+
+class Conclusion(NamedTuple):
+    """What became of a query that was started."""
+
+    status: PipelineStatus
+    runs: tuple[StageRun, ...]
+    timeouts: tuple[TimeoutNote, ...]
+    duration_s: float
+    budget_s: float
+    answer_json: bytes | None = None
+    confidence: float | None = None
+    degraded: bool = False
+    error: str | None = None
+    error_type: str | None = None
+    node: str | None = None
+
+    @property
+    def within_budget(self) -> bool:
+        """Ended by itself, and not later than its deadline."""
+        return self.duration_s <= self.budget_s and not any(
+            note.scope is TimeoutScope.PIPELINE for note in self.timeouts
+        )
+
+
+def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now: float) -> Conclusion:
+    """Decide what a query ends as, from what its stages did until *now*.
+
+    Called when the trail is complete, or at the deadline: a stage that is still running is then a
+    timeout, and those after it are skipped. All times are monotonic seconds.
+    """
+    ended, running = trail.snapshot()
+    runs = ended if len(ended) == len(plan.stages) else _complete(ended, running, plan, now=now)
+    failed = _first_critical_failure(runs)
+    timeouts = _timeouts(runs, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
+    status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
+    succeeded = status is PipelineStatus.SUCCESS
+    return Conclusion(
+        status=status,
+        runs=runs,
+        timeouts=timeouts,
+        duration_s=now - started_at,
+        budget_s=ends_at - started_at,
+        answer_json=trail.answer_json if succeeded else None,
+        confidence=trail.confidence if succeeded else None,
+        degraded=succeeded and not all(run.success for run in runs),
+        error=error,
+        error_type=error_type,
+        node=next((run.node for run in runs if run.node), None),
+    )
+
+
+def _complete(
+    ended: tuple[StageRun, ...], running: RunningStage | None, plan: Plan, *, now: float
+) -> tuple[StageRun, ...]:
+    """The five runs: what ended, the one that was cut, and the rest skipped."""
+    runs = list(ended)
+    if running is not None:
+        runs.append(_interrupted(running, now))
+    failed = _first_critical_failure(runs)
+    reason = "no time left" if failed is None else f"{failed.spec.stage_type} did not succeed"
+    runs += [
+        StageRun(spec, Outcome.SKIPPED, error=reason, error_type="skipped") for spec in plan.stages[len(runs) :]
+    ]
+    return tuple(runs)
+
+
+def _interrupted(running: RunningStage, now: float) -> StageRun:
+    return StageRun(
+        running.spec,
+        Outcome.TIMEOUT,
+        error=f"was running at the deadline, {(now - running.started_at) * 1000:.0f} ms after it began",
+        error_type="timeout",
+        node=running.node,
+        attempt=running.attempt,
+        started_at=running.started_at,
+        duration_s=now - running.started_at,
+        granted_s=running.granted_s,
+    )
+
+
+def _first_critical_failure(runs: Sequence[StageRun]) -> StageRun | None:
+    return next((run for run in runs if run.spec.critical and not run.success), None)
+
+
+def _timeouts(
+    runs: tuple[StageRun, ...], *, started_at: float, ends_at: float, now: float, failed: StageRun | None
+) -> tuple[TimeoutNote, ...]:
+    """One note per stage that overran its own limit; one for the pipeline when the total ran out."""
+    late = [run for run in runs if run.outcome is Outcome.TIMEOUT]
+    notes = [_stage_note(run, runs) for run in late if not _granted_to_the_end(run, ends_at)]
+    at_the_end = next((run for run in late if _granted_to_the_end(run, ends_at)), None)
+    if at_the_end is not None:
+        notes.append(_pipeline_note(at_the_end, runs, started_at, ends_at, now))
+    elif failed is not None and failed.outcome is Outcome.SKIPPED:
+        notes.append(_pipeline_note(None, runs, started_at, ends_at, now))
+    return tuple(notes)
+
+
+def _granted_to_the_end(run: StageRun, ends_at: float) -> bool:
+    """The stage's limit was the end of the whole, so that it is the total that ran out."""
+    return run.started_at is not None and run.started_at + run.granted_s >= ends_at - CLOCK_SLACK_S
+
+
+def _stage_note(run: StageRun, runs: tuple[StageRun, ...]) -> TimeoutNote:
+    before = tuple(r.spec.stage_type for r in runs if r.success and r.spec.sequence < run.spec.sequence)
+    scope, reason = TimeoutScope.STAGE, TimeoutReason.STAGE_TIMEOUT
+    return TimeoutNote(scope, reason, run.spec, run.node, run.granted_s, run.duration_s, before)
+
+
+def _pipeline_note(
+    run: StageRun | None, runs: tuple[StageRun, ...], started_at: float, ends_at: float, now: float
+) -> TimeoutNote:
+    completed = tuple(r.spec.stage_type for r in runs if r.success)
+    scope, reason = TimeoutScope.PIPELINE, TimeoutReason.PIPELINE_TIMEOUT
+    spec, node = (run.spec, run.node) if run else (None, None)
+    return TimeoutNote(scope, reason, spec, node, ends_at - started_at, now - started_at, completed)
+
+
+def _verdict(
+    failed: StageRun | None, timeouts: tuple[TimeoutNote, ...], *, budget_s: float
+) -> tuple[PipelineStatus, str | None, str | None]:
+    if failed is None:
+        return PipelineStatus.SUCCESS, None, None
+    if any(note.scope is TimeoutScope.PIPELINE for note in timeouts):
+        return PipelineStatus.TIMEOUT, f"Pipeline timeout exceeded ({budget_s * 1000:.0f} ms)", "timeout"
+    stage = failed.spec.stage_type.capitalize()
+    if failed.outcome is Outcome.TIMEOUT:
+        return PipelineStatus.TIMEOUT, f"{stage} timed out after {failed.granted_s * 1000:.0f} ms", "timeout"
+    return PipelineStatus.ERROR, f"{stage} failed: {failed.error}", failed.error_type

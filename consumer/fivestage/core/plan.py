@@ -1,0 +1,62 @@
+"""The plan of a pipeline: five stages in order, each with its limit and whether it is critical."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DEFAULT_STAGE_TIMEOUTS_MS: Final[Mapping[StageType, float]] = {
+    StageType.INTENT: 50.0,
+    StageType.DECISION: 100.0,
+    StageType.PROCESSING: 120.0,
+    StageType.VALIDATION: 40.0,
+    StageType.REFLECTION: 30.0,
+}
+DEFAULT_TOTAL_TIMEOUT_MS: Final = 250.0
+DEFAULT_CRITICAL: Final = frozenset({StageType.INTENT, StageType.DECISION, StageType.PROCESSING})
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """One stage: its place, its limit in seconds, whether the query fails with it."""
+
+    stage_type: StageType
+    sequence: int
+    limit_s: float
+    critical: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The five stages and the total limit in seconds."""
+
+    stages: tuple[StageSpec, ...]
+    total_s: float
+
+    def __post_init__(self) -> None:
+        if tuple(spec.stage_type for spec in self.stages) != tuple(StageType):
+            raise ValueError("a plan has the five stages, in their order")
+        if self.total_s <= 0 or any(spec.limit_s <= 0 for spec in self.stages):
+            raise ValueError("limits are more than 0 ms")
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        total_timeout_ms: float = DEFAULT_TOTAL_TIMEOUT_MS,
+        stage_timeouts_ms: Mapping[StageType, float] | None = None,
+        critical: Iterable[StageType] = DEFAULT_CRITICAL,
+    ) -> Plan:
+        """Build a plan from limits in milliseconds; a stage that is not named keeps its default."""
+        limits = {**DEFAULT_STAGE_TIMEOUTS_MS, **(stage_timeouts_ms or {})}
+        chosen = frozenset(critical)
+        stages = tuple(
+            StageSpec(stage_type, sequence, limits[stage_type] / 1000, stage_type in chosen)
+            for sequence, stage_type in enumerate(StageType)
+        )
+        return cls(stages, total_timeout_ms / 1000)

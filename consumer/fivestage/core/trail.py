@@ -1,0 +1,78 @@
+"""The trail of a query: what its stages did, as it happens. Written where user code runs, read by the bus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fivestage_schemas import Outcome
+
+if TYPE_CHECKING:
+    from fivestage.core.plan import StageSpec
+
+
+class StageRun(NamedTuple):
+    """One stage as it went. Times are monotonic seconds."""
+
+    spec: StageSpec
+    outcome: Outcome
+    data_json: bytes | None = None
+    """What the stage returned, encoded once, where it ran."""
+    error: str | None = None
+    error_type: str | None = None
+    node: str | None = None
+    attempt: int = 1
+    started_at: float | None = None
+    duration_s: float = 0.0
+    granted_s: float = 0.0
+
+    @property
+    def success(self) -> bool:
+        """Whether the stage did what it was asked."""
+        return self.outcome is Outcome.SUCCESS
+
+
+class RunningStage(NamedTuple):
+    """The stage that is running now."""
+
+    spec: StageSpec
+    started_at: float
+    granted_s: float
+    node: str | None = None
+    attempt: int = 1
+
+
+class Trail:
+    """Grows while a query runs.
+
+    One writer (the executor) and one reader (the bus), possibly in two threads: each step is one
+    assignment or one append, and the reader tolerates seeing them one at a time.
+    """
+
+    __slots__ = ("answer_json", "confidence", "running", "runs")
+
+    def __init__(self) -> None:
+        self.runs: list[StageRun] = []
+        self.running: RunningStage | None = None
+        self.answer_json: bytes | None = None
+        self.confidence: float | None = None
+
+    def __repr__(self) -> str:
+        ended = ", ".join(f"{run.spec.stage_type}={run.outcome}" for run in self.runs)
+        return f"<Trail [{ended}] running={self.running and self.running.spec.stage_type}>"
+
+    def start(self, running: RunningStage) -> None:
+        """A stage begins."""
+        self.running = running
+
+    def finish(self, run: StageRun) -> None:
+        """The running stage ended."""
+        self.runs.append(run)
+        self.running = None
+
+    def snapshot(self) -> tuple[tuple[StageRun, ...], RunningStage | None]:
+        """What had ended, and what was running, at one moment."""
+        running = self.running
+        runs = tuple(self.runs)
+        if running is not None and running.spec.sequence != len(runs):
+            running = None  # it ended between the two reads
+        return runs, running

@@ -1,0 +1,45 @@
+"""The errors of fivestage.
+
+::
+
+    FivestageError
+    ├── ConfigurationError      settings, topics, rights: exit code 2, nothing was consumed
+    ├── InvalidAppError         the Pipeline cannot run as declared
+    ├── NodeError               raised for a stage, becomes ``error_type`` of its StageResult
+    │   └── NoNodeError         no registered node takes the intent, or the decision named an unknown one
+    ├── BrokerError             the bus cannot go on; the process ends, nothing uncommitted is lost
+    │   └── PublishError        an event was not acknowledged
+    └── DrainTimeoutError       shutdown took longer than it may
+"""
+
+
+class FivestageError(Exception):
+    """Base of all errors raised by fivestage."""
+
+
+class ConfigurationError(FivestageError):
+    """Something outside the program must be put right first. The text says what and how."""
+
+
+class InvalidAppError(FivestageError):
+    """A Pipeline was declared in a way that cannot run."""
+
+
+class NodeError(FivestageError):
+    """A stage cannot be carried out."""
+
+
+class NoNodeError(NodeError):
+    """There is no node for what the decision stage asked for."""
+
+
+class BrokerError(FivestageError):
+    """The connection to Kafka is beyond repair."""
+
+
+class PublishError(BrokerError):
+    """An event could not be published; its query stays unfinished and will be read again."""
+
+
+class DrainTimeoutError(FivestageError):
+    """Work in flight did not end within the time that shutdown allows."""

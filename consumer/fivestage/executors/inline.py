@@ -1,0 +1,49 @@
+"""User code on the bus loop itself: for tests and for trusted, purely asynchronous nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fivestage.executors.host import JobHost
+
+if TYPE_CHECKING:
+    from fivestage.core.job import Job
+    from fivestage.executors.port import OnFinished
+    from fivestage.orchestrator import Orchestrator
+
+
+class InlineExecutor:
+    """Runs jobs as tasks of the calling loop. A node that blocks, blocks everything."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+        self._host: JobHost | None = None
+
+    async def start(self, on_finished: OnFinished) -> None:
+        """See Executor."""
+        self._host = JobHost(self._orchestrator, on_finished)
+
+    def submit(self, job: Job) -> None:
+        """See Executor."""
+        self._started.start(job)
+
+    def cancel(self, job: Job) -> None:
+        """See Executor."""
+        self._started.cancel(job)
+
+    async def stop(self, timeout_s: float) -> None:
+        """See Executor."""
+        if self._host is not None:
+            await self._host.stop(timeout_s)
+        self._orchestrator.threads.close()
+
+    @property
+    def abandoned(self) -> int:
+        """See Executor."""
+        return self._host.abandoned if self._host else 0
+
+    @property
+    def _started(self) -> JobHost:
+        if self._host is None:
+            raise RuntimeError("the executor has not been started")
+        return self._host

@@ -1,0 +1,108 @@
+"""User code on an event loop of its own, in a thread of its own.
+
+Jobs and endings cross between the two loops through two deques; a loop is woken only when nobody has
+woken it already, so a burst costs one system call, not one per job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from fivestage.executors.host import JobHost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.core.job import Job
+    from fivestage.executors.port import OnFinished
+    from fivestage.orchestrator import Orchestrator
+
+
+class Mailbox:
+    """Hands jobs to another loop, waking it once for as many as there are."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._messages: deque[tuple[Callable[[Job], None], Job]] = deque()
+        self._woken = False
+
+    def put(self, receive: Callable[[Job], None], job: Job) -> None:
+        """Have ``receive(job)`` called on the other loop, in order."""
+        self._messages.append((receive, job))
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        # Cleared before reading: a message put meanwhile wakes the loop again rather than being missed.
+        self._woken = False
+        messages = self._messages
+        for _ in range(len(messages)):
+            receive, job = messages.popleft()
+            receive(job)
+
+
+class ThreadExecutor:
+    """Runs jobs on a second event loop, so that a node that blocks does not block the bus."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+        self._host: JobHost | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inbox: Mailbox | None = None
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        alive = self._thread is not None and self._thread.is_alive()
+        return f"<ThreadExecutor {'running' if alive else 'stopped'} abandoned={self.abandoned}>"
+
+    async def start(self, on_finished: OnFinished) -> None:
+        """See Executor."""
+        bus_loop = asyncio.get_running_loop()
+        outbox = Mailbox(bus_loop)
+        self._host = JobHost(self._orchestrator, lambda job: outbox.put(on_finished, job))
+        ready = bus_loop.create_future()
+
+        def main() -> None:
+            loop = asyncio.new_event_loop()
+            loop.call_soon(lambda: bus_loop.call_soon_threadsafe(ready.set_result, loop))
+            loop.run_forever()
+            loop.close()
+
+        self._thread = threading.Thread(target=main, name="fivestage-executor", daemon=True)
+        self._thread.start()
+        self._loop = await ready
+        self._inbox = Mailbox(self._loop)
+
+    def submit(self, job: Job) -> None:
+        """See Executor."""
+        inbox, host = self._started()
+        inbox.put(host.start, job)
+
+    def cancel(self, job: Job) -> None:
+        """See Executor."""
+        inbox, host = self._started()
+        inbox.put(host.cancel, job)
+
+    async def stop(self, timeout_s: float) -> None:
+        """See Executor."""
+        if self._loop is None or self._host is None:
+            return
+        stopped = asyncio.run_coroutine_threadsafe(self._host.stop(timeout_s), self._loop)
+        await asyncio.wait({asyncio.wrap_future(stopped)}, timeout=timeout_s)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._orchestrator.threads.close()
+        self._loop = None
+
+    @property
+    def abandoned(self) -> int:
+        """See Executor."""
+        return self._host.abandoned if self._host else 0
+
+    def _started(self) -> tuple[Mailbox, JobHost]:
+        if self._inbox is None or self._host is None:
+            raise RuntimeError("the executor has not been started")
+        return self._inbox, self._host

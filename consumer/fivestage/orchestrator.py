@@ -1,0 +1,277 @@
+"""The orchestrator: one straight way through the five stages.
+
+Runs where user code runs. It writes the trail and decides nothing about the query's end: that is
+``core.outcome``, for the bus and for ``process_query`` alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from fivestage.app import Handler, Pipeline
+from fivestage.context import Query, StageContext
+from fivestage.core.deadline import stage_grant
+from fivestage.core.encode import Envelope, result_json, stage_json
+from fivestage.core.job import Job
+from fivestage.core.outcome import conclude
+from fivestage.core.plan import Plan
+from fivestage.core.records import NOT_FROM_KAFKA
+from fivestage.core.trail import RunningStage, StageRun
+from fivestage.errors import NodeError, NoNodeError
+from fivestage.threads import ThreadPool
+from fivestage_schemas import Outcome, PipelineResult, StageResult, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine, Mapping
+
+    from fivestage.core.plan import StageSpec
+
+MAX_ERROR_CHARS = 512
+DEFAULT_THREADS = 8
+
+
+class _Ending(NamedTuple):
+    """How one bounded call ended."""
+
+    outcome: Outcome
+    duration_s: float
+    data: Any = None
+    data_json: bytes | None = None
+    error: str | None = None
+    error_type: str | None = None
+
+
+class Orchestrator:
+    """Takes queries through the stages of an app.
+
+    Args:
+        app: Stages and nodes; the built-in ones when absent.
+        plan: Limits and criticality; the defaults of ``Plan.of()`` when absent.
+        threads: How many blocking (``def``) stages and nodes may run at a time.
+
+    Example:
+        >>> result = await Orchestrator().process_query("What is 15 + 7?")  # doctest: +SKIP
+        >>> result.answer  # doctest: +SKIP
+        22
+    """
+
+    def __init__(
+        self, app: Pipeline | None = None, *, plan: Plan | None = None, threads: int = DEFAULT_THREADS
+    ) -> None:
+        self.app = app or Pipeline()
+        self.plan = plan or Plan.of()
+        self.threads = ThreadPool(threads)
+
+    def __repr__(self) -> str:
+        return f"<Orchestrator {self.app} {self.threads}>"
+
+    async def process_query(
+        self,
+        user_input: str,
+        *,
+        query_id: str | None = None,
+        lane: str = "prod",
+        context: Mapping[str, Any] | None = None,
+        budget_ms: int | None = None,
+    ) -> PipelineResult:
+        """Answer one query without Kafka.
+
+        Returns at the deadline at the latest, also when a stage ignores its cancellation: such a stage
+        is left behind. Never raises for what a stage does.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        total_s = self.plan.total_s if budget_ms is None else min(self.plan.total_s, budget_ms / 1000)
+        query = Query(query_id or str(uuid.uuid4()), user_input, lane, context or {})
+        job = Job(query, self.plan, started_at=now, ends_at=now + total_s)
+        envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
+        await _within(self.run(job), total_s)
+        job.ended = True
+        conclusion = conclude(
+            job.trail, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time()
+        )
+        return PipelineResult.model_validate_json(result_json(envelope, conclusion))
+
+    async def run(self, job: Job) -> None:
+        """Run the stages of *job*, writing its trail; stop at the first critical one that fails.
+
+        Raises:
+            asyncio.CancelledError: the job was cancelled from outside; its trail stands as it is.
+        """
+        clock = asyncio.get_running_loop().time
+        ctx = StageContext(job.query.lane, job.ends_at, clock, self.threads.run, StageType.INTENT)
+        for spec in job.plan.stages:
+            run = await self._stage(job, ctx, spec)
+            job.trail.finish(run)
+            if spec.critical and not run.success:
+                return
+
+    async def _stage(self, job: Job, ctx: StageContext, spec: StageSpec) -> StageRun:
+        ctx.stage_type = spec.stage_type
+        node = ctx.node if spec.stage_type is StageType.PROCESSING else None
+        started_at = ctx.clock()
+        granted_s = stage_grant(spec, now=started_at, ends_at=job.ends_at)
+        if granted_s <= 0:
+            return StageRun(spec, Outcome.SKIPPED, error="no time left", error_type="skipped")
+        ctx.stage_deadline = started_at + granted_s
+        job.trail.start(RunningStage(spec, started_at, granted_s, node))
+        ending = await _bounded(self._call(job.query, ctx), ctx.stage_deadline, clock=ctx.clock)
+        if ending.outcome is Outcome.SUCCESS:
+            _take_over(job, ctx, ending.data)
+        return StageRun(
+            spec,
+            ending.outcome,
+            ending.data_json,
+            ending.error,
+            ending.error_type,
+            node,
+            1,
+            started_at,
+            ending.duration_s,
+            granted_s,
+        )
+
+    async def _call(self, query: Query, ctx: StageContext) -> Any:
+        """Call the stage's function the way it must be called."""
+        handler = self._handler(ctx)
+        if handler.is_async:
+            data = await handler.call(query, ctx)
+        else:
+            data = await self.threads.run(handler.call, query, ctx)
+            if asyncio.iscoroutine(data):
+                data = await data
+        if ctx.stage_type is StageType.DECISION:
+            self._check_decision(data)
+        return data
+
+    def _handler(self, ctx: StageContext) -> Handler:
+        if ctx.stage_type is not StageType.PROCESSING:
+            return self.app.stage(ctx.stage_type)
+        if ctx.node is None:
+            raise NoNodeError("the decision stage chose no node")
+        return self.app.find_node(ctx.node).handler
+
+    def _check_decision(self, data: Any) -> None:
+        if not isinstance(data, str):
+            raise NodeError(f"the decision stage must return a node's name, got {type(data).__name__}")
+        self.app.find_node(data)
+
+
+def _take_over(job: Job, ctx: StageContext, data: Any) -> None:
+    """Let the later stages see what this one returned."""
+    ctx.results[ctx.stage_type] = data
+    match ctx.stage_type:
+        case StageType.DECISION:
+            ctx.node = data
+        case StageType.PROCESSING:
+            ctx.answer, ctx.confidence = answer_of(data)
+            job.trail.confidence = ctx.confidence
+            job.trail.answer_json = orjson.dumps(ctx.answer, option=orjson.OPT_NON_STR_KEYS)
+        case StageType.VALIDATION:
+            ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
+
+
+def answer_of(data: Any) -> tuple[Any, float | None]:
+    """Answer and confidence of what a node returned: ``{"answer": ..., "confidence": ...}`` or the answer itself."""
+    if not isinstance(data, dict) or "answer" not in data:
+        return data, None
+    confidence = data.get("confidence")
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float):
+        return data["answer"], None
+    return data["answer"], min(1.0, max(0.0, float(confidence)))
+
+
+async def run_with_timeout(
+    coro: Coroutine[Any, Any, Any], stage_type: StageType, timeout_sec: float | None = None
+) -> StageResult:
+    """Run one coroutine as a stage, with a limit.
+
+    Args:
+        coro: What to run.
+        stage_type: The stage it counts as.
+        timeout_sec: Its limit in seconds; the stage's default when None.
+
+    Returns:
+        How it went: ``success`` with ``data``, ``timeout``, or ``error`` with ``error`` and
+        ``error_type``. Never raises for what *coro* does; raises CancelledError when the caller is
+        cancelled.
+    """
+    spec = Plan.of().stages[list(StageType).index(stage_type)]
+    limit_s = spec.limit_s if timeout_sec is None else timeout_sec
+    clock = asyncio.get_running_loop().time
+    started_at = clock()
+    ending = await _bounded(coro, started_at + limit_s, clock=clock)
+    run = StageRun(
+        spec,
+        ending.outcome,
+        ending.data_json,
+        ending.error,
+        ending.error_type,
+        started_at=started_at,
+        duration_s=ending.duration_s,
+        granted_s=limit_s,
+    )
+    envelope = Envelope(NOT_FROM_KAFKA, "local", "prod", started_wall=time.time(), started_at=clock())
+    return StageResult.model_validate_json(stage_json(envelope, run))
+
+
+async def _bounded(call: Coroutine[Any, Any, Any], ends_at: float, *, clock: Any) -> _Ending:
+    """Await user code until *ends_at* and tell how it ended.
+
+    Whether time ran out is asked of the scope and the clock, not of the exception: user code may raise
+    its own TimeoutError, swallow its cancellation, or finish late although nothing interrupted it.
+    """
+    started_at = clock()
+    data, error, data_json = None, None, None
+    scope = asyncio.timeout_at(ends_at)
+    try:
+        async with scope:
+            data = await call
+            data_json = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+    except BaseException as raised:
+        if isinstance(raised, asyncio.CancelledError) and _is_being_cancelled():
+            raise
+        error = raised
+    ended_at = clock()
+    duration_s = ended_at - started_at
+    if scope.expired() or ended_at > ends_at:
+        text = f"took longer than {(ends_at - started_at) * 1000:.0f} ms"
+        return _Ending(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
+    if error is not None:
+        return _Ending(Outcome.ERROR, duration_s, error=_text(error), error_type=type(error).__name__)
+    return _Ending(Outcome.SUCCESS, duration_s, data, data_json)
+
+
+def _is_being_cancelled() -> bool:
+    """Somebody outside asked this task to end (rather than user code raising CancelledError by itself)."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _text(error: BaseException) -> str:
+    return (str(error) or type(error).__name__)[:MAX_ERROR_CHARS]
+
+
+async def _within(coro: Awaitable[None], limit_s: float) -> None:
+    """Wait for *coro* at most *limit_s* seconds; then cancel it and go on without it.
+
+    ``asyncio.wait`` rather than ``asyncio.timeout``: a task that swallows its cancellation must not hold
+    the caller.
+    """
+    task = asyncio.ensure_future(coro)
+    try:
+        await asyncio.wait({task}, timeout=limit_s)
+    finally:
+        task.cancel()
+        task.add_done_callback(_swallow)
+
+
+def _swallow(task: asyncio.Future[None]) -> None:
+    """Nobody waits for an abandoned task; its exception would only be reported at its collection."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,333 @@
+"""The service: settings to parts, parts to a running whole, and an orderly end.
+
+Order of the end: fetch no more, let what is in flight finish, commit, leave the group, disconnect. Each
+step is bounded, and the whole is: what hangs is left behind, and what was not committed is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from fivestage.admin.server import AdminServer, Health
+from fivestage.bus import topics
+from fivestage.bus.committer import Committer
+from fivestage.bus.sink import Sink
+from fivestage.bus.source import Source
+from fivestage.core.decode import DecodeLimits
+from fivestage.core.encode import Encoder
+from fivestage.core.ledger import Ledger
+from fivestage.dispatcher import Dispatcher
+from fivestage.errors import BrokerError, ConfigurationError, DrainTimeoutError, PublishError
+from fivestage.executors import InlineExecutor, ThreadExecutor
+from fivestage.orchestrator import Orchestrator
+from fivestage.telemetry.metrics import Metrics
+from fivestage.telemetry.tracing import Tracing, make_provider
+from fivestage.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fivestage.app import Pipeline
+    from fivestage.core.ledger import PartitionKey
+    from fivestage.executors import Executor
+    from fivestage.settings import Settings
+
+REVOKE_DRAIN_S = 1.0
+"""How long a rebalance waits for queries in flight; well below any rebalance timeout."""
+REVOKE_COMMIT_S = 2.0
+COMMIT_TIMEOUT_S = 10.0
+UNACKED_UNREADY_S = 5.0
+STUCK_S = 30.0
+STEP_TIMEOUT_S = 3.0
+SWITCH_INTERVAL_S = 0.0005
+"""A node that spins in Python shares the interpreter with the bus loop; with the default of 5 ms it starves it."""
+
+log = structlog.get_logger("fivestage.service")
+
+
+class Service:
+    """One member of the consumer group.
+
+    Args:
+        settings: Everything that can be set.
+        app: The user's stages and nodes.
+    """
+
+    def __init__(self, settings: Settings, app: Pipeline) -> None:
+        self.settings = settings
+        self.app = app
+        self._ending = asyncio.Event()
+        self._failure: Exception | None = None
+        self._draining = False
+        self.admin_port: int | None = None
+        self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
+        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span)
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; returns the process's exit code.
+
+        Raises:
+            ConfigurationError: something outside must be put right first.
+            BrokerError: Kafka is beyond repair; the process should end and be started again.
+        """
+        self._listen_for_signals()
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            gc.collect()
+            gc.freeze()  # what is there now stays: later collections need not look at it
+            await self._serve()
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    def stop(self, failure: Exception | None = None) -> None:
+        """Begin the orderly end; *failure* is raised by ``run`` when it is done."""
+        if failure is not None and self._failure is None:
+            self._failure = failure
+            log.error("stopping", error_type=type(failure).__name__, error=str(failure))
+        self._ending.set()
+
+    # Starting
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
+        if settings.topics.create:
+            await topics.create(settings)
+        await topics.check(settings)
+        limit = await topics.largest_record(settings)
+        self.executor = self._make_executor()
+        self.sink = Sink(settings, self.metrics, self.stop)
+        self.dispatcher = self._make_dispatcher(Encoder(source=_source_uri(settings), max_record_bytes=limit))
+        self.source = Source(settings, self.ledger, self._on_revoked)
+        self.committer = Committer(
+            self.source.consumer,
+            self.ledger,
+            self.metrics,
+            interval_s=settings.kafka.commit_interval_ms / 1000,
+            timeout_s=COMMIT_TIMEOUT_S,
+        )
+        self._add_gauges()
+        await self._start_admin(stack)
+        await self.executor.start(self.dispatcher.finished)
+        stack.push_async_callback(_bounded, lambda: self.executor.stop(1.0), "executor")
+        await self.sink.start()
+        stack.push_async_callback(_bounded, self.sink.stop, "producer")
+        await self.source.start()
+        stack.push_async_callback(_bounded, self.source.stop, "consumer")
+
+    def _make_executor(self) -> Executor:
+        orchestrator = Orchestrator(
+            self.app, plan=self.settings.pipeline.plan(), threads=self.settings.executor.threads
+        )
+        kinds = {"thread": ThreadExecutor, "inline": InlineExecutor}
+        return kinds[self.settings.executor.kind](orchestrator)
+
+    def _make_dispatcher(self, encoder: Encoder) -> Dispatcher:
+        settings = self.settings
+        tracing = Tracing(
+            topic=settings.topics.queries,
+            results_topic=settings.topics.results,
+            group_id=settings.kafka.group_id,
+            provider=make_provider(settings.tracing.sample_ratio),
+        )
+        limits = DecodeLimits(settings.lane, settings.lanes, settings.admission.max_value_bytes)
+        return Dispatcher(
+            plan=settings.pipeline.plan(),
+            admission=settings.admission,
+            limits=limits,
+            ledger=self.ledger,
+            encoder=encoder,
+            executor=self.executor,
+            sink=self.sink,
+            observer=self.metrics,
+            tracing=tracing,
+        )
+
+    async def _start_admin(self, stack: contextlib.AsyncExitStack) -> None:
+        admin = self.settings.admin
+        if not admin.enabled:
+            return
+        server = AdminServer(
+            host=admin.host, port=admin.port, live=self.live, ready=self.ready, registry=self.metrics.registry
+        )
+        self.admin_port = await server.start()
+        stack.push_async_callback(_bounded, server.stop, "admin server")
+
+    def _add_gauges(self) -> None:
+        metrics, ledger = self.metrics, self.ledger
+        limit = self.settings.admission.max_in_flight
+        metrics.gauge("in_flight", "Records between dispatch and acknowledgement.", lambda: self.dispatcher.in_flight)
+        metrics.gauge("concurrency_limit", "How many may be in flight.", lambda: limit)
+        metrics.gauge("abandoned_tasks", "Cancelled stages still running.", lambda: self.executor.abandoned)
+        metrics.gauge("rebalances", "Assignments so far.", lambda: self.source.rebalances)
+        metrics.partition_gauge(
+            "lag", "Records not handed over yet.", lambda: [(k.partition, v) for k, v in self.source.lag().items()]
+        )
+        metrics.partition_gauge(
+            "uncommitted_span",
+            "Offsets between the commit position and the newest record.",
+            lambda: [(key.partition, book.span) for key, book in list(ledger.books.items())],
+        )
+
+    # Serving
+
+    async def _serve(self) -> None:
+        """Fetch, commit and watch until something ends it, then drain and commit."""
+        fetching = asyncio.create_task(self.dispatcher.run(self.source), name="fetch")
+        watching = asyncio.create_task(self._watch(), name="watch")
+        committing = asyncio.create_task(self.committer.run(), name="commit")
+        for task in (fetching, watching, committing):
+            task.add_done_callback(self._on_task_done)
+        await self._ending.wait()
+        await self._drain(fetching)
+        for task in (watching, committing):
+            task.cancel()
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.stop(error if isinstance(error, Exception) else BrokerError(repr(error)))
+
+    def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception in a callback of the bus is a bug of ours: end, rather than lose track of a query."""
+        error = context.get("exception")
+        log.error("unexpected error", message=context.get("message"), exc_info=error)
+        if "handle" in context and isinstance(error, Exception):
+            self.stop(BrokerError(f"internal error: {error!r}"))
+
+    async def _drain(self, fetching: asyncio.Task[None]) -> None:
+        """Let what is in flight finish, and commit it."""
+        self._draining = True
+        self.dispatcher.stop()
+        drain_s = self.settings.shutdown.drain_timeout_ms / 1000
+        log.info("draining", in_flight=self.dispatcher.in_flight)
+        await asyncio.wait({fetching}, timeout=drain_s)  # never cancelled: see bus/source.py
+        drained = isinstance(self._failure, PublishError) or await self.dispatcher.drain(drain_s)
+        with contextlib.suppress(BrokerError):
+            await self.committer.commit()
+        if not drained:
+            left = self.dispatcher.in_flight
+            self.stop(DrainTimeoutError(f"{left} queries were still in flight after {drain_s:.0f} s"))
+
+    async def _watch(self) -> None:
+        """Say when the service is ready; give up when events are not acknowledged for too long."""
+        announced = False
+        limit_s = self.settings.kafka.publish_timeout_ms / 1000
+        while True:
+            if not announced and self.ready().ok:
+                announced = True
+                self._announce()
+            waited = self.sink.oldest_unacked_s(asyncio.get_running_loop().time())
+            if waited > limit_s:
+                self.stop(PublishError(f"events were not acknowledged for {waited:.0f} s: are the brokers up?"))
+                return
+            await asyncio.sleep(0.05 if not announced else 0.5)
+
+    def _announce(self) -> None:
+        log.info(
+            "ready",
+            version=__version__,
+            group=self.settings.kafka.group_id,
+            partitions=sorted(key.partition for key in self.ledger.books),
+            admin_port=self.admin_port,
+            nodes=sorted(self.app.nodes),
+        )
+
+    async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
+        """Finish and commit what is in flight on partitions that are being taken away."""
+        drained = await self.dispatcher.drain(REVOKE_DRAIN_S, keys)
+        committed = await self.committer.commit(REVOKE_COMMIT_S)
+        names = sorted(key.partition for key in keys)
+        left = self.ledger.in_flight(keys)
+        log.info("revoked", partitions=names, drained=drained, committed=committed, abandoned=left)
+
+    # Health
+
+    def live(self) -> Health:
+        """Work progresses: records in flight end, because each has a deadline."""
+        if not self.dispatcher.in_flight or self.sink.unacknowledged:
+            return Health(ok=True)
+        idle_s = asyncio.get_running_loop().time() - self.dispatcher.last_progress_at
+        if idle_s > STUCK_S:
+            return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")
+        return Health(ok=True)
+
+    def ready(self) -> Health:
+        """Joined, able to publish, not ending."""
+        if self._draining or self._ending.is_set():
+            return Health(ok=False, reason="draining")
+        if not self.source.joined:
+            return Health(ok=False, reason="not a member of the group yet")
+        waited = self.sink.oldest_unacked_s(asyncio.get_running_loop().time())
+        if waited > UNACKED_UNREADY_S:
+            return Health(ok=False, reason=f"events have not been acknowledged for {waited:.0f} s")
+        return Health(ok=True)
+
+    # Ending
+
+    def _listen_for_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._ending.is_set():  # asked twice: at once
+            os._exit(1)
+        self.stop()
+        total_s = self.settings.shutdown.total_timeout_ms / 1000
+        asyncio.get_running_loop().call_later(total_s, _give_up, total_s)
+
+
+async def _bounded(step: Callable[[], Awaitable[None]], name: str) -> None:
+    """Take one step of the end; leave it behind when it hangs."""
+    task = asyncio.ensure_future(step())
+    done, _ = await asyncio.wait({task}, timeout=STEP_TIMEOUT_S)
+    if not done:
+        log.warning("left behind", part=name, after_s=STEP_TIMEOUT_S)
+    elif not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("ended badly", part=name, error=repr(error))
+
+
+def _give_up(total_s: float) -> None:
+    log.error("shutdown took too long", limit_s=total_s)
+    os._exit(1)
+
+
+def _source_uri(settings: Settings) -> str:
+    return f"/fivestage/{settings.kafka.group_id}"
+
+
+def run(settings: Settings, app: Pipeline) -> int:
+    """Run a service in this process until it is told to end; returns the exit code.
+
+    0 after SIGTERM or SIGINT and a complete drain, 1 when Kafka or the drain failed, 2 when something must
+    be put right first. The caller should end the process with ``os._exit``: a node's stuck thread or a
+    client's hung task must not keep it alive.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_main(settings, app))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+async def _main(settings: Settings, app: Pipeline) -> int:
+    try:
+        return await Service(settings, app).run()
+    except ConfigurationError as error:
+        log.error("cannot run", error=str(error))
+        return 2
+    except (BrokerError, DrainTimeoutError) as error:
+        log.error("ended", error_type=type(error).__name__, error=str(error))
+        return 1

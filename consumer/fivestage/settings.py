@@ -1,0 +1,257 @@
+"""All settings: one frozen model, read once, units in the names.
+
+The command line wins over the environment (``FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS``), the environment over
+the file (``--config fivestage.toml``), the file over the defaults.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from fivestage.core.plan import DEFAULT_CRITICAL, DEFAULT_STAGE_TIMEOUTS_MS, DEFAULT_TOTAL_TIMEOUT_MS, Plan
+from fivestage.core.records import Output
+from fivestage.errors import ConfigurationError
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PositiveMs = Annotated[int, Field(gt=0)]
+LaneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class KafkaSettings(_Section):
+    """How to reach Kafka, and how patient to be with it."""
+
+    bootstrap_servers: str = "localhost:9092"
+    """``host:port``, several separated by commas."""
+    group_id: str = Field("fivestage", min_length=1)
+    group_instance_id: str | None = None
+    """A name that survives restarts makes this a static member: no rebalance when it restarts quickly."""
+    client_id: str = "fivestage"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    allow_plaintext: bool = False
+    """Permit PLAINTEXT and SASL_PLAINTEXT to hosts other than this one."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: Path | None = None
+    """Authorities to trust; the system's when absent."""
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    session_timeout_ms: PositiveMs = 30000
+    heartbeat_interval_ms: PositiveMs = 3000
+    rebalance_timeout_ms: PositiveMs = 10000
+    request_timeout_ms: PositiveMs = 15000
+    fetch_max_wait_ms: PositiveMs = 100
+    max_partition_fetch_bytes: PositiveMs = 262144
+    max_record_bytes: PositiveMs = 1_000_000
+    """The largest record to publish; at most the output topics' ``max.message.bytes``."""
+    commit_interval_ms: PositiveMs = 500
+    publish_timeout_ms: PositiveMs = 120_000
+    """How long an event may go unacknowledged before the service gives up and exits; nothing is lost then."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.request_timeout_ms < self.rebalance_timeout_ms + 3000:
+            raise ValueError(
+                "request_timeout_ms must be at least rebalance_timeout_ms + 3000: joining the group waits for "
+                "a whole rebalance"
+            )
+        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
+            raise ValueError("session_timeout_ms must be at least three times heartbeat_interval_ms")
+        if self.security_protocol.startswith("SASL") and not self.sasl_mechanism:
+            raise ValueError("sasl_mechanism is needed: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+        if self.security_protocol.endswith("PLAINTEXT") and not (self.allow_plaintext or self.is_local):
+            raise ValueError(
+                f"{self.security_protocol} to {self.bootstrap_servers} would send queries unencrypted: set "
+                "security_protocol to SSL or SASL_SSL, or allow_plaintext = true inside a trusted network"
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Every bootstrap server is on this host."""
+        hosts = [server.strip().rpartition(":")[0].strip("[]") for server in self.bootstrap_servers.split(",")]
+        return all(_is_loopback(host) for host in hosts)
+
+
+class TopicSettings(_Section):
+    """The topics' names."""
+
+    queries: str = "fivestage.queries"
+    stage_results: str = "fivestage.stage-results"
+    results: str = "fivestage.results"
+    timeouts: str = "fivestage.timeouts"
+    dead_letters: str = "fivestage.dead-letters"
+    create: bool = False
+    """Create missing topics at start; meant for trying things out."""
+
+    @property
+    def outputs(self) -> dict[Output, str]:
+        """The output topics' names."""
+        return {output: getattr(self, output.value) for output in Output}
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All five."""
+        return (self.queries, *self.outputs.values())
+
+
+class PipelineSettings(_Section):
+    """Limits of the five stages."""
+
+    total_timeout_ms: PositiveMs = int(DEFAULT_TOTAL_TIMEOUT_MS)
+    stage_timeouts_ms: dict[StageType, PositiveMs] = Field(
+        default_factory=lambda: {stage: int(limit) for stage, limit in DEFAULT_STAGE_TIMEOUTS_MS.items()}
+    )
+    critical: frozenset[StageType] = DEFAULT_CRITICAL
+    """The stages without which a query fails."""
+
+    def plan(self) -> Plan:
+        """The plan these settings describe."""
+        return Plan.of(
+            total_timeout_ms=self.total_timeout_ms,
+            stage_timeouts_ms=dict(self.stage_timeouts_ms),
+            critical=self.critical,
+        )
+
+
+class AdmissionSettings(_Section):
+    """What is taken in."""
+
+    max_in_flight: Annotated[int, Field(gt=0, le=100_000)] = 256
+    """Queries between dispatch and acknowledgement; beyond it fetching waits."""
+    max_uncommitted_span: Annotated[int, Field(gt=0)] = 20_000
+    """Offsets between a partition's commit position and its newest query; beyond it the partition waits."""
+    query_ttl_ms: Annotated[int, Field(ge=0)] = 0
+    """How long after its timestamp a query is worth answering; 0 = for ever."""
+    max_value_bytes: Annotated[int, Field(gt=0)] = 65536
+    """Larger records are dead letters, unparsed."""
+
+
+class ExecutorSettings(_Section):
+    """Where user code runs."""
+
+    kind: Literal["thread", "inline"] = "thread"
+    threads: Annotated[int, Field(gt=0, le=1000)] = 16
+    """Blocking (``def``) stages and nodes that may run at a time."""
+
+
+class AdminSettings(_Section):
+    """The HTTP endpoints."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0 takes any free port; the ``ready`` log line names it."""
+
+
+class TracingSettings(_Section):
+    """OpenTelemetry. The SDK's own OTEL_* variables work beside these."""
+
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of queries without a sampling decision of their own that are recorded (OTEL_TRACES_SAMPLER wins)."""
+
+
+class ShutdownSettings(_Section):
+    """How long ending may take."""
+
+    drain_timeout_ms: PositiveMs = 5000
+    """For queries in flight and their events."""
+    total_timeout_ms: PositiveMs = 15000
+    """For everything; then the process ends regardless."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="FIVESTAGE_",
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    topics: TopicSettings = Field(default_factory=TopicSettings)
+    lane: LaneName = "prod"
+    """The lane of queries that name none."""
+    lanes: frozenset[LaneName] = frozenset()
+    """The lanes accepted; empty = all."""
+    pipeline: PipelineSettings = Field(default_factory=PipelineSettings)
+    admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
+    executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
+    admin: AdminSettings = Field(default_factory=AdminSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
+    shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
+
+    @classmethod
+    def load(cls, config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Read the settings.
+
+        Args:
+            config: A TOML file with the sections of this class.
+            overrides: Nested values that win over everything, as the command line gives them.
+
+        Raises:
+            ConfigurationError: a value is wrong; the text names the key, not the value.
+        """
+        from_file = read_toml(config) if config else {}
+
+        class _WithFile(cls):  # type: ignore[misc, valid-type] # mypy does not follow a variable base class
+            @classmethod
+            def settings_customise_sources(
+                cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+            ) -> tuple[PydanticBaseSettingsSource, ...]:
+                """Command line, environment, file: the first to name a key wins."""
+                file_source = InitSettingsSource(settings_cls, init_kwargs=from_file)
+                return sources["init_settings"], sources["env_settings"], file_source
+
+        try:
+            return _WithFile(**(overrides or {}))
+        except ValidationError as error:
+            raise ConfigurationError(_explain(error)) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a configuration file.
+
+    Raises:
+        ConfigurationError: it cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    findings = []
+    for finding in error.errors(include_input=False, include_url=False, include_context=False):
+        key = ".".join(str(part) for part in finding["loc"])
+        hint = "no such setting" if finding["type"] == "extra_forbidden" else finding["msg"]
+        findings.append(f"{key}: {hint.removeprefix('Value error, ')}")
+    return "; ".join(findings) + ' ("fivestage config show" lists all settings)'
+
+
+def _is_loopback(host: str) -> bool:
+    if host in {"", "localhost"}:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

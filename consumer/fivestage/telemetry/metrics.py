@@ -1,0 +1,237 @@
+"""Prometheus metrics: one table of names, children resolved once, rendered off the loop.
+
+The four ``lukhas_matriz_async_*`` names continue the system this one comes from; the ``messaging_*`` names
+are OpenTelemetry's under their Prometheus spelling.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+
+from fivestage.version import __version__
+from fivestage.core.events import Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from fivestage.core.decode import UnreadableReason
+    from fivestage.core.outcome import Conclusion
+    from fivestage.core.records import OutputRecord
+    from fivestage_schemas import TimeoutReason
+
+BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5)
+"""0.25 is a bound, because the default budget is."""
+QUEUE_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3600.0)
+MAX_LANES: Final = 32
+"""Lanes beyond these share the label ``other``: producers choose lanes, so they must not choose our memory."""
+
+
+class Metrics(Observer):
+    """All metrics of one service, in a registry of their own."""
+
+    def __init__(self, *, topic: str, group_id: str) -> None:
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self._topic = topic
+        self._group_id = group_id
+        self._lanes: set[str] = set()
+        self._make_pipeline_metrics()
+        self._make_messaging_metrics()
+        self._make_service_metrics()
+
+    def _make_pipeline_metrics(self) -> None:
+        registry = self.registry
+        by_pipeline = ("lane", "status", "within_budget")
+        by_stage = ("lane", "stage", "outcome")
+        self._pipeline_duration = Histogram(
+            "lukhas_matriz_async_pipeline_duration_seconds",
+            "Time from the start of the first stage to the end of the query.",
+            by_pipeline,
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self._pipeline_total = Counter(
+            "lukhas_matriz_async_pipeline_total", "Queries ended.", by_pipeline, registry=registry
+        )
+        self._stage_duration = Histogram(
+            "lukhas_matriz_async_stage_duration_seconds",
+            "Time a stage ran.",
+            by_stage,
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self._stage_total = Counter(
+            "lukhas_matriz_async_stage_total", "Stages ended, skipped ones included.", by_stage, registry=registry
+        )
+        self._queue_seconds = Histogram(
+            "fivestage_queue_age_seconds",
+            "Age of a query, by its record's timestamp, when it was taken up.",
+            ("lane",),
+            buckets=QUEUE_BUCKETS_S,
+            registry=registry,
+        )
+        self._expired = Counter(
+            "fivestage_expired_total",
+            "Queries not started because their answer would have come too late.",
+            ("lane", "reason"),
+            registry=registry,
+        )
+
+    def _make_messaging_metrics(self) -> None:
+        registry = self.registry
+        consumer = ("messaging_system", "messaging_destination_name", "messaging_consumer_group_name")
+        self._consumed = Counter(
+            "messaging_client_consumed_messages_total", "Records received.", consumer, registry=registry
+        ).labels("kafka", self._topic, self._group_id)
+        self._process_duration = Histogram(
+            "messaging_process_duration_seconds",
+            "Time to process one record.",
+            (*consumer, "messaging_operation_name", "error_type"),
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self._sent = Counter(
+            "messaging_client_sent_messages_total",
+            "Records acknowledged by the broker.",
+            ("messaging_system", "messaging_destination_name"),
+            registry=registry,
+        )
+        self._operation_duration = Histogram(
+            "messaging_client_operation_duration_seconds",
+            "Time of one client operation: a batch sent, a commit.",
+            ("messaging_system", "messaging_operation_name", "messaging_destination_name"),
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+
+    def _make_service_metrics(self) -> None:
+        registry = self.registry
+        self._dead_letters = Counter(
+            "fivestage_dead_letters_total", "Records that could not be read.", ("reason",), registry=registry
+        )
+        self._commit_failures = Counter(
+            "fivestage_commit_failures_total", "Commits that did not go through.", ("error_type",), registry=registry
+        )
+        self._late_results = Counter(
+            "fivestage_late_results_total", "Results dropped because their query had ended.", registry=registry
+        )
+        self._clock_skew = Counter(
+            "fivestage_clock_skew_total", "Records whose timestamp lay in the future.", registry=registry
+        )
+        info = Gauge("fivestage_build_info", "The version that runs.", ("version",), registry=registry)
+        info.labels(__version__).set(1)
+
+    # Gauges are read when they are scraped
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a gauge that calls *read* at every scrape (in another thread)."""
+        Gauge(f"fivestage_{name}", text, registry=self.registry).set_function(read)
+
+    def partition_gauge(self, name: str, text: str, read: Callable[[], Iterable[tuple[int, float]]]) -> None:
+        """Add a gauge with the label ``partition``, read at every scrape (in another thread)."""
+        self.registry.register(_PartitionGauge(f"fivestage_{name}", text, read))
+
+    # Observer
+
+    def received(self, count: int) -> None:
+        self._consumed.inc(count)
+
+    def concluded(self, lane: str, conclusion: Conclusion, queue_s: float) -> None:
+        lane = self._lane(lane)
+        children = self._pipeline_children(lane, conclusion.status, conclusion.within_budget)
+        duration, total, queue = children
+        duration.observe(conclusion.duration_s)
+        total.inc()
+        queue.observe(queue_s)
+        self._process_child(conclusion.error_type or "").observe(conclusion.duration_s)
+        for run in conclusion.runs:
+            stage_duration, stage_total = self._stage_children(lane, run.spec.stage_type, run.outcome)
+            stage_total.inc()
+            if run.started_at is not None:
+                stage_duration.observe(run.duration_s)
+
+    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
+        lane = self._lane(lane)
+        self._expired.labels(lane, reason).inc()
+        self._pipeline_total.labels(lane, "expired", "false").inc()
+        self._queue_seconds.labels(lane).observe(queue_s)
+
+    def unreadable(self, reason: UnreadableReason) -> None:
+        self._dead_letters.labels(reason).inc()
+
+    def published(self, topic: str, records: list[OutputRecord], duration_s: float) -> None:
+        sent, duration = self._send_children(topic)
+        sent.inc(len(records))
+        duration.observe(duration_s)
+
+    def committed(self, partitions: int, duration_s: float) -> None:
+        self._operation_duration.labels("kafka", "commit", self._topic).observe(duration_s)
+
+    def commit_failed(self, error_type: str) -> None:
+        self._commit_failures.labels(error_type).inc()
+
+    def came_late(self) -> None:
+        self._late_results.inc()
+
+    def clock_skewed(self) -> None:
+        self._clock_skew.inc()
+
+    # Children, resolved once
+
+    def _lane(self, lane: str) -> str:
+        if lane not in self._lanes:
+            if len(self._lanes) >= MAX_LANES:
+                return "other"
+            self._lanes.add(lane)
+        return lane
+
+    @lru_cache(maxsize=1024)  # noqa: B019 - one Metrics a process
+    def _pipeline_children(self, lane: str, status: str, within: bool) -> tuple[Histogram, Counter, Histogram]:  # noqa: FBT001
+        labels = (lane, status, "true" if within else "false")
+        return (
+            self._pipeline_duration.labels(*labels),
+            self._pipeline_total.labels(*labels),
+            self._queue_seconds.labels(lane),
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019
+    def _stage_children(self, lane: str, stage: str, outcome: str) -> tuple[Histogram, Counter]:
+        labels = (lane, stage, outcome)
+        return self._stage_duration.labels(*labels), self._stage_total.labels(*labels)
+
+    @lru_cache(maxsize=256)  # noqa: B019
+    def _process_child(self, error_type: str) -> Histogram:
+        return self._process_duration.labels("kafka", self._topic, self._group_id, "process", error_type)
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def _send_children(self, topic: str) -> tuple[Counter, Histogram]:
+        return self._sent.labels("kafka", topic), self._operation_duration.labels("kafka", "send", topic)
+
+
+class _PartitionGauge:
+    """A gauge whose partitions come and go with the assignment."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], Iterable[tuple[int, float]]]) -> None:
+        self._name = name
+        self._text = text
+        self._read = read
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self._name, self._text, labels=["partition"])
+        for partition, value in self._read():
+            family.add_metric([str(partition)], value)
+        yield family
+
+
+def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """All metrics in the format *accept* asks for, with its content type. Slow: call it off the loop."""
+    encoder, content_type = choose_encoder(accept)
+    return encoder(registry), content_type

@@ -1,0 +1,33 @@
+"""The events of fivestage, for readers and producers in Python.
+
+Imports pydantic and nothing else, so that a reader of results needs no Kafka client:
+
+>>> from fivestage_schemas import PipelineResult
+>>> PipelineResult.model_validate_json(record_value).answer  # doctest: +SKIP
+22
+"""
+
+from fivestage_schemas.base import SCHEMA_VERSION, Event, JsonValue, QueryId, Source
+from fivestage_schemas.query import MAX_USER_INPUT_BYTES, QueryEvent
+from fivestage_schemas.result import PipelineMetrics, PipelineResult, PipelineStatus
+from fivestage_schemas.stage_result import Outcome, StageResult, StageType
+from fivestage_schemas.timeout import TimeoutEvent, TimeoutReason, TimeoutScope
+
+__all__ = [
+    "MAX_USER_INPUT_BYTES",
+    "SCHEMA_VERSION",
+    "Event",
+    "JsonValue",
+    "Outcome",
+    "PipelineMetrics",
+    "PipelineResult",
+    "PipelineStatus",
+    "QueryEvent",
+    "QueryId",
+    "Source",
+    "StageResult",
+    "StageType",
+    "TimeoutEvent",
+    "TimeoutReason",
+    "TimeoutScope",
+]
