@@ -1,7 +1,5 @@
 """The command ``fivestage``."""
 
-import sys
-
 from fivestage.cli import app
 
 
@@ -11,4 +9,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

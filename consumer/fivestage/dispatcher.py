@@ -134,7 +134,7 @@ class Dispatcher:
         self._stopping = True
 
     async def _wait_for_room(self, source: RecordSource) -> None:
-        """Wait until the gate opens. A long wait pauses the source and goes on calling it, to stay a member."""
+        """Wait until the gate opens. A long wait pauses the source and goes on calling it, to stay in."""
         if await self._progressed(lambda: self._gate.update(self.in_flight), LONG_WAIT_S):
             return
         source.pause()
@@ -255,9 +255,7 @@ class Dispatcher:
         job.ended = True
         ticket: Ticket = job.origin
         now = asyncio.get_running_loop().time()
-        conclusion = conclude(
-            job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now
-        )
+        conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         self._observer.concluded(ticket.envelope.lane, conclusion, ticket.envelope.queue_s)
         ticket.trace.conclude(ticket.envelope, conclusion)
         self._publish(ticket, self._encoder.concluded(ticket.envelope, conclusion))

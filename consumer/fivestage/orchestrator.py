@@ -92,9 +92,7 @@ class Orchestrator:
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
         await _within(self.run(job), total_s)
         job.ended = True
-        conclusion = conclude(
-            job.trail, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time()
-        )
+        conclusion = conclude(job.trail, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
         return PipelineResult.model_validate_json(result_json(envelope, conclusion))
 
     async def run(self, job: Job) -> None:
@@ -177,7 +175,7 @@ def _take_over(job: Job, ctx: StageContext, data: Any) -> None:
 
 
 def answer_of(data: Any) -> tuple[Any, float | None]:
-    """Answer and confidence of what a node returned: ``{"answer": ..., "confidence": ...}`` or the answer itself."""
+    """Answer and confidence of what a node returned: a dict with ``answer``, or the answer itself."""
     if not isinstance(data, dict) or "answer" not in data:
         return data, None
     confidence = data.get("confidence")

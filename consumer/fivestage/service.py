@@ -48,7 +48,7 @@ UNACKED_UNREADY_S = 5.0
 STUCK_S = 30.0
 STEP_TIMEOUT_S = 3.0
 SWITCH_INTERVAL_S = 0.0005
-"""A node that spins in Python shares the interpreter with the bus loop; with the default of 5 ms it starves it."""
+"""A node that spins in Python shares the interpreter with the bus loop; the default of 5 ms starves it."""
 
 log = structlog.get_logger("fivestage.service")
 
@@ -129,8 +129,9 @@ class Service:
         orchestrator = Orchestrator(
             self.app, plan=self.settings.pipeline.plan(), threads=self.settings.executor.threads
         )
-        kinds = {"thread": ThreadExecutor, "inline": InlineExecutor}
-        return kinds[self.settings.executor.kind](orchestrator)
+        if self.settings.executor.kind == "inline":
+            return InlineExecutor(orchestrator)
+        return ThreadExecutor(orchestrator)
 
     def _make_dispatcher(self, encoder: Encoder) -> Dispatcher:
         settings = self.settings
@@ -166,12 +167,16 @@ class Service:
     def _add_gauges(self) -> None:
         metrics, ledger = self.metrics, self.ledger
         limit = self.settings.admission.max_in_flight
-        metrics.gauge("in_flight", "Records between dispatch and acknowledgement.", lambda: self.dispatcher.in_flight)
+        metrics.gauge(
+            "in_flight", "Records between dispatch and acknowledgement.", lambda: self.dispatcher.in_flight
+        )
         metrics.gauge("concurrency_limit", "How many may be in flight.", lambda: limit)
         metrics.gauge("abandoned_tasks", "Cancelled stages still running.", lambda: self.executor.abandoned)
         metrics.gauge("rebalances", "Assignments so far.", lambda: self.source.rebalances)
         metrics.partition_gauge(
-            "lag", "Records not handed over yet.", lambda: [(k.partition, v) for k, v in self.source.lag().items()]
+            "lag",
+            "Records not handed over yet.",
+            lambda: [(k.partition, v) for k, v in self.source.lag().items()],
         )
         metrics.partition_gauge(
             "uncommitted_span",
@@ -228,7 +233,9 @@ class Service:
                 self._announce()
             waited = self.sink.oldest_unacked_s(asyncio.get_running_loop().time())
             if waited > limit_s:
-                self.stop(PublishError(f"events were not acknowledged for {waited:.0f} s: are the brokers up?"))
+                self.stop(
+                    PublishError(f"events were not acknowledged for {waited:.0f} s: are the brokers up?")
+                )
                 return
             await asyncio.sleep(0.05 if not announced else 0.5)
 
@@ -326,8 +333,8 @@ async def _main(settings: Settings, app: Pipeline) -> int:
     try:
         return await Service(settings, app).run()
     except ConfigurationError as error:
-        log.error("cannot run", error=str(error))
+        log.error("cannot run", error=str(error))  # noqa: TRY400 - one line, no traceback
         return 2
     except (BrokerError, DrainTimeoutError) as error:
-        log.error("ended", error_type=type(error).__name__, error=str(error))
+        log.error("ended", error_type=type(error).__name__, error=str(error))  # noqa: TRY400
         return 1

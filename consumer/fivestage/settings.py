@@ -59,14 +59,14 @@ class KafkaSettings(_Section):
     """The largest record to publish; at most the output topics' ``max.message.bytes``."""
     commit_interval_ms: PositiveMs = 500
     publish_timeout_ms: PositiveMs = 120_000
-    """How long an event may go unacknowledged before the service gives up and exits; nothing is lost then."""
+    """How long an event may go unacknowledged before the service ends; nothing is lost then."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.request_timeout_ms < self.rebalance_timeout_ms + 3000:
             raise ValueError(
-                "request_timeout_ms must be at least rebalance_timeout_ms + 3000: joining the group waits for "
-                "a whole rebalance"
+                "request_timeout_ms must be at least rebalance_timeout_ms + 3000: joining the group waits "
+                "for a whole rebalance"
             )
         if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
             raise ValueError("session_timeout_ms must be at least three times heartbeat_interval_ms")
@@ -82,7 +82,9 @@ class KafkaSettings(_Section):
     @property
     def is_local(self) -> bool:
         """Every bootstrap server is on this host."""
-        hosts = [server.strip().rpartition(":")[0].strip("[]") for server in self.bootstrap_servers.split(",")]
+        hosts = [
+            server.strip().rpartition(":")[0].strip("[]") for server in self.bootstrap_servers.split(",")
+        ]
         return all(_is_loopback(host) for host in hosts)
 
 
@@ -161,7 +163,7 @@ class TracingSettings(_Section):
     """OpenTelemetry. The SDK's own OTEL_* variables work beside these."""
 
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of queries without a sampling decision of their own that are recorded (OTEL_TRACES_SAMPLER wins)."""
+    """Share of the queries without a sampling decision that are recorded (OTEL_TRACES_SAMPLER wins)."""
 
 
 class ShutdownSettings(_Section):

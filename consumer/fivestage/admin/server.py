@@ -81,7 +81,7 @@ class AdminServer:
         return web.Response(status=200 if health.ok else 503, text=health.reason + "\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        """Rendered in a thread, one scrape at a time: it takes milliseconds that queries should not wait for."""
+        """Rendered in a thread, one scrape at a time: it takes milliseconds, and queries come first."""
         async with self._rendering:
             accept = request.headers.get("Accept", "")
             body, content_type = await asyncio.to_thread(render, self._registry, accept)

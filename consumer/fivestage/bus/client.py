@@ -49,7 +49,9 @@ class QueryProducer:
         finally:
             await self._producer.stop()
 
-    async def send(self, value: bytes, *, key: bytes | None = None, headers: dict[str, bytes] | None = None) -> str:
+    async def send(
+        self, value: bytes, *, key: bytes | None = None, headers: dict[str, bytes] | None = None
+    ) -> str:
         """Write one record; returns the query's id, or ``(no id)`` where its value has none.
 
         The key defaults to the query's id, so that its events share a partition in every topic.
@@ -83,7 +85,9 @@ def _query_id(value: bytes) -> str | None:
     return found if isinstance(found, str) else None
 
 
-async def follow(settings: Settings, topic: str, *, from_beginning: bool) -> AsyncIterator[ConsumerRecord]:
+async def follow(
+    settings: Settings, topic: str, *, from_beginning: bool
+) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
     """All records of a topic as they come, without a consumer group.
 
     Raises:
@@ -99,7 +103,7 @@ async def follow(settings: Settings, topic: str, *, from_beginning: bool) -> Asy
         partitions = [TopicPartition(topic, number) for number in range(found[topic].partitions)]
         consumer.assign(partitions)
         move = consumer.seek_to_beginning if from_beginning else consumer.seek_to_end
-        await move(*partitions)
+        await move(*partitions)  # type: ignore[no-untyped-call] # aiokafka leaves both untyped
         async for record in consumer:
             yield record
     finally:

@@ -73,7 +73,7 @@ async def preflight(kafka: KafkaSettings) -> None:
     )
 
 
-async def _try(host: str, port: int, context: ssl.SSLContext | None) -> str | None:
+async def _try(host: str, port: int, context: ssl.SSLContext | None) -> str | None:  # noqa: PLR0911 - a table
     """Connect once; what went wrong, or None."""
     try:
         async with asyncio.timeout(PREFLIGHT_TIMEOUT_S):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 from pathlib import Path
@@ -94,6 +95,7 @@ async def serve(
         partitions: Partitions of each.
         host: The address to listen on with a chosen port.
         port: The port to listen on; 0 takes the one the mock was given.
+        until_eof: End when standard input does, so that the broker never outlives who started it.
 
     Raises:
         ConfigurationError: the port is taken.
@@ -115,7 +117,7 @@ async def serve(
 
 
 def _stop_at_eof(stop: asyncio.Event) -> None:
-    if not sys.stdin.buffer.raw.read(1024):  # type: ignore[attr-defined] # BufferedReader at run time
+    if not os.read(sys.stdin.fileno(), 1024):
         stop.set()
 
 
@@ -134,7 +136,9 @@ async def _listen(stack: contextlib.AsyncExitStack, cluster: MockCluster, host: 
     try:
         server = await asyncio.start_server(forward, host, port)
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from None
     stack.callback(server.close)
     cluster.advertise(host, port)
     return f"{host}:{port}"

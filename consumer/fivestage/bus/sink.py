@@ -150,7 +150,9 @@ class Sink:
         pending, taken = queue.pending, []
         while pending:
             record = pending[0][0]
-            appended = batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers)
+            appended = batch.append(
+                timestamp=None, key=record.key, value=record.value, headers=record.headers
+            )
             if appended is None:
                 break
             taken.append(pending.popleft())
@@ -171,7 +173,9 @@ class Sink:
             text = f"not allowed to write topic {topic!r}: grant Write on it to this principal"
             self._on_failure(ConfigurationError(text))
         else:
-            self._on_failure(PublishError(f"cannot publish to topic {topic!r}: {type(error).__name__}: {error}"))
+            self._on_failure(
+                PublishError(f"cannot publish to topic {topic!r}: {type(error).__name__}: {error}")
+            )
 
     @property
     def unacknowledged(self) -> int:

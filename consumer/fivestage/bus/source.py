@@ -32,7 +32,7 @@ from fivestage.core.records import PlainRecord
 from fivestage.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from fivestage.core.records import Record
     from fivestage.settings import Settings
@@ -48,9 +48,6 @@ class CorruptRecord(NamedTuple):
 
     record: PlainRecord
     detail: str
-
-
-Fetched = "list[Record | CorruptRecord]"
 
 
 class Source:
@@ -125,7 +122,7 @@ class Source:
             return await self._recover(error)
         return [record for records in fetched.values() for record in self._begin(records)]
 
-    def _begin(self, records: list[Record]) -> list[Record]:
+    def _begin(self, records: Sequence[Record]) -> Sequence[Record]:
         """Enter records into their books; drop those of partitions lost meanwhile."""
         first = records[0]
         book = self._ledger.book(PartitionKey(first.topic, first.partition))
@@ -229,7 +226,7 @@ class Source:
             raise BrokerError(f"a rebalance failed: {self._failure!r}") from self._failure
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
+class _Listener(ConsumerRebalanceListener):
     """Passes rebalances on; aiokafka would swallow what they raise."""
 
     def __init__(self, source: Source) -> None:

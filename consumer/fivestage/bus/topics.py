@@ -10,11 +10,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.metadata import MetadataRequest_v1, MetadataRequest_v4
-from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from fivestage.bus.connection import client_options, preflight
+from fivestage.bus.metadata import DescribeTopics
 from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,72 +26,6 @@ _NOT_TOLD: Final = -(2**31)
 _CHECK_TIMEOUT_S: Final = 12.0
 BATCH_OVERHEAD_BYTES: Final = 100
 """What a batch of one record is larger than the record, rounded up."""
-
-
-class _MetadataResponseV8(Response):
-    API_KEY = 3
-    API_VERSION = 8
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "brokers",
-            Array(("node_id", Int32), ("host", String("utf-8")), ("port", Int32), ("rack", String("utf-8"))),
-        ),
-        ("cluster_id", String("utf-8")),
-        ("controller_id", Int32),
-        (
-            "topics",
-            Array(
-                ("error_code", Int16),
-                ("topic", String("utf-8")),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    Array(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", Array(Int32)),
-                        ("isr", Array(Int32)),
-                        ("offline_replicas", Array(Int32)),
-                    ),
-                ),
-                ("authorized_operations", Int32),
-            ),
-        ),
-        ("cluster_authorized_operations", Int32),
-    )
-
-
-class _MetadataRequestV8(RequestStruct):
-    """Kafka protocol, Metadata v8: the first that tells what the caller may do with a topic."""
-
-    API_KEY = 3
-    API_VERSION = 8
-    RESPONSE_TYPE = _MetadataResponseV8
-    SCHEMA = Schema(
-        ("topics", Array(String("utf-8"))),
-        ("allow_auto_topic_creation", Boolean),
-        ("include_cluster_authorized_operations", Boolean),
-        ("include_topic_authorized_operations", Boolean),
-    )
-
-
-class _DescribeTopics(Request[MetadataRequest_v1 | MetadataRequest_v4 | _MetadataRequestV8]):
-    """Asks for topics without creating them, and for rights where the broker is new enough to tell."""
-
-    API_KEY = 3
-
-    def __init__(self, topics: list[str]) -> None:
-        self._topics = topics
-
-    def build(self, request_struct_class: type[RequestStruct]) -> Any:
-        if request_struct_class is _MetadataRequestV8:
-            return _MetadataRequestV8(self._topics, False, False, True)
-        if request_struct_class is MetadataRequest_v4:
-            return MetadataRequest_v4(self._topics, False)
-        return MetadataRequest_v1(self._topics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +51,7 @@ async def describe(settings: Settings, names: Iterable[str]) -> dict[str, TopicI
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             await client.bootstrap()
-            response = await client.send(client.get_random_node(), _DescribeTopics(list(names)))
+            response = await client.send(client.get_random_node(), DescribeTopics(list(names)))
     except TimeoutError:
         raise ConfigurationError(
             f"Kafka at {settings.kafka.bootstrap_servers} accepts connections but does not answer"
@@ -159,10 +91,13 @@ async def check(settings: Settings) -> dict[str, TopicInfo]:
 
 def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | None:
     """What stands in the way of using a topic, in one line; None when nothing does."""
-    if info is None or info.error == "UnknownTopicOrPartitionError" or (not info.error and not info.partitions):
-        return (
-            f"topic {name!r} does not exist: create it with \"fivestage topics create\", or set topics.create = true"
-        )
+    if (
+        info is None
+        or info.error == "UnknownTopicOrPartitionError"
+        or (not info.error and not info.partitions)
+    ):
+        advice = 'create it with "fivestage topics create", or set topics.create = true'
+        return f"topic {name!r} does not exist: {advice}"
     if info.error == "TopicAuthorizationFailedError":
         return f"not allowed to see topic {name!r}: grant Describe on it to this principal"
     if info.error is not None:

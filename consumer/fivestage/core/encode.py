@@ -73,9 +73,7 @@ class Encoder:
             for run, value in zip(conclusion.runs, stages, strict=True)
         ]
         records.append(self._result_record(envelope, conclusion, stages, finished, common))
-        records += [
-            self._timeout_record(envelope, note, finished, common) for note in conclusion.timeouts
-        ]
+        records += [self._timeout_record(envelope, note, finished, common) for note in conclusion.timeouts]
         return records
 
     def expired(self, envelope: Envelope, budget: Budget, reason: TimeoutReason) -> list[OutputRecord]:
@@ -83,7 +81,7 @@ class Encoder:
         now = datetime.fromtimestamp(envelope.started_wall, UTC)
         common = self._common_headers(envelope, now)
         result = self._unstarted_result(envelope, now, PipelineStatus.EXPIRED, _EXPIRED[reason], "expired")
-        timeout = {
+        timeout: dict[str, Any] = {
             "query_id": envelope.query_id,
             "scope": TimeoutScope.QUEUE,
             "reason": reason,
@@ -108,7 +106,9 @@ class Encoder:
             common = self._common_headers(envelope, now)
             text = f"{unreadable.reason}: {unreadable.detail}"
             value = self._unstarted_result(envelope, now, PipelineStatus.ERROR, text, "invalid_query")
-            records.append(self._record(Output.RESULTS, envelope, value, common, "result", (h.STATUS, b"error")))
+            records.append(
+                self._record(Output.RESULTS, envelope, value, common, "result", (h.STATUS, b"error"))
+            )
         return records
 
     # Records
@@ -144,7 +144,7 @@ class Encoder:
         finished: datetime,
         common: list[tuple[str, bytes]],
     ) -> OutputRecord:
-        """The result whole; else without the stages' data, which readers find in the stage results; else an error."""
+        """The result whole; else without the stages' data (the stage results have it); else an error."""
         value = _result_json(envelope, conclusion, stages, finished)
         record = self._record(Output.RESULTS, envelope, value, common, "result", _status(conclusion))
         if record.size <= self._max_record_bytes:
@@ -305,7 +305,9 @@ def result_json(envelope: Envelope, conclusion: Conclusion) -> bytes:
     return _result_json(envelope, conclusion, stages, finished)
 
 
-def _result_json(envelope: Envelope, conclusion: Conclusion, stages: list[bytes], finished: datetime) -> bytes:
+def _result_json(
+    envelope: Envelope, conclusion: Conclusion, stages: list[bytes], finished: datetime
+) -> bytes:
     return orjson.dumps(
         {
             "query_id": envelope.query_id,

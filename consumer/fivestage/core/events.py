@@ -1,4 +1,4 @@
-"""What happens, told to whoever listens: metrics, logs and traces are observers, the core knows none of them."""
+"""What happens, told to whoever listens: metrics are observers, the core knows none of them."""
 
 from __future__ import annotations
 

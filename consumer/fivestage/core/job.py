@@ -19,7 +19,9 @@ class Job:
 
     __slots__ = ("ended", "ends_at", "origin", "plan", "query", "started_at", "task", "timer", "trail")
 
-    def __init__(self, query: Query, plan: Plan, *, started_at: float, ends_at: float, origin: Any = None) -> None:
+    def __init__(
+        self, query: Query, plan: Plan, *, started_at: float, ends_at: float, origin: Any = None
+    ) -> None:
         self.query = query
         self.plan = plan
         self.started_at = started_at

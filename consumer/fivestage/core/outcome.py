@@ -90,7 +90,8 @@ def _complete(
     failed = _first_critical_failure(runs)
     reason = "no time left" if failed is None else f"{failed.spec.stage_type} did not succeed"
     runs += [
-        StageRun(spec, Outcome.SKIPPED, error=reason, error_type="skipped") for spec in plan.stages[len(runs) :]
+        StageRun(spec, Outcome.SKIPPED, error=reason, error_type="skipped")
+        for spec in plan.stages[len(runs) :]
     ]
     return tuple(runs)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
 class Record(Protocol):
     """A record as the source hands it over; aiokafka's ConsumerRecord is one."""
 
@@ -20,6 +21,7 @@ class Record(Protocol):
     @property
     def timestamp(self) -> int:
         """Milliseconds since the epoch, as producer or broker stamped it; -1 if it did not."""
+
     @property
     def key(self) -> bytes | None: ...
     @property
@@ -63,6 +65,6 @@ class OutputRecord(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of key, value and headers with room for the record's own framing (at most 36 bytes + 10 a header)."""
+        """Bytes of key, value and headers, with room for framing (at most 36 bytes, and 10 a header)."""
         framing = 36 + sum(len(name) + len(value) + 10 for name, value in self.headers)
         return framing + len(self.key or b"") + len(self.value or b"")

@@ -49,7 +49,7 @@ class JobHost:
     def _done(self, task: asyncio.Task[None]) -> None:
         job = self._tasks.pop(task)
         if not task.cancelled():
-            task.result()  # the orchestrator catches what user code raises: anything here is a bug, told loudly
+            task.result()  # the orchestrator catches what user code raises: anything here is a bug
             self._on_finished(job)
 
     def _came_back(self, _: asyncio.Task[None]) -> None:

@@ -19,7 +19,7 @@ _TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, m
 def configure(level: str = "INFO") -> None:
     """Send structlog and the standard library's loggers to standard error as JSON lines."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from fivestage.version import __version__
 from fivestage.core.events import Observer
+from fivestage.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,14 +28,14 @@ BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 
 """0.25 is a bound, because the default budget is."""
 QUEUE_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3600.0)
 MAX_LANES: Final = 32
-"""Lanes beyond these share the label ``other``: producers choose lanes, so they must not choose our memory."""
+"""Lanes beyond these share the label ``other``: producers choose lanes, but not how much we remember."""
 
 
 class Metrics(Observer):
     """All metrics of one service, in a registry of their own."""
 
     def __init__(self, *, topic: str, group_id: str) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
         self.registry = CollectorRegistry()
         self._topic = topic
         self._group_id = group_id
@@ -66,7 +66,10 @@ class Metrics(Observer):
             registry=registry,
         )
         self._stage_total = Counter(
-            "lukhas_matriz_async_stage_total", "Stages ended, skipped ones included.", by_stage, registry=registry
+            "lukhas_matriz_async_stage_total",
+            "Stages ended, skipped ones included.",
+            by_stage,
+            registry=registry,
         )
         self._queue_seconds = Histogram(
             "fivestage_queue_age_seconds",
@@ -115,10 +118,15 @@ class Metrics(Observer):
             "fivestage_dead_letters_total", "Records that could not be read.", ("reason",), registry=registry
         )
         self._commit_failures = Counter(
-            "fivestage_commit_failures_total", "Commits that did not go through.", ("error_type",), registry=registry
+            "fivestage_commit_failures_total",
+            "Commits that did not go through.",
+            ("error_type",),
+            registry=registry,
         )
         self._late_results = Counter(
-            "fivestage_late_results_total", "Results dropped because their query had ended.", registry=registry
+            "fivestage_late_results_total",
+            "Results dropped because their query had ended.",
+            registry=registry,
         )
         self._clock_skew = Counter(
             "fivestage_clock_skew_total", "Records whose timestamp lay in the future.", registry=registry
@@ -142,8 +150,8 @@ class Metrics(Observer):
         self._consumed.inc(count)
 
     def concluded(self, lane: str, conclusion: Conclusion, queue_s: float) -> None:
-        lane = self._lane(lane)
-        children = self._pipeline_children(lane, conclusion.status, conclusion.within_budget)
+        lane, within = self._lane(lane), "true" if conclusion.within_budget else "false"
+        children = self._pipeline_children(lane, conclusion.status, within)
         duration, total, queue = children
         duration.observe(conclusion.duration_s)
         total.inc()
@@ -169,7 +177,7 @@ class Metrics(Observer):
         sent.inc(len(records))
         duration.observe(duration_s)
 
-    def committed(self, partitions: int, duration_s: float) -> None:
+    def committed(self, partitions: int, duration_s: float) -> None:  # noqa: ARG002 - the observer's signature
         self._operation_duration.labels("kafka", "commit", self._topic).observe(duration_s)
 
     def commit_failed(self, error_type: str) -> None:
@@ -191,8 +199,8 @@ class Metrics(Observer):
         return lane
 
     @lru_cache(maxsize=1024)  # noqa: B019 - one Metrics a process
-    def _pipeline_children(self, lane: str, status: str, within: bool) -> tuple[Histogram, Counter, Histogram]:  # noqa: FBT001
-        labels = (lane, status, "true" if within else "false")
+    def _pipeline_children(self, lane: str, status: str, within: str) -> tuple[Histogram, Counter, Histogram]:
+        labels = (lane, status, within)
         return (
             self._pipeline_duration.labels(*labels),
             self._pipeline_total.labels(*labels),

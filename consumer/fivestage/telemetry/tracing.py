@@ -227,7 +227,9 @@ def _add_exporter(provider: Any, kind: str) -> None:
                 OTLPSpanExporter,
             )
         except ImportError:
-            raise ConfigurationError('OTEL_TRACES_EXPORTER=otlp needs: pip install "fivestage[otlp]"') from None
+            raise ConfigurationError(
+                'OTEL_TRACES_EXPORTER=otlp needs: pip install "fivestage[otlp]"'
+            ) from None
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     elif kind != "none":
         raise ConfigurationError(f"OTEL_TRACES_EXPORTER={kind!r}: choose otlp, console or none")

@@ -1,0 +1,46 @@
+# Everything from nothing but Python 3.11+, pip and make: "make demo", "make test".
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := consumer schemas tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench kafka-image lock
+
+help: ## Show the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo: $(READY) ## The whole of it on this machine, without Docker or Kafka
+	$(BIN)/fivestage demo
+
+test: $(READY) ## All tests; those on a real Kafka are skipped where there is none
+	$(BIN)/pytest
+
+check: $(READY) ## Format, lint, types, import rules
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	PYTHONPATH=consumer:schemas $(BIN)/lint-imports
+
+format: $(READY) ## Format and mend what can be mended
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(READY) ## Throughput, latency and memory on the embedded broker
+	$(BIN)/python -m tests.bench
+
+kafka-image: ## Build an image of Apache Kafka where no registry can be reached (Debian, root)
+	deploy/kafka-image/build.sh kafka
+
+lock: $(READY) ## Compile the locked requirements anew (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp -o requirements/runtime.txt
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp --group dev -c requirements/runtime.txt -o requirements/dev.txt
+
+# One environment, made once and re-used until the lock or the project's metadata change.
+$(READY): requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("fivestage needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@

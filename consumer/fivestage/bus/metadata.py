@@ -1,0 +1,76 @@
+"""A request that aiokafka does not know yet: Metadata v8, which tells what one may do with a topic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest_v1, MetadataRequest_v4
+from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
+
+
+class _MetadataResponseV8(Response):
+    API_KEY = 3
+    API_VERSION = 8
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            Array(("node_id", Int32), ("host", String("utf-8")), ("port", Int32), ("rack", String("utf-8"))),
+        ),
+        ("cluster_id", String("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            Array(
+                ("error_code", Int16),
+                ("topic", String("utf-8")),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    Array(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", Array(Int32)),
+                        ("isr", Array(Int32)),
+                        ("offline_replicas", Array(Int32)),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+            ),
+        ),
+        ("cluster_authorized_operations", Int32),
+    )
+
+
+class _MetadataRequestV8(RequestStruct):
+    """Kafka protocol, Metadata v8: the first that tells what the caller may do with a topic."""
+
+    API_KEY = 3
+    API_VERSION = 8
+    RESPONSE_TYPE = _MetadataResponseV8
+    SCHEMA = Schema(
+        ("topics", Array(String("utf-8"))),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+    )
+
+
+class DescribeTopics(Request[MetadataRequest_v1 | MetadataRequest_v4 | _MetadataRequestV8]):
+    """Asks for topics without creating them, and for rights where the broker is new enough to tell."""
+
+    API_KEY = 3
+
+    def __init__(self, topics: list[str]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: type[RequestStruct]) -> Any:
+        """The request in the newest version that the broker knows."""
+        if request_struct_class is _MetadataRequestV8:
+            return _MetadataRequestV8(self._topics, False, False, True)
+        if request_struct_class is MetadataRequest_v4:
+            return MetadataRequest_v4(self._topics, False)
+        return MetadataRequest_v1(self._topics)
