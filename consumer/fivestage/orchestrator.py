@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from fivestage.app import Handler, Pipeline
+from fivestage.bounded import Bounded
 from fivestage.context import Query, StageContext
 from fivestage.core.deadline import stage_grant
 from fivestage.core.encode import Envelope, result_json, stage_json
@@ -226,18 +227,17 @@ async def _bounded(call: Coroutine[Any, Any, Any], ends_at: float, *, clock: Any
     """
     started_at = clock()
     data, error, data_json = None, None, None
-    scope = asyncio.timeout_at(ends_at)
+    scope = Bounded(call, ends_at)
     try:
-        async with scope:
-            data = await call
-            data_json = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+        data = await scope
+        data_json = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
     except BaseException as raised:
         if isinstance(raised, asyncio.CancelledError) and _is_being_cancelled():
             raise
         error = raised
     ended_at = clock()
     duration_s = ended_at - started_at
-    if scope.expired() or ended_at > ends_at:
+    if scope.expired or ended_at > ends_at:
         text = f"took longer than {(ends_at - started_at) * 1000:.0f} ms"
         return _Ending(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
     if error is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from fivestage.core.decode import MAX_KEY_BYTES
+from fivestage.core.decode import MAX_HEADER_BYTES, MAX_KEY_BYTES
 from fivestage.core.records import NOT_FROM_KAFKA, Output, OutputRecord
 from fivestage_schemas import SCHEMA_VERSION, Outcome, PipelineStatus, TimeoutReason, TimeoutScope
 from fivestage_schemas import headers as h
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fivestage.core.trail import StageRun
 
 _RFC3339: Final = orjson.OPT_UTC_Z
+MAX_KEY_AND_HEADER_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_HEADER_BYTES
 _TOO_LARGE: Final = "result_too_large"
 _NULL: Final = orjson.Fragment(b"null")
 
@@ -127,12 +128,17 @@ class Encoder:
         headers = [(h.CE_ID, ce_id), (h.CE_TYPE, _CE_TYPES[output]), *common, *extra]
         return OutputRecord(output, output_key(record, envelope.query_id), value, headers)
 
+    def _fits(self, record: OutputRecord) -> bool:
+        # Keys and headers are bounded on the way in, so nearly every record is settled by its value alone.
+        room = self._max_record_bytes - len(record.value or b"")
+        return room >= MAX_KEY_AND_HEADER_BYTES or record.size <= self._max_record_bytes
+
     def _stage_record(
         self, envelope: Envelope, run: StageRun, value: bytes, common: list[tuple[str, bytes]]
     ) -> OutputRecord:
         kind = f"stage_result/{run.spec.sequence}"
         record = self._record(Output.STAGE_RESULTS, envelope, value, common, kind)
-        if record.size <= self._max_record_bytes:
+        if self._fits(record):
             return record
         return record._replace(value=stage_json(envelope, _without_data(run)))
 
@@ -147,11 +153,11 @@ class Encoder:
         """The result whole; else without the stages' data (the stage results have it); else an error."""
         value = _result_json(envelope, conclusion, stages, finished)
         record = self._record(Output.RESULTS, envelope, value, common, "result", _status(conclusion))
-        if record.size <= self._max_record_bytes:
+        if self._fits(record):
             return record
         bare = [stage_json(envelope, _without_data(run)) for run in conclusion.runs]
         record = record._replace(value=_result_json(envelope, conclusion, bare, finished))
-        if record.size <= self._max_record_bytes:
+        if self._fits(record):
             return record
         text = f"the result has {len(value)} bytes, the topic takes {self._max_record_bytes}"
         failed = conclusion._replace(
@@ -193,7 +199,7 @@ class Encoder:
             (h.DLQ_TIMESTAMP, str(record.timestamp).encode()),
         ]
         letter = OutputRecord(Output.DEAD_LETTERS, record.key, record.value, headers)
-        if letter.size <= self._max_record_bytes:
+        if self._fits(letter):
             return letter
         return letter._replace(key=None, value=None, headers=[*headers, ("dlq.truncated", b"true")])
 

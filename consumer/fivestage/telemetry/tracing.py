@@ -78,16 +78,17 @@ class Tracing:
             kind=SpanKind.CONSUMER,
             links=[Link(remote)] if remote is not None and remote.trace_flags.sampled else None,
         )
-        if span.is_recording():
-            span.set_attributes(
-                {
-                    **self._constant,
-                    "messaging.destination.partition.id": str(record.partition),
-                    "messaging.kafka.offset": record.offset,
-                    "messaging.message.id": headers.get(h.CE_ID) or query_id or "",
-                    "messaging.message.conversation_id": headers.get(h.CE_CORRELATION_ID) or query_id or "",
-                }
-            )
+        if not span.is_recording():  # nobody will see a span below it: the events carry its own context
+            return QueryTrace(self._tracer, span, span)
+        span.set_attributes(
+            {
+                **self._constant,
+                "messaging.destination.partition.id": str(record.partition),
+                "messaging.kafka.offset": record.offset,
+                "messaging.message.id": headers.get(h.CE_ID) or query_id or "",
+                "messaging.message.conversation_id": headers.get(h.CE_CORRELATION_ID) or query_id or "",
+            }
+        )
         send = self._tracer.start_span(
             self._send_name,
             context=trace.set_span_in_context(span),
