@@ -119,8 +119,8 @@ def _timeouts(
 ) -> tuple[TimeoutNote, ...]:
     """One note per stage that overran its own limit; one for the pipeline when the total ran out."""
     late = [run for run in runs if run.outcome is Outcome.TIMEOUT]
-    notes = [_stage_note(run, runs) for run in late if not _granted_to_the_end(run, ends_at)]
-    at_the_end = next((run for run in late if _granted_to_the_end(run, ends_at)), None)
+    notes = [_stage_note(run, runs) for run in late if not _ran_to_the_end(run, ends_at)]
+    at_the_end = next((run for run in late if _ran_to_the_end(run, ends_at)), None)
     if at_the_end is not None:
         notes.append(_pipeline_note(at_the_end, runs, started_at, ends_at, now))
     elif failed is not None and failed.outcome is Outcome.SKIPPED:
@@ -128,9 +128,10 @@ def _timeouts(
     return tuple(notes)
 
 
-def _granted_to_the_end(run: StageRun, ends_at: float) -> bool:
-    """The stage's limit was the end of the whole, so that it is the total that ran out."""
-    return run.started_at is not None and run.started_at + run.granted_s >= ends_at - CLOCK_SLACK_S
+def _ran_to_the_end(run: StageRun, ends_at: float) -> bool:
+    """The stage was running at the deadline, or its limit was the deadline: it is the total that ran out."""
+    took_s = max(run.granted_s, run.duration_s)
+    return run.started_at is not None and run.started_at + took_s >= ends_at - CLOCK_SLACK_S
 
 
 def _stage_note(run: StageRun, runs: tuple[StageRun, ...]) -> TimeoutNote:

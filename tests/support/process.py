@@ -1,0 +1,103 @@
+"""The service as it is deployed: a process, its log lines, its signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TESTS = Path(__file__).parent.parent
+READY_S = 30.0
+
+
+class ServiceProcess:
+    """``fivestage run`` in a process of its own.
+
+    Args:
+        app: ``MODULE:APP``.
+        bootstrap: The broker.
+        settings: More settings by their dotted key, such as ``{"kafka.group_id": "g"}``.
+    """
+
+    def __init__(self, app: str, bootstrap: str, settings: Mapping[str, object] | None = None) -> None:
+        self._settings = {"kafka.bootstrap_servers": bootstrap, "admin.port": 0, **(settings or {})}
+        self._app = app
+        self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.log: list[dict[str, Any]] = []
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.launch()
+        self.wait_for("ready")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+    def launch(self) -> None:
+        """Start the process without waiting for it."""
+        environment = {
+            f"FIVESTAGE_{k.upper().replace('.', '__')}": _text(v) for k, v in self._settings.items()
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fivestage", "run", self._app],
+            cwd=TESTS,
+            env={**os.environ, **environment},
+            stderr=subprocess.PIPE,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process is not None
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            for line in lines:
+                try:
+                    self._lines.put(json.loads(line))
+                except ValueError:
+                    self._lines.put({"event": "not JSON", "line": line.decode(errors="replace")})
+        self._lines.put(None)
+
+    def wait_for(self, event: str, limit_s: float = READY_S) -> dict[str, Any]:
+        """The next log line with this ``event``."""
+        end = time.monotonic() + limit_s
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {event!r} within {limit_s} s; log: {self.log[-5:]}") from None
+            if line is None:
+                raise AssertionError(f"the service ended before {event!r}; log: {self.log[-5:]}")
+            self.log.append(line)
+            if line["event"] == event:
+                return line
+
+    def end(self, number: signal.Signals = signal.SIGTERM, limit_s: float = 30.0) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.wait(limit_s)
+
+    def wait(self, limit_s: float = 30.0) -> int:
+        """Wait for the end; the exit code."""
+        assert self.process is not None
+        code = self.process.wait(limit_s)
+        while (line := self._lines.get(timeout=10)) is not None:
+            self.log.append(line)
+        return code
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
