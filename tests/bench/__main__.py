@@ -64,7 +64,10 @@ async def backlog(count: int) -> dict[str, float]:
 
 async def latency(rate: int, seconds: int) -> dict[str, float]:
     """From the query's timestamp to the result's, at a steady rate, as another client sees it."""
-    async with EmbeddedBroker(TopicSettings().all, partitions=PARTITIONS) as broker, service(broker.bootstrap):
+    async with (
+        EmbeddedBroker(TopicSettings().all, partitions=PARTITIONS) as broker,
+        service(broker.bootstrap),
+    ):
         seen: dict[str, float] = {}
         consumer = Consumer(
             {"bootstrap.servers": broker.bootstrap, "group.id": "bench", "auto.offset.reset": "earliest"}
@@ -97,13 +100,15 @@ def _read(consumer: Consumer, seen: dict[str, float], count: int) -> None:
     while len(seen) < count and time.monotonic() < end:
         message = consumer.poll(0.5)
         if message is not None and not message.error():
-            seen[message.key().decode()] = time.time()
+            seen[str(message.key(), "ascii")] = time.time()
     consumer.close()
 
 
 def produce(bootstrap: str, count: int) -> None:
     """Write a backlog with a fast client that is not ours."""
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
+    )
     for number in range(count):
         name = f"q{number}"
         producer.produce(TopicSettings().queries, _event(name), key=name)
@@ -149,9 +154,11 @@ async def counter(port: int, name: str) -> float:
     """The sum of a counter over all its labels."""
 
     def read() -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:  # noqa: S310 - loopback
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
             lines = response.read().decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + "{", name + " ")))
+        return sum(
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + "{", name + " "))
+        )
 
     return await asyncio.to_thread(read)
 

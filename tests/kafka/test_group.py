@@ -42,7 +42,7 @@ def test_join_and_leave_under_load(kafka: RealBroker, make_topics: MakeTopics) -
 
 
 def test_commit_inside_revoke(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """What is finished when partitions are taken away is committed before they are, so nothing is repeated."""
+    """What is finished when partitions are taken away is committed first, so nothing is repeated."""
     topics = make_topics(4)
     never = settings_for(topics, kafka__commit_interval_ms=3_600_000)
     with (

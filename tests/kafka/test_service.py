@@ -7,6 +7,8 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+
+from fivestage_schemas import PipelineResult, StageResult, StageType, TimeoutEvent
 from support.checker import (
     CommitWatch,
     check,
@@ -19,8 +21,6 @@ from support.checker import (
 )
 from support.feeder import Feeder, event, write
 from support.process import ServiceProcess
-
-from fivestage_schemas import PipelineResult, StageResult, StageType, TimeoutEvent
 
 if TYPE_CHECKING:
     from .broker import RealBroker, TopicSet

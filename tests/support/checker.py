@@ -44,7 +44,7 @@ def read_all(bootstrap: str, topic: str) -> list[Message]:
             assert time.monotonic() < limit, f"could not read {topic} to its end"
             for message in consumer.consume(10_000, timeout=0.5):
                 assert message.error() is None, message.error()
-                if message.offset() < ends[message.partition()][1]:
+                if (message.offset() or 0) < ends[message.partition() or 0][1]:
                     messages.append(message)
             for position in consumer.position([TopicPartition(topic, number) for number in left]):
                 if position.offset >= ends[position.partition][1]:
@@ -56,7 +56,8 @@ def read_all(bootstrap: str, topic: str) -> list[Message]:
 
 def headers_of(message: Message) -> dict[str, str]:
     """A record's headers as text."""
-    return {name: value.decode() for name, value in message.headers() or [] if value is not None}
+    found: Any = message.headers() or []  # a list of pairs, although its stub allows more
+    return {name: value.decode() for name, value in found if value is not None}
 
 
 def wait_for_results(bootstrap: str, topic: str, count: int, limit_s: float = 60.0) -> None:

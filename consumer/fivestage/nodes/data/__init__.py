@@ -1,0 +1,1 @@
+"""Data that ships with the package; README.md says where it comes from."""

@@ -1,0 +1,84 @@
+"""The built-in decision stage: from the intent to a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fivestage.errors import NoNodeError
+from fivestage.nodes import facts, math
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fivestage.app import Node, Pipeline
+    from fivestage.context import Query, StageContext
+
+GENERAL = "general"
+"""The intent of a node that takes whatever no other node takes."""
+LAST_RESORT = "facts"
+"""The node that is asked when nothing else fits; it may honestly answer that it does not know."""
+
+
+def decision_stage(app: Pipeline) -> Callable[[Query, StageContext], Awaitable[str]]:
+    """The stage function for *app*; it returns the first of `candidates`.
+
+    Raises (when called):
+        NoNodeError: no node takes the intent and there is none to fall back to.
+    """
+
+    async def decision(query: Query, ctx: StageContext) -> str:  # noqa: ARG001
+        intent = intent_of(ctx.results.get(StageType.INTENT))
+        names = candidates(app, intent)
+        if not names:
+            raise NoNodeError(_advice(app, intent))
+        return names[0]
+
+    return decision
+
+
+def candidates(app: Pipeline, intent: str) -> list[str]:
+    """The nodes that may answer a query of this intent, the preferred one first; empty if there is none.
+
+    Nodes that take the intent come before those that take ``general``, and ``facts`` is the last resort.
+    Within each group the user's nodes come before the built-in ones, for who registers a node for
+    ``mathematical`` wants it used without having to remove the built-in one; among the user's the order of
+    registration decides. Whoever knows about health and breakers takes the first that may run.
+    """
+    names = _taking(app, intent)
+    if intent != GENERAL:
+        names += [name for name in _taking(app, GENERAL) if name not in names]
+    if LAST_RESORT in app.nodes and LAST_RESORT not in names:
+        names.append(LAST_RESORT)
+    return names
+
+
+def intent_of(result: Any) -> str:
+    """The intent in what an intent stage returned: a mapping with ``intent``, or the name itself."""
+    found = result.get("intent") if isinstance(result, Mapping) else result
+    return found if isinstance(found, str) and found else GENERAL
+
+
+def _taking(app: Pipeline, intent: str) -> list[str]:
+    users: list[str] = []
+    builtins: list[str] = []
+    for name, node in app.nodes.items():
+        if intent in node.intents:
+            (builtins if _is_builtin(node) else users).append(name)
+    return users + builtins
+
+
+def _is_builtin(node: Node) -> bool:
+    # By function, not by name: a user's node may have taken over a built-in name.
+    call = node.handler.call
+    owner = getattr(call, "__self__", None)
+    return call is math.solve or (owner is not None and owner is facts.builtin_if_loaded())
+
+
+def _advice(app: Pipeline, intent: str) -> str:
+    known = ", ".join(sorted(app.nodes)) or "none"
+    return (
+        f"no node takes the intent {intent[:50]!r} (registered: {known}); "
+        f"declare one with @app.node(name, intents={{{intent[:50]!r}}}) or one with intents={{'general'}}"
+    )

@@ -1,0 +1,68 @@
+"""The built-in reflection stage: what the stages before it say about the answer, taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fivestage.nodes.decision import intent_of
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from fivestage.context import Query, StageContext
+
+DOUBT = 0.25
+"""What is left of a node's confidence when validation rejected its answer."""
+UNCHECKED = 0.8
+"""What is left of it when no verdict was reached."""
+LOW = 0.6
+"""Below this, a confidence is worth a note."""
+
+_VERDICTS = {True: ("confirmed", 1.0), False: ("doubted", DOUBT), None: ("unchecked", UNCHECKED)}
+
+
+async def reflection(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG001
+    """Weigh the answer. The same inputs give the same result: no clock, no chance.
+
+    Returns:
+        ``verdict``: ``confirmed``, ``doubted`` (validation said no) or ``unchecked`` (it did not finish);
+        ``confidence``: the node's, lowered by the verdict, 0..1, None if the node gave none;
+        ``intent`` and ``node``: what the answer rests on; ``notes``: texts for people, most important first.
+    """
+    verdict, weight = _VERDICTS[ctx.validated]
+    return {
+        "verdict": verdict,
+        "confidence": None if ctx.confidence is None else round(ctx.confidence * weight, 4),
+        "intent": intent_of(ctx.results.get(StageType.INTENT)),
+        "node": ctx.node,
+        "notes": _notes(ctx),
+    }
+
+
+def _notes(ctx: StageContext) -> list[str]:
+    notes = [_VALIDATION_NOTES[ctx.validated]] if ctx.validated is not True else []
+    if ctx.confidence is None:
+        notes.append("the node gave no confidence")
+    elif ctx.confidence == 0:
+        notes.append("the node did not know")
+    elif ctx.confidence < LOW:
+        notes.append(f"the node was not sure ({ctx.confidence:.2f})")
+    certainty = _member(ctx, StageType.INTENT, "confidence")
+    if isinstance(certainty, int | float) and certainty < LOW:
+        notes.append(f"the intent was not clear ({certainty:.2f})")
+    if _member(ctx, StageType.PROCESSING, "exact") is False:
+        notes.append("the answer is rounded")
+    if ctx.attempt > 1:
+        notes.append(f"attempt {ctx.attempt}")
+    return notes
+
+
+_VALIDATION_NOTES = {
+    False: "validation rejected the answer",
+    None: "validation reached no verdict",
+}
+
+
+def _member(ctx: StageContext, stage: StageType, key: str) -> Any:
+    result = ctx.results.get(stage)
+    return result.get(key) if isinstance(result, Mapping) else None

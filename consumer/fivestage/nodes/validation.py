@@ -1,0 +1,64 @@
+"""The built-in validation stage: the node's own check, or a look at the form of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sized
+from typing import TYPE_CHECKING, Any
+
+from fivestage.errors import NodeError
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fivestage.app import Pipeline
+    from fivestage.context import Query, StageContext
+
+
+def validation_stage(app: Pipeline) -> Callable[[Query, StageContext], Awaitable[bool]]:
+    """The stage function for *app*.
+
+    A node's ``validate`` decides if it has one: awaited when it is a coroutine function, otherwise run in
+    the executor's threads, since it may block. Without one, `is_plausible` decides.
+
+    Raises (when called):
+        NodeError: the node's ``validate`` returned something else than True or False.
+    """
+
+    async def validation(query: Query, ctx: StageContext) -> bool:
+        node = app.nodes.get(ctx.node) if ctx.node else None
+        check = node.validate if node else None
+        if check is None:
+            return is_plausible(ctx.answer, ctx.results.get(StageType.PROCESSING), ctx.confidence)
+        if check.is_async:
+            verdict = await check.call(query, ctx)
+        else:
+            verdict = await ctx.run_sync(check.call, query, ctx)
+        if not isinstance(verdict, bool):
+            raise NodeError(f"{check.name} must return True or False, it returned {type(verdict).__name__}")
+        return verdict
+
+    return validation
+
+
+def is_plausible(answer: Any, result: Any = None, confidence: Any = None) -> bool:
+    """Whether there is an answer at all, and no confidence outside 0..1.
+
+    Args:
+        answer: The answer; ``None``, blank text and empty collections are none, ``0`` and ``False`` are.
+        result: All that the node returned; a ``confidence`` in it is checked too.
+        confidence: The confidence as the pipeline understood it; None if the node gave none.
+    """
+    if answer is None or (isinstance(answer, Sized) and not len(answer)):
+        return False
+    if isinstance(answer, str) and not answer.strip():
+        return False
+    stated = result.get("confidence") if isinstance(result, Mapping) else None
+    return _is_share(confidence) and _is_share(stated)
+
+
+def _is_share(value: Any) -> bool:
+    if value is None:
+        return True
+    # A comparison with NaN is false, so NaN is no share either.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

@@ -1,0 +1,38 @@
+"""What the tests of nodes share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage.context import Query, StageContext
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def ask() -> Callable[[str], Query]:
+    """Makes a query of a text."""
+    return lambda text: Query("q-1", text)
+
+
+@pytest.fixture
+def context() -> Callable[..., StageContext]:
+    """Makes a context; keywords are fields of StageContext, ``intent`` and ``result`` fill its results."""
+
+    def make(*, intent: Any = None, result: Any = None, **fields: Any) -> StageContext:
+        async def run_sync(function: Callable[..., Any], *args: Any) -> Any:
+            return function(*args)
+
+        fields = {"run_sync": run_sync, "stage_type": StageType.VALIDATION, **fields}
+        ctx = StageContext("prod", 10.0, lambda: 0.0, **fields)
+        if intent is not None:
+            ctx.results[StageType.INTENT] = intent
+        if result is not None:
+            ctx.results[StageType.PROCESSING] = result
+        return ctx
+
+    return make

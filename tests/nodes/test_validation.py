@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage import NodeError, Pipeline
+from fivestage.nodes.reflection import reflection
+from fivestage.nodes.validation import is_plausible
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def pipeline(validate: Callable[..., Any] | None) -> Pipeline:
+    """A pipeline with one node that has this check."""
+    app = Pipeline(builtins=False)
+    app.node("mine", intents={"general"}, validate=validate)(lambda query, ctx: {"answer": 1})  # noqa: ARG005
+    return app
+
+
+async def test_async_check_is_awaited(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
+    """A check that is a coroutine function decides, and sees the answer."""
+
+    async def check(query: Any, ctx: Any) -> bool:  # noqa: ARG001
+        return bool(ctx.answer == 1)
+
+    stage = pipeline(check).stage(StageType.VALIDATION).call
+    assert await stage(ask(""), context(node="mine", answer=1)) is True
+    assert await stage(ask(""), context(node="mine", answer=2)) is False
+
+
+async def test_blocking_check_runs_in_a_thread(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
+    """A plain function is handed to the executor's threads, not called on the loop."""
+    handed: list[Any] = []
+
+    async def run_sync(function: Callable[..., Any], *args: Any) -> Any:
+        handed.append(function)
+        return function(*args)
+
+    def check(query: Any, ctx: Any) -> bool:  # noqa: ARG001
+        return False
+
+    stage = pipeline(check).stage(StageType.VALIDATION).call
+    assert await stage(ask(""), context(node="mine", answer=1, run_sync=run_sync)) is False
+    assert handed == [check]
+
+
+async def test_check_without_verdict(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
+    """A check that forgets to return raises instead of counting as a rejection."""
+    stage = pipeline(lambda query, ctx: None).stage(StageType.VALIDATION).call  # noqa: ARG005
+    with pytest.raises(NodeError, match=r"mine\.validate must return True or False, it returned NoneType"):
+        await stage(ask(""), context(node="mine", answer=1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "confidence", "expected"),
+    [
+        (1, None, True),
+        (0, 0.0, True),
+        (False, 1, True),
+        ("yes", 0.5, True),
+        (None, 0.5, False),
+        ("", 0.5, False),
+        (" \n", 0.5, False),
+        ([], 0.5, False),
+        ({}, 0.5, False),
+        ("yes", 1.01, False),
+        ("yes", -0.1, False),
+        ("yes", float("nan"), False),
+        ("yes", "high", False),
+        ("yes", True, False),
+    ],
+)
+async def test_without_check(
+    answer: Any,
+    confidence: Any,
+    expected: bool,  # noqa: FBT001
+    ask: Callable[..., Any],
+    context: Callable[..., Any],
+) -> None:
+    """Without a check an answer is valid if there is one and no confidence is out of range."""
+    stage = pipeline(None).stage(StageType.VALIDATION).call
+    result = {"answer": answer, "confidence": confidence}
+    assert await stage(ask(""), context(node="mine", answer=answer, result=result)) is expected
+    assert is_plausible(answer, None, confidence) is expected
+
+
+@pytest.mark.parametrize(
+    ("validated", "verdict", "confidence", "note"),
+    [
+        (True, "confirmed", 0.9, []),
+        (False, "doubted", 0.225, ["validation rejected the answer"]),
+        (None, "unchecked", 0.72, ["validation reached no verdict"]),
+    ],
+)
+async def test_reflection(
+    validated: bool | None,  # noqa: FBT001
+    verdict: str,
+    confidence: float,
+    note: list[str],
+    ask: Callable[..., Any],
+    context: Callable[..., Any],
+) -> None:
+    """The verdict of validation becomes a word, lowers the confidence, and is explained."""
+    ctx = context(intent={"intent": "general"}, node="mine", answer=1, confidence=0.9, validated=validated)
+    first = await reflection(ask(""), ctx)
+    assert first == {
+        "verdict": verdict,
+        "confidence": confidence,
+        "intent": "general",
+        "node": "mine",
+        "notes": note,
+    }
+    assert await reflection(ask(""), ctx) == first
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({"confidence": None}, "the node gave no confidence"),
+        ({"confidence": 0.0}, "the node did not know"),
+        ({"confidence": 0.4}, "the node was not sure (0.40)"),
+        ({"confidence": 1.0, "intent": {"confidence": 0.5}}, "the intent was not clear (0.50)"),
+        ({"confidence": 1.0, "result": {"exact": False}}, "the answer is rounded"),
+        ({"confidence": 1.0, "attempt": 2}, "attempt 2"),
+    ],
+)
+async def test_reflection_notes(
+    fields: dict[str, Any], note: str, ask: Callable[..., Any], context: Callable[..., Any]
+) -> None:
+    """Each circumstance that weakens an answer has its note, and nothing else is noted."""
+    assert (await reflection(ask(""), context(validated=True, **fields)))["notes"] == [note]
