@@ -70,7 +70,7 @@ async def latency(rate: int, seconds: int) -> dict[str, float]:
     ):
         seen: dict[str, float] = {}
         consumer = Consumer(
-            {"bootstrap.servers": broker.bootstrap, "group.id": "bench", "auto.offset.reset": "earliest"}
+            {"bootstrap.servers": broker.bootstrap, "group.id": "bench", "auto.offset.reset": "earliest", "fetch.wait.max.ms": 5}
         )
         consumer.subscribe([TopicSettings().results])
         reading = asyncio.create_task(asyncio.to_thread(_read, consumer, seen, rate * seconds))
@@ -131,7 +131,7 @@ async def service(bootstrap: str) -> AsyncIterator[tuple[asyncio.subprocess.Proc
         "run",
         "trivial_app:app",
         cwd=Path(__file__).parent,
-        env={**os.environ, "FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": bootstrap, "FIVESTAGE_ADMIN__PORT": "0"},
+        env={**os.environ, "FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": bootstrap, "FIVESTAGE_ADMIN__PORT": "0", "FIVESTAGE_KAFKA__FETCH_MAX_WAIT_MS": "10"},
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 TESTS = Path(__file__).parent.parent
 READY_S = 30.0
@@ -27,11 +27,18 @@ class ServiceProcess:
         app: ``MODULE:APP``.
         bootstrap: The broker.
         settings: More settings by their dotted key, such as ``{"kafka.group_id": "g"}``.
+        arguments: More of the command line.
     """
 
-    def __init__(self, app: str, bootstrap: str, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        app: str,
+        bootstrap: str,
+        settings: Mapping[str, object] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self._settings = {"kafka.bootstrap_servers": bootstrap, "admin.port": 0, **(settings or {})}
-        self._app = app
+        self._arguments = [app, *arguments]
         self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.log: list[dict[str, Any]] = []
         self.process: subprocess.Popen[bytes] | None = None
@@ -52,7 +59,7 @@ class ServiceProcess:
             f"FIVESTAGE_{k.upper().replace('.', '__')}": _text(v) for k, v in self._settings.items()
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fivestage", "run", self._app],
+            [sys.executable, "-m", "fivestage", "run", *self._arguments],
             cwd=TESTS,
             env={**os.environ, **environment},
             stderr=subprocess.PIPE,

@@ -1,0 +1,209 @@
+"""A bus in memory: the real dispatcher, decoder and encoder, without Kafka.
+
+For tests of pipelines and of the dispatcher itself; public through ``fivestage.testing``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+import orjson
+
+from fivestage.core.decode import DecodeLimits
+from fivestage.core.encode import Encoder
+from fivestage.core.events import Observer
+from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.records import Output, OutputRecord, PlainRecord
+from fivestage.dispatcher import Dispatcher
+from fivestage.executors import InlineExecutor
+from fivestage.orchestrator import Orchestrator
+from fivestage.settings import Settings
+from fivestage.telemetry.tracing import Tracing
+from fivestage_schemas import PipelineResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fivestage.app import Pipeline
+    from fivestage.core.records import Record
+
+TOPIC = "queries"
+STOP_S = 10.0
+
+
+class MemorySource:
+    """Hands out what was put in, as the Kafka source does: begun in the ledger, at most so many at a time."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._records: deque[Record] = deque()
+        self._arrived = asyncio.Event()
+        self.paused = False
+        self.pauses = 0
+        """How often the source was paused."""
+
+    def put(self, record: Record) -> None:
+        """Add a record to the end of its partition."""
+        self._records.append(record)
+        self._arrived.set()
+
+    async def fetch(self, max_records: int) -> list[Record]:
+        """See RecordSource."""
+        if self.paused or not self._records:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(0.2):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return []
+        if self.paused:
+            return []
+        fetched = [self._records.popleft() for _ in range(min(max_records, len(self._records)))]
+        for record in fetched:
+            book = self._ledger.book(PartitionKey(record.topic, record.partition))
+            if book is not None:
+                book.begin(record.offset)
+        return fetched
+
+    def pause(self) -> None:
+        """See RecordSource."""
+        self.paused = True
+        self.pauses += 1
+
+    def resume(self) -> None:
+        """See RecordSource."""
+        self.paused = False
+        self._arrived.set()
+
+
+class MemorySink:
+    """Keeps what is published; acknowledges at once, or when told to."""
+
+    def __init__(self) -> None:
+        self.records: list[OutputRecord] = []
+        self.hold = False
+        """Keep acknowledgements back, as brokers that are away do."""
+        self._held: deque[Callable[[], None]] = deque()
+        self._published = asyncio.Event()
+
+    def publish(self, records: Sequence[OutputRecord], on_acked: Callable[[], None]) -> None:
+        """See EventSink. Acknowledges in a later turn of the loop, never within the call."""
+        self.records += records
+        self._published.set()
+        if self.hold:
+            self._held.append(on_acked)
+        else:
+            asyncio.get_running_loop().call_soon(on_acked)
+
+    def acknowledge(self, count: int | None = None) -> None:
+        """Acknowledge the oldest *count* of what is held back; everything when None."""
+        for _ in range(len(self._held) if count is None else count):
+            self._held.popleft()()
+
+    def of(self, output: Output) -> list[OutputRecord]:
+        """What was published to one output."""
+        return [record for record in self.records if record.output is output]
+
+    async def published(self) -> None:
+        """Wait until something more is published."""
+        self._published.clear()
+        await self._published.wait()
+
+
+class MemoryBus:
+    """Runs a pipeline on a bus in memory.
+
+    Example:
+        >>> async with MemoryBus(app) as bus:  # doctest: +SKIP
+        ...     result = await bus.ask("What is 15 + 7?")
+        >>> result.answer  # doctest: +SKIP
+        22
+
+    Args:
+        app: The pipeline.
+        settings: Limits and admission; Kafka's part is ignored.
+        partitions: Partitions of the input topic.
+        observer: Told of everything that happens.
+        tracing: Makes the spans; those of OpenTelemetry's global provider when absent.
+    """
+
+    def __init__(
+        self,
+        app: Pipeline,
+        *,
+        settings: Settings | None = None,
+        partitions: int = 1,
+        observer: Observer | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        settings = settings or Settings()
+        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span)
+        self.ledger.assign(frozenset(PartitionKey(TOPIC, number) for number in range(partitions)))
+        self.source = MemorySource(self.ledger)
+        self.sink = MemorySink()
+        plan = settings.pipeline.plan()
+        self.executor = InlineExecutor(Orchestrator(app, plan=plan, threads=settings.executor.threads))
+        self.dispatcher = Dispatcher(
+            plan=plan,
+            admission=settings.admission,
+            limits=DecodeLimits(settings.lane, settings.lanes, settings.admission.max_value_bytes),
+            ledger=self.ledger,
+            encoder=Encoder(source="/memory", max_record_bytes=settings.kafka.max_record_bytes),
+            executor=self.executor,
+            sink=self.sink,
+            observer=observer or Observer(),
+            tracing=tracing or Tracing(topic=TOPIC, results_topic="results", group_id="memory"),
+        )
+        self._next_offsets = [0] * partitions
+        self._running: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.executor.start(self.dispatcher.finished)
+        self._running = asyncio.create_task(self.dispatcher.run(self.source))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.dispatcher.stop()
+        if self._running is not None:
+            await self._running
+        await self.executor.stop(STOP_S)
+
+    def put(
+        self,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int = 0,
+        headers: Sequence[tuple[str, bytes]] = (),
+        timestamp: int = -1,
+    ) -> PlainRecord:
+        """Write a record to the input topic; returns it with its offset."""
+        offset = self._next_offsets[partition]
+        self._next_offsets[partition] += 1
+        record = PlainRecord(TOPIC, partition, offset, timestamp, key, value, headers)
+        self.source.put(record)
+        return record
+
+    async def ask(self, user_input: str, *, query_id: str | None = None, **fields: Any) -> PipelineResult:
+        """Write a query and wait for its result.
+
+        Args:
+            user_input: The question.
+            query_id: Its id; numbered when absent.
+            fields: Other fields of QueryEvent, such as ``lane`` or ``budget_ms``.
+        """
+        query_id = query_id or f"query-{sum(self._next_offsets)}"
+        self.put(orjson.dumps({"query_id": query_id, "user_input": user_input, **fields}))
+        while (found := self.result(query_id)) is None:
+            await self.sink.published()
+        return found
+
+    def result(self, query_id: str) -> PipelineResult | None:
+        """The terminal event of a query; None while there is none."""
+        return next((result for result in self.results() if result.query_id == query_id), None)
+
+    def results(self) -> list[PipelineResult]:
+        """All terminal events, in the order they were published."""
+        return [PipelineResult.model_validate_json(r.value or b"") for r in self.sink.of(Output.RESULTS)]

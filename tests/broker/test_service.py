@@ -1,0 +1,136 @@
+"""The service as a process on the embedded broker: probes, logs, and starts that cannot succeed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+from support.checker import read_all, wait_for_results
+from support.feeder import event, write
+from support.process import ServiceProcess
+
+from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.settings import TopicSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.broker
+TOPICS = TopicSettings()
+CANARY = "canary-7f3a"
+
+
+@pytest.fixture
+async def bootstrap() -> AsyncIterator[str]:
+    """An embedded broker with the five topics."""
+    async with EmbeddedBroker(TOPICS.all, partitions=2) as broker:
+        yield broker.bootstrap
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and body of a page of the admin server."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+async def test_probes_and_metrics(bootstrap: str) -> None:
+    """A ready service says so, counts what it did, and its probes take nothing but GET."""
+    with ServiceProcess("support.apps:load", bootstrap) as service:
+        port = service.log[-1]["admin_port"]
+        write(bootstrap, TOPICS.queries, [("a", event("a", "fast")), ("b", b"{")])
+        wait_for_results(bootstrap, TOPICS.results, 1)
+        wait_for_results(bootstrap, TOPICS.dead_letters, 1)
+        assert get(port, "/livez") == (200, "ok\n")
+        assert get(port, "/readyz") == (200, "ok\n")
+        metrics = get(port, "/metrics")[1]
+        assert 'lukhas_matriz_async_pipeline_total{lane="prod",status="success",within_budget="true"} 1.0' in metrics
+        assert 'fivestage_dead_letters_total{reason="not_json"} 1.0' in metrics
+        for name in ("fivestage_in_flight", "fivestage_lag", "fivestage_uncommitted_span", "fivestage_build_info"):
+            assert f"\n{name}" in metrics
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", method="POST")
+        with pytest.raises(urllib.error.HTTPError, match="405"):
+            urllib.request.urlopen(request, timeout=10)
+        assert service.end() == 0
+
+
+async def test_query_text_stays_out_of_the_logs(bootstrap: str) -> None:
+    """Questions, answers and exception texts are published, but not logged, at DEBUG either."""
+    with ServiceProcess("support.apps:load", bootstrap, arguments=["--log-level", "DEBUG"]) as service:
+        texts = ("fast", "raises", "exits", "garbage", "slow")
+        values = [(name, event(name, f"{name} {CANARY}")) for name in texts]
+        write(bootstrap, TOPICS.queries, [*values, ("bad", f'{{"query_id":"bad","{CANARY}":'.encode())])
+        wait_for_results(bootstrap, TOPICS.results, len(texts))
+        assert service.end() == 0
+    assert CANARY.encode() in b"".join(message.value() or b"" for message in read_all(bootstrap, TOPICS.results))
+    assert service.log
+    assert CANARY not in json.dumps(service.log)
+
+
+async def test_admin_port_taken(bootstrap: str) -> None:
+    """An admin port in use ends the start with exit code 2 and says what to set."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        service = ServiceProcess("support.apps:load", bootstrap, {"admin.port": taken.getsockname()[1]})
+        service.launch()
+        assert service.wait(20) == 2
+    assert "admin.port" in service.log[-1]["error"]
+
+
+def refused() -> str:
+    """An address where nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (refused(), "connection refused, nothing listens there"),
+        ("no-such-host.invalid:9092", "the host name is not known"),
+        ("localhost", "is not host:port"),
+    ],
+)
+def test_wrong_address(address: str, said: str) -> None:
+    """A wrong address ends the start with exit code 2 within 20 s and one line that says why."""
+    service = ServiceProcess("support.apps:load", address, {"kafka.allow_plaintext": True})
+    service.launch()
+    assert service.wait(20) == 2
+    assert [line["event"] for line in service.log] == ["cannot run"]
+    assert said in service.log[-1]["error"]
+
+
+async def test_something_else_listens() -> None:
+    """A port where something accepts and never answers ends the start with exit code 2 within 20 s."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        service = ServiceProcess("support.apps:load", address)
+        service.launch()
+        assert await asyncio.to_thread(service.wait, 20) == 2
+    assert "accepts connections but does not answer" in service.log[-1]["error"]
+
+
+def test_wrong_app() -> None:
+    """An app that cannot be imported ends the start with exit code 2 and a line without a traceback."""
+    service = ServiceProcess("support.no_such:app", "localhost:9092")
+    service.launch()
+    assert service.wait(20) == 2
+    assert len(service.log) == 1
+    assert "cannot import support.no_such:app" in service.log[0]["line"]

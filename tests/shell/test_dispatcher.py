@@ -1,0 +1,256 @@
+"""The dispatcher on the memory bus, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from fivestage import Pipeline
+from fivestage.core.events import Observer
+from fivestage.core.ledger import PartitionKey
+from fivestage.core.records import Output
+from fivestage.memory import TOPIC, MemoryBus
+from fivestage.settings import Settings
+from fivestage_schemas import PipelineStatus, TimeoutEvent
+
+if TYPE_CHECKING:
+    from fivestage import Query, StageContext
+
+
+class Counting(Observer):
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    def came_late(self) -> None:
+        self.seen["late"] += 1
+
+    def clock_skewed(self) -> None:
+        self.seen["skewed"] += 1
+
+    def received(self, count: int) -> None:
+        self.seen["received"] += count
+
+
+def pipeline(**nodes: Any) -> Pipeline:
+    """Four quick stages; the question's first word names the node."""
+    app = Pipeline(builtins=False)
+    app.intent(_intent)
+    app.decision(_decide)
+    app.validation(_yes)
+    app.reflection(_reflect)
+    for name, node in {"echo": _echo, "work": _work, "deaf": _deaf, **nodes}.items():
+        app.node(name)(node)
+    return app
+
+
+async def _intent(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    return {"intent": query.user_input.split()[0]}
+
+
+async def _decide(query: Query, _ctx: StageContext) -> str:
+    return query.user_input.split()[0]
+
+
+async def _yes(_query: Query, _ctx: StageContext) -> bool:
+    return True
+
+
+async def _reflect(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+    return {}
+
+
+async def _echo(query: Query, _ctx: StageContext) -> str:
+    return query.user_input
+
+
+async def _work(query: Query, _ctx: StageContext) -> str:
+    await asyncio.sleep(0.02)
+    return query.user_input
+
+
+async def _deaf(_query: Query, _ctx: StageContext) -> str:
+    for _ in range(100):
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:  # the point of this node
+            continue
+    return "far too late"
+
+
+def query(query_id: str, text: str = "work", **fields: Any) -> bytes:
+    """A query event."""
+    return orjson.dumps({"query_id": query_id, "user_input": text, **fields})
+
+
+async def finish(bus: MemoryBus, count: int) -> None:
+    """Wait for so many terminal events."""
+    while len(bus.sink.of(Output.RESULTS)) < count:
+        await bus.sink.published()
+
+
+async def test_in_flight_never_above_the_limit() -> None:
+    """With 500 queries waiting, never more than max_in_flight are running, and all are answered."""
+    running, highest = 0, 0
+
+    async def counted(query: Query, _ctx: StageContext) -> str:
+        nonlocal running, highest
+        running += 1
+        highest = max(highest, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return query.user_input
+
+    settings = Settings.model_validate({"admission": {"max_in_flight": 16}})
+    async with MemoryBus(pipeline(counted=counted), settings=settings) as bus:
+        for number in range(500):
+            bus.put(query(f"q{number}", "counted"))
+        await finish(bus, 500)
+    assert highest == 16
+    assert {result.status for result in bus.results()} == {PipelineStatus.SUCCESS}
+    assert bus.source.pauses == 0
+
+
+async def test_long_back_pressure_pauses_and_resumes() -> None:
+    """When nothing is acknowledged the source is paused once, memory stays bounded, and work goes on after."""
+    settings = Settings.model_validate({"admission": {"max_in_flight": 8}})
+    async with MemoryBus(pipeline(), settings=settings) as bus:
+        bus.sink.hold = True
+        for number in range(40):
+            bus.put(query(f"q{number}", "echo"))
+        await finish(bus, 8)
+        await asyncio.sleep(30)
+        assert (len(bus.results()), bus.source.pauses, bus.dispatcher.in_flight) == (8, 1, 8)
+        bus.sink.acknowledge(1)
+        await asyncio.sleep(5)
+        assert bus.source.paused  # hysteresis: one free place is not enough to start again
+        bus.sink.hold = False
+        bus.sink.acknowledge()
+        await finish(bus, 40)
+    assert bus.source.pauses == 1
+
+
+async def test_offsets_commit_only_behind_acknowledged_events() -> None:
+    """The committable position is the contiguous prefix of acknowledged records, whatever their order."""
+    async with MemoryBus(pipeline()) as bus:
+        bus.sink.hold = True
+        bus.put(query("slow", "work"))
+        bus.put(query("quick", "echo"))
+        await finish(bus, 2)
+        key = PartitionKey(TOPIC, 0)
+        assert bus.ledger.committable() == {}
+        bus.sink.acknowledge(1)  # "quick", published first, at offset 1
+        assert bus.ledger.committable() == {}
+        bus.sink.acknowledge(1)
+        assert bus.ledger.committable() == {key: 2}
+
+
+async def test_deaf_node_ends_at_the_deadline() -> None:
+    """A node that ignores its cancellation holds nobody: its query ends at 250 ms, and what it brings is dropped."""
+    counting = Counting()
+    loop = asyncio.get_running_loop()
+    async with MemoryBus(pipeline(), observer=counting) as bus:
+        started = loop.time()
+        result = await bus.ask("deaf")
+        assert loop.time() - started == pytest.approx(0.25)
+        assert bus.executor.abandoned == 1
+        neighbour = await bus.ask("echo")
+        await asyncio.sleep(2000)
+    assert (result.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
+    assert [str(stage.outcome) for stage in result.stages] == [
+        "success",
+        "success",
+        "timeout",
+        "skipped",
+        "skipped",
+    ]
+    assert (bus.executor.abandoned, counting.seen["late"]) == (0, 1)
+    assert len(bus.results()) == 2
+
+
+async def test_expired_queries_run_nothing() -> None:
+    """A query whose deadline has passed ends as expired, with a queue timeout and no stage."""
+    async with MemoryBus(pipeline()) as bus:
+        result = await bus.ask("echo", deadline="2020-01-01T00:00:00Z")
+    assert (result.status, result.stages, result.error_type) == (PipelineStatus.EXPIRED, [], "expired")
+    assert bus.sink.of(Output.STAGE_RESULTS) == []
+    [record] = bus.sink.of(Output.TIMEOUTS)
+    assert TimeoutEvent.model_validate_json(record.value or b"").reason == "expired_before_start"
+
+
+async def test_budget_only_shortens() -> None:
+    """A query's own budget ends it earlier; one above the service's total changes nothing."""
+    loop = asyncio.get_running_loop()
+    async with MemoryBus(pipeline()) as bus:
+        started = loop.time()
+        short = await bus.ask("deaf", budget_ms=40)
+        assert loop.time() - started == pytest.approx(0.04)
+        started = loop.time()
+        await bus.ask("deaf", budget_ms=60_000)
+        assert loop.time() - started == pytest.approx(0.25)
+    assert short.metrics.budget_ms == pytest.approx(40)
+
+
+async def test_timestamp_in_the_future_is_counted() -> None:
+    """A producer's clock that runs ahead gives a queue time of 0 and is counted."""
+    counting = Counting()
+    async with MemoryBus(pipeline(), observer=counting) as bus:
+        bus.put(query("a", "echo"), timestamp=32_503_680_000_000)
+        await finish(bus, 1)
+    assert bus.results()[0].metrics.queue_ms == 0
+    assert counting.seen["skewed"] == 1
+
+
+async def test_unreadable_records_do_not_stop_the_partition() -> None:
+    """Garbage between queries becomes dead letters, and everything is finished."""
+    async with MemoryBus(pipeline()) as bus:
+        for value in (query("a", "echo"), b"{", None, b'{"query_id":"b"}', query("c", "echo")):
+            bus.put(value)
+        await finish(bus, 3)
+        assert await bus.dispatcher.drain(1.0)
+        assert bus.ledger.committable() == {PartitionKey(TOPIC, 0): 5}
+    assert {r.query_id: str(r.status) for r in bus.results()} == {
+        "a": "success",
+        "b": "error",
+        "c": "success",
+    }
+    assert len(bus.sink.of(Output.DEAD_LETTERS)) == 3
+
+
+async def test_results_of_a_lost_partition_are_not_committed() -> None:
+    """A partition taken away and given back starts anew: what the old assignment finishes moves nothing."""
+    key = PartitionKey(TOPIC, 0)
+    async with MemoryBus(pipeline()) as bus:
+        bus.put(query("a", "work"))
+        await asyncio.sleep(0.01)
+        bus.ledger.revoke(frozenset({key}))
+        bus.ledger.assign(frozenset({key}))
+        await finish(bus, 1)
+        await asyncio.sleep(0.01)
+        assert bus.ledger.committable() == {}
+        assert bus.dispatcher.in_flight == 0
+
+
+async def test_every_record_has_its_end_whatever_nodes_do() -> None:
+    """A mix of nodes that answer, raise, hang and bring garbage: as many terminal events as queries."""
+
+    async def raises(_query: Query, _ctx: StageContext) -> None:
+        raise SystemExit(1)
+
+    async def garbage(_query: Query, _ctx: StageContext) -> object:
+        return object()
+
+    async with MemoryBus(pipeline(raises=raises, garbage=garbage), partitions=3) as bus:
+        kinds = ["echo", "work", "deaf", "raises", "garbage", "nobody"]
+        for number in range(120):
+            bus.put(query(f"q{number}", kinds[number % len(kinds)]), partition=number % 3)
+        await finish(bus, 120)
+        assert await bus.dispatcher.drain(1.0)
+        assert sum(bus.ledger.committable().values()) == 120
+    statuses = Counter(str(result.status) for result in bus.results())
+    assert statuses == {"success": 40, "timeout": 20, "error": 60}

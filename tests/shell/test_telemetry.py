@@ -1,0 +1,159 @@
+"""Metrics and traces of queries on the memory bus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from fivestage import Pipeline
+from fivestage.core.records import Output
+from fivestage.memory import MemoryBus
+from fivestage.telemetry.metrics import MAX_LANES, Metrics, render
+from fivestage.telemetry.tracing import Tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from fivestage import Query, StageContext
+
+CANARY = "canary-7f3a"
+TRACE_ID, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SAMPLED = ("traceparent", f"00-{TRACE_ID}-{PARENT}-01".encode())
+
+
+def pipeline() -> Pipeline:
+    """Stages that answer; a question with ``boom`` makes the node raise with the question in its text."""
+    app = Pipeline(builtins=False)
+
+    @app.intent
+    async def intent(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+        return {"intent": "any"}
+
+    @app.decision
+    async def decide(_query: Query, _ctx: StageContext) -> str:
+        return "node"
+
+    @app.node("node")
+    async def node(query: Query, _ctx: StageContext) -> str:
+        if "boom" in query.user_input:
+            raise LookupError(query.user_input)
+        return query.user_input
+
+    return app
+
+
+async def ask(
+    text: str,
+    *headers: tuple[str, bytes],
+    metrics: Metrics | None = None,
+    tracing: Tracing | None = None,
+    **fields: Any,
+) -> MemoryBus:
+    """Put one query through a bus."""
+    async with MemoryBus(pipeline(), observer=metrics, tracing=tracing) as bus:
+        bus.put(orjson.dumps({"query_id": "q", "user_input": text, **fields}), headers=headers)
+        await bus.sink.published()
+    return bus
+
+
+def tracing_into(exporter: InMemorySpanExporter, **options: Any) -> Tracing:
+    """Tracing whose spans can be looked at."""
+    provider = TracerProvider(**options)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return Tracing(topic="queries", results_topic="results", group_id="g", provider=provider)
+
+
+async def spans_of(text: str, *headers: tuple[str, bytes]) -> dict[str, ReadableSpan]:
+    """The spans of one query, by name."""
+    exporter = InMemorySpanExporter()
+    await ask(text, *headers, tracing=tracing_into(exporter))
+    return {span.name: span for span in exporter.get_finished_spans()}
+
+
+async def test_metric_names_and_labels_of_the_contract() -> None:
+    """The four names kept from the system before this one have their labels and count one query."""
+    metrics = Metrics(topic="queries", group_id="g")
+    await ask("x", metrics=metrics)
+    text = render(metrics.registry, "")[0].decode()
+    pipeline_labels = '{lane="prod",status="success",within_budget="true"}'
+    assert f"lukhas_matriz_async_pipeline_total{pipeline_labels} 1.0" in text
+    assert f"lukhas_matriz_async_pipeline_duration_seconds_count{pipeline_labels} 1.0" in text
+    for stage in ("intent", "decision", "processing", "validation", "reflection"):
+        stage_labels = f'{{lane="prod",outcome="success",stage="{stage}"}}'
+        assert f"lukhas_matriz_async_stage_total{stage_labels} 1.0" in text
+        assert f"lukhas_matriz_async_stage_duration_seconds_count{stage_labels} 1.0" in text
+    assert 'le="0.25"' in text
+
+
+async def test_openmetrics_when_asked_for() -> None:
+    """A scraper that accepts OpenMetrics gets it."""
+    metrics = Metrics(topic="queries", group_id="g")
+    body, content_type = render(metrics.registry, "application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.rstrip().endswith(b"# EOF")
+
+
+async def test_producers_cannot_fill_the_registry_with_lanes() -> None:
+    """Beyond a bound, new lanes share one label."""
+    metrics = Metrics(topic="queries", group_id="g")
+    for number in range(MAX_LANES + 10):
+        await ask("x", metrics=metrics, lane=f"lane{number}")
+    text = render(metrics.registry, "")[0].decode()
+    lines = [line for line in text.splitlines() if line.startswith("lukhas_matriz_async_pipeline_total")]
+    assert len(lines) == MAX_LANES + 1
+    assert any('lane="other"' in line and line.endswith(" 10.0") for line in lines)
+
+
+async def test_spans_of_a_sampled_query() -> None:
+    """Process under the producer's span, five stages and the send below it, all in the producer's trace."""
+    spans = await spans_of("x", SAMPLED)
+    process = spans["process queries"]
+    assert process.parent is not None
+    assert process.parent.span_id == int(PARENT, 16)
+    assert [link.context.span_id for link in process.links] == [int(PARENT, 16)]
+    below = {name for name, span in spans.items() if span.parent and span.parent.span_id == process.context.span_id}
+    stages = {f"stage {stage}" for stage in ("intent", "decision", "processing", "validation", "reflection")}
+    assert below == stages | {"send results"}
+    assert {span.context.trace_id for span in spans.values()} == {int(TRACE_ID, 16)}
+
+
+async def test_events_carry_the_send_span() -> None:
+    """The traceparent of every event is the send span's context."""
+    exporter = InMemorySpanExporter()
+    bus = await ask("x", SAMPLED, tracing=tracing_into(exporter))
+    [send] = [span for span in exporter.get_finished_spans() if span.name == "send results"]
+    expected = f"00-{TRACE_ID}-{send.context.span_id:016x}-01".encode()
+    assert {dict(record.headers)["traceparent"] for record in bus.sink.records} == {expected}
+
+
+async def test_unsampled_queries_still_carry_a_trace() -> None:
+    """Without sampling there is no span, but the events still have the query's trace."""
+    exporter = InMemorySpanExporter()
+    bus = await ask("x", SAMPLED, tracing=tracing_into(exporter, sampler=ALWAYS_OFF))
+    assert exporter.get_finished_spans() == ()
+    [value] = {dict(record.headers)["traceparent"] for record in bus.sink.records}
+    assert value.decode().split("-")[1] == TRACE_ID
+
+
+async def test_a_failed_query_marks_its_spans() -> None:
+    """An error sets status and error.type on the process and the stage span."""
+    spans = await spans_of("boom", SAMPLED)
+    for name in ("process queries", "stage processing"):
+        assert spans[name].status.is_ok is False
+        assert (spans[name].attributes or {})["error.type"] == "LookupError"
+
+
+async def test_query_text_stays_out_of_metrics_and_spans() -> None:
+    """Neither a question nor the text of a node's exception gets into metrics or spans."""
+    exporter, metrics = InMemorySpanExporter(), Metrics(topic="queries", group_id="g")
+    for text in (CANARY, f"boom {CANARY}"):
+        bus = await ask(text, SAMPLED, metrics=metrics, tracing=tracing_into(exporter))
+        assert CANARY.encode() in b"".join(r.value or b"" for r in bus.sink.of(Output.RESULTS))
+    assert CANARY not in render(metrics.registry, "")[0].decode()
+    assert len(exporter.get_finished_spans()) > 8
+    assert all(CANARY not in span.to_json() for span in exporter.get_finished_spans())

@@ -1,0 +1,135 @@
+"""Every command and every piece of code printed in the documents is run, or held against what runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.settings import Settings, TopicSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ["README.md", ".github/CONTRIBUTING.md", "deploy/README.md", "deploy/kafka-image/README.md"]
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """The code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(text: str = README) -> list[str]:
+    """The lines of all shell blocks, without comments."""
+    lines = [line for block in blocks("sh", text) for line in block.splitlines()]
+    return [line.partition("   #")[0].strip() for line in lines if line.strip()]
+
+
+def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run one line as a user's shell would, with the command ``fivestage`` of this environment."""
+    line = re.sub(r"(^|\| )fivestage ", rf"\1{shlex.quote(sys.executable)} -m fivestage ", command)
+    environment = {**os.environ, **settings}
+    return subprocess.run(
+        ["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+async def bootstrap() -> AsyncIterator[str]:
+    """An embedded broker in place of the one that the README starts in a terminal."""
+    async with EmbeddedBroker(TopicSettings().all, partitions=8) as broker:
+        yield broker.bootstrap
+
+
+@pytest.mark.broker
+async def test_try_it(bootstrap: str, tmp_path: Path) -> None:
+    """The commands of "Try it": the service answers both questions, and watch shows 22 and Nairobi."""
+    lines = commands()
+    start = lines.index("fivestage broker")
+    assert lines[start + 1] == "fivestage run"
+    asks = lines[start + 2 : start + 5]
+    settings = {"FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": bootstrap, "FIVESTAGE_ADMIN__PORT": "0"}
+    service = subprocess.Popen(
+        [sys.executable, "-m", "fivestage", "run"], env={**os.environ, **settings}, stderr=subprocess.DEVNULL
+    )
+    try:
+        done = [run(line, tmp_path, **settings) for line in asks]
+    finally:
+        service.terminate()
+        assert service.wait(20) == 0
+    assert [one.returncode for one in done] == [0, 0, 0], [one.stderr for one in done]
+    assert "22" in done[2].stdout
+    assert "Nairobi" in done[2].stdout
+
+
+def test_a_node_of_your_own(tmp_path: Path) -> None:
+    """The README's node runs without Kafka as printed, in at most fifteen lines."""
+    app, question = blocks("python")
+    assert len([line for line in app.splitlines() if line.strip()]) <= 15
+    (tmp_path / "myapp.py").write_text(app, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", question], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "success Hello! You have" in done.stdout
+
+
+def test_config_commands(tmp_path: Path) -> None:
+    """The README's commands about settings work with a file that names each setting of its table."""
+    (tmp_path / "fivestage.toml").write_text('[kafka]\ngroup_id = "mine"\n', encoding="utf-8")
+    wanted = [line for line in commands() if line.startswith("fivestage config")]
+    assert len(wanted) == 2
+    for line in wanted:
+        assert run(line, tmp_path).returncode == 0
+    shown = run("fivestage config show --config fivestage.toml", tmp_path).stdout
+    assert 'kafka.group_id = "mine"  # fivestage.toml' in shown
+
+
+def test_settings_table() -> None:
+    """Every setting in the README's table exists."""
+    rows = re.findall(r"^\| `([a-z_.]+)` \|", README, flags=re.MULTILINE)
+    assert len(rows) > 5
+    values = Settings().model_dump(mode="json")
+    for row in rows:
+        section, _, name = row.partition(".")
+        assert name in values[section], row
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_exist(document: str) -> None:
+    """Every make verb and script printed exists, and CI runs the verbs that need no special machine."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    for line in commands(text):
+        if line.startswith("make "):
+            verb = line.split()[1]
+            assert f"\n{verb}:" in makefile, line
+            assert f"make {verb}" in ci or verb == "bench", line
+        elif line.startswith(("deploy/", ".ci/")):
+            assert (ROOT / line.split()[0]).exists(), line
+
+
+def test_promises_name_tests_that_exist() -> None:
+    """Each promise in the README names a test file that is there."""
+    section = README.partition("## What is promised")[2].partition("## Settings")[0]
+    named = re.findall(r"`(tests/[^`]+)`", section)
+    assert len(named) >= 8
+    for name in named:
+        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "ARCHITECTURE.md"])
+def test_links(document: str) -> None:
+    """Links between documents lead somewhere."""
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
