@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 REVOKE_DRAIN_S = 1.0
 """How long a rebalance waits for queries in flight; well below any rebalance timeout."""
 REVOKE_COMMIT_S = 2.0
-COMMIT_TIMEOUT_S = 10.0
+COMMIT_TIMEOUT_S = 5.0
+"""With the two above it stays below kafka.rebalance_timeout_ms, also when a commit under way hangs."""
+CONNECT_TIMEOUT_S = 12.0
 UNACKED_UNREADY_S = 5.0
 STUCK_S = 30.0
 STEP_TIMEOUT_S = 3.0
@@ -121,10 +123,17 @@ class Service:
         await self._start_admin(stack)
         await self.executor.start(self.dispatcher.finished)
         stack.push_async_callback(_bounded, lambda: self.executor.stop(1.0), "executor")
-        await self.sink.start()
         stack.push_async_callback(_bounded, self.sink.stop, "producer")
-        await self.source.start()
         stack.push_async_callback(_bounded, self.source.stop, "consumer")
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self.sink.start()
+                await self.source.start()
+        except TimeoutError:
+            raise ConfigurationError(
+                f"Kafka does not let this client in within {CONNECT_TIMEOUT_S:.0f} s: are all brokers reachable "
+                "at the addresses they advertise, and may this principal use an idempotent producer?"
+            ) from None
 
     def _make_executor(self) -> Executor:
         orchestrator = Orchestrator(

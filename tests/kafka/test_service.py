@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,8 +23,10 @@ from support.checker import (
 from support.feeder import Feeder, event, write
 from support.process import ServiceProcess
 
+from .broker import TopicSet
+
 if TYPE_CHECKING:
-    from .broker import RealBroker, TopicSet
+    from .broker import RealBroker
     from .conftest import MakeTopics
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -209,6 +212,27 @@ def test_broker_restart_under_load(own_kafka: RealBroker, make_topics: MakeTopic
         assert service.end() == 0
     report = check(own_kafka.bootstrap, topics, feeder.ids)
     assert report.silent, report
+
+
+def test_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
+    """Where an output topic takes less than kafka.max_record_bytes, its own limit is the one that counts."""
+    limit = ("--alter", "--entity-type", "topics", "--entity-name", topics.results)
+    kafka.exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=20000")
+    values: list[tuple[str | None, bytes | None]] = [("a", event("a", "large 30000")), ("b", event("b", "large 100"))]
+    write(kafka.bootstrap, topics.queries, values)
+    with ServiceProcess("support.apps:load", kafka.bootstrap, settings_for(topics)) as service:
+        wait_for_results(kafka.bootstrap, topics.results, 2)
+        assert service.end() == 0
+    results = {result.query_id: result for result in _results(kafka, topics)}
+    assert (results["a"].error_type, results["b"].status) == ("result_too_large", "success")
+
+
+def test_creates_its_topics_when_told_to(kafka: RealBroker) -> None:
+    """With topics.create the service makes what is missing and gets ready."""
+    topics = TopicSet(f"new{time.time_ns()}", 8)
+    settings = settings_for(topics, topics__create=True)
+    with ServiceProcess("support.apps:load", kafka.bootstrap, settings) as service:
+        assert service.log[-1]["partitions"] == list(range(8))
 
 
 @pytest.mark.parametrize("name", ["results", "queries"])

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Self
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from fivestage.bus import topics
 from fivestage.bus.connection import client_options
 from fivestage.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from aiokafka.structs import ConsumerRecord
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SEND_TIMEOUT_S = 15.0
 MAX_PENDING = 1000
+_POLL_MS = 200
 
 
 class QueryProducer:
@@ -29,16 +31,17 @@ class QueryProducer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._topic = settings.topics.queries
-        self._producer = AIOKafkaProducer(
-            **client_options(settings.kafka), enable_idempotence=True, linger_ms=5
-        )
         self._pending: list[asyncio.Future[object]] = []
 
     async def __aenter__(self) -> Self:
         found = await topics.describe(self._settings, [self._topic])
-        problem = topics.problem_of(found.get(self._topic), self._topic, is_input=True)
-        if problem is not None and "read" not in problem:  # producers need not be allowed to read
+        problem = topics.problem_of(found.get(self._topic), self._topic, is_input=False)
+        if problem is not None:
             raise ConfigurationError(problem)
+        # Made here and not before the check: one that was never started complains at its collection.
+        self._producer = AIOKafkaProducer(
+            **client_options(self._settings.kafka), enable_idempotence=True, linger_ms=5
+        )
         await self._producer.start()
         return self
 
@@ -55,10 +58,18 @@ class QueryProducer:
         """Write one record; returns the query's id, or ``(no id)`` where its value has none.
 
         The key defaults to the query's id, so that its events share a partition in every topic.
+
+        Raises:
+            BrokerError: the record, or one before it, cannot be sent.
         """
         query_id = _query_id(value)
         key = key or (query_id.encode() if query_id else None)
-        sent = await self._producer.send(self._topic, value, key=key, headers=list((headers or {}).items()))
+        try:
+            sent = await self._producer.send(
+                self._topic, value, key=key, headers=list((headers or {}).items())
+            )
+        except KafkaError as error:
+            raise BrokerError(f"a record cannot be sent: {type(error).__name__}: {error}") from None
         self._pending.append(sent)
         if len(self._pending) >= MAX_PENDING:
             await self._flush()
@@ -86,25 +97,47 @@ def _query_id(value: bytes) -> str | None:
 
 
 async def follow(
-    settings: Settings, topic: str, *, from_beginning: bool
-) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
-    """All records of a topic as they come, without a consumer group.
+    settings: Settings, *names: str, from_beginning: bool, to_end: bool = False
+) -> AsyncGenerator[ConsumerRecord[bytes, bytes], None]:
+    """All records of some topics as they come, without a consumer group.
+
+    Args:
+        settings: Where Kafka is.
+        names: The topics.
+        from_beginning: Also the records that are there already.
+        to_end: Stop after the records that are there already.
 
     Raises:
-        ConfigurationError: the topic is not there.
+        ConfigurationError: a topic is not there.
     """
-    found = await topics.describe(settings, [topic])
-    problem = topics.problem_of(found.get(topic), topic, is_input=True)
-    if problem is not None:
-        raise ConfigurationError(problem)
+    found = await topics.describe(settings, names)
+    for name in names:
+        problem = topics.problem_of(found.get(name), name, is_input=True)
+        if problem is not None:
+            raise ConfigurationError(problem)
     consumer = AIOKafkaConsumer(**client_options(settings.kafka), fetch_max_wait_ms=50, group_id=None)
     await consumer.start()
     try:
-        partitions = [TopicPartition(topic, number) for number in range(found[topic].partitions)]
+        partitions = [
+            TopicPartition(name, number) for name in names for number in range(found[name].partitions)
+        ]
         consumer.assign(partitions)
-        move = consumer.seek_to_beginning if from_beginning else consumer.seek_to_end
-        await move(*partitions)  # type: ignore[no-untyped-call] # aiokafka leaves both untyped
-        async for record in consumer:
-            yield record
+        if from_beginning:
+            await consumer.seek_to_beginning(*partitions)
+        else:
+            await consumer.seek_to_end(*partitions)
+        left = await _unread(consumer, await consumer.end_offsets(partitions)) if to_end else None
+        while left is None or left:
+            fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+            for records in fetched.values():
+                for record in records:
+                    yield record
+            if left is not None:
+                left = await _unread(consumer, left)
     finally:
         await consumer.stop()
+
+
+async def _unread(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """Those partitions that have records left to read before their end."""
+    return {partition: end for partition, end in ends.items() if await consumer.position(partition) < end}

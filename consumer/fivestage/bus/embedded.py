@@ -37,7 +37,10 @@ class MockCluster:
         lib = _load()
         error = ctypes.create_string_buffer(512)
         self._lib = lib
-        self._client = lib.rd_kafka_new(0, lib.rd_kafka_conf_new(), error, len(error))
+        conf = lib.rd_kafka_conf_new()
+        # Below "notice": the client that carries the mock connects to nothing and would say so.
+        lib.rd_kafka_conf_set(conf, b"log_level", b"4", error, len(error))
+        self._client = lib.rd_kafka_new(0, conf, error, len(error))
         if not self._client:
             raise ConfigurationError(f"the embedded broker cannot start: {error.value.decode()}")
         self._cluster = lib.rd_kafka_mock_cluster_new(self._client, 1)
@@ -69,6 +72,7 @@ def _load() -> ctypes.CDLL:
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "rd_kafka_conf_new": (pointer, []),
+        "rd_kafka_conf_set": (number, [pointer, text, text, text, ctypes.c_size_t]),
         "rd_kafka_new": (pointer, [number, pointer, text, ctypes.c_size_t]),
         "rd_kafka_mock_cluster_new": (pointer, [pointer, number]),
         "rd_kafka_mock_cluster_destroy": (None, [pointer]),
@@ -137,7 +141,7 @@ async def _listen(stack: contextlib.AsyncExitStack, cluster: MockCluster, host: 
         server = await asyncio.start_server(forward, host, port)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; choose another --port"
         ) from None
     stack.callback(server.close)
     cluster.advertise(host, port)
@@ -171,15 +175,33 @@ class EmbeddedBroker:
     async def __aenter__(self) -> Self:
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fivestage.bus.embedded", *self._arguments, stdin=pipe, stdout=pipe
+            sys.executable,
+            "-m",
+            "fivestage.bus.embedded",
+            *self._arguments,
+            stdin=pipe,
+            stdout=pipe,
+            start_new_session=True,  # a Ctrl-C is for its user, who ends it when nobody needs it any more
         )
-        assert self._process.stdout is not None  # noqa: S101 - asked for above
-        async with asyncio.timeout(_READY_TIMEOUT_S):
-            line = await self._process.stdout.readline()
+        try:
+            self.bootstrap = await self._address(self._process)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _address(self, process: asyncio.subprocess.Process) -> str:
+        assert process.stdout is not None  # noqa: S101 - asked for above
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                line = await process.stdout.readline()
+        except TimeoutError:
+            raise ConfigurationError(
+                f"the embedded broker did not start within {_READY_TIMEOUT_S:.0f} s"
+            ) from None
         if not line:
             raise ConfigurationError("the embedded broker ended at once; its message is above")
-        self.bootstrap = line.decode().strip()
-        return self
+        return line.decode().strip()
 
     async def __aexit__(self, *_: object) -> None:
         if self._process is None or self._process.stdin is None:

@@ -188,7 +188,7 @@ class Source:
     def lag(self) -> dict[PartitionKey, int]:
         """Records written and not yet handed over, by partition, as far as the last fetch told."""
         lags = {}
-        for key, book in self._ledger.books.items():
+        for key, book in list(self._ledger.books.items()):  # read by another thread while it may change
             highwater = self.consumer.highwater(TopicPartition(*key))
             if highwater is not None and book.next_offset is not None:
                 lags[key] = max(0, highwater - book.next_offset)

@@ -24,6 +24,8 @@ _READ, _WRITE = 3, 4
 """Bits of an AclOperation set (Kafka's AclOperation codes)."""
 _NOT_TOLD: Final = -(2**31)
 _CHECK_TIMEOUT_S: Final = 12.0
+_VISIBLE_TRIES: Final = 20
+_VISIBLE_PAUSE_S: Final = 0.25
 BATCH_OVERHEAD_BYTES: Final = 100
 """What a batch of one record is larger than the record, rounded up."""
 
@@ -110,27 +112,45 @@ def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | No
 
 
 async def create(settings: Settings, *, partitions: int = 8, replication_factor: int = 1) -> list[str]:
-    """Create those of the five topics that are missing; returns their names.
+    """Create those of the five topics that are missing; returns their names when they can be used.
 
     Raises:
         ConfigurationError: the cluster refuses.
     """
     await preflight(settings.kafka)
     admin = AIOKafkaAdminClient(**client_options(settings.kafka))
-    created = []
+    wanted = [NewTopic(name, partitions, replication_factor) for name in settings.topics.all]
     try:
         await admin.start()
-        for name in settings.topics.all:
-            try:
-                await admin.create_topics([NewTopic(name, partitions, replication_factor)])
-            except TopicAlreadyExistsError:
-                continue
-            created.append(name)
+        response = await admin.create_topics(wanted)
     except (KafkaError, AttributeError) as error:
         raise ConfigurationError(f"cannot create topics: {type(error).__name__}: {error}") from None
     finally:
         await admin.close()
+    created = _created(response.topic_errors)
+    await _until_visible(settings, created)
     return created
+
+
+def _created(answers: Iterable[tuple[str, int, str | None]]) -> list[str]:
+    """The names of the topics that are new; aiokafka raises for none of the others."""
+    created = []
+    for name, code, message in answers:
+        error = for_code(code)
+        if code == 0:
+            created.append(name)
+        elif error is not TopicAlreadyExistsError:
+            raise ConfigurationError(f"cannot create topic {name!r}: {error.__name__}: {message}")
+    return created
+
+
+async def _until_visible(settings: Settings, names: list[str]) -> None:
+    """Wait until new topics have their partitions everywhere: brokers learn of them one after the other."""
+    for _ in range(_VISIBLE_TRIES if names else 0):
+        found = await describe(settings, names)
+        if all(problem_of(found.get(name), name, is_input=False) is None for name in names):
+            return
+        await asyncio.sleep(_VISIBLE_PAUSE_S)
 
 
 async def largest_record(settings: Settings) -> int:
