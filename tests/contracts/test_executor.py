@@ -1,0 +1,220 @@
+"""One suite for every executor: what the bus relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage import Orchestrator, Pipeline, Plan, Query
+from fivestage.core.job import Job
+from fivestage.executors import Executor, InlineExecutor, ThreadExecutor
+from fivestage_schemas import Outcome, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fivestage import StageContext
+
+pytestmark = pytest.mark.realtime
+PLAN = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=dict.fromkeys(StageType, 60_000.0))
+
+
+class Bus:
+    """An executor under test, and what it reported."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.finished: list[Job] = []
+        self.threads: set[int] = set()
+        self._more = asyncio.Event()
+
+    def on_finished(self, job: Job) -> None:
+        """The executor's callback."""
+        self.finished.append(job)
+        self.threads.add(threading.get_ident())
+        self._more.set()
+
+    async def wait(self, count: int) -> None:
+        """Wait for so many endings."""
+        async with asyncio.timeout(20):
+            while len(self.finished) < count:
+                self._more.clear()
+                await self._more.wait()
+
+
+def job(node: str) -> Job:
+    """A job for one node, with limits that do not matter."""
+    now = asyncio.get_running_loop().time()
+    return Job(Query("q", node), PLAN, started_at=now, ends_at=now + 60)
+
+
+def pipeline(release: threading.Event, entered: threading.Event) -> Pipeline:
+    """Nodes that answer, wait, and refuse to be cancelled; *entered* is set where one waits."""
+    app = Pipeline(builtins=False)
+
+    @app.decision
+    async def decide(query: Query, _ctx: StageContext) -> str:
+        return query.user_input
+
+    @app.node("where")
+    async def where(_query: Query, _ctx: StageContext) -> int:
+        return threading.get_ident()
+
+    @app.node("where-sync")
+    def where_sync(_query: Query, _ctx: StageContext) -> int:
+        return threading.get_ident()
+
+    @app.node("waits")
+    async def waits(_query: Query, _ctx: StageContext) -> None:
+        entered.set()
+        await asyncio.sleep(60)
+
+    @app.node("deaf")
+    async def deaf(_query: Query, _ctx: StageContext) -> None:
+        entered.set()
+        while not release.is_set():
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:  # the point of this node
+                continue
+
+    return app
+
+
+@pytest.fixture
+def release() -> threading.Event:
+    """Lets the deaf node go."""
+    return threading.Event()
+
+
+@pytest.fixture
+def entered() -> threading.Event:
+    """Set when a node that waits has been entered."""
+    return threading.Event()
+
+
+@pytest.fixture(params=[InlineExecutor, ThreadExecutor])
+async def bus(
+    request: pytest.FixtureRequest, release: threading.Event, entered: threading.Event
+) -> AsyncIterator[Bus]:
+    """A started executor of each kind."""
+    executor = request.param(Orchestrator(pipeline(release, entered), plan=PLAN))
+    bus = Bus(executor)
+    await executor.start(bus.on_finished)
+    yield bus
+    release.set()
+    await executor.stop(5.0)
+
+
+async def is_set(event: threading.Event) -> None:
+    """Wait for an event without blocking the loop."""
+    async with asyncio.timeout(20):
+        while not event.is_set():
+            await asyncio.sleep(0)
+
+
+async def test_jobs_come_back_with_their_trail(bus: Bus) -> None:
+    """A thousand jobs handed over in one burst come back once each, on the bus's own thread, with five runs."""
+    jobs = [job("where") for _ in range(1000)]
+    for one in jobs:
+        bus.executor.submit(one)
+    await bus.wait(1000)
+    assert {id(one) for one in bus.finished} == {id(one) for one in jobs}
+    assert bus.threads == {threading.get_ident()}
+    assert all([run.outcome for run in one.trail.runs] == [Outcome.SUCCESS] * 5 for one in jobs)
+
+
+async def test_blocking_nodes_run_in_other_threads(bus: Bus) -> None:
+    """A ``def`` node never runs on the bus's thread."""
+    one = job("where-sync")
+    bus.executor.submit(one)
+    await bus.wait(1)
+    assert one.trail.answer_json != str(threading.get_ident()).encode()
+
+
+async def test_cancelled_jobs_do_not_come_back(bus: Bus, entered: threading.Event) -> None:
+    """A job that was ended by the bus stops and is not reported; the next one is."""
+    cancelled, after = job("waits"), job("where")
+    bus.executor.submit(cancelled)
+    await is_set(entered)
+    cancelled.ended = True
+    bus.executor.cancel(cancelled)
+    bus.executor.submit(after)
+    await bus.wait(1)
+    assert bus.finished == [after]
+    assert cancelled.trail.running is not None
+    assert cancelled.trail.running.spec.stage_type is StageType.PROCESSING
+
+
+async def test_ended_jobs_are_not_started(bus: Bus) -> None:
+    """A job that ended while it waited to be handed over runs nothing."""
+    ended, after = job("where"), job("where")
+    ended.ended = True
+    bus.executor.submit(ended)
+    bus.executor.submit(after)
+    await bus.wait(1)
+    assert (ended.trail.runs, bus.finished) == ([], [after])
+
+
+async def test_deaf_jobs_are_counted_until_they_end(
+    bus: Bus, release: threading.Event, entered: threading.Event
+) -> None:
+    """A job that ignores its cancellation counts as abandoned, as long as it runs."""
+    deaf = job("deaf")
+    bus.executor.submit(deaf)
+    await is_set(entered)
+    deaf.ended = True
+    bus.executor.cancel(deaf)
+    async with asyncio.timeout(20):
+        while not bus.executor.abandoned:
+            await asyncio.sleep(0)
+        assert bus.executor.abandoned == 1
+        release.set()
+        while bus.executor.abandoned:
+            await asyncio.sleep(0.001)
+    assert [one is deaf for one in bus.finished] in ([], [True])
+
+
+async def test_stop_leaves_deaf_jobs_behind(bus: Bus, entered: threading.Event) -> None:
+    """Stopping is bounded although a job does not stop, and reports nothing more."""
+    bus.executor.submit(job("deaf"))
+    await is_set(entered)
+    async with asyncio.timeout(20):
+        await bus.executor.stop(0.05)
+    assert bus.finished == []
+
+
+async def test_thread_executor_keeps_the_bus_loop_free() -> None:
+    """A node that blocks its event loop does not block the bus loop, which turns many times meanwhile."""
+    release = threading.Event()
+    app = Pipeline(builtins=False)
+    app.decision(_always("block"))
+
+    @app.node("block")
+    async def block(_query: Query, _ctx: StageContext) -> bool:
+        return release.wait(20)
+
+    executor = ThreadExecutor(Orchestrator(app, plan=PLAN))
+    bus = Bus(executor)
+    await executor.start(bus.on_finished)
+    one = job("block")
+    executor.submit(one)
+    async with asyncio.timeout(20):
+        while one.trail.running is None or one.trail.running.spec.stage_type is not StageType.PROCESSING:
+            await asyncio.sleep(0)
+        for _ in range(1000):
+            await asyncio.sleep(0)
+    assert bus.finished == []
+    release.set()
+    await bus.wait(1)
+    await executor.stop(5.0)
+
+
+def _always(name: str) -> Any:
+    async def decide(_query: Query, _ctx: StageContext) -> str:
+        return name
+
+    return decide
