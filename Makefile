@@ -36,6 +36,7 @@ kafka-image: ## Build an image of Apache Kafka where no registry can be reached 
 lock: $(READY) ## Compile the locked requirements anew (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp -o requirements/runtime.txt
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp --group dev -c requirements/runtime.txt -o requirements/dev.txt
+	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt -o requirements/build.txt
 
 # One environment, made once and re-used until the lock or the project's metadata change.
 $(READY): requirements/dev.txt pyproject.toml
