@@ -25,7 +25,7 @@ from fivestage.core.records import NOT_FROM_KAFKA
 from fivestage.core.trail import RunningStage, StageRun
 from fivestage.errors import NodeError, NoNodeError
 from fivestage.threads import ThreadPool
-from fivestage_schemas import Outcome, PipelineResult, StageResult, StageType
+from fivestage_schemas import Outcome, PipelineResult, QueryEvent, StageResult, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Mapping
@@ -84,11 +84,16 @@ class Orchestrator:
 
         Returns at the deadline at the latest, also when a stage ignores its cancellation: such a stage
         is left behind. Never raises for what a stage does.
+
+        Raises:
+            ValueError: an argument is not what a QueryEvent may have.
         """
+        query_id = query_id or str(uuid.uuid4())
+        QueryEvent(query_id=query_id, user_input=user_input, lane=lane, budget_ms=budget_ms)
         loop = asyncio.get_running_loop()
         now = loop.time()
         total_s = self.plan.total_s if budget_ms is None else min(self.plan.total_s, budget_ms / 1000)
-        query = Query(query_id or str(uuid.uuid4()), user_input, lane, context or {})
+        query = Query(query_id, user_input, lane, context or {})
         job = Job(query, self.plan, started_at=now, ends_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
         await _within(self.run(job), total_s)
@@ -121,7 +126,7 @@ class Orchestrator:
         job.trail.start(RunningStage(spec, started_at, granted_s, node))
         ending = await _bounded(self._call(job.query, ctx), ctx.stage_deadline, clock=ctx.clock)
         if ending.outcome is Outcome.SUCCESS:
-            _take_over(job, ctx, ending.data)
+            ending = _taken_over(job, ctx, ending)
         return StageRun(
             spec,
             ending.outcome,
@@ -161,9 +166,16 @@ class Orchestrator:
         self.app.find_node(data)
 
 
+def _taken_over(job: Job, ctx: StageContext, ending: _Ending) -> _Ending:
+    """Let the later stages see what this one returned; if looking at it raises, the stage has failed."""
+    try:
+        _take_over(job, ctx, ending.data)
+    except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
+        return _error(raised, ending.duration_s)
+    return ending
+
+
 def _take_over(job: Job, ctx: StageContext, data: Any) -> None:
-    """Let the later stages see what this one returned."""
-    ctx.results[ctx.stage_type] = data
     match ctx.stage_type:
         case StageType.DECISION:
             ctx.node = data
@@ -173,6 +185,7 @@ def _take_over(job: Job, ctx: StageContext, data: Any) -> None:
             job.trail.answer_json = orjson.dumps(ctx.answer, option=orjson.OPT_NON_STR_KEYS)
         case StageType.VALIDATION:
             ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
+    ctx.results[ctx.stage_type] = data
 
 
 def answer_of(data: Any) -> tuple[Any, float | None]:
@@ -241,7 +254,7 @@ async def _bounded(call: Coroutine[Any, Any, Any], ends_at: float, *, clock: Any
         text = f"took longer than {(ends_at - started_at) * 1000:.0f} ms"
         return _Ending(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
     if error is not None:
-        return _Ending(Outcome.ERROR, duration_s, error=_text(error), error_type=type(error).__name__)
+        return _error(error, duration_s)
     return _Ending(Outcome.SUCCESS, duration_s, data, data_json)
 
 
@@ -251,8 +264,18 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def _error(error: BaseException, duration_s: float) -> _Ending:
+    return _Ending(Outcome.ERROR, duration_s, error=_text(error), error_type=type(error).__name__)
+
+
 def _text(error: BaseException) -> str:
-    return (str(error) or type(error).__name__)[:MAX_ERROR_CHARS]
+    """What the exception says, as text that fits an event: file names may hold lone surrogates."""
+    try:
+        text = str(error)[:MAX_ERROR_CHARS]
+    except Exception:  # noqa: BLE001 - its class is the user's
+        text = ""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text[:MAX_ERROR_CHARS] or type(error).__name__
 
 
 async def _within(coro: Awaitable[None], limit_s: float) -> None:

@@ -31,7 +31,9 @@ class ThreadPool:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0
+        self._unfinished = 0
+        """Calls handed in and not carried out. Counting those, rather than idle threads, leaves no moment in
+        which a thread that has just taken a call looks free for another."""
 
     def __repr__(self) -> str:
         return f"<ThreadPool {self.busy} busy of {self._size}>"
@@ -39,7 +41,7 @@ class ThreadPool:
     @property
     def busy(self) -> int:
         """Threads that are running user code now."""
-        return self._threads - self._idle
+        return min(self._unfinished, self._threads)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call *function* in a thread and wait for what it returns or raises.
@@ -49,8 +51,7 @@ class ThreadPool:
         """
         loop = asyncio.get_running_loop()
         call = _Call(loop, loop.create_future(), function, args)
-        self._calls.put(call)
-        self._grow()
+        self._hand_in(call)
         return await call.future
 
     def close(self) -> None:
@@ -59,38 +60,34 @@ class ThreadPool:
             for _ in range(self._threads):
                 self._calls.put(None)
 
-    def _grow(self) -> None:
+    def _hand_in(self, call: _Call) -> None:
         with self._lock:
-            if self._threads >= self._size or self._idle >= self._calls.qsize():
-                return
-            self._threads += 1
-            self._idle += 1
+            self._unfinished += 1
+            grow = self._threads < min(self._unfinished, self._size)
+            self._threads += grow
             name = f"{self._name}-{self._threads}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._calls.put(call)
+        if grow:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
+            result, error = (None, None) if call.future.cancelled() else _carry_out(call)
             with self._lock:
-                self._idle -= 1
-            if not call.future.cancelled():
-                _carry_out(call)
-            with self._lock:
-                self._idle += 1
+                self._unfinished -= 1
+            try:
+                call.loop.call_soon_threadsafe(_deliver, call.future, result, error)
+            except RuntimeError:  # the loop has closed: nobody waits any more
+                continue
         with self._lock:
             self._threads -= 1
-            self._idle -= 1
 
 
-def _carry_out(call: _Call) -> None:
-    result, error = None, None
+def _carry_out(call: _Call) -> tuple[Any, BaseException | None]:
     try:
-        result = call.function(*call.args)
+        return call.function(*call.args), None
     except BaseException as raised:  # noqa: BLE001 - a node may raise anything; the thread must survive
-        error = raised
-    try:
-        call.loop.call_soon_threadsafe(_deliver, call.future, result, error)
-    except RuntimeError:  # the loop has closed: nobody waits any more
-        return
+        return None, raised
 
 
 def _deliver(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
@@ -98,7 +95,7 @@ def _deliver(future: asyncio.Future[Any], result: Any, error: BaseException | No
         return
     if error is None:
         future.set_result(result)
-    elif isinstance(error, StopIteration):  # a future refuses it
-        future.set_exception(RuntimeError("the function raised StopIteration"))
+    elif isinstance(error, StopIteration | GeneratorExit):  # a future refuses one, a task ends on the other
+        future.set_exception(RuntimeError(f"the function raised {type(error).__name__}"))
     else:
         future.set_exception(error)

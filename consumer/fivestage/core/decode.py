@@ -28,6 +28,7 @@ MAX_KEY_BYTES: Final = 4096
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 1024
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_LANE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KNOWN_HEADERS: Final = frozenset(
     {
         h.CONTENT_TYPE,
@@ -137,7 +138,7 @@ def _check_size(record: Record, limits: DecodeLimits) -> None:
 
 def _fields(value: bytes, headers: dict[str, str]) -> dict[str, Any]:
     """The query's fields, out of whichever of the three forms the record has."""
-    content_type = headers.get(h.CONTENT_TYPE, "")
+    content_type = headers.get(h.CONTENT_TYPE, "").lower()
     if content_type.startswith(h.STRUCTURED_CONTENT_TYPE):
         return _structured(value, content_type, headers)
     fields = _object(value)
@@ -152,7 +153,8 @@ def _structured(value: bytes, content_type: str, headers: dict[str, str]) -> dic
         raise _RejectedError(UnreadableReason.BAD_CLOUDEVENT, "only application/cloudevents+json is read")
     envelope = _object(value)
     for attribute in ("id", "correlationid", "expirytime"):
-        if isinstance(text := envelope.get(attribute), str):
+        text = envelope.get(attribute)
+        if isinstance(text, str) and len(text.encode()) <= MAX_HEADER_BYTES:
             headers[f"ce_{attribute}"] = text
     if not isinstance(envelope.get("specversion"), str) or h.CE_ID not in headers:
         raise _RejectedError(UnreadableReason.BAD_CLOUDEVENT, "specversion and id are required")
@@ -182,6 +184,8 @@ def _readable(fields: dict[str, Any], headers: dict[str, str], limits: DecodeLim
     if len(event.user_input) * 4 > MAX_USER_INPUT_BYTES:
         _check_input_size(event.user_input)
     lane = event.lane or headers.get(h.LANE) or limits.default_lane
+    if event.lane is None and not _LANE.fullmatch(lane):
+        raise _RejectedError(UnreadableReason.INVALID_FIELD, "the header lane is no lane's name")
     if limits.lanes and lane not in limits.lanes:
         raise _RejectedError(UnreadableReason.UNKNOWN_LANE, "the lane is not one of those accepted here")
     return Readable(event, lane, headers, _expiry_time(headers))

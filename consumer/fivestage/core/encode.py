@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from fivestage.core.decode import MAX_HEADER_BYTES, MAX_KEY_BYTES
+from fivestage.core.decode import MAX_DETAIL_CHARS, MAX_HEADER_BYTES, MAX_KEY_BYTES
 from fivestage.core.records import NOT_FROM_KAFKA, Output, OutputRecord
 from fivestage_schemas import SCHEMA_VERSION, Outcome, PipelineStatus, TimeoutReason, TimeoutScope
 from fivestage_schemas import headers as h
@@ -192,14 +192,14 @@ class Encoder:
     def _dead_letter(self, record: Record, unreadable: Unreadable) -> OutputRecord:
         headers = [
             (h.DLQ_REASON, unreadable.reason.encode()),
-            (h.DLQ_DETAIL, unreadable.detail.encode()),
+            (h.DLQ_DETAIL, unreadable.detail[:MAX_DETAIL_CHARS].encode()),
             (h.DLQ_TOPIC, record.topic.encode()),
             (h.DLQ_PARTITION, str(record.partition).encode()),
             (h.DLQ_OFFSET, str(record.offset).encode()),
             (h.DLQ_TIMESTAMP, str(record.timestamp).encode()),
         ]
         letter = OutputRecord(Output.DEAD_LETTERS, record.key, record.value, headers)
-        if self._fits(letter):
+        if letter.size <= self._max_record_bytes:  # its key is as large as the producer made it
             return letter
         return letter._replace(key=None, value=None, headers=[*headers, ("dlq.truncated", b"true")])
 

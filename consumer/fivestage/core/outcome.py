@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.trail import StageRun
-from fivestage_schemas import Outcome, PipelineStatus, TimeoutReason, TimeoutScope
+from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason, TimeoutScope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fivestage.core.plan import Plan, StageSpec
     from fivestage.core.trail import RunningStage, Trail
-    from fivestage_schemas import StageType
 
 CLOCK_SLACK_S = 1e-6
 """Two sums of the same floats may differ by a rounding."""
@@ -65,14 +64,16 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
     timeouts = _timeouts(runs, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
     status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
     succeeded = status is PipelineStatus.SUCCESS
+    # The executor writes the answer before it ends the stage: what was cut in between is not in time.
+    answered = succeeded and any(run.success for run in runs if run.spec.stage_type is StageType.PROCESSING)
     return Conclusion(
         status=status,
         runs=runs,
         timeouts=timeouts,
         duration_s=now - started_at,
         budget_s=ends_at - started_at,
-        answer_json=trail.answer_json if succeeded else None,
-        confidence=trail.confidence if succeeded else None,
+        answer_json=trail.answer_json if answered else None,
+        confidence=trail.confidence if answered else None,
         degraded=succeeded and not all(run.success for run in runs),
         error=error,
         error_type=error_type,

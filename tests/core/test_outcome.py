@@ -1,0 +1,382 @@
+"""What a query ends as: the table of the contract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fivestage.core.plan import Plan
+from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason, TimeoutScope
+
+from .samples import (
+    DECISION,
+    ERROR,
+    INTENT,
+    PLAN,
+    PROCESSING,
+    REFLECTION,
+    SKIPPED,
+    STARTED_AT,
+    SUCCESS,
+    TIMEOUT,
+    VALIDATION,
+    concluded,
+    ended,
+    run_of,
+    running_of,
+    trail_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.core.outcome import Conclusion
+    from fivestage.core.trail import RunningStage, StageRun, Trail
+
+STAGE, PIPELINE = (
+    (TimeoutScope.STAGE, TimeoutReason.STAGE_TIMEOUT),
+    (
+        TimeoutScope.PIPELINE,
+        TimeoutReason.PIPELINE_TIMEOUT,
+    ),
+)
+END = 0.25
+"""When the total runs out, in seconds after the start."""
+
+
+class Row(NamedTuple):
+    """One line of the table: what happened, and what it must end as."""
+
+    what: str
+    trail: Callable[[], Trail]
+    status: PipelineStatus
+    outcomes: list[Outcome]
+    timeouts: list[tuple[TimeoutScope, TimeoutReason, StageType | None]]
+    error: str | None = None
+    error_type: str | None = None
+    degraded: bool = False
+    after_s: float = 0.05
+    plan: Plan = PLAN
+
+
+def cut(stage: StageType, *, after: list[Outcome], at_s: float, granted_s: float) -> Trail:
+    """A trail on which a stage is still running."""
+    return trail_of(ended(after), running_of(stage, at=STARTED_AT + at_s, granted_s=granted_s))
+
+
+def late_reflection() -> Trail:
+    """Reflection was granted what was left of the total and used it up."""
+    runs = ended([SUCCESS] * 4)
+    at = STARTED_AT + END - 0.02
+    return trail_of([*runs, run_of(REFLECTION, TIMEOUT, at=at, granted_s=0.02, took_s=0.02)])
+
+
+ALL_CRITICAL = Plan.of(critical=StageType)
+NONE_CRITICAL = Plan.of(critical=())
+S, E, T, X = SUCCESS, ERROR, TIMEOUT, SKIPPED
+OK, FAILED, LATE = PipelineStatus.SUCCESS, PipelineStatus.ERROR, PipelineStatus.TIMEOUT
+TABLE = [
+    Row("all in time", lambda: trail_of(ended([S] * 5)), OK, [S] * 5, []),
+    Row(
+        "a non-critical stage failed",
+        lambda: trail_of(ended([S, S, S, E, S])),
+        OK,
+        [S, S, S, E, S],
+        [],
+        degraded=True,
+    ),
+    Row(
+        "a non-critical stage timed out",
+        lambda: trail_of(ended([S, S, S, T, S])),
+        OK,
+        [S, S, S, T, S],
+        [(*STAGE, VALIDATION)],
+        degraded=True,
+    ),
+    Row(
+        "both non-critical stages timed out",
+        lambda: trail_of(ended([S, S, S, T, T])),
+        OK,
+        [S, S, S, T, T],
+        [(*STAGE, VALIDATION), (*STAGE, REFLECTION)],
+        degraded=True,
+    ),
+    Row(
+        "a non-critical stage had no time left",
+        lambda: trail_of(ended([S, S, S, S, X])),
+        OK,
+        [S, S, S, S, X],
+        [],
+        degraded=True,
+        after_s=END,
+    ),
+    *[
+        Row(
+            f"critical {stage} timed out",
+            lambda n=place: trail_of(ended([*[S] * n, T])),  # type: ignore[misc]
+            LATE,
+            [*[S] * place, T, *[X] * (4 - place)],
+            [(*STAGE, stage)],
+            error=f"{stage.capitalize()} timed out after {PLAN.stages[place].limit_s * 1000:.0f} ms",
+            error_type="timeout",
+            after_s=0.2,
+        )
+        for place, stage in enumerate([INTENT, DECISION, PROCESSING])
+    ],
+    *[
+        Row(
+            f"critical {stage} raised",
+            lambda n=place: trail_of(ended([*[S] * n, E])),  # type: ignore[misc]
+            FAILED,
+            [*[S] * place, E, *[X] * (4 - place)],
+            [],
+            error=f"{stage.capitalize()} failed: boom",
+            error_type="ValueError",
+        )
+        for place, stage in enumerate([INTENT, DECISION, PROCESSING])
+    ],
+    *[
+        Row(
+            f"the total ran out in critical {stage}",
+            lambda n=place, s=stage: cut(s, after=[S] * n, at_s=END - 0.03, granted_s=0.03),  # type: ignore[misc]
+            LATE,
+            [*[S] * place, T, *[X] * (4 - place)],
+            [(*PIPELINE, stage)],
+            error="Pipeline timeout exceeded (250 ms)",
+            error_type="timeout",
+            after_s=END,
+        )
+        for place, stage in enumerate([INTENT, DECISION, PROCESSING])
+    ],
+    Row(
+        "the total ran out, all critical stages had finished",
+        lambda: cut(VALIDATION, after=[S] * 3, at_s=END - 0.01, granted_s=0.01),
+        OK,
+        [S, S, S, T, X],
+        [(*PIPELINE, VALIDATION)],
+        degraded=True,
+        after_s=END,
+    ),
+    Row(
+        "the total ran out in the last stage",
+        late_reflection,
+        OK,
+        [S, S, S, S, T],
+        [(*PIPELINE, REFLECTION)],
+        degraded=True,
+        after_s=END,
+    ),
+    Row(
+        "the total ran out before a critical stage could begin",
+        lambda: trail_of(ended([S, S, X])),
+        LATE,
+        [S, S, X, X, X],
+        [(*PIPELINE, None)],
+        error="Pipeline timeout exceeded (250 ms)",
+        error_type="timeout",
+        after_s=END,
+    ),
+    Row(
+        "nothing had begun at the deadline",
+        lambda: trail_of([]),
+        LATE,
+        [X] * 5,
+        [(*PIPELINE, None)],
+        error="Pipeline timeout exceeded (250 ms)",
+        error_type="timeout",
+        after_s=END,
+    ),
+    Row(
+        "a stage swallowed its cancellation and ran on to the deadline",
+        lambda: cut(PROCESSING, after=[S, S], at_s=0.02, granted_s=0.12),
+        LATE,
+        [S, S, T, X, X],
+        [(*PIPELINE, PROCESSING)],
+        error="Pipeline timeout exceeded (250 ms)",
+        error_type="timeout",
+        after_s=END,
+    ),
+    Row(
+        "a stage timed out, then the total ran out",
+        lambda: trail_of(
+            ended([S, S, S, T]), running_of(REFLECTION, at=STARTED_AT + END - 0.02, granted_s=0.02)
+        ),
+        OK,
+        [S, S, S, T, T],
+        [(*STAGE, VALIDATION), (*PIPELINE, REFLECTION)],
+        degraded=True,
+        after_s=END,
+    ),
+    Row(
+        "critical validation raised",
+        lambda: trail_of(ended([S, S, S, E], plan=ALL_CRITICAL)),
+        FAILED,
+        [S, S, S, E, X],
+        [],
+        error="Validation failed: boom",
+        error_type="ValueError",
+        plan=ALL_CRITICAL,
+    ),
+    Row(
+        "critical reflection timed out",
+        lambda: trail_of(ended([S, S, S, S, T], plan=ALL_CRITICAL)),
+        LATE,
+        [S, S, S, S, T],
+        [(*STAGE, REFLECTION)],
+        error="Reflection timed out after 30 ms",
+        error_type="timeout",
+        plan=ALL_CRITICAL,
+    ),
+    Row(
+        "nothing is critical and everything failed",
+        lambda: trail_of(ended([E] * 5, plan=NONE_CRITICAL)),
+        OK,
+        [E] * 5,
+        [],
+        degraded=True,
+        plan=NONE_CRITICAL,
+    ),
+]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[row.what for row in TABLE])
+def test_the_table(row: Row) -> None:
+    """Each line of the contract's table, for each stage it can happen to."""
+    got = concluded(row.trail(), plan=row.plan, after_s=row.after_s)
+    assert got.status is row.status
+    assert [run.outcome for run in got.runs] == row.outcomes
+    stages = [(note.scope, note.reason, note.spec and note.spec.stage_type) for note in got.timeouts]
+    assert stages == row.timeouts
+    assert (got.error, got.error_type, got.degraded) == (row.error, row.error_type, row.degraded)
+    answered = row.status is OK and row.outcomes[2] is SUCCESS
+    assert (got.answer_json, got.confidence) == ((b"22", 0.75) if answered else (None, None))
+    assert got.within_budget is not any(note.scope is TimeoutScope.PIPELINE for note in got.timeouts)
+    assert got.node == ("math" if row.outcomes[2] is not SKIPPED else None)
+
+
+def test_the_notes_tell_figures() -> None:
+    """Limit, elapsed time, node and the stages that had finished, for a stage and for the pipeline."""
+    runs = ended([S, S, S, T])
+    running = running_of(REFLECTION, at=STARTED_AT + END - 0.02, granted_s=0.02)
+    stage, pipeline = concluded(trail_of(runs, running), after_s=END).timeouts
+    assert (stage.limit_s, stage.completed) == (0.04, (INTENT, DECISION, PROCESSING))
+    assert stage.elapsed_s == 0.04
+    assert (pipeline.limit_s, pipeline.elapsed_s) == (END, END)
+    assert pipeline.completed == (INTENT, DECISION, PROCESSING)
+
+
+def test_the_stage_that_was_running_is_told() -> None:
+    """What was cut at the deadline shows when it began, how long it had run, on which node and attempt."""
+    running = running_of(PROCESSING, at=STARTED_AT + 0.2, granted_s=0.05)._replace(attempt=2)
+    run = concluded(trail_of(ended([S, S]), running), after_s=END).runs[2]
+    assert (run.outcome, run.error_type, run.node, run.attempt) == (TIMEOUT, "timeout", "math", 2)
+    assert run.started_at == STARTED_AT + 0.2
+    assert run.duration_s == pytest.approx(0.05)
+    assert run.granted_s == 0.05
+    assert run.error == "was running at the deadline, 50 ms after it began"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "reason"),
+    [([S, E], "decision did not succeed"), ([T], "intent did not succeed"), ([S, S], "no time left")],
+)
+def test_skipped_stages_say_why(outcomes: list[Outcome], reason: str) -> None:
+    """A stage that was not run names the stage that failed, or the lack of time; it has no times."""
+    got = concluded(trail_of(ended(outcomes)), after_s=END)
+    for run in got.runs[len(outcomes) :]:
+        assert (run.error, run.error_type, run.started_at, run.duration_s) == (reason, "skipped", None, 0.0)
+
+
+def test_an_answer_needs_a_processing_stage_that_succeeded() -> None:
+    """At the deadline a non-critical processing stage may just be writing its answer: it is not in time."""
+    plan = Plan.of(critical=[INTENT])
+    trail = trail_of(
+        ended([S, S], plan=plan), running_of(PROCESSING, at=STARTED_AT + 0.2, granted_s=0.05, plan=plan)
+    )
+    trail.answer_json, trail.confidence = b'"too late"', 0.5
+    got = concluded(trail, plan=plan, after_s=END)
+    assert got.status is OK
+    assert (got.answer_json, got.confidence) == (None, None)
+
+
+# Arbitrary trails
+
+seconds = st.floats(0, 0.3, allow_subnormal=False)
+
+
+@st.composite
+def trails(draw: st.DrawFn) -> tuple[Trail, Plan]:
+    """Any number of stages ended in any way, or none; one may be running; any stages are critical."""
+    plan = Plan.of(critical=draw(st.sets(st.sampled_from(StageType))))
+    outcomes = draw(st.lists(st.sampled_from(Outcome), max_size=5))
+    runs: list[StageRun] = []
+    for stage, outcome in zip(StageType, outcomes, strict=False):
+        times = {"at": STARTED_AT + draw(seconds), "took_s": draw(seconds), "granted_s": draw(seconds)}
+        runs.append(run_of(stage, outcome, plan=plan, **times))
+    running: RunningStage | None = None
+    if len(runs) < 5 and draw(st.booleans()):
+        stage = list(StageType)[len(runs)]
+        at, granted_s = STARTED_AT + draw(seconds), draw(seconds)
+        running = running_of(stage, at=at, granted_s=granted_s, plan=plan)
+    return trail_of(runs, running), plan
+
+
+def check_runs(got: Conclusion, trail: Trail) -> None:
+    """Five stages in order: those that ended as they were, then the one that was cut, then skipped ones."""
+    assert [run.spec.stage_type for run in got.runs] == list(StageType)
+    assert [run.spec.sequence for run in got.runs] == [0, 1, 2, 3, 4]
+    done = len(trail.runs)
+    assert list(got.runs[:done]) == trail.runs
+    if trail.running is not None:
+        assert got.runs[done].outcome is TIMEOUT
+        done += 1
+    assert all(run.outcome is SKIPPED for run in got.runs[done:])
+
+
+def check_status(got: Conclusion) -> None:
+    """Success when no critical stage is missing; degraded and answered only with success."""
+    missing = [run for run in got.runs if run.spec.critical and not run.success]
+    assert (got.status is OK) is (not missing)
+    assert got.status is not PipelineStatus.EXPIRED
+    assert got.degraded is (got.status is OK and not all(run.success for run in got.runs))
+    assert (got.error is None) is (got.error_type is None) is (got.status is OK)
+    assert got.answer_json is None or (got.status is OK and got.runs[2].success)
+    if got.status is FAILED:
+        assert missing[0].outcome is ERROR
+        assert got.error_type == missing[0].error_type
+    if got.status is LATE:
+        assert got.error_type == "timeout"
+        assert got.timeouts
+
+
+def check_timeouts(got: Conclusion) -> None:
+    """A note for each stage that was late; at most one of the pipeline, and that one last."""
+    late = [run.spec.stage_type for run in got.runs if run.outcome is TIMEOUT]
+    scopes = [note.scope for note in got.timeouts]
+    assert scopes.count(TimeoutScope.PIPELINE) <= 1
+    assert TimeoutScope.PIPELINE not in scopes[:-1]
+    named = [note.spec.stage_type for note in got.timeouts if note.spec is not None]
+    assert len(named) == len(set(named))
+    assert set(named) <= set(late)
+    assert bool(named) is bool(late)
+    for note in got.timeouts:
+        assert all(got.runs[list(StageType).index(stage)].success for stage in note.completed)
+    assert not (got.within_budget and TimeoutScope.PIPELINE in scopes)
+
+
+@given(made=trails(), after_s=seconds)
+def test_any_trail_has_one_valid_end(made: tuple[Trail, Plan], after_s: float) -> None:
+    """Whatever is on the trail, the rules hold that readers rely on."""
+    trail, plan = made
+    got = concluded(trail, plan=plan, after_s=after_s, budget_s=END)
+    check_runs(got, trail)
+    check_status(got)
+    check_timeouts(got)
+    assert got.within_budget is (
+        got.duration_s <= got.budget_s
+        and all(note.scope is not TimeoutScope.PIPELINE for note in got.timeouts)
+    )
+    assert concluded(trail, plan=plan, after_s=after_s, budget_s=END) == got

@@ -1,0 +1,296 @@
+"""Blocking stages and nodes: in threads, a bounded number of them, none of which holds anything up."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import subprocess
+import sys
+import textwrap
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage import Orchestrator, Pipeline, Plan
+from fivestage.threads import ThreadPool
+from fivestage_schemas import Outcome, PipelineStatus, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fivestage import Query, StageContext
+
+pytestmark = pytest.mark.realtime
+
+GUARD_S = 30.0
+"""Ends a test that hangs; no result depends on it."""
+PATIENT = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=dict.fromkeys(StageType, 60_000))
+"""Limits that a slow machine does not reach."""
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """What blocked functions wait for; set at the end in any case."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class Blocker:
+    """A function that blocks, and tells how many are inside it."""
+
+    def __init__(self, released: threading.Event) -> None:
+        self.released = released
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.most = 0
+        self.calls = 0
+        self.entered: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def __call__(self, *args: Any) -> Any:
+        """Block."""
+        with self.lock:
+            self.inside += 1
+            self.calls += 1
+            self.most = max(self.most, self.inside)
+        self.entered.put(threading.current_thread().name)
+        assert self.released.wait(GUARD_S)
+        with self.lock:
+            self.inside -= 1
+        return args
+
+    async def wait_for(self, count: int) -> None:
+        """Wait until that many calls have entered."""
+        for _ in range(count):
+            await asyncio.to_thread(self.entered.get, timeout=GUARD_S)
+
+
+def app_of(work: Callable[..., Any]) -> Pipeline:
+    """An app whose node is this function."""
+    app = Pipeline(builtins=False)
+
+    @app.decision
+    async def decide(query: Query, ctx: StageContext) -> str:  # noqa: ARG001
+        return "main"
+
+    app.node("main")(work)
+    return app
+
+
+async def test_a_blocking_node_runs_beside_the_loop(released: threading.Event) -> None:
+    """While a node blocks, the loop goes on; here it is the loop that lets the node go."""
+    threads: list[str] = []
+
+    def work(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        threads.append(threading.current_thread().name)
+        asyncio.run_coroutine_threadsafe(release(), loop).result(GUARD_S)
+        assert released.is_set()
+        return {"answer": 1}
+
+    async def release() -> None:
+        released.set()
+
+    loop = asyncio.get_running_loop()
+    result = await Orchestrator(app_of(work), plan=PATIENT).process_query("2+2")
+    assert (result.status, result.answer) == (PipelineStatus.SUCCESS, 1)
+    assert threads == ["fivestage-node-1"]
+
+
+async def test_a_blocked_node_is_a_timeout(released: threading.Event) -> None:
+    """The query ends at its limit although the thread does not; the thread is counted as busy."""
+    orchestrator = Orchestrator(
+        app_of(Blocker(released)),
+        plan=Plan.of(stage_timeouts_ms={StageType.PROCESSING: 20}, total_timeout_ms=60_000),
+    )
+    result = await orchestrator.process_query("2+2")
+    assert (result.status, result.stages[2].outcome) == (PipelineStatus.TIMEOUT, Outcome.TIMEOUT)
+    assert result.stages[2].timeout_ms == 20
+    assert orchestrator.threads.busy == 1
+    assert repr(orchestrator.threads) == "<ThreadPool 1 busy of 8>"
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (ValueError("x"), "ValueError"),
+        (SystemExit(3), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "RuntimeError"),
+        (StopIteration(1), "RuntimeError"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (TimeoutError("mine"), "TimeoutError"),
+    ],
+)
+async def test_whatever_a_blocking_node_raises_is_an_error(error: BaseException, name: str) -> None:
+    """Also what would end a thread or a process; the same thread takes the next query."""
+    threads: list[str] = []
+
+    def work(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        threads.append(threading.current_thread().name)
+        raise error
+
+    orchestrator = Orchestrator(app_of(work), plan=PATIENT)
+    for _ in range(2):
+        result = await orchestrator.process_query("2+2")
+        assert (result.status, result.error_type) == (PipelineStatus.ERROR, name)
+    assert threads == ["fivestage-node-1"] * 2
+
+
+async def test_a_function_that_returns_a_coroutine_is_awaited() -> None:
+    """A lambda around a coroutine function is called in a thread and awaited on the loop."""
+    home = threading.current_thread()
+
+    async def work(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        return threading.current_thread() is home
+
+    result = await Orchestrator(app_of(lambda q, c: work(q, c)), plan=PATIENT).process_query("2+2")  # noqa: PLW0108
+    assert (result.status, result.answer) == (PipelineStatus.SUCCESS, True)
+
+
+async def test_stages_may_use_the_threads_themselves() -> None:
+    """``ctx.run_sync`` runs a blocking function in the same pool."""
+
+    async def work(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        return await ctx.run_sync(lambda a, b: [threading.current_thread().name, a + b], 2, 3)
+
+    result = await Orchestrator(app_of(work), plan=PATIENT).process_query("2+2")
+    assert result.answer == ["fivestage-node-1", 5]
+
+
+# The pool
+
+
+async def test_no_more_threads_than_its_size(released: threading.Event) -> None:
+    """Ten calls on three threads: three run, the rest wait their turn, all of them return."""
+    pool, blocker = ThreadPool(3), Blocker(released)
+    calls = [asyncio.ensure_future(pool.run(blocker, n)) for n in range(10)]
+    await blocker.wait_for(3)
+    assert (pool.busy, blocker.inside) == (3, 3)
+    released.set()
+    assert await asyncio.gather(*calls) == [(n,) for n in range(10)]
+    assert (blocker.calls, blocker.most) == (10, 3)
+    assert pool.busy == 0
+
+
+async def test_one_thread_after_the_other_is_enough_for_calls_in_sequence() -> None:
+    """A call that follows another finds its thread free: no thread per call."""
+    pool = ThreadPool(8)
+    names = {await pool.run(lambda: threading.current_thread().name) for _ in range(200)}
+    assert names == {"fivestage-node-1"}
+
+
+class LingeringQueue(queue.SimpleQueue[Any]):
+    """A queue that hands an item over and does not return at once, as when the thread loses its turn."""
+
+    def __init__(self) -> None:
+        self.linger = threading.Event()
+        self.lingering = threading.Event()
+        self.go_on = threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
+        """Take an item; with ``linger`` set, the first to do so waits."""
+        item = super().get(block, timeout)
+        if self.linger.is_set():
+            self.linger.clear()
+            self.lingering.set()
+            assert self.go_on.wait(GUARD_S)
+        return item
+
+
+async def test_a_call_is_not_left_to_a_thread_that_has_just_taken_another() -> None:
+    """Between taking a call and beginning it a thread looks idle, but is not free for a second call."""
+    pool = ThreadPool(2)
+    pool._calls = calls = LingeringQueue()
+    await pool.run(int)
+    calls.linger.set()
+    first = asyncio.ensure_future(pool.run(int))
+    assert await asyncio.to_thread(calls.lingering.wait, GUARD_S)
+    try:
+        async with asyncio.timeout(GUARD_S):
+            assert await pool.run(int) == 0
+        assert not first.done()
+    finally:
+        calls.go_on.set()
+    assert await first == 0
+
+
+async def test_a_cancelled_call_that_waits_never_begins(released: threading.Event) -> None:
+    """Who gave up before a thread was free costs no thread."""
+    pool, blocker = ThreadPool(1), Blocker(released)
+    running = asyncio.ensure_future(pool.run(blocker))
+    await blocker.wait_for(1)
+    waiting = asyncio.ensure_future(pool.run(blocker))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    released.set()
+    await running
+    assert await pool.run(int) == 0
+    assert blocker.calls == 1
+
+
+async def test_a_cancelled_call_that_runs_frees_its_caller(released: threading.Event) -> None:
+    """The caller goes on at once; the thread is free again when the function returns."""
+    pool, blocker = ThreadPool(1), Blocker(released)
+    running = asyncio.ensure_future(pool.run(blocker))
+    await blocker.wait_for(1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert pool.busy == 1
+    released.set()
+    assert await pool.run(int) == 0
+
+
+def test_a_thread_outlives_the_loop_of_its_call(released: threading.Event) -> None:
+    """A function that returns after its loop was closed harms nothing: the next loop uses the same thread."""
+    pool, blocker = ThreadPool(1), Blocker(released)
+
+    async def give_up() -> None:
+        call = asyncio.ensure_future(pool.run(blocker))
+        await blocker.wait_for(1)
+        call.cancel()
+
+    asyncio.run(give_up())
+    released.set()
+    assert asyncio.run(pool.run(lambda: threading.current_thread().name)) == "fivestage-node-1"
+
+
+async def test_close_lets_threads_end(released: threading.Event) -> None:
+    """Idle threads end at once, busy ones after their call; calls handed in before are carried out."""
+    pool, blocker = ThreadPool(2, name="closing"), Blocker(released)
+    calls = [asyncio.ensure_future(pool.run(blocker, n)) for n in range(3)]
+    await blocker.wait_for(2)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("closing-")]
+    pool.close()
+    assert (len(threads), all(thread.is_alive() for thread in threads)) == (2, True)
+    released.set()
+    assert await asyncio.gather(*calls) == [(0,), (1,), (2,)]
+    for thread in threads:
+        await asyncio.to_thread(thread.join, GUARD_S)
+        assert not thread.is_alive()
+
+
+def test_a_stuck_thread_does_not_hold_the_interpreter() -> None:
+    """A node that never returns: the query times out, and the process ends by itself, with exit code 0."""
+    program = """
+        import asyncio, threading
+        from fivestage import Orchestrator, Pipeline
+
+        app = Pipeline(builtins=False)
+
+        @app.decision
+        async def decide(query, ctx):
+            return "main"
+
+        @app.node("main")
+        def stuck(query, ctx):
+            threading.Event().wait()
+
+        print(asyncio.run(Orchestrator(app).process_query("2+2")).status.value)
+    """
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=2 * GUARD_S, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "timeout\n", "")

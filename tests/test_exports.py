@@ -1,0 +1,76 @@
+"""The public surface: what can be imported, and nothing by accident."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+
+import pytest
+
+import fivestage
+from fivestage import errors
+
+MODULES = ["fivestage", "fivestage.executors", "fivestage.testing", "fivestage_schemas"]
+TOP_LEVEL = {
+    "BrokerError",
+    "ConfigurationError",
+    "DrainTimeoutError",
+    "FivestageError",
+    "InvalidAppError",
+    "NoNodeError",
+    "NodeError",
+    "Orchestrator",
+    "Pipeline",
+    "Plan",
+    "PublishError",
+    "Query",
+    "StageContext",
+    "run_with_timeout",
+}
+
+
+def place(name: str) -> tuple[int, str]:
+    """Constants first, then classes, then functions, each by name."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_exports_are_sorted_and_there(module: str) -> None:
+    """``__all__`` is in order, names nothing twice, and everything in it can be imported."""
+    loaded = importlib.import_module(module)
+    assert loaded.__all__ == sorted(set(loaded.__all__), key=place)
+    assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
+
+
+@pytest.mark.parametrize("module", ["fivestage", "fivestage_schemas"])
+def test_nothing_leaks(module: str) -> None:
+    """No public name beside ``__all__`` and the submodules: what is not meant to be used cannot be found."""
+    names = {
+        name
+        for name, value in vars(importlib.import_module(module)).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert names == set(importlib.import_module(module).__all__)
+
+
+def test_the_top_level_is_what_is_documented() -> None:
+    """Adding or removing a name is a decision, made here too."""
+    assert set(fivestage.__all__) == TOP_LEVEL
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_exported_has_a_docstring(module: str) -> None:
+    """Every public class and function says what it is."""
+    loaded = importlib.import_module(module)
+    exported = {name: getattr(loaded, name) for name in loaded.__all__}
+    bare = [n for n, v in exported.items() if (inspect.isclass(v) or inspect.isfunction(v)) and not v.__doc__]
+    assert bare == []
+
+
+def test_every_error_is_public_and_in_the_tree() -> None:
+    """All errors derive from one base, can be imported from the top, and stand in the module's docstring."""
+    found = {name: value for name, value in vars(errors).items() if inspect.isclass(value)}
+    assert all(issubclass(error, errors.FivestageError) for error in found.values())
+    assert set(found) == {name for name in TOP_LEVEL if name.endswith("Error")}
+    assert [name for name in found if name not in (errors.__doc__ or "")] == []
