@@ -9,7 +9,10 @@ from fivestage.cli import broker, config, demo, produce, run, topics, watch
 
 app = typer.Typer(
     name="fivestage",
-    help="Queries from Kafka through five stages inside a hard deadline: exactly one answer each.",
+    help="""Queries from Kafka through five stages inside a hard deadline: exactly one answer each.
+
+    Example: `fivestage demo` shows all of it on this machine
+    """,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

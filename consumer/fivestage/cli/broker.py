@@ -11,13 +11,17 @@ from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings
 
 
 def broker(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 9092,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
+    ] = 9092,
     partitions: Annotated[int, typer.Option(min=1, max=1000, help="Partitions of each topic.")] = 8,
     config: ConfigOption = None,
 ) -> None:
     """Run the embedded development broker in the foreground.
 
     For trying things out: it knows one member a group, keeps little, and loses everything when it ends.
+
+    Prints its address when it can be used.
 
     Example: `fivestage broker`, then in another terminal `fivestage run`
     """

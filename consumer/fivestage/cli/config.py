@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-app = typer.Typer(no_args_is_help=True, help="Show the settings, or check them.")
+PREFIX = "FIVESTAGE_"
+
+app = typer.Typer(
+    no_args_is_help=True, help="Show the settings, or check them.\n\nExample: `fivestage config show`"
+)
 
 
 @app.command()
@@ -23,9 +28,15 @@ def show(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> None
     Example: `fivestage config show --config fivestage.toml`
     """
     settings = load_settings(config, bootstrap)
-    origins = _origins(config, bootstrap)
-    for key, value in _flatten(settings.model_dump(mode="json")):
-        print(f"{key} = {value}  # {_origin(key, origins)}")
+    with errors_as_one_line():
+        origins = _origins(config, bootstrap)
+        lines = [
+            (f"{key} = {value}", _origin(key, origins))
+            for key, value in _flatten(settings.model_dump(mode="json"))
+        ]
+        width = max(len(line) for line, _ in lines)
+        for line, origin in lines:
+            print(f"{line:<{width}}  # {origin}")
 
 
 @app.command()
@@ -34,8 +45,13 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
 
     Example: `fivestage config check --config fivestage.toml`
     """
-    load_settings(config, bootstrap)
-    print("the settings are valid")
+    settings = load_settings(config, bootstrap)
+    known = {*type(settings).model_fields, "config"}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower().split("__")[0] not in known:
+            print(f"fivestage: {name} in the environment is no setting and has no effect", file=sys.stderr)
+    with errors_as_one_line():
+        print("the settings are valid")
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -46,22 +62,33 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             text = sorted(value) if isinstance(value, list) else value
-            yield f"{prefix}{name}", "(none)" if text is None else json.dumps(text)
+            yield f"{prefix}{name}", "(none)" if text is None else json.dumps(text, default=str)
 
 
 def _origins(config: Path | None, bootstrap: str | None) -> list[tuple[str, set[str]]]:
     """The keys that each source names, the strongest source first."""
     from fivestage.settings import read_toml
 
-    environment = {
-        name.removeprefix("FIVESTAGE_").lower().replace("__", ".")
-        for name in os.environ
-        if name.startswith("FIVESTAGE_")
-    }
-    with errors_as_one_line():
-        from_file = {key for key, _ in _flatten(read_toml(config))} if config else set()
+    environment: set[str] = set()
+    for name, value in os.environ.items():
+        if name.upper().startswith(PREFIX):
+            environment |= _keys(name.upper().removeprefix(PREFIX).lower().replace("__", "."), value)
+    from_file = {key for key, _ in _flatten(read_toml(config))} if config else set()
     command_line = {"kafka.bootstrap_servers"} if bootstrap else set()
     return [("command line", command_line), ("environment", environment), (str(config), from_file)]
+
+
+def _keys(key: str, value: str) -> set[str]:
+    """The settings that one variable names: several where it holds a whole section as JSON."""
+    import json
+
+    try:
+        section = json.loads(value)
+    except ValueError:
+        section = None
+    if isinstance(section, dict):
+        return {name for name, _ in _flatten(section, f"{key}.")}
+    return {key}
 
 
 def _origin(key: str, origins: list[tuple[str, set[str]]]) -> str:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.common import (
+    BootstrapOption,
+    ConfigOption,
+    errors_as_one_line,
+    load_settings,
+    quieten_clients,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
     from fivestage.settings import Settings
+
+CHUNK_BYTES = 64 * 1024
 
 
 def produce(
@@ -29,45 +39,87 @@ def produce(
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Write queries to the input topic; prints their ids.
+    """Write queries to the input topic; prints their ids. Lines are written as they are, also malformed ones.
 
-    Example: `fivestage produce "What is 15 + 7?"`, or `fivestage produce - < queries.jsonl`
+    Example: `fivestage produce "What is 15 + 7?"`
+
+    Example: `fivestage produce --file queries.jsonl`
+
+    Example: `echo '{"query_id": "a", "user_input": "2+2"}' | fivestage produce -`
     """
-    settings = load_settings(config, bootstrap)
     with errors_as_one_line():
-        asyncio.run(_produce(settings, _values(text, file, lane, budget_ms)))
+        _check_usage(text, file, lane, budget_ms)
+        event = _event(text, lane, budget_ms) if text is not None and text != "-" else None
+    settings = load_settings(config, bootstrap)
+    quieten_clients()
+    with errors_as_one_line(), contextlib.ExitStack() as stack:
+        if event is not None:
+            values = _once(event)
+        else:
+            values = _lines(stack.enter_context(_open(file)) if file else sys.stdin.buffer)
+        asyncio.run(_produce(settings, values))
 
 
-def _values(text: str | None, file: Path | None, lane: str | None, budget_ms: int | None) -> Iterator[bytes]:
-    """Record values, read one by one so that a large file does not fill memory."""
+def _check_usage(text: str | None, file: Path | None, lane: str | None, budget_ms: int | None) -> None:
     from fivestage.errors import ConfigurationError
 
     if (text is None) == (file is None):
         raise ConfigurationError('say either TEXT, or --file FILE, or - (see "fivestage produce --help")')
-    if file is not None:
-        try:
-            with file.open("rb") as lines:
-                yield from (line.strip() for line in lines if line.strip())
-        except OSError as error:
-            raise ConfigurationError(f"cannot read {file}: {error.strerror}") from None
-    elif text == "-":
-        yield from (line.strip() for line in sys.stdin.buffer if line.strip())
-    else:
-        yield _event(text or "", lane, budget_ms)
+    if (file or text == "-") and (lane or budget_ms):
+        raise ConfigurationError("--lane and --budget-ms go with TEXT: events name their own")
 
 
 def _event(text: str, lane: str | None, budget_ms: int | None) -> bytes:
     import uuid
 
+    from pydantic import ValidationError
+
+    from fivestage.errors import ConfigurationError
     from fivestage_schemas import QueryEvent
 
-    event = QueryEvent(query_id=str(uuid.uuid4()), user_input=text, lane=lane, budget_ms=budget_ms)
+    try:
+        event = QueryEvent(query_id=str(uuid.uuid4()), user_input=text, lane=lane, budget_ms=budget_ms)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}") from None
     return event.model_dump_json(exclude_none=True).encode()
 
 
-async def _produce(settings: Settings, values: Iterator[bytes]) -> None:
+def _open(file: Path) -> BinaryIO:
+    from fivestage.errors import ConfigurationError
+
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {file}: {error.strerror}") from None
+
+
+async def _once(value: bytes) -> AsyncIterator[bytes]:
+    yield value
+
+
+async def _lines(stream: BinaryIO) -> AsyncIterator[bytes]:
+    """Non-empty lines as they come.
+
+    Read in a thread, as somebody may be typing them and what was typed should be sent meanwhile; in one of
+    ours, as asyncio's would have Ctrl-C wait for the next line; past the buffer of *stream*, whose lock a
+    waiting thread would hold while the interpreter ends.
+    """
+    from fivestage.threads import ThreadPool
+
+    pool, rest = ThreadPool(1), b""
+    while chunk := await pool.run(os.read, stream.fileno(), CHUNK_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line.strip()
+    if rest.strip():
+        yield rest.strip()
+
+
+async def _produce(settings: Settings, values: AsyncIterator[bytes]) -> None:
     from fivestage.bus.client import QueryProducer
 
     async with QueryProducer(settings) as producer:
-        for value in values:
+        async for value in values:
             print(await producer.send(value), flush=True)

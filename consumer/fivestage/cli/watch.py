@@ -3,66 +3,103 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.common import BootstrapOption, ConfigOption, errors_as_one_line, load_settings, while_read
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from fivestage.settings import Settings
 
 
+ROOMY = 110
+"""Columns of a terminal that has room for whole UUIDs."""
+
+
 def watch(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,  # noqa: FBT002
-    from_beginning: Annotated[bool, typer.Option(help="Also the results that are there already.")] = False,  # noqa: FBT002
-    limit: Annotated[int, typer.Option("--max", min=0, help="Stop after so many results; 0 = never.")] = 0,
+    from_beginning: Annotated[  # noqa: FBT002
+        bool, typer.Option("--from-beginning", help="Also the results that are there already.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--max", "-n", min=0, help="Stop after so many; 0 = never.")] = 0,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Follow the results as a table, one line each.
+    """Follow the results as a table, one line each, until Ctrl-C.
+
+    The five stages are I D P V R (intent, decision, processing, validation, reflection), each with a mark:
+    ✓ or + success, T timeout, ✗ or E error, · or - not run.
+
+    Example: `fivestage watch --from-beginning`
 
     Example: `fivestage watch --json --max 10`
     """
     settings = load_settings(config, bootstrap)
-    try:
-        with errors_as_one_line():
-            asyncio.run(_watch(settings, as_json=as_json, from_beginning=from_beginning, limit=limit))
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+    with errors_as_one_line(interrupted=0):
+        following = _watch(settings, as_json=as_json, from_beginning=from_beginning, limit=limit)
+        asyncio.run(while_read(following))
 
 
 async def _watch(settings: Settings, *, as_json: bool, from_beginning: bool, limit: int) -> None:
+    from contextlib import aclosing
+
     from fivestage.bus.client import follow
 
+    if sys.stderr.isatty():
+        where = f"{settings.topics.results} at {settings.kafka.bootstrap_servers}"
+        print(f"following {where}; Ctrl-C ends it", file=sys.stderr)
+    show = _print_json if as_json else _table()
     seen = 0
-    if not as_json:
-        print(_HEADING)
-    async for record in follow(settings, settings.topics.results, from_beginning=from_beginning):
-        print(record.value.decode() if as_json else line_of(record.value), flush=True)
-        seen += 1
-        if seen == limit:
-            return
+    async with aclosing(follow(settings, settings.topics.results, from_beginning=from_beginning)) as records:
+        async for record in records:
+            show(record.value or b"")
+            seen += 1
+            if seen == limit:
+                return
 
 
-_HEADING = f"{'query':<24} {'status':<9} {'ms':>8}  {'stages':<11} answer"
-_MARKS = {"success": "+", "timeout": "T", "error": "E", "skipped": "-"}
+def _print_json(value: bytes) -> None:
+    print(value.decode(errors="replace"), flush=True)
 
 
-def line_of(value: bytes) -> str:
-    """One result as one line: id, status, time, the five stages (+ T E -), answer or error."""
+def _table() -> Callable[[bytes], None]:
+    """What prints a row, with the headings before the first one."""
     from pydantic import ValidationError
 
+    from fivestage.cli import rows
     from fivestage_schemas import PipelineResult
 
-    try:
-        result = PipelineResult.model_validate_json(value)
-    except ValidationError:
-        return "(a record that is no PipelineResult)"
-    marks = " ".join(_MARKS[stage.outcome] for stage in result.stages)
-    text = result.error if result.answer is None else result.answer
-    status = f"{result.status}{'*' if result.degraded else ''}"
-    duration = result.metrics.total_duration_ms
-    return f"{result.query_id[:24]:<24} {status:<9} {duration:>8.1f}  {marks:<11} {str(text)[:70]}"
+    console = rows.OutputConsole()
+    columns = [
+        rows.Column("query", 36 if console.width >= ROOMY else 24),
+        rows.Column("status", 9),
+        rows.Column("ms", 8, right=True),
+        rows.Column(rows.STAGES_HEADING, 9),
+        rows.Column("answer or error", 0),
+    ]
+    table = rows.RowPrinter(console, columns)
+    headed = False
+
+    def show(value: bytes) -> None:
+        nonlocal headed
+        if not headed:
+            headed = True
+            table.heading()
+        try:
+            result = PipelineResult.model_validate_json(value)
+        except ValidationError:
+            table.row("?", "?", "", "", "this record is no PipelineResult")
+            return
+        table.row(
+            result.query_id,
+            rows.status_text(rows.shown_status(result)),
+            rows.duration_of(result),
+            table.marks([stage.outcome for stage in result.stages]),
+            rows.ending_of(result),
+        )
+
+    return show

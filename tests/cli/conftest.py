@@ -1,0 +1,187 @@
+"""The command line as a user has it: processes of their own, their output, their exit codes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "fivestage"]
+LIMIT_S = 30.0
+
+
+class Ran(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Fivestage(Protocol):
+    """Runs ``fivestage`` to its end; settings are environment variables without their prefix."""
+
+    def __call__(self, *arguments: str, stdin: str = "", limit_s: float = LIMIT_S, **settings: str) -> Ran:
+        """Run it."""
+
+
+class Running:
+    """A command that is still running, and the lines it prints."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def line(self, limit_s: float = LIMIT_S) -> str:
+        """The next line of standard output."""
+        line = self._lines.get(timeout=limit_s)
+        assert line is not None, "the command ended"
+        return line
+
+    def line_with(self, text: str) -> str:
+        """The next line that contains *text*."""
+        while text not in (line := self.line()):
+            pass
+        return line
+
+    def end(self, number: int, limit_s: float = LIMIT_S) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(limit_s)
+
+
+class Start(Protocol):
+    """Starts ``fivestage``; whatever runs at the end of the test is killed."""
+
+    def __call__(self, *arguments: str, **settings: str) -> Running:
+        """Start it."""
+
+
+class FirstLine(Protocol):
+    """Reads one line of a command and goes away."""
+
+    def __call__(self, *arguments: str, **settings: str) -> Ran:
+        """Run it; ``out`` is the line."""
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment without settings; compiled modules are kept between the many processes."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FIVESTAGE_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    kept.pop("COLUMNS", None)
+    return {**kept, "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("pycache")), "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that commands are run in."""
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="session")
+def fivestage(environment: dict[str, str], folder: Path) -> Fivestage:
+    """Lend a function that runs the command to its end."""
+
+    def run(*arguments: str, stdin: str = "", limit_s: float = LIMIT_S, **settings: str) -> Ran:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=folder,
+            env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
+    """Lend a function that starts the command; it runs until the end of the session."""
+    started: list[Running] = []
+
+    def start(*arguments: str, **settings: str) -> Running:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(Running(process))
+        return started[-1]
+
+    yield start
+    for running in reversed(started):
+        process = running.process
+        process.kill()
+        process.wait(LIMIT_S)
+        running._thread.join(LIMIT_S)
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture
+def start(start_for_session: Start) -> Start:
+    """Lend the same to a test that ends what it starts."""
+    return start_for_session
+
+
+@pytest.fixture
+def first_line(environment: dict[str, str]) -> FirstLine:
+    """Lend a function that reads one line of a command, as ``head -1`` does, and waits for its end."""
+
+    def run(*arguments: str, **settings: str) -> Ran:
+        with subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            line = process.stdout.readline()
+            process.stdout.close()
+            err = process.stderr.read()
+            return Ran(process.wait(LIMIT_S), line.rstrip("\n"), err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def bootstrap(start_for_session: Start) -> str:
+    """The address of a ``fivestage broker`` that all tests share."""
+    return start_for_session("broker", "--port", "0", "--partitions", "4").line()
+
+
+@pytest.fixture(scope="session")
+def service(start_for_session: Start, bootstrap: str) -> Running:
+    """A ``fivestage run`` on that broker, ready."""
+    running = start_for_session("run", "--bootstrap", bootstrap, ADMIN__PORT="0")
+    running.line_with('"ready"')
+    return running

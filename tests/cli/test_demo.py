@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fivestage.demo.audit import COLUMNS
+from fivestage.demo.mix import KINDS, NO_ID
+
+if TYPE_CHECKING:
+    from .conftest import FirstLine, Fivestage, Ran, Start
+
+pytestmark = pytest.mark.broker
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+
+
+@pytest.fixture(scope="module")
+def ran(fivestage: Fivestage) -> Ran:
+    """Let the demo run once, with more inputs than there are kinds."""
+    return fivestage("demo", "--queries", "40", limit_s=65)
+
+
+def test_demo_adds_up(ran: Ran) -> None:
+    """The demo ends by itself with exit code 0, and the figures it prints add up."""
+    assert (ran.code, ran.err) == (0, "")
+    figures = _figures(ran.out)
+    total = figures.pop("total")
+    assert total == {column: sum(row[column] for row in figures.values()) for column in COLUMNS}
+    inputs, terminal, unreadable = map(int, _found(r"(\d+) inputs = (\d+) terminal .* (\d+) unr", ran.out))
+    assert inputs == total["sent"] == 40 == terminal + unreadable
+    assert terminal == sum(total[status] for status in COLUMNS[1:6])
+    assert unreadable == figures[NO_ID]["sent"] == figures[NO_ID]["dead letters"]
+    stage_results = int(_found(r"(\d+) stage results", ran.out)[0])
+    in_budget, started = map(int, _found(r"(\d+) of (\d+) ended within budget", ran.out))
+    assert stage_results == 5 * started
+    assert 0 < in_budget <= started
+
+
+def test_demo_rows(ran: Ran) -> None:
+    """Every input has a row of its own, with the five stages as marks where it was started."""
+    rows = [line for line in ran.out.splitlines() if re.match(r"(q-\d+|-) ", line)]
+    assert len(rows) == 40
+    marked = [row for row in rows if re.search(r" [+TE-]( [+TE-]){4} ", row)]
+    assert len(marked) == int(_found(r"(\d+) ended within budget", ran.out)[0])
+    unmarked = [row for row in rows if row not in marked]
+    assert all(re.search(r" (error|expired|dead letter) ", row) for row in unmarked)
+
+
+def test_demo_needs_no_settings(fivestage: Fivestage) -> None:
+    """Settings meant for another broker don't reach the demo."""
+    settings = {"KAFKA__BOOTSTRAP_SERVERS": "kafka.example:9092", "KAFKA__NONSENSE": "1"}
+    ran = fivestage("demo", "--queries", "1", limit_s=65, **settings)
+    assert ran.code == 0, ran
+
+
+@needs_proc
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_demo_interrupted(start: Start, number: signal.Signals, code: int) -> None:
+    """Ctrl-C and SIGTERM end the demo at once, without a traceback, and its children with it."""
+    demo = start("demo")
+    demo.line_with("success")
+    children = _descendants(demo.process.pid)
+    assert len(children) == 2
+    assert demo.end(number) == code
+    assert not any(map(_is_running, children))
+    with pytest.raises(AssertionError, match="ended"):
+        demo.line_with("Traceback")
+
+
+def test_demo_closed_pipe(first_line: FirstLine) -> None:
+    """A demo whose reader has gone ends without a traceback; exit code 1, as nothing was counted."""
+    ran = first_line("demo")
+    assert ran.out.startswith("id ")
+    assert (ran.code, ran.err) == (1, "")
+
+
+def _figures(text: str) -> dict[str, dict[str, int]]:
+    """The table of the summary: by kind of input, a figure for each column."""
+    heading = next(line for line in text.splitlines() if line.startswith("input "))
+    names = [*KINDS, "total"]
+    rows = {
+        name: line.removeprefix(name).split()
+        for line in text[text.index(heading) :].splitlines()
+        for name in names
+        if re.match(rf"{re.escape(name)}( +(\d+|-)){{7}}$", line.rstrip())
+    }
+    figures = {
+        name: {column: int(cell.replace("-", "0")) for column, cell in zip(COLUMNS, cells, strict=True)}
+        for name, cells in rows.items()
+    }
+    assert set(figures) == set(names), text
+    return figures
+
+
+def _found(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.search(pattern, text)
+    assert match, text
+    return match.groups()
+
+
+def _descendants(parent: int) -> list[int]:
+    """The processes that *parent* has started."""
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .conftest import FirstLine, Fivestage, Running, Start
+
+    ResultOf = Callable[[str], dict[str, Any]]
+
+pytestmark = [pytest.mark.broker, pytest.mark.usefixtures("service")]
+
+QUESTION = '{"query_id":"a","user_input":"What is 15 + 7?"}\n'
+
+
+@pytest.fixture
+def result_of(start: Start, bootstrap: str) -> ResultOf:
+    """Lend a function that waits for the result of a query and returns it as ``watch --json`` shows it."""
+    watching = start("watch", "--from-beginning", "--json", "--bootstrap", bootstrap)
+
+    def wait(query_id: str) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(watching.line_with(f'{{"query_id":"{query_id}"'))
+        return result
+
+    return wait
+
+
+def test_round_trip(fivestage: Fivestage, bootstrap: str, result_of: ResultOf) -> None:
+    """A question through ``produce -`` comes back through ``watch``: 22, after five stages."""
+    asked = fivestage("produce", "-", "--bootstrap", bootstrap, stdin=QUESTION)
+    assert (asked.code, asked.out, asked.err) == (0, "a\n", "")
+    result = result_of("a")
+    assert (result["status"], result["answer"]) == ("success", 22)
+    assert [stage["outcome"] for stage in result["stages"]] == ["success"] * 5
+
+
+def test_table(fivestage: Fivestage, bootstrap: str, result_of: ResultOf) -> None:
+    """In a pipe the table has headings, plain marks and the whole id; only results are on stdout."""
+    asked = fivestage("produce", "What is 2 + 2?", "--bootstrap", bootstrap)
+    result_of(asked.out.strip())
+    ran = fivestage("watch", "--from-beginning", "--max", "1", "--bootstrap", bootstrap)
+    heading, row = ran.out.splitlines()
+    assert heading.split() == ["query", "status", "ms", "I", "D", "P", "V", "R", "answer", "or", "error"]
+    assert "success" in row
+    assert "+ + + + +" in row
+    assert "\x1b" not in ran.out
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_watch_follows(start: Start, fivestage: Fivestage, bootstrap: str) -> None:
+    """``watch`` shows what comes while it runs, and Ctrl-C is its ordinary end."""
+    watching = start("watch", "--from-beginning", "--bootstrap", bootstrap)
+    fivestage("produce", "-", "--bootstrap", bootstrap, stdin='{"query_id":"followed","user_input":"3*4"}')
+    assert watching.line_with("followed ").split()[-1] == "12"
+    assert watching.end(signal.SIGINT) == 0
+
+
+def test_watch_closed_pipe(first_line: FirstLine, fivestage: Fivestage, bootstrap: str) -> None:
+    """``watch | head -1`` ends when head does, and not only at the next result."""
+    fivestage("produce", "1 + 1", "--bootstrap", bootstrap)
+    ran = first_line("watch", "--from-beginning", "--bootstrap", bootstrap)
+    assert ran.out.startswith("query ")
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_produce_file(fivestage: Fivestage, bootstrap: str, folder: Path) -> None:
+    """A file of events is written line by line, empty lines left out; what has no id is counted too."""
+    lines = ['{"query_id":"f1","user_input":"2"}', "", "no JSON", '{"query_id":"f2","user_input":"3"}']
+    (folder / "q.jsonl").write_text("\n".join(lines))
+    ran = fivestage("produce", "--file", "q.jsonl", "--bootstrap", bootstrap)
+    assert (ran.code, ran.out.split("\n")) == (0, ["f1", "(no id)", "f2", ""])
+
+
+def test_produce_sends_while_waiting(start: Start, bootstrap: str, result_of: ResultOf) -> None:
+    """What was typed into ``produce -`` is sent although its input goes on; Ctrl-C ends it at once."""
+    producing = start("produce", "-", "--bootstrap", bootstrap)
+    assert producing.process.stdin is not None
+    producing.process.stdin.write('{"query_id":"typed","user_input":"5 + 5"}\n')
+    producing.process.stdin.flush()
+    assert producing.line() == "typed"
+    assert result_of("typed")["answer"] == 10
+    assert producing.end(signal.SIGINT, limit_s=10) == 130
+
+
+def test_produce_too_large(fivestage: Fivestage, bootstrap: str) -> None:
+    """A line that is too large for the broker is an error in one line, with exit code 1."""
+    ran = fivestage("produce", "-", "--bootstrap", bootstrap, stdin="x" * 2_000_000)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("fivestage: a record cannot be sent: MessageSizeTooLargeError")
+
+
+def test_broker_and_run_end(start: Start) -> None:
+    """``broker`` and ``run`` end on Ctrl-C and SIGTERM with exit code 0, ``run`` having said ready."""
+    broker = start("broker", "--port", "0")
+    running: Running = start("run", "--bootstrap", broker.line(), ADMIN__PORT="0")
+    assert json.loads(running.line_with('"ready"'))["partitions"] == list(range(8))
+    assert running.end(signal.SIGTERM) == 0
+    assert broker.end(signal.SIGINT) == 0
