@@ -39,7 +39,13 @@ def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess
     line = re.sub(r"(^|\| )fivestage ", rf"\1{shlex.quote(sys.executable)} -m fivestage ", command)
     environment = {**os.environ, **settings}
     return subprocess.run(
-        ["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", line],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 

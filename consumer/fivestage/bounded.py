@@ -1,21 +1,131 @@
-"""Awaiting user code until a given time.
-
-``asyncio.timeout_at`` does the same for three times the cost: it sets and clears a timer even around code
-that never waits. Here the timer is set when the code first waits, so a stage that answers at once pays
-nothing for its limit.
-"""
+"""Awaiting user code until a given time, and telling how it ended."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator
+
+MAX_ERROR_CHARS = 512
+
+
+class Ending(NamedTuple):
+    """How one bounded call ended."""
+
+    outcome: Outcome
+    duration_s: float
+    data: Any = None
+    data_json: bytes | None = None
+    error: str | None = None
+    error_type: str | None = None
+
+    @classmethod
+    def of_error(cls, error: BaseException, duration_s: float) -> Ending:
+        """The call raised."""
+        return cls(Outcome.ERROR, duration_s, error=_text(error), error_type=type(error).__name__)
+
+    @classmethod
+    def of_timeout(cls, limit_s: float, duration_s: float) -> Ending:
+        """The call took longer than *limit_s*."""
+        text = f"took longer than {limit_s * 1000:.0f} ms"
+        return cls(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
+
+
+async def bounded(
+    call: Coroutine[Any, Any, Any],
+    ends_at: float,
+    *,
+    clock: Callable[[], float],
+    given_up: Callable[[], bool],
+) -> Ending:
+    """Await user code until *ends_at*; its result must be JSON.
+
+    Whether time ran out is asked of the scope and the clock, not of the exception: user code may raise
+    its own TimeoutError, swallow its cancellation, or finish late although nothing interrupted it.
+
+    Args:
+        call: The user's coroutine.
+        ends_at: Its limit (seconds of *clock*).
+        clock: The time of the running loop.
+        given_up: Whether a cancellation comes from outside; else user code cancelled its own task, an error.
+
+    Raises:
+        asyncio.CancelledError: the caller was cancelled from outside.
+    """
+    started_at = clock()
+    data, error, data_json = None, None, None
+    scope = Bounded(call, ends_at)
+    try:
+        data = await scope
+        data_json = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+    except BaseException as raised:
+        if isinstance(raised, asyncio.CancelledError) and given_up():
+            raise
+        error = raised
+    ended_at = clock()
+    if scope.expired or ended_at > ends_at:
+        return Ending.of_timeout(ends_at - started_at, ended_at - started_at)
+    if error is not None:
+        _forget_cancellations()
+        return Ending.of_error(error, ended_at - started_at)
+    return Ending(Outcome.SUCCESS, ended_at - started_at, data, data_json)
+
+
+def _forget_cancellations() -> None:
+    """Put right what user code did to the task that it shares with the stages after it."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:
+    """What *coro* returns; None when it takes longer than *limit_s*: it is then cancelled and left behind.
+
+    ``asyncio.wait`` rather than ``asyncio.timeout``: a task that swallows its cancellation must not hold
+    the caller.
+    """
+    task = asyncio.ensure_future(coro)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+    finally:
+        leave_behind(task)
+    return task.result() if done else None
+
+
+def leave_behind(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait for it no more: it may never end."""
+    task.cancel()
+    task.add_done_callback(_swallow)
+
+
+def _swallow(task: asyncio.Future[Any]) -> None:
+    """Nobody waits for the task; its exception would only be reported at its collection."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _text(error: BaseException) -> str:
+    """What the exception says, as text that fits an event: file names may hold lone surrogates."""
+    try:
+        text = str(error)[:MAX_ERROR_CHARS]
+    except Exception:  # noqa: BLE001 - its class is the user's
+        text = ""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text[:MAX_ERROR_CHARS] or type(error).__name__
 
 
 class Bounded:
     """Awaits a coroutine; throws CancelledError into it at *ends_at* (monotonic seconds).
+
+    ``asyncio.timeout_at`` does the same for three times the cost: it sets and clears a timer even around
+    code that never waits. Here the timer is set when the code first waits, so a stage that answers at once
+    pays nothing for its limit.
 
     Afterwards ``expired`` tells whether the time ran out. As with asyncio's own timeouts the task's count of
     cancellations is put back, so that ``task.cancelling()`` tells of cancellations from outside only.

@@ -16,7 +16,7 @@ from fivestage.context import Query
 from fivestage.core.admission import Gate, InFlightLimit
 from fivestage.core.deadline import grant
 from fivestage.core.decode import DecodeLimits, Readable, Unreadable, UnreadableReason, decode
-from fivestage.core.encode import Encoder, Envelope
+from fivestage.core.event_json import Envelope
 from fivestage.core.job import Job
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 from fivestage.core.outcome import conclude
@@ -26,6 +26,7 @@ from fivestage_schemas import headers as h
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fivestage.core.encode import Encoder
     from fivestage.core.events import Observer
     from fivestage.core.plan import Plan
     from fivestage.core.records import OutputRecord, Record

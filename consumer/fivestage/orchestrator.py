@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from fivestage.app import Handler, Pipeline
-from fivestage.bounded import Bounded
+from fivestage.bounded import Ending, bounded, leave_behind, within
 from fivestage.context import Query, StageContext
 from fivestage.core.deadline import stage_grant
-from fivestage.core.encode import Envelope, result_json, stage_json
+from fivestage.core.event_json import Envelope, result_json, stage_json
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
@@ -28,23 +28,11 @@ from fivestage.threads import ThreadPool
 from fivestage_schemas import Outcome, PipelineResult, QueryEvent, StageResult, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Mapping
+    from collections.abc import Awaitable, Mapping
 
     from fivestage.core.plan import StageSpec
 
-MAX_ERROR_CHARS = 512
 DEFAULT_THREADS = 8
-
-
-class _Ending(NamedTuple):
-    """How one bounded call ended."""
-
-    outcome: Outcome
-    duration_s: float
-    data: Any = None
-    data_json: bytes | None = None
-    error: str | None = None
-    error_type: str | None = None
 
 
 class Orchestrator:
@@ -96,10 +84,15 @@ class Orchestrator:
         query = Query(query_id, user_input, lane, context or {})
         job = Job(query, self.plan, started_at=now, ends_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
-        await _within(self.run(job), total_s)
-        job.ended = True
+        task = asyncio.ensure_future(self.run(job))
+        try:
+            await asyncio.wait({task}, timeout=total_s)
+        finally:
+            job.ended = True
+            leave_behind(task)
         conclusion = conclude(job.trail, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
-        return PipelineResult.model_validate_json(result_json(envelope, conclusion))
+        stages = [stage_json(envelope, run) for run in conclusion.runs]
+        return PipelineResult.model_validate_json(result_json(envelope, conclusion, stages))
 
     async def run(self, job: Job) -> None:
         """Run the stages of *job*, writing its trail; stop at the first critical one that fails.
@@ -110,6 +103,8 @@ class Orchestrator:
         clock = asyncio.get_running_loop().time
         ctx = StageContext(job.query.lane, job.ends_at, clock, self.threads.run, StageType.INTENT)
         for spec in job.plan.stages:
+            if job.ended:  # a stage swallowed the cancellation
+                return
             run = await self._stage(job, ctx, spec)
             job.trail.finish(run)
             if spec.critical and not run.success:
@@ -124,7 +119,8 @@ class Orchestrator:
             return StageRun(spec, Outcome.SKIPPED, error="no time left", error_type="skipped")
         ctx.stage_deadline = started_at + granted_s
         job.trail.start(RunningStage(spec, started_at, granted_s, node))
-        ending = await _bounded(self._call(job.query, ctx), ctx.stage_deadline, clock=ctx.clock)
+        call = self._call(job.query, ctx)
+        ending = await bounded(call, ctx.stage_deadline, clock=ctx.clock, given_up=lambda: job.ended)
         if ending.outcome is Outcome.SUCCESS:
             ending = _taken_over(job, ctx, ending)
         return StageRun(
@@ -166,12 +162,12 @@ class Orchestrator:
         self.app.find_node(data)
 
 
-def _taken_over(job: Job, ctx: StageContext, ending: _Ending) -> _Ending:
+def _taken_over(job: Job, ctx: StageContext, ending: Ending) -> Ending:
     """Let the later stages see what this one returned; if looking at it raises, the stage has failed."""
     try:
         _take_over(job, ctx, ending.data)
     except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
-        return _error(raised, ending.duration_s)
+        return Ending.of_error(raised, ending.duration_s)
     return ending
 
 
@@ -199,12 +195,12 @@ def answer_of(data: Any) -> tuple[Any, float | None]:
 
 
 async def run_with_timeout(
-    coro: Coroutine[Any, Any, Any], stage_type: StageType, timeout_sec: float | None = None
+    coro: Awaitable[Any], stage_type: StageType, timeout_sec: float | None = None
 ) -> StageResult:
-    """Run one coroutine as a stage, with a limit.
+    """Run one coroutine as a stage, with a limit; one that ignores its cancellation is left behind.
 
     Args:
-        coro: What to run.
+        coro: What to run, or any other awaitable.
         stage_type: The stage it counts as.
         timeout_sec: Its limit in seconds; the stage's default when None.
 
@@ -217,7 +213,8 @@ async def run_with_timeout(
     limit_s = spec.limit_s if timeout_sec is None else timeout_sec
     clock = asyncio.get_running_loop().time
     started_at = clock()
-    ending = await _bounded(coro, started_at + limit_s, clock=clock)
+    call = bounded(_awaited(coro), started_at + limit_s, clock=clock, given_up=lambda: True)
+    ending = await within(call, limit_s) or Ending.of_timeout(limit_s, clock() - started_at)
     run = StageRun(
         spec,
         ending.outcome,
@@ -232,67 +229,5 @@ async def run_with_timeout(
     return StageResult.model_validate_json(stage_json(envelope, run))
 
 
-async def _bounded(call: Coroutine[Any, Any, Any], ends_at: float, *, clock: Any) -> _Ending:
-    """Await user code until *ends_at* and tell how it ended.
-
-    Whether time ran out is asked of the scope and the clock, not of the exception: user code may raise
-    its own TimeoutError, swallow its cancellation, or finish late although nothing interrupted it.
-    """
-    started_at = clock()
-    data, error, data_json = None, None, None
-    scope = Bounded(call, ends_at)
-    try:
-        data = await scope
-        data_json = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
-    except BaseException as raised:
-        if isinstance(raised, asyncio.CancelledError) and _is_being_cancelled():
-            raise
-        error = raised
-    ended_at = clock()
-    duration_s = ended_at - started_at
-    if scope.expired or ended_at > ends_at:
-        text = f"took longer than {(ends_at - started_at) * 1000:.0f} ms"
-        return _Ending(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
-    if error is not None:
-        return _error(error, duration_s)
-    return _Ending(Outcome.SUCCESS, duration_s, data, data_json)
-
-
-def _is_being_cancelled() -> bool:
-    """Somebody outside asked this task to end (rather than user code raising CancelledError by itself)."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _error(error: BaseException, duration_s: float) -> _Ending:
-    return _Ending(Outcome.ERROR, duration_s, error=_text(error), error_type=type(error).__name__)
-
-
-def _text(error: BaseException) -> str:
-    """What the exception says, as text that fits an event: file names may hold lone surrogates."""
-    try:
-        text = str(error)[:MAX_ERROR_CHARS]
-    except Exception:  # noqa: BLE001 - its class is the user's
-        text = ""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text[:MAX_ERROR_CHARS] or type(error).__name__
-
-
-async def _within(coro: Awaitable[None], limit_s: float) -> None:
-    """Wait for *coro* at most *limit_s* seconds; then cancel it and go on without it.
-
-    ``asyncio.wait`` rather than ``asyncio.timeout``: a task that swallows its cancellation must not hold
-    the caller.
-    """
-    task = asyncio.ensure_future(coro)
-    try:
-        await asyncio.wait({task}, timeout=limit_s)
-    finally:
-        task.cancel()
-        task.add_done_callback(_swallow)
-
-
-def _swallow(task: asyncio.Future[None]) -> None:
-    """Nobody waits for an abandoned task; its exception would only be reported at its collection."""
-    if not task.cancelled():
-        task.exception()
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

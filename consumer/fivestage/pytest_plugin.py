@@ -24,7 +24,7 @@ with contextlib.suppress(ImportError):  # without pytest-asyncio there is nothin
 
     @pytest_asyncio.fixture
     async def run_app() -> AsyncIterator[Callable[..., Awaitable[MemoryBus]]]:
-        """Run pipelines on buses in memory for the length of a test: ``bus = await run_app(app)``.
+        """Run pipelines on buses in memory for the length of a test.
 
         Takes what ``fivestage.testing.MemoryBus`` takes.
         """

@@ -131,8 +131,8 @@ class Service:
                 await self.source.start()
         except TimeoutError:
             raise ConfigurationError(
-                f"Kafka does not let this client in within {CONNECT_TIMEOUT_S:.0f} s: are all brokers reachable "
-                "at the addresses they advertise, and may this principal use an idempotent producer?"
+                f"Kafka does not let this client in within {CONNECT_TIMEOUT_S:.0f} s: are all brokers "
+                "reachable at the addresses they advertise, and may this principal produce idempotently?"
             ) from None
 
     def _make_executor(self) -> Executor:

@@ -7,6 +7,7 @@ would keep the process alive for ever. These threads are daemons: what does not 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,7 @@ class ThreadPool:
         self._name = name
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._closed = False
         self._threads = 0
         self._unfinished = 0
         """Calls handed in and not carried out. Counting those, rather than idle threads, leaves no moment in
@@ -49,14 +51,18 @@ class ThreadPool:
         Cancelling the wait frees the caller at once; a call that has begun runs on, one still waiting
         for a thread never begins.
         """
+        if self._closed:
+            raise RuntimeError("the thread pool is closed")
         loop = asyncio.get_running_loop()
-        call = _Call(loop, loop.create_future(), function, args)
+        in_context = contextvars.copy_context().run  # the current span, for instance
+        call = _Call(loop, loop.create_future(), in_context, (function, *args))
         self._hand_in(call)
         return await call.future
 
     def close(self) -> None:
         """Let idle threads end, and busy ones after their call. Does not wait."""
         with self._lock:
+            self._closed = True
             for _ in range(self._threads):
                 self._calls.put(None)
 

@@ -11,12 +11,12 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
-from support.checker import read_all, wait_for_results
-from support.feeder import event, write
-from support.process import ServiceProcess
 
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.settings import TopicSettings
+from support.checker import read_all, wait_for_results
+from support.feeder import event, write
+from support.process import ServiceProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,9 +52,17 @@ async def test_probes_and_metrics(bootstrap: str) -> None:
         assert get(port, "/livez") == (200, "ok\n")
         assert get(port, "/readyz") == (200, "ok\n")
         metrics = get(port, "/metrics")[1]
-        assert 'lukhas_matriz_async_pipeline_total{lane="prod",status="success",within_budget="true"} 1.0' in metrics
+        assert (
+            'lukhas_matriz_async_pipeline_total{lane="prod",status="success",within_budget="true"} 1.0'
+            in metrics
+        )
         assert 'fivestage_dead_letters_total{reason="not_json"} 1.0' in metrics
-        for name in ("fivestage_in_flight", "fivestage_lag", "fivestage_uncommitted_span", "fivestage_build_info"):
+        for name in (
+            "fivestage_in_flight",
+            "fivestage_lag",
+            "fivestage_uncommitted_span",
+            "fivestage_build_info",
+        ):
             assert f"\n{name}" in metrics
         request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", method="POST")
         with pytest.raises(urllib.error.HTTPError, match="405"):
@@ -70,7 +78,9 @@ async def test_query_text_stays_out_of_the_logs(bootstrap: str) -> None:
         write(bootstrap, TOPICS.queries, [*values, ("bad", f'{{"query_id":"bad","{CANARY}":'.encode())])
         wait_for_results(bootstrap, TOPICS.results, len(texts))
         assert service.end() == 0
-    assert CANARY.encode() in b"".join(message.value() or b"" for message in read_all(bootstrap, TOPICS.results))
+    assert CANARY.encode() in b"".join(
+        message.value() or b"" for message in read_all(bootstrap, TOPICS.results)
+    )
     assert service.log
     assert CANARY not in json.dumps(service.log)
 

@@ -36,7 +36,10 @@ async def producer() -> AsyncIterator[AIOKafkaProducer]:
 
 
 async def write(
-    producer: AIOKafkaProducer, partition: int, values: list[bytes], spoil: Callable[[bytearray], None] | None = None
+    producer: AIOKafkaProducer,
+    partition: int,
+    values: list[bytes],
+    spoil: Callable[[bytearray], None] | None = None,
 ) -> None:
     """Write one batch, spoiled on its way."""
     batch = producer.create_batch()
@@ -76,8 +79,9 @@ async def read(producer: AIOKafkaProducer, count: int) -> list[tuple[int, int, A
         async with asyncio.timeout(30):
             while len(found) < count:
                 for item in await source.fetch(100):
-                    record = getattr(item, "record", item)
-                    value = "corrupt" if isinstance(item, CorruptRecord) else record.value
+                    corrupt = isinstance(item, CorruptRecord)
+                    record = item.record if isinstance(item, CorruptRecord) else item
+                    value = "corrupt" if corrupt else record.value
                     found.append((record.partition, record.offset, value))
     finally:
         await source.stop()

@@ -117,7 +117,7 @@ async def is_set(event: threading.Event) -> None:
 
 
 async def test_jobs_come_back_with_their_trail(bus: Bus) -> None:
-    """A thousand jobs handed over in one burst come back once each, on the bus's own thread, with five runs."""
+    """A thousand jobs handed over in one burst come back once each, on the bus's thread, with five runs."""
     jobs = [job("where") for _ in range(1000)]
     for one in jobs:
         bus.executor.submit(one)

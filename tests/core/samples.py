@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fivestage.core.encode import Envelope
+from fivestage.core.event_json import Envelope
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import PlainRecord

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fivestage.core.deadline import Budget
 from fivestage.core.decode import MAX_KEY_BYTES, Unreadable, UnreadableReason
-from fivestage.core.encode import Encoder, output_key, result_json, stage_json
+from fivestage.core.encode import Encoder, output_key
+from fivestage.core.event_json import result_json, stage_json
 from fivestage.core.records import NOT_FROM_KAFKA, Output, OutputRecord, PlainRecord
 from fivestage_schemas import (
     Outcome,
@@ -51,7 +52,7 @@ from .test_outcome import trails
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from fivestage.core.encode import Envelope
+    from fivestage.core.event_json import Envelope
     from fivestage.core.outcome import Conclusion, TimeoutNote
     from fivestage.core.plan import Plan
     from fivestage.core.trail import StageRun, Trail
@@ -529,7 +530,7 @@ def test_a_query_asked_directly_has_no_source() -> None:
     """There are no coordinates to name."""
     env = envelope()
     direct = type(env)(NOT_FROM_KAFKA, "q-1", "prod", started_wall=STARTED_WALL, started_at=STARTED_AT)
-    got = PipelineResult.model_validate_json(result_json(direct, ENDS["success"]))
+    got = PipelineResult.model_validate_json(result_json(direct, ENDS["success"], []))
     assert (got.source, got.status) == (None, PipelineStatus.SUCCESS)
 
 

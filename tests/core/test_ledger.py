@@ -329,3 +329,15 @@ def test_the_position_only_rises(gaps: list[int], random: Any) -> None:
         seen.append(book.position or 0)
     assert seen == sorted(seen)
     assert seen[-1] == offsets[-1] + 1
+
+
+@pytest.mark.parametrize("offset", [4, 5, 7])
+def test_only_what_is_in_flight_can_finish(offset: int) -> None:
+    """Finishing twice, or what was never begun, is a bug of the caller and told as such."""
+    book = PartitionLedger(epoch=1)
+    for begun in (5, 6):
+        book.begin(begun)
+    book.finish(5)
+    with pytest.raises(ValueError, match="not in flight"):
+        book.finish(offset)
+    assert (book.in_flight, book.position) == (1, 6)

@@ -30,7 +30,7 @@ def fivestage(kafka: RealBroker, prefix: str, *arguments: str) -> subprocess.Com
 
 
 def test_create_then_check(kafka: RealBroker) -> None:
-    """Check says what is missing, create makes it with the partitions asked for, then nothing is left to do."""
+    """Check says what is missing, create makes it as asked for, then nothing is left to do."""
     missing = fivestage(kafka, "made", "topics", "check")
     assert missing.returncode == 1
     assert missing.stdout.count("does not exist") == 5
@@ -47,5 +47,7 @@ def test_create_that_the_cluster_refuses(kafka: RealBroker) -> None:
     """More copies than brokers: exit code 2 and one line."""
     refused = fivestage(kafka, "copies", "topics", "create", "--replication-factor", "3")
     assert refused.returncode == 2
-    assert refused.stderr.startswith("fivestage: cannot create topic 'copies.queries': InvalidReplicationFactor")
+    assert refused.stderr.startswith(
+        "fivestage: cannot create topic 'copies.queries': InvalidReplicationFactor"
+    )
     assert len(refused.stderr.splitlines()) == 1

@@ -218,7 +218,10 @@ def test_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
     """Where an output topic takes less than kafka.max_record_bytes, its own limit is the one that counts."""
     limit = ("--alter", "--entity-type", "topics", "--entity-name", topics.results)
     kafka.exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=20000")
-    values: list[tuple[str | None, bytes | None]] = [("a", event("a", "large 30000")), ("b", event("b", "large 100"))]
+    values: list[tuple[str | None, bytes | None]] = [
+        ("a", event("a", "large 30000")),
+        ("b", event("b", "large 100")),
+    ]
     write(kafka.bootstrap, topics.queries, values)
     with ServiceProcess("support.apps:load", kafka.bootstrap, settings_for(topics)) as service:
         wait_for_results(kafka.bootstrap, topics.results, 2)

@@ -117,7 +117,7 @@ async def test_in_flight_never_above_the_limit() -> None:
 
 
 async def test_long_back_pressure_pauses_and_resumes() -> None:
-    """When nothing is acknowledged the source is paused once, memory stays bounded, and work goes on after."""
+    """When nothing is acknowledged the source is paused once, memory stays bounded, work goes on after."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 8}})
     async with MemoryBus(pipeline(), settings=settings) as bus:
         bus.sink.hold = True
@@ -151,7 +151,7 @@ async def test_offsets_commit_only_behind_acknowledged_events() -> None:
 
 
 async def test_deaf_node_ends_at_the_deadline() -> None:
-    """A node that ignores its cancellation holds nobody: its query ends at 250 ms, and what it brings is dropped."""
+    """A node that ignores its cancellation holds nobody: its query ends at 250 ms, its answer is dropped."""
     counting = Counting()
     loop = asyncio.get_running_loop()
     async with MemoryBus(pipeline(), observer=counting) as bus:
@@ -162,7 +162,8 @@ async def test_deaf_node_ends_at_the_deadline() -> None:
         neighbour = await bus.ask("echo")
         await asyncio.sleep(2000)
     assert (result.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
-    assert [str(stage.outcome) for stage in result.stages] == [
+    outcomes = [str(stage.outcome) for stage in result.stages]
+    assert outcomes == [
         "success",
         "success",
         "timeout",
@@ -254,3 +255,32 @@ async def test_every_record_has_its_end_whatever_nodes_do() -> None:
         assert sum(bus.ledger.committable().values()) == 120
     statuses = Counter(str(result.status) for result in bus.results())
     assert statuses == {"success": 40, "timeout": 20, "error": 60}
+
+
+async def test_a_node_that_cancels_itself_is_an_error() -> None:
+    """Cancelling one's own task is that stage's error, at once, and not a timeout of the query."""
+
+    async def cancels_itself(_query: Query, _ctx: StageContext) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0.01)
+
+    async with MemoryBus(pipeline(itself=cancels_itself)) as bus:
+        started = asyncio.get_running_loop().time()
+        result = await bus.ask("itself")
+        assert asyncio.get_running_loop().time() - started < 0.05
+    assert (result.status, result.error_type) == (PipelineStatus.ERROR, "CancelledError")
+
+
+async def test_dead_letters_keep_what_reading_them_again_takes() -> None:
+    """A dead letter has the record's own headers that give it its meaning, and no others."""
+    kept = [("content-type", b"application/cloudevents+json"), ("traceparent", b"00-x"), ("lane", b"canary")]
+    async with MemoryBus(pipeline()) as bus:
+        bus.put(b"{", headers=[*kept, ("x-secret", b"1")], key=b"k")
+        await bus.sink.published()
+    [letter] = bus.sink.of(Output.DEAD_LETTERS)
+    names = {"dlq.reason", "dlq.detail", "dlq.topic", "dlq.partition", "dlq.offset", "dlq.timestamp"}
+    assert (letter.key, letter.value) == (b"k", b"{")
+    assert [header for header in letter.headers if header[0] not in names] == kept
+    assert len(letter.headers) == len(names) + len(kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import uuid
 from datetime import UTC, datetime
@@ -843,3 +844,50 @@ async def test_run_with_timeout_is_cancelled_with_its_caller() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_run_with_timeout_takes_any_awaitable() -> None:
+    """A future or a task is as good as a coroutine, as it was for the original."""
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(7)
+    assert (await run_with_timeout(future, StageType.INTENT)).data == 7
+
+
+async def test_run_with_timeout_leaves_a_deaf_coroutine_behind() -> None:
+    """The limit of a single stage holds as well when the code ignores its cancellation."""
+    loop = asyncio.get_running_loop()
+
+    async def deaf() -> None:
+        for _ in range(3):
+            try:
+                await asyncio.sleep(5)
+            except asyncio.CancelledError:  # the point of this coroutine
+                continue
+
+    started = loop.time()
+    result = await run_with_timeout(deaf(), StageType.VALIDATION, 0.04)
+    assert result.timeout
+    assert loop.time() - started == pytest.approx(0.04)
+    await asyncio.sleep(20)
+
+
+async def test_no_stage_follows_one_that_swallowed_the_end() -> None:
+    """When a query was given up while a stage swallowed its cancellation, the next stages are not run."""
+    ran = []
+    app = Pipeline(builtins=False)
+
+    @app.intent
+    async def intent(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+        return {"intent": "any"}
+
+    @app.decision
+    async def decision(_query: Query, _ctx: StageContext) -> str:
+        ran.append("decision")
+        return "none"
+
+    plan = Plan.of(total_timeout_ms=20)
+    result = await Orchestrator(app, plan=plan).process_query("x")
+    await asyncio.sleep(5)
+    assert (result.status, ran) == ("timeout", [])

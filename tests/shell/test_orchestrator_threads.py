@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import subprocess
 import sys
@@ -294,3 +295,18 @@ def test_a_stuck_thread_does_not_hold_the_interpreter() -> None:
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=2 * GUARD_S, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "timeout\n", "")
+
+
+async def test_blocking_code_sees_the_callers_context() -> None:
+    """Context variables, such as the current span, are there in the thread."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    variable.set("seen")
+    assert await ThreadPool(1).run(variable.get) == "seen"
+
+
+async def test_a_closed_pool_says_so() -> None:
+    """Running something in a closed pool raises rather than waiting for ever."""
+    pool = ThreadPool(1)
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await pool.run(int)

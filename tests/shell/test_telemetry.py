@@ -116,7 +116,9 @@ async def test_spans_of_a_sampled_query() -> None:
     assert process.parent is not None
     assert process.parent.span_id == int(PARENT, 16)
     assert [link.context.span_id for link in process.links] == [int(PARENT, 16)]
-    below = {name for name, span in spans.items() if span.parent and span.parent.span_id == process.context.span_id}
+    below = {
+        name for name, span in spans.items() if span.parent and span.parent.span_id == process.context.span_id
+    }
     stages = {f"stage {stage}" for stage in ("intent", "decision", "processing", "validation", "reflection")}
     assert below == stages | {"send results"}
     assert {span.context.trace_id for span in spans.values()} == {int(TRACE_ID, 16)}

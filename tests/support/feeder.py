@@ -44,7 +44,7 @@ def write(
 
 
 class Feeder:
-    """Feeds ``count`` queries at ``rate`` a second while the ``with`` block runs; leaving it waits for all."""
+    """Feeds ``count`` queries at ``rate`` a second during the ``with`` block; leaving it waits for all."""
 
     def __init__(
         self, bootstrap: str, topic: str, *, count: int, rate: float, user_input: str = "work"

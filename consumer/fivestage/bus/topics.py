@@ -122,7 +122,7 @@ async def create(settings: Settings, *, partitions: int = 8, replication_factor:
     wanted = [NewTopic(name, partitions, replication_factor) for name in settings.topics.all]
     try:
         await admin.start()
-        response = await admin.create_topics(wanted)
+        response: Any = await admin.create_topics(wanted)
     except (KafkaError, AttributeError) as error:
         raise ConfigurationError(f"cannot create topics: {type(error).__name__}: {error}") from None
     finally:

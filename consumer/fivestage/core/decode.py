@@ -29,7 +29,7 @@ MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 1024
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LANE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_KNOWN_HEADERS: Final = frozenset(
+KNOWN_HEADERS: Final = frozenset(
     {
         h.CONTENT_TYPE,
         h.CE_ID,
@@ -117,7 +117,7 @@ def known_headers(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]
     """
     found = {}
     for name, value in headers[:MAX_HEADERS]:
-        if name in _KNOWN_HEADERS and value is not None and len(value) <= MAX_HEADER_BYTES:
+        if name in KNOWN_HEADERS and value is not None and len(value) <= MAX_HEADER_BYTES:
             try:
                 found[name] = value.decode()
             except UnicodeDecodeError:

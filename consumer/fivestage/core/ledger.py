@@ -64,8 +64,14 @@ class PartitionLedger:
         self.next_offset = offset + 1
 
     def finish(self, offset: int) -> None:
-        """All events of a record are acknowledged."""
+        """All events of a record are acknowledged.
+
+        Raises:
+            ValueError: *offset* was not begun, or was finished before.
+        """
         begun, finished = self._begun, self._finished
+        if offset in finished or not begun or not begun[0] <= offset <= begun[-1]:
+            raise ValueError(f"offset {offset} is not in flight")
         finished.add(offset)
         while begun and begun[0] in finished:
             finished.remove(begun.popleft())

@@ -20,7 +20,7 @@ from fivestage_schemas import headers as h
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from fivestage.core.encode import Envelope
+    from fivestage.core.event_json import Envelope
     from fivestage.core.outcome import Conclusion
     from fivestage.core.records import Record
     from fivestage.core.trail import StageRun
