@@ -10,11 +10,10 @@ Example:
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fivestage.errors import InvalidAppError, NoNodeError
+from fivestage.node import Handler, Node
 from fivestage.nodes import builtin_nodes, builtin_stages
 from fivestage.nodes.matriz import adapt_matriz_node
 from fivestage_schemas import StageType
@@ -23,32 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 StageFunction = TypeVar("StageFunction", bound="Callable[..., Any]")
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """A user's function, and how it must be called."""
-
-    name: str
-    call: Callable[..., Any]
-    is_async: bool
-
-    @classmethod
-    def of(cls, name: str, call: Callable[..., Any]) -> Handler:
-        """Inspect *call* once, so that no query pays for it."""
-        if not callable(call):
-            raise InvalidAppError(f"{name}: expected a function (query, ctx), got {type(call).__name__}")
-        return cls(name, call, is_async=_is_async(call))
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A registered node: what runs in the processing stage."""
-
-    handler: Handler
-    intents: frozenset[str]
-    validate: Handler | None
-    """The node's own check of its answer, ``(query, ctx) -> bool``; used by the built-in validation."""
 
 
 class Pipeline:
@@ -61,11 +34,10 @@ class Pipeline:
     def __init__(self, *, builtins: bool = True) -> None:
         self._stages: dict[StageType, Handler] = {}
         self._nodes: dict[str, Node] = {}
-        for stage_type, function in builtin_stages(self).items():
+        for stage_type, function in builtin_stages(self._nodes).items():
             self._stages[stage_type] = Handler.of(stage_type, function)
         if builtins:
-            for name, (call, intents, validate) in builtin_nodes().items():
-                self._register(name, call, intents, validate)
+            self._nodes |= builtin_nodes()
 
     def __repr__(self) -> str:
         return f"<Pipeline nodes={sorted(self._nodes)}>"
@@ -152,7 +124,3 @@ class Pipeline:
             raise InvalidAppError("a node needs a name")
         check = Handler.of(f"{name}.validate", validate) if validate else None
         self._nodes[name] = Node(Handler.of(name, call), frozenset(intents), check)
-
-
-def _is_async(call: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004

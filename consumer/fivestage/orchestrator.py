@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from fivestage.app import Handler, Pipeline
+from fivestage.app import Pipeline
 from fivestage.bounded import Ending, bounded, leave_behind, within
 from fivestage.context import Query, StageContext
 from fivestage.core.deadline import stage_grant
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from fivestage.core.plan import StageSpec
+    from fivestage.node import Handler
 
 DEFAULT_THREADS = 8
 

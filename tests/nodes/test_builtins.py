@@ -58,7 +58,7 @@ def test_nothing_needs_a_thread() -> None:
 
 def test_facts_are_ready_at_registration() -> None:
     """The index is there before the first query, and pipelines share it."""
-    first, second = builtin_nodes()["facts"], builtin_nodes()["facts"]
-    assert inspect.ismethod(first[0])
-    assert inspect.ismethod(second[0])
-    assert first[0].__self__ is second[0].__self__
+    first, second = (builtin_nodes()["facts"].handler.call for _ in range(2))
+    assert inspect.ismethod(first)
+    assert inspect.ismethod(second)
+    assert first.__self__ is second.__self__

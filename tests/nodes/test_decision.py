@@ -23,8 +23,8 @@ def declare(app: Pipeline, name: str, *intents: str) -> None:
 def test_builtin_nodes() -> None:
     """Sums go to math, everything else to facts."""
     app = Pipeline()
-    assert candidates(app, "mathematical") == ["math", "facts"]
-    assert [candidates(app, intent) for intent in ("factual", "greeting", "general")] == [["facts"]] * 3
+    assert candidates(app.nodes, "mathematical") == ["math", "facts"]
+    assert [candidates(app.nodes, intent) for intent in ("factual", "greeting", "general")] == [["facts"]] * 3
 
 
 def test_user_before_builtin() -> None:
@@ -32,16 +32,16 @@ def test_user_before_builtin() -> None:
     app = Pipeline()
     declare(app, "first", "mathematical")
     declare(app, "second", "mathematical")
-    assert candidates(app, "mathematical") == ["first", "second", "math", "facts"]
+    assert candidates(app.nodes, "mathematical") == ["first", "second", "math", "facts"]
 
 
 def test_general_before_last_resort() -> None:
     """Who takes ``general`` takes what nobody else does; facts comes last."""
     app = Pipeline()
     declare(app, "chat", "general")
-    assert candidates(app, "greeting") == ["chat", "facts"]
-    assert candidates(app, "general") == ["chat", "facts"]
-    assert candidates(app, "factual") == ["facts", "chat"]
+    assert candidates(app.nodes, "greeting") == ["chat", "facts"]
+    assert candidates(app.nodes, "general") == ["chat", "facts"]
+    assert candidates(app.nodes, "factual") == ["facts", "chat"]
 
 
 def test_replaced_builtin() -> None:
@@ -49,7 +49,7 @@ def test_replaced_builtin() -> None:
     app = Pipeline()
     declare(app, "facts", "factual")
     declare(app, "encyclopedia", "factual")
-    assert candidates(app, "factual") == ["facts", "encyclopedia"]
+    assert candidates(app.nodes, "factual") == ["facts", "encyclopedia"]
 
 
 async def test_no_node(ask: Callable[..., Any], context: Callable[..., Any]) -> None:

@@ -92,7 +92,7 @@ def test_intents() -> None:
     app = Pipeline()
     app.add_node("old_math", Echo())
     app.add_node("other", Echo(), intents={"mathematical"})
-    assert candidates(app, "mathematical")[:3] == ["old_math", "other", "math"]
+    assert candidates(app.nodes, "mathematical")[:3] == ["old_math", "other", "math"]
     assert app.nodes["other"].intents == {"mathematical"}
 
 

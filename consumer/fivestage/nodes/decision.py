@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fivestage.errors import NoNodeError
-from fivestage.nodes import facts, math
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from fivestage.app import Node, Pipeline
     from fivestage.context import Query, StageContext
+    from fivestage.node import Node
 
 GENERAL = "general"
 """The intent of a node that takes whatever no other node takes."""
@@ -21,8 +20,8 @@ LAST_RESORT = "facts"
 """The node that is asked when nothing else fits; it may honestly answer that it does not know."""
 
 
-def decision_stage(app: Pipeline) -> Callable[[Query, StageContext], Awaitable[str]]:
-    """The stage function for *app*; it returns the first of `candidates`.
+def decision_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext], Awaitable[str]]:
+    """The stage function for *nodes*; it returns the first of `candidates`.
 
     Raises (when called):
         NoNodeError: no node takes the intent and there is none to fall back to.
@@ -30,15 +29,15 @@ def decision_stage(app: Pipeline) -> Callable[[Query, StageContext], Awaitable[s
 
     async def decision(query: Query, ctx: StageContext) -> str:  # noqa: ARG001
         intent = intent_of(ctx.results.get(StageType.INTENT))
-        names = candidates(app, intent)
+        names = candidates(nodes, intent)
         if not names:
-            raise NoNodeError(_advice(app, intent))
+            raise NoNodeError(_advice(nodes, intent))
         return names[0]
 
     return decision
 
 
-def candidates(app: Pipeline, intent: str) -> list[str]:
+def candidates(nodes: Mapping[str, Node], intent: str) -> list[str]:
     """The nodes that may answer a query of this intent, the preferred one first; empty if there is none.
 
     Nodes that take the intent come before those that take ``general``, and ``facts`` is the last resort.
@@ -46,10 +45,10 @@ def candidates(app: Pipeline, intent: str) -> list[str]:
     ``mathematical`` wants it used without having to remove the built-in one; among the user's the order of
     registration decides. Whoever knows about health and breakers takes the first that may run.
     """
-    names = _taking(app, intent)
+    names = _taking(nodes, intent)
     if intent != GENERAL:
-        names += [name for name in _taking(app, GENERAL) if name not in names]
-    if LAST_RESORT in app.nodes and LAST_RESORT not in names:
+        names += [name for name in _taking(nodes, GENERAL) if name not in names]
+    if LAST_RESORT in nodes and LAST_RESORT not in names:
         names.append(LAST_RESORT)
     return names
 
@@ -60,24 +59,17 @@ def intent_of(result: Any) -> str:
     return found if isinstance(found, str) and found else GENERAL
 
 
-def _taking(app: Pipeline, intent: str) -> list[str]:
+def _taking(nodes: Mapping[str, Node], intent: str) -> list[str]:
     users: list[str] = []
     builtins: list[str] = []
-    for name, node in app.nodes.items():
+    for name, node in nodes.items():
         if intent in node.intents:
-            (builtins if _is_builtin(node) else users).append(name)
+            (builtins if node.is_builtin else users).append(name)
     return users + builtins
 
 
-def _is_builtin(node: Node) -> bool:
-    # By function, not by name: a user's node may have taken over a built-in name.
-    call = node.handler.call
-    owner = getattr(call, "__self__", None)
-    return call is math.solve or (owner is not None and owner is facts.builtin_if_loaded())
-
-
-def _advice(app: Pipeline, intent: str) -> str:
-    known = ", ".join(sorted(app.nodes)) or "none"
+def _advice(nodes: Mapping[str, Node], intent: str) -> str:
+    known = ", ".join(sorted(nodes)) or "none"
     return (
         f"no node takes the intent {intent[:50]!r} (registered: {known}); "
         f"declare one with @app.node(name, intents={{{intent[:50]!r}}}) or one with intents={{'general'}}"

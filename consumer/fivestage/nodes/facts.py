@@ -206,11 +206,6 @@ def builtin_facts() -> Facts:
         return _builtin
 
 
-def builtin_if_loaded() -> Facts | None:
-    """The same, but None while nobody has asked for it."""
-    return _builtin
-
-
 def _by_subject(facts: Iterable[Fact]) -> tuple[dict[str, list[str]], dict[tuple[str, str], Fact]]:
     """All names by subject, and the valid fact by subject and attribute."""
     names: dict[str, list[str]] = {}

@@ -11,12 +11,12 @@ from fivestage_schemas import StageType
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from fivestage.app import Pipeline
     from fivestage.context import Query, StageContext
+    from fivestage.node import Node
 
 
-def validation_stage(app: Pipeline) -> Callable[[Query, StageContext], Awaitable[bool]]:
-    """The stage function for *app*.
+def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext], Awaitable[bool]]:
+    """The stage function for *nodes*.
 
     A node's ``validate`` decides if it has one: awaited when it is a coroutine function, otherwise run in
     the executor's threads, since it may block. Without one, `is_plausible` decides.
@@ -26,7 +26,7 @@ def validation_stage(app: Pipeline) -> Callable[[Query, StageContext], Awaitable
     """
 
     async def validation(query: Query, ctx: StageContext) -> bool:
-        node = app.nodes.get(ctx.node) if ctx.node else None
+        node = nodes.get(ctx.node) if ctx.node else None
         check = node.validate if node else None
         if check is None:
             return is_plausible(ctx.answer, ctx.results.get(StageType.PROCESSING), ctx.confidence)
