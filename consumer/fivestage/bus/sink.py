@@ -142,7 +142,7 @@ class Sink:
                 self._fail(queue.topic, error)
                 return
             self._acknowledge(taken)
-            self._observer.published(queue.topic, [record for record, _ in taken], loop.time() - sent_at)
+            self._observer.published(queue.topic, len(taken), loop.time() - sent_at)
         queue.busy = False
 
     def _fill(self, queue: _PartitionQueue) -> tuple[object, list[tuple[OutputRecord, _Delivery]]]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fivestage.core.decode import UnreadableReason
     from fivestage.core.outcome import Conclusion
-    from fivestage.core.records import OutputRecord
     from fivestage_schemas import TimeoutReason
 
 
@@ -26,7 +25,7 @@ class Observer:
     def unreadable(self, reason: UnreadableReason) -> None:
         """A record became a dead letter."""
 
-    def published(self, topic: str, records: list[OutputRecord], duration_s: float) -> None:
+    def published(self, topic: str, count: int, duration_s: float) -> None:
         """A batch of records was acknowledged."""
 
     def committed(self, partitions: int, duration_s: float) -> None:

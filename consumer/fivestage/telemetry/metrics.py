@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from fivestage.core.decode import UnreadableReason
     from fivestage.core.outcome import Conclusion
-    from fivestage.core.records import OutputRecord
     from fivestage_schemas import TimeoutReason
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5)
@@ -172,9 +171,9 @@ class Metrics(Observer):
     def unreadable(self, reason: UnreadableReason) -> None:
         self._dead_letters.labels(reason).inc()
 
-    def published(self, topic: str, records: list[OutputRecord], duration_s: float) -> None:
+    def published(self, topic: str, count: int, duration_s: float) -> None:
         sent, duration = self._send_children(topic)
-        sent.inc(len(records))
+        sent.inc(count)
         duration.observe(duration_s)
 
     def committed(self, partitions: int, duration_s: float) -> None:  # noqa: ARG002 - the observer's signature
