@@ -16,6 +16,7 @@ TOP_LEVEL = {
     "BrokerError",
     "ConfigurationError",
     "DrainTimeoutError",
+    "ExecutorError",
     "FivestageError",
     "InvalidAppError",
     "NoNodeError",

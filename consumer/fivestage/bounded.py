@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
-
+from fivestage.core.event_json import to_json
 from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
@@ -59,29 +59,37 @@ async def bounded(
         asyncio.CancelledError: the caller was cancelled from outside.
     """
     started_at = clock()
-    data, error, data_json = None, None, None
+    data, data_json, failed = None, None, None
     scope = Bounded(call, ends_at)
     try:
         data = await scope
-        data_json = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+        data_json = to_json(data)
     except BaseException as raised:
-        if isinstance(raised, asyncio.CancelledError) and given_up():
+        if scope.closed:
             raise
-        error = raised
+        if isinstance(raised, asyncio.CancelledError) and not scope.expired and given_up():
+            raise
+        failed = Ending.of_error(raised, 0.0)  # not the error itself: its traceback holds this frame
     ended_at = clock()
+    if await _cancelled_itself(given_up):
+        failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"), 0.0)
     if scope.expired or ended_at > ends_at:
         return Ending.of_timeout(ends_at - started_at, ended_at - started_at)
-    if error is not None:
-        _forget_cancellations()
-        return Ending.of_error(error, ended_at - started_at)
+    if failed is not None:
+        return failed._replace(duration_s=ended_at - started_at)
     return Ending(Outcome.SUCCESS, ended_at - started_at, data, data_json)
 
 
-def _forget_cancellations() -> None:
-    """Put right what user code did to the task that it shares with the stages after it."""
+async def _cancelled_itself(given_up: Callable[[], bool]) -> bool:
+    """Whether user code cancelled the task it shares with the stages after it; that is then put right."""
     task = asyncio.current_task()
-    while task is not None and task.cancelling():
+    if task is None or not task.cancelling() or given_up():
+        return False
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)  # where a cancellation is due that has not been thrown yet
+    while task.cancelling():
         task.uncancel()
+    return True
 
 
 async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:
@@ -131,13 +139,14 @@ class Bounded:
     cancellations is put back, so that ``task.cancelling()`` tells of cancellations from outside only.
     """
 
-    __slots__ = ("_call", "_ends_at", "_task", "expired")
+    __slots__ = ("_call", "_ends_at", "_task", "closed", "expired")
 
     def __init__(self, call: Coroutine[Any, Any, Any], ends_at: float) -> None:
         self._call = call
         self._ends_at = ends_at
         self._task: asyncio.Task[Any] | None = None
         self.expired = False
+        self.closed = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
         call = self._call
@@ -151,6 +160,10 @@ class Bounded:
             while True:
                 try:
                     sent = yield waiting_for
+                except GeneratorExit:  # its loop has gone: nobody will ever go on with this
+                    self.closed = True
+                    call.close()
+                    raise
                 except BaseException as thrown:  # noqa: BLE001 - whatever the task is thrown, the code gets
                     waiting_for = call.throw(thrown)
                 else:

@@ -16,9 +16,9 @@ class Query:
     """A question as stages and nodes get it."""
 
     query_id: str
-    user_input: str
+    user_input: str = field(repr=False)
     lane: str = "prod"
-    context: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The producer's own JSON object; empty when it sent none."""
 
 
@@ -39,11 +39,11 @@ class StageContext:
     attempt: int = 1
     stage_deadline: float = 0.0
     """When this stage ends (monotonic seconds)."""
-    results: dict[StageType, Any] = field(default_factory=dict)
+    results: dict[StageType, Any] = field(default_factory=dict, repr=False)
     """What the finished stages returned; a stage that did not succeed is absent."""
     node: str | None = None
     """The node that decision chose."""
-    answer: Any = None
+    answer: Any = field(default=None, repr=False)
     """The answer that processing returned (validation and reflection)."""
     confidence: float | None = None
     """The node's confidence, 0..1, where it gave one."""

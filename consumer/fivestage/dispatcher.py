@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import structlog
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.context import Query
 from fivestage.core.admission import Gate, InFlightLimit
@@ -20,6 +18,7 @@ from fivestage.core.event_json import Envelope
 from fivestage.core.job import Job
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 from fivestage.core.outcome import conclude
+from fivestage.core.records import CorruptRecord
 from fivestage_schemas import TimeoutReason
 from fivestage_schemas import headers as h
 
@@ -34,17 +33,17 @@ if TYPE_CHECKING:
     from fivestage.settings import AdmissionSettings
     from fivestage.telemetry.tracing import QueryTrace, Tracing
 
+SLICE_S = 0.002
+"""How long records are taken in before everything else has its turn."""
 LONG_WAIT_S = 1.0
 """A gate closed for longer pauses the source; before that it is only not asked for more."""
-
-log = structlog.get_logger("fivestage.dispatcher")
 
 
 class RecordSource(Protocol):
     """What the dispatcher needs of a source."""
 
-    async def fetch(self, max_records: int) -> Sequence[Any]:
-        """Records, or CorruptRecord in place of one; an empty list after a short wait."""
+    async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
+        """What came; an empty list after a short wait."""
 
     def pause(self) -> None:
         """Fetch nothing until resumed; ``fetch`` is still called."""
@@ -109,7 +108,7 @@ class Dispatcher:
         self.in_flight = 0
         """Records between dispatch and acknowledgement."""
         self.last_progress_at = 0.0
-        """When a record last finished, or there was none to finish (monotonic seconds)."""
+        """When a record last finished, or the first of a burst began (monotonic seconds)."""
 
     def __repr__(self) -> str:
         return f"<Dispatcher in_flight={self.in_flight} {self._gate}>"
@@ -125,10 +124,17 @@ class Dispatcher:
             fetched = await source.fetch(self._gate.room(self.in_flight))
             if fetched:
                 self._observer.received(len(fetched))
-            for item in fetched:
-                self.dispatch(item)
-            if not self.in_flight:
-                self.last_progress_at = asyncio.get_running_loop().time()
+            await self._dispatch_all(fetched)
+
+    async def _dispatch_all(self, fetched: Sequence[Record | CorruptRecord]) -> None:
+        """Dispatch in slices: parsing must not hold back the deadlines of the queries in flight."""
+        clock = asyncio.get_running_loop().time
+        slice_end = clock() + SLICE_S
+        for item in fetched:
+            self.dispatch(item)
+            if clock() > slice_end:
+                await asyncio.sleep(0)
+                slice_end = clock() + SLICE_S
 
     def stop(self) -> None:
         """Fetch no more; what is in flight goes on."""
@@ -140,8 +146,8 @@ class Dispatcher:
             return
         source.pause()
         while not (self._gate.update(self.in_flight) or self._stopping):
-            for item in await source.fetch(1):  # a rebalance may have delivered before the pause was applied
-                self.dispatch(item)
+            # A rebalance may have delivered before the pause was applied.
+            await self._dispatch_all(await source.fetch(1))
         source.resume()
 
     async def drain(self, timeout_s: float, keys: frozenset[PartitionKey] | None = None) -> bool:
@@ -161,14 +167,16 @@ class Dispatcher:
 
     # The way of one record
 
-    def dispatch(self, item: Any) -> None:
+    def dispatch(self, item: Record | CorruptRecord) -> None:
         """Take one record, or the report of a corrupt one, from the source."""
-        record = getattr(item, "record", item)
+        record = item.record if isinstance(item, CorruptRecord) else item
         book = self._ledger.book(PartitionKey(record.topic, record.partition))
         if book is None:  # taken away between the fetch and now: others will read it
             return
+        if not self.in_flight:
+            self.last_progress_at = asyncio.get_running_loop().time()
         self.in_flight += 1
-        if record is not item:
+        if isinstance(item, CorruptRecord):
             decoded: Readable | Unreadable = Unreadable(UnreadableReason.CORRUPT_RECORD, item.detail)
         else:
             decoded = decode(record, self._limits)
@@ -178,15 +186,17 @@ class Dispatcher:
             self._admit(record, book, decoded)
 
     def _reject(self, record: Record, book: PartitionLedger, unreadable: Unreadable) -> None:
-        self._observer.unreadable(unreadable.reason)
-        trace = self._tracing.begin({}, record, unreadable.query_id)
+        lane, answered = unreadable.lane or self._limits.default_lane, unreadable.query_id is not None
+        self._observer.unreadable(lane, unreadable.reason, answered=answered)
+        trace = self._tracing.begin(unreadable.headers, record, unreadable.query_id)
         envelope = Envelope(
             record,
             unreadable.query_id or "",
-            self._limits.default_lane,
-            unreadable.correlation_id,
-            trace_headers=trace.headers,
-            started_wall=self._wall_clock(),
+            lane,
+            unreadable.headers.get(h.CE_CORRELATION_ID),
+            unreadable.headers.get(h.CE_ID),
+            trace.headers,
+            self._wall_clock(),
         )
         trace.end(error_type="invalid_query")
         self._publish(Ticket(envelope, book, trace), self._encoder.unreadable(envelope, unreadable))
@@ -240,6 +250,7 @@ class Dispatcher:
         self._executor.submit(job)
 
     def _at_deadline(self, job: Job) -> None:
+        job.timer = None  # it would keep the job alive until the garbage collector finds the two
         if not job.ended:
             self._conclude(job)
             self._executor.cancel(job)
@@ -250,6 +261,7 @@ class Dispatcher:
             self._observer.came_late()
             return
         job.timer.cancel()
+        job.timer = None
         self._conclude(job)
 
     def _conclude(self, job: Job) -> None:
@@ -257,16 +269,23 @@ class Dispatcher:
         ticket: Ticket = job.origin
         now = asyncio.get_running_loop().time()
         conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
+        records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
         self._observer.concluded(ticket.envelope.lane, conclusion, ticket.envelope.queue_s)
         ticket.trace.conclude(ticket.envelope, conclusion)
-        self._publish(ticket, self._encoder.concluded(ticket.envelope, conclusion))
+        self._publish(ticket, records)
 
     def _publish(self, ticket: Ticket, records: list[OutputRecord]) -> None:
-        self._sink.publish(records, lambda: self._finish(ticket))
+        if ticket.book.closed:  # taken away meanwhile: whoever has the partition now answers
+            self._finished(ticket)
+        else:
+            self._sink.publish(records, lambda: self._acknowledged(ticket))
 
-    def _finish(self, ticket: Ticket) -> None:
+    def _acknowledged(self, ticket: Ticket) -> None:
         """All events of a record are acknowledged: its offset may be committed."""
         ticket.book.finish(ticket.envelope.record.offset)
+        self._finished(ticket)
+
+    def _finished(self, ticket: Ticket) -> None:
         ticket.trace.acknowledged()
         self.in_flight -= 1
         self.last_progress_at = asyncio.get_running_loop().time()

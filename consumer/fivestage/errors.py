@@ -9,6 +9,7 @@
     │   └── NoNodeError         no registered node takes the intent, or the decision named an unknown one
     ├── BrokerError             the bus cannot go on; the process ends, nothing uncommitted is lost
     │   └── PublishError        an event was not acknowledged
+    ├── ExecutorError           user code has left the executor beyond repair; the process ends
     └── DrainTimeoutError       shutdown took longer than it may
 """
 
@@ -39,6 +40,10 @@ class BrokerError(FivestageError):
 
 class PublishError(BrokerError):
     """An event could not be published; its query stays unfinished and will be read again."""
+
+
+class ExecutorError(FivestageError):
+    """The executor cannot run user code any more."""
 
 
 class DrainTimeoutError(FivestageError):

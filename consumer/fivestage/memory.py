@@ -150,7 +150,11 @@ class MemoryBus:
             admission=settings.admission,
             limits=DecodeLimits(settings.lane, settings.lanes, settings.admission.max_value_bytes),
             ledger=self.ledger,
-            encoder=Encoder(source="/memory", max_record_bytes=settings.kafka.max_record_bytes),
+            encoder=Encoder(
+                source="/memory",
+                max_record_bytes=settings.kafka.max_record_bytes,
+                max_dead_letter_bytes=settings.kafka.max_record_bytes,
+            ),
             executor=self.executor,
             sink=self.sink,
             observer=observer or Observer(),

@@ -11,13 +11,11 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from fivestage.app import Pipeline
 from fivestage.bounded import Ending, bounded, leave_behind, within
 from fivestage.context import Query, StageContext
 from fivestage.core.deadline import stage_grant
-from fivestage.core.event_json import Envelope, result_json, stage_json
+from fivestage.core.event_json import Envelope, result_json, stage_json, to_json
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
@@ -78,11 +76,13 @@ class Orchestrator:
             ValueError: an argument is not what a QueryEvent may have.
         """
         query_id = query_id or str(uuid.uuid4())
-        QueryEvent(query_id=query_id, user_input=user_input, lane=lane, budget_ms=budget_ms)
+        event = QueryEvent(
+            query_id=query_id, user_input=user_input, lane=lane, budget_ms=budget_ms, context=context
+        )
         loop = asyncio.get_running_loop()
         now = loop.time()
         total_s = self.plan.total_s if budget_ms is None else min(self.plan.total_s, budget_ms / 1000)
-        query = Query(query_id, user_input, lane, context or {})
+        query = Query(query_id, user_input, lane, event.context or {})
         job = Job(query, self.plan, started_at=now, ends_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
         task = asyncio.ensure_future(self.run(job))
@@ -179,7 +179,7 @@ def _take_over(job: Job, ctx: StageContext, data: Any) -> None:
         case StageType.PROCESSING:
             ctx.answer, ctx.confidence = answer_of(data)
             job.trail.confidence = ctx.confidence
-            job.trail.answer_json = orjson.dumps(ctx.answer, option=orjson.OPT_NON_STR_KEYS)
+            job.trail.answer_json = to_json(ctx.answer)
         case StageType.VALIDATION:
             ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
     ctx.results[ctx.stage_type] = data

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from fivestage.admin.server import AdminServer, Health
+from fivestage.admin.server import AdminServer
 from fivestage.bus import topics
 from fivestage.bus.committer import Committer
 from fivestage.bus.sink import Sink
@@ -24,13 +24,16 @@ from fivestage.bus.source import Source
 from fivestage.core.decode import DecodeLimits
 from fivestage.core.encode import Encoder
 from fivestage.core.ledger import Ledger
+from fivestage.core.records import Output
 from fivestage.dispatcher import Dispatcher
-from fivestage.errors import BrokerError, ConfigurationError, DrainTimeoutError, PublishError
+from fivestage.errors import BrokerError, ConfigurationError, DrainTimeoutError, FivestageError, PublishError
 from fivestage.executors import InlineExecutor, ThreadExecutor
 from fivestage.orchestrator import Orchestrator
+from fivestage.telemetry.logging import announce, described
 from fivestage.telemetry.metrics import Metrics
-from fivestage.telemetry.tracing import Tracing, make_provider
+from fivestage.telemetry.tracing import Tracing, flush_provider, make_provider
 from fivestage.version import __version__
+from fivestage.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,14 +46,13 @@ if TYPE_CHECKING:
 REVOKE_DRAIN_S = 1.0
 """How long a rebalance waits for queries in flight; well below any rebalance timeout."""
 REVOKE_COMMIT_S = 2.0
+LAST_COMMIT_S = 2.0
 COMMIT_TIMEOUT_S = 5.0
-"""With the two above it stays below kafka.rebalance_timeout_ms, also when a commit under way hangs."""
-CONNECT_TIMEOUT_S = 12.0
-UNACKED_UNREADY_S = 5.0
-STUCK_S = 30.0
+"""With the two above it stays below the least kafka.rebalance_timeout_ms, also when a commit hangs."""
+START_TIMEOUT_S = 18.0
 STEP_TIMEOUT_S = 3.0
-GC_THRESHOLD = 20_000
-"""Objects between two collections of the youngest; Python's default of 700 is a few queries."""
+GC_THRESHOLD = 5_000
+"""Objects between two collections of the youngest; Python's default of 700 is a handful of queries."""
 SWITCH_INTERVAL_S = 0.0005
 """A node that spins in Python shares the interpreter with the bus loop; the default of 5 ms starves it."""
 
@@ -69,8 +71,8 @@ class Service:
         self.settings = settings
         self.app = app
         self._ending = asyncio.Event()
+        self._signalled = False
         self._failure: Exception | None = None
-        self._draining = False
         self.admin_port: int | None = None
         self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span)
@@ -80,15 +82,15 @@ class Service:
 
         Raises:
             ConfigurationError: something outside must be put right first.
-            BrokerError: Kafka is beyond repair; the process should end and be started again.
+            FivestageError: it cannot go on; the process should end and be started again.
         """
         self._listen_for_signals()
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         async with contextlib.AsyncExitStack() as stack:
-            await self._start(stack)
-            _tune_garbage_collection()
-            await self._serve()
+            if await self._started_before_the_end(stack):
+                _tune_garbage_collection()
+                await self._serve()
         if self._failure is not None:
             raise self._failure
         return 0
@@ -98,20 +100,52 @@ class Service:
         if failure is not None and self._failure is None:
             self._failure = failure
             log.error("stopping", error_type=type(failure).__name__, error=str(failure))
-        self._ending.set()
+        if not self._ending.is_set():
+            self._ending.set()
+            total_s = self.settings.shutdown.total_timeout_ms / 1000
+            asyncio.get_running_loop().call_later(total_s, _give_up, total_s)
 
     # Starting
+
+    async def _started_before_the_end(self, stack: contextlib.AsyncExitStack) -> bool:
+        """Start, unless a signal comes first; whether it was done."""
+        starting = asyncio.ensure_future(self._start(stack))
+        ending = asyncio.ensure_future(self._ending.wait())
+        try:
+            await asyncio.wait(
+                {starting, ending}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not starting.done() and not ending.done():
+                raise ConfigurationError(
+                    f"Kafka does not let this client in within {START_TIMEOUT_S:.0f} s: are all brokers "
+                    "reachable at the addresses they advertise, and may this principal produce idempotently?"
+                )
+        finally:
+            ending.cancel()
+            starting.cancel()
+            await asyncio.wait({starting}, timeout=STEP_TIMEOUT_S)
+        if starting.done() and not starting.cancelled():
+            starting.result()
+            return True
+        return False
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
         if settings.topics.create:
             await topics.create(settings)
         await topics.check(settings)
-        limit = await topics.largest_record(settings)
+        limits = await topics.largest_records(settings)
+        events = min(size for output, size in limits.items() if output is not Output.DEAD_LETTERS)
+        encoder = Encoder(
+            source=f"/fivestage/{settings.kafka.group_id}",
+            max_record_bytes=events,
+            max_dead_letter_bytes=limits[Output.DEAD_LETTERS],
+        )
         self.executor = self._make_executor()
-        self.sink = Sink(settings, self.metrics, self.stop)
-        self.dispatcher = self._make_dispatcher(Encoder(source=_source_uri(settings), max_record_bytes=limit))
-        self.source = Source(settings, self.ledger, self._on_revoked)
+        self.sink = Sink(settings, self.metrics, self.stop, max_record_bytes=min(limits.values()))
+        self.dispatcher = self._make_dispatcher(encoder)
+        self.source = Source(settings, self.ledger, self._on_revoked, self.metrics)
+        self.watch = self._make_watch()
         self.committer = Committer(
             self.source.consumer,
             self.ledger,
@@ -122,18 +156,22 @@ class Service:
         self._add_gauges()
         await self._start_admin(stack)
         await self.executor.start(self.dispatcher.finished)
+        stack.push_async_callback(_bounded, lambda: asyncio.to_thread(flush_provider), "traces")
         stack.push_async_callback(_bounded, lambda: self.executor.stop(1.0), "executor")
         stack.push_async_callback(_bounded, self.sink.stop, "producer")
         stack.push_async_callback(_bounded, self.source.stop, "consumer")
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self.sink.start()
-                await self.source.start()
-        except TimeoutError:
-            raise ConfigurationError(
-                f"Kafka does not let this client in within {CONNECT_TIMEOUT_S:.0f} s: are all brokers "
-                "reachable at the addresses they advertise, and may this principal produce idempotently?"
-            ) from None
+        await self.sink.start()
+        await self.source.start()
+
+    def _make_watch(self) -> Watch:
+        return Watch(
+            source=self.source,
+            dispatcher=self.dispatcher,
+            executor=self.executor,
+            sink=self.sink,
+            publish_timeout_s=self.settings.kafka.publish_timeout_ms / 1000,
+            max_abandoned=self.settings.executor.max_abandoned,
+        )
 
     def _make_executor(self) -> Executor:
         orchestrator = Orchestrator(
@@ -169,7 +207,11 @@ class Service:
         if not admin.enabled:
             return
         server = AdminServer(
-            host=admin.host, port=admin.port, live=self.live, ready=self.ready, registry=self.metrics.registry
+            host=admin.host,
+            port=admin.port,
+            live=self.watch.live,
+            ready=self.watch.ready,
+            registry=self.metrics.registry,
         )
         self.admin_port = await server.start()
         stack.push_async_callback(_bounded, server.stop, "admin server")
@@ -181,17 +223,26 @@ class Service:
             "in_flight", "Records between dispatch and acknowledgement.", lambda: self.dispatcher.in_flight
         )
         metrics.gauge("concurrency_limit", "How many may be in flight.", lambda: limit)
-        metrics.gauge("abandoned_tasks", "Cancelled stages still running.", lambda: self.executor.abandoned)
-        metrics.gauge("rebalances", "Assignments so far.", lambda: self.source.rebalances)
-        metrics.partition_gauge(
+        metrics.gauge(
+            "abandoned_tasks", "Stages that run on after their end.", lambda: self.executor.abandoned
+        )
+        metrics.gauges(
+            "event_loop_lag_seconds",
+            "How late a loop came to its last check.",
+            "loop",
+            lambda: [("bus", self.watch.bus_lag_s), ("executor", self.executor.last_lag_s)],
+        )
+        metrics.gauges(
             "lag",
             "Records not handed over yet.",
-            lambda: [(k.partition, v) for k, v in self.source.lag().items()],
+            "partition",
+            lambda: [(str(key.partition), lag) for key, lag in self.source.lag().items()],
         )
-        metrics.partition_gauge(
+        metrics.gauges(
             "uncommitted_span",
             "Offsets between the commit position and the newest record.",
-            lambda: [(key.partition, book.span) for key, book in list(ledger.books.items())],
+            "partition",
+            lambda: [(str(key.partition), book.span) for key, book in list(ledger.books.items())],
         )
 
     # Serving
@@ -199,7 +250,7 @@ class Service:
     async def _serve(self) -> None:
         """Fetch, commit and watch until something ends it, then drain and commit."""
         fetching = asyncio.create_task(self.dispatcher.run(self.source), name="fetch")
-        watching = asyncio.create_task(self._watch(), name="watch")
+        watching = asyncio.create_task(self.watch.run(self._announce), name="watch")
         committing = asyncio.create_task(self.committer.run(), name="commit")
         for task in (fetching, watching, committing):
             task.add_done_callback(self._on_task_done)
@@ -210,47 +261,38 @@ class Service:
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.stop(error if isinstance(error, Exception) else BrokerError(repr(error)))
+            self.stop(error if isinstance(error, Exception) else BrokerError(type(error).__name__))
 
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception in a callback of the bus is a bug of ours: end, rather than lose track of a query."""
         error = context.get("exception")
-        log.error("unexpected error", message=context.get("message"), exc_info=error)
-        if "handle" in context and isinstance(error, Exception):
-            self.stop(BrokerError(f"internal error: {error!r}"))
+        log.error("unexpected error", **described(error))
+        if "handle" in context:
+            self.stop(BrokerError(f"internal error: {type(error).__name__}"))
 
     async def _drain(self, fetching: asyncio.Task[None]) -> None:
         """Let what is in flight finish, and commit it."""
-        self._draining = True
+        self.watch.draining = True
         self.dispatcher.stop()
         drain_s = self.settings.shutdown.drain_timeout_ms / 1000
         log.info("draining", in_flight=self.dispatcher.in_flight)
         await asyncio.wait({fetching}, timeout=drain_s)  # never cancelled: see bus/source.py
         drained = isinstance(self._failure, PublishError) or await self.dispatcher.drain(drain_s)
-        with contextlib.suppress(BrokerError):
-            await self.committer.commit()
+        if not await self._commit_at_last():
+            self.stop(BrokerError("what is finished could not be committed: it will be answered again"))
         if not drained:
             left = self.dispatcher.in_flight
             self.stop(DrainTimeoutError(f"{left} queries were still in flight after {drain_s:.0f} s"))
 
-    async def _watch(self) -> None:
-        """Say when the service is ready; give up when events are not acknowledged for too long."""
-        announced = False
-        limit_s = self.settings.kafka.publish_timeout_ms / 1000
-        while True:
-            if not announced and self.ready().ok:
-                announced = True
-                self._announce()
-            waited = self.sink.oldest_unacked_s(asyncio.get_running_loop().time())
-            if waited > limit_s:
-                self.stop(
-                    PublishError(f"events were not acknowledged for {waited:.0f} s: are the brokers up?")
-                )
-                return
-            await asyncio.sleep(0.05 if not announced else 0.5)
+    async def _commit_at_last(self) -> bool:
+        """Commit, and once more when it fails: a rebalance may just be ending."""
+        try:
+            return await self.committer.commit(LAST_COMMIT_S) or await self.committer.commit(LAST_COMMIT_S)
+        except BrokerError:
+            return False
 
     def _announce(self) -> None:
-        log.info(
+        announce(
             "ready",
             version=__version__,
             group=self.settings.kafka.group_id,
@@ -267,28 +309,6 @@ class Service:
         left = self.ledger.in_flight(keys)
         log.info("revoked", partitions=names, drained=drained, committed=committed, abandoned=left)
 
-    # Health
-
-    def live(self) -> Health:
-        """Work progresses: records in flight end, because each has a deadline."""
-        if not self.dispatcher.in_flight or self.sink.unacknowledged:
-            return Health(ok=True)
-        idle_s = asyncio.get_running_loop().time() - self.dispatcher.last_progress_at
-        if idle_s > STUCK_S:
-            return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")
-        return Health(ok=True)
-
-    def ready(self) -> Health:
-        """Joined, able to publish, not ending."""
-        if self._draining or self._ending.is_set():
-            return Health(ok=False, reason="draining")
-        if not self.source.joined:
-            return Health(ok=False, reason="not a member of the group yet")
-        waited = self.sink.oldest_unacked_s(asyncio.get_running_loop().time())
-        if waited > UNACKED_UNREADY_S:
-            return Health(ok=False, reason=f"events have not been acknowledged for {waited:.0f} s")
-        return Health(ok=True)
-
     # Ending
 
     def _listen_for_signals(self) -> None:
@@ -297,11 +317,10 @@ class Service:
             loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
-        if self._ending.is_set():  # asked twice: at once
+        if self._signalled:  # asked twice: at once
             os._exit(1)
+        self._signalled = True
         self.stop()
-        total_s = self.settings.shutdown.total_timeout_ms / 1000
-        asyncio.get_running_loop().call_later(total_s, _give_up, total_s)
 
 
 async def _bounded(step: Callable[[], Awaitable[None]], name: str) -> None:
@@ -311,23 +330,19 @@ async def _bounded(step: Callable[[], Awaitable[None]], name: str) -> None:
     if not done:
         log.warning("left behind", part=name, after_s=STEP_TIMEOUT_S)
     elif not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("ended badly", part=name, error=repr(error))
+        log.warning("ended badly", part=name, **described(error))
 
 
 def _tune_garbage_collection() -> None:
-    """Spare what is there now, which stays, and look at the young less often: queries leave no cycles."""
+    """Spare what is there now, which stays, and look at the young less often."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 20)
+    gc.set_threshold(GC_THRESHOLD, 10, 10)
 
 
 def _give_up(total_s: float) -> None:
     log.error("shutdown took too long", limit_s=total_s)
     os._exit(1)
-
-
-def _source_uri(settings: Settings) -> str:
-    return f"/fivestage/{settings.kafka.group_id}"
 
 
 def run(settings: Settings, app: Pipeline) -> int:
@@ -352,6 +367,9 @@ async def _main(settings: Settings, app: Pipeline) -> int:
     except ConfigurationError as error:
         log.error("cannot run", error=str(error))  # noqa: TRY400 - one line, no traceback
         return 2
-    except (BrokerError, DrainTimeoutError) as error:
+    except FivestageError as error:
         log.error("ended", error_type=type(error).__name__, error=str(error))  # noqa: TRY400
+        return 1
+    except Exception as error:  # noqa: BLE001 - a bug: told without its text, which may hold a query
+        log.error("ended", **described(error))  # noqa: TRY400
         return 1

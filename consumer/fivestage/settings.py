@@ -11,8 +11,22 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from fivestage.core.plan import DEFAULT_CRITICAL, DEFAULT_STAGE_TIMEOUTS_MS, DEFAULT_TOTAL_TIMEOUT_MS, Plan
 from fivestage.core.records import Output
@@ -51,11 +65,12 @@ class KafkaSettings(_Section):
     ssl_keyfile: Path | None = None
     session_timeout_ms: PositiveMs = 30000
     heartbeat_interval_ms: PositiveMs = 3000
-    rebalance_timeout_ms: PositiveMs = 10000
+    rebalance_timeout_ms: Annotated[int, Field(ge=9000)] = 10000
+    """At least 9000: what is in flight is finished and committed while a rebalance waits."""
     request_timeout_ms: PositiveMs = 15000
     fetch_max_wait_ms: PositiveMs = 100
     max_partition_fetch_bytes: PositiveMs = 262144
-    max_record_bytes: PositiveMs = 1_000_000
+    max_record_bytes: PositiveMs = 1_048_000
     """The largest record to publish; at most the output topics' ``max.message.bytes``."""
     commit_interval_ms: PositiveMs = 500
     publish_timeout_ms: PositiveMs = 120_000
@@ -72,6 +87,8 @@ class KafkaSettings(_Section):
             raise ValueError("session_timeout_ms must be at least three times heartbeat_interval_ms")
         if self.security_protocol.startswith("SASL") and not self.sasl_mechanism:
             raise ValueError("sasl_mechanism is needed: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+        if self.sasl_mechanism and not (self.sasl_username and self.sasl_password):
+            raise ValueError(f"sasl_username and sasl_password are needed for {self.sasl_mechanism}")
         if self.security_protocol.endswith("PLAINTEXT") and not (self.allow_plaintext or self.is_local):
             raise ValueError(
                 f"{self.security_protocol} to {self.bootstrap_servers} would send queries unencrypted: set "
@@ -120,6 +137,12 @@ class PipelineSettings(_Section):
     critical: frozenset[StageType] = DEFAULT_CRITICAL
     """The stages without which a query fails."""
 
+    @field_validator("stage_timeouts_ms")
+    @classmethod
+    def _complete(cls, given: dict[StageType, int]) -> dict[StageType, int]:
+        """A stage that is not named keeps its default."""
+        return {stage: given.get(stage, int(limit)) for stage, limit in DEFAULT_STAGE_TIMEOUTS_MS.items()}
+
     def plan(self) -> Plan:
         """The plan these settings describe."""
         return Plan.of(
@@ -138,7 +161,7 @@ class AdmissionSettings(_Section):
     """Offsets between a partition's commit position and its newest query; beyond it the partition waits."""
     query_ttl_ms: Annotated[int, Field(ge=0)] = 0
     """How long after its timestamp a query is worth answering; 0 = for ever."""
-    max_value_bytes: Annotated[int, Field(gt=0)] = 65536
+    max_value_bytes: Annotated[int, Field(gt=0)] = 262144
     """Larger records are dead letters, unparsed."""
 
 
@@ -148,6 +171,8 @@ class ExecutorSettings(_Section):
     kind: Literal["thread", "inline"] = "thread"
     threads: Annotated[int, Field(gt=0, le=1000)] = 16
     """Blocking (``def``) stages and nodes that may run at a time."""
+    max_abandoned: Annotated[int, Field(ge=0)] = 8
+    """Stages that may run on after their end; with more the service ends, to be started afresh."""
 
 
 class AdminSettings(_Section):
@@ -225,6 +250,9 @@ class Settings(BaseSettings):
             return _WithFile(**(overrides or {}))
         except ValidationError as error:
             raise ConfigurationError(_explain(error)) from None
+        except SettingsError as error:  # names the field and the source, not the value
+            example = 'the environment takes JSON for lists and tables, such as ["prod", "canary"]'
+            raise ConfigurationError(f"{error}: {example}") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

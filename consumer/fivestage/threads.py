@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import queue
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class _Call(NamedTuple):
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
+class _Call:
+    """A call on its way to a thread; one that is cancelled lets go of what it would have run."""
+
+    __slots__ = ("function", "future", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.function: Callable[[], Any] | None = function
 
 
 class ThreadPool:
@@ -33,6 +38,7 @@ class ThreadPool:
         self._lock = threading.Lock()
         self._closed = False
         self._threads = 0
+        self._running: set[_Call] = set()
         self._unfinished = 0
         """Calls handed in and not carried out. Counting those, rather than idle threads, leaves no moment in
         which a thread that has just taken a call looks free for another."""
@@ -45,6 +51,11 @@ class ThreadPool:
         """Threads that are running user code now."""
         return min(self._unfinished, self._threads)
 
+    @property
+    def abandoned(self) -> int:
+        """Threads that run a call nobody waits for any more."""
+        return sum(call.future.cancelled() for call in tuple(self._running))
+
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call *function* in a thread and wait for what it returns or raises.
 
@@ -55,9 +66,12 @@ class ThreadPool:
             raise RuntimeError("the thread pool is closed")
         loop = asyncio.get_running_loop()
         in_context = contextvars.copy_context().run  # the current span, for instance
-        call = _Call(loop, loop.create_future(), in_context, (function, *args))
+        call = _Call(loop, functools.partial(in_context, function, *args))
         self._hand_in(call)
-        return await call.future
+        try:
+            return await call.future
+        finally:
+            call.function = None
 
     def close(self) -> None:
         """Let idle threads end, and busy ones after their call. Does not wait."""
@@ -78,7 +92,9 @@ class ThreadPool:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            result, error = (None, None) if call.future.cancelled() else _carry_out(call)
+            self._running.add(call)
+            result, error = _carry_out(call)
+            self._running.discard(call)
             with self._lock:
                 self._unfinished -= 1
             try:
@@ -90,8 +106,11 @@ class ThreadPool:
 
 
 def _carry_out(call: _Call) -> tuple[Any, BaseException | None]:
+    function = call.function
+    if function is None:  # cancelled before it began
+        return None, None
     try:
-        return call.function(*call.args), None
+        return function(), None
     except BaseException as raised:  # noqa: BLE001 - a node may raise anything; the thread must survive
         return None, raised
 

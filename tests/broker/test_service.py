@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import urllib.error
 import urllib.request
@@ -144,3 +145,32 @@ def test_wrong_app() -> None:
     assert service.wait(20) == 2
     assert len(service.log) == 1
     assert "cannot import support.no_such:app" in service.log[0]["line"]
+
+
+async def test_sigterm_before_kafka_lets_it_in() -> None:
+    """SIGTERM while the start still waits for Kafka ends it at once, with exit code 0."""
+    connected = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        service = ServiceProcess("support.apps:load", f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        service.launch()
+        async with asyncio.timeout(20):
+            await connected.wait()
+        assert await asyncio.to_thread(service.end, signal.SIGTERM, 8) == 0
+
+
+@pytest.mark.parametrize("node", ["ends-loop", "exits-in-task"])
+async def test_a_node_that_ends_the_executor(bootstrap: str, node: str) -> None:
+    """A node that ends the event loop of the nodes ends the service, with exit code 1: a supervisor helps."""
+    with ServiceProcess("support.apps:load", bootstrap) as service:
+        write(bootstrap, TOPICS.queries, [("a", event("a", node))])
+        assert await asyncio.to_thread(service.wait, 20) == 1
+    assert "event loop of the nodes" in service.log[-1]["error"]
+    assert service.log[-1]["error_type"] == "ExecutorError"

@@ -11,8 +11,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.record.util import calc_crc32c
 
 from fivestage.bus.embedded import EmbeddedBroker
-from fivestage.bus.source import CorruptRecord, Source
+from fivestage.bus.source import Source
+from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
+from fivestage.core.records import CorruptRecord
 from fivestage.settings import Settings, TopicSettings
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ async def read(producer: AIOKafkaProducer, count: int) -> list[tuple[int, int, A
 
     servers = f"{producer.client.hosts[0][0]}:{producer.client.hosts[0][1]}"
     settings = Settings.load(None, {"kafka": {"bootstrap_servers": servers, "fetch_max_wait_ms": 20}})
-    source = Source(settings, Ledger(max_span=1000), nothing)
+    source = Source(settings, Ledger(max_span=1000), nothing, Observer())
     await source.start()
     found: list[tuple[int, int, Any]] = []
     try:
@@ -102,3 +104,22 @@ async def test_a_broken_record_is_passed_over_alone(
     good += [(partition, 3, b"4") for partition in (0, 2)]
     middle = [(1, 0, b"0"), (1, 1, b"1"), (1, 2, b"2"), (1, 3, "corrupt"), (1, 4, b"4")]
     assert await read(producer, 13) == sorted(good + middle, key=lambda row: row[:2])
+
+
+@pytest.mark.parametrize("spoil", [bad_header_name, bad_checksum])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+async def test_a_new_group_loses_nothing_to_a_first_record_that_is_broken(
+    producer: AIOKafkaProducer, spoil: Callable[[bytearray], None], bad: int
+) -> None:
+    """Where the group has no position yet, records that the failed fetch had taken out come all the same."""
+    await write(producer, bad, [b"0"], spoil)
+    for partition in range(3):
+        if partition != bad:
+            await write(producer, partition, [b"0"])
+        await write(producer, partition, [b"1", b"2"])
+    expected = [
+        (partition, offset, "corrupt" if (partition, offset) == (bad, 0) else str(offset).encode())
+        for partition in range(3)
+        for offset in range(3)
+    ]
+    assert await read(producer, 9) == expected

@@ -258,7 +258,7 @@ POISON: dict[str, tuple[Any, UnreadableReason]] = {
         Reason.NOT_JSON,
     ),
     "depth 5000": (DEEP, Reason.NOT_JSON),
-    "5 MB": (query(user_input="x" * 5_000_000), Reason.INVALID_FIELD),
+    "5 MB": (query(user_input="x" * 5_000_000), Reason.TOO_LARGE),
     "a million brackets": (b"[" * 1_000_000, Reason.NOT_JSON),
     "avro": (b"\x00\x00\x00\x00\x01\x02q-1", Reason.NOT_JSON),
     "missing id": ({"user_input": SECRET}, Reason.MISSING_FIELD),
@@ -398,7 +398,7 @@ def test_the_id_of_what_cannot_be_read(value: Any, headers: list[Any], query_id:
     """Where the id is known, and fit to be repeated, the producer gets its terminal event."""
     got = read(value, *headers, ("ce_correlationid", b"c-1"))
     assert isinstance(got, Unreadable)
-    assert (got.query_id, got.correlation_id) == (query_id, "c-1")
+    assert (got.query_id, got.headers["ce_correlationid"]) == (query_id, "c-1")
 
 
 # Headers

@@ -57,7 +57,14 @@ if TYPE_CHECKING:
     from fivestage.core.plan import Plan
     from fivestage.core.trail import StageRun, Trail
 
-ENCODER = Encoder(source="/fivestage/group", max_record_bytes=1_000_000)
+ENCODER = Encoder(source="/fivestage/group", max_record_bytes=1_000_000, max_dead_letter_bytes=1_000_000)
+
+
+def records_of(encoder: Encoder, env: Envelope, end: Conclusion) -> list[OutputRecord]:
+    """The records of a query that was started."""
+    return encoder.concluded(env, end).records
+
+
 MODELS: dict[Output, type[BaseModel]] = {
     Output.STAGE_RESULTS: StageResult,
     Output.RESULTS: PipelineResult,
@@ -214,7 +221,7 @@ ENDS: dict[str, Conclusion] = {
 def test_events_are_what_the_models_say(end: Conclusion) -> None:
     """Every field of every event of every kind of end."""
     env = envelope(queue_s=0.0123)
-    records = ENCODER.concluded(env, end)
+    records = records_of(ENCODER, env, end)
     models = models_of(env, end)
     assert len(records) == len(models) == 6 + len(end.timeouts)
     for item, model in zip(records, models, strict=True):
@@ -252,7 +259,7 @@ def test_events_of_arbitrary_trails(
     ]
     trail.answer_json = orjson.dumps(answer)
     end, env = concluded(trail, plan=plan), envelope(queue_s=queue_s)
-    for item, model in zip(ENCODER.concluded(env, end), models_of(env, end), strict=True):
+    for item, model in zip(records_of(ENCODER, env, end), models_of(env, end), strict=True):
         assert_same(item.value, model)
 
 
@@ -266,7 +273,7 @@ def test_headers_of_the_contract() -> None:
         causation_id="ce-1",
         trace_headers=(("traceparent", b"00-1-2-01"), ("tracestate", b"a=1")),
     )
-    records = ENCODER.concluded(env, ENDS["total timeout"])
+    records = records_of(ENCODER, env, ENDS["total timeout"])
     common = {
         "ce_specversion": "1.0",
         "ce_source": "/fivestage/group",
@@ -292,7 +299,7 @@ def test_headers_of_the_contract() -> None:
 
 def test_correlation_and_causation_by_default() -> None:
     """Without ids in the input, the query's id correlates and the record's coordinates are the cause."""
-    headers = headers_of(ENCODER.concluded(envelope(), ENDS["success"])[0])
+    headers = headers_of(records_of(ENCODER, envelope(), ENDS["success"])[0])
     assert headers["ce_correlationid"] == "q-1"
     assert headers["ce_causationid"] == "queries/3/42"
 
@@ -302,7 +309,7 @@ def test_stage_timeouts_have_ids_of_their_own() -> None:
     runs = ended([SUCCESS, SUCCESS, SUCCESS, TIMEOUT])
     running = running_of(REFLECTION, at=STARTED_AT + 0.23, granted_s=0.02)
     end = concluded(trail_of(runs, running), after_s=0.25)
-    ids = [headers_of(item)["ce_id"] for item in ENCODER.concluded(envelope(), end)[6:]]
+    ids = [headers_of(item)["ce_id"] for item in records_of(ENCODER, envelope(), end)[6:]]
     assert ids == ["queries/3/42/timeout/3", "queries/3/42/timeout"]
 
 
@@ -312,9 +319,9 @@ def test_ids_are_unique_and_depend_on_the_coordinates_only(made: tuple[Trail, Pl
     trail, plan = made
     end = concluded(trail, plan=plan)
     source = record(offset=offset)
-    first = [headers_of(item)["ce_id"] for item in ENCODER.concluded(envelope(source), end)]
+    first = [headers_of(item)["ce_id"] for item in records_of(ENCODER, envelope(source), end)]
     later = envelope(source, query_id="other", lane="x", started_wall=STARTED_WALL + 99, correlation_id="y")
-    again = [headers_of(item)["ce_id"] for item in ENCODER.concluded(later, end)]
+    again = [headers_of(item)["ce_id"] for item in records_of(ENCODER, later, end)]
     assert first == again
     assert len(set(first)) == len(first)
     assert all(found.startswith(f"queries/3/{offset}/") for found in first)
@@ -323,7 +330,7 @@ def test_ids_are_unique_and_depend_on_the_coordinates_only(made: tuple[Trail, Pl
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_what_the_cloudevents_library_reads(end: Conclusion) -> None:
     """Interoperability outwards: a foreign, independent implementation reads every event."""
-    for item in ENCODER.concluded(envelope(), end):
+    for item in records_of(ENCODER, envelope(), end):
         message = cloudevents.KafkaMessage(dict(item.headers), item.key, item.value or b"")
         event = cloudevents.from_binary_event(message)
         assert (event.get_id(), event.get_subject()) == (headers_of(item)["ce_id"], "q-1")
@@ -344,7 +351,7 @@ def test_what_the_cloudevents_library_reads(end: Conclusion) -> None:
         (b"k", b"k"),
         (b"\xff\x00", b"\xff\x00"),
         (None, b"q-1"),
-        (b"", b"q-1"),
+        (b"", b""),
         (b"k" * MAX_KEY_BYTES, b"k" * MAX_KEY_BYTES),
         (b"k" * (MAX_KEY_BYTES + 1), b"q-1"),
     ],
@@ -352,7 +359,7 @@ def test_what_the_cloudevents_library_reads(end: Conclusion) -> None:
 def test_keys(key: bytes | None, expected: bytes) -> None:
     """The input's key, byte for byte; the query's id where there is none fit to repeat; on every event."""
     assert output_key(record(key=key), "q-1") == expected
-    records = ENCODER.concluded(envelope(record(key=key)), ENDS["total timeout"])
+    records = records_of(ENCODER, envelope(record(key=key)), ENDS["total timeout"])
     assert {item.key for item in records} == {expected}
 
 
@@ -440,7 +447,7 @@ def test_the_detail_of_a_dead_letter_is_bounded() -> None:
 )
 def test_dead_letters_too_large_for_their_topic(source: PlainRecord) -> None:
     """What the topic would refuse for ever is left out, and said so: one record must not stop the service."""
-    encoder = Encoder(source="/s", max_record_bytes=25_000)
+    encoder = Encoder(source="/s", max_record_bytes=1_000, max_dead_letter_bytes=25_000)
     unreadable = Unreadable(UnreadableReason.TOO_LARGE, "too large")
     (letter,) = encoder.unreadable(envelope(source), unreadable)
     assert (letter.key, letter.value) == (None, None)
@@ -460,7 +467,7 @@ def large(*, data: int, answer: int) -> Conclusion:
 
 
 MAX = 30_000
-SMALL = Encoder(source="/s", max_record_bytes=MAX)
+SMALL = Encoder(source="/s", max_record_bytes=MAX, max_dead_letter_bytes=MAX)
 
 
 def sorted_out(records: list[OutputRecord]) -> tuple[list[StageResult], PipelineResult]:
@@ -472,14 +479,14 @@ def sorted_out(records: list[OutputRecord]) -> tuple[list[StageResult], Pipeline
 
 def test_a_result_that_fits_is_whole() -> None:
     """Nothing is left out below the limit."""
-    stages, result = sorted_out(SMALL.concluded(envelope(), large(data=9_000, answer=4_000)))
+    stages, result = sorted_out(records_of(SMALL, envelope(), large(data=9_000, answer=4_000)))
     assert result.stages == stages
     assert (result.answer, stages[3].data) == ("a" * 4_000, "d" * 9_000)
 
 
 def test_a_result_too_large_loses_the_stages_data_first() -> None:
     """The answer is what counts; the data is still in the stage results."""
-    stages, result = sorted_out(SMALL.concluded(envelope(), large(data=20_000, answer=9_000)))
+    stages, result = sorted_out(records_of(SMALL, envelope(), large(data=20_000, answer=9_000)))
     assert (result.status, result.answer) == (PipelineStatus.SUCCESS, "a" * 9_000)
     assert [stage.data for stage in result.stages] == [None] * 5
     assert {stage.error_type for stage in result.stages} == {"result_too_large"}
@@ -490,7 +497,7 @@ def test_a_result_too_large_loses_the_stages_data_first() -> None:
 def test_an_answer_too_large_is_an_error() -> None:
     """A terminal event there is in any case, and it says why it has no answer."""
     end = large(data=10, answer=31_000)._replace(degraded=True)
-    records = SMALL.concluded(envelope(), end)
+    records = records_of(SMALL, envelope(), end)
     stages, result = sorted_out(records)
     assert (result.status, result.error_type) == (PipelineStatus.ERROR, "result_too_large")
     assert (result.answer, result.confidence, result.degraded) == (None, None, False)
@@ -504,7 +511,7 @@ def test_an_answer_too_large_is_an_error() -> None:
 def test_no_event_is_larger_than_its_topic_takes(data: int, answer: int, key: int) -> None:
     """At any sizes around the limit, keys included."""
     env = envelope(record(key=b"k" * key))
-    stages, result = sorted_out(SMALL.concluded(env, large(data=data, answer=answer)))
+    stages, result = sorted_out(records_of(SMALL, env, large(data=data, answer=answer)))
     assert len(stages) == len(result.stages) == 5
     assert (result.answer is None) is (result.error_type == "result_too_large")
 
@@ -513,7 +520,7 @@ def test_no_event_is_larger_than_its_topic_takes(data: int, answer: int, key: in
 def test_keys_and_headers_count(data: int) -> None:
     """A value that would fit by itself does not fit with the largest key: the whole record is measured."""
     env = envelope(record(key=b"k" * MAX_KEY_BYTES), correlation_id="c" * 1024)
-    stages, _ = sorted_out(SMALL.concluded(env, large(data=data, answer=10)))
+    stages, _ = sorted_out(records_of(SMALL, env, large(data=data, answer=10)))
     assert (stages[3].data is None) is (stages[3].error_type == "result_too_large")
 
 

@@ -230,6 +230,19 @@ def test_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
     assert (results["a"].error_type, results["b"].status) == ("result_too_large", "success")
 
 
+def test_many_results_for_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
+    """Batches keep to the smallest limit of the output topics: a burst of small results goes through."""
+    for name in (topics.results, topics.stage_results):
+        limit = ("--alter", "--entity-type", "topics", "--entity-name", name)
+        kafka.exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=16384")
+    write(
+        kafka.bootstrap, topics.queries, [(f"q{n}", event(f"q{n}", "fast " + "x" * 400)) for n in range(300)]
+    )
+    with ServiceProcess("support.apps:load", kafka.bootstrap, settings_for(topics)) as service:
+        wait_for_results(kafka.bootstrap, topics.results, 300)
+        assert service.end() == 0
+
+
 def test_creates_its_topics_when_told_to(kafka: RealBroker) -> None:
     """With topics.create the service makes what is missing and gets ready."""
     topics = TopicSet(f"new{time.time_ns()}", 8)

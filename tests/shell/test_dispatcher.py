@@ -223,18 +223,16 @@ async def test_unreadable_records_do_not_stop_the_partition() -> None:
     assert len(bus.sink.of(Output.DEAD_LETTERS)) == 3
 
 
-async def test_results_of_a_lost_partition_are_not_committed() -> None:
-    """A partition taken away and given back starts anew: what the old assignment finishes moves nothing."""
+async def test_results_of_a_lost_partition_are_dropped() -> None:
+    """What ends after its partition was taken away is neither published nor committed: another answers."""
     key = PartitionKey(TOPIC, 0)
     async with MemoryBus(pipeline()) as bus:
         bus.put(query("a", "work"))
         await asyncio.sleep(0.01)
         bus.ledger.revoke(frozenset({key}))
         bus.ledger.assign(frozenset({key}))
-        await finish(bus, 1)
-        await asyncio.sleep(0.01)
-        assert bus.ledger.committable() == {}
-        assert bus.dispatcher.in_flight == 0
+        await asyncio.sleep(0.1)
+        assert (bus.results(), bus.ledger.committable(), bus.dispatcher.in_flight) == ([], {}, 0)
 
 
 async def test_every_record_has_its_end_whatever_nodes_do() -> None:
@@ -284,3 +282,17 @@ async def test_dead_letters_keep_what_reading_them_again_takes() -> None:
     assert (letter.key, letter.value) == (b"k", b"{")
     assert [header for header in letter.headers if header[0] not in names] == kept
     assert len(letter.headers) == len(names) + len(kept)
+
+
+async def test_what_is_said_of_unreadable_queries_keeps_their_context() -> None:
+    """The error of a query that could not be read has its trace, its cause and its lane."""
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = [("traceparent", f"00-{trace_id}-00f067aa0ba902b7-01".encode()), ("ce_id", b"cause-1")]
+    async with MemoryBus(pipeline()) as bus:
+        bus.put(b'{"query_id":"a","lane":"canary"}', headers=headers)
+        await finish(bus, 1)
+    [record] = bus.sink.of(Output.RESULTS)
+    found = dict(record.headers)
+    assert found["traceparent"].split(b"-")[1] == trace_id.encode()
+    assert (found["ce_causationid"], found["lane"]) == (b"cause-1", b"canary")
+    assert bus.results()[0].lane == "canary"

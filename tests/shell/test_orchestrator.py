@@ -542,7 +542,6 @@ NOT_JSON: dict[str, Any] = {
     "a set": {1},
     "bytes": b"x",
     "a function": print,
-    "a large integer": 2**64,
     "a decimal": Decimal("1.5"),
     "a lone surrogate": "\ud800",
     "a surrogate as key": {"\ud800": 1},
@@ -891,3 +890,52 @@ async def test_no_stage_follows_one_that_swallowed_the_end() -> None:
     result = await Orchestrator(app, plan=plan).process_query("x")
     await asyncio.sleep(5)
     assert (result.status, ran) == ("timeout", [])
+
+
+async def test_integers_of_any_size() -> None:
+    """JSON has no limit on integers, so neither has an answer."""
+    app = Pipeline(builtins=False)
+
+    @app.decision
+    async def decision(_query: Query, _ctx: StageContext) -> str:
+        return "large"
+
+    @app.node("large")
+    async def large(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+        return {"answer": 2**200, "confidence": 0.5}
+
+    result = await Orchestrator(app).process_query("x")
+    assert (result.answer, result.confidence) == (2**200, 0.5)
+
+
+@pytest.mark.realtime
+async def test_run_with_timeout_on_a_real_loop() -> None:
+    """On a real clock, where two timers are never due at once, a timeout is a timeout and raises nothing."""
+    for limit_s in (0.0, 1e-5, 0.001, 0.02):
+        result = await run_with_timeout(asyncio.sleep(5), StageType.REFLECTION, limit_s)
+        assert (result.timeout, result.error_type) == (True, "timeout")
+
+
+async def test_a_stage_that_cancels_its_task_and_returns() -> None:
+    """It is that stage's error; the next stage does not inherit the cancellation."""
+    app = Pipeline(builtins=False)
+
+    @app.intent
+    async def intent(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return {"intent": "any"}
+
+    @app.decision
+    async def decision(_query: Query, _ctx: StageContext) -> str:
+        await asyncio.sleep(0.001)
+        return "node"
+
+    @app.node("node")
+    async def node(_query: Query, _ctx: StageContext) -> int:
+        return 1
+
+    plan = Plan.of(critical=[StageType.DECISION])
+    result = await Orchestrator(app, plan=plan).process_query("x")
+    assert [stage.outcome for stage in result.stages[:3]] == ["error", "success", "success"]

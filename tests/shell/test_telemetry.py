@@ -13,7 +13,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from fivestage import Pipeline
 from fivestage.core.records import Output
 from fivestage.memory import MemoryBus
-from fivestage.telemetry.metrics import MAX_LANES, Metrics, render
+from fivestage.settings import Settings
+from fivestage.telemetry.metrics import MAX_ERROR_TYPES, MAX_LANES, Metrics, render
 from fivestage.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -90,12 +91,14 @@ async def test_metric_names_and_labels_of_the_contract() -> None:
     assert 'le="0.25"' in text
 
 
-async def test_openmetrics_when_asked_for() -> None:
-    """A scraper that accepts OpenMetrics gets it."""
+async def test_openmetrics_unless_asked_otherwise() -> None:
+    """OpenMetrics for whoever does not insist on the older text format."""
     metrics = Metrics(topic="queries", group_id="g")
-    body, content_type = render(metrics.registry, "application/openmetrics-text; version=1.0.0")
-    assert content_type.startswith("application/openmetrics-text")
-    assert body.rstrip().endswith(b"# EOF")
+    for accept in ("", "*/*", "application/openmetrics-text; version=1.0.0"):
+        body, content_type = render(metrics.registry, accept)
+        assert content_type.startswith("application/openmetrics-text")
+        assert body.rstrip().endswith(b"# EOF")
+    assert render(metrics.registry, "text/plain;version=0.0.4")[1].startswith("text/plain")
 
 
 async def test_producers_cannot_fill_the_registry_with_lanes() -> None:
@@ -159,3 +162,27 @@ async def test_query_text_stays_out_of_metrics_and_spans() -> None:
     assert CANARY not in render(metrics.registry, "")[0].decode()
     assert len(exporter.get_finished_spans()) > 8
     assert all(CANARY not in span.to_json() for span in exporter.get_finished_spans())
+
+
+async def test_metrics_tell_what_was_published() -> None:
+    """An answer too large for its topic, and a query that could not be read, count as the errors they are."""
+    metrics = Metrics(topic="queries", group_id="g")
+    settings = Settings.model_validate({"kafka": {"max_record_bytes": 5000}})
+    async with MemoryBus(pipeline(), observer=metrics, settings=settings) as bus:
+        await bus.ask("x" * 6000)
+        bus.put(b'{"query_id":"bad"}')
+        await bus.sink.published()
+    assert [str(result.status) for result in bus.results()] == ["error", "error"]
+    text = render(metrics.registry, "")[0].decode()
+    totals = [line for line in text.splitlines() if line.startswith("lukhas_matriz_async_pipeline_total")]
+    assert {line.partition("}")[0].split(",")[1] for line in totals} == {'status="error"'}
+    assert 'fivestage_dead_letters_total{reason="missing_field"} 1.0' in text
+
+
+async def test_nodes_cannot_fill_the_registry_with_error_types() -> None:
+    """Beyond a bound, new classes of errors share one label."""
+    metrics = Metrics(topic="queries", group_id="g")
+    for number in range(MAX_ERROR_TYPES + 10):
+        assert metrics._error_type(f"Error{number}") == (
+            f"Error{number}" if number < MAX_ERROR_TYPES else "other"
+        )

@@ -66,6 +66,21 @@ async def _exits(_query: Query, _ctx: StageContext) -> dict[str, Any]:
     raise SystemExit(3)
 
 
+@load.node("ends-loop")
+async def _ends_loop(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+    asyncio.get_running_loop().stop()
+    return {}
+
+
+@load.node("exits-in-task")
+async def _exits_in_task(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    await asyncio.gather(leave())
+    return {}
+
+
 @load.node("large")
 async def _large(query: Query, _ctx: StageContext) -> dict[str, Any]:
     return {"answer": "x" * int(query.user_input.split()[1])}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-
-class Health(NamedTuple):
-    """An answer to a probe."""
-
-    ok: bool
-    reason: str = "ok"
+    from fivestage.watch import Health
 
 
 class AdminServer:

@@ -59,11 +59,17 @@ class Sink:
     Args:
         settings: Where to connect and how.
         observer: Told of every acknowledged batch.
-        on_failure: Called once when publishing is beyond repair; nothing is acknowledged after it.
+        on_failure: Called when a partition can be published to no more; what waits for it stays unfinished.
+        max_record_bytes: The largest record that all output topics take.
     """
 
     def __init__(
-        self, settings: Settings, observer: Observer, on_failure: Callable[[Exception], None]
+        self,
+        settings: Settings,
+        observer: Observer,
+        on_failure: Callable[[Exception], None],
+        *,
+        max_record_bytes: int,
     ) -> None:
         self._topics = settings.topics.outputs
         self._observer = observer
@@ -71,14 +77,13 @@ class Sink:
         self._queues: dict[Output, list[_PartitionQueue]] = {}
         self._ready: list[_PartitionQueue] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._keyless = 0
         self._open: dict[_Delivery, None] = {}
-        self._empty = asyncio.Event()
-        self._empty.set()
         self.producer = AIOKafkaProducer(
             **client_options(settings.kafka),
             enable_idempotence=True,
-            max_batch_size=MAX_BATCH_BYTES,
-            max_request_size=settings.kafka.max_record_bytes,
+            max_batch_size=min(MAX_BATCH_BYTES, max_record_bytes),
+            max_request_size=max_record_bytes,
         )
 
     def __repr__(self) -> str:
@@ -103,13 +108,13 @@ class Sink:
         loop = asyncio.get_running_loop()
         delivery = _Delivery(len(records), on_acked, loop.time())
         self._open[delivery] = None
-        self._empty.clear()
-        hashed: dict[bytes | None, int] = {}
+        hashed: dict[bytes | None, int] = {None: self._keyless}
+        self._keyless += 1  # records without a key take turns
         for record in records:
             queues = self._queues[record.output]
             key = record.key
             if key not in hashed:
-                hashed[key] = murmur2(key) & 0x7FFFFFFF if key is not None else 0
+                hashed[key] = murmur2(key) & 0x7FFFFFFF
             queue = queues[hashed[key] % len(queues)]
             queue.pending.append((record, delivery))
             if not queue.busy:
@@ -133,16 +138,16 @@ class Sink:
         """Send one batch, wait for its acknowledgement, and go on while there is more."""
         loop = asyncio.get_running_loop()
         while queue.pending:
-            batch, taken = self._fill(queue)
             sent_at = loop.time()
             try:
+                batch, taken = self._fill(queue)
                 acked = await self.producer.send_batch(batch, queue.topic, partition=queue.partition)
                 await acked
+                self._acknowledge(taken)
+                self._observer.published(queue.topic, len(taken), loop.time() - sent_at)
             except Exception as error:  # noqa: BLE001 - whatever it is, the service must know
                 self._fail(queue.topic, error)
                 return
-            self._acknowledge(taken)
-            self._observer.published(queue.topic, len(taken), loop.time() - sent_at)
         queue.busy = False
 
     def _fill(self, queue: _PartitionQueue) -> tuple[object, list[tuple[OutputRecord, _Delivery]]]:
@@ -165,8 +170,6 @@ class Sink:
             if not delivery.remaining:
                 del self._open[delivery]
                 delivery.on_acked()
-        if not self._open:
-            self._empty.set()
 
     def _fail(self, topic: str, error: Exception) -> None:
         if isinstance(error, TopicAuthorizationFailedError):
@@ -186,15 +189,6 @@ class Sink:
         """How long the oldest delivery has been waiting for its acknowledgement; 0 when there is none."""
         oldest = next(iter(self._open), None)
         return now - oldest.published_at if oldest is not None else 0.0
-
-    async def flush(self, timeout_s: float) -> bool:
-        """Wait until everything is acknowledged, at most *timeout_s*; whether it is."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def stop(self) -> None:
         """Disconnect. The caller bounds this: with the brokers away it never returns."""

@@ -14,26 +14,31 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import (
     ConsumerStoppedError,
+    CorruptRecordException,
     GroupAuthorizationFailedError,
+    IllegalStateError,
     KafkaError,
+    RecordTooLargeError,
     TopicAuthorizationFailedError,
+    UnsupportedCodecError,
 )
 
 from fivestage.bus.connection import client_options
 from fivestage.core.ledger import Ledger, PartitionKey
-from fivestage.core.records import PlainRecord
+from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from fivestage.core.events import Observer
     from fivestage.core.records import Record
     from fivestage.settings import Settings
 
@@ -41,13 +46,6 @@ FETCH_TIMEOUT_MS = 200
 """How long an empty fetch waits; also how soon the loop sees that it should stop."""
 
 log = structlog.get_logger("fivestage.bus.source")
-
-
-class CorruptRecord(NamedTuple):
-    """A record the client could not take out of its batch: only its coordinates are known."""
-
-    record: PlainRecord
-    detail: str
 
 
 class Source:
@@ -65,6 +63,7 @@ class Source:
         settings: Settings,
         ledger: Ledger,
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
+        observer: Observer,
     ) -> None:
         self._topic = settings.topics.queries
         self._group_id = settings.kafka.group_id
@@ -72,9 +71,8 @@ class Source:
         self._on_revoked = on_revoked
         self._paused = False
         self._failure: BaseException | None = None
-        self.rebalances = 0
-        self.joined = False
-        """This member has its assignment (which may be empty)."""
+        self._observer = observer
+        self._joined = False
         self.consumer = AIOKafkaConsumer(**_consumer_options(settings))
 
     def __repr__(self) -> str:
@@ -108,72 +106,120 @@ class Source:
             fetched = await self.consumer.getmany(
                 *partitions, timeout_ms=FETCH_TIMEOUT_MS, max_records=max_records
             )
-        except TopicAuthorizationFailedError as error:
-            raise ConfigurationError(
-                f"not allowed to read topic {self._topic!r}: grant Read on it to this principal"
-            ) from error
-        except GroupAuthorizationFailedError as error:
-            raise ConfigurationError(
-                f"not allowed to use group {self._group_id!r}: grant Read on it to this principal"
-            ) from error
-        except ConsumerStoppedError:
-            return []
         except Exception as error:  # noqa: BLE001 - whatever a broken batch makes the client raise
-            return await self._recover(error)
+            if self._is_over(error):
+                return []
+            log.warning("fetch failed", error_type=type(error).__name__)
+            return await self._recover(max_records)
         return [record for records in fetched.values() for record in self._begin(records)]
+
+    def _is_over(self, error: Exception) -> bool:
+        """Whether *error* says that there is nothing to read here any more; False: a record is at fault.
+
+        Raises:
+            ConfigurationError, BrokerError: the fault lies elsewhere.
+        """
+        match error:
+            case ConsumerStoppedError() | IllegalStateError():
+                return True
+            case TopicAuthorizationFailedError():
+                text = f"not allowed to read topic {self._topic!r}: grant Read on it to this principal"
+                raise ConfigurationError(text) from error
+            case GroupAuthorizationFailedError():
+                text = f"not allowed to use group {self._group_id!r}: grant Read on it to this principal"
+                raise ConfigurationError(text) from error
+            case CorruptRecordException() | RecordTooLargeError() | UnsupportedCodecError():
+                return False
+            case KafkaError() | OSError():
+                raise BrokerError(f"the consumer failed: {type(error).__name__}") from error
+        return False
 
     def _begin(self, records: Sequence[Record]) -> Sequence[Record]:
         """Enter records into their books; drop those of partitions lost meanwhile."""
         first = records[0]
-        book = self._ledger.book(PartitionKey(first.topic, first.partition))
+        key = PartitionKey(first.topic, first.partition)
+        book = self._ledger.book(key)
         if book is None:
             return []
+        if book.next_offset is not None and first.offset < book.next_offset:
+            log.warning("offsets went back: a new log", partition=key.partition, offset=first.offset)
+            self._ledger.assign(frozenset({key}))
+            return self._begin(records)
         for record in records:
             book.begin(record.offset)
         return records
 
-    async def _recover(self, error: Exception) -> list[Record | CorruptRecord]:
-        """Put every partition back to what was handed over, then find the record that broke the fetch."""
-        log.warning("fetch failed", error_type=type(error).__name__)
-        if isinstance(error, KafkaError) and not _is_poison(error):
-            raise BrokerError(f"the consumer failed: {error}") from error
-        for key in list(self._ledger.books):
+    # A record that cannot be read
+
+    async def _recover(self, room: int) -> list[Record | CorruptRecord]:
+        """Put every partition back to what was handed over, then read each by itself."""
+        found: list[Record | CorruptRecord] = []
+        keys = list(self._ledger.books)
+        for key in keys:
             await self._rewind(key)
-        for key in list(self._ledger.books):
-            found = await self._probe(key)
-            if found is not None:
-                return [found]
-        return []
+        for key in keys:
+            if len(found) < room:
+                found += await self._read_alone(key, room - len(found))
+        return found
 
     async def _rewind(self, key: PartitionKey) -> None:
-        book = self._ledger.book(key)
+        """Seek to the first record that was not handed over."""
+        book, partition = self._ledger.book(key), TopicPartition(*key)
         if book is None:
             return
-        partition = TopicPartition(*key)
-        if book.next_offset is None:
-            await self.consumer.seek_to_committed(partition)
-        else:
-            self.consumer.seek(partition, book.next_offset)
-
-    async def _probe(self, key: PartitionKey) -> Record | CorruptRecord | None:
-        """Take one record of one partition, without waiting for one to be written."""
-        partition = TopicPartition(*key)
-        position = await self.consumer.position(partition)
         try:
-            fetched = await self.consumer.getmany(partition, timeout_ms=FETCH_TIMEOUT_MS, max_records=1)
-        except Exception as error:  # noqa: BLE001 - see fetch
-            return self._pass_over(partition, position, error)
-        records = fetched.get(partition)
-        return self._begin(records)[0] if records and self._ledger.book(key) else None
+            offset = book.next_offset
+            if offset is None:  # nothing was handed over: where the group stands, or the beginning
+                offset = await self.consumer.committed(partition)
+            if offset is not None:
+                self.consumer.seek(partition, offset)
+            else:
+                await self.consumer.seek_to_beginning(partition)
+        except Exception as error:
+            if not self._is_over(error):
+                raise
 
-    def _pass_over(self, partition: TopicPartition, position: int, error: Exception) -> CorruptRecord | None:
-        book = self._ledger.book(PartitionKey(*partition))
+    async def _read_alone(self, key: PartitionKey, room: int) -> Sequence[Record | CorruptRecord]:
+        """What one partition has; where that raises, its records one by one up to the one that does."""
+        partition, book = TopicPartition(*key), self._ledger.book(key)
+        highwater = self.consumer.highwater(partition) if book is not None else None
+        if book is None or (book.next_offset is not None and book.next_offset == highwater):
+            return []
+        try:
+            fetched = await self.consumer.getmany(partition, timeout_ms=FETCH_TIMEOUT_MS, max_records=room)
+        except Exception as error:  # noqa: BLE001 - see fetch
+            if self._is_over(error):
+                return []
+            await self._rewind(key)
+            return await self._read_one_by_one(key, room)
+        return [record for records in fetched.values() for record in self._begin(records)]
+
+    async def _read_one_by_one(self, key: PartitionKey, room: int) -> list[Record | CorruptRecord]:
+        partition = TopicPartition(*key)
+        found: list[Record | CorruptRecord] = []
+        while len(found) < room:
+            try:
+                position = await self.consumer.position(partition)
+                fetched = await self.consumer.getmany(partition, timeout_ms=FETCH_TIMEOUT_MS, max_records=1)
+            except Exception as error:  # noqa: BLE001 - see fetch
+                if not self._is_over(error):
+                    found += self._pass_over(key, position, error)
+                return found
+            if not fetched:
+                return found
+            found += self._begin(fetched[partition])
+        return found
+
+    def _pass_over(self, key: PartitionKey, position: int, error: Exception) -> list[CorruptRecord]:
+        book = self._ledger.book(key)
         if book is None:
-            return None
-        self.consumer.seek(partition, position + 1)
+            return []
+        self.consumer.seek(TopicPartition(*key), position + 1)
         book.begin(position)
-        record = PlainRecord(partition.topic, partition.partition, position)
-        return CorruptRecord(record, type(error).__name__)
+        log.error(
+            "record passed over", offset=position, error_type=type(error).__name__, partition=key.partition
+        )
+        return [CorruptRecord(PlainRecord(*key, position), type(error).__name__)]
 
     def pause(self) -> None:
         """Stop fetching; keep calling ``fetch`` so that the group sees a live member."""
@@ -194,6 +240,15 @@ class Source:
                 lags[key] = max(0, highwater - book.next_offset)
         return lags
 
+    def not_joined(self) -> str | None:
+        """Why this member takes no records now; None when it does (be it of no partition)."""
+        if not self._joined:
+            return "not a member of the group yet"
+        coordinator: Any = self.consumer._coordinator  # noqa: SLF001 - nothing public tells; aiokafka is pinned
+        if coordinator.coordinator_id is None:
+            return "the group's coordinator cannot be reached"
+        return None
+
     async def stop(self) -> None:
         """Leave the group and disconnect. The caller bounds this: it can hang."""
         await self.consumer.stop()
@@ -202,15 +257,17 @@ class Source:
 
     async def revoked(self, keys: frozenset[PartitionKey]) -> None:
         """Partitions are being taken away."""
-        self.joined = False
-        if keys:
-            await self._on_revoked(keys)
+        self._joined = False
+        try:
+            if keys:
+                await self._on_revoked(keys)
+        finally:
             self._ledger.revoke(keys)
 
     async def assigned(self, keys: frozenset[PartitionKey]) -> None:
         """Partitions were given to us."""
-        self.rebalances += 1
-        self.joined = True
+        self._observer.rebalanced()
+        self._joined = True
         self._ledger.assign(keys)
         if self._paused:
             self.consumer.pause(*self.consumer.assignment())
@@ -243,11 +300,6 @@ class _Listener(ConsumerRebalanceListener):
             await self._source.assigned(frozenset(PartitionKey(*tp) for tp in assigned))
         except Exception as error:  # noqa: BLE001 - kept, see Source.fail
             self._source.fail(error)
-
-
-def _is_poison(error: KafkaError) -> bool:
-    """The record is at fault, not the connection."""
-    return type(error).__name__ in {"CorruptRecordException", "RecordTooLargeError", "UnsupportedCodecError"}
 
 
 def _consumer_options(settings: Settings) -> dict[str, object]:

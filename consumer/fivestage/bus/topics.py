@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from fivestage.bus.connection import client_options, preflight
 from fivestage.bus.metadata import DescribeTopics
+from fivestage.core.records import Output
 from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _NOT_TOLD: Final = -(2**31)
 _CHECK_TIMEOUT_S: Final = 12.0
 _VISIBLE_TRIES: Final = 20
 _VISIBLE_PAUSE_S: Final = 0.25
+DEAD_LETTER_BYTES: Final = 2 * 1024 * 1024
 BATCH_OVERHEAD_BYTES: Final = 100
 """What a batch of one record is larger than the record, rounded up."""
 
@@ -119,10 +121,18 @@ async def create(settings: Settings, *, partitions: int = 8, replication_factor:
     """
     await preflight(settings.kafka)
     admin = AIOKafkaAdminClient(**client_options(settings.kafka))
-    wanted = [NewTopic(name, partitions, replication_factor) for name in settings.topics.all]
+    # A dead letter is its record and six headers more: it must fit where its record did.
+    roomy = {settings.topics.dead_letters: {"max.message.bytes": str(DEAD_LETTER_BYTES)}}
+    wanted = [
+        NewTopic(name, partitions, replication_factor, topic_configs=roomy.get(name))
+        for name in settings.topics.all
+    ]
     try:
-        await admin.start()
-        response: Any = await admin.create_topics(wanted)
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            await admin.start()
+            response: Any = await admin.create_topics(wanted)
+    except TimeoutError:
+        raise ConfigurationError(f"Kafka at {settings.kafka.bootstrap_servers} does not answer") from None
     except (KafkaError, AttributeError) as error:
         raise ConfigurationError(f"cannot create topics: {type(error).__name__}: {error}") from None
     finally:
@@ -153,28 +163,35 @@ async def _until_visible(settings: Settings, names: list[str]) -> None:
         await asyncio.sleep(_VISIBLE_PAUSE_S)
 
 
-async def largest_record(settings: Settings) -> int:
-    """The largest record that all output topics take, in bytes; the setting where the cluster does not say.
+async def largest_records(settings: Settings) -> dict[Output, int]:
+    """The largest record that each output topic takes, in bytes; the setting where the cluster does not say.
 
     Reading a topic's settings needs DescribeConfigs on it, a right that is useful but not required.
     """
-    limit = settings.kafka.max_record_bytes
+    default = settings.kafka.max_record_bytes
+    outputs = settings.topics.outputs
+    told = {name: size - BATCH_OVERHEAD_BYTES for name, size in (await _max_message_bytes(settings)).items()}
+    limits = {output: min(default, told.get(name, default)) for output, name in outputs.items()}
+    letters = outputs[Output.DEAD_LETTERS]
+    return {**limits, Output.DEAD_LETTERS: told.get(letters, default)}
+
+
+async def _max_message_bytes(settings: Settings) -> dict[str, int]:
+    """The ``max.message.bytes`` of the output topics, as far as the cluster tells."""
     admin = AIOKafkaAdminClient(**client_options(settings.kafka))
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in settings.topics.outputs.values()]
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             await admin.start()
-            responses = await admin.describe_configs(resources)
+            responses: Any = await admin.describe_configs(resources)
     except (KafkaError, AttributeError, TimeoutError):
-        return limit
+        return {}
     finally:
         await admin.close()
-    return min([limit, *(size - BATCH_OVERHEAD_BYTES for size in _max_message_bytes(responses))])
-
-
-def _max_message_bytes(responses: Iterable[Any]) -> list[int]:
-    sizes = []
-    for response in responses:
-        for _, _, _, _, entries in response.resources:
-            sizes += [int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"]
-    return sizes
+    return {
+        name: int(entry[1])
+        for response in responses
+        for _, _, _, name, entries in response.resources
+        for entry in entries
+        if entry[0] == "max.message.bytes"
+    }

@@ -10,16 +10,17 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from pydantic import ValidationError
 
-from fivestage_schemas import MAX_USER_INPUT_BYTES, QueryEvent
+from fivestage_schemas import QueryEvent
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fivestage.core.records import Record
 
@@ -66,7 +67,9 @@ class Unreadable(NamedTuple):
     """For people, at most 512 characters, without payload text."""
     query_id: str | None = None
     """Its id, where that much could be read."""
-    correlation_id: str | None = None
+    lane: str = ""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """What its headers said."""
 
 
 class Readable(NamedTuple):
@@ -85,7 +88,7 @@ class DecodeLimits:
     default_lane: str = "prod"
     lanes: frozenset[str] = field(default_factory=frozenset)
     """The accepted lanes; empty = all."""
-    max_value_bytes: int = 65536
+    max_value_bytes: int = 262144
 
 
 class _RejectedError(Exception):
@@ -102,12 +105,13 @@ def decode(record: Record, limits: DecodeLimits) -> Readable | Unreadable:
     headers = known_headers(record.headers)
     fields: dict[str, Any] = {}
     try:
-        _check_size(record, limits)
+        _check_value_size(record.value, limits)
         fields = _fields(record.value or b"", headers)
+        _check_key_size(record.key)
         return _readable(fields, headers, limits)
     except _RejectedError as rejected:
-        correlation_id = headers.get(h.CE_CORRELATION_ID)
-        return Unreadable(rejected.reason, rejected.detail, _id_of(fields, headers), correlation_id)
+        query_id, lane = _id_of(fields, headers), _lane_of(fields, headers, limits)
+        return Unreadable(rejected.reason, rejected.detail, query_id, lane, headers)
 
 
 def known_headers(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
@@ -125,14 +129,17 @@ def known_headers(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]
     return found
 
 
-def _check_size(record: Record, limits: DecodeLimits) -> None:
-    if not record.value:
+def _check_value_size(value: bytes | None, limits: DecodeLimits) -> None:
+    if not value:
         raise _RejectedError(UnreadableReason.EMPTY_VALUE, "the record has no value")
-    if len(record.value) > limits.max_value_bytes:
-        detail = f"the value has {len(record.value)} bytes, at most {limits.max_value_bytes} are read"
+    if len(value) > limits.max_value_bytes:
+        detail = f"the value has {len(value)} bytes, at most {limits.max_value_bytes} are read"
         raise _RejectedError(UnreadableReason.TOO_LARGE, detail)
-    if record.key is not None and len(record.key) > MAX_KEY_BYTES:
-        detail = f"the key has {len(record.key)} bytes, at most {MAX_KEY_BYTES} are read"
+
+
+def _check_key_size(key: bytes | None) -> None:
+    if key is not None and len(key) > MAX_KEY_BYTES:
+        detail = f"the key has {len(key)} bytes, at most {MAX_KEY_BYTES} are repeated on events"
         raise _RejectedError(UnreadableReason.TOO_LARGE, detail)
 
 
@@ -156,6 +163,9 @@ def _structured(value: bytes, content_type: str, headers: dict[str, str]) -> dic
         text = envelope.get(attribute)
         if isinstance(text, str) and len(text.encode()) <= MAX_HEADER_BYTES:
             headers[f"ce_{attribute}"] = text
+    for attribute in (h.TRACEPARENT, h.TRACESTATE):  # a header tells the last hop, the attribute the first
+        if isinstance(text := envelope.get(attribute), str):
+            headers.setdefault(attribute, text)
     if not isinstance(envelope.get("specversion"), str) or h.CE_ID not in headers:
         raise _RejectedError(UnreadableReason.BAD_CLOUDEVENT, "specversion and id are required")
     data = envelope.get("data")
@@ -181,21 +191,12 @@ def _readable(fields: dict[str, Any], headers: dict[str, str], limits: DecodeLim
         event = QueryEvent.model_validate(fields)
     except ValidationError as error:
         raise _rejection(error) from None
-    if len(event.user_input) * 4 > MAX_USER_INPUT_BYTES:
-        _check_input_size(event.user_input)
     lane = event.lane or headers.get(h.LANE) or limits.default_lane
     if event.lane is None and not _LANE.fullmatch(lane):
         raise _RejectedError(UnreadableReason.INVALID_FIELD, "the header lane is no lane's name")
     if limits.lanes and lane not in limits.lanes:
         raise _RejectedError(UnreadableReason.UNKNOWN_LANE, "the lane is not one of those accepted here")
     return Readable(event, lane, headers, _expiry_time(headers))
-
-
-def _check_input_size(user_input: str) -> None:
-    size = len(user_input.encode("utf-8", "surrogatepass"))
-    if size > MAX_USER_INPUT_BYTES:
-        detail = f"user_input has {size} bytes, at most {MAX_USER_INPUT_BYTES} are read"
-        raise _RejectedError(UnreadableReason.TOO_LARGE, detail)
 
 
 def _expiry_time(headers: dict[str, str]) -> datetime | None:
@@ -218,8 +219,8 @@ def _rejection(error: ValidationError) -> _RejectedError:
     name = ".".join(str(part)[:40] for part in first["loc"][:3])
     if name == "schema_version":
         return _RejectedError(UnreadableReason.UNSUPPORTED_VERSION, 'schema_version must be "1"')
-    missing = first["type"] == "missing"
-    reason = UnreadableReason.MISSING_FIELD if missing else UnreadableReason.INVALID_FIELD
+    reasons = {"missing": UnreadableReason.MISSING_FIELD, "too_large": UnreadableReason.TOO_LARGE}
+    reason = reasons.get(first["type"], UnreadableReason.INVALID_FIELD)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return _RejectedError(reason, f"{name}: {first['type']}{more}")
 
@@ -230,6 +231,16 @@ def _id_of(fields: dict[str, Any], headers: dict[str, str]) -> str | None:
         if isinstance(candidate, str) and _ID.fullmatch(candidate):
             return candidate
     return None
+
+
+def _lane_of(fields: dict[str, Any], headers: dict[str, str], limits: DecodeLimits) -> str:
+    """The lane that an answer about an unreadable query goes to."""
+    for candidate in (fields.get("lane"), headers.get(h.LANE)):
+        if not isinstance(candidate, str) or not _LANE.fullmatch(candidate):
+            continue
+        if not limits.lanes or candidate in limits.lanes:
+            return candidate
+    return limits.default_lane
 
 
 def _kind(value: object) -> str:

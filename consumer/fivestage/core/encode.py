@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.decode import (
     KNOWN_HEADERS,
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_KEY_AND_HEADER_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_HEADER_BYTES
 _TOO_LARGE: Final = "result_too_large"
+_ELSEWHERE: Final = "data left out for the result to fit its topic; the stage result has it"
+_NOWHERE: Final = "data left out: it does not fit the topic"
 _EXPIRED: Final = {
     TimeoutReason.EXPIRED_BEFORE_START: "its deadline had passed before it could be started",
     TimeoutReason.WOULD_EXPIRE: "less time was left than an answer takes",
@@ -46,27 +48,29 @@ class Encoder:
 
     Args:
         source: CloudEvents ``source`` of this service, a URI reference such as ``/fivestage/GROUP``.
-        max_record_bytes: The largest record the output topics take, key and headers included.
+        max_record_bytes: The largest record that the topics of events take, key and headers included.
+        max_dead_letter_bytes: The same for the topic of dead letters.
     """
 
-    def __init__(self, *, source: str, max_record_bytes: int) -> None:
+    def __init__(self, *, source: str, max_record_bytes: int, max_dead_letter_bytes: int) -> None:
         self._max_record_bytes = max_record_bytes
+        self._max_dead_letter_bytes = max_dead_letter_bytes
         self._constant = ((h.CE_SPECVERSION, b"1.0"), (h.CE_SOURCE, source.encode()))
 
-    def concluded(self, envelope: Envelope, conclusion: Conclusion) -> list[OutputRecord]:
+    def concluded(self, envelope: Envelope, conclusion: Conclusion) -> Encoded:
         """The events of a query that was started: five stage results, one result, its timeouts."""
         finished = envelope.wall(envelope.started_at + conclusion.duration_s)
         stamp = _Stamp(envelope, self._constant, finished)
-        stages = [stage_json(envelope, run) for run in conclusion.runs]
-        records = [
-            self._stage_record(stamp, run, value) for run, value in zip(conclusion.runs, stages, strict=True)
-        ]
-        records.append(self._result_record(stamp, conclusion, stages))
+        runs = [self._affordable(run) for run in conclusion.runs]
+        stages = [stage_json(envelope, run) for run in runs]
+        records = [self._stage_record(stamp, run, value) for run, value in zip(runs, stages, strict=True)]
+        result, conclusion = self._result_record(stamp, conclusion, stages)
+        records.append(result)
         for note in conclusion.timeouts:
             staged = note.scope is TimeoutScope.STAGE and note.spec is not None
             kind = f"timeout/{note.spec.sequence}" if staged and note.spec else "timeout"
             records.append(stamp.record(Output.TIMEOUTS, timeout_json(envelope, note, finished), kind))
-        return records
+        return Encoded(records, conclusion)
 
     def expired(self, envelope: Envelope, budget: Budget, reason: TimeoutReason) -> list[OutputRecord]:
         """The events of a query that was not started because its answer would come too late."""
@@ -83,7 +87,7 @@ class Encoder:
 
     def unreadable(self, envelope: Envelope, unreadable: Unreadable) -> list[OutputRecord]:
         """The dead letter of a record that is no query, and its terminal event where its id is known."""
-        records = [self._dead_letter(envelope.record, unreadable)]
+        records = [self._dead_letter(envelope, unreadable)]
         if unreadable.query_id is not None:
             stamp = _Stamp(envelope, self._constant, envelope.wall(envelope.started_at))
             status, text = PipelineStatus.ERROR, f"{unreadable.reason}: {unreadable.detail}"
@@ -95,37 +99,50 @@ class Encoder:
         record = stamp.record(Output.STAGE_RESULTS, value, f"stage_result/{run.spec.sequence}")
         if self._fits(record):
             return record
-        return record._replace(value=stage_json(stamp.envelope, _without_data(run)))
+        return record._replace(value=stage_json(stamp.envelope, _without_data(run, _NOWHERE)))
 
-    def _result_record(self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]) -> OutputRecord:
+    def _result_record(
+        self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]
+    ) -> tuple[OutputRecord, Conclusion]:
         """The result whole; else without the stages' data (the stage results have it); else an error."""
-        value = result_json(stamp.envelope, conclusion, stages)
-        status = _STATUS_HEADERS[conclusion.status]
-        record = stamp.record(Output.RESULTS, value, "result", status)
-        if self._fits(record):
-            return record
-        bare = [stage_json(stamp.envelope, _without_data(run)) for run in conclusion.runs]
-        record = record._replace(value=result_json(stamp.envelope, conclusion, bare))
-        if self._fits(record):
-            return record
+        size = len(conclusion.answer_json or b"")
+        if size + sum(map(len, stages)) <= self._max_record_bytes:
+            record = self._result(stamp, conclusion, stages)
+            if self._fits(record):
+                return record, conclusion
+        bare = [stage_json(stamp.envelope, _without_data(run, _ELSEWHERE)) for run in conclusion.runs]
+        if size <= self._max_record_bytes:
+            record = self._result(stamp, conclusion, bare)
+            if self._fits(record):
+                return record, conclusion
         failed = conclusion._replace(
             status=PipelineStatus.ERROR,
             answer_json=None,
             confidence=None,
             degraded=False,
-            error=f"the result has {len(value)} bytes, the topic takes {self._max_record_bytes}",
+            error=f"the answer has {size} bytes, the topic takes records of {self._max_record_bytes}",
             error_type=_TOO_LARGE,
         )
-        value = result_json(stamp.envelope, failed, bare)
-        return stamp.record(Output.RESULTS, value, "result", _STATUS_HEADERS[failed.status])
+        return self._result(stamp, failed, bare), failed
+
+    def _result(self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]) -> OutputRecord:
+        value = result_json(stamp.envelope, conclusion, stages)
+        return stamp.record(Output.RESULTS, value, "result", _STATUS_HEADERS[conclusion.status])
+
+    def _affordable(self, run: StageRun) -> StageRun:
+        """The run, without data that is too large already by itself: copying it would hold up the loop."""
+        too_large = run.data_json is not None and len(run.data_json) > self._max_record_bytes
+        return _without_data(run, _NOWHERE) if too_large else run
 
     def _fits(self, record: OutputRecord) -> bool:
         # The key and the headers of our events are bounded, so nearly all are settled by their value alone.
         room = self._max_record_bytes - len(record.value or b"")
         return room >= MAX_KEY_AND_HEADER_BYTES or record.size <= self._max_record_bytes
 
-    def _dead_letter(self, record: Record, unreadable: Unreadable) -> OutputRecord:
+    def _dead_letter(self, envelope: Envelope, unreadable: Unreadable) -> OutputRecord:
         """The record as it came, with those of its headers that it takes to read it again."""
+        record = envelope.record
+        key = record.key if record.key is not None else (unreadable.query_id or "").encode() or None
         told = {
             h.DLQ_REASON: unreadable.reason,
             h.DLQ_DETAIL: unreadable.detail[:MAX_DETAIL_CHARS],
@@ -135,12 +152,17 @@ class Encoder:
             h.DLQ_TIMESTAMP: str(record.timestamp),
         }
         headers = [(name, text.encode()) for name, text in told.items()]
-        letter = OutputRecord(
-            Output.DEAD_LETTERS, record.key, record.value, [*headers, *_kept_headers(record)]
-        )
-        if letter.size <= self._max_record_bytes:  # its key is as large as the producer made it
+        letter = OutputRecord(Output.DEAD_LETTERS, key, record.value, [*headers, *_kept_headers(record)])
+        if letter.size <= self._max_dead_letter_bytes:
             return letter
         return letter._replace(key=None, value=None, headers=[*headers, (h.DLQ_TRUNCATED, b"true")])
+
+
+class Encoded(NamedTuple):
+    """The events of a query, and what they say became of it: an answer may have been too large."""
+
+    records: list[OutputRecord]
+    conclusion: Conclusion
 
 
 class _Stamp:
@@ -174,21 +196,22 @@ class _Stamp:
 def output_key(record: Record, query_id: str) -> bytes:
     """The input's key; the query's id where it has none, or one too large to repeat six times."""
     key = record.key
-    return key if key and len(key) <= MAX_KEY_BYTES else query_id.encode()
+    return key if key is not None and len(key) <= MAX_KEY_BYTES else query_id.encode()
 
 
 def _kept_headers(record: Record) -> list[tuple[str, bytes]]:
-    """Content type, CloudEvents attributes, trace and lane: without them a replay reads something else."""
+    """Content type, CloudEvents attributes, trace, lane: without them a replay reads something else."""
     return [
         (name, value)
         for name, value in record.headers[:MAX_HEADERS]
-        if name in KNOWN_HEADERS and value is not None and len(value) <= MAX_HEADER_BYTES
+        if (name in KNOWN_HEADERS or name.startswith("ce_"))
+        and value is not None
+        and len(value) <= MAX_HEADER_BYTES
     ]
 
 
-def _without_data(run: StageRun) -> StageRun:
-    """The run with its data left out; a successful one says so."""
+def _without_data(run: StageRun, why: str) -> StageRun:
+    """The run with its data left out, and a word about it."""
     if run.data_json is None:
         return run
-    text = f"data left out: {len(run.data_json)} bytes are more than the topic takes"
-    return run._replace(data_json=None, error=text, error_type=_TOO_LARGE)
+    return run._replace(data_json=None, error=why, error_type=_TOO_LARGE)

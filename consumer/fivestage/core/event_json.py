@@ -6,6 +6,7 @@ together, field by field. A stage's data is encoded where it ran and embedded as
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -47,6 +48,20 @@ class Envelope:
     def wall(self, monotonic: float) -> datetime:
         """When *monotonic* was, by the wall clock this query started with."""
         return datetime.fromtimestamp(self.started_wall + monotonic - self.started_at, UTC)
+
+
+def to_json(data: Any) -> bytes:
+    """Any JSON value, integers of any size included.
+
+    Raises:
+        TypeError, ValueError: *data* is no JSON value.
+    """
+    try:
+        return orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError as error:
+        if "Integer exceeds" not in str(error):
+            raise
+        return json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def stage_json(envelope: Envelope, run: StageRun) -> bytes:
@@ -183,8 +198,8 @@ def _source(record: Record) -> dict[str, Any] | None:
     return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
 
 
-def _fragment(json: bytes | None) -> orjson.Fragment:
-    return _NULL if json is None else orjson.Fragment(json)
+def _fragment(encoded: bytes | None) -> orjson.Fragment:
+    return _NULL if encoded is None else orjson.Fragment(encoded)
 
 
 def _ms(seconds: float) -> float:

@@ -22,11 +22,14 @@ class Observer:
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
         """A query was not started because its answer would come too late."""
 
-    def unreadable(self, reason: UnreadableReason) -> None:
-        """A record became a dead letter."""
+    def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:
+        """A record became a dead letter, and its asker was told if the id could be read."""
 
     def published(self, topic: str, count: int, duration_s: float) -> None:
         """A batch of records was acknowledged."""
+
+    def rebalanced(self) -> None:
+        """Partitions were assigned anew."""
 
     def committed(self, partitions: int, duration_s: float) -> None:
         """Positions were committed."""

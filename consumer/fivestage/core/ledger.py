@@ -162,5 +162,5 @@ class Ledger:
         """The broker acknowledged a commit that was sent in *epoch*."""
         for key, position in positions.items():
             book = self._books.get(key)
-            if book is not None and book.epoch == epoch:
+            if book is not None and book.epoch <= epoch:  # not one that was opened since
                 book.committed = position

@@ -42,6 +42,14 @@ class PlainRecord(NamedTuple):
     headers: Sequence[tuple[str, bytes]] = ()
 
 
+class CorruptRecord(NamedTuple):
+    """A record the client could not take out of its batch: only its coordinates are known."""
+
+    record: PlainRecord
+    detail: str
+    """The class of the error it raised."""
+
+
 NOT_FROM_KAFKA = PlainRecord("", 0, 0)
 """Stands for the record of a query that was asked directly."""
 

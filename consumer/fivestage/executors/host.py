@@ -40,14 +40,16 @@ class JobHost:
 
     async def stop(self, timeout_s: float) -> None:
         """Cancel everything and wait a little for it."""
-        tasks = set(self._tasks)
-        for task in tasks:
+        tasks = dict(self._tasks)
+        for task, job in tasks.items():
+            job.ended = True
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=timeout_s)
+            await asyncio.wait(set(tasks), timeout=timeout_s)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         job = self._tasks.pop(task)
+        job.task = None  # its traceback would hold both until the garbage collector finds them
         if not task.cancelled():
             task.result()  # the orchestrator catches what user code raises: anything here is a bug
             self._on_finished(job)

@@ -37,10 +37,20 @@ class InlineExecutor:
             await self._host.stop(timeout_s)
         self._orchestrator.threads.close()
 
+    def ping(self) -> None:
+        """See Executor. The loop that asks is the loop that is asked."""
+
+    def lag_s(self, now: float) -> float:  # noqa: ARG002 - the port's signature
+        """See Executor."""
+        return 0.0
+
+    last_lag_s = 0.0
+    failure = None
+
     @property
     def abandoned(self) -> int:
         """See Executor."""
-        return self._host.abandoned if self._host else 0
+        return (self._host.abandoned if self._host else 0) + self._orchestrator.threads.abandoned
 
     @property
     def _started(self) -> JobHost:

@@ -33,6 +33,20 @@ class Executor(Protocol):
     async def stop(self, timeout_s: float) -> None:
         """Give up all jobs and end, within *timeout_s* seconds; what is stuck is left behind."""
 
+    def ping(self) -> None:
+        """Ask for a sign of life; see ``lag_s``."""
+
+    def lag_s(self, now: float) -> float:
+        """How long the oldest ping has been waiting for its answer; 0 when none is."""
+
+    @property
+    def last_lag_s(self) -> float:
+        """How long the last answered ping took."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why no job will be run any more; None while all is well."""
+
     @property
     def abandoned(self) -> int:
-        """Jobs that were cancelled and have not stopped yet."""
+        """Jobs that were cancelled and have not stopped yet, on loops and in threads."""

@@ -7,9 +7,13 @@ woken it already, so a burst costs one system call, not one per job.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from fivestage.executors.host import JobHost
 
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.executors.port import OnFinished
     from fivestage.orchestrator import Orchestrator
+
+
+log = structlog.get_logger("fivestage.executor")
 
 
 class Mailbox:
@@ -34,7 +41,10 @@ class Mailbox:
         self._messages.append((receive, job))
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._drain)
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # the loop has ended; whoever watches it knows
+                self._woken = False
 
     def _drain(self) -> None:
         # Cleared before reading: a message put meanwhile wakes the loop again rather than being missed.
@@ -54,6 +64,9 @@ class ThreadExecutor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: Mailbox | None = None
         self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._pinged_at: float | None = None
+        self.last_lag_s = 0.0
 
     def __repr__(self) -> str:
         alive = self._thread is not None and self._thread.is_alive()
@@ -68,6 +81,7 @@ class ThreadExecutor:
 
         def main() -> None:
             loop = asyncio.new_event_loop()
+            loop.set_exception_handler(_log_without_text)
             loop.call_soon(lambda: bus_loop.call_soon_threadsafe(ready.set_result, loop))
             loop.run_forever()
             loop.close()
@@ -89,20 +103,55 @@ class ThreadExecutor:
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
-        if self._loop is None or self._host is None:
+        self._stopping = True
+        if self._loop is None or self._host is None or not self._loop.is_running():
             return
         stopped = asyncio.run_coroutine_threadsafe(self._host.stop(timeout_s), self._loop)
         await asyncio.wait({asyncio.wrap_future(stopped)}, timeout=timeout_s)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with contextlib.suppress(RuntimeError):  # a node may have ended the loop
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._orchestrator.threads.close()
         self._loop = None
+
+    def ping(self) -> None:
+        """See Executor."""
+        if self._loop is None or self._pinged_at is not None:
+            return
+        self._pinged_at = time.monotonic()
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._pong)
+
+    def _pong(self) -> None:
+        pinged_at = self._pinged_at
+        if pinged_at is not None:
+            self.last_lag_s = time.monotonic() - pinged_at
+            self._pinged_at = None
+
+    def lag_s(self, now: float) -> float:
+        """See Executor."""
+        pinged_at = self._pinged_at
+        return 0.0 if pinged_at is None else now - pinged_at
+
+    @property
+    def failure(self) -> str | None:
+        """See Executor."""
+        if self._stopping or self._thread is None or self._thread.is_alive():
+            return None
+        return "a node has ended the event loop of the nodes (SystemExit in a task, or loop.stop())"
 
     @property
     def abandoned(self) -> int:
         """See Executor."""
-        return self._host.abandoned if self._host else 0
+        return (self._host.abandoned if self._host else 0) + self._orchestrator.threads.abandoned
 
     def _started(self) -> tuple[Mailbox, JobHost]:
         if self._inbox is None or self._host is None:
             raise RuntimeError("the executor has not been started")
         return self._inbox, self._host
+
+
+def _log_without_text(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a node's own tasks raise is told by its class: the text may hold a query."""
+    error = context.get("exception")
+    said = str(context.get("message", "")).partition("<")[0][:80]  # what follows describes objects
+    log.error("trouble in a node's own tasks", said=said, error_type=type(error).__name__)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+import traceback
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
 _AIOKAFKA_LEVEL = logging.WARNING
 """At DEBUG aiokafka prints SASL passwords and record bodies, so it never gets there."""
 
-_TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
-"""Without local variables: they hold queries and answers."""
+MAX_FRAMES = 20
 
 
 def configure(level: str = "INFO") -> None:
@@ -23,7 +27,7 @@ def configure(level: str = "INFO") -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.ExceptionRenderer(_TRACEBACKS),
+        _describe_exception,
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer(serializer=_dumps)],
@@ -44,6 +48,34 @@ def configure(level: str = "INFO") -> None:
     root.handlers = [handler]
     root.setLevel(number)
     logging.getLogger("aiokafka").setLevel(max(number, _AIOKAFKA_LEVEL))
+
+
+def described(error: BaseException | None) -> dict[str, Any]:
+    """An exception for the log: its class and where it was raised.
+
+    Neither its text nor local variables: both may hold a query.
+    """
+    frames = traceback.extract_tb(error.__traceback__ if error is not None else None)[-MAX_FRAMES:]
+    where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    return {"error_type": type(error).__name__, "where": where}
+
+
+def announce(event: str, **fields: Any) -> None:
+    """Write a line that others wait for, whatever the level."""
+    stamp = datetime.now(UTC).isoformat()
+    sys.stderr.write(_dumps({"event": event, "level": "info", "timestamp": stamp, **fields}) + "\n")
+    sys.stderr.flush()
+
+
+def _describe_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put ``described`` in the place of a traceback."""
+    info = event.pop("exc_info", None)
+    if info is True:
+        info = sys.exc_info()
+    error = info[1] if isinstance(info, tuple) else info
+    if isinstance(error, BaseException):
+        event.update(described(error))
+    return event
 
 
 def _dumps(value: Any, **_: Any) -> str:

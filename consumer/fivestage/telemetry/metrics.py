@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5)
 """0.25 is a bound, because the default budget is."""
 QUEUE_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3600.0)
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
+MAX_ERROR_TYPES: Final = 64
 MAX_LANES: Final = 32
 """Lanes beyond these share the label ``other``: producers choose lanes, but not how much we remember."""
 
@@ -39,6 +41,7 @@ class Metrics(Observer):
         self._topic = topic
         self._group_id = group_id
         self._lanes: set[str] = set()
+        self._error_types: set[str] = set()
         self._make_pipeline_metrics()
         self._make_messaging_metrics()
         self._make_service_metrics()
@@ -116,6 +119,9 @@ class Metrics(Observer):
         self._dead_letters = Counter(
             "fivestage_dead_letters_total", "Records that could not be read.", ("reason",), registry=registry
         )
+        self._rebalances = Counter(
+            "fivestage_rebalances_total", "Assignments of partitions.", registry=registry
+        )
         self._commit_failures = Counter(
             "fivestage_commit_failures_total",
             "Commits that did not go through.",
@@ -139,9 +145,11 @@ class Metrics(Observer):
         """Add a gauge that calls *read* at every scrape (in another thread)."""
         Gauge(f"fivestage_{name}", text, registry=self.registry).set_function(read)
 
-    def partition_gauge(self, name: str, text: str, read: Callable[[], Iterable[tuple[int, float]]]) -> None:
-        """Add a gauge with the label ``partition``, read at every scrape (in another thread)."""
-        self.registry.register(_PartitionGauge(f"fivestage_{name}", text, read))
+    def gauges(
+        self, name: str, text: str, label: str, read: Callable[[], Iterable[tuple[str, float]]]
+    ) -> None:
+        """Add a gauge for each value of a label, read at every scrape (in another thread)."""
+        self.registry.register(_Gauges(f"fivestage_{name}", text, label, read))
 
     # Observer
 
@@ -155,7 +163,7 @@ class Metrics(Observer):
         duration.observe(conclusion.duration_s)
         total.inc()
         queue.observe(queue_s)
-        self._process_child(conclusion.error_type or "").observe(conclusion.duration_s)
+        self._process_child(self._error_type(conclusion.error_type or "")).observe(conclusion.duration_s)
         for run in conclusion.runs:
             stage_duration, stage_total = self._stage_children(lane, run.spec.stage_type, run.outcome)
             stage_total.inc()
@@ -168,8 +176,13 @@ class Metrics(Observer):
         self._pipeline_total.labels(lane, "expired", "false").inc()
         self._queue_seconds.labels(lane).observe(queue_s)
 
-    def unreadable(self, reason: UnreadableReason) -> None:
+    def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:
         self._dead_letters.labels(reason).inc()
+        if answered:
+            self._pipeline_total.labels(self._lane(lane), "error", "false").inc()
+
+    def rebalanced(self) -> None:
+        self._rebalances.inc()
 
     def published(self, topic: str, count: int, duration_s: float) -> None:
         sent, duration = self._send_children(topic)
@@ -188,7 +201,14 @@ class Metrics(Observer):
     def clock_skewed(self) -> None:
         self._clock_skew.inc()
 
-    # Children, resolved once
+    # Labels that others choose are bounded
+
+    def _error_type(self, name: str) -> str:
+        if name not in self._error_types:
+            if len(self._error_types) >= MAX_ERROR_TYPES:
+                return "other"
+            self._error_types.add(name)
+        return name
 
     def _lane(self, lane: str) -> str:
         if lane not in self._lanes:
@@ -196,6 +216,8 @@ class Metrics(Observer):
                 return "other"
             self._lanes.add(lane)
         return lane
+
+    # Children, resolved once
 
     @lru_cache(maxsize=1024)  # noqa: B019 - one Metrics a process
     def _pipeline_children(self, lane: str, status: str, within: str) -> tuple[Histogram, Counter, Histogram]:
@@ -220,25 +242,31 @@ class Metrics(Observer):
         return self._sent.labels("kafka", topic), self._operation_duration.labels("kafka", "send", topic)
 
 
-class _PartitionGauge:
-    """A gauge whose partitions come and go with the assignment."""
+class _Gauges:
+    """Gauges whose labels come and go, as partitions do with the assignment."""
 
-    def __init__(self, name: str, text: str, read: Callable[[], Iterable[tuple[int, float]]]) -> None:
+    def __init__(
+        self, name: str, text: str, label: str, read: Callable[[], Iterable[tuple[str, float]]]
+    ) -> None:
         self._name = name
         self._text = text
+        self._label = label
         self._read = read
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self._name, self._text, labels=["partition"])
-        for partition, value in self._read():
-            family.add_metric([str(partition)], value)
+        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        for value_of_label, value in self._read():
+            family.add_metric([value_of_label], value)
         yield family
 
 
 def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """All metrics in the format *accept* asks for, with its content type. Slow: call it off the loop."""
-    encoder, content_type = choose_encoder(accept)
+    """All metrics, as OpenMetrics unless *accept* asks for something else, with their content type.
+
+    Slow: call it off the loop.
+    """
+    encoder, content_type = choose_encoder(accept if "text/plain" in accept else OPENMETRICS)
     return encoder(registry), content_type

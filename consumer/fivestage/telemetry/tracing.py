@@ -18,6 +18,8 @@ from fivestage_schemas import Outcome, PipelineStatus
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from opentelemetry.context import Context
 
     from fivestage.core.event_json import Envelope
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 MAX_TRACESTATE_CHARS: Final = 512
+FLUSH_TIMEOUT_MS: Final = 2000
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _LUKHAS: Final = "lukhas.matriz"
@@ -68,7 +71,7 @@ class Tracing:
             "messaging.destination.name": results_topic,
         }
 
-    def begin(self, headers: dict[str, str], record: Record, query_id: str | None) -> QueryTrace:
+    def begin(self, headers: Mapping[str, str], record: Record, query_id: str | None) -> QueryTrace:
         """Begin the span of one query, under the producer's where its header is well-formed."""
         parent = extract(headers)
         remote = trace.get_current_span(parent).get_span_context() if parent is not None else None
@@ -164,7 +167,7 @@ class QueryTrace:
         span.end(end_time=_ns(wall + run.duration_s))
 
 
-def extract(headers: dict[str, str]) -> Context | None:
+def extract(headers: Mapping[str, str]) -> Context | None:
     """The producer's context; None where there is no well-formed one, so that a new trace begins."""
     traceparent = headers.get(h.TRACEPARENT, "")
     if not _TRACEPARENT.fullmatch(traceparent):
@@ -234,3 +237,10 @@ def _add_exporter(provider: Any, kind: str) -> None:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     elif kind != "none":
         raise ConfigurationError(f"OTEL_TRACES_EXPORTER={kind!r}: choose otlp, console or none")
+
+
+def flush_provider() -> None:
+    """Export what has been recorded. Blocks: call it in a thread, with a bound."""
+    flush = getattr(trace.get_tracer_provider(), "force_flush", None)
+    if flush is not None:
+        flush(FLUSH_TIMEOUT_MS)

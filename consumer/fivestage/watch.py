@@ -1,0 +1,128 @@
+"""The watch: is work progressing, can it be answered, and when is it time to give up.
+
+What cannot be mended from inside ends the process, so that its supervisor starts a fresh one: nothing that
+was not answered is committed, and so nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+from fivestage.errors import ExecutorError, FivestageError, PublishError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.bus.sink import Sink
+    from fivestage.bus.source import Source
+    from fivestage.dispatcher import Dispatcher
+    from fivestage.executors import Executor
+
+TICK_S = 0.5
+FIRST_TICK_S = 0.05
+STUCK_S = 30.0
+UNACKED_UNREADY_S = 5.0
+EXECUTOR_STUCK_S = 10.0
+ABANDONED_TICKS = 3
+"""How often in a row there must be too many abandoned jobs: a burst of deadlines is no trouble."""
+
+
+class Health(NamedTuple):
+    """An answer to a probe."""
+
+    ok: bool
+    reason: str = "ok"
+
+
+class Watch:
+    """Looks at the parts of a running service, from the bus loop.
+
+    Args:
+        publish_timeout_s: How long an event may go unacknowledged.
+        max_abandoned: How many jobs may be left running after their end.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        dispatcher: Dispatcher,
+        executor: Executor,
+        sink: Sink,
+        publish_timeout_s: float,
+        max_abandoned: int,
+    ) -> None:
+        self._source = source
+        self._dispatcher = dispatcher
+        self._executor = executor
+        self._sink = sink
+        self._publish_timeout_s = publish_timeout_s
+        self._max_abandoned = max_abandoned
+        self._crowded_ticks = 0
+        self.draining = False
+        self.bus_lag_s = 0.0
+        """How late the bus loop came to the last tick."""
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Look around until cancelled; *on_ready* is called when the service is ready for the first time.
+
+        Raises:
+            FivestageError: it is time to give up.
+        """
+        clock = asyncio.get_running_loop().time
+        announced = False
+        while True:
+            if not announced and self.ready().ok:
+                announced = True
+                on_ready()
+            self._executor.ping()
+            due = clock() + (TICK_S if announced else FIRST_TICK_S)
+            await asyncio.sleep(due - clock())
+            self.bus_lag_s = max(0.0, clock() - due)
+            trouble = self._trouble(clock())
+            if trouble is not None:
+                raise trouble
+
+    def _trouble(self, now: float) -> FivestageError | None:
+        """What cannot get better by itself."""
+        waited_s = self._sink.oldest_unacked_s(now)
+        if waited_s > self._publish_timeout_s:
+            return PublishError(f"events were not acknowledged for {waited_s:.0f} s: are the brokers up?")
+        if self._executor.failure is not None:
+            return ExecutorError(self._executor.failure)
+        if self._executor.lag_s(now) > EXECUTOR_STUCK_S:
+            return ExecutorError(
+                f"a node has blocked the event loop of the nodes for {EXECUTOR_STUCK_S:.0f} s"
+            )
+        crowded = self._executor.abandoned > self._max_abandoned
+        self._crowded_ticks = self._crowded_ticks + 1 if crowded else 0
+        if self._crowded_ticks >= ABANDONED_TICKS:
+            return ExecutorError(
+                f"{self._executor.abandoned} stages run on after their end, more than executor.max_abandoned "
+                f"({self._max_abandoned}): some node ignores its cancellation or blocks for ever"
+            )
+        return None
+
+    def live(self) -> Health:
+        """The loops turn and work progresses: what is in flight ends, because each query has a deadline."""
+        now = asyncio.get_running_loop().time()
+        if self._executor.failure is not None:
+            return Health(ok=False, reason=self._executor.failure)
+        if (lag_s := self._executor.lag_s(now)) > EXECUTOR_STUCK_S:
+            return Health(ok=False, reason=f"the event loop of the nodes has not turned for {lag_s:.0f} s")
+        idle_s = now - self._dispatcher.last_progress_at
+        if self._dispatcher.in_flight and not self._sink.unacknowledged and idle_s > STUCK_S:
+            return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")
+        return Health(ok=True)
+
+    def ready(self) -> Health:
+        """Joined, able to answer, not ending."""
+        if self.draining:
+            return Health(ok=False, reason="draining")
+        if (reason := self._source.not_joined()) is not None:
+            return Health(ok=False, reason=reason)
+        waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
+        if waited_s > UNACKED_UNREADY_S:
+            return Health(ok=False, reason=f"events have not been acknowledged for {waited_s:.0f} s")
+        return self.live()

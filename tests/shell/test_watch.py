@@ -1,0 +1,131 @@
+"""The watch over fakes of the parts it looks at, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fivestage.errors import ExecutorError, FivestageError, PublishError
+from fivestage.watch import EXECUTOR_STUCK_S, STUCK_S, UNACKED_UNREADY_S, Watch
+
+
+class Parts:
+    """A source, dispatcher, executor and sink in one, in whatever state a test puts them."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.last_progress_at = 0.0
+        self.unacknowledged = 0
+        self.unacked_since: float | None = None
+        self.failure: str | None = None
+        self.blocked_since: float | None = None
+        self.abandoned = 0
+        self.pings = 0
+        self.reason: str | None = None
+
+    def not_joined(self) -> str | None:
+        return self.reason
+
+    def oldest_unacked_s(self, now: float) -> float:
+        return 0.0 if self.unacked_since is None else now - self.unacked_since
+
+    def lag_s(self, now: float) -> float:
+        return 0.0 if self.blocked_since is None else now - self.blocked_since
+
+    def ping(self) -> None:
+        self.pings += 1
+
+
+def watch(parts: Any) -> Watch:
+    """A watch over *parts*."""
+    return Watch(
+        source=parts,
+        dispatcher=parts,
+        executor=parts,
+        sink=parts,
+        publish_timeout_s=120.0,
+        max_abandoned=8,
+    )
+
+
+async def given_up(parts: Parts, within_s: float) -> FivestageError | None:
+    """What the watch gives up with; None when it does not."""
+    try:
+        async with asyncio.timeout(within_s):
+            await watch(parts).run(lambda: None)
+    except TimeoutError:
+        return None
+    except FivestageError as error:
+        return error
+    raise AssertionError("the watch ended by itself")
+
+
+async def test_all_is_well() -> None:
+    """An idle service is ready at once, stays so, and asks its executor for signs of life."""
+    parts, ready = Parts(), []
+    looking = asyncio.create_task(watch(parts).run(lambda: ready.append(True)))
+    await asyncio.sleep(600)
+    looking.cancel()
+    assert ready == [True]
+    assert parts.pings > 1000
+    assert watch(parts).ready() == (True, "ok")
+
+
+async def test_an_executor_that_ended() -> None:
+    """A dead event loop of the nodes ends the service at the next look, and fails both probes."""
+    parts = Parts()
+    parts.failure = "a node has ended it"
+    assert watch(parts).live() == (False, "a node has ended it")
+    assert watch(parts).ready() == (False, "a node has ended it")
+    assert isinstance(await given_up(parts, 5), ExecutorError)
+
+
+async def test_an_executor_that_is_blocked() -> None:
+    """A blocked event loop of the nodes ends the service once it has been so for too long."""
+    parts = Parts()
+    parts.blocked_since = 0.0
+    assert await given_up(parts, EXECUTOR_STUCK_S - 1) is None
+    assert watch(parts).live().ok
+    assert isinstance(await given_up(parts, 5), ExecutorError)
+    assert not watch(parts).live().ok
+
+
+async def test_too_many_abandoned_stages() -> None:
+    """More abandoned stages than allowed end the service when that lasts, not in a burst."""
+    parts = Parts()
+    parts.abandoned = 9
+    asyncio.get_running_loop().call_later(0.8, setattr, parts, "abandoned", 0)
+    assert await given_up(parts, 60) is None
+    parts.abandoned = 8
+    assert await given_up(parts, 60) is None
+    parts.abandoned = 9
+    assert "executor.max_abandoned" in str(await given_up(parts, 60))
+
+
+async def test_events_that_are_not_acknowledged() -> None:
+    """Unacknowledged events make the service unready, then end it; they do not make it dead meanwhile."""
+    parts = Parts()
+    parts.unacked_since, parts.in_flight, parts.unacknowledged = 0.0, 5, 5
+    assert await given_up(parts, UNACKED_UNREADY_S + 1) is None
+    assert (watch(parts).ready().ok, watch(parts).live().ok) == (False, True)
+    assert isinstance(await given_up(parts, 200), PublishError)
+
+
+async def test_no_query_ends() -> None:
+    """Queries in flight of which none ends, although each has a deadline, fail the liveness probe."""
+    parts = Parts()
+    parts.in_flight = 5
+    assert watch(parts).live().ok
+    await asyncio.sleep(STUCK_S + 1)
+    assert not watch(parts).live().ok
+
+
+@pytest.mark.parametrize("reason", ["not a member of the group yet", "the coordinator cannot be reached"])
+async def test_not_joined(reason: str) -> None:
+    """Whatever keeps this member from taking records makes it unready."""
+    parts = Parts()
+    parts.reason = reason
+    assert watch(parts).ready() == (False, reason)
+    assert watch(parts).live().ok
