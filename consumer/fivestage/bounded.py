@@ -71,7 +71,9 @@ async def bounded(
             raise
         failed = Ending.of_error(raised, 0.0)  # not the error itself: its traceback holds this frame
     ended_at = clock()
-    if await _cancelled_itself(given_up):
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() and not given_up():
+        await _put_right(task)
         failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"), 0.0)
     if scope.expired or ended_at > ends_at:
         return Ending.of_timeout(ends_at - started_at, ended_at - started_at)
@@ -80,16 +82,12 @@ async def bounded(
     return Ending(Outcome.SUCCESS, ended_at - started_at, data, data_json)
 
 
-async def _cancelled_itself(given_up: Callable[[], bool]) -> bool:
-    """Whether user code cancelled the task it shares with the stages after it; that is then put right."""
-    task = asyncio.current_task()
-    if task is None or not task.cancelling() or given_up():
-        return False
+async def _put_right(task: asyncio.Task[Any]) -> None:
+    """User code cancelled the task that it shares with the stages after it: undo that."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)  # where a cancellation is due that has not been thrown yet
     while task.cancelling():
         task.uncancel()
-    return True
 
 
 async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:

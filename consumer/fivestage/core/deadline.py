@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -11,8 +10,7 @@ if TYPE_CHECKING:
     from fivestage.core.plan import StageSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """What a query may take.
 
     ``ends_at`` is on the monotonic clock. ``of_use_ms`` is how long the answer was of use counted from

@@ -7,9 +7,8 @@ together, field by field. A stage's data is encoded where it ran and embedded as
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
@@ -28,8 +27,7 @@ _OPTIONS: Final = orjson.OPT_UTC_Z
 _NULL: Final = orjson.Fragment(b"null")
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """What all events of one query say about where they come from."""
 
     record: Record
