@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fivestage.settings import AdmissionSettings
     from fivestage.telemetry.tracing import QueryTrace, Tracing
 
-SLICE_S = 0.002
+SLICE_S = 0.001
 """How long records are taken in before everything else has its turn."""
 LONG_WAIT_S = 1.0
 """A gate closed for longer pauses the source; before that it is only not asked for more."""

@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     from fivestage.orchestrator import Orchestrator
 
 
+SLICE_S = 0.001
 log = structlog.get_logger("fivestage.executor")
 
 
 class Mailbox:
-    """Hands jobs to another loop, waking it once for as many as there are."""
+    """Hands jobs to another loop, waking it once for as many as there are.
+
+    They are taken out by slices of time: a loop looks at its timers only between callbacks, and a burst of
+    endings must not make the deadlines of other queries wait.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -49,10 +54,14 @@ class Mailbox:
     def _drain(self) -> None:
         # Cleared before reading: a message put meanwhile wakes the loop again rather than being missed.
         self._woken = False
-        messages = self._messages
-        for _ in range(len(messages)):
+        messages, slice_end = self._messages, time.monotonic() + SLICE_S
+        while messages:
             receive, job = messages.popleft()
             receive(job)
+            if messages and time.monotonic() > slice_end:
+                self._woken = True
+                self._loop.call_soon(self._drain)
+                return
 
 
 class ThreadExecutor:
