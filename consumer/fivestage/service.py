@@ -17,38 +17,27 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from fivestage.admin.server import AdminServer
+from fivestage.assembly import assemble
 from fivestage.bus import topics
-from fivestage.bus.committer import Committer
-from fivestage.bus.sink import Sink
-from fivestage.bus.source import Source
-from fivestage.core.decode import DecodeLimits
-from fivestage.core.encode import Encoder
 from fivestage.core.ledger import Ledger
-from fivestage.core.records import Output
-from fivestage.dispatcher import Dispatcher
 from fivestage.errors import BrokerError, ConfigurationError, DrainTimeoutError, FivestageError, PublishError
-from fivestage.executors import InlineExecutor, ThreadExecutor
-from fivestage.orchestrator import Orchestrator
 from fivestage.telemetry.logging import announce, described
 from fivestage.telemetry.metrics import Metrics
-from fivestage.telemetry.tracing import Tracing, flush_provider, make_provider
+from fivestage.telemetry.tracing import flush_provider
 from fivestage.version import __version__
-from fivestage.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fivestage.app import Pipeline
     from fivestage.core.ledger import PartitionKey
-    from fivestage.executors import Executor
     from fivestage.settings import Settings
 
 REVOKE_DRAIN_S = 1.0
 """How long a rebalance waits for queries in flight; well below any rebalance timeout."""
 REVOKE_COMMIT_S = 2.0
+"""With a commit under way that hangs (COMMIT_TIMEOUT_S) all this stays below kafka.rebalance_timeout_ms."""
 LAST_COMMIT_S = 2.0
-COMMIT_TIMEOUT_S = 5.0
-"""With the two above it stays below the least kafka.rebalance_timeout_ms, also when a commit hangs."""
 START_TIMEOUT_S = 18.0
 STEP_TIMEOUT_S = 3.0
 GC_THRESHOLD = 5_000
@@ -134,73 +123,23 @@ class Service:
         if settings.topics.create:
             await topics.create(settings)
         await topics.check(settings)
-        limits = await topics.largest_records(settings)
-        events = min(size for output, size in limits.items() if output is not Output.DEAD_LETTERS)
-        encoder = Encoder(
-            source=f"/fivestage/{settings.kafka.group_id}",
-            max_record_bytes=events,
-            max_dead_letter_bytes=limits[Output.DEAD_LETTERS],
-        )
-        self.executor = self._make_executor()
-        self.sink = Sink(settings, self.metrics, self.stop, max_record_bytes=min(limits.values()))
-        self.dispatcher = self._make_dispatcher(encoder)
-        self.source = Source(settings, self.ledger, self._on_revoked, self.metrics)
-        self.watch = self._make_watch()
-        self.committer = Committer(
-            self.source.consumer,
-            self.ledger,
-            self.metrics,
-            interval_s=settings.kafka.commit_interval_ms / 1000,
-            timeout_s=COMMIT_TIMEOUT_S,
-        )
-        self._add_gauges()
-        await self._start_admin(stack)
-        await self.executor.start(self.dispatcher.finished)
-        stack.push_async_callback(_bounded, lambda: asyncio.to_thread(flush_provider), "traces")
-        stack.push_async_callback(_bounded, lambda: self.executor.stop(1.0), "executor")
-        stack.push_async_callback(_bounded, self.sink.stop, "producer")
-        stack.push_async_callback(_bounded, self.source.stop, "consumer")
-        await self.sink.start()
-        await self.source.start()
-
-    def _make_watch(self) -> Watch:
-        return Watch(
-            source=self.source,
-            dispatcher=self.dispatcher,
-            executor=self.executor,
-            sink=self.sink,
-            publish_timeout_s=self.settings.kafka.publish_timeout_ms / 1000,
-            max_abandoned=self.settings.executor.max_abandoned,
-        )
-
-    def _make_executor(self) -> Executor:
-        orchestrator = Orchestrator(
-            self.app, plan=self.settings.pipeline.plan(), threads=self.settings.executor.threads
-        )
-        if self.settings.executor.kind == "inline":
-            return InlineExecutor(orchestrator)
-        return ThreadExecutor(orchestrator)
-
-    def _make_dispatcher(self, encoder: Encoder) -> Dispatcher:
-        settings = self.settings
-        tracing = Tracing(
-            topic=settings.topics.queries,
-            results_topic=settings.topics.results,
-            group_id=settings.kafka.group_id,
-            provider=make_provider(settings.tracing.sample_ratio),
-        )
-        limits = DecodeLimits(settings.lane, settings.lanes, settings.admission.max_value_bytes)
-        return Dispatcher(
-            plan=settings.pipeline.plan(),
-            admission=settings.admission,
-            limits=limits,
+        self.parts = parts = assemble(
+            settings,
+            self.app,
+            metrics=self.metrics,
             ledger=self.ledger,
-            encoder=encoder,
-            executor=self.executor,
-            sink=self.sink,
-            observer=self.metrics,
-            tracing=tracing,
+            largest_records=await topics.largest_records(settings),
+            on_revoked=self._on_revoked,
+            on_failure=self.stop,
         )
+        await self._start_admin(stack)
+        await parts.executor.start(parts.dispatcher.finished)
+        stack.push_async_callback(_bounded, lambda: asyncio.to_thread(flush_provider), "traces")
+        stack.push_async_callback(_bounded, lambda: parts.executor.stop(1.0), "executor")
+        stack.push_async_callback(_bounded, parts.sink.stop, "producer")
+        stack.push_async_callback(_bounded, parts.source.stop, "consumer")
+        await parts.sink.start()
+        await parts.source.start()
 
     async def _start_admin(self, stack: contextlib.AsyncExitStack) -> None:
         admin = self.settings.admin
@@ -209,49 +148,20 @@ class Service:
         server = AdminServer(
             host=admin.host,
             port=admin.port,
-            live=self.watch.live,
-            ready=self.watch.ready,
+            live=self.parts.watch.live,
+            ready=self.parts.watch.ready,
             registry=self.metrics.registry,
         )
         self.admin_port = await server.start()
         stack.push_async_callback(_bounded, server.stop, "admin server")
 
-    def _add_gauges(self) -> None:
-        metrics, ledger = self.metrics, self.ledger
-        limit = self.settings.admission.max_in_flight
-        metrics.gauge(
-            "in_flight", "Records between dispatch and acknowledgement.", lambda: self.dispatcher.in_flight
-        )
-        metrics.gauge("concurrency_limit", "How many may be in flight.", lambda: limit)
-        metrics.gauge(
-            "abandoned_tasks", "Stages that run on after their end.", lambda: self.executor.abandoned
-        )
-        metrics.gauges(
-            "event_loop_lag_seconds",
-            "How late a loop came to its last check.",
-            "loop",
-            lambda: [("bus", self.watch.bus_lag_s), ("executor", self.executor.last_lag_s)],
-        )
-        metrics.gauges(
-            "lag",
-            "Records not handed over yet.",
-            "partition",
-            lambda: [(str(key.partition), lag) for key, lag in self.source.lag().items()],
-        )
-        metrics.gauges(
-            "uncommitted_span",
-            "Offsets between the commit position and the newest record.",
-            "partition",
-            lambda: [(str(key.partition), book.span) for key, book in list(ledger.books.items())],
-        )
-
     # Serving
 
     async def _serve(self) -> None:
         """Fetch, commit and watch until something ends it, then drain and commit."""
-        fetching = asyncio.create_task(self.dispatcher.run(self.source), name="fetch")
-        watching = asyncio.create_task(self.watch.run(self._announce), name="watch")
-        committing = asyncio.create_task(self.committer.run(), name="commit")
+        fetching = asyncio.create_task(self.parts.dispatcher.run(self.parts.source), name="fetch")
+        watching = asyncio.create_task(self.parts.watch.run(self._announce), name="watch")
+        committing = asyncio.create_task(self.parts.committer.run(), name="commit")
         for task in (fetching, watching, committing):
             task.add_done_callback(self._on_task_done)
         await self._ending.wait()
@@ -272,22 +182,24 @@ class Service:
 
     async def _drain(self, fetching: asyncio.Task[None]) -> None:
         """Let what is in flight finish, and commit it."""
-        self.watch.draining = True
-        self.dispatcher.stop()
+        self.parts.watch.draining = True
+        self.parts.dispatcher.stop()
         drain_s = self.settings.shutdown.drain_timeout_ms / 1000
-        log.info("draining", in_flight=self.dispatcher.in_flight)
+        log.info("draining", in_flight=self.parts.dispatcher.in_flight)
         await asyncio.wait({fetching}, timeout=drain_s)  # never cancelled: see bus/source.py
-        drained = isinstance(self._failure, PublishError) or await self.dispatcher.drain(drain_s)
+        drained = isinstance(self._failure, PublishError) or await self.parts.dispatcher.drain(drain_s)
         if not await self._commit_at_last():
             self.stop(BrokerError("what is finished could not be committed: it will be answered again"))
         if not drained:
-            left = self.dispatcher.in_flight
+            left = self.parts.dispatcher.in_flight
             self.stop(DrainTimeoutError(f"{left} queries were still in flight after {drain_s:.0f} s"))
 
     async def _commit_at_last(self) -> bool:
         """Commit, and once more when it fails: a rebalance may just be ending."""
         try:
-            return await self.committer.commit(LAST_COMMIT_S) or await self.committer.commit(LAST_COMMIT_S)
+            return await self.parts.committer.commit(LAST_COMMIT_S) or await self.parts.committer.commit(
+                LAST_COMMIT_S
+            )
         except BrokerError:
             return False
 
@@ -303,8 +215,8 @@ class Service:
 
     async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
         """Finish and commit what is in flight on partitions that are being taken away."""
-        drained = await self.dispatcher.drain(REVOKE_DRAIN_S, keys)
-        committed = await self.committer.commit(REVOKE_COMMIT_S)
+        drained = await self.parts.dispatcher.drain(REVOKE_DRAIN_S, keys)
+        committed = await self.parts.committer.commit(REVOKE_COMMIT_S)
         names = sorted(key.partition for key in keys)
         left = self.ledger.in_flight(keys)
         log.info("revoked", partitions=names, drained=drained, committed=committed, abandoned=left)

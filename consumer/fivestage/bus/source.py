@@ -2,9 +2,7 @@
 
 What aiokafka does and what is done about it (version 0.14.0, pinned):
 
-* a fetch that raises for one partition has already moved the positions of others and dropped their
-  records: every assigned partition is sought back to what was really handed over;
-* a record that cannot be decoded blocks its partition for ever: it is found one by one, reported, passed;
+* a fetch that raises may have lost records and raises for ever: see ``recovery.py``;
 * cancelling a fetch switches ``max_poll_interval_ms`` off for good: fetches are never cancelled;
 * a pause is forgotten in every rebalance and drops what was fetched ahead: it is applied again, and used
   only when the wait is long;
@@ -19,27 +17,18 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import (
-    ConsumerStoppedError,
-    CorruptRecordException,
-    GroupAuthorizationFailedError,
-    IllegalStateError,
-    KafkaError,
-    RecordTooLargeError,
-    TopicAuthorizationFailedError,
-    UnsupportedCodecError,
-)
+from aiokafka.errors import KafkaError
 
 from fivestage.bus.connection import client_options
+from fivestage.bus.recovery import Recovery
 from fivestage.core.ledger import Ledger, PartitionKey
-from fivestage.core.records import CorruptRecord, PlainRecord
-from fivestage.errors import BrokerError, ConfigurationError
+from fivestage.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from fivestage.core.events import Observer
-    from fivestage.core.records import Record
+    from fivestage.core.records import CorruptRecord, Record
     from fivestage.settings import Settings
 
 FETCH_TIMEOUT_MS = 200
@@ -66,7 +55,6 @@ class Source:
         observer: Observer,
     ) -> None:
         self._topic = settings.topics.queries
-        self._group_id = settings.kafka.group_id
         self._ledger = ledger
         self._on_revoked = on_revoked
         self._paused = False
@@ -74,6 +62,9 @@ class Source:
         self._observer = observer
         self._joined = False
         self.consumer = AIOKafkaConsumer(**_consumer_options(settings))
+        self._recovery = Recovery(
+            self.consumer, ledger, self._begin, topic=self._topic, group_id=settings.kafka.group_id
+        )
 
     def __repr__(self) -> str:
         return f"<Source {self._topic} {self._ledger}{' paused' if self._paused else ''}>"
@@ -107,32 +98,11 @@ class Source:
                 *partitions, timeout_ms=FETCH_TIMEOUT_MS, max_records=max_records
             )
         except Exception as error:  # noqa: BLE001 - whatever a broken batch makes the client raise
-            if self._is_over(error):
+            if self._recovery.is_over(error):
                 return []
             log.warning("fetch failed", error_type=type(error).__name__)
-            return await self._recover(max_records)
+            return await self._recovery.recover(max_records)
         return [record for records in fetched.values() for record in self._begin(records)]
-
-    def _is_over(self, error: Exception) -> bool:
-        """Whether *error* says that there is nothing to read here any more; False: a record is at fault.
-
-        Raises:
-            ConfigurationError, BrokerError: the fault lies elsewhere.
-        """
-        match error:
-            case ConsumerStoppedError() | IllegalStateError():
-                return True
-            case TopicAuthorizationFailedError():
-                text = f"not allowed to read topic {self._topic!r}: grant Read on it to this principal"
-                raise ConfigurationError(text) from error
-            case GroupAuthorizationFailedError():
-                text = f"not allowed to use group {self._group_id!r}: grant Read on it to this principal"
-                raise ConfigurationError(text) from error
-            case CorruptRecordException() | RecordTooLargeError() | UnsupportedCodecError():
-                return False
-            case KafkaError() | OSError():
-                raise BrokerError(f"the consumer failed: {type(error).__name__}") from error
-        return False
 
     def _begin(self, records: Sequence[Record]) -> Sequence[Record]:
         """Enter records into their books; drop those of partitions lost meanwhile."""
@@ -148,78 +118,6 @@ class Source:
         for record in records:
             book.begin(record.offset)
         return records
-
-    # A record that cannot be read
-
-    async def _recover(self, room: int) -> list[Record | CorruptRecord]:
-        """Put every partition back to what was handed over, then read each by itself."""
-        found: list[Record | CorruptRecord] = []
-        keys = list(self._ledger.books)
-        for key in keys:
-            await self._rewind(key)
-        for key in keys:
-            if len(found) < room:
-                found += await self._read_alone(key, room - len(found))
-        return found
-
-    async def _rewind(self, key: PartitionKey) -> None:
-        """Seek to the first record that was not handed over."""
-        book, partition = self._ledger.book(key), TopicPartition(*key)
-        if book is None:
-            return
-        try:
-            offset = book.next_offset
-            if offset is None:  # nothing was handed over: where the group stands, or the beginning
-                offset = await self.consumer.committed(partition)
-            if offset is not None:
-                self.consumer.seek(partition, offset)
-            else:
-                await self.consumer.seek_to_beginning(partition)
-        except Exception as error:
-            if not self._is_over(error):
-                raise
-
-    async def _read_alone(self, key: PartitionKey, room: int) -> Sequence[Record | CorruptRecord]:
-        """What one partition has; where that raises, its records one by one up to the one that does."""
-        partition, book = TopicPartition(*key), self._ledger.book(key)
-        highwater = self.consumer.highwater(partition) if book is not None else None
-        if book is None or (book.next_offset is not None and book.next_offset == highwater):
-            return []
-        try:
-            fetched = await self.consumer.getmany(partition, timeout_ms=FETCH_TIMEOUT_MS, max_records=room)
-        except Exception as error:  # noqa: BLE001 - see fetch
-            if self._is_over(error):
-                return []
-            await self._rewind(key)
-            return await self._read_one_by_one(key, room)
-        return [record for records in fetched.values() for record in self._begin(records)]
-
-    async def _read_one_by_one(self, key: PartitionKey, room: int) -> list[Record | CorruptRecord]:
-        partition = TopicPartition(*key)
-        found: list[Record | CorruptRecord] = []
-        while len(found) < room:
-            try:
-                position = await self.consumer.position(partition)
-                fetched = await self.consumer.getmany(partition, timeout_ms=FETCH_TIMEOUT_MS, max_records=1)
-            except Exception as error:  # noqa: BLE001 - see fetch
-                if not self._is_over(error):
-                    found += self._pass_over(key, position, error)
-                return found
-            if not fetched:
-                return found
-            found += self._begin(fetched[partition])
-        return found
-
-    def _pass_over(self, key: PartitionKey, position: int, error: Exception) -> list[CorruptRecord]:
-        book = self._ledger.book(key)
-        if book is None:
-            return []
-        self.consumer.seek(TopicPartition(*key), position + 1)
-        book.begin(position)
-        log.error(
-            "record passed over", offset=position, error_type=type(error).__name__, partition=key.partition
-        )
-        return [CorruptRecord(PlainRecord(*key, position), type(error).__name__)]
 
     def pause(self) -> None:
         """Stop fetching; keep calling ``fetch`` so that the group sees a live member."""

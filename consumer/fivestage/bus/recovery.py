@@ -1,0 +1,155 @@
+"""After a fetch that raised: which record is at fault, and what was lost with it.
+
+A fetch of aiokafka that raises for one partition has already moved the positions of others and dropped
+their records, and it raises for the same record for ever. So every partition is put back to what was really
+handed over, read by itself, and, where that raises, record by record; the one at fault is reported and
+passed over.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    KafkaError,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
+)
+
+from fivestage.core.records import CorruptRecord, PlainRecord
+from fivestage.errors import BrokerError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fivestage.core.ledger import Ledger, PartitionKey
+    from fivestage.core.records import Record
+
+READ_TIMEOUT_MS = 200
+
+log = structlog.get_logger("fivestage.bus.recovery")
+
+
+class Recovery:
+    """Finds the record that broke a fetch.
+
+    Args:
+        consumer: The consumer that raised.
+        ledger: What was handed over.
+        begin: Enters records into their books; those of partitions lost meanwhile are dropped.
+        topic: For messages.
+        group_id: For messages.
+    """
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        ledger: Ledger,
+        begin: Callable[[Sequence[Record]], Sequence[Record]],
+        *,
+        topic: str,
+        group_id: str,
+    ) -> None:
+        self._consumer = consumer
+        self._ledger = ledger
+        self._begin = begin
+        self._topic = topic
+        self._group_id = group_id
+
+    def is_over(self, error: Exception) -> bool:
+        """Whether *error* says that there is nothing to read here any more; False: a record is at fault.
+
+        Raises:
+            ConfigurationError, BrokerError: the fault lies elsewhere.
+        """
+        match error:
+            case ConsumerStoppedError() | IllegalStateError():
+                return True
+            case TopicAuthorizationFailedError():
+                text = f"not allowed to read topic {self._topic!r}: grant Read on it to this principal"
+                raise ConfigurationError(text) from error
+            case GroupAuthorizationFailedError():
+                text = f"not allowed to use group {self._group_id!r}: grant Read on it to this principal"
+                raise ConfigurationError(text) from error
+            case CorruptRecordException() | RecordTooLargeError() | UnsupportedCodecError():
+                return False
+            case KafkaError() | OSError():
+                raise BrokerError(f"the consumer failed: {type(error).__name__}") from error
+        return False
+
+    async def recover(self, room: int) -> list[Record | CorruptRecord]:
+        """Put every partition back to what was handed over, then read each by itself."""
+        found: list[Record | CorruptRecord] = []
+        keys = list(self._ledger.books)
+        for key in keys:
+            await self._rewind(key)
+        for key in keys:
+            if len(found) < room:
+                found += await self._read_alone(key, room - len(found))
+        return found
+
+    async def _rewind(self, key: PartitionKey) -> None:
+        """Seek to the first record that was not handed over."""
+        book, partition = self._ledger.book(key), TopicPartition(*key)
+        if book is None:
+            return
+        try:
+            offset = book.next_offset
+            if offset is None:  # nothing was handed over: where the group stands, or the beginning
+                offset = await self._consumer.committed(partition)
+            if offset is not None:
+                self._consumer.seek(partition, offset)
+            else:
+                await self._consumer.seek_to_beginning(partition)
+        except Exception as error:
+            if not self.is_over(error):
+                raise
+
+    async def _read_alone(self, key: PartitionKey, room: int) -> Sequence[Record | CorruptRecord]:
+        """What one partition has; where that raises, its records one by one up to the one that does."""
+        partition, book = TopicPartition(*key), self._ledger.book(key)
+        highwater = self._consumer.highwater(partition) if book is not None else None
+        if book is None or (book.next_offset is not None and book.next_offset == highwater):
+            return []
+        try:
+            fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=room)
+        except Exception as error:  # noqa: BLE001 - see fetch
+            if self.is_over(error):
+                return []
+            await self._rewind(key)
+            return await self._read_one_by_one(key, room)
+        return [record for records in fetched.values() for record in self._begin(records)]
+
+    async def _read_one_by_one(self, key: PartitionKey, room: int) -> list[Record | CorruptRecord]:
+        partition = TopicPartition(*key)
+        found: list[Record | CorruptRecord] = []
+        while len(found) < room:
+            try:
+                position = await self._consumer.position(partition)
+                fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=1)
+            except Exception as error:  # noqa: BLE001 - see fetch
+                if not self.is_over(error):
+                    found += self._pass_over(key, position, error)
+                return found
+            if not fetched:
+                return found
+            found += self._begin(fetched[partition])
+        return found
+
+    def _pass_over(self, key: PartitionKey, position: int, error: Exception) -> list[CorruptRecord]:
+        book = self._ledger.book(key)
+        if book is None:
+            return []
+        self._consumer.seek(TopicPartition(*key), position + 1)
+        book.begin(position)
+        log.error(
+            "record passed over", offset=position, error_type=type(error).__name__, partition=key.partition
+        )
+        return [CorruptRecord(PlainRecord(*key, position), type(error).__name__)]
