@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
-from fivestage.errors import ExecutorError, FivestageError, PublishError
+from fivestage.errors import BrokerError, ExecutorError, FivestageError, PublishError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +89,8 @@ class Watch:
         waited_s = self._sink.oldest_unacked_s(now)
         if waited_s > self._publish_timeout_s:
             return PublishError(f"events were not acknowledged for {waited_s:.0f} s: are the brokers up?")
+        if (failure := self._source.failure or self._sink.failure) is not None:
+            return BrokerError(failure)
         if self._executor.failure is not None:
             return ExecutorError(self._executor.failure)
         if self._executor.lag_s(now) > EXECUTOR_STUCK_S:

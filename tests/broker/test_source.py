@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import operator
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +106,30 @@ async def test_a_broken_record_is_passed_over_alone(
     good += [(partition, 3, b"4") for partition in (0, 2)]
     middle = [(1, 0, b"0"), (1, 1, b"1"), (1, 2, b"2"), (1, 3, "corrupt"), (1, 4, b"4")]
     assert await read(producer, 13) == sorted(good + middle, key=lambda row: row[:2])
+
+
+@pytest.mark.parametrize("path", ["_fetcher._fetch_task", "_coordinator._coordination_task"])
+async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, path: str) -> None:
+    """Where a task inside aiokafka has ended, which it would never tell, the source says so."""
+
+    async def nothing(_: object) -> None:
+        return
+
+    servers = f"{producer.client.hosts[0][0]}:{producer.client.hosts[0][1]}"
+    settings = Settings.load(None, {"kafka": {"bootstrap_servers": servers, "fetch_max_wait_ms": 20}})
+    source = Source(settings, Ledger(max_span=1000), nothing, Observer())
+    await source.start()
+    while source.not_joined() is not None:
+        await source.fetch(10)
+    assert source.failure is None
+    task: asyncio.Task[None] = operator.attrgetter(path)(source.consumer)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert source.failure is not None
+    with contextlib.suppress(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await source.stop()
 
 
 @pytest.mark.parametrize("spoil", [bad_header_name, bad_checksum])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fivestage.errors import ExecutorError, FivestageError, PublishError
+from fivestage.errors import BrokerError, ExecutorError, FivestageError, PublishError
 from fivestage.watch import EXECUTOR_STUCK_S, STUCK_S, UNACKED_UNREADY_S, Watch
 
 
@@ -38,23 +38,23 @@ class Parts:
         self.pings += 1
 
 
-def watch(parts: Any) -> Watch:
-    """A watch over *parts*."""
+def watch(parts: Any, executor: Any = None) -> Watch:
+    """A watch over *parts*, and over another executor where one is given."""
     return Watch(
         source=parts,
         dispatcher=parts,
-        executor=parts,
+        executor=executor or parts,
         sink=parts,
         publish_timeout_s=120.0,
         max_abandoned=8,
     )
 
 
-async def given_up(parts: Parts, within_s: float) -> FivestageError | None:
+async def given_up(parts: Parts, within_s: float, executor: Parts | None = None) -> FivestageError | None:
     """What the watch gives up with; None when it does not."""
     try:
         async with asyncio.timeout(within_s):
-            await watch(parts).run(lambda: None)
+            await watch(parts, executor).run(lambda: None)
     except TimeoutError:
         return None
     except FivestageError as error:
@@ -75,11 +75,11 @@ async def test_all_is_well() -> None:
 
 async def test_an_executor_that_ended() -> None:
     """A dead event loop of the nodes ends the service at the next look, and fails both probes."""
-    parts = Parts()
-    parts.failure = "a node has ended it"
-    assert watch(parts).live() == (False, "a node has ended it")
-    assert watch(parts).ready() == (False, "a node has ended it")
-    assert isinstance(await given_up(parts, 5), ExecutorError)
+    parts, executor = Parts(), Parts()
+    executor.failure = "a node has ended it"
+    assert watch(parts, executor).live() == (False, "a node has ended it")
+    assert watch(parts, executor).ready() == (False, "a node has ended it")
+    assert isinstance(await given_up(parts, 5, executor), ExecutorError)
 
 
 async def test_an_executor_that_is_blocked() -> None:
@@ -90,6 +90,13 @@ async def test_an_executor_that_is_blocked() -> None:
     assert watch(parts).live().ok
     assert isinstance(await given_up(parts, 5), ExecutorError)
     assert not watch(parts).live().ok
+
+
+async def test_a_dead_task_of_the_client() -> None:
+    """A Kafka client that will never deliver or send again ends the service."""
+    parts = Parts()
+    parts.failure = "the Kafka client's fetch task has ended"
+    assert isinstance(await given_up(parts, 5), BrokerError)
 
 
 async def test_too_many_abandoned_stages() -> None:

@@ -181,6 +181,12 @@ class Sink:
             )
 
     @property
+    def failure(self) -> str | None:
+        """Why nothing will ever be sent again; None while all is well."""
+        task = self.producer._sender.sender_task  # noqa: SLF001 - nothing public tells; aiokafka is pinned
+        return "the Kafka client's send task has ended" if task is not None and task.done() else None
+
+    @property
     def unacknowledged(self) -> int:
         """Queries whose events are under way."""
         return len(self._open)

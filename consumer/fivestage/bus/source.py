@@ -138,6 +138,14 @@ class Source:
                 lags[key] = max(0, highwater - book.next_offset)
         return lags
 
+    @property
+    def failure(self) -> str | None:
+        """Why no record will ever come again, which aiokafka itself never tells; None while all is well."""
+        client: Any = self.consumer  # nothing public tells; aiokafka is pinned, and a test holds this
+        tasks = {"fetch": client._fetcher._fetch_task, "group": client._coordinator._coordination_task}  # noqa: SLF001
+        ended = [name for name, task in tasks.items() if task is not None and task.done()]
+        return f"the Kafka client's {ended[0]} task has ended" if ended else None
+
     def not_joined(self) -> str | None:
         """Why this member takes no records now; None when it does (be it of no partition)."""
         if not self._joined:
