@@ -24,8 +24,9 @@ FIRST_TICK_S = 0.05
 STUCK_S = 30.0
 UNACKED_UNREADY_S = 5.0
 EXECUTOR_STUCK_S = 10.0
-ABANDONED_TICKS = 3
-"""How often in a row there must be too many abandoned jobs: a burst of deadlines is no trouble."""
+STRIKES = 3
+"""How often in a row trouble must be seen: a burst of deadlines is none, nor is a process that was stopped
+for a while and finds all its clocks ahead."""
 
 
 class Health(NamedTuple):
@@ -59,7 +60,7 @@ class Watch:
         self._sink = sink
         self._publish_timeout_s = publish_timeout_s
         self._max_abandoned = max_abandoned
-        self._crowded_ticks = 0
+        self._strikes = 0
         self.draining = False
         self.bus_lag_s = 0.0
         """How late the bus loop came to the last tick."""
@@ -81,7 +82,8 @@ class Watch:
             await asyncio.sleep(due - clock())
             self.bus_lag_s = max(0.0, clock() - due)
             trouble = self._trouble(clock())
-            if trouble is not None:
+            self._strikes = self._strikes + 1 if trouble is not None else 0
+            if trouble is not None and self._strikes >= STRIKES:
                 raise trouble
 
     def _trouble(self, now: float) -> FivestageError | None:
@@ -97,9 +99,7 @@ class Watch:
             return ExecutorError(
                 f"a node has blocked the event loop of the nodes for {EXECUTOR_STUCK_S:.0f} s"
             )
-        crowded = self._executor.abandoned > self._max_abandoned
-        self._crowded_ticks = self._crowded_ticks + 1 if crowded else 0
-        if self._crowded_ticks >= ABANDONED_TICKS:
+        if self._executor.abandoned > self._max_abandoned:
             return ExecutorError(
                 f"{self._executor.abandoned} stages run on after their end, more than executor.max_abandoned "
                 f"({self._max_abandoned}): some node ignores its cancellation or blocks for ever"

@@ -136,3 +136,13 @@ async def test_not_joined(reason: str) -> None:
     parts.reason = reason
     assert watch(parts).ready() == (False, reason)
     assert watch(parts).live().ok
+
+
+async def test_a_process_that_was_stopped_for_a_while() -> None:
+    """After a pause in which all clocks went on, signs of life that come at the next look are in time."""
+    parts = Parts()
+    parts.blocked_since, parts.unacked_since = -60.0, -600.0
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.1, setattr, parts, "blocked_since", None)
+    loop.call_later(0.1, setattr, parts, "unacked_since", None)
+    assert await given_up(parts, 60) is None
