@@ -85,7 +85,8 @@ def assemble(
         executor=executor,
         sink=sink,
         publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
-        max_abandoned=settings.executor.max_abandoned,
+        # With every thread stuck no blocking node runs any more, however many may be abandoned.
+        max_abandoned=min(settings.executor.max_abandoned, settings.executor.threads - 1),
     )
     parts = Parts(source, dispatcher, executor, sink, committer, watch)
     _add_gauges(metrics, parts, ledger, settings.admission.max_in_flight)

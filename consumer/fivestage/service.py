@@ -88,7 +88,8 @@ class Service:
         """Begin the orderly end; *failure* is raised by ``run`` when it is done."""
         if failure is not None and self._failure is None:
             self._failure = failure
-            log.error("stopping", error_type=type(failure).__name__, error=str(failure))
+            told = {"error": str(failure)} if isinstance(failure, FivestageError) else described(failure)
+            log.error("stopping", **{"error_type": type(failure).__name__, **told})
         if not self._ending.is_set():
             self._ending.set()
             total_s = self.settings.shutdown.total_timeout_ms / 1000
@@ -113,10 +114,12 @@ class Service:
             ending.cancel()
             starting.cancel()
             await asyncio.wait({starting}, timeout=STEP_TIMEOUT_S)
-        if starting.done() and not starting.cancelled():
-            starting.result()
-            return True
-        return False
+        if self._ending.is_set() and (starting.cancelled() or not starting.done()):
+            return False
+        if starting.cancelled():
+            raise BrokerError("the start was interrupted by the Kafka client")
+        starting.result()
+        return True
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
@@ -170,7 +173,10 @@ class Service:
             task.cancel()
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            if not self._ending.is_set():
+                self.stop(BrokerError(f"the {task.get_name()} task was cancelled by the Kafka client"))
+        elif (error := task.exception()) is not None:
             self.stop(error if isinstance(error, Exception) else BrokerError(type(error).__name__))
 
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

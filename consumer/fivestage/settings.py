@@ -172,7 +172,8 @@ class ExecutorSettings(_Section):
     threads: Annotated[int, Field(gt=0, le=1000)] = 16
     """Blocking (``def``) stages and nodes that may run at a time."""
     max_abandoned: Annotated[int, Field(ge=0)] = 8
-    """Stages that may run on after their end; with more the service ends, to be started afresh."""
+    """Stages that may be stuck (run on for 10 s after their end); with more the service ends, to be
+    started afresh. With all ``threads`` stuck it does so in any case."""
 
 
 class AdminSettings(_Section):

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 class _Call:
     """A call on its way to a thread; one that is cancelled lets go of what it would have run."""
 
-    __slots__ = ("function", "future", "loop")
+    __slots__ = ("abandoned_at", "function", "future", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self.function: Callable[[], Any] | None = function
+        self.abandoned_at: float | None = None
 
 
 class ThreadPool:
@@ -54,7 +55,12 @@ class ThreadPool:
     @property
     def abandoned(self) -> int:
         """Threads that run a call nobody waits for any more."""
-        return sum(call.future.cancelled() for call in tuple(self._running))
+        return sum(call.abandoned_at is not None for call in tuple(self._running))
+
+    def stuck(self, now: float, after_s: float) -> int:
+        """Threads that have run on for longer than *after_s* since their caller went away."""
+        since = [call.abandoned_at for call in tuple(self._running)]
+        return sum(at is not None and now - at > after_s for at in since)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call *function* in a thread and wait for what it returns or raises.
@@ -70,6 +76,9 @@ class ThreadPool:
         self._hand_in(call)
         try:
             return await call.future
+        except asyncio.CancelledError:
+            call.abandoned_at = loop.time()
+            raise
         finally:
             call.function = None
 

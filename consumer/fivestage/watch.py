@@ -25,8 +25,7 @@ STUCK_S = 30.0
 UNACKED_UNREADY_S = 5.0
 EXECUTOR_STUCK_S = 10.0
 STRIKES = 3
-"""How often in a row trouble must be seen: a burst of deadlines is none, nor is a process that was stopped
-for a while and finds all its clocks ahead."""
+"""How often in a row trouble must be seen: a process that was stopped for a while finds its clocks ahead."""
 
 
 class Health(NamedTuple):
@@ -41,7 +40,7 @@ class Watch:
 
     Args:
         publish_timeout_s: How long an event may go unacknowledged.
-        max_abandoned: How many jobs may be left running after their end.
+        max_abandoned: How many jobs may be stuck: run on long after their end.
     """
 
     def __init__(
@@ -99,10 +98,10 @@ class Watch:
             return ExecutorError(
                 f"a node has blocked the event loop of the nodes for {EXECUTOR_STUCK_S:.0f} s"
             )
-        if self._executor.abandoned > self._max_abandoned:
+        if (stuck := self._executor.stuck(now)) > self._max_abandoned:
             return ExecutorError(
-                f"{self._executor.abandoned} stages run on after their end, more than executor.max_abandoned "
-                f"({self._max_abandoned}): some node ignores its cancellation or blocks for ever"
+                f"{stuck} stages have run on for long after their end (executor.max_abandoned): some node "
+                "ignores its cancellation or blocks for ever"
             )
         return None
 

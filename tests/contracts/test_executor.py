@@ -11,6 +11,7 @@ import pytest
 from fivestage import Orchestrator, Pipeline, Plan, Query
 from fivestage.core.job import Job
 from fivestage.executors import Executor, InlineExecutor, ThreadExecutor
+from fivestage.executors.port import STUCK_AFTER_S
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ def pipeline(release: threading.Event, entered: threading.Event) -> Pipeline:
     @app.node("where-sync")
     def where_sync(_query: Query, _ctx: StageContext) -> int:
         return threading.get_ident()
+
+    @app.node("blocks-sync")
+    def blocks_sync(_query: Query, _ctx: StageContext) -> bool:
+        entered.set()
+        return release.wait(20)
 
     @app.node("waits")
     async def waits(_query: Query, _ctx: StageContext) -> None:
@@ -172,10 +178,32 @@ async def test_deaf_jobs_are_counted_until_they_end(
         while not bus.executor.abandoned:
             await asyncio.sleep(0)
         assert bus.executor.abandoned == 1
+        now = asyncio.get_running_loop().time()
+        assert (bus.executor.stuck(now), bus.executor.stuck(now + STUCK_AFTER_S + 1)) == (0, 1)
         release.set()
         while bus.executor.abandoned:
             await asyncio.sleep(0.001)
     assert [one is deaf for one in bus.finished] in ([], [True])
+
+
+async def test_blocking_jobs_are_counted_until_their_threads_come_back(
+    bus: Bus, release: threading.Event, entered: threading.Event
+) -> None:
+    """A thread that blocks on after its job ended counts as abandoned, and as stuck when that lasts."""
+    blocking = job("blocks-sync")
+    bus.executor.submit(blocking)
+    await is_set(entered)
+    blocking.ended = True
+    bus.executor.cancel(blocking)
+    async with asyncio.timeout(20):
+        while not bus.executor.abandoned:
+            await asyncio.sleep(0)
+        now = asyncio.get_running_loop().time()
+        assert (bus.executor.stuck(now), bus.executor.stuck(now + STUCK_AFTER_S + 1)) == (0, 1)
+        release.set()
+        while bus.executor.abandoned:
+            await asyncio.sleep(0.001)
+    assert bus.executor.stuck(now + STUCK_AFTER_S + 1) == 0
 
 
 async def test_stop_leaves_deaf_jobs_behind(bus: Bus, entered: threading.Event) -> None:

@@ -21,7 +21,7 @@ class Parts:
         self.unacked_since: float | None = None
         self.failure: str | None = None
         self.blocked_since: float | None = None
-        self.abandoned = 0
+        self.many_stuck = 0
         self.pings = 0
         self.reason: str | None = None
 
@@ -33,6 +33,10 @@ class Parts:
 
     def lag_s(self, now: float) -> float:
         return 0.0 if self.blocked_since is None else now - self.blocked_since
+
+    def stuck(self, now: float) -> int:
+        assert now >= 0
+        return self.many_stuck
 
     def ping(self) -> None:
         self.pings += 1
@@ -99,15 +103,15 @@ async def test_a_dead_task_of_the_client() -> None:
     assert isinstance(await given_up(parts, 5), BrokerError)
 
 
-async def test_too_many_abandoned_stages() -> None:
-    """More abandoned stages than allowed end the service when that lasts, not in a burst."""
+async def test_too_many_stuck_stages() -> None:
+    """More stuck stages than allowed end the service when that lasts, not in a burst."""
     parts = Parts()
-    parts.abandoned = 9
-    asyncio.get_running_loop().call_later(0.8, setattr, parts, "abandoned", 0)
+    parts.many_stuck = 9
+    asyncio.get_running_loop().call_later(0.8, setattr, parts, "many_stuck", 0)
     assert await given_up(parts, 60) is None
-    parts.abandoned = 8
+    parts.many_stuck = 8
     assert await given_up(parts, 60) is None
-    parts.abandoned = 9
+    parts.many_stuck = 9
     assert "executor.max_abandoned" in str(await given_up(parts, 60))
 
 

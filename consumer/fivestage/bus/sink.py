@@ -85,6 +85,9 @@ class Sink:
             max_batch_size=min(MAX_BATCH_BYTES, max_record_bytes),
             max_request_size=max_record_bytes,
         )
+        # A partition without a leader is waited for as long as one whose leader does not answer.
+        patience_s = settings.kafka.publish_timeout_ms / 1000
+        self.producer._message_accumulator._batch_ttl = patience_s  # noqa: SLF001 - aiokafka is pinned
 
     def __repr__(self) -> str:
         return f"<Sink {len(self._open)} unacknowledged>"
@@ -176,9 +179,9 @@ class Sink:
             text = f"not allowed to write topic {topic!r}: grant Write on it to this principal"
             self._on_failure(ConfigurationError(text))
         else:
-            self._on_failure(
-                PublishError(f"cannot publish to topic {topic!r}: {type(error).__name__}: {error}")
-            )
+            text = f": {error}" if isinstance(error, KafkaError) else ""  # others may quote an event
+            name = type(error).__name__
+            self._on_failure(PublishError(f"cannot publish to topic {topic!r}: {name}{text}"))
 
     @property
     def failure(self) -> str | None:

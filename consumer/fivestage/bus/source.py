@@ -186,7 +186,7 @@ class Source:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise BrokerError(f"a rebalance failed: {self._failure!r}") from self._failure
+            raise BrokerError(f"a rebalance failed: {type(self._failure).__name__}") from self._failure
 
 
 class _Listener(ConsumerRebalanceListener):

@@ -18,8 +18,16 @@ class JobHost:
         self._orchestrator = orchestrator
         self._on_finished = on_finished
         self._tasks: dict[asyncio.Task[None], Job] = {}
-        self.abandoned = 0
-        """Cancelled and still running."""
+        self._left: dict[asyncio.Task[None], float] = {}
+
+    @property
+    def abandoned(self) -> int:
+        """Jobs that were cancelled and are still running."""
+        return len(self._left)
+
+    def stuck(self, now: float, after_s: float) -> int:
+        """Jobs that have run on for longer than *after_s* since they were cancelled."""
+        return sum(now - at > after_s for at in tuple(self._left.values()))
 
     def start(self, job: Job) -> None:
         """Begin a job, unless it ended while it was handed over."""
@@ -34,7 +42,7 @@ class JobHost:
         task = job.task
         if task is None or task.done():
             return
-        self.abandoned += 1
+        self._left[task] = asyncio.get_running_loop().time()
         task.add_done_callback(self._came_back)
         task.cancel()
 
@@ -54,5 +62,5 @@ class JobHost:
             task.result()  # the orchestrator catches what user code raises: anything here is a bug
             self._on_finished(job)
 
-    def _came_back(self, _: asyncio.Task[None]) -> None:
-        self.abandoned -= 1
+    def _came_back(self, task: asyncio.Task[None]) -> None:
+        self._left.pop(task, None)

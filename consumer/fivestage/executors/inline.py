@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fivestage.executors.host import JobHost
+from fivestage.executors.port import STUCK_AFTER_S
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
@@ -51,6 +52,11 @@ class InlineExecutor:
     def abandoned(self) -> int:
         """See Executor."""
         return (self._host.abandoned if self._host else 0) + self._orchestrator.threads.abandoned
+
+    def stuck(self, now: float) -> int:
+        """See Executor."""
+        on_loop = self._host.stuck(now, STUCK_AFTER_S) if self._host else 0
+        return on_loop + self._orchestrator.threads.stuck(now, STUCK_AFTER_S)
 
     @property
     def _started(self) -> JobHost:

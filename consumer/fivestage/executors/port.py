@@ -7,6 +7,7 @@ from typing import Protocol
 
 from fivestage.core.job import Job
 
+STUCK_AFTER_S = 10.0
 OnFinished = Callable[[Job], None]
 """Called on the bus loop when the executor has no more to do for a job."""
 
@@ -50,3 +51,6 @@ class Executor(Protocol):
     @property
     def abandoned(self) -> int:
         """Jobs that were cancelled and have not stopped yet, on loops and in threads."""
+
+    def stuck(self, now: float) -> int:
+        """Those of them that have not stopped for STUCK_AFTER_S: slow code comes back, they do not."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from fivestage.executors.host import JobHost
+from fivestage.executors.port import STUCK_AFTER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,10 +89,14 @@ class ThreadExecutor:
         self._host = JobHost(self._orchestrator, lambda job: outbox.put(on_finished, job))
         ready = bus_loop.create_future()
 
+        def tell(loop: asyncio.AbstractEventLoop) -> None:
+            if not ready.done():  # the start may have been cancelled
+                ready.set_result(loop)
+
         def main() -> None:
             loop = asyncio.new_event_loop()
             loop.set_exception_handler(_log_without_text)
-            loop.call_soon(lambda: bus_loop.call_soon_threadsafe(ready.set_result, loop))
+            loop.call_soon(bus_loop.call_soon_threadsafe, tell, loop)
             loop.run_forever()
             loop.close()
 
@@ -152,6 +157,11 @@ class ThreadExecutor:
     def abandoned(self) -> int:
         """See Executor."""
         return (self._host.abandoned if self._host else 0) + self._orchestrator.threads.abandoned
+
+    def stuck(self, now: float) -> int:
+        """See Executor."""
+        on_loop = self._host.stuck(now, STUCK_AFTER_S) if self._host else 0
+        return on_loop + self._orchestrator.threads.stuck(now, STUCK_AFTER_S)
 
     def _started(self) -> tuple[Mailbox, JobHost]:
         if self._inbox is None or self._host is None:
