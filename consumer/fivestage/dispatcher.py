@@ -171,8 +171,8 @@ class Dispatcher:
         """Take one record, or the report of a corrupt one, from the source."""
         record = item.record if isinstance(item, CorruptRecord) else item
         book = self._ledger.book(PartitionKey(record.topic, record.partition))
-        if book is None:  # taken away between the fetch and now: others will read it
-            return
+        if book is None or book.next_offset is None:
+            return  # taken away since the fetch, and perhaps given back: it will be read again
         if not self.in_flight:
             self.last_progress_at = asyncio.get_running_loop().time()
         self.in_flight += 1

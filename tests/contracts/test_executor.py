@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from fivestage import Orchestrator, Pipeline, Plan, Query
 from fivestage.core.job import Job
 from fivestage.executors import Executor, InlineExecutor, ThreadExecutor
 from fivestage.executors.port import STUCK_AFTER_S
+from fivestage.executors.thread import SLICE_S, Mailbox
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
@@ -215,6 +218,17 @@ async def test_stop_leaves_deaf_jobs_behind(bus: Bus, entered: threading.Event) 
     assert bus.finished == []
 
 
+async def test_jobs_cut_by_the_stop_do_not_come_back(bus: Bus, entered: threading.Event) -> None:
+    """A job that stopping cancels is no answer: it is not reported, and what it was doing is no error."""
+    cut = job("waits")
+    bus.executor.submit(cut)
+    await is_set(entered)
+    await bus.executor.stop(5.0)
+    await asyncio.sleep(0)
+    assert bus.finished == []
+    assert [run.outcome for run in cut.trail.runs] == [Outcome.SUCCESS] * 2
+
+
 async def test_thread_executor_keeps_the_bus_loop_free() -> None:
     """A node that blocks its event loop does not block the bus loop, which turns many times meanwhile."""
     release = threading.Event()
@@ -246,3 +260,27 @@ def _always(name: str) -> Any:
         return name
 
     return decide
+
+
+async def test_mail_is_taken_out_by_slices() -> None:
+    """Where handling a message takes long, the loop has its other callbacks between two messages."""
+    loop, order = asyncio.get_running_loop(), []
+
+    def slow(_: Job) -> None:
+        order.append("message")
+        end = time.monotonic() + 2 * SLICE_S
+        while time.monotonic() <= end:  # takes longer than a slice, whatever the machine
+            pass
+
+    def tick() -> None:
+        order.append("tick")
+        if order.count("message") < 5:
+            loop.call_soon(tick)
+
+    mailbox = Mailbox(loop)
+    for _ in range(5):
+        mailbox.put(slow, job("where"))
+    loop.call_soon(tick)
+    while order.count("message") < 5:
+        await asyncio.sleep(0)
+    assert [pair for pair in pairwise(order) if pair == ("message", "message")] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -13,8 +14,10 @@ from fivestage import Pipeline
 from fivestage.core.events import Observer
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.records import Output
+from fivestage.dispatcher import SLICE_S
 from fivestage.memory import TOPIC, MemoryBus
 from fivestage.settings import Settings
+from fivestage.testing import VirtualTimeLoop
 from fivestage_schemas import PipelineStatus, TimeoutEvent
 
 if TYPE_CHECKING:
@@ -296,3 +299,49 @@ async def test_what_is_said_of_unreadable_queries_keeps_their_context() -> None:
     assert found["traceparent"].split(b"-")[1] == trace_id.encode()
     assert (found["ce_causationid"], found["lane"]) == (b"cause-1", b"canary")
     assert bus.results()[0].lane == "canary"
+
+
+async def test_records_of_an_earlier_assignment_are_not_dispatched() -> None:
+    """What was fetched before its partition was taken away and given back is left to be read again."""
+    keys = frozenset({PartitionKey(TOPIC, 0)})
+    async with MemoryBus(pipeline()) as bus:
+        bus.dispatcher.stop()
+        await asyncio.sleep(1)  # the bus's own fetch loop has ended
+        bus.put(query("a", "echo"))
+        fetched = await bus.source.fetch(1)
+        bus.ledger.revoke(keys)
+        bus.ledger.assign(keys)
+        await bus.dispatcher._dispatch_all(fetched)
+        await asyncio.sleep(1)
+    assert (len(fetched), bus.results(), bus.dispatcher.in_flight) == (1, [], 0)
+
+
+async def test_records_are_taken_in_by_slices() -> None:
+    """Where taking in a record takes long, everything else has its turn between two records."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    turns: list[str] = []
+
+    def slow_clock() -> float:
+        loop._jumps.waited_s += 2 * SLICE_S
+        turns.append("record")
+        return 1.8e9
+
+    async def neighbour() -> None:
+        while True:
+            turns.append("neighbour")
+            await asyncio.sleep(0)
+
+    async with MemoryBus(pipeline()) as bus:
+        bus.dispatcher.stop()
+        await asyncio.sleep(1)
+        for number in range(5):
+            bus.put(query(f"q{number}", "echo"))
+        fetched = await bus.source.fetch(5)
+        bus.dispatcher._wall_clock = slow_clock
+        running = asyncio.create_task(neighbour())
+        await bus.dispatcher._dispatch_all(fetched)
+        running.cancel()
+        await finish(bus, 5)
+    assert ["record", "record"] not in [list(pair) for pair in pairwise(turns)]
+    assert turns.count("record") == 5

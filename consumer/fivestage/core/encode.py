@@ -182,7 +182,7 @@ class _Stamp:
             (h.CE_TIME, when.isoformat().encode()),
             (h.CE_CORRELATION_ID, envelope.correlation_id.encode() if envelope.correlation_id else query_id),
             (h.CE_CAUSATION_ID, (envelope.causation_id or coordinates).encode()),
-            (h.CONTENT_TYPE, b"application/json"),
+            (h.CONTENT_TYPE, h.JSON_CONTENT_TYPE.encode()),
             *envelope.trace_headers,
             (h.LANE, envelope.lane.encode()),
         )
