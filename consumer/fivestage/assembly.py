@@ -7,32 +7,34 @@ from typing import TYPE_CHECKING, NamedTuple
 from fivestage.bus.committer import Committer
 from fivestage.bus.sink import Sink
 from fivestage.bus.source import Source
-from fivestage.core.decode import DecodeLimits
+from fivestage.core.breaker import BreakerState
 from fivestage.core.encode import Encoder
 from fivestage.core.records import Output
-from fivestage.dispatcher import Dispatcher
 from fivestage.executors import InlineExecutor, ThreadExecutor
 from fivestage.orchestrator import Orchestrator
 from fivestage.telemetry.tracing import Tracing, make_provider
 from fivestage.watch import Watch
+from fivestage.wiring import Inner, wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from fivestage.app import Pipeline
+    from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.executors import Executor
     from fivestage.settings import Settings
     from fivestage.telemetry.metrics import Metrics
 
 COMMIT_TIMEOUT_S = 5.0
+BREAKER_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
 class Parts(NamedTuple):
     """The parts of a service, made and not yet started."""
 
     source: Source
-    dispatcher: Dispatcher
+    inner: Inner
     executor: Executor
     sink: Sink
     committer: Committer
@@ -63,12 +65,10 @@ def assemble(
     Raises:
         ConfigurationError: the exporter of traces that the environment asks for is not installed.
     """
-    executor = _executor(settings, app)
+    executor = _executor(settings, app, metrics)
     sink = Sink(settings, metrics, on_failure, max_record_bytes=min(largest_records.values()))
-    dispatcher = Dispatcher(
-        plan=settings.pipeline.plan(),
-        admission=settings.admission,
-        limits=DecodeLimits(settings.lane, settings.lanes, settings.admission.max_value_bytes),
+    inner = wire(
+        settings,
         ledger=ledger,
         encoder=_encoder(settings, largest_records),
         executor=executor,
@@ -81,23 +81,22 @@ def assemble(
     committer = Committer(source.consumer, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     watch = Watch(
         source=source,
-        dispatcher=dispatcher,
+        dispatcher=inner.dispatcher,
         executor=executor,
         sink=sink,
         publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
-        # With every thread stuck no blocking node runs any more, however many may be abandoned.
-        max_abandoned=min(settings.executor.max_abandoned, settings.executor.threads - 1),
+        max_abandoned=settings.executor.max_abandoned,
     )
-    parts = Parts(source, dispatcher, executor, sink, committer, watch)
-    _add_gauges(metrics, parts, ledger, settings.admission.max_in_flight)
+    parts = Parts(source, inner, executor, sink, committer, watch)
+    _add_gauges(metrics, parts, ledger)
     return parts
 
 
-def _executor(settings: Settings, app: Pipeline) -> Executor:
+def _executor(settings: Settings, app: Pipeline, observer: Observer) -> Executor:
     orchestrator = Orchestrator(app, plan=settings.pipeline.plan(), threads=settings.executor.threads)
     if settings.executor.kind == "inline":
         return InlineExecutor(orchestrator)
-    return ThreadExecutor(orchestrator)
+    return ThreadExecutor(orchestrator, observer=observer, stall_s=settings.executor.stall_ms / 1000)
 
 
 def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:
@@ -118,27 +117,60 @@ def _tracing(settings: Settings) -> Tracing:
     )
 
 
-def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger, max_in_flight: int) -> None:
+def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
     """Add what is read when it is scraped."""
-    source, dispatcher, executor, _, _, watch = parts
-    metrics.gauge("in_flight", "Records between dispatch and acknowledgement.", lambda: dispatcher.in_flight)
-    metrics.gauge("concurrency_limit", "How many may be in flight.", lambda: max_in_flight)
-    metrics.gauge("abandoned_tasks", "Stages that run on after their end.", lambda: executor.abandoned)
+    source, inner, executor, _, _, watch = parts
+    dispatcher, lanes = inner.dispatcher, inner.policies.lanes
+    metrics.gauge("in_flight", "Queries that run.", lambda: dispatcher.running)
+    metrics.gauge("concurrency_limit", "How many may run; learned.", lambda: inner.slots.limit)
+    metrics.gauge("waiting", "Records taken in that wait for a slot.", lambda: dispatcher.waiting)
+    metrics.gauge("unfinished", "Records taken in and not acknowledged yet.", lambda: dispatcher.in_flight)
+    metrics.gauge("abandoned_tasks", "Stages that run on after their end.", lambda: len(executor.abandoned()))
     metrics.gauges(
         "event_loop_lag_seconds",
         "How late a loop came to its last check.",
-        "loop",
-        lambda: [("bus", watch.bus_lag_s), ("executor", executor.last_lag_s)],
+        ("loop",),
+        lambda: [(("bus",), watch.bus_lag_s), (("executor",), executor.lag_s)],
     )
     metrics.gauges(
         "lag",
         "Records not handed over yet.",
-        "partition",
-        lambda: [(str(key.partition), lag) for key, lag in source.lag().items()],
+        ("partition",),
+        lambda: [((str(key.partition),), lag) for key, lag in source.lag().items()],
     )
     metrics.gauges(
         "uncommitted_span",
         "Offsets between the commit position and the newest record.",
-        "partition",
-        lambda: [(str(key.partition), book.span) for key, book in list(ledger.books.items())],
+        ("partition",),
+        lambda: [((str(key.partition),), book.span) for key, book in list(ledger.books.items())],
+    )
+    metrics.gauges(
+        "stage_limit_seconds",
+        "The limit of a stage; learned.",
+        ("lane", "stage"),
+        lambda: [
+            ((lane.name, spec.stage_type), stage.limit_s)
+            for lane in list(lanes.values())
+            for spec, stage in zip(inner.policies.plan.stages, lane.advice.stages, strict=True)
+        ],
+    )
+    metrics.gauges(
+        "node_health",
+        "Health of a node, 0 to 1.",
+        ("lane", "node"),
+        lambda: [
+            ((lane.name, name), node.score)
+            for lane in list(lanes.values())
+            for name, node in lane.advice.nodes.items()
+        ],
+    )
+    metrics.gauges(
+        "breaker_state",
+        "Breaker of a node: 0 closed, 1 half open, 2 open.",
+        ("lane", "node"),
+        lambda: [
+            ((lane.name, name), BREAKER_VALUES[node.state])
+            for lane in list(lanes.values())
+            for name, node in lane.advice.nodes.items()
+        ],
     )

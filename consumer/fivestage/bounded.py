@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fivestage import forks
 from fivestage.core.event_json import to_json
 from fivestage_schemas import Outcome
 
@@ -13,6 +14,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
 MAX_ERROR_CHARS = 512
+
+
+class StepMonitor:
+    """Tells others, in another thread or process, which job's code has control of the loop now.
+
+    Two cells, written around every step of user code: the number of the job (0 = none), and a count of steps.
+    Seeing both unchanged for a while means that one step has not given control back.
+    """
+
+    __slots__ = ("cells",)
+
+    def __init__(self, cells: memoryview | list[int] | None = None) -> None:
+        self.cells: Any = [0, 0] if cells is None else cells
+
+    def __repr__(self) -> str:
+        return f"<StepMonitor job={self.cells[0]} step={self.cells[1]}>"
+
+    def seen(self) -> tuple[int, int]:
+        """Job and step as they are now."""
+        return self.cells[0], self.cells[1]
 
 
 class Ending(NamedTuple):
@@ -43,6 +64,8 @@ async def bounded(
     *,
     clock: Callable[[], float],
     given_up: Callable[[], bool],
+    number: int = 0,
+    monitor: StepMonitor | None = None,
 ) -> Ending:
     """Await user code until *ends_at*; its result must be JSON.
 
@@ -54,13 +77,15 @@ async def bounded(
         ends_at: Its limit (seconds of *clock*).
         clock: The time of the running loop.
         given_up: Whether a cancellation comes from outside; else user code cancelled its own task, an error.
+        number: The job's number for *monitor*.
+        monitor: Told of every step.
 
     Raises:
         asyncio.CancelledError: the caller was cancelled from outside.
     """
     started_at = clock()
     data, data_json, failed = None, None, None
-    scope = Bounded(call, ends_at)
+    scope = Bounded(call, ends_at, number, monitor or _UNWATCHED)
     try:
         data = await scope
         data_json = to_json(data)
@@ -126,6 +151,9 @@ def _text(error: BaseException) -> str:
     return text[:MAX_ERROR_CHARS] or type(error).__name__
 
 
+_UNWATCHED = StepMonitor()
+
+
 class Bounded:
     """Awaits a coroutine; throws CancelledError into it at *ends_at* (monotonic seconds).
 
@@ -137,11 +165,20 @@ class Bounded:
     cancellations is put back, so that ``task.cancelling()`` tells of cancellations from outside only.
     """
 
-    __slots__ = ("_call", "_ends_at", "_task", "closed", "expired")
+    __slots__ = ("_call", "_cells", "_ends_at", "_forks", "_number", "_task", "closed", "expired")
 
-    def __init__(self, call: Coroutine[Any, Any, Any], ends_at: float) -> None:
+    def __init__(
+        self,
+        call: Coroutine[Any, Any, Any],
+        ends_at: float,
+        number: int = 0,
+        monitor: StepMonitor = _UNWATCHED,
+    ) -> None:
         self._call = call
         self._ends_at = ends_at
+        self._number = number
+        self._cells = monitor.cells
+        self._forks = forks.count[0]
         self._task: asyncio.Task[Any] | None = None
         self.expired = False
         self.closed = False
@@ -149,7 +186,7 @@ class Bounded:
     def __await__(self) -> Generator[Any, Any, Any]:
         call = self._call
         try:
-            waiting_for = call.send(None)
+            waiting_for = self._step(call.send, None)
         except StopIteration as finished:
             return finished.value
         self._task = asyncio.current_task()
@@ -163,15 +200,26 @@ class Bounded:
                     call.close()
                     raise
                 except BaseException as thrown:  # noqa: BLE001 - whatever the task is thrown, the code gets
-                    waiting_for = call.throw(thrown)
+                    waiting_for = self._step(call.throw, thrown)
                 else:
-                    waiting_for = call.send(sent)
+                    waiting_for = self._step(call.send, sent)
         except StopIteration as finished:
             return finished.value
         finally:
             timer.cancel()
             if self.expired and self._task is not None:
                 self._task.uncancel()
+
+    def _step(self, go_on: Callable[[Any], Any], value: Any) -> Any:
+        """Give control to the user's code until it waits or ends."""
+        cells = self._cells
+        cells[0] = self._number
+        cells[1] += 1
+        try:
+            return go_on(value)
+        finally:
+            cells[0] = 0
+            forks.end_if_forked(self._forks)
 
     def _expire(self) -> None:
         self.expired = True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fivestage.core.advice import Advice
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from fivestage_schemas import StageType
 
@@ -22,6 +24,21 @@ class Query:
     """The producer's own JSON object; empty when it sent none."""
 
 
+class Threads(Protocol):
+    """What a context needs of the pool of threads."""
+
+    async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:
+        """Call *function* in a thread; *name* tells whose code it is."""
+
+
+class NoThreads:
+    """Calls functions at once, where they are handed in."""
+
+    async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:  # noqa: ARG002
+        """See Threads."""
+        return function(*args)
+
+
 @dataclass(slots=True)
 class StageContext:
     """One stage of one query, as the code that runs it sees it.
@@ -33,16 +50,19 @@ class StageContext:
     deadline: float
     """When the query ends (monotonic seconds, the clock of the running event loop)."""
     clock: Callable[[], float]
-    run_sync: Callable[..., Awaitable[Any]]
-    """``await ctx.run_sync(function, *args)`` runs a blocking function in the executor's threads."""
     stage_type: StageType
+    threads: Threads = field(default_factory=NoThreads, repr=False)
+    """For ``run_sync``; a context made by hand, in a test of a node, has none and calls at once."""
+    advice: Advice = field(default_factory=lambda: Advice(()), repr=False)
+    """For ``rank_nodes``; in a context made by hand all nodes are well."""
     attempt: int = 1
+    """Above 1 where the stage is begun anew: another query blocked its loop, or another node failed."""
     stage_deadline: float = 0.0
     """When this stage ends (monotonic seconds)."""
     results: dict[StageType, Any] = field(default_factory=dict, repr=False)
     """What the finished stages returned; a stage that did not succeed is absent."""
     node: str | None = None
-    """The node that decision chose."""
+    """The node that decision chose; in processing and after it, the one that was called."""
     answer: Any = field(default=None, repr=False)
     """The answer that processing returned (validation and reflection)."""
     confidence: float | None = None
@@ -54,3 +74,16 @@ class StageContext:
         """Milliseconds left for this stage; never negative."""
         end = min(self.deadline, self.stage_deadline or self.deadline)
         return max(0.0, (end - self.clock()) * 1000)
+
+    async def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a blocking function in the executor's threads and wait for what it returns or raises."""
+        return await self.threads.run(function, *args, name=self.running)
+
+    def rank_nodes(self, names: Iterable[str]) -> list[str]:
+        """Those of *names* whose breaker lets them be called, the healthiest first; for decision stages."""
+        return self.advice.rank(names)
+
+    @property
+    def running(self) -> str:
+        """Whose code this is: the node in processing, else the stage."""
+        return self.node if self.stage_type == "processing" and self.node else str(self.stage_type)

@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.context import Query
-from fivestage.core.admission import Gate, InFlightLimit
 from fivestage.core.deadline import grant
 from fivestage.core.decode import DecodeLimits, Readable, Unreadable, UnreadableReason, decode
 from fivestage.core.event_json import Envelope
@@ -19,37 +18,31 @@ from fivestage.core.job import Job
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 from fivestage.core.outcome import conclude
 from fivestage.core.records import CorruptRecord
-from fivestage_schemas import TimeoutReason
+from fivestage.core.shed import Verdict
+from fivestage_schemas import PipelineStatus, TimeoutReason
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
+    from fivestage.core.admission import Slots
+    from fivestage.core.deadline import Budget
     from fivestage.core.encode import Encoder
     from fivestage.core.events import Observer
+    from fivestage.core.ordering import KeyOrder
+    from fivestage.core.outcome import Conclusion
     from fivestage.core.plan import Plan
+    from fivestage.core.policy import LanePolicy, Policies
     from fivestage.core.records import OutputRecord, Record
+    from fivestage.core.shed import Shedder
     from fivestage.executors import Executor
-    from fivestage.settings import AdmissionSettings
     from fivestage.telemetry.tracing import QueryTrace, Tracing
 
 SLICE_S = 0.001
-"""How long records are taken in before everything else has its turn."""
-LONG_WAIT_S = 1.0
-"""A gate closed for longer pauses the source; before that it is only not asked for more."""
-
-
-class RecordSource(Protocol):
-    """What the dispatcher needs of a source."""
-
-    async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
-        """What came; an empty list after a short wait."""
-
-    def pause(self) -> None:
-        """Fetch nothing until resumed; ``fetch`` is still called."""
-
-    def resume(self) -> None:
-        """Undo pause."""
+"""How long waiting queries are begun, or refused, before everything else has its turn."""
+PRESSED_S = 1.0
+"""For so long after a query had to wait, slots are dear: only those likely to be in time get one."""
+LIKELY, EVEN = 0.95, 0.5
 
 
 class EventSink(Protocol):
@@ -57,6 +50,16 @@ class EventSink(Protocol):
 
     def publish(self, records: Sequence[OutputRecord], on_acked: Callable[[], None]) -> None:
         """Publish *records*, then call *on_acked*."""
+
+
+class Arrival(NamedTuple):
+    """A record that was taken in, and not begun yet."""
+
+    record: Record
+    book: PartitionLedger
+    decoded: Readable | Unreadable
+    due_at: float | None = None
+    """Until when its answer is of use (monotonic seconds); None = as long as it takes."""
 
 
 class Ticket(NamedTuple):
@@ -72,7 +75,11 @@ class Dispatcher:
 
     Args:
         plan: Limits of the stages.
-        admission: How much may be in flight, and what is too old.
+        slots: How many may run, and who is next.
+        shedder: Refuses what cannot be answered in time.
+        order: Keeps equal keys one after the other; None where order does not matter.
+        policies: What is learned, lane by lane.
+        ttl_ms: How long after its timestamp a record is of use; 0 = for ever.
         limits: What a record may look like.
         ledger: Books of the assigned partitions; records are begun by the source and finished here.
         encoder: Writes the events.
@@ -82,7 +89,11 @@ class Dispatcher:
         self,
         *,
         plan: Plan,
-        admission: AdmissionSettings,
+        slots: Slots[Arrival],
+        shedder: Shedder,
+        order: KeyOrder[tuple[str, int, bytes], Arrival] | None,
+        policies: Policies,
+        ttl_ms: int,
         limits: DecodeLimits,
         ledger: Ledger,
         encoder: Encoder,
@@ -93,7 +104,11 @@ class Dispatcher:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._plan = plan
-        self._ttl_ms = admission.query_ttl_ms
+        self._slots = slots
+        self._shedder = shedder
+        self._order = order
+        self._policies = policies
+        self._ttl_ms = ttl_ms
         self._limits = limits
         self._ledger = ledger
         self._encoder = encoder
@@ -102,59 +117,63 @@ class Dispatcher:
         self._observer = observer
         self._tracing = tracing
         self._wall_clock = wall_clock
-        self._gate = Gate(InFlightLimit.of(admission.max_in_flight))
-        self._stopping = False
         self._progress = asyncio.Event()
+        self._beginning = False
+        self._pressed_until = 0.0
+        self._leaving: Collection[PartitionKey] = frozenset()
+        """Partitions of which nothing more is begun."""
+        self.jobs: set[Job] = set()
+        """The queries that run."""
         self.in_flight = 0
         """Records between dispatch and acknowledgement."""
         self.last_progress_at = 0.0
         """When a record last finished, or the first of a burst began (monotonic seconds)."""
+        self.on_first: Callable[[], None] = lambda: None
+        """Called when a query begins to run and none did before."""
 
     def __repr__(self) -> str:
-        return f"<Dispatcher in_flight={self.in_flight} {self._gate}>"
+        return f"<Dispatcher in_flight={self.in_flight} {self._slots}>"
 
-    # The fetch loop
+    @property
+    def waiting(self) -> int:
+        """Records taken in that wait for a slot, or for another of their key."""
+        return self._slots.waiting + (self._order.waiting if self._order else 0)
 
-    async def run(self, source: RecordSource) -> None:
-        """Fetch and dispatch until ``stop``; whatever the source raises ends it."""
-        while not self._stopping:
-            if not self._gate.update(self.in_flight):
-                await self._wait_for_room(source)
-                continue
-            fetched = await source.fetch(self._gate.room(self.in_flight))
-            if fetched:
-                self._observer.received(len(fetched))
-            await self._dispatch_all(fetched)
+    @property
+    def running(self) -> int:
+        """Queries that run."""
+        return self._slots.running
 
-    async def _dispatch_all(self, fetched: Sequence[Record | CorruptRecord]) -> None:
-        """Dispatch in slices: parsing must not hold back the deadlines of the queries in flight."""
-        clock = asyncio.get_running_loop().time
-        slice_end = clock() + SLICE_S
-        for item in fetched:
-            self.dispatch(item)
-            if clock() > slice_end:
-                await asyncio.sleep(0)
-                slice_end = clock() + SLICE_S
-
-    def stop(self) -> None:
-        """Fetch no more; what is in flight goes on."""
-        self._stopping = True
-
-    async def _wait_for_room(self, source: RecordSource) -> None:
-        """Wait until the gate opens. A long wait pauses the source and goes on calling it, to stay in."""
-        if await self._progressed(lambda: self._gate.update(self.in_flight), LONG_WAIT_S):
-            return
-        source.pause()
-        while not (self._gate.update(self.in_flight) or self._stopping):
-            # A rebalance may have delivered before the pause was applied.
-            await self._dispatch_all(await source.fetch(1))
-        source.resume()
+    @property
+    def free_slots(self) -> int:
+        """How many more may run now."""
+        return max(0, self._slots.limit - self._slots.running)
 
     async def drain(self, timeout_s: float, keys: frozenset[PartitionKey] | None = None) -> bool:
-        """Wait until all records, or those of some partitions, are finished; whether they are."""
-        return await self._progressed(lambda: not self._ledger.in_flight(keys), timeout_s)
+        """Wait until all records, or those of some partitions, are finished; whether they are.
 
-    async def _progressed(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        What has not begun is not waited for: whoever reads the partition next gets it.
+        """
+        self._leaving = self._ledger.books.keys() if keys is None else keys
+        for arrival in self._slots.give_up(self._is_leaving):
+            self._put_back(arrival)
+        drained = await self.progressed(lambda: not self._ledger.in_flight(keys), timeout_s)
+        self._leaving = frozenset()
+        return drained
+
+    def _is_leaving(self, arrival: Arrival) -> bool:
+        return _partition(arrival.record) in self._leaving
+
+    def _put_back(self, arrival: Arrival) -> None:
+        arrival.book.put_back()
+        self._forget(arrival)
+
+    def _forget(self, arrival: Arrival) -> None:
+        """A record is dropped without a word: it is not ours any more, or will be read again."""
+        self._finished()
+        self._next_of_key(arrival.record)
+
+    async def progressed(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait for a condition that can become true whenever a record finishes."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -165,12 +184,12 @@ class Dispatcher:
             return condition()
         return True
 
-    # The way of one record
+    # A record comes in
 
     def dispatch(self, item: Record | CorruptRecord) -> None:
         """Take one record, or the report of a corrupt one, from the source."""
         record = item.record if isinstance(item, CorruptRecord) else item
-        book = self._ledger.book(PartitionKey(record.topic, record.partition))
+        book = self._ledger.book(_partition(record))
         if book is None or book.next_offset is None:
             return  # taken away since the fetch, and perhaps given back: it will be read again
         if not self.in_flight:
@@ -180,12 +199,30 @@ class Dispatcher:
             decoded: Readable | Unreadable = Unreadable(UnreadableReason.CORRUPT_RECORD, item.detail)
         else:
             decoded = decode(record, self._limits)
-        if isinstance(decoded, Unreadable):
-            self._reject(record, book, decoded)
-        else:
-            self._admit(record, book, decoded)
+        arrival = Arrival(record, book, decoded)
+        if self._order is None or self._order.enter(_order_key(record), arrival):
+            self._take_up(arrival)
 
-    def _reject(self, record: Record, book: PartitionLedger, unreadable: Unreadable) -> None:
+    def _take_up(self, arrival: Arrival) -> None:
+        """Begin with a record, or let it wait for a slot."""
+        decoded = arrival.decoded
+        if arrival.book.closed:  # taken away while it waited for another of its key
+            self._forget(arrival)
+        elif self._leaving and self._is_leaving(arrival):
+            self._put_back(arrival)
+        elif isinstance(decoded, Unreadable):
+            self._reject(arrival, decoded)
+        elif self._slots.is_free:
+            self._admit(arrival, decoded)
+        else:
+            budget = self._grant(arrival, decoded, asyncio.get_running_loop().time(), self._wall_clock())
+            if budget.expired:
+                self._admit(arrival, decoded)  # it needs no slot
+            else:
+                self._slots.wait(decoded.lane, arrival._replace(due_at=budget.due_at))
+
+    def _reject(self, arrival: Arrival, unreadable: Unreadable) -> None:
+        record = arrival.record
         lane, answered = unreadable.lane or self._limits.default_lane, unreadable.query_id is not None
         self._observer.unreadable(lane, unreadable.reason, answered=answered)
         trace = self._tracing.begin(unreadable.headers, record, unreadable.query_id)
@@ -199,22 +236,43 @@ class Dispatcher:
             self._wall_clock(),
         )
         trace.end(error_type="invalid_query")
-        self._publish(Ticket(envelope, book, trace), self._encoder.unreadable(envelope, unreadable))
+        self._publish(Ticket(envelope, arrival.book, trace), self._encoder.unreadable(envelope, unreadable))
 
-    def _admit(self, record: Record, book: PartitionLedger, readable: Readable) -> None:
+    # A query begins, or is refused
+
+    def begin_waiting(self) -> None:
+        """Give free slots to those who wait, in slices: refusing many must not hold back deadlines."""
+        if self._beginning:
+            return
+        self._beginning = True
+        loop = asyncio.get_running_loop()
+        slice_end = loop.time() + SLICE_S
+        while (arrival := self._slots.next()) is not None:
+            self._pressed_until = loop.time() + PRESSED_S
+            self._admit_waiting(arrival)
+            if loop.time() > slice_end:
+                loop.call_soon(self.begin_waiting)
+                break
+        self._beginning = False
+
+    def end_waiting(self, now: float) -> None:
+        """Tell those whose time is up while they wait."""
+        for arrival in self._slots.give_up(
+            lambda arrival: arrival.due_at is not None and arrival.due_at <= now
+        ):
+            self._admit_waiting(arrival)
+
+    def _admit_waiting(self, arrival: Arrival) -> None:
+        if arrival.book.closed:  # taken away while it waited
+            self._forget(arrival)
+        elif isinstance(arrival.decoded, Readable):
+            self._admit(arrival, arrival.decoded)
+
+    def _admit(self, arrival: Arrival, readable: Readable) -> None:
         """Start a query, or refuse it because its answer would come too late."""
-        event, now, wall_now = readable.event, asyncio.get_running_loop().time(), self._wall_clock()
-        written_at = record.timestamp / 1000 if record.timestamp > 0 else None
-        budget = grant(
-            now=now,
-            wall_now=wall_now,
-            total_s=self._plan.total_s,
-            budget_ms=event.budget_ms,
-            deadline=event.deadline,
-            expiry_time=readable.expiry_time,
-            written_at=written_at,
-            ttl_ms=self._ttl_ms,
-        )
+        now, wall_now = asyncio.get_running_loop().time(), self._wall_clock()
+        budget = self._grant(arrival, readable, now, wall_now)
+        record, event, lane = arrival.record, readable.event, self._policies.lane(readable.lane)
         trace = self._tracing.begin(readable.headers, record, event.query_id)
         envelope = Envelope(
             record,
@@ -225,18 +283,47 @@ class Dispatcher:
             trace.headers,
             wall_now,
             now,
-            self._queue_s(written_at, wall_now),
+            self._queue_s(record, wall_now),
         )
-        ticket = Ticket(envelope, book, trace)
-        if budget.expired:
-            self._observer.expired(readable.lane, TimeoutReason.EXPIRED_BEFORE_START, envelope.queue_s)
+        ticket = Ticket(envelope, arrival.book, trace)
+        if (reason := self._refusal(budget, lane, readable.lane, now)) is not None:
+            self._observer.expired(readable.lane, reason, envelope.queue_s)
             trace.end(error_type="expired")
-            self._publish(ticket, self._encoder.expired(envelope, budget, TimeoutReason.EXPIRED_BEFORE_START))
+            self._publish(ticket, self._encoder.expired(envelope, budget, reason))
             return
         query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
-        self._start(Job(query, self._plan, started_at=now, ends_at=budget.ends_at, origin=ticket))
+        ends_at = budget.ends_at
+        self._start(
+            Job(query, self._plan, started_at=now, ends_at=ends_at, advice=lane.advice, origin=ticket)
+        )
 
-    def _queue_s(self, written_at: float | None, wall_now: float) -> float:
+    def _grant(self, arrival: Arrival, readable: Readable, now: float, wall_now: float) -> Budget:
+        return grant(
+            now=now,
+            wall_now=wall_now,
+            total_s=self._plan.total_s,
+            budget_ms=readable.event.budget_ms,
+            deadline=readable.event.deadline,
+            expiry_time=readable.expiry_time,
+            written_at=_written_at(arrival.record),
+            ttl_ms=self._ttl_ms,
+        )
+
+    def _refusal(self, budget: Budget, policy: LanePolicy, lane: str, now: float) -> TimeoutReason | None:
+        """Why a query is not begun. Where slots are dear, it must be likely to be in time, else about even."""
+        if budget.expired:
+            return TimeoutReason.EXPIRED_BEFORE_START
+        if budget.granted_s >= self._plan.total_s:
+            return None
+        needed_s = policy.answer_time_s(LIKELY if now < self._pressed_until else EVEN)
+        verdict = self._shedder.judge(now, left_s=budget.granted_s, needed_s=needed_s)
+        if verdict is Verdict.RUN:
+            return None
+        self._observer.shed(lane, refused=verdict is Verdict.REFUSE)
+        return TimeoutReason.WOULD_EXPIRE if verdict is Verdict.REFUSE else None
+
+    def _queue_s(self, record: Record, wall_now: float) -> float:
+        written_at = _written_at(record)
         if written_at is None:
             return 0.0
         if written_at > wall_now:
@@ -247,46 +334,92 @@ class Dispatcher:
     def _start(self, job: Job) -> None:
         """Hand a job over, and see to it that it ends at its deadline whatever the executor does."""
         job.timer = asyncio.get_running_loop().call_at(job.ends_at, self._at_deadline, job)
+        if not self.jobs:
+            self.on_first()
+        self.jobs.add(job)
+        self._slots.occupy(job.query.lane)
         self._executor.submit(job)
+
+    # A query ends
 
     def _at_deadline(self, job: Job) -> None:
         job.timer = None  # it would keep the job alive until the garbage collector finds the two
         if not job.ended:
-            self._conclude(job)
-            self._executor.cancel(job)
+            self.end_now(job)
+
+    def end_now(self, job: Job) -> None:
+        """End a job with what it has, although its code has not ended."""
+        self._executor.cancel(job)
+        self._conclude(job)
 
     def finished(self, job: Job) -> None:
         """The executor has no more to do for *job* (its ``on_finished``)."""
         if job.ended:
             self._observer.came_late()
-            return
-        job.timer.cancel()
-        job.timer = None
-        self._conclude(job)
+        else:
+            self._conclude(job)
 
     def _conclude(self, job: Job) -> None:
-        job.ended = True
+        job.end()
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
         ticket: Ticket = job.origin
-        now = asyncio.get_running_loop().time()
+        now, lane = asyncio.get_running_loop().time(), job.query.lane
         conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
-        self._observer.concluded(ticket.envelope.lane, conclusion, ticket.envelope.queue_s)
+        self._observer.concluded(lane, conclusion, ticket.envelope.queue_s)
         ticket.trace.conclude(ticket.envelope, conclusion)
+        self._learn(job, conclusion, now)
+        self.jobs.discard(job)
+        self._slots.release(lane)
         self._publish(ticket, records)
+        self.begin_waiting()
+
+    def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
+        self._policies.lane(job.query.lane).concluded(conclusion, job.trail.superseded, now)
+        if job.trail.superseded:
+            self._observer.failed_over(job.query.lane, len(job.trail.superseded))
+        late = conclusion.status is PipelineStatus.TIMEOUT
+        if conclusion.status is PipelineStatus.SUCCESS or (
+            late and conclusion.budget_s >= self._plan.total_s
+        ):
+            self._slots.learn(now, duration_s=conclusion.duration_s, dropped=late)
 
     def _publish(self, ticket: Ticket, records: list[OutputRecord]) -> None:
         if ticket.book.closed:  # taken away meanwhile: whoever has the partition now answers
-            self._finished(ticket)
+            self._acknowledged_for(ticket)
         else:
             self._sink.publish(records, lambda: self._acknowledged(ticket))
+        self._next_of_key(ticket.envelope.record)
+
+    def _next_of_key(self, record: Record) -> None:
+        """The next record of the same key may be taken up, after this one's events."""
+        if self._order is not None and (arrival := self._order.leave(_order_key(record))) is not None:
+            asyncio.get_running_loop().call_soon(self._take_up, arrival)
 
     def _acknowledged(self, ticket: Ticket) -> None:
         """All events of a record are acknowledged: its offset may be committed."""
         ticket.book.finish(ticket.envelope.record.offset)
-        self._finished(ticket)
+        self._acknowledged_for(ticket)
 
-    def _finished(self, ticket: Ticket) -> None:
+    def _acknowledged_for(self, ticket: Ticket) -> None:
         ticket.trace.acknowledged()
+        self._finished()
+
+    def _finished(self) -> None:
         self.in_flight -= 1
         self.last_progress_at = asyncio.get_running_loop().time()
         self._progress.set()
+
+
+def _partition(record: Record) -> PartitionKey:
+    return PartitionKey(record.topic, record.partition)
+
+
+def _order_key(record: Record) -> tuple[str, int, bytes] | None:
+    return None if record.key is None else (record.topic, record.partition, record.key)
+
+
+def _written_at(record: Record) -> float | None:
+    return record.timestamp / 1000 if record.timestamp > 0 else None

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from fivestage.core.decode import DecodeLimits
 from fivestage.core.encode import Encoder
 from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.records import Output, OutputRecord, PlainRecord
-from fivestage.dispatcher import Dispatcher
 from fivestage.executors import InlineExecutor
 from fivestage.orchestrator import Orchestrator
 from fivestage.settings import Settings
 from fivestage.telemetry.tracing import Tracing
+from fivestage.wiring import wire
 from fivestage_schemas import PipelineResult
 
 if TYPE_CHECKING:
@@ -145,10 +144,8 @@ class MemoryBus:
         self.sink = MemorySink()
         plan = settings.pipeline.plan()
         self.executor = InlineExecutor(Orchestrator(app, plan=plan, threads=settings.executor.threads))
-        self.dispatcher = Dispatcher(
-            plan=plan,
-            admission=settings.admission,
-            limits=DecodeLimits(settings.lane, settings.lanes, settings.admission.max_value_bytes),
+        self.inner = wire(
+            settings,
             ledger=self.ledger,
             encoder=Encoder(
                 source="/memory",
@@ -160,16 +157,17 @@ class MemoryBus:
             observer=observer or Observer(),
             tracing=tracing or Tracing(topic=TOPIC, results_topic="results", group_id="memory"),
         )
+        self.dispatcher = self.inner.dispatcher
         self._next_offsets = [0] * partitions
         self._running: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.executor.start(self.dispatcher.finished)
-        self._running = asyncio.create_task(self.dispatcher.run(self.source))
+        self._running = asyncio.create_task(self.inner.intake.run(self.source))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.dispatcher.stop()
+        self.inner.intake.stop()
         if self._running is not None:
             await self._running
         await self.executor.stop(STOP_S)

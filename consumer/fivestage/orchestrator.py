@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 from fivestage.app import Pipeline
 from fivestage.bounded import Ending, bounded, leave_behind, within
@@ -20,14 +22,18 @@ from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA
-from fivestage.core.trail import RunningStage, StageRun
+from fivestage.core.trail import RunningStage, StageRun, Trail
 from fivestage.errors import NodeError, NoNodeError
+from fivestage.nodes.decision import intent_of, same_intent
 from fivestage.threads import ThreadPool
 from fivestage_schemas import Outcome, PipelineResult, QueryEvent, StageResult, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
+    from fivestage.bounded import StepMonitor
+    from fivestage.core.advice import StageAdvice
+    from fivestage.core.deadline import StageGrant
     from fivestage.core.plan import StageSpec
     from fivestage.node import Handler
 
@@ -85,56 +91,129 @@ class Orchestrator:
         query = Query(query_id, user_input, lane, event.context or {})
         job = Job(query, self.plan, started_at=now, ends_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
-        task = asyncio.ensure_future(self.run(job))
+        task = asyncio.ensure_future(self.run(job, job.trail))
         try:
             await asyncio.wait({task}, timeout=total_s)
         finally:
-            job.ended = True
+            job.end()
             leave_behind(task)
         conclusion = conclude(job.trail, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
         stages = [stage_json(envelope, run) for run in conclusion.runs]
         return PipelineResult.model_validate_json(result_json(envelope, conclusion, stages))
 
-    async def run(self, job: Job) -> None:
-        """Run the stages of *job*, writing its trail; stop at the first critical one that fails.
+    async def run(self, job: Job, trail: Trail, monitor: StepMonitor | None = None) -> None:
+        """Run the stages of *job* that have not ended; stop at a critical one that fails.
+
+        Args:
+            job: The query.
+            trail: What has ended, and where to write what happens. The job gets another one when it is moved,
+                and this run then has nothing more to say.
+            monitor: Told whose code has control.
 
         Raises:
             asyncio.CancelledError: the job was cancelled from outside; its trail stands as it is.
         """
-        clock = asyncio.get_running_loop().time
-        ctx = StageContext(job.query.lane, job.ends_at, clock, self.threads.run, StageType.INTENT)
-        for spec in job.plan.stages:
-            if job.ended:  # a stage swallowed the cancellation
+        ctx = self._context(job, trail)
+        for spec in job.plan.stages[len(trail.runs) :]:
+            if trail.closed:  # a stage swallowed the cancellation
                 return
-            run = await self._stage(job, ctx, spec)
-            job.trail.finish(run)
+            ctx.stage_type = spec.stage_type
+            ctx.attempt = trail.attempt
+            stage = _Stage(job, trail, ctx, spec, monitor)
+            if spec.stage_type is StageType.PROCESSING:
+                run = await self._process(stage)
+            else:
+                run = await self._attempt(stage, None)
+            trail.finish(run)
             if spec.critical and not run.success:
                 return
 
-    async def _stage(self, job: Job, ctx: StageContext, spec: StageSpec) -> StageRun:
-        ctx.stage_type = spec.stage_type
-        node = ctx.node if spec.stage_type is StageType.PROCESSING else None
+    def _context(self, job: Job, trail: Trail) -> StageContext:
+        """What the stages see; for a job that was moved, with what its stages have returned so far."""
+        clock = asyncio.get_running_loop().time
+        ctx = StageContext(job.query.lane, job.ends_at, clock, StageType.INTENT, self.threads, job.advice)
+        for run in trail.runs:
+            if run.success and run.data_json is not None:
+                ctx.stage_type = run.spec.stage_type
+                _take_over(trail, ctx, orjson.loads(run.data_json))
+        return ctx
+
+    async def _process(self, stage: _Stage) -> StageRun:
+        """Call the chosen node; while one fails and there is time for the next, call that."""
+        trail, ctx = stage.trail, stage.ctx
+        while True:
+            node = self._next_node(stage)
+            if node is None:
+                return trail.superseded.pop() if trail.superseded else self._refused(stage)
+            ctx.node = node
+            run = await self._attempt(stage, node)
+            if run.success or run.outcome is Outcome.SKIPPED or trail.closed:
+                return run
+            trail.fail_over(run)
+            ctx.attempt = trail.attempt
+
+    def _next_node(self, stage: _Stage) -> str | None:
+        """The node to call now: decision's choice, else the best of those that take the same intent.
+
+        After a failure the remaining time must cover what the next one is known to take.
+        """
+        ctx, advice = stage.ctx, stage.job.advice
+        chosen = ctx.results.get(StageType.DECISION)
+        failed = [run.node for run in stage.trail.superseded]
+        if not failed and (chosen is None or advice.lets(chosen)):
+            return chosen or ""
+        intent = intent_of(ctx.results.get(StageType.INTENT))
+        others = [name for name in same_intent(self.app.nodes, intent, chosen) if name not in failed]
+        left_s = stage.grant(ctx.clock()).seconds
+        default_s = stage.advice.need_s or stage.advice.limit_s
+        for name in advice.rank(others):
+            p95_s = advice.node(name).p95_s
+            if not failed or left_s >= min(default_s if p95_s is None else p95_s, default_s):
+                return name
+        return None
+
+    def _refused(self, stage: _Stage) -> StageRun:
+        """No node may be called: the breaker of the chosen one is open and nobody stands in for it."""
+        node = str(stage.ctx.results.get(StageType.DECISION))
+        stuck = node in stage.job.advice.stuck
+        why = "too many of its calls have not come back" if stuck else "its breaker is open"
+        error_type = "node_stuck" if stuck else "breaker_open"
+        text = f"node {node!r} is not called: {why}"
+        return StageRun(stage.spec, Outcome.ERROR, error=text, error_type=error_type, node=node)
+
+    async def _attempt(self, stage: _Stage, node: str | None) -> StageRun:
+        """Call the stage's function once, within what it is granted."""
+        job, ctx, spec = stage.job, stage.ctx, stage.spec
         started_at = ctx.clock()
-        granted_s = stage_grant(spec, now=started_at, ends_at=job.ends_at)
-        if granted_s <= 0:
-            return StageRun(spec, Outcome.SKIPPED, error="no time left", error_type="skipped")
-        ctx.stage_deadline = started_at + granted_s
-        job.trail.start(RunningStage(spec, started_at, granted_s, node))
-        call = self._call(job.query, ctx)
-        ending = await bounded(call, ctx.stage_deadline, clock=ctx.clock, given_up=lambda: job.ended)
+        grant = stage.grant(started_at)
+        if grant.refused is not None:
+            return StageRun(spec, Outcome.SKIPPED, error=grant.refused, error_type="skipped")
+        ctx.stage_deadline = started_at + grant.seconds
+        probe = node is not None and job.advice.take_probe(node)
+        attempt, name = ctx.attempt, node or None
+        stage.trail.start(RunningStage(spec, started_at, grant.seconds, name, attempt, probe))
+        ending = await bounded(
+            self._call(job.query, ctx),
+            ctx.stage_deadline,
+            clock=ctx.clock,
+            given_up=lambda: stage.trail.closed,
+            number=job.number,
+            monitor=stage.monitor,
+        )
         if ending.outcome is Outcome.SUCCESS:
-            ending = _taken_over(job, ctx, ending)
+            ending = _taken_over(stage.trail, ctx, ending)
         return StageRun(
             spec,
             ending.outcome,
             ending.data_json,
             ending.error,
             ending.error_type,
-            node,
-            1,
+            name,
+            attempt,
             started_at,
             ending.duration_s,
-            granted_s,
+            grant.seconds,
+            probe,
         )
 
     async def _call(self, query: Query, ctx: StageContext) -> Any:
@@ -143,7 +222,7 @@ class Orchestrator:
         if handler.is_async:
             data = await handler.call(query, ctx)
         else:
-            data = await self.threads.run(handler.call, query, ctx)
+            data = await ctx.run_sync(handler.call, query, ctx)
             if asyncio.iscoroutine(data):
                 data = await data
         if ctx.stage_type is StageType.DECISION:
@@ -153,7 +232,7 @@ class Orchestrator:
     def _handler(self, ctx: StageContext) -> Handler:
         if ctx.stage_type is not StageType.PROCESSING:
             return self.app.stage(ctx.stage_type)
-        if ctx.node is None:
+        if not ctx.node:
             raise NoNodeError("the decision stage chose no node")
         return self.app.find_node(ctx.node).handler
 
@@ -163,23 +242,42 @@ class Orchestrator:
         self.app.find_node(data)
 
 
-def _taken_over(job: Job, ctx: StageContext, ending: Ending) -> Ending:
+class _Stage(NamedTuple):
+    """One stage of one job, under way."""
+
+    job: Job
+    trail: Trail
+    ctx: StageContext
+    spec: StageSpec
+    monitor: StepMonitor | None
+
+    @property
+    def advice(self) -> StageAdvice:
+        """What is known of the stage."""
+        return self.job.advice.stages[self.spec.sequence]
+
+    def grant(self, now: float) -> StageGrant:
+        """What the stage may take from *now* on."""
+        return stage_grant(self.spec, self.advice, now=now, ends_at=self.job.ends_at)
+
+
+def _taken_over(trail: Trail, ctx: StageContext, ending: Ending) -> Ending:
     """Let the later stages see what this one returned; if looking at it raises, the stage has failed."""
     try:
-        _take_over(job, ctx, ending.data)
+        _take_over(trail, ctx, ending.data)
     except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
         return Ending.of_error(raised, ending.duration_s)
     return ending
 
 
-def _take_over(job: Job, ctx: StageContext, data: Any) -> None:
+def _take_over(trail: Trail, ctx: StageContext, data: Any) -> None:
     match ctx.stage_type:
         case StageType.DECISION:
             ctx.node = data
         case StageType.PROCESSING:
             ctx.answer, ctx.confidence = answer_of(data)
-            job.trail.confidence = ctx.confidence
-            job.trail.answer_json = to_json(ctx.answer)
+            trail.confidence = ctx.confidence
+            trail.answer_json = to_json(ctx.answer)
         case StageType.VALIDATION:
             ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
     ctx.results[ctx.stage_type] = data

@@ -136,7 +136,7 @@ class Service:
             on_failure=self.stop,
         )
         await self._start_admin(stack)
-        await parts.executor.start(parts.dispatcher.finished)
+        await parts.executor.start(parts.inner.dispatcher.finished)
         stack.push_async_callback(_bounded, lambda: asyncio.to_thread(flush_provider), "traces")
         stack.push_async_callback(_bounded, lambda: parts.executor.stop(1.0), "executor")
         stack.push_async_callback(_bounded, parts.sink.stop, "producer")
@@ -162,7 +162,7 @@ class Service:
 
     async def _serve(self) -> None:
         """Fetch, commit and watch until something ends it, then drain and commit."""
-        fetching = asyncio.create_task(self.parts.dispatcher.run(self.parts.source), name="fetch")
+        fetching = asyncio.create_task(self.parts.inner.intake.run(self.parts.source), name="fetch")
         watching = asyncio.create_task(self.parts.watch.run(self._announce), name="watch")
         committing = asyncio.create_task(self.parts.committer.run(), name="commit")
         for task in (fetching, watching, committing):
@@ -189,15 +189,15 @@ class Service:
     async def _drain(self, fetching: asyncio.Task[None]) -> None:
         """Let what is in flight finish, and commit it."""
         self.parts.watch.draining = True
-        self.parts.dispatcher.stop()
+        self.parts.inner.intake.stop()
         drain_s = self.settings.shutdown.drain_timeout_ms / 1000
-        log.info("draining", in_flight=self.parts.dispatcher.in_flight)
+        log.info("draining", in_flight=self.parts.inner.dispatcher.in_flight)
         await asyncio.wait({fetching}, timeout=drain_s)  # never cancelled: see bus/source.py
-        drained = isinstance(self._failure, PublishError) or await self.parts.dispatcher.drain(drain_s)
+        drained = isinstance(self._failure, PublishError) or await self.parts.inner.dispatcher.drain(drain_s)
         if not await self._commit_at_last():
             self.stop(BrokerError("what is finished could not be committed: it will be answered again"))
         if not drained:
-            left = self.parts.dispatcher.in_flight
+            left = self.parts.inner.dispatcher.in_flight
             self.stop(DrainTimeoutError(f"{left} queries were still in flight after {drain_s:.0f} s"))
 
     async def _commit_at_last(self) -> bool:
@@ -221,7 +221,7 @@ class Service:
 
     async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
         """Finish and commit what is in flight on partitions that are being taken away."""
-        drained = await self.parts.dispatcher.drain(REVOKE_DRAIN_S, keys)
+        drained = await self.parts.inner.dispatcher.drain(REVOKE_DRAIN_S, keys)
         committed = await self.parts.committer.commit(REVOKE_COMMIT_S)
         names = sorted(key.partition for key in keys)
         left = self.ledger.in_flight(keys)

@@ -28,8 +28,11 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from fivestage.core.adaptive import AdaptivePolicy
+from fivestage.core.breaker import BreakerPolicy
 from fivestage.core.plan import DEFAULT_CRITICAL, DEFAULT_STAGE_TIMEOUTS_MS, DEFAULT_TOTAL_TIMEOUT_MS, Plan
 from fivestage.core.records import Output
+from fivestage.core.shed import ShedMode
 from fivestage.errors import ConfigurationError
 from fivestage_schemas import StageType
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PositiveMs = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0)]
 LaneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
@@ -152,11 +156,67 @@ class PipelineSettings(_Section):
         )
 
 
+class AdaptiveSettings(_Section):
+    """Stage limits that follow what the stages take, lane by lane."""
+
+    enabled: bool = True
+    min_samples: Annotated[int, Field(gt=0)] = 50
+    """With fewer samples the configured limits hold."""
+    floor_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The lowest a limit may become, as a share of the configured one."""
+    ceiling_ratio: Annotated[float, Field(ge=1)] = 3.0
+    """The highest; never more than what remains of the query's budget."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """How much of the way to its target a limit moves with each sample."""
+
+    def policy(self) -> AdaptivePolicy:
+        """The policy these settings describe."""
+        return AdaptivePolicy(**self.model_dump())
+
+
+class BreakerSettings(_Section):
+    """The breaker that each node has in each lane."""
+
+    failure_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """It opens when so many of the last calls failed, or were not in time."""
+    slow_call_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """It opens when so many of the last calls took more than nine tenths of their limit."""
+    window: Annotated[int, Field(gt=0)] = 100
+    """How many calls are looked at."""
+    minimum_calls: Annotated[int, Field(gt=0)] = 20
+    """With fewer it stays closed."""
+    open_ms: PositiveMs = 30_000
+    """How long it stays open, a fifth more at most: not all open breakers try again at the same moment."""
+    half_open_calls: Annotated[int, Field(gt=0)] = 1
+    """How many calls, one at a time, must succeed before it closes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.minimum_calls > self.window:
+            raise ValueError("minimum_calls must not be more than window: the breaker would never open")
+        return self
+
+    def policy(self, total_timeout_ms: int) -> BreakerPolicy:
+        """The policy these settings describe."""
+        values = self.model_dump(exclude={"open_ms"})
+        probe_timeout_s = total_timeout_ms / 1000 + 1.0
+        return BreakerPolicy(**values, open_s=self.open_ms / 1000, probe_timeout_s=probe_timeout_s)
+
+
 class AdmissionSettings(_Section):
-    """What is taken in."""
+    """What is taken in, and when it runs."""
 
     max_in_flight: Annotated[int, Field(gt=0, le=100_000)] = 256
-    """Queries between dispatch and acknowledgement; beyond it fetching waits."""
+    """Queries that run at a time."""
+    adaptive_limit: bool = True
+    """Let fewer run when that makes them faster; never more than max_in_flight."""
+    ordering: Literal["unordered", "key"] = "unordered"
+    """``key``: queries of equal keys run one after the other, and their results keep that order."""
+    shed: ShedMode = ShedMode.ON
+    """What becomes of queries that have less time left than an answer takes: ``on`` refuses them, ``observe``
+    only counts them."""
+    shed_max_share: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """The largest share of the queries of ten seconds that is refused so, in case the estimate is wrong."""
     max_uncommitted_span: Annotated[int, Field(gt=0)] = 20_000
     """Offsets between a partition's commit position and its newest query; beyond it the partition waits."""
     query_ttl_ms: Annotated[int, Field(ge=0)] = 0
@@ -168,12 +228,18 @@ class AdmissionSettings(_Section):
 class ExecutorSettings(_Section):
     """Where user code runs."""
 
-    kind: Literal["thread", "inline"] = "thread"
+    kind: Literal["thread", "process", "inline"] = "thread"
+    """``thread``: an event loop of their own in this process; ``process``: worker processes, for code that
+    computes or must be killed; ``inline``: the service's own loop, where a node that blocks, blocks all."""
+    workers: Annotated[int, Field(gt=0, le=256)] = 1
+    """Worker processes, with ``kind`` process."""
     threads: Annotated[int, Field(gt=0, le=1000)] = 16
-    """Blocking (``def``) stages and nodes that may run at a time."""
+    """Blocking (``def``) stages and nodes that may run at a time; in each worker process."""
+    stall_ms: Annotated[int, Field(ge=10)] = 30
+    """How long a stage may keep its event loop from turning before the others are moved to a fresh one."""
     max_abandoned: Annotated[int, Field(ge=0)] = 8
     """Stages that may be stuck (run on for 10 s after their end); with more the service ends, to be
-    started afresh. With all ``threads`` stuck it does so in any case."""
+    started afresh. A node with half as many that did not come back gets no more calls until they do."""
 
 
 class AdminSettings(_Section):
@@ -216,14 +282,23 @@ class Settings(BaseSettings):
     topics: TopicSettings = Field(default_factory=TopicSettings)
     lane: LaneName = "prod"
     """The lane of queries that name none."""
-    lanes: frozenset[LaneName] = frozenset()
-    """The lanes accepted; empty = all."""
+    lanes: dict[LaneName, Share] = Field(default_factory=dict)
+    """The lanes accepted, and their shares of what may run, relative to each other: a lane gets its share
+    when others want more than theirs, and more while they do not. Empty = all lanes, with equal shares."""
     pipeline: PipelineSettings = Field(default_factory=PipelineSettings)
+    adaptive: AdaptiveSettings = Field(default_factory=AdaptiveSettings)
+    breaker: BreakerSettings = Field(default_factory=BreakerSettings)
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
     admin: AdminSettings = Field(default_factory=AdminSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
+
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _equal_shares(cls, given: Any) -> Any:
+        """A list of names gives each lane the same share."""
+        return dict.fromkeys(given, 1.0) if isinstance(given, list | tuple | set | frozenset) else given
 
     @classmethod
     def load(cls, config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -1,32 +1,57 @@
 """A bounded pool of daemon threads for blocking user code.
 
 ``concurrent.futures.ThreadPoolExecutor`` joins its threads when the interpreter ends, so one stuck node
-would keep the process alive for ever. These threads are daemons: what does not return is left behind.
+would keep the process alive for ever. These threads are daemons: what does not return is left behind, and
+no longer counts against the pool's size, so that stuck code does not take the threads of the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import ctypes
 import functools
 import queue
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fivestage import forks
+from fivestage.errors import StageInterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+INTERRUPT_AFTER_S = 0.1
+"""How long a call may run on after its caller has gone before it is interrupted."""
+INTERRUPT_EVERY_S = 0.1
+MAX_INTERRUPTS = 20
+
+
+class Abandoned(NamedTuple):
+    """Code that runs on although its query, or its stage, has ended."""
+
+    name: str
+    """The node or stage whose code it is."""
+    since: float
 
 
 class _Call:
     """A call on its way to a thread; one that is cancelled lets go of what it would have run."""
 
-    __slots__ = ("abandoned_at", "function", "future", "loop")
+    __slots__ = ("abandoned_at", "function", "future", "interrupts", "loop", "lost", "name", "thread")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], Any], name: str) -> None:
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self.function: Callable[[], Any] | None = function
+        self.name = name
+        self.thread: int | None = None
+        """The thread that carries it out, while it does."""
         self.abandoned_at: float | None = None
+        self.lost = False
+        """It was abandoned while a thread carried it out."""
+        self.interrupts = 0
 
 
 class ThreadPool:
@@ -39,48 +64,70 @@ class ThreadPool:
         self._lock = threading.Lock()
         self._closed = False
         self._threads = 0
+        self._started = 0
         self._running: set[_Call] = set()
+        self._lost = 0
+        """Threads that are busy with calls nobody waits for any more."""
         self._unfinished = 0
         """Calls handed in and not carried out. Counting those, rather than idle threads, leaves no moment in
         which a thread that has just taken a call looks free for another."""
 
     def __repr__(self) -> str:
-        return f"<ThreadPool {self.busy} busy of {self._size}>"
+        return f"<ThreadPool {self.busy} busy of {self._size}, {self._lost} lost>"
 
     @property
     def busy(self) -> int:
         """Threads that are running user code now."""
         return min(self._unfinished, self._threads)
 
-    @property
-    def abandoned(self) -> int:
-        """Threads that run a call nobody waits for any more."""
-        return sum(call.abandoned_at is not None for call in tuple(self._running))
+    def abandoned(self) -> list[Abandoned]:
+        """The calls that run on although nobody waits for them any more."""
+        calls = tuple(self._running)
+        return [Abandoned(call.name, call.abandoned_at) for call in calls if call.abandoned_at is not None]
 
-    def stuck(self, now: float, after_s: float) -> int:
-        """Threads that have run on for longer than *after_s* since their caller went away."""
-        since = [call.abandoned_at for call in tuple(self._running)]
-        return sum(at is not None and now - at > after_s for at in since)
-
-    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:
         """Call *function* in a thread and wait for what it returns or raises.
 
         Cancelling the wait frees the caller at once; a call that has begun runs on, one still waiting
         for a thread never begins.
+
+        Args:
+            function: The user's function.
+            args: Its arguments.
+            name: Whose code it is, for ``abandoned``.
         """
         if self._closed:
             raise RuntimeError("the thread pool is closed")
         loop = asyncio.get_running_loop()
         in_context = contextvars.copy_context().run  # the current span, for instance
-        call = _Call(loop, functools.partial(in_context, function, *args))
-        self._hand_in(call)
+        call = _Call(loop, functools.partial(in_context, function, *args), name)
+        with self._lock:
+            self._unfinished += 1
+            self._calls.put(call)
+            self._grow()
         try:
             return await call.future
         except asyncio.CancelledError:
-            call.abandoned_at = loop.time()
+            self._abandon(call, loop.time())
             raise
         finally:
             call.function = None
+
+    def interrupt(self, now: float) -> None:
+        """Throw StageInterrupted into threads whose call runs on although it was abandoned a while ago.
+
+        It reaches code in Python, at its next step; code in a C function meets it on return. Called again and
+        again, because the code may catch it.
+        """
+        for call in tuple(self._running):
+            due = INTERRUPT_AFTER_S + INTERRUPT_EVERY_S * call.interrupts
+            since = call.abandoned_at
+            if since is None or now - since < due or call.interrupts >= MAX_INTERRUPTS:
+                continue
+            with self._lock:
+                if call.thread is not None:  # it has not come back meanwhile
+                    call.interrupts += 1
+                    throw_into(call.thread)
 
     def close(self) -> None:
         """Let idle threads end, and busy ones after their call. Does not wait."""
@@ -89,39 +136,87 @@ class ThreadPool:
             for _ in range(self._threads):
                 self._calls.put(None)
 
-    def _hand_in(self, call: _Call) -> None:
+    def _abandon(self, call: _Call, now: float) -> None:
         with self._lock:
-            self._unfinished += 1
-            grow = self._threads < min(self._unfinished, self._size)
-            self._threads += grow
-            name = f"{self._name}-{self._threads}"
-        self._calls.put(call)
-        if grow:
+            call.abandoned_at = now
+            if call.thread is not None:
+                call.lost = True
+                self._lost += 1
+                self._grow()
+
+    def _grow(self) -> None:
+        """Start a thread if there is work for one more; with the lock."""
+        if self._threads - self._lost < min(self._unfinished - self._lost, self._size):
+            self._threads += 1
+            self._started += 1
+            name = f"{self._name}-{self._started}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            self._running.add(call)
-            result, error = _carry_out(call)
-            self._running.discard(call)
             with self._lock:
-                self._unfinished -= 1
-            try:
+                call.thread = threading.get_ident()
+                self._running.add(call)
+                if call.abandoned_at is not None:  # while it waited: it never begins
+                    call.function = None
+            result, error = self._carry_out(call)
+            ends = self._came_back(call)
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 call.loop.call_soon_threadsafe(_deliver, call.future, result, error)
-            except RuntimeError:  # the loop has closed: nobody waits any more
-                continue
+            if ends:
+                return
         with self._lock:
             self._threads -= 1
 
+    def _came_back(self, call: _Call) -> bool:
+        """Take note of the end of a call; whether its thread is one too many and should end."""
+        with self._lock:
+            self._running.discard(call)
+            self._unfinished -= 1
+            self._lost -= call.lost
+            ends = call.interrupts > 0 or self._threads - self._lost > self._size
+            if ends:
+                self._threads -= 1
+                self._grow()
+            return ends
 
-def _carry_out(call: _Call) -> tuple[Any, BaseException | None]:
-    function = call.function
+    def _out_of_reach(self, call: _Call) -> None:
+        """From here on nobody interrupts the thread; what was thrown a moment ago is taken back."""
+        with self._lock:
+            call.thread = None
+        if call.interrupts:
+            throw_into(threading.get_ident(), None)
+
+    def _carry_out(self, call: _Call) -> tuple[Any, BaseException | None]:
+        ended: tuple[Any, BaseException | None] = None, None
+        try:
+            ended = _run(call)
+        except StageInterrupted as interrupted:  # just too late for the code it was meant for
+            ended = None, interrupted
+        while True:
+            try:
+                self._out_of_reach(call)
+            except StageInterrupted:
+                continue
+            return ended
+
+
+def throw_into(thread: int, exception: type[BaseException] | None = StageInterrupted) -> None:
+    """Have *exception* raised in another thread, at the next step of its Python code; None takes it back."""
+    thrown = None if exception is None else ctypes.py_object(exception)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), thrown)
+
+
+def _run(call: _Call) -> tuple[Any, BaseException | None]:
+    function, since = call.function, forks.count[0]
     if function is None:  # cancelled before it began
         return None, None
     try:
         return function(), None
     except BaseException as raised:  # noqa: BLE001 - a node may raise anything; the thread must survive
         return None, raised
+    finally:
+        forks.end_if_forked(since)
 
 
 def _deliver(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

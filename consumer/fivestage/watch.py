@@ -23,7 +23,8 @@ TICK_S = 0.5
 FIRST_TICK_S = 0.05
 STUCK_S = 30.0
 UNACKED_UNREADY_S = 5.0
-EXECUTOR_STUCK_S = 10.0
+STUCK_AFTER_S = 10.0
+"""Slow code comes back; what has not by then does not."""
 STRIKES = 3
 """How often in a row trouble must be seen: a process that was stopped for a while finds its clocks ahead."""
 
@@ -76,7 +77,6 @@ class Watch:
             if not announced and self.ready().ok:
                 announced = True
                 on_ready()
-            self._executor.ping()
             due = clock() + (TICK_S if announced else FIRST_TICK_S)
             await asyncio.sleep(due - clock())
             self.bus_lag_s = max(0.0, clock() - due)
@@ -94,24 +94,27 @@ class Watch:
             return BrokerError(failure)
         if self._executor.failure is not None:
             return ExecutorError(self._executor.failure)
-        if self._executor.lag_s(now) > EXECUTOR_STUCK_S:
-            return ExecutorError(
-                f"a node has blocked the event loop of the nodes for {EXECUTOR_STUCK_S:.0f} s"
-            )
-        if (stuck := self._executor.stuck(now)) > self._max_abandoned:
-            return ExecutorError(
-                f"{stuck} stages have run on for long after their end (executor.max_abandoned): some node "
-                "ignores its cancellation or blocks for ever"
-            )
+        if (reason := self._too_many_stuck(now)) is not None:
+            return ExecutorError(reason)
         return None
+
+    def _too_many_stuck(self, now: float) -> str | None:
+        stuck = [left.name for left in self._executor.abandoned() if now - left.since > STUCK_AFTER_S]
+        if len(stuck) <= self._max_abandoned:
+            return None
+        names = ", ".join(sorted({name for name in stuck if name}))
+        return (
+            f"{len(stuck)} stages have run on for {STUCK_AFTER_S:.0f} s after their end (executor.max_abandoned): "
+            f"{names} ignores its cancellation or blocks for ever"
+        )
 
     def live(self) -> Health:
         """The loops turn and work progresses: what is in flight ends, because each query has a deadline."""
         now = asyncio.get_running_loop().time()
         if self._executor.failure is not None:
             return Health(ok=False, reason=self._executor.failure)
-        if (lag_s := self._executor.lag_s(now)) > EXECUTOR_STUCK_S:
-            return Health(ok=False, reason=f"the event loop of the nodes has not turned for {lag_s:.0f} s")
+        if (reason := self._too_many_stuck(now)) is not None:
+            return Health(ok=False, reason=reason)
         idle_s = now - self._dispatcher.last_progress_at
         if self._dispatcher.in_flight and not self._sink.unacknowledged and idle_s > STUCK_S:
             return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")

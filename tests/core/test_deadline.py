@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fivestage.core.advice import StageAdvice
 from fivestage.core.deadline import Budget, grant, stage_grant
 from fivestage.core.plan import Plan
 from fivestage_schemas import StageType
@@ -134,19 +135,57 @@ def test_extreme_dates_are_read(offset: str, year: int) -> None:
 INTENT = Plan.of().stages[0]
 
 
+VALIDATION = Plan.of().stages[3]
+
+
+def advised(**known: float) -> StageAdvice:
+    """What is known of a stage whose limit is 50 ms."""
+    return StageAdvice(**{"limit_s": 0.05, **known})
+
+
 @pytest.mark.parametrize(
-    ("left_s", "reserve_s", "granted_s"),
+    ("left_s", "known", "granted_s"),
     [
-        (0.25, 0.0, 0.05),
-        (0.05, 0.0, 0.05),
-        (0.03, 0.0, 0.03),
-        (0.1, 0.08, 0.02),
-        (0.0, 0.0, 0.0),
-        (-1.0, 0.0, -1.0),
+        pytest.param(0.25, {}, 0.05, id="its limit"),
+        pytest.param(0.03, {}, 0.03, id="what is left"),
+        pytest.param(0.0, {}, 0.0, id="nothing"),
+        pytest.param(-1.0, {}, -1.0, id="less than nothing"),
+        pytest.param(0.25, {"reserve_s": 0.1}, 0.05, id="the reserve does not matter"),
+        pytest.param(
+            0.1, {"reserve_s": 0.06, "need_s": 0.03}, 0.04, id="the reserve is kept for later stages"
+        ),
+        pytest.param(
+            0.09, {"reserve_s": 0.09, "need_s": 0.03}, 0.0225, id="too little for all: by their needs"
+        ),
+        pytest.param(0.12, {"reserve_s": 0.1}, 0.04, id="own need unknown: the limit stands for it"),
     ],
 )
-def test_a_stage_gets_its_limit_or_what_is_left(left_s: float, reserve_s: float, granted_s: float) -> None:
-    """The limit, cut to what remains after the reserve; nothing left is no grant."""
+def test_a_critical_stage_leaves_later_ones_what_they_need(
+    left_s: float, known: dict[str, float], granted_s: float
+) -> None:
+    """Its limit, cut to what remains when later critical stages have what they are known to need."""
     assert INTENT.stage_type is StageType.INTENT
-    got = stage_grant(INTENT, now=NOW, ends_at=NOW + left_s, reserve_s=reserve_s)
-    assert got == pytest.approx(granted_s, abs=1e-9)
+    got = stage_grant(INTENT, advised(**known), now=NOW, ends_at=NOW + left_s)
+    assert got.seconds == pytest.approx(granted_s, abs=1e-9)
+    assert (got.refused is None) is (granted_s > 0)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "known", "refused"),
+    [
+        pytest.param(0.25, {"typical_s": 0.03}, None, id="time enough"),
+        pytest.param(0.0301, {"typical_s": 0.03}, None, id="just enough"),
+        pytest.param(0.0204, {"typical_s": 0.0301}, "20 ms were left, it takes 30", id="too little"),
+        pytest.param(
+            0.05, {"typical_s": 0.03, "reserve_s": 0.03}, "20 ms were left, it takes 30", id="reserve"
+        ),
+        pytest.param(0.001, {}, None, id="nothing is known: it may try"),
+        pytest.param(0.0, {"typical_s": 0.03}, "no time left", id="nothing left"),
+    ],
+)
+def test_a_stage_that_may_be_missed_is_not_begun_in_vain(
+    left_s: float, known: dict[str, float], refused: str | None
+) -> None:
+    """With less time than it usually takes a non-critical stage is skipped, and the reason has the figures."""
+    assert not VALIDATION.critical
+    assert stage_grant(VALIDATION, advised(**known), now=NOW, ends_at=NOW + left_s).refused == refused

@@ -24,10 +24,7 @@ def context() -> Callable[..., StageContext]:
     """Makes a context; keywords are fields of StageContext, ``intent`` and ``result`` fill its results."""
 
     def make(*, intent: Any = None, result: Any = None, **fields: Any) -> StageContext:
-        async def run_sync(function: Callable[..., Any], *args: Any) -> Any:
-            return function(*args)
-
-        fields = {"run_sync": run_sync, "stage_type": StageType.VALIDATION, **fields}
+        fields = {"stage_type": StageType.VALIDATION, **fields}
         ctx = StageContext("prod", 10.0, lambda: 0.0, **fields)
         if intent is not None:
             ctx.results[StageType.INTENT] = intent

@@ -35,16 +35,17 @@ async def test_blocking_check_runs_in_a_thread(ask: Callable[..., Any], context:
     """A plain function is handed to the executor's threads, not called on the loop."""
     handed: list[Any] = []
 
-    async def run_sync(function: Callable[..., Any], *args: Any) -> Any:
-        handed.append(function)
-        return function(*args)
+    class Threads:
+        async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:
+            handed.append((function, name))
+            return function(*args)
 
     def check(query: Any, ctx: Any) -> bool:  # noqa: ARG001
         return False
 
     stage = pipeline(check).stage(StageType.VALIDATION).call
-    assert await stage(ask(""), context(node="mine", answer=1, run_sync=run_sync)) is False
-    assert handed == [check]
+    assert await stage(ask(""), context(node="mine", answer=1, threads=Threads())) is False
+    assert handed == [(check, "validation")]
 
 
 async def test_check_without_verdict(ask: Callable[..., Any], context: Callable[..., Any]) -> None:

@@ -14,8 +14,10 @@ from fivestage import Pipeline
 from fivestage.core.events import Observer
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.records import Output
-from fivestage.dispatcher import SLICE_S
+from fivestage.executors import TICK_S
+from fivestage.intake import MIN_TAKEN_IN, SLICE_S
 from fivestage.memory import TOPIC, MemoryBus
+from fivestage.patrol import GRACE_S
 from fivestage.settings import Settings
 from fivestage.testing import VirtualTimeLoop
 from fivestage_schemas import PipelineStatus, TimeoutEvent
@@ -122,19 +124,20 @@ async def test_in_flight_never_above_the_limit() -> None:
 async def test_long_back_pressure_pauses_and_resumes() -> None:
     """When nothing is acknowledged the source is paused once, memory stays bounded, work goes on after."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 8}})
+    most, everything = MIN_TAKEN_IN, 2 * MIN_TAKEN_IN
     async with MemoryBus(pipeline(), settings=settings) as bus:
         bus.sink.hold = True
-        for number in range(40):
+        for number in range(everything):
             bus.put(query(f"q{number}", "echo"))
-        await finish(bus, 8)
+        await finish(bus, most)
         await asyncio.sleep(30)
-        assert (len(bus.results()), bus.source.pauses, bus.dispatcher.in_flight) == (8, 1, 8)
+        assert (len(bus.results()), bus.source.pauses, bus.dispatcher.in_flight) == (most, 1, most)
         bus.sink.acknowledge(1)
         await asyncio.sleep(5)
         assert bus.source.paused  # hysteresis: one free place is not enough to start again
         bus.sink.hold = False
         bus.sink.acknowledge()
-        await finish(bus, 40)
+        await finish(bus, everything)
     assert bus.source.pauses == 1
 
 
@@ -153,15 +156,15 @@ async def test_offsets_commit_only_behind_acknowledged_events() -> None:
         assert bus.ledger.committable() == {key: 2}
 
 
-async def test_deaf_node_ends_at_the_deadline() -> None:
-    """A node that ignores its cancellation holds nobody: its query ends at 250 ms, its answer is dropped."""
+async def test_deaf_node_ends_at_its_limit() -> None:
+    """A node that ignores its cancellation holds nobody: its query ends at its limit, its answer is dropped."""
     counting = Counting()
     loop = asyncio.get_running_loop()
     async with MemoryBus(pipeline(), observer=counting) as bus:
         started = loop.time()
         result = await bus.ask("deaf")
-        assert loop.time() - started == pytest.approx(0.25)
-        assert bus.executor.abandoned == 1
+        assert 0.12 + GRACE_S <= loop.time() - started <= 0.12 + GRACE_S + 2 * TICK_S
+        assert [left.name for left in bus.executor.abandoned()] == ["deaf"]
         neighbour = await bus.ask("echo")
         await asyncio.sleep(2000)
     assert (result.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
@@ -173,7 +176,7 @@ async def test_deaf_node_ends_at_the_deadline() -> None:
         "skipped",
         "skipped",
     ]
-    assert (bus.executor.abandoned, counting.seen["late"]) == (0, 1)
+    assert (bus.executor.abandoned(), counting.seen["late"]) == ([], 1)
     assert len(bus.results()) == 2
 
 
@@ -195,9 +198,10 @@ async def test_budget_only_shortens() -> None:
         short = await bus.ask("deaf", budget_ms=40)
         assert loop.time() - started == pytest.approx(0.04)
         started = loop.time()
-        await bus.ask("deaf", budget_ms=60_000)
-        assert loop.time() - started == pytest.approx(0.25)
+        long = await bus.ask("deaf", budget_ms=60_000)
+        assert loop.time() - started < 0.25
     assert short.metrics.budget_ms == pytest.approx(40)
+    assert long.metrics.budget_ms == pytest.approx(250)
 
 
 async def test_timestamp_in_the_future_is_counted() -> None:
@@ -305,13 +309,13 @@ async def test_records_of_an_earlier_assignment_are_not_dispatched() -> None:
     """What was fetched before its partition was taken away and given back is left to be read again."""
     keys = frozenset({PartitionKey(TOPIC, 0)})
     async with MemoryBus(pipeline()) as bus:
-        bus.dispatcher.stop()
+        bus.inner.intake.stop()
         await asyncio.sleep(1)  # the bus's own fetch loop has ended
         bus.put(query("a", "echo"))
         fetched = await bus.source.fetch(1)
         bus.ledger.revoke(keys)
         bus.ledger.assign(keys)
-        await bus.dispatcher._dispatch_all(fetched)
+        await bus.inner.intake._dispatch_all(fetched)
         await asyncio.sleep(1)
     assert (len(fetched), bus.results(), bus.dispatcher.in_flight) == (1, [], 0)
 
@@ -333,14 +337,14 @@ async def test_records_are_taken_in_by_slices() -> None:
             await asyncio.sleep(0)
 
     async with MemoryBus(pipeline()) as bus:
-        bus.dispatcher.stop()
+        bus.inner.intake.stop()
         await asyncio.sleep(1)
         for number in range(5):
             bus.put(query(f"q{number}", "echo"))
         fetched = await bus.source.fetch(5)
         bus.dispatcher._wall_clock = slow_clock
         running = asyncio.create_task(neighbour())
-        await bus.dispatcher._dispatch_all(fetched)
+        await bus.inner.intake._dispatch_all(fetched)
         running.cancel()
         await finish(bus, 5)
     assert ["record", "record"] not in [list(pair) for pair in pairwise(turns)]

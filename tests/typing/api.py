@@ -106,11 +106,7 @@ async def use() -> float:
 
 def context() -> StageContext:
     """A context, as a test of a node makes one."""
-
-    async def run_sync(function: Any, *args: Any) -> Any:
-        return function(*args)
-
-    return StageContext("prod", 1.0, lambda: 0.0, run_sync, StageType.INTENT)
+    return StageContext("prod", 1.0, lambda: 0.0, StageType.INTENT)
 
 
 def in_a_test() -> None:

@@ -1,17 +1,32 @@
-"""How many queries may be in flight: a gate with hysteresis.
+"""What is taken in, and what may run.
 
-Closing and opening at the same figure would pause and resume the source for every record, and each
-pause throws away what was fetched ahead.
+Two bounds: the *gate* on records taken in and not yet acknowledged, which the source waits for, and the
+*slots* of queries that run, which records taken in wait for.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from fivestage.core.lanes import LaneShares, WaitingRoom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.core.limiter import ConcurrencyLimiter
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class InFlightLimit:
-    """The gate closes at *high* and opens again at *low*."""
+    """The gate closes at *high* and opens again at *low*.
+
+    Closing and opening at the same figure would pause and resume the source for every record, and each
+    pause throws away what was fetched ahead.
+    """
 
     high: int
     low: int
@@ -47,3 +62,79 @@ class Gate:
     def room(self, in_flight: int) -> int:
         """How many more may be admitted now."""
         return max(0, self.limit.high - in_flight) if self.is_open else 0
+
+
+class Slots(Generic[T]):
+    """Who runs, who waits for a slot, and who gets the next one.
+
+    Args:
+        limiter: How many may run.
+        shares: Of the lanes.
+    """
+
+    __slots__ = ("_limiter", "_room", "_running", "running")
+
+    def __init__(self, limiter: ConcurrencyLimiter, shares: LaneShares) -> None:
+        self._limiter = limiter
+        self._room: WaitingRoom[T] = WaitingRoom(shares)
+        self._running: Counter[str] = Counter()
+        self.running = 0
+
+    def __repr__(self) -> str:
+        return f"<Slots {self.running} of {self.limit} taken, {self.waiting} waiting>"
+
+    @property
+    def limit(self) -> int:
+        """How many may run."""
+        return self._limiter.limit
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._room)
+
+    @property
+    def is_free(self) -> bool:
+        """Somebody who comes now may run at once: there is room, and nobody was there before."""
+        return not self._room and self.running < self.limit
+
+    def running_in(self, lane: str) -> int:
+        """How many of a lane run."""
+        return self._running[lane]
+
+    def wait(self, lane: str, item: T) -> None:
+        """Take a place at the end of the lane's line."""
+        self._room.put(lane, item)
+
+    def next(self) -> T | None:
+        """Who may run now; None when nobody waits or no slot is free."""
+        if not self._room or self.running >= self.limit:
+            return None
+        found = self._room.take(self._running)
+        return None if found is None else found[1]
+
+    def give_up(self, predicate: Callable[[T], bool]) -> list[T]:
+        """Take out of the lines those the predicate says."""
+        return self._room.remove_if(predicate) if self._room else []
+
+    def occupy(self, lane: str) -> None:
+        """A slot is taken."""
+        self.running += 1
+        self._running[lane] += 1
+
+    def release(self, lane: str) -> None:
+        """A slot is free again."""
+        self.running -= 1
+        self._running[lane] -= 1
+        if not self._running[lane]:
+            del self._running[lane]
+
+    def learn(self, now: float, *, duration_s: float, dropped: bool) -> None:
+        """A query that ran has ended; called before its slot is released.
+
+        Args:
+            now: Monotonic seconds.
+            duration_s: How long it ran.
+            dropped: It was not in time although it had all of its time.
+        """
+        self._limiter.record(now, rtt_s=duration_s, in_flight=self.running, dropped=dropped)

@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from fivestage.core.advice import StageAdvice
     from fivestage.core.plan import StageSpec
 
 
 class Budget(NamedTuple):
     """What a query may take.
 
-    ``ends_at`` is on the monotonic clock. ``of_use_ms`` is how long the answer was of use counted from
-    the record's timestamp, where the producer or the service said so.
+    ``ends_at`` is on the monotonic clock. Where the producer or the service said until when the answer is
+    of use, ``due_at`` is that moment on the monotonic clock, and ``of_use_ms`` how long that is from the
+    record's timestamp.
     """
 
     ends_at: float
     granted_s: float
     of_use_ms: float | None = None
+    due_at: float | None = None
 
     @property
     def expired(self) -> bool:
@@ -59,9 +62,30 @@ def grant(
     end = min(ends)
     granted = min(total, end - wall_now)
     of_use_ms = max(0.0, end - (wall_now if written_at is None else written_at)) * 1000
-    return Budget(now + granted, granted, of_use_ms)
+    return Budget(now + granted, granted, of_use_ms, now + end - wall_now)
 
 
-def stage_grant(spec: StageSpec, *, now: float, ends_at: float, reserve_s: float = 0.0) -> float:
-    """Seconds a stage is granted: its limit, or what remains after *reserve_s* for later critical stages."""
-    return min(spec.limit_s, ends_at - now - reserve_s)
+class StageGrant(NamedTuple):
+    """What a stage may take; *refused* says why it is not worth starting."""
+
+    seconds: float
+    refused: str | None = None
+
+
+def stage_grant(spec: StageSpec, advice: StageAdvice, *, now: float, ends_at: float) -> StageGrant:
+    """Share out what remains: a stage gets its limit, or what later critical stages leave.
+
+    Where not even the critical ones can have what they need, they share what remains in proportion to
+    their needs. A stage that is not critical is not started when it would not finish, more likely than not.
+    """
+    remaining_s = ends_at - now
+    available_s = remaining_s - advice.reserve_s
+    if spec.critical:
+        need_s = advice.need_s or advice.limit_s
+        if available_s < need_s:
+            available_s = max(available_s, remaining_s * need_s / (need_s + advice.reserve_s))
+    elif 0 < available_s < advice.typical_s:
+        text = f"{available_s * 1000:.0f} ms were left, it takes {advice.typical_s * 1000:.0f}"
+        return StageGrant(available_s, text)
+    granted_s = min(advice.limit_s, available_s)
+    return StageGrant(granted_s, None if granted_s > 0 else "no time left")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fivestage.core.breaker import BreakerState
     from fivestage.core.decode import UnreadableReason
     from fivestage.core.outcome import Conclusion
     from fivestage_schemas import TimeoutReason
@@ -42,3 +43,15 @@ class Observer:
 
     def clock_skewed(self) -> None:
         """A record's timestamp lies in the future."""
+
+    def shed(self, lane: str, *, refused: bool) -> None:
+        """A query had less time than an answer takes; it was refused, or only would have been."""
+
+    def executor_replaced(self, reason: str) -> None:
+        """A worker was condemned and another took over."""
+
+    def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
+        """The breaker of a node opened, half opened or closed."""
+
+    def failed_over(self, lane: str, attempts: int) -> None:
+        """Processing was tried with so many nodes more."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from fivestage.core.advice import Advice
 from fivestage.core.trail import Trail
 
 if TYPE_CHECKING:
@@ -11,19 +13,35 @@ if TYPE_CHECKING:
     from fivestage.core.plan import Plan
 
 
+_numbers = count(1)
+
+
 class Job:
     """One query on its way through the stages, shared by the bus and an executor.
 
-    The bus makes it and alone decides when it has ended; the executor writes the trail.
+    The bus makes it and alone decides when it has ended; the executor writes the trail. Times are
+    monotonic seconds.
     """
 
-    __slots__ = ("ended", "ends_at", "origin", "plan", "query", "started_at", "task", "timer", "trail")
+    __slots__ = (
+        "advice", "ended", "ends_at", "number", "origin", "place", "plan", "query", "started_at", "timer", "trail",
+    )  # fmt: skip
 
     def __init__(
-        self, query: Query, plan: Plan, *, started_at: float, ends_at: float, origin: Any = None
+        self,
+        query: Query,
+        plan: Plan,
+        *,
+        started_at: float,
+        ends_at: float,
+        advice: Advice | None = None,
+        origin: Any = None,
     ) -> None:
+        self.number = next(_numbers)
+        """Names the job across threads and processes; never 0."""
         self.query = query
         self.plan = plan
+        self.advice = advice or Advice.neutral(plan)
         self.started_at = started_at
         self.ends_at = ends_at
         self.origin = origin
@@ -33,8 +51,16 @@ class Job:
         """Set by the bus: whatever comes in later is too late."""
         self.timer: Any = None
         """The bus's deadline timer."""
-        self.task: Any = None
-        """The executor's task."""
+        self.place: Any = None
+        """Where the executor runs it."""
 
     def __repr__(self) -> str:
         return f"<Job {self.query.query_id} {'ended' if self.ended else 'running'} {self.trail}>"
+
+    def end(self) -> None:
+        """It has ended: no further stage runs, and what comes in is dropped."""
+        self.ended = self.trail.closed = True
+
+    def move(self) -> None:
+        """It goes on elsewhere, at the stage that was running."""
+        self.trail = self.trail.continued()

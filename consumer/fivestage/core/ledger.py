@@ -32,7 +32,16 @@ class PartitionLedger:
     9
     """
 
-    __slots__ = ("_begun", "_finished", "_prefix_end", "closed", "committed", "epoch", "next_offset")
+    __slots__ = (
+        "_begun",
+        "_finished",
+        "_prefix_end",
+        "_put_back",
+        "closed",
+        "committed",
+        "epoch",
+        "next_offset",
+    )
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -45,6 +54,7 @@ class PartitionLedger:
         self._begun: deque[int] = deque()
         self._finished: set[int] = set()
         self._prefix_end: int | None = None
+        self._put_back = 0
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"in_flight={self.in_flight} span={self.span}"
@@ -77,6 +87,10 @@ class PartitionLedger:
             finished.remove(begun.popleft())
         self._prefix_end = begun[0] if begun else self.next_offset
 
+    def put_back(self) -> None:
+        """A record that was begun is left to the partition's next reader: nothing from it on is committed."""
+        self._put_back += 1
+
     @property
     def position(self) -> int | None:
         """The end of the contiguous finished prefix; None before the first record."""
@@ -91,8 +105,8 @@ class PartitionLedger:
 
     @property
     def in_flight(self) -> int:
-        """Records begun and not finished."""
-        return len(self._begun) - len(self._finished)
+        """Records begun, not finished and not put back."""
+        return len(self._begun) - len(self._finished) - self._put_back
 
     @property
     def span(self) -> int:

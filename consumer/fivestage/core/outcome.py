@@ -35,6 +35,7 @@ class Conclusion(NamedTuple):
     status: PipelineStatus
     runs: tuple[StageRun, ...]
     timeouts: tuple[TimeoutNote, ...]
+    started_at: float
     duration_s: float
     budget_s: float
     answer_json: bytes | None = None
@@ -59,7 +60,11 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
     timeout, and those after it are skipped. All times are monotonic seconds.
     """
     ended, running = trail.snapshot()
-    runs = ended if len(ended) == len(plan.stages) else _complete(ended, running, plan, now=now)
+    if running is None and trail.superseded and len(ended) == trail.superseded[-1].spec.sequence:
+        ended = (*ended, trail.superseded[-1])  # no further attempt was begun
+    runs = (
+        ended if len(ended) == len(plan.stages) else _complete(ended, running, plan, ends_at=ends_at, now=now)
+    )
     failed = _first_critical_failure(runs)
     timeouts = _timeouts(runs, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
     status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
@@ -70,6 +75,7 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
         status=status,
         runs=runs,
         timeouts=timeouts,
+        started_at=started_at,
         duration_s=now - started_at,
         budget_s=ends_at - started_at,
         answer_json=trail.answer_json if answered else None,
@@ -82,13 +88,14 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
 
 
 def _complete(
-    ended: tuple[StageRun, ...], running: RunningStage | None, plan: Plan, *, now: float
+    ended: tuple[StageRun, ...], running: RunningStage | None, plan: Plan, *, ends_at: float, now: float
 ) -> tuple[StageRun, ...]:
     """The five runs: what ended, the one that was cut, and the rest skipped."""
     runs = list(ended)
+    given_up = runs[-1] if runs and running is None and now < ends_at - CLOCK_SLACK_S else None
     if running is not None:
-        runs.append(_interrupted(running, now))
-    failed = _first_critical_failure(runs)
+        runs.append(interrupted(running, now, "was running at the deadline"))
+    failed = _first_critical_failure(runs) or given_up
     reason = "no time left" if failed is None else f"{failed.spec.stage_type} did not succeed"
     runs += [
         StageRun(spec, Outcome.SKIPPED, error=reason, error_type="skipped")
@@ -97,17 +104,19 @@ def _complete(
     return tuple(runs)
 
 
-def _interrupted(running: RunningStage, now: float) -> StageRun:
+def interrupted(running: RunningStage, now: float, what: str) -> StageRun:
+    """The run of a stage that is not waited for any longer; *what* tells why."""
     return StageRun(
         running.spec,
         Outcome.TIMEOUT,
-        error=f"was running at the deadline, {(now - running.started_at) * 1000:.0f} ms after it began",
+        error=f"{what}, {(now - running.started_at) * 1000:.0f} ms after it began",
         error_type="timeout",
         node=running.node,
         attempt=running.attempt,
         started_at=running.started_at,
         duration_s=now - running.started_at,
         granted_s=running.granted_s,
+        probe=running.probe,
     )
 
 

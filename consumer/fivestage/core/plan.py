@@ -29,6 +29,9 @@ class StageSpec:
     sequence: int
     limit_s: float
     critical: bool
+    fair_s: float
+    """What it is left even if the stages before it use up their limits: a stage that was granted this much
+    and was not in time has itself to blame, one that was granted less may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,12 @@ class Plan:
         """Build a plan from limits in milliseconds; a stage that is not named keeps its default."""
         limits = {**DEFAULT_STAGE_TIMEOUTS_MS, **(stage_timeouts_ms or {})}
         chosen = frozenset(critical)
-        stages = tuple(
-            StageSpec(stage_type, sequence, limits[stage_type] / 1000, stage_type in chosen)
-            for sequence, stage_type in enumerate(StageType)
-        )
-        return cls(stages, total_timeout_ms / 1000)
+        stages, left_ms = [], total_timeout_ms
+        for sequence, stage_type in enumerate(StageType):
+            limit_ms = limits[stage_type]
+            fair_ms = min(limit_ms, max(left_ms, total_timeout_ms / len(StageType)))
+            stages.append(
+                StageSpec(stage_type, sequence, limit_ms / 1000, stage_type in chosen, fair_ms / 1000)
+            )
+            left_ms -= limit_ms
+        return cls(tuple(stages), total_timeout_ms / 1000)

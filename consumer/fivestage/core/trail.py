@@ -24,6 +24,8 @@ class StageRun(NamedTuple):
     started_at: float | None = None
     duration_s: float = 0.0
     granted_s: float = 0.0
+    probe: bool = False
+    """It was the one call that a half-open breaker lets through."""
 
     @property
     def success(self) -> bool:
@@ -39,20 +41,28 @@ class RunningStage(NamedTuple):
     granted_s: float
     node: str | None = None
     attempt: int = 1
+    probe: bool = False
 
 
 class Trail:
     """Grows while a query runs.
 
     One writer (the executor) and one reader (the bus), possibly in two threads: each step is one
-    assignment or one append, and the reader tolerates seeing them one at a time.
+    assignment or one append, and the reader tolerates seeing them one at a time. When a query is moved to
+    another executor it gets a new trail, so that whatever the old one still does writes where nobody reads.
     """
 
-    __slots__ = ("answer_json", "confidence", "running", "runs")
+    __slots__ = ("answer_json", "attempt", "closed", "confidence", "running", "runs", "superseded")
 
     def __init__(self) -> None:
         self.runs: list[StageRun] = []
         self.running: RunningStage | None = None
+        self.superseded: list[StageRun] = []
+        """Attempts at processing that failed and were followed by another."""
+        self.attempt = 1
+        """Which attempt the next stage is; above 1 where it is begun anew."""
+        self.closed = False
+        """Set by the bus: the query has ended or goes on elsewhere, so run no further stage."""
         self.answer_json: bytes | None = None
         self.confidence: float | None = None
 
@@ -68,6 +78,31 @@ class Trail:
         """The running stage ended."""
         self.runs.append(run)
         self.running = None
+        self.attempt = 1
+
+    def fail_over(self, run: StageRun) -> None:
+        """The running stage failed and is tried once more, with another node."""
+        self.superseded.append(run)
+        self.running = None
+        self.attempt = run.attempt + 1
+
+    def continued(self) -> Trail:
+        """Close this trail; the new one has what has ended, and the running stage is to be begun anew."""
+        self.closed = True
+        ended, running = self.snapshot()
+        trail = Trail()
+        trail.runs = list(ended)
+        trail.superseded = list(self.superseded)
+        trail.attempt = self.attempt if running is None else running.attempt + 1
+        trail.answer_json, trail.confidence = self.answer_json, self.confidence
+        return trail
+
+    def overdue(self, now: float, grace_s: float) -> RunningStage | None:
+        """The running stage, if it is still there *grace_s* after its limit."""
+        running = self.running
+        if running is None or now < running.started_at + running.granted_s + grace_s:
+            return None
+        return running
 
     def snapshot(self) -> tuple[tuple[StageRun, ...], RunningStage | None]:
         """What had ended, and what was running, at one moment."""

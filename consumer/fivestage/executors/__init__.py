@@ -1,7 +1,7 @@
-"""Where user code runs: in line, in a thread of its own."""
+"""Where user code runs: in line, in a thread of its own, in processes."""
 
 from fivestage.executors.inline import InlineExecutor
-from fivestage.executors.port import Executor, OnFinished
+from fivestage.executors.port import TICK_S, Executor, OnFinished
 from fivestage.executors.thread import ThreadExecutor
 
-__all__ = ["Executor", "InlineExecutor", "OnFinished", "ThreadExecutor"]
+__all__ = ["TICK_S", "Executor", "InlineExecutor", "OnFinished", "ThreadExecutor"]

@@ -1,66 +1,72 @@
-"""Jobs as tasks of one event loop; what inline and thread executors have in common."""
+"""Jobs as tasks of one event loop; what all executors have in common."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
+from fivestage.bounded import StepMonitor
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fivestage.core.job import Job
-    from fivestage.executors.port import OnFinished
+    from fivestage.core.trail import Trail
     from fivestage.orchestrator import Orchestrator
 
 
 class JobHost:
-    """Starts and cancels jobs. Used from the loop they run on."""
+    """Starts and cancels jobs. Used from the loop they run on.
 
-    def __init__(self, orchestrator: Orchestrator, on_finished: OnFinished) -> None:
+    A job that is moved away and back may have two tasks here for a while: they are told apart by their trails.
+
+    Args:
+        orchestrator: Runs them.
+        on_done: Called with the job, its trail, and whether it came to its end, rather than being cancelled.
+        monitor: Told whose code has control.
+    """
+
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        on_done: Callable[[Job, Trail, bool], None],
+        monitor: StepMonitor | None = None,
+    ) -> None:
         self._orchestrator = orchestrator
-        self._on_finished = on_finished
-        self._tasks: dict[asyncio.Task[None], Job] = {}
-        self._left: dict[asyncio.Task[None], float] = {}
+        self._on_done = on_done
+        self._monitor = monitor or StepMonitor()
+        self._tasks: dict[Trail, asyncio.Task[None]] = {}
 
-    @property
-    def abandoned(self) -> int:
-        """Jobs that were cancelled and are still running."""
-        return len(self._left)
+    def __repr__(self) -> str:
+        return f"<JobHost {len(self._tasks)} running>"
 
-    def stuck(self, now: float, after_s: float) -> int:
-        """Jobs that have run on for longer than *after_s* since they were cancelled."""
-        return sum(now - at > after_s for at in tuple(self._left.values()))
-
-    def start(self, job: Job) -> None:
-        """Begin a job, unless it ended while it was handed over."""
-        if job.ended:
+    def start(self, job: Job, trail: Trail) -> None:
+        """Begin a job where *trail* ends, unless it ended or was moved while it was handed over."""
+        if trail.closed:
+            self._on_done(job, trail, False)
             return
-        job.task = task = asyncio.get_running_loop().create_task(self._orchestrator.run(job))
-        self._tasks[task] = job
-        task.add_done_callback(self._done)
+        run = self._orchestrator.run(job, trail, self._monitor)
+        self._tasks[trail] = task = asyncio.get_running_loop().create_task(run)
+        task.add_done_callback(partial(self._done, job, trail))
 
-    def cancel(self, job: Job) -> None:
-        """Ask a job's task to end; until it does, it is abandoned."""
-        task = job.task
-        if task is None or task.done():
-            return
-        self._left[task] = asyncio.get_running_loop().time()
-        task.add_done_callback(self._came_back)
-        task.cancel()
+    def cancel(self, _: Job, trail: Trail) -> None:
+        """Ask a job's task to end."""
+        task = self._tasks.get(trail)
+        if task is not None:
+            task.cancel()
 
     async def stop(self, timeout_s: float) -> None:
         """Cancel everything and wait a little for it."""
-        tasks = dict(self._tasks)
-        for task, job in tasks.items():
-            job.ended = True
+        for trail, task in self._tasks.items():
+            trail.closed = True
             task.cancel()
-        if tasks:
-            await asyncio.wait(set(tasks), timeout=timeout_s)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks.values()), timeout=timeout_s)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        job = self._tasks.pop(task)
-        job.task = None  # its traceback would hold both until the garbage collector finds them
-        if not task.cancelled():
+    def _done(self, job: Job, trail: Trail, task: asyncio.Task[None]) -> None:
+        del self._tasks[trail]
+        completed = not task.cancelled()
+        if completed:
             task.result()  # the orchestrator catches what user code raises: anything here is a bug
-            self._on_finished(job)
-
-    def _came_back(self, task: asyncio.Task[None]) -> None:
-        self._left.pop(task, None)
+        self._on_done(job, trail, completed)

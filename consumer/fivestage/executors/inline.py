@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from fivestage.executors.host import JobHost
-from fivestage.executors.port import STUCK_AFTER_S
+from fivestage.executors.roster import Roster
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.executors.port import OnFinished
     from fivestage.orchestrator import Orchestrator
+    from fivestage.threads import Abandoned
 
 
 class InlineExecutor:
@@ -18,48 +20,44 @@ class InlineExecutor:
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
-        self._host: JobHost | None = None
+        self._places: tuple[JobHost, Roster] | None = None
 
     async def start(self, on_finished: OnFinished) -> None:
         """See Executor."""
-        self._host = JobHost(self._orchestrator, on_finished)
+        roster = Roster(on_finished)
+        self._places = JobHost(self._orchestrator, roster.done), roster
 
     def submit(self, job: Job) -> None:
         """See Executor."""
-        self._started.start(job)
+        host, roster = self._started()
+        roster.place(job)
+        host.start(job, job.trail)
 
     def cancel(self, job: Job) -> None:
         """See Executor."""
-        self._started.cancel(job)
+        host, roster = self._started()
+        roster.leave(job, asyncio.get_running_loop().time())
+        host.cancel(job, job.trail)
+
+    def check(self, now: float) -> None:
+        """See Executor."""
+        self._orchestrator.threads.interrupt(now)
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
-        if self._host is not None:
-            await self._host.stop(timeout_s)
+        if self._places is not None:
+            await self._places[0].stop(timeout_s)
         self._orchestrator.threads.close()
 
-    def ping(self) -> None:
-        """See Executor. The loop that asks is the loop that is asked."""
-
-    def lag_s(self, now: float) -> float:  # noqa: ARG002 - the port's signature
-        """See Executor."""
-        return 0.0
-
-    last_lag_s = 0.0
+    lag_s = 0.0
     failure = None
 
-    @property
-    def abandoned(self) -> int:
+    def abandoned(self) -> list[Abandoned]:
         """See Executor."""
-        return (self._host.abandoned if self._host else 0) + self._orchestrator.threads.abandoned
+        left = [] if self._places is None else list(self._places[1].left.values())
+        return left + self._orchestrator.threads.abandoned()
 
-    def stuck(self, now: float) -> int:
-        """See Executor."""
-        on_loop = self._host.stuck(now, STUCK_AFTER_S) if self._host else 0
-        return on_loop + self._orchestrator.threads.stuck(now, STUCK_AFTER_S)
-
-    @property
-    def _started(self) -> JobHost:
-        if self._host is None:
+    def _started(self) -> tuple[JobHost, Roster]:
+        if self._places is None:
             raise RuntimeError("the executor has not been started")
-        return self._host
+        return self._places

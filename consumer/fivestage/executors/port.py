@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fivestage.core.job import Job
+from fivestage.threads import Abandoned
 
-STUCK_AFTER_S = 10.0
+TICK_S = 0.01
+"""How often ``check`` is called while queries are in flight."""
 OnFinished = Callable[[Job], None]
 """Called on the bus loop when the executor has no more to do for a job."""
 
@@ -22,35 +24,32 @@ class Executor(Protocol):
         """Get ready for jobs.
 
         Args:
-            on_finished: Called once per job whose stages have ended; not for a job that was cancelled.
+            on_finished: Called at most once per job whose stages have ended; for one that was cancelled only
+                if it came to its end nevertheless.
         """
 
     def submit(self, job: Job) -> None:
-        """Begin *job* soon; its trail grows as its stages end."""
+        """Begin *job* soon, or go on with it where its trail ends; the trail grows as its stages end."""
 
     def cancel(self, job: Job) -> None:
-        """Stop working on *job*: it has ended. It may take its time, or never stop."""
+        """Stop working on *job*: it has ended, or goes on elsewhere. It may take its time, or never stop."""
+
+    def check(self, now: float) -> None:
+        """Look for code that does not give control back, and see to it that others do not suffer.
+
+        Called every TICK_S. Jobs caught behind such code are moved (``Job.move``) and begun again.
+        """
 
     async def stop(self, timeout_s: float) -> None:
         """Give up all jobs and end, within *timeout_s* seconds; what is stuck is left behind."""
 
-    def ping(self) -> None:
-        """Ask for a sign of life; see ``lag_s``."""
-
-    def lag_s(self, now: float) -> float:
-        """How long the oldest ping has been waiting for its answer; 0 when none is."""
-
     @property
-    def last_lag_s(self) -> float:
-        """How long the last answered ping took."""
+    def lag_s(self) -> float:
+        """How long user code has kept a loop from turning, as of the last check."""
 
     @property
     def failure(self) -> str | None:
         """Why no job will be run any more; None while all is well."""
 
-    @property
-    def abandoned(self) -> int:
-        """Jobs that were cancelled and have not stopped yet, on loops and in threads."""
-
-    def stuck(self, now: float) -> int:
-        """Those of them that have not stopped for STUCK_AFTER_S: slow code comes back, they do not."""
+    def abandoned(self) -> Sequence[Abandoned]:
+        """Code that runs on although its query has ended, on loops and in threads."""

@@ -1,8 +1,4 @@
-"""User code on an event loop of its own, in a thread of its own.
-
-Jobs and endings cross between the two loops through two deques; a loop is woken only when nobody has
-woken it already, so a burst costs one system call, not one per job.
-"""
+"""User code on an event loop of its own, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -10,163 +6,181 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from fivestage.bounded import StepMonitor
+from fivestage.errors import StageInterrupted
+from fivestage.executors.fleet import Fleet
 from fivestage.executors.host import JobHost
-from fivestage.executors.port import STUCK_AFTER_S
+from fivestage.executors.mailbox import Mailbox
+from fivestage.executors.port import TICK_S
+from fivestage.executors.roster import Roster
+from fivestage.executors.stall import StallDetector
+from fivestage.threads import INTERRUPT_EVERY_S, MAX_INTERRUPTS, throw_into
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from fivestage.core.events import Observer
     from fivestage.core.job import Job
     from fivestage.executors.port import OnFinished
     from fivestage.orchestrator import Orchestrator
+    from fivestage.threads import Abandoned
 
-
-SLICE_S = 0.001
 log = structlog.get_logger("fivestage.executor")
+_LEFTOVERS: Final[list[set[asyncio.Task[Any]]]] = []
+"""Tasks that would not end with their loop. Collecting them would run their code on whatever thread that is."""
 
 
-class Mailbox:
-    """Hands jobs to another loop, waking it once for as many as there are.
+class ThreadWorker:
+    """One loop in one thread. See Worker."""
 
-    They are taken out by slices of time: a loop looks at its timers only between callbacks, and a burst of
-    endings must not make the deadlines of other queries wait.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._messages: deque[tuple[Callable[[Job], None], Job]] = deque()
-        self._woken = False
-
-    def put(self, receive: Callable[[Job], None], job: Job) -> None:
-        """Have ``receive(job)`` called on the other loop, in order."""
-        self._messages.append((receive, job))
-        if not self._woken:
-            self._woken = True
-            try:
-                self._loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # the loop has ended; whoever watches it knows
-                self._woken = False
-
-    def _drain(self) -> None:
-        # Cleared before reading: a message put meanwhile wakes the loop again rather than being missed.
-        self._woken = False
-        messages, slice_end = self._messages, time.monotonic() + SLICE_S
-        while messages:
-            receive, job = messages.popleft()
-            receive(job)
-            if messages and time.monotonic() > slice_end:
-                self._woken = True
-                self._loop.call_soon(self._drain)
-                return
-
-
-class ThreadExecutor:
-    """Runs jobs on a second event loop, so that a node that blocks does not block the bus."""
-
-    def __init__(self, orchestrator: Orchestrator) -> None:
-        self._orchestrator = orchestrator
-        self._host: JobHost | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._inbox: Mailbox | None = None
-        self._thread: threading.Thread | None = None
-        self._stopping = False
+    def __init__(self, orchestrator: Orchestrator, on_finished: OnFinished, stall_s: float) -> None:
+        self.roster = Roster(on_finished)
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_log_without_text)
+        self._monitor = StepMonitor()
+        self._stall = StallDetector(self._monitor, stall_s)
+        outbox = Mailbox(asyncio.get_running_loop())
+        self._host = JobHost(
+            orchestrator, lambda *ending: outbox.put(self.roster.done, *ending), self._monitor
+        )
+        self._inbox = Mailbox(self._loop)
         self._pinged_at: float | None = None
-        self.last_lag_s = 0.0
+        self._last_lag_s = 0.0
+        self._put_down_at: float | None = None
+        self._quitting = False
+        self._interrupts = 0
+        self._lock = threading.Lock()
+        self._over = False
+        self._thread = threading.Thread(target=self._main, name="fivestage-executor", daemon=True)
+        self._thread.start()
 
     def __repr__(self) -> str:
-        alive = self._thread is not None and self._thread.is_alive()
-        return f"<ThreadExecutor {'running' if alive else 'stopped'} abandoned={self.abandoned}>"
+        return f"<ThreadWorker {'ended' if self.gone else 'running'} {self.roster} {self._monitor}>"
 
-    async def start(self, on_finished: OnFinished) -> None:
-        """See Executor."""
-        bus_loop = asyncio.get_running_loop()
-        outbox = Mailbox(bus_loop)
-        self._host = JobHost(self._orchestrator, lambda job: outbox.put(on_finished, job))
-        ready = bus_loop.create_future()
-
-        def tell(loop: asyncio.AbstractEventLoop) -> None:
-            if not ready.done():  # the start may have been cancelled
-                ready.set_result(loop)
-
-        def main() -> None:
-            loop = asyncio.new_event_loop()
-            loop.set_exception_handler(_log_without_text)
-            loop.call_soon(bus_loop.call_soon_threadsafe, tell, loop)
-            loop.run_forever()
-            loop.close()
-
-        self._thread = threading.Thread(target=main, name="fivestage-executor", daemon=True)
-        self._thread.start()
-        self._loop = await ready
-        self._inbox = Mailbox(self._loop)
-
-    def submit(self, job: Job) -> None:
-        """See Executor."""
-        inbox, host = self._started()
-        inbox.put(host.start, job)
+    def start(self, job: Job) -> None:
+        """See Worker."""
+        self.roster.place(job)
+        self._inbox.put(self._host.start, job, job.trail)
 
     def cancel(self, job: Job) -> None:
-        """See Executor."""
-        inbox, host = self._started()
-        inbox.put(host.cancel, job)
+        """See Worker."""
+        self.roster.leave(job, time.monotonic())
+        self._inbox.put(self._host.cancel, job, job.trail)
 
-    async def stop(self, timeout_s: float) -> None:
-        """See Executor."""
-        self._stopping = True
-        if self._loop is None or self._host is None or not self._loop.is_running():
-            return
-        stopped = asyncio.run_coroutine_threadsafe(self._host.stop(timeout_s), self._loop)
-        await asyncio.wait({asyncio.wrap_future(stopped)}, timeout=timeout_s)
-        with contextlib.suppress(RuntimeError):  # a node may have ended the loop
-            self._loop.call_soon_threadsafe(self._loop.stop)
-        self._orchestrator.threads.close()
-        self._loop = None
-
-    def ping(self) -> None:
-        """See Executor."""
-        if self._loop is None or self._pinged_at is not None:
-            return
-        self._pinged_at = time.monotonic()
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._pong)
+    def look(self, now: float, *, count: bool) -> str | None:
+        """See Worker."""
+        if self.gone:
+            return "its thread has ended"
+        why = self._stall.look(answering=self._pinged_at is None, count=count)
+        if self._pinged_at is None and self.roster:
+            self._pinged_at = now
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._pong)
+        return why
 
     def _pong(self) -> None:
         pinged_at = self._pinged_at
         if pinged_at is not None:
-            self.last_lag_s = time.monotonic() - pinged_at
+            self._last_lag_s = time.monotonic() - pinged_at
             self._pinged_at = None
 
-    def lag_s(self, now: float) -> float:
-        """See Executor."""
+    @property
+    def lag_s(self) -> float:
+        """See Worker."""
         pinged_at = self._pinged_at
-        return 0.0 if pinged_at is None else now - pinged_at
+        return self._last_lag_s if pinged_at is None else time.monotonic() - pinged_at
+
+    tired = False
 
     @property
-    def failure(self) -> str | None:
-        """See Executor."""
-        if self._stopping or self._thread is None or self._thread.is_alive():
-            return None
-        return "a node has ended the event loop of the nodes (SystemExit in a task, or loop.stop())"
+    def culprit(self) -> Job | None:
+        """See Worker."""
+        number, _ = self._monitor.seen()
+        return self.roster.find(number) if number else None
+
+    def put_down(self, now: float) -> None:
+        """See Worker. Code in Python is interrupted; what is stuck in C is left behind."""
+        if self._put_down_at is None:
+            self._put_down_at = now
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._quit)
+        due = self._put_down_at + TICK_S + INTERRUPT_EVERY_S * self._interrupts
+        if now < due or self._interrupts >= MAX_INTERRUPTS:
+            return
+        with self._lock:
+            if not self._over and self._thread.ident is not None:
+                self._interrupts += 1
+                throw_into(self._thread.ident)
 
     @property
-    def abandoned(self) -> int:
-        """See Executor."""
-        return (self._host.abandoned if self._host else 0) + self._orchestrator.threads.abandoned
+    def gone(self) -> bool:
+        """See Worker."""
+        return not self._thread.is_alive()
 
-    def stuck(self, now: float) -> int:
-        """See Executor."""
-        on_loop = self._host.stuck(now, STUCK_AFTER_S) if self._host else 0
-        return on_loop + self._orchestrator.threads.stuck(now, STUCK_AFTER_S)
+    def abandoned(self) -> list[Abandoned]:
+        """See Worker."""
+        return list(self.roster.left.values())
 
-    def _started(self) -> tuple[Mailbox, JobHost]:
-        if self._inbox is None or self._host is None:
-            raise RuntimeError("the executor has not been started")
-        return self._inbox, self._host
+    # In the thread
+
+    def _main(self) -> None:
+        while not self._quitting:  # a node may stop the loop, or raise SystemExit in a task: it goes on
+            with contextlib.suppress(BaseException):
+                self._loop.run_forever()
+        with contextlib.suppress(StageInterrupted):
+            if left := asyncio.all_tasks(self._loop):
+                _LEFTOVERS.append(left)
+            self._loop.close()
+        self._end()
+
+    def _end(self) -> None:
+        """From here on nobody interrupts the thread; what was thrown a moment ago is taken back."""
+        while True:
+            try:
+                with self._lock:
+                    self._over = True
+                throw_into(threading.get_ident(), None)
+            except StageInterrupted:
+                continue
+            return
+
+    def _quit(self) -> None:
+        self._quitting = True
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.call_soon(self._loop.call_soon, self._loop.stop)
+
+
+class ThreadExecutor(Fleet):
+    """Runs jobs on a second event loop, so that a node that blocks does not block the bus."""
+
+    def __init__(self, orchestrator: Orchestrator, *, observer: Observer, stall_s: float) -> None:
+        self._orchestrator = orchestrator
+        super().__init__(
+            lambda on_finished: ThreadWorker(orchestrator, on_finished, stall_s), size=1, observer=observer
+        )
+
+    async def start(self, on_finished: OnFinished) -> None:
+        """See Executor."""
+        self.launch(on_finished)
+
+    failure = None
+
+    def check(self, now: float) -> None:
+        """See Executor."""
+        super().check(now)
+        self._orchestrator.threads.interrupt(now)
+
+    def abandoned(self) -> list[Abandoned]:
+        """See Executor."""
+        return super().abandoned() + self._orchestrator.threads.abandoned()
+
+    async def stop(self, timeout_s: float) -> None:
+        """See Executor."""
+        self._orchestrator.threads.close()
+        await self.shut_down(timeout_s)
 
 
 def _log_without_text(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

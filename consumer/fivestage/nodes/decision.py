@@ -21,7 +21,7 @@ LAST_RESORT = "facts"
 
 
 def decision_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext], Awaitable[str]]:
-    """The stage function for *nodes*; it returns the first of `candidates`.
+    """The stage function for *nodes*: the healthiest candidate whose breaker lets it be called.
 
     Raises (when called):
         NoNodeError: no node takes the intent and there is none to fall back to.
@@ -29,28 +29,39 @@ def decision_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext],
 
     async def decision(query: Query, ctx: StageContext) -> str:  # noqa: ARG001
         intent = intent_of(ctx.results.get(StageType.INTENT))
-        names = candidates(nodes, intent)
-        if not names:
+        groups = candidate_groups(nodes, intent)
+        if not groups:
             raise NoNodeError(_advice(nodes, intent))
-        return names[0]
+        allowed = next(filter(None, map(ctx.rank_nodes, groups)), groups[0])
+        return allowed[0]  # where no breaker lets any be called, processing says so
 
     return decision
 
 
 def candidates(nodes: Mapping[str, Node], intent: str) -> list[str]:
-    """The nodes that may answer a query of this intent, the preferred one first; empty if there is none.
+    """The nodes that may answer a query of this intent, the preferred one first; empty if there is none."""
+    return [name for group in candidate_groups(nodes, intent) for name in group]
+
+
+def candidate_groups(nodes: Mapping[str, Node], intent: str) -> list[list[str]]:
+    """The same in groups: health decides within a group, not between them.
 
     Nodes that take the intent come before those that take ``general``, and ``facts`` is the last resort.
     Within each group the user's nodes come before the built-in ones, for who registers a node for
     ``mathematical`` wants it used without having to remove the built-in one; among the user's the order of
-    registration decides. Whoever knows about health and breakers takes the first that may run.
+    registration decides, as long as all are well.
     """
-    names = _taking(nodes, intent)
-    if intent != GENERAL:
-        names += [name for name in _taking(nodes, GENERAL) if name not in names]
-    if LAST_RESORT in nodes and LAST_RESORT not in names:
-        names.append(LAST_RESORT)
-    return names
+    own = _taking(nodes, intent)
+    general = [name for name in _taking(nodes, GENERAL) if name not in own]
+    last = [LAST_RESORT] if LAST_RESORT in nodes and LAST_RESORT not in own + general else []
+    return [group for group in (own, general, last) if group]
+
+
+def same_intent(nodes: Mapping[str, Node], intent: str, chosen: str | None) -> list[str]:
+    """The nodes that may stand in for *chosen*: those that declare the intent that it was chosen for."""
+    if chosen is None or chosen not in nodes or intent not in nodes[chosen].intents:
+        return []
+    return [name for name in _taking(nodes, intent) if name != chosen]
 
 
 def intent_of(result: Any) -> str:

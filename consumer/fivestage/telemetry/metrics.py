@@ -17,11 +17,14 @@ from fivestage.core.events import Observer
 from fivestage.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from fivestage.core.breaker import BreakerState
     from fivestage.core.decode import UnreadableReason
     from fivestage.core.outcome import Conclusion
     from fivestage_schemas import TimeoutReason
+
+    Readings = Callable[[], Iterable[tuple[Sequence[str], float]]]
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5)
 """0.25 is a bound, because the default budget is."""
@@ -133,6 +136,30 @@ class Metrics(Observer):
             "Results dropped because their query had ended.",
             registry=registry,
         )
+        self._replaced = Counter(
+            "fivestage_replaced_executors_total",
+            "Event loops and processes of nodes that were replaced.",
+            ("reason",),
+            registry=registry,
+        )
+        self._breaker_changes = Counter(
+            "fivestage_breaker_transitions_total",
+            "Breakers that opened, half opened or closed.",
+            ("lane", "node", "state"),
+            registry=registry,
+        )
+        self._failovers = Counter(
+            "fivestage_failovers_total",
+            "Nodes called after another had failed.",
+            ("lane",),
+            registry=registry,
+        )
+        self._shed = Counter(
+            "fivestage_shed_total",
+            "Queries that had less time than an answer takes: refused, or only observed.",
+            ("lane", "action"),
+            registry=registry,
+        )
         self._clock_skew = Counter(
             "fivestage_clock_skew_total", "Records whose timestamp lay in the future.", registry=registry
         )
@@ -145,11 +172,9 @@ class Metrics(Observer):
         """Add a gauge that calls *read* at every scrape (in another thread)."""
         Gauge(f"fivestage_{name}", text, registry=self.registry).set_function(read)
 
-    def gauges(
-        self, name: str, text: str, label: str, read: Callable[[], Iterable[tuple[str, float]]]
-    ) -> None:
-        """Add a gauge for each value of a label, read at every scrape (in another thread)."""
-        self.registry.register(_Gauges(f"fivestage_{name}", text, label, read))
+    def gauges(self, name: str, text: str, labels: Sequence[str], read: Readings) -> None:
+        """Add a gauge for each set of labels' values, read at every scrape (in another thread)."""
+        self.registry.register(_Gauges(f"fivestage_{name}", text, labels, read))
 
     # Observer
 
@@ -201,6 +226,18 @@ class Metrics(Observer):
     def clock_skewed(self) -> None:
         self._clock_skew.inc()
 
+    def shed(self, lane: str, *, refused: bool) -> None:
+        self._shed.labels(self._lane(lane), "refused" if refused else "observed").inc()
+
+    def executor_replaced(self, reason: str) -> None:
+        self._replaced.labels(reason).inc()
+
+    def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
+        self._breaker_changes.labels(self._lane(lane), node, state).inc()
+
+    def failed_over(self, lane: str, attempts: int) -> None:
+        self._failovers.labels(self._lane(lane)).inc(attempts)
+
     # Labels that others choose are bounded
 
     def _error_type(self, name: str) -> str:
@@ -245,21 +282,19 @@ class Metrics(Observer):
 class _Gauges:
     """Gauges whose labels come and go, as partitions do with the assignment."""
 
-    def __init__(
-        self, name: str, text: str, label: str, read: Callable[[], Iterable[tuple[str, float]]]
-    ) -> None:
+    def __init__(self, name: str, text: str, labels: Sequence[str], read: Readings) -> None:
         self._name = name
         self._text = text
-        self._label = label
+        self._labels = labels
         self._read = read
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
-        for value_of_label, value in self._read():
-            family.add_metric([value_of_label], value)
+        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        for values, value in self._read():
+            family.add_metric(values, value)
         yield family
 
 

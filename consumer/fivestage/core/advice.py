@@ -1,0 +1,91 @@
+"""What is known beforehand, told to the code that runs the stages: limits, needs, breakers, health.
+
+Kept current by the bus, which sees every outcome; read where user code runs, possibly in another thread.
+Each change is one assignment, so a reader sees the old or the new.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fivestage.core.breaker import BreakerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from fivestage.core.plan import Plan
+
+
+class StageAdvice(NamedTuple):
+    """What is known of one stage; seconds."""
+
+    limit_s: float
+    """The limit in force: configured, or learned."""
+    need_s: float = 0.0
+    """What it takes in 95 of 100 cases; 0 while unknown."""
+    reserve_s: float = 0.0
+    """What the critical stages after it are known to need."""
+    typical_s: float = 0.0
+    """What it takes in half of the cases; 0 while unknown."""
+
+
+class NodeAdvice(NamedTuple):
+    """What is known of one node."""
+
+    state: BreakerState = BreakerState.CLOSED
+    score: float = 1.0
+    """Health, 0..1."""
+    p95_s: float | None = None
+    """What it takes in 95 of 100 cases; None while unknown."""
+
+
+UNKNOWN = NodeAdvice()
+
+
+class Advice:
+    """All that is known about one lane."""
+
+    __slots__ = ("nodes", "probes", "stages", "stuck")
+
+    def __init__(self, stages: tuple[StageAdvice, ...]) -> None:
+        self.stages = stages
+        """In the order of the stages."""
+        self.nodes: Mapping[str, NodeAdvice] = {}
+        self.probes: dict[str, bool] = {}
+        """Half-open nodes that may be tried once; who takes the entry may."""
+        self.stuck: frozenset[str] = frozenset()
+        """Nodes too many of whose calls have not come back: they get no more until those do."""
+
+    @classmethod
+    def neutral(cls, plan: Plan) -> Advice:
+        """Nothing is known yet."""
+        return cls(tuple(StageAdvice(spec.limit_s) for spec in plan.stages))
+
+    def __repr__(self) -> str:
+        limits = ", ".join(f"{stage.limit_s * 1000:.0f}" for stage in self.stages)
+        return f"<Advice limits=[{limits}] ms nodes={dict(self.nodes)} stuck={sorted(self.stuck)}>"
+
+    def node(self, name: str) -> NodeAdvice:
+        """What is known of a node."""
+        return self.nodes.get(name, UNKNOWN)
+
+    def lets(self, name: str) -> bool:
+        """Whether a node may be called, as far as can be seen without calling it."""
+        state = self.node(name).state
+        closed = state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and name in self.probes)
+        return closed and name not in self.stuck
+
+    def rank(self, names: Iterable[str]) -> list[str]:
+        """Those of *names* that may be called, the best first.
+
+        A half-open node whose probe is due goes first: it can only be found well by being tried. Then the
+        healthiest; scores that differ by less than a tenth are equal, so that the given order decides.
+        """
+        return sorted(
+            filter(self.lets, names),
+            key=lambda name: (name not in self.probes, -round(self.node(name).score, 1)),
+        )
+
+    def take_probe(self, name: str) -> bool:
+        """Take the permit for the one call that a half-open breaker lets through; False where there is none."""
+        return self.probes.pop(name, None) is not None

@@ -1,0 +1,240 @@
+"""What is learned from how queries end, lane by lane, and what follows from it for the next ones.
+
+Lives on the bus, which sees every outcome, also those of executors that did not survive. What user code needs
+of it is laid down in the lane's Advice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fivestage.core.adaptive import AdaptivePolicy, LearnedLimit
+from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
+from fivestage.core.breaker import Breaker, BreakerPolicy, BreakerState
+from fivestage.core.health import NodeHealth
+from fivestage.core.window import Window
+from fivestage_schemas import Outcome, PipelineStatus, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from fivestage.core.events import Observer
+    from fivestage.core.outcome import Conclusion
+    from fivestage.core.plan import Plan
+    from fivestage.core.trail import StageRun
+
+MAX_LANES = 32
+"""Lanes beyond these share one policy: producers choose lanes, but not how much we remember."""
+MAX_NODES = 256
+ANSWERS = 500
+"""How many of the last answers tell how long an answer takes."""
+MIN_ANSWERS = 50
+REFRESH_S = 0.1
+"""How often figures in the advice are brought up to date; breakers are at once."""
+SLOW_SHARE = 0.9
+"""A call that took more of its limit than this is a slow one."""
+SLACK_S = 1e-6
+OTHER_LANES = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class LanePolicySettings:
+    """What the policies of all lanes have in common."""
+
+    plan: Plan
+    adaptive: AdaptivePolicy = field(default_factory=AdaptivePolicy)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    jitter: Callable[[], float] = lambda: 0.0
+    """Random numbers, 0..1."""
+
+
+class NodePolicy:
+    """One node in one lane."""
+
+    __slots__ = ("breaker", "health")
+
+    def __init__(self, settings: LanePolicySettings) -> None:
+        self.breaker = Breaker(settings.breaker, settings.jitter)
+        self.health = NodeHealth()
+
+    def record(self, run: StageRun, now: float) -> None:
+        """One call of the node has ended."""
+        failed = run.outcome is not Outcome.SUCCESS
+        if run.outcome is Outcome.TIMEOUT:
+            if run.granted_s < run.spec.fair_s - SLACK_S:
+                self.spare(run)  # others had used up its time, or the producer left it less
+                return
+            self.health.timed_out(now, run.duration_s)
+        elif failed:
+            self.health.failed(now)
+        else:
+            self.health.succeeded(now, run.duration_s)
+        slow = run.duration_s > SLOW_SHARE * run.granted_s
+        self.breaker.record(now, failed=failed, slow=slow, probe=run.probe)
+
+    def spare(self, run: StageRun) -> None:
+        """A call that says nothing about the node."""
+        if run.probe:
+            self.breaker.release_probe()
+
+    def advice(self, now: float) -> NodeAdvice:
+        """What is known of it."""
+        return NodeAdvice(self.breaker.state(now), round(self.health.score(now), 2), self.health.p95_s)
+
+
+class LanePolicy:
+    """One lane: learned limits, the time to an answer, its nodes."""
+
+    __slots__ = ("_answers", "_refreshed_at", "_settings", "advice", "limits", "name", "nodes")
+
+    def __init__(self, name: str, settings: LanePolicySettings) -> None:
+        self.name = name
+        self._settings = settings
+        self.limits = tuple(LearnedLimit(spec.limit_s, settings.adaptive) for spec in settings.plan.stages)
+        """In the order of the stages."""
+        self.nodes: dict[str, NodePolicy] = {}
+        self._answers = Window(ANSWERS)
+        self._refreshed_at = 0.0
+        self.advice = Advice.neutral(settings.plan)
+
+    def __repr__(self) -> str:
+        return f"<LanePolicy {self.name} {self.advice}>"
+
+    def concluded(self, conclusion: Conclusion, superseded: Iterable[StageRun], now: float) -> None:
+        """Learn from a query that has ended."""
+        for run in (*superseded, *conclusion.runs):
+            if run.started_at is None:
+                continue
+            self._learn_limit(run)
+            if run.node is not None and run.spec.stage_type is StageType.PROCESSING:
+                self._learn_node(run.node, run, now)
+        self._learn_answer_time(conclusion)
+
+    def answer_time_s(self, share: float) -> float | None:
+        """Within what time *share* of the answers are there; None while unknown."""
+        if len(self._answers) < MIN_ANSWERS:
+            return None
+        found = self._answers.quantile(share)
+        return None if found is None else min(found, self._settings.plan.total_s)
+
+    def refresh(self, now: float) -> None:
+        """Bring the advice up to date."""
+        self._refreshed_at = now
+        advice = self.advice
+        stages = self._stage_advice()
+        if stages != advice.stages:
+            advice.stages = stages
+        nodes = {name: node.advice(now) for name, node in self.nodes.items()}
+        if nodes != advice.nodes:
+            advice.nodes = nodes
+        for name, node in self.nodes.items():
+            if nodes[name].state is not BreakerState.HALF_OPEN:
+                advice.probes.pop(name, None)
+            elif node.breaker.try_probe(now):
+                advice.probes[name] = True
+
+    def refresh_if_due(self, now: float) -> None:
+        """The same, at most every REFRESH_S."""
+        if now - self._refreshed_at >= REFRESH_S:
+            self.refresh(now)
+
+    def _learn_limit(self, run: StageRun) -> None:
+        limit = self.limits[run.spec.sequence]
+        if run.outcome is Outcome.SUCCESS:
+            limit.succeeded(run.duration_s)
+        elif (
+            run.outcome is Outcome.TIMEOUT and run.granted_s >= min(run.spec.fair_s, limit.limit_s) - SLACK_S
+        ):
+            limit.timed_out(run.duration_s)  # one that was cut shorter says nothing about the limit
+
+    def _learn_node(self, name: str, run: StageRun, now: float) -> None:
+        node = self.nodes.get(name)
+        if node is None:
+            if len(self.nodes) >= MAX_NODES:
+                return
+            node = self.nodes[name] = NodePolicy(self._settings)
+        state = node.breaker.state(now)
+        node.record(run, now)
+        if node.breaker.state(now) is not state:
+            self.refresh(now)
+
+    def _learn_answer_time(self, conclusion: Conclusion) -> None:
+        if conclusion.status is PipelineStatus.SUCCESS:
+            ends = [
+                run.started_at + run.duration_s
+                for run in conclusion.runs
+                if run.spec.critical and run.started_at is not None
+            ]
+            if ends:
+                self._answers.add(max(ends) - conclusion.started_at)
+        elif conclusion.status is PipelineStatus.TIMEOUT:
+            whole = conclusion.budget_s >= self._settings.plan.total_s - SLACK_S
+            if whole:  # with less than the usual time it says little about how long an answer takes
+                self._answers.add(conclusion.duration_s, censored=True)
+
+    def _stage_advice(self) -> tuple[StageAdvice, ...]:
+        found: list[StageAdvice] = []
+        reserve_s = 0.0
+        for spec, limit in zip(reversed(self._settings.plan.stages), reversed(self.limits), strict=True):
+            need_s, typical_s = _rounded(limit.p95_s), _rounded(limit.median_s)
+            found.append(StageAdvice(_rounded(limit.limit_s), need_s, reserve_s, typical_s))
+            reserve_s += need_s if spec.critical else 0.0
+        return tuple(reversed(found))
+
+
+class Policies:
+    """The policies of all lanes."""
+
+    def __init__(self, settings: LanePolicySettings, observer: Observer) -> None:
+        self._settings = settings
+        self._observer = observer
+        self._states: dict[tuple[str, str], BreakerState] = {}
+        self.lanes: dict[str, LanePolicy] = {}
+
+    def __repr__(self) -> str:
+        return f"<Policies {list(self.lanes.values())}>"
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that all lanes start from."""
+        return self._settings.plan
+
+    def lane(self, name: str) -> LanePolicy:
+        """The policy of a lane."""
+        policy = self.lanes.get(name)
+        if policy is None:
+            if len(self.lanes) >= MAX_LANES:
+                name = OTHER_LANES
+            policy = self.lanes.setdefault(name, LanePolicy(name, self._settings))
+        return policy
+
+    def tick(self, now: float, stuck: frozenset[str]) -> None:
+        """Bring the advice of all lanes up to date.
+
+        Args:
+            now: Monotonic seconds.
+            stuck: Nodes that are not to be called for now, in any lane.
+        """
+        for lane in self.lanes.values():
+            if lane.advice.stuck != stuck:
+                lane.advice.stuck = stuck
+            lane.refresh_if_due(now)
+            self._tell_changes(lane)
+
+    def _tell_changes(self, lane: LanePolicy) -> None:
+        for name, node in lane.advice.nodes.items():
+            before = self._states.get((lane.name, name), BreakerState.CLOSED)
+            if node.state is not before:
+                self._states[lane.name, name] = node.state
+                self._observer.breaker_changed(lane.name, name, node.state)
+
+
+def stuck_nodes(names: Sequence[str], most: int) -> frozenset[str]:
+    """Those that occur *most* times or more among the names of code that did not come back."""
+    return frozenset(name for name in set(names) if name and names.count(name) >= most)
+
+
+def _rounded(seconds: float | None) -> float:
+    """To half milliseconds, so that advice changes only when it matters; 0 for what is unknown."""
+    return 0.0 if seconds is None else round(seconds * 2000) / 2000

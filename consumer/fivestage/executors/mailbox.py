@@ -1,0 +1,49 @@
+"""Hands messages to another event loop, waking it once for as many as there are."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+SLICE_S = 0.001
+
+
+class Mailbox:
+    """Calls functions on another loop, in order.
+
+    A loop is woken only when nobody has woken it already, so a burst costs one system call, not one per
+    message. Messages are taken out by slices of time: a loop looks at its timers only between callbacks, and
+    a burst of endings must not make the deadlines of other queries wait.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._messages: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._woken = False
+
+    def put(self, receive: Callable[..., None], *args: Any) -> None:
+        """Have ``receive(*args)`` called on the other loop; nothing happens if that has ended."""
+        self._messages.append((receive, args))
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # whoever watches the loop knows
+                self._woken = False
+
+    def _drain(self) -> None:
+        # Cleared before reading: a message put meanwhile wakes the loop again rather than being missed.
+        self._woken = False
+        messages, slice_end = self._messages, time.monotonic() + SLICE_S
+        while messages:
+            receive, args = messages.popleft()
+            receive(*args)
+            if messages and time.monotonic() > slice_end:
+                self._woken = True
+                self._loop.call_soon(self._drain)
+                return

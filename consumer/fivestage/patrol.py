@@ -1,0 +1,90 @@
+"""The patrol: looks after what runs, every few milliseconds, while something does.
+
+A query's deadline has a timer of its own. The patrol sees to the rest: code that does not give control back,
+stages that do not end at their limit, queries whose time is up while they wait, and nodes that had better not
+be called for now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fivestage.core.outcome import interrupted
+from fivestage.core.policy import stuck_nodes
+from fivestage.executors import TICK_S
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from fivestage.core.job import Job
+    from fivestage.core.policy import Policies
+    from fivestage.core.trail import RunningStage
+    from fivestage.dispatcher import Dispatcher
+    from fivestage.executors import Executor
+
+GRACE_S = 0.02
+"""How long after its limit a stage may take to end by itself."""
+
+
+class Patrol:
+    """Makes its rounds on the bus loop.
+
+    Args:
+        dispatcher: Whose queries it looks after.
+        executor: Where their code runs.
+        policies: Told which nodes are stuck.
+        max_stuck: How many calls of one node may not have come back before it gets no more.
+    """
+
+    def __init__(
+        self, *, dispatcher: Dispatcher, executor: Executor, policies: Policies, max_stuck: int
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._executor = executor
+        self._policies = policies
+        self._max_stuck = max_stuck
+        self._due_at: float | None = None
+        dispatcher.on_first = self.begin
+
+    def __repr__(self) -> str:
+        return f"<Patrol {'resting' if self._due_at is None else 'under way'}>"
+
+    def begin(self) -> None:
+        """Make rounds as long as queries run or wait."""
+        if self._due_at is None:
+            self._schedule(asyncio.get_running_loop().time() + TICK_S)
+
+    def _schedule(self, due_at: float) -> None:
+        self._due_at = due_at
+        asyncio.get_running_loop().call_at(due_at, self._round)
+
+    def _round(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._executor.check(now)
+        for job in tuple(self._dispatcher.jobs):
+            running = job.trail.overdue(now, GRACE_S)
+            if running is not None and now < job.ends_at:
+                self._end_stage(job, running, now)
+        self._dispatcher.end_waiting(now)
+        names = [left.name for left in self._executor.abandoned()]
+        self._policies.tick(now, stuck_nodes(names, self._max_stuck))
+        if self._dispatcher.jobs or self._dispatcher.waiting:
+            self._schedule(now + TICK_S)
+        else:
+            self._due_at = None
+
+    def _end_stage(self, job: Job, running: RunningStage, now: float) -> None:
+        """A stage has not ended at its limit: it is a timeout, and nobody waits for its code any more.
+
+        Another node may answer in the time that is left. Otherwise the query ends: what there is of it goes
+        out now, not at the deadline.
+        """
+        self._executor.cancel(job)
+        job.move()
+        run = interrupted(running, now, "did not end at its limit")
+        if running.spec.stage_type is StageType.PROCESSING:
+            job.trail.fail_over(run)
+            self._executor.submit(job)
+        else:
+            job.trail.finish(run)
+            self._dispatcher.finished(job)

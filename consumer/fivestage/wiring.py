@@ -1,0 +1,80 @@
+"""The inner parts, made from settings and introduced to each other: what Kafka and memory have in common."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, NamedTuple
+
+from fivestage.core.admission import Slots
+from fivestage.core.decode import DecodeLimits
+from fivestage.core.lanes import LaneShares
+from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
+from fivestage.core.ordering import KeyOrder
+from fivestage.core.policy import LanePolicySettings, Policies
+from fivestage.core.shed import Shedder, ShedPolicy
+from fivestage.dispatcher import Arrival, Dispatcher
+from fivestage.intake import Intake
+from fivestage.patrol import Patrol
+
+if TYPE_CHECKING:
+    from fivestage.core.encode import Encoder
+    from fivestage.core.events import Observer
+    from fivestage.core.ledger import Ledger
+    from fivestage.dispatcher import EventSink
+    from fivestage.executors import Executor
+    from fivestage.settings import Settings
+    from fivestage.telemetry.tracing import Tracing
+
+
+class Inner(NamedTuple):
+    """What takes records in and deals with them."""
+
+    intake: Intake
+    dispatcher: Dispatcher
+    patrol: Patrol
+    policies: Policies
+    slots: Slots[Arrival]
+
+
+def wire(
+    settings: Settings,
+    *,
+    ledger: Ledger,
+    encoder: Encoder,
+    executor: Executor,
+    sink: EventSink,
+    observer: Observer,
+    tracing: Tracing,
+) -> Inner:
+    """Make the parts between source and sink."""
+    admission, plan = settings.admission, settings.pipeline.plan()
+    breaker = settings.breaker.policy(settings.pipeline.total_timeout_ms)
+    policies = Policies(
+        LanePolicySettings(plan, settings.adaptive.policy(), breaker, random.random), observer
+    )
+    slots: Slots[Arrival] = Slots(_limiter(settings), LaneShares(settings.lanes))
+    dispatcher = Dispatcher(
+        plan=plan,
+        slots=slots,
+        shedder=Shedder(ShedPolicy(admission.shed, admission.shed_max_share)),
+        order=KeyOrder() if admission.ordering == "key" else None,
+        policies=policies,
+        ttl_ms=admission.query_ttl_ms,
+        limits=DecodeLimits(settings.lane, frozenset(settings.lanes), admission.max_value_bytes),
+        ledger=ledger,
+        encoder=encoder,
+        executor=executor,
+        sink=sink,
+        observer=observer,
+        tracing=tracing,
+    )
+    intake = Intake(dispatcher, max_in_flight=admission.max_in_flight, observer=observer)
+    max_stuck = max(1, settings.executor.max_abandoned // 2)
+    patrol = Patrol(dispatcher=dispatcher, executor=executor, policies=policies, max_stuck=max_stuck)
+    return Inner(intake, dispatcher, patrol, policies, slots)
+
+
+def _limiter(settings: Settings) -> ConcurrencyLimiter:
+    most = settings.admission.max_in_flight
+    fixed = not settings.admission.adaptive_limit
+    return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=most if fixed else min(4, most)))
