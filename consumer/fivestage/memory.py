@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from fivestage.app import Pipeline
     from fivestage.core.records import Record
+    from fivestage.executors import Executor
 
 TOPIC = "queries"
 STOP_S = 10.0
@@ -126,6 +127,7 @@ class MemoryBus:
         partitions: Partitions of the input topic.
         observer: Told of everything that happens.
         tracing: Makes the spans; those of OpenTelemetry's global provider when absent.
+        executor: Where the stages run; on the loop itself when absent.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class MemoryBus:
         partitions: int = 1,
         observer: Observer | None = None,
         tracing: Tracing | None = None,
+        executor: Executor | None = None,
     ) -> None:
         settings = settings or Settings()
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span)
@@ -143,7 +146,8 @@ class MemoryBus:
         self.source = MemorySource(self.ledger)
         self.sink = MemorySink()
         plan = settings.pipeline.plan()
-        self.executor = InlineExecutor(Orchestrator(app, plan=plan, threads=settings.executor.threads))
+        threads = settings.executor.threads
+        self.executor: Executor = executor or InlineExecutor(Orchestrator(app, plan=plan, threads=threads))
         self.inner = wire(
             settings,
             ledger=self.ledger,

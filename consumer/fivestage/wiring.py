@@ -76,5 +76,8 @@ def wire(
 
 def _limiter(settings: Settings) -> ConcurrencyLimiter:
     most = settings.admission.max_in_flight
-    fixed = not settings.admission.adaptive_limit
-    return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=most if fixed else min(4, most)))
+    if not settings.admission.adaptive_limit:
+        return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=most))
+    # Latency first seen under a backlog at full concurrency would pass for normal: begin with less.
+    first, least = min(most, max(16, most // 4)), min(most, max(4, most // 8))
+    return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=least, initial=first))

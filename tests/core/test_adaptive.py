@@ -162,6 +162,13 @@ def test_the_bounds_hold_whatever_happens(
             assert limit.limit_s == configured_s
 
 
+def test_no_rounding_leaves_the_bounds() -> None:
+    """In floats 1.171 + (1.171 * 3.02 - 1.171) is above 1.171 * 3.02: the limit is not."""
+    limit = LearnedLimit(1.171, AdaptivePolicy(min_samples=1, learning_rate=1.0, ceiling_ratio=3.02))
+    limit.timed_out(1.0)
+    assert limit.limit_s == 1.171 * 3.02
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

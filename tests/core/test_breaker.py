@@ -382,10 +382,10 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker.release_probe()
         self.model.permits = []
 
-    @rule()
-    def recover(self) -> None:
+    @rule(seconds=st.sampled_from([4.0, 5.0, 6.0]))
+    def recover(self, seconds: float) -> None:
         """The way back, which chance alone seldom takes: wait, then probe well as often as it takes."""
-        self.now += 8.0
+        self.now += seconds
         for _ in range(self.model.policy.half_open_calls):
             self.try_probe()
             self.end(".", probe=True)

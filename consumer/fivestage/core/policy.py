@@ -71,6 +71,8 @@ class NodePolicy:
         else:
             self.health.succeeded(now, run.duration_s)
         slow = run.duration_s > SLOW_SHARE * run.granted_s
+        if run.probe and self.breaker.policy.slow_call_rate < 1:  # else slow ones would not have opened it
+            failed = failed or slow
         self.breaker.record(now, failed=failed, slow=slow, probe=run.probe)
 
     def spare(self, run: StageRun) -> None:
