@@ -10,8 +10,9 @@ from fivestage.bus.source import Source
 from fivestage.core.breaker import BreakerState
 from fivestage.core.encode import Encoder
 from fivestage.core.records import Output
-from fivestage.executors import InlineExecutor, ThreadExecutor
+from fivestage.executors import InlineExecutor, ProcessExecutor, ThreadExecutor
 from fivestage.orchestrator import Orchestrator
+from fivestage.telemetry.logging import level_name
 from fivestage.telemetry.tracing import Tracing, make_provider
 from fivestage.watch import Watch
 from fivestage.wiring import Inner, wire
@@ -45,6 +46,7 @@ def assemble(
     settings: Settings,
     app: Pipeline,
     *,
+    app_path: str | None,
     metrics: Metrics,
     ledger: Ledger,
     largest_records: Mapping[Output, int],
@@ -56,6 +58,7 @@ def assemble(
     Args:
         settings: Everything that can be set.
         app: The user's stages and nodes.
+        app_path: Where worker processes import them from, ``MODULE:APP``; the built-in ones when None.
         metrics: The observer of all of them.
         ledger: Shared by source, dispatcher and committer.
         largest_records: What each output topic takes, in bytes.
@@ -65,7 +68,7 @@ def assemble(
     Raises:
         ConfigurationError: the exporter of traces that the environment asks for is not installed.
     """
-    executor = _executor(settings, app, metrics)
+    executor = _executor(settings, app, app_path, metrics, largest_event=_largest_event(largest_records))
     sink = Sink(settings, metrics, on_failure, max_record_bytes=min(largest_records.values()))
     inner = wire(
         settings,
@@ -92,20 +95,39 @@ def assemble(
     return parts
 
 
-def _executor(settings: Settings, app: Pipeline, observer: Observer) -> Executor:
-    orchestrator = Orchestrator(app, plan=settings.pipeline.plan(), threads=settings.executor.threads)
-    if settings.executor.kind == "inline":
+def _executor(
+    settings: Settings, app: Pipeline, app_path: str | None, observer: Observer, *, largest_event: int
+) -> Executor:
+    executor, plan = settings.executor, settings.pipeline.plan()
+    stall_s = executor.stall_ms / 1000
+    if executor.kind == "process":
+        return ProcessExecutor(
+            app_path,
+            plan,
+            workers=executor.workers,
+            threads=executor.threads,
+            observer=observer,
+            stall_s=stall_s,
+            max_data_bytes=largest_event,
+            setup=("fivestage.telemetry.logging:configure", level_name()),
+        )
+    orchestrator = Orchestrator(app, plan=plan, threads=executor.threads, max_data_bytes=largest_event)
+    if executor.kind == "inline":
         return InlineExecutor(orchestrator)
-    return ThreadExecutor(orchestrator, observer=observer, stall_s=settings.executor.stall_ms / 1000)
+    return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s)
 
 
 def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:
-    events = [size for output, size in largest_records.items() if output is not Output.DEAD_LETTERS]
     return Encoder(
         source=f"/fivestage/{settings.kafka.group_id}",
-        max_record_bytes=min(events),
+        max_record_bytes=_largest_event(largest_records),
         max_dead_letter_bytes=largest_records[Output.DEAD_LETTERS],
     )
+
+
+def _largest_event(largest_records: Mapping[Output, int]) -> int:
+    """The largest event that all topics of events take."""
+    return min(size for output, size in largest_records.items() if output is not Output.DEAD_LETTERS)
 
 
 def _tracing(settings: Settings) -> Tracing:

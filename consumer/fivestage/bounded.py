@@ -7,13 +7,14 @@ import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fivestage import forks
-from fivestage.core.event_json import to_json
+from fivestage.core.event_json import limited_json
 from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
 MAX_ERROR_CHARS = 512
+TOO_LARGE = "result_too_large"
 
 
 class StepMonitor:
@@ -66,6 +67,7 @@ async def bounded(
     given_up: Callable[[], bool],
     number: int = 0,
     monitor: StepMonitor | None = None,
+    max_bytes: int | None = None,
 ) -> Ending:
     """Await user code until *ends_at*; its result must be JSON.
 
@@ -79,6 +81,7 @@ async def bounded(
         given_up: Whether a cancellation comes from outside; else user code cancelled its own task, an error.
         number: The job's number for *monitor*.
         monitor: Told of every step.
+        max_bytes: Results that take more as JSON are left out of the ending.
 
     Raises:
         asyncio.CancelledError: the caller was cancelled from outside.
@@ -88,7 +91,7 @@ async def bounded(
     scope = Bounded(call, ends_at, number, monitor or _UNWATCHED)
     try:
         data = await scope
-        data_json = to_json(data)
+        data_json = limited_json(data, max_bytes)
     except BaseException as raised:
         if scope.closed:
             raise
@@ -104,6 +107,9 @@ async def bounded(
         return Ending.of_timeout(ends_at - started_at, ended_at - started_at)
     if failed is not None:
         return failed._replace(duration_s=ended_at - started_at)
+    if data_json is None:
+        text = f"data left out: it takes more than {max_bytes} bytes"
+        return Ending(Outcome.SUCCESS, ended_at - started_at, data, None, text, TOO_LARGE)
     return Ending(Outcome.SUCCESS, ended_at - started_at, data, data_json)
 
 
@@ -218,8 +224,8 @@ class Bounded:
         try:
             return go_on(value)
         finally:
+            forks.end_if_forked(self._forks)  # first: the cells may be in memory that it shares
             cells[0] = 0
-            forks.end_if_forked(self._forks)
 
     def _expire(self) -> None:
         self.expired = True

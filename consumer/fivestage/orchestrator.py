@@ -17,7 +17,7 @@ from fivestage.app import Pipeline
 from fivestage.bounded import Ending, bounded, leave_behind, within
 from fivestage.context import Query, StageContext
 from fivestage.core.deadline import stage_grant
-from fivestage.core.event_json import Envelope, result_json, stage_json, to_json
+from fivestage.core.event_json import Envelope, limited_json, result_json, stage_json
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
@@ -47,6 +47,7 @@ class Orchestrator:
         app: Stages and nodes; the built-in ones when absent.
         plan: Limits and criticality; the defaults of ``Plan.of()`` when absent.
         threads: How many blocking (``def``) stages and nodes may run at a time.
+        max_data_bytes: What stages return is left out of the results where it takes more as JSON.
 
     Example:
         >>> result = await Orchestrator().process_query("What is 15 + 7?")  # doctest: +SKIP
@@ -55,11 +56,19 @@ class Orchestrator:
     """
 
     def __init__(
-        self, app: Pipeline | None = None, *, plan: Plan | None = None, threads: int = DEFAULT_THREADS
+        self,
+        app: Pipeline | None = None,
+        *,
+        plan: Plan | None = None,
+        threads: int = DEFAULT_THREADS,
+        max_data_bytes: int | None = None,
     ) -> None:
         self.app = app or Pipeline()
         self.plan = plan or Plan.of()
         self.threads = ThreadPool(threads)
+        self._max_data_bytes = max_data_bytes
+        self._left_out = b"" if max_data_bytes is None else b" " * (max_data_bytes + 1)
+        """Stands for an answer that was too large to keep; the encoder refuses it for its size."""
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self.app} {self.threads}>"
@@ -135,7 +144,7 @@ class Orchestrator:
         for run in trail.runs:
             if run.success and run.data_json is not None:
                 ctx.stage_type = run.spec.stage_type
-                _take_over(trail, ctx, orjson.loads(run.data_json))
+                self._take_over(trail, ctx, orjson.loads(run.data_json))
         return ctx
 
     async def _process(self, stage: _Stage) -> StageRun:
@@ -199,9 +208,10 @@ class Orchestrator:
             given_up=lambda: stage.trail.closed,
             number=job.number,
             monitor=stage.monitor,
+            max_bytes=self._max_data_bytes,
         )
         if ending.outcome is Outcome.SUCCESS:
-            ending = _taken_over(stage.trail, ctx, ending)
+            ending = self._taken_over(stage.trail, ctx, ending)
         return StageRun(
             spec,
             ending.outcome,
@@ -228,6 +238,26 @@ class Orchestrator:
         if ctx.stage_type is StageType.DECISION:
             self._check_decision(data)
         return data
+
+    def _taken_over(self, trail: Trail, ctx: StageContext, ending: Ending) -> Ending:
+        """Let the later stages see what this one returned; if looking at it raises, the stage has failed."""
+        try:
+            self._take_over(trail, ctx, ending.data)
+        except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
+            return Ending.of_error(raised, ending.duration_s)
+        return ending
+
+    def _take_over(self, trail: Trail, ctx: StageContext, data: Any) -> None:
+        match ctx.stage_type:
+            case StageType.DECISION:
+                ctx.node = data
+            case StageType.PROCESSING:
+                ctx.answer, ctx.confidence = answer_of(data)
+                trail.confidence = ctx.confidence
+                trail.answer_json = limited_json(ctx.answer, self._max_data_bytes) or self._left_out
+            case StageType.VALIDATION:
+                ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
+        ctx.results[ctx.stage_type] = data
 
     def _handler(self, ctx: StageContext) -> Handler:
         if ctx.stage_type is not StageType.PROCESSING:
@@ -259,28 +289,6 @@ class _Stage(NamedTuple):
     def grant(self, now: float) -> StageGrant:
         """What the stage may take from *now* on."""
         return stage_grant(self.spec, self.advice, now=now, ends_at=self.job.ends_at)
-
-
-def _taken_over(trail: Trail, ctx: StageContext, ending: Ending) -> Ending:
-    """Let the later stages see what this one returned; if looking at it raises, the stage has failed."""
-    try:
-        _take_over(trail, ctx, ending.data)
-    except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
-        return Ending.of_error(raised, ending.duration_s)
-    return ending
-
-
-def _take_over(trail: Trail, ctx: StageContext, data: Any) -> None:
-    match ctx.stage_type:
-        case StageType.DECISION:
-            ctx.node = data
-        case StageType.PROCESSING:
-            ctx.answer, ctx.confidence = answer_of(data)
-            trail.confidence = ctx.confidence
-            trail.answer_json = to_json(ctx.answer)
-        case StageType.VALIDATION:
-            ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
-    ctx.results[ctx.stage_type] = data
 
 
 def answer_of(data: Any) -> tuple[Any, float | None]:

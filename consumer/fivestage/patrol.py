@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 0.02
 """How long after its limit a stage may take to end by itself."""
+SETTLE_S = 0.05
+"""How long code may take to end once it is told to, before that is held against its node."""
 
 
 class Patrol:
@@ -66,7 +68,7 @@ class Patrol:
             if running is not None and now < job.ends_at:
                 self._end_stage(job, running, now)
         self._dispatcher.end_waiting(now)
-        names = [left.name for left in self._executor.abandoned()]
+        names = [left.name for left in self._executor.abandoned() if now - left.since > SETTLE_S]
         self._policies.tick(now, stuck_nodes(names, self._max_stuck))
         if self._dispatcher.jobs or self._dispatcher.waiting:
             self._schedule(now + TICK_S)

@@ -20,7 +20,15 @@ from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
 from fivestage.bus import topics
 from fivestage.core.ledger import Ledger
-from fivestage.errors import BrokerError, ConfigurationError, DrainTimeoutError, FivestageError, PublishError
+from fivestage.errors import (
+    BrokerError,
+    ConfigurationError,
+    DrainTimeoutError,
+    FivestageError,
+    InvalidAppError,
+    PublishError,
+)
+from fivestage.executors.nursery import LOAD_TIMEOUT_S
 from fivestage.telemetry.logging import announce, described
 from fivestage.telemetry.metrics import Metrics
 from fivestage.telemetry.tracing import flush_provider
@@ -54,11 +62,13 @@ class Service:
     Args:
         settings: Everything that can be set.
         app: The user's stages and nodes.
+        app_path: Where worker processes import them from, ``MODULE:APP``; the built-in ones when None.
     """
 
-    def __init__(self, settings: Settings, app: Pipeline) -> None:
+    def __init__(self, settings: Settings, app: Pipeline, app_path: str | None = None) -> None:
         self.settings = settings
         self.app = app
+        self.app_path = app_path
         self._ending = asyncio.Event()
         self._signalled = False
         self._failure: Exception | None = None
@@ -103,11 +113,11 @@ class Service:
         ending = asyncio.ensure_future(self._ending.wait())
         try:
             await asyncio.wait(
-                {starting, ending}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+                {starting, ending}, timeout=self._start_timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
             if not starting.done() and not ending.done():
                 raise ConfigurationError(
-                    f"Kafka does not let this client in within {START_TIMEOUT_S:.0f} s: are all brokers "
+                    f"Kafka does not let this client in within {self._start_timeout_s:.0f} s: are all brokers "
                     "reachable at the addresses they advertise, and may this principal produce idempotently?"
                 )
         finally:
@@ -121,6 +131,11 @@ class Service:
         starting.result()
         return True
 
+    @property
+    def _start_timeout_s(self) -> float:
+        loading_s = LOAD_TIMEOUT_S if self.settings.executor.kind == "process" else 0.0
+        return START_TIMEOUT_S + loading_s
+
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
         if settings.topics.create:
@@ -129,6 +144,7 @@ class Service:
         self.parts = parts = assemble(
             settings,
             self.app,
+            app_path=self.app_path,
             metrics=self.metrics,
             ledger=self.ledger,
             largest_records=await topics.largest_records(settings),
@@ -263,7 +279,7 @@ def _give_up(total_s: float) -> None:
     os._exit(1)
 
 
-def run(settings: Settings, app: Pipeline) -> int:
+def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
     """Run a service in this process until it is told to end; returns the exit code.
 
     0 after SIGTERM or SIGINT and a complete drain, 1 when Kafka or the drain failed, 2 when something must
@@ -273,16 +289,16 @@ def run(settings: Settings, app: Pipeline) -> int:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_main(settings, app))
+        return loop.run_until_complete(_main(settings, app, app_path))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
 
 
-async def _main(settings: Settings, app: Pipeline) -> int:
+async def _main(settings: Settings, app: Pipeline, app_path: str | None) -> int:
     try:
-        return await Service(settings, app).run()
-    except ConfigurationError as error:
+        return await Service(settings, app, app_path).run()
+    except (ConfigurationError, InvalidAppError) as error:
         log.error("cannot run", error=str(error))  # noqa: TRY400 - one line, no traceback
         return 2
     except FivestageError as error:

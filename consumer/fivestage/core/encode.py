@@ -120,7 +120,7 @@ class Encoder:
             answer_json=None,
             confidence=None,
             degraded=False,
-            error=f"the answer has {size} bytes, the topic takes records of {self._max_record_bytes}",
+            error=f"the answer takes more than the {self._max_record_bytes} bytes of the topic's records",
             error_type=_TOO_LARGE,
         )
         return self._result(stamp, failed, bare), failed

@@ -62,6 +62,24 @@ def to_json(data: Any) -> bytes:
         return json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
+    """The same; None for what takes more than *max_bytes*.
+
+    Text that is too long is seen without encoding it, which would keep the interpreter for tens of
+    milliseconds.
+
+    Raises:
+        TypeError, ValueError: *data* is no JSON value.
+    """
+    if max_bytes is None:
+        return to_json(data)
+    parts = data.values() if isinstance(data, dict) else (data,)
+    if any(isinstance(part, str) and len(part) > max_bytes for part in parts):
+        return None
+    encoded = to_json(data)
+    return encoded if len(encoded) <= max_bytes else None
+
+
 def stage_json(envelope: Envelope, run: StageRun) -> bytes:
     """The StageResult of one stage."""
     spec, outcome = run.spec, run.outcome

@@ -58,11 +58,11 @@ class NodePolicy:
         self.breaker = Breaker(settings.breaker, settings.jitter)
         self.health = NodeHealth()
 
-    def record(self, run: StageRun, now: float) -> None:
-        """One call of the node has ended."""
+    def record(self, run: StageRun, now: float, *, limit_s: float) -> None:
+        """One call of the node has ended; *limit_s* is the limit of its stage."""
         failed = run.outcome is not Outcome.SUCCESS
         if run.outcome is Outcome.TIMEOUT:
-            if run.granted_s < run.spec.fair_s - SLACK_S:
+            if not was_fair(run, limit_s):
                 self.spare(run)  # others had used up its time, or the producer left it less
                 return
             self.health.timed_out(now, run.duration_s)
@@ -108,9 +108,9 @@ class LanePolicy:
         for run in (*superseded, *conclusion.runs):
             if run.started_at is None:
                 continue
-            self._learn_limit(run)
             if run.node is not None and run.spec.stage_type is StageType.PROCESSING:
                 self._learn_node(run.node, run, now)
+            self._learn_limit(run)
         self._learn_answer_time(conclusion)
 
     def answer_time_s(self, share: float) -> float | None:
@@ -157,7 +157,7 @@ class LanePolicy:
                 return
             node = self.nodes[name] = NodePolicy(self._settings)
         state = node.breaker.state(now)
-        node.record(run, now)
+        node.record(run, now, limit_s=self.limits[run.spec.sequence].limit_s)
         if node.breaker.state(now) is not state:
             self.refresh(now)
 
@@ -230,6 +230,11 @@ class Policies:
             if node.state is not before:
                 self._states[lane.name, name] = node.state
                 self._observer.breaker_changed(lane.name, name, node.state)
+
+
+def was_fair(run: StageRun, limit_s: float) -> bool:
+    """Whether a stage had the time that was its due: its limit, or what the stages before it must leave."""
+    return run.granted_s >= min(run.spec.fair_s, limit_s) - SLACK_S
 
 
 def stuck_nodes(names: Sequence[str], most: int) -> frozenset[str]:

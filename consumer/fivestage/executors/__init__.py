@@ -2,6 +2,7 @@
 
 from fivestage.executors.inline import InlineExecutor
 from fivestage.executors.port import TICK_S, Executor, OnFinished
+from fivestage.executors.process import ProcessExecutor
 from fivestage.executors.thread import ThreadExecutor
 
-__all__ = ["TICK_S", "Executor", "InlineExecutor", "OnFinished", "ThreadExecutor"]
+__all__ = ["TICK_S", "Executor", "InlineExecutor", "OnFinished", "ProcessExecutor", "ThreadExecutor"]

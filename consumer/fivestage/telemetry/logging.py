@@ -50,6 +50,11 @@ def configure(level: str = "INFO") -> None:
     logging.getLogger("aiokafka").setLevel(max(number, _AIOKAFKA_LEVEL))
 
 
+def level_name() -> str:
+    """The level that ``configure`` has set."""
+    return logging.getLevelName(logging.getLogger().level)
+
+
 def described(error: BaseException | None) -> dict[str, Any]:
     """An exception for the log: its class and where it was raised.
 

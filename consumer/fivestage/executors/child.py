@@ -1,0 +1,214 @@
+"""A worker process: an event loop that runs jobs for the bus. It is a fork of the zygote."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+import structlog
+
+from fivestage.bounded import StepMonitor
+from fivestage.core.job import Job
+from fivestage.executors import messages
+from fivestage.executors.host import JobHost
+from fivestage.executors.port import TICK_S
+from fivestage.executors.relay import Outbox, Relay
+from fivestage.executors.wire import Decoder, encode
+from fivestage.orchestrator import Orchestrator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.app import Pipeline
+    from fivestage.core.advice import Advice
+    from fivestage.core.plan import Plan
+    from fivestage.core.trail import Trail
+    from fivestage.executors.wire import Frame
+    from fivestage.threads import Abandoned
+
+RECEIVE_BYTES: Final = 65536
+_PR_SET_PDEATHSIG: Final = 1
+
+log = structlog.get_logger("fivestage.executor")
+
+
+class Part(NamedTuple):
+    """What a worker is to run."""
+
+    app: Pipeline
+    plan: Plan
+    threads: int
+    max_data_bytes: int
+
+
+def bind_to(parent: int) -> None:
+    """Have this process end with its parent, whose number is *parent*."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
+
+
+def main(part: Part, fileno: int, memory: int, parent: int) -> NoReturn:
+    """Be a worker until the bus says it is enough.
+
+    Args:
+        part: What to run.
+        fileno: The socket to the bus.
+        memory: The page shared with the bus, for the monitor.
+        parent: The zygote's number.
+    """
+    bind_to(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the bus decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cells = memoryview(mmap.mmap(memory, mmap.PAGESIZE)).cast("Q")
+    os.close(memory)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.set_exception_handler(_log_without_text)
+    child = _Child(part, socket.socket(fileno=fileno), StepMonitor(cells), loop)
+    child.run()
+
+
+class _Reporting(Orchestrator):
+    """Reports a job's end at once: until its task is seen to have ended, other code may block."""
+
+    def __init__(self, part: Part, on_end: Callable[[Trail], None]) -> None:
+        super().__init__(part.app, plan=part.plan, threads=part.threads)
+        self._on_end = on_end
+
+    async def run(self, job: Job, trail: Trail, monitor: StepMonitor | None = None) -> None:
+        """See Orchestrator."""
+        await super().run(job, trail, monitor)
+        self._on_end(trail)
+
+
+class _Child:
+    """Does what the bus says."""
+
+    def __init__(
+        self, part: Part, connection: socket.socket, monitor: StepMonitor, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._part = part
+        self._socket = connection
+        self._loop = loop
+        self._outbox = Outbox(connection)
+        self._decoder = Decoder()
+        self._orchestrator = _Reporting(part, lambda trail: self._report(trail, completed=True))
+        self._host = JobHost(self._orchestrator, self._on_done, monitor)
+        self._lanes: dict[str, Advice] = {}
+        self._trails: dict[int, tuple[Job, Relay]] = {}
+        self._probes: dict[int, tuple[str, ...]] = {}
+        """The nodes that may be tried once, by the trail they came with."""
+        self._new_probes: tuple[str, ...] = ()
+        self._ticking = False
+        self._stuck: list[Abandoned] = []
+        self._quitting = False
+        self._does = {
+            messages.START: self._start,
+            messages.CANCEL: self._cancel,
+            messages.ADVICE: self._advice,
+            messages.PING: self._ping,
+            messages.QUIT: self._quit,
+        }
+
+    def run(self) -> NoReturn:
+        """Run the loop until the bus says it is enough, or has gone."""
+        self._loop.add_reader(self._socket, self._read)
+        self._outbox.send(encode((messages.HELLO,)))
+        while not self._quitting:  # a node may stop the loop, or raise SystemExit in a task: it goes on
+            try:
+                self._loop.run_forever()
+            except BaseException as error:  # noqa: BLE001 - likewise
+                log.warning("a node's own task ended the loop", error_type=type(error).__name__)
+        end()
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._quitting = True
+            self._loop.stop()
+            return
+        for frame in self._decoder.feed(data):
+            self._does[frame.head[0]](frame)
+
+    def _start(self, frame: Frame) -> None:
+        trail = Relay(self._outbox, self._part.max_data_bytes)
+        told = messages.started(frame, self._part.plan, trail)
+        advice = self._lanes.get(told.query.lane)
+        now = self._loop.time()
+        job = Job(told.query, self._part.plan, started_at=now, ends_at=told.ends_at, advice=advice)
+        job.number, trail.serial, job.trail = told.number, told.serial, trail
+        self._trails[trail.serial] = job, trail
+        if self._new_probes:
+            self._probes[trail.serial], self._new_probes = self._new_probes, ()
+        self._host.start(job, trail)
+
+    def _cancel(self, frame: Frame) -> None:
+        job, trail = self._trails.get(frame.head[1], (None, None))
+        if job is not None and trail is not None:
+            trail.closed = True
+            self._host.cancel(job, trail)
+
+    def _advice(self, frame: Frame) -> None:
+        self._new_probes = messages.take_advice(frame, self._lanes)
+
+    def _ping(self, _: Frame) -> None:
+        self._outbox.send(encode((messages.PONG,)))
+
+    def _quit(self, _: Frame) -> None:
+        self._quitting = True
+        self._loop.stop()
+
+    def _report(self, trail: Trail, *, completed: bool) -> None:
+        """A job has ended; what it did not try may be tried elsewhere."""
+        assert isinstance(trail, Relay)  # noqa: S101 - it was made above
+        job, _ = self._trails.pop(trail.serial)
+        unused = [name for name in self._probes.pop(trail.serial, ()) if job.advice.take_probe(name)]
+        self._outbox.send(encode((messages.DONE, trail.serial, completed, unused)))
+        if self._orchestrator.threads.busy and not self._ticking:
+            self._tick()
+
+    def _on_done(self, _: Job, trail: Trail, completed: bool) -> None:  # noqa: FBT001 - see JobHost
+        trail.closed = True
+        if not completed:
+            self._report(trail, completed=False)
+
+    def _tick(self) -> None:
+        """Interrupt what runs on in threads, and tell the bus of it; while there are busy ones."""
+        threads = self._orchestrator.threads
+        threads.interrupt(time.monotonic())
+        stuck = threads.abandoned()
+        if stuck != self._stuck:
+            self._stuck = stuck
+            self._outbox.send(encode((messages.STATUS, [list(one) for one in stuck])))
+        self._ticking = bool(threads.busy or stuck)
+        if self._ticking:
+            self._loop.call_later(TICK_S, self._tick)
+
+
+def end() -> NoReturn:
+    """End this process: neither a stuck thread nor what the app wanted done at exit may keep it."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(0)
+
+
+def _log_without_text(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a node's own tasks raise is told by its class: the text may hold a query."""
+    error = context.get("exception")
+    said = str(context.get("message", "")).partition("<")[0][:80]  # what follows describes objects
+    log.error("trouble in a node's own tasks", said=said, error_type=type(error).__name__)

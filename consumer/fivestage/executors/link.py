@@ -1,0 +1,190 @@
+"""The bus's end of one worker process: a socket, a page of shared memory, and a handle on the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from fivestage.bounded import StepMonitor
+from fivestage.executors.messages import HELLO
+from fivestage.executors.wire import Decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.executors.wire import Frame
+
+RECEIVE_BYTES: Final = 65536
+"""Read in one turn of the loop: what that holds of the smallest frames is dealt with in a millisecond."""
+MAX_TURNS: Final = 256
+"""Turns after the process's end; what it has written before is in the socket and comes to less."""
+
+log = structlog.get_logger("fivestage.executor")
+_BUFFER: Final = bytearray(RECEIVE_BYTES)
+"""One for all links: what is read is dealt with before the next reads."""
+
+
+class Link:
+    """Made before its process is: what is written meanwhile waits in the socket.
+
+    Used from the bus loop. Nothing here raises for what the process does: it may end at any moment, and its
+    code may write anything into the socket.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket, self._far_socket = socket.socketpair()
+        self._socket.setblocking(False)
+        self._memory = os.memfd_create("fivestage-worker", os.MFD_CLOEXEC)
+        os.ftruncate(self._memory, mmap.PAGESIZE)
+        self.monitor = StepMonitor(memoryview(mmap.mmap(self._memory, mmap.PAGESIZE)).cast("Q"))
+        """Whose code has control there; still to be read when the process has ended."""
+        self.on_frame: Callable[[Frame], None] = _ignore
+        """Called with what the process says; a ValueError, TypeError or LookupError means it is nonsense."""
+        self.pid: int | None = None
+        self.spawned_at: float | None = None
+        self.greeted = asyncio.Event()
+        """The process has said hello."""
+        self._pidfd: int | None = None
+        self._decoder = Decoder()
+        self._unsent: list[bytes] = []
+        self._flushing = False
+        self._at_end = False
+        self._dead = False
+        self._closed = False
+        self._loop.add_reader(self._socket, self._read)
+
+    def __repr__(self) -> str:
+        return f"<Link pid={self.pid} {'gone' if self.gone else 'open'}>"
+
+    @property
+    def gone(self) -> bool:
+        """The process has ended, and all that it said has been dealt with."""
+        return self._dead and self._at_end
+
+    @property
+    def far_end(self) -> tuple[int, int]:
+        """What the process gets: its socket and the shared memory."""
+        return self._far_socket.fileno(), self._memory
+
+    def handed_over(self) -> None:
+        """The far end is on its way to the process."""
+        if not self._closed:
+            self._closed = True
+            self._far_socket.close()
+            os.close(self._memory)
+
+    def spawned(self, pid: int, pidfd: int) -> None:
+        """The process is there; *pidfd* stands for it even when its number is used again."""
+        self.pid, self._pidfd, self.spawned_at = pid, pidfd, time.monotonic()
+        self._loop.add_reader(pidfd, self._on_death)
+        if self._at_end:
+            self.kill()
+
+    def lost(self) -> None:
+        """Whoever made, or should have made, the process has ended, and so has the process."""
+        self.handed_over()
+        self._on_death()
+
+    def kill(self) -> None:
+        """End the process at once, or before it is there. Harmless when it has ended."""
+        if self.pid is None:
+            self.lost()
+        elif self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    # Writing
+
+    def write(self, frame: bytes) -> None:
+        """Send a frame, in one system call with what else is written in this turn of the loop."""
+        if self._at_end:
+            return
+        self._unsent.append(frame)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._at_end:
+            return
+        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it has closed its end, which is read as such
+            self._unsent.clear()
+            return
+        self._unsent = [data[sent:]] if sent < len(data) else []
+        if self._unsent:
+            self._flushing = True
+            self._loop.add_writer(self._socket, self._go_on)
+
+    def _go_on(self) -> None:
+        self._loop.remove_writer(self._socket)
+        self._flush()
+
+    # Reading
+
+    def _read(self) -> bool:
+        """Deal with what there is to read; whether there may be more."""
+        try:
+            size = self._socket.recv_into(_BUFFER)
+        except BlockingIOError:
+            return False
+        except OSError:
+            size = 0
+        if not size:
+            self._end()
+            return False
+        with memoryview(_BUFFER) as view, view[:size] as data:
+            self._receive(data)
+        return not self._at_end
+
+    def _receive(self, data: memoryview) -> None:
+        try:
+            for frame in self._decoder.feed(data):
+                if frame.head[0] == HELLO:
+                    self.greeted.set()
+                else:
+                    self.on_frame(frame)
+        except (ValueError, TypeError, LookupError) as error:
+            log.warning("a worker's socket holds nonsense", pid=self.pid, error_type=type(error).__name__)
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing more is read: the process is of no use, whether it has ended or not."""
+        if not self._at_end:
+            self._at_end = True
+            self._unsent.clear()
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+            self.handed_over()
+            self.kill()
+
+    def _on_death(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+        # A copy of it that its code has forked may keep the socket open: there is no end to wait for.
+        for _ in range(MAX_TURNS):
+            if self._at_end or not self._read():
+                break
+        self._dead = True
+        self._end()
+
+
+def _ignore(_: Frame) -> None:
+    """Nobody listens: a spare has nothing to say."""

@@ -1,0 +1,207 @@
+"""What the bus and its worker processes tell each other. Pure: the sockets are in link.py and child.py.
+
+The head of a frame starts with the kind of message.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+
+from fivestage.context import Query
+from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
+from fivestage.core.breaker import BreakerState
+from fivestage.core.plan import Plan, StageSpec
+from fivestage.core.trail import RunningStage, StageRun, Trail
+from fivestage.executors.wire import Cutter, Frame, encode
+from fivestage_schemas import Outcome, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fivestage.core.job import Job
+
+# To the worker
+START: Final = "start"
+CANCEL: Final = "cancel"
+ADVICE: Final = "advice"
+PING: Final = "ping"
+QUIT: Final = "quit"
+# To the bus
+HELLO: Final = "hello"
+RUNNING: Final = "running"
+FINISHED: Final = "finished"
+FAILED_OVER: Final = "failed_over"
+DONE: Final = "done"
+STATUS: Final = "status"
+PONG: Final = "pong"
+
+MAX_LANES: Final = 256
+"""How many lanes' advice a worker remembers; with more it forgets them all, and is told anew."""
+LEFT_OUT: Final = "result_too_large"
+_OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
+_DATA: Final = 2
+"""Where the size of the data is among the values of a run."""
+_HUGE: Final = 1e300
+"""Stands for an infinite duration, which JSON has not."""
+
+# Jobs
+
+
+def start(job: Job, serial: int) -> bytes:
+    """Begin a job where its trail ends; *serial* names the trail from now on."""
+    query, trail = job.query, job.trail
+    context = orjson.dumps(query.context) if query.context else b""
+    ended = [*trail.runs, *trail.superseded]
+    return encode(
+        (
+            START, job.number, serial, query.query_id, query.user_input, query.lane, job.ends_at,
+            trail.attempt, len(context),
+            [_values(run) for run in trail.runs], [_values(run) for run in trail.superseded],
+        ),
+        context,
+        *(run.data_json or b"" for run in ended),
+    )  # fmt: skip
+
+
+class Started(NamedTuple):
+    """What ``start`` says."""
+
+    number: int
+    serial: int
+    query: Query
+    ends_at: float
+
+
+def started(frame: Frame, plan: Plan, trail: Trail) -> Started:
+    """Read ``start``; *trail* gets what had ended before."""
+    _, number, serial, query_id, user_input, lane, ends_at, attempt, size, runs, superseded = frame.head
+    cutter = Cutter(frame.blob)
+    context = orjson.loads(cutter.take(size) or b"") if size else {}
+    trail.attempt = attempt
+    trail.runs = [_run(values, cutter.take(values[_DATA]), plan) for values in runs]
+    trail.superseded = [_run(values, cutter.take(values[_DATA]), plan) for values in superseded]
+    return Started(number, serial, Query(query_id, user_input, lane, context), ends_at)
+
+
+# Stages
+
+
+def running(serial: int, stage: RunningStage) -> bytes:
+    """A stage begins."""
+    return encode((RUNNING, serial, stage.spec.sequence, *stage[1:]))
+
+
+def finished(kind: str, serial: int, run: StageRun, trail: Trail, max_data_bytes: int) -> bytes:
+    """A stage has ended, or failed over; what is larger than *max_data_bytes* is left out.
+
+    Args:
+        kind: FINISHED or FAILED_OVER.
+        serial: The trail's.
+        run: The stage.
+        trail: Its answer and confidence are sent along with a processing stage that succeeded.
+        max_data_bytes: The limit of data and answer, each.
+    """
+    data, answer, confidence = run.data_json or b"", b"", None
+    if run.success and run.spec.stage_type is StageType.PROCESSING:
+        answer, confidence = trail.answer_json or b"", trail.confidence
+    size = len(answer)
+    if len(data) > max_data_bytes:
+        text = f"data left out: it has {len(data)} bytes, at most {max_data_bytes} are taken"
+        data, run = b"", run._replace(data_json=None, error=text, error_type=LEFT_OUT)
+    if size > max_data_bytes:
+        answer = b""
+    head = kind, serial, len(trail.superseded), size, len(answer), confidence, _values(run)
+    return encode(head, data, answer)
+
+
+class Finished(NamedTuple):
+    """What ``finished`` says."""
+
+    run: StageRun
+    superseded: int
+    """How many attempts before this one count as failed."""
+    answer_json: bytes
+    answer_bytes: int
+    """The size of the answer, also of one that was left out."""
+    confidence: float | None
+
+
+def ended(frame: Frame, plan: Plan) -> Finished:
+    """Read ``finished``."""
+    _, _, superseded, size, sent, confidence, values = frame.head
+    blob, data_size = frame.blob, values[_DATA]
+    data = None if data_size is None else blob[:data_size]
+    return Finished(_run(values, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
+
+
+def runs_now(frame: Frame, plan: Plan) -> RunningStage:
+    """Read ``running``."""
+    _, _, sequence, started_at, granted_s, node, attempt, probe = frame.head
+    return RunningStage(plan.stages[sequence], started_at, granted_s, node, attempt, probe)
+
+
+def _values(run: StageRun) -> tuple[Any, ...]:
+    size = None if run.data_json is None else len(run.data_json)
+    return run.spec.sequence, run.outcome, size, *run[3:]
+
+
+def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
+    return StageRun(plan.stages[values[0]], _OUTCOMES[values[1]], data, *values[3:])
+
+
+# What is known beforehand
+
+
+def advice(lane: str, known: Advice, probes: Iterable[str]) -> bytes:
+    """What is known of a lane, and the *probes* that this worker may make."""
+    nodes = {
+        name: (node.state, node.score, None if node.p95_s is None else _finite(node.p95_s))
+        for name, node in known.nodes.items()
+    }
+    stages = [[*map(_finite, stage)] for stage in known.stages]
+    return encode((ADVICE, lane, stages, nodes, sorted(known.stuck), list(probes)))
+
+
+def take_advice(frame: Frame, lanes: dict[str, Advice]) -> tuple[str, ...]:
+    """Read ``advice`` into *lanes*; returns the nodes that may be tried once."""
+    _, lane, stages, nodes, stuck, probes = frame.head
+    make_room(lanes, lane)
+    parts = tuple(StageAdvice(*stage) for stage in stages)
+    known = lanes.setdefault(lane, Advice(parts))
+    known.stages = parts
+    known.nodes = {
+        name: NodeAdvice(BreakerState(state), score, p95_s) for name, (state, score, p95_s) in nodes.items()
+    }
+    known.stuck = frozenset(stuck)
+    kept = {**known.probes, **dict.fromkeys(probes, True)}
+    known.probes = {name: True for name in kept if known.node(name).state is BreakerState.HALF_OPEN}
+    return tuple(probes)
+
+
+def make_room(lanes: dict[str, Any], lane: str) -> None:
+    """Forget all lanes before there are too many: both ends do so at the same frame."""
+    if lane not in lanes and len(lanes) >= MAX_LANES:
+        lanes.clear()
+
+
+def plan_values(plan: Plan) -> list[Any]:
+    """A plan, for JSON."""
+    stages = [(spec.stage_type, spec.limit_s, spec.critical, spec.fair_s) for spec in plan.stages]
+    return [plan.total_s, stages]
+
+
+def plan_of(values: Sequence[Any]) -> Plan:
+    """The plan again."""
+    total_s, stages = values
+    specs = [
+        StageSpec(StageType(name), sequence, limit_s, critical, fair_s)
+        for sequence, (name, limit_s, critical, fair_s) in enumerate(stages)
+    ]
+    return Plan(tuple(specs), total_s)
+
+
+def _finite(seconds: float) -> float:
+    return seconds if isfinite(seconds) else _HUGE

@@ -1,0 +1,202 @@
+"""The bus's view of one worker process: what runs there, and whether it turns."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from fivestage.core.breaker import BreakerState
+from fivestage.executors import messages
+from fivestage.executors.roster import Roster
+from fivestage.executors.stall import StallDetector
+from fivestage.executors.wire import encode
+from fivestage.threads import INTERRUPT_EVERY_S, Abandoned
+
+if TYPE_CHECKING:
+    from fivestage.core.job import Job
+    from fivestage.core.trail import Trail
+    from fivestage.executors.link import Link
+    from fivestage.executors.port import OnFinished
+    from fivestage.executors.wire import Frame
+
+GREETING_S: Final = 5.0
+"""How long a process that has been forked may take to say hello."""
+QUIT_S: Final = 0.05
+"""How long a worker that turns may take to end by itself."""
+MAX_STUCK: Final = 4
+"""How much code that does not end in spite of being interrupted a worker may hold."""
+STUCK_S: Final = 2 * INTERRUPT_EVERY_S
+"""Code that runs on for longer has withstood an interruption."""
+MAX_STUCK_S: Final = 1.0 + INTERRUPT_EVERY_S
+"""How long any code may run on."""
+
+
+class ProcessWorker:
+    """One loop in one process. See Worker.
+
+    Args:
+        link: To the process.
+        on_finished: See Executor.
+        stall_s: How long one step may take.
+        left_out: Stands for an answer too large to be taken.
+    """
+
+    def __init__(self, link: Link, on_finished: OnFinished, stall_s: float, left_out: bytes) -> None:
+        self.roster = Roster(on_finished)
+        self.link = link
+        link.on_frame = self._hear
+        self._left_out = left_out
+        self._stall = StallDetector(link.monitor, stall_s)
+        self._serials = count(1)
+        self._given: dict[int, tuple[Job, Trail]] = {}
+        """What runs there, by the number its trail has there."""
+        self._trails: dict[Trail, int] = {}
+        self._told: dict[str, tuple[Any, ...]] = {}
+        """What it was told of each lane."""
+        self._stuck: list[Abandoned] = []
+        self._pinged_at: float | None = None
+        self._last_lag_s = 0.0
+        self._quit_at: float | None = None
+        self._hears = {
+            messages.RUNNING: self._on_running,
+            messages.FINISHED: self._on_finished,
+            messages.FAILED_OVER: self._on_failed_over,
+            messages.DONE: self._on_done,
+            messages.STATUS: self._on_status,
+            messages.PONG: self._on_pong,
+        }
+
+    def __repr__(self) -> str:
+        return f"<ProcessWorker {self.link} {self.roster} {self.link.monitor}>"
+
+    def start(self, job: Job) -> None:
+        """See Worker."""
+        self.roster.place(job)
+        serial = next(self._serials)
+        self._given[serial] = job, job.trail
+        self._trails[job.trail] = serial
+        self._tell(job)
+        self.link.write(messages.start(job, serial))
+
+    def cancel(self, job: Job) -> None:
+        """See Worker."""
+        self.roster.leave(job, time.monotonic())
+        serial = self._trails.get(job.trail)
+        if serial is not None:
+            self.link.write(encode((messages.CANCEL, serial)))
+
+    def _tell(self, job: Job) -> None:
+        """Tell what is new about the job's lane. A permit for a probe is given to one worker alone."""
+        lane, advice = job.query.lane, job.advice
+        probes = [name for name in tuple(advice.probes) if advice.take_probe(name)]
+        known = advice.stages, advice.nodes, advice.stuck
+        told = self._told.get(lane)
+        if told is not None and not probes:
+            if all(new is old for new, old in zip(known, told, strict=True)):
+                return
+            if known == told:
+                self._told[lane] = known
+                return
+        messages.make_room(self._told, lane)
+        self._told[lane] = known
+        self.link.write(messages.advice(lane, advice, probes))
+
+    def look(self, now: float, *, count: bool) -> str | None:
+        """See Worker."""
+        link = self.link
+        if link.gone:
+            return "its process has ended"
+        if not link.greeted.is_set():
+            late = link.spawned_at is not None and now - link.spawned_at > GREETING_S
+            return "its process does not say hello" if late else None
+        why = self._stall.look(answering=self._pinged_at is None, count=count)
+        if self._pinged_at is None and self.roster:
+            self._pinged_at = now
+            link.write(encode((messages.PING,)))
+        return why
+
+    @property
+    def lag_s(self) -> float:
+        """See Worker."""
+        pinged_at = self._pinged_at
+        return self._last_lag_s if pinged_at is None else time.monotonic() - pinged_at
+
+    @property
+    def culprit(self) -> Job | None:
+        """See Worker."""
+        number, _ = self.link.monitor.seen()
+        return self.roster.find(number) if number else None
+
+    def put_down(self, now: float) -> None:
+        """See Worker. One that turns may flush its output first."""
+        if self._quit_at is None and self._pinged_at is None:
+            self._quit_at = now
+            self.link.write(encode((messages.QUIT,)))
+        if self._quit_at is None or now - self._quit_at > QUIT_S:
+            self.link.kill()
+
+    @property
+    def gone(self) -> bool:
+        """See Worker."""
+        return self.link.gone
+
+    @property
+    def tired(self) -> bool:
+        """See Worker."""
+        if not self._stuck and not self.roster.left:
+            return False
+        now = time.monotonic()
+        withstood = sum(now - one.since > STUCK_S for one in self._stuck)
+        return withstood > MAX_STUCK or any(now - one.since > MAX_STUCK_S for one in self.abandoned())
+
+    def abandoned(self) -> list[Abandoned]:
+        """See Worker."""
+        return [*self.roster.left.values(), *self._stuck]
+
+    # What the process says
+
+    def _hear(self, frame: Frame) -> None:
+        self._hears[frame.head[0]](frame)
+
+    def _writable(self, frame: Frame) -> tuple[Job, Trail] | None:
+        """The job and trail a frame is about, unless the query has ended or goes on elsewhere."""
+        job, trail = self._given[frame.head[1]]
+        return None if trail.closed else (job, trail)
+
+    def _on_running(self, frame: Frame) -> None:
+        if given := self._writable(frame):
+            job, trail = given
+            trail.start(messages.runs_now(frame, job.plan))
+
+    def _on_finished(self, frame: Frame) -> None:
+        if given := self._writable(frame):
+            job, trail = given
+            ended = messages.ended(frame, job.plan)
+            del trail.superseded[ended.superseded :]
+            if ended.answer_bytes:
+                trail.confidence = ended.confidence
+                trail.answer_json = ended.answer_json or self._left_out
+            trail.finish(ended.run)
+
+    def _on_failed_over(self, frame: Frame) -> None:
+        if given := self._writable(frame):
+            job, trail = given
+            trail.fail_over(messages.ended(frame, job.plan).run)
+
+    def _on_done(self, frame: Frame) -> None:
+        _, serial, completed, unused = frame.head
+        job, trail = self._given.pop(serial)
+        del self._trails[trail]
+        for name in unused:
+            if job.advice.node(name).state is BreakerState.HALF_OPEN:
+                job.advice.probes[name] = True
+        self.roster.done(job, trail, completed)
+
+    def _on_status(self, frame: Frame) -> None:
+        self._stuck = [Abandoned(name, since) for name, since in frame.head[1]]
+
+    def _on_pong(self, _: Frame) -> None:
+        if self._pinged_at is not None:
+            self._last_lag_s = time.monotonic() - self._pinged_at
+            self._pinged_at = None

@@ -1,0 +1,117 @@
+"""Frames between the bus and its worker processes. Pure: bytes in, values out, and back.
+
+A frame is a head, which is a short JSON array, and a blob. The data of stages is JSON already; it travels in
+the blob as it is, so that the bus neither parses nor escapes it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MAX_HEAD_BYTES: Final = 1 << 24
+MAX_BLOB_BYTES: Final = 1 << 30
+MAX_PACKET_BYTES: Final = 1 << 17
+"""The largest message to or from the zygote, whose socket keeps messages apart by itself."""
+_SIZES: Final = struct.Struct("<II")
+
+
+class Frame(NamedTuple):
+    """One message."""
+
+    head: list[Any]
+    blob: bytes = b""
+
+
+def encode(head: Sequence[Any], *blobs: bytes) -> bytes:
+    """One frame, as bytes; the blobs follow each other in its blob."""
+    try:
+        text = orjson.dumps(head)
+    except TypeError:  # a lone surrogate: the names of classes and nodes are the user's
+        text = orjson.dumps(_printable(head))
+    return b"".join((_SIZES.pack(len(text), sum(map(len, blobs))), text, *blobs))
+
+
+class Decoder:
+    """Cuts a stream of bytes into frames, however it arrives."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<Decoder {len(self._rest)} bytes of the next frame>"
+
+    def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
+        """Yield the frames that *data* completes; all of them must be taken.
+
+        Raises:
+            ValueError: from here on this is no stream of frames.
+        """
+        if self._rest:
+            self._rest += data
+            if not _is_whole(self._rest):
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        view = data if isinstance(data, memoryview) else memoryview(data)
+        start, available = 0, len(view)
+        while available - start >= _SIZES.size:
+            head, blob = _SIZES.unpack_from(view, start)
+            blob_start = start + _SIZES.size + head
+            end = blob_start + blob
+            if end > available:
+                break
+            values = orjson.loads(view[start + _SIZES.size : blob_start])
+            yield Frame(values, bytes(view[blob_start:end]) if blob else b"")
+            start = end
+        if start < available:
+            self._rest += view[start:]
+            _is_whole(self._rest)
+
+
+def _is_whole(rest: bytearray) -> bool:
+    """Whether a frame is there from head to end.
+
+    Raises:
+        ValueError: what is there begins no frame.
+    """
+    if len(rest) < _SIZES.size:
+        return False
+    head, blob = _SIZES.unpack_from(rest)
+    if head > MAX_HEAD_BYTES or blob > MAX_BLOB_BYTES:
+        raise ValueError("no frame: too large")
+    return len(rest) >= _SIZES.size + int(head) + int(blob)
+
+
+class Cutter:
+    """Takes a blob apart again."""
+
+    __slots__ = ("_at", "_blob")
+
+    def __init__(self, blob: bytes) -> None:
+        self._blob = blob
+        self._at = 0
+
+    def take(self, size: int | None) -> bytes | None:
+        """The next *size* bytes; None where there were none to send."""
+        if size is None:
+            return None
+        start, self._at = self._at, self._at + size
+        return self._blob[start : self._at]
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    return value
