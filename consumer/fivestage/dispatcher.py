@@ -16,7 +16,7 @@ from fivestage.core.decode import DecodeLimits, Readable, Unreadable, Unreadable
 from fivestage.core.event_json import Envelope
 from fivestage.core.job import Job
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
-from fivestage.core.outcome import conclude
+from fivestage.core.outcome import CLOCK_SLACK_S, conclude
 from fivestage.core.records import CorruptRecord
 from fivestage.core.shed import Verdict
 from fivestage_schemas import PipelineStatus, TimeoutReason
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.ordering import KeyOrder
     from fivestage.core.outcome import Conclusion
-    from fivestage.core.plan import Plan
     from fivestage.core.policy import LanePolicy, Policies
     from fivestage.core.records import OutputRecord, Record
     from fivestage.core.shed import Shedder
@@ -62,6 +61,19 @@ class Arrival(NamedTuple):
     """Until when its answer is of use (monotonic seconds); None = as long as it takes."""
 
 
+class Admission(NamedTuple):
+    """Who may run, and when."""
+
+    slots: Slots[Arrival]
+    """How many may run, and who is next."""
+    shedder: Shedder
+    """Refuses what cannot be answered in time."""
+    order: KeyOrder[tuple[str, int, bytes], Arrival] | None
+    """Keeps equal keys one after the other; None where order does not matter."""
+    ttl_ms: int
+    """How long after its timestamp a record is of use; 0 = for ever."""
+
+
 class Ticket(NamedTuple):
     """A record in flight: what to publish about it, and where to enter that it is finished."""
 
@@ -74,12 +86,8 @@ class Dispatcher:
     """Takes records in, hands queries to the executor, publishes what becomes of them.
 
     Args:
-        plan: Limits of the stages.
-        slots: How many may run, and who is next.
-        shedder: Refuses what cannot be answered in time.
-        order: Keeps equal keys one after the other; None where order does not matter.
+        admission: Who may run, and when.
         policies: What is learned, lane by lane.
-        ttl_ms: How long after its timestamp a record is of use; 0 = for ever.
         limits: What a record may look like.
         ledger: Books of the assigned partitions; records are begun by the source and finished here.
         encoder: Writes the events.
@@ -88,12 +96,8 @@ class Dispatcher:
     def __init__(
         self,
         *,
-        plan: Plan,
-        slots: Slots[Arrival],
-        shedder: Shedder,
-        order: KeyOrder[tuple[str, int, bytes], Arrival] | None,
+        admission: Admission,
         policies: Policies,
-        ttl_ms: int,
         limits: DecodeLimits,
         ledger: Ledger,
         encoder: Encoder,
@@ -103,12 +107,9 @@ class Dispatcher:
         tracing: Tracing,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._plan = plan
-        self._slots = slots
-        self._shedder = shedder
-        self._order = order
+        self._plan = policies.plan
+        self._slots, self._shedder, self._order, self._ttl_ms = admission
         self._policies = policies
-        self._ttl_ms = ttl_ms
         self._limits = limits
         self._ledger = ledger
         self._encoder = encoder
@@ -298,7 +299,8 @@ class Dispatcher:
         )
 
     def _grant(self, arrival: Arrival, readable: Readable, now: float, wall_now: float) -> Budget:
-        return grant(
+        """What a query may take; one that has waited keeps its deadline, however the wall clock was set."""
+        budget = grant(
             now=now,
             wall_now=wall_now,
             total_s=self._plan.total_s,
@@ -308,9 +310,10 @@ class Dispatcher:
             written_at=_written_at(arrival.record),
             ttl_ms=self._ttl_ms,
         )
+        return budget if arrival.due_at is None else budget.not_beyond(arrival.due_at, now)
 
     def _refusal(self, budget: Budget, policy: LanePolicy, lane: str, now: float) -> TimeoutReason | None:
-        """Why a query is not begun. Where slots are dear, it must be likely to be in time, else about even."""
+        """Why a query is not begun. Where slots are dear, it must be likely to be in time, else even."""
         if budget.expired:
             return TimeoutReason.EXPIRED_BEFORE_START
         if budget.granted_s >= self._plan.total_s:
@@ -381,9 +384,8 @@ class Dispatcher:
         if job.trail.superseded:
             self._observer.failed_over(job.query.lane, len(job.trail.superseded))
         late = conclusion.status is PipelineStatus.TIMEOUT
-        if conclusion.status is PipelineStatus.SUCCESS or (
-            late and conclusion.budget_s >= self._plan.total_s
-        ):
+        whole = conclusion.budget_s >= self._plan.total_s - CLOCK_SLACK_S
+        if conclusion.status is PipelineStatus.SUCCESS or (late and whole):
             self._slots.learn(now, duration_s=conclusion.duration_s, dropped=late)
 
     def _publish(self, ticket: Ticket, records: list[OutputRecord]) -> None:

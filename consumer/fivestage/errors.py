@@ -52,5 +52,5 @@ class DrainTimeoutError(FivestageError):
     """Work in flight did not end within the time that shutdown allows."""
 
 
-class StageInterrupted(BaseException):  # noqa: N818 - like KeyboardInterrupt, it is nobody's error to handle
+class StageInterrupted(BaseException):
     """Thrown into a thread whose query has ended and whose code goes on; cleaning up is all it should do."""

@@ -67,7 +67,7 @@ class Orchestrator:
         self.plan = plan or Plan.of()
         self.threads = ThreadPool(threads)
         self._max_data_bytes = max_data_bytes
-        self._left_out = b"" if max_data_bytes is None else b" " * (max_data_bytes + 1)
+        self._left_out = b"" if max_data_bytes is None else b'"%b"' % (b" " * max_data_bytes)
         """Stands for an answer that was too large to keep; the encoder refuses it for its size."""
 
     def __repr__(self) -> str:

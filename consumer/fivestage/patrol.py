@@ -52,9 +52,11 @@ class Patrol:
         return f"<Patrol {'resting' if self._due_at is None else 'under way'}>"
 
     def begin(self) -> None:
-        """Make rounds as long as queries run or wait."""
+        """Make rounds as long as queries run or wait, or code of ended ones runs on."""
         if self._due_at is None:
-            self._schedule(asyncio.get_running_loop().time() + TICK_S)
+            now = asyncio.get_running_loop().time()
+            self._policies.tick(now, frozenset())  # for the first query, not at the round after it
+            self._schedule(now + TICK_S)
 
     def _schedule(self, due_at: float) -> None:
         self._due_at = due_at
@@ -68,9 +70,10 @@ class Patrol:
             if running is not None and now < job.ends_at:
                 self._end_stage(job, running, now)
         self._dispatcher.end_waiting(now)
-        names = [left.name for left in self._executor.abandoned() if now - left.since > SETTLE_S]
+        abandoned = self._executor.abandoned()
+        names = [left.name for left in abandoned if now - left.since > SETTLE_S]
         self._policies.tick(now, stuck_nodes(names, self._max_stuck))
-        if self._dispatcher.jobs or self._dispatcher.waiting:
+        if self._dispatcher.jobs or self._dispatcher.waiting or abandoned:
             self._schedule(now + TICK_S)
         else:
             self._due_at = None

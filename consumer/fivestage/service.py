@@ -117,8 +117,9 @@ class Service:
             )
             if not starting.done() and not ending.done():
                 raise ConfigurationError(
-                    f"Kafka does not let this client in within {self._start_timeout_s:.0f} s: are all brokers "
-                    "reachable at the addresses they advertise, and may this principal produce idempotently?"
+                    f"Kafka does not let this client in within {self._start_timeout_s:.0f} s: are all "
+                    "brokers reachable at the addresses they advertise, and may this principal produce "
+                    "idempotently?"
                 )
         finally:
             ending.cancel()

@@ -47,7 +47,7 @@ class _Call:
         self.function: Callable[[], Any] | None = function
         self.name = name
         self.thread: int | None = None
-        """The thread that carries it out, while it does."""
+        """The thread that carries it out, while that may be interrupted."""
         self.abandoned_at: float | None = None
         self.lost = False
         """It was abandoned while a thread carried it out."""
@@ -125,9 +125,10 @@ class ThreadPool:
             if since is None or now - since < due or call.interrupts >= MAX_INTERRUPTS:
                 continue
             with self._lock:
-                if call.thread is not None:  # it has not come back meanwhile
+                thread = call.thread
+                if thread is not None:  # it has not come back meanwhile
                     call.interrupts += 1
-                    throw_into(call.thread)
+                    throw_into(thread)
 
     def close(self) -> None:
         """Let idle threads end, and busy ones after their call. Does not wait."""
@@ -139,7 +140,7 @@ class ThreadPool:
     def _abandon(self, call: _Call, now: float) -> None:
         with self._lock:
             call.abandoned_at = now
-            if call.thread is not None:
+            if call in self._running:
                 call.lost = True
                 self._lost += 1
                 self._grow()
@@ -155,7 +156,6 @@ class ThreadPool:
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             with self._lock:
-                call.thread = threading.get_ident()
                 self._running.add(call)
                 if call.abandoned_at is not None:  # while it waited: it never begins
                     call.function = None
@@ -180,25 +180,27 @@ class ThreadPool:
                 self._grow()
             return ends
 
-    def _out_of_reach(self, call: _Call) -> None:
-        """From here on nobody interrupts the thread; what was thrown a moment ago is taken back."""
-        with self._lock:
-            call.thread = None
-        if call.interrupts:
-            throw_into(threading.get_ident(), None)
-
     def _carry_out(self, call: _Call) -> tuple[Any, BaseException | None]:
+        """Run a call; whatever it is interrupted by strikes in here and nowhere else.
+
+        Python looks for what was thrown into a thread when it calls something, and when it jumps back. So
+        there is neither outside of the two ``try``: a loop that begins anew here would have a gap there.
+        """
         ended: tuple[Any, BaseException | None] = None, None
         try:
+            call.thread = threading.get_ident()
             ended = _run(call)
         except StageInterrupted as interrupted:  # just too late for the code it was meant for
             ended = None, interrupted
-        while True:
-            try:
-                self._out_of_reach(call)
-            except StageInterrupted:
-                continue
-            return ended
+        call.thread = None  # nobody throws any more, except who has just looked, with the lock
+        try:
+            with self._lock:
+                take_back = call.interrupts > 0
+            if take_back:
+                throw_into(threading.get_ident(), None)
+        except StageInterrupted:
+            pass
+        return ended
 
 
 def throw_into(thread: int, exception: type[BaseException] | None = StageInterrupted) -> None:

@@ -104,8 +104,8 @@ class Watch:
             return None
         names = ", ".join(sorted({name for name in stuck if name}))
         return (
-            f"{len(stuck)} stages have run on for {STUCK_AFTER_S:.0f} s after their end (executor.max_abandoned): "
-            f"{names} ignores its cancellation or blocks for ever"
+            f"{len(stuck)} stages have run on for {STUCK_AFTER_S:.0f} s after their end "
+            f"(executor.max_abandoned): {names} ignores its cancellation or blocks for ever"
         )
 
     def live(self) -> Health:

@@ -12,7 +12,7 @@ from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
 from fivestage.core.ordering import KeyOrder
 from fivestage.core.policy import LanePolicySettings, Policies
 from fivestage.core.shed import Shedder, ShedPolicy
-from fivestage.dispatcher import Arrival, Dispatcher
+from fivestage.dispatcher import Admission, Arrival, Dispatcher
 from fivestage.intake import Intake
 from fivestage.patrol import Patrol
 
@@ -47,19 +47,20 @@ def wire(
     tracing: Tracing,
 ) -> Inner:
     """Make the parts between source and sink."""
-    admission, plan = settings.admission, settings.pipeline.plan()
     breaker = settings.breaker.policy(settings.pipeline.total_timeout_ms)
     policies = Policies(
-        LanePolicySettings(plan, settings.adaptive.policy(), breaker, random.random), observer
+        LanePolicySettings(settings.pipeline.plan(), settings.adaptive.policy(), breaker, random.random),
+        observer,
     )
     slots: Slots[Arrival] = Slots(_limiter(settings), LaneShares(settings.lanes))
+    admission = settings.admission
+    shedder = Shedder(ShedPolicy(admission.shed, admission.shed_max_share))
+    order: KeyOrder[tuple[str, int, bytes], Arrival] | None = (
+        KeyOrder() if admission.ordering == "key" else None
+    )
     dispatcher = Dispatcher(
-        plan=plan,
-        slots=slots,
-        shedder=Shedder(ShedPolicy(admission.shed, admission.shed_max_share)),
-        order=KeyOrder() if admission.ordering == "key" else None,
+        admission=Admission(slots, shedder, order, admission.query_ttl_ms),
         policies=policies,
-        ttl_ms=admission.query_ttl_ms,
         limits=DecodeLimits(settings.lane, frozenset(settings.lanes), admission.max_value_bytes),
         ledger=ledger,
         encoder=encoder,

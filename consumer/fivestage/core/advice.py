@@ -87,5 +87,5 @@ class Advice:
         )
 
     def take_probe(self, name: str) -> bool:
-        """Take the permit for the one call that a half-open breaker lets through; False where there is none."""
+        """Take the permit for the call that a half-open breaker lets through; False where there is none."""
         return self.probes.pop(name, None) is not None

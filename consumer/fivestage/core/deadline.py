@@ -29,6 +29,12 @@ class Budget(NamedTuple):
         """There is nothing left: do not start."""
         return self.granted_s <= 0
 
+    def not_beyond(self, due_at: float, now: float) -> Budget:
+        """The same, or what is left from *now* until *due_at* where that is less."""
+        if due_at >= self.ends_at:
+            return self
+        return self._replace(ends_at=due_at, granted_s=due_at - now, due_at=due_at)
+
 
 def grant(
     *,

@@ -24,7 +24,8 @@ class Job:
     """
 
     __slots__ = (
-        "advice", "ended", "ends_at", "number", "origin", "place", "plan", "query", "started_at", "timer", "trail",
+        "advice", "ended", "ends_at", "number", "origin", "place", "plan", "query", "started_at", "timer",
+        "trail",
     )  # fmt: skip
 
     def __init__(

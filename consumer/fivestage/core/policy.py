@@ -133,7 +133,10 @@ class LanePolicy:
         for name, node in self.nodes.items():
             if nodes[name].state is not BreakerState.HALF_OPEN:
                 advice.probes.pop(name, None)
-            elif node.breaker.try_probe(now):
+                continue
+            if name in advice.probes:
+                node.breaker.release_probe()  # nobody has taken it: its time begins anew
+            if node.breaker.try_probe(now):
                 advice.probes[name] = True
 
     def refresh_if_due(self, now: float) -> None:
@@ -142,12 +145,10 @@ class LanePolicy:
             self.refresh(now)
 
     def _learn_limit(self, run: StageRun) -> None:
-        limit = self.limits[run.spec.sequence]
+        limit, advised_s = self.limits[run.spec.sequence], self.advice.stages[run.spec.sequence].limit_s
         if run.outcome is Outcome.SUCCESS:
             limit.succeeded(run.duration_s)
-        elif (
-            run.outcome is Outcome.TIMEOUT and run.granted_s >= min(run.spec.fair_s, limit.limit_s) - SLACK_S
-        ):
+        elif run.outcome is Outcome.TIMEOUT and run.granted_s >= min(run.spec.fair_s, advised_s) - SLACK_S:
             limit.timed_out(run.duration_s)  # one that was cut shorter says nothing about the limit
 
     def _learn_node(self, name: str, run: StageRun, now: float) -> None:

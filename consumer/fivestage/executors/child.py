@@ -80,7 +80,7 @@ class _Reporting(Orchestrator):
     """Reports a job's end at once: until its task is seen to have ended, other code may block."""
 
     def __init__(self, part: Part, on_end: Callable[[Trail], None]) -> None:
-        super().__init__(part.app, plan=part.plan, threads=part.threads)
+        super().__init__(part.app, plan=part.plan, threads=part.threads, max_data_bytes=part.max_data_bytes)
         self._on_end = on_end
 
     async def run(self, job: Job, trail: Trail, monitor: StepMonitor | None = None) -> None:

@@ -58,7 +58,7 @@ class Worker(Protocol):
 
     @property
     def tired(self) -> bool:
-        """It works, and should be replaced all the same: too much code runs on in it that nobody waits for."""
+        """It works, and should be replaced all the same: too much code that nobody waits for runs on."""
 
     @property
     def culprit(self) -> Job | None:
@@ -92,6 +92,7 @@ class Fleet:
         self._workers: list[Worker] = []
         self._condemned: list[Worker] = []
         self._checked_at = 0.0
+        self._ending = False
         self._dismissing: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -117,6 +118,8 @@ class Fleet:
 
     def check(self, now: float) -> None:
         """See Executor."""
+        if self._ending:  # workers that end are not replaced
+            return
         # A look that comes late says that this process had no CPU, not that the workers stand still.
         in_time = now - self._checked_at < 2 * TICK_S
         self._checked_at = now
@@ -130,6 +133,7 @@ class Fleet:
         """Give up all jobs, let them clean up for half the time, and end the workers, whatever they do."""
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_s
+        self._ending = True
         workers = [*self._workers, *self._condemned]
         if self._dismissing is not None:
             self._dismissing.cancel()
@@ -137,7 +141,7 @@ class Fleet:
             for job in list(worker.roster.jobs.values()):
                 worker.cancel(job)
                 job.end()
-        while any(worker.roster.left for worker in self._workers) and clock() < end - timeout_s / 2:
+        while any(worker.roster.left for worker in self._workers) and clock() < end - timeout_s / 2:  # noqa: ASYNC110 - other threads change it
             await asyncio.sleep(TICK_S)
         while not all(worker.gone for worker in workers) and clock() < end:
             for worker in workers:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class JobHost:
     """Starts and cancels jobs. Used from the loop they run on.
 
-    A job that is moved away and back may have two tasks here for a while: they are told apart by their trails.
+    A job that is moved away and back may have two tasks here for a while: their trails tell them apart.
 
     Args:
         orchestrator: Runs them.

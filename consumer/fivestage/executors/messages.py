@@ -40,7 +40,6 @@ PONG: Final = "pong"
 
 MAX_LANES: Final = 256
 """How many lanes' advice a worker remembers; with more it forgets them all, and is told anew."""
-LEFT_OUT: Final = "result_too_large"
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 _DATA: Final = 2
 """Where the size of the data is among the values of a run."""
@@ -95,22 +94,19 @@ def running(serial: int, stage: RunningStage) -> bytes:
 
 
 def finished(kind: str, serial: int, run: StageRun, trail: Trail, max_data_bytes: int) -> bytes:
-    """A stage has ended, or failed over; what is larger than *max_data_bytes* is left out.
+    """A stage has ended, or failed over; its data has been left out already if it is too large.
 
     Args:
         kind: FINISHED or FAILED_OVER.
         serial: The trail's.
         run: The stage.
         trail: Its answer and confidence are sent along with a processing stage that succeeded.
-        max_data_bytes: The limit of data and answer, each.
+        max_data_bytes: An answer that takes more is left out.
     """
     data, answer, confidence = run.data_json or b"", b"", None
     if run.success and run.spec.stage_type is StageType.PROCESSING:
         answer, confidence = trail.answer_json or b"", trail.confidence
     size = len(answer)
-    if len(data) > max_data_bytes:
-        text = f"data left out: it has {len(data)} bytes, at most {max_data_bytes} are taken"
-        data, run = b"", run._replace(data_json=None, error=text, error_type=LEFT_OUT)
     if size > max_data_bytes:
         answer = b""
     head = kind, serial, len(trail.superseded), size, len(answer), confidence, _values(run)

@@ -34,6 +34,9 @@ POLL_S: Final = 0.005
 log = structlog.get_logger("fivestage.executor")
 
 
+_ZYGOTE: Final = "from fivestage.executors.zygote import main; main()"
+
+
 class Nursery:
     """Makes the links to worker processes. Used from the bus loop.
 
@@ -149,7 +152,7 @@ class Nursery:
         self._control.setblocking(False)
         with far:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and our own module
-                [sys.executable, "-m", "fivestage.executors.zygote", str(far.fileno())],
+                [sys.executable, "-c", _ZYGOTE, str(far.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(far.fileno(),),
             )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fivestage.core.job import Job
-from fivestage.threads import Abandoned
+
+if TYPE_CHECKING:
+    from fivestage.threads import Abandoned
 
 TICK_S = 0.01
 """How often ``check`` is called while queries are in flight."""

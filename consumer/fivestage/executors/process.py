@@ -59,7 +59,7 @@ class ProcessExecutor(Fleet):
         }
         self._load_timeout_s = load_timeout_s
         self._stall_s = stall_s
-        self._left_out = b" " * (max_data_bytes + 1)  # the encoder refuses it for its size
+        self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder refuses it for its size
         self._nursery: Nursery | None = None
         super().__init__(self._make, size=workers, observer=observer)
 

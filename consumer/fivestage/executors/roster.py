@@ -33,7 +33,7 @@ class Roster:
         self.jobs[job.trail] = job
 
     def leave(self, job: Job, now: float) -> None:
-        """Nobody waits for a job here any more: its trail is closed, so that the end of its code says nothing."""
+        """Nobody waits for a job here any more: its trail is closed, so the end of its code says nothing."""
         job.trail.closed = True
         if self.jobs.pop(job.trail, None) is not None:
             running = job.trail.running

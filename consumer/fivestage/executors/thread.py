@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("fivestage.executor")
 _LEFTOVERS: Final[list[set[asyncio.Task[Any]]]] = []
-"""Tasks that would not end with their loop. Collecting them would run their code on whatever thread that is."""
+"""Tasks that would not end with their loop. Collecting them would run their code on some other thread."""
 
 
 class ThreadWorker:
@@ -126,25 +126,22 @@ class ThreadWorker:
     # In the thread
 
     def _main(self) -> None:
-        while not self._quitting:  # a node may stop the loop, or raise SystemExit in a task: it goes on
-            with contextlib.suppress(BaseException):
-                self._loop.run_forever()
-        with contextlib.suppress(StageInterrupted):
-            if left := asyncio.all_tasks(self._loop):
-                _LEFTOVERS.append(left)
-            self._loop.close()
-        self._end()
-
-    def _end(self) -> None:
-        """From here on nobody interrupts the thread; what was thrown a moment ago is taken back."""
-        while True:
-            try:
-                with self._lock:
-                    self._over = True
-                throw_into(threading.get_ident(), None)
-            except StageInterrupted:
-                continue
-            return
+        try:
+            while not self._quitting:  # a node may stop the loop, or raise SystemExit in a task: it goes on
+                with contextlib.suppress(BaseException):
+                    self._loop.run_forever()
+        except StageInterrupted:  # between two turns
+            pass
+        self._over = True  # nobody throws any more, except who has just looked, with the lock
+        try:
+            with self._lock:
+                pass
+            throw_into(threading.get_ident(), None)
+        except StageInterrupted:
+            pass
+        if left := asyncio.all_tasks(self._loop):
+            _LEFTOVERS.append(left)
+        self._loop.close()
 
     def _quit(self) -> None:
         self._quitting = True

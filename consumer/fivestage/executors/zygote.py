@@ -182,7 +182,3 @@ def _fork() -> int:
             return os.fork()
         time.sleep(FORK_AGAIN_S)
     return os.fork()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,470 @@
+"""What user code does to its process stays there: with real processes, and code at its worst."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage import ConfigurationError, InvalidAppError, Orchestrator, Query
+from fivestage.core.advice import Advice, NodeAdvice
+from fivestage.core.breaker import BreakerState
+from fivestage.core.events import Observer
+from fivestage.core.job import Job
+from fivestage.executors.nursery import MAX_RESTARTS
+from fivestage.executors.port import TICK_S
+from fivestage.executors.process_worker import ProcessWorker
+from fivestage.executors.thread import ThreadExecutor
+from fivestage_schemas import Outcome, StageType
+from support import process_app
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from fivestage.core.trail import StageRun
+    from fivestage.executors import Executor
+    from fivestage.executors.process import ProcessExecutor
+
+pytestmark = pytest.mark.realtime
+PLAN = process_app.PLAN
+LIMIT_S = 30.0
+"""For whatever happens at all; nothing is measured by it."""
+
+
+class Replacements(Observer):
+    """Why workers were replaced."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def executor_replaced(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+class Bus:
+    """An executor, looked at as the dispatcher does, and what it reported."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.finished: list[Job] = []
+        self._checking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.executor.start(self.finished.append)
+        self._checking = asyncio.create_task(self._check())
+
+    async def stop(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+        await self.executor.stop(10.0)
+
+    async def _check(self) -> None:
+        while True:
+            self.executor.check(asyncio.get_running_loop().time())
+            await asyncio.sleep(TICK_S)
+
+    def submit(self, text: str, advice: Advice | None = None) -> Job:
+        """Begin a query; its node is the first word of *text*."""
+        now, query = asyncio.get_running_loop().time(), Query("q", text, context={"n": [1, None]})
+        job = Job(query, PLAN, started_at=now, ends_at=now + process_app.LONG_S, advice=advice)
+        self.executor.submit(job)
+        return job
+
+    def give_up(self, job: Job) -> None:
+        """End a job as its deadline does."""
+        job.end()
+        self.executor.cancel(job)
+
+    async def ask(self, text: str) -> Job:
+        """Have a query answered."""
+        job = self.submit(text)
+        await self.ended(job)
+        return job
+
+    async def ended(self, *jobs: Job) -> None:
+        """Wait for the end of jobs."""
+        await until(lambda: all(job in self.finished for job in jobs))
+
+    async def processing(self, job: Job) -> None:
+        """Wait until a job's node has been called."""
+        await until(lambda: running_stage(job) is StageType.PROCESSING)
+
+
+class ProcessBus(Bus):
+    """A process executor, and why its workers were replaced."""
+
+    executor: ProcessExecutor
+
+    def __init__(self, **options: Any) -> None:
+        self.observer = Replacements()
+        super().__init__(process_app.executor(observer=self.observer, **options))
+
+    @property
+    def zygote(self) -> int:
+        return self.executor.pids()[0]
+
+    @property
+    def worker(self) -> ProcessWorker:
+        worker = self.executor._workers[0]
+        assert isinstance(worker, ProcessWorker)
+        return worker
+
+    async def worker_pid(self) -> int:
+        await until(lambda: self.worker.link.pid is not None)
+        assert self.worker.link.pid is not None
+        return self.worker.link.pid
+
+
+@contextlib.asynccontextmanager
+async def started(bus: Bus) -> AsyncIterator[None]:
+    """The time between a bus's start and stop."""
+    await bus.start()
+    try:
+        yield
+    finally:
+        await bus.stop()
+
+
+@pytest.fixture
+async def bus() -> AsyncIterator[ProcessBus]:
+    """An executor with one worker."""
+    bus = ProcessBus()
+    async with started(bus):
+        yield bus
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def running_stage(job: Job) -> StageType | None:
+    """What the bus knows to be running."""
+    running = job.trail.running
+    return None if running is None else running.spec.stage_type
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def answer_of(job: Job) -> bytes | None:
+    """The answer of a query whose five stages went well."""
+    assert [run.outcome for run in job.trail.runs] == [Outcome.SUCCESS] * 5, job.trail.runs
+    return job.trail.answer_json
+
+
+def node_run(job: Job) -> StageRun:
+    """The run of the node."""
+    return job.trail.runs[2]
+
+
+def told(run: StageRun) -> tuple[Any, ...]:
+    """A run without its times."""
+    return *run[:7], run.probe
+
+
+@pytest.mark.parametrize("text", ["echo häuser", "fails", "garbage", "no-such-node"])
+async def test_the_trail_is_that_of_the_thread_executor(bus: ProcessBus, text: str) -> None:
+    """Five stages, their data byte for byte, answer and confidence: the hop changes nothing."""
+    threads = Bus(ThreadExecutor(Orchestrator(process_app.app, plan=PLAN), observer=Observer(), stall_s=5.0))
+    async with started(threads):
+        expected, job = (await threads.ask(text)).trail, (await bus.ask(text)).trail
+    assert [told(run) for run in job.runs] == [told(run) for run in expected.runs]
+    assert [told(run) for run in job.superseded] == [told(run) for run in expected.superseded]
+    assert (job.answer_json, job.confidence) == (expected.answer_json, expected.confidence)
+    for run in job.runs:
+        assert (run.started_at is None) == (run.outcome is Outcome.SKIPPED)
+        assert run.duration_s <= run.granted_s or run.outcome is Outcome.SKIPPED
+
+
+async def test_many_queries_share_the_workers() -> None:
+    """Each is answered once, with its own answer."""
+    bus = ProcessBus(workers=2)
+    async with started(bus):
+        jobs = [bus.submit(f"echo {number}") for number in range(300)]
+        pids = [bus.submit("pid") for _ in range(2)]
+        await bus.ended(*jobs, *pids)
+    assert [answer_of(job) for job in jobs] == [b'"echo %d"' % number for number in range(300)]
+    assert len({answer_of(job) for job in pids}) == 2
+    assert len(bus.finished) == len(set(bus.finished)) == 302
+    assert bus.observer.reasons == []
+
+
+async def test_a_cancelled_query_leaves_nothing(bus: ProcessBus) -> None:
+    """Its task ends, and nothing is reported for it."""
+    job = bus.submit("naps")
+    await bus.processing(job)
+    bus.give_up(job)
+    assert [left.name for left in bus.executor.abandoned()] == ["naps"]
+    await until(lambda: not bus.executor.abandoned())
+    assert bus.finished == []
+    assert running_stage(job) is StageType.PROCESSING
+
+
+@pytest.mark.parametrize("node", ["blocks", "holds"])
+async def test_code_that_does_not_give_control_back(bus: ProcessBus, node: str) -> None:
+    """Its neighbours go on elsewhere; its process is killed when nobody waits for it, lock or no lock."""
+    neighbours = [bus.submit("naps") for _ in range(3)]
+    for job in neighbours:
+        await bus.processing(job)
+    pid, culprit = await bus.worker_pid(), bus.submit(node)
+    await bus.ended(*neighbours)
+    assert [node_run(job).attempt for job in neighbours] == [2, 2, 2]
+    assert bus.observer.reasons == ["a stage did not give control back"]
+    assert alive(pid)
+    assert culprit not in bus.finished
+    assert running_stage(culprit) is StageType.PROCESSING
+    assert culprit.trail.running is not None
+    assert culprit.trail.running.node == node
+    bus.give_up(culprit)
+    await until(lambda: not alive(pid))
+    await until(lambda: not bus.executor.abandoned())
+    assert answer_of(await bus.ask("pid")) != b"%d" % pid
+
+
+@pytest.mark.parametrize("node", ["exits", "crashes", "closes", "scribbles", "leaves-a-fork"])
+async def test_code_that_ends_its_process(bus: ProcessBus, node: str) -> None:
+    """Only its own query fails; its neighbours go on elsewhere."""
+    neighbours = [bus.submit("naps") for _ in range(3)]
+    for job in neighbours:
+        await bus.processing(job)
+    culprit = await bus.ask(node)
+    await bus.ended(*neighbours)
+    assert [answer_of(job) for job in neighbours] == [b'"awake"'] * 3
+    run = node_run(culprit)
+    assert (run.outcome, run.error_type, run.node) == (Outcome.ERROR, "worker_died", node)
+    assert len(culprit.trail.runs) == 3
+    assert bus.observer.reasons == ["its process has ended"]
+    assert answer_of(await bus.ask("echo again")) == b'"echo again"'
+
+
+async def test_a_worker_that_is_killed(bus: ProcessBus) -> None:
+    """By the system, for its memory, say: its queries go on in another."""
+    jobs = [bus.submit("naps") for _ in range(3)]
+    for job in jobs:
+        await bus.processing(job)
+    os.kill(await bus.worker_pid(), signal.SIGKILL)
+    await bus.ended(*jobs)
+    assert [node_run(job).attempt for job in jobs] == [2, 2, 2]
+
+
+async def test_a_spare_that_is_killed(bus: ProcessBus) -> None:
+    """It is not used."""
+    assert bus.executor._nursery is not None
+    (spare,) = bus.executor._nursery._spares
+    await spare.greeted.wait()
+    assert spare.pid is not None
+    os.kill(spare.pid, signal.SIGKILL)
+    await until(lambda: spare.gone)
+    os.kill(await bus.worker_pid(), signal.SIGKILL)
+    assert answer_of(await bus.ask("echo")) == b'"echo"'
+    assert bus.observer.reasons == ["its process has ended"]
+
+
+async def test_a_zygote_that_is_killed(bus: ProcessBus) -> None:
+    """Its workers go with it; another one takes over, with what was under way."""
+    job, old, worker = bus.submit("naps"), bus.zygote, await bus.worker_pid()
+    await bus.processing(job)
+    os.kill(old, signal.SIGKILL)
+    await bus.ended(job)
+    assert answer_of(job) == b'"awake"'
+    assert bus.zygote != old
+    assert not alive(worker)
+    assert bus.executor.failure is None
+
+
+async def test_a_zygote_that_is_killed_again_and_again(bus: ProcessBus) -> None:
+    """The executor says that it cannot go on."""
+    for _ in range(MAX_RESTARTS + 1):
+        assert bus.executor.failure is None
+        old = bus.zygote
+        os.kill(old, signal.SIGKILL)
+        await until(lambda old=old: bus.zygote != old or bus.executor.failure is not None)  # type: ignore[misc]
+    assert bus.executor.failure == "the zygote has ended 4 times in a minute, lastly with signal 9"
+
+
+async def test_a_thread_that_never_ends(bus: ProcessBus, tmp_path: Path) -> None:
+    """It is reported by name; then its worker is retired, keeps its queries, and ends with them."""
+    entered = tmp_path / "entered"
+    pid, stays, stuck = await bus.worker_pid(), bus.submit("naps"), bus.submit(f"never {entered}")
+    await bus.processing(stays)
+    await until(entered.exists)
+    bus.give_up(stuck)
+    await until(lambda: [left.name for left in bus.executor.abandoned()] == ["never"])
+    await until(lambda: bool(bus.observer.reasons))
+    assert bus.observer.reasons == ["code that runs on has piled up"]
+    assert answer_of(await bus.ask("pid")) != b"%d" % pid
+    assert alive(pid)
+    assert running_stage(stays) is StageType.PROCESSING
+    bus.give_up(stays)
+    await until(lambda: not alive(pid))
+    await until(lambda: not bus.executor.abandoned())
+
+
+async def test_a_node_that_forks(bus: ProcessBus) -> None:
+    """The copy ends where it gives control back, and the bus hears the original alone."""
+    pid = await bus.ask("pid")
+    job = await bus.ask("forks")
+    assert answer_of(job) == b"0"
+    assert answer_of(await bus.ask("pid")) == answer_of(pid)
+    assert len(bus.finished) == 3
+    assert bus.observer.reasons == []
+
+
+async def test_what_is_too_large_does_not_cross() -> None:
+    """The stage succeeds without its data, and the encoder refuses the answer for its size."""
+    bus = ProcessBus(stall_s=10.0)
+    async with started(bus):
+        job = await bus.ask("large 50000000")
+    run = node_run(job)
+    assert (run.outcome, run.data_json, run.error_type) == (Outcome.SUCCESS, None, "result_too_large")
+    assert job.trail.answer_json is not None
+    assert len(job.trail.answer_json) > 1_000_000
+    assert len(job.trail.runs) == 5
+
+
+async def test_large_data_crosses() -> None:
+    """More than the sockets hold, both ways."""
+    bus = ProcessBus(stall_s=10.0)
+    async with started(bus):
+        text = "echo " + "x" * 450_000
+        assert answer_of(await bus.ask(text)) == b'"%s"' % text.encode()
+
+
+def half_open() -> Advice:
+    """A lane whose node ``echo`` may be tried once."""
+    advice = Advice.neutral(PLAN)
+    advice.nodes = {"echo": NodeAdvice(BreakerState.HALF_OPEN)}
+    advice.probes = {"echo": True}
+    return advice
+
+
+async def test_one_probe_is_made_whatever_the_number_of_workers() -> None:
+    """The permit goes to one worker, and there to one query."""
+    bus, advice = ProcessBus(workers=3), half_open()
+    async with started(bus):
+        jobs = [bus.submit("echo", advice) for _ in range(9)]
+        await bus.ended(*jobs)
+    runs = [node_run(job) for job in jobs]
+    assert sorted(run.probe for run in runs) == [False] * 8 + [True]
+    assert sorted(run.error_type or "" for run in runs) == [""] + ["breaker_open"] * 8
+    assert advice.probes == {}
+
+
+async def test_a_probe_that_was_not_made_is_given_back(bus: ProcessBus) -> None:
+    """The query it went with called another node."""
+    advice = half_open()
+    job = bus.submit("pid", advice)
+    assert advice.probes == {}
+    await bus.ended(job)
+    assert advice.probes == {"echo": True}
+
+
+async def test_new_advice_reaches_the_workers(bus: ProcessBus) -> None:
+    """Before the next query of its lane."""
+    advice = Advice.neutral(PLAN)
+    first = bus.submit("echo", advice)
+    await bus.ended(first)
+    advice.stuck = frozenset({"echo"})
+    second = bus.submit("echo", advice)
+    await bus.ended(second)
+    assert (node_run(first).error_type, node_run(second).error_type) == (None, "node_stuck")
+
+
+async def test_signals(bus: ProcessBus) -> None:
+    """Ctrl-C goes to the whole group of processes and ends no worker; SIGTERM does."""
+    assert answer_of(await bus.ask("signals")) == b"[true,true]"
+    for pid in bus.executor.pids():
+        os.kill(pid, signal.SIGINT)
+    assert answer_of(await bus.ask("echo")) == b'"echo"'
+    assert bus.observer.reasons == []
+
+
+async def test_stopping_ends_all_processes() -> None:
+    """Also one that is stuck, within the time."""
+    bus = ProcessBus(workers=2)
+    async with started(bus):
+        stuck = bus.submit("holds")
+        await bus.processing(stuck)
+        pids = bus.executor.pids()
+    assert [pid for pid in pids if alive(pid)] == []
+    assert bus.finished == []
+
+
+async def test_the_death_of_the_bus_ends_all_processes() -> None:
+    """Nobody is left behind, whatever it died of."""
+    program = [sys.executable, "-c", "from support.process_app import hold; hold()"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(program, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), LIMIT_S)
+        process.kill()
+    pids = [int(word) for word in line.split()]
+    assert len(pids) == 3
+    await until(lambda: not any(map(alive, pids)))
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "text"),
+    [
+        (None, InvalidAppError, "cannot import broken_app:app"),
+        ("other = 1", InvalidAppError, "has no 'app'"),
+        ("app = 1", InvalidAppError, "is a int, not a"),
+        ("import no_such_module_at_all", ConfigurationError, "No module named 'no_such_module_at_all'"),
+        ("1 / 0", ConfigurationError, "ZeroDivisionError"),
+        ("import sys; sys.exit('enough')", ConfigurationError, "SystemExit: enough"),
+        ("import os; os._exit(7)", ConfigurationError, "ended with exit_code 7"),
+        ("import os; os.kill(os.getpid(), 11)", ConfigurationError, "ended with signal 11"),
+        ("while True: pass", ConfigurationError, "takes more than 1 s"),
+    ],
+)
+async def test_an_app_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, error: type[Exception], text: str
+) -> None:
+    """The start fails and says why, however it fails; nothing is left running."""
+    if source is not None:
+        (tmp_path / "broken_app.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    limits = {"load_timeout_s": 1.0} if "while" in (source or "") else {}
+    bus = ProcessBus(app="broken_app:app", **limits)
+    with pytest.raises(error, match=text):
+        await bus.start()
+    assert not alive(bus.zygote)
+    assert bus.executor.failure is not None
+
+
+async def test_the_built_in_app_is_the_default() -> None:
+    """Where no app is named; its nodes are known after the start."""
+    bus = ProcessBus(app=None)
+    async with started(bus):
+        assert {"math", "facts"} <= set(bus.executor.nodes)
+
+
+async def test_setup_comes_before_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is called in the process that imports the app, with the texts given."""
+    (tmp_path / "setup_app.py").write_text(
+        "import os\nfrom fivestage import Pipeline\n"
+        "def before(text): os.environ['SETUP'] = text\n"
+        "app = Pipeline()\n"
+        "app.node(os.environ.get('SETUP', 'none'))(lambda query, ctx: 1)\n"
+    )
+    (tmp_path / "setup_first.py").write_text("import os\ndef before(text): os.environ['SETUP'] = text\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    bus = ProcessBus(app="setup_app:app", setup=("setup_first:before", "hello"))
+    async with started(bus):
+        assert "hello" in bus.executor.nodes

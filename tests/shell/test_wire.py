@@ -1,0 +1,197 @@
+"""What crosses between the bus and its workers arrives as it was sent."""
+
+from __future__ import annotations
+
+from math import inf
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fivestage import Plan, Query
+from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
+from fivestage.core.breaker import BreakerState
+from fivestage.core.job import Job
+from fivestage.core.trail import RunningStage, StageRun, Trail
+from fivestage.executors import messages
+from fivestage.executors.wire import MAX_BLOB_BYTES, Cutter, Decoder, Frame, encode
+from fivestage_schemas import Outcome, StageType
+
+PLAN = Plan.of()
+TEXT = st.text(st.characters(codec="utf-8"))
+SECONDS = st.floats(0, 1e9)
+RUNS = st.builds(
+    StageRun,
+    st.sampled_from(PLAN.stages),
+    st.sampled_from(Outcome),
+    st.none() | st.binary(),
+    st.none() | TEXT,
+    st.none() | TEXT,
+    st.none() | TEXT,
+    st.integers(1, 3),
+    st.none() | SECONDS,
+    SECONDS,
+    SECONDS,
+    st.booleans(),
+)
+HEADS = st.lists(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT, min_size=1)
+
+
+def frame_of(encoded: bytes) -> Frame:
+    """The one frame that this is."""
+    (frame,) = Decoder().feed(encoded)
+    return frame
+
+
+@given(st.lists(st.tuples(HEADS, st.lists(st.binary(), max_size=3)), max_size=5), st.data())
+def test_frames_arrive_however_the_stream_is_cut(
+    sent: list[tuple[list[object], list[bytes]]], data: st.DataObject
+) -> None:
+    """Frames come out whole and in order, whatever bytes a read returns."""
+    stream = b"".join(encode(head, *blobs) for head, blobs in sent)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    received: list[Frame] = []
+    decoder = Decoder()
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        received += decoder.feed(memoryview(stream)[start:end])
+    assert received == [Frame(head, b"".join(blobs)) for head, blobs in sent]
+
+
+def test_frames_arrive_byte_by_byte() -> None:
+    """The slowest stream there is."""
+    decoder = Decoder()
+    frames = [frame for byte in encode(["a", 1], b"blob") for frame in decoder.feed(bytes([byte]))]
+    assert frames == [Frame(["a", 1], b"blob")]
+    assert repr(decoder) == "<Decoder 0 bytes of the next frame>"
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 8, b"\x00" * 4 + (MAX_BLOB_BYTES + 1).to_bytes(4, "little")])
+def test_garbage_is_refused(garbage: bytes) -> None:
+    """A stream that holds no frames is not waited for."""
+    with pytest.raises(ValueError, match="too large"):
+        list(Decoder().feed(garbage))
+
+
+def test_a_head_that_is_no_json_is_refused() -> None:
+    """After what came before it."""
+    stream = Decoder().feed(encode(["before"]) + b"\x02\x00\x00\x00\x00\x00\x00\x00{]")
+    assert next(stream) == Frame(["before"])
+    with pytest.raises(orjson.JSONDecodeError):
+        next(stream)
+
+
+def test_lone_surrogates_do_not_stop_a_frame() -> None:
+    """The names of a user's classes may hold what is no text."""
+    head = frame_of(encode(["k", "\udc80", ["\udc81"], {"\udc82": 1}])).head
+    assert head == ["k", "\\udc80", ["\\udc81"], {"\\udc82": 1}]
+
+
+@given(st.lists(st.none() | st.binary()))
+def test_blobs_come_apart(blobs: list[bytes | None]) -> None:
+    """An absent blob is not an empty one."""
+    cutter = Cutter(b"".join(blob or b"" for blob in blobs))
+    assert [cutter.take(None if blob is None else len(blob)) for blob in blobs] == blobs
+
+
+@given(
+    TEXT,
+    st.dictionaries(TEXT, st.integers(0, 9)),
+    st.lists(RUNS, max_size=5),
+    st.lists(RUNS, max_size=2),
+    st.integers(1, 3),
+)
+def test_a_job_goes_on_where_its_trail_ends(
+    text: str, context: dict[str, int], runs: list[StageRun], superseded: list[StageRun], attempt: int
+) -> None:
+    """The worker gets the query, what has ended, and which attempt comes next."""
+    job = Job(Query("q", text, "lane", context), PLAN, started_at=1.0, ends_at=12345.678901234)
+    job.trail.runs, job.trail.superseded, job.trail.attempt = runs, superseded, attempt
+    trail = Trail()
+    told = messages.started(frame_of(messages.start(job, 7)), PLAN, trail)
+    assert told == messages.Started(job.number, 7, job.query, job.ends_at)
+    assert (trail.runs, trail.superseded, trail.attempt) == (runs, superseded, attempt)
+
+
+@given(
+    st.builds(
+        RunningStage,
+        st.sampled_from(PLAN.stages),
+        SECONDS,
+        SECONDS,
+        st.none() | TEXT,
+        st.integers(1, 3),
+        st.booleans(),
+    )
+)
+def test_a_running_stage_arrives(stage: RunningStage) -> None:
+    """Every field of it."""
+    assert messages.runs_now(frame_of(messages.running(3, stage)), PLAN) == stage
+
+
+@given(RUNS, st.binary(), st.none() | SECONDS)
+def test_an_ended_stage_arrives(run: StageRun, answer: bytes, confidence: float | None) -> None:
+    """Every field of it, and the answer if it is the stage that gives one."""
+    trail = Trail()
+    trail.answer_json, trail.confidence = answer, confidence
+    ended = messages.ended(frame_of(messages.finished(messages.FINISHED, 3, run, trail, 1000)), PLAN)
+    assert ended.run == run
+    answers = run.success and run.spec.stage_type is StageType.PROCESSING
+    assert ended.answer_json == (answer if answers else b"")
+    assert ended.confidence == (confidence if answers else None)
+
+
+def test_an_answer_that_is_too_large_does_not_cross() -> None:
+    """Its size is told."""
+    trail = Trail()
+    trail.answer_json = b"x" * 11
+    run = StageRun(PLAN.stages[2], Outcome.SUCCESS, None, "too large")
+    frame = frame_of(messages.finished(messages.FINISHED, 3, run, trail, 10))
+    assert frame.blob == b""
+    assert messages.ended(frame, PLAN) == messages.Finished(run, 0, b"", 11, None)
+
+
+def advice(state: BreakerState = BreakerState.HALF_OPEN) -> Advice:
+    """What is known of a lane with one node."""
+    known = Advice(tuple(StageAdvice(spec.limit_s, 0.1, inf, 0.2) for spec in PLAN.stages))
+    known.nodes = {"node": NodeAdvice(state, 0.5, inf), "unknown": NodeAdvice()}
+    known.stuck = frozenset({"b", "a"})
+    return known
+
+
+def test_advice_arrives() -> None:
+    """All of it; infinity, which JSON has not, as more than anybody has."""
+    lanes: dict[str, Advice] = {}
+    assert messages.take_advice(frame_of(messages.advice("lane", advice(), ["node"])), lanes) == ("node",)
+    told = lanes["lane"]
+    assert told.stages[0] == StageAdvice(PLAN.stages[0].limit_s, 0.1, 1e300, 0.2)
+    assert told.nodes == {"node": NodeAdvice(BreakerState.HALF_OPEN, 0.5, 1e300), "unknown": NodeAdvice()}
+    assert told.stuck == {"a", "b"}
+    assert told.probes == {"node": True}
+
+
+def test_running_jobs_see_new_advice() -> None:
+    """It changes in place; a permit is kept while its node is half open, and no longer."""
+    lanes: dict[str, Advice] = {}
+    messages.take_advice(frame_of(messages.advice("lane", advice(), ["node"])), lanes)
+    known = lanes["lane"]
+    messages.take_advice(frame_of(messages.advice("lane", advice(), [])), lanes)
+    assert known.probes == {"node": True}
+    messages.take_advice(frame_of(messages.advice("lane", advice(BreakerState.CLOSED), [])), lanes)
+    assert known.probes == {}
+    assert lanes == {"lane": known}
+
+
+def test_lanes_do_not_pile_up() -> None:
+    """A producer that invents lanes fills no worker."""
+    lanes: dict[str, Advice] = {}
+    for number in range(3 * messages.MAX_LANES):
+        messages.take_advice(frame_of(messages.advice(str(number), advice(), [])), lanes)
+        assert len(lanes) <= messages.MAX_LANES
+
+
+def test_a_plan_arrives() -> None:
+    """All of it."""
+    plan = Plan.of(total_timeout_ms=123.4, stage_timeouts_ms={StageType.INTENT: 5.6}, critical=())
+    (values,) = frame_of(encode([messages.plan_values(plan)])).head
+    assert messages.plan_of(values) == plan

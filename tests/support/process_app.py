@@ -1,0 +1,183 @@
+"""A Pipeline for processes of its own: the first word of a query is the node, the second its argument."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import stat
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fivestage import Pipeline, Plan
+from fivestage.core.events import Observer
+from fivestage.executors.process import ProcessExecutor
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from fivestage import Query, StageContext
+
+LONG_S = 60.0
+PLAN = Plan.of(
+    total_timeout_ms=LONG_S * 1000,
+    stage_timeouts_ms=dict.fromkeys(StageType, LONG_S * 1000),
+    critical=StageType,
+)
+app = Pipeline(builtins=False)
+
+
+@app.intent
+async def _intent(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    return {"intent": query.user_input.partition(" ")[0], "confidence": 1.0}
+
+
+@app.decision
+async def _decide(query: Query, _ctx: StageContext) -> str:
+    return query.user_input.partition(" ")[0]
+
+
+@app.validation
+async def _validate(_query: Query, ctx: StageContext) -> bool:
+    return ctx.answer is not None
+
+
+@app.reflection
+async def _reflect(_query: Query, ctx: StageContext) -> dict[str, Any]:
+    return {"validated": ctx.validated, "intent": ctx.results[StageType.INTENT]["intent"]}
+
+
+@app.node("echo")
+async def _echo(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Also what JSON has no exact form for in every parser."""
+    numbers = [0.1, 2**70, -0.0]
+    return {"answer": query.user_input, "confidence": 0.75, "context": query.context, "numbers": numbers}
+
+
+@app.node("pid")
+async def _pid(_query: Query, _ctx: StageContext) -> int:
+    return os.getpid()
+
+
+@app.node("fails", intents={"fails"})
+async def _fails(_query: Query, _ctx: StageContext) -> None:
+    raise ValueError("\udc80 is no text")
+
+
+@app.node("stands-in", intents={"fails"})
+async def _stands_in(_query: Query, _ctx: StageContext) -> str:
+    return "instead"
+
+
+@app.node("naps")
+async def _naps(_query: Query, ctx: StageContext) -> str:
+    """Answers once it has been moved."""
+    if ctx.attempt == 1:
+        await asyncio.sleep(LONG_S)
+    return "awake"
+
+
+@app.node("blocks")
+async def _blocks(_query: Query, _ctx: StageContext) -> None:
+    time.sleep(LONG_S)  # noqa: ASYNC251 - the point of this node
+
+
+@app.node("holds")
+async def _holds(_query: Query, _ctx: StageContext) -> None:
+    """Keeps the interpreter lock: not even a thread of its process runs meanwhile."""
+    ctypes.PyDLL(None).sleep(int(LONG_S))
+
+
+@app.node("exits")
+async def _exits(_query: Query, _ctx: StageContext) -> None:
+    os._exit(3)
+
+
+@app.node("crashes")
+async def _crashes(_query: Query, _ctx: StageContext) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@app.node("closes")
+async def _closes(_query: Query, _ctx: StageContext) -> None:
+    """Closes what is not its own."""
+    os.closerange(3, 256)
+    time.sleep(LONG_S)  # noqa: ASYNC251 - it does not come back to see what it has done
+
+
+@app.node("scribbles")
+async def _scribbles(_query: Query, _ctx: StageContext) -> None:
+    """Writes into every socket there is."""
+    for fileno in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fileno).st_mode):
+                os.write(fileno, b"\x10\x00\x00\x00\x00\x00\x00\x00 neither JSON nor")
+        except OSError:
+            continue
+    time.sleep(LONG_S)  # noqa: ASYNC251 - it does not come back to see what it has done
+
+
+@app.node("never")
+def _never(query: Query, _ctx: StageContext) -> None:
+    """Makes the file that its argument names, then waits where no interruption reaches it."""
+    Path(query.user_input.partition(" ")[2]).touch()
+    lock = threading.Lock()
+    with lock:
+        lock.acquire()
+
+
+@app.node("forks")
+async def _forks(_query: Query, _ctx: StageContext) -> int:
+    """Both copies return; the original answers how the other one ended."""
+    pid = os.fork()
+    if not pid:
+        return 0
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222 - it ends at once
+
+
+@app.node("leaves-a-fork")
+async def _leaves_a_fork(_query: Query, _ctx: StageContext) -> None:
+    """A copy lives on for a while, with the socket, after the original has ended."""
+    if os.fork():
+        os._exit(4)
+    time.sleep(2)  # noqa: ASYNC251 - the point of this node
+
+
+@app.node("large")
+async def _large(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    return {"answer": "x" * int(query.user_input.split()[1])}
+
+
+@app.node("garbage")
+async def _garbage(_query: Query, _ctx: StageContext) -> Any:
+    return object()
+
+
+@app.node("signals")
+async def _signals(_query: Query, _ctx: StageContext) -> list[bool]:
+    """What a worker does about Ctrl-C and SIGTERM."""
+    interrupt, terminate = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    return [interrupt is signal.SIG_IGN, terminate is signal.SIG_DFL]
+
+
+def executor(**options: Any) -> ProcessExecutor:
+    """An executor that runs this app."""
+    defaults: dict[str, Any] = {"workers": 1, "threads": 8, "observer": Observer(), "stall_s": 0.1}
+    chosen = {"max_data_bytes": 1_000_000, **defaults, **options}
+    return ProcessExecutor(chosen.pop("app", "support.process_app:app"), PLAN, **chosen)
+
+
+def hold() -> None:
+    """Run an executor, print the numbers of its processes, and wait to be killed."""
+
+    async def main() -> None:
+        running = executor(workers=2)
+        await running.start(lambda _: None)
+        while len(running.pids()) < 3:
+            await asyncio.sleep(0.01)
+        print(*running.pids(), flush=True)  # noqa: T201 - whoever started it reads this
+        await asyncio.sleep(LONG_S)
+
+    asyncio.run(main())
