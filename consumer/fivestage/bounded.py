@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
 MAX_ERROR_CHARS = 512
+HELD_UP_S = 0.005
+"""A limit that is noticed so late is not the fault of the code that waits."""
 TOO_LARGE = "result_too_large"
 
 
@@ -46,6 +48,8 @@ class Ending(NamedTuple):
     data_json: bytes | None = None
     error: str | None = None
     error_type: str | None = None
+    extended_s: float = 0.0
+    """What was added to its limit, because others had kept the loop from turning."""
 
     @classmethod
     def of_error(cls, error: BaseException, duration_s: float) -> Ending:
@@ -68,6 +72,7 @@ async def bounded(
     number: int = 0,
     monitor: StepMonitor | None = None,
     max_bytes: int | None = None,
+    latest: float | None = None,
 ) -> Ending:
     """Await user code until *ends_at*; its result must be JSON.
 
@@ -82,13 +87,15 @@ async def bounded(
         number: The job's number for *monitor*.
         monitor: Told of every step.
         max_bytes: Results that take more as JSON are left out of the ending.
+        latest: How far the limit may be put off when others have kept the loop from turning; not at all if
+            None.
 
     Raises:
         asyncio.CancelledError: the caller was cancelled from outside.
     """
     started_at = clock()
     data, data_json, failed = None, None, None
-    scope = Bounded(call, ends_at, number, monitor or _UNWATCHED)
+    scope = Bounded(call, ends_at, number, monitor or _UNWATCHED, ends_at if latest is None else latest)
     try:
         data = await scope
         data_json = limited_json(data, max_bytes)
@@ -103,14 +110,15 @@ async def bounded(
     if task is not None and task.cancelling() and not given_up():
         await _put_right(task)
         failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"), 0.0)
-    if scope.expired or ended_at > ends_at:
-        return Ending.of_timeout(ends_at - started_at, ended_at - started_at)
+    took_s, extended_s = ended_at - started_at, scope.ends_at - ends_at
+    if scope.expired or ended_at > scope.ends_at:
+        return Ending.of_timeout(scope.ends_at - started_at, took_s)._replace(extended_s=extended_s)
     if failed is not None:
-        return failed._replace(duration_s=ended_at - started_at)
+        return failed._replace(duration_s=took_s, extended_s=extended_s)
     if data_json is None:
         text = f"data left out: it takes more than {max_bytes} bytes"
-        return Ending(Outcome.SUCCESS, ended_at - started_at, data, None, text, TOO_LARGE)
-    return Ending(Outcome.SUCCESS, ended_at - started_at, data, data_json)
+        return Ending(Outcome.SUCCESS, took_s, data, None, text, TOO_LARGE, extended_s)
+    return Ending(Outcome.SUCCESS, took_s, data, data_json, extended_s=extended_s)
 
 
 async def _put_right(task: asyncio.Task[Any]) -> None:
@@ -161,17 +169,23 @@ _UNWATCHED = StepMonitor()
 
 
 class Bounded:
-    """Awaits a coroutine; throws CancelledError into it at *ends_at* (monotonic seconds).
+    """Awaits a coroutine; throws CancelledError into it at ``ends_at`` (monotonic seconds).
 
     ``asyncio.timeout_at`` does the same for three times the cost: it sets and clears a timer even around
     code that never waits. Here the timer is set when the code first waits, so a stage that answers at once
     pays nothing for its limit.
 
+    Code that waits while another node keeps the loop from turning cannot help being late: it gets that time
+    back, up to *latest*. Code that itself keeps the loop beyond its limit does not.
+
     Afterwards ``expired`` tells whether the time ran out. As with asyncio's own timeouts the task's count of
     cancellations is put back, so that ``task.cancelling()`` tells of cancellations from outside only.
     """
 
-    __slots__ = ("_call", "_cells", "_ends_at", "_forks", "_number", "_task", "closed", "expired")
+    __slots__ = (
+        "_call", "_cells", "_clock", "_forks", "_latest", "_number", "_task", "_timer", "_waits_since",
+        "closed", "ends_at", "expired",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -179,13 +193,18 @@ class Bounded:
         ends_at: float,
         number: int = 0,
         monitor: StepMonitor = _UNWATCHED,
+        latest: float = 0.0,
     ) -> None:
         self._call = call
-        self._ends_at = ends_at
+        self.ends_at = ends_at
+        self._latest = latest
         self._number = number
         self._cells = monitor.cells
         self._forks = forks.count[0]
+        self._clock = asyncio.get_running_loop().time
         self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_since = 0.0
         self.expired = False
         self.closed = False
 
@@ -196,7 +215,7 @@ class Bounded:
         except StopIteration as finished:
             return finished.value
         self._task = asyncio.current_task()
-        timer = asyncio.get_running_loop().call_at(self._ends_at, self._expire)
+        self._timer = asyncio.get_running_loop().call_at(self.ends_at, self._expire)
         try:
             while True:
                 try:
@@ -212,7 +231,7 @@ class Bounded:
         except StopIteration as finished:
             return finished.value
         finally:
-            timer.cancel()
+            self._timer.cancel()
             if self.expired and self._task is not None:
                 self._task.uncancel()
 
@@ -222,12 +241,20 @@ class Bounded:
         cells[0] = self._number
         cells[1] += 1
         try:
-            return go_on(value)
+            waiting_for = go_on(value)
+            self._waits_since = self._clock()
+            return waiting_for
         finally:
             forks.end_if_forked(self._forks)  # first: the cells may be in memory that it shares
             cells[0] = 0
 
     def _expire(self) -> None:
+        now = self._clock()
+        lost_s = now - self.ends_at
+        if lost_s > HELD_UP_S and self._waits_since <= self.ends_at and now < self._latest:
+            self.ends_at = min(now + lost_s, self._latest)
+            self._timer = asyncio.get_running_loop().call_at(self.ends_at, self._expire)
+            return
         self.expired = True
         if self._task is not None:
             self._task.cancel()

@@ -209,6 +209,7 @@ class Orchestrator:
             number=job.number,
             monitor=stage.monitor,
             max_bytes=self._max_data_bytes,
+            latest=job.ends_at,
         )
         if ending.outcome is Outcome.SUCCESS:
             ending = self._taken_over(stage.trail, ctx, ending)
@@ -222,7 +223,7 @@ class Orchestrator:
             attempt,
             started_at,
             ending.duration_s,
-            grant.seconds,
+            grant.seconds + ending.extended_s,
             probe,
         )
 

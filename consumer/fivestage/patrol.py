@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GRACE_S = 0.02
 """How long after its limit a stage may take to end by itself."""
+MAX_LAG_S = 0.05
 SETTLE_S = 0.05
 """How long code may take to end once it is told to, before that is held against its node."""
 
@@ -65,8 +66,9 @@ class Patrol:
     def _round(self) -> None:
         now = asyncio.get_running_loop().time()
         self._executor.check(now)
+        grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # others may have held its loop up
         for job in tuple(self._dispatcher.jobs):
-            running = job.trail.overdue(now, GRACE_S)
+            running = job.trail.overdue(now, grace_s)
             if running is not None and now < job.ends_at:
                 self._end_stage(job, running, now)
         self._dispatcher.end_waiting(now)

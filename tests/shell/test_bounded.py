@@ -1,0 +1,73 @@
+"""Bounded calls on a loop that others keep from turning; time is moved by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fivestage.bounded import Ending, bounded
+from fivestage.testing import VirtualTimeLoop
+from fivestage_schemas import Outcome
+
+
+def block(seconds: float) -> None:
+    """What ``time.sleep`` on the loop does: time goes by and nothing else happens."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop._jumps.waited_s += seconds
+
+
+async def blocks_after(delay_s: float, seconds: float) -> None:
+    """A neighbour that keeps the loop for a while."""
+    await asyncio.sleep(delay_s)
+    block(seconds)
+
+
+async def run(call: Any, limit_s: float, *, latest_s: float) -> Ending:
+    """Bound a call by *limit_s*, which may be put off to *latest_s*."""
+    clock = asyncio.get_running_loop().time
+    now = clock()
+    return await bounded(call, now + limit_s, clock=clock, given_up=lambda: False, latest=now + latest_s)
+
+
+async def test_time_lost_to_a_neighbour_is_given_back() -> None:
+    """A call whose wait was over in time succeeds although the loop came to it only after its limit."""
+    neighbour = asyncio.create_task(blocks_after(0.005, 0.1))
+    ending = await run(asyncio.sleep(0.01, "done"), 0.05, latest_s=0.25)
+    await neighbour
+    assert (ending.outcome, ending.data) == (Outcome.SUCCESS, "done")
+    assert ending.extended_s == pytest.approx(0.11, abs=0.002)
+
+
+async def test_no_more_than_that_is_given_back() -> None:
+    """A call that needs longer than its limit and what it lost is a timeout."""
+    neighbour = asyncio.create_task(blocks_after(0.005, 0.1))
+    ending = await run(asyncio.sleep(60), 0.05, latest_s=10)
+    await neighbour
+    assert ending.outcome is Outcome.TIMEOUT
+    assert ending.duration_s == pytest.approx(0.16, abs=0.002)
+
+
+async def test_never_beyond_the_end_of_the_query() -> None:
+    """What is given back ends with the query."""
+    neighbour = asyncio.create_task(blocks_after(0.005, 0.1))
+    ending = await run(asyncio.sleep(60), 0.05, latest_s=0.12)
+    await neighbour
+    assert ending.outcome is Outcome.TIMEOUT
+    assert ending.duration_s == pytest.approx(0.12, abs=0.002)
+
+
+async def test_a_call_that_itself_keeps_the_loop_gets_nothing_back() -> None:
+    """Being late by one's own doing is a timeout, whether the call waits afterwards or not."""
+
+    async def blocks(afterwards_s: float | None) -> str:
+        block(0.1)
+        if afterwards_s is not None:
+            await asyncio.sleep(afterwards_s)
+        return "late"
+
+    for afterwards_s in (None, 0.0, 0.01):
+        ending = await run(blocks(afterwards_s), 0.05, latest_s=0.25)
+        assert (ending.outcome, ending.extended_s) == (Outcome.TIMEOUT, 0.0)
