@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 SOURCES := consumer schemas tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench kafka-image lock
+.PHONY: help demo test check format bench bench-overload bench-hostile bench-slow kafka-image lock
 
 help: ## Show the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: $(READY) ## The whole of it on this machine, without Docker or Kafka
 	$(BIN)/fivestage demo
@@ -30,6 +31,16 @@ format: $(READY) ## Format and mend what can be mended
 bench: $(READY) ## Throughput, latency and memory on the embedded broker
 	$(BIN)/python -m tests.bench
 
+bench-overload: $(BENCH_READY) ## Goodput beyond capacity beside others, and after a restart (OPTIONS=...)
+	$(BIN)/python -m tests.bench.overload $(OPTIONS)
+	$(BIN)/python -m tests.bench.overload --restart $(OPTIONS)
+
+bench-hostile: $(BENCH_READY) ## Nodes that misbehave, and what becomes of the others (OPTIONS=...)
+	$(BIN)/python -m tests.bench.hostile $(OPTIONS)
+
+bench-slow: $(BENCH_READY) ## A node that becomes slow and recovers (OPTIONS=...)
+	$(BIN)/python -m tests.bench.slow $(OPTIONS)
+
 kafka-image: ## Build an image of Apache Kafka where no registry can be reached (Debian, root)
 	deploy/kafka-image/build.sh kafka
 
@@ -37,6 +48,7 @@ lock: $(READY) ## Compile the locked requirements anew (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp -o requirements/runtime.txt
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp --group dev -c requirements/runtime.txt -o requirements/dev.txt
 	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt -o requirements/build.txt
+	uv pip compile --group bench --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt -o requirements/bench.txt
 
 # One environment, made once and re-used until the lock or the project's metadata change.
 $(READY): requirements/dev.txt pyproject.toml
@@ -44,4 +56,9 @@ $(READY): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# What only the larger benchmarks need: other people's consumers, and plots.
+$(BENCH_READY): requirements/bench.txt $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	touch $@

@@ -1,0 +1,159 @@
+"""Nodes that do what nodes must not do. The question's first word decides which one gets it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+import threading
+import time
+from typing import Any
+
+from fivestage import Pipeline, Query, StageContext
+
+WORK_S = 0.005
+BLOCK_S = 5.0
+LARGE_BYTES = 50_000_000
+LEAKED_TASKS = 100
+
+app = Pipeline(builtins=False)
+_leaked: list[asyncio.Task[Any]] = []
+_never = threading.Event()
+
+
+class Hostile(BaseException):
+    """What no handler of exceptions expects."""
+
+
+@app.intent
+async def intent(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """The first word."""
+    return {"intent": query.user_input.partition(" ")[0], "confidence": 1.0}
+
+
+@app.decision
+async def decision(query: Query, _ctx: StageContext) -> str:
+    """The node of that name."""
+    return query.user_input.partition(" ")[0]
+
+
+@app.validation
+async def validation(_query: Query, _ctx: StageContext) -> bool:
+    """Always right."""
+    return True
+
+
+@app.reflection
+async def reflection(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Nothing to say."""
+    return {"verdict": "confirmed"}
+
+
+@app.node("good-async")
+async def good_async(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Normal traffic on the loop."""
+    await asyncio.sleep(WORK_S)
+    return {"answer": query.query_id, "confidence": 1.0}
+
+
+@app.node("good-def")
+def good_def(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Normal traffic in a thread."""
+    time.sleep(WORK_S)
+    return {"answer": query.query_id, "confidence": 1.0}
+
+
+@app.node("deaf")
+async def deaf(_query: Query, _ctx: StageContext) -> None:
+    """Swallow every cancellation."""
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            continue
+
+
+@app.node("spin-async")
+async def spin_async(_query: Query, _ctx: StageContext) -> None:
+    """Compute for ever on the loop."""
+    while True:
+        pass
+
+
+@app.node("spin-def")
+def spin_def(_query: Query, _ctx: StageContext) -> None:
+    """Compute for ever in a thread."""
+    while True:
+        pass
+
+
+@app.node("block-async")
+async def block_async(_query: Query, _ctx: StageContext) -> None:
+    """Block the loop."""
+    time.sleep(BLOCK_S)  # noqa: ASYNC251 - the point of this node
+
+
+@app.node("hold-gil")
+async def hold_gil(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Keep the interpreter lock in one long C call: a regular expression that backtracks without end."""
+    return {"answer": _backtrack(_size_for(BLOCK_S)), "confidence": 1.0}
+
+
+def _backtrack(size: int) -> bool:
+    return re.match(r"(?:a|a)*$", "a" * size + "b") is not None
+
+
+def _size_for(wanted_s: float) -> int:
+    """How many letters take so long here: each doubles the time."""
+    size, took_s = 12, 0.0
+    while took_s < 0.02:
+        size += 1
+        begun = time.perf_counter()
+        _backtrack(size)
+        took_s = time.perf_counter() - begun
+    return size + round(math.log2(wanted_s / took_s))
+
+
+@app.node("never")
+def never(_query: Query, _ctx: StageContext) -> None:
+    """Wait for ever in a thread."""
+    _never.wait()
+
+
+@app.node("base-exception")
+async def base_exception(_query: Query, _ctx: StageContext) -> None:
+    """Raise what is no Exception."""
+    raise Hostile
+
+
+@app.node("system-exit")
+async def system_exit(_query: Query, _ctx: StageContext) -> None:
+    """Ask Python to end."""
+    raise SystemExit(3)
+
+
+@app.node("no-json")
+async def no_json(_query: Query, _ctx: StageContext) -> Any:
+    """Return what is no JSON."""
+    return {"answer": threading.Lock()}
+
+
+@app.node("large")
+async def large(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Answer with 50 MB."""
+    return {"answer": "x" * LARGE_BYTES, "confidence": 1.0}
+
+
+@app.node("fork")
+async def fork(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Go on in two processes as if nothing had happened."""
+    os.fork()
+    return {"answer": query.query_id, "confidence": 1.0}
+
+
+@app.node("leak")
+async def leak(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Leave tasks behind that never end."""
+    _leaked.extend(asyncio.create_task(asyncio.Event().wait()) for _ in range(LEAKED_TASKS))
+    return {"answer": query.query_id, "confidence": 1.0}
