@@ -42,6 +42,9 @@ SLICE_S = 0.001
 PRESSED_S = 1.0
 """For so long after a query had to wait, slots are dear: only those likely to be in time get one."""
 LIKELY, EVEN = 0.95, 0.5
+MARGIN, MAX_SHARE = 2.0, 0.5
+"""Where slots are dear somebody is refused in any case: better those who would only just be in time, as a queue
+that is worked off at the very edge of its deadlines loses many to the least disturbance."""
 
 
 class EventSink(Protocol):
@@ -121,8 +124,8 @@ class Dispatcher:
         self._progress = asyncio.Event()
         self._beginning = False
         self._pressed_until = 0.0
-        self._leaving: Collection[PartitionKey] = frozenset()
-        """Partitions of which nothing more is begun."""
+        self._leaving: list[Collection[PartitionKey]] = []
+        """Partitions of which nothing more is begun, by the drains under way."""
         self.jobs: set[Job] = set()
         """The queries that run."""
         self.in_flight = 0
@@ -155,15 +158,17 @@ class Dispatcher:
 
         What has not begun is not waited for: whoever reads the partition next gets it.
         """
-        self._leaving = self._ledger.books.keys() if keys is None else keys
+        leaving = self._ledger.books.keys() if keys is None else keys
+        self._leaving.append(leaving)
         for arrival in self._slots.give_up(self._is_leaving):
             self._put_back(arrival)
         drained = await self.progressed(lambda: not self._ledger.in_flight(keys), timeout_s)
-        self._leaving = frozenset()
+        self._leaving = [other for other in self._leaving if other is not leaving]
         return drained
 
     def _is_leaving(self, arrival: Arrival) -> bool:
-        return _partition(arrival.record) in self._leaving
+        partition = _partition(arrival.record)
+        return any(partition in leaving for leaving in self._leaving)
 
     def _put_back(self, arrival: Arrival) -> None:
         arrival.book.put_back()
@@ -313,17 +318,23 @@ class Dispatcher:
         return budget if arrival.due_at is None else budget.not_beyond(arrival.due_at, now)
 
     def _refusal(self, budget: Budget, policy: LanePolicy, lane: str, now: float) -> TimeoutReason | None:
-        """Why a query is not begun. Where slots are dear, it must be likely to be in time, else even."""
+        """Why a query is not begun. Where slots are dear, its chances must be good, else even ones will do."""
         if budget.expired:
             return TimeoutReason.EXPIRED_BEFORE_START
         if budget.granted_s >= self._plan.total_s:
             return None
-        needed_s = policy.answer_time_s(LIKELY if now < self._pressed_until else EVEN)
-        verdict = self._shedder.judge(now, left_s=budget.granted_s, needed_s=needed_s)
+        verdict = self._shedder.judge(now, left_s=budget.granted_s, needed_s=self._needed_s(policy, now))
         if verdict is Verdict.RUN:
             return None
         self._observer.shed(lane, refused=verdict is Verdict.REFUSE)
         return TimeoutReason.WOULD_EXPIRE if verdict is Verdict.REFUSE else None
+
+    def _needed_s(self, policy: LanePolicy, now: float) -> float | None:
+        """The time that a query must have left to be begun; None where nothing is known."""
+        if now >= self._pressed_until:
+            return policy.answer_time_s(EVEN)
+        likely_s = policy.answer_time_s(LIKELY)
+        return None if likely_s is None else min(MARGIN * likely_s, MAX_SHARE * self._plan.total_s)
 
     def _queue_s(self, record: Record, wall_now: float) -> float:
         written_at = _written_at(record)
@@ -380,9 +391,11 @@ class Dispatcher:
         self.begin_waiting()
 
     def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
-        self._policies.lane(job.query.lane).concluded(conclusion, job.trail.superseded, now)
-        if job.trail.superseded:
-            self._observer.failed_over(job.query.lane, len(job.trail.superseded))
+        # The last attempt is among the runs where no other was begun after it.
+        superseded = [run for run in job.trail.superseded if run not in conclusion.runs]
+        self._policies.lane(job.query.lane).concluded(conclusion, superseded, now)
+        if superseded:
+            self._observer.failed_over(job.query.lane, len(superseded))
         late = conclusion.status is PipelineStatus.TIMEOUT
         whole = conclusion.budget_s >= self._plan.total_s - CLOCK_SLACK_S
         if conclusion.status is PipelineStatus.SUCCESS or (late and whole):

@@ -21,7 +21,7 @@ LONG_WAIT_S = 1.0
 MIN_TAKEN_IN = 1024
 """Acknowledgements take their time, whatever the number of slots: so much may be under way at least."""
 TAKEN_IN_PER_SLOT = 4
-MIN_WAITING = 64
+MIN_WAITING = 256
 
 
 class RecordSource(Protocol):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PositiveMs = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LaneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
@@ -160,11 +160,11 @@ class AdaptiveSettings(_Section):
     """Stage limits that follow what the stages take, lane by lane."""
 
     enabled: bool = True
-    min_samples: Annotated[int, Field(gt=0)] = 50
-    """With fewer samples the configured limits hold."""
+    min_samples: Annotated[int, Field(gt=0, le=200)] = 50
+    """With fewer of the last 200 samples the configured limits hold."""
     floor_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The lowest a limit may become, as a share of the configured one."""
-    ceiling_ratio: Annotated[float, Field(ge=1)] = 3.0
+    ceiling_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
     """The highest; never more than what remains of the query's budget."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     """How much of the way to its target a limit moves with each sample."""

@@ -7,12 +7,14 @@ import contextlib
 import json
 import signal
 import socket
+import threading
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage import Pipeline
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.settings import TopicSettings
 from support.checker import read_all, wait_for_results
@@ -21,6 +23,8 @@ from support.process import ServiceProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from fivestage import Query, StageContext
 
 pytestmark = pytest.mark.broker
 TOPICS = TopicSettings()
@@ -166,11 +170,65 @@ async def test_sigterm_before_kafka_lets_it_in() -> None:
         assert await asyncio.to_thread(service.end, signal.SIGTERM, 8) == 0
 
 
-@pytest.mark.parametrize("node", ["ends-loop", "exits-in-task"])
-async def test_a_node_that_ends_the_executor(bootstrap: str, node: str) -> None:
-    """A node that ends the event loop of the nodes ends the service, with exit code 1: a supervisor helps."""
+@pytest.mark.parametrize(("node", "status"), [("ends-loop", "success"), ("exits-in-task", "error")])
+async def test_a_node_that_would_end_the_executor(bootstrap: str, node: str, status: str) -> None:
+    """A node that stops its loop, or exits in a task, answers for its own query only: the service goes on."""
     with ServiceProcess("support.apps:load", bootstrap) as service:
-        write(bootstrap, TOPICS.queries, [("a", event("a", node))])
+        for query_id, text in (
+            ("a", node),
+            ("b", "fast"),
+        ):  # one after the other: the second finds the loop so
+            write(bootstrap, TOPICS.queries, [(query_id, event(query_id, text))])
+            wait_for_results(bootstrap, TOPICS.results, 1 if query_id == "a" else 2)
+        assert get(service.log[-1]["admin_port"], "/livez") == (200, "ok\n")
+        assert service.end() == 0
+    results = [json.loads(message.value() or b"") for message in read_all(bootstrap, TOPICS.results)]
+    assert {result["query_id"]: result["status"] for result in results} == {"a": status, "b": "success"}
+
+
+stuck = Pipeline(builtins=False)
+"""Run as ``broker.test_service:stuck``: three nodes that block a thread for ever, and one that does not."""
+STUCK_NODES = ("stuck-1", "stuck-2", "stuck-3")
+
+
+@stuck.decision
+async def _decide(query: Query, _ctx: StageContext) -> str:
+    return query.user_input
+
+
+def _block(_query: Query, _ctx: StageContext) -> None:
+    threading.Event().wait()
+
+
+for _name in STUCK_NODES:
+    stuck.node(_name)(_block)
+
+
+@stuck.node("fast")
+async def _fast(_query: Query, _ctx: StageContext) -> str:
+    return "fast"
+
+
+async def test_calls_that_never_come_back(bootstrap: str) -> None:
+    """More of them than allowed make the service unready, then end it with exit code 1; it names the nodes.
+
+    Until then everything else is answered. This takes as long as code has to come back (STUCK_AFTER_S).
+    """
+    with ServiceProcess("broker.test_service:stuck", bootstrap, {"executor.max_abandoned": 1}) as service:
+        port = service.log[-1]["admin_port"]
+        write(bootstrap, TOPICS.queries, [(name, event(name, name)) for name in STUCK_NODES])
+        wait_for_results(bootstrap, TOPICS.results, 3)
+        write(bootstrap, TOPICS.queries, [("fast", event("fast", "fast"))])
+        wait_for_results(bootstrap, TOPICS.results, 4)
+        async with asyncio.timeout(30):
+            while (probe := await asyncio.to_thread(get, port, "/readyz"))[0] == 200:
+                await asyncio.sleep(0.1)
         assert await asyncio.to_thread(service.wait, 20) == 1
-    assert "event loop of the nodes" in service.log[-1]["error"]
+    assert probe[1].startswith("3 stages have run on for 10 s after their end (executor.max_abandoned): ")
     assert service.log[-1]["error_type"] == "ExecutorError"
+    assert ", ".join(STUCK_NODES) in service.log[-1]["error"]
+    results = [json.loads(message.value() or b"") for message in read_all(bootstrap, TOPICS.results)]
+    assert {result["query_id"]: result["status"] for result in results} == {
+        **dict.fromkeys(STUCK_NODES, "timeout"),
+        "fast": "success",
+    }

@@ -144,11 +144,15 @@ class LanePolicy:
         if now - self._refreshed_at >= REFRESH_S:
             self.refresh(now)
 
+    def _advised_s(self, run: StageRun) -> float:
+        """The limit that stages are told of: rounded, and perhaps not yet what was learned since."""
+        return self.advice.stages[run.spec.sequence].limit_s
+
     def _learn_limit(self, run: StageRun) -> None:
-        limit, advised_s = self.limits[run.spec.sequence], self.advice.stages[run.spec.sequence].limit_s
+        limit = self.limits[run.spec.sequence]
         if run.outcome is Outcome.SUCCESS:
             limit.succeeded(run.duration_s)
-        elif run.outcome is Outcome.TIMEOUT and run.granted_s >= min(run.spec.fair_s, advised_s) - SLACK_S:
+        elif run.outcome is Outcome.TIMEOUT and was_fair(run, self._advised_s(run)):
             limit.timed_out(run.duration_s)  # one that was cut shorter says nothing about the limit
 
     def _learn_node(self, name: str, run: StageRun, now: float) -> None:
@@ -158,7 +162,7 @@ class LanePolicy:
                 return
             node = self.nodes[name] = NodePolicy(self._settings)
         state = node.breaker.state(now)
-        node.record(run, now, limit_s=self.limits[run.spec.sequence].limit_s)
+        node.record(run, now, limit_s=self._advised_s(run))
         if node.breaker.state(now) is not state:
             self.refresh(now)
 

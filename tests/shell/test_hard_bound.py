@@ -1,0 +1,559 @@
+"""Hostile user code on the thread executor: what becomes of it, and of its neighbours.
+
+Code that "blocks" waits for an event that the test holds, so that the test decides when it goes on. Limits
+that must not matter are 60 s, which no test waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import textwrap
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from fivestage import Orchestrator, Pipeline
+from fivestage.core.events import Observer
+from fivestage.core.records import Output
+from fivestage.errors import StageInterrupted
+from fivestage.executors import ThreadExecutor
+from fivestage.memory import MemoryBus
+from fivestage.settings import Settings
+from fivestage_schemas import PipelineStatus, StageType, TimeoutEvent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from fivestage import Query, StageContext
+    from fivestage_schemas import PipelineResult
+
+pytestmark = pytest.mark.realtime
+
+GUARD_S = 20.0
+"""Ends a test that hangs; no result depends on it."""
+LONG_MS = 60_000
+
+
+class Counting(Observer):
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.replaced: list[str] = []
+        self.late = 0
+
+    def executor_replaced(self, reason: str) -> None:
+        self.replaced.append(reason)
+
+    def came_late(self) -> None:
+        self.late += 1
+
+
+class Hostile:
+    """An app whose queries name their node, and the code in it that blocks until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.go = threading.Event()
+        self.threads: list[threading.Thread] = []
+        """Where code blocked."""
+        self.calls: Counter[tuple[str, str]] = Counter()
+        """By stage and query."""
+        self.app = app = Pipeline(builtins=False)
+        app.intent(self._intent)
+        app.decision(self._decide)
+        app.validation(self._validate)
+        app.reflection(self._reflect)
+        app.node("echo")(self._echo)
+        app.node("waits")(self._waits)
+        app.node("blocks")(self._blocks)
+
+    def block(self) -> None:
+        """Keep the thread until the test lets it go."""
+        self.threads.append(threading.current_thread())
+        self.entered.set()
+        assert self.go.wait(GUARD_S)
+
+    async def _intent(self, query: Query, ctx: StageContext) -> dict[str, Any]:
+        self._count(query, ctx)
+        if query.user_input == "intent-blocks":
+            self.block()
+        return {"intent": query.user_input}
+
+    async def _decide(self, query: Query, ctx: StageContext) -> str:
+        self._count(query, ctx)
+        return query.user_input.split()[0]
+
+    async def _echo(self, query: Query, ctx: StageContext) -> str:
+        self._count(query, ctx)
+        return query.user_input
+
+    async def _waits(self, query: Query, ctx: StageContext) -> str:
+        """Wait for ever, in the first attempt."""
+        self._count(query, ctx)
+        if ctx.attempt == 1:
+            await asyncio.Event().wait()
+        return query.user_input
+
+    async def _blocks(self, query: Query, ctx: StageContext) -> str:
+        self._count(query, ctx)
+        self.block()
+        return "came back"
+
+    async def _validate(self, query: Query, ctx: StageContext) -> bool:
+        self._count(query, ctx)
+        if "validation-waits" in query.user_input and ctx.attempt == 1:
+            await asyncio.Event().wait()
+        if "validation-blocks" in query.user_input:
+            self.block()
+        return True
+
+    async def _reflect(self, query: Query, ctx: StageContext) -> dict[str, Any]:
+        self._count(query, ctx)
+        return {}
+
+    def _count(self, query: Query, ctx: StageContext) -> None:
+        self.calls[str(ctx.stage_type), query.query_id] += 1
+
+
+@pytest.fixture
+def hostile() -> Iterator[Hostile]:
+    """The app; whatever blocks in it is let go at the end in any case."""
+    hostile = Hostile()
+    yield hostile
+    hostile.go.set()
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """What the service sets: code that spins shares the interpreter with the bus."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    yield
+    sys.setswitchinterval(before)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    hostile: Hostile, *, stall_s: float = 0.03, executor: dict[str, int] | None = None, **limits_ms: int
+) -> AsyncIterator[tuple[MemoryBus, Counting]]:
+    """A bus on the thread executor, with limits of 60 s except for the stages named."""
+    limits = {stage: limits_ms.get(stage, LONG_MS) for stage in StageType}
+    settings = Settings.model_validate(
+        {
+            "pipeline": {"total_timeout_ms": LONG_MS, "stage_timeouts_ms": limits},
+            "executor": executor or {},
+        }
+    )
+    counting = Counting()
+    orchestrator = Orchestrator(hostile.app, plan=settings.pipeline.plan(), threads=settings.executor.threads)
+    threads = ThreadExecutor(orchestrator, observer=counting, stall_s=stall_s)
+    async with MemoryBus(hostile.app, settings=settings, observer=counting, executor=threads) as bus:
+        try:
+            yield bus, counting
+        finally:
+            hostile.go.set()  # what still blocks must not hold up the end
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds that another thread, or the patrol, brings about."""
+    async with asyncio.timeout(GUARD_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def ask(bus: MemoryBus, text: str, **fields: Any) -> PipelineResult:
+    """The bus's ``ask`` that does not wait for ever."""
+    async with asyncio.timeout(GUARD_S):
+        return await bus.ask(text, **fields)
+
+
+def put(bus: MemoryBus, **queries: str) -> None:
+    """Write queries, id=text, so that they are fetched in one go."""
+    for query_id, text in queries.items():
+        bus.put(orjson.dumps({"query_id": query_id, "user_input": text}))
+
+
+async def answers(bus: MemoryBus, *query_ids: str) -> list[PipelineResult]:
+    """Wait for the terminal events of queries."""
+    await eventually(lambda: all(bus.result(query_id) for query_id in query_ids))
+    found = [bus.result(query_id) for query_id in query_ids]
+    return [result for result in found if result is not None]
+
+
+def outcomes(result: PipelineResult) -> list[str]:
+    """The outcomes of its stages."""
+    return [str(stage.outcome) for stage in result.stages]
+
+
+def attempts(result: PipelineResult) -> list[int]:
+    """The attempts of its stages."""
+    return [stage.attempt for stage in result.stages]
+
+
+def timeout_events(bus: MemoryBus) -> list[TimeoutEvent]:
+    """What was published to the topic of timeouts."""
+    return [TimeoutEvent.model_validate_json(r.value or b"") for r in bus.sink.of(Output.TIMEOUTS)]
+
+
+# Code that blocks the loop of its neighbours
+
+
+async def test_neighbours_of_a_blocking_node_go_on_elsewhere(hostile: Hostile) -> None:
+    """While a node blocks its loop its neighbours succeed, begun anew in the stage they were in."""
+    async with running(hostile) as (bus, counting):
+        put(
+            bus,
+            processing="waits",
+            validating="echo validation-waits",
+            culprit="blocks",
+            queued="echo",
+        )
+        processing, validating, queued = await answers(bus, "processing", "validating", "queued")
+        assert (hostile.entered.is_set(), hostile.go.is_set(), bus.result("culprit")) == (True, False, None)
+    assert {str(result.status) for result in (processing, validating, queued)} == {"success"}
+    assert attempts(processing) == [1, 1, 2, 1, 1]
+    assert attempts(validating) == [1, 1, 1, 2, 1]
+    assert attempts(queued) == [1, 1, 1, 1, 1]
+    stages = [str(stage) for stage in StageType]
+    assert [hostile.calls[stage, "processing"] for stage in stages] == [1, 1, 2, 1, 1]
+    assert [hostile.calls[stage, "validating"] for stage in stages] == [1, 1, 1, 2, 1]
+    assert [hostile.calls[stage, "queued"] for stage in stages] == [1, 1, 1, 1, 1]
+    assert counting.replaced == ["a stage did not give control back"]
+
+
+async def test_a_culprit_that_comes_back_in_time_keeps_its_answer(hostile: Hostile) -> None:
+    """Code that blocks for a while answers in its first attempt; the condemned worker's thread ends then."""
+    async with running(hostile) as (bus, counting):
+        put(bus, culprit="blocks")
+        await eventually(lambda: counting.replaced)
+        hostile.go.set()
+        [culprit] = await answers(bus, "culprit")
+        await eventually(lambda: not hostile.threads[0].is_alive())
+        after = await ask(bus, "echo")
+    assert (culprit.status, culprit.answer) == (PipelineStatus.SUCCESS, "came back")
+    assert attempts(culprit) == [1, 1, 1, 1, 1]
+    assert (after.status, len(counting.replaced), counting.late) == (PipelineStatus.SUCCESS, 1, 0)
+
+
+async def test_a_culprit_that_does_not_come_back_ends_at_its_stages_limit(hostile: Hostile) -> None:
+    """The query ends as its stage's timeout while the code still blocks; nothing of it comes out later."""
+    async with running(hostile, processing=100) as (bus, counting):
+        culprit = await ask(bus, "blocks")
+        assert not hostile.go.is_set()
+        await eventually(lambda: counting.replaced)
+        published = len(bus.sink.records)
+        hostile.go.set()
+        await eventually(lambda: not hostile.threads[0].is_alive())
+        await eventually(lambda: not bus.executor.abandoned())
+        assert len(bus.sink.records) == published
+    assert (culprit.status, culprit.answer, culprit.error_type) == (PipelineStatus.TIMEOUT, None, "timeout")
+    assert outcomes(culprit) == ["success", "success", "timeout", "skipped", "skipped"]
+    [event] = timeout_events(bus)
+    assert (event.scope, event.reason, event.stage_type) == ("stage", "stage_timeout", "processing")
+    assert len(bus.results()) == 1
+
+
+async def test_what_comes_late_is_counted_and_dropped(hostile: Hostile) -> None:
+    """An answer after the end of its query is counted once and not published."""
+    async with running(hostile, stall_s=60, intent=100) as (bus, counting):
+        culprit = await ask(bus, "intent-blocks")
+        assert ([left.name for left in bus.executor.abandoned()], counting.late) == (["intent"], 0)
+        hostile.go.set()
+        await eventually(lambda: counting.late)
+        after = await ask(bus, "echo")
+        assert bus.executor.abandoned() == []
+    assert (culprit.status, after.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
+    assert (len(bus.results()), counting.late, counting.replaced) == (2, 1, [])
+
+
+async def test_an_answer_does_not_wait_for_a_validation_that_blocks(hostile: Hostile) -> None:
+    """Where a stage that is not critical blocks, the answer goes out at that stage's limit, as degraded."""
+    async with running(hostile, validation=40) as (bus, _):
+        result = await ask(bus, "echo validation-blocks")
+        assert (hostile.entered.is_set(), hostile.go.is_set()) == (True, False)
+    assert (result.status, result.degraded) == (PipelineStatus.SUCCESS, True)
+    assert result.answer == "echo validation-blocks"
+    assert outcomes(result) == ["success", "success", "success", "timeout", "skipped"]
+    [event] = timeout_events(bus)
+    assert (event.scope, event.stage_type, event.limit_ms) == ("stage", "validation", 40)
+
+
+# Code that spins
+
+
+class Spinning:
+    """Code that never ends by itself, whatever it catches the first few times."""
+
+    def __init__(self, catches: int) -> None:
+        self.catches = catches
+        self.caught = 0
+        self.thread: threading.Thread | None = None
+
+    def spin(self) -> None:
+        """Spin."""
+        self.thread = threading.current_thread()
+        while True:
+            try:
+                while True:
+                    pass
+            except StageInterrupted:
+                self.caught += 1
+                if self.caught > self.catches:
+                    raise
+
+
+@pytest.mark.usefixtures("quick_switches")
+@pytest.mark.parametrize("catches", [0, 2])
+async def test_async_code_that_spins_is_interrupted(hostile: Hostile, catches: int) -> None:
+    """It ends as a timeout, its neighbours succeed, and its thread ends, with no query to come."""
+    spinning = Spinning(catches)
+
+    @hostile.app.intent
+    async def intent(query: Query, _ctx: StageContext) -> dict[str, Any]:
+        if query.user_input == "spins":
+            spinning.spin()
+        return {}
+
+    async with running(hostile, intent=300) as (bus, counting):
+        put(bus, neighbour="waits", culprit="spins")
+        culprit, neighbour = await answers(bus, "culprit", "neighbour")
+        assert spinning.thread is not None
+        thread = spinning.thread
+        await eventually(lambda: not thread.is_alive())
+        assert bus.executor.abandoned() == []
+    assert outcomes(culprit) == ["timeout", "skipped", "skipped", "skipped", "skipped"]
+    assert (culprit.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
+    assert attempts(neighbour) == [1, 1, 2, 1, 1]
+    assert (len(counting.replaced), spinning.caught) == (1, catches + 1)
+
+
+@pytest.mark.usefixtures("quick_switches")
+async def test_async_code_that_spins_alone_is_interrupted(hostile: Hostile) -> None:
+    """Code whose query ended before it was seen to block is found and ended, with no query to come."""
+    spinning = Spinning(0)
+
+    @hostile.app.intent
+    async def intent(_query: Query, _ctx: StageContext) -> None:
+        spinning.spin()
+
+    async with running(hostile, stall_s=0.3, intent=10) as (bus, counting):
+        culprit = await ask(bus, "spins")
+        assert (culprit.status, counting.replaced) == (PipelineStatus.TIMEOUT, [])
+        thread = spinning.thread
+        assert thread is not None
+        await eventually(lambda: not thread.is_alive())
+    assert len(counting.replaced) == 1
+
+
+@pytest.mark.usefixtures("quick_switches")
+@pytest.mark.parametrize("catches", [0, 2])
+async def test_blocking_code_that_spins_is_interrupted(hostile: Hostile, catches: int) -> None:
+    """It ends as a timeout, its thread ends, and a pool of one serves others meanwhile."""
+    spinning = Spinning(catches)
+
+    @hostile.app.node("spins")
+    def spins(_query: Query, _ctx: StageContext) -> None:
+        spinning.spin()
+
+    @hostile.app.node("quick")
+    def quick(_query: Query, _ctx: StageContext) -> str:
+        return "quick"
+
+    async with running(hostile, executor={"threads": 1}) as (bus, counting):
+        culprit = await ask(bus, "spins", budget_ms=200)
+        neighbour = await ask(bus, "quick")
+        thread = spinning.thread
+        assert thread is not None
+        await eventually(lambda: not thread.is_alive())
+        await eventually(lambda: not bus.executor.abandoned())
+        after = await ask(bus, "quick")
+    assert [str(r.status) for r in (culprit, neighbour, after)] == ["timeout", "success", "success"]
+    assert (counting.replaced, spinning.caught) == ([], catches + 1)
+
+
+# Threads that do not come back
+
+
+async def test_threads_that_do_not_come_back_are_not_the_pools(hostile: Hostile) -> None:
+    """A pool of one serves others while an abandoned call blocks; that is known by its node."""
+
+    @hostile.app.node("stuck")
+    def stuck(_query: Query, _ctx: StageContext) -> None:
+        hostile.block()
+
+    @hostile.app.node("quick")
+    def quick(_query: Query, _ctx: StageContext) -> str:
+        return "quick"
+
+    async with running(hostile, executor={"threads": 1}) as (bus, _):
+        culprit = await ask(bus, "stuck", budget_ms=100)
+        neighbour = await ask(bus, "quick")
+        assert (hostile.entered.is_set(), hostile.go.is_set()) == (True, False)
+        await eventually(lambda: [left.name for left in bus.executor.abandoned()] == ["stuck"])
+    assert (culprit.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
+
+
+async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostile) -> None:
+    """After half of max_abandoned such calls the node, and no other, is left alone until they come back."""
+    calls = 0
+
+    @hostile.app.node("stuck")
+    def stuck(_query: Query, _ctx: StageContext) -> str:
+        nonlocal calls
+        calls += 1
+        hostile.block()
+        return "came back"
+
+    async with running(hostile, executor={"max_abandoned": 4}) as (bus, _):
+        for _ in range(2):
+            assert (await ask(bus, "stuck", budget_ms=100)).status is PipelineStatus.TIMEOUT
+        advice = bus.inner.policies.lane("prod").advice
+        await eventually(lambda: advice.stuck)
+        refused, other = await ask(bus, "stuck"), await ask(bus, "echo")
+        assert (calls, hostile.go.is_set()) == (2, False)
+        hostile.go.set()
+        await eventually(lambda: not advice.stuck)
+        again = await ask(bus, "stuck")
+    assert (refused.status, refused.error_type) == (PipelineStatus.ERROR, "node_stuck")
+    assert other.status is PipelineStatus.SUCCESS
+    assert (again.status, again.answer, calls) == (PipelineStatus.SUCCESS, "came back", 3)
+
+
+# Code that would end the loop, or the process
+
+
+@pytest.mark.parametrize("how", ["loop.stop", "SystemExit", "KeyboardInterrupt"])
+async def test_code_that_would_end_the_loop_does_not(hostile: Hostile, how: str) -> None:
+    """The loop goes on; the query ends as what its node did, its neighbour and the next one succeed."""
+    met = threading.Event()
+
+    @hostile.app.node("ends")
+    async def ends(_query: Query, _ctx: StageContext) -> str:
+        async def leave() -> None:
+            raise SystemExit(3) if how == "SystemExit" else KeyboardInterrupt
+
+        if how == "loop.stop":
+            asyncio.get_running_loop().stop()
+        else:
+            await asyncio.gather(leave())
+        return "stopped"
+
+    @hostile.app.node("meets")
+    async def meets(_query: Query, _ctx: StageContext) -> str:
+        while not met.is_set():
+            await asyncio.sleep(0)
+        return "met"
+
+    async with running(hostile) as (bus, counting):
+        put(bus, neighbour="meets", culprit="ends")
+        [culprit] = await answers(bus, "culprit")
+        met.set()
+        [neighbour] = await answers(bus, "neighbour")
+        after = await ask(bus, "echo")
+    assert (neighbour.status, after.status) == (PipelineStatus.SUCCESS, PipelineStatus.SUCCESS)
+    expected = {"loop.stop": ("success", None)}.get(how, ("error", how))
+    assert (str(culprit.status), culprit.error_type) == expected
+    assert counting.replaced == []
+
+
+FORKS = """
+    import asyncio, os, sys, threading
+    from fivestage import Orchestrator, Pipeline
+    from fivestage.core.events import Observer
+    from fivestage.executors import ThreadExecutor
+    from fivestage.memory import MemoryBus
+
+    app = Pipeline(builtins=False)
+    children = []
+
+    @app.decision
+    async def decide(query, ctx):
+        return query.user_input
+
+    @app.node("async")
+    async def forks(query, ctx):
+        children.append(os.fork())  # the child goes on as if nothing had happened
+        return os.getpid()
+
+    @app.node("def")
+    def forks_in_thread(query, ctx):
+        children.append(os.fork())
+        return os.getpid()
+
+    @app.node("awaits")
+    async def forks_and_awaits(query, ctx):
+        children.append(os.fork())
+        await asyncio.sleep(0)
+        return os.getpid()
+
+    async def main():
+        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=10)
+        async with asyncio.timeout(20), MemoryBus(app, executor=executor) as bus:
+            for node in ("async", "def", "awaits", "async"):
+                result = await bus.ask(node, deadline="2099-01-01T00:00:00Z")
+                code = os.waitstatus_to_exitcode(os.waitpid(children[-1], 0)[1])
+                print(node, result.status.value, result.answer == os.getpid(), code)
+            print(len(bus.results()), len(children))
+
+    asyncio.run(main())
+"""
+
+
+def test_a_copy_of_the_process_ends_where_its_node_does() -> None:
+    """Nodes that fork and let the copy go on: one answer each, by the original; the copy ends with code 0."""
+    command = [sys.executable, "-c", textwrap.dedent(FORKS)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    nodes = ("async", "def", "awaits", "async")
+    expected = [*(f"{node} success True 0" for node in nodes), "4 4"]
+    assert (ended.returncode, ended.stdout.splitlines()) == (0, expected), ended.stderr
+
+
+# Code that takes more than its share
+
+
+async def test_a_node_that_leaves_tasks_behind(hostile: Hostile) -> None:
+    """A hundred tasks that never end: the answers are as usual, the bus ends, and they with it."""
+    left: list[asyncio.Task[object]] = []
+
+    @hostile.app.node("leaks")
+    async def leaks(_query: Query, _ctx: StageContext) -> str:
+        left.extend(asyncio.create_task(_never()) for _ in range(100))
+        return "leaked"
+
+    async with running(hostile) as (bus, counting):
+        put(bus, a="echo", culprit="leaks", b="echo")
+        results = await answers(bus, "a", "culprit", "b")
+        again = await ask(bus, "leaks")
+    assert [str(result.status) for result in (*results, again)] == ["success"] * 4
+    assert (len(left), counting.replaced) == (200, [])
+    assert all(task.done() for task in left)
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_an_answer_that_is_too_large(hostile: Hostile) -> None:
+    """An answer of 50 MB becomes an error that fits into a record; its neighbours succeed."""
+
+    @hostile.app.node("large")
+    async def large(_query: Query, _ctx: StageContext) -> str:
+        return "x" * 50_000_000
+
+    async with running(hostile, stall_s=60) as (bus, _):
+        put(bus, a="echo", culprit="large", b="echo")
+        a, culprit, b = await answers(bus, "a", "culprit", "b")
+        largest = max(len(record.value or b"") for record in bus.sink.records)
+    assert (a.status, b.status) == (PipelineStatus.SUCCESS, PipelineStatus.SUCCESS)
+    assert (culprit.status, culprit.error_type, culprit.answer) == (
+        PipelineStatus.ERROR,
+        "result_too_large",
+        None,
+    )
+    assert (len(bus.results()), largest < Settings().kafka.max_record_bytes) == (3, True)
