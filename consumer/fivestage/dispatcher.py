@@ -43,8 +43,8 @@ PRESSED_S = 1.0
 """For so long after a query had to wait, slots are dear: only those likely to be in time get one."""
 LIKELY, EVEN = 0.95, 0.5
 MARGIN, MAX_SHARE = 2.0, 0.5
-"""Where slots are dear somebody is refused in any case: better those who would only just be in time, as a queue
-that is worked off at the very edge of its deadlines loses many to the least disturbance."""
+"""Where slots are dear somebody is refused in any case: better those who would only just be in time, as a
+queue that is worked off at the very edge of its deadlines loses many to the least disturbance."""
 
 
 class EventSink(Protocol):
@@ -318,7 +318,7 @@ class Dispatcher:
         return budget if arrival.due_at is None else budget.not_beyond(arrival.due_at, now)
 
     def _refusal(self, budget: Budget, policy: LanePolicy, lane: str, now: float) -> TimeoutReason | None:
-        """Why a query is not begun. Where slots are dear, its chances must be good, else even ones will do."""
+        """Why a query is not begun. Where slots are dear its chances must be good, else even ones will do."""
         if budget.expired:
             return TimeoutReason.EXPIRED_BEFORE_START
         if budget.granted_s >= self._plan.total_s:
@@ -381,14 +381,14 @@ class Dispatcher:
         ticket: Ticket = job.origin
         now, lane = asyncio.get_running_loop().time(), job.query.lane
         conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
-        records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
-        self._observer.concluded(lane, conclusion, ticket.envelope.queue_s)
-        ticket.trace.conclude(ticket.envelope, conclusion)
         self._learn(job, conclusion, now)
         self.jobs.discard(job)
         self._slots.release(lane)
+        self.begin_waiting()  # before the events are written, so that the slot is not idle meanwhile
+        records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
+        self._observer.concluded(lane, conclusion, ticket.envelope.queue_s)
+        ticket.trace.conclude(ticket.envelope, conclusion)
         self._publish(ticket, records)
-        self.begin_waiting()
 
     def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
         # The last attempt is among the runs where no other was begun after it.

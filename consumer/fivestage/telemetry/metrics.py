@@ -196,10 +196,10 @@ class Metrics(Observer):
                 stage_duration.observe(run.duration_s)
 
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
-        lane = self._lane(lane)
-        self._expired.labels(lane, reason).inc()
-        self._pipeline_total.labels(lane, "expired", "false").inc()
-        self._queue_seconds.labels(lane).observe(queue_s)
+        expired, total, queue = self._expired_children(self._lane(lane), reason)
+        expired.inc()
+        total.inc()
+        queue.observe(queue_s)
 
     def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:
         self._dead_letters.labels(reason).inc()
@@ -264,6 +264,11 @@ class Metrics(Observer):
             self._pipeline_total.labels(*labels),
             self._queue_seconds.labels(lane),
         )
+
+    @lru_cache(maxsize=128)  # noqa: B019
+    def _expired_children(self, lane: str, reason: str) -> tuple[Counter, Counter, Histogram]:
+        total = self._pipeline_total.labels(lane, "expired", "false")
+        return self._expired.labels(lane, reason), total, self._queue_seconds.labels(lane)
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def _stage_children(self, lane: str, stage: str, outcome: str) -> tuple[Histogram, Counter]:
