@@ -70,6 +70,41 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
         ({"kafka": {**SASL, "sasl_username": "u", "sasl_password": SECRET, "x": 1}}, "kafka.x"),
         ({"pipeline": {"stage_timeouts_ms": {"thinking": 5}}}, "pipeline.stage_timeouts_ms.thinking"),
         ({"lane": "no spaces"}, "lane"),
+        ({"lanes": {"prod": 0}}, "lanes.prod: Input should be greater than 0"),
+        ({"lanes": {"prod": -0.1}}, "lanes.prod"),
+        ({"lanes": {"prod": "much"}}, "lanes.prod: Input should be a valid number"),
+        ({"lanes": {"no spaces": 1}}, "lanes.no spaces"),
+        ({"lanes": ["prod", "no spaces"]}, "lanes.no spaces"),
+        ({"lanes": "prod"}, "lanes: Input should be a valid dictionary"),
+        ({"adaptive": {"min_samples": 0}}, "adaptive.min_samples"),
+        ({"adaptive": {"floor_ratio": 0}}, "adaptive.floor_ratio"),
+        ({"adaptive": {"floor_ratio": 1.5}}, "adaptive.floor_ratio"),
+        ({"adaptive": {"ceiling_ratio": 0.9}}, "adaptive.ceiling_ratio"),
+        ({"adaptive": {"learning_rate": 1.1}}, "adaptive.learning_rate"),
+        ({"adaptive": {"enabled": "perhaps"}}, "adaptive.enabled"),
+        (
+            {"adaptive": {"min_samples": 201}},
+            "adaptive.min_samples: Input should be less than or equal to 200",
+        ),
+        ({"adaptive": {"ceiling_ratio": float("inf")}}, "adaptive.ceiling_ratio: Input should be a finite"),
+        ({"lanes": {"prod": float("inf")}}, "lanes.prod: Input should be a finite number"),
+        ({"lanes": {"prod": float("nan")}}, "lanes.prod"),
+        ({"breaker": {"failure_rate": 0}}, "breaker.failure_rate"),
+        ({"breaker": {"slow_call_rate": 1.5}}, "breaker.slow_call_rate"),
+        ({"breaker": {"minimum_calls": 200}}, "minimum_calls must not be more than window"),
+        ({"breaker": {"open_ms": 0}}, "breaker.open_ms"),
+        ({"breaker": {"half_open_calls": 0}}, "breaker.half_open_calls"),
+        (
+            {"admission": {"ordering": "partition"}},
+            "admission.ordering: Input should be 'unordered' or 'key'",
+        ),
+        ({"admission": {"shed": "maybe"}}, "admission.shed: Input should be 'off', 'observe' or 'on'"),
+        ({"admission": {"shed_max_share": 0}}, "admission.shed_max_share"),
+        ({"admission": {"shed_max_share": 1.01}}, "admission.shed_max_share"),
+        ({"admission": {"adaptive_limit": "sometimes"}}, "admission.adaptive_limit"),
+        ({"executor": {"kind": "fiber"}}, "executor.kind: Input should be 'thread', 'process' or 'inline'"),
+        ({"executor": {"workers": 0}}, "executor.workers"),
+        ({"executor": {"stall_ms": 1}}, "executor.stall_ms"),
     ],
 )
 def test_what_is_refused(values: dict[str, Any], said: str) -> None:
@@ -107,3 +142,100 @@ def test_secrets_are_masked() -> None:
     kafka = {**SASL, "sasl_username": "u", "sasl_password": SECRET}
     settings = Settings.load(None, {"kafka": kafka})
     assert SECRET not in f"{settings!r} {settings} {settings.model_dump(mode='json')}"
+
+
+LEARNING = """
+lane = "canary"
+
+[lanes]
+prod = 0.9
+canary = 0.1
+
+[adaptive]
+enabled = false
+min_samples = 20
+floor_ratio = 0.25
+ceiling_ratio = 2.0
+learning_rate = 0.5
+
+[breaker]
+failure_rate = 0.5
+slow_call_rate = 0.8
+window = 50
+minimum_calls = 10
+open_ms = 5000
+half_open_calls = 3
+
+[admission]
+ordering = "key"
+shed = "observe"
+shed_max_share = 0.5
+adaptive_limit = false
+
+[executor]
+kind = "process"
+workers = 4
+stall_ms = 50
+"""
+
+
+def test_what_is_learned_and_admitted_comes_from_the_file(tmp_path: Path) -> None:
+    """Each new key of a TOML file arrives in the policy that it is for."""
+    (tmp_path / "fivestage.toml").write_text(LEARNING)
+    settings = Settings.load(tmp_path / "fivestage.toml")
+    assert (settings.lane, settings.lanes) == ("canary", {"prod": 0.9, "canary": 0.1})
+    adaptive = settings.adaptive.policy()
+    assert (adaptive.enabled, adaptive.min_samples, adaptive.learning_rate) == (False, 20, 0.5)
+    assert (adaptive.floor_ratio, adaptive.ceiling_ratio) == (0.25, 2.0)
+    breaker = settings.breaker.policy(250)
+    assert (breaker.failure_rate, breaker.slow_call_rate, breaker.window) == (0.5, 0.8, 50)
+    assert (breaker.minimum_calls, breaker.open_s, breaker.half_open_calls) == (10, 5.0, 3)
+    assert breaker.probe_timeout_s == 1.25
+    admission, executor = settings.admission, settings.executor
+    assert (admission.ordering, str(admission.shed)) == ("key", "observe")
+    assert (admission.shed_max_share, admission.adaptive_limit) == (0.5, False)
+    assert (executor.kind, executor.workers, executor.stall_ms) == ("process", 4, 50)
+
+
+def test_what_is_learned_and_admitted_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same keys as variables; tables and lists as JSON."""
+    for name, value in {
+        "LANES": '{"prod": 9, "canary": 1}',
+        "ADAPTIVE__ENABLED": "false",
+        "ADAPTIVE__FLOOR_RATIO": "0.25",
+        "BREAKER__OPEN_MS": "5000",
+        "ADMISSION__ORDERING": "key",
+        "ADMISSION__SHED": "off",
+        "ADMISSION__ADAPTIVE_LIMIT": "0",
+        "EXECUTOR": '{"kind": "process", "workers": 2}',
+        "EXECUTOR__STALL_MS": "40",
+    }.items():
+        monkeypatch.setenv(f"FIVESTAGE_{name}", value)
+    settings = Settings.load()
+    assert settings.lanes == {"prod": 9.0, "canary": 1.0}
+    assert (settings.adaptive.enabled, settings.adaptive.floor_ratio) == (False, 0.25)
+    assert settings.breaker.policy(250).open_s == 5.0
+    admission, executor = settings.admission, settings.executor
+    assert (admission.ordering, str(admission.shed), admission.adaptive_limit) == ("key", "off", False)
+    assert (executor.kind, executor.workers, executor.stall_ms) == ("process", 2, 40)
+
+
+def test_lanes_as_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list gives equal shares, in the file and, as JSON, in the environment."""
+    (tmp_path / "fivestage.toml").write_text('lanes = ["prod", "canary"]')
+    assert Settings.load(tmp_path / "fivestage.toml").lanes == {"prod": 1.0, "canary": 1.0}
+    monkeypatch.setenv("FIVESTAGE_LANES", '["a", "b", "c"]')
+    assert Settings.load().lanes == {"a": 1.0, "b": 1.0, "c": 1.0}
+
+
+def test_the_defaults_of_what_is_learned_are_those_of_the_contract() -> None:
+    """As section 7 has them."""
+    settings = Settings()
+    adaptive, breaker = settings.adaptive, settings.breaker
+    assert (adaptive.enabled, adaptive.min_samples, adaptive.floor_ratio) == (True, 50, 0.5)
+    assert (adaptive.ceiling_ratio, adaptive.learning_rate) == (3.0, 0.1)
+    assert (breaker.failure_rate, breaker.slow_call_rate, breaker.window) == (0.3, 1.0, 100)
+    assert (breaker.minimum_calls, breaker.open_ms, breaker.half_open_calls) == (20, 30_000, 1)
+    admission = settings.admission
+    assert (admission.ordering, admission.adaptive_limit, str(admission.shed)) == ("unordered", True, "on")
+    assert (settings.executor.workers, settings.lanes) == (1, {})

@@ -1,4 +1,4 @@
-"""The gate."""
+"""The gate, and the slots."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.admission import Gate, InFlightLimit
+from fivestage.core.admission import Gate, InFlightLimit, Slots
+from fivestage.core.lanes import LaneShares
+from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
 
 
 @pytest.mark.parametrize(("size", "low"), [(1, 0), (2, 1), (4, 3), (8, 6), (100, 75), (256, 192)])
@@ -48,3 +50,71 @@ def test_the_gate_never_lets_too_many_in(size: int, steps: list[int]) -> None:
         in_flight = max(0, in_flight + min(step, room))
         assert in_flight <= size
     assert gate.update(0) is True
+
+
+def slots_of(limit: int, **shares: float) -> Slots[str]:
+    """So many slots, always."""
+    return Slots(ConcurrencyLimiter(LimiterPolicy(max_limit=limit, min_limit=limit)), LaneShares(shares))
+
+
+def test_nobody_passes_those_who_wait() -> None:
+    """A slot is free for a newcomer only where nobody waits, also while slots become free."""
+    slots = slots_of(2)
+    assert slots.is_free
+    slots.occupy("a")
+    slots.occupy("a")
+    assert not slots.is_free
+    slots.wait("a", "first")
+    slots.release("a")
+    assert not slots.is_free
+    assert (slots.next(), slots.is_free) == ("first", True)
+    assert (slots.next(), slots.waiting) == (None, 0)
+
+
+def test_no_slot_beyond_the_limit() -> None:
+    """Who waits is given a slot only while fewer run than may."""
+    slots = slots_of(1)
+    slots.wait("a", "x")
+    slots.wait("a", "y")
+    assert slots.next() == "x"
+    slots.occupy("a")
+    assert slots.next() is None
+    assert repr(slots) == "<Slots 1 of 1 taken, 1 waiting>"
+    slots.release("a")
+    assert (slots.next(), slots.running, slots.running_in("a")) == ("y", 0, 0)
+
+
+def test_slots_by_lane() -> None:
+    """The next slot is that of the lane that uses least of its share."""
+    slots = slots_of(10, a=0.5, b=0.5)
+    for lane in "aab":
+        slots.occupy(lane)
+    slots.wait("a", "of a")
+    slots.wait("b", "of b")
+    assert (slots.running_in("a"), slots.running_in("b")) == (2, 1)
+    assert slots.next() == "of b"
+
+
+def test_giving_up() -> None:
+    """Those whose time is up leave the line, and the others keep their places."""
+    slots = slots_of(1)
+    assert slots.give_up(lambda _: True) == []
+    slots.occupy("a")
+    for item in ("a1", "b1", "a2"):
+        slots.wait(item[0], item)
+    assert slots.give_up(lambda item: item == "a1") == ["a1"]
+    assert slots.waiting == 2
+    slots.release("a")
+    assert [slots.next(), slots.next(), slots.next()] == ["a2", "b1", None]
+
+
+def test_the_limiter_is_told_how_many_ran() -> None:
+    """The query that ended counts among them: it is told before its slot is released."""
+    limiter = ConcurrencyLimiter(LimiterPolicy(max_limit=8, window_s=0, window_samples=1))
+    slots: Slots[str] = Slots(limiter, LaneShares({}))
+    for _ in range(8):
+        slots.occupy("a")
+    slots.learn(1.0, duration_s=0.1, dropped=True)
+    assert slots.limit == 7
+    slots.learn(2.0, duration_s=0.1, dropped=False)
+    assert "normal=100.0 ms at 8" in repr(limiter)

@@ -341,3 +341,30 @@ def test_only_what_is_in_flight_can_finish(offset: int) -> None:
     with pytest.raises(ValueError, match="not in flight"):
         book.finish(offset)
     assert (book.in_flight, book.position) == (1, 6)
+
+
+def test_what_is_put_back_is_not_waited_for_and_not_committed() -> None:
+    """It counts as not in flight, and holds the commit position where it is, whatever ends after it."""
+    ledger = open_ledger(A, B)
+    book = opened(ledger, A)
+    for offset in range(4):
+        book.begin(offset)
+    book.finish(0)
+    book.put_back()
+    assert (book.in_flight, ledger.in_flight()) == (2, 2)
+    book.finish(2)
+    book.finish(3)
+    assert (book.in_flight, ledger.in_flight(frozenset({A}))) == (0, 0)
+    assert (ledger.committable(), book.span) == ({A: 1}, 3)
+
+
+def test_a_new_assignment_forgets_what_was_put_back() -> None:
+    """The next reader, also when it is the same, begins with what was left to it."""
+    ledger = open_ledger(A)
+    opened(ledger, A).begin(0)
+    opened(ledger, A).put_back()
+    ledger.assign(frozenset({A}))
+    opened(ledger, A).begin(0)
+    assert ledger.in_flight() == 1
+    opened(ledger, A).finish(0)
+    assert (ledger.in_flight(), ledger.committable()) == (0, {A: 1})

@@ -380,3 +380,49 @@ def test_any_trail_has_one_valid_end(made: tuple[Trail, Plan], after_s: float) -
         and all(note.scope is not TimeoutScope.PIPELINE for note in got.timeouts)
     )
     assert concluded(trail, plan=plan, after_s=after_s, budget_s=END) == got
+
+
+def superseded_trail(*, running: bool) -> Trail:
+    """Decision has ended, a first node has failed, a second one is running or was not begun."""
+    trail = trail_of(ended([S, S]))
+    trail.fail_over(run_of(PROCESSING, ERROR, at=STARTED_AT + 0.02, node="first"))
+    if running:
+        made = running_of(PROCESSING, at=STARTED_AT + 0.03, granted_s=0.12)
+        trail.start(made._replace(node="second", attempt=2))
+    return trail
+
+
+def test_the_deadline_between_two_attempts() -> None:
+    """Where no other node was begun the failure that is known is what is told, not a lack of time."""
+    got = concluded(superseded_trail(running=False), after_s=END)
+    assert (got.status, got.error, got.error_type) == (FAILED, "Processing failed: boom", "ValueError")
+    assert [run.outcome for run in got.runs] == [S, S, E, X, X]
+    assert (got.runs[2].node, got.runs[2].attempt, got.timeouts) == ("first", 1, ())
+
+
+def test_the_deadline_in_the_second_attempt() -> None:
+    """The attempt that was running is told, the failed one before it is not."""
+    got = concluded(superseded_trail(running=True), after_s=END)
+    assert (got.status, got.runs[2].outcome, got.runs[2].node) == (LATE, T, "second")
+    assert (got.runs[2].attempt, got.node) == (2, "second")
+
+
+def test_a_second_attempt_that_answered() -> None:
+    """Is a success like any other: nothing of the first is left in what readers see."""
+    trail = superseded_trail(running=True)
+    trail.answer_json = b"22"
+    trail.finish(run_of(PROCESSING, node="second", attempt=2))
+    for stage in (VALIDATION, REFLECTION):
+        trail.finish(run_of(stage))
+    got = concluded(trail)
+    assert (got.status, got.degraded, got.timeouts) == (OK, False, ())
+    assert [run.attempt for run in got.runs] == [1, 1, 2, 1, 1]
+
+
+def test_a_stage_that_was_given_up_before_the_deadline() -> None:
+    """Where the patrol ended a stage that may be missed, those after it say that it is for that one."""
+    runs = [*ended([S, S, S]), run_of(VALIDATION, TIMEOUT, at=STARTED_AT + 0.03, took_s=0.06)]
+    got = concluded(trail_of(runs), after_s=0.1)
+    assert (got.status, got.degraded, got.answer_json) == (OK, True, b"22")
+    assert got.runs[4].error == "validation did not succeed"
+    assert concluded(trail_of(runs), after_s=END).runs[4].error == "no time left"

@@ -10,7 +10,7 @@ import pytest
 from fivestage.core.trail import RunningStage, Trail
 from fivestage_schemas import StageType
 
-from .samples import SUCCESS, ended, running_of
+from .samples import ERROR, PROCESSING, SUCCESS, ended, run_of, running_of, trail_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,3 +91,51 @@ def test_a_snapshot_does_not_grow() -> None:
     runs, _ = trail.snapshot()
     trail.finish(RUNS[0])
     assert runs == ()
+
+
+def failed_over() -> Trail:
+    """Two stages have ended, and the first node of the third has failed."""
+    trail = trail_of(RUNS[:2])
+    trail.start(running_of(PROCESSING, at=1.0, granted_s=0.1))
+    trail.fail_over(run_of(PROCESSING, ERROR, node="first"))
+    return trail
+
+
+def test_a_failed_attempt_is_no_end_of_the_stage() -> None:
+    """It is kept apart, the next is another attempt, and the stage after it is a first one again."""
+    trail = failed_over()
+    assert ([run.node for run in trail.superseded], trail.attempt) == (["first"], 2)
+    assert trail.snapshot() == (tuple(RUNS[:2]), None)
+    trail.start(running_of(PROCESSING, at=1.1, granted_s=0.1)._replace(attempt=trail.attempt))
+    trail.fail_over(run_of(PROCESSING, ERROR, node="second", attempt=2))
+    assert trail.attempt == 3
+    trail.finish(RUNS[2])
+    assert (trail.attempt, len(trail.superseded)) == (1, 2)
+
+
+def test_a_trail_goes_on_elsewhere() -> None:
+    """What has ended goes along, the running stage is begun anew, and the old trail is closed for good."""
+    old = failed_over()
+    old.start(running_of(PROCESSING, at=1.1, granted_s=0.1)._replace(attempt=2))
+    old.answer_json, old.confidence = b"1", 0.5
+    new = old.continued()
+    assert (old.closed, new.closed) == (True, False)
+    assert (new.runs, new.running, new.superseded, new.attempt) == (old.runs, None, old.superseded, 3)
+    assert (new.answer_json, new.confidence) == (b"1", 0.5)
+    old.finish(RUNS[2])
+    old.superseded.clear()
+    assert (len(new.runs), len(new.superseded)) == (2, 1)
+
+
+def test_a_trail_that_goes_on_between_two_attempts() -> None:
+    """Nothing was running that would have to be begun anew: the attempt stays what it is."""
+    assert failed_over().continued().attempt == 2
+    assert trail_of(RUNS[:2]).continued().attempt == 1
+
+
+@pytest.mark.parametrize(("now", "overdue"), [(1.1, False), (1.119, False), (1.121, True)])
+def test_overdue(now: float, *, overdue: bool) -> None:
+    """A stage is given some grace after its limit to end by itself."""
+    running = running_of(PROCESSING, at=1.0, granted_s=0.1)
+    assert trail_of(RUNS[:2], running).overdue(now, 0.02) == (running if overdue else None)
+    assert trail_of(RUNS[:2]).overdue(now, 0.02) is None

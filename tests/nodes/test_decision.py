@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import NoNodeError, Pipeline
-from fivestage.nodes.decision import candidates, intent_of
+from fivestage.core.advice import Advice, NodeAdvice
+from fivestage.core.breaker import BreakerState
+from fivestage.nodes.decision import candidates, intent_of, same_intent
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -78,3 +80,69 @@ async def test_no_node(ask: Callable[..., Any], context: Callable[..., Any]) -> 
 def test_intent_of(result: Any, expected: str) -> None:
     """A user's intent stage may return a mapping or a name; anything else is ``general``."""
     assert intent_of(result) == expected
+
+
+def pair() -> Pipeline:
+    """Two nodes of the user's for sums, beside the built-in ones."""
+    app = Pipeline()
+    declare(app, "first", "mathematical")
+    declare(app, "second", "mathematical")
+    return app
+
+
+OPEN, HALF_OPEN = NodeAdvice(BreakerState.OPEN), NodeAdvice(BreakerState.HALF_OPEN)
+
+
+@pytest.mark.parametrize(
+    ("known", "chosen"),
+    [
+        ({}, "first"),
+        ({"first": NodeAdvice(score=0.97)}, "first"),
+        ({"first": NodeAdvice(score=0.6)}, "second"),
+        (
+            {"first": NodeAdvice(score=0.5), "second": NodeAdvice(score=0.3), "math": NodeAdvice(score=0.4)},
+            "first",
+        ),
+        ({"first": NodeAdvice(score=0.5), "second": NodeAdvice(score=0.3)}, "math"),
+        ({"first": OPEN}, "second"),
+        ({"first": HALF_OPEN}, "second"),
+        ({"first": OPEN, "second": OPEN}, "math"),
+        ({"first": OPEN, "second": OPEN, "math": OPEN}, "facts"),
+        ({"first": OPEN, "second": OPEN, "math": OPEN, "facts": OPEN}, "first"),
+    ],
+)
+async def test_health_and_breakers_decide(
+    ask: Callable[..., Any], context: Callable[..., Any], known: dict[str, NodeAdvice], chosen: str
+) -> None:
+    """The healthiest of those that take the intent; another group only where no breaker of it lets any."""
+    advice = Advice(())
+    advice.nodes = known
+    ctx = context(intent={"intent": "mathematical"}, advice=advice)
+    assert await pair().stage(StageType.DECISION).call(ask(""), ctx) == chosen
+
+
+async def test_a_probe_that_is_due_is_made(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
+    """A half-open node is chosen before healthy ones while its permit is there, and asking takes none."""
+    advice = Advice(())
+    advice.nodes, advice.probes = {"second": HALF_OPEN}, {"second": True}
+    ctx = context(intent={"intent": "mathematical"}, advice=advice)
+    decide = pair().stage(StageType.DECISION).call
+    assert [await decide(ask(""), ctx), await decide(ask(""), ctx)] == ["second", "second"]
+    advice.take_probe("second")
+    assert await decide(ask(""), ctx) == "first"
+
+
+@pytest.mark.parametrize(
+    ("intent", "chosen", "others"),
+    [
+        ("mathematical", "first", ["second", "math"]),
+        ("mathematical", "math", ["first", "second"]),
+        ("mathematical", "facts", []),
+        ("greeting", "first", []),
+        ("mathematical", "nobody", []),
+        ("mathematical", None, []),
+    ],
+)
+def test_who_may_stand_in(intent: str, chosen: str | None, others: list[str]) -> None:
+    """Those that declare the intent the chosen one was chosen for; nobody where it does not declare it."""
+    assert same_intent(pair().nodes, intent, chosen) == others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,11 +12,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from fivestage import Pipeline
+from fivestage.core.breaker import BreakerState
+from fivestage.core.policy import MIN_ANSWERS
 from fivestage.core.records import Output
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage.telemetry.metrics import MAX_ERROR_TYPES, MAX_LANES, Metrics, render
 from fivestage.telemetry.tracing import Tracing
+
+from . import samples
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -186,3 +191,63 @@ async def test_nodes_cannot_fill_the_registry_with_error_types() -> None:
         assert metrics._error_type(f"Error{number}") == (
             f"Error{number}" if number < MAX_ERROR_TYPES else "other"
         )
+
+
+def text_of(metrics: Metrics) -> list[str]:
+    """The lines of all metrics."""
+    return render(metrics.registry, "")[0].decode().splitlines()
+
+
+async def test_what_is_refused_is_counted() -> None:
+    """By lane, and whether it was refused or only would have been."""
+    for mode, action in (("on", "refused"), ("observe", "observed")):
+        metrics = Metrics(topic="queries", group_id="g")
+        settings = Settings.model_validate({"admission": {"shed": mode, "shed_max_share": 1}})
+        app = samples.pipeline(any=samples.FakeNode(0.02))
+        async with MemoryBus(app, observer=metrics, settings=settings) as bus:
+            await samples.ask_many(bus, "learn", MIN_ANSWERS)
+            await samples.ask_many(bus, "q", 3, budget_ms=5)
+        lines = [line for line in text_of(metrics) if line.startswith("fivestage_shed_total{")]
+        assert lines == [f'fivestage_shed_total{{action="{action}",lane="prod"}} 3.0']
+        expired = 'fivestage_expired_total{lane="prod",reason="would_expire"} 3.0' in text_of(metrics)
+        assert expired is (mode == "on")
+
+
+async def test_breakers_and_failovers_are_counted() -> None:
+    """Each change of a breaker by lane, node and state; each node called after another had failed by lane."""
+    metrics = Metrics(topic="queries", group_id="g")
+    bad, good = samples.FakeNode(fails=True), samples.FakeNode(fails=True)
+    async with MemoryBus(samples.pipeline(bad=bad, good=good), observer=metrics) as bus:
+        await samples.ask_many(bus, "q", 3, lane="canary")
+        good.fails = False
+        await samples.ask_many(bus, "r", 17, lane="canary")
+        await samples.ask_many(bus, "s", 1)
+        await asyncio.sleep(0.2)
+    lines = text_of(metrics)
+    assert 'fivestage_failovers_total{lane="canary"} 20.0' in lines
+    assert 'fivestage_failovers_total{lane="prod"} 1.0' in lines
+    changes = [line for line in lines if line.startswith("fivestage_breaker_transitions_total{")]
+    assert changes == ['fivestage_breaker_transitions_total{lane="canary",node="bad",state="open"} 1.0']
+
+
+def test_replaced_executors_are_counted() -> None:
+    """By reason."""
+    metrics = Metrics(topic="queries", group_id="g")
+    for reason in ("stalled", "stalled", "died"):
+        metrics.executor_replaced(reason)
+    lines = text_of(metrics)
+    assert 'fivestage_replaced_executors_total{reason="stalled"} 2.0' in lines
+    assert 'fivestage_replaced_executors_total{reason="died"} 1.0' in lines
+
+
+def test_lanes_of_the_new_metrics_are_bounded_too() -> None:
+    """Producers cannot fill the registry through these either."""
+    metrics = Metrics(topic="queries", group_id="g")
+    for number in range(MAX_LANES + 5):
+        metrics.shed(f"lane{number}", refused=True)
+        metrics.failed_over(f"lane{number}", 1)
+        metrics.breaker_changed(f"lane{number}", "node", BreakerState.OPEN)
+    for name in ("shed", "failovers", "breaker_transitions"):
+        lines = [line for line in text_of(metrics) if line.startswith(f"fivestage_{name}_total{{")]
+        assert len(lines) == MAX_LANES + 1
+        assert any('lane="other"' in line and line.endswith(" 5.0") for line in lines)

@@ -1,0 +1,366 @@
+"""What is learned of each lane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage.core.adaptive import AdaptivePolicy
+from fivestage.core.breaker import BreakerPolicy, BreakerState
+from fivestage.core.events import Observer
+from fivestage.core.plan import Plan
+from fivestage.core.policy import (
+    MAX_LANES,
+    MAX_NODES,
+    MIN_ANSWERS,
+    OTHER_LANES,
+    REFRESH_S,
+    LanePolicy,
+    LanePolicySettings,
+    NodePolicy,
+    Policies,
+    stuck_nodes,
+)
+
+from .samples import (
+    DECISION,
+    ERROR,
+    INTENT,
+    PLAN,
+    PROCESSING,
+    REFLECTION,
+    SKIPPED,
+    STARTED_AT,
+    SUCCESS,
+    TIMEOUT,
+    VALIDATION,
+    concluded,
+    ended,
+    run_of,
+    running_of,
+    trail_of,
+)
+
+if TYPE_CHECKING:
+    from fivestage.core.trail import StageRun
+    from fivestage_schemas import Outcome
+
+CLOSED, OPEN, HALF_OPEN = BreakerState
+NOW = STARTED_AT
+BREAKER = BreakerPolicy(minimum_calls=4, window=8, failure_rate=0.5, open_s=10.0, probe_timeout_s=1.25)
+SETTINGS = LanePolicySettings(PLAN, AdaptivePolicy(), BREAKER)
+LIMIT_S = PLAN.stages[2].limit_s
+FAIR_S = PLAN.stages[2].fair_s
+
+
+def call(outcome: Outcome = SUCCESS, *, took_s: float = 0.01, node: str = "math", **fields: Any) -> StageRun:
+    """A call of a node."""
+    return run_of(PROCESSING, outcome, took_s=took_s, node=node, **fields)
+
+
+def learn(policy: LanePolicy, *runs: StageRun, now: float = NOW) -> None:
+    """Tell a lane of attempts at processing, and nothing else."""
+    policy.concluded(concluded(trail_of([])), runs, now)
+
+
+def lane(settings: LanePolicySettings = SETTINGS) -> LanePolicy:
+    """A lane of which nothing is known."""
+    return LanePolicy("prod", settings)
+
+
+# Nodes
+
+
+@pytest.mark.parametrize(
+    ("run", "failures"),
+    [
+        (call(), 0),
+        (call(ERROR), 1),
+        (call(TIMEOUT, took_s=LIMIT_S), 1),
+        (call(TIMEOUT, took_s=FAIR_S, granted_s=FAIR_S), 1),
+        (call(TIMEOUT, took_s=FAIR_S, granted_s=FAIR_S - 1e-9), 1),
+        (call(TIMEOUT, took_s=FAIR_S - 0.001, granted_s=FAIR_S - 0.001), 0),
+        (call(ERROR, granted_s=0.001), 1),
+    ],
+)
+def test_what_counts_against_a_node(run: StageRun, failures: int) -> None:
+    """Errors always; a timeout only if the node had what it is left when all others use up their limits."""
+    node = NodePolicy(SETTINGS)
+    node.record(run, NOW, limit_s=LIMIT_S)
+    assert node.breaker._failed == failures
+    assert node.health.score(NOW) == (0.5 if failures else 1.0)
+
+
+def test_a_cut_that_was_not_its_own_doing_is_no_call_at_all() -> None:
+    """It enters neither the window of the breaker nor the durations."""
+    node = NodePolicy(SETTINGS)
+    for _ in range(20):
+        node.record(call(TIMEOUT, took_s=0.01, granted_s=0.01), NOW, limit_s=LIMIT_S)
+    assert (len(node.breaker._calls), node.health.p95_s) == (0, None)
+
+
+def half_open(policy: LanePolicy, now: float = NOW) -> float:
+    """Let ``math`` fail until its breaker opens, and wait until it is half open; returns when that is."""
+    learn(policy, *[call(ERROR)] * 4, now=now)
+    assert policy.advice.node("math").state is OPEN
+    policy.refresh(now + BREAKER.open_s)
+    return now + BREAKER.open_s
+
+
+def test_a_probe_cut_by_others_gives_its_permit_back() -> None:
+    """It says nothing about the node: the breaker stays half open, and the next may try at once."""
+    policy = lane()
+    now = half_open(policy)
+    assert policy.advice.take_probe("math")
+    learn(policy, call(TIMEOUT, took_s=0.01, granted_s=0.01, probe=True), now=now)
+    policy.refresh(now)
+    assert policy.advice.node("math").state is HALF_OPEN
+    assert policy.advice.take_probe("math")
+
+
+@pytest.mark.parametrize(("rate", "state"), [(1.0, CLOSED), (0.9, OPEN)])
+def test_a_slow_probe(rate: float, state: BreakerState) -> None:
+    """A slow answer closes the breaker, unless slow calls are what opens it."""
+    policy = lane(
+        LanePolicySettings(PLAN, breaker=BreakerPolicy(minimum_calls=4, slow_call_rate=rate, open_s=10))
+    )
+    now = half_open(policy)
+    learn(policy, call(took_s=0.95 * LIMIT_S, probe=True), now=now)
+    assert policy.advice.node("math").state is state
+
+
+# The advice
+
+
+def test_a_breaker_that_opens_is_told_at_once() -> None:
+    """Figures may be a tenth of a second old, an open breaker is known with the call that opened it."""
+    policy = lane()
+    policy.refresh(NOW)
+    learn(policy, *[call()] * 2)
+    policy.refresh_if_due(NOW + REFRESH_S / 2)
+    assert policy.advice.nodes == {}
+    learn(policy, *[call(ERROR)] * 2)
+    assert policy.advice.node("math").state is OPEN
+
+
+def test_advice_changes_only_when_it_matters() -> None:
+    """What did not change stays the same object, so that it need not be told again."""
+    policy = lane()
+    learn(policy, *[call()] * 20)
+    policy.refresh(NOW)
+    stages, nodes = policy.advice.stages, policy.advice.nodes
+    learn(policy, *[call()] * 20)
+    policy.refresh(NOW + 1)
+    assert policy.advice.stages is stages
+    assert policy.advice.nodes is nodes
+
+
+def test_permits_come_and_go_with_the_state() -> None:
+    """Half open there is one permit, another after it was lost, and none once the breaker is closed."""
+    policy = lane()
+    now = half_open(policy)
+    assert policy.advice.take_probe("math")
+    for later_s, there in ((0.1, False), (1.2, False), (1.3, True)):
+        policy.refresh(now + later_s)
+        assert ("math" in policy.advice.probes) is there
+    learn(policy, call(probe=True), now=now + 1.3)
+    assert (policy.advice.probes, policy.advice.node("math").state) == ({}, CLOSED)
+
+
+def test_a_permit_runs_from_when_it_is_taken() -> None:
+    """One that lay about is not handed out a second time while its probe is under way."""
+    policy = lane()
+    now = half_open(policy)
+    for tenth in range(1, 13):
+        policy.refresh(now + tenth / 10)
+    assert policy.advice.take_probe("math")
+    policy.refresh(now + 1.3)
+    policy.refresh(now + 1.5)
+    assert policy.advice.probes == {}
+
+
+def test_needs_and_reserves() -> None:
+    """P95 and median of each stage, and what the critical ones after it need; nothing below min_samples."""
+    policy = lane(LanePolicySettings(PLAN, AdaptivePolicy(enabled=False)))
+    takes_s = (0.004, 0.01, 0.02, 0.03, 0.001)
+    runs = [
+        run_of(spec.stage_type, took_s=seconds) for spec, seconds in zip(PLAN.stages, takes_s, strict=True)
+    ]
+    for count in (49, 1):
+        before = policy.advice.stages
+        assert all(stage.need_s == stage.reserve_s == stage.typical_s == 0 for stage in before)
+        for _ in range(count):
+            policy.concluded(concluded(trail_of(runs)), (), NOW)
+        policy.refresh(NOW)
+    stages = policy.advice.stages
+    assert [stage.need_s for stage in stages] == list(takes_s)
+    assert [stage.typical_s for stage in stages] == list(takes_s)
+    assert [stage.reserve_s for stage in stages] == [pytest.approx(0.03), 0.02, 0, 0, 0]
+    assert [stage.limit_s for stage in stages] == [spec.limit_s for spec in PLAN.stages]
+
+
+# Learned limits
+
+
+def learned(policy: LanePolicy, took_s: float, count: int = 100) -> None:
+    """Let processing take so long so often."""
+    learn(policy, *[call(took_s=took_s)] * count)
+    policy.refresh(NOW)
+
+
+@pytest.mark.parametrize("took_s", [0.01, 0.04003, 0.0501, 0.0612])
+def test_timeouts_at_the_advised_limit_raise_it(took_s: float) -> None:
+    """What is granted is the limit to half a millisecond: a cut at that is a cut at the limit."""
+    policy = lane(LanePolicySettings(PLAN, AdaptivePolicy(window=100)))
+    learned(policy, took_s, 73)  # not quite at its target
+    limit_s, advised_s = policy.limits[2].limit_s, policy.advice.stages[2].limit_s
+    assert abs(limit_s - advised_s) <= 0.00025
+    for count in range(1, 21):
+        granted_s = policy.advice.stages[2].limit_s
+        learn(policy, call(TIMEOUT, took_s=granted_s, granted_s=granted_s))
+        policy.refresh(NOW)
+        assert policy.nodes["math"].breaker._failed == count
+    assert policy.limits[2].limit_s > 1.5 * limit_s
+
+
+def test_who_was_cut_shorter_says_nothing_about_the_limit() -> None:
+    """Timeouts of calls granted less than the limit, and errors, leave it alone."""
+    policy = lane()
+    learned(policy, 0.04)
+    before = policy.limits[2].limit_s
+    learn(policy, *[call(TIMEOUT, took_s=0.03, granted_s=0.03)] * 50, *[call(ERROR)] * 50)
+    assert policy.limits[2].limit_s == before
+
+
+def test_stages_that_did_not_run_are_no_samples() -> None:
+    """Skipped stages took no time, which is not how long they take."""
+    policy = lane()
+    for _ in range(60):
+        policy.concluded(concluded(trail_of(ended([SUCCESS, SUCCESS, ERROR]))), (), NOW)
+    counts = [len(limit._samples) for limit in policy.limits]
+    assert counts == [60, 60, 0, 0, 0]
+
+
+# How long an answer takes
+
+
+def test_the_time_to_an_answer_is_that_of_the_critical_stages() -> None:
+    """From the start to the end of the last critical stage; the others may be cut without harm."""
+    policy = lane()
+    for number in range(MIN_ANSWERS):
+        assert policy.answer_time_s(0.5) is None
+        took_s = 0.02 if number % 10 else 0.2
+        runs = [
+            run_of(INTENT, took_s=0.001),
+            run_of(DECISION, at=NOW + 0.001, took_s=0.001),
+            run_of(PROCESSING, at=NOW + 0.002, took_s=took_s),
+            run_of(VALIDATION, at=NOW + 0.002 + took_s, took_s=0.04),
+            run_of(REFLECTION, at=NOW + 0.042 + took_s, took_s=0.03),
+        ]
+        policy.concluded(concluded(trail_of(runs), after_s=0.24), (), NOW)
+    assert policy.answer_time_s(0.5) == pytest.approx(0.022)
+    assert policy.answer_time_s(0.95) == pytest.approx(0.202)
+
+
+def test_timeouts_count_only_with_all_of_their_time() -> None:
+    """With a whole budget no answer means longer than that, with a short one nothing."""
+    policy = lane()
+    late = trail_of(ended([SUCCESS, SUCCESS]), running_of(PROCESSING, at=NOW + 0.02, granted_s=0.02))
+    for _ in range(MIN_ANSWERS):
+        policy.concluded(concluded(late, after_s=0.04, budget_s=0.04), (), NOW)
+    assert policy.answer_time_s(0.5) is None
+    for _ in range(MIN_ANSWERS):
+        policy.concluded(concluded(late, after_s=0.25, budget_s=0.25 - 1e-9), (), NOW)
+    assert policy.answer_time_s(0.5) == PLAN.total_s  # no more than all there is, whatever it would take
+
+
+@pytest.mark.parametrize("outcomes", [[ERROR], [SUCCESS, SUCCESS, ERROR]])
+def test_errors_are_no_answers(outcomes: list[Outcome]) -> None:
+    """How long it took to fail says nothing about how long an answer takes."""
+    policy = lane()
+    for _ in range(MIN_ANSWERS):
+        policy.concluded(concluded(trail_of(ended(outcomes))), (), NOW)
+    assert policy.answer_time_s(0.5) is None
+
+
+def test_nothing_critical_and_nothing_run() -> None:
+    """A plan without critical stages has answers of which nobody knows how long they take."""
+    plan = Plan.of(critical=())
+    policy = lane(LanePolicySettings(plan))
+    for _ in range(MIN_ANSWERS):
+        policy.concluded(concluded(trail_of(ended([SKIPPED] * 5, plan=plan)), plan=plan), (), NOW)
+    assert policy.answer_time_s(0.95) is None
+
+
+# Lanes and nodes without number
+
+
+class Told(Observer):
+    """Writes down changes of breakers."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, str, str]] = []
+
+    def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
+        self.changes.append((lane, node, str(state)))
+
+
+def test_changes_are_told_once_and_in_order() -> None:
+    """Each change of each lane's breakers, at the next tick, with the lane it belongs to."""
+    told = Told()
+    policies = Policies(SETTINGS, told)
+    for name in ("a", "b"):
+        learn(policies.lane(name), *[call(ERROR)] * 4)
+        policies.tick(NOW, frozenset())
+        policies.tick(NOW, frozenset())
+    later = NOW + BREAKER.open_s
+    policies.tick(later, frozenset())
+    learn(policies.lane("b"), call(probe=True), now=later)
+    policies.tick(later, frozenset())
+    assert told.changes == [
+        ("a", "math", "open"),
+        ("b", "math", "open"),
+        ("a", "math", "half_open"),
+        ("b", "math", "half_open"),
+        ("b", "math", "closed"),
+    ]
+
+
+def test_stuck_nodes_are_stuck_in_all_lanes() -> None:
+    """A node whose calls do not come back is left alone whoever asks; once they do it is called again."""
+    policies = Policies(SETTINGS, Observer())
+    lanes = [policies.lane(name) for name in "ab"]
+    policies.tick(NOW, frozenset({"math"}))
+    assert [lane.advice.lets("math") for lane in lanes] == [False, False]
+    policies.tick(NOW, frozenset())
+    assert [lane.advice.lets("math") for lane in lanes] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("names", "stuck"),
+    [([], ""), (["a"] * 3, ""), (["a"] * 4, "a"), (["a", "b"] * 4 + ["c"], "ab"), ([""] * 9, "")],
+)
+def test_who_is_stuck(names: list[str], stuck: str) -> None:
+    """Four calls that did not come back, of one name."""
+    assert stuck_nodes(names, 4) == frozenset(stuck)
+
+
+def test_lanes_beyond_the_bound_share_one_policy() -> None:
+    """Producers choose lanes, but not how much is remembered."""
+    policies = Policies(SETTINGS, Observer())
+    made = [policies.lane(f"lane{number}") for number in range(MAX_LANES + 10)]
+    assert len(policies.lanes) == MAX_LANES + 1
+    assert {policy.name for policy in made[MAX_LANES:]} == {OTHER_LANES}
+    assert len({id(policy) for policy in made[MAX_LANES:]}) == 1
+    assert policies.lane("lane3") is made[3]
+    assert repr(policies).startswith("<Policies [<LanePolicy lane0 <Advice")
+
+
+def test_nodes_beyond_the_bound_are_not_learned_of() -> None:
+    """Names that a decision stage makes up do not fill memory; the known ones go on."""
+    policy = lane()
+    learn(policy, *[call(node=f"node{number}") for number in range(MAX_NODES + 10)])
+    assert len(policy.nodes) == MAX_NODES
+    learn(policy, *[call(ERROR, node="node0")] * 4)
+    assert policy.advice.node("node0").state is OPEN

@@ -1,0 +1,223 @@
+"""Another node answers where one does not, while there is time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage.core.records import Output
+from fivestage.core.trail import StageRun
+from fivestage.executors import InlineExecutor
+from fivestage.memory import MemoryBus
+from fivestage.orchestrator import Orchestrator
+from fivestage.settings import Settings
+from fivestage_schemas import Outcome, StageType
+
+from .samples import FakeNode, Listening, ask_in_turn, know, outcomes, pipeline, stage
+
+if TYPE_CHECKING:
+    from fivestage import Pipeline, Query, StageContext
+    from fivestage.core.job import Job
+
+PROCESSING = StageType.PROCESSING
+FIXED = Settings.model_validate({"adaptive": {"enabled": False}})
+HALF_LIVES_S = 240.0
+"""After so long a node that failed twice is as good as any."""
+
+
+async def test_the_second_answers_where_the_first_raises() -> None:
+    """One stage result, of the second attempt, and the node that answered is the result's."""
+    first, second, listening = FakeNode(fails=True), FakeNode(0.01), Listening()
+    async with MemoryBus(pipeline(first=first, second=second), observer=listening) as bus:
+        result = await bus.ask("any")
+    processing = stage(result, PROCESSING)
+    assert (str(result.status), result.degraded, result.answer) == ("success", False, "any")
+    assert (processing.node, processing.attempt, result.node) == ("second", 2, "second")
+    assert outcomes(result) == ["success"] * 5
+    assert [s.attempt for s in result.stages] == [1, 1, 2, 1, 1]
+    assert len(bus.sink.of(Output.STAGE_RESULTS)) == 5
+    assert bus.sink.of(Output.TIMEOUTS) == []
+    assert (len(first.calls), len(second.calls), listening.failovers) == (1, 1, 1)
+
+
+async def test_the_last_one_tried_is_reported() -> None:
+    """Where all fail the stage has the error, the node and the attempt of the last."""
+    nodes = {name: FakeNode(fails=True) for name in ("first", "second", "third")}
+    listening = Listening()
+    async with MemoryBus(pipeline(**nodes), observer=listening) as bus:
+        result = await bus.ask("any")
+    processing = stage(result, PROCESSING)
+    assert (str(result.status), result.error_type, result.node) == ("error", "LookupError", "third")
+    assert (processing.node, processing.attempt, str(processing.outcome)) == ("third", 3, "error")
+    assert [len(node.calls) for node in nodes.values()] == [1, 1, 1]
+    assert listening.failovers == 2
+    assert outcomes(result) == ["success", "success", "error", "skipped", "skipped"]
+
+
+async def test_without_a_second_nothing_was_tried_again() -> None:
+    """A single node that fails is called once and counts as no failover."""
+    node, listening = FakeNode(fails=True), Listening()
+    async with MemoryBus(pipeline(only=node), observer=listening) as bus:
+        result = await bus.ask("any")
+    assert (stage(result, PROCESSING).attempt, len(node.calls), listening.failovers) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(("budget_ms", "called"), [(80, False), (120, True)])
+async def test_not_without_the_time_for_it(budget_ms: int, *, called: bool) -> None:
+    """The second is called only if what is left covers what it is known to take."""
+    first, second = FakeNode(0.05), FakeNode(0.05)
+    async with MemoryBus(pipeline(first=first, second=second), settings=FIXED) as bus:
+        first.fails = True
+        await ask_in_turn(bus, 10)
+        second.calls.clear()
+        await asyncio.sleep(HALF_LIVES_S)
+        result = await bus.ask("any", budget_ms=budget_ms)
+    processing = stage(result, PROCESSING)
+    assert bool(second.calls) is called
+    if called:
+        assert (str(result.status), processing.node, processing.attempt) == ("success", "second", 2)
+    else:
+        assert (result.error_type, processing.node, processing.attempt) == ("LookupError", "first", 1)
+        assert result.metrics.total_duration_ms == pytest.approx(50)  # told at once
+
+
+async def test_a_timeout_is_followed_too() -> None:
+    """A node that is cut at its limit leaves the second what is left of the total."""
+    first, second = FakeNode(10), FakeNode(0.01)
+    async with MemoryBus(pipeline(first=first, second=second), settings=FIXED) as bus:
+        result = await bus.ask("any")
+    processing = stage(result, PROCESSING)
+    assert (str(result.status), processing.node, processing.attempt) == ("success", "second", 2)
+    assert result.metrics.total_duration_ms == pytest.approx(130)
+
+
+def choosing(name: str, **nodes: FakeNode) -> Pipeline:
+    """A decision stage of the user's that names a node, and these nodes."""
+    app = pipeline(**nodes)
+
+    @app.decision
+    async def decide(_query: Query, _ctx: StageContext) -> str:
+        return name
+
+    return app
+
+
+async def test_a_choice_of_the_users_fails_over_too() -> None:
+    """A node named by the user's own decision has stand-ins if it declares the query's intent."""
+    nodes = {"a": FakeNode(), "b": FakeNode(fails=True), "c": FakeNode(intents={"other"})}
+    async with MemoryBus(choosing("b", **nodes)) as bus:
+        result = await bus.ask("any")
+    assert (str(result.status), result.node, stage(result, PROCESSING).attempt) == ("success", "a", 2)
+    assert nodes["c"].calls == []
+
+
+@pytest.mark.parametrize("intents", [((), ("any",)), (("any",), ("other",)), ((), ())])
+async def test_without_a_common_intent_nobody_stands_in(intents: tuple[tuple[str, ...], ...]) -> None:
+    """Nodes that do not declare the intent both may do quite different things."""
+    chosen, other = FakeNode(fails=True, intents=intents[0]), FakeNode(intents=intents[1])
+    async with MemoryBus(choosing("chosen", chosen=chosen, other=other)) as bus:
+        result = await bus.ask("any")
+    assert (str(result.status), result.node, other.calls) == ("error", "chosen", [])
+
+
+async def test_the_healthier_node_is_chosen_until_the_failures_are_old() -> None:
+    """After a failure the second is chosen at once; with time the first is as good as it was."""
+    first, second = FakeNode(0.01), FakeNode(0.01)
+    async with MemoryBus(pipeline(first=first, second=second)) as bus:
+        chosen = [(await bus.ask("any")).node]
+        first.fails = True
+        await ask_in_turn(bus, 2)
+        first.fails = False
+        await asyncio.sleep(0.2)
+        later = [await bus.ask("any") for _ in range(3)]
+        chosen += [result.node for result in later]
+        await asyncio.sleep(HALF_LIVES_S)
+        chosen.append((await bus.ask("any")).node)
+    assert chosen == ["first", "second", "second", "second", "first"]
+    assert [stage(result, PROCESSING).attempt for result in later] == [1, 1, 1]
+
+
+async def test_an_open_breaker_costs_no_attempt() -> None:
+    """Where the chosen node's breaker is open the other is called at once, as the first attempt."""
+    chosen, other, listening = FakeNode(0.01), FakeNode(0.01), Listening()
+    async with MemoryBus(choosing("chosen", chosen=chosen, other=other), observer=listening) as bus:
+        chosen.fails = True
+        await ask_in_turn(bus, 20)
+        failovers = listening.failovers
+        chosen.calls.clear()
+        result = await bus.ask("any")
+    processing = stage(result, PROCESSING)
+    assert (str(result.status), processing.node, processing.attempt) == ("success", "other", 1)
+    assert (chosen.calls, failovers, listening.failovers) == ([], 20, 20)
+    assert result.metrics.total_duration_ms == pytest.approx(10)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_after_a_deaf_node_the_next_is_tried(*, known: bool) -> None:
+    """A node that ignores its cancellation at its limit does not keep a known one from answering in time."""
+    first, second = FakeNode(10, deaf=True), FakeNode(0.02)
+    async with MemoryBus(pipeline(first=first, second=second), settings=FIXED) as bus:
+        if known:
+            know(bus, {PROCESSING: 0.02})
+        result = await bus.ask("any")
+        assert len(first.calls) == 1
+        await asyncio.sleep(20)
+    processing = stage(result, PROCESSING)
+    if known:
+        assert (str(result.status), processing.node, processing.attempt) == ("success", "second", 2)
+        assert 140 <= result.metrics.total_duration_ms <= 190
+    else:  # what is left is less than its limit, and nobody knows whether it would be enough
+        assert (str(result.status), processing.node, second.calls) == ("timeout", "first", [])
+    assert len(bus.results()) == 1
+
+
+class Lost(InlineExecutor):
+    """Its jobs' first node fails, and then nothing is heard of them any more."""
+
+    def submit(self, job: Job) -> None:
+        intent, decision, processing, *_ = job.plan.stages
+        for spec in (intent, decision):
+            job.trail.finish(StageRun(spec, Outcome.SUCCESS, b"{}", started_at=job.started_at))
+        told = {"error": "boom", "error_type": "LookupError", "node": "first", "started_at": job.started_at}
+        job.trail.fail_over(StageRun(processing, Outcome.ERROR, **told))  # type: ignore[arg-type]
+
+    def cancel(self, job: Job) -> None:
+        pass
+
+
+async def test_a_failed_attempt_counts_once() -> None:
+    """Where the deadline comes between two attempts, one failure is not two, and no failover."""
+    app, listening = pipeline(first=FakeNode(), second=FakeNode()), Listening()
+    async with MemoryBus(app, executor=Lost(Orchestrator(app)), observer=listening) as bus:
+        result = await bus.ask("any")
+        node = bus.inner.policies.lane("prod").nodes["first"]
+        assert node.health.score(asyncio.get_running_loop().time()) == pytest.approx(0.5)
+    assert (result.error_type, stage(result, PROCESSING).attempt) == ("LookupError", 1)
+    assert listening.failovers == 0
+
+
+async def test_what_was_superseded_counts_against_its_node() -> None:
+    """The breaker of a node that fails opens although every query is answered by another."""
+    first, second, listening = FakeNode(0.01), FakeNode(0.01), Listening()
+    async with MemoryBus(choosing("first", first=first, second=second), observer=listening) as bus:
+        first.fails = True
+        results = await ask_in_turn(bus, 25)
+        await asyncio.sleep(0.1)
+    assert {str(result.status) for result in results} == {"success"}
+    assert (len(first.calls), listening.breakers) == (20, [("prod", "first", "open")])
+
+
+async def test_stages_after_it_see_who_answered() -> None:
+    """Validation and reflection see the node that answered, not the one that was chosen."""
+    seen: list[Any] = []
+    app = pipeline(first=FakeNode(fails=True), second=FakeNode())
+
+    @app.reflection
+    async def reflect(_query: Query, ctx: StageContext) -> None:
+        seen.append((ctx.node, ctx.attempt, ctx.results[StageType.DECISION]))
+
+    async with MemoryBus(app) as bus:
+        await bus.ask("any")
+    assert seen == [("second", 1, "first")]

@@ -1,0 +1,393 @@
+"""What is learned from how queries end: needs, limits, breakers; and what follows for the next ones."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from fivestage.assembly import Parts, _add_gauges
+from fivestage.core.breaker import BreakerState
+from fivestage.memory import MemoryBus
+from fivestage.settings import Settings
+from fivestage.telemetry.metrics import Metrics, render
+from fivestage_schemas import StageType
+
+from .samples import (
+    FakeNode,
+    Listening,
+    ask_in_turn,
+    ask_many,
+    know,
+    outcomes,
+    pipeline,
+    query,
+    stage,
+    statuses,
+)
+
+if TYPE_CHECKING:
+    from fivestage_schemas import PipelineResult
+
+INTENT, DECISION, PROCESSING, VALIDATION, REFLECTION = StageType
+FIXED: dict[str, Any] = {"adaptive": {"enabled": False}}
+CONFIGURED_MS = [50, 100, 120, 40, 30]
+
+
+def limits_ms(result: PipelineResult) -> list[float]:
+    """What the stages were granted."""
+    return [round(stage.timeout_ms or 0, 1) for stage in result.stages]
+
+
+def learned_ms(bus: MemoryBus, lane: str = "prod") -> list[float]:
+    """The limits that a lane has learned."""
+    return [round(limit.limit_s * 1000, 1) for limit in bus.inner.policies.lane(lane).limits]
+
+
+# The budget flows
+
+
+async def test_a_critical_stage_leaves_later_ones_what_they_need() -> None:
+    """An early stage is cut so that the later critical ones have what they are known to need."""
+    takes_s = {INTENT: 0.005, DECISION: 0.06, VALIDATION: 0.01, REFLECTION: 0.01}
+    node = FakeNode(0.08)
+    settings = Settings.model_validate(FIXED)
+    async with MemoryBus(pipeline(takes_s, any=node), settings=settings) as bus:
+        before = await bus.ask("any", budget_ms=170)
+        await ask_in_turn(bus, 50)
+        known = await bus.ask("any", budget_ms=170)
+        takes_s[INTENT] = 0.2
+        cut = await bus.ask("any", budget_ms=170)
+    assert limits_ms(before)[:3] == [50, 100, 105]
+    assert limits_ms(known)[:3] == [30, 85, 105]  # 170 less 60 and 80; 165 less 80; all that is left
+    assert (str(known.status), str(cut.status)) == ("success", "timeout")
+    assert outcomes(cut) == ["timeout", *["skipped"] * 4]
+    assert cut.metrics.total_duration_ms == pytest.approx(30)
+
+
+async def test_an_early_stage_that_may_be_missed_does_not_cost_the_answer() -> None:
+    """A slow stage that is not critical gets what the critical ones after it leave, and the answer comes."""
+    takes_s = {DECISION: 0.001}
+    settings = Settings.model_validate({**FIXED, "pipeline": {"critical": ["processing"]}})
+    async with MemoryBus(pipeline(takes_s, any=FakeNode(0.1)), settings=settings) as bus:
+        know(bus, {DECISION: 0.001, PROCESSING: 0.1})
+        takes_s[DECISION] = 0.09
+        slow = await bus.ask("any", budget_ms=160)
+        takes_s[DECISION] = 0.02
+        quick = await bus.ask("any", budget_ms=160)
+    assert (outcomes(slow)[1], limits_ms(slow)[1]) == ("timeout", 60)
+    assert (str(quick.status), outcomes(quick)[1], limits_ms(quick)[1]) == ("success", "success", 60)
+
+
+async def test_a_stage_that_may_be_missed_is_skipped_when_it_would_not_finish() -> None:
+    """With less time than it usually takes it is not begun, the reason has the figures, the answer stands."""
+    takes_s = {VALIDATION: 0.03, REFLECTION: 0.001}
+    settings = Settings.model_validate(FIXED)
+    async with MemoryBus(pipeline(takes_s, any=FakeNode(0.08)), settings=settings) as bus:
+        await ask_in_turn(bus, 51)
+        result = await bus.ask("any", budget_ms=100)
+    validation = stage(result, VALIDATION)
+    assert outcomes(result) == ["success", "success", "success", "skipped", "success"]
+    assert validation.error == "20 ms were left, it takes 30"
+    assert (str(result.status), result.degraded, result.answer) == ("success", True, "any")
+    assert result.metrics.total_duration_ms == pytest.approx(81)
+
+
+# Learned limits
+
+QUICK: dict[str, Any] = {"pipeline": {"total_timeout_ms": 400}}
+
+
+async def test_a_quick_stage_brings_its_limit_down_to_the_floor() -> None:
+    """A stage that takes 10 ms of 120 has half of them in the end, a little less with each query."""
+    async with MemoryBus(pipeline(any=FakeNode(0.01))) as bus:
+        first = await ask_in_turn(bus, 50)
+        later = await ask_in_turn(bus, 60)
+        assert learned_ms(bus) == pytest.approx([25, 50, 60, 20, 15], abs=0.2)
+    assert {tuple(limits_ms(result)) for result in first} == {tuple(CONFIGURED_MS)}
+    granted = [limits_ms(result)[2] for result in later]
+    assert granted == sorted(granted, reverse=True)
+    assert len(set(granted)) > 3  # told every 100 ms, by half milliseconds
+    assert granted[0] > 100
+    assert granted[-1] == pytest.approx(60, abs=1)
+
+
+async def test_a_limit_below_what_it_takes_comes_up_again() -> None:
+    """Timeouts count as longer than the limit: after some of them the stage is given what it takes."""
+    node = FakeNode(0.01)
+    async with MemoryBus(pipeline(any=node), settings=Settings.model_validate(QUICK)) as bus:
+        await ask_in_turn(bus, 150)
+        node.takes_s = 0.1
+        slow = await ask_in_turn(bus, 40)
+    assert str(slow[0].status) == "timeout"
+    assert [str(result.status) for result in slow[-20:]] == ["success"] * 20
+    granted = [limits_ms(result)[2] for result in slow]
+    assert granted == sorted(granted)
+    assert granted[0] == pytest.approx(60, abs=1)
+    assert granted[-1] > 110
+
+
+@pytest.mark.parametrize("options", [{"enabled": False}, {"min_samples": 200}])
+async def test_nothing_moves_before_enough_is_known_or_when_off(options: dict[str, Any]) -> None:
+    """Below min_samples, and with adaptive.enabled off, the configured limits hold."""
+    settings = Settings.model_validate({"adaptive": options})
+    async with MemoryBus(pipeline(any=FakeNode(0.01)), settings=settings) as bus:
+        await ask_many(bus, "q", 199)
+        last = await bus.ask("any")
+        expected = CONFIGURED_MS if "enabled" in options else [47.5, 95, 114, 38, 28.5]
+        assert learned_ms(bus) == expected
+    assert limits_ms(last) == CONFIGURED_MS
+
+
+async def test_each_lane_learns_for_itself() -> None:
+    """What is quick in one lane keeps its limit in another."""
+    async with MemoryBus(pipeline(any=FakeNode(0.01))) as bus:
+        await ask_in_turn(bus, 120)
+        other = await bus.ask("any", lane="canary")
+        assert learned_ms(bus) == pytest.approx([25, 50, 60, 20, 15], abs=0.2)
+        assert learned_ms(bus, "canary") == CONFIGURED_MS
+    assert limits_ms(other) == CONFIGURED_MS
+
+
+def gauges_of(bus: MemoryBus) -> list[str]:
+    """The lines of the gauges that the service has, of a bus in memory."""
+
+    class Nothing:
+        bus_lag_s = 0.0
+
+        def lag(self) -> dict[Any, int]:
+            return {}
+
+    nothing = cast("Any", Nothing())
+    metrics = Metrics(topic="queries", group_id="g")
+    _add_gauges(metrics, Parts(nothing, bus.inner, bus.executor, nothing, nothing, nothing), bus.ledger)
+    return render(metrics.registry, "")[0].decode().splitlines()
+
+
+async def test_the_learned_limits_are_shown() -> None:
+    """The gauge has a line for each lane and stage, with what is granted."""
+    async with MemoryBus(pipeline(any=FakeNode(0.01))) as bus:
+        await ask_in_turn(bus, 200)
+        await bus.ask("any", lane="canary")
+        lines = gauges_of(bus)
+    limits = [line for line in lines if line.startswith("fivestage_stage_limit_seconds{")]
+    assert len(limits) == 10
+    assert 'fivestage_stage_limit_seconds{lane="prod",stage="processing"} 0.06' in limits
+    assert 'fivestage_stage_limit_seconds{lane="canary",stage="processing"} 0.12' in limits
+
+
+async def test_the_gauges_of_nodes_and_queries() -> None:
+    """What runs, waits and is unfinished, the limit, and each node's health and breaker in each lane."""
+    bad = FakeNode(fails=True, intents={"bad"})
+    settings = Settings.model_validate({"admission": {"max_in_flight": 1}})
+    async with MemoryBus(pipeline(any=FakeNode(0.05), bad=bad), settings=settings) as bus:
+        for number in range(20):
+            bus.put(query(f"bad{number}", "bad"))
+        for _ in range(4):
+            await bus.ask("any", lane="canary")
+        bus.put(query("a"))
+        bus.put(query("b"))
+        await asyncio.sleep(0.01)
+        lines = gauges_of(bus)
+        await asyncio.sleep(1)
+        later = gauges_of(bus)
+    for line in (
+        "fivestage_in_flight 1.0",
+        "fivestage_waiting 1.0",
+        "fivestage_unfinished 2.0",
+        "fivestage_concurrency_limit 1.0",
+        'fivestage_breaker_state{lane="prod",node="bad"} 2.0',
+        'fivestage_breaker_state{lane="canary",node="any"} 0.0',
+        'fivestage_node_health{lane="prod",node="bad"} 0.05',
+        'fivestage_node_health{lane="canary",node="any"} 1.0',
+    ):
+        assert line in lines
+    assert {"fivestage_in_flight 0.0", "fivestage_waiting 0.0", "fivestage_unfinished 0.0"} <= set(later)
+
+
+# Breakers
+
+OPEN_S = 30.0
+OPEN_AT_MOST_S = 1.2 * OPEN_S + 0.2
+
+
+def state(bus: MemoryBus, lane: str = "prod", node: str = "any") -> BreakerState:
+    """The breaker of a node as the stages see it."""
+    return bus.inner.policies.lane(lane).advice.node(node).state
+
+
+async def opened(bus: MemoryBus, node: FakeNode, **fields: Any) -> None:
+    """Let a node fail until its breaker is open."""
+    node.fails = True
+    await ask_many(bus, "bad", 20, **fields)
+    await asyncio.sleep(0.1)
+    assert state(bus) is BreakerState.OPEN
+    node.fails = False
+
+
+async def test_three_of_ten_failures_open_it() -> None:
+    """From the twentieth call on six failures are enough, five are not; then the node is not called."""
+    node, listening = FakeNode(), Listening()
+    async with MemoryBus(pipeline(any=node), observer=listening) as bus:
+        node.fails = True
+        await ask_in_turn(bus, 5)
+        node.fails = False
+        await ask_in_turn(bus, 15)
+        assert state(bus) is BreakerState.CLOSED
+        node.fails = True
+        await ask_in_turn(bus, 1)  # 6 of 21
+        assert state(bus) is BreakerState.CLOSED
+        await ask_in_turn(bus, 1)  # 7 of 22
+        refused = await bus.ask("any")
+        await asyncio.sleep(0.1)
+    assert len(node.calls) == 22
+    assert (str(refused.status), refused.error_type, refused.node) == ("error", "breaker_open", "any")
+    assert refused.error == "Processing failed: node 'any' is not called: its breaker is open"
+    assert outcomes(refused) == ["success", "success", "error", "skipped", "skipped"]
+    assert listening.breakers == [("prod", "any", "open")]
+
+
+async def test_below_the_minimum_of_calls_it_stays_closed() -> None:
+    """Nineteen failures of nineteen are not enough to judge by."""
+    node = FakeNode(fails=True)
+    async with MemoryBus(pipeline(any=node)) as bus:
+        await ask_in_turn(bus, 19)
+        assert state(bus) is BreakerState.CLOSED
+        await ask_in_turn(bus, 5)
+    assert len(node.calls) == 20
+
+
+async def test_one_probe_at_a_time_then_it_closes() -> None:
+    """After the open time one of many calls the node; when it is well, all do; all is told in order."""
+    node, listening = FakeNode(0.02), Listening()
+    async with MemoryBus(pipeline(any=node), observer=listening) as bus:
+        await opened(bus, node)
+        await asyncio.sleep(OPEN_S - 1)
+        assert (await bus.ask("any")).error_type == "breaker_open"
+        await asyncio.sleep(OPEN_AT_MOST_S - OPEN_S + 1)
+        node.calls.clear()
+        for number in range(10):
+            bus.put(query(f"half{number}"))
+        await asyncio.sleep(0.015)
+        assert (node.calls, statuses(bus)["error"]) == (["half0"], 30)
+        await asyncio.sleep(0.1)
+        assert state(bus) is BreakerState.CLOSED
+        await ask_many(bus, "well", 10)
+        await asyncio.sleep(0.1)
+    assert len(node.calls) == 11
+    assert listening.breakers == [("prod", "any", name) for name in ("open", "half_open", "closed")]
+
+
+async def test_a_probe_that_fails_opens_it_anew() -> None:
+    """For another open time, after which the next one is tried."""
+    node, listening = FakeNode(), Listening()
+    async with MemoryBus(pipeline(any=node), observer=listening) as bus:
+        await opened(bus, node)
+        await asyncio.sleep(OPEN_AT_MOST_S)
+        node.fails = True
+        node.calls.clear()
+        probe, refused = await ask_in_turn(bus, 2)
+        assert (probe.error_type, refused.error_type) == ("LookupError", "breaker_open")
+        await asyncio.sleep(OPEN_S - 1)
+        assert (await bus.ask("any")).error_type == "breaker_open"
+        await asyncio.sleep(OPEN_AT_MOST_S)
+        node.fails = False
+        assert [str(result.status) for result in await ask_in_turn(bus, 2)] == ["success", "success"]
+        await asyncio.sleep(0.1)
+    assert len(node.calls) == 3
+    told = [name for _, _, name in listening.breakers]
+    assert told == ["open", "half_open", "open", "half_open", "closed"]
+
+
+async def test_a_query_after_a_long_silence_is_the_probe() -> None:
+    """With nobody asking nothing brings the advice up to date: the first query must not see the old one."""
+    node = FakeNode()
+    async with MemoryBus(pipeline(any=node)) as bus:
+        await opened(bus, node)
+        await asyncio.sleep(3600)
+        first, second = await ask_in_turn(bus, 2)
+    assert (str(first.status), str(second.status)) == ("success", "success")
+
+
+async def test_a_permit_lasts_as_long_as_the_probe() -> None:
+    """A permit that lay about for a while holds up other probes for as long as one that was taken at once."""
+    node = FakeNode()
+    quiet = FakeNode(0.005, intents={"quiet"})
+    settings = Settings.model_validate(FIXED)
+    async with MemoryBus(pipeline(any=node, quiet=quiet), settings=settings) as bus:
+        await opened(bus, node)
+        await asyncio.sleep(OPEN_AT_MOST_S)
+        node.takes_s, node.highest = 0.11, 0
+        node.calls.clear()
+        for _ in range(124):  # the half-open breaker is looked at all the time, but nobody calls the node
+            await bus.ask("quiet")
+            await asyncio.sleep(0.005)
+        for number in range(11):
+            bus.put(query(f"q{number}"))
+            await asyncio.sleep(0.01)
+        assert node.highest == 1
+    assert node.calls == ["q0"]
+
+
+async def test_timeouts_count() -> None:
+    """A node that does not answer in time is given up like one that raises."""
+    node = FakeNode(10)
+    async with MemoryBus(pipeline(any=node)) as bus:
+        await ask_many(bus, "q", 20)
+        refused = await bus.ask("any")
+    assert (refused.error_type, len(node.calls)) == ("breaker_open", 20)
+
+
+async def test_a_breaker_is_its_lanes() -> None:
+    """Errors in one lane do not keep another from the node."""
+    node, listening = FakeNode(), Listening()
+    async with MemoryBus(pipeline(any=node), observer=listening) as bus:
+        node.fails = True
+        await ask_many(bus, "bad", 30, lane="canary")
+        node.fails = False
+        assert (await bus.ask("any", lane="canary")).error_type == "breaker_open"
+        assert str((await bus.ask("any")).status) == "success"
+        await asyncio.sleep(0.1)
+    assert listening.breakers == [("canary", "any", "open")]
+
+
+async def test_a_shutdown_is_no_failure() -> None:
+    """Calls that are cancelled because the service ends say nothing about the node."""
+    node = FakeNode(0.1)
+    async with MemoryBus(pipeline(any=node)) as bus:
+        for number in range(40):
+            bus.put(query(f"q{number}"))
+        await asyncio.sleep(0.05)
+        assert not await bus.dispatcher.drain(0.01)
+        await bus.executor.stop(1.0)
+        assert (len(node.calls), node.running) == (40, set())
+        assert (bus.inner.policies.lane("prod").nodes, state(bus)) == ({}, BreakerState.CLOSED)
+
+
+@pytest.mark.parametrize("why", ["the stages before it were slow", "the producer left it less"])
+async def test_who_was_cut_short_is_not_to_blame(why: str) -> None:
+    """A node granted less than its fair share because of others may time out for ever, and is called."""
+    takes_s = {INTENT: 0.049, DECISION: 0.099} if why.startswith("the stages") else {}
+    fields: dict[str, Any] = {"budget_ms": 230} if takes_s else {"budget_ms": 30}
+    node = FakeNode(0.095)
+    settings = Settings.model_validate({**FIXED, "admission": {"shed": "off"}})
+    async with MemoryBus(pipeline(takes_s, any=node), settings=settings) as bus:
+        late = await ask_in_turn(bus, 30, **fields)
+        takes_s.clear()
+        well = await bus.ask("any")
+    assert {(str(result.status), outcomes(result)[2]) for result in late} == {("timeout", "timeout")}
+    assert (str(well.status), len(node.calls)) == ("success", 31)
+    assert bus.inner.policies.lane("prod").nodes["any"].health.score(0) == 1.0
+
+
+@pytest.mark.parametrize(("rate", "called"), [(0.5, 20), (1.0, 20), (None, 30)])
+async def test_slow_calls_open_it_where_that_is_wanted(rate: float | None, called: int) -> None:
+    """Calls that use up nine tenths of their limit and more, though they succeed."""
+    node = FakeNode(0.11 if rate else 0.105)
+    breaker = {} if rate is None else {"slow_call_rate": rate}
+    settings = Settings.model_validate({**FIXED, "breaker": breaker})
+    async with MemoryBus(pipeline(any=node), settings=settings) as bus:
+        results = await ask_in_turn(bus, 30)
+    assert len(node.calls) == called
+    assert [str(result.status) for result in results[:20]] == ["success"] * 20

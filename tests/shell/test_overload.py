@@ -1,0 +1,361 @@
+"""More queries than can be answered: who waits, who is refused, and how many are in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
+from fivestage.core.policy import MIN_ANSWERS
+from fivestage.dispatcher import PRESSED_S
+from fivestage.executors import TICK_S
+from fivestage.memory import MemoryBus
+from fivestage.settings import Settings
+from fivestage_schemas import TimeoutReason, TimeoutScope
+
+from .samples import (
+    EPOCH,
+    KEY,
+    FakeNode,
+    Listening,
+    ask_in_turn,
+    ask_many,
+    ends,
+    finish,
+    in_virtual_time,
+    pipeline,
+    query,
+    statuses,
+    timeouts,
+    timestamp,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fivestage.memory import MemorySource
+
+FIXED: dict[str, Any] = {"adaptive": {"enabled": False}}
+
+
+def admission(**options: Any) -> Settings:
+    """Settings with fixed stage limits and these of admission."""
+    return Settings.model_validate({**FIXED, "admission": {"adaptive_limit": False, **options}})
+
+
+# Waiting
+
+
+async def test_waiting_costs_nothing_of_the_budget() -> None:
+    """Without an absolute deadline the time begins when the query does, also a budget of the producer's."""
+    async with MemoryBus(pipeline(any=FakeNode(0.1)), settings=admission(max_in_flight=1)) as bus:
+        for number in range(10):
+            bus.put(query(f"q{number}", budget_ms=110))
+        await finish(bus, 10)
+        assert asyncio.get_running_loop().time() == pytest.approx(1.0)
+    assert statuses(bus) == {"success": 10}
+    assert {round(result.metrics.budget_ms) for result in bus.results()} == {110}
+
+
+@pytest.mark.parametrize("bound", ["deadline", "ttl"])
+async def test_who_waits_is_told_at_the_deadline(bound: str) -> None:
+    """A query whose time is up while it waits ends then, not when a slot becomes free, and never runs."""
+    node, listening = FakeNode(0.11), Listening()
+    settings = admission(max_in_flight=1, query_ttl_ms=60 if bound == "ttl" else 0)
+    async with MemoryBus(pipeline(any=node), settings=settings, observer=listening) as bus:
+        in_virtual_time(bus)
+        fields = {} if bound == "ttl" else {"deadline": "2027-01-15T08:00:00.060Z"}  # EPOCH + 60 ms
+        bus.put(query("runs"))
+        bus.put(query("waits", **fields), timestamp=timestamp())
+        await finish(bus, 1)
+        assert 0.06 <= asyncio.get_running_loop().time() <= 0.06 + TICK_S + 1e-6
+        [expired] = bus.results()
+        await finish(bus, 2)
+    assert (expired.query_id, str(expired.status), expired.stages) == ("waits", "expired", [])
+    assert (node.calls, listening.expirations) == (["runs"], {TimeoutReason.EXPIRED_BEFORE_START: 1})
+    [note] = timeouts(bus)
+    assert (note.scope, note.reason) == (TimeoutScope.QUEUE, TimeoutReason.EXPIRED_BEFORE_START)
+
+
+async def test_a_wall_clock_set_back_gives_nobody_a_slot() -> None:
+    """A deadline is made once: that of a query that waits does not move when somebody sets the clock."""
+    node = FakeNode(0.11)
+    settings = admission(max_in_flight=1, query_ttl_ms=60)
+    async with MemoryBus(pipeline(any=node), settings=settings) as bus:
+        in_virtual_time(bus)
+        bus.put(query("runs"))
+        bus.put(query("waits"), timestamp=timestamp())
+        await asyncio.sleep(0.03)
+        bus.dispatcher._wall_clock = lambda: EPOCH
+        await finish(bus, 2)
+    assert (statuses(bus), node.highest) == ({"success": 1, "expired": 1}, 1)
+
+
+async def test_a_drain_puts_back_what_waits() -> None:
+    """Once a drain has begun nothing that waits is begun: it is neither answered nor committed."""
+    node = FakeNode(0.05)
+    async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=2)) as bus:
+        for number in range(6):
+            bus.put(query(f"q{number}"))
+        await asyncio.sleep(0.01)
+        assert (bus.ledger.in_flight(), bus.dispatcher.in_flight, bus.dispatcher.waiting) == (6, 6, 4)
+        draining = asyncio.create_task(bus.dispatcher.drain(1.0))
+        await asyncio.sleep(0)
+        assert (bus.ledger.in_flight(), bus.dispatcher.in_flight, bus.dispatcher.waiting) == (2, 2, 0)
+        assert await draining
+        assert asyncio.get_running_loop().time() == pytest.approx(0.05)
+        await asyncio.sleep(1)
+        assert (bus.ledger.in_flight(), bus.dispatcher.in_flight) == (0, 0)
+        assert bus.ledger.committable() == {KEY: 2}
+    assert (node.calls, statuses(bus)) == (["q0", "q1"], {"success": 2})
+
+
+async def test_what_comes_during_a_drain_that_waits_is_put_back() -> None:
+    """A record handed over while its partition leaves is left to the next reader; others go on."""
+    node = FakeNode(0.05)
+    async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=2), partitions=2) as bus:
+        bus.put(query("a"))
+        await asyncio.sleep(0.01)
+        draining = asyncio.create_task(bus.dispatcher.drain(1.0, frozenset({KEY})))
+        await asyncio.sleep(0)
+        bus.put(query("b"))
+        bus.put(query("c"), partition=1)
+        assert await draining
+        await asyncio.sleep(1)
+        assert (bus.ledger.in_flight(), bus.dispatcher.in_flight) == (0, 0)
+        assert bus.ledger.committable() == {KEY: 1, KEY._replace(partition=1): 1}
+    assert node.calls == ["a", "c"]
+
+
+# Queries whose answer would come too late
+
+
+async def learned(node: FakeNode, settings: Settings) -> tuple[MemoryBus, Listening]:
+    """A bus that knows how long an answer takes; not left yet."""
+    listening = Listening()
+    bus = await MemoryBus(pipeline(any=node), settings=settings, observer=listening).__aenter__()
+    in_virtual_time(bus)
+    await ask_many(bus, "learn", MIN_ANSWERS)
+    return bus, listening
+
+
+async def test_an_answer_that_would_come_too_late_is_not_begun() -> None:
+    """With 5 ms left for what takes 20 a query is refused before anything runs, and told why."""
+    node = FakeNode(0.02)
+    bus, listening = await learned(node, admission())
+    async with bus:
+        started = asyncio.get_running_loop().time()
+        for number in range(20):
+            bus.put(query(f"q{number}", budget_ms=5))
+        await finish(bus, MIN_ANSWERS + 20)
+        result = bus.result("q19")
+        assert result is not None
+        assert asyncio.get_running_loop().time() - started < 0.01
+    assert (str(result.status), result.stages, result.error_type) == ("expired", [], "expired")
+    assert len(node.calls) == MIN_ANSWERS + 1  # one of twenty runs: the estimate may be wrong
+    assert listening.expirations == {TimeoutReason.WOULD_EXPIRE: 19}
+    told = [note for note in timeouts(bus) if note.query_id == "q19"]
+    assert [(note.scope, note.reason) for note in told] == [(TimeoutScope.QUEUE, TimeoutReason.WOULD_EXPIRE)]
+    assert listening.shed_ == [True] * 19
+
+
+@pytest.mark.parametrize(("mode", "counted"), [("observe", [False] * 20), ("off", [])])
+async def test_refusing_can_be_switched_off(mode: str, counted: list[bool]) -> None:
+    """``observe`` counts what it would have refused and runs it, ``off`` only runs it."""
+    node = FakeNode(0.02)
+    bus, listening = await learned(node, admission(shed=mode))
+    async with bus:
+        await ask_many(bus, "q", 20, budget_ms=5)
+    assert (len(node.calls), listening.shed_, listening.expirations) == (MIN_ANSWERS + 20, counted, {})
+    assert statuses(bus) == {"success": MIN_ANSWERS, "timeout": 20}
+
+
+async def test_whose_budget_is_whole_is_never_refused() -> None:
+    """However slow answers are, a query with all of its time is run."""
+    node, listening = FakeNode(10.0), Listening()
+    async with MemoryBus(pipeline(any=node), settings=admission(), observer=listening) as bus:
+        await ask_many(bus, "slow", 2 * MIN_ANSWERS)
+        breaker_opened_after = len(node.calls)
+        await ask_many(bus, "q", 20, budget_ms=60_000)
+    assert breaker_opened_after == 2 * MIN_ANSWERS
+    assert (listening.shed_, listening.expirations) == ([], {})
+
+
+@pytest.mark.parametrize("max_share", [0.95, 0.5])
+async def test_some_run_whatever_the_estimate_says(max_share: float) -> None:
+    """At least 1 - max_share of those that would be refused are run: the estimate may be wrong."""
+    node = FakeNode(0.02)
+    bus, listening = await learned(node, admission(shed_max_share=max_share))
+    async with bus:
+        for number in range(200):
+            bus.put(query(f"q{number}", budget_ms=10))
+            await asyncio.sleep(0.02)
+        await finish(bus, MIN_ANSWERS + 200)
+    ran = len(node.calls) - MIN_ANSWERS
+    assert ran == round(200 * (1 - max_share))
+    assert listening.expirations == {TimeoutReason.WOULD_EXPIRE: 200 - ran}
+
+
+async def test_a_wrong_estimate_is_found_out() -> None:
+    """When the node becomes fast, the few that run teach it, and soon nobody is refused any more."""
+    node = FakeNode(0.1)
+    bus, listening = await learned(node, admission(shed_max_share=0.9))
+    async with bus:
+        node.takes_s = 0.001
+        for number in range(1000):
+            bus.put(query(f"q{number}", budget_ms=50))
+            await asyncio.sleep(0.001)
+        await finish(bus, MIN_ANSWERS + 1000)
+        refused = len(listening.shed_)
+        await ask_many(bus, "later", 100, budget_ms=50)
+    assert 400 < refused < 700
+    assert len(listening.shed_) == refused
+
+
+async def test_who_knows_nothing_refuses_nobody() -> None:
+    """One answer short of enough, queries with next to no time left are run."""
+    node, listening = FakeNode(0.02), Listening()
+    async with MemoryBus(pipeline(any=node), settings=admission(), observer=listening) as bus:
+        await ask_many(bus, "learn", MIN_ANSWERS - 1)
+        await ask_many(bus, "q", 20, budget_ms=5)
+    assert (len(node.calls), listening.shed_) == (MIN_ANSWERS + 19, [])
+
+
+async def test_likely_where_slots_are_dear_else_about_even() -> None:
+    """Four answers of ten take long: for a second after somebody had to wait these count, then half does."""
+    node = FakeNode()
+    async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=1, shed_max_share=1)) as bus:
+        for number in range(2 * MIN_ANSWERS):
+            node.takes_s = 0.1 if number % 10 < 4 else 0.02
+            await bus.ask("any")
+        node.takes_s = 0.02
+        calm = await bus.ask("any", budget_ms=50)
+        await ask_many(bus, "two", 2)
+        pressed = await bus.ask("any", budget_ms=50)
+        await asyncio.sleep(PRESSED_S)
+        calm_again = await bus.ask("any", budget_ms=50)
+        hopeless = await bus.ask("any", budget_ms=15)
+    found = [str(result.status) for result in (calm, pressed, calm_again, hopeless)]
+    assert found == ["success", "expired", "success", "expired"]
+
+
+# Overload
+
+SLOTS, TAKES_S, SECONDS, TTL_S = 16, 0.02, 2, 0.25
+CAPACITY = SLOTS / TAKES_S
+
+
+async def overload(times: float, **options: Any) -> tuple[MemoryBus, Listening]:
+    """Arrivals at so many times the capacity for some seconds, each worth answering for 250 ms."""
+    listening = Listening()
+    settings = admission(max_in_flight=SLOTS, query_ttl_ms=round(TTL_S * 1000), **options)
+    async with MemoryBus(pipeline(any=FakeNode(TAKES_S)), settings=settings, observer=listening) as bus:
+        in_virtual_time(bus)
+        sent = 0
+        for tick in range(1, SECONDS * 200 + 1):
+            for _ in range(round(tick * times * CAPACITY / 200) - sent):
+                bus.put(query(f"q{sent}"), timestamp=timestamp())
+                sent += 1
+            await asyncio.sleep(0.005)
+        await finish(bus, sent)
+        assert await bus.dispatcher.drain(1.0)
+        assert bus.ledger.committable() == {KEY: sent}
+    assert set(ends(bus).values()) == {1}
+    assert len(ends(bus)) == sent
+    return bus, listening
+
+
+@pytest.mark.parametrize("times", [3, 10])
+async def test_goodput_beyond_capacity(times: int) -> None:
+    """At 3 and 10 times what can be done, nine tenths of what can be done are in time; all are told."""
+    bus, _ = await overload(times)
+    found = statuses(bus)
+    assert found["success"] >= 0.9 * (SECONDS + TTL_S) * CAPACITY  # the last ones are worked off as well
+    assert found["timeout"] <= 0.05 * SECONDS * CAPACITY
+    assert found["success"] + found["timeout"] + found["expired"] == times * SECONDS * CAPACITY
+
+
+async def test_goodput_without_refusing() -> None:
+    """Where those that would be late are run, they take the slots of those that would not."""
+    bus, listening = await overload(3, shed="off")
+    found = statuses(bus)
+    assert listening.shed_ == []
+    assert found["success"] < 0.5 * SECONDS * CAPACITY
+    assert found["timeout"] > SECONDS * CAPACITY
+
+
+# How many may run
+
+
+def keep_busy(source: MemorySource, bus: MemoryBus) -> Iterator[None]:
+    """At each step, more queries than can run are there."""
+    number = 0
+    while True:
+        while len(source._records) < 100:
+            bus.put(query(f"busy{number}"))
+            number += 1
+        yield
+
+
+async def limits_while_slow(settings: Settings, *phases: tuple[float, int]) -> list[int]:
+    """The concurrency limit after so many seconds of so many seconds a query, for each phase."""
+    node, found = FakeNode(), []
+    async with MemoryBus(pipeline(any=node), settings=settings) as bus:
+        busy = keep_busy(bus.source, bus)
+        for takes_s, seconds in phases:
+            node.takes_s = takes_s
+            for _ in range(seconds * 50):
+                next(busy)
+                await asyncio.sleep(0.02)
+                assert bus.inner.slots.running <= settings.admission.max_in_flight
+            found.append(bus.inner.slots.limit)
+        bus.source._records.clear()
+    assert node.highest <= settings.admission.max_in_flight
+    return found
+
+
+SLOW_ALLOWED: dict[str, Any] = {"total_timeout_ms": 1000, "stage_timeouts_ms": {"processing": 500}}
+
+
+async def test_the_concurrency_limit_follows_the_dependency() -> None:
+    """A dependency that becomes ten times slower is sent less at a time, and more again afterwards."""
+    settings = Settings.model_validate({"admission": {"max_in_flight": 32}, "pipeline": SLOW_ALLOWED})
+    phases = ((0.02, 4), (0.2, 20), (0.02, 12))
+    normal, slow, recovered = await limits_while_slow(settings, *phases)
+    assert normal >= 28
+    assert slow <= 12
+    assert recovered >= 28
+
+
+async def test_the_concurrency_limit_can_be_fixed() -> None:
+    """With adaptive_limit off it is max_in_flight, whatever happens."""
+    options = {"max_in_flight": 32, "adaptive_limit": False}
+    settings = Settings.model_validate({"admission": options, "pipeline": SLOW_ALLOWED})
+    assert await limits_while_slow(settings, (0.02, 1), (0.2, 10)) == [32, 32]
+
+
+class Noting(ConcurrencyLimiter):
+    """Notes which samples are drops."""
+
+    def __init__(self) -> None:
+        super().__init__(LimiterPolicy(max_limit=32))
+        self.seen: Counter[bool] = Counter()
+
+    def record(self, now: float, *, rtt_s: float, in_flight: int, dropped: bool = False) -> None:
+        self.seen[dropped] += 1
+        super().record(now, rtt_s=rtt_s, in_flight=in_flight, dropped=dropped)
+
+
+@pytest.mark.parametrize("total_ms", [250, 300, 310, 700])
+async def test_every_timeout_counts_for_the_concurrency_limit(total_ms: int) -> None:
+    """A query that had all of its time and was not in time is a drop, whatever the sum of floats says."""
+    limits = {"total_timeout_ms": total_ms, "stage_timeouts_ms": {"processing": 2 * total_ms}}
+    settings = Settings.model_validate({"pipeline": limits, **FIXED})
+    async with MemoryBus(pipeline(any=FakeNode(10)), settings=settings) as bus:
+        bus.inner.slots._limiter = noting = Noting()
+        await asyncio.sleep(0.0123)
+        await ask_in_turn(bus, 15)
+    assert noting.seen == {True: 15}
