@@ -224,8 +224,11 @@ def test_lanes_as_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """A list gives equal shares, in the file and, as JSON, in the environment."""
     (tmp_path / "fivestage.toml").write_text('lanes = ["prod", "canary"]')
     assert Settings.load(tmp_path / "fivestage.toml").lanes == {"prod": 1.0, "canary": 1.0}
-    monkeypatch.setenv("FIVESTAGE_LANES", '["a", "b", "c"]')
-    assert Settings.load().lanes == {"a": 1.0, "b": 1.0, "c": 1.0}
+    monkeypatch.setenv("FIVESTAGE_LANES", '["a", "b", "prod"]')
+    assert Settings.load().lanes == {"a": 1.0, "b": 1.0, "prod": 1.0}
+    monkeypatch.setenv("FIVESTAGE_LANE", "c")
+    with pytest.raises(ConfigurationError, match="add 'c' to lanes"):
+        Settings.load()
 
 
 def test_the_defaults_of_what_is_learned_are_those_of_the_contract() -> None:

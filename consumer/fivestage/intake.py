@@ -21,7 +21,6 @@ LONG_WAIT_S = 1.0
 MIN_TAKEN_IN = 1024
 """Acknowledgements take their time, whatever the number of slots: so much may be under way at least."""
 TAKEN_IN_PER_SLOT = 4
-MIN_WAITING = 256
 
 
 class RecordSource(Protocol):
@@ -44,14 +43,18 @@ class Intake:
         dispatcher: Gets the records.
         max_in_flight: How many queries may run: a few times as many records are taken in, so that slots
             neither wait for the source nor for acknowledgements.
+        max_waiting: How many may wait for a slot.
         observer: Told of what comes.
     """
 
-    def __init__(self, dispatcher: Dispatcher, *, max_in_flight: int, observer: Observer) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, *, max_in_flight: int, max_waiting: int, observer: Observer
+    ) -> None:
         self._dispatcher = dispatcher
         self._observer = observer
-        self._gate = Gate(InFlightLimit.of(max(MIN_TAKEN_IN, TAKEN_IN_PER_SLOT * max_in_flight)))
-        self._max_waiting = max(MIN_WAITING, max_in_flight)
+        unfinished = max(MIN_TAKEN_IN, TAKEN_IN_PER_SLOT * max_in_flight, 2 * max_waiting)
+        self._gate = Gate(InFlightLimit.of(unfinished))
+        self._max_waiting = max_waiting
         self._stopping = False
 
     def __repr__(self) -> str:

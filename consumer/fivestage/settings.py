@@ -300,6 +300,12 @@ class Settings(BaseSettings):
         """A list of names gives each lane the same share."""
         return dict.fromkeys(given, 1.0) if isinstance(given, list | tuple | set | frozenset) else given
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.lanes and self.lane not in self.lanes:
+            raise ValueError(f"lane: queries that name no lane would be refused, add {self.lane!r} to lanes")
+        return self
+
     @classmethod
     def load(cls, config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
         """Read the settings.

@@ -69,7 +69,11 @@ def wire(
         observer=observer,
         tracing=tracing,
     )
-    intake = Intake(dispatcher, max_in_flight=admission.max_in_flight, observer=observer)
+    # Shares can only be given to lanes whose queries are there to choose from.
+    max_waiting = max(1024 if settings.lanes else 256, admission.max_in_flight)
+    intake = Intake(
+        dispatcher, max_in_flight=admission.max_in_flight, max_waiting=max_waiting, observer=observer
+    )
     max_stuck = max(1, settings.executor.max_abandoned // 2)
     patrol = Patrol(dispatcher=dispatcher, executor=executor, policies=policies, max_stuck=max_stuck)
     return Inner(intake, dispatcher, patrol, policies, slots)
@@ -81,4 +85,6 @@ def _limiter(settings: Settings) -> ConcurrencyLimiter:
         return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=most))
     # Latency first seen under a backlog at full concurrency would pass for normal: begin with less.
     first, least = min(most, max(16, most // 4)), min(most, max(4, most // 8))
-    return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=least, initial=first))
+    # A node that hangs now and then is its breaker's affair; where a quarter is late, all are too many.
+    policy = LimiterPolicy(max_limit=most, min_limit=least, initial=first, drop_share=0.25)
+    return ConcurrencyLimiter(policy)

@@ -186,6 +186,6 @@ def test_a_critical_stage_leaves_later_ones_what_they_need(
 def test_a_stage_that_may_be_missed_is_not_begun_in_vain(
     left_s: float, known: dict[str, float], refused: str | None
 ) -> None:
-    """With less time than it usually takes a non-critical stage is skipped, and the reason has the figures."""
+    """With less time than it usually takes a non-critical stage is skipped; the reason has the figures."""
     assert not VALIDATION.critical
     assert stage_grant(VALIDATION, advised(**known), now=NOW, ends_at=NOW + left_s).refused == refused

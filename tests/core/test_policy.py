@@ -15,6 +15,7 @@ from fivestage.core.policy import (
     MAX_NODES,
     MIN_ANSWERS,
     OTHER_LANES,
+    PATIENCE_S,
     REFRESH_S,
     LanePolicy,
     LanePolicySettings,
@@ -130,6 +131,33 @@ def test_a_slow_probe(rate: float, state: BreakerState) -> None:
     assert policy.advice.node("math").state is state
 
 
+def timeouts(policy: LanePolicy, now: float, count: int = 40) -> None:
+    """Timeouts at the limit, at one moment."""
+    limit_s = policy.advice.stages[2].limit_s
+    learn(policy, *[call(TIMEOUT, took_s=limit_s, granted_s=limit_s)] * count, now=now)
+
+
+def test_a_node_that_becomes_slow_gets_a_second() -> None:
+    """With a limit that can follow, lateness does not open the breaker while it is new; later it does."""
+    policy = lane(LanePolicySettings(PLAN, breaker=BreakerPolicy()))
+    learned(policy, 0.02)
+    for tenth in range(10):
+        timeouts(policy, NOW + tenth / 10)
+        assert policy.nodes["math"].breaker.state(NOW + 1) is CLOSED
+    timeouts(policy, NOW + PATIENCE_S)
+    assert policy.nodes["math"].breaker.state(NOW + 1) is OPEN
+
+
+def test_a_node_that_never_answered_gets_none() -> None:
+    """There is nothing that its limit could follow: its timeouts count at once."""
+    policy = lane(LanePolicySettings(PLAN, breaker=BreakerPolicy()))
+    learned(policy, 0.02)
+    limit_s = policy.advice.stages[2].limit_s
+    hanging = call(TIMEOUT, took_s=limit_s, granted_s=limit_s)._replace(node="hangs")
+    learn(policy, *[hanging] * 20)
+    assert policy.nodes["hangs"].breaker.state(NOW) is OPEN
+
+
 # The advice
 
 
@@ -220,7 +248,7 @@ def test_timeouts_at_the_advised_limit_raise_it(took_s: float) -> None:
         granted_s = policy.advice.stages[2].limit_s
         learn(policy, call(TIMEOUT, took_s=granted_s, granted_s=granted_s))
         policy.refresh(NOW)
-        assert policy.nodes["math"].breaker._failed == count
+        assert policy.nodes["math"].health.score(NOW) < 73.5 / (73 + count)
     assert policy.limits[2].limit_s > 1.5 * limit_s
 
 

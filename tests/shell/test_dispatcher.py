@@ -157,7 +157,7 @@ async def test_offsets_commit_only_behind_acknowledged_events() -> None:
 
 
 async def test_deaf_node_ends_at_its_limit() -> None:
-    """A node that ignores its cancellation holds nobody: its query ends at its limit, its answer is dropped."""
+    """A node that ignores its cancellation holds nobody: its query ends at its limit, without its answer."""
     counting = Counting()
     loop = asyncio.get_running_loop()
     async with MemoryBus(pipeline(), observer=counting) as bus:

@@ -246,7 +246,7 @@ async def test_a_cancelled_call_that_runs_frees_its_caller(released: threading.E
 
 
 def test_a_thread_outlives_the_loop_of_its_call(released: threading.Event) -> None:
-    """A function that returns after its loop was closed harms nothing: the next loop uses the pool as before."""
+    """A function that returns after its loop was closed harms nothing: the next loop uses the pool."""
     pool, blocker = ThreadPool(1), Blocker(released)
 
     async def give_up() -> None:

@@ -7,6 +7,7 @@ of it is laid down in the lane's Advice.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 from fivestage.core.adaptive import AdaptivePolicy, LearnedLimit
@@ -34,6 +35,9 @@ REFRESH_S = 0.1
 """How often figures in the advice are brought up to date; breakers are at once."""
 SLOW_SHARE = 0.9
 """A call that took more of its limit than this is a slow one."""
+PATIENCE_S = 1.0
+"""How long a node that used to answer may be late before that counts for its breaker: a dependency that
+becomes slower is met by a higher limit, which takes some samples, not an outage."""
 SLACK_S = 1e-6
 OTHER_LANES = "other"
 
@@ -52,20 +56,32 @@ class LanePolicySettings:
 class NodePolicy:
     """One node in one lane."""
 
-    __slots__ = ("breaker", "health")
+    __slots__ = ("_patient_until", "_timeout_at", "breaker", "health")
 
     def __init__(self, settings: LanePolicySettings) -> None:
         self.breaker = Breaker(settings.breaker, settings.jitter)
         self.health = NodeHealth()
+        self._timeout_at = -inf
+        self._patient_until = -inf
 
-    def record(self, run: StageRun, now: float, *, limit_s: float) -> None:
-        """One call of the node has ended; *limit_s* is the limit of its stage."""
+    def record(self, run: StageRun, now: float, *, limit_s: float, learning: bool = False) -> None:
+        """One call of the node has ended.
+
+        Args:
+            run: The call.
+            now: Monotonic seconds.
+            limit_s: The limit of its stage.
+            learning: That limit is learned, and so may still come up.
+        """
         failed = run.outcome is not Outcome.SUCCESS
         if run.outcome is Outcome.TIMEOUT:
             if not was_fair(run, limit_s):
                 self.spare(run)  # others had used up its time, or the producer left it less
                 return
+            patient = self._is_new_here(now) and learning
             self.health.timed_out(now, run.duration_s)
+            if patient and not run.probe:
+                return
         elif failed:
             self.health.failed(now)
         else:
@@ -74,6 +90,15 @@ class NodePolicy:
         if run.probe and self.breaker.policy.slow_call_rate < 1:  # else slow ones would not have opened it
             failed = failed or slow
         self.breaker.record(now, failed=failed, slow=slow, probe=run.probe)
+
+    def _is_new_here(self, now: float) -> bool:
+        """Whether lateness is new with this node, which used to answer: the limit gets a while to follow."""
+        if now - self._timeout_at > PATIENCE_S:
+            p95_s = self.health.p95_s
+            used_to_answer = p95_s is not None and p95_s < inf
+            self._patient_until = now + PATIENCE_S if used_to_answer else -inf
+        self._timeout_at = now
+        return now < self._patient_until
 
     def spare(self, run: StageRun) -> None:
         """A call that says nothing about the node."""
@@ -162,7 +187,8 @@ class LanePolicy:
                 return
             node = self.nodes[name] = NodePolicy(self._settings)
         state = node.breaker.state(now)
-        node.record(run, now, limit_s=self._advised_s(run))
+        learning = self.limits[run.spec.sequence].is_learned
+        node.record(run, now, limit_s=self._advised_s(run), learning=learning)
         if node.breaker.state(now) is not state:
             self.refresh(now)
 
