@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
 MAX_ERROR_CHARS = 512
+MAX_NAME_CHARS = 128
 HELD_UP_S = 0.005
 """A limit that is noticed so late is not the fault of the code that waits."""
 TOO_LARGE = "result_too_large"
@@ -54,7 +55,9 @@ class Ending(NamedTuple):
     @classmethod
     def of_error(cls, error: BaseException, duration_s: float) -> Ending:
         """The call raised."""
-        return cls(Outcome.ERROR, duration_s, error=_text(error), error_type=type(error).__name__)
+        return cls(
+            Outcome.ERROR, duration_s, error=_text(error), error_type=type(error).__name__[:MAX_NAME_CHARS]
+        )
 
     @classmethod
     def of_timeout(cls, limit_s: float, duration_s: float) -> Ending:

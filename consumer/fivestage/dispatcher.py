@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.context import Query
@@ -122,7 +123,9 @@ class Dispatcher:
         self._tracing = tracing
         self._wall_clock = wall_clock
         self._progress = asyncio.Event()
-        self._beginning = False
+        self._overdue: deque[Arrival] = deque()
+        """Those whose time was up while they waited."""
+        self._going_on = False
         self._pressed_until = 0.0
         self._leaving: list[Collection[PartitionKey]] = []
         """Partitions of which nothing more is begun, by the drains under way."""
@@ -246,27 +249,34 @@ class Dispatcher:
 
     # A query begins, or is refused
 
-    def begin_waiting(self) -> None:
-        """Give free slots to those who wait, in slices: refusing many must not hold back deadlines."""
-        if self._beginning:
-            return
-        self._beginning = True
-        loop = asyncio.get_running_loop()
-        slice_end = loop.time() + SLICE_S
-        while (arrival := self._slots.next()) is not None:
-            self._pressed_until = loop.time() + PRESSED_S
-            self._admit_waiting(arrival)
-            if loop.time() > slice_end:
-                loop.call_soon(self.begin_waiting)
-                break
-        self._beginning = False
-
     def end_waiting(self, now: float) -> None:
         """Tell those whose time is up while they wait."""
-        for arrival in self._slots.give_up(
-            lambda arrival: arrival.due_at is not None and arrival.due_at <= now
-        ):
+        self._overdue += self._slots.give_up(lambda one: one.due_at is not None and one.due_at <= now)
+        self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
+        """Look after those who wait, once the callbacks that are due have had their turn."""
+        if not self._going_on:
+            self._going_on = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Give free slots to those who wait, in slices: refusing many must not hold back deadlines."""
+        self._going_on = False
+        clock = asyncio.get_running_loop().time
+        slice_end = clock() + SLICE_S
+        while (arrival := self._next_waiting()) is not None:
             self._admit_waiting(arrival)
+            if clock() > slice_end:
+                self._go_on_soon()
+                return
+
+    def _next_waiting(self) -> Arrival | None:
+        if self._overdue:
+            return self._overdue.popleft()
+        if (arrival := self._slots.next()) is not None:
+            self._pressed_until = asyncio.get_running_loop().time() + PRESSED_S
+        return arrival
 
     def _admit_waiting(self, arrival: Arrival) -> None:
         if arrival.book.closed:  # taken away while it waited
@@ -323,17 +333,21 @@ class Dispatcher:
             return TimeoutReason.EXPIRED_BEFORE_START
         if budget.granted_s >= self._plan.total_s:
             return None
-        verdict = self._shedder.judge(now, left_s=budget.granted_s, needed_s=self._needed_s(policy, now))
+        verdict = self._shedder.judge(
+            now, left_s=budget.granted_s, needed_s=self._needed_s(budget, policy, now)
+        )
         if verdict is Verdict.RUN:
             return None
         self._observer.shed(lane, refused=verdict is Verdict.REFUSE)
         return TimeoutReason.WOULD_EXPIRE if verdict is Verdict.REFUSE else None
 
-    def _needed_s(self, policy: LanePolicy, now: float) -> float | None:
+    def _needed_s(self, budget: Budget, policy: LanePolicy, now: float) -> float | None:
         """The time that a query must have left to be begun; None where nothing is known."""
         if now >= self._pressed_until:
             return policy.answer_time_s(EVEN)
         likely_s = policy.answer_time_s(LIKELY)
+        if budget.due_at is None:  # waiting has cost it nothing
+            return likely_s
         return None if likely_s is None else min(MARGIN * likely_s, MAX_SHARE * self._plan.total_s)
 
     def _queue_s(self, record: Record, wall_now: float) -> float:
@@ -384,7 +398,7 @@ class Dispatcher:
         self._learn(job, conclusion, now)
         self.jobs.discard(job)
         self._slots.release(lane)
-        self.begin_waiting()  # before the events are written, so that the slot is not idle meanwhile
+        self._go_on_soon()
         records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
         self._observer.concluded(lane, conclusion, ticket.envelope.queue_s)
         ticket.trace.conclude(ticket.envelope, conclusion)

@@ -7,11 +7,10 @@ Runs where user code runs. It writes the trail and decides nothing about the que
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import orjson
 
 from fivestage.app import Pipeline
 from fivestage.bounded import Ending, bounded, leave_behind, within
@@ -122,6 +121,8 @@ class Orchestrator:
         Raises:
             asyncio.CancelledError: the job was cancelled from outside; its trail stands as it is.
         """
+        if any(run.spec.critical and not run.success for run in trail.runs):
+            return  # it was moved after its end
         ctx = self._context(job, trail)
         for spec in job.plan.stages[len(trail.runs) :]:
             if trail.closed:  # a stage swallowed the cancellation
@@ -144,7 +145,8 @@ class Orchestrator:
         for run in trail.runs:
             if run.success and run.data_json is not None:
                 ctx.stage_type = run.spec.stage_type
-                self._take_over(trail, ctx, orjson.loads(run.data_json))
+                _show(ctx, json.loads(run.data_json))  # unlike orjson it reads integers of any size
+                ctx.node = run.node or ctx.node
         return ctx
 
     async def _process(self, stage: _Stage) -> StageRun:
@@ -153,7 +155,7 @@ class Orchestrator:
         while True:
             node = self._next_node(stage)
             if node is None:
-                return trail.superseded.pop() if trail.superseded else self._refused(stage)
+                return trail.superseded[-1] if trail.superseded else self._refused(stage)
             ctx.node = node
             run = await self._attempt(stage, node)
             if run.success or run.outcome is Outcome.SKIPPED or trail.closed:
@@ -177,7 +179,8 @@ class Orchestrator:
         default_s = stage.advice.need_s or stage.advice.limit_s
         for name in advice.rank(others):
             p95_s = advice.node(name).p95_s
-            if not failed or left_s >= min(default_s if p95_s is None else p95_s, default_s):
+            needed_s = default_s if p95_s is None else min(p95_s, stage.advice.limit_s)
+            if not failed or left_s >= needed_s:
                 return name
         return None
 
@@ -243,22 +246,16 @@ class Orchestrator:
     def _taken_over(self, trail: Trail, ctx: StageContext, ending: Ending) -> Ending:
         """Let the later stages see what this one returned; if looking at it raises, the stage has failed."""
         try:
-            self._take_over(trail, ctx, ending.data)
+            self._take_over(trail, ctx, ending)
         except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
             return Ending.of_error(raised, ending.duration_s)
         return ending
 
-    def _take_over(self, trail: Trail, ctx: StageContext, data: Any) -> None:
-        match ctx.stage_type:
-            case StageType.DECISION:
-                ctx.node = data
-            case StageType.PROCESSING:
-                ctx.answer, ctx.confidence = answer_of(data)
-                trail.confidence = ctx.confidence
-                trail.answer_json = limited_json(ctx.answer, self._max_data_bytes) or self._left_out
-            case StageType.VALIDATION:
-                ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
-        ctx.results[ctx.stage_type] = data
+    def _take_over(self, trail: Trail, ctx: StageContext, ending: Ending) -> None:
+        _show(ctx, ending.data)
+        if ctx.stage_type is StageType.PROCESSING:
+            trail.confidence = ctx.confidence
+            trail.answer_json = limited_json(ctx.answer, self._max_data_bytes) or self._left_out
 
     def _handler(self, ctx: StageContext) -> Handler:
         if ctx.stage_type is not StageType.PROCESSING:
@@ -290,6 +287,18 @@ class _Stage(NamedTuple):
     def grant(self, now: float) -> StageGrant:
         """What the stage may take from *now* on."""
         return stage_grant(self.spec, self.advice, now=now, ends_at=self.job.ends_at)
+
+
+def _show(ctx: StageContext, data: Any) -> None:
+    """Let the later stages see what this one returned."""
+    match ctx.stage_type:
+        case StageType.DECISION:
+            ctx.node = data
+        case StageType.PROCESSING:
+            ctx.answer, ctx.confidence = answer_of(data)
+        case StageType.VALIDATION:
+            ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
+    ctx.results[ctx.stage_type] = data
 
 
 def answer_of(data: Any) -> tuple[Any, float | None]:

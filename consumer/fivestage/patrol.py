@@ -88,10 +88,17 @@ class Patrol:
         """
         self._executor.cancel(job)
         job.move()
+        if not job.trail.awaits(running):  # it ended at the last moment
+            self._executor.submit(job)
+            return
         run = interrupted(running, now, "did not end at its limit")
         if running.spec.stage_type is StageType.PROCESSING:
             job.trail.fail_over(run)
             self._executor.submit(job)
+            return
+        job.trail.finish(run)
+        later = job.plan.stages[running.spec.sequence + 1 :]
+        if not running.spec.critical and any(spec.critical for spec in later):
+            self._executor.submit(job)  # there is no answer yet
         else:
-            job.trail.finish(run)
             self._dispatcher.finished(job)

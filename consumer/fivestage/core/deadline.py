@@ -59,6 +59,8 @@ def grant(
         written_at: The record's timestamp, seconds since the epoch.
         ttl_ms: How long after its timestamp a record is of use; 0 = for ever.
     """
+    if written_at is not None:
+        written_at = min(written_at, wall_now)  # a producer's clock that runs ahead gains it nothing
     total = total_s if budget_ms is None else min(total_s, budget_ms / 1000)
     ends = [when.timestamp() for when in (deadline, expiry_time) if when is not None]
     if ttl_ms and written_at is not None:

@@ -60,8 +60,9 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
     timeout, and those after it are skipped. All times are monotonic seconds.
     """
     ended, running = trail.snapshot()
-    if running is None and trail.superseded and len(ended) == trail.superseded[-1].spec.sequence:
-        ended = (*ended, trail.superseded[-1])  # no further attempt was begun
+    superseded = tuple(trail.superseded)
+    if running is None and superseded and len(ended) == superseded[-1].spec.sequence:
+        ended = (*ended, superseded[-1])  # no further attempt was begun
     runs = (
         ended if len(ended) == len(plan.stages) else _complete(ended, running, plan, ends_at=ends_at, now=now)
     )

@@ -239,7 +239,9 @@ class Policies:
         if policy is None:
             if len(self.lanes) >= MAX_LANES:
                 name = OTHER_LANES
-            policy = self.lanes.setdefault(name, LanePolicy(name, self._settings))
+            policy = self.lanes.get(name)
+        if policy is None:
+            policy = self.lanes[name] = LanePolicy(name, self._settings)
         return policy
 
     def tick(self, now: float, stuck: frozenset[str]) -> None:

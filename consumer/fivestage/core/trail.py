@@ -97,6 +97,12 @@ class Trail:
         trail.answer_json, trail.confidence = self.answer_json, self.confidence
         return trail
 
+    def awaits(self, running: RunningStage) -> bool:
+        """Whether the end of that attempt at that stage is still missing."""
+        failed = bool(self.superseded) and self.superseded[-1].attempt >= running.attempt
+        is_next = len(self.runs) == running.spec.sequence
+        return is_next and not (failed and self.superseded[-1].spec is running.spec)
+
     def overdue(self, now: float, grace_s: float) -> RunningStage | None:
         """The running stage, if it is still there *grace_s* after its limit."""
         running = self.running

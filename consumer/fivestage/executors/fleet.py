@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fivestage.executors.roster import Roster
     from fivestage.threads import Abandoned
 
+LATE_S = 5 * TICK_S
 MAX_ATTEMPTS = 3
 """How often one stage is begun: whoever is near each time a worker falls may be the one that fells it."""
 
@@ -121,7 +122,7 @@ class Fleet:
         if self._ending:  # workers that end are not replaced
             return
         # A look that comes late says that this process had no CPU, not that the workers stand still.
-        in_time = now - self._checked_at < 2 * TICK_S
+        in_time = now - self._checked_at < LATE_S
         self._checked_at = now
         for worker in tuple(self._workers):
             if (why := worker.look(now, count=in_time)) is not None:
@@ -166,6 +167,7 @@ class Fleet:
         self._observer.executor_replaced(why)
         held_by = _code_of(culprit)
         log.warning("executor replaced", reason=why, held_by=held_by, queries=len(jobs), dead=gone)
+        worker.roster.blame(culprit)
         for job in jobs:
             if job is not culprit:
                 self._move(worker, job)
@@ -214,6 +216,11 @@ class Fleet:
         running = job.trail.running
         worker.cancel(job)
         job.trail = job.trail.continued()
+        if running is not None and not job.trail.awaits(running):
+            running = None
+        if len(job.trail.runs) == len(job.plan.stages):  # it ended at the last moment
+            self._on_finished(job)
+            return
         spec = job.plan.stages[len(job.trail.runs)] if running is None else running.spec
         started_at = job.started_at if running is None else running.started_at
         run = StageRun(spec, Outcome.ERROR, error=error, error_type=error_type, started_at=started_at)

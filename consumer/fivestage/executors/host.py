@@ -67,6 +67,6 @@ class JobHost:
     def _done(self, job: Job, trail: Trail, task: asyncio.Task[None]) -> None:
         del self._tasks[trail]
         completed = not task.cancelled()
+        self._on_done(job, trail, completed)
         if completed:
             task.result()  # the orchestrator catches what user code raises: anything here is a bug
-        self._on_done(job, trail, completed)

@@ -34,6 +34,8 @@ POLL_S: Final = 0.005
 log = structlog.get_logger("fivestage.executor")
 
 
+_NOT_FOR_NODES: Final = "FIVESTAGE_KAFKA__"
+"""Settings with the secrets of the connection: nodes have no use for them."""
 _ZYGOTE: Final = "from fivestage.executors.zygote import main; main()"
 
 
@@ -155,6 +157,9 @@ class Nursery:
                 [sys.executable, "-c", _ZYGOTE, str(far.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(far.fileno(),),
+                env={
+                    name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_NODES)
+                },
             )
         config = {**self._config, "path": sys.path, "bus": os.getpid()}
         self._control.send(orjson.dumps(config))

@@ -44,6 +44,14 @@ class Roster:
         """A job that left was only caught here: its code is not to blame for running on."""
         self.left.pop(job.trail, None)
 
+    def blame(self, culprit: Job | None) -> None:
+        """A step holds the worker: of those that have left, only the one whose step it is runs on by itself.
+
+        Where its job is still waited for, or is not known, none of them is to blame.
+        """
+        if culprit is not None:
+            self.left.clear()
+
     def done(self, job: Job, trail: Trail, completed: bool) -> None:  # noqa: FBT001 - see JobHost
         """Nothing of a job runs here any more; *completed* tells whether it came to its end."""
         self.left.pop(trail, None)

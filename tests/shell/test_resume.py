@@ -1,0 +1,95 @@
+"""Jobs that go on elsewhere: what a new run makes of the trail it is given."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fivestage import Orchestrator, Pipeline, Query, StageContext
+from fivestage.core.job import Job
+from fivestage.core.trail import RunningStage, StageRun, Trail
+from fivestage_schemas import Outcome
+
+BIG = 2**100
+
+
+def app(seen: list[Any]) -> Pipeline:
+    """Answers with a big integer; validation notes what it sees."""
+    pipeline = Pipeline(builtins=False)
+
+    @pipeline.decision
+    async def decide(_query: Query, _ctx: StageContext) -> str:
+        return "first"
+
+    @pipeline.node("first")
+    async def first(_query: Query, _ctx: StageContext) -> int:
+        return BIG
+
+    @pipeline.node("second")
+    async def second(_query: Query, _ctx: StageContext) -> int:
+        return BIG
+
+    @pipeline.validation
+    async def validate(_query: Query, ctx: StageContext) -> bool:
+        seen.append((ctx.answer, ctx.node, ctx.attempt))
+        return True
+
+    return pipeline
+
+
+def job(orchestrator: Orchestrator) -> Job:
+    """A query that has just begun."""
+    now = asyncio.get_running_loop().time()
+    return Job(Query("q", "x"), orchestrator.plan, started_at=now, ends_at=now + 0.25)
+
+
+async def test_a_moved_job_keeps_its_answer() -> None:
+    """Its answer is not written anew, and the stages after it see it exactly, and whose it is."""
+    seen: list[Any] = []
+    orchestrator = Orchestrator(app(seen))
+    one = job(orchestrator)
+    await orchestrator.run(one, one.trail)
+    one.trail.runs[2] = one.trail.runs[2]._replace(node="second")  # as after a failover
+    del one.trail.runs[3:]
+    one.trail.start(RunningStage(one.plan.stages[3], one.started_at, 0.04))
+    answer_json = one.trail.answer_json = b"kept"
+    one.move()
+    await orchestrator.run(one, one.trail)
+    assert seen == [(BIG, "first", 1), (BIG, "second", 2)]
+    assert (one.trail.answer_json, len(one.trail.runs)) == (answer_json, 5)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.TIMEOUT])
+async def test_a_job_that_was_moved_after_its_end_runs_nothing(outcome: Outcome) -> None:
+    """A critical stage had failed when its worker was replaced: the later stages stay skipped."""
+    seen: list[Any] = []
+    orchestrator = Orchestrator(app(seen))
+    one = job(orchestrator)
+    one.trail.finish(StageRun(one.plan.stages[0], outcome, started_at=one.started_at))
+    one.move()
+    await orchestrator.run(one, one.trail)
+    assert (seen, len(one.trail.runs)) == ([], 1)
+
+
+def running(trail: Trail, sequence: int, attempt: int = 1) -> RunningStage:
+    """A stage that is running."""
+    spec = Orchestrator().plan.stages[sequence]
+    found = RunningStage(spec, 0.0, 0.1, attempt=attempt)
+    trail.start(found)
+    return found
+
+
+def test_a_stage_that_ends_at_the_last_moment_is_not_awaited() -> None:
+    """Whoever wants to end it looks again: its run, or its failed attempt, may be there already."""
+    trail = Trail()
+    one = running(trail, 0)
+    assert trail.awaits(one)
+    trail.finish(StageRun(one.spec, Outcome.SUCCESS))
+    assert not trail.awaits(one)
+    trail.finish(StageRun(Orchestrator().plan.stages[1], Outcome.SUCCESS))
+    two = running(trail, 2)
+    trail.fail_over(StageRun(two.spec, Outcome.ERROR))
+    assert not trail.awaits(two)
+    assert trail.awaits(running(trail, 2, attempt=2))
