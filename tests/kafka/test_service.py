@@ -115,7 +115,7 @@ def test_every_ending(kafka: RealBroker, topics: TopicSet) -> None:
     assert {(t.query_id, str(t.scope)) for t in timeouts} == {
         ("doubt", "stage"),
         ("slow", "stage"),
-        ("deaf", "pipeline"),
+        ("deaf", "stage"),
         ("blocking", "stage"),
         ("past", "queue"),
     }
