@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from fivestage.app import Pipeline
+    from fivestage.core.advice import NodeAdvice
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger, PartitionKey
+    from fivestage.core.policy import Policies
     from fivestage.executors import Executor
     from fivestage.settings import Settings
     from fivestage.telemetry.metrics import Metrics
@@ -142,7 +144,7 @@ def _tracing(settings: Settings) -> Tracing:
 def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
     """Add what is read when it is scraped."""
     source, inner, executor, _, _, watch = parts
-    dispatcher, lanes = inner.dispatcher, inner.policies.lanes
+    dispatcher = inner.dispatcher
     metrics.gauge("in_flight", "Queries that run.", lambda: dispatcher.running)
     metrics.gauge("concurrency_limit", "How many may run; learned.", lambda: inner.slots.limit)
     metrics.gauge("waiting", "Records taken in that wait for a slot.", lambda: dispatcher.waiting)
@@ -166,33 +168,35 @@ def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
         ("partition",),
         lambda: [((str(key.partition),), book.span) for key, book in list(ledger.books.items())],
     )
+    _add_lane_gauges(metrics, inner.policies)
+
+
+def _add_lane_gauges(metrics: Metrics, policies: Policies) -> None:
+    """Add what is learned, by lane."""
+
+    def nodes() -> list[tuple[tuple[str, str], NodeAdvice]]:
+        lanes = list(policies.lanes.values())
+        return [((lane.name, name), node) for lane in lanes for name, node in lane.advice.nodes.items()]
+
     metrics.gauges(
         "stage_limit_seconds",
         "The limit of a stage; learned.",
         ("lane", "stage"),
         lambda: [
             ((lane.name, spec.stage_type), stage.limit_s)
-            for lane in list(lanes.values())
-            for spec, stage in zip(inner.policies.plan.stages, lane.advice.stages, strict=True)
+            for lane in list(policies.lanes.values())
+            for spec, stage in zip(policies.plan.stages, lane.advice.stages, strict=True)
         ],
     )
     metrics.gauges(
         "node_health",
         "Health of a node, 0 to 1.",
         ("lane", "node"),
-        lambda: [
-            ((lane.name, name), node.score)
-            for lane in list(lanes.values())
-            for name, node in lane.advice.nodes.items()
-        ],
+        lambda: [(labels, node.score) for labels, node in nodes()],
     )
     metrics.gauges(
         "breaker_state",
         "Breaker of a node: 0 closed, 1 half open, 2 open.",
         ("lane", "node"),
-        lambda: [
-            ((lane.name, name), BREAKER_VALUES[node.state])
-            for lane in list(lanes.values())
-            for name, node in lane.advice.nodes.items()
-        ],
+        lambda: [(labels, BREAKER_VALUES[node.state]) for labels, node in nodes()],
     )

@@ -373,12 +373,8 @@ class Dispatcher:
     def _at_deadline(self, job: Job) -> None:
         job.timer = None  # it would keep the job alive until the garbage collector finds the two
         if not job.ended:
-            self.end_now(job)
-
-    def end_now(self, job: Job) -> None:
-        """End a job with what it has, although its code has not ended."""
-        self._executor.cancel(job)
-        self._conclude(job)
+            self._executor.cancel(job)
+            self._conclude(job)
 
     def finished(self, job: Job) -> None:
         """The executor has no more to do for *job* (its ``on_finished``)."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from fivestage import tuning
 from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
 from fivestage.bus import topics
@@ -48,10 +48,6 @@ REVOKE_COMMIT_S = 2.0
 LAST_COMMIT_S = 2.0
 START_TIMEOUT_S = 18.0
 STEP_TIMEOUT_S = 3.0
-GC_THRESHOLD = 5_000
-"""Objects between two collections of the youngest; Python's default of 700 is a handful of queries."""
-SWITCH_INTERVAL_S = 0.0005
-"""A node that spins in Python shares the interpreter with the bus loop; the default of 5 ms starves it."""
 
 log = structlog.get_logger("fivestage.service")
 
@@ -85,10 +81,10 @@ class Service:
         """
         self._listen_for_signals()
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        tuning.share_the_interpreter()
         async with contextlib.AsyncExitStack() as stack:
             if await self._started_before_the_end(stack):
-                _tune_garbage_collection()
+                tuning.spare_what_is_there()
                 await self._serve()
         if self._failure is not None:
             raise self._failure
@@ -266,13 +262,6 @@ async def _bounded(step: Callable[[], Awaitable[None]], name: str) -> None:
         log.warning("left behind", part=name, after_s=STEP_TIMEOUT_S)
     elif not task.cancelled() and (error := task.exception()) is not None:
         log.warning("ended badly", part=name, **described(error))
-
-
-def _tune_garbage_collection() -> None:
-    """Spare what is there now, which stays, and look at the young less often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 10, 10)
 
 
 def _give_up(total_s: float) -> None:

@@ -268,6 +268,19 @@ async def test_a_tired_worker_is_retired() -> None:
     assert (yard.finished, old.put_downs, len(yard.workers)) == ([job], 1, 2)
 
 
+async def test_the_jobs_of_a_retired_worker_that_dies_go_on_elsewhere() -> None:
+    """All but the one whose step it was: that one ends, the others had only stayed where they were."""
+    yard = Yard()
+    culprit, neighbour = yard.submit(), yard.submit()
+    old = yard.workers[0]
+    old.tired = True
+    yard.check()
+    old.culprit, old.gone = culprit, True
+    await asyncio.sleep(2 * TICK_S)
+    assert (yard.finished, last_run(culprit).error_type) == ([culprit], "worker_died")
+    assert yard.workers[1].started == [neighbour]
+
+
 @pytest.mark.parametrize("how", ["it ends", "its query ends"])
 async def test_condemned_workers_are_put_down_when_nobody_waits(how: str) -> None:
     """One is left alone while its culprit is waited for, then put down again and again until it is gone."""

@@ -161,17 +161,20 @@ class Fleet:
 
     def _replace(self, worker: Worker, why: str) -> None:
         """Condemn a worker; its jobs move, but for the one that holds it."""
-        culprit, gone = worker.culprit, worker.gone
+        culprit, queries = worker.culprit, len(worker.roster)
         self._condemn(worker)
-        jobs = list(worker.roster.jobs.values())
         self._observer.executor_replaced(why)
         held_by = _code_of(culprit)
-        log.warning("executor replaced", reason=why, held_by=held_by, queries=len(jobs), dead=gone)
+        log.warning("executor replaced", reason=why, held_by=held_by, queries=queries, dead=worker.gone)
         worker.roster.blame(culprit)
-        for job in jobs:
+        self._save_jobs(worker, culprit)
+
+    def _save_jobs(self, worker: Worker, culprit: Job | None) -> None:
+        """Move the jobs of a worker, but for the one that holds it; that ends with the worker."""
+        for job in list(worker.roster.jobs.values()):
             if job is not culprit:
                 self._move(worker, job)
-            elif gone:
+            elif worker.gone:
                 self._end(worker, job, "its node ended the worker that it ran in", "worker_died")
 
     def _retire(self, worker: Worker) -> None:
@@ -194,8 +197,7 @@ class Fleet:
         loop = asyncio.get_running_loop()
         for worker in self._condemned:
             if worker.gone:
-                for job in list(worker.roster.jobs.values()):
-                    self._end(worker, job, "the worker that it ran in has ended", "worker_died")
+                self._save_jobs(worker, worker.culprit)
             elif not worker.roster:
                 worker.put_down(loop.time())
         self._condemned = [worker for worker in self._condemned if not worker.gone]

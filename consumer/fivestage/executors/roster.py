@@ -45,9 +45,9 @@ class Roster:
         self.left.pop(job.trail, None)
 
     def blame(self, culprit: Job | None) -> None:
-        """A step holds the worker: of those that have left, only the one whose step it is runs on by itself.
+        """A step of *culprit* holds the worker: those that have left were caught behind it, none is to blame.
 
-        Where its job is still waited for, or is not known, none of them is to blame.
+        Where the culprit is not known it may be one of them, and all stay on the list.
         """
         if culprit is not None:
             self.left.clear()

@@ -11,7 +11,6 @@ how a worker ended.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import os
 import select
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 import structlog
 
+from fivestage import tuning
 from fivestage.apps import load_app
 from fivestage.errors import InvalidAppError
 from fivestage.executors import child
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 
 FORK_ATTEMPTS: Final = 20
 FORK_AGAIN_S: Final = 0.05
-GC_THRESHOLD: Final = 5_000
-"""As in the bus: the default of 700 objects is a handful of queries."""
-SWITCH_INTERVAL_S: Final = 0.0005
-"""As in the bus: blocking nodes that compute must not starve the worker's loop."""
 
 log = structlog.get_logger("fivestage.executor")
 
@@ -62,7 +58,8 @@ def main() -> None:
         return
     if threading.active_count() > 1:
         log.warning("the app starts threads when it is imported: workers do not have them")
-    tune()
+    tuning.share_the_interpreter()
+    tuning.spare_what_is_there()
     control.send(orjson.dumps({"nodes": list(part.app.nodes)}))
     Zygote(control, part).serve()
 
@@ -89,14 +86,6 @@ def explained(error: BaseException) -> dict[str, str]:
     traceback.print_exception(error)
     text = f"{type(error).__name__}: {error}"[:512]
     return {"failed": text.encode("utf-8", "backslashreplace").decode()}
-
-
-def tune() -> None:
-    """Spare what is there now: it stays, and looking at it would copy its pages into every worker."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 10, 10)
 
 
 class Zygote:
