@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.context import Query
@@ -346,9 +347,9 @@ class Dispatcher:
         if now >= self._pressed_until:
             return policy.answer_time_s(EVEN)
         likely_s = policy.answer_time_s(LIKELY)
-        if budget.due_at is None:  # waiting has cost it nothing
+        if budget.due_at is None or likely_s is None:  # waiting has cost it nothing
             return likely_s
-        return None if likely_s is None else min(MARGIN * likely_s, MAX_SHARE * self._plan.total_s)
+        return max(min(MARGIN * likely_s, MAX_SHARE * self._plan.total_s), policy.answer_time_s(EVEN) or 0.0)
 
     def _queue_s(self, record: Record, wall_now: float) -> float:
         written_at = _written_at(record)
@@ -403,7 +404,8 @@ class Dispatcher:
     def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
         # The last attempt is among the runs where no other was begun after it.
         superseded = [run for run in job.trail.superseded if run not in conclusion.runs]
-        self._policies.lane(job.query.lane).concluded(conclusion, superseded, now)
+        disturbed_at = -inf if job.culprit else self._policies.disturbed_at
+        self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
         if superseded:
             self._observer.failed_over(job.query.lane, len(superseded))
         late = conclusion.status is PipelineStatus.TIMEOUT

@@ -8,6 +8,7 @@ be called for now.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from fivestage.core.outcome import interrupted
@@ -16,6 +17,8 @@ from fivestage.executors import TICK_S
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fivestage.core.job import Job
     from fivestage.core.policy import Policies
     from fivestage.core.trail import RunningStage
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 GRACE_S = 0.02
 """How long after its limit a stage may take to end by itself."""
 MAX_LAG_S = 0.05
+STARVED_S = 0.03
+"""A round that is late by more, while the process was given less than half of that time on a CPU, says that
+the machine was busy with other things."""
 SETTLE_S = 0.05
 """How long code may take to end once it is told to, before that is held against its node."""
 
@@ -37,16 +43,25 @@ class Patrol:
         executor: Where their code runs.
         policies: Told which nodes are stuck.
         max_stuck: How many calls of one node may not have come back before it gets no more.
+        cpu_clock: Seconds that this process has been given on any CPU.
     """
 
     def __init__(
-        self, *, dispatcher: Dispatcher, executor: Executor, policies: Policies, max_stuck: int
+        self,
+        *,
+        dispatcher: Dispatcher,
+        executor: Executor,
+        policies: Policies,
+        max_stuck: int,
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
         self._dispatcher = dispatcher
         self._executor = executor
         self._policies = policies
         self._max_stuck = max_stuck
         self._due_at: float | None = None
+        self._cpu_clock = cpu_clock
+        self._cpu_s = 0.0
         dispatcher.on_first = self.begin
 
     def __repr__(self) -> str:
@@ -61,11 +76,19 @@ class Patrol:
 
     def _schedule(self, due_at: float) -> None:
         self._due_at = due_at
+        self._cpu_s = self._cpu_clock()
         asyncio.get_running_loop().call_at(due_at, self._round)
+
+    def _is_starved(self, now: float) -> bool:
+        """Whether this round comes late because the process got no CPU."""
+        late_s = now - (now if self._due_at is None else self._due_at)
+        return late_s > STARVED_S and self._cpu_clock() - self._cpu_s < late_s / 2
 
     def _round(self) -> None:
         now = asyncio.get_running_loop().time()
-        self._executor.check(now)
+        starved = self._is_starved(now)
+        if self._executor.check(now) or starved:
+            self._policies.disturbed_at = now
         grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # others may have held its loop up
         for job in tuple(self._dispatcher.jobs):
             running = job.trail.overdue(now, grace_s)

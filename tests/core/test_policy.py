@@ -101,6 +101,39 @@ def test_a_cut_that_was_not_its_own_doing_is_no_call_at_all() -> None:
     assert (len(node.breaker._calls), node.health.p95_s) == (0, None)
 
 
+def test_what_was_held_up_by_others_says_nothing_of_its_node() -> None:
+    """Of what had begun before a disturbance timeouts do not count, while errors and successes do."""
+    policy = lane()
+    cut = call(TIMEOUT, took_s=LIMIT_S)._replace(started_at=NOW)
+    for run in (cut, call(ERROR)._replace(started_at=NOW), call()._replace(started_at=NOW)):
+        policy.concluded(concluded(trail_of([])), [run], NOW, disturbed_at=NOW)
+    breaker = policy.nodes["math"].breaker
+    assert [(len(breaker._calls), breaker._failed)] == [(2, 1)]
+    policy.concluded(concluded(trail_of([])), [cut], NOW, disturbed_at=NOW - 0.001)
+    assert [(len(breaker._calls), breaker._failed)] == [(3, 2)]
+
+
+def test_a_probe_that_was_held_up_by_others_frees_its_permit() -> None:
+    """The next one may be tried at once."""
+    policy = lane()
+    now = half_open(policy)
+    assert policy.advice.take_probe("math")
+    cut = call(TIMEOUT, took_s=LIMIT_S, probe=True)._replace(started_at=now)
+    policy.concluded(concluded(trail_of([])), [cut], now, disturbed_at=now)
+    policy.refresh(now)
+    assert policy.advice.probes == {"math": True}
+
+
+def test_who_has_less_time_than_it_takes_is_not_to_blame() -> None:
+    """A call cut before its limit, and before half of the node's calls have ended, does not count."""
+    node = NodePolicy(SETTINGS)
+    for _ in range(10):
+        node.record(call(took_s=0.105), NOW, limit_s=LIMIT_S)
+    for granted_s in (FAIR_S, 0.104, 0.106, LIMIT_S):
+        node.record(call(TIMEOUT, took_s=granted_s, granted_s=granted_s), NOW, limit_s=LIMIT_S)
+    assert node.breaker._failed == 2
+
+
 def half_open(policy: LanePolicy, now: float = NOW) -> float:
     """Let ``math`` fail until its breaker opens, and wait until it is half open; returns when that is."""
     learn(policy, *[call(ERROR)] * 4, now=now)

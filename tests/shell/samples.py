@@ -14,6 +14,7 @@ from fivestage.core.events import Observer
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.records import Output
 from fivestage.memory import TOPIC
+from fivestage.testing import VirtualTimeLoop
 from fivestage_schemas import StageType, TimeoutEvent
 
 if TYPE_CHECKING:
@@ -133,6 +134,13 @@ class Listening(Observer):
 def query(query_id: str, text: str = "any", **fields: Any) -> bytes:
     """A query event."""
     return orjson.dumps({"query_id": query_id, "user_input": text, **fields})
+
+
+def block(seconds: float) -> None:
+    """What ``time.sleep`` on the loop does: time goes by and nothing else happens."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop._jumps.waited_s += seconds
 
 
 def in_virtual_time(bus: MemoryBus) -> None:

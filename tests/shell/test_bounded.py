@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from fivestage.bounded import Ending, bounded
-from fivestage.testing import VirtualTimeLoop
 from fivestage_schemas import Outcome
 
-
-def block(seconds: float) -> None:
-    """What ``time.sleep`` on the loop does: time goes by and nothing else happens."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualTimeLoop)
-    loop._jumps.waited_s += seconds
+from .samples import block
 
 
 async def blocks_after(delay_s: float, seconds: float) -> None:

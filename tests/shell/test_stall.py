@@ -21,6 +21,8 @@ from fivestage.patrol import SETTLE_S, Patrol
 from fivestage.threads import Abandoned
 from fivestage_schemas import Outcome, PipelineStatus
 
+from .samples import block
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -172,9 +174,9 @@ class Yard:
         job.trail.start(RunningStage(PLAN.stages[0], now, 0.05, attempt=attempt))
         return job
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """A look that is in time."""
-        self.fleet.check(asyncio.get_running_loop().time())
+        return self.fleet.check(asyncio.get_running_loop().time())
 
 
 def last_run(job: Job) -> StageRun:
@@ -202,8 +204,10 @@ async def test_neighbours_move_and_the_culprit_stays() -> None:
     first, culprit, last = (yard.submit() for _ in range(3))
     old = yard.workers[0]
     trails = [first.trail, last.trail]
+    assert not yard.check()
     old.why, old.culprit = IN_STAGE, culprit
-    yard.check()
+    assert yard.check()
+    assert [job.culprit for job in (first, culprit, last)] == [False, True, False]
     [_, fresh] = yard.workers
     assert (fresh.started, list(old.roster.jobs.values())) == ([first, last], [culprit])
     assert [trail.closed for trail in trails] == [True, True]
@@ -358,9 +362,13 @@ class Beat:
         self.checks = 0
         self.lag_s = 0.0
         self.stuck: list[frozenset[str]] = []
+        self.disturbed_at: float | None = None
+        self.holds_up = False
+        self.cpu_s = 0.0
 
-    def check(self, _now: float) -> None:
+    def check(self, _now: float) -> bool:
         self.checks += 1
+        return self.holds_up
 
     def end_waiting(self, _now: float) -> None:
         pass
@@ -374,7 +382,7 @@ class Beat:
 
 def patrol(beat: Any) -> Patrol:
     """A patrol of these parts that takes two calls of a node for too many."""
-    return Patrol(dispatcher=beat, executor=beat, policies=beat, max_stuck=2)
+    return Patrol(dispatcher=beat, executor=beat, policies=beat, max_stuck=2, cpu_clock=lambda: beat.cpu_s)
 
 
 async def test_the_patrol_rests_when_there_is_nothing_to_see() -> None:
@@ -406,3 +414,31 @@ async def test_code_that_was_told_to_stop_just_now_is_not_stuck() -> None:
     beat.left = beat.left[1:]
     await asyncio.sleep(TICK_S)
     assert beat.stuck[-1] == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("late_s", "cpu_share", "starved"), [(0.1, 0.0, True), (0.1, 1.0, False), (0.02, 0.0, False)]
+)
+async def test_a_round_that_is_late_for_want_of_a_cpu(
+    late_s: float, cpu_share: float, *, starved: bool
+) -> None:
+    """Time that the machine spent on others is nobody's fault; time that this process spent may be."""
+    beat = Beat()
+    beat.waiting = 1
+    patrol(beat)
+    beat.on_first()
+    await asyncio.sleep(TICK_S / 2)
+    block(late_s)
+    beat.cpu_s += cpu_share * late_s
+    await asyncio.sleep(TICK_S / 4)
+    assert (beat.disturbed_at is not None) is starved
+
+
+async def test_code_that_held_up_others_is_a_disturbance() -> None:
+    """The policies are told when."""
+    beat = Beat()
+    beat.waiting, beat.holds_up = 1, True
+    patrol(beat)
+    beat.on_first()
+    await asyncio.sleep(TICK_S)
+    assert beat.disturbed_at == asyncio.get_running_loop().time()

@@ -75,6 +75,12 @@ class NodeHealth:
     @property
     def p95_s(self) -> float | None:
         """What 95 of 100 calls stay within; None below ten durations, infinite if more than 5 % were cut."""
-        if len(self._durations) < MIN_DURATIONS:
-            return None
-        return self._durations.quantile(0.95)
+        return self._quantile(0.95)
+
+    @property
+    def median_s(self) -> float | None:
+        """What half of the calls stay within; None below ten durations, infinite if most were cut."""
+        return self._quantile(0.5)
+
+    def _quantile(self, share: float) -> float | None:
+        return None if len(self._durations) < MIN_DURATIONS else self._durations.quantile(share)

@@ -24,8 +24,8 @@ class Job:
     """
 
     __slots__ = (
-        "advice", "ended", "ends_at", "number", "origin", "place", "plan", "query", "started_at", "timer",
-        "trail",
+        "advice", "culprit", "ended", "ends_at", "number", "origin", "place", "plan", "query", "started_at",
+        "timer", "trail",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +50,8 @@ class Job:
         self.trail = Trail()
         self.ended = False
         """Set by the bus: whatever comes in later is too late."""
+        self.culprit = False
+        """Its code held up others."""
         self.timer: Any = None
         """The bus's deadline timer."""
         self.place: Any = None

@@ -75,7 +75,7 @@ class NodePolicy:
         """
         failed = run.outcome is not Outcome.SUCCESS
         if run.outcome is Outcome.TIMEOUT:
-            if not was_fair(run, limit_s):
+            if not was_fair(run, limit_s) or self._is_cut_short(run, limit_s):
                 self.spare(run)  # others had used up its time, or the producer left it less
                 return
             patient = self._is_new_here(now) and learning
@@ -90,6 +90,11 @@ class NodePolicy:
         if run.probe and self.breaker.policy.slow_call_rate < 1:  # else slow ones would not have opened it
             failed = failed or slow
         self.breaker.record(now, failed=failed, slow=slow, probe=run.probe)
+
+    def _is_cut_short(self, run: StageRun, limit_s: float) -> bool:
+        """Whether it had less than its limit, and less than it is known to take."""
+        median_s = self.health.median_s
+        return median_s is not None and median_s < inf and run.granted_s < min(limit_s, median_s)
 
     def _is_new_here(self, now: float) -> bool:
         """Whether lateness is new with this node, which used to answer: the limit gets a while to follow."""
@@ -128,15 +133,38 @@ class LanePolicy:
     def __repr__(self) -> str:
         return f"<LanePolicy {self.name} {self.advice}>"
 
-    def concluded(self, conclusion: Conclusion, superseded: Iterable[StageRun], now: float) -> None:
-        """Learn from a query that has ended."""
+    def concluded(
+        self,
+        conclusion: Conclusion,
+        superseded: Iterable[StageRun],
+        now: float,
+        *,
+        disturbed_at: float = -inf,
+    ) -> None:
+        """Learn from a query that has ended.
+
+        Args:
+            conclusion: How.
+            superseded: Attempts that others followed.
+            now: Monotonic seconds.
+            disturbed_at: When something else last held it up: stages that had begun before and did not end in
+                time say nothing about themselves.
+        """
         for run in (*superseded, *conclusion.runs):
             if run.started_at is None:
+                continue
+            if run.outcome is Outcome.TIMEOUT and run.started_at <= disturbed_at:
+                self._spare(run)
                 continue
             if run.node is not None and run.spec.stage_type is StageType.PROCESSING:
                 self._learn_node(run.node, run, now)
             self._learn_limit(run)
         self._learn_answer_time(conclusion)
+
+    def _spare(self, run: StageRun) -> None:
+        node = self.nodes.get(run.node or "")
+        if node is not None:
+            node.spare(run)
 
     def answer_time_s(self, share: float) -> float | None:
         """Within what time *share* of the answers are there; None while unknown."""
@@ -224,6 +252,8 @@ class Policies:
         self._observer = observer
         self._states: dict[tuple[str, str], BreakerState] = {}
         self.lanes: dict[str, LanePolicy] = {}
+        self.disturbed_at = -inf
+        """When queries were last held up by what is not their own doing (monotonic seconds)."""
 
     def __repr__(self) -> str:
         return f"<Policies {list(self.lanes.values())}>"

@@ -117,18 +117,21 @@ class Fleet:
         """See Executor."""
         job.place.cancel(job)
 
-    def check(self, now: float) -> None:
+    def check(self, now: float) -> bool:
         """See Executor."""
         if self._ending:  # workers that end are not replaced
-            return
+            return False
         # A look that comes late says that this process had no CPU, not that the workers stand still.
         in_time = now - self._checked_at < LATE_S
         self._checked_at = now
+        found = False
         for worker in tuple(self._workers):
             if (why := worker.look(now, count=in_time)) is not None:
                 self._replace(worker, why)
+                found = True
             elif worker.tired:
                 self._retire(worker)
+        return found
 
     async def shut_down(self, timeout_s: float) -> None:
         """Give up all jobs, let them clean up for half the time, and end the workers, whatever they do."""
@@ -167,6 +170,8 @@ class Fleet:
         held_by = _code_of(culprit)
         log.warning("executor replaced", reason=why, held_by=held_by, queries=queries, dead=worker.gone)
         worker.roster.blame(culprit)
+        if culprit is not None:
+            culprit.culprit = True
         self._save_jobs(worker, culprit)
 
     def _save_jobs(self, worker: Worker, culprit: Job | None) -> None:

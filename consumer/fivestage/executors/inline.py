@@ -39,9 +39,10 @@ class InlineExecutor:
         roster.leave(job, asyncio.get_running_loop().time())
         host.cancel(job, job.trail)
 
-    def check(self, now: float) -> None:
+    def check(self, now: float) -> bool:
         """See Executor."""
         self._orchestrator.threads.interrupt(now)
+        return False
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""

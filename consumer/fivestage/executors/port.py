@@ -36,10 +36,11 @@ class Executor(Protocol):
     def cancel(self, job: Job) -> None:
         """Stop working on *job*: it has ended, or goes on elsewhere. It may take its time, or never stop."""
 
-    def check(self, now: float) -> None:
+    def check(self, now: float) -> bool:
         """Look for code that does not give control back, and see to it that others do not suffer.
 
-        Called every TICK_S. Jobs caught behind such code are moved (``Job.move``) and begun again.
+        Called every TICK_S. Jobs caught behind such code are moved (``Job.move``) and begun again; the job
+        whose code it is gets ``Job.culprit``. Returns whether some were found.
         """
 
     async def stop(self, timeout_s: float) -> None:

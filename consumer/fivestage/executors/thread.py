@@ -165,10 +165,10 @@ class ThreadExecutor(Fleet):
 
     failure = None
 
-    def check(self, now: float) -> None:
+    def check(self, now: float) -> bool:
         """See Executor."""
-        super().check(now)
         self._orchestrator.threads.interrupt(now)
+        return super().check(now)
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
