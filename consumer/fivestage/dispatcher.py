@@ -40,13 +40,7 @@ if TYPE_CHECKING:
     from fivestage.telemetry.tracing import QueryTrace, Tracing
 
 SLICE_S = 0.001
-"""How long waiting queries are begun, or refused, before everything else has its turn."""
-PRESSED_S = 1.0
-"""For so long after a query had to wait, slots are dear: only those likely to be in time get one."""
-LIKELY, EVEN = 0.95, 0.5
-MARGIN, MAX_SHARE = 2.0, 0.5
-"""Where slots are dear somebody is refused in any case: better those who would only just be in time, as a
-queue that is worked off at the very edge of its deadlines loses many to the least disturbance."""
+"""How long queries are begun, or refused, before everything else has its turn."""
 
 
 class EventSink(Protocol):
@@ -62,14 +56,22 @@ class Arrival(NamedTuple):
     record: Record
     book: PartitionLedger
     decoded: Readable | Unreadable
-    due_at: float | None = None
-    """Until when its answer is of use (monotonic seconds); None = as long as it takes."""
+
+
+class Candidate(NamedTuple):
+    """A query that is to be begun, or refused."""
+
+    record: Record
+    book: PartitionLedger
+    readable: Readable
+    budget: Budget
+    """What it may take, as of when it was read."""
 
 
 class Admission(NamedTuple):
     """Who may run, and when."""
 
-    slots: Slots[Arrival]
+    slots: Slots[Candidate]
     """How many may run, and who is next."""
     shedder: Shedder
     """Refuses what cannot be answered in time."""
@@ -124,10 +126,9 @@ class Dispatcher:
         self._tracing = tracing
         self._wall_clock = wall_clock
         self._progress = asyncio.Event()
-        self._overdue: deque[Arrival] = deque()
-        """Those whose time was up while they waited."""
-        self._going_on = False
-        self._pressed_until = 0.0
+        self._refused: deque[tuple[Candidate, TimeoutReason]] = deque()
+        """Those who must be told that they are refused, when there is time."""
+        self._filling = self._telling = False
         self._leaving: list[Collection[PartitionKey]] = []
         """Partitions of which nothing more is begun, by the drains under way."""
         self.jobs: set[Job] = set()
@@ -144,8 +145,8 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Records taken in that wait for a slot, or for another of their key."""
-        return self._slots.waiting + (self._order.waiting if self._order else 0)
+        """Records taken in that wait for a slot, for another of their key, or for being told off."""
+        return self._slots.waiting + len(self._refused) + (self._order.waiting if self._order else 0)
 
     @property
     def running(self) -> int:
@@ -164,24 +165,24 @@ class Dispatcher:
         """
         leaving = self._ledger.books.keys() if keys is None else keys
         self._leaving.append(leaving)
-        for arrival in self._slots.give_up(self._is_leaving):
-            self._put_back(arrival)
+        for candidate in self._slots.give_up(self._is_leaving):
+            self._put_back(candidate)
         drained = await self.progressed(lambda: not self._ledger.in_flight(keys), timeout_s)
         self._leaving = [other for other in self._leaving if other is not leaving]
         return drained
 
-    def _is_leaving(self, arrival: Arrival) -> bool:
-        partition = _partition(arrival.record)
+    def _is_leaving(self, one: Arrival | Candidate) -> bool:
+        partition = _partition(one.record)
         return any(partition in leaving for leaving in self._leaving)
 
-    def _put_back(self, arrival: Arrival) -> None:
-        arrival.book.put_back()
-        self._forget(arrival)
+    def _put_back(self, one: Arrival | Candidate) -> None:
+        one.book.put_back()
+        self._forget(one)
 
-    def _forget(self, arrival: Arrival) -> None:
+    def _forget(self, one: Arrival | Candidate) -> None:
         """A record is dropped without a word: it is not ours any more, or will be read again."""
         self._finished()
-        self._next_of_key(arrival.record)
+        self._next_of_key(one.record)
 
     async def progressed(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait for a condition that can become true whenever a record finishes."""
@@ -222,14 +223,14 @@ class Dispatcher:
             self._put_back(arrival)
         elif isinstance(decoded, Unreadable):
             self._reject(arrival, decoded)
-        elif self._slots.is_free:
-            self._admit(arrival, decoded)
         else:
-            budget = self._grant(arrival, decoded, asyncio.get_running_loop().time(), self._wall_clock())
-            if budget.expired:
-                self._admit(arrival, decoded)  # it needs no slot
-            else:
-                self._slots.wait(decoded.lane, arrival._replace(due_at=budget.due_at))
+            now = asyncio.get_running_loop().time()
+            budget = self._grant(arrival.record, decoded, now)
+            candidate = Candidate(arrival.record, arrival.book, decoded, budget)
+            if not (self._slots.is_free or budget.expired):  # to be refused it needs no slot
+                self._slots.wait(decoded.lane, candidate)
+            elif (reason := self._begin(candidate, now)) is not None:
+                self._refuse(candidate, reason)
 
     def _reject(self, arrival: Arrival, unreadable: Unreadable) -> None:
         record = arrival.record
@@ -252,104 +253,108 @@ class Dispatcher:
 
     def end_waiting(self, now: float) -> None:
         """Tell those whose time is up while they wait."""
-        self._overdue += self._slots.give_up(lambda one: one.due_at is not None and one.due_at <= now)
-        self._go_on_soon()
+        over = self._slots.give_up(lambda one: one.budget.due_at is not None and one.budget.due_at <= now)
+        self._refused += [(candidate, TimeoutReason.EXPIRED_BEFORE_START) for candidate in over]
+        self._tell_soon()
 
-    def _go_on_soon(self) -> None:
-        """Look after those who wait, once the callbacks that are due have had their turn."""
-        if not self._going_on:
-            self._going_on = True
-            asyncio.get_running_loop().call_soon(self._go_on)
+    def _fill(self) -> None:
+        """Give free slots to those who wait. Whoever comes too late for one is told when there is time."""
+        self._filling = False
+        clock = asyncio.get_running_loop().time
+        now = clock()
+        slice_end = now + SLICE_S
+        while now < slice_end:
+            if (candidate := self._slots.next()) is None:
+                return
+            self._shedder.press(now)
+            if candidate.book.closed:  # taken away while it waited
+                self._forget(candidate)
+            elif (reason := self._begin(candidate, now)) is not None:
+                self._refused.append((candidate, reason))
+                self._tell_soon()
+            now = clock()
+        if not self._filling:
+            self._filling = True
+            asyncio.get_running_loop().call_soon(self._fill)
 
-    def _go_on(self) -> None:
-        """Give free slots to those who wait, in slices: refusing many must not hold back deadlines."""
-        self._going_on = False
+    def _tell_soon(self) -> None:
+        if self._refused and not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        """Answer the refused, in slices: many of them must not hold back deadlines."""
+        self._telling = False
         clock = asyncio.get_running_loop().time
         slice_end = clock() + SLICE_S
-        while (arrival := self._next_waiting()) is not None:
-            self._admit_waiting(arrival)
-            if clock() > slice_end:
-                self._go_on_soon()
-                return
+        while self._refused and clock() < slice_end:
+            candidate, reason = self._refused.popleft()
+            if candidate.book.closed:
+                self._forget(candidate)
+            else:
+                self._refuse(candidate, reason)
+        self._tell_soon()
 
-    def _next_waiting(self) -> Arrival | None:
-        if self._overdue:
-            return self._overdue.popleft()
-        if (arrival := self._slots.next()) is not None:
-            self._pressed_until = asyncio.get_running_loop().time() + PRESSED_S
-        return arrival
+    def _begin(self, candidate: Candidate, now: float) -> TimeoutReason | None:
+        """Start a query; if its answer would come too late, say why it is not started."""
+        readable, budget = candidate.readable, candidate.budget.begun(now)
+        lane = self._policies.lane(readable.lane)
+        if (reason := self._refusal(budget, lane, readable.lane, now)) is not None:
+            return reason
+        event = readable.event
+        query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
+        ticket = self._ticket(candidate, now)
+        self._start(
+            Job(query, self._plan, started_at=now, ends_at=budget.ends_at, advice=lane.advice, origin=ticket)
+        )
+        return None
 
-    def _admit_waiting(self, arrival: Arrival) -> None:
-        if arrival.book.closed:  # taken away while it waited
-            self._forget(arrival)
-        elif isinstance(arrival.decoded, Readable):
-            self._admit(arrival, arrival.decoded)
+    def _refuse(self, candidate: Candidate, reason: TimeoutReason) -> None:
+        now = asyncio.get_running_loop().time()
+        ticket = self._ticket(candidate, now)
+        self._observer.expired(candidate.readable.lane, reason, ticket.envelope.queue_s)
+        ticket.trace.end(error_type="expired")
+        budget = candidate.budget.begun(now)
+        self._publish(ticket, self._encoder.expired(ticket.envelope, budget, reason))
 
-    def _admit(self, arrival: Arrival, readable: Readable) -> None:
-        """Start a query, or refuse it because its answer would come too late."""
-        now, wall_now = asyncio.get_running_loop().time(), self._wall_clock()
-        budget = self._grant(arrival, readable, now, wall_now)
-        record, event, lane = arrival.record, readable.event, self._policies.lane(readable.lane)
-        trace = self._tracing.begin(readable.headers, record, event.query_id)
+    def _ticket(self, candidate: Candidate, now: float) -> Ticket:
+        record, readable, wall_now = candidate.record, candidate.readable, self._wall_clock()
+        event, headers = readable.event, readable.headers
+        trace = self._tracing.begin(headers, record, event.query_id)
         envelope = Envelope(
             record,
             event.query_id,
             readable.lane,
-            readable.headers.get(h.CE_CORRELATION_ID),
-            readable.headers.get(h.CE_ID),
+            headers.get(h.CE_CORRELATION_ID),
+            headers.get(h.CE_ID),
             trace.headers,
             wall_now,
             now,
             self._queue_s(record, wall_now),
         )
-        ticket = Ticket(envelope, arrival.book, trace)
-        if (reason := self._refusal(budget, lane, readable.lane, now)) is not None:
-            self._observer.expired(readable.lane, reason, envelope.queue_s)
-            trace.end(error_type="expired")
-            self._publish(ticket, self._encoder.expired(envelope, budget, reason))
-            return
-        query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
-        ends_at = budget.ends_at
-        self._start(
-            Job(query, self._plan, started_at=now, ends_at=ends_at, advice=lane.advice, origin=ticket)
-        )
+        return Ticket(envelope, candidate.book, trace)
 
-    def _grant(self, arrival: Arrival, readable: Readable, now: float, wall_now: float) -> Budget:
-        """What a query may take; one that has waited keeps its deadline, however the wall clock was set."""
-        budget = grant(
+    def _grant(self, record: Record, readable: Readable, now: float) -> Budget:
+        return grant(
             now=now,
-            wall_now=wall_now,
+            wall_now=self._wall_clock(),
             total_s=self._plan.total_s,
             budget_ms=readable.event.budget_ms,
             deadline=readable.event.deadline,
             expiry_time=readable.expiry_time,
-            written_at=_written_at(arrival.record),
+            written_at=_written_at(record),
             ttl_ms=self._ttl_ms,
         )
-        return budget if arrival.due_at is None else budget.not_beyond(arrival.due_at, now)
 
     def _refusal(self, budget: Budget, policy: LanePolicy, lane: str, now: float) -> TimeoutReason | None:
-        """Why a query is not begun. Where slots are dear its chances must be good, else even ones will do."""
+        """Why a query is not begun."""
         if budget.expired:
             return TimeoutReason.EXPIRED_BEFORE_START
-        if budget.granted_s >= self._plan.total_s:
-            return None
-        verdict = self._shedder.judge(
-            now, left_s=budget.granted_s, needed_s=self._needed_s(budget, policy, now)
-        )
+        verdict = self._shedder.judge(budget, policy.answer_time_s, now)
         if verdict is Verdict.RUN:
             return None
         self._observer.shed(lane, refused=verdict is Verdict.REFUSE)
         return TimeoutReason.WOULD_EXPIRE if verdict is Verdict.REFUSE else None
-
-    def _needed_s(self, budget: Budget, policy: LanePolicy, now: float) -> float | None:
-        """The time that a query must have left to be begun; None where nothing is known."""
-        if now >= self._pressed_until:
-            return policy.answer_time_s(EVEN)
-        likely_s = policy.answer_time_s(LIKELY)
-        if budget.due_at is None or likely_s is None:  # waiting has cost it nothing
-            return likely_s
-        return max(min(MARGIN * likely_s, MAX_SHARE * self._plan.total_s), policy.answer_time_s(EVEN) or 0.0)
 
     def _queue_s(self, record: Record, wall_now: float) -> float:
         written_at = _written_at(record)
@@ -395,7 +400,7 @@ class Dispatcher:
         self._learn(job, conclusion, now)
         self.jobs.discard(job)
         self._slots.release(lane)
-        self._go_on_soon()
+        self._fill()
         records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
         self._observer.concluded(lane, conclusion, ticket.envelope.queue_s)
         ticket.trace.conclude(ticket.envelope, conclusion)

@@ -12,7 +12,7 @@ from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
 from fivestage.core.ordering import KeyOrder
 from fivestage.core.policy import LanePolicySettings, Policies
 from fivestage.core.shed import Shedder, ShedPolicy
-from fivestage.dispatcher import Admission, Arrival, Dispatcher
+from fivestage.dispatcher import Admission, Arrival, Candidate, Dispatcher
 from fivestage.intake import Intake
 from fivestage.patrol import Patrol
 
@@ -33,7 +33,7 @@ class Inner(NamedTuple):
     dispatcher: Dispatcher
     patrol: Patrol
     policies: Policies
-    slots: Slots[Arrival]
+    slots: Slots[Candidate]
 
 
 def wire(
@@ -52,9 +52,11 @@ def wire(
         LanePolicySettings(settings.pipeline.plan(), settings.adaptive.policy(), breaker, random.random),
         observer,
     )
-    slots: Slots[Arrival] = Slots(_limiter(settings), LaneShares(settings.lanes))
+    slots: Slots[Candidate] = Slots(_limiter(settings), LaneShares(settings.lanes))
     admission = settings.admission
-    shedder = Shedder(ShedPolicy(admission.shed, admission.shed_max_share))
+    shedder = Shedder(
+        ShedPolicy(admission.shed, admission.shed_max_share), settings.pipeline.total_timeout_ms / 1000
+    )
     order: KeyOrder[tuple[str, int, bytes], Arrival] | None = (
         KeyOrder() if admission.ordering == "key" else None
     )

@@ -74,7 +74,18 @@ def test_the_earliest_bound_counts(bounds: dict[str, Any], granted_s: float, of_
 @pytest.mark.parametrize(("granted_s", "expired"), [(1e-9, False), (0.0, True), (-1e-9, True)])
 def test_expired_means_nothing_left(granted_s: float, *, expired: bool) -> None:
     """Exactly nothing left is expired, the least bit more is not."""
-    assert Budget(NOW + granted_s, granted_s).expired is expired
+    assert Budget(NOW + granted_s, granted_s, 0.25).expired is expired
+
+
+@pytest.mark.parametrize("waited_s", [0.0, 0.05, 0.15, 0.3])
+def test_waiting_costs_only_who_has_a_deadline(waited_s: float) -> None:
+    """A query that begins later has its whole time from then on, but not beyond the time of its use."""
+    free, due = granted(budget_ms=100), granted(budget_ms=100, deadline=at(0.2))
+    begun = NOW + waited_s
+    assert free.begun(begun)[:2] == (begun + 0.1, 0.1)
+    assert due.begun(begun).granted_s == pytest.approx(min(0.1, 0.2 - waited_s), abs=1e-5)
+    assert due.begun(begun).ends_at == pytest.approx(min(begun + 0.1, NOW + 0.2), abs=1e-5)
+    assert due.begun(begun).of_use_ms == due.of_use_ms
 
 
 moments = st.none() | st.floats(-1e6, 1e6).map(at)

@@ -370,7 +370,7 @@ def test_keys(key: bytes | None, expected: bytes) -> None:
 def test_expired(reason: TimeoutReason) -> None:
     """One result and one timeout event of the queue, with the time the answer was of use."""
     env = envelope(queue_s=2.5)
-    result, timeout = ENCODER.expired(env, Budget(0.0, -0.5, 2000.0), reason)
+    result, timeout = ENCODER.expired(env, Budget(0.0, -0.5, 0.25, 2000.0), reason)
     got = PipelineResult.model_validate_json(result.value or b"")
     assert (got.status, got.error_type, got.stages) == (PipelineStatus.EXPIRED, "expired", [])
     assert (got.answer, got.started_at, got.degraded) == (None, None, False)

@@ -6,14 +6,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.shed import Shedder, ShedMode, ShedPolicy, Verdict
+from fivestage.core.deadline import Budget
+from fivestage.core.shed import MARGIN, MAX_SHARE, PRESSED_S, Shedder, ShedMode, ShedPolicy, Verdict
 
 RUN, OBSERVED, REFUSE = Verdict.RUN, Verdict.OBSERVED, Verdict.REFUSE
 
 
+TOTAL_S = 2.0
+
+
+def shed(policy: ShedPolicy) -> Shedder:
+    """A shedder where queries have two seconds in all."""
+    return Shedder(policy, TOTAL_S)
+
+
+def judge(
+    shedder: Shedder, now: float, *, left_s: float, needed_s: float | None, due: bool = True
+) -> Verdict:
+    """Judge a query of which half, and nearly all, are answered within the same time."""
+    budget = Budget(now + left_s, left_s, TOTAL_S, due_at=now + left_s if due else None)
+    return shedder.judge(budget, lambda _share: needed_s, now)
+
+
 def verdicts(shedder: Shedder, count: int, *, now: float = 100.0) -> list[Verdict]:
     """Judge so many that have 5 ms for what takes 20."""
-    return [shedder.judge(now, left_s=0.005, needed_s=0.02) for _ in range(count)]
+    return [judge(shedder, now, left_s=0.005, needed_s=0.02) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -29,32 +46,69 @@ def verdicts(shedder: Shedder, count: int, *, now: float = 100.0) -> list[Verdic
 )
 def test_the_verdict(mode: ShedMode, left_s: float, needed_s: float | None, verdict: Verdict) -> None:
     """Refused, observed or run: by mode, by what is left, and by what is known to be needed."""
-    shedder = Shedder(ShedPolicy(mode, max_share=1.0))
-    assert shedder.judge(0.0, left_s=left_s, needed_s=needed_s) is verdict
+    shedder = shed(ShedPolicy(mode, max_share=1.0))
+    assert judge(shedder, 0.0, left_s=left_s, needed_s=needed_s) is verdict
 
 
 @pytest.mark.parametrize(("max_share", "refused"), [(0.95, 95), (0.5, 50), (0.01, 1), (1.0, 100)])
 def test_the_cap(max_share: float, refused: int) -> None:
     """Of those that should all be refused, no more than the share is."""
-    assert verdicts(Shedder(ShedPolicy(max_share=max_share)), 100).count(REFUSE) == refused
+    assert verdicts(shed(ShedPolicy(max_share=max_share)), 100).count(REFUSE) == refused
 
 
 def test_the_share_is_of_all_queries_seen() -> None:
     """Those that are run for other reasons count: among many good ones all bad ones may be refused."""
-    shedder = Shedder(ShedPolicy(max_share=0.5))
+    shedder = shed(ShedPolicy(max_share=0.5))
     for _ in range(50):
-        shedder.judge(100.0, left_s=1.0, needed_s=0.02)
+        judge(shedder, 100.0, left_s=1.0, needed_s=0.02)
     assert verdicts(shedder, 60) == [REFUSE] * 50 + [RUN, REFUSE] * 5
 
 
 def test_the_share_is_of_the_last_seconds() -> None:
     """What was seen ten seconds ago neither permits nor forbids to refuse."""
-    shedder = Shedder(ShedPolicy(max_share=0.5))
+    shedder = shed(ShedPolicy(max_share=0.5))
     for _ in range(100):
-        shedder.judge(100.0, left_s=1.0, needed_s=0.02)
+        judge(shedder, 100.0, left_s=1.0, needed_s=0.02)
     assert verdicts(shedder, 1, now=109.9) == [REFUSE]
     assert verdicts(shedder, 3, now=110.1) == [RUN, RUN, REFUSE]  # one of two, then two of four
     assert repr(shedder) == "<Shedder on refused 2 of 4>"
+
+
+def test_a_query_with_all_of_its_time_is_begun() -> None:
+    """It may well take longer than usual: others would fare no better."""
+    assert judge(shed(ShedPolicy(max_share=1.0)), 0.0, left_s=TOTAL_S, needed_s=9.9) is RUN
+
+
+@pytest.mark.parametrize(
+    ("likely_s", "even_s", "due", "needed_s"),
+    [
+        (0.1, 0.05, True, MARGIN * 0.1),
+        (0.9, 0.1, True, MAX_SHARE * TOTAL_S),
+        (1.8, 1.5, True, 1.5),  # half of them do not make it in half of the time
+        (0.1, 0.05, False, 0.1),
+    ],
+)
+def test_where_slots_are_dear(likely_s: float, even_s: float, *, due: bool, needed_s: float) -> None:
+    """For a while after a query had to wait its chances must be good, before and after it even ones do."""
+
+    def needs(now: float) -> float:
+        """The least time that is enough, to a millisecond."""
+        return next(
+            left_ms / 1000
+            for left_ms in range(1, 2000)
+            if shedder.judge(
+                Budget(0.0, left_ms / 1000, TOTAL_S, due_at=0.0 if due else None),
+                lambda share: {0.95: likely_s, 0.5: even_s}[share],
+                now,
+            )
+            is RUN
+        )
+
+    shedder = shed(ShedPolicy(max_share=1.0))
+    assert needs(100.0) == pytest.approx(even_s)
+    shedder.press(100.0)
+    assert needs(100.0 + PRESSED_S - 0.01) == pytest.approx(needed_s)
+    assert needs(100.0 + PRESSED_S) == pytest.approx(even_s)
 
 
 @given(
@@ -63,10 +117,10 @@ def test_the_share_is_of_the_last_seconds() -> None:
 )
 def test_the_cap_holds_at_every_refusal(max_share: float, story: list[tuple[float, bool]]) -> None:
     """Whatever comes whenever, each refusal leaves the share of the window's refusals within the cap."""
-    shedder, now = Shedder(ShedPolicy(max_share=max_share)), 0.0
+    shedder, now = shed(ShedPolicy(max_share=max_share)), 0.0
     for pause_s, short in story:
         now += pause_s
-        verdict = shedder.judge(now, left_s=0.0 if short else 1.0, needed_s=0.5)
+        verdict = judge(shedder, now, left_s=0.0 if short else 1.0, needed_s=0.5)
         assert verdict is RUN or short
         if verdict is REFUSE:
             assert shedder._refused <= max_share * shedder._seen

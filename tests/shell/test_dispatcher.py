@@ -24,6 +24,7 @@ from fivestage_schemas import PipelineStatus, TimeoutEvent
 
 if TYPE_CHECKING:
     from fivestage import Query, StageContext
+    from fivestage.core.deadline import Budget
 
 
 class Counting(Observer):
@@ -326,10 +327,10 @@ async def test_records_are_taken_in_by_slices() -> None:
     assert isinstance(loop, VirtualTimeLoop)
     turns: list[str] = []
 
-    def slow_clock() -> float:
+    def slow_grant(*args: Any) -> Budget:
         loop._jumps.waited_s += 2 * SLICE_S
         turns.append("record")
-        return 1.8e9
+        return grant(*args)
 
     async def neighbour() -> None:
         while True:
@@ -342,7 +343,8 @@ async def test_records_are_taken_in_by_slices() -> None:
         for number in range(5):
             bus.put(query(f"q{number}", "echo"))
         fetched = await bus.source.fetch(5)
-        bus.dispatcher._wall_clock = slow_clock
+        grant = bus.dispatcher._grant
+        bus.dispatcher._grant = slow_grant  # type: ignore[method-assign, assignment]
         running = asyncio.create_task(neighbour())
         await bus.inner.intake._dispatch_all(fetched)
         running.cancel()

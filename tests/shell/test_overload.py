@@ -10,7 +10,7 @@ import pytest
 
 from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
 from fivestage.core.policy import MIN_ANSWERS
-from fivestage.dispatcher import PRESSED_S
+from fivestage.core.shed import PRESSED_S
 from fivestage.executors import TICK_S
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings

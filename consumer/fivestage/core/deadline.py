@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 class Budget(NamedTuple):
     """What a query may take.
 
-    ``ends_at`` is on the monotonic clock. Where the producer or the service said until when the answer is
-    of use, ``due_at`` is that moment on the monotonic clock, and ``of_use_ms`` how long that is from the
-    record's timestamp.
+    ``ends_at`` is on the monotonic clock; ``total_s`` is the most that it may take. Where the producer or
+    the service said until when the answer is of use, ``due_at`` is that moment on the monotonic clock, and
+    ``of_use_ms`` how long that is from the record's timestamp.
     """
 
     ends_at: float
     granted_s: float
+    total_s: float
     of_use_ms: float | None = None
     due_at: float | None = None
 
@@ -29,11 +30,10 @@ class Budget(NamedTuple):
         """There is nothing left: do not start."""
         return self.granted_s <= 0
 
-    def not_beyond(self, due_at: float, now: float) -> Budget:
-        """The same, or what is left from *now* until *due_at* where that is less."""
-        if due_at >= self.ends_at:
-            return self
-        return self._replace(ends_at=due_at, granted_s=due_at - now, due_at=due_at)
+    def begun(self, now: float) -> Budget:
+        """What is left when it begins *now*, maybe later than it was read, however the wall clock was set."""
+        granted_s = self.total_s if self.due_at is None else min(self.total_s, self.due_at - now)
+        return self._replace(ends_at=now + granted_s, granted_s=granted_s)
 
 
 def grant(
@@ -66,11 +66,11 @@ def grant(
     if ttl_ms and written_at is not None:
         ends.append(written_at + ttl_ms / 1000)
     if not ends:
-        return Budget(now + total, total)
+        return Budget(now + total, total, total)
     end = min(ends)
     granted = min(total, end - wall_now)
     of_use_ms = max(0.0, end - (wall_now if written_at is None else written_at)) * 1000
-    return Budget(now + granted, granted, of_use_ms, now + end - wall_now)
+    return Budget(now + granted, granted, total, of_use_ms, now + end - wall_now)
 
 
 class StageGrant(NamedTuple):

@@ -9,8 +9,23 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.core.deadline import Budget
+
+    AnswerTime = Callable[[float], float | None]
 
 BUCKET_S = 1.0
+PRESSED_S = 1.0
+"""For so long after a query had to wait, slots are dear: only those likely to be in time get one."""
+LIKELY, EVEN = 0.95, 0.5
+MARGIN, MAX_SHARE = 2.0, 0.5
+"""Where slots are dear somebody is refused in any case: better those who would only just be in time, as a
+queue that is worked off at the very edge of its deadlines loses many to the least disturbance."""
 
 
 class ShedMode(StrEnum):
@@ -51,12 +66,19 @@ class ShedPolicy:
 
 
 class Shedder:
-    """Counts what it refuses, by seconds."""
+    """Judges queries, and counts what it refuses by seconds.
 
-    __slots__ = ("_buckets", "_policy", "_refused", "_seen")
+    Args:
+        policy: How queries are refused.
+        total_s: The service's total limit.
+    """
 
-    def __init__(self, policy: ShedPolicy) -> None:
+    __slots__ = ("_buckets", "_policy", "_pressed_until", "_refused", "_seen", "_total_s")
+
+    def __init__(self, policy: ShedPolicy, total_s: float) -> None:
         self._policy = policy
+        self._total_s = total_s
+        self._pressed_until = -inf
         self._buckets: deque[list[float]] = deque()
         """``[begun at, seen, refused]``"""
         self._seen = 0.0
@@ -65,18 +87,26 @@ class Shedder:
     def __repr__(self) -> str:
         return f"<Shedder {self._policy.mode} refused {self._refused:.0f} of {self._seen:.0f}>"
 
-    def judge(self, now: float, *, left_s: float, needed_s: float | None) -> Verdict:
-        """Judge one query.
+    def press(self, now: float) -> None:
+        """A query had to wait for its slot."""
+        self._pressed_until = now + PRESSED_S
+
+    def judge(self, budget: Budget, answer_time_s: AnswerTime, now: float) -> Verdict:
+        """Judge one query; one that has the service's whole time is always begun.
 
         Args:
+            budget: What is left of its time.
+            answer_time_s: Within what time a share of the answers are there; None while unknown.
             now: Monotonic seconds.
-            left_s: What is left of its time.
-            needed_s: What an answer takes; None while that is not known.
         """
+        if budget.granted_s >= self._total_s:
+            return Verdict.RUN
         bucket = self._bucket(now)
         bucket[1] += 1
         self._seen += 1
-        if needed_s is None or left_s >= needed_s or self._policy.mode is ShedMode.OFF:
+        if self._policy.mode is ShedMode.OFF or budget.granted_s >= self._needed_s(
+            budget, answer_time_s, now
+        ):
             return Verdict.RUN
         if self._policy.mode is ShedMode.OBSERVE:
             return Verdict.OBSERVED
@@ -85,6 +115,15 @@ class Shedder:
         bucket[2] += 1
         self._refused += 1
         return Verdict.REFUSE
+
+    def _needed_s(self, budget: Budget, answer_time_s: AnswerTime, now: float) -> float:
+        """The time that it must have left. Where slots are dear its chances must be good."""
+        if now >= self._pressed_until:
+            return answer_time_s(EVEN) or 0.0
+        likely_s = answer_time_s(LIKELY) or 0.0
+        if budget.due_at is None:  # waiting has cost it nothing
+            return likely_s
+        return max(min(MARGIN * likely_s, MAX_SHARE * self._total_s), answer_time_s(EVEN) or 0.0)
 
     def _bucket(self, now: float) -> list[float]:
         buckets = self._buckets
