@@ -11,6 +11,8 @@ from fivestage.core.breaker import BreakerPolicy, BreakerState
 from fivestage.core.events import Observer
 from fivestage.core.plan import Plan
 from fivestage.core.policy import (
+    ANSWERS,
+    BACK_OFF,
     MAX_LANES,
     MAX_NODES,
     MIN_ANSWERS,
@@ -334,6 +336,23 @@ def test_timeouts_count_only_with_all_of_their_time() -> None:
     for _ in range(MIN_ANSWERS):
         policy.concluded(concluded(late, after_s=0.25, budget_s=0.25 - 1e-9), (), NOW)
     assert policy.answer_time_s(0.5) == PLAN.total_s  # no more than all there is, whatever it would take
+
+
+def test_what_did_not_come_although_it_was_waited_for_takes_longer() -> None:
+    """Timeouts after longer than most answers take raise what is known, step by step; others say nothing."""
+    policy = lane()
+    for _ in range(ANSWERS):
+        runs = ended([SUCCESS] * 5)
+        policy.concluded(concluded(trail_of(runs), after_s=0.1), (), NOW)
+    known_s = policy.answer_time_s(0.5)
+    assert known_s is not None
+    late = trail_of(ended([SUCCESS, SUCCESS]), running_of(PROCESSING, at=NOW + 0.02, granted_s=0.02))
+    for waited, rises in [(0.9, 1.0), (1.2, BACK_OFF * 1.2)] * 2:
+        budget_s = waited * known_s
+        for _ in range(ANSWERS // 2 + 1):
+            policy.concluded(concluded(late, after_s=budget_s, budget_s=budget_s), (), NOW)
+        known_s *= rises
+        assert policy.answer_time_s(0.5) == pytest.approx(known_s)
 
 
 @pytest.mark.parametrize("outcomes", [[ERROR], [SUCCESS, SUCCESS, ERROR]])

@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 MAX_LANES = 32
 """Lanes beyond these share one policy: producers choose lanes, but not how much we remember."""
 MAX_NODES = 256
-ANSWERS = 500
+ANSWERS = 200
 """How many of the last answers tell how long an answer takes."""
 MIN_ANSWERS = 50
+BACK_OFF = 1.25
+"""An answer that did not come, although it was waited for longer than most take, counts as one that takes so
+many times as long. As in TCP, which doubles its retransmission timer at each timeout (RFC 6298, 5.5), what is
+known then rises until it is enough, also where a queue leaves nobody the whole time."""
 REFRESH_S = 0.1
 """How often figures in the advice are brought up to date; breakers are at once."""
 SLOW_SHARE = 0.9
@@ -230,9 +234,9 @@ class LanePolicy:
             if ends:
                 self._answers.add(max(ends) - conclusion.started_at)
         elif conclusion.status is PipelineStatus.TIMEOUT:
-            whole = conclusion.budget_s >= self._settings.plan.total_s - SLACK_S
-            if whole:  # with less than the usual time it says little about how long an answer takes
-                self._answers.add(conclusion.duration_s, censored=True)
+            expected_s = self.answer_time_s(0.5) or self._settings.plan.total_s
+            if conclusion.duration_s >= expected_s - SLACK_S:  # with less it was no surprise
+                self._answers.add(BACK_OFF * conclusion.duration_s)
 
     def _stage_advice(self) -> tuple[StageAdvice, ...]:
         found: list[StageAdvice] = []

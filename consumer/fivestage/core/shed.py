@@ -23,9 +23,10 @@ BUCKET_S = 1.0
 PRESSED_S = 1.0
 """For so long after a query had to wait, slots are dear: only those likely to be in time get one."""
 LIKELY, EVEN = 0.95, 0.5
-MARGIN, MAX_SHARE = 2.0, 0.5
+MARGIN, MAX_SHARE, EVEN_MARGIN = 2.0, 0.5, 1.1
 """Where slots are dear somebody is refused in any case: better those who would only just be in time, as a
-queue that is worked off at the very edge of its deadlines loses many to the least disturbance."""
+queue that is worked off at the very edge of its deadlines loses many to the least disturbance. Twice the
+likely time, up to half of the total; where answers take longer than that, a tenth more than the median."""
 
 
 class ShedMode(StrEnum):
@@ -58,7 +59,7 @@ class ShedPolicy:
 
     mode: ShedMode = ShedMode.ON
     max_share: float = 0.95
-    window_s: float = 10.0
+    window_s: float = 2.0
 
     def __post_init__(self) -> None:
         if not 0 < self.max_share <= 1 or self.window_s < BUCKET_S:
@@ -123,7 +124,8 @@ class Shedder:
         likely_s = answer_time_s(LIKELY) or 0.0
         if budget.due_at is None:  # waiting has cost it nothing
             return likely_s
-        return max(min(MARGIN * likely_s, MAX_SHARE * self._total_s), answer_time_s(EVEN) or 0.0)
+        even_s = answer_time_s(EVEN) or 0.0
+        return max(min(MARGIN * likely_s, MAX_SHARE * self._total_s), EVEN_MARGIN * even_s)
 
     def _bucket(self, now: float) -> list[float]:
         buckets = self._buckets
