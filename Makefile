@@ -7,7 +7,7 @@ BENCH_READY := $(VENV)/.bench-ready
 SOURCES := consumer schemas tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-overload bench-hostile bench-slow kafka-image lock
+.PHONY: help demo test check format bench bench-overload bench-hostile bench-slow faults kafka-image lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ bench-hostile: $(BENCH_READY) ## Nodes that misbehave, and what becomes of the o
 
 bench-slow: $(BENCH_READY) ## A node that becomes slow and recovers (OPTIONS=...)
 	$(BIN)/python -m tests.bench.slow $(OPTIONS)
+
+faults: $(READY) ## All faults that are provided for, against real brokers, as a table (docs/faults.md)
+	$(BIN)/pytest -m fault --long --fault-table=docs/faults.md
 
 kafka-image: ## Build an image of Apache Kafka where no registry can be reached (Debian, root)
 	deploy/kafka-image/build.sh kafka

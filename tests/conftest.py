@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 
+from faults.table import FaultTable
 from fivestage.testing import VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -25,9 +26,26 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--fault-table`` and ``--long``."""
+    parser.addoption("--fault-table", metavar="FILE", help="write what became of each fault, as a table")
+
+    parser.addoption("--long", action="store_true", help="run those that take minutes too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless it is asked for."""
+    if config.getoption("--long"):
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker of tests that have threads or sockets in flight."""
-    config.addinivalue_line("markers", "realtime: needs a real event loop, for threads or sockets")
+    """Make the table of faults, where it is wanted."""
+    path = config.getoption("--fault-table")
+    if path is not None:
+        config.pluginmanager.register(FaultTable(Path(path)))
 
 
 def pytest_asyncio_loop_factories(
