@@ -6,18 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio
 
 from fivestage import Pipeline
 from fivestage.core.breaker import BreakerState
 from fivestage.core.policy import MIN_ANSWERS
-from fivestage.core.records import Output
+from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage.telemetry.metrics import MAX_ERROR_TYPES, MAX_LANES, Metrics, render
+from fivestage.telemetry.sampling import EarlySampling
 from fivestage.telemetry.tracing import Tracing
 
 from . import samples
@@ -148,6 +150,44 @@ async def test_unsampled_queries_still_carry_a_trace() -> None:
     assert exporter.get_finished_spans() == ()
     [value] = {dict(record.headers)["traceparent"] for record in bus.sink.records}
     assert value.decode().split("-")[1] == TRACE_ID
+
+
+def both_ways(ratio: float, headers: dict[str, str]) -> list[str]:
+    """The traceparent that events get with the early decision, and with the SDK's own."""
+    found = []
+    for numbering in (EarlySampling(ratio), None):
+        options = {"sampler": ParentBasedTraceIdRatio(ratio), "id_generator": numbering}
+        tracing = tracing_into(InMemorySpanExporter(), **options)
+        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q")
+        trace.end(error_type=None)
+        trace.acknowledged()
+        found.append(dict(trace.headers)["traceparent"].decode())
+    return found
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+@pytest.mark.parametrize("flags", ["00", "01", "02", "03", None])
+def test_the_early_decision_is_that_of_the_sdk(ratio: float, flags: str | None) -> None:
+    """The same version, trace and flags; the same form of a span's number."""
+    headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT}-{flags}"}
+    early, sdk = (text.split("-") for text in both_ways(ratio, headers))
+    assert (early[0], early[3], len(early[2])) == (sdk[0], sdk[3], len(sdk[2]))
+    assert early[2] != PARENT
+    assert (early[1] == sdk[1] == TRACE_ID) is (flags is not None)
+
+
+def test_as_many_are_sampled_as_was_asked_for() -> None:
+    """The decision is taken once: a query sampled early is sampled by the SDK too, under the same number."""
+    exporter = InMemorySpanExporter()
+    numbering = EarlySampling(0.25)
+    tracing = tracing_into(exporter, sampler=ParentBasedTraceIdRatio(0.25), id_generator=numbering)
+    sampled = 0
+    for _ in range(2000):
+        trace = tracing.begin({}, NOT_FROM_KAFKA, "q")
+        sampled += dict(trace.headers)["traceparent"].endswith(b"3")
+        trace.end(error_type=None)
+    assert len(exporter.get_finished_spans()) == sampled
+    assert 380 <= sampled <= 620  # six standard deviations
 
 
 async def test_a_failed_query_marks_its_spans() -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fivestage.core.outcome import Conclusion
     from fivestage.core.records import Record
     from fivestage.core.trail import StageRun
+    from fivestage.telemetry.sampling import EarlySampling
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 MAX_TRACESTATE_CHARS: Final = 512
@@ -55,6 +56,8 @@ class Tracing:
     ) -> None:
         chosen = provider or trace.get_tracer_provider()
         self._tracer = chosen.get_tracer("fivestage", schema_url=SCHEMA_URL)
+        numbering = getattr(chosen, "id_generator", None)
+        self._early: EarlySampling | None = numbering if hasattr(numbering, "unsampled") else None
         self._process_name = f"process {topic}"
         self._send_name = f"send {results_topic}"
         self._constant = {
@@ -73,6 +76,13 @@ class Tracing:
 
     def begin(self, headers: Mapping[str, str], record: Record, query_id: str | None) -> QueryTrace:
         """Begin the span of one query, under the producer's where its header is well-formed."""
+        if self._early is not None and h.TRACESTATE not in headers:
+            traceparent = headers.get(h.TRACEPARENT, "")
+            unsampled = self._early.unsampled(
+                traceparent if _TRACEPARENT.fullmatch(traceparent) is not None else None
+            )
+            if unsampled is not None:
+                return UnsampledTrace(unsampled)
         parent = extract(headers)
         remote = trace.get_current_span(parent).get_span_context() if parent is not None else None
         span = self._tracer.start_span(
@@ -167,6 +177,24 @@ class QueryTrace:
         span.end(end_time=_ns(wall + run.duration_s))
 
 
+class UnsampledTrace(QueryTrace):
+    """A query that nobody will see: only its events' header."""
+
+    __slots__ = ()
+
+    def __init__(self, traceparent: str) -> None:
+        self.headers = ((h.TRACEPARENT, traceparent.encode()),)
+
+    def conclude(self, envelope: Envelope, conclusion: Conclusion) -> None:
+        """Nothing to record."""
+
+    def end(self, *, error_type: str | None) -> None:
+        """Nothing to end."""
+
+    def acknowledged(self) -> None:
+        """Nothing to end."""
+
+
 def extract(headers: Mapping[str, str]) -> Context | None:
     """The producer's context; None where there is no well-formed one, so that a new trace begins."""
     traceparent = headers.get(h.TRACEPARENT, "")
@@ -207,12 +235,18 @@ def make_provider(sample_ratio: float) -> trace.TracerProvider:
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio  # noqa: PLC0415
 
+    from fivestage.telemetry.sampling import EarlySampling  # noqa: PLC0415
+
     current = trace.get_tracer_provider()
     if isinstance(current, TracerProvider):
         return current
-    sampler = None if os.environ.get("OTEL_TRACES_SAMPLER") else ParentBasedTraceIdRatio(sample_ratio)
+    ours = not os.environ.get("OTEL_TRACES_SAMPLER")
+    sampler = ParentBasedTraceIdRatio(sample_ratio) if ours else None
+    numbering = EarlySampling(sample_ratio) if ours else None
     name = os.environ.get("OTEL_SERVICE_NAME", "fivestage")
-    provider = TracerProvider(sampler=sampler, resource=Resource.create({"service.name": name}))
+    provider = TracerProvider(
+        sampler=sampler, id_generator=numbering, resource=Resource.create({"service.name": name})
+    )
     _add_exporter(provider, os.environ.get("OTEL_TRACES_EXPORTER", "none"))
     trace.set_tracer_provider(provider)
     return provider
