@@ -285,6 +285,22 @@ async def test_the_jobs_of_a_retired_worker_that_dies_go_on_elsewhere() -> None:
     assert yard.workers[1].started == [neighbour]
 
 
+async def test_the_jobs_of_a_retired_worker_that_is_held_up_go_on_elsewhere() -> None:
+    """All but the one that holds it: that one keeps its chance to come back in time."""
+    yard = Yard()
+    culprit, neighbour = yard.submit(), yard.submit()
+    old = yard.workers[0]
+    old.tired = True
+    yard.check()
+    await asyncio.sleep(1)
+    assert yard.workers[1].started == []
+    old.culprit, old.why = culprit, IN_STAGE
+    await asyncio.sleep(2 * TICK_S)
+    assert (yard.workers[1].started, culprit.culprit, yard.finished) == ([neighbour], True, [])
+    old.ends(culprit)
+    assert yard.finished == [culprit]
+
+
 @pytest.mark.parametrize("how", ["it ends", "its query ends"])
 async def test_condemned_workers_are_put_down_when_nobody_waits(how: str) -> None:
     """One is left alone while its culprit is waited for, then put down again and again until it is gone."""

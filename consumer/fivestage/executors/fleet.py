@@ -169,6 +169,10 @@ class Fleet:
         self._observer.executor_replaced(why)
         held_by = _code_of(culprit)
         log.warning("executor replaced", reason=why, held_by=held_by, queries=queries, dead=worker.gone)
+        self._rescue(worker, culprit)
+
+    def _rescue(self, worker: Worker, culprit: Job | None) -> None:
+        """The jobs of a worker that is held up go on elsewhere, and none of them is to blame."""
         worker.roster.blame(culprit)
         if culprit is not None:
             culprit.culprit = True
@@ -205,6 +209,8 @@ class Fleet:
                 self._save_jobs(worker, worker.culprit)
             elif not worker.roster:
                 worker.put_down(loop.time())
+            elif worker.look(loop.time(), count=True) is not None:  # it was only retired, until now
+                self._rescue(worker, worker.culprit)
         self._condemned = [worker for worker in self._condemned if not worker.gone]
         self._dismissing = loop.call_later(TICK_S, self._dismiss) if self._condemned else None
 
