@@ -26,6 +26,8 @@ INTERRUPT_AFTER_S = 0.1
 """How long a call may run on after its caller has gone before it is interrupted."""
 INTERRUPT_EVERY_S = 0.1
 MAX_INTERRUPTS = 20
+MAX_LOST = 64
+"""So many threads with calls nobody waits for are replaced; with more of them new calls wait for a thread."""
 
 
 class Abandoned(NamedTuple):
@@ -147,11 +149,15 @@ class ThreadPool:
 
     def _grow(self) -> None:
         """Start a thread if there is work for one more; with the lock."""
-        if self._threads - self._lost < min(self._unfinished - self._lost, self._size):
-            self._threads += 1
-            self._started += 1
-            name = f"{self._name}-{self._started}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+        replaced = min(self._lost, MAX_LOST)
+        if self._threads - replaced < min(self._unfinished - replaced, self._size):
+            name = f"{self._name}-{self._started + 1}"
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the system gives no more: the call waits for one of ours
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+                self._threads += 1
+                self._started += 1
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

@@ -126,6 +126,45 @@ async def test_a_lost_thread_does_not_count_against_the_size(go: threading.Event
     assert await pool.run(threading.get_ident) == first
 
 
+async def test_lost_threads_are_replaced_up_to_a_number(
+    go: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code that never comes back, called again and again, does not make threads without end."""
+    monkeypatch.setattr("fivestage.threads.MAX_LOST", 3)
+    pool = ThreadPool(2)
+    for _ in range(5):
+        entered = threading.Event()
+
+        def stuck(entered: threading.Event = entered) -> None:
+            entered.set()
+            assert go.wait(GUARD_S)
+
+        await abandon(pool, stuck, entered)
+    waiting = asyncio.ensure_future(pool.run(lambda: "free"))
+    await asyncio.sleep(0)
+    assert (pool._threads, waiting.done()) == (5, False)
+    go.set()
+    assert await waiting == "free"
+
+
+async def test_a_pool_that_gets_no_thread_tries_again(
+    go: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system gives no thread, a call waits until there is one."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    go.set()
+    pool = ThreadPool(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        first = asyncio.ensure_future(pool.run(lambda: 1))
+        await asyncio.sleep(0)
+        assert pool._threads == 0
+    assert (await pool.run(lambda: 2), await first) == (2, 1)
+
+
 async def test_code_that_is_waited_for_is_not_interrupted() -> None:
     """However late it is, code whose caller is still there runs on; so does what was just abandoned."""
     pool, spinning, leave = ThreadPool(2), Spinning(), threading.Event()
