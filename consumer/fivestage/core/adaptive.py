@@ -58,7 +58,7 @@ class LearnedLimit:
     0.08
     """
 
-    __slots__ = ("_ceiling_s", "_floor_s", "_limit_s", "_samples", "configured_s", "policy")
+    __slots__ = ("_ceiling_s", "_floor_s", "_limit_s", "_new", "_samples", "configured_s", "policy")
 
     def __init__(self, configured_s: float, policy: AdaptivePolicy) -> None:
         if not 0 < configured_s < inf:
@@ -69,28 +69,30 @@ class LearnedLimit:
         self._ceiling_s = configured_s * policy.ceiling_ratio
         self._limit_s = configured_s
         self._samples = Window(policy.window)
+        self._new = 0
+        """Samples that have not moved the limit yet: that is done when it is read."""
 
     def __repr__(self) -> str:
         how = "learned" if self.is_learned else "configured"
-        return f"<LearnedLimit {self._limit_s:.4g}s {how} p95={self.p95_s} samples={len(self._samples)}>"
+        return f"<LearnedLimit {self.limit_s:.4g}s {how} p95={self.p95_s} samples={len(self._samples)}>"
 
     def succeeded(self, duration_s: float) -> None:
         """The stage ended by itself."""
         self._samples.add(duration_s)
-        self._learn()
+        self._new += self.is_learned
 
     def timed_out(self, duration_s: float) -> None:
         """The stage was cut after *duration_s*: it would have taken longer."""
         self._samples.add(duration_s, censored=True)
-        self._learn()
+        self._new += self.is_learned
 
     def _learn(self) -> None:
-        if not self.is_learned:
-            return
+        """Go with each new sample a part of the way that is left."""
         p95_s = self._samples.quantile(0.95) or 0.0
         target_s = self._within(self.policy.headroom * p95_s)
-        step_s = self.policy.learning_rate * (target_s - self._limit_s)
-        self._limit_s = self._within(self._limit_s + step_s)  # again: the sum may overshoot by a rounding
+        left = (1 - self.policy.learning_rate) ** self._new
+        self._limit_s = self._within(target_s + left * (self._limit_s - target_s))  # a sum may overshoot
+        self._new = 0
 
     def _within(self, seconds: float) -> float:
         if seconds < self._floor_s:
@@ -105,6 +107,8 @@ class LearnedLimit:
     @property
     def limit_s(self) -> float:
         """The limit now in force."""
+        if self._new:
+            self._learn()
         return self._limit_s
 
     @property
@@ -121,4 +125,4 @@ class LearnedLimit:
         found = self._samples.quantile(q)
         if found is None or len(self._samples) < self.policy.min_samples:
             return None
-        return min(found, self._limit_s)
+        return min(found, self.limit_s)

@@ -1,13 +1,11 @@
 """Exact quantiles over the last samples.
 
-The samples are kept twice: in the order they came, to know which one leaves, and sorted, to read any
-quantile at once. A sample costs two binary searches and moving at most *size* pointers, which up to some
-thousands of samples is cheaper than any sketch, and exact.
+Samples are added far more often than quantiles are read (a few times a second), so a sample costs one append
+and the first reading after it sorts them, which for some hundreds nearly sorted floats takes microseconds.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import deque
 from math import ceil, inf
 
@@ -37,14 +35,15 @@ class Window:
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         self.size = size
-        self._arrived: deque[float] = deque()
-        self._ordered: list[float] = []
+        self._arrived: deque[float] = deque(maxlen=size)
+        self._ordered: list[float] | None = []
+        """The samples sorted; None when one has come since."""
 
     def __repr__(self) -> str:
         return f"<Window {len(self)}/{self.size} p50={self.quantile(0.5)} p95={self.quantile(0.95)}>"
 
     def __len__(self) -> int:
-        return len(self._ordered)
+        return len(self._arrived)
 
     def add(self, seconds: float, *, censored: bool = False) -> None:
         """Take a sample in; the oldest one leaves when the window is full.
@@ -53,12 +52,8 @@ class Window:
             seconds: How long it took; not NaN, which has no place in an order.
             censored: It took at least that long, nobody knows how much longer.
         """
-        sample = inf if censored else seconds
-        arrived, ordered = self._arrived, self._ordered
-        if len(arrived) == self.size:
-            del ordered[bisect_left(ordered, arrived.popleft())]
-        arrived.append(sample)
-        insort(ordered, sample)
+        self._arrived.append(inf if censored else seconds)
+        self._ordered = None
 
     def quantile(self, q: float) -> float | None:
         """The sample that *q* of all are at or below, by nearest rank: always one of them, never between.
@@ -71,6 +66,8 @@ class Window:
         if not 0 <= q <= 1:
             raise ValueError(f"q must be within 0..1, got {q}")
         ordered = self._ordered
+        if ordered is None:
+            ordered = self._ordered = sorted(self._arrived)
         if not ordered:
             return None
         return ordered[max(ceil(q * len(ordered) - _ROUNDING) - 1, 0)]
