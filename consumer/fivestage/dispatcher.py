@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -19,8 +18,9 @@ from fivestage.core.event_json import Envelope
 from fivestage.core.job import Job
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 from fivestage.core.outcome import CLOCK_SLACK_S, conclude
-from fivestage.core.records import CorruptRecord
+from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.core.shed import Verdict
+from fivestage.refusals import Refusal, Refusals
 from fivestage_schemas import PipelineStatus, TimeoutReason
 from fivestage_schemas import headers as h
 
@@ -126,9 +126,9 @@ class Dispatcher:
         self._tracing = tracing
         self._wall_clock = wall_clock
         self._progress = asyncio.Event()
-        self._refused: deque[tuple[Candidate, TimeoutReason]] = deque()
-        """Those who must be told that they are refused, when there is time."""
-        self._filling = self._telling = False
+        self._filling = False
+        self.refusals = Refusals(self._tell)
+        """Those who must be told that they are refused."""
         self._leaving: list[Collection[PartitionKey]] = []
         """Partitions of which nothing more is begun, by the drains under way."""
         self.jobs: set[Job] = set()
@@ -145,8 +145,8 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Records taken in that wait for a slot, for another of their key, or for being told off."""
-        return self._slots.waiting + len(self._refused) + (self._order.waiting if self._order else 0)
+        """Records taken in that wait for a slot, or for another of their key."""
+        return self._slots.waiting + (self._order.waiting if self._order else 0)
 
     @property
     def running(self) -> int:
@@ -179,7 +179,7 @@ class Dispatcher:
         one.book.put_back()
         self._forget(one)
 
-    def _forget(self, one: Arrival | Candidate) -> None:
+    def _forget(self, one: Arrival | Candidate | Refusal) -> None:
         """A record is dropped without a word: it is not ours any more, or will be read again."""
         self._finished()
         self._next_of_key(one.record)
@@ -230,7 +230,7 @@ class Dispatcher:
             if not (self._slots.is_free or budget.expired):  # to be refused it needs no slot
                 self._slots.wait(decoded.lane, candidate)
             elif (reason := self._begin(candidate, now)) is not None:
-                self._refuse(candidate, reason)
+                self._refuse(candidate, reason, now)
 
     def _reject(self, arrival: Arrival, unreadable: Unreadable) -> None:
         record = arrival.record
@@ -254,8 +254,8 @@ class Dispatcher:
     def end_waiting(self, now: float) -> None:
         """Tell those whose time is up while they wait."""
         over = self._slots.give_up(lambda one: one.budget.due_at is not None and one.budget.due_at <= now)
-        self._refused += [(candidate, TimeoutReason.EXPIRED_BEFORE_START) for candidate in over]
-        self._tell_soon()
+        for candidate in over:
+            self._refuse(candidate, TimeoutReason.EXPIRED_BEFORE_START, now)
 
     def _fill(self) -> None:
         """Give free slots to those who wait. Whoever comes too late for one is told when there is time."""
@@ -270,30 +270,11 @@ class Dispatcher:
             if candidate.book.closed:  # taken away while it waited
                 self._forget(candidate)
             elif (reason := self._begin(candidate, now)) is not None:
-                self._refused.append((candidate, reason))
-                self._tell_soon()
+                self._refuse(candidate, reason, now)
             now = clock()
         if not self._filling:
             self._filling = True
             asyncio.get_running_loop().call_soon(self._fill)
-
-    def _tell_soon(self) -> None:
-        if self._refused and not self._telling:
-            self._telling = True
-            asyncio.get_running_loop().call_soon(self._tell)
-
-    def _tell(self) -> None:
-        """Answer the refused, in slices: many of them must not hold back deadlines."""
-        self._telling = False
-        clock = asyncio.get_running_loop().time
-        slice_end = clock() + SLICE_S
-        while self._refused and clock() < slice_end:
-            candidate, reason = self._refused.popleft()
-            if candidate.book.closed:
-                self._forget(candidate)
-            else:
-                self._refuse(candidate, reason)
-        self._tell_soon()
 
     def _begin(self, candidate: Candidate, now: float) -> TimeoutReason | None:
         """Start a query; if its answer would come too late, say why it is not started."""
@@ -303,28 +284,39 @@ class Dispatcher:
             return reason
         event = readable.event
         query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
-        ticket = self._ticket(candidate, now)
+        ticket = self._ticket(candidate.record, candidate.book, readable, now)
         self._start(
             Job(query, self._plan, started_at=now, ends_at=budget.ends_at, advice=lane.advice, origin=ticket)
         )
         return None
 
-    def _refuse(self, candidate: Candidate, reason: TimeoutReason) -> None:
-        now = asyncio.get_running_loop().time()
-        ticket = self._ticket(candidate, now)
-        self._observer.expired(candidate.readable.lane, reason, ticket.envelope.queue_s)
-        ticket.trace.end(error_type="expired")
-        budget = candidate.budget.begun(now)
-        self._publish(ticket, self._encoder.expired(ticket.envelope, budget, reason))
+    def _refuse(self, candidate: Candidate, reason: TimeoutReason, now: float) -> None:
+        record, readable = candidate.record, candidate.readable
+        plain = PlainRecord(record.topic, record.partition, record.offset, record.timestamp, record.key)
+        query_id, headers = readable.event.query_id, readable.headers
+        self.refusals.add(
+            Refusal(plain, candidate.book, query_id, readable.lane, headers, candidate.budget, reason), now
+        )
 
-    def _ticket(self, candidate: Candidate, now: float) -> Ticket:
-        record, readable, wall_now = candidate.record, candidate.readable, self._wall_clock()
-        event, headers = readable.event, readable.headers
-        trace = self._tracing.begin(headers, record, event.query_id)
+    def _tell(self, refusal: Refusal) -> None:
+        """Publish that a query is refused."""
+        if refusal.book.closed:
+            self._forget(refusal)
+            return
+        now = asyncio.get_running_loop().time()
+        ticket = self._ticket(refusal.record, refusal.book, refusal, now)
+        self._observer.expired(refusal.lane, refusal.reason, ticket.envelope.queue_s)
+        ticket.trace.end(error_type="expired")
+        budget = refusal.budget.begun(now)
+        self._publish(ticket, self._encoder.expired(ticket.envelope, budget, refusal.reason))
+
+    def _ticket(self, record: Record, book: PartitionLedger, query: Readable | Refusal, now: float) -> Ticket:
+        wall_now, headers = self._wall_clock(), query.headers
+        trace = self._tracing.begin(headers, record, query.query_id)
         envelope = Envelope(
             record,
-            event.query_id,
-            readable.lane,
+            query.query_id,
+            query.lane,
             headers.get(h.CE_CORRELATION_ID),
             headers.get(h.CE_ID),
             trace.headers,
@@ -332,7 +324,7 @@ class Dispatcher:
             now,
             self._queue_s(record, wall_now),
         )
-        return Ticket(envelope, candidate.book, trace)
+        return Ticket(envelope, book, trace)
 
     def _grant(self, record: Record, readable: Readable, now: float) -> Budget:
         return grant(

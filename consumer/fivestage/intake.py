@@ -76,13 +76,14 @@ class Intake:
         self._stopping = True
 
     def _has_room(self) -> bool:
-        return self._gate.update(self._dispatcher.in_flight) and self._dispatcher.waiting < self._max_waiting
+        dispatcher = self._dispatcher
+        open_ = self._gate.update(dispatcher.in_flight - len(dispatcher.refusals))
+        return open_ and dispatcher.waiting < self._max_waiting and not dispatcher.refusals.is_full
 
     def _room(self) -> int:
-        unfinished = self._gate.room(self._dispatcher.in_flight)
-        return max(
-            1, min(unfinished, self._dispatcher.free_slots + self._max_waiting - self._dispatcher.waiting)
-        )
+        dispatcher = self._dispatcher
+        unfinished = self._gate.room(dispatcher.in_flight - len(dispatcher.refusals))
+        return max(1, min(unfinished, dispatcher.free_slots + self._max_waiting - dispatcher.waiting))
 
     async def _dispatch_all(self, fetched: Sequence[Record | CorruptRecord]) -> None:
         """Dispatch in slices: parsing must not hold back the deadlines of the queries in flight."""

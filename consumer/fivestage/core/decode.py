@@ -80,6 +80,11 @@ class Readable(NamedTuple):
     headers: dict[str, str]
     expiry_time: datetime | None = None
 
+    @property
+    def query_id(self) -> str:
+        """The query's id."""
+        return self.event.query_id
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:

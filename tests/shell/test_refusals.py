@@ -1,0 +1,127 @@
+"""Refusals are told when there is time: a backlog of them is read first. Time is moved by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fivestage.core.deadline import Budget
+from fivestage.core.ledger import PartitionLedger
+from fivestage.core.records import PlainRecord
+from fivestage.memory import MemoryBus
+from fivestage.refusals import BRIEF_S, MAX_REMEMBERED, OLD_S, READING_S, SLICE_S, Refusal, Refusals
+from fivestage.settings import Settings
+from fivestage_schemas import TimeoutReason
+
+from .samples import KEY, FakeNode, block, finish, in_virtual_time, pipeline, query, statuses, timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TELLING_S = 0.000_1
+"""How long it takes to tell one."""
+
+
+def refusal(offset: int, over_s: float) -> Refusal:
+    """One whose time was up so long ago."""
+    due_at = asyncio.get_running_loop().time() - over_s
+    budget = Budget(due_at, -over_s, 0.25, due_at=due_at)
+    reason = TimeoutReason.EXPIRED_BEFORE_START
+    return Refusal(PlainRecord("q", 0, offset), PartitionLedger(1), f"q{offset}", "prod", {}, budget, reason)
+
+
+class Teller:
+    """Refusals that take a while to tell."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.refusals = Refusals(self._tell)
+
+    def _tell(self, refusal: Refusal) -> None:
+        block(TELLING_S)
+        self.told.append(refusal.record.offset)
+
+    def add(self, count: int, over_s: float) -> None:
+        """So many come in."""
+        for number in range(count):
+            self.refusals.add(refusal(number, over_s), asyncio.get_running_loop().time())
+
+
+@pytest.mark.parametrize(("over_s", "slice_s"), [(0.0, SLICE_S), (OLD_S, SLICE_S), (OLD_S + 0.01, BRIEF_S)])
+async def test_how_many_are_told_in_one_turn(over_s: float, slice_s: float) -> None:
+    """Others have their turn after a millisecond; after a quarter of it while a backlog is being read."""
+    teller = Teller()
+    teller.add(100, over_s)
+    await asyncio.sleep(0)
+    assert len(teller.told) == pytest.approx(slice_s / TELLING_S, abs=1)
+    await asyncio.sleep(READING_S)
+    await asyncio.sleep(0)
+    assert teller.told == list(range(100))
+
+
+async def test_a_backlog_that_has_been_read_is_told_at_full_speed() -> None:
+    """Old ones are hurried once no more of them come."""
+    teller = Teller()
+    teller.add(1000, OLD_S + 1)
+    block(READING_S)
+    await asyncio.sleep(0)
+    assert len(teller.told) == pytest.approx(SLICE_S / TELLING_S, abs=1)
+
+
+async def test_what_is_remembered_is_bounded() -> None:
+    """With so many to be told nothing more should be read, and they are told at full speed."""
+    teller = Teller()
+    teller.add(MAX_REMEMBERED - 1, OLD_S + 1)
+    assert not teller.refusals.is_full
+    teller.add(1, OLD_S + 1)
+    assert teller.refusals.is_full
+    await asyncio.sleep(0)
+    assert len(teller.told) == pytest.approx(SLICE_S / TELLING_S, abs=1)
+    assert not teller.refusals.is_full
+
+
+def tell_slowly(bus: MemoryBus) -> None:
+    """Let each refusal take a while."""
+    tell: Callable[[Refusal], None] = bus.dispatcher.refusals._tell
+
+    def slowly(refusal: Refusal) -> None:
+        block(TELLING_S)
+        tell(refusal)
+
+    bus.dispatcher.refusals._tell = slowly
+
+
+async def test_a_new_query_does_not_wait_for_a_backlog_to_be_told() -> None:
+    """It is answered while most of those before it in its partition have yet to be told; then all are."""
+    settings = Settings.model_validate({"admission": {"query_ttl_ms": 250}})
+    async with MemoryBus(pipeline(any=FakeNode()), settings=settings) as bus:
+        in_virtual_time(bus)
+        tell_slowly(bus)
+        for number in range(2000):
+            bus.put(query(f"old{number}"), timestamp=timestamp() - 60_000)
+        bus.put(query("new"), timestamp=timestamp())
+        while statuses(bus)["success"] == 0:
+            await asyncio.sleep(0.001)
+        assert statuses(bus)["expired"] < 1000
+        assert len(bus.dispatcher.refusals) > 1000
+        await finish(bus, 2001)
+        assert statuses(bus) == {"success": 1, "expired": 2000}
+
+
+async def test_at_the_end_all_are_told() -> None:
+    """A drain waits for them: what was answered behind them can be committed."""
+    settings = Settings.model_validate({"admission": {"query_ttl_ms": 250}})
+    async with MemoryBus(pipeline(any=FakeNode()), settings=settings) as bus:
+        in_virtual_time(bus)
+        tell_slowly(bus)
+        for number in range(1000):
+            bus.put(query(f"old{number}"), timestamp=timestamp() - 60_000)
+        while not bus.dispatcher.refusals:
+            await asyncio.sleep(0.001)
+        bus.inner.intake.stop()
+        assert await bus.dispatcher.drain(10.0)
+        book = bus.ledger.book(KEY)
+        assert book is not None
+        assert statuses(bus)["expired"] == book.position == book.next_offset
