@@ -66,62 +66,72 @@ class Ending(NamedTuple):
         return cls(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
 
 
-async def bounded(
-    call: Coroutine[Any, Any, Any],
-    ends_at: float,
-    *,
-    clock: Callable[[], float],
-    given_up: Callable[[], bool],
-    number: int = 0,
-    monitor: StepMonitor | None = None,
-    max_bytes: int | None = None,
-    latest: float | None = None,
-) -> Ending:
-    """Await user code until *ends_at*; its result must be JSON.
+class Bounds:
+    """What the bounded calls of one job have in common.
 
     Whether time ran out is asked of the scope and the clock, not of the exception: user code may raise
     its own TimeoutError, swallow its cancellation, or finish late although nothing interrupted it.
 
     Args:
-        call: The user's coroutine.
-        ends_at: Its limit (seconds of *clock*).
-        clock: The time of the running loop.
         given_up: Whether a cancellation comes from outside; else user code cancelled its own task, an error.
         number: The job's number for *monitor*.
         monitor: Told of every step.
-        max_bytes: Results that take more as JSON are left out of the ending.
-        latest: How far the limit may be put off when others have kept the loop from turning; not at all if
-            None.
-
-    Raises:
-        asyncio.CancelledError: the caller was cancelled from outside.
+        max_bytes: Results that take more as JSON are left out of the endings.
+        latest: How far a limit may be put off when others have kept the loop from turning (seconds of the
+            running loop's clock); not at all if None.
     """
-    started_at = clock()
-    data, data_json, failed = None, None, None
-    scope = Bounded(call, ends_at, number, monitor or _UNWATCHED, ends_at if latest is None else latest)
-    try:
-        data = await scope
-        data_json = limited_json(data, max_bytes)
-    except BaseException as raised:
-        if scope.closed:
-            raise
-        if isinstance(raised, asyncio.CancelledError) and not scope.expired and given_up():
-            raise
-        failed = Ending.of_error(raised, 0.0)  # not the error itself: its traceback holds this frame
-    ended_at = clock()
-    task = asyncio.current_task()
-    if task is not None and task.cancelling() and not given_up():
-        await _put_right(task)
-        failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"), 0.0)
-    took_s, extended_s = ended_at - started_at, scope.ends_at - ends_at
-    if scope.expired or ended_at > scope.ends_at:
-        return Ending.of_timeout(scope.ends_at - started_at, took_s)._replace(extended_s=extended_s)
-    if failed is not None:
-        return failed._replace(duration_s=took_s, extended_s=extended_s)
-    if data_json is None:
-        text = f"data left out: it takes more than {max_bytes} bytes"
-        return Ending(Outcome.SUCCESS, took_s, data, None, text, TOO_LARGE, extended_s)
-    return Ending(Outcome.SUCCESS, took_s, data, data_json, extended_s=extended_s)
+
+    __slots__ = ("cells", "clock", "given_up", "latest", "loop", "max_bytes", "number")
+
+    def __init__(
+        self,
+        given_up: Callable[[], bool],
+        *,
+        number: int = 0,
+        monitor: StepMonitor | None = None,
+        max_bytes: int | None = None,
+        latest: float | None = None,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.clock = self.loop.time
+        self.given_up = given_up
+        self.number = number
+        self.cells = (monitor or _UNWATCHED).cells
+        self.max_bytes = max_bytes
+        self.latest = 0.0 if latest is None else latest
+
+    async def run(self, call: Coroutine[Any, Any, Any], ends_at: float) -> Ending:
+        """Await user code until *ends_at*, its limit; its result must be JSON.
+
+        Raises:
+            asyncio.CancelledError: the caller was cancelled from outside.
+        """
+        started_at = self.clock()
+        data, data_json, failed = None, None, None
+        scope = Bounded(call, ends_at, self)
+        try:
+            data = await scope
+            data_json = limited_json(data, self.max_bytes)
+        except BaseException as raised:
+            if scope.closed:
+                raise
+            if isinstance(raised, asyncio.CancelledError) and not scope.expired and self.given_up():
+                raise
+            failed = Ending.of_error(raised, 0.0)  # not the error itself: its traceback holds this frame
+        ended_at = self.clock()
+        task = asyncio.current_task(self.loop)
+        if task is not None and task.cancelling() and not self.given_up():
+            await _put_right(task)
+            failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"), 0.0)
+        took_s, extended_s = ended_at - started_at, scope.ends_at - ends_at
+        if scope.expired or ended_at > scope.ends_at:
+            return Ending.of_timeout(scope.ends_at - started_at, took_s)._replace(extended_s=extended_s)
+        if failed is not None:
+            return failed._replace(duration_s=took_s, extended_s=extended_s)
+        if data_json is None:
+            text = f"data left out: it takes more than {self.max_bytes} bytes"
+            return Ending(Outcome.SUCCESS, took_s, data, None, text, TOO_LARGE, extended_s)
+        return Ending(Outcome.SUCCESS, took_s, data, data_json, None, None, extended_s)
 
 
 async def _put_right(task: asyncio.Task[Any]) -> None:
@@ -179,32 +189,23 @@ class Bounded:
     pays nothing for its limit.
 
     Code that waits while another node keeps the loop from turning cannot help being late: it gets that time
-    back, up to *latest*. Code that itself keeps the loop beyond its limit does not.
+    back, up to the bounds' *latest*. Code that itself keeps the loop beyond its limit does not.
 
     Afterwards ``expired`` tells whether the time ran out. As with asyncio's own timeouts the task's count of
     cancellations is put back, so that ``task.cancelling()`` tells of cancellations from outside only.
     """
 
     __slots__ = (
-        "_call", "_cells", "_clock", "_forks", "_latest", "_number", "_task", "_timer", "_waits_since",
-        "closed", "ends_at", "expired",
+        "_bounds", "_call", "_cells", "_forks", "_task", "_timer", "_waits_since", "closed", "ends_at",
+        "expired",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        call: Coroutine[Any, Any, Any],
-        ends_at: float,
-        number: int = 0,
-        monitor: StepMonitor = _UNWATCHED,
-        latest: float = 0.0,
-    ) -> None:
+    def __init__(self, call: Coroutine[Any, Any, Any], ends_at: float, bounds: Bounds) -> None:
         self._call = call
         self.ends_at = ends_at
-        self._latest = latest
-        self._number = number
-        self._cells = monitor.cells
+        self._bounds = bounds
+        self._cells = bounds.cells
         self._forks = forks.count[0]
-        self._clock = asyncio.get_running_loop().time
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waits_since = 0.0
@@ -217,8 +218,9 @@ class Bounded:
             waiting_for = self._step(call.send, None)
         except StopIteration as finished:
             return finished.value
-        self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_at(self.ends_at, self._expire)
+        loop = self._bounds.loop
+        self._task = asyncio.current_task(loop)
+        self._timer = loop.call_at(self.ends_at, self._expire)
         try:
             while True:
                 try:
@@ -241,22 +243,23 @@ class Bounded:
     def _step(self, go_on: Callable[[Any], Any], value: Any) -> Any:
         """Give control to the user's code until it waits or ends."""
         cells = self._cells
-        cells[0] = self._number
+        cells[0] = self._bounds.number
         cells[1] += 1
         try:
             waiting_for = go_on(value)
-            self._waits_since = self._clock()
+            self._waits_since = self._bounds.clock()
             return waiting_for
         finally:
             forks.end_if_forked(self._forks)  # first: the cells may be in memory that it shares
             cells[0] = 0
 
     def _expire(self) -> None:
-        now = self._clock()
+        bounds = self._bounds
+        now = bounds.clock()
         lost_s = now - self.ends_at
-        if lost_s > HELD_UP_S and self._waits_since <= self.ends_at and now < self._latest:
-            self.ends_at = min(now + lost_s, self._latest)
-            self._timer = asyncio.get_running_loop().call_at(self.ends_at, self._expire)
+        if lost_s > HELD_UP_S and self._waits_since <= self.ends_at and now < bounds.latest:
+            self.ends_at = min(now + lost_s, bounds.latest)
+            self._timer = bounds.loop.call_at(self.ends_at, self._expire)
             return
         self.expired = True
         if self._task is not None:

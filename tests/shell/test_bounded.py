@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fivestage.bounded import Ending, bounded
+from fivestage.bounded import Bounds, Ending
 from fivestage_schemas import Outcome
 
 from .samples import block
@@ -21,9 +21,8 @@ async def blocks_after(delay_s: float, seconds: float) -> None:
 
 async def run(call: Any, limit_s: float, *, latest_s: float) -> Ending:
     """Bound a call by *limit_s*, which may be put off to *latest_s*."""
-    clock = asyncio.get_running_loop().time
-    now = clock()
-    return await bounded(call, now + limit_s, clock=clock, given_up=lambda: False, latest=now + latest_s)
+    now = asyncio.get_running_loop().time()
+    return await Bounds(lambda: False, latest=now + latest_s).run(call, now + limit_s)
 
 
 async def test_time_lost_to_a_neighbour_is_given_back() -> None:

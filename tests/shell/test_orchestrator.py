@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fivestage import Orchestrator, Pipeline, Plan, run_with_timeout
-from fivestage.orchestrator import answer_of
 from fivestage.testing import VirtualTimeLoop
+from fivestage.walk import answer_of
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
 if TYPE_CHECKING:

@@ -40,6 +40,8 @@ _TYPE_HEADERS: Final = {
     Output.RESULTS: (h.CE_TYPE, h.RESULT_TYPE.encode()),
     Output.TIMEOUTS: (h.CE_TYPE, h.TIMEOUT_TYPE.encode()),
 }
+_STAGE_KINDS: Final = tuple(b"stage_result/%d" % sequence for sequence in range(5))
+_CONTENT_TYPE: Final = (h.CONTENT_TYPE, h.JSON_CONTENT_TYPE.encode())
 _STATUS_HEADERS: Final = {status: (h.STATUS, status.encode()) for status in PipelineStatus}
 
 
@@ -68,7 +70,7 @@ class Encoder:
         records.append(result)
         for note in conclusion.timeouts:
             staged = note.scope is TimeoutScope.STAGE and note.spec is not None
-            kind = f"timeout/{note.spec.sequence}" if staged and note.spec else "timeout"
+            kind = b"timeout/%d" % note.spec.sequence if staged and note.spec else b"timeout"
             records.append(stamp.record(Output.TIMEOUTS, timeout_json(envelope, note, finished), kind))
         return Encoded(records, conclusion)
 
@@ -81,8 +83,8 @@ class Encoder:
         of_use_s = (budget.of_use_ms or 0.0) / 1000
         note = TimeoutNote(TimeoutScope.QUEUE, reason, None, None, of_use_s, envelope.queue_s, ())
         return [
-            stamp.record(Output.RESULTS, result, "result", _STATUS_HEADERS[status]),
-            stamp.record(Output.TIMEOUTS, timeout_json(envelope, note, now), "timeout"),
+            stamp.record(Output.RESULTS, result, b"result", _STATUS_HEADERS[status]),
+            stamp.record(Output.TIMEOUTS, timeout_json(envelope, note, now), b"timeout"),
         ]
 
     def unreadable(self, envelope: Envelope, unreadable: Unreadable) -> list[OutputRecord]:
@@ -92,11 +94,11 @@ class Encoder:
             stamp = _Stamp(envelope, self._constant, envelope.wall(envelope.started_at))
             status, text = PipelineStatus.ERROR, f"{unreadable.reason}: {unreadable.detail}"
             value = unstarted_json(envelope, status, text, "invalid_query")
-            records.append(stamp.record(Output.RESULTS, value, "result", _STATUS_HEADERS[status]))
+            records.append(stamp.record(Output.RESULTS, value, b"result", _STATUS_HEADERS[status]))
         return records
 
     def _stage_record(self, stamp: _Stamp, run: StageRun, value: bytes) -> OutputRecord:
-        record = stamp.record(Output.STAGE_RESULTS, value, f"stage_result/{run.spec.sequence}")
+        record = stamp.record(Output.STAGE_RESULTS, value, _STAGE_KINDS[run.spec.sequence])
         if self._fits(record):
             return record
         return record._replace(value=stage_json(stamp.envelope, _without_data(run, _NOWHERE)))
@@ -127,7 +129,7 @@ class Encoder:
 
     def _result(self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]) -> OutputRecord:
         value = result_json(stamp.envelope, conclusion, stages)
-        return stamp.record(Output.RESULTS, value, "result", _STATUS_HEADERS[conclusion.status])
+        return stamp.record(Output.RESULTS, value, b"result", _STATUS_HEADERS[conclusion.status])
 
     def _affordable(self, run: StageRun) -> StageRun:
         """The run, without data that is too large already by itself: copying it would hold up the loop."""
@@ -175,21 +177,21 @@ class _Stamp:
         coordinates = f"{record.topic}/{record.partition}/{record.offset}"
         self.envelope = envelope
         self._key = output_key(record, envelope.query_id)
-        self._ids = coordinates + "/"
+        self._ids = coordinates.encode() + b"/"
         self._common = (
             *constant,
             (h.CE_SUBJECT, query_id),
             (h.CE_TIME, when.isoformat().encode()),
             (h.CE_CORRELATION_ID, envelope.correlation_id.encode() if envelope.correlation_id else query_id),
             (h.CE_CAUSATION_ID, (envelope.causation_id or coordinates).encode()),
-            (h.CONTENT_TYPE, h.JSON_CONTENT_TYPE.encode()),
+            _CONTENT_TYPE,
             *envelope.trace_headers,
             (h.LANE, envelope.lane.encode()),
         )
 
-    def record(self, output: Output, value: bytes, kind: str, *extra: tuple[str, bytes]) -> OutputRecord:
+    def record(self, output: Output, value: bytes, kind: bytes, *extra: tuple[str, bytes]) -> OutputRecord:
         """One event's record; *kind* makes its id unique among the query's events."""
-        ce_id = (h.CE_ID, (self._ids + kind).encode())
+        ce_id = (h.CE_ID, self._ids + kind)
         return OutputRecord(output, self._key, value, [ce_id, _TYPE_HEADERS[output], *self._common, *extra])
 
 

@@ -73,9 +73,9 @@ def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
     """
     if max_bytes is None:
         return to_json(data)
-    parts = data.values() if isinstance(data, dict) else (data,)
-    if any(isinstance(part, str) and len(part) > max_bytes for part in parts):
-        return None
+    for part in data.values() if isinstance(data, dict) else (data,):
+        if isinstance(part, str) and len(part) > max_bytes:
+            return None
     encoded = to_json(data)
     return encoded if len(encoded) <= max_bytes else None
 

@@ -1,0 +1,242 @@
+"""The way of one query: five stages, one after the other, each bounded.
+
+Runs where user code runs. It writes the trail and decides nothing about the query's end: that is
+``core.outcome``, for the bus and for ``process_query`` alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fivestage.bounded import Bounds, Ending
+from fivestage.context import StageContext
+from fivestage.core.deadline import stage_grant
+from fivestage.core.event_json import limited_json
+from fivestage.core.trail import RunningStage, StageRun
+from fivestage.errors import NodeError, NoNodeError
+from fivestage.nodes.decision import intent_of, same_intent
+from fivestage_schemas import Outcome, StageType
+
+if TYPE_CHECKING:
+    from fivestage.app import Pipeline
+    from fivestage.bounded import StepMonitor
+    from fivestage.core.job import Job
+    from fivestage.core.plan import StageSpec
+    from fivestage.core.trail import Trail
+    from fivestage.node import Handler
+    from fivestage.threads import ThreadPool
+
+PROCESSING, DECISION, VALIDATION = StageType.PROCESSING, StageType.DECISION, StageType.VALIDATION
+
+
+class DataLimit(NamedTuple):
+    """What stages may return."""
+
+    max_bytes: int | None
+    """What takes more as JSON is left out of the results; None = anything goes."""
+    left_out: bytes
+    """Stands for an answer that was too large to keep; the encoder refuses it for its size."""
+
+    @classmethod
+    def of(cls, max_bytes: int | None) -> DataLimit:
+        """Make one."""
+        return cls(max_bytes, b"" if max_bytes is None else b'"%b"' % (b" " * max_bytes))
+
+
+class Walk:
+    """Takes one job through its stages, from where its trail ends.
+
+    Args:
+        app: Stages and nodes.
+        threads: For blocking ones.
+        job: The query.
+        trail: Where to write what happens.
+        monitor: Told whose code has control.
+        limit: Of what stages may return.
+    """
+
+    __slots__ = ("_app", "_bounds", "_clock", "_ctx", "_job", "_limit", "_trail")
+
+    def __init__(
+        self,
+        app: Pipeline,
+        threads: ThreadPool,
+        job: Job,
+        trail: Trail,
+        monitor: StepMonitor | None,
+        limit: DataLimit,
+    ) -> None:
+        self._app = app
+        self._job = job
+        self._trail = trail
+        self._limit = limit
+        self._bounds = Bounds(
+            lambda: trail.closed,
+            number=job.number,
+            monitor=monitor,
+            max_bytes=limit.max_bytes,
+            latest=job.ends_at,
+        )
+        self._clock = self._bounds.clock
+        ctx = StageContext(job.query.lane, job.ends_at, self._clock, StageType.INTENT, threads, job.advice)
+        self._ctx = ctx
+        for run in trail.runs:  # the job was moved: its stages see what the earlier ones have returned
+            if run.success and run.data_json is not None:
+                ctx.stage_type = run.spec.stage_type
+                self._show(json.loads(run.data_json))  # unlike orjson it reads integers of any size
+                ctx.node = run.node or ctx.node
+
+    def __repr__(self) -> str:
+        return f"<Walk {self._job}>"
+
+    async def run(self) -> None:
+        """Go on to the end, or to a critical stage that fails."""
+        ctx, trail = self._ctx, self._trail
+        for spec in self._job.plan.stages[len(trail.runs) :]:
+            if trail.closed:  # a stage swallowed the cancellation
+                return
+            ctx.stage_type = spec.stage_type
+            ctx.attempt = trail.attempt
+            if spec.stage_type is PROCESSING:
+                run = await self._process(spec)
+            else:
+                run = await self._attempt(spec, None)
+            trail.finish(run)
+            if spec.critical and run.outcome is not Outcome.SUCCESS:
+                return
+
+    async def _process(self, spec: StageSpec) -> StageRun:
+        """Call the chosen node; while one fails and there is time for the next, call that."""
+        trail, ctx = self._trail, self._ctx
+        while True:
+            node = self._next_node(spec)
+            if node is None:
+                return trail.superseded[-1] if trail.superseded else self._refused(spec)
+            ctx.node = node
+            run = await self._attempt(spec, node)
+            if run.success or run.outcome is Outcome.SKIPPED or trail.closed:
+                return run
+            trail.fail_over(run)
+            ctx.attempt = trail.attempt
+
+    def _next_node(self, spec: StageSpec) -> str | None:
+        """The node to call now: decision's choice, else the best of those that take the same intent.
+
+        After a failure the remaining time must cover what the next one is known to take.
+        """
+        results, advice = self._ctx.results, self._job.advice
+        chosen = results.get(DECISION)
+        failed = [run.node for run in self._trail.superseded]
+        if not failed and (chosen is None or advice.lets(chosen)):
+            return chosen or ""
+        intent = intent_of(results.get(StageType.INTENT))
+        others = [name for name in same_intent(self._app.nodes, intent, chosen) if name not in failed]
+        stage = advice.stages[spec.sequence]
+        left_s = stage_grant(spec, stage, now=self._clock(), ends_at=self._job.ends_at).seconds
+        default_s = stage.need_s or stage.limit_s
+        for name in advice.rank(others):
+            p95_s = advice.node(name).p95_s
+            needed_s = default_s if p95_s is None else min(p95_s, stage.limit_s)
+            if not failed or left_s >= needed_s:
+                return name
+        return None
+
+    def _refused(self, spec: StageSpec) -> StageRun:
+        """No node may be called: the breaker of the chosen one is open and nobody stands in for it."""
+        node = str(self._ctx.results.get(DECISION))
+        stuck = node in self._job.advice.stuck
+        why = "too many of its calls have not come back" if stuck else "its breaker is open"
+        error_type = "node_stuck" if stuck else "breaker_open"
+        text = f"node {node!r} is not called: {why}"
+        return StageRun(spec, Outcome.ERROR, error=text, error_type=error_type, node=node)
+
+    async def _attempt(self, spec: StageSpec, node: str | None) -> StageRun:
+        """Call the stage's function once, within what it is granted."""
+        job, ctx, trail = self._job, self._ctx, self._trail
+        started_at = self._clock()
+        granted_s, refused = stage_grant(
+            spec, job.advice.stages[spec.sequence], now=started_at, ends_at=job.ends_at
+        )
+        if refused is not None:
+            return StageRun(spec, Outcome.SKIPPED, error=refused, error_type="skipped")
+        ctx.stage_deadline = ends_at = started_at + granted_s
+        probe = node is not None and job.advice.take_probe(node)
+        attempt, name = ctx.attempt, node or None
+        trail.start(RunningStage(spec, started_at, granted_s, name, attempt, probe))
+        ending = await self._bounds.run(self._call(), ends_at)
+        if ending.outcome is Outcome.SUCCESS:
+            ending = self._taken_over(ending)
+        return StageRun(
+            spec,
+            ending.outcome,
+            ending.data_json,
+            ending.error,
+            ending.error_type,
+            name,
+            attempt,
+            started_at,
+            ending.duration_s,
+            granted_s + ending.extended_s,
+            probe,
+        )
+
+    async def _call(self) -> Any:
+        """Call the stage's function the way it must be called."""
+        query, ctx = self._job.query, self._ctx
+        handler = self._handler()
+        if handler.is_async:
+            data = await handler.call(query, ctx)
+        else:
+            data = await ctx.run_sync(handler.call, query, ctx)
+            if asyncio.iscoroutine(data):
+                data = await data
+        if ctx.stage_type is DECISION:
+            self._check_decision(data)
+        return data
+
+    def _handler(self) -> Handler:
+        ctx = self._ctx
+        if ctx.stage_type is not PROCESSING:
+            return self._app.stage(ctx.stage_type)
+        if not ctx.node:
+            raise NoNodeError("the decision stage chose no node")
+        return self._app.find_node(ctx.node).handler
+
+    def _check_decision(self, data: Any) -> None:
+        if not isinstance(data, str):
+            raise NodeError(f"the decision stage must return a node's name, got {type(data).__name__}")
+        self._app.find_node(data)
+
+    def _taken_over(self, ending: Ending) -> Ending:
+        """Let the later stages see what this one returned; if looking at it raises, the stage has failed."""
+        try:
+            self._show(ending.data)
+            if self._ctx.stage_type is PROCESSING:
+                self._trail.confidence = self._ctx.confidence
+                answer_json = limited_json(self._ctx.answer, self._limit.max_bytes)
+                self._trail.answer_json = answer_json or self._limit.left_out
+        except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
+            return Ending.of_error(raised, ending.duration_s)
+        return ending
+
+    def _show(self, data: Any) -> None:
+        ctx = self._ctx
+        if ctx.stage_type is DECISION:
+            ctx.node = data
+        elif ctx.stage_type is PROCESSING:
+            ctx.answer, ctx.confidence = answer_of(data)
+        elif ctx.stage_type is VALIDATION:
+            ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
+        ctx.results[ctx.stage_type] = data
+
+
+def answer_of(data: Any) -> tuple[Any, float | None]:
+    """Answer and confidence of what a node returned: a dict with ``answer``, or the answer itself."""
+    if not isinstance(data, dict) or "answer" not in data:
+        return data, None
+    confidence = data.get("confidence")
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float):
+        return data["answer"], None
+    return data["answer"], min(1.0, max(0.0, float(confidence)))
