@@ -1,0 +1,144 @@
+"""The service repairs its own Kafka clients under load, and its end is bounded whatever hangs."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.mock import PRODUCE, SESSION, Mock
+from kafka.broker import TopicSet
+from support.checker import (
+    CommitWatch,
+    check,
+    json_of,
+    read_all,
+    wait_for_results,
+    wait_until_committed,
+)
+from support.feeder import Feeder, event, write
+from support.probe import get, metrics
+from support.process import ServiceProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.checker import Report
+
+pytestmark = pytest.mark.broker
+TOPICS = TopicSet("fivestage", 4)
+"""The names are the defaults."""
+APP = "faults.sabotage:app"
+MOST_TAKEN_IN = 1024
+MOST_TASKS = 100
+
+
+def rebuilds(service: ServiceProcess) -> dict[str, float]:
+    """How often a client was made anew, by its labels."""
+    [port] = [line["admin_port"] for line in service.log if line["event"] == "ready"]
+    return metrics(port, "fivestage_client_rebuilds_total")
+
+
+def all_answered(mock: Mock, ids: list[str], watch: CommitWatch | None = None) -> Report:
+    """What the checker finds when every query is answered and committed."""
+    wait_for_results(mock.bootstrap, TOPICS.results, len(ids))
+    wait_until_committed(mock.bootstrap, "fivestage", TOPICS.queries, len(ids))
+    return check(mock.bootstrap, TOPICS, ids, watch.snapshots if watch else ())
+
+
+@pytest.mark.fault(38)
+def test_background_tasks_that_die(record_property: Callable[[str, object], None]) -> None:
+    """Each task of the clients is ended under load; each time a new client goes on, and nothing is lost.
+
+    One more within five minutes ends the process, with exit code 1 and the cause.
+    """
+    killed = ("fetch", "sender", "heartbeat", "group")
+    with Mock() as mock, ServiceProcess(APP, mock.bootstrap, SESSION) as service:
+        port = service.log[-1]["admin_port"]
+        with CommitWatch(mock.bootstrap, "fivestage", TOPICS) as watch:
+            with Feeder(mock.bootstrap, TOPICS.queries, count=1500, rate=300) as feeder:
+                for number, name in enumerate(killed, start=1):
+                    feeder.wait_until_sent(number * 250)
+                    write(mock.bootstrap, TOPICS.queries, [(name, event(name, f"kill {name}"))])
+                    service.wait_for("rebuilt")
+            report = all_answered(mock, [*feeder.ids, *killed], watch)
+        assert get(port, "/readyz") == (200, "ok\n")
+        consumer = {f'{{client="consumer",reason="{name}_ended"}}': 1 for name in killed if name != "sender"}
+        assert rebuilds(service) == {**consumer, '{client="producer",reason="sender_ended"}': 1}
+        write(mock.bootstrap, TOPICS.queries, [(None, event("again", "kill fetch"))])
+        assert service.wait(30) == 1
+    assert report.silent, report
+    assert [line["event"] for line in service.log].count("rebuilding") == len(killed)
+    assert service.log[-1]["error"] == (
+        "the consumer was rebuilt 3 times within 300 s and has failed again: "
+        "the Kafka client's fetch task has ended"
+    )
+    record_property("rebuilds", len(killed))
+    record_property("answered twice", report.duplicates)
+
+
+@pytest.mark.fault(27)
+@pytest.mark.parametrize("code", [45, 47, 59, 90])
+def test_a_producer_beyond_repair(code: int, record_property: Callable[[str, object], None]) -> None:
+    """A fatal answer to a batch under load costs one rebuild, and every event is published all the same."""
+    ids = [f"q{number}" for number in range(1500)]
+    with Mock() as mock:
+        write(mock.bootstrap, TOPICS.queries, [(name, event(name)) for name in ids])
+        mock.push(PRODUCE, [0] * 20 + [code])
+        with ServiceProcess(APP, mock.bootstrap) as service:
+            service.wait_for("rebuilt")
+            report = all_answered(mock, ids)
+            assert list(rebuilds(service).values()) == [1]
+            assert service.end() == 0
+    assert report.silent, report
+    record_property("rebuilds", 1)
+    record_property("answered twice", report.duplicates)
+
+
+@pytest.mark.fault(25)
+def test_slow_acknowledgements(record_property: Callable[[str, object], None]) -> None:
+    """Where every answer of the broker takes 400 ms, fetching waits; neither queries nor tasks pile up."""
+    ids = [f"q{number}" for number in range(2500)]
+    texts = ["tasks" if number % 50 == 0 else "work" for number in range(len(ids))]
+    with Mock() as mock, ServiceProcess(APP, mock.bootstrap) as service:
+        port = service.log[-1]["admin_port"]
+        mock.slow_down(400)
+        events = [(name, event(name, text)) for name, text in zip(ids, texts, strict=True)]
+        write(mock.bootstrap, TOPICS.queries, events)
+        taken_in = [unfinished(port)]
+        pause = threading.Event()
+        while taken_in.count(max(taken_in)) < 10 or max(taken_in) < MOST_TAKEN_IN / 2:
+            pause.wait(0.1)
+            taken_in.append(unfinished(port))
+            assert len(taken_in) < 200, taken_in
+        assert max(taken_in) <= MOST_TAKEN_IN
+        assert sum(metrics(port, "fivestage_lag").values()) > 0
+        mock.slow_down(0)
+        report = all_answered(mock, ids)
+        tasks = [json_of(message)["answer"] for message in read_all(mock.bootstrap, TOPICS.results)]
+        assert rebuilds(service) == {}
+        assert service.end() == 0
+    highest = max(answer for answer in tasks if isinstance(answer, int))
+    assert report.silent, report
+    assert highest < MOST_TASKS
+    record_property("taken in at most", int(max(taken_in)))
+    record_property("tasks at most", highest)
+
+
+def unfinished(port: int) -> float:
+    """Records taken in and not acknowledged."""
+    return metrics(port, "fivestage_unfinished")[""]
+
+
+@pytest.mark.parametrize("how", ["await", "loop", "lock"])
+def test_an_end_that_hangs(how: str) -> None:
+    """Clients that never stop, a loop or an interpreter that is held: the process ends in time."""
+    settings = {"shutdown.drain_timeout_ms": 500, "shutdown.total_timeout_ms": 2000}
+    with Mock() as mock, ServiceProcess(APP, mock.bootstrap, settings) as service:
+        write(mock.bootstrap, TOPICS.queries, [("hang", event("hang", f"hang {how}"))])
+        wait_for_results(mock.bootstrap, TOPICS.results, 1)
+        assert service.end() == 1
+        wait_until_committed(mock.bootstrap, "fivestage", TOPICS.queries, 1)
+    said = [line["event"] for line in service.log]
+    assert ("shutdown took too long" in said) == (how != "lock")  # there the last guard cannot speak
