@@ -54,6 +54,12 @@ def position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | 
     return state.position if state is not None and state.has_valid_position else None
 
 
+def has_fetched(consumer: AIOKafkaConsumer, partition: TopicPartition) -> bool:
+    """Whether there is something of a partition that only waits to be handed out."""
+    client: Any = consumer
+    return partition in client._fetcher._records
+
+
 async def end_offsets(
     consumer: AIOKafkaConsumer, partitions: list[TopicPartition], timeout_ms: int
 ) -> dict[TopicPartition, int]:

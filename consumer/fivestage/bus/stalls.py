@@ -71,8 +71,13 @@ class Stalls:
             self._asking.add_done_callback(self._asked)
 
     def _positions(self, consumer: AIOKafkaConsumer) -> Positions:
-        keys = self._ledger.within_span()
-        return {key: internals.position_of(consumer, TopicPartition(*key)) for key in keys}
+        """Of the partitions that may be read, but not of those whose records are here and wait."""
+        wanted = [(key, TopicPartition(*key)) for key in self._ledger.within_span()]
+        return {
+            key: internals.position_of(consumer, partition)
+            for key, partition in wanted
+            if not internals.has_fetched(consumer, partition)
+        }
 
     async def _ask(self, consumer: AIOKafkaConsumer, quiet: Positions) -> None:
         try:
