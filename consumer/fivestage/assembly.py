@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.bus.committer import Committer
+from fivestage.bus.member import Member
 from fivestage.bus.sink import Sink
-from fivestage.bus.source import Source
 from fivestage.core.breaker import BreakerState
 from fivestage.core.encode import Encoder
 from fivestage.core.records import Output
@@ -36,7 +36,7 @@ BREAKER_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerStat
 class Parts(NamedTuple):
     """The parts of a service, made and not yet started."""
 
-    source: Source
+    source: Member
     inner: Inner
     executor: Executor
     sink: Sink
@@ -81,9 +81,9 @@ def assemble(
         observer=metrics,
         tracing=_tracing(settings),
     )
-    source = Source(settings, ledger, on_revoked, metrics)
+    source = Member(settings, ledger, on_revoked, metrics)
     interval_s = settings.kafka.commit_interval_ms / 1000
-    committer = Committer(source.consumer, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
+    committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     watch = Watch(
         source=source,
         dispatcher=inner.dispatcher,

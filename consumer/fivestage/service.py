@@ -20,6 +20,7 @@ from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
 from fivestage.bus import topics
 from fivestage.core.ledger import Ledger
+from fivestage.ending import HardEnd
 from fivestage.errors import (
     BrokerError,
     ConfigurationError,
@@ -69,11 +70,13 @@ class Service:
         self._signalled = False
         self._failure: Exception | None = None
         self.admin_port: int | None = None
+        self.hard_end: HardEnd | None = None
+        """Ends the process when the orderly end does not."""
         self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span)
 
-    async def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; returns the process's exit code.
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, and end in order.
 
         Raises:
             ConfigurationError: something outside must be put right first.
@@ -83,12 +86,17 @@ class Service:
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         tuning.share_the_interpreter()
         async with contextlib.AsyncExitStack() as stack:
-            if await self._started_before_the_end(stack):
-                tuning.spare_what_is_there()
-                await self._serve()
+            try:
+                if await self._started_before_the_end(stack):
+                    tuning.spare_what_is_there()
+                    await self._serve()
+            except Exception as error:
+                self._failure = self._failure or error
+                raise
+            finally:
+                self._end_within_limit()  # also where no part has got as far as to ask for the end
         if self._failure is not None:
             raise self._failure
-        return 0
 
     def stop(self, failure: Exception | None = None) -> None:
         """Begin the orderly end; *failure* is raised by ``run`` when it is done."""
@@ -98,8 +106,13 @@ class Service:
             log.error("stopping", **{"error_type": type(failure).__name__, **told})
         if not self._ending.is_set():
             self._ending.set()
-            total_s = self.settings.shutdown.total_timeout_ms / 1000
-            asyncio.get_running_loop().call_later(total_s, _give_up, total_s)
+            self._end_within_limit()
+
+    def _end_within_limit(self) -> None:
+        """From now on the process has so long to live, whatever hangs in it."""
+        if self.hard_end is None:
+            limit_s = self.settings.shutdown.total_timeout_ms / 1000
+            self.hard_end = HardEnd(limit_s, lambda: max(1, exit_code(self._failure)))
 
     # Starting
 
@@ -264,9 +277,11 @@ async def _bounded(step: Callable[[], Awaitable[None]], name: str) -> None:
         log.warning("ended badly", part=name, **described(error))
 
 
-def _give_up(total_s: float) -> None:
-    log.error("shutdown took too long", limit_s=total_s)
-    os._exit(1)
+def exit_code(failure: Exception | None) -> int:
+    """0 for none, 2 where something must be put right first, 1 for everything else."""
+    if failure is None:
+        return 0
+    return 2 if isinstance(failure, ConfigurationError | InvalidAppError) else 1
 
 
 def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
@@ -278,22 +293,27 @@ def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
+    service = Service(settings, app, app_path)
     try:
-        return loop.run_until_complete(_main(settings, app, app_path))
+        return loop.run_until_complete(_main(service))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        if service.hard_end is not None:
+            service.hard_end.cancel()
 
 
-async def _main(settings: Settings, app: Pipeline, app_path: str | None) -> int:
+async def _main(service: Service) -> int:
+    failure: Exception | None = None
     try:
-        return await Service(settings, app, app_path).run()
+        await service.run()
     except (ConfigurationError, InvalidAppError) as error:
+        failure = error
         log.error("cannot run", error=str(error))  # noqa: TRY400 - one line, no traceback
-        return 2
     except FivestageError as error:
+        failure = error
         log.error("ended", error_type=type(error).__name__, error=str(error))  # noqa: TRY400
-        return 1
     except Exception as error:  # noqa: BLE001 - a bug: told without its text, which may hold a query
+        failure = error
         log.error("ended", **described(error))  # noqa: TRY400
-        return 1
+    return exit_code(failure)

@@ -1,7 +1,8 @@
 """The watch: is work progressing, can it be answered, and when is it time to give up.
 
-What cannot be mended from inside ends the process, so that its supervisor starts a fresh one: nothing that
-was not answered is committed, and so nothing is lost.
+Clients of Kafka that are beyond repair are made anew (``bus/``). What cannot be mended from inside ends the
+process, so that its supervisor starts a fresh one: nothing that was not answered is committed, and so nothing
+is lost.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
-from fivestage.errors import BrokerError, ExecutorError, FivestageError, PublishError
+from fivestage.errors import ExecutorError, FivestageError, PublishError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fivestage.bus.member import Member
     from fivestage.bus.sink import Sink
-    from fivestage.bus.source import Source
     from fivestage.dispatcher import Dispatcher
     from fivestage.executors import Executor
 
@@ -47,7 +48,7 @@ class Watch:
     def __init__(
         self,
         *,
-        source: Source,
+        source: Member,
         dispatcher: Dispatcher,
         executor: Executor,
         sink: Sink,
@@ -80,6 +81,7 @@ class Watch:
             due = clock() + (TICK_S if announced else FIRST_TICK_S)
             await asyncio.sleep(due - clock())
             self.bus_lag_s = max(0.0, clock() - due)
+            self._sink.look(clock())
             trouble = self._trouble(clock())
             self._strikes = self._strikes + 1 if trouble is not None else 0
             if trouble is not None and self._strikes >= STRIKES:
@@ -90,8 +92,6 @@ class Watch:
         waited_s = self._sink.oldest_unacked_s(now)
         if waited_s > self._publish_timeout_s:
             return PublishError(f"events were not acknowledged for {waited_s:.0f} s: are the brokers up?")
-        if (failure := self._source.failure or self._sink.failure) is not None:
-            return BrokerError(failure)
         if self._executor.failure is not None:
             return ExecutorError(self._executor.failure)
         if (reason := self._too_many_stuck(now)) is not None:
@@ -126,6 +126,8 @@ class Watch:
             return Health(ok=False, reason="draining")
         if (reason := self._source.not_joined()) is not None:
             return Health(ok=False, reason=reason)
+        if (trouble := self._sink.trouble) is not None:
+            return Health(ok=False, reason=f"the producer is being rebuilt: {trouble.text}")
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
         if waited_s > UNACKED_UNREADY_S:
             return Health(ok=False, reason=f"events have not been acknowledged for {waited_s:.0f} s")

@@ -108,8 +108,16 @@ async def test_a_broken_record_is_passed_over_alone(
     assert await read(producer, 13) == sorted(good + middle, key=lambda row: row[:2])
 
 
-@pytest.mark.parametrize("path", ["_fetcher._fetch_task", "_coordinator._coordination_task"])
-async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("_fetcher._fetch_task", "fetch_ended"),
+        ("_coordinator._coordination_task", "group_ended"),
+        ("_coordinator._heartbeat_task", "heartbeat_ended"),
+        ("_coordinator._commit_refresh_task", "position_ended"),
+    ],
+)
+async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, path: str, reason: str) -> None:
     """Where a task inside aiokafka has ended, which it would never tell, the source says so."""
 
     async def nothing(_: object) -> None:
@@ -121,12 +129,13 @@ async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, pat
     await source.start()
     while source.not_joined() is not None:
         await source.fetch(10)
-    assert source.failure is None
+    assert source.trouble is None
     task: asyncio.Task[None] = operator.attrgetter(path)(source.consumer)
     while not task.done():
         task.cancel()
         await asyncio.sleep(0)
-    assert source.failure is not None
+    assert source.trouble is not None
+    assert source.trouble.reason == reason
     with contextlib.suppress(asyncio.CancelledError):
         async with asyncio.timeout(5):
             await source.stop()

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fivestage.errors import BrokerError, ExecutorError, FivestageError, PublishError
+from fivestage.core.repair import Trouble
+from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.threads import Abandoned
 from fivestage.watch import STUCK_AFTER_S, STUCK_S, UNACKED_UNREADY_S, Watch
 
@@ -23,6 +24,11 @@ class Parts:
         self.failure: str | None = None
         self.left: list[Abandoned] = []
         self.reason: str | None = None
+        self.trouble: Trouble | None = None
+        self.looks = 0
+
+    def look(self, _now: float) -> None:
+        self.looks += 1
 
     def not_joined(self) -> str | None:
         return self.reason
@@ -77,11 +83,14 @@ async def test_an_executor_that_ended() -> None:
     assert isinstance(await given_up(parts, 5, executor), ExecutorError)
 
 
-async def test_a_dead_task_of_the_client() -> None:
-    """A Kafka client that will never deliver or send again ends the service."""
+async def test_a_producer_that_is_made_anew() -> None:
+    """The watch looks after the sink; while it gets a new producer, the service is not ready and lives on."""
     parts = Parts()
-    parts.failure = "the Kafka client's fetch task has ended"
-    assert isinstance(await given_up(parts, 5), BrokerError)
+    parts.trouble = Trouble("sender_ended", "the send task has ended")
+    assert await given_up(parts, 5) is None
+    assert parts.looks > 5
+    assert watch(parts).ready() == (False, "the producer is being rebuilt: the send task has ended")
+    assert watch(parts).live().ok
 
 
 async def test_too_many_stuck_stages() -> None:

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 
+from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError
 
 if TYPE_CHECKING:
-    from aiokafka import AIOKafkaConsumer
-
+    from fivestage.bus.member import Member
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger
 
@@ -28,7 +34,7 @@ class Committer:
     rebalance takes the same lock and waits for the commit under way.
 
     Args:
-        consumer: The group member to commit as.
+        member: The group member to commit as; it gets another consumer when a commit is refused.
         ledger: What is finished.
         interval_s: How long finished work may stay uncommitted.
         timeout_s: How long one commit may take.
@@ -36,14 +42,14 @@ class Committer:
 
     def __init__(
         self,
-        consumer: AIOKafkaConsumer,
+        member: Member,
         ledger: Ledger,
         observer: Observer,
         *,
         interval_s: float,
         timeout_s: float,
     ) -> None:
-        self._consumer = consumer
+        self._member = member
         self._ledger = ledger
         self._observer = observer
         self._interval_s = interval_s
@@ -54,7 +60,7 @@ class Committer:
         """Commit at every interval until cancelled.
 
         Raises:
-            BrokerError: commits are refused for good.
+            BrokerError: this principal may not commit.
         """
         while True:
             await asyncio.sleep(self._interval_s)
@@ -64,7 +70,7 @@ class Committer:
         """Commit what is finished now; whether everything finished is committed.
 
         Raises:
-            BrokerError: the commit was refused for a reason that will not pass.
+            BrokerError: this principal may not commit.
         """
         async with self._lock:
             epoch, positions = self._ledger.epoch, self._ledger.committable()
@@ -84,7 +90,8 @@ class Committer:
 
     async def _send(self, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
         """Send one commit; what went wrong, or None."""
-        task = asyncio.ensure_future(self._consumer.commit(offsets))
+        consumer = self._member.consumer
+        task = asyncio.ensure_future(consumer.commit(offsets))
         try:
             done, _ = await asyncio.wait({task}, timeout=timeout_s)
             if not done:
@@ -92,10 +99,13 @@ class Committer:
             task.result()
         except (CommitFailedError, IllegalStateError) as error:
             return type(error).__name__  # the group has moved on: others will read this again
-        except KafkaError as error:
-            if error.retriable:
-                return type(error).__name__
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
             raise BrokerError(f"commits are refused: {type(error).__name__}: {error}") from error
+        except KafkaError as error:
+            name = type(error).__name__
+            if not error.retriable:
+                self._member.condemn(consumer, Trouble(name, f"commits are refused: {name}: {error}"))
+            return name
         finally:
             task.cancel()
         return None

@@ -80,7 +80,9 @@ class Recovery:
                 raise ConfigurationError(text) from error
             case CorruptRecordException() | RecordTooLargeError() | UnsupportedCodecError():
                 return False
-            case KafkaError() | OSError():
+            case KafkaError():
+                raise BrokerError(f"the consumer failed: {type(error).__name__}: {error}") from error
+            case OSError():
                 raise BrokerError(f"the consumer failed: {type(error).__name__}") from error
         return False
 

@@ -4,19 +4,28 @@
 a seventh. A partition's next batch fills while its last one is under way, so batches grow with the load and
 nothing waits when there is none. The producer is idempotent (acks from all in-sync replicas), which means
 that aiokafka retries for ever: the bound on that is ``oldest_unacked_s``, watched by the service.
+
+When the producer has to be made anew, what was not acknowledged goes back to the head of its queue, and is
+published again under the same ids and in the same order.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.partitioner import murmur2
 
-from fivestage.bus.connection import client_options
+from fivestage.bus.outbox import Delivery, PartitionQueue
+from fivestage.bus.producer import Producer
+from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
 
 if TYPE_CHECKING:
@@ -26,31 +35,12 @@ if TYPE_CHECKING:
     from fivestage.core.records import Output, OutputRecord
     from fivestage.settings import Settings
 
-MAX_BATCH_BYTES = 64 * 1024
-"""A batch takes records until it is this large; a larger record gets a batch of its own."""
-
-
-class _Delivery:
-    """The records of one query on their way."""
-
-    __slots__ = ("on_acked", "published_at", "remaining")
-
-    def __init__(self, remaining: int, on_acked: Callable[[], None], published_at: float) -> None:
-        self.remaining = remaining
-        self.on_acked = on_acked
-        self.published_at = published_at
-
-
-class _PartitionQueue:
-    """What waits for one output partition. One batch is under way at a time, so order is kept."""
-
-    __slots__ = ("busy", "partition", "pending", "topic")
-
-    def __init__(self, topic: str, partition: int) -> None:
-        self.topic = topic
-        self.partition = partition
-        self.pending: deque[tuple[OutputRecord, _Delivery]] = deque()
-        self.busy = False
+LATE_LOOKS = 3
+"""How often in a row a batch must be found late: a process that was stopped finds its clocks ahead."""
+TAKE_BACK_S = 1.0
+"""How long sends of an old producer may take to end when they are cancelled."""
+HOPELESS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTopicError)
+"""Another producer would be told the same."""
 
 
 class Sink:
@@ -74,20 +64,21 @@ class Sink:
         self._topics = settings.topics.outputs
         self._observer = observer
         self._on_failure = on_failure
-        self._queues: dict[Output, list[_PartitionQueue]] = {}
-        self._ready: list[_PartitionQueue] = []
+        self._batch_patience_s = settings.kafka.publish_timeout_ms / 1000 / 2
+        self._queues: dict[Output, list[PartitionQueue]] = {}
+        self._ready: list[PartitionQueue] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._keyless = 0
-        self._open: dict[_Delivery, None] = {}
-        self.producer = AIOKafkaProducer(
-            **client_options(settings.kafka),
-            enable_idempotence=True,
-            max_batch_size=min(MAX_BATCH_BYTES, max_record_bytes),
-            max_request_size=max_record_bytes,
+        self._late_looks = 0
+        self._open: dict[Delivery, None] = {}
+        self.producer = Producer(
+            settings,
+            observer,
+            max_record_bytes=max_record_bytes,
+            on_retired=self._take_back,
+            on_rebuilt=self._send_all,
+            on_failure=lambda error: on_failure(PublishError(str(error))),
         )
-        # A partition without a leader is waited for as long as one whose leader does not answer.
-        patience_s = settings.kafka.publish_timeout_ms / 1000
-        self.producer._message_accumulator._batch_ttl = patience_s  # noqa: SLF001 - aiokafka is pinned
 
     def __repr__(self) -> str:
         return f"<Sink {len(self._open)} unacknowledged>"
@@ -99,17 +90,16 @@ class Sink:
             BrokerError: no broker answers.
         """
         try:
-            await self.producer.start()
-            for output, topic in self._topics.items():
-                partitions = await self.producer.partitions_for(topic)
-                self._queues[output] = [_PartitionQueue(topic, p) for p in sorted(partitions)]
+            partitions = await self.producer.start()
         except KafkaError as error:
             raise BrokerError(f"cannot connect: {error}") from error
+        for output, topic in self._topics.items():
+            self._queues[output] = [PartitionQueue(topic, number) for number in partitions[topic]]
 
     def publish(self, records: Sequence[OutputRecord], on_acked: Callable[[], None]) -> None:
         """Send records, soon; call *on_acked* when the broker has acknowledged all of them."""
         loop = asyncio.get_running_loop()
-        delivery = _Delivery(len(records), on_acked, loop.time())
+        delivery = Delivery(len(records), on_acked, loop.time())
         self._open[delivery] = None
         hashed: dict[bytes | None, int] = {None: self._keyless}
         self._keyless += 1  # records without a key take turns
@@ -120,10 +110,10 @@ class Sink:
                 hashed[key] = murmur2(key) & 0x7FFFFFFF
             queue = queues[hashed[key] % len(queues)]
             queue.pending.append((record, delivery))
-            if not queue.busy:
+            if not queue.busy and self._may_send(queue):
                 self._schedule(queue)
 
-    def _schedule(self, queue: _PartitionQueue) -> None:
+    def _schedule(self, queue: PartitionQueue) -> None:
         """Send the queue's batch at the end of this turn of the loop, with all that is added until then."""
         queue.busy = True
         if not self._ready:
@@ -137,24 +127,36 @@ class Sink:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, queue: _PartitionQueue) -> None:
-        """Send one batch, wait for its acknowledgement, and go on while there is more."""
-        loop = asyncio.get_running_loop()
-        while queue.pending:
-            sent_at = loop.time()
-            try:
-                batch, taken = self._fill(queue)
-                acked = await self.producer.send_batch(batch, queue.topic, partition=queue.partition)
-                await acked
-                self._acknowledge(taken)
-                self._observer.published(queue.topic, len(taken), loop.time() - sent_at)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the service must know
-                self._fail(queue.topic, error)
-                return
-        queue.busy = False
+    async def _send(self, queue: PartitionQueue) -> None:
+        """Send batch after batch while there is more, each when the last one is acknowledged."""
+        try:
+            while queue.pending and self._may_send(queue):
+                await self._send_batch(queue)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the service must know
+            self._failed(queue, error)
+        finally:
+            queue.busy = False
 
-    def _fill(self, queue: _PartitionQueue) -> tuple[object, list[tuple[OutputRecord, _Delivery]]]:
-        batch = self.producer.create_batch()
+    def _may_send(self, queue: PartitionQueue) -> bool:
+        return self.producer.trouble is None and not queue.over
+
+    async def _send_batch(self, queue: PartitionQueue) -> None:
+        clock = asyncio.get_running_loop().time
+        batch, taken = self._fill(queue)
+        queue.sent_at = sent_at = clock()
+        try:
+            acked = await self.producer.client.send_batch(batch, queue.topic, partition=queue.partition)
+            await acked
+        except BaseException:
+            queue.pending.extendleft(reversed(taken))
+            raise
+        finally:
+            queue.sent_at = None
+        self._acknowledge(taken)
+        self._observer.published(queue.topic, len(taken), clock() - sent_at)
+
+    def _fill(self, queue: PartitionQueue) -> tuple[object, list[tuple[OutputRecord, Delivery]]]:
+        batch = self.producer.client.create_batch()
         pending, taken = queue.pending, []
         while pending:
             record = pending[0][0]
@@ -167,27 +169,64 @@ class Sink:
         batch.close()
         return batch, taken
 
-    def _acknowledge(self, taken: list[tuple[OutputRecord, _Delivery]]) -> None:
+    def _acknowledge(self, taken: list[tuple[OutputRecord, Delivery]]) -> None:
         for _, delivery in taken:
             delivery.remaining -= 1
             if not delivery.remaining:
                 del self._open[delivery]
                 delivery.on_acked()
 
-    def _fail(self, topic: str, error: Exception) -> None:
+    def _failed(self, queue: PartitionQueue, error: Exception) -> None:
+        """A batch was not acknowledged: mend what can be mended, tell the service of the rest."""
+        if self.producer.trouble is not None:
+            return
+        topic, name = queue.topic, type(error).__name__
+        detail = f": {error}" if isinstance(error, KafkaError) else ""  # others may quote an event
+        text = f"cannot publish to topic {topic!r}: {name}{detail}"
         if isinstance(error, TopicAuthorizationFailedError):
-            text = f"not allowed to write topic {topic!r}: grant Write on it to this principal"
-            self._on_failure(ConfigurationError(text))
+            queue.over = True
+            advice = f"not allowed to write topic {topic!r}: grant Write on it to this principal"
+            self._on_failure(ConfigurationError(advice))
+        elif not isinstance(error, KafkaError) or isinstance(error, HOPELESS):
+            queue.over = True
+            self._on_failure(PublishError(text))
         else:
-            text = f": {error}" if isinstance(error, KafkaError) else ""  # others may quote an event
-            name = type(error).__name__
-            self._on_failure(PublishError(f"cannot publish to topic {topic!r}: {name}{text}"))
+            self.producer.rebuild(Trouble(name, text))
+
+    # The producer is made anew
+
+    def look(self, now: float) -> None:
+        """Have the producer made anew where a batch stays unacknowledged; to be called twice a second."""
+        sent = [queue.sent_at for queues in self._queues.values() for queue in queues]
+        waited_s = now - min((at for at in sent if at is not None), default=now)
+        self._late_looks = self._late_looks + 1 if waited_s > self._batch_patience_s else 0
+        if self._late_looks >= LATE_LOOKS:
+            self._late_looks = 0
+            text = f"a batch was not acknowledged for {waited_s:.0f} s"
+            self.producer.rebuild(Trouble("unacknowledged", text))
+
+    async def _take_back(self) -> None:
+        """Wait for nothing any more: what is under way goes back to the heads of the queues."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=TAKE_BACK_S)
+        if any(not task.done() for task in self._tasks):
+            raise BrokerError("a send of the old producer does not end")
+        for queues in self._queues.values():
+            for queue in queues:
+                queue.busy = False  # also where a task was cancelled before it began
+
+    def _send_all(self) -> None:
+        for queues in self._queues.values():
+            for queue in queues:
+                if queue.pending and not (queue.busy or queue.over):
+                    self._schedule(queue)
 
     @property
-    def failure(self) -> str | None:
-        """Why nothing will ever be sent again; None while all is well."""
-        task = self.producer._sender.sender_task  # noqa: SLF001 - nothing public tells; aiokafka is pinned
-        return "the Kafka client's send task has ended" if task is not None and task.done() else None
+    def trouble(self) -> Trouble | None:
+        """Why nothing is sent at the moment, where the producer is being made anew."""
+        return self.producer.trouble
 
     @property
     def unacknowledged(self) -> int:

@@ -6,22 +6,26 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 * cancelling a fetch switches ``max_poll_interval_ms`` off for good: fetches are never cancelled;
 * a pause is forgotten in every rebalance and drops what was fetched ahead: it is applied again, and used
   only when the wait is long;
-* exceptions of the rebalance listener are logged and forgotten: they are kept and raised from ``fetch``.
+* exceptions of the rebalance listener are logged and forgotten: they are kept and raised from ``fetch``;
+* a fetch that is answered with an unknown error is repeated at once, for ever: see ``internals.py``;
+* a background task that has ended is not told of, and a consumer cannot be started again: see ``member.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError
 
+from fivestage.bus import internals
 from fivestage.bus.connection import client_options
 from fivestage.bus.recovery import Recovery
 from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -33,12 +37,13 @@ if TYPE_CHECKING:
 
 FETCH_TIMEOUT_MS = 200
 """How long an empty fetch waits; also how soon the loop sees that it should stop."""
+ERROR_PAUSE_S = 0.1
 
 log = structlog.get_logger("fivestage.bus.source")
 
 
 class Source:
-    """Consumes one topic as a member of a group.
+    """Consumes one topic as a member of a group, for as long as its consumer lives.
 
     Args:
         settings: Where to connect and how.
@@ -61,6 +66,7 @@ class Source:
         self._failure: BaseException | None = None
         self._observer = observer
         self._joined = False
+        self._retired = False
         self.consumer = AIOKafkaConsumer(**_consumer_options(settings))
         self._recovery = Recovery(
             self.consumer, ledger, self._begin, topic=self._topic, group_id=settings.kafka.group_id
@@ -79,6 +85,7 @@ class Source:
             await self.consumer.start()
         except KafkaError as error:
             raise BrokerError(f"cannot connect: {error}") from error
+        internals.brake_fetches(self.consumer, ERROR_PAUSE_S)
         self.consumer.subscribe([self._topic], listener=_Listener(self))
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
@@ -109,7 +116,7 @@ class Source:
         first = records[0]
         key = PartitionKey(first.topic, first.partition)
         book = self._ledger.book(key)
-        if book is None:
+        if book is None or self._retired:  # the book may be another consumer's
             return []
         if book.next_offset is not None and first.offset < book.next_offset:
             log.warning("offsets went back: a new log", partition=key.partition, offset=first.offset)
@@ -139,21 +146,24 @@ class Source:
         return lags
 
     @property
-    def failure(self) -> str | None:
+    def trouble(self) -> Trouble | None:
         """Why no record will ever come again, which aiokafka itself never tells; None while all is well."""
-        client: Any = self.consumer  # nothing public tells; aiokafka is pinned, and a test holds this
-        tasks = {"fetch": client._fetcher._fetch_task, "group": client._coordinator._coordination_task}  # noqa: SLF001
-        ended = [name for name, task in tasks.items() if task is not None and task.done()]
-        return f"the Kafka client's {ended[0]} task has ended" if ended else None
+        if (name := internals.ended_task(self.consumer)) is None:
+            return None
+        return Trouble(f"{name}_ended", f"the Kafka client's {name} task has ended")
 
     def not_joined(self) -> str | None:
         """Why this member takes no records now; None when it does (be it of no partition)."""
         if not self._joined:
             return "not a member of the group yet"
-        coordinator: Any = self.consumer._coordinator  # noqa: SLF001 - nothing public tells; aiokafka is pinned
-        if coordinator.coordinator_id is None:
+        if not internals.knows_coordinator(self.consumer):
             return "the group's coordinator cannot be reached"
         return None
+
+    def retire(self) -> None:
+        """Touch the ledger no more: another consumer takes over. Its books are closed by the caller."""
+        self._retired = True
+        self._joined = False
 
     async def stop(self) -> None:
         """Leave the group and disconnect. The caller bounds this: it can hang."""
@@ -163,6 +173,8 @@ class Source:
 
     async def revoked(self, keys: frozenset[PartitionKey]) -> None:
         """Partitions are being taken away."""
+        if self._retired:
+            return
         self._joined = False
         try:
             if keys:
@@ -172,6 +184,8 @@ class Source:
 
     async def assigned(self, keys: frozenset[PartitionKey]) -> None:
         """Partitions were given to us."""
+        if self._retired:
+            return
         self._observer.rebalanced()
         self._joined = True
         self._ledger.assign(keys)

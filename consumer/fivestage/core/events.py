@@ -38,6 +38,9 @@ class Observer:
     def commit_failed(self, error_type: str) -> None:
         """A commit did not go through; it is tried again with newer positions."""
 
+    def client_rebuilt(self, client: str, reason: str) -> None:
+        """A client of Kafka is being made anew: ``consumer`` or ``producer``, and why, in a word."""
+
     def came_late(self) -> None:
         """An executor delivered a query that had ended; what it brought was dropped."""
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
+from fivestage.telemetry.repeats import Repeats
+
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
@@ -44,6 +46,7 @@ def configure(level: str = "INFO") -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(Repeats("aiokafka"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)

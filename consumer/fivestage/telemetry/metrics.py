@@ -131,6 +131,12 @@ class Metrics(Observer):
             ("error_type",),
             registry=registry,
         )
+        self._client_rebuilds = Counter(
+            "fivestage_client_rebuilds_total",
+            "Clients of Kafka made anew, because they were beyond repair.",
+            ("client", "reason"),
+            registry=registry,
+        )
         self._late_results = Counter(
             "fivestage_late_results_total",
             "Results dropped because their query had ended.",
@@ -219,6 +225,9 @@ class Metrics(Observer):
 
     def commit_failed(self, error_type: str) -> None:
         self._commit_failures.labels(error_type).inc()
+
+    def client_rebuilt(self, client: str, reason: str) -> None:
+        self._client_rebuilds.labels(client, reason).inc()
 
     def came_late(self) -> None:
         self._late_results.inc()

@@ -1,0 +1,147 @@
+"""What aiokafka (0.14.0, pinned) does not show: whether its tasks live, and how to be rid of it.
+
+Tests hold every name that is used here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+# ruff: noqa: SLF001 - the point of this module
+
+
+def ended_task(consumer: AIOKafkaConsumer) -> str | None:
+    """The name of a background task that has ended and should not have; aiokafka never tells."""
+    client: Any = consumer
+    coordinator, subscription = client._coordinator, client._subscription.subscription
+    if _is_done(client._fetcher._fetch_task):
+        return "fetch"
+    if _is_done(coordinator._coordination_task):
+        return "group"
+    if coordinator._rejoin_needed_fut.done():  # these two end before each rebalance, to be started anew
+        return None
+    if _is_done(coordinator._heartbeat_task) and coordinator.member_id:
+        return "heartbeat"
+    assignment = subscription.assignment if subscription is not None else None
+    if _is_done(coordinator._commit_refresh_task) and assignment is not None and assignment.active:
+        return "position"
+    return None
+
+
+def _is_done(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and task.done()
+
+
+def knows_coordinator(consumer: AIOKafkaConsumer) -> bool:
+    """Whether the group's coordinator is known, and was reached when it was last asked."""
+    client: Any = consumer
+    return client._coordinator.coordinator_id is not None
+
+
+def position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
+    """The next offset to be handed out; None where it is not known (yet), or not assigned."""
+    client: Any = consumer
+    subscription = client._subscription.subscription
+    assignment = subscription.assignment if subscription is not None else None
+    state = assignment.state_value(partition) if assignment is not None else None
+    return state.position if state is not None and state.has_valid_position else None
+
+
+def has_fetched(consumer: AIOKafkaConsumer, partition: TopicPartition) -> bool:
+    """Whether there is something of a partition that only waits to be handed out."""
+    client: Any = consumer
+    return partition in client._fetcher._records
+
+
+async def end_offsets(
+    consumer: AIOKafkaConsumer, partitions: list[TopicPartition], timeout_ms: int
+) -> dict[TopicPartition, int]:
+    """Where partitions end, for a reader of what is committed.
+
+    Raises:
+        KafkaError: the brokers do not say, or not in time.
+    """
+    fetcher: Any = consumer._fetcher
+    ends: dict[TopicPartition, int] = await fetcher.end_offsets(partitions, timeout_ms)
+    return ends
+
+
+def brake_fetches(consumer: AIOKafkaConsumer, pause_s: float) -> None:
+    """Pause after a fetch that brings nothing at once, as one does that is answered with an error.
+
+    aiokafka asks again without a pause after most error codes, some thousand times a second. A fetch that
+    finds nothing is answered late, and so is not slowed down.
+    """
+    fetcher: Any = consumer._fetcher
+    fetch, clock = fetcher._proc_fetch_request, asyncio.get_running_loop().time
+
+    async def fetch_or_pause(*args: Any) -> bool:
+        started_at = clock()
+        brought: bool = await fetch(*args)
+        if not brought and clock() - started_at < pause_s:
+            with contextlib.suppress(asyncio.CancelledError):  # as fetches do
+                await asyncio.sleep(pause_s)
+        return brought
+
+    fetcher._proc_fetch_request = fetch_or_pause
+
+
+def cut(consumer: AIOKafkaConsumer) -> None:
+    """End what ``stop`` has left of a consumer, without waiting: tasks, connections."""
+    client: Any = consumer
+    coordinator, fetcher = client._coordinator, client._fetcher
+    tasks = [fetcher._fetch_task] if fetcher is not None else []
+    if coordinator is not None:
+        tasks += [
+            coordinator._heartbeat_task,
+            coordinator._commit_refresh_task,
+            coordinator._coordination_task,
+        ]
+    for task in tasks:
+        if task is not None:
+            task.cancel()
+    _disconnect(client._client)
+
+
+def cut_producer(producer: AIOKafkaProducer) -> None:
+    """End what ``stop`` has left of a producer, without waiting: its batches are not acknowledged."""
+    client: Any = producer
+    for batch in _batches(client._message_accumulator):
+        batch.future.cancel()
+    _disconnect(client.client)
+
+
+def _batches(accumulator: Any) -> Iterator[Any]:
+    yield from list(accumulator._pending_batches)
+    for batches in list(accumulator._batches.values()):
+        yield from list(batches)
+
+
+def _disconnect(client: Any) -> None:
+    if client._sync_task is not None:
+        client._sync_task.cancel()
+    for connection in list(client._conns.values()):
+        connection.close()
+
+
+def when_sender_ends(producer: AIOKafkaProducer, call: Callable[[], None]) -> None:
+    """Have *call* called when a started producer will never send again, whatever the cause.
+
+    aiokafka's own callback takes every producer for a transactional one, and raises.
+    """
+    sender: Any = producer._sender
+    sender.sender_task.remove_done_callback(sender._fail_all)
+    sender.sender_task.add_done_callback(lambda _: call())
+
+
+def set_patience(producer: AIOKafkaProducer, patience_s: float) -> None:
+    """Wait for a partition without a leader for as long as for one whose leader does not answer."""
+    accumulator: Any = producer._message_accumulator
+    accumulator._batch_ttl = patience_s

@@ -1,0 +1,189 @@
+"""The member of the group: a source that is made anew when its consumer is beyond repair.
+
+What is in flight is finished and committed before, as in every rebalance, where the old consumer still can.
+The new one joins the group as another member, and gets new books: what the old one finishes moves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from fivestage.bus import internals
+from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within, ignore
+from fivestage.bus.source import Source
+from fivestage.bus.stalls import Stalls
+from fivestage.core.repair import Trouble
+from fivestage.errors import BrokerError, FivestageError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from aiokafka import AIOKafkaConsumer
+
+    from fivestage.core.events import Observer
+    from fivestage.core.ledger import Ledger, PartitionKey
+    from fivestage.core.records import CorruptRecord, Record
+    from fivestage.settings import Settings
+
+LOOK_S = 0.5
+"""How often a fetch under way is looked after."""
+
+log = structlog.get_logger("fivestage.bus.member")
+
+
+class _BrokenError(BrokerError):
+    """The consumer is beyond repair."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.text)
+        self.trouble = trouble
+
+
+class Member:
+    """Consumes one topic as a member of a group, with one consumer after another.
+
+    Args:
+        settings: Where to connect and how.
+        ledger: See Source.
+        on_revoked: See Source; also awaited before a consumer is replaced.
+        observer: Told of every rebuild.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
+        observer: Observer,
+    ) -> None:
+        self._settings = settings
+        self._observer = observer
+        self._ledger = ledger
+        self._on_revoked = on_revoked
+        self._source = self._make()
+        self._rebuilds = Rebuilds("consumer", observer)
+        self.stalls = Stalls(ledger, self.condemn)
+        self._condemned: Trouble | None = None
+        self._paused = False
+        self._stopping = False
+        self.trouble: Trouble | None = None
+        """Why the consumer is being made anew, while it is."""
+
+    def _make(self) -> Source:
+        return Source(self._settings, self._ledger, self._on_revoked, self._observer)
+
+    def __repr__(self) -> str:
+        return f"<Member {self._source}{' being rebuilt' if self.trouble else ''}>"
+
+    @property
+    def consumer(self) -> AIOKafkaConsumer:
+        """The consumer of the moment."""
+        return self._source.consumer
+
+    async def start(self) -> None:
+        """See Source."""
+        await self._source.start()
+
+    async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
+        """Wait a little for records, or for a new consumer. Never cancel this; it returns by itself.
+
+        Raises:
+            ConfigurationError: this principal may not read the topic or use the group.
+            BrokerError: the consumer was made anew too often, or cannot be.
+        """
+        if self._paused:
+            self.stalls.excuse()
+        else:
+            self.stalls.look(self.consumer)
+        trouble = self._look()
+        if trouble is None:
+            try:
+                return await self._fetch(max_records)
+            except _BrokenError as broken:
+                trouble = broken.trouble
+            except BrokerError as error:
+                trouble = Trouble(type(error.__cause__ or error).__name__, str(error))
+        if not self._stopping:
+            await self._rebuild(trouble)
+        return []
+
+    async def _fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
+        """Fetch, but do not wait for a consumer that has ended: some fetches never return then."""
+        fetching = asyncio.ensure_future(self._source.fetch(max_records))
+        while not fetching.done():
+            await asyncio.wait({fetching}, timeout=LOOK_S)
+            if not fetching.done() and (trouble := self._look()) is not None:
+                fetching.add_done_callback(ignore)
+                fetching.cancel()  # its consumer is not used again
+                raise _BrokenError(trouble)
+        if fetching.cancelled():
+            raise _BrokenError(self._look() or Trouble("cancelled", "the Kafka client has cancelled a fetch"))
+        return fetching.result()
+
+    def _look(self) -> Trouble | None:
+        return self._condemned or self._source.trouble
+
+    def condemn(self, consumer: AIOKafkaConsumer, trouble: Trouble) -> None:
+        """Have *consumer* replaced, unless it has been already."""
+        if consumer is self.consumer and self.trouble is None:
+            self._condemned = trouble
+
+    # Another consumer
+
+    async def _rebuild(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+        await self._rebuilds.permit(trouble)
+        await self._retire()
+        self._source = await self._rebuilds.connected(self._make, lambda source: source.start())
+        self._condemned = self.trouble = None
+        self.stalls.excuse()
+        if self._stopping:
+            await self._source.stop()
+        elif self._paused:
+            self._source.pause()
+
+    async def _retire(self) -> None:
+        """Finish, commit and leave, as far as the old consumer can; nothing of it counts afterwards."""
+        old, keys = self._source, frozenset(self._ledger.books)
+        try:
+            if keys:
+                await self._on_revoked(keys)
+        except FivestageError as error:
+            log.warning("not committed", error_type=type(error).__name__)
+        finally:
+            old.retire()
+            self._ledger.revoke(frozenset(self._ledger.books))
+        failure = await attempt_within(old.stop, STOP_S)
+        if failure is not None:
+            log.warning("left behind", part="consumer", cause=failure)
+        internals.cut(old.consumer)
+
+    # The source of the moment
+
+    def pause(self) -> None:
+        """See Source."""
+        self._paused = True
+        self._source.pause()
+
+    def resume(self) -> None:
+        """See Source."""
+        self._paused = False
+        self._source.resume()
+
+    def lag(self) -> dict[PartitionKey, int]:
+        """See Source."""
+        return self._source.lag()
+
+    def not_joined(self) -> str | None:
+        """See Source."""
+        if self.trouble is not None:
+            return f"the consumer is being rebuilt: {self.trouble.text}"
+        return self._source.not_joined()
+
+    async def stop(self) -> None:
+        """See Source."""
+        self._stopping = True
+        await self._source.stop()

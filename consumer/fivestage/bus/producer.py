@@ -1,0 +1,129 @@
+"""The producer, made anew when it is beyond repair.
+
+A batch that is refused takes its sequence numbers with it, and brokers refuse whatever follows it; a send
+task that has ended sends nothing any more. Neither can be mended in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+from aiokafka import AIOKafkaProducer
+
+from fivestage.bus import internals
+from fivestage.bus.connection import client_options
+from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
+from fivestage.core.repair import Trouble
+from fivestage.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fivestage.core.events import Observer
+    from fivestage.settings import Settings
+
+MAX_BATCH_BYTES = 64 * 1024
+"""A batch takes records until it is this large; a larger record gets a batch of its own."""
+
+log = structlog.get_logger("fivestage.bus.producer")
+
+
+class Producer:
+    """Holds the client of the moment.
+
+    Args:
+        settings: Where to connect and how.
+        observer: Told of every rebuild.
+        max_record_bytes: The largest record that all output topics take.
+        on_retired: Awaited when a client has been stopped: nothing may be waiting for it afterwards.
+        on_rebuilt: Called when there is a new one.
+        on_failure: Called when there will be none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer,
+        *,
+        max_record_bytes: int,
+        on_retired: Callable[[], Awaitable[None]],
+        on_rebuilt: Callable[[], None],
+        on_failure: Callable[[BrokerError], None],
+    ) -> None:
+        self._settings = settings
+        self._max_record_bytes = max_record_bytes
+        self._on_retired = on_retired
+        self._on_rebuilt = on_rebuilt
+        self._on_failure = on_failure
+        self._rebuilds = Rebuilds("producer", observer)
+        self._rebuilding: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.trouble: Trouble | None = None
+        """Why the client is being made anew; nothing may be sent meanwhile."""
+        self.client = self._make()
+
+    def __repr__(self) -> str:
+        return f"<Producer {'ok' if self.trouble is None else self.trouble.reason}>"
+
+    def _make(self) -> AIOKafkaProducer:
+        client = AIOKafkaProducer(
+            **client_options(self._settings.kafka),
+            enable_idempotence=True,
+            max_batch_size=min(MAX_BATCH_BYTES, self._max_record_bytes),
+            max_request_size=self._max_record_bytes,
+        )
+        internals.set_patience(client, self._settings.kafka.publish_timeout_ms / 1000)
+        return client
+
+    async def start(self) -> dict[str, list[int]]:
+        """Connect; returns the partitions of the output topics.
+
+        Raises:
+            KafkaError: no broker answers.
+        """
+        return await self._connect(self.client)
+
+    async def _connect(self, client: AIOKafkaProducer) -> dict[str, list[int]]:
+        await client.start()
+        internals.when_sender_ends(client, lambda: self._sender_ended(client))
+        topics = self._settings.topics.outputs.values()
+        return {topic: sorted(await client.partitions_for(topic)) for topic in topics}
+
+    def _sender_ended(self, client: AIOKafkaProducer) -> None:
+        if client is self.client:
+            self.rebuild(Trouble("sender_ended", "the Kafka client's send task has ended"))
+
+    def rebuild(self, trouble: Trouble) -> None:
+        """Make the client anew, unless that is being done or the end has come."""
+        if self.trouble is None and not self._stopping:
+            self.trouble = trouble
+            self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(trouble))
+
+    async def _rebuild(self, trouble: Trouble) -> None:
+        try:
+            await self._rebuilds.permit(trouble)
+            await self._retire()
+            self.client = await self._rebuilds.connected(self._make, self._connect)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the service must know
+            text = str(error) if isinstance(error, BrokerError) else f"internal error: {type(error).__name__}"
+            self._on_failure(BrokerError(text))
+            return
+        self.trouble = None
+        self._on_rebuilt()
+
+    async def _retire(self) -> None:
+        """End the old client. It may send what it has, if it still can."""
+        failure = await attempt_within(self.client.stop, STOP_S)
+        if failure is not None:
+            log.warning("left behind", part="producer", cause=failure)
+        internals.cut_producer(self.client)
+        await self._on_retired()
+
+    async def stop(self) -> None:
+        """Disconnect. The caller bounds this: with the brokers away it never returns."""
+        self._stopping = True
+        if self._rebuilding is not None:
+            self._rebuilding.cancel()
+        await self.client.stop()

@@ -1,0 +1,125 @@
+"""The member of the group on the embedded broker: stalls that no task tells of."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.bus.member import Member
+from fivestage.bus.stalls import Stalls
+from fivestage.core.events import Observer
+from fivestage.core.ledger import Ledger
+from fivestage.core.records import CorruptRecord
+from fivestage.settings import Settings, TopicSettings
+from support.feeder import write
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+pytestmark = pytest.mark.broker
+TOPIC = TopicSettings().queries
+
+
+class Counted(Observer):
+    """Remembers the rebuilds."""
+
+    def __init__(self) -> None:
+        self.rebuilds: list[tuple[str, str]] = []
+
+    def client_rebuilt(self, client: str, reason: str) -> None:
+        self.rebuilds.append((client, reason))
+
+
+class Reader:
+    """A member that loses patience quickly, and what it has read."""
+
+    def __init__(self, bootstrap: str) -> None:
+        # The mock takes as long as a session for a member that comes after another has left.
+        session = {"session_timeout_ms": 2500, "heartbeat_interval_ms": 500}
+        kafka = {"bootstrap_servers": bootstrap, "fetch_max_wait_ms": 20, **session}
+        settings = Settings.load(None, {"kafka": kafka})
+        self.bootstrap = bootstrap
+        self.observer = Counted()
+        self.ledger = Ledger(max_span=1000)
+        self.member = Member(settings, self.ledger, self.revoked, self.observer)
+        self.member.stalls = Stalls(self.ledger, self.member.condemn, stalled_after_s=0.5, confirm_s=0.2)
+        self.reasons: list[str | None] = []
+        self.values: list[bytes | None] = []
+
+    async def revoked(self, _keys: object) -> None:
+        """Before a consumer is replaced."""
+        self.reasons.append(self.member.not_joined())
+
+    async def write(self, *values: bytes) -> None:
+        await asyncio.to_thread(write, self.bootstrap, TOPIC, [(None, value) for value in values])
+
+    async def read_until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                fetched = await self.member.fetch(100)
+                self.values += [item.value for item in fetched if not isinstance(item, CorruptRecord)]
+
+
+@pytest.fixture
+async def reader() -> AsyncIterator[Reader]:
+    """A member that has its partitions and has read one record."""
+    async with EmbeddedBroker(TopicSettings().all, partitions=2) as broker:
+        reader = Reader(broker.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        yield reader
+        await reader.member.stop()
+
+
+async def test_a_stall_without_a_cause(reader: Reader) -> None:
+    """Where records are there and none comes although all tasks live, a new consumer reads them."""
+    reader.member.consumer.pause(*reader.member.consumer.assignment())  # behind the member's back
+    await reader.write(b"second")
+    await reader.read_until(lambda: b"second" in reader.values)
+    assert reader.observer.rebuilds == [("consumer", "stalled")]
+    [reason] = reader.reasons
+    assert reason is not None
+    assert reason.startswith("the consumer is being rebuilt: partitions [")
+    assert reason.endswith("] have records to read, and none has come for long")
+
+
+async def test_a_turn_that_is_far_off_is_no_stall(reader: Reader) -> None:
+    """Records that were fetched, and wait until those of another partition are through, are no stall."""
+    await reader.write(*[b"more"] * 200)
+    end = asyncio.get_running_loop().time() + 2.5
+    while asyncio.get_running_loop().time() < end:
+        await reader.member.fetch(1)
+        await asyncio.sleep(0.05)  # as slowly as slow nodes are
+    assert reader.observer.rebuilds == []
+    await reader.read_until(lambda: not sum(reader.member.lag().values()))
+    assert reader.observer.rebuilds == []
+
+
+async def test_nothing_to_read_is_no_stall(reader: Reader) -> None:
+    """A partition that is read to its end may be quiet for as long as it likes."""
+    looks, end = 0, asyncio.get_running_loop().time() + 2.5
+
+    def later() -> bool:
+        nonlocal looks
+        looks += 1
+        return asyncio.get_running_loop().time() > end
+
+    await reader.read_until(later)
+    assert looks > 5
+    assert reader.observer.rebuilds == []
+
+
+async def test_a_pause_is_no_stall(reader: Reader) -> None:
+    """Records that wait because there is no room for them are no reason for a new consumer."""
+    reader.member.pause()
+    await reader.write(b"second")
+    end = asyncio.get_running_loop().time() + 2.5
+    await reader.read_until(lambda: asyncio.get_running_loop().time() > end)
+    assert reader.values == [b"first"]
+    reader.member.resume()
+    await reader.read_until(lambda: b"second" in reader.values)
+    assert reader.observer.rebuilds == []

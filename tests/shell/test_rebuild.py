@@ -1,0 +1,102 @@
+"""Making a client anew, over clients that do as they are told, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fivestage.bus.rebuild import ATTEMPT_S, PATIENCE_S, STOP_S, Rebuilds, attempt_within
+from fivestage.core.events import Observer
+from fivestage.core.repair import MAX_REBUILDS, WINDOW_S, Trouble
+from fivestage.errors import BrokerError
+
+TROUBLE = Trouble("fetch_ended", "the fetch task has ended")
+
+
+class Client:
+    """Starts and stops, fails, or hangs."""
+
+    def __init__(self, *, fails: bool = False, hangs: bool = False) -> None:
+        self.fails = fails
+        self.hangs = hangs
+        self.stopped = False
+
+    async def start(self) -> None:
+        if self.hangs:
+            await asyncio.sleep(1e6)
+        if self.fails:
+            raise ConnectionError("nobody there")
+
+    async def stop(self) -> None:
+        self.stopped = True
+        if self.hangs:
+            await asyncio.sleep(1e6)
+
+
+class Counted(Observer):
+    """Remembers the rebuilds."""
+
+    def __init__(self) -> None:
+        self.rebuilds: list[tuple[str, str]] = []
+
+    def client_rebuilt(self, client: str, reason: str) -> None:
+        self.rebuilds.append((client, reason))
+
+
+async def test_a_budget_that_is_spent() -> None:
+    """The rebuild after the last allowed one is refused, and the refusal names the cause; time heals."""
+    observer = Counted()
+    rebuilds = Rebuilds("consumer", observer)
+    for _ in range(MAX_REBUILDS):
+        await rebuilds.permit(TROUBLE)
+    with pytest.raises(BrokerError, match=r"the consumer was rebuilt 3 times .*: the fetch task has ended"):
+        await rebuilds.permit(TROUBLE)
+    assert observer.rebuilds == [("consumer", "fetch_ended")] * MAX_REBUILDS
+    await asyncio.sleep(WINDOW_S)
+    await rebuilds.permit(TROUBLE)
+
+
+async def test_brokers_that_come_back() -> None:
+    """A client is tried until it starts; those that failed or hung are stopped."""
+    made = [Client(fails=True), Client(hangs=True), Client(fails=True), Client()]
+    left = iter(made)
+    client = await Rebuilds("producer", Observer()).connected(lambda: next(left), lambda one: one.start())
+    assert client is made[-1]
+    assert [one.stopped for one in made] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("client", [Client(fails=True), Client(hangs=True)])
+async def test_brokers_that_stay_away(client: Client) -> None:
+    """After a while the attempts end with a reason, whether they fail or hang."""
+    clock = asyncio.get_running_loop().time
+    before = clock()
+    with pytest.raises(BrokerError, match="the producer could not be rebuilt within 120 s"):
+        await Rebuilds("producer", Observer()).connected(lambda: client, lambda one: one.start())
+    assert PATIENCE_S < clock() - before < PATIENCE_S + ATTEMPT_S + STOP_S + 6
+
+
+async def test_a_step_that_is_deaf() -> None:
+    """What ignores its cancellation too is left behind."""
+
+    async def deaf() -> None:
+        while True:
+            try:
+                await asyncio.sleep(100)
+                return
+            except asyncio.CancelledError:
+                continue
+
+    assert await attempt_within(deaf, 3) == "no end after 3 s"
+    await asyncio.sleep(200)
+
+
+async def test_what_a_step_ends_with() -> None:
+    """An error is told by its class and text; a step that is cancelled by somebody else is no success."""
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    assert await attempt_within(Client().start, 3) is None
+    assert await attempt_within(Client(fails=True).start, 3) == "ConnectionError: nobody there"
+    assert await attempt_within(cancelled, 3) == "cancelled by the client"
