@@ -1,0 +1,109 @@
+"""Look at a run from outside while it goes on: the group's commits, the instances' figures."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from .history import Sample, Snapshot
+from .reading import AWAY, ends_of, make_consumer, positions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from kafka.broker import TopicSet
+
+INTERVAL_S = 0.2
+
+
+class _Watch:
+    """A thread that looks again and again while the ``with`` block runs."""
+
+    def __init__(self, interval_s: float = INTERVAL_S) -> None:
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            self._look()
+
+    def _look(self) -> None:
+        raise NotImplementedError
+
+
+class CommitWatch(_Watch):
+    """Takes a snapshot of the commits again and again."""
+
+    def __init__(self, bootstrap: str, group_id: str, topics: TopicSet) -> None:
+        super().__init__()
+        self._bootstrap = bootstrap
+        self._group_id = group_id
+        self._topics = topics
+        self.snapshots: list[Snapshot] = []
+
+    def _run(self) -> None:
+        self._consumer = make_consumer(self._bootstrap, self._group_id)
+        super()._run()
+        self._consumer.close()
+
+    def _look(self) -> None:
+        with contextlib.suppress(*AWAY):  # the broker is away: part of some runs
+            positions = positions_of(self._consumer, self._topics.queries)
+            ends = [
+                ends_of(self._consumer, name) for name in (self._topics.results, self._topics.dead_letters)
+            ]
+            self.snapshots.append(Snapshot(positions, *ends))
+
+
+class Instance(NamedTuple):
+    """Where to look at one."""
+
+    name: str
+    pid: int
+    admin_port: int
+
+
+class MetricsWatch(_Watch):
+    """Takes samples of what ``/metrics`` and the system say of each instance.
+
+    Args:
+        living: Names the instances that run now.
+    """
+
+    def __init__(self, living: Callable[[], Iterable[Instance]]) -> None:
+        super().__init__(interval_s=0.5)
+        self._living = living
+        self.samples: list[Sample] = []
+
+    def _look(self) -> None:
+        for instance in self._living():
+            with contextlib.suppress(OSError, KeyError):  # not up yet, stopped, or gone
+                self.samples.append(sample(instance))
+
+
+def sample(instance: Instance, timeout_s: float = 1.0) -> Sample:
+    """Look at an instance now."""
+    url = f"http://127.0.0.1:{instance.admin_port}/metrics"
+    with urllib.request.urlopen(url, timeout=timeout_s) as response:
+        lines = [line for line in response.read().decode().splitlines() if not line.startswith("#")]
+    figures = {name: value for name, _, value in (line.rpartition(" ") for line in lines)}
+    status = Path(f"/proc/{instance.pid}/status").read_text(encoding="utf-8")
+    resident_kb = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+    return Sample(
+        instance.name,
+        in_flight=float(figures["fivestage_in_flight"]),
+        unfinished=float(figures["fivestage_unfinished"]),
+        rss_mb=int(resident_kb) / 1024,
+    )
