@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import urllib.error
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage.bus.topics import BATCH_OVERHEAD_BYTES, largest_records
+from fivestage.bus.topics import check as check_topics
+from fivestage.core.records import Output
+from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from kafka.cluster import lend_cluster
 from kafka.test_service import settings_for
 from support.checker import (
@@ -115,7 +120,7 @@ def wait_until(condition: Callable[[], bool], text: str) -> None:
 @pytest.mark.fault(1)
 def test_one_broker_restarts(cluster: Cluster, record_property: Record) -> None:
     """One of three brokers stops and comes back under load: nothing is lost, nothing committed too early."""
-    with under_load(cluster, 1200) as run:
+    with under_load(cluster, 900) as run:
         run.feeder.wait_until_sent(200)
         cluster.stop(1)
         cluster.start(1)
@@ -124,11 +129,33 @@ def test_one_broker_restarts(cluster: Cluster, record_property: Record) -> None:
     assert report.silent, report
 
 
+@pytest.mark.fault(1)
+def test_start_while_a_broker_is_away(cluster: Cluster) -> None:
+    """What is asked before the start is answered by the other brokers while one is dead and still listed."""
+    topics = cluster.create_topics(1)
+    limit = ("--alter", "--entity-type", "topics", "--entity-name", topics.results)
+    cluster.brokers[1].exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=20000")
+    names = {name: getattr(topics, name) for name in TopicSettings.model_fields if name != "create"}
+    settings = Settings(
+        kafka=KafkaSettings(bootstrap_servers=cluster.bootstrap), topics=TopicSettings(**names)
+    )
+
+    async def ask() -> int:
+        await check_topics(settings)
+        return (await largest_records(settings))[Output.RESULTS]
+
+    cluster.kill(2)
+    sizes = {asyncio.run(ask()) for _ in range(10)}  # each asks a broker at random
+    cluster.start(2)
+    cluster.wait_until_in_sync()
+    assert sizes == {20_000 - BATCH_OVERHEAD_BYTES}
+
+
 @pytest.mark.fault(2)
 @pytest.mark.parametrize("away_s", [0, pytest.param(30, marks=pytest.mark.long)])
 def test_all_brokers_away(cluster: Cluster, record_property: Record, away_s: int) -> None:
     """All brokers end at once: the service takes in no more than its cap, says so, and catches up later."""
-    with under_load(cluster, 1200 + int(away_s * RATE)) as run:
+    with under_load(cluster, 900 + int(away_s * RATE)) as run:
         run.feeder.wait_until_sent(300)
         before = sample(run.instance)
         cluster.kill_all()
@@ -150,7 +177,7 @@ def test_all_brokers_away(cluster: Cluster, record_property: Record, away_s: int
 @pytest.mark.fault(3)
 def test_leaders_move(cluster: Cluster, record_property: Record) -> None:
     """Every partition of all topics gets another leader under load: nothing is lost."""
-    with under_load(cluster, 1200) as run:
+    with under_load(cluster, 900) as run:
         before = cluster.leaders(*run.topics.names)
         run.feeder.wait_until_sent(200)
         cluster.move_leaders(*run.topics.names)
@@ -164,14 +191,14 @@ def test_leaders_move(cluster: Cluster, record_property: Record) -> None:
 @pytest.mark.fault(4)
 def test_coordinator_moves(cluster: Cluster, record_property: Record) -> None:
     """The group's coordinator ends: another broker takes over, and commits resume while it is away."""
-    with under_load(cluster, 1200) as run:
+    with under_load(cluster, 900) as run:
         group = run.topics.prefix
         node = cluster.wait_for_coordinator(group)
         run.feeder.wait_until_sent(200)
         cluster.kill(node)
         cluster.wait_for_coordinator(group, other_than=node)
-        run.feeder.wait_until_sent(1200)
-        wait_until_committed(cluster.bootstrap, group, run.topics.queries, 1200)
+        run.feeder.wait_until_sent(900)
+        wait_until_committed(cluster.bootstrap, group, run.topics.queries, 900)
         cluster.start(node)
         cluster.wait_until_in_sync()
     report = judged(run, record_property)

@@ -289,4 +289,4 @@ def _until(condition: Callable[[], Any], text: str, limit_s: float = LIMIT_S) ->
     while not condition():
         if time.monotonic() > end:
             raise BrokerError(f"not within {limit_s:.0f} s: {text}")
-        pause.wait(0.1)
+        pause.wait(0.25)
