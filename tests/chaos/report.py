@@ -49,6 +49,7 @@ def _rows(outcome: Outcome) -> Iterator[tuple[str, object]]:
     yield from report.violations.items()
     for name in sorted(report.harmless):
         yield f"harmless duplicates: {name}", report.harmless[name]
+    yield "ended while no instance was stopped or starved", len(report.lateness_s)
     yield "ended after its budget, 99th percentile, ms", _ms(report.lateness_s, 0.99)
     yield "ended after its budget, worst, ms", _ms(report.lateness_s, 1)
     yield "written after its budget, 99th percentile, ms", _ms(report.written_lateness_s, 0.99)

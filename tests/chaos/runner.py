@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from kafka.broker import BrokerError, Unavailable
 from kafka.cluster import acquire_cluster
 from kafka.test_service import settings_for
-from support.checker import CommitWatch, History, Interval, Limits, MetricsWatch, Report, judge, read_history
+from support.checker import (
+    CommitWatch,
+    CpuWatch,
+    History,
+    Interval,
+    Limits,
+    MetricsWatch,
+    Report,
+    judge,
+    read_history,
+)
 from support.reading import AWAY, make_consumer, positions_of
 
 from .instances import Instances
@@ -94,6 +104,7 @@ def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
         Instances(bootstrap, settings_for(topics, **SETTINGS), plan.logs) as instances,
         CommitWatch(bootstrap, group, topics) as commits,
         MetricsWatch(instances.living) as metrics,
+        CpuWatch(instances.living) as cpu,
     ):
         for slot in INSTANCES:
             instances.start(slot)
@@ -113,6 +124,7 @@ def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
         samples=metrics.samples,
         endings=instances.endings,
         pauses=instances.pauses,
+        starved=cpu.starved,
         outages=faults.outages,
     )
     return Outcome(

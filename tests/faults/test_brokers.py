@@ -22,6 +22,7 @@ from kafka.cluster import lend_cluster
 from kafka.test_service import settings_for
 from support.checker import (
     CommitWatch,
+    CpuWatch,
     History,
     Instance,
     Limits,
@@ -78,6 +79,7 @@ def under_load(cluster: Cluster, count: int) -> Iterator[Run]:
         instance = Instance("service", service.process.pid, service.log[-1]["admin_port"])
         with (
             MetricsWatch(lambda: [instance]) as metrics,
+            CpuWatch(lambda: [instance]) as cpu,
             Feeder(bootstrap, topics.queries, count=count, rate=RATE) as feeder,
         ):
             run = Run(topics, feeder, service, instance, History(set()))
@@ -85,7 +87,7 @@ def under_load(cluster: Cluster, count: int) -> Iterator[Run]:
             wait_until_committed(bootstrap, topics.prefix, topics.queries, count)
         assert service.end() == 0
     seen = read_history(bootstrap, topics, feeder.ids, commits.snapshots)
-    run.history = replace(seen, rejects=set(), samples=metrics.samples)
+    run.history = replace(seen, rejects=set(), samples=metrics.samples, starved=cpu.starved)
 
 
 def judged(run: Run, record: Record, limits: Limits = LIMITS) -> Report:

@@ -234,10 +234,11 @@ def test_harmless_duplicates_are_told_apart() -> None:
 
 
 def test_a_stopped_instance_excuses_lateness() -> None:
-    """A query that ran while an instance was stopped may end late; one that ran at another time may not."""
+    """A query that ran while an instance was stopped or starved may end late; one at another time may not."""
     history = clean()
     end_late(history)
     assert judge(replace(history, pauses=[Interval(1002.5, 1003.0)]), LIMITS).silent
+    assert judge(replace(history, starved=[Interval(1002.5, 1003.0)]), LIMITS).silent
     assert not judge(replace(history, pauses=[Interval(1010.0, 1020.0)]), LIMITS).silent
 
 

@@ -19,7 +19,8 @@ Reads with librdkafka, not with our own client. What it looks for:
 What it counts and forgives: a query that was run again, because its instance ended or lost its partition
 between answer and commit, has a second event of the same id. Its times differ, and its status may: what was
 in time once need not be in time again. Times are looked at with `Limits` only, and not for queries that ran
-while an instance was stopped; what is written late while a broker is away is no one's fault here.
+while an instance was stopped or waited for a processor, as far as that is told; what is written late while a
+broker is away is no one's fault here.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from .reading import (
     wait_for_results,
     wait_until_committed,
 )
-from .watches import CommitWatch, Instance, MetricsWatch
+from .watches import CommitWatch, CpuWatch, Instance, MetricsWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommitWatch",
+    "CpuWatch",
     "Ending",
     "History",
     "Instance",

@@ -113,10 +113,6 @@ class Interval(NamedTuple):
     begin: float
     end: float
 
-    def meets(self, begin: float, end: float) -> bool:
-        """Whether the two have a moment in common."""
-        return begin <= self.end and end >= self.begin
-
 
 @dataclass
 class History:
@@ -133,5 +129,7 @@ class History:
     endings: list[Ending] = field(default_factory=list)
     pauses: list[Interval] = field(default_factory=list)
     """When an instance was stopped: a query that ran then may end late."""
+    starved: list[Interval] = field(default_factory=list)
+    """When an instance waited for a processor: likewise."""
     outages: list[Interval] = field(default_factory=list)
     """When a broker was away: an event that was due then may be written late."""

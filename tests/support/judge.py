@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,7 +49,7 @@ class Report:
     """Duplicates that contradict nothing, by how they differ from the first."""
     statuses: Counter[str] = field(default_factory=Counter)
     lateness_s: list[float] = field(default_factory=list)
-    """How late each query ended that ran, in order; those that ran while an instance was stopped left out."""
+    """How late each query ended, in order; not those that ran while an instance was stopped or starved."""
     written_lateness_s: list[float] = field(default_factory=list)
     """Likewise how late it was written; those written while a broker was away left out too."""
 
@@ -189,17 +190,17 @@ def _answered(answers: list[tuple[str, Place]], ends: dict[tuple[str, int], int]
 
 
 def _judge_lateness(report: Report, history: History, limits: Limits) -> None:
+    held_up = _merged([*history.pauses, *history.starved])
+    held_up_or_away = _merged([*held_up, *history.outages])
     for event in history.terminals:
-        if event.started_at is None:
+        if event.started_at is None or _meets(held_up, event.started_at, event.finished_at):
             continue
         due = event.started_at + event.budget_s
         late_s, written_late_s = event.finished_at - due, event.written_at - due
-        if _excused(history.pauses, event.started_at, event.finished_at):
-            continue
         report.lateness_s.append(late_s)
         if limits.late_s is not None and late_s > limits.late_s:
             report.late.append(f"{event.ce_id} ended {late_s:.3f} s after its budget")
-        if _excused([*history.pauses, *history.outages], event.started_at, event.written_at):
+        if _meets(held_up_or_away, event.started_at, event.written_at):
             continue
         report.written_lateness_s.append(written_late_s)
         if limits.written_late_s is not None and written_late_s > limits.written_late_s:
@@ -208,8 +209,21 @@ def _judge_lateness(report: Report, history: History, limits: Limits) -> None:
     report.written_lateness_s.sort()
 
 
-def _excused(intervals: Iterable[Interval], begin: float, end: float) -> bool:
-    return any(interval.meets(begin, end) for interval in intervals)
+def _merged(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same moments as disjoint intervals, in order."""
+    found: list[Interval] = []
+    for interval in sorted(intervals):
+        if found and interval.begin <= found[-1].end:
+            found[-1] = found[-1]._replace(end=max(found[-1].end, interval.end))
+        else:
+            found.append(interval)
+    return found
+
+
+def _meets(merged: list[Interval], begin: float, end: float) -> bool:
+    """Whether one of them has a moment in common with the time from *begin* to *end*."""
+    at = bisect_right(merged, end, key=lambda interval: interval.begin)
+    return at > 0 and merged[at - 1].end >= begin
 
 
 def _judge_samples(report: Report, samples: Iterable[Sample], limits: Limits) -> None:
@@ -222,8 +236,9 @@ def _judge_samples(report: Report, samples: Iterable[Sample], limits: Limits) ->
 
 def _judge_endings(report: Report, history: History, limits: Limits) -> None:
     """Without its broker an instance cannot commit what it has finished: it says so by ending with 1."""
+    outages = _merged(history.outages)
     for ending in history.endings:
-        excused = _excused(history.outages, ending.began_at, ending.began_at + ending.took_s)
+        excused = _meets(outages, ending.began_at, ending.began_at + ending.took_s)
         well = ending.code == 0 or (ending.code == 1 and excused)
         too_long = limits.shutdown_s is not None and ending.took_s > limits.shutdown_s
         if too_long or not well:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from .history import Sample, Snapshot
+from .history import Interval, Sample, Snapshot
 from .reading import AWAY, ends_of, make_consumer, positions_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from kafka.broker import TopicSet
 
 INTERVAL_S = 0.2
+STARVED_S = 0.02
+"""Less than this between two looks is no excuse."""
 
 
 class _Watch:
@@ -91,6 +94,37 @@ class MetricsWatch(_Watch):
         for instance in self._living():
             with contextlib.suppress(OSError, KeyError):  # not up yet, stopped, or gone
                 self.samples.append(sample(instance))
+
+
+class CpuWatch(_Watch):
+    """Notes when a thread of an instance waited for a processor: it may have held the interpreter's lock.
+
+    Args:
+        living: Names the instances that run now.
+    """
+
+    def __init__(self, living: Callable[[], Iterable[Instance]]) -> None:
+        super().__init__()
+        self._living = living
+        self._last: dict[int, tuple[float, float]] = {}
+        self.starved: list[Interval] = []
+
+    def _look(self) -> None:
+        for instance in self._living():
+            waited_s, now = waited(instance.pid), time.time()
+            before, before_s = self._last.get(instance.pid, (now, waited_s))
+            self._last[instance.pid] = now, waited_s
+            if waited_s - before_s > STARVED_S:
+                self.starved.append(Interval(before, now))
+
+
+def waited(pid: int) -> float:
+    """For how many seconds the threads of a process have been ready to run without a processor, in all."""
+    total_ns = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            total_ns += int(path.read_text(encoding="utf-8").split()[1])
+    return total_ns / 1e9
 
 
 def sample(instance: Instance, timeout_s: float = 1.0) -> Sample:
