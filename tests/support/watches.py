@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -27,6 +28,7 @@ class _Watch:
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
         self._interval_s = interval_s
+        self.failure: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -37,10 +39,14 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(30)
+        assert self.failure is None, self.failure
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval_s):
-            self._look()
+        try:
+            while not self._stop.wait(self._interval_s):
+                self._look()
+        except Exception as error:  # noqa: BLE001 - raised where the block ends: nobody looked any more
+            self.failure = error
 
     def _look(self) -> None:
         raise NotImplementedError
@@ -92,7 +98,7 @@ class MetricsWatch(_Watch):
 
     def _look(self) -> None:
         for instance in self._living():
-            with contextlib.suppress(OSError, KeyError):  # not up yet, stopped, or gone
+            with contextlib.suppress(OSError, HTTPException, KeyError):  # not up yet, stopped, or gone
                 self.samples.append(sample(instance))
 
 
@@ -134,10 +140,10 @@ def sample(instance: Instance, timeout_s: float = 1.0) -> Sample:
         lines = [line for line in response.read().decode().splitlines() if not line.startswith("#")]
     figures = {name: value for name, _, value in (line.rpartition(" ") for line in lines)}
     status = Path(f"/proc/{instance.pid}/status").read_text(encoding="utf-8")
-    resident_kb = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+    memory = dict(line.split(":", 1) for line in status.splitlines())
     return Sample(
         instance.name,
         in_flight=float(figures["fivestage_in_flight"]),
         unfinished=float(figures["fivestage_unfinished"]),
-        rss_mb=int(resident_kb) / 1024,
+        rss_mb=int(memory["VmRSS"].split()[0]) / 1024,
     )

@@ -98,11 +98,4 @@ class Committer:
             raise BrokerError(f"commits are refused: {type(error).__name__}: {error}") from error
         finally:
             task.cancel()
-            task.add_done_callback(_forget)
         return None
-
-
-def _forget(task: asyncio.Future[object]) -> None:
-    """Take note of how a commit ended that nobody waits for: asyncio would report it as an error."""
-    if not task.cancelled():
-        task.exception()
