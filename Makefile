@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 SOURCES := consumer schemas tests
+SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-overload bench-hostile bench-slow faults kafka-image lock
+.PHONY: help demo test check format bench bench-overload bench-hostile bench-slow faults chaos kafka-image lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -43,6 +44,9 @@ bench-slow: $(BENCH_READY) ## A node that becomes slow and recovers (OPTIONS=...
 
 faults: $(READY) ## All faults that are provided for, against real brokers, as a table (docs/faults.md)
 	$(BIN)/pytest -m fault --long --fault-table=docs/faults.md
+
+chaos: $(READY) ## Kill, stop and restart instances and brokers at random for SECONDS=600, SEED=... (docs/chaos.md)
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 kafka-image: ## Build an image of Apache Kafka where no registry can be reached (Debian, root)
 	deploy/kafka-image/build.sh kafka

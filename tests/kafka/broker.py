@@ -63,6 +63,9 @@ class Engine(Protocol):
     def stop(self) -> None:
         """Stop the broker; its data stays."""
 
+    def kill(self) -> None:
+        """End the broker's process at once; its data stays."""
+
     def remove(self) -> None:
         """Stop the broker and delete all that belongs to it; may be called twice."""
 
@@ -97,8 +100,16 @@ class RealBroker:
 
     def start(self) -> None:
         """Start the broker and wait until it serves clients."""
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start the broker without waiting for it: those of a cluster wait for each other."""
         self.engine.start()
         self.starts += 1
+
+    def wait_until_ready(self) -> None:
+        """Wait until the broker serves clients."""
         deadline = time.monotonic() + START_SECONDS
         while (log := self.engine.log()).count(READY) < self.starts:
             if not self.engine.alive():
@@ -110,6 +121,10 @@ class RealBroker:
     def stop(self) -> None:
         """Stop the broker in good order; its data and its address stay."""
         self.engine.stop()
+
+    def kill(self) -> None:
+        """End the broker as a power cut would; its data and its address stay."""
+        self.engine.kill()
 
     def restart(self) -> None:
         """Stop the broker and start it again with its data and its address."""
@@ -182,11 +197,21 @@ class TopicSet:
         return (self.queries, self.stage_results, self.results, self.timeouts, self.dead_letters)
 
 
-def create_topics(broker: RealBroker, partitions: int = 3, prefix: str | None = None) -> TopicSet:
+class Addressed(Protocol):
+    """A broker or a cluster."""
+
+    @property
+    def bootstrap(self) -> str:
+        """Return the address for clients."""
+
+
+def create_topics(
+    broker: Addressed, partitions: int = 3, prefix: str | None = None, *, replication_factor: int = 1
+) -> TopicSet:
     """Create the five topics on a broker with an open CLIENT listener and wait until they exist."""
     topics = TopicSet(prefix or f"t{uuid.uuid4().hex[:12]}", partitions)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    wanted = [NewTopic(name, num_partitions=partitions, replication_factor=1) for name in topics.names]
+    wanted = [NewTopic(name, partitions, replication_factor) for name in topics.names]
     for future in admin.create_topics(wanted, operation_timeout=10, request_timeout=15).values():
         future.result(20)
     return topics
@@ -241,8 +266,8 @@ def jar_broker(libs: Path, java: str = "java", properties: Mapping[str, str] | N
         raise BrokerError(f"{libs} holds no kafka_2.13 jar")
     if shutil.which(java) is None:
         raise BrokerError(f"there is no {java} to run the jars")
-    ports = _Ports(*_free_ports(3))
-    engine = _JarEngine(_Java(libs, java), ports, properties or {})
+    ports = Ports(*free_ports(3))
+    engine = JarEngine(Java(libs, java), ports, properties or {})
     broker = RealBroker(f"127.0.0.1:{ports.client}", "jar", f"127.0.0.1:{ports.internal}", engine)
     return _started(broker)
 
@@ -253,9 +278,9 @@ def docker_broker(properties: Mapping[str, str] | None = None, image: str | None
     The image is, in this order: the argument, FIVESTAGE_KAFKA_IMAGE, the one that
     deploy/kafka-image/build.sh made (it needs no registry), else the official one, pulled when missing.
     """
-    image = _ready_image(image or os.environ.get("FIVESTAGE_KAFKA_IMAGE", ""))
+    image = ready_image(image or os.environ.get("FIVESTAGE_KAFKA_IMAGE", ""))
     for attempt in range(3):
-        engine = _DockerEngine(image, _Ports(_free_ports(1)[0], 9094, 9093), properties or {})
+        engine = DockerEngine(image, Ports(free_ports(1)[0], 9094, 9093), properties or {})
         broker = RealBroker(engine.address, "docker", f"127.0.0.1:{engine.ports.internal}", engine)
         try:
             return _started(broker)
@@ -276,7 +301,9 @@ _OFFLINE = frozenset(
 )
 
 
-class _Ports(NamedTuple):
+class Ports(NamedTuple):
+    """Where the three listeners of a broker are."""
+
     client: int
     internal: int
     controller: int
@@ -292,7 +319,7 @@ def _started(broker: RealBroker) -> RealBroker:
     return broker
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return free ports below the range that outgoing connections use.
 
     A client that reconnects to a stopped broker could otherwise be given the broker's own port.
@@ -306,7 +333,7 @@ def _free_ports(count: int) -> list[int]:
     return found
 
 
-def _settings(ports: _Ports, bind: str, host: str, data: str, extra: Mapping[str, str]) -> str:
+def _settings(ports: Ports, bind: str, host: str, data: str, extra: Mapping[str, str]) -> str:
     properties = {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -343,7 +370,7 @@ def _render(properties: Mapping[str, str]) -> str:
     return "".join(f"{key}={value}\n" for key, value in escaped.items())
 
 
-class _Java:
+class Java:
     """Runs Kafka's classes from jars, with a temporary folder of its own."""
 
     def __init__(self, libs: Path, java: str) -> None:
@@ -381,9 +408,12 @@ def _output(name: str, code: int, out: bytes | None, err: bytes | None) -> str:
     return text
 
 
-class _JarEngine:
-    def __init__(self, java: _Java, ports: _Ports, properties: Mapping[str, str]) -> None:
+class JarEngine:
+    """A process that runs Kafka's jars."""
+
+    def __init__(self, java: Java, ports: Ports, properties: Mapping[str, str], heap: str = "512m") -> None:
         self._java = java
+        self._heap = heap
         self._config = java.home / "server.properties"
         self._config.write_text(
             _settings(ports, "127.0.0.1", "127.0.0.1", str(java.home / "data"), properties)
@@ -394,7 +424,7 @@ class _JarEngine:
     def start(self) -> None:
         if not (self._java.home / "data").exists():
             self.java(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._config)])
-        command = self._java.command("kafka.Kafka", str(self._config), heap="512m", log="log4j2.yaml")
+        command = self._java.command("kafka.Kafka", str(self._config), heap=self._heap, log="log4j2.yaml")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -410,6 +440,12 @@ class _JarEngine:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def remove(self) -> None:
         self.stop()
@@ -432,12 +468,15 @@ class _ExternalEngine:
     """A broker of someone else; Kafka's tools run from FIVESTAGE_KAFKA_LIBS."""
 
     def __init__(self) -> None:
-        self._tools: _Java | None = None
+        self._tools: Java | None = None
 
     def start(self) -> None:
         raise BrokerError("FIVESTAGE_TEST_KAFKA's broker can't be started or stopped by the tests")
 
     def stop(self) -> None:
+        self.start()
+
+    def kill(self) -> None:
         self.start()
 
     def remove(self) -> None:
@@ -456,17 +495,17 @@ class _ExternalEngine:
     def java(self, args: Sequence[str], stdin: str) -> str:
         return self._kafka().run(args, stdin)
 
-    def _kafka(self) -> _Java:
+    def _kafka(self) -> Java:
         if self._tools is None:
             libs = os.environ.get("FIVESTAGE_KAFKA_LIBS", "")
             if not libs:
                 raise BrokerError("Kafka's tools need FIVESTAGE_KAFKA_LIBS beside FIVESTAGE_TEST_KAFKA")
-            self._tools = _Java(Path(libs), "java")
+            self._tools = Java(Path(libs), "java")
             atexit.register(self.remove)
         return self._tools
 
 
-def _ready_image(wanted: str) -> str:
+def ready_image(wanted: str) -> str:
     """Return the image to use, pulled when it is not there yet."""
     host = os.environ.get("DOCKER_HOST", "") or "unix:///var/run/docker.sock"
     try:
@@ -484,10 +523,29 @@ def _ready_image(wanted: str) -> str:
     return wanted or OFFICIAL_IMAGE
 
 
-class _DockerEngine:
-    """A container of the official image or of ours; both read /mnt/shared/config/server.properties."""
+class DockerEngine:
+    """A container of the official image or of ours; both read /mnt/shared/config/server.properties.
 
-    def __init__(self, image: str, ports: _Ports, properties: Mapping[str, str]) -> None:
+    Args:
+        image: The image.
+        ports: Where the broker listens.
+        properties: More of its properties.
+        on_host: On this machine's own network, where the brokers of a cluster find each other; else on
+            Docker's, with CLIENT published.
+        heap: The JVM's largest heap, such as ``300m``; the image's default when None.
+        labels: More labels of the container.
+    """
+
+    def __init__(
+        self,
+        image: str,
+        ports: Ports,
+        properties: Mapping[str, str],
+        *,
+        on_host: bool = False,
+        heap: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
         # imported late: the import asks Docker, and where none answers it leaves a socket open
         from testcontainers.core.config import testcontainers_config  # noqa: PLC0415
         from testcontainers.core.container import DockerContainer  # noqa: PLC0415
@@ -495,15 +553,23 @@ class _DockerEngine:
         # testcontainers' cleaner is an image from a registry; remove() and atexit do its work here
         testcontainers_config.ryuk_disabled = True
         self.ports = ports
-        self._box = DockerContainer(image).with_kwargs(labels={"fivestage.test": "kafka"})
+        network = {"network": "host"} if on_host else {}
+        labels = {"fivestage.test": "kafka", **(labels or {})}
+        self._box = DockerContainer(image).with_kwargs(labels=labels, **network)
+        if heap is not None:
+            self._box.with_env("KAFKA_HEAP_OPTS", f"-Xmx{heap}")
         host = self._box.get_docker_client().host()
         local = host in {"localhost", "127.0.0.1"}
         host = "127.0.0.1" if local else host
         self.address = f"{host}:{ports.client}"
-        # the same port inside and outside: one advertised address is right for both
-        published = cast("dict[str, Any]", self._box.ports)
-        published[f"{ports.client}/tcp"] = ("127.0.0.1" if local else "0.0.0.0", ports.client)  # noqa: S104
-        config = _settings(ports, "0.0.0.0", host, "/var/lib/kafka/data", properties)  # noqa: S104
+        if on_host and not local:
+            raise BrokerError("a cluster needs a Docker daemon on this machine")
+        if not on_host:
+            # the same port inside and outside: one advertised address is right for both
+            published = cast("dict[str, Any]", self._box.ports)
+            published[f"{ports.client}/tcp"] = ("127.0.0.1" if local else "0.0.0.0", ports.client)  # noqa: S104
+        bind = "127.0.0.1" if on_host else "0.0.0.0"  # noqa: S104
+        config = _settings(ports, bind, host, "/var/lib/kafka/data", properties)
         self._box.with_copy_into_container(config.encode(), "/mnt/shared/config/server.properties")
         self._box.with_env("CLUSTER_ID", CLUSTER_ID)
         self._made = self._removed = False
@@ -520,6 +586,10 @@ class _DockerEngine:
 
     def stop(self) -> None:
         self._container.stop(timeout=20)
+
+    def kill(self) -> None:
+        self._container.kill()
+        self._container.wait(timeout=20)  # until then it can't be started again
 
     def remove(self) -> None:
         if not self._removed:

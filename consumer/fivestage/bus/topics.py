@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    TopicAlreadyExistsError,
+    for_code,
+)
+from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from fivestage.bus.connection import client_options, preflight
 from fivestage.bus.metadata import DescribeTopics
@@ -18,6 +26,8 @@ from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from aiokafka.protocol.api import Request
 
     from fivestage.settings import Settings
 
@@ -51,11 +61,8 @@ async def describe(settings: Settings, names: Iterable[str]) -> dict[str, TopicI
         ConfigurationError: no broker can be reached, or none answers.
     """
     await preflight(settings.kafka)
-    client = AIOKafkaClient(**client_options(settings.kafka))
     try:
-        async with asyncio.timeout(_CHECK_TIMEOUT_S):
-            await client.bootstrap()
-            response = await client.send(client.get_random_node(), DescribeTopics(list(names)))
+        response = await _ask(settings, DescribeTopics(list(names)))
     except TimeoutError:
         raise ConfigurationError(
             f"Kafka at {settings.kafka.bootstrap_servers} accepts connections but does not answer"
@@ -65,9 +72,24 @@ async def describe(settings: Settings, names: Iterable[str]) -> dict[str, TopicI
             f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
             "the credentials, and that the addresses the brokers advertise are reached from here"
         ) from None
+    return {info.name: info for info in map(_info, response.topics)}
+
+
+async def _ask(settings: Settings, request: Request[Any]) -> Any:
+    """Ask one broker after the other until one answers: some may be away, and are listed for a while."""
+    client = AIOKafkaClient(**client_options(settings.kafka))
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            await client.bootstrap()
+            failure: KafkaError = NodeNotReadyError("no broker is known")
+            for broker in client.cluster.brokers():
+                try:
+                    return await client.send(broker.nodeId, request)
+                except (NodeNotReadyError, KafkaConnectionError, RequestTimedOutError) as error:
+                    failure = error
+            raise failure
     finally:
         await client.close()
-    return {info.name: info for info in map(_info, response.topics)}
 
 
 def _info(topic: Any) -> TopicInfo:
@@ -178,19 +200,13 @@ async def largest_records(settings: Settings) -> dict[Output, int]:
 
 async def _max_message_bytes(settings: Settings) -> dict[str, int]:
     """The ``max.message.bytes`` of the output topics, as far as the cluster tells."""
-    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in settings.topics.outputs.values()]
+    resources = [(ConfigResourceType.TOPIC, name, None) for name in settings.topics.outputs.values()]
     try:
-        async with asyncio.timeout(_CHECK_TIMEOUT_S):
-            await admin.start()
-            responses: Any = await admin.describe_configs(resources)
+        response = await _ask(settings, DescribeConfigsRequest(resources))
     except (KafkaError, AttributeError, TimeoutError):
         return {}
-    finally:
-        await admin.close()
     return {
         name: int(entry[1])
-        for response in responses
         for _, _, _, name, entries in response.resources
         for entry in entries
         if entry[0] == "max.message.bytes"

@@ -1,0 +1,157 @@
+"""The instances of the service: started, killed, stopped, continued, told to end, and looked after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from kafka.broker import free_ports
+from support.checker import Ending, Instance, Interval
+from support.process import ServiceProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+APP = "support.apps:load"
+PROCESS_SLOT = 2
+"""The instance that runs user code in worker processes."""
+READY_S = 40.0
+END_S = 40.0
+AFTERMATH_S = 1.0
+"""What an instance that was stopped needs to catch up with its clocks."""
+LAST_LINES = 8
+
+
+class Life(NamedTuple):
+    """One process in a slot."""
+
+    service: ServiceProcess
+    instance: Instance
+    number: int
+
+
+class Instances:
+    """The instances by slot; leaving the ``with`` block kills those that are left.
+
+    Args:
+        bootstrap: The brokers.
+        settings: Of every instance.
+        logs: A folder for what they log; None: forget it.
+    """
+
+    def __init__(self, bootstrap: str, settings: Mapping[str, object], logs: Path | None) -> None:
+        self._bootstrap = bootstrap
+        self._settings = settings
+        self._logs = logs
+        self._lives: dict[int, Life] = {}
+        self._paused: dict[int, float] = {}
+        self._leaving: list[Life] = []
+        self._helpers = ThreadPoolExecutor()
+        self._lock = threading.Lock()
+        self._count = 0
+        self.endings: list[Ending] = []
+        self.pauses: list[Interval] = []
+        self.deaths: list[str] = []
+        """Ends that nobody asked for, with the last that was logged."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for life in [*self._lives.values(), *self._leaving]:
+            life.service.__exit__()
+        self._helpers.shutdown()
+
+    def living(self) -> list[Instance]:
+        """Those that are neither stopped nor leaving."""
+        lives = dict(self._lives)  # another thread asks
+        return [life.instance for slot, life in lives.items() if slot not in self._paused]
+
+    def start(self, slot: int) -> None:
+        """Start a process in a slot, without waiting for it."""
+        self._count += 1
+        port = free_ports(1)[0]
+        kind = "process" if slot == PROCESS_SLOT else "thread"
+        settings = {**self._settings, "admin.port": port, "executor.kind": kind}
+        service = ServiceProcess(APP, self._bootstrap, settings)
+        service.launch()
+        assert service.process is not None
+        instance = Instance(f"instance {slot}.{self._count}", service.process.pid, port)
+        self._lives[slot] = Life(service, instance, self._count)
+
+    def wait_until_ready(self) -> None:
+        """Wait for all of them."""
+        for life in self._lives.values():
+            life.service.wait_for("ready", READY_S)
+
+    def kill(self, slot: int) -> None:
+        """SIGKILL, and a new one in its place."""
+        life = self._lives.pop(slot)
+        life.service.end(signal.SIGKILL)
+        self._keep_log(life)
+        self.start(slot)
+
+    def pause(self, slot: int) -> None:
+        """SIGSTOP."""
+        process = self._lives[slot].service.process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        self._paused[slot] = time.time()
+
+    def resume(self, slot: int) -> None:
+        """SIGCONT."""
+        process = self._lives[slot].service.process
+        assert process is not None
+        process.send_signal(signal.SIGCONT)
+        self.pauses.append(Interval(self._paused.pop(slot), time.time() + AFTERMATH_S))
+
+    def leave(self, slot: int) -> None:
+        """SIGTERM once it is ready; its end is waited for elsewhere."""
+        life = self._lives.pop(slot)
+        self._leaving.append(life)
+        self._helpers.submit(self._end, life)
+
+    def _end(self, life: Life) -> None:
+        with contextlib.suppress(AssertionError):  # it may be long in getting ready, or have ended by itself
+            life.service.wait_for("ready", READY_S)
+        began, began_at = time.monotonic(), time.time()
+        try:
+            code = life.service.end(signal.SIGTERM, END_S)
+        except Exception:  # noqa: BLE001 - it did not end: that is told by the time it took
+            code = life.service.end(signal.SIGKILL)
+        with self._lock:
+            self.endings.append(Ending(life.instance.name, time.monotonic() - began, code, began_at))
+        self._keep_log(life)
+        self._leaving.remove(life)
+
+    def look_after(self) -> None:
+        """Start those again that have ended by themselves, as a supervisor would."""
+        for slot, life in list(self._lives.items()):
+            assert life.service.process is not None
+            code = life.service.process.poll()
+            if code is not None:
+                del self._lives[slot]
+                life.service.wait()
+                self._keep_log(life)
+                said = [line for line in life.service.log[-LAST_LINES:] if line.get("level") != "info"]
+                self.deaths.append(f"{life.instance.name} ended with {code}: {json.dumps(said)}")
+                self.start(slot)
+
+    def end_all(self) -> None:
+        """Continue what is stopped, SIGTERM to all, and wait for them."""
+        for slot in list(self._paused):
+            self.resume(slot)
+        for slot in list(self._lives):
+            self.leave(slot)
+        self._helpers.shutdown()
+
+    def _keep_log(self, life: Life) -> None:
+        if self._logs is not None:
+            lines = "".join(json.dumps(line) + "\n" for line in life.service.log)
+            (self._logs / f"{life.instance.name.replace(' ', '-')}.jsonl").write_text(lines, "utf-8")

@@ -1,0 +1,125 @@
+"""The queries of a run: most are plain, some get a node that misbehaves, some records are no queries."""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from confluent_kafka import Producer
+
+from support.feeder import event
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, Message
+
+    from support.checker import Place
+
+HOSTILE = (
+    "slow",
+    "deaf",
+    "blocking",
+    "raises",
+    "exits",
+    "ends-loop",
+    "exits-in-task",
+    "garbage",
+    "large 100000",
+    "work doubtful",
+    "unheard-of",
+)
+HOSTILE_SHARE = 0.06
+POISON = (None, b"", b"\xff\xfe", b"[1, 2", b'"text"', b"7", b'{"user_input": "work"}', b"[" * 2000)
+POISON_SHARE = 0.02
+FLUSH_S = 120.0
+
+
+class Asked(NamedTuple):
+    """One record to write."""
+
+    key: str | None
+    value: bytes | None
+    query_id: str | None
+    """None where the record has no id that could be answered."""
+    rejected: bool
+    """The record is no query: there will be a dead letter."""
+
+
+def record(seed: int, number: int) -> Asked:
+    """Record *number* of the run with this seed."""
+    draw = random.Random(f"{seed}/{number}")  # noqa: S311 - to be repeated, not to be secret
+    query_id, chance = f"q{number}", draw.random()
+    if chance < POISON_SHARE / 2:
+        return Asked(query_id, draw.choice(POISON), None, rejected=True)
+    if chance < POISON_SHARE:
+        return Asked(query_id, event(query_id, user_input=7), query_id, rejected=True)  # type: ignore[arg-type]
+    if chance < POISON_SHARE + HOSTILE_SHARE:
+        return Asked(query_id, event(query_id, draw.choice(HOSTILE)), query_id, rejected=False)
+    text = f"{draw.choice(('work', 'fast'))} {number}"
+    key = query_id if draw.random() < 0.9 else None
+    return Asked(key, event(query_id, text), query_id, rejected=False)
+
+
+class Load:
+    """Writes records at a steady rate during the ``with`` block, with a client that is not ours.
+
+    Args:
+        bootstrap: The brokers.
+        topic: Where to.
+        seed: Decides what is asked.
+        rate: Records a second.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, *, seed: int, rate: float) -> None:
+        options = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5, "log_level": 0}
+        self._producer = Producer(options)
+        self._topic = topic
+        self._seed = seed
+        self._rate = rate
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._feed, daemon=True)
+        self.failures: list[str] = []
+        self.places: dict[int, Place] = {}
+        """Where each record is, by its number."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Write no more, and wait until the brokers have all."""
+        self._stop.set()
+        self._thread.join(FLUSH_S + 10)
+
+    @property
+    def ids(self) -> set[str]:
+        """The ids that must be answered."""
+        asked = [record(self._seed, number).query_id for number in self.places]
+        return {query_id for query_id in asked if query_id is not None}
+
+    @property
+    def rejects(self) -> set[Place]:
+        """Where the records are that must become dead letters."""
+        return {place for number, place in self.places.items() if record(self._seed, number).rejected}
+
+    def _feed(self) -> None:
+        started, number = time.monotonic(), 0
+        while not self._stop.wait(max(0.0, started + number / self._rate - time.monotonic())):
+            asked = record(self._seed, number)
+            delivered = functools.partial(self._delivered, number)
+            self._producer.produce(self._topic, asked.value, key=asked.key, on_delivery=delivered)
+            self._producer.poll(0)
+            number += 1
+        if left := self._producer.flush(FLUSH_S):
+            self.failures.append(f"{left} records were not acknowledged within {FLUSH_S:.0f} s")
+
+    def _delivered(self, number: int, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self.failures.append(f"record {number}: {error}")
+        else:
+            self.places[number] = (message.partition() or 0, message.offset() or 0)
