@@ -70,7 +70,7 @@ class Service:
         self._failure: Exception | None = None
         self.admin_port: int | None = None
         self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
-        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span)
+        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; returns the process's exit code.
