@@ -11,7 +11,7 @@ import pytest
 
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.settings import TopicSettings
-from fivestage_schemas import PipelineResult
+from fivestage_schemas import PipelineResult, StageType
 from support.checker import read_all, wait_for_results, wait_until_committed
 from support.feeder import event, write
 from support.process import ServiceProcess
@@ -25,7 +25,13 @@ LIBRARY = Path(
     os.environ.get("FIVESTAGE_LIBFAKETIME", "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 )
 HOUR_S = 3600
-ROUND = 100
+ROUND = 50
+GENEROUS = {
+    "pipeline.total_timeout_ms": 4000,
+    "pipeline.stage_timeouts_ms": dict.fromkeys(StageType, 1500),
+    "adaptive.enabled": False,
+}
+"""The library reads a file whenever it is asked for the time."""
 
 
 @pytest.fixture
@@ -35,6 +41,7 @@ async def bootstrap() -> AsyncIterator[str]:
         yield broker.bootstrap
 
 
+@pytest.mark.long  # not for its time: it needs a library that few have
 @pytest.mark.skipif(not LIBRARY.exists(), reason="libfaketime is not installed (apt install libfaketime)")
 async def test_an_hour_forth_and_back(
     bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -50,7 +57,7 @@ async def test_an_hour_forth_and_back(
         "DONT_FAKE_MONOTONIC": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    with ServiceProcess("support.apps:load", bootstrap) as service:
+    with ServiceProcess("support.apps:load", bootstrap, GENEROUS) as service:
         for at, offset_s in enumerate((0, HOUR_S, -HOUR_S)):
             names = [f"{offset_s}-{number}" for number in range(ROUND)]
             queries = [
@@ -69,5 +76,5 @@ async def test_an_hour_forth_and_back(
     assert len({result.query_id for result in results}) == ROUND * 3
     statuses = {(result.query_id.endswith("0"), str(result.status)) for result in results}
     assert statuses == {(True, "timeout"), (False, "success")}
-    assert all(result.metrics.total_duration_ms < 1000 for result in results)
+    assert all(result.metrics.total_duration_ms < 5000 for result in results)
     assert all(result.metrics.queue_ms >= 0 for result in results)

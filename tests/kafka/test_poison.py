@@ -68,8 +68,7 @@ def letters(kafka: RealBroker, topics: TopicSet) -> list[Message]:
 def test_poison_payloads_and_headers(kafka: RealBroker, topics: TopicSet, record_property: Any) -> None:
     """Each has its one rejection, in order between queries that are answered; no log line quotes any."""
     huge = [("ce_id", b"x" * 500_000), ("traceparent", b"00-zz")] + [("x", b"1")] * 10_000
-    for value in PAYLOADS.values():
-        write(kafka.bootstrap, topics.queries, [("k", value)])
+    write(kafka.bootstrap, topics.queries, [("k", value) for value in PAYLOADS.values()])
     write(kafka.bootstrap, topics.queries, [("k", event("huge", "fast"))], huge)
     write(kafka.bootstrap, topics.queries, [("k", event("good", "fast"))])
     with ServiceProcess("support.apps:load", kafka.bootstrap, settings_for(topics)) as service:
@@ -103,20 +102,22 @@ async def test_poison_on_the_wire(kafka: RealBroker, topics: TopicSet, record_pr
         write(kafka.bootstrap, topics.queries, good[:100])
         wait_for_results(kafka.bootstrap, topics.results, 100)
         before = peak_mib(service.process.pid)
-        for partition in range(3):
-            await write_batch(producer, topics.queries, partition, [b"x"], bomb(GZIP, BOMB_BYTES))
+        await write_batch(producer, topics.queries, 0, [b"x"], bomb(GZIP, BOMB_BYTES))
+        for partition in (0, 1):
             await write_batch(producer, topics.queries, partition, [b"x"], bad_header_name)
         await producer.stop()
         write(kafka.bootstrap, topics.queries, good[100:])
-        wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 306)
+        wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 303)
         more = peak_mib(service.process.pid) - before
         assert service.end() == 0
     assert more < MAX_MORE_MIB
     found = [headers_of(message) for message in letters(kafka, topics)]
     assert {one["dlq.reason"] for one in found} == {"corrupt_record"}
     details = sorted(one["dlq.detail"] for one in found)
-    assert details[:3] == ["it cannot be taken out of its batch (UnicodeDecodeError)"] * 3
-    assert details[3:] == ["its batch becomes larger than 8388608 bytes (kafka.max_batch_bytes)"] * 3
+    assert details == [
+        *["it cannot be taken out of its batch (UnicodeDecodeError)"] * 2,
+        "its batch becomes larger than 8388608 bytes (kafka.max_batch_bytes)",
+    ]
     assert {message.value() for message in letters(kafka, topics)} == {None}
     ids = [headers_of(message)["ce_subject"] for message in read_all(kafka.bootstrap, topics.results)]
     assert sorted(ids) == sorted(name for name, _ in good)
@@ -124,17 +125,15 @@ async def test_poison_on_the_wire(kafka: RealBroker, topics: TopicSet, record_pr
 
 
 @pytest.mark.fault(30)
-@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-def test_what_java_compresses_is_read(kafka: RealBroker, topics: TopicSet, codec: str) -> None:
+def test_what_java_compresses_is_read(kafka: RealBroker, topics: TopicSet) -> None:
     """Batches of every codec, as Java's producer frames them."""
-    lines = "".join(f'{{"query_id":"j{number}","user_input":"fast"}}\n' for number in range(2000))
-    kafka.exec_tool(
-        *("kafka-console-producer", "--topic", topics.queries, "--compression-codec", codec),
-        *("--batch-size", "500"),
-        input=lines.encode(),
-    )
+    codecs = ("gzip", "snappy", "lz4", "zstd")
+    for codec in codecs:
+        lines = "".join(f'{{"query_id":"{codec}{number}","user_input":"fast"}}\n' for number in range(500))
+        arguments = ("--topic", topics.queries, "--compression-codec", codec, "--batch-size", "200")
+        kafka.exec_tool("kafka-console-producer", *arguments, input=lines.encode())
     with ServiceProcess("support.apps:load", kafka.bootstrap, settings_for(topics)) as service:
-        wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 2000)
+        wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 500 * len(codecs))
         assert service.end() == 0
     assert letters(kafka, topics) == []
 
@@ -157,7 +156,6 @@ def test_dead_letters_are_listed_and_replayed(kafka: RealBroker, topics: TopicSe
 
     listed = [json.loads(line) for line in dlq("list", "--json")]
     assert sorted(letter["reason"] for letter in listed) == ["not_json", "unknown_lane", "unknown_lane"]
-    assert len(dlq("replay", "--reason", "unknown_lane", "--dry-run")) == 2
     assert [line.partition(": ")[2] for line in dlq("replay", "--reason", "unknown_lane")] == ["replayed"] * 2
     assert [line.partition(": ")[2] for line in dlq("replay", "--reason", "unknown_lane")] == [
         "replayed before"
