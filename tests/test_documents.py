@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import pytest
 
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.settings import Settings, TopicSettings
+from support.checker import wait_for_results
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,6 +77,33 @@ async def test_try_it(bootstrap: str, tmp_path: Path) -> None:
     assert [one.returncode for one in done] == [0, 0, 0], [one.stderr for one in done]
     assert "22" in done[2].stdout
     assert "Nairobi" in done[2].stdout
+
+
+@pytest.mark.broker
+@pytest.mark.fault(29)
+async def test_dead_letter_commands(bootstrap: str, tmp_path: Path) -> None:
+    """The commands about dead letters run as printed, and replay what a wrong setting refused."""
+    lines = [line for line in commands() if line.startswith("fivestage dlq")]
+    assert len(lines) == 4
+    settings = {"FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": bootstrap, "FIVESTAGE_ADMIN__PORT": "0"}
+    lanes = {"FIVESTAGE_LANES": '["prod"]'}
+    service = subprocess.Popen(
+        [sys.executable, "-m", "fivestage", "run"],
+        env={**os.environ, **settings, **lanes},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for question in ("no-json", '{"query_id":"a","user_input":"2+2","lane":"canary"}'):
+            asked = run(f"echo '{question}' | fivestage produce -", tmp_path, **settings)
+            assert asked.returncode == 0
+        await asyncio.to_thread(wait_for_results, bootstrap, TopicSettings().dead_letters, 2)
+        listed, as_json, dry, replayed = [run(line, tmp_path, **settings) for line in lines]
+    finally:
+        service.terminate()
+        assert service.wait(20) == 0
+    assert [one.returncode for one in (listed, as_json, dry, replayed)] == [0] * 4, replayed.stderr
+    assert ("unknown_lane" in listed.stdout, as_json.stdout.count('"not_json"')) == (True, 1)
+    assert (dry.stdout.count("would be replayed"), replayed.stdout.count(": replayed\n")) == (2, 1)
 
 
 def test_a_node_of_your_own(tmp_path: Path) -> None:

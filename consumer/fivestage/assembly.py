@@ -168,6 +168,12 @@ def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
         ("partition",),
         lambda: [((str(key.partition),), book.span) for key, book in list(ledger.books.items())],
     )
+    metrics.gauges(
+        "partition_halted",
+        "1 for a partition that is halted because too much of it cannot be read.",
+        ("partition",),
+        lambda: [((str(key.partition),), float(key in ledger.guard.halted)) for key in list(ledger.books)],
+    )
     _add_lane_gauges(metrics, inner.policies)
 
 

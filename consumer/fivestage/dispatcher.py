@@ -200,19 +200,30 @@ class Dispatcher:
     def dispatch(self, item: Record | CorruptRecord) -> None:
         """Take one record, or the report of a corrupt one, from the source."""
         record = item.record if isinstance(item, CorruptRecord) else item
-        book = self._ledger.book(_partition(record))
+        key = _partition(record)
+        book = self._ledger.book(key)
         if book is None or book.next_offset is None:
             return  # taken away since the fetch, and perhaps given back: it will be read again
-        if not self.in_flight:
-            self.last_progress_at = asyncio.get_running_loop().time()
-        self.in_flight += 1
         if isinstance(item, CorruptRecord):
             decoded: Readable | Unreadable = Unreadable(UnreadableReason.CORRUPT_RECORD, item.detail)
         else:
             decoded = decode(record, self._limits)
+        if not self._may_pass(key, decoded):
+            book.put_back()
+            return
+        if not self.in_flight:
+            self.last_progress_at = asyncio.get_running_loop().time()
+        self.in_flight += 1
         arrival = Arrival(record, book, decoded)
         if self._order is None or self._order.enter(_order_key(record), arrival):
             self._take_up(arrival)
+
+    def _may_pass(self, key: PartitionKey, decoded: Readable | Unreadable) -> bool:
+        """Whether a record may be dealt with: not where its partition is halted, before it or now."""
+        guard, readable = self._ledger.guard, isinstance(decoded, Readable)
+        if key in guard.halted:
+            return False
+        return guard.admit(key, readable=readable, now=asyncio.get_running_loop().time())
 
     def _take_up(self, arrival: Arrival) -> None:
         """Begin with a record, or let it wait for a slot."""

@@ -141,7 +141,7 @@ class MemoryBus:
         executor: Executor | None = None,
     ) -> None:
         settings = settings or Settings()
-        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span)
+        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
         self.ledger.assign(frozenset(PartitionKey(TOPIC, number) for number in range(partitions)))
         self.source = MemorySource(self.ledger)
         self.sink = MemorySink()

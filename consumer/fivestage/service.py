@@ -73,7 +73,7 @@ class Service:
         self.hard_end: HardEnd | None = None
         """Ends the process when the orderly end does not."""
         self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
-        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span)
+        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and end in order.

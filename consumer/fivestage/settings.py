@@ -30,6 +30,7 @@ from pydantic_settings import (
 
 from fivestage.core.adaptive import AdaptivePolicy
 from fivestage.core.breaker import BreakerPolicy
+from fivestage.core.flood import FloodPolicy
 from fivestage.core.plan import DEFAULT_CRITICAL, DEFAULT_STAGE_TIMEOUTS_MS, DEFAULT_TOTAL_TIMEOUT_MS, Plan
 from fivestage.core.records import Output
 from fivestage.core.shed import ShedMode
@@ -74,6 +75,9 @@ class KafkaSettings(_Section):
     request_timeout_ms: PositiveMs = 15000
     fetch_max_wait_ms: PositiveMs = 100
     max_partition_fetch_bytes: PositiveMs = 262144
+    max_batch_bytes: Annotated[int, Field(ge=1_048_576, le=1_073_741_824)] = 8_388_608
+    """The largest that a compressed batch of the input topic may become; the records of a larger one are dead
+    letters."""
     max_record_bytes: PositiveMs = 1_048_000
     """The largest record to publish; at most the output topics' ``max.message.bytes``."""
     commit_interval_ms: PositiveMs = 500
@@ -225,6 +229,25 @@ class AdmissionSettings(_Section):
     """Larger records are dead letters, unparsed."""
 
 
+class DlqSettings(_Section):
+    """When so much is unreadable that a partition is halted, rather than made a heap of dead letters."""
+
+    max_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The largest share of a partition's last records that may be unreadable; 0 = any."""
+    max_consecutive: Annotated[int, Field(ge=0)] = 1000
+    """How many unreadable records of a partition may follow each other; 0 = any number."""
+    window: Annotated[int, Field(gt=0, le=1_000_000)] = 1000
+    """How many records max_ratio is taken of."""
+    pause_ms: Annotated[int, Field(ge=0)] = 60_000
+    """How long a halted partition waits before it is tried again; each time in a row twice as long, up to
+    16 times. 0 = until the service is started again."""
+
+    def policy(self) -> FloodPolicy:
+        """The policy these settings describe."""
+        values = self.model_dump(exclude={"pause_ms"})
+        return FloodPolicy(**values, pause_s=self.pause_ms / 1000)
+
+
 class ExecutorSettings(_Section):
     """Where user code runs."""
 
@@ -289,6 +312,7 @@ class Settings(BaseSettings):
     adaptive: AdaptiveSettings = Field(default_factory=AdaptiveSettings)
     breaker: BreakerSettings = Field(default_factory=BreakerSettings)
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
+    dlq: DlqSettings = Field(default_factory=DlqSettings)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
     admin: AdminSettings = Field(default_factory=AdminSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)

@@ -131,4 +131,6 @@ class Watch:
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
         if waited_s > UNACKED_UNREADY_S:
             return Health(ok=False, reason=f"events have not been acknowledged for {waited_s:.0f} s")
+        if (reason := self._source.held_up()) is not None:
+            return Health(ok=False, reason=reason)
         return self.live()

@@ -170,6 +170,7 @@ async def test_sigterm_before_kafka_lets_it_in() -> None:
         assert await asyncio.to_thread(service.end, signal.SIGTERM, 8) == 0
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(("node", "status"), [("ends-loop", "success"), ("exits-in-task", "error")])
 async def test_a_node_that_would_end_the_executor(bootstrap: str, node: str, status: str) -> None:
     """A node that stops its loop, or exits in a task, answers for its own query only: the service goes on."""

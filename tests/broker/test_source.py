@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import operator
-import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.record.util import calc_crc32c
 
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.bus.source import Source
@@ -18,15 +16,28 @@ from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
 from fivestage.core.records import CorruptRecord
 from fivestage.settings import Settings, TopicSettings
+from support.wire import (
+    FRAMED_SNAPPY,
+    GZIP,
+    LZ4,
+    SNAPPY,
+    ZSTD,
+    bad_checksum,
+    bad_header_name,
+    bomb,
+    not_gzip,
+    packed,
+    unknown_codec,
+    write_batch,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
+
+    from support.wire import Spoil
 
 pytestmark = pytest.mark.broker
 TOPIC = TopicSettings().queries
-MARK = "MARKMARK"
-CRC_AT, CRC_FROM = 17, 21
-"""Where a record batch (format v2) has its checksum, and what it covers."""
 
 
 @pytest.fixture
@@ -40,36 +51,14 @@ async def producer() -> AsyncIterator[AIOKafkaProducer]:
 
 
 async def write(
-    producer: AIOKafkaProducer,
-    partition: int,
-    values: list[bytes],
-    spoil: Callable[[bytearray], None] | None = None,
+    producer: AIOKafkaProducer, partition: int, values: list[bytes], spoil: Spoil | None = None
 ) -> None:
     """Write one batch, spoiled on its way."""
-    batch = producer.create_batch()
-    for value in values:
-        batch.append(timestamp=None, key=None, value=value, headers=[(MARK, b"x")])
-    batch.close()
-    if spoil is not None:
-        data = bytearray(batch._build())
-        spoil(data)
-        batch._buffer = bytes(data)
-    await (await producer.send_batch(batch, TOPIC, partition=partition))
-
-
-def bad_header_name(data: bytearray) -> None:
-    """A header name that is no UTF-8, under a checksum that is right: brokers take it."""
-    data[:] = data.replace(MARK.encode(), b"\xff" * len(MARK))
-    data[CRC_AT:CRC_FROM] = struct.pack(">I", calc_crc32c(bytes(data[CRC_FROM:])))
-
-
-def bad_checksum(data: bytearray) -> None:
-    """A checksum that is wrong."""
-    data[CRC_AT] ^= 0xFF
+    await write_batch(producer, TOPIC, partition, values, spoil)
 
 
 async def read(producer: AIOKafkaProducer, count: int) -> list[tuple[int, int, Any]]:
-    """Fetch until *count* records came: partition, offset, and the value or the word ``corrupt``."""
+    """Fetch until *count* records came: partition, offset, and the value, or what is wrong with it."""
 
     async def nothing(_: object) -> None:
         return
@@ -83,19 +72,66 @@ async def read(producer: AIOKafkaProducer, count: int) -> list[tuple[int, int, A
         async with asyncio.timeout(30):
             while len(found) < count:
                 for item in await source.fetch(100):
-                    corrupt = isinstance(item, CorruptRecord)
-                    record = item.record if isinstance(item, CorruptRecord) else item
-                    value = "corrupt" if corrupt else record.value
-                    found.append((record.partition, record.offset, value))
+                    if isinstance(item, CorruptRecord):
+                        found.append((item.record.partition, item.record.offset, item.detail))
+                    else:
+                        found.append((item.partition, item.offset, item.value))
     finally:
         await source.stop()
     return sorted(found, key=lambda row: row[:2])
 
 
+ALONE: dict[Spoil, str] = {
+    bad_header_name: "it cannot be taken out of its batch (UnicodeDecodeError)",
+    bad_checksum: "the checksum of its batch is wrong",
+}
+"""What is told of a batch of one record."""
+BOMB_BYTES = 12_000_000
+"""More than kafka.max_batch_bytes."""
+WHOLE_BATCH = {
+    "bad checksum": (bad_checksum, "the checksum of its batch is wrong"),
+    "unknown codec": (unknown_codec, "the compression of its batch, codec 6, is not known"),
+    "not gzip": (not_gzip, "its batch cannot be decompressed"),
+    **{
+        f"bomb {codec}": (
+            bomb(codec, BOMB_BYTES),
+            "its batch becomes larger than 8388608 bytes (kafka.max_batch_bytes)",
+        )
+        for codec in (GZIP, SNAPPY, FRAMED_SNAPPY, LZ4, ZSTD)
+    },
+}
+
+
+@pytest.mark.fault(30)
+async def test_a_broken_batch_is_passed_over_whole(producer: AIOKafkaProducer) -> None:
+    """Each record of it is named once, with what is wrong; all others of all partitions come, in order."""
+    expected: list[tuple[int, int, Any]] = []
+    for number, (spoil, detail) in enumerate(WHOLE_BATCH.values()):
+        start = number * 4
+        await write(producer, 1, [b"1", b"2", b"3"], spoil)
+        expected += [(1, offset, detail) for offset in range(start, start + 3)]
+        for partition in range(3):
+            await write(producer, partition, [b"4"])
+            expected.append((partition, start + 3 if partition == 1 else number, b"4"))
+    assert await read(producer, len(expected)) == sorted(expected, key=lambda row: row[:2])
+
+
+@pytest.mark.fault(30)
+async def test_batches_of_every_codec_are_read(producer: AIOKafkaProducer) -> None:
+    """Decompressed by us, they hold what was written, up to what a batch may become."""
+    values = [b"%d" % number * 100 for number in range(50)]
+    large = b"\0" * 8_000_000
+    expected: list[tuple[int, int, Any]] = []
+    for codec in (GZIP, SNAPPY, FRAMED_SNAPPY, LZ4, ZSTD):
+        await write(producer, 0, values, packed(codec))
+        await write(producer, 0, [large], packed(codec))
+        expected += [(0, len(expected) + number, value) for number, value in enumerate([*values, large])]
+    assert await read(producer, len(expected)) == expected
+
+
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("spoil", [bad_header_name, bad_checksum])
-async def test_a_broken_record_is_passed_over_alone(
-    producer: AIOKafkaProducer, spoil: Callable[[bytearray], None]
-) -> None:
+async def test_a_broken_record_is_passed_over_alone(producer: AIOKafkaProducer, spoil: Spoil) -> None:
     """A record that cannot be read is reported once; all others of all partitions come, once and in order."""
     for partition in range(3):
         await write(producer, partition, [b"0", b"1", b"2"])
@@ -104,7 +140,7 @@ async def test_a_broken_record_is_passed_over_alone(
         await write(producer, partition, [b"4"])
     good = [(partition, offset, str(offset).encode()) for partition in (0, 2) for offset in range(3)]
     good += [(partition, 3, b"4") for partition in (0, 2)]
-    middle = [(1, 0, b"0"), (1, 1, b"1"), (1, 2, b"2"), (1, 3, "corrupt"), (1, 4, b"4")]
+    middle = [(1, 0, b"0"), (1, 1, b"1"), (1, 2, b"2"), (1, 3, ALONE[spoil]), (1, 4, b"4")]
     assert await read(producer, 13) == sorted(good + middle, key=lambda row: row[:2])
 
 
@@ -144,7 +180,7 @@ async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, pat
 @pytest.mark.parametrize("spoil", [bad_header_name, bad_checksum])
 @pytest.mark.parametrize("bad", [0, 1, 2])
 async def test_a_new_group_loses_nothing_to_a_first_record_that_is_broken(
-    producer: AIOKafkaProducer, spoil: Callable[[bytearray], None], bad: int
+    producer: AIOKafkaProducer, spoil: Spoil, bad: int
 ) -> None:
     """Where the group has no position yet, records that the failed fetch had taken out come all the same."""
     await write(producer, bad, [b"0"], spoil)
@@ -153,7 +189,7 @@ async def test_a_new_group_loses_nothing_to_a_first_record_that_is_broken(
             await write(producer, partition, [b"0"])
         await write(producer, partition, [b"1", b"2"])
     expected = [
-        (partition, offset, "corrupt" if (partition, offset) == (bad, 0) else str(offset).encode())
+        (partition, offset, ALONE[spoil] if (partition, offset) == (bad, 0) else str(offset).encode())
         for partition in range(3)
         for offset in range(3)
     ]

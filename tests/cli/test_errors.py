@@ -33,7 +33,15 @@ def free_port() -> int:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run"], ["watch"], ["produce", "hello"], ["topics", "check"], ["topics", "create"]],
+    [
+        ["run"],
+        ["watch"],
+        ["produce", "hello"],
+        ["topics", "check"],
+        ["topics", "create"],
+        ["dlq", "list"],
+        ["dlq", "replay"],
+    ],
     ids=" ".join,
 )
 def test_no_broker(fivestage: Fivestage, free_port: int, arguments: list[str]) -> None:

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 from cloudevents.core.bindings import kafka as cloudevents
 from cloudevents.core.v1.event import CloudEvent
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fivestage.core.decode import (
+    MAX_DEPTH,
     MAX_DETAIL_CHARS,
     MAX_KEY_BYTES,
     DecodeLimits,
@@ -231,6 +233,13 @@ def test_input_is_measured_in_bytes() -> None:
 
 # What is not read
 
+
+def nested(depth: int) -> bytes:
+    """A query that is so many objects deep."""
+    inner = depth - 1
+    return b'{"query_id":"q-1","user_input":"x","context":' + b'{"a":' * inner + b"1" + b"}" * (inner + 1)
+
+
 DEEP = b'{"query_id":"q-1","user_input":"x","context":' + b'{"a":' * 5000 + b"1" + b"}" * 5001
 POISON: dict[str, tuple[Any, UnreadableReason]] = {
     "empty": (b"", Reason.EMPTY_VALUE),
@@ -258,6 +267,11 @@ POISON: dict[str, tuple[Any, UnreadableReason]] = {
         Reason.NOT_JSON,
     ),
     "depth 5000": (DEEP, Reason.NOT_JSON),
+    "depth 255": (nested(255), Reason.TOO_LARGE),
+    "depth 1024": (nested(1024), Reason.TOO_LARGE),
+    "depth 1025": (nested(1025), Reason.NOT_JSON),
+    "a list 5000 deep": (b'{"query_id":"q-1","context":' + b"[" * 5000 + b"]" * 5000 + b"}", Reason.NOT_JSON),
+    "depth below a foreign field": (b'{"x":' + b"[" * 300 + b"]" * 300 + b"}", Reason.TOO_LARGE),
     "5 MB": (query(user_input="x" * 5_000_000), Reason.TOO_LARGE),
     "a million brackets": (b"[" * 1_000_000, Reason.NOT_JSON),
     "avro": (b"\x00\x00\x00\x00\x01\x02q-1", Reason.NOT_JSON),
@@ -298,6 +312,7 @@ POISON: dict[str, tuple[Any, UnreadableReason]] = {
 }
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(("value", "reason"), POISON.values(), ids=POISON)
 def test_poison(value: Any, reason: UnreadableReason) -> None:
     """Each has its reason, a detail for people, and nothing of the payload in it."""
@@ -309,6 +324,26 @@ def test_poison(value: Any, reason: UnreadableReason) -> None:
     assert got.query_id in {None, "q-1"}
 
 
+@pytest.mark.fault(29)
+@pytest.mark.parametrize("depth", [2, 100, 253, 254, 255, 256, 500, 1023, 1024, 1025])
+def test_what_is_read_can_be_written_again(depth: int) -> None:
+    """No query is so deep that it could not be handed to a worker process, or echoed in an answer."""
+    got = read(nested(depth))
+    assert isinstance(got, Readable) is (depth <= MAX_DEPTH)
+    if isinstance(got, Readable):
+        assert orjson.loads(orjson.dumps(got.event.context)) == got.event.context
+    else:
+        assert got.query_id in {None, "q-1"}
+
+
+@pytest.mark.fault(29)
+def test_many_brackets_are_not_depth() -> None:
+    """Width is bounded by the size alone, and brackets in text are text."""
+    wide = query(context={"a": [[]] * 5000}, user_input="[" * 5000)
+    assert isinstance(read(wide), Readable)
+
+
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -323,6 +358,7 @@ def test_size_is_checked_before_anything_is_parsed(value: Any, reason: Unreadabl
     assert read(value).reason is reason
 
 
+@pytest.mark.fault(29)
 def test_oversized_keys() -> None:
     """A key is repeated on six events: the largest one is read, one byte more is not."""
     assert isinstance(read(query(), key=b"k" * MAX_KEY_BYTES), Readable)
@@ -343,6 +379,7 @@ BAD_ENVELOPES: dict[str, Any] = {
 }
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("value", BAD_ENVELOPES.values(), ids=BAD_ENVELOPES)
 def test_bad_envelopes(value: Any) -> None:
     """A structured CloudEvent must have its version, its id, and an object for data."""
@@ -417,9 +454,14 @@ HEADERS: dict[str, tuple[list[tuple[str, Any]], dict[str, str]]] = {
     "null": ([("ce_id", None)], {}),
     "other case": ([("CE_ID", b"1"), ("Lane", b"a")], {}),
     "empty name": ([("", b"1")], {}),
+    "a name of 1 MB": ([("x" * 1_000_000, b"1"), ("lane", b"a")], {"lane": "a"}),
+    "behind 64 others": ([("x", b"1")] * 64 + [("lane", b"a")], {}),
+    "baggage": ([("baggage", b"user=7")], {}),
+    "of dead letters": ([("dlq.reason", b"x"), ("dlq.replayed", b"0/1")], {}),
 }
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(("headers", "known"), HEADERS.values(), ids=HEADERS)
 def test_headers(headers: list[tuple[str, Any]], known: dict[str, str]) -> None:
     """Only what means something here and has a decent size is looked at, and nothing else does harm."""
@@ -434,6 +476,7 @@ def check(got: Readable | Unreadable, limits: DecodeLimits) -> None:
     """What is true of any outcome."""
     if isinstance(got, Readable):
         assert len(got.event.user_input.encode()) <= 32768
+        orjson.dumps(got.event.context)
         assert not limits.lanes or got.lane in limits.lanes
     else:
         assert got.reason in UnreadableReason
@@ -477,12 +520,14 @@ near_misses = st.dictionaries(
 )
 
 
+@pytest.mark.fault(29)
 @given(value=st.none() | st.binary(max_size=200), key=st.none() | st.binary(max_size=20), headers=any_headers)
 def test_no_bytes_make_it_raise(value: bytes | None, key: bytes | None, headers: list[Any]) -> None:
     """Arbitrary bytes are a query or a reason."""
     check(decode(PlainRecord("t", 0, 0, -1, key, value, headers), LIMITS), LIMITS)
 
 
+@pytest.mark.fault(29)
 @given(value=json_values | near_misses, headers=any_headers)
 def test_no_json_makes_it_raise(value: Any, headers: list[Any]) -> None:
     """Arbitrary JSON, and JSON with a query's field names, is a query or a reason."""
@@ -490,6 +535,7 @@ def test_no_json_makes_it_raise(value: Any, headers: list[Any]) -> None:
     check(read(value, *headers, limits=limits), limits)
 
 
+@pytest.mark.fault(29)
 @given(
     field=st.sampled_from(
         ["query_id", "user_input", "lane", "deadline", "budget_ms", "context", "schema_version"]

@@ -484,6 +484,7 @@ def test_a_result_that_fits_is_whole() -> None:
     assert (result.answer, stages[3].data) == ("a" * 4_000, "d" * 9_000)
 
 
+@pytest.mark.fault(24)
 def test_a_result_too_large_loses_the_stages_data_first() -> None:
     """The answer is what counts; the data is still in the stage results."""
     stages, result = sorted_out(records_of(SMALL, envelope(), large(data=20_000, answer=9_000)))
@@ -494,6 +495,7 @@ def test_a_result_too_large_loses_the_stages_data_first() -> None:
     assert stages[3].data == "d" * 20_000
 
 
+@pytest.mark.fault(24)
 def test_an_answer_too_large_is_an_error() -> None:
     """A terminal event there is in any case, and it says why it has no answer."""
     end = large(data=10, answer=31_000)._replace(degraded=True)
@@ -507,6 +509,7 @@ def test_an_answer_too_large_is_an_error() -> None:
     assert stages[3].data == "d" * 10
 
 
+@pytest.mark.fault(24)
 @given(data=st.integers(0, 70_000), answer=st.integers(0, 40_000), key=st.integers(0, MAX_KEY_BYTES))
 def test_no_event_is_larger_than_its_topic_takes(data: int, answer: int, key: int) -> None:
     """At any sizes around the limit, keys included."""
@@ -516,6 +519,7 @@ def test_no_event_is_larger_than_its_topic_takes(data: int, answer: int, key: in
     assert (result.answer is None) is (result.error_type == "result_too_large")
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("data", range(MAX - 6000, MAX, 250))
 def test_keys_and_headers_count(data: int) -> None:
     """A value that would fit by itself does not fit with the largest key: the whole record is measured."""

@@ -71,6 +71,7 @@ def test_java_producer_to_java_consumer(kafka: RealBroker, topics: TopicSet) -> 
     assert re.search(rf"traceparent:00-{TRACE_ID}-[0-9a-f]{{16}}-01", headers)
 
 
+@pytest.mark.fault(16, 24, 29)
 def test_every_ending(kafka: RealBroker, topics: TopicSet) -> None:
     """Each kind of input ends as the contract's table says, in all four output topics."""
     asked = {
@@ -137,6 +138,7 @@ def _results(kafka: RealBroker, topics: TopicSet) -> list[PipelineResult]:
     ]
 
 
+@pytest.mark.fault(31)
 def test_one_trace_from_query_to_all_events(kafka: RealBroker, topics: TopicSet) -> None:
     """Every event of a query carries the producer's trace; a malformed header starts a new one."""
     header = [("traceparent", TRACEPARENT.encode()), ("x-secret", b"not copied")]
@@ -214,6 +216,7 @@ def test_broker_restart_under_load(own_kafka: RealBroker, make_topics: MakeTopic
     assert report.silent, report
 
 
+@pytest.mark.fault(24)
 def test_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
     """Where an output topic takes less than kafka.max_record_bytes, its own limit is the one that counts."""
     limit = ("--alter", "--entity-type", "topics", "--entity-name", topics.results)

@@ -205,6 +205,7 @@ async def test_budget_only_shortens() -> None:
     assert long.metrics.budget_ms == pytest.approx(250)
 
 
+@pytest.mark.fault(19)
 async def test_timestamp_in_the_future_is_counted() -> None:
     """A producer's clock that runs ahead gives a queue time of 0 and is counted."""
     counting = Counting()
@@ -243,6 +244,7 @@ async def test_results_of_a_lost_partition_are_dropped() -> None:
         assert (bus.results(), bus.ledger.committable(), bus.dispatcher.in_flight) == ([], {}, 0)
 
 
+@pytest.mark.fault(16)
 async def test_every_record_has_its_end_whatever_nodes_do() -> None:
     """A mix of nodes that answer, raise, hang and bring garbage: as many terminal events as queries."""
 
@@ -263,6 +265,7 @@ async def test_every_record_has_its_end_whatever_nodes_do() -> None:
     assert statuses == {"success": 40, "timeout": 20, "error": 60}
 
 
+@pytest.mark.fault(16)
 async def test_a_node_that_cancels_itself_is_an_error() -> None:
     """Cancelling one's own task is that stage's error, at once, and not a timeout of the query."""
 

@@ -428,6 +428,7 @@ async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostil
 # Code that would end the loop, or the process
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("how", ["loop.stop", "SystemExit", "KeyboardInterrupt"])
 async def test_code_that_would_end_the_loop_does_not(hostile: Hostile, how: str) -> None:
     """The loop goes on; the query ends as what its node did, its neighbour and the next one succeed."""
@@ -539,6 +540,7 @@ async def _never() -> None:
     await asyncio.Event().wait()
 
 
+@pytest.mark.fault(24)
 async def test_an_answer_that_is_too_large(hostile: Hostile) -> None:
     """An answer of 50 MB becomes an error that fits into a record; its neighbours succeed."""
 

@@ -500,6 +500,7 @@ ERRORS: list[tuple[BaseException, str]] = [
 ]
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("after_ms", [0, 1])
 @pytest.mark.parametrize(("error", "name"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
 async def test_whatever_a_stage_raises_is_an_error(error: BaseException, name: str, after_ms: int) -> None:
@@ -647,6 +648,7 @@ behaviours = st.one_of(
 )
 
 
+@pytest.mark.fault(16)
 @hypothesis.settings(max_examples=200)
 @given(
     stages=st.dictionaries(st.sampled_from([stage.value for stage in StageType]), behaviours, max_size=5),

@@ -111,6 +111,7 @@ async def test_a_blocked_node_is_a_timeout(released: threading.Event) -> None:
     assert repr(orchestrator.threads) == "<ThreadPool 1 busy of 8, 1 lost>"
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(
     ("error", "name"),
     [

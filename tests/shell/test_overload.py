@@ -80,6 +80,7 @@ async def test_who_waits_is_told_at_the_deadline(bound: str) -> None:
     assert (note.scope, note.reason) == (TimeoutScope.QUEUE, TimeoutReason.EXPIRED_BEFORE_START)
 
 
+@pytest.mark.fault(19)
 async def test_a_wall_clock_set_back_gives_nobody_a_slot() -> None:
     """A deadline is made once: that of a query that waits does not move when somebody sets the clock."""
     node = FakeNode(0.11)

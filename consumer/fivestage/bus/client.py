@@ -14,7 +14,7 @@ from fivestage.bus.connection import client_options
 from fivestage.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Collection
 
     from aiokafka.structs import ConsumerRecord
 
@@ -77,14 +77,23 @@ class QueryProducer:
 
     async def _flush(self) -> None:
         pending, self._pending = self._pending, []
-        if not pending:
-            return
-        done, late = await asyncio.wait(pending, timeout=SEND_TIMEOUT_S)
-        if late:
-            raise BrokerError(f"{len(late)} records were not acknowledged within {SEND_TIMEOUT_S:.0f} s")
-        for sent in done:
-            if (error := sent.exception()) is not None:
-                raise BrokerError(f"the broker refused a record: {error}")
+        await acknowledged(pending)
+
+
+async def acknowledged(pending: Collection[asyncio.Future[object]]) -> None:
+    """Wait until the broker has acknowledged what was sent.
+
+    Raises:
+        BrokerError: it refused a record, or does not answer.
+    """
+    if not pending:
+        return
+    done, late = await asyncio.wait(pending, timeout=SEND_TIMEOUT_S)
+    if late:
+        raise BrokerError(f"{len(late)} records were not acknowledged within {SEND_TIMEOUT_S:.0f} s")
+    for sent in done:
+        if (error := sent.exception()) is not None:
+            raise BrokerError(f"the broker refused a record: {error}")
 
 
 def _query_id(value: bytes) -> str | None:

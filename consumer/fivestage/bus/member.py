@@ -183,6 +183,10 @@ class Member:
             return f"the consumer is being rebuilt: {self.trouble.text}"
         return self._source.not_joined()
 
+    def held_up(self) -> str | None:
+        """See Source."""
+        return self._source.held_up()
+
     async def stop(self) -> None:
         """See Source."""
         self._stopping = True

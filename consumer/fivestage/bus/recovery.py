@@ -23,6 +23,7 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
+from fivestage.bus.batches import UnreadableBatchError
 from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError, ConfigurationError
 
@@ -89,7 +90,8 @@ class Recovery:
     async def recover(self, room: int) -> list[Record | CorruptRecord]:
         """Put every partition back to what was handed over, then read each by itself."""
         found: list[Record | CorruptRecord] = []
-        keys = list(self._ledger.books)
+        halted = self._ledger.guard.halted
+        keys = [key for key in self._ledger.books if key not in halted]
         for key in keys:
             await self._rewind(key)
         for key in keys:
@@ -138,20 +140,27 @@ class Recovery:
                 fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=1)
             except Exception as error:  # noqa: BLE001 - see fetch
                 if not self.is_over(error):
-                    found += self._pass_over(key, position, error)
+                    found += self._pass_over(key, position, error, room - len(found))
                 return found
             if not fetched:
                 return found
             found += self._begin(fetched[partition])
         return found
 
-    def _pass_over(self, key: PartitionKey, position: int, error: Exception) -> list[CorruptRecord]:
+    def _pass_over(
+        self, key: PartitionKey, position: int, error: Exception, room: int
+    ) -> list[CorruptRecord]:
+        """Report the record at *position*, or all of its batch from there on, as far as there is room."""
         book = self._ledger.book(key)
         if book is None:
             return []
-        self._consumer.seek(TopicPartition(*key), position + 1)
-        book.begin(position)
-        log.error(
-            "record passed over", offset=position, error_type=type(error).__name__, partition=key.partition
-        )
-        return [CorruptRecord(PlainRecord(*key, position), type(error).__name__)]
+        first, end = position, position + 1
+        detail = f"it cannot be taken out of its batch ({type(error).__name__})"
+        if isinstance(error, UnreadableBatchError) and position < error.end:
+            first = max(position, error.first)  # compaction leaves gaps
+            end, detail = min(error.end, first + room), error.detail
+        self._consumer.seek(TopicPartition(*key), end)
+        log.error("records passed over", partition=key.partition, offset=first, end=end, reason=detail)
+        for offset in range(first, end):
+            book.begin(offset)
+        return [CorruptRecord(PlainRecord(*key, offset), detail) for offset in range(first, end)]

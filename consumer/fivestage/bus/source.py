@@ -3,6 +3,7 @@
 What aiokafka does and what is done about it (version 0.14.0, pinned):
 
 * a fetch that raises may have lost records and raises for ever: see ``recovery.py``;
+* a batch is decompressed to whatever it becomes: see ``batches.py``;
 * cancelling a fetch switches ``max_poll_interval_ms`` off for good: fetches are never cancelled;
 * a pause is forgotten in every rebalance and drops what was fetched ahead: it is applied again, and used
   only when the wait is long;
@@ -22,6 +23,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import KafkaError
 
 from fivestage.bus import internals
+from fivestage.bus.batches import check_batches
 from fivestage.bus.connection import client_options
 from fivestage.bus.recovery import Recovery
 from fivestage.core.ledger import Ledger, PartitionKey
@@ -60,9 +62,12 @@ class Source:
         observer: Observer,
     ) -> None:
         self._topic = settings.topics.queries
+        self._max_batch_bytes = settings.kafka.max_batch_bytes
         self._ledger = ledger
         self._on_revoked = on_revoked
         self._paused = False
+        self._held: set[PartitionKey] = set()
+        """The halted partitions that the client was told not to fetch."""
         self._failure: BaseException | None = None
         self._observer = observer
         self._joined = False
@@ -85,6 +90,7 @@ class Source:
             await self.consumer.start()
         except KafkaError as error:
             raise BrokerError(f"cannot connect: {error}") from error
+        check_batches(self.consumer, max_bytes=self._max_batch_bytes)
         internals.brake_fetches(self.consumer, ERROR_PAUSE_S)
         self.consumer.subscribe([self._topic], listener=_Listener(self))
 
@@ -96,7 +102,10 @@ class Source:
             BrokerError: the consumer is beyond repair.
         """
         self._raise_failure()
-        partitions = [TopicPartition(*key) for key in self._ledger.within_span()]
+        self._follow_halts()
+        partitions = {TopicPartition(*key) for key in self._ledger.within_span()}
+        # Halted ones bring nothing, but a halt may be long, and the group must see a live member.
+        partitions = partitions or self.consumer.paused()
         if self._ledger.books and not partitions:
             await asyncio.sleep(FETCH_TIMEOUT_MS / 1000)
             return []
@@ -110,6 +119,33 @@ class Source:
             log.warning("fetch failed", error_type=type(error).__name__)
             return await self._recovery.recover(max_records)
         return [record for records in fetched.values() for record in self._begin(records)]
+
+    def _follow_halts(self) -> None:
+        """Stop reading partitions that were halted, and go on with those whose pause is over."""
+        for key in self._ledger.resumable(asyncio.get_running_loop().time()):
+            offset, partition = self._ledger.resume(key), TopicPartition(*key)
+            if offset is not None:
+                self.consumer.seek(partition, offset)
+            if not self._paused:
+                self.consumer.resume(partition)
+            self._held.discard(key)
+            log.warning("partition resumed", partition=key.partition, offset=offset)
+        for key in self._ledger.halted():
+            if key not in self._held:
+                self._held.add(key)
+                self.consumer.pause(TopicPartition(*key))
+                halt, book = self._ledger.guard.halted[key], self._ledger.books[key]
+                log.error(
+                    "partition halted", partition=key.partition, position=book.position, reason=halt.reason
+                )
+
+    def held_up(self) -> str | None:
+        """Which partitions are halted, and why; None while none is."""
+        halted = self._ledger.halted()
+        if not halted:
+            return None
+        numbers = ", ".join(str(number) for number in sorted(key.partition for key in halted))
+        return f"halted: partition {numbers}: {self._ledger.guard.halted[halted[0]].reason}"
 
     def _begin(self, records: Sequence[Record]) -> Sequence[Record]:
         """Enter records into their books; drop those of partitions lost meanwhile."""
@@ -134,7 +170,8 @@ class Source:
     def resume(self) -> None:
         """Fetch again."""
         self._paused = False
-        self.consumer.resume(*self.consumer.assignment())
+        halted = {TopicPartition(*key) for key in self._held}
+        self.consumer.resume(*(self.consumer.assignment() - halted))
 
     def lag(self) -> dict[PartitionKey, int]:
         """Records written and not yet handed over, by partition, as far as the last fetch told."""
@@ -189,6 +226,7 @@ class Source:
         self._observer.rebalanced()
         self._joined = True
         self._ledger.assign(keys)
+        self._held.clear()
         if self._paused:
             self.consumer.pause(*self.consumer.assignment())
         names = sorted(key.partition for key in keys)
@@ -238,4 +276,5 @@ def _consumer_options(settings: Settings) -> dict[str, object]:
         "fetch_max_wait_ms": kafka.fetch_max_wait_ms,
         "fetch_max_bytes": 8 * 1024 * 1024,
         "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
+        "check_crcs": False,  # verified in batches.py
     }

@@ -5,7 +5,7 @@ Exit codes: 0, 1 (it ran and the answer is bad), 2 (wrong use, or something must
 
 import typer
 
-from fivestage.cli import broker, config, demo, produce, run, topics, watch
+from fivestage.cli import broker, config, demo, dlq, produce, run, topics, watch
 
 app = typer.Typer(
     name="fivestage",
@@ -25,5 +25,6 @@ app.command("watch")(watch.watch)
 app.command("broker")(broker.broker)
 app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")
+app.add_typer(dlq.app, name="dlq")
 
 __all__ = ["app"]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_DETAIL_CHARS: Final = 512
 MAX_KEY_BYTES: Final = 4096
+MAX_DEPTH: Final = 254
+"""How deep a value may be nested: what orjson writes. It reads more, which could not be passed on."""
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 1024
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -112,6 +114,7 @@ def decode(record: Record, limits: DecodeLimits) -> Readable | Unreadable:
     try:
         _check_value_size(record.value, limits)
         fields = _fields(record.value or b"", headers)
+        _check_depth(record.value or b"", fields)
         _check_key_size(record.key)
         return _readable(fields, headers, limits)
     except _RejectedError as rejected:
@@ -140,6 +143,16 @@ def _check_value_size(value: bytes | None, limits: DecodeLimits) -> None:
     if len(value) > limits.max_value_bytes:
         detail = f"the value has {len(value)} bytes, at most {limits.max_value_bytes} are read"
         raise _RejectedError(UnreadableReason.TOO_LARGE, detail)
+
+
+def _check_depth(value: bytes, fields: dict[str, Any]) -> None:
+    if value.count(b"{") + value.count(b"[") <= MAX_DEPTH:
+        return
+    try:
+        orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        detail = f"nested more than {MAX_DEPTH} deep"
+        raise _RejectedError(UnreadableReason.TOO_LARGE, detail) from None
 
 
 def _check_key_size(key: bytes | None) -> None:

@@ -206,7 +206,7 @@ def _kept_headers(record: Record) -> list[tuple[str, bytes]]:
     return [
         (name, value)
         for name, value in record.headers[:MAX_HEADERS]
-        if (name in KNOWN_HEADERS or name.startswith("ce_"))
+        if (name in KNOWN_HEADERS or name.startswith("ce_") or name == h.DLQ_REPLAYED_FROM)
         and value is not None
         and len(value) <= MAX_HEADER_BYTES
     ]

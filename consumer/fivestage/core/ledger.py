@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from fivestage.core.flood import FloodGuard, FloodPolicy
+
 
 class PartitionKey(NamedTuple):
     """Names a partition."""
@@ -91,6 +93,14 @@ class PartitionLedger:
         """A record that was begun is left to the partition's next reader: nothing from it on is committed."""
         self._put_back += 1
 
+    def begin_again(self) -> None:
+        """What was put back is received once more. Everything before it must be finished."""
+        if self._prefix_end is not None:
+            self._begun.clear()
+            self._finished.clear()
+            self.next_offset = self._prefix_end
+            self._put_back = 0
+
     @property
     def position(self) -> int | None:
         """The end of the contiguous finished prefix; None before the first record."""
@@ -117,10 +127,16 @@ class PartitionLedger:
 
 
 class Ledger:
-    """The books of all assigned partitions."""
+    """The books of all assigned partitions.
 
-    def __init__(self, *, max_span: int) -> None:
+    Args:
+        max_span: How far a partition may be read ahead of its commit position, in offsets.
+        flood: When a partition is halted because too much of it cannot be read.
+    """
+
+    def __init__(self, *, max_span: int, flood: FloodPolicy | None = None) -> None:
         self._max_span = max_span
+        self.guard = FloodGuard(flood or FloodPolicy())
         self._epoch = 0
         self._books: dict[PartitionKey, PartitionLedger] = {}
 
@@ -164,8 +180,25 @@ class Ledger:
         return sum(book.in_flight for key, book in books.items() if keys is None or key in keys)
 
     def within_span(self) -> list[PartitionKey]:
-        """The partitions that may receive more: their uncommitted span is under the cap."""
-        return [key for key, book in self._books.items() if book.span < self._max_span]
+        """The partitions that may receive more: not halted, and their uncommitted span is under the cap."""
+        halted = self.guard.halted
+        return [key for key, book in self._books.items() if book.span < self._max_span and key not in halted]
+
+    def halted(self) -> list[PartitionKey]:
+        """The assigned partitions that are halted."""
+        return [key for key in self.guard.halted if key in self._books]
+
+    def resumable(self, now: float) -> list[PartitionKey]:
+        """The assigned partitions that are halted and may go on: time is up, nothing is in flight."""
+        books = self._books
+        return [key for key in self.guard.over(now) if key in books and not books[key].in_flight]
+
+    def resume(self, key: PartitionKey) -> int | None:
+        """Let a halted partition go on; the offset to read from, None where its position is right already."""
+        self.guard.resume(key)
+        book = self._books[key]
+        book.begin_again()
+        return book.next_offset
 
     def committable(self) -> dict[PartitionKey, int]:
         """What to commit now, by partition."""

@@ -47,7 +47,7 @@ class CorruptRecord(NamedTuple):
 
     record: PlainRecord
     detail: str
-    """The class of the error it raised."""
+    """What is wrong with it, for people, without anything of its content."""
 
 
 NOT_FROM_KAFKA = PlainRecord("", 0, 0)

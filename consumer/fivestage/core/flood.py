@@ -1,0 +1,126 @@
+"""The flood guard: where nearly everything is unreadable, something else is wrong than a record.
+
+A producer of another format, or a topic that was mixed up, would turn a whole partition into dead letters,
+committed and gone from the queue. Beyond the limits the partition is halted instead: what came until then
+is told and committed, the rest stays where it is. It is tried again after a pause, which doubles as long as
+that does not help. The limits are those of getsentry/arroyo's dead-letter policy.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from fivestage.core.ledger import PartitionKey
+
+MAX_PAUSES: Final = 16
+"""The longest pause, in first ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloodPolicy:
+    """When a partition is halted, and for how long."""
+
+    max_ratio: float = 0.5
+    """The largest share of the last *window* records that may be unreadable; 0 = any."""
+    max_consecutive: int = 1000
+    """How many unreadable records may follow each other; 0 = any number."""
+    window: int = 1000
+    """How many records the share is taken of; with fewer it is not judged."""
+    pause_s: float = 60.0
+    """The first pause; 0 = until the service is started again."""
+
+
+class Halt(NamedTuple):
+    """A partition is halted."""
+
+    reason: str
+    until: float | None
+    """Monotonic seconds; None = until the service is started again."""
+
+
+class _Recent:
+    """What came of one partition lately."""
+
+    __slots__ = ("consecutive", "pauses", "since_halt", "unreadable", "window")
+
+    def __init__(self) -> None:
+        self.consecutive = 0
+        self.window: deque[bool] = deque()
+        self.unreadable = 0
+        self.pauses = 0
+        """How often in a row it was halted."""
+        self.since_halt = 0
+
+
+class FloodGuard:
+    """Judges the records of all partitions; knows which partitions are halted.
+
+    >>> guard = FloodGuard(FloodPolicy(max_consecutive=2))
+    >>> [guard.admit(PartitionKey("t", 0), readable=False, now=0.0) for _ in range(3)]
+    [True, True, False]
+    >>> guard.halted[PartitionKey("t", 0)].until
+    60.0
+    """
+
+    def __init__(self, policy: FloodPolicy) -> None:
+        self._policy = policy
+        self._recent: dict[PartitionKey, _Recent] = {}
+        self.halted: dict[PartitionKey, Halt] = {}
+
+    def __repr__(self) -> str:
+        return f"<FloodGuard {len(self.halted)} halted>"
+
+    def admit(self, key: PartitionKey, *, readable: bool, now: float) -> bool:
+        """Whether a record may be dealt with; False: its partition is halted before it."""
+        recent = self._recent.get(key)
+        if recent is None:
+            recent = self._recent[key] = _Recent()
+        if not readable and (reason := self._beyond(recent)) is not None:
+            self._halt(key, recent, reason, now)
+            return False
+        self._enter(recent, readable=readable)
+        return True
+
+    def _beyond(self, recent: _Recent) -> str | None:
+        """Which limit one more unreadable record would pass."""
+        policy = self._policy
+        if policy.max_consecutive and recent.consecutive >= policy.max_consecutive:
+            return f"{policy.max_consecutive} records in a row could not be read (dlq.max_consecutive)"
+        if policy.max_ratio and len(recent.window) >= policy.window:
+            unreadable = recent.unreadable + recent.window[0]  # the oldest one leaves
+            if unreadable > policy.max_ratio * policy.window:
+                return f"{unreadable} of {policy.window} records could not be read (dlq.max_ratio)"
+        return None
+
+    def _enter(self, recent: _Recent, *, readable: bool) -> None:
+        recent.consecutive = 0 if readable else recent.consecutive + 1
+        recent.window.append(readable)
+        recent.unreadable += not readable
+        if len(recent.window) > self._policy.window:
+            recent.unreadable -= not recent.window.popleft()
+        recent.since_halt += 1
+        if recent.since_halt > self._recovered_after and recent.consecutive == 0:
+            recent.pauses = 0
+
+    @property
+    def _recovered_after(self) -> int:
+        """So many records after a halt without another, it is over."""
+        return max(self._policy.window, self._policy.max_consecutive)
+
+    def _halt(self, key: PartitionKey, recent: _Recent, reason: str, now: float) -> None:
+        pause_s = self._policy.pause_s * min(2**recent.pauses, MAX_PAUSES)
+        again = _Recent()
+        again.pauses = recent.pauses + 1
+        self._recent[key] = again
+        self.halted[key] = Halt(reason, now + pause_s if pause_s else None)
+
+    def over(self, now: float) -> list[PartitionKey]:
+        """The partitions whose pause is over: they may be resumed."""
+        return [key for key, halt in self.halted.items() if halt.until is not None and halt.until <= now]
+
+    def resume(self, key: PartitionKey) -> None:
+        """A partition is read again."""
+        del self.halted[key]

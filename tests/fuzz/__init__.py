@@ -1,0 +1,1 @@
+"""Fuzzing what reads foreign bytes: ``cd tests; python -m fuzz --help``."""
