@@ -11,8 +11,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from fivestage.bus.connection import client_options, preflight
+from fivestage.bus.connection import client_options
 from fivestage.bus.metadata import DescribeTopics
+from fivestage.bus.preflight import preflight
 from fivestage.core.records import Output
 from fivestage.errors import ConfigurationError
 
