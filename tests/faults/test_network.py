@@ -106,7 +106,7 @@ def test_half_open_connections(
         dead_at = time.monotonic()
         write(broker.bootstrap, topics.queries, [(f"q{n}", event(f"q{n}")) for n in range(50)])
         wait_until_committed(broker.bootstrap, topics.prefix, topics.queries, 51, limit_s=60)
-        record_property("recovered after s", round(time.monotonic() - dead_at, 1))
+        record_property("half-open: recovered after s", round(time.monotonic() - dead_at, 1))
         assert service.end() == 0
     report = check(broker.bootstrap, topics, ["a", *(f"q{n}" for n in range(50))])
     assert report.silent, report
@@ -130,7 +130,7 @@ def test_a_black_hole(
         proxy.mode = Mode.PASS
         healed_at = time.monotonic()
         wait_until_committed(broker.bootstrap, topics.prefix, topics.queries, len(ids))
-        record_property("recovered after s", round(time.monotonic() - healed_at, 1))
+        record_property("black hole: recovered after s", round(time.monotonic() - healed_at, 1))
         assert service.end() == 0
     report = check(broker.bootstrap, topics, ids)
     assert report.silent, report
