@@ -164,7 +164,7 @@ def test_promises_name_tests_that_exist() -> None:
         assert (ROOT / name).is_file(), name
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "ARCHITECTURE.md"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, "ARCHITECTURE.md", ".github/SECURITY.md"])
 def test_links(document: str) -> None:
     """Links between documents lead somewhere."""
     path = ROOT / document

@@ -13,6 +13,7 @@ from fivestage import errors
 
 MODULES = ["fivestage", "fivestage.executors", "fivestage.testing", "fivestage_schemas"]
 TOP_LEVEL = {
+    "AccessError",
     "BrokerError",
     "ConfigurationError",
     "DrainTimeoutError",

@@ -9,6 +9,7 @@ from fivestage.app import Pipeline
 from fivestage.context import Query, StageContext
 from fivestage.core.plan import Plan
 from fivestage.errors import (
+    AccessError,
     BrokerError,
     ConfigurationError,
     DrainTimeoutError,
@@ -22,6 +23,7 @@ from fivestage.errors import (
 from fivestage.orchestrator import Orchestrator, run_with_timeout
 
 __all__ = [
+    "AccessError",
     "BrokerError",
     "ConfigurationError",
     "DrainTimeoutError",

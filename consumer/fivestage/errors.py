@@ -3,7 +3,8 @@
 ::
 
     FivestageError
-    ├── ConfigurationError      settings, topics, rights: exit code 2, nothing was consumed
+    ├── ConfigurationError      settings, topics, rights: exit code 2
+    │   └── AccessError         Kafka was reached, and refuses this client's credentials or certificate
     ├── InvalidAppError         the Pipeline cannot run as declared
     ├── NodeError               raised for a stage, becomes ``error_type`` of its StageResult
     │   └── NoNodeError         no registered node takes the intent, or the decision named an unknown one
@@ -22,6 +23,10 @@ class FivestageError(Exception):
 
 class ConfigurationError(FivestageError):
     """Something outside the program must be put right first. The text says what and how."""
+
+
+class AccessError(ConfigurationError):
+    """Kafka refuses this client, or is not who it should be. The text says why."""
 
 
 class InvalidAppError(FivestageError):

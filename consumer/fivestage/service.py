@@ -19,6 +19,7 @@ from fivestage import tuning
 from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
 from fivestage.bus import topics
+from fivestage.bus.diagnosis import Diagnosis
 from fivestage.core.ledger import Ledger
 from fivestage.ending import HardEnd
 from fivestage.errors import (
@@ -34,6 +35,7 @@ from fivestage.telemetry.logging import announce, described
 from fivestage.telemetry.metrics import Metrics
 from fivestage.telemetry.tracing import flush_provider
 from fivestage.version import __version__
+from fivestage.watch import Health
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,6 +76,7 @@ class Service:
         """Ends the process when the orderly end does not."""
         self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
+        self.diagnosis = Diagnosis(settings.kafka)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and end in order.
@@ -178,11 +181,16 @@ class Service:
             host=admin.host,
             port=admin.port,
             live=self.parts.watch.live,
-            ready=self.parts.watch.ready,
+            ready=self._ready,
             registry=self.metrics.registry,
         )
         self.admin_port = await server.start()
         stack.push_async_callback(_bounded, server.stop, "admin server")
+
+    def _ready(self) -> Health:
+        """What the watch says, and what has been found out about it."""
+        health, cause = self.parts.watch.ready(), self.diagnosis.cause
+        return health if health.ok or cause is None else Health(ok=False, reason=f"{health.reason}: {cause}")
 
     # Serving
 
@@ -191,11 +199,12 @@ class Service:
         fetching = asyncio.create_task(self.parts.inner.intake.run(self.parts.source), name="fetch")
         watching = asyncio.create_task(self.parts.watch.run(self._announce), name="watch")
         committing = asyncio.create_task(self.parts.committer.run(), name="commit")
-        for task in (fetching, watching, committing):
+        diagnosing = asyncio.create_task(self.diagnosis.run(self.parts.watch.is_cut_off), name="diagnosis")
+        for task in (fetching, watching, committing, diagnosing):
             task.add_done_callback(self._on_task_done)
         await self._ending.wait()
         await self._drain(fetching)
-        for task in (watching, committing):
+        for task in (watching, committing, diagnosing):
             task.cancel()
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
@@ -297,8 +306,9 @@ def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
     try:
         return loop.run_until_complete(_main(service))
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):  # nodes may print
+            with contextlib.suppress(OSError, ValueError):  # full, closed, or nobody reads it any more
+                stream.flush()
         if service.hard_end is not None:
             service.hard_end.cancel()
 

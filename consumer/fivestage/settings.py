@@ -10,6 +10,7 @@ import ipaddress
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -61,13 +62,20 @@ class KafkaSettings(_Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     allow_plaintext: bool = False
     """Permit PLAINTEXT and SASL_PLAINTEXT to hosts other than this one."""
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
+    sasl_token_url: str | None = None
+    """For OAUTHBEARER: ``https://...`` of an issuer that is asked with sasl_username and sasl_password (the
+    OAuth grant ``client_credentials``), or ``file:///...``, a token that somebody else keeps fresh."""
+    sasl_token_scope: str | None = None
+    """The scope to ask the issuer for."""
     ssl_cafile: Path | None = None
     """Authorities to trust; the system's when absent."""
     ssl_certfile: Path | None = None
+    """This client's certificate, where the brokers ask for one."""
     ssl_keyfile: Path | None = None
+    ssl_key_password: SecretStr | None = None
     session_timeout_ms: PositiveMs = 30000
     heartbeat_interval_ms: PositiveMs = 3000
     rebalance_timeout_ms: Annotated[int, Field(ge=9000)] = 10000
@@ -93,9 +101,15 @@ class KafkaSettings(_Section):
             )
         if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
             raise ValueError("session_timeout_ms must be at least three times heartbeat_interval_ms")
+        return self
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
         if self.security_protocol.startswith("SASL") and not self.sasl_mechanism:
-            raise ValueError("sasl_mechanism is needed: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
-        if self.sasl_mechanism and not (self.sasl_username and self.sasl_password):
+            raise ValueError("sasl_mechanism is needed: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER")
+        if self.sasl_mechanism == "OAUTHBEARER":
+            self._check_token_url()
+        if self.needs_password and not (self.sasl_username and self.sasl_password):
             raise ValueError(f"sasl_username and sasl_password are needed for {self.sasl_mechanism}")
         if self.security_protocol.endswith("PLAINTEXT") and not (self.allow_plaintext or self.is_local):
             raise ValueError(
@@ -104,13 +118,25 @@ class KafkaSettings(_Section):
             )
         return self
 
+    def _check_token_url(self) -> None:
+        url = urlsplit(self.sasl_token_url or "")
+        in_the_clear = url.scheme == "http" and not (self.allow_plaintext or is_loopback(url.hostname or ""))
+        if url.scheme not in {"http", "https", "file"} or url.username is not None or in_the_clear:
+            raise ValueError("sasl_token_url is needed for OAUTHBEARER: https://... or file:///...")
+
+    @property
+    def needs_password(self) -> bool:
+        """A name and a password are sent: to the brokers, or to the issuer of tokens."""
+        by_file = self.sasl_mechanism == "OAUTHBEARER" and (self.sasl_token_url or "").startswith("file:")
+        return self.sasl_mechanism is not None and not by_file
+
     @property
     def is_local(self) -> bool:
         """Every bootstrap server is on this host."""
         hosts = [
             server.strip().rpartition(":")[0].strip("[]") for server in self.bootstrap_servers.split(",")
         ]
-        return all(_is_loopback(host) for host in hosts)
+        return all(is_loopback(host) for host in hosts)
 
 
 class TopicSettings(_Section):
@@ -384,7 +410,8 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(findings) + ' ("fivestage config show" lists all settings)'
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to a host stays on this one, as far as its name tells."""
     if host in {"", "localhost"}:
         return True
     try:

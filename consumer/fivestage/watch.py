@@ -120,6 +120,11 @@ class Watch:
             return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")
         return Health(ok=True)
 
+    def is_cut_off(self) -> bool:
+        """Nothing comes in, or nothing goes out: perhaps Kafka is out of reach."""
+        waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
+        return waited_s > UNACKED_UNREADY_S or self._source.not_joined() is not None
+
     def ready(self) -> Health:
         """Joined, able to answer, not ending."""
         if self.draining:

@@ -90,6 +90,7 @@ async def test_query_text_stays_out_of_the_logs(bootstrap: str) -> None:
     assert CANARY not in json.dumps(service.log)
 
 
+@pytest.mark.fault(40)
 async def test_admin_port_taken(bootstrap: str) -> None:
     """An admin port in use ends the start with exit code 2 and says what to set."""
     with socket.socket() as taken:
@@ -108,6 +109,7 @@ def refused() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize(
     ("address", "said"),
     [

@@ -36,6 +36,8 @@ READY = "Kafka Server started"
 START_SECONDS = 60.0
 TOOL_SECONDS = 60
 CLUSTER_ID = "5L6g3nShT-eMCtK--X86sw"
+ADVERTISED = "advertised.client"
+"""No property of Kafka's: the address that CLIENT advertises where that is not its own but a proxy's."""
 IMAGE_SOURCE = Path(__file__).resolve().parents[2] / "deploy" / "kafka-image"
 ADVICE = (
     "start Docker and run deploy/kafka-image/build.sh kafka, or set FIVESTAGE_KAFKA_LIBS to the folder that "
@@ -334,16 +336,18 @@ def free_ports(count: int) -> list[int]:
 
 
 def _settings(ports: Ports, bind: str, host: str, data: str, extra: Mapping[str, str]) -> str:
+    more = dict(extra)
+    client = more.pop(ADVERTISED, f"{host}:{ports.client}")
     properties = {
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{ports.controller}",
         "listeners": f"CLIENT://{bind}:{ports.client},INTERNAL://127.0.0.1:{ports.internal},"
         f"CONTROLLER://127.0.0.1:{ports.controller}",
-        "advertised.listeners": f"CLIENT://{host}:{ports.client},INTERNAL://127.0.0.1:{ports.internal}",
+        "advertised.listeners": f"CLIENT://{client},INTERNAL://127.0.0.1:{ports.internal}",
         "log.dirs": data,
     }
-    return _render(properties | _DEFAULTS | dict(extra))
+    return _render(properties | _DEFAULTS | more)
 
 
 _DEFAULTS = {

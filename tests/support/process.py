@@ -28,6 +28,8 @@ class ServiceProcess:
         bootstrap: The broker.
         settings: More settings by their dotted key, such as ``{"kafka.group_id": "g"}``.
         arguments: More of the command line.
+        environment: More variables.
+        executable: Instead of this Python.
     """
 
     def __init__(
@@ -36,9 +38,13 @@ class ServiceProcess:
         bootstrap: str,
         settings: Mapping[str, object] | None = None,
         arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        executable: str = sys.executable,
     ) -> None:
         self._settings = {"kafka.bootstrap_servers": bootstrap, "admin.port": 0, **(settings or {})}
         self._arguments = [app, *arguments]
+        self._environment = environment or {}
+        self._executable = executable
         self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.log: list[dict[str, Any]] = []
         self.process: subprocess.Popen[bytes] | None = None
@@ -59,9 +65,9 @@ class ServiceProcess:
             f"FIVESTAGE_{k.upper().replace('.', '__')}": _text(v) for k, v in self._settings.items()
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fivestage", "run", *self._arguments],
+            [self._executable, "-m", "fivestage", "run", *self._arguments],
             cwd=TESTS,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, **self._environment},
             stderr=subprocess.PIPE,
         )
         threading.Thread(target=self._read, daemon=True).start()

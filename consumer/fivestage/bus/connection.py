@@ -1,94 +1,60 @@
-"""What every client needs to connect, and what its failures mean."""
+"""What every client needs to connect."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
+from fivestage.bus.tokens import TokenProvider
 from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fivestage.settings import KafkaSettings
 
-PREFLIGHT_TIMEOUT_S = 5.0
-
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     """The options that aiokafka's consumer, producer and admin client share."""
+    return {"bootstrap_servers": kafka.bootstrap_servers, **connection_options(kafka)}
+
+
+def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
+    """The options of a connection to one broker."""
     password = kafka.sasl_password
     options: dict[str, Any] = {
-        "bootstrap_servers": kafka.bootstrap_servers,
         "client_id": kafka.client_id,
         "security_protocol": kafka.security_protocol,
         "request_timeout_ms": kafka.request_timeout_ms,
         "ssl_context": ssl_context(kafka),
     }
-    if kafka.sasl_mechanism is not None:
-        options |= {
-            "sasl_mechanism": kafka.sasl_mechanism,
-            "sasl_plain_username": kafka.sasl_username,
-            "sasl_plain_password": password.get_secret_value() if password else None,
-        }
+    if kafka.security_protocol.startswith("SASL"):
+        options["sasl_mechanism"] = kafka.sasl_mechanism
+        if kafka.sasl_mechanism == "OAUTHBEARER":
+            options["sasl_oauth_token_provider"] = TokenProvider(kafka)
+        else:
+            options["sasl_plain_username"] = kafka.sasl_username
+            options["sasl_plain_password"] = password.get_secret_value() if password else None
     return options
 
 
 def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """The TLS context, with host names checked; None for a plaintext protocol.
+    """The TLS context: 1.2 or newer, with certificates and host names checked; None for a plaintext protocol.
 
     Raises:
         ConfigurationError: a certificate file cannot be used.
     """
     if not kafka.security_protocol.endswith("SSL"):
         return None
+
+    def password() -> str:
+        """Called for an encrypted key only; without this OpenSSL would ask the terminal."""
+        if kafka.ssl_key_password is None:
+            raise ConfigurationError("kafka.ssl_keyfile is encrypted: set kafka.ssl_key_password")
+        return kafka.ssl_key_password.get_secret_value()
+
     try:
         context = ssl.create_default_context(cafile=kafka.ssl_cafile)
         if kafka.ssl_certfile is not None:
-            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile)
+            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, password)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"kafka.ssl_*: cannot use the certificate files: {error}") from None
     return context
-
-
-async def preflight(kafka: KafkaSettings) -> None:
-    """Find out why a connection fails: the client itself says the same for every cause.
-
-    Raises:
-        ConfigurationError: no bootstrap server can be reached; the text names the cause of the last one.
-    """
-    context = ssl_context(kafka)
-    cause = "no server is named"
-    for server in kafka.bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdigit():
-            raise ConfigurationError(f"kafka.bootstrap_servers: {server.strip()!r} is not host:port")
-        failure = await _try(host.strip("[]"), int(port), context)
-        if failure is None:
-            return
-        cause = f"{server.strip()}: {failure}"
-    raise ConfigurationError(
-        f"cannot reach Kafka at {cause}. Check kafka.bootstrap_servers, or start a broker to try things "
-        'out with "fivestage broker"'
-    )
-
-
-async def _try(host: str, port: int, context: ssl.SSLContext | None) -> str | None:  # noqa: PLR0911 - a table
-    """Connect once; what went wrong, or None."""
-    try:
-        async with asyncio.timeout(PREFLIGHT_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host, port, ssl=context)
-    except TimeoutError:
-        return f"no answer within {PREFLIGHT_TIMEOUT_S:.0f} s"
-    except socket.gaierror:
-        return "the host name is not known"
-    except ConnectionRefusedError:
-        return "connection refused, nothing listens there"
-    except ssl.SSLCertVerificationError as error:
-        return f"the server's certificate is not trusted ({error.verify_message})"
-    except ssl.SSLError as error:
-        return f"TLS failed ({error.reason}); does the port speak TLS?"
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    writer.close()
-    return None

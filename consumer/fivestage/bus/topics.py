@@ -19,8 +19,9 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
-from fivestage.bus.connection import client_options, preflight
+from fivestage.bus.connection import client_options
 from fivestage.bus.metadata import DescribeTopics
+from fivestage.bus.preflight import preflight
 from fivestage.core.records import Output
 from fivestage.errors import ConfigurationError
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from typing import Annotated, Literal
 
 import typer
@@ -27,6 +29,7 @@ def run(
 
     Example: `fivestage run myapp:app --bootstrap localhost:9092`
     """
+    _be_careful()
     from fivestage import service
     from fivestage.apps import load_app
     from fivestage.telemetry import logging
@@ -37,3 +40,19 @@ def run(
         logging.configure(log_level)
     code = service.run(settings, app, target)
     os._exit(code)  # a node's stuck thread, or a hung task of the client, must not keep the process
+
+
+def _be_careful() -> None:
+    """Leave no core behind, which would hold queries and secrets, and have all three standard streams.
+
+    Where one is closed the next socket would get its number, and whoever prints would write to Kafka.
+    """
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard_limit))
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed; the lowest free number is the one that is opened
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 
 from fivestage.telemetry.repeats import Repeats
+from fivestage.telemetry.stream import LogStream
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+    from typing import TextIO
 
 _AIOKAFKA_LEVEL = logging.WARNING
-"""At DEBUG aiokafka prints SASL passwords and record bodies, so it never gets there."""
+"""At DEBUG aiokafka prints SASL passwords and record bodies: below this level nothing of it is written."""
 
 MAX_FRAMES = 20
 
 
 def configure(level: str = "INFO") -> None:
     """Send structlog and the standard library's loggers to standard error as JSON lines."""
+    stream = _stream()
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -34,7 +39,7 @@ def configure(level: str = "INFO") -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer(serializer=_dumps)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -44,13 +49,29 @@ def configure(level: str = "INFO") -> None:
             structlog.processors.JSONRenderer(serializer=_dumps),
         ],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     handler.addFilter(Repeats("aiokafka"))
+    handler.addFilter(_is_fit_to_print)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)
-    logging.getLogger("aiokafka").setLevel(max(number, _AIOKAFKA_LEVEL))
+    # Its own handler, so that others never get its records: whoever sets a level below cannot undo that.
+    client = logging.getLogger("aiokafka")
+    client.handlers, client.propagate = [handler], False
+    client.setLevel(max(number, _AIOKAFKA_LEVEL))
+
+
+def _stream() -> TextIO:
+    """Standard error, in a way that neither blocks nor raises."""
+    try:
+        return LogStream(sys.stderr.fileno())  # type: ignore[return-value] # as much of a file as is needed
+    except (AttributeError, OSError):  # none, or something in memory in its place
+        return sys.stderr or Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _is_fit_to_print(record: logging.LogRecord) -> bool:
+    return record.levelno >= _AIOKAFKA_LEVEL or record.name.partition(".")[0] != "aiokafka"
 
 
 def level_name() -> str:
@@ -71,8 +92,9 @@ def described(error: BaseException | None) -> dict[str, Any]:
 def announce(event: str, **fields: Any) -> None:
     """Write a line that others wait for, whatever the level."""
     stamp = datetime.now(UTC).isoformat()
-    sys.stderr.write(_dumps({"event": event, "level": "info", "timestamp": stamp, **fields}) + "\n")
-    sys.stderr.flush()
+    stream = _stream()
+    stream.write(_dumps({"event": event, "level": "info", "timestamp": stamp, **fields}) + "\n")
+    stream.flush()
 
 
 def _describe_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

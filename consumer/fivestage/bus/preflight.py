@@ -1,0 +1,178 @@
+"""The preflight: why a connection fails. The client itself says "unable to bootstrap", whatever the cause."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from typing import TYPE_CHECKING, Final
+
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+from fivestage.bus.connection import connection_options, ssl_context
+from fivestage.errors import AccessError, ConfigurationError
+from fivestage.settings import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fivestage.settings import KafkaSettings
+
+CONNECT_TIMEOUT_S: Final = 5.0
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+ALERT_TIMEOUT_S: Final = 2.0
+CLOSE_TIMEOUT_S: Final = 0.5
+_TOKEN_REFUSED: Final = "the token is not valid for it, or has expired"  # noqa: S105 - no token
+"""The client overlooks the broker's refusal and goes on; the answer to what it asks then is nothing."""
+
+
+async def preflight(kafka: KafkaSettings) -> None:
+    """Go all the way to a broker's first answer, as every client will: resolve, connect, encrypt, log in.
+
+    Raises:
+        AccessError: a server was reached, and refuses this client.
+        ConfigurationError: no bootstrap server can be used; the text names the cause of the last one.
+    """
+    failure: ConfigurationError | None = None
+    for server in kafka.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdigit():
+            raise ConfigurationError(f"kafka.bootstrap_servers: {server.strip()!r} is not host:port")
+        try:
+            await _try(kafka, host.strip("[]"), int(port))
+        except AccessError as refusal:
+            failure = AccessError(f"Kafka at {server.strip()} refuses this client: {refusal}")
+        except ConfigurationError as problem:
+            failure = ConfigurationError(
+                f"cannot reach Kafka at {server.strip()}: {problem}. Check kafka.bootstrap_servers, or start "
+                'a broker to try things out with "fivestage broker"'
+            )
+        else:
+            return
+    assert failure is not None  # noqa: S101 - one server at least
+    raise failure
+
+
+async def _try(kafka: KafkaSettings, host: str, port: int) -> None:
+    """Connect once."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+    except TimeoutError:
+        raise ConfigurationError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
+    except socket.gaierror:
+        raise ConfigurationError("the host name is not known") from None
+    except ConnectionRefusedError:
+        raise ConfigurationError("connection refused, nothing listens there") from None
+    except OSError as error:
+        raise ConfigurationError(error.strerror or type(error).__name__) from None
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            await _shake_hands(kafka, host, port)
+    except TimeoutError:
+        raise ConfigurationError(
+            f"it accepts connections but does not answer within {HANDSHAKE_TIMEOUT_S:.0f} s"
+        ) from None
+    except KafkaConnectionError as error:
+        raise await _why_closed(kafka, host, port, error) from None
+    except (KafkaError, OSError) as error:
+        raise _explained(error, kafka) from None
+    except (AssertionError, ValueError, EOFError) as error:  # what the client makes of nonsense
+        raise ConfigurationError(f"it does not answer like Kafka ({type(error).__name__})") from None
+
+
+async def _shake_hands(kafka: KafkaSettings, host: str, port: int) -> None:
+    connection = AIOKafkaConnection(host, port, **connection_options(kafka))
+    try:
+        await connection.connect()
+        answer = await connection.send(MetadataRequest([]))
+    finally:
+        if (closed := connection.close()) is not None:  # TLS takes leave too
+            await asyncio.wait({closed}, timeout=CLOSE_TIMEOUT_S)
+    if kafka.sasl_mechanism == "OAUTHBEARER" and not answer.brokers:
+        raise AccessError(_TOKEN_REFUSED)
+    if kafka.security_protocol.endswith("PLAINTEXT") and not kafka.allow_plaintext:
+        _check_addresses(answer.brokers)
+
+
+def _check_addresses(brokers: Iterable[tuple[int, str, int]]) -> None:
+    """A bootstrap server on this host may send its clients to brokers on others."""
+    away = next((f"{host}:{port}" for _, host, port, *_ in brokers if not is_loopback(host)), None)
+    if away is not None:
+        raise ConfigurationError(
+            f"it sends clients on to {away}, where queries would go unencrypted: set kafka.security_protocol "
+            "to SSL or SASL_SSL, or kafka.allow_plaintext = true inside a trusted network"
+        )
+
+
+async def _why_closed(
+    kafka: KafkaSettings, host: str, port: int, error: KafkaConnectionError
+) -> ConfigurationError:
+    """The server hung up after the handshake, which is how it refuses a certificate in TLS 1.3.
+
+    Its alert may have been lost with the request that was under way: listen once more, in silence.
+    """
+    cause: BaseException | None = error.__cause__
+    context = ssl_context(kafka)
+    if context is not None and not isinstance(cause, ssl.SSLError):
+        try:
+            await _listen(host, port, context)
+        except OSError as alert:
+            cause = alert
+    if isinstance(cause, ssl.SSLError):
+        return _explained(cause, kafka)
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        return AccessError(_TOKEN_REFUSED)
+    return ConfigurationError(
+        f"it hung up on the first request: is kafka.security_protocol = {kafka.security_protocol} what this "
+        "port expects?"
+    )
+
+
+async def _listen(host: str, port: int, context: ssl.SSLContext) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ALERT_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+            try:
+                await reader.read(1)
+            finally:
+                writer.transport.abort()
+
+
+def _explained(error: Exception, kafka: KafkaSettings) -> ConfigurationError:  # noqa: PLR0911 - a table
+    match error:
+        case ssl.SSLCertVerificationError():
+            return AccessError(f"the server's certificate is not trusted ({error.verify_message})")
+        case ssl.SSLError() if "ALERT" in str(error.reason) and "CERTIFICATE" in str(error.reason):
+            return AccessError(_about_our_certificate(error.reason, kafka))
+        case ssl.SSLError() | ConnectionError() if kafka.security_protocol.endswith("SSL"):
+            reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
+            return ConfigurationError(f"TLS failed ({reason}); does the port speak TLS?")
+        case SaslAuthenticationFailed():
+            return AccessError(f"{error.args[0] or 'authentication failed'}")
+        case AuthenticationFailedError():  # of bus/tokens.py: Kafka has not been asked yet
+            return ConfigurationError(str(error.args[0]))
+        case UnsupportedSaslMechanismError():
+            return AccessError(f"it does not offer kafka.sasl_mechanism = {kafka.sasl_mechanism}")
+        case IllegalSaslStateError():
+            return AccessError("its port does not use SASL: see kafka.security_protocol")
+        case OSError():
+            return ConfigurationError(error.strerror or type(error).__name__)
+    return ConfigurationError(type(error).__name__)
+
+
+def _about_our_certificate(reason: str, kafka: KafkaSettings) -> str:
+    if kafka.ssl_certfile is None:
+        return f"it asks for a client certificate ({reason}): set kafka.ssl_certfile and kafka.ssl_keyfile"
+    return f"it does not accept the certificate in kafka.ssl_certfile ({reason})"

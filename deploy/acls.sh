@@ -1,0 +1,33 @@
+#!/bin/bash
+# The rights that fivestage needs in Kafka, and no others: to read its queries as its group, and to write its
+# four output topics. It creates, alters and deletes nothing; topics are made beforehand.
+#   deploy/acls.sh PRINCIPAL [OPTIONS OF KAFKA-ACLS...]
+#   deploy/acls.sh User:fivestage --bootstrap-server broker:9093 --command-config admin.properties
+# FIVESTAGE_* variables name the topics and the group where they are not the defaults; REMOVE=1 takes the rights
+# back; KAFKA_ACLS is the tool, where it is not kafka-acls.sh on the PATH.
+set -euo pipefail
+
+if (($# == 0)) || [[ $1 == -* ]]; then
+  sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  exit 2
+fi
+principal=$1
+shift
+
+tool=${KAFKA_ACLS:-kafka-acls.sh}
+group=${FIVESTAGE_KAFKA__GROUP_ID:-fivestage}
+queries=${FIVESTAGE_TOPICS__QUERIES:-fivestage.queries}
+outputs=(
+  "${FIVESTAGE_TOPICS__STAGE_RESULTS:-fivestage.stage-results}"
+  "${FIVESTAGE_TOPICS__RESULTS:-fivestage.results}"
+  "${FIVESTAGE_TOPICS__TIMEOUTS:-fivestage.timeouts}"
+  "${FIVESTAGE_TOPICS__DEAD_LETTERS:-fivestage.dead-letters}"
+)
+what=(--add)
+if [[ ${REMOVE-} == 1 ]]; then what=(--remove --force); fi
+# literal: a name that ends in * is that name, not a pattern
+common=("${what[@]}" --allow-principal "$principal" --resource-pattern-type literal)
+
+# Read and Write bring Describe with them. DescribeConfigs tells how large a record a topic takes.
+"$tool" "$@" "${common[@]}" --operation Read --topic "$queries" --group "$group"
+"$tool" "$@" "${common[@]}" --operation Write --operation DescribeConfigs "${outputs[@]/#/--topic=}"

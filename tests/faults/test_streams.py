@@ -1,0 +1,161 @@
+"""Log and output that nobody takes: a full disk, closed streams, a reader that is gone or has stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fivestage import Pipeline
+from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.settings import TopicSettings
+from fivestage.telemetry.stream import LogStream
+from support.checker import wait_for_results
+from support.feeder import event, write
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from fivestage import Query, StageContext
+
+pytestmark = pytest.mark.fault(40)
+TESTS = Path(__file__).parent.parent
+TOPICS = TopicSettings()
+COUNT = 20
+
+printing = Pipeline()
+"""Run as ``faults.test_streams:printing``: a node that prints, as users' nodes do."""
+
+
+@printing.node("printing", intents={"greeting"})
+async def _print(query: Query, _ctx: StageContext) -> str:
+    print(query.user_input * 1000)  # noqa: T201 - the point of this node
+    return "printed"
+
+
+@pytest.fixture
+async def bootstrap() -> AsyncIterator[str]:
+    """An embedded broker with the five topics."""
+    async with EmbeddedBroker(TOPICS.all, partitions=2) as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture
+def full_disk() -> Iterator[int]:
+    """A device on which there is never room."""
+    with Path("/dev/full").open("wb", buffering=0) as file:
+        yield file.fileno()
+
+
+@pytest.fixture
+def nobody_reads() -> Iterator[int]:
+    """A pipe whose reader has gone: whoever writes gets SIGPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.fixture
+def stuck_reader() -> Iterator[int]:
+    """A full pipe whose reader does not read: whoever writes waits for ever."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 64)
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
+
+def leaves_no_core(pid: int) -> bool:
+    """Whether a process that crashes leaves no image of its memory, which would hold queries and secrets."""
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    return re.search(r"^Max core file size +0 ", limits, flags=re.MULTILINE) is not None
+
+
+async def goes_on(bootstrap: str, stderr: int | None, stdout: int | None, command: str = "") -> int:
+    """Whether a service with these streams answers everything, and ends well when told to; its exit code."""
+    settings = {"FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": bootstrap, "FIVESTAGE_ADMIN__PORT": "0"}
+    line = [sys.executable, "-m", "fivestage", "run", "faults.test_streams:printing", "--log-level", "DEBUG"]
+    if command:
+        line = ["sh", "-c", f'exec "$@" {command}', "sh", *line]
+    service = subprocess.Popen(line, cwd=TESTS, env={**os.environ, **settings}, stderr=stderr, stdout=stdout)
+    try:
+        write(bootstrap, TOPICS.queries, [(f"q{n}", event(f"q{n}", "hello")) for n in range(COUNT)])
+        wait_for_results(bootstrap, TOPICS.results, COUNT)
+        assert leaves_no_core(service.pid)
+        service.send_signal(signal.SIGTERM)
+        return service.wait(20)
+    finally:
+        service.kill()
+        service.wait()
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("descriptor", ["full_disk", "nobody_reads", "stuck_reader"])
+async def test_nobody_takes_the_log(bootstrap: str, descriptor: str, request: pytest.FixtureRequest) -> None:
+    """The log is lost, the queries are answered, and SIGTERM ends with 0."""
+    assert await goes_on(bootstrap, request.getfixturevalue(descriptor), subprocess.DEVNULL) == 0
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("descriptor", ["full_disk", "nobody_reads"])
+async def test_nobody_takes_the_output(
+    bootstrap: str, descriptor: str, request: pytest.FixtureRequest
+) -> None:
+    """A node that prints has an error of its own at most; the service goes on and ends with 0."""
+    assert await goes_on(bootstrap, subprocess.DEVNULL, request.getfixturevalue(descriptor)) == 0
+
+
+@pytest.mark.broker
+async def test_all_streams_closed(bootstrap: str) -> None:
+    """Started without input, output and log it runs all the same."""
+    assert await goes_on(bootstrap, None, None, "<&- >&- 2>&-") == 0
+
+
+def test_lines_lost_are_counted() -> None:
+    """The first line that is taken again is one that tells how many were not."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 16384)
+    stream = LogStream(writer)
+    for number in range(300):
+        stream.write(f"{number:99}\n")
+    assert stream.lost > 100
+    kept, lost = 300 - stream.lost, stream.lost
+    assert len(os.read(reader, 65536).splitlines()) == kept
+    stream.write("again\n")
+    told, again = os.read(reader, 65536).splitlines()
+    assert told == b'{"event":"log lines lost","level":"warning","count":%d}' % lost
+    assert again == b"again"
+    os.close(reader)
+    stream.write("nobody reads\n")
+    assert stream.lost == 1
+    os.close(writer)
+    stream.write("closed\n")
+    assert stream.lost == 2
+
+
+def test_a_torn_line_stays_alone() -> None:
+    """A line of which only a part was taken is ended before the next."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 8192)
+    stream = LogStream(writer)
+    stream.write("x" * 10_000 + "\n")
+    torn = os.read(reader, 65536)
+    assert set(torn) == {ord("x")}
+    stream.write("next\n")
+    assert os.read(reader, 65536).splitlines()[1:][-1] == b"next"
+    os.close(reader)
+    os.close(writer)
