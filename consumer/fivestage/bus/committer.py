@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from fivestage.bus.connection import missing_right
 from fivestage.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Committer:
         """Commit at every interval until cancelled.
 
         Raises:
-            BrokerError: commits are refused for good.
+            ConfigurationError, BrokerError: commits are refused for good.
         """
         while True:
             await asyncio.sleep(self._interval_s)
@@ -64,6 +65,7 @@ class Committer:
         """Commit what is finished now; whether everything finished is committed.
 
         Raises:
+            ConfigurationError: this principal may not commit any more.
             BrokerError: the commit was refused for a reason that will not pass.
         """
         async with self._lock:
@@ -73,7 +75,9 @@ class Committer:
             loop = asyncio.get_running_loop()
             started_at = loop.time()
             offsets = {TopicPartition(*key): position for key, position in positions.items()}
-            failure = await self._send(offsets, timeout_s or self._timeout_s)
+            failure = (
+                "NotAMember" if self._expelled else await self._send(offsets, timeout_s or self._timeout_s)
+            )
             if failure is not None:
                 self._observer.commit_failed(failure)
                 log.warning("commit failed", error_type=failure, partitions=len(positions))
@@ -81,6 +85,16 @@ class Committer:
             self._ledger.note_committed(positions, epoch=epoch)
             self._observer.committed(len(positions), loop.time() - started_at)
             return True
+
+    @property
+    def _expelled(self) -> bool:
+        """The group has dropped this member.
+
+        A commit would now look like that of a consumer outside of any group, and brokers take those while
+        the group has no members: it would put back what others have committed since.
+        """
+        coordinator: Any = self._consumer._coordinator  # noqa: SLF001 - nothing public tells; aiokafka is pinned
+        return bool(coordinator.generation < 0)
 
     async def _send(self, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
         """Send one commit; what went wrong, or None."""
@@ -95,6 +109,10 @@ class Committer:
         except KafkaError as error:
             if error.retriable:
                 return type(error).__name__
+            group_id = str(error.args[0] if error.args else "")
+            refused = missing_right(error, topic=next(iter(offsets)).topic, group_id=group_id)
+            if refused is not None:
+                raise refused from error
             raise BrokerError(f"commits are refused: {type(error).__name__}: {error}") from error
         finally:
             task.cancel()

@@ -7,12 +7,17 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
+
 from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from aiokafka.cluster import ClusterMetadata
+
     from fivestage.settings import KafkaSettings
 
 PREFLIGHT_TIMEOUT_S = 5.0
+METADATA_PAUSE_S = 0.1
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -49,6 +54,34 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"kafka.ssl_*: cannot use the certificate files: {error}") from None
     return context
+
+
+def pace(client: Any) -> None:
+    """Let a client that misses a topic look for it ten times a second.
+
+    aiokafka would ask for metadata again as soon as it has some, thousands of times a second.
+    """
+    update = client._metadata_update  # noqa: SLF001 - nothing public slows it down; aiokafka is pinned
+
+    async def update_then_pause(cluster: ClusterMetadata, topics: set[str]) -> Any:
+        updated = await update(cluster, topics)
+        if not all(map(cluster.partitions_for_topic, topics)):
+            await asyncio.sleep(METADATA_PAUSE_S)
+        return updated
+
+    client._metadata_update = update_then_pause  # noqa: SLF001
+
+
+def missing_right(error: Exception, *, topic: str, group_id: str) -> ConfigurationError | None:
+    """What to grant, where *error* says that this principal may not consume; None where it says otherwise."""
+    match error:
+        case TopicAuthorizationFailedError():
+            text = f"not allowed to read topic {topic!r}: grant Read on it to this principal"
+        case GroupAuthorizationFailedError():
+            text = f"not allowed to use group {group_id!r}: grant Read on it to this principal"
+        case _:
+            return None
+    return ConfigurationError(text)
 
 
 async def preflight(kafka: KafkaSettings) -> None:

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from aiokafka.partitioner import murmur2
 
-from fivestage.bus.connection import client_options
+from fivestage.bus.connection import client_options, pace
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Sink:
             max_batch_size=min(MAX_BATCH_BYTES, max_record_bytes),
             max_request_size=max_record_bytes,
         )
+        pace(self.producer.client)
         # A partition without a leader is waited for as long as one whose leader does not answer.
         patience_s = settings.kafka.publish_timeout_ms / 1000
         self.producer._message_accumulator._batch_ttl = patience_s  # noqa: SLF001 - aiokafka is pinned
@@ -188,6 +189,13 @@ class Sink:
         """Why nothing will ever be sent again; None while all is well."""
         task = self.producer._sender.sender_task  # noqa: SLF001 - nothing public tells; aiokafka is pinned
         return "the Kafka client's send task has ended" if task is not None and task.done() else None
+
+    @property
+    def problem(self) -> str | None:
+        """Which topic cannot be published to now, as far as the client knows; None while all can."""
+        known = self.producer.client.cluster
+        missing = [topic for topic in self._topics.values() if not known.partitions_for_topic(topic)]
+        return f"topic {missing[0]!r} does not exist any more" if self._queues and missing else None
 
     @property
     def unacknowledged(self) -> int:
