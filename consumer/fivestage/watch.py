@@ -89,7 +89,8 @@ class Watch:
         """What cannot get better by itself."""
         waited_s = self._sink.oldest_unacked_s(now)
         if waited_s > self._publish_timeout_s:
-            return PublishError(f"events were not acknowledged for {waited_s:.0f} s: are the brokers up?")
+            why = self._sink.problem or "are the brokers up?"
+            return PublishError(f"events were not acknowledged for {waited_s:.0f} s: {why}")
         if (failure := self._source.failure or self._sink.failure) is not None:
             return BrokerError(failure)
         if self._executor.failure is not None:
@@ -126,6 +127,8 @@ class Watch:
             return Health(ok=False, reason="draining")
         if (reason := self._source.not_joined()) is not None:
             return Health(ok=False, reason=reason)
+        if (problem := self._sink.problem) is not None:
+            return Health(ok=False, reason=problem)
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
         if waited_s > UNACKED_UNREADY_S:
             return Health(ok=False, reason=f"events have not been acknowledged for {waited_s:.0f} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ _AIOKAFKA_LEVEL = logging.WARNING
 """At DEBUG aiokafka prints SASL passwords and record bodies, so it never gets there."""
 
 MAX_FRAMES = 20
+REPEAT_S = 10.0
+MAX_REMEMBERED = 256
 
 
 def configure(level: str = "INFO") -> None:
@@ -44,10 +47,31 @@ def configure(level: str = "INFO") -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(_Repetitions("aiokafka"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)
     logging.getLogger("aiokafka").setLevel(max(number, _AIOKAFKA_LEVEL))
+
+
+class _Repetitions(logging.Filter):
+    """Lets a line of one library through once in ten seconds: it says the same at every attempt."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write a line."""
+        if not super().filter(record):
+            return True  # somebody else's
+        text, now = record.getMessage(), time.monotonic()
+        if now - self._last.get(text, -REPEAT_S) < REPEAT_S:
+            return False
+        if len(self._last) >= MAX_REMEMBERED:
+            self._last.clear()
+        self._last[text] = now
+        return True
 
 
 def level_name() -> str:
