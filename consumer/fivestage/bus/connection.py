@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PREFLIGHT_TIMEOUT_S = 5.0
 METADATA_PAUSE_S = 0.1
+METADATA_MAX_AGE_MS = 30_000
+"""How soon new partitions are seen, topics that are gone, and those that are back."""
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -28,6 +30,7 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
         "client_id": kafka.client_id,
         "security_protocol": kafka.security_protocol,
         "request_timeout_ms": kafka.request_timeout_ms,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
         "ssl_context": ssl_context(kafka),
     }
     if kafka.sasl_mechanism is not None:
