@@ -241,7 +241,7 @@ class Service:
             return await self.parts.committer.commit(LAST_COMMIT_S) or await self.parts.committer.commit(
                 LAST_COMMIT_S
             )
-        except BrokerError:
+        except FivestageError:
             return False
 
     def _announce(self) -> None:

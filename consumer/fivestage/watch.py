@@ -129,13 +129,13 @@ class Watch:
         """Joined, able to answer, not ending."""
         if self.draining:
             return Health(ok=False, reason="draining")
-        if (reason := self._source.not_joined()) is not None:
-            return Health(ok=False, reason=reason)
+        reason = self._source.not_joined() or self._not_writable() or self._source.held_up()
+        return self.live() if reason is None else Health(ok=False, reason=reason)
+
+    def _not_writable(self) -> str | None:
+        """Why no event goes out now."""
         if (trouble := self._sink.trouble) is not None:
-            return Health(ok=False, reason=f"the producer is being rebuilt: {trouble.text}")
+            return f"the producer is being rebuilt: {trouble.text}"
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
-        if waited_s > UNACKED_UNREADY_S:
-            return Health(ok=False, reason=f"events have not been acknowledged for {waited_s:.0f} s")
-        if (reason := self._source.held_up()) is not None:
-            return Health(ok=False, reason=reason)
-        return self.live()
+        waits = f"events have not been acknowledged for {waited_s:.0f} s"
+        return self._sink.problem or (waits if waited_s > UNACKED_UNREADY_S else None)

@@ -212,6 +212,7 @@ async def _fast(_query: Query, _ctx: StageContext) -> str:
     return "fast"
 
 
+@pytest.mark.fault(15, 17)
 async def test_calls_that_never_come_back(bootstrap: str) -> None:
     """More of them than allowed make the service unready, then end it with exit code 1; it names the nodes.
 

@@ -146,6 +146,7 @@ def test_a_revoked_partition_is_not_committed() -> None:
     assert repr(held).endswith("closed>")
 
 
+@pytest.mark.fault(9)
 def test_a_new_assignment_starts_over() -> None:
     """The same partition, assigned again, may re-read offsets; the old book can move nothing in it."""
     ledger = open_ledger(A)
@@ -192,18 +193,30 @@ class NaiveBook:
         self.finished: set[int] = set()
         self.committed: int | None = None
         self.position: int | None = None
+        self.end: int | None = None
 
     def begin(self, offset: int) -> None:
         """A record comes; the first one is where reading began."""
-        if not self.begun:
+        if self.end is None:
             self.position = self.committed = offset
         self.begun.append(offset)
+        self.end = offset + 1
+
+    def skip_to(self, offset: int) -> None:
+        """Records are gone: where nothing is in flight, the position moves behind them."""
+        self.end = offset
+        if not self.unfinished:
+            self.position = offset
 
     def finish(self, offset: int) -> None:
         """A record ends: look for the first that has not."""
         self.finished.add(offset)
-        unfinished = [offset for offset in self.begun if offset not in self.finished]
-        self.position = unfinished[0] if unfinished else self.begun[-1] + 1
+        self.position = self.unfinished[0] if self.unfinished else self.end
+
+    @property
+    def unfinished(self) -> list[int]:
+        """What is in flight."""
+        return [offset for offset in self.begun if offset not in self.finished]
 
     @property
     def committable(self) -> int | None:
@@ -247,10 +260,20 @@ class LedgerMachine(RuleBasedStateMachine):
         """A record comes, after a gap or not."""
         key = data.draw(st.sampled_from(sorted(self.model)))
         model, book = self.model[key], opened(self.ledger, key)
-        offset = model.begun[-1] + 1 + gap if model.begun else start
+        offset = start if model.end is None else model.end + gap
         book.begin(offset)
         model.begin(offset)
         self.pending.append((book, model, offset))
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), gap=st.integers(0, 5), start=st.integers(0, 10**12))
+    def skip(self, data: Any, gap: int, start: int) -> None:
+        """Records are deleted before they come."""
+        key = data.draw(st.sampled_from(sorted(self.model)))
+        model, book = self.model[key], opened(self.ledger, key)
+        offset = start if model.end is None else model.end + gap
+        book.skip_to(offset)
+        model.skip_to(offset)
 
     @precondition(lambda self: self.pending)
     @rule(data=st.data())
@@ -289,7 +312,7 @@ class LedgerMachine(RuleBasedStateMachine):
             book = opened(self.ledger, key)
             assert book.position == model.position
             assert book.in_flight == len(model.begun) - len(model.finished)
-            span = model.begun[-1] + 1 - (model.position or 0) if model.begun else 0
+            span = 0 if model.end is None else model.end - (model.position or 0)
             assert book.span == span
             assert (key in self.ledger.within_span()) is (span < self.max_span)
         assert self.ledger.in_flight() == sum(len(m.begun) - len(m.finished) for m in self.model.values())
@@ -311,7 +334,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert not (book.closed and book.committable is not None)
 
 
-TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine = pytest.mark.fault(9)(LedgerMachine.TestCase)
 TestLedgerMachine.__doc__ = "The ledger does what a naive one does, whatever happens in whatever order."
 TestLedgerMachine.settings = hypothesis.settings(max_examples=60, stateful_step_count=40)
 

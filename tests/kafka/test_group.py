@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from support.checker import CommitWatch, check, committed, wait_for_results
 from support.feeder import Feeder
 from support.process import ServiceProcess
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 APP = "support.apps:load"
 
 
+@pytest.mark.fault(5, 6)
 def test_join_and_leave_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
     """A second member joins and leaves under load: nothing is lost and commits never go ahead or back."""
     topics = make_topics(8)
@@ -41,6 +44,7 @@ def test_join_and_leave_under_load(kafka: RealBroker, make_topics: MakeTopics) -
     assert report.duplicates == 0
 
 
+@pytest.mark.fault(5)
 def test_commit_inside_revoke(kafka: RealBroker, make_topics: MakeTopics) -> None:
     """What is finished when partitions are taken away is committed first, so nothing is repeated."""
     topics = make_topics(4)

@@ -71,7 +71,7 @@ def test_java_producer_to_java_consumer(kafka: RealBroker, topics: TopicSet) -> 
     assert re.search(rf"traceparent:00-{TRACE_ID}-[0-9a-f]{{16}}-01", headers)
 
 
-@pytest.mark.fault(16, 24, 29)
+@pytest.mark.fault(15, 16, 24, 29)
 def test_every_ending(kafka: RealBroker, topics: TopicSet) -> None:
     """Each kind of input ends as the contract's table says, in all four output topics."""
     asked = {
@@ -161,6 +161,7 @@ def test_one_trace_from_query_to_all_events(kafka: RealBroker, topics: TopicSet)
     assert traces["b"] != {TRACE_ID}
 
 
+@pytest.mark.fault(10)
 def test_sigterm_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
     """SIGTERM drains: exit 0, what was answered is committed, and a successor repeats nothing."""
     topics = make_topics(8)
@@ -181,6 +182,7 @@ def test_sigterm_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
     assert sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) == 3000
 
 
+@pytest.mark.fault(11)
 def test_three_sigkills_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
     """20,000 queries over 8 partitions with three SIGKILLs: each id has its one terminal event id."""
     topics = make_topics(8)
@@ -254,6 +256,7 @@ def test_creates_its_topics_when_told_to(kafka: RealBroker) -> None:
         assert service.log[-1]["partitions"] == list(range(8))
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("name", ["results", "queries"])
 def test_missing_topic(kafka: RealBroker, topics: TopicSet, name: str) -> None:
     """A missing topic ends the start with exit code 2 and one line that says what to do."""
@@ -270,6 +273,7 @@ DENY = {
 }
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("own_kafka", [DENY], indirect=True)
 def test_missing_rights(own_kafka: RealBroker, make_topics: MakeTopics) -> None:
     """Each missing right ends the start with exit code 2 and one line that names it."""

@@ -241,6 +241,7 @@ async def test_a_culprit_that_comes_back_in_time_keeps_its_answer(hostile: Hosti
     assert (after.status, len(counting.replaced), counting.late) == (PipelineStatus.SUCCESS, 1, 0)
 
 
+@pytest.mark.fault(15)
 async def test_a_culprit_that_does_not_come_back_ends_at_its_stages_limit(hostile: Hostile) -> None:
     """The query ends as its stage's timeout while the code still blocks; nothing of it comes out later."""
     async with running(hostile, processing=100) as (bus, counting):
@@ -308,6 +309,7 @@ class Spinning:
                     raise
 
 
+@pytest.mark.fault(15)
 @pytest.mark.usefixtures("quick_switches")
 @pytest.mark.parametrize("catches", [0, 2])
 async def test_async_code_that_spins_is_interrupted(hostile: Hostile, catches: int) -> None:
@@ -351,6 +353,7 @@ async def test_async_code_that_spins_alone_is_interrupted(hostile: Hostile) -> N
     assert len(counting.replaced) == 1
 
 
+@pytest.mark.fault(15, 17)
 @pytest.mark.usefixtures("quick_switches")
 @pytest.mark.parametrize("catches", [0, 2])
 async def test_blocking_code_that_spins_is_interrupted(hostile: Hostile, catches: int) -> None:
@@ -380,6 +383,7 @@ async def test_blocking_code_that_spins_is_interrupted(hostile: Hostile, catches
 # Threads that do not come back
 
 
+@pytest.mark.fault(17)
 async def test_threads_that_do_not_come_back_are_not_the_pools(hostile: Hostile) -> None:
     """A pool of one serves others while an abandoned call blocks; that is known by its node."""
 
@@ -399,6 +403,7 @@ async def test_threads_that_do_not_come_back_are_not_the_pools(hostile: Hostile)
     assert (culprit.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
 
 
+@pytest.mark.fault(15)
 async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostile) -> None:
     """After half of max_abandoned such calls the node, and no other, is left alone until they come back."""
     calls = 0

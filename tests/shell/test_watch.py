@@ -25,6 +25,7 @@ class Parts:
         self.left: list[Abandoned] = []
         self.reason: str | None = None
         self.trouble: Trouble | None = None
+        self.problem: str | None = None
         self.looks = 0
 
     def look(self, _now: float) -> None:
@@ -121,6 +122,15 @@ async def test_events_that_are_not_acknowledged() -> None:
     assert await given_up(parts, UNACKED_UNREADY_S + 1) is None
     assert (watch(parts).ready().ok, watch(parts).live().ok) == (False, True)
     assert isinstance(await given_up(parts, 200), PublishError)
+
+
+async def test_an_output_topic_that_is_gone() -> None:
+    """A topic that cannot be published to makes the service unready, and is named when it gives up."""
+    parts = Parts()
+    parts.unacked_since, parts.problem = 0.0, "topic 'x' does not exist any more"
+    assert watch(parts).ready() == (False, "topic 'x' does not exist any more")
+    assert watch(parts).live().ok
+    assert str(await given_up(parts, 200)).endswith(": topic 'x' does not exist any more")
 
 
 async def test_no_query_ends() -> None:

@@ -9,14 +9,13 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
-    GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
-    TopicAuthorizationFailedError,
 )
 
+from fivestage.bus import internals
+from fivestage.bus.connection import missing_right
 from fivestage.core.repair import Trouble
-from fivestage.errors import BrokerError
 
 if TYPE_CHECKING:
     from fivestage.bus.member import Member
@@ -60,7 +59,7 @@ class Committer:
         """Commit at every interval until cancelled.
 
         Raises:
-            BrokerError: this principal may not commit.
+            ConfigurationError: this principal may not commit.
         """
         while True:
             await asyncio.sleep(self._interval_s)
@@ -70,7 +69,7 @@ class Committer:
         """Commit what is finished now; whether everything finished is committed.
 
         Raises:
-            BrokerError: this principal may not commit.
+            ConfigurationError: this principal may not commit.
         """
         async with self._lock:
             epoch, positions = self._ledger.epoch, self._ledger.committable()
@@ -91,6 +90,8 @@ class Committer:
     async def _send(self, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
         """Send one commit; what went wrong, or None."""
         consumer = self._member.consumer
+        if not internals.is_member(consumer):
+            return "NotAMember"
         task = asyncio.ensure_future(consumer.commit(offsets))
         try:
             done, _ = await asyncio.wait({task}, timeout=timeout_s)
@@ -99,10 +100,11 @@ class Committer:
             task.result()
         except (CommitFailedError, IllegalStateError) as error:
             return type(error).__name__  # the group has moved on: others will read this again
-        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
-            raise BrokerError(f"commits are refused: {type(error).__name__}: {error}") from error
         except KafkaError as error:
-            name = type(error).__name__
+            name, group_id = type(error).__name__, str(error.args[0] if error.args else "")
+            refused = missing_right(error, topic=next(iter(offsets)).topic, group_id=group_id)
+            if refused is not None:
+                raise refused from error
             if not error.retriable:
                 self._member.condemn(consumer, Trouble(name, f"commits are refused: {name}: {error}"))
             return name

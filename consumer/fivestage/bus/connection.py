@@ -5,11 +5,16 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
+
 from fivestage.bus.tokens import TokenProvider
 from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fivestage.settings import KafkaSettings
+
+METADATA_MAX_AGE_MS = 30_000
+"""How soon new partitions are seen, topics that are gone, and those that are back."""
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -24,6 +29,7 @@ def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
         "client_id": kafka.client_id,
         "security_protocol": kafka.security_protocol,
         "request_timeout_ms": kafka.request_timeout_ms,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
         "ssl_context": ssl_context(kafka),
     }
     if kafka.security_protocol.startswith("SASL"):
@@ -58,3 +64,15 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"kafka.ssl_*: cannot use the certificate files: {error}") from None
     return context
+
+
+def missing_right(error: Exception, *, topic: str, group_id: str) -> ConfigurationError | None:
+    """What to grant, where *error* says that this principal may not consume; None where it says otherwise."""
+    match error:
+        case TopicAuthorizationFailedError():
+            text = f"not allowed to read topic {topic!r}: grant Read on it to this principal"
+        case GroupAuthorizationFailedError():
+            text = f"not allowed to use group {group_id!r}: grant Read on it to this principal"
+        case _:
+            return None
+    return ConfigurationError(text)

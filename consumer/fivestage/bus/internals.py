@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+    from aiokafka.cluster import ClusterMetadata
+
+METADATA_PAUSE_S = 0.1
 
 # ruff: noqa: SLF001 - the point of this module
 
@@ -43,6 +46,16 @@ def knows_coordinator(consumer: AIOKafkaConsumer) -> bool:
     """Whether the group's coordinator is known, and was reached when it was last asked."""
     client: Any = consumer
     return client._coordinator.coordinator_id is not None
+
+
+def is_member(consumer: AIOKafkaConsumer) -> bool:
+    """Whether the group has not dropped it.
+
+    A commit of one that was dropped looks like that of a consumer outside of any group, and brokers take
+    those while the group has no members: it would put back what others have committed since.
+    """
+    client: Any = consumer
+    return bool(client._coordinator.generation >= 0)
 
 
 def position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
@@ -145,3 +158,20 @@ def set_patience(producer: AIOKafkaProducer, patience_s: float) -> None:
     """Wait for a partition without a leader for as long as for one whose leader does not answer."""
     accumulator: Any = producer._message_accumulator
     accumulator._batch_ttl = patience_s
+
+
+def pace_metadata(producer: AIOKafkaProducer) -> None:
+    """Let a producer that misses a topic look for it ten times a second.
+
+    aiokafka would ask for metadata again as soon as it has some, thousands of times a second.
+    """
+    client: Any = producer.client
+    update = client._metadata_update
+
+    async def update_then_pause(cluster: ClusterMetadata, topics: set[str]) -> Any:
+        updated = await update(cluster, topics)
+        if not all(map(cluster.partitions_for_topic, topics)):
+            await asyncio.sleep(METADATA_PAUSE_S)
+        return updated
+
+    client._metadata_update = update_then_pause

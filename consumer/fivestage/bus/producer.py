@@ -74,6 +74,7 @@ class Producer:
             max_batch_size=min(MAX_BATCH_BYTES, self._max_record_bytes),
             max_request_size=self._max_record_bytes,
         )
+        internals.pace_metadata(client)
         internals.set_patience(client, self._settings.kafka.publish_timeout_ms / 1000)
         return client
 

@@ -15,17 +15,17 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import (
     ConsumerStoppedError,
     CorruptRecordException,
-    GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
     RecordTooLargeError,
-    TopicAuthorizationFailedError,
     UnsupportedCodecError,
 )
 
 from fivestage.bus.batches import UnreadableBatchError
+from fivestage.bus.connection import missing_right
+from fivestage.bus.positions import LOST_POSITION
 from fivestage.core.records import CorruptRecord, PlainRecord
-from fivestage.errors import BrokerError, ConfigurationError
+from fivestage.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,15 +70,14 @@ class Recovery:
         Raises:
             ConfigurationError, BrokerError: the fault lies elsewhere.
         """
+        if isinstance(error, LOST_POSITION):
+            return True  # the next fetch raises it again, and deals with it
+        refused = missing_right(error, topic=self._topic, group_id=self._group_id)
+        if refused is not None:
+            raise refused from error
         match error:
             case ConsumerStoppedError() | IllegalStateError():
                 return True
-            case TopicAuthorizationFailedError():
-                text = f"not allowed to read topic {self._topic!r}: grant Read on it to this principal"
-                raise ConfigurationError(text) from error
-            case GroupAuthorizationFailedError():
-                text = f"not allowed to use group {self._group_id!r}: grant Read on it to this principal"
-                raise ConfigurationError(text) from error
             case CorruptRecordException() | RecordTooLargeError() | UnsupportedCodecError():
                 return False
             case KafkaError():

@@ -229,6 +229,13 @@ class Sink:
         return self.producer.trouble
 
     @property
+    def problem(self) -> str | None:
+        """Which topic cannot be published to now, as far as the client knows; None while all can."""
+        known = self.producer.client.client.cluster
+        missing = [topic for topic in self._topics.values() if not known.partitions_for_topic(topic)]
+        return f"topic {missing[0]!r} does not exist any more" if self._queues and missing else None
+
+    @property
     def unacknowledged(self) -> int:
         """Queries whose events are under way."""
         return len(self._open)

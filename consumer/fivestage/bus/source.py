@@ -5,6 +5,7 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 * a fetch that raises may have lost records and raises for ever: see ``recovery.py``;
 * a batch is decompressed to whatever it becomes: see ``batches.py``;
 * cancelling a fetch switches ``max_poll_interval_ms`` off for good: fetches are never cancelled;
+* where a position is missing or out of range it would begin anew without a word: see ``positions.py``;
 * a pause is forgotten in every rebalance and drops what was fetched ahead: it is applied again, and used
   only when the wait is long;
 * exceptions of the rebalance listener are logged and forgotten: they are kept and raised from ``fetch``;
@@ -25,10 +26,11 @@ from aiokafka.errors import KafkaError
 from fivestage.bus import internals
 from fivestage.bus.batches import check_batches
 from fivestage.bus.connection import client_options
+from fivestage.bus.positions import LOST_POSITION, Positions
 from fivestage.bus.recovery import Recovery
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.repair import Trouble
-from fivestage.errors import BrokerError
+from fivestage.errors import BrokerError, FivestageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -73,6 +75,7 @@ class Source:
         self._joined = False
         self._retired = False
         self.consumer = AIOKafkaConsumer(**_consumer_options(settings))
+        self._positions = Positions(self.consumer, ledger, observer)
         self._recovery = Recovery(
             self.consumer, ledger, self._begin, topic=self._topic, group_id=settings.kafka.group_id
         )
@@ -113,6 +116,9 @@ class Source:
             fetched = await self.consumer.getmany(
                 *partitions, timeout_ms=FETCH_TIMEOUT_MS, max_records=max_records
             )
+        except LOST_POSITION as error:
+            await self._positions.restore(error)
+            return []
         except Exception as error:  # noqa: BLE001 - whatever a broken batch makes the client raise
             if self._recovery.is_over(error):
                 return []
@@ -195,6 +201,8 @@ class Source:
             return "not a member of the group yet"
         if not internals.knows_coordinator(self.consumer):
             return "the group's coordinator cannot be reached"
+        if self.consumer.partitions_for_topic(self._topic) is None:
+            return f"topic {self._topic!r} does not exist any more"
         return None
 
     def retire(self) -> None:
@@ -237,6 +245,8 @@ class Source:
         self._failure = error
 
     def _raise_failure(self) -> None:
+        if isinstance(self._failure, FivestageError):
+            raise self._failure
         if self._failure is not None:
             raise BrokerError(f"a rebalance failed: {type(self._failure).__name__}") from self._failure
 
@@ -267,7 +277,7 @@ def _consumer_options(settings: Settings) -> dict[str, object]:
         "group_id": kafka.group_id,
         "group_instance_id": kafka.group_instance_id,
         "enable_auto_commit": False,
-        "auto_offset_reset": "earliest",
+        "auto_offset_reset": "none",
         "isolation_level": "read_committed",
         "partition_assignment_strategy": (StickyPartitionAssignor,),
         "session_timeout_ms": kafka.session_timeout_ms,

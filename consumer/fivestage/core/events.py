@@ -32,6 +32,15 @@ class Observer:
     def rebalanced(self) -> None:
         """Partitions were assigned anew."""
 
+    def position_reset(self, reason: str, skipped: int) -> None:
+        """A partition is read from its earliest record on.
+
+        Args:
+            reason: ``none``: there was no position; ``deleted``: the records from there on were deleted;
+                ``beyond_end``: there were never so many.
+            skipped: How many records were deleted before they were read.
+        """
+
     def committed(self, partitions: int, duration_s: float) -> None:
         """Positions were committed."""
 

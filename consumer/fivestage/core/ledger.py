@@ -52,7 +52,7 @@ class PartitionLedger:
         self.committed: int | None = None
         """The position last acknowledged by the broker; at first where this epoch began to read."""
         self.next_offset: int | None = None
-        """One past the highest offset begun; None before the first."""
+        """One past the highest offset begun or skipped; None before the first."""
         self._begun: deque[int] = deque()
         self._finished: set[int] = set()
         self._prefix_end: int | None = None
@@ -74,6 +74,18 @@ class PartitionLedger:
             self._prefix_end = self.committed = offset
         self._begun.append(offset)
         self.next_offset = offset + 1
+
+    def skip_to(self, offset: int) -> None:
+        """The records from the next one up to *offset* will never come: they are gone.
+
+        Raises:
+            ValueError: records from *offset* on were begun before.
+        """
+        if self.next_offset is not None and offset < self.next_offset:
+            raise ValueError(f"offset {offset} was begun before; the next is {self.next_offset}")
+        self.next_offset = offset
+        if not self._begun:
+            self._prefix_end = offset
 
     def finish(self, offset: int) -> None:
         """All events of a record are acknowledged.

@@ -125,6 +125,17 @@ class Metrics(Observer):
         self._rebalances = Counter(
             "fivestage_rebalances_total", "Assignments of partitions.", registry=registry
         )
+        self._position_resets = Counter(
+            "fivestage_position_resets_total",
+            "Partitions read from their earliest record on: without a position, or with one out of range.",
+            ("reason",),
+            registry=registry,
+        )
+        self._skipped = Counter(
+            "fivestage_skipped_records_total",
+            "Records that were deleted before they were read.",
+            registry=registry,
+        )
         self._commit_failures = Counter(
             "fivestage_commit_failures_total",
             "Commits that did not go through.",
@@ -214,6 +225,10 @@ class Metrics(Observer):
 
     def rebalanced(self) -> None:
         self._rebalances.inc()
+
+    def position_reset(self, reason: str, skipped: int) -> None:
+        self._position_resets.labels(reason).inc()
+        self._skipped.inc(skipped)
 
     def published(self, topic: str, count: int, duration_s: float) -> None:
         sent, duration = self._send_children(topic)

@@ -1,0 +1,79 @@
+"""Where to read on when there is no position, or one outside of what the log holds.
+
+Left to itself aiokafka begins at the earliest record without a word. Records that retention deleted before
+they were read deserve one: here the same is done, loudly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+
+from fivestage.core.ledger import PartitionKey
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+
+    from fivestage.core.events import Observer
+    from fivestage.core.ledger import Ledger
+
+LOST_POSITION = (NoOffsetForPartitionError, OffsetOutOfRangeError)
+"""What a fetch raises, for one partition at a time, until it is told where to read."""
+
+log = structlog.get_logger("fivestage.bus.positions")
+
+
+class Positions:
+    """Finds the place to read on, which is always the earliest record that is there.
+
+    Args:
+        consumer: The consumer whose fetch raised.
+        ledger: Learns of records that will never come.
+        observer: Told of every position given up.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, ledger: Ledger, observer: Observer) -> None:
+        self._consumer = consumer
+        self._ledger = ledger
+        self._observer = observer
+
+    async def restore(self, error: NoOffsetForPartitionError | OffsetOutOfRangeError) -> None:
+        """Give the partition that *error* names a position; where that fails, it will be raised again."""
+        try:
+            if isinstance(error, NoOffsetForPartitionError):
+                await self._begin(error.args[0])
+            else:
+                for partition, position in error.args[0].items():
+                    await self._move(partition, position)
+        except IllegalStateError:  # taken away meanwhile
+            return
+        except KafkaError as failure:
+            log.warning("cannot look up where to read on", error_type=type(failure).__name__)
+
+    async def _begin(self, partition: TopicPartition) -> None:
+        """Nothing was ever committed, or what was is gone."""
+        begins_at = (await self._consumer.beginning_offsets([partition]))[partition]
+        self._consumer.seek(partition, begins_at)
+        self._observer.position_reset("none", 0)
+        log.info("no position: from the earliest record on", partition=partition.partition, offset=begins_at)
+
+    async def _move(self, partition: TopicPartition, position: int) -> None:
+        """The broker has said that there is nothing at *position*, and never will be."""
+        begins_at = (await self._consumer.beginning_offsets([partition]))[partition]
+        ends_at = (await self._consumer.end_offsets([partition]))[partition]
+        if begins_at <= position <= ends_at:
+            return  # it was a replica that lagged behind
+        self._consumer.seek(partition, begins_at)
+        where = {"partition": partition.partition, "position": position, "offset": begins_at}
+        if position > ends_at:
+            self._observer.position_reset("beyond_end", 0)
+            log.error("position beyond the end: from the earliest record on", **where)
+            return
+        skipped = begins_at - position
+        self._observer.position_reset("deleted", skipped)
+        log.error("records were deleted before they were read", skipped=skipped, **where)
+        book = self._ledger.book(PartitionKey(*partition))
+        if book is not None:
+            book.skip_to(begins_at)

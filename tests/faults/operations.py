@@ -1,0 +1,102 @@
+"""What an operator does to a cluster, and what is to be seen of a service."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import confluent_kafka.admin
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.cimpl import NewTopic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.process import ServiceProcess
+
+    RecordProperty = Callable[[str, object], None]
+    """pytest's ``record_property``: figures for the table of faults."""
+
+LIMIT_S = 20
+_api: Any = confluent_kafka.admin  # its stubs do not export what its documents name
+
+
+class Operator:
+    """Changes things behind the service's back; each method returns when it is done."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._admin: Any = _api.AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+
+    def create_topic(self, name: str, partitions: int) -> None:
+        """Create a topic, also one that is still being deleted."""
+        _done(self._admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1)]))
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic."""
+        _done(self._admin.delete_topics([name], operation_timeout=LIMIT_S))
+
+    def delete_records(self, topic: str, partition: int, before: int) -> None:
+        """Delete the records before an offset, as retention does."""
+        _done(self._admin.delete_records([TopicPartition(topic, partition, before)]))
+
+    def set_position(self, group_id: str, topic: str, partition: int, offset: int) -> None:
+        """Move the committed position of a group without members."""
+        moved = ConsumerGroupTopicPartitions(group_id, [TopicPartition(topic, partition, offset)])
+        _done(self._admin.alter_consumer_group_offsets([moved]))
+
+    def forget_group(self, group_id: str) -> None:
+        """Delete a group without members, and its positions."""
+        _done(self._admin.delete_consumer_groups([group_id]))
+
+    def deny(self, kind: str, name: str, operation: str) -> None:
+        """Take one right, such as ("TOPIC", "t", "WRITE"), from everybody, who had all of them."""
+        who = (_api.ResourcePatternType.LITERAL, "User:ANONYMOUS", "*")
+        rules = {"ALL": _api.AclPermissionType.ALLOW, operation: _api.AclPermissionType.DENY}
+        bindings = [
+            _api.AclBinding(_api.ResourceType[kind], name, *who, _api.AclOperation[right], permission)
+            for right, permission in rules.items()
+        ]
+        _done(self._admin.create_acls(bindings))
+
+
+def _done(futures: dict[Any, Any]) -> None:
+    for future in futures.values():
+        future.result(LIMIT_S)
+
+
+def port_of(service: ServiceProcess) -> int:
+    """Where a ready service's pages are."""
+    return int(next(line["admin_port"] for line in service.log if line["event"] == "ready"))
+
+
+def told(service: ServiceProcess, event: str) -> dict[str, Any]:
+    """The log line with this ``event``, which may have been read already."""
+    read = [line for line in service.log if line["event"] == event]
+    return read[0] if read else service.wait_for(event)
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and body of a page."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def readings(port: int, name: str) -> dict[str, float]:
+    """A metric's values by their labels, which are "" where it has none."""
+    found = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", get(port, "/metrics")[1], re.MULTILINE)
+    return {labels: float(value) for labels, value in found}
+
+
+def until(condition: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
+    """Wait for a condition, looking ten times a second."""
+    end, pause = time.monotonic() + limit_s, threading.Event()
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within {limit_s} s"
+        pause.wait(0.1)
