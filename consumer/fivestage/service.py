@@ -99,7 +99,12 @@ class Service:
         if not self._ending.is_set():
             self._ending.set()
             total_s = self.settings.shutdown.total_timeout_ms / 1000
-            asyncio.get_running_loop().call_later(total_s, _give_up, total_s)
+            asyncio.get_running_loop().call_later(total_s, self.give_up, total_s)
+
+    def give_up(self, total_s: float) -> None:
+        """End the process now: the orderly end took too long."""
+        log.error("shutdown took too long", limit_s=total_s)
+        os._exit(1)
 
     # Starting
 
@@ -262,11 +267,6 @@ async def _bounded(step: Callable[[], Awaitable[None]], name: str) -> None:
         log.warning("left behind", part=name, after_s=STEP_TIMEOUT_S)
     elif not task.cancelled() and (error := task.exception()) is not None:
         log.warning("ended badly", part=name, **described(error))
-
-
-def _give_up(total_s: float) -> None:
-    log.error("shutdown took too long", limit_s=total_s)
-    os._exit(1)
 
 
 def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:

@@ -61,6 +61,7 @@ class Sink:
         observer: Told of every acknowledged batch.
         on_failure: Called when a partition can be published to no more; what waits for it stays unfinished.
         max_record_bytes: The largest record that all output topics take.
+        make_producer: Makes the client; tests put another in its place.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Sink:
         on_failure: Callable[[Exception], None],
         *,
         max_record_bytes: int,
+        make_producer: Callable[..., AIOKafkaProducer] = AIOKafkaProducer,
     ) -> None:
         self._topics = settings.topics.outputs
         self._observer = observer
@@ -79,7 +81,7 @@ class Sink:
         self._tasks: set[asyncio.Task[None]] = set()
         self._keyless = 0
         self._open: dict[_Delivery, None] = {}
-        self.producer = AIOKafkaProducer(
+        self.producer = make_producer(
             **client_options(settings.kafka),
             enable_idempotence=True,
             max_batch_size=min(MAX_BATCH_BYTES, max_record_bytes),

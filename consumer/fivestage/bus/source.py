@@ -45,6 +45,7 @@ class Source:
         ledger: Opened and closed here, in step with the assignment.
         on_revoked: Awaited while partitions are being taken away, before their books are closed: finish,
             publish and commit what is in flight, within a bound well below the rebalance timeout.
+        make_consumer: Makes the client; tests put another in its place.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Source:
         ledger: Ledger,
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
         observer: Observer,
+        *,
+        make_consumer: Callable[..., AIOKafkaConsumer] = AIOKafkaConsumer,
     ) -> None:
         self._topic = settings.topics.queries
         self._ledger = ledger
@@ -61,7 +64,7 @@ class Source:
         self._failure: BaseException | None = None
         self._observer = observer
         self._joined = False
-        self.consumer = AIOKafkaConsumer(**_consumer_options(settings))
+        self.consumer = make_consumer(**_consumer_options(settings))
         self._recovery = Recovery(
             self.consumer, ledger, self._begin, topic=self._topic, group_id=settings.kafka.group_id
         )
