@@ -182,11 +182,11 @@ class Broker:
         """All of a record's events are there."""
         about = self.about.get(coordinates, ())
         kinds = {written.kind for written in about}
-        if "result" not in kinds:
-            return "dead_letter" in kinds
-        if "dead_letter" in kinds or any(w.status == "expired" for w in about if w.kind == "result"):
+        if "dead_letter" in kinds:
             return True
-        return kinds >= STAGES
+        if any(written.status == "expired" for written in about):
+            return "timeout" in kinds
+        return "result" in kinds and kinds >= STAGES
 
     @property
     def is_finished(self) -> bool:

@@ -25,13 +25,15 @@ def judge(broker: Broker, scenario: Scenario) -> Iterator[str]:
     records = {(record.partition, record.offset): record for log in broker.queries for record in log}
     yield from lost(broker, records)
     yield from phantoms(broker, records)
+    ttl = scenario.settings.admission.query_ttl_ms > 0
     for coordinates, record in records.items():
-        yield from wrong(coordinates, record, broker.about[coordinates], damaged=coordinates in broker.suspect)
+        damaged = coordinates in broker.suspect
+        yield from wrong(coordinates, record, broker.about[coordinates], damaged=damaged, ttl=ttl)
     yield from uncommitted(broker)
     if scenario.settings.admission.ordering == "key":
         yield from disordered(broker.outputs, records)
-    if scenario.is_gentle:
-        yield from repeated(broker)
+    elif scenario.is_gentle and all(b"?" in (record.value or b"") for record in records.values()):
+        yield from repeated(broker)  # else one may overtake another that is put back, and both come again
 
 
 def lost(broker: Broker, records: dict[Coordinates, PlainRecord]) -> Iterator[str]:
@@ -49,15 +51,18 @@ def phantoms(broker: Broker, records: dict[Coordinates, PlainRecord]) -> Iterato
 
 
 def wrong(
-    coordinates: Coordinates, record: PlainRecord, about: list[Written], *, damaged: bool
+    coordinates: Coordinates, record: PlainRecord, about: list[Written], *, damaged: bool, ttl: bool
 ) -> Iterator[str]:
     """An answer of the wrong kind."""
     kinds = {written.kind for written in about}
+    may_expire = ttl or b"budget_ms" in (record.value or b"")
     is_query = record.value is not None and b"user_input" in record.value
     if is_query and "dead_letter" in kinds and not damaged:
         yield f"dead letter for a good record: {coordinates}"
     if not is_query and "dead_letter" not in kinds:
         yield f"no dead letter for a bad record: {coordinates}"
+    if any(written.status == "expired" for written in about) and not may_expire:
+        yield f"expired without a reason: {coordinates}"
     if record.value == CORRUPT and "result" in kinds:
         yield f"a result for a record nobody can read: {coordinates}"
 

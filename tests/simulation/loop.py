@@ -50,6 +50,7 @@ class SimLoop(VirtualTimeLoop):
 
     def __init__(self) -> None:
         super().__init__()
+        self._jumps.select = self._jump  # type: ignore[method-assign] # nothing comes from outside
         self.complaints: list[dict[str, Any]] = []
         """Errors of what belongs to no process."""
         self.turns = 0
@@ -61,6 +62,12 @@ class SimLoop(VirtualTimeLoop):
         if self.turns > MAX_TURNS:
             raise RuntimeError(f"no end after {MAX_TURNS} turns of the loop: something is busy")
         super()._run_once()  # type: ignore[misc] # what asyncio calls for every turn
+
+    def _jump(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise RuntimeError("deadlock: nothing is ready and no timer is set")
+        self._jumps.waited_s += max(timeout, 0.0)
+        return []
 
     def spawn(self, process: Process, main: Callable[[], Any]) -> asyncio.Task[Any]:
         """Run the coroutine function *main* as *process*."""

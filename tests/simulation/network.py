@@ -102,6 +102,8 @@ class Network:
         self.trace = trace
         self.fatal: set[str] = set()
         """The clients that were refused something for good."""
+        self.cut_off: set[str] = set()
+        """The clients that reach no broker."""
 
     def latency_s(self) -> float:
         """How long one way takes."""
@@ -146,12 +148,14 @@ class Connection:
         network = self._network
         loop = network.loop
         answered: asyncio.Future[Any] = loop.create_future()
-        fate = self._fate(what)
+        fate = "lost_request" if self._who in network.cut_off else self._fate(what)
         if fate:
             network.trace.add(self._who, f"! {what}", fate)
         self._arrives_at = max(self._arrives_at, loop.time() + network.latency_s())
         request = _Request(what, handler, args, answered, fate)
         loop.outside(self._arrives_at - loop.time(), self._arrive, request)
+        if network.faults is NO_FAULTS and not self._waiting:
+            return await answered
         silent = loop.call_later(self._timeout_s, _fail, answered, RequestTimedOutError)
         try:
             return await answered
@@ -207,7 +211,9 @@ class Connection:
         return fate in ("refused", "fatal")
 
     def _respond(self, request: _Request, value: Any) -> None:
-        if request.fate not in ("lost_response", "silence"):
+        if self._who in self._network.cut_off:
+            _fail_later(self._network, request.answered)
+        elif request.fate not in ("lost_response", "silence"):
             self._network.loop.outside(self._network.latency_s(), _answer, request.answered, value)
 
 

@@ -14,7 +14,7 @@ from fivestage.core.records import PlainRecord
 
 from .broker import QUERIES, Broker
 from .cluster import Cluster
-from .instance import Instance
+from .instance import WALL_AT_START, Instance
 from .judge import judge
 from .loop import Process, SimLoop
 from .network import NO_FAULTS, Network
@@ -91,7 +91,8 @@ class Simulation:
         offset = len(self.broker.queries[query.partition])
         if query.value == CORRUPT:
             self.broker.corrupt.add((query.partition, offset))
-        record = PlainRecord(QUERIES, query.partition, offset, -1, query.key, query.value)
+        timestamp = int((WALL_AT_START + self._loop.time()) * 1000)
+        record = PlainRecord(QUERIES, query.partition, offset, timestamp, query.key, query.value)
         self.broker.write(record)
 
     # What happens
@@ -112,12 +113,15 @@ class Simulation:
 
     def _harm(self, instance: Instance, happening: Happening) -> None:
         process = instance.cluster.process
-        instance.note(f"* {happening.what}", happening.for_s if happening.what is Befalls.STOP else "")
+        instance.note(f"* {happening.what}", happening.for_s)
         if happening.what is Befalls.TERM:
             self._terminate(instance)
         elif happening.what is Befalls.KILL:
             self._loop.kill(process)
             self._restart_soon(instance)
+        elif happening.what is Befalls.CUT:
+            self._network.cut_off.add(process.name)
+            self._loop.outside(happening.for_s, self._network.cut_off.discard, process.name)
         else:
             self._loop.stop_process(process)
             self._loop.outside(happening.for_s, self._loop.continue_process, process)
@@ -161,6 +165,7 @@ class Simulation:
         self.trace.add("SIM", "* all is well now")
         self._calm = True
         self._network.faults = NO_FAULTS
+        self._network.cut_off.clear()
         for instance in self._instances:
             self._loop.continue_process(instance.cluster.process)
         if not self._running:

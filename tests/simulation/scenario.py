@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from fivestage.settings import (
-    AdmissionSettings,
-    KafkaSettings,
-    Settings,
-    ShutdownSettings,
-)
+from fivestage.settings import KafkaSettings, Settings
 
 from .executor import Manners
 from .network import NO_FAULTS, Faults
@@ -24,7 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CORRUPT = b"corrupt"
-FOREVER_S = 1e9
+"""The value of a record that cannot be read."""
+BASE = Settings(
+    kafka=KafkaSettings(
+        rebalance_timeout_ms=9000,
+        request_timeout_ms=12_000,
+        fetch_max_wait_ms=1000,
+        publish_timeout_ms=60_000,
+    )
+)
 
 
 class Befalls(StrEnum):
@@ -38,6 +40,8 @@ class Befalls(StrEnum):
     """One vanishes."""
     STOP = "stop"
     """One gets no CPU for a while."""
+    CUT = "cut"
+    """One reaches no broker for a while."""
     REBALANCE = "rebalance"
     """The group assigns anew for a reason of its own."""
 
@@ -78,7 +82,7 @@ class Scenario:
     @property
     def is_gentle(self) -> bool:
         """Nothing is lost or late, nobody dies: nothing may be answered twice."""
-        rough = {Befalls.KILL, Befalls.STOP}
+        rough = {Befalls.KILL, Befalls.STOP, Befalls.CUT}
         return self.faults is NO_FAULTS and not any(one.what in rough for one in self.happenings)
 
 
@@ -96,14 +100,7 @@ def draw(seed: int) -> Scenario:
         happenings=_happenings(random, chaos_s, gentle=gentle),
         faults=NO_FAULTS if gentle else _faults(random),
         manners=random.choice((Manners(0, 0, 0), Manners(0.1, 0.02, 0.05), Manners(0.3, 0.15, 0.1))),
-        settings=_settings(
-            random.choice((1, 3, 8)),
-            random.choice((2, 6, 1000)),
-            random.choice(("unordered", "unordered", "key")),
-            random.choice((30, 100, 400)),
-            random.choice((100, 400, 1500)),
-            random.choice((4, 10)),
-        ),
+        settings=_settings(random, gentle=gentle),
         max_taken_in=random.choice((2, 5, 100)),
         chaos_s=chaos_s,
     )
@@ -121,7 +118,7 @@ def _queries(random: Random, partitions: int, chaos_s: float) -> list[Query]:
         if random.random() < poison:
             value = random.choice((CORRUPT, b"no JSON", orjson.dumps({"query_id": f"q{number}"})))
         elif random.random() < 0.1:
-            value = orjson.dumps({"query_id": f"q{number}", "user_input": "?", "budget_ms": 20})
+            value = orjson.dumps({"query_id": f"q{number}", "user_input": "!", "budget_ms": 20})
         queries.append(Query(at_s, random.randrange(partitions), key, value))
     return sorted(queries, key=lambda query: query.at_s)
 
@@ -130,7 +127,7 @@ def _happenings(random: Random, chaos_s: float, *, gentle: bool) -> list[Happeni
     """At least one instance starts at once; the rest is left to chance."""
     kinds = [Befalls.START, Befalls.TERM, Befalls.REBALANCE, Befalls.REBALANCE]
     if not gentle:
-        kinds += [Befalls.KILL, Befalls.STOP, Befalls.STOP]
+        kinds += [Befalls.KILL, Befalls.STOP, Befalls.STOP, Befalls.CUT]
     happenings = [Happening(0.0, Befalls.START)]
     happenings += [Happening(random.random() * 0.5, Befalls.START) for _ in range(random.randint(0, 2))]
     for _ in range(random.randint(0, 6)):
@@ -155,25 +152,22 @@ def _faults(random: Random) -> Faults:
     )
 
 
-@lru_cache(maxsize=None)
-def _settings(
-    max_in_flight: int, max_span: int, ordering: str, commit_ms: int, heartbeat_ms: int, heartbeats: int
-) -> Settings:
-    """Kept, as they take longer to make than a run."""
-    return Settings(
-        kafka=KafkaSettings(
-            commit_interval_ms=commit_ms,
-            heartbeat_interval_ms=heartbeat_ms,
-            session_timeout_ms=heartbeat_ms * heartbeats,
-            rebalance_timeout_ms=9000,
-            request_timeout_ms=12_000,
-            fetch_max_wait_ms=1000,
-            publish_timeout_ms=60_000,
-        ),
-        admission=AdmissionSettings(
-            max_in_flight=max_in_flight,
-            max_uncommitted_span=max_span,
-            ordering=ordering,  # type: ignore[arg-type]
-        ),
-        shutdown=ShutdownSettings(),
+def _settings(random: Random, *, gentle: bool) -> Settings:
+    """Of the service; made from one that is checked, as checking takes longer than a run."""
+    heartbeat_ms = random.choice((100, 400, 1500))
+    kafka = BASE.kafka.model_copy(
+        update={
+            "commit_interval_ms": random.choice((50, 150, 400)),
+            "heartbeat_interval_ms": heartbeat_ms,
+            "session_timeout_ms": heartbeat_ms * random.choice((4, 10)),
+        }
     )
+    admission = BASE.admission.model_copy(
+        update={
+            "max_in_flight": random.choice((1, 3, 8)),
+            "max_uncommitted_span": random.choice((2, 6, 1000)),
+            "ordering": random.choice(("unordered", "unordered", "key")),
+            "query_ttl_ms": 0 if gentle else random.choice((0, 0, 0, 700)),
+        }
+    )
+    return BASE.model_copy(update={"kafka": kafka, "admission": admission})

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.core.records import Record
 
-READ_TIMEOUT_MS = 200
-
 log = structlog.get_logger("fivestage.bus.recovery")
 
 
@@ -46,6 +44,8 @@ class Recovery:
         begin: Enters records into their books; those of partitions lost meanwhile are dropped.
         topic: For messages.
         group_id: For messages.
+        read_timeout_ms: How long a partition is waited for. Longer than a fetch waits at the broker: the
+            client begins none for this partition as long as one for the others is under way.
     """
 
     def __init__(
@@ -56,12 +56,14 @@ class Recovery:
         *,
         topic: str,
         group_id: str,
+        read_timeout_ms: int,
     ) -> None:
         self._consumer = consumer
         self._ledger = ledger
         self._begin = begin
         self._topic = topic
         self._group_id = group_id
+        self._read_timeout_ms = read_timeout_ms
 
     def is_over(self, error: Exception) -> bool:
         """Whether *error* says that there is nothing to read here any more; False: a record is at fault.
@@ -119,7 +121,7 @@ class Recovery:
         if book is None or (book.next_offset is not None and book.next_offset == highwater):
             return []
         try:
-            fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=room)
+            fetched = await self._read(partition, room)
         except Exception as error:  # noqa: BLE001 - see fetch
             if self.is_over(error):
                 return []
@@ -133,7 +135,7 @@ class Recovery:
         while len(found) < room:
             try:
                 position = await self._consumer.position(partition)
-                fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=1)
+                fetched = await self._read(partition, 1)
             except Exception as error:  # noqa: BLE001 - see fetch
                 if not self.is_over(error):
                     found += self._pass_over(key, position, error)
@@ -142,6 +144,9 @@ class Recovery:
                 return found
             found += self._begin(fetched[partition])
         return found
+
+    async def _read(self, partition: TopicPartition, room: int) -> dict[TopicPartition, list[Record]]:
+        return await self._consumer.getmany(partition, timeout_ms=self._read_timeout_ms, max_records=room)
 
     def _pass_over(self, key: PartitionKey, position: int, error: Exception) -> list[CorruptRecord]:
         book = self._ledger.book(key)

@@ -66,7 +66,12 @@ class Source:
         self._joined = False
         self.consumer = make_consumer(**_consumer_options(settings))
         self._recovery = Recovery(
-            self.consumer, ledger, self._begin, topic=self._topic, group_id=settings.kafka.group_id
+            self.consumer,
+            ledger,
+            self._begin,
+            topic=self._topic,
+            group_id=settings.kafka.group_id,
+            read_timeout_ms=max(FETCH_TIMEOUT_MS, 2 * settings.kafka.fetch_max_wait_ms),
         )
 
     def __repr__(self) -> str:

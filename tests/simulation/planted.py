@@ -1,0 +1,124 @@
+"""Mistakes that the real code does not make, put into it one at a time: the simulation must find each."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from fivestage.bus.committer import Committer
+from fivestage.bus.recovery import Recovery
+from fivestage.bus.sink import Sink
+from fivestage.core.ledger import Ledger, PartitionLedger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aiokafka import TopicPartition
+
+
+class _NoLock:
+    """A lock that never waits."""
+
+    async def __aenter__(self) -> None:
+        return
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+
+def books_stay_open() -> list[Any]:
+    """The committer goes on with the books of partitions that were taken away, until they are replaced."""
+
+    def revoke(_ledger: Ledger, _keys: object) -> None:
+        return
+
+    def committable(book: PartitionLedger) -> int | None:
+        return None if book.position == book.committed else book.position
+
+    return [
+        patch.object(Ledger, "revoke", revoke),
+        patch.object(PartitionLedger, "committable", property(committable)),
+    ]
+
+
+def no_lock() -> list[Any]:
+    """A rebalance does not wait for the commit under way."""
+    original = Committer.commit
+
+    async def commit(committer: Committer, timeout_s: float | None = None) -> bool:
+        committer._lock = _NoLock()  # type: ignore[assignment]
+        return await original(committer, timeout_s)
+
+    return [patch.object(Committer, "commit", commit)]
+
+
+def highest_finished() -> list[Any]:
+    """The highest finished offset is committed, whatever is below it."""
+    original = PartitionLedger.finish
+
+    def finish(book: PartitionLedger, offset: int) -> None:
+        highest = max(book.position or 0, offset + 1)
+        original(book, offset)
+        book._prefix_end = highest
+
+    return [patch.object(PartitionLedger, "finish", finish)]
+
+
+def no_seek_back() -> list[Any]:
+    """After a fetch that raised, partitions are not put back to what was handed over."""
+
+    async def rewind(_recovery: Recovery, _key: object) -> None:
+        return
+
+    return [patch.object(Recovery, "_rewind", rewind)]
+
+
+def acked_when_sent() -> list[Any]:
+    """Events count as acknowledged as soon as their batch is on its way."""
+
+    async def send(sink: Sink, queue: Any) -> None:
+        while queue.pending:
+            batch, taken = sink._fill(queue)
+            acked = await sink.producer.send_batch(batch, queue.topic, partition=queue.partition)
+            sink._acknowledge(taken)
+            await acked
+        queue.busy = False
+
+    return [patch.object(Sink, "_send", send)]
+
+
+def commit_not_cancelled() -> list[Any]:
+    """A commit that is not answered in time is left to the client, which goes on trying."""
+
+    async def send(
+        committer: Committer, offsets: dict[TopicPartition, int], timeout_s: float
+    ) -> str | None:
+        sending = asyncio.ensure_future(committer._consumer.commit(offsets))
+        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        done, _ = await asyncio.wait({sending}, timeout=min(timeout_s, 0.5))
+        if not done:
+            return "timeout"
+        return None if sending.exception() is None else "error"
+
+    return [patch.object(Committer, "_send", send)]
+
+
+PLANTED: dict[str, Callable[[], list[Any]]] = {
+    "books-stay-open": books_stay_open,
+    "no-lock": no_lock,
+    "highest-finished": highest_finished,
+    "no-seek-back": no_seek_back,
+    "acked-when-sent": acked_when_sent,
+    "commit-not-cancelled": commit_not_cancelled,
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Run with one of the mistakes."""
+    with ExitStack() as stack:
+        for one in PLANTED[name]():
+            stack.enter_context(one)
+        yield
