@@ -6,11 +6,12 @@ import asyncio
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 from fivestage.bus.committer import Committer
 from fivestage.bus.recovery import Recovery
 from fivestage.bus.sink import Sink
-from fivestage.core.ledger import Ledger, PartitionLedger
+from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,19 +29,24 @@ class _NoLock:
         return
 
 
-def books_stay_open() -> list[Any]:
-    """The committer goes on with the books of partitions that were taken away, until they are replaced."""
+def closed_books() -> list[Any]:
+    """The committer goes on with the books of partitions that were taken away."""
+    taken_away: WeakKeyDictionary[Ledger, dict[PartitionKey, PartitionLedger]] = WeakKeyDictionary()
+    revoke_properly, committable_properly = Ledger.revoke, Ledger.committable
 
-    def revoke(_ledger: Ledger, _keys: object) -> None:
-        return
+    def revoke(ledger: Ledger, keys: frozenset[PartitionKey]) -> None:
+        books = taken_away.setdefault(ledger, {})
+        books.update({key: book for key, book in ledger.books.items() if key in keys})
+        revoke_properly(ledger, keys)
 
-    def committable(book: PartitionLedger) -> int | None:
-        return None if book.position == book.committed else book.position
+    def committable(ledger: Ledger) -> dict[PartitionKey, int]:
+        found = committable_properly(ledger)
+        for key, book in taken_away.get(ledger, {}).items():
+            if ledger.book(key) is None and book.position not in (None, book.committed):
+                found[key] = book.position  # type: ignore[assignment]
+        return found
 
-    return [
-        patch.object(Ledger, "revoke", revoke),
-        patch.object(PartitionLedger, "committable", property(committable)),
-    ]
+    return [patch.object(Ledger, "revoke", revoke), patch.object(Ledger, "committable", committable)]
 
 
 def no_lock() -> list[Any]:
@@ -106,7 +112,7 @@ def commit_not_cancelled() -> list[Any]:
 
 
 PLANTED: dict[str, Callable[[], list[Any]]] = {
-    "books-stay-open": books_stay_open,
+    "closed-books": closed_books,
     "no-lock": no_lock,
     "highest-finished": highest_finished,
     "no-seek-back": no_seek_back,

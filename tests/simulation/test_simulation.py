@@ -24,7 +24,7 @@ SEEDS = 2000
 TAIL = 60
 """How many of the last events of a failing seed are shown."""
 WITHIN = {
-    "books-stay-open": 3000,
+    "closed-books": 3000,
     "no-lock": 3000,
     "highest-finished": 100,
     "no-seek-back": 200,
