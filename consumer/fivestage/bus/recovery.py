@@ -3,7 +3,7 @@
 A fetch of aiokafka that raises for one partition has already moved the positions of others and dropped
 their records, and it raises for the same record for ever. So every partition is put back to what was really
 handed over, read by itself, and, where that raises, record by record; the one at fault is reported and
-passed over.
+passed over. All that takes a while: what was found before a rebalance is in closed books, and forgotten.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from fivestage.core.ledger import Ledger, PartitionKey
+    from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
     from fivestage.core.records import Record
+
+    Found = list[tuple[PartitionLedger, Record | CorruptRecord]]
+    """What was entered into which book."""
 
 log = structlog.get_logger("fivestage.bus.recovery")
 
@@ -88,14 +91,14 @@ class Recovery:
 
     async def recover(self, room: int) -> list[Record | CorruptRecord]:
         """Put every partition back to what was handed over, then read each by itself."""
-        found: list[Record | CorruptRecord] = []
+        found: Found = []
         keys = list(self._ledger.books)
         for key in keys:
             await self._rewind(key)
         for key in keys:
             if len(found) < room:
                 found += await self._read_alone(key, room - len(found))
-        return found
+        return [item for book, item in found if not book.closed]
 
     async def _rewind(self, key: PartitionKey) -> None:
         """Seek to the first record that was not handed over."""
@@ -106,6 +109,8 @@ class Recovery:
             offset = book.next_offset
             if offset is None:  # nothing was handed over: where the group stands, or the beginning
                 offset = await self._consumer.committed(partition)
+            if book.closed:
+                return
             if offset is not None:
                 self._consumer.seek(partition, offset)
             else:
@@ -114,7 +119,7 @@ class Recovery:
             if not self.is_over(error):
                 raise
 
-    async def _read_alone(self, key: PartitionKey, room: int) -> Sequence[Record | CorruptRecord]:
+    async def _read_alone(self, key: PartitionKey, room: int) -> Found:
         """What one partition has; where that raises, its records one by one up to the one that does."""
         partition, book = TopicPartition(*key), self._ledger.book(key)
         highwater = self._consumer.highwater(partition) if book is not None else None
@@ -127,34 +132,38 @@ class Recovery:
                 return []
             await self._rewind(key)
             return await self._read_one_by_one(key, room)
-        return [record for records in fetched.values() for record in self._begin(records)]
+        return self._enter(key, fetched)
 
-    async def _read_one_by_one(self, key: PartitionKey, room: int) -> list[Record | CorruptRecord]:
+    async def _read_one_by_one(self, key: PartitionKey, room: int) -> Found:
         partition = TopicPartition(*key)
-        found: list[Record | CorruptRecord] = []
-        while len(found) < room:
+        found: Found = []
+        while len(found) < room and (book := self._ledger.book(key)) is not None:
             try:
                 position = await self._consumer.position(partition)
                 fetched = await self._read(partition, 1)
             except Exception as error:  # noqa: BLE001 - see fetch
-                if not self.is_over(error):
-                    found += self._pass_over(key, position, error)
+                if not (self.is_over(error) or book.closed):
+                    found.append((book, self._pass_over(key, book, position, error)))
                 return found
             if not fetched:
                 return found
-            found += self._begin(fetched[partition])
+            found += self._enter(key, fetched)
         return found
 
-    async def _read(self, partition: TopicPartition, room: int) -> dict[TopicPartition, list[Record]]:
+    def _enter(self, key: PartitionKey, fetched: Mapping[TopicPartition, Sequence[Record]]) -> Found:
+        begun = [record for records in fetched.values() for record in self._begin(records)]
+        book = self._ledger.book(key)
+        return [] if book is None else [(book, record) for record in begun]
+
+    async def _read(self, partition: TopicPartition, room: int) -> Mapping[TopicPartition, Sequence[Record]]:
         return await self._consumer.getmany(partition, timeout_ms=self._read_timeout_ms, max_records=room)
 
-    def _pass_over(self, key: PartitionKey, position: int, error: Exception) -> list[CorruptRecord]:
-        book = self._ledger.book(key)
-        if book is None:
-            return []
+    def _pass_over(
+        self, key: PartitionKey, book: PartitionLedger, position: int, error: Exception
+    ) -> CorruptRecord:
         self._consumer.seek(TopicPartition(*key), position + 1)
         book.begin(position)
         log.error(
             "record passed over", offset=position, error_type=type(error).__name__, partition=key.partition
         )
-        return [CorruptRecord(PlainRecord(*key, position), type(error).__name__)]
+        return CorruptRecord(PlainRecord(*key, position), type(error).__name__)
