@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiokafka import TopicPartition
-
 from fivestage.settings import TopicSettings
 from fivestage_schemas import headers as h
 
@@ -16,6 +14,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from random import Random
+
+    from aiokafka import TopicPartition
 
     from fivestage.core.records import PlainRecord
 

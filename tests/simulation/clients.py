@@ -153,9 +153,7 @@ class Batch:
     def __init__(self) -> None:
         self.records: list[_Appended] = []
 
-    def append(
-        self, *, timestamp: None, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
-    ) -> object:
+    def append(self, *, key: bytes | None, headers: list[tuple[str, bytes]], **_: object) -> object:
         """Add a record."""
         self.records.append(_Appended(key, headers))
         return self

@@ -7,12 +7,12 @@ again for the same record as long as the position is there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import CorruptRecordException, KafkaError
 
 from .network import RETRY_BACKOFF_S, Connection
-from .subscription import Assignment
 
 if TYPE_CHECKING:
     from aiokafka import TopicPartition
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .broker import Fetched
     from .cluster import Cluster
     from .membership import Membership
-    from .subscription import PartitionState, Subscription
+    from .subscription import Assignment, PartitionState, Subscription
 
 PREFETCH_BACKOFF_S = 0.1
 """How long what was fetched of one partition keeps the others from being fetched."""
@@ -128,10 +128,8 @@ class Fetcher:
             assignment = subscription.assignment
             if assignment is None or not assignment.active:
                 self._buffers.clear()
-                try:
+                with contextlib.suppress(KafkaError):
                     await subscription.next_assignment()
-                except KafkaError:
-                    pass
                 continue
             self._buffers.clear()
             pending = None
@@ -194,7 +192,9 @@ class Fetcher:
             state.highwater = highwater
             if not records:
                 continue
-            bad = {record.offset for record in records if (partition.partition, record.offset) in broker.corrupt}
+            bad = {
+                record.offset for record in records if (partition.partition, record.offset) in broker.corrupt
+            }
             if network.faults.damage and network.random.random() < network.faults.damage:
                 bad.add(network.random.choice(records).offset)
                 broker.suspect |= {(partition.partition, offset) for offset in bad}

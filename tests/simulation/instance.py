@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fivestage.app import Pipeline
 from fivestage.assembly import COMMIT_TIMEOUT_S, Parts
@@ -154,7 +154,7 @@ class Instance(Service):
             checks,
             self.stop,
             max_record_bytes=MAX_RECORD_BYTES,
-            make_producer=partial(SimProducer, self.cluster),
+            make_producer=cast("Any", partial(SimProducer, self.cluster)),
         )
         clock = self.cluster.network.loop.time
         inner = wire(
@@ -177,7 +177,7 @@ class Instance(Service):
             self.ledger,
             self._on_revoked,
             checks,
-            make_consumer=partial(SimConsumer, self.cluster),
+            make_consumer=cast("Any", partial(SimConsumer, self.cluster)),
         )
         committer = Committer(
             source.consumer,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from collections import deque
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from fivestage.testing import VirtualTimeLoop
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
 
     ExceptionHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
@@ -118,7 +118,9 @@ class SimLoop(VirtualTimeLoop):
         process.ready.clear()
         process.timers.clear()
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override] # it does not spell the arguments' types out
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
         """See asyncio."""
         if context is None:
             context = copy_context()
@@ -130,7 +132,7 @@ class SimLoop(VirtualTimeLoop):
             process.ready.append(handle)
         return handle
 
-    def call_at(
+    def call_at(  # type: ignore[override] # likewise
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """See asyncio."""
@@ -151,7 +153,7 @@ class SimLoop(VirtualTimeLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Pass it on to the process whose callback raised."""
         handle = context.get("handle")
-        process = _process_of(handle) if handle is not None else PROCESS.get()
+        process = None if handle is None else _process_of(handle)
         if process is not None and process.on_error is not None:
             process.on_error(self, context)
         elif "was never retrieved" not in context["message"]:  # of what was cancelled or died: a log line

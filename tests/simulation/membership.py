@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import TopicPartition
@@ -83,10 +84,8 @@ class Membership:
             await self._coordination_task
         await self._stop_heartbeats()
         if self.generation > 0:
-            try:
+            with contextlib.suppress(KafkaError):
                 await self._send("leave", self._group.leave, self.member_id)
-            except KafkaError:
-                pass
         self._reset_generation()
 
     async def _send(self, what: str, handler: Any, *args: Any) -> Any:
@@ -135,14 +134,15 @@ class Membership:
         while not self._closing.done():
             if not subscription.subscribed.is_set():
                 waiting = self._loop.create_task(subscription.subscribed.wait())
-                await asyncio.wait({waiting, self._closing}, return_when=asyncio.FIRST_COMPLETED)
+                either: set[asyncio.Future[Any]] = {waiting, self._closing}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
                 continue
             try:
                 await self._ensure_coordinator()
-                if subscription.assignment is None or self._rejoin.done():
-                    if not await self._join_once():
-                        continue
+                needed = subscription.assignment is None or self._rejoin.done()
+                if needed and not await self._join_once():
+                    continue
             except KafkaError as error:
                 await self._push(error)
                 continue
@@ -151,9 +151,9 @@ class Membership:
                 waited.add(self._heartbeat_task)
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if self._heartbeat_task is not None and self._heartbeat_task.done():
-                if (error := self._heartbeat_task.exception()) is not None:
-                    await self._push(error)
-            
+                failure = self._heartbeat_task.exception()
+                if failure is not None:
+                    await self._push(failure)
 
     async def _push(self, error: Any) -> None:
         self._subscription.abort(error)

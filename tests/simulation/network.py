@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,10 @@ from aiokafka.errors import (
     UnknownError,
 )
 
+from .loop import OUTSIDE
+
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from random import Random
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     Handler = Callable[..., None]
 
 ROUND_TRIP_S = 0.002
+IN_TURN_S = 1e-7
+"""What comes second comes later, by at least so much: timers of the same time have no order."""
 RETRY_BACKOFF_S = 0.1
 """aiokafka's, between two attempts at anything."""
 MOVED = (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError)
@@ -136,7 +140,7 @@ class Connection:
         self._timeout_s = timeout_s
         self._waiting: deque[_Request] = deque()
         self._current: _Request | None = None
-        self._arrives_at = 0.0
+        self._arrives_at = self._answers_at = 0.0
 
     async def call(self, what: str, handler: Handler, *args: Any) -> Any:
         """Have *handler* called by the broker, with a reply function and *args*; return what it replies.
@@ -151,9 +155,9 @@ class Connection:
         fate = "lost_request" if self._who in network.cut_off else self._fate(what)
         if fate:
             network.trace.add(self._who, f"! {what}", fate)
-        self._arrives_at = max(self._arrives_at, loop.time() + network.latency_s())
+        self._arrives_at = max(self._arrives_at + IN_TURN_S, loop.time() + network.latency_s())
         request = _Request(what, handler, args, answered, fate)
-        loop.outside(self._arrives_at - loop.time(), self._arrive, request)
+        loop.call_at(self._arrives_at, self._arrive, request, context=OUTSIDE)
         if network.faults is NO_FAULTS and not self._waiting:
             return await answered
         silent = loop.call_later(self._timeout_s, _fail, answered, RequestTimedOutError)
@@ -170,8 +174,10 @@ class Connection:
         for fate, likelihood in faults.fates:
             draw -= likelihood
             if draw < 0:
-                possible = {"refused": REFUSALS, "fatal": FATAL}.get(fate)
-                return fate if possible is None or what in possible else ""
+                impossible = (fate == "refused" and what not in REFUSALS) or (
+                    fate == "fatal" and what not in FATAL
+                )
+                return "" if impossible else fate
         return ""
 
     def _arrive(self, request: _Request) -> None:
@@ -214,7 +220,9 @@ class Connection:
         if self._who in self._network.cut_off:
             _fail_later(self._network, request.answered)
         elif request.fate not in ("lost_response", "silence"):
-            self._network.loop.outside(self._network.latency_s(), _answer, request.answered, value)
+            loop = self._network.loop
+            self._answers_at = max(self._answers_at + IN_TURN_S, loop.time() + self._network.latency_s())
+            loop.call_at(self._answers_at, _answer, request.answered, value, context=OUTSIDE)
 
 
 def _answer(answered: asyncio.Future[Any], value: Any) -> None:
@@ -225,7 +233,7 @@ def _answer(answered: asyncio.Future[Any], value: Any) -> None:
 def _fail(answered: asyncio.Future[Any], error: type[Exception]) -> None:
     if not answered.done():
         answered.set_exception(error())
-        answered._log_traceback = False  # type: ignore[attr-defined] # whoever asked may be dead
+        answered._log_traceback = False  # whoever asked may be dead
 
 
 def _fail_later(network: Network, answered: asyncio.Future[Any]) -> None:

@@ -30,9 +30,14 @@ class _NoLock:
 
 
 def closed_books() -> list[Any]:
-    """The committer goes on with the books of partitions that were taken away."""
+    """The committer goes on with the books of partitions that were taken away, until others are given."""
     taken_away: WeakKeyDictionary[Ledger, dict[PartitionKey, PartitionLedger]] = WeakKeyDictionary()
-    revoke_properly, committable_properly = Ledger.revoke, Ledger.committable
+    assign_properly, revoke_properly = Ledger.assign, Ledger.revoke
+    committable_properly = Ledger.committable
+
+    def assign(ledger: Ledger, keys: frozenset[PartitionKey]) -> None:
+        taken_away.pop(ledger, None)
+        assign_properly(ledger, keys)
 
     def revoke(ledger: Ledger, keys: frozenset[PartitionKey]) -> None:
         books = taken_away.setdefault(ledger, {})
@@ -43,10 +48,14 @@ def closed_books() -> list[Any]:
         found = committable_properly(ledger)
         for key, book in taken_away.get(ledger, {}).items():
             if ledger.book(key) is None and book.position not in (None, book.committed):
-                found[key] = book.position  # type: ignore[assignment]
+                found[key] = book.position
         return found
 
-    return [patch.object(Ledger, "revoke", revoke), patch.object(Ledger, "committable", committable)]
+    return [
+        patch.object(Ledger, "assign", assign),
+        patch.object(Ledger, "revoke", revoke),
+        patch.object(Ledger, "committable", committable),
+    ]
 
 
 def no_lock() -> list[Any]:
@@ -98,9 +107,7 @@ def acked_when_sent() -> list[Any]:
 def commit_not_cancelled() -> list[Any]:
     """A commit that is not answered in time is left to the client, which goes on trying."""
 
-    async def send(
-        committer: Committer, offsets: dict[TopicPartition, int], timeout_s: float
-    ) -> str | None:
+    async def send(committer: Committer, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
         sending = asyncio.ensure_future(committer._consumer.commit(offsets))
         sending.add_done_callback(lambda done: done.cancelled() or done.exception())
         done, _ = await asyncio.wait({sending}, timeout=min(timeout_s, 0.5))

@@ -57,7 +57,7 @@ class Simulation:
     def __init__(self, loop: SimLoop, scenario: Scenario) -> None:
         self._loop = loop
         self._scenario = scenario
-        self._random = Random(scenario.seed + 1)  # noqa: S311 - repeatable on purpose
+        self._random = Random(scenario.seed + 1)
         self.trace = Trace(loop.time)
         self._network = Network(loop, self._random, scenario.faults, self.trace)
         self.broker = Broker(

@@ -88,7 +88,7 @@ class Scenario:
 
 def draw(seed: int) -> Scenario:
     """The scenario of a seed."""
-    random = Random(seed)  # noqa: S311 - repeatable on purpose
+    random = Random(seed)
     gentle = random.random() < 0.15
     partitions = random.randint(1, 4)
     chaos_s = random.choice((0.5, 1.5, 3.0, 5.0))

@@ -50,7 +50,7 @@ def told(outcome: Outcome) -> str:
 
 @pytest.mark.fault(4, 5, 7, 8, 9, 11, 13, 26, 30)
 def test_no_schedule_breaks_a_promise(record_property: Callable[[str, object], None]) -> None:
-    """Whatever is late, lost, killed, stopped or moved: answered, in time, and committed only when answered."""
+    """Whatever is late, lost, killed or stopped: answered, in time, and committed only when answered."""
     generations = duplicates = 0
     for seed in range(SEEDS):
         outcome = run(seed)
