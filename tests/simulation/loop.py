@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+from collections import deque
 from contextvars import Context, ContextVar, copy_context
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from fivestage.testing import VirtualTimeLoop
-
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable
 
     ExceptionHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
@@ -42,32 +41,50 @@ class Process:
 PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
-class SimLoop(VirtualTimeLoop):
+class SimLoop(asyncio.BaseEventLoop):
     """A loop in virtual time that runs nothing of a stopped process.
 
-    Nothing of a killed process ever runs again: no ``finally``, no callback. What it has sent is on its way.
+    Its clock jumps to the next timer whenever there is nothing else to do; timers of the same time fire in
+    the order they were set. Nothing of a killed process ever runs again: no ``finally``, no callback. What it
+    has sent is on its way.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._jumps.select = self._jump  # type: ignore[method-assign] # nothing comes from outside
         self.complaints: list[dict[str, Any]] = []
         """Errors of what belongs to no process."""
-        self.turns = 0
+        self._now = 0.0
+        self._turns = 0
+        self._callbacks: deque[asyncio.Handle] = deque()
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._numbers = count()
         self._kept: set[asyncio.Task[Any]] = set()
         """Tasks that nothing but their process would hold: collected, they would run their ``finally``."""
 
-    def _run_once(self) -> None:
-        self.turns += 1
-        if self.turns > MAX_TURNS:
-            raise RuntimeError(f"no end after {MAX_TURNS} turns of the loop: something is busy")
-        super()._run_once()  # type: ignore[misc] # what asyncio calls for every turn
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._now
 
-    def _jump(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise RuntimeError("deadlock: nothing is ready and no timer is set")
-        self._jumps.waited_s += max(timeout, 0.0)
-        return []
+    def _run_once(self) -> None:
+        """One turn, as asyncio calls it again and again."""
+        self._turns += 1
+        if self._turns > MAX_TURNS:
+            raise RuntimeError(f"no end after {MAX_TURNS} turns of the loop: something is busy")
+        callbacks, timers = self._callbacks, self._timers
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
+        if not callbacks:
+            if not timers:
+                raise RuntimeError("deadlock: nothing is ready and no timer is set")
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            callbacks.append(heapq.heappop(timers)[2])
+        for _ in range(len(callbacks)):
+            handle = callbacks.popleft()
+            if not handle.cancelled():
+                handle._run()
+
+    # Processes
 
     def spawn(self, process: Process, main: Callable[[], Any]) -> asyncio.Task[Any]:
         """Run the coroutine function *main* as *process*."""
@@ -81,20 +98,14 @@ class SimLoop(VirtualTimeLoop):
             return
         process.stopped = True
         self._kept |= asyncio.all_tasks(self)
-        ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined] # asyncio keeps them there
-        for index, handle in enumerate(ready):
+        for index, handle in enumerate(self._callbacks):
             if _process_of(handle) is process:
                 process.ready.append(handle)
-                ready[index] = _nothing(self)  # the loop has counted them
-        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        mine = [timer for timer in timers if not timer.cancelled() and _process_of(timer) is process]
-        if mine:
-            for timer in mine:
-                timer._scheduled = False  # type: ignore[attr-defined]
-            taken = {id(timer) for timer in mine}
-            timers[:] = [timer for timer in timers if id(timer) not in taken]
-            heapq.heapify(timers)
-            process.timers += mine
+                self._callbacks[index] = _nothing(self)  # the turn under way has counted them
+        mine = {number for _, number, timer in self._timers if _process_of(timer) is process}
+        process.timers += [timer for _, number, timer in self._timers if number in mine]
+        self._timers = [entry for entry in self._timers if entry[1] not in mine]
+        heapq.heapify(self._timers)
 
     def continue_process(self, process: Process) -> None:
         """Give the CPU back, as SIGCONT does: all timers that are due by now fire at once."""
@@ -104,11 +115,9 @@ class SimLoop(VirtualTimeLoop):
         process.continued_at = self.time()
         ready, process.ready = process.ready, []
         timers, process.timers = process.timers, []
-        self._ready.extend(ready)  # type: ignore[attr-defined]
+        self._callbacks.extend(ready)
         for timer in timers:
-            if not timer.cancelled():
-                timer._scheduled = True  # type: ignore[attr-defined]
-                heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
+            heapq.heappush(self._timers, (timer.when(), next(self._numbers), timer))
 
     def kill(self, process: Process) -> None:
         """End it at once, as SIGKILL does."""
@@ -118,17 +127,19 @@ class SimLoop(VirtualTimeLoop):
         process.ready.clear()
         process.timers.clear()
 
+    # What asyncio calls
+
     def call_soon(  # type: ignore[override] # it does not spell the arguments' types out
         self, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         """See asyncio."""
         if context is None:
             context = copy_context()
+        handle = asyncio.Handle(callback, args, self, context)
         process = context.get(PROCESS)
         if process is None or not process.stopped:
-            return super().call_soon(callback, *args, context=context)
-        handle = asyncio.Handle(callback, args, self, context)
-        if process.alive:
+            self._callbacks.append(handle)
+        elif process.alive:
             process.ready.append(handle)
         return handle
 
@@ -138,17 +149,17 @@ class SimLoop(VirtualTimeLoop):
         """See asyncio."""
         if context is None:
             context = copy_context()
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
         process = context.get(PROCESS)
         if process is None or not process.stopped:
-            return super().call_at(when, callback, *args, context=context)
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
-        if process.alive:
-            process.timers.append(handle)
-        return handle
+            heapq.heappush(self._timers, (when, next(self._numbers), timer))
+        elif process.alive:
+            process.timers.append(timer)
+        return timer
 
     def outside(self, delay_s: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Call back after a while, whatever happens to the process that asks for it."""
-        return self.call_later(delay_s, callback, *args, context=OUTSIDE)
+        return self.call_at(self._now + delay_s, callback, *args, context=OUTSIDE)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Pass it on to the process whose callback raised."""
@@ -166,8 +177,8 @@ class SimLoop(VirtualTimeLoop):
             with contextlib.suppress(RuntimeError):  # a ``finally`` that awaits
                 coroutine: Any = task.get_coro()
                 coroutine.close()
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
+        self._callbacks.clear()
+        self._timers.clear()
         self.close()
 
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     Handler = Callable[..., None]
 
 ROUND_TRIP_S = 0.002
-IN_TURN_S = 1e-7
-"""What comes second comes later, by at least so much: timers of the same time have no order."""
 RETRY_BACKOFF_S = 0.1
 """aiokafka's, between two attempts at anything."""
 MOVED = (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError)
@@ -155,7 +153,7 @@ class Connection:
         fate = "lost_request" if self._who in network.cut_off else self._fate(what)
         if fate:
             network.trace.add(self._who, f"! {what}", fate)
-        self._arrives_at = max(self._arrives_at + IN_TURN_S, loop.time() + network.latency_s())
+        self._arrives_at = max(self._arrives_at, loop.time() + network.latency_s())
         request = _Request(what, handler, args, answered, fate)
         loop.call_at(self._arrives_at, self._arrive, request, context=OUTSIDE)
         if network.faults is NO_FAULTS and not self._waiting:
@@ -221,7 +219,7 @@ class Connection:
             _fail_later(self._network, request.answered)
         elif request.fate not in ("lost_response", "silence"):
             loop = self._network.loop
-            self._answers_at = max(self._answers_at + IN_TURN_S, loop.time() + self._network.latency_s())
+            self._answers_at = max(self._answers_at, loop.time() + self._network.latency_s())
             loop.call_at(self._answers_at, _answer, request.answered, value, context=OUTSIDE)
 
 

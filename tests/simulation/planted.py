@@ -104,6 +104,22 @@ def acked_when_sent() -> list[Any]:
     return [patch.object(Sink, "_send", send)]
 
 
+def kept_over_a_rebalance() -> list[Any]:
+    """A recovery hands over what it has found before a rebalance, too."""
+
+    async def recover(recovery: Recovery, room: int) -> list[Any]:
+        found: list[Any] = []
+        keys = list(recovery._ledger.books)
+        for key in keys:
+            await recovery._rewind(key)
+        for key in keys:
+            if len(found) < room:
+                found += await recovery._read_alone(key, room - len(found))
+        return [item for _, item in found]
+
+    return [patch.object(Recovery, "recover", recover)]
+
+
 def commit_not_cancelled() -> list[Any]:
     """A commit that is not answered in time is left to the client, which goes on trying."""
 
@@ -125,6 +141,7 @@ PLANTED: dict[str, Callable[[], list[Any]]] = {
     "no-seek-back": no_seek_back,
     "acked-when-sent": acked_when_sent,
     "commit-not-cancelled": commit_not_cancelled,
+    "kept-over-a-rebalance": kept_over_a_rebalance,
 }
 
 

@@ -108,7 +108,7 @@ def draw(seed: int) -> Scenario:
 
 def _queries(random: Random, partitions: int, chaos_s: float) -> list[Query]:
     """A burst, or a stream, or both; here and there one that is no query, or cannot be read."""
-    poison = random.choice((0.0, 0.0, 0.05, 0.2))
+    poison = random.choice((0.0, 0.0, 0.1, 0.3))
     burst = random.random()
     queries = []
     for number in range(random.randint(5, 40)):
@@ -130,9 +130,11 @@ def _happenings(random: Random, chaos_s: float, *, gentle: bool) -> list[Happeni
         kinds += [Befalls.KILL, Befalls.STOP, Befalls.STOP, Befalls.CUT]
     happenings = [Happening(0.0, Befalls.START)]
     happenings += [Happening(random.random() * 0.5, Befalls.START) for _ in range(random.randint(0, 2))]
-    for _ in range(random.randint(0, 6)):
+    stormy = random.random() < 0.3
+    for _ in range(random.randint(4, 12) if stormy else random.randint(0, 6)):
         for_s = random.choice((0.05, 0.5, 2.0, 8.0))
-        happenings.append(Happening(random.random() * chaos_s, random.choice(kinds), for_s))
+        what = Befalls.REBALANCE if stormy and random.random() < 0.6 else random.choice(kinds)
+        happenings.append(Happening(random.random() * chaos_s, what, for_s))
     return sorted(happenings, key=lambda happening: happening.at_s)
 
 
@@ -154,10 +156,10 @@ def _faults(random: Random) -> Faults:
 
 def _settings(random: Random, *, gentle: bool) -> Settings:
     """Of the service; made from one that is checked, as checking takes longer than a run."""
-    heartbeat_ms = random.choice((100, 400, 1500))
+    heartbeat_ms = random.choice((150, 400, 1500))
     kafka = BASE.kafka.model_copy(
         update={
-            "commit_interval_ms": random.choice((50, 150, 400)),
+            "commit_interval_ms": random.choice((70, 150, 400)),
             "heartbeat_interval_ms": heartbeat_ms,
             "session_timeout_ms": heartbeat_ms * random.choice((4, 10)),
         }
