@@ -131,8 +131,8 @@ class Dispatcher:
         """Those who must be told that they are refused."""
         self._leaving: list[Collection[PartitionKey]] = []
         """Partitions of which nothing more is begun, by the drains under way."""
-        self.jobs: set[Job] = set()
-        """The queries that run."""
+        self.jobs: dict[Job, None] = {}
+        """The queries that run, the oldest first."""
         self.in_flight = 0
         """Records between dispatch and acknowledgement."""
         self.last_progress_at = 0.0
@@ -373,7 +373,7 @@ class Dispatcher:
         job.timer = asyncio.get_running_loop().call_at(job.ends_at, self._at_deadline, job)
         if not self.jobs:
             self.on_first()
-        self.jobs.add(job)
+        self.jobs[job] = None
         self._slots.occupy(job.query.lane)
         self._executor.submit(job)
 
@@ -401,7 +401,7 @@ class Dispatcher:
         now, lane = asyncio.get_running_loop().time(), job.query.lane
         conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         self._learn(job, conclusion, now)
-        self.jobs.discard(job)
+        self.jobs.pop(job, None)
         self._slots.release(lane)
         self._fill()
         records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)

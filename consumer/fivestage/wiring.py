@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.admission import Slots
@@ -17,6 +18,8 @@ from fivestage.intake import Intake
 from fivestage.patrol import Patrol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fivestage.core.encode import Encoder
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger
@@ -36,6 +39,17 @@ class Inner(NamedTuple):
     slots: Slots[Candidate]
 
 
+class Chances(NamedTuple):
+    """What is different each time: clocks and dice. A simulation brings its own."""
+
+    wall_clock: Callable[[], float] = time.time
+    """Seconds since the epoch."""
+    cpu_clock: Callable[[], float] = time.process_time
+    """Seconds that this process has been given on any CPU."""
+    dice: Callable[[], float] = random.random
+    """From 0 to 1."""
+
+
 def wire(
     settings: Settings,
     *,
@@ -45,11 +59,13 @@ def wire(
     sink: EventSink,
     observer: Observer,
     tracing: Tracing,
+    chances: Chances | None = None,
 ) -> Inner:
     """Make the parts between source and sink."""
+    chances = chances or Chances()
     breaker = settings.breaker.policy(settings.pipeline.total_timeout_ms)
     policies = Policies(
-        LanePolicySettings(settings.pipeline.plan(), settings.adaptive.policy(), breaker, random.random),
+        LanePolicySettings(settings.pipeline.plan(), settings.adaptive.policy(), breaker, chances.dice),
         observer,
     )
     slots: Slots[Candidate] = Slots(_limiter(settings), LaneShares(settings.lanes))
@@ -70,6 +86,7 @@ def wire(
         sink=sink,
         observer=observer,
         tracing=tracing,
+        wall_clock=chances.wall_clock,
     )
     # Shares can only be given to lanes whose queries are there to choose from.
     max_waiting = max(1024 if settings.lanes else 256, admission.max_in_flight)
@@ -77,7 +94,13 @@ def wire(
         dispatcher, max_in_flight=admission.max_in_flight, max_waiting=max_waiting, observer=observer
     )
     max_stuck = max(1, settings.executor.max_abandoned // 2)
-    patrol = Patrol(dispatcher=dispatcher, executor=executor, policies=policies, max_stuck=max_stuck)
+    patrol = Patrol(
+        dispatcher=dispatcher,
+        executor=executor,
+        policies=policies,
+        max_stuck=max_stuck,
+        cpu_clock=chances.cpu_clock,
+    )
     return Inner(intake, dispatcher, patrol, policies, slots)
 
 

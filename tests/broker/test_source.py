@@ -57,27 +57,36 @@ async def write(
     await write_batch(producer, TOPIC, partition, values, spoil)
 
 
-async def read(producer: AIOKafkaProducer, count: int) -> list[tuple[int, int, Any]]:
-    """Fetch until *count* records came: partition, offset, and the value, or what is wrong with it."""
+@contextlib.asynccontextmanager
+async def reading(producer: AIOKafkaProducer, *, fetch_max_wait_ms: int = 20) -> AsyncIterator[Source]:
+    """A source that has started."""
 
     async def nothing(_: object) -> None:
         return
 
     servers = f"{producer.client.hosts[0][0]}:{producer.client.hosts[0][1]}"
-    settings = Settings.load(None, {"kafka": {"bootstrap_servers": servers, "fetch_max_wait_ms": 20}})
-    source = Source(settings, Ledger(max_span=1000), nothing, Observer())
+    kafka = {"bootstrap_servers": servers, "fetch_max_wait_ms": fetch_max_wait_ms}
+    source = Source(Settings.load(None, {"kafka": kafka}), Ledger(max_span=1000), nothing, Observer())
     await source.start()
-    found: list[tuple[int, int, Any]] = []
     try:
-        async with asyncio.timeout(30):
-            while len(found) < count:
-                for item in await source.fetch(100):
-                    if isinstance(item, CorruptRecord):
-                        found.append((item.record.partition, item.record.offset, item.detail))
-                    else:
-                        found.append((item.partition, item.offset, item.value))
+        yield source
     finally:
         await source.stop()
+
+
+def coordinates(item: Any) -> tuple[int, int, Any]:
+    """Partition, offset, and the value, or what is wrong with it."""
+    if isinstance(item, CorruptRecord):
+        return item.record.partition, item.record.offset, item.detail
+    return item.partition, item.offset, item.value
+
+
+async def read(producer: AIOKafkaProducer, count: int) -> list[tuple[int, int, Any]]:
+    """Fetch until *count* records came: partition, offset, and the value, or what is wrong with it."""
+    found: list[tuple[int, int, Any]] = []
+    async with reading(producer) as source, asyncio.timeout(30):
+        while len(found) < count:
+            found += [coordinates(item) for item in await source.fetch(100)]
     return sorted(found, key=lambda row: row[:2])
 
 
@@ -194,3 +203,17 @@ async def test_a_new_group_loses_nothing_to_a_first_record_that_is_broken(
         for offset in range(3)
     ]
     assert await read(producer, 9) == expected
+
+
+async def test_a_broken_record_is_found_while_fetches_wait_for_others(producer: AIOKafkaProducer) -> None:
+    """The client fetches nothing of a partition while a fetch for others waits: it is given that time."""
+    await write(producer, 1, [b"0"])
+    found: list[tuple[int, int, Any]] = []
+    async with reading(producer, fetch_max_wait_ms=500) as source, asyncio.timeout(20):
+        while len(found) < 1:
+            found += [coordinates(item) for item in await source.fetch(100)]
+        await write(producer, 1, [b"1"], bad_checksum)
+        await write(producer, 1, [b"2"])
+        while len(found) < 3:
+            found += [coordinates(item) for item in await source.fetch(100)]
+    assert found == [(1, 0, b"0"), (1, 1, "corrupt"), (1, 2, b"2")]

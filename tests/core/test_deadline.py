@@ -88,6 +88,14 @@ def test_waiting_costs_only_who_has_a_deadline(waited_s: float) -> None:
     assert due.begun(begun).of_use_ms == due.of_use_ms
 
 
+@given(now=st.floats(0, 1e6), wall_now=st.floats(1.6e9, 1.9e9), left_s=st.floats(-1e-6, 0.0))
+def test_what_is_expired_stays_expired(now: float, wall_now: float, left_s: float) -> None:
+    """Who had no time left when it was read has none when it is begun, whatever the clocks' last digits."""
+    deadline = datetime.fromtimestamp(wall_now + left_s, UTC)
+    budget = grant(now=now, wall_now=wall_now, total_s=0.25, deadline=deadline)
+    assert budget.begun(now).expired or not budget.expired
+
+
 moments = st.none() | st.floats(-1e6, 1e6).map(at)
 
 

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
+from aiokafka import AIOKafkaConsumer
 
 from fivestage.bus import internals
 from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within, ignore
@@ -21,8 +22,7 @@ from fivestage.errors import BrokerError, FivestageError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from aiokafka import AIOKafkaConsumer
-
+    from fivestage.bus.source import MakeConsumer
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.core.records import CorruptRecord, Record
@@ -50,6 +50,7 @@ class Member:
         ledger: See Source.
         on_revoked: See Source; also awaited before a consumer is replaced.
         observer: Told of every rebuild.
+        make_consumer: See Source.
     """
 
     def __init__(
@@ -58,8 +59,11 @@ class Member:
         ledger: Ledger,
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
         observer: Observer,
+        *,
+        make_consumer: MakeConsumer = AIOKafkaConsumer,
     ) -> None:
         self._settings = settings
+        self._make_consumer = make_consumer
         self._observer = observer
         self._ledger = ledger
         self._on_revoked = on_revoked
@@ -73,7 +77,13 @@ class Member:
         """Why the consumer is being made anew, while it is."""
 
     def _make(self) -> Source:
-        return Source(self._settings, self._ledger, self._on_revoked, self._observer)
+        return Source(
+            self._settings,
+            self._ledger,
+            self._on_revoked,
+            self._observer,
+            make_consumer=self._make_consumer,
+        )
 
     def __repr__(self) -> str:
         return f"<Member {self._source}{' being rebuilt' if self.trouble else ''}>"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.settings import Settings
 
+    MakeProducer = Callable[..., AIOKafkaProducer]
+
 MAX_BATCH_BYTES = 64 * 1024
 """A batch takes records until it is this large; a larger record gets a batch of its own."""
 
@@ -40,6 +42,7 @@ class Producer:
         on_retired: Awaited when a client has been stopped: nothing may be waiting for it afterwards.
         on_rebuilt: Called when there is a new one.
         on_failure: Called when there will be none.
+        make_client: Makes the client; a simulation puts another in its place.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Producer:
         on_retired: Callable[[], Awaitable[None]],
         on_rebuilt: Callable[[], None],
         on_failure: Callable[[BrokerError], None],
+        make_client: MakeProducer = AIOKafkaProducer,
     ) -> None:
+        self._make_client = make_client
         self._settings = settings
         self._max_record_bytes = max_record_bytes
         self._on_retired = on_retired
@@ -68,7 +73,7 @@ class Producer:
         return f"<Producer {'ok' if self.trouble is None else self.trouble.reason}>"
 
     def _make(self) -> AIOKafkaProducer:
-        client = AIOKafkaProducer(
+        client = self._make_client(
             **client_options(self._settings.kafka),
             enable_idempotence=True,
             max_batch_size=min(MAX_BATCH_BYTES, self._max_record_bytes),

@@ -3,7 +3,7 @@
 A fetch of aiokafka that raises for one partition has already moved the positions of others and dropped
 their records, and it raises for the same record for ever. So every partition is put back to what was really
 handed over, read by itself, and, where that raises, record by record; the one at fault is reported and
-passed over.
+passed over. All that takes a while: what was found before a rebalance is in closed books, and forgotten.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from fivestage.core.ledger import Ledger, PartitionKey
+    from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
     from fivestage.core.records import Record
 
-READ_TIMEOUT_MS = 200
+    Found = list[tuple[PartitionLedger, Record | CorruptRecord]]
+    """What was entered into which book."""
 
 log = structlog.get_logger("fivestage.bus.recovery")
 
@@ -47,6 +48,8 @@ class Recovery:
         begin: Enters records into their books; those of partitions lost meanwhile are dropped.
         topic: For messages.
         group_id: For messages.
+        read_timeout_ms: How long a partition is waited for. Longer than a fetch waits at the broker: the
+            client begins none for this partition as long as one for the others is under way.
     """
 
     def __init__(
@@ -57,12 +60,14 @@ class Recovery:
         *,
         topic: str,
         group_id: str,
+        read_timeout_ms: int,
     ) -> None:
         self._consumer = consumer
         self._ledger = ledger
         self._begin = begin
         self._topic = topic
         self._group_id = group_id
+        self._read_timeout_ms = read_timeout_ms
 
     def is_over(self, error: Exception) -> bool:
         """Whether *error* says that there is nothing to read here any more; False: a record is at fault.
@@ -88,7 +93,7 @@ class Recovery:
 
     async def recover(self, room: int) -> list[Record | CorruptRecord]:
         """Put every partition back to what was handed over, then read each by itself."""
-        found: list[Record | CorruptRecord] = []
+        found: Found = []
         halted = self._ledger.guard.halted
         keys = [key for key in self._ledger.books if key not in halted]
         for key in keys:
@@ -96,7 +101,7 @@ class Recovery:
         for key in keys:
             if len(found) < room:
                 found += await self._read_alone(key, room - len(found))
-        return found
+        return [item for book, item in found if not book.closed]
 
     async def _rewind(self, key: PartitionKey) -> None:
         """Seek to the first record that was not handed over."""
@@ -107,6 +112,8 @@ class Recovery:
             offset = book.next_offset
             if offset is None:  # nothing was handed over: where the group stands, or the beginning
                 offset = await self._consumer.committed(partition)
+            if book.closed:
+                return
             if offset is not None:
                 self._consumer.seek(partition, offset)
             else:
@@ -115,44 +122,50 @@ class Recovery:
             if not self.is_over(error):
                 raise
 
-    async def _read_alone(self, key: PartitionKey, room: int) -> Sequence[Record | CorruptRecord]:
+    async def _read_alone(self, key: PartitionKey, room: int) -> Found:
         """What one partition has; where that raises, its records one by one up to the one that does."""
         partition, book = TopicPartition(*key), self._ledger.book(key)
         highwater = self._consumer.highwater(partition) if book is not None else None
         if book is None or (book.next_offset is not None and book.next_offset == highwater):
             return []
         try:
-            fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=room)
+            fetched = await self._read(partition, room)
         except Exception as error:  # noqa: BLE001 - see fetch
             if self.is_over(error):
                 return []
             await self._rewind(key)
             return await self._read_one_by_one(key, room)
-        return [record for records in fetched.values() for record in self._begin(records)]
+        return self._enter(key, fetched)
 
-    async def _read_one_by_one(self, key: PartitionKey, room: int) -> list[Record | CorruptRecord]:
+    async def _read_one_by_one(self, key: PartitionKey, room: int) -> Found:
         partition = TopicPartition(*key)
-        found: list[Record | CorruptRecord] = []
-        while len(found) < room:
+        found: Found = []
+        while len(found) < room and (book := self._ledger.book(key)) is not None:
             try:
                 position = await self._consumer.position(partition)
-                fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=1)
+                fetched = await self._read(partition, 1)
             except Exception as error:  # noqa: BLE001 - see fetch
-                if not self.is_over(error):
-                    found += self._pass_over(key, position, error, room - len(found))
+                if not (self.is_over(error) or book.closed):
+                    passed = self._pass_over(key, book, position, error, room - len(found))
+                    found += [(book, record) for record in passed]
                 return found
             if not fetched:
                 return found
-            found += self._begin(fetched[partition])
+            found += self._enter(key, fetched)
         return found
 
+    def _enter(self, key: PartitionKey, fetched: Mapping[TopicPartition, Sequence[Record]]) -> Found:
+        begun = [record for records in fetched.values() for record in self._begin(records)]
+        book = self._ledger.book(key)
+        return [] if book is None else [(book, record) for record in begun]
+
+    async def _read(self, partition: TopicPartition, room: int) -> Mapping[TopicPartition, Sequence[Record]]:
+        return await self._consumer.getmany(partition, timeout_ms=self._read_timeout_ms, max_records=room)
+
     def _pass_over(
-        self, key: PartitionKey, position: int, error: Exception, room: int
+        self, key: PartitionKey, book: PartitionLedger, position: int, error: Exception, room: int
     ) -> list[CorruptRecord]:
         """Report the record at *position*, or all of its batch from there on, as far as there is room."""
-        book = self._ledger.book(key)
-        if book is None:
-            return []
         first, end = position, position + 1
         detail = f"it cannot be taken out of its batch ({type(error).__name__})"
         if isinstance(error, UnreadableBatchError) and position < error.end:

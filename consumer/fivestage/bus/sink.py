@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     InvalidTopicError,
     KafkaError,
@@ -51,6 +52,7 @@ class Sink:
         observer: Told of every acknowledged batch.
         on_failure: Called when a partition can be published to no more; what waits for it stays unfinished.
         max_record_bytes: The largest record that all output topics take.
+        make_producer: Makes the client; tests put another in its place.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Sink:
         on_failure: Callable[[Exception], None],
         *,
         max_record_bytes: int,
+        make_producer: Callable[..., AIOKafkaProducer] = AIOKafkaProducer,
     ) -> None:
         self._topics = settings.topics.outputs
         self._observer = observer
@@ -78,6 +81,7 @@ class Sink:
             on_retired=self._take_back,
             on_rebuilt=self._send_all,
             on_failure=lambda error: on_failure(PublishError(str(error))),
+            make_client=make_producer,
         )
 
     def __repr__(self) -> str:

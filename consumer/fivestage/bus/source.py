@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from fivestage.core.records import CorruptRecord, Record
     from fivestage.settings import Settings
 
+    MakeConsumer = Callable[..., AIOKafkaConsumer]
+
 FETCH_TIMEOUT_MS = 200
 """How long an empty fetch waits; also how soon the loop sees that it should stop."""
 ERROR_PAUSE_S = 0.1
@@ -54,6 +56,9 @@ class Source:
         ledger: Opened and closed here, in step with the assignment.
         on_revoked: Awaited while partitions are being taken away, before their books are closed: finish,
             publish and commit what is in flight, within a bound well below the rebalance timeout.
+        observer: Told of what happens.
+        make_consumer: Makes the client; a simulation puts another in its place.
+        make_consumer: Makes the client; tests put another in its place.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class Source:
         ledger: Ledger,
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
         observer: Observer,
+        *,
+        make_consumer: Callable[..., AIOKafkaConsumer] = AIOKafkaConsumer,
     ) -> None:
         self._topic = settings.topics.queries
         self._max_batch_bytes = settings.kafka.max_batch_bytes
@@ -74,10 +81,15 @@ class Source:
         self._observer = observer
         self._joined = False
         self._retired = False
-        self.consumer = AIOKafkaConsumer(**_consumer_options(settings))
+        self.consumer = make_consumer(**_consumer_options(settings))
         self._positions = Positions(self.consumer, ledger, observer)
         self._recovery = Recovery(
-            self.consumer, ledger, self._begin, topic=self._topic, group_id=settings.kafka.group_id
+            self.consumer,
+            ledger,
+            self._begin,
+            topic=self._topic,
+            group_id=settings.kafka.group_id,
+            read_timeout_ms=max(FETCH_TIMEOUT_MS, 2 * settings.kafka.fetch_max_wait_ms),
         )
 
     def __repr__(self) -> str:

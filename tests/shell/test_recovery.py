@@ -1,0 +1,120 @@
+"""A rebalance in the middle of the recovery from a fetch that raised: nothing of before it counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.errors import CorruptRecordException
+
+from fivestage.bus.recovery import Recovery
+from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.records import CorruptRecord, PlainRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiokafka import TopicPartition
+
+FIRST, SECOND = PartitionKey("queries", 0), PartitionKey("queries", 1)
+BOTH = frozenset({FIRST, SECOND})
+
+
+class RebalancingConsumer:
+    """A member whose group rebalances while it does *during* with a partition.
+
+    Args:
+        ledger: Told of the rebalance, which gives back what it has taken.
+        during: The method and the partition.
+        corrupt: Partitions whose first record cannot be read.
+    """
+
+    def __init__(
+        self, ledger: Ledger, during: tuple[str, PartitionKey], corrupt: Sequence[PartitionKey] = ()
+    ) -> None:
+        self._ledger = ledger
+        self._during = during
+        self._corrupt = corrupt
+        self.rebalanced = False
+        self.sought: list[tuple[int, int]] = []
+        """Partition and offset of every seek after the rebalance."""
+
+    def _rebalance(self, method: str, partition: TopicPartition) -> None:
+        if (method, PartitionKey(*partition)) == self._during and not self.rebalanced:
+            self.rebalanced = True
+            self._ledger.revoke(BOTH)
+            self._ledger.assign(BOTH)
+
+    async def committed(self, partition: TopicPartition) -> int:
+        """Where the group stands."""
+        self._rebalance("committed", partition)
+        return 5
+
+    async def position(self, partition: TopicPartition) -> int:
+        """Where the next record is read."""
+        self._rebalance("position", partition)
+        return 7
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Read on from there."""
+        if self.rebalanced:
+            self.sought.append((partition.partition, offset))
+
+    def highwater(self, _: TopicPartition) -> None:
+        """The end of the log is not known."""
+
+    async def getmany(
+        self,
+        partition: TopicPartition,
+        *,
+        timeout_ms: int,  # noqa: ARG002 - it has something at once
+        max_records: int,  # noqa: ARG002 - no more than one
+    ) -> dict[TopicPartition, list[PlainRecord]]:
+        """One record, unless it is corrupt."""
+        self._rebalance("getmany", partition)
+        if PartitionKey(*partition) in self._corrupt:
+            raise CorruptRecordException
+        return {partition: [PlainRecord(*partition, 5)]}
+
+
+async def recover(
+    during: tuple[str, PartitionKey], corrupt: Sequence[PartitionKey] = ()
+) -> tuple[list[Any], RebalancingConsumer, Ledger]:
+    """What a recovery finds that is disturbed."""
+    ledger = Ledger(max_span=10)
+    ledger.assign(BOTH)
+    consumer = RebalancingConsumer(ledger, during, corrupt)
+
+    def begin(records: Sequence[Any]) -> Sequence[Any]:
+        book = ledger.book(PartitionKey(records[0].topic, records[0].partition))
+        assert book is not None
+        for record in records:
+            book.begin(record.offset)
+        return records
+
+    client: Any = consumer
+    recovery = Recovery(client, ledger, begin, topic="queries", group_id="g", read_timeout_ms=200)
+    return await recovery.recover(100), consumer, ledger
+
+
+async def test_records_of_before_a_rebalance_are_not_handed_over() -> None:
+    """They are in closed books: whoever has their partition now, be it the same member, reads them again."""
+    last = list(BOTH)[-1]  # in the order of the ledger's books
+    found, _, ledger = await recover(("getmany", last))
+    assert [(record.partition, record.offset) for record in found] == [(last.partition, 5)]
+    assert ledger.in_flight() == 1
+
+
+async def test_no_record_is_passed_over_for_one_of_before_a_rebalance() -> None:
+    """Where the corrupt record was is not where the next assignment reads."""
+    found, consumer, ledger = await recover(("position", FIRST), corrupt=[FIRST])
+    assert (0, 8) not in consumer.sought
+    book = ledger.book(FIRST)
+    assert book is not None
+    assert book.next_offset is None
+    assert not any(isinstance(one, CorruptRecord) for one in found)
+
+
+async def test_nothing_is_sought_in_an_assignment_it_was_not_asked_for() -> None:
+    """A position that was asked for before a rebalance may be behind the one of now."""
+    _, consumer, _ = await recover(("committed", FIRST))
+    assert (0, 5) not in consumer.sought

@@ -1,0 +1,212 @@
+"""The brokers: logs, committed positions, and what may be said about them at every moment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fivestage.settings import TopicSettings
+from fivestage_schemas import headers as h
+
+from .group import Group
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from random import Random
+
+    from aiokafka import TopicPartition
+
+    from fivestage.core.records import PlainRecord
+
+    from .loop import SimLoop
+    from .network import Reply
+    from .trace import Trace
+
+    Coordinates = tuple[int, int]
+    """Partition and offset of an input record."""
+
+TOPICS = TopicSettings()
+STAGES = frozenset(f"stage_result/{number}" for number in range(5))
+
+
+class Name(str):
+    """A topic's name whose hash is the same in every process, and with it the order of sets."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return len(self)
+
+
+QUERIES = Name(TOPICS.queries)
+
+
+class Written(NamedTuple):
+    """A record in an output topic."""
+
+    coordinates: Coordinates
+    """Of the query it is about."""
+    kind: str
+    """The end of its ``ce_id``, or ``dead_letter``."""
+    status: str
+    key: bytes | None
+    producer: str
+
+
+class Fetched(NamedTuple):
+    """What a fetch got of one partition."""
+
+    highwater: int
+    records: list[PlainRecord]
+
+
+class Broker:
+    """All brokers of the cluster, as one.
+
+    Args:
+        partitions: Of the input topic.
+        output_partitions: Of each output topic.
+        random: Decides how much a fetch gets.
+    """
+
+    def __init__(
+        self, loop: SimLoop, random: Random, trace: Trace, *, partitions: int, output_partitions: int
+    ) -> None:
+        self._loop = loop
+        self._random = random
+        self._trace = trace
+        self.group = Group(loop, partitions, random, trace, self._committed)
+        self.partitions = partitions
+        self.output_partitions = output_partitions
+        self.queries: list[list[PlainRecord]] = [[] for _ in range(partitions)]
+        self.corrupt: set[Coordinates] = set()
+        """Records that no client can read."""
+        self.suspect: set[Coordinates] = set()
+        """Records that were damaged on their way to a client, at least once."""
+        self.outputs: dict[tuple[str, int], list[Written]] = defaultdict(list)
+        self.about: dict[Coordinates, list[Written]] = defaultdict(list)
+        """What was written about each record."""
+        self.committed: dict[int, int] = {}
+        self.commits = 0
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after every commit."""
+        self._sequences: dict[tuple[int, str, int], int] = {}
+        self._producers = 0
+        self._hungry: list[_Hungry] = []
+
+    # The input
+
+    def write(self, record: PlainRecord) -> None:
+        """A query comes."""
+        self.queries[record.partition].append(record)
+        self._trace.add("broker", "query", record.partition, record.offset)
+        waiting, self._hungry = self._hungry, []
+        for fetch in waiting:
+            if not fetch.feed(self):
+                self._hungry.append(fetch)
+
+    def fetch(self, reply: Reply, positions: dict[TopicPartition, int], max_wait_s: float) -> None:
+        """Fetch: at once when there is something, else when something comes, at the latest after a while."""
+        fetch = _Hungry(reply, positions)
+        if not fetch.feed(self):
+            fetch.timer = self._loop.outside(max_wait_s, self._give_up, fetch)
+            self._hungry.append(fetch)
+
+    def _give_up(self, fetch: _Hungry) -> None:
+        if fetch in self._hungry:
+            self._hungry.remove(fetch)
+            fetch.reply(self.read(fetch.positions))
+
+    def read(self, positions: dict[TopicPartition, int]) -> dict[TopicPartition, Fetched]:
+        """Some records of each partition, from its position on."""
+        found = {}
+        for partition, position in positions.items():
+            log = self.queries[partition.partition]
+            found[partition] = Fetched(len(log), log[position : position + self._random.randint(1, 12)])
+        return found
+
+    def fetch_committed(self, reply: Reply, partitions: list[TopicPartition]) -> None:
+        """OffsetFetch; partitions without a committed position are absent."""
+        committed = self.committed
+        reply({tp: committed[tp.partition] for tp in partitions if tp.partition in committed})
+
+    def _committed(self, member: str, owns: bool, generation: int, positions: dict[int, int]) -> None:  # noqa: FBT001
+        self._trace.add("broker", "commit", member, positions)
+        self.commits += 1
+        if not owns:
+            self._trace.violated("only the owner commits", member, generation, positions, self.group.owners)
+        for partition, position in positions.items():
+            before = self.committed.get(partition, 0)
+            if position < before:
+                self._trace.violated("commits never go back", member, partition, before, position)
+            unanswered = [n for n in range(before, position) if not self.is_answered((partition, n))]
+            if unanswered:
+                self._trace.violated("commits only what is answered", member, partition, unanswered)
+            self.committed[partition] = position
+        self.on_change()
+
+    # The outputs
+
+    def init_producer(self, reply: Reply) -> None:
+        """InitProducerId."""
+        self._producers += 1
+        reply(self._producers)
+
+    def produce(
+        self, reply: Reply, who: str, producer_id: int, number: int, at: tuple[str, int], records: list[Any]
+    ) -> None:
+        """Produce: append a batch, unless it is there already."""
+        last = self._sequences.get((producer_id, *at), -1)
+        if number > last:
+            self._sequences[producer_id, *at] = number
+            for key, headers in records:
+                self._append(who, at, key, headers)
+        reply(None)
+
+    def _append(self, who: str, at: tuple[str, int], key: bytes | None, headers: list[Any]) -> None:
+        told = dict(headers)
+        if h.DLQ_REASON in told:
+            coordinates = int(told[h.DLQ_PARTITION]), int(told[h.DLQ_OFFSET])
+            kind = "dead_letter"
+        else:
+            _, partition, offset, kind = told[h.CE_ID].decode().split("/", 3)
+            coordinates = int(partition), int(offset)
+        written = Written(coordinates, kind, told.get(h.STATUS, b"").decode(), key, who)
+        self.outputs[at].append(written)
+        self.about[coordinates].append(written)
+        if kind in ("result", "dead_letter"):
+            self._trace.add("broker", kind, *coordinates, written.status, f"by {who}")
+
+    def is_answered(self, coordinates: Coordinates) -> bool:
+        """All of a record's events are there."""
+        about = self.about.get(coordinates, ())
+        kinds = {written.kind for written in about}
+        if "dead_letter" in kinds:
+            return True
+        if any(written.status == "expired" for written in about):
+            return "timeout" in kinds
+        return "result" in kinds and kinds >= STAGES
+
+    @property
+    def is_finished(self) -> bool:
+        """Everything is answered and committed."""
+        return all(self.committed.get(number, 0) == len(log) for number, log in enumerate(self.queries))
+
+
+class _Hungry:
+    """A fetch that waits."""
+
+    def __init__(self, reply: Reply, positions: dict[TopicPartition, int]) -> None:
+        self.reply = reply
+        self.positions = positions
+        self.timer: asyncio.TimerHandle | None = None
+
+    def feed(self, broker: Broker) -> bool:
+        """Answer it if there is something."""
+        if all(len(broker.queries[tp.partition]) <= at for tp, at in self.positions.items()):
+            return False
+        if self.timer is not None:
+            self.timer.cancel()
+        self.reply(broker.read(self.positions))
+        return True

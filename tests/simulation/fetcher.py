@@ -1,0 +1,271 @@
+"""How a simulated consumer gets its records; after aiokafka's fetcher.py, with what it loses.
+
+A read that raises for one partition has already taken records of others, which are gone, and it raises
+again for the same record as long as the position is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.errors import CorruptRecordException, KafkaError
+
+from .network import RETRY_BACKOFF_S, Connection
+
+if TYPE_CHECKING:
+    from aiokafka import TopicPartition
+
+    from fivestage.core.records import PlainRecord
+
+    from .broker import Fetched
+    from .cluster import Cluster
+    from .membership import Membership
+    from .subscription import Assignment, PartitionState, Subscription
+
+PREFETCH_BACKOFF_S = 0.1
+"""How long what was fetched of one partition keeps the others from being fetched."""
+CLOCK_STEP_S = 1e-6
+"""A wait for less may not move the clock."""
+
+
+class Buffer:
+    """What was fetched of one partition and not read yet.
+
+    Args:
+        bad: The offsets at which reading raises.
+    """
+
+    def __init__(
+        self, assignment: Assignment, state: PartitionState, records: list[PlainRecord], bad: set[int]
+    ) -> None:
+        self._assignment = assignment
+        self._state = state
+        self._records = records
+        self._bad = bad
+        self._next = state.position
+        self._raised = False
+        self.made_at = asyncio.get_running_loop().time()
+        self.is_empty = False
+
+    def take(self, room: int) -> list[PlainRecord]:
+        """Take records, and move the position; nothing where it was moved meanwhile.
+
+        Raises:
+            CorruptRecordException: one cannot be read; the position stays.
+        """
+        state = self._state
+        if not self._assignment.active or state.paused or state.position != self._next or self.is_empty:
+            self.is_empty = True
+            return []
+        taken: list[PlainRecord] = []
+        while self._records and not self._raised:
+            record = self._records[0]
+            if record.offset in self._bad:
+                self._raised = True
+                raise CorruptRecordException("Invalid CRC")
+            taken.append(self._records.pop(0))
+            self._next = record.offset + 1
+            if len(taken) >= room:
+                state.position = self._next
+                return taken
+        state.position = self._next
+        self.is_empty = True
+        return taken
+
+
+class Fetcher:
+    """Fetches ahead, for all assigned partitions at once.
+
+    Args:
+        cluster: Where the records are.
+        subscription: Which partitions are assigned.
+        membership: Knows the committed positions.
+        options: Those of AIOKafkaConsumer.
+    """
+
+    def __init__(
+        self, cluster: Cluster, subscription: Subscription, membership: Membership, options: dict[str, Any]
+    ) -> None:
+        self._cluster = cluster
+        self._subscription = subscription
+        self._membership = membership
+        self._max_wait_s = options["fetch_max_wait_ms"] / 1000
+        timeout_s = options["request_timeout_ms"] / 1000
+        self._connection = Connection(cluster.network, cluster.process.name, timeout_s=timeout_s)
+        self._loop = asyncio.get_running_loop()
+        self._buffers: dict[TopicPartition, Buffer] = {}
+        self._wake: asyncio.Future[None] = self._loop.create_future()
+        self._closed = False
+        self._fetch_task = self._loop.create_task(self._run())
+
+    def forget(self, partition: TopicPartition) -> None:
+        """Its position was moved: what was fetched is of no use."""
+        self._buffers.pop(partition, None)
+        self.wake()
+
+    def wake(self) -> None:
+        """There may be something to fetch."""
+        if not self._wake.done():
+            self._wake.set_result(None)
+
+    async def close(self) -> None:
+        """End the task."""
+        self._closed = True
+        self._fetch_task.cancel()
+        await asyncio.wait({self._fetch_task})
+        for waiter in self._subscription.fetch_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # In the background
+
+    async def _run(self) -> None:
+        subscription = self._subscription
+        pending: asyncio.Task[bool] | None = None
+        while True:
+            assignment = subscription.assignment
+            if assignment is None or not assignment.active:
+                self._buffers.clear()
+                with contextlib.suppress(KafkaError):
+                    await subscription.next_assignment()
+                continue
+            self._buffers.clear()
+            pending = None
+            while assignment.active:
+                self._wake = self._loop.create_future()
+                backoff_s = self._backoff_s()
+                if pending is None:
+                    pending = self._begin(assignment, backoff_s)
+                waited: set[asyncio.Future[Any]] = {self._wake, assignment.ended}
+                if pending is not None:
+                    waited.add(pending)
+                await asyncio.wait(waited, timeout=backoff_s or None, return_when=asyncio.FIRST_COMPLETED)
+                if pending is not None and pending.done():
+                    if pending.result():
+                        self._notify()
+                    pending = None
+            if pending is not None:
+                pending.cancel()
+
+    def _begin(self, assignment: Assignment, backoff_s: float) -> asyncio.Task[bool] | None:
+        """Look for positions first; fetch when all are known and nothing fetched waits."""
+        unknown = [partition for partition, state in assignment.states.items() if state.position is None]
+        if unknown:
+            return self._loop.create_task(self._find_positions(assignment, unknown))
+        positions = {
+            partition: state.position
+            for partition, state in assignment.states.items()
+            if not state.paused and partition not in self._buffers and state.position is not None
+        }
+        if backoff_s or not positions:
+            return None
+        return self._loop.create_task(self._fetch(assignment, positions))
+
+    def _backoff_s(self) -> float:
+        now = self._loop.time()
+        left_s = [buffer.made_at + PREFETCH_BACKOFF_S - now for buffer in self._buffers.values()]
+        return max((backoff_s for backoff_s in left_s if backoff_s > CLOCK_STEP_S), default=0.0)
+
+    def _notify(self) -> None:
+        for waiter in tuple(self._subscription.fetch_waiters):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _fetch(self, assignment: Assignment, positions: dict[TopicPartition, int]) -> bool:
+        broker, network = self._cluster.broker, self._cluster.network
+        try:
+            fetched: dict[TopicPartition, Fetched] = await self._connection.call(
+                "fetch", broker.fetch, positions, self._max_wait_s
+            )
+        except KafkaError:
+            await asyncio.sleep(RETRY_BACKOFF_S)
+            return False
+        if not assignment.active:
+            return False
+        has_some = False
+        for partition, (highwater, records) in fetched.items():
+            state = assignment.states[partition]
+            if state.position != positions[partition]:
+                continue
+            state.highwater = highwater
+            if not records:
+                continue
+            bad = {
+                record.offset for record in records if (partition.partition, record.offset) in broker.corrupt
+            }
+            if network.faults.damage and network.random.random() < network.faults.damage:
+                bad.add(network.random.choice(records).offset)
+                broker.suspect |= {(partition.partition, offset) for offset in bad}
+                self._cluster.trace.add(self._cluster.process.name, "! damaged", partition.partition, bad)
+            self._buffers[partition] = Buffer(assignment, state, records, bad)
+            has_some = True
+        return has_some
+
+    async def _find_positions(self, assignment: Assignment, partitions: list[TopicPartition]) -> bool:
+        states = assignment.states
+        unasked = [partition for partition in partitions if not states[partition].awaiting_reset]
+        if unasked:
+            committed = await self._membership.committed(unasked)
+            for partition in unasked:
+                state = states[partition]
+                if state.position is not None or state.awaiting_reset:
+                    continue  # somebody has sought meanwhile
+                if partition in committed:
+                    state.seek(committed[partition])
+                else:
+                    state.reset()
+        if any(states[partition].awaiting_reset for partition in partitions):
+            try:
+                await self._connection.call("list offsets", lambda reply: reply(None))
+            except KafkaError:
+                await asyncio.sleep(RETRY_BACKOFF_S)
+                return False
+            for partition in partitions:
+                if states[partition].awaiting_reset:
+                    states[partition].seek(0)
+        return False
+
+    # For the reader
+
+    async def read(
+        self, partitions: tuple[TopicPartition, ...], timeout_s: float, room: int
+    ) -> dict[TopicPartition, list[PlainRecord]]:
+        """What was fetched, of some partitions or of all; waits a little when there is nothing."""
+        clock, subscription = self._loop.time, self._subscription
+        while True:
+            if subscription.reassigning:
+                await subscription.next_assignment()
+            started_at = clock()
+            drained = self._drain(partitions, room)
+            if drained or timeout_s <= 0:
+                return drained
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            subscription.fetch_waiters.add(waiter)
+            waiter.add_done_callback(subscription.fetch_waiters.discard)
+            done, _ = await asyncio.wait({waiter}, timeout=timeout_s)
+            if not done or self._closed:
+                waiter.cancel()
+                return {}
+            waiter.result()
+            timeout_s -= clock() - started_at
+
+    def _drain(
+        self, partitions: tuple[TopicPartition, ...], room: int
+    ) -> dict[TopicPartition, list[PlainRecord]]:
+        drained: dict[TopicPartition, list[PlainRecord]] = {}
+        for partition in list(self._buffers):
+            if partitions and partition not in partitions:
+                continue
+            buffer = self._buffers[partition]
+            records = buffer.take(room)  # what it raises takes with it what is drained
+            if buffer.is_empty:
+                del self._buffers[partition]
+                self.wake()
+            if records:
+                drained[partition] = records
+                room -= len(records)
+                if not room:
+                    break
+        return drained

@@ -1,0 +1,197 @@
+"""One instance of the service: the real parts, on simulated clients."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from fivestage.app import Pipeline
+from fivestage.assembly import COMMIT_TIMEOUT_S, Parts
+from fivestage.bus.committer import Committer
+from fivestage.bus.sink import Sink
+from fivestage.bus.source import Source
+from fivestage.core.admission import Gate, InFlightLimit
+from fivestage.core.encode import Encoder
+from fivestage.core.events import Observer
+from fivestage.errors import FivestageError
+from fivestage.service import Service, _bounded
+from fivestage.telemetry.tracing import Tracing
+from fivestage.watch import Watch
+from fivestage.wiring import Chances, wire
+
+from .clients import SimConsumer, SimProducer
+from .executor import SimExecutor
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from fivestage.core.outcome import Conclusion
+    from fivestage.settings import Settings
+
+    from .cluster import Cluster
+    from .executor import Manners
+
+SLACK_S = 0.001
+"""What a query may take beyond its budget, in a loop that is never busy."""
+WALL_AT_START = 1_700_000_000.0
+MAX_RECORD_BYTES = 1_000_000
+APP = Pipeline()
+
+
+class _Checks(Observer):
+    """Looks at every query that ends."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    def concluded(self, lane: str, conclusion: Conclusion, queue_s: float) -> None:  # noqa: ARG002
+        """It must have had no more than its budget, unless its process was stopped meanwhile."""
+        instance = self._instance
+        late = conclusion.duration_s > conclusion.budget_s + SLACK_S
+        if late and instance.cluster.process.continued_at < conclusion.started_at:
+            instance.cluster.trace.violated("in time", conclusion.duration_s, conclusion.budget_s)
+        running, most = instance.parts.inner.dispatcher.running, instance.settings.admission.max_in_flight
+        if running > most:
+            instance.cluster.trace.violated("no more run than may", running, most)
+
+    def received(self, count: int) -> None:
+        """No more must be taken in than there is room for."""
+        instance = self._instance
+        before = instance.parts.inner.dispatcher.in_flight
+        if count > max(1, instance.max_taken_in - before):
+            instance.cluster.trace.violated("no more is taken in than may", before, count)
+
+    def commit_failed(self, error_type: str) -> None:
+        """For the trace."""
+        self._instance.note("commit failed", error_type)
+
+
+class Instance(Service):
+    """A member of the group.
+
+    Args:
+        settings: Of the service.
+        cluster: Where Kafka is, and as which process this runs.
+        manners: Of its queries.
+        max_taken_in: How many records may be unfinished before the source is paused.
+    """
+
+    def __init__(self, settings: Settings, cluster: Cluster, manners: Manners, *, max_taken_in: int) -> None:
+        super().__init__(settings, APP)
+        self.cluster = cluster
+        self._manners = manners
+        self.max_taken_in = max_taken_in
+        self.code: int | None = None
+        """What the process ended with; None while it runs, or when it was killed."""
+        self.error: BaseException | None = None
+        self.stack = contextlib.AsyncExitStack()
+        self.was_asked = self.started = False
+        """It was told to end; it has come as far as serving."""
+        self.exited: asyncio.Future[None] = cluster.network.loop.create_future()
+
+    def note(self, what: str, *details: object) -> None:
+        """For the trace."""
+        self.cluster.trace.add(self.cluster.process.name, what, *details)
+
+    async def run(self) -> int:
+        """As the service does, without signals and without tuning the interpreter."""
+        self.cluster.process.on_error = self._on_error
+        async with self.stack:
+            if await self._started_before_the_end(self.stack):
+                await self._serve()
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    async def main(self) -> None:
+        """Run as a process: until the end, which nothing outlives."""
+        try:
+            self.code = await self.run()
+        except FivestageError as error:
+            self.code, self.error = 1, error
+        except Exception as error:  # noqa: BLE001 - a bug, told by the checks
+            self.code, self.error = 1, error
+            self.cluster.trace.violated("no internal error", repr(error))
+        self._exit()
+
+    async def sigterm(self) -> None:
+        """The process is told to end, when it has the CPU."""
+        self.stop()
+
+    def give_up(self, total_s: float) -> None:
+        """The end took too long."""
+        self.code, self.error = 1, TimeoutError(f"the end took more than {total_s} s")
+        self._exit()
+
+    def _exit(self) -> None:
+        self.note("ended", self.code, repr(self.error) if self.error else "")
+        self.cluster.network.loop.kill(self.cluster.process)
+        self.exited.set_result(None)
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.cluster.trace.violated("no internal error", context["message"], repr(error))
+        self._on_loop_error(loop, context)
+
+    def _announce(self) -> None:
+        self.note("ready")
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        self.parts = parts = self._assemble()
+        await parts.executor.start(parts.inner.dispatcher.finished)
+        stack.push_async_callback(_bounded, parts.sink.stop, "producer")
+        stack.push_async_callback(_bounded, parts.source.stop, "consumer")
+        await parts.sink.start()
+        await parts.source.start()
+        self.started = True
+
+    def _assemble(self) -> Parts:
+        settings, checks, random = self.settings, _Checks(self), self.cluster.network.random
+        executor = SimExecutor(random, self._manners)
+        sink = Sink(
+            settings,
+            checks,
+            self.stop,
+            max_record_bytes=MAX_RECORD_BYTES,
+            make_producer=cast("Any", partial(SimProducer, self.cluster)),
+        )
+        clock = self.cluster.network.loop.time
+        inner = wire(
+            settings,
+            ledger=self.ledger,
+            encoder=Encoder(
+                source="/simulation",
+                max_record_bytes=MAX_RECORD_BYTES,
+                max_dead_letter_bytes=MAX_RECORD_BYTES,
+            ),
+            executor=executor,
+            sink=sink,
+            observer=checks,
+            tracing=Tracing(topic="queries", results_topic="results", group_id="simulation"),
+            chances=Chances(lambda: WALL_AT_START + clock(), clock, random.random),
+        )
+        inner.intake._gate = Gate(InFlightLimit.of(self.max_taken_in))
+        source = Source(
+            settings,
+            self.ledger,
+            self._on_revoked,
+            checks,
+            make_consumer=cast("Any", partial(SimConsumer, self.cluster)),
+        )
+        committer = Committer(
+            source.consumer,
+            self.ledger,
+            checks,
+            interval_s=settings.kafka.commit_interval_ms / 1000,
+            timeout_s=COMMIT_TIMEOUT_S,
+        )
+        watch = Watch(
+            source=source,
+            dispatcher=inner.dispatcher,
+            executor=executor,
+            sink=sink,
+            publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
+            max_abandoned=settings.executor.max_abandoned,
+        )
+        return Parts(source, inner, executor, sink, committer, watch)

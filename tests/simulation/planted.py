@@ -1,0 +1,154 @@
+"""Mistakes that the real code does not make, put into it one at a time: the simulation must find each."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+from weakref import WeakKeyDictionary
+
+from fivestage.bus.committer import Committer
+from fivestage.bus.recovery import Recovery
+from fivestage.bus.sink import Sink
+from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aiokafka import TopicPartition
+
+
+class _NoLock:
+    """A lock that never waits."""
+
+    async def __aenter__(self) -> None:
+        return
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+
+def closed_books() -> list[Any]:
+    """The committer goes on with the books of partitions that were taken away, until others are given."""
+    taken_away: WeakKeyDictionary[Ledger, dict[PartitionKey, PartitionLedger]] = WeakKeyDictionary()
+    assign_properly, revoke_properly = Ledger.assign, Ledger.revoke
+    committable_properly = Ledger.committable
+
+    def assign(ledger: Ledger, keys: frozenset[PartitionKey]) -> None:
+        taken_away.pop(ledger, None)
+        assign_properly(ledger, keys)
+
+    def revoke(ledger: Ledger, keys: frozenset[PartitionKey]) -> None:
+        books = taken_away.setdefault(ledger, {})
+        books.update({key: book for key, book in ledger.books.items() if key in keys})
+        revoke_properly(ledger, keys)
+
+    def committable(ledger: Ledger) -> dict[PartitionKey, int]:
+        found = committable_properly(ledger)
+        for key, book in taken_away.get(ledger, {}).items():
+            if ledger.book(key) is None and book.position not in (None, book.committed):
+                found[key] = book.position
+        return found
+
+    return [
+        patch.object(Ledger, "assign", assign),
+        patch.object(Ledger, "revoke", revoke),
+        patch.object(Ledger, "committable", committable),
+    ]
+
+
+def no_lock() -> list[Any]:
+    """A rebalance does not wait for the commit under way."""
+    original = Committer.commit
+
+    async def commit(committer: Committer, timeout_s: float | None = None) -> bool:
+        committer._lock = _NoLock()  # type: ignore[assignment]
+        return await original(committer, timeout_s)
+
+    return [patch.object(Committer, "commit", commit)]
+
+
+def highest_finished() -> list[Any]:
+    """The highest finished offset is committed, whatever is below it."""
+    original = PartitionLedger.finish
+
+    def finish(book: PartitionLedger, offset: int) -> None:
+        highest = max(book.position or 0, offset + 1)
+        original(book, offset)
+        book._prefix_end = highest
+
+    return [patch.object(PartitionLedger, "finish", finish)]
+
+
+def no_seek_back() -> list[Any]:
+    """After a fetch that raised, partitions are not put back to what was handed over."""
+
+    async def rewind(_recovery: Recovery, _key: object) -> None:
+        return
+
+    return [patch.object(Recovery, "_rewind", rewind)]
+
+
+def acked_when_sent() -> list[Any]:
+    """Events count as acknowledged as soon as their batch is on its way."""
+
+    async def send(sink: Sink, queue: Any) -> None:
+        while queue.pending:
+            batch, taken = sink._fill(queue)
+            acked = await sink.producer.send_batch(batch, queue.topic, partition=queue.partition)
+            sink._acknowledge(taken)
+            await acked
+        queue.busy = False
+
+    return [patch.object(Sink, "_send", send)]
+
+
+def kept_over_a_rebalance() -> list[Any]:
+    """A recovery hands over what it has found before a rebalance, too."""
+
+    async def recover(recovery: Recovery, room: int) -> list[Any]:
+        found: list[Any] = []
+        keys = list(recovery._ledger.books)
+        for key in keys:
+            await recovery._rewind(key)
+        for key in keys:
+            if len(found) < room:
+                found += await recovery._read_alone(key, room - len(found))
+        return [item for _, item in found]
+
+    return [patch.object(Recovery, "recover", recover)]
+
+
+def commit_not_cancelled() -> list[Any]:
+    """A commit that is not answered in time is left to the client, which goes on trying."""
+
+    async def send(committer: Committer, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
+        sending = asyncio.ensure_future(committer._consumer.commit(offsets))
+        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        done, _ = await asyncio.wait({sending}, timeout=min(timeout_s, 0.5))
+        if not done:
+            return "timeout"
+        return None if sending.exception() is None else "error"
+
+    return [patch.object(Committer, "_send", send)]
+
+
+PLANTED: dict[str, Callable[[], list[Any]]] = {
+    "closed-books": closed_books,
+    "no-lock": no_lock,
+    "highest-finished": highest_finished,
+    "no-seek-back": no_seek_back,
+    "acked-when-sent": acked_when_sent,
+    "commit-not-cancelled": commit_not_cancelled,
+    "kept-over-a-rebalance": kept_over_a_rebalance,
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Run with one of the mistakes."""
+    with ExitStack() as stack:
+        for one in PLANTED[name]():
+            stack.enter_context(one)
+        yield

@@ -1,0 +1,175 @@
+"""What a seed stands for: a history of queries, a service to answer them, and what befalls it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from fivestage.settings import KafkaSettings, Settings
+
+from .executor import Manners
+from .network import NO_FAULTS, Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CORRUPT = b"corrupt"
+"""The value of a record that cannot be read."""
+BASE = Settings(
+    kafka=KafkaSettings(
+        rebalance_timeout_ms=9000,
+        request_timeout_ms=12_000,
+        fetch_max_wait_ms=1000,
+        publish_timeout_ms=60_000,
+    )
+)
+
+
+class Befalls(StrEnum):
+    """What can happen to an instance, or to the group."""
+
+    START = "start"
+    """An instance is started."""
+    TERM = "term"
+    """One is asked to end."""
+    KILL = "kill"
+    """One vanishes."""
+    STOP = "stop"
+    """One gets no CPU for a while."""
+    CUT = "cut"
+    """One reaches no broker for a while."""
+    REBALANCE = "rebalance"
+    """The group assigns anew for a reason of its own."""
+
+
+class Query(NamedTuple):
+    """A record of the input topic, before it has an offset."""
+
+    at_s: float
+    partition: int
+    key: bytes | None
+    value: bytes
+
+
+class Happening(NamedTuple):
+    """Something that happens at a time."""
+
+    at_s: float
+    what: Befalls
+    for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything that is decided beforehand; what is decided on the way is so by the same seed."""
+
+    seed: int
+    partitions: int
+    output_partitions: int
+    queries: Sequence[Query]
+    happenings: Sequence[Happening]
+    faults: Faults
+    manners: Manners
+    settings: Settings
+    max_taken_in: int
+    chaos_s: float
+    """After so long all goes well."""
+
+    @property
+    def is_gentle(self) -> bool:
+        """Nothing is lost or late, nobody dies: nothing may be answered twice."""
+        rough = {Befalls.KILL, Befalls.STOP, Befalls.CUT}
+        return self.faults is NO_FAULTS and not any(one.what in rough for one in self.happenings)
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    random = Random(seed)
+    gentle = random.random() < 0.15
+    partitions = random.randint(1, 4)
+    chaos_s = random.choice((0.5, 1.5, 3.0, 5.0))
+    return Scenario(
+        seed=seed,
+        partitions=partitions,
+        output_partitions=random.randint(1, 3),
+        queries=_queries(random, partitions, chaos_s),
+        happenings=_happenings(random, chaos_s, gentle=gentle),
+        faults=NO_FAULTS if gentle else _faults(random),
+        manners=random.choice((Manners(0, 0, 0), Manners(0.1, 0.02, 0.05), Manners(0.3, 0.15, 0.1))),
+        settings=_settings(random, gentle=gentle),
+        max_taken_in=random.choice((2, 5, 100)),
+        chaos_s=chaos_s,
+    )
+
+
+def _queries(random: Random, partitions: int, chaos_s: float) -> list[Query]:
+    """A burst, or a stream, or both; here and there one that is no query, or cannot be read."""
+    poison = random.choice((0.0, 0.0, 0.1, 0.3))
+    burst = random.random()
+    queries = []
+    for number in range(random.randint(5, 40)):
+        at_s = 0.0 if random.random() < burst else random.random() * chaos_s
+        key = random.choice((None, b"a", b"b", b"c"))
+        value = orjson.dumps({"query_id": f"q{number}", "user_input": "?"})
+        if random.random() < poison:
+            value = random.choice((CORRUPT, b"no JSON", orjson.dumps({"query_id": f"q{number}"})))
+        elif random.random() < 0.1:
+            value = orjson.dumps({"query_id": f"q{number}", "user_input": "!", "budget_ms": 20})
+        queries.append(Query(at_s, random.randrange(partitions), key, value))
+    return sorted(queries, key=lambda query: query.at_s)
+
+
+def _happenings(random: Random, chaos_s: float, *, gentle: bool) -> list[Happening]:
+    """At least one instance starts at once; the rest is left to chance."""
+    kinds = [Befalls.START, Befalls.TERM, Befalls.REBALANCE, Befalls.REBALANCE]
+    if not gentle:
+        kinds += [Befalls.KILL, Befalls.STOP, Befalls.STOP, Befalls.CUT]
+    happenings = [Happening(0.0, Befalls.START)]
+    happenings += [Happening(random.random() * 0.5, Befalls.START) for _ in range(random.randint(0, 2))]
+    stormy = random.random() < 0.3
+    for _ in range(random.randint(4, 12) if stormy else random.randint(0, 6)):
+        for_s = random.choice((0.05, 0.5, 2.0, 8.0))
+        what = Befalls.REBALANCE if stormy and random.random() < 0.6 else random.choice(kinds)
+        happenings.append(Happening(random.random() * chaos_s, what, for_s))
+    return sorted(happenings, key=lambda happening: happening.at_s)
+
+
+def _faults(random: Random) -> Faults:
+    """How bad the network is: mostly one kind of trouble, sometimes several."""
+    level = random.choice((0.01, 0.05, 0.2))
+    chosen = [random.choice((0.0, 0.0, level)) for _ in range(5)]
+    return Faults(
+        lost_request=chosen[0],
+        lost_response=chosen[1],
+        silence=random.choice((0.0, 0.0, 0.01)),
+        slow=chosen[2],
+        slow_s=random.choice((0.3, 2.0, 7.0)),
+        refused=chosen[3],
+        fatal=random.choice((0.0, 0.0, 0.0, 0.003)),
+        damage=chosen[4] / 2,
+    )
+
+
+def _settings(random: Random, *, gentle: bool) -> Settings:
+    """Of the service; made from one that is checked, as checking takes longer than a run."""
+    heartbeat_ms = random.choice((150, 400, 1500))
+    kafka = BASE.kafka.model_copy(
+        update={
+            "commit_interval_ms": random.choice((70, 150, 400)),
+            "heartbeat_interval_ms": heartbeat_ms,
+            "session_timeout_ms": heartbeat_ms * random.choice((4, 10)),
+        }
+    )
+    admission = BASE.admission.model_copy(
+        update={
+            "max_in_flight": random.choice((1, 3, 8)),
+            "max_uncommitted_span": random.choice((2, 6, 1000)),
+            "ordering": random.choice(("unordered", "unordered", "key")),
+            "query_ttl_ms": 0 if gentle else random.choice((0, 0, 0, 700)),
+        }
+    )
+    return BASE.model_copy(update={"kafka": kafka, "admission": admission})
