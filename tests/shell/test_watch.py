@@ -26,10 +26,14 @@ class Parts:
         self.reason: str | None = None
         self.trouble: Trouble | None = None
         self.problem: str | None = None
+        self.halted: str | None = None
         self.looks = 0
 
     def look(self, _now: float) -> None:
         self.looks += 1
+
+    def held_up(self) -> str | None:
+        return self.halted
 
     def not_joined(self) -> str | None:
         return self.reason
@@ -148,6 +152,15 @@ async def test_not_joined(reason: str) -> None:
     parts = Parts()
     parts.reason = reason
     assert watch(parts).ready() == (False, reason)
+    assert watch(parts).live().ok
+
+
+@pytest.mark.fault(29)
+async def test_a_halted_partition() -> None:
+    """It makes the service unready, with the reason, and not dead: the other partitions go on."""
+    parts = Parts()
+    parts.halted = "halted: partition 3: why"
+    assert watch(parts).ready() == (False, "halted: partition 3: why")
     assert watch(parts).live().ok
 
 
