@@ -172,7 +172,9 @@ class Cluster:
 
     def move_leaders(self, *topics: str) -> None:
         """Give every partition of some topics another leader, and wait until it leads."""
-        wanted = {place: [*nodes[1:], nodes[0]] for place, (_, nodes) in self._replicas(*topics).items()}
+        now = self._replicas(*topics).items()
+        after = {place: nodes.index(leader) + 1 for place, (leader, nodes) in now}
+        wanted = {place: [*nodes[after[place] :], *nodes[: after[place]]] for place, (_, nodes) in now}
         moves = [_named(place) | {"replicas": nodes} for place, nodes in wanted.items()]
         tool = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
         self._tool(tool, "--execute", "--reassignment-json-file", plan={"version": 1, "partitions": moves})

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from kafka.broker import TopicSet
 
 INTERVAL_S = 0.2
-STARVED_S = 0.02
-"""Less than this between two looks is no excuse."""
+STARVED_S = 0.1
+"""Less than this between two looks, over all threads, is no excuse."""
 
 
 class _Watch:
