@@ -25,7 +25,13 @@ outputs=(
 )
 what=(--add)
 if [[ ${REMOVE-} == 1 ]]; then what=(--remove --force); fi
-# literal: a name that ends in * is that name, not a pattern
+# To Kafka a literal * is every name; anything longer is just that name.
+for name in "$group" "$queries" "${outputs[@]}"; do
+  if [[ $name == "*" ]]; then
+    echo "acls.sh: * stands for all topics or groups: name one" >&2
+    exit 2
+  fi
+done
 common=("${what[@]}" --allow-principal "$principal" --resource-pattern-type literal)
 
 # Read and Write bring Describe with them. DescribeConfigs tells how large a record a topic takes.

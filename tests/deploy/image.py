@@ -31,7 +31,10 @@ IMAGE = "fivestage:test"
 PYTHON = "/opt/fivestage/bin/python"
 LOCKS = ("requirements/runtime.txt", "requirements/build.txt")
 CONTEXT = (".dockerignore", "LICENSE", "pyproject.toml", "consumer", "schemas", "deploy/Dockerfile", *LOCKS)
-HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+HARDENED = (
+    *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    *("--memory", "512m", "--pids-limit", "256"),
+)
 BUILD_S = 300.0
 READY_S = 30.0
 

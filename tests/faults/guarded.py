@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from confluent_kafka.admin._scram import (
     ScramCredentialInfo,
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
 
-from kafka.broker import Unavailable, acquire
+from kafka.conftest import _lend
 from kafka.test_service import settings_for
 from support.certificates import Authority
 from support.secured import SecuredClient
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 PASSWORD = "canary-pass-7f3a"  # noqa: S105 - must never be seen anywhere
 SESSION_MS = 3000
 """How long a connection lives: this client never re-authenticates, so the broker closes it then."""
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 _LOGIN = "org.apache.kafka.common.security"
 _SASL = "listener.name.client"
 _PROPERTIES = {
@@ -102,7 +101,7 @@ def rights(topics: TopicSet, folder: Path) -> list[list[str]]:
     variables |= {"FIVESTAGE_KAFKA__GROUP_ID": topics.prefix, "KAFKA_ACLS": str(tool)}
     subprocess.run(
         ["bash", "deploy/acls.sh", "User:service"],
-        cwd=_ROOT,
+        cwd=ROOT,
         env={**os.environ, **variables},
         check=True,
         timeout=20,
@@ -114,11 +113,6 @@ def guarded_broker(folder: Path) -> Iterator[GuardedBroker]:
     """Start one, for a fixture."""
     authority = Authority(folder)
     properties = _PROPERTIES | authority.broker_properties("127.0.0.1")
-    broker = acquire(own=True, properties=properties)
-    if isinstance(broker, Unavailable):
-        if os.environ.get("FIVESTAGE_REQUIRE_KAFKA") == "1":
-            pytest.fail(broker.reason, pytrace=False)
-        pytest.skip(broker.reason)
     options = {
         "security.protocol": "sasl_ssl",
         "ssl.ca.location": str(authority.file),
@@ -126,7 +120,7 @@ def guarded_broker(folder: Path) -> Iterator[GuardedBroker]:
         "sasl.username": "admin",
         "sasl.password": f"{PASSWORD}-admin",
     }
-    with broker:
+    for broker in _lend(own=True, properties=properties):
         guarded = GuardedBroker(broker, SecuredClient(broker.bootstrap, options), authority.file, folder)
         guarded.set_password(PASSWORD)
         yield guarded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import time
@@ -15,7 +14,8 @@ from faults.test_sasl import wait_until_unready
 from fivestage.bus.preflight import preflight
 from fivestage.errors import ConfigurationError
 from fivestage.settings import KafkaSettings
-from kafka.broker import ADVERTISED, Unavailable, acquire, create_topics
+from kafka.broker import ADVERTISED, create_topics
+from kafka.conftest import _lend
 from kafka.test_service import settings_for
 from support.checker import check, wait_for_results, wait_until_committed
 from support.feeder import event, write
@@ -34,13 +34,8 @@ pytestmark = pytest.mark.kafka
 def proxied() -> Iterator[tuple[RealBroker, Proxy]]:
     """A broker that is reached through a proxy alone, as ``localhost``."""
     with Proxy() as proxy:
-        broker = acquire(own=True, properties={ADVERTISED: f"localhost:{proxy.port}"})
-        if isinstance(broker, Unavailable):
-            if os.environ.get("FIVESTAGE_REQUIRE_KAFKA") == "1":
-                pytest.fail(broker.reason, pytrace=False)
-            pytest.skip(broker.reason)
-        proxy.target = broker.bootstrap
-        with broker:
+        for broker in _lend(own=True, properties={ADVERTISED: f"localhost:{proxy.port}"}):
+            proxy.target = broker.bootstrap
             yield broker, proxy
 
 

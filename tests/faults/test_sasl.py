@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 import threading
 import time
 import urllib.error
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.guarded import PASSWORD, rights
+from faults.guarded import PASSWORD, ROOT, rights
 from faults.oauth import Issuer, token
 from fivestage.bus.diagnosis import Diagnosis
 from fivestage.bus.preflight import preflight
@@ -125,6 +127,20 @@ def test_the_rights_are_few(tmp_path: Path) -> None:
     assert {word for word in calls[1] if word.startswith("--topic=")} == {
         f"--topic={name}" for name in topics.names if name != topics.queries
     }
+
+
+def test_no_rights_to_everything() -> None:
+    """A name that Kafka takes for all names is refused."""
+    done = subprocess.run(
+        ["bash", "deploy/acls.sh", "User:service"],
+        cwd=ROOT,
+        env={**os.environ, "KAFKA_ACLS": "false", "FIVESTAGE_TOPICS__RESULTS": "*"},
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"name one" in done.stderr
 
 
 @pytest.mark.fault(36)

@@ -13,7 +13,7 @@ from fivestage.bus.connection import ssl_context
 from fivestage.bus.preflight import preflight
 from fivestage.errors import AccessError, ConfigurationError
 from fivestage.settings import KafkaSettings
-from kafka.broker import Unavailable, acquire
+from kafka.conftest import _lend
 from kafka.test_service import settings_for
 from support.certificates import Authority
 from support.feeder import event
@@ -58,10 +58,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         "listener.name.client.ssl.client.auth": "required",
         **authority.broker_properties("127.0.0.1"),
     }
-    broker = acquire(own=True, properties=properties)
-    if isinstance(broker, Unavailable):
-        pytest.skip(broker.reason)
-    with broker:
+    for broker in _lend(own=True, properties=properties):
         yield Secured(broker.bootstrap, authority, *authority.client("service"))
 
 

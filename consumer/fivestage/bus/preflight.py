@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING, Final
@@ -32,8 +33,10 @@ CONNECT_TIMEOUT_S: Final = 5.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 ALERT_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 0.5
+_NONSENSE: Final = (AssertionError, ValueError, EOFError)
+"""What the client raises, beside errors of Kafka's, over answers that are none of Kafka's."""
 _TOKEN_REFUSED: Final = "the token is not valid for it, or has expired"  # noqa: S105 - no token
-"""The client overlooks the broker's refusal and goes on; the answer to what it asks then is nothing."""
+"""The client overlooks the broker's refusal and goes on; the answer to what it asks then is empty."""
 
 
 async def preflight(kafka: KafkaSettings) -> None:
@@ -86,10 +89,8 @@ async def _try(kafka: KafkaSettings, host: str, port: int) -> None:
         ) from None
     except KafkaConnectionError as error:
         raise await _why_closed(kafka, host, port, error) from None
-    except (KafkaError, OSError) as error:
+    except (KafkaError, OSError, *_NONSENSE) as error:
         raise _explained(error, kafka) from None
-    except (AssertionError, ValueError, EOFError) as error:  # what the client makes of nonsense
-        raise ConfigurationError(f"it does not answer like Kafka ({type(error).__name__})") from None
 
 
 async def _shake_hands(kafka: KafkaSettings, host: str, port: int) -> None:
@@ -132,8 +133,6 @@ async def _why_closed(
             cause = alert
     if isinstance(cause, ssl.SSLError):
         return _explained(cause, kafka)
-    if kafka.sasl_mechanism == "OAUTHBEARER":
-        return AccessError(_TOKEN_REFUSED)
     return ConfigurationError(
         f"it hung up on the first request: is kafka.security_protocol = {kafka.security_protocol} what this "
         "port expects?"
@@ -154,7 +153,7 @@ def _explained(error: Exception, kafka: KafkaSettings) -> ConfigurationError:  #
     match error:
         case ssl.SSLCertVerificationError():
             return AccessError(f"the server's certificate is not trusted ({error.verify_message})")
-        case ssl.SSLError() if "ALERT" in str(error.reason) and "CERTIFICATE" in str(error.reason):
+        case ssl.SSLError() if re.search("ALERT.*(CERTIFICATE|UNKNOWN_CA)", str(error.reason)):
             return AccessError(_about_our_certificate(error.reason, kafka))
         case ssl.SSLError() | ConnectionError() if kafka.security_protocol.endswith("SSL"):
             reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
@@ -169,7 +168,7 @@ def _explained(error: Exception, kafka: KafkaSettings) -> ConfigurationError:  #
             return AccessError("its port does not use SASL: see kafka.security_protocol")
         case OSError():
             return ConfigurationError(error.strerror or type(error).__name__)
-    return ConfigurationError(type(error).__name__)
+    return ConfigurationError(f"it does not answer like Kafka ({type(error).__name__})")
 
 
 def _about_our_certificate(reason: str, kafka: KafkaSettings) -> str:
