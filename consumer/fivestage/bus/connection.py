@@ -60,7 +60,7 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
 
 
 def pace(client: Any) -> None:
-    """Let a client that misses a topic look for it ten times a second.
+    """Let a client that misses a topic, or the leader of a partition, look for it ten times a second.
 
     aiokafka would ask for metadata again as soon as it has some, thousands of times a second.
     """
@@ -68,11 +68,17 @@ def pace(client: Any) -> None:
 
     async def update_then_pause(cluster: ClusterMetadata, topics: set[str]) -> Any:
         updated = await update(cluster, topics)
-        if not all(map(cluster.partitions_for_topic, topics)):
+        if not all(_is_led(cluster, topic) for topic in topics):
             await asyncio.sleep(METADATA_PAUSE_S)
         return updated
 
     client._metadata_update = update_then_pause  # noqa: SLF001
+
+
+def _is_led(cluster: ClusterMetadata, topic: str) -> bool:
+    """Whether a topic is there, and each of its partitions has a leader."""
+    partitions = cluster.partitions_for_topic(topic)
+    return bool(partitions) and partitions == cluster.available_partitions_for_topic(topic)
 
 
 def missing_right(error: Exception, *, topic: str, group_id: str) -> ConfigurationError | None:
