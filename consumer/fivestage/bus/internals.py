@@ -161,7 +161,7 @@ def set_patience(producer: AIOKafkaProducer, patience_s: float) -> None:
 
 
 def pace_metadata(producer: AIOKafkaProducer) -> None:
-    """Let a producer that misses a topic look for it ten times a second.
+    """Let a producer that misses a topic, or the leader of a partition, look for it ten times a second.
 
     aiokafka would ask for metadata again as soon as it has some, thousands of times a second.
     """
@@ -170,8 +170,14 @@ def pace_metadata(producer: AIOKafkaProducer) -> None:
 
     async def update_then_pause(cluster: ClusterMetadata, topics: set[str]) -> Any:
         updated = await update(cluster, topics)
-        if not all(map(cluster.partitions_for_topic, topics)):
+        if not all(_is_led(cluster, topic) for topic in topics):
             await asyncio.sleep(METADATA_PAUSE_S)
         return updated
 
     client._metadata_update = update_then_pause
+
+
+def _is_led(cluster: ClusterMetadata, topic: str) -> bool:
+    """Whether a topic is there, and each of its partitions has a leader."""
+    partitions = cluster.partitions_for_topic(topic)
+    return bool(partitions) and partitions == cluster.available_partitions_for_topic(topic)

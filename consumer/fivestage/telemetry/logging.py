@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +24,6 @@ _AIOKAFKA_LEVEL = logging.WARNING
 """At DEBUG aiokafka prints SASL passwords and record bodies: below this level nothing of it is written."""
 
 MAX_FRAMES = 20
-REPEAT_S = 10.0
-MAX_REMEMBERED = 256
 
 
 def configure(level: str = "INFO") -> None:
@@ -75,26 +72,6 @@ def _stream() -> TextIO:
 
 def _is_fit_to_print(record: logging.LogRecord) -> bool:
     return record.levelno >= _AIOKAFKA_LEVEL or record.name.partition(".")[0] != "aiokafka"
-
-
-class _Repetitions(logging.Filter):
-    """Lets a line of one library through once in ten seconds: it says the same at every attempt."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._last: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write a line."""
-        if not super().filter(record):
-            return True  # somebody else's
-        text, now = record.getMessage(), time.monotonic()
-        if now - self._last.get(text, -REPEAT_S) < REPEAT_S:
-            return False
-        if len(self._last) >= MAX_REMEMBERED:
-            self._last.clear()
-        self._last[text] = now
-        return True
 
 
 def level_name() -> str:
