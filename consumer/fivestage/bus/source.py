@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 FETCH_TIMEOUT_MS = 200
 """How long an empty fetch waits; also how soon the loop sees that it should stop."""
-ERROR_PAUSE_S = 0.1
+REFUSED_PAUSE_S = 0.1
 
 log = structlog.get_logger("fivestage.bus.source")
 
@@ -60,6 +60,7 @@ class Source:
         observer: Observer,
     ) -> None:
         self._topic = settings.topics.queries
+        self._wait_s = settings.kafka.fetch_max_wait_ms / 1000
         self._ledger = ledger
         self._on_revoked = on_revoked
         self._paused = False
@@ -85,7 +86,7 @@ class Source:
             await self.consumer.start()
         except KafkaError as error:
             raise BrokerError(f"cannot connect: {error}") from error
-        internals.brake_fetches(self.consumer, ERROR_PAUSE_S)
+        internals.brake_fetches(self.consumer, soon_s=self._wait_s / 2, pause_s=REFUSED_PAUSE_S)
         self.consumer.subscribe([self._topic], listener=_Listener(self))
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
