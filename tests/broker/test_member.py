@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -85,6 +85,24 @@ async def test_a_stall_without_a_cause(reader: Reader) -> None:
     assert reason is not None
     assert reason.startswith("the consumer is being rebuilt: partitions [")
     assert reason.endswith("] have records to read, and none has come for long")
+
+
+@pytest.mark.fault(38)
+async def test_a_fetch_that_never_returns(reader: Reader) -> None:
+    """Where the group's task dies in a rebalance, the fetch that waits for its end is ended."""
+    consumer: Any = reader.member.consumer
+    consumer._subscription.begin_reassignment()
+    await reader.write(b"second")
+    reading = asyncio.create_task(reader.read_until(lambda: b"second" in reader.values))
+    task = consumer._coordinator._coordination_task
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    while not reading.done():  # as the watch does
+        reader.member.look()
+        await asyncio.wait({reading}, timeout=0.1)
+    await reading
+    assert reader.observer.rebuilds == [("consumer", "group_ended")]
 
 
 async def test_a_turn_that_is_far_off_is_no_stall(reader: Reader) -> None:

@@ -27,7 +27,7 @@ class Parts:
         self.trouble: Trouble | None = None
         self.looks = 0
 
-    def look(self, _now: float) -> None:
+    def look(self, _now: float | None = None) -> None:
         self.looks += 1
 
     def not_joined(self) -> str | None:
