@@ -105,6 +105,23 @@ async def test_a_batch_that_is_not_acknowledged(publisher: Publisher) -> None:
     assert publisher.rebuilds == ["producer unacknowledged"]
 
 
+async def test_brokers_that_are_away_meanwhile(publisher: Publisher) -> None:
+    """A new producer is tried until the brokers are back; then everything is published, for one rebuild."""
+    publisher.mock.go_away()
+    publisher.publish("a")
+    await until(lambda: publisher.sink._tasks)
+    publisher.look(LATE_LOOKS)
+    publisher.publish("b")
+    refused = publisher.mock.refused()
+    await until(lambda: publisher.mock.refused() > refused + 5)
+    assert publisher.acked == []
+    publisher.mock.come_back()
+    await until(lambda: len(publisher.acked) == 2)
+    assert publisher.acked == publisher.written() == ["a", "b"]
+    assert publisher.rebuilds == ["producer unacknowledged"]
+    assert publisher.failures == []
+
+
 @pytest.mark.parametrize(("code", "kind"), [(10, PublishError), (29, ConfigurationError)])
 async def test_what_no_producer_can_publish(publisher: Publisher, code: int, kind: type[Exception]) -> None:
     """A record too large, or a right that is missing, is told of at once: another producer would not help."""
