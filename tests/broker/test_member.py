@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from faults.mock import Mock
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.bus.member import Member
 from fivestage.bus.stalls import Stalls
@@ -141,3 +142,20 @@ async def test_a_pause_is_no_stall(reader: Reader) -> None:
     reader.member.resume()
     await reader.read_until(lambda: b"second" in reader.values)
     assert reader.observer.rebuilds == []
+
+
+async def test_brokers_that_are_away_are_no_stall() -> None:
+    """While no broker answers there is nothing to come: the consumer waits, and goes on as it is."""
+    with Mock(partitions=1) as mock:
+        reader = Reader(mock.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        mock.go_away()
+        end = asyncio.get_running_loop().time() + 2
+        await reader.read_until(lambda: asyncio.get_running_loop().time() > end and mock.refused() > 5)
+        mock.come_back()
+        await reader.write(b"second")
+        await reader.read_until(lambda: b"second" in reader.values)
+        assert reader.observer.rebuilds == []
+        await reader.member.stop()
