@@ -15,7 +15,8 @@ from fivestage.bus import internals
 from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
 from fivestage.bus.source import Source
 from fivestage.bus.stalls import Stalls
-from fivestage.core.repair import Trouble
+from fivestage.core.ledger import PartitionKey
+from fivestage.core.repair import Progress, Trouble
 from fivestage.errors import BrokerError, FivestageError
 
 if TYPE_CHECKING:
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
 
     from fivestage.core.events import Observer
-    from fivestage.core.ledger import Ledger, PartitionKey
+    from fivestage.core.ledger import Ledger
     from fivestage.core.records import CorruptRecord, Record
     from fivestage.settings import Settings
+
+JOINED_WITHIN_S = 120.0
+"""A rebalance takes as long as kafka.rebalance_timeout_ms, or a few of them."""
 
 log = structlog.get_logger("fivestage.bus.member")
 
@@ -63,6 +67,8 @@ class Member:
         self._source = self._make()
         self._rebuilds = Rebuilds("consumer", observer)
         self.stalls = Stalls(ledger, self.condemn)
+        self.joining = Progress(JOINED_WITHIN_S)
+        self._group = PartitionKey(settings.topics.queries, -1)
         self._condemned: Trouble | None = None
         self._fetching: asyncio.Timeout | None = None
         """The limit of the fetch under way, which has none until it is of no use."""
@@ -127,10 +133,15 @@ class Member:
         raise _BrokenError(trouble or Trouble("timeout", "the Kafka client gave up a fetch"))
 
     def look(self) -> None:
-        """End the fetch under way where its consumer is beyond repair; to be called now and then."""
+        """End the fetch under way where its consumer is beyond repair; to be called twice a second."""
+        waiting = self.trouble is None and self._source.is_joining
+        now = asyncio.get_running_loop().time()
+        if self.joining.look({self._group: None} if waiting else {}, now):
+            text = "the group's coordinator answers, but the group is not joined for long"
+            self.condemn(self.consumer, Trouble("not_joined", text))
         fetching = self._fetching
         if fetching is not None and not fetching.expired() and self._broken() is not None:
-            fetching.reschedule(asyncio.get_running_loop().time())
+            fetching.reschedule(now)
 
     def _broken(self) -> Trouble | None:
         return self._condemned or self._source.trouble

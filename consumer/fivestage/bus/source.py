@@ -153,6 +153,11 @@ class Source:
             return None
         return Trouble(f"{name}_ended", f"the Kafka client's {name} task has ended")
 
+    @property
+    def is_joining(self) -> bool:
+        """Not a member, although the coordinator can be reached."""
+        return not self._joined and internals.knows_coordinator(self.consumer)
+
     def not_joined(self) -> str | None:
         """Why this member takes no records now; None when it does (be it of no partition)."""
         if not self._joined:
