@@ -81,6 +81,7 @@ class Watch:
             due = clock() + (TICK_S if announced else FIRST_TICK_S)
             await asyncio.sleep(due - clock())
             self.bus_lag_s = max(0.0, clock() - due)
+            self._source.look()
             self._sink.look(clock())
             trouble = self._trouble(clock())
             self._strikes = self._strikes + 1 if trouble is not None else 0

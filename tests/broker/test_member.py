@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from faults.mock import SYNC_GROUP, Mock
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.bus.member import Member
 from fivestage.bus.stalls import Stalls
 from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
 from fivestage.core.records import CorruptRecord
+from fivestage.core.repair import Progress
 from fivestage.settings import Settings, TopicSettings
 from support.feeder import write
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
 pytestmark = pytest.mark.broker
 TOPIC = TopicSettings().queries
+REBALANCE_IN_PROGRESS = 27
 
 
 class Counted(Observer):
@@ -56,11 +59,19 @@ class Reader:
     async def write(self, *values: bytes) -> None:
         await asyncio.to_thread(write, self.bootstrap, TOPIC, [(None, value) for value in values])
 
-    async def read_until(self, condition: Callable[[], bool]) -> None:
+    async def read_until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(30):
             while not condition():
                 fetched = await self.member.fetch(100)
                 self.values += [item.value for item in fetched if not isinstance(item, CorruptRecord)]
+
+    async def watched(self, reading: Coroutine[Any, Any, None]) -> None:
+        """Read, and look after the member as the watch does."""
+        task = asyncio.create_task(reading)
+        while not task.done():
+            self.member.look()
+            await asyncio.wait({task}, timeout=0.1)
+        await task
 
 
 @pytest.fixture
@@ -85,6 +96,20 @@ async def test_a_stall_without_a_cause(reader: Reader) -> None:
     assert reason is not None
     assert reason.startswith("the consumer is being rebuilt: partitions [")
     assert reason.endswith("] have records to read, and none has come for long")
+
+
+@pytest.mark.fault(38)
+async def test_a_fetch_that_never_returns(reader: Reader) -> None:
+    """Where the group's task dies in a rebalance, the fetch that waits for its end is ended."""
+    consumer: Any = reader.member.consumer
+    consumer._subscription.begin_reassignment()
+    await reader.write(b"second")
+    task = consumer._coordinator._coordination_task
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    await reader.watched(reader.read_until(lambda: b"second" in reader.values))
+    assert reader.observer.rebuilds == [("consumer", "group_ended")]
 
 
 async def test_a_turn_that_is_far_off_is_no_stall(reader: Reader) -> None:
@@ -123,3 +148,35 @@ async def test_a_pause_is_no_stall(reader: Reader) -> None:
     reader.member.resume()
     await reader.read_until(lambda: b"second" in reader.values)
     assert reader.observer.rebuilds == []
+
+
+async def test_brokers_that_are_away_are_no_stall() -> None:
+    """While no broker answers there is nothing to come: the consumer waits, and goes on as it is."""
+    with Mock(partitions=1) as mock:
+        reader = Reader(mock.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        mock.go_away()
+        end = asyncio.get_running_loop().time() + 2
+        await reader.read_until(lambda: asyncio.get_running_loop().time() > end and mock.refused() > 5)
+        mock.come_back()
+        await reader.write(b"second")
+        await reader.read_until(lambda: b"second" in reader.values)
+        assert reader.observer.rebuilds == []
+        await reader.member.stop()
+
+
+async def test_a_group_that_is_never_joined() -> None:
+    """Where the coordinator answers and the group is not joined for long, a new consumer tries."""
+    with Mock(partitions=1) as mock:
+        mock.push(SYNC_GROUP, [REBALANCE_IN_PROGRESS] * 1000)
+        reader = Reader(mock.bootstrap)
+        reader.member.joining = Progress(limit_s=1)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.watched(reader.read_until(lambda: reader.observer.rebuilds))
+        mock.clear(SYNC_GROUP)
+        await reader.read_until(lambda: reader.values == [b"first"])
+        assert reader.observer.rebuilds == [("consumer", "not_joined")]
+        await reader.member.stop()

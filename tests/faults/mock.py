@@ -20,7 +20,7 @@ from fivestage.settings import TopicSettings
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PRODUCE, FETCH, OFFSET_COMMIT, HEARTBEAT = 0, 1, 8, 12
+PRODUCE, FETCH, OFFSET_COMMIT, HEARTBEAT, SYNC_GROUP = 0, 1, 8, 12, 14
 """API keys of the Kafka protocol."""
 TESTS = Path(__file__).parent.parent
 SESSION: dict[str, object] = {"kafka.session_timeout_ms": 2500, "kafka.heartbeat_interval_ms": 250}
@@ -76,6 +76,18 @@ class Mock:
     def requests(self, api: int) -> int:
         """How many requests of an API there were."""
         return int(self._do(do="count", api=api)["count"])
+
+    def go_away(self) -> None:
+        """Hang up on everybody, and on everybody who calls, until ``come_back``."""
+        self._do(do="away", away=True)
+
+    def come_back(self) -> None:
+        """Answer again."""
+        self._do(do="away", away=False)
+
+    def refused(self) -> int:
+        """How many calls it hung up on."""
+        return int(self._do(do="refused")["count"])
 
     def spoil(self, chunks: int) -> None:
         """Put garbage in the place of the next answers on the wire."""
@@ -148,6 +160,9 @@ class _Wire:
         self._port = int(port)
         self._cluster = cluster
         self._number = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._away = False
+        self.refused = 0
         self.left = 0
 
     async def listen(self) -> str:
@@ -157,11 +172,22 @@ class _Wire:
         return f"{host}:{port}"
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._away:
+            self.refused += 1
+            writer.close()
+            return
         upstream_reader, upstream_writer = await asyncio.open_connection(self._host, self._port)
+        self._writers |= {writer, upstream_writer}
         await asyncio.gather(
             self._copy(reader, upstream_writer, spoils=False),
             self._copy(upstream_reader, writer, spoils=True),
         )
+        self._writers -= {writer, upstream_writer}
+
+    def set_away(self, *, away: bool) -> None:
+        self._away = away
+        for writer in self._writers if away else ():
+            writer.transport.abort()
 
     async def _copy(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, spoils: bool
@@ -197,6 +223,11 @@ async def _serve(partitions: int) -> None:
                 _reply()
             case {"do": "count", "api": api}:
                 _reply(count=cluster.count(api))
+            case {"do": "away", "away": away}:
+                wire.set_away(away=away)
+                _reply()
+            case {"do": "refused"}:
+                _reply(count=wire.refused)
             case {"do": "spoil", "chunks": chunks}:
                 wire.left = chunks
                 _reply()

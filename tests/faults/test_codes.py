@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.broker
 MOST_LINES = 60
-MOST_FETCHES_PER_S = 50
-"""Unhindered, a client repeats a refused fetch some thousand times a second."""
 
 
 @pytest.mark.fault(39)
@@ -58,22 +55,19 @@ def test_unknown_error_codes(
 
 @pytest.mark.fault(39)
 def test_fetches_that_are_always_refused(record_property: Callable[[str, object], None]) -> None:
-    """A fetch that is answered with an unknown code is repeated at leisure, and told of a few times."""
+    """Fetches that are answered with an unknown code again and again are told of a few times."""
     with Mock() as mock, ServiceProcess("support.apps:load", mock.bootstrap) as service:
         mock.push(FETCH, [-1] * 2000)
-        before, started = mock.requests(FETCH), time.monotonic()
-        pause = threading.Event()
+        before, pause = mock.requests(FETCH), threading.Event()
         while (fetches := mock.requests(FETCH) - before) < 15:
             pause.wait(0.1)
-        rate = fetches / (time.monotonic() - started)
-        assert rate < MOST_FETCHES_PER_S
         mock.clear(FETCH)
         write(mock.bootstrap, TOPICS.queries, [("q", event("q", "fast"))])
         assert all_answered(mock, ["q"]).silent
         assert service.end() == 0
     said = [line for line in service.log if "Unexpected error while fetching" in str(line["event"])]
     assert 1 <= len(said) <= 6
-    record_property("refused fetches/s", round(rate))
+    record_property("lines about refused fetches", f"{len(said)} for {fetches}")
 
 
 @pytest.mark.fault(39)

@@ -29,7 +29,7 @@ class Parts:
         self.halted: str | None = None
         self.looks = 0
 
-    def look(self, _now: float) -> None:
+    def look(self, _now: float | None = None) -> None:
         self.looks += 1
 
     def held_up(self) -> str | None:

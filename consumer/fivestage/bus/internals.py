@@ -86,11 +86,11 @@ async def end_offsets(
     return ends
 
 
-def brake_fetches(consumer: AIOKafkaConsumer, pause_s: float) -> None:
-    """Pause after a fetch that brings nothing at once, as one does that is answered with an error.
+def brake_fetches(consumer: AIOKafkaConsumer, *, soon_s: float, pause_s: float) -> None:
+    """Pause after a fetch that brings nothing and comes back soon, as one does that is refused.
 
     aiokafka asks again without a pause after most error codes, some thousand times a second. A fetch that
-    finds nothing is answered late, and so is not slowed down.
+    finds nothing new is answered late, when its wait is over, and so is not slowed down.
     """
     fetcher: Any = consumer._fetcher
     fetch, clock = fetcher._proc_fetch_request, asyncio.get_running_loop().time
@@ -98,7 +98,7 @@ def brake_fetches(consumer: AIOKafkaConsumer, pause_s: float) -> None:
     async def fetch_or_pause(*args: Any) -> bool:
         started_at = clock()
         brought: bool = await fetch(*args)
-        if not brought and clock() - started_at < pause_s:
+        if not brought and clock() - started_at < soon_s:
             with contextlib.suppress(asyncio.CancelledError):  # as fetches do
                 await asyncio.sleep(pause_s)
         return brought

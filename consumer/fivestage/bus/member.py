@@ -13,10 +13,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 
 from fivestage.bus import internals
-from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within, ignore
+from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
 from fivestage.bus.source import Source
 from fivestage.bus.stalls import Stalls
-from fivestage.core.repair import Trouble
+from fivestage.core.ledger import PartitionKey
+from fivestage.core.repair import Progress, Trouble
 from fivestage.errors import BrokerError, FivestageError
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
     from fivestage.bus.source import MakeConsumer
     from fivestage.core.events import Observer
-    from fivestage.core.ledger import Ledger, PartitionKey
+    from fivestage.core.ledger import Ledger
     from fivestage.core.records import CorruptRecord, Record
     from fivestage.settings import Settings
 
-LOOK_S = 0.5
-"""How often a fetch under way is looked after."""
+JOINED_WITHIN_S = 120.0
+"""A rebalance takes as long as kafka.rebalance_timeout_ms, or a few of them."""
 
 log = structlog.get_logger("fivestage.bus.member")
 
@@ -70,7 +71,11 @@ class Member:
         self._source = self._make()
         self._rebuilds = Rebuilds("consumer", observer)
         self.stalls = Stalls(ledger, self.condemn)
+        self.joining = Progress(JOINED_WITHIN_S)
+        self._group = PartitionKey(settings.topics.queries, -1)
         self._condemned: Trouble | None = None
+        self._fetching: asyncio.Timeout | None = None
+        """The limit of the fetch under way, which has none until it is of no use."""
         self._paused = False
         self._stopping = False
         self.trouble: Trouble | None = None
@@ -108,7 +113,7 @@ class Member:
             self.stalls.excuse()
         else:
             self.stalls.look(self.consumer)
-        trouble = self._look()
+        trouble = self._broken()
         if trouble is None:
             try:
                 return await self._fetch(max_records)
@@ -121,19 +126,34 @@ class Member:
         return []
 
     async def _fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
-        """Fetch, but do not wait for a consumer that has ended: some fetches never return then."""
-        fetching = asyncio.ensure_future(self._source.fetch(max_records))
-        while not fetching.done():
-            await asyncio.wait({fetching}, timeout=LOOK_S)
-            if not fetching.done() and (trouble := self._look()) is not None:
-                fetching.add_done_callback(ignore)
-                fetching.cancel()  # its consumer is not used again
-                raise _BrokenError(trouble)
-        if fetching.cancelled():
-            raise _BrokenError(self._look() or Trouble("cancelled", "the Kafka client has cancelled a fetch"))
-        return fetching.result()
+        """Fetch until ``look`` says that it is no use: some fetches of a broken consumer never return."""
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._fetching = scope
+                return await self._source.fetch(max_records)
+        except TimeoutError:
+            trouble = self._broken()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            trouble = self._broken() or Trouble("cancelled", "the Kafka client has cancelled a fetch")
+        finally:
+            self._fetching = None
+        raise _BrokenError(trouble or Trouble("timeout", "the Kafka client gave up a fetch"))
 
-    def _look(self) -> Trouble | None:
+    def look(self) -> None:
+        """End the fetch under way where its consumer is beyond repair; to be called twice a second."""
+        waiting = self.trouble is None and self._source.is_joining
+        now = asyncio.get_running_loop().time()
+        if self.joining.look({self._group: None} if waiting else {}, now):
+            text = "the group's coordinator answers, but the group is not joined for long"
+            self.condemn(self.consumer, Trouble("not_joined", text))
+        fetching = self._fetching
+        if fetching is not None and not fetching.expired() and self._broken() is not None:
+            fetching.reschedule(now)
+
+    def _broken(self) -> Trouble | None:
         return self._condemned or self._source.trouble
 
     def condemn(self, consumer: AIOKafkaConsumer, trouble: Trouble) -> None:

@@ -95,7 +95,7 @@ async def attempt_within(step: Callable[[], Awaitable[object]], limit_s: float) 
     finally:
         task.cancel()
     if not done:
-        task.add_done_callback(ignore)
+        task.add_done_callback(_ignore)
         return f"no end after {limit_s:.0f} s"
     if task.cancelled():
         return "cancelled by the client"
@@ -103,7 +103,7 @@ async def attempt_within(step: Callable[[], Awaitable[object]], limit_s: float) 
     return None if error is None else f"{type(error).__name__}: {error}"
 
 
-def ignore(task: asyncio.Future[Any]) -> None:
+def _ignore(task: asyncio.Future[Any]) -> None:
     """Take note of how it ended, so that the loop does not complain that nobody did."""
     if not task.cancelled():
         task.exception()

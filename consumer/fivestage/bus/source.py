@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 FETCH_TIMEOUT_MS = 200
 """How long an empty fetch waits; also how soon the loop sees that it should stop."""
-ERROR_PAUSE_S = 0.1
+REFUSED_PAUSE_S = 0.1
 
 log = structlog.get_logger("fivestage.bus.source")
 
@@ -68,10 +68,11 @@ class Source:
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
         observer: Observer,
         *,
-        make_consumer: Callable[..., AIOKafkaConsumer] = AIOKafkaConsumer,
+        make_consumer: MakeConsumer = AIOKafkaConsumer,
     ) -> None:
         self._topic = settings.topics.queries
         self._max_batch_bytes = settings.kafka.max_batch_bytes
+        self._wait_s = settings.kafka.fetch_max_wait_ms / 1000
         self._ledger = ledger
         self._on_revoked = on_revoked
         self._paused = False
@@ -106,7 +107,7 @@ class Source:
         except KafkaError as error:
             raise BrokerError(f"cannot connect: {error}") from error
         check_batches(self.consumer, max_bytes=self._max_batch_bytes)
-        internals.brake_fetches(self.consumer, ERROR_PAUSE_S)
+        internals.brake_fetches(self.consumer, soon_s=self._wait_s / 2, pause_s=REFUSED_PAUSE_S)
         self.consumer.subscribe([self._topic], listener=_Listener(self))
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
@@ -206,6 +207,11 @@ class Source:
         if (name := internals.ended_task(self.consumer)) is None:
             return None
         return Trouble(f"{name}_ended", f"the Kafka client's {name} task has ended")
+
+    @property
+    def is_joining(self) -> bool:
+        """Not a member, although the coordinator can be reached."""
+        return not self._joined and internals.knows_coordinator(self.consumer)
 
     def not_joined(self) -> str | None:
         """Why this member takes no records now; None when it does (be it of no partition)."""

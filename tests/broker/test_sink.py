@@ -1,0 +1,132 @@
+"""The sink on a mock broker: what is published again when the producer is made anew, and when that is."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.mock import PRODUCE, Mock
+from fivestage.bus.sink import LATE_LOOKS, Sink
+from fivestage.core.events import Observer
+from fivestage.core.records import Output, OutputRecord
+from fivestage.errors import ConfigurationError, PublishError
+from fivestage.settings import Settings, TopicSettings
+from support.checker import read_all
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+pytestmark = pytest.mark.broker
+LATE_S = 61.0
+"""Later than half of kafka.publish_timeout_ms."""
+
+
+class Publisher(Observer):
+    """A sink, with what it was given and what it tells."""
+
+    def __init__(self, mock: Mock) -> None:
+        settings = Settings.load(None, {"kafka": {"bootstrap_servers": mock.bootstrap}})
+        self.mock = mock
+        self.rebuilds: list[str] = []
+        self.failures: list[Exception] = []
+        self.acked: list[str] = []
+        self.sink = Sink(settings, self, self.failures.append, max_record_bytes=100_000)
+
+    def client_rebuilt(self, client: str, reason: str) -> None:
+        self.rebuilds.append(f"{client} {reason}")
+
+    def publish(self, *values: str) -> None:
+        """Publish records, one delivery each; all have the same key."""
+        for value in values:
+            record = OutputRecord(Output.RESULTS, b"key", value.encode(), [])
+            self.sink.publish([record], functools.partial(self.acked.append, value))
+
+    def look(self, times: int) -> None:
+        """Look after the sink as the watch does, a minute from now."""
+        for _ in range(times):
+            self.sink.look(asyncio.get_running_loop().time() + LATE_S)
+
+    def written(self) -> list[str]:
+        """What is in the topic."""
+        return [
+            (one.value() or b"").decode() for one in read_all(self.mock.bootstrap, TopicSettings().results)
+        ]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(40):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def publisher() -> AsyncIterator[Publisher]:
+    """A sink that has started."""
+    with Mock() as mock:
+        publisher = Publisher(mock)
+        await publisher.sink.start()
+        yield publisher
+        await publisher.sink.stop()
+
+
+@pytest.mark.fault(27)
+async def test_a_batch_that_is_refused(publisher: Publisher) -> None:
+    """What was refused and what came meanwhile is published once, in order, and acknowledged once."""
+    publisher.mock.push(PRODUCE, [45])
+    publisher.publish("a", "b")
+    await until(lambda: publisher.sink.trouble)
+    publisher.publish("c")
+    await until(lambda: len(publisher.acked) == 3)
+    assert publisher.acked == publisher.written() == ["a", "b", "c"]
+    assert publisher.rebuilds == ["producer OutOfOrderSequenceNumber"]
+    assert publisher.failures == []
+
+
+async def test_a_batch_that_is_not_acknowledged(publisher: Publisher) -> None:
+    """Seen late a few times in a row, a batch gets a new producer, and goes out before what came later."""
+    publisher.mock.slow_down(10_000)
+    publisher.publish("a")
+    await until(lambda: publisher.mock.requests(PRODUCE))
+    publisher.publish("b")
+    publisher.look(LATE_LOOKS - 1)
+    publisher.sink.look(asyncio.get_running_loop().time())  # in time, as clocks go that do not jump
+    publisher.look(LATE_LOOKS - 1)
+    assert publisher.sink.trouble is None
+    publisher.look(1)
+    assert publisher.sink.trouble is not None
+    publisher.mock.slow_down(0)
+    await until(lambda: len(publisher.acked) == 2)
+    assert publisher.acked == ["a", "b"]
+    assert publisher.written() in (["a", "a", "b"], ["a", "b"])
+    assert publisher.rebuilds == ["producer unacknowledged"]
+
+
+async def test_brokers_that_are_away_meanwhile(publisher: Publisher) -> None:
+    """A new producer is tried until the brokers are back; then everything is published, for one rebuild."""
+    publisher.mock.go_away()
+    publisher.publish("a")
+    await until(lambda: publisher.sink._tasks)
+    publisher.look(LATE_LOOKS)
+    publisher.publish("b")
+    refused = publisher.mock.refused()
+    await until(lambda: publisher.mock.refused() > refused + 5)
+    assert publisher.acked == []
+    publisher.mock.come_back()
+    await until(lambda: len(publisher.acked) == 2)
+    assert publisher.acked == publisher.written() == ["a", "b"]
+    assert publisher.rebuilds == ["producer unacknowledged"]
+    assert publisher.failures == []
+
+
+@pytest.mark.parametrize(("code", "kind"), [(10, PublishError), (29, ConfigurationError)])
+async def test_what_no_producer_can_publish(publisher: Publisher, code: int, kind: type[Exception]) -> None:
+    """A record too large, or a right that is missing, is told of at once: another producer would not help."""
+    publisher.mock.push(PRODUCE, [code])
+    publisher.publish("a")
+    await until(lambda: publisher.failures)
+    assert [type(failure) for failure in publisher.failures] == [kind]
+    assert publisher.rebuilds == []
