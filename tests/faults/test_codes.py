@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults.mock import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, SESSION, Mock
-from faults.test_repair import TOPICS, all_answered, rebuilds
+from faults.test_repair import TOPICS, all_answered, rebuilds, wait_until_rebuilt
 from support.feeder import event, write
 from support.process import ServiceProcess
 
@@ -40,8 +40,7 @@ def test_unknown_error_codes(
         mock.push(HEARTBEAT, [0] * 8 + [codes[2]])
         mock.push(FETCH, [0, 0, *codes])
         with ServiceProcess("support.apps:load", mock.bootstrap, SESSION) as service:
-            for _ in range(3):
-                service.wait_for("rebuilt")
+            wait_until_rebuilt(service, 3)
             report = all_answered(mock, ids)
             found = rebuilds(service)
             assert service.end() == 0
