@@ -144,15 +144,13 @@ def test_no_rights_to_everything() -> None:
 
 
 @pytest.mark.fault(36)
-def test_plain_credentials(guarded: GuardedBroker) -> None:
-    """PLAIN over TLS: the service answers."""
-    topics = guarded.topics()
-    with ServiceProcess(
-        "support.apps:load", guarded.broker.bootstrap, guarded.settings(topics, "PLAIN")
-    ) as service:
-        guarded.admin.write(topics.queries, [event("q", "fast")])
-        guarded.admin.read(topics.results, 1)
-        assert service.end() == 0
+async def test_good_credentials(guarded: GuardedBroker, tmp_path: Path) -> None:
+    """Each of the three ways to log in is let in."""
+    path = tmp_path / "token"
+    path.write_text(token("service", life_s=60))
+    for mechanism in ("PLAIN", "SCRAM-SHA-512", "OAUTHBEARER"):
+        kafka = guarded.kafka(mechanism, sasl_token_url=path.as_uri())
+        await preflight(KafkaSettings.model_validate(kafka))
 
 
 @pytest.mark.fault(36)
