@@ -117,10 +117,6 @@ def test_slow_stages_and_fast_input(
     """No more is taken in than can be held, fetching pauses, and the member stays in its group."""
     topics = make_topics(4)
     ids = [f"q{number}" for number in range(3000)]
-    ends_at = (datetime.now(UTC) + timedelta(seconds=7)).isoformat()
-    write(
-        kafka.bootstrap, topics.queries, ((name, event(name, "naps 1.5", deadline=ends_at)) for name in ids)
-    )
     settings = settings_for(
         topics,
         admission__max_in_flight=16,
@@ -131,7 +127,9 @@ def test_slow_stages_and_fast_input(
     )
     seen: list[dict[str, float]] = []
     with ServiceProcess("faults.pipelines:app", kafka.bootstrap, settings) as service:
-        port = port_of(service)
+        port, ends_at = port_of(service), (datetime.now(UTC) + timedelta(seconds=7)).isoformat()
+        values = ((name, event(name, "naps 1.5", deadline=ends_at)) for name in ids)
+        write(kafka.bootstrap, topics.queries, values)
 
         def worked_off() -> bool:
             names = ("in_flight", "unfinished", "rebalances_total")

@@ -223,10 +223,11 @@ def test_sigkill_between_the_answer_and_its_commit(kafka: RealBroker, make_topic
     report = check(kafka.bootstrap, topics, ids)
     assert report.silent, report
     assert report.duplicates == 200
-    told: dict[str, set[tuple[str, str]]] = {}
+    told: dict[str, set[str]] = {}
     for message in read_all(kafka.bootstrap, topics.results):
         result = json_of(message)
-        told.setdefault(headers_of(message)["ce_id"], set()).add((result["status"], result["answer"]))
+        if result["status"] == "success":  # one of the two may have run into its deadline
+            told.setdefault(headers_of(message)["ce_id"], set()).add(result["answer"])
     assert set(map(len, told.values())) == {1}
 
 

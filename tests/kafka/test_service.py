@@ -182,6 +182,7 @@ def test_sigterm_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
     assert sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) == 3000
 
 
+@pytest.mark.long  # tests/faults/test_instances.py has it with fewer queries and more kills
 @pytest.mark.fault(11)
 def test_three_sigkills_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
     """20,000 queries over 8 partitions with three SIGKILLs: each id has its one terminal event id."""
