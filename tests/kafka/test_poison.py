@@ -124,6 +124,7 @@ async def test_poison_on_the_wire(kafka: RealBroker, topics: TopicSet, record_pr
     record_property("bomb_costs_mib", round(more, 1))
 
 
+@pytest.mark.long
 @pytest.mark.fault(30)
 def test_what_java_compresses_is_read(kafka: RealBroker, topics: TopicSet) -> None:
     """Batches of every codec, as Java's producer frames them."""

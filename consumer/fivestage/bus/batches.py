@@ -42,9 +42,12 @@ _DECOMPRESS: Final[dict[int, Callable[..., int]]] = {
 
 
 class UnreadableBatchError(CorruptRecordException):
-    """Nothing can be taken out of a batch: its records are lost, from *first* up to and without *end*."""
+    """Nothing can be taken out of a batch: its records are lost, from *first* up to and without *end*.
 
-    def __init__(self, first: int, end: int, detail: str) -> None:
+    *end* is None where the batch cannot be believed, and nothing else says where it ends.
+    """
+
+    def __init__(self, first: int, end: int | None, detail: str) -> None:
         super().__init__(detail)
         self.first = first
         self.end = end
@@ -99,13 +102,20 @@ class CheckedRecords:
         batch = DefaultRecordBatch(data)
         first, end = batch.base_offset, batch.next_offset
         if not batch.validate_crc():
-            raise UnreadableBatchError(first, end, "the checksum of its batch is wrong")
+            raise UnreadableBatchError(first, self._next_base(first), "the checksum of its batch is wrong")
         if not batch.compression_type:
             return batch
         try:
             return DefaultRecordBatch(self._decompressed(data, batch.compression_type))
         except _BrokenError as error:
             raise UnreadableBatchError(first, end, str(error)) from None
+
+    def _next_base(self, first: int) -> int | None:
+        """Where the next batch begins, if as much of it came."""
+        if len(self._data) - self._start < _PREFIX.size:
+            return None
+        base: int = _PREFIX.unpack_from(self._data, self._start)[0]
+        return base if base > first else None
 
     def _decompressed(self, data: bytes, codec: int) -> bytes:
         """The same batch, not compressed any more. Its checksum is not that of its new content."""

@@ -168,9 +168,10 @@ class Recovery:
         """Report the record at *position*, or all of its batch from there on, as far as there is room."""
         first, end = position, position + 1
         detail = f"it cannot be taken out of its batch ({type(error).__name__})"
-        if isinstance(error, UnreadableBatchError) and position < error.end:
-            first = max(position, error.first)  # compaction leaves gaps
-            end, detail = min(error.end, first + room), error.detail
+        if isinstance(error, UnreadableBatchError):
+            first, detail = max(position, error.first), error.detail  # compaction leaves gaps
+            known = min(error.end or 0, first + room, self._consumer.highwater(TopicPartition(*key)) or 0)
+            end = max(first + 1, known)
         self._consumer.seek(TopicPartition(*key), end)
         log.error("records passed over", partition=key.partition, offset=first, end=end, reason=detail)
         for offset in range(first, end):
