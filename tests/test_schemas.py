@@ -147,7 +147,7 @@ def test_header_names() -> None:
         "traceparent", "tracestate", "lane", "status",
         "fivestage.stage_result.v1", "fivestage.result.v1", "fivestage.timeout.v1",
         "dlq.reason", "dlq.detail", "dlq.topic", "dlq.partition", "dlq.offset", "dlq.timestamp",
-        "dlq.truncated",
+        "dlq.truncated", "dlq.replayed", "dlq.replayed-from",
     }  # fmt: skip
 
 
