@@ -92,7 +92,8 @@ class Watch:
         """What cannot get better by itself."""
         waited_s = self._sink.oldest_unacked_s(now)
         if waited_s > self._publish_timeout_s:
-            return PublishError(f"events were not acknowledged for {waited_s:.0f} s: are the brokers up?")
+            why = self._sink.problem or "are the brokers up?"
+            return PublishError(f"events were not acknowledged for {waited_s:.0f} s: {why}")
         if self._executor.failure is not None:
             return ExecutorError(self._executor.failure)
         if (reason := self._too_many_stuck(now)) is not None:
