@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.context import Query
@@ -17,11 +16,10 @@ from fivestage.core.decode import DecodeLimits, Readable, Unreadable, Unreadable
 from fivestage.core.event_json import Envelope
 from fivestage.core.job import Job
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
-from fivestage.core.outcome import CLOCK_SLACK_S, conclude
 from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.core.shed import Verdict
 from fivestage.refusals import Refusal, Refusals
-from fivestage_schemas import PipelineStatus, TimeoutReason
+from fivestage_schemas import TimeoutReason
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from fivestage.core.policy import LanePolicy, Policies
     from fivestage.core.records import OutputRecord, Record
     from fivestage.core.shed import Shedder
-    from fivestage.executors import Executor
+    from fivestage.running import Running
     from fivestage.telemetry.tracing import QueryTrace, Tracing
 
 SLICE_S = 0.001
@@ -98,6 +96,7 @@ class Dispatcher:
         limits: What a record may look like.
         ledger: Books of the assigned partitions; records are begun by the source and finished here.
         encoder: Writes the events.
+        running: Runs the queries.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Dispatcher:
         limits: DecodeLimits,
         ledger: Ledger,
         encoder: Encoder,
-        executor: Executor,
+        running: Running,
         sink: EventSink,
         observer: Observer,
         tracing: Tracing,
@@ -120,7 +119,7 @@ class Dispatcher:
         self._limits = limits
         self._ledger = ledger
         self._encoder = encoder
-        self._executor = executor
+        self._running = running
         self._sink = sink
         self._observer = observer
         self._tracing = tracing
@@ -131,14 +130,11 @@ class Dispatcher:
         """Those who must be told that they are refused."""
         self._leaving: list[Collection[PartitionKey]] = []
         """Partitions of which nothing more is begun, by the drains under way."""
-        self.jobs: dict[Job, None] = {}
-        """The queries that run, the oldest first."""
+        running.on_ended = self._ended
         self.in_flight = 0
         """Records between dispatch and acknowledgement."""
         self.last_progress_at = 0.0
         """When a record last finished, or the first of a burst began (monotonic seconds)."""
-        self.on_first: Callable[[], None] = lambda: None
-        """Called when a query begins to run and none did before."""
 
     def __repr__(self) -> str:
         return f"<Dispatcher in_flight={self.in_flight} {self._slots}>"
@@ -296,7 +292,7 @@ class Dispatcher:
         event = readable.event
         query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
         ticket = self._ticket(candidate.record, candidate.book, readable, now)
-        self._start(
+        self._running.start(
             Job(query, self._plan, started_at=now, ends_at=budget.ends_at, advice=lane.advice, origin=ticket)
         )
         return None
@@ -368,58 +364,15 @@ class Dispatcher:
             return 0.0
         return wall_now - written_at
 
-    def _start(self, job: Job) -> None:
-        """Hand a job over, and see to it that it ends at its deadline whatever the executor does."""
-        job.timer = asyncio.get_running_loop().call_at(job.ends_at, self._at_deadline, job)
-        if not self.jobs:
-            self.on_first()
-        self.jobs[job] = None
-        self._slots.occupy(job.query.lane)
-        self._executor.submit(job)
+    # A query has ended
 
-    # A query ends
-
-    def _at_deadline(self, job: Job) -> None:
-        job.timer = None  # it would keep the job alive until the garbage collector finds the two
-        if not job.ended:
-            self._executor.cancel(job)
-            self._conclude(job)
-
-    def finished(self, job: Job) -> None:
-        """The executor has no more to do for *job* (its ``on_finished``)."""
-        if job.ended:
-            self._observer.came_late()
-        else:
-            self._conclude(job)
-
-    def _conclude(self, job: Job) -> None:
-        job.end()
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
-        ticket: Ticket = job.origin
-        now, lane = asyncio.get_running_loop().time(), job.query.lane
-        conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
-        self._learn(job, conclusion, now)
-        self.jobs.pop(job, None)
-        self._slots.release(lane)
+    def _ended(self, job: Job, conclusion: Conclusion) -> None:
         self._fill()
+        ticket: Ticket = job.origin
         records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
-        self._observer.concluded(lane, conclusion, ticket.envelope.queue_s)
+        self._observer.concluded(job.query.lane, conclusion, ticket.envelope.queue_s)
         ticket.trace.conclude(ticket.envelope, conclusion)
         self._publish(ticket, records)
-
-    def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
-        # The last attempt is among the runs where no other was begun after it.
-        superseded = [run for run in job.trail.superseded if run not in conclusion.runs]
-        disturbed_at = -inf if job.culprit else self._policies.disturbed_at
-        self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
-        if superseded:
-            self._observer.failed_over(job.query.lane, len(superseded))
-        late = conclusion.status is PipelineStatus.TIMEOUT
-        whole = conclusion.budget_s >= self._plan.total_s - CLOCK_SLACK_S
-        if conclusion.status is PipelineStatus.SUCCESS or (late and whole):
-            self._slots.learn(now, duration_s=conclusion.duration_s, dropped=late)
 
     def _publish(self, ticket: Ticket, records: list[OutputRecord]) -> None:
         if ticket.book.closed:  # taken away meanwhile: whoever has the partition now answers

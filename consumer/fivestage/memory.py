@@ -166,7 +166,7 @@ class MemoryBus:
         self._running: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self.executor.start(self.dispatcher.finished)
+        await self.executor.start(self.inner.running.finished)
         self._running = asyncio.create_task(self.inner.intake.run(self.source))
         return self
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fivestage.core.trail import RunningStage
     from fivestage.dispatcher import Dispatcher
     from fivestage.executors import Executor
+    from fivestage.running import Running
 
 GRACE_S = 0.02
 """How long after its limit a stage may take to end by itself."""
@@ -39,7 +40,8 @@ class Patrol:
     """Makes its rounds on the bus loop.
 
     Args:
-        dispatcher: Whose queries it looks after.
+        running: The queries that it looks after.
+        dispatcher: Knows who waits.
         executor: Where their code runs.
         policies: Told which nodes are stuck.
         max_stuck: How many calls of one node may not have come back before it gets no more.
@@ -49,12 +51,14 @@ class Patrol:
     def __init__(
         self,
         *,
+        running: Running,
         dispatcher: Dispatcher,
         executor: Executor,
         policies: Policies,
         max_stuck: int,
         cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
+        self._running = running
         self._dispatcher = dispatcher
         self._executor = executor
         self._policies = policies
@@ -62,7 +66,7 @@ class Patrol:
         self._due_at: float | None = None
         self._cpu_clock = cpu_clock
         self._cpu_s = 0.0
-        dispatcher.on_first = self.begin
+        running.on_first = self.begin
 
     def __repr__(self) -> str:
         return f"<Patrol {'resting' if self._due_at is None else 'under way'}>"
@@ -90,7 +94,7 @@ class Patrol:
         if self._executor.check(now) or starved:
             self._policies.disturbed_at = now
         grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # others may have held its loop up
-        for job in tuple(self._dispatcher.jobs):
+        for job in tuple(self._running.jobs):
             running = job.trail.overdue(now, grace_s)
             if running is not None and now < job.ends_at:
                 self._end_stage(job, running, now)
@@ -98,7 +102,7 @@ class Patrol:
         abandoned = self._executor.abandoned()
         names = [left.name for left in abandoned if now - left.since > SETTLE_S]
         self._policies.tick(now, stuck_nodes(names, self._max_stuck))
-        if self._dispatcher.jobs or self._dispatcher.waiting or abandoned:
+        if self._running.jobs or self._dispatcher.waiting or abandoned:
             self._schedule(now + TICK_S)
         else:
             self._due_at = None
@@ -124,4 +128,4 @@ class Patrol:
         if not running.spec.critical and any(spec.critical for spec in later):
             self._executor.submit(job)  # there is no answer yet
         else:
-            self._dispatcher.finished(job)
+            self._running.finished(job)

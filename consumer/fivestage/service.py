@@ -165,7 +165,7 @@ class Service:
             on_failure=self.stop,
         )
         await self._start_admin(stack)
-        await parts.executor.start(parts.inner.dispatcher.finished)
+        await parts.executor.start(parts.inner.running.finished)
         stack.push_async_callback(_bounded, lambda: asyncio.to_thread(flush_provider), "traces")
         stack.push_async_callback(_bounded, lambda: parts.executor.stop(1.0), "executor")
         stack.push_async_callback(_bounded, parts.sink.stop, "producer")

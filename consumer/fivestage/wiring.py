@@ -16,6 +16,7 @@ from fivestage.core.shed import Shedder, ShedPolicy
 from fivestage.dispatcher import Admission, Arrival, Candidate, Dispatcher
 from fivestage.intake import Intake
 from fivestage.patrol import Patrol
+from fivestage.running import Running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ class Inner(NamedTuple):
 
     intake: Intake
     dispatcher: Dispatcher
+    running: Running
     patrol: Patrol
     policies: Policies
     slots: Slots[Candidate]
@@ -76,13 +78,14 @@ def wire(
     order: KeyOrder[tuple[str, int, bytes], Arrival] | None = (
         KeyOrder() if admission.ordering == "key" else None
     )
+    running = Running(executor=executor, slots=slots, policies=policies, observer=observer)
     dispatcher = Dispatcher(
         admission=Admission(slots, shedder, order, admission.query_ttl_ms),
         policies=policies,
         limits=DecodeLimits(settings.lane, frozenset(settings.lanes), admission.max_value_bytes),
         ledger=ledger,
         encoder=encoder,
-        executor=executor,
+        running=running,
         sink=sink,
         observer=observer,
         tracing=tracing,
@@ -95,13 +98,14 @@ def wire(
     )
     max_stuck = max(1, settings.executor.max_abandoned // 2)
     patrol = Patrol(
+        running=running,
         dispatcher=dispatcher,
         executor=executor,
         policies=policies,
         max_stuck=max_stuck,
         cpu_clock=chances.cpu_clock,
     )
-    return Inner(intake, dispatcher, patrol, policies, slots)
+    return Inner(intake, dispatcher, running, patrol, policies, slots)
 
 
 def _limiter(settings: Settings) -> ConcurrencyLimiter:

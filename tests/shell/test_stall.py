@@ -398,7 +398,9 @@ class Beat:
 
 def patrol(beat: Any) -> Patrol:
     """A patrol of these parts that takes two calls of a node for too many."""
-    return Patrol(dispatcher=beat, executor=beat, policies=beat, max_stuck=2, cpu_clock=lambda: beat.cpu_s)
+    return Patrol(
+        running=beat, dispatcher=beat, executor=beat, policies=beat, max_stuck=2, cpu_clock=lambda: beat.cpu_s
+    )
 
 
 async def test_the_patrol_rests_when_there_is_nothing_to_see() -> None:

@@ -139,7 +139,7 @@ class Instance(Service):
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         self.parts = parts = self._assemble()
-        await parts.executor.start(parts.inner.dispatcher.finished)
+        await parts.executor.start(parts.inner.running.finished)
         stack.push_async_callback(_bounded, parts.sink.stop, "producer")
         stack.push_async_callback(_bounded, parts.source.stop, "consumer")
         await parts.sink.start()

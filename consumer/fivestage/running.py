@@ -1,0 +1,94 @@
+"""The queries that run: each ends when the executor is done with it, or when its time is up."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from fivestage.core.outcome import CLOCK_SLACK_S, conclude
+from fivestage_schemas import PipelineStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.core.admission import Slots
+    from fivestage.core.events import Observer
+    from fivestage.core.job import Job
+    from fivestage.core.outcome import Conclusion
+    from fivestage.core.policy import Policies
+    from fivestage.executors import Executor
+
+
+class Running:
+    """Starts jobs, ends them once, and learns from how they end.
+
+    Args:
+        executor: Runs them.
+        slots: Each takes one.
+        policies: What is learned, lane by lane.
+        observer: Told of what comes after its job's end, and of nodes that stood in.
+    """
+
+    def __init__(
+        self, *, executor: Executor, slots: Slots[Any], policies: Policies, observer: Observer
+    ) -> None:
+        self._executor = executor
+        self._slots = slots
+        self._policies = policies
+        self._observer = observer
+        self.jobs: dict[Job, None] = {}
+        """The oldest first."""
+        self.on_first: Callable[[], None] = lambda: None
+        """Called when one begins and none ran before."""
+        self.on_ended: Callable[[Job, Conclusion], None] = lambda _job, _conclusion: None
+        """Called when one has ended; its slot is free."""
+
+    def __repr__(self) -> str:
+        return f"<Running {len(self.jobs)}>"
+
+    def start(self, job: Job) -> None:
+        """Hand a job over, and see to it that it ends at its deadline whatever the executor does."""
+        job.timer = asyncio.get_running_loop().call_at(job.ends_at, self._at_deadline, job)
+        if not self.jobs:
+            self.on_first()
+        self.jobs[job] = None
+        self._slots.occupy(job.query.lane)
+        self._executor.submit(job)
+
+    def _at_deadline(self, job: Job) -> None:
+        job.timer = None  # it would keep the job alive until the garbage collector finds the two
+        if not job.ended:
+            self._executor.cancel(job)
+            self._end(job)
+
+    def finished(self, job: Job) -> None:
+        """The executor has no more to do for *job* (its ``on_finished``)."""
+        if job.ended:
+            self._observer.came_late()
+        else:
+            self._end(job)
+
+    def _end(self, job: Job) -> None:
+        job.end()
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+        now = asyncio.get_running_loop().time()
+        conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
+        self._learn(job, conclusion, now)
+        del self.jobs[job]
+        self._slots.release(job.query.lane)
+        self.on_ended(job, conclusion)
+
+    def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
+        # The last attempt is among the runs where no other was begun after it.
+        superseded = [run for run in job.trail.superseded if run not in conclusion.runs]
+        disturbed_at = -inf if job.culprit else self._policies.disturbed_at
+        self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
+        if superseded:
+            self._observer.failed_over(job.query.lane, len(superseded))
+        late = conclusion.status is PipelineStatus.TIMEOUT
+        whole = conclusion.budget_s >= job.plan.total_s - CLOCK_SLACK_S
+        if conclusion.status is PipelineStatus.SUCCESS or (late and whole):
+            self._slots.learn(now, duration_s=conclusion.duration_s, dropped=late)
