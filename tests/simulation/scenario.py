@@ -93,7 +93,7 @@ def draw(seed: int) -> Scenario:
     random = Random(seed)
     gentle = random.random() < 0.15
     partitions = random.randint(1, 4)
-    chaos_s = random.choice((0.5, 1.5, 3.0, 5.0))
+    chaos_s = random.choice((0.5, 1.5, 3.0, 4.0))
     return Scenario(
         seed=seed,
         partitions=partitions,
@@ -158,10 +158,10 @@ def _faults(random: Random) -> Faults:
 
 def _settings(random: Random, *, gentle: bool) -> Settings:
     """Of the service; made from one that is checked, as checking takes longer than a run."""
-    heartbeat_ms = random.choice((150, 400, 1500))
+    heartbeat_ms = random.choice((200, 400, 1500))
     kafka = BASE.kafka.model_copy(
         update={
-            "commit_interval_ms": random.choice((70, 150, 400)),
+            "commit_interval_ms": random.choice((100, 200, 400)),
             "heartbeat_interval_ms": heartbeat_ms,
             "session_timeout_ms": heartbeat_ms * random.choice((4, 10)),
         }

@@ -107,7 +107,9 @@ def brake_fetches(consumer: AIOKafkaConsumer, pause_s: float) -> None:
     async def fetch_or_pause(*args: Any) -> bool:
         started_at = clock()
         brought: bool = await fetch(*args)
-        if not brought and clock() - started_at < pause_s:
+        task = asyncio.current_task()
+        is_cancelled = task is not None and task.cancelling() > 0
+        if not (brought or is_cancelled) and clock() - started_at < pause_s:
             with contextlib.suppress(asyncio.CancelledError):  # as fetches do
                 await asyncio.sleep(pause_s)
         return brought
