@@ -161,11 +161,12 @@ class Dispatcher:
         """
         leaving = self._ledger.books.keys() if keys is None else keys
         self._leaving.append(leaving)
-        for candidate in self._slots.give_up(self._is_leaving):
-            self._put_back(candidate)
-        drained = await self.progressed(lambda: not self._ledger.in_flight(keys), timeout_s)
-        self._leaving = [other for other in self._leaving if other is not leaving]
-        return drained
+        try:
+            for candidate in self._slots.give_up(self._is_leaving):
+                self._put_back(candidate)
+            return await self.progressed(lambda: not self._ledger.in_flight(keys), timeout_s)
+        finally:  # also when the client's task that waits is cancelled
+            self._leaving = [other for other in self._leaving if other is not leaving]
 
     def _is_leaving(self, one: Arrival | Candidate) -> bool:
         partition = _partition(one.record)

@@ -216,4 +216,4 @@ async def test_a_broken_record_is_found_while_fetches_wait_for_others(producer: 
         await write(producer, 1, [b"2"])
         while len(found) < 3:
             found += [coordinates(item) for item in await source.fetch(100)]
-    assert found == [(1, 0, b"0"), (1, 1, "the checksum of its batch is wrong"), (1, 2, b"2")]
+    assert found == [(1, 0, b"0"), (1, 1, ALONE[bad_checksum]), (1, 2, b"2")]

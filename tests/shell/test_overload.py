@@ -131,6 +131,22 @@ async def test_what_comes_during_a_drain_that_waits_is_put_back() -> None:
     assert node.calls == ["a", "c"]
 
 
+async def test_a_drain_that_is_cancelled_is_over() -> None:
+    """A client that dies in a rebalance cancels the drain: what comes to its successor is answered."""
+    node = FakeNode(0.05)
+    async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=2)) as bus:
+        bus.put(query("a"))
+        await asyncio.sleep(0.01)
+        draining = asyncio.create_task(bus.dispatcher.drain(1.0, frozenset({KEY})))
+        await asyncio.sleep(0)
+        draining.cancel()
+        await asyncio.sleep(0)
+        bus.put(query("b"))
+        await asyncio.sleep(1)
+        assert bus.ledger.committable() == {KEY: 2}
+    assert node.calls == ["a", "b"]
+
+
 # Queries whose answer would come too late
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from fivestage.bus.internals import brake_fetches
 from fivestage.bus.rebuild import ATTEMPT_S, PATIENCE_S, STOP_S, Rebuilds, attempt_within
 from fivestage.core.events import Observer
 from fivestage.core.repair import MAX_REBUILDS, WINDOW_S, Trouble
@@ -100,3 +103,23 @@ async def test_what_a_step_ends_with() -> None:
     assert await attempt_within(Client().start, 3) is None
     assert await attempt_within(Client(fails=True).start, 3) == "ConnectionError: nobody there"
     assert await attempt_within(cancelled, 3) == "cancelled by the client"
+
+
+async def test_the_brake_lets_go_of_a_fetch_that_is_cancelled() -> None:
+    """It ends at once: aiokafka waits for it, and if it is cancelled again meanwhile never knows."""
+
+    async def fetch() -> bool:  # as aiokafka's does
+        try:
+            await asyncio.sleep(1e6)
+        except asyncio.CancelledError:
+            return False
+        return True
+
+    consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_proc_fetch_request=fetch))
+    brake_fetches(consumer, 0.1)
+    fetching = asyncio.ensure_future(consumer._fetcher._proc_fetch_request())
+    await asyncio.sleep(0.01)
+    cancelled_at = asyncio.get_running_loop().time()
+    fetching.cancel()
+    assert not await fetching
+    assert asyncio.get_running_loop().time() == cancelled_at

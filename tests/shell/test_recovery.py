@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import CorruptRecordException
@@ -26,11 +27,19 @@ class RebalancingConsumer:
         ledger: Told of the rebalance, which gives back what it has taken.
         during: The method and the partition.
         corrupt: Partitions whose first record cannot be read.
+        position: Where the next record is read; None while that is not known.
     """
 
     def __init__(
-        self, ledger: Ledger, during: tuple[str, PartitionKey], corrupt: Sequence[PartitionKey] = ()
+        self,
+        ledger: Ledger,
+        during: tuple[str, PartitionKey],
+        corrupt: Sequence[PartitionKey] = (),
+        position: int | None = 7,
     ) -> None:
+        state = SimpleNamespace(position=position, has_valid_position=position is not None)
+        assignment = SimpleNamespace(state_value=lambda _: state)
+        self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
         self._ledger = ledger
         self._during = during
         self._corrupt = corrupt
@@ -49,11 +58,6 @@ class RebalancingConsumer:
         self._rebalance("committed", partition)
         return 5
 
-    async def position(self, partition: TopicPartition) -> int:
-        """Where the next record is read."""
-        self._rebalance("position", partition)
-        return 7
-
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read on from there."""
         if self.rebalanced:
@@ -67,22 +71,22 @@ class RebalancingConsumer:
         partition: TopicPartition,
         *,
         timeout_ms: int,  # noqa: ARG002 - it has something at once
-        max_records: int,  # noqa: ARG002 - no more than one
+        max_records: int,
     ) -> dict[TopicPartition, list[PlainRecord]]:
         """One record, unless it is corrupt."""
-        self._rebalance("getmany", partition)
+        self._rebalance("read one" if max_records == 1 else "read all", partition)
         if PartitionKey(*partition) in self._corrupt:
             raise CorruptRecordException
         return {partition: [PlainRecord(*partition, 5)]}
 
 
 async def recover(
-    during: tuple[str, PartitionKey], corrupt: Sequence[PartitionKey] = ()
+    during: tuple[str, PartitionKey], corrupt: Sequence[PartitionKey] = (), position: int | None = 7
 ) -> tuple[list[Any], RebalancingConsumer, Ledger]:
     """What a recovery finds that is disturbed."""
     ledger = Ledger(max_span=10)
     ledger.assign(BOTH)
-    consumer = RebalancingConsumer(ledger, during, corrupt)
+    consumer = RebalancingConsumer(ledger, during, corrupt, position)
 
     def begin(records: Sequence[Any]) -> Sequence[Any]:
         book = ledger.book(PartitionKey(records[0].topic, records[0].partition))
@@ -99,14 +103,14 @@ async def recover(
 async def test_records_of_before_a_rebalance_are_not_handed_over() -> None:
     """They are in closed books: whoever has their partition now, be it the same member, reads them again."""
     last = list(BOTH)[-1]  # in the order of the ledger's books
-    found, _, ledger = await recover(("getmany", last))
+    found, _, ledger = await recover(("read all", last))
     assert [(record.partition, record.offset) for record in found] == [(last.partition, 5)]
     assert ledger.in_flight() == 1
 
 
 async def test_no_record_is_passed_over_for_one_of_before_a_rebalance() -> None:
     """Where the corrupt record was is not where the next assignment reads."""
-    found, consumer, ledger = await recover(("position", FIRST), corrupt=[FIRST])
+    found, consumer, ledger = await recover(("read one", FIRST), corrupt=[FIRST])
     assert (0, 8) not in consumer.sought
     book = ledger.book(FIRST)
     assert book is not None
@@ -118,3 +122,10 @@ async def test_nothing_is_sought_in_an_assignment_it_was_not_asked_for() -> None
     """A position that was asked for before a rebalance may be behind the one of now."""
     _, consumer, _ = await recover(("committed", FIRST))
     assert (0, 5) not in consumer.sought
+
+
+async def test_a_position_that_may_never_come_is_not_waited_for() -> None:
+    """A partition that was given anew in the middle may have none, which only the next fetch can tell."""
+    found, consumer, _ = await recover(("read all", FIRST), corrupt=[FIRST], position=None)
+    assert consumer.sought == [(0, 5)]
+    assert not any(isinstance(one, CorruptRecord) for one in found)

@@ -126,6 +126,14 @@ class Broker:
             found[partition] = Fetched(len(log), log[position : position + self._random.randint(1, 12)])
         return found
 
+    def beginnings(self, reply: Reply, partitions: list[TopicPartition]) -> None:
+        """ListOffsets: the earliest."""
+        reply(dict.fromkeys(partitions, 0))
+
+    def ends(self, reply: Reply, partitions: list[TopicPartition]) -> None:
+        """ListOffsets: one past the latest."""
+        reply({partition: len(self.queries[partition.partition]) for partition in partitions})
+
     def fetch_committed(self, reply: Reply, partitions: list[TopicPartition]) -> None:
         """OffsetFetch; partitions without a committed position are absent."""
         committed = self.committed

@@ -1,7 +1,7 @@
 """How a simulated consumer gets its records; after aiokafka's fetcher.py, with what it loses.
 
 A read that raises for one partition has already taken records of others, which are gone, and it raises
-again for the same record as long as the position is there.
+again for the same record as long as the position is there. What it cannot find a position for it raises, too.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.errors import CorruptRecordException, KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaError, KafkaTimeoutError, NoOffsetForPartitionError
 
+from fivestage.bus.batches import UnreadableBatchError
+
+from .fetched import Buffer, Failed
 from .network import RETRY_BACKOFF_S, Connection
 
 if TYPE_CHECKING:
@@ -22,57 +25,12 @@ if TYPE_CHECKING:
     from .broker import Fetched
     from .cluster import Cluster
     from .membership import Membership
-    from .subscription import Assignment, PartitionState, Subscription
+    from .subscription import Assignment, Subscription
 
 PREFETCH_BACKOFF_S = 0.1
 """How long what was fetched of one partition keeps the others from being fetched."""
 CLOCK_STEP_S = 1e-6
 """A wait for less may not move the clock."""
-
-
-class Buffer:
-    """What was fetched of one partition and not read yet.
-
-    Args:
-        bad: The offsets at which reading raises.
-    """
-
-    def __init__(
-        self, assignment: Assignment, state: PartitionState, records: list[PlainRecord], bad: set[int]
-    ) -> None:
-        self._assignment = assignment
-        self._state = state
-        self._records = records
-        self._bad = bad
-        self._next = state.position
-        self._raised = False
-        self.made_at = asyncio.get_running_loop().time()
-        self.is_empty = False
-
-    def take(self, room: int) -> list[PlainRecord]:
-        """Take records, and move the position; nothing where it was moved meanwhile.
-
-        Raises:
-            CorruptRecordException: one cannot be read; the position stays.
-        """
-        state = self._state
-        if not self._assignment.active or state.paused or state.position != self._next or self.is_empty:
-            self.is_empty = True
-            return []
-        taken: list[PlainRecord] = []
-        while self._records and not self._raised:
-            record = self._records[0]
-            if record.offset in self._bad:
-                self._raised = True
-                raise CorruptRecordException("Invalid CRC")
-            taken.append(self._records.pop(0))
-            self._next = record.offset + 1
-            if len(taken) >= room:
-                state.position = self._next
-                return taken
-        state.position = self._next
-        self.is_empty = True
-        return taken
 
 
 class Fetcher:
@@ -93,16 +51,16 @@ class Fetcher:
         self._membership = membership
         self._max_wait_s = options["fetch_max_wait_ms"] / 1000
         timeout_s = options["request_timeout_ms"] / 1000
-        self._connection = Connection(cluster.network, cluster.process.name, timeout_s=timeout_s)
+        self.connection = Connection(cluster.network, cluster.process.name, timeout_s=timeout_s)
         self._loop = asyncio.get_running_loop()
-        self._buffers: dict[TopicPartition, Buffer] = {}
+        self._records: dict[TopicPartition, Buffer | Failed] = {}
         self._wake: asyncio.Future[None] = self._loop.create_future()
         self._closed = False
         self._fetch_task = self._loop.create_task(self._run())
 
     def forget(self, partition: TopicPartition) -> None:
         """Its position was moved: what was fetched is of no use."""
-        self._buffers.pop(partition, None)
+        self._records.pop(partition, None)
         self.wake()
 
     def wake(self) -> None:
@@ -127,11 +85,11 @@ class Fetcher:
         while True:
             assignment = subscription.assignment
             if assignment is None or not assignment.active:
-                self._buffers.clear()
+                self._records.clear()
                 with contextlib.suppress(KafkaError):
                     await subscription.next_assignment()
                 continue
-            self._buffers.clear()
+            self._records.clear()
             pending = None
             while assignment.active:
                 self._wake = self._loop.create_future()
@@ -148,24 +106,30 @@ class Fetcher:
                     pending = None
             if pending is not None:
                 pending.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await pending
 
     def _begin(self, assignment: Assignment, backoff_s: float) -> asyncio.Task[bool] | None:
         """Look for positions first; fetch when all are known and nothing fetched waits."""
-        unknown = [partition for partition, state in assignment.states.items() if state.position is None]
+        unknown = [
+            partition
+            for partition, state in assignment.states.items()
+            if state.position is None and partition not in self._records
+        ]
         if unknown:
             return self._loop.create_task(self._find_positions(assignment, unknown))
         positions = {
             partition: state.position
             for partition, state in assignment.states.items()
-            if not state.paused and partition not in self._buffers and state.position is not None
+            if not state.paused and partition not in self._records and state.position is not None
         }
         if backoff_s or not positions:
             return None
-        return self._loop.create_task(self._fetch(assignment, positions))
+        return self._loop.create_task(self._proc_fetch_request(assignment, positions))
 
     def _backoff_s(self) -> float:
         now = self._loop.time()
-        left_s = [buffer.made_at + PREFETCH_BACKOFF_S - now for buffer in self._buffers.values()]
+        left_s = [buffer.made_at + PREFETCH_BACKOFF_S - now for buffer in self._records.values()]
         return max((backoff_s for backoff_s in left_s if backoff_s > CLOCK_STEP_S), default=0.0)
 
     def _notify(self) -> None:
@@ -173,14 +137,15 @@ class Fetcher:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _fetch(self, assignment: Assignment, positions: dict[TopicPartition, int]) -> bool:
-        broker, network = self._cluster.broker, self._cluster.network
+    async def _proc_fetch_request(self, assignment: Assignment, positions: dict[TopicPartition, int]) -> bool:
         try:
-            fetched: dict[TopicPartition, Fetched] = await self._connection.call(
-                "fetch", broker.fetch, positions, self._max_wait_s
+            fetched: dict[TopicPartition, Fetched] = await self.connection.call(
+                "fetch", self._cluster.broker.fetch, positions, self._max_wait_s
             )
         except KafkaError:
             await asyncio.sleep(RETRY_BACKOFF_S)
+            return False
+        except asyncio.CancelledError:
             return False
         if not assignment.active:
             return False
@@ -190,24 +155,34 @@ class Fetcher:
             if state.position != positions[partition]:
                 continue
             state.highwater = highwater
-            if not records:
-                continue
-            bad = {
-                record.offset for record in records if (partition.partition, record.offset) in broker.corrupt
-            }
-            if network.faults.damage and network.random.random() < network.faults.damage:
-                bad.add(network.random.choice(records).offset)
-                broker.suspect |= {(partition.partition, offset) for offset in bad}
-                self._cluster.trace.add(self._cluster.process.name, "! damaged", partition.partition, bad)
-            self._buffers[partition] = Buffer(assignment, state, records, bad)
-            has_some = True
+            if records:
+                bad = self._unreadable(partition.partition, records)
+                self._records[partition] = Buffer(assignment, state, records, bad)
+                has_some = True
         return has_some
 
+    def _unreadable(self, partition: int, records: list[PlainRecord]) -> dict[int, Exception]:
+        """What is corrupt, and what is damaged on the way: one record, or several of a batch."""
+        broker, network = self._cluster.broker, self._cluster.network
+        bad: dict[int, Exception] = {
+            record.offset: CorruptRecordException("Invalid CRC")
+            for record in records
+            if (partition, record.offset) in broker.corrupt
+        }
+        if network.faults.damage and network.random.random() < network.faults.damage:
+            first = network.random.choice(records).offset
+            end = min(first + network.random.randint(1, 3), records[-1].offset + 1)
+            error = UnreadableBatchError(first, end, "the checksum of its batch is wrong")
+            bad = dict.fromkeys(range(first, end), error) | bad
+            broker.suspect |= {(partition, offset) for offset in bad}
+            self._cluster.trace.add(self._cluster.process.name, "! damaged", partition, sorted(bad))
+        return bad
+
     async def _find_positions(self, assignment: Assignment, partitions: list[TopicPartition]) -> bool:
-        states = assignment.states
+        states, has_some = assignment.states, False
         unasked = [partition for partition in partitions if not states[partition].awaiting_reset]
-        if unasked:
-            committed = await self._membership.committed(unasked)
+        try:
+            committed = await self._membership.committed(unasked) if unasked else {}
             for partition in unasked:
                 state = states[partition]
                 if state.position is not None or state.awaiting_reset:
@@ -215,19 +190,48 @@ class Fetcher:
                 if partition in committed:
                     state.seek(committed[partition])
                 else:
-                    state.reset()
-        if any(states[partition].awaiting_reset for partition in partitions):
-            try:
-                await self._connection.call("list offsets", lambda reply: reply(None))
-            except KafkaError:
-                await asyncio.sleep(RETRY_BACKOFF_S)
-                return False
-            for partition in partitions:
-                if states[partition].awaiting_reset:
-                    states[partition].seek(0)
-        return False
+                    self._records[partition] = Failed(NoOffsetForPartitionError(partition))
+                    has_some = True
+            if any(states[partition].awaiting_reset for partition in partitions):
+                begins_at = await self._offsets(self._cluster.broker.beginnings, partitions)
+                for partition in partitions:
+                    if states[partition].awaiting_reset:
+                        states[partition].seek(begins_at[partition])
+        except KafkaError:
+            await asyncio.sleep(RETRY_BACKOFF_S)
+        except asyncio.CancelledError:
+            pass
+        return has_some
+
+    async def _offsets(self, handler: Any, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict(await self.connection.call("list offsets", handler, partitions))
 
     # For the reader
+
+    async def beginning_offsets(
+        self, partitions: list[TopicPartition], timeout_ms: float
+    ) -> dict[TopicPartition, int]:
+        """Where partitions begin."""
+        return await self._patiently(self._cluster.broker.beginnings, partitions, timeout_ms)
+
+    async def end_offsets(
+        self, partitions: list[TopicPartition], timeout_ms: float
+    ) -> dict[TopicPartition, int]:
+        """Where partitions end."""
+        return await self._patiently(self._cluster.broker.ends, partitions, timeout_ms)
+
+    async def _patiently(
+        self, handler: Any, partitions: list[TopicPartition], timeout_ms: float
+    ) -> dict[TopicPartition, int]:
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                while True:
+                    try:
+                        return await self._offsets(handler, partitions)
+                    except KafkaError:
+                        await asyncio.sleep(RETRY_BACKOFF_S)
+        except TimeoutError:
+            raise KafkaTimeoutError from None
 
     async def read(
         self, partitions: tuple[TopicPartition, ...], timeout_s: float, room: int
@@ -255,13 +259,18 @@ class Fetcher:
         self, partitions: tuple[TopicPartition, ...], room: int
     ) -> dict[TopicPartition, list[PlainRecord]]:
         drained: dict[TopicPartition, list[PlainRecord]] = {}
-        for partition in list(self._buffers):
+        for partition in list(self._records):
             if partitions and partition not in partitions:
                 continue
-            buffer = self._buffers[partition]
+            buffer = self._records[partition]
+            if isinstance(buffer, Failed):
+                if drained:
+                    break
+                self.forget(partition)
+                raise buffer.error
             records = buffer.take(room)  # what it raises takes with it what is drained
             if buffer.is_empty:
-                del self._buffers[partition]
+                del self._records[partition]
                 self.wake()
             if records:
                 drained[partition] = records

@@ -134,7 +134,11 @@ class Group:
             reply(RebalanceInProgressError if self.state is State.PREPARING else None)
 
     def commit(self, reply: Reply, member_id: str, generation: int, positions: dict[int, int]) -> None:
-        """OffsetCommit."""
+        """OffsetCommit; also from outside of the group while it has no members, as tools do."""
+        if generation < 0 and not member_id and self.state is State.EMPTY:
+            self._on_commit("nobody", False, generation, positions)
+            reply(None)
+            return
         if self._checked(reply, member_id, generation) is None:
             return
         if self.state is State.COMPLETING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -9,24 +10,27 @@ from typing import TYPE_CHECKING, Any, cast
 from fivestage.app import Pipeline
 from fivestage.assembly import COMMIT_TIMEOUT_S, Parts
 from fivestage.bus.committer import Committer
+from fivestage.bus.member import Member
 from fivestage.bus.sink import Sink
-from fivestage.bus.source import Source
 from fivestage.core.admission import Gate, InFlightLimit
 from fivestage.core.encode import Encoder
 from fivestage.core.events import Observer
 from fivestage.errors import FivestageError
-from fivestage.service import Service, _bounded
+from fivestage.service import Service, _bounded, exit_code
 from fivestage.telemetry.tracing import Tracing
 from fivestage.watch import Watch
 from fivestage.wiring import Chances, wire
 
-from .clients import SimConsumer, SimProducer
+from .consumer import SimConsumer
 from .executor import SimExecutor
+from .producer import SimProducer
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Sequence
+    from random import Random
 
     from fivestage.core.outcome import Conclusion
+    from fivestage.core.records import CorruptRecord, Record
     from fivestage.settings import Settings
 
     from .cluster import Cluster
@@ -55,16 +59,41 @@ class _Checks(Observer):
         if running > most:
             instance.cluster.trace.violated("no more run than may", running, most)
 
-    def received(self, count: int) -> None:
-        """No more must be taken in than there is room for."""
-        instance = self._instance
-        before = instance.parts.inner.dispatcher.in_flight
-        if count > max(1, instance.max_taken_in - before):
-            instance.cluster.trace.violated("no more is taken in than may", before, count)
-
     def commit_failed(self, error_type: str) -> None:
         """For the trace."""
         self._instance.note("commit failed", error_type)
+
+    def client_rebuilt(self, client: str, reason: str) -> None:
+        """For the trace, and to be counted."""
+        self._instance.note(f"{client} rebuilt", reason)
+        self._instance.rebuilds += 1
+
+
+class _CheckedMember(Member):
+    """Looks at how much is asked for, and how much comes."""
+
+    instance: Instance
+
+    async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
+        """No more must be asked for than there is room for, and no more must come."""
+        trace, dispatcher = self.instance.cluster.trace, self.instance.parts.inner.dispatcher
+        unfinished = dispatcher.in_flight - len(dispatcher.refusals)  # these have a bound of their own
+        if max_records > max(1, self.instance.max_taken_in - unfinished):
+            trace.violated("no more is asked for than may", unfinished, max_records)
+        fetched = await super().fetch(max_records)
+        if len(fetched) > max_records:
+            trace.violated("no more comes than was asked for", len(fetched), max_records)
+        return fetched
+
+
+class _NoDiagnosis:
+    """Why Kafka is out of reach is asked of real brokers only."""
+
+    cause = None
+
+    async def run(self, _: object) -> None:
+        """Until the end."""
+        await asyncio.get_running_loop().create_future()
 
 
 class Instance(Service):
@@ -84,7 +113,9 @@ class Instance(Service):
         self.max_taken_in = max_taken_in
         self.code: int | None = None
         """What the process ended with; None while it runs, or when it was killed."""
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
+        self.rebuilds = 0
+        self.diagnosis = cast("Any", _NoDiagnosis())
         self.stack = contextlib.AsyncExitStack()
         self.was_asked = self.started = False
         """It was told to end; it has come as far as serving."""
@@ -94,35 +125,62 @@ class Instance(Service):
         """For the trace."""
         self.cluster.trace.add(self.cluster.process.name, what, *details)
 
-    async def run(self) -> int:
+    async def run(self) -> None:
         """As the service does, without signals and without tuning the interpreter."""
         self.cluster.process.on_error = self._on_error
         async with self.stack:
-            if await self._started_before_the_end(self.stack):
-                await self._serve()
+            try:
+                if await self._started_before_the_end(self.stack):
+                    await self._serve()
+            except Exception as error:
+                self._failure = self._failure or error
+                raise
+            finally:
+                self._end_within_limit()
         if self._failure is not None:
             raise self._failure
-        return 0
 
     async def main(self) -> None:
         """Run as a process: until the end, which nothing outlives."""
         try:
-            self.code = await self.run()
+            await self.run()
         except FivestageError as error:
-            self.code, self.error = 1, error
+            self.error = error
         except Exception as error:  # noqa: BLE001 - a bug, told by the checks
-            self.code, self.error = 1, error
+            self.error = error
             self.cluster.trace.violated("no internal error", repr(error))
+        self.code = exit_code(self.error)
         self._exit()
 
     async def sigterm(self) -> None:
         """The process is told to end, when it has the CPU."""
         self.stop()
 
-    def give_up(self, total_s: float) -> None:
-        """The end took too long."""
-        self.code, self.error = 1, TimeoutError(f"the end took more than {total_s} s")
-        self._exit()
+    def break_something(self, random: Random) -> None:
+        """End a task inside a client, as a bug of it would; its heartbeats end by an answer, see FATAL."""
+        client: Any = self.parts.source.consumer
+        coordinator = client._coordinator
+        tasks = {
+            "fetch": client._fetcher and client._fetcher._fetch_task,
+            "coordination": coordinator and coordinator._coordination_task,
+            "sender": cast("Any", self.parts.sink.producer.client)._sender.sender_task,
+        }
+        name = random.choice(sorted(tasks))
+        self.note("* broken", name)
+        if tasks[name] is not None:
+            tasks[name].cancel()
+
+    def _end_within_limit(self) -> None:
+        if self.hard_end is None:
+            self.hard_end = cast("Any", self)
+            limit_s = self.settings.shutdown.total_timeout_ms / 1000
+            asyncio.get_running_loop().call_later(limit_s, self._end_hard, limit_s)
+
+    def _end_hard(self, limit_s: float) -> None:
+        """The orderly end took too long."""
+        if self.cluster.process.alive:
+            self.code, self.error = 1, TimeoutError(f"the end took more than {limit_s} s")
+            self._exit()
 
     def _exit(self) -> None:
         self.note("ended", self.code, repr(self.error) if self.error else "")
@@ -172,15 +230,16 @@ class Instance(Service):
             chances=Chances(lambda: WALL_AT_START + clock(), clock, random.random),
         )
         inner.intake._gate = Gate(InFlightLimit.of(self.max_taken_in))
-        source = Source(
+        source = _CheckedMember(
             settings,
             self.ledger,
             self._on_revoked,
             checks,
             make_consumer=cast("Any", partial(SimConsumer, self.cluster)),
         )
+        source.instance = self
         committer = Committer(
-            source.consumer,
+            source,
             self.ledger,
             checks,
             interval_s=settings.kafka.commit_interval_ms / 1000,

@@ -58,8 +58,9 @@ class SimLoop(asyncio.BaseEventLoop):
         self._callbacks: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._numbers = count()
-        self._kept: set[asyncio.Task[Any]] = set()
-        """Tasks that nothing but their process would hold: collected, they would run their ``finally``."""
+        self._tasks: list[asyncio.Task[Any]] = []
+        """All there ever were: those that nothing but a dead process holds would run their ``finally`` when
+        they are collected."""
 
     def time(self) -> float:
         """Virtual seconds."""
@@ -81,7 +82,7 @@ class SimLoop(asyncio.BaseEventLoop):
             callbacks.append(heapq.heappop(timers)[2])
         for _ in range(len(callbacks)):
             handle = callbacks.popleft()
-            if not handle.cancelled():
+            if not handle._cancelled:  # type: ignore[attr-defined] # quicker than to ask
                 handle._run()
 
     # Processes
@@ -97,7 +98,6 @@ class SimLoop(asyncio.BaseEventLoop):
         if process.stopped:
             return
         process.stopped = True
-        self._kept |= asyncio.all_tasks(self)
         for index, handle in enumerate(self._callbacks):
             if _process_of(handle) is process:
                 process.ready.append(handle)
@@ -122,12 +122,17 @@ class SimLoop(asyncio.BaseEventLoop):
     def kill(self, process: Process) -> None:
         """End it at once, as SIGKILL does."""
         self.stop_process(process)
-        self._kept |= asyncio.all_tasks(self)
         process.alive = False
         process.ready.clear()
         process.timers.clear()
 
     # What asyncio calls
+
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        """See asyncio."""
+        task: asyncio.Task[Any] = super().create_task(coro, **options)
+        self._tasks.append(task)
+        return task
 
     def call_soon(  # type: ignore[override] # it does not spell the arguments' types out
         self, callback: Any, *args: Any, context: Context | None = None
@@ -172,7 +177,9 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def dispose(self) -> None:
         """Close what is left of all tasks, without running them, and the loop."""
-        for task in asyncio.all_tasks(self):
+        for task in self._tasks:
+            if task.done():
+                continue
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             with contextlib.suppress(RuntimeError):  # a ``finally`` that awaits
                 coroutine: Any = task.get_coro()

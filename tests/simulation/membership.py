@@ -54,7 +54,7 @@ class Membership:
         self.member_id = ""
         self.coordinator_id: int | None = None
         self._prepared = False
-        self._rejoin: asyncio.Future[None] = loop.create_future()
+        self._rejoin_needed_fut: asyncio.Future[None] = loop.create_future()
         self._coordinator_dead: asyncio.Future[None] = loop.create_future()
         self._closing: asyncio.Future[None] = loop.create_future()
         self._lookup_lock = asyncio.Lock()
@@ -62,6 +62,7 @@ class Membership:
         self._pending_error: Exception | None = None
         self._error_consumed: asyncio.Future[None] | None = None
         self._heartbeat_task: asyncio.Task[None] | None = None
+        self._commit_refresh_task = None
         self._coordination_task = loop.create_task(self._coordinate())
 
     def check_errors(self) -> None:
@@ -108,8 +109,8 @@ class Membership:
         self._request_rejoin()
 
     def _request_rejoin(self) -> None:
-        if not self._rejoin.done():
-            self._rejoin.set_result(None)
+        if not self._rejoin_needed_fut.done():
+            self._rejoin_needed_fut.set_result(None)
 
     async def _ensure_coordinator(self) -> None:
         if self.coordinator_id is not None:
@@ -140,13 +141,13 @@ class Membership:
                 continue
             try:
                 await self._ensure_coordinator()
-                needed = subscription.assignment is None or self._rejoin.done()
+                needed = subscription.assignment is None or self._rejoin_needed_fut.done()
                 if needed and not await self._join_once():
                     continue
             except KafkaError as error:
                 await self._push(error)
                 continue
-            waited: set[Any] = {self._closing, self._coordinator_dead, self._rejoin}
+            waited: set[Any] = {self._closing, self._coordinator_dead, self._rejoin_needed_fut}
             if self._heartbeat_task is not None:
                 waited.add(self._heartbeat_task)
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -196,7 +197,7 @@ class Membership:
             self._on_refusal(joined)
             return None
         self.member_id, self.generation = joined.member_id, joined.generation
-        self._rejoin = self._loop.create_future()
+        self._rejoin_needed_fut = self._loop.create_future()
         asked = joined.member_id, joined.generation
         try:
             assigned: frozenset[int] | type[Exception] = await self._send("sync", self._group.sync, *asked)
@@ -273,7 +274,7 @@ class Membership:
             await self._ensure_coordinator()
             try:
                 async with self._commit_lock:
-                    await asyncio.shield(self._commit_once(offsets))
+                    await asyncio.shield(self._do_commit_offsets(offsets))
             except GROUP_MOVED as error:
                 raise CommitFailedError("the group has rebalanced") from error
             except KafkaError as error:
@@ -283,7 +284,7 @@ class Membership:
             else:
                 break
 
-    async def _commit_once(self, offsets: dict[TopicPartition, int]) -> None:
+    async def _do_commit_offsets(self, offsets: dict[TopicPartition, int]) -> None:
         positions = {partition.partition: offset for partition, offset in offsets.items()}
         args = self.member_id, self.generation, positions  # the generation of now, whatever it was then
         error = await self._send("commit", self._group.commit, *args)

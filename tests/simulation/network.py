@@ -46,12 +46,12 @@ REFUSALS: dict[str, tuple[type[Exception], ...]] = {
     "produce": (NotLeaderForPartitionError,),
 }
 """What real brokers answer with for a while, by request."""
-FATAL: dict[str, type[Exception]] = {
-    "commit": TopicAuthorizationFailedError,
-    "heartbeat": UnknownError,
-    "produce": TopicAuthorizationFailedError,
+FATAL: dict[str, tuple[type[Exception], ...]] = {
+    "commit": (TopicAuthorizationFailedError, UnknownError),
+    "heartbeat": (UnknownError,),
+    "produce": (TopicAuthorizationFailedError, UnknownError, UnknownError),
 }
-"""What they answer with when there is no hope, by request."""
+"""What they answer with when there is no hope for this client, or for any, by request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,7 @@ class Connection:
         self._waiting: deque[_Request] = deque()
         self._current: _Request | None = None
         self._arrives_at = self._answers_at = 0.0
+        self._asked: set[asyncio.Future[Any]] = set()
 
     async def call(self, what: str, handler: Handler, *args: Any) -> Any:
         """Have *handler* called by the broker, with a reply function and *args*; return what it replies.
@@ -150,6 +151,7 @@ class Connection:
         network = self._network
         loop = network.loop
         answered: asyncio.Future[Any] = loop.create_future()
+        self._asked.add(answered)
         fate = "lost_request" if self._who in network.cut_off else self._fate(what)
         if fate:
             network.trace.add(self._who, f"! {what}", fate)
@@ -157,12 +159,21 @@ class Connection:
         request = _Request(what, handler, args, answered, fate)
         loop.call_at(self._arrives_at, self._arrive, request, context=OUTSIDE)
         if network.faults is NO_FAULTS and not self._waiting:
-            return await answered
+            try:
+                return await answered
+            finally:
+                self._asked.discard(answered)
         silent = loop.call_later(self._timeout_s, _fail, answered, RequestTimedOutError)
         try:
             return await answered
         finally:
             silent.cancel()
+            self._asked.discard(answered)
+
+    def close(self) -> None:
+        """Break it: nobody waits for an answer any more. What was sent is on its way."""
+        for answered in self._asked:
+            _fail(answered, KafkaConnectionError)
 
     def _fate(self, what: str) -> str:
         faults = self._network.faults
@@ -211,7 +222,7 @@ class Connection:
             self._respond(request, network.random.choice(REFUSALS[request.what]))
         elif fate == "fatal":
             network.fatal.add(self._who)
-            self._respond(request, FATAL[request.what])
+            self._respond(request, network.random.choice(FATAL[request.what]))
         return fate in ("refused", "fatal")
 
     def _respond(self, request: _Request, value: Any) -> None:

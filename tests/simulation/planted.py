@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
+from fivestage.bus import internals
 from fivestage.bus.committer import Committer
 from fivestage.bus.recovery import Recovery
 from fivestage.bus.sink import Sink
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
+from fivestage.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +98,7 @@ def acked_when_sent() -> list[Any]:
     async def send(sink: Sink, queue: Any) -> None:
         while queue.pending:
             batch, taken = sink._fill(queue)
-            acked = await sink.producer.send_batch(batch, queue.topic, partition=queue.partition)
+            acked = await sink.producer.client.send_batch(batch, queue.topic, partition=queue.partition)
             sink._acknowledge(taken)
             await acked
         queue.busy = False
@@ -109,7 +111,7 @@ def kept_over_a_rebalance() -> list[Any]:
 
     async def recover(recovery: Recovery, room: int) -> list[Any]:
         found: list[Any] = []
-        keys = list(recovery._ledger.books)
+        keys = [key for key in recovery._ledger.books if key not in recovery._ledger.guard.halted]
         for key in keys:
             await recovery._rewind(key)
         for key in keys:
@@ -124,7 +126,7 @@ def commit_not_cancelled() -> list[Any]:
     """A commit that is not answered in time is left to the client, which goes on trying."""
 
     async def send(committer: Committer, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
-        sending = asyncio.ensure_future(committer._consumer.commit(offsets))
+        sending = asyncio.ensure_future(committer._member.consumer.commit(offsets))
         sending.add_done_callback(lambda done: done.cancelled() or done.exception())
         done, _ = await asyncio.wait({sending}, timeout=min(timeout_s, 0.5))
         if not done:
@@ -132,6 +134,28 @@ def commit_not_cancelled() -> list[Any]:
         return None if sending.exception() is None else "error"
 
     return [patch.object(Committer, "_send", send)]
+
+
+def dropped_member() -> list[Any]:
+    """A commit is tried again after the group has dropped its member, as one from outside."""
+    return [patch.object(internals, "commit_only_as_member", lambda _: None)]
+
+
+def drained_for_ever() -> list[Any]:
+    """A drain that is cancelled goes on putting back what comes."""
+
+    async def drain(
+        dispatcher: Dispatcher, timeout_s: float, keys: frozenset[PartitionKey] | None = None
+    ) -> bool:
+        leaving = dispatcher._ledger.books.keys() if keys is None else keys
+        dispatcher._leaving.append(leaving)
+        for candidate in dispatcher._slots.give_up(dispatcher._is_leaving):
+            dispatcher._put_back(candidate)
+        drained = await dispatcher.progressed(lambda: not dispatcher._ledger.in_flight(keys), timeout_s)
+        dispatcher._leaving = [other for other in dispatcher._leaving if other is not leaving]
+        return drained
+
+    return [patch.object(Dispatcher, "drain", drain)]
 
 
 PLANTED: dict[str, Callable[[], list[Any]]] = {
@@ -142,6 +166,8 @@ PLANTED: dict[str, Callable[[], list[Any]]] = {
     "acked-when-sent": acked_when_sent,
     "commit-not-cancelled": commit_not_cancelled,
     "kept-over-a-rebalance": kept_over_a_rebalance,
+    "dropped-member": dropped_member,
+    "drained-for-ever": drained_for_ever,
 }
 
 

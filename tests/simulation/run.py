@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,6 +46,8 @@ class Outcome(NamedTuple):
     duplicates: int
     """Terminal events beyond the first of each record."""
     rebalances: int
+    rebuilds: int
+    """Of clients."""
 
 
 class Simulation:
@@ -87,6 +90,11 @@ class Simulation:
         for context in self._loop.complaints:
             self.trace.violated("no internal error", context["message"], repr(context.get("exception")))
 
+    @property
+    def rebuilds(self) -> int:
+        """How many clients were made anew."""
+        return sum(instance.rebuilds for instance in self._instances)
+
     def _write(self, query: Query) -> None:
         offset = len(self.broker.queries[query.partition])
         if query.value == CORRUPT:
@@ -122,6 +130,10 @@ class Simulation:
         elif happening.what is Befalls.CUT:
             self._network.cut_off.add(process.name)
             self._loop.outside(happening.for_s, self._network.cut_off.discard, process.name)
+        elif happening.what is Befalls.BREAK:
+            if instance.started:
+                self._network.fatal.add(process.name)  # too often, and it ends
+                instance.break_something(self._random)
         else:
             self._loop.stop_process(process)
             self._loop.outside(happening.for_s, self._loop.continue_process, process)
@@ -208,6 +220,7 @@ class Simulation:
 
 def run(seed: int) -> Outcome:
     """Run one seed; same seed, same outcome."""
+    random.seed(seed)  # pauses before rebuilds
     loop = SimLoop()
     simulation = Simulation(loop, draw(seed))
     asyncio.set_event_loop(None)
@@ -220,7 +233,15 @@ def run(seed: int) -> Outcome:
     broker, trace = simulation.broker, simulation.trace
     results = [sum(one.kind == "result" for one in about) for about in broker.about.values()]
     duplicates = sum(max(0, count - 1) for count in results)
-    return Outcome(seed, trace.violations, trace.events, loop.time(), duplicates, broker.group.generation)
+    return Outcome(
+        seed,
+        trace.violations,
+        trace.events,
+        loop.time(),
+        duplicates,
+        broker.group.generation,
+        simulation.rebuilds,
+    )
 
 
 @contextmanager

@@ -42,6 +42,8 @@ class Befalls(StrEnum):
     """One gets no CPU for a while."""
     CUT = "cut"
     """One reaches no broker for a while."""
+    BREAK = "break"
+    """A task inside one of its clients ends, and nothing is told."""
     REBALANCE = "rebalance"
     """The group assigns anew for a reason of its own."""
 
@@ -82,7 +84,7 @@ class Scenario:
     @property
     def is_gentle(self) -> bool:
         """Nothing is lost or late, nobody dies: nothing may be answered twice."""
-        rough = {Befalls.KILL, Befalls.STOP, Befalls.CUT}
+        rough = {Befalls.KILL, Befalls.STOP, Befalls.CUT, Befalls.BREAK}
         return self.faults is NO_FAULTS and not any(one.what in rough for one in self.happenings)
 
 
@@ -91,7 +93,7 @@ def draw(seed: int) -> Scenario:
     random = Random(seed)
     gentle = random.random() < 0.15
     partitions = random.randint(1, 4)
-    chaos_s = random.choice((0.5, 1.5, 3.0, 5.0))
+    chaos_s = random.choice((0.5, 1.5, 3.0, 4.0))
     return Scenario(
         seed=seed,
         partitions=partitions,
@@ -127,7 +129,7 @@ def _happenings(random: Random, chaos_s: float, *, gentle: bool) -> list[Happeni
     """At least one instance starts at once; the rest is left to chance."""
     kinds = [Befalls.START, Befalls.TERM, Befalls.REBALANCE, Befalls.REBALANCE]
     if not gentle:
-        kinds += [Befalls.KILL, Befalls.STOP, Befalls.STOP, Befalls.CUT]
+        kinds += [Befalls.KILL, Befalls.STOP, Befalls.STOP, Befalls.CUT, Befalls.BREAK]
     happenings = [Happening(0.0, Befalls.START)]
     happenings += [Happening(random.random() * 0.5, Befalls.START) for _ in range(random.randint(0, 2))]
     stormy = random.random() < 0.3
@@ -156,10 +158,10 @@ def _faults(random: Random) -> Faults:
 
 def _settings(random: Random, *, gentle: bool) -> Settings:
     """Of the service; made from one that is checked, as checking takes longer than a run."""
-    heartbeat_ms = random.choice((150, 400, 1500))
+    heartbeat_ms = random.choice((200, 400, 1500))
     kafka = BASE.kafka.model_copy(
         update={
-            "commit_interval_ms": random.choice((70, 150, 400)),
+            "commit_interval_ms": random.choice((100, 200, 400)),
             "heartbeat_interval_ms": heartbeat_ms,
             "session_timeout_ms": heartbeat_ms * random.choice((4, 10)),
         }
@@ -172,4 +174,12 @@ def _settings(random: Random, *, gentle: bool) -> Settings:
             "query_ttl_ms": 0 if gentle else random.choice((0, 0, 0, 700)),
         }
     )
-    return BASE.model_copy(update={"kafka": kafka, "admission": admission})
+    dlq = BASE.dlq.model_copy(
+        update={
+            "max_consecutive": random.choice((0, 2, 5)),
+            "max_ratio": random.choice((0.0, 0.5)),
+            "window": 4,
+            "pause_ms": random.choice((100, 600)),
+        }
+    )
+    return BASE.model_copy(update={"kafka": kafka, "admission": admission, "dlq": dlq})

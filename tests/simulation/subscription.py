@@ -30,6 +30,11 @@ class PartitionState:
         self.awaiting_reset = False
         self.positioned = asyncio.Event()
 
+    @property
+    def has_valid_position(self) -> bool:
+        """Whether it is known where to read on."""
+        return self.position is not None
+
     def seek(self, position: int) -> None:
         """Read on from there."""
         self.position = position
@@ -55,6 +60,10 @@ class Assignment:
         """No other has taken its place."""
         return not self.ended.done()
 
+    def state_value(self, partition: TopicPartition) -> PartitionState | None:
+        """Of one partition, if it is in this assignment."""
+        return self.states.get(partition)
+
 
 class Subscription:
     """Which assignment holds, and who waits for the next one."""
@@ -66,6 +75,11 @@ class Subscription:
         self.reassigning = True
         self._waiters: list[asyncio.Future[None]] = []
         self.fetch_waiters: set[asyncio.Future[None]] = set()
+
+    @property
+    def subscription(self) -> Subscription | None:
+        """Itself: the object in which aiokafka keeps the assignment. None before it subscribes."""
+        return self if self.listener is not None else None
 
     def subscribe(self, listener: RebalanceListener) -> None:
         """From now on the group is to be joined."""

@@ -13,7 +13,6 @@ from aiokafka.errors import (
     KafkaError,
 )
 
-from fivestage.bus import internals
 from fivestage.bus.connection import missing_right
 from fivestage.core.repair import Trouble
 
@@ -90,8 +89,6 @@ class Committer:
     async def _send(self, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
         """Send one commit; what went wrong, or None."""
         consumer = self._member.consumer
-        if not internals.is_member(consumer):
-            return "NotAMember"
         task = asyncio.ensure_future(consumer.commit(offsets))
         try:
             done, _ = await asyncio.wait({task}, timeout=timeout_s)

@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.errors import UnknownMemberIdError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -48,14 +50,21 @@ def knows_coordinator(consumer: AIOKafkaConsumer) -> bool:
     return client._coordinator.coordinator_id is not None
 
 
-def is_member(consumer: AIOKafkaConsumer) -> bool:
-    """Whether the group has not dropped it.
+def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
+    """Have commits fail, also while they are tried again, once the group has dropped this member.
 
     A commit of one that was dropped looks like that of a consumer outside of any group, and brokers take
     those while the group has no members: it would put back what others have committed since.
     """
-    client: Any = consumer
-    return bool(client._coordinator.generation >= 0)
+    coordinator: Any = consumer._coordinator
+    send = coordinator._do_commit_offsets
+
+    async def send_as_member(*args: Any) -> None:
+        if coordinator.generation < 0:
+            raise UnknownMemberIdError
+        await send(*args)
+
+    coordinator._do_commit_offsets = send_as_member
 
 
 def position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
@@ -98,7 +107,9 @@ def brake_fetches(consumer: AIOKafkaConsumer, *, soon_s: float, pause_s: float) 
     async def fetch_or_pause(*args: Any) -> bool:
         started_at = clock()
         brought: bool = await fetch(*args)
-        if not brought and clock() - started_at < soon_s:
+        task = asyncio.current_task()
+        is_cancelled = task is not None and task.cancelling() > 0
+        if not (brought or is_cancelled) and clock() - started_at < soon_s:
             with contextlib.suppress(asyncio.CancelledError):  # as fetches do
                 await asyncio.sleep(pause_s)
         return brought

@@ -21,6 +21,7 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
+from fivestage.bus import internals
 from fivestage.bus.batches import UnreadableBatchError
 from fivestage.bus.connection import missing_right
 from fivestage.bus.positions import LOST_POSITION
@@ -141,8 +142,10 @@ class Recovery:
         partition = TopicPartition(*key)
         found: Found = []
         while len(found) < room and (book := self._ledger.book(key)) is not None:
+            position = internals.position_of(self._consumer, partition)
+            if position is None:  # given anew meanwhile: whether there is one the next fetch finds out
+                return found
             try:
-                position = await self._consumer.position(partition)
                 fetched = await self._read(partition, 1)
             except Exception as error:  # noqa: BLE001 - see fetch
                 if not (self.is_over(error) or book.closed):

@@ -57,7 +57,6 @@ class Source:
         on_revoked: Awaited while partitions are being taken away, before their books are closed: finish,
             publish and commit what is in flight, within a bound well below the rebalance timeout.
         observer: Told of what happens.
-        make_consumer: Makes the client; a simulation puts another in its place.
         make_consumer: Makes the client; tests put another in its place.
     """
 
@@ -108,6 +107,7 @@ class Source:
             raise BrokerError(f"cannot connect: {error}") from error
         check_batches(self.consumer, max_bytes=self._max_batch_bytes)
         internals.brake_fetches(self.consumer, soon_s=self._wait_s / 2, pause_s=REFUSED_PAUSE_S)
+        internals.commit_only_as_member(self.consumer)
         self.consumer.subscribe([self._topic], listener=_Listener(self))
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:

@@ -1,17 +1,19 @@
-"""What stands in for AIOKafkaConsumer and AIOKafkaProducer."""
+"""What stands in for AIOKafkaConsumer.
+
+Private names that the service touches (``bus/internals.py``, ``bus/batches.py``) are those of aiokafka.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 
+from .cluster import Client
 from .fetcher import Fetcher
 from .membership import Membership, is_assigned
-from .network import RETRY_BACKOFF_S, Connection
+from .network import Connection
 from .subscription import Subscription
 
 if TYPE_CHECKING:
@@ -37,8 +39,9 @@ class SimConsumer:
         self._request_timeout_s = options["request_timeout_ms"] / 1000
         self._subscription = Subscription()
         self._closed = False
-        self._coordinator: Membership
-        self._fetcher: Fetcher
+        self._client = Client()
+        self._coordinator: Any = None
+        self._fetcher: Any = None
 
     async def start(self) -> None:
         """Connect."""
@@ -48,6 +51,7 @@ class SimConsumer:
         await connection.call("metadata", lambda reply: reply(None))
         self._coordinator = Membership(self._cluster, self._subscription, self._options)
         self._fetcher = Fetcher(self._cluster, self._subscription, self._coordinator, self._options)
+        self._client._conns = {"group": self._coordinator.connection, "fetch": self._fetcher.connection}
 
     def subscribe(self, _: list[str], listener: RebalanceListener) -> None:
         """Join the group, soon."""
@@ -57,7 +61,7 @@ class SimConsumer:
         """Leave the group."""
         if not self._closed:
             self._closed = True
-            if hasattr(self, "_coordinator"):
+            if self._coordinator is not None:
                 await self._coordinator.close()
                 await self._fetcher.close()
 
@@ -68,7 +72,10 @@ class SimConsumer:
         if self._closed:
             raise ConsumerStoppedError
         self._coordinator.check_errors()
-        return await self._fetcher.read(partitions, timeout_ms / 1000, max_records)
+        records: dict[TopicPartition, list[PlainRecord]] = await self._fetcher.read(
+            partitions, timeout_ms / 1000, max_records
+        )
+        return records
 
     def assignment(self) -> set[TopicPartition]:
         """What is assigned, also while it is being taken away."""
@@ -91,9 +98,28 @@ class SimConsumer:
             self._subscription.state(partition).paused = False
         self._fetcher.wake()
 
+    def paused(self) -> set[TopicPartition]:
+        """Those of which nothing is read."""
+        assignment = self._subscription.assignment
+        states = assignment.states if assignment is not None else {}
+        return {partition for partition, state in states.items() if state.paused}
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        """The partitions of a topic."""
+        return set(range(self._cluster.broker.partitions))
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where partitions begin."""
+        return dict(await self._fetcher.beginning_offsets(partitions, self._request_timeout_s * 1000))
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where partitions end."""
+        return dict(await self._fetcher.end_offsets(partitions, self._request_timeout_s * 1000))
+
     async def committed(self, partition: TopicPartition) -> int | None:
         """The group's position."""
-        return (await self._coordinator.committed([partition])).get(partition)
+        found: dict[TopicPartition, int] = await self._coordinator.committed([partition])
+        return found.get(partition)
 
     async def position(self, partition: TopicPartition) -> int:
         """Where the next record is read."""
@@ -138,99 +164,3 @@ class SimConsumer:
             if not is_assigned(assignment, partition):
                 raise IllegalStateError(f"Partition {partition} is not assigned")
         await self._coordinator.commit(offsets)
-
-
-class _Appended(NamedTuple):
-    """A record in a batch."""
-
-    key: bytes | None
-    headers: list[tuple[str, bytes]]
-
-
-class Batch:
-    """A batch that is being filled."""
-
-    def __init__(self) -> None:
-        self.records: list[_Appended] = []
-
-    def append(self, *, key: bytes | None, headers: list[tuple[str, bytes]], **_: object) -> object:
-        """Add a record."""
-        self.records.append(_Appended(key, headers))
-        return self
-
-    def close(self) -> None:
-        """It is full."""
-
-
-class SimProducer:
-    """An idempotent producer: it repeats what was not acknowledged until it is.
-
-    Args:
-        cluster: Where it is.
-        options: Those of AIOKafkaProducer.
-    """
-
-    def __init__(self, cluster: Cluster, **options: Any) -> None:
-        self._cluster = cluster
-        self._timeout_s = options["request_timeout_ms"] / 1000
-        self._connections: dict[tuple[str, int], Connection] = {}
-        self._numbers: Counter[tuple[str, int]] = Counter()
-        self._id = 0
-        self._sending: set[asyncio.Task[None]] = set()
-        self._message_accumulator = SimpleNamespace(_batch_ttl=None)
-        self._sender = SimpleNamespace(sender_task=None)
-
-    async def start(self) -> None:
-        """Connect, and get an id."""
-        connection = self._connect()
-        self._id = await connection.call("init producer", self._cluster.broker.init_producer)
-
-    def _connect(self) -> Connection:
-        return Connection(self._cluster.network, self._cluster.process.name, timeout_s=self._timeout_s)
-
-    async def partitions_for(self, _: str) -> set[int]:
-        """The partitions of a topic."""
-        return set(range(self._cluster.broker.output_partitions))
-
-    def create_batch(self) -> Batch:
-        """An empty batch."""
-        return Batch()
-
-    async def send_batch(self, batch: Batch, topic: str, *, partition: int) -> asyncio.Future[None]:
-        """Send a batch; the future is done when it is acknowledged."""
-        acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        sending = asyncio.get_running_loop().create_task(
-            self._send((topic, partition), batch.records, acknowledged)
-        )
-        self._sending.add(sending)
-        sending.add_done_callback(self._sending.discard)
-        return acknowledged
-
-    async def _send(
-        self, at: tuple[str, int], records: list[_Appended], acknowledged: asyncio.Future[None]
-    ) -> None:
-        connection = self._connections.setdefault(at, self._connect())
-        number = self._numbers[at]
-        self._numbers[at] += 1
-        who = self._cluster.process.name
-        produce = self._cluster.broker.produce
-        while True:
-            try:
-                error = await connection.call("produce", produce, who, self._id, number, at, records)
-            except KafkaError:
-                error = None
-            else:
-                if error is None or not error.retriable:
-                    break
-            await asyncio.sleep(RETRY_BACKOFF_S)
-        if acknowledged.done():
-            return
-        if error is None:
-            acknowledged.set_result(None)
-        else:
-            acknowledged.set_exception(error())
-
-    async def stop(self) -> None:
-        """Wait until everything is acknowledged."""
-        if self._sending:
-            await asyncio.wait(self._sending)

@@ -1,0 +1,70 @@
+"""What a simulated consumer has fetched and not handed out yet."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiokafka.errors import KafkaError
+
+    from fivestage.core.records import PlainRecord
+
+    from .subscription import Assignment, PartitionState
+
+
+class Buffer:
+    """What was fetched of one partition and not read yet.
+
+    Args:
+        bad: What reading raises, by offset.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        state: PartitionState,
+        records: list[PlainRecord],
+        bad: dict[int, Exception],
+    ) -> None:
+        self._assignment = assignment
+        self._state = state
+        self._records = records
+        self._bad = bad
+        self._next = state.position
+        self._raised = False
+        self.made_at = asyncio.get_running_loop().time()
+        self.is_empty = False
+
+    def take(self, room: int) -> list[PlainRecord]:
+        """Take records, and move the position; nothing where it was moved meanwhile.
+
+        Raises:
+            CorruptRecordException: one cannot be read; the position stays.
+        """
+        state = self._state
+        if not self._assignment.active or state.paused or state.position != self._next or self.is_empty:
+            self.is_empty = True
+            return []
+        taken: list[PlainRecord] = []
+        while self._records and not self._raised:
+            record = self._records[0]
+            if record.offset in self._bad:
+                self._raised = True
+                raise self._bad[record.offset]
+            taken.append(self._records.pop(0))
+            self._next = record.offset + 1
+            if len(taken) >= room:
+                state.position = self._next
+                return taken
+        state.position = self._next
+        self.is_empty = True
+        return taken
+
+
+class Failed:
+    """What there is to say of a partition that has no position; said once, to whoever reads."""
+
+    def __init__(self, error: KafkaError) -> None:
+        self.error = error
+        self.made_at = asyncio.get_running_loop().time()
