@@ -6,10 +6,11 @@ owns the partition, except while the assignment is being handed out.
 
 from __future__ import annotations
 
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
+
+from .member import Joined, Member, State
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,37 +25,6 @@ if TYPE_CHECKING:
 
 INITIAL_DELAY_S = 0.3
 """How long a group that was empty waits for more members, at most."""
-
-
-class State(Enum):
-    """Of a group."""
-
-    EMPTY = auto()
-    PREPARING = auto()
-    COMPLETING = auto()
-    STABLE = auto()
-
-
-class Joined(NamedTuple):
-    """The answer to a member that joined."""
-
-    member_id: str
-    generation: int
-    is_leader: bool
-
-
-class Member:
-    """One member, as the coordinator knows it."""
-
-    def __init__(self, member_id: str, session_s: float, rebalance_s: float) -> None:
-        self.id = member_id
-        self.session_s = session_s
-        self.rebalance_s = rebalance_s
-        self.expires_at = 0.0
-        self.joining: Reply | None = None
-        self.syncing: Reply | None = None
-        self.synced = False
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Group:

@@ -8,30 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import TopicPartition
 from aiokafka.errors import (
-    CommitFailedError,
-    GroupCoordinatorNotAvailableError,
     GroupLoadInProgressError,
     IllegalGenerationError,
     KafkaError,
-    NotCoordinatorForGroupError,
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
 
 from .broker import QUERIES
-from .network import RETRY_BACKOFF_S, Connection
+from .coordinator import Coordinator
+from .network import MOVED, RETRY_BACKOFF_S
 
 if TYPE_CHECKING:
     from .cluster import Cluster
-    from .group import Joined
+    from .member import Joined
     from .subscription import Assignment, Subscription
 
-COORDINATOR_MOVED = (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError)
-GROUP_MOVED = (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError)
 
-
-class Membership:
-    """Joins, keeps up and leaves; commits.
+class Membership(Coordinator):
+    """Joins, keeps up and leaves.
 
     Args:
         cluster: Where the coordinator is.
@@ -40,29 +35,16 @@ class Membership:
     """
 
     def __init__(self, cluster: Cluster, subscription: Subscription, options: dict[str, Any]) -> None:
-        self._cluster = cluster
-        self._group = cluster.broker.group
+        super().__init__(cluster, options["request_timeout_ms"] / 1000)
         self._subscription = subscription
         self._session_s = options["session_timeout_ms"] / 1000
         self._heartbeat_s = options["heartbeat_interval_ms"] / 1000
         self._rebalance_s = options["rebalance_timeout_ms"] / 1000
-        self.connection = Connection(
-            cluster.network, cluster.process.name, timeout_s=options["request_timeout_ms"] / 1000
-        )
-        loop = self._loop = asyncio.get_running_loop()
-        self.generation = -1
-        self.member_id = ""
-        self.coordinator_id: int | None = None
         self._prepared = False
-        self._rejoin: asyncio.Future[None] = loop.create_future()
-        self._coordinator_dead: asyncio.Future[None] = loop.create_future()
-        self._closing: asyncio.Future[None] = loop.create_future()
-        self._lookup_lock = asyncio.Lock()
-        self._commit_lock = asyncio.Lock()
         self._pending_error: Exception | None = None
         self._error_consumed: asyncio.Future[None] | None = None
         self._heartbeat_task: asyncio.Task[None] | None = None
-        self._coordination_task = loop.create_task(self._coordinate())
+        self._coordination_task = self._loop.create_task(self._coordinate())
 
     def check_errors(self) -> None:
         """Raise what the background tasks have met with."""
@@ -87,45 +69,6 @@ class Membership:
             with contextlib.suppress(KafkaError):
                 await self._send("leave", self._group.leave, self.member_id)
         self._reset_generation()
-
-    async def _send(self, what: str, handler: Any, *args: Any) -> Any:
-        if self.coordinator_id is None:
-            raise GroupCoordinatorNotAvailableError
-        try:
-            return await self.connection.call(what, handler, *args)
-        except KafkaError:
-            self._coordinator_is_dead()
-            raise
-
-    def _coordinator_is_dead(self) -> None:
-        if self.coordinator_id is not None:
-            self.coordinator_id = None
-            self._coordinator_dead.set_result(None)
-
-    def _reset_generation(self) -> None:
-        self.generation = -1
-        self.member_id = ""
-        self._request_rejoin()
-
-    def _request_rejoin(self) -> None:
-        if not self._rejoin.done():
-            self._rejoin.set_result(None)
-
-    async def _ensure_coordinator(self) -> None:
-        if self.coordinator_id is not None:
-            return
-        async with self._lookup_lock:
-            while self.coordinator_id is None and not self._closing.done():
-                try:
-                    answer = await self.connection.call("find coordinator", lambda reply: reply(None))
-                except KafkaError:
-                    await asyncio.sleep(RETRY_BACKOFF_S)
-                    continue
-                if answer is not None:
-                    await asyncio.sleep(RETRY_BACKOFF_S)
-                    continue
-                self.coordinator_id = 1
-                self._coordinator_dead = self._loop.create_future()
 
     # Joining
 
@@ -212,7 +155,7 @@ class Membership:
 
     def _on_refusal(self, error: type[Exception]) -> None:
         """JoinGroup or SyncGroup was answered with an error."""
-        if issubclass(error, COORDINATOR_MOVED):
+        if issubclass(error, MOVED):
             self._coordinator_is_dead()
         elif issubclass(error, (UnknownMemberIdError, IllegalGenerationError)):
             self._reset_generation()
@@ -257,63 +200,13 @@ class Membership:
         if error is RebalanceInProgressError:
             self._request_rejoin()
             return True
-        if issubclass(error, COORDINATOR_MOVED):
+        if issubclass(error, MOVED):
             self._coordinator_is_dead()
         elif issubclass(error, (UnknownMemberIdError, IllegalGenerationError)):
             self._reset_generation()
         else:
             raise KafkaError(f"Unexpected exception in heartbeat task: {error()!r}")
         return False
-
-    # Commits
-
-    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
-        """Commit, and try again for as long as there is hope."""
-        while True:
-            await self._ensure_coordinator()
-            try:
-                async with self._commit_lock:
-                    await asyncio.shield(self._commit_once(offsets))
-            except GROUP_MOVED as error:
-                raise CommitFailedError("the group has rebalanced") from error
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-                await asyncio.sleep(RETRY_BACKOFF_S)
-            else:
-                break
-
-    async def _commit_once(self, offsets: dict[TopicPartition, int]) -> None:
-        positions = {partition.partition: offset for partition, offset in offsets.items()}
-        args = self.member_id, self.generation, positions  # the generation of now, whatever it was then
-        error = await self._send("commit", self._group.commit, *args)
-        if error is None:
-            return
-        if issubclass(error, COORDINATOR_MOVED):
-            self._coordinator_is_dead()
-        elif error is RebalanceInProgressError:
-            self._request_rejoin()
-        elif issubclass(error, (UnknownMemberIdError, IllegalGenerationError)):
-            self._reset_generation()
-        raise error
-
-    async def committed(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's positions; partitions without one are absent."""
-        while True:
-            await self._ensure_coordinator()
-            try:
-                found = await self._send("fetch committed", self._cluster.broker.fetch_committed, partitions)
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-            else:
-                if not isinstance(found, type):
-                    return dict(found)
-                if found is NotCoordinatorForGroupError:
-                    self._coordinator_is_dead()
-                elif found is not GroupLoadInProgressError:
-                    raise KafkaError(repr(found()))
-            await asyncio.sleep(RETRY_BACKOFF_S)
 
 
 def _numbers(partitions: set[TopicPartition]) -> list[int]:

@@ -13,9 +13,9 @@ from aiokafka.errors import IllegalGenerationError, RebalanceInProgressError, Un
 from fivestage.core.records import PlainRecord
 
 from .broker import QUERIES, Broker, Written
-from .group import Joined, State
 from .judge import disordered, judge, repeated
 from .loop import Process, SimLoop
+from .member import Joined, State
 from .network import NO_FAULTS, Connection, Faults, Network
 from .scenario import draw
 from .trace import Trace
