@@ -209,7 +209,7 @@ async def test_a_broken_record_is_found_while_fetches_wait_for_others(producer: 
     """The client fetches nothing of a partition while a fetch for others waits: it is given that time."""
     await write(producer, 1, [b"0"])
     found: list[tuple[int, int, Any]] = []
-    async with reading(producer, fetch_max_wait_ms=500) as source, asyncio.timeout(20):
+    async with reading(producer, fetch_max_wait_ms=2000) as source, asyncio.timeout(20):
         while len(found) < 1:
             found += [coordinates(item) for item in await source.fetch(100)]
         await write(producer, 1, [b"1"], bad_checksum)

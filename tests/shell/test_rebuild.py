@@ -116,7 +116,7 @@ async def test_the_brake_lets_go_of_a_fetch_that_is_cancelled() -> None:
         return True
 
     consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_proc_fetch_request=fetch))
-    brake_fetches(consumer, 0.1)
+    brake_fetches(consumer, soon_s=0.1, pause_s=0.1)
     fetching = asyncio.ensure_future(consumer._fetcher._proc_fetch_request())
     await asyncio.sleep(0.01)
     cancelled_at = asyncio.get_running_loop().time()

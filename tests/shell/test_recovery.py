@@ -96,7 +96,7 @@ async def recover(
         return records
 
     client: Any = consumer
-    recovery = Recovery(client, ledger, begin, topic="queries", group_id="g", read_timeout_ms=200)
+    recovery = Recovery(client, ledger, begin, topic="queries", group_id="g", patience_ms=200)
     return await recovery.recover(100), consumer, ledger
 
 

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     Found = list[tuple[PartitionLedger, Record | CorruptRecord]]
     """What was entered into which book."""
 
+READ_TIMEOUT_MS = 200
+"""How long a partition is waited for that may have nothing."""
+
 log = structlog.get_logger("fivestage.bus.recovery")
 
 
@@ -49,8 +52,8 @@ class Recovery:
         begin: Enters records into their books; those of partitions lost meanwhile are dropped.
         topic: For messages.
         group_id: For messages.
-        read_timeout_ms: How long a partition is waited for. Longer than a fetch waits at the broker: the
-            client begins none for this partition as long as one for the others is under way.
+        patience_ms: How long a record is waited for that is there. Longer than a fetch waits at the broker:
+            the client begins none for a partition as long as one for others is under way.
     """
 
     def __init__(
@@ -61,14 +64,14 @@ class Recovery:
         *,
         topic: str,
         group_id: str,
-        read_timeout_ms: int,
+        patience_ms: int,
     ) -> None:
         self._consumer = consumer
         self._ledger = ledger
         self._begin = begin
         self._topic = topic
         self._group_id = group_id
-        self._read_timeout_ms = read_timeout_ms
+        self._patience_ms = patience_ms
 
     def is_over(self, error: Exception) -> bool:
         """Whether *error* says that there is nothing to read here any more; False: a record is at fault.
@@ -130,7 +133,7 @@ class Recovery:
         if book is None or (book.next_offset is not None and book.next_offset == highwater):
             return []
         try:
-            fetched = await self._read(partition, room)
+            fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=room)
         except Exception as error:  # noqa: BLE001 - see fetch
             if self.is_over(error):
                 return []
@@ -146,7 +149,7 @@ class Recovery:
             if position is None:  # given anew meanwhile: whether there is one the next fetch finds out
                 return found
             try:
-                fetched = await self._read(partition, 1)
+                fetched = await self._consumer.getmany(partition, timeout_ms=self._patience_ms, max_records=1)
             except Exception as error:  # noqa: BLE001 - see fetch
                 if not (self.is_over(error) or book.closed):
                     passed = self._pass_over(key, book, position, error, room - len(found))
@@ -161,9 +164,6 @@ class Recovery:
         begun = [record for records in fetched.values() for record in self._begin(records)]
         book = self._ledger.book(key)
         return [] if book is None else [(book, record) for record in begun]
-
-    async def _read(self, partition: TopicPartition, room: int) -> Mapping[TopicPartition, Sequence[Record]]:
-        return await self._consumer.getmany(partition, timeout_ms=self._read_timeout_ms, max_records=room)
 
     def _pass_over(
         self, key: PartitionKey, book: PartitionLedger, position: int, error: Exception, room: int

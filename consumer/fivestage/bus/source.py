@@ -89,7 +89,7 @@ class Source:
             self._begin,
             topic=self._topic,
             group_id=settings.kafka.group_id,
-            read_timeout_ms=max(FETCH_TIMEOUT_MS, 2 * settings.kafka.fetch_max_wait_ms),
+            patience_ms=max(FETCH_TIMEOUT_MS, 2 * settings.kafka.fetch_max_wait_ms),
         )
 
     def __repr__(self) -> str:
