@@ -82,7 +82,7 @@ class SimLoop(asyncio.BaseEventLoop):
             callbacks.append(heapq.heappop(timers)[2])
         for _ in range(len(callbacks)):
             handle = callbacks.popleft()
-            if not handle._cancelled:  # type: ignore[attr-defined] # quicker than to ask
+            if not handle._cancelled:  # quicker than to ask
                 handle._run()
 
     # Processes
