@@ -19,7 +19,11 @@ METADATA_MAX_AGE_MS = 30_000
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     """The options that aiokafka's consumer, producer and admin client share."""
-    return {"bootstrap_servers": kafka.bootstrap_servers, **connection_options(kafka)}
+    return {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+        **connection_options(kafka),
+    }
 
 
 def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -29,7 +33,6 @@ def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
         "client_id": kafka.client_id,
         "security_protocol": kafka.security_protocol,
         "request_timeout_ms": kafka.request_timeout_ms,
-        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
         "ssl_context": ssl_context(kafka),
     }
     if kafka.security_protocol.startswith("SASL"):
