@@ -8,7 +8,9 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import CommitFailedError
+from aiokafka.protocol.commit import OffsetCommitRequest
 
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.bus.source import Source
@@ -217,3 +219,26 @@ async def test_a_broken_record_is_found_while_fetches_wait_for_others(producer: 
         while len(found) < 3:
             found += [coordinates(item) for item in await source.fetch(100)]
     assert found == [(1, 0, b"0"), (1, 1, ALONE[bad_checksum]), (1, 2, b"2")]
+
+
+async def test_who_was_dropped_from_the_group_sends_no_commit(
+    producer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would look like one from outside of the group, which brokers take while nobody is in it."""
+    sent: list[object] = []
+    async with reading(producer) as source, asyncio.timeout(20):
+        while source.not_joined() is not None:
+            await source.fetch(10)
+        coordinator: Any = source.consumer._coordinator
+        send = coordinator._send_req
+
+        async def noted(request: object) -> Any:
+            sent.append(type(request))
+            return await send(request)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(coordinator, "_send_req", noted)
+            patch.setattr(coordinator, "generation", -1)
+            with pytest.raises(CommitFailedError):
+                await source.consumer.commit({TopicPartition(TOPIC, 0): 1})
+    assert OffsetCommitRequest not in sent

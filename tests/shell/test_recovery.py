@@ -1,20 +1,22 @@
-"""A rebalance in the middle of the recovery from a fetch that raised: nothing of before it counts."""
+"""A rebalance in the middle of what is done about a fetch that raised: nothing of before it counts."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.errors import CorruptRecordException
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import CorruptRecordException, NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from fivestage.bus.positions import Positions
 from fivestage.bus.recovery import Recovery
+from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.records import CorruptRecord, PlainRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from aiokafka import TopicPartition
 
 FIRST, SECOND = PartitionKey("queries", 0), PartitionKey("queries", 1)
 BOTH = frozenset({FIRST, SECOND})
@@ -65,6 +67,16 @@ class RebalancingConsumer:
 
     def highwater(self, _: TopicPartition) -> None:
         """The end of the log is not known."""
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where the log begins."""
+        self._rebalance("beginning_offsets", partitions[0])
+        return {partitions[0]: 3}
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where it ends."""
+        self._rebalance("end_offsets", partitions[0])
+        return {partitions[0]: 9}
 
     async def getmany(
         self,
@@ -129,3 +141,26 @@ async def test_a_position_that_may_never_come_is_not_waited_for() -> None:
     found, consumer, _ = await recover(("read all", FIRST), corrupt=[FIRST], position=None)
     assert consumer.sought == [(0, 5)]
     assert not any(isinstance(one, CorruptRecord) for one in found)
+
+
+@pytest.mark.parametrize("during", ["beginning_offsets", "end_offsets"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoOffsetForPartitionError(TopicPartition(*FIRST)),
+        OffsetOutOfRangeError({TopicPartition(*FIRST): 2}),
+        OffsetOutOfRangeError({TopicPartition(*FIRST): 12}),
+    ],
+)
+async def test_a_position_is_restored_only_in_the_assignment_that_had_none(
+    during: str, error: NoOffsetForPartitionError | OffsetOutOfRangeError
+) -> None:
+    """Others may have committed one meanwhile: to begin anew would answer all before it again."""
+    ledger = Ledger(max_span=10)
+    ledger.assign(BOTH)
+    consumer = RebalancingConsumer(ledger, (during, FIRST))
+    client: Any = consumer
+    await Positions(client, ledger, Observer()).restore(error)
+    book = ledger.book(FIRST)
+    assert book is not None
+    assert (consumer.sought, book.next_offset) == ([], None)

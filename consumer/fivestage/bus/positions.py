@@ -54,15 +54,21 @@ class Positions:
 
     async def _begin(self, partition: TopicPartition) -> None:
         """Nothing was ever committed, or what was is gone."""
+        book = self._ledger.book(PartitionKey(*partition))
         begins_at = (await self._consumer.beginning_offsets([partition]))[partition]
+        if book is None or book.closed:  # given anew meanwhile: there may be a position now
+            return
         self._consumer.seek(partition, begins_at)
         self._observer.position_reset("none", 0)
         log.info("no position: from the earliest record on", partition=partition.partition, offset=begins_at)
 
     async def _move(self, partition: TopicPartition, position: int) -> None:
         """The broker has said that there is nothing at *position*, and never will be."""
+        book = self._ledger.book(PartitionKey(*partition))
         begins_at = (await self._consumer.beginning_offsets([partition]))[partition]
         ends_at = (await self._consumer.end_offsets([partition]))[partition]
+        if book is None or book.closed:  # given anew meanwhile, perhaps with another position
+            return
         if begins_at <= position <= ends_at:
             return  # it was a replica that lagged behind
         self._consumer.seek(partition, begins_at)
@@ -74,6 +80,4 @@ class Positions:
         skipped = begins_at - position
         self._observer.position_reset("deleted", skipped)
         log.error("records were deleted before they were read", skipped=skipped, **where)
-        book = self._ledger.book(PartitionKey(*partition))
-        if book is not None:
-            book.skip_to(begins_at)
+        book.skip_to(begins_at)
