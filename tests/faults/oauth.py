@@ -43,8 +43,8 @@ class Issuer:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
-                self.wfile.write(said)
                 issuer._count()
+                self.wfile.write(said)
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -138,7 +138,7 @@ def own_names(folder: Path) -> tuple[Path, Path]:
     switch.write_text("hosts: files\n")
     mounts = " && ".join(f"mount --bind {path} /etc/{path.name}" for path in (hosts, switch))
     python.write_text(
-        f'#!/bin/sh\nexec unshare -m sh -c \'{mounts} && exec "$0" "$@"\' {shutil.which("python")} "$@"\n'
+        f'#!/bin/sh\nexec unshare -m sh -c \'{mounts} && exec "$0" "$@"\' {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
     return hosts, python

@@ -51,7 +51,11 @@ class ServiceProcess:
 
     def __enter__(self) -> Self:
         self.launch()
-        self.wait_for("ready")
+        try:
+            self.wait_for("ready")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
