@@ -44,8 +44,13 @@ SLICE_S = 0.001
 class EventSink(Protocol):
     """What the dispatcher needs of a sink."""
 
-    def publish(self, records: Sequence[OutputRecord], on_acked: Callable[[], None]) -> None:
-        """Publish *records*, then call *on_acked*."""
+    def publish(
+        self,
+        records: Sequence[OutputRecord],
+        on_acked: Callable[[], None],
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Publish *records*, or what of them is still wanted, then call *on_acked*."""
 
 
 class Arrival(NamedTuple):
@@ -157,7 +162,7 @@ class Dispatcher:
     async def drain(self, timeout_s: float, keys: frozenset[PartitionKey] | None = None) -> bool:
         """Wait until all records, or those of some partitions, are finished; whether they are.
 
-        What has not begun is not waited for: whoever reads the partition next gets it.
+        What has not begun, nor anything behind it, is not waited for: it is left to the next reader.
         """
         leaving = self._ledger.books.keys() if keys is None else keys
         self._leaving.append(leaving)
@@ -169,6 +174,8 @@ class Dispatcher:
             self._leaving = [other for other in self._leaving if other is not leaving]
 
     def _is_leaving(self, one: Arrival | Candidate) -> bool:
+        if one.record.offset < one.book.reached:  # the next reader would answer again what is behind it
+            return False
         partition = _partition(one.record)
         return any(partition in leaving for leaving in self._leaving)
 
@@ -244,6 +251,7 @@ class Dispatcher:
         record = arrival.record
         lane, answered = unreadable.lane or self._limits.default_lane, unreadable.query_id is not None
         self._observer.unreadable(lane, unreadable.reason, answered=answered)
+        arrival.book.reach(record.offset)
         trace = self._tracing.begin(unreadable.headers, record, unreadable.query_id)
         envelope = Envelope(
             record,
@@ -291,6 +299,7 @@ class Dispatcher:
         if (reason := self._refusal(budget, lane, readable.lane, now)) is not None:
             return reason
         event = readable.event
+        candidate.book.reach(candidate.record.offset)
         query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
         ticket = self._ticket(candidate.record, candidate.book, readable, now)
         self._running.start(
@@ -302,6 +311,7 @@ class Dispatcher:
         record, readable = candidate.record, candidate.readable
         plain = PlainRecord(record.topic, record.partition, record.offset, record.timestamp, record.key)
         query_id, headers = readable.event.query_id, readable.headers
+        candidate.book.reach(record.offset)
         self.refusals.add(
             Refusal(plain, candidate.book, query_id, readable.lane, headers, candidate.budget, reason), now
         )
@@ -379,7 +389,7 @@ class Dispatcher:
         if ticket.book.closed:  # taken away meanwhile: whoever has the partition now answers
             self._acknowledged_for(ticket)
         else:
-            self._sink.publish(records, lambda: self._acknowledged(ticket))
+            self._sink.publish(records, lambda: self._acknowledged(ticket), lambda: not ticket.book.closed)
         self._next_of_key(ticket.envelope.record)
 
     def _next_of_key(self, record: Record) -> None:

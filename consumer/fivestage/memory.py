@@ -88,7 +88,12 @@ class MemorySink:
         self._held: deque[Callable[[], None]] = deque()
         self._published = asyncio.Event()
 
-    def publish(self, records: Sequence[OutputRecord], on_acked: Callable[[], None]) -> None:
+    def publish(
+        self,
+        records: Sequence[OutputRecord],
+        on_acked: Callable[[], None],
+        is_wanted: Callable[[], bool] = lambda: True,  # noqa: ARG002 - nothing waits here
+    ) -> None:
         """See EventSink. Acknowledges in a later turn of the loop, never within the call."""
         self.records += records
         self._published.set()

@@ -246,7 +246,7 @@ class AdmissionSettings(_Section):
     """What becomes of queries that have less time left than an answer takes: ``on`` refuses them, ``observe``
     only counts them."""
     shed_max_share: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """The largest share of the queries of ten seconds that is refused so, in case the estimate is wrong."""
+    """The largest share of the queries of two seconds that is refused so, in case the estimate is wrong."""
     max_uncommitted_span: Annotated[int, Field(gt=0)] = 20_000
     """Offsets between a partition's commit position and its newest query; beyond it the partition waits."""
     query_ttl_ms: Annotated[int, Field(ge=0)] = 0

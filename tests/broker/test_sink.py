@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.producer.message_accumulator import MessageAccumulator
 
 from faults.mock import PRODUCE, Mock
+from fivestage.bus.internals import cut_producer
 from fivestage.bus.sink import LATE_LOOKS, Sink
 from fivestage.core.events import Observer
 from fivestage.core.records import Output, OutputRecord
@@ -130,3 +134,44 @@ async def test_what_no_producer_can_publish(publisher: Publisher, code: int, kin
     await until(lambda: publisher.failures)
     assert [type(failure) for failure in publisher.failures] == [kind]
     assert publisher.rebuilds == []
+
+
+async def test_what_is_not_wanted_any_more_is_dropped(publisher: Publisher) -> None:
+    """Answers of partitions that others have meanwhile are not published late, and count as acknowledged."""
+    publisher.mock.slow_down(300)
+    publisher.publish("a")
+    await until(lambda: publisher.mock.requests(PRODUCE))
+    wanted = {"b": True, "c": True}
+    for value in wanted:
+        record = OutputRecord(Output.RESULTS, b"key", value.encode(), [])
+        publisher.sink.publish(
+            [record],
+            functools.partial(publisher.acked.append, value),
+            functools.partial(wanted.__getitem__, value),
+        )
+    wanted["b"] = False
+    await until(lambda: len(publisher.acked) == 3)
+    assert publisher.written() == ["a", "c"]
+
+
+async def test_a_producer_is_cut_without_a_sound() -> None:
+    """Also with a batch that was sent before and waits for its next try: the loop is told of nothing."""
+    raised: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: raised.append(context))
+    cluster = SimpleNamespace(leader_for_partition=lambda _: 1)
+    accumulator = MessageAccumulator(cluster, 16_384, 0, 15, loop=loop)
+    batch = accumulator.create_builder()
+    batch.append(timestamp=None, key=None, value=b"a", headers=[])
+    batch.close()
+    place = TopicPartition("results", 0)
+    acked = await accumulator.add_batch(batch, place, 5)
+    drained, _ = accumulator.drain_by_nodes(ignore_nodes=set())
+    accumulator.reenqueue(drained[1][place])
+    sender = SimpleNamespace(sender_task=loop.create_task(asyncio.sleep(60)))
+    connections = SimpleNamespace(_sync_task=None, _conns={})
+    cut_producer(
+        cast("Any", SimpleNamespace(_message_accumulator=accumulator, _sender=sender, client=connections))
+    )
+    await asyncio.wait({sender.sender_task})
+    assert (acked.cancelled(), sender.sender_task.cancelled(), raised) == (True, True, [])

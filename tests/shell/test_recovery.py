@@ -42,6 +42,13 @@ class RebalancingConsumer:
         state = SimpleNamespace(position=position, has_valid_position=position is not None)
         assignment = SimpleNamespace(state_value=lambda _: state)
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+        self._fetcher = SimpleNamespace(_fetch_task=None)
+        self._coordinator = SimpleNamespace(
+            _coordination_task=None,
+            _heartbeat_task=None,
+            _commit_refresh_task=None,
+            _rejoin_needed_fut=SimpleNamespace(done=lambda: False),
+        )
         self._ledger = ledger
         self._during = during
         self._corrupt = corrupt
@@ -160,7 +167,7 @@ async def test_a_position_is_restored_only_in_the_assignment_that_had_none(
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, (during, FIRST))
     client: Any = consumer
-    await Positions(client, ledger, Observer()).restore(error)
+    await Positions(client, ledger, Observer(), topic="queries").restore(error)
     book = ledger.book(FIRST)
     assert book is not None
     assert (consumer.sought, book.next_offset) == ([], None)

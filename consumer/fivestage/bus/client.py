@@ -124,7 +124,9 @@ async def follow(
         problem = topics.problem_of(found.get(name), name, is_input=True)
         if problem is not None:
             raise ConfigurationError(problem)
-    consumer = AIOKafkaConsumer(**client_options(settings.kafka), fetch_max_wait_ms=50, group_id=None)
+    consumer = AIOKafkaConsumer(
+        **client_options(settings.kafka), fetch_max_wait_ms=50, group_id=None, auto_offset_reset="earliest"
+    )
     await consumer.start()
     try:
         partitions = [

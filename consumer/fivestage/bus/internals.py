@@ -137,8 +137,14 @@ def cut(consumer: AIOKafkaConsumer) -> None:
 def cut_producer(producer: AIOKafkaProducer) -> None:
     """End what ``stop`` has left of a producer, without waiting: its batches are not acknowledged."""
     client: Any = producer
-    for batch in _batches(client._message_accumulator):
+    accumulator, sender = client._message_accumulator, client._sender
+    batches = list(_batches(accumulator))
+    # The end of a batch that was tried before takes it out of there, and raises where it is not in.
+    accumulator._pending_batches.update(batches)
+    for batch in batches:
         batch.future.cancel()
+    if sender is not None and sender.sender_task is not None:
+        sender.sender_task.cancel()
     _disconnect(client.client)
 
 

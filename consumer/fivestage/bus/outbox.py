@@ -14,11 +14,18 @@ if TYPE_CHECKING:
 class Delivery:
     """The records of one query on their way."""
 
-    __slots__ = ("on_acked", "published_at", "remaining")
+    __slots__ = ("is_wanted", "on_acked", "published_at", "remaining")
 
-    def __init__(self, remaining: int, on_acked: Callable[[], None], published_at: float) -> None:
+    def __init__(
+        self,
+        remaining: int,
+        on_acked: Callable[[], None],
+        is_wanted: Callable[[], bool],
+        published_at: float,
+    ) -> None:
         self.remaining = remaining
         self.on_acked = on_acked
+        self.is_wanted = is_wanted
         self.published_at = published_at
 
 

@@ -6,11 +6,13 @@ they were read deserve one: here the same is done, loudly.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from fivestage.bus.connection import missing_right
 from fivestage.core.ledger import PartitionKey
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 LOST_POSITION = (NoOffsetForPartitionError, OffsetOutOfRangeError)
 """What a fetch raises, for one partition at a time, until it is told where to read."""
 
+RETRY_S = 0.2
+
 log = structlog.get_logger("fivestage.bus.positions")
 
 
@@ -32,9 +36,11 @@ class Positions:
         consumer: The consumer whose fetch raised.
         ledger: Learns of records that will never come.
         observer: Told of every position given up.
+        topic: For messages.
     """
 
-    def __init__(self, consumer: AIOKafkaConsumer, ledger: Ledger, observer: Observer) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, ledger: Ledger, observer: Observer, *, topic: str) -> None:
+        self._topic = topic
         self._consumer = consumer
         self._ledger = ledger
         self._observer = observer
@@ -50,7 +56,11 @@ class Positions:
         except IllegalStateError:  # taken away meanwhile
             return
         except KafkaError as failure:
+            refused = missing_right(failure, topic=self._topic, group_id="")
+            if refused is not None:
+                raise refused from failure
             log.warning("cannot look up where to read on", error_type=type(failure).__name__)
+            await asyncio.sleep(RETRY_S)
 
     async def _begin(self, partition: TopicPartition) -> None:
         """Nothing was ever committed, or what was is gone."""
@@ -69,11 +79,13 @@ class Positions:
         ends_at = (await self._consumer.end_offsets([partition]))[partition]
         if book is None or book.closed:  # given anew meanwhile, perhaps with another position
             return
-        if begins_at <= position <= ends_at:
-            return  # it was a replica that lagged behind
+        if begins_at <= position <= ends_at:  # it was a replica that lagged behind
+            await asyncio.sleep(RETRY_S)
+            return
         self._consumer.seek(partition, begins_at)
         where = {"partition": partition.partition, "position": position, "offset": begins_at}
         if position > ends_at:
+            self._ledger.assign(frozenset({PartitionKey(*partition)}))  # it is another log
             self._observer.position_reset("beyond_end", 0)
             log.error("position beyond the end: from the earliest record on", **where)
             return

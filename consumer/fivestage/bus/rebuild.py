@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import structlog
 
 from fivestage.core.repair import RebuildBudget, Trouble, pause_s
-from fivestage.errors import BrokerError
+from fivestage.errors import BrokerError, FivestageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,12 +75,16 @@ class Rebuilds:
         clock = asyncio.get_running_loop().time
         end = clock() + PATIENCE_S
         for attempt in count():
-            client = make()
-            failure = await attempt_within(lambda: start(client), ATTEMPT_S)  # noqa: B023 - awaited here
-            if failure is None:
-                log.info("rebuilt", client=self._name)
-                return client
-            await attempt_within(client.stop, STOP_S)
+            try:
+                client = make()
+            except FivestageError as error:  # certificates that are being exchanged, perhaps
+                failure: str | None = str(error)
+            else:
+                failure = await attempt_within(lambda: start(client), ATTEMPT_S)  # noqa: B023 - awaited here
+                if failure is None:
+                    log.info("rebuilt", client=self._name)
+                    return client
+                await attempt_within(client.stop, STOP_S)
             if clock() > end:
                 break
             await asyncio.sleep(pause_s(attempt, self._random()))

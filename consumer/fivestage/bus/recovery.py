@@ -150,7 +150,9 @@ class Recovery:
                 return found
             try:
                 fetched = await self._consumer.getmany(partition, timeout_ms=self._patience_ms, max_records=1)
-            except Exception as error:  # noqa: BLE001 - see fetch
+            except Exception as error:
+                if (name := internals.ended_task(self._consumer)) is not None:
+                    raise BrokerError(f"the Kafka client's {name} task has ended") from error
                 if not (self.is_over(error) or book.closed):
                     passed = self._pass_over(key, book, position, error, room - len(found))
                     found += [(book, record) for record in passed]

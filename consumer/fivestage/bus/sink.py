@@ -100,10 +100,18 @@ class Sink:
         for output, topic in self._topics.items():
             self._queues[output] = [PartitionQueue(topic, number) for number in partitions[topic]]
 
-    def publish(self, records: Sequence[OutputRecord], on_acked: Callable[[], None]) -> None:
-        """Send records, soon; call *on_acked* when the broker has acknowledged all of them."""
+    def publish(
+        self,
+        records: Sequence[OutputRecord],
+        on_acked: Callable[[], None],
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Send records, soon; call *on_acked* when the broker has acknowledged all of them.
+
+        Those that are not wanted any more when their turn comes are dropped, as if they were acknowledged.
+        """
         loop = asyncio.get_running_loop()
-        delivery = Delivery(len(records), on_acked, loop.time())
+        delivery = Delivery(len(records), on_acked, is_wanted, loop.time())
         self._open[delivery] = None
         hashed: dict[bytes | None, int] = {None: self._keyless}
         self._keyless += 1  # records without a key take turns
@@ -146,6 +154,9 @@ class Sink:
 
     async def _send_batch(self, queue: PartitionQueue) -> None:
         clock = asyncio.get_running_loop().time
+        self._drop_unwanted(queue)
+        if not queue.pending:
+            return
         batch, taken = self._fill(queue)
         queue.sent_at = sent_at = clock()
         try:
@@ -158,6 +169,11 @@ class Sink:
             queue.sent_at = None
         self._acknowledge(taken)
         self._observer.published(queue.topic, len(taken), clock() - sent_at)
+
+    def _drop_unwanted(self, queue: PartitionQueue) -> None:
+        """Others have the partitions now whose queries these answer, and answer them."""
+        while queue.pending and not queue.pending[0][1].is_wanted():
+            self._acknowledge([queue.pending.popleft()])
 
     def _fill(self, queue: PartitionQueue) -> tuple[object, list[tuple[OutputRecord, Delivery]]]:
         batch = self.producer.client.create_batch()

@@ -43,6 +43,7 @@ class PartitionLedger:
         "committed",
         "epoch",
         "next_offset",
+        "reached",
     )
 
     def __init__(self, epoch: int) -> None:
@@ -51,6 +52,9 @@ class PartitionLedger:
         """The partition was taken away: nothing of this book may be committed any more."""
         self.committed: int | None = None
         """The position last acknowledged by the broker; at first where this epoch began to read."""
+        self.reached = -1
+        """The highest offset that was refused, answered or begun to be answered: none below it may be left to
+        the next reader, or that would be answered twice."""
         self.next_offset: int | None = None
         """One past the highest offset begun or skipped; None before the first."""
         self._begun: deque[int] = deque()
@@ -100,6 +104,10 @@ class PartitionLedger:
         while begun and begun[0] in finished:
             finished.remove(begun.popleft())
         self._prefix_end = begun[0] if begun else self.next_offset
+
+    def reach(self, offset: int) -> None:
+        """A record is being answered."""
+        self.reached = max(self.reached, offset)
 
     def put_back(self) -> None:
         """A record that was begun is left to the partition's next reader: nothing from it on is committed."""
