@@ -126,7 +126,9 @@ def test_replay_each_once(post: Post) -> None:
     assert dry.out == f"{post.queries}/1/7 unknown_lane: would be replayed\n"
     ran = post.dlq("replay")
     assert (ran.code, ran.out) == (0, f"{post.queries}/1/7 unknown_lane: replayed\n")
-    assert ran.err == "fivestage: 1 replayed, 0 replayed before, 0 without its bytes\n"
+    assert (
+        ran.err == "fivestage: 1 replayed, 0 replayed before, 0 without its bytes, 0 refused by the broker\n"
+    )
     [record] = post.replayed()
     assert (record.key(), record.value()) == (b"k", b'{"query_id":"a"}')
     [letter] = post.listed()
@@ -151,7 +153,9 @@ def test_replay_of_some(post: Post) -> None:
     first = post.dlq("replay", "--reason", "not_json", "--limit", "2")
     assert (first.code, first.out.count(": replayed\n")) == (0, 2)
     rest = post.dlq("replay", "--reason", "not_json")
-    assert rest.err == "fivestage: 3 replayed, 2 replayed before, 0 without its bytes\n"
+    assert (
+        rest.err == "fivestage: 3 replayed, 2 replayed before, 0 without its bytes, 0 refused by the broker\n"
+    )
     assert len(post.replayed()) == 5
 
 
@@ -162,7 +166,9 @@ def test_replay_of_what_is_not_there(post: Post) -> None:
     post.add("not_json", 3)
     ran = post.dlq("replay")
     assert (ran.code, len(post.replayed())) == (1, 1)
-    assert ran.err == "fivestage: 1 replayed, 0 replayed before, 2 without its bytes\n"
+    assert (
+        ran.err == "fivestage: 1 replayed, 0 replayed before, 2 without its bytes, 0 refused by the broker\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,33 @@ def test_dead_letters_are_listed_and_replayed(kafka: RealBroker, topics: TopicSe
 
 
 @pytest.mark.fault(29)
+def test_a_letter_that_its_topic_refuses_does_not_stop_the_others(
+    kafka: RealBroker, topics: TopicSet
+) -> None:
+    """Each other one is replayed once, however often the command runs; it ends with 1."""
+    limit = ("--alter", "--entity-type", "topics", "--entity-name", topics.queries)
+    kafka.exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=20000")
+    headers = {
+        "reason": "unknown_lane",
+        "topic": topics.queries,
+        "partition": "0",
+        "offset": "7",
+        "timestamp": "1",
+    }
+    values = [("small", event("small")), ("large", event("large", "x" * 30_000)), ("last", event("last"))]
+    told = [(f"dlq.{name}", value.encode()) for name, value in headers.items()]
+    write(kafka.bootstrap, topics.dead_letters, values, told)
+    for fate in ("replayed", "replayed before"):
+        ran = fivestage(kafka, topics.prefix, "dlq", "replay")
+        fates = sorted(line.partition(": ")[2] for line in ran.stdout.splitlines())
+        assert (ran.returncode, fates) == (1, ["refused by the broker", fate, fate]), ran.stderr
+    assert sorted(message.key() or b"" for message in read_all(kafka.bootstrap, topics.queries)) == [
+        b"last",
+        b"small",
+    ]
+
+
+@pytest.mark.fault(29)
 def test_a_flood_stays_where_it_is_until_somebody_decides(kafka: RealBroker, topics: TopicSet) -> None:
     """Halted, nothing beyond is committed; restarted without limits, all of it becomes dead letters."""
     flood: list[tuple[str | None, bytes | None]] = [("k", b"{")] * 50

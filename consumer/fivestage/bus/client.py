@@ -9,8 +9,9 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from fivestage.bus import topics
+from fivestage.bus import internals, topics
 from fivestage.bus.connection import client_options
+from fivestage.bus.rebuild import STOP_S, attempt_within
 from fivestage.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class QueryProducer:
             if exception_type is None:
                 await self._flush()
         finally:
-            await self._producer.stop()
+            await end(self._producer)
 
     async def send(
         self, value: bytes, *, key: bytes | None = None, headers: dict[str, bytes] | None = None
@@ -78,6 +79,12 @@ class QueryProducer:
     async def _flush(self) -> None:
         pending, self._pending = self._pending, []
         await acknowledged(pending)
+
+
+async def end(producer: AIOKafkaProducer) -> None:
+    """Disconnect, also from brokers that are away: aiokafka would wait for them for ever."""
+    if await attempt_within(producer.stop, STOP_S) is not None:
+        internals.cut_producer(producer)
 
 
 async def acknowledged(pending: Collection[asyncio.Future[object]]) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from fivestage.bus import topics
-from fivestage.bus.client import acknowledged, follow
+from fivestage.bus.client import SEND_TIMEOUT_S, acknowledged, end, follow
 from fivestage.bus.connection import client_options
 from fivestage.core.dead_letter import DeadLetter, Mark, mark_headers, read_letter, replay_headers
 from fivestage.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncGenerator, Sequence
 
     from fivestage.core.dead_letter import Selection
@@ -32,6 +32,7 @@ class Fate(StrEnum):
     REPLAYED = "replayed"
     BEFORE = "replayed before"
     NO_BYTES = "without its bytes"
+    REFUSED = "refused by the broker"
 
 
 class Told(NamedTuple):
@@ -105,9 +106,9 @@ def _fate(letter: DeadLetter, marked: set[Mark], *, again: bool) -> Fate:
 
 
 async def _write(replayer: _Replayer, chosen: Sequence[DeadLetter], *, dry_run: bool) -> list[Told]:
-    if not dry_run:
-        await replayer.write(chosen)
-    return [Told(letter, Fate.REPLAYED) for letter in chosen]
+    if dry_run:
+        return [Told(letter, Fate.REPLAYED) for letter in chosen]
+    return await replayer.write(chosen)
 
 
 class _Replayer:
@@ -134,19 +135,41 @@ class _Replayer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._producer.stop()
+        await end(self._producer)
 
-    async def write(self, chosen: Sequence[DeadLetter]) -> None:
-        """Write the records of letters; mark the letters when the broker has all of them."""
-        await acknowledged([await self._send_record(letter) for letter in chosen])
-        await acknowledged([await self._send_mark(letter) for letter in chosen])
+    async def write(self, chosen: Sequence[DeadLetter]) -> list[Told]:
+        """Write the records of letters; mark the letters whose records the broker has taken."""
+        taken = await self._taken(chosen)
+        for index, letter in enumerate(chosen):
+            if not taken[index]:  # one that is refused takes its whole batch along: once more, by itself
+                [taken[index]] = await self._taken([letter])
+        pairs = list(zip(chosen, taken, strict=True))
+        await acknowledged([await self._send_mark(letter) for letter, is_taken in pairs if is_taken])
+        return [Told(letter, Fate.REPLAYED if is_taken else Fate.REFUSED) for letter, is_taken in pairs]
 
-    async def _send_record(self, letter: DeadLetter) -> asyncio.Future[object]:
+    async def _taken(self, chosen: Sequence[DeadLetter]) -> list[bool]:
+        """Write records; of each, whether the broker has it.
+
+        Raises:
+            BrokerError: it does not answer.
+        """
+        sent = [await self._send_record(letter) for letter in chosen]
+        waiting = [future for future in sent if future is not None]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=SEND_TIMEOUT_S)
+            if late:
+                raise BrokerError(f"{len(late)} records were not acknowledged within {SEND_TIMEOUT_S:.0f} s")
+        return [future is not None and future.exception() is None for future in sent]
+
+    async def _send_record(self, letter: DeadLetter) -> asyncio.Future[object] | None:
+        """Hand a record to the client; None where that refuses it at once, for its size."""
         record = letter.record
         try:
             sent: asyncio.Future[object] = await self._producer.send(
                 self._topic, record.value, key=record.key, headers=replay_headers(letter)
             )
+        except MessageSizeTooLargeError:
+            return None
         except KafkaError as error:
             text = f"the record of dead letter {letter.place} cannot be sent"
             raise BrokerError(f"{text}: {type(error).__name__}: {error}") from None

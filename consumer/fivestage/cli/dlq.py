@@ -75,7 +75,7 @@ def replay(
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Write the records of dead letters to their topic again, each once; exit code 1 when some have no bytes.
+    """Write the records of dead letters to their topic again, each once; exit code 1 when some cannot be.
 
     A record is written as it came, with its key and headers, but without ce_expirytime. A deadline inside it
     still holds. The header dlq.replayed-from names the letter. Run one replay at a time.
@@ -88,7 +88,7 @@ def replay(
     with errors_as_one_line():
         selection = _selection(topic or settings.topics.queries, reason, since, until)
         counts = asyncio.run(while_read(_replay(settings, selection, limit, again=again, dry_run=dry_run)))
-    if counts["without its bytes"]:
+    if counts["without its bytes"] or counts["refused by the broker"]:
         raise typer.Exit(1)
 
 
