@@ -275,7 +275,6 @@ class Dispatcher:
 
     def _fill(self) -> None:
         """Give free slots to those who wait. Whoever comes too late for one is told when there is time."""
-        self._filling = False
         clock = asyncio.get_running_loop().time
         now = clock()
         slice_end = now + SLICE_S
@@ -290,7 +289,11 @@ class Dispatcher:
             now = clock()
         if not self._filling:
             self._filling = True
-            asyncio.get_running_loop().call_soon(self._fill)
+            asyncio.get_running_loop().call_soon(self._go_on_filling)
+
+    def _go_on_filling(self) -> None:
+        self._filling = False
+        self._fill()
 
     def _begin(self, candidate: Candidate, now: float) -> TimeoutReason | None:
         """Start a query; if its answer would come too late, say why it is not started."""
@@ -301,7 +304,9 @@ class Dispatcher:
         event = readable.event
         candidate.book.reach(candidate.record.offset)
         query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
-        ticket = self._ticket(candidate.record, candidate.book, readable, now)
+        wall_now = self._wall_clock()
+        queue_s = self._queue_s(candidate.record, wall_now)
+        ticket = self._ticket(candidate.record, candidate.book, readable, now, wall_now, queue_s)
         self._running.start(
             Job(query, self._plan, started_at=now, ends_at=budget.ends_at, advice=lane.advice, origin=ticket)
         )
@@ -310,11 +315,18 @@ class Dispatcher:
     def _refuse(self, candidate: Candidate, reason: TimeoutReason, now: float) -> None:
         record, readable = candidate.record, candidate.readable
         plain = PlainRecord(record.topic, record.partition, record.offset, record.timestamp, record.key)
-        query_id, headers = readable.event.query_id, readable.headers
         candidate.book.reach(record.offset)
-        self.refusals.add(
-            Refusal(plain, candidate.book, query_id, readable.lane, headers, candidate.budget, reason), now
+        refusal = Refusal(
+            plain,
+            candidate.book,
+            readable.query_id,
+            readable.lane,
+            readable.headers,
+            candidate.budget,
+            reason,
+            self._queue_s(record, self._wall_clock()),
         )
+        self.refusals.add(refusal, now)
 
     def _tell(self, refusal: Refusal) -> None:
         """Publish that a query is refused."""
@@ -322,14 +334,21 @@ class Dispatcher:
             self._forget(refusal)
             return
         now = asyncio.get_running_loop().time()
-        ticket = self._ticket(refusal.record, refusal.book, refusal, now)
+        ticket = self._ticket(refusal.record, refusal.book, refusal, now, self._wall_clock(), refusal.queue_s)
         self._observer.expired(refusal.lane, refusal.reason, ticket.envelope.queue_s)
         ticket.trace.end(error_type="expired")
-        budget = refusal.budget.begun(now)
-        self._publish(ticket, self._encoder.expired(ticket.envelope, budget, refusal.reason))
+        self._publish(ticket, self._encoder.expired(ticket.envelope, refusal.budget, refusal.reason))
 
-    def _ticket(self, record: Record, book: PartitionLedger, query: Readable | Refusal, now: float) -> Ticket:
-        wall_now, headers = self._wall_clock(), query.headers
+    def _ticket(
+        self,
+        record: Record,
+        book: PartitionLedger,
+        query: Readable | Refusal,
+        now: float,
+        wall_now: float,
+        queue_s: float,
+    ) -> Ticket:
+        headers = query.headers
         trace = self._tracing.begin(headers, record, query.query_id)
         envelope = Envelope(
             record,
@@ -340,7 +359,7 @@ class Dispatcher:
             trace.headers,
             wall_now,
             now,
-            self._queue_s(record, wall_now),
+            queue_s,
         )
         return Ticket(envelope, book, trace)
 

@@ -41,6 +41,8 @@ class Refusal(NamedTuple):
     headers: Mapping[str, str]
     budget: Budget
     reason: TimeoutReason
+    queue_s: float
+    """How old it was when it was refused."""
 
 
 class Refusals:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import confluent_kafka.admin
@@ -77,21 +74,6 @@ def told(service: ServiceProcess, event: str) -> dict[str, Any]:
     """The log line with this ``event``, which may have been read already."""
     read = [line for line in service.log if line["event"] == event]
     return read[0] if read else service.wait_for(event)
-
-
-def get(port: int, path: str) -> tuple[int, str]:
-    """Status and body of a page."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def readings(port: int, name: str) -> dict[str, float]:
-    """A metric's values by their labels, which are "" where it has none."""
-    found = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", get(port, "/metrics")[1], re.MULTILINE)
-    return {labels: float(value) for labels, value in found}
 
 
 def until(condition: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:

@@ -14,9 +14,10 @@ from fivestage_schemas import TimeoutEvent
 from kafka.test_service import settings_for
 from support.checker import CommitWatch, check, committed, read_all, wait_until_committed
 from support.feeder import event, write
+from support.probe import metrics
 from support.process import ServiceProcess
 
-from .operations import port_of, readings, until
+from .operations import port_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -133,7 +134,7 @@ def test_slow_stages_and_fast_input(
 
         def worked_off() -> bool:
             names = ("in_flight", "waiting", "rebalances_total")
-            seen.append({name: sum(readings(port, f"fivestage_{name}").values()) for name in names})
+            seen.append({name: sum(metrics(port, f"fivestage_{name}").values()) for name in names})
             return sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) == len(ids)
 
         until(worked_off, "all are told")

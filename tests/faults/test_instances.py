@@ -28,9 +28,10 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import Feeder, event, write
+from support.probe import metrics
 from support.process import ServiceProcess
 
-from .operations import Operator, port_of, readings
+from .operations import Operator, port_of
 
 if TYPE_CHECKING:
     from kafka.broker import RealBroker, TopicSet
@@ -90,7 +91,7 @@ def test_members_come_and_go_all_the_time(
     ):
         asyncio.run(storm(kafka, topics, steps))
         during = len(read_all(kafka.bootstrap, topics.results))
-        rebalances = sum(readings(port_of(first), "fivestage_rebalances_total").values())
+        rebalances = sum(metrics(port_of(first), "fivestage_rebalances_total").values())
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, len(feeder.ids))
         assert (first.end(), second.end()) == (0, 0)
     report = check(kafka.bootstrap, topics, feeder.ids, watch.snapshots)

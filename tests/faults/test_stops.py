@@ -11,9 +11,10 @@ import pytest
 from kafka.test_service import settings_for
 from support.checker import check, committed, json_of, read_all, wait_for_results, wait_until_committed
 from support.feeder import Feeder, event, write
+from support.probe import metrics
 from support.process import ServiceProcess
 
-from .operations import port_of, readings, until
+from .operations import port_of, until
 
 if TYPE_CHECKING:
     from kafka.broker import RealBroker
@@ -42,7 +43,7 @@ def test_a_second_sigterm_ends_at_once(kafka: RealBroker, make_topics: MakeTopic
     drain = {"shutdown.drain_timeout_ms": 50_000, "shutdown.total_timeout_ms": 55_000}
     with ServiceProcess(APP, kafka.bootstrap, settings | settings_for(topics, **PATIENT) | drain) as first:
         port = port_of(first)
-        until(lambda: readings(port, "fivestage_in_flight") == {"": 1}, "the query runs")
+        until(lambda: metrics(port, "fivestage_in_flight") == {"": 1}, "the query runs")
         assert first.process is not None
         first.process.send_signal(signal.SIGTERM)
         assert first.wait_for("draining")["in_flight"] == 1

@@ -10,9 +10,10 @@ import pytest
 from kafka.test_service import DENY, settings_for
 from support.checker import check, committed, read_all, wait_for_results, wait_until_committed
 from support.feeder import Feeder, event, write
+from support.probe import get, metrics
 from support.process import ServiceProcess
 
-from .operations import Operator, get, port_of, readings, told, until
+from .operations import Operator, port_of, told, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +147,7 @@ def test_records_are_deleted_before_a_slow_reader(kafka: RealBroker, make_topics
 def _gap_of(service: ServiceProcess) -> dict[str, Any]:
     """What the service says of the records it missed, in its log and its metrics."""
     gap = told(service, "records were deleted before they were read")
-    assert readings(port_of(service), "fivestage_skipped_records_total") == {"": gap["skipped"]}
+    assert metrics(port_of(service), "fivestage_skipped_records_total") == {"": gap["skipped"]}
     return gap
 
 
@@ -203,7 +204,7 @@ def _answer(kafka: RealBroker, topics: TopicSet, answers: int) -> dict[str, floa
         port = port_of(service)
         wait_for_results(kafka.bootstrap, topics.results, answers)
         until(lambda: committed(kafka.bootstrap, topics.prefix, topics.queries) == {0: 100}, "committed")
-        assert min(readings(port, "fivestage_lag").values()) >= 0
-        resets = readings(port, "fivestage_position_resets_total")
+        assert min(metrics(port, "fivestage_lag").values()) >= 0
+        resets = metrics(port, "fivestage_position_resets_total")
         assert service.end() == 0
     return resets

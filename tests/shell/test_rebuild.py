@@ -12,7 +12,7 @@ from fivestage.bus.internals import brake_fetches
 from fivestage.bus.rebuild import ATTEMPT_S, PATIENCE_S, STOP_S, Rebuilds, attempt_within
 from fivestage.core.events import Observer
 from fivestage.core.repair import MAX_REBUILDS, WINDOW_S, Trouble
-from fivestage.errors import BrokerError
+from fivestage.errors import BrokerError, ConfigurationError
 
 TROUBLE = Trouble("fetch_ended", "the fetch task has ended")
 
@@ -67,6 +67,24 @@ async def test_brokers_that_come_back() -> None:
     client = await Rebuilds("producer", Observer()).connected(lambda: next(left), lambda one: one.start())
     assert client is made[-1]
     assert [one.stopped for one in made] == [True, True, True, False]
+
+
+async def test_certificates_that_are_being_exchanged() -> None:
+    """A client that cannot be made now is tried again like one that cannot start."""
+    left: list[Client] = [Client()]
+
+    def make() -> Client:
+        if asyncio.get_running_loop().time() < 1:
+            raise ConfigurationError("cannot use the certificate files")
+        return left.pop()
+
+    assert await Rebuilds("producer", Observer()).connected(make, lambda one: one.start())
+    with pytest.raises(BrokerError, match="cannot use the certificate files"):
+        await Rebuilds("producer", Observer()).connected(_no_certificates, lambda one: one.start())
+
+
+def _no_certificates() -> Client:
+    raise ConfigurationError("cannot use the certificate files")
 
 
 @pytest.mark.parametrize("client", [Client(fails=True), Client(hangs=True)])

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import CorruptRecordException, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    CorruptRecordException,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RequestTimedOutError,
+    TopicAuthorizationFailedError,
+)
 
-from fivestage.bus.positions import Positions
+from fivestage.bus.positions import RETRY_S, Positions
 from fivestage.bus.recovery import Recovery
 from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.records import CorruptRecord, PlainRecord
+from fivestage.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +80,10 @@ class RebalancingConsumer:
         """Read on from there."""
         if self.rebalanced:
             self.sought.append((partition.partition, offset))
+
+    def end_task(self) -> None:
+        """One of the client's tasks ends; what it raised comes out of fetches."""
+        self._fetcher._fetch_task = SimpleNamespace(done=lambda: True)
 
     def highwater(self, _: TopicPartition) -> None:
         """The end of the log is not known."""
@@ -171,3 +184,55 @@ async def test_a_position_is_restored_only_in_the_assignment_that_had_none(
     book = ledger.book(FIRST)
     assert book is not None
     assert (consumer.sought, book.next_offset) == ([], None)
+
+
+async def test_a_task_of_the_client_that_dies_is_no_records_fault() -> None:
+    """What it raised comes out of a fetch, and no readable record is passed over for it."""
+    ledger = Ledger(max_span=10)
+    ledger.assign(BOTH)
+    consumer = RebalancingConsumer(ledger, ("nothing", FIRST), [FIRST])
+    consumer.end_task()
+    client: Any = consumer
+    recovery = Recovery(client, ledger, list, topic="queries", group_id="g", patience_ms=200)
+    with pytest.raises(BrokerError, match="the Kafka client's fetch task has ended"):
+        await recovery.recover(10)
+    assert all(book.next_offset is None for book in ledger.books.values())
+
+
+class Refusing(RebalancingConsumer):
+    """A member that cannot look up where a partition begins."""
+
+    def __init__(self, ledger: Ledger, error: KafkaError) -> None:
+        super().__init__(ledger, ("nothing", FIRST))
+        self._error = error
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Refused."""
+        assert partitions
+        raise self._error
+
+
+async def test_a_position_that_cannot_be_looked_up() -> None:
+    """Without the right it is told what to grant; anything else is tried again, with a pause."""
+    ledger = Ledger(max_span=10)
+    ledger.assign(BOTH)
+    lost = NoOffsetForPartitionError(TopicPartition(*FIRST))
+    client: Any = Refusing(ledger, TopicAuthorizationFailedError())
+    with pytest.raises(ConfigurationError, match="not allowed to read topic 'queries': grant Read on it"):
+        await Positions(client, ledger, Observer(), topic="queries").restore(lost)
+    client = Refusing(ledger, RequestTimedOutError())
+    before = asyncio.get_running_loop().time()
+    await Positions(client, ledger, Observer(), topic="queries").restore(lost)
+    assert asyncio.get_running_loop().time() - before == pytest.approx(RETRY_S)
+
+
+async def test_a_log_that_is_shorter_than_before_is_another_log() -> None:
+    """What the old one had moves nothing any more: it begins in a new book."""
+    ledger = Ledger(max_span=10)
+    ledger.assign(BOTH)
+    old = ledger.book(FIRST)
+    client: Any = RebalancingConsumer(ledger, ("nothing", FIRST))
+    lost = OffsetOutOfRangeError({TopicPartition(*FIRST): 12})
+    await Positions(client, ledger, Observer(), topic="queries").restore(lost)
+    assert old is not None
+    assert (old.closed, ledger.book(FIRST) is old) == (True, False)

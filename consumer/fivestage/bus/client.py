@@ -43,7 +43,7 @@ class QueryProducer:
         self._producer = AIOKafkaProducer(
             **client_options(self._settings.kafka), enable_idempotence=True, linger_ms=5
         )
-        await self._producer.start()
+        await connect(self._producer)
         return self
 
     async def __aexit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
@@ -79,6 +79,18 @@ class QueryProducer:
     async def _flush(self) -> None:
         pending, self._pending = self._pending, []
         await acknowledged(pending)
+
+
+async def connect(producer: AIOKafkaProducer) -> None:
+    """Start a producer.
+
+    Raises:
+        BrokerError: no broker answers.
+    """
+    try:
+        await producer.start()
+    except KafkaError as error:
+        raise BrokerError(f"cannot connect: {error}") from None
 
 
 async def end(producer: AIOKafkaProducer) -> None:

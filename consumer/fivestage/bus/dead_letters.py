@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from fivestage.bus import topics
-from fivestage.bus.client import SEND_TIMEOUT_S, acknowledged, end, follow
+from fivestage.bus.client import SEND_TIMEOUT_S, acknowledged, connect, end, follow
 from fivestage.bus.connection import client_options
 from fivestage.core.dead_letter import DeadLetter, Mark, mark_headers, read_letter, replay_headers
 from fivestage.errors import BrokerError, ConfigurationError
@@ -131,7 +131,7 @@ class _Replayer:
             max_request_size=topics.DEAD_LETTER_BYTES,
             linger_ms=5,
         )
-        await self._producer.start()
+        await connect(self._producer)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -177,7 +177,11 @@ class _Replayer:
 
     async def _send_mark(self, letter: DeadLetter) -> asyncio.Future[object]:
         place = letter.place
-        sent: asyncio.Future[object] = await self._producer.send(
-            place.topic, key=str(place).encode(), partition=place.partition, headers=mark_headers(letter)
-        )
+        try:
+            sent: asyncio.Future[object] = await self._producer.send(
+                place.topic, key=str(place).encode(), partition=place.partition, headers=mark_headers(letter)
+            )
+        except KafkaError as error:
+            text = f"dead letter {place} was replayed and cannot be marked"
+            raise BrokerError(f"{text}: {type(error).__name__}: {error}") from None
         return sent
