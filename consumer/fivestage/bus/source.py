@@ -136,15 +136,9 @@ class Source:
         except Exception as error:  # noqa: BLE001 - whatever a broken batch makes the client raise
             if self._recovery.is_over(error):
                 return []
-            self._raise_trouble(error)
             log.warning("fetch failed", error_type=type(error).__name__)
             return await self._recovery.recover(max_records)
         return [record for records in fetched.values() for record in self._begin(records)]
-
-    def _raise_trouble(self, error: Exception) -> None:
-        """What a task of the client raises comes out of fetches, too: no record is at fault then."""
-        if (trouble := self.trouble) is not None:
-            raise BrokerError(trouble.text) from error
 
     def _follow_halts(self) -> None:
         """Stop reading partitions that were halted, and go on with those whose pause is over."""
