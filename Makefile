@@ -9,7 +9,7 @@ SOURCES := consumer schemas tests
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-overload bench-hostile bench-slow faults chaos kafka-image sbom lock
+.PHONY: help demo test check format bench bench-overload bench-hostile bench-slow soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ bench-hostile: $(BENCH_READY) ## Nodes that misbehave, and what becomes of the o
 
 bench-slow: $(BENCH_READY) ## A node that becomes slow and recovers (OPTIONS=...)
 	$(BIN)/python -m tests.bench.slow $(OPTIONS)
+
+soak: $(BENCH_READY) ## Hours at a steady load: nothing may grow (SECONDS=3600, OPTIONS=...)
+	$(BIN)/python -m tests.bench.soak --seconds $(SECONDS) $(OPTIONS)
 
 faults: $(READY) ## All faults that are provided for, against real brokers, as a table (docs/faults.md)
 	$(BIN)/pytest -m fault --long --fault-table=docs/faults.md
