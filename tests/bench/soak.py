@@ -116,22 +116,19 @@ async def _look(service: Service, keep: Callable[[Sample], None]) -> None:
         if told is None or figures is None:
             continue
         now, cpu_s = time.monotonic(), cpu_seconds(service.pid)
-        status = dict(
-            line.split(":", 1) for line in Path(f"/proc/{service.pid}/status").read_text().splitlines()
-        )
-        keep(
-            Sample(
-                at_s=now - started,
-                rss_mb=int(status["VmRSS"].split()[0]) / 1024,
-                threads=int(status["Threads"]),
-                files=sum(1 for _ in Path(f"/proc/{service.pid}/fd").iterdir()),
-                tasks=told["tasks"],
-                objects=told["objects"],
-                cpu=(cpu_s - last_cpu_s) / (now - last_at),
-                answered=total(figures, ANSWERED) or 0.0,
-            )
-        )
+        rss_mb, threads, files = _process(service.pid)
+        cpu, answered = (cpu_s - last_cpu_s) / (now - last_at), total(figures, ANSWERED) or 0.0
+        at_s = now - started
+        keep(Sample(at_s, rss_mb, threads, files, told["tasks"], told["objects"], cpu, answered))
         last_at, last_cpu_s = now, cpu_s
+
+
+def _process(pid: int) -> tuple[float, int, int]:
+    """Resident memory in MB, threads and file descriptors."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    return int(status["VmRSS"].split()[0]) / 1024, int(status["Threads"]), files
 
 
 def growth(samples: list[Sample], name: str) -> Growth:
