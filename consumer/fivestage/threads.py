@@ -106,7 +106,8 @@ class ThreadPool:
         with self._lock:
             self._unfinished += 1
             self._calls.put(call)
-            self._grow()
+            fresh = self._grown()
+        self._start(fresh)
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -126,11 +127,14 @@ class ThreadPool:
             since = call.abandoned_at
             if since is None or now - since < due or call.interrupts >= MAX_INTERRUPTS:
                 continue
-            with self._lock:
+            if not self._lock.acquire(blocking=False):  # the bus waits for nobody; there is a next time
+                return
+            try:
                 thread = call.thread
-                if thread is not None:  # it has not come back meanwhile
+                if thread is not None and throw_into(thread):  # it has not come back meanwhile
                     call.interrupts += 1
-                    throw_into(thread)
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         """Let idle threads end, and busy ones after their call. Does not wait."""
@@ -140,24 +144,36 @@ class ThreadPool:
                 self._calls.put(None)
 
     def _abandon(self, call: _Call, now: float) -> None:
+        fresh = None
         with self._lock:
             call.abandoned_at = now
             if call in self._running:
                 call.lost = True
                 self._lost += 1
-                self._grow()
+                fresh = self._grown()
+        self._start(fresh)
 
-    def _grow(self) -> None:
-        """Start a thread if there is work for one more; with the lock."""
+    def _grown(self) -> threading.Thread | None:
+        """Count one thread more, if there is work for it; with the lock. To be started without it."""
         replaced = min(self._lost, MAX_LOST)
-        if self._threads - replaced < min(self._unfinished - replaced, self._size):
-            name = f"{self._name}-{self._started + 1}"
-            with contextlib.suppress(
-                RuntimeError
-            ):  # the system gives no more: the call waits for one of ours
-                threading.Thread(target=self._work, name=name, daemon=True).start()
-                self._threads += 1
-                self._started += 1
+        if self._threads - replaced >= min(self._unfinished - replaced, self._size):
+            return None
+        self._threads += 1
+        self._started += 1
+        return threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)
+
+    def _start(self, fresh: threading.Thread | None) -> None:
+        """Start a thread. That waits until it runs, which on a busy machine takes its time."""
+        if fresh is None:
+            return
+        try:
+            fresh.start()
+        except RuntimeError:  # the system gives no more: the call waits for one of ours
+            pass
+        finally:
+            if fresh.ident is None:
+                with self._lock:
+                    self._threads -= 1
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -176,6 +192,7 @@ class ThreadPool:
 
     def _came_back(self, call: _Call) -> bool:
         """Take note of the end of a call; whether its thread is one too many and should end."""
+        fresh = None
         with self._lock:
             self._running.discard(call)
             self._unfinished -= 1
@@ -183,8 +200,9 @@ class ThreadPool:
             ends = call.interrupts > 0 or self._threads - self._lost > self._size
             if ends:
                 self._threads -= 1
-                self._grow()
-            return ends
+                fresh = self._grown()
+        self._start(fresh)
+        return ends
 
     def _carry_out(self, call: _Call) -> tuple[Any, BaseException | None]:
         """Run a call; whatever it is interrupted by strikes in here and nowhere else.
@@ -209,10 +227,19 @@ class ThreadPool:
         return ended
 
 
-def throw_into(thread: int, exception: type[BaseException] | None = StageInterrupted) -> None:
-    """Have *exception* raised in another thread, at the next step of its Python code; None takes it back."""
-    thrown = None if exception is None else ctypes.py_object(exception)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), thrown)
+def throw_into(thread: int, exception: type[BaseException] | None = StageInterrupted) -> bool:
+    """Have *exception* raised in another thread, at the next step of its Python code; None takes it back.
+
+    Nothing is thrown, and False returned, while any thread is being started: until it runs, Python 3.11 knows
+    it by the number of the thread that starts it. It would be hit instead, end unseen, and be waited for by
+    the other for ever.
+    """
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    number, thrown = ctypes.c_ulong(thread), None if exception is None else ctypes.py_object(exception)
+    if exception is not None and threading._limbo:  # type: ignore[attr-defined] # noqa: SLF001
+        return False
+    throw(number, thrown)  # nothing is called between the two, so that no other thread gets control there
+    return True
 
 
 def _run(call: _Call) -> tuple[Any, BaseException | None]:
@@ -224,7 +251,8 @@ def _run(call: _Call) -> tuple[Any, BaseException | None]:
     except BaseException as raised:  # noqa: BLE001 - a node may raise anything; the thread must survive
         return None, raised
     finally:
-        forks.end_if_forked(since)
+        if forks.count[0] != since:
+            forks.end()
 
 
 def _deliver(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

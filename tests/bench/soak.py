@@ -30,6 +30,7 @@ LOAD_S = 60.0
 """A generator lives this long: its connections come and go as those of producers do."""
 SAMPLE_S = 5.0
 DRAIN_S = 60.0
+SILENT_S = 30.0
 MAX_GROWTH = 1.05
 SPARE = {"rss_mb": 0.0, "tasks": 5.0, "threads": 1.0, "files": 2.0}
 """What a figure that is small may differ by beside its 5 per cent."""
@@ -95,9 +96,23 @@ async def soak(here: Place, rate: float, seconds: float, executor: str) -> tuple
             segment = Segment(int(rate * min(LOAD_S, seconds)), TEXTS)
             await offer(Load(here.bootstrap, here.topics.queries, rate, [segment]))
             offered += segment.size
+            _check_answering(samples, service)
         await _until_answered(samples, offered)
         looking.cancel()
     return samples, offered
+
+
+def _check_answering(samples: list[Sample], service: Service) -> None:
+    """A service that hangs must not be waited for to the end.
+
+    Raises:
+        SystemExit: it has not answered for a while.
+    """
+    silent_s = time.time() - service.ready_at - (samples[-1].at_s if samples else 0.0)
+    if silent_s > SILENT_S:
+        raise SystemExit(
+            f"the service has not answered for {silent_s:.0f} s; its log: {list(service.log)[-5:]}"
+        )
 
 
 async def _until_answered(samples: list[Sample], offered: int) -> None:

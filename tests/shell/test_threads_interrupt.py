@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fivestage.errors import StageInterrupted
-from fivestage.threads import MAX_INTERRUPTS, ThreadPool
+from fivestage.threads import MAX_INTERRUPTS, ThreadPool, throw_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -257,3 +257,75 @@ async def test_interrupts_hit_nobody_else(seed: int) -> None:
     await eventually(lambda: repr(pool) == IDLE.format(size=4))
     assert await serves(pool, 4)
     assert pool._threads == 4
+
+
+class SlowToStart(threading.Thread):
+    """A thread that is being started until it may run."""
+
+    def __init__(self, go: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._go = go
+        self.entered = threading.Event()
+
+    def _set_native_id(self) -> None:
+        self.entered.set()
+        self._go.wait(GUARD_S)
+        super()._set_native_id()  # type: ignore[misc] # not in typeshed
+
+
+def test_nothing_is_thrown_while_a_thread_is_being_started(go: threading.Event) -> None:
+    """Python 3.11 would hit the one that is not there yet, and whoever starts it would wait for ever."""
+    slow = SlowToStart(go)
+    starter = threading.Thread(target=slow.start, daemon=True)
+    starter.start()
+    assert slow.entered.wait(GUARD_S)
+    assert starter.ident is not None
+    assert not throw_into(starter.ident)
+    go.set()
+    starter.join(GUARD_S)
+    slow.join(GUARD_S)
+    assert not starter.is_alive()
+    assert not slow.is_alive()
+
+
+@pytest.mark.usefixtures("switching")
+def test_code_that_starts_threads_is_interrupted_again_and_again_and_never_waits_for_ever() -> None:
+    """As many interrupts as it takes to hit every moment of a thread's start."""
+    started, caught, wanted = [0], [0], 300
+
+    def start_others() -> None:
+        while caught[0] < wanted:
+            try:
+                while caught[0] < wanted:
+                    thread = threading.Thread(target=lambda: None)
+                    thread.start()
+                    started[0] += 1
+            except StageInterrupted:
+                caught[0] += 1
+
+    starter = threading.Thread(target=start_others, daemon=True)
+    starter.start()
+    until = time.monotonic() + GUARD_S
+    while starter.is_alive() and caught[0] < wanted and time.monotonic() < until:
+        before = caught[0]
+        if starter.ident is not None and throw_into(starter.ident):
+            while caught[0] == before and starter.is_alive() and time.monotonic() < until:
+                time.sleep(0)
+    assert caught[0] >= wanted, f"it waits for ever after {started[0]} starts and {caught[0]} interrupts"
+
+
+async def test_the_bus_waits_for_nobody_who_starts_a_thread() -> None:
+    """Interrupting is put off while the pool is being changed by another thread."""
+    pool = ThreadPool(1)
+    spinning = Spinning()
+    call = asyncio.ensure_future(pool.run(spinning))
+    await asyncio.to_thread(spinning.entered.wait, GUARD_S)
+    call.cancel()
+    await asyncio.wait({call})
+    with pool._lock:
+        pool.interrupt(time.monotonic() + LONG_AFTER_S)
+    assert spinning.thread is not None
+    while spinning.thread.is_alive():
+        pool.interrupt(time.monotonic() + LONG_AFTER_S)
+        await asyncio.sleep(0)
+    pool.close()

@@ -110,9 +110,9 @@ class ThreadWorker:
         if now < due or self._interrupts >= MAX_INTERRUPTS:
             return
         with self._lock:
-            if not self._over and self._thread.ident is not None:
+            number = self._thread.ident
+            if not self._over and number is not None and throw_into(number):
                 self._interrupts += 1
-                throw_into(self._thread.ident)
 
     @property
     def gone(self) -> bool:
