@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fivestage import forks
@@ -81,7 +82,7 @@ class Bounds:
             running loop's clock); not at all if None.
     """
 
-    __slots__ = ("cells", "clock", "given_up", "latest", "loop", "max_bytes", "number")
+    __slots__ = ("cells", "clock", "forks", "given_up", "latest", "loop", "max_bytes", "number", "task")
 
     def __init__(
         self,
@@ -97,8 +98,11 @@ class Bounds:
         self.given_up = given_up
         self.number = number
         self.cells = (monitor or _UNWATCHED).cells
+        self.forks = forks.count[0]
         self.max_bytes = max_bytes
         self.latest = 0.0 if latest is None else latest
+        self.task: asyncio.Task[Any] | None = None
+        """The one that the calls run in, which user code may have cancelled itself."""
 
     async def run(self, call: Coroutine[Any, Any, Any], ends_at: float) -> Ending:
         """Await user code until *ends_at*, its limit; its result must be JSON.
@@ -106,40 +110,96 @@ class Bounds:
         Raises:
             asyncio.CancelledError: the caller was cancelled from outside.
         """
+        ending = self.begin(call, ends_at)
+        return ending if isinstance(ending, Ending) else await ending
+
+    def begin(self, call: Coroutine[Any, Any, Any], ends_at: float) -> Ending | Coroutine[Any, Any, Ending]:
+        """The same as far as it goes without waiting: the ending, or what is left, to be awaited.
+
+        Most stages answer at once, and pay neither for a timer nor for a coroutine around theirs.
+        """
+        if self.task is None:
+            self.task = asyncio.current_task(self.loop)
         started_at = self.clock()
-        data, data_json, failed = None, None, None
-        scope = Bounded(call, ends_at, self)
+        data, failed = None, None
         try:
-            data = await scope
-            data_json = limited_json(data, self.max_bytes)
+            waiting_for = self.step(call.send, None)
+        except StopIteration as finished:
+            data = finished.value
         except BaseException as raised:
-            if scope.closed:
-                raise
-            if isinstance(raised, asyncio.CancelledError) and not scope.expired and self.given_up():
+            if isinstance(raised, asyncio.CancelledError) and self.given_up():
                 raise
             failed = Ending.of_error(raised, 0.0)  # not the error itself: its traceback holds this frame
+        else:
+            return self._wait(Bounded(call, waiting_for, ends_at, self), started_at)
+        return self._judge(data, failed, started_at, ends_at)
+
+    async def _wait(self, scope: Bounded, started_at: float) -> Ending:
+        """Go on with a call that had to wait."""
+        limit_at = scope.ends_at
+        data, failed = None, None
+        try:
+            data = await scope
+        except BaseException as raised:
+            given_up = isinstance(raised, asyncio.CancelledError) and not scope.expired and self.given_up()
+            if scope.closed or given_up:
+                raise
+            failed = Ending.of_error(raised, 0.0)
+        ends_at = -inf if scope.expired else scope.ends_at
+        ending = self._judge(data, failed, started_at, ends_at, scope.ends_at - started_at)
+        ending = ending if isinstance(ending, Ending) else await ending
+        return ending._replace(extended_s=scope.ends_at - limit_at) if scope.ends_at > limit_at else ending
+
+    def _judge(
+        self,
+        data: Any,
+        failed: Ending | None,
+        started_at: float,
+        ends_at: float,
+        limit_s: float | None = None,
+    ) -> Ending | Coroutine[Any, Any, Ending]:
+        """How a call ended that was to end at *ends_at*; *limit_s* is what it is told that it had."""
+        data_json = None
+        if failed is None:
+            try:
+                data_json = limited_json(data, self.max_bytes)
+            except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
+                failed = Ending.of_error(raised, 0.0)
         ended_at = self.clock()
-        task = asyncio.current_task(self.loop)
-        if task is not None and task.cancelling() and not self.given_up():
-            await _put_right(task)
+        took_s = ended_at - started_at
+        cancelled = self.task is not None and self.task.cancelling() and not self.given_up()
+        if cancelled:
             failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"), 0.0)
-        took_s, extended_s = ended_at - started_at, scope.ends_at - ends_at
-        if scope.expired or ended_at > scope.ends_at:
-            return Ending.of_timeout(scope.ends_at - started_at, took_s)._replace(extended_s=extended_s)
-        if failed is not None:
-            return failed._replace(duration_s=took_s, extended_s=extended_s)
-        if data_json is None:
+        if ended_at > ends_at:
+            ending = Ending.of_timeout(ends_at - started_at if limit_s is None else limit_s, took_s)
+        elif failed is not None:
+            ending = failed._replace(duration_s=took_s)
+        elif data_json is None:
             text = f"data left out: it takes more than {self.max_bytes} bytes"
-            return Ending(Outcome.SUCCESS, took_s, data, None, text, TOO_LARGE, extended_s)
-        return Ending(Outcome.SUCCESS, took_s, data, data_json, None, None, extended_s)
+            ending = Ending(Outcome.SUCCESS, took_s, data, None, text, TOO_LARGE)
+        else:
+            ending = Ending(Outcome.SUCCESS, took_s, data, data_json)
+        return self._put_right(ending) if cancelled else ending
 
+    async def _put_right(self, ending: Ending) -> Ending:
+        """User code cancelled the task that it shares with the stages after it: undo that."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # where a cancellation is due that has not been thrown yet
+        while self.task is not None and self.task.cancelling():
+            self.task.uncancel()
+        return ending
 
-async def _put_right(task: asyncio.Task[Any]) -> None:
-    """User code cancelled the task that it shares with the stages after it: undo that."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.sleep(0)  # where a cancellation is due that has not been thrown yet
-    while task.cancelling():
-        task.uncancel()
+    def step(self, go_on: Callable[[Any], Any], value: Any) -> Any:
+        """Give control to the user's code until it waits or ends."""
+        cells = self.cells
+        cells[0] = self.number
+        cells[1] += 1
+        try:
+            return go_on(value)
+        finally:
+            if forks.count[0] != self.forks:  # first: the cells may be in memory that it shares
+                forks.end()
+            cells[0] = 0
 
 
 async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:
@@ -182,11 +242,11 @@ _UNWATCHED = StepMonitor()
 
 
 class Bounded:
-    """Awaits a coroutine; throws CancelledError into it at ``ends_at`` (monotonic seconds).
+    """Awaits a coroutine that waits; throws CancelledError into it at ``ends_at`` (monotonic seconds).
 
     ``asyncio.timeout_at`` does the same for three times the cost: it sets and clears a timer even around
-    code that never waits. Here the timer is set when the code first waits, so a stage that answers at once
-    pays nothing for its limit.
+    code that never waits. Here the timer is set when the code has waited once, so a stage that answers at
+    once pays nothing for its limit.
 
     Code that waits while another node keeps the loop from turning cannot help being late: it gets that time
     back, up to the bounds' *latest*. Code that itself keeps the loop beyond its limit does not.
@@ -195,32 +255,23 @@ class Bounded:
     cancellations is put back, so that ``task.cancelling()`` tells of cancellations from outside only.
     """
 
-    __slots__ = (
-        "_bounds", "_call", "_cells", "_forks", "_task", "_timer", "_waits_since", "closed", "ends_at",
-        "expired",
-    )  # fmt: skip
+    __slots__ = ("_bounds", "_call", "_timer", "_waiting_for", "_waits_since", "closed", "ends_at", "expired")
 
-    def __init__(self, call: Coroutine[Any, Any, Any], ends_at: float, bounds: Bounds) -> None:
+    def __init__(
+        self, call: Coroutine[Any, Any, Any], waiting_for: Any, ends_at: float, bounds: Bounds
+    ) -> None:
         self._call = call
+        self._waiting_for = waiting_for
         self.ends_at = ends_at
         self._bounds = bounds
-        self._cells = bounds.cells
-        self._forks = forks.count[0]
-        self._task: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._waits_since = 0.0
+        self._waits_since = bounds.clock()
+        self._timer = bounds.loop.call_at(ends_at, self._expire)
         self.expired = False
         self.closed = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        call = self._call
-        try:
-            waiting_for = self._step(call.send, None)
-        except StopIteration as finished:
-            return finished.value
-        loop = self._bounds.loop
-        self._task = asyncio.current_task(loop)
-        self._timer = loop.call_at(self.ends_at, self._expire)
+        call, bounds, task = self._call, self._bounds, self._bounds.task
+        waiting_for, self._waiting_for = self._waiting_for, None
         try:
             while True:
                 try:
@@ -230,28 +281,16 @@ class Bounded:
                     call.close()
                     raise
                 except BaseException as thrown:  # noqa: BLE001 - whatever the task is thrown, the code gets
-                    waiting_for = self._step(call.throw, thrown)
+                    waiting_for = bounds.step(call.throw, thrown)
                 else:
-                    waiting_for = self._step(call.send, sent)
+                    waiting_for = bounds.step(call.send, sent)
+                self._waits_since = bounds.clock()
         except StopIteration as finished:
             return finished.value
         finally:
             self._timer.cancel()
-            if self.expired and self._task is not None:
-                self._task.uncancel()
-
-    def _step(self, go_on: Callable[[Any], Any], value: Any) -> Any:
-        """Give control to the user's code until it waits or ends."""
-        cells = self._cells
-        cells[0] = self._bounds.number
-        cells[1] += 1
-        try:
-            waiting_for = go_on(value)
-            self._waits_since = self._bounds.clock()
-            return waiting_for
-        finally:
-            forks.end_if_forked(self._forks)  # first: the cells may be in memory that it shares
-            cells[0] = 0
+            if self.expired and task is not None:
+                task.uncancel()
 
     def _expire(self) -> None:
         bounds = self._bounds
@@ -262,5 +301,5 @@ class Bounded:
             self._timer = bounds.loop.call_at(self.ends_at, self._expire)
             return
         self.expired = True
-        if self._task is not None:
-            self._task.cancel()
+        if bounds.task is not None:
+            bounds.task.cancel()

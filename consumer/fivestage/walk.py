@@ -20,6 +20,8 @@ from fivestage.nodes.decision import intent_of, same_intent
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine
+
     from fivestage.app import Pipeline
     from fivestage.bounded import StepMonitor
     from fivestage.core.job import Job
@@ -102,7 +104,8 @@ class Walk:
             if spec.stage_type is PROCESSING:
                 run = await self._process(spec)
             else:
-                run = await self._attempt(spec, None)
+                ended = self._attempt(spec, None)
+                run = ended if isinstance(ended, StageRun) else await ended
             trail.finish(run)
             if spec.critical and run.outcome is not Outcome.SUCCESS:
                 return
@@ -115,7 +118,8 @@ class Walk:
             if node is None:
                 return trail.superseded[-1] if trail.superseded else self._refused(spec)
             ctx.node = node
-            run = await self._attempt(spec, node)
+            ended = self._attempt(spec, node)
+            run = ended if isinstance(ended, StageRun) else await ended
             if run.success or run.outcome is Outcome.SKIPPED or trail.closed:
                 return run
             trail.fail_over(run)
@@ -152,9 +156,9 @@ class Walk:
         text = f"node {node!r} is not called: {why}"
         return StageRun(spec, Outcome.ERROR, error=text, error_type=error_type, node=node)
 
-    async def _attempt(self, spec: StageSpec, node: str | None) -> StageRun:
-        """Call the stage's function once, within what it is granted."""
-        job, ctx, trail = self._job, self._ctx, self._trail
+    def _attempt(self, spec: StageSpec, node: str | None) -> StageRun | Coroutine[Any, Any, StageRun]:
+        """Call the stage's function once, within what it is granted: how it went, or what to await."""
+        job, ctx = self._job, self._ctx
         started_at = self._clock()
         granted_s, refused = stage_grant(
             spec, job.advice.stages[spec.sequence], now=started_at, ends_at=job.ends_at
@@ -163,18 +167,30 @@ class Walk:
             return StageRun(spec, Outcome.SKIPPED, error=refused, error_type="skipped")
         ctx.stage_deadline = ends_at = started_at + granted_s
         probe = node is not None and job.advice.take_probe(node)
-        attempt, name = ctx.attempt, node or None
-        trail.start(RunningStage(spec, started_at, granted_s, name, attempt, probe))
-        ending = await self._bounds.run(self._call(), ends_at)
+        running = RunningStage(spec, started_at, granted_s, node or None, ctx.attempt, probe)
+        self._trail.start(running)
+        try:
+            call = self._call()
+        except Exception as raised:  # noqa: BLE001 - there is no such node, or it takes other arguments
+            return self._ended(running, Ending.of_error(raised, self._clock() - started_at))
+        ending = self._bounds.begin(call, ends_at)
+        return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
+
+    async def _wait(self, running: RunningStage, rest: Coroutine[Any, Any, Ending]) -> StageRun:
+        return self._ended(running, await rest)
+
+    def _ended(self, running: RunningStage, ending: Ending) -> StageRun:
+        """How the stage went; what it returned is there for the later ones."""
         if ending.outcome is Outcome.SUCCESS:
             ending = self._taken_over(ending)
+        spec, started_at, granted_s, node, attempt, probe = running
         return StageRun(
             spec,
             ending.outcome,
             ending.data_json,
             ending.error,
             ending.error_type,
-            name,
+            node,
             attempt,
             started_at,
             ending.duration_s,
@@ -182,19 +198,23 @@ class Walk:
             probe,
         )
 
-    async def _call(self) -> Any:
-        """Call the stage's function the way it must be called."""
+    def _call(self) -> Coroutine[Any, Any, Any]:
+        """Call the stage's function the way it must be called; nothing of it runs yet.
+
+        Raises:
+            NoNodeError: decision chose none, or one that there is not.
+            TypeError: the function takes other arguments.
+        """
         query, ctx = self._job.query, self._ctx
         handler = self._handler()
-        if handler.is_async:
-            data = await handler.call(query, ctx)
-        else:
-            data = await ctx.run_sync(handler.call, query, ctx)
-            if asyncio.iscoroutine(data):
-                data = await data
-        if ctx.stage_type is DECISION:
-            self._check_decision(data)
-        return data
+        if not handler.is_async:
+            return self._in_thread(handler)
+        call: Any = handler.call(query, ctx)
+        return call if hasattr(call, "send") else _awaited(call)
+
+    async def _in_thread(self, handler: Handler) -> Any:
+        data = await self._ctx.run_sync(handler.call, self._job.query, self._ctx)
+        return await data if asyncio.iscoroutine(data) else data
 
     def _handler(self) -> Handler:
         ctx = self._ctx
@@ -211,9 +231,12 @@ class Walk:
 
     def _taken_over(self, ending: Ending) -> Ending:
         """Let the later stages see what this one returned; if looking at it raises, the stage has failed."""
+        stage_type = self._ctx.stage_type
         try:
+            if stage_type is DECISION:
+                self._check_decision(ending.data)
             self._show(ending.data)
-            if self._ctx.stage_type is PROCESSING:
+            if stage_type is PROCESSING:
                 self._trail.confidence = self._ctx.confidence
                 answer_json = limited_json(self._ctx.answer, self._limit.max_bytes)
                 self._trail.answer_json = answer_json or self._limit.left_out
@@ -230,6 +253,10 @@ class Walk:
         elif ctx.stage_type is VALIDATION:
             ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
         ctx.results[ctx.stage_type] = data
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 def answer_of(data: Any) -> tuple[Any, float | None]:

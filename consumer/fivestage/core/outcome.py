@@ -48,8 +48,8 @@ class Conclusion(NamedTuple):
     @property
     def within_budget(self) -> bool:
         """Ended by itself, and not later than its deadline."""
-        return self.duration_s <= self.budget_s and not any(
-            note.scope is TimeoutScope.PIPELINE for note in self.timeouts
+        return self.duration_s <= self.budget_s and not (
+            self.timeouts and any(note.scope is TimeoutScope.PIPELINE for note in self.timeouts)
         )
 
 

@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
 from fivestage.core.events import Observer
+from fivestage.telemetry.query_metrics import BUCKETS_S, CONSUMER_LABELS, LaneTallies, QueryMetrics
 from fivestage.version import __version__
 
 if TYPE_CHECKING:
@@ -26,13 +27,11 @@ if TYPE_CHECKING:
 
     Readings = Callable[[], Iterable[tuple[Sequence[str], float]]]
 
-BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5)
-"""0.25 is a bound, because the default budget is."""
-QUEUE_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3600.0)
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 MAX_ERROR_TYPES: Final = 64
 MAX_LANES: Final = 32
-"""Lanes beyond these share the label ``other``: producers choose lanes, but not how much we remember."""
+"""Lanes beyond these share one label: producers choose lanes, but not how much we remember."""
+OTHER_LANES: Final = "other"
 
 
 class Metrics(Observer):
@@ -43,66 +42,21 @@ class Metrics(Observer):
         self.registry = CollectorRegistry()
         self._topic = topic
         self._group_id = group_id
+        self._queries = QueryMetrics(topic=topic, group_id=group_id)
+        self.registry.register(self._queries)
         self._lanes: set[str] = set()
         self._error_types: set[str] = set()
-        self._make_pipeline_metrics()
         self._make_messaging_metrics()
         self._make_service_metrics()
 
-    def _make_pipeline_metrics(self) -> None:
-        registry = self.registry
-        by_pipeline = ("lane", "status", "within_budget")
-        by_stage = ("lane", "stage", "outcome")
-        self._pipeline_duration = Histogram(
-            "lukhas_matriz_async_pipeline_duration_seconds",
-            "Time from the start of the first stage to the end of the query.",
-            by_pipeline,
-            buckets=BUCKETS_S,
-            registry=registry,
-        )
-        self._pipeline_total = Counter(
-            "lukhas_matriz_async_pipeline_total", "Queries ended.", by_pipeline, registry=registry
-        )
-        self._stage_duration = Histogram(
-            "lukhas_matriz_async_stage_duration_seconds",
-            "Time a stage ran.",
-            by_stage,
-            buckets=BUCKETS_S,
-            registry=registry,
-        )
-        self._stage_total = Counter(
-            "lukhas_matriz_async_stage_total",
-            "Stages ended, skipped ones included.",
-            by_stage,
-            registry=registry,
-        )
-        self._queue_seconds = Histogram(
-            "fivestage_queue_age_seconds",
-            "Age of a query, by its record's timestamp, when it was taken up.",
-            ("lane",),
-            buckets=QUEUE_BUCKETS_S,
-            registry=registry,
-        )
-        self._expired = Counter(
-            "fivestage_expired_total",
-            "Queries not started because their answer would have come too late.",
-            ("lane", "reason"),
-            registry=registry,
-        )
-
     def _make_messaging_metrics(self) -> None:
         registry = self.registry
-        consumer = ("messaging_system", "messaging_destination_name", "messaging_consumer_group_name")
         self._consumed = Counter(
-            "messaging_client_consumed_messages_total", "Records received.", consumer, registry=registry
-        ).labels("kafka", self._topic, self._group_id)
-        self._process_duration = Histogram(
-            "messaging_process_duration_seconds",
-            "Time to process one record.",
-            (*consumer, "messaging_operation_name", "error_type"),
-            buckets=BUCKETS_S,
+            "messaging_client_consumed_messages_total",
+            "Records received.",
+            CONSUMER_LABELS,
             registry=registry,
-        )
+        ).labels("kafka", self._topic, self._group_id)
         self._sent = Counter(
             "messaging_client_sent_messages_total",
             "Records acknowledged by the broker.",
@@ -119,6 +73,12 @@ class Metrics(Observer):
 
     def _make_service_metrics(self) -> None:
         registry = self.registry
+        self._expired = Counter(
+            "fivestage_expired_total",
+            "Queries not started because their answer would have come too late.",
+            ("lane", "reason"),
+            registry=registry,
+        )
         self._dead_letters = Counter(
             "fivestage_dead_letters_total", "Records that could not be read.", ("reason",), registry=registry
         )
@@ -199,29 +159,18 @@ class Metrics(Observer):
         self._consumed.inc(count)
 
     def concluded(self, lane: str, conclusion: Conclusion, queue_s: float) -> None:
-        lane, within = self._lane(lane), "true" if conclusion.within_budget else "false"
-        children = self._pipeline_children(lane, conclusion.status, within)
-        duration, total, queue = children
-        duration.observe(conclusion.duration_s)
-        total.inc()
-        queue.observe(queue_s)
-        self._process_child(self._error_type(conclusion.error_type or "")).observe(conclusion.duration_s)
-        for run in conclusion.runs:
-            stage_duration, stage_total = self._stage_children(lane, run.spec.stage_type, run.outcome)
-            stage_total.inc()
-            if run.started_at is not None:
-                stage_duration.observe(run.duration_s)
+        self._tallies(lane).concluded(conclusion, queue_s, self._error_type(conclusion.error_type or ""))
 
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
-        expired, total, queue = self._expired_children(self._lane(lane), reason)
-        expired.inc()
-        total.inc()
-        queue.observe(queue_s)
+        tallies = self._tallies(lane)
+        tallies.queue.observe(queue_s)
+        tallies.unstarted["expired"] += 1
+        self._expired_child(self._lane(lane), reason).inc()
 
     def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:
         self._dead_letters.labels(reason).inc()
         if answered:
-            self._pipeline_total.labels(self._lane(lane), "error", "false").inc()
+            self._tallies(lane).unstarted["error"] += 1
 
     def rebalanced(self) -> None:
         self._rebalances.inc()
@@ -274,34 +223,22 @@ class Metrics(Observer):
     def _lane(self, lane: str) -> str:
         if lane not in self._lanes:
             if len(self._lanes) >= MAX_LANES:
-                return "other"
+                return OTHER_LANES
             self._lanes.add(lane)
         return lane
 
+    def _tallies(self, lane: str) -> LaneTallies:
+        lanes = self._queries.lanes
+        found = lanes.get(lane)
+        if found is None:
+            found = lanes.setdefault(self._lane(lane), LaneTallies())
+        return found
+
     # Children, resolved once
 
-    @lru_cache(maxsize=1024)  # noqa: B019 - one Metrics a process
-    def _pipeline_children(self, lane: str, status: str, within: str) -> tuple[Histogram, Counter, Histogram]:
-        labels = (lane, status, within)
-        return (
-            self._pipeline_duration.labels(*labels),
-            self._pipeline_total.labels(*labels),
-            self._queue_seconds.labels(lane),
-        )
-
-    @lru_cache(maxsize=128)  # noqa: B019
-    def _expired_children(self, lane: str, reason: str) -> tuple[Counter, Counter, Histogram]:
-        total = self._pipeline_total.labels(lane, "expired", "false")
-        return self._expired.labels(lane, reason), total, self._queue_seconds.labels(lane)
-
-    @lru_cache(maxsize=4096)  # noqa: B019
-    def _stage_children(self, lane: str, stage: str, outcome: str) -> tuple[Histogram, Counter]:
-        labels = (lane, stage, outcome)
-        return self._stage_duration.labels(*labels), self._stage_total.labels(*labels)
-
-    @lru_cache(maxsize=256)  # noqa: B019
-    def _process_child(self, error_type: str) -> Histogram:
-        return self._process_duration.labels("kafka", self._topic, self._group_id, "process", error_type)
+    @lru_cache(maxsize=128)  # noqa: B019 - one Metrics a process
+    def _expired_child(self, lane: str, reason: str) -> Counter:
+        return self._expired.labels(lane, reason)
 
     @lru_cache(maxsize=64)  # noqa: B019
     def _send_children(self, topic: str) -> tuple[Counter, Histogram]:
