@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fivestage.app import Pipeline
 from fivestage.bounded import Bounds, Ending, leave_behind, within
 from fivestage.context import Query
-from fivestage.core.event_json import Envelope, result_json, stage_json
+from fivestage.core.event_json import Envelope, EventJson
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
@@ -94,8 +94,9 @@ class Orchestrator:
             job.end()
             leave_behind(task)
         conclusion = conclude(job.trail, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
-        stages = [stage_json(envelope, run) for run in conclusion.runs]
-        return PipelineResult.model_validate_json(result_json(envelope, conclusion, stages))
+        written = EventJson(envelope)
+        stages = [written.stage(run) for run in conclusion.runs]
+        return PipelineResult.model_validate_json(written.result(conclusion, stages))
 
     async def run(self, job: Job, trail: Trail, monitor: StepMonitor | None = None) -> None:
         """Run the stages of *job* that have not ended; stop at a critical one that fails.
@@ -145,7 +146,7 @@ async def run_with_timeout(
         granted_s=limit_s,
     )
     envelope = Envelope(NOT_FROM_KAFKA, "local", "prod", started_wall=time.time(), started_at=clock())
-    return StageResult.model_validate_json(stage_json(envelope, run))
+    return StageResult.model_validate_json(EventJson(envelope).stage(run))
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

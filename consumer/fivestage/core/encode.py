@@ -11,15 +11,13 @@ from fivestage.core.decode import (
     MAX_HEADERS,
     MAX_KEY_BYTES,
 )
-from fivestage.core.event_json import result_json, stage_json, timeout_json, unstarted_json
+from fivestage.core.event_json import EventJson
 from fivestage.core.outcome import TimeoutNote
 from fivestage.core.records import Output, OutputRecord
 from fivestage_schemas import PipelineStatus, TimeoutReason, TimeoutScope
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from fivestage.core.deadline import Budget
     from fivestage.core.decode import Unreadable
     from fivestage.core.event_json import Envelope
@@ -61,39 +59,40 @@ class Encoder:
 
     def concluded(self, envelope: Envelope, conclusion: Conclusion) -> Encoded:
         """The events of a query that was started: five stage results, one result, its timeouts."""
-        finished = envelope.wall(envelope.started_at + conclusion.duration_s)
-        stamp = _Stamp(envelope, self._constant, finished)
-        runs = [self._affordable(run) for run in conclusion.runs]
-        stages = [stage_json(envelope, run) for run in runs]
-        records = [self._stage_record(stamp, run, value) for run, value in zip(runs, stages, strict=True)]
+        finished_at = envelope.started_at + conclusion.duration_s
+        stamp = _Stamp(envelope, self._constant, finished_at)
+        records, stages = [], []
+        for run in conclusion.runs:
+            stages.append(stamp.json.stage(self._affordable(run)))
+            records.append(self._stage_record(stamp, run, stages[-1]))
         result, conclusion = self._result_record(stamp, conclusion, stages)
         records.append(result)
         for note in conclusion.timeouts:
             staged = note.scope is TimeoutScope.STAGE and note.spec is not None
             kind = b"timeout/%d" % note.spec.sequence if staged and note.spec else b"timeout"
-            records.append(stamp.record(Output.TIMEOUTS, timeout_json(envelope, note, finished), kind))
+            records.append(stamp.record(Output.TIMEOUTS, stamp.json.timeout(note, finished_at), kind))
         return Encoded(records, conclusion)
 
     def expired(self, envelope: Envelope, budget: Budget, reason: TimeoutReason) -> list[OutputRecord]:
         """The events of a query that was not started because its answer would come too late."""
-        now = envelope.wall(envelope.started_at)
-        stamp = _Stamp(envelope, self._constant, now)
+        stamp = _Stamp(envelope, self._constant, envelope.started_at)
         status = PipelineStatus.EXPIRED
-        result = unstarted_json(envelope, status, _EXPIRED[reason], "expired")
+        result = stamp.json.unstarted(status, _EXPIRED[reason], "expired")
         of_use_s = (budget.of_use_ms or 0.0) / 1000
         note = TimeoutNote(TimeoutScope.QUEUE, reason, None, None, of_use_s, envelope.queue_s, ())
+        timeout = stamp.json.timeout(note, envelope.started_at)
         return [
             stamp.record(Output.RESULTS, result, b"result", _STATUS_HEADERS[status]),
-            stamp.record(Output.TIMEOUTS, timeout_json(envelope, note, now), b"timeout"),
+            stamp.record(Output.TIMEOUTS, timeout, b"timeout"),
         ]
 
     def unreadable(self, envelope: Envelope, unreadable: Unreadable) -> list[OutputRecord]:
         """The dead letter of a record that is no query, and its terminal event where its id is known."""
         records = [self._dead_letter(envelope, unreadable)]
         if unreadable.query_id is not None:
-            stamp = _Stamp(envelope, self._constant, envelope.wall(envelope.started_at))
+            stamp = _Stamp(envelope, self._constant, envelope.started_at)
             status, text = PipelineStatus.ERROR, f"{unreadable.reason}: {unreadable.detail}"
-            value = unstarted_json(envelope, status, text, "invalid_query")
+            value = stamp.json.unstarted(status, text, "invalid_query")
             records.append(stamp.record(Output.RESULTS, value, b"result", _STATUS_HEADERS[status]))
         return records
 
@@ -101,7 +100,7 @@ class Encoder:
         record = stamp.record(Output.STAGE_RESULTS, value, _STAGE_KINDS[run.spec.sequence])
         if self._fits(record):
             return record
-        return record._replace(value=stage_json(stamp.envelope, _without_data(run, _NOWHERE)))
+        return record._replace(value=stamp.json.stage(_without_data(run, _NOWHERE)))
 
     def _result_record(
         self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]
@@ -112,7 +111,7 @@ class Encoder:
             record = self._result(stamp, conclusion, stages)
             if self._fits(record):
                 return record, conclusion
-        bare = [stage_json(stamp.envelope, _without_data(run, _ELSEWHERE)) for run in conclusion.runs]
+        bare = [stamp.json.stage(_without_data(run, _ELSEWHERE)) for run in conclusion.runs]
         if size <= self._max_record_bytes:
             record = self._result(stamp, conclusion, bare)
             if self._fits(record):
@@ -128,7 +127,7 @@ class Encoder:
         return self._result(stamp, failed, bare), failed
 
     def _result(self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]) -> OutputRecord:
-        value = result_json(stamp.envelope, conclusion, stages)
+        value = stamp.json.result(conclusion, stages)
         return stamp.record(Output.RESULTS, value, b"result", _STATUS_HEADERS[conclusion.status])
 
     def _affordable(self, run: StageRun) -> StageRun:
@@ -170,18 +169,18 @@ class Encoded(NamedTuple):
 class _Stamp:
     """What the records of one query share: key, ids, headers."""
 
-    __slots__ = ("_common", "_ids", "_key", "envelope")
+    __slots__ = ("_common", "_ids", "_key", "json")
 
-    def __init__(self, envelope: Envelope, constant: tuple[tuple[str, bytes], ...], when: datetime) -> None:
+    def __init__(self, envelope: Envelope, constant: tuple[tuple[str, bytes], ...], at: float) -> None:
         record, query_id = envelope.record, envelope.query_id.encode()
         coordinates = f"{record.topic}/{record.partition}/{record.offset}"
-        self.envelope = envelope
+        self.json = EventJson(envelope)
         self._key = output_key(record, envelope.query_id)
         self._ids = coordinates.encode() + b"/"
         self._common = (
             *constant,
             (h.CE_SUBJECT, query_id),
-            (h.CE_TIME, when.isoformat().encode()),
+            (h.CE_TIME, self.json.time(at)),
             (h.CE_CORRELATION_ID, envelope.correlation_id.encode() if envelope.correlation_id else query_id),
             (h.CE_CAUSATION_ID, (envelope.causation_id or coordinates).encode()),
             _CONTENT_TYPE,
