@@ -14,7 +14,7 @@ from fivestage.bus.stalls import Stalls
 from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
 from fivestage.core.records import CorruptRecord
-from fivestage.core.repair import Progress
+from fivestage.core.repair import Progress, Trouble
 from fivestage.settings import Settings, TopicSettings
 from support.feeder import write
 
@@ -179,4 +179,26 @@ async def test_a_group_that_is_never_joined() -> None:
         mock.clear(SYNC_GROUP)
         await reader.read_until(lambda: reader.values == [b"first"])
         assert reader.observer.rebuilds == [("consumer", "not_joined")]
+        await reader.member.stop()
+
+
+async def test_an_end_waits_for_no_new_consumer() -> None:
+    """A rebuild that waits for brokers is given up when the service drains, and no other is begun."""
+    with Mock(partitions=1) as mock:
+        reader = Reader(mock.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        consumer = reader.member.consumer
+        mock.go_away()
+        reader.member.condemn(consumer, Trouble("stalled", "for a test"))
+        fetching = asyncio.create_task(reader.member.fetch(100))
+        while not mock.refused():
+            await asyncio.wait({fetching}, timeout=0.1)
+        reader.member.stop_rebuilding()
+        async with asyncio.timeout(30):
+            assert [await fetching, await reader.member.fetch(100)] == [[], []]
+        mock.come_back()
+        assert reader.member.consumer is consumer
+        assert reader.observer.rebuilds == [("consumer", "stalled")]
         await reader.member.stop()

@@ -7,7 +7,7 @@ The new one joins the group as another member, and gets new books: what the old 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -21,7 +21,7 @@ from fivestage.core.repair import Progress, Trouble
 from fivestage.errors import BrokerError, FivestageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from fivestage.bus.source import MakeConsumer
     from fivestage.core.events import Observer
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 JOINED_WITHIN_S = 120.0
 """A rebalance takes as long as kafka.rebalance_timeout_ms, or a few of them."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger("fivestage.bus.member")
 
@@ -78,6 +80,8 @@ class Member:
         """The limit of the fetch under way, which has none until it is of no use."""
         self._paused = False
         self._stopping = False
+        self._replacing: asyncio.Task[Any] | None = None
+        """The wait for a new consumer, which may be long."""
         self.trouble: Trouble | None = None
         """Why the consumer is being made anew, while it is."""
 
@@ -163,17 +167,38 @@ class Member:
 
     # Another consumer
 
+    def stop_rebuilding(self) -> None:
+        """The service ends: make no new consumer, and wait for none. An old one still commits first."""
+        self._stopping = True
+        if self._replacing is not None:
+            self._replacing.cancel()
+
     async def _rebuild(self, trouble: Trouble) -> None:
         self.trouble = trouble
-        await self._rebuilds.permit(trouble)
+        await self._unless_stopping(self._rebuilds.permit(trouble))
+        if self._stopping:
+            return
         await self._retire()
-        self._source = await self._rebuilds.connected(self._make, lambda source: source.start())
+        connecting = self._rebuilds.connected(self._make, lambda source: source.start())
+        source = await self._unless_stopping(connecting)
+        if source is None:
+            return
+        self._source = source
         self._condemned = self.trouble = None
         self.stalls.excuse()
         if self._stopping:
             await self._source.stop()
         elif self._paused:
             self._source.pause()
+
+    async def _unless_stopping(self, step: Coroutine[Any, Any, T]) -> T | None:
+        """Wait for a step of a rebuild; None when the service ends before it does."""
+        task = self._replacing = asyncio.ensure_future(step)
+        if self._stopping:
+            task.cancel()
+        await asyncio.wait({task})
+        self._replacing = None
+        return None if task.cancelled() and self._stopping else task.result()
 
     async def _retire(self) -> None:
         """Finish, commit and leave, as far as the old consumer can; nothing of it counts afterwards."""
@@ -219,5 +244,5 @@ class Member:
 
     async def stop(self) -> None:
         """See Source."""
-        self._stopping = True
+        self.stop_rebuilding()
         await self._source.stop()
