@@ -112,6 +112,24 @@ async def test_a_fetch_that_never_returns(reader: Reader) -> None:
     assert reader.observer.rebuilds == [("consumer", "group_ended")]
 
 
+@pytest.mark.fault(38)
+async def test_a_task_that_is_being_replaced_is_no_trouble(reader: Reader) -> None:
+    """An ended task may be one of a rebalance, about to have a successor; one that stays ended has none."""
+    coordinator: Any = reader.member.consumer._coordinator
+    alive, ended = coordinator._commit_refresh_task, asyncio.create_task(asyncio.sleep(0))
+    await ended
+    coordinator._commit_refresh_task = ended
+    await reader.member.fetch(100)
+    coordinator._commit_refresh_task = alive
+    await reader.write(b"second")
+    await reader.read_until(lambda: b"second" in reader.values)
+    assert reader.observer.rebuilds == []
+    coordinator._commit_refresh_task = ended
+    await reader.read_until(lambda: reader.observer.rebuilds)
+    assert reader.observer.rebuilds == [("consumer", "position_ended")]
+    alive.cancel()
+
+
 async def test_a_turn_that_is_far_off_is_no_stall(reader: Reader) -> None:
     """Records that were fetched, and wait until those of another partition are through, are no stall."""
     await reader.write(*[b"more"] * 200)

@@ -23,7 +23,10 @@ METADATA_PAUSE_S = 0.1
 
 
 def ended_task(consumer: AIOKafkaConsumer) -> str | None:
-    """The name of a background task that has ended and should not have; aiokafka never tells."""
+    """The name of a background task that has ended and should not have; aiokafka never tells.
+
+    One that stays so: between the end of a "position" task and its successor the loop may turn once.
+    """
     client: Any = consumer
     coordinator, subscription = client._coordinator, client._subscription.subscription
     if _is_done(client._fetcher._fetch_task):

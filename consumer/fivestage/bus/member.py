@@ -17,7 +17,7 @@ from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
 from fivestage.bus.source import Source
 from fivestage.bus.stalls import Stalls
 from fivestage.core.ledger import PartitionKey
-from fivestage.core.repair import Progress, Trouble
+from fivestage.core.repair import Progress, Sightings, Trouble
 from fivestage.errors import BrokerError, FivestageError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Member:
         self.joining = Progress(JOINED_WITHIN_S)
         self._group = PartitionKey(settings.topics.queries, -1)
         self._condemned: Trouble | None = None
+        self._sightings = Sightings()
         self._fetching: asyncio.Timeout | None = None
         """The limit of the fetch under way, which has none until it is of no use."""
         self._paused = False
@@ -136,12 +137,12 @@ class Member:
                 self._fetching = scope
                 return await self._source.fetch(max_records)
         except TimeoutError:
-            trouble = self._broken()
+            trouble = self._cause()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            trouble = self._broken() or Trouble("cancelled", "the Kafka client has cancelled a fetch")
+            trouble = self._cause() or Trouble("cancelled", "the Kafka client has cancelled a fetch")
         finally:
             self._fetching = None
         raise _BrokenError(trouble or Trouble("timeout", "the Kafka client gave up a fetch"))
@@ -158,6 +159,14 @@ class Member:
             fetching.reschedule(now)
 
     def _broken(self) -> Trouble | None:
+        """Why the consumer is of no use, if it is: an ended task may be about to have a successor."""
+        trouble = self._source.trouble
+        now = asyncio.get_running_loop().time()
+        stays = self._sightings.look(trouble and trouble.reason, now) is not None
+        return self._condemned or (trouble if stays else None)
+
+    def _cause(self) -> Trouble | None:
+        """Why a fetch has failed: what is seen now is reason enough."""
         return self._condemned or self._source.trouble
 
     def condemn(self, consumer: AIOKafkaConsumer, trouble: Trouble) -> None:
@@ -185,6 +194,7 @@ class Member:
             return
         self._source = source
         self._condemned = self.trouble = None
+        self._sightings = Sightings()
         self.stalls.excuse()
         if self._stopping:
             await self._source.stop()
