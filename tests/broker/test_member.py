@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from faults.mock import SYNC_GROUP, Mock
+from faults.mock import OFFSET_COMMIT, SYNC_GROUP, Mock
+from fivestage.bus.committer import Committer
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.bus.member import Member
 from fivestage.bus.stalls import Stalls
@@ -23,14 +25,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.broker
 TOPIC = TopicSettings().queries
-REBALANCE_IN_PROGRESS = 27
+REBALANCE_IN_PROGRESS, INVALID_COMMIT_SIZE = 27, 28
 
 
 class Counted(Observer):
-    """Remembers the rebuilds."""
+    """Remembers the rebuilds, and commits that failed."""
 
     def __init__(self) -> None:
         self.rebuilds: list[tuple[str, str]] = []
+        self.failures: list[str] = []
+
+    def commit_failed(self, error_type: str) -> None:
+        self.failures.append(error_type)
 
     def client_rebuilt(self, client: str, reason: str) -> None:
         self.rebuilds.append((client, reason))
@@ -183,6 +189,29 @@ async def test_brokers_that_are_away_are_no_stall() -> None:
         await reader.read_until(lambda: b"second" in reader.values)
         assert reader.observer.rebuilds == []
         await reader.member.stop()
+
+
+async def test_a_late_answer_to_a_commit_is_no_unexpected_error() -> None:
+    """A commit that is refused after the committer has given it up was told as not answered; that is all."""
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    with Mock(partitions=1) as mock:
+        reader = Reader(mock.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        [book] = reader.ledger.books.values()
+        book.finish(0)
+        committer = Committer(reader.member, reader.ledger, reader.observer, interval_s=60, timeout_s=30)
+        mock.slow_down(500)
+        mock.push(OFFSET_COMMIT, [INVALID_COMMIT_SIZE])
+        assert not await committer.commit(timeout_s=0.1)
+        mock.slow_down(0)
+        assert await committer.commit()  # is answered after the first
+        assert reader.observer.failures == ["timeout"]
+        await reader.member.stop()
+    gc.collect()
+    assert errors == []
 
 
 async def test_a_group_that_is_never_joined() -> None:

@@ -58,16 +58,28 @@ def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
 
     A commit of one that was dropped looks like that of a consumer outside of any group, and brokers take
     those while the group has no members: it would put back what others have committed since.
+
+    What comes of a commit that nobody waits for any more is nobody's error: the committer has told that it
+    was not answered in time. aiokafka leaves it behind in a task of its own.
     """
     coordinator: Any = consumer._coordinator
     send = coordinator._do_commit_offsets
 
     async def send_as_member(*args: Any) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(_note_its_end)
         if coordinator.generation < 0:
             raise UnknownMemberIdError
         await send(*args)
 
     coordinator._do_commit_offsets = send_as_member
+
+
+def _note_its_end(task: asyncio.Task[Any]) -> None:
+    """Take the exception, which asyncio would call unexpected where nobody else does."""
+    if not task.cancelled():
+        task.exception()
 
 
 def position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
