@@ -7,6 +7,7 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiokafka.conn import CloseReason
 
 from faults.mock import OFFSET_COMMIT, SYNC_GROUP, Mock
 from fivestage.bus.committer import Committer
@@ -53,7 +54,14 @@ class Reader:
         self.bootstrap = bootstrap
         self.observer = Counted()
         self.ledger = Ledger(max_span=1000)
-        self.member = Member(settings, self.ledger, self.revoked, self.observer)
+        self.unanswered: list[tuple[str, int]] = []
+        self.member = Member(
+            settings,
+            self.ledger,
+            self.revoked,
+            self.observer,
+            on_unanswered=lambda host, port: self.unanswered.append((host, port)),
+        )
         self.member.stalls = Stalls(self.ledger, self.member.condemn, stalled_after_s=0.5, confirm_s=0.2)
         self.reasons: list[str | None] = []
         self.values: list[bytes | None] = []
@@ -134,6 +142,19 @@ async def test_a_task_that_is_being_replaced_is_no_trouble(reader: Reader) -> No
     await reader.read_until(lambda: reader.observer.rebuilds)
     assert reader.observer.rebuilds == [("consumer", "position_ended")]
     alive.cancel()
+
+
+@pytest.mark.fault(37)
+async def test_a_broker_that_does_not_answer_is_told_of(reader: Reader) -> None:
+    """Others may have idle connections to it that are as dead; a connection that breaks is no such sign."""
+    client: Any = reader.member.consumer._client
+    fetching, coordinating = client._conns.values()
+    fetching.close(CloseReason.CONNECTION_BROKEN)
+    assert reader.unanswered == []
+    coordinating.close(CloseReason.CONNECTION_TIMEOUT)  # as the client does when a request times out
+    assert reader.unanswered == [(coordinating.host, coordinating.port)]
+    await reader.write(b"second")
+    await reader.read_until(lambda: b"second" in reader.values)
 
 
 async def test_a_turn_that_is_far_off_is_no_stall(reader: Reader) -> None:

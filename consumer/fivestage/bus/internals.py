@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.conn import CloseReason
 from aiokafka.errors import UnknownMemberIdError
 
 if TYPE_CHECKING:
@@ -130,6 +131,27 @@ def brake_fetches(consumer: AIOKafkaConsumer, *, soon_s: float, pause_s: float) 
         return brought
 
     fetcher._proc_fetch_request = fetch_or_pause
+
+
+def when_unanswered(consumer: AIOKafkaConsumer, call: Callable[[str, int], None]) -> None:
+    """Have *call* called with the address of a broker that has not answered this consumer for too long."""
+    client: Any = consumer._client
+    forget = client._on_connection_closed
+
+    def forget_and_tell(connection: Any, reason: CloseReason | None) -> None:
+        forget(connection, reason)
+        if reason is CloseReason.CONNECTION_TIMEOUT:
+            call(connection.host, connection.port)
+
+    client._on_connection_closed = forget_and_tell
+
+
+def hang_up(producer: AIOKafkaProducer, host: str, port: int) -> None:
+    """Close the connections to a broker on which no answer is awaited; the next request makes another."""
+    client: Any = producer.client
+    for connection in list(client._conns.values()):
+        if (connection.host, connection.port) == (host, port) and not connection._requests:
+            connection.close()
 
 
 def cut(consumer: AIOKafkaConsumer) -> None:

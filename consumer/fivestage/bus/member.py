@@ -23,7 +23,7 @@ from fivestage.errors import BrokerError, FivestageError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from fivestage.bus.source import MakeConsumer
+    from fivestage.bus.source import MakeConsumer, OnUnanswered
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger
     from fivestage.core.records import CorruptRecord, Record
@@ -53,6 +53,7 @@ class Member:
         ledger: See Source.
         on_revoked: See Source; also awaited before a consumer is replaced.
         observer: Told of every rebuild.
+        on_unanswered: See Source.
         make_consumer: See Source.
     """
 
@@ -63,8 +64,10 @@ class Member:
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
         observer: Observer,
         *,
+        on_unanswered: OnUnanswered = lambda _host, _port: None,
         make_consumer: MakeConsumer = AIOKafkaConsumer,
     ) -> None:
+        self._on_unanswered = on_unanswered
         self._settings = settings
         self._make_consumer = make_consumer
         self._observer = observer
@@ -92,6 +95,7 @@ class Member:
             self._ledger,
             self._on_revoked,
             self._observer,
+            on_unanswered=self._on_unanswered,
             make_consumer=self._make_consumer,
         )
 
