@@ -210,8 +210,11 @@ class Member:
         task = self._replacing = asyncio.ensure_future(step)
         if self._stopping:
             task.cancel()
-        await asyncio.wait({task})
-        self._replacing = None
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+            self._replacing = None
         return None if task.cancelled() and self._stopping else task.result()
 
     async def _retire(self) -> None:

@@ -11,6 +11,7 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 * exceptions of the rebalance listener are logged and forgotten: they are kept and raised from ``fetch``;
 * a fetch that is answered with an unknown error is repeated at once, for ever: see ``internals.py``;
 * a commit is tried again also when the group has dropped the member meanwhile: see ``internals.py``;
+* a dead connection is noticed by each client for itself, after a whole time-out: see ``internals.py``;
 * a background task that has ended is not told of, and a consumer cannot be started again: see ``member.py``.
 """
 
