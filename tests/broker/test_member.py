@@ -261,8 +261,9 @@ async def test_an_end_waits_for_no_new_consumer() -> None:
         mock.go_away()
         reader.member.condemn(consumer, Trouble("stalled", "for a test"))
         fetching = asyncio.create_task(reader.member.fetch(100))
-        while not mock.refused():
+        while mock.refused() < 4:
             await asyncio.wait({fetching}, timeout=0.1)
+        await asyncio.wait({fetching}, timeout=0.2)  # into the pause: aiokafka forgets a connection half made
         reader.member.stop_rebuilding()
         async with asyncio.timeout(30):
             assert [await fetching, await reader.member.fetch(100)] == [[], []]
