@@ -81,7 +81,7 @@ def assemble(
         observer=metrics,
         tracing=_tracing(settings),
     )
-    source = Member(settings, ledger, on_revoked, metrics)
+    source = Member(settings, ledger, on_revoked, metrics, on_unanswered=sink.producer.hang_up)
     interval_s = settings.kafka.commit_interval_ms / 1000
     committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     watch = Watch(

@@ -14,6 +14,7 @@ from fivestage.context import Query
 from fivestage.core.deadline import grant
 from fivestage.core.decode import DecodeLimits, Readable, Unreadable, UnreadableReason, decode
 from fivestage.core.event_json import Envelope
+from fivestage.core.held import HeldUp
 from fivestage.core.job import Job
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 from fivestage.core.records import CorruptRecord, PlainRecord
@@ -131,6 +132,7 @@ class Dispatcher:
         self._wall_clock = wall_clock
         self._progress = asyncio.Event()
         self._filling = False
+        self._held_up = HeldUp()
         self.refusals = Refusals(self._tell)
         """Those who must be told that they are refused."""
         self._leaving: list[Collection[PartitionKey]] = []
@@ -297,6 +299,8 @@ class Dispatcher:
 
     def _begin(self, candidate: Candidate, now: float) -> TimeoutReason | None:
         """Start a query; if its answer would come too late, say why it is not started."""
+        if candidate.record in self._held_up:  # it was begun, and its time is over
+            return TimeoutReason.EXPIRED_BEFORE_START
         readable, budget = candidate.readable, candidate.budget.begun(now)
         lane = self._policies.lane(readable.lane)
         if (reason := self._refusal(budget, lane, readable.lane, now)) is not None:
@@ -399,6 +403,7 @@ class Dispatcher:
     def _ended(self, job: Job, conclusion: Conclusion) -> None:
         self._fill()
         ticket: Ticket = job.origin
+        self._held_up.note(ticket.envelope.record, asyncio.get_running_loop().time() - job.ends_at)
         records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
         self._observer.concluded(job.query.lane, conclusion, ticket.envelope.queue_s)
         ticket.trace.conclude(ticket.envelope, conclusion)

@@ -1,7 +1,8 @@
 """The service: settings to parts, parts to a running whole, and an orderly end.
 
 Order of the end: fetch no more, let what is in flight finish, commit, leave the group, disconnect. Each
-step is bounded, and the whole is: what hangs is left behind, and what was not committed is read again.
+step is bounded, and so is the whole, of which each takes its share: what hangs is left behind, and what was
+not committed is read again.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import structlog
 from fivestage import tuning
 from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
+from fivestage.bounded import within
 from fivestage.bus import topics
 from fivestage.bus.diagnosis import Diagnosis
 from fivestage.core.ledger import Ledger
-from fivestage.ending import HardEnd
+from fivestage.ending import HardEnd, TimeLeft
 from fivestage.errors import (
     BrokerError,
     ConfigurationError,
@@ -49,8 +51,11 @@ REVOKE_DRAIN_S = 1.0
 REVOKE_COMMIT_S = 2.0
 """With a commit under way that hangs (COMMIT_TIMEOUT_S) all this stays below kafka.rebalance_timeout_ms."""
 LAST_COMMIT_S = 2.0
+AFTER_DRAIN_S = 4.0
+"""What a drain leaves of the time for the end: to commit, and to disconnect."""
 START_TIMEOUT_S = 18.0
-STEP_TIMEOUT_S = 3.0
+STEP_S = 3.0
+"""How long a part may take to end."""
 
 log = structlog.get_logger("fivestage.service")
 
@@ -72,6 +77,8 @@ class Service:
         self._signalled = False
         self._failure: Exception | None = None
         self.admin_port: int | None = None
+        self._limit_s = settings.shutdown.total_timeout_ms / 1000
+        self._time = TimeLeft(self._limit_s)
         self.hard_end: HardEnd | None = None
         """Ends the process when the orderly end does not."""
         self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
@@ -114,8 +121,8 @@ class Service:
     def _end_within_limit(self) -> None:
         """From now on the process has so long to live, whatever hangs in it."""
         if self.hard_end is None:
-            limit_s = self.settings.shutdown.total_timeout_ms / 1000
-            self.hard_end = HardEnd(limit_s, lambda: max(1, exit_code(self._failure)))
+            self._time.begin()
+            self.hard_end = HardEnd(self._limit_s, lambda: max(1, exit_code(self._failure)))
 
     # Starting
 
@@ -136,7 +143,7 @@ class Service:
         finally:
             ending.cancel()
             starting.cancel()
-            await asyncio.wait({starting}, timeout=STEP_TIMEOUT_S)
+            await asyncio.wait({starting}, timeout=self._time.share(STEP_S))
         if self._ending.is_set() and (starting.cancelled() or not starting.done()):
             return False
         if starting.cancelled():
@@ -166,10 +173,10 @@ class Service:
         )
         await self._start_admin(stack)
         await parts.executor.start(parts.inner.running.finished)
-        stack.push_async_callback(_bounded, lambda: asyncio.to_thread(flush_provider), "traces")
-        stack.push_async_callback(_bounded, lambda: parts.executor.stop(1.0), "executor")
-        stack.push_async_callback(_bounded, parts.sink.stop, "producer")
-        stack.push_async_callback(_bounded, parts.source.stop, "consumer")
+        stack.push_async_callback(self._end_part, lambda: asyncio.to_thread(flush_provider), "traces")
+        stack.push_async_callback(self._end_part, lambda: parts.executor.stop(1.0), "executor")
+        stack.push_async_callback(self._end_part, parts.sink.stop, "producer")
+        stack.push_async_callback(self._end_part, parts.source.stop, "consumer")
         await parts.sink.start()
         await parts.source.start()
 
@@ -185,7 +192,7 @@ class Service:
             registry=self.metrics.registry,
         )
         self.admin_port = await server.start()
-        stack.push_async_callback(_bounded, server.stop, "admin server")
+        stack.push_async_callback(self._end_part, server.stop, "admin server")
 
     def _ready(self) -> Health:
         """What the watch says, and what has been found out about it."""
@@ -223,24 +230,32 @@ class Service:
 
     async def _drain(self, fetching: asyncio.Task[None]) -> None:
         """Let what is in flight finish, and commit it."""
-        self.parts.watch.draining = True
-        self.parts.inner.intake.stop()
-        drain_s = self.settings.shutdown.drain_timeout_ms / 1000
-        log.info("draining", in_flight=self.parts.inner.dispatcher.in_flight)
-        await asyncio.wait({fetching}, timeout=drain_s)  # never cancelled: see bus/source.py
-        drained = isinstance(self._failure, PublishError) or await self.parts.inner.dispatcher.drain(drain_s)
+        parts = self.parts
+        parts.watch.draining = True
+        parts.inner.intake.stop()
+        parts.source.stop_rebuilding()
+        log.info("draining", in_flight=parts.inner.dispatcher.in_flight)
+        await asyncio.wait({fetching}, timeout=self._drain_s)  # never cancelled: see bus/source.py
+        drain_s = self._drain_s
+        drained = isinstance(self._failure, PublishError) or await parts.inner.dispatcher.drain(drain_s)
         if not await self._commit_at_last():
             self.stop(BrokerError("what is finished could not be committed: it will be answered again"))
         if not drained:
-            left = self.parts.inner.dispatcher.in_flight
+            left = parts.inner.dispatcher.in_flight
             self.stop(DrainTimeoutError(f"{left} queries were still in flight after {drain_s:.0f} s"))
+
+    @property
+    def _drain_s(self) -> float:
+        return self._time.share(self.settings.shutdown.drain_timeout_ms / 1000, leaving_s=AFTER_DRAIN_S)
 
     async def _commit_at_last(self) -> bool:
         """Commit, and once more when it fails: a rebalance may just be ending."""
-        try:
-            return await self.parts.committer.commit(LAST_COMMIT_S) or await self.parts.committer.commit(
-                LAST_COMMIT_S
-            )
+        return await self._commit_within_share() or await self._commit_within_share()
+
+    async def _commit_within_share(self) -> bool:
+        limit_s = self._time.share(LAST_COMMIT_S)
+        try:  # it also waits for a commit that is under way
+            return bool(await within(self.parts.committer.commit(limit_s), limit_s))
         except FivestageError:
             return False
 
@@ -264,6 +279,15 @@ class Service:
 
     # Ending
 
+    async def _end_part(self, step: Callable[[], Awaitable[None]], name: str) -> None:
+        """Take one step of the end; leave it behind when it hangs."""
+        task, limit_s = asyncio.ensure_future(step()), self._time.share(STEP_S)
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+        if not done:
+            log.warning("left behind", part=name, after_s=round(limit_s, 3))
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("ended badly", part=name, **described(error))
+
     def _listen_for_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -274,16 +298,6 @@ class Service:
             os._exit(1)
         self._signalled = True
         self.stop()
-
-
-async def _bounded(step: Callable[[], Awaitable[None]], name: str) -> None:
-    """Take one step of the end; leave it behind when it hangs."""
-    task = asyncio.ensure_future(step())
-    done, _ = await asyncio.wait({task}, timeout=STEP_TIMEOUT_S)
-    if not done:
-        log.warning("left behind", part=name, after_s=STEP_TIMEOUT_S)
-    elif not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("ended badly", part=name, **described(error))
 
 
 def exit_code(failure: Exception | None) -> int:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiokafka.conn import CloseReason
 
-from faults.mock import SYNC_GROUP, Mock
+from faults.mock import OFFSET_COMMIT, SYNC_GROUP, Mock
+from fivestage.bus.committer import Committer
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.bus.member import Member
 from fivestage.bus.stalls import Stalls
 from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
 from fivestage.core.records import CorruptRecord
-from fivestage.core.repair import Progress
+from fivestage.core.repair import Progress, Trouble
 from fivestage.settings import Settings, TopicSettings
 from support.feeder import write
 
@@ -23,14 +26,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.broker
 TOPIC = TopicSettings().queries
-REBALANCE_IN_PROGRESS = 27
+REBALANCE_IN_PROGRESS, INVALID_COMMIT_SIZE = 27, 28
 
 
 class Counted(Observer):
-    """Remembers the rebuilds."""
+    """Remembers the rebuilds, and commits that failed."""
 
     def __init__(self) -> None:
         self.rebuilds: list[tuple[str, str]] = []
+        self.failures: list[str] = []
+
+    def commit_failed(self, error_type: str) -> None:
+        self.failures.append(error_type)
 
     def client_rebuilt(self, client: str, reason: str) -> None:
         self.rebuilds.append((client, reason))
@@ -47,7 +54,14 @@ class Reader:
         self.bootstrap = bootstrap
         self.observer = Counted()
         self.ledger = Ledger(max_span=1000)
-        self.member = Member(settings, self.ledger, self.revoked, self.observer)
+        self.unanswered: list[tuple[str, int]] = []
+        self.member = Member(
+            settings,
+            self.ledger,
+            self.revoked,
+            self.observer,
+            on_unanswered=lambda host, port: self.unanswered.append((host, port)),
+        )
         self.member.stalls = Stalls(self.ledger, self.member.condemn, stalled_after_s=0.5, confirm_s=0.2)
         self.reasons: list[str | None] = []
         self.values: list[bytes | None] = []
@@ -112,6 +126,37 @@ async def test_a_fetch_that_never_returns(reader: Reader) -> None:
     assert reader.observer.rebuilds == [("consumer", "group_ended")]
 
 
+@pytest.mark.fault(38)
+async def test_a_task_that_is_being_replaced_is_no_trouble(reader: Reader) -> None:
+    """An ended task may be one of a rebalance, about to have a successor; one that stays ended has none."""
+    coordinator: Any = reader.member.consumer._coordinator
+    alive, ended = coordinator._commit_refresh_task, asyncio.create_task(asyncio.sleep(0))
+    await ended
+    coordinator._commit_refresh_task = ended
+    await reader.member.fetch(100)
+    coordinator._commit_refresh_task = alive
+    await reader.write(b"second")
+    await reader.read_until(lambda: b"second" in reader.values)
+    assert reader.observer.rebuilds == []
+    coordinator._commit_refresh_task = ended
+    await reader.read_until(lambda: reader.observer.rebuilds)
+    assert reader.observer.rebuilds == [("consumer", "position_ended")]
+    alive.cancel()
+
+
+@pytest.mark.fault(37)
+async def test_a_broker_that_does_not_answer_is_told_of(reader: Reader) -> None:
+    """Others may have idle connections to it that are as dead; a connection that breaks is no such sign."""
+    client: Any = reader.member.consumer._client
+    fetching, coordinating = client._conns.values()
+    fetching.close(CloseReason.CONNECTION_BROKEN)
+    assert reader.unanswered == []
+    coordinating.close(CloseReason.CONNECTION_TIMEOUT)  # as the client does when a request times out
+    assert reader.unanswered == [(coordinating.host, coordinating.port)]
+    await reader.write(b"second")
+    await reader.read_until(lambda: b"second" in reader.values)
+
+
 async def test_a_turn_that_is_far_off_is_no_stall(reader: Reader) -> None:
     """Records that were fetched, and wait until those of another partition are through, are no stall."""
     await reader.write(*[b"more"] * 200)
@@ -167,6 +212,29 @@ async def test_brokers_that_are_away_are_no_stall() -> None:
         await reader.member.stop()
 
 
+async def test_a_late_answer_to_a_commit_is_no_unexpected_error() -> None:
+    """A commit that is refused after the committer has given it up was told as not answered; that is all."""
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    with Mock(partitions=1) as mock:
+        reader = Reader(mock.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        [book] = reader.ledger.books.values()
+        book.finish(0)
+        committer = Committer(reader.member, reader.ledger, reader.observer, interval_s=60, timeout_s=30)
+        mock.slow_down(500)
+        mock.push(OFFSET_COMMIT, [INVALID_COMMIT_SIZE])
+        assert not await committer.commit(timeout_s=0.1)
+        mock.slow_down(0)
+        assert await committer.commit()  # is answered after the first
+        assert reader.observer.failures == ["timeout"]
+        await reader.member.stop()
+    gc.collect()
+    assert errors == []
+
+
 async def test_a_group_that_is_never_joined() -> None:
     """Where the coordinator answers and the group is not joined for long, a new consumer tries."""
     with Mock(partitions=1) as mock:
@@ -179,4 +247,27 @@ async def test_a_group_that_is_never_joined() -> None:
         mock.clear(SYNC_GROUP)
         await reader.read_until(lambda: reader.values == [b"first"])
         assert reader.observer.rebuilds == [("consumer", "not_joined")]
+        await reader.member.stop()
+
+
+async def test_an_end_waits_for_no_new_consumer() -> None:
+    """A rebuild that waits for brokers is given up when the service drains, and no other is begun."""
+    with Mock(partitions=1) as mock:
+        reader = Reader(mock.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        consumer = reader.member.consumer
+        mock.go_away()
+        reader.member.condemn(consumer, Trouble("stalled", "for a test"))
+        fetching = asyncio.create_task(reader.member.fetch(100))
+        while mock.refused() < 4:
+            await asyncio.wait({fetching}, timeout=0.1)
+        await asyncio.wait({fetching}, timeout=0.2)  # into the pause: aiokafka forgets a connection half made
+        reader.member.stop_rebuilding()
+        async with asyncio.timeout(30):
+            assert [await fetching, await reader.member.fetch(100)] == [[], []]
+        mock.come_back()
+        assert reader.member.consumer is consumer
+        assert reader.observer.rebuilds == [("consumer", "stalled")]
         await reader.member.stop()

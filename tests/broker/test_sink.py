@@ -175,3 +175,25 @@ async def test_a_producer_is_cut_without_a_sound() -> None:
     )
     await asyncio.wait({sender.sender_task})
     assert (acked.cancelled(), sender.sender_task.cancelled(), raised) == (True, True, [])
+
+
+@pytest.mark.fault(37)
+async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher) -> None:
+    """They are closed, and the next batch makes another; where an answer is awaited, it is awaited on."""
+    publisher.publish("a")
+    await until(lambda: publisher.acked)
+    client: Any = publisher.sink.producer.client.client
+    [idle] = client._conns.values()
+    publisher.sink.producer.hang_up(idle.host, idle.port + 1)
+    assert idle.connected()
+    publisher.sink.producer.hang_up(idle.host, idle.port)
+    assert not idle.connected()
+    publisher.mock.slow_down(300)
+    publisher.publish("b")
+    await until(lambda: publisher.mock.requests(PRODUCE) == 2)
+    [busy] = client._conns.values()
+    publisher.sink.producer.hang_up(busy.host, busy.port)
+    assert busy.connected()
+    await until(lambda: len(publisher.acked) == 2)
+    assert publisher.written() == ["a", "b"]
+    assert publisher.rebuilds == []

@@ -25,6 +25,12 @@ async def _holds(query: Query, _ctx: StageContext) -> dict[str, Any]:
     return {"answer": "late"}
 
 
+@app.node("grips")
+async def _grips(query: Query, _ctx: StageContext) -> None:
+    """Keeps the interpreter lock for so many seconds, whenever it is asked."""
+    ctypes.PyDLL(None).sleep(int(query.user_input.split()[1]))
+
+
 @app.node("naps")
 async def _naps(query: Query, _ctx: StageContext) -> dict[str, Any]:
     """Takes so many seconds."""

@@ -50,6 +50,8 @@ class Proxy:
         self.acks_lost = 0
         self.passed_on = 0
         """Bytes that clients have sent to the broker."""
+        self.swallowed = 0
+        """Connections that were made to a black hole."""
         self._mode = Mode.PASS
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
@@ -113,6 +115,7 @@ class Proxy:
         self._links.add(link)
         try:
             if self._mode is Mode.BLACK_HOLE:
+                self.swallowed += 1
                 link.dead = True
                 await reader.read()
             else:

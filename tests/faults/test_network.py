@@ -89,7 +89,10 @@ def test_connections_break(network: tuple[RealBroker, Proxy]) -> None:
 def test_half_open_connections(
     network: tuple[RealBroker, Proxy], record_property: Callable[[str, object], None]
 ) -> None:
-    """All connections go dead without being closed: after kafka.request_timeout_ms new ones are made."""
+    """All connections go dead without being closed: after kafka.request_timeout_ms new ones are made.
+
+    The producer, which has had nothing to send, learns it from the consumer: it sends nothing on a dead one.
+    """
     broker, proxy = network
     topics = create_topics(broker, 2)
     settings = settings_for(topics, kafka__request_timeout_ms=12_000, kafka__rebalance_timeout_ms=9_000)
@@ -103,6 +106,7 @@ def test_half_open_connections(
         wait_until_committed(broker.bootstrap, topics.prefix, topics.queries, 51, limit_s=60)
         record_property("half-open: recovered after s", round(time.monotonic() - dead_at, 1))
         assert service.end() == 0
+    assert [line for line in service.log if line.get("logger") == "aiokafka.producer.sender"] == []
     report = check(broker.bootstrap, topics, ["a", *(f"q{n}" for n in range(50))])
     assert report.silent, report
 

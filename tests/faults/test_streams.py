@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -85,13 +87,20 @@ def leaves_no_core(pid: int) -> bool:
     return re.search(r"^Max core file size +0 ", limits, flags=re.MULTILINE) is not None
 
 
-async def goes_on(bootstrap: str, stderr: int | None, stdout: int | None, command: str = "") -> int:
-    """Whether a service with these streams answers everything, and ends well when told to; its exit code."""
+def start(
+    bootstrap: str, stderr: int | None, stdout: int | None, command: str = ""
+) -> subprocess.Popen[bytes]:
+    """A service with these streams."""
     settings = {"FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": bootstrap, "FIVESTAGE_ADMIN__PORT": "0"}
     line = [sys.executable, "-m", "fivestage", "run", "faults.test_streams:printing", "--log-level", "DEBUG"]
     if command:
         line = ["sh", "-c", f'exec "$@" {command}', "sh", *line]
-    service = subprocess.Popen(line, cwd=TESTS, env={**os.environ, **settings}, stderr=stderr, stdout=stdout)
+    return subprocess.Popen(line, cwd=TESTS, env={**os.environ, **settings}, stderr=stderr, stdout=stdout)
+
+
+async def goes_on(bootstrap: str, stderr: int | None, stdout: int | None, command: str = "") -> int:
+    """Whether a service with these streams answers everything, and ends well when told to; its exit code."""
+    service = start(bootstrap, stderr, stdout, command)
     try:
         write(bootstrap, TOPICS.queries, [(f"q{n}", event(f"q{n}", "hello")) for n in range(COUNT)])
         wait_for_results(bootstrap, TOPICS.results, COUNT)
@@ -142,6 +151,53 @@ def test_lines_lost_are_counted() -> None:
     os.close(writer)
     stream.write("closed\n")
     assert stream.lost == 2
+
+
+def test_a_line_that_others_wait_for() -> None:
+    """It waits for a slow reader, in its place: behind what was lost before, before what comes after it."""
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 16384)
+    stream = LogStream(writer)
+    stream.write("x" * size)
+    stream.write("lost\n")
+    stream.insist("ready\n")
+    stream.write("lost too\n")
+    assert os.read(reader, size) == b"x" * size
+    told = b'{"event":"log lines lost","level":"warning","count":1}\n'
+    with os.fdopen(reader, "rb") as lines:  # waits until they come, though nobody writes any more
+        assert [lines.readline(), lines.readline()] == [told, b"ready\n"]
+        stream.write("next\n")
+        assert [lines.readline(), lines.readline()] == [told, b"next\n"]
+    stream.insist("nobody reads\n")
+    assert stream.lost == 1
+    os.close(writer)
+
+
+@pytest.mark.broker
+async def test_ready_comes_late_to_a_slow_reader(bootstrap: str) -> None:
+    """Who begins to read when the pipe has long been full is told that the service is ready, in its place."""
+    reader, writer = os.pipe()
+    filling = b"." * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
+    os.write(writer, filling)
+    service = start(bootstrap, writer, subprocess.DEVNULL)
+    os.close(writer)
+    try:
+        write(bootstrap, TOPICS.queries, [("q", event("q", "hello"))])
+        wait_for_results(bootstrap, TOPICS.results, 1)
+        said = b""
+        while b'"event":"ready"' not in said:
+            assert select.select([reader], [], [], 20)[0], said
+            said += os.read(reader, 65536)
+        service.send_signal(signal.SIGTERM)
+        with os.fdopen(reader, "rb") as log:
+            said += log.read()
+        assert service.wait(20) == 0
+    finally:
+        service.kill()
+        service.wait()
+    events = [json.loads(line)["event"] for line in said.removeprefix(filling).splitlines()]
+    assert events[:2] == ["log lines lost", "ready"]
+    assert "draining" in events[2:]
 
 
 def test_a_torn_line_stays_alone() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fivestage.bus.client import follow
+from fivestage.settings import Settings
 from kafka.test_service import DENY, settings_for
 from support.checker import check, committed, read_all, wait_for_results, wait_until_committed
 from support.feeder import Feeder, event, write
@@ -179,6 +183,31 @@ def test_all_records_are_deleted_before_they_are_read(kafka: RealBroker, make_to
         assert service.end() == 0
     report = check(kafka.bootstrap, topics, ids)
     assert report.silent, report
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("to_end", [True, False])
+async def test_records_are_deleted_before_a_command_reads_them(
+    kafka: RealBroker, make_topics: MakeTopics, *, to_end: bool
+) -> None:
+    """Commands that follow a topic, or read it to its end, go on with the earliest record that is left."""
+    topics = make_topics(1)
+    large = b"x" * 600_000  # a fetch brings one or two
+    for number in range(12):
+        write(kafka.bootstrap, topics.dead_letters, [(str(number), large)])
+    settings = Settings.load(None, {"kafka": {"bootstrap_servers": kafka.bootstrap}})
+    reading = follow(settings, topics.dead_letters, from_beginning=True, to_end=to_end)
+    offsets = [(await anext(reading)).offset]
+    Operator(kafka.bootstrap).delete_records(topics.dead_letters, 0, 10)
+    async with asyncio.timeout(60), aclosing(reading):
+        async for record in reading:
+            offsets.append(record.offset)
+            if record.offset == 11 and not to_end:
+                break
+    assert offsets[0] == 0
+    assert offsets[-2:] == [10, 11]
+    assert offsets == sorted(set(offsets))
+    assert len(offsets) < 12
 
 
 @pytest.mark.fault(33)

@@ -21,6 +21,7 @@ from fivestage.patrol import GRACE_S
 from fivestage.settings import Settings
 from fivestage.testing import VirtualTimeLoop
 from fivestage_schemas import PipelineStatus, TimeoutEvent
+from shell.samples import block
 
 if TYPE_CHECKING:
     from fivestage import Query, StageContext
@@ -245,6 +246,30 @@ async def test_results_of_a_lost_partition_are_dropped() -> None:
 
 
 @pytest.mark.fault(16)
+@pytest.mark.parametrize(
+    ("held_s", "expected", "runs"), [(40, ["timeout", "expired"], 1), (0.4, ["timeout", "timeout"], 2)]
+)
+async def test_what_held_up_the_process_is_not_run_again(
+    held_s: float, expected: list[str], runs: int
+) -> None:
+    """A query that cost the membership, and is read again therefore, is answered, and costs it not again."""
+    begun = 0
+
+    async def holds(_query: Query, _ctx: StageContext) -> None:
+        nonlocal begun
+        begun += 1
+        block(held_s)
+
+    async with MemoryBus(pipeline(holds=holds)) as bus:
+        record = bus.put(query("a", "holds"))
+        await finish(bus, 1)
+        bus.ledger.assign(frozenset({PartitionKey(TOPIC, 0)}))  # dropped, and back in the group
+        bus.source.put(record)
+        await finish(bus, 2)
+        assert [str(result.status) for result in bus.results()] == expected
+    assert begun == runs
+
+
 async def test_every_record_has_its_end_whatever_nodes_do() -> None:
     """A mix of nodes that answer, raise, hang and bring garbage: as many terminal events as queries."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,6 +86,21 @@ async def test_certificates_that_are_being_exchanged() -> None:
 
 def _no_certificates() -> Client:
     raise ConfigurationError("cannot use the certificate files")
+
+
+async def test_a_wait_for_brokers_that_is_given_up() -> None:
+    """It ends at once, whatever it was at; a client that has begun to start is stopped."""
+    client = Client(fails=True)
+    client.start = partial(asyncio.sleep, 1e6)  # type: ignore[method-assign] # does not fail, but wait
+    rebuilding = asyncio.ensure_future(
+        Rebuilds("consumer", Observer()).connected(lambda: client, lambda one: one.start())
+    )
+    await asyncio.sleep(1)
+    rebuilding.cancel()
+    await asyncio.wait({rebuilding})
+    assert rebuilding.cancelled()
+    assert asyncio.get_running_loop().time() < ATTEMPT_S
+    assert client.stopped
 
 
 @pytest.mark.parametrize("client", [Client(fails=True), Client(hangs=True)])

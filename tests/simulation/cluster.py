@@ -28,6 +28,9 @@ class Client:
         self._conns: dict[Any, Connection] = {}
         self.cluster = self
 
+    def _on_connection_closed(self, connection: object, reason: object) -> None:
+        """Nothing to do."""
+
     async def _metadata_update(self, cluster: object, topics: set[str]) -> bool:  # noqa: ARG002 - aiokafka's
         return True
 

@@ -16,7 +16,7 @@ from fivestage.core.admission import Gate, InFlightLimit
 from fivestage.core.encode import Encoder
 from fivestage.core.events import Observer
 from fivestage.errors import FivestageError
-from fivestage.service import Service, _bounded, exit_code
+from fivestage.service import Service, exit_code
 from fivestage.telemetry.tracing import Tracing
 from fivestage.watch import Watch
 from fivestage.wiring import Chances, wire
@@ -172,9 +172,9 @@ class Instance(Service):
 
     def _end_within_limit(self) -> None:
         if self.hard_end is None:
+            self._time.begin()
             self.hard_end = cast("Any", self)
-            limit_s = self.settings.shutdown.total_timeout_ms / 1000
-            asyncio.get_running_loop().call_later(limit_s, self._end_hard, limit_s)
+            asyncio.get_running_loop().call_later(self._limit_s, self._end_hard, self._limit_s)
 
     def _end_hard(self, limit_s: float) -> None:
         """The orderly end took too long."""
@@ -198,8 +198,8 @@ class Instance(Service):
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         self.parts = parts = self._assemble()
         await parts.executor.start(parts.inner.running.finished)
-        stack.push_async_callback(_bounded, parts.sink.stop, "producer")
-        stack.push_async_callback(_bounded, parts.source.stop, "consumer")
+        stack.push_async_callback(self._end_part, parts.sink.stop, "producer")
+        stack.push_async_callback(self._end_part, parts.source.stop, "consumer")
         await parts.sink.start()
         await parts.source.start()
         self.started = True

@@ -28,10 +28,12 @@ _COPY_BYTES = 64 * 1024
 
 
 class MockCluster:
-    """One broker of librdkafka's mock, in this process.
+    """A broker of librdkafka's mock, or several, in this process.
 
     A failed assertion inside it aborts the process, so nothing else should live here.
     """
+
+    size = 1
 
     def __init__(self, topics: Sequence[str], partitions: int) -> None:
         lib = _load()
@@ -43,7 +45,7 @@ class MockCluster:
         self._client = lib.rd_kafka_new(0, conf, error, len(error))
         if not self._client:
             raise ConfigurationError(f"the embedded broker cannot start: {error.value.decode()}")
-        self._cluster = lib.rd_kafka_mock_cluster_new(self._client, 1)
+        self._cluster = lib.rd_kafka_mock_cluster_new(self._client, self.size)
         lib.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, REBALANCE_DELAY_MS)
         for topic in topics:
             lib.rd_kafka_mock_topic_create(self._cluster, topic.encode(), partitions, 1)

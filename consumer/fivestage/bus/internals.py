@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.conn import CloseReason
 from aiokafka.errors import UnknownMemberIdError
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ METADATA_PAUSE_S = 0.1
 
 
 def ended_task(consumer: AIOKafkaConsumer) -> str | None:
-    """The name of a background task that has ended and should not have; aiokafka never tells."""
+    """The name of a background task that has ended and should not have; aiokafka never tells.
+
+    One that stays so: between the end of a "position" task and its successor the loop may turn once.
+    """
     client: Any = consumer
     coordinator, subscription = client._coordinator, client._subscription.subscription
     if _is_done(client._fetcher._fetch_task):
@@ -55,16 +59,28 @@ def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
 
     A commit of one that was dropped looks like that of a consumer outside of any group, and brokers take
     those while the group has no members: it would put back what others have committed since.
+
+    What comes of a commit that nobody waits for any more is nobody's error: the committer has told that it
+    was not answered in time. aiokafka leaves it behind in a task of its own.
     """
     coordinator: Any = consumer._coordinator
     send = coordinator._do_commit_offsets
 
     async def send_as_member(*args: Any) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(_note_its_end)
         if coordinator.generation < 0:
             raise UnknownMemberIdError
         await send(*args)
 
     coordinator._do_commit_offsets = send_as_member
+
+
+def _note_its_end(task: asyncio.Task[Any]) -> None:
+    """Take the exception, which asyncio would call unexpected where nobody else does."""
+    if not task.cancelled():
+        task.exception()
 
 
 def position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
@@ -115,6 +131,27 @@ def brake_fetches(consumer: AIOKafkaConsumer, *, soon_s: float, pause_s: float) 
         return brought
 
     fetcher._proc_fetch_request = fetch_or_pause
+
+
+def when_unanswered(consumer: AIOKafkaConsumer, call: Callable[[str, int], None]) -> None:
+    """Have *call* called with the address of a broker that has not answered this consumer for too long."""
+    client: Any = consumer._client
+    forget = client._on_connection_closed
+
+    def forget_and_tell(connection: Any, reason: CloseReason | None) -> None:
+        forget(connection, reason)
+        if reason is CloseReason.CONNECTION_TIMEOUT:
+            call(connection.host, connection.port)
+
+    client._on_connection_closed = forget_and_tell
+
+
+def hang_up(producer: AIOKafkaProducer, host: str, port: int) -> None:
+    """Close the connections to a broker on which no answer is awaited; the next request makes another."""
+    client: Any = producer.client
+    for connection in list(client._conns.values()):
+        if (connection.host, connection.port) == (host, port) and not connection._requests:
+            connection.close()
 
 
 def cut(consumer: AIOKafkaConsumer) -> None:

@@ -7,7 +7,7 @@ The new one joins the group as another member, and gets new books: what the old 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -17,13 +17,13 @@ from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
 from fivestage.bus.source import Source
 from fivestage.bus.stalls import Stalls
 from fivestage.core.ledger import PartitionKey
-from fivestage.core.repair import Progress, Trouble
+from fivestage.core.repair import Progress, Sightings, Trouble
 from fivestage.errors import BrokerError, FivestageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from fivestage.bus.source import MakeConsumer
+    from fivestage.bus.source import MakeConsumer, OnUnanswered
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger
     from fivestage.core.records import CorruptRecord, Record
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 JOINED_WITHIN_S = 120.0
 """A rebalance takes as long as kafka.rebalance_timeout_ms, or a few of them."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger("fivestage.bus.member")
 
@@ -51,6 +53,7 @@ class Member:
         ledger: See Source.
         on_revoked: See Source; also awaited before a consumer is replaced.
         observer: Told of every rebuild.
+        on_unanswered: See Source.
         make_consumer: See Source.
     """
 
@@ -61,8 +64,10 @@ class Member:
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
         observer: Observer,
         *,
+        on_unanswered: OnUnanswered = lambda _host, _port: None,
         make_consumer: MakeConsumer = AIOKafkaConsumer,
     ) -> None:
+        self._on_unanswered = on_unanswered
         self._settings = settings
         self._make_consumer = make_consumer
         self._observer = observer
@@ -74,10 +79,13 @@ class Member:
         self.joining = Progress(JOINED_WITHIN_S)
         self._group = PartitionKey(settings.topics.queries, -1)
         self._condemned: Trouble | None = None
+        self._sightings = Sightings()
         self._fetching: asyncio.Timeout | None = None
         """The limit of the fetch under way, which has none until it is of no use."""
         self._paused = False
         self._stopping = False
+        self._replacing: asyncio.Task[Any] | None = None
+        """The wait for a new consumer, which may be long."""
         self.trouble: Trouble | None = None
         """Why the consumer is being made anew, while it is."""
 
@@ -87,6 +95,7 @@ class Member:
             self._ledger,
             self._on_revoked,
             self._observer,
+            on_unanswered=self._on_unanswered,
             make_consumer=self._make_consumer,
         )
 
@@ -132,12 +141,12 @@ class Member:
                 self._fetching = scope
                 return await self._source.fetch(max_records)
         except TimeoutError:
-            trouble = self._broken()
+            trouble = self._cause()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            trouble = self._broken() or Trouble("cancelled", "the Kafka client has cancelled a fetch")
+            trouble = self._cause() or Trouble("cancelled", "the Kafka client has cancelled a fetch")
         finally:
             self._fetching = None
         raise _BrokenError(trouble or Trouble("timeout", "the Kafka client gave up a fetch"))
@@ -154,6 +163,14 @@ class Member:
             fetching.reschedule(now)
 
     def _broken(self) -> Trouble | None:
+        """Why the consumer is of no use, if it is: an ended task may be about to have a successor."""
+        trouble = self._source.trouble
+        now = asyncio.get_running_loop().time()
+        stays = self._sightings.look(trouble and trouble.reason, now) is not None
+        return self._condemned or (trouble if stays else None)
+
+    def _cause(self) -> Trouble | None:
+        """Why a fetch has failed: what is seen now is reason enough."""
         return self._condemned or self._source.trouble
 
     def condemn(self, consumer: AIOKafkaConsumer, trouble: Trouble) -> None:
@@ -163,17 +180,42 @@ class Member:
 
     # Another consumer
 
+    def stop_rebuilding(self) -> None:
+        """The service ends: make no new consumer, and wait for none. An old one still commits first."""
+        self._stopping = True
+        if self._replacing is not None:
+            self._replacing.cancel()
+
     async def _rebuild(self, trouble: Trouble) -> None:
         self.trouble = trouble
-        await self._rebuilds.permit(trouble)
+        await self._unless_stopping(self._rebuilds.permit(trouble))
+        if self._stopping:
+            return
         await self._retire()
-        self._source = await self._rebuilds.connected(self._make, lambda source: source.start())
+        connecting = self._rebuilds.connected(self._make, lambda source: source.start())
+        source = await self._unless_stopping(connecting)
+        if source is None:
+            return
+        self._source = source
         self._condemned = self.trouble = None
+        self._sightings = Sightings()
         self.stalls.excuse()
         if self._stopping:
             await self._source.stop()
         elif self._paused:
             self._source.pause()
+
+    async def _unless_stopping(self, step: Coroutine[Any, Any, T]) -> T | None:
+        """Wait for a step of a rebuild; None when the service ends before it does."""
+        task = self._replacing = asyncio.ensure_future(step)
+        if self._stopping:
+            task.cancel()
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+            self._replacing = None
+        return None if task.cancelled() and self._stopping else task.result()
 
     async def _retire(self) -> None:
         """Finish, commit and leave, as far as the old consumer can; nothing of it counts afterwards."""
@@ -219,5 +261,5 @@ class Member:
 
     async def stop(self) -> None:
         """See Source."""
-        self._stopping = True
+        self.stop_rebuilding()
         await self._source.stop()

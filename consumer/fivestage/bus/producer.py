@@ -107,6 +107,13 @@ class Producer:
             self.trouble = trouble
             self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(trouble))
 
+    def hang_up(self, host: str, port: int) -> None:
+        """A broker has not answered others for too long: an idle connection to it may be as dead as theirs.
+
+        The first batch on it would have to wait for as long again to find that out.
+        """
+        internals.hang_up(self.client, host, port)
+
     async def _rebuild(self, trouble: Trouble) -> None:
         try:
             await self._rebuilds.permit(trouble)

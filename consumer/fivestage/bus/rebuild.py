@@ -69,6 +69,8 @@ class Rebuilds:
     async def connected(self, make: Callable[[], C], start: Callable[[C], Awaitable[object]]) -> C:
         """Make the client and start it, again and again while the brokers are away.
 
+        When this is cancelled, a client that has begun to start is stopped.
+
         Raises:
             BrokerError: they were for too long.
         """
@@ -80,11 +82,15 @@ class Rebuilds:
             except FivestageError as error:  # certificates that are being exchanged, perhaps
                 failure: str | None = str(error)
             else:
-                failure = await attempt_within(lambda: start(client), ATTEMPT_S)  # noqa: B023 - awaited here
+                failure = "cancelled"
+                try:
+                    failure = await attempt_within(lambda: start(client), ATTEMPT_S)  # noqa: B023 - awaited here
+                finally:
+                    if failure is not None:
+                        await attempt_within(client.stop, STOP_S)
                 if failure is None:
                     log.info("rebuilt", client=self._name)
                     return client
-                await attempt_within(client.stop, STOP_S)
             if clock() > end:
                 break
             await asyncio.sleep(pause_s(attempt, self._random()))
@@ -94,12 +100,12 @@ class Rebuilds:
 async def attempt_within(step: Callable[[], Awaitable[object]], limit_s: float) -> str | None:
     """Try something that may hang; what went wrong, or None. What hangs is cancelled and left behind."""
     task = asyncio.ensure_future(step())
+    task.add_done_callback(_ignore)
     try:
         done, _ = await asyncio.wait({task}, timeout=limit_s)
     finally:
         task.cancel()
     if not done:
-        task.add_done_callback(_ignore)
         return f"no end after {limit_s:.0f} s"
     if task.cancelled():
         return "cancelled by the client"

@@ -11,6 +11,7 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 * exceptions of the rebalance listener are logged and forgotten: they are kept and raised from ``fetch``;
 * a fetch that is answered with an unknown error is repeated at once, for ever: see ``internals.py``;
 * a commit is tried again also when the group has dropped the member meanwhile: see ``internals.py``;
+* a dead connection is noticed by each client for itself, after a whole time-out: see ``internals.py``;
 * a background task that has ended is not told of, and a consumer cannot be started again: see ``member.py``.
 """
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
     MakeConsumer = Callable[..., AIOKafkaConsumer]
+    OnUnanswered = Callable[[str, int], None]
 
 FETCH_TIMEOUT_MS = 200
 """How long an empty fetch waits; also how soon the loop sees that it should stop."""
@@ -58,6 +60,7 @@ class Source:
         on_revoked: Awaited while partitions are being taken away, before their books are closed: finish,
             publish and commit what is in flight, within a bound well below the rebalance timeout.
         observer: Told of what happens.
+        on_unanswered: Called with the address of a broker that has not answered for too long.
         make_consumer: Makes the client; tests put another in its place.
     """
 
@@ -68,8 +71,10 @@ class Source:
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
         observer: Observer,
         *,
+        on_unanswered: OnUnanswered = lambda _host, _port: None,
         make_consumer: MakeConsumer = AIOKafkaConsumer,
     ) -> None:
+        self._on_unanswered = on_unanswered
         self._topic = settings.topics.queries
         self._max_batch_bytes = settings.kafka.max_batch_bytes
         self._wait_s = settings.kafka.fetch_max_wait_ms / 1000
@@ -109,6 +114,7 @@ class Source:
         check_batches(self.consumer, max_bytes=self._max_batch_bytes)
         internals.brake_fetches(self.consumer, soon_s=self._wait_s / 2, pause_s=REFUSED_PAUSE_S)
         internals.commit_only_as_member(self.consumer)
+        internals.when_unanswered(self.consumer, self._on_unanswered)
         self.consumer.subscribe([self._topic], listener=_Listener(self))
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:

@@ -18,6 +18,7 @@ WINDOW_S = 300.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 STALLED_AFTER_S = 30.0
+APART_S = 0.1
 MAX_GAP_S = 5.0
 """Whoever did not look for so long (stopped, or the loop held up) cannot say what happened meanwhile."""
 
@@ -63,6 +64,31 @@ class RebuildBudget:
             return None
         self._taken.append(now)
         return pause_s(len(self._taken) - 1, self._random())
+
+
+class Sightings:
+    """What is seen twice in a row, at times that are apart: what is seen once may be about to pass.
+
+    >>> sightings = Sightings(apart_s=0.1)
+    >>> [sightings.look(seen, now) for seen, now in (("a", 1.0), ("a", 1.0), (None, 1.2), ("a", 1.4))]
+    [None, None, None, None]
+    >>> sightings.look("a", 1.5)
+    'a'
+    """
+
+    def __init__(self, apart_s: float = APART_S) -> None:
+        self._apart_s = apart_s
+        self._first: tuple[str, float] | None = None
+
+    def look(self, seen: str | None, now: float) -> str | None:
+        """Take note of what is seen, if anything; it is returned when it has been seen before."""
+        if seen is None:
+            self._first = None
+        elif self._first is None or self._first[0] != seen:
+            self._first = (seen, now)
+        elif now - self._first[1] >= self._apart_s:
+            return seen
+        return None
 
 
 class Progress:

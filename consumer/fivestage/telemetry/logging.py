@@ -90,11 +90,23 @@ def described(error: BaseException | None) -> dict[str, Any]:
 
 
 def announce(event: str, **fields: Any) -> None:
-    """Write a line that others wait for, whatever the level."""
+    """Write a line that others wait for, whatever the level, and however slowly the log is read."""
     stamp = datetime.now(UTC).isoformat()
-    stream = _stream()
-    stream.write(_dumps({"event": event, "level": "info", "timestamp": stamp, **fields}) + "\n")
-    stream.flush()
+    line = _dumps({"event": event, "level": "info", "timestamp": stamp, **fields}) + "\n"
+    stream = _stream_in_use()
+    if isinstance(stream, LogStream):
+        stream.insist(line)
+    else:
+        stream.write(line)
+        stream.flush()
+
+
+def _stream_in_use() -> TextIO | LogStream:
+    """Where ``configure`` has sent the other lines: on a stream of its own one would overtake them."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and isinstance(handler.stream, LogStream):
+            return handler.stream
+    return _stream()
 
 
 def _describe_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

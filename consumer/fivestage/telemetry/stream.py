@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 from typing import Final
 
 ATOMIC_BYTES: Final = select.PIPE_BUF
@@ -21,36 +22,80 @@ class LogStream:
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
+        self._lock = threading.Lock()
         self._torn = False
+        self._owed = b""
+        """What is to be written before anything else."""
         self.lost = 0
         """Lines that were not written since the last one that was."""
 
     def write(self, text: str) -> int:
         """Write whole lines; never raises and never waits."""
-        if self.lost:
-            told = f'{{"event":"log lines lost","level":"warning","count":{self.lost}}}\n'
-            if not self._put(told.encode()):
+        with self._lock:
+            if not (self._pay() and self._tell_of_the_lost() and self._put(text.encode(errors="replace"))):
                 self.lost += 1
-                return len(text)
-            self.lost = 0
-        if not self._put(text.encode(errors="replace")):
-            self.lost += 1
         return len(text)
+
+    def insist(self, text: str) -> None:
+        """Write a line that others wait for: now, or as soon as somebody reads. Never raises and never waits.
+
+        Nothing overtakes it: what is written while it waits is lost, as with any full pipe.
+        """
+        with self._lock:
+            self._owed += (self._told() if self.lost else b"") + text.encode(errors="replace")
+            self.lost = 0
+            if not self._pay():
+                threading.Thread(target=self._pay_later, name="fivestage-log", daemon=True).start()
+
+    def _pay_later(self) -> None:
+        ready = select.poll()  # a poll of its own: one that others use meanwhile raises
+        ready.register(self._descriptor, select.POLLOUT)
+        paid = False
+        while not paid:
+            ready.poll()
+            with self._lock:
+                paid = self._pay()
+
+    def _pay(self) -> bool:
+        """Write what is owed, as far as it is taken; whether nothing is any more."""
+        if not self._owed:
+            return True
+        data = b"\n" + self._owed if self._torn else self._owed
+        self._owed, is_in_vain = self._send(data)
+        self._torn = False
+        if is_in_vain:
+            self._torn = len(self._owed) < len(data)
+            self.lost += self._owed.count(b"\n")
+            self._owed = b""
+        return not self._owed
+
+    def _tell_of_the_lost(self) -> bool:
+        """Whether all know how many lines were not written."""
+        if self.lost and not self._put(self._told()):
+            return False
+        self.lost = 0
+        return True
+
+    def _told(self) -> bytes:
+        return b'{"event":"log lines lost","level":"warning","count":%d}\n' % self.lost
 
     def _put(self, data: bytes) -> bool:
         if self._torn:
             data = b"\n" + data
+        rest, _ = self._send(data)
+        if len(rest) < len(data):
+            self._torn = bool(rest)
+        return not rest
+
+    def _send(self, data: bytes) -> tuple[bytes, bool]:
+        """Write what is taken now; the rest of it, and whether that will never be taken."""
         view = memoryview(data)
         try:
-            while view:
-                if not self._poll.poll(0):
-                    break
+            while view and self._poll.poll(0):
                 view = view[os.write(self._descriptor, view[:ATOMIC_BYTES]) :]
         except OSError:  # ENOSPC, EPIPE, EBADF: there is nobody to tell
-            pass
-        if len(view) < len(data):
-            self._torn = bool(view)
-        return not view
+            return bytes(view), True
+        return bytes(view), False
 
     def flush(self) -> None:
         """Nothing is kept back."""

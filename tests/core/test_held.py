@@ -1,0 +1,17 @@
+"""What is remembered of queries that ran while the process stood still."""
+
+from __future__ import annotations
+
+from fivestage.core.held import HELD_UP_S, HeldUp
+from fivestage.core.records import PlainRecord
+
+
+def test_the_latest_are_remembered() -> None:
+    """Those that ended much too late, as many as may be; a record of a new log is another one."""
+    held = HeldUp(most=2)
+    records = [PlainRecord("queries", 0, offset, timestamp=7) for offset in range(4)]
+    held.note(records[0], HELD_UP_S / 2)
+    for record in records[1:]:
+        held.note(record, HELD_UP_S)
+    assert [record in held for record in records] == [False, False, True, True]
+    assert records[3]._replace(timestamp=8) not in held
