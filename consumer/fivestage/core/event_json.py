@@ -135,8 +135,8 @@ class EventJson:
             _NO_ERROR if error is None is error_type else _error(error, error_type),
             b"null" if node is None else orjson.dumps(node),
             attempt,
-            duration_s * 1000.0,
-            granted_s * 1000.0,
+            duration_s * 1000.0 if duration_s > 0 else 0.0,
+            granted_s * 1000.0 if granted_s > 0 else 0.0,
             b"null" if started_at is None else self._quoted_time(started_at),
             self._rest,
         )
@@ -173,7 +173,7 @@ class EventJson:
             _error(error, error_type),
             b"null",
             b"",
-            _METRICS % (0.0, envelope.queue_s * 1000.0, b"", 0, 0, 0, 0, 0.0, b"false"),
+            _METRICS % (0.0, _ms(envelope.queue_s), b"", 0, 0, 0, 0, 0.0, b"false"),
             b"null",
             self._quoted_time(envelope.started_at),
             self._source,
@@ -188,8 +188,8 @@ class EventJson:
             note.reason.encode(),
             _text(note.spec.stage_type if note.spec else None),
             _text(note.node),
-            note.limit_s * 1000.0,
-            note.elapsed_s * 1000.0,
+            _ms(note.limit_s),
+            _ms(note.elapsed_s),
             orjson.dumps(note.completed),
             self._quoted_time(monotonic),
             self._source,
@@ -202,19 +202,17 @@ class EventJson:
         completed, timeouts = outcomes.count(Outcome.SUCCESS), outcomes.count(Outcome.TIMEOUT)
         skipped = outcomes.count(Outcome.SKIPPED) if completed < len(runs) else 0
         durations = [
-            _DURATION[run.spec.stage_type] % (run.duration_s * 1000.0)
-            for run in runs
-            if run.started_at is not None
+            _DURATION[run.spec.stage_type] % _ms(run.duration_s) for run in runs if run.started_at is not None
         ]
         return _METRICS % (
-            conclusion.duration_s * 1000.0,
-            self._envelope.queue_s * 1000.0,
+            _ms(conclusion.duration_s),
+            _ms(self._envelope.queue_s),
             b",".join(durations),
             completed,
             len(runs) - completed - skipped,
             skipped,
             timeouts,
-            conclusion.budget_s * 1000.0,
+            _ms(conclusion.budget_s),
             _BOOLS[conclusion.within_budget],
         )
 
@@ -250,3 +248,7 @@ def _text(text: str | None) -> bytes:
 
 def _error(error: str | None, error_type: str | None) -> bytes:
     return b'"error":%b,"error_type":%b' % (_text(error), _text(error_type))
+
+
+def _ms(seconds: float) -> float:
+    return seconds * 1000.0 if seconds > 0 else 0.0
