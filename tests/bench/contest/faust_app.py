@@ -31,7 +31,6 @@ def make(given: Arguments) -> faust.App:
         producer_max_batch_size=64 * 1024,
         stream_buffer_maxsize=4096,
         broker_commit_interval=0.5,
-        stream_wait_empty=True,
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
