@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import idle, latency, memory, orchestration, rounds, workers
 from .entries import CONTESTANTS
-from .parts import Bar, Options, Part
+from .parts import Bar, Options, Part, file_name
 from .report import save, table, write
 
 if TYPE_CHECKING:
@@ -38,15 +38,13 @@ async def main() -> int:
         part = await PARTS[name](options)
         told = f"## {part.title}\n\n{part.table}\n"
         print(f"\n{told}", flush=True)
-        save(
-            rounds.file_name(name, options), part.figures, {**options._asdict(), "kafka": bool(options.kafka)}
-        )
+        save(file_name(name, options), part.figures, {**options._asdict(), "kafka": bool(options.kafka)})
         text.append(told)
         bars += part.bars
     verdict = table(["bar", "limit", "measured", "kept?"], [[*bar[:3], _word(bar.kept)] for bar in bars])
     print(f"\n{verdict}")
     heading = "# Measured on " + ("the embedded broker" if options.kafka is None else "a real Kafka")
-    write(f"{rounds.file_name('bench', options)}.md", "\n".join([f"{heading}\n\n{verdict}\n", *text]))
+    write(f"{file_name('bench', options)}.md", "\n".join([f"{heading}\n\n{verdict}\n", *text]))
     return 1 if any(bar.kept is False for bar in bars) else 0
 
 

@@ -84,6 +84,7 @@ class Child:
             *self._arguments,
             cwd=self._cwd,
             env={**os.environ, **self._settings},
+            stdout=asyncio.subprocess.DEVNULL,  # some greet their user there
             stderr=asyncio.subprocess.PIPE,
             limit=1 << 20,
             start_new_session=True,

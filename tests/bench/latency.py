@@ -12,11 +12,10 @@ from .children import Service
 from .drain import drain
 from .entries import CONTESTANTS, FIVESTAGE
 from .load import Load, Offered, Segment, number_of, offer
-from .parts import PARTITIONS, Bar, Options, Part
+from .parts import PARTITIONS, Bar, Options, Part, file_name
 from .place import QUIET, Place, places
 from .plot import Line, Panel, draw
 from .report import OUT, percentile, table
-from .rounds import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

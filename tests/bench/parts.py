@@ -80,3 +80,8 @@ def paired(rounds: Sequence[Mapping[str, float]], one: str, other: str) -> Sprea
     """One's figure by the other's, round by round: drift of the machine is in both."""
     found = [each[one] / each[other] for each in rounds if one in each and other in each]
     return Spread.of(found) if found else None
+
+
+def file_name(name: str, options: Options) -> str:
+    """Of a part's files: those from a real Kafka have their own."""
+    return name if options.kafka is None else f"{name}-kafka"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .check import check
 from .drain import Drained, drain
 from .entries import FIVESTAGE, HANDWRITTEN, RAW_SEND, Contestant, chosen
-from .parts import PARTITIONS, Bar, Options, Part, Spread, paired
+from .parts import PARTITIONS, Bar, Options, Part, Spread, file_name, paired
 from .place import places
 from .plot import Bars, draw_bars
 from .report import OUT, table
@@ -117,8 +117,3 @@ def _draw(rounds: Sequence[Round], options: Options) -> None:
         both,
         title=f"One query in, six events out: {broker}",
     )
-
-
-def file_name(name: str, options: Options) -> str:
-    """Of a part's files: those from a real Kafka have their own."""
-    return name if options.kafka is None else f"{name}-kafka"
