@@ -87,7 +87,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "arroyo": Contestant(script("arroyo_app"), 0.3, missing=needs("arroyo")),
     "quix": Contestant(
         script("quix_app", environment=".venv-quix", embedded="--embedded"),
-        0.1,
+        0.2,
         missing=needs_environment(".venv-quix"),
     ),
     "faust": Contestant(
