@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+FAUST := .venv-faust
+QUIX := .venv-quix
 SBOM_VENV := .venv-sbom
 SOURCES := consumer schemas tests
 SECONDS ?= 600
@@ -30,8 +32,8 @@ format: $(READY) ## Format and mend what can be mended
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: $(READY) ## Throughput, latency and memory on the embedded broker
-	$(BIN)/python -m tests.bench
+bench: $(BENCH_READY) $(FAUST)/.ready $(QUIX)/.ready ## fivestage beside others, and what is promised of its cost (OPTIONS=...)
+	$(BIN)/python -m tests.bench $(OPTIONS)
 
 bench-overload: $(BENCH_READY) ## Goodput beyond capacity beside others, and after a restart (OPTIONS=...)
 	$(BIN)/python -m tests.bench.overload $(OPTIONS)
@@ -66,6 +68,8 @@ lock: $(READY) ## Compile the locked requirements anew (needs uv)
 	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt -o requirements/build.txt
 	uv pip compile --group sbom --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/sbom.txt
 	uv pip compile --group bench --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt -o requirements/bench.txt
+	uv pip compile --group bench-faust --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/bench-faust.txt
+	uv pip compile --group bench-quix --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/bench-quix.txt
 
 # One environment, made once and re-used until the lock or the project's metadata change.
 $(READY): requirements/dev.txt pyproject.toml
@@ -78,4 +82,10 @@ $(READY): requirements/dev.txt pyproject.toml
 # What only the larger benchmarks need: other people's consumers, and plots.
 $(BENCH_READY): requirements/bench.txt $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	touch $@
+
+# Contestants that need other versions of what the service uses.
+$(FAUST)/.ready $(QUIX)/.ready: .venv-%/.ready: requirements/bench-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@

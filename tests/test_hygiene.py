@@ -68,7 +68,7 @@ def test_the_linter_looks_too() -> None:
     assert [rule for rule in ignored if re.fullmatch(r"S\d*", rule)] == []
 
 
-@pytest.mark.parametrize("name", ["runtime", "dev", "build", "bench", "sbom"])
+@pytest.mark.parametrize("name", ["runtime", "dev", "build", "bench", "bench-faust", "bench-quix", "sbom"])
 def test_every_requirement_has_its_hash(name: str) -> None:
     """The locks name versions and hashes, and no index."""
     text = (ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8")

@@ -1,192 +1,77 @@
-"""Measure the service as a whole process on the embedded broker: ``make bench``.
+"""fivestage beside others, its latency, its memory, and what was promised about all that: ``make bench``.
 
-Prints, for five trivial stages with all six events published, metrics on and traces propagated: CPU
-microseconds a query, queries per second, resident memory with a backlog, and latency at a steady rate.
+Writes docs/bench/bench.md, contest.*, latency.* (with ``--kafka``: bench-kafka.md and so on). How to read it:
+tests/bench/README.md. Exit code 1 when a bar is not kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import statistics
 import sys
-import time
-import urllib.request
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from confluent_kafka import Consumer, Producer
-
-from fivestage.bus.embedded import EmbeddedBroker
-from fivestage.settings import TopicSettings
+from . import idle, latency, memory, orchestration, rounds, workers
+from .entries import CONTESTANTS
+from .parts import Bar, Options, Part, file_name
+from .report import save, table, write
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Awaitable, Callable
 
-PARTITIONS = 8
-TICKS = os.sysconf("SC_CLK_TCK")
+PARTS: dict[str, Callable[[Options], Awaitable[Part]]] = {
+    "contest": rounds.measure,
+    "orchestrator": orchestration.measure,
+    "latency": latency.measure,
+    "workers": workers.measure,
+    "memory": memory.measure,
+    "idle": idle.measure,
+}
 
 
-async def main() -> None:
-    """Run all measurements and print a table."""
+async def main() -> int:
+    """Run the parts, print what they found and write docs/bench; the exit code."""
+    options, names = _arguments()
+    bars: list[Bar] = []
+    text = []
+    for name in names:
+        part = await PARTS[name](options)
+        told = f"## {part.title}\n\n{part.table}\n"
+        print(f"\n{told}", flush=True)
+        save(file_name(name, options), part.figures, {**options._asdict(), "kafka": bool(options.kafka)})
+        text.append(told)
+        bars += part.bars
+    verdict = table(["bar", "limit", "measured", "kept?"], [[*bar[:3], _word(bar.kept)] for bar in bars])
+    print(f"\n{verdict}")
+    heading = "# Measured on " + ("the embedded broker" if options.kafka is None else "a real Kafka")
+    write(f"{file_name('bench', options)}.md", "\n".join([f"{heading}\n\n{verdict}\n", *text]))
+    return 1 if any(bar.kept is False for bar in bars) else 0
+
+
+def _word(kept: bool | None) -> str:  # noqa: FBT001 - three values
+    return "not measured" if kept is None else "yes" if kept else "NO"
+
+
+def _arguments() -> tuple[Options, list[str]]:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--backlog", type=int, default=200_000, help="queries to work off")
-    parser.add_argument("--rounds", type=int, default=3, help="how often to repeat the backlog")
-    parser.add_argument("--rate", type=int, default=1000, help="queries a second for the latency")
-    parser.add_argument("--seconds", type=int, default=5, help="length of the latency measurement")
-    arguments = parser.parse_args()
-    rounds = [await backlog(arguments.backlog) for _ in range(arguments.rounds)]
-    for name, unit in (("cpu_us", "us CPU a query"), ("per_second", "queries/s"), ("rss_mb", "MB resident")):
-        figures = [measured[name] for measured in rounds]
-        print(f"{unit:<18} {min(figures):>10.1f} {statistics.median(figures):>10.1f} {max(figures):>10.1f}")
-    measured = await latency(arguments.rate, arguments.seconds)
-    print(f"ms latency at {arguments.rate}/s: p50 {measured['p50']:.2f}  p99 {measured['p99']:.2f}")
-
-
-async def backlog(count: int) -> dict[str, float]:
-    """Work off a backlog; figures of the service process."""
-    async with EmbeddedBroker(TopicSettings().all, partitions=PARTITIONS) as broker:
-        produce(broker.bootstrap, count)
-        async with service(broker.bootstrap) as (process, port):
-            cpu_at_start, started = cpu_seconds(process.pid), time.monotonic()
-            begun = await counter(port, "lukhas_matriz_async_pipeline_total")
-            while (done := await counter(port, "lukhas_matriz_async_pipeline_total")) < count:
-                await asyncio.sleep(0.2)
-                if process.returncode is not None:
-                    raise SystemExit(f"the service ended with {process.returncode}")
-            took, cpu = time.monotonic() - started, cpu_seconds(process.pid) - cpu_at_start
-            worked = done - begun
-            return {"cpu_us": cpu / worked * 1e6, "per_second": worked / took, "rss_mb": peak_mb(process.pid)}
-
-
-async def latency(rate: int, seconds: int) -> dict[str, float]:
-    """From the query's timestamp to the result's, at a steady rate, as another client sees it."""
-    async with (
-        EmbeddedBroker(TopicSettings().all, partitions=PARTITIONS) as broker,
-        service(broker.bootstrap),
-    ):
-        seen: dict[str, float] = {}
-        consumer = Consumer(
-            {
-                "bootstrap.servers": broker.bootstrap,
-                "group.id": "bench",
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 5,
-            }
-        )
-        consumer.subscribe([TopicSettings().results])
-        reading = asyncio.create_task(asyncio.to_thread(_read, consumer, f"at{rate}-", seen, rate * seconds))
-        sent = await _steadily(broker.bootstrap, rate, seconds)
-        await reading
-        steady = list(sent.items())[rate:]  # without the second in which the reader joins its group
-        found = sorted(seen[name] - at for name, at in steady if name in seen)
-        return {"p50": found[len(found) // 2] * 1000, "p99": found[len(found) * 99 // 100] * 1000}
-
-
-async def _steadily(bootstrap: str, rate: int, seconds: int) -> dict[str, float]:
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
-    sent, started = {}, time.monotonic()
-    for number in range(rate * seconds):
-        ahead = started + number / rate - time.monotonic()
-        if ahead > 0:
-            await asyncio.sleep(ahead)
-        name = f"at{rate}-{number}"
-        sent[name] = time.time()
-        producer.produce(TopicSettings().queries, _event(name), key=name)
-        producer.poll(0)
-    producer.flush()
-    return sent
-
-
-def _read(consumer: Consumer, prefix: str, seen: dict[str, float], count: int) -> None:
-    end = time.monotonic() + 60
-    while len(seen) < count and time.monotonic() < end:
-        message = consumer.poll(0.5)
-        if message is not None and not message.error():
-            key = (message.key() or b"").decode()
-            if key.startswith(prefix):
-                seen[key] = time.time()
-    consumer.close()
-
-
-def produce(bootstrap: str, count: int) -> None:
-    """Write a backlog with a fast client that is not ours."""
-    producer = Producer(
-        {"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of them, separated by commas")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="how often the contest and the workers take turns"
     )
-    for number in range(count):
-        name = f"q{number}"
-        producer.produce(TopicSettings().queries, _event(name), key=name)
-        if number % 10_000 == 0:
-            producer.poll(0)
-    producer.flush()
-
-
-def _event(name: str) -> bytes:
-    return json.dumps({"query_id": name, "user_input": "2+2"}).encode()
-
-
-@asynccontextmanager
-async def service(bootstrap: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """The service in a process of its own, as it is deployed, and its admin port."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "fivestage",
-        "run",
-        "trivial_app:app",
-        cwd=Path(__file__).parent,
-        env={
-            **os.environ,
-            "FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-            "FIVESTAGE_ADMIN__PORT": "0",
-            "FIVESTAGE_KAFKA__FETCH_MAX_WAIT_MS": "10",
-        },
-        stderr=asyncio.subprocess.PIPE,
+    parser.add_argument(
+        "--queries", type=int, default=50_000, help="a run of fivestage; slower ones get fewer"
     )
-    assert process.stderr is not None
-    try:
-        async for line in process.stderr:
-            event: dict[str, Any] = json.loads(line)
-            if event["event"] == "ready":
-                break
-        else:
-            raise SystemExit("the service did not get ready")
-        draining = asyncio.create_task(process.stderr.read())
-        yield process, int(event["admin_port"])
-    finally:
-        process.terminate()
-        await process.wait()
-        await draining
-
-
-async def counter(port: int, name: str) -> float:
-    """The sum of a counter over all its labels."""
-
-    def read() -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
-            lines = response.read().decode().splitlines()
-        return sum(
-            float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + "{", name + " "))
-        )
-
-    return await asyncio.to_thread(read)
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def peak_mb(pid: int) -> float:
-    """The highest resident memory of a process so far."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+    parser.add_argument("--only", help=f"contestants, of {','.join(CONTESTANTS)}")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a measurement of latency")
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds that one run may take")
+    parser.add_argument("--kafka", help="host:port of a real broker; otherwise an embedded one")
+    given = parser.parse_args()
+    names = given.parts.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    options = Options(given.kafka, given.rounds, given.queries, given.only, given.seconds, given.limit)
+    return options, names
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(asyncio.run(main()))

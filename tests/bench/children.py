@@ -32,9 +32,17 @@ class Child:
         arguments: Of this Python.
         cwd: Where it runs.
         settings: Environment variables beside ours.
+        python: Another Python to run it with.
     """
 
-    def __init__(self, *arguments: str, cwd: Path = ROOT, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path = ROOT,
+        settings: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        self._python = python
         self._arguments = arguments
         self._cwd = cwd
         self._settings = settings or {}
@@ -72,10 +80,11 @@ class Child:
         self.started_at = time.time()
         self.ready = asyncio.get_running_loop().create_future()
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            self._python,
             *self._arguments,
             cwd=self._cwd,
             env={**os.environ, **self._settings},
+            stdout=asyncio.subprocess.DEVNULL,  # some greet their user there
             stderr=asyncio.subprocess.PIPE,
             limit=1 << 20,
             start_new_session=True,

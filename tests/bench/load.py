@@ -44,6 +44,7 @@ class Load(NamedTuple):
     topic: str
     rate: float
     segments: list[Segment]
+    linger_ms: float = LINGER_MS
 
     @property
     def size(self) -> int:
@@ -110,7 +111,7 @@ async def offer(load: Load) -> Offered:
 def generate(load: Load) -> Offered:
     """Offer the load, in this process."""
     failures: list[Any] = []
-    producer = _producer(load.bootstrap)
+    producer = _producer(load.bootstrap, load.linger_ms)
     producer.list_topics(load.topic, timeout=20)
     wall, clock = time.time() + HEAD_START_S, time.monotonic() + HEAD_START_S
     behind = []
@@ -129,12 +130,12 @@ def generate(load: Load) -> Offered:
     return _told(wall, took, behind, unsent)
 
 
-def _producer(bootstrap: str) -> Producer:
+def _producer(bootstrap: str, linger_ms: float) -> Producer:
     return Producer(
         {
             "bootstrap.servers": bootstrap,
             "acks": "all",
-            "linger.ms": LINGER_MS,
+            "linger.ms": linger_ms,
             "queue.buffering.max.messages": 1_000_000,
             "delivery.report.only.error": True,
             **QUIET,
@@ -149,8 +150,8 @@ def _told(wall: float, took: float, behind: list[float], unsent: int) -> Offered
 
 
 def _main() -> None:
-    bootstrap, topic, rate, segments = json.loads(sys.argv[1])
-    load = Load(bootstrap, topic, rate, [Segment(*segment) for segment in segments])
+    bootstrap, topic, rate, segments, linger_ms = json.loads(sys.argv[1])
+    load = Load(bootstrap, topic, rate, [Segment(*segment) for segment in segments], linger_ms)
     print(json.dumps(generate(load)))
 
 

@@ -12,7 +12,6 @@ import asyncio
 import statistics
 from dataclasses import asdict, dataclass
 
-from .__main__ import cpu_seconds
 from .answers import Answer, asked_ms, first_answers, read_all
 from .contestants import CONTESTANTS, TTL_MS, until_it_answers
 from .load import Load, Offered, Segment, offer
@@ -20,6 +19,7 @@ from .place import Place, place
 from .plot import Line, Panel, draw
 from .report import OUT, percentile, save, table
 from .restart import restart
+from .system import cpu_seconds
 
 SLOTS = 16
 WORK_MS = 20

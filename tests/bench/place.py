@@ -30,6 +30,8 @@ class Place(NamedTuple):
     bootstrap: str
     topics: TopicSettings
     group_id: str
+    embedded: bool = True
+    """The broker is: it knows one member a group, and no configurations."""
 
     @property
     def settings(self) -> dict[str, object]:
@@ -49,27 +51,52 @@ async def place(kafka: str | None = None, partitions: int = PARTITIONS) -> Async
         async with EmbeddedBroker(TopicSettings().all, partitions=partitions) as broker:
             yield Place(broker.bootstrap, TopicSettings(), "bench")
         return
-    mark = f"bench-{uuid.uuid4().hex[:8]}"
-    names = {key: f"{mark}.{key}" for key in TopicSettings().model_dump(exclude={"create"})}
-    topics = TopicSettings(**names)
+    async with places(1, kafka, partitions) as found:
+        yield found[0]
+
+
+@asynccontextmanager
+async def places(
+    count: int, kafka: str | None = None, partitions: int = PARTITIONS
+) -> AsyncIterator[list[Place]]:
+    """So many places on one broker, with topics of their own."""
+    marks = [f"bench-{uuid.uuid4().hex[:8]}" for _ in range(count)]
+    names = [
+        TopicSettings(**{key: f"{mark}.{key}" for key in TopicSettings().model_dump(exclude={"create"})})
+        for mark in marks
+    ]
+    every = [name for topics in names for name in topics.all]
+    async with _topics(every, kafka, partitions) as bootstrap:
+        yield [
+            Place(bootstrap, topics, mark, kafka is None) for topics, mark in zip(names, marks, strict=True)
+        ]
+
+
+@asynccontextmanager
+async def _topics(names: list[str], kafka: str | None, partitions: int) -> AsyncIterator[str]:
+    """A broker that has these topics."""
+    if kafka is None:
+        async with EmbeddedBroker(names, partitions=partitions) as broker:
+            yield broker.bootstrap
+        return
     admin = AdminClient({"bootstrap.servers": kafka, **QUIET})
-    made = admin.create_topics([NewTopic(name, partitions, 1) for name in topics.all])
+    made = admin.create_topics([NewTopic(name, partitions, 1) for name in names])
     await asyncio.to_thread(lambda: [future.result(30) for future in made.values()])
     try:
-        await asyncio.to_thread(_until_led, admin, topics, partitions)
-        yield Place(kafka, topics, mark)
+        await asyncio.to_thread(_until_led, admin, names, partitions)
+        yield kafka
     finally:
-        gone = admin.delete_topics(list(topics.all))
+        gone = admin.delete_topics(names)
         await asyncio.to_thread(lambda: [future.result(30) for future in gone.values()])
 
 
-def _until_led(admin: AdminClient, topics: TopicSettings, partitions: int) -> None:
+def _until_led(admin: AdminClient, names: list[str], partitions: int) -> None:
     """Wait until all partitions have leaders: a consumer that looks too soon looks again only much later."""
     limit = time.monotonic() + LEADERS_S
     while time.monotonic() < limit:
         found = admin.list_topics(timeout=10).topics
-        led = [p.leader >= 0 for name in topics.all if name in found for p in found[name].partitions.values()]
-        if len(led) == partitions * len(topics.all) and all(led):
+        led = [p.leader >= 0 for name in names if name in found for p in found[name].partitions.values()]
+        if len(led) == partitions * len(names) and all(led):
             break
         time.sleep(0.1)
     time.sleep(SETTLE_S)  # the broker tells of a leader somewhat before it takes its requests

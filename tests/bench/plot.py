@@ -32,6 +32,30 @@ class Panel(NamedTuple):
     lines: Sequence[Line]
 
 
+class Bars(NamedTuple):
+    """One figure of each of those that are compared: its median, and the lowest and highest."""
+
+    label: str
+    spreads: Sequence[tuple[float, float, float]]
+
+
+def draw_bars(path: Path, names: Sequence[str], figures: Sequence[Bars], *, title: str) -> None:
+    """Draw a panel of bars for each figure, beside each other."""
+    mpl.rcParams.update({"svg.hashsalt": "fivestage", "svg.fonttype": "none"})
+    figure = Figure(figsize=(INCHES_WIDE, 1.0 + 0.35 * len(names)), layout="constrained")
+    figure.suptitle(title)
+    areas = figure.subplots(1, len(figures), sharey=True, squeeze=False)[0]
+    for area, one in zip(areas, figures, strict=True):
+        medians = [median for median, _, _ in one.spreads]
+        below = [median - low for median, low, _ in one.spreads]
+        above = [high - median for median, _, high in one.spreads]
+        area.barh(names, medians, xerr=[below, above], error_kw={"capsize": 2, "linewidth": 1})
+        area.set_xlabel(one.label)
+        area.grid(visible=True, axis="x", alpha=0.3)
+    areas[0].invert_yaxis()  # the first on top; the others share its axis
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
 def draw(path: Path, panels: Sequence[Panel], *, x_label: str, title: str, **axes: Any) -> None:
     """Draw panels above each other.
 

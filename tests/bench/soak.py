@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .__main__ import cpu_seconds
 from .children import Service, total
 from .load import Load, Segment, offer
 from .place import Place, place
 from .plot import Line, Panel, draw
 from .report import OUT, save, table
+from .system import cpu_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

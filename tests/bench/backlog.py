@@ -1,0 +1,100 @@
+"""Queries that lie ready, and how many answers there are: by offsets, which costs nobody a reading."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from .load import query_id
+from .place import QUIET
+
+if TYPE_CHECKING:
+    from .place import Place
+
+SAMPLED_EVERY = 20
+"""So one in twenty is to be traced: the producer has decided, and all contestants follow it."""
+BATCH = 500
+"""Records a batch at most: the embedded broker gives out one batch a partition at a time."""
+TRIES, TRY_AGAIN_S = 100, 0.2
+
+
+def write(place: Place, count: int, *, traced: bool = True) -> None:
+    """Write queries with a fast client that is no contestant's.
+
+    Raises:
+        SystemExit: not all could be written.
+    """
+    producer = Producer(
+        {
+            "bootstrap.servers": place.bootstrap,
+            "acks": "all",
+            "linger.ms": 20,
+            "batch.num.messages": BATCH,
+            "queue.buffering.max.messages": 1_000_000,
+            **QUIET,
+        }
+    )
+    for number in range(count):
+        name = query_id(number)
+        value = json.dumps({"query_id": name, "user_input": "2+2"})
+        headers: Any = {"traceparent": traceparent(number)} if traced else None
+        while True:
+            try:
+                producer.produce(place.topics.queries, value, key=name, headers=headers)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        if number % 10_000 == 0:
+            producer.poll(0)
+    if producer.flush(60):
+        raise SystemExit("the backlog could not be written")
+
+
+def traceparent(number: int) -> str:
+    """Of a trace of its own: the same for all contestants, so that their events can be compared."""
+    return f"00-{number + 1:032x}-{number + 1:016x}-{number % SAMPLED_EVERY == 0:02x}"
+
+
+class Ends:
+    """The ends of a place's topics."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._client = Consumer({"bootstrap.servers": place.bootstrap, "group.id": place.group_id, **QUIET})
+        name = place.topics.queries
+        self._partitions = sorted(self._client.list_topics(name, timeout=20).topics[name].partitions)
+
+    def results(self) -> int:
+        """Records ever written to the topic of results."""
+        return self._written(self._place.topics.results)
+
+    def stage_results(self) -> int:
+        """Records ever written to the topic of stage results."""
+        return self._written(self._place.topics.stage_results)
+
+    def _written(self, topic: str) -> int:
+        return sum(self._end(one) for one in self._all(topic))
+
+    def _end(self, one: TopicPartition) -> int:
+        for _ in range(TRIES):
+            try:
+                found = self._client.get_watermark_offsets(one, timeout=20)
+                return 0 if found is None else found[1]
+            except KafkaException:  # a broker may not know yet that it leads
+                time.sleep(TRY_AGAIN_S)
+        raise SystemExit(f"{one.topic}/{one.partition} does not tell its end")
+
+    def committed(self) -> int:
+        """Queries before the positions that the place's group has committed."""
+        found = self._client.committed(self._all(self._place.topics.queries), timeout=20)
+        return sum(max(0, one.offset) for one in found)
+
+    def _all(self, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for number in self._partitions]
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._client.close()

@@ -1,0 +1,57 @@
+"""Five stages that do nothing, and their limits: those of the service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fivestage_schemas import QueryEvent
+
+
+async def intent(_query: QueryEvent) -> Any:
+    """Always the same."""
+    return {"intent": "any", "confidence": 1.0}
+
+
+async def decision(_query: QueryEvent) -> Any:
+    """The only node."""
+    return "echo"
+
+
+async def processing(query: QueryEvent) -> Any:
+    """The question."""
+    return {"answer": query.user_input, "confidence": 1.0}
+
+
+async def validation(_query: QueryEvent) -> Any:
+    """Always right."""
+    return True
+
+
+async def reflection(_query: QueryEvent) -> Any:
+    """Nothing to say."""
+    return {"verdict": "confirmed"}
+
+
+class Stage(NamedTuple):
+    """A stage, its limit in seconds and whether a query fails with it."""
+
+    kind: StageType
+    sequence: int
+    call: Callable[[QueryEvent], Awaitable[Any]]
+    limit_s: float
+    critical: bool
+    node: str | None = None
+
+
+STAGES = (
+    Stage(StageType.INTENT, 0, intent, 0.050, critical=True),
+    Stage(StageType.DECISION, 1, decision, 0.100, critical=True),
+    Stage(StageType.PROCESSING, 2, processing, 0.120, critical=True, node="echo"),
+    Stage(StageType.VALIDATION, 3, validation, 0.040, critical=False),
+    Stage(StageType.REFLECTION, 4, reflection, 0.030, critical=False),
+)

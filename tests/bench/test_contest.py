@@ -1,0 +1,79 @@
+"""The contestants of ``make bench`` do the same work: their events differ in times and topics alone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from .answers import read_all
+from .check import HEADERS, headers_of, problems_of
+from .drain import work_off
+from .entries import CONTESTANTS, HANDWRITTEN
+from .place import places
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+    from .place import Place
+
+pytestmark = [pytest.mark.broker, pytest.mark.realtime]
+
+QUERIES = 40
+OF_TIME = {
+    "duration_ms", "timeout_ms", "started_at", "finished_at",
+    "total_duration_ms", "queue_ms", "stage_durations",
+}  # fmt: skip
+LIMIT_S = 60.0
+OTHERS = [name for name, one in CONTESTANTS.items() if one.works and name != HANDWRITTEN]
+
+
+def timeless(value: Any) -> Any:
+    """An event without what is different each time."""
+    if isinstance(value, dict):
+        return {name: timeless(one) for name, one in value.items() if name not in OF_TIME}
+    return [timeless(one) for one in value] if isinstance(value, list) else value
+
+
+def event(message: Message, place: Place) -> tuple[Any, dict[str, str]]:
+    """Its value and headers, as they would be in any other place."""
+    text = (message.value() or b"").replace(place.group_id.encode(), b"PLACE")
+    headers = {name: value.replace(place.group_id, "PLACE") for name, value in headers_of(message).items()}
+    trace, flags = headers["traceparent"][:36], headers["traceparent"][-2:]
+    kept = {name: value for name, value in headers.items() if name in HEADERS - {"ce_time"}}
+    return timeless(orjson.loads(text)), {**kept, "traceparent": trace + flags}
+
+
+async def events_of(name: str) -> dict[str, Any]:
+    """What a contestant publishes for some queries, by the events' ids."""
+    async with places(1, partitions=4) as (place,):
+        await work_off(place, CONTESTANTS[name], QUERIES, LIMIT_S)
+        assert await asyncio.to_thread(problems_of, place, QUERIES) == []
+        topics = place.topics.results, place.topics.stage_results
+        messages = [
+            one for topic in topics for one in await asyncio.to_thread(read_all, place.bootstrap, topic)
+        ]
+        found = [event(message, place) for message in messages]
+    return {headers["ce_id"]: (value, headers) for value, headers in found}
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    """What the hand-written loop publishes."""
+    return asyncio.run(events_of(HANDWRITTEN))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in CONTESTANTS.items() if one.works and name != HANDWRITTEN]
+)
+async def test_same_events(name: str, expected: dict[str, Any]) -> None:
+    """Each publishes what the hand-written loop does: values, ids, types, traces."""
+    reason = CONTESTANTS[name].missing()
+    if reason is not None:
+        pytest.skip(reason)
+    found = await events_of(name)
+    assert found.keys() == expected.keys()
+    for event_id, (value, headers) in expected.items():
+        assert found[event_id] == (value, headers)
