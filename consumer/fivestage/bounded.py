@@ -110,17 +110,18 @@ class Bounds:
         Raises:
             asyncio.CancelledError: the caller was cancelled from outside.
         """
-        ending = self.begin(call, ends_at)
+        ending = self.begin(call, self.clock(), ends_at)
         return ending if isinstance(ending, Ending) else await ending
 
-    def begin(self, call: Coroutine[Any, Any, Any], ends_at: float) -> Ending | Coroutine[Any, Any, Ending]:
+    def begin(
+        self, call: Coroutine[Any, Any, Any], started_at: float, ends_at: float
+    ) -> Ending | Coroutine[Any, Any, Ending]:
         """The same as far as it goes without waiting: the ending, or what is left, to be awaited.
 
         Most stages answer at once, and pay neither for a timer nor for a coroutine around theirs.
         """
         if self.task is None:
             self.task = asyncio.current_task(self.loop)
-        started_at = self.clock()
         data, failed = None, None
         try:
             waiting_for = self.step(call.send, None)

@@ -138,7 +138,7 @@ class Walk:
         intent = intent_of(results.get(StageType.INTENT))
         others = [name for name in same_intent(self._app.nodes, intent, chosen) if name not in failed]
         stage = advice.stages[spec.sequence]
-        left_s = stage_grant(spec, stage, now=self._clock(), ends_at=self._job.ends_at).seconds
+        left_s, _ = stage_grant(spec, stage, now=self._clock(), ends_at=self._job.ends_at)
         default_s = stage.need_s or stage.limit_s
         for name in advice.rank(others):
             p95_s = advice.node(name).p95_s
@@ -173,7 +173,7 @@ class Walk:
             call = self._call()
         except Exception as raised:  # noqa: BLE001 - there is no such node, or it takes other arguments
             return self._ended(running, Ending.of_error(raised, self._clock() - started_at))
-        ending = self._bounds.begin(call, ends_at)
+        ending = self._bounds.begin(call, started_at, ends_at)
         return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
 
     async def _wait(self, running: RunningStage, rest: Coroutine[Any, Any, Ending]) -> StageRun:

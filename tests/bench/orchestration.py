@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fivestage.context import Query
-from fivestage.core.event_json import Envelope, stage_json
+from fivestage.core.event_json import Envelope, EventJson
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
@@ -81,7 +81,8 @@ async def ours(orchestrator: Orchestrator) -> list[bytes]:
     await asyncio.create_task(orchestrator.run(job, job.trail))
     timer.cancel()
     conclusion = conclude(job.trail, PLAN, started_at=now, ends_at=job.ends_at, now=loop.time())
-    return [stage_json(envelope, run) for run in conclusion.runs]
+    written = EventJson(envelope)
+    return [written.stage(run) for run in conclusion.runs]
 
 
 async def nested() -> list[bytes]:

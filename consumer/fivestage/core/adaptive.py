@@ -79,7 +79,8 @@ class LearnedLimit:
     def succeeded(self, duration_s: float) -> None:
         """The stage ended by itself."""
         self._samples.add(duration_s)
-        self._new += self.is_learned
+        if self._new or self.is_learned:
+            self._new += 1
 
     def timed_out(self, duration_s: float) -> None:
         """The stage was cut after *duration_s*: it would have taken longer."""

@@ -73,15 +73,12 @@ def grant(
     return Budget(now + granted, granted, total, of_use_ms, now + (end - wall_now))
 
 
-class StageGrant(NamedTuple):
-    """What a stage may take; *refused* says why it is not worth starting."""
-
-    seconds: float
-    refused: str | None = None
-
-
-def stage_grant(spec: StageSpec, advice: StageAdvice, *, now: float, ends_at: float) -> StageGrant:
+def stage_grant(
+    spec: StageSpec, advice: StageAdvice, *, now: float, ends_at: float
+) -> tuple[float, str | None]:
     """Share out what remains: a stage gets its limit, or what later critical stages leave.
+
+    Returns what it may take, in seconds, and why it is not worth starting, if it is not.
 
     Where not even the critical ones can have what they need, they share what remains in proportion to
     their needs. A stage that is not critical is not started when it would not finish, more likely than not.
@@ -94,6 +91,6 @@ def stage_grant(spec: StageSpec, advice: StageAdvice, *, now: float, ends_at: fl
             available_s = max(available_s, remaining_s * need_s / (need_s + advice.reserve_s))
     elif 0 < available_s < advice.typical_s:
         text = f"{available_s * 1000:.0f} ms were left, it takes {advice.typical_s * 1000:.0f}"
-        return StageGrant(available_s, text)
+        return available_s, text
     granted_s = min(advice.limit_s, available_s)
-    return StageGrant(granted_s, None if granted_s > 0 else "no time left")
+    return granted_s, None if granted_s > 0 else "no time left"

@@ -18,7 +18,7 @@ from fivestage.core.window import Window
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from fivestage.core.events import Observer
     from fivestage.core.outcome import Conclusion
@@ -140,7 +140,7 @@ class LanePolicy:
     def concluded(
         self,
         conclusion: Conclusion,
-        superseded: Iterable[StageRun],
+        superseded: Sequence[StageRun],
         now: float,
         *,
         disturbed_at: float = -inf,
@@ -154,6 +154,9 @@ class LanePolicy:
             disturbed_at: When something else last held it up: stages that had begun before and did not end in
                 time say nothing about themselves.
         """
+        if conclusion.status is PipelineStatus.SUCCESS and not (conclusion.degraded or superseded):
+            self._went_well(conclusion, now)
+            return
         for run in (*superseded, *conclusion.runs):
             if run.started_at is None:
                 continue
@@ -164,6 +167,18 @@ class LanePolicy:
                 self._learn_node(run.node, run, now)
             self._learn_limit(run)
         self._learn_answer_time(conclusion)
+
+    def _went_well(self, conclusion: Conclusion, now: float) -> None:
+        """The same for a query of which all stages did at once what they were asked: nearly every one."""
+        last: StageRun | None = None
+        for limit, run in zip(self.limits, conclusion.runs, strict=True):
+            limit.succeeded(run.duration_s)
+            if run.spec.critical:
+                last = run
+            if run.node is not None:
+                self._learn_node(run.node, run, now)
+        if last is not None and last.started_at is not None:
+            self._answers.add(last.started_at + last.duration_s - conclusion.started_at)
 
     def _spare(self, run: StageRun) -> None:
         node = self.nodes.get(run.node or "")
