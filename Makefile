@@ -11,7 +11,7 @@ SOURCES := consumer schemas tests
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-overload bench-hostile bench-slow soak faults chaos kafka-image sbom lock
+.PHONY: help demo test check format bench bench-overload bench-hostile bench-slow bench-scale soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ bench-hostile: $(BENCH_READY) ## Nodes that misbehave, and what becomes of the o
 
 bench-slow: $(BENCH_READY) ## A node that becomes slow and recovers (OPTIONS=...)
 	$(BIN)/python -m tests.bench.slow $(OPTIONS)
+
+bench-scale: $(BENCH_READY) ## What a query costs as partitions, keys, backlog, answers, nodes grow (OPTIONS=...)
+	$(BIN)/python -m tests.bench.scale $(OPTIONS)
 
 soak: $(BENCH_READY) ## Hours at a steady load: nothing may grow (SECONDS=3600, OPTIONS=...)
 	$(BIN)/python -m tests.bench.soak --seconds $(SECONDS) $(OPTIONS)

@@ -26,6 +26,8 @@ INTERRUPT_AFTER_S = 0.1
 """How long a call may run on after its caller has gone before it is interrupted."""
 INTERRUPT_EVERY_S = 0.1
 MAX_INTERRUPTS = 20
+STEPS_TO_STRIKE = 1000
+"""Far more than it takes: Python looks for what was thrown whenever it jumps back."""
 MAX_LOST = 64
 """So many threads with calls nobody waits for are replaced; with more of them new calls wait for a thread."""
 
@@ -219,9 +221,9 @@ class ThreadPool:
         call.thread = None  # nobody throws any more, except who has just looked, with the lock
         try:
             with self._lock:
-                take_back = call.interrupts > 0
-            if take_back:
-                throw_into(threading.get_ident(), None)
+                thrown = call.interrupts > 0
+            if thrown:
+                catch_thrown()
         except StageInterrupted:
             pass
         return ended
@@ -240,6 +242,20 @@ def throw_into(thread: int, exception: type[BaseException] | None = StageInterru
         return False
     throw(number, thrown)  # nothing is called between the two, so that no other thread gets control there
     return True
+
+
+def catch_thrown() -> None:
+    """Let what was perhaps thrown into this thread strike here and now: it raises StageInterrupted.
+
+    Taking it back leaves the interpreter's flag for it set for good, and Python 3.11 then hangs as soon as
+    somebody traces a coroutine, for coverage or with a debugger: it is done only while a thread is being
+    started.
+    """
+    this = threading.get_ident()
+    if not throw_into(this):
+        throw_into(this, None)
+    for _ in range(STEPS_TO_STRIKE):
+        pass
 
 
 def _run(call: _Call) -> tuple[Any, BaseException | None]:

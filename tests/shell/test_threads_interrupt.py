@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -329,3 +330,39 @@ async def test_the_bus_waits_for_nobody_who_starts_a_thread() -> None:
         pool.interrupt(time.monotonic() + LONG_AFTER_S)
         await asyncio.sleep(0)
     pool.close()
+
+
+TRACED = """
+import asyncio, sys, threading, time
+from fivestage.errors import StageInterrupted
+from fivestage.threads import ThreadPool
+
+async def main():
+    pool, entered = ThreadPool(1), threading.Event()
+    def spin():
+        entered.set()
+        try:
+            while True:
+                time.sleep(0.001)
+        except StageInterrupted:
+            pass
+    call = asyncio.ensure_future(pool.run(spin))
+    await asyncio.to_thread(entered.wait)
+    call.cancel()
+    while pool.abandoned() or not call.done():
+        pool.interrupt(asyncio.get_running_loop().time() + 1000)
+        await asyncio.sleep(0.001)
+    sys.settrace(trace)
+    await asyncio.sleep(0)
+    sys.settrace(None)
+
+def trace(frame, event, argument):
+    return trace
+
+asyncio.run(main())
+"""
+
+
+def test_coroutines_can_be_traced_after_an_interrupt() -> None:
+    """No flag of the interpreter stays set: Python 3.11 would hang here."""
+    subprocess.run([sys.executable, "-c", TRACED], timeout=GUARD_S, check=True)

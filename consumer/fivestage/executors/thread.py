@@ -18,7 +18,7 @@ from fivestage.executors.mailbox import Mailbox
 from fivestage.executors.port import TICK_S
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import StallDetector
-from fivestage.threads import INTERRUPT_EVERY_S, MAX_INTERRUPTS, throw_into
+from fivestage.threads import INTERRUPT_EVERY_S, MAX_INTERRUPTS, catch_thrown, throw_into
 
 if TYPE_CHECKING:
     from fivestage.core.events import Observer
@@ -135,8 +135,9 @@ class ThreadWorker:
         self._over = True  # nobody throws any more, except who has just looked, with the lock
         try:
             with self._lock:
-                pass
-            throw_into(threading.get_ident(), None)
+                thrown = self._interrupts > 0
+            if thrown:
+                catch_thrown()
         except StageInterrupted:
             pass
         if left := asyncio.all_tasks(self._loop):
