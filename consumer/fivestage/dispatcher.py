@@ -413,7 +413,11 @@ class Dispatcher:
         if ticket.book.closed:  # taken away meanwhile: whoever has the partition now answers
             self._acknowledged_for(ticket)
         else:
-            self._sink.publish(records, lambda: self._acknowledged(ticket), lambda: not ticket.book.closed)
+            size = sum([len(record.value or b"") for record in records])
+            self._slots.hold(size)
+            self._sink.publish(
+                records, lambda: self._acknowledged(ticket, size), lambda: not ticket.book.closed
+            )
         self._next_of_key(ticket.envelope.record)
 
     def _next_of_key(self, record: Record) -> None:
@@ -421,10 +425,12 @@ class Dispatcher:
         if self._order is not None and (arrival := self._order.leave(_order_key(record))) is not None:
             asyncio.get_running_loop().call_soon(self._take_up, arrival)
 
-    def _acknowledged(self, ticket: Ticket) -> None:
+    def _acknowledged(self, ticket: Ticket, size: int) -> None:
         """All events of a record are acknowledged: its offset may be committed."""
         ticket.book.finish(ticket.envelope.record.offset)
         self._acknowledged_for(ticket)
+        if self._slots.let_go(size):
+            self._fill()
 
     def _acknowledged_for(self, ticket: Ticket) -> None:
         ticket.trace.acknowledged()

@@ -84,6 +84,22 @@ def test_no_slot_beyond_the_limit() -> None:
     assert (slots.next(), slots.running, slots.running_in("a")) == ("y", 0, 0)
 
 
+def test_no_slot_while_too_many_bytes_are_held() -> None:
+    """Large answers that are not published yet keep the next ones from beginning, however few run."""
+    slots: Slots[str] = Slots(
+        ConcurrencyLimiter(LimiterPolicy(max_limit=10, min_limit=10)), LaneShares({}), max_held_bytes=100
+    )
+    slots.hold(99)
+    assert slots.is_free
+    slots.hold(50)
+    assert not slots.is_free
+    slots.wait("a", "x")
+    assert slots.next() is None
+    assert not slots.let_go(30)
+    assert slots.let_go(30)
+    assert (slots.next(), slots.held_bytes) == ("x", 89)
+
+
 def test_slots_by_lane() -> None:
     """The next slot is that of the lane that uses least of its share."""
     slots = slots_of(10, a=0.5, b=0.5)

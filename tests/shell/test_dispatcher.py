@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from fivestage import Pipeline
+from fivestage.core.admission import MAX_HELD_BYTES
 from fivestage.core.events import Observer
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.records import Output
@@ -141,6 +142,28 @@ async def test_long_back_pressure_pauses_and_resumes() -> None:
         bus.sink.acknowledge()
         await finish(bus, everything)
     assert bus.source.pauses == 1
+
+
+async def test_large_answers_are_bounded_by_their_bytes() -> None:
+    """While the broker acknowledges nothing, no more begin than fit; afterwards all are answered."""
+
+    async def large(query: Query, _ctx: StageContext) -> str:
+        return query.query_id.ljust(500_000)
+
+    settings = Settings.model_validate({"pipeline": {"total_timeout_ms": 60_000}})
+    async with MemoryBus(pipeline(large=large), settings=settings) as bus:
+        bus.sink.hold = True
+        for number in range(400):
+            bus.put(query(f"q{number}", "large"))
+        await asyncio.sleep(10)
+        answered, held = len(bus.results()), sum(len(record.value or b"") for record in bus.sink.records)
+        room = settings.admission.max_in_flight * held // answered  # whoever ran then may end too
+        assert MAX_HELD_BYTES <= held <= MAX_HELD_BYTES + room
+        assert answered < 400
+        bus.sink.hold = False
+        bus.sink.acknowledge()
+        await finish(bus, 400)
+    assert bus.dispatcher.in_flight == 0
 
 
 async def test_offsets_commit_only_behind_acknowledged_events() -> None:

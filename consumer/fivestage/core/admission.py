@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fivestage.core.limiter import ConcurrencyLimiter
 
 T = TypeVar("T")
+MAX_HELD_BYTES = 64 * 1024 * 1024
+"""So much may wait for the broker's acknowledgement before no more queries begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,19 @@ class Slots(Generic[T]):
     Args:
         limiter: How many may run.
         shares: Of the lanes.
+        max_held_bytes: Nobody gets a slot while answers of so many bytes are held: large ones would fill the
+            memory long before their number says so.
     """
 
-    __slots__ = ("_limiter", "_room", "_running", "running")
+    __slots__ = ("_limiter", "_max_held_bytes", "_room", "_running", "held_bytes", "running")
 
-    def __init__(self, limiter: ConcurrencyLimiter, shares: LaneShares) -> None:
+    def __init__(
+        self, limiter: ConcurrencyLimiter, shares: LaneShares, *, max_held_bytes: int = MAX_HELD_BYTES
+    ) -> None:
         self._limiter = limiter
+        self._max_held_bytes = max_held_bytes
+        self.held_bytes = 0
+        """Of answers that were given and are not published yet."""
         self._room: WaitingRoom[T] = WaitingRoom(shares)
         self._running: Counter[str] = Counter()
         self.running = 0
@@ -96,7 +105,10 @@ class Slots(Generic[T]):
     @property
     def is_free(self) -> bool:
         """Somebody who comes now may run at once: there is room, and nobody was there before."""
-        return not self._room and self.running < self.limit
+        return not self._room and self._may_run()
+
+    def _may_run(self) -> bool:
+        return self.running < self.limit and self.held_bytes < self._max_held_bytes
 
     def running_in(self, lane: str) -> int:
         """How many of a lane run."""
@@ -108,7 +120,7 @@ class Slots(Generic[T]):
 
     def next(self) -> T | None:
         """Who may run now; None when nobody waits or no slot is free."""
-        if not self._room or self.running >= self.limit:
+        if not (self._room and self._may_run()):
             return None
         found = self._room.take(self._running)
         return None if found is None else found[1]
@@ -116,6 +128,16 @@ class Slots(Generic[T]):
     def give_up(self, predicate: Callable[[T], bool]) -> list[T]:
         """Take out of the lines those the predicate says."""
         return self._room.remove_if(predicate) if self._room else []
+
+    def hold(self, count: int) -> None:
+        """So many bytes are to be published."""
+        self.held_bytes += count
+
+    def let_go(self, count: int) -> bool:
+        """They are; whether somebody may be next who might not before."""
+        was_full = self.held_bytes >= self._max_held_bytes
+        self.held_bytes -= count
+        return was_full and self.held_bytes < self._max_held_bytes
 
     def occupy(self, lane: str) -> None:
         """A slot is taken."""
