@@ -19,7 +19,7 @@ from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage.telemetry.metrics import MAX_ERROR_TYPES, MAX_LANES, Metrics, render
-from fivestage.telemetry.sampling import EarlySampling
+from fivestage.telemetry.sampling import EarlySampling, Provider
 from fivestage.telemetry.tracing import Tracing
 
 from . import samples
@@ -188,6 +188,26 @@ def test_as_many_are_sampled_as_was_asked_for() -> None:
         trace.end(error_type=None)
     assert len(exporter.get_finished_spans()) == sampled
     assert 380 <= sampled <= 620  # six standard deviations
+
+
+@pytest.mark.parametrize("flags", ["00", "01", "02", "03", None])
+def test_without_anybody_to_receive_them_no_spans_are_made(flags: str | None) -> None:
+    """The header is the same as with spans, until there is somebody."""
+    exporter = InMemorySpanExporter()
+    headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT}-{flags}"}
+    provider = Provider(EarlySampling(1.0), sampler=ParentBasedTraceIdRatio(1.0))
+    tracing = Tracing(topic="queries", results_topic="results", group_id="g", provider=provider)
+    found = []
+    for received in (False, True):
+        if received:
+            provider.add_span_processor(SimpleSpanProcessor(exporter))
+        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q")
+        trace.end(error_type=None)
+        trace.acknowledged()
+        found.append(dict(trace.headers)["traceparent"].decode().split("-"))
+        assert bool(exporter.get_finished_spans()) is (received and flags not in {"00", "02"})
+    assert found[0][3] == found[1][3]
+    assert (found[0][1] == found[1][1] == TRACE_ID) is (flags is not None)
 
 
 async def test_a_failed_query_marks_its_spans() -> None:

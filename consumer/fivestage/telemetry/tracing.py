@@ -57,7 +57,7 @@ class Tracing:
         chosen = provider or trace.get_tracer_provider()
         self._tracer = chosen.get_tracer("fivestage", schema_url=SCHEMA_URL)
         numbering = getattr(chosen, "id_generator", None)
-        self._early: EarlySampling | None = numbering if hasattr(numbering, "unsampled") else None
+        self._early: EarlySampling | None = numbering if hasattr(numbering, "unrecorded") else None
         self._process_name = f"process {topic}"
         self._send_name = f"send {results_topic}"
         self._constant = {
@@ -78,11 +78,11 @@ class Tracing:
         """Begin the span of one query, under the producer's where its header is well-formed."""
         if self._early is not None and h.TRACESTATE not in headers:
             traceparent = headers.get(h.TRACEPARENT, "")
-            unsampled = self._early.unsampled(
+            unrecorded = self._early.unrecorded(
                 traceparent if _TRACEPARENT.fullmatch(traceparent) is not None else None
             )
-            if unsampled is not None:
-                return UnsampledTrace(unsampled)
+            if unrecorded is not None:
+                return UnrecordedTrace(unrecorded)
         parent = extract(headers)
         remote = trace.get_current_span(parent).get_span_context() if parent is not None else None
         span = self._tracer.start_span(
@@ -177,7 +177,7 @@ class QueryTrace:
         span.end(end_time=_ns(wall + run.duration_s))
 
 
-class UnsampledTrace(QueryTrace):
+class UnrecordedTrace(QueryTrace):
     """A query that nobody will see: only its events' header."""
 
     __slots__ = ()
@@ -235,18 +235,17 @@ def make_provider(sample_ratio: float) -> trace.TracerProvider:
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio  # noqa: PLC0415
 
-    from fivestage.telemetry.sampling import EarlySampling  # noqa: PLC0415
+    from fivestage.telemetry.sampling import EarlySampling, Provider  # noqa: PLC0415
 
     current = trace.get_tracer_provider()
     if isinstance(current, TracerProvider):
         return current
-    ours = not os.environ.get("OTEL_TRACES_SAMPLER")
-    sampler = ParentBasedTraceIdRatio(sample_ratio) if ours else None
-    numbering = EarlySampling(sample_ratio) if ours else None
-    name = os.environ.get("OTEL_SERVICE_NAME", "fivestage")
-    provider = TracerProvider(
-        sampler=sampler, id_generator=numbering, resource=Resource.create({"service.name": name})
-    )
+    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "fivestage")})
+    if os.environ.get("OTEL_TRACES_SAMPLER"):
+        provider = TracerProvider(resource=resource)
+    else:
+        sampler = ParentBasedTraceIdRatio(sample_ratio)
+        provider = Provider(EarlySampling(sample_ratio), sampler=sampler, resource=resource)
     _add_exporter(provider, os.environ.get("OTEL_TRACES_EXPORTER", "none"))
     trace.set_tracer_provider(provider)
     return provider
