@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fivestage.bounded import Bounds, Ending
 from fivestage.context import StageContext
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fivestage.node import Handler
     from fivestage.threads import ThreadPool
 
+_new: Final = tuple.__new__
+"""What a NamedTuple's own constructor, a function of Python, calls: there are ten of them in a query."""
 PROCESSING, DECISION, VALIDATION = StageType.PROCESSING, StageType.DECISION, StageType.VALIDATION
 
 
@@ -167,7 +169,7 @@ class Walk:
             return StageRun(spec, Outcome.SKIPPED, error=refused, error_type="skipped")
         ctx.stage_deadline = ends_at = started_at + granted_s
         probe = node is not None and job.advice.take_probe(node)
-        running = RunningStage(spec, started_at, granted_s, node or None, ctx.attempt, probe)
+        running = _new(RunningStage, (spec, started_at, granted_s, node or None, ctx.attempt, probe))
         self._trail.start(running)
         try:
             call = self._call()
@@ -184,18 +186,23 @@ class Walk:
         if ending.outcome is Outcome.SUCCESS:
             ending = self._taken_over(ending)
         spec, started_at, granted_s, node, attempt, probe = running
-        return StageRun(
-            spec,
-            ending.outcome,
-            ending.data_json,
-            ending.error,
-            ending.error_type,
-            node,
-            attempt,
-            started_at,
-            ending.duration_s,
-            granted_s + ending.extended_s,
-            probe,
+        outcome, duration_s, _, data_json, error, error_type, extended_s = ending
+        limit_s = granted_s + extended_s
+        return _new(
+            StageRun,
+            (
+                spec,
+                outcome,
+                data_json,
+                error,
+                error_type,
+                node,
+                attempt,
+                started_at,
+                duration_s,
+                limit_s,
+                probe,
+            ),
         )
 
     def _call(self) -> Coroutine[Any, Any, Any]:

@@ -38,6 +38,8 @@ _TYPE_HEADERS: Final = {
     Output.RESULTS: (h.CE_TYPE, h.RESULT_TYPE.encode()),
     Output.TIMEOUTS: (h.CE_TYPE, h.TIMEOUT_TYPE.encode()),
 }
+_new: Final = tuple.__new__
+"""What a NamedTuple's own constructor, a function of Python, calls: for the one of which there are most."""
 _STAGE_KINDS: Final = tuple(b"stage_result/%d" % sequence for sequence in range(5))
 _CONTENT_TYPE: Final = (h.CONTENT_TYPE, h.JSON_CONTENT_TYPE.encode())
 _STATUS_HEADERS: Final = {status: (h.STATUS, status.encode()) for status in PipelineStatus}
@@ -63,8 +65,10 @@ class Encoder:
         stamp = _Stamp(envelope, self._constant, finished_at)
         records, stages = [], []
         for run in conclusion.runs:
-            stages.append(stamp.json.stage(self._affordable(run)))
-            records.append(self._stage_record(stamp, run, stages[-1]))
+            value = stamp.json.stage(self._affordable(run))
+            stages.append(value)
+            record = stamp.record(Output.STAGE_RESULTS, value, _STAGE_KINDS[run.spec.sequence])
+            records.append(record if self._fits(record) else self._without_data(stamp, record, run))
         result, conclusion = self._result_record(stamp, conclusion, stages)
         records.append(result)
         for note in conclusion.timeouts:
@@ -96,10 +100,7 @@ class Encoder:
             records.append(stamp.record(Output.RESULTS, value, b"result", _STATUS_HEADERS[status]))
         return records
 
-    def _stage_record(self, stamp: _Stamp, run: StageRun, value: bytes) -> OutputRecord:
-        record = stamp.record(Output.STAGE_RESULTS, value, _STAGE_KINDS[run.spec.sequence])
-        if self._fits(record):
-            return record
+    def _without_data(self, stamp: _Stamp, record: OutputRecord, run: StageRun) -> OutputRecord:
         return record._replace(value=stamp.json.stage(_without_data(run, _NOWHERE)))
 
     def _result_record(
@@ -191,7 +192,8 @@ class _Stamp:
     def record(self, output: Output, value: bytes, kind: bytes, *extra: tuple[str, bytes]) -> OutputRecord:
         """One event's record; *kind* makes its id unique among the query's events."""
         ce_id = (h.CE_ID, self._ids + kind)
-        return OutputRecord(output, self._key, value, [ce_id, _TYPE_HEADERS[output], *self._common, *extra])
+        headers = [ce_id, _TYPE_HEADERS[output], *self._common, *extra]
+        return _new(OutputRecord, (output, self._key, value, headers))
 
 
 def output_key(record: Record, query_id: str) -> bytes:

@@ -41,6 +41,7 @@ _TIMEOUT: Final = (
     b'"completed":%b,"occurred_at":%b,"source":%b%b'
 )
 _DURATION: Final = {stage_type: b'"%b":%%.3f' % stage_type.encode() for stage_type in StageType}
+_SECOND_US: Final = 1_000_000
 _BOOLS: Final = {False: b"false", True: b"true"}
 
 
@@ -100,7 +101,7 @@ class EventJson:
         envelope: What they have in common.
     """
 
-    __slots__ = ("_envelope", "_query_id", "_rest", "_source", "_wall_s")
+    __slots__ = ("_begun", "_begun_us", "_envelope", "_query_id", "_rest", "_source", "_wall_s")
 
     def __init__(self, envelope: Envelope) -> None:
         record = envelope.record
@@ -108,6 +109,10 @@ class EventJson:
         self._query_id = orjson.dumps(envelope.query_id)
         self._rest = _rest(envelope.lane)
         self._wall_s = envelope.started_wall - envelope.started_at
+        second = int(envelope.started_wall)
+        self._begun = _second(second)
+        """The second in which it began: most of its times are in the same."""
+        self._begun_us = second * _SECOND_US
         self._source = b"null"
         if record is not NOT_FROM_KAFKA:
             self._source = b'{"topic":%b,"partition":%d,"offset":%d}' % (
@@ -118,12 +123,14 @@ class EventJson:
 
     def time(self, monotonic: float) -> bytes:
         """When *monotonic* was, by the wall clock this query started with, as RFC 3339."""
-        second, microseconds = divmod(round((self._wall_s + monotonic) * 1e6), 1_000_000)
+        since = int((self._wall_s + monotonic) * 1e6) - self._begun_us
+        if 0 <= since < _SECOND_US:
+            return b"%b.%06dZ" % (self._begun, since)
+        second, microseconds = divmod(since + self._begun_us, _SECOND_US)
         return b"%b.%06dZ" % (_second(second), microseconds)
 
     def _quoted_time(self, monotonic: float) -> bytes:
-        second, microseconds = divmod(round((self._wall_s + monotonic) * 1e6), 1_000_000)
-        return b'"%b.%06dZ"' % (_second(second), microseconds)
+        return b'"%b"' % self.time(monotonic)
 
     def stage(self, run: StageRun) -> bytes:
         """The StageResult of one stage."""
