@@ -138,8 +138,8 @@ async def test_a_burst_is_one_batch_a_partition() -> None:
 
 def _publish(sink: Sink, on_acked: Callable[[], None]) -> None:
     for number in range(BURST):
-        stage = OutputRecord(Output.STAGE_RESULTS, b"%d" % number, b"stage", [])
-        result = OutputRecord(Output.RESULTS, b"%d" % number, b"result", [])
+        stage = OutputRecord.of(Output.STAGE_RESULTS, b"%d" % number, b"stage", [])
+        result = OutputRecord.of(Output.RESULTS, b"%d" % number, b"result", [])
         sink.publish([stage] * 5 + [result], on_acked)
 
 

@@ -45,7 +45,7 @@ class Publisher(Observer):
     def publish(self, *values: str) -> None:
         """Publish records, one delivery each; all have the same key."""
         for value in values:
-            record = OutputRecord(Output.RESULTS, b"key", value.encode(), [])
+            record = OutputRecord.of(Output.RESULTS, b"key", value.encode(), [])
             self.sink.publish([record], functools.partial(self.acked.append, value))
 
     def look(self, times: int) -> None:
@@ -143,7 +143,7 @@ async def test_what_is_not_wanted_any_more_is_dropped(publisher: Publisher) -> N
     await until(lambda: publisher.mock.requests(PRODUCE))
     wanted = {"b": True, "c": True}
     for value in wanted:
-        record = OutputRecord(Output.RESULTS, b"key", value.encode(), [])
+        record = OutputRecord.of(Output.RESULTS, b"key", value.encode(), [])
         publisher.sink.publish(
             [record],
             functools.partial(publisher.acked.append, value),

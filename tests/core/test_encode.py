@@ -530,8 +530,9 @@ def test_keys_and_headers_count(data: int) -> None:
 
 def test_size_counts_everything() -> None:
     """Key, value, each header, and room for the framing."""
-    assert OutputRecord(Output.RESULTS, None, None, []).size == 36
-    assert OutputRecord(Output.RESULTS, b"abc", b"12345", [("h", b"vv"), ("i", b"")]).size == 36 + 8 + 13 + 11
+    assert OutputRecord.of(Output.RESULTS, None, None, []).size == 36 + 1
+    headers = [("h", b"vv"), ("i", b"")]
+    assert OutputRecord.of(Output.RESULTS, b"abc", b"12345", headers).size == 36 + 8 + 1 + 5 + 3
 
 
 # Queries without Kafka

@@ -7,38 +7,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaError
+from aiokafka.record.default_records import DefaultRecordBatch
 
 from .cluster import Client
 from .network import RETRY_BACKOFF_S, Connection
 
 if TYPE_CHECKING:
+    from fivestage.bus.event_batch import EventBatch
+
     from .cluster import Cluster
 
 
-class _Appended(NamedTuple):
-    """A record in a batch."""
-
-    key: bytes | None
-    headers: list[tuple[str, bytes]]
-
-
 class Batch:
-    """A batch that is being filled."""
+    """A batch under way, and what a broker reads in it."""
 
-    def __init__(self) -> None:
-        self.records: list[_Appended] = []
-        self.future: asyncio.Future[None]
-
-    def append(self, *, key: bytes | None, headers: list[tuple[str, bytes]], **_: object) -> object:
-        """Add a record."""
-        self.records.append(_Appended(key, headers))
-        return self
-
-    def close(self) -> None:
-        """It is full."""
+    def __init__(self, batch: EventBatch, future: asyncio.Future[None]) -> None:
+        self.records = [(one.key, one.headers) for one in DefaultRecordBatch(batch._build())]
+        self.future = future
 
 
 class _Accumulator:
@@ -101,14 +89,10 @@ class SimProducer:
         """The partitions of a topic."""
         return set(range(self._cluster.broker.output_partitions))
 
-    def create_batch(self) -> Batch:
-        """An empty batch."""
-        return Batch()
-
-    async def send_batch(self, batch: Batch, topic: str, *, partition: int) -> asyncio.Future[None]:
+    async def send_batch(self, filled: EventBatch, topic: str, *, partition: int) -> asyncio.Future[None]:
         """Send a batch; the future is done when it is acknowledged."""
         loop = asyncio.get_running_loop()
-        batch.future = loop.create_future()
+        batch = Batch(filled, loop.create_future())
         pending = self._message_accumulator._pending_batches
         pending.add(batch)
         if self._sender.sender_task is None or self._sender.sender_task.done():

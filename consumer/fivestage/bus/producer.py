@@ -59,6 +59,7 @@ class Producer:
         self._make_client = make_client
         self._settings = settings
         self._max_record_bytes = max_record_bytes
+        self.max_batch_bytes = min(MAX_BATCH_BYTES, max_record_bytes)
         self._on_retired = on_retired
         self._on_rebuilt = on_rebuilt
         self._on_failure = on_failure
@@ -76,7 +77,7 @@ class Producer:
         client = self._make_client(
             **client_options(self._settings.kafka),
             enable_idempotence=True,
-            max_batch_size=min(MAX_BATCH_BYTES, self._max_record_bytes),
+            max_batch_size=self.max_batch_bytes,
             max_request_size=self._max_record_bytes,
         )
         internals.pace_metadata(client)

@@ -1,7 +1,7 @@
 """The sink: publishes events in explicit batches, one per partition at a time.
 
-``send()`` of aiokafka costs a future and a few awaits per record; ``create_batch/append/send_batch`` costs
-a seventh. A partition's next batch fills while its last one is under way, so batches grow with the load and
+``send()`` of aiokafka costs a future and a few awaits per record; a batch handed to ``send_batch`` costs a
+seventh. A partition's next batch fills while its last one is under way, so batches grow with the load and
 nothing waits when there is none. The producer is idempotent (acks from all in-sync replicas), which means
 that aiokafka retries for ever: the bound on that is ``oldest_unacked_s``, watched by the service.
 
@@ -24,6 +24,7 @@ from aiokafka.errors import (
 )
 from aiokafka.partitioner import murmur2
 
+from fivestage.bus.event_batch import EventBatch
 from fivestage.bus.outbox import Delivery, PartitionQueue
 from fivestage.bus.producer import Producer
 from fivestage.core.repair import Trouble
@@ -175,18 +176,11 @@ class Sink:
         while queue.pending and not queue.pending[0][1].is_wanted():
             self._acknowledge([queue.pending.popleft()])
 
-    def _fill(self, queue: PartitionQueue) -> tuple[object, list[tuple[OutputRecord, Delivery]]]:
-        batch = self.producer.client.create_batch()
+    def _fill(self, queue: PartitionQueue) -> tuple[EventBatch, list[tuple[OutputRecord, Delivery]]]:
+        batch = EventBatch(self.producer.max_batch_bytes)
         pending, taken = queue.pending, []
-        while pending:
-            record = pending[0][0]
-            appended = batch.append(
-                timestamp=None, key=record.key, value=record.value, headers=record.headers
-            )
-            if appended is None:
-                break
+        while pending and batch.add(pending[0][0]):
             taken.append(pending.popleft())
-        batch.close()
         return batch, taken
 
     def _acknowledge(self, taken: list[tuple[OutputRecord, Delivery]]) -> None:

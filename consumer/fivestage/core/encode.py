@@ -13,6 +13,7 @@ from fivestage.core.decode import (
 )
 from fivestage.core.event_json import EventJson
 from fivestage.core.outcome import TimeoutNote
+from fivestage.core.record_format import header, sized, varint
 from fivestage.core.records import Output, OutputRecord
 from fivestage_schemas import PipelineStatus, TimeoutReason, TimeoutScope
 from fivestage_schemas import headers as h
@@ -34,15 +35,20 @@ _EXPIRED: Final = {
     TimeoutReason.WOULD_EXPIRE: "less time was left than an answer takes",
 }
 _TYPE_HEADERS: Final = {
-    Output.STAGE_RESULTS: (h.CE_TYPE, h.STAGE_RESULT_TYPE.encode()),
-    Output.RESULTS: (h.CE_TYPE, h.RESULT_TYPE.encode()),
-    Output.TIMEOUTS: (h.CE_TYPE, h.TIMEOUT_TYPE.encode()),
+    Output.STAGE_RESULTS: header(h.CE_TYPE, h.STAGE_RESULT_TYPE.encode()),
+    Output.RESULTS: header(h.CE_TYPE, h.RESULT_TYPE.encode()),
+    Output.TIMEOUTS: header(h.CE_TYPE, h.TIMEOUT_TYPE.encode()),
 }
 _new: Final = tuple.__new__
 """What a NamedTuple's own constructor, a function of Python, calls: for the one of which there are most."""
 _STAGE_KINDS: Final = tuple(b"stage_result/%d" % sequence for sequence in range(5))
-_CONTENT_TYPE: Final = (h.CONTENT_TYPE, h.JSON_CONTENT_TYPE.encode())
-_STATUS_HEADERS: Final = {status: (h.STATUS, status.encode()) for status in PipelineStatus}
+_STATUS_HEADERS: Final = {status: header(h.STATUS, status.encode()) for status in PipelineStatus}
+_ID, _SUBJECT, _TIME, _CORRELATION_ID, _CAUSATION_ID, _LANE = (
+    sized(name.encode())
+    for name in (h.CE_ID, h.CE_SUBJECT, h.CE_TIME, h.CE_CORRELATION_ID, h.CE_CAUSATION_ID, h.LANE)
+)
+_OWN_HEADERS: Final = 10
+"""Of every event, without trace and status."""
 
 
 class Encoder:
@@ -57,7 +63,8 @@ class Encoder:
     def __init__(self, *, source: str, max_record_bytes: int, max_dead_letter_bytes: int) -> None:
         self._max_record_bytes = max_record_bytes
         self._max_dead_letter_bytes = max_dead_letter_bytes
-        self._constant = ((h.CE_SPECVERSION, b"1.0"), (h.CE_SOURCE, source.encode()))
+        constant = {h.CE_SPECVERSION: "1.0", h.CE_SOURCE: source, h.CONTENT_TYPE: h.JSON_CONTENT_TYPE}
+        self._constant = b"".join(header(name, text.encode()) for name, text in constant.items())
 
     def concluded(self, envelope: Envelope, conclusion: Conclusion) -> Encoded:
         """The events of a query that was started: five stage results, one result, its timeouts."""
@@ -154,10 +161,11 @@ class Encoder:
             h.DLQ_TIMESTAMP: str(record.timestamp),
         }
         headers = [(name, text.encode()) for name, text in told.items()]
-        letter = OutputRecord(Output.DEAD_LETTERS, key, record.value, [*headers, *_kept_headers(record)])
+        kept = [*headers, *_kept_headers(record)]
+        letter = OutputRecord.of(Output.DEAD_LETTERS, key, record.value, kept)
         if letter.size <= self._max_dead_letter_bytes:
             return letter
-        return letter._replace(key=None, value=None, headers=[*headers, (h.DLQ_TRUNCATED, b"true")])
+        return OutputRecord.of(Output.DEAD_LETTERS, None, None, [*headers, (h.DLQ_TRUNCATED, b"true")])
 
 
 class Encoded(NamedTuple):
@@ -170,30 +178,50 @@ class Encoded(NamedTuple):
 class _Stamp:
     """What the records of one query share: key, ids, headers."""
 
-    __slots__ = ("_common", "_ids", "_key", "json")
+    __slots__ = ("_common", "_count", "_ids", "_key", "json")
 
-    def __init__(self, envelope: Envelope, constant: tuple[tuple[str, bytes], ...], at: float) -> None:
+    def __init__(self, envelope: Envelope, constant: bytes, at: float) -> None:
         record, query_id = envelope.record, envelope.query_id.encode()
-        coordinates = f"{record.topic}/{record.partition}/{record.offset}"
+        coordinates = f"{record.topic}/{record.partition}/{record.offset}".encode()
+        correlation, causation = envelope.correlation_id, envelope.causation_id
+        trace = [header(name, value) for name, value in envelope.trace_headers]
         self.json = EventJson(envelope)
         self._key = output_key(record, envelope.query_id)
-        self._ids = coordinates.encode() + b"/"
-        self._common = (
-            *constant,
-            (h.CE_SUBJECT, query_id),
-            (h.CE_TIME, self.json.time(at)),
-            (h.CE_CORRELATION_ID, envelope.correlation_id.encode() if envelope.correlation_id else query_id),
-            (h.CE_CAUSATION_ID, (envelope.causation_id or coordinates).encode()),
-            _CONTENT_TYPE,
-            *envelope.trace_headers,
-            (h.LANE, envelope.lane.encode()),
+        self._ids = coordinates + b"/"
+        self._count = _OWN_HEADERS + len(trace)
+        self._common = b"".join(
+            (
+                constant,
+                _SUBJECT,
+                sized(query_id),
+                _TIME,
+                sized(self.json.time(at)),
+                _CORRELATION_ID,
+                sized(correlation.encode() if correlation else query_id),
+                _CAUSATION_ID,
+                sized(causation.encode() if causation else coordinates),
+                *trace,
+                _LANE,
+                sized(envelope.lane.encode()),
+            )
         )
 
-    def record(self, output: Output, value: bytes, kind: bytes, *extra: tuple[str, bytes]) -> OutputRecord:
+    def record(self, output: Output, value: bytes, kind: bytes, status: bytes = b"") -> OutputRecord:
         """One event's record; *kind* makes its id unique among the query's events."""
-        ce_id = (h.CE_ID, self._ids + kind)
-        headers = [ce_id, _TYPE_HEADERS[output], *self._common, *extra]
-        return _new(OutputRecord, (output, self._key, value, headers))
+        ids = self._ids
+        block = b"".join(
+            (
+                varint(self._count + (status != b"")),
+                _ID,
+                varint(len(ids) + len(kind)),
+                ids,
+                kind,
+                _TYPE_HEADERS[output],
+                self._common,
+                status,
+            )
+        )
+        return _new(OutputRecord, (output, self._key, value, block))
 
 
 def output_key(record: Record, query_id: str) -> bytes:

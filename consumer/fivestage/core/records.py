@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from fivestage.core import record_format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_FRAMING_BYTES: Final = 36
 
 
 class Record(Protocol):
@@ -69,10 +74,22 @@ class OutputRecord(NamedTuple):
     output: Output
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    block: bytes
+    """Its headers, as Kafka writes them."""
+
+    @classmethod
+    def of(
+        cls, output: Output, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> OutputRecord:
+        """Make one of single headers."""
+        return cls(output, key, value, record_format.block(headers))
+
+    @property
+    def headers(self) -> list[tuple[str, bytes]]:
+        """Its headers, one by one."""
+        return record_format.headers_of(self.block)
 
     @property
     def size(self) -> int:
-        """Bytes of key, value and headers, with room for framing (at most 36 bytes, and 10 a header)."""
-        framing = 36 + sum(len(name) + len(value) + 10 for name, value in self.headers)
-        return framing + len(self.key or b"") + len(self.value or b"")
+        """Bytes of key, value and headers, with room for framing (at most 36 bytes)."""
+        return _FRAMING_BYTES + len(self.key or b"") + len(self.value or b"") + len(self.block)
