@@ -19,10 +19,19 @@ class Mailbox:
     A loop is woken only when nobody has woken it already, so a burst costs one system call, not one per
     message. Messages are taken out by slices of time: a loop looks at its timers only between callbacks, and
     a burst of endings must not make the deadlines of other queries wait.
+
+    Args:
+        loop: The other loop.
+        sender: The loop that messages are put on from, where all that it puts in one turn may wait for the
+            turn's end: one loop is not made to wait for the interpreter's lock after each message. Not where
+            a turn may be long.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, sender: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         self._loop = loop
+        self._sender = sender
         self._messages: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._woken = False
 
@@ -31,10 +40,16 @@ class Mailbox:
         self._messages.append((receive, args))
         if not self._woken:
             self._woken = True
-            try:
-                self._loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # whoever watches the loop knows
-                self._woken = False
+            if self._sender is None:
+                self._wake()
+            else:
+                self._sender.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:  # whoever watches the loop knows
+            self._woken = False
 
     def _drain(self) -> None:
         # Cleared before reading: a message put meanwhile wakes the loop again rather than being missed.

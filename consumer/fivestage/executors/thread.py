@@ -41,11 +41,12 @@ class ThreadWorker:
         self._loop.set_exception_handler(_log_without_text)
         self._monitor = StepMonitor()
         self._stall = StallDetector(self._monitor, stall_s)
-        outbox = Mailbox(asyncio.get_running_loop())
+        bus = asyncio.get_running_loop()
+        outbox = Mailbox(bus)  # a turn of the nodes' loop may be long
         self._host = JobHost(
             orchestrator, lambda *ending: outbox.put(self.roster.done, *ending), self._monitor
         )
-        self._inbox = Mailbox(self._loop)
+        self._inbox = Mailbox(self._loop, sender=bus)
         self._pinged_at: float | None = None
         self._last_lag_s = 0.0
         self._put_down_at: float | None = None
