@@ -32,7 +32,7 @@ class Contestant(NamedTuple):
 def service(**settings: object) -> Callable[[Place], Child]:
     """Fivestage as it comes, but for these settings (``__`` for the dot)."""
     given = {key.replace("__", "."): value for key, value in settings.items()}
-    return lambda place: Service("trivial_app:app", {**place.settings, **given})
+    return lambda place: Service("traced_app:app", {**place.settings, **given})
 
 
 def script(

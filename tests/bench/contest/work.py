@@ -29,6 +29,7 @@ from fivestage_schemas import (
 from fivestage_schemas import headers as h
 
 from .metrics import Metrics
+from .spans import export
 from .stages import STAGES
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Work:
     def __init__(self, group_id: str) -> None:
         self._source = f"/fivestage/{group_id}"
         provider = TracerProvider(sampler=ParentBasedTraceIdRatio(SAMPLE_RATIO))
+        export(provider)
         self._tracer = provider.get_tracer("bench")
         self._metrics = Metrics()
 
