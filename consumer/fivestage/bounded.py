@@ -85,7 +85,18 @@ class Bounds:
             running loop's clock); not at all if None.
     """
 
-    __slots__ = ("cells", "clock", "forks", "given_up", "latest", "loop", "max_bytes", "number", "task")
+    __slots__ = (
+        "cells",
+        "check",
+        "clock",
+        "forks",
+        "given_up",
+        "latest",
+        "loop",
+        "max_bytes",
+        "number",
+        "task",
+    )
 
     def __init__(
         self,
@@ -97,14 +108,16 @@ class Bounds:
         latest: float | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        own_clock = type(self.loop).time is not asyncio.BaseEventLoop.time
-        self.clock = self.loop.time if own_clock else time.monotonic  # the same, less a method around it
+        usual = getattr(self.loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+        self.clock = time.monotonic if usual else self.loop.time  # the same, less a method around it
         self.given_up = given_up
         self.number = number
         self.cells = (monitor or _UNWATCHED).cells
         self.forks = forks.count[0]
         self.max_bytes = max_bytes
         self.latest = 0.0 if latest is None else latest
+        self.check: Callable[[Any], None] | None = None
+        """Raises what is wrong with a call's result, where there are demands on it."""
         self.task: asyncio.Task[Any] | None = None
         """The one that the calls run in, which user code may have cancelled itself."""
 
@@ -167,6 +180,8 @@ class Bounds:
         data_json = None
         if failed is None:
             try:
+                if self.check is not None:
+                    self.check(data)
                 data_json = limited_json(data, self.max_bytes)
             except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
                 failed = Ending.of_error(raised, 0.0)

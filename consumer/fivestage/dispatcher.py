@@ -299,7 +299,7 @@ class Dispatcher:
 
     def _begin(self, candidate: Candidate, now: float) -> TimeoutReason | None:
         """Start a query; if its answer would come too late, say why it is not started."""
-        if candidate.record in self._held_up:  # it was begun, and its time is over
+        if candidate.record in self._held_up:  # it was begun twice, and its time was over twice
             return TimeoutReason.EXPIRED_BEFORE_START
         readable, budget = candidate.readable, candidate.budget.begun(now)
         lane = self._policies.lane(readable.lane)

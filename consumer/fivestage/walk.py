@@ -173,8 +173,11 @@ class Walk:
         self._trail.start(running)
         try:
             call = self._call()
-        except Exception as raised:  # noqa: BLE001 - there is no such node, or it takes other arguments
+        except BaseException as raised:  # there is no such node, or it takes other arguments
+            if isinstance(raised, asyncio.CancelledError) and self._trail.closed:
+                raise
             return self._ended(running, Ending.of_error(raised, self._clock() - started_at))
+        self._bounds.check = self._check_decision if spec.stage_type is DECISION else None
         ending = self._bounds.begin(call, started_at, ends_at)
         return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
 
@@ -240,15 +243,13 @@ class Walk:
         """Let the later stages see what this one returned; if looking at it raises, the stage has failed."""
         stage_type = self._ctx.stage_type
         try:
-            if stage_type is DECISION:
-                self._check_decision(ending.data)
             self._show(ending.data)
             if stage_type is PROCESSING:
                 self._trail.confidence = self._ctx.confidence
                 answer_json = limited_json(self._ctx.answer, self._limit.max_bytes)
                 self._trail.answer_json = answer_json or self._limit.left_out
         except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
-            return Ending.of_error(raised, ending.duration_s)
+            return Ending.of_error(raised, ending.duration_s)._replace(extended_s=ending.extended_s)
         return ending
 
     def _show(self, data: Any) -> None:

@@ -18,7 +18,7 @@ from .children import Service, total
 from .load import Load, Segment, offer
 from .place import Place, place
 from .plot import Line, Panel, draw
-from .report import OUT, save, table
+from .report import OUT, save, table, write
 from .system import cpu_seconds
 
 if TYPE_CHECKING:
@@ -160,7 +160,13 @@ def _publish(samples: list[Sample], growths: list[Growth], options: dict[str, ob
         [one.name, one.second, one.last, f"{one.last / one.second - 1:+.1%}", "ok" if one.ok else "GROWS"]
         for one in growths
     ]
-    print(table(["figure", "second quarter", "last quarter", "growth", "verdict"], rows))
+    told = table(["figure", "second quarter", "last quarter", "growth", "verdict"], rows)
+    print(told)
+    hours, rate = samples[-1].at_s / 3600, options["rate"]
+    write(
+        "soak.md",
+        f"# Soak\n\nPrinted by `make soak`: {hours:.1f} h at {rate:.0f} queries a second.\n\n{told}\n",
+    )
     save("soak", [asdict(sample) for sample in samples], options)
     minutes = [sample.at_s / 60 for sample in samples]
     panels = [

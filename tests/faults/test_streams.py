@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -210,5 +211,42 @@ def test_a_torn_line_stays_alone() -> None:
     assert set(torn) == {ord("x")}
     stream.write("next\n")
     assert os.read(reader, 65536).splitlines()[1:][-1] == b"next"
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.fault(40)
+def test_a_finalizer_that_logs_while_a_line_is_written() -> None:
+    """Its line is lost and counted; the thread does not wait for itself."""
+    reader, writer = os.pipe()
+    stream = LogStream(writer)
+
+    with stream._lock:
+        stream._is_writing = True
+        stream.write("in between\n")
+        stream._is_writing = False
+    stream.write("after it\n")
+    said = os.read(reader, 1000)
+    assert b'"count":1' in said
+    assert said.endswith(b"after it\n")
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.fault(40)
+def test_a_copy_of_the_process_can_log() -> None:
+    """It was made while another thread wrote a line, and that thread is not there to finish it."""
+    reader, writer = os.pipe()
+    stream = LogStream(writer)
+    stream._lock.acquire()
+    child = os.fork()
+    if not child:
+        thread = threading.Thread(target=stream.write, args=("from the copy\n",), daemon=True)
+        thread.start()
+        thread.join(10)
+        os._exit(thread.is_alive())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stream._lock.release()
+    assert os.read(reader, 1000) == b"from the copy\n"
     os.close(reader)
     os.close(writer)

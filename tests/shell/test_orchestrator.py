@@ -941,3 +941,47 @@ async def test_a_stage_that_cancels_its_task_and_returns() -> None:
     plan = Plan.of(critical=[StageType.DECISION])
     result = await Orchestrator(app, plan=plan).process_query("x")
     assert [stage.outcome for stage in result.stages[:3]] == ["error", "success", "success"]
+
+
+# Where user code meets what is around it
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"a", "b"}, object(), 7, None], ids=["set", "object", "number", "nothing"]
+)
+async def test_a_decision_that_is_no_name_is_told_as_that(chosen: Any) -> None:
+    """Whether or not it is JSON."""
+    result = await ask(decision=returning(chosen))
+    assert (result.status, result.error_type) == (FAILED, "NodeError")
+    assert "must return a node's name" in (result.error or "")
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError(), KeyError("x")], ids=repr)
+async def test_a_function_that_raises_before_there_is_anything_to_await(raised: BaseException) -> None:
+    """It is called a coroutine function, and is none: an error of its stage."""
+
+    class Early:
+        async def __call__(self, query: Query, ctx: StageContext) -> Any:
+            """What it claims to be."""
+
+    early = Early()
+    type(early).__call__ = lambda *_: raises_it(raised)  # type: ignore[method-assign, assignment]
+    app = app_of()
+    app._stages[INTENT] = dataclasses.replace(app.stage(INTENT), call=early, is_async=True)
+    result = await Orchestrator(app).process_query("2+2")
+    assert (result.status, result.error_type) == (FAILED, type(raised).__name__)
+
+
+def raises_it(raised: BaseException) -> None:
+    """Raise."""
+    raise raised
+
+
+def test_a_loop_whose_clock_was_replaced() -> None:
+    """Limits go by the loop's own idea of time, also where that was given to this one loop."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        usual = loop.time
+        loop.time = lambda: usual() + 100_000  # type: ignore[method-assign]
+        result = runner.run(Orchestrator(app_of()).process_query("2+2"))
+    assert (result.status, outcomes(result)) == (OK, [S] * 5)

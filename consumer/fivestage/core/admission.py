@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_HELD_BYTES = 64 * 1024 * 1024
-"""So much may wait for the broker's acknowledgement before no more queries begin."""
+"""So much may wait for the broker's acknowledgement before no more queries begin; those that run then end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ _EXPIRED: Final = {
     TimeoutReason.EXPIRED_BEFORE_START: "its deadline had passed before it could be started",
     TimeoutReason.WOULD_EXPIRE: "less time was left than an answer takes",
 }
+_NO_THIRD_TIME: Final = "it was begun twice, and twice the process stood still until its time was over"
 _TYPE_HEADERS: Final = {
     Output.STAGE_RESULTS: header(h.CE_TYPE, h.STAGE_RESULT_TYPE.encode()),
     Output.RESULTS: header(h.CE_TYPE, h.RESULT_TYPE.encode()),
@@ -85,12 +86,17 @@ class Encoder:
         return Encoded(records, conclusion)
 
     def expired(self, envelope: Envelope, budget: Budget, reason: TimeoutReason) -> list[OutputRecord]:
-        """The events of a query that was not started because its answer would come too late."""
+        """The events of a query that was not started because its answer would come too late.
+
+        One whose answer is of use for ever is refused only after it has had its chances (see ``core.held``).
+        """
         stamp = _Stamp(envelope, self._constant, envelope.started_at)
         status = PipelineStatus.EXPIRED
-        result = stamp.json.unstarted(status, _EXPIRED[reason], "expired")
-        of_use_s = (budget.of_use_ms or 0.0) / 1000
-        note = TimeoutNote(TimeoutScope.QUEUE, reason, None, None, of_use_s, envelope.queue_s, ())
+        of_use_ms = budget.of_use_ms
+        limit_s = budget.total_s if of_use_ms is None else of_use_ms / 1000
+        text = _NO_THIRD_TIME if of_use_ms is None else _EXPIRED[reason]
+        result = stamp.json.unstarted(status, text, "expired")
+        note = TimeoutNote(TimeoutScope.QUEUE, reason, None, None, limit_s, envelope.queue_s, ())
         timeout = stamp.json.timeout(note, envelope.started_at)
         return [
             stamp.record(Output.RESULTS, result, b"result", _STATUS_HEADERS[status]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
@@ -142,8 +143,8 @@ class EventJson:
             _NO_ERROR if error is None is error_type else _error(error, error_type),
             b"null" if node is None else orjson.dumps(node),
             attempt,
-            duration_s * 1000.0 if duration_s > 0 else 0.0,
-            granted_s * 1000.0 if granted_s > 0 else 0.0,
+            _ms(duration_s),
+            _ms(granted_s),
             b"null" if started_at is None else self._quoted_time(started_at),
             self._rest,
         )
@@ -258,4 +259,4 @@ def _error(error: str | None, error_type: str | None) -> bytes:
 
 
 def _ms(seconds: float) -> float:
-    return seconds * 1000.0 if seconds > 0 else 0.0
+    return seconds * 1000.0 if 0 < seconds < inf else 0.0

@@ -1,7 +1,8 @@
 """Queries that ran while nothing else did: the whole process stood still, for longer than their time.
 
 One of them may be the reason, and may have cost the process its place in the group. Then what was answered
-cannot be committed, the record is read again, and the same would happen again, for ever.
+cannot be committed, the record is read again, and the same would happen again, for ever. Its neighbours are
+innocent, so each gets a second chance; the reason takes it too, and gets no third.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 HELD_UP_S = 1.0
 """A deadline that is noticed so late was not missed for want of a little CPU. Sessions are longer."""
 MOST = 10_000
+CHANCES = 2
 
 
 class HeldUp:
@@ -27,21 +29,24 @@ class HeldUp:
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._records: dict[tuple[str, int, int, int], None] = {}
+        self._records: dict[tuple[str, int, int, int], int] = {}
 
     def __repr__(self) -> str:
         return f"<HeldUp {len(self._records)}>"
 
     def __contains__(self, record: Record) -> bool:
-        return bool(self._records) and _name(record) in self._records
+        """Whether it had all its chances."""
+        return bool(self._records) and self._records.get(_name(record), 0) >= CHANCES
 
     def note(self, record: Record, late_s: float) -> None:
         """Its query has ended, so long after its deadline."""
         if late_s < HELD_UP_S:
             return
+        name = _name(record)
+        before = self._records.pop(name, 0)
         if len(self._records) >= self._most:
             del self._records[next(iter(self._records))]
-        self._records[_name(record)] = None
+        self._records[name] = before + 1
 
 
 def _name(record: Record) -> tuple[str, int, int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
+import weakref
 from typing import Final
 
 ATOMIC_BYTES: Final = select.PIPE_BUF
@@ -16,25 +18,45 @@ class LogStream:
 
     A reader that has stopped reading would otherwise stop the event loop, with all its deadlines; a full
     disk or a reader that is gone would raise in whatever code has something to say.
+
+    A finalizer that the garbage collector runs while a line is written may have something to say too. Its
+    line is lost: waiting for the other would be for ever, as it is the same thread that writes it.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
-        self._lock = threading.Lock()
+        self.unlock()
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _unlock(this()))
         self._torn = False
         self._owed = b""
         """What is to be written before anything else."""
         self.lost = 0
         """Lines that were not written since the last one that was."""
 
+    def unlock(self) -> None:
+        """As in the beginning; also in a copy of the process, where whoever had the lock is not there."""
+        self._lock = threading.RLock()
+        self._is_writing = False
+
     def write(self, text: str) -> int:
         """Write whole lines; never raises and never waits."""
         with self._lock:
-            if not (self._pay() and self._tell_of_the_lost() and self._put(text.encode(errors="replace"))):
+            if self._is_writing:
                 self.lost += 1
+                return len(text)
+            self._is_writing = True
+            try:
+                self._write(text.encode(errors="replace"))
+            finally:
+                self._is_writing = False
         return len(text)
+
+    def _write(self, data: bytes) -> None:
+        if not (self._pay() and self._tell_of_the_lost() and self._put(data)):
+            self.lost += 1
 
     def insist(self, text: str) -> None:
         """Write a line that others wait for: now, or as soon as somebody reads. Never raises and never waits.
@@ -44,8 +66,17 @@ class LogStream:
         with self._lock:
             self._owed += (self._told() if self.lost else b"") + text.encode(errors="replace")
             self.lost = 0
-            if not self._pay():
-                threading.Thread(target=self._pay_later, name="fivestage-log", daemon=True).start()
+            if self._paid():
+                return
+        with contextlib.suppress(RuntimeError):  # the system gives no thread: the next line pays
+            threading.Thread(target=self._pay_later, name="fivestage-log", daemon=True).start()
+
+    def _paid(self) -> bool:
+        self._is_writing = True
+        try:
+            return self._pay()
+        finally:
+            self._is_writing = False
 
     def _pay_later(self) -> None:
         ready = select.poll()  # a poll of its own: one that others use meanwhile raises
@@ -54,7 +85,7 @@ class LogStream:
         while not paid:
             ready.poll()
             with self._lock:
-                paid = self._pay()
+                paid = self._paid()
 
     def _pay(self) -> bool:
         """Write what is owed, as far as it is taken; whether nothing is any more."""
@@ -99,3 +130,8 @@ class LogStream:
 
     def flush(self) -> None:
         """Nothing is kept back."""
+
+
+def _unlock(stream: LogStream | None) -> None:
+    if stream is not None:
+        stream.unlock()
