@@ -150,7 +150,7 @@ def test_commands_exist(document: str) -> None:
         if line.startswith("make "):
             verb = line.split()[1]
             assert f"\n{verb}:" in makefile, line
-            assert f"make {verb}" in ci or verb.startswith(("bench", "chaos", "faults")), line
+            assert f"make {verb}" in ci or verb.startswith(("bench", "chaos", "faults", "soak")), line
         elif line.startswith(("deploy/", ".ci/")):
             assert (ROOT / line.split()[0]).exists(), line
 
