@@ -6,8 +6,8 @@ from typing import Any
 
 from fivestage import Pipeline, Query, StageContext
 
-STEPS = 200_000
-"""About 8 ms: much more than all that broker and service do for a query, who share the cores with it."""
+STEPS = 500_000
+"""About 20 ms: much more than all that broker and service do for a query, who share the cores with it."""
 
 app = Pipeline(builtins=False)
 

@@ -17,7 +17,7 @@ from .report import table
 if TYPE_CHECKING:
     from .place import Place
 
-QUERIES = 600
+QUERIES = 250
 IN_FLIGHT = 4
 """A worker: so many that wait for each other are in time."""
 MIN_RATIO = 1.8
