@@ -7,7 +7,8 @@ the two together, field by field. A stage's data is encoded where it ran and emb
 from __future__ import annotations
 
 import json
-import time
+
+from datetime import UTC, datetime
 from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -247,7 +248,7 @@ def _rest(lane: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def _second(second: int) -> bytes:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 def _text(text: str | None) -> bytes:
