@@ -7,7 +7,6 @@ the two together, field by field. A stage's data is encoded where it ran and emb
 from __future__ import annotations
 
 import json
-
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import inf
