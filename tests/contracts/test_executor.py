@@ -284,3 +284,21 @@ async def test_mail_is_taken_out_by_slices() -> None:
     while order.count("message") < 5:
         await asyncio.sleep(0)
     assert [pair for pair in pairwise(order) if pair == ("message", "message")] == []
+
+
+async def test_a_turn_of_the_sender_wakes_the_other_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the turn's end, with all that was put in it; the next turn wakes it again."""
+    other, here = asyncio.new_event_loop(), asyncio.get_running_loop()
+    woken: list[Any] = []
+    monkeypatch.setattr(other, "call_soon_threadsafe", woken.append)
+    mailbox = Mailbox(other, sender=here)
+    got: list[int] = []
+    for turn in (1, 2):
+        for number in range(3):
+            mailbox.put(got.append, number)
+        assert len(woken) == turn - 1
+        await asyncio.sleep(0)
+        assert len(woken) == turn
+        woken[-1]()
+    other.close()
+    assert got == [0, 1, 2] * 2

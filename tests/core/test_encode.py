@@ -535,6 +535,13 @@ def test_size_counts_everything() -> None:
     assert OutputRecord.of(Output.RESULTS, b"abc", b"12345", headers).size == 36 + 8 + 1 + 5 + 3
 
 
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+def test_times_that_are_none_are_still_json(seconds: float) -> None:
+    """Whatever a broken clock makes of a duration."""
+    run = run_of(PROCESSING, data_json=b"1")._replace(duration_s=seconds, granted_s=seconds)
+    assert StageResult.model_validate_json(EventJson(envelope()).stage(run)).duration_ms == 0
+
+
 # Queries without Kafka
 
 

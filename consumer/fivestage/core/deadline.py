@@ -33,7 +33,7 @@ class Budget(NamedTuple):
     def begun(self, now: float) -> Budget:
         """What is left when it begins *now*, maybe later than it was read, however the wall clock was set."""
         granted_s = self.total_s if self.due_at is None else min(self.total_s, self.due_at - now)
-        return self._replace(ends_at=now + granted_s, granted_s=granted_s)
+        return Budget(now + granted_s, granted_s, self.total_s, self.of_use_ms, self.due_at)
 
 
 def grant(
