@@ -535,6 +535,15 @@ def test_size_counts_everything() -> None:
     assert OutputRecord.of(Output.RESULTS, b"abc", b"12345", headers).size == 36 + 8 + 1 + 5 + 3
 
 
+@pytest.mark.parametrize("after_s", [-1.5, -0.2, 0.0, 0.05, 0.2, 59.9, 86_400.0])
+def test_times_in_another_second_than_the_beginning(after_s: float) -> None:
+    """A stage's time is right to the microsecond, in whichever second it lies."""
+    env = envelope(started_wall=1_750_000_000.9, started_at=7.0)
+    got = StageResult.model_validate_json(EventJson(env).stage(run_of(PROCESSING, at=7.0 + after_s)))
+    assert got.started_at is not None
+    assert got.started_at.timestamp() == pytest.approx(1_750_000_000.9 + after_s, abs=2e-6)
+
+
 @pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
 def test_times_that_are_none_are_still_json(seconds: float) -> None:
     """Whatever a broken clock makes of a duration."""

@@ -19,8 +19,10 @@ from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage.telemetry.metrics import MAX_ERROR_TYPES, MAX_LANES, Metrics, render
+from fivestage.telemetry.query_metrics import Tally
 from fivestage.telemetry.sampling import EarlySampling, Provider
 from fivestage.telemetry.tracing import Tracing
+from fivestage_schemas import TimeoutReason
 
 from . import samples
 
@@ -256,6 +258,29 @@ async def test_nodes_cannot_fill_the_registry_with_error_types() -> None:
 def text_of(metrics: Metrics) -> list[str]:
     """The lines of all metrics."""
     return render(metrics.registry, "")[0].decode().splitlines()
+
+
+async def test_ends_are_counted_by_query_and_by_stage() -> None:
+    """One that was refused ends too; a stage that was skipped is counted, and has no duration."""
+    metrics = Metrics(topic="queries", group_id="g")
+    await ask("boom", metrics=metrics)
+    metrics.expired("prod", TimeoutReason.EXPIRED_BEFORE_START, 3.0)
+    lines = text_of(metrics)
+    ended, stage = "lukhas_matriz_async_pipeline_total", "lukhas_matriz_async_stage"
+    assert f'{ended}{{lane="prod",status="expired",within_budget="false"}} 1.0' in lines
+    assert f'{ended}{{lane="prod",status="error",within_budget="true"}} 1.0' in lines
+    assert f'{stage}_total{{lane="prod",outcome="skipped",stage="reflection"}} 1.0' in lines
+    assert not [line for line in lines if line.startswith(f"{stage}_duration") and "skipped" in line]
+    assert 'fivestage_expired_total{lane="prod",reason="expired_before_start"} 1.0' in lines
+
+
+def test_a_bound_belongs_to_its_bucket() -> None:
+    """As Prometheus has it: less or equal; what is above all bounds is in the last."""
+    tally = Tally((0.1, 0.25))
+    for seconds in (0.1, 0.2, 0.25, 0.3):
+        tally.observe(seconds)
+    assert tally.buckets() == [("0.1", 1.0), ("0.25", 3.0), ("+Inf", 4.0)]
+    assert tally.sum_s == pytest.approx(0.85)
 
 
 async def test_what_is_refused_is_counted() -> None:
