@@ -7,7 +7,7 @@ BENCH_READY := $(VENV)/.bench-ready
 FAUST := .venv-faust
 QUIX := .venv-quix
 SBOM_VENV := .venv-sbom
-SOURCES := consumer schemas tests
+SOURCES := consumer schemas tests hatch_build.py
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help

@@ -10,7 +10,7 @@ from fivestage.bus.sink import Sink
 from fivestage.core.breaker import BreakerState
 from fivestage.core.encode import Encoder
 from fivestage.core.records import Output
-from fivestage.executors import InlineExecutor, ProcessExecutor, ThreadExecutor
+from fivestage.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
 from fivestage.orchestrator import Orchestrator
 from fivestage.telemetry.logging import level_name
 from fivestage.telemetry.tracing import Tracing, make_provider
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.core.policy import Policies
-    from fivestage.executors import Executor
     from fivestage.settings import Settings
     from fivestage.telemetry.metrics import Metrics
 

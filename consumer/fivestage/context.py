@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fivestage.core.advice import Advice
+from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from fivestage_schemas import StageType
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True)

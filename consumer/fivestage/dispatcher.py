@@ -11,32 +11,31 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.context import Query
-from fivestage.core.deadline import grant
+from fivestage.core.admission import Slots
+from fivestage.core.deadline import Budget, grant
 from fivestage.core.decode import DecodeLimits, Readable, Unreadable, UnreadableReason, decode
 from fivestage.core.event_json import Envelope
 from fivestage.core.held import HeldUp
 from fivestage.core.job import Job
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
-from fivestage.core.records import CorruptRecord, PlainRecord
-from fivestage.core.shed import Verdict
+from fivestage.core.ordering import KeyOrder
+from fivestage.core.records import CorruptRecord, PlainRecord, Record
+from fivestage.core.shed import Shedder, Verdict
 from fivestage.refusals import Refusal, Refusals
+from fivestage.telemetry.tracing import QueryTrace
 from fivestage_schemas import TimeoutReason
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from fivestage.core.admission import Slots
-    from fivestage.core.deadline import Budget
     from fivestage.core.encode import Encoder
     from fivestage.core.events import Observer
-    from fivestage.core.ordering import KeyOrder
     from fivestage.core.outcome import Conclusion
     from fivestage.core.policy import LanePolicy, Policies
-    from fivestage.core.records import OutputRecord, Record
-    from fivestage.core.shed import Shedder
+    from fivestage.core.records import OutputRecord
     from fivestage.running import Running
-    from fivestage.telemetry.tracing import QueryTrace, Tracing
+    from fivestage.telemetry.tracing import Tracing
 
 SLICE_S = 0.001
 """How long queries are begun, or refused, before everything else has its turn."""

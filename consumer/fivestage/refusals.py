@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from fivestage.core.deadline import Budget
+from fivestage.core.ledger import PartitionLedger
+from fivestage.core.records import PlainRecord
+from fivestage_schemas import TimeoutReason
 
-    from fivestage.core.deadline import Budget
-    from fivestage.core.ledger import PartitionLedger
-    from fivestage.core.records import PlainRecord
-    from fivestage_schemas import TimeoutReason
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 MAX_REMEMBERED = 16_384
 """Half a kilobyte each, and a second's work, so that a rebalance need not leave them to be read again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.admission import Slots
@@ -19,8 +20,6 @@ from fivestage.patrol import Patrol
 from fivestage.running import Running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fivestage.core.encode import Encoder
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger

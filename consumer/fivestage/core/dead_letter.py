@@ -6,16 +6,12 @@ live as long as what they speak of, since they were written later.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Collection
+from typing import Final, NamedTuple
 
 from fivestage.core.decode import UnreadableReason
-from fivestage.core.records import PlainRecord
+from fivestage.core.records import PlainRecord, Record
 from fivestage_schemas import headers as h
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from fivestage.core.records import Record
 
 _OWN: Final = "dlq."
 """Headers that begin so are the service's, not the producer's."""

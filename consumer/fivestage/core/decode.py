@@ -7,6 +7,7 @@ and never an echo of its content. Limits are checked before anything is parsed.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -20,7 +21,7 @@ from fivestage_schemas import QueryEvent
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from fivestage.core.records import Record
 

@@ -12,7 +12,7 @@ from fivestage.core.decode import (
     MAX_KEY_BYTES,
 )
 from fivestage.core.event_json import EventJson
-from fivestage.core.outcome import TimeoutNote
+from fivestage.core.outcome import Conclusion, TimeoutNote
 from fivestage.core.record_format import header, sized, varint
 from fivestage.core.records import Output, OutputRecord
 from fivestage_schemas import PipelineStatus, TimeoutReason, TimeoutScope
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from fivestage.core.deadline import Budget
     from fivestage.core.decode import Unreadable
     from fivestage.core.event_json import Envelope
-    from fivestage.core.outcome import Conclusion
     from fivestage.core.records import Record
     from fivestage.core.trail import StageRun
 

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
-from fivestage.core.records import NOT_FROM_KAFKA
+from fivestage.core.records import NOT_FROM_KAFKA, Record
 from fivestage_schemas import SCHEMA_VERSION, Outcome, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fivestage.core.outcome import Conclusion, TimeoutNote
-    from fivestage.core.records import Record
     from fivestage.core.trail import StageRun
     from fivestage_schemas import PipelineStatus
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from fivestage.core.plan import StageSpec
 from fivestage.core.trail import StageRun
 from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason, TimeoutScope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fivestage.core.plan import Plan, StageSpec
+    from fivestage.core.plan import Plan
     from fivestage.core.trail import RunningStage, Trail
 
 _PROCESSING = list(StageType).index(StageType.PROCESSING)

@@ -6,6 +6,7 @@ of it is laid down in the lane's Advice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
@@ -14,15 +15,15 @@ from fivestage.core.adaptive import AdaptivePolicy, LearnedLimit
 from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
 from fivestage.core.breaker import Breaker, BreakerPolicy, BreakerState
 from fivestage.core.health import NodeHealth
+from fivestage.core.plan import Plan
 from fivestage.core.window import Window
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from fivestage.core.events import Observer
     from fivestage.core.outcome import Conclusion
-    from fivestage.core.plan import Plan
     from fivestage.core.trail import StageRun
 
 MAX_LANES = 32

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from fivestage.core import record_format
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 _FRAMING_BYTES: Final = 36
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from fivestage.core.plan import StageSpec
 from fivestage_schemas import Outcome
-
-if TYPE_CHECKING:
-    from fivestage.core.plan import StageSpec
 
 
 class StageRun(NamedTuple):

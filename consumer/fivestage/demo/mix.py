@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 KIND_HEADER: Final = "demo-kind"
 """Tells the audit, which reads the topics and nothing else, what kind of input a record is."""

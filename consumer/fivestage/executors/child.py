@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import structlog
 
+from fivestage.app import Pipeline
 from fivestage.bounded import StepMonitor
 from fivestage.core.job import Job
+from fivestage.core.plan import Plan
 from fivestage.executors import messages
 from fivestage.executors.host import JobHost
 from fivestage.executors.port import TICK_S
@@ -26,9 +28,7 @@ from fivestage.orchestrator import Orchestrator
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.app import Pipeline
     from fivestage.core.advice import Advice
-    from fivestage.core.plan import Plan
     from fivestage.core.trail import Trail
     from fivestage.executors.wire import Frame
     from fivestage.threads import Abandoned
