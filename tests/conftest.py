@@ -10,6 +10,7 @@ import hypothesis
 
 from faults.table import FaultTable
 from fivestage.testing import VirtualTimeLoop
+from fivestage.version import COMPILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,11 +35,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes minutes, unless it is asked for."""
-    if config.getoption("--long"):
-        return
-    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
-    items[:] = [item for item in items if not item.get_closest_marker("long")]
+    """Leave out what a compiled build does not allow, and what takes minutes unless it is asked for."""
+    if COMPILED:
+        _leave_out("interpreted", config, items)
+    if not config.getoption("--long"):
+        _leave_out("long", config, items)
+
+
+def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(marker)])
+    items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -23,6 +23,7 @@ from support.counting import Counts, calls, lines, totals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.interpreted  # what is compiled makes no calls of Python to be counted
 COSTS: dict[str, dict[str, float]] = {
     "core": {"calls of Python": 113, "calls of C": 99, "lines": 500},
     "inline": {

@@ -36,7 +36,7 @@ from fivestage.executors.nursery import LOAD_TIMEOUT_S
 from fivestage.telemetry.logging import announce, described
 from fivestage.telemetry.metrics import Metrics
 from fivestage.telemetry.tracing import flush_provider
-from fivestage.version import __version__
+from fivestage.version import COMPILED, __version__
 from fivestage.watch import Health
 
 if TYPE_CHECKING:
@@ -263,6 +263,7 @@ class Service:
         announce(
             "ready",
             version=__version__,
+            compiled=COMPILED,
             group=self.settings.kafka.group_id,
             partitions=sorted(key.partition for key in self.ledger.books),
             admin_port=self.admin_port,

@@ -259,7 +259,7 @@ class Walk:
         elif ctx.stage_type is PROCESSING:
             ctx.answer, ctx.confidence = answer_of(data)
         elif ctx.stage_type is VALIDATION:
-            ctx.validated = bool(data.get("valid") if isinstance(data, dict) else data)
+            ctx.validated = verdict_of(data)
         ctx.results[ctx.stage_type] = data
 
 
@@ -269,9 +269,16 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 def answer_of(data: Any) -> tuple[Any, float | None]:
     """Answer and confidence of what a node returned: a dict with ``answer``, or the answer itself."""
-    if not isinstance(data, dict) or "answer" not in data:
+    looked: Any = data  # not known to be a dict: compiled, a subclass would not be asked
+    if not isinstance(data, dict) or "answer" not in looked:
         return data, None
-    confidence = data.get("confidence")
+    answer, confidence = looked["answer"], looked.get("confidence")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float):
-        return data["answer"], None
-    return data["answer"], min(1.0, max(0.0, float(confidence)))
+        return answer, None
+    return answer, min(1.0, max(0.0, float(confidence)))
+
+
+def verdict_of(data: Any) -> bool:
+    """Whether validation found the answer right: it returns a dict with ``valid``, or the verdict itself."""
+    looked: Any = data  # as above
+    return bool(looked.get("valid") if isinstance(data, dict) else data)

@@ -56,6 +56,7 @@ def take(steps: list[Callable[[], None]]) -> None:
         step()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("before", range(16))
 def test_a_snapshot_is_consistent_at_any_moment(before: int) -> None:
     """However far the writer gets between the two looks, what runs is the stage after those that ended."""

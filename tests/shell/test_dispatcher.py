@@ -373,6 +373,7 @@ async def test_records_of_an_earlier_assignment_are_not_dispatched() -> None:
     assert (len(fetched), bus.results(), bus.dispatcher.in_flight) == (1, [], 0)
 
 
+@pytest.mark.interpreted
 async def test_records_are_taken_in_by_slices() -> None:
     """Where taking in a record takes long, everything else has its turn between two records."""
     loop = asyncio.get_running_loop()

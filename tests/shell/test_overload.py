@@ -366,6 +366,7 @@ class Noting(ConcurrencyLimiter):
         super().record(now, rtt_s=rtt_s, in_flight=in_flight, dropped=dropped)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("total_ms", [250, 300, 310, 700])
 async def test_every_timeout_counts_for_the_concurrency_limit(total_ms: int) -> None:
     """A query that had all of its time and was not in time is a drop, whatever the sum of floats says."""

@@ -26,8 +26,6 @@ from fivestage.executors.wire import Decoder, encode
 from fivestage.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fivestage.core.advice import Advice
     from fivestage.core.trail import Trail
     from fivestage.executors.wire import Frame
@@ -76,19 +74,6 @@ def main(part: Part, fileno: int, memory: int, parent: int) -> NoReturn:
     child.run()
 
 
-class _Reporting(Orchestrator):
-    """Reports a job's end at once: until its task is seen to have ended, other code may block."""
-
-    def __init__(self, part: Part, on_end: Callable[[Trail], None]) -> None:
-        super().__init__(part.app, plan=part.plan, threads=part.threads, max_data_bytes=part.max_data_bytes)
-        self._on_end = on_end
-
-    async def run(self, job: Job, trail: Trail, monitor: StepMonitor | None = None) -> None:
-        """See Orchestrator."""
-        await super().run(job, trail, monitor)
-        self._on_end(trail)
-
-
 class _Child:
     """Does what the bus says."""
 
@@ -100,8 +85,10 @@ class _Child:
         self._loop = loop
         self._outbox = Outbox(connection)
         self._decoder = Decoder()
-        self._orchestrator = _Reporting(part, lambda trail: self._report(trail, completed=True))
-        self._host = JobHost(self._orchestrator, self._on_done, monitor)
+        self._orchestrator = Orchestrator(
+            part.app, plan=part.plan, threads=part.threads, max_data_bytes=part.max_data_bytes
+        )
+        self._host = JobHost(self._run_and_report, self._on_done, monitor)
         self._lanes: dict[str, Advice] = {}
         self._trails: dict[int, tuple[Job, Relay]] = {}
         self._probes: dict[int, tuple[str, ...]] = {}
@@ -154,6 +141,11 @@ class _Child:
         if self._new_probes:
             self._probes[trail.serial], self._new_probes = self._new_probes, ()
         self._host.start(job, trail)
+
+    async def _run_and_report(self, job: Job, trail: Trail, monitor: StepMonitor | None) -> None:
+        """Report a job's end at once: until its task is seen to have ended, other code may block."""
+        await self._orchestrator.run(job, trail, monitor)
+        self._report(trail, completed=True)
 
     def _cancel(self, frame: Frame) -> None:
         job, trail = self._trails.get(frame.head[1], (None, None))

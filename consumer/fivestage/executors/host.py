@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fivestage.bounded import StepMonitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from fivestage.core.job import Job
     from fivestage.core.trail import Trail
-    from fivestage.orchestrator import Orchestrator
 
 
 class JobHost:
@@ -22,18 +21,18 @@ class JobHost:
     A job that is moved away and back may have two tasks here for a while: their trails tell them apart.
 
     Args:
-        orchestrator: Runs them.
+        run: Runs them: ``Orchestrator.run``.
         on_done: Called with the job, its trail, and whether it came to its end, rather than being cancelled.
         monitor: Told whose code has control.
     """
 
     def __init__(
         self,
-        orchestrator: Orchestrator,
+        run: Callable[[Job, Trail, StepMonitor | None], Coroutine[Any, Any, None]],
         on_done: Callable[[Job, Trail, bool], None],
         monitor: StepMonitor | None = None,
     ) -> None:
-        self._orchestrator = orchestrator
+        self._run = run
         self._on_done = on_done
         self._monitor = monitor or StepMonitor()
         self._tasks: dict[Trail, asyncio.Task[None]] = {}
@@ -46,8 +45,8 @@ class JobHost:
         if trail.closed:
             self._on_done(job, trail, False)
             return
-        run = self._orchestrator.run(job, trail, self._monitor)
-        self._tasks[trail] = task = asyncio.get_running_loop().create_task(run)
+        running = self._run(job, trail, self._monitor)
+        self._tasks[trail] = task = asyncio.get_running_loop().create_task(running)
         task.add_done_callback(partial(self._done, job, trail))
 
     def cancel(self, _: Job, trail: Trail) -> None:

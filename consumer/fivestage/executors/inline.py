@@ -25,7 +25,7 @@ class InlineExecutor:
     async def start(self, on_finished: OnFinished) -> None:
         """See Executor."""
         roster = Roster(on_finished)
-        self._places = JobHost(self._orchestrator, roster.done), roster
+        self._places = JobHost(self._orchestrator.run, roster.done), roster
 
     def submit(self, job: Job) -> None:
         """See Executor."""

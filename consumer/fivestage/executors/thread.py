@@ -44,7 +44,7 @@ class ThreadWorker:
         bus = asyncio.get_running_loop()
         outbox = Mailbox(bus)  # a turn of the nodes' loop may be long
         self._host = JobHost(
-            orchestrator, lambda *ending: outbox.put(self.roster.done, *ending), self._monitor
+            orchestrator.run, lambda *ending: outbox.put(self.roster.done, *ending), self._monitor
         )
         self._inbox = Mailbox(self._loop, sender=bus)
         self._pinged_at: float | None = None

@@ -20,9 +20,23 @@ if TYPE_CHECKING:
 
     from fivestage.core.outcome import Conclusion
 
-BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5)
+BUCKETS_S: Final[tuple[float, ...]] = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.25,
+    0.3,
+    0.5,
+    1.0,
+    2.5,
+)
 """0.25 is a bound, because the default budget is."""
-QUEUE_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3600.0)
+QUEUE_BUCKETS_S: Final[tuple[float, ...]] = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3600.0)
 CONSUMER_LABELS: Final = ("messaging_system", "messaging_destination_name", "messaging_consumer_group_name")
 
 
