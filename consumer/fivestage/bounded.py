@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from fivestage import forks
 from fivestage.core.event_json import limited_json
@@ -19,9 +19,8 @@ MAX_ERROR_CHARS = 512
 MAX_NAME_CHARS = 128
 HELD_UP_S = 0.005
 """A limit that is noticed so late is not the fault of the code that waits."""
-_new: Final = tuple.__new__
-"""What a NamedTuple's own constructor, a function of Python, calls: for the ending of nearly every call."""
 TOO_LARGE = "result_too_large"
+_SUCCESS: Final = Outcome.SUCCESS
 
 
 class StepMonitor:
@@ -44,24 +43,37 @@ class StepMonitor:
         return self.cells[0], self.cells[1]
 
 
-class Ending(NamedTuple):
+class Ending:
     """How one bounded call ended."""
 
-    outcome: Outcome
-    duration_s: float
-    data: Any = None
-    data_json: bytes | None = None
-    error: str | None = None
-    error_type: str | None = None
-    extended_s: float = 0.0
-    """What was added to its limit, because others had kept the loop from turning."""
+    __slots__ = ("data", "data_json", "duration_s", "error", "error_type", "extended_s", "outcome")
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        duration_s: float,
+        data: Any = None,
+        data_json: bytes | None = None,
+        error: str | None = None,
+        error_type: str | None = None,
+    ) -> None:
+        self.outcome = outcome
+        self.duration_s = duration_s
+        self.data = data
+        self.data_json = data_json
+        self.error = error
+        self.error_type = error_type
+        self.extended_s = 0.0
+        """What was added to its limit, because others had kept the loop from turning."""
+
+    def __repr__(self) -> str:
+        return f"<Ending {self.outcome} after {self.duration_s * 1000:.0f} ms {self.error or ''}>"
 
     @classmethod
-    def of_error(cls, error: BaseException, duration_s: float) -> Ending:
+    def of_error(cls, error: BaseException, duration_s: float = 0.0) -> Ending:
         """The call raised."""
-        return cls(
-            Outcome.ERROR, duration_s, error=_text(error), error_type=type(error).__name__[:MAX_NAME_CHARS]
-        )
+        kind = type(error).__name__[:MAX_NAME_CHARS]
+        return cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
 
     @classmethod
     def of_timeout(cls, limit_s: float, duration_s: float) -> Ending:
@@ -140,15 +152,19 @@ class Bounds:
         if self.task is None:
             self.task = asyncio.current_task(self.loop)
         data, failed = None, None
-        try:
-            waiting_for = self.step(call.send, None)
+        self._enter()
+        try:  # not by step(): compiled, each frame that an exception passes makes a traceback
+            waiting_for = call.send(None)
         except StopIteration as finished:
+            self._leave()
             data = finished.value
         except BaseException as raised:
+            self._leave()
             if isinstance(raised, asyncio.CancelledError) and self.given_up():
                 raise
-            failed = Ending.of_error(raised, 0.0)  # not the error itself: its traceback holds this frame
+            failed = Ending.of_error(raised)  # not the error itself: its traceback holds this frame
         else:
+            self._leave()
             return self._wait(Bounded(call, waiting_for, ends_at, self), started_at)
         return self._judge(data, failed, started_at, ends_at)
 
@@ -162,11 +178,12 @@ class Bounds:
             given_up = isinstance(raised, asyncio.CancelledError) and not scope.expired and self.given_up()
             if scope.closed or given_up:
                 raise
-            failed = Ending.of_error(raised, 0.0)
+            failed = Ending.of_error(raised)
         ends_at = -inf if scope.expired else scope.ends_at
         ending = self._judge(data, failed, started_at, ends_at, scope.ends_at - started_at)
         ending = ending if isinstance(ending, Ending) else await ending
-        return ending._replace(extended_s=scope.ends_at - limit_at) if scope.ends_at > limit_at else ending
+        ending.extended_s = scope.ends_at - limit_at
+        return ending
 
     def _judge(
         self,
@@ -184,21 +201,21 @@ class Bounds:
                     self.check(data)
                 data_json = limited_json(data, self.max_bytes)
             except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
-                failed = Ending.of_error(raised, 0.0)
+                failed = Ending.of_error(raised)
         ended_at = self.clock()
         took_s = ended_at - started_at
         cancelled = self.task is not None and self.task.cancelling() and not self.given_up()
         if cancelled:
-            failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"), 0.0)
+            failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"))
         if ended_at > ends_at:
             ending = Ending.of_timeout(ends_at - started_at if limit_s is None else limit_s, took_s)
         elif failed is not None:
-            ending = failed._replace(duration_s=took_s)
+            failed.duration_s, ending = took_s, failed
         elif data_json is None:
             text = f"data left out: it takes more than {self.max_bytes} bytes"
-            ending = Ending(Outcome.SUCCESS, took_s, data, None, text, TOO_LARGE)
+            ending = Ending(_SUCCESS, took_s, data, None, text, TOO_LARGE)
         else:
-            ending = _new(Ending, (Outcome.SUCCESS, took_s, data, data_json, None, None, 0.0))
+            ending = Ending(_SUCCESS, took_s, data, data_json)
         return self._put_right(ending) if cancelled else ending
 
     async def _put_right(self, ending: Ending) -> Ending:
@@ -211,15 +228,21 @@ class Bounds:
 
     def step(self, go_on: Callable[[Any], Any], value: Any) -> Any:
         """Give control to the user's code until it waits or ends."""
-        cells = self.cells
-        cells[0] = self.number
-        cells[1] += 1
+        self._enter()
         try:
             return go_on(value)
         finally:
-            if forks.count[0] != self.forks:  # first: the cells may be in memory that it shares
-                forks.end()
-            cells[0] = 0
+            self._leave()
+
+    def _enter(self) -> None:
+        cells = self.cells
+        cells[0] = self.number
+        cells[1] += 1
+
+    def _leave(self) -> None:
+        if forks.count[0] != self.forks:  # first: the cells may be in memory that it shares
+            forks.end()
+        self.cells[0] = 0
 
 
 async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fivestage.context import Query
 from fivestage.core.admission import Slots
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from fivestage.running import Running
     from fivestage.telemetry.tracing import Tracing
 
-SLICE_S = 0.001
+_RUN: Final = Verdict.RUN
+SLICE_S: Final = 0.001
 """How long queries are begun, or refused, before everything else has its turn."""
 
 
@@ -383,7 +384,7 @@ class Dispatcher:
         if budget.expired:
             return TimeoutReason.EXPIRED_BEFORE_START
         verdict = self._shedder.judge(budget, policy.answer_time_s, now)
-        if verdict is Verdict.RUN:
+        if verdict is _RUN:
             return None
         self._observer.shed(lane, refused=verdict is Verdict.REFUSE)
         return TimeoutReason.WOULD_EXPIRE if verdict is Verdict.REFUSE else None

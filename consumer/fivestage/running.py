@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.outcome import CLOCK_SLACK_S, conclude
 from fivestage_schemas import PipelineStatus
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from fivestage.core.outcome import Conclusion
     from fivestage.core.policy import Policies
     from fivestage.executors import Executor
+
+_SUCCEEDED: Final = PipelineStatus.SUCCESS
+_TIMED_OUT: Final = PipelineStatus.TIMEOUT
 
 
 class Running:
@@ -88,7 +91,7 @@ class Running:
         self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
         if superseded:
             self._observer.failed_over(job.query.lane, len(superseded))
-        late = conclusion.status is PipelineStatus.TIMEOUT
+        late = conclusion.status is _TIMED_OUT
         whole = conclusion.budget_s >= job.plan.total_s - CLOCK_SLACK_S
-        if conclusion.status is PipelineStatus.SUCCESS or (late and whole):
+        if conclusion.status is _SUCCEEDED or (late and whole):
             self._slots.learn(now, duration_s=conclusion.duration_s, dropped=late)

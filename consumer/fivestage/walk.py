@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from fivestage.node import Handler
     from fivestage.threads import ThreadPool
 
-_new: Final = tuple.__new__
-"""What a NamedTuple's own constructor, a function of Python, calls: there are ten of them in a query."""
-PROCESSING, DECISION, VALIDATION = StageType.PROCESSING, StageType.DECISION, StageType.VALIDATION
+_SUCCESS: Final = Outcome.SUCCESS
+_SKIPPED: Final = Outcome.SKIPPED
+_INTENT: Final = StageType.INTENT
+_DECISION: Final = StageType.DECISION
+_PROCESSING: Final = StageType.PROCESSING
+_VALIDATION: Final = StageType.VALIDATION
 
 
 class DataLimit(NamedTuple):
@@ -84,7 +87,7 @@ class Walk:
             latest=job.ends_at,
         )
         self._clock = self._bounds.clock
-        ctx = StageContext(job.query.lane, job.ends_at, self._clock, StageType.INTENT, threads, job.advice)
+        ctx = StageContext(job.query.lane, job.ends_at, self._clock, _INTENT, threads, job.advice)
         self._ctx = ctx
         for run in trail.runs:  # the job was moved: its stages see what the earlier ones have returned
             if run.success and run.data_json is not None:
@@ -103,13 +106,13 @@ class Walk:
                 return
             ctx.stage_type = spec.stage_type
             ctx.attempt = trail.attempt
-            if spec.stage_type is PROCESSING:
+            if spec.stage_type is _PROCESSING:
                 run = await self._process(spec)
             else:
                 ended = self._attempt(spec, None)
                 run = ended if isinstance(ended, StageRun) else await ended
             trail.finish(run)
-            if spec.critical and run.outcome is not Outcome.SUCCESS:
+            if spec.critical and run.outcome is not _SUCCESS:
                 return
 
     async def _process(self, spec: StageSpec) -> StageRun:
@@ -122,7 +125,7 @@ class Walk:
             ctx.node = node
             ended = self._attempt(spec, node)
             run = ended if isinstance(ended, StageRun) else await ended
-            if run.success or run.outcome is Outcome.SKIPPED or trail.closed:
+            if run.success or run.outcome is _SKIPPED or trail.closed:
                 return run
             trail.fail_over(run)
             ctx.attempt = trail.attempt
@@ -133,11 +136,11 @@ class Walk:
         After a failure the remaining time must cover what the next one is known to take.
         """
         results, advice = self._ctx.results, self._job.advice
-        chosen = results.get(DECISION)
+        chosen = results.get(_DECISION)
         failed = [run.node for run in self._trail.superseded]
         if not failed and (chosen is None or advice.lets(chosen)):
             return chosen or ""
-        intent = intent_of(results.get(StageType.INTENT))
+        intent = intent_of(results.get(_INTENT))
         others = [name for name in same_intent(self._app.nodes, intent, chosen) if name not in failed]
         stage = advice.stages[spec.sequence]
         left_s, _ = stage_grant(spec, stage, now=self._clock(), ends_at=self._job.ends_at)
@@ -151,7 +154,7 @@ class Walk:
 
     def _refused(self, spec: StageSpec) -> StageRun:
         """No node may be called: the breaker of the chosen one is open and nobody stands in for it."""
-        node = str(self._ctx.results.get(DECISION))
+        node = str(self._ctx.results.get(_DECISION))
         stuck = node in self._job.advice.stuck
         why = "too many of its calls have not come back" if stuck else "its breaker is open"
         error_type = "node_stuck" if stuck else "breaker_open"
@@ -166,10 +169,10 @@ class Walk:
             spec, job.advice.stages[spec.sequence], now=started_at, ends_at=job.ends_at
         )
         if refused is not None:
-            return StageRun(spec, Outcome.SKIPPED, error=refused, error_type="skipped")
+            return StageRun(spec, _SKIPPED, error=refused, error_type="skipped")
         ctx.stage_deadline = ends_at = started_at + granted_s
         probe = node is not None and job.advice.take_probe(node)
-        running = _new(RunningStage, (spec, started_at, granted_s, node or None, ctx.attempt, probe))
+        running = RunningStage(spec, started_at, granted_s, node or None, ctx.attempt, probe)
         self._trail.start(running)
         try:
             call = self._call()
@@ -177,7 +180,7 @@ class Walk:
             if isinstance(raised, asyncio.CancelledError) and self._trail.closed:
                 raise
             return self._ended(running, Ending.of_error(raised, self._clock() - started_at))
-        self._bounds.check = self._check_decision if spec.stage_type is DECISION else None
+        self._bounds.check = self._check_decision if spec.stage_type is _DECISION else None
         ending = self._bounds.begin(call, started_at, ends_at)
         return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
 
@@ -186,26 +189,20 @@ class Walk:
 
     def _ended(self, running: RunningStage, ending: Ending) -> StageRun:
         """How the stage went; what it returned is there for the later ones."""
-        if ending.outcome is Outcome.SUCCESS:
+        if ending.outcome is _SUCCESS:
             ending = self._taken_over(ending)
-        spec, started_at, granted_s, node, attempt, probe = running
-        outcome, duration_s, _, data_json, error, error_type, extended_s = ending
-        limit_s = granted_s + extended_s
-        return _new(
-            StageRun,
-            (
-                spec,
-                outcome,
-                data_json,
-                error,
-                error_type,
-                node,
-                attempt,
-                started_at,
-                duration_s,
-                limit_s,
-                probe,
-            ),
+        return StageRun(
+            running.spec,
+            ending.outcome,
+            ending.data_json,
+            ending.error,
+            ending.error_type,
+            running.node,
+            running.attempt,
+            running.started_at,
+            ending.duration_s,
+            running.granted_s + ending.extended_s,
+            running.probe,
         )
 
     def _call(self) -> Coroutine[Any, Any, Any]:
@@ -228,7 +225,7 @@ class Walk:
 
     def _handler(self) -> Handler:
         ctx = self._ctx
-        if ctx.stage_type is not PROCESSING:
+        if ctx.stage_type is not _PROCESSING:
             return self._app.stage(ctx.stage_type)
         if not ctx.node:
             raise NoNodeError("the decision stage chose no node")
@@ -244,21 +241,23 @@ class Walk:
         stage_type = self._ctx.stage_type
         try:
             self._show(ending.data)
-            if stage_type is PROCESSING:
+            if stage_type is _PROCESSING:
                 self._trail.confidence = self._ctx.confidence
                 answer_json = limited_json(self._ctx.answer, self._limit.max_bytes)
                 self._trail.answer_json = answer_json or self._limit.left_out
         except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
-            return Ending.of_error(raised, ending.duration_s)._replace(extended_s=ending.extended_s)
+            failed = Ending.of_error(raised, ending.duration_s)
+            failed.extended_s = ending.extended_s
+            return failed
         return ending
 
     def _show(self, data: Any) -> None:
         ctx = self._ctx
-        if ctx.stage_type is DECISION:
+        if ctx.stage_type is _DECISION:
             ctx.node = data
-        elif ctx.stage_type is PROCESSING:
+        elif ctx.stage_type is _PROCESSING:
             ctx.answer, ctx.confidence = answer_of(data)
-        elif ctx.stage_type is VALIDATION:
+        elif ctx.stage_type is _VALIDATION:
             ctx.validated = verdict_of(data)
         ctx.results[ctx.stage_type] = data
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fivestage.core.event_json import Envelope
 from fivestage.core.outcome import conclude
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.outcome import Conclusion
 
+T = TypeVar("T")
 INTENT, DECISION, PROCESSING, VALIDATION, REFLECTION = StageType
 SUCCESS, TIMEOUT, ERROR, SKIPPED = Outcome
 PLAN = Plan.of()
@@ -62,6 +63,13 @@ def run_of(
         fields.setdefault("error", "boom")
         fields.setdefault("error_type", "timeout" if outcome is TIMEOUT else "ValueError")
     return StageRun(spec, outcome, started_at=at, duration_s=took_s, granted_s=granted_s, **fields)
+
+
+def altered(made: T, **fields: Any) -> T:
+    """A run that was just made, or a running stage, with other fields."""
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
 
 
 def trail_of(runs: Iterable[StageRun], running: RunningStage | None = None, answer: bytes = b"22") -> Trail:

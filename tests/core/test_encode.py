@@ -39,6 +39,7 @@ from .samples import (
     SUCCESS,
     TIMEOUT,
     VALIDATION,
+    altered,
     concluded,
     ended,
     envelope,
@@ -248,7 +249,8 @@ def test_events_of_arbitrary_trails(
     """Whatever the stages did and said, all events are what the models say."""
     trail, plan = made
     trail.runs = [
-        run._replace(
+        altered(
+            run,
             data_json=orjson.dumps(data) if run.success else None,
             error=error,
             error_type="E",
@@ -547,7 +549,7 @@ def test_times_in_another_second_than_the_beginning(after_s: float) -> None:
 @pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
 def test_times_that_are_none_are_still_json(seconds: float) -> None:
     """Whatever a broken clock makes of a duration."""
-    run = run_of(PROCESSING, data_json=b"1")._replace(duration_s=seconds, granted_s=seconds)
+    run = altered(run_of(PROCESSING, data_json=b"1"), duration_s=seconds, granted_s=seconds)
     assert StageResult.model_validate_json(EventJson(envelope()).stage(run)).duration_ms == 0
 
 

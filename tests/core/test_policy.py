@@ -38,6 +38,7 @@ from .samples import (
     SUCCESS,
     TIMEOUT,
     VALIDATION,
+    altered,
     concluded,
     ended,
     run_of,
@@ -106,8 +107,8 @@ def test_a_cut_that_was_not_its_own_doing_is_no_call_at_all() -> None:
 def test_what_was_held_up_by_others_says_nothing_of_its_node() -> None:
     """Of what had begun before a disturbance timeouts do not count, while errors and successes do."""
     policy = lane()
-    cut = call(TIMEOUT, took_s=LIMIT_S)._replace(started_at=NOW)
-    for run in (cut, call(ERROR)._replace(started_at=NOW), call()._replace(started_at=NOW)):
+    cut = altered(call(TIMEOUT, took_s=LIMIT_S), started_at=NOW)
+    for run in (cut, altered(call(ERROR), started_at=NOW), altered(call(), started_at=NOW)):
         policy.concluded(concluded(trail_of([])), [run], NOW, disturbed_at=NOW)
     breaker = policy.nodes["math"].breaker
     assert [(len(breaker._calls), breaker._failed)] == [(2, 1)]
@@ -120,7 +121,7 @@ def test_a_probe_that_was_held_up_by_others_frees_its_permit() -> None:
     policy = lane()
     now = half_open(policy)
     assert policy.advice.take_probe("math")
-    cut = call(TIMEOUT, took_s=LIMIT_S, probe=True)._replace(started_at=now)
+    cut = altered(call(TIMEOUT, took_s=LIMIT_S, probe=True), started_at=now)
     policy.concluded(concluded(trail_of([])), [cut], now, disturbed_at=now)
     policy.refresh(now)
     assert policy.advice.probes == {"math": True}
@@ -188,7 +189,7 @@ def test_a_node_that_never_answered_gets_none() -> None:
     policy = lane(LanePolicySettings(PLAN, breaker=BreakerPolicy()))
     learned(policy, 0.02)
     limit_s = policy.advice.stages[2].limit_s
-    hanging = call(TIMEOUT, took_s=limit_s, granted_s=limit_s)._replace(node="hangs")
+    hanging = altered(call(TIMEOUT, took_s=limit_s, granted_s=limit_s), node="hangs")
     learn(policy, *[hanging] * 20)
     assert policy.nodes["hangs"].breaker.state(NOW) is OPEN
 

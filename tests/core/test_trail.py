@@ -10,7 +10,7 @@ import pytest
 from fivestage.core.trail import RunningStage, Trail
 from fivestage_schemas import StageType
 
-from .samples import ERROR, PROCESSING, SUCCESS, ended, run_of, running_of, trail_of
+from .samples import ERROR, PROCESSING, SUCCESS, altered, ended, run_of, running_of, trail_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ def test_a_failed_attempt_is_no_end_of_the_stage() -> None:
     trail = failed_over()
     assert ([run.node for run in trail.superseded], trail.attempt) == (["first"], 2)
     assert trail.snapshot() == (tuple(RUNS[:2]), None)
-    trail.start(running_of(PROCESSING, at=1.1, granted_s=0.1)._replace(attempt=trail.attempt))
+    trail.start(altered(running_of(PROCESSING, at=1.1, granted_s=0.1), attempt=trail.attempt))
     trail.fail_over(run_of(PROCESSING, ERROR, node="second", attempt=2))
     assert trail.attempt == 3
     trail.finish(RUNS[2])
@@ -117,7 +117,7 @@ def test_a_failed_attempt_is_no_end_of_the_stage() -> None:
 def test_a_trail_goes_on_elsewhere() -> None:
     """What has ended goes along, the running stage is begun anew, and the old trail is closed for good."""
     old = failed_over()
-    old.start(running_of(PROCESSING, at=1.1, granted_s=0.1)._replace(attempt=2))
+    old.start(altered(running_of(PROCESSING, at=1.1, granted_s=0.1), attempt=2))
     old.answer_json, old.confidence = b"1", 0.5
     new = old.continued()
     assert (old.closed, new.closed) == (True, False)

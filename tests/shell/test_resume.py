@@ -51,7 +51,7 @@ async def test_a_moved_job_keeps_its_answer() -> None:
     orchestrator = Orchestrator(app(seen))
     one = job(orchestrator)
     await orchestrator.run(one, one.trail)
-    one.trail.runs[2] = one.trail.runs[2]._replace(node="second")  # as after a failover
+    one.trail.runs[2].node = "second"  # as after a failover
     del one.trail.runs[3:]
     one.trail.start(RunningStage(one.plan.stages[3], one.started_at, 0.04))
     answer_json = one.trail.answer_json = b"kept"

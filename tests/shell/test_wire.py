@@ -17,6 +17,7 @@ from fivestage.core.trail import RunningStage, StageRun, Trail
 from fivestage.executors import messages
 from fivestage.executors.wire import MAX_BLOB_BYTES, Cutter, Decoder, Frame, encode
 from fivestage_schemas import Outcome, StageType
+from support.fields import fields
 
 PLAN = Plan.of()
 TEXT = st.text(st.characters(codec="utf-8"))
@@ -110,7 +111,9 @@ def test_a_job_goes_on_where_its_trail_ends(
     trail = Trail()
     told = messages.started(frame_of(messages.start(job, 7)), PLAN, trail)
     assert told == messages.Started(job.number, 7, job.query, job.ends_at)
-    assert (trail.runs, trail.superseded, trail.attempt) == (runs, superseded, attempt)
+    assert trail.attempt == attempt
+    assert [*map(fields, trail.runs)] == [*map(fields, runs)]
+    assert [*map(fields, trail.superseded)] == [*map(fields, superseded)]
 
 
 @given(
@@ -126,7 +129,8 @@ def test_a_job_goes_on_where_its_trail_ends(
 )
 def test_a_running_stage_arrives(stage: RunningStage) -> None:
     """Every field of it."""
-    assert messages.runs_now(frame_of(messages.running(3, stage)), PLAN) == stage
+    arrived = messages.runs_now(frame_of(messages.running(3, stage)), PLAN)
+    assert fields(arrived) == fields(stage)
 
 
 @given(RUNS, st.binary(), st.none() | SECONDS)
@@ -135,7 +139,7 @@ def test_an_ended_stage_arrives(run: StageRun, answer: bytes, confidence: float 
     trail = Trail()
     trail.answer_json, trail.confidence = answer, confidence
     ended = messages.ended(frame_of(messages.finished(messages.FINISHED, 3, run, trail, 1000)), PLAN)
-    assert ended.run == run
+    assert fields(ended.run) == fields(run)
     answers = run.success and run.spec.stage_type is StageType.PROCESSING
     assert ended.answer_json == (answer if answers else b"")
     assert ended.confidence == (confidence if answers else None)
@@ -148,7 +152,9 @@ def test_an_answer_that_is_too_large_does_not_cross() -> None:
     run = StageRun(PLAN.stages[2], Outcome.SUCCESS, None, "too large")
     frame = frame_of(messages.finished(messages.FINISHED, 3, run, trail, 10))
     assert frame.blob == b""
-    assert messages.ended(frame, PLAN) == messages.Finished(run, 0, b"", 11, None)
+    ended = messages.ended(frame, PLAN)
+    assert fields(ended.run) == fields(run)
+    assert ended[1:] == (0, b"", 11, None)
 
 
 def advice(state: BreakerState = BreakerState.HALF_OPEN) -> Advice:

@@ -6,7 +6,7 @@ Each change is one assignment, so a reader sees the old or the new.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.breaker import BreakerState
 
@@ -39,7 +39,9 @@ class NodeAdvice(NamedTuple):
     """What it takes in 95 of 100 cases; None while unknown."""
 
 
-UNKNOWN = NodeAdvice()
+UNKNOWN: Final = NodeAdvice()
+_CLOSED: Final = BreakerState.CLOSED
+_HALF_OPEN: Final = BreakerState.HALF_OPEN
 
 
 class Advice:
@@ -72,7 +74,7 @@ class Advice:
     def lets(self, name: str) -> bool:
         """Whether a node may be called, as far as can be seen without calling it."""
         state = self.node(name).state
-        closed = state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and name in self.probes)
+        closed = state is _CLOSED or (state is _HALF_OPEN and name in self.probes)
         return closed and name not in self.stuck
 
     def rank(self, names: Iterable[str]) -> list[str]:

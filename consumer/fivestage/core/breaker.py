@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,11 @@ class BreakerState(StrEnum):
     """None passes."""
     HALF_OPEN = "half_open"
     """One probe at a time passes."""
+
+
+_CLOSED: Final = BreakerState.CLOSED
+_OPEN: Final = BreakerState.OPEN
+_HALF_OPEN: Final = BreakerState.HALF_OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Breaker:
         self.opened_count = 0
         """How often it opened, a failed probe's included."""
         self._jitter = jitter
-        self._state = BreakerState.CLOSED
+        self._state: BreakerState = _CLOSED
         self._calls: deque[tuple[bool, bool]] = deque()
         self._failed = 0
         self._slow = 0
@@ -100,8 +105,8 @@ class Breaker:
 
     def state(self, now: float) -> BreakerState:
         """Where it stands; being asked after the open time is what makes it half open."""
-        if self._state is BreakerState.OPEN and now >= self._open_until:
-            self._state = BreakerState.HALF_OPEN
+        if self._state is _OPEN and now >= self._open_until:
+            self._state = _HALF_OPEN
             self._good_probes = 0
         return self._state
 
@@ -110,7 +115,7 @@ class Breaker:
 
         A permit whose outcome has not come within the policy's ``probe_timeout_s`` is handed out again.
         """
-        if self.state(now) is not BreakerState.HALF_OPEN:
+        if self.state(now) is not _HALF_OPEN:
             return False
         if self._probe_until is not None and now < self._probe_until:
             return False
@@ -133,12 +138,12 @@ class Breaker:
             slow: It took too long, failed or not; of no account in a probe.
             probe: It ran with a permit of ``try_probe``.
         """
-        if self._state is BreakerState.CLOSED:
+        if self._state is _CLOSED:
             if not probe:
                 self._enter(failed=failed, slow=slow)
                 if self._is_tripped():
                     self._open(now)
-        elif probe and self._state is BreakerState.HALF_OPEN:
+        elif probe and self._state is _HALF_OPEN:
             self._probe_ended(now, failed=failed)
 
     def _enter(self, *, failed: bool, slow: bool) -> None:
@@ -158,7 +163,7 @@ class Breaker:
         return self._failed / calls >= policy.failure_rate or self._slow / calls >= policy.slow_call_rate
 
     def _open(self, now: float) -> None:
-        self._state = BreakerState.OPEN
+        self._state = _OPEN
         self._open_until = now + self.policy.open_s * (1 + self.policy.open_jitter * self._jitter())
         self.opened_count += 1
         self._calls.clear()
@@ -171,4 +176,4 @@ class Breaker:
             return
         self._good_probes += 1
         if self._good_probes >= self.policy.half_open_calls:
-            self._state = BreakerState.CLOSED
+            self._state = _CLOSED

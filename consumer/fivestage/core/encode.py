@@ -15,6 +15,7 @@ from fivestage.core.event_json import EventJson
 from fivestage.core.outcome import Conclusion, TimeoutNote
 from fivestage.core.record_format import header, sized, varint
 from fivestage.core.records import Output, OutputRecord
+from fivestage.core.trail import StageRun
 from fivestage_schemas import PipelineStatus, TimeoutReason, TimeoutScope
 from fivestage_schemas import headers as h
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from fivestage.core.decode import Unreadable
     from fivestage.core.event_json import Envelope
     from fivestage.core.records import Record
-    from fivestage.core.trail import StageRun
 
 MAX_KEY_AND_HEADER_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_HEADER_BYTES
 _TOO_LARGE: Final = "result_too_large"
@@ -41,6 +41,8 @@ _TYPE_HEADERS: Final = {
 }
 _new: Final = tuple.__new__
 """What a NamedTuple's own constructor, a function of Python, calls: for the one of which there are most."""
+_STAGE_RESULTS: Final = Output.STAGE_RESULTS
+_RESULTS: Final = Output.RESULTS
 _STAGE_KINDS: Final = tuple(b"stage_result/%d" % sequence for sequence in range(5))
 _STATUS_HEADERS: Final = {status: header(h.STATUS, status.encode()) for status in PipelineStatus}
 _ID, _SUBJECT, _TIME, _CORRELATION_ID, _CAUSATION_ID, _LANE = (
@@ -74,7 +76,7 @@ class Encoder:
         for run in conclusion.runs:
             value = stamp.json.stage(self._affordable(run))
             stages.append(value)
-            record = stamp.record(Output.STAGE_RESULTS, value, _STAGE_KINDS[run.spec.sequence])
+            record = stamp.record(_STAGE_RESULTS, value, _STAGE_KINDS[run.spec.sequence])
             records.append(record if self._fits(record) else self._without_data(stamp, record, run))
         result, conclusion = self._result_record(stamp, conclusion, stages)
         records.append(result)
@@ -141,7 +143,7 @@ class Encoder:
 
     def _result(self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]) -> OutputRecord:
         value = stamp.json.result(conclusion, stages)
-        return stamp.record(Output.RESULTS, value, b"result", _STATUS_HEADERS[conclusion.status])
+        return stamp.record(_RESULTS, value, b"result", _STATUS_HEADERS[conclusion.status])
 
     def _affordable(self, run: StageRun) -> StageRun:
         """The run, without data that is too large already by itself: copying it would hold up the loop."""
@@ -250,4 +252,16 @@ def _without_data(run: StageRun, why: str) -> StageRun:
     """The run with its data left out, and a word about it."""
     if run.data_json is None:
         return run
-    return run._replace(data_json=None, error=why, error_type=_TOO_LARGE)
+    return StageRun(
+        run.spec,
+        run.outcome,
+        None,
+        why,
+        _TOO_LARGE,
+        run.node,
+        run.attempt,
+        run.started_at,
+        run.duration_s,
+        run.granted_s,
+        run.probe,
+    )

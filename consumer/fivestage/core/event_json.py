@@ -14,35 +14,25 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from fivestage.core.outcome import Conclusion
 from fivestage.core.records import NOT_FROM_KAFKA, Record
 from fivestage_schemas import SCHEMA_VERSION, Outcome, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fivestage.core.outcome import Conclusion, TimeoutNote
+    from fivestage.core.outcome import TimeoutNote
     from fivestage.core.trail import StageRun
     from fivestage_schemas import PipelineStatus
 
-_STAGE: Final = (
-    b'{"query_id":%b%b%b,%b,"node":%b,"attempt":%d,"duration_ms":%.3f,"timeout_ms":%.3f,"started_at":%b%b'
-)
+_SUCCESS: Final = Outcome.SUCCESS
+_TIMEOUT: Final = Outcome.TIMEOUT
+_SKIPPED: Final = Outcome.SKIPPED
 _NO_ERROR: Final = b'"error":null,"error_type":null'
-_RESULT: Final = (
-    b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,%b,"node":%b,"stages":[%b],'
-    b'"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
-)
-_METRICS: Final = (
-    b'{"total_duration_ms":%.3f,"queue_ms":%.3f,"stage_durations":{%b},"stages_completed":%d,'
-    b'"stages_failed":%d,"stages_skipped":%d,"timeout_count":%d,"budget_ms":%.3f,"within_budget":%b}'
-)
-_TIMEOUT: Final = (
-    b'{"query_id":%b,"scope":"%b","reason":"%b","stage_type":%b,"node":%b,"limit_ms":%.3f,"elapsed_ms":%.3f,'
-    b'"completed":%b,"occurred_at":%b,"source":%b%b'
-)
-_DURATION: Final = {stage_type: b'"%b":%%.3f' % stage_type.encode() for stage_type in StageType}
+_DURATION: Final = {stage_type: b'"%b":' % stage_type.encode() for stage_type in StageType}
 _SECOND_US: Final = 1_000_000
 _BOOLS: Final = {False: b"false", True: b"true"}
+_THREE_DIGITS: Final[list[bytes]] = [b"%03d" % number for number in range(1000)]
 
 
 class Envelope(NamedTuple):
@@ -115,112 +105,126 @@ class EventJson:
         self._begun_us = second * _SECOND_US
         self._source = b"null"
         if record is not NOT_FROM_KAFKA:
-            self._source = b'{"topic":%b,"partition":%d,"offset":%d}' % (
-                _text(record.topic),
-                record.partition,
-                record.offset,
-            )
+            self._source = b"%b%b}" % (_place(record.topic, record.partition), _number(record.offset))
 
     def time(self, monotonic: float) -> bytes:
         """When *monotonic* was, by the wall clock this query started with, as RFC 3339."""
         since = int((self._wall_s + monotonic) * 1e6) - self._begun_us
-        if 0 <= since < _SECOND_US:
-            return b"%b.%06dZ" % (self._begun, since)
-        second, microseconds = divmod(since + self._begun_us, _SECOND_US)
-        return b"%b.%06dZ" % (_second(second), microseconds)
+        begun = self._begun
+        if not 0 <= since < _SECOND_US:
+            second, since = divmod(since + self._begun_us, _SECOND_US)
+            begun = _second(second)
+        return b"%b.%b%bZ" % (begun, _THREE_DIGITS[since // 1000], _THREE_DIGITS[since % 1000])
 
     def _quoted_time(self, monotonic: float) -> bytes:
         return b'"%b"' % self.time(monotonic)
 
+    # The templates are literals, each with nothing but bytes to put in: so they are joined when compiled
+
     def stage(self, run: StageRun) -> bytes:
         """The StageResult of one stage."""
-        spec, outcome, data_json, error, error_type, node, attempt, started_at, duration_s, granted_s, _ = run
-        return _STAGE % (
-            self._query_id,
-            _stage_constant(spec.stage_type, outcome, spec.critical),
-            data_json or b"null",
-            _NO_ERROR if error is None is error_type else _error(error, error_type),
-            b"null" if node is None else orjson.dumps(node),
-            attempt,
-            _ms(duration_s),
-            _ms(granted_s),
-            b"null" if started_at is None else self._quoted_time(started_at),
-            self._rest,
+        spec, started_at, error, error_type = run.spec, run.started_at, run.error, run.error_type
+        return (
+            b'{"query_id":%b%b%b,%b,"node":%b,"attempt":%b,"duration_ms":%b,"timeout_ms":%b,"started_at":%b%b'
+            % (
+                self._query_id,
+                _stage_constant(spec.stage_type, run.outcome, spec.critical),
+                run.data_json or b"null",
+                _NO_ERROR if error is None is error_type else _error(error, error_type),
+                _text(run.node),
+                _number(run.attempt),
+                _ms(run.duration_s),
+                _ms(run.granted_s),
+                b"null" if started_at is None else self._quoted_time(started_at),
+                self._rest,
+            )
         )
 
     def result(self, conclusion: Conclusion, stages: Sequence[bytes]) -> bytes:
         """The PipelineResult of a query that was started; *stages* are its StageResults, as JSON."""
-        envelope = self._envelope
-        confidence = conclusion.confidence
-        return _RESULT % (
-            self._query_id,
-            conclusion.status.encode(),
-            conclusion.answer_json or b"null",
-            b"null" if confidence is None else orjson.dumps(confidence),
-            _BOOLS[conclusion.degraded],
-            _error(conclusion.error, conclusion.error_type),
-            _text(conclusion.node),
-            b",".join(stages),
-            self._metrics(conclusion),
-            self._quoted_time(envelope.started_at),
-            self._quoted_time(envelope.started_at + conclusion.duration_s),
-            self._source,
-            self._rest,
+        started_at = self._quoted_time(self._envelope.started_at)
+        return self._result(
+            conclusion, stages, started_at, self._metrics(conclusion, within_budget=conclusion.within_budget)
         )
 
     def unstarted(self, status: PipelineStatus, error: str, error_type: str) -> bytes:
         """The PipelineResult of a query that was not started."""
-        envelope = self._envelope
-        return _RESULT % (
-            self._query_id,
-            status.encode(),
-            b"null",
-            b"null",
-            b"false",
-            _error(error, error_type),
-            b"null",
-            b"",
-            _METRICS % (0.0, _ms(envelope.queue_s), b"", 0, 0, 0, 0, 0.0, b"false"),
-            b"null",
-            self._quoted_time(envelope.started_at),
-            self._source,
-            self._rest,
+        at = self._envelope.started_at
+        conclusion = Conclusion(status, (), (), at, 0.0, 0.0, error=error, error_type=error_type)
+        return self._result(conclusion, (), b"null", self._metrics(conclusion, within_budget=False))
+
+    def _result(
+        self, conclusion: Conclusion, stages: Sequence[bytes], started_at: bytes, metrics: bytes
+    ) -> bytes:
+        confidence = conclusion.confidence
+        return (
+            b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,%b,"node":%b,"stages":[%b],'
+            b'"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
+            % (
+                self._query_id,
+                conclusion.status.encode(),
+                conclusion.answer_json or b"null",
+                b"null" if confidence is None else orjson.dumps(confidence),
+                _BOOLS[conclusion.degraded],
+                _error(conclusion.error, conclusion.error_type),
+                _text(conclusion.node),
+                b",".join(stages),
+                metrics,
+                started_at,
+                self._quoted_time(self._envelope.started_at + conclusion.duration_s),
+                self._source,
+                self._rest,
+            )
         )
 
     def timeout(self, note: TimeoutNote, monotonic: float) -> bytes:
         """The TimeoutEvent of a stage or of the whole, as of *monotonic*."""
-        return _TIMEOUT % (
-            self._query_id,
-            note.scope.encode(),
-            note.reason.encode(),
-            _text(note.spec.stage_type if note.spec else None),
-            _text(note.node),
-            _ms(note.limit_s),
-            _ms(note.elapsed_s),
-            orjson.dumps(note.completed),
-            self._quoted_time(monotonic),
-            self._source,
-            self._rest,
+        return (
+            b'{"query_id":%b,"scope":"%b","reason":"%b","stage_type":%b,"node":%b,"limit_ms":%b,"elapsed_ms":%b,'
+            b'"completed":%b,"occurred_at":%b,"source":%b%b'
+            % (
+                self._query_id,
+                note.scope.encode(),
+                note.reason.encode(),
+                _text(note.spec.stage_type if note.spec else None),
+                _text(note.node),
+                _ms(note.limit_s),
+                _ms(note.elapsed_s),
+                orjson.dumps(note.completed),
+                self._quoted_time(monotonic),
+                self._source,
+                self._rest,
+            )
         )
 
-    def _metrics(self, conclusion: Conclusion) -> bytes:
-        runs = conclusion.runs
-        outcomes = [run.outcome for run in runs]
-        completed, timeouts = outcomes.count(Outcome.SUCCESS), outcomes.count(Outcome.TIMEOUT)
-        skipped = outcomes.count(Outcome.SKIPPED) if completed < len(runs) else 0
-        durations = [
-            _DURATION[run.spec.stage_type] % _ms(run.duration_s) for run in runs if run.started_at is not None
-        ]
-        return _METRICS % (
-            _ms(conclusion.duration_s),
-            _ms(self._envelope.queue_s),
-            b",".join(durations),
-            completed,
-            len(runs) - completed - skipped,
-            skipped,
-            timeouts,
-            _ms(conclusion.budget_s),
-            _BOOLS[conclusion.within_budget],
+    def _metrics(self, conclusion: Conclusion, *, within_budget: bool) -> bytes:
+        completed = failed = skipped = timeouts = 0
+        durations = []
+        for run in conclusion.runs:
+            outcome = run.outcome
+            if outcome is _SUCCESS:
+                completed += 1
+            elif outcome is _SKIPPED:
+                skipped += 1
+            else:
+                failed += 1
+                timeouts += outcome is _TIMEOUT
+            if run.started_at is not None:
+                durations.append(b"%b%b" % (_DURATION[run.spec.stage_type], _ms(run.duration_s)))
+        return (
+            b'{"total_duration_ms":%b,"queue_ms":%b,"stage_durations":{%b},"stages_completed":%b,'
+            b'"stages_failed":%b,"stages_skipped":%b,"timeout_count":%b,"budget_ms":%b,"within_budget":%b}'
+            % (
+                _ms(conclusion.duration_s),
+                _ms(self._envelope.queue_s),
+                b",".join(durations),
+                _number(completed),
+                _number(failed),
+                _number(skipped),
+                _number(timeouts),
+                _ms(conclusion.budget_s),
+                _BOOLS[within_budget],
+            )
         )
 
 
@@ -244,6 +248,12 @@ def _rest(lane: str) -> bytes:
     return b"," + orjson.dumps({"lane": lane, "schema_version": SCHEMA_VERSION})[1:]
 
 
+@lru_cache(maxsize=4096)
+def _place(topic: str, partition: int) -> bytes:
+    """Where a query comes from, up to its offset."""
+    return b'{"topic":%b,"partition":%d,"offset":' % (orjson.dumps(topic), partition)
+
+
 @lru_cache(maxsize=64)
 def _second(second: int) -> bytes:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
@@ -257,5 +267,13 @@ def _error(error: str | None, error_type: str | None) -> bytes:
     return b'"error":%b,"error_type":%b' % (_text(error), _text(error_type))
 
 
-def _ms(seconds: float) -> float:
-    return seconds * 1000.0 if 0 < seconds < inf else 0.0
+def _number(number: int) -> bytes:
+    return str(number).encode()
+
+
+def _ms(seconds: float) -> bytes:
+    """Milliseconds, to the microsecond."""
+    if not 0 < seconds < inf:
+        return b"0.000"
+    microseconds = int(seconds * 1e6 + 0.5)
+    return b"%b.%b" % (_number(microseconds // 1000), _THREE_DIGITS[microseconds % 1000])

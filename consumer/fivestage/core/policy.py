@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive import AdaptivePolicy, LearnedLimit
 from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
@@ -45,6 +45,9 @@ PATIENCE_S = 1.0
 becomes slower is met by a higher limit, which takes some samples, not an outage."""
 SLACK_S = 1e-6
 OTHER_LANES = "other"
+_SUCCESS: Final = Outcome.SUCCESS
+_TIMEOUT: Final = Outcome.TIMEOUT
+_SUCCEEDED: Final = PipelineStatus.SUCCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,8 @@ class NodePolicy:
             limit_s: The limit of its stage.
             learning: That limit is learned, and so may still come up.
         """
-        failed = run.outcome is not Outcome.SUCCESS
-        if run.outcome is Outcome.TIMEOUT:
+        failed = run.outcome is not _SUCCESS
+        if run.outcome is _TIMEOUT:
             if not was_fair(run, limit_s) or self._is_cut_short(run, limit_s):
                 self.spare(run)  # others had used up its time, or the producer left it less
                 return
@@ -155,13 +158,13 @@ class LanePolicy:
             disturbed_at: When something else last held it up: stages that had begun before and did not end in
                 time say nothing about themselves.
         """
-        if conclusion.status is PipelineStatus.SUCCESS and not (conclusion.degraded or superseded):
+        if conclusion.status is _SUCCEEDED and not (conclusion.degraded or superseded):
             self._went_well(conclusion, now)
             return
         for run in (*superseded, *conclusion.runs):
             if run.started_at is None:
                 continue
-            if run.outcome is Outcome.TIMEOUT and run.started_at <= disturbed_at:
+            if run.outcome is _TIMEOUT and run.started_at <= disturbed_at:
                 self._spare(run)
                 continue
             if run.node is not None and run.spec.stage_type is StageType.PROCESSING:
@@ -223,9 +226,9 @@ class LanePolicy:
 
     def _learn_limit(self, run: StageRun) -> None:
         limit = self.limits[run.spec.sequence]
-        if run.outcome is Outcome.SUCCESS:
+        if run.outcome is _SUCCESS:
             limit.succeeded(run.duration_s)
-        elif run.outcome is Outcome.TIMEOUT and was_fair(run, self._advised_s(run)):
+        elif run.outcome is _TIMEOUT and was_fair(run, self._advised_s(run)):
             limit.timed_out(run.duration_s)  # one that was cut shorter says nothing about the limit
 
     def _learn_node(self, name: str, run: StageRun, now: float) -> None:
@@ -241,7 +244,7 @@ class LanePolicy:
             self.refresh(now)
 
     def _learn_answer_time(self, conclusion: Conclusion) -> None:
-        if conclusion.status is PipelineStatus.SUCCESS:
+        if conclusion.status is _SUCCEEDED:
             ends = [
                 run.started_at + run.duration_s
                 for run in conclusion.runs

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +45,9 @@ class Verdict(StrEnum):
     OBSERVED = "observed"
     """It would have been refused, and is run."""
     REFUSE = "refuse"
+
+
+_RUN: Final = Verdict.RUN
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Shedder:
             now: Monotonic seconds.
         """
         if budget.granted_s >= self._total_s:
-            return Verdict.RUN
+            return _RUN
         bucket = self._bucket(now)
         bucket[1] += 1
         self._seen += 1

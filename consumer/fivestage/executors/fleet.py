@@ -238,7 +238,7 @@ class Fleet:
         started_at = job.started_at if running is None else running.started_at
         run = StageRun(spec, Outcome.ERROR, error=error, error_type=error_type, started_at=started_at)
         if running is not None:
-            run = run._replace(node=running.node, attempt=running.attempt, granted_s=running.granted_s)
+            run.node, run.attempt, run.granted_s = running.node, running.attempt, running.granted_s
         job.trail.finish(run)
         self._on_finished(job)
 

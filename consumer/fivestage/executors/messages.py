@@ -90,7 +90,8 @@ def started(frame: Frame, plan: Plan, trail: Trail) -> Started:
 
 def running(serial: int, stage: RunningStage) -> bytes:
     """A stage begins."""
-    return encode((RUNNING, serial, stage.spec.sequence, *stage[1:]))
+    head = RUNNING, serial, stage.spec.sequence, stage.started_at, stage.granted_s
+    return encode((*head, stage.node, stage.attempt, stage.probe))
 
 
 def finished(kind: str, serial: int, run: StageRun, trail: Trail, max_data_bytes: int) -> bytes:
@@ -141,7 +142,8 @@ def runs_now(frame: Frame, plan: Plan) -> RunningStage:
 
 def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
-    return run.spec.sequence, run.outcome, size, *run[3:]
+    ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
+    return *ended, run.started_at, run.duration_s, run.granted_s, run.probe
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:

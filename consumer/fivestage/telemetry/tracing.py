@@ -34,6 +34,7 @@ FLUSH_TIMEOUT_MS: Final = 2000
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _LUKHAS: Final = "lukhas.matriz"
+_SUCCEEDED: Final = PipelineStatus.SUCCESS
 
 
 class Tracing:
@@ -127,7 +128,7 @@ class QueryTrace:
         """End the process span of a query that was started; stages get theirs when the query is recorded."""
         if self._span.is_recording():
             self._record(envelope, conclusion)
-        failed = conclusion.status is not PipelineStatus.SUCCESS
+        failed = conclusion.status is not _SUCCEEDED
         self.end(error_type=conclusion.error_type if failed else None)
 
     def end(self, *, error_type: str | None) -> None:

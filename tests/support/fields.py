@@ -1,0 +1,10 @@
+"""Comparing what is compared by identity in the service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def fields(one: Any) -> dict[str, Any]:
+    """All public attributes of a run or of a running stage, compiled or not."""
+    return {name: getattr(one, name) for name in dir(one) if not name.startswith("_")}
