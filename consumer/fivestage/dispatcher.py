@@ -22,7 +22,6 @@ from fivestage.core.ordering import KeyOrder
 from fivestage.core.records import CorruptRecord, PlainRecord, Record
 from fivestage.core.shed import Shedder, Verdict
 from fivestage.refusals import Refusal, Refusals
-from fivestage.telemetry.tracing import QueryTrace
 from fivestage_schemas import TimeoutReason
 from fivestage_schemas import headers as h
 
@@ -35,9 +34,11 @@ if TYPE_CHECKING:
     from fivestage.core.policy import LanePolicy, Policies
     from fivestage.core.records import OutputRecord
     from fivestage.running import Running
-    from fivestage.telemetry.tracing import Tracing
+    from fivestage.telemetry.tracing import QueryTrace, Tracing
 
 _RUN: Final = Verdict.RUN
+_new: Final = tuple.__new__
+"""What a NamedTuple's own constructor, a function of Python, calls: for those that each query has."""
 SLICE_S: Final = 0.001
 """How long queries are begun, or refused, before everything else has its turn."""
 
@@ -54,22 +55,28 @@ class EventSink(Protocol):
         """Publish *records*, or what of them is still wanted, then call *on_acked*."""
 
 
-class Arrival(NamedTuple):
+class Arrival:
     """A record that was taken in, and not begun yet."""
 
-    record: Record
-    book: PartitionLedger
-    decoded: Readable | Unreadable
+    __slots__ = ("book", "decoded", "record")
+
+    def __init__(self, record: Record, book: PartitionLedger, decoded: Readable | Unreadable) -> None:
+        self.record = record
+        self.book = book
+        self.decoded = decoded
 
 
-class Candidate(NamedTuple):
+class Candidate:
     """A query that is to be begun, or refused."""
 
-    record: Record
-    book: PartitionLedger
-    readable: Readable
-    budget: Budget
-    """What it may take, as of when it was read."""
+    __slots__ = ("book", "budget", "readable", "record")
+
+    def __init__(self, record: Record, book: PartitionLedger, readable: Readable, budget: Budget) -> None:
+        self.record = record
+        self.book = book
+        self.readable = readable
+        self.budget = budget
+        """What it may take, as of when it was read."""
 
 
 class Admission(NamedTuple):
@@ -85,12 +92,15 @@ class Admission(NamedTuple):
     """How long after its timestamp a record is of use; 0 = for ever."""
 
 
-class Ticket(NamedTuple):
+class Ticket:
     """A record in flight: what to publish about it, and where to enter that it is finished."""
 
-    envelope: Envelope
-    book: PartitionLedger
-    trace: QueryTrace
+    __slots__ = ("book", "envelope", "trace")
+
+    def __init__(self, envelope: Envelope, book: PartitionLedger, trace: QueryTrace) -> None:
+        self.envelope = envelope
+        self.book = book
+        self.trace = trace
 
 
 class Dispatcher:
@@ -214,24 +224,25 @@ class Dispatcher:
             decoded: Readable | Unreadable = Unreadable(UnreadableReason.CORRUPT_RECORD, item.detail)
         else:
             decoded = decode(record, self._limits)
-        if not self._may_pass(key, decoded):
+        now = asyncio.get_running_loop().time()
+        if not self._may_pass(key, decoded, now):
             book.put_back()
             return
         if not self.in_flight:
-            self.last_progress_at = asyncio.get_running_loop().time()
+            self.last_progress_at = now
         self.in_flight += 1
         arrival = Arrival(record, book, decoded)
         if self._order is None or self._order.enter(_order_key(record), arrival):
-            self._take_up(arrival)
+            self._take_up(arrival, now)
 
-    def _may_pass(self, key: PartitionKey, decoded: Readable | Unreadable) -> bool:
+    def _may_pass(self, key: PartitionKey, decoded: Readable | Unreadable, now: float) -> bool:
         """Whether a record may be dealt with: not where its partition is halted, before it or now."""
         guard, readable = self._ledger.guard, isinstance(decoded, Readable)
         if key in guard.halted:
             return False
-        return guard.admit(key, readable=readable, now=asyncio.get_running_loop().time())
+        return guard.admit(key, readable=readable, now=now)
 
-    def _take_up(self, arrival: Arrival) -> None:
+    def _take_up(self, arrival: Arrival, now: float) -> None:
         """Begin with a record, or let it wait for a slot."""
         decoded = arrival.decoded
         if arrival.book.closed:  # taken away while it waited for another of its key
@@ -241,7 +252,6 @@ class Dispatcher:
         elif isinstance(decoded, Unreadable):
             self._reject(arrival, decoded)
         else:
-            now = asyncio.get_running_loop().time()
             budget = self._grant(arrival.record, decoded, now)
             candidate = Candidate(arrival.record, arrival.book, decoded, budget)
             if not (self._slots.is_free or budget.expired):  # to be refused it needs no slot
@@ -354,17 +364,9 @@ class Dispatcher:
     ) -> Ticket:
         headers = query.headers
         trace = self._tracing.begin(headers, record, query.query_id)
-        envelope = Envelope(
-            record,
-            query.query_id,
-            query.lane,
-            headers.get(h.CE_CORRELATION_ID),
-            headers.get(h.CE_ID),
-            trace.headers,
-            wall_now,
-            now,
-            queue_s,
-        )
+        correlation_id, causation_id = headers.get(h.CE_CORRELATION_ID), headers.get(h.CE_ID)
+        names = query.query_id, query.lane, correlation_id, causation_id
+        envelope = _new(Envelope, (record, *names, trace.headers, wall_now, now, queue_s))
         return Ticket(envelope, book, trace)
 
     def _grant(self, record: Record, readable: Readable, now: float) -> Budget:
@@ -400,10 +402,11 @@ class Dispatcher:
 
     # A query has ended
 
-    def _ended(self, job: Job, conclusion: Conclusion) -> None:
-        self._fill()
+    def _ended(self, job: Job, conclusion: Conclusion, now: float) -> None:
+        if self._slots.waiting:
+            self._fill()
         ticket: Ticket = job.origin
-        self._held_up.note(ticket.envelope.record, asyncio.get_running_loop().time() - job.ends_at)
+        self._held_up.note(ticket.envelope.record, now - job.ends_at)
         records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
         self._observer.concluded(job.query.lane, conclusion, ticket.envelope.queue_s)
         ticket.trace.conclude(ticket.envelope, conclusion)
@@ -423,7 +426,10 @@ class Dispatcher:
     def _next_of_key(self, record: Record) -> None:
         """The next record of the same key may be taken up, after this one's events."""
         if self._order is not None and (arrival := self._order.leave(_order_key(record))) is not None:
-            asyncio.get_running_loop().call_soon(self._take_up, arrival)
+            asyncio.get_running_loop().call_soon(self._take_up_next, arrival)
+
+    def _take_up_next(self, arrival: Arrival) -> None:
+        self._take_up(arrival, asyncio.get_running_loop().time())
 
     def _acknowledged(self, ticket: Ticket, size: int) -> None:
         """All events of a record are acknowledged: its offset may be committed."""
@@ -443,7 +449,7 @@ class Dispatcher:
 
 
 def _partition(record: Record) -> PartitionKey:
-    return PartitionKey(record.topic, record.partition)
+    return _new(PartitionKey, (record.topic, record.partition))
 
 
 def _order_key(record: Record) -> tuple[str, int, bytes] | None:

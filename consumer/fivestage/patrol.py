@@ -94,7 +94,7 @@ class Patrol:
         if self._executor.check(now) or starved:
             self._policies.disturbed_at = now
         grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # others may have held its loop up
-        for job in tuple(self._running.jobs):
+        for job in tuple(self._running.jobs.values()):
             running = job.trail.overdue(now, grace_s)
             if running is not None and now < job.ends_at:
                 self._end_stage(job, running, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,30 +41,52 @@ class Running:
         self._slots = slots
         self._policies = policies
         self._observer = observer
-        self.jobs: dict[Job, None] = {}
-        """The oldest first."""
+        self.jobs: dict[int, Job] = {}
+        """By number, the oldest first."""
+        self._deadlines: list[tuple[float, int]] = []
+        """A heap of when jobs must end; also of those that have ended since the timer was set."""
+        self._rings_at = inf
+        self._timer: asyncio.TimerHandle | None = None
         self.on_first: Callable[[], None] = lambda: None
         """Called when one begins and none ran before."""
-        self.on_ended: Callable[[Job, Conclusion], None] = lambda _job, _conclusion: None
-        """Called when one has ended; its slot is free."""
+        self.on_ended: Callable[[Job, Conclusion, float], None] = lambda _job, _conclusion, _now: None
+        """Called when one has ended, at what time (monotonic seconds); its slot is free."""
 
     def __repr__(self) -> str:
         return f"<Running {len(self.jobs)}>"
 
     def start(self, job: Job) -> None:
         """Hand a job over, and see to it that it ends at its deadline whatever the executor does."""
-        job.timer = asyncio.get_running_loop().call_at(job.ends_at, self._at_deadline, job)
         if not self.jobs:
             self.on_first()
-        self.jobs[job] = None
+        self.jobs[job.number] = job
+        heappush(self._deadlines, (job.ends_at, job.number))
+        if job.ends_at < self._rings_at:
+            self._set_timer(job.ends_at)
         self._slots.occupy(job.query.lane)
         self._executor.submit(job)
 
-    def _at_deadline(self, job: Job) -> None:
-        job.timer = None  # it would keep the job alive until the garbage collector finds the two
-        if not job.ended:
-            self._executor.cancel(job)
-            self._end(job)
+    def _set_timer(self, at: float) -> None:
+        """One for all: nearly every job ends long before, and one of its own costs it more than this."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._at_deadline)
+
+    def _at_deadline(self) -> None:
+        """End those whose time is up, and wait for the next one that runs."""
+        self._timer, self._rings_at = None, inf
+        deadlines, now = self._deadlines, asyncio.get_running_loop().time()
+        while deadlines:
+            ends_at, number = deadlines[0]
+            job = self.jobs.get(number)
+            if job is not None and ends_at > now:
+                self._set_timer(ends_at)
+                return
+            heappop(deadlines)
+            if job is not None:
+                self._executor.cancel(job)
+                self._end(job)
 
     def finished(self, job: Job) -> None:
         """The executor has no more to do for *job* (its ``on_finished``)."""
@@ -74,15 +97,12 @@ class Running:
 
     def _end(self, job: Job) -> None:
         job.end()
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
         now = asyncio.get_running_loop().time()
         conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         self._learn(job, conclusion, now)
-        del self.jobs[job]
+        del self.jobs[job.number]
         self._slots.release(job.query.lane)
-        self.on_ended(job, conclusion)
+        self.on_ended(job, conclusion, now)
 
     def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
         # The last attempt is among the runs where no other was begun after it.

@@ -63,7 +63,7 @@ ENCODER = Encoder(source="/fivestage/group", max_record_bytes=1_000_000, max_dea
 
 def records_of(encoder: Encoder, env: Envelope, end: Conclusion) -> list[OutputRecord]:
     """The records of a query that was started."""
-    return encoder.concluded(env, end).records
+    return encoder.concluded(env, end)[0]
 
 
 MODELS: dict[Output, type[BaseModel]] = {

@@ -123,9 +123,9 @@ async def test_a_limit_below_what_it_takes_comes_up_again() -> None:
     assert str(slow[0].status) == "timeout"
     assert [str(result.status) for result in slow[-20:]] == ["success"] * 20
     granted = [limits_ms(result)[2] for result in slow]
-    assert granted == sorted(granted)
     assert granted[0] == pytest.approx(60, abs=1)
-    assert granted[-1] > 110
+    first_enough = next(number for number, ms in enumerate(granted) if ms > 110)
+    assert all(ms > 110 for ms in granted[first_enough:])
 
 
 @pytest.mark.parametrize("options", [{"enabled": False}, {"min_samples": 200}])

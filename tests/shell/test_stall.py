@@ -371,7 +371,7 @@ class Beat:
     """Dispatcher, executor and policies of a patrol in one, in whatever state a test puts them."""
 
     def __init__(self) -> None:
-        self.jobs: set[Job] = set()
+        self.jobs: dict[int, Job] = {}
         self.waiting = 0
         self.on_first: Callable[[], None] = lambda: None
         self.left: list[Abandoned] = []

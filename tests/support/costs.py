@@ -95,7 +95,7 @@ def _answer(record: PlainRecord, book: PartitionLedger, trail: Trail, encoder: E
     )
     envelope = Envelope(record, read.query_id, read.lane, started_wall=1.0, started_at=0.0)
     conclusion = conclude(trail, PLAN, started_at=0.0, ends_at=budget.ends_at, now=0.05)
-    assert len(encoder.concluded(envelope, conclusion).records) == 6
+    assert len(encoder.concluded(envelope, conclusion)[0]) == 6
     book.finish(record.offset)
 
 

@@ -45,6 +45,11 @@ KNOWN_HEADERS: Final = frozenset(
     }
 )
 
+_VALIDATE: Final = QueryEvent.__pydantic_validator__.validate_python
+"""``model_validate`` without the function of Python around it."""
+_new: Final = tuple.__new__
+"""What a NamedTuple's own constructor, likewise, calls: for what each record comes to."""
+
 
 class UnreadableReason(StrEnum):
     """Why a record could not be read; the value of the header ``dlq.reason``."""
@@ -207,7 +212,7 @@ def _object(value: bytes) -> dict[str, Any]:
 
 def _readable(fields: dict[str, Any], headers: dict[str, str], limits: DecodeLimits) -> Readable:
     try:
-        event = QueryEvent.model_validate(fields)
+        event: QueryEvent = _VALIDATE(fields)
     except ValidationError as error:
         raise _rejection(error) from None
     lane = event.lane or headers.get(h.LANE) or limits.default_lane
@@ -215,7 +220,7 @@ def _readable(fields: dict[str, Any], headers: dict[str, str], limits: DecodeLim
         raise _RejectedError(UnreadableReason.INVALID_FIELD, "the header lane is no lane's name")
     if limits.lanes and lane not in limits.lanes:
         raise _RejectedError(UnreadableReason.UNKNOWN_LANE, "the lane is not one of those accepted here")
-    return Readable(event, lane, headers, _expiry_time(headers))
+    return _new(Readable, (event, lane, headers, _expiry_time(headers)))
 
 
 def _expiry_time(headers: dict[str, str]) -> datetime | None:

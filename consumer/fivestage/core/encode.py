@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from fivestage.core.decode import (
     KNOWN_HEADERS,
@@ -68,8 +68,11 @@ class Encoder:
         constant = {h.CE_SPECVERSION: "1.0", h.CE_SOURCE: source, h.CONTENT_TYPE: h.JSON_CONTENT_TYPE}
         self._constant = b"".join(header(name, text.encode()) for name, text in constant.items())
 
-    def concluded(self, envelope: Envelope, conclusion: Conclusion) -> Encoded:
-        """The events of a query that was started: five stage results, one result, its timeouts."""
+    def concluded(self, envelope: Envelope, conclusion: Conclusion) -> tuple[list[OutputRecord], Conclusion]:
+        """The events of a query that was started: five stage results, one result, its timeouts.
+
+        With them comes what they say became of it: its answer may have been too large.
+        """
         finished_at = envelope.started_at + conclusion.duration_s
         stamp = _Stamp(envelope, self._constant, finished_at)
         records, stages = [], []
@@ -84,7 +87,7 @@ class Encoder:
             staged = note.scope is TimeoutScope.STAGE and note.spec is not None
             kind = b"timeout/%d" % note.spec.sequence if staged and note.spec else b"timeout"
             records.append(stamp.record(Output.TIMEOUTS, stamp.json.timeout(note, finished_at), kind))
-        return Encoded(records, conclusion)
+        return records, conclusion
 
     def expired(self, envelope: Envelope, budget: Budget, reason: TimeoutReason) -> list[OutputRecord]:
         """The events of a query that was not started because its answer would come too late.
@@ -173,13 +176,6 @@ class Encoder:
         if letter.size <= self._max_dead_letter_bytes:
             return letter
         return OutputRecord.of(Output.DEAD_LETTERS, None, None, [*headers, (h.DLQ_TRUNCATED, b"true")])
-
-
-class Encoded(NamedTuple):
-    """The events of a query, and what they say became of it: an answer may have been too large."""
-
-    records: list[OutputRecord]
-    conclusion: Conclusion
 
 
 class _Stamp:

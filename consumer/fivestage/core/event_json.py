@@ -32,6 +32,7 @@ _NO_ERROR: Final = b'"error":null,"error_type":null'
 _DURATION: Final = {stage_type: b'"%b":' % stage_type.encode() for stage_type in StageType}
 _SECOND_US: Final = 1_000_000
 _BOOLS: Final = {False: b"false", True: b"true"}
+_NUMBERS: Final[list[bytes]] = [b"%d" % number for number in range(1000)]
 _THREE_DIGITS: Final[list[bytes]] = [b"%03d" % number for number in range(1000)]
 
 
@@ -268,7 +269,7 @@ def _error(error: str | None, error_type: str | None) -> bytes:
 
 
 def _number(number: int) -> bytes:
-    return str(number).encode()
+    return _NUMBERS[number] if 0 <= number < len(_NUMBERS) else str(number).encode()
 
 
 def _ms(seconds: float) -> bytes:

@@ -25,7 +25,7 @@ class Job:
 
     __slots__ = (
         "advice", "culprit", "ended", "ends_at", "number", "origin", "place", "plan", "query", "started_at",
-        "timer", "trail",
+        "trail",
     )  # fmt: skip
 
     def __init__(
@@ -52,8 +52,6 @@ class Job:
         """Set by the bus: whatever comes in later is too late."""
         self.culprit = False
         """Its code held up others."""
-        self.timer: Any = None
-        """The bus's deadline timer."""
         self.place: Any = None
         """Where the executor runs it."""
 
