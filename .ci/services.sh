@@ -90,6 +90,7 @@ main() {
   if daemon && images; then
     echo "export FIVESTAGE_KAFKA_IMAGE=${FIVESTAGE_KAFKA_IMAGE:-fivestage-kafka:4.3.1}"
     echo "export FIVESTAGE_BASE_IMAGE=${FIVESTAGE_BASE_IMAGE:-fivestage-base:latest}"
+    echo "export FIVESTAGE_BUILD_IMAGE=${FIVESTAGE_BUILD_IMAGE:-fivestage-build:latest}"
     return 0
   fi
   say "no Docker here: the tests run Kafka from its jars"

@@ -2,7 +2,8 @@
 # Builds the images that the tests need, without an image registry:
 #   build.sh kafka   a single Kafka broker        $FIVESTAGE_KAFKA_IMAGE (fivestage-kafka:4.3.1)
 #   build.sh base    Debian with Python           $FIVESTAGE_BASE_IMAGE  (fivestage-base:latest)
-#   build.sh all     both
+#   build.sh build   the same with a C compiler   $FIVESTAGE_BUILD_IMAGE (fivestage-build:latest)
+#   build.sh all     all three
 #   build.sh libs    no image: copies the jars, prints their folder on stdout
 # An image (or folder) made from the same inputs is kept. Root and a running Docker are needed for images.
 set -euo pipefail
@@ -11,6 +12,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${FIVESTAGE_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/fivestage}
 kafka_image=${FIVESTAGE_KAFKA_IMAGE:-fivestage-kafka:4.3.1}
 base_image=${FIVESTAGE_BASE_IMAGE:-fivestage-base:latest}
+build_image=${FIVESTAGE_BUILD_IMAGE:-fivestage-build:latest}
 suite=bookworm
 work=
 
@@ -112,21 +114,25 @@ kafka() {
     --change 'CMD ["/etc/kafka/docker/run"]'
 }
 
-base() {
+python() { # name image packages
   local hash
   hash=$(inputs build.sh)
-  if built "$base_image" "$hash"; then
-    say "$base_image is up to date"
+  if built "$2" "$hash"; then
+    say "$2 is up to date"
     return
   fi
-  debian base python3,python3-venv,ca-certificates
-  import base "$base_image" "$hash" --change 'CMD ["python3"]'
+  debian "$1" "$3"
+  import "$1" "$2" "$hash" --change 'CMD ["python3"]'
 }
+
+base() { python base "$base_image" python3,python3-venv,ca-certificates; }
+
+build() { python build "$build_image" python3,python3-venv,ca-certificates,gcc,libc6-dev,python3-dev; }
 
 main() {
   case ${1-} in
-    kafka | base | all | libs) ;;
-    *) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+    kafka | base | build | all | libs) ;;
+    *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
   esac
   if [[ $1 == libs ]]; then
     libs
@@ -134,8 +140,14 @@ main() {
   fi
   docker version >/dev/null 2>&1 || { say "no Docker daemon answers" && exit 1; }
   work=$(mktemp -d "${TMPDIR:-/var/tmp}/fivestage-image.XXXXXX")
-  if [[ $1 != base ]]; then kafka; fi
-  if [[ $1 != kafka ]]; then base; fi
+  case $1 in
+    all)
+      kafka
+      base
+      build
+      ;;
+    *) "$1" ;;
+  esac
 }
 
 main "$@"

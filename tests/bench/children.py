@@ -141,14 +141,15 @@ class Service(Child):
     Args:
         app: ``MODULE:APP``.
         settings: By their dotted key, such as ``{"admission.max_in_flight": 16}``.
+        python: Another Python to run it with.
     """
 
-    def __init__(self, app: str, settings: Mapping[str, object]) -> None:
+    def __init__(self, app: str, settings: Mapping[str, object], python: str = sys.executable) -> None:
         given = {"admin.port": 0, "kafka.fetch_max_wait_ms": 10, **settings}
         environment = {
             f"FIVESTAGE_{key.upper().replace('.', '__')}": str(value) for key, value in given.items()
         }
-        super().__init__("-m", "fivestage", "run", app, cwd=HERE, settings=environment)
+        super().__init__("-m", "fivestage", "run", app, cwd=HERE, settings=environment, python=python)
 
     async def scrape(self) -> Samples | None:
         """What /metrics says; None when it does not answer."""

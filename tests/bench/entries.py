@@ -29,10 +29,16 @@ class Contestant(NamedTuple):
     """Why it cannot take part here."""
 
 
-def service(**settings: object) -> Callable[[Place], Child]:
-    """Fivestage as it comes, but for these settings (``__`` for the dot)."""
+def service(*, environment: str | None = None, **settings: object) -> Callable[[Place], Child]:
+    """Fivestage as it comes, but for these settings (``__`` for the dot).
+
+    Args:
+        environment: Where its Python is, if that is another one.
+        settings: Which.
+    """
+    python = sys.executable if environment is None else python_of(environment)
     given = {key.replace("__", "."): value for key, value in settings.items()}
-    return lambda place: Service("traced_app:app", {**place.settings, **given})
+    return lambda place: Service("traced_app:app", {**place.settings, **given}, python)
 
 
 def script(
@@ -81,6 +87,9 @@ RAW_SEND = "raw-aiokafka"
 CONTESTANTS: dict[str, Contestant] = {
     FIVESTAGE: Contestant(service(), 1.0),
     "fivestage-process-2": Contestant(service(executor__kind="process", executor__workers=2), 1.0),
+    "fivestage-interpreted": Contestant(
+        service(environment=".venv"), 0.6, missing=needs_environment(".venv")
+    ),
     HANDWRITTEN: Contestant(script("handwritten"), 0.3),
     "faststream": Contestant(script("faststream_app", real="--workers=8"), 0.05, missing=needs("faststream")),
     "faststream-batch": Contestant(script("faststream_app", "--batch"), 0.3, missing=needs("faststream")),

@@ -1,7 +1,8 @@
 """Builds the image and runs containers of it, through the command ``docker`` alone.
 
 The build uses no index and no registry: the wheels are downloaded on the host, once for each lock, and the
-base image is the one that FIVESTAGE_BASE_IMAGE names.
+base image is the one that FIVESTAGE_BASE_IMAGE names. What every query passes through is compiled where
+there is one that FIVESTAGE_BUILD_IMAGE names.
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "fivestage:test"
 PYTHON = "/opt/fivestage/bin/python"
 LOCKS = ("requirements/runtime.txt", "requirements/build.txt")
-CONTEXT = (".dockerignore", "LICENSE", "pyproject.toml", "consumer", "schemas", "deploy/Dockerfile", *LOCKS)
+CONTEXT = (
+    ".dockerignore",
+    "LICENSE",
+    "hatch_build.py",
+    "pyproject.toml",
+    "consumer",
+    "schemas",
+    "deploy/Dockerfile",
+    *LOCKS,
+)
 HARDENED = (
     *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "512m", "--pids-limit", "256"),
@@ -69,9 +79,19 @@ def build() -> str:
         for name in CONTEXT:
             _copy(ROOT / name, context / name)
         _copy(wheels, context / "wheels")
-        arguments = (f"BASE_IMAGE={base}", "PIP_ARGS=--no-index --find-links=/wheels")
+        arguments = (
+            f"BASE_IMAGE={base}",
+            f"BUILD_IMAGE={build_image() or base}",
+            "PIP_ARGS=--no-index --find-links=/wheels",
+        )
         build_in(context, IMAGE, "--file", str(context / "deploy/Dockerfile"), arguments=arguments)
     return IMAGE
+
+
+def build_image() -> str | None:
+    """The image with a compiler in it; None where there is none."""
+    name = os.environ.get("FIVESTAGE_BUILD_IMAGE", "fivestage-build:latest")
+    return name if _succeeds("docker", "image", "inspect", name) else None
 
 
 def build_in(context: Path, tag: str, *options: str, arguments: Sequence[str] = ()) -> None:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.image import IMAGE, PYTHON, ROOT, Container, UnavailableError, build, build_in, docker
+from deploy.image import (
+    IMAGE,
+    PYTHON,
+    ROOT,
+    Container,
+    UnavailableError,
+    build,
+    build_image,
+    build_in,
+    docker,
+)
 from fivestage_schemas import PipelineResult
 from support.checker import committed, read_all, wait_for_results
 from support.feeder import event, write
@@ -97,6 +107,8 @@ def test_answers_without_rights(image: str, kafka: RealBroker, topics: TopicSet)
         assert kind == "CMD"
         service.run(*probe)
         assert service.stop() == 0
+        (ready,) = [line for line in service.log() if line["event"] == "ready"]
+        assert ready["compiled"] is (build_image() is not None)
         assert "draining" in [line["event"] for line in service.log()]
     assert sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) == 1
 
