@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer
 
 from fivestage.bus import internals
 from fivestage.bus.connection import client_options
+from fivestage.bus.event_request import write_in_one_go
 from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
 from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError
@@ -81,6 +82,7 @@ class Producer:
             max_request_size=self._max_record_bytes,
         )
         internals.pace_metadata(client)
+        write_in_one_go(client)
         internals.set_patience(client, self._settings.kafka.publish_timeout_ms / 1000)
         return client
 
