@@ -9,7 +9,7 @@ FAUST := .venv-faust
 QUIX := .venv-quix
 SBOM_VENV := .venv-sbom
 SOURCES := consumer schemas tests hatch_build.py
-PACKAGES := $(shell find consumer schemas -name '*.py')
+PACKAGES := $(shell find consumer schemas -type f -not -path '*/__pycache__/*')
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
@@ -24,7 +24,7 @@ demo: $(READY) ## The whole of it on this machine, without Docker or Kafka
 test: $(READY) ## All tests; those on a real Kafka are skipped where there is none
 	$(BIN)/pytest
 
-wheel: dist/.compiled ## A compiled wheel in dist/, which costs a query half the CPU (needs a C compiler)
+wheel: dist/compiled/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
 test-compiled: $(COMPILED)/.ready ## The tests of what is compiled, against the compiled wheel
 	$(COMPILED)/bin/pytest tests/core tests/shell tests/contracts tests/simulation tests/broker/test_sink.py tests/broker/test_event_batch.py
@@ -95,15 +95,16 @@ $(BENCH_READY): requirements/bench.txt $(READY)
 	touch $@
 
 # What every query passes through, compiled by hatch_build.py, in an environment without the sources.
-dist/.compiled: $(READY) $(PACKAGES) hatch_build.py
-	rm -f dist/fivestage-*.whl
-	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/hatchling build -t wheel -d dist
+dist/compiled/.made: $(READY) $(PACKAGES) hatch_build.py
+	rm -rf dist/compiled
+	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/hatchling build -t wheel -d dist/compiled
 	touch $@
 
-$(COMPILED)/.ready: dist/.compiled requirements/dev.txt
-	$(PYTHON) -m venv $(COMPILED)
+$(COMPILED)/.ready: dist/compiled/.made requirements/dev.txt
+	$(BIN)/python -m venv $(COMPILED)
 	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/fivestage-*.whl
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/compiled/*.whl
+	$(COMPILED)/bin/python -c 'from fivestage.version import COMPILED; assert COMPILED'
 	touch $@
 
 $(COMPILED)/.bench-ready: requirements/bench.txt $(COMPILED)/.ready

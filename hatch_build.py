@@ -1,9 +1,10 @@
-"""Compiles the modules that every query passes through, where a build asks for it (README.md, Install)."""
+"""Compiles the modules that every query passes through, where a build asks for it (README.md, Try it)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import mkdtemp
+from sysconfig import get_config_var
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -21,16 +22,30 @@ class CompileHook(BuildHookInterface[Any]):
     own.
     """
 
+    _built: TemporaryDirectory[str] | None = None
+    """Where they are until the wheel has been written."""
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """See BuildHookInterface."""
         if version == "editable":  # changes of the sources would change nothing
             return
-        built = Path(mkdtemp(prefix="fivestage-"))
+        self._built = TemporaryDirectory(prefix="fivestage-")
+        built = Path(self._built.name)
         self._compile(built)
-        for library in (built / "lib").rglob("*.so"):
+        libraries = list((built / "lib").rglob(f"*{get_config_var('EXT_SUFFIX')}"))
+        if len(libraries) != len(self.config["modules"]) + 1:  # one each, and the one that they share
+            raise RuntimeError(
+                f"{len(libraries)} libraries were made of {len(self.config['modules'])} modules"
+            )
+        for library in libraries:
             build_data["force_include"][str(library)] = str(library.relative_to(built / "lib"))
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        """See BuildHookInterface."""
+        if self._built is not None:
+            self._built.cleanup()
 
     def _compile(self, built: Path) -> None:
         config = str(Path(self.root, "pyproject.toml"))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import tomllib
 import types
+from pathlib import Path
 
 import pytest
 
 import fivestage
 from fivestage import errors
 
+ROOT = Path(__file__).parent.parent
 MODULES = ["fivestage", "fivestage.executors", "fivestage.testing", "fivestage_schemas"]
 TOP_LEVEL = {
     "AccessError",
@@ -68,6 +71,20 @@ def test_what_is_exported_has_a_docstring(module: str) -> None:
     exported = {name: getattr(loaded, name) for name in loaded.__all__}
     bare = [n for n, v in exported.items() if (inspect.isclass(v) or inspect.isfunction(v)) and not v.__doc__]
     assert bare == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_exported_is_never_compiled(module: str) -> None:
+    """Users may inherit from it, copy it, and read its docstring, whatever the build."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
+    compiled = {name.partition("/")[2].removesuffix(".py").replace("/", ".") for name in hook["modules"]}
+    assert "fivestage.walk" in compiled
+    loaded = importlib.import_module(module)
+    exported = {name: getattr(loaded, name) for name in loaded.__all__}
+    classes = [value for value in exported.values() if inspect.isclass(value) or inspect.isroutine(value)]
+    found = {base.__module__ for one in classes for base in getattr(one, "__mro__", (one,))}
+    assert found & compiled == set()
 
 
 def test_every_error_is_public_and_in_the_tree() -> None:

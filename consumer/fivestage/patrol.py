@@ -1,8 +1,8 @@
 """The patrol: looks after what runs, every few milliseconds, while something does.
 
-A query's deadline has a timer of its own. The patrol sees to the rest: code that does not give control back,
-stages that do not end at their limit, queries whose time is up while they wait, and nodes that had better not
-be called for now.
+Queries' deadlines have a timer of their own. The patrol sees to the rest: code that does not give control
+back, stages that do not end at their limit, queries whose time is up while they wait, and nodes that had
+better not be called for now.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,15 +11,18 @@ from fivestage.core.outcome import CLOCK_SLACK_S, conclude
 from fivestage_schemas import PipelineStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fivestage.core.admission import Slots
     from fivestage.core.events import Observer
     from fivestage.core.job import Job
     from fivestage.core.outcome import Conclusion
     from fivestage.core.policy import Policies
+    from fivestage.core.trail import StageRun
     from fivestage.executors import Executor
 
+FORGET_AT: Final = 1000
+"""So many deadlines of ended jobs are kept, and as many again as jobs run: leaving them costs nothing."""
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _TIMED_OUT: Final = PipelineStatus.TIMEOUT
 
@@ -44,7 +47,7 @@ class Running:
         self.jobs: dict[int, Job] = {}
         """By number, the oldest first."""
         self._deadlines: list[tuple[float, int]] = []
-        """A heap of when jobs must end; also of those that have ended since the timer was set."""
+        """A heap of when jobs must end; some of them may have ended."""
         self._rings_at = inf
         self._timer: asyncio.TimerHandle | None = None
         self.on_first: Callable[[], None] = lambda: None
@@ -77,16 +80,15 @@ class Running:
         """End those whose time is up, and wait for the next one that runs."""
         self._timer, self._rings_at = None, inf
         deadlines, now = self._deadlines, asyncio.get_running_loop().time()
-        while deadlines:
-            ends_at, number = deadlines[0]
-            job = self.jobs.get(number)
-            if job is not None and ends_at > now:
-                self._set_timer(ends_at)
-                return
-            heappop(deadlines)
-            if job is not None:
-                self._executor.cancel(job)
-                self._end(job)
+        try:
+            while deadlines and (deadlines[0][0] <= now or deadlines[0][1] not in self.jobs):
+                job = self.jobs.get(heappop(deadlines)[1])
+                if job is not None:
+                    self._executor.cancel(job)
+                    self._end(job)
+        finally:  # whatever is wrong with one of them, the others have theirs
+            if deadlines and deadlines[0][0] < self._rings_at:
+                self._set_timer(deadlines[0][0])
 
     def finished(self, job: Job) -> None:
         """The executor has no more to do for *job* (its ``on_finished``)."""
@@ -101,12 +103,14 @@ class Running:
         conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         self._learn(job, conclusion, now)
         del self.jobs[job.number]
+        if len(self._deadlines) > FORGET_AT + 2 * len(self.jobs):
+            self._deadlines[:] = [(one.ends_at, one.number) for one in self.jobs.values()]
+            heapify(self._deadlines)
         self._slots.release(job.query.lane)
         self.on_ended(job, conclusion, now)
 
     def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
-        # The last attempt is among the runs where no other was begun after it.
-        superseded = [run for run in job.trail.superseded if run not in conclusion.runs]
+        superseded = _followed(job.trail.superseded, conclusion) if job.trail.superseded else []
         disturbed_at = -inf if job.culprit else self._policies.disturbed_at
         self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
         if superseded:
@@ -115,3 +119,12 @@ class Running:
         whole = conclusion.budget_s >= job.plan.total_s - CLOCK_SLACK_S
         if conclusion.status is _SUCCEEDED or (late and whole):
             self._slots.learn(now, duration_s=conclusion.duration_s, dropped=late)
+
+
+def _followed(superseded: Sequence[StageRun], conclusion: Conclusion) -> list[StageRun]:
+    """The attempts that others followed.
+
+    The last one is among the runs where none was begun after it; a worker process has then told it twice.
+    """
+    ended = {(run.spec.sequence, run.attempt) for run in conclusion.runs}
+    return [run for run in superseded if (run.spec.sequence, run.attempt) not in ended]

@@ -10,4 +10,4 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 COMPILED = any(Path(__file__).with_name(f"walk{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
-"""What every query passes through is (README.md, Install): beside each module stands a library."""
+"""What every query passes through is (README.md, Try it): beside each module stands a library."""

@@ -286,6 +286,19 @@ async def test_mail_is_taken_out_by_slices() -> None:
     assert [pair for pair in pairwise(order) if pair == ("message", "message")] == []
 
 
+async def test_a_message_that_raises_holds_up_no_other() -> None:
+    """What was put behind it is handled all the same, in a later turn."""
+    loop, got = asyncio.get_running_loop(), list[int]()
+    loop.set_exception_handler(lambda *_: None)
+    mailbox = Mailbox(loop)
+    mailbox.put(got.remove, 7)
+    for number in range(2):
+        mailbox.put(got.append, number)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert got == [0, 1]
+
+
 async def test_a_turn_of_the_sender_wakes_the_other_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the turn's end, with all that was put in it; the next turn wakes it again."""
     other, here = asyncio.new_event_loop(), asyncio.get_running_loop()

@@ -60,8 +60,12 @@ def docker(*args: str, limit_s: float = 60.0) -> str:
     return done.stdout.strip()
 
 
-def build() -> str:
+def build(*, compiled: bool = True, stage: str = "") -> str:
     """Build the image, from cached layers where nothing changed, and return its name.
+
+    Args:
+        compiled: With what it takes to compile, where there is that.
+        stage: Up to which stage; to the end if empty.
 
     Raises:
         UnavailableError: there is no Docker, no base image or no pip.
@@ -81,11 +85,12 @@ def build() -> str:
         _copy(wheels, context / "wheels")
         arguments = (
             f"BASE_IMAGE={base}",
-            f"BUILD_IMAGE={build_image() or base}",
+            f"BUILD_IMAGE={(build_image() if compiled else None) or base}",
             "PIP_ARGS=--no-index --find-links=/wheels",
         )
-        build_in(context, IMAGE, "--file", str(context / "deploy/Dockerfile"), arguments=arguments)
-    return IMAGE
+        options = ("--file", str(context / "deploy/Dockerfile"), *(("--target", stage) if stage else ()))
+        build_in(context, f"{IMAGE}{stage}", *options, arguments=arguments)
+    return f"{IMAGE}{stage}"
 
 
 def build_image() -> str | None:

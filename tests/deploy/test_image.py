@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +25,6 @@ from support.feeder import event, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from kafka.broker import RealBroker, TopicSet
 
@@ -151,6 +151,28 @@ def test_own_node(user_image: str, kafka: RealBroker, topics: TopicSet) -> None:
         result = answer(kafka, topics)
         assert (result.node, result.answer) == ("greeter", "You said 'hello'. So do I.")
         assert service.stop() == 0
+
+
+def test_without_a_compiler(image: str) -> None:
+    """Where the image that it is built in has none, the service comes uncompiled."""
+    del image  # what it is made of is there
+    project = build(compiled=False, stage="project")
+    found = docker(
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        project,
+        "find",
+        "/project",
+        "-name",
+        "walk.py",
+        "-o",
+        "-name",
+        "walk*.so",
+    )
+    assert [Path(line).name for line in found.split()] == ["walk.py"]
+    docker("rmi", "--force", project)
 
 
 def test_nothing_but_the_environment(image: str) -> None:

@@ -20,6 +20,7 @@ from .samples import FakeNode, Listening, ask_in_turn, know, outcomes, pipeline,
 if TYPE_CHECKING:
     from fivestage import Pipeline, Query, StageContext
     from fivestage.core.job import Job
+    from fivestage.executors.port import OnFinished
 
 PROCESSING = StageType.PROCESSING
 FIXED = Settings.model_validate({"adaptive": {"enabled": False}})
@@ -196,6 +197,31 @@ async def test_a_failed_attempt_counts_once() -> None:
         assert node.health.score(asyncio.get_running_loop().time()) == pytest.approx(0.5)
     assert (result.error_type, stage(result, PROCESSING).attempt) == ("LookupError", 1)
     assert listening.failovers == 0
+
+
+class ToldTwice(Lost):
+    """It finds no other node then, and ends with the same attempt: a worker process sends it once more."""
+
+    async def start(self, on_finished: OnFinished) -> None:
+        self._on_finished = on_finished
+
+    def submit(self, job: Job) -> None:
+        super().submit(job)
+        (failed,) = job.trail.superseded
+        again = StageRun(failed.spec, failed.outcome, None, failed.error, failed.error_type, failed.node)
+        again.started_at = failed.started_at
+        job.trail.finish(again)
+        asyncio.get_running_loop().call_soon(self._on_finished, job)
+
+
+async def test_a_failed_attempt_that_is_told_twice_counts_once() -> None:
+    """For the breaker, for health, and as a failover."""
+    app, listening = pipeline(first=FakeNode(), second=FakeNode()), Listening()
+    async with MemoryBus(app, executor=ToldTwice(Orchestrator(app)), observer=listening) as bus:
+        result = await bus.ask("any")
+        node = bus.inner.policies.lane("prod").nodes["first"]
+        assert (len(node.breaker._calls), node.breaker._failed) == (1, 1)
+    assert (result.error_type, listening.failovers) == ("LookupError", 0)
 
 
 async def test_what_was_superseded_counts_against_its_node() -> None:

@@ -114,18 +114,18 @@ async def test_a_quick_stage_brings_its_limit_down_to_the_floor() -> None:
 
 
 async def test_a_limit_below_what_it_takes_comes_up_again() -> None:
-    """Timeouts count as longer than the limit: after some of them the stage is given what it takes."""
+    """Timeouts count as longer than the limit: after some of them the stage is given more than it takes."""
     node = FakeNode(0.01)
     async with MemoryBus(pipeline(any=node), settings=Settings.model_validate(QUICK)) as bus:
         await ask_in_turn(bus, 150)
         node.takes_s = 0.1
-        slow = await ask_in_turn(bus, 40)
+        slow = await ask_in_turn(bus, 260)
     assert str(slow[0].status) == "timeout"
-    assert [str(result.status) for result in slow[-20:]] == ["success"] * 20
+    assert [str(result.status) for result in slow[20:]] == ["success"] * 240
     granted = [limits_ms(result)[2] for result in slow]
     assert granted[0] == pytest.approx(60, abs=1)
-    first_enough = next(number for number, ms in enumerate(granted) if ms > 110)
-    assert all(ms > 110 for ms in granted[first_enough:])
+    assert min(granted[20:]) > 110
+    assert granted[-1] == pytest.approx(150, abs=5)  # half as much again as it takes
 
 
 @pytest.mark.parametrize("options", [{"enabled": False}, {"min_samples": 200}])

@@ -22,11 +22,11 @@ from aiokafka.errors import (
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
 )
-from aiokafka.partitioner import murmur2
 
 from fivestage.bus.event_batch import EventBatch
 from fivestage.bus.outbox import Delivery, PartitionQueue
 from fivestage.bus.producer import Producer
+from fivestage.core.murmur2 import murmur2
 from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
 
@@ -119,7 +119,7 @@ class Sink:
         for record in records:
             queues = self._queues[record.output]
             key = record.key
-            if key not in hashed:
+            if key is not None and key not in hashed:
                 hashed[key] = murmur2(key) & 0x7FFFFFFF
             queue = queues[hashed[key] % len(queues)]
             queue.pending.append((record, delivery))

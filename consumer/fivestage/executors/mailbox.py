@@ -55,10 +55,13 @@ class Mailbox:
         # Cleared before reading: a message put meanwhile wakes the loop again rather than being missed.
         self._woken = False
         messages, slice_end = self._messages, time.monotonic() + SLICE_S
-        while messages:
-            receive, args = messages.popleft()
-            receive(*args)
-            if messages and time.monotonic() > slice_end:
+        try:
+            while messages:
+                receive, args = messages.popleft()
+                receive(*args)
+                if messages and time.monotonic() > slice_end:
+                    return
+        finally:  # also where one raised: the others are not to blame
+            if messages and not self._woken:
                 self._woken = True
                 self._loop.call_soon(self._drain)
-                return

@@ -1,0 +1,25 @@
+"""Keys go where other clients of Kafka put them."""
+
+from __future__ import annotations
+
+import pytest
+from aiokafka.partitioner import murmur2 as reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fivestage.core.murmur2 import murmur2
+
+
+@given(st.binary(max_size=70))
+def test_it_is_that_of_aiokafka(key: bytes) -> None:
+    """Whatever the key and its length."""
+    assert murmur2(key) == reference(key) & 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)],
+)
+def test_it_is_that_of_kafka(key: bytes, found: int) -> None:
+    """Some of the values in the tests of Kafka's own client, which are signed."""
+    assert murmur2(key) == found % (1 << 32)
