@@ -58,6 +58,7 @@ def test_no_schedule_breaks_a_promise(record_property: Callable[[str, object], N
     record_property("clients made anew", rebuilds)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", FREQUENT)
 def test_a_planted_mistake_is_found(name: str, record_property: Callable[[str, object], None]) -> None:
     """Each mistake that is put into the real code breaks a promise, in one of the first schedules."""
@@ -65,6 +66,7 @@ def test_a_planted_mistake_is_found(name: str, record_property: Callable[[str, o
 
 
 @pytest.mark.long
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", RARE)
 def test_a_planted_race_is_found(name: str, record_property: Callable[[str, object], None]) -> None:
     """Races that take a rebalance and an error at the same moment are found, in thousands of schedules."""
