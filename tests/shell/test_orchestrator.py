@@ -22,6 +22,8 @@ from fivestage.testing import VirtualTimeLoop
 from fivestage.walk import answer_of
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
+from .samples import block
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -616,6 +618,20 @@ async def test_data_that_cannot_be_looked_at_is_an_error(stage: StageType, value
     assert (failed.outcome, failed.error_type, failed.data) == (E, "RuntimeError", None)
     assert result.status is (FAILED if stage is PROCESSING else OK)
     assert now() == 0
+
+
+async def test_what_was_given_back_stays_so_when_the_data_is_refused() -> None:
+    """A stage that got time back, as a neighbour held the loop, tells its longer limit as an error too."""
+    loop = asyncio.get_running_loop()
+
+    async def waiting(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        loop.call_later(0.005, block, 0.1)
+        await asyncio.sleep(0.01)
+        return _Undecided()
+
+    failed = (await ask(validation=waiting)).stages[3]
+    assert (failed.outcome, failed.error_type) == (E, "RuntimeError")
+    assert failed.timeout_ms == pytest.approx(40 + 130, abs=2)  # it was noticed 65 ms late, at 105
 
 
 @pytest.mark.parametrize("chosen", ["nobody", "", None, 7, ["main"], {"node": "main"}])
