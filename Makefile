@@ -52,8 +52,8 @@ bench-hostile: $(BENCH_READY) ## Nodes that misbehave, and what becomes of the o
 bench-slow: $(BENCH_READY) ## A node that becomes slow and recovers (OPTIONS=...)
 	$(BIN)/python -m tests.bench.slow $(OPTIONS)
 
-bench-scale: $(BENCH_READY) ## What a query costs as partitions, keys, backlog, answers, nodes grow (OPTIONS=...)
-	$(BIN)/python -m tests.bench.scale $(OPTIONS)
+bench-scale: $(COMPILED)/.bench-ready ## What a query costs as partitions, keys, backlog, answers, nodes grow (OPTIONS=...)
+	$(COMPILED)/bin/python -m tests.bench.scale $(OPTIONS)
 
 soak: $(BENCH_READY) ## Hours at a steady load: nothing may grow (SECONDS=3600, OPTIONS=...)
 	$(BIN)/python -m tests.bench.soak --seconds $(SECONDS) $(OPTIONS)
