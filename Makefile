@@ -104,7 +104,7 @@ $(COMPILED)/.ready: dist/compiled/.made requirements/dev.txt
 	$(BIN)/python -m venv $(COMPILED)
 	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/compiled/*.whl
-	$(COMPILED)/bin/python -c 'from fivestage.version import COMPILED; assert COMPILED'
+	$(COMPILED)/bin/python -c 'import sys, fivestage.version as v; sys.exit(0 if v.COMPILED else f"not compiled: {v.__file__}; is PYTHONPATH set?")'
 	touch $@
 
 $(COMPILED)/.bench-ready: requirements/bench.txt $(COMPILED)/.ready

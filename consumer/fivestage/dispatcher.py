@@ -21,6 +21,7 @@ from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 from fivestage.core.ordering import KeyOrder
 from fivestage.core.records import CorruptRecord, PlainRecord, Record
 from fivestage.core.shed import Shedder, Verdict
+from fivestage.core.tuples import new
 from fivestage.refusals import Refusal, Refusals
 from fivestage_schemas import TimeoutReason
 from fivestage_schemas import headers as h
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from fivestage.telemetry.tracing import QueryTrace, Tracing
 
 _RUN: Final = Verdict.RUN
-_new: Final = tuple.__new__
-"""What a NamedTuple's own constructor, a function of Python, calls: for those that each query has."""
 SLICE_S: Final = 0.001
 """How long queries are begun, or refused, before everything else has its turn."""
 
@@ -287,6 +286,8 @@ class Dispatcher:
 
     def _fill(self) -> None:
         """Give free slots to those who wait. Whoever comes too late for one is told when there is time."""
+        if not self._slots.waiting:
+            return
         clock = asyncio.get_running_loop().time
         now = clock()
         slice_end = now + SLICE_S
@@ -366,7 +367,7 @@ class Dispatcher:
         trace = self._tracing.begin(headers, record, query.query_id)
         correlation_id, causation_id = headers.get(h.CE_CORRELATION_ID), headers.get(h.CE_ID)
         names = query.query_id, query.lane, correlation_id, causation_id
-        envelope = _new(Envelope, (record, *names, trace.headers, wall_now, now, queue_s))
+        envelope = new(Envelope, (record, *names, trace.headers, wall_now, now, queue_s))
         return Ticket(envelope, book, trace)
 
     def _grant(self, record: Record, readable: Readable, now: float) -> Budget:
@@ -403,8 +404,7 @@ class Dispatcher:
     # A query has ended
 
     def _ended(self, job: Job, conclusion: Conclusion, now: float) -> None:
-        if self._slots.waiting:
-            self._fill()
+        self._fill()
         ticket: Ticket = job.origin
         self._held_up.note(ticket.envelope.record, now - job.ends_at)
         records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
@@ -449,7 +449,7 @@ class Dispatcher:
 
 
 def _partition(record: Record) -> PartitionKey:
-    return _new(PartitionKey, (record.topic, record.partition))
+    return new(PartitionKey, (record.topic, record.partition))
 
 
 def _order_key(record: Record) -> tuple[str, int, bytes] | None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import MessageAccumulator
 
 from faults.mock import PRODUCE, Mock
+from fivestage.bus.event_request import EventRequest
 from fivestage.bus.internals import cut_producer
 from fivestage.bus.sink import LATE_LOOKS, Sink
 from fivestage.core.events import Observer
@@ -197,3 +199,34 @@ async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher
     await until(lambda: len(publisher.acked) == 2)
     assert publisher.written() == ["a", "b"]
     assert publisher.rebuilds == []
+
+
+async def test_keys_go_where_other_clients_put_them(publisher: Publisher) -> None:
+    """By the hash of Kafka's own producer."""
+    keys = [b"key-%d" % number for number in range(30)]
+    acked: list[bytes] = []
+    for key in keys:
+        record = OutputRecord.of(Output.RESULTS, key, b"value", [])
+        publisher.sink.publish([record], functools.partial(acked.append, key))
+    await until(lambda: len(acked) == len(keys))
+    found = read_all(publisher.mock.bootstrap, TopicSettings().results)
+    count = len(publisher.sink._queues[Output.RESULTS])
+    assert count > 1
+    assert {one.key(): one.partition() for one in found} == {
+        key: (murmur2(key) & 0x7FFFFFFF) % count for key in keys
+    }
+
+
+async def test_requests_are_written_in_one_go(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The producer sends requests of our kind, and the broker takes them."""
+    encoded: list[bytes] = []
+    own = EventRequest._encode
+
+    def encode(request: EventRequest) -> bytes:
+        encoded.append(own(request))
+        return encoded[-1]
+
+    monkeypatch.setattr(EventRequest, "_encode", encode)
+    publisher.publish("written")
+    await until(lambda: publisher.acked)
+    assert [b"written" in request for request in encoded] == [True]

@@ -157,20 +157,8 @@ def test_without_a_compiler(image: str) -> None:
     """Where the image that it is built in has none, the service comes uncompiled."""
     del image  # what it is made of is there
     project = build(compiled=False, stage="project")
-    found = docker(
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        project,
-        "find",
-        "/project",
-        "-name",
-        "walk.py",
-        "-o",
-        "-name",
-        "walk*.so",
-    )
+    find = ("find", "/project", "-name", "walk.py", "-o", "-name", "*.so")
+    found = docker("run", "--rm", "--network", "none", project, *find)
     assert [Path(line).name for line in found.split()] == ["walk.py"]
     docker("rmi", "--force", project)
 

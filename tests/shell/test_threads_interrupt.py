@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import subprocess
 import sys
@@ -31,11 +32,18 @@ IDLE = "<ThreadPool 0 busy of {size}, 0 lost>"
 
 @pytest.fixture
 def switching() -> Iterator[None]:
-    """Threads take turns as often as they can: what can come between two steps does."""
+    """Threads take turns as often as they can: what can come between two steps does.
+
+    Nothing is collected meanwhile: an interrupt that comes while a thread takes away what other tests have left
+    is lost in there, with a warning that is no fault of this one, and thrown again.
+    """
     before = sys.getswitchinterval()
+    gc.collect()
+    gc.disable()
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+    gc.enable()
 
 
 @pytest.fixture

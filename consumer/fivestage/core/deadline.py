@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from fivestage.core.tuples import new
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from fivestage.core.advice import StageAdvice
     from fivestage.core.plan import StageSpec
-
-_new: Final = tuple.__new__
-"""What a NamedTuple's own constructor, a function of Python, calls: for two in a query."""
 
 
 class Budget(NamedTuple):
@@ -36,7 +35,7 @@ class Budget(NamedTuple):
     def begun(self, now: float) -> Budget:
         """What is left when it begins *now*, maybe later than it was read, however the wall clock was set."""
         granted_s = self.total_s if self.due_at is None else min(self.total_s, self.due_at - now)
-        return _new(Budget, (now + granted_s, granted_s, self.total_s, self.of_use_ms, self.due_at))
+        return new(Budget, (now + granted_s, granted_s, self.total_s, self.of_use_ms, self.due_at))
 
 
 def grant(
@@ -69,7 +68,7 @@ def grant(
     if ttl_ms and written_at is not None:
         ends.append(written_at + ttl_ms / 1000)
     if not ends:
-        return _new(Budget, (now + total, total, total, None, None))
+        return new(Budget, (now + total, total, total, None, None))
     end = min(ends)
     granted = min(total, end - wall_now)
     of_use_ms = max(0.0, end - (wall_now if written_at is None else written_at)) * 1000

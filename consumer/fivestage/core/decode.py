@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 from pydantic import ValidationError
 
+from fivestage.core.tuples import new
 from fivestage_schemas import QueryEvent
 from fivestage_schemas import headers as h
 
@@ -47,8 +48,6 @@ KNOWN_HEADERS: Final = frozenset(
 
 _VALIDATE: Final = QueryEvent.__pydantic_validator__.validate_python
 """``model_validate`` without the function of Python around it."""
-_new: Final = tuple.__new__
-"""What a NamedTuple's own constructor, likewise, calls: for what each record comes to."""
 
 
 class UnreadableReason(StrEnum):
@@ -220,7 +219,7 @@ def _readable(fields: dict[str, Any], headers: dict[str, str], limits: DecodeLim
         raise _RejectedError(UnreadableReason.INVALID_FIELD, "the header lane is no lane's name")
     if limits.lanes and lane not in limits.lanes:
         raise _RejectedError(UnreadableReason.UNKNOWN_LANE, "the lane is not one of those accepted here")
-    return _new(Readable, (event, lane, headers, _expiry_time(headers)))
+    return new(Readable, (event, lane, headers, _expiry_time(headers)))
 
 
 def _expiry_time(headers: dict[str, str]) -> datetime | None:

@@ -16,6 +16,7 @@ from fivestage.core.outcome import Conclusion, TimeoutNote
 from fivestage.core.record_format import header, sized, varint
 from fivestage.core.records import Output, OutputRecord
 from fivestage.core.trail import StageRun
+from fivestage.core.tuples import new
 from fivestage_schemas import PipelineStatus, TimeoutReason, TimeoutScope
 from fivestage_schemas import headers as h
 
@@ -39,8 +40,6 @@ _TYPE_HEADERS: Final = {
     Output.RESULTS: header(h.CE_TYPE, h.RESULT_TYPE.encode()),
     Output.TIMEOUTS: header(h.CE_TYPE, h.TIMEOUT_TYPE.encode()),
 }
-_new: Final = tuple.__new__
-"""What a NamedTuple's own constructor, a function of Python, calls: for the one of which there are most."""
 _STAGE_RESULTS: Final = Output.STAGE_RESULTS
 _RESULTS: Final = Output.RESULTS
 _STAGE_KINDS: Final = tuple(b"stage_result/%d" % sequence for sequence in range(5))
@@ -224,7 +223,7 @@ class _Stamp:
                 status,
             )
         )
-        return _new(OutputRecord, (output, self._key, value, block))
+        return new(OutputRecord, (output, self._key, value, block))
 
 
 def output_key(record: Record, query_id: str) -> bytes:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.plan import StageSpec
 from fivestage.core.trail import StageRun
+from fivestage.core.tuples import new
 from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason, TimeoutScope
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 _PROCESSING: Final = list(StageType).index(StageType.PROCESSING)
 _SUCCESS: Final = Outcome.SUCCESS
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
-_new: Final = tuple.__new__
-"""What a NamedTuple's own constructor, a function of Python, calls: for what nearly all queries come to."""
 CLOCK_SLACK_S = 1e-6
 """Two sums of the same floats may differ by a rounding."""
 
@@ -110,7 +109,7 @@ def _success(
     """What the rules below come to where there is nothing to decide."""
     took_s, budget_s, node = now - started_at, ends_at - started_at, runs[_PROCESSING].node
     answer = trail.answer_json, trail.confidence
-    return _new(
+    return new(
         Conclusion,
         (_SUCCEEDED, runs, (), started_at, took_s, budget_s, *answer, False, None, None, node),
     )
