@@ -34,8 +34,8 @@ IDLE = "<ThreadPool 0 busy of {size}, 0 lost>"
 def switching() -> Iterator[None]:
     """Threads take turns as often as they can: what can come between two steps does.
 
-    Nothing is collected meanwhile: an interrupt that comes while a thread takes away what other tests have left
-    is lost in there, with a warning that is no fault of this one, and thrown again.
+    Nothing is collected meanwhile: an interrupt that comes while a thread takes away what other tests have
+    left is lost in there, with a warning that is no fault of this one, and thrown again.
     """
     before = sys.getswitchinterval()
     gc.collect()
