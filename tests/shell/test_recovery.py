@@ -20,6 +20,7 @@ from aiokafka.errors import (
 from fivestage.bus.positions import RETRY_S, Positions
 from fivestage.bus.recovery import Recovery
 from fivestage.core.events import Observer
+from fivestage.core.flood import Halt
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError, ConfigurationError
@@ -184,6 +185,20 @@ async def test_a_position_is_restored_only_in_the_assignment_that_had_none(
     book = ledger.book(FIRST)
     assert book is not None
     assert (consumer.sought, book.next_offset) == ([], None)
+
+
+async def test_a_halted_partition_is_put_back_too() -> None:
+    """A rebalance makes the client forget pauses: what the fetch brought of it is gone, and not read now."""
+    ledger = Ledger(max_span=10)
+    ledger.assign(BOTH)
+    ledger.guard.halted[FIRST] = Halt("too much of it cannot be read", None)
+    consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
+    consumer.rebalanced = True  # in the middle of the fetch
+    client: Any = consumer
+    recovery = Recovery(client, ledger, list, topic="queries", group_id="g", patience_ms=200)
+    found = await recovery.recover(10)
+    assert sorted(consumer.sought) == [(0, 5), (1, 5)]
+    assert [record.partition for record in found if isinstance(record, PlainRecord)] == [1]
 
 
 async def test_a_task_of_the_client_that_dies_is_no_records_fault() -> None:

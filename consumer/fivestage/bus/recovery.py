@@ -98,12 +98,11 @@ class Recovery:
     async def recover(self, room: int) -> list[Record | CorruptRecord]:
         """Put every partition back to what was handed over, then read each by itself."""
         found: Found = []
-        halted = self._ledger.guard.halted
-        keys = [key for key in self._ledger.books if key not in halted]
-        for key in keys:
+        keys = list(self._ledger.books)
+        for key in keys:  # halted ones as well: a rebalance has them read again until they are told to pause
             await self._rewind(key)
         for key in keys:
-            if len(found) < room:
+            if len(found) < room and key not in self._ledger.guard.halted:
                 found += await self._read_alone(key, room - len(found))
         return [item for book, item in found if not book.closed]
 
