@@ -23,15 +23,14 @@ def test_a_batch_is_that_of_aiokafka(found: list[OutputRecord], state: tuple[int
     """The same bytes, whatever the records, and what an idempotent producer adds."""
     batch = EventBatch(NO_LIMIT)
     assert all(batch.add(record) for record in found)
-    batch._set_producer_state(*state)
-    own = batch._build()
+    own = batch.encode(*state)
     when = DefaultRecordBatch(own).first_timestamp
     theirs: Any = DefaultRecordBatchBuilder(2, 0, 0, *state, NO_LIMIT)
     for number, one in enumerate(found):
         theirs.append(number, when, one.key, one.value, [*one.headers])
     assert own == bytes(theirs.build())
     assert DefaultRecordBatch(own).validate_crc()
-    assert (len(own), len(found)) == (batch.size(), batch.record_count())
+    assert (len(own), len(found)) == (batch.size, len(batch))
 
 
 @given(record=records)
@@ -46,6 +45,6 @@ def test_a_full_batch_takes_no_more(room: int, taken: int) -> None:
     record = OutputRecord.of(Output.RESULTS, b"key", bytes(1000), [("a", b"b")])
     one = EventBatch(NO_LIMIT)
     one.add(record)
-    batch = EventBatch(HEADER_BYTES + 2 * (one.size() - HEADER_BYTES) + room)
+    batch = EventBatch(HEADER_BYTES + 2 * (one.size - HEADER_BYTES) + room)
     assert [batch.add(record) for _ in range(3)].count(True) == taken
     assert EventBatch(10).add(record)

@@ -12,77 +12,26 @@ from aiokafka import TopicPartition
 from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import MessageAccumulator
 
-from faults.mock import PRODUCE, Mock
+from faults.mock import PRODUCE
 from fivestage.bus.event_request import EventRequest
 from fivestage.bus.internals import cut_producer
-from fivestage.bus.sink import LATE_LOOKS, Sink
-from fivestage.core.events import Observer
+from fivestage.bus.sink import LATE_LOOKS
 from fivestage.core.records import Output, OutputRecord
 from fivestage.errors import ConfigurationError, PublishError
-from fivestage.settings import Settings, TopicSettings
+from fivestage.settings import TopicSettings
 from support.checker import read_all
+from support.publisher import Publisher, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from faults.mock import Mock
 
 pytestmark = pytest.mark.broker
-LATE_S = 61.0
-"""Later than half of kafka.publish_timeout_ms."""
-
-
-class Publisher(Observer):
-    """A sink, with what it was given and what it tells."""
-
-    def __init__(self, mock: Mock) -> None:
-        settings = Settings.load(None, {"kafka": {"bootstrap_servers": mock.bootstrap}})
-        self.mock = mock
-        self.rebuilds: list[str] = []
-        self.failures: list[Exception] = []
-        self.acked: list[str] = []
-        self.sink = Sink(settings, self, self.failures.append, max_record_bytes=100_000)
-
-    def client_rebuilt(self, client: str, reason: str) -> None:
-        self.rebuilds.append(f"{client} {reason}")
-
-    def publish(self, *values: str) -> None:
-        """Publish records, one delivery each; all have the same key."""
-        for value in values:
-            record = OutputRecord.of(Output.RESULTS, b"key", value.encode(), [])
-            self.sink.publish([record], functools.partial(self.acked.append, value))
-
-    def look(self, times: int) -> None:
-        """Look after the sink as the watch does, a minute from now."""
-        for _ in range(times):
-            self.sink.look(asyncio.get_running_loop().time() + LATE_S)
-
-    def written(self) -> list[str]:
-        """What is in the topic."""
-        return [
-            (one.value() or b"").decode() for one in read_all(self.mock.bootstrap, TopicSettings().results)
-        ]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(40):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def publisher() -> AsyncIterator[Publisher]:
-    """A sink that has started."""
-    with Mock() as mock:
-        publisher = Publisher(mock)
-        await publisher.sink.start()
-        yield publisher
-        await publisher.sink.stop()
 
 
 @pytest.mark.fault(27)
-async def test_a_batch_that_is_refused(publisher: Publisher) -> None:
+async def test_a_batch_that_is_refused(publisher: Publisher, mock: Mock) -> None:
     """What was refused and what came meanwhile is published once, in order, and acknowledged once."""
-    publisher.mock.push(PRODUCE, [45])
+    mock.push(PRODUCE, [45])
     publisher.publish("a", "b")
     await until(lambda: publisher.sink.trouble)
     publisher.publish("c")
@@ -92,11 +41,11 @@ async def test_a_batch_that_is_refused(publisher: Publisher) -> None:
     assert publisher.failures == []
 
 
-async def test_a_batch_that_is_not_acknowledged(publisher: Publisher) -> None:
+async def test_a_batch_that_is_not_acknowledged(publisher: Publisher, mock: Mock) -> None:
     """Seen late a few times in a row, a batch gets a new producer, and goes out before what came later."""
-    publisher.mock.slow_down(10_000)
+    mock.slow_down(10_000)
     publisher.publish("a")
-    await until(lambda: publisher.mock.requests(PRODUCE))
+    await until(lambda: mock.requests(PRODUCE))
     publisher.publish("b")
     publisher.look(LATE_LOOKS - 1)
     publisher.sink.look(asyncio.get_running_loop().time())  # in time, as clocks go that do not jump
@@ -104,24 +53,24 @@ async def test_a_batch_that_is_not_acknowledged(publisher: Publisher) -> None:
     assert publisher.sink.trouble is None
     publisher.look(1)
     assert publisher.sink.trouble is not None
-    publisher.mock.slow_down(0)
+    mock.slow_down(0)
     await until(lambda: len(publisher.acked) == 2)
     assert publisher.acked == ["a", "b"]
     assert publisher.written() in (["a", "a", "b"], ["a", "b"])
     assert publisher.rebuilds == ["producer unacknowledged"]
 
 
-async def test_brokers_that_are_away_meanwhile(publisher: Publisher) -> None:
+async def test_brokers_that_are_away_meanwhile(publisher: Publisher, mock: Mock) -> None:
     """A new producer is tried until the brokers are back; then everything is published, for one rebuild."""
-    publisher.mock.go_away()
+    mock.go_away()
     publisher.publish("a")
-    await until(lambda: publisher.sink._tasks)
+    await until(lambda: publisher.sink._sender and publisher.sink._sender._paused)
     publisher.look(LATE_LOOKS)
     publisher.publish("b")
-    refused = publisher.mock.refused()
-    await until(lambda: publisher.mock.refused() > refused + 5)
+    refused = mock.refused()
+    await until(lambda: mock.refused() > refused + 5)
     assert publisher.acked == []
-    publisher.mock.come_back()
+    mock.come_back()
     await until(lambda: len(publisher.acked) == 2)
     assert publisher.acked == publisher.written() == ["a", "b"]
     assert publisher.rebuilds == ["producer unacknowledged"]
@@ -129,20 +78,22 @@ async def test_brokers_that_are_away_meanwhile(publisher: Publisher) -> None:
 
 
 @pytest.mark.parametrize(("code", "kind"), [(10, PublishError), (29, ConfigurationError)])
-async def test_what_no_producer_can_publish(publisher: Publisher, code: int, kind: type[Exception]) -> None:
+async def test_what_no_producer_can_publish(
+    publisher: Publisher, mock: Mock, code: int, kind: type[Exception]
+) -> None:
     """A record too large, or a right that is missing, is told of at once: another producer would not help."""
-    publisher.mock.push(PRODUCE, [code])
+    mock.push(PRODUCE, [code])
     publisher.publish("a")
     await until(lambda: publisher.failures)
     assert [type(failure) for failure in publisher.failures] == [kind]
     assert publisher.rebuilds == []
 
 
-async def test_what_is_not_wanted_any_more_is_dropped(publisher: Publisher) -> None:
+async def test_what_is_not_wanted_any_more_is_dropped(publisher: Publisher, mock: Mock) -> None:
     """Answers of partitions that others have meanwhile are not published late, and count as acknowledged."""
-    publisher.mock.slow_down(300)
+    mock.slow_down(300)
     publisher.publish("a")
-    await until(lambda: publisher.mock.requests(PRODUCE))
+    await until(lambda: mock.requests(PRODUCE))
     wanted = {"b": True, "c": True}
     for value in wanted:
         record = OutputRecord.of(Output.RESULTS, b"key", value.encode(), [])
@@ -180,7 +131,7 @@ async def test_a_producer_is_cut_without_a_sound() -> None:
 
 
 @pytest.mark.fault(37)
-async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher) -> None:
+async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher, mock: Mock) -> None:
     """They are closed, and the next batch makes another; where an answer is awaited, it is awaited on."""
     publisher.publish("a")
     await until(lambda: publisher.acked)
@@ -190,9 +141,9 @@ async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher
     assert idle.connected()
     publisher.sink.producer.hang_up(idle.host, idle.port)
     assert not idle.connected()
-    publisher.mock.slow_down(300)
+    mock.slow_down(300)
     publisher.publish("b")
-    await until(lambda: publisher.mock.requests(PRODUCE) == 2)
+    await until(lambda: mock.requests(PRODUCE) == 2)
     [busy] = client._conns.values()
     publisher.sink.producer.hang_up(busy.host, busy.port)
     assert busy.connected()
@@ -201,7 +152,7 @@ async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher
     assert publisher.rebuilds == []
 
 
-async def test_keys_go_where_other_clients_put_them(publisher: Publisher) -> None:
+async def test_keys_go_where_other_clients_put_them(publisher: Publisher, mock: Mock) -> None:
     """By the hash of Kafka's own producer."""
     keys = [b"key-%d" % number for number in range(30)]
     acked: list[bytes] = []
@@ -209,7 +160,7 @@ async def test_keys_go_where_other_clients_put_them(publisher: Publisher) -> Non
         record = OutputRecord.of(Output.RESULTS, key, b"value", [])
         publisher.sink.publish([record], functools.partial(acked.append, key))
     await until(lambda: len(acked) == len(keys))
-    found = read_all(publisher.mock.bootstrap, TopicSettings().results)
+    found = read_all(mock.bootstrap, TopicSettings().results)
     count = len(publisher.sink._queues[Output.RESULTS])
     assert count > 1
     assert {one.key(): one.partition() for one in found} == {

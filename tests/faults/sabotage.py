@@ -23,9 +23,10 @@ PATHS = {
     "group": "_coordinator._coordination_task",
     "heartbeat": "_coordinator._heartbeat_task",
     "position": "_coordinator._commit_refresh_task",
-    "sender": "_sender._sender_task",
 }
 """Where aiokafka keeps its background tasks."""
+SENDER = "fivestage sender to "
+"""The names of ours, which live as long as there is something to send."""
 GAP = 7
 
 app = Pipeline(builtins=False)
@@ -48,10 +49,16 @@ async def _work(query: Query, _ctx: StageContext) -> str:
 async def _kill(query: Query, _ctx: StageContext) -> str:
     """End one of the clients' background tasks."""
     name = query.user_input.split()[1]
-    client = the(AIOKafkaProducer if name == "sender" else AIOKafkaConsumer)
+    client = the(AIOKafkaConsumer)
+
+    def found() -> Any:
+        if name != "sender":
+            return operator.attrgetter(PATHS[name])(client)
+        return next((task for task in asyncio.all_tasks() if task.get_name().startswith(SENDER)), None)
 
     async def kill() -> None:
-        task: asyncio.Task[None] = operator.attrgetter(PATHS[name])(client)
+        while (task := found()) is None:
+            await asyncio.sleep(0)
         while not task.done():
             task.cancel()
             await asyncio.sleep(0)

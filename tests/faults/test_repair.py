@@ -109,9 +109,9 @@ def test_background_tasks_that_die(record_property: Callable[[str, object], None
 @pytest.mark.parametrize(
     "reasons",
     [
-        {45: "OutOfOrderSequenceNumber", 47: "ProducerFenced", 59: "UnknownProducerId"},
+        {45: "OutOfOrderSequenceNumber", 47: "InvalidProducerEpoch", 59: "UnknownProducerId"},
         pytest.param({45: "OutOfOrderSequenceNumber"}, marks=pytest.mark.long),
-        pytest.param({47: "ProducerFenced"}, marks=pytest.mark.long),
+        pytest.param({47: "InvalidProducerEpoch"}, marks=pytest.mark.long),
         pytest.param({59: "UnknownProducerId"}, marks=pytest.mark.long),
         pytest.param({90: "UnknownError"}, marks=pytest.mark.long),
     ],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiokafka.errors import NoError, OutOfOrderSequenceNumber
+
 from fivestage.settings import TopicSettings
 from fivestage_schemas import headers as h
 
@@ -59,6 +61,16 @@ class Fetched(NamedTuple):
 
     highwater: int
     records: list[PlainRecord]
+
+
+class Batch(NamedTuple):
+    """Records for one output partition."""
+
+    at: tuple[str, int]
+    producer_id: int
+    sequence: int
+    """The number of the first one."""
+    records: list[tuple[bytes | None, list[tuple[str, bytes | None]]]]
 
 
 class Broker:
@@ -161,16 +173,21 @@ class Broker:
         self._producers += 1
         reply(self._producers)
 
-    def produce(
-        self, reply: Reply, who: str, producer_id: int, number: int, at: tuple[str, int], records: list[Any]
-    ) -> None:
-        """Produce: append a batch, unless it is there already."""
-        last = self._sequences.get((producer_id, *at), -1)
-        if number > last:
-            self._sequences[producer_id, *at] = number
-            for key, headers in records:
-                self._append(who, at, key, headers)
-        reply(None)
+    def produce(self, reply: Reply, who: str, batches: list[Batch]) -> None:
+        """Produce: append batches, unless they are there already; reply with a code for each."""
+        reply([self._produce(who, batch) for batch in batches])
+
+    def _produce(self, who: str, batch: Batch) -> int:
+        of_producer = batch.producer_id, *batch.at
+        expected = self._sequences.get(of_producer, 0)
+        if batch.sequence > expected:
+            self._trace.violated("sequence numbers have no gaps", who, *batch.at, expected, batch.sequence)
+            return OutOfOrderSequenceNumber.errno
+        if batch.sequence == expected:
+            self._sequences[of_producer] = expected + len(batch.records)
+            for key, headers in batch.records:
+                self._append(who, batch.at, key, headers)
+        return NoError.errno
 
     def _append(self, who: str, at: tuple[str, int], key: bytes | None, headers: list[Any]) -> None:
         told = dict(headers)

@@ -31,9 +31,6 @@ class Client:
     def _on_connection_closed(self, connection: object, reason: object) -> None:
         """Nothing to do."""
 
-    async def _metadata_update(self, cluster: object, topics: set[str]) -> bool:  # noqa: ARG002 - aiokafka's
-        return True
-
     def partitions_for_topic(self, _: str) -> set[int]:
         """Each topic is there."""
         return {0}

@@ -159,11 +159,11 @@ class Instance(Service):
     def break_something(self, random: Random) -> None:
         """End a task inside a client, as a bug of it would; its heartbeats end by an answer, see FATAL."""
         client: Any = self.parts.source.consumer
-        coordinator = client._coordinator
+        coordinator, sender = client._coordinator, self.parts.sink._sender
         tasks = {
             "fetch": client._fetcher and client._fetcher._fetch_task,
             "coordination": coordinator and coordinator._coordination_task,
-            "sender": cast("Any", self.parts.sink.producer.client)._sender.sender_task,
+            "sender": next(iter(sender._tasks.values()), None) if sender is not None else None,
         }
         name = random.choice(sorted(tasks))
         self.note("* broken", name)

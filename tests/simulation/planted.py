@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from fivestage.bus import internals
 from fivestage.bus.committer import Committer
 from fivestage.bus.recovery import Recovery
-from fivestage.bus.sink import Sink
+from fivestage.bus.sender import Sender
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 from fivestage.dispatcher import Dispatcher
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aiokafka import TopicPartition
+    from aiokafka.errors import KafkaError
+
+    from fivestage.bus.outbox import PartitionQueue
 
 
 class _NoLock:
@@ -94,16 +97,28 @@ def no_seek_back() -> list[Any]:
 
 def acked_when_sent() -> list[Any]:
     """Events count as acknowledged as soon as their batch is on its way."""
+    original = Sender._next
 
-    async def send(sink: Sink, queue: Any) -> None:
-        while queue.pending:
-            batch, taken = sink._fill(queue)
-            acked = await sink.producer.client.send_batch(batch, queue.topic, partition=queue.partition)
-            sink._acknowledge(taken)
-            await acked
-        queue.busy = False
+    def taken(sender: Sender, broker: int) -> list[PartitionQueue]:
+        queues = original(sender, broker)
+        for queue in queues:
+            acknowledged, queue.under_way = queue.under_way, []
+            sender._on_acked.__self__._acknowledge(acknowledged)  # type: ignore[attr-defined] # the sink's
+        return queues
 
-    return [patch.object(Sink, "_send", send)]
+    return [patch.object(Sender, "_next", taken)]
+
+
+def numbered_anew() -> list[Any]:
+    """A batch that is sent again gets new sequence numbers."""
+    original = Sender._try_again
+
+    def try_again(sender: Sender, queue: PartitionQueue, error: KafkaError) -> None:
+        queue.put_back()
+        queue.busy = True
+        original(sender, queue, error)
+
+    return [patch.object(Sender, "_try_again", try_again)]
 
 
 def kept_over_a_rebalance() -> list[Any]:
@@ -164,6 +179,7 @@ PLANTED: dict[str, Callable[[], list[Any]]] = {
     "highest-finished": highest_finished,
     "no-seek-back": no_seek_back,
     "acked-when-sent": acked_when_sent,
+    "numbered-anew": numbered_anew,
     "commit-not-cancelled": commit_not_cancelled,
     "kept-over-a-rebalance": kept_over_a_rebalance,
     "dropped-member": dropped_member,

@@ -5,59 +5,29 @@ Private names that the service touches (``bus/internals.py``) are those of aioka
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
+from collections import defaultdict
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.record.default_records import DefaultRecordBatch
 
+from .broker import Batch
 from .cluster import Client
-from .network import RETRY_BACKOFF_S, Connection
+from .network import Connection
 
 if TYPE_CHECKING:
-    from fivestage.bus.event_batch import EventBatch
+    from aiokafka import TopicPartition
+
+    from fivestage.bus.event_request import EventRequest
 
     from .cluster import Cluster
 
-
-class Batch:
-    """A batch under way, and what a broker reads in it."""
-
-    def __init__(self, batch: EventBatch, future: asyncio.Future[None]) -> None:
-        self.records = [(one.key, one.headers) for one in DefaultRecordBatch(batch._build())]
-        self.future = future
-
-
-class _Accumulator:
-    """Keeps the batches under way."""
-
-    def __init__(self) -> None:
-        self._batch_ttl = 0.0
-        self._pending_batches: set[Batch] = set()
-        self._batches: dict[object, list[Batch]] = {}
-
-
-class _Sender:
-    """Sends for as long as its task lives."""
-
-    def __init__(self) -> None:
-        self.sender_task: asyncio.Task[None] | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def start(self) -> None:
-        """Begin."""
-        self.sender_task = asyncio.get_running_loop().create_task(self._run())
-        self.sender_task.add_done_callback(self._fail_all)
-
-    async def _run(self) -> None:
-        await asyncio.get_running_loop().create_future()
-
-    def _fail_all(self, _: asyncio.Task[None]) -> None: ...
+BROKERS = 2
 
 
 class SimProducer:
-    """An idempotent producer: it repeats what was not acknowledged until it is.
+    """An idempotent producer: what is sent is sent by others, see ``bus/sender.py``.
 
     Args:
         cluster: Where it is.
@@ -66,68 +36,71 @@ class SimProducer:
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
         self._cluster = cluster
-        self._timeout_s = options["request_timeout_ms"] / 1000
-        self._numbers: Counter[tuple[str, int]] = Counter()
-        self._id = 0
-        self.client = Client()
-        self._message_accumulator = _Accumulator()
-        self._sender = _Sender()
+        self.client = _ProducingClient(cluster, options["request_timeout_ms"] / 1000)
+        self._txn_manager = SimpleNamespace(
+            producer_id=-1, producer_epoch=0, _sequence_numbers=defaultdict(int)
+        )
+        self._message_accumulator = SimpleNamespace(_pending_batches=set(), _batches={})
+        self._sender = SimpleNamespace(sender_task=None)
 
     async def start(self) -> None:
         """Connect, and get an id."""
-        self._id = await self._connection(None).call("init producer", self._cluster.broker.init_producer)
-        self._sender.start()
-
-    def _connection(self, at: tuple[str, int] | None) -> Connection:
-        cluster, found = self._cluster, self.client._conns.get(at)
-        if found is None:
-            found = Connection(cluster.network, cluster.process.name, timeout_s=self._timeout_s)
-            self.client._conns[at] = found
-        return found
+        connection = self.client.connection(None)
+        self._txn_manager.producer_id = await connection.call(
+            "init producer", self._cluster.broker.init_producer
+        )
 
     async def partitions_for(self, _: str) -> set[int]:
         """The partitions of a topic."""
         return set(range(self._cluster.broker.output_partitions))
 
-    async def send_batch(self, filled: EventBatch, topic: str, *, partition: int) -> asyncio.Future[None]:
-        """Send a batch; the future is done when it is acknowledged."""
-        loop = asyncio.get_running_loop()
-        batch = Batch(filled, loop.create_future())
-        pending = self._message_accumulator._pending_batches
-        pending.add(batch)
-        if self._sender.sender_task is None or self._sender.sender_task.done():
-            return batch.future
-        sending = loop.create_task(self._send((topic, partition), batch))
-        self._sender.tasks.add(sending)
-        sending.add_done_callback(lambda _: pending.discard(batch))
-        sending.add_done_callback(self._sender.tasks.discard)
-        return batch.future
-
-    async def _send(self, at: tuple[str, int], batch: Batch) -> None:
-        number = self._numbers[at]
-        self._numbers[at] += 1
-        produce, args = self._cluster.broker.produce, (self._cluster.process.name, self._id, number, at)
-        while True:
-            try:
-                error = await self._connection(at).call("produce", produce, *args, batch.records)
-            except KafkaError:
-                error = None
-            else:
-                if error is None or not error.retriable:
-                    break
-            await asyncio.sleep(RETRY_BACKOFF_S)
-        if batch.future.done():
-            return
-        if error is None:
-            batch.future.set_result(None)
-        else:
-            batch.future.set_exception(error())
-
     async def stop(self) -> None:
-        """Wait until everything is acknowledged, or nothing can be any more."""
-        if self._sender.sender_task is None:
-            return
-        while self._sender.tasks and not self._sender.sender_task.done():
-            waited: set[asyncio.Future[None]] = {*self._sender.tasks, self._sender.sender_task}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        self._sender.sender_task.cancel()
+        """Disconnect."""
+        self.client.closed = True
+        for connection in self.client._conns.values():
+            connection.close()
+
+
+class _ProducingClient(Client):
+    """Leaders move when somebody looks for them."""
+
+    def __init__(self, cluster: Cluster, timeout_s: float) -> None:
+        super().__init__()
+        self._cluster = cluster
+        self._timeout_s = timeout_s
+        self._shift = 0
+        self.closed = False
+
+    def leader_for_partition(self, place: TopicPartition) -> int | None:
+        """The broker that takes its batches."""
+        return (place.partition + self._shift) % BROKERS
+
+    def force_metadata_update(self) -> None:
+        """Look where the leaders are."""
+        self._shift = self._cluster.network.random.randrange(BROKERS)
+
+    def connection(self, to: int | None) -> Connection:
+        """The one to a broker."""
+        cluster, found = self._cluster, self._conns.get(to)
+        if found is None:
+            found = Connection(cluster.network, cluster.process.name, timeout_s=self._timeout_s)
+            self._conns[to] = found
+        return found
+
+    async def send(self, broker: int, request: EventRequest) -> Any:
+        """Send a request and wait for its response."""
+        if self.closed:
+            raise KafkaConnectionError
+        produce, who = self._cluster.broker.produce, self._cluster.process.name
+        batches = [_read(topic, *one) for topic, found in request._topics for one in found]
+        said = await self.connection(broker).call("produce", produce, who, batches)
+        codes = said if isinstance(said, list) else [said.errno] * len(batches)
+        topics = [(*batch.at, code) for batch, code in zip(batches, codes, strict=True)]
+        return SimpleNamespace(topics=[(topic, [(number, code)]) for topic, number, code in topics])
+
+
+def _read(topic: str, partition: int, data: bytes) -> Batch:
+    """What a broker reads in a batch."""
+    batch = DefaultRecordBatch(data)
+    records = [(one.key, one.headers) for one in batch]
+    return Batch((topic, partition), batch.producer_id, batch.base_sequence, records)

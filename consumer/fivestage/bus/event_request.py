@@ -6,16 +6,9 @@ aiokafka writes a request field by field and level by level, and each level copi
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceRequest
-
-if TYPE_CHECKING:
-    from aiokafka import AIOKafkaProducer, TopicPartition
-    from aiokafka.producer.message_accumulator import MessageBatch
-
-# ruff: noqa: SLF001 - aiokafka has no other way to hand it a request
 
 _NO_TRANSACTION: Final = b"\xff\xff"
 _ACKS_TIMEOUT_TOPICS: Final = Struct(">hii")
@@ -45,25 +38,3 @@ class EventRequest(ProduceRequest):
             for partition, batch in partitions:
                 parts += (_PARTITION_AND_SIZE.pack(partition, len(batch)), batch)
         return b"".join(parts)
-
-
-_Base: Any = SendProduceReqHandler  # it has no types
-
-
-class _Handler(_Base):  # type: ignore[misc]
-    def create_request(self) -> EventRequest:
-        made = super().create_request()
-        return EventRequest(made._transactional_id, made._required_acks, made._timeout, made._topics)
-
-
-def write_in_one_go(producer: AIOKafkaProducer) -> None:
-    """Have a producer send requests of this kind."""
-    sender: Any = producer._sender
-
-    async def send(node_id: int, batches: dict[TopicPartition, MessageBatch]) -> None:
-        await _Handler(sender, batches).do(node_id)  # from here on as in aiokafka's own
-        sender._in_flight.remove(node_id)
-        for partition in batches:
-            sender._muted_partitions.remove(partition)
-
-    sender._send_produce_req = send

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-    from aiokafka.cluster import ClusterMetadata
-
-METADATA_PAUSE_S = 0.1
 
 # ruff: noqa: SLF001 - the point of this module
 
@@ -198,40 +195,14 @@ def _disconnect(client: Any) -> None:
         connection.close()
 
 
-def when_sender_ends(producer: AIOKafkaProducer, call: Callable[[], None]) -> None:
-    """Have *call* called when a started producer will never send again, whatever the cause.
-
-    aiokafka's own callback takes every producer for a transactional one, and raises.
-    """
-    sender: Any = producer._sender
-    sender.sender_task.remove_done_callback(sender._fail_all)
-    sender.sender_task.add_done_callback(lambda _: call())
+def identity(producer: AIOKafkaProducer) -> tuple[int, int]:
+    """The id and the epoch that an idempotent producer was given when it started."""
+    manager: Any = producer._txn_manager
+    return manager.producer_id, manager.producer_epoch
 
 
-def set_patience(producer: AIOKafkaProducer, patience_s: float) -> None:
-    """Wait for a partition without a leader for as long as for one whose leader does not answer."""
-    accumulator: Any = producer._message_accumulator
-    accumulator._batch_ttl = patience_s
-
-
-def pace_metadata(producer: AIOKafkaProducer) -> None:
-    """Let a producer that misses a topic, or the leader of a partition, look for it ten times a second.
-
-    aiokafka would ask for metadata again as soon as it has some, thousands of times a second.
-    """
-    client: Any = producer.client
-    update = client._metadata_update
-
-    async def update_then_pause(cluster: ClusterMetadata, topics: set[str]) -> Any:
-        updated = await update(cluster, topics)
-        if not all(_is_led(cluster, topic) for topic in topics):
-            await asyncio.sleep(METADATA_PAUSE_S)
-        return updated
-
-    client._metadata_update = update_then_pause
-
-
-def _is_led(cluster: ClusterMetadata, topic: str) -> bool:
-    """Whether a topic is there, and each of its partitions has a leader."""
-    partitions = cluster.partitions_for_topic(topic)
-    return bool(partitions) and partitions == cluster.available_partitions_for_topic(topic)
+def sequence_numbers(producer: AIOKafkaProducer) -> dict[TopicPartition, int]:
+    """The number that the next record has, by partition; 0 at first."""
+    manager: Any = producer._txn_manager
+    numbers: dict[TopicPartition, int] = manager._sequence_numbers
+    return numbers

@@ -1,14 +1,19 @@
-"""What the sink keeps until it is acknowledged."""
+"""What is kept until it is acknowledged."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING
 
+from aiokafka import TopicPartition
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fivestage.bus.event_batch import EventBatch
     from fivestage.core.records import OutputRecord
+
+    Waiting = tuple[OutputRecord, "Delivery"]
 
 
 class Delivery:
@@ -32,14 +37,35 @@ class Delivery:
 class PartitionQueue:
     """What waits for one output partition. One batch is under way at a time, so order is kept."""
 
-    __slots__ = ("busy", "over", "partition", "pending", "sent_at", "topic")
+    __slots__ = ("batch", "busy", "over", "pending", "place", "sent_at", "tries", "under_way")
 
     def __init__(self, topic: str, partition: int) -> None:
-        self.topic = topic
-        self.partition = partition
-        self.pending: deque[tuple[OutputRecord, Delivery]] = deque()
+        self.place = TopicPartition(topic, partition)
+        self.pending: deque[Waiting] = deque()
+        self.under_way: list[Waiting] = []
+        self.batch = b""
+        """These, as they are sent, and sent again."""
+        self.sent_at: float | None = None
+        """Since when it is tried to send them."""
+        self.tries = 0
         self.busy = False
+        """The sender has it."""
         self.over = False
         """No producer can publish what it holds."""
-        self.sent_at: float | None = None
-        """When the batch under way was sent."""
+
+    def take(self, batch: EventBatch) -> None:
+        """Put what comes first under way, as much as fits into a batch."""
+        pending, taken = self.pending, self.under_way
+        while pending and batch.add(pending[0][0]):
+            taken.append(pending.popleft())
+
+    def settle(self) -> list[Waiting]:
+        """What was under way, and is not any more."""
+        settled, self.under_way = self.under_way, []
+        self.batch, self.sent_at, self.tries = b"", None, 0
+        return settled
+
+    def put_back(self) -> None:
+        """What was under way comes first again, and nobody has it."""
+        self.pending.extendleft(reversed(self.settle()))
+        self.busy = False

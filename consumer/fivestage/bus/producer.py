@@ -1,7 +1,7 @@
 """The producer, made anew when it is beyond repair.
 
-A batch that is refused takes its sequence numbers with it, and brokers refuse whatever follows it; a send
-task that has ended sends nothing any more. Neither can be mended in place.
+A batch that is refused takes its sequence numbers with it, and brokers refuse whatever follows it. That
+cannot be mended in place.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from aiokafka import AIOKafkaProducer
 
 from fivestage.bus import internals
 from fivestage.bus.connection import client_options
-from fivestage.bus.event_request import write_in_one_go
 from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
-from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fivestage.core.events import Observer
+    from fivestage.core.repair import Trouble
     from fivestage.settings import Settings
 
     MakeProducer = Callable[..., AIOKafkaProducer]
@@ -75,16 +74,12 @@ class Producer:
         return f"<Producer {'ok' if self.trouble is None else self.trouble.reason}>"
 
     def _make(self) -> AIOKafkaProducer:
-        client = self._make_client(
+        return self._make_client(
             **client_options(self._settings.kafka),
             enable_idempotence=True,
             max_batch_size=self.max_batch_bytes,
             max_request_size=self._max_record_bytes,
         )
-        internals.pace_metadata(client)
-        write_in_one_go(client)
-        internals.set_patience(client, self._settings.kafka.publish_timeout_ms / 1000)
-        return client
 
     async def start(self) -> dict[str, list[int]]:
         """Connect; returns the partitions of the output topics.
@@ -96,13 +91,8 @@ class Producer:
 
     async def _connect(self, client: AIOKafkaProducer) -> dict[str, list[int]]:
         await client.start()
-        internals.when_sender_ends(client, lambda: self._sender_ended(client))
         topics = self._settings.topics.outputs.values()
         return {topic: sorted(await client.partitions_for(topic)) for topic in topics}
-
-    def _sender_ended(self, client: AIOKafkaProducer) -> None:
-        if client is self.client:
-            self.rebuild(Trouble("sender_ended", "the Kafka client's send task has ended"))
 
     def rebuild(self, trouble: Trouble) -> None:
         """Make the client anew, unless that is being done or the end has come."""

@@ -1,9 +1,8 @@
-"""The sink: publishes events in explicit batches, one per partition at a time.
+"""The sink: publishes events in batches, one per partition at a time.
 
-``send()`` of aiokafka costs a future and a few awaits per record; a batch handed to ``send_batch`` costs a
-seventh. A partition's next batch fills while its last one is under way, so batches grow with the load and
-nothing waits when there is none. The producer is idempotent (acks from all in-sync replicas), which means
-that aiokafka retries for ever: the bound on that is ``oldest_unacked_s``, watched by the service.
+A partition's next batch fills while its last one is under way, so batches grow with the load and nothing
+waits when there is none. What is not acknowledged is sent again and again: the bound on that is
+``oldest_unacked_s``, watched by the service.
 
 When the producer has to be made anew, what was not acknowledged goes back to the head of its queue, and is
 published again under the same ids and in the same order.
@@ -23,9 +22,9 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from fivestage.bus.event_batch import EventBatch
 from fivestage.bus.outbox import Delivery, PartitionQueue
 from fivestage.bus.producer import Producer
+from fivestage.bus.sender import Sender
 from fivestage.core.murmur2 import murmur2
 from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
@@ -33,14 +32,13 @@ from fivestage.errors import BrokerError, ConfigurationError, PublishError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fivestage.bus.outbox import Waiting
     from fivestage.core.events import Observer
     from fivestage.core.records import Output, OutputRecord
     from fivestage.settings import Settings
 
 LATE_LOOKS = 3
 """How often in a row a batch must be found late: a process that was stopped finds its clocks ahead."""
-TAKE_BACK_S = 1.0
-"""How long sends of an old producer may take to end when they are cancelled."""
 HOPELESS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTopicError)
 """Another producer would be told the same."""
 
@@ -69,9 +67,10 @@ class Sink:
         self._observer = observer
         self._on_failure = on_failure
         self._batch_patience_s = settings.kafka.publish_timeout_ms / 1000 / 2
+        self._request_timeout_ms = settings.kafka.request_timeout_ms
         self._queues: dict[Output, list[PartitionQueue]] = {}
         self._ready: list[PartitionQueue] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sender: Sender | None = None
         self._keyless = 0
         self._late_looks = 0
         self._open: dict[Delivery, None] = {}
@@ -100,6 +99,16 @@ class Sink:
             raise BrokerError(f"cannot connect: {error}") from error
         for output, topic in self._topics.items():
             self._queues[output] = [PartitionQueue(topic, number) for number in partitions[topic]]
+        self._sender = self._make_sender()
+
+    def _make_sender(self) -> Sender:
+        return Sender(
+            self.producer,
+            timeout_ms=self._request_timeout_ms,
+            drop_unwanted=self._drop_unwanted,
+            on_acked=self._acked,
+            on_refused=self._refused,
+        )
 
     def publish(
         self,
@@ -135,77 +144,42 @@ class Sink:
 
     def _send_ready(self) -> None:
         ready, self._ready = self._ready, []
-        for queue in ready:
-            task = asyncio.get_running_loop().create_task(self._send(queue))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _send(self, queue: PartitionQueue) -> None:
-        """Send batch after batch while there is more, each when the last one is acknowledged."""
-        try:
-            while queue.pending and self._may_send(queue):
-                await self._send_batch(queue)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the service must know
-            self._failed(queue, error)
-        finally:
-            queue.busy = False
+        if self._sender is not None:
+            self._sender.send(ready)
 
     def _may_send(self, queue: PartitionQueue) -> bool:
-        return self.producer.trouble is None and not queue.over
-
-    async def _send_batch(self, queue: PartitionQueue) -> None:
-        clock = asyncio.get_running_loop().time
-        self._drop_unwanted(queue)
-        if not queue.pending:
-            return
-        batch, taken = self._fill(queue)
-        queue.sent_at = sent_at = clock()
-        try:
-            acked = await self.producer.client.send_batch(batch, queue.topic, partition=queue.partition)
-            await acked
-        except BaseException:
-            queue.pending.extendleft(reversed(taken))
-            raise
-        finally:
-            queue.sent_at = None
-        self._acknowledge(taken)
-        self._observer.published(queue.topic, len(taken), clock() - sent_at)
+        return self._sender is not None and not queue.over
 
     def _drop_unwanted(self, queue: PartitionQueue) -> None:
         """Others have the partitions now whose queries these answer, and answer them."""
         while queue.pending and not queue.pending[0][1].is_wanted():
             self._acknowledge([queue.pending.popleft()])
 
-    def _fill(self, queue: PartitionQueue) -> tuple[EventBatch, list[tuple[OutputRecord, Delivery]]]:
-        batch = EventBatch(self.producer.max_batch_bytes)
-        pending, taken = queue.pending, []
-        while pending and batch.add(pending[0][0]):
-            taken.append(pending.popleft())
-        return batch, taken
+    def _acked(self, queue: PartitionQueue) -> None:
+        took_s = asyncio.get_running_loop().time() - (queue.sent_at or 0.0)
+        settled = queue.settle()
+        self._acknowledge(settled)
+        self._observer.published(queue.place.topic, len(settled), took_s)
 
-    def _acknowledge(self, taken: list[tuple[OutputRecord, Delivery]]) -> None:
-        for _, delivery in taken:
+    def _acknowledge(self, settled: list[Waiting]) -> None:
+        for _, delivery in settled:
             delivery.remaining -= 1
             if not delivery.remaining:
                 del self._open[delivery]
                 delivery.on_acked()
 
-    def _failed(self, queue: PartitionQueue, error: Exception) -> None:
-        """A batch was not acknowledged: mend what can be mended, tell the service of the rest."""
-        if self.producer.trouble is not None:
-            return
-        topic, name = queue.topic, type(error).__name__
-        detail = f": {error}" if isinstance(error, KafkaError) else ""  # others may quote an event
-        text = f"cannot publish to topic {topic!r}: {name}{detail}"
+    def _refused(self, queue: PartitionQueue, error: KafkaError) -> None:
+        """A batch was not taken: mend what can be mended, tell the service of the rest."""
+        topic, text = queue.place.topic, f"cannot publish to topic {queue.place.topic!r}: {error}"
         if isinstance(error, TopicAuthorizationFailedError):
             queue.over = True
             advice = f"not allowed to write topic {topic!r}: grant Write on it to this principal"
             self._on_failure(ConfigurationError(advice))
-        elif not isinstance(error, KafkaError) or isinstance(error, HOPELESS):
+        elif isinstance(error, HOPELESS):
             queue.over = True
             self._on_failure(PublishError(text))
         else:
-            self.producer.rebuild(Trouble(name, text))
+            self.producer.rebuild(Trouble(type(error).__name__, text))
 
     # The producer is made anew
 
@@ -221,17 +195,16 @@ class Sink:
 
     async def _take_back(self) -> None:
         """Wait for nothing any more: what is under way goes back to the heads of the queues."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=TAKE_BACK_S)
-        if any(not task.done() for task in self._tasks):
-            raise BrokerError("a send of the old producer does not end")
+        sender, self._sender = self._sender, None
+        self._ready.clear()
+        if sender is not None:
+            await sender.close()
         for queues in self._queues.values():
             for queue in queues:
-                queue.busy = False  # also where a task was cancelled before it began
+                queue.put_back()
 
     def _send_all(self) -> None:
+        self._sender = self._make_sender()
         for queues in self._queues.values():
             for queue in queues:
                 if queue.pending and not (queue.busy or queue.over):
@@ -261,6 +234,6 @@ class Sink:
 
     async def stop(self) -> None:
         """Disconnect. The caller bounds this: with the brokers away it never returns."""
-        for task in self._tasks:
-            task.cancel()
+        if self._sender is not None:
+            self._sender.cancel()
         await self.producer.stop()

@@ -1,0 +1,215 @@
+"""The sender: what partitions hold, in one request a broker at a time, each until it is acknowledged.
+
+aiokafka's own sends the same requests. Its way to them costs a task, three futures and a place in several
+dictionaries for each batch, more than twice as much as all the rest, and the less there is to send the more
+of that there is for each query.
+
+A batch that is tried again is the same, byte for byte, under the same sequence number: brokers that have it
+know it again. That, and one request at a time, is all that an idempotent producer needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import DuplicateSequenceNumber, KafkaError, NoError, RequestTimedOutError, for_code
+
+from fivestage.bus import internals
+from fivestage.bus.event_batch import EventBatch
+from fivestage.bus.event_request import EventRequest
+from fivestage.core.repair import Trouble
+from fivestage.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from fivestage.bus.outbox import PartitionQueue
+    from fivestage.bus.producer import Producer
+
+ACKS_OF_ALL: Final = -1
+MAX_REQUEST_BYTES: Final = 1024 * 1024
+"""A request takes batches until it is this large."""
+RETRY_S: Final = 0.1
+CLOSE_S: Final = 1.0
+"""How long requests may take to end when they are cancelled."""
+NUMBERS: Final = 2**31
+"""So many sequence numbers there are; the next one is 0 again."""
+HAS_IT: Final = (NoError.errno, DuplicateSequenceNumber.errno)
+NO_ANSWER: Final = RequestTimedOutError()
+
+log = structlog.get_logger("fivestage.bus.sender")
+
+
+class Sender:
+    """Sends for as long as its client lives.
+
+    Args:
+        producer: Has started its client, and made nothing anew since.
+        timeout_ms: How long brokers may take to have a batch on all in-sync replicas.
+        drop_unwanted: Called before a batch is filled; may take away what comes first in the queue.
+        on_acked: Called with a queue whose batch is acknowledged, before the next one is sent.
+        on_refused: Called with a queue whose batch is not taken by any broker, and why.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        *,
+        timeout_ms: int,
+        drop_unwanted: Callable[[PartitionQueue], None],
+        on_acked: Callable[[PartitionQueue], None],
+        on_refused: Callable[[PartitionQueue, KafkaError], None],
+    ) -> None:
+        self._producer = producer
+        self._timeout_ms = timeout_ms
+        self._drop_unwanted = drop_unwanted
+        self._on_acked = on_acked
+        self._on_refused = on_refused
+        self._client: Any = producer.client.client
+        self._identity = internals.identity(producer.client)
+        self._numbers = internals.sequence_numbers(producer.client)
+        self._waiting: dict[int, deque[PartitionQueue]] = {}
+        """By the broker that leads them."""
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._paused: list[PartitionQueue] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Sender to {len(self._tasks)} brokers>"
+
+    def send(self, queues: Iterable[PartitionQueue]) -> None:
+        """Send what they hold, now and until they are empty; they are busy until then."""
+        leader_of = self._client.cluster.leader_for_partition
+        for queue in queues:
+            leader: int | None = leader_of(queue.place)
+            if leader is None or leader < 0:
+                self._pause(queue)
+                self._client.force_metadata_update()
+                continue
+            self._waiting.setdefault(leader, deque()).append(queue)
+            if leader not in self._tasks:
+                self._begin(leader)
+
+    def _begin(self, broker: int) -> None:
+        name = f"fivestage sender to {broker}"
+        task = asyncio.get_running_loop().create_task(self._serve(broker), name=name)
+        self._tasks[broker] = task
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Only whoever closes this may end its tasks, and no exception may."""
+        if task.cancelled():
+            cause = "was cancelled"
+        elif (error := task.exception()) is not None:
+            cause = f"has ended: {type(error).__name__}"
+        else:
+            return
+        self._producer.rebuild(Trouble("sender_ended", f"the send task {cause}"))
+
+    async def _serve(self, broker: int) -> None:
+        """Send request after request to a broker while there is more."""
+        while self._producer.trouble is None and (queues := self._next(broker)):
+            request = EventRequest(None, ACKS_OF_ALL, self._timeout_ms, _by_topic(queues))
+            try:
+                errors = _errors(await self._client.send(broker, request))
+            except KafkaError as error:
+                errors = dict.fromkeys((queue.place for queue in queues), error)
+            for queue in queues:
+                self._answered(queue, errors.get(queue.place, NO_ANSWER))
+        del self._tasks[broker]
+
+    def _next(self, broker: int) -> list[PartitionQueue]:
+        """Those whose batches go into the next request."""
+        waiting, found, size = self._waiting[broker], [], 0
+        while waiting and size < MAX_REQUEST_BYTES:
+            queue = waiting.popleft()
+            if queue.batch or self._fill(queue):
+                found.append(queue)
+                size += len(queue.batch)
+        return found
+
+    def _fill(self, queue: PartitionQueue) -> bool:
+        self._drop_unwanted(queue)
+        if not queue.pending:
+            queue.busy = False
+            return False
+        batch = EventBatch(self._producer.max_batch_bytes)
+        queue.take(batch)
+        number = self._numbers[queue.place]
+        self._numbers[queue.place] = (number + len(batch)) % NUMBERS
+        queue.batch = batch.encode(*self._identity, number)
+        queue.sent_at = asyncio.get_running_loop().time()
+        return True
+
+    def _answered(self, queue: PartitionQueue, error: KafkaError | None) -> None:
+        if error is None:
+            self._on_acked(queue)
+            if queue.pending:
+                self.send((queue,))
+            else:
+                queue.busy = False
+        elif error.retriable:
+            self._try_again(queue, error)
+        else:
+            self._on_refused(queue, error)
+
+    def _try_again(self, queue: PartitionQueue, error: KafkaError) -> None:
+        if not queue.tries:  # it is told of once
+            log.warning("not published yet", **queue.place._asdict(), error_type=type(error).__name__)
+        queue.tries += 1
+        if getattr(error, "invalid_metadata", False):
+            self._client.force_metadata_update()
+        self._pause(queue)
+
+    def _pause(self, queue: PartitionQueue) -> None:
+        """Try again in a while."""
+        loop = asyncio.get_running_loop()
+        if queue.sent_at is None:
+            queue.sent_at = loop.time()
+        if not self._paused:
+            self._timer = loop.call_later(RETRY_S, self._go_on)
+        self._paused.append(queue)
+
+    def _go_on(self) -> None:
+        queues, self._paused = self._paused, []
+        self.send(queues)
+
+    def cancel(self) -> None:
+        """Send nothing more; what was under way is as it was, and may have arrived."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks.values():
+            task.remove_done_callback(self._ended)
+            task.cancel()
+
+    async def close(self) -> None:
+        """The same, and wait until it is so.
+
+        Raises:
+            BrokerError: a request does not end.
+        """
+        self.cancel()
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks.values(), timeout=CLOSE_S)
+            if left:
+                raise BrokerError("a request of the old producer does not end")
+
+
+def _by_topic(queues: list[PartitionQueue]) -> list[tuple[str, list[tuple[int, bytes]]]]:
+    topics: dict[str, list[tuple[int, bytes]]] = {}
+    for queue in queues:
+        topics.setdefault(queue.place.topic, []).append((queue.place.partition, queue.batch))
+    return list(topics.items())
+
+
+def _errors(response: Any) -> dict[TopicPartition, KafkaError | None]:
+    """What was wrong with each batch; None with one that the broker has."""
+    return {
+        TopicPartition(topic, answer[0]): None if answer[1] in HAS_IT else for_code(answer[1])()
+        for topic, answers in response.topics
+        for answer in answers
+    }
