@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fivestage import forks
 from fivestage.core.event_json import limited_json
+from fivestage.ending import Ending
 from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-MAX_ERROR_CHARS = 512
-MAX_NAME_CHARS = 128
 HELD_UP_S = 0.005
 """A limit that is noticed so late is not the fault of the code that waits."""
 TOO_LARGE = "result_too_large"
@@ -41,45 +40,6 @@ class StepMonitor:
     def seen(self) -> tuple[int, int]:
         """Job and step as they are now."""
         return self.cells[0], self.cells[1]
-
-
-class Ending:
-    """How one bounded call ended."""
-
-    __slots__ = ("data", "data_json", "duration_s", "error", "error_type", "extended_s", "outcome")
-
-    def __init__(
-        self,
-        outcome: Outcome,
-        duration_s: float,
-        data: Any = None,
-        data_json: bytes | None = None,
-        error: str | None = None,
-        error_type: str | None = None,
-    ) -> None:
-        self.outcome = outcome
-        self.duration_s = duration_s
-        self.data = data
-        self.data_json = data_json
-        self.error = error
-        self.error_type = error_type
-        self.extended_s = 0.0
-        """What was added to its limit, because others had kept the loop from turning."""
-
-    def __repr__(self) -> str:
-        return f"<Ending {self.outcome} after {self.duration_s * 1000:.0f} ms {self.error or ''}>"
-
-    @classmethod
-    def of_error(cls, error: BaseException, duration_s: float = 0.0) -> Ending:
-        """The call raised."""
-        kind = type(error).__name__[:MAX_NAME_CHARS]
-        return cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
-
-    @classmethod
-    def of_timeout(cls, limit_s: float, duration_s: float) -> Ending:
-        """The call took longer than *limit_s*."""
-        text = f"took longer than {limit_s * 1000:.0f} ms"
-        return cls(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
 
 
 class Bounds:
@@ -243,42 +203,6 @@ class Bounds:
         if forks.count[0] != self.forks:  # first: the cells may be in memory that it shares
             forks.end()
         self.cells[0] = 0
-
-
-async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:
-    """What *coro* returns; None when it takes longer than *limit_s*: it is then cancelled and left behind.
-
-    ``asyncio.wait`` rather than ``asyncio.timeout``: a task that swallows its cancellation must not hold
-    the caller.
-    """
-    task = asyncio.ensure_future(coro)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
-    finally:
-        leave_behind(task)
-    return task.result() if done else None
-
-
-def leave_behind(task: asyncio.Future[Any]) -> None:
-    """Cancel a task and wait for it no more: it may never end."""
-    task.cancel()
-    task.add_done_callback(_swallow)
-
-
-def _swallow(task: asyncio.Future[Any]) -> None:
-    """Nobody waits for the task; its exception would only be reported at its collection."""
-    if not task.cancelled():
-        task.exception()
-
-
-def _text(error: BaseException) -> str:
-    """What the exception says, as text that fits an event: file names may hold lone surrogates."""
-    try:
-        text = str(error)[:MAX_ERROR_CHARS]
-    except Exception:  # noqa: BLE001 - its class is the user's
-        text = ""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text[:MAX_ERROR_CHARS] or type(error).__name__
 
 
 _UNWATCHED = StepMonitor()

@@ -10,19 +10,19 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from fivestage.arrivals import Arrival, Candidate, Ticket, order_key, partition_of
 from fivestage.context import Query
 from fivestage.core.admission import Slots
-from fivestage.core.deadline import Budget, grant
 from fivestage.core.decode import DecodeLimits, Readable, Unreadable, UnreadableReason, decode
 from fivestage.core.event_json import Envelope
 from fivestage.core.held import HeldUp
 from fivestage.core.job import Job
-from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 from fivestage.core.ordering import KeyOrder
 from fivestage.core.records import CorruptRecord, PlainRecord, Record
-from fivestage.core.shed import Shedder, Verdict
+from fivestage.core.shed import Verdict
 from fivestage.core.tuples import new
 from fivestage.refusals import Refusal, Refusals
+from fivestage.screening import Screening
 from fivestage_schemas import TimeoutReason
 from fivestage_schemas import headers as h
 
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
     from fivestage.core.encode import Encoder
     from fivestage.core.events import Observer
+    from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
     from fivestage.core.outcome import Conclusion
-    from fivestage.core.policy import LanePolicy, Policies
+    from fivestage.core.policy import Policies
     from fivestage.core.records import OutputRecord
     from fivestage.running import Running
-    from fivestage.telemetry.tracing import QueryTrace, Tracing
+    from fivestage.telemetry.tracing import Tracing
 
 _RUN: Final = Verdict.RUN
 SLICE_S: Final = 0.001
@@ -54,52 +55,15 @@ class EventSink(Protocol):
         """Publish *records*, or what of them is still wanted, then call *on_acked*."""
 
 
-class Arrival:
-    """A record that was taken in, and not begun yet."""
-
-    __slots__ = ("book", "decoded", "record")
-
-    def __init__(self, record: Record, book: PartitionLedger, decoded: Readable | Unreadable) -> None:
-        self.record = record
-        self.book = book
-        self.decoded = decoded
-
-
-class Candidate:
-    """A query that is to be begun, or refused."""
-
-    __slots__ = ("book", "budget", "readable", "record")
-
-    def __init__(self, record: Record, book: PartitionLedger, readable: Readable, budget: Budget) -> None:
-        self.record = record
-        self.book = book
-        self.readable = readable
-        self.budget = budget
-        """What it may take, as of when it was read."""
-
-
 class Admission(NamedTuple):
     """Who may run, and when."""
 
     slots: Slots[Candidate]
     """How many may run, and who is next."""
-    shedder: Shedder
-    """Refuses what cannot be answered in time."""
+    screening: Screening
+    """What time a query has, and whether to begin it."""
     order: KeyOrder[tuple[str, int, bytes], Arrival] | None
     """Keeps equal keys one after the other; None where order does not matter."""
-    ttl_ms: int
-    """How long after its timestamp a record is of use; 0 = for ever."""
-
-
-class Ticket:
-    """A record in flight: what to publish about it, and where to enter that it is finished."""
-
-    __slots__ = ("book", "envelope", "trace")
-
-    def __init__(self, envelope: Envelope, book: PartitionLedger, trace: QueryTrace) -> None:
-        self.envelope = envelope
-        self.book = book
-        self.trace = trace
 
 
 class Dispatcher:
@@ -129,7 +93,7 @@ class Dispatcher:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._plan = policies.plan
-        self._slots, self._shedder, self._order, self._ttl_ms = admission
+        self._slots, self._screening, self._order = admission
         self._policies = policies
         self._limits = limits
         self._ledger = ledger
@@ -187,7 +151,7 @@ class Dispatcher:
     def _is_leaving(self, one: Arrival | Candidate) -> bool:
         if one.record.offset < one.book.reached:  # the next reader would answer again what is behind it
             return False
-        partition = _partition(one.record)
+        partition = partition_of(one.record)
         return any(partition in leaving for leaving in self._leaving)
 
     def _put_back(self, one: Arrival | Candidate) -> None:
@@ -215,7 +179,7 @@ class Dispatcher:
     def dispatch(self, item: Record | CorruptRecord) -> None:
         """Take one record, or the report of a corrupt one, from the source."""
         record = item.record if isinstance(item, CorruptRecord) else item
-        key = _partition(record)
+        key = partition_of(record)
         book = self._ledger.book(key)
         if book is None or book.next_offset is None:
             return  # taken away since the fetch, and perhaps given back: it will be read again
@@ -231,7 +195,7 @@ class Dispatcher:
             self.last_progress_at = now
         self.in_flight += 1
         arrival = Arrival(record, book, decoded)
-        if self._order is None or self._order.enter(_order_key(record), arrival):
+        if self._order is None or self._order.enter(order_key(record), arrival):
             self._take_up(arrival, now)
 
     def _may_pass(self, key: PartitionKey, decoded: Readable | Unreadable, now: float) -> bool:
@@ -251,7 +215,7 @@ class Dispatcher:
         elif isinstance(decoded, Unreadable):
             self._reject(arrival, decoded)
         else:
-            budget = self._grant(arrival.record, decoded, now)
+            budget = self._screening.budget(arrival.record, decoded, now, self._wall_clock())
             candidate = Candidate(arrival.record, arrival.book, decoded, budget)
             if not (self._slots.is_free or budget.expired):  # to be refused it needs no slot
                 self._slots.wait(decoded.lane, candidate)
@@ -294,7 +258,7 @@ class Dispatcher:
         while now < slice_end:
             if (candidate := self._slots.next()) is None:
                 return
-            self._shedder.press(now)
+            self._screening.press(now)
             if candidate.book.closed:  # taken away while it waited
                 self._forget(candidate)
             elif (reason := self._begin(candidate, now)) is not None:
@@ -314,13 +278,13 @@ class Dispatcher:
             return TimeoutReason.EXPIRED_BEFORE_START
         readable, budget = candidate.readable, candidate.budget.begun(now)
         lane = self._policies.lane(readable.lane)
-        if (reason := self._refusal(budget, lane, readable.lane, now)) is not None:
+        if (reason := self._screening.refusal(budget, lane, readable.lane, now)) is not None:
             return reason
         event = readable.event
         candidate.book.reach(candidate.record.offset)
         query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
         wall_now = self._wall_clock()
-        queue_s = self._queue_s(candidate.record, wall_now)
+        queue_s = self._screening.queue_s(candidate.record, wall_now)
         ticket = self._ticket(candidate.record, candidate.book, readable, now, wall_now, queue_s)
         self._running.start(
             Job(query, self._plan, started_at=now, ends_at=budget.ends_at, advice=lane.advice, origin=ticket)
@@ -339,7 +303,7 @@ class Dispatcher:
             readable.headers,
             candidate.budget,
             reason,
-            self._queue_s(record, self._wall_clock()),
+            self._screening.queue_s(record, self._wall_clock()),
         )
         self.refusals.add(refusal, now)
 
@@ -370,37 +334,6 @@ class Dispatcher:
         envelope = new(Envelope, (record, *names, trace.headers, wall_now, now, queue_s))
         return Ticket(envelope, book, trace)
 
-    def _grant(self, record: Record, readable: Readable, now: float) -> Budget:
-        return grant(
-            now=now,
-            wall_now=self._wall_clock(),
-            total_s=self._plan.total_s,
-            budget_ms=readable.event.budget_ms,
-            deadline=readable.event.deadline,
-            expiry_time=readable.expiry_time,
-            written_at=_written_at(record),
-            ttl_ms=self._ttl_ms,
-        )
-
-    def _refusal(self, budget: Budget, policy: LanePolicy, lane: str, now: float) -> TimeoutReason | None:
-        """Why a query is not begun."""
-        if budget.expired:
-            return TimeoutReason.EXPIRED_BEFORE_START
-        verdict = self._shedder.judge(budget, policy.answer_time_s, now)
-        if verdict is _RUN:
-            return None
-        self._observer.shed(lane, refused=verdict is Verdict.REFUSE)
-        return TimeoutReason.WOULD_EXPIRE if verdict is Verdict.REFUSE else None
-
-    def _queue_s(self, record: Record, wall_now: float) -> float:
-        written_at = _written_at(record)
-        if written_at is None:
-            return 0.0
-        if written_at > wall_now:
-            self._observer.clock_skewed()
-            return 0.0
-        return wall_now - written_at
-
     # A query has ended
 
     def _ended(self, job: Job, conclusion: Conclusion, now: float) -> None:
@@ -425,7 +358,7 @@ class Dispatcher:
 
     def _next_of_key(self, record: Record) -> None:
         """The next record of the same key may be taken up, after this one's events."""
-        if self._order is not None and (arrival := self._order.leave(_order_key(record))) is not None:
+        if self._order is not None and (arrival := self._order.leave(order_key(record))) is not None:
             asyncio.get_running_loop().call_soon(self._take_up_next, arrival)
 
     def _take_up_next(self, arrival: Arrival) -> None:
@@ -446,15 +379,3 @@ class Dispatcher:
         self.in_flight -= 1
         self.last_progress_at = asyncio.get_running_loop().time()
         self._progress.set()
-
-
-def _partition(record: Record) -> PartitionKey:
-    return new(PartitionKey, (record.topic, record.partition))
-
-
-def _order_key(record: Record) -> tuple[str, int, bytes] | None:
-    return None if record.key is None else (record.topic, record.partition, record.key)
-
-
-def _written_at(record: Record) -> float | None:
-    return record.timestamp / 1000 if record.timestamp > 0 else None

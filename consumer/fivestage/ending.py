@@ -1,89 +1,59 @@
-"""The end: its steps share one limit, and when that is over the process is gone, whatever hangs in it.
-
-The hard end has two guards, because the first needs the interpreter: a thread that says so in the log and
-exits with the code that was due, and the C thread of ``faulthandler``, which ends the process while a C
-function holds the interpreter's lock, or the log cannot be written.
-"""
+"""How a bounded call of user code ended."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import faulthandler
-import os
-import sys
-import threading
-from math import inf
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import structlog
+from fivestage_schemas import Outcome
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-LAST_WORDS_S = 2.0
-"""How long the first guard may take to write its line."""
-
-log = structlog.get_logger("fivestage.ending")
+MAX_ERROR_CHARS = 512
+MAX_NAME_CHARS = 128
 
 
-class TimeLeft:
-    """What is left of the time that the end may take.
+class Ending:
+    """How one bounded call ended."""
 
-    A step gets its own limit, or half of what is left, so that however many hang the whole comes to its end,
-    and those that come last get something too.
+    __slots__ = ("data", "data_json", "duration_s", "error", "error_type", "extended_s", "outcome")
 
-    Args:
-        limit_s: How long the whole may take; counted from ``begin`` on.
-    """
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._ends_at: float | None = None
+    def __init__(
+        self,
+        outcome: Outcome,
+        duration_s: float,
+        data: Any = None,
+        data_json: bytes | None = None,
+        error: str | None = None,
+        error_type: str | None = None,
+    ) -> None:
+        self.outcome = outcome
+        self.duration_s = duration_s
+        self.data = data
+        self.data_json = data_json
+        self.error = error
+        self.error_type = error_type
+        self.extended_s = 0.0
+        """What was added to its limit, because others had kept the loop from turning."""
 
     def __repr__(self) -> str:
-        return f"<TimeLeft limit_s={self._limit_s} ends_at={self._ends_at}>"
+        return f"<Ending {self.outcome} after {self.duration_s * 1000:.0f} ms {self.error or ''}>"
 
-    def begin(self) -> None:
-        """The end begins."""
-        self._ends_at = asyncio.get_running_loop().time() + self._limit_s
+    @classmethod
+    def of_error(cls, error: BaseException, duration_s: float = 0.0) -> Ending:
+        """The call raised."""
+        kind = type(error).__name__[:MAX_NAME_CHARS]
+        return cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
 
-    def share(self, most_s: float, *, leaving_s: float = inf) -> float:
-        """How long a step may take that wants *most_s*, and must leave at most *leaving_s* to others."""
-        if self._ends_at is None:
-            return most_s
-        left_s = max(0.0, self._ends_at - asyncio.get_running_loop().time())
-        return min(most_s, max(left_s / 2, left_s - leaving_s))
+    @classmethod
+    def of_timeout(cls, limit_s: float, duration_s: float) -> Ending:
+        """The call took longer than *limit_s*."""
+        text = f"took longer than {limit_s * 1000:.0f} ms"
+        return cls(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
 
 
-class HardEnd:
-    """Ends the process; made once, when the orderly end begins.
-
-    Args:
-        limit_s: How long that may take.
-        code: Tells the exit code of a process whose orderly end did not come in time.
-    """
-
-    def __init__(self, limit_s: float, code: Callable[[], int]) -> None:
-        self._limit_s = limit_s
-        self._code = code
-        self._done = threading.Event()
-        self._nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
-        # To nowhere: a standard error that nobody reads would hold it up.
-        faulthandler.dump_traceback_later(limit_s + LAST_WORDS_S, exit=True, file=self._nowhere)
-        threading.Thread(target=self._guard, name="fivestage-hard-end", daemon=True).start()
-
-    def _guard(self) -> None:
-        if self._done.wait(self._limit_s):
-            return
-        log.error("shutdown took too long", limit_s=self._limit_s)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(self._code())
-
-    def cancel(self) -> None:
-        """The orderly end has come."""
-        self._done.set()
-        faulthandler.cancel_dump_traceback_later()
+def _text(error: BaseException) -> str:
+    """What the exception says, as text that fits an event: file names may hold lone surrogates."""
+    try:
+        text = str(error)[:MAX_ERROR_CHARS]
+    except Exception:  # noqa: BLE001 - its class is the user's
+        text = ""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text[:MAX_ERROR_CHARS] or type(error).__name__

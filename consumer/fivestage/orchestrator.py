@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from fivestage.app import Pipeline
-from fivestage.bounded import Bounds, Ending, leave_behind, within
+from fivestage.bounded import Bounds
 from fivestage.context import Query
 from fivestage.core.event_json import Envelope, EventJson
 from fivestage.core.job import Job
@@ -16,7 +16,9 @@ from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA
 from fivestage.core.trail import StageRun
+from fivestage.ending import Ending
 from fivestage.threads import ThreadPool
+from fivestage.waits import leave_behind, within
 from fivestage.walk import DataLimit, Walk
 from fivestage_schemas import PipelineResult, QueryEvent, StageResult, StageType
 

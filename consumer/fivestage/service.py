@@ -19,11 +19,9 @@ import structlog
 from fivestage import tuning
 from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
-from fivestage.bounded import within
 from fivestage.bus import topics
 from fivestage.bus.diagnosis import Diagnosis
 from fivestage.core.ledger import Ledger
-from fivestage.ending import HardEnd, TimeLeft
 from fivestage.errors import (
     BrokerError,
     ConfigurationError,
@@ -33,10 +31,12 @@ from fivestage.errors import (
     PublishError,
 )
 from fivestage.executors.nursery import LOAD_TIMEOUT_S
+from fivestage.shutdown import HardEnd, TimeLeft
 from fivestage.telemetry.logging import announce, described
 from fivestage.telemetry.metrics import Metrics
 from fivestage.telemetry.tracing import flush_provider
 from fivestage.version import COMPILED, __version__
+from fivestage.waits import within
 from fivestage.watch import Health
 
 if TYPE_CHECKING:

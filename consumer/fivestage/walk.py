@@ -10,11 +10,12 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fivestage.bounded import Bounds, Ending
+from fivestage.bounded import Bounds
 from fivestage.context import StageContext
 from fivestage.core.deadline import stage_grant
 from fivestage.core.event_json import limited_json
 from fivestage.core.trail import RunningStage, StageRun
+from fivestage.ending import Ending
 from fivestage.errors import NodeError, NoNodeError
 from fivestage.nodes.decision import intent_of, same_intent
 from fivestage_schemas import Outcome, StageType

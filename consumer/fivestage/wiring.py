@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from fivestage.arrivals import Arrival, Candidate
 from fivestage.core.admission import Slots
 from fivestage.core.decode import DecodeLimits
 from fivestage.core.lanes import LaneShares
@@ -14,10 +15,11 @@ from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
 from fivestage.core.ordering import KeyOrder
 from fivestage.core.policy import LanePolicySettings, Policies
 from fivestage.core.shed import Shedder, ShedPolicy
-from fivestage.dispatcher import Admission, Arrival, Candidate, Dispatcher
+from fivestage.dispatcher import Admission, Dispatcher
 from fivestage.intake import Intake
 from fivestage.patrol import Patrol
 from fivestage.running import Running
+from fivestage.screening import Screening
 
 if TYPE_CHECKING:
     from fivestage.core.encode import Encoder
@@ -77,9 +79,12 @@ def wire(
     order: KeyOrder[tuple[str, int, bytes], Arrival] | None = (
         KeyOrder() if admission.ordering == "key" else None
     )
+    screening = Screening(
+        shedder, total_s=policies.plan.total_s, ttl_ms=admission.query_ttl_ms, observer=observer
+    )
     running = Running(executor=executor, slots=slots, policies=policies, observer=observer)
     dispatcher = Dispatcher(
-        admission=Admission(slots, shedder, order, admission.query_ttl_ms),
+        admission=Admission(slots, screening, order),
         policies=policies,
         limits=DecodeLimits(settings.lane, frozenset(settings.lanes), admission.max_value_bytes),
         ledger=ledger,

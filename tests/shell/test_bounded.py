@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.bounded import Bounds, Ending
+from fivestage.bounded import Bounds
 from fivestage_schemas import Outcome
 
 from .samples import block
+
+if TYPE_CHECKING:
+    from fivestage.ending import Ending
 
 
 async def blocks_after(delay_s: float, seconds: float) -> None:

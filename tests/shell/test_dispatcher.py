@@ -396,8 +396,9 @@ async def test_records_are_taken_in_by_slices() -> None:
         for number in range(5):
             bus.put(query(f"q{number}", "echo"))
         fetched = await bus.source.fetch(5)
-        grant = bus.dispatcher._grant
-        bus.dispatcher._grant = slow_grant  # type: ignore[method-assign, assignment]
+        screening = bus.dispatcher._screening
+        grant = screening.budget
+        screening.budget = slow_grant  # type: ignore[method-assign, assignment]
         running = asyncio.create_task(neighbour())
         await bus.inner.intake._dispatch_all(fetched)
         running.cancel()

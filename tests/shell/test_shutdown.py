@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fivestage.ending import TimeLeft
+from fivestage.shutdown import TimeLeft
 
 LIMIT_S = 15.0
 
