@@ -19,7 +19,6 @@ from fivestage.core.held import HeldUp
 from fivestage.core.job import Job
 from fivestage.core.ordering import KeyOrder
 from fivestage.core.records import CorruptRecord, PlainRecord, Record
-from fivestage.core.shed import Verdict
 from fivestage.core.tuples import new
 from fivestage.refusals import Refusal, Refusals
 from fivestage.screening import Screening
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from fivestage.running import Running
     from fivestage.telemetry.tracing import Tracing
 
-_RUN: Final = Verdict.RUN
 SLICE_S: Final = 0.001
 """How long queries are begun, or refused, before everything else has its turn."""
 

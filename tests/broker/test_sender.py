@@ -6,12 +6,17 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from aiokafka.errors import KafkaConnectionError
 
 from faults.mock import PRODUCE
 from fivestage.bus.sender import MAX_REQUEST_BYTES, NUMBERS, Sender
+from fivestage.bus.sink import LATE_LOOKS
 from fivestage.core.murmur2 import murmur2
-from fivestage.core.records import Output
+from fivestage.core.records import Output, OutputRecord
+from fivestage.core.repair import Trouble
+from fivestage.errors import ConfigurationError, PublishError
+from fivestage.settings import TopicSettings
 from support.publisher import Publisher, until
 
 if TYPE_CHECKING:
@@ -129,7 +134,7 @@ async def test_a_request_has_a_size(publisher: Publisher) -> None:
 
 
 async def test_a_task_that_ends_is_replaced(publisher: Publisher, mock: Mock) -> None:
-    """Whoever cancelled it, and whatever it raised: with a new producer, which sends all of it."""
+    """Whoever cancelled it, and whatever the client raised: with a new producer, which sends all of it."""
 
     async def fail(own: Callable[..., Any], broker: int, request: Any) -> Any:  # noqa: ARG001 - the client's
         raise ZeroDivisionError
@@ -147,3 +152,104 @@ async def test_a_task_that_ends_is_replaced(publisher: Publisher, mock: Mock) ->
     await until(lambda: len(publisher.acked) == 2)
     assert publisher.rebuilds == ["producer sender_ended"] * 2
     assert publisher.failures == []
+
+
+async def test_a_bug_of_ours_ends_the_service(publisher: Publisher) -> None:
+    """What raises where records are accounted for may have lost track of some: at once, and not mended."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    publisher.sink.publish([OutputRecord.of(Output.RESULTS, b"key", b"a", [])], fail)
+    await until(lambda: publisher.failures)
+    assert [str(failure) for failure in publisher.failures] == ["internal error: ZeroDivisionError"]
+    assert isinstance(publisher.failures[0], PublishError)
+    assert publisher.rebuilds == []
+
+
+async def test_a_topic_that_is_hidden_from_us(publisher: Publisher) -> None:
+    """Without the right to see a topic there is no leader, and what to grant is told at once."""
+    cluster: Any = publisher.sink.producer.client.client.cluster
+    cluster.leader_for_partition = lambda _: None
+    cluster.partitions_for_topic = lambda _: None
+    cluster.unauthorized_topics = set(TopicSettings().all)
+    publisher.publish("a")
+    await until(lambda: publisher.failures)
+    assert isinstance(publisher.failures[0], ConfigurationError)
+    assert publisher.sink.problem == f"not allowed to write topic {TopicSettings().stage_results!r}"
+
+
+async def test_what_is_not_wanted_any_more_has_no_age(publisher: Publisher) -> None:
+    """A queue that waited for a leader and has nothing to send then is not late."""
+    cluster: Any = publisher.sink.producer.client.client.cluster
+    own, queue = cluster.leader_for_partition, publisher.sink._queues[Output.RESULTS][partition_of(b"key")]
+    wanted = True
+    cluster.leader_for_partition = lambda _: None
+    record = OutputRecord.of(Output.RESULTS, b"key", b"a", [])
+    publisher.sink.publish([record], lambda: publisher.acked.append("a"), lambda: wanted)
+    await until(lambda: queue.sent_at)
+    wanted = False
+    cluster.leader_for_partition = own
+    await until(lambda: publisher.acked)
+    assert (queue.busy, queue.sent_at) == (False, None)
+    publisher.look(LATE_LOOKS)
+    assert publisher.rebuilds == []
+
+
+async def test_a_rebuild_waits_for_answers_that_are_due(publisher: Publisher, mock: Mock) -> None:
+    """What a healthy broker has under way is not written twice for another's fault."""
+    mock.slow_down(300)
+    publisher.publish("a")
+    await until(lambda: mock.requests(PRODUCE))
+    publisher.sink.producer.rebuild(Trouble("other", "another broker refused a batch"))
+    publisher.publish("b")
+    await until(lambda: len(publisher.acked) == 2)
+    assert publisher.written() == ["a", "b"]
+    assert publisher.rebuilds == ["producer other"]
+
+
+async def test_after_the_end_nothing_is_sent(publisher: Publisher, mock: Mock) -> None:
+    """Also what was published in the same turn: the client would connect again for it."""
+    publisher.publish("a")
+    await publisher.sink.stop()
+    publisher.publish("b")
+    await asyncio.sleep(0)
+    assert mock.requests(PRODUCE) == 0
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("fivestage sender")]
+
+
+async def test_brokers_that_are_away_are_told_of_once(publisher: Publisher, mock: Mock) -> None:
+    """One line in a while, however many partitions there are and however often they are tried."""
+    mock.push(PRODUCE, [19] * 6)
+    with structlog.testing.capture_logs() as lines:
+        for number in range(20):
+            publisher.publish(f"v{number}", key=b"%d" % number)
+        await until(lambda: len(publisher.acked) == 20)
+    assert [line["event"] for line in lines] == ["not published yet"]
+
+
+async def test_what_waits_goes_to_the_new_leader(publisher: Publisher) -> None:
+    """A broker that does not answer is not sent what it does not lead any more."""
+    sender, asked = sender_of(publisher), []
+    cluster: Any = publisher.sink.producer.client.client.cluster
+    hung = asyncio.get_running_loop().create_future()
+
+    async def hang(own: Callable[..., Any], broker: int, request: Any) -> Any:
+        asked.append(broker)
+        if broker == 7:
+            await hung
+            raise KafkaConnectionError
+        return await own(broker, request)
+
+    intercept(publisher, hang)
+    own = cluster.leader_for_partition
+    cluster.leader_for_partition = lambda _: 7
+    keys = {partition_of(b"%d" % number): b"%d" % number for number in range(20)}
+    publisher.publish("under way", key=keys[0])
+    await until(lambda: asked == [7])
+    publisher.publish("waiting", key=keys[1])
+    await until(lambda: sender._waiting[7])
+    cluster.leader_for_partition = own
+    hung.set_result(None)
+    await until(lambda: len(publisher.acked) == 2)
+    assert asked.count(7) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiokafka.errors import NoError, OutOfOrderSequenceNumber
+from aiokafka.errors import NoError, NotLeaderForPartitionError, OutOfOrderSequenceNumber
 
 from fivestage.settings import TopicSettings
 from fivestage_schemas import headers as h
@@ -42,6 +42,10 @@ class Name(str):
 
 
 QUERIES = Name(TOPICS.queries)
+BROKERS = 2
+"""That lead output partitions."""
+ELECTION_S = 1.0
+"""The longest election."""
 
 
 class Written(NamedTuple):
@@ -104,7 +108,8 @@ class Broker:
         self.on_change: Callable[[], None] = lambda: None
         """Called after every commit."""
         self._sequences: dict[tuple[int, str, int], int] = {}
-        self._producers = 0
+        self._producers = self._moves = 0
+        self._led_from = 0.0
         self._hungry: list[_Hungry] = []
 
     # The input
@@ -173,11 +178,25 @@ class Broker:
         self._producers += 1
         reply(self._producers)
 
-    def produce(self, reply: Reply, who: str, batches: list[Batch]) -> None:
-        """Produce: append batches, unless they are there already; reply with a code for each."""
-        reply([self._produce(who, batch) for batch in batches])
+    def move_leaders(self) -> None:
+        """The output partitions get other leaders, after an election."""
+        self._moves += 1
+        self._led_from = self._loop.time() + self._random.random() * ELECTION_S
 
-    def _produce(self, who: str, batch: Batch) -> int:
+    def leaders(self, reply: Reply) -> None:
+        """Metadata: who leads each output partition; -1 = nobody now."""
+        reply([self._leader(number) for number in range(self.output_partitions)])
+
+    def _leader(self, partition: int) -> int:
+        return -1 if self._loop.time() < self._led_from else (partition + self._moves) % BROKERS
+
+    def produce(self, reply: Reply, who: str, broker: int, batches: list[Batch]) -> None:
+        """Produce: append batches, unless they are there already; reply with a code for each."""
+        reply([self._produce(who, broker, batch) for batch in batches])
+
+    def _produce(self, who: str, broker: int, batch: Batch) -> int:
+        if self._leader(batch.at[1]) != broker:
+            return NotLeaderForPartitionError.errno
         of_producer = batch.producer_id, *batch.at
         expected = self._sequences.get(of_producer, 0)
         if batch.sequence > expected:

@@ -31,6 +31,8 @@ class Client:
     def _on_connection_closed(self, connection: object, reason: object) -> None:
         """Nothing to do."""
 
+    unauthorized_topics: frozenset[str] = frozenset()
+
     def partitions_for_topic(self, _: str) -> set[int]:
         """Each topic is there."""
         return {0}

@@ -126,11 +126,11 @@ def kept_over_a_rebalance() -> list[Any]:
 
     async def recover(recovery: Recovery, room: int) -> list[Any]:
         found: list[Any] = []
-        keys = [key for key in recovery._ledger.books if key not in recovery._ledger.guard.halted]
+        keys = list(recovery._ledger.books)
         for key in keys:
             await recovery._rewind(key)
         for key in keys:
-            if len(found) < room:
+            if len(found) < room and key not in recovery._ledger.guard.halted:
                 found += await recovery._read_alone(key, room - len(found))
         return [item for _, item in found]
 

@@ -5,11 +5,13 @@ Private names that the service touches (``bus/internals.py``) are those of aioka
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from .broker import Batch
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from fivestage.bus.event_request import EventRequest
 
     from .cluster import Cluster
-
-BROKERS = 2
 
 
 class SimProducer:
@@ -45,6 +45,7 @@ class SimProducer:
 
     async def start(self) -> None:
         """Connect, and get an id."""
+        await self.client.look()
         connection = self.client.connection(None)
         self._txn_manager.producer_id = await connection.call(
             "init producer", self._cluster.broker.init_producer
@@ -62,25 +63,37 @@ class SimProducer:
 
 
 class _ProducingClient(Client):
-    """Leaders move when somebody looks for them."""
+    """Knows who led the partitions when it last looked."""
 
     def __init__(self, cluster: Cluster, timeout_s: float) -> None:
         super().__init__()
         self._cluster = cluster
         self._timeout_s = timeout_s
-        self._shift = 0
+        self._leaders: list[int] = []
+        self._md_update_fut: asyncio.Task[None] | None = None
         self.closed = False
 
-    def leader_for_partition(self, place: TopicPartition) -> int | None:
-        """The broker that takes its batches."""
-        return (place.partition + self._shift) % BROKERS
+    def leader_for_partition(self, place: TopicPartition) -> int:
+        """The broker that takes its batches; -1 while there is none."""
+        return self._leaders[place.partition]
 
-    def force_metadata_update(self) -> None:
-        """Look where the leaders are."""
-        self._shift = self._cluster.network.random.randrange(BROKERS)
+    def force_metadata_update(self) -> asyncio.Future[None]:
+        """Look who leads; done when that is known, or could not be found out."""
+        if self._md_update_fut is None:
+            self._md_update_fut = asyncio.get_running_loop().create_task(self._try_to_look())
+        return asyncio.shield(self._md_update_fut)
+
+    async def _try_to_look(self) -> None:
+        with contextlib.suppress(KafkaError):
+            await self.look()
+        self._md_update_fut = None
+
+    async def look(self) -> None:
+        """See who leads."""
+        self._leaders = await self.connection(None).call("metadata", self._cluster.broker.leaders)
 
     def connection(self, to: int | None) -> Connection:
-        """The one to a broker."""
+        """The one to a broker; None = any, for what all of them know."""
         cluster, found = self._cluster, self._conns.get(to)
         if found is None:
             found = Connection(cluster.network, cluster.process.name, timeout_s=self._timeout_s)
@@ -91,9 +104,11 @@ class _ProducingClient(Client):
         """Send a request and wait for its response."""
         if self.closed:
             raise KafkaConnectionError
-        produce, who = self._cluster.broker.produce, self._cluster.process.name
+        network, brokers, who = self._cluster.network, self._cluster.broker, self._cluster.process.name
+        if network.random.random() < network.faults.refused:
+            brokers.move_leaders()
         batches = [_read(topic, *one) for topic, found in request._topics for one in found]
-        said = await self.connection(broker).call("produce", produce, who, batches)
+        said = await self.connection(broker).call("produce", brokers.produce, who, broker, batches)
         codes = said if isinstance(said, list) else [said.errno] * len(batches)
         topics = [(*batch.at, code) for batch, code in zip(batches, codes, strict=True)]
         return SimpleNamespace(topics=[(topic, [(number, code)]) for topic, number, code in topics])

@@ -13,7 +13,7 @@ import pytest
 
 from fivestage.version import COMPILED
 
-from .planted import planted
+from .planted import PLANTED, planted
 from .run import quiet, run
 
 if TYPE_CHECKING:
@@ -25,7 +25,14 @@ SEEDS = 500 if COMPILED else 2000
 """What is compiled does the same; that it does is all that is to be seen."""
 TAIL = 60
 """How many of the last events of a failing seed are shown."""
-FREQUENT = ("highest-finished", "no-seek-back", "acked-when-sent", "no-lock", "dropped-member")
+FREQUENT = (
+    "highest-finished",
+    "no-seek-back",
+    "acked-when-sent",
+    "numbered-anew",
+    "no-lock",
+    "dropped-member",
+)
 RARE = ("commit-not-cancelled", "closed-books", "kept-over-a-rebalance", "drained-for-ever")
 WITHIN, WITHIN_LONG = 1000, 20_000
 """In so many seeds a planted mistake must be found."""
@@ -74,6 +81,11 @@ def test_a_planted_mistake_is_found(name: str, record_property: Callable[[str, o
 def test_a_planted_race_is_found(name: str, record_property: Callable[[str, object], None]) -> None:
     """Races that take a rebalance and an error at the same moment are found, in thousands of schedules."""
     record_property(name, seeds_until_found(name, WITHIN_LONG))
+
+
+def test_every_planted_mistake_is_looked_for() -> None:
+    """Here or in the long run."""
+    assert set(PLANTED) == {*FREQUENT, *RARE}
 
 
 def seeds_until_found(name: str, within: int) -> int:

@@ -1,4 +1,4 @@
-"""What aiokafka (0.14.0, pinned) does not show: whether its tasks live, and how to be rid of it.
+"""What aiokafka (0.14.0, pinned) does not show: whether its tasks live, who it is, and how to be rid of it.
 
 Tests hold every name that is used here.
 """
@@ -199,6 +199,12 @@ def identity(producer: AIOKafkaProducer) -> tuple[int, int]:
     """The id and the epoch that an idempotent producer was given when it started."""
     manager: Any = producer._txn_manager
     return manager.producer_id, manager.producer_epoch
+
+
+def is_refreshing(producer: AIOKafkaProducer) -> bool:
+    """Whether it is finding out who leads which partition, for whatever reason."""
+    client: Any = producer.client
+    return client._md_update_fut is not None
 
 
 def sequence_numbers(producer: AIOKafkaProducer) -> dict[TopicPartition, int]:

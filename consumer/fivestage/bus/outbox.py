@@ -37,7 +37,7 @@ class Delivery:
 class PartitionQueue:
     """What waits for one output partition. One batch is under way at a time, so order is kept."""
 
-    __slots__ = ("batch", "busy", "over", "pending", "place", "sent_at", "tries", "under_way")
+    __slots__ = ("batch", "busy", "over", "pending", "place", "sent_at", "under_way")
 
     def __init__(self, topic: str, partition: int) -> None:
         self.place = TopicPartition(topic, partition)
@@ -46,8 +46,7 @@ class PartitionQueue:
         self.batch = b""
         """These, as they are sent, and sent again."""
         self.sent_at: float | None = None
-        """Since when it is tried to send them."""
-        self.tries = 0
+        """Since when it is tried to send what comes first."""
         self.busy = False
         """The sender has it."""
         self.over = False
@@ -62,7 +61,7 @@ class PartitionQueue:
     def settle(self) -> list[Waiting]:
         """What was under way, and is not any more."""
         settled, self.under_way = self.under_way, []
-        self.batch, self.sent_at, self.tries = b"", None, 0
+        self.batch, self.sent_at = b"", None
         return settled
 
     def put_back(self) -> None:

@@ -39,7 +39,7 @@ class Producer:
         settings: Where to connect and how.
         observer: Told of every rebuild.
         max_record_bytes: The largest record that all output topics take.
-        on_retired: Awaited when a client has been stopped: nothing may be waiting for it afterwards.
+        on_retiring: Awaited before a client is stopped: nothing may be sent with it afterwards.
         on_rebuilt: Called when there is a new one.
         on_failure: Called when there will be none.
         make_client: Makes the client; a simulation puts another in its place.
@@ -51,16 +51,15 @@ class Producer:
         observer: Observer,
         *,
         max_record_bytes: int,
-        on_retired: Callable[[], Awaitable[None]],
+        on_retiring: Callable[[], Awaitable[None]],
         on_rebuilt: Callable[[], None],
         on_failure: Callable[[BrokerError], None],
         make_client: MakeProducer = AIOKafkaProducer,
     ) -> None:
         self._make_client = make_client
         self._settings = settings
-        self._max_record_bytes = max_record_bytes
         self.max_batch_bytes = min(MAX_BATCH_BYTES, max_record_bytes)
-        self._on_retired = on_retired
+        self._on_retiring = on_retiring
         self._on_rebuilt = on_rebuilt
         self._on_failure = on_failure
         self._rebuilds = Rebuilds("producer", observer)
@@ -77,8 +76,6 @@ class Producer:
         return self._make_client(
             **client_options(self._settings.kafka),
             enable_idempotence=True,
-            max_batch_size=self.max_batch_bytes,
-            max_request_size=self._max_record_bytes,
         )
 
     async def start(self) -> dict[str, list[int]]:
@@ -120,12 +117,12 @@ class Producer:
         self._on_rebuilt()
 
     async def _retire(self) -> None:
-        """End the old client. It may send what it has, if it still can."""
+        """End the old client. What it has under way may still be acknowledged, if brokers answer."""
+        await self._on_retiring()
         failure = await attempt_within(self.client.stop, STOP_S)
         if failure is not None:
             log.warning("left behind", part="producer", cause=failure)
         internals.cut_producer(self.client)
-        await self._on_retired()
 
     async def stop(self) -> None:
         """Disconnect. The caller bounds this: with the brokers away it never returns."""

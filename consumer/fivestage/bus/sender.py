@@ -12,11 +12,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import DuplicateSequenceNumber, KafkaError, NoError, RequestTimedOutError, for_code
+from aiokafka.errors import (
+    DuplicateSequenceNumber,
+    KafkaError,
+    LeaderNotAvailableError,
+    NoError,
+    RequestTimedOutError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from fivestage.bus import internals
 from fivestage.bus.event_batch import EventBatch
@@ -25,7 +34,7 @@ from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from fivestage.bus.outbox import PartitionQueue
     from fivestage.bus.producer import Producer
@@ -34,12 +43,17 @@ ACKS_OF_ALL: Final = -1
 MAX_REQUEST_BYTES: Final = 1024 * 1024
 """A request takes batches until it is this large."""
 RETRY_S: Final = 0.1
+FLUSH_S: Final = 3.0
+"""How long requests are waited for whose sender is closed."""
 CLOSE_S: Final = 1.0
-"""How long requests may take to end when they are cancelled."""
+"""How long they may take to end when they are cancelled."""
 NUMBERS: Final = 2**31
 """So many sequence numbers there are; the next one is 0 again."""
 HAS_IT: Final = (NoError.errno, DuplicateSequenceNumber.errno)
 NO_ANSWER: Final = RequestTimedOutError()
+
+TELL_EVERY_S: Final = 30.0
+"""How often the log is told that something cannot be published now."""
 
 log = structlog.get_logger("fivestage.bus.sender")
 
@@ -53,6 +67,7 @@ class Sender:
         drop_unwanted: Called before a batch is filled; may take away what comes first in the queue.
         on_acked: Called with a queue whose batch is acknowledged, before the next one is sent.
         on_refused: Called with a queue whose batch is not taken by any broker, and why.
+        on_error: Called with an exception that one of these has raised: records may have been lost track of.
     """
 
     def __init__(
@@ -63,36 +78,52 @@ class Sender:
         drop_unwanted: Callable[[PartitionQueue], None],
         on_acked: Callable[[PartitionQueue], None],
         on_refused: Callable[[PartitionQueue, KafkaError], None],
+        on_error: Callable[[BaseException], None],
     ) -> None:
         self._producer = producer
         self._timeout_ms = timeout_ms
         self._drop_unwanted = drop_unwanted
         self._on_acked = on_acked
         self._on_refused = on_refused
+        self._on_error = on_error
         self._client: Any = producer.client.client
         self._identity = internals.identity(producer.client)
         self._numbers = internals.sequence_numbers(producer.client)
+        self._clock = asyncio.get_running_loop().time
         self._waiting: dict[int, deque[PartitionQueue]] = {}
         """By the broker that leads them."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._paused: list[PartitionQueue] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._told_at = -inf
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Sender to {len(self._tasks)} brokers>"
 
     def send(self, queues: Iterable[PartitionQueue]) -> None:
         """Send what they hold, now and until they are empty; they are busy until then."""
-        leader_of = self._client.cluster.leader_for_partition
+        now = self._clock()
         for queue in queues:
-            leader: int | None = leader_of(queue.place)
-            if leader is None or leader < 0:
-                self._pause(queue)
-                self._client.force_metadata_update()
+            if queue.sent_at is None:
+                queue.sent_at = now
+            if (leader := self._leader(queue)) is None:
                 continue
             self._waiting.setdefault(leader, deque()).append(queue)
-            if leader not in self._tasks:
+            if leader not in self._tasks and not self._closed:
                 self._begin(leader)
+
+    def _leader(self, queue: PartitionQueue) -> int | None:
+        """The broker to send to; where there is none, that is dealt with."""
+        cluster = self._client.cluster
+        leader: int | None = cluster.leader_for_partition(queue.place)
+        if leader is not None and leader >= 0:
+            return leader
+        if queue.place.topic in cluster.unauthorized_topics:
+            self._on_refused(queue, TopicAuthorizationFailedError(queue.place.topic))
+        else:
+            self._try_again(queue, LeaderNotAvailableError())
+        return None
 
     def _begin(self, broker: int) -> None:
         name = f"fivestage sender to {broker}"
@@ -103,21 +134,14 @@ class Sender:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Only whoever closes this may end its tasks, and no exception may."""
         if task.cancelled():
-            cause = "was cancelled"
+            self._producer.rebuild(Trouble("sender_ended", "the send task was cancelled"))
         elif (error := task.exception()) is not None:
-            cause = f"has ended: {type(error).__name__}"
-        else:
-            return
-        self._producer.rebuild(Trouble("sender_ended", f"the send task {cause}"))
+            self._on_error(error)
 
     async def _serve(self, broker: int) -> None:
         """Send request after request to a broker while there is more."""
         while self._producer.trouble is None and (queues := self._next(broker)):
-            request = EventRequest(None, ACKS_OF_ALL, self._timeout_ms, _by_topic(queues))
-            try:
-                errors = _errors(await self._client.send(broker, request))
-            except KafkaError as error:
-                errors = dict.fromkeys((queue.place for queue in queues), error)
+            errors = await self._ask(broker, queues)
             for queue in queues:
                 self._answered(queue, errors.get(queue.place, NO_ANSWER))
         del self._tasks[broker]
@@ -127,7 +151,9 @@ class Sender:
         waiting, found, size = self._waiting[broker], [], 0
         while waiting and size < MAX_REQUEST_BYTES:
             queue = waiting.popleft()
-            if queue.batch or self._fill(queue):
+            if self._client.cluster.leader_for_partition(queue.place) != broker:  # not any more
+                self.send((queue,))
+            elif queue.batch or self._fill(queue):
                 found.append(queue)
                 size += len(queue.batch)
         return found
@@ -135,15 +161,32 @@ class Sender:
     def _fill(self, queue: PartitionQueue) -> bool:
         self._drop_unwanted(queue)
         if not queue.pending:
-            queue.busy = False
+            queue.busy, queue.sent_at = False, None
             return False
         batch = EventBatch(self._producer.max_batch_bytes)
         queue.take(batch)
         number = self._numbers[queue.place]
         self._numbers[queue.place] = (number + len(batch)) % NUMBERS
         queue.batch = batch.encode(*self._identity, number)
-        queue.sent_at = asyncio.get_running_loop().time()
         return True
+
+    async def _ask(
+        self, broker: int, queues: list[PartitionQueue]
+    ) -> Mapping[TopicPartition, KafkaError | None]:
+        """Send a request; what was wrong with each batch, None with one that the broker has."""
+        request = EventRequest(None, ACKS_OF_ALL, self._timeout_ms, _by_topic(queues))
+        try:
+            return _errors(await self._client.send(broker, request))
+        except KafkaError as error:
+            found: KafkaError = error
+        except Exception as error:  # noqa: BLE001 - what else the client raises is a fault of it
+            text = f"a request has failed: {type(error).__name__}"
+            self._producer.rebuild(Trouble("sender_ended", text))
+            found = NO_ANSWER
+        waiting = self._waiting[broker]
+        while waiting:  # it may lead them no more: they wait until that is known
+            self._pause(waiting.popleft())
+        return dict.fromkeys((queue.place for queue in queues), found)
 
     def _answered(self, queue: PartitionQueue, error: KafkaError | None) -> None:
         if error is None:
@@ -158,28 +201,29 @@ class Sender:
             self._on_refused(queue, error)
 
     def _try_again(self, queue: PartitionQueue, error: KafkaError) -> None:
-        if not queue.tries:  # it is told of once
+        if self._producer.trouble is None and self._clock() - self._told_at > TELL_EVERY_S:
+            self._told_at = self._clock()
             log.warning("not published yet", **queue.place._asdict(), error_type=type(error).__name__)
-        queue.tries += 1
-        if getattr(error, "invalid_metadata", False):
+        if getattr(error, "invalid_metadata", False) and not internals.is_refreshing(self._producer.client):
             self._client.force_metadata_update()
         self._pause(queue)
 
     def _pause(self, queue: PartitionQueue) -> None:
-        """Try again in a while."""
-        loop = asyncio.get_running_loop()
-        if queue.sent_at is None:
-            queue.sent_at = loop.time()
-        if not self._paused:
-            self._timer = loop.call_later(RETRY_S, self._go_on)
+        """Try again in a while, when it is known who leads."""
+        if not self._paused and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._go_on)
         self._paused.append(queue)
 
     def _go_on(self) -> None:
+        if internals.is_refreshing(self._producer.client):
+            self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._go_on)
+            return
         queues, self._paused = self._paused, []
         self.send(queues)
 
     def cancel(self) -> None:
         """Send nothing more; what was under way is as it was, and may have arrived."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks.values():
@@ -187,11 +231,14 @@ class Sender:
             task.cancel()
 
     async def close(self) -> None:
-        """The same, and wait until it is so.
+        """Begin nothing more, wait a little for the answers that are due, then cancel the rest.
 
         Raises:
             BrokerError: a request does not end.
         """
+        self._closed = True
+        if self._tasks:  # they end after the request under way: there is trouble
+            await asyncio.wait(self._tasks.values(), timeout=FLUSH_S)
         self.cancel()
         if self._tasks:
             _, left = await asyncio.wait(self._tasks.values(), timeout=CLOSE_S)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     InvalidTopicError,
@@ -41,6 +42,8 @@ LATE_LOOKS = 3
 """How often in a row a batch must be found late: a process that was stopped finds its clocks ahead."""
 HOPELESS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTopicError)
 """Another producer would be told the same."""
+
+log = structlog.get_logger("fivestage.bus.sink")
 
 
 class Sink:
@@ -78,7 +81,7 @@ class Sink:
             settings,
             observer,
             max_record_bytes=max_record_bytes,
-            on_retired=self._take_back,
+            on_retiring=self._take_back,
             on_rebuilt=self._send_all,
             on_failure=lambda error: on_failure(PublishError(str(error))),
             make_client=make_producer,
@@ -108,6 +111,7 @@ class Sink:
             drop_unwanted=self._drop_unwanted,
             on_acked=self._acked,
             on_refused=self._refused,
+            on_error=self._lost_track,
         )
 
     def publish(
@@ -181,6 +185,11 @@ class Sink:
         else:
             self.producer.rebuild(Trouble(type(error).__name__, text))
 
+    def _lost_track(self, error: BaseException) -> None:
+        """A bug of ours: end, rather than lose track of a query."""
+        log.error("unexpected error", exc_info=error)
+        self._on_failure(PublishError(f"internal error: {type(error).__name__}"))
+
     # The producer is made anew
 
     def look(self, now: float) -> None:
@@ -220,7 +229,11 @@ class Sink:
         """Which topic cannot be published to now, as far as the client knows; None while all can."""
         known = self.producer.client.client.cluster
         missing = [topic for topic in self._topics.values() if not known.partitions_for_topic(topic)]
-        return f"topic {missing[0]!r} does not exist any more" if self._queues and missing else None
+        if not (self._queues and missing):
+            return None
+        if missing[0] in known.unauthorized_topics:
+            return f"not allowed to write topic {missing[0]!r}"
+        return f"topic {missing[0]!r} does not exist any more"
 
     @property
     def unacknowledged(self) -> int:
@@ -234,6 +247,7 @@ class Sink:
 
     async def stop(self) -> None:
         """Disconnect. The caller bounds this: with the brokers away it never returns."""
-        if self._sender is not None:
-            self._sender.cancel()
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.cancel()
         await self.producer.stop()
