@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.mock import Mock
+from faults.mock import PRODUCE, Mock
 from fivestage.bus.sink import Sink
 from fivestage.core.events import Observer
 from fivestage.core.records import Output, OutputRecord
@@ -112,7 +112,10 @@ class Batches(Observer):
 
 @pytest.mark.broker
 async def test_a_burst_is_one_batch_a_partition() -> None:
-    """Queries that end in the same turn share a batch, and so do those that end while one is under way."""
+    """Queries that end in the same turn share a batch, and so do those that end while one is under way.
+
+    All partitions of a broker share a request.
+    """
     acked: list[int] = []
     batches = Batches()
     with Mock(partitions=1) as mock:
@@ -127,7 +130,8 @@ async def test_a_burst_is_one_batch_a_partition() -> None:
             while len(acked) < 2 * BURST:
                 await asyncio.sleep(0.01)
         await sink.stop()
-    assert batches.count == 4
+        requests = mock.requests(PRODUCE)
+    assert (batches.count, requests) == (4, 2)
 
 
 def _publish(sink: Sink, on_acked: Callable[[], None]) -> None:
