@@ -143,7 +143,7 @@ async def test_a_task_that_ends_is_replaced(publisher: Publisher, mock: Mock) ->
     publisher.publish("a")
     await until(lambda: publisher.acked == ["a"])
     assert publisher.rebuilds == ["producer sender_ended"]
-    mock.slow_down(300)
+    mock.slow_down(100)
     publisher.publish("b")
     await until(lambda: mock.requests(PRODUCE) > 1)
     for task in asyncio.all_tasks():
@@ -198,7 +198,7 @@ async def test_what_is_not_wanted_any_more_has_no_age(publisher: Publisher) -> N
 
 async def test_a_rebuild_waits_for_answers_that_are_due(publisher: Publisher, mock: Mock) -> None:
     """What a healthy broker has under way is not written twice for another's fault."""
-    mock.slow_down(300)
+    mock.slow_down(100)
     publisher.publish("a")
     await until(lambda: mock.requests(PRODUCE))
     publisher.sink.producer.rebuild(Trouble("other", "another broker refused a batch"))

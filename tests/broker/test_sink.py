@@ -68,7 +68,7 @@ async def test_brokers_that_are_away_meanwhile(publisher: Publisher, mock: Mock)
     publisher.look(LATE_LOOKS)
     publisher.publish("b")
     refused = mock.refused()
-    await until(lambda: mock.refused() > refused + 5)
+    await until(lambda: mock.refused() > refused + 2)
     assert publisher.acked == []
     mock.come_back()
     await until(lambda: len(publisher.acked) == 2)
@@ -91,7 +91,7 @@ async def test_what_no_producer_can_publish(
 
 async def test_what_is_not_wanted_any_more_is_dropped(publisher: Publisher, mock: Mock) -> None:
     """Answers of partitions that others have meanwhile are not published late, and count as acknowledged."""
-    mock.slow_down(300)
+    mock.slow_down(100)
     publisher.publish("a")
     await until(lambda: mock.requests(PRODUCE))
     wanted = {"b": True, "c": True}
@@ -141,7 +141,7 @@ async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher
     assert idle.connected()
     publisher.sink.producer.hang_up(idle.host, idle.port)
     assert not idle.connected()
-    mock.slow_down(300)
+    mock.slow_down(100)
     publisher.publish("b")
     await until(lambda: mock.requests(PRODUCE) == 2)
     [busy] = client._conns.values()
