@@ -25,6 +25,7 @@ broker is away is no one's fault here.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from .history import (
@@ -93,12 +94,23 @@ def check(
     return judge(read_history(bootstrap, topics, ids, snapshots), limits)
 
 
+def _repeated(bootstrap: str, topic: str) -> set[str]:
+    seen: set[str] = set()
+    again: set[str] = set()
+    for message in read_all(bootstrap, topic):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # not all of them can be read
+            query_id = json_of(message)["query_id"]
+            (again if query_id in seen else seen).add(query_id)
+    return again
+
+
 def read_history(
     bootstrap: str, topics: TopicSet, ids: Iterable[str], snapshots: Iterable[Snapshot] = ()
 ) -> History:
     """Read what the topics say of a run; what else was seen of it can be added."""
     return History(
         asked=set(ids),
+        asked_again=_repeated(bootstrap, topics.queries),
         terminals=[Terminal.of(message) for message in read_all(bootstrap, topics.results)],
         letters=[Letter.of(message) for message in read_all(bootstrap, topics.dead_letters)],
         snapshots=list(snapshots),

@@ -120,6 +120,8 @@ class History:
 
     asked: set[str]
     """The ids of all queries, of those too that cannot be read but for their id."""
+    asked_again: set[str] = field(default_factory=set)
+    """Those that are in their topic more than once: brokers that are all killed may take a batch twice."""
     terminals: list[Terminal] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
     rejects: set[Place] | None = None

@@ -93,7 +93,7 @@ def judge(history: History, limits: Limits | None = None) -> Report:
     limits = limits or Limits()
     report = Report(statuses=Counter(terminal.status for terminal in history.terminals))
     _judge_presence(report, history)
-    _judge_duplicates(report, history.terminals)
+    _judge_duplicates(report, history)
     _judge_commits(report, history)
     _judge_lateness(report, history, limits)
     _judge_samples(report, history.samples, limits)
@@ -111,7 +111,8 @@ def _judge_presence(report: Report, history: History) -> None:
         report.phantom += [f"dead letter of {_name(place)}" for place in sorted(letters - history.rejects)]
 
 
-def _judge_duplicates(report: Report, terminals: Sequence[Terminal]) -> None:
+def _judge_duplicates(report: Report, history: History) -> None:
+    terminals = history.terminals
     ids: dict[str, set[str]] = defaultdict(set)
     events: dict[str, list[Terminal]] = defaultdict(list)
     for terminal in terminals:
@@ -119,8 +120,8 @@ def _judge_duplicates(report: Report, terminals: Sequence[Terminal]) -> None:
         events[terminal.ce_id].append(terminal)
     report.duplicates = len(terminals) - len(events)
     for query_id, found in ids.items():
-        if len(found) > 1:
-            report.contradictions[query_id] = f"{len(found)} event ids for one query"
+        if len(found) > 1 and query_id not in history.asked_again:
+            report.contradictions[query_id] = f"{len(found)} event ids for one query: {sorted(found)}"
     for ce_id, same in events.items():
         if len(same) < 2:
             continue
