@@ -14,7 +14,8 @@ import ctypes
 import functools
 import queue
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fivestage import forks
 from fivestage.errors import StageInterrupted
@@ -22,12 +23,16 @@ from fivestage.errors import StageInterrupted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Listed = dict[threading.Thread, threading.Thread]
+
 INTERRUPT_AFTER_S = 0.1
 """How long a call may run on after its caller has gone before it is interrupted."""
 INTERRUPT_EVERY_S = 0.1
 MAX_INTERRUPTS = 20
 STEPS_TO_STRIKE = 1000
 """Far more than it takes: Python looks for what was thrown whenever it jumps back."""
+LOST_START_S = 10.0
+"""A thread that takes so long to begin was given up by who was to start it."""
 MAX_LOST = 64
 """So many threads with calls nobody waits for are replaced; with more of them new calls wait for a thread."""
 
@@ -229,6 +234,30 @@ class ThreadPool:
         return ended
 
 
+class Starts:
+    """Tells threads that are being started from those whose start was given up.
+
+    Who is interrupted between listing a thread as being started and beginning it leaves it in Python's list,
+    and nothing ever takes it out again.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen: dict[threading.Thread, float] = {}
+
+    def given_up(self, listed: Listed) -> Listed:
+        """Those of the listed that have been there for too long; to be asked again and again."""
+        now, seen = self._clock(), self._seen
+        self._seen = {thread: seen.get(thread, now) for thread in tuple(listed)}
+        return {thread: thread for thread, since in self._seen.items() if now - since > LOST_START_S}
+
+
+_STARTS: Final = Starts(time.monotonic)
+
+
 def throw_into(thread: int, exception: type[BaseException] | None = StageInterrupted) -> bool:
     """Have *exception* raised in another thread, at the next step of its Python code; None takes it back.
 
@@ -238,7 +267,9 @@ def throw_into(thread: int, exception: type[BaseException] | None = StageInterru
     """
     throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
     number, thrown = ctypes.c_ulong(thread), None if exception is None else ctypes.py_object(exception)
-    if exception is not None and threading._limbo:  # type: ignore[attr-defined] # noqa: SLF001
+    listed: Listed = threading._limbo  # type: ignore[attr-defined] # noqa: SLF001
+    given_up = _STARTS.given_up(listed) if exception is not None else listed
+    if listed != given_up:
         return False
     throw(number, thrown)  # nothing is called between the two, so that no other thread gets control there
     return True

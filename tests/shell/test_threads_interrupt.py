@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage import threads
 from fivestage.errors import StageInterrupted
-from fivestage.threads import MAX_INTERRUPTS, ThreadPool, throw_into
+from fivestage.threads import LOST_START_S, MAX_INTERRUPTS, Starts, ThreadPool, throw_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -297,10 +298,47 @@ def test_nothing_is_thrown_while_a_thread_is_being_started(go: threading.Event) 
     assert not slow.is_alive()
 
 
+def test_a_start_that_was_given_up_holds_interrupts_off_for_a_while_only() -> None:
+    """Who is interrupted just before a thread begins leaves it among those being started, for ever."""
+    now = 0.0
+    starts = Starts(lambda: now)
+    lost, starting = threading.Thread(), threading.Thread()
+    listed = {lost: lost}
+    assert starts.given_up(listed) == {}
+    now = LOST_START_S + 1
+    assert starts.given_up(listed) == listed
+    assert starts.given_up({**listed, starting: starting}) == listed
+    assert starts.given_up({}) == {}
+
+
+def test_interrupts_go_on_after_a_start_that_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once: it may be a start that takes its time."""
+    ended = threading.Event()
+
+    def spin() -> None:
+        try:
+            while True:
+                pass
+        except StageInterrupted:
+            ended.set()
+
+    spinning, lost = threading.Thread(target=spin, daemon=True), threading.Thread()
+    spinning.start()
+    assert spinning.ident is not None
+    monkeypatch.setitem(threading._limbo, lost, lost)  # type: ignore[attr-defined] # as Python leaves it
+    assert not throw_into(spinning.ident)
+    monkeypatch.setattr(threads, "LOST_START_S", -1.0)
+    assert throw_into(spinning.ident)
+    assert ended.wait(GUARD_S)
+
+
 @pytest.mark.usefixtures("switching")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # hit while it catches
-def test_code_that_starts_threads_is_interrupted_again_and_again_and_never_waits_for_ever() -> None:
+def test_code_that_starts_threads_is_interrupted_again_and_again_and_never_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As many interrupts as it takes to hit every moment of a thread's start."""
+    monkeypatch.setattr(threads, "LOST_START_S", 1.0)  # one may be given up here
     started, caught, wanted = [0], [0], 100
 
     def start_others() -> None:
