@@ -26,10 +26,10 @@ async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:
 def leave_behind(task: asyncio.Future[Any]) -> None:
     """Cancel a task and wait for it no more: it may never end."""
     task.cancel()
-    task.add_done_callback(_swallow)
+    task.add_done_callback(take_note)
 
 
-def _swallow(task: asyncio.Future[Any]) -> None:
-    """Nobody waits for the task; its exception would only be reported at its collection."""
+def take_note(task: asyncio.Future[Any]) -> None:
+    """Take note of how a task ended that nobody waits for, so that the loop does not complain of that."""
     if not task.cancelled():
         task.exception()

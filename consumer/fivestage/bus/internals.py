@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.conn import CloseReason
 from aiokafka.errors import UnknownMemberIdError
 
+from fivestage.waits import take_note
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -66,18 +68,12 @@ def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
     async def send_as_member(*args: Any) -> None:
         task = asyncio.current_task()
         if task is not None:
-            task.add_done_callback(_note_its_end)
+            task.add_done_callback(take_note)
         if coordinator.generation < 0:
             raise UnknownMemberIdError
         await send(*args)
 
     coordinator._do_commit_offsets = send_as_member
-
-
-def _note_its_end(task: asyncio.Task[Any]) -> None:
-    """Take the exception, which asyncio would call unexpected where nobody else does."""
-    if not task.cancelled():
-        task.exception()
 
 
 def position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
 from fivestage.core.repair import RebuildBudget, Trouble, pause_s
 from fivestage.errors import BrokerError, FivestageError
+from fivestage.waits import take_note
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -100,7 +101,7 @@ class Rebuilds:
 async def attempt_within(step: Callable[[], Awaitable[object]], limit_s: float) -> str | None:
     """Try something that may hang; what went wrong, or None. What hangs is cancelled and left behind."""
     task = asyncio.ensure_future(step())
-    task.add_done_callback(_ignore)
+    task.add_done_callback(take_note)
     try:
         done, _ = await asyncio.wait({task}, timeout=limit_s)
     finally:
@@ -111,9 +112,3 @@ async def attempt_within(step: Callable[[], Awaitable[object]], limit_s: float) 
         return "cancelled by the client"
     error = task.exception()
     return None if error is None else f"{type(error).__name__}: {error}"
-
-
-def _ignore(task: asyncio.Future[Any]) -> None:
-    """Take note of how it ended, so that the loop does not complain that nobody did."""
-    if not task.cancelled():
-        task.exception()

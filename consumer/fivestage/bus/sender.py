@@ -30,6 +30,7 @@ from aiokafka.errors import (
 from fivestage.bus import internals
 from fivestage.bus.event_batch import EventBatch
 from fivestage.bus.event_request import EventRequest
+from fivestage.bus.rebuild import STOP_S
 from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError
 
@@ -43,10 +44,8 @@ ACKS_OF_ALL: Final = -1
 MAX_REQUEST_BYTES: Final = 1024 * 1024
 """A request takes batches until it is this large."""
 RETRY_S: Final = 0.1
-FLUSH_S: Final = 3.0
-"""How long requests are waited for whose sender is closed."""
 CLOSE_S: Final = 1.0
-"""How long they may take to end when they are cancelled."""
+"""How long requests may take to end when they are cancelled."""
 NUMBERS: Final = 2**31
 """So many sequence numbers there are; the next one is 0 again."""
 HAS_IT: Final = (NoError.errno, DuplicateSequenceNumber.errno)
@@ -238,7 +237,7 @@ class Sender:
         """
         self._closed = True
         if self._tasks:  # they end after the request under way: there is trouble
-            await asyncio.wait(self._tasks.values(), timeout=FLUSH_S)
+            await asyncio.wait(self._tasks.values(), timeout=STOP_S)
         self.cancel()
         if self._tasks:
             _, left = await asyncio.wait(self._tasks.values(), timeout=CLOSE_S)
