@@ -196,13 +196,23 @@ async def test_what_is_not_wanted_any_more_has_no_age(publisher: Publisher) -> N
     assert publisher.rebuilds == []
 
 
-async def test_a_rebuild_waits_for_answers_that_are_due(publisher: Publisher, mock: Mock) -> None:
+async def test_a_rebuild_waits_for_answers_that_are_due(publisher: Publisher) -> None:
     """What a healthy broker has under way is not written twice for another's fault."""
-    mock.slow_down(100)
+    sender, written, may_answer = sender_of(publisher), asyncio.Event(), asyncio.Event()
+
+    async def answer_late(own: Callable[..., Any], broker: int, request: Any) -> Any:
+        answer = await own(broker, request)
+        written.set()
+        await may_answer.wait()
+        return answer
+
+    intercept(publisher, answer_late)
     publisher.publish("a")
-    await until(lambda: mock.requests(PRODUCE))
+    await written.wait()
     publisher.sink.producer.rebuild(Trouble("other", "another broker refused a batch"))
     publisher.publish("b")
+    await until(lambda: sender._closed)
+    may_answer.set()
     await until(lambda: len(publisher.acked) == 2)
     assert publisher.written() == ["a", "b"]
     assert publisher.rebuilds == ["producer other"]
@@ -228,28 +238,68 @@ async def test_brokers_that_are_away_are_told_of_once(publisher: Publisher, mock
     assert [line["event"] for line in lines] == ["not published yet"]
 
 
-async def test_what_waits_goes_to_the_new_leader(publisher: Publisher) -> None:
-    """A broker that does not answer is not sent what it does not lead any more."""
-    sender, asked = sender_of(publisher), []
-    cluster: Any = publisher.sink.producer.client.client.cluster
-    hung = asyncio.get_running_loop().create_future()
+OLD, NEW = 7, 1
+"""A broker that is not there, and the mock's own."""
 
-    async def hang(own: Callable[..., Any], broker: int, request: Any) -> Any:
+
+def two_keys() -> tuple[bytes, bytes]:
+    """Of two partitions."""
+    keys = {partition_of(b"%d" % number): b"%d" % number for number in range(20)}
+    return keys[0], keys[1]
+
+
+async def test_what_waits_goes_to_the_new_leader(publisher: Publisher) -> None:
+    """Behind a request under way, a partition may come to be led by another broker."""
+    asked, may_answer, (first, second) = [], asyncio.Event(), two_keys()
+    cluster: Any = publisher.sink.producer.client.client.cluster
+
+    async def answer_late(own: Callable[..., Any], broker: int, request: Any) -> Any:
         asked.append(broker)
-        if broker == 7:
-            await hung
+        await may_answer.wait()
+        return await own(NEW, request)
+
+    intercept(publisher, answer_late)
+    own = cluster.leader_for_partition
+    cluster.leader_for_partition = lambda _: OLD
+    publisher.publish("under way", key=first)
+    await until(lambda: asked == [OLD])
+    publisher.publish("waiting", key=second)
+    await until(lambda: sender_of(publisher)._waiting[OLD])
+    cluster.leader_for_partition = own
+    may_answer.set()
+    await until(lambda: len(publisher.acked) == 2)
+    assert asked == [OLD, NEW]
+
+
+async def test_a_broker_that_failed_is_asked_again_when_it_is_known_who_leads(publisher: Publisher) -> None:
+    """Neither what it was sent, nor what waited behind that, is sent while the client finds out."""
+    asked, may_fail, (first, second) = [], asyncio.Event(), two_keys()
+    client: Any = publisher.sink.producer.client.client
+    sender, timers = sender_of(publisher), []
+
+    async def fail(own: Callable[..., Any], broker: int, request: Any) -> Any:
+        asked.append(broker)
+        if broker == OLD:
+            await may_fail.wait()
             raise KafkaConnectionError
         return await own(broker, request)
 
-    intercept(publisher, hang)
-    own = cluster.leader_for_partition
-    cluster.leader_for_partition = lambda _: 7
-    keys = {partition_of(b"%d" % number): b"%d" % number for number in range(20)}
-    publisher.publish("under way", key=keys[0])
-    await until(lambda: asked == [7])
-    publisher.publish("waiting", key=keys[1])
-    await until(lambda: sender._waiting[7])
-    cluster.leader_for_partition = own
-    hung.set_result(None)
+    def look() -> int:
+        if sender._timer not in timers:
+            timers.append(sender._timer)
+        return len(timers)
+
+    intercept(publisher, fail)
+    own = client.cluster.leader_for_partition
+    client.cluster.leader_for_partition = lambda _: OLD
+    publisher.publish("under way", key=first)
+    await until(lambda: asked == [OLD])
+    publisher.publish("waiting", key=second)
+    await until(lambda: sender._waiting[OLD])
+    client._md_update_fut = asyncio.get_running_loop().create_future()
+    may_fail.set()
+    await until(lambda: look() > 4 or len(asked) > 1)
+    assert asked == [OLD]
+    client.cluster.leader_for_partition, client._md_update_fut = own, None
     await until(lambda: len(publisher.acked) == 2)
-    assert asked.count(7) == 1
+    assert asked == [OLD, NEW]
