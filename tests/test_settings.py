@@ -31,7 +31,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert list(settings.pipeline.stage_timeouts_ms.values()) == [50, 100, 120, 40, 30]
     assert settings.pipeline.critical == {StageType.INTENT, StageType.DECISION, StageType.PROCESSING}
     assert (settings.admission.max_in_flight, settings.admission.query_ttl_ms) == (256, 0)
-    assert (settings.executor.kind, settings.executor.max_abandoned) == ("thread", 8)
+    assert (settings.executor.kind, settings.executor.max_abandoned) == ("thread", 64)
     assert (settings.admin.host, settings.admin.port) == ("127.0.0.1", 8080)
 
 

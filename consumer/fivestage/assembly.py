@@ -109,13 +109,14 @@ def _executor(
             threads=executor.threads,
             observer=observer,
             stall_s=stall_s,
+            spares=executor.spares,
             max_data_bytes=largest_event,
             setup=("fivestage.telemetry.logging:configure", level_name()),
         )
     orchestrator = Orchestrator(app, plan=plan, threads=executor.threads, max_data_bytes=largest_event)
     if executor.kind == "inline":
         return InlineExecutor(orchestrator)
-    return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s)
+    return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 
 
 def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:

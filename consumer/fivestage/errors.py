@@ -12,8 +12,6 @@
     │   └── PublishError        an event was not acknowledged
     ├── ExecutorError           user code has left the executor beyond repair; the process ends
     └── DrainTimeoutError       shutdown took longer than it may
-
-    StageInterrupted            no FivestageError: thrown into the thread of a stage that would not end
 """
 
 
@@ -55,7 +53,3 @@ class ExecutorError(FivestageError):
 
 class DrainTimeoutError(FivestageError):
     """Work in flight did not end within the time that shutdown allows."""
-
-
-class StageInterrupted(BaseException):
-    """Thrown into a thread whose query has ended and whose code goes on; cleaning up is all it should do."""

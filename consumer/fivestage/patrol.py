@@ -11,6 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from fivestage.core.moving import is_overdue
 from fivestage.core.outcome import interrupted
 from fivestage.core.policy import stuck_nodes
 from fivestage.executors import TICK_S
@@ -32,8 +33,8 @@ MAX_LAG_S = 0.05
 STARVED_S = 0.03
 """A round that is late by more, while the process was given less than half of that time on a CPU, says that
 the machine was busy with other things."""
-SETTLE_S = 0.05
-"""How long code may take to end once it is told to, before that is held against its node."""
+OVERDUE_S = 1.0
+"""How long code may run on after its end before that counts against its node."""
 
 
 class Patrol:
@@ -44,7 +45,7 @@ class Patrol:
         dispatcher: Knows who waits.
         executor: Where their code runs.
         policies: Told which nodes are stuck.
-        max_stuck: How many calls of one node may not have come back before it gets no more.
+        max_overdue: How many calls of one node may be overdue before it gets no more.
         cpu_clock: Seconds that this process has been given on any CPU.
     """
 
@@ -55,14 +56,14 @@ class Patrol:
         dispatcher: Dispatcher,
         executor: Executor,
         policies: Policies,
-        max_stuck: int,
+        max_overdue: int,
         cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
         self._running = running
         self._dispatcher = dispatcher
         self._executor = executor
         self._policies = policies
-        self._max_stuck = max_stuck
+        self._max_overdue = max_overdue
         self._due_at: float | None = None
         self._cpu_clock = cpu_clock
         self._cpu_s = 0.0
@@ -89,23 +90,30 @@ class Patrol:
         return late_s > STARVED_S and self._cpu_clock() - self._cpu_s < late_s / 2
 
     def _round(self) -> None:
-        now = asyncio.get_running_loop().time()
+        more = True
+        try:
+            more = self._look_around(asyncio.get_running_loop().time())
+        finally:  # whatever goes wrong in one round, the next one comes
+            if more:
+                self._schedule(asyncio.get_running_loop().time() + TICK_S)
+            else:
+                self._due_at = None
+
+    def _look_around(self, now: float) -> bool:
+        """Make a round; whether another is needed."""
         starved = self._is_starved(now)
         if self._executor.check(now) or starved:
             self._policies.disturbed_at = now
         grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # others may have held its loop up
         for job in tuple(self._running.jobs.values()):
-            running = job.trail.overdue(now, grace_s)
-            if running is not None and now < job.ends_at:
+            running = job.trail.running
+            if running is not None and is_overdue(job, running, now, grace_s=grace_s):
                 self._end_stage(job, running, now)
         self._dispatcher.end_waiting(now)
         abandoned = self._executor.abandoned()
-        names = [left.name for left in abandoned if now - left.since > SETTLE_S]
-        self._policies.tick(now, stuck_nodes(names, self._max_stuck))
-        if self._running.jobs or self._dispatcher.waiting or abandoned:
-            self._schedule(now + TICK_S)
-        else:
-            self._due_at = None
+        names = [left.name for left in abandoned if now - left.since > OVERDUE_S]
+        self._policies.tick(now, stuck_nodes(names, self._max_overdue))
+        return bool(self._running.jobs or self._dispatcher.waiting or abandoned)
 
     def _end_stage(self, job: Job, running: RunningStage, now: float) -> None:
         """A stage has not ended at its limit: it is a timeout, and nobody waits for its code any more.

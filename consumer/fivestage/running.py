@@ -111,7 +111,7 @@ class Running:
 
     def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
         superseded = _followed(job.trail.superseded, conclusion) if job.trail.superseded else []
-        disturbed_at = -inf if job.culprit else self._policies.disturbed_at
+        disturbed_at = -inf if job.culprit else max(job.held_at, self._policies.disturbed_at)
         self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
         if superseded:
             self._observer.failed_over(job.query.lane, len(superseded))

@@ -285,10 +285,17 @@ class ExecutorSettings(_Section):
     threads: Annotated[int, Field(gt=0, le=1000)] = 16
     """Blocking (``def``) stages and nodes that may run at a time; in each worker process."""
     stall_ms: Annotated[int, Field(ge=10)] = 30
-    """How long a stage may keep its event loop from turning before the others are moved to a fresh one."""
-    max_abandoned: Annotated[int, Field(ge=0)] = 8
-    """Stages that may be stuck (run on for 10 s after their end); with more the service ends, to be
-    started afresh. A node with half as many that did not come back gets no more calls until they do."""
+    """How long a stage may keep its event loop from turning before the loop gets no new queries."""
+    max_abandoned: Annotated[int, Field(ge=0)] = 64
+    """Calls that may run on for 10 s after their end; with more the service ends, to be started again. Before
+    that, a node with a quarter of ``threads`` calls that run on for 1 s gets no more until one returns."""
+    spares: Annotated[int, Field(ge=0, le=16)] = 1
+    """Event loops, or worker processes, kept ready to take over from one that is blocked."""
+
+    @property
+    def max_overdue(self) -> int:
+        """How many calls of a node may be overdue before it gets no more."""
+        return max(1, self.threads // 4)
 
 
 class AdminSettings(_Section):

@@ -1,82 +1,138 @@
 """A bounded pool of daemon threads for blocking user code.
 
-``concurrent.futures.ThreadPoolExecutor`` joins its threads when the interpreter ends, so one stuck node
-would keep the process alive for ever. These threads are daemons: what does not return is left behind, and
-no longer counts against the pool's size, so that stuck code does not take the threads of the rest.
+``concurrent.futures.ThreadPoolExecutor`` joins its threads when the interpreter ends, so one call that never
+returns would keep the process alive for ever. These threads are daemons. A call that outlives its caller is
+abandoned: it runs on, is counted by the name of its node, and does not count against the pool's size; its
+thread is used again when the call returns. No exception is ever thrown into a thread: it would hit where
+``acquire()`` or ``recv()`` returns, and leak the lock or the pooled connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
-import ctypes
 import functools
+import os
 import queue
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fivestage import forks
-from fivestage.errors import StageInterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Listed = dict[threading.Thread, threading.Thread]
+    Outcome = tuple[Any, BaseException | None]
+    """What a call returned, or raised."""
 
-INTERRUPT_AFTER_S = 0.1
-"""How long a call may run on after its caller has gone before it is interrupted."""
-INTERRUPT_EVERY_S = 0.1
-MAX_INTERRUPTS = 20
-STEPS_TO_STRIKE = 1000
-"""Far more than it takes: Python looks for what was thrown whenever it jumps back."""
-LOST_START_S = 10.0
-"""A thread that takes so long to begin was given up by who was to start it."""
-MAX_LOST = 64
-"""So many threads with calls nobody waits for are replaced; with more of them new calls wait for a thread."""
+MAX_REPLACED: Final = 64
+"""So many threads with abandoned calls are replaced; with more of them new calls wait for a free thread."""
+calling: Final[contextvars.ContextVar[Callable[[], str]]] = contextvars.ContextVar("fivestage_calling")
+"""Returns the name of the node or stage that runs in this context, for calls that come without one."""
 
 
 class Abandoned(NamedTuple):
     """Code that runs on although its query, or its stage, has ended."""
 
     name: str
-    """The node or stage whose code it is."""
+    """The node or stage whose code it is; for other code, where it runs."""
     since: float
+    """Monotonic seconds."""
+    thread: tuple[int, int] | None = None
+    """The process and the kernel's number of the thread that the code keeps; None where it keeps none."""
 
 
-class _Call:
-    """A call on its way to a thread; one that is cancelled lets go of what it would have run."""
+class Call:
+    """A function that a thread of the pool runs, and what waits for its result: one coroutine at a time."""
 
-    __slots__ = ("abandoned_at", "function", "future", "interrupts", "loop", "lost", "name", "thread")
+    __slots__ = ("_ended", "_function", "_pool", "_receive", "abandoned_at", "began", "name", "thread")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], Any], name: str) -> None:
-        self.loop = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.function: Callable[[], Any] | None = function
+    def __init__(self, pool: ThreadPool, function: Callable[[], Any], name: str) -> None:
+        self._pool = pool
+        self._function: Callable[[], Any] | None = function
+        self._receive: Callable[[Outcome], None] | None = None
+        self._ended: Outcome | None = None
         self.name = name
-        self.thread: int | None = None
-        """The thread that carries it out, while that may be interrupted."""
+        self.began = False
+        self.thread = 0
         self.abandoned_at: float | None = None
-        self.lost = False
-        """It was abandoned while a thread carried it out."""
-        self.interrupts = 0
+
+    def __repr__(self) -> str:
+        return f"<Call of {self.name} {'running' if self.began and self._ended is None else ''}>"
+
+    async def wait(self) -> Any:
+        """Wait for what the function returns or raises; the next caller of this takes over from this one.
+
+        Cancelling the wait abandons the call: one that still waits for a thread never runs.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def receive(outcome: Outcome) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits there any more
+                loop.call_soon_threadsafe(_deliver, future, outcome)
+
+        self.pass_to(receive)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.abandon(receive)
+            raise
+
+    def pass_to(self, receive: Callable[[Outcome], None]) -> None:
+        """Have the outcome passed to *receive*, in the thread of the call, instead of the receiver so far."""
+        with self._pool.lock:
+            self._receive = receive
+            ended = self._ended
+        if ended is not None:
+            receive(ended)
+
+    def abandon(self, receive: Callable[[Outcome], None]) -> bool:
+        """Drop the outcome, unless another receiver has taken over; whether the function still runs."""
+        return self._receive == receive and self._pool.abandon(self, time.monotonic())
+
+    def adopt(self) -> bool:
+        """Wait for it again, on another loop, by the next ``wait``; False if it was dropped before it ran."""
+        return self._pool.reclaim(self)
+
+    def drop(self) -> None:
+        """Do not run the function; with the pool's lock, and before it has begun."""
+        self._function = self._receive = None
+
+    @property
+    def is_dropped(self) -> bool:
+        """It was abandoned before it began."""
+        return self._function is None and not self.began
+
+    def run(self) -> Outcome:
+        """Run the function, in a thread of the pool."""
+        assert self._function is not None  # noqa: S101 - dropped calls are not run
+        return _run(self._function)
+
+    def finish(self, outcome: Outcome) -> Callable[[Outcome], None] | None:
+        """Take note of the outcome, with the pool's lock; who is to receive it."""
+        self._function = None
+        self._ended = outcome
+        return self._receive
 
 
 class ThreadPool:
-    """Runs functions for coroutines, at most *size* at a time; more wait their turn."""
+    """Runs functions for coroutines, at most *size* at a time besides the abandoned ones; more wait."""
 
     def __init__(self, size: int, *, name: str = "fivestage-node") -> None:
         self._size = size
         self._name = name
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self.lock = threading.Lock()
         self._closed = False
         self._threads = 0
         self._started = 0
-        self._running: set[_Call] = set()
+        self._running: set[Call] = set()
         self._lost = 0
-        """Threads that are busy with calls nobody waits for any more."""
+        """Threads that are busy with abandoned calls."""
         self._unfinished = 0
         """Calls handed in and not carried out. Counting those, rather than idle threads, leaves no moment in
         which a thread that has just taken a call looks free for another."""
@@ -90,79 +146,76 @@ class ThreadPool:
         return min(self._unfinished, self._threads)
 
     def abandoned(self) -> list[Abandoned]:
-        """The calls that run on although nobody waits for them any more."""
-        calls = tuple(self._running)
-        return [Abandoned(call.name, call.abandoned_at) for call in calls if call.abandoned_at is not None]
+        """The calls that run on although their callers have gone, as far as a thread runs them."""
+        if not self._lost:
+            return []
+        with self.lock:
+            calls = tuple(self._running)
+        found = [(call, call.abandoned_at) for call in calls]
+        process = os.getpid()
+        return [Abandoned(call.name, at, (process, call.thread)) for call, at in found if at is not None]
 
     async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:
-        """Call *function* in a thread and wait for what it returns or raises.
+        """Call *function* in a thread and wait for what it returns or raises; see ``submit``."""
+        return await self.submit(function, *args, name=name).wait()
 
-        Cancelling the wait frees the caller at once; a call that has begun runs on, one still waiting
-        for a thread never begins.
+    def submit(self, function: Callable[..., Any], *args: Any, name: str = "") -> Call:
+        """Have *function* called in a thread, in the context of the caller.
 
         Args:
             function: The user's function.
             args: Its arguments.
-            name: Whose code it is, for ``abandoned``.
+            name: Whose code it is, for ``abandoned``; by default the node or stage that runs here.
+
+        Raises:
+            RuntimeError: the pool is closed.
         """
         if self._closed:
             raise RuntimeError("the thread pool is closed")
-        loop = asyncio.get_running_loop()
+        if not name and (current := calling.get(None)) is not None:
+            name = current()
         in_context = contextvars.copy_context().run  # the current span, for instance
-        call = _Call(loop, functools.partial(in_context, function, *args), name)
-        with self._lock:
+        call = Call(self, functools.partial(in_context, function, *args), name)
+        with self.lock:
             self._unfinished += 1
             self._calls.put(call)
             fresh = self._grown()
         self._start(fresh)
-        try:
-            return await call.future
-        except asyncio.CancelledError:
-            self._abandon(call, loop.time())
-            raise
-        finally:
-            call.function = None
-
-    def interrupt(self, now: float) -> None:
-        """Throw StageInterrupted into threads whose call runs on although it was abandoned a while ago.
-
-        It reaches code in Python, at its next step; code in a C function meets it on return. Called again and
-        again, because the code may catch it.
-        """
-        for call in tuple(self._running):
-            due = INTERRUPT_AFTER_S + INTERRUPT_EVERY_S * call.interrupts
-            since = call.abandoned_at
-            if since is None or now - since < due or call.interrupts >= MAX_INTERRUPTS:
-                continue
-            if not self._lock.acquire(blocking=False):  # the bus waits for nobody; there is a next time
-                return
-            try:
-                thread = call.thread
-                if thread is not None and throw_into(thread):  # it has not come back meanwhile
-                    call.interrupts += 1
-            finally:
-                self._lock.release()
+        return call
 
     def close(self) -> None:
         """Let idle threads end, and busy ones after their call. Does not wait."""
-        with self._lock:
+        with self.lock:
             self._closed = True
             for _ in range(self._threads):
                 self._calls.put(None)
 
-    def _abandon(self, call: _Call, now: float) -> None:
+    def abandon(self, call: Call, now: float) -> bool:
+        """Take note that nothing waits for a call any more; whether its function runs on."""
         fresh = None
-        with self._lock:
-            call.abandoned_at = now
-            if call in self._running:
-                call.lost = True
-                self._lost += 1
-                fresh = self._grown()
+        with self.lock:
+            runs_on = call in self._running
+            if call.abandoned_at is None:
+                call.abandoned_at = now
+                if runs_on:
+                    self._lost += 1
+                    fresh = self._grown()
+                elif not call.began:
+                    call.drop()
         self._start(fresh)
+        return runs_on
+
+    def reclaim(self, call: Call) -> bool:
+        """Take note that a call is waited for again; False if it was dropped."""
+        with self.lock:
+            if call.abandoned_at is not None:
+                self._lost -= call in self._running
+                call.abandoned_at = None
+            return not call.is_dropped
 
     def _grown(self) -> threading.Thread | None:
         """Count one thread more, if there is work for it; with the lock. To be started without it."""
-        replaced = min(self._lost, MAX_LOST)
+        replaced = min(self._lost, MAX_REPLACED)
         if self._threads - replaced >= min(self._unfinished - replaced, self._size):
             return None
         self._threads += 1
@@ -179,120 +232,82 @@ class ThreadPool:
             pass
         finally:
             if fresh.ident is None:
-                with self._lock:
+                with self.lock:
                     self._threads -= 1
 
     def _work(self) -> None:
+        thread = threading.get_native_id()
         while (call := self._calls.get()) is not None:
-            with self._lock:
+            with self.lock:
+                if call.is_dropped:
+                    self._unfinished -= 1
+                    continue
+                call.thread = thread
+                call.began = True
                 self._running.add(call)
-                if call.abandoned_at is not None:  # while it waited: it never begins
-                    call.function = None
-            result, error = self._carry_out(call)
-            ends = self._came_back(call)
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                call.loop.call_soon_threadsafe(_deliver, call.future, result, error)
-            if ends:
+            outcome = call.run()
+            receive, is_superfluous = self._finish(call, outcome)
+            if receive is not None:
+                receive(outcome)
+            if is_superfluous:
                 return
-        with self._lock:
+        with self.lock:
             self._threads -= 1
 
-    def _came_back(self, call: _Call) -> bool:
-        """Take note of the end of a call; whether its thread is one too many and should end."""
-        fresh = None
-        with self._lock:
+    def _finish(self, call: Call, outcome: Outcome) -> tuple[Callable[[Outcome], None] | None, bool]:
+        """Take note of the end of a call: what receives it, and whether its thread is one too many."""
+        with self.lock:
             self._running.discard(call)
             self._unfinished -= 1
-            self._lost -= call.lost
-            ends = call.interrupts > 0 or self._threads - self._lost > self._size
-            if ends:
-                self._threads -= 1
-                fresh = self._grown()
-        self._start(fresh)
-        return ends
-
-    def _carry_out(self, call: _Call) -> tuple[Any, BaseException | None]:
-        """Run a call; whatever it is interrupted by strikes in here and nowhere else.
-
-        Python looks for what was thrown into a thread when it calls something, and when it jumps back. So
-        there is neither outside of the two ``try``: a loop that begins anew here would have a gap there.
-        """
-        ended: tuple[Any, BaseException | None] = None, None
-        try:
-            call.thread = threading.get_ident()
-            ended = _run(call)
-        except StageInterrupted as interrupted:  # just too late for the code it was meant for
-            ended = None, interrupted
-        call.thread = None  # nobody throws any more, except who has just looked, with the lock
-        try:
-            with self._lock:
-                thrown = call.interrupts > 0
-            if thrown:
-                catch_thrown()
-        except StageInterrupted:
-            pass
-        return ended
+            self._lost -= call.abandoned_at is not None
+            is_superfluous = self._threads - self._lost > self._size
+            self._threads -= is_superfluous
+            return call.finish(outcome), is_superfluous
 
 
-class Starts:
-    """Tells threads that are being started from those whose start was given up.
+class DefaultExecutor(concurrent.futures.ThreadPoolExecutor):
+    """The pool as an event loop's default executor: ``asyncio.to_thread`` and the resolver of names use it.
 
-    Who is interrupted between listing a thread as being started and beginning it leaves it in Python's list,
-    and nothing ever takes it out again.
-
-    Args:
-        clock: Monotonic seconds.
+    So what they run is bounded and counted like every other blocking call.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._seen: dict[threading.Thread, float] = {}
+    def __init__(self, pool: ThreadPool) -> None:
+        super().__init__(max_workers=1)  # it never starts a thread: ``submit`` goes to the pool
+        self._pool = pool
 
-    def given_up(self, listed: Listed) -> Listed:
-        """Those of the listed that have been there for too long; to be asked again and again."""
-        now, seen = self._clock(), self._seen
-        self._seen = {thread: seen.get(thread, now) for thread in tuple(listed)}
-        return {thread: thread for thread, since in self._seen.items() if now - since > LOST_START_S}
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """See concurrent.futures.Executor."""
+        return _Future(self._pool.submit(functools.partial(fn, **kwargs), *args))
 
-
-_STARTS: Final = Starts(time.monotonic)
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Do nothing: other loops use the pool too."""
 
 
-def throw_into(thread: int, exception: type[BaseException] | None = StageInterrupted) -> bool:
-    """Have *exception* raised in another thread, at the next step of its Python code; None takes it back.
+class _Future(concurrent.futures.Future[Any]):
+    """The outcome of a call; when it is cancelled, the call is abandoned."""
 
-    Nothing is thrown, and False returned, while any thread is being started: until it runs, Python 3.11 knows
-    it by the number of the thread that starts it. It would be hit instead, end unseen, and be waited for by
-    the other for ever.
-    """
-    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    number, thrown = ctypes.c_ulong(thread), None if exception is None else ctypes.py_object(exception)
-    listed: Listed = threading._limbo  # type: ignore[attr-defined] # noqa: SLF001
-    given_up = _STARTS.given_up(listed) if exception is not None else listed
-    if listed != given_up:
-        return False
-    throw(number, thrown)  # nothing is called between the two, so that no other thread gets control there
-    return True
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self._call = call
+        call.pass_to(self._receive)
 
+    def _receive(self, outcome: Outcome) -> None:
+        result, error = outcome
+        if not self.set_running_or_notify_cancel():
+            return
+        if error is None:
+            self.set_result(result)
+        else:
+            self.set_exception(_fit(error))
 
-def catch_thrown() -> None:
-    """Let what was perhaps thrown into this thread strike here and now: it raises StageInterrupted.
-
-    Taking it back leaves the interpreter's flag for it set for good, and Python 3.11 then hangs as soon as
-    somebody traces a coroutine, for coverage or with a debugger: it is done only while a thread is being
-    started.
-    """
-    this = threading.get_ident()
-    if not throw_into(this):
-        throw_into(this, None)
-    for _ in range(STEPS_TO_STRIKE):
-        pass
+    def cancel(self) -> bool:
+        """Abandon the call."""
+        self._call.abandon(self._receive)
+        return super().cancel()
 
 
-def _run(call: _Call) -> tuple[Any, BaseException | None]:
-    function, since = call.function, forks.count[0]
-    if function is None:  # cancelled before it began
-        return None, None
+def _run(function: Callable[[], Any]) -> Outcome:
+    since = forks.count[0]
     try:
         return function(), None
     except BaseException as raised:  # noqa: BLE001 - a node may raise anything; the thread must survive
@@ -302,12 +317,18 @@ def _run(call: _Call) -> tuple[Any, BaseException | None]:
             forks.end()
 
 
-def _deliver(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def _deliver(future: asyncio.Future[Any], outcome: Outcome) -> None:
+    result, error = outcome
     if future.done():
         return
     if error is None:
         future.set_result(result)
-    elif isinstance(error, StopIteration | GeneratorExit):  # a future refuses one, a task ends on the other
-        future.set_exception(RuntimeError(f"the function raised {type(error).__name__}"))
     else:
-        future.set_exception(error)
+        future.set_exception(_fit(error))
+
+
+def _fit(error: BaseException) -> BaseException:
+    """The error, as a future takes it: it refuses one class, and a task ends on the other."""
+    if isinstance(error, StopIteration | GeneratorExit):
+        return RuntimeError(f"the function raised {type(error).__name__}")
+    return error

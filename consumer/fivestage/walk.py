@@ -18,6 +18,7 @@ from fivestage.core.trail import RunningStage, StageRun
 from fivestage.ending import Ending
 from fivestage.errors import NodeError, NoNodeError
 from fivestage.nodes.decision import intent_of, same_intent
+from fivestage.threads import calling
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from fivestage.core.plan import StageSpec
     from fivestage.core.trail import Trail
     from fivestage.node import Handler
-    from fivestage.threads import ThreadPool
+    from fivestage.threads import Call, ThreadPool
 
+RESUME_S: Final = 0.005
+"""What a stage whose call was under way when its query was moved has at least, to see how the call ended."""
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
 _INTENT: Final = StageType.INTENT
@@ -65,7 +68,7 @@ class Walk:
         limit: Of what stages may return.
     """
 
-    __slots__ = ("_app", "_bounds", "_clock", "_ctx", "_job", "_limit", "_trail")
+    __slots__ = ("_app", "_bounds", "_clock", "_ctx", "_job", "_limit", "_threads", "_trail")
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Walk:
         limit: DataLimit,
     ) -> None:
         self._app = app
+        self._threads = threads
         self._job = job
         self._trail = trail
         self._limit = limit
@@ -102,6 +106,7 @@ class Walk:
     async def run(self) -> None:
         """Go on to the end, or to a critical stage that fails."""
         ctx, trail = self._ctx, self._trail
+        calling.set(lambda: ctx.running)
         for spec in self._job.plan.stages[len(trail.runs) :]:
             if trail.closed:  # a stage swallowed the cancellation
                 return
@@ -120,7 +125,8 @@ class Walk:
         """Call the chosen node; while one fails and there is time for the next, call that."""
         trail, ctx = self._trail, self._ctx
         while True:
-            node = self._next_node(spec)
+            resumed = self._resumed()
+            node = self._next_node(spec) if resumed is None else resumed.node or ""
             if node is None:
                 return trail.superseded[-1] if trail.superseded else self._refused(spec)
             ctx.node = node
@@ -165,6 +171,8 @@ class Walk:
     def _attempt(self, spec: StageSpec, node: str | None) -> StageRun | Coroutine[Any, Any, StageRun]:
         """Call the stage's function once, within what it is granted: how it went, or what to await."""
         job, ctx = self._job, self._ctx
+        if (resumed := self._resumed()) is not None and resumed.call.adopt():
+            return self._resume(resumed)
         started_at = self._clock()
         granted_s, refused = stage_grant(
             spec, job.advice.stages[spec.sequence], now=started_at, ends_at=job.ends_at
@@ -183,6 +191,22 @@ class Walk:
             return self._ended(running, Ending.of_error(raised, self._clock() - started_at))
         self._bounds.check = self._check_decision if spec.stage_type is _DECISION else None
         ending = self._bounds.begin(call, started_at, ends_at)
+        return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
+
+    def _resumed(self) -> RunningStage | None:
+        """The attempt at the next stage that was under way in a thread when the query was moved."""
+        resumed = self._trail.resumed
+        return resumed if resumed is not None and self._trail.awaits(resumed) else None
+
+    def _resume(self, running: RunningStage) -> StageRun | Coroutine[Any, Any, StageRun]:
+        """Wait for the call that is under way, rather than call the function again."""
+        spec, ctx, began_at = running.spec, self._ctx, running.started_at
+        ctx.attempt = running.attempt
+        ends_at = max(began_at + running.granted_s, self._clock() + RESUME_S)
+        ctx.stage_deadline = ends_at = min(ends_at, self._job.ends_at)
+        self._trail.start(running)
+        self._bounds.check = self._check_decision if spec.stage_type is _DECISION else None
+        ending = self._bounds.begin(_result_of(running.call), began_at, ends_at)
         return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
 
     async def _wait(self, running: RunningStage, rest: Coroutine[Any, Any, Ending]) -> StageRun:
@@ -221,8 +245,11 @@ class Walk:
         return call if hasattr(call, "send") else _awaited(call)
 
     async def _in_thread(self, handler: Handler) -> Any:
-        data = await self._ctx.run_sync(handler.call, self._job.query, self._ctx)
-        return await data if asyncio.iscoroutine(data) else data
+        ctx, running = self._ctx, self._trail.running
+        call = self._threads.submit(handler.call, self._job.query, ctx, name=ctx.running)
+        if running is not None:
+            running.call = call
+        return await _result_of(call)
 
     def _handler(self) -> Handler:
         ctx = self._ctx
@@ -261,6 +288,11 @@ class Walk:
         elif ctx.stage_type is _VALIDATION:
             ctx.validated = verdict_of(data)
         ctx.results[ctx.stage_type] = data
+
+
+async def _result_of(call: Call) -> Any:
+    data = await call.wait()
+    return await data if asyncio.iscoroutine(data) else data
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

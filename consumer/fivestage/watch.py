@@ -8,9 +8,11 @@ is lost.
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.errors import ExecutorError, FivestageError, PublishError
+from fivestage.executors.cpu import CpuUse, thread_cpu_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,7 @@ TICK_S = 0.5
 FIRST_TICK_S = 0.05
 STUCK_S = 30.0
 UNACKED_UNREADY_S = 5.0
-STUCK_AFTER_S = 10.0
+RUN_ON_S = 10.0
 """Slow code comes back; what has not by then does not."""
 STRIKES = 3
 """How often in a row trouble must be seen: a process that was stopped for a while finds its clocks ahead."""
@@ -42,7 +44,7 @@ class Watch:
 
     Args:
         publish_timeout_s: How long an event may go unacknowledged.
-        max_abandoned: How many jobs may be stuck: run on long after their end.
+        max_abandoned: How many calls may run on for RUN_ON_S after their end.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Watch:
         self._sink = sink
         self._publish_timeout_s = publish_timeout_s
         self._max_abandoned = max_abandoned
+        self._cpu_use = CpuUse(RUN_ON_S)
+        self._burning: list[str] = []
         self._strikes = 0
         self.draining = False
         self.bus_lag_s = 0.0
@@ -96,18 +100,33 @@ class Watch:
             return PublishError(f"events were not acknowledged for {waited_s:.0f} s: {why}")
         if self._executor.failure is not None:
             return ExecutorError(self._executor.failure)
-        if (reason := self._too_many_stuck(now)) is not None:
+        self._look_for_burning(now)
+        if (reason := self._runs_on(now)) is not None:
             return ExecutorError(reason)
         return None
 
-    def _too_many_stuck(self, now: float) -> str | None:
-        stuck = [left.name for left in self._executor.abandoned() if now - left.since > STUCK_AFTER_S]
-        if len(stuck) <= self._max_abandoned:
+    def _look_for_burning(self, now: float) -> None:
+        """Measure what the abandoned code of this process costs; that of others the executor ends."""
+        pid = os.getpid()
+        own = [one for one in self._executor.abandoned() if one.thread is not None and one.thread[0] == pid]
+        used = {one.thread: (one.name, thread_cpu_s(one.thread)) for one in own if one.thread is not None}
+        self._burning = self._cpu_use.look(used, now)
+
+    def _runs_on(self, now: float) -> str | None:
+        """Why the code that runs on after its end is too much."""
+        if self._burning:
+            names = ", ".join(self._burning)
+            return (
+                f"code of {names} has used over half a core for {RUN_ON_S:.0f} s after its queries ended; "
+                'a thread cannot be stopped, so the service ends (executor.kind = "process" would stop it)'
+            )
+        left = [one.name for one in self._executor.abandoned() if now - one.since > RUN_ON_S]
+        if len(left) <= self._max_abandoned:
             return None
-        names = ", ".join(sorted({name for name in stuck if name}))
+        names = ", ".join(sorted({name for name in left if name}))
         return (
-            f"{len(stuck)} stages have run on for {STUCK_AFTER_S:.0f} s after their end "
-            f"(executor.max_abandoned): {names} ignores its cancellation or blocks for ever"
+            f"{len(left)} calls have run on for {RUN_ON_S:.0f} s after their end "
+            f"(executor.max_abandoned = {self._max_abandoned}): {names} blocks, or ignores its cancellation"
         )
 
     def live(self) -> Health:
@@ -115,7 +134,7 @@ class Watch:
         now = asyncio.get_running_loop().time()
         if self._executor.failure is not None:
             return Health(ok=False, reason=self._executor.failure)
-        if (reason := self._too_many_stuck(now)) is not None:
+        if (reason := self._runs_on(now)) is not None:
             return Health(ok=False, reason=reason)
         idle_s = now - self._dispatcher.last_progress_at
         if self._dispatcher.in_flight and not self._sink.unacknowledged and idle_s > STUCK_S:

@@ -100,13 +100,12 @@ def wire(
     intake = Intake(
         dispatcher, max_in_flight=admission.max_in_flight, max_waiting=max_waiting, observer=observer
     )
-    max_stuck = max(1, settings.executor.max_abandoned // 2)
     patrol = Patrol(
         running=running,
         dispatcher=dispatcher,
         executor=executor,
         policies=policies,
-        max_stuck=max_stuck,
+        max_overdue=settings.executor.max_overdue,
         cpu_clock=chances.cpu_clock,
     )
     return Inner(intake, dispatcher, running, patrol, policies, slots)

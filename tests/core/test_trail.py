@@ -132,11 +132,3 @@ def test_a_trail_that_goes_on_between_two_attempts() -> None:
     """Nothing was running that would have to be begun anew: the attempt stays what it is."""
     assert failed_over().continued().attempt == 2
     assert trail_of(RUNS[:2]).continued().attempt == 1
-
-
-@pytest.mark.parametrize(("now", "overdue"), [(1.1, False), (1.119, False), (1.121, True)])
-def test_overdue(now: float, *, overdue: bool) -> None:
-    """A stage is given some grace after its limit to end by itself."""
-    running = running_of(PROCESSING, at=1.0, granted_s=0.1)
-    assert trail_of(RUNS[:2], running).overdue(now, 0.02) == (running if overdue else None)
-    assert trail_of(RUNS[:2]).overdue(now, 0.02) is None

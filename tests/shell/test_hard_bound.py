@@ -21,8 +21,8 @@ import pytest
 from fivestage import Orchestrator, Pipeline
 from fivestage.core.events import Observer
 from fivestage.core.records import Output
-from fivestage.errors import StageInterrupted
 from fivestage.executors import ThreadExecutor
+from fivestage.executors.cpu import thread_cpu_s
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage_schemas import PipelineStatus, StageType, TimeoutEvent
@@ -45,10 +45,14 @@ class Counting(Observer):
 
     def __init__(self) -> None:
         self.replaced: list[str] = []
+        self.stalled: list[str] = []
         self.late = 0
 
     def executor_replaced(self, reason: str) -> None:
         self.replaced.append(reason)
+
+    def executor_stalled(self, name: str) -> None:
+        self.stalled.append(name)
 
     def came_late(self) -> None:
         self.late += 1
@@ -71,6 +75,8 @@ class Hostile:
         app.reflection(self._reflect)
         app.node("echo")(self._echo)
         app.node("waits")(self._waits)
+        app.node("waits-a-little")(self._waits_a_little)
+        app.node("pays")(self._pays)
         app.node("blocks")(self._blocks)
 
     def block(self) -> None:
@@ -78,6 +84,12 @@ class Hostile:
         self.threads.append(threading.current_thread())
         self.entered.set()
         assert self.go.wait(GUARD_S)
+
+    def spin(self) -> None:
+        """Compute until the test lets it go."""
+        self.entered.set()
+        while not self.go.is_set():
+            pass
 
     async def _intent(self, query: Query, ctx: StageContext) -> dict[str, Any]:
         self._count(query, ctx)
@@ -99,6 +111,17 @@ class Hostile:
         if ctx.attempt == 1:
             await asyncio.Event().wait()
         return query.user_input
+
+    async def _waits_a_little(self, query: Query, ctx: StageContext) -> str:
+        self._count(query, ctx)
+        await asyncio.sleep(0.01)
+        return query.user_input
+
+    def _pays(self, query: Query, ctx: StageContext) -> str:
+        """Return when another query blocks the loop that waits for this."""
+        self._count(query, ctx)
+        assert self.entered.wait(GUARD_S)
+        return "paid"
 
     async def _blocks(self, query: Query, ctx: StageContext) -> str:
         self._count(query, ctx)
@@ -142,11 +165,14 @@ def quick_switches() -> Iterator[None]:
 async def running(
     hostile: Hostile, *, stall_s: float = 0.03, executor: dict[str, int] | None = None, **limits_ms: int
 ) -> AsyncIterator[tuple[MemoryBus, Counting]]:
-    """A bus on the thread executor, with limits of 60 s except for the stages named."""
+    """A bus on the thread executor, with limits of 60 s except for the stages named, or the total."""
     limits = {stage: limits_ms.get(stage, LONG_MS) for stage in StageType}
     settings = Settings.model_validate(
         {
-            "pipeline": {"total_timeout_ms": LONG_MS, "stage_timeouts_ms": limits},
+            "pipeline": {
+                "total_timeout_ms": limits_ms.get("total", LONG_MS),
+                "stage_timeouts_ms": limits,
+            },
             "executor": executor or {},
         }
     )
@@ -205,8 +231,8 @@ def timeout_events(bus: MemoryBus) -> list[TimeoutEvent]:
 
 
 async def test_neighbours_of_a_blocking_node_go_on_elsewhere(hostile: Hostile) -> None:
-    """While a node blocks its loop its neighbours succeed, begun anew in the stage they were in."""
-    async with running(hostile) as (bus, counting):
+    """While a node blocks its loop its neighbours succeed, restarted in the stage they were in."""
+    async with running(hostile, total=3000) as (bus, counting):
         put(
             bus,
             processing="waits",
@@ -219,26 +245,90 @@ async def test_neighbours_of_a_blocking_node_go_on_elsewhere(hostile: Hostile) -
     assert {str(result.status) for result in (processing, validating, queued)} == {"success"}
     assert attempts(processing) == [1, 1, 2, 1, 1]
     assert attempts(validating) == [1, 1, 1, 2, 1]
-    assert attempts(queued) == [1, 1, 1, 1, 1]
     stages = [str(stage) for stage in StageType]
     assert [hostile.calls[stage, "processing"] for stage in stages] == [1, 1, 2, 1, 1]
     assert [hostile.calls[stage, "validating"] for stage in stages] == [1, 1, 1, 2, 1]
     assert [hostile.calls[stage, "queued"] for stage in stages] == [1, 1, 1, 1, 1]
-    assert counting.replaced == ["a stage did not give control back"]
+    assert (counting.stalled, counting.replaced) == (["blocks"], [])
 
 
-async def test_a_culprit_that_comes_back_in_time_keeps_its_answer(hostile: Hostile) -> None:
-    """Code that blocks for a while answers in its first attempt; the condemned worker's thread ends then."""
+async def test_new_queries_do_not_wait_for_a_blocked_loop(hostile: Hostile) -> None:
+    """They run beside it, in their first attempt, while the queries caught in it wait."""
     async with running(hostile) as (bus, counting):
         put(bus, culprit="blocks")
-        await eventually(lambda: counting.replaced)
-        hostile.go.set()
-        [culprit] = await answers(bus, "culprit")
-        await eventually(lambda: not hostile.threads[0].is_alive())
+        await eventually(lambda: counting.stalled)
         after = await ask(bus, "echo")
+        assert not hostile.go.is_set()
+    assert (after.status, attempts(after)) == (PipelineStatus.SUCCESS, [1, 1, 1, 1, 1])
+
+
+async def test_a_loop_that_turns_again_is_used_again(hostile: Hostile) -> None:
+    """A node that blocks for a while answers, so do the queries caught behind it, and nothing ran twice."""
+    async with running(hostile) as (bus, counting):
+        put(bus, caught="waits-a-little", culprit="blocks")
+        await eventually(lambda: counting.stalled)
+        hostile.go.set()
+        culprit, caught = await answers(bus, "culprit", "caught")
+        await eventually(lambda: "stalled=0" in repr(bus.executor))
+        after = await ask(bus, "blocks")
     assert (culprit.status, culprit.answer) == (PipelineStatus.SUCCESS, "came back")
-    assert attempts(culprit) == [1, 1, 1, 1, 1]
-    assert (after.status, len(counting.replaced), counting.late) == (PipelineStatus.SUCCESS, 1, 0)
+    assert [attempts(one) for one in (culprit, caught, after)] == [[1, 1, 1, 1, 1]] * 3
+    assert len(set(hostile.threads)) == 1
+    assert set(hostile.calls.values()) == {1}
+    assert (counting.replaced, counting.late) == ([], 0)
+
+
+async def test_a_call_in_a_thread_is_resumed_not_restarted(hostile: Hostile) -> None:
+    """A ``def`` node whose loop another one blocks: it runs once, and the next loop takes its answer."""
+    async with running(hostile, total=1000) as (bus, counting):
+        put(bus, pays="pays", culprit="blocks")
+        [pays] = await answers(bus, "pays")
+        assert (hostile.go.is_set(), bus.result("culprit")) == (False, None)
+    assert (pays.status, pays.answer, attempts(pays)) == (PipelineStatus.SUCCESS, "paid", [1, 1, 1, 1, 1])
+    assert hostile.calls["processing", "pays"] == 1
+    assert counting.stalled == ["blocks"]
+
+
+async def test_other_code_that_blocks_a_loop_is_counted(hostile: Hostile) -> None:
+    """A callback left behind by a node that has answered: by its place, until it returns; others go on."""
+
+    @hostile.app.node("leaves")
+    async def leaves(_query: Query, _ctx: StageContext) -> str:
+        asyncio.get_running_loop().call_soon(hostile.block)
+        return "left"
+
+    async with running(hostile) as (bus, counting):
+        left = await ask(bus, "leaves")
+        after = await ask(bus, "echo")
+        await eventually(bus.executor.abandoned)
+        [abandoned] = bus.executor.abandoned()
+        hostile.go.set()
+        await eventually(lambda: not bus.executor.abandoned())
+    assert [str(one.status) for one in (left, after)] == ["success", "success"]
+    assert __file__ in abandoned.name
+    assert counting.stalled == [""]
+
+
+async def test_to_thread_is_bounded_and_counted(hostile: Hostile) -> None:
+    """``asyncio.to_thread`` uses the pool of the nodes: what does not return is counted by its node."""
+
+    @hostile.app.node("stuck")
+    async def stuck(_query: Query, _ctx: StageContext) -> None:
+        await asyncio.to_thread(hostile.block)
+
+    @hostile.app.node("good")
+    async def good(_query: Query, _ctx: StageContext) -> str:
+        return await asyncio.to_thread(lambda: threading.current_thread().name)
+
+    async with running(hostile, executor={"threads": 1}) as (bus, _):
+        culprit = await ask(bus, "stuck", budget_ms=100)
+        other = await ask(bus, "good")
+        assert not hostile.go.is_set()
+        assert [left.name for left in bus.executor.abandoned()] == ["stuck"]
+        hostile.go.set()
+        await eventually(lambda: not bus.executor.abandoned())
+    assert (culprit.status, other.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
+    assert str(other.answer).startswith("fivestage-node-")
 
 
 @pytest.mark.fault(15)
@@ -247,10 +337,9 @@ async def test_a_culprit_that_does_not_come_back_ends_at_its_stages_limit(hostil
     async with running(hostile, processing=100) as (bus, counting):
         culprit = await ask(bus, "blocks")
         assert not hostile.go.is_set()
-        await eventually(lambda: counting.replaced)
+        await eventually(lambda: counting.stalled)
         published = len(bus.sink.records)
         hostile.go.set()
-        await eventually(lambda: not hostile.threads[0].is_alive())
         await eventually(lambda: not bus.executor.abandoned())
         assert len(bus.sink.records) == published
     assert (culprit.status, culprit.answer, culprit.error_type) == (PipelineStatus.TIMEOUT, None, "timeout")
@@ -288,81 +377,39 @@ async def test_an_answer_does_not_wait_for_a_validation_that_blocks(hostile: Hos
 # Code that spins
 
 
-class Spinning:
-    """Code that never ends by itself, whatever it catches the first few times."""
-
-    def __init__(self, catches: int) -> None:
-        self.catches = catches
-        self.caught = 0
-        self.thread: threading.Thread | None = None
-
-    def spin(self) -> None:
-        """Spin."""
-        self.thread = threading.current_thread()
-        while True:
-            try:
-                while True:
-                    pass
-            except StageInterrupted:
-                self.caught += 1
-                if self.caught > self.catches:
-                    raise
-
-
 @pytest.mark.fault(15)
 @pytest.mark.usefixtures("quick_switches")
-@pytest.mark.parametrize("catches", [0, 2])
-async def test_async_code_that_spins_is_interrupted(hostile: Hostile, catches: int) -> None:
-    """It ends as a timeout, its neighbours succeed, and its thread ends, with no query to come."""
-    spinning = Spinning(catches)
+async def test_async_code_that_spins(hostile: Hostile) -> None:
+    """It ends as a timeout while it spins; its neighbour and the next query succeed; its CPU time is seen."""
 
     @hostile.app.intent
     async def intent(query: Query, _ctx: StageContext) -> dict[str, Any]:
         if query.user_input == "spins":
-            spinning.spin()
+            hostile.spin()
         return {}
 
     async with running(hostile, intent=300) as (bus, counting):
-        put(bus, neighbour="waits", culprit="spins")
+        put(bus, culprit="spins", neighbour="echo")
         culprit, neighbour = await answers(bus, "culprit", "neighbour")
-        assert spinning.thread is not None
-        thread = spinning.thread
-        await eventually(lambda: not thread.is_alive())
-        assert bus.executor.abandoned() == []
+        after = await ask(bus, "echo")
+        assert (hostile.entered.is_set(), hostile.go.is_set()) == (True, False)
+        await eventually(lambda: cpu_s(bus) > 0.1)
+        assert [left.name for left in bus.executor.abandoned()] == ["intent"]
+        hostile.go.set()
+        await eventually(lambda: not bus.executor.abandoned())
     assert outcomes(culprit) == ["timeout", "skipped", "skipped", "skipped", "skipped"]
-    assert (culprit.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
-    assert attempts(neighbour) == [1, 1, 2, 1, 1]
-    assert (len(counting.replaced), spinning.caught) == (1, catches + 1)
-
-
-@pytest.mark.usefixtures("quick_switches")
-async def test_async_code_that_spins_alone_is_interrupted(hostile: Hostile) -> None:
-    """Code whose query ended before it was seen to block is found and ended, with no query to come."""
-    spinning = Spinning(0)
-
-    @hostile.app.intent
-    async def intent(_query: Query, _ctx: StageContext) -> None:
-        spinning.spin()
-
-    async with running(hostile, stall_s=0.3, intent=10) as (bus, counting):
-        culprit = await ask(bus, "spins")
-        assert (culprit.status, counting.replaced) == (PipelineStatus.TIMEOUT, [])
-        thread = spinning.thread
-        assert thread is not None
-        await eventually(lambda: not thread.is_alive())
-    assert len(counting.replaced) == 1
+    assert [str(one.status) for one in (culprit, neighbour, after)] == ["timeout", "success", "success"]
+    assert counting.stalled == ["intent"]
 
 
 @pytest.mark.fault(15, 17)
 @pytest.mark.usefixtures("quick_switches")
-@pytest.mark.parametrize("catches", [0, 2])
-async def test_blocking_code_that_spins_is_interrupted(hostile: Hostile, catches: int) -> None:
-    """It ends as a timeout, its thread ends, and a pool of one serves others meanwhile."""
-    spinning = Spinning(catches)
+async def test_blocking_code_that_spins(hostile: Hostile) -> None:
+    """It ends as a timeout, a pool of one serves others meanwhile, and its CPU time is seen."""
 
     @hostile.app.node("spins")
     def spins(_query: Query, _ctx: StageContext) -> None:
-        spinning.spin()
+        hostile.spin()
 
     @hostile.app.node("quick")
     def quick(_query: Query, _ctx: StageContext) -> str:
@@ -371,13 +418,18 @@ async def test_blocking_code_that_spins_is_interrupted(hostile: Hostile, catches
     async with running(hostile, executor={"threads": 1}) as (bus, counting):
         culprit = await ask(bus, "spins", budget_ms=200)
         neighbour = await ask(bus, "quick")
-        thread = spinning.thread
-        assert thread is not None
-        await eventually(lambda: not thread.is_alive())
+        await eventually(lambda: cpu_s(bus) > 0.1)
+        hostile.go.set()
         await eventually(lambda: not bus.executor.abandoned())
         after = await ask(bus, "quick")
     assert [str(r.status) for r in (culprit, neighbour, after)] == ["timeout", "success", "success"]
-    assert (counting.replaced, spinning.caught) == ([], catches + 1)
+    assert counting.stalled == []
+
+
+def cpu_s(bus: MemoryBus) -> float:
+    """The CPU seconds that the threads of abandoned code have used."""
+    threads = [left.thread for left in bus.executor.abandoned()]
+    return sum(thread_cpu_s(thread) or 0.0 for thread in threads if thread is not None)
 
 
 # Threads that do not come back
@@ -405,7 +457,7 @@ async def test_threads_that_do_not_come_back_are_not_the_pools(hostile: Hostile)
 
 @pytest.mark.fault(15)
 async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostile) -> None:
-    """After half of max_abandoned such calls the node, and no other, is left alone until they come back."""
+    """With a quarter of the threads' number of calls overdue the node, and no other, gets no more."""
     calls = 0
 
     @hostile.app.node("stuck")
@@ -415,7 +467,7 @@ async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostil
         hostile.block()
         return "came back"
 
-    async with running(hostile, executor={"max_abandoned": 4}) as (bus, _):
+    async with running(hostile, executor={"threads": 8}) as (bus, _):
         for _ in range(2):
             assert (await ask(bus, "stuck", budget_ms=100)).status is PipelineStatus.TIMEOUT
         advice = bus.inner.policies.lane("prod").advice

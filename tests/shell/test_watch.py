@@ -10,7 +10,7 @@ import pytest
 from fivestage.core.repair import Trouble
 from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.threads import Abandoned
-from fivestage.watch import STUCK_AFTER_S, STUCK_S, UNACKED_UNREADY_S, Watch
+from fivestage.watch import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, Watch
 
 
 class Parts:
@@ -104,7 +104,7 @@ async def test_too_many_stuck_stages() -> None:
     parts.left = [Abandoned("bad", 0.0)] * 8 + [Abandoned("slow", 1e9)] * 20
     assert await given_up(parts, 60) is None
     parts.left += [Abandoned("bad", 0.0)]
-    assert watch(parts).ready().reason.startswith("9 stages have run on")
+    assert watch(parts).ready().reason.startswith("9 calls have run on")
     told = str(await given_up(parts, 60))
     assert "executor.max_abandoned" in told
     assert "bad" in told
@@ -115,7 +115,7 @@ async def test_slow_stages_are_not_stuck() -> None:
     """Code that runs on for less than the time allowed is slow, however much there is of it."""
     parts = Parts()
     parts.left = [Abandoned("slow", 0.0)] * 100
-    assert await given_up(parts, STUCK_AFTER_S - 1) is None
+    assert await given_up(parts, RUN_ON_S - 1) is None
     assert watch(parts).live().ok
 
 

@@ -73,7 +73,7 @@ async def _stands_in(_query: Query, _ctx: StageContext) -> str:
 
 @app.node("naps")
 async def _naps(_query: Query, ctx: StageContext) -> str:
-    """Answers once it has been moved."""
+    """Answers when it is called again."""
     if ctx.attempt == 1:
         await asyncio.sleep(LONG_S)
     return "awake"
@@ -166,7 +166,9 @@ def executor(**options: Any) -> ProcessExecutor:
     """An executor that runs this app."""
     defaults: dict[str, Any] = {"workers": 1, "threads": 8, "observer": Observer(), "stall_s": 0.1}
     chosen = {"max_data_bytes": 1_000_000, **defaults, **options}
-    return ProcessExecutor(chosen.pop("app", "support.process_app:app"), PLAN, **chosen)
+    found = ProcessExecutor(chosen.pop("app", "support.process_app:app"), PLAN, **chosen)
+    found.run_on_s = 0.5
+    return found
 
 
 def hold() -> None:
@@ -175,7 +177,7 @@ def hold() -> None:
     async def main() -> None:
         running = executor(workers=2)
         await running.start(lambda _: None)
-        while len(running.pids()) < 3:
+        while len(running.pids()) < 4:
             await asyncio.sleep(0.01)
         print(*running.pids(), flush=True)  # noqa: T201 - whoever started it reads this
         await asyncio.sleep(LONG_S)

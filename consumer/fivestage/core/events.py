@@ -60,7 +60,10 @@ class Observer:
         """A query had less time than an answer takes; it was refused, or only would have been."""
 
     def executor_replaced(self, reason: str) -> None:
-        """A worker was condemned and another took over."""
+        """A worker died, or had to be replaced, and another took over."""
+
+    def executor_stalled(self, name: str) -> None:
+        """Code of node or stage *name* keeps an event loop from turning; an empty name for other code."""
 
     def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
         """The breaker of a node opened, half opened or closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from fivestage.core.advice import Advice
@@ -24,8 +25,8 @@ class Job:
     """
 
     __slots__ = (
-        "advice", "culprit", "ended", "ends_at", "number", "origin", "place", "plan", "query", "started_at",
-        "trail",
+        "advice", "culprit", "deaths", "ended", "ends_at", "held_at", "number", "origin", "place", "plan",
+        "query", "started_at", "trail",
     )  # fmt: skip
 
     def __init__(
@@ -51,7 +52,11 @@ class Job:
         self.ended = False
         """Set by the bus: whatever comes in later is too late."""
         self.culprit = False
-        """Its code held up others."""
+        """Its code kept an event loop from turning."""
+        self.held_at = -inf
+        """When it was last seen waiting behind code of others that kept its loop from turning."""
+        self.deaths = 0
+        """How often a worker it was in died of an unknown cause."""
         self.place: Any = None
         """Where the executor runs it."""
 

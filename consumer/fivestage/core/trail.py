@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fivestage_schemas import Outcome
 
@@ -64,7 +64,7 @@ class StageRun:
 class RunningStage:
     """The stage that is running now."""
 
-    __slots__ = ("attempt", "granted_s", "node", "probe", "spec", "started_at")
+    __slots__ = ("attempt", "call", "granted_s", "node", "probe", "spec", "started_at")
 
     def __init__(
         self,
@@ -81,6 +81,8 @@ class RunningStage:
         self.node = node
         self.attempt = attempt
         self.probe = probe
+        self.call: Any = None
+        """Its call, where a thread makes it: that goes on when the event loop stalls."""
 
     def __repr__(self) -> str:
         return f"<RunningStage {self.spec.stage_type} since {self.started_at:.3f}>"
@@ -94,7 +96,9 @@ class Trail:
     another executor it gets a new trail, so that whatever the old one still does writes where nobody reads.
     """
 
-    __slots__ = ("answer_json", "attempt", "closed", "confidence", "running", "runs", "superseded")
+    __slots__ = (
+        "answer_json", "attempt", "closed", "confidence", "resumed", "running", "runs", "superseded",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.runs: list[StageRun] = []
@@ -107,6 +111,8 @@ class Trail:
         """Set by the bus: the query has ended or goes on elsewhere, so run no further stage."""
         self.answer_json: bytes | None = None
         self.confidence: float | None = None
+        self.resumed: RunningStage | None = None
+        """A stage whose call was under way when the query was moved: wait for that, do not restart it."""
 
     def __repr__(self) -> str:
         ended = ", ".join(f"{run.spec.stage_type}={run.outcome}" for run in self.runs)
@@ -119,20 +125,27 @@ class Trail:
     def finish(self, run: StageRun) -> None:
         """The running stage ended."""
         self.runs.append(run)
-        self.running = None
+        self.running = self.resumed = None
         self.attempt = 1
 
     def fail_over(self, run: StageRun) -> None:
         """The running stage failed and is tried once more, with another node."""
         self.superseded.append(run)
-        self.running = None
+        self.running = self.resumed = None
         self.attempt = run.attempt + 1
 
     def continued(self) -> Trail:
-        """Close this trail; the new one has what has ended, and the running stage is to be begun anew."""
+        """Close this trail; the new one has what has ended.
+
+        The running stage is to be restarted there, unless a thread makes its call: then that is resumed.
+        """
         self.closed = True
         ended, running = self.snapshot()
         trail = Trail()
+        if running is None:
+            trail.resumed = self.resumed  # it was moved before, and has not got so far since
+        elif running.call is not None:
+            trail.resumed = running
         trail.runs = list(ended)
         trail.superseded = list(self.superseded)
         trail.attempt = self.attempt if running is None else running.attempt + 1
@@ -144,13 +157,6 @@ class Trail:
         failed = bool(self.superseded) and self.superseded[-1].attempt >= running.attempt
         is_next = len(self.runs) == running.spec.sequence
         return is_next and not (failed and self.superseded[-1].spec is running.spec)
-
-    def overdue(self, now: float, grace_s: float) -> RunningStage | None:
-        """The running stage, if it is still there *grace_s* after its limit."""
-        running = self.running
-        if running is None or now < running.started_at + running.granted_s + grace_s:
-            return None
-        return running
 
     def snapshot(self) -> tuple[tuple[StageRun, ...], RunningStage | None]:
         """What had ended, and what was running, at one moment."""

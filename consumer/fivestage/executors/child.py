@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import structlog
@@ -24,6 +23,7 @@ from fivestage.executors.port import TICK_S
 from fivestage.executors.relay import Outbox, Relay
 from fivestage.executors.wire import Decoder, encode
 from fivestage.orchestrator import Orchestrator
+from fivestage.threads import DefaultExecutor
 
 if TYPE_CHECKING:
     from fivestage.core.advice import Advice
@@ -88,6 +88,7 @@ class _Child:
         self._orchestrator = Orchestrator(
             part.app, plan=part.plan, threads=part.threads, max_data_bytes=part.max_data_bytes
         )
+        loop.set_default_executor(DefaultExecutor(self._orchestrator.threads))
         self._host = JobHost(self._run_and_report, self._on_done, monitor)
         self._lanes: dict[str, Advice] = {}
         self._trails: dict[int, tuple[Job, Relay]] = {}
@@ -178,9 +179,8 @@ class _Child:
             self._report(trail, completed=False)
 
     def _tick(self) -> None:
-        """Interrupt what runs on in threads, and tell the bus of it; while there are busy ones."""
+        """Tell the bus what runs on in threads, while there are busy ones."""
         threads = self._orchestrator.threads
-        threads.interrupt(time.monotonic())
         stuck = threads.abandoned()
         if stuck != self._stuck:
             self._stuck = stuck

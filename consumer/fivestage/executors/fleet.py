@@ -1,19 +1,22 @@
-"""Workers that are replaceable: one that stops answering is condemned, and a fresh one takes over.
+"""A pool of workers, each with an event loop: what runs where, and what happens when a loop does not turn.
 
-All work is bounded by its deadline, so a worker that does not turn is not waited for. The job that holds it
-keeps its chance to come back in time; its neighbours move to another worker and go on at the stage they were
-in. When nobody waits for the culprit any more, the worker is put down.
+A loop that does not turn for a while is *stalled*. It gets no new queries: a spare does. The queries caught
+in it stay as long as waiting does not cost them their answer; then they go on elsewhere, at the stage they
+were in. A loop that turns again is used again. A worker that died, or must be replaced, is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from fivestage.core.moving import is_over, is_worth_moving
 from fivestage.core.trail import StageRun
 from fivestage.executors.port import TICK_S
+from fivestage.executors.worker import Stall
+from fivestage.threads import Abandoned
 from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
@@ -22,100 +25,95 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.job import Job
     from fivestage.executors.port import OnFinished
-    from fivestage.executors.roster import Roster
-    from fivestage.threads import Abandoned
+    from fivestage.executors.worker import Worker
 
-LATE_S = 5 * TICK_S
-MAX_ATTEMPTS = 3
-"""How often one stage is begun: whoever is near each time a worker falls may be the one that fells it."""
+LATE_S: Final = 5 * TICK_S
+MAX_DEATHS: Final = 3
+"""A query that is there each time a worker dies of an unknown cause is the likely cause."""
+MAX_STALLED: Final = 64
+"""So many stalled workers are replaced; with more of them queries wait in one of these."""
+SPARE_AFTER_S: Final = 0.25
+"""A stalled worker that comes back by then costs no new spare."""
+TRIM_AFTER_S: Final = 5.0
+"""How long there may be more workers than needed, before one of them ends."""
+MAKE_AGAIN_S: Final = 1.0
+"""The pause after a worker could not be made."""
 
 log = structlog.get_logger("fivestage.executor")
 
 
-class Worker(Protocol):
-    """One place where jobs run. Every method is called on the bus loop and none may block it."""
-
-    @property
-    def roster(self) -> Roster:
-        """The jobs that run here."""
-
-    def start(self, job: Job) -> None:
-        """Begin a job where its trail ends."""
-
-    def cancel(self, job: Job) -> None:
-        """Ask a job's code to stop."""
-
-    def look(self, now: float, *, count: bool) -> str | None:
-        """Look whether it turns; why it does not, once that is sure.
-
-        Args:
-            now: Monotonic seconds.
-            count: Whether the time since the last look says anything.
-        """
-
-    @property
-    def lag_s(self) -> float:
-        """How long it has not turned, or did not between the last two answers to a look."""
-
-    @property
-    def tired(self) -> bool:
-        """It works, and should be replaced all the same: too much code that nobody waits for runs on."""
-
-    @property
-    def culprit(self) -> Job | None:
-        """The job whose code has control, if it is waited for."""
-
-    def put_down(self, now: float) -> None:
-        """End it, by force if it must be; called again and again until it is gone."""
-
-    @property
-    def gone(self) -> bool:
-        """Nothing of it runs any more."""
-
-    def abandoned(self) -> list[Abandoned]:
-        """Code of ended jobs that runs on here."""
-
-
 class Fleet:
-    """Shares jobs out to workers, and replaces those that stop turning. See Executor.
+    """Shares jobs out to workers. See Executor.
 
     Args:
-        make_worker: Makes a worker that reports to the given callback, ready for jobs at once.
-        size: How many there are.
-        observer: Told of replacements.
+        make_worker: Makes a worker that reports to the given callback. Raises OSError or RuntimeError where
+            the system has no room for it.
+        size: How many get jobs.
+        spares: How many more are kept ready.
+        stall_ms: The setting that the log names.
+        observer: Called when a worker stalls, or is replaced.
     """
 
-    def __init__(self, make_worker: Callable[[OnFinished], Worker], *, size: int, observer: Observer) -> None:
+    def __init__(
+        self,
+        make_worker: Callable[[OnFinished], Worker],
+        *,
+        size: int,
+        spares: int,
+        stall_ms: int,
+        observer: Observer,
+    ) -> None:
         self._make_worker = make_worker
         self._size = size
+        self._spares = spares
+        self._stall_ms = stall_ms
         self._observer = observer
         self._on_finished: OnFinished = _not_started
         self._workers: list[Worker] = []
-        self._condemned: list[Worker] = []
+        """Those that may get jobs; the first of them that can do."""
+        self._active: list[Worker] = []
+        """Those that do get jobs."""
+        self._stalled: dict[Worker, Stall] = {}
+        self._retired: list[Worker] = []
+        """They get no more jobs, and end with the last one they have."""
         self._checked_at = 0.0
+        self._make_again_at = 0.0
+        self._enough_since: float | None = None
         self._ending = False
-        self._dismissing: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Fleet {self._workers} condemned={self._condemned}>"
+        return f"<Fleet {self._workers} stalled={len(self._stalled)} retired={self._retired}>"
 
     def launch(self, on_finished: OnFinished) -> None:
-        """Make the workers."""
+        """Make the workers; raises what making them raises."""
         self._on_finished = on_finished
-        self._workers = [self._make_worker(on_finished) for _ in range(self._size)]
+        self._workers = [self._make_worker(on_finished) for _ in range(self._size + self._spares)]
+        self._choose()
 
     def submit(self, job: Job) -> None:
         """See Executor."""
-        workers = self._workers
+        workers = self._active
         if not workers:
             raise RuntimeError("the executor has not been started")
+        if job.place in workers and job.place.blocking[0] == job.number:
+            workers = self._others(job.place)
         worker = workers[0] if len(workers) == 1 else min(workers, key=lambda worker: len(worker.roster))
         job.place = worker
         worker.start(job)
 
+    def _others(self, blocked: Worker) -> list[Worker]:
+        """Those that may take a query whose own code, which nothing waits for any more, blocks a worker."""
+        stalled = {*self._stalled, blocked}
+        return [one for one in self._workers if one.ready and one not in stalled] or self._active
+
     def cancel(self, job: Job) -> None:
         """See Executor."""
-        job.place.cancel(job)
+        worker: Worker = job.place
+        worker.cancel(job)
+        stall = self._stalled.get(worker)
+        if stall is not None and stall.job is not job:
+            worker.roster.excuse(job)
 
     def check(self, now: float) -> bool:
         """See Executor."""
@@ -124,23 +122,22 @@ class Fleet:
         # A look that comes late says that this process had no CPU, not that the workers stand still.
         in_time = now - self._checked_at < LATE_S
         self._checked_at = now
-        found = False
-        for worker in tuple(self._workers):
-            if (why := worker.look(now, count=in_time)) is not None:
-                self._replace(worker, why)
-                found = True
-            elif worker.tired:
-                self._retire(worker)
-        return found
+        found = [self._look_at(worker, now, in_time=in_time) for worker in tuple(self._workers)]
+        self._choose()
+        for worker, stall in tuple(self._stalled.items()):
+            self._hold(worker, stall, now)
+        self._keep_up(now)
+        self._tend_later()
+        return any(found)
 
     async def shut_down(self, timeout_s: float) -> None:
         """Give up all jobs, let them clean up for half the time, and end the workers, whatever they do."""
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_s
         self._ending = True
-        workers = [*self._workers, *self._condemned]
-        if self._dismissing is not None:
-            self._dismissing.cancel()
+        workers = [*self._workers, *self._retired]
+        if self._timer is not None:
+            self._timer.cancel()
         for worker in workers:
             for job in list(worker.roster.jobs.values()):
                 worker.cancel(job)
@@ -149,82 +146,196 @@ class Fleet:
             await asyncio.sleep(TICK_S)
         while not all(worker.gone for worker in workers) and clock() < end:
             for worker in workers:
-                worker.put_down(clock())
+                worker.end(clock())
             await asyncio.sleep(TICK_S)
 
     @property
     def lag_s(self) -> float:
         """See Executor."""
-        return max((worker.lag_s for worker in self._workers), default=0.0)
+        return max((worker.lag_s for worker in self._active), default=0.0)
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
-        workers = (*self._workers, *self._condemned)
-        return [left for worker in workers if not worker.gone for left in worker.abandoned()]
+        workers = (*self._workers, *self._retired)
+        found = [left for worker in workers if not worker.gone for left in worker.abandoned()]
+        return found + [Abandoned(one.place, one.since) for one in self._stalled.values() if not one.known]
 
-    def _replace(self, worker: Worker, why: str) -> None:
-        """Condemn a worker; its jobs move, but for the one that holds it."""
-        culprit, queries = worker.culprit, len(worker.roster)
-        self._condemn(worker)
-        self._observer.executor_replaced(why)
-        held_by = _code_of(culprit)
-        log.warning("executor replaced", reason=why, held_by=held_by, queries=queries, dead=worker.gone)
-        self._rescue(worker, culprit)
+    # Looking at the workers
 
-    def _rescue(self, worker: Worker, culprit: Job | None) -> None:
-        """The jobs of a worker that is held up go on elsewhere, and none of them is to blame."""
-        worker.roster.blame(culprit)
-        if culprit is not None:
-            culprit.culprit = True
-        self._save_jobs(worker, culprit)
+    def _look_at(self, worker: Worker, now: float, *, in_time: bool) -> bool:
+        """Take note of what has become of a worker; whether it has stalled, or died, since the last look."""
+        why = worker.look(now, count=in_time)
+        if worker.gone:
+            self._replace_dead(worker, why or "it has ended")
+            return True
+        stalled = worker in self._stalled
+        if why is None:
+            self._stalled.pop(worker, None)
+        elif not stalled:
+            self._stalled[worker] = self._stall(worker, now, why)
+        if (reason := worker.needs_replacement(now)) is not None:
+            self._retire(worker, reason)
+        return why is not None and not stalled
 
-    def _save_jobs(self, worker: Worker, culprit: Job | None) -> None:
-        """Move the jobs of a worker, but for the one that holds it; that ends with the worker."""
+    def _choose(self) -> None:
+        """Decide which workers get jobs: ready ones; else those that will be; else any."""
+        turning = [worker for worker in self._workers if worker not in self._stalled]
+        ready = [worker for worker in turning if worker.ready]
+        self._active = ready[: self._size] or turning[: self._size] or self._workers
+
+    def _keep_up(self, now: float) -> None:
+        """Make a worker where one is missing; end one where there has been one too many for a while."""
+        turning = len(self._workers) - len(self._stalled)
+        wanted = self._size + self._spares
+        recently = any(now - stall.since < SPARE_AFTER_S for stall in self._stalled.values())
+        if turning < self._size or (turning < wanted and not recently):
+            self._add(now)
+        if turning <= wanted:
+            self._enough_since = None
+        elif self._enough_since is None:
+            self._enough_since = now
+        elif now - self._enough_since > TRIM_AFTER_S:
+            self._enough_since = now
+            self._trim()
+
+    def _add(self, now: float) -> None:
+        if now < self._make_again_at or len(self._stalled) > MAX_STALLED:
+            return
+        try:
+            worker = self._make_worker(self._on_finished)
+        except (OSError, RuntimeError) as error:  # no more descriptors, or threads
+            self._make_again_at = now + MAKE_AGAIN_S
+            what = f"{type(error).__name__}: {error}"
+            log.error("no worker could be made", error=what, again_s=MAKE_AGAIN_S)  # noqa: TRY400
+            return
+        self._workers.append(worker)
+        self._choose()
+
+    def _trim(self) -> None:
+        """End the last worker that has nothing to do."""
+        idle = [one for one in self._workers if not one.roster and one not in self._stalled]
+        if idle:
+            self._workers.remove(idle[-1])
+            self._retired.append(idle[-1])
+            self._choose()
+
+    # Stalled workers
+
+    def _stall(self, worker: Worker, now: float, why: str) -> Stall:
+        """A worker is found to be stalled: say whose code it is."""
+        number, job = worker.blocking
+        worker.roster.keep_only(number)
+        if job is not None:
+            job.culprit = True
+        place, stalled_s = worker.place(), worker.stalled_s
+        node, stage = _code_of(job)
+        self._observer.executor_stalled(node or stage or "")
+        log.warning(
+            "event loop blocked",
+            reason=why,
+            node=node,
+            stage=stage,
+            query_id=None if job is None else job.query.query_id,
+            place=place,
+            blocked_ms=round(stalled_s * 1000),
+            setting=f"executor.stall_ms = {self._stall_ms}",
+            queries_waiting=len(worker.roster) - (job is not None),
+        )
+        return Stall(now - stalled_s, job, number != 0, place or "a background task")
+
+    def _hold(self, worker: Worker, stall: Stall, now: float) -> None:
+        """Take note of the jobs that are caught in a stalled worker; move those that must not wait longer."""
+        movable = worker not in self._active
         for job in list(worker.roster.jobs.values()):
-            if job is not culprit:
+            if job is stall.job:
+                continue
+            job.held_at = now
+            if is_over(job):  # the loop only has not got round to say so
+                self._take_out(worker, job)
+                self._on_finished(job)
+            elif movable and is_worth_moving(job, now, stalled_since=stall.since):
                 self._move(worker, job)
-            elif worker.gone:
-                self._end(worker, job, "its node ended the worker that it ran in", "worker_died")
 
-    def _retire(self, worker: Worker) -> None:
+    def _replace_dead(self, worker: Worker, why: str) -> None:
+        """Put another worker in a dead one's place; its jobs move, but for the one that ended it."""
+        number, culprit = worker.blocking
+        queries = len(worker.roster)
+        self._workers.remove(worker)
+        self._stalled.pop(worker, None)
+        self._add(asyncio.get_running_loop().time())
+        self._choose()
+        node, stage = _code_of(culprit)
+        self._observer.executor_replaced(why)
+        log.warning("worker died", reason=why, node=node, stage=stage, queries=queries)
+        self._save_jobs(worker, culprit, known=number != 0)
+
+    def _save_jobs(self, worker: Worker, culprit: Job | None, *, known: bool) -> None:
+        """The jobs of a dead worker go on elsewhere, but for one that ended it, for sure or most likely."""
+        for job in list(worker.roster.jobs.values()):
+            job.deaths += not known
+            if job is culprit:
+                self._end(worker, job, "its node ended the worker process that it ran in")
+            elif job.deaths >= MAX_DEATHS:
+                self._end(worker, job, f"the worker process that it ran in died {MAX_DEATHS} times")
+            else:
+                self._move(worker, job)
+
+    def _retire(self, worker: Worker, why: str) -> None:
         """Give a worker no more jobs; those it has may end there."""
-        self._condemn(worker)
-        left = worker.abandoned()
-        self._observer.executor_replaced("code that runs on has piled up")
-        names = sorted({one.name for one in left})
-        log.warning("executor retired", stuck=len(left), stuck_in=names, queries=len(worker.roster))
+        self._workers.remove(worker)
+        self._retired.append(worker)
+        stall = self._stalled.pop(worker, None)
+        self._observer.executor_replaced(why)
+        names = sorted({one.name for one in worker.abandoned()} or {stall.place if stall else ""})
+        log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.roster))
+        self._add(asyncio.get_running_loop().time())
+        self._choose()
+        if stall is not None:
+            self._move_all_but(worker, stall.job)
 
-    def _condemn(self, worker: Worker) -> None:
-        """Put a fresh worker in a worker's place, and that aside."""
-        self._workers[self._workers.index(worker)] = self._make_worker(self._on_finished)
-        self._condemned.append(worker)
-        if self._dismissing is None:
-            self._dismissing = asyncio.get_running_loop().call_later(TICK_S, self._dismiss)
+    def _tend_later(self) -> None:
+        needed = self._stalled or self._retired or self._enough_since is not None
+        if needed and self._timer is None and not self._ending:
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tend)
 
-    def _dismiss(self) -> None:
-        """Put down the condemned that nobody waits for; by its own timer, as there may be no more queries."""
-        loop = asyncio.get_running_loop()
-        for worker in self._condemned:
+    def _tend(self) -> None:
+        """End the retired workers that have no jobs; by a timer, as there may be no queries."""
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for worker in self._retired:
+            why = worker.look(now, count=True)
+            number, blocking = worker.blocking
             if worker.gone:
-                self._save_jobs(worker, worker.culprit)
+                self._save_jobs(worker, blocking, known=number != 0)
             elif not worker.roster:
-                worker.put_down(loop.time())
-            elif worker.look(loop.time(), count=True) is not None:  # it was only retired, until now
-                self._rescue(worker, worker.culprit)
-        self._condemned = [worker for worker in self._condemned if not worker.gone]
-        self._dismissing = loop.call_later(TICK_S, self._dismiss) if self._condemned else None
+                worker.end(now)
+            elif why is not None:
+                self._move_all_but(worker, blocking)
+        self._retired = [worker for worker in self._retired if not worker.gone]
+        if now - self._checked_at > 1.5 * TICK_S:  # there are no queries, and so nothing else calls it
+            self.check(now)
+        self._tend_later()
+
+    # Jobs
+
+    def _move_all_but(self, worker: Worker, blocking: Job | None) -> None:
+        for job in list(worker.roster.jobs.values()):
+            if job is not blocking:
+                self._move(worker, job)
 
     def _move(self, worker: Worker, job: Job) -> None:
-        running = job.trail.running
-        if running is not None and running.attempt >= MAX_ATTEMPTS:
-            self._end(worker, job, f"its worker fell {MAX_ATTEMPTS} times", "worker_died")
+        if not self._active:  # there is no other worker yet: it ends at its deadline
             return
-        worker.cancel(job)
-        worker.roster.forgive(job)
+        self._take_out(worker, job)
         job.move()
         self.submit(job)
 
-    def _end(self, worker: Worker, job: Job, error: str, error_type: str) -> None:
+    def _take_out(self, worker: Worker, job: Job) -> None:
+        """A job that only waits in a worker leaves it: none of its code runs on there."""
+        worker.cancel(job)
+        worker.roster.excuse(job)
+
+    def _end(self, worker: Worker, job: Job, error: str) -> None:
         """The stage that is running ends here, as an error."""
         running = job.trail.running
         worker.cancel(job)
@@ -236,17 +347,17 @@ class Fleet:
             return
         spec = job.plan.stages[len(job.trail.runs)] if running is None else running.spec
         started_at = job.started_at if running is None else running.started_at
-        run = StageRun(spec, Outcome.ERROR, error=error, error_type=error_type, started_at=started_at)
+        run = StageRun(spec, Outcome.ERROR, error=error, error_type="worker_died", started_at=started_at)
         if running is not None:
             run.node, run.attempt, run.granted_s = running.node, running.attempt, running.granted_s
         job.trail.finish(run)
         self._on_finished(job)
 
 
-def _code_of(job: Job | None) -> str | None:
-    """The node or stage that a job is in, for the log."""
+def _code_of(job: Job | None) -> tuple[str | None, str | None]:
+    """The node and the stage that a job is in, for the log."""
     running = job.trail.running if job is not None else None
-    return None if running is None else running.node or str(running.spec.stage_type)
+    return (None, None) if running is None else (running.node, str(running.spec.stage_type))
 
 
 def _not_started(_: Job) -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from fivestage.executors.host import JobHost
 from fivestage.executors.roster import Roster
+from fivestage.threads import Abandoned
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.executors.port import OnFinished
     from fivestage.orchestrator import Orchestrator
-    from fivestage.threads import Abandoned
 
 
 class InlineExecutor:
@@ -39,9 +39,8 @@ class InlineExecutor:
         roster.leave(job, asyncio.get_running_loop().time())
         host.cancel(job, job.trail)
 
-    def check(self, now: float) -> bool:
+    def check(self, _: float) -> bool:
         """See Executor."""
-        self._orchestrator.threads.interrupt(now)
         return False
 
     async def stop(self, timeout_s: float) -> None:
@@ -55,8 +54,9 @@ class InlineExecutor:
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
-        left = [] if self._places is None else list(self._places[1].left.values())
-        return left + self._orchestrator.threads.abandoned()
+        left = {} if self._places is None else self._places[1].left
+        on_loop = [Abandoned(one.name, one.since) for one in left.values()]
+        return on_loop + self._orchestrator.threads.abandoned()
 
     def _started(self) -> tuple[JobHost, Roster]:
         if self._places is None:

@@ -34,13 +34,14 @@ class Executor(Protocol):
         """Begin *job* soon, or go on with it where its trail ends; the trail grows as its stages end."""
 
     def cancel(self, job: Job) -> None:
-        """Stop working on *job*: it has ended, or goes on elsewhere. It may take its time, or never stop."""
+        """Stop working on *job*: it has ended, or is moved. It may take its time, or never stop."""
 
     def check(self, now: float) -> bool:
         """Look for code that does not give control back, and see to it that others do not suffer.
 
-        Called every TICK_S. Jobs caught behind such code are moved (``Job.move``) and begun again; the job
-        whose code it is gets ``Job.culprit``. Returns whether some were found.
+        Called every TICK_S. Jobs caught behind such code get ``Job.held_at``, and are moved (``Job.move``)
+        when waiting longer would cost them their answer; the job whose code it is gets ``Job.culprit``.
+        Returns whether such code was found that was not there at the last look.
         """
 
     async def stop(self, timeout_s: float) -> None:

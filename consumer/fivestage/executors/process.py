@@ -9,7 +9,7 @@ from fivestage.errors import ExecutorError
 from fivestage.executors import messages
 from fivestage.executors.fleet import Fleet
 from fivestage.executors.nursery import LOAD_TIMEOUT_S, Nursery
-from fivestage.executors.process_worker import GREETING_S, ProcessWorker
+from fivestage.executors.process_worker import GREETING_S, RUN_ON_S, ProcessWorker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,7 @@ class ProcessExecutor(Fleet):
         max_data_bytes: Data and answers of stages that are larger are left out.
         setup: ``MODULE:FUNCTION`` and the texts to call it with before the app is imported there.
         load_timeout_s: How long importing it may take.
+        spares: How many more processes are kept ready.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class ProcessExecutor(Fleet):
         max_data_bytes: int,
         setup: Sequence[str] = (),
         load_timeout_s: float = LOAD_TIMEOUT_S,
+        spares: int = 1,
     ) -> None:
         self._config = {
             "app": app_path,
@@ -59,9 +61,13 @@ class ProcessExecutor(Fleet):
         }
         self._load_timeout_s = load_timeout_s
         self._stall_s = stall_s
+        self.run_on_s = RUN_ON_S
+        """How long code may run on after its end before its process is replaced."""
         self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder refuses it for its size
         self._nursery: Nursery | None = None
-        super().__init__(self._make, size=workers, observer=observer)
+        super().__init__(
+            self._make, size=workers, spares=spares, stall_ms=round(stall_s * 1000), observer=observer
+        )
 
     async def start(self, on_finished: OnFinished) -> None:
         """See Executor. Returns when the first worker is ready.
@@ -71,7 +77,7 @@ class ProcessExecutor(Fleet):
             ConfigurationError: importing it failed, or took too long.
             ExecutorError: no worker process came up.
         """
-        self._nursery = nursery = Nursery(self._config, load_timeout_s=self._load_timeout_s)
+        self._nursery = nursery = Nursery(self._config, spares=0, load_timeout_s=self._load_timeout_s)
         try:
             await nursery.start()
             self.launch(on_finished)
@@ -112,4 +118,5 @@ class ProcessExecutor(Fleet):
 
     def _make(self, on_finished: OnFinished) -> ProcessWorker:
         assert self._nursery is not None  # noqa: S101 - workers are made after the start
-        return ProcessWorker(self._nursery.take(), on_finished, self._stall_s, self._left_out)
+        link = self._nursery.take()
+        return ProcessWorker(link, on_finished, self._stall_s, self._left_out, self.run_on_s)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.breaker import BreakerState
 from fivestage.executors import messages
+from fivestage.executors.cpu import CpuUse, thread_cpu_s
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import StallDetector
 from fivestage.executors.wire import encode
-from fivestage.threads import INTERRUPT_EVERY_S, Abandoned
+from fivestage.threads import Abandoned
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
@@ -24,12 +25,12 @@ GREETING_S: Final = 5.0
 """How long a process that has been forked may take to say hello."""
 QUIT_S: Final = 0.05
 """How long a worker that turns may take to end by itself."""
-MAX_STUCK: Final = 4
-"""How much code that does not end in spite of being interrupted a worker may hold."""
-STUCK_S: Final = 2 * INTERRUPT_EVERY_S
-"""Code that runs on for longer has withstood an interruption."""
-MAX_STUCK_S: Final = 1.0 + INTERRUPT_EVERY_S
-"""How long any code may run on."""
+OVERDUE_S: Final = 1.0
+"""How long code may run on after its end before what it costs counts."""
+RUN_ON_S: Final = 10.0
+"""How long it may run on. With less, a first call that imports or connects would never get done."""
+BURN_S: Final = 2.0
+"""How long overdue code may use more than half a core."""
 
 
 class ProcessWorker:
@@ -40,13 +41,22 @@ class ProcessWorker:
         on_finished: See Executor.
         stall_s: How long one step may take.
         left_out: Stands for an answer too large to be taken.
+        run_on_s: How long code may run on after its end before the process is replaced.
     """
 
-    def __init__(self, link: Link, on_finished: OnFinished, stall_s: float, left_out: bytes) -> None:
+    def __init__(
+        self,
+        link: Link,
+        on_finished: OnFinished,
+        stall_s: float,
+        left_out: bytes,
+        run_on_s: float = RUN_ON_S,
+    ) -> None:
         self.roster = Roster(on_finished)
         self.link = link
         link.on_frame = self._hear
         self._left_out = left_out
+        self._run_on_s = run_on_s
         self._stall = StallDetector(link.monitor, stall_s)
         self._serials = count(1)
         self._given: dict[int, tuple[Job, Trail]] = {}
@@ -54,7 +64,9 @@ class ProcessWorker:
         self._trails: dict[Trail, int] = {}
         self._told: dict[str, tuple[Any, ...]] = {}
         """What it was told of each lane."""
-        self._stuck: list[Abandoned] = []
+        self._in_threads: list[Abandoned] = []
+        """Calls of ended jobs that run on in its threads."""
+        self._cpu_use = CpuUse(BURN_S)
         self._pinged_at: float | None = None
         self._last_lag_s = 0.0
         self._quit_at: float | None = None
@@ -123,12 +135,26 @@ class ProcessWorker:
         return self._last_lag_s if pinged_at is None else time.monotonic() - pinged_at
 
     @property
-    def culprit(self) -> Job | None:
+    def stalled_s(self) -> float:
+        """See Worker."""
+        return self._stall.stalled_s
+
+    @property
+    def ready(self) -> bool:
+        """See Worker."""
+        return self.link.greeted.is_set()
+
+    @property
+    def blocking(self) -> tuple[int, Job | None]:
         """See Worker."""
         number, _ = self.link.monitor.seen()
-        return self.roster.find(number) if number else None
+        return number, self.roster.blocking(number) if number else None
 
-    def put_down(self, now: float) -> None:
+    def place(self) -> str | None:
+        """See Worker."""
+        return None
+
+    def end(self, now: float) -> None:
         """See Worker. One that turns may flush its output first."""
         if self._quit_at is None and self._pinged_at is None:
             self._quit_at = now
@@ -141,18 +167,28 @@ class ProcessWorker:
         """See Worker."""
         return self.link.gone
 
-    @property
-    def tired(self) -> bool:
-        """See Worker."""
-        if not self._stuck and not self.roster.left:
-            return False
-        now = time.monotonic()
-        withstood = sum(now - one.since > STUCK_S for one in self._stuck)
-        return withstood > MAX_STUCK or any(now - one.since > MAX_STUCK_S for one in self.abandoned())
+    def needs_replacement(self, now: float) -> str | None:
+        """See Worker. Code of ended jobs is given time, and then no more: a process can be killed."""
+        if not self._in_threads and not self.roster.left:
+            return None
+        abandoned = self.abandoned()
+        if any(now - one.since > self._run_on_s for one in abandoned):
+            return "code of ended queries runs on"
+        if not self._cpu_use.is_due(now):
+            return None
+        overdue = [one for one in abandoned if now - one.since > OVERDUE_S]
+        used = {one.thread: (one.name, thread_cpu_s(one.thread)) for one in overdue if one.thread is not None}
+        return "code of ended queries burns CPU" if self._cpu_use.look(used, now) else None
 
     def abandoned(self) -> list[Abandoned]:
-        """See Worker."""
-        return [*self.roster.left.values(), *self._stuck]
+        """See Worker. The code that has control keeps the main thread."""
+        if not self.roster.left:
+            return self._in_threads
+        number, _ = self.link.monitor.seen()
+        main = None if self.link.pid is None else (self.link.pid, self.link.pid)
+        left = self.roster.left.values()
+        on_loop = [Abandoned(one.name, one.since, main if one.number == number else None) for one in left]
+        return on_loop + self._in_threads
 
     # What the process says
 
@@ -194,7 +230,8 @@ class ProcessWorker:
         self.roster.done(job, trail, completed)
 
     def _on_status(self, frame: Frame) -> None:
-        self._stuck = [Abandoned(name, since) for name, since in frame.head[1]]
+        told = frame.head[1]
+        self._in_threads = [Abandoned(name, since, (pid, thread)) for name, since, (pid, thread) in told]
 
     def _on_pong(self, _: Frame) -> None:
         if self._pinged_at is not None:

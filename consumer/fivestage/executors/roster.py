@@ -1,15 +1,24 @@
-"""Which jobs are placed somewhere, and which have left without their code having stopped."""
+"""Which jobs run in one place, and which have left it while their code runs on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fivestage.threads import Abandoned
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.trail import Trail
     from fivestage.executors.port import OnFinished
+
+
+class Leftover(NamedTuple):
+    """Code of a job that ended, or went on elsewhere."""
+
+    number: int
+    """The job's."""
+    name: str
+    """The node or stage whose code it is."""
+    since: float
+    """Monotonic seconds."""
 
 
 class Roster:
@@ -18,9 +27,9 @@ class Roster:
     def __init__(self, on_finished: OnFinished) -> None:
         self._on_finished = on_finished
         self.jobs: dict[Trail, Job] = {}
-        """The jobs that run here and are waited for."""
-        self.left: dict[Trail, Abandoned] = {}
-        """Those that ended or went elsewhere while their code here runs on."""
+        """The jobs that run here."""
+        self.left: dict[Trail, Leftover] = {}
+        """The code of those that ended, or went on elsewhere, that has not ended here."""
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -33,32 +42,33 @@ class Roster:
         self.jobs[job.trail] = job
 
     def leave(self, job: Job, now: float) -> None:
-        """Nobody waits for a job here any more: its trail is closed, so the end of its code says nothing."""
+        """A job ends, or goes on elsewhere: its trail is closed, so the end of its code says nothing."""
         job.trail.closed = True
         if self.jobs.pop(job.trail, None) is not None:
             running = job.trail.running
             name = "" if running is None else running.node or str(running.spec.stage_type)
-            self.left[job.trail] = Abandoned(name, now)
+            self.left[job.trail] = Leftover(job.number, name, now)
 
-    def forgive(self, job: Job) -> None:
-        """A job that left was only caught here: its code is not to blame for running on."""
+    def excuse(self, job: Job) -> None:
+        """A job that left was only waiting here: its code does not run on."""
         self.left.pop(job.trail, None)
 
-    def blame(self, culprit: Job | None) -> None:
-        """A step of *culprit* holds the worker: those that have left were caught behind it, none is to blame.
-
-        Where the culprit is not known it may be one of them, and all stay on the list.
-        """
-        if culprit is not None:
-            self.left.clear()
+    def keep_only(self, number: int) -> None:
+        """A step of job *number* keeps the loop (0 = other code): all others that left wait for it."""
+        self.left = {trail: left for trail, left in self.left.items() if left.number == number}
 
     def done(self, job: Job, trail: Trail, completed: bool) -> None:  # noqa: FBT001 - see JobHost
         """Nothing of a job runs here any more; *completed* tells whether it came to its end."""
-        self.left.pop(trail, None)
+        late = self.left.pop(trail, None) is not None and job.ended
         waited_for = self.jobs.pop(trail, None) is not None
-        if completed and (waited_for or job.ended):
+        if completed and (waited_for or late):
             self._on_finished(job)
 
-    def find(self, number: int) -> Job | None:
-        """The job of that number, if it runs here and is waited for."""
+    def blocking(self, number: int) -> Job | None:
+        """The job of that number whose code has control, if it runs here.
+
+        It does not where its code has control and it has left, even if it has come back to wait here.
+        """
+        if any(left.number == number for left in self.left.values()):
+            return None
         return next((job for job in self.jobs.values() if job.number == number), None)

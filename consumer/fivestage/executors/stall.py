@@ -1,24 +1,30 @@
-"""Telling a loop that is held up from one that has much to do."""
+"""Telling an event loop that does not turn from one that has much to do."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fivestage.executors.port import TICK_S
 
 if TYPE_CHECKING:
     from fivestage.bounded import StepMonitor
 
-OUTSIDE_PATIENCE_S = 0.1
+OUTSIDE_PATIENCE_S: Final = 0.1
 """For code that runs outside of any stage, where there is no step to look at, only an answer to wait for."""
+FIRST_STEPS: Final = 100
+"""A loop that has run fewer steps of user code is new: its first calls import, connect, and warm up."""
+FIRST_PATIENCE_S: Final = 0.25
+"""How long a step of a new loop may take."""
+IN_STAGE: Final = "a stage did not give control back"
+OUTSIDE: Final = "code outside of any stage did not give control back"
 
 
 class StallDetector:
     """Looks at a worker's monitor every TICK_S.
 
-    A worker that computes much for many queries goes from step to step; one that is held up shows the same
-    step look after look. Only looks count that came when they were due: a process that got no CPU for a while
-    must not hold that against its workers.
+    A worker that computes much for many queries goes from step to step; a stalled one shows the same step
+    look after look. Only looks that come in time count: a process that got no CPU for a while says nothing
+    about its workers.
 
     Args:
         monitor: The worker's.
@@ -27,16 +33,20 @@ class StallDetector:
 
     def __init__(self, monitor: StepMonitor, patience_s: float) -> None:
         self._monitor = monitor
-        self._patience = max(1, round(patience_s / TICK_S))
-        self._outside_patience = max(self._patience, round(OUTSIDE_PATIENCE_S / TICK_S))
+        self._patience = _looks(patience_s)
         self._seen = (0, 0)
         self._looks = 0
 
     def __repr__(self) -> str:
         return f"<StallDetector {self._seen} for {self._looks} looks>"
 
+    @property
+    def stalled_s(self) -> float:
+        """How long the same step has been seen, in looks that count."""
+        return self._looks * TICK_S
+
     def look(self, *, answering: bool, count: bool) -> str | None:
-        """Look once; why the worker is held up, once that is sure.
+        """Look once; why the worker is stalled, once that is sure.
 
         Args:
             answering: It has answered the last ping.
@@ -47,8 +57,16 @@ class StallDetector:
             self._seen, self._looks = seen, 0
             return None
         self._looks += count
-        if seen[0] and self._looks >= self._patience:
-            return "a stage did not give control back"
-        if self._looks >= self._outside_patience:
-            return "code outside of any stage did not give control back"
-        return None
+        job, steps = seen
+        patience = self._patience
+        if not job:
+            patience = max(patience, _looks(OUTSIDE_PATIENCE_S))
+        if steps < FIRST_STEPS:
+            patience = max(patience, _looks(FIRST_PATIENCE_S))
+        if self._looks < patience:
+            return None
+        return IN_STAGE if job else OUTSIDE
+
+
+def _looks(seconds: float) -> int:
+    return max(1, round(seconds / TICK_S))

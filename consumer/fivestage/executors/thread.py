@@ -1,9 +1,10 @@
-"""User code on an event loop of its own, in a thread of its own."""
+"""User code on event loops of its own, in threads of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -11,25 +12,24 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from fivestage.bounded import StepMonitor
-from fivestage.errors import StageInterrupted
 from fivestage.executors.fleet import Fleet
+from fivestage.executors.frames import place_of
 from fivestage.executors.host import JobHost
 from fivestage.executors.mailbox import Mailbox
-from fivestage.executors.port import TICK_S
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import StallDetector
-from fivestage.threads import INTERRUPT_EVERY_S, MAX_INTERRUPTS, catch_thrown, throw_into
+from fivestage.threads import Abandoned, DefaultExecutor
 
 if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.job import Job
     from fivestage.executors.port import OnFinished
     from fivestage.orchestrator import Orchestrator
-    from fivestage.threads import Abandoned
+
+END_S: Final = 2.0
+"""How long the tasks of a loop that is to end may take for it; then its thread is left as it is."""
 
 log = structlog.get_logger("fivestage.executor")
-_LEFTOVERS: Final[list[set[asyncio.Task[Any]]]] = []
-"""Tasks that would not end with their loop. Collecting them would run their code on some other thread."""
 
 
 class ThreadWorker:
@@ -39,6 +39,7 @@ class ThreadWorker:
         self.roster = Roster(on_finished)
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_log_without_text)
+        self._loop.set_default_executor(DefaultExecutor(orchestrator.threads))
         self._monitor = StepMonitor()
         self._stall = StallDetector(self._monitor, stall_s)
         bus = asyncio.get_running_loop()
@@ -49,16 +50,19 @@ class ThreadWorker:
         self._inbox = Mailbox(self._loop, sender=bus)
         self._pinged_at: float | None = None
         self._last_lag_s = 0.0
-        self._put_down_at: float | None = None
-        self._quitting = False
-        self._interrupts = 0
-        self._lock = threading.Lock()
-        self._over = False
+        self._asked_to_end_at: float | None = None
+        self._is_ending = False
         self._thread = threading.Thread(target=self._main, name="fivestage-executor", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
 
     def __repr__(self) -> str:
         return f"<ThreadWorker {'ended' if self.gone else 'running'} {self.roster} {self._monitor}>"
+
+    ready = True
 
     def start(self, job: Job) -> None:
         """See Worker."""
@@ -93,72 +97,80 @@ class ThreadWorker:
         pinged_at = self._pinged_at
         return self._last_lag_s if pinged_at is None else time.monotonic() - pinged_at
 
-    tired = False
+    @property
+    def stalled_s(self) -> float:
+        """See Worker."""
+        return self._stall.stalled_s
+
+    def needs_replacement(self, _: float) -> None:
+        """See Worker. A loop that turns again is as good as before."""
 
     @property
-    def culprit(self) -> Job | None:
+    def blocking(self) -> tuple[int, Job | None]:
         """See Worker."""
         number, _ = self._monitor.seen()
-        return self.roster.find(number) if number else None
+        return number, self.roster.blocking(number) if number else None
 
-    def put_down(self, now: float) -> None:
-        """See Worker. Code in Python is interrupted; what is stuck in C is left behind."""
-        if self._put_down_at is None:
-            self._put_down_at = now
+    def place(self) -> str | None:
+        """See Worker."""
+        return place_of(self._thread.ident)
+
+    def end(self, now: float) -> None:
+        """See Worker. A thread whose code does not end cannot be ended: it is left as it is."""
+        if self._asked_to_end_at is None:
+            self._asked_to_end_at = now
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._quit)
-        due = self._put_down_at + TICK_S + INTERRUPT_EVERY_S * self._interrupts
-        if now < due or self._interrupts >= MAX_INTERRUPTS:
-            return
-        with self._lock:
-            number = self._thread.ident
-            if not self._over and number is not None and throw_into(number):
-                self._interrupts += 1
+                self._loop.call_soon_threadsafe(self._end)
 
     @property
     def gone(self) -> bool:
         """See Worker."""
-        return not self._thread.is_alive()
+        asked_at = self._asked_to_end_at
+        return not self._thread.is_alive() or (asked_at is not None and time.monotonic() - asked_at > END_S)
 
     def abandoned(self) -> list[Abandoned]:
-        """See Worker."""
-        return list(self.roster.left.values())
+        """See Worker. The code that has control keeps the thread of the loop."""
+        if not self.roster.left:
+            return []
+        number, _ = self._monitor.seen()
+        thread = os.getpid(), self._thread.native_id or 0
+        left = self.roster.left.values()
+        return [Abandoned(one.name, one.since, thread if one.number == number else None) for one in left]
 
     # In the thread
 
     def _main(self) -> None:
-        try:
-            while not self._quitting:  # a node may stop the loop, or raise SystemExit in a task: it goes on
-                with contextlib.suppress(BaseException):
-                    self._loop.run_forever()
-        except StageInterrupted:  # between two turns
-            pass
-        self._over = True  # nobody throws any more, except who has just looked, with the lock
-        try:
-            with self._lock:
-                thrown = self._interrupts > 0
-            if thrown:
-                catch_thrown()
-        except StageInterrupted:
-            pass
-        if left := asyncio.all_tasks(self._loop):
-            _LEFTOVERS.append(left)
+        while not self._is_ending:  # a node may stop the loop, or raise SystemExit in a task: it goes on
+            with contextlib.suppress(BaseException):
+                self._loop.run_forever()
         self._loop.close()
 
-    def _quit(self) -> None:
-        self._quitting = True
-        for task in asyncio.all_tasks(self._loop):
+    def _end(self) -> None:
+        """Cancel all tasks, and stop the loop when they have ended."""
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
             task.cancel()
-        self._loop.call_soon(self._loop.call_soon, self._loop.stop)
+        ending = self._loop.create_task(_ended(tasks))
+        ending.add_done_callback(self._stop)
+
+    def _stop(self, _: object) -> None:
+        self._is_ending = True
+        self._loop.stop()
 
 
 class ThreadExecutor(Fleet):
-    """Runs jobs on a second event loop, so that a node that blocks does not block the bus."""
+    """Runs jobs on event loops beside the bus, so that a node that blocks does not block the bus."""
 
-    def __init__(self, orchestrator: Orchestrator, *, observer: Observer, stall_s: float) -> None:
+    def __init__(
+        self, orchestrator: Orchestrator, *, observer: Observer, stall_s: float, spares: int = 1
+    ) -> None:
         self._orchestrator = orchestrator
         super().__init__(
-            lambda on_finished: ThreadWorker(orchestrator, on_finished, stall_s), size=1, observer=observer
+            lambda on_finished: ThreadWorker(orchestrator, on_finished, stall_s),
+            size=1,
+            spares=spares,
+            stall_ms=round(stall_s * 1000),
+            observer=observer,
         )
 
     async def start(self, on_finished: OnFinished) -> None:
@@ -166,11 +178,6 @@ class ThreadExecutor(Fleet):
         self.launch(on_finished)
 
     failure = None
-
-    def check(self, now: float) -> bool:
-        """See Executor."""
-        self._orchestrator.threads.interrupt(now)
-        return super().check(now)
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
@@ -182,8 +189,17 @@ class ThreadExecutor(Fleet):
         await self.shut_down(timeout_s)
 
 
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    """Wait for the end of tasks, and of those that they start."""
+    while tasks:
+        await asyncio.wait(tasks)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+
+
 def _log_without_text(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What a node's own tasks raise is told by its class: the text may hold a query."""
+    """Log only the class of what a node's own tasks raise: the message may contain query text."""
     error = context.get("exception")
     said = str(context.get("message", "")).partition("<")[0][:80]  # what follows describes objects
     log.error("trouble in a node's own tasks", said=said, error_type=type(error).__name__)

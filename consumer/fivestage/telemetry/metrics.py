@@ -113,6 +113,12 @@ class Metrics(Observer):
             "Results dropped because their query had ended.",
             registry=registry,
         )
+        self._stalled = Counter(
+            "fivestage_blocked_event_loops_total",
+            "Event loops that did not turn for a while, by the node or stage whose code had control.",
+            ("node",),
+            registry=registry,
+        )
         self._replaced = Counter(
             "fivestage_replaced_executors_total",
             "Event loops and processes of nodes that were replaced.",
@@ -201,6 +207,9 @@ class Metrics(Observer):
 
     def shed(self, lane: str, *, refused: bool) -> None:
         self._shed.labels(self._lane(lane), "refused" if refused else "observed").inc()
+
+    def executor_stalled(self, name: str) -> None:
+        self._stalled.labels(name).inc()
 
     def executor_replaced(self, reason: str) -> None:
         self._replaced.labels(reason).inc()

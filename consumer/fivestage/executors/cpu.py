@@ -1,0 +1,82 @@
+"""What abandoned code costs: the CPU that its threads use, and whether that is too much."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_CORES: Final = 0.5
+"""More than that, on average, is burning."""
+NOTEWORTHY: Final = 0.1
+"""The share of the whole from which on a node is named."""
+LOOK_EVERY_S: Final = 0.2
+_TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+_UTIME: Final = 11
+"""Where the user time is among the fields of ``stat`` that follow the name; the system time is the next."""
+
+
+def thread_cpu_s(thread: tuple[int, int]) -> float | None:
+    """The CPU seconds that a thread has used so far; None for one that has ended.
+
+    Read from the file system: asking the C library for the clock of a thread that has ended is undefined.
+    """
+    process, number = thread
+    try:
+        stat = Path(f"/proc/{process}/task/{number}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_UTIME + 1])) * _TICK_S
+
+
+class CpuUse:
+    """Finds out whether threads together use more than MAX_CORES for a while.
+
+    Together, because threads that spin in one process share the interpreter lock: each of ten uses a tenth.
+
+    Args:
+        limit_s: How long that may last.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._used: dict[tuple[int, int], float] = {}
+        self._looked_at: float | None = None
+        self._since = 0.0
+        self._by_name: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<CpuUse {self._by_name} since {self._since:.1f}>"
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time for another look: reading costs some 20 us a thread."""
+        return self._looked_at is None or now - self._looked_at >= LOOK_EVERY_S
+
+    def look(self, used: Mapping[tuple[int, int], tuple[str, float | None]], now: float) -> list[str]:
+        """Take note of what threads have used; the names of those that burn CPU, once they have for limit_s.
+
+        Args:
+            used: The name, and the CPU seconds so far, of each thread that counts.
+            now: Monotonic seconds.
+        """
+        before, self._used = self._used, {}
+        if self._looked_at is None:
+            self._since = now
+        self._looked_at = now
+        for thread, (name, cpu_s) in used.items():
+            if cpu_s is not None:
+                self._used[thread] = cpu_s
+                spent_s = cpu_s - before.get(thread, cpu_s)
+                self._by_name[name] = self._by_name.get(name, 0.0) + spent_s
+        total_s, took_s = sum(self._by_name.values()), now - self._since
+        if total_s < MAX_CORES * took_s or not self._used:
+            self._since = now
+            self._by_name.clear()
+            return []
+        if took_s < self._limit_s:
+            return []
+        return sorted(name for name, spent_s in self._by_name.items() if spent_s >= NOTEWORTHY * total_s)

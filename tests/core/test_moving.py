@@ -1,0 +1,94 @@
+"""Queries that wait behind the code of others: when they move, and when their stages are overdue."""
+
+from __future__ import annotations
+
+import pytest
+
+from fivestage import Plan, Query
+from fivestage.core.advice import StageAdvice
+from fivestage.core.job import Job
+from fivestage.core.moving import GUESS, SLACK_S, is_overdue, is_worth_moving
+from fivestage.core.trail import RunningStage, StageRun
+from fivestage_schemas import Outcome
+
+PLAN = Plan.of()
+PROCESSING = 2
+
+
+def processing(*, began_at: float = 0.0, needs_s: float = 0.0) -> Job:
+    """A query of 250 ms, from time 0 on, whose node is running; and what processing usually takes."""
+    job = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=0.25)
+    job.advice.stages = tuple(StageAdvice(spec.limit_s, needs_s) for spec in PLAN.stages)
+    job.trail.runs = [StageRun(spec, Outcome.SUCCESS) for spec in PLAN.stages[:PROCESSING]]
+    job.trail.start(RunningStage(PLAN.stages[PROCESSING], began_at, 0.12))
+    return job
+
+
+@pytest.mark.parametrize(("now", "moves"), [(0.03, False), (0.189, False), (0.191, True)])
+def test_a_query_moves_when_waiting_would_cost_its_answer(now: float, *, moves: bool) -> None:
+    """What remains is compared with what the stage usually takes, and with what critical ones after it do."""
+    job = processing(needs_s=0.05)
+    assert is_worth_moving(job, now, stalled_since=0.0) is moves
+
+
+def test_an_unknown_stage_is_taken_to_need_half_of_its_limit() -> None:
+    """Before anything is learned."""
+    job = processing()
+    latest = 0.25 - SLACK_S - GUESS * 0.12
+    assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0)
+    assert is_worth_moving(job, latest + 0.001, stalled_since=0.0)
+
+
+def test_critical_stages_ahead_count() -> None:
+    """A query in its first stage must leave time for decision and processing as well."""
+    job = processing(needs_s=0.05)
+    job.trail.runs.clear()
+    job.trail.start(RunningStage(PLAN.stages[0], 0.0, 0.05))
+    latest = 0.25 - SLACK_S - 3 * 0.05
+    assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0)
+    assert is_worth_moving(job, latest + 0.001, stalled_since=0.0)
+
+
+def test_a_stall_is_waited_for_as_long_as_what_a_move_would_lose() -> None:
+    """A stage that has waited 100 ms for its reply does not start again for a stall of 30."""
+    job = processing(needs_s=0.15)
+    assert not is_worth_moving(job, 0.13, stalled_since=0.1)
+    assert is_worth_moving(job, 0.2, stalled_since=0.1)
+
+
+def test_a_call_in_a_thread_loses_nothing() -> None:
+    """It goes on while its loop does not turn: the move need not wait."""
+    job = processing(needs_s=0.15)
+    assert job.trail.running is not None
+    job.trail.running.call = object()
+    assert is_worth_moving(job, 0.13, stalled_since=0.1)
+
+
+def test_a_query_whose_stages_have_ended_stays() -> None:
+    """There is nothing to do elsewhere."""
+    job = processing()
+    job.trail.runs = [StageRun(spec, Outcome.SUCCESS) for spec in PLAN.stages]
+    job.trail.running = None
+    assert not is_worth_moving(job, 0.24, stalled_since=0.0)
+
+
+@pytest.mark.parametrize(("now", "overdue"), [(0.12, False), (0.139, False), (0.141, True), (0.26, False)])
+def test_overdue(now: float, *, overdue: bool) -> None:
+    """A stage has some grace after its limit; at the query's deadline that takes over."""
+    job = processing()
+    assert job.trail.running is not None
+    assert is_overdue(job, job.trail.running, now, grace_s=0.02) is overdue
+
+
+@pytest.mark.parametrize(
+    ("held_at", "now", "overdue"),
+    [(0.15, 0.15, False), (0.15, 0.19, False), (0.15, 0.21, True), (0.05, 0.141, True)],
+)
+def test_a_stage_gets_back_the_time_that_its_loop_did_not_turn(
+    held_at: float, now: float, *, overdue: bool
+) -> None:
+    """What it lost beyond its limit is added; while it is held, it is not overdue at all."""
+    job = processing()
+    job.held_at = held_at
+    assert job.trail.running is not None
+    assert is_overdue(job, job.trail.running, now, grace_s=0.02) is overdue
