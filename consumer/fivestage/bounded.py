@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 HELD_UP_S = 0.005
 """A limit that is noticed so late is not the fault of the code that waits."""
+TURN_S = 0.02
+"""How long a busy loop may take to come to code that need not wait any longer."""
 TOO_LARGE = "result_too_large"
 _SUCCESS: Final = Outcome.SUCCESS
 
@@ -216,13 +218,17 @@ class Bounded:
     once pays nothing for its limit.
 
     Code that waits while another node keeps the loop from turning cannot help being late: it gets that time
-    back, up to the bounds' *latest*. Code that itself keeps the loop beyond its limit does not.
+    back, up to the bounds' *latest*. Code that itself keeps the loop beyond its limit does not. Code that has
+    got what it waited for, and only waits for its turn, gets that, once.
 
     Afterwards ``expired`` tells whether the time ran out. As with asyncio's own timeouts the task's count of
     cancellations is put back, so that ``task.cancelling()`` tells of cancellations from outside only.
     """
 
-    __slots__ = ("_bounds", "_call", "_timer", "_waiting_for", "_waits_since", "closed", "ends_at", "expired")
+    __slots__ = (
+        "_bounds", "_call", "_had_turn", "_timer", "_waiting_for", "_waits_since", "closed", "ends_at",
+        "expired",
+    )  # fmt: skip
 
     def __init__(
         self, call: Coroutine[Any, Any, Any], waiting_for: Any, ends_at: float, bounds: Bounds
@@ -233,40 +239,63 @@ class Bounded:
         self._bounds = bounds
         self._waits_since = bounds.clock()
         self._timer = bounds.loop.call_at(ends_at, self._expire)
+        self._had_turn = False
         self.expired = False
         self.closed = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
         call, bounds, task = self._call, self._bounds, self._bounds.task
-        waiting_for, self._waiting_for = self._waiting_for, None
         try:
             while True:
                 try:
-                    sent = yield waiting_for
+                    sent = yield self._waiting_for
                 except GeneratorExit:  # its loop has gone: nobody will ever go on with this
                     self.closed = True
                     call.close()
                     raise
                 except BaseException as thrown:  # noqa: BLE001 - whatever the task is thrown, the code gets
-                    waiting_for = bounds.step(call.throw, thrown)
+                    self._waiting_for = bounds.step(call.throw, thrown)
                 else:
-                    waiting_for = bounds.step(call.send, sent)
+                    if (
+                        bounds.clock() > self.ends_at and not self.expired
+                    ):  # it waited for its turn: the timer has not had one yet
+                        self._put_off()
+                    self._waiting_for = bounds.step(call.send, sent)
                 self._waits_since = bounds.clock()
         except StopIteration as finished:
             return finished.value
         finally:
+            self._waiting_for = None
             self._timer.cancel()
             if self.expired and task is not None:
                 task.uncancel()
 
     def _expire(self) -> None:
         bounds = self._bounds
-        now = bounds.clock()
-        lost_s = now - self.ends_at
-        if lost_s > HELD_UP_S and self._waits_since <= self.ends_at and now < bounds.latest:
-            self.ends_at = min(now + lost_s, bounds.latest)
-            self._timer = bounds.loop.call_at(self.ends_at, self._expire)
+        if self._put_off():
             return
         self.expired = True
         if bounds.task is not None:
             bounds.task.cancel()
+
+    def _put_off(self) -> bool:
+        """Move the end by what the code has lost to others, if it has lost something."""
+        bounds = self._bounds
+        now = bounds.clock()
+        lost_s = now - self.ends_at
+        waited = self._waits_since <= self.ends_at and now < bounds.latest
+        more_s = lost_s if lost_s > HELD_UP_S else 0.0
+        if waited and not self._had_turn and _is_done(self._waiting_for):
+            self._had_turn, more_s = True, max(more_s, TURN_S)
+        if not waited or not more_s:
+            return False
+        self.ends_at = min(now + more_s, bounds.latest)
+        self._timer.cancel()
+        self._timer = bounds.loop.call_at(self.ends_at, self._expire)
+        return True
+
+
+def _is_done(waiting_for: Any) -> bool:
+    """Whether what a task waits for is there; a bare yield (None) waits for nothing but its turn."""
+    done = getattr(waiting_for, "done", None)
+    return waiting_for is None or (callable(done) and bool(done()))

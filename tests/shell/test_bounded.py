@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.bounded import Bounds
+from fivestage.bounded import TURN_S, Bounds
 from fivestage_schemas import Outcome
 
 from .samples import block
@@ -67,3 +67,45 @@ async def test_a_call_that_itself_keeps_the_loop_gets_nothing_back() -> None:
     for afterwards_s in (None, 0.0, 0.01):
         ending = await run(blocks(afterwards_s), 0.05, latest_s=0.25)
         assert (ending.outcome, ending.extended_s) == (Outcome.TIMEOUT, 0.0)
+
+
+async def test_a_call_whose_wait_is_over_gets_its_turn() -> None:
+    """Where a neighbour keeps the loop to just beyond its limit, what it waited for came in time."""
+    neighbour = asyncio.create_task(blocks_after(0.005, 0.046))
+    ending = await run(asyncio.sleep(0.01, "done"), 0.05, latest_s=0.25)
+    await neighbour
+    assert (ending.outcome, ending.data) == (Outcome.SUCCESS, "done")
+
+
+async def test_a_call_that_waits_for_its_turn_behind_a_neighbour() -> None:
+    """Its wait is over before the neighbour takes the loop, and it goes on before its timer does."""
+    order = []
+
+    async def waits(name: str, blocks_s: float) -> str:
+        await asyncio.sleep(0.01)
+        order.append(name)
+        block(blocks_s)
+        return name
+
+    neighbour = asyncio.create_task(waits("neighbour", 0.1))
+    await asyncio.sleep(0)
+    ending = await run(waits("call", 0.0), 0.05, latest_s=0.25)
+    await neighbour
+    assert (order, ending.outcome, ending.data) == (["neighbour", "call"], Outcome.SUCCESS, "call")
+
+
+async def test_such_a_turn_comes_once() -> None:
+    """Code that goes on waiting for short whiles, the loop being late each time, ends all the same."""
+
+    async def waits() -> None:
+        while True:
+            await asyncio.sleep(0.01)
+
+    neighbours = [
+        asyncio.create_task(blocks_after(0.005, 0.047)),
+        asyncio.create_task(blocks_after(0.06, 0.014)),
+    ]
+    ending = await run(waits(), 0.05, latest_s=10)
+    await asyncio.gather(*neighbours)
+    assert ending.outcome is Outcome.TIMEOUT
+    assert ending.duration_s == pytest.approx(0.052 + TURN_S, abs=0.003)
