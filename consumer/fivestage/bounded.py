@@ -261,6 +261,8 @@ class Bounded:
 
     def _expire(self) -> None:
         bounds = self._bounds
+        if bounds.given_up():  # cancelled from outside: a second cancellation would cut its clean-up
+            return
         now = bounds.clock()
         lost_s = now - self.ends_at
         if lost_s > HELD_UP_S and self._waits_since <= self.ends_at and now < bounds.latest:

@@ -89,7 +89,7 @@ class Orchestrator:
         query = Query(query_id, user_input, lane, event.context or {})
         job = Job(query, self.plan, started_at=now, ends_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
-        task = asyncio.ensure_future(self.run(job, job.trail))
+        task = asyncio.create_task(self.run(job, job.trail))
         try:
             await asyncio.wait({task}, timeout=total_s)
         finally:
