@@ -289,6 +289,8 @@ class ExecutorSettings(_Section):
     max_abandoned: Annotated[int, Field(ge=0)] = 8
     """Stages that may be stuck (run on for 10 s after their end); with more the service ends, to be
     started afresh. A node with half as many that did not come back gets no more calls until they do."""
+    start_timeout_ms: PositiveMs = 60_000
+    """How long the app's resources may take to open; one that fails is tried again until then."""
 
 
 class AdminSettings(_Section):
