@@ -81,29 +81,29 @@ class Resources:
             ResourceError: one failed, or took too long; its text names the resource and holds the author's
                 own error, which is the cause. What this call had opened before is closed again.
         """
-        return await self._open_all(self._declared.values(), retry)
+        return await self._open_all(self._declared.values(), retry=retry)
 
     async def open_process(self, *, retry: bool = True) -> Scope:
         """The same for the ``def`` ones alone; they open in threads, so that the loop turns meanwhile."""
-        return await self._open_all([one for one in self._declared.values() if not one.is_async], retry)
+        return await self._open_all([one for one in self._declared.values() if not one.is_async], retry=retry)
 
     async def open_loop(self, *, retry: bool = True) -> Scope:
         """The same for the ``async def`` ones alone."""
-        return await self._open_all([one for one in self._declared.values() if one.is_async], retry)
+        return await self._open_all([one for one in self._declared.values() if one.is_async], retry=retry)
 
-    async def _open_all(self, wanted: Iterable[Resource[Any]], retry: bool) -> Scope:  # noqa: FBT001 - private
+    async def _open_all(self, wanted: Iterable[Resource[Any]], *, retry: bool) -> Scope:
         scope, clock = Scope(self._open), asyncio.get_running_loop().time
         ends_at = clock() + self._start_timeout_s
         try:
             for resource in tuple(wanted):
                 if not resource.stand_ins and not self._has(resource):
-                    scope.add(await self._open_one(resource, ends_at, retry))
+                    scope.add(await self._open_one(resource, ends_at, retry=retry))
         except BaseException:
             await scope.close()
             raise
         return scope
 
-    async def _open_one(self, resource: Resource[Any], ends_at: float, retry: bool) -> Keeper:  # noqa: FBT001
+    async def _open_one(self, resource: Resource[Any], ends_at: float, *, retry: bool) -> Keeper:
         clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
         failure: BaseException | None = None
         while True:
@@ -120,7 +120,7 @@ class Resources:
             if failure is None:
                 return keeper
             if not retry or clock() + pause_s >= ends_at:
-                raise self._failed(resource, failure, retry) from failure
+                raise self._failed(resource, failure, retry=retry) from failure
             log.warning("a resource did not open", again_in_s=pause_s, **described(resource, failure))
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -137,7 +137,7 @@ class Resources:
             "was overridden or not declared yet when the app started"
         )
 
-    def _failed(self, resource: Resource[Any], failure: BaseException, retry: bool) -> ResourceError:  # noqa: FBT001
+    def _failed(self, resource: Resource[Any], failure: BaseException, *, retry: bool) -> ResourceError:
         tried = f" within {self._limit}" if retry else ""
         return ResourceError(
             f"resource {resource.name!r} could not be opened{tried}:\n{explained(resource, failure)}"
