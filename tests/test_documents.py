@@ -108,13 +108,29 @@ async def test_dead_letter_commands(bootstrap: str, tmp_path: Path) -> None:
 
 def test_a_node_of_your_own(tmp_path: Path) -> None:
     """The README's node runs without Kafka as printed, in at most fifteen lines."""
-    app, question = blocks("python")
+    app, question, _ = blocks("python")
     assert len([line for line in app.splitlines() if line.strip()]) <= 15
     (tmp_path / "myapp.py").write_text(app, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", question], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
     assert "success Hello! You have" in done.stdout
+
+
+def test_resources_of_your_own(tmp_path: Path) -> None:
+    """The README's resources open, are used and close as printed."""
+    (tmp_path / "myapp.py").write_text(blocks("python")[2], encoding="utf-8")
+    ask = (
+        "import asyncio\nfrom fivestage import Orchestrator\nfrom myapp import app\n"
+        "async def main():\n"
+        "    async with Orchestrator(app) as orchestrator:\n"
+        "        print((await orchestrator.process_query('hello')).answer)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout, done.stderr) == ("Hello!\n", "")
 
 
 def test_config_commands(tmp_path: Path) -> None:

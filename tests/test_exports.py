@@ -30,6 +30,8 @@ TOP_LEVEL = {
     "Plan",
     "PublishError",
     "Query",
+    "Resource",
+    "ResourceError",
     "StageContext",
     "run_with_timeout",
 }

@@ -19,8 +19,10 @@ from fivestage.errors import (
     NodeError,
     NoNodeError,
     PublishError,
+    ResourceError,
 )
 from fivestage.orchestrator import Orchestrator, run_with_timeout
+from fivestage.resource import Resource
 
 __all__ = [
     "AccessError",
@@ -37,6 +39,8 @@ __all__ = [
     "Plan",
     "PublishError",
     "Query",
+    "Resource",
+    "ResourceError",
     "StageContext",
     "run_with_timeout",
 ]

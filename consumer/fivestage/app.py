@@ -10,17 +10,20 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fivestage.errors import InvalidAppError, NoNodeError
 from fivestage.node import Handler, Node
 from fivestage.nodes import builtin_nodes, builtin_stages
 from fivestage.nodes.matriz import adapt_matriz_node
+from fivestage.resource import Resource, StandIn
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
+T = TypeVar("T")
 StageFunction = TypeVar("StageFunction", bound="Callable[..., Any]")
 
 
@@ -34,6 +37,7 @@ class Pipeline:
     def __init__(self, *, builtins: bool = True) -> None:
         self._stages: dict[StageType, Handler] = {}
         self._nodes: dict[str, Node] = {}
+        self._resources: dict[str, Resource[Any]] = {}
         for stage_type, function in builtin_stages(self._nodes).items():
             self._stages[stage_type] = Handler.of(stage_type, function)
         if builtins:
@@ -91,6 +95,64 @@ class Pipeline:
         """
         call, own_intents, validate = adapt_matriz_node(name, node)
         self._register(name, call, frozenset(intents) or own_intents, validate)
+
+    @overload
+    def resource(self, function: Callable[[], AsyncIterator[T]]) -> Resource[T]: ...
+    @overload
+    def resource(self, function: Callable[[], Iterator[T]]) -> Resource[T]: ...
+    def resource(self, function: Callable[[], Any]) -> Resource[Any]:
+        """Declare what stages and nodes share: a client, a pool of connections, a model.
+
+        The function opens it, yields it once, and closes it. An ``async def`` is opened once per event loop,
+        for ``async def`` stages and nodes; a ``def`` once per process, for all. They are opened in the order
+        of their declaration before the first query and without a stage's limit, and closed in reverse order
+        after the last one, within 2 s in all. On an event loop that is stalled for good and in a worker
+        process that is killed nothing is closed.
+
+        Example:
+            >>> from fivestage import Pipeline
+            >>> app = Pipeline()
+            >>> @app.resource
+            ... async def http():
+            ...     async with aiohttp.ClientSession() as session:
+            ...         yield session
+            >>> @app.node("pages", intents={"page"})
+            ... async def pages(query, ctx):
+            ...     async with ctx.use(http).get(query.user_input) as reply:
+            ...         return await reply.text()
+
+        Raises:
+            InvalidAppError: it is no generator function, takes arguments, or its name is taken.
+        """
+        declared: Resource[Any] = Resource(function)
+        if declared.name in self._resources:
+            raise InvalidAppError(f"resource {declared.name}: there is one of that name already; rename one")
+        self._resources[declared.name] = declared
+        return declared
+
+    @contextlib.contextmanager
+    def override(self, resource: Resource[Any], fake: Any) -> Iterator[None]:
+        """Have ``ctx.use`` return *fake* instead of a resource, for the length of a ``with``; for tests.
+
+        Works before and while the app runs in this process, on all its loops; worker processes do not see
+        it. What is overridden when the app starts is not opened. Overrides may be nested.
+
+        Raises:
+            InvalidAppError: the resource is not one of this Pipeline.
+        """
+        if resource not in self._resources.values():
+            raise InvalidAppError(f"override: {resource!r} is no resource of this Pipeline")
+        stand_in = StandIn(fake)
+        resource.stand_ins.append(stand_in)
+        try:
+            yield
+        finally:
+            resource.stand_ins.remove(stand_in)
+
+    @property
+    def resources(self) -> Mapping[str, Resource[Any]]:
+        """The declared resources by name, in the order of declaration."""
+        return self._resources
 
     @property
     def nodes(self) -> Mapping[str, Node]:

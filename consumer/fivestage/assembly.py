@@ -113,7 +113,13 @@ def _executor(
             max_data_bytes=largest_event,
             setup=("fivestage.telemetry.logging:configure", level_name()),
         )
-    orchestrator = Orchestrator(app, plan=plan, threads=executor.threads, max_data_bytes=largest_event)
+    orchestrator = Orchestrator(
+        app,
+        plan=plan,
+        threads=executor.threads,
+        max_data_bytes=largest_event,
+        start_timeout_ms=executor.start_timeout_ms,
+    )
     if executor.kind == "inline":
         return InlineExecutor(orchestrator)
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)

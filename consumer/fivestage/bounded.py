@@ -272,7 +272,7 @@ class Bounded:
 
     def _expire(self) -> None:
         bounds = self._bounds
-        if self._put_off():
+        if bounds.given_up() or self._put_off():  # a second cancellation would cut its clean-up
             return
         self.expired = True
         if bounds.task is not None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from fivestage.core.advice import Advice
+from fivestage.errors import ResourceError
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from fivestage.resource import Resource
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,27 @@ class NoThreads:
     async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:  # noqa: ARG002
         """See Threads."""
         return function(*args)
+
+
+class OpenResources(Protocol):
+    """What a context needs of the resources."""
+
+    def find(self, resource: Resource[T]) -> T:
+        """What *resource* yielded where this is called; raises ResourceError when it is not open there."""
+
+
+class NoResources:
+    """Has nothing open."""
+
+    def find(self, resource: Resource[T]) -> T:
+        """See OpenResources."""
+        raise ResourceError(
+            f"resource {resource.name!r} is not open: a context made by hand opens none; put the call into "
+            f"`with app.override({resource.name}, fake):`"
+        )
+
+
+_NO_RESOURCES: Final = NoResources()
 
 
 @dataclass(slots=True)
@@ -69,6 +96,8 @@ class StageContext:
     """The node's confidence, 0..1, where it gave one."""
     validated: bool | None = None
     """The verdict of validation; None while there is none (reflection)."""
+    resources: OpenResources = field(default=_NO_RESOURCES, repr=False)
+    """For ``use``; a context made by hand has none, only what ``app.override`` puts in their places."""
 
     def remaining_ms(self) -> float:
         """Milliseconds left for this stage; never negative."""
@@ -79,6 +108,22 @@ class StageContext:
         """Run a blocking function in the executor's threads and wait for what it returns or raises."""
         return await self.threads.run(function, *args, name=self.running)
 
+    def use(self, resource: Resource[T]) -> T:
+        """What a resource yielded: on this event loop (``async def``), or in this process (``def``).
+
+        Raises:
+            ResourceError: it is not open here, or belongs to an event loop and is used outside of that: in a
+                ``def`` stage or node, or in a function that ``run_sync`` runs.
+        """
+        if resource.is_async and not _on_a_loop():
+            raise ResourceError(
+                f"resource {resource.name!r} is an `async def`, so it belongs to an event loop; this code "
+                "runs in a thread (a `def` stage or node, or a function in run_sync); make the stage or node "
+                "an `async def`, or the resource a `def`"
+            )
+        stand_ins = resource.stand_ins
+        return stand_ins[-1].value if stand_ins else self.resources.find(resource)
+
     def rank_nodes(self, names: Iterable[str]) -> list[str]:
         """Those of *names* whose breaker lets them be called, the healthiest first; for decision stages."""
         return self.advice.rank(names)
@@ -87,3 +132,11 @@ class StageContext:
     def running(self) -> str:
         """Whose code this is: the node in processing, else the stage."""
         return self.node if self.stage_type == "processing" and self.node else str(self.stage_type)
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

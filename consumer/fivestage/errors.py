@@ -6,6 +6,7 @@
     ├── ConfigurationError      settings, topics, rights: exit code 2
     │   └── AccessError         Kafka was reached, and refuses this client's credentials or certificate
     ├── InvalidAppError         the Pipeline cannot run as declared
+    ├── ResourceError           a resource could not be opened in time, or is used where it is not open
     ├── NodeError               raised for a stage, becomes ``error_type`` of its StageResult
     │   └── NoNodeError         no registered node takes the intent, or the decision named an unknown one
     ├── BrokerError             the bus cannot go on; the process ends, nothing uncommitted is lost
@@ -29,6 +30,10 @@ class AccessError(ConfigurationError):
 
 class InvalidAppError(FivestageError):
     """A Pipeline was declared in a way that cannot run."""
+
+
+class ResourceError(FivestageError):
+    """A resource could not be opened, or is used where it is not open. The text says which and why."""
 
 
 class NodeError(FivestageError):

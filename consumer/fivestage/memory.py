@@ -118,7 +118,7 @@ class MemorySink:
 
 
 class MemoryBus:
-    """Runs a pipeline on a bus in memory.
+    """Runs a pipeline on a bus in memory; the ``async with`` opens its resources and closes them.
 
     Example:
         >>> async with MemoryBus(app) as bus:  # doctest: +SKIP
@@ -151,8 +151,14 @@ class MemoryBus:
         self.source = MemorySource(self.ledger)
         self.sink = MemorySink()
         plan = settings.pipeline.plan()
-        threads = settings.executor.threads
-        self.executor: Executor = executor or InlineExecutor(Orchestrator(app, plan=plan, threads=threads))
+        self.executor: Executor = executor or InlineExecutor(
+            Orchestrator(
+                app,
+                plan=plan,
+                threads=settings.executor.threads,
+                start_timeout_ms=settings.executor.start_timeout_ms,
+            )
+        )
         self.inner = wire(
             settings,
             ledger=self.ledger,

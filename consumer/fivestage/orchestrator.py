@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from fivestage.app import Pipeline
 from fivestage.bounded import Bounds
@@ -17,6 +17,8 @@ from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA
 from fivestage.core.trail import StageRun
 from fivestage.ending import Ending
+from fivestage.errors import ResourceError
+from fivestage.resources import Resources
 from fivestage.threads import ThreadPool
 from fivestage.waits import leave_behind, within
 from fivestage.walk import DataLimit, Walk
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
     from fivestage.bounded import StepMonitor
     from fivestage.core.trail import Trail
+    from fivestage.resources import Scope
 
 DEFAULT_THREADS = 8
+DEFAULT_START_TIMEOUT_MS = 60_000
 
 
 class Orchestrator:
@@ -39,11 +43,17 @@ class Orchestrator:
         plan: Limits and criticality; the defaults of ``Plan.of()`` when absent.
         threads: How many blocking (``def``) stages and nodes may run at a time.
         max_data_bytes: What stages return is left out of the results where it takes more as JSON.
+        start_timeout_ms: How long the app's resources may take to open.
 
     Example:
         >>> result = await Orchestrator().process_query("What is 15 + 7?")  # doctest: +SKIP
         >>> result.answer  # doctest: +SKIP
         22
+
+    An app with resources needs ``async with``, which opens them on the running loop and closes them there:
+
+        >>> async with Orchestrator(app) as orchestrator:  # doctest: +SKIP
+        ...     result = await orchestrator.process_query("What is 15 + 7?")
     """
 
     def __init__(
@@ -53,14 +63,29 @@ class Orchestrator:
         plan: Plan | None = None,
         threads: int = DEFAULT_THREADS,
         max_data_bytes: int | None = None,
+        start_timeout_ms: int = DEFAULT_START_TIMEOUT_MS,
     ) -> None:
         self.app = app or Pipeline()
         self.plan = plan or Plan.of()
         self.threads = ThreadPool(threads)
+        self.resources = Resources(self.app.resources, start_timeout_s=start_timeout_ms / 1000)
+        """Opened by ``async with``, or by the executor that runs jobs."""
+        self._scope: Scope | None = None
         self._limit = DataLimit.of(max_data_bytes)
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self.app} {self.threads}>"
+
+    async def __aenter__(self) -> Self:
+        if self._scope is not None:
+            raise RuntimeError("this Orchestrator is in an `async with` already; make one for each")
+        self._scope = await self.resources.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            await scope.close()
 
     async def process_query(
         self,
@@ -78,7 +103,13 @@ class Orchestrator:
 
         Raises:
             ValueError: an argument is not what a QueryEvent may have.
+            ResourceError: the app's resources are not open on the running loop.
         """
+        if self.app.resources and (missing := self.resources.missing()):
+            raise ResourceError(
+                f"resources that are not open here: {', '.join(missing)}; ask within `async with "
+                "Orchestrator(app) as orchestrator:`, or replace them with app.override"
+            )
         query_id = query_id or str(uuid.uuid4())
         event = QueryEvent(
             query_id=query_id, user_input=user_input, lane=lane, budget_ms=budget_ms, context=context
@@ -89,7 +120,7 @@ class Orchestrator:
         query = Query(query_id, user_input, lane, event.context or {})
         job = Job(query, self.plan, started_at=now, ends_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
-        task = asyncio.ensure_future(self.run(job, job.trail))
+        task = asyncio.create_task(self.run(job, job.trail))
         try:
             await asyncio.wait({task}, timeout=total_s)
         finally:
@@ -113,7 +144,8 @@ class Orchestrator:
             asyncio.CancelledError: the job was cancelled from outside; its trail stands as it is.
         """
         if not any(run.spec.critical and not run.success for run in trail.runs):  # else moved after its end
-            await Walk(self.app, self.threads, job, trail, monitor, self._limit).run()
+            walk = Walk(self.app, self.threads, self.resources, job, trail, monitor, self._limit)
+            await walk.run()
 
 
 async def run_with_timeout(

@@ -153,8 +153,10 @@ class Service:
 
     @property
     def _start_timeout_s(self) -> float:
-        loading_s = LOAD_TIMEOUT_S if self.settings.executor.kind == "process" else 0.0
-        return START_TIMEOUT_S + loading_s
+        executor = self.settings.executor
+        loading_s = LOAD_TIMEOUT_S if executor.kind == "process" else 0.0
+        opening_s = executor.start_timeout_ms / 1000 if self.app.resources else 0.0
+        return START_TIMEOUT_S + loading_s + opening_s
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings

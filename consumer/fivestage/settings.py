@@ -289,6 +289,8 @@ class ExecutorSettings(_Section):
     max_abandoned: Annotated[int, Field(ge=0)] = 64
     """Calls that may run on for 10 s after their end; with more the service ends, to be started again. Before
     that, a node with a quarter of ``threads`` calls that run on for 1 s gets no more until one returns."""
+    start_timeout_ms: PositiveMs = 60_000
+    """How long the app's resources may take to open; one that fails is tried again until then."""
     spares: Annotated[int, Field(ge=0, le=16)] = 1
     """Event loops, or worker processes, kept ready to take over from one that is blocked."""
 

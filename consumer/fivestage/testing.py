@@ -29,8 +29,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock jumps to the next timer whenever there is nothing else to do.
 
     A deadline of 30 s passes in no time and to the microsecond; a hang raises RuntimeError. Its clock
-    starts at 0. It cannot wait for what goes on outside it: blocking (``def``) stages and nodes, which run
-    in threads, and sockets need a real loop.
+    starts at 0. It cannot wait for what goes on outside it: blocking (``def``) stages, nodes and resources,
+    which run in threads, and sockets need a real loop.
 
     Example:
         >>> async def wait_a_day() -> float:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from fivestage.app import Pipeline
     from fivestage.bounded import StepMonitor
+    from fivestage.context import OpenResources
     from fivestage.core.job import Job
     from fivestage.core.plan import StageSpec
     from fivestage.core.trail import Trail
@@ -62,6 +63,7 @@ class Walk:
     Args:
         app: Stages and nodes.
         threads: For blocking ones.
+        resources: What they may use.
         job: The query.
         trail: Where to write what happens.
         monitor: Told whose code has control.
@@ -74,6 +76,7 @@ class Walk:
         self,
         app: Pipeline,
         threads: ThreadPool,
+        resources: OpenResources,
         job: Job,
         trail: Trail,
         monitor: StepMonitor | None,
@@ -93,6 +96,7 @@ class Walk:
         )
         self._clock = self._bounds.clock
         ctx = StageContext(job.query.lane, job.ends_at, self._clock, _INTENT, threads, job.advice)
+        ctx.resources = resources
         self._ctx = ctx
         for run in trail.runs:  # the job was moved: its stages see what the earlier ones have returned
             if run.success and run.data_json is not None:

@@ -18,12 +18,13 @@ import pytest
 from fivestage import Pipeline
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.settings import TopicSettings
+from fivestage.telemetry.logging import announce
 from support.checker import read_all, wait_for_results
 from support.feeder import event, write
 from support.process import ServiceProcess
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from fivestage import Query, StageContext
 
@@ -239,3 +240,51 @@ async def test_calls_that_never_come_back(bootstrap: str) -> None:
         **dict.fromkeys(STUCK_NODES, "timeout"),
         "fast": "success",
     }
+
+
+unopened = Pipeline()
+closes = Pipeline()
+
+
+@unopened.resource
+def missing_model() -> Iterator[str]:
+    """There is no such file."""
+    with open("no-such-model.bin", encoding="utf-8") as file:  # noqa: PTH123 - as authors write it
+        yield file.read()
+
+
+@closes.resource
+async def client() -> AsyncIterator[str]:
+    """Says when it closes."""
+    yield "client"
+    announce("client closed")
+
+
+@closes.node("client", intents={"greeting"})
+async def _uses(_query: Query, ctx: StageContext) -> str:
+    return ctx.use(client)
+
+
+async def test_a_resource_that_does_not_open(bootstrap: str) -> None:
+    """The service tries until executor.start_timeout_ms, then exits with 1 and says what failed where."""
+    settings = {"executor.kind": "inline", "executor.start_timeout_ms": 500}
+    service = ServiceProcess("broker.test_service:unopened", bootstrap, settings)
+    service.launch()
+    assert await asyncio.to_thread(service.wait, 30) == 1
+    first, second, third = service.log[-1]["error"].splitlines()
+    assert service.log[-1]["error_type"] == "ResourceError"
+    assert first == "resource 'missing_model' could not be opened within 0.5 s (executor.start_timeout_ms):"
+    assert second == "  FileNotFoundError: [Errno 2] No such file or directory: 'no-such-model.bin'"
+    assert re.search(r"test_service\.py:\d+, in missing_model$", third)
+    assert {"a resource did not open", "ended"} <= {line["event"] for line in service.log}
+
+
+async def test_resources_close_when_the_service_ends(bootstrap: str) -> None:
+    """They are open for the first query, and closed before the process ends."""
+    with ServiceProcess("broker.test_service:closes", bootstrap, {"executor.kind": "inline"}) as service:
+        write(bootstrap, TOPICS.queries, [("a", event("a", "hello"))])
+        wait_for_results(bootstrap, TOPICS.results, 1)
+        [result] = read_all(bootstrap, TOPICS.results)
+        assert json.loads(result.value() or b"")["answer"] == "client"
+        assert await asyncio.to_thread(service.end) == 0
+    assert "client closed" in [line["event"] for line in service.log]

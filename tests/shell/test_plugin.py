@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fivestage import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from fivestage import Query, StageContext
     from fivestage.testing import MemoryBus
@@ -25,3 +25,21 @@ async def test_run_app(run_app: Callable[..., Awaitable[MemoryBus]]) -> None:
     assert (await bus.ask("hello")).answer == "Hello!"
     result = await bus.ask("What is 15 + 7?")
     assert (result.answer, [stage.outcome for stage in result.stages]) == (22, ["success"] * 5)
+
+
+async def test_run_app_opens_resources(run_app: Callable[..., Awaitable[MemoryBus]]) -> None:
+    """They are open while the test asks, opened once."""
+    app, opened = Pipeline(), list[str]()
+
+    @app.resource
+    async def http() -> AsyncIterator[str]:
+        opened.append("http")
+        yield "client"
+
+    @app.node("greeter", intents={"greeting"})
+    async def greet(_query: Query, ctx: StageContext) -> str:
+        return ctx.use(http)
+
+    bus = await run_app(app)
+    assert (await bus.ask("hello")).answer == "client"
+    assert opened == ["http"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any, assert_type
 
 from fivestage import (
     FivestageError,
@@ -14,11 +14,16 @@ from fivestage import (
     Pipeline,
     Plan,
     Query,
+    Resource,
+    ResourceError,
     StageContext,
     run_with_timeout,
 )
 from fivestage.testing import VirtualTimeLoop
 from fivestage_schemas import Outcome, PipelineResult, PipelineStatus, QueryEvent, StageResult, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
 app = Pipeline()
 bare: Pipeline = Pipeline(builtins=False)
@@ -69,6 +74,59 @@ def reflect(query: Query, ctx: StageContext) -> dict[str, Any]:
     confidence: float | None = ctx.confidence
     node: str | None = ctx.node
     return {"verdict": verdict, "confidence": confidence, "node": node, "of": query.query_id}
+
+
+class Client:
+    """What an author shares."""
+
+    def get(self, text: str) -> int:
+        """Ask."""
+        return len(text)
+
+
+@app.resource
+async def client() -> AsyncIterator[Client]:
+    """Once per event loop."""
+    yield Client()
+
+
+@app.resource
+def words() -> Iterator[list[str]]:
+    """Once per process."""
+    yield ["a"]
+
+
+@app.resource
+async def generated() -> AsyncGenerator[Client, None]:
+    """The longer way to write it."""
+    yield Client()
+
+
+@app.resource
+def counted() -> Generator[int, None, None]:
+    """Likewise."""
+    yield 1
+
+
+@app.node("sharing")
+async def sharing_node(query: Query, ctx: StageContext) -> int:
+    """What a handle yields has its type."""
+    assert_type(client, Resource[Client])
+    assert_type(ctx.use(client), Client)
+    assert_type(ctx.use(words), list[str])
+    assert_type(ctx.use(generated), Client)
+    assert_type(ctx.use(counted), int)
+    return ctx.use(client).get(query.user_input)
+
+
+async def with_resources() -> PipelineResult:
+    """They are open within ``async with``, and replaced by anything in a test."""
+    with app.override(client, object()), app.override(words, ["b"]):
+        async with Orchestrator(app, start_timeout_ms=1000) as orchestrator:
+            try:
+                return await orchestrator.process_query("x")
+            except ResourceError as unopened:
+                raise InvalidAppError(str(unopened)) from unopened
 
 
 class Existing:

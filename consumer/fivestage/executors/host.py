@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fivestage.bounded import StepMonitor
+from fivestage.waits import cancel_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -50,16 +51,16 @@ class JobHost:
         task.add_done_callback(partial(self._done, job, trail))
 
     def cancel(self, _: Job, trail: Trail) -> None:
-        """Ask a job's task to end."""
+        """Ask a job's task to end; what it is cleaning up since its stage's limit is not cut."""
         task = self._tasks.get(trail)
         if task is not None:
-            task.cancel()
+            cancel_once(task)
 
     async def stop(self, timeout_s: float) -> None:
         """Cancel everything and wait a little for it."""
         for trail, task in self._tasks.items():
             trail.closed = True
-            task.cancel()
+            cancel_once(task)
         if self._tasks:
             await asyncio.wait(set(self._tasks.values()), timeout=timeout_s)
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from fivestage.executors.host import JobHost
 from fivestage.executors.roster import Roster
+from fivestage.resources import CLOSE_S
 from fivestage.threads import Abandoned
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.executors.port import OnFinished
     from fivestage.orchestrator import Orchestrator
+    from fivestage.resources import Scope
 
 
 class InlineExecutor:
@@ -21,9 +23,11 @@ class InlineExecutor:
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
         self._places: tuple[JobHost, Roster] | None = None
+        self._scope: Scope | None = None
 
     async def start(self, on_finished: OnFinished) -> None:
         """See Executor."""
+        self._scope = await self._orchestrator.resources.open()
         roster = Roster(on_finished)
         self._places = JobHost(self._orchestrator.run, roster.done), roster
 
@@ -45,8 +49,12 @@ class InlineExecutor:
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + timeout_s
         if self._places is not None:
-            await self._places[0].stop(timeout_s)
+            await self._places[0].stop(max(timeout_s - CLOSE_S, timeout_s / 2))
+        if self._scope is not None:
+            await self._scope.close(min(CLOSE_S, ends_at - clock()))
         self._orchestrator.threads.close()
 
     lag_s = 0.0
