@@ -53,6 +53,11 @@ class Resources:
     def __repr__(self) -> str:
         return f"<Resources {len(self._open)} open of {list(self._declared)}>"
 
+    @property
+    def needs_loop(self) -> bool:
+        """Whether there are any that each event loop opens for itself."""
+        return any(one.is_async for one in self._declared.values())
+
     def find(self, resource: Resource[T]) -> T:
         """See OpenResources."""
         try:

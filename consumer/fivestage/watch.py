@@ -151,6 +151,7 @@ class Watch:
         if self.draining:
             return Health(ok=False, reason="draining")
         reason = self._source.not_joined() or self._not_writable() or self._source.held_up()
+        reason = reason or self._executor.unready
         return self.live() if reason is None else Health(ok=False, reason=reason)
 
     def _not_writable(self) -> str | None:

@@ -22,6 +22,7 @@ class Parts:
         self.unacknowledged = 0
         self.unacked_since: float | None = None
         self.failure: str | None = None
+        self.unready: str | None = None
         self.left: list[Abandoned] = []
         self.reason: str | None = None
         self.trouble: Trouble | None = None

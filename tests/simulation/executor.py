@@ -45,6 +45,7 @@ class SimExecutor:
         self._on_finished: OnFinished = lambda job: None  # noqa: ARG005
         self.lag_s = 0.0
         self.failure: str | None = None
+        self.unready: str | None = None
 
     async def start(self, on_finished: OnFinished) -> None:
         """See Executor."""

@@ -90,6 +90,7 @@ class Fleet:
         self._on_finished = on_finished
         self._workers = [self._make_worker(on_finished) for _ in range(self._size + self._spares)]
         self._choose()
+        self._tend_later()
 
     def submit(self, job: Job) -> None:
         """See Executor."""
@@ -148,6 +149,11 @@ class Fleet:
             for worker in workers:
                 worker.end(clock())
             await asyncio.sleep(TICK_S)
+
+    @property
+    def unready(self) -> str | None:
+        """See Executor."""
+        return None if any(worker.ready for worker in self._workers) else "no worker is ready"
 
     @property
     def lag_s(self) -> float:
@@ -294,7 +300,8 @@ class Fleet:
             self._move_all_but(worker, stall.job)
 
     def _tend_later(self) -> None:
-        needed = self._stalled or self._retired or self._enough_since is not None
+        opening = any(not worker.ready for worker in self._workers)
+        needed = self._stalled or self._retired or self._enough_since is not None or opening
         if needed and self._timer is None and not self._ending:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tend)
 

@@ -59,6 +59,7 @@ class InlineExecutor:
 
     lag_s = 0.0
     failure = None
+    unready = None
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""

@@ -55,5 +55,9 @@ class Executor(Protocol):
     def failure(self) -> str | None:
         """Why no job will be run any more; None while all is well."""
 
+    @property
+    def unready(self) -> str | None:
+        """Why no job can be run now; None where one can."""
+
     def abandoned(self) -> Sequence[Abandoned]:
         """Code that runs on although its query has ended, on loops and in threads."""

@@ -12,22 +12,29 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from fivestage.bounded import StepMonitor
+from fivestage.errors import ResourceError
 from fivestage.executors.fleet import Fleet
 from fivestage.executors.frames import place_of
 from fivestage.executors.host import JobHost
 from fivestage.executors.mailbox import Mailbox
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import StallDetector
+from fivestage.resources import CLOSE_S
 from fivestage.threads import Abandoned, DefaultExecutor
+from fivestage.waits import cancel_once
 
 if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.job import Job
+    from fivestage.core.trail import Trail
     from fivestage.executors.port import OnFinished
     from fivestage.orchestrator import Orchestrator
+    from fivestage.resources import Resources, Scope
 
-END_S: Final = 2.0
-"""How long the tasks of a loop that is to end may take for it; then its thread is left as it is."""
+END_S: Final = CLOSE_S + 1.0
+"""How long the tasks and resources of a loop may take to end; then its thread is left as it is."""
+CANCELLED_S: Final = 0.2
+"""How long jobs that have been cancelled may take to end before the resources close."""
 
 log = structlog.get_logger("fivestage.executor")
 
@@ -43,10 +50,16 @@ class ThreadWorker:
         self._monitor = StepMonitor()
         self._stall = StallDetector(self._monitor, stall_s)
         bus = asyncio.get_running_loop()
-        outbox = Mailbox(bus)  # a turn of the nodes' loop may be long
+        self._outbox = outbox = Mailbox(bus)  # a turn of the nodes' loop may be long
         self._host = JobHost(
             orchestrator.run, lambda *ending: outbox.put(self.roster.done, *ending), self._monitor
         )
+        self._resources: Resources = orchestrator.resources
+        self._scope: Scope | None = None
+        self._early: list[tuple[Job, Trail]] | None = None
+        """The jobs that wait for the resources to open; None when they are open."""
+        self.opened: asyncio.Future[None] = bus.create_future()
+        """Done when they are, or with the error that ends this worker."""
         self._inbox = Mailbox(self._loop, sender=bus)
         self._pinged_at: float | None = None
         self._last_lag_s = 0.0
@@ -62,22 +75,28 @@ class ThreadWorker:
     def __repr__(self) -> str:
         return f"<ThreadWorker {'ended' if self.gone else 'running'} {self.roster} {self._monitor}>"
 
-    ready = True
+    @property
+    def ready(self) -> bool:
+        """See Worker."""
+        return self.opened.done() and self.opened.exception() is None
 
     def start(self, job: Job) -> None:
         """See Worker."""
         self.roster.place(job)
-        self._inbox.put(self._host.start, job, job.trail)
+        self._inbox.put(self._start, job, job.trail)
 
     def cancel(self, job: Job) -> None:
         """See Worker."""
         self.roster.leave(job, time.monotonic())
+        if not self.ready:
+            self.roster.excuse(job)  # its code has not run
         self._inbox.put(self._host.cancel, job, job.trail)
 
     def look(self, now: float, *, count: bool) -> str | None:
         """See Worker."""
         if self.gone:
-            return "its thread has ended"
+            error = self.opened.exception() if self.opened.done() else None
+            return "its thread has ended" if error is None else str(error)
         why = self._stall.look(answering=self._pinged_at is None, count=count)
         if self._pinged_at is None and self.roster:
             self._pinged_at = now
@@ -140,18 +159,57 @@ class ThreadWorker:
     # In the thread
 
     def _main(self) -> None:
+        if self._resources.needs_loop:
+            self._early = []
+            self._loop.create_task(self._open())
+        else:
+            self._outbox.put(self._now_open, None)
         while not self._is_ending:  # a node may stop the loop, or raise SystemExit in a task: it goes on
             with contextlib.suppress(BaseException):
                 self._loop.run_forever()
         self._loop.close()
 
+    async def _open(self) -> None:
+        """Open the resources, then run the jobs that have come meanwhile; without them, end."""
+        try:
+            self._scope = await self._resources.open_loop()
+        except ResourceError as error:
+            self._outbox.put(self._now_open, error)
+            self._stop(None)
+            return
+        self._outbox.put(self._now_open, None)
+        early, self._early = self._early or [], None
+        for job, trail in early:
+            self._host.start(job, trail)
+
+    def _now_open(self, error: ResourceError | None) -> None:
+        """On the bus loop: they are open, or cannot be opened."""
+        if error is None:
+            self.opened.set_result(None)
+        else:
+            self.opened.set_exception(error)
+            self.opened.exception()  # nothing may be waiting for it
+
+    def _start(self, job: Job, trail: Trail) -> None:
+        if self._early is None:
+            self._host.start(job, trail)
+        else:
+            self._early.append((job, trail))
+
     def _end(self) -> None:
-        """Cancel all tasks, and stop the loop when they have ended."""
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        ending = self._loop.create_task(_ended(tasks))
+        ending = self._loop.create_task(self._close())
         ending.add_done_callback(self._stop)
+
+    async def _close(self) -> None:
+        """End the jobs, close the resources, end what else runs here; not bounded, see ``gone``."""
+        await self._host.stop(CANCELLED_S)
+        if self._scope is not None:
+            await self._scope.close()
+        this = asyncio.current_task()
+        while tasks := asyncio.all_tasks() - {this}:
+            for task in tasks:
+                cancel_once(task)
+            await asyncio.wait(tasks)
 
     def _stop(self, _: object) -> None:
         self._is_ending = True
@@ -165,6 +223,7 @@ class ThreadExecutor(Fleet):
         self, orchestrator: Orchestrator, *, observer: Observer, stall_s: float, spares: int = 1
     ) -> None:
         self._orchestrator = orchestrator
+        self._scope: Scope | None = None
         super().__init__(
             lambda on_finished: ThreadWorker(orchestrator, on_finished, stall_s),
             size=1,
@@ -174,8 +233,20 @@ class ThreadExecutor(Fleet):
         )
 
     async def start(self, on_finished: OnFinished) -> None:
-        """See Executor."""
-        self.launch(on_finished)
+        """See Executor. Returns when the resources are open.
+
+        Raises:
+            ResourceError: one cannot be opened.
+        """
+        self._scope = await self._orchestrator.resources.open_process()
+        try:
+            self.launch(on_finished)
+            first = self._workers[0]
+            assert isinstance(first, ThreadWorker)  # noqa: S101 - see above
+            await first.opened
+        except BaseException:
+            await self.stop(END_S)
+            raise
 
     failure = None
 
@@ -185,17 +256,12 @@ class ThreadExecutor(Fleet):
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
-        self._orchestrator.threads.close()
+        ends_at = asyncio.get_running_loop().time() + timeout_s
         await self.shut_down(timeout_s)
-
-
-async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
-    """Wait for the end of tasks, and of those that they start."""
-    while tasks:
-        await asyncio.wait(tasks)
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
+        if self._scope is not None:
+            left_s = ends_at - asyncio.get_running_loop().time()
+            await self._scope.close(min(CLOSE_S, max(left_s, CANCELLED_S)))
+        self._orchestrator.threads.close()
 
 
 def _log_without_text(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,0 +1,181 @@
+"""Resources on the thread executor: opened before queries, once per loop or per process, closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from fivestage import Orchestrator, Pipeline, ResourceError
+from fivestage.core.events import Observer
+from fivestage.executors import ThreadExecutor
+from fivestage.memory import MemoryBus
+from fivestage.settings import Settings
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from fivestage import Query, StageContext
+
+pytestmark = pytest.mark.realtime
+LIMIT_S = 30.0
+"""Ends a test that hangs; nothing is measured by it."""
+
+
+class Client:
+    """What an ``async def`` resource yields: it belongs to the loop that opened it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.closed = False
+
+
+class Shop:
+    """An app with a resource of each kind, and nodes that use them."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.clients: list[Client] = []
+        self.failures: list[Exception] = []
+        """Raised by the next attempts to open a client."""
+        self.may_open = threading.Event()
+        self.may_open.set()
+        self.go = threading.Event()
+        self.app = app = Pipeline(builtins=False)
+
+        @app.resource
+        async def client() -> AsyncIterator[Client]:
+            while not self.may_open.is_set():
+                await asyncio.sleep(0.001)
+            if self.failures:
+                raise self.failures.pop(0)
+            opened = Client()
+            self.clients.append(opened)
+            self.log.append("open client")
+            yield opened
+            self.log.append("close client")
+            opened.closed = True
+
+        @app.resource
+        def model() -> Iterator[str]:
+            self.log.append("open model")
+            yield "model"
+            self.log.append("close model")
+
+        @app.decision
+        async def decide(query: Query, _ctx: StageContext) -> str:
+            return query.user_input
+
+        @app.node("uses")
+        async def uses(_query: Query, ctx: StageContext) -> Any:
+            found = ctx.use(client)
+            assert (found.loop, found.closed) == (asyncio.get_running_loop(), False)
+            return [self.clients.index(found), ctx.use(model)]
+
+        @app.node("waits")
+        async def waits(_query: Query, ctx: StageContext) -> None:
+            try:
+                await asyncio.sleep(LIMIT_S)
+            finally:
+                self.log.append(f"last use: {ctx.use(client).closed}")
+
+        @app.node("blocks")
+        async def blocks(_query: Query, _ctx: StageContext) -> str:
+            assert self.go.wait(LIMIT_S)
+            return "came back"
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, spares: int = 0, start_timeout_ms: int = 60_000) -> AsyncIterator[MemoryBus]:
+        """The app on a thread executor."""
+        limit_ms = round(LIMIT_S * 1000)
+        limits = {"total_timeout_ms": limit_ms, "stage_timeouts_ms": dict.fromkeys(StageType, limit_ms)}
+        settings = Settings.model_validate({"pipeline": limits})
+        orchestrator = Orchestrator(self.app, start_timeout_ms=start_timeout_ms)
+        executor = ThreadExecutor(orchestrator, observer=Observer(), stall_s=0.03, spares=spares)
+        async with MemoryBus(self.app, settings=settings, executor=executor) as bus:
+            yield bus
+            self.go.set()
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for what another thread brings about."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_resources_are_open_before_the_first_query() -> None:
+    """The start waits for both kinds; queries share them; the end closes them, the process's own last."""
+    shop = Shop()
+    async with shop.running() as bus:
+        assert shop.log == ["open model", "open client"]
+        answers = [(await bus.ask("uses")).answer for _ in range(3)]
+    assert answers == [[0, "model"]] * 3
+    assert shop.log == ["open model", "open client", "close client", "close model"]
+
+
+async def test_a_spare_has_opened_its_own() -> None:
+    """While a node blocks the first loop, queries use the spare's client; nothing opens for them."""
+    shop = Shop()
+    async with shop.running(spares=1) as bus:
+        await eventually(lambda: len(shop.clients) == 2)
+        bus.put(orjson.dumps({"query_id": "culprit", "user_input": "blocks"}))
+        await eventually(lambda: "stalled=1" in repr(bus.executor))
+        assert (await bus.ask("uses")).answer == [1, "model"]
+        assert shop.log.count("open model") == 1
+    assert [client.closed for client in shop.clients[:2]] == [True, True]
+
+
+async def test_a_resource_is_closed_after_the_last_query() -> None:
+    """A query that the end cuts still finds it open in its clean-up."""
+    shop = Shop()
+    async with shop.running() as bus:
+        bus.put(orjson.dumps({"query_id": "cut", "user_input": "waits"}))
+        await eventually(lambda: bus.dispatcher.running and bus.inner.running.jobs)
+        await eventually(
+            lambda: [job.trail.running for job in bus.inner.running.jobs.values() if job.trail.runs]
+        )
+        await bus.executor.stop(10.0)
+    assert shop.log == ["open model", "open client", "last use: False", "close client", "close model"]
+
+
+async def test_queries_wait_for_a_worker_that_opens_its_resources() -> None:
+    """Where every loop is blocked and there is no spare: a new one takes them when it is ready."""
+    shop = Shop()
+    async with shop.running() as bus:
+        shop.may_open.clear()
+        bus.put(orjson.dumps({"query_id": "culprit", "user_input": "blocks"}))
+        await eventually(lambda: "stalled=1" in repr(bus.executor))
+        bus.put(orjson.dumps({"query_id": "waits", "user_input": "uses"}))
+        await eventually(lambda: len(bus.inner.running.jobs) == 2)
+        assert bus.executor.unready is None  # the blocked one may come back
+        shop.may_open.set()
+        async with asyncio.timeout(LIMIT_S):
+            while (found := bus.result("waits")) is None:
+                await asyncio.sleep(0.001)
+    assert found.answer == [1, "model"]
+
+
+async def test_a_resource_that_opens_at_the_second_attempt() -> None:
+    """The start goes on."""
+    shop = Shop()
+    shop.failures = [ConnectionRefusedError("not yet")]
+    async with shop.running() as bus:
+        assert (await bus.ask("uses")).answer == [0, "model"]
+
+
+async def test_a_resource_that_does_not_open_ends_the_start() -> None:
+    """With its name and the author's own error; what had been opened before is closed again."""
+    shop = Shop()
+    shop.failures = [ConnectionRefusedError("the database is away") for _ in range(100)]
+    with pytest.raises(ResourceError) as raised:
+        async with shop.running(start_timeout_ms=300):
+            pass
+    assert "resource 'client'" in str(raised.value)
+    assert "ConnectionRefusedError: the database is away" in str(raised.value)
+    assert shop.log == ["open model", "close model"]
