@@ -7,7 +7,7 @@ import pytest
 from fivestage import Plan, Query
 from fivestage.core.advice import StageAdvice
 from fivestage.core.job import Job
-from fivestage.core.moving import GUESS, SLACK_S, is_overdue, is_worth_moving
+from fivestage.core.moving import GUESS, MOVES, SLACK_S, is_overdue, is_worth_moving
 from fivestage.core.trail import RunningStage, StageRun
 from fivestage_schemas import Outcome
 
@@ -28,15 +28,23 @@ def processing(*, began_at: float = 0.0, needs_s: float = 0.0) -> Job:
 def test_a_query_moves_when_waiting_would_cost_its_answer(now: float, *, moves: bool) -> None:
     """What remains is compared with what the stage usually takes, and with what critical ones after it do."""
     job = processing(needs_s=0.05)
-    assert is_worth_moving(job, now, stalled_since=0.0) is moves
+    assert is_worth_moving(job, now, stalled_since=0.0, noticed_after_s=0.0) is moves
+
+
+def test_there_is_time_to_be_caught_again() -> None:
+    """Code that blocks one loop may soon block the next: the query moves while it can still move again."""
+    job = processing(needs_s=0.05)
+    latest = 0.25 - SLACK_S - 0.05 - MOVES * 0.02
+    assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0, noticed_after_s=0.02)
+    assert is_worth_moving(job, latest + 0.001, stalled_since=0.0, noticed_after_s=0.02)
 
 
 def test_an_unknown_stage_is_taken_to_need_half_of_its_limit() -> None:
     """Before anything is learned."""
     job = processing()
     latest = 0.25 - SLACK_S - GUESS * 0.12
-    assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0)
-    assert is_worth_moving(job, latest + 0.001, stalled_since=0.0)
+    assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0, noticed_after_s=0.0)
+    assert is_worth_moving(job, latest + 0.001, stalled_since=0.0, noticed_after_s=0.0)
 
 
 def test_critical_stages_ahead_count() -> None:
@@ -45,15 +53,15 @@ def test_critical_stages_ahead_count() -> None:
     job.trail.runs.clear()
     job.trail.start(RunningStage(PLAN.stages[0], 0.0, 0.05))
     latest = 0.25 - SLACK_S - 3 * 0.05
-    assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0)
-    assert is_worth_moving(job, latest + 0.001, stalled_since=0.0)
+    assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0, noticed_after_s=0.0)
+    assert is_worth_moving(job, latest + 0.001, stalled_since=0.0, noticed_after_s=0.0)
 
 
 def test_a_stall_is_waited_for_as_long_as_what_a_move_would_lose() -> None:
     """A stage that has waited 100 ms for its reply does not start again for a stall of 30."""
     job = processing(needs_s=0.15)
-    assert not is_worth_moving(job, 0.13, stalled_since=0.1)
-    assert is_worth_moving(job, 0.2, stalled_since=0.1)
+    assert not is_worth_moving(job, 0.13, stalled_since=0.1, noticed_after_s=0.0)
+    assert is_worth_moving(job, 0.2, stalled_since=0.1, noticed_after_s=0.0)
 
 
 def test_a_call_in_a_thread_loses_nothing() -> None:
@@ -61,7 +69,7 @@ def test_a_call_in_a_thread_loses_nothing() -> None:
     job = processing(needs_s=0.15)
     assert job.trail.running is not None
     job.trail.running.call = object()
-    assert is_worth_moving(job, 0.13, stalled_since=0.1)
+    assert is_worth_moving(job, 0.13, stalled_since=0.1, noticed_after_s=0.0)
 
 
 def test_a_query_whose_stages_have_ended_stays() -> None:
@@ -69,7 +77,7 @@ def test_a_query_whose_stages_have_ended_stays() -> None:
     job = processing()
     job.trail.runs = [StageRun(spec, Outcome.SUCCESS) for spec in PLAN.stages]
     job.trail.running = None
-    assert not is_worth_moving(job, 0.24, stalled_since=0.0)
+    assert not is_worth_moving(job, 0.24, stalled_since=0.0, noticed_after_s=0.0)
 
 
 @pytest.mark.parametrize(("now", "overdue"), [(0.12, False), (0.139, False), (0.141, True), (0.26, False)])

@@ -16,14 +16,7 @@ from fivestage.core.trail import RunningStage, StageRun
 from fivestage.executors import TICK_S
 from fivestage.executors.fleet import MAKE_AGAIN_S, MAX_DEATHS, MAX_STALLED, TRIM_AFTER_S, Fleet
 from fivestage.executors.roster import Roster
-from fivestage.executors.stall import (
-    FIRST_PATIENCE_S,
-    FIRST_STEPS,
-    IN_STAGE,
-    OUTSIDE,
-    OUTSIDE_PATIENCE_S,
-    StallDetector,
-)
+from fivestage.executors.stall import IN_STAGE, OUTSIDE, OUTSIDE_PATIENCE_S, StallDetector
 from fivestage.patrol import OVERDUE_S, Patrol
 from fivestage.threads import Abandoned
 from fivestage_schemas import Outcome, PipelineStatus
@@ -37,8 +30,6 @@ if TYPE_CHECKING:
     from fivestage.executors import OnFinished
 
 PLAN = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms={"intent": 30_000})  # type: ignore[dict-item]
-OLD = FIRST_STEPS
-"""Steps that a loop has run which is no longer new."""
 OUTSIDE_LOOKS = round(OUTSIDE_PATIENCE_S / TICK_S)
 
 
@@ -56,30 +47,30 @@ def test_a_busy_worker_is_not_held_up() -> None:
     monitor = StepMonitor()
     detector = StallDetector(monitor, 0.03)
     for step in range(1000):
-        monitor.cells[0], monitor.cells[1] = 1 + step % 2, OLD + step
+        monitor.cells[0], monitor.cells[1] = 1 + step % 2, step
         assert looks(detector, 1) == []
 
 
 def test_one_step_for_too_long() -> None:
     """The same step look after look is a worker held up, once its patience is over, and from then on."""
-    monitor = StepMonitor([7, OLD])
+    monitor = StepMonitor([7, 1])
     detector = StallDetector(monitor, 3 * TICK_S)
     assert looks(detector, 1 + 2) == []
     assert looks(detector, 2) == [IN_STAGE, IN_STAGE]
-    monitor.cells[1] = OLD + 2
+    monitor.cells[1] = 2
     assert looks(detector, 1 + 2) == []
     assert looks(detector, 1) == [IN_STAGE]
 
 
 def test_an_answer_does_not_excuse_a_step() -> None:
     """A ping answered before the step began says nothing about it."""
-    detector = StallDetector(StepMonitor([7, OLD]), 3 * TICK_S)
+    detector = StallDetector(StepMonitor([7, 1]), 3 * TICK_S)
     assert looks(detector, 4, answering=True) == [IN_STAGE]
 
 
 def test_looks_that_come_late_do_not_count() -> None:
     """A process that had no CPU for a while does not hold that against its workers."""
-    detector = StallDetector(StepMonitor([7, OLD]), 3 * TICK_S)
+    detector = StallDetector(StepMonitor([7, 1]), 3 * TICK_S)
     assert looks(detector, 1000, count=False) == []
     assert looks(detector, 2) == []
     assert looks(detector, 10, count=False) == []
@@ -88,7 +79,7 @@ def test_looks_that_come_late_do_not_count() -> None:
 
 def test_code_outside_of_stages_is_given_longer() -> None:
     """Where no step is under way only a ping that stays unanswered tells, and that after a longer time."""
-    detector = StallDetector(StepMonitor([0, OLD]), 3 * TICK_S)
+    detector = StallDetector(StepMonitor([0, 1]), 3 * TICK_S)
     assert looks(detector, OUTSIDE_LOOKS) == []
     assert looks(detector, 1, answering=True) == []
     assert looks(detector, OUTSIDE_LOOKS - 1) == []
@@ -97,7 +88,7 @@ def test_code_outside_of_stages_is_given_longer() -> None:
 
 def test_more_patience_counts_outside_of_stages_too() -> None:
     """Patience beyond what code outside of stages has is given to both."""
-    detector = StallDetector(StepMonitor([0, OLD]), 2 * OUTSIDE_PATIENCE_S)
+    detector = StallDetector(StepMonitor([0, 1]), 2 * OUTSIDE_PATIENCE_S)
     assert looks(detector, 2 * OUTSIDE_LOOKS) == []
     assert looks(detector, 1) == [OUTSIDE]
 
@@ -105,16 +96,6 @@ def test_more_patience_counts_outside_of_stages_too() -> None:
 def test_an_idle_worker_that_answers_is_well() -> None:
     """However long nothing changes."""
     assert looks(StallDetector(StepMonitor(), TICK_S), 1000, answering=True) == []
-
-
-def test_a_new_loop_has_time_for_its_first_calls() -> None:
-    """They import and connect: only a step that takes much longer counts, inside and outside of stages."""
-    few = round(FIRST_PATIENCE_S / TICK_S)
-    for job, why in ((7, IN_STAGE), (0, OUTSIDE)):
-        detector = StallDetector(StepMonitor([job, OLD - 1]), 3 * TICK_S)
-        assert looks(detector, few) == []
-        assert looks(detector, 1) == [why]
-        assert detector.stalled_s == pytest.approx(FIRST_PATIENCE_S)
 
 
 # The fleet

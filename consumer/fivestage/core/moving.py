@@ -10,22 +10,26 @@ if TYPE_CHECKING:
 
 SLACK_S: Final = 0.01
 """For the move itself, and for the next look."""
+MOVES: Final = 3
+"""So many more moves there should be time for: where code blocks one loop, it may soon block another."""
 GUESS: Final = 0.5
 """What a stage takes of its limit, as long as nothing is known of it."""
 
 
-def is_worth_moving(job: Job, now: float, *, stalled_since: float) -> bool:
+def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after_s: float) -> bool:
     """Whether waiting longer for a stalled event loop would cost a query its answer.
 
     That is so when what remains of its time is no more than what its remaining critical stages usually
-    take. A move loses what the running stage has done so far, so the wait is at least as long as that: then
-    it never loses more than twice what the better choice would have (the ski rental problem). A call that a
-    thread makes goes on meanwhile, so nothing of it is lost.
+    take, and the time to notice that it is caught again. A move loses what the running stage has done so
+    far, so the wait is at least as long as that: then it never loses more than twice what the better choice
+    would have (the ski rental problem). A call that a thread makes goes on meanwhile, so nothing of it is
+    lost.
 
     Args:
         job: The query.
         now: Monotonic seconds.
         stalled_since: Since when the loop has not turned.
+        noticed_after_s: How long it takes to notice that a loop does not turn.
     """
     running = job.trail.running
     ahead = job.plan.stages[len(job.trail.runs) :]
@@ -34,7 +38,7 @@ def is_worth_moving(job: Job, now: float, *, stalled_since: float) -> bool:
     done_s = 0.0
     if running is not None and running.call is None:
         done_s = max(0.0, stalled_since - running.started_at)
-    needed_s = SLACK_S
+    needed_s = SLACK_S + MOVES * noticed_after_s
     for spec in ahead:
         if spec.critical or spec is ahead[0]:
             stage = job.advice.stages[spec.sequence]

@@ -193,8 +193,8 @@ class Fleet:
         """Make a worker where one is missing; end one where there has been one too many for a while."""
         turning = len(self._workers) - len(self._stalled)
         wanted = self._size + self._spares
-        recently = any(now - stall.since < SPARE_AFTER_S for stall in self._stalled.values())
-        if turning < self._size or (turning < wanted and not recently):
+        about_to_turn = sum(now - stall.since < SPARE_AFTER_S for stall in self._stalled.values())
+        if turning < self._size or turning + about_to_turn < wanted:
             self._add(now)
         if turning <= wanted:
             self._enough_since = None
@@ -259,8 +259,12 @@ class Fleet:
             if is_over(job):  # the loop only has not got round to say so
                 self._take_out(worker, job)
                 self._on_finished(job)
-            elif movable and is_worth_moving(job, now, stalled_since=stall.since):
+            elif movable and self._is_worth_moving(job, stall, now):
                 self._move(worker, job)
+
+    def _is_worth_moving(self, job: Job, stall: Stall, now: float) -> bool:
+        noticed_after_s = self._stall_ms / 1000 + TICK_S
+        return is_worth_moving(job, now, stalled_since=stall.since, noticed_after_s=noticed_after_s)
 
     def _replace_dead(self, worker: Worker, why: str) -> None:
         """Put another worker in a dead one's place; its jobs move, but for the one that ended it."""

@@ -9,7 +9,9 @@ from fivestage.errors import ExecutorError
 from fivestage.executors import messages
 from fivestage.executors.fleet import Fleet
 from fivestage.executors.nursery import LOAD_TIMEOUT_S, Nursery
+from fivestage.executors.overtime import Overtime
 from fivestage.executors.process_worker import GREETING_S, RUN_ON_S, ProcessWorker
+from fivestage.executors.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +67,7 @@ class ProcessExecutor(Fleet):
         """How long code may run on after its end before its process is replaced."""
         self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder refuses it for its size
         self._nursery: Nursery | None = None
+        self._overtime = Overtime[Worker]()
         super().__init__(
             self._make, size=workers, spares=spares, stall_ms=round(stall_s * 1000), observer=observer
         )
@@ -88,6 +91,15 @@ class ProcessExecutor(Fleet):
             if isinstance(error, TimeoutError):
                 raise ExecutorError("no worker process came up") from None
             raise
+
+    def check(self, now: float) -> bool:
+        """See Executor."""
+        found = super().check(now)
+        calls = [(worker, one) for worker in self._workers for one in worker.abandoned()]
+        if calls:
+            for worker in self._overtime.too_much(calls, now):
+                self._retire(worker, "code of ended queries computes on")
+        return found
 
     @property
     def failure(self) -> str | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.breaker import BreakerState
 from fivestage.executors import messages
-from fivestage.executors.cpu import CpuUse, thread_cpu_s
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import StallDetector
 from fivestage.executors.wire import encode
@@ -25,12 +25,8 @@ GREETING_S: Final = 5.0
 """How long a process that has been forked may take to say hello."""
 QUIT_S: Final = 0.05
 """How long a worker that turns may take to end by itself."""
-OVERDUE_S: Final = 1.0
-"""How long code may run on after its end before what it costs counts."""
 RUN_ON_S: Final = 10.0
 """How long it may run on. With less, a first call that imports or connects would never get done."""
-BURN_S: Final = 2.0
-"""How long overdue code may use more than half a core."""
 
 
 class ProcessWorker:
@@ -66,9 +62,10 @@ class ProcessWorker:
         """What it was told of each lane."""
         self._in_threads: list[Abandoned] = []
         """Calls of ended jobs that run on in its threads."""
-        self._cpu_use = CpuUse(BURN_S)
         self._pinged_at: float | None = None
         self._last_lag_s = 0.0
+        self._turned_at = -inf
+        """A time after which the loop has turned."""
         self._quit_at: float | None = None
         self._hears = {
             messages.RUNNING: self._on_running,
@@ -123,7 +120,7 @@ class ProcessWorker:
             late = link.spawned_at is not None and now - link.spawned_at > GREETING_S
             return "its process does not say hello" if late else None
         why = self._stall.look(answering=self._pinged_at is None, count=count)
-        if self._pinged_at is None and self.roster:
+        if self._pinged_at is None and (self.roster or self.roster.left):
             self._pinged_at = now
             link.write(encode((messages.PING,)))
         return why
@@ -171,14 +168,8 @@ class ProcessWorker:
         """See Worker. Code of ended jobs is given time, and then no more: a process can be killed."""
         if not self._in_threads and not self.roster.left:
             return None
-        abandoned = self.abandoned()
-        if any(now - one.since > self._run_on_s for one in abandoned):
-            return "code of ended queries runs on"
-        if not self._cpu_use.is_due(now):
-            return None
-        overdue = [one for one in abandoned if now - one.since > OVERDUE_S]
-        used = {one.thread: (one.name, thread_cpu_s(one.thread)) for one in overdue if one.thread is not None}
-        return "code of ended queries burns CPU" if self._cpu_use.look(used, now) else None
+        too_long = any(now - one.since > self._run_on_s for one in self.abandoned())
+        return "code of ended queries runs on" if too_long else None
 
     def abandoned(self) -> list[Abandoned]:
         """See Worker. The code that has control keeps the main thread."""
@@ -186,9 +177,7 @@ class ProcessWorker:
             return self._in_threads
         number, _ = self.link.monitor.seen()
         main = None if self.link.pid is None else (self.link.pid, self.link.pid)
-        left = self.roster.left.values()
-        on_loop = [Abandoned(one.name, one.since, main if one.number == number else None) for one in left]
-        return on_loop + self._in_threads
+        return self.roster.abandoned(number, self._turned_at, main) + self._in_threads
 
     # What the process says
 
@@ -236,4 +225,5 @@ class ProcessWorker:
     def _on_pong(self, _: Frame) -> None:
         if self._pinged_at is not None:
             self._last_lag_s = time.monotonic() - self._pinged_at
+            self._turned_at = self._pinged_at
             self._pinged_at = None

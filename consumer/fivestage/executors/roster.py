@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from fivestage.threads import Abandoned
+
 if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.trail import Trail
@@ -52,6 +54,22 @@ class Roster:
     def excuse(self, job: Job) -> None:
         """A job that left was only waiting here: its code does not run on."""
         self.left.pop(job.trail, None)
+
+    def abandoned(self, number: int, turned_at: float, thread: tuple[int, int] | None) -> list[Abandoned]:
+        """The code of jobs that left and that runs on.
+
+        Code that a busy loop has not got round to cancel does not count: the loop must have turned since.
+
+        Args:
+            number: The job whose code has control now; 0 = none.
+            turned_at: A time after which the loop has turned.
+            thread: The loop's, which the code that has control keeps.
+        """
+        return [
+            Abandoned(one.name, one.since, thread if one.number == number else None)
+            for one in self.left.values()
+            if one.number == number or one.since < turned_at
+        ]
 
     def keep_only(self, number: int) -> None:
         """A step of job *number* keeps the loop (0 = other code): all others that left wait for it."""

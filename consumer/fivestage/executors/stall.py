@@ -11,10 +11,6 @@ if TYPE_CHECKING:
 
 OUTSIDE_PATIENCE_S: Final = 0.1
 """For code that runs outside of any stage, where there is no step to look at, only an answer to wait for."""
-FIRST_STEPS: Final = 100
-"""A loop that has run fewer steps of user code is new: its first calls import, connect, and warm up."""
-FIRST_PATIENCE_S: Final = 0.25
-"""How long a step of a new loop may take."""
 IN_STAGE: Final = "a stage did not give control back"
 OUTSIDE: Final = "code outside of any stage did not give control back"
 
@@ -57,15 +53,9 @@ class StallDetector:
             self._seen, self._looks = seen, 0
             return None
         self._looks += count
-        job, steps = seen
-        patience = self._patience
-        if not job:
-            patience = max(patience, _looks(OUTSIDE_PATIENCE_S))
-        if steps < FIRST_STEPS:
-            patience = max(patience, _looks(FIRST_PATIENCE_S))
-        if self._looks < patience:
-            return None
-        return IN_STAGE if job else OUTSIDE
+        if seen[0]:
+            return IN_STAGE if self._looks >= self._patience else None
+        return OUTSIDE if self._looks >= max(self._patience, _looks(OUTSIDE_PATIENCE_S)) else None
 
 
 def _looks(seconds: float) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import threading
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -20,7 +21,8 @@ from fivestage.executors.mailbox import Mailbox
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import StallDetector
 from fivestage.resources import CLOSE_S
-from fivestage.threads import Abandoned, DefaultExecutor
+from fivestage.threads import DefaultExecutor
+from fivestage.tuning import Crowding
 from fivestage.waits import cancel_once
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from fivestage.executors.port import OnFinished
     from fivestage.orchestrator import Orchestrator
     from fivestage.resources import Resources, Scope
+    from fivestage.threads import Abandoned
 
 END_S: Final = CLOSE_S + 1.0
 """How long the tasks and resources of a loop may take to end; then its thread is left as it is."""
@@ -63,6 +66,8 @@ class ThreadWorker:
         self._inbox = Mailbox(self._loop, sender=bus)
         self._pinged_at: float | None = None
         self._last_lag_s = 0.0
+        self._turned_at = -inf
+        """A time after which the loop has turned."""
         self._asked_to_end_at: float | None = None
         self._is_ending = False
         self._thread = threading.Thread(target=self._main, name="fivestage-executor", daemon=True)
@@ -98,7 +103,7 @@ class ThreadWorker:
             error = self.opened.exception() if self.opened.done() else None
             return "its thread has ended" if error is None else str(error)
         why = self._stall.look(answering=self._pinged_at is None, count=count)
-        if self._pinged_at is None and self.roster:
+        if self._pinged_at is None and (self.roster or self.roster.left):
             self._pinged_at = now
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._pong)
@@ -108,6 +113,7 @@ class ThreadWorker:
         pinged_at = self._pinged_at
         if pinged_at is not None:
             self._last_lag_s = time.monotonic() - pinged_at
+            self._turned_at = pinged_at
             self._pinged_at = None
 
     @property
@@ -152,9 +158,7 @@ class ThreadWorker:
         if not self.roster.left:
             return []
         number, _ = self._monitor.seen()
-        thread = os.getpid(), self._thread.native_id or 0
-        left = self.roster.left.values()
-        return [Abandoned(one.name, one.since, thread if one.number == number else None) for one in left]
+        return self.roster.abandoned(number, self._turned_at, (os.getpid(), self._thread.native_id or 0))
 
     # In the thread
 
@@ -224,6 +228,7 @@ class ThreadExecutor(Fleet):
     ) -> None:
         self._orchestrator = orchestrator
         self._scope: Scope | None = None
+        self._crowding = Crowding()
         super().__init__(
             lambda on_finished: ThreadWorker(orchestrator, on_finished, stall_s),
             size=1,
@@ -250,6 +255,11 @@ class ThreadExecutor(Fleet):
 
     failure = None
 
+    def check(self, now: float) -> bool:
+        """See Executor."""
+        self._crowding.set(crowded=any(one.thread is not None for one in self.abandoned()))
+        return super().check(now)
+
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
         return super().abandoned() + self._orchestrator.threads.abandoned()
@@ -258,6 +268,7 @@ class ThreadExecutor(Fleet):
         """See Executor."""
         ends_at = asyncio.get_running_loop().time() + timeout_s
         await self.shut_down(timeout_s)
+        self._crowding.set(crowded=False)
         if self._scope is not None:
             left_s = ends_at - asyncio.get_running_loop().time()
             await self._scope.close(min(CLOSE_S, max(left_s, CANCELLED_S)))

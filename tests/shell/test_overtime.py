@@ -1,0 +1,93 @@
+"""Which workers must go because code of ended queries computes on in them."""
+
+from __future__ import annotations
+
+from fivestage.executors.overtime import COMPUTES_S, LOOK_EVERY_S, MOST_S, Overtime
+from fivestage.threads import Abandoned
+
+
+class Machine:
+    """Threads, each with what it has used so far."""
+
+    def __init__(self) -> None:
+        self.used: dict[tuple[int, int], float] = {}
+        self.now = 100.0
+        self.overtime = Overtime[str](self.used.get)
+
+    def look(self, *calls: tuple[str, str, float, int]) -> list[str]:
+        """The workers to replace; each call is worker, node, its end, its thread."""
+        self.now += 2 * LOOK_EVERY_S
+        found = [(worker, Abandoned(node, since, (1, thread))) for worker, node, since, thread in calls]
+        return self.overtime.too_much(found, self.now)
+
+    def run(self, seconds: float, *threads: int) -> None:
+        """Let threads compute."""
+        for thread in threads:
+            self.used[1, thread] = self.used.get((1, thread), 7.0) + seconds
+
+
+FIRST, SECOND, OTHER = ("a", "spins", 1.0, 1), ("b", "spins", 2.0, 2), ("c", "loads", 3.0, 3)
+
+
+def test_one_worker_for_each_node_may_compute_on() -> None:
+    """The one whose call ended first: it may be a first call that loads something."""
+    machine = Machine()
+    machine.run(0, 1, 2, 3)
+    assert machine.look(SECOND, FIRST, OTHER) == []
+    machine.run(2 * COMPUTES_S, 1, 2, 3)
+    assert machine.look(SECOND, FIRST, OTHER) == ["b"]
+    assert machine.look(FIRST, OTHER) == []
+
+
+def test_code_that_waits_is_left_alone() -> None:
+    """A stalled database is no reason to replace a worker."""
+    machine = Machine()
+    machine.run(0, 1, 2)
+    machine.look(FIRST, SECOND)
+    machine.run(COMPUTES_S / 2, 1, 2)
+    assert machine.look(FIRST, SECOND) == []
+
+
+def test_there_is_an_end_to_it() -> None:
+    """Also the first one must go when it has used too much."""
+    machine = Machine()
+    machine.run(0, 1)
+    machine.look(FIRST)
+    machine.run(MOST_S - 0.01, 1)
+    assert machine.look(FIRST) == []
+    machine.run(0.02, 1)
+    assert machine.look(FIRST) == ["a"]
+
+
+def test_what_a_thread_used_before_does_not_count() -> None:
+    """A new call in the same thread starts from what that had used by then."""
+    machine = Machine()
+    machine.run(0, 1)
+    machine.look(FIRST)
+    machine.run(1.0, 1)
+    later = ("a", "spins", 5.0, 1)
+    assert machine.look(later, SECOND) == []
+    machine.run(0.0, 1, 2)
+    assert machine.look(later, SECOND) == []
+
+
+def test_a_thread_that_has_ended_is_no_more() -> None:
+    """Nor is code that keeps no thread."""
+    machine = Machine()
+    assert machine.look(FIRST) == []
+    assert machine.overtime.too_much([("a", Abandoned("deaf", 1.0))], machine.now + 1) == []
+
+
+def test_two_calls_in_one_worker_are_one() -> None:
+    """The worker that may compute on may do so in several threads."""
+    machine = Machine()
+    machine.run(0, 1, 2)
+    both = FIRST, ("a", "spins", 2.0, 2)
+    machine.look(*both)
+    machine.run(1.0, 1, 2)
+    assert machine.look(*both) == []
+    both = FIRST, ("b", "spins", 3.0, 4), ("b", "spins", 4.0, 5)
+    machine.run(0, 4, 5)
+    machine.look(*both)
+    machine.run(1.0, 4, 5)
+    assert machine.look(*both) == ["b"]
