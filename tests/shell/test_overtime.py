@@ -86,8 +86,8 @@ def test_two_calls_in_one_worker_are_one() -> None:
     machine.look(*both)
     machine.run(1.0, 1, 2)
     assert machine.look(*both) == []
-    both = FIRST, ("b", "spins", 3.0, 4), ("b", "spins", 4.0, 5)
+    three = FIRST, ("b", "spins", 3.0, 4), ("b", "spins", 4.0, 5)
     machine.run(0, 4, 5)
-    machine.look(*both)
+    machine.look(*three)
     machine.run(1.0, 4, 5)
-    assert machine.look(*both) == ["b"]
+    assert machine.look(*three) == ["b"]
