@@ -18,7 +18,6 @@ from fivestage.core.advice import Advice, NodeAdvice
 from fivestage.core.breaker import BreakerState
 from fivestage.core.events import Observer
 from fivestage.core.job import Job
-from fivestage.executors.nursery import MAX_RESTARTS
 from fivestage.executors.port import TICK_S
 from fivestage.executors.process_worker import ProcessWorker
 from fivestage.executors.thread import ThreadExecutor
@@ -275,28 +274,6 @@ async def test_a_spare_that_is_killed(bus: ProcessBus) -> None:
     os.kill(await bus.worker_pid(), signal.SIGKILL)
     assert answer_of(await bus.ask("echo")) == b'"echo"'
     assert bus.observer.reasons == ["its process has ended"]
-
-
-async def test_a_zygote_that_is_killed(bus: ProcessBus) -> None:
-    """Its workers go with it; another one takes over, with what was under way."""
-    job, old, worker = bus.submit("naps"), bus.zygote, await bus.worker_pid()
-    await bus.processing(job)
-    os.kill(old, signal.SIGKILL)
-    await bus.ended(job)
-    assert answer_of(job) == b'"awake"'
-    assert bus.zygote != old
-    assert not alive(worker)
-    assert bus.executor.failure is None
-
-
-async def test_a_zygote_that_is_killed_again_and_again(bus: ProcessBus) -> None:
-    """The executor says that it cannot go on."""
-    for _ in range(MAX_RESTARTS + 1):
-        assert bus.executor.failure is None
-        old = bus.zygote
-        os.kill(old, signal.SIGKILL)
-        await until(lambda old=old: bus.zygote != old or bus.executor.failure is not None)  # type: ignore[misc]
-    assert bus.executor.failure == "the zygote has ended 4 times in a minute, lastly with signal 9"
 
 
 async def test_a_thread_that_never_ends(bus: ProcessBus, tmp_path: Path) -> None:

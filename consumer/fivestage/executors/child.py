@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
@@ -53,16 +55,31 @@ def bind_to(parent: int) -> None:
         os._exit(1)
 
 
-def main(part: Part, fileno: int, memory: int, parent: int) -> NoReturn:
+def end_with(lifeline: int) -> None:
+    """Have the kernel kill this process when the bus closes the other end of the pipe *lifeline*, or dies.
+
+    Unlike a signal at the parent's death this lets a worker outlive the fork server; and unlike a thread that
+    waits for the end of the pipe it works while code holds the interpreter lock.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(lifeline, 0)
+    if poll.poll(0):  # it was closed before the lines above
+        os._exit(1)
+
+
+def main(part: Part, fileno: int, memory: int, lifeline: int) -> NoReturn:
     """Be a worker until the bus says it is enough.
 
     Args:
         part: What to run.
         fileno: The socket to the bus.
         memory: The page shared with the bus, for the monitor.
-        parent: The zygote's number.
+        lifeline: The pipe whose other end the bus keeps open while this process may run.
     """
-    bind_to(parent)
+    end_with(lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the bus decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cells = memoryview(mmap.mmap(memory, mmap.PAGESIZE)).cast("Q")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fivestage.errors import ExecutorError
 from fivestage.executors import messages
 from fivestage.executors.fleet import Fleet
 from fivestage.executors.nursery import LOAD_TIMEOUT_S, Nursery
 from fivestage.executors.process_worker import GREETING_S, ProcessWorker
+from fivestage.executors.supply import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.plan import Plan
     from fivestage.executors.port import OnFinished
-
-STOP_S: Final = 1.0
-"""How long ending the zygote may take where the start has failed."""
 
 
 class ProcessExecutor(Fleet):
@@ -35,6 +33,7 @@ class ProcessExecutor(Fleet):
         max_data_bytes: Data and answers of stages that are larger are left out.
         setup: ``MODULE:FUNCTION`` and the texts to call it with before the app is imported there.
         load_timeout_s: How long importing it may take.
+        patience: How long else the fork server may take; *load_timeout_s* is put in.
     """
 
     def __init__(
@@ -49,6 +48,7 @@ class ProcessExecutor(Fleet):
         max_data_bytes: int,
         setup: Sequence[str] = (),
         load_timeout_s: float = LOAD_TIMEOUT_S,
+        patience: Patience | None = None,
     ) -> None:
         self._config = {
             "app": app_path,
@@ -57,7 +57,7 @@ class ProcessExecutor(Fleet):
             "max_data_bytes": max_data_bytes,
             "setup": list(setup),
         }
-        self._load_timeout_s = load_timeout_s
+        self._patience = (patience or Patience())._replace(load_s=load_timeout_s)
         self._stall_s = stall_s
         self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder refuses it for its size
         self._nursery: Nursery | None = None
@@ -71,16 +71,18 @@ class ProcessExecutor(Fleet):
             ConfigurationError: importing it failed, or took too long.
             ExecutorError: no worker process came up.
         """
-        self._nursery = nursery = Nursery(self._config, load_timeout_s=self._load_timeout_s)
+        self._nursery = nursery = Nursery(self._config, patience=self._patience)
         try:
             await nursery.start()
             self.launch(on_finished)
             async with asyncio.timeout(GREETING_S):
                 await self._first_greeting()
         except BaseException as error:
-            await nursery.stop(STOP_S)
+            why = nursery.trouble
+            await nursery.stop(0.0)
             if isinstance(error, TimeoutError):
-                raise ExecutorError("no worker process came up") from None
+                text = f"no worker process was ready within {GREETING_S:g} s"
+                raise ExecutorError(text if why is None else f"{text}: {why}") from None
             raise
 
     @property
