@@ -231,6 +231,7 @@ class Link:
             if self._at_end or not self._read():
                 break
         self._dead = True
+        self.monitor.cells = [*self.monitor.cells]  # as they were last; mmap keeps a descriptor open
         self._end()
 
 
