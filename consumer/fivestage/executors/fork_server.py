@@ -68,7 +68,7 @@ class ForkServer:
             self._control.close()
             far.close()
             raise
-        with contextlib.suppress(OSError):  # it has ended already, which is read as such
+        with contextlib.suppress(ConnectionError):  # it has ended already, which is read as such
             self._control.send(orjson.dumps({**config, "path": sys.path, "bus": os.getpid()}))
 
     def __repr__(self) -> str:

@@ -27,13 +27,16 @@ RECEIVE_BYTES: Final = 65536
 MAX_TURNS: Final = 256
 """Turns after the process's end; what it has written before is in the socket and comes to less."""
 
+MAX_KEPT_BYTES: Final = 1 << 24
+"""Kept for a process that does not exist yet; with more the link ends, as most of its jobs have."""
+
 log = structlog.get_logger("fivestage.executor")
 _BUFFER: Final = bytearray(RECEIVE_BYTES)
 """One for all links: what is read is dealt with before the next reads."""
 
 
 class Link:
-    """Usable before its process exists: frames written until then are kept and sent when it starts.
+    """Usable before its process exists: frames written until then are kept, and sent when it starts.
 
     A link takes descriptors when its process is requested (``open``), not when it is made, so making one
     cannot fail. Used from the bus loop. Nothing here raises for what the process does: it may end at any
@@ -52,6 +55,8 @@ class Link:
         """Called with what the process says; a ValueError, TypeError or LookupError means it is nonsense."""
         self.on_hello: Callable[[], None] = _nothing
         """Called when the process is ready."""
+        self.on_gone: Callable[[Link], None] = _ignore
+        """Called once, when ``gone`` has become true."""
         self.pid: int | None = None
         self.spawned_at: float | None = None
         self.greeted = asyncio.Event()
@@ -59,6 +64,8 @@ class Link:
         self._pidfd: int | None = None
         self._decoder = Decoder()
         self._unsent: list[bytes] = []
+        self._kept_bytes = 0
+        """How much was written before there was a process."""
         self._flushing = False
         self._at_end = False
         self._dead = False
@@ -124,13 +131,17 @@ class Link:
     def kill(self) -> None:
         """End the process at once, or before it exists. Harmless when it has ended."""
         if self.pid is None:
-            self._on_death()
-        elif self._pidfd is not None:
+            self.abandon()
+        else:
+            self._signal()
+
+    def _signal(self) -> None:
+        if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def abandon(self) -> None:
-        """Release everything, although the process has been killed and has not ended yet."""
+        """Release everything: there is no process, or it has been killed and takes its time to end."""
         if not self.gone:
             self._on_death()
 
@@ -141,7 +152,11 @@ class Link:
         if self._at_end:
             return
         self._unsent.append(frame)
-        if not self._flushing and self.pid is not None:
+        if self.pid is None:
+            self._kept_bytes += len(frame)
+            if self._kept_bytes > MAX_KEPT_BYTES:
+                self.kill()
+        elif not self._flushing:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -206,7 +221,7 @@ class Link:
             self._unsent.clear()
             self.handed_over()
             self._cut()
-            self.kill()
+            self._signal()
 
     def _cut(self) -> None:
         """Close this end."""
@@ -233,11 +248,12 @@ class Link:
         self._dead = True
         self.monitor.cells = [*self.monitor.cells]  # as they were last; mmap keeps a descriptor open
         self._end()
+        self.on_gone(self)
 
 
-def _ignore(_: Frame) -> None:
-    """Nobody listens: a spare has nothing to say."""
+def _ignore(_: object) -> None:
+    """Do nothing: a spare has nothing to say."""
 
 
 def _nothing() -> None:
-    """Nobody waits for it."""
+    """Do nothing."""

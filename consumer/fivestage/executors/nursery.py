@@ -41,6 +41,8 @@ class Nursery:
         self._loop = asyncio.get_running_loop()
         self._links: set[Link] = set()
         """All, until they are gone."""
+        self._last_worker_at = self._loop.time()
+        """When one became ready, or one that was ready ended."""
         self._spares: deque[Link] = deque()
 
     def __repr__(self) -> str:
@@ -63,7 +65,6 @@ class Nursery:
 
     def take(self) -> Link:
         """A link whose process is ready, or else requested. Never fails."""
-        self._prune()
         links = [self._spares.popleft() for _ in range(len(self._spares))]
         ready = [link for link in links if not link.gone]
         link = ready.pop(0) if ready else self._order()
@@ -93,11 +94,12 @@ class Nursery:
         loaded = self._supply.loaded
         if loaded.done() and (error := loaded.exception()) is not None:
             return str(error)
-        if any(link.greeted.is_set() and not link.gone for link in self._links):
+        give_up_s = self._patience.give_up_s
+        if any(link.greeted.is_set() for link in self._links):
             return None
-        if not self._supply.trouble.lasts_too_long(self._loop.time()):
+        if self._loop.time() - self._last_worker_at < give_up_s:
             return None
-        return f"there has been no worker process for {self._patience.give_up_s:g} s: {self.trouble}"
+        return f"there has been no worker process for {give_up_s:g} s: {self.trouble or 'none is ready'}"
 
     async def stop(self, timeout_s: float) -> None:
         """End all processes, by force if the fork server takes longer than *timeout_s*.
@@ -106,18 +108,18 @@ class Nursery:
         """
         try:
             self._supply.close(timeout_s)
-            for link in self._links:
+            for link in tuple(self._links):
                 link.kill()
             end = self._loop.time() + timeout_s + KILL_S
             while not self._all_ended() and self._loop.time() < end:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
         finally:
             self._supply.close(0.0)
-            for link in self._links:
+            for link in tuple(self._links):
                 link.abandon()
 
     def _all_ended(self) -> bool:
-        return self._supply.ended and all(link.gone for link in self._links)
+        return self._supply.ended and not self._links
 
     def _refill(self) -> None:
         while len(self._spares) < self._size:
@@ -125,18 +127,20 @@ class Nursery:
 
     def _order(self) -> Link:
         link = Link()
-        link.on_hello = self._on_hello
+        link.on_hello, link.on_gone = self._on_hello, self._on_gone
         self._links.add(link)
         self._supply.request(link)
         return link
 
     def _on_hello(self) -> None:
+        self._last_worker_at = self._loop.time()
         if self._supply.trouble.over():
             log.info("worker processes can be made again")
 
-    def _prune(self) -> None:
-        """Forget links that are gone; one whose process never was ready is trouble, as a failed fork is."""
-        gone = [link for link in self._links if link.gone]
-        self._links.difference_update(gone)
-        if any(link.pid is not None and not link.greeted.is_set() for link in gone):
+    def _on_gone(self, link: Link) -> None:
+        """One whose process never was ready is trouble, as a failed fork is."""
+        self._links.discard(link)
+        if link.greeted.is_set():
+            self._last_worker_at = self._loop.time()
+        elif link.pid is not None:
             self._supply.pause("worker processes end before they are ready")

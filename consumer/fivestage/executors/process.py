@@ -103,9 +103,11 @@ class ProcessExecutor(Fleet):
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
-        await self.shut_down(timeout_s / 2)
-        if self._nursery is not None:
-            await self._nursery.stop(timeout_s / 2)
+        try:
+            await self.shut_down(timeout_s / 2)
+        finally:
+            if self._nursery is not None:
+                await self._nursery.stop(timeout_s / 2)
 
     async def _first_greeting(self) -> None:
         for worker in self._workers[:1]:

@@ -69,7 +69,7 @@ class Supply:
         """Done when the first fork server has loaded the app; its exception says why it cannot."""
         self.nodes: tuple[str, ...] = ()
         """The names of the app's nodes, once it is loaded."""
-        self.trouble = Trouble(patience.give_up_s)
+        self.trouble = Trouble()
         """Why there are no new processes now."""
 
     def __repr__(self) -> str:
@@ -192,6 +192,8 @@ class Supply:
         self._expect_answer()
         if not self.loaded.done():
             self.loaded.set_result(None)
+        if not self:  # what the last one left undone has been given up since
+            self.trouble.over()
         if self._sending is None:
             self._send()
 

@@ -1,4 +1,4 @@
-"""Failures in a row: how long to pause, when to log, when to give up. Pure: it takes ``now``."""
+"""Failures in a row: how long to pause, and when to log. Pure: it takes ``now``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,9 @@ LOG_EVERY_S: Final = 10.0
 
 
 class Trouble:
-    """Counts what fails until something succeeds.
+    """Counts what fails until something succeeds."""
 
-    Args:
-        give_up_s: How long it may take until something succeeds.
-    """
-
-    def __init__(self, give_up_s: float) -> None:
-        self._give_up_s = give_up_s
-        self._since = 0.0
+    def __init__(self) -> None:
         self._logged_at: float | None = None
         self.count = 0
         self.why: str | None = None
@@ -29,8 +23,6 @@ class Trouble:
 
     def add(self, why: str, now: float) -> bool:
         """Count one more failure; whether it is to be logged, which is once in a while."""
-        if self.why is None:
-            self._since = now
         self.why = why
         self.count += 1
         due = self._logged_at is None or now - self._logged_at >= LOG_EVERY_S
@@ -47,7 +39,3 @@ class Trouble:
     def pause_s(self) -> float:
         """How long to wait before the next attempt."""
         return float(min(FIRST_PAUSE_S * 2.0 ** min(max(self.count - 1, 0), 10), MAX_PAUSE_S))
-
-    def lasts_too_long(self, now: float) -> bool:
-        """Whether it is time to give up."""
-        return self.why is not None and now - self._since >= self._give_up_s
