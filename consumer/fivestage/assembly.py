@@ -11,6 +11,7 @@ from fivestage.core.breaker import BreakerState
 from fivestage.core.encode import Encoder
 from fivestage.core.records import Output
 from fivestage.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
+from fivestage.executors.supply import Patience
 from fivestage.orchestrator import Orchestrator
 from fivestage.telemetry.logging import level_name
 from fivestage.telemetry.tracing import Tracing, make_provider
@@ -111,6 +112,7 @@ def _executor(
             stall_s=stall_s,
             spares=executor.spares,
             max_data_bytes=largest_event,
+            patience=Patience(open_s=executor.start_timeout_ms / 1000),
             setup=("fivestage.telemetry.logging:configure", level_name()),
         )
     orchestrator = Orchestrator(

@@ -30,7 +30,7 @@ from fivestage.errors import (
     InvalidAppError,
     PublishError,
 )
-from fivestage.executors.nursery import LOAD_TIMEOUT_S
+from fivestage.executors.supply import Patience
 from fivestage.shutdown import HardEnd, TimeLeft
 from fivestage.telemetry.logging import announce, described
 from fivestage.telemetry.metrics import Metrics
@@ -154,7 +154,7 @@ class Service:
     @property
     def _start_timeout_s(self) -> float:
         executor = self.settings.executor
-        loading_s = LOAD_TIMEOUT_S if executor.kind == "process" else 0.0
+        loading_s = Patience().load_s if executor.kind == "process" else 0.0
         opening_s = executor.start_timeout_ms / 1000 if self.app.resources else 0.0
         return START_TIMEOUT_S + loading_s + opening_s
 

@@ -18,9 +18,9 @@ from fivestage.core.advice import Advice, NodeAdvice
 from fivestage.core.breaker import BreakerState
 from fivestage.core.events import Observer
 from fivestage.core.job import Job
-from fivestage.executors.nursery import MAX_RESTARTS
 from fivestage.executors.port import TICK_S
 from fivestage.executors.process_worker import ProcessWorker
+from fivestage.executors.supply import Patience
 from fivestage.executors.thread import ThreadExecutor
 from fivestage_schemas import Outcome, StageType
 from support import process_app
@@ -201,6 +201,7 @@ async def test_many_queries_share_the_workers() -> None:
     """Each is answered once, with its own answer."""
     bus = ProcessBus(workers=2)
     async with started(bus):
+        await until(lambda: all(worker.ready for worker in bus.executor._workers))
         jobs = [bus.submit(f"echo {number}") for number in range(300)]
         pids = [bus.submit("pid") for _ in range(2)]
         await bus.ended(*jobs, *pids)
@@ -215,9 +216,9 @@ async def test_a_cancelled_query_leaves_nothing(bus: ProcessBus) -> None:
     job = bus.submit("naps")
     await bus.processing(job)
     bus.give_up(job)
-    assert [left.name for left in bus.executor.abandoned()] == ["naps"]
-    await until(lambda: not bus.executor.abandoned())
-    assert bus.finished == []
+    assert [left.name for left in bus.worker.roster.left.values()] == ["naps"]
+    await until(lambda: not bus.worker.roster.left)
+    assert (bus.finished, bus.executor.abandoned()) == ([], [])
     assert running_stage(job) is StageType.PROCESSING
 
 
@@ -278,28 +279,6 @@ async def test_a_spare_that_is_killed(bus: ProcessBus) -> None:
     assert answer_of(await bus.ask("echo")) == b'"echo"'
     await until(lambda: len(bus.observer.reasons) == 2)
     assert bus.observer.reasons == ["its process has ended"] * 2
-
-
-async def test_a_zygote_that_is_killed(bus: ProcessBus) -> None:
-    """Its workers go with it; another one takes over, with what was under way."""
-    job, old, worker = bus.submit("naps"), bus.zygote, await bus.worker_pid()
-    await bus.processing(job)
-    os.kill(old, signal.SIGKILL)
-    await bus.ended(job)
-    assert answer_of(job) == b'"awake"'
-    assert bus.zygote != old
-    assert not alive(worker)
-    assert bus.executor.failure is None
-
-
-async def test_a_zygote_that_is_killed_again_and_again(bus: ProcessBus) -> None:
-    """The executor says that it cannot go on."""
-    for _ in range(MAX_RESTARTS + 1):
-        assert bus.executor.failure is None
-        old = bus.zygote
-        os.kill(old, signal.SIGKILL)
-        await until(lambda old=old: bus.zygote != old or bus.executor.failure is not None)  # type: ignore[misc]
-    assert bus.executor.failure == "the zygote has ended 4 times in a minute, lastly with signal 9"
 
 
 async def test_a_thread_that_never_ends(bus: ProcessBus, tmp_path: Path) -> None:
@@ -444,7 +423,7 @@ async def test_an_app_that_cannot_be_imported(
     if source is not None:
         (tmp_path / "broken_app.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    limits = {"load_timeout_s": 1.0} if "while" in (source or "") else {}
+    limits = {"patience": Patience(load_s=1.0)} if "while" in (source or "") else {}
     bus = ProcessBus(app="broken_app:app", **limits)
     with pytest.raises(error, match=text):
         await bus.start()

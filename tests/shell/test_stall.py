@@ -186,7 +186,7 @@ class Yard:
         self.fleet = Fleet(self._make, size=size, spares=spares, stall_ms=30, observer=self.counting)
         self.fleet.launch(self.finished.append)
 
-    def _make(self, on_finished: OnFinished) -> FakeWorker:
+    def _make(self, on_finished: OnFinished, _on_ready: Callable[[], None]) -> FakeWorker:
         if self.no_room:
             raise OSError(24, "Too many open files")
         self.workers.append(FakeWorker(on_finished))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
@@ -17,6 +19,7 @@ from fivestage.app import Pipeline
 from fivestage.bounded import StepMonitor
 from fivestage.core.job import Job
 from fivestage.core.plan import Plan
+from fivestage.errors import ResourceError
 from fivestage.executors import messages
 from fivestage.executors.host import JobHost
 from fivestage.executors.port import TICK_S
@@ -24,11 +27,13 @@ from fivestage.executors.relay import Outbox, Relay
 from fivestage.executors.wire import Decoder, encode
 from fivestage.orchestrator import Orchestrator
 from fivestage.threads import DefaultExecutor
+from fivestage.waits import CLEAN_UP_S
 
 if TYPE_CHECKING:
     from fivestage.core.advice import Advice
     from fivestage.core.trail import Trail
     from fivestage.executors.wire import Frame
+    from fivestage.resources import Scope
     from fivestage.threads import Abandoned
 
 RECEIVE_BYTES: Final = 65536
@@ -44,6 +49,8 @@ class Part(NamedTuple):
     plan: Plan
     threads: int
     max_data_bytes: int
+    open_s: float
+    """How long its resources may take to open."""
 
 
 def bind_to(parent: int) -> None:
@@ -53,16 +60,31 @@ def bind_to(parent: int) -> None:
         os._exit(1)
 
 
-def main(part: Part, fileno: int, memory: int, parent: int) -> NoReturn:
+def end_with(lifeline: int) -> None:
+    """Have the kernel kill this process when the bus closes the other end of the pipe *lifeline*, or dies.
+
+    Unlike a signal at the parent's death this lets a worker outlive the fork server; and unlike a thread that
+    waits for the end of the pipe it works while code holds the interpreter lock.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(lifeline, 0)
+    if poll.poll(0):  # it was closed before the lines above
+        os._exit(1)
+
+
+def main(part: Part, fileno: int, memory: int, lifeline: int) -> NoReturn:
     """Be a worker until the bus says it is enough.
 
     Args:
         part: What to run.
         fileno: The socket to the bus.
         memory: The page shared with the bus, for the monitor.
-        parent: The zygote's number.
+        lifeline: The pipe whose other end the bus keeps open while this process may run.
     """
-    bind_to(parent)
+    end_with(lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the bus decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cells = memoryview(mmap.mmap(memory, mmap.PAGESIZE)).cast("Q")
@@ -86,8 +108,13 @@ class _Child:
         self._outbox = Outbox(connection)
         self._decoder = Decoder()
         self._orchestrator = Orchestrator(
-            part.app, plan=part.plan, threads=part.threads, max_data_bytes=part.max_data_bytes
+            part.app,
+            plan=part.plan,
+            threads=part.threads,
+            max_data_bytes=part.max_data_bytes,
+            start_timeout_ms=round(part.open_s * 1000),
         )
+        self._scope: Scope | None = None
         loop.set_default_executor(DefaultExecutor(self._orchestrator.threads))
         self._host = JobHost(self._run_and_report, self._on_done, monitor)
         self._lanes: dict[str, Advice] = {}
@@ -98,6 +125,7 @@ class _Child:
         self._ticking = False
         self._stuck: list[Abandoned] = []
         self._quitting = False
+        self._ending: asyncio.Task[None] | None = None
         self._does = {
             messages.START: self._start,
             messages.CANCEL: self._cancel,
@@ -107,7 +135,12 @@ class _Child:
         }
 
     def run(self) -> NoReturn:
-        """Run the loop until the bus says it is enough, or has gone."""
+        """Open the resources; run the loop until the bus says it is enough, or has gone."""
+        try:
+            self._scope = self._loop.run_until_complete(self._orchestrator.resources.open())
+        except ResourceError as error:
+            self._outbox.send(encode((messages.NOT_OPEN, str(error))))
+            end()
         self._loop.add_reader(self._socket, self._read)
         self._outbox.send(encode((messages.HELLO,)))
         while not self._quitting:  # a node may stop the loop, or raise SystemExit in a task: it goes on
@@ -161,6 +194,13 @@ class _Child:
         self._outbox.send(encode((messages.PONG,)))
 
     def _quit(self, _: Frame) -> None:
+        self._ending = self._loop.create_task(self._close())
+
+    async def _close(self) -> None:
+        """End the jobs, then close the resources; the bus bounds it."""
+        await self._host.stop(CLEAN_UP_S)
+        if self._scope is not None:
+            await self._scope.close()
         self._quitting = True
         self._loop.stop()
 

@@ -46,8 +46,8 @@ class Fleet:
     """Shares jobs out to workers. See Executor.
 
     Args:
-        make_worker: Makes a worker that reports to the given callback. Raises OSError or RuntimeError where
-            the system has no room for it.
+        make_worker: Makes a worker that reports to the given callbacks: the end of jobs, and once that it is
+            ready. Raises OSError or RuntimeError where the system has no room for it.
         size: How many get jobs.
         spares: How many more are kept ready.
         stall_ms: The setting that the log names.
@@ -56,7 +56,7 @@ class Fleet:
 
     def __init__(
         self,
-        make_worker: Callable[[OnFinished], Worker],
+        make_worker: Callable[[OnFinished, Callable[[], None]], Worker],
         *,
         size: int,
         spares: int,
@@ -88,7 +88,9 @@ class Fleet:
     def launch(self, on_finished: OnFinished) -> None:
         """Make the workers; raises what making them raises."""
         self._on_finished = on_finished
-        self._workers = [self._make_worker(on_finished) for _ in range(self._size + self._spares)]
+        self._workers = [
+            self._make_worker(on_finished, self._choose) for _ in range(self._size + self._spares)
+        ]
         self._choose()
         self._tend_later()
 
@@ -208,7 +210,7 @@ class Fleet:
         if now < self._make_again_at or len(self._stalled) > MAX_STALLED:
             return
         try:
-            worker = self._make_worker(self._on_finished)
+            worker = self._make_worker(self._on_finished, self._choose)
         except (OSError, RuntimeError) as error:  # no more descriptors, or threads
             self._make_again_at = now + MAKE_AGAIN_S
             what = f"{type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ from fivestage.executors.messages import HELLO
 from fivestage.executors.wire import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fivestage.executors.wire import Frame
 
@@ -27,28 +27,38 @@ RECEIVE_BYTES: Final = 65536
 MAX_TURNS: Final = 256
 """Turns after the process's end; what it has written before is in the socket and comes to less."""
 
+MAX_KEPT_BYTES: Final = 1 << 24
+"""Kept for a process that does not exist yet; with more the link ends, as most of its jobs have."""
+
 log = structlog.get_logger("fivestage.executor")
 _BUFFER: Final = bytearray(RECEIVE_BYTES)
 """One for all links: what is read is dealt with before the next reads."""
 
 
 class Link:
-    """Made before its process is: what is written meanwhile waits in the socket.
+    """Usable before its process exists: frames written until then are kept, and sent when it starts.
 
-    Used from the bus loop. Nothing here raises for what the process does: it may end at any moment, and its
-    code may write anything into the socket.
+    A link takes descriptors when its process is requested (``open``), not when it is made, so making one
+    cannot fail. Used from the bus loop. Nothing here raises for what the process does: it may end at any
+    moment, and its code may write anything into the socket.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._socket, self._far_socket = socket.socketpair()
-        self._socket.setblocking(False)
-        self._memory = os.memfd_create("fivestage-worker", os.MFD_CLOEXEC)
-        os.ftruncate(self._memory, mmap.PAGESIZE)
-        self.monitor = StepMonitor(memoryview(mmap.mmap(self._memory, mmap.PAGESIZE)).cast("Q"))
+        self._socket: socket.socket | None = None
+        self._lifeline: int | None = None
+        """The kernel kills the process when this is closed, see ``child.end_with``."""
+        self._far_end: list[int] = []
+        self.monitor = StepMonitor()
         """Whose code has control there; still to be read when the process has ended."""
         self.on_frame: Callable[[Frame], None] = _ignore
         """Called with what the process says; a ValueError, TypeError or LookupError means it is nonsense."""
+        self.on_hello: Callable[[], None] = _nothing
+        """Called when the process is ready."""
+        self.on_ready: Callable[[], None] = _nothing
+        """Called after that."""
+        self.on_gone: Callable[[Link], None] = _ignore
+        """Called once, when ``gone`` has become true."""
         self.pid: int | None = None
         self.spawned_at: float | None = None
         self.greeted = asyncio.Event()
@@ -56,11 +66,11 @@ class Link:
         self._pidfd: int | None = None
         self._decoder = Decoder()
         self._unsent: list[bytes] = []
+        self._kept_bytes = 0
+        """How much was written before there was a process."""
         self._flushing = False
         self._at_end = False
         self._dead = False
-        self._closed = False
-        self._loop.add_reader(self._socket, self._read)
 
     def __repr__(self) -> str:
         return f"<Link pid={self.pid} {'gone' if self.gone else 'open'}>"
@@ -70,37 +80,72 @@ class Link:
         """The process has ended, and all that it said has been dealt with."""
         return self._dead and self._at_end
 
-    @property
-    def far_end(self) -> tuple[int, int]:
-        """What the process gets: its socket and the shared memory."""
-        return self._far_socket.fileno(), self._memory
+    # The process
+
+    def open(self) -> Sequence[int]:
+        """Make what the process gets: descriptors of its socket, shared memory and lifeline, in this order.
+
+        Raises:
+            OSError: there is no room for them. Nothing is left behind.
+        """
+        try:
+            self._socket, far_socket = socket.socketpair()
+            self._far_end.append(far_socket.detach())
+            self._socket.setblocking(False)
+            memory = os.memfd_create("fivestage-worker", os.MFD_CLOEXEC)
+            self._far_end.append(memory)
+            os.ftruncate(memory, mmap.PAGESIZE)
+            self.monitor.cells = memoryview(mmap.mmap(memory, mmap.PAGESIZE)).cast("Q")
+            far_lifeline, self._lifeline = os.pipe()
+            self._far_end.append(far_lifeline)
+        except OSError:
+            self.withdraw()
+            raise
+        return self._far_end
 
     def handed_over(self) -> None:
-        """The far end is on its way to the process."""
-        if not self._closed:
-            self._closed = True
-            self._far_socket.close()
-            os.close(self._memory)
+        """Close the far end here: it is on its way to the process."""
+        while self._far_end:
+            os.close(self._far_end.pop())
+
+    def withdraw(self) -> None:
+        """Undo ``open``: there is no process, or it is not to be had. Frames are kept for the next one.
+
+        A process that was made for this end nevertheless has received none, and is killed by the kernel.
+        """
+        self.handed_over()
+        self._cut()
+        self.monitor.cells = [0, 0]
 
     def spawned(self, pid: int, pidfd: int) -> None:
-        """The process is there; *pidfd* stands for it even when its number is used again."""
-        self.pid, self._pidfd, self.spawned_at = pid, pidfd, time.monotonic()
-        self._loop.add_reader(pidfd, self._on_death)
-        if self._at_end:
-            self.kill()
+        """Take over the process; *pidfd* refers to it even when its number is used again.
 
-    def lost(self) -> None:
-        """Whoever made, or should have made, the process has ended, and so has the process."""
-        self.handed_over()
-        self._on_death()
+        Raises:
+            OSError: it cannot be watched; *pidfd* still belongs to the caller, who withdraws the link.
+        """
+        assert self._socket is not None  # noqa: S101 - it was opened before the process was requested
+        self._loop.add_reader(self._socket, self._read)
+        self._loop.add_reader(pidfd, self._on_death)
+        self.pid, self._pidfd, self.spawned_at = pid, pidfd, time.monotonic()
+        if self._unsent:
+            self._flush_soon()
 
     def kill(self) -> None:
-        """End the process at once, or before it is there. Harmless when it has ended."""
+        """End the process at once, or before it exists. Harmless when it has ended."""
         if self.pid is None:
-            self.lost()
-        elif self._pidfd is not None:
+            self.abandon()
+        else:
+            self._signal()
+
+    def _signal(self) -> None:
+        if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def abandon(self) -> None:
+        """Release everything: there is no process, or it has been killed and takes its time to end."""
+        if not self.gone:
+            self._on_death()
 
     # Writing
 
@@ -109,13 +154,20 @@ class Link:
         if self._at_end:
             return
         self._unsent.append(frame)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        if self.pid is None:
+            self._kept_bytes += len(frame)
+            if self._kept_bytes > MAX_KEPT_BYTES:
+                self.kill()
+        elif not self._flushing:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        self._flushing = True
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._at_end:
+        if self._at_end or self._socket is None:
             return
         data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
         try:
@@ -131,6 +183,7 @@ class Link:
             self._loop.add_writer(self._socket, self._go_on)
 
     def _go_on(self) -> None:
+        assert self._socket is not None  # noqa: S101 - it has just become writable
         self._loop.remove_writer(self._socket)
         self._flush()
 
@@ -139,7 +192,7 @@ class Link:
     def _read(self) -> bool:
         """Deal with what there is to read; whether there may be more."""
         try:
-            size = self._socket.recv_into(_BUFFER)
+            size = 0 if self._socket is None else self._socket.recv_into(_BUFFER)
         except BlockingIOError:
             return False
         except OSError:
@@ -156,6 +209,8 @@ class Link:
             for frame in self._decoder.feed(data):
                 if frame.head[0] == HELLO:
                     self.greeted.set()
+                    self.on_hello()
+                    self.on_ready()
                 else:
                     self.on_frame(frame)
         except (ValueError, TypeError, LookupError) as error:
@@ -167,15 +222,26 @@ class Link:
         if not self._at_end:
             self._at_end = True
             self._unsent.clear()
+            self.handed_over()
+            self._cut()
+            self._signal()
+
+    def _cut(self) -> None:
+        """Close this end."""
+        if self._socket is not None:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
-            self.handed_over()
-            self.kill()
+            self._socket = None
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
 
     def _on_death(self) -> None:
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
+            with contextlib.suppress(ChildProcessError):  # the fork server's child, unless that has ended
+                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
             os.close(self._pidfd)
             self._pidfd = None
         # A copy of it that its code has forked may keep the socket open: there is no end to wait for.
@@ -183,8 +249,14 @@ class Link:
             if self._at_end or not self._read():
                 break
         self._dead = True
+        self.monitor.cells = [*self.monitor.cells]  # as they were last; mmap keeps a descriptor open
         self._end()
+        self.on_gone(self)
 
 
-def _ignore(_: Frame) -> None:
-    """Nobody listens: a spare has nothing to say."""
+def _ignore(_: object) -> None:
+    """Do nothing: a spare has nothing to say."""
+
+
+def _nothing() -> None:
+    """Do nothing."""

@@ -31,6 +31,7 @@ PING: Final = "ping"
 QUIT: Final = "quit"
 # To the bus
 HELLO: Final = "hello"
+NOT_OPEN: Final = "not_open"
 RUNNING: Final = "running"
 FINISHED: Final = "finished"
 FAILED_OVER: Final = "failed_over"

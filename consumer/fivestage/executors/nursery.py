@@ -1,261 +1,131 @@
-"""The bus's end of the zygote: worker processes to be had at once.
-
-A spare or more is made ahead, so that replacing a worker waits for nothing. A zygote that dies takes its
-workers along; it is started again, unless that happens too often.
-"""
+"""Makes the links to worker processes, and ends all of them."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 import structlog
 
-from fivestage.errors import ConfigurationError, InvalidAppError
+from fivestage.errors import ExecutorError
 from fivestage.executors.link import Link
-from fivestage.executors.wire import MAX_PACKET_BYTES
+from fivestage.executors.supply import Patience, Supply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LOAD_TIMEOUT_S: Final = 60.0
-MAX_RESTARTS: Final = 3
-RESTART_WINDOW_S: Final = 60.0
-SEND_AGAIN_S: Final = 0.005
+KILL_S: Final = 1.0
+"""How long processes may take to end after they have been killed."""
 POLL_S: Final = 0.005
 
 log = structlog.get_logger("fivestage.executor")
-
-
-_NOT_FOR_NODES: Final = "FIVESTAGE_KAFKA__"
-"""Settings with the secrets of the connection: nodes have no use for them."""
-_ZYGOTE: Final = "from fivestage.executors.zygote import main; main()"
 
 
 class Nursery:
     """Makes the links to worker processes. Used from the bus loop.
 
     Args:
-        config: What the zygote is told, see there; ``path`` and ``bus`` are added.
-        spares: How many processes are kept ready.
-        load_timeout_s: How long importing the app may take.
+        config: What the fork server is to load, see ``ForkServer``.
+        patience: How long it may take.
     """
 
-    def __init__(
-        self, config: Mapping[str, Any], *, spares: int = 1, load_timeout_s: float = LOAD_TIMEOUT_S
-    ) -> None:
-        self._config = config
-        self._size = spares
-        self._load_timeout_s = load_timeout_s
+    def __init__(self, config: Mapping[str, Any], *, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience()
+        self._supply = Supply(config, self._patience)
         self._loop = asyncio.get_running_loop()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._loaded: asyncio.Future[None] = self._loop.create_future()
-        self._spares: deque[Link] = deque()
-        self._wanted: deque[Link] = deque()
-        """Those that the zygote has not been asked for yet."""
-        self._asked: deque[Link] = deque()
-        """Those that it has not answered yet; it answers in order."""
-        self._sending: asyncio.TimerHandle | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._deaths: deque[float] = deque()
-        self._stopping = False
-        self.failure: str | None = None
-        """Why there will be no more workers."""
-        self.nodes: tuple[str, ...] = ()
-        """The names of the app's nodes, once it is loaded."""
+        self._links: set[Link] = set()
+        """All, until they are gone."""
+        self._last_worker_at = self._loop.time()
+        """When one became ready, or one that was ready ended."""
 
     def __repr__(self) -> str:
-        return f"<Nursery {len(self._spares)} spare, {len(self._wanted) + len(self._asked)} on their way>"
+        return f"<Nursery of {len(self._links)}, {self._supply}>"
 
     async def start(self) -> None:
-        """Start the zygote and wait until it has loaded the app.
+        """Start the fork server and wait until it has loaded the app.
 
         Raises:
             InvalidAppError: there is no app where it should be.
-            ConfigurationError: loading it failed, or takes more than *load_timeout_s*.
+            ConfigurationError: loading it failed, or takes too long.
+            ExecutorError: there is no room for the process.
         """
-        self._launch()
-        self._refill()
-        await asyncio.shield(self._loaded)
+        try:
+            self._supply.launch()
+        except OSError as error:
+            raise ExecutorError(f"the fork server cannot be started: {error.strerror}") from error
+        await asyncio.shield(self._supply.loaded)
 
     def take(self) -> Link:
-        """A link whose process is there, or else on its way."""
-        links = [self._spares.popleft() for _ in range(len(self._spares))]
-        ready = [link for link in links if not link.gone]
-        link = ready.pop(0) if ready else self._order()
-        self._spares.extend(ready)
-        self._refill()
+        """A link whose process is requested. Never fails."""
+        link = Link()
+        link.on_hello, link.on_gone = self._on_hello, self._on_gone
+        self._links.add(link)
+        self._supply.request(link)
         return link
 
     @property
     def pid(self) -> int | None:
-        """The zygote's number."""
-        return None if self._process is None else self._process.pid
+        """The fork server's number."""
+        server = self._supply.server
+        return None if server is None else server.pid
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of the app's nodes, once it is loaded."""
+        return self._supply.nodes
+
+    @property
+    def has_resources(self) -> bool:
+        """Whether the app has resources, once it is loaded."""
+        return self._supply.has_resources
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no worker can be made now; there may be some that go on."""
+        return self._supply.trouble.why
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is no worker: the app cannot be loaded, or none could be made for ``give_up_s``."""
+        loaded = self._supply.loaded
+        if loaded.done() and (error := loaded.exception()) is not None:
+            return str(error)
+        give_up_s = self._patience.give_up_s + (self._patience.open_s if self.has_resources else 0.0)
+        if any(link.greeted.is_set() for link in self._links):
+            return None
+        if self._loop.time() - self._last_worker_at < give_up_s:
+            return None
+        return f"there has been no worker process for {give_up_s:g} s: {self.trouble or 'none is ready'}"
 
     async def stop(self, timeout_s: float) -> None:
-        """End the zygote, and with it all workers, by force if it takes too long."""
-        self._stopping = True
-        self._hang_up()
-        process, end = self._process, self._loop.time() + timeout_s
-        while process is not None and process.poll() is None:
-            if self._loop.time() > end:
-                process.kill()
-                process.wait()
-            await asyncio.sleep(POLL_S)
-        for link in (*self._spares, *self._wanted, *self._asked):
-            link.kill()
-        while not all(link.gone for link in self._spares) and self._loop.time() < end:  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
+        """End all processes, by force if the fork server takes longer than *timeout_s*.
 
-    # Asking
-
-    def _refill(self) -> None:
-        while len(self._spares) < self._size:
-            self._spares.append(self._order())
-
-    def _order(self) -> Link:
-        link = Link()
-        self._wanted.append(link)
-        self._send()
-        return link
-
-    def _send(self) -> None:
-        """Ask for what is wanted, once the app is loaded."""
-        self._sending = None
-        loaded = self._loaded.done() and not self._loaded.cancelled() and self._loaded.exception() is None
-        while self._wanted and loaded and self._control is not None:
-            link = self._wanted[0]
-            if link.gone:
-                self._wanted.popleft()
-                continue
-            try:
-                socket.send_fds(self._control, [b"fork"], link.far_end)
-            except BlockingIOError:
-                self._sending = self._loop.call_later(SEND_AGAIN_S, self._send)
-                return
-            except OSError:  # it has died, which is read as such
-                return
-            self._asked.append(self._wanted.popleft())
-            link.handed_over()
-
-    # Listening
-
-    def _launch(self) -> None:
-        """Start a zygote and tell it what to load; it answers when it has."""
-        self._control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.setblocking(False)
-        with far:
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and our own module
-                [sys.executable, "-c", _ZYGOTE, str(far.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(far.fileno(),),
-                env={
-                    name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_NODES)
-                },
-            )
-        config = {**self._config, "path": sys.path, "bus": os.getpid()}
-        self._control.send(orjson.dumps(config))
-        self._loop.add_reader(self._control, self._listen)
-        self._timer = self._loop.call_later(self._load_timeout_s, self._took_too_long)
-
-    def _listen(self) -> None:
-        assert self._control is not None  # noqa: S101 - it has just become readable
+        Where it is cancelled, or *timeout_s* is 0, they are killed at once. No descriptor is left open.
+        """
         try:
-            flags = socket.MSG_CMSG_CLOEXEC
-            packet, handles, _, _ = socket.recv_fds(self._control, MAX_PACKET_BYTES, 1, flags)
-        except BlockingIOError:
-            return
-        except OSError:
-            packet, handles = b"", []
-        if packet:
-            self._hear(orjson.loads(packet), handles)
-        else:
-            self._on_death()
+            self._supply.close(timeout_s)
+            for link in tuple(self._links):
+                link.kill()
+            end = self._loop.time() + timeout_s + KILL_S
+            while not self._all_ended() and self._loop.time() < end:  # noqa: ASYNC110
+                await asyncio.sleep(POLL_S)
+        finally:
+            self._supply.close(0.0)
+            for link in tuple(self._links):
+                link.abandon()
 
-    def _hear(self, told: Mapping[str, Any], handles: list[int]) -> None:
-        if "pid" in told:
-            self._asked.popleft().spawned(told["pid"], handles[0])
-        elif "ended" in told:
-            log.info("worker ended", pid=told["ended"], **_how(told["status"]))
-        elif "invalid" in told:
-            self._not_loaded(InvalidAppError(told["invalid"]))
-        elif "failed" in told:
-            text = f"importing {self._config['app']} failed: {told['failed']}"
-            self._not_loaded(ConfigurationError(text))
-        else:
-            self._on_load(tuple(told["nodes"]))
+    def _all_ended(self) -> bool:
+        return self._supply.ended and not self._links
 
-    def _on_load(self, nodes: tuple[str, ...]) -> None:
-        self.nodes = nodes
-        self._stop_timer()
-        if not self._loaded.done():
-            self._loaded.set_result(None)
-        self._send()
+    def _on_hello(self) -> None:
+        self._last_worker_at = self._loop.time()
+        if self._supply.trouble.over():
+            log.info("worker processes can be made again")
 
-    def _not_loaded(self, error: Exception) -> None:
-        self._stop_timer()
-        self._stopping = True
-        self.failure = str(error)
-        if not self._loaded.done():
-            self._loaded.set_exception(error)
-            self._loaded.exception()  # whoever starts it may have given up
-
-    def _took_too_long(self) -> None:
-        text = f"importing {self._config['app']} takes more than {self._load_timeout_s:.0f} s"
-        self._not_loaded(ConfigurationError(text))
-        if self._process is not None:
-            self._process.kill()
-
-    def _on_death(self) -> None:
-        """The zygote has ended; its workers end with it."""
-        self._hang_up()
-        while self._asked:
-            self._asked.popleft().lost()
-        if self._stopping or self._process is None:
-            return
-        status = self._process.wait()  # it has closed its socket, so this takes no time
-        how = " ".join(f"{key} {value}" for key, value in _how(status).items())
-        if not self._loaded.done() and not self._deaths:
-            text = f"the process that imports {self._config['app']} ended with {how}"
-            self._not_loaded(ConfigurationError(text))
-            return
-        self._begin_again(how)
-
-    def _begin_again(self, how: str) -> None:
-        now = time.monotonic()
-        self._deaths.append(now)
-        while self._deaths[0] < now - RESTART_WINDOW_S:
-            self._deaths.popleft()
-        if len(self._deaths) > MAX_RESTARTS:
-            self.failure = f"the zygote has ended {len(self._deaths)} times in a minute, lastly with {how}"
-            log.error("zygote ended for good", how=how)
-            return
-        log.warning("zygote ended, starting another", how=how)
-        self._loaded = self._loop.create_future()
-        self._launch()
-
-    def _hang_up(self) -> None:
-        self._stop_timer()
-        if self._sending is not None:
-            self._sending.cancel()
-        if self._control is not None:
-            self._loop.remove_reader(self._control)
-            self._control.close()
-            self._control = None
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def _how(status: int) -> dict[str, int]:
-    return {"signal": -status} if status < 0 else {"exit_code": status}
+    def _on_gone(self, link: Link) -> None:
+        """One whose process never was ready is trouble, as a failed fork is."""
+        self._links.discard(link)
+        if link.greeted.is_set():
+            self._last_worker_at = self._loop.time()
+        elif link.pid is not None:
+            self._supply.pause("worker processes end before they are ready")

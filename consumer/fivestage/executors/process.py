@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from fivestage.errors import ExecutorError
+from fivestage.errors import ExecutorError, ResourceError
 from fivestage.executors import messages
 from fivestage.executors.fleet import Fleet
-from fivestage.executors.nursery import LOAD_TIMEOUT_S, Nursery
+from fivestage.executors.nursery import Nursery
 from fivestage.executors.overtime import Overtime
+from fivestage.executors.port import TICK_S
 from fivestage.executors.process_worker import GREETING_S, RUN_ON_S, ProcessWorker
+from fivestage.executors.supply import Patience
 from fivestage.executors.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fivestage.core.events import Observer
     from fivestage.core.plan import Plan
     from fivestage.executors.port import OnFinished
-
-STOP_S: Final = 1.0
-"""How long ending the zygote may take where the start has failed."""
 
 
 class ProcessExecutor(Fleet):
@@ -36,8 +35,8 @@ class ProcessExecutor(Fleet):
         stall_s: How long one step of user code may take.
         max_data_bytes: Data and answers of stages that are larger are left out.
         setup: ``MODULE:FUNCTION`` and the texts to call it with before the app is imported there.
-        load_timeout_s: How long importing it may take.
         spares: How many more processes are kept ready.
+        patience: How long importing the app, opening its resources, and forking may take.
     """
 
     def __init__(
@@ -51,17 +50,18 @@ class ProcessExecutor(Fleet):
         stall_s: float,
         max_data_bytes: int,
         setup: Sequence[str] = (),
-        load_timeout_s: float = LOAD_TIMEOUT_S,
         spares: int = 1,
+        patience: Patience | None = None,
     ) -> None:
+        self._patience = patience or Patience()
         self._config = {
             "app": app_path,
             "plan": messages.plan_values(plan),
             "threads": threads,
             "max_data_bytes": max_data_bytes,
             "setup": list(setup),
+            "open_s": self._patience.open_s,
         }
-        self._load_timeout_s = load_timeout_s
         self._stall_s = stall_s
         self.run_on_s = RUN_ON_S
         """How long code may run on after its end before its process is replaced."""
@@ -78,19 +78,39 @@ class ProcessExecutor(Fleet):
         Raises:
             InvalidAppError: there is no app at the path.
             ConfigurationError: importing it failed, or took too long.
+            ResourceError: one of its resources cannot be opened.
             ExecutorError: no worker process came up.
         """
-        self._nursery = nursery = Nursery(self._config, spares=0, load_timeout_s=self._load_timeout_s)
+        self._nursery = nursery = Nursery(self._config, patience=self._patience)
         try:
             await nursery.start()
             self.launch(on_finished)
-            async with asyncio.timeout(GREETING_S):
-                await self._first_greeting()
-        except BaseException as error:
-            await nursery.stop(STOP_S)
-            if isinstance(error, TimeoutError):
-                raise ExecutorError("no worker process came up") from None
+            await self._first_ready()
+        except BaseException:
+            self._ending = True
+            await nursery.stop(0.0)
             raise
+
+    @property
+    def _greeting_s(self) -> float:
+        """How long a worker may take to be ready."""
+        return GREETING_S + (self._patience.open_s if self.has_resources else 0.0)
+
+    async def _first_ready(self) -> None:
+        """Wait for a worker; replace those that die meanwhile."""
+        clock = asyncio.get_running_loop().time
+        limit_s = self._greeting_s
+        ends_at = clock() + limit_s
+        while self.unready is not None:
+            for worker in self._workers:
+                if isinstance(worker, ProcessWorker) and worker.error is not None:
+                    raise ResourceError(worker.error)
+            if clock() > ends_at:
+                text = f"no worker process was ready within {limit_s:g} s"
+                why = None if self._nursery is None else self._nursery.trouble
+                raise ExecutorError(text if why is None else f"{text}: {why}")
+            self.check(clock())
+            await asyncio.sleep(TICK_S)
 
     def check(self, now: float) -> bool:
         """See Executor."""
@@ -111,6 +131,11 @@ class ProcessExecutor(Fleet):
         """The names of the app's nodes, after the start."""
         return () if self._nursery is None else self._nursery.nodes
 
+    @property
+    def has_resources(self) -> bool:
+        """Whether the app has any, after the start."""
+        return self._nursery is not None and self._nursery.has_resources
+
     def pids(self) -> list[int]:
         """The numbers of the processes: the zygote's, then those of the workers that jobs go to."""
         pids = [None if self._nursery is None else self._nursery.pid]
@@ -119,16 +144,16 @@ class ProcessExecutor(Fleet):
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
-        await self.shut_down(timeout_s / 2)
-        if self._nursery is not None:
-            await self._nursery.stop(timeout_s / 2)
+        try:
+            await self.shut_down(timeout_s / 2)
+        finally:
+            if self._nursery is not None:
+                await self._nursery.stop(timeout_s / 2)
 
-    async def _first_greeting(self) -> None:
-        for worker in self._workers[:1]:
-            assert isinstance(worker, ProcessWorker)  # noqa: S101 - see _make
-            await worker.link.greeted.wait()
-
-    def _make(self, on_finished: OnFinished) -> ProcessWorker:
+    def _make(self, on_finished: OnFinished, on_ready: Callable[[], None]) -> ProcessWorker:
         assert self._nursery is not None  # noqa: S101 - workers are made after the start
         link = self._nursery.take()
-        return ProcessWorker(link, on_finished, self._stall_s, self._left_out, self.run_on_s)
+        link.on_ready = on_ready
+        return ProcessWorker(
+            link, on_finished, self._stall_s, self._left_out, self.run_on_s, self._greeting_s
+        )

@@ -12,6 +12,7 @@ from fivestage.executors import messages
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import StallDetector
 from fivestage.executors.wire import encode
+from fivestage.resources import CLOSE_S
 from fivestage.threads import Abandoned
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 GREETING_S: Final = 5.0
 """How long a process that has been forked may take to say hello."""
-QUIT_S: Final = 0.05
-"""How long a worker that turns may take to end by itself."""
+QUIT_S: Final = CLOSE_S + 0.5
+"""How long a worker that turns may take to end by itself, and to close its resources."""
 RUN_ON_S: Final = 10.0
 """How long it may run on. With less, a first call that imports or connects would never get done."""
 
@@ -38,6 +39,7 @@ class ProcessWorker:
         stall_s: How long one step may take.
         left_out: Stands for an answer too large to be taken.
         run_on_s: How long code may run on after its end before the process is replaced.
+        greeting_s: How long the process may take to be ready.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class ProcessWorker:
         stall_s: float,
         left_out: bytes,
         run_on_s: float = RUN_ON_S,
+        greeting_s: float = GREETING_S,
     ) -> None:
         self.roster = Roster(on_finished)
         self.link = link
         link.on_frame = self._hear
         self._left_out = left_out
         self._run_on_s = run_on_s
+        self._greeting_s = greeting_s
         self._stall = StallDetector(link.monitor, stall_s)
         self._serials = count(1)
         self._given: dict[int, tuple[Job, Trail]] = {}
@@ -67,6 +71,8 @@ class ProcessWorker:
         self._turned_at = -inf
         """A time after which the loop has turned."""
         self._quit_at: float | None = None
+        self.error: str | None = None
+        """Why its resources could not be opened."""
         self._hears = {
             messages.RUNNING: self._on_running,
             messages.FINISHED: self._on_finished,
@@ -74,6 +80,7 @@ class ProcessWorker:
             messages.DONE: self._on_done,
             messages.STATUS: self._on_status,
             messages.PONG: self._on_pong,
+            messages.NOT_OPEN: self._on_not_open,
         }
 
     def __repr__(self) -> str:
@@ -115,9 +122,9 @@ class ProcessWorker:
         """See Worker."""
         link = self.link
         if link.gone:
-            return "its process has ended"
+            return self.error or "its process has ended"
         if not link.greeted.is_set():
-            late = link.spawned_at is not None and now - link.spawned_at > GREETING_S
+            late = link.spawned_at is not None and now - link.spawned_at > self._greeting_s
             return "its process does not say hello" if late else None
         why = self._stall.look(answering=self._pinged_at is None, count=count)
         if self._pinged_at is None and (self.roster or self.roster.left):
@@ -221,6 +228,9 @@ class ProcessWorker:
     def _on_status(self, frame: Frame) -> None:
         told = frame.head[1]
         self._in_threads = [Abandoned(name, since, (pid, thread)) for name, since, (pid, thread) in told]
+
+    def _on_not_open(self, frame: Frame) -> None:
+        self.error = frame.head[1]
 
     def _on_pong(self, _: Frame) -> None:
         if self._pinged_at is not None:

@@ -26,6 +26,8 @@ from fivestage.tuning import Crowding
 from fivestage.waits import cancel_once
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fivestage.core.events import Observer
     from fivestage.core.job import Job
     from fivestage.core.trail import Trail
@@ -45,8 +47,15 @@ log = structlog.get_logger("fivestage.executor")
 class ThreadWorker:
     """One loop in one thread. See Worker."""
 
-    def __init__(self, orchestrator: Orchestrator, on_finished: OnFinished, stall_s: float) -> None:
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        on_finished: OnFinished,
+        on_ready: Callable[[], None],
+        stall_s: float,
+    ) -> None:
         self.roster = Roster(on_finished)
+        self._on_ready = on_ready
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_log_without_text)
         self._loop.set_default_executor(DefaultExecutor(orchestrator.threads))
@@ -190,6 +199,7 @@ class ThreadWorker:
         """On the bus loop: they are open, or cannot be opened."""
         if error is None:
             self.opened.set_result(None)
+            self._on_ready()
         else:
             self.opened.set_exception(error)
             self.opened.exception()  # nothing may be waiting for it
@@ -230,7 +240,7 @@ class ThreadExecutor(Fleet):
         self._scope: Scope | None = None
         self._crowding = Crowding()
         super().__init__(
-            lambda on_finished: ThreadWorker(orchestrator, on_finished, stall_s),
+            lambda on_finished, on_ready: ThreadWorker(orchestrator, on_finished, on_ready, stall_s),
             size=1,
             spares=spares,
             stall_ms=round(stall_s * 1000),

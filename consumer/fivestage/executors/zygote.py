@@ -3,14 +3,17 @@
 It has no event loop and no threads, so a fork of it is a clean start that takes a millisecond or two whatever
 the app imports, and a worker may be killed as lightly as that.
 
-Each packet on its socket is one message. From the bus: what to load; then, for each worker, its socket and
-shared memory. To the bus: whether that was loaded; then, for each worker, its number and a handle on it; and
-how a worker ended.
+Each packet on its socket is one message. From the bus: what to load; then, for each worker, its socket,
+shared memory and lifeline. To the bus: whether that was loaded; then, for each request in order, the worker's
+number and a handle on it, or why it could not be forked; and how a worker ended.
+
+Workers outlive it when it fails: the bus starts another one for those that it needs later.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import select
@@ -18,8 +21,9 @@ import signal
 import socket
 import sys
 import threading
-import time
 import traceback
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -35,14 +39,25 @@ from fivestage.executors.wire import MAX_PACKET_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-FORK_ATTEMPTS: Final = 20
-FORK_AGAIN_S: Final = 0.05
+FAR_END: Final = 3
+"""How many descriptors a worker gets: see ``Link.open``."""
 
 log = structlog.get_logger("fivestage.executor")
 
 
 def main() -> None:
-    """Load what the bus says, then fork until it has gone."""
+    """Load what the bus says, then fork until it has gone. Never returns."""
+    try:
+        run()
+    except BaseException as error:  # noqa: BLE001 - the interpreter would wait for threads of the app
+        traceback.print_exception(error)
+        os._exit(1)
+    finally:
+        child.end()
+
+
+def run() -> None:
+    """See ``main``; returns when the bus has gone, or when the app cannot be loaded."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the bus decides
@@ -56,11 +71,11 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001 - a module may raise anything, SystemExit for instance
         control.send(orjson.dumps(explained(error)))
         return
-    if threading.active_count() > 1:
-        log.warning("the app starts threads when it is imported: workers do not have them")
+    # From Python 3.12 on every fork would warn, without a name; see _warn_of_threads.
+    warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     tuning.share_the_interpreter()
     tuning.spare_what_is_there()
-    control.send(orjson.dumps({"nodes": list(part.app.nodes)}))
+    control.send(orjson.dumps({"nodes": list(part.app.nodes), "resources": bool(part.app.resources)}))
     Zygote(control, part).serve()
 
 
@@ -76,7 +91,8 @@ def load(config: Mapping[str, Any]) -> child.Part:
         module, _, function = name.partition(":")
         getattr(importlib.import_module(module), function)(*arguments)
     plan = plan_of(config["plan"])
-    return child.Part(load_app(config["app"]), plan, config["threads"], config["max_data_bytes"])
+    app = load_app(config["app"])
+    return child.Part(app, plan, config["threads"], config["max_data_bytes"], config["open_s"])
 
 
 def explained(error: BaseException) -> dict[str, str]:
@@ -96,6 +112,7 @@ class Zygote:
         self._part = part
         self._children: dict[int, int] = {}
         """Their numbers by the handles on them."""
+        self._warned = False
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
 
@@ -112,32 +129,67 @@ class Zygote:
                     self._end()
 
     def _answer(self) -> bool:
-        """Fork a worker; False when the bus has gone."""
+        """Fork a worker, or say why not; False when the bus has gone."""
+        far_end: Sequence[int] = ()
         try:
-            data, far_end, _, _ = socket.recv_fds(self._control, 64, 2, socket.MSG_CMSG_CLOEXEC)
+            data, far_end, _, _ = socket.recv_fds(self._control, 64, FAR_END, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             data = b""
         if not data:
             return False
-        parent, pid = os.getpid(), _fork()
-        if pid == 0:
-            self._become_worker(far_end, parent)
-        pidfd = os.pidfd_open(pid)  # before it is buried, so the number is still its own
+        self._warn_of_threads()
+        try:
+            pid, pidfd = self._fork(far_end)
+        except OSError as error:
+            self._tell({"cannot": error.strerror or type(error).__name__})
+            return True
+        finally:
+            for fileno in far_end:
+                os.close(fileno)
         self._children[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
-        for fileno in far_end:
-            os.close(fileno)
         self._tell({"pid": pid}, pidfd)
         return True
 
-    def _become_worker(self, far_end: Sequence[int], parent: int) -> None:
+    def _fork(self, far_end: Sequence[int]) -> tuple[int, int]:
+        """Fork a worker; its number, and a handle on it.
+
+        Raises:
+            OSError: the system, or this process, has no room for one more.
+        """
+        if len(far_end) < FAR_END:  # the kernel leaves out those that this process has no room for
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(far_end)
+        try:
+            return pid, os.pidfd_open(pid)  # before it is reaped, so the number is still its own
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            _reap(pid)
+            raise
+
+    def _warn_of_threads(self) -> None:
+        """Warn once: a fork copies the calling thread alone, and the locks that others hold for ever."""
+        if self._warned:
+            return
+        names = thread_names()
+        if names:
+            self._warned = True
+            log.warning(
+                "importing the app started threads; worker processes have none of them and may hang: import "
+                "the library where it is used, or open it as a resource (@app.resource)",
+                threads=len(names),
+                names=sorted(set(names)),
+            )
+
+    def _become_worker(self, far_end: Sequence[int]) -> None:
         """In the child: never returns."""
         try:
             self._control.close()
             for pidfd in self._children:
                 os.close(pidfd)
-            fileno, memory = far_end
-            child.main(self._part, fileno, memory, parent)
+            child.main(self._part, *far_end)
         except BaseException as error:  # noqa: BLE001 - nothing may get into the zygote's loop
             traceback.print_exception(error)
         finally:
@@ -145,11 +197,11 @@ class Zygote:
 
     def _bury(self, pidfd: int) -> None:
         self._poll.unregister(pidfd)
-        pid, status = os.waitpid(self._children.pop(pidfd), 0)
+        pid = self._children.pop(pidfd)
         os.close(pidfd)
-        self._tell({"ended": pid, "status": os.waitstatus_to_exitcode(status)})
+        self._tell({"ended": pid, "status": os.waitstatus_to_exitcode(_reap(pid))})
 
-    def _tell(self, told: Mapping[str, int], *filenos: int) -> None:
+    def _tell(self, told: Mapping[str, Any], *filenos: int) -> None:
         with contextlib.suppress(OSError):  # the bus has gone, as the next poll shows
             socket.send_fds(self._control, [orjson.dumps(told)], filenos)
 
@@ -160,14 +212,19 @@ class Zygote:
         child.end()
 
 
-def _fork() -> int:
-    """Fork; tried again for a while where the system has no room for one more process.
+def _reap(pid: int) -> int:
+    """The status of a child that has ended, or is about to."""
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:  # the app has the system reap them (SIGCHLD is ignored)
+        return 0
 
-    Raises:
-        OSError: it still has none.
-    """
-    for _ in range(FORK_ATTEMPTS):
-        with contextlib.suppress(BlockingIOError):
-            return os.fork()
-        time.sleep(FORK_AGAIN_S)
-    return os.fork()
+
+def thread_names() -> list[str]:
+    """The names of this process's other threads, of Python or not; see ``/proc/PID/task``."""
+    known = {str(thread.native_id): thread.name for thread in threading.enumerate()}
+    try:
+        tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
+        return [known.get(task.name) or (task / "comm").read_text().strip() for task in tasks]
+    except OSError:  # one has just ended, or there are no descriptors: the next fork looks again
+        return []

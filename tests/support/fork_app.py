@@ -1,0 +1,145 @@
+"""A Pipeline for a fork server that misbehaves while a file with the habit's name is in FORK_APP_FOLDER.
+
+The first word of a query is the node. The names of the files it makes itself end with ``-now``.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import ctypes
+import errno
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fivestage import Pipeline, Query
+from fivestage.core.job import Job
+from fivestage.executors.supply import Patience
+from support import process_app
+
+if TYPE_CHECKING:
+    from fivestage import StageContext
+    from fivestage.executors.process import ProcessExecutor
+
+FOLDER = Path(os.environ.get("FORK_APP_FOLDER", "no-such-folder"))
+LONG_S = process_app.LONG_S
+app = Pipeline(builtins=False)
+
+
+@app.decision
+async def _decide(query: Query, _ctx: StageContext) -> str:
+    return query.user_input.partition(" ")[0]
+
+
+@app.node("pid")
+async def _pid(_query: Query, _ctx: StageContext) -> int:
+    return os.getpid()
+
+
+@app.node("holds")
+async def _holds(_query: Query, _ctx: StageContext) -> None:
+    """Keeps the interpreter lock."""
+    ctypes.PyDLL(None).sleep(int(LONG_S))
+
+
+def _has(habit: str) -> bool:
+    return (FOLDER / habit).exists()
+
+
+def _sleep(habit: str) -> None:
+    """Say so, and wait as long as the habit lasts."""
+    (FOLDER / f"{habit}-now").touch()
+    while _has(habit):
+        time.sleep(0.01)
+
+
+def _scribble() -> None:
+    """Write into every socket that keeps packets apart."""
+    for fileno in range(3, 64):
+        try:
+            kind = socket.socket(fileno=os.dup(fileno))
+        except OSError:
+            continue
+        with kind:
+            if kind.type == socket.SOCK_SEQPACKET:
+                kind.send(b"neither JSON nor")
+
+
+def _fork() -> int:
+    """Stands for ``os.fork``."""
+    if _has("no-memory"):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if _has("scribbles"):
+        _scribble()
+    if _has("closes"):
+        os.closerange(3, 64)
+        time.sleep(LONG_S)
+    if _has("hangs"):
+        _sleep("hangs")
+    pid = _real_fork()
+    if not pid and _has("stillborn"):
+        os._exit(9)
+    return pid
+
+
+def _start_native_thread() -> None:
+    """Start a thread that the threading module does not know, with a name as gRPC gives it."""
+    named = threading.Event()
+
+    def wait() -> None:
+        ctypes.CDLL(None).prctl(15, b"grpc_poller", 0, 0, 0)
+        named.set()
+        time.sleep(LONG_S)
+
+    _thread.start_new_thread(wait, ())
+    named.wait()
+
+
+_real_fork = os.fork
+if FOLDER.exists():
+    os.fork = _fork
+    if _has("slow"):
+        _sleep("slow")
+    if _has("broken"):
+        raise RuntimeError("it is broken")
+    if _has("thread"):
+        _start_native_thread()
+    if _has("reaps"):
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def executor(**options: Any) -> ProcessExecutor:
+    """An executor that runs this app."""
+    chosen: dict[str, Any] = {"patience": Patience(answer_s=1.0), "spares": 0, **options}
+    return process_app.executor(app="support.fork_app:app", **chosen)
+
+
+def outlive() -> None:
+    """Have a worker that holds its interpreter outlive its fork server; print all pids, and wait."""
+
+    async def main() -> None:
+        running = executor()
+        await running.start(lambda _: None)
+        old, (worker,) = running.pids()[0], running.pids()[1:]
+        now = asyncio.get_running_loop().time()
+        job = Job(Query("q", "holds"), process_app.PLAN, started_at=now, ends_at=now + LONG_S)
+        running.submit(job)
+        while job.trail.running is None or job.trail.running.node != "holds":
+            await asyncio.sleep(0.01)
+        os.kill(old, signal.SIGKILL)
+        assert running._nursery is not None
+        while running.pids()[0] == old or len(running._nursery._supply):
+            await asyncio.sleep(0.01)
+        running._nursery.take()
+        while len(running._nursery._supply) or not running._nursery._supply._serving:
+            await asyncio.sleep(0.01)
+        pids = {worker, running.pids()[0], *(link.pid for link in running._nursery._links)}
+        print("pids", *pids, flush=True)  # noqa: T201 - the test reads this
+        await asyncio.sleep(LONG_S)
+
+    asyncio.run(main())
