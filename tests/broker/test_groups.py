@@ -1,0 +1,96 @@
+"""Groups on the embedded broker: restarts, kills, and several members."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.bus.embedded_group import EmbeddedConsumer
+from fivestage.bus.member import Member
+from fivestage.core.events import Observer
+from fivestage.core.ledger import Ledger
+from fivestage.settings import Settings, TopicSettings
+from support.checker import wait_for_results
+from support.feeder import event, write
+from support.process import ServiceProcess
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.broker
+TOPICS = TopicSettings()
+
+
+@pytest.fixture
+async def bootstrap() -> AsyncIterator[str]:
+    """An embedded broker with the five topics."""
+    async with EmbeddedBroker(TOPICS.all, partitions=4) as broker:
+        yield broker.bootstrap
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_restart_is_let_in(bootstrap: str, number: signal.Signals) -> None:
+    """After an orderly end the group has no member left: a restart joins without a request that times out."""
+    for _ in range(2):
+        with ServiceProcess("support.apps:load", bootstrap) as service:
+            assert service.end(number) == 0
+        assert {line["level"] for line in service.log} == {"info"}
+
+
+async def test_a_restart_after_a_kill_says_what_it_waits_for(bootstrap: str) -> None:
+    """The group keeps a killed member for a while; the restart's log says so, once, and for how long."""
+    with ServiceProcess("support.apps:load", bootstrap) as service:
+        assert service.end(signal.SIGKILL) == -signal.SIGKILL
+    with ServiceProcess("support.apps:load", bootstrap) as service:
+        waits = [line for line in service.log if line["event"] == "waiting for the group"]
+        assert [(line["group"], line["at_most_s"]) for line in waits] == [("fivestage", 10.0)]
+        write(bootstrap, TOPICS.queries, [("a", event("a", "fast"))])
+        wait_for_results(bootstrap, TOPICS.results, 1)
+        assert service.end() == 0
+
+
+async def test_several_members_share_the_partitions(bootstrap: str) -> None:
+    """Three members of one group get all partitions between them, and so do the two that are left."""
+    members = [Sharing(bootstrap) for _ in range(3)]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*[one.member.start() for one in members])
+        await _until_shared(members)
+        leaving = members.pop()
+        await leaving.end()
+        await _until_shared(members)
+        await asyncio.gather(*[one.end() for one in members])
+
+
+class Sharing:
+    """A member that polls, and its partitions."""
+
+    def __init__(self, bootstrap: str) -> None:
+        settings = Settings.load(None, {"kafka": {"bootstrap_servers": bootstrap}})
+        self.ledger = Ledger(max_span=1000)
+        self.member = Member(settings, self.ledger, self._revoked, Observer(), make_consumer=EmbeddedConsumer)
+
+    async def _revoked(self, _: object) -> None:
+        """Nothing is in flight."""
+
+    @property
+    def partitions(self) -> list[int]:
+        return [key.partition for key in self.ledger.books]
+
+    async def end(self) -> None:
+        await self.member.stop()
+
+
+async def _until_shared(members: list[Sharing]) -> None:
+    """Poll until each has partitions, and each partition one of them."""
+
+    def shared() -> bool:
+        shares = [one.partitions for one in members]
+        return all(shares) and sorted(chain.from_iterable(shares)) == [0, 1, 2, 3]
+
+    while not shared():
+        await asyncio.gather(*[one.member.fetch(100) for one in members])
