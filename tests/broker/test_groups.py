@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
 
+from faults.operations import port_of, until
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.bus.embedded_group import EmbeddedConsumer
 from fivestage.bus.member import Member
 from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
 from fivestage.settings import Settings, TopicSettings
-from support.checker import wait_for_results
+from support.checker import json_of, read_all, wait_for_results
 from support.feeder import event, write
+from support.probe import metrics
 from support.process import ServiceProcess
 
 if TYPE_CHECKING:
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.broker
 TOPICS = TopicSettings()
+PROCESSES = {
+    "executor.kind": "process",
+    "executor.workers": 2,
+    "pipeline.total_timeout_ms": 60_000,
+    "pipeline.stage_timeouts_ms": {"processing": 60_000},
+}
 
 
 @pytest.fixture
@@ -40,6 +49,20 @@ async def test_a_restart_is_let_in(bootstrap: str, number: signal.Signals) -> No
         with ServiceProcess("support.apps:load", bootstrap) as service:
             assert service.end(number) == 0
         assert {line["level"] for line in service.log} == {"info"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_the_process_group(bootstrap: str, number: signal.Signals) -> None:
+    """Ctrl-C, or a supervisor that signals all processes: workers answer what runs, end with the service."""
+    with ServiceProcess("faults.pipelines:app", bootstrap, PROCESSES, own_group=True) as service:
+        assert service.process is not None
+        write(bootstrap, TOPICS.queries, [("a", event("a", "naps 3"))])
+        until(lambda: metrics(port_of(service), "fivestage_in_flight") == {"": 1}, "the query runs")
+        os.killpg(service.process.pid, number)
+        assert service.wait() == 0
+        assert {line["level"] for line in service.log} == {"info"}
+    [result] = read_all(bootstrap, TOPICS.results)
+    assert json_of(result)["status"] == "success"
 
 
 async def test_a_restart_after_a_kill_says_what_it_waits_for(bootstrap: str) -> None:

@@ -53,6 +53,24 @@ def bind_to(parent: int) -> None:
         os._exit(1)
 
 
+def leave_signals_to_the_bus() -> None:
+    """Do nothing about SIGINT and SIGTERM: a terminal or a supervisor may send them to the whole group.
+
+    By a handler that does nothing: SIG_IGN would be inherited by the programs that nodes start, which could
+    not be terminated then. Copies of this process made by a node's own fork end as usual.
+    """
+    own = os.getpid()
+
+    def ignore(number: int, _: object) -> None:
+        if os.getpid() != own:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ignore)
+        signal.siginterrupt(number, False)  # nor does a node's C library see an interrupted call
+
+
 def main(part: Part, fileno: int, memory: int, parent: int) -> NoReturn:
     """Be a worker until the bus says it is enough.
 
@@ -63,8 +81,7 @@ def main(part: Part, fileno: int, memory: int, parent: int) -> NoReturn:
         parent: The zygote's number.
     """
     bind_to(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the bus decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_signals_to_the_bus()
     cells = memoryview(mmap.mmap(memory, mmap.PAGESIZE)).cast("Q")
     os.close(memory)
     loop = asyncio.new_event_loop()

@@ -45,7 +45,7 @@ def main() -> None:
     """Load what the bus says, then fork until it has gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the bus decides
+    child.leave_signals_to_the_bus()
     packet = control.recv(MAX_PACKET_BYTES)
     if not packet:  # the bus has gone already
         return
