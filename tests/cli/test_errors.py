@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -113,6 +115,18 @@ def test_topics_create_setting_on_the_embedded_broker(start: Start, bootstrap: s
     running = start("run", "--bootstrap", bootstrap, ADMIN__PORT="0", **own)
     assert '"partitions":[0,1,2,3]' in running.line_with('"ready"')
     assert running.end(signal.SIGTERM) == 0
+
+
+def test_free_threaded_python(environment: dict[str, str]) -> None:
+    """A build of Python without the interpreter lock is refused in one line, before anything else happens."""
+    free = "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1"
+    script = f"{free}; from fivestage.__main__ import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "run"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("fivestage: free-threaded builds of Python are not supported: use python3.")
+    assert len(ran.stderr.splitlines()) == 1
 
 
 def test_plaintext_off_loopback(fivestage: Fivestage) -> None:
