@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES: Final = 65536
 _PR_SET_PDEATHSIG: Final = 1
+_GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 log = structlog.get_logger("fivestage.executor")
 
@@ -59,16 +60,23 @@ def leave_signals_to_the_bus() -> None:
     By a handler that does nothing: SIG_IGN would be inherited by the programs that nodes start, which could
     not be terminated then. Copies of this process made by a node's own fork end as usual.
     """
-    own = os.getpid()
-
-    def ignore(number: int, _: object) -> None:
-        if os.getpid() != own:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ignore)
+    for number in _GROUP_SIGNALS:
+        signal.signal(number, _ignore)
         signal.siginterrupt(number, False)  # nor does a node's C library see an interrupted call
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    pass
+
+
+def _ignore_no_more() -> None:
+    """In a copy of this process: at once, since the next chance for a Python handler may be far."""
+    for number in _GROUP_SIGNALS:
+        if signal.getsignal(number) is _ignore:
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_ignore_no_more)
 
 
 def main(part: Part, fileno: int, memory: int, parent: int) -> NoReturn:
