@@ -9,15 +9,17 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from faults.operations import port_of, until
+from fivestage.bus import internals
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.bus.embedded_group import EmbeddedConsumer
 from fivestage.bus.member import Member
 from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
 from fivestage.settings import Settings, TopicSettings
-from support.checker import json_of, read_all, wait_for_results
+from support.checker import json_of, read_all
 from support.feeder import event, write
 from support.probe import metrics
 from support.process import ServiceProcess
@@ -42,12 +44,11 @@ async def bootstrap() -> AsyncIterator[str]:
         yield broker.bootstrap
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_restart_is_let_in(bootstrap: str, number: signal.Signals) -> None:
+async def test_a_restart_is_let_in(bootstrap: str) -> None:
     """After an orderly end the group has no member left: a restart joins without a request that times out."""
     for _ in range(2):
         with ServiceProcess("support.apps:load", bootstrap) as service:
-            assert service.end(number) == 0
+            assert service.end(signal.SIGINT) == 0
         assert {line["level"] for line in service.log} == {"info"}
 
 
@@ -65,16 +66,24 @@ async def test_a_signal_to_the_process_group(bootstrap: str, number: signal.Sign
     assert json_of(result)["status"] == "success"
 
 
-async def test_a_restart_after_a_kill_says_what_it_waits_for(bootstrap: str) -> None:
-    """The group keeps a killed member for a while; the restart's log says so, once, and for how long."""
-    with ServiceProcess("support.apps:load", bootstrap) as service:
-        assert service.end(signal.SIGKILL) == -signal.SIGKILL
-    with ServiceProcess("support.apps:load", bootstrap) as service:
-        waits = [line for line in service.log if line["event"] == "waiting for the group"]
-        assert [(line["group"], line["at_most_s"]) for line in waits] == [("fivestage", 10.0)]
-        write(bootstrap, TOPICS.queries, [("a", event("a", "fast"))])
-        wait_for_results(bootstrap, TOPICS.results, 1)
-        assert service.end() == 0
+async def test_a_wait_for_the_group_is_logged_once(bootstrap: str) -> None:
+    """The group keeps a killed member for a while: the next one says that it waits, and for how long."""
+    killed, waiting = Sharing(bootstrap), Sharing(bootstrap)
+    await killed.member.start()
+    await _until_shared([killed])
+    internals.cut(killed.member.consumer)  # without a word to the group, as a kill
+    await waiting.member.start()
+    joining = asyncio.create_task(_until_shared([waiting]))
+    with capture_logs() as log:
+        async with asyncio.timeout(60):
+            while not joining.done():
+                waiting.member.look()
+                await asyncio.wait({joining}, timeout=0.1)
+    await joining
+    waits = [line for line in log if line["event"] == "waiting for the group"]
+    assert [(line["group"], line["at_most_s"]) for line in waits] == [("fivestage", 10.0)]
+    await waiting.end()
+    await killed.end()
 
 
 async def test_several_members_share_the_partitions(bootstrap: str) -> None:
