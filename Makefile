@@ -11,18 +11,27 @@ SBOM_VENV := .venv-sbom
 SOURCES := consumer schemas tests hatch_build.py
 PACKAGES := $(shell find consumer schemas -type f -not -path '*/__pycache__/*')
 SECONDS ?= 600
+# What may differ between versions of Python and needs no Kafka; with one round trip on the embedded broker.
+FAST := tests/core tests/nodes tests/shell tests/contracts tests/cli/test_round_trip.py tests/test_admin.py \
+	tests/test_exports.py tests/test_schemas.py tests/test_settings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-compiled wheel check format bench bench-overload bench-hostile bench-slow bench-scale soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-fast test-compiled wheel check format bench bench-overload bench-hostile bench-slow bench-scale soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: $(READY) ## The whole of it on this machine, without Docker or Kafka
 	$(BIN)/fivestage demo
 
 test: $(READY) ## All tests; those on a real Kafka are skipped where there is none
 	$(BIN)/pytest
+
+test-fast: $(READY) ## The tests that need no Kafka and little time
+	$(BIN)/pytest $(FAST)
+
+test-python%: ## The fast tests on another Python, e.g. test-python3.13
+	python=$$(bash .ci/python.sh $*) && $(MAKE) VENV=.venv-python$* PYTHON=$$python test-fast
 
 wheel: dist/compiled/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 

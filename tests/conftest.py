@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +49,16 @@ def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the table of faults, where it is wanted."""
+    """Make the table of faults, where it is wanted, and have children react to Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup make test &
+        signal.signal(signal.SIGINT, _ignore)  # unlike SIG_IGN, children do not inherit this
     path = config.getoption("--fault-table")
     if path is not None:
         config.pluginmanager.register(FaultTable(Path(path)))
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    pass
 
 
 def pytest_asyncio_loop_factories(

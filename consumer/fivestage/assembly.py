@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from fivestage.app import Pipeline
+    from fivestage.bus.source import MakeConsumer
     from fivestage.core.advice import NodeAdvice
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger, PartitionKey
@@ -54,6 +55,7 @@ def assemble(
     largest_records: Mapping[Output, int],
     on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
     on_failure: Callable[[Exception], None],
+    make_consumer: MakeConsumer,
 ) -> Parts:
     """Make the parts and introduce them to each other.
 
@@ -66,6 +68,7 @@ def assemble(
         largest_records: What each output topic takes, in bytes.
         on_revoked: See Source.
         on_failure: See Sink.
+        make_consumer: See Source.
 
     Raises:
         ConfigurationError: the exporter of traces that the environment asks for is not installed.
@@ -81,7 +84,8 @@ def assemble(
         observer=metrics,
         tracing=_tracing(settings),
     )
-    source = Member(settings, ledger, on_revoked, metrics, on_unanswered=sink.producer.hang_up)
+    hang_up = sink.producer.hang_up
+    source = Member(settings, ledger, on_revoked, metrics, on_unanswered=hang_up, make_consumer=make_consumer)
     interval_s = settings.kafka.commit_interval_ms / 1000
     committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     watch = Watch(

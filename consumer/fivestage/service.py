@@ -15,12 +15,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from aiokafka import AIOKafkaConsumer
 
 from fivestage import tuning
 from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
 from fivestage.bus import topics
 from fivestage.bus.diagnosis import Diagnosis
+from fivestage.bus.embedded_group import EmbeddedConsumer
 from fivestage.core.ledger import Ledger
 from fivestage.errors import (
     BrokerError,
@@ -162,7 +164,7 @@ class Service:
         settings = self.settings
         if settings.topics.create:
             await topics.create(settings)
-        await topics.check(settings)
+        is_embedded = topics.is_embedded(await topics.check(settings))
         self.parts = parts = assemble(
             settings,
             self.app,
@@ -172,6 +174,7 @@ class Service:
             largest_records=await topics.largest_records(settings),
             on_revoked=self._on_revoked,
             on_failure=self.stop,
+            make_consumer=EmbeddedConsumer if is_embedded else AIOKafkaConsumer,
         )
         await self._start_admin(stack)
         await parts.executor.start(parts.inner.running.finished)

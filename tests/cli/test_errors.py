@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from .conftest import Fivestage
+    from .conftest import Fivestage, Start
 
 
 @pytest.fixture
@@ -90,6 +93,40 @@ def test_topics_create_when_all_are_there(fivestage: Fivestage, bootstrap: str) 
     """``topics create`` with nothing to do says so."""
     ran = fivestage("topics", "create", "--bootstrap", bootstrap)
     assert (ran.code, ran.out) == (0, "nothing to do: all five topics are there\n")
+
+
+@pytest.mark.broker
+def test_topics_create_on_the_embedded_broker(fivestage: Fivestage, bootstrap: str) -> None:
+    """A new name can be used at once; standard error says how many partitions it has if not as asked for."""
+    ran = fivestage("topics", "create", "--bootstrap", bootstrap, TOPICS__RESULTS="new.results")
+    assert (ran.code, ran.out) == (0, "created new.results\n")
+    assert ran.err.startswith("fivestage: the embedded broker gives a new topic 4 partitions; ")
+    good = fivestage("topics", "check", "--bootstrap", bootstrap, TOPICS__RESULTS="new.results")
+    assert (good.code, good.out.count("can be used: 4 partitions")) == (0, 5)
+    asked = ("topics", "create", "--bootstrap", bootstrap, "--partitions", "4")
+    ran = fivestage(*asked, TOPICS__RESULTS="new.results", TOPICS__TIMEOUTS="new.timeouts")
+    assert (ran.code, ran.out, ran.err) == (0, "created new.timeouts\n", "")
+
+
+@pytest.mark.broker
+def test_topics_create_setting_on_the_embedded_broker(start: Start, bootstrap: str) -> None:
+    """With topics.create a service makes what is missing on the embedded broker, too, and gets ready."""
+    own = {"TOPICS__CREATE": "true", "TOPICS__QUERIES": "own.queries", "KAFKA__GROUP_ID": "own"}
+    running = start("run", "--bootstrap", bootstrap, ADMIN__PORT="0", **own)
+    assert '"partitions":[0,1,2,3]' in running.line_with('"ready"')
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_free_threaded_python(environment: dict[str, str]) -> None:
+    """A build of Python without the interpreter lock is refused in one line, before anything else happens."""
+    free = "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1"
+    script = f"{free}; from fivestage.__main__ import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "run"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("fivestage: free-threaded builds of Python are not supported: use python3.")
+    assert len(ran.stderr.splitlines()) == 1
 
 
 def test_plaintext_off_loopback(fivestage: Fivestage) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,3 +97,13 @@ def test_search_after_close() -> None:
     index = SearchIndex([("red house", "size")])
     index.close()
     assert index.find(["red"]) == []
+
+
+def test_an_index_that_is_dropped_closes_its_connection() -> None:
+    """The memory is freed without a warning when nothing refers to the index any more."""
+    index = SearchIndex([("red house", "size")])
+    connection = index._connection
+    del index
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

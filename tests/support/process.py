@@ -30,6 +30,7 @@ class ServiceProcess:
         arguments: More of the command line.
         environment: More variables.
         executable: Instead of this Python.
+        own_group: Be the leader of a process group.
     """
 
     def __init__(
@@ -40,11 +41,14 @@ class ServiceProcess:
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         executable: str = sys.executable,
+        *,
+        own_group: bool = False,
     ) -> None:
         self._settings = {"kafka.bootstrap_servers": bootstrap, "admin.port": 0, **(settings or {})}
         self._arguments = [app, *arguments]
         self._environment = environment or {}
         self._executable = executable
+        self._own_group = own_group
         self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.log: list[dict[str, Any]] = []
         self.process: subprocess.Popen[bytes] | None = None
@@ -73,6 +77,7 @@ class ServiceProcess:
             cwd=TESTS,
             env={**os.environ, **environment, **self._environment},
             stderr=subprocess.PIPE,
+            start_new_session=self._own_group,
         )
         threading.Thread(target=self._read, daemon=True).start()
 

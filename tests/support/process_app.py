@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import stat
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -156,10 +157,25 @@ async def _garbage(_query: Query, _ctx: StageContext) -> Any:
 
 
 @app.node("signals")
-async def _signals(_query: Query, _ctx: StageContext) -> list[bool]:
-    """What a worker does about Ctrl-C and SIGTERM."""
-    interrupt, terminate = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    return [interrupt is signal.SIG_IGN, terminate is signal.SIG_DFL]
+def _signals(_query: Query, _ctx: StageContext) -> list[int]:
+    """How programs that a node starts end on Ctrl-C and SIGTERM, and so copies of its process."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    programs = [subprocess.run(["sh", "-c", f"kill -{number:d} $$"], check=False) for number in numbers]
+    return [*[program.returncode for program in programs], *map(_end_of_copy, numbers)]
+
+
+def _end_of_copy(number: signal.Signals) -> int:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, b".")  # a signal that comes before, Python forgets
+        time.sleep(LONG_S)
+        os._exit(0)
+    os.read(reader, 1)
+    os.close(reader)
+    os.close(writer)
+    os.kill(pid, number)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def executor(**options: Any) -> ProcessExecutor:

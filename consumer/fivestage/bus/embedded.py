@@ -1,9 +1,9 @@
 """The embedded development broker: librdkafka's mock cluster, in a process of its own.
 
 For trying things out and for fast tests. It keeps at most 5 MiB a partition and loses everything when it
-ends, knows one member a group, and does not detect duplicates of an idempotent producer. The mock is part
-of the C library inside the confluent-kafka wheel; it is driven through ctypes because the Python binding
-does not show it.
+ends, and does not detect duplicates of an idempotent producer. Its groups need some care (see
+``embedded_group.py``). The mock is part of the C library inside the confluent-kafka wheel; it is driven
+through ctypes because the Python binding does not show it.
 """
 
 from __future__ import annotations

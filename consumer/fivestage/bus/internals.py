@@ -76,6 +76,20 @@ def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
     coordinator._do_commit_offsets = send_as_member
 
 
+def let_leader_wait(consumer: AIOKafkaConsumer, wait_s: float) -> None:
+    """Have this member, where it leads its group, hand out the partitions so much later."""
+    coordinator: Any = consumer._coordinator
+    assign = coordinator._perform_assignment
+
+    async def assign_later(response: Any) -> Any:
+        assignments = await assign(response)
+        if len(assignments) > 1:
+            await asyncio.sleep(wait_s)
+        return assignments
+
+    coordinator._perform_assignment = assign_later
+
+
 def position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
     """The next offset to be handed out; None where it is not known (yet), or not assigned."""
     client: Any = consumer

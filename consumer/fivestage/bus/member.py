@@ -7,6 +7,7 @@ The new one joins the group as another member, and gets new books: what the old 
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 JOINED_WITHIN_S = 120.0
 """A rebalance takes as long as kafka.rebalance_timeout_ms, or a few of them."""
+
+LOG_WAIT_AFTER_S = 1.0
+"""An ordinary rebalance takes less."""
 
 T = TypeVar("T")
 
@@ -78,6 +82,8 @@ class Member:
         self.stalls = Stalls(ledger, self.condemn)
         self.joining = Progress(JOINED_WITHIN_S)
         self._group = PartitionKey(settings.topics.queries, -1)
+        self._waits_since: float | None = None
+        """When the wait for the group began; infinite once the log says so."""
         self._condemned: Trouble | None = None
         self._sightings = Sightings()
         self._fetching: asyncio.Timeout | None = None
@@ -155,12 +161,28 @@ class Member:
         """End the fetch under way where its consumer is beyond repair; to be called twice a second."""
         waiting = self.trouble is None and self._source.is_joining
         now = asyncio.get_running_loop().time()
+        self._log_wait(now, waiting=waiting)
         if self.joining.look({self._group: None} if waiting else {}, now):
             text = "the group's coordinator answers, but the group is not joined for long"
             self.condemn(self.consumer, Trouble("not_joined", text))
         fetching = self._fetching
         if fetching is not None and not fetching.expired() and self._broken() is not None:
             fetching.reschedule(now)
+
+    def _log_wait(self, now: float, *, waiting: bool) -> None:
+        """Say once what a start waits for: brokers keep a killed member's place until its session ends."""
+        if not waiting:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = now
+        elif now - self._waits_since >= LOG_WAIT_AFTER_S:
+            self._waits_since = inf
+            log.info(
+                "waiting for the group",
+                group=self._settings.kafka.group_id,
+                at_most_s=self._settings.kafka.rebalance_timeout_ms / 1000,
+                reason="running members finish their queries; the session of a killed one must time out",
+            )
 
     def _broken(self) -> Trouble | None:
         """Why the consumer is of no use, if it is: an ended task may be about to have a successor."""

@@ -60,17 +60,23 @@ class _MetadataRequestV8(RequestStruct):
 
 
 class DescribeTopics(Request[MetadataRequest_v1 | MetadataRequest_v4 | _MetadataRequestV8]):
-    """Asks for topics without creating them, and for rights where the broker is new enough to tell."""
+    """Asks for topics, and for rights where the broker is new enough to tell.
+
+    Args:
+        topics: Their names.
+        create: Have the broker create those that are missing, where it does that for any client.
+    """
 
     API_KEY = 3
 
-    def __init__(self, topics: list[str]) -> None:
+    def __init__(self, topics: list[str], *, create: bool = False) -> None:
         self._topics = topics
+        self._create = create
 
     def build(self, request_struct_class: type[RequestStruct]) -> Any:
         """The request in the newest version that the broker knows."""
         if request_struct_class is _MetadataRequestV8:
-            return _MetadataRequestV8(self._topics, False, False, True)
+            return _MetadataRequestV8(self._topics, self._create, False, True)
         if request_struct_class is MetadataRequest_v4:
-            return MetadataRequest_v4(self._topics, False)
+            return MetadataRequest_v4(self._topics, self._create)
         return MetadataRequest_v1(self._topics)

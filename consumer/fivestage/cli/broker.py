@@ -19,7 +19,7 @@ def broker(
 ) -> None:
     """Run the embedded development broker in the foreground.
 
-    For trying things out: it knows one member a group, keeps little, and loses everything when it ends.
+    For trying things out: it keeps at most 5 MiB a partition, and loses everything when it ends.
 
     Prints its address when it can be used.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,21 +39,32 @@ def create(
     settings = load_settings(config, bootstrap)
     quieten_clients()
     with errors_as_one_line():
-        created = asyncio.run(_create(settings, partitions, replication_factor))
+        created, note = asyncio.run(_create(settings, partitions, replication_factor))
         for name in created:
             print(f"created {name}")
         if not created:
             print("nothing to do: all five topics are there")
+        if note:
+            print(f"fivestage: {note}", file=sys.stderr)
 
 
-async def _create(settings: Settings, partitions: int, replication_factor: int) -> list[str]:
-    """Create what is missing; where nothing is, no right to create is needed."""
+async def _create(settings: Settings, partitions: int, replication_factor: int) -> tuple[list[str], str]:
+    """Create what is missing, and a note where it is not as asked for.
+
+    Where nothing is missing, no right to create is needed.
+    """
     from fivestage.bus import topics
 
     found = await topics.describe(settings, settings.topics.all)
     if all(name in found and not found[name].error for name in settings.topics.all):
-        return []
-    return await topics.create(settings, partitions=partitions, replication_factor=replication_factor)
+        return [], ""
+    created = await topics.create(settings, partitions=partitions, replication_factor=replication_factor)
+    if not topics.is_embedded(found) or partitions == topics.EMBEDDED_PARTITIONS:
+        return created, ""
+    return created, (
+        f"the embedded broker gives a new topic {topics.EMBEDDED_PARTITIONS} partitions; for another number "
+        "name the topic in the settings of fivestage broker and use its --partitions"
+    )
 
 
 @app.command()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES: Final = 65536
 _PR_SET_PDEATHSIG: Final = 1
+_GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 log = structlog.get_logger("fivestage.executor")
 
@@ -75,6 +76,31 @@ def end_with(lifeline: int) -> None:
         os._exit(1)
 
 
+def leave_signals_to_the_bus() -> None:
+    """Do nothing about SIGINT and SIGTERM: a terminal or a supervisor may send them to the whole group.
+
+    By a handler that does nothing: SIG_IGN would be inherited by the programs that nodes start, which could
+    not be terminated then. Copies of this process made by a node's own fork end as usual.
+    """
+    for number in _GROUP_SIGNALS:
+        signal.signal(number, _ignore)
+        signal.siginterrupt(number, False)  # nor does a node's C library see an interrupted call
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    pass
+
+
+def _ignore_no_more() -> None:
+    """In a copy of this process: at once, since the next chance for a Python handler may be far."""
+    for number in _GROUP_SIGNALS:
+        if signal.getsignal(number) is _ignore:
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_ignore_no_more)
+
+
 def main(part: Part, fileno: int, memory: int, lifeline: int) -> NoReturn:
     """Be a worker until the bus says it is enough.
 
@@ -85,8 +111,7 @@ def main(part: Part, fileno: int, memory: int, lifeline: int) -> NoReturn:
         lifeline: The pipe whose other end the bus keeps open while this process may run.
     """
     end_with(lifeline)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the bus decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_signals_to_the_bus()
     cells = memoryview(mmap.mmap(memory, mmap.PAGESIZE)).cast("Q")
     os.close(memory)
     loop = asyncio.new_event_loop()

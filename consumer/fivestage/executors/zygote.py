@@ -60,7 +60,7 @@ def run() -> None:
     """See ``main``; returns when the bus has gone, or when the app cannot be loaded."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the bus decides
+    child.leave_signals_to_the_bus()
     packet = control.recv(MAX_PACKET_BYTES)
     if not packet:  # the bus has gone already
         return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import weakref
 from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ class SearchIndex:
         self._frequencies = Counter(word for document in kept for word in set(" ".join(document).split()))
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        # Also when nothing refers to the index any more; Python 3.13 warns of one left to the collector.
+        weakref.finalize(self, self._connection.close)
         try:
             self._fill(kept)
             self.available = True
