@@ -45,7 +45,7 @@ class Ending:
     @classmethod
     def of_timeout(cls, limit_s: float, duration_s: float) -> Ending:
         """The call took longer than *limit_s*."""
-        text = f"took longer than {limit_s * 1000:.0f} ms"
+        text = f"timed out after {limit_s * 1000:.0f} ms"
         return cls(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
 
 
