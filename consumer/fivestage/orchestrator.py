@@ -112,7 +112,7 @@ class Orchestrator:
         Raises:
             asyncio.CancelledError: the job was cancelled from outside; its trail stands as it is.
         """
-        if not any(run.spec.critical and not run.success for run in trail.runs):  # else moved after its end
+        if not any(run.ends_query for run in trail.runs):  # else moved after its end
             await Walk(self.app, self.threads, job, trail, monitor, self._limit).run()
 
 

@@ -170,6 +170,9 @@ class PipelineSettings(_Section):
     )
     critical: frozenset[StageType] = DEFAULT_CRITICAL
     """The stages without which a query fails."""
+    rejected: Literal["degrade", "error"] = "degrade"
+    """What a query ends as whose answer validation rejects: ``degrade``, a success marked as degraded, with
+    ``validated`` false; ``error``, an error of the type ``rejected``, as wherever validation is critical."""
 
     @field_validator("stage_timeouts_ms")
     @classmethod
@@ -183,6 +186,7 @@ class PipelineSettings(_Section):
             total_timeout_ms=self.total_timeout_ms,
             stage_timeouts_ms=dict(self.stage_timeouts_ms),
             critical=self.critical,
+            rejected=self.rejected,
         )
 
 

@@ -95,6 +95,8 @@ class Walk:
                 ctx.stage_type = run.spec.stage_type
                 self._show(json.loads(run.data_json))  # unlike orjson it reads integers of any size
                 ctx.node = run.node or ctx.node
+            if run.verdict is not None:
+                ctx.validated = run.verdict
 
     def __repr__(self) -> str:
         return f"<Walk {self._job}>"
@@ -113,7 +115,7 @@ class Walk:
                 ended = self._attempt(spec, None)
                 run = ended if isinstance(ended, StageRun) else await ended
             trail.finish(run)
-            if spec.critical and run.outcome is not _SUCCESS:
+            if run.ends_query:
                 return
 
     async def _process(self, spec: StageSpec) -> StageRun:
@@ -204,6 +206,7 @@ class Walk:
             ending.duration_s,
             running.granted_s + ending.extended_s,
             running.probe,
+            self._ctx.validated if running.spec.stage_type is _VALIDATION else None,
         )
 
     def _call(self) -> Coroutine[Any, Any, Any]:
@@ -279,6 +282,15 @@ def answer_of(data: Any) -> tuple[Any, float | None]:
 
 
 def verdict_of(data: Any) -> bool:
-    """Whether validation found the answer right: it returns a dict with ``valid``, or the verdict itself."""
+    """Whether validation found the answer right: it returns the verdict, or a dict with it as ``valid``.
+
+    Raises:
+        NodeError: it returned something else.
+    """
     looked: Any = data  # as above
-    return bool(looked.get("valid") if isinstance(data, dict) else data)
+    verdict: Any = looked.get("valid") if isinstance(data, dict) else data
+    if isinstance(verdict, bool):
+        return verdict
+    found = type(verdict).__name__
+    said = f'a dict whose "valid" is {found}' if isinstance(data, dict) else found
+    raise NodeError(f'validation must return True or False, or a dict with it as "valid"; got {said}')

@@ -176,7 +176,7 @@ def node_run(job: Job) -> StageRun:
 def told(run: StageRun) -> tuple[Any, ...]:
     """A run without its times."""
     ended = run.spec, run.outcome, run.data_json, run.error, run.error_type
-    return *ended, run.node, run.attempt, run.probe
+    return *ended, run.node, run.attempt, run.probe, run.verdict
 
 
 @pytest.mark.parametrize("text", ["echo häuser", "fails", "garbage", "no-such-node"])

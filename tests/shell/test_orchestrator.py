@@ -212,8 +212,6 @@ async def test_what_stages_see() -> None:
         (returning(False), False),
         (returning({"valid": True}), True),
         (returning({"valid": False}), False),
-        (returning({}), False),
-        (returning("yes"), True),
         (raising(ValueError("x")), None),
         (returning(True, after_ms=99), None),
     ],
@@ -226,7 +224,43 @@ async def test_the_verdict(stage: Stage, *, verdict: bool | None) -> None:
 
     result = await ask(validation=stage, reflection=reflect)
     assert result.stages[4].data == [verdict, verdict is not None]
-    assert result.answer == 22
+    assert (result.status, result.answer, result.validated) == (OK, 22, verdict)
+    assert result.degraded is (verdict is not True)
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        ("maybe", "str"),
+        (None, "NoneType"),
+        (1, "int"),
+        ({}, 'a dict whose "valid" is NoneType'),
+        ({"valid": "yes"}, 'a dict whose "valid" is str'),
+    ],
+)
+async def test_what_is_no_verdict_is_an_error(returned: Any, got: str) -> None:
+    """Neither a good nor a bad verdict is made of it: validation has failed, and the text says what it takes."""
+    result = await ask(validation=returning(returned))
+    failed = result.stages[3]
+    assert (failed.outcome, failed.error_type) == (E, "NodeError")
+    assert failed.error == f'validation must return True or False, or a dict with it as "valid"; got {got}'
+    assert (result.status, result.degraded, result.validated) == (OK, True, None)
+
+
+@pytest.mark.parametrize(
+    "plan", [Plan.of(rejected="error"), Plan.of(critical=StageType)], ids=["setting", "critical"]
+)
+async def test_a_rejected_answer_may_be_an_error(plan: Plan) -> None:
+    """The query then ends there, without an answer; an answer that is not rejected is a success as ever."""
+    result = await ask(validation=returning(False), plan=plan)
+    assert (result.status, result.error_type) == (FAILED, "rejected")
+    assert result.error == "Validation rejected the answer"
+    assert (result.answer, result.degraded, result.validated) == (None, False, False)
+    assert outcomes(result) == [S, S, S, S, X]
+    assert result.stages[4].error == "Validation rejected the answer"
+    good = await ask(plan=plan)
+    assert (good.status, good.answer, good.validated) == (OK, 22, True)
+
 
 
 @pytest.mark.parametrize(
@@ -597,23 +631,14 @@ class _HostileDict(dict[str, Any]):
     def __contains__(self, key: object) -> bool:
         raise RuntimeError("do not look")
 
-
-@dataclasses.dataclass
-class _Undecided:
-    x: int = 1
-
-    def __bool__(self) -> bool:
-        raise RuntimeError("cannot say")
+    def get(self, key: object, default: object = None) -> Any:
+        raise RuntimeError("do not look")
 
 
-@pytest.mark.parametrize(
-    ("stage", "value"),
-    [(PROCESSING, _HostileDict(answer=1)), (VALIDATION, _Undecided())],
-    ids=["dict", "verdict"],
-)
-async def test_data_that_cannot_be_looked_at_is_an_error(stage: StageType, value: Any) -> None:
+@pytest.mark.parametrize("stage", [PROCESSING, VALIDATION])
+async def test_data_that_cannot_be_looked_at_is_an_error(stage: StageType) -> None:
     """JSON can be made of it, but asking it a question raises: that stage has failed, and only that stage."""
-    result = await ask(**{stage.value: returning(value)})
+    result = await ask(**{stage.value: returning(_HostileDict(answer=1))})
     failed = result.stages[list(StageType).index(stage)]
     assert (failed.outcome, failed.error_type, failed.data) == (E, "RuntimeError", None)
     assert result.status is (FAILED if stage is PROCESSING else OK)
@@ -627,7 +652,7 @@ async def test_what_was_given_back_stays_so_when_the_data_is_refused() -> None:
     async def waiting(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         loop.call_later(0.005, block, 0.1)
         await asyncio.sleep(0.01)
-        return _Undecided()
+        return _HostileDict()
 
     failed = (await ask(validation=waiting)).stages[3]
     assert (failed.outcome, failed.error_type) == (E, "RuntimeError")

@@ -32,6 +32,7 @@ _NO_ERROR: Final = b'"error":null,"error_type":null'
 _DURATION: Final = {stage_type: b'"%b":' % stage_type.encode() for stage_type in StageType}
 _SECOND_US: Final = 1_000_000
 _BOOLS: Final = {False: b"false", True: b"true"}
+_VERDICTS: Final = {None: b"null", False: b"false", True: b"true"}
 _NUMBERS: Final[list[bytes]] = [b"%d" % number for number in range(1000)]
 _THREE_DIGITS: Final[list[bytes]] = [b"%03d" % number for number in range(1000)]
 
@@ -159,14 +160,15 @@ class EventJson:
     ) -> bytes:
         confidence = conclusion.confidence
         return (
-            b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,%b,"node":%b,"stages":[%b],'
-            b'"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
+            b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,"validated":%b,%b,'
+            b'"node":%b,"stages":[%b],"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
             % (
                 self._query_id,
                 conclusion.status.encode(),
                 conclusion.answer_json or b"null",
                 b"null" if confidence is None else orjson.dumps(confidence),
                 _BOOLS[conclusion.degraded],
+                _VERDICTS[conclusion.validated],
                 _error(conclusion.error, conclusion.error_type),
                 _text(conclusion.node),
                 b",".join(stages),
