@@ -69,6 +69,11 @@ class Pipeline:
     ) -> Callable[[StageFunction], StageFunction]:
         """Declare a node: ``(query, ctx) -> {"answer": ..., "confidence": ...}`` or any JSON value.
 
+        Pydantic models, dataclasses, sets, decimals, times, and numpy's scalars and arrays are JSON too (a
+        model as ``model_dump(mode="json")``), in what any stage returns; bytes are not. Later stages see what
+        the event says: a dict in the place of a model, a list in that of an array. Only tuples, UUIDs and
+        members of an Enum may still be such, inside a value that is JSON otherwise.
+
         An ``async def`` runs on the executor's event loop and must not block it; a ``def`` runs in
         one of the executor's threads. A later declaration of the same name replaces the earlier, and is
         logged where that is not a built-in node.

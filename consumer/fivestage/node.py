@@ -37,8 +37,9 @@ class Handler:
     @property
     def place(self) -> tuple[str, int] | None:
         """File and line of the function; None where it was not written in Python."""
-        code = getattr(inspect.unwrap(self.call), "__code__", None)
-        code = code or getattr(getattr(type(self.call), "__call__", None), "__code__", None)
+        function = inspect.unwrap(self.call)
+        method = getattr(type(function), "__call__", None)  # noqa: B004 - of an object that is called
+        code = getattr(function, "__code__", None) or getattr(method, "__code__", None)
         return (code.co_filename, code.co_firstlineno) if code else None
 
 

@@ -31,12 +31,12 @@ def keyword(query: Any, ctx: Any, *, more: Any) -> Any:
     """Take what nothing gives it."""
 
 
-async def streams(query: Any, ctx: Any) -> AsyncIterator[int]:
+async def streams(_query: Any, _ctx: Any) -> AsyncIterator[int]:
     """Yield on the loop."""
     yield 1
 
 
-def yields(query: Any, ctx: Any) -> Iterator[int]:
+def yields(_query: Any, _ctx: Any) -> Iterator[int]:
     """Yield in a thread."""
     yield 1
 
@@ -51,7 +51,7 @@ class Callable3:
 class Streams:
     """An object whose call yields."""
 
-    async def __call__(self, query: Any, ctx: Any) -> AsyncIterator[int]:
+    async def __call__(self, _query: Any, _ctx: Any) -> AsyncIterator[int]:
         """Yield."""
         yield 1
 
@@ -73,7 +73,7 @@ STAGES: dict[str, Callable[[Any], Any]] = {
     "decision": lambda function: Pipeline().decision(function),
     "validation": lambda function: Pipeline().validation(function),
     "reflection": lambda function: Pipeline().reflection(function),
-    "mine": lambda function: Pipeline().node("mine")(function),
+    "mine": Pipeline().node("mine"),
     "mine.validate": lambda function: Pipeline().node("mine", validate=function),
 }
 

@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from fivestage import Orchestrator, Pipeline, Plan, run_with_timeout
 from fivestage.testing import VirtualTimeLoop
@@ -239,7 +240,7 @@ async def test_the_verdict(stage: Stage, *, verdict: bool | None) -> None:
     ],
 )
 async def test_what_is_no_verdict_is_an_error(returned: Any, got: str) -> None:
-    """Neither a good nor a bad verdict is made of it: validation has failed, and the text says what it takes."""
+    """No verdict is made of it: validation has failed, and the text says what it takes."""
     result = await ask(validation=returning(returned))
     failed = result.stages[3]
     assert (failed.outcome, failed.error_type) == (E, "NodeError")
@@ -260,7 +261,6 @@ async def test_a_rejected_answer_may_be_an_error(plan: Plan) -> None:
     assert result.stages[4].error == "Validation rejected the answer"
     good = await ask(plan=plan)
     assert (good.status, good.answer, good.validated) == (OK, 22, True)
-
 
 
 @pytest.mark.parametrize(
@@ -576,10 +576,8 @@ CIRCLE: list[Any] = []
 CIRCLE.append(CIRCLE)
 NOT_JSON: dict[str, Any] = {
     "an object": object(),
-    "a set": {1},
     "bytes": b"x",
     "a function": print,
-    "a decimal": Decimal("1.5"),
     "a lone surrogate": "\ud800",
     "a surrogate as key": {"\ud800": 1},
     "a circle": CIRCLE,
@@ -596,6 +594,7 @@ async def test_what_is_not_json_is_an_error(stage: StageType, value: Any) -> Non
     place = list(StageType).index(stage)
     assert (result.stages[place].outcome, result.stages[place].data) == (E, None)
     assert result.stages[place].error_type == "TypeError"
+    assert (result.stages[place].error or "").startswith("not JSON: ")
     assert result.status is (OK if stage is VALIDATION else FAILED)
 
 
@@ -619,6 +618,9 @@ class _Point:
         (float("nan"), None),
         (datetime(2030, 1, 1, tzinfo=UTC), "2030-01-01T00:00:00+00:00"),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        ({1}, [1]),
+        (Decimal("1.50"), "1.50"),
+        ({"at": [_Point(2**100)]}, {"at": [{"x": 2**100}]}),
     ],
 )
 async def test_what_can_be_made_json(value: Any, data: Any) -> None:
@@ -627,11 +629,50 @@ async def test_what_can_be_made_json(value: Any, data: Any) -> None:
     assert (result.answer, result.stages[2].data, result.stages[4].data) == (data, data, data)
 
 
+class _Found(BaseModel):
+    answer: Decimal
+    confidence: float
+
+
+@dataclasses.dataclass
+class _Judged:
+    valid: bool
+    why: frozenset[str]
+
+
+async def test_later_stages_see_what_the_event_says() -> None:
+    """A model, or a dataclass, is the dict that it becomes, as it is once its job was moved."""
+    seen: list[Any] = []
+
+    async def validate(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        seen.extend((ctx.answer, ctx.confidence, ctx.results[PROCESSING]))
+        return _Judged(valid=False, why=frozenset({"too little"}))
+
+    async def reflect(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        seen.extend((ctx.validated, ctx.results[VALIDATION]))
+
+    found = _Found(answer=Decimal("1.50"), confidence=0.7)
+    result = await ask(processing=returning(found), validation=validate, reflection=reflect)
+    whole, verdict = {"answer": "1.50", "confidence": 0.7}, {"valid": False, "why": ["too little"]}
+    assert seen == ["1.50", 0.7, whole, False, verdict]
+    assert (result.answer, result.confidence, result.validated) == ("1.50", 0.7, False)
+    assert [stage.data for stage in result.stages[2:4]] == [whole, verdict]
+
+
+async def test_verdicts_of_numpy() -> None:
+    """A comparison of numpy's numbers is a verdict, and one of its numbers a confidence."""
+    numpy = pytest.importorskip("numpy")
+    score = numpy.float32(0.25)
+    found = {"answer": numpy.arange(3), "confidence": score}
+    result = await ask(processing=returning(found), validation=returning(score > 0.2))
+    assert (result.answer, result.confidence, result.validated) == ([0, 1, 2], 0.25, True)
+
+
 class _HostileDict(dict[str, Any]):
     def __contains__(self, key: object) -> bool:
         raise RuntimeError("do not look")
 
-    def get(self, key: object, default: object = None) -> Any:
+    def get(self, *_: object) -> Any:
         raise RuntimeError("do not look")
 
 

@@ -30,6 +30,8 @@ _TIMEOUT: Final = Outcome.TIMEOUT
 _SKIPPED: Final = Outcome.SKIPPED
 _NO_ERROR: Final = b'"error":null,"error_type":null'
 _DURATION: Final = {stage_type: b'"%b":' % stage_type.encode() for stage_type in StageType}
+_OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+"""What later stages see is what the event says, so dataclasses and times are no JSON yet."""
 _SECOND_US: Final = 1_000_000
 _BOOLS: Final = {False: b"false", True: b"true"}
 _VERDICTS: Final = {None: b"null", False: b"false", True: b"true"}
@@ -58,10 +60,11 @@ def to_json(data: Any) -> bytes:
     """Any JSON value, integers of any size included.
 
     Raises:
-        TypeError, ValueError: *data* is no JSON value.
+        TypeError: *data* is no JSON value; ``jsonable.plain`` may make it one.
+        ValueError: likewise.
     """
     try:
-        return orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(data, option=_OPTIONS)
     except TypeError as error:
         if "Integer exceeds" not in str(error):
             raise
@@ -75,7 +78,7 @@ def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
     milliseconds.
 
     Raises:
-        TypeError, ValueError: *data* is no JSON value.
+        TypeError, ValueError: as above.
     """
     if max_bytes is None:
         return to_json(data)

@@ -49,7 +49,7 @@ class NodeHealth:
         self._count(now, success=1.0)
 
     def rejected(self, now: float, duration_s: float) -> None:
-        """The node answered, and validation rejected the answer: a failure that says how long its work takes."""
+        """Validation rejected the node's answer: a failure that says how long its work takes."""
         self._durations.add(duration_s)
         self._count(now, success=0.0)
 

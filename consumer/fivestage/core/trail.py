@@ -65,7 +65,7 @@ class StageRun:
 
     @property
     def ends_query(self) -> bool:
-        """Whether no further stage runs: a critical one did not succeed, or the answer is rejected for good."""
+        """Whether it is the last: critical without success, or a rejection that is an error."""
         spec = self.spec
         return (spec.critical and self.outcome is not _SUCCESS) or (self.verdict is False and spec.rejects)
 

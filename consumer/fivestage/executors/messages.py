@@ -196,9 +196,7 @@ def plan_values(plan: Plan) -> list[Any]:
 def plan_of(values: Sequence[Any]) -> Plan:
     """The plan again."""
     total_s, stages = values
-    specs = [
-        StageSpec(StageType(name), sequence, *values) for sequence, (name, *values) in enumerate(stages)
-    ]
+    specs = [StageSpec(StageType(name), sequence, *values) for sequence, (name, *values) in enumerate(stages)]
     return Plan(tuple(specs), total_s)
 
 
