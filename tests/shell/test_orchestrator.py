@@ -1025,6 +1025,30 @@ async def test_a_stage_that_cancels_its_task_and_returns() -> None:
     assert [stage.outcome for stage in result.stages[:3]] == ["error", "success", "success"]
 
 
+@pytest.mark.parametrize("caught", [True, False])
+async def test_a_task_group_that_fails(*, caught: bool) -> None:
+    """Its errors are the stage's, or its author's to handle, as outside of a pipeline."""
+
+    async def breaks() -> None:
+        await asyncio.sleep(0.01)
+        raise ValueError("x")
+
+    async def gathers(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(0.05))
+                group.create_task(breaks())
+        except ExceptionGroup:
+            if not caught:
+                raise
+        return "instead"
+
+    result = await ask(processing=gathers)
+    assert outcomes(result) == ([S] * 5 if caught else [S, S, E, X, X])
+    assert (result.answer, result.error_type) == (("instead", None) if caught else (None, "ExceptionGroup"))
+    assert now() == pytest.approx(0.01)
+
+
 # Where user code meets what is around it
 
 
