@@ -110,12 +110,17 @@ def _executor(
             observer=observer,
             stall_s=stall_s,
             max_data_bytes=largest_event,
-            setup=("fivestage.telemetry.logging:configure", level_name()),
+            setup=("fivestage.telemetry.logging:configure", level_name(), *_show_text(settings)),
         )
     orchestrator = Orchestrator(app, plan=plan, threads=executor.threads, max_data_bytes=largest_event)
     if executor.kind == "inline":
         return InlineExecutor(orchestrator)
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s)
+
+
+def _show_text(settings: Settings) -> tuple[str, ...]:
+    """What is said to ``configure`` in worker processes, which takes texts."""
+    return ("show_text",) if settings.logging.show_text else ()
 
 
 def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:

@@ -170,7 +170,7 @@ class Bounds:
         ended_at = self.clock()
         took_s = ended_at - started_at
         cancelled = self.task is not None and self.task.cancelling() and not self.given_up()
-        # Until Python 3.13 a TaskGroup that fails leaves its task so, though the cancellation has been thrown.
+        # Until Python 3.13 a TaskGroup that fails leaves its task so, though its cancellation was thrown.
         if cancelled and failed is None and getattr(self.task, "_must_cancel", True):
             failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"))
         if ended_at > ends_at:

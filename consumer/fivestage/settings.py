@@ -304,6 +304,13 @@ class AdminSettings(_Section):
     """0 takes any free port; the ``ready`` log line names it."""
 
 
+class LoggingSettings(_Section):
+    """The log."""
+
+    show_text: bool = False
+    """Write what nodes raise with its message, which may hold query text."""
+
+
 class TracingSettings(_Section):
     """OpenTelemetry. The SDK's own OTEL_* variables work beside these."""
 
@@ -345,6 +352,7 @@ class Settings(BaseSettings):
     dlq: DlqSettings = Field(default_factory=DlqSettings)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
     admin: AdminSettings = Field(default_factory=AdminSettings)
+    logging: LoggingSettings = Field(default_factory=LoggingSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
 

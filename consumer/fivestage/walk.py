@@ -17,6 +17,7 @@ from fivestage.core.event_json import limited_json
 from fivestage.core.trail import RunningStage, StageRun
 from fivestage.ending import Ending
 from fivestage.errors import NodeError, NoNodeError
+from fivestage.failures import failure_log
 from fivestage.nodes.decision import intent_of, same_intent
 from fivestage_schemas import Outcome, StageType
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
+_ERROR: Final = Outcome.ERROR
 _INTENT: Final = StageType.INTENT
 _DECISION: Final = StageType.DECISION
 _PROCESSING: Final = StageType.PROCESSING
@@ -194,6 +196,8 @@ class Walk:
         """How the stage went; what it returned is there for the later ones."""
         if ending.outcome is _SUCCESS:
             ending = self._taken_over(ending)
+        if ending.outcome is _ERROR and not self._trail.closed:
+            self._log(running, ending)
         return StageRun(
             running.spec,
             ending.outcome,
@@ -208,6 +212,14 @@ class Walk:
             running.probe,
             self._ctx.validated if running.spec.stage_type is _VALIDATION else None,
         )
+
+    def _log(self, running: RunningStage, ending: Ending) -> None:
+        try:
+            declared = self._handler().place
+        except NoNodeError:
+            declared = None
+        stage, query_id = str(running.spec.stage_type), self._job.query.query_id
+        failure_log.write(ending, node=running.node, stage=stage, query_id=query_id, declared=declared)
 
     def _call(self) -> Coroutine[Any, Any, Any]:
         """Call the stage's function the way it must be called; nothing of it runs yet.

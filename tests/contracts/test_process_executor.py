@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -191,6 +192,21 @@ async def test_the_trail_is_that_of_the_thread_executor(bus: ProcessBus, text: s
     for run in job.runs:
         assert (run.started_at is None) == (run.outcome is Outcome.SKIPPED)
         assert run.duration_s <= run.granted_s or run.outcome is Outcome.SKIPPED
+
+
+async def test_what_a_node_raises_is_logged_by_its_process(capfd: pytest.CaptureFixture[str]) -> None:
+    """With where and whose; its text only where the settings of the bus's process say so."""
+    for more in ((), ("show_text",)):
+        bus = ProcessBus(setup=("fivestage.telemetry.logging:configure", "INFO", *more))
+        async with started(bus):
+            await bus.ask("fails")
+        lines = [line for line in capfd.readouterr().err.splitlines() if "fivestage.nodes" in line]
+        line = json.loads(lines[0])
+        where, _, number = line["where"].rpartition(":")
+        assert (len(lines), Path(where).name, int(number) > 0) == (1, "process_app.py", True)
+        told = line["error_type"], line["node"], line["stage"], line["query_id"], line["level"]
+        assert told == ("ValueError", "fails", "processing", "q", "warning")
+        assert line.get("error") == ("\\udc80 is no text" if more else None)
 
 
 async def test_many_queries_share_the_workers() -> None:

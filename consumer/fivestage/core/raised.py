@@ -1,0 +1,62 @@
+"""Where an exception came from; neither its text nor values of variables, which may hold a query."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType, TracebackType
+
+MAX_FRAMES: Final = 20
+_OURS: Final = "fivestage"
+_INSTALLED: Final = ("site-packages", "dist-packages")
+
+
+class Frame(NamedTuple):
+    """One frame of a traceback."""
+
+    file: str
+    line: int
+    function: str
+    is_own: bool
+    """It is the author's code: not Python's, not an installed package's, not ours."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} {self.function}"
+
+
+def frames_of(error: BaseException) -> tuple[Frame, ...]:
+    """The innermost frames that *error* passed, the innermost last, and the author's innermost before those.
+
+    Of a group of exceptions, the first is followed.
+    """
+    last: deque[Frame] = deque(maxlen=MAX_FRAMES)
+    own: Frame | None = None
+    for frame, line in _walk(error):
+        code = frame.f_code
+        made = Frame(code.co_filename, line, code.co_name, _is_own(frame))
+        last.append(made)
+        own = made if made.is_own else own
+    return tuple(last) if own is None or own in last else (own, *last)
+
+
+def _walk(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    for _ in range(MAX_FRAMES):
+        traceback: TracebackType | None = error.__traceback__
+        while traceback is not None:
+            yield traceback.tb_frame, traceback.tb_lineno
+            traceback = traceback.tb_next
+        if not isinstance(error, BaseExceptionGroup):
+            return
+        error = error.exceptions[0]
+
+
+def _is_own(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    if package == _OURS or package in sys.stdlib_module_names:
+        return False
+    path = frame.f_code.co_filename
+    return not path.startswith("<frozen ") and not any(f"/{folder}/" in path for folder in _INSTALLED)
