@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -442,9 +443,9 @@ async def test_the_death_of_the_bus_ends_all_processes() -> None:
         (None, InvalidAppError, "cannot import broken_app:app"),
         ("other = 1", InvalidAppError, "has no 'app'"),
         ("app = 1", InvalidAppError, "is a int, not a"),
-        ("import no_such_module_at_all", ConfigurationError, "No module named 'no_such_module_at_all'"),
-        ("1 / 0", ConfigurationError, "ZeroDivisionError"),
-        ("import sys; sys.exit('enough')", ConfigurationError, "SystemExit: enough"),
+        ("import no_such_module_at_all", InvalidAppError, "No module named 'no_such_module_at_all'"),
+        ("1 / 0", InvalidAppError, "ZeroDivisionError"),
+        ("import sys; sys.exit('enough')", InvalidAppError, "SystemExit: enough"),
         ("import os; os._exit(7)", ConfigurationError, "ended with exit_code 7"),
         ("import os; os.kill(os.getpid(), 11)", ConfigurationError, "ended with signal 11"),
         ("while True: pass", ConfigurationError, "takes more than 1 s"),
@@ -463,6 +464,22 @@ async def test_an_app_that_cannot_be_imported(
         await bus.start()
     assert not alive(bus.zygote)
     assert bus.executor.failure is not None
+
+
+async def test_an_import_that_fails_shows_its_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On standard error, from the author's first on: an app may fail only where it is imported once more."""
+    (tmp_path / "failing_app.py").write_text("def load():\n    1 / 0\n\nload()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidAppError, match="importing failing_app:app failed: ZeroDivisionError"):
+        await ProcessBus(app="failing_app:app").start()
+    err = capfd.readouterr().err
+    assert re.findall(r'File "(.*)", line (\d+), in (.*)', err) == [
+        (str(tmp_path / "failing_app.py"), "4", "<module>"),
+        (str(tmp_path / "failing_app.py"), "2", "load"),
+    ]
+    assert err.endswith("ZeroDivisionError: division by zero\n")
 
 
 async def test_the_built_in_app_is_the_default() -> None:
