@@ -23,6 +23,8 @@ class Handler:
     name: str
     call: Callable[..., Any]
     is_async: bool
+    place: tuple[str, int] | None = None
+    """File and line of the function; None where it was not written in Python."""
 
     @classmethod
     def of(cls, name: str, call: Callable[..., Any]) -> Handler:
@@ -32,15 +34,7 @@ class Handler:
             InvalidAppError: it cannot be called with ``(query, ctx)``, or does not return its result.
         """
         check_function(name, call)
-        return cls(name, call, is_async=_is_async(call))
-
-    @property
-    def place(self) -> tuple[str, int] | None:
-        """File and line of the function; None where it was not written in Python."""
-        function = inspect.unwrap(self.call)
-        method = getattr(type(function), "__call__", None)  # noqa: B004 - of an object that is called
-        code = getattr(function, "__code__", None) or getattr(method, "__code__", None)
-        return (code.co_filename, code.co_firstlineno) if code else None
+        return cls(name, call, is_async=_is_async(call), place=_place(call))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +100,13 @@ def checked_intents(name: str, intents: Any) -> frozenset[str]:
     if not all(isinstance(intent, str) for intent in found):
         raise InvalidAppError(f'node {name!r}: intents must be a set of texts such as {{"greeting"}}')
     return found
+
+
+def _place(call: Callable[..., Any]) -> tuple[str, int] | None:
+    function = inspect.unwrap(call)
+    method = getattr(type(function), "__call__", None)  # noqa: B004 - of an object that is called
+    code = getattr(function, "__code__", None) or getattr(method, "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if inspect.iscode(code) else None
 
 
 def _is_async(call: Callable[..., Any]) -> bool:

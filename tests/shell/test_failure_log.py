@@ -199,6 +199,10 @@ async def test_an_app_may_be_installed(caplog: pytest.LogCaptureFixture) -> None
     assert caplog.messages == ["node 'mine' failed: JSONDecodeError at /lib/site-packages/theirs/app.py:5"]
 
 
+class _Odd(ExceptionGroup[Exception]):
+    exceptions = ()
+
+
 def sink(depth: int) -> None:
     """Raise far down."""
     if depth:
@@ -216,6 +220,7 @@ def test_frames_are_bounded() -> None:
         deep(30)
     own, *others = frames_of(raised.value)
     assert (own.function, len(others)) == ("test_frames_are_bounded", MAX_FRAMES)
+    assert frames_of(_Odd("x", [ValueError()])) == ()
     assert frames_of(ValueError()) == Ending.of_error(NodeError("x")).frames == ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -35,11 +36,15 @@ def frames_of(error: BaseException) -> tuple[Frame, ...]:
     """
     last: deque[Frame] = deque(maxlen=MAX_FRAMES)
     own: Frame | None = None
-    for frame, line in _walk(error):
-        code = frame.f_code
-        made = Frame(code.co_filename, line, code.co_name, _is_own(frame))
-        last.append(made)
-        own = made if made.is_own else own
+    try:
+        for frame, line in _walk(error):
+            code = frame.f_code
+            is_own = _is_own(str(frame.f_globals.get("__name__")), code.co_filename)
+            made = Frame(code.co_filename, line, code.co_name, is_own)
+            last.append(made)
+            own = made if is_own else own
+    except Exception:  # noqa: BLE001 - its class is the user's, and so may be the group's list
+        return tuple(last)
     return tuple(last) if own is None or own in last else (own, *last)
 
 
@@ -54,9 +59,9 @@ def _walk(error: BaseException) -> Iterator[tuple[FrameType, int]]:
         error = error.exceptions[0]
 
 
-def _is_own(frame: FrameType) -> bool:
-    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+@lru_cache(maxsize=1024)
+def _is_own(module: str, path: str) -> bool:
+    package = module.partition(".")[0]
     if package == _OURS or package in sys.stdlib_module_names:
         return False
-    path = frame.f_code.co_filename
     return not path.startswith("<frozen ") and not any(f"/{folder}/" in path for folder in _INSTALLED)
