@@ -9,8 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage import forks
-from fivestage.core.event_json import limited_json
-from fivestage.core.jsonable import plain
+from fivestage.core.event_json import as_json
 from fivestage.ending import Ending
 from fivestage_schemas import Outcome
 
@@ -160,11 +159,7 @@ class Bounds:
             try:
                 if self.check is not None:
                     self.check(data)
-                try:
-                    data_json = limited_json(data, self.max_bytes)
-                except TypeError:  # an object, which later stages see as what the event says
-                    data = plain(data)
-                    data_json = limited_json(data, self.max_bytes)
+                data, data_json = as_json(data, self.max_bytes)
             except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
                 failed = Ending.of_error(raised)
         ended_at = self.clock()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from fivestage.bounded import Bounds
 from fivestage.context import StageContext
 from fivestage.core.deadline import stage_grant
-from fivestage.core.event_json import limited_json
+from fivestage.core.event_json import as_json
 from fivestage.core.trail import RunningStage, StageRun
 from fivestage.ending import Ending
 from fivestage.errors import NodeError, NoNodeError
@@ -259,7 +259,7 @@ class Walk:
             self._show(ending.data)
             if stage_type is _PROCESSING:
                 self._trail.confidence = self._ctx.confidence
-                answer_json = limited_json(self._ctx.answer, self._limit.max_bytes)
+                self._ctx.answer, answer_json = as_json(self._ctx.answer, self._limit.max_bytes)
                 self._trail.answer_json = answer_json or self._limit.left_out
         except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
             failed = Ending.of_error(raised, ending.duration_s)

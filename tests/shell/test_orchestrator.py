@@ -659,6 +659,15 @@ async def test_later_stages_see_what_the_event_says() -> None:
     assert [stage.data for stage in result.stages[2:4]] == [whole, verdict]
 
 
+async def test_what_is_beside_data_that_is_too_large() -> None:
+    """An answer is made JSON by itself where the whole is left out."""
+    orchestrator = Orchestrator(
+        app_of(processing=returning({"answer": Decimal(1), "text": "x" * 1001})), max_data_bytes=1000
+    )
+    result = await orchestrator.process_query("x")
+    assert (result.answer, result.stages[2].error_type) == ("1", "result_too_large")
+
+
 async def test_verdicts_of_numpy() -> None:
     """A comparison of numpy's numbers is a verdict, and one of its numbers a confidence."""
     numpy = pytest.importorskip("numpy")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from fivestage.core.jsonable import plain
 from fivestage.core.outcome import Conclusion
 from fivestage.core.records import NOT_FROM_KAFKA, Record
 from fivestage_schemas import SCHEMA_VERSION, Outcome, StageType
@@ -87,6 +88,21 @@ def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
             return None
     encoded = to_json(data)
     return encoded if len(encoded) <= max_bytes else None
+
+
+def as_json(data: Any, max_bytes: int | None) -> tuple[Any, bytes | None]:
+    """What authors return, as later stages see it, and its JSON; None for what takes more than *max_bytes*.
+
+    Objects that can become JSON do: what later stages see is what the event says.
+
+    Raises:
+        TypeError, ValueError: it cannot become JSON; the text says what of it, and where that is.
+    """
+    try:
+        return data, limited_json(data, max_bytes)
+    except TypeError:
+        data = plain(data)
+        return data, limited_json(data, max_bytes)
 
 
 class EventJson:
