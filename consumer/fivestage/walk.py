@@ -14,6 +14,7 @@ from fivestage.bounded import Bounds
 from fivestage.context import StageContext
 from fivestage.core.deadline import stage_grant
 from fivestage.core.event_json import as_json
+from fivestage.core.raised import call_in_thread
 from fivestage.core.trail import RunningStage, StageRun
 from fivestage.ending import Ending
 from fivestage.errors import NodeError, NoNodeError
@@ -236,7 +237,7 @@ class Walk:
         return call if hasattr(call, "send") else _awaited(call)
 
     async def _in_thread(self, handler: Handler) -> Any:
-        data = await self._ctx.run_sync(handler.call, self._job.query, self._ctx)
+        data = await self._ctx.run_sync(call_in_thread, handler.call, self._job.query, self._ctx)
         return await data if asyncio.iscoroutine(data) else data
 
     def _handler(self) -> Handler:

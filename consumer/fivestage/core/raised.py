@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import deque
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType, TracebackType
 
 MAX_FRAMES: Final = 20
+_FRAMES: Final = "_fivestage_frames"
 _OURS: Final = "fivestage"
 _INSTALLED: Final = ("site-packages", "dist-packages")
 
@@ -29,11 +31,31 @@ class Frame(NamedTuple):
         return f"{self.file}:{self.line} {self.function}"
 
 
+def call_in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a thread; what it raises carries its frames.
+
+    On its way to another thread it is thrown into coroutines, and compiled ones drop the traceback.
+    """
+    try:
+        return function(*args)
+    except BaseException as raised:
+        with contextlib.suppress(Exception):  # its class is the user's
+            setattr(raised, _FRAMES, _look(raised))
+        raise
+
+
 def frames_of(error: BaseException) -> tuple[Frame, ...]:
     """The innermost frames that *error* passed, the innermost last, and the author's innermost before those.
 
     Of a group of exceptions, the first is followed.
     """
+    with contextlib.suppress(Exception):  # mostly a KeyError
+        carried: tuple[Frame, ...] = error.__dict__[_FRAMES]
+        return carried
+    return _look(error)
+
+
+def _look(error: BaseException) -> tuple[Frame, ...]:
     last: deque[Frame] = deque(maxlen=MAX_FRAMES)
     own: Frame | None = None
     try:
