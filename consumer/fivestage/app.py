@@ -11,10 +11,11 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fivestage.errors import InvalidAppError, NoNodeError
-from fivestage.node import Handler, Node
+from fivestage.node import Handler, Node, checked_intents
 from fivestage.nodes import builtin_nodes, builtin_stages
 from fivestage.nodes.matriz import adapt_matriz_node
 from fivestage.resource import Resource, StandIn
@@ -23,6 +24,7 @@ from fivestage_schemas import StageType
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
+log = logging.getLogger("fivestage.app")
 T = TypeVar("T")
 StageFunction = TypeVar("StageFunction", bound="Callable[..., Any]")
 
@@ -71,12 +73,29 @@ class Pipeline:
     ) -> Callable[[StageFunction], StageFunction]:
         """Declare a node: ``(query, ctx) -> {"answer": ..., "confidence": ...}`` or any JSON value.
 
+        Pydantic models, dataclasses, sets, decimals, times, and numpy's scalars and arrays are JSON too (a
+        model as ``model_dump(mode="json")``), in what any stage returns; bytes are not. Later stages see what
+        the event says: a dict in the place of a model, a list in that of an array. Only tuples, UUIDs and
+        members of an Enum may still be such, inside a value that is JSON otherwise.
+
         An ``async def`` runs on the executor's event loop and must not block it; a ``def`` runs in
-        one of the executor's threads. A later declaration of the same name replaces the earlier.
+        one of the executor's threads. A later declaration of the same name replaces the earlier, and is
+        logged where that is not a built-in node.
+
+        Args:
+            name: The node's name, as decision returns it.
+            intents: The intents it takes.
+            validate: Its own check of its answer, ``(query, ctx) -> bool``; for the built-in validation.
+
+        Raises:
+            InvalidAppError: the function, or an argument, is not what it should be; the text says what is.
         """
+        _check_name(name)
+        taken = checked_intents(name, intents)
+        check = Handler.of(f"{name}.validate", validate) if validate else None
 
         def declare(function: StageFunction) -> StageFunction:
-            self._register(name, function, intents, validate)
+            self._register(name, Node(Handler.of(name, function), taken, check))
             return function
 
         return declare
@@ -91,10 +110,13 @@ class Pipeline:
             intents: The intents it takes.
 
         Raises:
-            InvalidAppError: *node* has no ``process`` method.
+            InvalidAppError: *node* has no such ``process``, or another argument is not what it should be.
         """
+        _check_name(name)
+        taken = checked_intents(name, intents)
         call, own_intents, validate = adapt_matriz_node(name, node)
-        self._register(name, call, frozenset(intents) or own_intents, validate)
+        check = Handler.of(f"{name}.validate", validate) if validate else None
+        self._register(name, Node(Handler.of(name, call), taken or own_intents, check))
 
     @overload
     def resource(self, function: Callable[[], AsyncIterator[T]]) -> Resource[T]: ...
@@ -179,10 +201,18 @@ class Pipeline:
         self._stages[stage_type] = Handler.of(stage_type, function)
         return function
 
-    def _register(
-        self, name: str, call: Callable[..., Any], intents: Iterable[str], validate: Callable[..., Any] | None
-    ) -> None:
-        if not name:
-            raise InvalidAppError("a node needs a name")
-        check = Handler.of(f"{name}.validate", validate) if validate else None
-        self._nodes[name] = Node(Handler.of(name, call), frozenset(intents), check)
+    def _register(self, name: str, node: Node) -> None:
+        replaced = self._nodes.get(name)
+        if replaced is not None and not replaced.is_builtin:
+            places = (":".join(map(str, one.handler.place or ("?",))) for one in (node, replaced))
+            log.warning("node %r at %s replaces the one at %s", name, *places)
+        self._nodes[name] = node
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name:
+        return
+    if callable(name):
+        example = getattr(name, "__name__", "name")
+        raise InvalidAppError(f'a node needs a name: write @app.node("{example}") instead of @app.node')
+    raise InvalidAppError(f"a node needs a name, a text that is not empty; got {name!r}")

@@ -117,7 +117,7 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             patience=Patience(open_s=executor.start_timeout_ms / 1000),
-            setup=("fivestage.telemetry.logging:configure", level_name()),
+            setup=("fivestage.telemetry.logging:configure", level_name(), *_show_text(settings)),
         )
     orchestrator = Orchestrator(
         app,
@@ -129,6 +129,11 @@ def _executor(
     if executor.kind == "inline":
         return InlineExecutor(orchestrator)
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
+
+
+def _show_text(settings: Settings) -> tuple[str, ...]:
+    """What is said to ``configure`` in worker processes, which takes texts."""
+    return ("show_text",) if settings.logging.show_text else ()
 
 
 def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:

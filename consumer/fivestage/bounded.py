@@ -9,7 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage import forks
-from fivestage.core.event_json import limited_json
+from fivestage.core.event_json import as_json
 from fivestage.ending import Ending
 from fivestage_schemas import Outcome
 
@@ -161,13 +161,14 @@ class Bounds:
             try:
                 if self.check is not None:
                     self.check(data)
-                data_json = limited_json(data, self.max_bytes)
+                data, data_json = as_json(data, self.max_bytes)
             except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
                 failed = Ending.of_error(raised)
         ended_at = self.clock()
         took_s = ended_at - started_at
         cancelled = self.task is not None and self.task.cancelling() and not self.given_up()
-        if cancelled:
+        # Until Python 3.13 a TaskGroup that fails leaves its task so, though its cancellation was thrown.
+        if cancelled and failed is None and getattr(self.task, "_must_cancel", True):
             failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"))
         if ended_at > ends_at:
             ending = Ending.of_timeout(ends_at - started_at if limit_s is None else limit_s, took_s)

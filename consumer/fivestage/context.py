@@ -87,11 +87,11 @@ class StageContext:
     stage_deadline: float = 0.0
     """When this stage ends (monotonic seconds)."""
     results: dict[StageType, Any] = field(default_factory=dict, repr=False)
-    """What the finished stages returned; a stage that did not succeed is absent."""
+    """What finished stages returned, as JSON (see ``Pipeline.node``); one that did not succeed is absent."""
     node: str | None = None
     """The node that decision chose; in processing and after it, the one that was called."""
     answer: Any = field(default=None, repr=False)
-    """The answer that processing returned (validation and reflection)."""
+    """The answer that processing returned, as JSON (validation and reflection)."""
     confidence: float | None = None
     """The node's confidence, 0..1, where it gave one."""
     validated: bool | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fivestage.core.raised import Frame, frames_of
 from fivestage_schemas import Outcome
 
 MAX_ERROR_CHARS = 512
@@ -13,7 +14,7 @@ MAX_NAME_CHARS = 128
 class Ending:
     """How one bounded call ended."""
 
-    __slots__ = ("data", "data_json", "duration_s", "error", "error_type", "extended_s", "outcome")
+    __slots__ = ("data", "data_json", "duration_s", "error", "error_type", "extended_s", "frames", "outcome")
 
     def __init__(
         self,
@@ -32,6 +33,8 @@ class Ending:
         self.error_type = error_type
         self.extended_s = 0.0
         """What was added to its limit, because others had kept the loop from turning."""
+        self.frames: tuple[Frame, ...] = ()
+        """Where it raised, the innermost frame last; the exception itself would keep the caller's frame."""
 
     def __repr__(self) -> str:
         return f"<Ending {self.outcome} after {self.duration_s * 1000:.0f} ms {self.error or ''}>"
@@ -40,12 +43,14 @@ class Ending:
     def of_error(cls, error: BaseException, duration_s: float = 0.0) -> Ending:
         """The call raised."""
         kind = type(error).__name__[:MAX_NAME_CHARS]
-        return cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
+        ending = cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
+        ending.frames = frames_of(error)
+        return ending
 
     @classmethod
     def of_timeout(cls, limit_s: float, duration_s: float) -> Ending:
         """The call took longer than *limit_s*."""
-        text = f"took longer than {limit_s * 1000:.0f} ms"
+        text = f"timed out after {limit_s * 1000:.0f} ms"
         return cls(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
 
 

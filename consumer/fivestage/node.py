@@ -5,9 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fivestage.errors import InvalidAppError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PARAMETERS = ("query", "ctx")
+"""What stages and nodes are called with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +23,18 @@ class Handler:
     name: str
     call: Callable[..., Any]
     is_async: bool
+    place: tuple[str, int] | None = None
+    """File and line of the function; None where it was not written in Python."""
 
     @classmethod
     def of(cls, name: str, call: Callable[..., Any]) -> Handler:
         """Inspect *call* once, so that no query pays for it.
 
         Raises:
-            InvalidAppError: it cannot be called.
+            InvalidAppError: it cannot be called with ``(query, ctx)``, or does not return its result.
         """
-        if not callable(call):
-            raise InvalidAppError(f"{name}: expected a function (query, ctx), got {type(call).__name__}")
-        return cls(name, call, is_async=_is_async(call))
+        check_function(name, call)
+        return cls(name, call, is_async=_is_async(call), place=_place(call))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,5 +48,71 @@ class Node:
     is_builtin: bool = False
 
 
+def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS) -> None:
+    """Refuse what could only fail when a query comes.
+
+    Args:
+        name: Whose it is, for the text of the error.
+        call: A function, or an object that can be called like one.
+        parameters: Names for what it is called with, by position.
+
+    Raises:
+        InvalidAppError: it is no function, takes other parameters, or yields instead of returning.
+    """
+    expected = f"expected a function ({', '.join(parameters)})"
+    if inspect.isclass(call):
+        title = call.__name__
+        raise InvalidAppError(f"{name}: {expected}, got the class {title}; pass an object: {title}(...)")
+    if not callable(call):
+        raise InvalidAppError(f"{name}: {expected}, got {type(call).__name__}")
+    title = getattr(call, "__name__", type(call).__name__)
+    if _is_one(call, inspect.isasyncgenfunction) or _is_one(call, inspect.isgeneratorfunction):
+        raise InvalidAppError(f"{name}: {title} is a generator; return the result instead of yielding it")
+    try:
+        # Not that of what it wraps: a decorator may add arguments, or take some away.
+        signature = inspect.signature(call, follow_wrapped=False)
+    except (ValueError, TypeError):  # some that were written in C have none
+        return
+    try:
+        signature.bind(*parameters)
+    except TypeError as error:
+        define = "async def" if _is_async(call) else "def"
+        raise InvalidAppError(
+            f"{name}: {title}{signature} cannot be called with ({', '.join(parameters)}), {error}; "
+            f"declare it as {define} {title}({', '.join(parameters)})"
+        ) from None
+
+
+def checked_intents(name: str, intents: Any) -> frozenset[str]:
+    """The intents that the node called *name* takes.
+
+    Raises:
+        InvalidAppError: they are no collection of texts.
+    """
+    if isinstance(intents, str):
+        raise InvalidAppError(
+            f"node {name!r}: intents is the text {intents!r}, not a set; write intents={{{intents!r}}}"
+        )
+    try:
+        found = frozenset(intents)
+    except TypeError:
+        found = frozenset([None])
+    if not all(isinstance(intent, str) for intent in found):
+        raise InvalidAppError(f'node {name!r}: intents must be a set of texts such as {{"greeting"}}')
+    return found
+
+
+def _place(call: Callable[..., Any]) -> tuple[str, int] | None:
+    function = inspect.unwrap(call)
+    method = getattr(type(function), "__call__", None)  # noqa: B004 - of an object that is called
+    code = getattr(function, "__code__", None) or getattr(method, "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if inspect.iscode(code) else None
+
+
 def _is_async(call: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+    return _is_one(call, inspect.iscoroutinefunction)
+
+
+def _is_one(call: Callable[..., Any], kind: Callable[[Any], bool]) -> bool:
+    """Whether *call*, or what calling it calls, is a function of that kind."""
+    return kind(call) or kind(getattr(call, "__call__", None))  # noqa: B004

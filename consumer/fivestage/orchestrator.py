@@ -143,7 +143,7 @@ class Orchestrator:
         Raises:
             asyncio.CancelledError: the job was cancelled from outside; its trail stands as it is.
         """
-        if not any(run.spec.critical and not run.success for run in trail.runs):  # else moved after its end
+        if not any(run.ends_query for run in trail.runs):  # else moved after its end
             walk = Walk(self.app, self.threads, self.resources, job, trail, monitor, self._limit)
             await walk.run()
 

@@ -170,6 +170,9 @@ class PipelineSettings(_Section):
     )
     critical: frozenset[StageType] = DEFAULT_CRITICAL
     """The stages without which a query fails."""
+    rejected: Literal["degrade", "error"] = "degrade"
+    """What a query ends as whose answer validation rejects: ``degrade``, a success marked as degraded, with
+    ``validated`` false; ``error``, an error of the type ``rejected``, as wherever validation is critical."""
 
     @field_validator("stage_timeouts_ms")
     @classmethod
@@ -183,6 +186,7 @@ class PipelineSettings(_Section):
             total_timeout_ms=self.total_timeout_ms,
             stage_timeouts_ms=dict(self.stage_timeouts_ms),
             critical=self.critical,
+            rejected=self.rejected,
         )
 
 
@@ -309,6 +313,13 @@ class AdminSettings(_Section):
     """0 takes any free port; the ``ready`` log line names it."""
 
 
+class LoggingSettings(_Section):
+    """The log."""
+
+    show_text: bool = False
+    """Write what nodes raise with its message, which may hold query text."""
+
+
 class TracingSettings(_Section):
     """OpenTelemetry. The SDK's own OTEL_* variables work beside these."""
 
@@ -350,6 +361,7 @@ class Settings(BaseSettings):
     dlq: DlqSettings = Field(default_factory=DlqSettings)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
     admin: AdminSettings = Field(default_factory=AdminSettings)
+    logging: LoggingSettings = Field(default_factory=LoggingSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
 

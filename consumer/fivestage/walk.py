@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from fivestage.bounded import Bounds
 from fivestage.context import StageContext
 from fivestage.core.deadline import stage_grant
-from fivestage.core.event_json import limited_json
+from fivestage.core.event_json import as_json
+from fivestage.core.raised import call_in_thread
 from fivestage.core.trail import RunningStage, StageRun
 from fivestage.ending import Ending
 from fivestage.errors import NodeError, NoNodeError
+from fivestage.failures import failure_log
 from fivestage.nodes.decision import intent_of, same_intent
 from fivestage.threads import calling
 from fivestage_schemas import Outcome, StageType
@@ -37,6 +39,7 @@ RESUME_S: Final = 0.005
 """What a stage whose call was under way when its query was moved has at least, to see how the call ended."""
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
+_ERROR: Final = Outcome.ERROR
 _INTENT: Final = StageType.INTENT
 _DECISION: Final = StageType.DECISION
 _PROCESSING: Final = StageType.PROCESSING
@@ -103,6 +106,8 @@ class Walk:
                 ctx.stage_type = run.spec.stage_type
                 self._show(json.loads(run.data_json))  # unlike orjson it reads integers of any size
                 ctx.node = run.node or ctx.node
+            if run.verdict is not None:
+                ctx.validated = run.verdict
 
     def __repr__(self) -> str:
         return f"<Walk {self._job}>"
@@ -122,7 +127,7 @@ class Walk:
                 ended = self._attempt(spec, None)
                 run = ended if isinstance(ended, StageRun) else await ended
             trail.finish(run)
-            if spec.critical and run.outcome is not _SUCCESS:
+            if run.ends_query:
                 return
 
     async def _process(self, spec: StageSpec) -> StageRun:
@@ -220,6 +225,8 @@ class Walk:
         """How the stage went; what it returned is there for the later ones."""
         if ending.outcome is _SUCCESS:
             ending = self._taken_over(ending)
+        if ending.outcome is _ERROR and not self._trail.closed:
+            self._log(running, ending)
         return StageRun(
             running.spec,
             ending.outcome,
@@ -232,7 +239,16 @@ class Walk:
             ending.duration_s,
             running.granted_s + ending.extended_s,
             running.probe,
+            self._ctx.validated if running.spec.stage_type is _VALIDATION else None,
         )
+
+    def _log(self, running: RunningStage, ending: Ending) -> None:
+        try:
+            declared = self._handler().place
+        except NoNodeError:
+            declared = None
+        stage, query_id = str(running.spec.stage_type), self._job.query.query_id
+        failure_log.write(ending, node=running.node, stage=stage, query_id=query_id, declared=declared)
 
     def _call(self) -> Coroutine[Any, Any, Any]:
         """Call the stage's function the way it must be called; nothing of it runs yet.
@@ -250,7 +266,7 @@ class Walk:
 
     async def _in_thread(self, handler: Handler) -> Any:
         ctx, running = self._ctx, self._trail.running
-        call = self._threads.submit(handler.call, self._job.query, ctx, name=ctx.running)
+        call = self._threads.submit(call_in_thread, handler.call, self._job.query, ctx, name=ctx.running)
         if running is not None:
             running.call = call
         return await _result_of(call)
@@ -275,7 +291,7 @@ class Walk:
             self._show(ending.data)
             if stage_type is _PROCESSING:
                 self._trail.confidence = self._ctx.confidence
-                answer_json = limited_json(self._ctx.answer, self._limit.max_bytes)
+                self._ctx.answer, answer_json = as_json(self._ctx.answer, self._limit.max_bytes)
                 self._trail.answer_json = answer_json or self._limit.left_out
         except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
             failed = Ending.of_error(raised, ending.duration_s)
@@ -315,6 +331,15 @@ def answer_of(data: Any) -> tuple[Any, float | None]:
 
 
 def verdict_of(data: Any) -> bool:
-    """Whether validation found the answer right: it returns a dict with ``valid``, or the verdict itself."""
+    """Whether validation found the answer right: it returns the verdict, or a dict with it as ``valid``.
+
+    Raises:
+        NodeError: it returned something else.
+    """
     looked: Any = data  # as above
-    return bool(looked.get("valid") if isinstance(data, dict) else data)
+    verdict: Any = looked.get("valid") if isinstance(data, dict) else data
+    if isinstance(verdict, bool):
+        return verdict
+    found = type(verdict).__name__
+    said = f'a dict whose "valid" is {found}' if isinstance(data, dict) else found
+    raise NodeError(f'validation must return True or False, or a dict with it as "valid"; got {said}')

@@ -46,11 +46,14 @@ class PipelineResult(Event):
     """The node's answer; null unless processing succeeded and the query did too."""
     confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     degraded: bool = False
-    """A non-critical stage did not succeed; the answer stands."""
+    """A non-critical stage did not succeed, or validation rejected the answer; the answer stands."""
+    validated: bool | None = None
+    """Validation's verdict on the answer: true, false, or null where it reached none."""
     error: str | None = None
     """For people."""
     error_type: str | None = None
-    """For programs: ``timeout``, ``expired``, ``invalid_query``, ``result_too_large`` or a class name."""
+    """For programs: ``timeout``, ``expired``, ``rejected``, ``invalid_query``, ``result_too_large``... or a
+    class name."""
     node: str | None = None
     lane: Lane
     stages: list[StageResult] = Field(default_factory=list)

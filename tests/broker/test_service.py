@@ -92,6 +92,21 @@ async def test_query_text_stays_out_of_the_logs(bootstrap: str) -> None:
     assert CANARY not in json.dumps(service.log)
 
 
+@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize("shown", [False, True])
+async def test_what_nodes_raise_is_logged(bootstrap: str, kind: str, *, shown: bool) -> None:
+    """With the author's line, node, stage and query, wherever nodes run; its text by a setting."""
+    settings = {"executor.kind": kind, "logging.show_text": shown}
+    with ServiceProcess("support.apps:load", bootstrap, settings) as service:
+        write(bootstrap, TOPICS.queries, [("q", event("q", "raises"))])
+        wait_for_results(bootstrap, TOPICS.results, 1)
+        assert service.end() == 0
+    [line] = [line for line in service.log if line.get("logger") == "fivestage.nodes"]
+    assert re.fullmatch(r"node 'raises' failed: ValueError at .*/support/apps\.py:\d+", line["event"])
+    assert (line["node"], line["stage"], line["query_id"]) == ("raises", "processing", "q")
+    assert line.get("error") == ("cannot answer 6 characters" if shown else None)
+
+
 @pytest.mark.fault(40)
 async def test_admin_port_taken(bootstrap: str) -> None:
     """An admin port in use ends the start with exit code 2 and says what to set."""

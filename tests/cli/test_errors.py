@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -136,6 +137,60 @@ def test_plaintext_off_loopback(fivestage: Fivestage) -> None:
     assert "would send queries unencrypted" in ran.err
     allowed = fivestage("config", "check", "--bootstrap", "kafka.example:9092", KAFKA__ALLOW_PLAINTEXT="true")
     assert (allowed.code, allowed.out) == (0, "the settings are valid\n")
+
+
+HELPER = """
+def load():
+    try:
+        {}["key"]
+    except KeyError as error:
+        raise ValueError("x") from error
+"""
+FAILING: dict[str, tuple[str, list[tuple[str, int]], str]] = {
+    "syntax": (
+        "from fivestage import Pipeline\napp = Pipeline(\n",
+        [("app", 2)],
+        "SyntaxError: '(' was never closed (failing_app.py, line 2)",
+    ),
+    "import": (
+        "import json\nimport no_such_module\n",
+        [("app", 2)],
+        "ModuleNotFoundError: No module named 'no_such_module'",
+    ),
+    "syntax of another": (
+        "import failing_syntax\n",
+        [("app", 1), ("syntax", 1)],
+        "SyntaxError: invalid syntax",
+    ),
+    "a call": (
+        "import failing_helper\nfailing_helper.load()\n",
+        [("helper", 4), ("app", 2), ("helper", 6)],
+        "ValueError: x",
+    ),
+    "a declaration": (
+        "from fivestage import Pipeline\napp = Pipeline()\napp.node('mine', intents='greeting')\n",
+        [("app", 3)],
+        "node 'mine': intents is the text 'greeting', not a set; write intents={'greeting'}",
+    ),
+    "an exit": ("raise SystemExit('no model')\n", [("app", 1)], "SystemExit: no model"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_an_app_that_cannot_be_imported(fivestage: Fivestage, folder: Path, name: str) -> None:
+    """The author's own frames, their first one first and none of ours, then what it came to; exit code 2."""
+    source, frames, text = FAILING[name]
+    (folder / "failing_app.py").write_text(source)
+    (folder / "failing_helper.py").write_text(HELPER)
+    (folder / "failing_syntax.py").write_text("def\n")
+    ran = fivestage("run", "failing_app:app")
+    assert (ran.code, ran.out) == (2, "")
+    found = re.findall(r'File "(.*)", line (\d+)', ran.err)
+    assert found == [(str(folder / f"failing_{module}.py"), str(line)) for module, line in frames]
+    assert "importlib" not in ran.err
+    *_, raised, last = ran.err.splitlines()
+    assert raised
+    assert last.startswith(f"fivestage: importing failing_app:app failed: {text}")
 
 
 def test_wrong_setting(fivestage: Fivestage, folder: Path) -> None:

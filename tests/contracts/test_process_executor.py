@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -180,7 +182,7 @@ def node_run(job: Job) -> StageRun:
 def told(run: StageRun) -> tuple[Any, ...]:
     """A run without its times."""
     ended = run.spec, run.outcome, run.data_json, run.error, run.error_type
-    return *ended, run.node, run.attempt, run.probe
+    return *ended, run.node, run.attempt, run.probe, run.verdict
 
 
 @pytest.mark.parametrize("text", ["echo häuser", "fails", "garbage", "no-such-node"])
@@ -195,6 +197,21 @@ async def test_the_trail_is_that_of_the_thread_executor(bus: ProcessBus, text: s
     for run in job.runs:
         assert (run.started_at is None) == (run.outcome is Outcome.SKIPPED)
         assert run.duration_s <= run.granted_s or run.outcome is Outcome.SKIPPED
+
+
+async def test_what_a_node_raises_is_logged_by_its_process(capfd: pytest.CaptureFixture[str]) -> None:
+    """With where and whose; its text only where the settings of the bus's process say so."""
+    for more in ((), ("show_text",)):
+        bus = ProcessBus(setup=("fivestage.telemetry.logging:configure", "INFO", *more))
+        async with started(bus):
+            await bus.ask("fails")
+        lines = [line for line in capfd.readouterr().err.splitlines() if "fivestage.nodes" in line]
+        line = json.loads(lines[0])
+        where, _, number = line["where"].rpartition(":")
+        assert (len(lines), Path(where).name, int(number) > 0) == (1, "process_app.py", True)
+        told = line["error_type"], line["node"], line["stage"], line["query_id"], line["level"]
+        assert told == ("ValueError", "fails", "processing", "q", "warning")
+        assert line.get("error") == ("\\udc80 is no text" if more else None)
 
 
 async def test_many_queries_share_the_workers() -> None:
@@ -409,9 +426,9 @@ async def test_the_death_of_the_bus_ends_all_processes() -> None:
         (None, InvalidAppError, "cannot import broken_app:app"),
         ("other = 1", InvalidAppError, "has no 'app'"),
         ("app = 1", InvalidAppError, "is a int, not a"),
-        ("import no_such_module_at_all", ConfigurationError, "No module named 'no_such_module_at_all'"),
-        ("1 / 0", ConfigurationError, "ZeroDivisionError"),
-        ("import sys; sys.exit('enough')", ConfigurationError, "SystemExit: enough"),
+        ("import no_such_module_at_all", InvalidAppError, "No module named 'no_such_module_at_all'"),
+        ("1 / 0", InvalidAppError, "ZeroDivisionError"),
+        ("import sys; sys.exit('enough')", InvalidAppError, "SystemExit: enough"),
         ("import os; os._exit(7)", ConfigurationError, "ended with exit_code 7"),
         ("import os; os.kill(os.getpid(), 11)", ConfigurationError, "ended with signal 11"),
         ("while True: pass", ConfigurationError, "takes more than 1 s"),
@@ -430,6 +447,22 @@ async def test_an_app_that_cannot_be_imported(
         await bus.start()
     assert not alive(bus.zygote)
     assert bus.executor.failure is not None
+
+
+async def test_an_import_that_fails_shows_its_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On standard error, from the author's first on: an app may fail only where it is imported once more."""
+    (tmp_path / "failing_app.py").write_text("def load():\n    1 / 0\n\nload()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidAppError, match="importing failing_app:app failed: ZeroDivisionError"):
+        await ProcessBus(app="failing_app:app").start()
+    err = capfd.readouterr().err
+    assert re.findall(r'File "(.*)", line (\d+), in (.*)', err) == [
+        (str(tmp_path / "failing_app.py"), "4", "<module>"),
+        (str(tmp_path / "failing_app.py"), "2", "load"),
+    ]
+    assert err.endswith("ZeroDivisionError: division by zero\n")
 
 
 async def test_the_built_in_app_is_the_default() -> None:

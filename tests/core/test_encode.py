@@ -127,6 +127,7 @@ def result_model(env: Envelope, end: Conclusion) -> PipelineResult:
         answer=parsed(end.answer_json),
         confidence=end.confidence,
         degraded=end.degraded,
+        validated=end.validated,
         error=end.error,
         error_type=end.error_type,
         node=end.node,

@@ -124,6 +124,15 @@ def test_durations() -> None:
     assert health.p95_s == inf
 
 
+def test_a_rejected_answer_is_a_failure_with_a_duration() -> None:
+    """It counts like one that raised, and says how long the node takes."""
+    health = NodeHealth()
+    for _ in range(10):
+        health.rejected(100.0, 0.02)
+    assert health.score(100.0) == pytest.approx(1 / 11)
+    assert health.p95_s == 0.02
+
+
 def test_the_last_hundred_durations() -> None:
     """Cuts of long ago leave the window, whatever the time."""
     health = health_of("t" * 100)

@@ -278,7 +278,7 @@ def test_the_stage_that_was_running_is_told() -> None:
     assert run.started_at == STARTED_AT + 0.2
     assert run.duration_s == pytest.approx(0.05)
     assert run.granted_s == 0.05
-    assert run.error == "was running at the deadline, 50 ms after it began"
+    assert run.error == "timed out after 50 ms: it was running at the deadline"
 
 
 @pytest.mark.parametrize(
@@ -304,6 +304,38 @@ def test_an_answer_needs_a_processing_stage_that_succeeded() -> None:
     assert (got.answer_json, got.confidence) == (None, None)
 
 
+# Rejected answers
+
+REJECTING = Plan.of(rejected="error")
+
+
+def validated(verdict: bool | None, plan: Plan = PLAN, *, runs: int = 5) -> Trail:  # noqa: FBT001
+    """A trail on which all stages succeeded, and validation gave a verdict."""
+    made = ended([S] * runs, plan=plan)
+    altered(made[3], verdict=verdict)
+    return trail_of(made)
+
+
+@pytest.mark.parametrize("verdict", [True, False, None])
+def test_the_verdict_is_part_of_the_end(verdict: bool | None) -> None:  # noqa: FBT001
+    """A rejected answer is a success that is degraded; a good one is none."""
+    got = concluded(validated(verdict))
+    assert (got.status, got.answer_json, got.error_type) == (OK, b"22", None)
+    assert (got.validated, got.degraded) == (verdict, verdict is False)
+
+
+@pytest.mark.parametrize("plan", [REJECTING, ALL_CRITICAL])
+@pytest.mark.parametrize("runs", [4, 5])
+def test_a_rejection_may_end_the_query(plan: Plan, runs: int) -> None:
+    """As an error without an answer; a stage that is not run any more says why."""
+    got = concluded(validated(False, plan, runs=runs), plan=plan)
+    assert (got.status, got.error_type, got.error) == (FAILED, "rejected", "Validation rejected the answer")
+    assert (got.validated, got.degraded, got.answer_json) == (False, False, None)
+    assert [run.outcome for run in got.runs] == [S] * runs + [X] * (5 - runs)
+    assert runs == 5 or got.runs[4].error == "Validation rejected the answer"
+    assert concluded(validated(True, plan), plan=plan).status is OK
+
+
 # Arbitrary trails
 
 seconds = st.floats(0, 0.3, allow_subnormal=False)
@@ -312,12 +344,15 @@ seconds = st.floats(0, 0.3, allow_subnormal=False)
 @st.composite
 def trails(draw: st.DrawFn) -> tuple[Trail, Plan]:
     """Any number of stages ended in any way, or none; one may be running; any stages are critical."""
-    plan = Plan.of(critical=draw(st.sets(st.sampled_from(StageType))))
+    critical = draw(st.sets(st.sampled_from(StageType)))
+    plan = Plan.of(critical=critical, rejected=draw(st.sampled_from(["degrade", "error"])))
     outcomes = draw(st.lists(st.sampled_from(Outcome), max_size=5))
     runs: list[StageRun] = []
     for stage, outcome in zip(StageType, outcomes, strict=False):
         times = {"at": STARTED_AT + draw(seconds), "took_s": draw(seconds), "granted_s": draw(seconds)}
         runs.append(run_of(stage, outcome, plan=plan, **times))
+        if stage is VALIDATION and outcome is SUCCESS:
+            altered(runs[-1], verdict=draw(st.sampled_from([True, False, None])))
     running: RunningStage | None = None
     if len(runs) < 5 and draw(st.booleans()):
         stage = list(StageType)[len(runs)]
@@ -338,17 +373,24 @@ def check_runs(got: Conclusion, trail: Trail) -> None:
     assert all(run.outcome is SKIPPED for run in got.runs[done:])
 
 
+def is_rejected(run: StageRun) -> bool:
+    """Whether it is validation, and its verdict ends the query."""
+    return run.verdict is False and run.spec.rejects
+
+
 def check_status(got: Conclusion) -> None:
     """Success when no critical stage is missing; degraded and answered only with success."""
-    missing = [run for run in got.runs if run.spec.critical and not run.success]
+    missing = [run for run in got.runs if (run.spec.critical and not run.success) or is_rejected(run)]
     assert (got.status is OK) is (not missing)
+    assert got.validated is got.runs[3].verdict
     assert got.status is not PipelineStatus.EXPIRED
-    assert got.degraded is (got.status is OK and not all(run.success for run in got.runs))
+    good = all(run.success for run in got.runs) and got.validated is not False
+    assert got.degraded is (got.status is OK and not good)
     assert (got.error is None) is (got.error_type is None) is (got.status is OK)
     assert got.answer_json is None or (got.status is OK and got.runs[2].success)
     if got.status is FAILED:
-        assert missing[0].outcome is ERROR
-        assert got.error_type == missing[0].error_type
+        assert missing[0].outcome is ERROR or is_rejected(missing[0])
+        assert got.error_type == ("rejected" if is_rejected(missing[0]) else missing[0].error_type)
     if got.status is LATE:
         assert got.error_type == "timeout"
         assert got.timeouts

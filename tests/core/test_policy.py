@@ -96,6 +96,18 @@ def test_what_counts_against_a_node(run: StageRun, failures: int) -> None:
     assert node.health.score(NOW) == (0.5 if failures else 1.0)
 
 
+@pytest.mark.parametrize("plan", [PLAN, Plan.of(rejected="error")], ids=["degrade", "error"])
+def test_a_rejected_answer_counts_for_health_alone(plan: Plan) -> None:
+    """The breaker is for nodes that do not answer; how long the stages took is learned as ever."""
+    policy = lane()
+    runs = ended([SUCCESS] * 4, plan=plan)
+    altered(runs[3], verdict=False)
+    policy.concluded(concluded(trail_of(runs), plan=plan), (), NOW)
+    node = policy.nodes["math"]
+    assert (node.breaker._failed, node.health.score(NOW)) == (0, 0.5)
+    assert [len(limit._samples) for limit in policy.limits] == [1, 1, 1, 1, 0]
+
+
 def test_a_cut_that_was_not_its_own_doing_is_no_call_at_all() -> None:
     """It enters neither the window of the breaker nor the durations."""
     node = NodePolicy(SETTINGS)

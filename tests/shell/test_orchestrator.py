@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from fivestage import Orchestrator, Pipeline, Plan, run_with_timeout
 from fivestage.testing import VirtualTimeLoop
@@ -212,8 +213,6 @@ async def test_what_stages_see() -> None:
         (returning(False), False),
         (returning({"valid": True}), True),
         (returning({"valid": False}), False),
-        (returning({}), False),
-        (returning("yes"), True),
         (raising(ValueError("x")), None),
         (returning(True, after_ms=99), None),
     ],
@@ -226,7 +225,42 @@ async def test_the_verdict(stage: Stage, *, verdict: bool | None) -> None:
 
     result = await ask(validation=stage, reflection=reflect)
     assert result.stages[4].data == [verdict, verdict is not None]
-    assert result.answer == 22
+    assert (result.status, result.answer, result.validated) == (OK, 22, verdict)
+    assert result.degraded is (verdict is not True)
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        ("maybe", "str"),
+        (None, "NoneType"),
+        (1, "int"),
+        ({}, 'a dict whose "valid" is NoneType'),
+        ({"valid": "yes"}, 'a dict whose "valid" is str'),
+    ],
+)
+async def test_what_is_no_verdict_is_an_error(returned: Any, got: str) -> None:
+    """No verdict is made of it: validation has failed, and the text says what it takes."""
+    result = await ask(validation=returning(returned))
+    failed = result.stages[3]
+    assert (failed.outcome, failed.error_type) == (E, "NodeError")
+    assert failed.error == f'validation must return True or False, or a dict with it as "valid"; got {got}'
+    assert (result.status, result.degraded, result.validated) == (OK, True, None)
+
+
+@pytest.mark.parametrize(
+    "plan", [Plan.of(rejected="error"), Plan.of(critical=StageType)], ids=["setting", "critical"]
+)
+async def test_a_rejected_answer_may_be_an_error(plan: Plan) -> None:
+    """The query then ends there, without an answer; an answer that is not rejected is a success as ever."""
+    result = await ask(validation=returning(False), plan=plan)
+    assert (result.status, result.error_type) == (FAILED, "rejected")
+    assert result.error == "Validation rejected the answer"
+    assert (result.answer, result.degraded, result.validated) == (None, False, False)
+    assert outcomes(result) == [S, S, S, S, X]
+    assert result.stages[4].error == "Validation rejected the answer"
+    good = await ask(plan=plan)
+    assert (good.status, good.answer, good.validated) == (OK, 22, True)
 
 
 @pytest.mark.parametrize(
@@ -542,10 +576,8 @@ CIRCLE: list[Any] = []
 CIRCLE.append(CIRCLE)
 NOT_JSON: dict[str, Any] = {
     "an object": object(),
-    "a set": {1},
     "bytes": b"x",
     "a function": print,
-    "a decimal": Decimal("1.5"),
     "a lone surrogate": "\ud800",
     "a surrogate as key": {"\ud800": 1},
     "a circle": CIRCLE,
@@ -562,6 +594,7 @@ async def test_what_is_not_json_is_an_error(stage: StageType, value: Any) -> Non
     place = list(StageType).index(stage)
     assert (result.stages[place].outcome, result.stages[place].data) == (E, None)
     assert result.stages[place].error_type == "TypeError"
+    assert (result.stages[place].error or "").startswith("not JSON: ")
     assert result.status is (OK if stage is VALIDATION else FAILED)
 
 
@@ -585,6 +618,9 @@ class _Point:
         (float("nan"), None),
         (datetime(2030, 1, 1, tzinfo=UTC), "2030-01-01T00:00:00+00:00"),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        ({1}, [1]),
+        (Decimal("1.50"), "1.50"),
+        ({"at": [_Point(2**100)]}, {"at": [{"x": 2**100}]}),
     ],
 )
 async def test_what_can_be_made_json(value: Any, data: Any) -> None:
@@ -593,27 +629,66 @@ async def test_what_can_be_made_json(value: Any, data: Any) -> None:
     assert (result.answer, result.stages[2].data, result.stages[4].data) == (data, data, data)
 
 
+class _Found(BaseModel):
+    answer: Decimal
+    confidence: float
+
+
+@dataclasses.dataclass
+class _Judged:
+    valid: bool
+    why: frozenset[str]
+
+
+async def test_later_stages_see_what_the_event_says() -> None:
+    """A model, or a dataclass, is the dict that it becomes, as it is once its job was moved."""
+    seen: list[Any] = []
+
+    async def validate(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        seen.extend((ctx.answer, ctx.confidence, ctx.results[PROCESSING]))
+        return _Judged(valid=False, why=frozenset({"too little"}))
+
+    async def reflect(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        seen.extend((ctx.validated, ctx.results[VALIDATION]))
+
+    found = _Found(answer=Decimal("1.50"), confidence=0.7)
+    result = await ask(processing=returning(found), validation=validate, reflection=reflect)
+    whole, verdict = {"answer": "1.50", "confidence": 0.7}, {"valid": False, "why": ["too little"]}
+    assert seen == ["1.50", 0.7, whole, False, verdict]
+    assert (result.answer, result.confidence, result.validated) == ("1.50", 0.7, False)
+    assert [stage.data for stage in result.stages[2:4]] == [whole, verdict]
+
+
+async def test_what_is_beside_data_that_is_too_large() -> None:
+    """An answer is made JSON by itself where the whole is left out."""
+    orchestrator = Orchestrator(
+        app_of(processing=returning({"answer": Decimal(1), "text": "x" * 1001})), max_data_bytes=1000
+    )
+    result = await orchestrator.process_query("x")
+    assert (result.answer, result.stages[2].error_type) == ("1", "result_too_large")
+
+
+async def test_verdicts_of_numpy() -> None:
+    """A comparison of numpy's numbers is a verdict, and one of its numbers a confidence."""
+    numpy = pytest.importorskip("numpy")
+    score = numpy.float32(0.25)
+    found = {"answer": numpy.arange(3), "confidence": score}
+    result = await ask(processing=returning(found), validation=returning(score > 0.2))
+    assert (result.answer, result.confidence, result.validated) == ([0, 1, 2], 0.25, True)
+
+
 class _HostileDict(dict[str, Any]):
     def __contains__(self, key: object) -> bool:
         raise RuntimeError("do not look")
 
-
-@dataclasses.dataclass
-class _Undecided:
-    x: int = 1
-
-    def __bool__(self) -> bool:
-        raise RuntimeError("cannot say")
+    def get(self, *_: object) -> Any:
+        raise RuntimeError("do not look")
 
 
-@pytest.mark.parametrize(
-    ("stage", "value"),
-    [(PROCESSING, _HostileDict(answer=1)), (VALIDATION, _Undecided())],
-    ids=["dict", "verdict"],
-)
-async def test_data_that_cannot_be_looked_at_is_an_error(stage: StageType, value: Any) -> None:
+@pytest.mark.parametrize("stage", [PROCESSING, VALIDATION])
+async def test_data_that_cannot_be_looked_at_is_an_error(stage: StageType) -> None:
     """JSON can be made of it, but asking it a question raises: that stage has failed, and only that stage."""
-    result = await ask(**{stage.value: returning(value)})
+    result = await ask(**{stage.value: returning(_HostileDict(answer=1))})
     failed = result.stages[list(StageType).index(stage)]
     assert (failed.outcome, failed.error_type, failed.data) == (E, "RuntimeError", None)
     assert result.status is (FAILED if stage is PROCESSING else OK)
@@ -627,7 +702,7 @@ async def test_what_was_given_back_stays_so_when_the_data_is_refused() -> None:
     async def waiting(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         loop.call_later(0.005, block, 0.1)
         await asyncio.sleep(0.01)
-        return _Undecided()
+        return _HostileDict()
 
     failed = (await ask(validation=waiting)).stages[3]
     assert (failed.outcome, failed.error_type) == (E, "RuntimeError")
@@ -957,6 +1032,30 @@ async def test_a_stage_that_cancels_its_task_and_returns() -> None:
     plan = Plan.of(critical=[StageType.DECISION])
     result = await Orchestrator(app, plan=plan).process_query("x")
     assert [stage.outcome for stage in result.stages[:3]] == ["error", "success", "success"]
+
+
+@pytest.mark.parametrize("caught", [True, False])
+async def test_a_task_group_that_fails(*, caught: bool) -> None:
+    """Its errors are the stage's, or its author's to handle, as outside of a pipeline."""
+
+    async def breaks() -> None:
+        await asyncio.sleep(0.01)
+        raise ValueError("x")
+
+    async def gathers(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(0.05))
+                group.create_task(breaks())
+        except ExceptionGroup:
+            if not caught:
+                raise
+        return "instead"
+
+    result = await ask(processing=gathers)
+    assert outcomes(result) == ([S] * 5 if caught else [S, S, E, X, X])
+    assert (result.answer, result.error_type) == (("instead", None) if caught else (None, "ExceptionGroup"))
+    assert now() == pytest.approx(0.01)
 
 
 # Where user code meets what is around it

@@ -84,6 +84,7 @@ async def test_stage_timeout() -> None:
     """A stage that takes longer than its limit ends as a timeout at the limit."""
     result = await run_with_timeout(asyncio.sleep(1), StageType.INTENT, timeout_sec=0.05)
     assert (result.success, result.timeout, result.stage_type) == (False, True, "intent")
+    assert result.error == "timed out after 50 ms"
     assert now() == pytest.approx(0.05)
 
 

@@ -29,6 +29,15 @@ def test_a_few_lines_are_enough() -> None:
     assert record.getMessage() == "error X"
 
 
+def test_each_node_at_a_place_may_log() -> None:
+    """One that fails all the time does not hide another that fails in the same helper."""
+    repeats = Repeats("aiokafka", most=1, clock=lambda: 0.0)
+    for node in ("a", "b"):
+        record = line()
+        record.node = node
+        assert [repeats.filter(record) for _ in range(3)] == [True, False, False]
+
+
 def test_places_are_forgotten() -> None:
     """However many places log, the memory of them is bounded."""
     repeats = Repeats("aiokafka")

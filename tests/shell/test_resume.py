@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fivestage import Orchestrator, Pipeline, Query, StageContext
+from fivestage import Orchestrator, Pipeline, Plan, Query, StageContext
 from fivestage.core.job import Job
 from fivestage.core.trail import RunningStage, StageRun, Trail
 from fivestage_schemas import Outcome
@@ -71,6 +71,38 @@ async def test_a_job_that_was_moved_after_its_end_runs_nothing(outcome: Outcome)
     one.move()
     await orchestrator.run(one, one.trail)
     assert (seen, len(one.trail.runs)) == ([], 1)
+
+
+async def test_a_moved_job_keeps_its_verdict() -> None:
+    """Reflection sees it, also where validation said more than an event takes."""
+    pipeline, seen = app([]), list[Any]()
+
+    @pipeline.reflection
+    async def reflect(_query: Query, ctx: StageContext) -> None:
+        seen.append(ctx.validated)
+
+    orchestrator = Orchestrator(pipeline)
+    one = job(orchestrator)
+    await orchestrator.run(one, one.trail)
+    validation = one.trail.runs[3]
+    del one.trail.runs[4:]
+    validation.verdict, validation.data_json = False, None
+    one.trail.start(RunningStage(one.plan.stages[4], one.started_at, 0.04))
+    one.move()
+    await orchestrator.run(one, one.trail)
+    assert (seen, one.trail.runs[3].verdict) == ([True, False], False)
+
+
+async def test_a_job_that_was_moved_after_its_rejection_runs_nothing() -> None:
+    """Where a rejected answer is an error, reflection does not run, wherever the job is."""
+    orchestrator = Orchestrator(app([]), plan=Plan.of(rejected="error"))
+    one = job(orchestrator)
+    for spec in one.plan.stages[:4]:
+        one.trail.finish(StageRun(spec, Outcome.SUCCESS, started_at=one.started_at))
+    one.trail.runs[3].verdict = False
+    one.move()
+    await orchestrator.run(one, one.trail)
+    assert len(one.trail.runs) == 4
 
 
 def running(trail: Trail, sequence: int, attempt: int = 1) -> RunningStage:

@@ -35,6 +35,7 @@ RUNS = st.builds(
     SECONDS,
     SECONDS,
     st.booleans(),
+    st.none() | st.booleans(),
 )
 HEADS = st.lists(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT, min_size=1)
 
@@ -198,6 +199,7 @@ def test_lanes_do_not_pile_up() -> None:
 
 def test_a_plan_arrives() -> None:
     """All of it."""
-    plan = Plan.of(total_timeout_ms=123.4, stage_timeouts_ms={StageType.INTENT: 5.6}, critical=())
+    limits = {StageType.INTENT: 5.6}
+    plan = Plan.of(total_timeout_ms=123.4, stage_timeouts_ms=limits, critical=(), rejected="error")
     (values,) = frame_of(encode([messages.plan_values(plan)])).head
     assert messages.plan_of(values) == plan

@@ -142,7 +142,10 @@ class Existing:
 app.add_node("existing", Existing(), intents={"general"})
 
 plan: Plan = Plan.of(
-    total_timeout_ms=500, stage_timeouts_ms={StageType.INTENT: 20}, critical={StageType.PROCESSING}
+    total_timeout_ms=500,
+    stage_timeouts_ms={StageType.INTENT: 20},
+    critical={StageType.PROCESSING},
+    rejected="error",
 )
 
 
@@ -153,7 +156,8 @@ async def use() -> float:
     result: PipelineResult = await Orchestrator(app, plan=plan, threads=2).process_query(
         "2+2", query_id="q-1", lane="prod", context=intended, budget_ms=100
     )
-    if result.status is PipelineStatus.SUCCESS and result.confidence is not None:
+    validated: bool | None = result.validated
+    if result.status is PipelineStatus.SUCCESS and validated and result.confidence is not None:
         return result.confidence + result.metrics.total_duration_ms
     stages: list[StageResult] = result.stages
     if stages[0].outcome is Outcome.TIMEOUT:

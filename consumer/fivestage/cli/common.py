@@ -50,6 +50,8 @@ def load_settings(config: Path | None, bootstrap: str | None = None, **sections:
 def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) -> Iterator[None]:
     """Turn the errors a user can mend, Ctrl-C and a closed pipe into one line at most and an exit code.
 
+    What importing an author's module raised comes before it, with the traceback of their own frames.
+
     Args:
         interrupted: The exit code after Ctrl-C; 0 for commands that end in no other way.
         reader_gone: The exit code when nobody reads the output any more.
@@ -59,8 +61,12 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
     try:
         yield
         sys.stdout.flush()  # a closed pipe shows here, not in a traceback at the end of the interpreter
-    except (ConfigurationError, InvalidAppError) as error:
+    except ConfigurationError as error:
         _end(f"fivestage: {error}", 2)
+    except InvalidAppError as error:
+        from fivestage.apps import authors_traceback
+
+        _end(f"{authors_traceback(error)}fivestage: {error}", 2)
     except FivestageError as error:
         _end(f"fivestage: {error}", 1)
     except BrokenPipeError:

@@ -37,7 +37,7 @@ def run(
     settings = load_settings(config, bootstrap)
     with errors_as_one_line():
         app = load_app(target)
-        logging.configure(log_level)
+        logging.configure(log_level, settings.logging.show_text)
     code = service.run(settings, app, target)
     os._exit(code)  # a node's stuck thread, or a hung task of the client, must not keep the process
 

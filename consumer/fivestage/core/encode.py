@@ -259,4 +259,5 @@ def _without_data(run: StageRun, why: str) -> StageRun:
         run.duration_s,
         run.granted_s,
         run.probe,
+        run.verdict,
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from fivestage.core.jsonable import plain
 from fivestage.core.outcome import Conclusion
 from fivestage.core.records import NOT_FROM_KAFKA, Record
 from fivestage_schemas import SCHEMA_VERSION, Outcome, StageType
@@ -30,8 +31,11 @@ _TIMEOUT: Final = Outcome.TIMEOUT
 _SKIPPED: Final = Outcome.SKIPPED
 _NO_ERROR: Final = b'"error":null,"error_type":null'
 _DURATION: Final = {stage_type: b'"%b":' % stage_type.encode() for stage_type in StageType}
+_OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+"""What later stages see is what the event says, so dataclasses and times are no JSON yet."""
 _SECOND_US: Final = 1_000_000
 _BOOLS: Final = {False: b"false", True: b"true"}
+_VERDICTS: Final = {None: b"null", False: b"false", True: b"true"}
 _NUMBERS: Final[list[bytes]] = [b"%d" % number for number in range(1000)]
 _THREE_DIGITS: Final[list[bytes]] = [b"%03d" % number for number in range(1000)]
 
@@ -57,10 +61,11 @@ def to_json(data: Any) -> bytes:
     """Any JSON value, integers of any size included.
 
     Raises:
-        TypeError, ValueError: *data* is no JSON value.
+        TypeError: *data* is no JSON value; ``jsonable.plain`` may make it one.
+        ValueError: likewise.
     """
     try:
-        return orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(data, option=_OPTIONS)
     except TypeError as error:
         if "Integer exceeds" not in str(error):
             raise
@@ -74,7 +79,7 @@ def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
     milliseconds.
 
     Raises:
-        TypeError, ValueError: *data* is no JSON value.
+        TypeError, ValueError: as above.
     """
     if max_bytes is None:
         return to_json(data)
@@ -83,6 +88,21 @@ def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
             return None
     encoded = to_json(data)
     return encoded if len(encoded) <= max_bytes else None
+
+
+def as_json(data: Any, max_bytes: int | None) -> tuple[Any, bytes | None]:
+    """What authors return, as later stages see it, and its JSON; None for what takes more than *max_bytes*.
+
+    Objects that can become JSON do: what later stages see is what the event says.
+
+    Raises:
+        TypeError, ValueError: it cannot become JSON; the text says what of it, and where that is.
+    """
+    try:
+        return data, limited_json(data, max_bytes)
+    except TypeError:
+        data = plain(data)
+        return data, limited_json(data, max_bytes)
 
 
 class EventJson:
@@ -159,14 +179,15 @@ class EventJson:
     ) -> bytes:
         confidence = conclusion.confidence
         return (
-            b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,%b,"node":%b,"stages":[%b],'
-            b'"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
+            b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,"validated":%b,%b,'
+            b'"node":%b,"stages":[%b],"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
             % (
                 self._query_id,
                 conclusion.status.encode(),
                 conclusion.answer_json or b"null",
                 b"null" if confidence is None else orjson.dumps(confidence),
                 _BOOLS[conclusion.degraded],
+                _VERDICTS[conclusion.validated],
                 _error(conclusion.error, conclusion.error_type),
                 _text(conclusion.node),
                 b",".join(stages),

@@ -48,6 +48,11 @@ class NodeHealth:
         self._durations.add(duration_s)
         self._count(now, success=1.0)
 
+    def rejected(self, now: float, duration_s: float) -> None:
+        """Validation rejected the node's answer: a failure that says how long its work takes."""
+        self._durations.add(duration_s)
+        self._count(now, success=0.0)
+
     def failed(self, now: float) -> None:
         """The node raised; how long that took says nothing about how long its work takes."""
         self._count(now, success=0.0)

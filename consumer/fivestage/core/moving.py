@@ -49,7 +49,7 @@ def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after
 def is_over(job: Job) -> bool:
     """Whether the stages of a query have ended, all of them or with a critical one that failed."""
     runs = job.trail.runs
-    return len(runs) == len(job.plan.stages) or any(run.spec.critical and not run.success for run in runs)
+    return len(runs) == len(job.plan.stages) or any(run.ends_query for run in runs)
 
 
 def is_overdue(job: Job, running: RunningStage, now: float, *, grace_s: float) -> bool:

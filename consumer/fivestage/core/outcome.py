@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from fivestage.core.trail import RunningStage, Trail
 
 _PROCESSING: Final = list(StageType).index(StageType.PROCESSING)
+_VALIDATION: Final = list(StageType).index(StageType.VALIDATION)
 _SUCCESS: Final = Outcome.SUCCESS
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
+_REJECTED: Final = "Validation rejected the answer"
 CLOCK_SLACK_S = 1e-6
 """Two sums of the same floats may differ by a rounding."""
 
@@ -49,6 +51,8 @@ class Conclusion(NamedTuple):
     error: str | None = None
     error_type: str | None = None
     node: str | None = None
+    validated: bool | None = None
+    """Validation's verdict; None where there is none."""
 
     @property
     def within_budget(self) -> bool:
@@ -65,7 +69,7 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
     timeout, and those after it are skipped. All times are monotonic seconds.
     """
     ended, running = trail.snapshot()
-    if len(ended) == len(plan.stages) and all_succeeded(ended):
+    if len(ended) == len(plan.stages) and all_succeeded(ended) and ended[_VALIDATION].verdict is not False:
         return _success(trail, ended, started_at=started_at, ends_at=ends_at, now=now)
     superseded = tuple(trail.superseded)
     if running is None and superseded and len(ended) == superseded[-1].spec.sequence:
@@ -73,10 +77,10 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
     runs = (
         ended if len(ended) == len(plan.stages) else _complete(ended, running, plan, ends_at=ends_at, now=now)
     )
-    failed = _first_critical_failure(runs)
+    failed = _first_that_ends(runs)
     timeouts = _timeouts(runs, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
     status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
-    succeeded = status is PipelineStatus.SUCCESS
+    succeeded, verdict = status is PipelineStatus.SUCCESS, runs[_VALIDATION].verdict
     # The executor writes the answer before it ends the stage: what was cut in between is not in time.
     answered = succeeded and any(run.success for run in runs if run.spec.stage_type is StageType.PROCESSING)
     return Conclusion(
@@ -88,10 +92,11 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
         budget_s=ends_at - started_at,
         answer_json=trail.answer_json if answered else None,
         confidence=trail.confidence if answered else None,
-        degraded=succeeded and not all(run.success for run in runs),
+        degraded=succeeded and (verdict is False or not all(run.success for run in runs)),
         error=error,
         error_type=error_type,
         node=next((run.node for run in runs if run.node), None),
+        validated=verdict,
     )
 
 
@@ -108,10 +113,10 @@ def _success(
 ) -> Conclusion:
     """What the rules below come to where there is nothing to decide."""
     took_s, budget_s, node = now - started_at, ends_at - started_at, runs[_PROCESSING].node
-    answer = trail.answer_json, trail.confidence
+    answer, verdict = (trail.answer_json, trail.confidence), runs[_VALIDATION].verdict
     return new(
         Conclusion,
-        (_SUCCEEDED, runs, (), started_at, took_s, budget_s, *answer, False, None, None, node),
+        (_SUCCEEDED, runs, (), started_at, took_s, budget_s, *answer, False, None, None, node, verdict),
     )
 
 
@@ -123,8 +128,10 @@ def _complete(
     given_up = runs[-1] if runs and running is None and now < ends_at - CLOCK_SLACK_S else None
     if running is not None:
         runs.append(interrupted(running, now, "was running at the deadline"))
-    failed = _first_critical_failure(runs) or given_up
+    failed = _first_that_ends(runs) or given_up
     reason = "no time left" if failed is None else f"{failed.spec.stage_type} did not succeed"
+    if failed is not None and failed.verdict is False:
+        reason = _REJECTED
     runs += [
         StageRun(spec, Outcome.SKIPPED, error=reason, error_type="skipped")
         for spec in plan.stages[len(runs) :]
@@ -134,10 +141,11 @@ def _complete(
 
 def interrupted(running: RunningStage, now: float, what: str) -> StageRun:
     """The run of a stage that is not waited for any longer; *what* tells why."""
+    after_s = min(running.granted_s, now - running.started_at)
     return StageRun(
         running.spec,
         Outcome.TIMEOUT,
-        error=f"{what}, {(now - running.started_at) * 1000:.0f} ms after it began",
+        error=f"timed out after {after_s * 1000:.0f} ms: it {what}",
         error_type="timeout",
         node=running.node,
         attempt=running.attempt,
@@ -148,8 +156,8 @@ def interrupted(running: RunningStage, now: float, what: str) -> StageRun:
     )
 
 
-def _first_critical_failure(runs: Sequence[StageRun]) -> StageRun | None:
-    return next((run for run in runs if run.spec.critical and not run.success), None)
+def _first_that_ends(runs: Sequence[StageRun]) -> StageRun | None:
+    return next((run for run in runs if run.ends_query), None)
 
 
 def _timeouts(
@@ -192,6 +200,8 @@ def _verdict(
 ) -> tuple[PipelineStatus, str | None, str | None]:
     if failed is None:
         return PipelineStatus.SUCCESS, None, None
+    if failed.verdict is False:
+        return PipelineStatus.ERROR, _REJECTED, "rejected"
     if any(note.scope is TimeoutScope.PIPELINE for note in timeouts):
         return PipelineStatus.TIMEOUT, f"Pipeline timeout exceeded ({budget_s * 1000:.0f} ms)", "timeout"
     stage = failed.spec.stage_type.capitalize()

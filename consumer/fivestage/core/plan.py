@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from fivestage_schemas import StageType
 
@@ -32,6 +32,8 @@ class StageSpec:
     fair_s: float
     """What it is left even if the stages before it use up their limits: a stage that was granted this much
     and was not in time has itself to blame, one that was granted less may not."""
+    rejects: bool = False
+    """Validation: a verdict of false ends the query as an error, rather than as degraded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,27 @@ class Plan:
         total_timeout_ms: float = DEFAULT_TOTAL_TIMEOUT_MS,
         stage_timeouts_ms: Mapping[StageType, float] | None = None,
         critical: Iterable[StageType] = DEFAULT_CRITICAL,
+        rejected: Literal["degrade", "error"] = "degrade",
     ) -> Plan:
-        """Build a plan from limits in milliseconds; a stage that is not named keeps its default."""
+        """Build a plan from limits in milliseconds; a stage that is not named keeps its default.
+
+        Args:
+            total_timeout_ms: The limit of a query.
+            stage_timeouts_ms: Those of its stages.
+            critical: The stages without which a query fails.
+            rejected: What a query ends as whose answer validation rejects: a degraded success or an error. It
+                is an error wherever validation is critical.
+        """
         limits = {**DEFAULT_STAGE_TIMEOUTS_MS, **(stage_timeouts_ms or {})}
         chosen = frozenset(critical)
         stages, left_ms = [], total_timeout_ms
         for sequence, stage_type in enumerate(StageType):
             limit_ms = limits[stage_type]
             fair_ms = min(limit_ms, max(left_ms, total_timeout_ms / len(StageType)))
+            is_critical = stage_type in chosen
+            rejects = stage_type is StageType.VALIDATION and (is_critical or rejected == "error")
             stages.append(
-                StageSpec(stage_type, sequence, limit_ms / 1000, stage_type in chosen, fair_ms / 1000)
+                StageSpec(stage_type, sequence, limit_ms / 1000, is_critical, fair_ms / 1000, rejects)
             )
             left_ms -= limit_ms
         return cls(tuple(stages), total_timeout_ms / 1000)

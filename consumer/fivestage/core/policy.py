@@ -72,7 +72,9 @@ class NodePolicy:
         self._timeout_at = -inf
         self._patient_until = -inf
 
-    def record(self, run: StageRun, now: float, *, limit_s: float, learning: bool = False) -> None:
+    def record(
+        self, run: StageRun, now: float, *, limit_s: float, learning: bool = False, rejected: bool = False
+    ) -> None:
         """One call of the node has ended.
 
         Args:
@@ -80,6 +82,8 @@ class NodePolicy:
             now: Monotonic seconds.
             limit_s: The limit of its stage.
             learning: That limit is learned, and so may still come up.
+            rejected: Validation rejected the answer: that counts for the node's health. The breaker is for
+                nodes that do not answer.
         """
         failed = run.outcome is not _SUCCESS
         if run.outcome is _TIMEOUT:
@@ -92,6 +96,8 @@ class NodePolicy:
                 return
         elif failed:
             self.health.failed(now)
+        elif rejected:
+            self.health.rejected(now, run.duration_s)
         else:
             self.health.succeeded(now, run.duration_s)
         slow = run.duration_s > SLOW_SHARE * run.granted_s
@@ -161,6 +167,7 @@ class LanePolicy:
         if conclusion.status is _SUCCEEDED and not (conclusion.degraded or superseded):
             self._went_well(conclusion, now)
             return
+        rejected = conclusion.validated is False
         for run in (*superseded, *conclusion.runs):
             if run.started_at is None:
                 continue
@@ -168,7 +175,7 @@ class LanePolicy:
                 self._spare(run)
                 continue
             if run.node is not None and run.spec.stage_type is StageType.PROCESSING:
-                self._learn_node(run.node, run, now)
+                self._learn_node(run.node, run, now, rejected=rejected)
             self._learn_limit(run)
         self._learn_answer_time(conclusion)
 
@@ -231,7 +238,7 @@ class LanePolicy:
         elif run.outcome is _TIMEOUT and was_fair(run, self._advised_s(run)):
             limit.timed_out(run.duration_s)  # one that was cut shorter says nothing about the limit
 
-    def _learn_node(self, name: str, run: StageRun, now: float) -> None:
+    def _learn_node(self, name: str, run: StageRun, now: float, *, rejected: bool = False) -> None:
         node = self.nodes.get(name)
         if node is None:
             if len(self.nodes) >= MAX_NODES:
@@ -239,7 +246,7 @@ class LanePolicy:
             node = self.nodes[name] = NodePolicy(self._settings)
         state = node.breaker.state(now)
         learning = self.limits[run.spec.sequence].is_learned
-        node.record(run, now, limit_s=self._advised_s(run), learning=learning)
+        node.record(run, now, limit_s=self._advised_s(run), learning=learning, rejected=rejected)
         if node.breaker.state(now) is not state:
             self.refresh(now)
 

@@ -21,7 +21,7 @@ class StageRun:
 
     __slots__ = (
         "attempt", "data_json", "duration_s", "error", "error_type", "granted_s", "node", "outcome", "probe",
-        "spec", "started_at",
+        "spec", "started_at", "verdict",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a StageResult says, in its order
@@ -37,6 +37,7 @@ class StageRun:
         duration_s: float = 0.0,
         granted_s: float = 0.0,
         probe: bool = False,  # noqa: FBT001, FBT002 - it comes from the wire with the rest
+        verdict: bool | None = None,  # noqa: FBT001 - likewise
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -51,6 +52,8 @@ class StageRun:
         self.granted_s = granted_s
         self.probe = probe
         """It was the one call that a half-open breaker lets through."""
+        self.verdict = verdict
+        """Whether validation found the answer right; None for other stages, and where it did not succeed."""
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
@@ -59,6 +62,12 @@ class StageRun:
     def success(self) -> bool:
         """Whether the stage did what it was asked."""
         return self.outcome is _SUCCESS
+
+    @property
+    def ends_query(self) -> bool:
+        """Whether it is the last: critical without success, or a rejection that is an error."""
+        spec = self.spec
+        return (spec.critical and self.outcome is not _SUCCESS) or (self.verdict is False and spec.rejects)
 
 
 class RunningStage:

@@ -144,7 +144,7 @@ def runs_now(frame: Frame, plan: Plan) -> RunningStage:
 def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
-    return *ended, run.started_at, run.duration_s, run.granted_s, run.probe
+    return *ended, run.started_at, run.duration_s, run.granted_s, run.probe, run.verdict
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
@@ -188,17 +188,16 @@ def make_room(lanes: dict[str, Any], lane: str) -> None:
 
 def plan_values(plan: Plan) -> list[Any]:
     """A plan, for JSON."""
-    stages = [(spec.stage_type, spec.limit_s, spec.critical, spec.fair_s) for spec in plan.stages]
+    stages = [
+        (spec.stage_type, spec.limit_s, spec.critical, spec.fair_s, spec.rejects) for spec in plan.stages
+    ]
     return [plan.total_s, stages]
 
 
 def plan_of(values: Sequence[Any]) -> Plan:
     """The plan again."""
     total_s, stages = values
-    specs = [
-        StageSpec(StageType(name), sequence, limit_s, critical, fair_s)
-        for sequence, (name, limit_s, critical, fair_s) in enumerate(stages)
-    ]
+    specs = [StageSpec(StageType(name), sequence, *values) for sequence, (name, *values) in enumerate(stages)]
     return Plan(tuple(specs), total_s)
 
 

@@ -30,7 +30,7 @@ import orjson
 import structlog
 
 from fivestage import tuning
-from fivestage.apps import load_app
+from fivestage.apps import authors_traceback, load_app
 from fivestage.errors import InvalidAppError
 from fivestage.executors import child
 from fivestage.executors.messages import plan_of
@@ -98,6 +98,7 @@ def load(config: Mapping[str, Any]) -> child.Part:
 def explained(error: BaseException) -> dict[str, str]:
     """What went wrong with the import: to the bus in one line, in full to standard error."""
     if isinstance(error, InvalidAppError):
+        sys.stderr.write(authors_traceback(error))
         return {"invalid": str(error)}
     traceback.print_exception(error)
     text = f"{type(error).__name__}: {error}"[:512]

@@ -8,10 +8,12 @@ read ``trace_id`` and ``context``, or keys of its own from a structured request.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from fivestage.errors import InvalidAppError
+from fivestage.node import check_function
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ def adapt_matriz_node(name: str, node: Any) -> Adapted:
             f"node {name!r}: {type(node).__name__} has no method process(dict) -> dict; "
             "for a function use @app.node instead"
         )
-    return _call(node, process), _intents(name, node), _validate(node)
+    check_function(f"node {name!r}, its process", process, ("request",))
+    return _call(node, process), _intents(name, node), _validate(name, node)
 
 
 def request(query: Query) -> dict[str, Any]:
@@ -81,20 +84,21 @@ def _call(node: Any, process: Callable[..., Any]) -> Callable[..., Any]:
             _forget(node)
             return result
 
-        return call_async
+        return _wrapping(process, call_async)
 
     def call(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         result = process(request(query))
         _forget(node)
         return result
 
-    return call
+    return _wrapping(process, call)
 
 
-def _validate(node: Any) -> Callable[..., Any] | None:
+def _validate(name: str, node: Any) -> Callable[..., Any] | None:
     check = getattr(node, "validate_output", None)
     if not callable(check):
         return None
+    check_function(f"node {name!r}, its validate_output", check, ("output",))
     if inspect.iscoroutinefunction(check):
 
         async def validate_async(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
@@ -117,6 +121,11 @@ def _intents(name: str, node: Any) -> frozenset[str]:
         if part in name.lower():
             intents |= named
     return intents
+
+
+def _wrapping(process: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
+    """*call*, with a word about whose code it calls."""
+    return functools.update_wrapper(call, process, assigned=(), updated=())
 
 
 def _forget(node: Any) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
+from fivestage.failures import FIELDS, LOGGER, failure_log
 from fivestage.telemetry.repeats import Repeats
 from fivestage.telemetry.stream import LogStream
 
@@ -26,8 +27,15 @@ _AIOKAFKA_LEVEL = logging.WARNING
 MAX_FRAMES = 20
 
 
-def configure(level: str = "INFO") -> None:
-    """Send structlog and the standard library's loggers to standard error as JSON lines."""
+def configure(level: str = "INFO", show_text: bool | str = False) -> None:  # noqa: FBT001, FBT002
+    """Send structlog and the standard library's loggers to standard error as JSON lines.
+
+    Args:
+        level: The lowest to write; DEBUG adds the frames of what nodes raise.
+        show_text: If true, or any text (worker processes are set up with texts), what nodes raise is written
+            with its message.
+    """
+    failure_log.shows_text = bool(show_text)
     stream = _stream()
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
@@ -43,7 +51,7 @@ def configure(level: str = "INFO") -> None:
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(FIELDS), *shared],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.JSONRenderer(serializer=_dumps),
@@ -52,6 +60,7 @@ def configure(level: str = "INFO") -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     handler.addFilter(Repeats("aiokafka"))
+    handler.addFilter(Repeats(LOGGER))
     handler.addFilter(_is_fit_to_print)
     root = logging.getLogger()
     root.handlers = [handler]
@@ -60,6 +69,9 @@ def configure(level: str = "INFO") -> None:
     client = logging.getLogger("aiokafka")
     client.handlers, client.propagate = [handler], False
     client.setLevel(max(number, _AIOKAFKA_LEVEL))
+    # Likewise, as it is written from the nodes' loop: a slow handler of the app's would stop that.
+    nodes = logging.getLogger(LOGGER)
+    nodes.handlers, nodes.propagate = [handler], False
 
 
 def _stream() -> TextIO:

@@ -1,4 +1,4 @@
-"""Lines of the Kafka client that repeat themselves: a few are enough."""
+"""Lines that repeat themselves, of the Kafka client and of nodes that fail: a few are enough."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ MAX_PLACES = 1000
 class Repeats(logging.Filter):
     """Lets a place in the code log so many lines within a while; the next line says how many were left out.
 
+    Where records name a node, each node at a place may log so many.
+
     Args:
         prefix: The loggers this is about.
     """
@@ -36,14 +38,14 @@ class Repeats(logging.Filter):
         self._window_s = window_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._places: dict[tuple[str, int], tuple[float, int]] = {}
+        self._places: dict[tuple[str, int, str | None], tuple[float, int]] = {}
         """When a window began, and how many lines it had."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
         if not record.name.startswith(self._prefix):
             return True
-        place, now = (record.pathname, record.lineno), self._clock()
+        place, now = (record.pathname, record.lineno, getattr(record, "node", None)), self._clock()
         with self._lock:
             began, count = self._places.get(place, (now, 0))
             left_out = 0
