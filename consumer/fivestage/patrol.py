@@ -15,6 +15,7 @@ from fivestage.core.moving import is_overdue
 from fivestage.core.outcome import interrupted
 from fivestage.core.policy import stuck_nodes
 from fivestage.executors import TICK_S
+from fivestage.executors.cpu import SpentCpu
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fivestage.dispatcher import Dispatcher
     from fivestage.executors import Executor
     from fivestage.running import Running
+    from fivestage.threads import Abandoned
 
 GRACE_S = 0.02
 """How long after its limit a stage may take to end by itself."""
@@ -34,7 +36,10 @@ STARVED_S = 0.03
 """A round that is late by more, while the process was given less than half of that time on a CPU, says that
 the machine was busy with other things."""
 OVERDUE_S = 1.0
-"""How long code may run on after its end before that counts against its node."""
+"""How long a call may run on after its end before it is overdue."""
+OVERDUE_CPU_S = 0.025
+"""How much CPU it may use after its end: each thread that computes takes its share of the interpreter from
+everything else, and what waits for a database uses none."""
 
 
 class Patrol:
@@ -67,6 +72,7 @@ class Patrol:
         self._due_at: float | None = None
         self._cpu_clock = cpu_clock
         self._cpu_s = 0.0
+        self._cpu = SpentCpu()
         running.on_first = self.begin
 
     def __repr__(self) -> str:
@@ -111,9 +117,13 @@ class Patrol:
                 self._end_stage(job, running, now)
         self._dispatcher.end_waiting(now)
         abandoned = self._executor.abandoned()
-        names = [left.name for left in abandoned if now - left.since > OVERDUE_S]
+        self._cpu.look(abandoned, now)
+        names = [left.name for left in abandoned if self._is_late(left, now)]
         self._policies.tick(now, stuck_nodes(names, self._max_overdue))
         return bool(self._running.jobs or self._dispatcher.waiting or abandoned)
+
+    def _is_late(self, left: Abandoned, now: float) -> bool:
+        return now - left.since > OVERDUE_S or self._cpu.spent_s(left) > OVERDUE_CPU_S
 
     def _end_stage(self, job: Job, running: RunningStage, now: float) -> None:
         """A stage has not ended at its limit: it is a timeout, and nobody waits for its code any more.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fivestage.executors.overtime import COMPUTES_S, LOOK_EVERY_S, MOST_S, Overtime
+from fivestage.executors.cpu import LOOK_EVERY_S
+from fivestage.executors.overtime import COMPUTES_S, MOST_S, Overtime
 from fivestage.threads import Abandoned
 
 
@@ -29,7 +30,7 @@ class Machine:
 FIRST, SECOND, OTHER = ("a", "spins", 1.0, 1), ("b", "spins", 2.0, 2), ("c", "loads", 3.0, 3)
 
 
-def test_one_worker_for_each_node_may_compute_on() -> None:
+def test_one_call_of_each_node_may_compute_on() -> None:
     """The one whose call ended first: it may be a first call that loads something."""
     machine = Machine()
     machine.run(0, 1, 2, 3)
@@ -78,16 +79,11 @@ def test_a_thread_that_has_ended_is_no_more() -> None:
     assert machine.overtime.too_much([("a", Abandoned("deaf", 1.0))], machine.now + 1) == []
 
 
-def test_two_calls_in_one_worker_are_one() -> None:
-    """The worker that may compute on may do so in several threads."""
+def test_two_calls_in_one_worker_are_too_many() -> None:
+    """They take the interpreter from its other queries."""
     machine = Machine()
     machine.run(0, 1, 2)
     both = FIRST, ("a", "spins", 2.0, 2)
     machine.look(*both)
     machine.run(1.0, 1, 2)
-    assert machine.look(*both) == []
-    three = FIRST, ("b", "spins", 3.0, 4), ("b", "spins", 4.0, 5)
-    machine.run(0, 4, 5)
-    machine.look(*three)
-    machine.run(1.0, 4, 5)
-    assert machine.look(*three) == ["b"]
+    assert machine.look(*both) == ["a"]

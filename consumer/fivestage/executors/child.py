@@ -25,6 +25,7 @@ from fivestage.executors.host import JobHost
 from fivestage.executors.port import TICK_S
 from fivestage.executors.relay import Outbox, Relay
 from fivestage.executors.wire import Decoder, encode
+from fivestage.executors.witness import testify
 from fivestage.orchestrator import Orchestrator
 from fivestage.threads import DefaultExecutor
 from fivestage.waits import CLEAN_UP_S
@@ -101,7 +102,7 @@ def _ignore_no_more() -> None:
 os.register_at_fork(after_in_child=_ignore_no_more)
 
 
-def main(part: Part, fileno: int, memory: int, lifeline: int) -> NoReturn:
+def main(part: Part, fileno: int, memory: int, lifeline: int, questions: int) -> NoReturn:
     """Be a worker until the bus says it is enough.
 
     Args:
@@ -109,15 +110,18 @@ def main(part: Part, fileno: int, memory: int, lifeline: int) -> NoReturn:
         fileno: The socket to the bus.
         memory: The page shared with the bus, for the monitor.
         lifeline: The pipe whose other end the bus keeps open while this process may run.
+        questions: The eventfd that the bus asks by, see witness.py.
     """
     end_with(lifeline)
     leave_signals_to_the_bus()
-    cells = memoryview(mmap.mmap(memory, mmap.PAGESIZE)).cast("Q")
+    page = mmap.mmap(memory, mmap.PAGESIZE)
     os.close(memory)
+    monitor = StepMonitor(memoryview(page).cast("Q"))
+    testify(page, monitor, questions)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(_log_without_text)
-    child = _Child(part, socket.socket(fileno=fileno), StepMonitor(cells), loop)
+    child = _Child(part, socket.socket(fileno=fileno), monitor, loop)
     child.run()
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from fivestage.threads import Abandoned
 
 MAX_CORES: Final = 0.5
 """More than that, on average, is burning."""
 NOTEWORTHY: Final = 0.1
 """The share of the whole from which on a node is named."""
-LOOK_EVERY_S: Final = 0.2
+LOOK_EVERY_S: Final = 0.05
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME: Final = 11
 """Where the user time is among the fields of ``stat`` that follow the name; the system time is the next."""
@@ -31,6 +33,41 @@ def thread_cpu_s(thread: tuple[int, int]) -> float | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return (int(fields[_UTIME]) + int(fields[_UTIME + 1])) * _TICK_S
+
+
+class SpentCpu:
+    """What each abandoned call has used of CPU since it was first seen to be abandoned.
+
+    Args:
+        cpu_s: The CPU seconds that a thread has used so far; None for one that has ended.
+    """
+
+    def __init__(self, cpu_s: Callable[[tuple[int, int]], float | None] = thread_cpu_s) -> None:
+        self._cpu_s = cpu_s
+        self._before: dict[tuple[tuple[int, int], float], float] = {}
+        self._spent: dict[tuple[tuple[int, int], float], float] = {}
+        self._looked_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<SpentCpu {self._spent}>"
+
+    def look(self, calls: Iterable[Abandoned], now: float) -> bool:
+        """Measure, at most every LOOK_EVERY_S: reading costs some 20 us a thread; whether it was done."""
+        if now - self._looked_at < LOOK_EVERY_S:
+            return False
+        self._looked_at = now
+        before, self._before, self._spent = self._before, {}, {}
+        for call in calls:
+            used_s = None if call.thread is None else self._cpu_s(call.thread)
+            if call.thread is not None and used_s is not None:
+                key = call.thread, call.since
+                self._before[key] = before.get(key, used_s)
+                self._spent[key] = used_s - self._before[key]
+        return True
+
+    def spent_s(self, call: Abandoned) -> float:
+        """The CPU seconds of a call, as of the last look."""
+        return 0.0 if call.thread is None else self._spent.get((call.thread, call.since), 0.0)
 
 
 class CpuUse:
@@ -51,10 +88,6 @@ class CpuUse:
 
     def __repr__(self) -> str:
         return f"<CpuUse {self._by_name} since {self._since:.1f}>"
-
-    def is_due(self, now: float) -> bool:
-        """Whether it is time for another look: reading costs some 20 us a thread."""
-        return self._looked_at is None or now - self._looked_at >= LOOK_EVERY_S
 
     def look(self, used: Mapping[tuple[int, int], tuple[str, float | None]], now: float) -> list[str]:
         """Take note of what threads have used; the names of those that burn CPU, once they have for limit_s.

@@ -16,6 +16,7 @@ import structlog
 from fivestage.bounded import StepMonitor
 from fivestage.executors.messages import HELLO
 from fivestage.executors.wire import Decoder
+from fivestage.executors.witness import testimony
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +49,9 @@ class Link:
         self._socket: socket.socket | None = None
         self._lifeline: int | None = None
         """The kernel kills the process when this is closed, see ``child.end_with``."""
+        self._questions: int | None = None
+        """An eventfd, see witness.py."""
+        self._page: mmap.mmap | None = None
         self._far_end: list[int] = []
         self.monitor = StepMonitor()
         """Whose code has control there; still to be read when the process has ended."""
@@ -83,7 +87,7 @@ class Link:
     # The process
 
     def open(self) -> Sequence[int]:
-        """Make what the process gets: descriptors of its socket, shared memory and lifeline, in this order.
+        """Make what the process gets: descriptors of its socket, memory, lifeline and eventfd, in this order.
 
         Raises:
             OSError: there is no room for them. Nothing is left behind.
@@ -95,9 +99,12 @@ class Link:
             memory = os.memfd_create("fivestage-worker", os.MFD_CLOEXEC)
             self._far_end.append(memory)
             os.ftruncate(memory, mmap.PAGESIZE)
-            self.monitor.cells = memoryview(mmap.mmap(memory, mmap.PAGESIZE)).cast("Q")
+            self._page = mmap.mmap(memory, mmap.PAGESIZE)
+            self.monitor.cells = memoryview(self._page).cast("Q")
             far_lifeline, self._lifeline = os.pipe()
             self._far_end.append(far_lifeline)
+            self._questions = os.eventfd(0, os.EFD_CLOEXEC)
+            self._far_end.append(os.dup(self._questions))
         except OSError:
             self.withdraw()
             raise
@@ -116,6 +123,7 @@ class Link:
         self.handed_over()
         self._cut()
         self.monitor.cells = [0, 0]
+        self._page = None
 
     def spawned(self, pid: int, pidfd: int) -> None:
         """Take over the process; *pidfd* refers to it even when its number is used again.
@@ -141,6 +149,15 @@ class Link:
         if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def ask_for_place(self) -> None:
+        """Have the process say where its code is; see ``place``."""
+        if self._questions is not None:
+            os.eventfd_write(self._questions, 1)
+
+    def place(self) -> str | None:
+        """Where the code is that has control, as far as the process has said so."""
+        return None if self._page is None else testimony(self._page, self.monitor.seen()[1])
 
     def abandon(self) -> None:
         """Release everything: there is no process, or it has been killed and takes its time to end."""
@@ -236,6 +253,9 @@ class Link:
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
+        if self._questions is not None:
+            os.close(self._questions)
+            self._questions = None
 
     def _on_death(self) -> None:
         if self._pidfd is not None:
@@ -250,6 +270,7 @@ class Link:
                 break
         self._dead = True
         self.monitor.cells = [*self.monitor.cells]  # as they were last; mmap keeps a descriptor open
+        self._page = None
         self._end()
         self.on_gone(self)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 GREETING_S: Final = 5.0
 """How long a process that has been forked may take to say hello."""
+FRESH_S: Final = 0.25
+"""How old the last sign of life may be: a process without CPU does not say either what has ended."""
 QUIT_S: Final = CLOSE_S + 0.5
 """How long a worker that turns may take to end by itself, and to close its resources."""
 RUN_ON_S: Final = 10.0
@@ -127,7 +129,9 @@ class ProcessWorker:
             late = link.spawned_at is not None and now - link.spawned_at > self._greeting_s
             return "its process does not say hello" if late else None
         why = self._stall.look(answering=self._pinged_at is None, count=count)
-        if self._pinged_at is None and (self.roster or self.roster.left):
+        if self._stall.is_suspicious:
+            link.ask_for_place()  # it has the time to answer until that is sure
+        if self._pinged_at is None and (self.roster or self.roster.left or self._in_threads):
             self._pinged_at = now
             link.write(encode((messages.PING,)))
         return why
@@ -156,10 +160,13 @@ class ProcessWorker:
 
     def place(self) -> str | None:
         """See Worker."""
-        return None
+        return self.link.place()
 
     def end(self, now: float) -> None:
-        """See Worker. One that turns may flush its output first."""
+        """See Worker. One that turns may close its resources and flush its output first."""
+        if self.roster.left or self._in_threads:
+            self.link.kill()
+            return
         if self._quit_at is None and self._pinged_at is None:
             self._quit_at = now
             self.link.write(encode((messages.QUIT,)))
@@ -181,10 +188,14 @@ class ProcessWorker:
     def abandoned(self) -> list[Abandoned]:
         """See Worker. The code that has control keeps the main thread."""
         if not self.roster.left:
-            return self._in_threads
+            return self._in_threads_now()
         number, _ = self.link.monitor.seen()
         main = None if self.link.pid is None else (self.link.pid, self.link.pid)
-        return self.roster.abandoned(number, self._turned_at, main) + self._in_threads
+        return self.roster.abandoned(number, self._turned_at, main) + self._in_threads_now()
+
+    def _in_threads_now(self) -> list[Abandoned]:
+        """What runs on in threads, as far as the process has had the CPU to say otherwise."""
+        return self._in_threads if time.monotonic() - self._turned_at < FRESH_S else []
 
     # What the process says
 

@@ -41,6 +41,11 @@ class StallDetector:
         """How long the same step has been seen, in looks that count."""
         return self._looks * TICK_S
 
+    @property
+    def is_suspicious(self) -> bool:
+        """The same step was seen at the last two looks, and not yet at three."""
+        return self._looks == 1
+
     def look(self, *, answering: bool, count: bool) -> str | None:
         """Look once; why the worker is stalled, once that is sure.
 

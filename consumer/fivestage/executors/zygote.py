@@ -39,7 +39,7 @@ from fivestage.executors.wire import MAX_PACKET_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-FAR_END: Final = 3
+FAR_END: Final = 4
 """How many descriptors a worker gets: see ``Link.open``."""
 
 log = structlog.get_logger("fivestage.executor")
