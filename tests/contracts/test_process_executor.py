@@ -248,6 +248,7 @@ async def test_code_that_does_not_give_control_back(node: str) -> None:
 
 
 async def blocked(bus: ProcessBus, node: str) -> None:
+    """A node blocks beside others."""
     neighbours = [bus.submit("naps") for _ in range(3)]
     for job in neighbours:
         await bus.processing(job)

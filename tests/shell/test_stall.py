@@ -36,9 +36,11 @@ OUTSIDE_LOOKS = round(OUTSIDE_PATIENCE_S / TICK_S)
 # The detector
 
 
-def looks(detector: StallDetector, number: int, *, answering: bool = False, count: bool = True) -> list[str]:
+def looks(
+    detector: StallDetector, number: int, *, answering: bool = False, elapsed_s: float = TICK_S
+) -> list[str]:
     """What so many looks in a row find."""
-    found = [detector.look(answering=answering, count=count) for _ in range(number)]
+    found = [detector.look(answering=answering, elapsed_s=elapsed_s) for _ in range(number)]
     return [why for why in found if why is not None]
 
 
@@ -71,9 +73,9 @@ def test_an_answer_does_not_excuse_a_step() -> None:
 def test_looks_that_come_late_do_not_count() -> None:
     """A process that had no CPU for a while does not hold that against its workers."""
     detector = StallDetector(StepMonitor([7, 1]), 3 * TICK_S)
-    assert looks(detector, 1000, count=False) == []
+    assert looks(detector, 1000, elapsed_s=0.0) == []
     assert looks(detector, 2) == []
-    assert looks(detector, 10, count=False) == []
+    assert looks(detector, 10, elapsed_s=0.0) == []
     assert looks(detector, 1) == [IN_STAGE]
 
 
@@ -130,8 +132,8 @@ class FakeWorker:
     def cancel(self, job: Job) -> None:
         self.roster.leave(job, 0.0)
 
-    def look(self, _now: float, *, count: bool) -> str | None:
-        self.counted.append(count)
+    def look(self, _now: float, *, elapsed_s: float) -> str | None:
+        self.counted.append(elapsed_s > 0)
         return self.why
 
     def needs_replacement(self, _now: float) -> str | None:
@@ -177,13 +179,20 @@ class Counting(Observer):
 class Yard:
     """A fleet of fake workers, and what it reported."""
 
-    def __init__(self, size: int = 1, spares: int = 1) -> None:
+    def __init__(self, size: int = 1, spares: int = 1, cpu_clock: Callable[[], float] = lambda: 0.0) -> None:
         self.workers: list[FakeWorker] = []
         """All that were ever made."""
         self.no_room = False
         self.finished: list[Job] = []
         self.counting = Counting()
-        self.fleet = Fleet(self._make, size=size, spares=spares, stall_ms=30, observer=self.counting)
+        self.fleet = Fleet(
+            self._make,
+            size=size,
+            spares=spares,
+            stall_ms=30,
+            observer=self.counting,
+            cpu_clock=cpu_clock,
+        )
         self.fleet.launch(self.finished.append)
 
     def _make(self, on_finished: OnFinished, _on_ready: Callable[[], None]) -> FakeWorker:
@@ -507,6 +516,17 @@ async def test_only_looks_in_time_count() -> None:
         await asyncio.sleep(pause_s)
         yard.check()
     assert yard.workers[0].counted == [False, True, True, False, True]
+
+
+async def test_looks_that_threads_of_the_process_keep_from_coming_count() -> None:
+    """Such a look is late although the process had the CPU: the time says that something blocks."""
+    cpu_s = 0.0
+    yard = Yard(cpu_clock=lambda: cpu_s)
+    for _ in range(3):
+        await asyncio.sleep(10 * TICK_S)
+        cpu_s += 6 * TICK_S
+        yard.check()
+    assert yard.workers[0].counted == [True, True, True]
 
 
 async def test_workers_that_end_with_the_fleet_are_not_replaced() -> None:

@@ -8,6 +8,7 @@ were in. A loop that turns again is used again. A worker that died, or must be r
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -52,6 +53,7 @@ class Fleet:
         spares: How many more are kept ready.
         stall_ms: The setting that the log names.
         observer: Called when a worker stalls, or is replaced.
+        cpu_clock: The seconds that this process has been given on any CPU.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Fleet:
         spares: int,
         stall_ms: int,
         observer: Observer,
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
         self._make_worker = make_worker
         self._size = size
@@ -77,6 +80,8 @@ class Fleet:
         self._retired: list[Worker] = []
         """They get no more jobs, and end with the last one they have."""
         self._checked_at = 0.0
+        self._cpu_clock = cpu_clock
+        self._cpu_s = 0.0
         self._make_again_at = 0.0
         self._enough_since: float | None = None
         self._ending = False
@@ -122,10 +127,8 @@ class Fleet:
         """See Executor."""
         if self._ending:  # workers that end are not replaced
             return False
-        # A look that comes late says that this process had no CPU, not that the workers stand still.
-        in_time = now - self._checked_at < LATE_S
-        self._checked_at = now
-        found = [self._look_at(worker, now, in_time=in_time) for worker in tuple(self._workers)]
+        elapsed_s = self._elapsed_s(now)
+        found = [self._look_at(worker, now, elapsed_s) for worker in tuple(self._workers)]
         self._choose()
         for worker, stall in tuple(self._stalled.items()):
             self._hold(worker, stall, now)
@@ -170,9 +173,20 @@ class Fleet:
 
     # Looking at the workers
 
-    def _look_at(self, worker: Worker, now: float, *, in_time: bool) -> bool:
+    def _elapsed_s(self, now: float) -> float:
+        """The time since the last look, or 0 where it says nothing about the workers.
+
+        A look that comes late may only say that this process had no CPU. Where it had, and threads of its own
+        kept the look from coming, the time counts.
+        """
+        cpu_s = self._cpu_clock()
+        late_s, used_s = now - self._checked_at, cpu_s - self._cpu_s
+        self._checked_at, self._cpu_s = now, cpu_s
+        return late_s if late_s < LATE_S or used_s > late_s / 2 else 0.0
+
+    def _look_at(self, worker: Worker, now: float, elapsed_s: float) -> bool:
         """Take note of what has become of a worker; whether it has stalled, or died, since the last look."""
-        why = worker.look(now, count=in_time)
+        why = worker.look(now, elapsed_s=elapsed_s)
         if worker.gone:
             self._replace_dead(worker, why or "it has ended")
             return True
@@ -316,7 +330,7 @@ class Fleet:
         self._timer = None
         now = asyncio.get_running_loop().time()
         for worker in self._retired:
-            why = worker.look(now, count=True)
+            why = worker.look(now, elapsed_s=TICK_S)
             number, blocking = worker.blocking
             if worker.gone:
                 self._save_jobs(worker, blocking, known=number != 0)

@@ -120,7 +120,7 @@ class ProcessWorker:
         self._told[lane] = known
         self.link.write(messages.advice(lane, advice, probes))
 
-    def look(self, now: float, *, count: bool) -> str | None:
+    def look(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""
         link = self.link
         if link.gone:
@@ -128,7 +128,7 @@ class ProcessWorker:
         if not link.greeted.is_set():
             late = link.spawned_at is not None and now - link.spawned_at > self._greeting_s
             return "its process does not say hello" if late else None
-        why = self._stall.look(answering=self._pinged_at is None, count=count)
+        why = self._stall.look(answering=self._pinged_at is None, elapsed_s=elapsed_s)
         if self._stall.is_suspicious:
             link.ask_for_place()  # it has the time to answer until that is sure
         if self._pinged_at is None and (self.roster or self.roster.left or self._in_threads):

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 OUTSIDE_PATIENCE_S: Final = 0.1
 """For code that runs outside of any stage, where there is no step to look at, only an answer to wait for."""
+SLACK_S: Final = TICK_S / 2
+"""Looks are not made to the microsecond."""
 IN_STAGE: Final = "a stage did not give control back"
 OUTSIDE: Final = "code outside of any stage did not give control back"
 
@@ -19,8 +21,7 @@ class StallDetector:
     """Looks at a worker's monitor every TICK_S.
 
     A worker that computes much for many queries goes from step to step; a stalled one shows the same step
-    look after look. Only looks that come in time count: a process that got no CPU for a while says nothing
-    about its workers.
+    look after look.
 
     Args:
         monitor: The worker's.
@@ -29,39 +30,31 @@ class StallDetector:
 
     def __init__(self, monitor: StepMonitor, patience_s: float) -> None:
         self._monitor = monitor
-        self._patience = _looks(patience_s)
+        self._patience_s = patience_s - SLACK_S
+        self._outside_patience_s = max(patience_s, OUTSIDE_PATIENCE_S) - SLACK_S
         self._seen = (0, 0)
-        self._looks = 0
+        self.stalled_s = 0.0
+        """How long the same step has been seen."""
+        self.is_suspicious = False
+        """The same step was seen at the last two looks, and not yet at three."""
 
     def __repr__(self) -> str:
-        return f"<StallDetector {self._seen} for {self._looks} looks>"
+        return f"<StallDetector {self._seen} for {self.stalled_s:.3f} s>"
 
-    @property
-    def stalled_s(self) -> float:
-        """How long the same step has been seen, in looks that count."""
-        return self._looks * TICK_S
-
-    @property
-    def is_suspicious(self) -> bool:
-        """The same step was seen at the last two looks, and not yet at three."""
-        return self._looks == 1
-
-    def look(self, *, answering: bool, count: bool) -> str | None:
+    def look(self, *, answering: bool, elapsed_s: float) -> str | None:
         """Look once; why the worker is stalled, once that is sure.
 
         Args:
             answering: It has answered the last ping.
-            count: Whether this look came when it was due.
+            elapsed_s: The time since the last look, as far as it says something: a process that got no CPU
+                for a while knows nothing about its workers.
         """
         seen = self._monitor.seen()
         if seen != self._seen or (not seen[0] and answering):
-            self._seen, self._looks = seen, 0
+            self._seen, self.stalled_s, self.is_suspicious = seen, 0.0, False
             return None
-        self._looks += count
+        self.is_suspicious = self.stalled_s == 0.0
+        self.stalled_s += elapsed_s
         if seen[0]:
-            return IN_STAGE if self._looks >= self._patience else None
-        return OUTSIDE if self._looks >= max(self._patience, _looks(OUTSIDE_PATIENCE_S)) else None
-
-
-def _looks(seconds: float) -> int:
-    return max(1, round(seconds / TICK_S))
+            return IN_STAGE if self.stalled_s >= self._patience_s else None
+        return OUTSIDE if self.stalled_s >= self._outside_patience_s else None

@@ -106,12 +106,12 @@ class ThreadWorker:
             self.roster.excuse(job)  # its code has not run
         self._inbox.put(self._host.cancel, job, job.trail)
 
-    def look(self, now: float, *, count: bool) -> str | None:
+    def look(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""
         if self.gone:
             error = self.opened.exception() if self.opened.done() else None
             return "its thread has ended" if error is None else str(error)
-        why = self._stall.look(answering=self._pinged_at is None, count=count)
+        why = self._stall.look(answering=self._pinged_at is None, elapsed_s=elapsed_s)
         if self._pinged_at is None and (self.roster or self.roster.left):
             self._pinged_at = now
             with contextlib.suppress(RuntimeError):

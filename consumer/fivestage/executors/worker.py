@@ -28,12 +28,12 @@ class Worker(Protocol):
     def cancel(self, job: Job) -> None:
         """Ask a job's code to stop."""
 
-    def look(self, now: float, *, count: bool) -> str | None:
+    def look(self, now: float, *, elapsed_s: float) -> str | None:
         """Look whether it turns; why it does not, once that is sure.
 
         Args:
             now: Monotonic seconds.
-            count: Whether the time since the last look says anything.
+            elapsed_s: The time since the last look, as far as it says anything.
         """
 
     @property
