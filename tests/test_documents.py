@@ -9,12 +9,21 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fivestage import watch
 from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.executors import process_worker
+from fivestage.executors.cpu import MAX_CORES
+from fivestage.executors.fleet import MAX_STALLED
+from fivestage.executors.overtime import MOST_S
+from fivestage.executors.stall import OUTSIDE_PATIENCE_S
+from fivestage.patrol import OVERDUE_CPU_S, OVERDUE_S
 from fivestage.settings import Settings, TopicSettings
+from fivestage.threads import MAX_REPLACED
+from fivestage.waits import CLEAN_UP_S
 from support.checker import wait_for_results
 
 if TYPE_CHECKING:
@@ -156,6 +165,55 @@ def test_settings_table() -> None:
         assert section in values if not name else name in values[section], key
 
 
+def shown(value: Any) -> str:
+    """A default as the README's table has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else f"`{value}`" if isinstance(value, str) else str(value)
+
+
+def test_settings_table_has_the_defaults() -> None:
+    """Where a row gives one value for each of its settings, these are the defaults."""
+    rows = re.findall(
+        r"^\| (`[a-z_.`, ]+`) \| ([^|]*) \|", README.partition("## Settings")[2], flags=re.MULTILINE
+    )
+    values = Settings().model_dump(mode="json")
+    looked_at = 0
+    for cell, defaults in rows:
+        keys = re.findall(r"`([a-z_]+)\.([a-z_]+)`", cell)
+        given = defaults.split(", ")
+        if len(keys) == len(given):
+            assert [shown(values[section][name]) for section, name in keys] == given, cell
+            looked_at += len(keys)
+    assert looked_at > 20
+
+
+def test_what_is_said_of_abandoned_code() -> None:
+    """Every limit that the document gives is that of the code."""
+    text = section_of("ARCHITECTURE.md", "Code that does not come back")
+    executor = Settings().executor
+    for limit in (
+        f"*overdue* {OVERDUE_S:g} s after its end",
+        f"{OVERDUE_CPU_S * 1000:g} ms of CPU",
+        f"({executor.max_overdue} of {executor.threads}, in all workers together)",
+        f"than half a core for {watch.RUN_ON_S:g} s",
+        f"`executor.max_abandoned` calls ({executor.max_abandoned}) have run on for {watch.RUN_ON_S:g} s",
+        f"costs a thread; up to {MAX_REPLACED} are replaced",
+        f"up to {MOST_S:g} s of CPU and {process_worker.RUN_ON_S:g} s in all",
+        f"{process_worker.RUN_ON_S:g} s after the end its process is killed",
+        f"Noticed after {OUTSIDE_PATIENCE_S * 1000:g} ms",
+        f"once more after {CLEAN_UP_S * 1000:g} ms",
+    ):
+        assert limit in text, limit
+    assert (MAX_CORES, MAX_STALLED) == (0.5, MAX_REPLACED)
+
+
+def section_of(document: str, heading: str) -> str:
+    """A section of a document in one line, up to the next heading of its level."""
+    text = (ROOT / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    return " ".join(text.partition("\n## ")[0].split())
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_exist(document: str) -> None:
     """Every make verb and script printed exists, and CI runs the verbs that need no special machine."""
@@ -182,7 +240,15 @@ def test_promises_name_tests_that_exist() -> None:
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "ARCHITECTURE.md", ".github/SECURITY.md"])
 def test_links(document: str) -> None:
-    """Links between documents lead somewhere."""
+    """Links between documents lead somewhere: to files, and to headings in them."""
     path = ROOT / document
-    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", path.read_text(encoding="utf-8")):
+        there = path.parent / target if target else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), anchor
+
+
+def anchors(text: str) -> set[str]:
+    """What links can name of a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
