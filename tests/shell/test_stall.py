@@ -114,6 +114,7 @@ class FakeWorker:
         self.lag_s = 0.0
         self.stalled_s = 0.03
         self.ready = True
+        self.thread = (1, 1)
         self.replacement: str | None = None
         self.culprit: Job | None = None
         self.number = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -37,6 +38,9 @@ SPARE_AFTER_S: Final = 0.25
 """A stalled worker that comes back by then costs no new spare."""
 TRIM_AFTER_S: Final = 5.0
 """How long there may be more workers than needed, before one of them ends."""
+LOG_EVERY_S: Final = 5.0
+"""How often one place that blocks is logged; the metric counts each time."""
+MAX_LOGGED: Final = 256
 MAKE_AGAIN_S: Final = 1.0
 """The pause after a worker could not be made."""
 
@@ -85,6 +89,7 @@ class Fleet:
         self._make_again_at = 0.0
         self._enough_since: float | None = None
         self._ending = False
+        self._logged: dict[tuple[str | None, ...], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -169,7 +174,7 @@ class Fleet:
         """See Executor."""
         workers = (*self._workers, *self._retired)
         found = [left for worker in workers if not worker.gone for left in worker.abandoned()]
-        return found + [Abandoned(one.place, one.since) for one in self._stalled.values() if not one.known]
+        return found + [stall.other for stall in self._stalled.values() if stall.other is not None]
 
     # Looking at the workers
 
@@ -252,18 +257,30 @@ class Fleet:
         place, stalled_s = worker.place(), worker.stalled_s
         node, stage = _code_of(job)
         self._observer.executor_stalled(node or stage or "")
-        log.warning(
-            "event loop blocked",
-            reason=why,
-            node=node,
-            stage=stage,
-            query_id=None if job is None else job.query.query_id,
-            place=place,
-            blocked_ms=round(stalled_s * 1000),
-            setting=f"executor.stall_ms = {self._stall_ms}",
-            queries_waiting=len(worker.roster) - (job is not None),
-        )
-        return Stall(now - stalled_s, job, number != 0, place or "a background task")
+        if self._may_log((node, stage, place), now):
+            log.warning(
+                "event loop blocked",
+                reason=why,
+                node=node,
+                stage=stage,
+                query_id=None if job is None else job.query.query_id,
+                place=place,
+                blocked_ms=round(stalled_s * 1000),
+                setting=f"executor.stall_ms = {self._stall_ms}",
+                queries_waiting=len(worker.roster) - (job is not None),
+            )
+        since = now - stalled_s
+        other = None if number else Abandoned(place or "a background task", since, worker.thread)
+        return Stall(since, job, other)
+
+    def _may_log(self, what: tuple[str | None, ...], now: float) -> bool:
+        """Whether a line about *what* is due: a node that always blocks would fill the log."""
+        if now - self._logged.get(what, -inf) < LOG_EVERY_S:
+            return False
+        if len(self._logged) >= MAX_LOGGED:
+            self._logged.clear()
+        self._logged[what] = now
+        return True
 
     def _hold(self, worker: Worker, stall: Stall, now: float) -> None:
         """Take note of the jobs that are caught in a stalled worker; move those that must not wait longer."""
@@ -312,7 +329,8 @@ class Fleet:
         self._retired.append(worker)
         stall = self._stalled.pop(worker, None)
         self._observer.executor_replaced(why)
-        names = sorted({one.name for one in worker.abandoned()} or {stall.place if stall else ""})
+        left = worker.abandoned() + ([stall.other] if stall is not None and stall.other is not None else [])
+        names = sorted({one.name for one in left})
         log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.roster))
         self._add(asyncio.get_running_loop().time())
         self._choose()

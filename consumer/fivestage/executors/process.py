@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fivestage.errors import ExecutorError, ResourceError
 from fivestage.executors import messages
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.plan import Plan
     from fivestage.executors.port import OnFinished
+
+SERVER_STOP_S: Final = 0.5
+"""What the end of the workers leaves of the time to that of the fork server."""
 
 
 class ProcessExecutor(Fleet):
@@ -144,11 +147,12 @@ class ProcessExecutor(Fleet):
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
+        for_the_server_s = min(SERVER_STOP_S, timeout_s / 2)
         try:
-            await self.shut_down(timeout_s / 2)
+            await self.shut_down(timeout_s - for_the_server_s)
         finally:
             if self._nursery is not None:
-                await self._nursery.stop(timeout_s / 2)
+                await self._nursery.stop(for_the_server_s)
 
     def _make(self, on_finished: OnFinished, on_ready: Callable[[], None]) -> ProcessWorker:
         assert self._nursery is not None  # noqa: S101 - workers are made after the start
