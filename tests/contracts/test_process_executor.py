@@ -118,7 +118,7 @@ class ProcessBus(Bus):
 
     @property
     def worker(self) -> ProcessWorker:
-        worker = self.executor._workers[0]
+        worker = self.executor.workers[0]
         assert isinstance(worker, ProcessWorker)
         return worker
 
@@ -218,7 +218,7 @@ async def test_many_queries_share_the_workers() -> None:
     """Each is answered once, with its own answer."""
     bus = ProcessBus(workers=2)
     async with started(bus):
-        await until(lambda: all(worker.ready for worker in bus.executor._workers))
+        await until(lambda: all(worker.ready for worker in bus.executor.workers))
         jobs = [bus.submit(f"echo {number}") for number in range(300)]
         pids = [bus.submit("pid") for _ in range(2)]
         await bus.ended(*jobs, *pids)

@@ -105,7 +105,7 @@ class ProcessExecutor(Fleet):
         limit_s = self._greeting_s
         ends_at = clock() + limit_s
         while self.unready is not None:
-            for worker in self._workers:
+            for worker in self.workers:
                 if isinstance(worker, ProcessWorker) and worker.error is not None:
                     raise ResourceError(worker.error)
             if clock() > ends_at:
@@ -118,7 +118,7 @@ class ProcessExecutor(Fleet):
     def check(self, now: float) -> bool:
         """See Executor."""
         found = super().check(now)
-        calls = [(worker, one) for worker in self._workers for one in worker.abandoned()]
+        calls = [(worker, one) for worker in self.workers for one in worker.abandoned()]
         if calls:
             for worker in self._overtime.too_much(calls, now):
                 self._retire(worker, "code of ended queries computes on")
@@ -142,7 +142,7 @@ class ProcessExecutor(Fleet):
     def pids(self) -> list[int]:
         """The numbers of the processes: the zygote's, then those of the workers that jobs go to."""
         pids = [None if self._nursery is None else self._nursery.pid]
-        pids += [worker.link.pid for worker in self._workers if isinstance(worker, ProcessWorker)]
+        pids += [worker.link.pid for worker in self.workers if isinstance(worker, ProcessWorker)]
         return [pid for pid in pids if pid is not None]
 
     async def stop(self, timeout_s: float) -> None:

@@ -261,7 +261,7 @@ class ThreadExecutor(Fleet):
         self._scope = await self._orchestrator.resources.open_process()
         try:
             self.launch(on_finished)
-            first = self._workers[0]
+            first = self.workers[0]
             assert isinstance(first, ThreadWorker)  # noqa: S101 - see above
             await first.opened
         except BaseException:
