@@ -188,8 +188,8 @@ class ProcessWorker:
         if not self.ready:
             late = spawned_at is not None and now - spawned_at > self._greeting_s
             return "its process does not say hello" if late else None
-        if self._stall.stalled_s > self._run_on_s and self.blocking[1] is None:
-            return "its event loop does not turn"
+        if self._stall.stalled_s > self._run_on_s and not self.blocking[0]:
+            return "code of no query blocks its event loop"
         if not self._in_threads and not self.roster.left:
             return None
         too_long = any(now - one.since > self._run_on_s for one in self.abandoned())
