@@ -17,9 +17,9 @@ from fivestage import watch
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.executors import process_worker
 from fivestage.executors.cpu import MAX_CORES
-from fivestage.executors.fleet import MAX_STALLED
 from fivestage.executors.overtime import MOST_S
 from fivestage.executors.stall import OUTSIDE_PATIENCE_S
+from fivestage.executors.worker_set import MAX_STALLED
 from fivestage.patrol import OVERDUE_CPU_S, OVERDUE_S
 from fivestage.settings import Settings, TopicSettings
 from fivestage.threads import MAX_REPLACED

@@ -287,14 +287,14 @@ class ExecutorSettings(_Section):
     workers: Annotated[int, Field(gt=0, le=256)] = 1
     """Worker processes, with ``kind`` process."""
     threads: Annotated[int, Field(gt=0, le=1000)] = 16
-    """Blocking calls (``def`` stages and nodes, ``asyncio.to_thread``) that may run at a time in each process;
-    those that run on after their end do not count."""
+    """Blocking calls (``def`` stages and nodes, ``asyncio.to_thread``) that may run at once in each process;
+    not counting those that run on after their end."""
     stall_ms: Annotated[int, Field(ge=10)] = 30
     """How long a stage may keep its event loop from turning before the loop gets no new queries."""
     max_abandoned: Annotated[int, Field(ge=0)] = 64
-    """Calls that may run on for 10 s after their end; with more the service exits, to be started again. Before
-    that, a node with a quarter of ``threads`` calls that run on for 1 s, or compute on, gets no more until one
-    returns."""
+    """Calls that may run on for 10 s after their end; with more the service exits, to be started again.
+    Before that, a node with a quarter of ``threads`` calls that run on for 1 s, or that compute on, gets no
+    more until one returns."""
     start_timeout_ms: PositiveMs = 60_000
     """How long the app's resources may take to open; one that fails is tried again until then."""
     spares: Annotated[int, Field(ge=0, le=16)] = 1
