@@ -8,15 +8,11 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-import structlog
-
-from fivestage.resource import described
+from fivestage.resource import described, log_event
 from fivestage.waits import cancel_once
 
 if TYPE_CHECKING:
     from fivestage.resource import Resource
-
-log = structlog.get_logger("fivestage.resources")
 
 
 class Keeper(Protocol):
@@ -62,7 +58,7 @@ class State:
             self.opened.set_result(None)
         elif error is not None and not isinstance(error, asyncio.CancelledError):
             event = "a resource failed to close" if self.closing else "a resource has failed while open"
-            log.error(event, **described(self.resource, error))
+            log_event("error", event, **described(self.resource, error))
         self.ended.set_result(None)
 
 

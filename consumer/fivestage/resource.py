@@ -77,6 +77,13 @@ def _kind(function: Any) -> str:
     return "a `def` without yield" if inspect.isroutine(function) else f"a {type(function).__name__}"
 
 
+def log_event(level: str, event: str, **fields: Any) -> None:
+    """Write a line to the log of resources."""
+    import structlog  # noqa: PLC0415 - a command's --help, which imports this, is to be quick
+
+    getattr(structlog.get_logger("fivestage.resources"), level)(event, **fields)
+
+
 def described(resource: Resource[Any], error: BaseException) -> dict[str, str]:
     """What a log line says of an error: not its text, which is the author's."""
     return {"resource": resource.name, "error_type": type(error).__name__, "where": where(resource, error)}

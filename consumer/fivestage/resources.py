@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import structlog
-
 from fivestage.errors import ResourceError
 from fivestage.keeper import keep
-from fivestage.resource import described, explained, where
+from fivestage.resource import described, explained, log_event, where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,8 +30,6 @@ SHARE_S: Final = 0.1
 """What the first to close leave of that for each of the others."""
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
-
-log = structlog.get_logger("fivestage.resources")
 
 
 class Resources:
@@ -126,7 +122,8 @@ class Resources:
                 return keeper
             if not retry or clock() + pause_s >= ends_at:
                 raise self._failed(resource, failure, retry=retry) from failure
-            log.warning("a resource did not open", again_in_s=pause_s, **described(resource, failure))
+            about = described(resource, failure)
+            log_event("warning", "a resource did not open", again_in_s=pause_s, **about)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -195,7 +192,7 @@ class Scope:
                 if not await _done(keeper.state.ended, limit_s):
                     keeper.leave()
                     name, after_s = keeper.state.resource.name, round(limit_s, 3)
-                    log.warning("a resource did not close in time", resource=name, after_s=after_s)
+                    log_event("warning", "a resource did not close in time", resource=name, after_s=after_s)
         finally:
             while self._keepers:
                 self._take_last().leave()
