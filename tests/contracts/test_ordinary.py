@@ -1,4 +1,4 @@
-"""Code that a good engineer writes on a normal day behaves as under plain asyncio: in threads, in processes."""
+"""Ordinary code behaves as it does under plain asyncio, in threads and in processes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
 import pytest
 from structlog.testing import capture_logs
 
 from fivestage import Orchestrator, Plan
 from fivestage.executors import ThreadExecutor
+from fivestage.executors.fleet import Fleet
 from fivestage.executors.process import ProcessExecutor
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
@@ -23,12 +23,9 @@ from support.files import Gate, notes
 from support.jobs import Bus, Replacements, answer_of, node_run, started, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from fivestage.core.job import Job
-    from fivestage.core.trail import StageRun
-    from fivestage.executors import Executor
-    from fivestage.executors.fleet import Fleet
 
 pytestmark = pytest.mark.realtime
 LONG_S = 120.0
@@ -50,7 +47,7 @@ class Place:
         self.observer = Replacements()
         self.gate = Gate(folder, SLOW)
 
-    def executor(self, stall_s: float = LONG_S) -> Executor:
+    def executor(self, stall_s: float = LONG_S) -> ThreadExecutor | ProcessExecutor:
         """With the settings' defaults, but for what a busy machine may take for a stall."""
         if self.kind == "thread":
             orchestrator = Orchestrator(ordinary_app.make(self.folder), plan=PLAN, threads=THREADS)
@@ -68,8 +65,9 @@ class Place:
     @contextlib.asynccontextmanager
     async def running(self, stall_s: float = LONG_S) -> AsyncIterator[Bus]:
         """The executor with its bus; no worker may have been replaced meanwhile."""
-        bus = Bus(self.executor(stall_s), PLAN)
+        bus = Bus(fleet := self.executor(stall_s), PLAN)
         async with started(bus):
+            await until(lambda: all(worker.ready for worker in fleet._workers))  # the first has the queries
             yield bus
             assert self.observer.reasons == []
 
@@ -94,11 +92,16 @@ def names_left(bus: Bus | MemoryBus) -> list[str]:
     return [left.name for left in bus.executor.abandoned()]
 
 
+def fleet_of(bus: Bus) -> Fleet:
+    """The workers."""
+    assert isinstance(bus.executor, Fleet)
+    return bus.executor
+
+
 async def nothing_left(bus: Bus) -> None:
     """Wait until no code of ended queries runs on."""
-    fleet: Any = bus.executor
     await until(lambda: not bus.executor.abandoned())
-    await until(lambda: not any(worker.roster.left for worker in fleet._workers))
+    await until(lambda: not any(worker.roster.left for worker in fleet_of(bus)._workers))
 
 
 def rows_of(name: str) -> bytes:
@@ -161,8 +164,7 @@ async def test_a_lazy_import_that_takes_longer_than_the_limit(place: Place, libr
     async with place.running() as bus:
         with place.gate.closed() as gate:
             jobs = [bus.submit(f"imports {library}") for _ in range(12)]
-            for job in jobs:
-                await bus.processing(job)
+            await until(lambda: place.notes("wants it") == ["wants it"] * 12)
             await place.noted("imports")
             for job in jobs:
                 bus.give_up(job)
@@ -170,7 +172,7 @@ async def test_a_lazy_import_that_takes_longer_than_the_limit(place: Place, libr
             gate.open()
             await nothing_left(bus)
         assert answer_of(await bus.ask(f"imports {library}")) == b'"imported"'
-        assert place.notes() == ["imports"]
+        assert place.notes("imports") == ["imports"]
 
 
 async def test_a_log_handler_that_is_slow(place: Place) -> None:
@@ -180,8 +182,8 @@ async def test_a_log_handler_that_is_slow(place: Place) -> None:
             late = [bus.submit(f"logs {SLOW}")]
             await place.noted(f"logs {SLOW}")
             late += [bus.submit("logs waits") for _ in range(3)]
+            await until(lambda: place.notes("wants") == ["wants to log"] * 4)
             for job in late:
-                await bus.processing(job)
                 bus.give_up(job)
             later = bus.submit("logs later")
             await until(lambda: names_left(bus) == ["logs"] * 4)
@@ -193,7 +195,7 @@ async def test_a_log_handler_that_is_slow(place: Place) -> None:
 
 
 async def test_to_thread_is_counted(place: Place) -> None:
-    """By its node, while it runs on; others work meanwhile, so does looking names up; then nothing is left."""
+    """By its node, while it runs on; other calls work meanwhile, so does looking names up."""
     async with place.running() as bus:
         with place.gate.closed() as gate:
             late = bus.submit(f"to-thread {SLOW}")
@@ -216,8 +218,7 @@ async def stall(place: Place, bus: Bus, neighbour: Job) -> Job:
         await until(lambda: place.observer.stalled[before:])
         gate.open()
         await bus.ended(job)
-    fleet: Any = bus.executor
-    await until(lambda: not fleet._stalled)
+    await until(lambda: not fleet_of(bus)._stalled)
     return job
 
 

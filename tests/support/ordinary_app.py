@@ -16,7 +16,7 @@ import queue
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fivestage import Pipeline
 from support.files import Gate, note
@@ -154,6 +154,7 @@ def make(folder: Path) -> Pipeline:
         return query.user_input.partition(" ")[0]
 
     _add_connections(app, folder)
+    _add_clean_up(app, folder)
     _add_libraries(app, folder)
     _add_blocking(app, folder, gate)
     _add_waiting(app, folder, gate)
@@ -196,10 +197,12 @@ def _add_connections(app: Pipeline, folder: Path) -> None:
             await other.close()
         return "closed"
 
+
+def _add_clean_up(app: Pipeline, folder: Path) -> None:
     @app.node("cleans-up")
     async def cleans_up(_query: Query, _ctx: StageContext) -> None:
         """Waits; when cancelled closes a connection, and has some more to say good-bye to."""
-        _, writer = await asyncio.open_connection(sock=server.connect())
+        _, writer = await asyncio.open_connection(sock=RowServer(folder).connect())
         note(folder, "waits")
         try:
             await asyncio.sleep(FOREVER_S)
@@ -212,16 +215,18 @@ def _add_connections(app: Pipeline, folder: Path) -> None:
 
 
 def _add_libraries(app: Pipeline, folder: Path) -> None:
-    log = logging.Logger("ordinary")  # of no tree: it ends with the app
+    log = logging.Logger("ordinary")  # noqa: LOG001 - of no tree, so that it ends with the app
     handler = GatedHandler(folder)
     log.addHandler(handler)
 
     @app.node("imports")
     def imports(query: Query, _ctx: StageContext) -> str:
+        note(folder, "wants it")
         return str(importlib.import_module(_argument(query)).ANSWER)
 
     @app.node("logs")
     def logs(query: Query, _ctx: StageContext) -> str:
+        note(folder, "wants to log")
         log.info(_argument(query))
         return "logged"
 
