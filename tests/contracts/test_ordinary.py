@@ -18,7 +18,7 @@ from fivestage.executors.process import ProcessExecutor
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage_schemas import StageType
-from support import ordinary_app
+from support import ordinary_app, process_app
 from support.files import Gate, notes
 from support.jobs import Bus, Replacements, answer_of, node_run, started, until
 
@@ -32,6 +32,8 @@ LONG_S = 120.0
 STAGE_S = 30.0
 PLAN = Plan.of(total_timeout_ms=LONG_S * 1000, stage_timeouts_ms=dict.fromkeys(StageType, STAGE_S * 1000))
 """So long that the test alone decides what ends when, and that no query moves away from a stalled loop."""
+HURRIED = process_app.PLAN
+"""With this, waiting at all would cost a query its answer, as its stages may take the whole of its time."""
 SOON_S = 0.03
 """The default of executor.stall_ms. Only where a stall is wanted: a busy machine makes loops look stalled."""
 THREADS = 16
@@ -63,9 +65,9 @@ class Place:
         )
 
     @contextlib.asynccontextmanager
-    async def running(self, stall_s: float = LONG_S) -> AsyncIterator[Bus]:
+    async def running(self, stall_s: float = LONG_S, plan: Plan = PLAN) -> AsyncIterator[Bus]:
         """The executor with its bus; no worker may have been replaced meanwhile."""
-        bus = Bus(fleet := self.executor(stall_s), PLAN)
+        bus = Bus(fleet := self.executor(stall_s), plan)
         async with started(bus):
             await until(lambda: all(worker.ready for worker in fleet._workers))  # the first has the queries
             yield bus
@@ -238,6 +240,24 @@ async def test_code_that_waits_beside_code_that_blocks(place: Place, node: str) 
     assert answer_of(job) == (b'"paid"' if node == "pays" else b'"waited"')
     assert node_run(job).attempt == 1
     assert place.notes() == [node] + ["has paid"] * (node == "pays")
+
+
+async def test_a_call_in_a_thread_goes_on_when_its_query_moves(tmp_path: Path) -> None:
+    """To the loop of a spare, which waits for the call that is under way: it runs once."""
+    place = Place("thread", tmp_path)
+    async with place.running(SOON_S, HURRIED) as bus:
+        with Gate(tmp_path, "enough").closed() as enough, place.gate.closed() as gate:
+            job = bus.submit("pays enough")
+            await place.noted("pays")
+            before, culprit = job.place, bus.submit("blocks")
+            await until(lambda: job.place is not before)
+            enough.open()
+            await bus.ended(job)
+            assert culprit not in bus.finished
+            gate.open()
+            await bus.ended(culprit)
+    assert (answer_of(job), node_run(job).attempt) == (b'"paid"', 1)
+    assert place.notes() == ["pays", "has paid"]
 
 
 async def test_a_client_that_is_made_on_first_use(place: Place) -> None:
