@@ -207,7 +207,7 @@ async def test_a_node_that_would_end_the_executor(bootstrap: str, node: str, sta
 
 
 stuck = Pipeline(builtins=False)
-"""Run as ``broker.test_service:stuck``: three nodes that block a thread for ever, and one that does not."""
+"""Run as ``broker.test_service:stuck``: nodes whose code runs on for ever, and one that answers."""
 STUCK_NODES = ("stuck-1", "stuck-2", "stuck-3")
 
 
@@ -224,16 +224,48 @@ for _name in STUCK_NODES:
     stuck.node(_name)(_block)
 
 
+@stuck.node("leaves")
+async def _leaves(_query: Query, _ctx: StageContext) -> str:
+    """Its background task blocks the loop."""
+    asyncio.get_running_loop().call_soon(_poll)
+    return "left"
+
+
+def _poll() -> None:
+    threading.Event().wait()
+
+
+@stuck.node("spins")
+def _spin(_query: Query, _ctx: StageContext) -> None:
+    """Burns CPU."""
+    while True:
+        pass
+
+
 @stuck.node("fast")
 async def _fast(_query: Query, _ctx: StageContext) -> str:
     return "fast"
+
+
+async def unready(port: int) -> str:
+    """Wait until a service is not ready any more; the reason."""
+    async with asyncio.timeout(60):
+        while (probe := await asyncio.to_thread(get, port, "/readyz"))[0] == 200:
+            await asyncio.sleep(0.1)
+    return probe[1]
+
+
+def statuses(bootstrap: str) -> dict[str, str]:
+    """How queries have ended, by their ids."""
+    results = [json.loads(message.value() or b"") for message in read_all(bootstrap, TOPICS.results)]
+    return {result["query_id"]: result["status"] for result in results}
 
 
 @pytest.mark.fault(15, 17)
 async def test_calls_that_never_come_back(bootstrap: str) -> None:
     """More of them than allowed make the service unready, then end it with exit code 1; it names the nodes.
 
-    Until then everything else is answered. This takes as long as code has to come back (STUCK_AFTER_S).
+    Until then everything else is answered. This takes as long as code has to come back (RUN_ON_S).
     """
     with ServiceProcess("broker.test_service:stuck", bootstrap, {"executor.max_abandoned": 1}) as service:
         port = service.log[-1]["admin_port"]
@@ -241,20 +273,44 @@ async def test_calls_that_never_come_back(bootstrap: str) -> None:
         wait_for_results(bootstrap, TOPICS.results, 3)
         write(bootstrap, TOPICS.queries, [("fast", event("fast", "fast"))])
         wait_for_results(bootstrap, TOPICS.results, 4)
-        async with asyncio.timeout(30):
-            while (probe := await asyncio.to_thread(get, port, "/readyz"))[0] == 200:
-                await asyncio.sleep(0.1)
+        reason = await unready(port)
         assert await asyncio.to_thread(service.wait, 20) == 1
     assert re.match(
-        r"[23] stages have run on for 10 s after their end \(executor.max_abandoned\): ", probe[1]
+        r"[23] calls have run on for 10 s after their end \(executor.max_abandoned = 1\): ", reason
     )
     assert service.log[-1]["error_type"] == "ExecutorError"
     assert ", ".join(STUCK_NODES) in service.log[-1]["error"]
-    results = [json.loads(message.value() or b"") for message in read_all(bootstrap, TOPICS.results)]
-    assert {result["query_id"]: result["status"] for result in results} == {
-        **dict.fromkeys(STUCK_NODES, "timeout"),
-        "fast": "success",
-    }
+    assert statuses(bootstrap) == {**dict.fromkeys(STUCK_NODES, "timeout"), "fast": "success"}
+
+
+async def test_background_tasks_that_block_loops(bootstrap: str) -> None:
+    """They are counted like calls; the service ends with exit code 1 and the line that blocks."""
+    with ServiceProcess("broker.test_service:stuck", bootstrap, {"executor.max_abandoned": 1}) as service:
+        port = service.log[-1]["admin_port"]
+        for number in range(2):
+            write(bootstrap, TOPICS.queries, [("leaves", event(f"leaves-{number}", "leaves"))])
+            wait_for_results(bootstrap, TOPICS.results, 2 * number + 1)
+            # finds the loop blocked: one without queries is not looked at
+            write(bootstrap, TOPICS.queries, [("fast", event(f"fast-{number}", "fast"))])
+            wait_for_results(bootstrap, TOPICS.results, 2 * number + 2)
+        reason = await unready(port)
+        assert await asyncio.to_thread(service.wait, 20) == 1
+    assert reason.startswith("2 calls have run on for 10 s after their end (executor.max_abandoned = 1): ")
+    assert re.search(r"test_service\.py:\d+ _poll blocks", reason)
+    assert service.log[-1]["error"] == reason.strip()
+
+
+async def test_code_that_burns_cpu(bootstrap: str) -> None:
+    """One call is enough to end the service with exit code 1, after RUN_ON_S; it names the node."""
+    with ServiceProcess("broker.test_service:stuck", bootstrap) as service:
+        port = service.log[-1]["admin_port"]
+        write(bootstrap, TOPICS.queries, [(name, event(name, name)) for name in ("spins", "stuck-1")])
+        wait_for_results(bootstrap, TOPICS.results, 2)
+        reason = await unready(port)
+        assert await asyncio.to_thread(service.wait, 20) == 1
+    assert reason.startswith("code of spins has used over half a core for 10 s after its queries ended")
+    assert (service.log[-1]["error_type"], service.log[-1]["error"]) == ("ExecutorError", reason.strip())
+    assert statuses(bootstrap) == {"spins": "timeout", "stuck-1": "timeout"}
 
 
 unopened = Pipeline()

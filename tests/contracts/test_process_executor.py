@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -15,92 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage import ConfigurationError, InvalidAppError, Orchestrator, Query
+from fivestage import ConfigurationError, InvalidAppError, Orchestrator
 from fivestage.core.advice import Advice, NodeAdvice
 from fivestage.core.breaker import BreakerState
 from fivestage.core.events import Observer
-from fivestage.core.job import Job
-from fivestage.executors.port import TICK_S
 from fivestage.executors.process_worker import ProcessWorker
 from fivestage.executors.supply import Patience
 from fivestage.executors.thread import ThreadExecutor
 from fivestage_schemas import Outcome, StageType
 from support import process_app
+from support.jobs import LIMIT_S, Bus, Replacements, answer_of, node_run, running_stage, started, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from fivestage.core.trail import StageRun
-    from fivestage.executors import Executor
     from fivestage.executors.process import ProcessExecutor
 
 pytestmark = pytest.mark.realtime
 PLAN = process_app.PLAN
-LIMIT_S = 30.0
-"""For whatever happens at all; nothing is measured by it."""
-
-
-class Replacements(Observer):
-    """Why workers were replaced."""
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-        self.stalled: list[str] = []
-
-    def executor_stalled(self, name: str) -> None:
-        self.stalled.append(name)
-
-    def executor_replaced(self, reason: str) -> None:
-        self.reasons.append(reason)
-
-
-class Bus:
-    """An executor, looked at as the dispatcher does, and what it reported."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.finished: list[Job] = []
-        self._checking: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        await self.executor.start(self.finished.append)
-        self._checking = asyncio.create_task(self._check())
-
-    async def stop(self) -> None:
-        if self._checking is not None:
-            self._checking.cancel()
-        await self.executor.stop(10.0)
-
-    async def _check(self) -> None:
-        while True:
-            self.executor.check(asyncio.get_running_loop().time())
-            await asyncio.sleep(TICK_S)
-
-    def submit(self, text: str, advice: Advice | None = None) -> Job:
-        """Begin a query; its node is the first word of *text*."""
-        now, query = asyncio.get_running_loop().time(), Query("q", text, context={"n": [1, None]})
-        job = Job(query, PLAN, started_at=now, ends_at=now + process_app.LONG_S, advice=advice)
-        self.executor.submit(job)
-        return job
-
-    def give_up(self, job: Job) -> None:
-        """End a job as its deadline does."""
-        job.end()
-        self.executor.cancel(job)
-
-    async def ask(self, text: str) -> Job:
-        """Have a query answered."""
-        job = self.submit(text)
-        await self.ended(job)
-        return job
-
-    async def ended(self, *jobs: Job) -> None:
-        """Wait for the end of jobs."""
-        await until(lambda: all(job in self.finished for job in jobs))
-
-    async def processing(self, job: Job) -> None:
-        """Wait until a job's node has been called."""
-        await until(lambda: running_stage(job) is StageType.PROCESSING)
 
 
 class ProcessBus(Bus):
@@ -110,7 +42,7 @@ class ProcessBus(Bus):
 
     def __init__(self, **options: Any) -> None:
         self.observer = Replacements()
-        super().__init__(process_app.executor(observer=self.observer, **options))
+        super().__init__(process_app.executor(observer=self.observer, **options), PLAN)
 
     async def start(self) -> None:
         """Start, and wait for the spare too: which worker gets the queries is then known."""
@@ -133,35 +65,12 @@ class ProcessBus(Bus):
         return self.worker.link.pid
 
 
-@contextlib.asynccontextmanager
-async def started(bus: Bus) -> AsyncIterator[None]:
-    """The time between a bus's start and stop."""
-    await bus.start()
-    try:
-        yield
-    finally:
-        await bus.stop()
-
-
 @pytest.fixture
 async def bus() -> AsyncIterator[ProcessBus]:
     """An executor with one worker, which a busy machine does not make look stalled."""
     bus = ProcessBus(stall_s=process_app.LONG_S)
     async with started(bus):
         yield bus
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
-def running_stage(job: Job) -> StageType | None:
-    """What the bus knows to be running."""
-    running = job.trail.running
-    return None if running is None else running.spec.stage_type
 
 
 def alive(pid: int) -> bool:
@@ -173,17 +82,6 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def answer_of(job: Job) -> bytes | None:
-    """The answer of a query whose five stages went well."""
-    assert [run.outcome for run in job.trail.runs] == [Outcome.SUCCESS] * 5, job.trail.runs
-    return job.trail.answer_json
-
-
-def node_run(job: Job) -> StageRun:
-    """The run of the node."""
-    return job.trail.runs[2]
-
-
 def told(run: StageRun) -> tuple[Any, ...]:
     """A run without its times."""
     ended = run.spec, run.outcome, run.data_json, run.error, run.error_type
@@ -193,7 +91,9 @@ def told(run: StageRun) -> tuple[Any, ...]:
 @pytest.mark.parametrize("text", ["echo häuser", "fails", "garbage", "no-such-node"])
 async def test_the_trail_is_that_of_the_thread_executor(bus: ProcessBus, text: str) -> None:
     """Five stages, their data byte for byte, answer and confidence: the hop changes nothing."""
-    threads = Bus(ThreadExecutor(Orchestrator(process_app.app, plan=PLAN), observer=Observer(), stall_s=5.0))
+    threads = Bus(
+        ThreadExecutor(Orchestrator(process_app.app, plan=PLAN), observer=Observer(), stall_s=5.0), PLAN
+    )
     async with started(threads):
         expected, job = (await threads.ask(text)).trail, (await bus.ask(text)).trail
     assert [told(run) for run in job.runs] == [told(run) for run in expected.runs]

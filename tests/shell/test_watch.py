@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -29,6 +30,12 @@ class Parts:
         self.problem: str | None = None
         self.halted: str | None = None
         self.looks = 0
+        self.cpu_share = 0.0
+        """Of a core, what each thread uses."""
+
+    def cpu_s(self, _thread: tuple[int, int]) -> float:
+        """See Watch."""
+        return asyncio.get_running_loop().time() * self.cpu_share
 
     def look(self, _now: float | None = None) -> None:
         self.looks += 1
@@ -55,6 +62,7 @@ def watch(parts: Any, executor: Any = None) -> Watch:
         sink=parts,
         publish_timeout_s=120.0,
         max_abandoned=8,
+        cpu_s=(executor or parts).cpu_s,
     )
 
 
@@ -118,6 +126,54 @@ async def test_slow_stages_are_not_stuck() -> None:
     parts.left = [Abandoned("slow", 0.0)] * 100
     assert await given_up(parts, RUN_ON_S - 1) is None
     assert watch(parts).live().ok
+
+
+def in_thread(name: str, *, process: int | None = None, number: int = 1) -> Abandoned:
+    """A call of a node that runs on in a thread."""
+    return Abandoned(name, 0.0, (os.getpid() if process is None else process, number))
+
+
+async def test_code_that_burns_cpu() -> None:
+    """It ends the service after RUN_ON_S, few calls as there may be; the reason names the node."""
+    parts = Parts()
+    parts.left, parts.cpu_share = [in_thread("spins"), Abandoned("waits", 0.0)], 0.9
+    assert await given_up(parts, RUN_ON_S - 1) is None
+    error = await given_up(parts, RUN_ON_S + 5)
+    assert isinstance(error, ExecutorError)
+    assert str(error).startswith("code of spins has used over half a core for 10 s after its queries ended")
+
+
+async def test_burning_fails_the_liveness_probe() -> None:
+    """A supervisor that asks may end the process before it does so itself."""
+    parts = Parts()
+    one = watch(parts)
+    parts.left, parts.cpu_share = [in_thread("spins")], 0.9
+    with pytest.raises(ExecutorError):
+        await one.run(lambda: None)
+    assert not one.live().ok
+    assert "code of spins" in one.ready().reason
+
+
+async def test_calls_that_only_block() -> None:
+    """A stalled database ends nothing below max_abandoned, however long it lasts."""
+    parts = Parts()
+    parts.left, parts.cpu_share = [in_thread("waits", number=number) for number in range(8)], 0.01
+    assert await given_up(parts, 3600) is None
+    assert watch(parts).live().ok
+
+
+async def test_code_that_burns_in_another_process() -> None:
+    """Its process is replaced by the executor: that is no reason to end the service."""
+    parts = Parts()
+    parts.left, parts.cpu_share = [in_thread("spins", process=os.getpid() + 1)], 1.0
+    assert await given_up(parts, 60) is None
+
+
+async def test_background_tasks_that_block_loops() -> None:
+    """They belong to no query, so the reason names their place."""
+    parts = Parts()
+    parts.left = [Abandoned("/app/nodes.py:12 poll", 0.0)] * 9
+    assert "/app/nodes.py:12 poll blocks" in str(await given_up(parts, 60))
 
 
 async def test_events_that_are_not_acknowledged() -> None:

@@ -91,4 +91,6 @@ def is_own(module: str, path: str) -> bool:
     package = module.partition(".")[0]
     if package == _OURS or package in sys.stdlib_module_names:
         return False
-    return not path.startswith("<frozen ") and not any(f"/{folder}/" in path for folder in _INSTALLED)
+    if path.startswith(("<frozen ", "<string>")):  # no file to look at; the last is what runs a fork server
+        return False
+    return not any(f"/{folder}/" in path for folder in _INSTALLED)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MAX_CORES: Final = 0.5
 """More than that, on average, is burning."""
 NOTEWORTHY: Final = 0.1
-"""The share of the whole from which on a node is named."""
+"""A node is named that uses so much of what the one does that uses most."""
 LOOK_EVERY_S: Final = 0.05
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME: Final = 11
@@ -112,4 +112,5 @@ class CpuUse:
             return []
         if took_s < self._limit_s:
             return []
-        return sorted(name for name, spent_s in self._by_name.items() if spent_s >= NOTEWORTHY * total_s)
+        least_s = NOTEWORTHY * max(self._by_name.values())
+        return sorted(name for name, spent_s in self._by_name.items() if spent_s >= least_s)

@@ -28,6 +28,8 @@ FRESH_S: Final = 0.25
 """How old the last sign of life may be: a process without CPU does not say either what has ended."""
 QUIT_S: Final = CLOSE_S + 0.5
 """How long a worker that turns may take to end by itself, and to close its resources."""
+ANSWER_S: Final = 1.0
+"""How long one that is to end may take to answer a question; one that does not is stalled."""
 RUN_ON_S: Final = 10.0
 """How long it may run on. With less, a first call that imports or connects would never get done."""
 
@@ -171,10 +173,10 @@ class ProcessWorker:
         if self.roster.left or self._in_threads:
             self.link.kill()
             return
-        if self._quit_at is None and self._pinged_at is None:
+        if self._quit_at is None:
             self._quit_at = now
             self.link.write(encode((messages.QUIT,)))
-        if self._quit_at is None or now - self._quit_at > QUIT_S:
+        if now - self._quit_at > (QUIT_S if self._pinged_at is None else ANSWER_S):
             self.link.kill()
 
     @property

@@ -36,7 +36,7 @@ class StallDetector:
         self.stalled_s = 0.0
         """How long the same step has been seen."""
         self.is_suspicious = False
-        """The same step was seen at the last two looks, and not yet at three."""
+        """The same step was seen at the last two looks, or more, and that is no stall yet."""
 
     def __repr__(self) -> str:
         return f"<StallDetector {self._seen} for {self.stalled_s:.3f} s>"
@@ -53,8 +53,7 @@ class StallDetector:
         if seen != self._seen or (not seen[0] and answering):
             self._seen, self.stalled_s, self.is_suspicious = seen, 0.0, False
             return None
-        self.is_suspicious = self.stalled_s == 0.0
         self.stalled_s += elapsed_s
-        if seen[0]:
-            return IN_STAGE if self.stalled_s >= self._patience_s else None
-        return OUTSIDE if self.stalled_s >= self._outside_patience_s else None
+        patience_s, why = (self._patience_s, IN_STAGE) if seen[0] else (self._outside_patience_s, OUTSIDE)
+        self.is_suspicious = self.stalled_s < patience_s
+        return None if self.is_suspicious else why

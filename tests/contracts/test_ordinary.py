@@ -1,0 +1,348 @@
+"""Ordinary code behaves as it does under plain asyncio, in threads and in processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from structlog.testing import capture_logs
+
+from fivestage import Orchestrator, Plan
+from fivestage.executors import ThreadExecutor
+from fivestage.executors.fleet import Fleet
+from fivestage.executors.process import ProcessExecutor
+from fivestage.memory import MemoryBus
+from fivestage.settings import Settings
+from fivestage_schemas import StageType
+from support import ordinary_app, process_app
+from support.files import Gate, notes
+from support.jobs import Bus, Replacements, answer_of, node_run, started, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from fivestage.core.job import Job
+
+pytestmark = pytest.mark.realtime
+LONG_S = 120.0
+STAGE_S = 30.0
+PLAN = Plan.of(total_timeout_ms=LONG_S * 1000, stage_timeouts_ms=dict.fromkeys(StageType, STAGE_S * 1000))
+"""So long that the test alone decides what ends when, and that no query moves away from a stalled loop."""
+HURRIED = process_app.PLAN
+"""With this, waiting at all would cost a query its answer, as its stages may take the whole of its time."""
+SOON_S = 0.03
+"""The default of executor.stall_ms. Only where a stall is wanted: a busy machine makes loops look stalled."""
+THREADS = 16
+SLOW = ordinary_app.SLOW
+
+
+class Place:
+    """An executor of one kind that runs the app, and the files that the app and the test share."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.observer = Replacements()
+        self.gate = Gate(folder, SLOW)
+
+    def executor(self, stall_s: float = LONG_S) -> ThreadExecutor | ProcessExecutor:
+        """With the settings' defaults, but for what a busy machine may take for a stall."""
+        if self.kind == "thread":
+            orchestrator = Orchestrator(ordinary_app.make(self.folder), plan=PLAN, threads=THREADS)
+            return ThreadExecutor(orchestrator, observer=self.observer, stall_s=stall_s)
+        return ProcessExecutor(
+            "support.ordinary_app:app",
+            PLAN,
+            workers=1,
+            threads=THREADS,
+            observer=self.observer,
+            stall_s=stall_s,
+            max_data_bytes=1_000_000,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self, stall_s: float = LONG_S, plan: Plan = PLAN) -> AsyncIterator[Bus]:
+        """The executor with its bus; no worker may have been replaced meanwhile."""
+        bus = Bus(fleet := self.executor(stall_s), plan)
+        async with started(bus):
+            await until(lambda: all(worker.ready for worker in fleet._workers))  # the first has the queries
+            yield bus
+            assert self.observer.reasons == []
+
+    def notes(self, start: str = "") -> list[str]:
+        """What nodes have noted, as far as it starts so."""
+        return [line for line in notes(self.folder) if line.startswith(start)]
+
+    async def noted(self, line: str) -> None:
+        """Wait for a note."""
+        await until(lambda: line in notes(self.folder))
+
+
+@pytest.fixture(params=["thread", "process"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Each kind of executor."""
+    monkeypatch.setenv(ordinary_app.VARIABLE, str(tmp_path))
+    return Place(request.param, tmp_path)
+
+
+def names_left(bus: Bus | MemoryBus) -> list[str]:
+    """Whose code runs on although its query has ended."""
+    return [left.name for left in bus.executor.abandoned()]
+
+
+def fleet_of(bus: Bus) -> Fleet:
+    """The workers."""
+    assert isinstance(bus.executor, Fleet)
+    return bus.executor
+
+
+async def nothing_left(bus: Bus) -> None:
+    """Wait until no code of ended queries runs on."""
+    await until(lambda: not bus.executor.abandoned())
+    await until(lambda: not any(worker.roster.left for worker in fleet_of(bus)._workers))
+
+
+def rows_of(name: str) -> bytes:
+    """What the database has of a name."""
+    return b'["%b-1","%b-2"]' % (name.encode(), name.encode())
+
+
+async def test_rows_go_to_the_caller_that_asked_for_them(place: Place) -> None:
+    """A reply that comes after its query's end is not what the next caller of the connection reads."""
+    async with place.running() as bus:
+        with place.gate.closed() as gate:
+            late = bus.submit(f"rows {SLOW}")
+            await place.noted(f"asked for {SLOW}")
+            bus.give_up(late)
+            await until(lambda: names_left(bus) == ["rows"])
+            callers = [bus.submit(f"rows {name}") for name in ("bob", "carol")]
+            gate.open()
+            await bus.ended(*callers)
+        assert [answer_of(job) for job in callers] == [rows_of("bob"), rows_of("carol")]
+        await nothing_left(bus)
+        await bus.ask("hangs-up")
+    assert late not in bus.finished
+
+
+async def test_a_connection_that_is_closed_when_its_query_is_cancelled(place: Place) -> None:
+    """The next callers get one of their own, and their own rows, before the late reply and after it."""
+    async with place.running() as bus:
+        with place.gate.closed() as gate:
+            late = bus.submit(f"async-rows {SLOW}")
+            await place.noted(f"asked for {SLOW}")
+            bus.give_up(late)
+            bob = await bus.ask("async-rows bob")
+            await nothing_left(bus)
+            gate.open()
+        carol = await bus.ask("async-rows carol")
+        await bus.ask("hangs-up")
+    assert [answer_of(job) for job in (bob, carol)] == [rows_of("bob"), rows_of("carol")]
+    assert place.notes("closed") == ["closed a connection"]
+
+
+@pytest.fixture
+def library(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a library whose import waits at the gate."""
+    name = f"slow_library_of_{place.kind}"
+    source = f"""
+        from pathlib import Path
+        from support.files import Gate, note
+        note(Path({str(place.folder)!r}), "imports")
+        Gate(Path({str(place.folder)!r}), {SLOW!r}).wait()
+        ANSWER = "imported"
+    """
+    (place.folder / f"{name}.py").write_text("\n".join(line.strip() for line in source.splitlines()))
+    monkeypatch.syspath_prepend(place.folder)
+    yield name
+    sys.modules.pop(name, None)
+
+
+async def test_a_lazy_import_that_takes_longer_than_the_limit(place: Place, library: str) -> None:
+    """Of 12 queries at once: those are late, none of their threads stays, and the next is answered."""
+    async with place.running() as bus:
+        with place.gate.closed() as gate:
+            jobs = [bus.submit(f"imports {library}") for _ in range(12)]
+            await until(lambda: place.notes("wants it") == ["wants it"] * 12)
+            await place.noted("imports")
+            for job in jobs:
+                bus.give_up(job)
+            await until(lambda: names_left(bus) == ["imports"] * 12)
+            gate.open()
+            await nothing_left(bus)
+        assert answer_of(await bus.ask(f"imports {library}")) == b'"imported"'
+        assert place.notes("imports") == ["imports"]
+
+
+async def test_a_log_handler_that_is_slow(place: Place) -> None:
+    """Queries that end while they wait for it, or in it, leave no lock of logging behind."""
+    async with place.running() as bus:
+        with place.gate.closed() as gate:
+            late = [bus.submit(f"logs {SLOW}")]
+            await place.noted(f"logs {SLOW}")
+            late += [bus.submit("logs waits") for _ in range(3)]
+            await until(lambda: place.notes("wants") == ["wants to log"] * 4)
+            for job in late:
+                bus.give_up(job)
+            later = bus.submit("logs later")
+            await until(lambda: names_left(bus) == ["logs"] * 4)
+            gate.open()
+            await bus.ended(later)
+        await nothing_left(bus)
+        assert answer_of(later) == answer_of(await bus.ask("logs again")) == b'"logged"'
+        assert answer_of(await bus.ask("locks")) == b"true"
+
+
+async def test_to_thread_is_counted(place: Place) -> None:
+    """By its node, while it runs on; other calls work meanwhile, so does looking names up."""
+    async with place.running() as bus:
+        with place.gate.closed() as gate:
+            late = bus.submit(f"to-thread {SLOW}")
+            await place.noted(f"calls {SLOW}")
+            bus.give_up(late)
+            await until(lambda: names_left(bus) == ["to-thread"])
+            assert answer_of(await bus.ask("to-thread quick")) == b'"called"'
+            assert answer_of(await bus.ask("resolves")) == b"true"
+            assert names_left(bus) == ["to-thread"]
+            gate.open()
+            await nothing_left(bus)
+
+
+async def stall(place: Place, bus: Bus, neighbour: Job) -> Job:
+    """Block the loop of a neighbour until that is noticed; returns the job that did."""
+    before = len(place.observer.stalled)
+    with place.gate.closed() as gate:
+        job = bus.submit("blocks")
+        assert job.place is neighbour.place
+        await until(lambda: place.observer.stalled[before:])
+        gate.open()
+        await bus.ended(job)
+    await until(lambda: not fleet_of(bus)._stalled)
+    return job
+
+
+@pytest.mark.parametrize("node", ["waits", "pays"])
+async def test_code_that_waits_beside_code_that_blocks(place: Place, node: str) -> None:
+    """Five times its loop is blocked; it is answered all the same, in its first attempt, having run once."""
+    async with place.running(SOON_S) as bus:
+        with Gate(place.folder, "enough").closed() as enough:
+            job = bus.submit(f"{node} enough")
+            await place.noted(node)
+            blocked = [await stall(place, bus, job) for _ in range(5)]
+            assert job not in bus.finished
+            enough.open()
+            (place.folder / "enough").touch()
+            await bus.ended(job)
+    assert [answer_of(one) for one in blocked] == [b'"turns again"'] * 5
+    assert answer_of(job) == (b'"paid"' if node == "pays" else b'"waited"')
+    assert node_run(job).attempt == 1
+    assert place.notes() == [node] + ["has paid"] * (node == "pays")
+
+
+async def test_a_call_in_a_thread_goes_on_when_its_query_moves(tmp_path: Path) -> None:
+    """To the loop of a spare, which waits for the call that is under way: it runs once."""
+    place = Place("thread", tmp_path)
+    async with place.running(SOON_S, HURRIED) as bus:
+        with Gate(tmp_path, "enough").closed() as enough, place.gate.closed() as gate:
+            job = bus.submit("pays enough")
+            await place.noted("pays")
+            before, culprit = job.place, bus.submit("blocks")
+            await until(lambda: job.place is not before)
+            enough.open()
+            await bus.ended(job)
+            assert culprit not in bus.finished
+            gate.open()
+            await bus.ended(culprit)
+    assert (answer_of(job), node_run(job).attempt) == (b'"paid"', 1)
+    assert place.notes() == ["pays", "has paid"]
+
+
+async def test_a_client_that_is_made_on_first_use(place: Place) -> None:
+    """It blocks each loop that makes one; queries caught behind it are answered there, having run once."""
+    async with place.running(SOON_S) as bus:
+        with place.gate.closed() as gate:
+            caught = [bus.submit(f"uses-client {number}") for number in range(6)]
+            await until(lambda: place.observer.stalled)
+            later = [bus.submit(f"uses-client {number}") for number in range(6, 12)]
+            gate.open()
+            await bus.ended(*caught, *later)
+    jobs = [*caught, *later]
+    assert [answer_of(job) for job in jobs] == [b'"%d"' % number for number in range(12)]
+    assert [node_run(job).attempt for job in jobs] == [1] * 12
+    assert sorted(place.notes("answers")) == sorted(f"answers {number}" for number in range(12))
+
+
+@pytest.mark.parametrize("end", ["deadline", "stop"])
+async def test_a_cancelled_node_finishes_its_clean_up(place: Place, end: str) -> None:
+    """It takes some turns of the loop, at the end of its query as at the executor's."""
+    async with place.running() as bus:
+        job = bus.submit("cleans-up")
+        await place.noted("waits")
+        if end == "deadline":
+            bus.give_up(job)
+            await nothing_left(bus)
+            assert place.notes("cleaned") == ["cleaned up"]
+    assert place.notes("cleaned") == ["cleaned up"]
+
+
+async def test_a_node_whose_database_was_slow_for_a_moment(place: Place) -> None:
+    """Five calls came back late; the next 50 are answered, while those are still out."""
+    limits = {"total_timeout_ms": LONG_S * 1000, "stage_timeouts_ms": {"processing": STAGE_S * 1000}}
+    settings = Settings.model_validate({"pipeline": limits})
+    app = ordinary_app.make(place.folder)
+    async with MemoryBus(app, settings=settings, executor=place.executor()) as bus:
+        with place.gate.closed() as gate:
+            slow = (bus.ask(f"database {SLOW}", query_id=f"slow-{n}", budget_ms=2000) for n in range(5))
+            assert {result.status for result in await asyncio.gather(*slow)} == {"timeout"}
+            await until(lambda: names_left(bus) == ["database"] * 5)
+            fast = [bus.ask("database fast", query_id=f"fast-{n}") for n in range(50)]
+            found = await asyncio.gather(*fast)
+            gate.open()
+    assert [(one.status, one.error_type, one.answer) for one in found] == [("success", None, "row")] * 50
+    assert place.notes(f"asks {SLOW}") == [f"asks {SLOW}"] * 5
+    assert place.observer.reasons == []
+
+
+def line_that_blocks() -> str:
+    """Where the node ``blocks`` blocks its loop: file and line."""
+    path = Path(str(ordinary_app.__file__))
+    lines = path.read_text().splitlines()
+    [number] = [n for n, line in enumerate(lines, 1) if line.endswith(ordinary_app.BLOCKS_HERE)]
+    return f"{path}:{number}"
+
+
+@pytest.mark.parametrize("node", ["blocks", "leaves"])
+async def test_a_stall_is_logged(place: Place, node: str) -> None:
+    """With the node and stage, where there is one, how long, the line that blocks, and the setting."""
+    stall_s = 0.5  # a process is asked for the line once half of this is over, and needs CPU to answer
+    with capture_logs() as logs:
+        async with place.running(stall_s) as bus:
+            with place.gate.closed() as gate:
+                job = bus.submit(node)
+                beside = bus.submit("database quick")  # a loop without queries is not looked at
+                await until(lambda: [line for line in logs if line["event"] == "event loop blocked"])
+                gate.open()
+                await bus.ended(job, beside)
+    [line] = [line for line in logs if line["event"] == "event loop blocked"]
+    known = ("blocks", "processing", "q") if node == "blocks" else (None, None, None)
+    assert (line["node"], line["stage"], line["query_id"]) == known
+    assert line["place"] == f"{line_that_blocks()} _block"
+    assert line["blocked_ms"] >= 0.9 * stall_s * 1000  # looks are not made to the millisecond
+    assert line["setting"] == "executor.stall_ms = 500"
+
+
+async def test_what_blocks_a_loop_for_ever_is_counted(place: Place) -> None:
+    """By its line, where it belongs to no query that runs; the loop is used again when it turns."""
+    async with place.running(SOON_S) as bus:
+        with place.gate.closed() as gate:
+            caught = [bus.submit(text) for text in ("leaves", "database caught")]
+            await until(lambda: len(names_left(bus)) == 1)
+            assert names_left(bus)[0].endswith((" _block", "a background task"))
+            quick = await bus.ask("database quick")
+            assert quick.place is not caught[0].place
+            gate.open()
+            await bus.ended(*caught)
+            await nothing_left(bus)

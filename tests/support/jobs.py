@@ -1,0 +1,127 @@
+"""An executor as the bus uses it: jobs go in, and come back finished."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from fivestage import Query
+from fivestage.core.events import Observer
+from fivestage.core.job import Job
+from fivestage.executors.port import TICK_S
+from fivestage_schemas import Outcome, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from fivestage import Plan
+    from fivestage.core.advice import Advice
+    from fivestage.core.trail import StageRun
+    from fivestage.executors import Executor
+
+LIMIT_S = 30.0
+"""Ends a test that hangs; nothing is measured by it."""
+
+
+class Replacements(Observer):
+    """Which code stalled workers, and why workers were replaced."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.stalled: list[str] = []
+
+    def executor_stalled(self, name: str) -> None:
+        self.stalled.append(name)
+
+    def executor_replaced(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+class Bus:
+    """Submits jobs to an executor and checks it regularly, as the dispatcher does.
+
+    Args:
+        executor: The one under test.
+        plan: The limits of the jobs.
+    """
+
+    def __init__(self, executor: Executor, plan: Plan) -> None:
+        self.executor = executor
+        self.finished: list[Job] = []
+        self._plan = plan
+        self._checking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.executor.start(self.finished.append)
+        self._checking = asyncio.create_task(self._check())
+
+    async def stop(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+        await self.executor.stop(10.0)
+
+    async def _check(self) -> None:
+        while True:
+            self.executor.check(asyncio.get_running_loop().time())
+            await asyncio.sleep(TICK_S)
+
+    def submit(self, text: str, advice: Advice | None = None) -> Job:
+        """Start a query; its node is the first word of *text*."""
+        now, query = asyncio.get_running_loop().time(), Query("q", text, context={"n": [1, None]})
+        job = Job(query, self._plan, started_at=now, ends_at=now + self._plan.total_s, advice=advice)
+        self.executor.submit(job)
+        return job
+
+    def give_up(self, job: Job) -> None:
+        """End a job as its deadline does."""
+        job.end()
+        self.executor.cancel(job)
+
+    async def ask(self, text: str) -> Job:
+        """Submit a query and wait for its end."""
+        job = self.submit(text)
+        await self.ended(job)
+        return job
+
+    async def ended(self, *jobs: Job) -> None:
+        """Wait for the end of jobs."""
+        await until(lambda: all(job in self.finished for job in jobs))
+
+    async def processing(self, job: Job) -> None:
+        """Wait until a job's node has been called."""
+        await until(lambda: running_stage(job) is StageType.PROCESSING)
+
+
+@contextlib.asynccontextmanager
+async def started(bus: Bus) -> AsyncIterator[None]:
+    """The time between a bus's start and stop."""
+    await bus.start()
+    try:
+        yield
+    finally:
+        await bus.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something to become true."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def running_stage(job: Job) -> StageType | None:
+    """The stage that the bus sees running."""
+    running = job.trail.running
+    return None if running is None else running.spec.stage_type
+
+
+def answer_of(job: Job) -> bytes | None:
+    """The answer of a query whose five stages succeeded."""
+    assert [run.outcome for run in job.trail.runs] == [Outcome.SUCCESS] * 5, job.trail.runs
+    return job.trail.answer_json
+
+
+def node_run(job: Job) -> StageRun:
+    """The run of the node."""
+    return job.trail.runs[2]
