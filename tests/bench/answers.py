@@ -36,6 +36,7 @@ class Answer(NamedTuple):
     ends_ms: float | None
     """When its time was up: its start and its budget (epoch milliseconds)."""
     finished_ms: float | None
+    answer: Any = None
 
     @classmethod
     def of(cls, message: Message) -> Self:
@@ -46,7 +47,8 @@ class Answer(NamedTuple):
             ends = _epoch_ms(started) + event["metrics"]["budget_ms"]
         status, error_type = event.get("status", ANSWERED), event.get("error_type")
         finished_ms = _epoch_ms(finished) if finished else None
-        return cls(event["query_id"], status, error_type, created_ms(message), ends, finished_ms)
+        answer = event.get("answer")
+        return cls(event["query_id"], status, error_type, created_ms(message), ends, finished_ms, answer)
 
     @property
     def good(self) -> bool:
