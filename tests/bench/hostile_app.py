@@ -6,6 +6,7 @@ The question's first word decides which one gets it; a second one, "slow", makes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import logging
@@ -220,11 +221,12 @@ def _pool() -> SimpleQueue[socket.socket]:
 
 def _serve(connection: socket.socket) -> None:
     """Answer each line with two rows of its first word."""
-    while line := _line(connection):
-        if line.endswith(" slow"):
-            time.sleep(REPLY_S)
-        name = line.split()[0]
-        connection.sendall(f"{name}\n{name}\n".encode())
+    with connection, contextlib.suppress(OSError):  # the other end is gone
+        while line := _line(connection):
+            if line.endswith(" slow"):
+                time.sleep(REPLY_S)
+            name = line.split()[0]
+            connection.sendall(f"{name}\n{name}\n".encode())
 
 
 def _line(connection: socket.socket) -> str:

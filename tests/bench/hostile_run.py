@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .answers import SUCCESS, Answer
+from .answers import SUCCESS
 from .hostile_kinds import KINDS, calls_of, segment
 from .observe import ABANDONED, REBALANCES, REPLACED, Observed, observe
 from .report import percentile
@@ -14,6 +14,7 @@ from .report import percentile
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from .answers import Answer
     from .load import Segment
 
 MAX_P99_MS, MAX_MS, MIN_SUCCESS = 5.0, 50.0, 0.995
@@ -172,15 +173,10 @@ def _success(names: Collection[str], first: dict[str, Answer]) -> float:
 
 
 def _ended_as(names: Iterable[str], first: dict[str, Answer]) -> dict[str, int]:
-    return dict(Counter(_end(first[name]) for name in names if name in first).most_common())
+    return dict(Counter(first[name].ended_as for name in names if name in first).most_common())
 
 
 def _late(times: Iterable[tuple[float | None, float | None]]) -> tuple[float, float]:
     """How far ends lie behind deadlines: 99 of 100, and all."""
     late = [max(0.0, end - deadline) for end, deadline in times if end is not None and deadline is not None]
     return percentile(late, 0.99) or 0.0, max(late, default=0.0)
-
-
-def _end(answer: Answer) -> str:
-    kind = answer.error_type
-    return answer.status if kind in {None, answer.status} else f"{answer.status} ({kind})"

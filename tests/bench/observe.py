@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from .answers import Answer, asked_ms, collect, first_answers
@@ -34,15 +33,16 @@ class Observed(NamedTuple):
     supervisor: Supervisor
 
     def left_out(self) -> set[str]:
-        """The ids of the queries that were under way at some time while no service was."""
-        outages = [(from_s * 1000, until_s * 1000) for from_s, until_s in self.supervisor.outages]
-        ended = {name: self.first[name].created_ms if name in self.first else inf for name in self.asked}
-        return {
-            name
-            for name, at_ms in self.asked.items()
-            for from_ms, until_ms in outages
-            if at_ms <= until_ms and ended[name] >= from_ms
-        }
+        """The ids of the queries that were asked while no service was, or were in flight when one ended."""
+        found = set()
+        for from_ms, until_ms in self.supervisor.outages_ms:
+            found |= {name for name, at_ms in self.asked.items() if from_ms <= at_ms <= until_ms}
+            found |= {name for name, one in self.first.items() if _in_flight(one, from_ms)}
+        return found
+
+
+def _in_flight(answer: Answer, at_ms: float) -> bool:
+    return answer.started_ms is not None and answer.started_ms <= at_ms <= answer.created_ms
 
 
 async def observe(

@@ -78,12 +78,10 @@ class Supervisor:
         return len(self.lives) - 1
 
     @property
-    def outages(self) -> list[tuple[float, float]]:
-        """From when each run ended, or said that it would, until the next one was ready (wall clock)."""
-        return [
-            (one.gone_at, following.service.ready_at or inf)
-            for one, following in itertools.pairwise(self.lives)
-        ]
+    def outages_ms(self) -> list[tuple[float, float]]:
+        """From when each run ended, or said that it would, until the next one was ready (epoch ms)."""
+        pairs = itertools.pairwise(self.lives)
+        return [(one.gone_at * 1000, (other.service.ready_at or inf) * 1000) for one, other in pairs]
 
     async def _start(self) -> Service:
         service = self._make()
