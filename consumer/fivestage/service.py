@@ -56,6 +56,8 @@ LAST_COMMIT_S = 2.0
 AFTER_DRAIN_S = 4.0
 """What a drain leaves of the time for the end: to commit, and to disconnect."""
 START_TIMEOUT_S = 18.0
+EXECUTOR_STOP_S = 2.8
+"""For cancelled nodes to clean up, and for resources to close."""
 STEP_S = 3.0
 """How long a part may take to end."""
 
@@ -179,7 +181,7 @@ class Service:
         await self._start_admin(stack)
         await parts.executor.start(parts.inner.running.finished)
         stack.push_async_callback(self._end_part, lambda: asyncio.to_thread(flush_provider), "traces")
-        stack.push_async_callback(self._end_part, lambda: parts.executor.stop(1.0), "executor")
+        stack.push_async_callback(self._end_part, lambda: parts.executor.stop(EXECUTOR_STOP_S), "executor")
         stack.push_async_callback(self._end_part, parts.sink.stop, "producer")
         stack.push_async_callback(self._end_part, parts.source.stop, "consumer")
         await parts.sink.start()

@@ -112,13 +112,18 @@ class ProcessBus(Bus):
         self.observer = Replacements()
         super().__init__(process_app.executor(observer=self.observer, **options))
 
+    async def start(self) -> None:
+        """Start, and wait for the spare too: which worker gets the queries is then known."""
+        await super().start()
+        await until(lambda: all(worker.ready for worker in self.executor.workers))
+
     @property
     def zygote(self) -> int:
         return self.executor.pids()[0]
 
     @property
     def worker(self) -> ProcessWorker:
-        worker = self.executor._workers[0]
+        worker = self.executor.workers[0]
         assert isinstance(worker, ProcessWorker)
         return worker
 
@@ -218,7 +223,6 @@ async def test_many_queries_share_the_workers() -> None:
     """Each is answered once, with its own answer."""
     bus = ProcessBus(workers=2)
     async with started(bus):
-        await until(lambda: all(worker.ready for worker in bus.executor._workers))
         jobs = [bus.submit(f"echo {number}") for number in range(300)]
         pids = [bus.submit("pid") for _ in range(2)]
         await bus.ended(*jobs, *pids)

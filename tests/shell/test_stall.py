@@ -14,9 +14,10 @@ from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.trail import RunningStage, StageRun
 from fivestage.executors import TICK_S
-from fivestage.executors.fleet import MAKE_AGAIN_S, MAX_DEATHS, MAX_STALLED, TRIM_AFTER_S, Fleet
+from fivestage.executors.fleet import MAX_DEATHS, Fleet
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import IN_STAGE, OUTSIDE, OUTSIDE_PATIENCE_S, StallDetector
+from fivestage.executors.worker_set import MAKE_AGAIN_S, MAX_STALLED, TRIM_AFTER_S
 from fivestage.patrol import OVERDUE_S, Patrol
 from fivestage.threads import Abandoned
 from fivestage_schemas import Outcome, PipelineStatus
@@ -114,6 +115,7 @@ class FakeWorker:
         self.lag_s = 0.0
         self.stalled_s = 0.03
         self.ready = True
+        self.thread = (1, 1)
         self.replacement: str | None = None
         self.culprit: Job | None = None
         self.number = 0

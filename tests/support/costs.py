@@ -163,7 +163,7 @@ def on_thread_loops() -> Counts:
         async with MemoryBus(_app(load), **_options(load, **PATIENT), executor=executor) as bus:
             await bus.ask("0")
             watch_loop(asyncio.get_running_loop(), counts, "on the bus loop")
-            for worker in executor._workers:
+            for worker in executor.workers:
                 watch_loop(worker._loop, counts, "on the executor's loop")  # type: ignore[attr-defined]
             for _ in range(ONE_BY_ONE):
                 await bus.ask("0")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -17,6 +18,7 @@ from fivestage.core.moving import is_over, is_worth_moving
 from fivestage.core.trail import StageRun
 from fivestage.executors.port import TICK_S
 from fivestage.executors.worker import Stall
+from fivestage.executors.worker_set import WorkerSet
 from fivestage.threads import Abandoned
 from fivestage_schemas import Outcome
 
@@ -31,14 +33,9 @@ if TYPE_CHECKING:
 LATE_S: Final = 5 * TICK_S
 MAX_DEATHS: Final = 3
 """A query that is there each time a worker dies of an unknown cause is the likely cause."""
-MAX_STALLED: Final = 64
-"""So many stalled workers are replaced; with more of them queries wait in one of these."""
-SPARE_AFTER_S: Final = 0.25
-"""A stalled worker that comes back by then costs no new spare."""
-TRIM_AFTER_S: Final = 5.0
-"""How long there may be more workers than needed, before one of them ends."""
-MAKE_AGAIN_S: Final = 1.0
-"""The pause after a worker could not be made."""
+LOG_EVERY_S: Final = 5.0
+"""How often one place that blocks is logged; the metric counts each time."""
+MAX_LOGGED: Final = 256
 
 log = structlog.get_logger("fivestage.executor")
 
@@ -66,60 +63,49 @@ class Fleet:
         observer: Observer,
         cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
-        self._make_worker = make_worker
-        self._size = size
-        self._spares = spares
+        self._set = WorkerSet(
+            lambda on_ready: make_worker(self._on_finished, on_ready), size=size, spares=spares
+        )
         self._stall_ms = stall_ms
         self._observer = observer
         self._on_finished: OnFinished = _not_started
-        self._workers: list[Worker] = []
-        """Those that may get jobs; the first of them that can do."""
-        self._active: list[Worker] = []
-        """Those that do get jobs."""
-        self._stalled: dict[Worker, Stall] = {}
-        self._retired: list[Worker] = []
-        """They get no more jobs, and end with the last one they have."""
         self._checked_at = 0.0
         self._cpu_clock = cpu_clock
         self._cpu_s = 0.0
-        self._make_again_at = 0.0
-        self._enough_since: float | None = None
         self._ending = False
+        self._logged: dict[tuple[str | None, ...], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Fleet {self._workers} stalled={len(self._stalled)} retired={self._retired}>"
+        return f"<Fleet {self._set}>"
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Those that may get jobs; the first of them that can do."""
+        return self._set.all
 
     def launch(self, on_finished: OnFinished) -> None:
         """Make the workers; raises what making them raises."""
         self._on_finished = on_finished
-        self._workers = [
-            self._make_worker(on_finished, self._choose) for _ in range(self._size + self._spares)
-        ]
-        self._choose()
+        self._set.launch()
         self._tend_later()
 
     def submit(self, job: Job) -> None:
         """See Executor."""
-        workers = self._active
+        workers = self._set.active
         if not workers:
             raise RuntimeError("the executor has not been started")
         if job.place in workers and job.place.blocking[0] == job.number:
-            workers = self._others(job.place)
+            workers = self._set.others(job.place)  # its own code, which nothing waits for any more, blocks it
         worker = workers[0] if len(workers) == 1 else min(workers, key=lambda worker: len(worker.roster))
         job.place = worker
         worker.start(job)
-
-    def _others(self, blocked: Worker) -> list[Worker]:
-        """Those that may take a query whose own code, which nothing waits for any more, blocks a worker."""
-        stalled = {*self._stalled, blocked}
-        return [one for one in self._workers if one.ready and one not in stalled] or self._active
 
     def cancel(self, job: Job) -> None:
         """See Executor."""
         worker: Worker = job.place
         worker.cancel(job)
-        stall = self._stalled.get(worker)
+        stall = self._set.stalled.get(worker)
         if stall is not None and stall.job is not job:
             worker.roster.excuse(job)
 
@@ -128,11 +114,11 @@ class Fleet:
         if self._ending:  # workers that end are not replaced
             return False
         elapsed_s = self._elapsed_s(now)
-        found = [self._look_at(worker, now, elapsed_s) for worker in tuple(self._workers)]
-        self._choose()
-        for worker, stall in tuple(self._stalled.items()):
+        found = [self._look_at(worker, now, elapsed_s) for worker in tuple(self._set.all)]
+        self._set.choose()
+        for worker, stall in tuple(self._set.stalled.items()):
             self._hold(worker, stall, now)
-        self._keep_up(now)
+        self._set.keep_up(now)
         self._tend_later()
         return any(found)
 
@@ -141,14 +127,14 @@ class Fleet:
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_s
         self._ending = True
-        workers = [*self._workers, *self._retired]
+        workers = [*self._set.all, *self._set.retired]
         if self._timer is not None:
             self._timer.cancel()
         for worker in workers:
             for job in list(worker.roster.jobs.values()):
                 worker.cancel(job)
                 job.end()
-        while any(worker.roster.left for worker in self._workers) and clock() < end - timeout_s / 2:  # noqa: ASYNC110 - other threads change it
+        while any(worker.roster.left for worker in self._set.all) and clock() < end - timeout_s / 2:  # noqa: ASYNC110 - other threads change it
             await asyncio.sleep(TICK_S)
         while not all(worker.gone for worker in workers) and clock() < end:
             for worker in workers:
@@ -158,18 +144,18 @@ class Fleet:
     @property
     def unready(self) -> str | None:
         """See Executor."""
-        return None if any(worker.ready for worker in self._workers) else "no worker is ready"
+        return None if any(worker.ready for worker in self._set.all) else "no worker is ready"
 
     @property
     def lag_s(self) -> float:
         """See Executor."""
-        return max((worker.lag_s for worker in self._active), default=0.0)
+        return max((worker.lag_s for worker in self._set.active), default=0.0)
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
-        workers = (*self._workers, *self._retired)
+        workers = (*self._set.all, *self._set.retired)
         found = [left for worker in workers if not worker.gone for left in worker.abandoned()]
-        return found + [Abandoned(one.place, one.since) for one in self._stalled.values() if not one.known]
+        return found + [stall.other for stall in self._set.stalled.values() if stall.other is not None]
 
     # Looking at the workers
 
@@ -190,56 +176,14 @@ class Fleet:
         if worker.gone:
             self._replace_dead(worker, why or "it has ended")
             return True
-        stalled = worker in self._stalled
+        stalled = worker in self._set.stalled
         if why is None:
-            self._stalled.pop(worker, None)
+            self._set.stalled.pop(worker, None)
         elif not stalled:
-            self._stalled[worker] = self._stall(worker, now, why)
+            self._set.stalled[worker] = self._stall(worker, now, why)
         if (reason := worker.needs_replacement(now)) is not None:
             self._retire(worker, reason)
         return why is not None and not stalled
-
-    def _choose(self) -> None:
-        """Decide which workers get jobs: ready ones; else those that will be; else any."""
-        turning = [worker for worker in self._workers if worker not in self._stalled]
-        ready = [worker for worker in turning if worker.ready]
-        self._active = ready[: self._size] or turning[: self._size] or self._workers
-
-    def _keep_up(self, now: float) -> None:
-        """Make a worker where one is missing; end one where there has been one too many for a while."""
-        turning = len(self._workers) - len(self._stalled)
-        wanted = self._size + self._spares
-        about_to_turn = sum(now - stall.since < SPARE_AFTER_S for stall in self._stalled.values())
-        if turning < self._size or turning + about_to_turn < wanted:
-            self._add(now)
-        if turning <= wanted:
-            self._enough_since = None
-        elif self._enough_since is None:
-            self._enough_since = now
-        elif now - self._enough_since > TRIM_AFTER_S:
-            self._enough_since = now
-            self._trim()
-
-    def _add(self, now: float) -> None:
-        if now < self._make_again_at or len(self._stalled) > MAX_STALLED:
-            return
-        try:
-            worker = self._make_worker(self._on_finished, self._choose)
-        except (OSError, RuntimeError) as error:  # no more descriptors, or threads
-            self._make_again_at = now + MAKE_AGAIN_S
-            what = f"{type(error).__name__}: {error}"
-            log.error("no worker could be made", error=what, again_s=MAKE_AGAIN_S)  # noqa: TRY400
-            return
-        self._workers.append(worker)
-        self._choose()
-
-    def _trim(self) -> None:
-        """End the last worker that has nothing to do."""
-        idle = [one for one in self._workers if not one.roster and one not in self._stalled]
-        if idle:
-            self._workers.remove(idle[-1])
-            self._retired.append(idle[-1])
-            self._choose()
 
     # Stalled workers
 
@@ -252,22 +196,34 @@ class Fleet:
         place, stalled_s = worker.place(), worker.stalled_s
         node, stage = _code_of(job)
         self._observer.executor_stalled(node or stage or "")
-        log.warning(
-            "event loop blocked",
-            reason=why,
-            node=node,
-            stage=stage,
-            query_id=None if job is None else job.query.query_id,
-            place=place,
-            blocked_ms=round(stalled_s * 1000),
-            setting=f"executor.stall_ms = {self._stall_ms}",
-            queries_waiting=len(worker.roster) - (job is not None),
-        )
-        return Stall(now - stalled_s, job, number != 0, place or "a background task")
+        if self._may_log((node, stage, place), now):
+            log.warning(
+                "event loop blocked",
+                reason=why,
+                node=node,
+                stage=stage,
+                query_id=None if job is None else job.query.query_id,
+                place=place,
+                blocked_ms=round(stalled_s * 1000),
+                setting=f"executor.stall_ms = {self._stall_ms}",
+                queries_waiting=len(worker.roster) - (job is not None),
+            )
+        since = now - stalled_s
+        other = None if number else Abandoned(place or "a background task", since, worker.thread)
+        return Stall(since, job, other)
+
+    def _may_log(self, what: tuple[str | None, ...], now: float) -> bool:
+        """Whether a line about *what* is due: a node that always blocks would fill the log."""
+        if now - self._logged.get(what, -inf) < LOG_EVERY_S:
+            return False
+        if len(self._logged) >= MAX_LOGGED:
+            self._logged.clear()
+        self._logged[what] = now
+        return True
 
     def _hold(self, worker: Worker, stall: Stall, now: float) -> None:
         """Take note of the jobs that are caught in a stalled worker; move those that must not wait longer."""
-        movable = worker not in self._active
+        movable = worker not in self._set.active
         for job in list(worker.roster.jobs.values()):
             if job is stall.job:
                 continue
@@ -286,10 +242,8 @@ class Fleet:
         """Put another worker in a dead one's place; its jobs move, but for the one that ended it."""
         number, culprit = worker.blocking
         queries = len(worker.roster)
-        self._workers.remove(worker)
-        self._stalled.pop(worker, None)
-        self._add(asyncio.get_running_loop().time())
-        self._choose()
+        self._set.drop(worker)
+        self._set.add(asyncio.get_running_loop().time())
         node, stage = _code_of(culprit)
         self._observer.executor_replaced(why)
         log.warning("worker died", reason=why, node=node, stage=stage, queries=queries)
@@ -308,28 +262,24 @@ class Fleet:
 
     def _retire(self, worker: Worker, why: str) -> None:
         """Give a worker no more jobs; those it has may end there."""
-        self._workers.remove(worker)
-        self._retired.append(worker)
-        stall = self._stalled.pop(worker, None)
+        stall = self._set.retire(worker)
         self._observer.executor_replaced(why)
-        names = sorted({one.name for one in worker.abandoned()} or {stall.place if stall else ""})
+        left = worker.abandoned() + ([stall.other] if stall is not None and stall.other is not None else [])
+        names = sorted({one.name for one in left})
         log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.roster))
-        self._add(asyncio.get_running_loop().time())
-        self._choose()
+        self._set.add(asyncio.get_running_loop().time())
         if stall is not None:
             self._move_all_but(worker, stall.job)
 
     def _tend_later(self) -> None:
-        opening = any(not worker.ready for worker in self._workers)
-        needed = self._stalled or self._retired or self._enough_since is not None or opening
-        if needed and self._timer is None and not self._ending:
+        if self._set.unsettled and self._timer is None and not self._ending:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tend)
 
     def _tend(self) -> None:
         """End the retired workers that have no jobs; by a timer, as there may be no queries."""
         self._timer = None
         now = asyncio.get_running_loop().time()
-        for worker in self._retired:
+        for worker in self._set.retired:
             why = worker.look(now, elapsed_s=TICK_S)
             number, blocking = worker.blocking
             if worker.gone:
@@ -338,7 +288,7 @@ class Fleet:
                 worker.end(now)
             elif why is not None:
                 self._move_all_but(worker, blocking)
-        self._retired = [worker for worker in self._retired if not worker.gone]
+        self._set.retired = [worker for worker in self._set.retired if not worker.gone]
         if now - self._checked_at > 1.5 * TICK_S:  # there are no queries, and so nothing else calls it
             self.check(now)
         self._tend_later()
@@ -351,7 +301,7 @@ class Fleet:
                 self._move(worker, job)
 
     def _move(self, worker: Worker, job: Job) -> None:
-        if not self._active:  # there is no other worker yet: it ends at its deadline
+        if not self._set.active:  # there is no other worker yet: it ends at its deadline
             return
         self._take_out(worker, job)
         job.move()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fivestage.errors import ExecutorError, ResourceError
 from fivestage.executors import messages
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.plan import Plan
     from fivestage.executors.port import OnFinished
+
+SERVER_STOP_S: Final = 0.5
+"""What the end of the workers leaves of the time to that of the fork server."""
 
 
 class ProcessExecutor(Fleet):
@@ -102,7 +105,7 @@ class ProcessExecutor(Fleet):
         limit_s = self._greeting_s
         ends_at = clock() + limit_s
         while self.unready is not None:
-            for worker in self._workers:
+            for worker in self.workers:
                 if isinstance(worker, ProcessWorker) and worker.error is not None:
                     raise ResourceError(worker.error)
             if clock() > ends_at:
@@ -115,7 +118,7 @@ class ProcessExecutor(Fleet):
     def check(self, now: float) -> bool:
         """See Executor."""
         found = super().check(now)
-        calls = [(worker, one) for worker in self._workers for one in worker.abandoned()]
+        calls = [(worker, one) for worker in self.workers for one in worker.abandoned()]
         if calls:
             for worker in self._overtime.too_much(calls, now):
                 self._retire(worker, "code of ended queries computes on")
@@ -139,16 +142,17 @@ class ProcessExecutor(Fleet):
     def pids(self) -> list[int]:
         """The numbers of the processes: the zygote's, then those of the workers that jobs go to."""
         pids = [None if self._nursery is None else self._nursery.pid]
-        pids += [worker.link.pid for worker in self._workers if isinstance(worker, ProcessWorker)]
+        pids += [worker.link.pid for worker in self.workers if isinstance(worker, ProcessWorker)]
         return [pid for pid in pids if pid is not None]
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
+        for_the_server_s = min(SERVER_STOP_S, timeout_s / 2)
         try:
-            await self.shut_down(timeout_s / 2)
+            await self.shut_down(timeout_s - for_the_server_s)
         finally:
             if self._nursery is not None:
-                await self._nursery.stop(timeout_s / 2)
+                await self._nursery.stop(for_the_server_s)
 
     def _make(self, on_finished: OnFinished, on_ready: Callable[[], None]) -> ProcessWorker:
         assert self._nursery is not None  # noqa: S101 - workers are made after the start

@@ -126,8 +126,7 @@ class ProcessWorker:
         if link.gone:
             return self.error or "its process has ended"
         if not link.greeted.is_set():
-            late = link.spawned_at is not None and now - link.spawned_at > self._greeting_s
-            return "its process does not say hello" if late else None
+            return None
         why = self._stall.look(answering=self._pinged_at is None, elapsed_s=elapsed_s)
         if self._stall.is_suspicious:
             link.ask_for_place()  # it has the time to answer until that is sure
@@ -158,6 +157,11 @@ class ProcessWorker:
         number, _ = self.link.monitor.seen()
         return number, self.roster.blocking(number) if number else None
 
+    @property
+    def thread(self) -> tuple[int, int] | None:
+        """See Worker."""
+        return None if self.link.pid is None else (self.link.pid, self.link.pid)
+
     def place(self) -> str | None:
         """See Worker."""
         return self.link.place()
@@ -180,6 +184,12 @@ class ProcessWorker:
 
     def needs_replacement(self, now: float) -> str | None:
         """See Worker. Code of ended jobs is given time, and then no more: a process can be killed."""
+        spawned_at = self.link.spawned_at
+        if not self.ready:
+            late = spawned_at is not None and now - spawned_at > self._greeting_s
+            return "its process does not say hello" if late else None
+        if self._stall.stalled_s > self._run_on_s and not self.blocking[0]:
+            return "code of no query blocks its event loop"
         if not self._in_threads and not self.roster.left:
             return None
         too_long = any(now - one.since > self._run_on_s for one in self.abandoned())
@@ -190,8 +200,7 @@ class ProcessWorker:
         if not self.roster.left:
             return self._in_threads_now()
         number, _ = self.link.monitor.seen()
-        main = None if self.link.pid is None else (self.link.pid, self.link.pid)
-        return self.roster.abandoned(number, self._turned_at, main) + self._in_threads_now()
+        return self.roster.abandoned(number, self._turned_at, self.thread) + self._in_threads_now()
 
     def _in_threads_now(self) -> list[Abandoned]:
         """What runs on in threads, as far as the process has had the CPU to say otherwise."""

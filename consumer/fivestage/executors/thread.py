@@ -145,6 +145,11 @@ class ThreadWorker:
         number, _ = self._monitor.seen()
         return number, self.roster.blocking(number) if number else None
 
+    @property
+    def thread(self) -> tuple[int, int]:
+        """See Worker."""
+        return os.getpid(), self._thread.native_id or 0
+
     def place(self) -> str | None:
         """See Worker."""
         return place_of(self._thread.ident)
@@ -167,7 +172,7 @@ class ThreadWorker:
         if not self.roster.left:
             return []
         number, _ = self._monitor.seen()
-        return self.roster.abandoned(number, self._turned_at, (os.getpid(), self._thread.native_id or 0))
+        return self.roster.abandoned(number, self._turned_at, self.thread)
 
     # In the thread
 
@@ -256,7 +261,7 @@ class ThreadExecutor(Fleet):
         self._scope = await self._orchestrator.resources.open_process()
         try:
             self.launch(on_finished)
-            first = self._workers[0]
+            first = self.workers[0]
             assert isinstance(first, ThreadWorker)  # noqa: S101 - see above
             await first.opened
         except BaseException:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.core.job import Job
+from fivestage.threads import Abandoned
 
 if TYPE_CHECKING:
     from fivestage.executors.roster import Roster
-    from fivestage.threads import Abandoned
 
 
 class Worker(Protocol):
@@ -51,6 +51,10 @@ class Worker(Protocol):
     def blocking(self) -> tuple[int, Job | None]:
         """The number of the job whose code has control (0 = none), and that job if it still runs here."""
 
+    @property
+    def thread(self) -> tuple[int, int] | None:
+        """The process and the kernel's number of the thread that its loop runs in."""
+
     def place(self) -> str | None:
         """Where the code is that has control, as far as that can be told."""
 
@@ -72,6 +76,5 @@ class Stall(NamedTuple):
     """Monotonic seconds."""
     job: Job | None
     """The job whose code has control; None where that job has ended, or where other code has it."""
-    known: bool
-    """A job's code has control, ended or not."""
-    place: str
+    other: Abandoned | None
+    """The code that has control, where it is no job's."""
