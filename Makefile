@@ -16,7 +16,7 @@ FAST := tests/core tests/nodes tests/shell tests/contracts tests/cli/test_round_
 	tests/test_exports.py tests/test_schemas.py tests/test_settings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-compiled wheel check format bench bench-overload bench-hostile bench-slow bench-scale soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-fast test-compiled wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-scale soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ bench-overload: $(BENCH_READY) ## Goodput beyond capacity beside others, and aft
 
 bench-hostile: $(BENCH_READY) ## Nodes that misbehave, and what becomes of the others (OPTIONS=...)
 	$(BIN)/python -m tests.bench.hostile $(OPTIONS)
+
+bench-ordinary: $(BENCH_READY) ## Apps of an ordinary day beside plain asyncio (OPTIONS=...)
+	$(BIN)/python -m tests.bench.ordinary $(OPTIONS)
 
 bench-slow: $(BENCH_READY) ## A node that becomes slow and recovers (OPTIONS=...)
 	$(BIN)/python -m tests.bench.slow $(OPTIONS)

@@ -36,22 +36,39 @@ class Answer(NamedTuple):
     ends_ms: float | None
     """When its time was up: its start and its budget (epoch milliseconds)."""
     finished_ms: float | None
+    started_ms: float | None = None
+    answer: Any = None
 
     @classmethod
     def of(cls, message: Message) -> Self:
         """Read one."""
         event: dict[str, Any] = orjson.loads(message.value() or b"null")
-        started, finished, ends = event.get("started_at"), event.get("finished_at"), None
-        if started is not None:
-            ends = _epoch_ms(started) + event["metrics"]["budget_ms"]
+        started, finished = event.get("started_at"), event.get("finished_at")
+        started_ms = _epoch_ms(started) if started else None
+        ends = None if started_ms is None else started_ms + event["metrics"]["budget_ms"]
         status, error_type = event.get("status", ANSWERED), event.get("error_type")
         finished_ms = _epoch_ms(finished) if finished else None
-        return cls(event["query_id"], status, error_type, created_ms(message), ends, finished_ms)
+        return cls(
+            event["query_id"],
+            status,
+            error_type,
+            created_ms(message),
+            ends,
+            finished_ms,
+            started_ms,
+            event.get("answer"),
+        )
 
     @property
     def good(self) -> bool:
         """It holds an answer."""
         return self.status in {SUCCESS, ANSWERED}
+
+    @property
+    def ended_as(self) -> str:
+        """Its status, with the type of an error."""
+        kind = self.error_type
+        return self.status if kind in {None, self.status} else f"{self.status} ({kind})"
 
 
 def created_ms(message: Message) -> int:

@@ -53,6 +53,8 @@ class Child:
         self.started_at = 0.0
         self.ready_at = 0.0
         """Wall clock."""
+        self.stopping_at: float | None = None
+        """When it said that it gives up; wall clock."""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -104,6 +106,8 @@ class Child:
             if event["event"] == "ready" and self.ready is not None and not self.ready.done():
                 self.ready_at = time.time()
                 self.ready.set_result(event)
+            elif event["event"] == "stopping" and self.stopping_at is None:
+                self.stopping_at = time.time()
 
     async def until_ready(self) -> bool:
         """Wait for the log line ``ready``; False when the process ended instead."""

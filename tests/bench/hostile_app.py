@@ -1,14 +1,24 @@
-"""Nodes that do what nodes must not do. The question's first word decides which one gets it."""
+"""Nodes that do what nodes must not do, and ordinary ones that are slow now and then.
+
+The question's first word decides which one gets it; a second one, "slow", makes the call slow.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import importlib
+import logging
 import math
 import os
 import re
+import socket
 import threading
 import time
+from queue import SimpleQueue
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from fivestage import Pipeline, Query, StageContext
 
@@ -16,10 +26,16 @@ WORK_S = 0.005
 BLOCK_S = 5.0
 LARGE_BYTES = 50_000_000
 LEAKED_TASKS = 100
+CLIENT_S = 0.05
+CONNECTIONS = 4
+REPLY_S = 0.4
+LOG_S = 0.5
+OFFLOADED_S = 0.02
 
 app = Pipeline(builtins=False)
 _leaked: list[asyncio.Task[Any]] = []
 _never = threading.Event()
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, object] = WeakKeyDictionary()
 
 
 class Hostile(BaseException):
@@ -156,4 +172,94 @@ async def fork(query: Query, _ctx: StageContext) -> dict[str, Any]:
 async def leak(query: Query, _ctx: StageContext) -> dict[str, Any]:
     """Leave tasks behind that never end."""
     _leaked.extend(asyncio.create_task(asyncio.Event().wait()) for _ in range(LEAKED_TASKS))
+    return {"answer": query.query_id, "confidence": 1.0}
+
+
+# Ordinary nodes
+
+
+@app.node("lazy-import")
+def lazy_import(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Import what is needed on first use."""
+    return {"answer": importlib.import_module("slow_import").same(query.query_id), "confidence": 1.0}
+
+
+@app.node("client-per-loop")
+async def client_per_loop(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Make a client on first use in each event loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _clients:
+        time.sleep(CLIENT_S)  # noqa: ASYNC251 - as making one does
+        _clients[loop] = object()
+    await asyncio.sleep(WORK_S)
+    return {"answer": query.query_id, "confidence": 1.0}
+
+
+@app.node("pooled")
+def pooled(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Ask the server for rows; the answer is the name that stands in all of them."""
+    pool = _pool()
+    connection = pool.get()
+    try:
+        connection.sendall(f"{query.query_id} {query.user_input}\n".encode())
+        rows = [_line(connection) for _ in range(2)]
+    finally:
+        pool.put(connection)
+    return {"answer": " ".join(sorted(set(rows))), "confidence": 1.0}
+
+
+@functools.cache
+def _pool() -> SimpleQueue[socket.socket]:
+    """Connections to a server in this process."""
+    pool: SimpleQueue[socket.socket] = SimpleQueue()
+    for _ in range(CONNECTIONS):
+        near, far = socket.socketpair()
+        threading.Thread(target=_serve, args=(far,), daemon=True).start()
+        pool.put(near)
+    return pool
+
+
+def _serve(connection: socket.socket) -> None:
+    """Answer each line with two rows of its first word."""
+    with connection, contextlib.suppress(OSError):  # the other end is gone
+        while line := _line(connection):
+            if line.endswith(" slow"):
+                time.sleep(REPLY_S)
+            name = line.split()[0]
+            connection.sendall(f"{name}\n{name}\n".encode())
+
+
+def _line(connection: socket.socket) -> str:
+    """The next line; empty at the end."""
+    found = b""
+    while not found.endswith(b"\n") and (byte := connection.recv(1)):
+        found += byte
+    return found.decode().strip()
+
+
+class _SlowHandler(logging.Handler):
+    """Takes long for some lines, as one that writes to a full disk or over a network does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg.endswith(" slow"):
+            time.sleep(LOG_S)
+
+
+_log = logging.getLogger("hostile_app")
+_log.propagate = False
+_log.setLevel(logging.INFO)
+_log.addHandler(_SlowHandler())
+
+
+@app.node("slow-log")
+def slow_log(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Log."""
+    _log.info(query.user_input)
+    return {"answer": query.query_id, "confidence": 1.0}
+
+
+@app.node("to-thread")
+async def to_thread(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Leave the work to a thread."""
+    await asyncio.to_thread(time.sleep, OFFLOADED_S)
     return {"answer": query.query_id, "confidence": 1.0}

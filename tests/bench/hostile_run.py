@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .answers import SUCCESS, Answer, asked_ms, collect, first_answers
-from .children import Service
-from .load import Load, Segment, offer, query_id
-from .place import place
+from .answers import SUCCESS
+from .hostile_kinds import KINDS, calls_of, segment
+from .observe import ABANDONED, REBALANCES, REPLACED, Observed, observe
 from .report import percentile
-from .supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
-GOOD = ("good-async", "good-def")
-PARTITIONS = 8
-REBALANCES = "fivestage_rebalances_total"
-REPLACED = "fivestage_replaced_executors_total"
-ABANDONED = "fivestage_abandoned_tasks"
-MAX_P99_MS, MAX_MS, MIN_SUCCESS = 5.0, 50.0, 0.99
+    from .answers import Answer
+    from .load import Segment
+
+MAX_P99_MS, MAX_MS, MIN_SUCCESS = 5.0, 50.0, 0.995
+SECONDS = 10.0
+GAVE_UP = 1
+"""The exit code of a service that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +28,32 @@ class Options:
     """How much of what."""
 
     rate: float
-    seconds: float
+    seconds: float | None
+    """How long the load of a row takes; None for SECONDS, or what its kind needs."""
     share: float
     settle_s: float
 
-    def segment(self, kind: str) -> Segment:
-        """The queries' texts: every so manieth is hostile, the others take turns."""
-        every = max(2, round(1 / self.share))
-        texts = [GOOD[number % 2] for number in range(every * 2)]
-        texts[every - 1] = texts[every * 2 - 1] = kind
-        return Segment(int(self.rate * self.seconds), texts)
+    def segment(self, kind: str, executor: str) -> Segment:
+        """The queries of a row."""
+        own = KINDS[kind].seconds if executor == "thread" else None
+        return segment(kind, size=int(self.rate * (self.seconds or own or SECONDS)), share=self.share)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of everybody."""
+    """What became of all queries of one load."""
 
     kind: str
     executor: str
     broker: str
     queries: int
     missing: int
+    wrong: int
+    """Answers of another query."""
     again: int
     """Answers beyond the first of their query, after a restart."""
+    left_out: int
+    """Queries under way during a restart: neither their success nor their lateness counts."""
     late_p99_ms: float
     late_max_ms: float
     record_late_p99_ms: float
@@ -60,7 +61,11 @@ class Row:
     normal_success: float
     normal_ended_as: dict[str, int]
     normal_age_p99_ms: float | None
+    ordinary_success: float | None
+    """Of the node's own queries that are not slow themselves; None where the node is hostile."""
     hostile_ended_as: dict[str, int]
+    slow_ended_as: dict[str, int]
+    """Those of them that are slow themselves."""
     rebalances: float | None
     restarts: int
     exit_codes: list[int | None]
@@ -69,7 +74,7 @@ class Row:
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended when it was told to."""
+        """How the last run of the service ended."""
         return self.exit_codes[-1]
 
     @property
@@ -77,12 +82,21 @@ class Row:
         """The bars that it does not keep to."""
         bars = {
             "missing": self.missing == 0,
+            "wrong": self.wrong == 0,
             "p99": max(self.late_p99_ms, self.record_late_p99_ms) <= MAX_P99_MS,
             "max": max(self.late_max_ms, self.record_late_max_ms) <= MAX_MS,
             "normal": self.normal_success >= MIN_SUCCESS,
-            "group": self.rebalances == 1 and self.restarts == 0,
+            "ordinary": self.ordinary_success is None or self.ordinary_success >= MIN_SUCCESS,
+            "replaced": self.ordinary_success is None or not self.replaced,
+            "group": self.rebalances == 1 and self._ended_as_expected,
         }
         return [name for name, kept in bars.items() if not kept]
+
+    @property
+    def _ended_as_expected(self) -> bool:
+        if KINDS[self.kind].burns and self.executor == "thread":
+            return self.restarts > 0 and set(self.exit_codes[:-1]) == {GAVE_UP}
+        return self.restarts == 0
 
     @property
     def verdict(self) -> str:
@@ -91,8 +105,8 @@ class Row:
 
     @property
     def log(self) -> str:
-        """For those who wait."""
-        return f"missing {self.missing}, normal {self.normal_ended_as}, hostile {self.hostile_ended_as}"
+        """For the terminal, while the next row runs."""
+        return f"missing {self.missing}, normal {self.normal_ended_as}, its own {self.hostile_ended_as}"
 
 
 async def run(kind: str, executor: str, kafka: str | None, options: Options) -> Row:
@@ -101,53 +115,49 @@ async def run(kind: str, executor: str, kafka: str | None, options: Options) -> 
     Raises:
         RuntimeError: the service does not start with this executor, or does not use it.
     """
-    async with place(kafka, PARTITIONS) as here:
-        settings = {**here.settings, "executor.kind": executor, "tracing.sample_ratio": 0}
-        supervisor = Supervisor(
-            lambda: Service("hostile_app:app", settings), (ABANDONED,), with_workers=executor == "process"
-        )
-        async with supervisor:
-            segment = options.segment(kind)
-            limit_s = options.seconds + options.settle_s
-            reading = asyncio.create_task(collect(here.bootstrap, here.topics.results, segment.size, limit_s))
-            await offer(Load(here.bootstrap, here.topics.queries, options.rate, [segment]))
-            answers = await reading
-        asked = await asyncio.to_thread(asked_ms, here.bootstrap, here.topics.queries)
-    broker = "embedded" if kafka is None else "kafka"
-    return _judge(kind, executor, broker, segment, asked, answers, supervisor)
+    queries = options.segment(kind, executor)
+    observed = await observe(
+        "hostile_app:app",
+        {"executor.kind": executor},
+        queries,
+        rate=options.rate,
+        settle_s=options.settle_s,
+        kafka=kafka,
+    )
+    return judge(kind, executor, "embedded" if kafka is None else "kafka", queries, observed)
 
 
-def _judge(
-    kind: str,
-    executor: str,
-    broker: str,
-    segment: Segment,
-    asked: dict[str, int],
-    answers: list[Answer],
-    supervisor: Supervisor,
-) -> Row:
-    first = first_answers(answers)
-    hostile = _hostile(segment)
-    normal = [first[name] for name in asked if name in first and name not in hostile]
-    late = _late((one.finished_ms, one.ends_ms) for one in first.values())
-    record_late = _late((one.created_ms, one.ends_ms) for one in first.values())
-    ended_as = Counter(one.status for one in normal)
-    ages = [float(one.created_ms - asked[one.query_id]) for one in normal]
+def judge(kind: str, executor: str, broker: str, queries: Segment, observed: Observed) -> Row:
+    """The row of what was observed."""
+    asked, first, supervisor = observed.asked, observed.first, observed.supervisor
+    left_out = observed.left_out()
+    counted = asked.keys() - left_out
+    calls = calls_of(queries)
+    slow = KINDS[kind].slow(calls, asked)
+    own, normal = counted & calls.keys(), counted - calls.keys()
+    answers = [first[name] for name in counted if name in first]
+    late = _late((one.finished_ms, one.ends_ms) for one in answers)
+    record_late = _late((one.created_ms, one.ends_ms) for one in answers)
+    ages = [float(first[name].created_ms - asked[name]) for name in normal if name in first]
     return Row(
         kind=kind,
         executor=executor,
         broker=broker,
-        queries=segment.size,
-        missing=segment.size - len(first),
-        again=len(answers) - len(first),
+        queries=queries.size,
+        missing=queries.size - len(first),
+        wrong=sum(one.good and one.answer != one.query_id for one in first.values()),
+        again=observed.again,
+        left_out=len(left_out),
         late_p99_ms=late[0],
         late_max_ms=late[1],
         record_late_p99_ms=record_late[0],
         record_late_max_ms=record_late[1],
-        normal_success=ended_as[SUCCESS] / (segment.size - len(hostile)),
-        normal_ended_as=dict(ended_as),
+        normal_success=_success(normal, first),
+        normal_ended_as=_ended_as(normal, first),
         normal_age_p99_ms=percentile(ages, 0.99),
-        hostile_ended_as=dict(Counter(_end(first[name]) for name in hostile if name in first)),
+        ordinary_success=_success(own - slow, first) if KINDS[kind].ordinary else None,
+        hostile_ended_as=_ended_as(calls.keys() - slow, first),
+        slow_ended_as=_ended_as(slow, first),
         rebalances=supervisor.highest(REBALANCES),
         restarts=supervisor.restarts,
         exit_codes=[life.exit_code for life in supervisor.lives],
@@ -156,18 +166,17 @@ def _judge(
     )
 
 
-def _hostile(segment: Segment) -> set[str]:
-    """The ids of the hostile queries."""
-    texts = segment.texts
-    return {query_id(number) for number in range(segment.size) if texts[number % len(texts)] not in GOOD}
+def _success(names: Collection[str], first: dict[str, Answer]) -> float:
+    """The share of these queries that were answered in time; 1 of none."""
+    good = sum(name in first and first[name].status == SUCCESS for name in names)
+    return good / len(names) if names else 1.0
+
+
+def _ended_as(names: Iterable[str], first: dict[str, Answer]) -> dict[str, int]:
+    return dict(Counter(first[name].ended_as for name in names if name in first).most_common())
 
 
 def _late(times: Iterable[tuple[float | None, float | None]]) -> tuple[float, float]:
     """How far ends lie behind deadlines: 99 of 100, and all."""
     late = [max(0.0, end - deadline) for end, deadline in times if end is not None and deadline is not None]
     return percentile(late, 0.99) or 0.0, max(late, default=0.0)
-
-
-def _end(answer: Answer) -> str:
-    kind = answer.error_type
-    return answer.status if kind in {None, answer.status} else f"{answer.status} ({kind})"

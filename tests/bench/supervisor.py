@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import time
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Self
 
 from .children import total
@@ -22,6 +25,9 @@ SCRAPE_S = 0.5
 class Life:
     """One run of the service, from its start to its end."""
 
+    service: Service
+    gone_at: float = inf
+    """When it ended, or said that it would; wall clock."""
     exit_code: int | None = None
     samples: Samples = field(default_factory=dict)
     """The last scrape."""
@@ -44,12 +50,11 @@ class Supervisor:
         self._make = make
         self._with_workers = with_workers
         self._watched = watched
-        self._service: Service | None = None
         self._task: asyncio.Task[None] | None = None
         self.lives: list[Life] = []
 
     async def __aenter__(self) -> Self:
-        service = await self._begin()
+        service = await self._start()
         if not await service.until_ready():
             code = await service.end()
             raise RuntimeError(f"the service ended with {code}: {list(service.log)[-1:]}")
@@ -63,18 +68,24 @@ class Supervisor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        if self._service is not None:
-            await self._look(self._service)
-            self.lives[-1].exit_code = await self._service.end()
+        last = self.lives[-1]
+        await self._look(last.service)
+        last.exit_code = await last.service.end()
 
     @property
     def restarts(self) -> int:
         """How often it ended by itself."""
         return len(self.lives) - 1
 
-    async def _begin(self) -> Service:
-        self.lives.append(Life())
-        self._service = service = self._make()
+    @property
+    def outages_ms(self) -> list[tuple[float, float]]:
+        """From when each run ended, or said that it would, until the next one was ready (epoch ms)."""
+        pairs = itertools.pairwise(self.lives)
+        return [(one.gone_at * 1000, (other.service.ready_at or inf) * 1000) for one, other in pairs]
+
+    async def _start(self) -> Service:
+        service = self._make()
+        self.lives.append(Life(service))
         await service.start()
         return service
 
@@ -84,9 +95,11 @@ class Supervisor:
             while not ending.done():
                 await asyncio.wait({ending}, timeout=SCRAPE_S)
                 await self._look(service)
-            self.lives[-1].exit_code = await service.end()  # and all that it has forked
+            ended_at, life = time.time(), self.lives[-1]
+            life.exit_code = await service.end()  # and all that it has forked
+            life.gone_at = service.stopping_at or ended_at
             await asyncio.sleep(PAUSE_S)
-            service = await self._begin()
+            service = await self._start()
 
     async def _look(self, service: Service) -> None:
         with contextlib.suppress(TimeoutError):
