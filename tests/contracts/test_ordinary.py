@@ -69,7 +69,7 @@ class Place:
         """The executor with its bus; no worker may have been replaced meanwhile."""
         bus = Bus(fleet := self.executor(stall_s), plan)
         async with started(bus):
-            await until(lambda: all(worker.ready for worker in fleet._workers))  # the first has the queries
+            await until(lambda: all(worker.ready for worker in fleet.workers))  # the first has the queries
             yield bus
             assert self.observer.reasons == []
 
@@ -103,7 +103,7 @@ def fleet_of(bus: Bus) -> Fleet:
 async def nothing_left(bus: Bus) -> None:
     """Wait until no code of ended queries runs on."""
     await until(lambda: not bus.executor.abandoned())
-    await until(lambda: not any(worker.roster.left for worker in fleet_of(bus)._workers))
+    await until(lambda: not any(worker.roster.left for worker in fleet_of(bus).workers))
 
 
 def rows_of(name: str) -> bytes:
@@ -220,7 +220,7 @@ async def stall(place: Place, bus: Bus, neighbour: Job) -> Job:
         await until(lambda: place.observer.stalled[before:])
         gate.open()
         await bus.ended(job)
-    await until(lambda: not fleet_of(bus)._stalled)
+    await until(lambda: not fleet_of(bus)._set.stalled)
     return job
 
 

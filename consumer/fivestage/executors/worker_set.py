@@ -70,8 +70,8 @@ class WorkerSet:
     @property
     def unsettled(self) -> bool:
         """Something is to change, with time alone."""
-        opening = any(not worker.ready for worker in self.all)
-        return bool(self.stalled or self.retired or opening or self._too_many_since is not None)
+        undecided = any(not worker.ready or worker.roster.left for worker in self.all)
+        return bool(self.stalled or self.retired or undecided or self._too_many_since is not None)
 
     def keep_up(self, now: float) -> None:
         """Make a worker where one is missing; end one where there has been one too many for a while."""
