@@ -183,6 +183,7 @@ class Run:
             answer=answer["answer"] if answer and failed is None else None,
             confidence=answer["confidence"] if answer and failed is None else None,
             degraded=failed is None and any(one in FAILED for one in outcomes),
+            validated=self.stages[3].data,
             error=failed.error if failed else None,
             error_type=failed.error_type if failed else None,
             node=self.stages[2].node,
