@@ -44,6 +44,10 @@ class ProcessBus(Bus):
         self.observer = Replacements()
         super().__init__(process_app.executor(observer=self.observer, **options), PLAN)
 
+    async def start(self) -> None:
+        await super().start()
+        await until(lambda: all(worker.ready for worker in self.executor._workers))  # the first has the jobs
+
     @property
     def zygote(self) -> int:
         return self.executor.pids()[0]
@@ -118,7 +122,6 @@ async def test_many_queries_share_the_workers() -> None:
     """Each is answered once, with its own answer."""
     bus = ProcessBus(workers=2)
     async with started(bus):
-        await until(lambda: all(worker.ready for worker in bus.executor._workers))
         jobs = [bus.submit(f"echo {number}") for number in range(300)]
         pids = [bus.submit("pid") for _ in range(2)]
         await bus.ended(*jobs, *pids)
