@@ -50,6 +50,11 @@ class Resources:
         return f"<Resources {len(self._open)} open of {list(self._declared)}>"
 
     @property
+    def start_timeout_s(self) -> float:
+        """How long opening may take, in all."""
+        return self._start_timeout_s
+
+    @property
     def needs_loop(self) -> bool:
         """Whether there are any that each event loop opens for itself."""
         return any(one.is_async for one in self._declared.values())
@@ -88,13 +93,16 @@ class Resources:
         """The same for the ``def`` ones alone; they open in threads, so that the loop turns meanwhile."""
         return await self._open_all([one for one in self._declared.values() if not one.is_async], retry=retry)
 
-    async def open_loop(self, *, retry: bool = True) -> Scope:
-        """The same for the ``async def`` ones alone."""
-        return await self._open_all([one for one in self._declared.values() if one.is_async], retry=retry)
+    async def open_loop(self, *, retry: bool = True, within_s: float | None = None) -> Scope:
+        """The same for the ``async def`` ones alone; *within_s*, where the process's own took their part."""
+        wanted = [one for one in self._declared.values() if one.is_async]
+        return await self._open_all(wanted, retry=retry, within_s=within_s)
 
-    async def _open_all(self, wanted: Iterable[Resource[Any]], *, retry: bool) -> Scope:
+    async def _open_all(
+        self, wanted: Iterable[Resource[Any]], *, retry: bool, within_s: float | None = None
+    ) -> Scope:
         scope, clock = Scope(self._open), asyncio.get_running_loop().time
-        ends_at = clock() + self._start_timeout_s
+        ends_at = clock() + (self._start_timeout_s if within_s is None else within_s)
         try:
             for resource in tuple(wanted):
                 if not resource.stand_ins and not self._has(resource):

@@ -80,6 +80,8 @@ class Call:
             return await future
         except asyncio.CancelledError:
             self.abandon(receive)
+            if future.done() and not future.cancelled() and future.exception() is None:
+                _close(future.result())
             raise
 
     def pass_to(self, receive: Callable[[Outcome], None]) -> None:
@@ -92,15 +94,32 @@ class Call:
 
     def abandon(self, receive: Callable[[Outcome], None]) -> bool:
         """Drop the outcome, unless another receiver has taken over; whether the function still runs."""
-        return self._receive == receive and self._pool.abandon(self, time.monotonic())
+        return self._pool.abandon(self, receive, time.monotonic())
 
     def adopt(self) -> bool:
-        """Wait for it again, on another loop, by the next ``wait``; False if it was dropped before it ran."""
+        """Wait for it again, on another loop, by the next ``wait``.
+
+        False if it was dropped before it ran, or has returned a coroutine, which that loop awaits.
+        """
         return self._pool.reclaim(self)
 
     def drop(self) -> None:
         """Do not run the function; with the pool's lock, and before it has begun."""
         self._function = self._receive = None
+
+    def is_for(self, receive: Callable[[Outcome], None]) -> bool:
+        """Whether that is what waits for the outcome."""
+        return self._receive == receive
+
+    def pass_to_none(self) -> None:
+        """Keep the outcome for the next ``wait``; with the pool's lock."""
+        self._receive = None
+
+    @property
+    def can_be_adopted(self) -> bool:
+        """Another loop may wait for it; with the pool's lock."""
+        ended = self._ended
+        return not self.is_dropped and (ended is None or not asyncio.iscoroutine(ended[0]))
 
     @property
     def is_dropped(self) -> bool:
@@ -190,10 +209,12 @@ class ThreadPool:
             for _ in range(self._threads):
                 self._calls.put(None)
 
-    def abandon(self, call: Call, now: float) -> bool:
-        """Take note that nothing waits for a call any more; whether its function runs on."""
+    def abandon(self, call: Call, receive: Callable[[Outcome], None], now: float) -> bool:
+        """Take note that *receive* does not wait for a call any more; whether its function runs on."""
         fresh = None
         with self.lock:
+            if not call.is_for(receive):
+                return False
             runs_on = call in self._running
             if call.abandoned_at is None:
                 call.abandoned_at = now
@@ -206,12 +227,13 @@ class ThreadPool:
         return runs_on
 
     def reclaim(self, call: Call) -> bool:
-        """Take note that a call is waited for again; False if it was dropped."""
+        """Take note that a call is to be waited for by another one; False if that cannot be."""
         with self.lock:
+            call.pass_to_none()
             if call.abandoned_at is not None:
                 self._lost -= call in self._running
                 call.abandoned_at = None
-            return not call.is_dropped
+            return call.can_be_adopted
 
     def _grown(self) -> threading.Thread | None:
         """Count one thread more, if there is work for it; with the lock. To be started without it."""
@@ -320,11 +342,18 @@ def _run(function: Callable[[], Any]) -> Outcome:
 def _deliver(future: asyncio.Future[Any], outcome: Outcome) -> None:
     result, error = outcome
     if future.done():
+        _close(result)
         return
     if error is None:
         future.set_result(result)
     else:
         future.set_exception(_fit(error))
+
+
+def _close(result: Any) -> None:
+    """Drop a result that nothing takes: a coroutine that is never awaited would leave a warning."""
+    if asyncio.iscoroutine(result):
+        result.close()
 
 
 def _fit(error: BaseException) -> BaseException:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fivestage.core.plan import StageSpec
     from fivestage.core.trail import Trail
     from fivestage.node import Handler
-    from fivestage.threads import Call, ThreadPool
+    from fivestage.threads import ThreadPool
 
 RESUME_S: Final = 0.005
 """What a stage whose call was under way when its query was moved has at least, to see how the call ended."""
@@ -215,7 +215,7 @@ class Walk:
         ctx.stage_deadline = ends_at = min(ends_at, self._job.ends_at)
         self._trail.start(running)
         self._bounds.check = self._check_decision if spec.stage_type is _DECISION else None
-        ending = self._bounds.begin(_result_of(running.call), began_at, ends_at)
+        ending = self._bounds.begin(running.call.wait(), began_at, ends_at)
         return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
 
     async def _wait(self, running: RunningStage, rest: Coroutine[Any, Any, Ending]) -> StageRun:
@@ -269,7 +269,12 @@ class Walk:
         call = self._threads.submit(call_in_thread, handler.call, self._job.query, ctx, name=ctx.running)
         if running is not None:
             running.call = call
-        return await _result_of(call)
+        data = await call.wait()
+        if not asyncio.iscoroutine(data):
+            return data
+        if running is not None:
+            running.call = None  # from here on this loop is needed
+        return await data
 
     def _handler(self) -> Handler:
         ctx = self._ctx
@@ -308,11 +313,6 @@ class Walk:
         elif ctx.stage_type is _VALIDATION:
             ctx.validated = verdict_of(data)
         ctx.results[ctx.stage_type] = data
-
-
-async def _result_of(call: Call) -> Any:
-    data = await call.wait()
-    return await data if asyncio.iscoroutine(data) else data
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

@@ -64,6 +64,7 @@ class Hostile:
     def __init__(self) -> None:
         self.entered = threading.Event()
         self.go = threading.Event()
+        self.again = threading.Event()
         self.threads: list[threading.Thread] = []
         """Where code blocked."""
         self.calls: Counter[tuple[str, str]] = Counter()
@@ -150,6 +151,7 @@ def hostile() -> Iterator[Hostile]:
     hostile = Hostile()
     yield hostile
     hostile.go.set()
+    hostile.again.set()
 
 
 @pytest.fixture
@@ -289,6 +291,45 @@ async def test_a_call_in_a_thread_is_resumed_not_restarted(hostile: Hostile) -> 
     assert counting.stalled == ["blocks"]
 
 
+async def test_a_function_that_returns_a_coroutine_is_restarted_when_it_moves(hostile: Hostile) -> None:
+    """Its coroutine belongs to the loop that another node blocks."""
+
+    @hostile.app.node("mixed")
+    def mixed(query: Query, ctx: StageContext) -> Any:
+        return hostile._waits(query, ctx)
+
+    async with running(hostile, total=1000) as (bus, _):
+        put(bus, mixed="mixed", culprit="blocks")
+        [found] = await answers(bus, "mixed")
+        assert not hostile.go.is_set()
+    assert (found.status, found.answer, attempts(found)) == (PipelineStatus.SUCCESS, "mixed", [1, 1, 2, 1, 1])
+
+
+async def test_a_clean_up_that_blocks_is_counted(hostile: Hostile) -> None:
+    """A query that only waited for a blocked loop ends; what its ``finally`` does after that has its name."""
+    cleaning = threading.Event()
+
+    @hostile.app.node("cleans")
+    async def cleans(_query: Query, _ctx: StageContext) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            hostile.again.wait(GUARD_S)
+
+    async with running(hostile) as (bus, counting):
+        bus.put(orjson.dumps({"query_id": "cleans", "user_input": "cleans", "budget_ms": 400}))
+        put(bus, culprit="blocks")
+        await eventually(lambda: counting.stalled)
+        await answers(bus, "cleans")
+        hostile.go.set()
+        await eventually(cleaning.is_set)
+        await eventually(lambda: [one.name for one in bus.executor.abandoned()])
+        assert {one.name for one in bus.executor.abandoned()} == {"cleans"}
+        hostile.again.set()
+        await eventually(lambda: not bus.executor.abandoned())
+
+
 async def test_other_code_that_blocks_a_loop_is_counted(hostile: Hostile) -> None:
     """A callback left behind by a node that has answered: by its place, until it returns; others go on."""
 
@@ -423,7 +464,7 @@ async def test_blocking_code_that_spins(hostile: Hostile) -> None:
         await eventually(lambda: not bus.executor.abandoned())
         after = await ask(bus, "quick")
     assert [str(r.status) for r in (culprit, neighbour, after)] == ["timeout", "success", "success"]
-    assert counting.stalled == []
+    assert counting.replaced == []
 
 
 def cpu_s(bus: MemoryBus) -> float:

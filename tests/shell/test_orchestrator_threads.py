@@ -246,6 +246,33 @@ async def test_a_cancelled_call_that_runs_frees_its_caller(released: threading.E
     assert await pool.run(int) == 0
 
 
+async def test_a_call_that_another_loop_takes_over(released: threading.Event) -> None:
+    """The one that waited before does not abandon it any more, even before the other has begun to wait."""
+    pool, blocker = ThreadPool(1), Blocker(released)
+    call = pool.submit(blocker, "kept", name="node")
+    first = asyncio.ensure_future(call.wait())
+    await blocker.wait_for(1)
+    assert call.adopt()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert pool.abandoned() == []
+    released.set()
+    assert await call.wait() == ("kept",)
+
+
+async def test_a_call_that_has_returned_a_coroutine_is_not_taken_over() -> None:
+    """The loop that it belongs to awaits that; a query that moves starts the stage again."""
+    pool = ThreadPool(1)
+
+    async def answer() -> int:
+        return 42
+
+    call = pool.submit(answer)
+    assert await (await call.wait()) == 42
+    assert not call.adopt()
+
+
 def test_a_thread_outlives_the_loop_of_its_call(released: threading.Event) -> None:
     """A function that returns after its loop was closed harms nothing: the next loop uses the pool."""
     pool, blocker = ThreadPool(1), Blocker(released)

@@ -149,7 +149,7 @@ class FakeWorker:
         self.gone = self.ends_seen >= self.gone_after
 
     def abandoned(self) -> list[Abandoned]:
-        return [Abandoned(one.name, one.since) for one in self.roster.left.values()]
+        return self.roster.abandoned(self.blocking[0], self.thread)
 
     def ends(self, job: Job) -> None:
         """A job comes to its end here."""
@@ -328,11 +328,9 @@ async def test_jobs_that_ended_before_the_stall_was_seen_are_not_to_blame() -> N
     first = yard.workers[0]
     yard.fleet.cancel(culprit)
     yard.fleet.cancel(caught)
-    assert len(yard.fleet.abandoned()) == 2
     first.why, first.number = IN_STAGE, culprit.number
     yard.check()
-    assert [left.number for left in first.roster.left.values()] == [culprit.number]
-    assert len(yard.fleet.abandoned()) == 1
+    assert [one.thread for one in yard.fleet.abandoned()] == [first.thread]
 
 
 async def test_other_code_that_blocks_a_loop_is_counted() -> None:
@@ -378,6 +376,36 @@ async def test_workers_that_came_back_are_used_and_then_trimmed() -> None:
     await asyncio.sleep(made * (TRIM_AFTER_S + 1))
     assert [worker.gone for worker in yard.workers] == [False, False] + [True] * (made - 2)
     assert (yard.workers[0].started, yard.counting.replaced) == ([busy], [])
+
+
+async def test_a_worker_with_code_that_runs_on_is_not_trimmed() -> None:
+    """It could not end, and what runs on in it would be counted no more."""
+    yard = Yard()
+    deaf = yard.submit()
+    for worker in yard.workers:
+        worker.stall(None)
+    yard.check()
+    for worker in yard.workers:
+        worker.turn()
+    yard.fleet.cancel(deaf)
+    await asyncio.sleep(10 * TRIM_AFTER_S)
+    assert [worker.gone for worker in yard.workers] == [False, False, True]
+
+
+async def test_jobs_do_not_wait_for_a_worker_that_opens_when_another_turns() -> None:
+    """They move to the one that has turned again."""
+    yard = Yard()
+    first, opening = yard.workers
+    opening.ready, yard.no_room = False, True
+    caught = yard.submit()
+    first.stall(None)
+    yard.check()
+    waiting = yard.submit()
+    await yard.check_for(40.0)
+    assert (opening.started, first.started) == ([waiting], [caught])
+    first.turn()
+    yard.check()
+    assert (first.started, opening.roster.jobs) == ([caught, waiting], {})
 
 
 async def test_there_is_an_end_to_workers() -> None:

@@ -107,7 +107,7 @@ class Fleet:
         worker.cancel(job)
         stall = self._set.stalled.get(worker)
         if stall is not None and stall.job is not job:
-            worker.roster.excuse(job)
+            worker.roster.excuse(job, asyncio.get_running_loop().time())
 
     def check(self, now: float) -> bool:
         """See Executor."""
@@ -116,6 +116,8 @@ class Fleet:
         elapsed_s = self._elapsed_s(now)
         found = [self._look_at(worker, now, elapsed_s) for worker in tuple(self._set.all)]
         self._set.choose()
+        if self._set.is_ready:
+            self._empty_those_that_open()
         for worker, stall in tuple(self._set.stalled.items()):
             self._hold(worker, stall, now)
         self._set.keep_up(now)
@@ -190,7 +192,7 @@ class Fleet:
     def _stall(self, worker: Worker, now: float, why: str) -> Stall:
         """A worker is found to be stalled: say whose code it is."""
         number, job = worker.blocking
-        worker.roster.keep_only(number)
+        worker.roster.hold_all_but(number, now)
         if job is not None:
             job.culprit = True
         place, stalled_s = worker.place(), worker.stalled_s
@@ -209,7 +211,8 @@ class Fleet:
                 queries_waiting=len(worker.roster) - (job is not None),
             )
         since = now - stalled_s
-        other = None if number else Abandoned(place or "a background task", since, worker.thread)
+        known = job is not None or worker.roster.knows(number)
+        other = None if known else Abandoned(place or "a background task", since, worker.thread)
         return Stall(since, job, other)
 
     def _may_log(self, what: tuple[str | None, ...], now: float) -> bool:
@@ -223,7 +226,7 @@ class Fleet:
 
     def _hold(self, worker: Worker, stall: Stall, now: float) -> None:
         """Take note of the jobs that are caught in a stalled worker; move those that must not wait longer."""
-        movable = worker not in self._set.active
+        movable = self._set.is_ready and worker not in self._set.active
         for job in list(worker.roster.jobs.values()):
             if job is stall.job:
                 continue
@@ -233,6 +236,13 @@ class Fleet:
                 self._on_finished(job)
             elif movable and self._is_worth_moving(job, stall, now):
                 self._move(worker, job)
+
+    def _empty_those_that_open(self) -> None:
+        """Jobs that wait for a worker to get ready need not any more: another one turns again."""
+        for worker in self._set.all:
+            if not worker.ready:
+                for job in list(worker.roster.jobs.values()):
+                    self._move(worker, job)
 
     def _is_worth_moving(self, job: Job, stall: Stall, now: float) -> bool:
         noticed_after_s = self._stall_ms / 1000 + TICK_S
@@ -310,7 +320,7 @@ class Fleet:
     def _take_out(self, worker: Worker, job: Job) -> None:
         """A job that only waits in a worker leaves it: none of its code runs on there."""
         worker.cancel(job)
-        worker.roster.excuse(job)
+        worker.roster.excuse(job, asyncio.get_running_loop().time())
 
     def _end(self, worker: Worker, job: Job, error: str) -> None:
         """The stage that is running ends here, as an error."""

@@ -70,6 +70,8 @@ class ProcessExecutor(Fleet):
         """How long code may run on after its end before its process is replaced."""
         self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder refuses it for its size
         self._nursery: Nursery | None = None
+        self._errors: list[str] = []
+        """Why workers could not open their resources, until one is ready."""
         self._overtime = Overtime[Worker]()
         super().__init__(
             self._make, size=workers, spares=spares, stall_ms=round(stall_s * 1000), observer=observer
@@ -105,9 +107,8 @@ class ProcessExecutor(Fleet):
         limit_s = self._greeting_s
         ends_at = clock() + limit_s
         while self.unready is not None:
-            for worker in self.workers:
-                if isinstance(worker, ProcessWorker) and worker.error is not None:
-                    raise ResourceError(worker.error)
+            if self._errors:
+                raise ResourceError(self._errors[0])
             if clock() > ends_at:
                 text = f"no worker process was ready within {limit_s:g} s"
                 why = None if self._nursery is None else self._nursery.trouble
@@ -158,6 +159,9 @@ class ProcessExecutor(Fleet):
         assert self._nursery is not None  # noqa: S101 - workers are made after the start
         link = self._nursery.take()
         link.on_ready = on_ready
-        return ProcessWorker(
+        worker = ProcessWorker(
             link, on_finished, self._stall_s, self._left_out, self.run_on_s, self._greeting_s
         )
+        if self.unready is not None:
+            worker.on_error = self._errors.append
+        return worker

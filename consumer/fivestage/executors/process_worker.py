@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from itertools import count
-from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.breaker import BreakerState
@@ -16,6 +15,8 @@ from fivestage.resources import CLOSE_S
 from fivestage.threads import Abandoned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fivestage.core.job import Job
     from fivestage.core.trail import Trail
     from fivestage.executors.link import Link
@@ -72,11 +73,11 @@ class ProcessWorker:
         """Calls of ended jobs that run on in its threads."""
         self._pinged_at: float | None = None
         self._last_lag_s = 0.0
-        self._turned_at = -inf
-        """A time after which the loop has turned."""
         self._quit_at: float | None = None
         self.error: str | None = None
         """Why its resources could not be opened."""
+        self.on_error: Callable[[str], None] = _ignore
+        """Called with that."""
         self._hears = {
             messages.RUNNING: self._on_running,
             messages.FINISHED: self._on_finished,
@@ -190,7 +191,7 @@ class ProcessWorker:
         if not self.ready:
             late = spawned_at is not None and now - spawned_at > self._greeting_s
             return "its process does not say hello" if late else None
-        if self._stall.stalled_s > self._run_on_s and not self.blocking[0]:
+        if self._stall.stalled_s > self._run_on_s and not self.roster.knows(self.blocking[0]):
             return "code of no query blocks its event loop"
         if not self._in_threads and not self.roster.left:
             return None
@@ -202,11 +203,11 @@ class ProcessWorker:
         if not self.roster.left:
             return self._in_threads_now()
         number, _ = self.link.monitor.seen()
-        return self.roster.abandoned(number, self._turned_at, self.thread) + self._in_threads_now()
+        return self.roster.abandoned(number, self.thread) + self._in_threads_now()
 
     def _in_threads_now(self) -> list[Abandoned]:
         """What runs on in threads, as far as the process has had the CPU to say otherwise."""
-        return self._in_threads if time.monotonic() - self._turned_at < FRESH_S else []
+        return self._in_threads if time.monotonic() - self.roster.turned_at < FRESH_S else []
 
     # What the process says
 
@@ -253,9 +254,14 @@ class ProcessWorker:
 
     def _on_not_open(self, frame: Frame) -> None:
         self.error = frame.head[1]
+        self.on_error(frame.head[1])
 
     def _on_pong(self, _: Frame) -> None:
         if self._pinged_at is not None:
             self._last_lag_s = time.monotonic() - self._pinged_at
-            self._turned_at = self._pinged_at
+            self.roster.turned_at = self._pinged_at
             self._pinged_at = None
+
+
+def _ignore(_: str) -> None:
+    """Nothing waits for it."""

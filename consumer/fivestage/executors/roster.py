@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.threads import Abandoned
@@ -21,6 +22,8 @@ class Leftover(NamedTuple):
     """The node or stage whose code it is."""
     since: float
     """Monotonic seconds."""
+    excused: bool = False
+    """It only waited here: what it still does, if anything, is to clean up."""
 
 
 class Roster:
@@ -32,6 +35,8 @@ class Roster:
         """The jobs that run here."""
         self.left: dict[Trail, Leftover] = {}
         """The code of those that ended, or went on elsewhere, that has not ended here."""
+        self.turned_at = -inf
+        """A time after which the loop has turned (monotonic seconds)."""
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -51,33 +56,45 @@ class Roster:
             name = "" if running is None else running.node or str(running.spec.stage_type)
             self.left[job.trail] = Leftover(job.number, name, now)
 
-    def excuse(self, job: Job) -> None:
-        """A job that left was only waiting here: its code does not run on."""
-        self.left.pop(job.trail, None)
+    def excuse(self, job: Job, now: float) -> None:
+        """A job that left was only waiting here: its code need not end before the loop turns."""
+        left = self.left.get(job.trail)
+        if left is not None:
+            self.left[job.trail] = left._replace(since=now, excused=True)
 
-    def abandoned(self, number: int, turned_at: float, thread: tuple[int, int] | None) -> list[Abandoned]:
+    def abandoned(self, number: int, thread: tuple[int, int] | None) -> list[Abandoned]:
         """The code of jobs that left and that runs on.
 
         Code that a busy loop has not got round to cancel does not count: the loop must have turned since.
 
         Args:
             number: The job whose code has control now; 0 = none.
-            turned_at: A time after which the loop has turned.
             thread: The loop's, which the code that has control keeps.
         """
         return [
             Abandoned(one.name, one.since, thread if one.number == number else None)
             for one in self.left.values()
-            if one.number == number or one.since < turned_at
+            if one.number == number or one.since < self.turned_at
         ]
 
-    def keep_only(self, number: int) -> None:
-        """A step of job *number* keeps the loop (0 = other code): all others that left wait for it."""
-        self.left = {trail: left for trail, left in self.left.items() if left.number == number}
+    def hold_all_but(self, number: int, now: float) -> None:
+        """A step of job *number* keeps the loop (0 = other code): the others that left wait for it.
+
+        Their time counts from when the loop turns again, unless it has turned since they left.
+        """
+        for trail, left in self.left.items():
+            if left.number != number and left.since >= self.turned_at:
+                self.left[trail] = left._replace(since=now)
+
+    def knows(self, number: int) -> bool:
+        """Whether the job of that number runs here, or has left while its code has not ended."""
+        here = any(job.number == number for job in self.jobs.values())
+        return here or any(left.number == number for left in self.left.values())
 
     def done(self, job: Job, trail: Trail, completed: bool) -> None:  # noqa: FBT001 - see JobHost
         """Nothing of a job runs here any more; *completed* tells whether it came to its end."""
-        late = self.left.pop(trail, None) is not None and job.ended
+        left = self.left.pop(trail, None)
+        late = left is not None and not left.excused and job.ended
         waited_for = self.jobs.pop(trail, None) is not None
         if completed and (waited_for or late):
             self._on_finished(job)

@@ -7,7 +7,6 @@ import contextlib
 import os
 import threading
 import time
-from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 
 END_S: Final = CLOSE_S + 1.0
 """How long the tasks and resources of a loop may take to end; then its thread is left as it is."""
+LAST_CHANCE_S: Final = 0.1
+"""What resources of loops have to open where those of the process have used up the time."""
 CANCELLED_S: Final = 0.2
 """How long jobs that have been cancelled may take to end before the resources close."""
 
@@ -53,7 +54,9 @@ class ThreadWorker:
         on_finished: OnFinished,
         on_ready: Callable[[], None],
         stall_s: float,
+        open_s: float,
     ) -> None:
+        self._open_s = open_s
         self.roster = Roster(on_finished)
         self._on_ready = on_ready
         self._loop = asyncio.new_event_loop()
@@ -75,8 +78,6 @@ class ThreadWorker:
         self._inbox = Mailbox(self._loop, sender=bus)
         self._pinged_at: float | None = None
         self._last_lag_s = 0.0
-        self._turned_at = -inf
-        """A time after which the loop has turned."""
         self._asked_to_end_at: float | None = None
         self._is_ending = False
         self._thread = threading.Thread(target=self._main, name="fivestage-executor", daemon=True)
@@ -103,7 +104,7 @@ class ThreadWorker:
         """See Worker."""
         self.roster.leave(job, time.monotonic())
         if not self.ready:
-            self.roster.excuse(job)  # its code has not run
+            self.roster.excuse(job, time.monotonic())  # its code has not run
         self._inbox.put(self._host.cancel, job, job.trail)
 
     def look(self, now: float, *, elapsed_s: float) -> str | None:
@@ -122,7 +123,7 @@ class ThreadWorker:
         pinged_at = self._pinged_at
         if pinged_at is not None:
             self._last_lag_s = time.monotonic() - pinged_at
-            self._turned_at = pinged_at
+            self.roster.turned_at = pinged_at
             self._pinged_at = None
 
     @property
@@ -172,7 +173,7 @@ class ThreadWorker:
         if not self.roster.left:
             return []
         number, _ = self._monitor.seen()
-        return self.roster.abandoned(number, self._turned_at, self.thread)
+        return self.roster.abandoned(number, self.thread)
 
     # In the thread
 
@@ -190,7 +191,7 @@ class ThreadWorker:
     async def _open(self) -> None:
         """Open the resources, then run the jobs that have come meanwhile; without them, end."""
         try:
-            self._scope = await self._resources.open_loop()
+            self._scope = await self._resources.open_loop(within_s=self._open_s)
         except ResourceError as error:
             self._outbox.put(self._now_open, error)
             self._stop(None)
@@ -243,9 +244,12 @@ class ThreadExecutor(Fleet):
     ) -> None:
         self._orchestrator = orchestrator
         self._scope: Scope | None = None
+        self._open_s = orchestrator.resources.start_timeout_s
         self._crowding = Crowding()
         super().__init__(
-            lambda on_finished, on_ready: ThreadWorker(orchestrator, on_finished, on_ready, stall_s),
+            lambda on_finished, on_ready: ThreadWorker(
+                orchestrator, on_finished, on_ready, stall_s, self._open_s
+            ),
             size=1,
             spares=spares,
             stall_ms=round(stall_s * 1000),
@@ -258,9 +262,13 @@ class ThreadExecutor(Fleet):
         Raises:
             ResourceError: one cannot be opened.
         """
-        self._scope = await self._orchestrator.resources.open_process()
+        clock, resources = asyncio.get_running_loop().time, self._orchestrator.resources
+        ends_at = clock() + resources.start_timeout_s
+        self._scope = await resources.open_process()
         try:
+            self._open_s = max(ends_at - clock(), LAST_CHANCE_S)  # they share the time, at the start
             self.launch(on_finished)
+            self._open_s = resources.start_timeout_s
             first = self.workers[0]
             assert isinstance(first, ThreadWorker)  # noqa: S101 - see above
             await first.opened

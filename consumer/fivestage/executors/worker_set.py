@@ -62,6 +62,11 @@ class WorkerSet:
         ready = [worker for worker in turning if worker.ready]
         self.active = ready[: self._size] or turning[: self._size] or self.all
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker that gets jobs runs them at once."""
+        return any(worker.ready and worker not in self.stalled for worker in self.active)
+
     def others(self, blocked: Worker) -> list[Worker]:
         """Those that may take a job which *blocked* cannot."""
         others = [one for one in self.all if one.ready and one is not blocked and one not in self.stalled]
@@ -101,7 +106,7 @@ class WorkerSet:
 
     def _trim(self) -> None:
         """End the last worker that has nothing to do."""
-        idle = [one for one in self.all if not one.roster and one not in self.stalled]
+        idle = [one for one in self.all if not (one.roster or one.roster.left or one in self.stalled)]
         if idle:
             self.retire(idle[-1])
 
