@@ -37,7 +37,7 @@ STARVED_S = 0.03
 the machine was busy with other things."""
 OVERDUE_S = 1.0
 """How long a call may run on after its end before it is overdue."""
-OVERDUE_CPU_S = 0.025
+OVERDUE_CPU_S = 0.015
 """How much CPU it may use after its end: each thread that computes takes its share of the interpreter from
 everything else, and what waits for a database uses none."""
 

@@ -15,7 +15,7 @@ MAX_CORES: Final = 0.5
 """More than that, on average, is burning."""
 NOTEWORTHY: Final = 0.1
 """A node is named that uses so much of what the one does that uses most."""
-LOOK_EVERY_S: Final = 0.05
+LOOK_EVERY_S: Final = 0.02
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME: Final = 11
 """Where the user time is among the fields of ``stat`` that follow the name; the system time is the next."""
