@@ -134,7 +134,7 @@ class Walk:
         """Call the chosen node; while one fails and there is time for the next, call that."""
         trail, ctx = self._trail, self._ctx
         while True:
-            resumed = self._resumed()
+            resumed = None if trail.resumed is None else self._resumed()
             node = self._next_node(spec) if resumed is None else resumed.node or ""
             if node is None:
                 return trail.superseded[-1] if trail.superseded else self._refused(spec)
@@ -180,8 +180,10 @@ class Walk:
     def _attempt(self, spec: StageSpec, node: str | None) -> StageRun | Coroutine[Any, Any, StageRun]:
         """Call the stage's function once, within what it is granted: how it went, or what to await."""
         job, ctx = self._job, self._ctx
-        if (resumed := self._resumed()) is not None and resumed.call.adopt():
-            return self._resume(resumed)
+        if self._trail.resumed is not None:  # hardly ever: the query was moved
+            resumed = self._resumed()
+            if resumed is not None and resumed.call.adopt():
+                return self._resume(resumed)
         started_at = self._clock()
         granted_s, refused = stage_grant(
             spec, job.advice.stages[spec.sequence], now=started_at, ends_at=job.ends_at
