@@ -40,6 +40,9 @@ OVERDUE_S = 1.0
 OVERDUE_CPU_S = 0.015
 """How much CPU it may use after its end: each thread that computes takes its share of the interpreter from
 everything else, and what waits for a database uses none."""
+BURNS_CPU_S = 0.1
+"""One call that has used this much since its end is enough for its node to get no more: it will hardly return
+soon, and each further one would take as much again from all others."""
 
 
 class Patrol:
@@ -52,6 +55,7 @@ class Patrol:
         policies: Told which nodes are stuck.
         max_overdue: How many calls of one node may be overdue before it gets no more.
         cpu_clock: Seconds that this process has been given on any CPU.
+        spent: Measures the CPU that abandoned calls use.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Patrol:
         policies: Policies,
         max_overdue: int,
         cpu_clock: Callable[[], float] = time.process_time,
+        spent: SpentCpu | None = None,
     ) -> None:
         self._running = running
         self._dispatcher = dispatcher
@@ -72,7 +77,7 @@ class Patrol:
         self._due_at: float | None = None
         self._cpu_clock = cpu_clock
         self._cpu_s = 0.0
-        self._cpu = SpentCpu()
+        self._cpu = spent or SpentCpu()
         running.on_first = self.begin
 
     def __repr__(self) -> str:
@@ -118,12 +123,16 @@ class Patrol:
         self._dispatcher.end_waiting(now)
         abandoned = self._executor.abandoned()
         self._cpu.look(abandoned, now)
-        names = [left.name for left in abandoned if self._is_late(left, now)]
+        names = [left.name for left in abandoned for _ in range(self._weight(left, now))]
         self._policies.tick(now, stuck_nodes(names, self._max_overdue))
         return bool(self._running.jobs or self._dispatcher.waiting or abandoned)
 
-    def _is_late(self, left: Abandoned, now: float) -> bool:
-        return now - left.since > OVERDUE_S or self._cpu.spent_s(left) > OVERDUE_CPU_S
+    def _weight(self, left: Abandoned, now: float) -> int:
+        """As how many overdue calls it counts."""
+        spent_s = self._cpu.spent_s(left)
+        if spent_s > BURNS_CPU_S:
+            return self._max_overdue
+        return int(now - left.since > OVERDUE_S or spent_s > OVERDUE_CPU_S)
 
     def _end_stage(self, job: Job, running: RunningStage, now: float) -> None:
         """A stage has not ended at its limit: it is a timeout, and nobody waits for its code any more.

@@ -14,11 +14,12 @@ from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.trail import RunningStage, StageRun
 from fivestage.executors import TICK_S
+from fivestage.executors.cpu import SpentCpu
 from fivestage.executors.fleet import MAX_DEATHS, Fleet
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import IN_STAGE, OUTSIDE, OUTSIDE_PATIENCE_S, StallDetector
 from fivestage.executors.worker_set import MAKE_AGAIN_S, MAX_STALLED, TRIM_AFTER_S
-from fivestage.patrol import OVERDUE_S, Patrol
+from fivestage.patrol import BURNS_CPU_S, OVERDUE_S, Patrol
 from fivestage.threads import Abandoned
 from fivestage_schemas import Outcome, PipelineStatus
 
@@ -629,7 +630,7 @@ class Beat:
         self.stuck.append(stuck)
 
 
-def patrol(beat: Any) -> Patrol:
+def patrol(beat: Any, spent: SpentCpu | None = None) -> Patrol:
     """A patrol of these parts that takes two calls of a node for too many."""
     return Patrol(
         running=beat,
@@ -638,6 +639,7 @@ def patrol(beat: Any) -> Patrol:
         policies=beat,
         max_overdue=2,
         cpu_clock=lambda: beat.cpu_s,
+        spent=spent,
     )
 
 
@@ -670,6 +672,20 @@ async def test_code_that_was_cancelled_just_now_is_not_overdue() -> None:
     beat.left = beat.left[1:]
     await asyncio.sleep(TICK_S)
     assert beat.stuck[-1] == frozenset()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.2])
+async def test_one_call_that_burns_cpu_is_enough(share: float) -> None:
+    """A node gets no more calls once one of its own has used 0.1 s of CPU after its end."""
+    beat, clock = Beat(), asyncio.get_running_loop().time
+    began = clock()
+    patrol(beat, SpentCpu(lambda _thread: (clock() - began) * share))
+    beat.left = [Abandoned("bad", began, (1, 2))]
+    beat.on_first()
+    await asyncio.sleep(BURNS_CPU_S / share)
+    assert set(beat.stuck) == {frozenset()}
+    await asyncio.sleep(5 * TICK_S)
+    assert beat.stuck[-1] == {"bad"}
 
 
 @pytest.mark.parametrize(

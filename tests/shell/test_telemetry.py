@@ -11,9 +11,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio
+from structlog.testing import capture_logs
 
 from fivestage import Pipeline
 from fivestage.core.breaker import BreakerState
+from fivestage.core.events import ControlChange
 from fivestage.core.policy import MIN_ANSWERS
 from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.memory import MemoryBus
@@ -313,6 +315,22 @@ async def test_breakers_and_failovers_are_counted() -> None:
     assert 'fivestage_failovers_total{lane="prod"} 1.0' in lines
     changes = [line for line in lines if line.startswith("fivestage_breaker_transitions_total{")]
     assert changes == ['fivestage_breaker_transitions_total{lane="canary",node="bad",state="open"} 1.0']
+
+
+def test_changes_of_controls_are_counted_and_logged() -> None:
+    """One metric and one line each, which says whom it concerns and the figures behind it."""
+    metrics = Metrics(topic="queries", group_id="g")
+    with capture_logs() as lines:
+        metrics.control_changed(ControlChange("breaker", "open", "14 of 20 failed in 1.2 s", "prod", "math"))
+    assert 'fivestage_control_changes_total{change="open",control="breaker"} 1.0' in text_of(metrics)
+    assert lines == [
+        {
+            "event": "breaker open: 14 of 20 failed in 1.2 s",
+            "log_level": "warning",
+            "lane": "prod",
+            "subject": "math",
+        }
+    ]
 
 
 def test_replaced_executors_are_counted() -> None:

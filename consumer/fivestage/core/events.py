@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fivestage.core.breaker import BreakerState
     from fivestage.core.decode import UnreadableReason
     from fivestage.core.outcome import Conclusion
     from fivestage_schemas import TimeoutReason
+
+
+class ControlChange(NamedTuple):
+    """A control that learns from how queries end now treats the next ones differently."""
+
+    control: str
+    """``breaker``, ``concurrency_limit``, ``stage_limit`` or ``node_choice``."""
+    change: str
+    """What it does from now on, in a word: ``open``, ``lowered``, ``raised`` and the like."""
+    why: str
+    """The figures that made it change, in a few words, such as ``14 of 20 calls failed in 1.2 s``."""
+    lane: str = ""
+    """Empty where it concerns all lanes."""
+    subject: str = ""
+    """The node or stage that it concerns; empty where it concerns all of them."""
 
 
 class Observer:
@@ -70,3 +85,6 @@ class Observer:
 
     def failed_over(self, lane: str, attempts: int) -> None:
         """Processing was tried with so many nodes more."""
+
+    def control_changed(self, change: ControlChange) -> None:
+        """A control now treats queries differently."""

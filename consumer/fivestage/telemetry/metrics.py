@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
 from fivestage.core.events import Observer
+from fivestage.telemetry.control_log import log_change
 from fivestage.telemetry.query_metrics import BUCKETS_S, CONSUMER_LABELS, LaneTallies, QueryMetrics
 from fivestage.version import __version__
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.breaker import BreakerState
     from fivestage.core.decode import UnreadableReason
+    from fivestage.core.events import ControlChange
     from fivestage.core.outcome import Conclusion
     from fivestage_schemas import TimeoutReason
 
@@ -131,6 +133,12 @@ class Metrics(Observer):
             ("lane", "node", "state"),
             registry=registry,
         )
+        self._control_changes = Counter(
+            "fivestage_control_changes_total",
+            "Changes of what learns from queries: breakers, limits, the choice of nodes.",
+            ("control", "change"),
+            registry=registry,
+        )
         self._failovers = Counter(
             "fivestage_failovers_total",
             "Nodes called after another had failed.",
@@ -219,6 +227,10 @@ class Metrics(Observer):
 
     def failed_over(self, lane: str, attempts: int) -> None:
         self._failovers.labels(self._lane(lane)).inc(attempts)
+
+    def control_changed(self, change: ControlChange) -> None:
+        self._control_changes.labels(change.control, change.change).inc()
+        log_change(change)
 
     # Labels that others choose are bounded
 
