@@ -256,7 +256,7 @@ class Dispatcher:
         while now < slice_end:
             if (candidate := self._slots.next()) is None:
                 return
-            self._screening.press(now)
+            self._policies.pressure.press(now)
             if candidate.book.closed:  # taken away while it waited
                 self._forget(candidate)
             elif (reason := self._begin(candidate, now)) is not None:

@@ -36,10 +36,6 @@ class Screening:
     def __repr__(self) -> str:
         return f"<Screening total_s={self._total_s} {self._shedder}>"
 
-    def press(self, now: float) -> None:
-        """A query had to wait for a slot."""
-        self._shedder.press(now)
-
     def budget(self, record: Record, readable: Readable, now: float, wall_now: float) -> Budget:
         """What a query may take; *now* is monotonic, *wall_now* counts from the epoch, both in seconds."""
         return grant(

@@ -74,7 +74,9 @@ def wire(
     slots: Slots[Candidate] = Slots(_limiter(settings), LaneShares(settings.lanes))
     admission = settings.admission
     shedder = Shedder(
-        ShedPolicy(admission.shed, admission.shed_max_share), settings.pipeline.total_timeout_ms / 1000
+        ShedPolicy(admission.shed, admission.shed_max_share),
+        settings.pipeline.total_timeout_ms / 1000,
+        policies.pressure,
     )
     order: KeyOrder[tuple[str, int, bytes], Arrival] | None = (
         KeyOrder() if admission.ordering == "key" else None

@@ -115,6 +115,27 @@ def test_why_timeouts_are_samples() -> None:
     assert (left_out.limit_s, censored.limit_s) == pytest.approx((0.03, 0.3))
 
 
+@pytest.mark.parametrize(
+    ("slow_every", "slow_s", "other_s", "gains"),
+    [
+        (25, 0.1, 0.0, True),  # cutting one in 25 gives a slot a sixth more answers
+        (25, 0.1, 0.2, False),  # but not where a query keeps its slot for other work
+        (10, 0.1, 0.0, False),  # one in ten is beyond what 95 of 100 need: the limit is not lowered
+        (25, 0.02, 0.0, False),  # nothing is cut, and nothing is gained
+    ],
+)
+def test_below_the_configured_limit_only_where_answers_are_gained(
+    slow_every: int, slow_s: float, other_s: float, *, gains: bool
+) -> None:
+    """While slots are scarce and a slot gives more answers so; never while they are free."""
+    limit = LearnedLimit(0.12, AdaptivePolicy())
+    for place in range(200):
+        limit.succeeded(slow_s if place % slow_every == 0 else 0.005)
+    assert limit.in_force_s(scarce=False, other_s=other_s) == max(0.12, limit.limit_s)
+    in_force_s = limit.in_force_s(scarce=True, other_s=other_s)
+    assert in_force_s == (pytest.approx(0.06) if gains else max(0.12, limit.limit_s))
+
+
 def test_switched_off_it_only_watches() -> None:
     """The limit stays as configured; what was seen is told all the same, never above the limit."""
     limit = LearnedLimit(0.1, AdaptivePolicy(enabled=False))

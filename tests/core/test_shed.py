@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fivestage.core.deadline import Budget
+from fivestage.core.pressure import PRESSED_S, Pressure
 from fivestage.core.shed import (
     EVEN_MARGIN,
     MARGIN,
     MAX_SHARE,
-    PRESSED_S,
     Shedder,
     ShedMode,
     ShedPolicy,
@@ -24,9 +24,9 @@ RUN, OBSERVED, REFUSE = Verdict.RUN, Verdict.OBSERVED, Verdict.REFUSE
 TOTAL_S = 2.0
 
 
-def shed(policy: ShedPolicy) -> Shedder:
+def shed(policy: ShedPolicy, pressure: Pressure | None = None) -> Shedder:
     """A shedder where queries have two seconds in all."""
-    return Shedder(policy, TOTAL_S)
+    return Shedder(policy, TOTAL_S, pressure or Pressure())
 
 
 def judge(
@@ -97,8 +97,8 @@ def test_a_query_with_all_of_its_time_is_begun() -> None:
         (0.1, 0.05, False, 0.1),
     ],
 )
-def test_where_slots_are_dear(likely_s: float, even_s: float, *, due: bool, needed_s: float) -> None:
-    """For a while after a query had to wait its chances must be good, before and after it even ones do."""
+def test_where_slots_are_scarce(likely_s: float, even_s: float, *, due: bool, needed_s: float) -> None:
+    """For a second after a query had to wait its chances must be good; else any chance will do."""
 
     def needs(now: float) -> float:
         """The least time that is enough, to a millisecond."""
@@ -107,17 +107,18 @@ def test_where_slots_are_dear(likely_s: float, even_s: float, *, due: bool, need
             for left_ms in range(1, 2000)
             if shedder.judge(
                 Budget(0.0, left_ms / 1000, TOTAL_S, due_at=0.0 if due else None),
-                lambda share: {0.95: likely_s, 0.5: even_s}[share],
+                lambda share: {0.95: likely_s, 0.5: even_s, 0.02: rare_s}[share],
                 now,
             )
             is RUN
         )
 
-    shedder = shed(ShedPolicy(max_share=1.0))
-    assert needs(100.0) == pytest.approx(even_s)
-    shedder.press(100.0)
+    rare_s, pressure = 0.01, Pressure()
+    shedder = shed(ShedPolicy(max_share=1.0), pressure)
+    assert needs(100.0) == pytest.approx(rare_s)
+    pressure.press(100.0)
     assert needs(100.0 + PRESSED_S - 0.01) == pytest.approx(needed_s, abs=0.0011)
-    assert needs(100.0 + PRESSED_S) == pytest.approx(even_s)
+    assert needs(100.0 + PRESSED_S) == pytest.approx(rare_s)
 
 
 @given(

@@ -80,6 +80,28 @@ def test_censored_is_longer_than_any() -> None:
     assert repr(window) == "<Window 20/100 p50=5.0 p95=inf>"
 
 
+@pytest.mark.parametrize(
+    ("samples", "limit_s", "other_s", "rate"),
+    [
+        ([], 1.0, 0.0, 0.0),
+        ([0.1] * 4, 1.0, 0.0, 10.0),
+        ([0.1] * 4, 1.0, 0.1, 5.0),
+        ([0.1, 0.1, 0.1, 0.9], 0.2, 0.0, 6.0),
+        ([0.1, 0.1, 0.1, 0.9], 0.9, 0.0, 4 / 1.2),
+    ],
+)
+def test_what_a_slot_gives(samples: list[float], limit_s: float, other_s: float, rate: float) -> None:
+    """Answers within the limit, by the time that all together keep the slot, cut ones included."""
+    assert window_of(*samples).answers_per_second(limit_s, other_s) == pytest.approx(rate)
+
+
+def test_what_was_cut_gives_nothing() -> None:
+    """A censored sample keeps the slot until the limit."""
+    window = window_of(0.1)
+    window.add(0.05, censored=True)
+    assert window.answers_per_second(0.3) == pytest.approx(1 / 0.4)
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_size_without_room_is_refused(size: int) -> None:
     """A window holds at least one sample."""

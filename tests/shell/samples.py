@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from fivestage import Query, StageContext
     from fivestage.core.breaker import BreakerState
+    from fivestage.core.events import ControlChange
     from fivestage.core.outcome import Conclusion
     from fivestage.memory import MemoryBus
     from fivestage_schemas import PipelineResult, StageResult, TimeoutReason
@@ -110,6 +111,7 @@ class Listening(Observer):
     def __init__(self) -> None:
         self.shed_: list[bool] = []
         self.breakers: list[tuple[str, str, str]] = []
+        self.changes: list[ControlChange] = []
         self.failovers = 0
         self.expirations: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -120,6 +122,9 @@ class Listening(Observer):
 
     def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
         self.breakers.append((lane, node, str(state)))
+
+    def control_changed(self, change: ControlChange) -> None:
+        self.changes.append(change)
 
     def failed_over(self, lane: str, attempts: int) -> None:  # noqa: ARG002
         self.failovers += attempts

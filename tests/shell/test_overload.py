@@ -10,7 +10,7 @@ import pytest
 
 from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
 from fivestage.core.policy import MIN_ANSWERS
-from fivestage.core.shed import PRESSED_S
+from fivestage.core.pressure import PRESSED_S
 from fivestage.executors import TICK_S
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
@@ -228,7 +228,7 @@ async def test_a_wrong_estimate_is_found_out() -> None:
         await finish(bus, MIN_ANSWERS + 1000)
         refused = len(listening.shed_)
         await ask_many(bus, "later", 100, budget_ms=50)
-    assert 400 < refused < 700
+    assert 0 < refused < 100
     assert len(listening.shed_) == refused
 
 

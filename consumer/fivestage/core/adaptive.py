@@ -2,7 +2,8 @@
 
 The limit is moved a little with every sample towards a multiple of the stage's 95th percentile, the
 exponential smoothing of TCP's retransmission timer (RFC 6298), and kept within bounds around the
-configured figure. A call that was cut is a censored sample: only a lower bound of what it would have
+configured figure. What was learned is applied below that figure only while answers are gained by it. A call
+that was cut is a censored sample: only a lower bound of what it would have
 taken is known. Were those left out, what remains would lie below the limit by construction, and the limit
 could only ever shrink.
 """
@@ -11,8 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
 from fivestage.core.window import Window
+
+GAIN: Final = 1.05
+"""So many times the answers a limit below the configured one must give: the samples are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +112,29 @@ class LearnedLimit:
 
     @property
     def limit_s(self) -> float:
-        """The limit now in force."""
+        """What was learned; the configured limit until enough is known."""
         if self._new:
             self._learn()
         return self._limit_s
+
+    def in_force_s(self, *, scarce: bool, other_s: float = 0.0) -> float:
+        """The limit to apply: the learned one, but below the configured one only where answers are gained.
+
+        Cutting work early takes an answer away, and gives the rest of its time to a query that waits. So it
+        is done only while slots are scarce, and where a slot then gives more answers (GAIN).
+
+        Args:
+            scarce: Queries have waited for slots for a while.
+            other_s: What a query usually takes besides this stage.
+        """
+        limit_s, configured_s = self.limit_s, self.configured_s
+        if limit_s >= configured_s:
+            return limit_s
+        if not scarce:
+            return configured_s
+        rate = self._samples.answers_per_second
+        gains = rate(limit_s, other_s) >= GAIN * rate(configured_s, other_s)
+        return limit_s if gains else configured_s
 
     @property
     def p95_s(self) -> float | None:
@@ -126,4 +150,4 @@ class LearnedLimit:
         found = self._samples.quantile(q)
         if found is None or len(self._samples) < self.policy.min_samples:
             return None
-        return min(found, self.limit_s)
+        return min(found, max(self.limit_s, self.configured_s))

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final
 from fivestage.core.adaptive import AdaptivePolicy, LearnedLimit
 from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
 from fivestage.core.breaker import Breaker, BreakerPolicy, BreakerState
+from fivestage.core.events import ControlChange
 from fivestage.core.health import NodeHealth
-from fivestage.core.plan import Plan
+from fivestage.core.plan import Plan, StageSpec
+from fivestage.core.pressure import Pressure
 from fivestage.core.window import Window
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
@@ -132,11 +134,12 @@ class NodePolicy:
 class LanePolicy:
     """One lane: learned limits, the time to an answer, its nodes."""
 
-    __slots__ = ("_answers", "_refreshed_at", "_settings", "advice", "limits", "name", "nodes")
+    __slots__ = ("_answers", "_pressure", "_refreshed_at", "_settings", "advice", "limits", "name", "nodes")
 
-    def __init__(self, name: str, settings: LanePolicySettings) -> None:
+    def __init__(self, name: str, settings: LanePolicySettings, pressure: Pressure) -> None:
         self.name = name
         self._settings = settings
+        self._pressure = pressure
         self.limits = tuple(LearnedLimit(spec.limit_s, settings.adaptive) for spec in settings.plan.stages)
         """In the order of the stages."""
         self.nodes: dict[str, NodePolicy] = {}
@@ -207,7 +210,7 @@ class LanePolicy:
         """Bring the advice up to date."""
         self._refreshed_at = now
         advice = self.advice
-        stages = self._stage_advice()
+        stages = self._stage_advice(now)
         if stages != advice.stages:
             advice.stages = stages
         nodes = {name: node.advice(now) for name, node in self.nodes.items()}
@@ -264,12 +267,16 @@ class LanePolicy:
             if conclusion.duration_s >= expected_s - SLACK_S:  # with less it was no surprise
                 self._answers.add(BACK_OFF * conclusion.duration_s)
 
-    def _stage_advice(self) -> tuple[StageAdvice, ...]:
+    def _stage_advice(self, now: float) -> tuple[StageAdvice, ...]:
         found: list[StageAdvice] = []
+        scarce = self._pressure.is_lasting(now)
+        typical_s = [limit.median_s or 0.0 for limit in self.limits] if scarce else []
         reserve_s = 0.0
         for spec, limit in zip(reversed(self._settings.plan.stages), reversed(self.limits), strict=True):
-            need_s, typical_s = _rounded(limit.p95_s), _rounded(limit.median_s)
-            found.append(StageAdvice(_rounded(limit.limit_s), need_s, reserve_s, typical_s))
+            other_s = sum(typical_s) - typical_s[spec.sequence] if scarce else 0.0
+            limit_s = _rounded(limit.in_force_s(scarce=scarce, other_s=other_s))
+            need_s = _rounded(limit.p95_s)
+            found.append(StageAdvice(limit_s, need_s, reserve_s, _rounded(limit.median_s)))
             reserve_s += need_s if spec.critical else 0.0
         return tuple(reversed(found))
 
@@ -282,6 +289,9 @@ class Policies:
         self._observer = observer
         self._states: dict[tuple[str, str], BreakerState] = {}
         self.lanes: dict[str, LanePolicy] = {}
+        self.pressure = Pressure()
+        self._below: dict[tuple[str, str], bool] = {}
+        """Whether the limit of a lane's stage is below the configured one, where it has changed that."""
         self.disturbed_at = -inf
         """When queries were last held up by what is not their own doing (monotonic seconds)."""
 
@@ -301,7 +311,7 @@ class Policies:
                 name = OTHER_LANES
             policy = self.lanes.get(name)
         if policy is None:
-            policy = self.lanes[name] = LanePolicy(name, self._settings)
+            policy = self.lanes[name] = LanePolicy(name, self._settings, self.pressure)
         return policy
 
     def tick(self, now: float, stuck: frozenset[str]) -> None:
@@ -323,6 +333,18 @@ class Policies:
             if node.state is not before:
                 self._states[lane.name, name] = node.state
                 self._observer.breaker_changed(lane.name, name, node.state)
+        for spec, stage in zip(self.plan.stages, lane.advice.stages, strict=True):
+            below = stage.limit_s < spec.limit_s - SLACK_S
+            if below is not self._below.get((lane.name, spec.stage_type), False):
+                self._below[lane.name, spec.stage_type] = below
+                self._observer.control_changed(_limit_change(lane, spec, stage))
+
+
+def _limit_change(lane: LanePolicy, spec: StageSpec, stage: StageAdvice) -> ControlChange:
+    below = stage.limit_s < spec.limit_s
+    why = "queries wait, and most of it answers sooner" if below else "queries wait no longer"
+    text = f"{stage.limit_s * 1000:g} ms ({spec.limit_s * 1000:g} configured): {why}"
+    return ControlChange("stage_limit", "lowered" if below else "restored", text, lane.name, spec.stage_type)
 
 
 def was_fair(run: StageRun, limit_s: float) -> bool:

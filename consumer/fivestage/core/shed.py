@@ -9,22 +9,21 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage.core.deadline import Budget
+    from fivestage.core.pressure import Pressure
 
     AnswerTime = Callable[[float], float | None]
 
 BUCKET_S = 1.0
-PRESSED_S = 1.0
-"""For so long after a query had to wait, slots are dear: only those likely to be in time get one."""
-LIKELY, EVEN = 0.95, 0.5
+LIKELY, EVEN, RARE = 0.95, 0.5, 0.02
+"""Shares of the answers. While slots are free only queries are rejected that would nearly all be late."""
 MARGIN, MAX_SHARE, EVEN_MARGIN = 2.0, 0.5, 1.1
-"""Where slots are dear somebody is refused in any case: better those who would only just be in time, as a
+"""Where slots are scarce somebody is refused in any case: better those who would only just be in time, as a
 queue that is worked off at the very edge of its deadlines loses many to the least disturbance. Twice the
 likely time, up to half of the total; where answers take longer than that, a tenth more than the median."""
 
@@ -75,14 +74,15 @@ class Shedder:
     Args:
         policy: How queries are refused.
         total_s: The service's total limit.
+        pressure: Whether slots are scarce.
     """
 
-    __slots__ = ("_buckets", "_policy", "_pressed_until", "_refused", "_seen", "_total_s")
+    __slots__ = ("_buckets", "_policy", "_pressure", "_refused", "_seen", "_total_s")
 
-    def __init__(self, policy: ShedPolicy, total_s: float) -> None:
+    def __init__(self, policy: ShedPolicy, total_s: float, pressure: Pressure) -> None:
         self._policy = policy
         self._total_s = total_s
-        self._pressed_until = -inf
+        self._pressure = pressure
         self._buckets: deque[list[float]] = deque()
         """``[begun at, seen, refused]``"""
         self._seen = 0.0
@@ -90,10 +90,6 @@ class Shedder:
 
     def __repr__(self) -> str:
         return f"<Shedder {self._policy.mode} refused {self._refused:.0f} of {self._seen:.0f}>"
-
-    def press(self, now: float) -> None:
-        """A query had to wait for its slot."""
-        self._pressed_until = now + PRESSED_S
 
     def judge(self, budget: Budget, answer_time_s: AnswerTime, now: float) -> Verdict:
         """Judge one query; one that has the service's whole time is always begun.
@@ -121,9 +117,9 @@ class Shedder:
         return Verdict.REFUSE
 
     def _needed_s(self, budget: Budget, answer_time_s: AnswerTime, now: float) -> float:
-        """The time that it must have left. Where slots are dear its chances must be good."""
-        if now >= self._pressed_until:
-            return answer_time_s(EVEN) or 0.0
+        """The time that it must have left. Where slots are scarce its chances must be good."""
+        if not self._pressure.is_on(now):
+            return answer_time_s(RARE) or 0.0
         likely_s = answer_time_s(LIKELY) or 0.0
         if budget.due_at is None:  # waiting has cost it nothing
             return likely_s

@@ -71,3 +71,20 @@ class Window:
         if not ordered:
             return None
         return ordered[max(ceil(q * len(ordered) - _ROUNDING) - 1, 0)]
+
+    def answers_per_second(self, limit_s: float, other_s: float = 0.0) -> float:
+        """How many answers a slot would give in a second if work were cut at a limit.
+
+        That is the share of samples within the limit, by the mean time that a sample keeps the slot. A lower
+        limit gives more where few take much longer than most do; where all take about the same, or where how
+        long it has taken says nothing about how much longer it takes, it gives no more, or less.
+
+        Args:
+            limit_s: Where work is cut, above 0; a censored sample counts as one that would be cut.
+            other_s: How long the slot is kept for other work besides, each time.
+        """
+        if not self._arrived:
+            return 0.0
+        within = sum(seconds <= limit_s for seconds in self._arrived)
+        kept_s = sum(min(seconds, limit_s) for seconds in self._arrived)
+        return within / (kept_s + other_s * len(self._arrived))
