@@ -197,7 +197,7 @@ def test_what_is_said_of_abandoned_code() -> None:
         f"{OVERDUE_CPU_S * 1000:g} ms of CPU",
         f"one call that has used {BURNS_CPU_S * 1000:g} ms of CPU",
         f"({executor.max_overdue} of {executor.threads}, in all workers together)",
-        f"than half a core for {watch.RUN_ON_S:g} s",
+        f"for more than half of {watch.RUN_ON_S:g} s",
         f"`executor.max_abandoned` calls ({executor.max_abandoned}) have run on for {watch.RUN_ON_S:g} s",
         f"costs a thread; up to {MAX_REPLACED} are replaced",
         f"up to {MOST_S:g} s of CPU and {process_worker.RUN_ON_S:g} s in all",

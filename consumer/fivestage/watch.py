@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.errors import ExecutorError, FivestageError, PublishError
-from fivestage.executors.cpu import CpuUse, thread_cpu_s
+from fivestage.executors.cpu import CpuUse, thread_busy_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ class Watch:
     Args:
         publish_timeout_s: How long an event may go unacknowledged.
         max_abandoned: How many calls may run on for RUN_ON_S after their end.
-        cpu_s: The CPU seconds that a thread has used so far; None for one that has ended.
+        busy_s: The seconds that a thread has computed, or waited for a core; None for one that has ended.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Watch:
         sink: Sink,
         publish_timeout_s: float,
         max_abandoned: int,
-        cpu_s: Callable[[tuple[int, int]], float | None] = thread_cpu_s,
+        busy_s: Callable[[tuple[int, int]], float | None] = thread_busy_s,
     ) -> None:
         self._source = source
         self._dispatcher = dispatcher
@@ -65,7 +65,7 @@ class Watch:
         self._sink = sink
         self._publish_timeout_s = publish_timeout_s
         self._max_abandoned = max_abandoned
-        self._cpu_s = cpu_s
+        self._busy_s = busy_s
         self._cpu_use = CpuUse(RUN_ON_S)
         self._burning: list[str] = []
         self._strikes = 0
@@ -112,7 +112,7 @@ class Watch:
         """Measure what the abandoned code of this process costs; that of others the executor ends."""
         pid = os.getpid()
         own = [one for one in self._executor.abandoned() if one.thread is not None and one.thread[0] == pid]
-        used = {one.thread: (one.name, self._cpu_s(one.thread)) for one in own if one.thread is not None}
+        used = {one.thread: (one.name, self._busy_s(one.thread)) for one in own if one.thread is not None}
         self._burning = self._cpu_use.look(used, now)
 
     def _runs_on(self, now: float) -> str | None:
@@ -120,8 +120,8 @@ class Watch:
         if self._burning:
             names = ", ".join(self._burning)
             return (
-                f"code of {names} has used over half a core for {RUN_ON_S:.0f} s after its queries ended; "
-                'a thread cannot be stopped, so the service ends (executor.kind = "process" would stop it)'
+                f"code of {names} has kept over half a core busy for {RUN_ON_S:.0f} s after its queries "
+                'ended; a thread cannot be stopped, so the service ends (executor.kind = "process" would stop it)'
             )
         left = [one.name for one in self._executor.abandoned() if now - one.since > RUN_ON_S]
         if len(left) <= self._max_abandoned:

@@ -308,7 +308,7 @@ async def test_code_that_burns_cpu(bootstrap: str) -> None:
         wait_for_results(bootstrap, TOPICS.results, 2)
         reason = await unready(port)
         assert await asyncio.to_thread(service.wait, 20) == 1
-    assert reason.startswith("code of spins has used over half a core for 10 s after its queries ended")
+    assert reason.startswith("code of spins has kept over half a core busy for 10 s after its queries ended")
     assert (service.log[-1]["error_type"], service.log[-1]["error"]) == ("ExecutorError", reason.strip())
     assert statuses(bootstrap) == {"spins": "timeout", "stuck-1": "timeout"}
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from fivestage.executors.cpu import CpuUse, thread_cpu_s
+from fivestage.executors.cpu import CpuUse, thread_busy_s, thread_cpu_s
 
 LIMIT_S = 10.0
 LOOK_S = 0.5
@@ -103,7 +103,7 @@ def test_a_thread_that_has_ended() -> None:
 
 @pytest.mark.realtime
 def test_the_cpu_of_a_real_thread() -> None:
-    """It rises while the thread computes, and is unknown after its end."""
+    """It rises while the thread computes, is no less with its waits for a core, and ends with the thread."""
     enough, numbers = threading.Event(), list[int]()
 
     def spin() -> None:
@@ -115,6 +115,9 @@ def test_the_cpu_of_a_real_thread() -> None:
     thread.start()
     while not numbers or (thread_cpu_s((os.getpid(), numbers[0])) or 0.0) < 0.05:
         time.sleep(0.001)
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    used_s = thread_cpu_s((os.getpid(), numbers[0])) or 0.0
+    assert (thread_busy_s((os.getpid(), numbers[0])) or 0.0) >= used_s - tick_s
     enough.set()
     thread.join()
     while thread_cpu_s((os.getpid(), numbers[0])) is not None:  # Python's part ends before the kernel's

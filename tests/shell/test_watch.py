@@ -62,7 +62,7 @@ def watch(parts: Any, executor: Any = None) -> Watch:
         sink=parts,
         publish_timeout_s=120.0,
         max_abandoned=8,
-        cpu_s=(executor or parts).cpu_s,
+        busy_s=(executor or parts).cpu_s,
     )
 
 
@@ -140,7 +140,9 @@ async def test_code_that_burns_cpu() -> None:
     assert await given_up(parts, RUN_ON_S - 1) is None
     error = await given_up(parts, RUN_ON_S + 5)
     assert isinstance(error, ExecutorError)
-    assert str(error).startswith("code of spins has used over half a core for 10 s after its queries ended")
+    assert str(error).startswith(
+        "code of spins has kept over half a core busy for 10 s after its queries ended"
+    )
 
 
 async def test_burning_fails_the_liveness_probe() -> None:

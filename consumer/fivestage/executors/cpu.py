@@ -35,6 +35,21 @@ def thread_cpu_s(thread: tuple[int, int]) -> float | None:
     return (int(fields[_UTIME]) + int(fields[_UTIME + 1])) * _TICK_S
 
 
+def thread_busy_s(thread: tuple[int, int]) -> float | None:
+    """The seconds that a thread has computed so far, or waited for a core to compute on.
+
+    On a busy machine code that never waits is given less than half a core: it is the wish that counts. Where
+    the kernel does not keep these figures, the CPU seconds alone. None for a thread that has ended.
+    """
+    process, number = thread
+    try:
+        found = Path(f"/proc/{process}/task/{number}/schedstat").read_text(encoding="ascii")
+        ran_ns, waited_ns, _ = found.split()
+        return (int(ran_ns) + int(waited_ns)) / 1e9
+    except (OSError, ValueError):
+        return thread_cpu_s(thread)
+
+
 class SpentCpu:
     """What each abandoned call has used of CPU since it was first seen to be abandoned.
 
@@ -71,7 +86,7 @@ class SpentCpu:
 
 
 class CpuUse:
-    """Finds out whether threads together use more than MAX_CORES for a while.
+    """Finds out whether threads together keep more than MAX_CORES busy for a while.
 
     Together, because threads that spin in one process share the interpreter lock: each of ten uses a tenth.
 
