@@ -121,7 +121,8 @@ class Watch:
             names = ", ".join(self._burning)
             return (
                 f"code of {names} has kept over half a core busy for {RUN_ON_S:.0f} s after its queries "
-                'ended; a thread cannot be stopped, so the service ends (executor.kind = "process" would stop it)'
+                "ended; a thread cannot be stopped, so the service ends "
+                '(executor.kind = "process" would stop it)'
             )
         left = [one.name for one in self._executor.abandoned() if now - one.since > RUN_ON_S]
         if len(left) <= self._max_abandoned:
