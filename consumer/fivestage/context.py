@@ -96,6 +96,8 @@ class StageContext:
     """The node's confidence, 0..1, where it gave one."""
     validated: bool | None = None
     """The verdict of validation; None while there is none (reflection)."""
+    on_trial: bool = field(default=False, repr=False)
+    """The built-in decision chose a node to find out whether it has recovered."""
     resources: OpenResources = field(default=_NO_RESOURCES, repr=False)
     """For ``use``; a context made by hand has none, only what ``app.override`` puts in their places."""
 

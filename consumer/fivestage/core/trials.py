@@ -1,0 +1,63 @@
+"""Permits to call nodes that are passed over, to find out whether they have recovered.
+
+A node of which little is expected is not called where another takes the same intent, so nothing new would be
+learned of it. As in every bandit problem a small share of the calls goes to find out: here one in a hundred, and
+only where the other node can still answer in time if the trial fails (``Advice.rank``). While trials are
+answered, they follow each other quickly; that costs nothing.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from fivestage.core.advice import wants_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fivestage.core.advice import Advice
+    from fivestage.core.node_policy import NodePolicy
+
+EVERY_CALLS: Final = 100
+"""Queries of the lane for one trial of a node."""
+EVERY_S: Final = 1.0
+"""The time from one trial of a node to the next, at least."""
+
+
+class Trials:
+    """Issues the permits of one lane."""
+
+    __slots__ = ("_since", "calls")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        """How many queries of the lane have ended; the lane counts them."""
+        self._since: dict[str, tuple[float, int]] = {}
+        """When each node was last tried or could have been, and how many queries had ended by then."""
+
+    def __repr__(self) -> str:
+        return f"<Trials calls={self.calls} of {sorted(self._since)}>"
+
+    def refresh(self, now: float, nodes: Mapping[str, NodePolicy], advice: Advice) -> None:
+        """Issue and withdraw permits in *advice*, whose nodes are up to date."""
+        for name, known in advice.nodes.items():
+            if not wants_trial(known):
+                if self._since.pop(name, None) is not None:
+                    advice.trials.pop(name, None)
+                continue
+            node = nodes[name]
+            if self._is_due(name, node, now, waits=name in advice.trials):
+                advice.trials[name] = True
+                node.is_on_trial = True
+                self._since[name] = now, self.calls
+
+    def _is_due(self, name: str, node: NodePolicy, now: float, *, waits: bool) -> bool:
+        since, calls = self._since.get(name, (-inf, 0))
+        if waits or since < node.tried_at:  # the permit has not been taken, or the node has been called
+            self._since[name] = now, self.calls
+        if waits:
+            return False
+        if node.is_on_trial and node.in_a_row:
+            return True
+        return since >= node.tried_at and now - since >= EVERY_S and self.calls - calls >= EVERY_CALLS
