@@ -15,7 +15,8 @@ class Ending:
     """How one bounded call ended."""
 
     __slots__ = (
-        "data", "data_json", "duration_s", "error", "error_type", "excused", "extended_s", "frames", "outcome",
+        "data", "data_json", "duration_s", "error", "error_type", "excused", "extended_s", "frames",
+        "outcome",
     )  # fmt: skip
 
     def __init__(

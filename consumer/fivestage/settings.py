@@ -212,8 +212,8 @@ class BreakerSettings(_Section):
     """The breaker that each node has in each lane."""
 
     failure_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """It opens when more than this share of the calls failed or timed out, beyond doubt and for a second; at 1
-    when all did."""
+    """It opens when more than this share of the calls failed or timed out, beyond doubt and for a second; at
+    1 when all did."""
     slow_call_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The same for calls that took more than nine tenths of their limit; 1 = they do not matter."""
     window: Annotated[int, Field(gt=0)] = 100
@@ -223,7 +223,7 @@ class BreakerSettings(_Section):
     first_open_ms: PositiveMs = 1_000
     """How long it opens first; twice as long after each probe that fails. No more than open_ms."""
     open_ms: PositiveMs = 30_000
-    """How long it stays open at most, and a fifth more: not all open breakers try again at the same moment."""
+    """How long it stays open at most, and a fifth more: not all breakers try again at the same moment."""
     half_open_calls: Annotated[int, Field(gt=0)] = 1
     """How many calls, one at a time, must succeed before it closes."""
 

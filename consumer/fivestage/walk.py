@@ -171,7 +171,7 @@ class Walk:
                 return name
         return None
 
-    def _begin_trial(self, chosen: str) -> bool:
+    def _begin_trial(self, chosen: Any) -> bool:
         """Take the permit, where there still is one and the time for the node that answers if it fails."""
         advice, intent = self._job.advice, intent_of(self._ctx.results.get(_INTENT))
         self._ctx.on_trial = False

@@ -122,8 +122,8 @@ def test_a_hiccup_opens_nothing(good_s: float) -> None:
 @pytest.mark.parametrize(("rate", "calls"), [(200, 720_000), (20, 72_000)])
 def test_a_fifth_of_failures_never_opens_it_in_an_hour(rate: int, calls: int) -> None:
     """Chance alone does not: it is judged after each failure, which is often."""
-    print(f"seed {SEED}")
-    breaker, chance = Breaker(BreakerPolicy(), lambda: 0.0), random.Random(SEED).random
+    print(f"seed {SEED}")  # noqa: T201
+    breaker, chance = Breaker(BreakerPolicy(), lambda: 0.0), random.Random(SEED).random  # noqa: S311
     for place in range(calls):
         breaker.record(place / rate, failed=chance() < 0.2)
     assert breaker.opened_count == 0
@@ -179,7 +179,7 @@ def test_it_opens_for_twice_as_long_each_time_up_to_the_ceiling() -> None:
 
 @pytest.mark.parametrize(("well_s", "open_s"), [(3.0, 4.0), (5.0, 1.0)])
 def test_one_that_opens_again_at_once_goes_on_where_it_was(well_s: float, open_s: float) -> None:
-    """Closed by a probe and open again within twice its last open time it doubles that; later it starts at 1 s."""
+    """Closed by a probe and open again within twice its last open time it doubles that; later it is 1 s."""
     breaker = fail_for(1.5, 20)[0]
     breaker.state(2.0)
     breaker.record(2.0, failed=True, probe=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from fivestage import Query, StageContext
     from fivestage.core.breaker import BreakerState
+    from fivestage.core.events import ControlChange
     from fivestage.core.outcome import Conclusion
     from fivestage.memory import MemoryBus
     from fivestage_schemas import PipelineResult, StageResult, TimeoutReason
@@ -110,6 +111,7 @@ class Listening(Observer):
     def __init__(self) -> None:
         self.shed_: list[bool] = []
         self.breakers: list[tuple[str, str, str]] = []
+        self.controls: list[ControlChange] = []
         self.failovers = 0
         self.expirations: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -120,6 +122,9 @@ class Listening(Observer):
 
     def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
         self.breakers.append((lane, node, str(state)))
+
+    def control_changed(self, change: ControlChange) -> None:
+        self.controls.append(change)
 
     def failed_over(self, lane: str, attempts: int) -> None:  # noqa: ARG002
         self.failovers += attempts
@@ -165,6 +170,16 @@ async def ask_many(bus: MemoryBus, name: str, count: int, **fields: Any) -> None
     before = len(bus.sink.of(Output.RESULTS))
     for number in range(count):
         bus.put(query(f"{name}{number}", **fields))
+    await finish(bus, before + count)
+
+
+async def ask_for_a_second(bus: MemoryBus, count: int = 21, **fields: Any) -> None:
+    """Put *count* queries evenly within a second, the last at its end, and wait until they have ended."""
+    before = len(bus.sink.of(Output.RESULTS))
+    for number in range(count):
+        bus.put(query(f"within{before + number}", **fields))
+        if number < count - 1:
+            await asyncio.sleep(1.001 / (count - 1))
     await finish(bus, before + count)
 
 

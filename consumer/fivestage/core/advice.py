@@ -112,7 +112,7 @@ class Advice:
         return None
 
     def trial_s(self, name: str, other: str, left_s: float) -> float:
-        """How long a trial may take so that *other* can answer after it; 0 where it would not get anywhere."""
+        """How long a trial may take so that *other* can answer after it; 0 where that is too short."""
         stage = self.stages[_PROCESSING]
         if name in self.stuck:
             return 0.0

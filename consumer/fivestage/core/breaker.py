@@ -45,12 +45,13 @@ class BreakerPolicy:
     """When a breaker opens, for how long, and what closes it.
 
     Rates are judged over at least *minimum_calls* calls and a second: over the newest of them, and over the
-    last *window* calls (or the last second, where that is more). A *slow_call_rate* of 1 means that slow calls
-    do not matter, a *failure_rate* of 1 that all calls must fail.
+    last *window* calls (or the last second, where that is more). A *slow_call_rate* of 1 means that slow
+    calls do not matter, a *failure_rate* of 1 that all calls must fail.
 
-    It opens for *first_open_s*, for twice as long after each probe that fails, and for *open_s* at most; and up
-    to *open_jitter* of it more, so that many breakers do not probe at the same moment. *half_open_calls* good
-    probes in a row close it; a probe without an outcome for *probe_timeout_s* does not keep the next one back.
+    It opens for *first_open_s*, for twice as long after each probe that fails, and for *open_s* at most; and
+    up to *open_jitter* of it more, so that many breakers do not probe at the same moment. *half_open_calls*
+    good probes in a row close it; a probe without an outcome for *probe_timeout_s* does not keep the next one
+    back.
     """
 
     failure_rate: float = 0.3
@@ -99,8 +100,8 @@ class Breaker:
     """
 
     __slots__ = (
-        "_closed_at", "_good_probes", "_jitter", "_lasts_s", "_open_s", "_open_until", "_probe_until", "_state",
-        "opened_count", "policy", "recent", "why",
+        "_closed_at", "_good_probes", "_jitter", "_lasts_s", "_open_s", "_open_until", "_probe_until",
+        "_state", "opened_count", "policy", "recent", "why",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy, jitter: Callable[[], float]) -> None:

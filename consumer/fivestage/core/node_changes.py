@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.policy import LanePolicy
 
-AVOIDED: Final = 0.15
-"""How much less a node's score must be before it is reported as avoided: reports are for what lasts."""
+WELL: Final = 0.98
+"""The score from which on a node is reported as returned: one about the limit would go to and fro."""
 
 
 class NodeChanges:
@@ -40,11 +40,11 @@ class NodeChanges:
         stand_in, key = lane.nodes[name].stand_in, (lane.name, name)
         own, other = lane.advice.node(name), lane.advice.node(stand_in)
         if key not in self._avoided:
-            if other.state is BreakerState.CLOSED and own.score <= other.score - AVOIDED:
+            if other.state is BreakerState.CLOSED and round(own.score, 1) < round(other.score, 1):
                 self._avoided.add(key)
                 why = f"health {own.score} of 1, that of node {stand_in!r} {other.score}"
                 self._report("node_choice", "avoided", why, lane, name)
-        elif own.state is BreakerState.CLOSED and round(own.score, 1) >= round(other.score, 1):
+        elif own.state is BreakerState.CLOSED and own.score >= min(WELL, other.score):
             self._avoided.discard(key)
             in_a_row = lane.nodes[name].in_a_row
             why = f"health {own.score} of 1, the last {in_a_row} of its calls were answered"

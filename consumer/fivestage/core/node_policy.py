@@ -38,7 +38,8 @@ class NodePolicy:
     """
 
     __slots__ = (
-        "_patient_until", "_timeout_at", "breaker", "health", "in_a_row", "is_on_trial", "stand_in", "tried_at",
+        "_patient_until", "_timeout_at", "breaker", "health", "in_a_row", "is_on_trial", "stand_in",
+        "tried_at",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy, jitter: Callable[[], float]) -> None:

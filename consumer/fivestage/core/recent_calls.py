@@ -12,8 +12,8 @@ SPAN_S: Final = 1.0
 """A judgement covers at least this much time: what is over sooner is a hiccup."""
 Z: Final = 4.0
 """Standard deviations between a share and the rate that it exceeds. Each failed call is an occasion to judge:
-with 3.1 (99.9 %) a node of which 20 % fail, at 20 calls/s, is found above 30 % every 2.5 hours by chance, with 4
-every 50 hours (simulated), and at 200/s never."""
+with 3.1 (99.9 %) a node of which 20 % fail, at 20 calls/s, is found above 30 % every 2.5 hours by chance,
+with 4 every 50 hours (simulated), and at 200/s never."""
 
 
 class Span(NamedTuple):
@@ -95,9 +95,9 @@ class RecentCalls:
 def exceeds(count: int, calls: int, rate: float, *, enough: int) -> bool:
     """Whether *count* of *calls* is more than *rate* with confidence.
 
-    The lower bound of Wilson's score interval is (E. B. Wilson, *Probable inference, the law of succession, and
-    statistical inference*, 1927). No count of calls shows a share above a rate near 1 that way: there *enough*
-    calls must all be such, and for a rate of 1 all of any count.
+    It is where the lower bound of Wilson's score interval is above *rate* (E. B. Wilson, *Probable inference,
+    the law of succession, and statistical inference*, 1927). A window of calls is too short to show that of a
+    rate near 1: there *enough* calls must all be such, and for a rate of 1 all of any number.
     """
     if count == calls:
         return rate >= 1 or calls >= enough or calls / (calls + Z * Z) > rate
