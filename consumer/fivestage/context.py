@@ -127,7 +127,11 @@ class StageContext:
         return stand_ins[-1].value if stand_ins else self.resources.find(resource)
 
     def rank_nodes(self, names: Iterable[str]) -> list[str]:
-        """Those of *names* whose breaker lets them be called, the healthiest first; for decision stages."""
+        """Those of *names* whose breaker lets them be called, the healthiest first; for decision stages.
+
+        A half-open node that is to be probed comes first. The built-in decision also tries nodes that rank low
+        now and then, where another of the same intent can answer after them; this does not.
+        """
         return self.advice.rank(names)
 
     @property

@@ -177,8 +177,11 @@ class Walk:
         self._ctx.on_trial = False
         others = advice.rank(same_intent(self._app.nodes, intent, chosen))
         left_s = self._job.ends_at - self._clock()
-        self._trial_s = advice.trial_s(chosen, others[0], left_s) if others else 0.0
-        return self._trial_s > 0 and advice.take_trial(chosen)
+        most_s = advice.trial_s(chosen, others[0], left_s) if others else 0.0
+        if most_s <= 0 or not advice.take_trial(chosen):
+            return False
+        self._trial_s = most_s
+        return True
 
     def _refused(self, spec: StageSpec) -> StageRun:
         """No node may be called: the breaker of the chosen one is open and nobody stands in for it."""

@@ -215,6 +215,5 @@ def test_ten_minutes_beside_a_dead_node(rate: int) -> None:
             spent += 1
         altered(runs[2], node="good")
         lane.concluded(concluded(trail_of(runs)), failed, now)
-    print(f"{spent} of {place + 1}")
     assert spent <= 0.02 * (place + 1)
     assert spent > 20

@@ -88,16 +88,15 @@ async def test_time_that_is_short_is_not_spent_on_trials() -> None:
         before = node.seconds.total()
         await ask_at(bus, 100, 20, budget_ms=46)
     assert node.seconds.total() - before <= 4
-    print(statuses(bus))
+    assert statuses(bus)["success"] >= 500 + 2000 - 4
 
 
 async def test_a_node_that_often_fails_is_not_preferred() -> None:
     """One that fails for a fifth of the queries has a few per cent of them, beside one that does not."""
-    print(f"seed {SEED}")
-    chance = random.Random(SEED)
+    print(f"seed {SEED}")  # noqa: T201
+    chance = random.Random(SEED)  # noqa: S311
     node, other = Troubled(lambda _: chance.random() < 0.2), FakeNode(0.04)
     async with MemoryBus(pipeline(a=node, b=other)) as bus:
         await ask_at(bus, 100, 60)
     assert statuses(bus) == {"success": 6_000}
-    print(node.seconds.total())
     assert node.seconds.total() <= 0.1 * 6_000

@@ -20,8 +20,8 @@ class StageRun:
     """
 
     __slots__ = (
-        "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node", "outcome",
-        "probe", "spec", "started_at", "verdict",
+        "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
+        "outcome", "probe", "spec", "started_at", "verdict",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a StageResult says, in its order
@@ -52,7 +52,7 @@ class StageRun:
         self.duration_s = duration_s
         self.granted_s = granted_s
         self.probe = probe
-        """It was the one call that a half-open breaker lets through."""
+        """It was the one call that a half-open breaker lets through, or a trial while that was open."""
         self.verdict = verdict
         """Whether validation found the answer right; None for other stages, and where it did not succeed."""
         self.excused = excused
