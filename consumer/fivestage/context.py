@@ -129,8 +129,8 @@ class StageContext:
     def rank_nodes(self, names: Iterable[str]) -> list[str]:
         """Those of *names* whose breaker lets them be called, the healthiest first; for decision stages.
 
-        A half-open node that is to be probed comes first. The built-in decision also tries nodes that rank low
-        now and then, where another of the same intent can answer after them; this does not.
+        A half-open node that is to be probed comes first. Now and then the built-in decision also tries nodes
+        that rank low, where another of the same intent can answer after them; this does not.
         """
         return self.advice.rank(names)
 

@@ -443,6 +443,34 @@ def test_changes_are_told_once_and_in_order() -> None:
     ]
 
 
+def test_the_choice_between_nodes_is_reported() -> None:
+    """A node is avoided when the one that answered in its place ranks higher, and returns once it is well."""
+    told = Told()
+    policies = Policies(SETTINGS, told)
+    lane, runs = policies.lane("a"), ended([SUCCESS] * 5)
+    altered(runs[2], node="other")
+    for _ in range(3):
+        lane.concluded(concluded(trail_of(runs)), [call(ERROR)], NOW)
+        policies.tick(NOW, frozenset())
+        lane.refresh(NOW)
+    policies.tick(NOW, frozenset())
+    for later in (60.0, 180.0, 210.0, 220.0):
+        policies.tick(NOW + later, frozenset())
+    assert told.controls == [
+        ControlChange("node_choice", "avoided", "health 0.5 of 1, that of node 'other' 1.0", "a", "math"),
+        ControlChange("node_choice", "returned", "health 0.98 of 1, its failures are old", "a", "math"),
+    ]
+
+
+def test_a_node_without_another_is_not_avoided() -> None:
+    """However it does: it is called, or its breaker says why not."""
+    told = Told()
+    policies = Policies(SETTINGS, told)
+    learn(policies.lane("a"), call(), *[call(ERROR)] * 3)
+    policies.tick(NOW, frozenset())
+    assert told.controls == []
+
+
 def test_stuck_nodes_are_stuck_in_all_lanes() -> None:
     """A node whose calls do not come back is left alone whoever asks; once they do it is called again."""
     policies = Policies(SETTINGS, Observer())

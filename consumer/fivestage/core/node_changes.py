@@ -47,8 +47,8 @@ class NodeChanges:
         elif own.state is BreakerState.CLOSED and own.score >= min(WELL, other.score):
             self._avoided.discard(key)
             in_a_row = lane.nodes[name].in_a_row
-            why = f"health {own.score} of 1, the last {in_a_row} of its calls were answered"
-            self._report("node_choice", "returned", why, lane, name)
+            why = f"its last {in_a_row} calls were answered" if in_a_row else "its failures are old"
+            self._report("node_choice", "returned", f"health {own.score} of 1, {why}", lane, name)
 
     def _report(self, control: str, change: str, why: str, lane: LanePolicy, name: str) -> None:
         self._observer.control_changed(ControlChange(control, change, why, lane.name, name))

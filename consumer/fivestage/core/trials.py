@@ -1,9 +1,9 @@
 """Permits to call nodes that are passed over, to find out whether they have recovered.
 
 A node that ranks low is not called where another takes the same intent, so nothing new would be learned of
-it. As in every bandit problem a small share of the calls goes to find out: here one in a hundred, and only where
-the other node can still answer in time if the trial fails (``Advice.trial_of``). While trials are answered,
-they follow each other quickly; that costs nothing.
+it. As in every bandit problem a small share of the calls goes to find out: here one in a hundred, and only
+where the other node can still answer in time if the trial fails (``Advice.trial_of``). While trials are
+answered, they follow each other quickly; that costs nothing.
 """
 
 from __future__ import annotations
