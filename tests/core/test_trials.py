@@ -65,6 +65,29 @@ def test_a_trial_needs_calls_and_time() -> None:
     assert refresh(trials, node, NOW + EVERY_S, advice)
 
 
+def test_a_share_of_the_calls_of_the_other_node() -> None:
+    """What counts is how often the other is called instead, not what else goes on in a busy lane."""
+    trials, node, other, advice = Trials(), node_of("xx"), node_of("."), Advice.neutral(PLAN)
+    nodes, node.stand_in = {"a": node, "other": other}, "other"
+
+    def is_due(now: float) -> bool:
+        advice.nodes = {"a": node.advice(now)}
+        trials.refresh(now, nodes, advice)
+        return "a" in advice.trials
+
+    assert not is_due(NOW)
+    trials.calls = 100 * EVERY_CALLS
+    assert not is_due(NOW + 100)
+    for _ in range(EVERY_CALLS - 1):
+        record(other, ".", NOW)
+    assert not is_due(NOW + 100)
+    record(other, ".", NOW)
+    assert is_due(NOW + 100)
+    node.stand_in = "a-third"
+    advice.take_trial("a")
+    assert not is_due(NOW + 200)
+
+
 def test_a_permit_that_lies_about_is_not_doubled() -> None:
     """The next one is due as long after it was taken as after it was issued."""
     trials, node, advice = Trials(), node_of("xx"), Advice.neutral(PLAN)

@@ -71,6 +71,20 @@ async def test_one_that_stays_dead_costs_little() -> None:
     assert 60 < node.seconds.total() <= 240
 
 
+async def test_a_rare_intent_in_a_busy_lane_pays_no_more() -> None:
+    """2 % of its own queries, however many others there are."""
+    node, other = Troubled(lambda _: True), FakeNode(0.04)
+    busy = FakeNode(0.001, intents={"busy"})
+    async with MemoryBus(pipeline(a=node, b=other, busy=busy)) as bus:
+        await ask_at(bus, 100, 5)
+        before = node.seconds.total()
+        for _ in range(100):
+            bus.put(query("rare"))
+            await ask_at(bus, 100, 1, text="busy")
+    assert statuses(bus) == {"success": 500 + 100 * 101}
+    assert node.seconds.total() - before <= 2 + 8  # of them 8 by the breaker: after 1, 2, 4, 8, 16, 30, 30 s
+
+
 async def test_one_that_hangs_costs_no_answer_either() -> None:
     """A trial is cut so that the other can still answer."""
     node, other = Troubled(lambda _: True, takes_s=10.0), FakeNode(0.04)

@@ -38,13 +38,15 @@ class NodePolicy:
     """
 
     __slots__ = (
-        "_patient_until", "_timeout_at", "breaker", "health", "in_a_row", "is_on_trial", "stand_in",
+        "_patient_until", "_timeout_at", "breaker", "calls", "health", "in_a_row", "is_on_trial", "stand_in",
         "tried_at",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy, jitter: Callable[[], float]) -> None:
         self.breaker = Breaker(policy, jitter)
         self.health = NodeHealth()
+        self.calls = 0
+        """How many have ended."""
         self.in_a_row = 0
         """Answers since its last failure."""
         self.is_on_trial = False
@@ -69,6 +71,7 @@ class NodePolicy:
             rejected: Validation rejected the answer: that counts for the node's health. The breaker is for
                 nodes that do not answer.
         """
+        self.calls += 1
         self.tried_at = now
         if run.excused:
             self.spare(run)

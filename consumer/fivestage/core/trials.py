@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fivestage.core.node_policy import NodePolicy
 
 EVERY_CALLS: Final = 100
-"""Queries of the lane for one trial of a node."""
+"""Calls of the node that is called instead, for one trial; queries of the lane, while that node is unknown."""
 EVERY_S: Final = 1.0
 """The time from one trial of a node to the next, at least."""
 
@@ -33,8 +33,9 @@ class Trials:
     def __init__(self) -> None:
         self.calls = 0
         """How many queries of the lane have ended; the lane counts them."""
-        self._since: dict[str, tuple[float, int]] = {}
-        """When each node was last tried or could have been, and how many queries had ended by then."""
+        self._since: dict[str, tuple[float, int, str]] = {}
+        """When each node was last tried or could have been, and how many calls of which other node had ended
+        by then (or queries of the lane)."""
 
     def __repr__(self) -> str:
         return f"<Trials calls={self.calls} of {sorted(self._since)}>"
@@ -47,17 +48,20 @@ class Trials:
                     advice.trials.pop(name, None)
                 continue
             node = nodes[name]
-            if self._is_due(name, node, now, waits=name in advice.trials):
+            other = nodes.get(node.stand_in)
+            calls = self.calls if other is None else other.calls
+            if self._is_due(name, node, now, calls, waits=name in advice.trials):
                 advice.trials[name] = True
                 node.is_on_trial = True
-                self._since[name] = now, self.calls
+                self._since[name] = now, calls, node.stand_in
 
-    def _is_due(self, name: str, node: NodePolicy, now: float, *, waits: bool) -> bool:
-        since, calls = self._since.get(name, (-inf, 0))
-        if waits or since < node.tried_at:  # the permit has not been taken, or the node has been called
-            self._since[name] = now, self.calls
+    def _is_due(self, name: str, node: NodePolicy, now: float, calls: int, *, waits: bool) -> bool:
+        since, before, stand_in = self._since.get(name, (-inf, 0, ""))
+        called = since < node.tried_at or stand_in != node.stand_in
+        if waits or called:  # the permit has not been taken, or the node has been called since
+            self._since[name] = now, calls, node.stand_in
         if waits:
             return False
         if node.is_on_trial and node.in_a_row:
             return True
-        return since >= node.tried_at and now - since >= EVERY_S and self.calls - calls >= EVERY_CALLS
+        return not called and now - since >= EVERY_S and calls - before >= EVERY_CALLS
