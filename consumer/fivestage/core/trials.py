@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fivestage.core.node_policy import NodePolicy
 
 EVERY_CALLS: Final = 100
-"""Calls of the node that is called instead, for one trial; queries of the lane, while that node is unknown."""
+"""Calls of the node that is called instead, for one trial; queries of the lane while that is unknown."""
 EVERY_S: Final = 1.0
 """The time from one trial of a node to the next, at least."""
 
