@@ -51,8 +51,11 @@ async def test_a_node_that_recovers_comes_back(outage_s: int) -> None:
     """Within five seconds it has its calls again, however long it was away, and every query is answered."""
     node, other, listening = Troubled(lambda s: 2 < s < 2 + outage_s), FakeNode(0.04), Listening()
     async with MemoryBus(pipeline(a=node, b=other), observer=listening) as bus:
-        await ask_at(bus, 100, 2 + outage_s + 10)
-    assert statuses(bus) == {"success": 100 * (12 + outage_s)}
+        await ask_at(bus, 100, 5)
+        if outage_s > 10:
+            await ask_at(bus, 10, outage_s - 10)
+        await ask_at(bus, 100, 17)
+    assert statuses(bus).keys() == {"success"}
     back = range(2 + outage_s + 5, 2 + outage_s + 10)
     assert min(node.seconds[second] for second in back) >= 99
     choices = [change for change in listening.controls if change.control == "node_choice"]

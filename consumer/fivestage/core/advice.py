@@ -106,7 +106,7 @@ class Advice:
             return None
         for name in names:
             if name in self.trials:
-                others = self.rank(other for other in names if other != name)
+                others = self.rank([other for other in names if other != name])
                 if others and others[0] not in self.probes and self.trial_s(name, others[0], left_s) > 0:
                     return name
         return None
