@@ -13,15 +13,12 @@ from enum import StrEnum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from fivestage.core.recent_calls import RecentCalls, exceeds
+from fivestage.core.recent_calls import SPAN_S, RecentCalls, exceeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage.core.recent_calls import Span
-
-FLAPPING: Final = 2.0
-"""A breaker that opens within so many times of how long it was open last goes on where it was."""
 
 
 class BreakerState(StrEnum):
@@ -49,7 +46,8 @@ class BreakerPolicy:
     calls do not matter, a *failure_rate* of 1 that all calls must fail.
 
     It opens for *first_open_s*, for twice as long after each probe that fails, and for *open_s* at most; and
-    up to *open_jitter* of it more, so that many breakers do not probe at the same moment. *half_open_calls*
+    up to *open_jitter* of it more, so that many breakers do not probe at the same moment. One that has closed
+    and opens again within as long as it was open goes on where it was. *half_open_calls*
     good probes in a row close it; a probe without an outcome for *probe_timeout_s* does not keep the next one
     back.
     """
@@ -184,7 +182,7 @@ class Breaker:
             return
         why = self._trips(newest, now) or self._trips(self.recent.all(), now)
         if why:
-            if now - self._closed_at > FLAPPING * self._lasts_s:
+            if now - self._closed_at > self._lasts_s + SPAN_S:  # else it is the same trouble
                 self._open_s = 0.0
             self._open(now, why)
 
