@@ -93,6 +93,8 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
         ({"breaker": {"slow_call_rate": 1.5}}, "breaker.slow_call_rate"),
         ({"breaker": {"minimum_calls": 200}}, "minimum_calls must not be more than window"),
         ({"breaker": {"open_ms": 0}}, "breaker.open_ms"),
+        ({"breaker": {"first_open_ms": 0}}, "breaker.first_open_ms"),
+        ({"breaker": {"first_open_ms": 40_000}}, "first_open_ms must not be more than open_ms"),
         ({"breaker": {"half_open_calls": 0}}, "breaker.half_open_calls"),
         (
             {"admission": {"ordering": "partition"}},
@@ -163,6 +165,7 @@ failure_rate = 0.5
 slow_call_rate = 0.8
 window = 50
 minimum_calls = 10
+first_open_ms = 500
 open_ms = 5000
 half_open_calls = 3
 
@@ -190,7 +193,7 @@ def test_what_is_learned_and_admitted_comes_from_the_file(tmp_path: Path) -> Non
     breaker = settings.breaker.policy(250)
     assert (breaker.failure_rate, breaker.slow_call_rate, breaker.window) == (0.5, 0.8, 50)
     assert (breaker.minimum_calls, breaker.open_s, breaker.half_open_calls) == (10, 5.0, 3)
-    assert breaker.probe_timeout_s == 1.25
+    assert (breaker.first_open_s, breaker.probe_timeout_s) == (0.5, 1.25)
     admission, executor = settings.admission, settings.executor
     assert (admission.ordering, str(admission.shed)) == ("key", "observe")
     assert (admission.shed_max_share, admission.adaptive_limit) == (0.5, False)
@@ -231,6 +234,12 @@ def test_lanes_as_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         Settings.load()
 
 
+def test_a_breaker_that_opens_for_less_than_it_opens_first() -> None:
+    """A ceiling below the default of first_open_ms is the first open time too: such settings stay valid."""
+    policy = Settings.model_validate({"breaker": {"open_ms": 400}}).breaker.policy(250)
+    assert (policy.first_open_s, policy.open_s) == (0.4, 0.4)
+
+
 def test_the_defaults_of_what_is_learned_are_those_of_the_contract() -> None:
     """As section 7 has them."""
     settings = Settings()
@@ -238,7 +247,8 @@ def test_the_defaults_of_what_is_learned_are_those_of_the_contract() -> None:
     assert (adaptive.enabled, adaptive.min_samples, adaptive.floor_ratio) == (True, 50, 0.5)
     assert (adaptive.ceiling_ratio, adaptive.learning_rate) == (3.0, 0.1)
     assert (breaker.failure_rate, breaker.slow_call_rate, breaker.window) == (0.3, 1.0, 100)
-    assert (breaker.minimum_calls, breaker.open_ms, breaker.half_open_calls) == (20, 30_000, 1)
+    assert (breaker.minimum_calls, breaker.first_open_ms, breaker.open_ms) == (20, 1000, 30_000)
+    assert breaker.half_open_calls == 1
     admission = settings.admission
     assert (admission.ordering, admission.adaptive_limit, str(admission.shed)) == ("unordered", True, "on")
     assert (settings.executor.workers, settings.lanes) == (1, {})

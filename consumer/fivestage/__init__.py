@@ -20,6 +20,7 @@ from fivestage.errors import (
     NoNodeError,
     PublishError,
     ResourceError,
+    Unanswerable,
 )
 from fivestage.orchestrator import Orchestrator, run_with_timeout
 from fivestage.resource import Resource
@@ -42,5 +43,6 @@ __all__ = [
     "Resource",
     "ResourceError",
     "StageContext",
+    "Unanswerable",
     "run_with_timeout",
 ]

@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fivestage.errors import InvalidAppError, NoNodeError
-from fivestage.node import Handler, Node, checked_intents
+from fivestage.node import Handler, Node, checked_intents, checked_not_failures
 from fivestage.nodes import builtin_nodes, builtin_stages
 from fivestage.nodes.matriz import adapt_matriz_node
 from fivestage.resource import Resource, StandIn
@@ -70,6 +70,7 @@ class Pipeline:
         *,
         intents: Iterable[str] = (),
         validate: Callable[..., Any] | None = None,
+        not_failures: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> Callable[[StageFunction], StageFunction]:
         """Declare a node: ``(query, ctx) -> {"answer": ..., "confidence": ...}`` or any JSON value.
 
@@ -86,21 +87,31 @@ class Pipeline:
             name: The node's name, as decision returns it.
             intents: The intents it takes.
             validate: Its own check of its answer, ``(query, ctx) -> bool``; for the built-in validation.
+            not_failures: Exceptions that say something about the query and not about the node, as does
+                ``Unanswerable``: the stage ends as an error, no other node is asked, and neither the node's
+                breaker nor its health count it.
 
         Raises:
             InvalidAppError: the function, or an argument, is not what it should be; the text says what is.
         """
         _check_name(name)
-        taken = checked_intents(name, intents)
+        taken, excused = checked_intents(name, intents), checked_not_failures(name, not_failures)
         check = Handler.of(f"{name}.validate", validate) if validate else None
 
         def declare(function: StageFunction) -> StageFunction:
-            self._register(name, Node(Handler.of(name, function), taken, check))
+            self._register(name, Node(Handler.of(name, function), taken, check, excused=excused))
             return function
 
         return declare
 
-    def add_node(self, name: str, node: Any, *, intents: Iterable[str] = ()) -> None:
+    def add_node(
+        self,
+        name: str,
+        node: Any,
+        *,
+        intents: Iterable[str] = (),
+        not_failures: type[Exception] | tuple[type[Exception], ...] = (),
+    ) -> None:
         """Register a MATRIZ node object as it is.
 
         Args:
@@ -108,15 +119,16 @@ class Pipeline:
             node: An object with ``process(dict) -> dict`` and, optionally,
                 ``validate_output(dict) -> bool`` and ``capabilities`` (used as intents if none are given).
             intents: The intents it takes.
+            not_failures: See ``node``.
 
         Raises:
             InvalidAppError: *node* has no such ``process``, or another argument is not what it should be.
         """
         _check_name(name)
-        taken = checked_intents(name, intents)
+        taken, excused = checked_intents(name, intents), checked_not_failures(name, not_failures)
         call, own_intents, validate = adapt_matriz_node(name, node)
         check = Handler.of(f"{name}.validate", validate) if validate else None
-        self._register(name, Node(Handler.of(name, call), taken or own_intents, check))
+        self._register(name, Node(Handler.of(name, call), taken or own_intents, check, excused=excused))
 
     @overload
     def resource(self, function: Callable[[], AsyncIterator[T]]) -> Resource[T]: ...

@@ -63,6 +63,7 @@ class Bounds:
         "cells",
         "check",
         "clock",
+        "excused",
         "forks",
         "given_up",
         "latest",
@@ -92,6 +93,8 @@ class Bounds:
         self.latest = 0.0 if latest is None else latest
         self.check: Callable[[Any], None] | None = None
         """Raises what is wrong with a call's result, where there are demands on it."""
+        self.excused: tuple[type[BaseException], ...] = ()
+        """What a call may raise without having failed."""
         self.task: asyncio.Task[Any] | None = None
         """The one that the calls run in, which user code may have cancelled itself."""
 
@@ -124,7 +127,8 @@ class Bounds:
             self._leave()
             if isinstance(raised, asyncio.CancelledError) and self.given_up():
                 raise
-            failed = Ending.of_error(raised)  # not the error itself: its traceback holds this frame
+            # Not the error itself: its traceback holds this frame.
+            failed = Ending.of_error(raised, excused=self.excused)
         else:
             self._leave()
             return self._wait(Bounded(call, waiting_for, ends_at, self), started_at)
@@ -140,7 +144,7 @@ class Bounds:
             given_up = isinstance(raised, asyncio.CancelledError) and not scope.expired and self.given_up()
             if scope.closed or given_up:
                 raise
-            failed = Ending.of_error(raised)
+            failed = Ending.of_error(raised, excused=self.excused)
         ends_at = -inf if scope.expired else scope.ends_at
         ending = self._judge(data, failed, started_at, ends_at, scope.ends_at - started_at)
         ending = ending if isinstance(ending, Ending) else await ending

@@ -96,6 +96,8 @@ class StageContext:
     """The node's confidence, 0..1, where it gave one."""
     validated: bool | None = None
     """The verdict of validation; None while there is none (reflection)."""
+    on_trial: bool = field(default=False, repr=False)
+    """The built-in decision chose a node to find out whether it has recovered."""
     resources: OpenResources = field(default=_NO_RESOURCES, repr=False)
     """For ``use``; a context made by hand has none, only what ``app.override`` puts in their places."""
 
@@ -125,7 +127,11 @@ class StageContext:
         return stand_ins[-1].value if stand_ins else self.resources.find(resource)
 
     def rank_nodes(self, names: Iterable[str]) -> list[str]:
-        """Those of *names* whose breaker lets them be called, the healthiest first; for decision stages."""
+        """Those of *names* whose breaker lets them be called, the healthiest first; for decision stages.
+
+        A half-open node that is to be probed comes first. Now and then the built-in decision also tries nodes
+        that rank low, where another of the same intent can answer after them; this does not.
+        """
         return self.advice.rank(names)
 
     @property

@@ -8,7 +8,8 @@
     ├── InvalidAppError         the Pipeline cannot run as declared
     ├── ResourceError           a resource could not be opened in time, or is used where it is not open
     ├── NodeError               raised for a stage, becomes ``error_type`` of its StageResult
-    │   └── NoNodeError         no registered node takes the intent, or the decision named an unknown one
+    │   ├── NoNodeError         no registered node takes the intent, or the decision named an unknown one
+    │   └── Unanswerable        raised by a node: this query has no answer, and the node is well
     ├── BrokerError             the bus cannot go on; the process ends, nothing uncommitted is lost
     │   └── PublishError        an event was not acknowledged
     ├── ExecutorError           user code has left the executor beyond repair; the process ends
@@ -42,6 +43,15 @@ class NodeError(FivestageError):
 
 class NoNodeError(NodeError):
     """There is no node for what the decision stage asked for."""
+
+
+class Unanswerable(NodeError):  # noqa: N818 - what a node says of a query, not a fault
+    """A node raises it for a query that has no answer, such as a question with an unknown unit in it.
+
+    The stage ends as an error with the class name as its ``error_type``, as for any exception. But no other
+    node is asked, and it does not count as a failure of the node, for its breaker and its health. A subclass
+    does the same; so do the exceptions named in ``@app.node(..., not_failures=...)``.
+    """
 
 
 class BrokerError(FivestageError):

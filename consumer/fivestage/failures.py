@@ -31,7 +31,9 @@ class FailureLog:
         query_id: str,
         declared: tuple[str, int] | None,
     ) -> None:
-        """Log a call that ended as an error; at DEBUG with its innermost frames.
+        """Log a call that ended as an error: a warning, and at DEBUG with its innermost frames.
+
+        What is no failure of the node is logged at DEBUG only.
 
         Args:
             ending: How it ended.
@@ -40,7 +42,8 @@ class FailureLog:
             query_id: The query's id.
             declared: File and line of the function, which stand for what it returned being wrong.
         """
-        if not log.isEnabledFor(logging.WARNING):
+        level = logging.DEBUG if ending.excused else logging.WARNING
+        if not log.isEnabledFor(level):
             return
         file, line = _place(ending.frames, declared)
         where = f"{file}:{line}"
@@ -59,9 +62,7 @@ class FailureLog:
         whose = stage if node is None else f"node {node!r}"
         arguments = (whose, ending.error_type, where)
         log.handle(
-            log.makeRecord(
-                LOGGER, logging.WARNING, file, line, "%s failed: %s at %s", arguments, None, extra=fields
-            )
+            log.makeRecord(LOGGER, level, file, line, "%s failed: %s at %s", arguments, None, extra=fields)
         )
 
 

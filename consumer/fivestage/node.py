@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fivestage.errors import InvalidAppError
+from fivestage.errors import InvalidAppError, Unanswerable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,8 @@ class Node:
     validate: Handler | None = None
     """The node's own check of its answer, ``(query, ctx) -> bool``; used by the built-in validation."""
     is_builtin: bool = False
+    excused: tuple[type[BaseException], ...] = (Unanswerable,)
+    """What it may raise without having failed."""
 
 
 def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS) -> None:
@@ -100,6 +102,22 @@ def checked_intents(name: str, intents: Any) -> frozenset[str]:
     if not all(isinstance(intent, str) for intent in found):
         raise InvalidAppError(f'node {name!r}: intents must be a set of texts such as {{"greeting"}}')
     return found
+
+
+def checked_not_failures(name: str, classes: Any) -> tuple[type[BaseException], ...]:
+    """What the node called *name* may raise without having failed.
+
+    Raises:
+        InvalidAppError: *classes* is neither a class of exceptions nor a tuple of such.
+    """
+    found = classes if isinstance(classes, tuple) else (classes,)
+    for one in found:
+        if not (inspect.isclass(one) and issubclass(one, Exception)):
+            raise InvalidAppError(
+                f"node {name!r}: not_failures must be exception classes, got {one!r}; "
+                "write not_failures=(ValueError,)"
+            )
+    return (Unanswerable, *found)
 
 
 def _place(call: Callable[..., Any]) -> tuple[str, int] | None:

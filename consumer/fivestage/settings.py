@@ -212,15 +212,18 @@ class BreakerSettings(_Section):
     """The breaker that each node has in each lane."""
 
     failure_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """It opens when so many of the last calls failed, or were not in time."""
+    """It opens when more than this share of the calls failed or timed out, beyond doubt and for a second; at
+    1 when all did."""
     slow_call_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """It opens when so many of the last calls took more than nine tenths of their limit."""
+    """The same for calls that took more than nine tenths of their limit; 1 = they do not matter."""
     window: Annotated[int, Field(gt=0)] = 100
-    """How many calls are looked at."""
+    """How many calls are judged, and those of the last second where there are more."""
     minimum_calls: Annotated[int, Field(gt=0)] = 20
     """With fewer it stays closed."""
+    first_open_ms: PositiveMs = 1_000
+    """How long it opens first; twice as long after each probe that fails. No more than open_ms."""
     open_ms: PositiveMs = 30_000
-    """How long it stays open, a fifth more at most: not all open breakers try again at the same moment."""
+    """How long it stays open at most, and a fifth more: not all breakers try again at the same moment."""
     half_open_calls: Annotated[int, Field(gt=0)] = 1
     """How many calls, one at a time, must succeed before it closes."""
 
@@ -228,13 +231,19 @@ class BreakerSettings(_Section):
     def _check(self) -> Self:
         if self.minimum_calls > self.window:
             raise ValueError("minimum_calls must not be more than window: the breaker would never open")
+        if "first_open_ms" in self.model_fields_set and self.first_open_ms > self.open_ms:
+            raise ValueError("first_open_ms must not be more than open_ms, its ceiling")
         return self
 
     def policy(self, total_timeout_ms: int) -> BreakerPolicy:
         """The policy these settings describe."""
-        values = self.model_dump(exclude={"open_ms"})
-        probe_timeout_s = total_timeout_ms / 1000 + 1.0
-        return BreakerPolicy(**values, open_s=self.open_ms / 1000, probe_timeout_s=probe_timeout_s)
+        values = self.model_dump(exclude={"first_open_ms", "open_ms"})
+        return BreakerPolicy(
+            **values,
+            first_open_s=min(self.first_open_ms, self.open_ms) / 1000,
+            open_s=self.open_ms / 1000,
+            probe_timeout_s=total_timeout_ms / 1000 + 1.0,
+        )
 
 
 class AdmissionSettings(_Section):

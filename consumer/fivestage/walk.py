@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fivestage.bounded import Bounds
 from fivestage.context import StageContext
+from fivestage.core.breaker import BreakerState
 from fivestage.core.deadline import stage_grant
 from fivestage.core.event_json import as_json
 from fivestage.core.raised import call_in_thread
@@ -73,7 +74,7 @@ class Walk:
         limit: Of what stages may return.
     """
 
-    __slots__ = ("_app", "_bounds", "_clock", "_ctx", "_job", "_limit", "_threads", "_trail")
+    __slots__ = ("_app", "_bounds", "_clock", "_ctx", "_job", "_limit", "_threads", "_trail", "_trial_s")
 
     def __init__(
         self,
@@ -90,6 +91,8 @@ class Walk:
         self._job = job
         self._trail = trail
         self._limit = limit
+        self._trial_s = 0.0
+        """How long the next call may take, where it is a trial."""
         self._bounds = Bounds(
             lambda: trail.closed,
             number=job.number,
@@ -141,7 +144,7 @@ class Walk:
             ctx.node = node
             ended = self._attempt(spec, node)
             run = ended if isinstance(ended, StageRun) else await ended
-            if run.success or run.outcome is _SKIPPED or trail.closed:
+            if run.success or run.excused or run.outcome is _SKIPPED or trail.closed:
                 return run
             trail.fail_over(run)
             ctx.attempt = trail.attempt
@@ -154,19 +157,31 @@ class Walk:
         results, advice = self._ctx.results, self._job.advice
         chosen = results.get(_DECISION)
         failed = [run.node for run in self._trail.superseded]
-        if not failed and (chosen is None or advice.lets(chosen)):
-            return chosen or ""
+        if not failed:
+            if self._ctx.on_trial and self._begin_trial(chosen):
+                return str(chosen)
+            if chosen is None or advice.lets(chosen):
+                return chosen or ""
         intent = intent_of(results.get(_INTENT))
         others = [name for name in same_intent(self._app.nodes, intent, chosen) if name not in failed]
         stage = advice.stages[spec.sequence]
         left_s, _ = stage_grant(spec, stage, now=self._clock(), ends_at=self._job.ends_at)
-        default_s = stage.need_s or stage.limit_s
         for name in advice.rank(others):
-            p95_s = advice.node(name).p95_s
-            needed_s = default_s if p95_s is None else min(p95_s, stage.limit_s)
-            if not failed or left_s >= needed_s:
+            if not failed or left_s >= advice.needed_s(name):
                 return name
         return None
+
+    def _begin_trial(self, chosen: Any) -> bool:
+        """Take the permit, where there still is one and the time for the node that answers if it fails."""
+        advice, intent = self._job.advice, intent_of(self._ctx.results.get(_INTENT))
+        self._ctx.on_trial = False
+        others = advice.rank(same_intent(self._app.nodes, intent, chosen))
+        left_s = self._job.ends_at - self._clock()
+        most_s = advice.trial_s(chosen, others[0], left_s) if others else 0.0
+        if most_s <= 0 or not advice.take_trial(chosen):
+            return False
+        self._trial_s = most_s
+        return True
 
     def _refused(self, spec: StageSpec) -> StageRun:
         """No node may be called: the breaker of the chosen one is open and nobody stands in for it."""
@@ -190,8 +205,11 @@ class Walk:
         )
         if refused is not None:
             return StageRun(spec, _SKIPPED, error=refused, error_type="skipped")
-        ctx.stage_deadline = ends_at = started_at + granted_s
         probe = node is not None and job.advice.take_probe(node)
+        if self._trial_s and node is not None:
+            granted_s, self._trial_s = min(granted_s, self._trial_s), 0.0
+            probe = probe or job.advice.node(node).state is not BreakerState.CLOSED
+        ctx.stage_deadline = ends_at = started_at + granted_s
         running = RunningStage(spec, started_at, granted_s, node or None, ctx.attempt, probe)
         self._trail.start(running)
         try:
@@ -200,9 +218,14 @@ class Walk:
             if isinstance(raised, asyncio.CancelledError) and self._trail.closed:
                 raise
             return self._ended(running, Ending.of_error(raised, self._clock() - started_at))
-        self._bounds.check = self._check_decision if spec.stage_type is _DECISION else None
+        self._set_demands(spec, node)
         ending = self._bounds.begin(call, started_at, ends_at)
         return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
+
+    def _set_demands(self, spec: StageSpec, node: str | None) -> None:
+        """What the next call must return, and what it may raise without having failed."""
+        self._bounds.check = self._check_decision if spec.stage_type is _DECISION else None
+        self._bounds.excused = self._app.nodes[node].excused if node else ()
 
     def _resumed(self) -> RunningStage | None:
         """The attempt at the next stage that was under way in a thread when the query was moved."""
@@ -216,7 +239,7 @@ class Walk:
         ends_at = max(began_at + running.granted_s, self._clock() + RESUME_S)
         ctx.stage_deadline = ends_at = min(ends_at, self._job.ends_at)
         self._trail.start(running)
-        self._bounds.check = self._check_decision if spec.stage_type is _DECISION else None
+        self._set_demands(spec, running.node)
         ending = self._bounds.begin(running.call.wait(), began_at, ends_at)
         return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
 
@@ -242,6 +265,7 @@ class Walk:
             running.granted_s + ending.extended_s,
             running.probe,
             self._ctx.validated if running.spec.stage_type is _VALIDATION else None,
+            ending.excused,
         )
 
     def _log(self, running: RunningStage, ending: Ending) -> None:

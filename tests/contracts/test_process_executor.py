@@ -85,10 +85,10 @@ def alive(pid: int) -> bool:
 def told(run: StageRun) -> tuple[Any, ...]:
     """A run without its times."""
     ended = run.spec, run.outcome, run.data_json, run.error, run.error_type
-    return *ended, run.node, run.attempt, run.probe, run.verdict
+    return *ended, run.node, run.attempt, run.probe, run.verdict, run.excused
 
 
-@pytest.mark.parametrize("text", ["echo häuser", "fails", "garbage", "no-such-node"])
+@pytest.mark.parametrize("text", ["echo häuser", "fails", "unanswerable", "garbage", "no-such-node"])
 async def test_the_trail_is_that_of_the_thread_executor(bus: ProcessBus, text: str) -> None:
     """Five stages, their data byte for byte, answer and confidence: the hop changes nothing."""
     threads = Bus(
@@ -275,6 +275,20 @@ async def test_one_probe_is_made_whatever_the_number_of_workers() -> None:
     assert sorted(run.probe for run in runs) == [False] * 8 + [True]
     assert sorted(run.error_type or "" for run in runs) == [""] + ["breaker_open"] * 8
     assert advice.probes == {}
+
+
+async def test_one_trial_is_made_whatever_the_number_of_workers() -> None:
+    """The permit goes to one worker; what fails in the trial is answered by the other node."""
+    bus, advice = ProcessBus(workers=3), Advice.neutral(PLAN)
+    advice.nodes = {"fails": NodeAdvice(BreakerState.OPEN), "stands-in": NodeAdvice(p95_s=0.01)}
+    advice.trials = {"fails": True}
+    async with started(bus):
+        jobs = [bus.submit("tries fails", advice) for _ in range(9)]
+        await bus.ended(*jobs)
+    assert [node_run(job).node for job in jobs] == ["stands-in"] * 9
+    tried = [run for job in jobs for run in job.trail.superseded]
+    assert [(run.node, run.probe, run.error_type) for run in tried] == [("fails", True, "ValueError")]
+    assert advice.trials == {}
 
 
 async def test_a_probe_that_was_not_made_is_given_back(bus: ProcessBus) -> None:

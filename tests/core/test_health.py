@@ -153,3 +153,12 @@ def test_a_half_life_is_a_time(half_life_s: float) -> None:
     """Weights that never or at once decay are refused."""
     with pytest.raises(ValueError, match="half_life_s must be above 0"):
         NodeHealth(half_life_s)
+
+
+def test_what_is_over_is_forgotten() -> None:
+    """Failures and durations of an outage say nothing about the node after it."""
+    health = health_of("t" * 100)
+    health.forget()
+    assert (health.score(1100.0), health.p95_s) == (1.0, None)
+    health.failed(1100.0)
+    assert health.score(1100.0) == 0.5

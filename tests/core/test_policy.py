@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fivestage.core.adaptive import AdaptivePolicy
 from fivestage.core.breaker import BreakerPolicy, BreakerState
-from fivestage.core.events import Observer
+from fivestage.core.events import ControlChange, Observer
+from fivestage.core.node_policy import PATIENCE_S, NodePolicy
 from fivestage.core.plan import Plan
 from fivestage.core.policy import (
     ANSWERS,
@@ -17,11 +19,9 @@ from fivestage.core.policy import (
     MAX_NODES,
     MIN_ANSWERS,
     OTHER_LANES,
-    PATIENCE_S,
     REFRESH_S,
     LanePolicy,
     LanePolicySettings,
-    NodePolicy,
     Policies,
     stuck_nodes,
 )
@@ -53,7 +53,9 @@ if TYPE_CHECKING:
 
 CLOSED, OPEN, HALF_OPEN = BreakerState
 NOW = STARTED_AT
-BREAKER = BreakerPolicy(minimum_calls=4, window=8, failure_rate=0.5, open_s=10.0, probe_timeout_s=1.25)
+BREAKER = BreakerPolicy(
+    0.3, minimum_calls=4, window=8, first_open_s=10.0, open_jitter=0, probe_timeout_s=1.25
+)
 SETTINGS = LanePolicySettings(PLAN, AdaptivePolicy(), BREAKER)
 LIMIT_S = PLAN.stages[2].limit_s
 FAIR_S = PLAN.stages[2].fair_s
@@ -87,13 +89,14 @@ def lane(settings: LanePolicySettings = SETTINGS) -> LanePolicy:
         (call(TIMEOUT, took_s=FAIR_S, granted_s=FAIR_S - 1e-9), 1),
         (call(TIMEOUT, took_s=FAIR_S - 0.001, granted_s=FAIR_S - 0.001), 0),
         (call(ERROR, granted_s=0.001), 1),
+        (call(ERROR, excused=True), 0),
     ],
 )
 def test_what_counts_against_a_node(run: StageRun, failures: int) -> None:
-    """Errors always; a timeout only if the node had what it is left when all others use up their limits."""
-    node = NodePolicy(SETTINGS)
+    """Errors unless they are none of the node's; a timeout only if it had what all others must leave it."""
+    node = NodePolicy(BREAKER, lambda: 0.0)
     node.record(run, NOW, limit_s=LIMIT_S)
-    assert node.breaker._failed == failures
+    assert node.breaker.recent.failed == failures
     assert node.health.score(NOW) == (0.5 if failures else 1.0)
 
 
@@ -105,16 +108,16 @@ def test_a_rejected_answer_counts_for_health_alone(plan: Plan) -> None:
     altered(runs[3], verdict=False)
     policy.concluded(concluded(trail_of(runs), plan=plan), (), NOW)
     node = policy.nodes["math"]
-    assert (node.breaker._failed, node.health.score(NOW)) == (0, 0.5)
+    assert (node.breaker.recent.failed, node.health.score(NOW)) == (0, 0.5)
     assert [len(limit._samples) for limit in policy.limits] == [1, 1, 1, 1, 0]
 
 
 def test_a_cut_that_was_not_its_own_doing_is_no_call_at_all() -> None:
     """It enters neither the window of the breaker nor the durations."""
-    node = NodePolicy(SETTINGS)
+    node = NodePolicy(BREAKER, lambda: 0.0)
     for _ in range(20):
         node.record(call(TIMEOUT, took_s=0.01, granted_s=0.01), NOW, limit_s=LIMIT_S)
-    assert (len(node.breaker._calls), node.health.p95_s) == (0, None)
+    assert (node.breaker.recent.calls, node.health.p95_s) == (0, None)
 
 
 def test_what_was_held_up_by_others_says_nothing_of_its_node() -> None:
@@ -124,9 +127,9 @@ def test_what_was_held_up_by_others_says_nothing_of_its_node() -> None:
     for run in (cut, altered(call(ERROR), started_at=NOW), altered(call(), started_at=NOW)):
         policy.concluded(concluded(trail_of([])), [run], NOW, disturbed_at=NOW)
     breaker = policy.nodes["math"].breaker
-    assert [(len(breaker._calls), breaker._failed)] == [(2, 1)]
+    assert [(breaker.recent.calls, breaker.recent.failed)] == [(2, 1)]
     policy.concluded(concluded(trail_of([])), [cut], NOW, disturbed_at=NOW - 0.001)
-    assert [(len(breaker._calls), breaker._failed)] == [(3, 2)]
+    assert [(breaker.recent.calls, breaker.recent.failed)] == [(3, 2)]
 
 
 def test_a_probe_that_was_held_up_by_others_frees_its_permit() -> None:
@@ -142,20 +145,26 @@ def test_a_probe_that_was_held_up_by_others_frees_its_permit() -> None:
 
 def test_who_has_less_time_than_it_takes_is_not_to_blame() -> None:
     """A call cut before its limit, and before half of the node's calls have ended, does not count."""
-    node = NodePolicy(SETTINGS)
+    node = NodePolicy(BREAKER, lambda: 0.0)
     for _ in range(10):
         node.record(call(took_s=0.105), NOW, limit_s=LIMIT_S)
     for granted_s in (FAIR_S, 0.104, 0.106, LIMIT_S):
         node.record(call(TIMEOUT, took_s=granted_s, granted_s=granted_s), NOW, limit_s=LIMIT_S)
-    assert node.breaker._failed == 2
+    assert node.breaker.recent.failed == 2
+
+
+def fail(policy: LanePolicy, now: float = NOW, node: str = "math") -> None:
+    """Let a node fail for a second, as often as it takes to open its breaker."""
+    for at in (now - 1, now):
+        learn(policy, *[call(ERROR, node=node)] * 4, now=at)
 
 
 def half_open(policy: LanePolicy, now: float = NOW) -> float:
     """Let ``math`` fail until its breaker opens, and wait until it is half open; returns when that is."""
-    learn(policy, *[call(ERROR)] * 4, now=now)
+    fail(policy, now)
     assert policy.advice.node("math").state is OPEN
-    policy.refresh(now + BREAKER.open_s)
-    return now + BREAKER.open_s
+    policy.refresh(now + BREAKER.first_open_s)
+    return now + BREAKER.first_open_s
 
 
 def test_a_probe_cut_by_others_gives_its_permit_back() -> None:
@@ -172,9 +181,7 @@ def test_a_probe_cut_by_others_gives_its_permit_back() -> None:
 @pytest.mark.parametrize(("rate", "state"), [(1.0, CLOSED), (0.9, OPEN)])
 def test_a_slow_probe(rate: float, state: BreakerState) -> None:
     """A slow answer closes the breaker, unless slow calls are what opens it."""
-    policy = lane(
-        LanePolicySettings(PLAN, breaker=BreakerPolicy(minimum_calls=4, slow_call_rate=rate, open_s=10))
-    )
+    policy = lane(LanePolicySettings(PLAN, breaker=replace(BREAKER, slow_call_rate=rate)))
     now = half_open(policy)
     learn(policy, call(took_s=0.95 * LIMIT_S, probe=True), now=now)
     assert policy.advice.node("math").state is state
@@ -193,8 +200,12 @@ def test_a_node_that_becomes_slow_gets_a_second() -> None:
     for tenth in range(10):
         timeouts(policy, NOW + tenth / 10)
         assert policy.nodes["math"].breaker.state(NOW + 1) is CLOSED
-    timeouts(policy, NOW + PATIENCE_S)
-    assert policy.nodes["math"].breaker.state(NOW + 1) is OPEN
+    for tenth in range(11):
+        assert policy.nodes["math"].breaker.state(NOW + 2) is CLOSED
+        timeouts(policy, NOW + PATIENCE_S + tenth / 10)
+        if policy.nodes["math"].breaker.opened_count:
+            break
+    assert policy.nodes["math"].breaker.state(NOW + 2) is OPEN
 
 
 def test_a_node_that_never_answered_gets_none() -> None:
@@ -203,8 +214,9 @@ def test_a_node_that_never_answered_gets_none() -> None:
     learned(policy, 0.02)
     limit_s = policy.advice.stages[2].limit_s
     hanging = altered(call(TIMEOUT, took_s=limit_s, granted_s=limit_s), node="hangs")
-    learn(policy, *[hanging] * 20)
-    assert policy.nodes["hangs"].breaker.state(NOW) is OPEN
+    for at in (NOW, NOW + 1):
+        learn(policy, *[hanging] * 10, now=at)
+    assert policy.nodes["hangs"].breaker.state(NOW + 1) is OPEN
 
 
 # The advice
@@ -217,7 +229,7 @@ def test_a_breaker_that_opens_is_told_at_once() -> None:
     learn(policy, *[call()] * 2)
     policy.refresh_if_due(NOW + REFRESH_S / 2)
     assert policy.advice.nodes == {}
-    learn(policy, *[call(ERROR)] * 2)
+    fail(policy, NOW + 2)
     assert policy.advice.node("math").state is OPEN
 
 
@@ -395,9 +407,13 @@ class Told(Observer):
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, str, str]] = []
+        self.controls: list[ControlChange] = []
 
     def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
         self.changes.append((lane, node, str(state)))
+
+    def control_changed(self, change: ControlChange) -> None:
+        self.controls.append(change)
 
 
 def test_changes_are_told_once_and_in_order() -> None:
@@ -405,10 +421,10 @@ def test_changes_are_told_once_and_in_order() -> None:
     told = Told()
     policies = Policies(SETTINGS, told)
     for name in ("a", "b"):
-        learn(policies.lane(name), *[call(ERROR)] * 4)
+        fail(policies.lane(name))
         policies.tick(NOW, frozenset())
         policies.tick(NOW, frozenset())
-    later = NOW + BREAKER.open_s
+    later = NOW + BREAKER.first_open_s
     policies.tick(later, frozenset())
     learn(policies.lane("b"), call(probe=True), now=later)
     policies.tick(later, frozenset())
@@ -419,6 +435,41 @@ def test_changes_are_told_once_and_in_order() -> None:
         ("b", "math", "half_open"),
         ("b", "math", "closed"),
     ]
+    assert told.controls == [
+        ControlChange("breaker", "open", "7 of 7 calls failed in 1.0 s: open for 10 s", "a", "math"),
+        ControlChange("breaker", "open", "7 of 7 calls failed in 1.0 s: open for 10 s", "b", "math"),
+        ControlChange("breaker", "half_open", "was open for 10 s: one call may try the node", "a", "math"),
+        ControlChange("breaker", "half_open", "was open for 10 s: one call may try the node", "b", "math"),
+        ControlChange("breaker", "closed", "a probe was answered", "b", "math"),
+    ]
+
+
+def test_the_choice_between_nodes_is_reported() -> None:
+    """A node is avoided when the one that answered in its place ranks higher, and returns once it is well."""
+    told = Told()
+    policies = Policies(SETTINGS, told)
+    lane, runs = policies.lane("a"), ended([SUCCESS] * 5)
+    altered(runs[2], node="other")
+    for _ in range(3):
+        lane.concluded(concluded(trail_of(runs)), [call(ERROR)], NOW)
+        policies.tick(NOW, frozenset())
+        lane.refresh(NOW)
+    policies.tick(NOW, frozenset())
+    for later in (60.0, 180.0, 210.0, 220.0):
+        policies.tick(NOW + later, frozenset())
+    assert told.controls == [
+        ControlChange("node_choice", "avoided", "health 0.5 of 1, that of node 'other' 1.0", "a", "math"),
+        ControlChange("node_choice", "returned", "health 0.98 of 1, its failures are old", "a", "math"),
+    ]
+
+
+def test_a_node_without_another_is_not_avoided() -> None:
+    """However it does: it is called, or its breaker says why not."""
+    told = Told()
+    policies = Policies(SETTINGS, told)
+    learn(policies.lane("a"), call(), *[call(ERROR)] * 3)
+    policies.tick(NOW, frozenset())
+    assert told.controls == []
 
 
 def test_stuck_nodes_are_stuck_in_all_lanes() -> None:
@@ -456,5 +507,5 @@ def test_nodes_beyond_the_bound_are_not_learned_of() -> None:
     policy = lane()
     learn(policy, *[call(node=f"node{number}") for number in range(MAX_NODES + 10)])
     assert len(policy.nodes) == MAX_NODES
-    learn(policy, *[call(ERROR, node="node0")] * 4)
+    fail(policy, NOW + 10, "node0")
     assert policy.advice.node("node0").state is OPEN

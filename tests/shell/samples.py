@@ -111,7 +111,7 @@ class Listening(Observer):
     def __init__(self) -> None:
         self.shed_: list[bool] = []
         self.breakers: list[tuple[str, str, str]] = []
-        self.changes: list[ControlChange] = []
+        self.controls: list[ControlChange] = []
         self.failovers = 0
         self.expirations: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -124,7 +124,7 @@ class Listening(Observer):
         self.breakers.append((lane, node, str(state)))
 
     def control_changed(self, change: ControlChange) -> None:
-        self.changes.append(change)
+        self.controls.append(change)
 
     def failed_over(self, lane: str, attempts: int) -> None:  # noqa: ARG002
         self.failovers += attempts
@@ -170,6 +170,16 @@ async def ask_many(bus: MemoryBus, name: str, count: int, **fields: Any) -> None
     before = len(bus.sink.of(Output.RESULTS))
     for number in range(count):
         bus.put(query(f"{name}{number}", **fields))
+    await finish(bus, before + count)
+
+
+async def ask_for_a_second(bus: MemoryBus, count: int = 21, **fields: Any) -> None:
+    """Put *count* queries evenly within a second, the last at its end, and wait until they have ended."""
+    before = len(bus.sink.of(Output.RESULTS))
+    for number in range(count):
+        bus.put(query(f"within{before + number}", **fields))
+        if number < count - 1:
+            await asyncio.sleep(1.001 / (count - 1))
     await finish(bus, before + count)
 
 

@@ -15,7 +15,17 @@ from fivestage.orchestrator import Orchestrator
 from fivestage.settings import Settings
 from fivestage_schemas import Outcome, StageType
 
-from .samples import FakeNode, Listening, ask_in_turn, know, outcomes, pipeline, stage
+from .samples import (
+    FakeNode,
+    Listening,
+    ask_for_a_second,
+    ask_in_turn,
+    know,
+    outcomes,
+    pipeline,
+    stage,
+    statuses,
+)
 
 if TYPE_CHECKING:
     from fivestage import Pipeline, Query, StageContext
@@ -145,13 +155,13 @@ async def test_an_open_breaker_costs_no_attempt() -> None:
     chosen, other, listening = FakeNode(0.01), FakeNode(0.01), Listening()
     async with MemoryBus(choosing("chosen", chosen=chosen, other=other), observer=listening) as bus:
         chosen.fails = True
-        await ask_in_turn(bus, 20)
+        await ask_for_a_second(bus, 21)
         failovers = listening.failovers
         chosen.calls.clear()
         result = await bus.ask("any")
     processing = stage(result, PROCESSING)
     assert (str(result.status), processing.node, processing.attempt) == ("success", "other", 1)
-    assert (chosen.calls, failovers, listening.failovers) == ([], 20, 20)
+    assert (chosen.calls, failovers, listening.failovers) == ([], 21, 21)
     assert result.metrics.total_duration_ms == pytest.approx(10)
 
 
@@ -220,7 +230,7 @@ async def test_a_failed_attempt_that_is_told_twice_counts_once() -> None:
     async with MemoryBus(app, executor=ToldTwice(Orchestrator(app)), observer=listening) as bus:
         result = await bus.ask("any")
         node = bus.inner.policies.lane("prod").nodes["first"]
-        assert (len(node.breaker._calls), node.breaker._failed) == (1, 1)
+        assert (node.breaker.recent.calls, node.breaker.recent.failed) == (1, 1)
     assert (result.error_type, listening.failovers) == ("LookupError", 0)
 
 
@@ -229,10 +239,11 @@ async def test_what_was_superseded_counts_against_its_node() -> None:
     first, second, listening = FakeNode(0.01), FakeNode(0.01), Listening()
     async with MemoryBus(choosing("first", first=first, second=second), observer=listening) as bus:
         first.fails = True
-        results = await ask_in_turn(bus, 25)
+        await ask_for_a_second(bus)
+        await ask_in_turn(bus, 5)
         await asyncio.sleep(0.1)
-    assert {str(result.status) for result in results} == {"success"}
-    assert (len(first.calls), listening.breakers) == (20, [("prod", "first", "open")])
+    assert statuses(bus) == {"success": 26}
+    assert (len(first.calls), listening.breakers) == (21, [("prod", "first", "open")])
 
 
 async def test_stages_after_it_see_who_answered() -> None:

@@ -304,14 +304,20 @@ async def test_breakers_and_failovers_are_counted() -> None:
     """Each change of a breaker by lane, node and state; each node called after another had failed by lane."""
     metrics = Metrics(topic="queries", group_id="g")
     bad, good = samples.FakeNode(fails=True), samples.FakeNode(fails=True)
-    async with MemoryBus(samples.pipeline(bad=bad, good=good), observer=metrics) as bus:
+    app = samples.pipeline(bad=bad, good=good)
+
+    @app.decision
+    async def decide(_query: Query, _ctx: StageContext) -> str:
+        return "bad"
+
+    async with MemoryBus(app, observer=metrics) as bus:
         await samples.ask_many(bus, "q", 3, lane="canary")
         good.fails = False
-        await samples.ask_many(bus, "r", 17, lane="canary")
+        await samples.ask_for_a_second(bus, 21, lane="canary")
         await samples.ask_many(bus, "s", 1)
         await asyncio.sleep(0.2)
     lines = text_of(metrics)
-    assert 'fivestage_failovers_total{lane="canary"} 20.0' in lines
+    assert 'fivestage_failovers_total{lane="canary"} 24.0' in lines  # at the last one the breaker was open
     assert 'fivestage_failovers_total{lane="prod"} 1.0' in lines
     changes = [line for line in lines if line.startswith("fivestage_breaker_transitions_total{")]
     assert changes == ['fivestage_breaker_transitions_total{lane="canary",node="bad",state="open"} 1.0']

@@ -36,6 +36,7 @@ RUNS = st.builds(
     SECONDS,
     st.booleans(),
     st.none() | st.booleans(),
+    st.booleans(),
 )
 HEADS = st.lists(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT, min_size=1)
 
@@ -187,6 +188,20 @@ def test_running_jobs_see_new_advice() -> None:
     messages.take_advice(frame_of(messages.advice("lane", advice(BreakerState.CLOSED), [])), lanes)
     assert known.probes == {}
     assert lanes == {"lane": known}
+
+
+def test_permits_for_trials_arrive() -> None:
+    """They are kept while their node is passed over, and no longer; they are none of the probes."""
+    lanes: dict[str, Advice] = {}
+    known = advice(BreakerState.OPEN)
+    assert (
+        messages.take_advice(frame_of(messages.advice("lane", known, [], ["node", "unknown"])), lanes) == ()
+    )
+    assert lanes["lane"].trials == {"node": True}
+    messages.take_advice(frame_of(messages.advice("lane", known, [])), lanes)
+    assert lanes["lane"].trials == {"node": True}
+    messages.take_advice(frame_of(messages.advice("lane", advice(BreakerState.HALF_OPEN), [])), lanes)
+    assert lanes["lane"].trials == {}
 
 
 def test_lanes_do_not_pile_up() -> None:

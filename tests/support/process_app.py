@@ -30,14 +30,20 @@ PLAN = Plan.of(
 app = Pipeline(builtins=False)
 
 
+_by_intent = app.stage(StageType.DECISION).call
+
+
 @app.intent
 async def _intent(query: Query, _ctx: StageContext) -> dict[str, Any]:
-    return {"intent": query.user_input.partition(" ")[0], "confidence": 1.0}
+    first, _, rest = query.user_input.partition(" ")
+    return {"intent": rest if first == "tries" else first, "confidence": 1.0}
 
 
 @app.decision
-async def _decide(query: Query, _ctx: StageContext) -> str:
-    return query.user_input.partition(" ")[0]
+async def _decide(query: Query, ctx: StageContext) -> str:
+    """By name; after the word ``tries``, the node that the built-in decision chooses for an intent."""
+    first = query.user_input.partition(" ")[0]
+    return str(await _by_intent(query, ctx)) if first == "tries" else first
 
 
 @app.validation
@@ -65,6 +71,16 @@ async def _pid(_query: Query, _ctx: StageContext) -> int:
 @app.node("fails", intents={"fails"})
 async def _fails(_query: Query, _ctx: StageContext) -> None:
     raise ValueError("\udc80 is no text")
+
+
+@app.node("unanswerable", intents={"unanswerable"}, not_failures=KeyError)
+def _unanswerable(_query: Query, _ctx: StageContext) -> None:
+    raise KeyError("no such unit")
+
+
+@app.node("answerable", intents={"unanswerable"})
+async def _answerable(_query: Query, _ctx: StageContext) -> str:
+    return "must not be asked"
 
 
 @app.node("stands-in", intents={"fails"})

@@ -1,20 +1,24 @@
-"""A circuit breaker: a node that keeps failing is left alone for a while, then tried with one call.
+"""A circuit breaker: a node that keeps failing is not called for a while, then tried with one call.
 
-The closed state is the count-based sliding window of resilience4j's CircuitBreaker: the rates of failed
-and of slow calls among the last ones, judged after every call once there are enough. Half open is
-stricter than there: probes run one at a time, and the first that fails opens it anew.
+The closed state counts calls in a sliding window, as resilience4j's CircuitBreaker does, but opens only where
+the rate of failed or of slow calls is above its threshold with confidence, over calls and time
+(``recent_calls``). Half open is stricter than there: probes run one at a time, and the first that fails opens
+the breaker for twice as long as before.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from fivestage.core.recent_calls import SPAN_S, RecentCalls, exceeds
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fivestage.core.recent_calls import Span
 
 
 class BreakerState(StrEnum):
@@ -37,16 +41,22 @@ _HALF_OPEN: Final = BreakerState.HALF_OPEN
 class BreakerPolicy:
     """When a breaker opens, for how long, and what closes it.
 
-    Rates are of the last *window* calls, and count from *minimum_calls* of them on. It stays open for
-    *open_s* and up to *open_jitter* of it more, so that many breakers do not probe at the same moment.
-    Then *half_open_calls* good probes in a row close it; a probe not heard of for *probe_timeout_s* no
-    longer holds up the next.
+    Rates are judged over at least *minimum_calls* calls and a second: over the newest of them, and over the
+    last *window* calls (or the last second, where that is more). A *slow_call_rate* of 1 means that slow
+    calls do not matter, a *failure_rate* of 1 that all calls must fail.
+
+    It opens for *first_open_s*, for twice as long after each probe that fails, and for *open_s* at most; and
+    up to *open_jitter* of it more, so that many breakers do not probe at the same moment. One that has closed
+    and opens again within as long as it was open goes on where it was. *half_open_calls*
+    good probes in a row close it; a probe without an outcome for *probe_timeout_s* does not keep the next one
+    back.
     """
 
     failure_rate: float = 0.3
     slow_call_rate: float = 1.0
     window: int = 100
     minimum_calls: int = 20
+    first_open_s: float = 1.0
     open_s: float = 30.0
     half_open_calls: int = 1
     open_jitter: float = 0.2
@@ -65,16 +75,22 @@ class BreakerPolicy:
         for name, rate in (("failure_rate", self.failure_rate), ("slow_call_rate", self.slow_call_rate)):
             if not 0 < rate <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {rate}")
-        for name, seconds in (("open_s", self.open_s), ("probe_timeout_s", self.probe_timeout_s)):
+        for name, seconds in (("first_open_s", self.first_open_s), ("probe_timeout_s", self.probe_timeout_s)):
             if not 0 < seconds < inf:
                 raise ValueError(f"{name} must be above 0, got {seconds}")
+        if not self.first_open_s <= self.open_s < inf:
+            raise ValueError(
+                f"open_s must be at least first_open_s, got open_s={self.open_s} "
+                f"first_open_s={self.first_open_s}"
+            )
 
 
 class Breaker:
     """The state of one breaker.
 
-    The caller asks before a call and tells after it: while closed it calls and records; while half open
-    it calls only with a permit of ``try_probe`` and records that call as a probe, or releases the permit.
+    The caller asks before a call and reports after it: while closed it calls and records; while half open
+    it calls only with a permit of ``try_probe`` and records that call as a probe, or releases the permit. A
+    call made while it is open, where another node can answer if it fails, is recorded as a probe too.
 
     Args:
         policy: When to open and close.
@@ -82,25 +98,31 @@ class Breaker:
     """
 
     __slots__ = (
-        "_calls", "_failed", "_good_probes", "_jitter", "_open_until", "_probe_until", "_slow", "_state",
-        "opened_count", "policy",
+        "_closed_at", "_good_probes", "_jitter", "_lasts_s", "_open_s", "_open_until", "_probe_until",
+        "_state", "opened_count", "policy", "recent", "why",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy, jitter: Callable[[], float]) -> None:
         self.policy = policy
+        self.recent = RecentCalls(policy.window)
+        """The calls since it closed; none while it is not closed."""
         self.opened_count = 0
         """How often it opened, a failed probe's included."""
+        self.why = ""
+        """What brought it into its state, with the figures."""
         self._jitter = jitter
         self._state: BreakerState = _CLOSED
-        self._calls: deque[tuple[bool, bool]] = deque()
-        self._failed = 0
-        self._slow = 0
+        self._open_s = 0.0
+        """For how long it opened last, without jitter; 0 = never."""
+        self._lasts_s = 0.0
         self._open_until = 0.0
+        self._closed_at = -inf
         self._good_probes = 0
         self._probe_until: float | None = None
 
     def __repr__(self) -> str:
-        calls = f"calls={len(self._calls)} failed={self._failed} slow={self._slow}"
+        recent = self.recent
+        calls = f"calls={recent.calls} failed={recent.failed} slow={recent.slow}"
         return f"<Breaker {self._state} {calls} opened={self.opened_count}>"
 
     def state(self, now: float) -> BreakerState:
@@ -108,6 +130,7 @@ class Breaker:
         if self._state is _OPEN and now >= self._open_until:
             self._state = _HALF_OPEN
             self._good_probes = 0
+            self.why = f"was open for {self._lasts_s:.2g} s: one call may try the node"
         return self._state
 
     def try_probe(self, now: float) -> bool:
@@ -129,51 +152,62 @@ class Breaker:
     def record(self, now: float, *, failed: bool, slow: bool = False, probe: bool = False) -> None:
         """A call ended.
 
-        While closed it enters the window, while half open it counts if it is a probe. Anything else began
-        in an earlier state and says nothing about this one.
+        While closed it is counted. A probe counts while half open, and a good one while open too: one that
+        fails then says nothing new. Anything else began in an earlier state and says nothing about this one.
 
         Args:
             now: Monotonic seconds.
             failed: The node's fault.
             slow: It took too long, failed or not; of no account in a probe.
-            probe: It ran with a permit of ``try_probe``.
+            probe: It ran with a permit of ``try_probe``, or although the breaker was open.
         """
         if self._state is _CLOSED:
             if not probe:
-                self._enter(failed=failed, slow=slow)
-                if self._is_tripped():
-                    self._open(now)
+                self.recent.add(now, failed=failed, slow=slow)
+                if failed or slow:
+                    self._judge(now)
+        elif probe and not failed:
+            self._probe_until = None
+            self._good_probes += 1
+            if self._good_probes >= self.policy.half_open_calls:
+                self._close(now)
         elif probe and self._state is _HALF_OPEN:
-            self._probe_ended(now, failed=failed)
+            self._probe_until = None
+            self._open(now, "a probe failed")
 
-    def _enter(self, *, failed: bool, slow: bool) -> None:
-        calls = self._calls
-        if len(calls) == self.policy.window:
-            had_failed, was_slow = calls.popleft()
-            self._failed -= had_failed
-            self._slow -= was_slow
-        calls.append((failed, slow))
-        self._failed += failed
-        self._slow += slow
-
-    def _is_tripped(self) -> bool:
-        policy, calls = self.policy, len(self._calls)
-        if calls < policy.minimum_calls:
-            return False
-        return self._failed / calls >= policy.failure_rate or self._slow / calls >= policy.slow_call_rate
-
-    def _open(self, now: float) -> None:
-        self._state = _OPEN
-        self._open_until = now + self.policy.open_s * (1 + self.policy.open_jitter * self._jitter())
-        self.opened_count += 1
-        self._calls.clear()
-        self._failed = self._slow = 0
-
-    def _probe_ended(self, now: float, *, failed: bool) -> None:
-        self._probe_until = None
-        if failed:
-            self._open(now)
+    def _judge(self, now: float) -> None:
+        """Open if too many calls fail: of the newest, so that a long good past hides nothing, or of all."""
+        newest = self.recent.newest(now, self.policy.minimum_calls)
+        if newest is None:
             return
-        self._good_probes += 1
-        if self._good_probes >= self.policy.half_open_calls:
-            self._state = _CLOSED
+        why = self._trips(newest, now) or self._trips(self.recent.all(), now)
+        if why:
+            if now - self._closed_at > self._lasts_s + SPAN_S:  # else it is the same trouble
+                self._open_s = 0.0
+            self._open(now, why)
+
+    def _trips(self, span: Span, now: float) -> str:
+        policy, seconds = self.policy, now - span.since
+        if exceeds(span.failed, span.calls, policy.failure_rate, enough=policy.window):
+            return f"{span.failed} of {span.calls} calls failed in {seconds:.1f} s"
+        wanted = policy.slow_call_rate < 1
+        if wanted and exceeds(span.slow, span.calls, policy.slow_call_rate, enough=policy.window):
+            return f"{span.slow} of {span.calls} calls were slow in {seconds:.1f} s"
+        return ""
+
+    def _open(self, now: float, why: str) -> None:
+        policy = self.policy
+        self._state = _OPEN
+        self._open_s = min(2 * self._open_s or policy.first_open_s, policy.open_s)
+        self._lasts_s = self._open_s * (1 + policy.open_jitter * self._jitter())
+        self._open_until = now + self._lasts_s
+        self._good_probes = 0
+        self.opened_count += 1
+        self.why = f"{why}: open for {self._lasts_s:.2g} s"
+        self.recent.clear()
+
+    def _close(self, now: float) -> None:
+        self._state = _CLOSED
+        self._closed_at = now
+        count = self._good_probes
+        self.why = "a probe was answered" if count == 1 else f"{count} probes in a row were answered"

@@ -62,6 +62,11 @@ class NodeHealth:
         self._durations.add(duration_s, censored=True)
         self._count(now, success=0.0)
 
+    def forget(self) -> None:
+        """Start again: what is known of it is over."""
+        self._durations = Window(DURATIONS)
+        self._successes = self._total = 0.0
+
     def _count(self, now: float, *, success: float) -> None:
         kept = self._kept(now)
         self._successes = self._successes * kept + success

@@ -12,12 +12,13 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive import AdaptivePolicy, LearnedLimit
-from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
-from fivestage.core.breaker import Breaker, BreakerPolicy, BreakerState
-from fivestage.core.events import ControlChange
-from fivestage.core.health import NodeHealth
-from fivestage.core.plan import Plan, StageSpec
+from fivestage.core.advice import Advice, StageAdvice
+from fivestage.core.breaker import BreakerPolicy, BreakerState
+from fivestage.core.changes import Changes
+from fivestage.core.node_policy import SLACK_S, NodePolicy, was_fair
+from fivestage.core.plan import Plan
 from fivestage.core.pressure import Pressure
+from fivestage.core.trials import Trials
 from fivestage.core.window import Window
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
@@ -40,12 +41,6 @@ many times as long. As in TCP, which doubles its retransmission timer at each ti
 known then rises until it is enough, also where a queue leaves nobody the whole time."""
 REFRESH_S = 0.1
 """How often figures in the advice are brought up to date; breakers are at once."""
-SLOW_SHARE = 0.9
-"""A call that took more of its limit than this is a slow one."""
-PATIENCE_S = 1.0
-"""How long a node that used to answer may be late before that counts for its breaker: a dependency that
-becomes slower is met by a higher limit, which takes some samples, not an outage."""
-SLACK_S = 1e-6
 OTHER_LANES = "other"
 _SUCCESS: Final = Outcome.SUCCESS
 _TIMEOUT: Final = Outcome.TIMEOUT
@@ -63,78 +58,12 @@ class LanePolicySettings:
     """Random numbers, 0..1."""
 
 
-class NodePolicy:
-    """One node in one lane."""
-
-    __slots__ = ("_patient_until", "_timeout_at", "breaker", "health")
-
-    def __init__(self, settings: LanePolicySettings) -> None:
-        self.breaker = Breaker(settings.breaker, settings.jitter)
-        self.health = NodeHealth()
-        self._timeout_at = -inf
-        self._patient_until = -inf
-
-    def record(
-        self, run: StageRun, now: float, *, limit_s: float, learning: bool = False, rejected: bool = False
-    ) -> None:
-        """One call of the node has ended.
-
-        Args:
-            run: The call.
-            now: Monotonic seconds.
-            limit_s: The limit of its stage.
-            learning: That limit is learned, and so may still come up.
-            rejected: Validation rejected the answer: that counts for the node's health. The breaker is for
-                nodes that do not answer.
-        """
-        failed = run.outcome is not _SUCCESS
-        if run.outcome is _TIMEOUT:
-            if not was_fair(run, limit_s) or self._is_cut_short(run, limit_s):
-                self.spare(run)  # others had used up its time, or the producer left it less
-                return
-            patient = self._is_new_here(now) and learning
-            self.health.timed_out(now, run.duration_s)
-            if patient and not run.probe:
-                return
-        elif failed:
-            self.health.failed(now)
-        elif rejected:
-            self.health.rejected(now, run.duration_s)
-        else:
-            self.health.succeeded(now, run.duration_s)
-        slow = run.duration_s > SLOW_SHARE * run.granted_s
-        if run.probe and self.breaker.policy.slow_call_rate < 1:  # else slow ones would not have opened it
-            failed = failed or slow
-        self.breaker.record(now, failed=failed, slow=slow, probe=run.probe)
-
-    def _is_cut_short(self, run: StageRun, limit_s: float) -> bool:
-        """Whether it had less than its limit, and less than it is known to take."""
-        median_s = self.health.median_s
-        return median_s is not None and median_s < inf and run.granted_s < min(limit_s, median_s)
-
-    def _is_new_here(self, now: float) -> bool:
-        """Whether lateness is new with this node, which used to answer: the limit gets a while to follow."""
-        if now - self._timeout_at > PATIENCE_S:
-            p95_s = self.health.p95_s
-            used_to_answer = p95_s is not None and p95_s < inf
-            self._patient_until = now + PATIENCE_S if used_to_answer else -inf
-        self._timeout_at = now
-        return now < self._patient_until
-
-    def spare(self, run: StageRun) -> None:
-        """A call that says nothing about the node."""
-        if run.probe:
-            self.breaker.release_probe()
-
-    def advice(self, now: float) -> NodeAdvice:
-        """What is known of it."""
-        return NodeAdvice(self.breaker.state(now), round(self.health.score(now), 2), self.health.p95_s)
-
-
 class LanePolicy:
     """One lane: learned limits, the time to an answer, its nodes."""
 
-    __slots__ = ("_answers", "_pressure", "_refreshed_at", "_settings", "advice", "limits", "name", "nodes")
+    __slots__ = (
+        "_answers", "_pressure", "_refreshed_at", "_settings", "_trials", "advice", "limits", "name", "nodes",
+    )  # fmt: skip
 
     def __init__(self, name: str, settings: LanePolicySettings, pressure: Pressure) -> None:
         self.name = name
@@ -144,6 +73,7 @@ class LanePolicy:
         """In the order of the stages."""
         self.nodes: dict[str, NodePolicy] = {}
         self._answers = Window(ANSWERS)
+        self._trials = Trials()
         self._refreshed_at = 0.0
         self.advice = Advice.neutral(settings.plan)
 
@@ -167,6 +97,7 @@ class LanePolicy:
             disturbed_at: When something else last held it up: stages that had begun before and did not end in
                 time say nothing about themselves.
         """
+        self._trials.calls += 1
         if conclusion.status is _SUCCEEDED and not (conclusion.degraded or superseded):
             self._went_well(conclusion, now)
             return
@@ -180,6 +111,10 @@ class LanePolicy:
             if run.node is not None and run.spec.stage_type is StageType.PROCESSING:
                 self._learn_node(run.node, run, now, rejected=rejected)
             self._learn_limit(run)
+        if superseded and conclusion.status is _SUCCEEDED:
+            for run in superseded:
+                if run.node in self.nodes:
+                    self.nodes[run.node].stand_in = conclusion.node or ""
         self._learn_answer_time(conclusion)
 
     def _went_well(self, conclusion: Conclusion, now: float) -> None:
@@ -224,6 +159,7 @@ class LanePolicy:
                 node.breaker.release_probe()  # nobody has taken it: its time begins anew
             if node.breaker.try_probe(now):
                 advice.probes[name] = True
+        self._trials.refresh(now, self.nodes, advice)
 
     def refresh_if_due(self, now: float) -> None:
         """The same, at most every REFRESH_S."""
@@ -246,7 +182,7 @@ class LanePolicy:
         if node is None:
             if len(self.nodes) >= MAX_NODES:
                 return
-            node = self.nodes[name] = NodePolicy(self._settings)
+            node = self.nodes[name] = NodePolicy(self._settings.breaker, self._settings.jitter)
         state = node.breaker.state(now)
         learning = self.limits[run.spec.sequence].is_learned
         node.record(run, now, limit_s=self._advised_s(run), learning=learning, rejected=rejected)
@@ -286,12 +222,9 @@ class Policies:
 
     def __init__(self, settings: LanePolicySettings, observer: Observer) -> None:
         self._settings = settings
-        self._observer = observer
-        self._states: dict[tuple[str, str], BreakerState] = {}
+        self._changes = Changes(observer, self._settings.plan)
         self.lanes: dict[str, LanePolicy] = {}
         self.pressure = Pressure()
-        self._below: dict[tuple[str, str], bool] = {}
-        """Whether the limit of a lane's stage is below the configured one, where it has changed that."""
         self.disturbed_at = -inf
         """When queries were last held up by what is not their own doing (monotonic seconds)."""
 
@@ -325,31 +258,7 @@ class Policies:
             if lane.advice.stuck != stuck:
                 lane.advice.stuck = stuck
             lane.refresh_if_due(now)
-            self._tell_changes(lane)
-
-    def _tell_changes(self, lane: LanePolicy) -> None:
-        for name, node in lane.advice.nodes.items():
-            before = self._states.get((lane.name, name), BreakerState.CLOSED)
-            if node.state is not before:
-                self._states[lane.name, name] = node.state
-                self._observer.breaker_changed(lane.name, name, node.state)
-        for spec, stage in zip(self.plan.stages, lane.advice.stages, strict=True):
-            below = stage.limit_s < spec.limit_s - SLACK_S
-            if below is not self._below.get((lane.name, spec.stage_type), False):
-                self._below[lane.name, spec.stage_type] = below
-                self._observer.control_changed(_limit_change(lane, spec, stage))
-
-
-def _limit_change(lane: LanePolicy, spec: StageSpec, stage: StageAdvice) -> ControlChange:
-    below = stage.limit_s < spec.limit_s
-    why = "queries wait, and most of it answers sooner" if below else "queries wait no longer"
-    text = f"{stage.limit_s * 1000:g} ms ({spec.limit_s * 1000:g} configured): {why}"
-    return ControlChange("stage_limit", "lowered" if below else "restored", text, lane.name, spec.stage_type)
-
-
-def was_fair(run: StageRun, limit_s: float) -> bool:
-    """Whether a stage had the time that was its due: its limit, or what the stages before it must leave."""
-    return run.granted_s >= min(run.spec.fair_s, limit_s) - SLACK_S
+            self._changes.look(lane)
 
 
 def stuck_nodes(names: Sequence[str], most: int) -> frozenset[str]:

@@ -20,8 +20,8 @@ class StageRun:
     """
 
     __slots__ = (
-        "attempt", "data_json", "duration_s", "error", "error_type", "granted_s", "node", "outcome", "probe",
-        "spec", "started_at", "verdict",
+        "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
+        "outcome", "probe", "spec", "started_at", "verdict",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a StageResult says, in its order
@@ -38,6 +38,7 @@ class StageRun:
         granted_s: float = 0.0,
         probe: bool = False,  # noqa: FBT001, FBT002 - it comes from the wire with the rest
         verdict: bool | None = None,  # noqa: FBT001 - likewise
+        excused: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -51,9 +52,11 @@ class StageRun:
         self.duration_s = duration_s
         self.granted_s = granted_s
         self.probe = probe
-        """It was the one call that a half-open breaker lets through."""
+        """It was the one call that a half-open breaker lets through, or a trial while that was open."""
         self.verdict = verdict
         """Whether validation found the answer right; None for other stages, and where it did not succeed."""
+        self.excused = excused
+        """What its node raised is no failure: the query has no answer."""
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from fivestage.context import Query
-from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
+from fivestage.core.advice import Advice, NodeAdvice, StageAdvice, wants_trial
 from fivestage.core.breaker import BreakerState
 from fivestage.core.plan import Plan, StageSpec
 from fivestage.core.trail import RunningStage, StageRun, Trail
@@ -144,7 +144,7 @@ def runs_now(frame: Frame, plan: Plan) -> RunningStage:
 def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
-    return *ended, run.started_at, run.duration_s, run.granted_s, run.probe, run.verdict
+    return *ended, run.started_at, run.duration_s, run.granted_s, run.probe, run.verdict, run.excused
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
@@ -154,19 +154,19 @@ def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
 # What is known beforehand
 
 
-def advice(lane: str, known: Advice, probes: Iterable[str]) -> bytes:
-    """What is known of a lane, and the *probes* that this worker may make."""
+def advice(lane: str, known: Advice, probes: Iterable[str], trials: Iterable[str] = ()) -> bytes:
+    """What is known of a lane, and the *probes* and *trials* that this worker may make."""
     nodes = {
         name: (node.state, node.score, None if node.p95_s is None else _finite(node.p95_s))
         for name, node in known.nodes.items()
     }
     stages = [[*map(_finite, stage)] for stage in known.stages]
-    return encode((ADVICE, lane, stages, nodes, sorted(known.stuck), list(probes)))
+    return encode((ADVICE, lane, stages, nodes, sorted(known.stuck), list(probes), list(trials)))
 
 
 def take_advice(frame: Frame, lanes: dict[str, Advice]) -> tuple[str, ...]:
-    """Read ``advice`` into *lanes*; returns the nodes that may be tried once."""
-    _, lane, stages, nodes, stuck, probes = frame.head
+    """Read ``advice`` into *lanes*; returns the half-open nodes that may be tried once."""
+    _, lane, stages, nodes, stuck, probes, trials = frame.head
     make_room(lanes, lane)
     parts = tuple(StageAdvice(*stage) for stage in stages)
     known = lanes.setdefault(lane, Advice(parts))
@@ -177,6 +177,8 @@ def take_advice(frame: Frame, lanes: dict[str, Advice]) -> tuple[str, ...]:
     known.stuck = frozenset(stuck)
     kept = {**known.probes, **dict.fromkeys(probes, True)}
     known.probes = {name: True for name in kept if known.node(name).state is BreakerState.HALF_OPEN}
+    tried = {**known.trials, **dict.fromkeys(trials, True)}
+    known.trials = {name: True for name in tried if wants_trial(known.node(name))}
     return tuple(probes)
 
 

@@ -108,12 +108,13 @@ class ProcessWorker:
             self.link.write(encode((messages.CANCEL, serial)))
 
     def _tell(self, job: Job) -> None:
-        """Tell what is new about the job's lane. A permit for a probe is given to one worker alone."""
+        """Send what is new about the job's lane. A permit for a probe or a trial goes to one worker alone."""
         lane, advice = job.query.lane, job.advice
         probes = [name for name in tuple(advice.probes) if advice.take_probe(name)]
+        trials = [name for name in tuple(advice.trials) if advice.take_trial(name)]
         known = advice.stages, advice.nodes, advice.stuck
         told = self._told.get(lane)
-        if told is not None and not probes:
+        if told is not None and not probes and not trials:
             if all(new is old for new, old in zip(known, told, strict=True)):
                 return
             if known == told:
@@ -121,7 +122,7 @@ class ProcessWorker:
                 return
         messages.make_room(self._told, lane)
         self._told[lane] = known
-        self.link.write(messages.advice(lane, advice, probes))
+        self.link.write(messages.advice(lane, advice, probes, trials))
 
     def look(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""

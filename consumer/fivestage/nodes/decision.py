@@ -23,6 +23,8 @@ LAST_RESORT = "facts"
 def decision_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext], Awaitable[str]]:
     """The stage function for *nodes*: the healthiest candidate whose breaker lets it be called.
 
+    Now and then it is another one of the same intent, to find out whether that has recovered.
+
     Raises (when called):
         NoNodeError: no node takes the intent and there is none to fall back to.
     """
@@ -32,6 +34,11 @@ def decision_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext],
         groups = candidate_groups(nodes, intent)
         if not groups:
             raise NoNodeError(_advice(nodes, intent))
+        if ctx.advice.trials and intent in nodes[groups[0][0]].intents:  # else none could answer after it
+            tried = ctx.advice.trial_of(groups[0], ctx.deadline - ctx.clock())
+            if tried is not None:
+                ctx.on_trial = True
+                return tried
         allowed = next(filter(None, map(ctx.rank_nodes, groups)), groups[0])
         return allowed[0]  # where no breaker lets any be called, processing says so
 
