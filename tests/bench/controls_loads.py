@@ -34,7 +34,7 @@ LOADS = {
     for load in (
         Load("10 %", 0.1),
         Load("50 %", 0.5),
-        Load("90 %", 0.9),
+        Load("90 %", 0.9, has_deadline=True),
         Load("bursts", 0.3, burst_s=0.25, has_deadline=True),
         Load("150 %", 1.5, has_deadline=True),
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HOW = """\
 {shapes} shapes of latency under {loads} loads, each with every control that learns switched off, on, and on
 one at a time; {slots} slots, {limit:g} ms for a call, in virtual time (`make bench-controls`; seeds {seeds}).
-Per cent of the queries: *in time*, answered within {of_use:g} ms of when they were asked; *waited*, for a slot,
+Per cent of the queries: *in time*, answered within {of_use:g} ms of being asked; *waited*, for a slot,
 longer than 1 ms, and what 99 of 100 queries waited less than; *rejected*, not started, or their node was not
 called. The choice of nodes by health cannot be switched off: it is on in all columns.
 
