@@ -45,9 +45,10 @@ def draw_grid(cells: Sequence[Cell]) -> None:
 def _draw(cell: Cell, area: Any) -> None:
     off, on = cell.columns["off"].in_time, cell.columns["on"].in_time
     bars = area.barh([1, 0], [off, on], height=0.8, color=[OFF, ON[cell.verdict]])
-    area.bar_label(bars, labels=[f"{off:.1f}", f"{on:.1f}"], fontsize="x-small", padding=2)
+    gain = f" ({cell.gain():+.1f})" if cell.verdict else ""
+    area.bar_label(bars, labels=[f"{off:.1f}", f"{on:.1f}{gain}"], fontsize="x-small", padding=2)
     alone = [cell.columns[column].in_time for column in COLUMNS[2:]]
     area.plot(alone, [-0.75] * len(alone), "|", color=ALONE, markersize=6)
-    area.set(xlim=(0, 130), ylim=(-1.1, 1.6), xticks=[0, 50, 100], yticks=[])
+    area.set(xlim=(0, 160), ylim=(-1.1, 1.6), xticks=[0, 50, 100], yticks=[])
     area.tick_params(labelsize="x-small")
     area.spines[["top", "right"]].set_visible(False)
