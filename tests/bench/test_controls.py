@@ -22,9 +22,9 @@ SEEDS = (1, 2)
 CELLS = {
     ("constant", "90 %"): 3,
     ("bimodal", "10 %"): 8,
-    ("slots inside", "bursts"): 6,
-    ("slots inside", "150 %"): 6,
-    ("thrashing", "bursts"): 6,
+    ("slots inside", "bursts"): 4,
+    ("slots inside", "150 %"): 4,
+    ("thrashing", "bursts"): 4,
     ("slow lane", "10 %"): 8,
     ("bad node", "10 %"): 8,
 }
