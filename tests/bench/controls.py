@@ -54,6 +54,7 @@ def _arguments() -> argparse.Namespace:
 
 def _be_quiet() -> None:
     """Nodes that fail on purpose leave lines in the log."""
+    logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from .controls_loads import OF_USE_S
+from .controls_loads import LOADS, OF_USE_S
 from .controls_run import AFTER_S, COLUMNS, run
 from .report import percentile
 
@@ -21,6 +21,8 @@ WAITED_S = 0.001
 """Queries that start within this did not wait."""
 TOLERATED = 0.5
 """Percentage points of the queries answered in time: less is no difference."""
+TROUBLE = 0.9
+"""Of what the capacity allows to be answered in time: with less there is something to gain."""
 NOT_CALLED = frozenset({"breaker_open", "node_busy", "node_stuck", "rejected"})
 
 
@@ -59,6 +61,11 @@ class Cell(NamedTuple):
         if abs(self.gain()) <= TOLERATED:
             return ""
         return "better" if self.gain() > 0 else "worse"
+
+    @property
+    def in_trouble(self) -> bool:
+        """With all controls off clearly less is answered in time than the capacity allows."""
+        return self.columns["off"].in_time < TROUBLE * min(100.0, 100 / LOADS[self.load].share)
 
     @property
     def costly(self) -> list[str]:

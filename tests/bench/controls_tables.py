@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from .controls_cells import TOLERATED
+from .controls_cells import TOLERATED, TROUBLE
 from .controls_loads import BURST_WITHIN_S, LOADS, OF_USE_S
 from .controls_run import COLUMNS, CONTROLS
 from .controls_shapes import LIMIT_S, SHAPES, SLOTS
@@ -24,6 +24,7 @@ longer than 1 ms, and what 99 of 100 queries waited less than; *rejected*, not s
 called. The choice of nodes by health cannot be switched off: it is on in all columns.
 
 On is *better* in {better} of {cells} cells and *worse* in {worse}; {tolerated:g} points are no difference.
+Off answers less than {trouble:.0%} of what the capacity allows in {troubled} cells: on is better in {helped} of them.
 
 ![Answered in time with all controls on and off](controls.svg)
 """
@@ -46,6 +47,7 @@ def publish(cells: Sequence[Cell], seeds: str, *, write_files: bool = True) -> N
 def describe(cells: Sequence[Cell], seeds: str) -> str:
     """The page: what was measured, the verdicts, all figures, the shapes and loads."""
     verdicts = [cell.verdict for cell in cells]
+    troubled = [cell.verdict for cell in cells if cell.in_trouble]
     how = HOW.format(
         shapes=len({cell.shape for cell in cells}),
         loads=len({cell.load for cell in cells}),
@@ -57,6 +59,9 @@ def describe(cells: Sequence[Cell], seeds: str) -> str:
         worse=verdicts.count("worse"),
         cells=len(cells),
         tolerated=TOLERATED,
+        troubled=len(troubled),
+        trouble=TROUBLE,
+        helped=troubled.count("better"),
     )
     parts = [
         "# The controls, on every shape of load",

@@ -172,6 +172,15 @@ def test_the_verdict(on: float, verdict: str) -> None:
     assert a_cell(off=90.0, on=on).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("load", "off", "in_trouble"),
+    [("90 %", 89.9, True), ("90 %", 90.1, False), ("150 %", 59.9, True), ("150 %", 60.1, False)],
+)
+def test_where_there_is_trouble(load: str, off: float, in_trouble: bool) -> None:  # noqa: FBT001 - a figure
+    """Less than nine tenths of what is possible: of one and a half times the capacity two thirds."""
+    assert a_cell(off=off)._replace(load=load).in_trouble == in_trouble
+
+
 def test_the_page() -> None:
     """The mean of the seeds, the verdict, and what a single control costs."""
     figures = [
@@ -181,7 +190,8 @@ def test_the_page() -> None:
     ]
     text = describe(cells(figures), "1,2")
     assert "seeds 1, 2" in text
-    assert "On is *better* in 0 of 1 cells and *worse* in 0" in text
+    assert "On is *better* in 0 of 1 cells and *worse* in 0;" in text
+    assert "than 90% of what the capacity allows in 0 cells" in text
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
     assert ["constant", "10 %", "91.5", "91.5", "91.5", "91.5", "81.5", "91.5", "", "breaker -10.0"] in rows
 
@@ -204,13 +214,14 @@ def test_controls_never_cost_answers(shape: str, load: str, caplog: pytest.LogCa
 
 
 @pytest.mark.long
-@pytest.mark.xfail(strict=True, reason="cells where on is worse than off are left")
+@pytest.mark.xfail(strict=True, reason="on is worse than off in some cells")
 def test_the_gallery_holds(caplog: pytest.LogCaptureFixture) -> None:
-    """The same for every shape under every load."""
+    """The same for every shape under every load, and on is better wherever there is trouble."""
     caplog.set_level(logging.ERROR)
     found = [on_and_off(shape, load) for shape in SHAPES.values() for load in LOADS]
     worse = {(cell.shape, cell.load): cell.gain() for cell in found if cell.verdict == "worse"}
-    assert worse == {}, SEEDS
+    not_better = [(cell.shape, cell.load) for cell in found if cell.in_trouble and cell.verdict != "better"]
+    assert (worse, not_better) == ({}, []), SEEDS
 
 
 def on_and_off(shape: Shape, load: str) -> Cell:
