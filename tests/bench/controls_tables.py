@@ -24,7 +24,7 @@ longer than 1 ms, and what 99 of 100 queries waited less than; *rejected*, not s
 called. The choice of nodes by health cannot be switched off: it is on in all columns.
 
 On is *better* in {better} of {cells} cells and *worse* in {worse}; {tolerated:g} points are no difference.
-Off answers less than {trouble:.0%} of what the capacity allows in {troubled} cells: on is better in {helped} of them.
+Off answers less than {trouble:.0%} of what the capacity allows in {troubled} cells: on is better in {helped}.
 
 ![Answered in time with all controls on and off](controls.svg)
 """
