@@ -16,7 +16,7 @@ FAST := tests/core tests/nodes tests/shell tests/contracts tests/cli/test_round_
 	tests/test_exports.py tests/test_schemas.py tests/test_settings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-compiled wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-scale soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-fast test-compiled wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ bench-ordinary: $(BENCH_READY) ## Apps of an ordinary day beside plain asyncio (
 
 bench-slow: $(BENCH_READY) ## A node that becomes slow and recovers (OPTIONS=...)
 	$(BIN)/python -m tests.bench.slow $(OPTIONS)
+
+bench-controls: $(BENCH_READY) ## What is learned, on and off, on every shape of load, in virtual time (OPTIONS=...)
+	$(BIN)/python -m tests.bench.controls $(OPTIONS)
 
 bench-scale: $(COMPILED)/.bench-ready ## What a query costs as partitions, keys, backlog, answers, nodes grow (OPTIONS=...)
 	$(COMPILED)/bin/python -m tests.bench.scale $(OPTIONS)

@@ -8,11 +8,15 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.controls_loads import LOADS
+from bench.controls_run import CONTROLS as SWITCHES
+from bench.controls_run import settings_for
 from fivestage import watch
 from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.executors import process_worker
@@ -31,7 +35,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ["README.md", ".github/CONTRIBUTING.md", "deploy/README.md", "deploy/kafka-image/README.md"]
+DOCUMENTS = [
+    "README.md",
+    ".github/CONTRIBUTING.md",
+    "deploy/README.md",
+    "deploy/kafka-image/README.md",
+    "docs/controls.md",
+]
+CONTROLS = (ROOT / "docs/controls.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -186,6 +197,33 @@ def test_settings_table_has_the_defaults() -> None:
             assert [shown(values[section][name]) for section, name in keys] == given, cell
             looked_at += len(keys)
     assert looked_at > 20
+
+
+def test_settings_of_controls() -> None:
+    """Every setting that the page about controls names exists; the tables have all of them, with defaults."""
+    values = Settings().model_dump(mode="json")
+    for section, name in re.findall(r"`([a-z]+)\.([a-z_]+)`", CONTROLS):
+        assert name in values[section], f"{section}.{name}"
+    rows = re.findall(r"^\| `([a-z]+)\.([a-z_]+)` \| ([^|]*) \|", CONTROLS, flags=re.MULTILINE)
+    for section, name, default in rows:
+        assert shown(values[section][name]) == default, f"{section}.{name}"
+    listed = {(section, name) for section, name, _ in rows}
+    assert {("adaptive", name) for name in values["adaptive"]} <= listed
+    assert {("breaker", name) for name in values["breaker"]} <= listed
+
+
+def test_controls_switched_off(tmp_path: Path) -> None:
+    """The file that the page about controls begins with is accepted, and is what the gallery calls off."""
+    (tmp_path / "fivestage.toml").write_text(blocks("toml", CONTROLS)[0], encoding="utf-8")
+    [check] = commands(CONTROLS)
+    assert run(check, tmp_path).returncode == 0
+    given = tomllib.loads(blocks("toml", CONTROLS)[0])
+    off = settings_for("off", LOADS["10 %"]).model_dump(mode="json")
+    assert given == {
+        section: {name: off[section][name] for name in entries} for section, entries in given.items()
+    }
+    switched = {(section, name) for one in SWITCHES.values() for section in one for name in one[section]}
+    assert {(section, name) for section in given for name in given[section]} == switched
 
 
 def test_what_is_said_of_abandoned_code() -> None:

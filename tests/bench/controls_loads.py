@@ -1,0 +1,66 @@
+"""When queries arrive: five loads, in multiples of what a shape can do."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from .controls_shapes import LANE
+
+if TYPE_CHECKING:
+    from .controls_shapes import Shape
+
+BURST_EVERY_S, BURST_WITHIN_S = 1.0, 0.02
+OF_USE_S = 0.5
+"""How long after it was asked a query's answer is of use."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load."""
+
+    name: str
+    share: float
+    """Of the capacity, evenly: a Poisson process."""
+    burst_s: float = 0.0
+    """Every second, within 20 ms, as many more as take so many seconds of the capacity."""
+    has_deadline: bool = False
+    """The service knows how long an answer is of use (``admission.query_ttl_ms``)."""
+
+
+LOADS = {
+    load.name: load
+    for load in (
+        Load("10 %", 0.1),
+        Load("50 %", 0.5),
+        Load("90 %", 0.9, has_deadline=True),
+        Load("bursts", 0.3, burst_s=0.25, has_deadline=True),
+        Load("150 %", 1.5, has_deadline=True),
+    )
+}
+
+
+class Asked(NamedTuple):
+    """One query."""
+
+    at: float
+    """Seconds from the start of the run."""
+    draw: float
+    lane: str
+
+
+def queries(shape: Shape, load: Load, seed: int) -> list[Asked]:
+    """All queries of a run in the order they arrive: the same for every column of a cell."""
+    rng = random.Random(f"{shape.name} {load.name} {seed}")  # noqa: S311 - repeatable on purpose
+    moments = []
+    at = rng.expovariate(load.share * shape.capacity_per_s)
+    while at < shape.seconds:
+        moments.append(at)
+        at += rng.expovariate(load.share * shape.capacity_per_s)
+    size = round(load.burst_s * shape.capacity_per_s)
+    for second in range(1, int(shape.seconds)):
+        moments += [second * BURST_EVERY_S + rng.uniform(0, BURST_WITHIN_S) for _ in range(size)]
+    moments.sort()
+    lanes = ("slow", LANE)
+    return [Asked(at, rng.random(), lanes[rng.random() >= shape.slow_share]) for at in moments]
