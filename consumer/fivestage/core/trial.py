@@ -1,0 +1,89 @@
+"""Trials of another limit: what they are compared with, what is kept, and how often they may be."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fivestage.core.latency import Window
+
+KEPT_SHARE: Final = 0.9
+"""A lower limit is kept if it has so much of the goodput of before."""
+GAIN: Final = 1.25
+"""A doubled limit is kept if goodput is so many times that of before."""
+STRAGGLERS: Final = 0.9
+"""A trial is measured once this share of the queries that had started before it have ended."""
+RETRY_S: Final = 1.0
+"""From a trial that failed to the next one; it doubles with each that fails."""
+HALF: Final = 0.5
+
+
+class Trial:
+    """A limit that is being tried, and what it is compared with."""
+
+    __slots__ = ("_earlier", "_measuring", "_settled_at", "before", "goodput", "new", "old", "why")
+
+    def __init__(self, old: int, new: int, before: Window, goodput: float, why: str, now: float) -> None:
+        self.old = old
+        self.new = new
+        self.before = before
+        self.goodput = goodput
+        self.why = why
+        self._measuring = False
+        self._earlier = STRAGGLERS * before.running
+        """How many queries that had started earlier have to end before it is measured."""
+        self._settled_at = now + before.longest_s
+        """When it is measured at the latest: some queries end in ways that are not recorded."""
+
+    def has_settled(self, now: float, *, earlier: bool, running: int) -> bool:
+        """Take a query that ended into account; return whether the limit shows its effect from now on."""
+        if not self._measuring:
+            if earlier:
+                self._earlier -= 1.0
+            self._measuring = running <= self.new and (self._earlier <= 0 or now >= self._settled_at)
+        return self._measuring
+
+    def is_kept(self, window: Window, goodput: float) -> bool:
+        """Whether the new limit is better: a lower one if goodput did not fall, a higher one if it rose.
+
+        Where nothing waited before, a lower one also has to have done some good.
+        """
+        gained = goodput > 0 and goodput >= GAIN * self.goodput
+        if self.new > self.old or goodput < KEPT_SHARE * self.goodput or not goodput:
+            return gained
+        fewer_drops = window.drop_share <= HALF * self.before.drop_share
+        return gained or self.before.all_bound or fewer_drops
+
+    def has_cost(self, goodput: float) -> bool:
+        """Whether goodput fell with the limit: nearer to the limit's ratio than to no change."""
+        return 0 < goodput < self.goodput * (1 + self.new / self.old) / 2
+
+
+class Pace:
+    """When the next trial of a kind may be: at once after one that was kept, else later and later."""
+
+    __slots__ = ("_max_s", "_next_at", "_wait_s", "latency")
+
+    def __init__(self, max_s: float) -> None:
+        self._max_s = max_s
+        self._next_at = -inf
+        self._wait_s = RETRY_S
+        self.latency = 0.0
+        """Mean logarithm of seconds, before the trial that failed last."""
+
+    def is_due(self, now: float) -> bool:
+        """Whether there may be a trial now."""
+        return now >= self._next_at
+
+    def failed(self, now: float, latency: float) -> None:
+        """A trial was undone."""
+        if now > self._next_at + self._max_s:
+            self._wait_s = RETRY_S
+        self._next_at = now + self._wait_s
+        self._wait_s = min(self._max_s, 2 * self._wait_s)
+        self.latency = latency
+
+    def restart(self) -> None:
+        """A trial was kept, or what failed trials have shown holds no longer."""
+        self._next_at, self._wait_s = -inf, RETRY_S
