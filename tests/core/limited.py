@@ -72,6 +72,11 @@ class Service:
         """How many may run."""
         return self.limiter.limit
 
+    def lowest(self, since: float) -> int:
+        """The least limit from then on, and so the one that trials start from."""
+        reached = [limit for at, limit in self.limits if at < since]
+        return min(reached[-1:] + [limit for at, limit in self.limits if at >= since])
+
     def run(self, until: float, rate: float, *, backlog: int = 0) -> Service:
         """Let *rate* queries a second arrive, after *backlog* at once."""
         for _ in range(backlog):

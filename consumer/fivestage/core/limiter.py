@@ -48,6 +48,8 @@ IN_TIME_AGAIN: Final = 20
 """Timeouts are over when so many queries in a row were in time since."""
 EXPLORE_S, EXPLORE_LATENCIES = 60.0, 300.0
 """After so long at the limit, and as many times the latency, a lower one is tried without further reason."""
+FORGET: Final = 0.05
+"""So much of what was a normal share of timeouts is forgotten in a window with fewer."""
 QUIET_S: Final = 30.0
 """After so long in which nothing waited the limit is the maximum again."""
 REPORT_S: Final = 1.0
@@ -235,7 +237,7 @@ class ConcurrencyLimiter:
     def _reason(self, window: Window, now: float) -> str:
         """Why a lower limit might be better; empty if nothing says so."""
         latency, normal = window.latency(), self._normal()
-        self._normal_drops = min(self._normal_drops, window.drop_share)
+        self._normal_drops -= max(0.0, self._normal_drops - window.drop_share) * FORGET
         many = min(1.0, self._normal_drops + self._policy.drop_share)
         if window.drop_share >= many and window.in_time < IN_TIME_AGAIN:
             return f"{window.dropped} of {window.ended} timed out"
@@ -298,7 +300,7 @@ class ConcurrencyLimiter:
             self._note("lowered" if lowered else "raised", f"{trial.why}; {figures}", trial.old)
             self._move(self.limit, now)
             return
-        pace.failed(now, trial.before.latency().mean)
+        pace.failed(now, now - trial.started_at, trial.before.latency().mean)
         if lowered:
             self._bound_since = now
             if trial.has_cost(goodput):

@@ -16,13 +16,25 @@ STRAGGLERS: Final = 0.9
 """A trial is measured once this share of the queries that had started before it have ended."""
 RETRY_S: Final = 1.0
 """From a trial that failed to the next one; it doubles with each that fails."""
+RETRY_LENGTHS: Final = 2.0
+"""Where a trial takes long, so many times longer."""
 HALF: Final = 0.5
 
 
 class Trial:
     """A limit that is being tried, and what it is compared with."""
 
-    __slots__ = ("_earlier", "_measuring", "_settled_at", "before", "goodput", "new", "old", "why")
+    __slots__ = (
+        "_earlier",
+        "_measuring",
+        "_settled_at",
+        "before",
+        "goodput",
+        "new",
+        "old",
+        "started_at",
+        "why",
+    )
 
     def __init__(self, old: int, new: int, before: Window, goodput: float, why: str, now: float) -> None:
         self.old = old
@@ -30,6 +42,7 @@ class Trial:
         self.before = before
         self.goodput = goodput
         self.why = why
+        self.started_at = now
         self._measuring = False
         self._earlier = STRAGGLERS * before.running
         """How many queries that had started earlier have to end before it is measured."""
@@ -76,11 +89,11 @@ class Pace:
         """Whether there may be a trial now."""
         return now >= self._next_at
 
-    def failed(self, now: float, latency: float) -> None:
-        """A trial was undone."""
+    def failed(self, now: float, length_s: float, latency: float) -> None:
+        """A trial was undone that had taken *length_s*."""
         if now > self._next_at + self._max_s:
             self._wait_s = RETRY_S
-        self._next_at = now + self._wait_s
+        self._next_at = now + max(1.0, length_s * RETRY_LENGTHS) * self._wait_s
         self._wait_s = min(self._max_s, 2 * self._wait_s)
         self.latency = latency
 
