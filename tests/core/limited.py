@@ -1,4 +1,4 @@
-"""A service with a concurrency limit, simulated: queries arrive, wait for a slot, run, and end at a deadline."""
+"""A simulated service with a concurrency limit: queries arrive, wait for a slot, run, and end."""
 
 from __future__ import annotations
 

@@ -134,7 +134,8 @@ def test_what_the_limiter_learns() -> None:
     for _ in range(8):
         assert slots.learn(0.1, duration_s=0.1, started_among=1, dropped=False) is None
     assert "limit=8 in 4..8 latency=100.0 ms normal=100.0 ms" in repr(limiter)
-    slots.learn(0.2, duration_s=0.1, started_among=8, dropped=True)
+    for at in (1.0, 1.3, 1.5):
+        slots.learn(at, duration_s=0.5, started_among=8, dropped=True)
     assert slots.limit == 4
 
 

@@ -132,7 +132,7 @@ SHAPES = [
     (hanging, 0.11),
 ]
 """Each with its mean in seconds, where it is highest."""
-NAMES = [draw.__name__ for draw, _ in SHAPES]
+NAMES = [f"{draw.__name__}, seed {SEED}" for draw, _ in SHAPES]
 
 
 @pytest.mark.parametrize(("draw", "mean_s"), SHAPES[:-1], ids=NAMES[:-1])
@@ -140,21 +140,17 @@ def test_nothing_waits_where_capacity_allows(draw: Any, mean_s: float) -> None:
     """At two thirds of what the maximum allows no query waits, from the start on, whatever the latency is."""
     service = Service(draw, max_limit=128)
     service.run(20, 128 / mean_s * (0.25 if draw is pausing else 0.67))
-    print("seed", SEED, service.limiter)
     assert (service.waited, service.limit) == (0, 128)
 
 
 @pytest.mark.parametrize(("draw", "mean_s"), SHAPES, ids=NAMES)
 def test_overload_costs_no_goodput_where_latency_does_not_depend_on_it(draw: Any, mean_s: float) -> None:
     """A minute of 150 %: at most one in two hundred is lost compared with a fixed limit."""
-    rate = 1.5 * 64 / mean_s
+    rate, deadline_s = 1.5 * 64 / mean_s, 0.25 if draw is hanging else 10.0
     learned, fixed = (
-        Service(draw, max_limit=64, adaptive=adaptive, deadline_s=0.25 if draw is hanging else 10.0).run(
-            60, rate
-        )
+        Service(draw, max_limit=64, adaptive=adaptive, deadline_s=deadline_s).run(60, rate)
         for adaptive in (True, False)
     )
-    print("seed", SEED, learned.limiter, learned.changes)
     assert fixed.waited
     assert learned.answered >= 0.995 * fixed.answered
 
@@ -163,8 +159,7 @@ def test_overload_costs_no_goodput_where_latency_does_not_depend_on_it(draw: Any
 def test_a_backlog_at_the_start_is_no_reason(backlog: int) -> None:
     """A node of 1.6 s that starts into a backlog runs as many as it may, from the first moment on."""
     service = Service(llm, max_limit=256).run(30, 150, backlog=backlog)
-    print("seed", SEED, service.limiter)
-    assert service.limits == [(pytest.approx(service.limits[0][0]), 256)]
+    assert [limit for _, limit in service.limits] == [256]
 
 
 # Latency that does
@@ -197,7 +192,6 @@ def test_the_limit_falls_where_latency_rises_with_it(
         Service(draw, slots, adaptive=adaptive, deadline_s=0.25).run(10, rate, backlog=backlog)
         for adaptive in (True, False)
     )
-    print("seed", SEED, learned.limits, learned.changes)
     assert learned.limits[1][0] < 2
     assert learned.limits[1][1] <= 128
     assert learned.limit <= 128
@@ -221,7 +215,6 @@ def test_collapse_in_which_nothing_waits() -> None:
     learned, fixed = (
         Service(fast, 16, adaptive=adaptive, deadline_s=0.25).run(12, 920) for adaptive in (True, False)
     )
-    print("seed", SEED, learned.changes)
     assert learned.answered > 1.5 * fixed.answered
 
 
@@ -241,7 +234,7 @@ def test_a_limit_that_is_outdated_is_raised() -> None:
 
 
 def test_a_limit_is_raised_where_latency_is_another() -> None:
-    """A node with 16 slots becomes one of 200 ms without: the low limit is doubled as goodput rises with it."""
+    """16 slots become any number of 200 ms: the low limit is doubled, as goodput rises with it."""
     service = Service(fast, 16, deadline_s=0.25).run(4, 1200)
     assert service.lowest(since=3) <= 64
     service.slots, service.draw = None, constant
@@ -259,6 +252,11 @@ def test_quiet_times_restore_the_maximum() -> None:
     assert service.changes[-1].why.endswith("-> 256: nothing waited for 30 s")
 
 
+def stalled(_random: Random, now: float, _running: int) -> float:
+    """50 ms, and nothing for two seconds."""
+    return 0.05 + (7 - now if 5 < now < 7 else 0.0)
+
+
 def test_a_node_that_hangs_teaches_nothing() -> None:
     """Two seconds in which nothing ends: the limit is the maximum again as soon as calls end, and is kept."""
     stalled = lambda _random, now, _running: 0.05 + (7 - now if 5 < now < 7 else 0)  # noqa: E731
@@ -267,6 +265,17 @@ def test_a_node_that_hangs_teaches_nothing() -> None:
     )
     assert learned.answered >= 0.995 * fixed.answered
     assert learned.limit == 256
+
+
+def test_a_trial_while_a_breaker_is_open() -> None:
+    """Goodput that falls because nothing comes any more is not the limit's doing: the lower one is kept."""
+    service = Service(fast, 16, deadline_s=0.25).run(1, 1200)
+    assert service.limit == 128
+    service._waiting = 0
+    service._arrives_at = 2.5
+    service.run(5, 1200)
+    assert service.lowest(since=2) <= 128
+    assert {change.change for change in service.changes} == {"lowered"}
 
 
 # What is reported

@@ -341,7 +341,7 @@ SLOW_ALLOWED: dict[str, Any] = {"total_timeout_ms": 1000, "stage_timeouts_ms": {
 async def test_a_slow_dependency_is_not_throttled() -> None:
     """One that becomes ten times slower, however many run, gets as many as before after one short trial."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 32}, "pipeline": SLOW_ALLOWED})
-    assert await limits_while_slow(settings, (0.02, 4), (0.2, 20), (0.02, 12)) == [32, 32, 32]
+    assert await limits_while_slow(settings, (0.02, 2), (0.2, 6), (0.02, 3)) == [32, 32, 32]
 
 
 async def test_the_concurrency_limit_can_be_fixed() -> None:

@@ -95,8 +95,17 @@ class Window:
     """Queries that are judged together; ConcurrencyLimiter.record counts them in."""
 
     __slots__ = (
-        "all_bound", "dropped", "ended", "in_time", "longest_s", "opened_at", "running",
-        "samples", "squares", "total",
+        "dropped",
+        "ended",
+        "free",
+        "free",
+        "in_time",
+        "longest_s",
+        "opened_at",
+        "running",
+        "samples",
+        "squares",
+        "total",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -104,8 +113,8 @@ class Window:
         """When the first of them ended; monotonic seconds."""
         self.ended = 0
         self.dropped = 0
-        self.all_bound = True
-        """Each ended while others waited for its slot."""
+        self.free = 0
+        """How many ended while nothing waited for their slot."""
         self.in_time = 0
         """How many since the last that was dropped."""
         self.longest_s = 0.0
@@ -128,6 +137,11 @@ class Window:
         """
         good = self.ended - self.dropped - 1
         return max(0.0, good) / (now - self.opened_at) if now > self.opened_at else 0.0
+
+    @property
+    def all_bound(self) -> bool:
+        """Whether something waited for a slot all the time."""
+        return not self.free
 
     @property
     def drop_share(self) -> float:

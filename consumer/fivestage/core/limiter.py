@@ -176,7 +176,7 @@ class ConcurrencyLimiter:
         if waiting and running >= self.limit:
             self._bound_at = now
         else:
-            window.all_bound = False
+            window.free += 1
         window.longest_s = max(window.longest_s, latency_s)
         window.running = max(window.running, running)
         if not earlier:
@@ -205,6 +205,11 @@ class ConcurrencyLimiter:
                 self._raise(window, now)
             return
         self._window = Window()
+        if (
+            now - self._closes_at > self._closes_at - window.opened_at
+            and window.samples > self._policy.window_samples
+        ):
+            return  # nothing ended for longer than it should have lasted: the node paused, or nothing came
         self._typical_s = window.latency().seconds
         if self._trial is not None:
             self._judge(self._trial, window, now)

@@ -58,15 +58,14 @@ class Trial:
         return self._measuring
 
     def is_kept(self, window: Window, goodput: float) -> bool:
-        """Whether the new limit is better: a lower one if goodput did not fall, a higher one if it rose.
-
-        Where nothing waited before, a lower one also has to have done some good.
-        """
+        """Whether the new limit is better: a lower one if goodput did not fall, a higher one if it rose."""
         gained = goodput > 0 and goodput >= GAIN * self.goodput
-        if self.new > self.old or goodput < KEPT_SHARE * self.goodput or not goodput:
+        if gained or self.new > self.old or not goodput:
             return gained
         fewer_drops = window.drop_share <= HALF * self.before.drop_share
-        return gained or self.before.all_bound or fewer_drops
+        if goodput < KEPT_SHARE * self.goodput:  # because fewer came, as while a breaker is open?
+            return fewer_drops and window.free > HALF * window.ended
+        return fewer_drops or self.before.all_bound  # else it was not in the way, and has to have done good
 
     def has_cost(self, goodput: float) -> bool:
         """Whether goodput fell with the limit: nearer to the limit's ratio than to no change."""
