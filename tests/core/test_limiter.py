@@ -238,8 +238,8 @@ def test_a_limit_is_raised_where_latency_is_another() -> None:
     service = Service(fast, 16, deadline_s=0.25).run(4, 1200)
     assert service.lowest(since=3) <= 64
     service.slots, service.draw = None, constant
-    service.run(9, 1200)
-    assert service.limit == 256
+    service.run(8, 1200)
+    assert service.limit > 240  # 1,200 a second of 200 ms
 
 
 def test_quiet_times_restore_the_maximum() -> None:

@@ -94,9 +94,9 @@ class ConcurrencyLimiter:
     """The state of a LimiterPolicy: give it how each query ended, read from it how many may run."""
 
     __slots__ = (
-        "_bound_at", "_bound_since", "_changed_at", "_closes_at", "_down", "_last_goodput", "_looks_at",
-        "_normal_drops", "_policy", "_profile", "_report", "_reported_at", "_slow",
-        "_trial", "_typical_s", "_up", "_window", "limit",
+        "_bound_at", "_bound_since", "_changed_at", "_closes_at", "_down", "_ended_at", "_last_goodput",
+        "_length_s", "_looks_at", "_normal_drops", "_policy", "_profile", "_report", "_reported_at",
+        "_slow", "_trial", "_typical_s", "_up", "_window", "limit",
     )  # fmt: skip
 
     def __init__(self, policy: LimiterPolicy) -> None:
@@ -105,7 +105,7 @@ class ConcurrencyLimiter:
         """How many may run now."""
         self._profile = LatencyProfile()
         self._window = Window()
-        self._closes_at = self._looks_at = 0.0
+        self._length_s = self._ended_at = self._closes_at = self._looks_at = 0.0
         self._typical_s = 0.0
         self._changed_at = -inf
         self._bound_at = -inf
@@ -167,6 +167,10 @@ class ConcurrencyLimiter:
         window = self._window
         if not window.ended:
             self._open(window, now)
+        elif now - self._ended_at > self._length_s:  # a pause, or nothing came
+            window = self._window = Window()
+            self._open(window, now)
+        self._ended_at = now
         window.ended += 1
         if dropped:
             window.dropped += 1
@@ -194,6 +198,7 @@ class ConcurrencyLimiter:
         if typical_s:
             length_s = typical_s * max(2, ceil(length_s / typical_s))
         window.opened_at = now
+        self._length_s = length_s
         self._closes_at = self._looks_at = now + length_s
         if self._trial is None and self.limit < self._policy.max_limit:
             self._looks_at = min(self._closes_at, now + max(RAISE_S, typical_s))
@@ -205,11 +210,6 @@ class ConcurrencyLimiter:
                 self._raise(window, now)
             return
         self._window = Window()
-        if (
-            now - self._closes_at > self._closes_at - window.opened_at
-            and window.samples > self._policy.window_samples
-        ):
-            return  # nothing ended for longer than it should have lasted: the node paused, or nothing came
         self._typical_s = window.latency().seconds
         if self._trial is not None:
             self._judge(self._trial, window, now)
@@ -235,9 +235,9 @@ class ConcurrencyLimiter:
             return
         if abs(window.latency().mean - self._up.latency) > log(policy.tolerance * MARGIN):
             self._up.restart()  # it is another node now
-        if self._up.is_due(now):
+        if self._up.is_due(now) and not (self._slow and self.limit > policy.min_limit):
             limit = min(policy.max_limit, 2 * self.limit)
-            self._try(limit, window, goodput, f"{goodput:.0f} a second ended in time", now)
+            self._try(limit, window, goodput, "queries wait", now)
 
     def _reason(self, window: Window, now: float) -> str:
         """Why a lower limit might be better; empty if nothing says so."""
@@ -298,26 +298,33 @@ class ConcurrencyLimiter:
         """Keep the limit that was tried, or go back."""
         self._trial = None
         goodput, lowered = window.goodput(now), self.limit < trial.old
-        pace = self._down if lowered else self._up
+        if trial.is_proportional(goodput):
+            before = trial.before if lowered else window
+            self._profile.replace(before.latency())
+            self._normal_drops = before.drop_share
         if trial.is_kept(window, goodput):
-            pace.restart()
-            figures = f"{goodput:.0f} instead of {trial.goodput:.0f} a second end in time"
-            self._note("lowered" if lowered else "raised", f"{trial.why}; {figures}", trial.old)
-            self._move(self.limit, now)
+            self._keep(trial, window, goodput, now)
             return
-        pace.failed(now, now - trial.started_at, trial.before.latency().mean)
+        latency = trial.before.latency().mean
         if lowered:
             self._bound_since = now
-            if trial.has_cost(goodput):
-                self._learn_normal(trial)
+            self._down.failed(now, now - trial.started_at, latency)
             figures = f"{goodput:.0f} instead of {trial.goodput:.0f} a second ended in time"
             self._note("restored", f"with fewer, {figures}")
+        else:
+            self._up.failed(now, now - trial.started_at, latency)
         self._move(trial.old, now)
 
-    def _learn_normal(self, trial: Trial) -> None:
-        """Goodput fell with the limit: it is not their number that makes queries slow."""
-        self._profile.replace(trial.before.latency())
-        self._normal_drops = trial.before.drop_share
+    def _keep(self, trial: Trial, window: Window, goodput: float, now: float) -> None:
+        figures = f"{goodput:.0f} instead of {trial.goodput:.0f} a second end in time"
+        self._up.restart()
+        if self.limit < trial.old:
+            self._down.restart()
+            self._up.failed(now, 0.0, window.latency().mean)  # it was higher just now
+            self._note("lowered", f"{trial.why}; {figures}", trial.old)
+        else:
+            self._note("raised", f"{trial.why}; {figures}", trial.old)
+        self._move(self.limit, now)
 
     def _move(self, limit: int, now: float) -> None:
         self.limit = limit

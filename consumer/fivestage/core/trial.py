@@ -67,9 +67,10 @@ class Trial:
             return fewer_drops and window.free > HALF * window.ended
         return fewer_drops or self.before.all_bound  # else it was not in the way, and has to have done good
 
-    def has_cost(self, goodput: float) -> bool:
-        """Whether goodput fell with the limit: nearer to the limit's ratio than to no change."""
-        return 0 < goodput < self.goodput * (1 + self.new / self.old) / 2
+    def is_proportional(self, goodput: float) -> bool:
+        """Whether goodput changed with the limit rather than not, so latency does not depend on it."""
+        middle = self.goodput * (1 + self.new / self.old) / 2
+        return 0 < goodput < middle if self.new < self.old else 0 < middle <= goodput
 
 
 class Pace:
