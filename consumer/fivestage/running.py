@@ -66,7 +66,7 @@ class Running:
         heappush(self._deadlines, (job.ends_at, job.number))
         if job.ends_at < self._rings_at:
             self._set_timer(job.ends_at)
-        self._slots.occupy(job.query.lane)
+        job.started_among = self._slots.occupy(job.query.lane, job.started_at)
         self._executor.submit(job)
 
     def _set_timer(self, at: float) -> None:
@@ -117,8 +117,19 @@ class Running:
             self._observer.failed_over(job.query.lane, len(superseded))
         late = conclusion.status is _TIMED_OUT
         whole = conclusion.budget_s >= job.plan.total_s - CLOCK_SLACK_S
-        if conclusion.status is _SUCCEEDED or (late and whole):
-            self._slots.learn(now, duration_s=conclusion.duration_s, dropped=late)
+        if conclusion.status is _SUCCEEDED or (late and (whole or self._slots.waiting)):
+            self._learn_limit(job, conclusion, now)
+
+    def _learn_limit(self, job: Job, conclusion: Conclusion, now: float) -> None:
+        """Where queries wait for slots, time that ran out counts even if part of it was spent waiting."""
+        change = self._slots.learn(
+            now,
+            duration_s=conclusion.duration_s,
+            started_among=job.started_among,
+            dropped=conclusion.status is _TIMED_OUT,
+        )
+        if change is not None:
+            self._observer.control_changed(change)
 
 
 def _followed(superseded: Sequence[StageRun], conclusion: Conclusion) -> list[StageRun]:

@@ -252,7 +252,8 @@ class AdmissionSettings(_Section):
     max_in_flight: Annotated[int, Field(gt=0, le=100_000)] = 256
     """Queries that run at a time."""
     adaptive_limit: bool = True
-    """Let fewer run when that makes them faster; never more than max_in_flight."""
+    """Let fewer run, down to an eighth of max_in_flight, while latency rises with their number or many time
+    out, and a trial showed that as many are answered in time. Never more than max_in_flight."""
     ordering: Literal["unordered", "key"] = "unordered"
     """``key``: queries of equal keys run one after the other, and their results keep that order."""
     shed: ShedMode = ShedMode.ON

@@ -117,8 +117,4 @@ def _limiter(settings: Settings) -> ConcurrencyLimiter:
     most = settings.admission.max_in_flight
     if not settings.admission.adaptive_limit:
         return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=most))
-    # Latency first seen under a backlog at full concurrency would pass for normal: begin with less.
-    first, least = min(most, max(16, most // 4)), min(most, max(4, most // 8))
-    # A node that hangs now and then is its breaker's affair; where a quarter is late, all are too many.
-    policy = LimiterPolicy(max_limit=most, min_limit=least, initial=first, drop_share=0.25)
-    return ConcurrencyLimiter(policy)
+    return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=max(4, most // 8)))

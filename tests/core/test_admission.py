@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fivestage.core.admission import Gate, InFlightLimit, Slots
+from fivestage.core.events import ControlChange
 from fivestage.core.lanes import LaneShares
 from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
 
@@ -61,8 +62,8 @@ def test_nobody_passes_those_who_wait() -> None:
     """A slot is free for a newcomer only where nobody waits, also while slots become free."""
     slots = slots_of(2)
     assert slots.is_free
-    slots.occupy("a")
-    slots.occupy("a")
+    slots.occupy("a", 0.0)
+    slots.occupy("a", 0.0)
     assert not slots.is_free
     slots.wait("a", "first")
     slots.release("a")
@@ -77,7 +78,7 @@ def test_no_slot_beyond_the_limit() -> None:
     slots.wait("a", "x")
     slots.wait("a", "y")
     assert slots.next() == "x"
-    slots.occupy("a")
+    slots.occupy("a", 0.0)
     assert slots.next() is None
     assert repr(slots) == "<Slots 1 of 1 taken, 1 waiting>"
     slots.release("a")
@@ -104,7 +105,7 @@ def test_slots_by_lane() -> None:
     """The next slot is that of the lane that uses least of its share."""
     slots = slots_of(10, a=0.5, b=0.5)
     for lane in "aab":
-        slots.occupy(lane)
+        slots.occupy(lane, 0.0)
     slots.wait("a", "of a")
     slots.wait("b", "of b")
     assert (slots.running_in("a"), slots.running_in("b")) == (2, 1)
@@ -115,7 +116,7 @@ def test_giving_up() -> None:
     """Those whose time is up leave the line, and the others keep their places."""
     slots = slots_of(1)
     assert slots.give_up(lambda _: True) == []
-    slots.occupy("a")
+    slots.occupy("a", 0.0)
     for item in ("a1", "b1", "a2"):
         slots.wait(item[0], item)
     assert slots.give_up(lambda item: item == "a1") == ["a1"]
@@ -124,13 +125,25 @@ def test_giving_up() -> None:
     assert [slots.next(), slots.next(), slots.next()] == ["a2", "b1", None]
 
 
-def test_the_limiter_is_told_how_many_ran() -> None:
-    """The query that ended counts among them: it is told before its slot is released."""
+def test_what_the_limiter_learns() -> None:
+    """How many ran at the start and at the end, the query itself included, and whether others wait."""
     limiter = ConcurrencyLimiter(LimiterPolicy(max_limit=8, window_s=0, window_samples=1))
     slots: Slots[str] = Slots(limiter, LaneShares({}))
+    assert [slots.occupy("a", 0.0) for _ in range(8)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    slots.wait("a", "next")
     for _ in range(8):
-        slots.occupy("a")
-    slots.learn(1.0, duration_s=0.1, dropped=True)
-    assert slots.limit == 7
-    slots.learn(2.0, duration_s=0.1, dropped=False)
-    assert "normal=100.0 ms at 8" in repr(limiter)
+        assert slots.learn(0.1, duration_s=0.1, started_among=1, dropped=False) is None
+    assert "limit=8 in 4..8 latency=100.0 ms normal=100.0 ms" in repr(limiter)
+    for at in (1.0, 1.3, 1.5):
+        slots.learn(at, duration_s=0.5, started_among=8, dropped=True)
+    assert slots.limit == 4
+
+
+def test_a_change_of_the_limit_is_returned() -> None:
+    """What is to be reported comes from the call that learned it."""
+    limiter = ConcurrencyLimiter(LimiterPolicy(max_limit=8))
+    slots: Slots[str] = Slots(limiter, LaneShares({}))
+    limiter._move(4, 0.0)
+    slots.occupy("a", 100.0)
+    change = slots.learn(100.1, duration_s=0.1, started_among=1, dropped=False)
+    assert change == ControlChange("concurrency_limit", "raised", "4 -> 8: nothing waited for 30 s")

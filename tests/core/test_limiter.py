@@ -1,79 +1,21 @@
-"""The concurrency limit that is learned from latency."""
+"""The concurrency limit that is learned."""
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import FrozenInstanceError
-from random import Random
-from typing import Any
+from math import exp
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
+from fivestage.core.limiter import QUIET_S, REPORT_S, ConcurrencyLimiter, LimiterPolicy
 
-FAST_S, SLOW_S = 0.02, 0.2
-PACE_S = 1 / 32
-"""Ten samples at this pace are one window, and binary floating point has it exactly."""
+from .limited import SEED, Service
 
-
-class Windows:
-    """Feeds whole windows to a limiter."""
-
-    def __init__(self, policy: LimiterPolicy) -> None:
-        self.limiter = ConcurrencyLimiter(policy)
-        self.now = 1000.0
-
-    def feed(self, rtt_s: float, *, in_flight: int | None = None, drops: int = 0, count: int = 1) -> int:
-        """Feed windows of ten samples, *drops* of them dropped; in flight is the limit if not said."""
-        for _ in range(count):
-            concurrency = self.limiter.limit if in_flight is None else in_flight
-            for sample in range(10):
-                dropped = sample < drops
-                self.limiter.record(self.now, rtt_s=rtt_s, in_flight=concurrency, dropped=dropped)
-                self.now += PACE_S
-        return self.limiter.limit
-
-
-class Dependency:
-    """A closed loop in which the limit is always used up, against a dependency.
-
-    With a *capacity* it serves so many at a time, first come first served: what takes longer is queueing.
-    """
-
-    def __init__(self, policy: LimiterPolicy, *, capacity: int | None = None, noise: float = 0.0) -> None:
-        self.limiter = ConcurrencyLimiter(policy)
-        self.now = 0.0
-        self._noise = noise
-        self._random = Random(7)  # noqa: S311
-        self._servers = None if capacity is None else [0.0] * capacity
-        self._under_way: list[tuple[float, float]] = []
-
-    def run(self, until: float, rtt_s: float, users: int = 10**6) -> list[int]:
-        """Serve in *rtt_s* until then; return the limits seen once a second."""
-        seen = []
-        while self.now < until:
-            while len(self._under_way) < min(self.limiter.limit, users):
-                self._start(rtt_s * self._random.uniform(1 - self._noise, 1 + self._noise))
-            second = int(self.now)
-            self._end_one()
-            if int(self.now) > second:
-                seen.append(self.limiter.limit)
-        return seen
-
-    def _start(self, service_s: float) -> None:
-        begun = self.now
-        if self._servers is not None:
-            begun = max(begun, heapq.heappop(self._servers))
-            heapq.heappush(self._servers, begun + service_s)
-        heapq.heappush(self._under_way, (begun + service_s, self.now))
-
-    def _end_one(self) -> None:
-        in_flight = len(self._under_way)
-        self.now, arrived = heapq.heappop(self._under_way)
-        self.limiter.record(self.now, rtt_s=self.now - arrived, in_flight=in_flight)
-
+if TYPE_CHECKING:
+    from random import Random
 
 # The policy
 
@@ -83,44 +25,27 @@ class Dependency:
     [
         ({"max_limit": 0}, "at least 1"),
         ({"min_limit": 0}, "at least 1"),
-        ({"initial": 3}, "initial is 3, not in 4..100"),
-        ({"initial": 101}, "initial is 101, not in 4..100"),
         ({"tolerance": 0.9}, "tolerance"),
         ({"tolerance": float("inf")}, "tolerance"),
         ({"tolerance": float("nan")}, "tolerance"),
-        ({"smoothing": 0.0}, "smoothing"),
-        ({"smoothing": 1.1}, "smoothing"),
-        ({"long_window": 0}, "long_window"),
         ({"window_samples": 0}, "window_samples"),
         ({"window_s": -0.1}, "window_s"),
         ({"window_s": float("inf")}, "window_s"),
         ({"drop_share": 0.0}, "drop_share"),
         ({"drop_share": 1.1}, "drop_share"),
-        ({"backoff": 0.0}, "backoff"),
-        ({"backoff": 1.0}, "backoff"),
     ],
 )
-def test_senseless_policies_are_refused(change: dict[str, Any], complaint: str) -> None:
+def test_senseless_policies_are_rejected(change: dict[str, Any], complaint: str) -> None:
     """A policy that could not work cannot be made, and says why."""
     with pytest.raises(ValueError, match=complaint):
         LimiterPolicy(**{"max_limit": 100, **change})
 
 
-def test_policies_at_the_edge() -> None:
-    """The smallest and the greatest values allowed make a limiter that works."""
-    lowest = LimiterPolicy(
-        1, 1, 1, tolerance=1.0, smoothing=1.0, long_window=1, window_s=0.0, window_samples=1, drop_share=1.0
-    )
-    assert Windows(lowest).feed(FAST_S, count=3) == 1
-
-
-@pytest.mark.parametrize(
-    ("max_limit", "initial", "min_limit", "start"), [(100, None, 4, 100), (3, None, 3, 3), (100, 4, 4, 4)]
-)
-def test_where_the_limit_begins(max_limit: int, initial: int | None, min_limit: int, start: int) -> None:
-    """It begins at the maximum if not told otherwise, and the minimum is never above the maximum."""
-    policy = LimiterPolicy(max_limit, initial=initial)
-    assert (policy.min_limit, policy.start, ConcurrencyLimiter(policy).limit) == (min_limit, start, start)
+@pytest.mark.parametrize(("max_limit", "min_limit"), [(100, 4), (3, 3), (1, 1)])
+def test_where_the_limit_begins(max_limit: int, min_limit: int) -> None:
+    """It starts at the maximum, and the minimum is never above it."""
+    policy = LimiterPolicy(max_limit)
+    assert (policy.min_limit, ConcurrencyLimiter(policy).limit) == (min_limit, max_limit)
 
 
 def test_a_policy_is_frozen() -> None:
@@ -129,261 +54,291 @@ def test_a_policy_is_frozen() -> None:
         LimiterPolicy(10).max_limit = 0  # type: ignore[misc]
 
 
-# Windows
+# Latency that does not depend on the limit
 
 
-def test_a_window_needs_both_time_and_samples() -> None:
-    """Many samples in a moment change nothing, nor do few in a long time: both are needed."""
-    limiter = ConcurrencyLimiter(LimiterPolicy(100))
-    for _ in range(1000):
-        limiter.record(5.0, rtt_s=0.3, in_flight=100, dropped=True)
-    limiter.record(5.2, rtt_s=0.3, in_flight=100, dropped=True)
-    assert limiter.limit == 100
-    limiter.record(5.25, rtt_s=0.3, in_flight=100, dropped=True)
-    assert limiter.limit == 90
-    for sample in range(9):
-        limiter.record(60.0 + sample, rtt_s=0.3, in_flight=100, dropped=True)
-    assert limiter.limit == 90
-    limiter.record(69.0, rtt_s=0.3, in_flight=100, dropped=True)
-    assert limiter.limit == 81
+def constant(_random: Random, _now: float, _running: int) -> float:
+    """200 ms."""
+    return 0.2
 
 
-def test_a_window_begins_with_its_first_sample() -> None:
-    """Idle time before a burst does not count as time of the burst's window."""
-    limiter = ConcurrencyLimiter(LimiterPolicy(100))
-    for now in (0.0, 100.0):
-        for sample in range(10):
-            limiter.record(now + sample * PACE_S, rtt_s=0.3, in_flight=100, dropped=True)
-    for _ in range(100):
-        limiter.record(500.0, rtt_s=0.3, in_flight=100, dropped=True)
-    assert limiter.limit == 81
+def bimodal(random: Random, _now: float, _running: int) -> float:
+    """A cache: 50 ms, and every 25th time a second."""
+    return 1.0 if random.random() < 0.04 else 0.05
 
 
-@pytest.mark.parametrize(
-    ("rtt_s", "expected"),
-    [
-        pytest.param(0.02, 100, id="as always: no more than the maximum"),
-        pytest.param(0.03, 100, id="within the tolerance"),
-        pytest.param(0.04, 97, id="twice the normal: 100 * 0.8 + (100 * 0.753 + 10) * 0.2"),
-        pytest.param(0.05, 94, id="2.5 times: 100 * 0.8 + (100 * 0.603 + 10) * 0.2"),
-        pytest.param(0.2, 92, id="ten times, cut at half: 100 * 0.8 + (100 * 0.5 + 10) * 0.2"),
-        pytest.param(20.0, 92, id="a thousand times, likewise"),
-    ],
-)
-def test_what_one_window_does(rtt_s: float, expected: int) -> None:
-    """The formula, and that one slow window, however slow, takes less than a tenth."""
-    windows = Windows(LimiterPolicy(100))
-    windows.feed(FAST_S, count=10)
-    assert windows.feed(rtt_s) == expected
+def exponential(random: Random, _now: float, _running: int) -> float:
+    """200 ms."""
+    return random.expovariate(5)
 
 
-@pytest.mark.parametrize(("limit", "grown"), [(4, [4, 4, 5]), (100, [102, 104, 106]), (400, [404, 408, 412])])
-def test_growth_by_the_square_root(limit: int, grown: list[int]) -> None:
-    """While latency is normal each window adds a fifth of the square root: large limits grow faster."""
-    windows = Windows(LimiterPolicy(1000, initial=limit))
-    assert [windows.feed(FAST_S) for _ in range(3)] == grown
+def lognormal(random: Random, _now: float, _running: int) -> float:
+    """A median of 60 ms."""
+    return random.lognormvariate(-2.8, 0.5)
 
 
-@pytest.mark.parametrize(("in_flight", "expected"), [(49, 100), (50, 102)])
-def test_no_growth_while_half_empty(in_flight: int, expected: int) -> None:
-    """That few are fast says nothing about more: the limit grows only when half of it was in use."""
-    windows = Windows(LimiterPolicy(200, initial=100))
-    assert windows.feed(FAST_S, in_flight=in_flight) == expected
+def llm(random: Random, _now: float, _running: int) -> float:
+    """A median of 1.6 s."""
+    return random.lognormvariate(0.5, 0.5)
 
 
-def test_the_highest_concurrency_of_a_window_counts() -> None:
-    """One moment in which half of the limit was in use is enough for growth."""
-    limiter = ConcurrencyLimiter(LimiterPolicy(200, initial=100))
-    for sample in range(10):
-        limiter.record(sample * PACE_S, rtt_s=FAST_S, in_flight=50 if sample == 3 else 1)
-    assert limiter.limit == 102
+def heavy_tail(random: Random, _now: float, _running: int) -> float:
+    """50 ms and more, with a mean of 150 ms."""
+    return 0.05 * random.paretovariate(1.5)
 
 
-def test_half_empty_may_shrink() -> None:
-    """What is slow with few is no reason to allow many."""
-    windows = Windows(LimiterPolicy(200, initial=100))
-    windows.feed(FAST_S, in_flight=10, count=10)
-    assert windows.feed(SLOW_S, in_flight=10) == 92
+def drifting(_random: Random, now: float, _running: int) -> float:
+    """70 to 210 ms in 20 s."""
+    return 0.07 * (1 + 2 * min(1.0, now / 20))
 
 
-# Drops
+def pausing(_random: Random, now: float, _running: int) -> float:
+    """150 ms, and every five seconds nothing for 300 ms."""
+    return 0.15 + max(0.0, 0.3 - now % 5)
 
 
-@pytest.mark.parametrize(("drops", "expected"), [(0, 102), (1, 102), (2, 90), (10, 90)])
-def test_a_share_of_drops_backs_off(drops: int, expected: int) -> None:
-    """With a share of 0.2 one timeout among ten is chance and two are load: the limit times 0.9."""
-    windows = Windows(LimiterPolicy(200, initial=100, drop_share=0.2))
-    assert windows.feed(FAST_S, drops=drops) == expected
+def warming_up(_random: Random, now: float, _running: int) -> float:
+    """Half a second in the first three, then 150 ms."""
+    return 0.5 if now < 3 else 0.15
 
 
-def test_drops_do_not_count_as_latency() -> None:
-    """The time after which somebody gave up is not how long it takes."""
-    windows = Windows(LimiterPolicy(100, drop_share=0.5))
-    windows.feed(FAST_S, count=10)
-    for sample in range(10):
-        dropped, now = sample < 3, windows.now + sample * PACE_S
-        rtt_s = 30.0 if dropped else FAST_S
-        windows.limiter.record(now, rtt_s=rtt_s, in_flight=100, dropped=dropped)
-    assert windows.limiter.limit == 100
-    assert "rtt=20.0 ms normal=20.0 ms" in repr(windows.limiter)
+def cold_cache(random: Random, now: float, _running: int) -> float:
+    """500 ms, and 100 ms for more and more of the calls."""
+    return 0.5 if random.random() < exp(-now / 4) else 0.1
 
 
-def test_survivors_are_not_learned_from() -> None:
-    """Latency of a window that backs off is that of the lucky ones: it does not become normal."""
-    windows = Windows(LimiterPolicy(100))
-    windows.feed(FAST_S, count=10)
-    windows.feed(SLOW_S, drops=5, count=300)
-    assert "normal=20.0 ms at 100" in repr(windows.limiter)
-    assert windows.limiter.limit == 4
+def slow_lane(random: Random, now: float, _running: int) -> float:
+    """100 ms, and from the fifth second on half a second for every fifth call."""
+    return 0.5 if now > 5 and random.random() < 0.2 else 0.1
 
 
-def test_the_limit_comes_back_from_drops() -> None:
-    """After an outage in which everything timed out the limit grows from the minimum to the maximum."""
-    windows = Windows(LimiterPolicy(256))
-    windows.feed(FAST_S, count=10)
-    assert windows.feed(0.3, drops=10, count=50) == 4
-    assert windows.feed(FAST_S, count=145) == 256
+def hanging(random: Random, _now: float, _running: int) -> float:
+    """50 ms, and three in ten hang."""
+    return 60.0 if random.random() < 0.3 else 0.05
 
 
-# The loop
+SHAPES = [
+    (constant, 0.2),
+    (bimodal, 0.09),
+    (exponential, 0.2),
+    (lognormal, 0.07),
+    (llm, 1.87),
+    (heavy_tail, 0.15),
+    (drifting, 0.21),
+    (pausing, 0.17),
+    (warming_up, 0.5),
+    (cold_cache, 0.5),
+    (slow_lane, 0.18),
+    (hanging, 0.11),
+]
+"""Each with its mean in seconds, where it is highest."""
+NAMES = [f"{draw.__name__}, seed {SEED}" for draw, _ in SHAPES]
 
 
-def test_a_slow_dependency_and_its_recovery() -> None:
-    """20 ms, 200 ms, 20 ms: the limit falls to half in seconds, far below with time, and comes back."""
-    loop = Dependency(LimiterPolicy(64))
-    assert set(loop.run(10, FAST_S)) == {64}
-    slow = loop.run(20, SLOW_S)
-    assert slow[4] <= 32
-    assert slow[-1] <= 16
-    assert slow == sorted(slow, reverse=True)
-    fast = loop.run(35, FAST_S)
-    assert fast == sorted(fast)
-    assert fast[-1] >= 60
+@pytest.mark.parametrize(("draw", "mean_s"), SHAPES[:-1], ids=NAMES[:-1])
+def test_nothing_waits_where_capacity_allows(draw: Any, mean_s: float) -> None:
+    """At two thirds of what the maximum allows no query waits, from the start on, whatever the latency is."""
+    service = Service(draw, max_limit=128)
+    service.run(20, 128 / mean_s * (0.25 if draw is pausing else 0.67))
+    assert (service.waited, service.limit) == (0, 128)
 
 
-def test_a_dependency_that_stays_slow_becomes_normal() -> None:
-    """Latency that does not fall with the limit is not our doing: in minutes the limit is back."""
-    loop = Dependency(LimiterPolicy(64))
-    loop.run(10, FAST_S)
-    assert loop.run(60, SLOW_S)[-1] == 4
-    assert loop.run(200, SLOW_S)[-1] == 64
+@pytest.mark.parametrize(("draw", "mean_s"), SHAPES, ids=NAMES)
+def test_overload_costs_no_goodput_where_latency_does_not_depend_on_it(draw: Any, mean_s: float) -> None:
+    """A minute of 150 %: at most one in two hundred is lost compared with a fixed limit."""
+    rate, deadline_s = 1.5 * 64 / mean_s, 0.25 if draw is hanging else 10.0
+    learned, fixed = (
+        Service(draw, max_limit=64, adaptive=adaptive, deadline_s=deadline_s).run(60, rate)
+        for adaptive in (True, False)
+    )
+    assert fixed.waited
+    assert learned.answered >= 0.995 * fixed.answered
 
 
-@pytest.mark.parametrize("initial", [4, 10])
-@pytest.mark.parametrize("capacity", [10, 40])
-def test_a_queue_is_kept_short_for_good(capacity: int, initial: int) -> None:
-    """Against a dependency for so many at a time the limit settles near twice that, and does not creep."""
-    loop = Dependency(LimiterPolicy(1000, initial=initial), capacity=capacity, noise=0.3)
-    loop.run(30, 2 * FAST_S)
-    settled = loop.run(120, 2 * FAST_S)
-    assert capacity < min(settled)
-    assert max(settled) <= 2.5 * capacity
-    assert max(settled) - min(settled) <= 0.15 * capacity
+@pytest.mark.parametrize("backlog", [0, 1000])
+def test_a_backlog_at_the_start_is_no_reason(backlog: int) -> None:
+    """A node of 1.6 s that starts into a backlog runs as many as it may, from the first moment on."""
+    service = Service(llm, max_limit=256).run(30, 150, backlog=backlog)
+    assert [limit for _, limit in service.limits] == [256]
 
 
-def test_no_creep_in_an_hour() -> None:
-    """Where latency is 20 ms up to 20 in flight and grows with them, an hour of overload changes nothing."""
-    windows = Windows(LimiterPolicy(1000, initial=4))
-    seen = [windows.feed(FAST_S * max(1.0, windows.limiter.limit / 20)) for _ in range(4 * 3600)]
-    assert 30 <= min(seen[300:]) <= max(seen) <= 45
+# Latency that does
 
 
-def test_overload_from_the_maximum() -> None:
-    """Once it knows what is normal, the limit comes down from the maximum when a surge begins."""
-    loop = Dependency(LimiterPolicy(200), capacity=10, noise=0.3)
-    assert loop.run(5, FAST_S, users=8)[-1] == 200
-    assert max(loop.run(30, FAST_S)[10:]) <= 25
+def fast(_random: Random, _now: float, _running: int) -> float:
+    """20 ms."""
+    return 0.02
 
 
-def test_ebb_and_flood() -> None:
-    """Overload that comes and goes does not ratchet the limit up."""
-    loop = Dependency(LimiterPolicy(200, initial=10), capacity=10, noise=0.3)
-    for _ in range(6):
-        surge = loop.run(loop.now + 15, FAST_S)
-        loop.run(loop.now + 15, FAST_S, users=5)
-        assert max(surge[8:]) <= 25
+def thrashing(_random: Random, _now: float, running: int) -> float:
+    """A database of 5 ms that does most at 16 at a time."""
+    return 0.005 * (1 + (running / 16) ** 2)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_noise_of_windows_is_no_load(seed: int) -> None:
-    """Windows that differ by up to 30 % either way leave the limit at the maximum."""
-    windows = Windows(LimiterPolicy(256))
-    random = Random(seed)  # noqa: S311
-    assert {windows.feed(FAST_S * random.uniform(0.7, 1.3)) for _ in range(3000)} == {256}
+OVERLOADS = [
+    pytest.param(fast, 16, 1200, 0, id="16 slots"),
+    pytest.param(fast, 16, 1200, 2000, id="16 slots, backlog"),
+    pytest.param(thrashing, None, 2400, 0, id="thrashing"),
+    pytest.param(thrashing, None, 2400, 2000, id="thrashing, backlog"),
+]
 
 
-def test_noise_of_samples_is_no_load() -> None:
-    """Nor do single samples that differ by that."""
-    assert set(Dependency(LimiterPolicy(32), noise=0.3).run(60, FAST_S)) == {32}
-
-
-@pytest.mark.parametrize("at", [0, 1, 5, 9, 10, 100])
-def test_one_slow_window_is_forgotten(at: int) -> None:
-    """One window fifty times slower, also the first of all, costs a tenth and is made good at once."""
-    windows = Windows(LimiterPolicy(256))
-    windows.feed(FAST_S, count=at)
-    assert windows.feed(50 * FAST_S) >= 230
-    assert windows.feed(FAST_S, count=10) == 256
-
-
-def test_a_slow_start_does_not_blind() -> None:
-    """Where the first windows were slow, the baseline comes down in seconds and sees a later overload."""
-    windows = Windows(LimiterPolicy(100))
-    windows.feed(SLOW_S, count=10)
-    windows.feed(FAST_S, count=60)
-    assert windows.feed(SLOW_S, count=12) <= 50
-
-
-def test_a_baseline_of_busy_times_does_not_permit_a_queue_later() -> None:
-    """When latency recovers under little load, the baseline is that of little load, and a queue is seen."""
-    windows = Windows(LimiterPolicy(256))
-    windows.feed(SLOW_S, count=1000)
-    windows.feed(FAST_S, in_flight=5, count=60)
-    for _ in range(200):
-        windows.feed(FAST_S * max(1.0, windows.limiter.limit / 20))
-    assert windows.limiter.limit <= 80
-
-
-@pytest.mark.parametrize(("rtt_s", "normal"), [(0.024, "23.9 ms at 98"), (0.026, "20.0 ms at 10")])
-def test_what_is_learned_at_a_higher_concurrency(rtt_s: float, normal: str) -> None:
-    """A little slower with more in flight is how it is, a quarter slower may be our own queue."""
-    windows = Windows(LimiterPolicy(100))
-    windows.feed(FAST_S, in_flight=10, count=10)
-    windows.feed(rtt_s, in_flight=100, count=1100)
-    assert f"normal={normal}" in repr(windows.limiter)
-
-
-def test_nothing_is_faster_than_the_clock() -> None:
-    """No time at all divides by nothing, and a tenth of a microsecond is not ten times one of ten ns."""
-    windows = Windows(LimiterPolicy(100))
-    windows.feed(0.0, count=10)
-    windows.feed(1e-8, count=10)
-    assert windows.feed(1e-7, count=100) == 100
-
-
-@given(
-    sizes=st.tuples(st.integers(1, 50), st.integers(1, 50)),
-    samples=st.lists(
-        st.tuples(st.floats(0, 1), st.floats(0, 1e3), st.integers(0, 10**6), st.booleans()), max_size=100
-    ),
-)
-def test_the_limit_stays_within_its_bounds(
-    sizes: tuple[int, int], samples: list[tuple[float, float, int, bool]]
+@pytest.mark.parametrize(("draw", "slots", "rate", "backlog"), OVERLOADS)
+def test_the_limit_falls_where_latency_rises_with_it(
+    draw: Any, slots: int | None, rate: float, backlog: int
 ) -> None:
-    """Whatever is recorded, the limit is one the policy allows."""
-    policy = LimiterPolicy(max_limit=sizes[0], min_limit=sizes[1], window_s=0.5, window_samples=3)
+    """At 150 % it falls within 2 s, ends low, and far more is answered in time than without it."""
+    learned, fixed = (
+        Service(draw, slots, adaptive=adaptive, deadline_s=0.25).run(10, rate, backlog=backlog)
+        for adaptive in (True, False)
+    )
+    assert learned.limits[1][0] < 2
+    assert learned.limits[1][1] <= 128
+    assert learned.limit <= 128
+    assert learned.answered > 2 * fixed.answered
+    assert learned.changes[0].change == "lowered"
+
+
+def test_overload_after_ordinary_load() -> None:
+    """A surge after a time of normal latency: the limit is low within 2 s, and latency near the normal."""
+    service = Service(fast, 16, deadline_s=0.25).run(5, 560)
+    assert (service.limit, service.waited) == (256, 0)
+    service.run(7, 1200)
+    assert service.lowest(since=6) <= 64
+    before = service.answered
+    service.run(20, 1200)
+    assert service.answered - before >= 0.95 * 800 * 13
+
+
+def test_collapse_in_which_nothing_waits() -> None:
+    """Where all slots of a node are behind a queue so long that most time out, fewer are tried too."""
+    learned, fixed = (
+        Service(fast, 16, adaptive=adaptive, deadline_s=0.25).run(12, 920) for adaptive in (True, False)
+    )
+    assert learned.answered > 1.5 * fixed.answered
+
+
+# The way up
+
+
+def test_a_limit_that_is_outdated_is_raised() -> None:
+    """A node with 16 slots gets 256 of them: within 2 s nothing waits for nothing."""
+    service = Service(fast, 16, deadline_s=0.25).run(10, 1200)
+    assert service.lowest(since=9) <= 64
+    service.slots = 256
+    service._waiting = 0
+    service.run(12, 4000)
+    before = service.waited
+    service.run(14, 4000)
+    assert (service.waited - before, service.limit > 80) == (0, True)
+
+
+def test_a_limit_is_raised_where_latency_is_another() -> None:
+    """16 slots become any number of 200 ms: the low limit is doubled, as goodput rises with it."""
+    service = Service(fast, 16, deadline_s=0.25).run(4, 1200)
+    assert service.lowest(since=3) <= 64
+    service.slots, service.draw = None, constant
+    service.run(8, 1200)
+    assert service.limit > 240  # 1,200 a second of 200 ms
+
+
+def test_quiet_times_restore_the_maximum() -> None:
+    """After half a minute in which nothing waited the limit is the maximum at once when queries come."""
+    service = Service(fast, 16, deadline_s=0.25).run(4, 1200)
+    assert service.limit <= 128
+    service._waiting = 0
+    service.run(service.now + QUIET_S + 3, 100)
+    assert service.limit == 256
+    assert service.changes[-1].why.endswith("-> 256: nothing waited for 30 s")
+
+
+def stalled(_random: Random, now: float, _running: int) -> float:
+    """50 ms, and nothing for two seconds."""
+    return 0.05 + (7 - now if 5 < now < 7 else 0.0)
+
+
+def test_a_node_that_hangs_teaches_nothing() -> None:
+    """Two seconds in which nothing ends: the limit is the maximum again as soon as calls end, and is kept."""
+    stalled = lambda _random, now, _running: 0.05 + (7 - now if 5 < now < 7 else 0)  # noqa: E731
+    learned, fixed = (
+        Service(stalled, adaptive=adaptive, deadline_s=0.25).run(15, 4600) for adaptive in (True, False)
+    )
+    assert learned.answered >= 0.995 * fixed.answered
+    assert learned.limit == 256
+
+
+def test_a_trial_while_a_breaker_is_open() -> None:
+    """Goodput that falls because nothing comes any more is not the limit's doing: the lower one is kept."""
+    service = Service(fast, 16, deadline_s=0.25).run(1, 1200)
+    assert service.limit == 128
+    service._waiting = 0
+    service._arrives_at = 2.5
+    service.run(5, 1200)
+    assert service.lowest(since=2) <= 128
+    assert {change.change for change in service.changes} == {"lowered"}
+
+
+# What is reported
+
+
+def test_changes_are_reported_with_their_figures() -> None:
+    """Lowered and restored say from what to what, and why; at most one a second."""
+    service = Service(fast, 16, deadline_s=0.25).run(4, 1200)
+    first = service.changes[0]
+    assert (first.control, first.change, first.lane, first.subject) == (
+        "concurrency_limit",
+        "lowered",
+        "",
+        "",
+    )
+    assert first.why == "256 -> 128: 138 of 280 timed out; 754 instead of 784 a second end in time"
+    slower = Service(drifting, max_limit=64).run(60, 460)
+    restored = [change for change in slower.changes if change.change == "restored"]
+    assert restored
+    assert "with fewer" in restored[0].why
+    assert len(slower.changes) <= 60 / REPORT_S
+
+
+def test_what_it_shows() -> None:
+    """The limit, its bounds, and both latencies."""
+    service = Service(constant).run(2, 100)
+    assert repr(service.limiter) == (
+        "<ConcurrencyLimiter limit=256 in 32..256 latency=200.0 ms normal=200.0 ms>"
+    )
+    assert repr(ConcurrencyLimiter(LimiterPolicy(8))) == (
+        "<ConcurrencyLimiter limit=8 in 4..8 latency=0.0 ms normal=unknown>"
+    )
+
+
+# Whatever comes
+
+samples = st.tuples(
+    st.floats(0, 5), st.floats(0, 60), st.integers(1, 300), st.integers(1, 300), st.booleans(), st.booleans()
+)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.lists(samples, max_size=200))
+def test_the_limit_stays_in_its_bounds(
+    max_limit: int, min_limit: int, seen: list[tuple[float, float, int, int, bool, bool]]
+) -> None:
+    """Whatever the samples, the limit is between the minimum and the maximum."""
+    policy = LimiterPolicy(max_limit, min_limit, window_s=0.5, window_samples=3)
     limiter, now = ConcurrencyLimiter(policy), 0.0
-    for pause_s, rtt_s, in_flight, dropped in samples:
+    for pause_s, latency_s, started_among, running, waiting, dropped in seen:
         now += pause_s
-        limiter.record(now, rtt_s=rtt_s, in_flight=in_flight, dropped=dropped)
+        limiter.started(now)
+        limiter.record(
+            now,
+            latency_s=latency_s,
+            started_among=started_among,
+            running=running,
+            waiting=waiting,
+            dropped=dropped,
+        )
         assert policy.min_limit <= limiter.limit <= policy.max_limit
 
 
-def test_repr() -> None:
-    """It shows where the limit is and why."""
-    windows = Windows(LimiterPolicy(100))
-    windows.feed(FAST_S, count=10)
-    windows.feed(SLOW_S)
-    assert repr(windows.limiter) == (
-        "<ConcurrencyLimiter limit=92 in 4..100 rtt=200.0 ms normal=20.6 ms at 100>"
-    )
+def test_a_fixed_limit_learns_nothing() -> None:
+    """With equal bounds nothing is learned, and nothing reported."""
+    service = Service(fast, 16, adaptive=False, deadline_s=0.25).run(4, 1200)
+    assert (service.limit, service.changes) == (256, [])

@@ -36,6 +36,7 @@ from .samples import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fivestage.core.events import ControlChange
     from fivestage.memory import MemorySource
 
 FIXED: dict[str, Any] = {"adaptive": {"enabled": False}}
@@ -337,14 +338,10 @@ async def limits_while_slow(settings: Settings, *phases: tuple[float, int]) -> l
 SLOW_ALLOWED: dict[str, Any] = {"total_timeout_ms": 1000, "stage_timeouts_ms": {"processing": 500}}
 
 
-async def test_the_concurrency_limit_follows_the_dependency() -> None:
-    """A dependency that becomes ten times slower is sent less at a time, and more again afterwards."""
+async def test_a_slow_dependency_is_not_throttled() -> None:
+    """One that becomes ten times slower, however many run, gets as many as before after one short trial."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 32}, "pipeline": SLOW_ALLOWED})
-    phases = ((0.02, 4), (0.2, 20), (0.02, 12))
-    normal, slow, recovered = await limits_while_slow(settings, *phases)
-    assert normal >= 28
-    assert slow <= 12
-    assert recovered >= 28
+    assert await limits_while_slow(settings, (0.02, 2), (0.2, 6), (0.02, 3)) == [32, 32, 32]
 
 
 async def test_the_concurrency_limit_can_be_fixed() -> None:
@@ -361,9 +358,9 @@ class Noting(ConcurrencyLimiter):
         super().__init__(LimiterPolicy(max_limit=32))
         self.seen: Counter[bool] = Counter()
 
-    def record(self, now: float, *, rtt_s: float, in_flight: int, dropped: bool = False) -> None:
+    def record(self, now: float, *, dropped: bool, **figures: Any) -> ControlChange | None:
         self.seen[dropped] += 1
-        super().record(now, rtt_s=rtt_s, in_flight=in_flight, dropped=dropped)
+        return super().record(now, dropped=dropped, **figures)
 
 
 @pytest.mark.interpreted

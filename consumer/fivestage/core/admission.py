@@ -15,6 +15,7 @@ from fivestage.core.lanes import LaneShares, WaitingRoom
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fivestage.core.events import ControlChange
     from fivestage.core.limiter import ConcurrencyLimiter
 
 T = TypeVar("T")
@@ -139,10 +140,12 @@ class Slots(Generic[T]):
         self.held_bytes -= count
         return was_full and self.held_bytes < self._max_held_bytes
 
-    def occupy(self, lane: str) -> None:
-        """A slot is taken."""
+    def occupy(self, lane: str, now: float) -> int:
+        """Take a slot at *now* (monotonic seconds); return how many are taken with it."""
+        self._limiter.started(now)
         self.running += 1
         self._running[lane] += 1
+        return self.running
 
     def release(self, lane: str) -> None:
         """A slot is free again."""
@@ -151,12 +154,25 @@ class Slots(Generic[T]):
         if not self._running[lane]:
             del self._running[lane]
 
-    def learn(self, now: float, *, duration_s: float, dropped: bool) -> None:
-        """A query that ran has ended; called before its slot is released.
+    def learn(
+        self, now: float, *, duration_s: float, started_among: int, dropped: bool
+    ) -> ControlChange | None:
+        """Learn from a query that ran and has ended; called before its slot is released.
 
         Args:
             now: Monotonic seconds.
             duration_s: How long it ran.
-            dropped: It was not in time although it had all of its time.
+            started_among: What ``occupy`` returned for it.
+            dropped: It was not in time.
+
+        Returns:
+            What is to be reported about the limit, or None.
         """
-        self._limiter.record(now, rtt_s=duration_s, in_flight=self.running, dropped=dropped)
+        return self._limiter.record(
+            now,
+            latency_s=duration_s,
+            started_among=started_among,
+            running=self.running,
+            waiting=bool(self._room),
+            dropped=dropped,
+        )

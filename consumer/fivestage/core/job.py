@@ -26,7 +26,7 @@ class Job:
 
     __slots__ = (
         "advice", "culprit", "deaths", "ended", "ends_at", "held_at", "number", "origin", "place", "plan",
-        "query", "started_at", "trail",
+        "query", "started_among", "started_at", "trail",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +45,8 @@ class Job:
         self.plan = plan
         self.advice = advice or Advice.neutral(plan)
         self.started_at = started_at
+        self.started_among = 0
+        """How many queries ran when it had started, itself included."""
         self.ends_at = ends_at
         self.origin = origin
         """Whatever the maker wants to find again at the end."""

@@ -1,0 +1,139 @@
+"""How long queries take, by how many ran: what a concurrency limit learns from.
+
+All means are means of logarithms, that is geometric: one call in a hundred that takes fifty times as long
+makes an arithmetic mean useless, and a median says nothing of the slower of two kinds.
+"""
+
+from __future__ import annotations
+
+from math import exp, log, sqrt
+from typing import Final, NamedTuple
+
+MEMORY: Final = 64.0
+"""The mean of a level of concurrency is that of about the last so many queries."""
+FEWEST: Final = 8
+"""A mean of fewer is not used."""
+LEVELS: Final = 32
+"""Concurrency by powers of two: 1, 2-3, 4-7, and so on."""
+MIN_LATENCY_S: Final = 1e-4
+"""Faster is not told apart: ratios of less are noise."""
+LOG_MIN: Final = log(MIN_LATENCY_S)
+
+
+class Latency(NamedTuple):
+    """A geometric mean, and how sure it is."""
+
+    mean: float
+    """Mean of the natural logarithms of seconds."""
+    variance: float
+    """Of the logarithms."""
+    samples: float
+    """How many samples it is the mean of."""
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean; samples are taken for independent."""
+        return sqrt(self.variance / self.samples)
+
+    @property
+    def seconds(self) -> float:
+        """The geometric mean."""
+        return exp(self.mean)
+
+
+class _Level:
+    """A mean that forgets: of about the last MEMORY samples."""
+
+    __slots__ = ("mean", "variance", "weight")
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self.mean = 0.0
+        self.variance = 0.0
+
+    def add(self, log_s: float) -> None:
+        if self.weight < MEMORY:
+            self.weight += 1.0
+        share, off = 1.0 / self.weight, log_s - self.mean
+        self.mean += off * share
+        self.variance = (1.0 - share) * (self.variance + off * off * share)
+
+
+class LatencyProfile:
+    """The latency of queries by how many ran when they started, those included.
+
+    The number at the start decides, because it is known before the latency and so is not its result: at a
+    fixed rate of arrivals a slow query ends among more than a fast one, whatever slowed it down.
+    """
+
+    __slots__ = ("_levels",)
+
+    def __init__(self) -> None:
+        self._levels = [_Level() for _ in range(LEVELS)]
+
+    def add(self, concurrency: int, log_s: float) -> None:
+        """A query that started as one of *concurrency* took exp(*log_s*) seconds."""
+        self._levels[concurrency.bit_length()].add(log_s)
+
+    def below(self, concurrency: int) -> Latency | None:
+        """The latency of queries that started as one of up to *concurrency*; None if too few did."""
+        levels = [level for bits, level in enumerate(self._levels) if (1 << bits) - 1 <= concurrency]
+        count = sum([level.weight for level in levels])
+        if count < FEWEST:
+            return None
+        mean = sum([level.weight * level.mean for level in levels]) / count
+        squares = sum([level.weight * (level.variance + (level.mean - mean) ** 2) for level in levels])
+        return Latency(mean, squares / count, count)
+
+    def replace(self, latency: Latency) -> None:
+        """Take *latency* for that of every concurrency: it was found not to depend on it."""
+        for level in self._levels:
+            level.weight, level.mean, level.variance = MEMORY, latency.mean, latency.variance
+
+
+class Window:
+    """Queries that are judged together; ConcurrencyLimiter.record counts them in."""
+
+    __slots__ = (
+        "dropped", "ended", "free", "in_time", "longest_s", "opened_at", "running", "samples", "squares", "total",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.opened_at = 0.0
+        """When the first of them ended; monotonic seconds."""
+        self.ended = 0
+        self.dropped = 0
+        self.free = 0
+        """How many ended while nothing waited for their slot."""
+        self.in_time = 0
+        """How many since the last that was dropped."""
+        self.longest_s = 0.0
+        self.running = 0
+        """The most that ran at a time."""
+        self.samples = 0
+        """How many of them count for the latency."""
+        self.total = 0.0
+        self.squares = 0.0
+
+    def latency(self) -> Latency:
+        """The mean of the samples, of which there must be one."""
+        mean = self.total / self.samples
+        return Latency(mean, max(0.0, self.squares / self.samples - mean * mean), self.samples)
+
+    def goodput(self, now: float) -> float:
+        """Queries a second that were not dropped.
+
+        The first one opened the window, so it is not among those that ended in its time.
+        """
+        good = self.ended - self.dropped - 1
+        return max(0.0, good) / (now - self.opened_at) if now > self.opened_at else 0.0
+
+    @property
+    def all_bound(self) -> bool:
+        """Whether something waited for a slot all the time."""
+        return not self.free
+
+    @property
+    def drop_share(self) -> float:
+        """Share of the queries that were dropped."""
+        return self.dropped / self.ended if self.ended else 0.0
