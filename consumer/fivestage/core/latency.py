@@ -95,7 +95,8 @@ class Window:
     """Queries that are judged together; ConcurrencyLimiter.record counts them in."""
 
     __slots__ = (
-        "dropped", "ended", "free", "in_time", "longest_s", "opened_at", "running", "samples", "squares", "total",
+        "dropped", "ended", "free", "in_time", "longest_s", "opened_at", "running", "samples", "squares",
+        "total",
     )  # fmt: skip
 
     def __init__(self) -> None:
