@@ -211,6 +211,8 @@ class AdaptiveSettings(_Section):
 class BreakerSettings(_Section):
     """The breaker that each node has in each lane."""
 
+    enabled: bool = True
+    """Off: nodes are called however often they fail; their health still decides between them."""
     failure_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
     """It opens when more than this share of the calls failed or timed out, beyond doubt and for a second; at
     1 when all did."""

@@ -41,10 +41,10 @@ AFTER_S = 5.0
 CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
     "stage limits": {"adaptive": {"enabled": False}},
     "concurrency": {"admission": {"adaptive_limit": False}},
-    "breaker": {"breaker": {"failure_rate": 1.0, "window": 100_000, "minimum_calls": 100_000}},
+    "breaker": {"breaker": {"enabled": False}},
     "shedding": {"admission": {"shed": "off"}},
 }
-"""Each control, and the settings that switch it off: a breaker then opens after so many failures in a row."""
+"""Each control, and the settings that switch it off."""
 COLUMNS = ("off", "on", *CONTROLS)
 """All off, all on, and one on at a time."""
 

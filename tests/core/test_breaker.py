@@ -542,3 +542,11 @@ class BreakerMachine(RuleBasedStateMachine):
 TestBreakerMachine = BreakerMachine.TestCase
 TestBreakerMachine.__doc__ = "The breaker does what a naive one does, whatever happens in whatever order."
 TestBreakerMachine.settings = hypothesis.settings(max_examples=100, stateful_step_count=40)
+
+
+def test_one_that_is_switched_off_never_opens() -> None:
+    """However often a node fails, and however long."""
+    breaker = Breaker(BreakerPolicy(enabled=False), lambda: 0.0)
+    for place in range(1000):
+        breaker.record(place / 100, failed=True)
+    assert breaker.state(10.0) is BreakerState.CLOSED

@@ -49,9 +49,10 @@ class BreakerPolicy:
     up to *open_jitter* of it more, so that many breakers do not probe at the same moment. One that has closed
     and opens again within as long as it was open goes on where it was. *half_open_calls*
     good probes in a row close it; a probe without an outcome for *probe_timeout_s* does not keep the next one
-    back.
+    back. One that is not *enabled* never opens.
     """
 
+    enabled: bool = True
     failure_rate: float = 0.3
     slow_call_rate: float = 1.0
     window: int = 100
@@ -164,7 +165,7 @@ class Breaker:
         if self._state is _CLOSED:
             if not probe:
                 self.recent.add(now, failed=failed, slow=slow)
-                if failed or slow:
+                if self.policy.enabled and (failed or slow):
                     self._judge(now)
         elif probe and not failed:
             self._probe_until = None
