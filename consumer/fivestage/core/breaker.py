@@ -52,7 +52,6 @@ class BreakerPolicy:
     back. One that is not *enabled* never opens.
     """
 
-    enabled: bool = True
     failure_rate: float = 0.3
     slow_call_rate: float = 1.0
     window: int = 100
@@ -62,6 +61,7 @@ class BreakerPolicy:
     half_open_calls: int = 1
     open_jitter: float = 0.2
     probe_timeout_s: float = 1.0
+    enabled: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum_calls <= self.window:
