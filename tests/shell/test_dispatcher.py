@@ -157,7 +157,8 @@ async def test_large_answers_are_bounded_by_their_bytes() -> None:
             bus.put(query(f"q{number}", "large"))
         await asyncio.sleep(10)
         answered, held = len(bus.results()), sum(len(record.value or b"") for record in bus.sink.records)
-        room = settings.admission.max_in_flight * held // answered  # whoever ran then may end too
+        # The answer that fills it gives its slot away before it is counted, and all that run then end too.
+        room = (settings.admission.max_in_flight + 1) * held // answered
         assert MAX_HELD_BYTES <= held <= MAX_HELD_BYTES + room
         assert answered < 400
         bus.sink.hold = False
