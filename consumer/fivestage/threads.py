@@ -164,6 +164,11 @@ class ThreadPool:
         """Threads that are running user code now."""
         return min(self._unfinished, self._threads)
 
+    @property
+    def is_full(self) -> bool:
+        """A call that is handed in now waits for a thread."""
+        return self._unfinished >= self._size + min(self._lost, MAX_REPLACED)
+
     def abandoned(self) -> list[Abandoned]:
         """The calls that run on although their callers have gone, as far as a thread runs them."""
         if not self._lost:
