@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
 
+PATIENCE: Final = 2.0
+"""A call may take all of its query's time and keep its thread as long, and a busy loop hears of it later."""
 
 class _Queue:
     """Those that wait for the threads of one pool."""
@@ -22,8 +24,8 @@ class _Queue:
 class ThreadQueues:
     """One queue for each pool of threads: one in this process, or one in each worker process.
 
-    A query waits as long as the queue moves. Where no thread has taken a call for the pipeline's total time,
-    all of them are stuck, and waiting is of no use.
+    A query waits as long as the queue moves. Where no thread has taken a call for PATIENCE times the
+    pipeline's total time, all of them are stuck, and waiting is of no use.
     """
 
     __slots__ = ("_length", "_queues")
@@ -60,7 +62,7 @@ class ThreadQueues:
 
     def ends_at(self, job: Job) -> float:
         """Until when a job that waits may do so, as things are now (monotonic seconds)."""
-        return min(job.due_at, self._queues[job.pool].progress_at + job.plan.total_s)
+        return min(job.due_at, self._queues[job.pool].progress_at + PATIENCE * job.plan.total_s)
 
     def excuse(self, late_s: float) -> None:
         """The bus loop has not turned for so long, nor heard of any progress: that does not count."""
