@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 PATIENCE: Final = 2.0
 """A call may take all of its query's time and keep its thread as long, and a busy loop hears of it later."""
 
+
 class _Queue:
     """Those that wait for the threads of one pool."""
 
