@@ -75,7 +75,7 @@ class Parked:
 
     def submit(self, pool: ThreadPool, function: Callable[..., Any], query: Query) -> Call:
         """Have the stage's function called as soon as a thread is free."""
-        return pool.submit(self._run, function, query, name=self._ctx.running)
+        return pool.submit(self._run, function, query, name=self._ctx.running, parked=True)
 
     def started(self) -> Start:
         """How the stage starts; as of now if no thread has taken its call."""

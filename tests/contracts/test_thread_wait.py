@@ -153,6 +153,18 @@ async def test_other_queries_are_not_kept_waiting(place: Place) -> None:
     assert len(place.noted("holds")) == 300
 
 
+async def test_calls_of_stages_that_run_are_not_kept_waiting(place: Place) -> None:
+    """A burst does not use up the limits of stages beside it that call ``asyncio.to_thread``."""
+    threads, total_ms = 8, 1000
+    async with place.bus(threads, total_ms=total_ms) as bus:
+        put(bus, "works", 200)
+        put(bus, "asks", 50)
+        await finish(bus, 250)
+    assert statuses(bus) == {"success": 250}
+    order = [result.query_id for result in bus.results()]
+    assert max(order.index(f"asks{number}") for number in range(50)) < order.index("works199")
+
+
 async def test_a_deadline_holds_while_no_thread_is_free(place: Place) -> None:
     """The query ends then, and says why; its node never runs, and another one is answered."""
     async with place.bus(2) as bus:

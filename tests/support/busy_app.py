@@ -6,6 +6,7 @@ makes ``app``.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -44,6 +45,12 @@ def make(folder: Path) -> Pipeline:
         note(folder, f"holds {query.query_id}")
         Gate(folder, HOLD).wait()
         return "held"
+
+    @app.node("asks")
+    async def asks(query: Query, _ctx: StageContext) -> str:
+        """Its limit goes on while it waits for a thread."""
+        await asyncio.to_thread(note, folder, f"asks {query.query_id}")
+        return "asked"
 
     @app.node("quick")
     async def quick(_query: Query, _ctx: StageContext) -> str:
