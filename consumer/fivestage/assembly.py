@@ -164,7 +164,7 @@ def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
     dispatcher = inner.dispatcher
     metrics.gauge("in_flight", "Queries that run.", lambda: dispatcher.running)
     metrics.gauge("concurrency_limit", "How many may run; learned.", lambda: inner.slots.limit)
-    metrics.gauge("waiting", "Records taken in that wait for a slot.", lambda: dispatcher.waiting)
+    metrics.gauge("waiting", "Records taken in that wait for a slot or thread.", lambda: dispatcher.waiting)
     metrics.gauge("unfinished", "Records taken in and not acknowledged yet.", lambda: dispatcher.in_flight)
     metrics.gauge("abandoned_tasks", "Stages that run on after their end.", lambda: len(executor.abandoned()))
     metrics.gauges(

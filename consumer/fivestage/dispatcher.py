@@ -109,6 +109,7 @@ class Dispatcher:
         self._leaving: list[Collection[PartitionKey]] = []
         """Partitions of which nothing more is begun, by the drains under way."""
         running.on_ended = self._ended
+        running.on_slot_free = self._fill
         self.in_flight = 0
         """Records between dispatch and acknowledgement."""
         self.last_progress_at = 0.0
@@ -119,7 +120,12 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Records taken in that wait for a slot, or for another of their key."""
+        """Records taken in that wait for a slot, for a thread, or for another of their key."""
+        return self.queued + self._running.parked
+
+    @property
+    def queued(self) -> int:
+        """Those of them that have not started: they wait for a slot, or for another of their key."""
         return self._slots.waiting + (self._order.waiting if self._order else 0)
 
     @property
@@ -285,7 +291,15 @@ class Dispatcher:
         queue_s = self._screening.queue_s(candidate.record, wall_now)
         ticket = self._ticket(candidate.record, candidate.book, readable, now, wall_now, queue_s)
         self._running.start(
-            Job(query, self._plan, started_at=now, ends_at=budget.ends_at, advice=lane.advice, origin=ticket)
+            Job(
+                query,
+                self._plan,
+                started_at=now,
+                ends_at=budget.ends_at,
+                due_at=budget.due_at,
+                advice=lane.advice,
+                origin=ticket,
+            )
         )
         return None
 
@@ -337,10 +351,13 @@ class Dispatcher:
     def _ended(self, job: Job, conclusion: Conclusion, now: float) -> None:
         self._fill()
         ticket: Ticket = job.origin
-        self._held_up.note(ticket.envelope.record, now - job.ends_at)
-        records, conclusion = self._encoder.concluded(ticket.envelope, conclusion)
-        self._observer.concluded(job.query.lane, conclusion, ticket.envelope.queue_s)
-        ticket.trace.conclude(ticket.envelope, conclusion)
+        envelope = ticket.envelope
+        if job.started_at > envelope.started_at:  # hardly ever: it has waited for threads
+            envelope = envelope.after_wait(job.started_at - envelope.started_at)
+        self._held_up.note(envelope.record, now - job.ends_at)
+        records, conclusion = self._encoder.concluded(envelope, conclusion)
+        self._observer.concluded(job.query.lane, conclusion, envelope.queue_s)
+        ticket.trace.conclude(envelope, conclusion)
         self._publish(ticket, records)
 
     def _publish(self, ticket: Ticket, records: list[OutputRecord]) -> None:

@@ -43,7 +43,8 @@ class Intake:
         dispatcher: Gets the records.
         max_in_flight: How many queries may run: a few times as many records are taken in, so that slots
             neither wait for the source nor for acknowledgements.
-        max_waiting: How many may wait for a slot.
+        max_waiting: How many may wait for a slot. What waits for a thread does not count, so that queries
+            that need none get past it; it is bounded by what is taken in.
         observer: Told of what comes.
     """
 
@@ -78,12 +79,12 @@ class Intake:
     def _has_room(self) -> bool:
         dispatcher = self._dispatcher
         open_ = self._gate.update(dispatcher.in_flight - len(dispatcher.refusals))
-        return open_ and dispatcher.waiting < self._max_waiting and not dispatcher.refusals.is_full
+        return open_ and dispatcher.queued < self._max_waiting and not dispatcher.refusals.is_full
 
     def _room(self) -> int:
         dispatcher = self._dispatcher
         unfinished = self._gate.room(dispatcher.in_flight - len(dispatcher.refusals))
-        return max(1, min(unfinished, dispatcher.free_slots + self._max_waiting - dispatcher.waiting))
+        return max(1, min(unfinished, dispatcher.free_slots + self._max_waiting - dispatcher.queued))
 
     async def _dispatch_all(self, fetched: Sequence[Record | CorruptRecord]) -> None:
         """Dispatch in slices: parsing must not hold back the deadlines of the queries in flight."""

@@ -99,7 +99,7 @@ class Orchestrator:
         """Answer one query without Kafka.
 
         Returns at the deadline at the latest, also when a stage ignores its cancellation: such a stage
-        is left behind. Never raises for what a stage does.
+        is left behind. Its time includes what it waits for a free thread. Never raises for what a stage does.
 
         Raises:
             ValueError: an argument is not what a QueryEvent may have.
@@ -118,7 +118,7 @@ class Orchestrator:
         now = loop.time()
         total_s = self.plan.total_s if budget_ms is None else min(self.plan.total_s, budget_ms / 1000)
         query = Query(query_id, user_input, lane, event.context or {})
-        job = Job(query, self.plan, started_at=now, ends_at=now + total_s)
+        job = Job(query, self.plan, started_at=now, ends_at=now + total_s, due_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
         task = asyncio.create_task(self.run(job, job.trail))
         try:

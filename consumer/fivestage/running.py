@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.outcome import CLOCK_SLACK_S, conclude
+from fivestage.core.thread_queues import ThreadQueues
 from fivestage_schemas import PipelineStatus
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.outcome import Conclusion
     from fivestage.core.policy import Policies
-    from fivestage.core.trail import StageRun
+    from fivestage.core.trail import StageRun, Trail
     from fivestage.executors import Executor
 
 FORGET_AT: Final = 1000
 """So many deadlines of ended jobs are kept, and as many again as jobs run: leaving them costs nothing."""
+LATE_S: Final = 0.03
+"""A timer that is later by more says that this loop has not turned, so it has not heard of threads either."""
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _TIMED_OUT: Final = PipelineStatus.TIMEOUT
 
@@ -50,19 +53,28 @@ class Running:
         """A heap of when jobs must end; some of them may have ended."""
         self._rings_at = inf
         self._timer: asyncio.TimerHandle | None = None
+        self._queues = ThreadQueues()
+        self.on_slot_free: Callable[[], None] = lambda: None
+        """Called when a job waits for a thread: it gives its slot back."""
         self.on_first: Callable[[], None] = lambda: None
         """Called when one begins and none ran before."""
         self.on_ended: Callable[[Job, Conclusion, float], None] = lambda _job, _conclusion, _now: None
         """Called when one has ended, at what time (monotonic seconds); its slot is free."""
 
     def __repr__(self) -> str:
-        return f"<Running {len(self.jobs)}>"
+        return f"<Running {len(self.jobs)}, {self.parked} of them wait for a thread>"
+
+    @property
+    def parked(self) -> int:
+        """Jobs that wait for a thread. They hold no slot."""
+        return len(self._queues)
 
     def start(self, job: Job) -> None:
         """Hand a job over, and see to it that it ends at its deadline whatever the executor does."""
         if not self.jobs:
             self.on_first()
         self.jobs[job.number] = job
+        job.watcher = self
         heappush(self._deadlines, (job.ends_at, job.number))
         if job.ends_at < self._rings_at:
             self._set_timer(job.ends_at)
@@ -78,17 +90,60 @@ class Running:
 
     def _at_deadline(self) -> None:
         """End those whose time is up, and wait for the next one that runs."""
-        self._timer, self._rings_at = None, inf
         deadlines, now = self._deadlines, asyncio.get_running_loop().time()
+        if now - self._rings_at > LATE_S:
+            self._queues.excuse(now - self._rings_at)
+        self._timer, self._rings_at = None, inf
         try:
             while deadlines and (deadlines[0][0] <= now or deadlines[0][1] not in self.jobs):
                 job = self.jobs.get(heappop(deadlines)[1])
-                if job is not None:
+                if job is None:
+                    continue
+                due_at = job.ends_at if job.waits_since is None else self._queues.ends_at(job)
+                if due_at > now:  # it waits for a thread, or has waited: its time is not up yet
+                    heappush(deadlines, (due_at, job.number))
+                else:
                     self._executor.cancel(job)
                     self._end(job)
         finally:  # whatever is wrong with one of them, the others have theirs
             if deadlines and deadlines[0][0] < self._rings_at:
                 self._set_timer(deadlines[0][0])
+
+    # Waiting for a thread: see core.job.Watcher
+
+    def waits(self, job: Job, trail: Trail, pool: object) -> None:
+        """A job waits for a thread: it gives its slot back, and its time stands still."""
+        if job.ended or trail is not job.trail or job.waits_since is not None:
+            return
+        self._queues.enter(job, pool, asyncio.get_running_loop().time())
+        self._slots.release(job.query.lane)
+        self.on_slot_free()
+
+    def goes_on(self, job: Job, trail: Trail, started_at: float, ends_at: float) -> None:
+        """A thread has taken the call of a job: it takes a slot again, without asking for one."""
+        if job.ended or trail is not job.trail:
+            return
+        job.started_at, job.ends_at = started_at, ends_at  # before the flag that says so
+        if job.waits_since is not None:
+            now = asyncio.get_running_loop().time()
+            self._queues.leave(job, now)
+            self._runs_again(job, now)
+
+    def moves(self, job: Job) -> None:
+        """A job that waits goes on elsewhere: what it has waited so far does not count."""
+        if job.waits_since is None:
+            return
+        now = asyncio.get_running_loop().time()
+        waited_s = now - job.waits_since
+        job.started_at, job.ends_at = job.started_at + waited_s, job.ends_after_wait(now)
+        self._queues.leave(job)
+        self._runs_again(job, now)
+
+    def _runs_again(self, job: Job, now: float) -> None:
+        job.started_among = self._slots.occupy(job.query.lane, now)
+        heappush(self._deadlines, (job.ends_at, job.number))
+        if job.ends_at < self._rings_at:
+            self._set_timer(job.ends_at)
 
     def finished(self, job: Job) -> None:
         """The executor has no more to do for *job* (its ``on_finished``)."""
@@ -100,16 +155,22 @@ class Running:
     def _end(self, job: Job) -> None:
         job.end()
         now = asyncio.get_running_loop().time()
+        parked = job.waits_since is not None
+        if parked:
+            self._queues.leave(job)
+            over_s = max(0.0, now - job.ends_at)  # no thread has run it meanwhile
+            job.started_at, job.ends_at = job.started_at + over_s, job.ends_at + over_s
         conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
-        self._learn(job, conclusion, now)
+        self._learn(job, conclusion, now, ran=not parked)
         del self.jobs[job.number]
         if len(self._deadlines) > FORGET_AT + 2 * len(self.jobs):
             self._deadlines[:] = [(one.ends_at, one.number) for one in self.jobs.values()]
             heapify(self._deadlines)
-        self._slots.release(job.query.lane)
+        if not parked:
+            self._slots.release(job.query.lane)
         self.on_ended(job, conclusion, now)
 
-    def _learn(self, job: Job, conclusion: Conclusion, now: float) -> None:
+    def _learn(self, job: Job, conclusion: Conclusion, now: float, *, ran: bool) -> None:
         superseded = _followed(job.trail.superseded, conclusion) if job.trail.superseded else []
         disturbed_at = -inf if job.culprit else max(job.held_at, self._policies.disturbed_at)
         self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
@@ -117,7 +178,7 @@ class Running:
             self._observer.failed_over(job.query.lane, len(superseded))
         late = conclusion.status is _TIMED_OUT
         whole = conclusion.budget_s >= job.plan.total_s - CLOCK_SLACK_S
-        if conclusion.status is _SUCCEEDED or (late and (whole or self._slots.waiting)):
+        if ran and (conclusion.status is _SUCCEEDED or (late and (whole or self._slots.waiting))):
             self._learn_limit(job, conclusion, now)
 
     def _learn_limit(self, job: Job, conclusion: Conclusion, now: float) -> None:

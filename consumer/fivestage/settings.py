@@ -300,7 +300,8 @@ class ExecutorSettings(_Section):
     """Worker processes, with ``kind`` process."""
     threads: Annotated[int, Field(gt=0, le=1000)] = 16
     """Blocking calls (``def`` stages and nodes, ``asyncio.to_thread``) that may run at once in each process;
-    not counting those that run on after their end."""
+    not counting those that run on after their end. A ``def`` stage for which no thread is free waits without
+    a slot, and starts, with all of its limit and its query's time, when a thread takes its call."""
     stall_ms: Annotated[int, Field(ge=10)] = 30
     """How long a stage may keep its event loop from turning before the loop gets no new queries."""
     max_abandoned: Annotated[int, Field(ge=0)] = 64

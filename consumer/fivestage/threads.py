@@ -18,6 +18,7 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fivestage import forks
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_REPLACED: Final = 64
 """So many threads with abandoned calls are replaced; with more of them new calls wait for a free thread."""
+FAIR_SHARE: Final = 4
+"""One of so many calls that threads take is a parked one, where both kinds wait."""
 calling: Final[contextvars.ContextVar[Callable[[], str]]] = contextvars.ContextVar("fivestage_calling")
 """Returns the name of the node or stage that runs in this context, for calls that come without one."""
 
@@ -139,12 +142,20 @@ class Call:
 
 
 class ThreadPool:
-    """Runs functions for coroutines, at most *size* at a time besides the abandoned ones; more wait."""
+    """Runs functions for coroutines, at most *size* at a time besides the abandoned ones; more wait.
+
+    Parked calls (``Parked``) can wait, as the time of their queries stands still. The others cannot: the
+    limit of a stage that waits in ``asyncio.to_thread``, or for a host's address, goes on. They come first.
+    """
 
     def __init__(self, size: int, *, name: str = "fivestage-node") -> None:
         self._size = size
         self._name = name
-        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """True for each call that is to be taken; False where a thread is to end."""
+        self._calls: deque[Call] = deque()
+        self._parked: deque[Call] = deque()
+        self._taken = 0
         self.lock = threading.Lock()
         self._closed = False
         self._threads = 0
@@ -164,6 +175,11 @@ class ThreadPool:
         """Threads that are running user code now."""
         return min(self._unfinished, self._threads)
 
+    @property
+    def is_full(self) -> bool:
+        """A call that is handed in now waits for a thread."""
+        return self._unfinished >= self._size + min(self._lost, MAX_REPLACED)
+
     def abandoned(self) -> list[Abandoned]:
         """The calls that run on although their callers have gone, as far as a thread runs them."""
         if not self._lost:
@@ -178,13 +194,14 @@ class ThreadPool:
         """Call *function* in a thread and wait for what it returns or raises; see ``submit``."""
         return await self.submit(function, *args, name=name).wait()
 
-    def submit(self, function: Callable[..., Any], *args: Any, name: str = "") -> Call:
+    def submit(self, function: Callable[..., Any], *args: Any, name: str = "", parked: bool = False) -> Call:
         """Have *function* called in a thread, in the context of the caller.
 
         Args:
             function: The user's function.
             args: Its arguments.
             name: Whose code it is, for ``abandoned``; by default the node or stage that runs here.
+            parked: It can wait: calls that cannot are taken first, three of four where both wait.
 
         Raises:
             RuntimeError: the pool is closed.
@@ -197,7 +214,8 @@ class ThreadPool:
         call = Call(self, functools.partial(in_context, function, *args), name)
         with self.lock:
             self._unfinished += 1
-            self._calls.put(call)
+            (self._parked if parked else self._calls).append(call)
+            self._wakes.put(True)
             fresh = self._grown()
         self._start(fresh)
         return call
@@ -207,7 +225,7 @@ class ThreadPool:
         with self.lock:
             self._closed = True
             for _ in range(self._threads):
-                self._calls.put(None)
+                self._wakes.put(False)
 
     def abandon(self, call: Call, receive: Callable[[Outcome], None], now: float) -> bool:
         """Take note that *receive* does not wait for a call any more; whether its function runs on."""
@@ -259,8 +277,9 @@ class ThreadPool:
 
     def _work(self) -> None:
         thread = threading.get_native_id()
-        while (call := self._calls.get()) is not None:
+        while self._wakes.get():
             with self.lock:
+                call = self._take()
                 if call.is_dropped:
                     self._unfinished -= 1
                     continue
@@ -275,6 +294,12 @@ class ThreadPool:
                 return
         with self.lock:
             self._threads -= 1
+
+    def _take(self) -> Call:
+        """The next call; with the lock, and once for each True in ``_wakes``."""
+        self._taken += 1
+        parked_is_due = bool(self._parked) and not self._taken % FAIR_SHARE
+        return (self._parked if parked_is_due or not self._calls else self._calls).popleft()
 
     def _finish(self, call: Call, outcome: Outcome) -> tuple[Callable[[Outcome], None] | None, bool]:
         """Take note of the end of a call: what receives it, and whether its thread is one too many."""

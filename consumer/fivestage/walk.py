@@ -21,6 +21,7 @@ from fivestage.ending import Ending
 from fivestage.errors import NodeError, NoNodeError
 from fivestage.failures import failure_log
 from fivestage.nodes.decision import intent_of, same_intent
+from fivestage.parking import Parked, Times
 from fivestage.threads import calling
 from fivestage_schemas import Outcome, StageType
 
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from fivestage.core.plan import StageSpec
     from fivestage.core.trail import Trail
     from fivestage.node import Handler
-    from fivestage.threads import ThreadPool
+    from fivestage.threads import Call, ThreadPool
 
 RESUME_S: Final = 0.005
 """What a stage whose call was under way when its query was moved has at least, to see how the call ended."""
+FOREVER_S: Final = 1e6
+"""The bus ends a query that waits for a thread too long."""
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
 _ERROR: Final = Outcome.ERROR
@@ -74,7 +77,9 @@ class Walk:
         limit: Of what stages may return.
     """
 
-    __slots__ = ("_app", "_bounds", "_clock", "_ctx", "_job", "_limit", "_threads", "_trail", "_trial_s")
+    __slots__ = (
+        "_app", "_bounds", "_clock", "_ctx", "_job", "_limit", "_threads", "_times", "_trail", "_trial_s",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -93,6 +98,7 @@ class Walk:
         self._limit = limit
         self._trial_s = 0.0
         """How long the next call may take, where it is a trial."""
+        self._times = Times(job.started_at, job.ends_at, job.due_at)
         self._bounds = Bounds(
             lambda: trail.closed,
             number=job.number,
@@ -165,7 +171,7 @@ class Walk:
         intent = intent_of(results.get(_INTENT))
         others = [name for name in same_intent(self._app.nodes, intent, chosen) if name not in failed]
         stage = advice.stages[spec.sequence]
-        left_s, _ = stage_grant(spec, stage, now=self._clock(), ends_at=self._job.ends_at)
+        left_s, _ = stage_grant(spec, stage, now=self._clock(), ends_at=self._times.ends_at)
         for name in advice.rank(others):
             if not failed or left_s >= advice.needed_s(name):
                 return name
@@ -176,7 +182,7 @@ class Walk:
         advice, intent = self._job.advice, intent_of(self._ctx.results.get(_INTENT))
         self._ctx.on_trial = False
         others = advice.rank(same_intent(self._app.nodes, intent, chosen))
-        left_s = self._job.ends_at - self._clock()
+        left_s = self._times.ends_at - self._clock()
         most_s = advice.trial_s(chosen, others[0], left_s) if others else 0.0
         if most_s <= 0 or not advice.take_trial(chosen):
             return False
@@ -198,17 +204,18 @@ class Walk:
         if self._trail.resumed is not None:  # hardly ever: the query was moved
             resumed = self._resumed()
             if resumed is not None and resumed.call.adopt():
-                return self._resume(resumed)
+                return self._resume(resumed) if resumed.parked is None else self._wait_for_thread(resumed)
         started_at = self._clock()
         granted_s, refused = stage_grant(
-            spec, job.advice.stages[spec.sequence], now=started_at, ends_at=job.ends_at
+            spec, job.advice.stages[spec.sequence], now=started_at, ends_at=self._times.ends_at
         )
         if refused is not None:
             return StageRun(spec, _SKIPPED, error=refused, error_type="skipped")
-        probe = node is not None and job.advice.take_probe(node)
-        if self._trial_s and node is not None:
-            granted_s, self._trial_s = min(granted_s, self._trial_s), 0.0
-            probe = probe or job.advice.node(node).state is not BreakerState.CLOSED
+        if self._threads.is_full and self._needs_thread():
+            return self._wait_for_thread(self._park(spec, node, started_at))
+        probe = False
+        if node is not None:
+            granted_s, probe = self._tried(node, granted_s)
         ctx.stage_deadline = ends_at = started_at + granted_s
         running = RunningStage(spec, started_at, granted_s, node or None, ctx.attempt, probe)
         self._trail.start(running)
@@ -221,6 +228,15 @@ class Walk:
         self._set_demands(spec, node)
         ending = self._bounds.begin(call, started_at, ends_at)
         return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
+
+    def _tried(self, node: str, granted_s: float) -> tuple[float, bool]:
+        """How long a call of the node may take, and whether it is to show that the node works again."""
+        advice = self._job.advice
+        probe = advice.take_probe(node)
+        if self._trial_s:
+            granted_s, self._trial_s = min(granted_s, self._trial_s), 0.0
+            probe = probe or advice.node(node).state is not BreakerState.CLOSED
+        return granted_s, probe
 
     def _set_demands(self, spec: StageSpec, node: str | None) -> None:
         """What the next call must return, and what it may raise without having failed."""
@@ -237,11 +253,54 @@ class Walk:
         spec, ctx, began_at = running.spec, self._ctx, running.started_at
         ctx.attempt = running.attempt
         ends_at = max(began_at + running.granted_s, self._clock() + RESUME_S)
-        ctx.stage_deadline = ends_at = min(ends_at, self._job.ends_at)
+        ctx.stage_deadline = ends_at = min(ends_at, self._times.ends_at)
         self._trail.start(running)
         self._set_demands(spec, running.node)
-        ending = self._bounds.begin(running.call.wait(), began_at, ends_at)
+        ending = self._bounds.begin(_outcome(running.call, running), began_at, ends_at)
         return self._ended(running, ending) if isinstance(ending, Ending) else self._wait(running, ending)
+
+    def _needs_thread(self) -> bool:
+        try:
+            return not self._handler().is_async
+        except Exception:  # noqa: BLE001 - calling it says the same
+            return False
+
+    def _park(self, spec: StageSpec, node: str | None, now: float) -> RunningStage:
+        """Have the stage's function called when a thread is free; the stage starts then."""
+        ctx = self._ctx
+        waiting = RunningStage(spec, now, 0.0, node or None, ctx.attempt)
+        parked = Parked(spec, self._job.advice.stages[spec.sequence], ctx, self._times, now)
+        waiting.parked = parked
+        waiting.call = parked.submit(self._threads, self._handler().call, self._job.query)
+        return waiting
+
+    async def _wait_for_thread(self, waiting: RunningStage) -> StageRun:
+        """Wait until a thread takes the stage's call, which takes none of its time; then for its end."""
+        job, trail, bounds, spec, node = self._job, self._trail, self._bounds, waiting.spec, waiting.node
+        parked: Parked = waiting.parked
+        self._ctx.attempt, bounds.check = waiting.attempt, None
+        trail.waiting = waiting
+        if trail.on_wait is not None:
+            trail.on_wait(job, trail, None)
+        now = self._clock()
+        wait = bounds.begin(parked.wait(waiting.call), now, now + FOREVER_S)
+        ending = wait if isinstance(wait, Ending) else await wait
+        start = parked.started()
+        self._times = start.times
+        self._ctx.deadline = bounds.latest = start.times.ends_at
+        if trail.on_wait is not None:
+            trail.on_wait(job, trail, (start.times.started_at, start.times.ends_at))
+        if ending.outcome is not _SUCCESS:  # code of its own has cancelled its task
+            return self._ended(waiting, ending)
+        if start.refused is not None:
+            return StageRun(spec, _SKIPPED, error=start.refused, error_type="skipped")
+        granted_s, probe = start.granted_s, False
+        if node is not None:
+            granted_s, probe = self._tried(node, granted_s)
+        running = RunningStage(spec, start.at, granted_s, node, waiting.attempt, probe)
+        running.call = waiting.call
+        run = self._resume(running)
+        return run if isinstance(run, StageRun) else await run
 
     async def _wait(self, running: RunningStage, rest: Coroutine[Any, Any, Ending]) -> StageRun:
         return self._ended(running, await rest)
@@ -295,12 +354,7 @@ class Walk:
         call = self._threads.submit(call_in_thread, handler.call, self._job.query, ctx, name=ctx.running)
         if running is not None:
             running.call = call
-        data = await call.wait()
-        if not asyncio.iscoroutine(data):
-            return data
-        if running is not None:
-            running.call = None  # from here on this loop is needed
-        return await data
+        return await _outcome(call, running)
 
     def _handler(self) -> Handler:
         ctx = self._ctx
@@ -343,6 +397,16 @@ class Walk:
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
+
+
+async def _outcome(call: Call, running: RunningStage | None) -> Any:
+    """What a call in a thread comes to; where its function returns a coroutine, what that does."""
+    data = await call.wait()
+    if not asyncio.iscoroutine(data):
+        return data
+    if running is not None:
+        running.call = None  # from here on this loop is needed
+    return await data
 
 
 def answer_of(data: Any) -> tuple[Any, float | None]:

@@ -72,6 +72,15 @@ def test_a_call_in_a_thread_loses_nothing() -> None:
     assert is_worth_moving(job, 0.13, stalled_since=0.1, noticed_after_s=0.0)
 
 
+def test_the_time_of_a_query_that_waits_for_a_thread_stands_still() -> None:
+    """Until its loop stalls: then nothing there says that a thread has taken its call."""
+    job = processing(needs_s=0.05)
+    job.trail.running, job.waits_since = None, 0.1
+    assert not is_worth_moving(job, 5.0, stalled_since=5.0, noticed_after_s=0.0)
+    assert not is_worth_moving(job, 5.089, stalled_since=5.0, noticed_after_s=0.0)
+    assert is_worth_moving(job, 5.091, stalled_since=5.0, noticed_after_s=0.0)
+
+
 def test_a_query_whose_stages_have_ended_stays() -> None:
     """There is nothing to do elsewhere."""
     job = processing()

@@ -472,3 +472,14 @@ def test_a_stage_that_was_given_up_before_the_deadline() -> None:
     assert (got.status, got.degraded, got.answer_json) == (OK, True, b"22")
     assert got.runs[4].error == "validation did not succeed"
     assert concluded(trail_of(runs), after_s=END).runs[4].error == "no time left"
+
+
+def test_a_query_that_no_thread_was_free_for() -> None:
+    """Its stage never started: it is skipped, and says what was missing."""
+    trail = trail_of(ended([SUCCESS, SUCCESS]))
+    trail.waiting = running_of(PROCESSING, at=STARTED_AT, granted_s=0.0)
+    got = concluded(trail, after_s=END)
+    assert (got.status, got.error_type) == (PipelineStatus.TIMEOUT, "timeout")
+    assert [run.outcome for run in got.runs[2:]] == [SKIPPED] * 3
+    assert got.runs[2].error == "no thread was free for its call: executor.threads of them were busy"
+    assert [(note.scope, note.reason) for note in got.timeouts] == [PIPELINE]

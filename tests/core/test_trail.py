@@ -132,3 +132,27 @@ def test_a_trail_that_goes_on_between_two_attempts() -> None:
     """Nothing was running that would have to be begun anew: the attempt stays what it is."""
     assert failed_over().continued().attempt == 2
     assert trail_of(RUNS[:2]).continued().attempt == 1
+
+
+def test_a_stage_that_waits_for_a_thread_goes_along() -> None:
+    """Its call keeps its place in the line; it has not started, so its attempt stays what it is."""
+    old = trail_of(RUNS[:2])
+    old.waiting = waiting = running_of(PROCESSING, at=1.0, granted_s=0.0)
+    new = old.continued()
+    assert (new.resumed, new.waiting, new.running, new.attempt) == (waiting, None, None, 1)
+    assert new.awaits(waiting)
+    assert new.continued().resumed is waiting
+
+
+def test_a_stage_that_has_started_waits_no_more() -> None:
+    """As soon as it runs it is what goes along, and there is nothing to wait for when it has ended."""
+    old = trail_of(RUNS[:2])
+    old.waiting = running_of(PROCESSING, at=1.0, granted_s=0.0)
+    running = running_of(PROCESSING, at=2.0, granted_s=0.1)
+    running.call = object()
+    old.start(running)
+    assert [old.waiting, old.continued().resumed] == [None, running]
+    refused = trail_of(RUNS[:2])
+    refused.waiting = running_of(PROCESSING, at=1.0, granted_s=0.0)
+    refused.finish(RUNS[2])
+    assert [refused.waiting, refused.continued().resumed] == [None, None]

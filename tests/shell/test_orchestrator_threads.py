@@ -111,6 +111,86 @@ async def test_a_blocked_node_is_a_timeout(released: threading.Event) -> None:
     assert repr(orchestrator.threads) == "<ThreadPool 1 busy of 8, 1 lost>"
 
 
+async def free(pool: ThreadPool) -> None:
+    """Wait until a call would not have to wait."""
+    async with asyncio.timeout(GUARD_S):
+        while pool.is_full:
+            await asyncio.sleep(0)
+
+
+async def test_without_kafka_the_deadline_holds_while_no_thread_is_free(released: threading.Event) -> None:
+    """The query ends then, and its call never runs; with a free thread the next one is answered."""
+    work = Blocker(released)
+    orchestrator = Orchestrator(app_of(lambda _query, _ctx: work()), plan=PATIENT, threads=1)
+    first = asyncio.create_task(orchestrator.process_query("2+2"))
+    await work.wait_for(1)
+    assert orchestrator.threads.is_full
+    second = await orchestrator.process_query("2+2", budget_ms=50)
+    assert (second.status, second.stages[2].outcome) == (PipelineStatus.TIMEOUT, Outcome.SKIPPED)
+    assert second.metrics.budget_ms == pytest.approx(50)
+    released.set()
+    assert (await first).status is PipelineStatus.SUCCESS
+    assert work.calls == 1
+    await free(orchestrator.threads)
+    assert (await orchestrator.process_query("2+2")).status is PipelineStatus.SUCCESS
+
+
+async def test_a_function_that_waited_for_a_thread_may_return_a_coroutine(released: threading.Event) -> None:
+    """It is awaited on the loop, as when a thread is free at once."""
+    work, home = Blocker(released), threading.current_thread()
+
+    async def late() -> bool:
+        return threading.current_thread() is home
+
+    def either(query: Query, _ctx: StageContext) -> Any:
+        return late() if query.user_input == "late" else work()
+
+    orchestrator = Orchestrator(app_of(either), plan=PATIENT, threads=1)
+    first = asyncio.create_task(orchestrator.process_query("2+2"))
+    await work.wait_for(1)
+    second = asyncio.create_task(orchestrator.process_query("late"))
+    async with asyncio.timeout(GUARD_S):
+        while orchestrator.threads._unfinished < 2:
+            await asyncio.sleep(0)
+    released.set()
+    assert [(await one).answer for one in (first, second)] == [[], True]
+
+
+async def test_a_pool_is_full_when_the_next_call_would_wait(released: threading.Event) -> None:
+    """Calls whose callers have gone do not count, as their threads are replaced."""
+    pool, work = ThreadPool(2), Blocker(released)
+    calls = [pool.submit(work) for _ in range(2)]
+    async with asyncio.timeout(GUARD_S):
+        while work.inside < 2:
+            await asyncio.sleep(0)
+    assert pool.is_full
+    waiting = asyncio.create_task(calls[0].wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert not pool.is_full
+    pool.submit(work)
+    assert pool.is_full
+    released.set()
+    await free(pool)
+
+
+async def test_calls_that_cannot_wait_come_first(released: threading.Event) -> None:
+    """Each kind in its own order; one call of four is one that can wait, so those come forward too."""
+    pool, work, order = ThreadPool(1), Blocker(released), list[str]()
+    pool.submit(work)
+    await work.wait_for(1)
+    for number in range(3):
+        pool.submit(order.append, f"parked {number}", parked=True)
+    for number in range(5):
+        pool.submit(order.append, f"urgent {number}")
+    last = pool.submit(order.append, "parked 3", parked=True)
+    released.set()
+    await last.wait()
+    calls = ["urgent 0", "urgent 1", "parked 0", "urgent 2", "urgent 3", "urgent 4"]
+    assert order == [*calls, "parked 1", "parked 2", "parked 3"]
+
+
 @pytest.mark.fault(16)
 @pytest.mark.parametrize(
     ("error", "name"),
@@ -203,18 +283,18 @@ class LingeringQueue(queue.SimpleQueue[Any]):
 async def test_a_call_is_not_left_to_a_thread_that_has_just_taken_another() -> None:
     """Between taking a call and beginning it a thread looks idle, but is not free for a second call."""
     pool = ThreadPool(2)
-    pool._calls = calls = LingeringQueue()
+    pool._wakes = wakes = LingeringQueue()
     await pool.run(int)
-    calls.linger.set()
-    first = asyncio.ensure_future(pool.run(int))
-    assert await asyncio.to_thread(calls.lingering.wait, GUARD_S)
+    wakes.linger.set()
+    calls = [asyncio.ensure_future(pool.run(int))]
+    assert await asyncio.to_thread(wakes.lingering.wait, GUARD_S)
     try:
-        async with asyncio.timeout(GUARD_S):
-            assert await pool.run(int) == 0
-        assert not first.done()
+        calls.append(asyncio.ensure_future(pool.run(int)))
+        done, _ = await asyncio.wait(calls, timeout=GUARD_S, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done) == 1
     finally:
-        calls.go_on.set()
-    assert await first == 0
+        wakes.go_on.set()
+    assert await asyncio.gather(*calls) == [0, 0]
 
 
 async def test_a_cancelled_call_that_waits_never_begins(released: threading.Event) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import contextlib
+import datetime as dt
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from fivestage.core.thread_queues import PATIENCE
 from fivestage.executors import InlineExecutor
 from fivestage.memory import MemoryBus
 from fivestage.orchestrator import Orchestrator
 from fivestage.running import FORGET_AT
 from fivestage.settings import Settings
 
-from .samples import FakeNode, pipeline
+from .samples import EPOCH, FakeNode, block, in_virtual_time, pipeline, query, timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from fivestage.core.job import Job
     from fivestage.core.outcome import Conclusion
 
@@ -76,3 +83,117 @@ async def test_ended_ones_are_forgotten() -> None:
         await asyncio.sleep(10)
         assert len(bus.results()) == FORGET_AT + 50
         assert len(bus.inner.running._deadlines) <= FORGET_AT
+
+
+@contextlib.asynccontextmanager
+async def one_slot(**fields: Any) -> AsyncIterator[tuple[MemoryBus, Job]]:
+    """A bus with one slot, at time 0, and two queries: the first holds it, and is returned."""
+    settings = Settings.model_validate({"admission": {"max_in_flight": 1}})
+    app = pipeline(any=FakeNode())
+    async with MemoryBus(app, settings=settings, executor=Silent(Orchestrator(app))) as bus:
+        in_virtual_time(bus)
+        bus.put(query("first", **fields), timestamp=timestamp())
+        bus.put(query("second"), timestamp=timestamp())
+        while not bus.dispatcher.queued:
+            await asyncio.sleep(0)
+        [job] = bus.inner.running.jobs.values()
+        yield bus, job
+
+
+def counts(bus: MemoryBus) -> tuple[int, int, int]:
+    """Queries that hold a slot, wait for one, and wait for a thread."""
+    return bus.dispatcher.running, bus.dispatcher.queued, bus.inner.running.parked
+
+
+async def until(at: float) -> None:
+    """Sleep until the loop's clock shows that."""
+    await asyncio.sleep(at - asyncio.get_running_loop().time())
+
+
+async def test_a_query_that_waits_for_a_thread_holds_no_slot() -> None:
+    """The next one gets it; the first takes another when it goes on, with the time that it had left."""
+    async with one_slot() as (bus, job):
+        running = bus.inner.running
+        assert counts(bus) == (1, 1, 0)
+        await until(0.1)
+        running.waits(job, job.trail, "pool")
+        running.waits(job, job.trail, "pool")  # a trail that was handed over says so again
+        assert counts(bus) == (1, 0, 1)
+        assert bus.dispatcher.waiting == 1
+        await until(0.4)  # after its deadline, which is none while it waits
+        assert list(running.jobs) == [job.number]  # the second has ended at its deadline
+        running.goes_on(job, job.trail, job.started_at + 0.3, job.ends_at + 0.3)
+        assert counts(bus) == (1, 0, 0)
+        while (result := bus.result("first")) is None:
+            await bus.sink.published()
+        assert asyncio.get_running_loop().time() == pytest.approx(0.55)
+        assert counts(bus) == (0, 0, 0)
+    metrics = result.metrics
+    assert (metrics.total_duration_ms, metrics.budget_ms, metrics.queue_ms) == pytest.approx((250, 250, 300))
+
+
+async def test_a_query_waits_for_a_thread_only_so_long() -> None:
+    """Where no thread takes a call it ends as at any deadline, and its slot is not given back twice."""
+    async with one_slot() as (bus, job):
+        await until(0.1)
+        bus.inner.running.waits(job, job.trail, "pool")
+        while (result := bus.result("first")) is None:
+            await bus.sink.published()
+        assert asyncio.get_running_loop().time() == pytest.approx(0.1 + PATIENCE * 0.25)
+        assert counts(bus) == (0, 0, 0)
+    assert (result.status, result.error) == ("timeout", "Pipeline timeout exceeded (250 ms)")
+    assert result.metrics.total_duration_ms == pytest.approx(250)
+
+
+async def test_a_query_that_waits_for_a_thread_ends_at_its_deadline() -> None:
+    """The one that its producer has set."""
+    due = dt.datetime.fromtimestamp(EPOCH + 0.3, dt.UTC)
+    async with one_slot(deadline=due.isoformat()) as (bus, job):
+        await until(0.1)
+        bus.inner.running.waits(job, job.trail, "pool")
+        while (result := bus.result("first")) is None:
+            await bus.sink.published()
+        assert asyncio.get_running_loop().time() == pytest.approx(0.3)
+    assert result.status == "timeout"
+
+
+async def test_what_a_trail_says_that_is_the_jobs_no_more() -> None:
+    """It has gone on elsewhere, or has ended: nothing changes."""
+    async with one_slot() as (bus, job):
+        running, old = bus.inner.running, job.trail
+        job.move()
+        running.waits(job, old, "pool")
+        running.goes_on(job, old, 5.0, 6.0)
+        assert (counts(bus), job.ends_at) == ((1, 1, 0), 0.25)
+        running.finished(job)
+        running.waits(job, job.trail, "pool")
+        running.goes_on(job, job.trail, 5.0, 6.0)
+        assert (counts(bus), job.ends_at) == ((1, 0, 0), 0.25)
+
+
+async def test_a_query_that_moves_takes_its_slot_again() -> None:
+    """What it has waited does not count; where it goes on it may wait again."""
+    async with one_slot() as (bus, job):
+        running = bus.inner.running
+        running.waits(job, job.trail, "pool")
+        await until(0.2)
+        job.move()
+        assert (counts(bus), job.started_at, job.ends_at) == ((2, 0, 0), 0.2, 0.45)
+        running.waits(job, job.trail, "other pool")
+        await until(0.3)
+        running.goes_on(job, job.trail, 0.3, 0.55)
+        assert (running.parked, job.ends_at) == (0, 0.55)
+
+
+async def test_a_loop_that_did_not_turn_has_not_heard_of_threads() -> None:
+    """What waits when it turns again is not ended for that."""
+    async with one_slot() as (bus, job):
+        running = bus.inner.running
+        await until(0.1)
+        running.waits(job, job.trail, "pool")
+        await until(0.2)
+        block(1.0)
+        await asyncio.sleep(0)
+        assert not job.ended
+        running.goes_on(job, job.trail, job.started_at + 1.1, job.ends_at + 1.1)
+        assert not job.ended

@@ -103,16 +103,23 @@ def test_blobs_come_apart(blobs: list[bytes | None]) -> None:
     st.lists(RUNS, max_size=5),
     st.lists(RUNS, max_size=2),
     st.integers(1, 3),
+    st.sampled_from([None, 12346.5]),
 )
 def test_a_job_goes_on_where_its_trail_ends(
-    text: str, context: dict[str, int], runs: list[StageRun], superseded: list[StageRun], attempt: int
+    text: str,
+    context: dict[str, int],
+    runs: list[StageRun],
+    superseded: list[StageRun],
+    attempt: int,
+    due_at: float | None,
 ) -> None:
     """The worker gets the query, what has ended, and which attempt comes next."""
-    job = Job(Query("q", text, "lane", context), PLAN, started_at=1.0, ends_at=12345.678901234)
+    query = Query("q", text, "lane", context)
+    job = Job(query, PLAN, started_at=1.0, ends_at=12345.678901234, due_at=due_at)
     job.trail.runs, job.trail.superseded, job.trail.attempt = runs, superseded, attempt
     trail = Trail()
     told = messages.started(frame_of(messages.start(job, 7)), PLAN, trail)
-    assert told == messages.Started(job.number, 7, job.query, job.ends_at)
+    assert told == messages.Started(job.number, 7, job.query, 1.0, job.ends_at, due_at)
     assert trail.attempt == attempt
     assert [*map(fields, trail.runs)] == [*map(fields, runs)]
     assert [*map(fields, trail.superseded)] == [*map(fields, superseded)]

@@ -54,7 +54,15 @@ class Envelope(NamedTuple):
     started_at: float = 0.0
     """Monotonic seconds."""
     queue_s: float = 0.0
-    """From the record's timestamp to the start; 0 when clocks disagree."""
+    """From the record's timestamp to the start, 0 when clocks disagree; and what it waited for threads."""
+
+    def after_wait(self, waited_s: float) -> Envelope:
+        """The same for a query that has waited for threads: it started later by that."""
+        return self._replace(
+            started_wall=self.started_wall + waited_s,
+            started_at=self.started_at + waited_s,
+            queue_s=self.queue_s + waited_s,
+        )
 
 
 def to_json(data: Any) -> bytes:

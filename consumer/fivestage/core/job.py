@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fivestage.core.advice import Advice
 from fivestage.core.trail import Trail
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 _numbers = count(1)
 
 
+class Watcher(Protocol):
+    """What follows whether a job runs, or waits for a thread. Called on the bus loop."""
+
+    def waits(self, job: Job, trail: Trail, pool: object) -> None:
+        """The job waits for a thread of *pool*."""
+
+    def goes_on(self, job: Job, trail: Trail, started_at: float, ends_at: float) -> None:
+        """A thread has taken its call; the times of the job, without the wait (monotonic seconds)."""
+
+    def moves(self, job: Job) -> None:
+        """A job that waits is about to go on elsewhere, where it may wait again."""
+
+
 class Job:
     """One query on its way through the stages, shared by the bus and an executor.
 
@@ -25,8 +38,8 @@ class Job:
     """
 
     __slots__ = (
-        "advice", "culprit", "deaths", "ended", "ends_at", "held_at", "number", "origin", "place", "plan",
-        "query", "started_among", "started_at", "trail",
+        "advice", "culprit", "deaths", "due_at", "ended", "ends_at", "held_at", "number", "origin", "place",
+        "plan", "pool", "query", "started_among", "started_at", "trail", "waits_since", "watcher",
     )  # fmt: skip
 
     def __init__(
@@ -36,6 +49,7 @@ class Job:
         *,
         started_at: float,
         ends_at: float,
+        due_at: float | None = None,
         advice: Advice | None = None,
         origin: Any = None,
     ) -> None:
@@ -48,6 +62,9 @@ class Job:
         self.started_among = 0
         """How many queries ran when it had started, itself included."""
         self.ends_at = ends_at
+        """When its time is up; later by what it has waited for threads, but not later than ``due_at``."""
+        self.due_at = inf if due_at is None else due_at
+        """When an answer is of no use any more; infinite where nothing says so."""
         self.origin = origin
         """Whatever the maker wants to find again at the end."""
         self.trail = Trail()
@@ -61,6 +78,11 @@ class Job:
         """How often a worker it was in died of an unknown cause."""
         self.place: Any = None
         """Where the executor runs it."""
+        self.waits_since: float | None = None
+        """Since when it waits for a thread, as far as the bus knows; None while it runs."""
+        self.pool: object = None
+        """The pool of threads that it waits for."""
+        self.watcher: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.query.query_id} {'ended' if self.ended else 'running'} {self.trail}>"
@@ -69,6 +91,14 @@ class Job:
         """It has ended: no further stage runs, and what comes in is dropped."""
         self.ended = self.trail.closed = True
 
+    def ends_after_wait(self, until: float) -> float:
+        """When its time is up if a thread takes its call at *until*; ``ends_at`` if it does not wait."""
+        if self.waits_since is None:
+            return self.ends_at
+        return min(self.ends_at + max(0.0, until - self.waits_since), self.due_at)
+
     def move(self) -> None:
         """It goes on elsewhere, at the stage that was running."""
+        if self.waits_since is not None and self.watcher is not None:
+            self.watcher.moves(self)
         self.trail = self.trail.continued()

@@ -43,7 +43,8 @@ def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after
         if spec.critical or spec is ahead[0]:
             stage = job.advice.stages[spec.sequence]
             needed_s += stage.need_s or GUESS * stage.limit_s
-    return now + max(needed_s, done_s) >= job.ends_at and now - stalled_since >= done_s
+    ends_at = job.ends_after_wait(stalled_since)
+    return now + max(needed_s, done_s) >= ends_at and now - stalled_since >= done_s
 
 
 def is_over(job: Job) -> bool:

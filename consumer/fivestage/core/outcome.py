@@ -20,6 +20,7 @@ _VALIDATION: Final = list(StageType).index(StageType.VALIDATION)
 _SUCCESS: Final = Outcome.SUCCESS
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _REJECTED: Final = "Validation rejected the answer"
+_NO_THREAD: Final = "no thread was free for its call: executor.threads of them were busy"
 CLOCK_SLACK_S = 1e-6
 """Two sums of the same floats may differ by a rounding."""
 
@@ -74,9 +75,10 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
     superseded = tuple(trail.superseded)
     if running is None and superseded and len(ended) == superseded[-1].spec.sequence:
         ended = (*ended, superseded[-1])  # no further attempt was begun
-    runs = (
-        ended if len(ended) == len(plan.stages) else _complete(ended, running, plan, ends_at=ends_at, now=now)
-    )
+    runs = ended
+    if len(ended) < len(plan.stages):
+        waits = trail.waiting is not None
+        runs = _complete(ended, running, plan, ends_at=ends_at, now=now, waits=waits)
     failed = _first_that_ends(runs)
     timeouts = _timeouts(runs, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
     status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
@@ -121,7 +123,13 @@ def _success(
 
 
 def _complete(
-    ended: tuple[StageRun, ...], running: RunningStage | None, plan: Plan, *, ends_at: float, now: float
+    ended: tuple[StageRun, ...],
+    running: RunningStage | None,
+    plan: Plan,
+    *,
+    ends_at: float,
+    now: float,
+    waits: bool,
 ) -> tuple[StageRun, ...]:
     """The five runs: what ended, the one that was cut, and the rest skipped."""
     runs = list(ended)
@@ -129,7 +137,9 @@ def _complete(
     if running is not None:
         runs.append(interrupted(running, now, "was running at the deadline"))
     failed = _first_that_ends(runs) or given_up
-    reason = "no time left" if failed is None else f"{failed.spec.stage_type} did not succeed"
+    reason = _NO_THREAD if waits else "no time left"
+    if failed is not None:
+        reason = f"{failed.spec.stage_type} did not succeed"
     if failed is not None and failed.verdict is False:
         reason = _REJECTED
     runs += [

@@ -74,9 +74,9 @@ class StageRun:
 
 
 class RunningStage:
-    """The stage that is running now."""
+    """The stage that is running now, or whose call waits for a thread."""
 
-    __slots__ = ("attempt", "call", "granted_s", "node", "probe", "spec", "started_at")
+    __slots__ = ("attempt", "call", "granted_s", "node", "parked", "probe", "spec", "started_at")
 
     def __init__(
         self,
@@ -95,6 +95,8 @@ class RunningStage:
         self.probe = probe
         self.call: Any = None
         """Its call, where a thread makes it: that goes on when the event loop stalls."""
+        self.parked: Any = None
+        """Its ``Parked``, where the stage has not started because no thread was free for its call."""
 
     def __repr__(self) -> str:
         return f"<RunningStage {self.spec.stage_type} since {self.started_at:.3f}>"
@@ -109,7 +111,8 @@ class Trail:
     """
 
     __slots__ = (
-        "answer_json", "attempt", "closed", "confidence", "resumed", "running", "runs", "superseded",
+        "answer_json", "attempt", "closed", "confidence", "on_wait", "resumed", "running", "runs",
+        "superseded", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -125,6 +128,11 @@ class Trail:
         self.confidence: float | None = None
         self.resumed: RunningStage | None = None
         """A stage whose call was under way when the query was moved: wait for that, do not restart it."""
+        self.waiting: RunningStage | None = None
+        """The next stage, while its call waits for a thread: it starts when one takes the call."""
+        self.on_wait: Any = None
+        """Called with the job, this trail and None when the query waits for a thread, and with its new start
+        and end (monotonic seconds) instead of None when it goes on."""
 
     def __repr__(self) -> str:
         ended = ", ".join(f"{run.spec.stage_type}={run.outcome}" for run in self.runs)
@@ -133,29 +141,32 @@ class Trail:
     def start(self, running: RunningStage) -> None:
         """A stage begins."""
         self.running = running
+        self.waiting = None  # after that: see continued
 
     def finish(self, run: StageRun) -> None:
         """The running stage ended."""
         self.runs.append(run)
-        self.running = self.resumed = None
+        self.running = self.resumed = self.waiting = None
         self.attempt = 1
 
     def fail_over(self, run: StageRun) -> None:
         """The running stage failed and is tried once more, with another node."""
         self.superseded.append(run)
-        self.running = self.resumed = None
+        self.running = self.resumed = self.waiting = None
         self.attempt = run.attempt + 1
 
     def continued(self) -> Trail:
         """Close this trail; the new one has what has ended.
 
-        The running stage is to be restarted there, unless a thread makes its call: then that is resumed.
+        The running stage is to be restarted there, unless a thread makes its call: then that is resumed. A
+        call that waits for a thread keeps its place in the line.
         """
         self.closed = True
+        waiting = self.waiting  # before the running stage: the writer sets that first, then clears this
         ended, running = self.snapshot()
         trail = Trail()
         if running is None:
-            trail.resumed = self.resumed  # it was moved before, and has not got so far since
+            trail.resumed = waiting or self.resumed  # it was moved before, and has not got so far since
         elif running.call is not None:
             trail.resumed = running
         trail.runs = list(ended)

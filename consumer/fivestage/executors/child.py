@@ -145,7 +145,7 @@ class _Child:
         )
         self._scope: Scope | None = None
         loop.set_default_executor(DefaultExecutor(self._orchestrator.threads))
-        self._host = JobHost(self._run_and_report, self._on_done, monitor)
+        self._host = JobHost(self._run_and_report, self._on_done, monitor, self._on_wait)
         self._lanes: dict[str, Advice] = {}
         self._trails: dict[int, tuple[Job, Relay]] = {}
         self._probes: dict[int, tuple[str, ...]] = {}
@@ -197,8 +197,14 @@ class _Child:
         trail = Relay(self._outbox, self._part.max_data_bytes)
         told = messages.started(frame, self._part.plan, trail)
         advice = self._lanes.get(told.query.lane)
-        now = self._loop.time()
-        job = Job(told.query, self._part.plan, started_at=now, ends_at=told.ends_at, advice=advice)
+        job = Job(
+            told.query,
+            self._part.plan,
+            started_at=told.started_at,
+            ends_at=told.ends_at,
+            due_at=told.due_at,
+            advice=advice,
+        )
         job.number, trail.serial, job.trail = told.number, told.serial, trail
         self._trails[trail.serial] = job, trail
         if self._new_probes:
@@ -246,6 +252,13 @@ class _Child:
         trail.closed = True
         if not completed:
             self._report(trail, completed=False)
+
+    def _on_wait(self, _: Job, trail: Trail, times: tuple[float, float] | None) -> None:
+        assert isinstance(trail, Relay)  # noqa: S101 - it was made above
+        if times is None:
+            self._outbox.send(encode((messages.WAITS, trail.serial)))
+        else:  # what comes next says that the stage runs, or has ended
+            self._outbox.keep(encode((messages.GOES_ON, trail.serial, *times)))
 
     def _tick(self) -> None:
         """Tell the bus what runs on in threads, while there are busy ones."""

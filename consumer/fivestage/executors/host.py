@@ -25,6 +25,7 @@ class JobHost:
         run: Runs them: ``Orchestrator.run``.
         on_done: Called with the job, its trail, and whether it came to its end, rather than being cancelled.
         monitor: Told whose code has control.
+        on_wait: See Trail; given to each.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class JobHost:
         run: Callable[[Job, Trail, StepMonitor | None], Coroutine[Any, Any, None]],
         on_done: Callable[[Job, Trail, bool], None],
         monitor: StepMonitor | None = None,
+        on_wait: Callable[[Job, Trail, tuple[float, float] | None], None] | None = None,
     ) -> None:
         self._run = run
+        self._on_wait = on_wait
         self._on_done = on_done
         self._monitor = monitor or StepMonitor()
         self._tasks: dict[Trail, asyncio.Task[None]] = {}
@@ -46,6 +49,7 @@ class JobHost:
         if trail.closed:
             self._on_done(job, trail, False)
             return
+        trail.on_wait = self._on_wait
         running = self._run(job, trail, self._monitor)
         self._tasks[trail] = task = asyncio.get_running_loop().create_task(running)
         task.add_done_callback(partial(self._done, job, trail))
@@ -70,3 +74,14 @@ class JobHost:
         self._on_done(job, trail, completed)
         if completed:
             task.result()  # the orchestrator catches what user code raises: anything here is a bug
+
+
+def report_wait(pool: object, job: Job, trail: Trail, times: tuple[float, float] | None) -> None:
+    """Pass on, on the bus loop, what ``Trail.on_wait`` was called with; *pool* has the threads."""
+    watcher = job.watcher
+    if watcher is None:
+        return
+    if times is None:
+        watcher.waits(job, trail, pool)
+    else:
+        watcher.goes_on(job, trail, *times)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
-from fivestage.executors.host import JobHost
+from fivestage.executors.host import JobHost, report_wait
 from fivestage.executors.roster import Roster
 from fivestage.resources import CLOSE_S
 from fivestage.threads import Abandoned
@@ -29,7 +30,8 @@ class InlineExecutor:
         """See Executor."""
         self._scope = await self._orchestrator.resources.open()
         roster = Roster(on_finished)
-        self._places = JobHost(self._orchestrator.run, roster.done), roster
+        on_wait = partial(report_wait, self._orchestrator.threads)
+        self._places = JobHost(self._orchestrator.run, roster.done, on_wait=on_wait), roster
 
     def submit(self, job: Job) -> None:
         """See Executor."""

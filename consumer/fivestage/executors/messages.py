@@ -33,6 +33,8 @@ QUIT: Final = "quit"
 HELLO: Final = "hello"
 NOT_OPEN: Final = "not_open"
 RUNNING: Final = "running"
+WAITS: Final = "waits"
+GOES_ON: Final = "goes_on"
 FINISHED: Final = "finished"
 FAILED_OVER: Final = "failed_over"
 DONE: Final = "done"
@@ -57,7 +59,8 @@ def start(job: Job, serial: int) -> bytes:
     ended = [*trail.runs, *trail.superseded]
     return encode(
         (
-            START, job.number, serial, query.query_id, query.user_input, query.lane, job.ends_at,
+            START, job.number, serial, query.query_id, query.user_input, query.lane,
+            job.started_at, job.ends_at, job.due_at if isfinite(job.due_at) else None,
             trail.attempt, len(context),
             [_values(run) for run in trail.runs], [_values(run) for run in trail.superseded],
         ),
@@ -72,18 +75,20 @@ class Started(NamedTuple):
     number: int
     serial: int
     query: Query
+    started_at: float
     ends_at: float
+    due_at: float | None
 
 
 def started(frame: Frame, plan: Plan, trail: Trail) -> Started:
     """Read ``start``; *trail* gets what had ended before."""
-    _, number, serial, query_id, user_input, lane, ends_at, attempt, size, runs, superseded = frame.head
+    _, number, serial, query_id, user_input, lane, *times, attempt, size, runs, superseded = frame.head
     cutter = Cutter(frame.blob)
     context = orjson.loads(cutter.take(size) or b"") if size else {}
     trail.attempt = attempt
     trail.runs = [_run(values, cutter.take(values[_DATA]), plan) for values in runs]
     trail.superseded = [_run(values, cutter.take(values[_DATA]), plan) for values in superseded]
-    return Started(number, serial, Query(query_id, user_input, lane, context), ends_at)
+    return Started(number, serial, Query(query_id, user_input, lane, context), *times)
 
 
 # Stages

@@ -7,7 +7,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.breaker import BreakerState
+from fivestage.core.trail import RunningStage
 from fivestage.executors import messages
+from fivestage.executors.host import report_wait
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import StallDetector
 from fivestage.executors.wire import encode
@@ -80,6 +82,8 @@ class ProcessWorker:
         """Called with that."""
         self._hears = {
             messages.RUNNING: self._on_running,
+            messages.WAITS: self._on_waits,
+            messages.GOES_ON: self._on_goes_on,
             messages.FINISHED: self._on_finished,
             messages.FAILED_OVER: self._on_failed_over,
             messages.DONE: self._on_done,
@@ -224,6 +228,17 @@ class ProcessWorker:
         if given := self._writable(frame):
             job, trail = given
             trail.start(messages.runs_now(frame, job.plan))
+
+    def _on_waits(self, frame: Frame) -> None:
+        if given := self._writable(frame):
+            job, trail = given
+            trail.waiting = RunningStage(job.plan.stages[len(trail.runs)], time.monotonic(), 0.0)
+            report_wait(self, job, trail, None)
+
+    def _on_goes_on(self, frame: Frame) -> None:
+        if given := self._writable(frame):
+            _, _, started_at, ends_at = frame.head
+            report_wait(self, *given, (started_at, ends_at))
 
     def _on_finished(self, frame: Frame) -> None:
         if given := self._writable(frame):

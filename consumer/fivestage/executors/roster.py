@@ -52,7 +52,7 @@ class Roster:
         """A job ends, or goes on elsewhere: its trail is closed, so the end of its code says nothing."""
         job.trail.closed = True
         if self.jobs.pop(job.trail, None) is not None:
-            running = job.trail.running
+            running = job.trail.running or job.trail.waiting
             name = "" if running is None else running.node or str(running.spec.stage_type)
             self.left[job.trail] = Leftover(job.number, name, now)
 

@@ -15,7 +15,7 @@ from fivestage.bounded import StepMonitor
 from fivestage.errors import ResourceError
 from fivestage.executors.fleet import Fleet
 from fivestage.executors.frames import place_of
-from fivestage.executors.host import JobHost
+from fivestage.executors.host import JobHost, report_wait
 from fivestage.executors.mailbox import Mailbox
 from fivestage.executors.roster import Roster
 from fivestage.executors.stall import StallDetector
@@ -67,7 +67,10 @@ class ThreadWorker:
         bus = asyncio.get_running_loop()
         self._outbox = outbox = Mailbox(bus)  # a turn of the nodes' loop may be long
         self._host = JobHost(
-            orchestrator.run, lambda *ending: outbox.put(self.roster.done, *ending), self._monitor
+            orchestrator.run,
+            lambda *ending: outbox.put(self.roster.done, *ending),
+            self._monitor,
+            lambda *wait: outbox.put(report_wait, orchestrator.threads, *wait),
         )
         self._resources: Resources = orchestrator.resources
         self._scope: Scope | None = None

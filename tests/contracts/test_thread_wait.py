@@ -1,0 +1,324 @@
+"""Waiting for a thread is waiting for a slot: no time of the stage, or of the query, goes by meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage import Orchestrator
+from fivestage.executors import InlineExecutor, ThreadExecutor
+from fivestage.executors.fleet import Fleet
+from fivestage.executors.process import ProcessExecutor
+from fivestage.memory import MemoryBus
+from fivestage.settings import Settings
+from fivestage.threads import MAX_REPLACED
+from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason
+from shell.samples import KEY, ends, finish, query, stage, statuses, timeouts
+from support import busy_app
+from support.files import Gate, notes
+from support.jobs import Replacements, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from fivestage import Pipeline
+    from fivestage.executors import Executor
+    from fivestage_schemas import PipelineResult
+
+pytestmark = pytest.mark.realtime
+LONG_MS = 60_000
+LONG_S = 120.0
+"""After which a loop counts as stalled, where none is wanted: a busy machine makes loops look so."""
+SOON_S = 0.03
+
+
+class Place:
+    """Executors of one kind, and the files that the app and the test share."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.app: Pipeline = busy_app.make(folder)
+        self.observer = Replacements()
+        self.hold, self.loop = Gate(folder, busy_app.HOLD), Gate(folder, busy_app.LOOP)
+
+    @contextlib.asynccontextmanager
+    async def bus(
+        self, threads: int, *, total_ms: int = LONG_MS, stall_s: float = LONG_S
+    ) -> AsyncIterator[MemoryBus]:
+        """A bus with so many threads, whose stages may each take the whole time."""
+        limits: dict[str, Any] = {"total_timeout_ms": total_ms}
+        limits["stage_timeouts_ms"] = dict.fromkeys(StageType, total_ms)
+        if stall_s < LONG_S:  # no query may wait for its loop: that would cost it its answer
+            limits["critical"] = list(StageType)
+        settings = Settings.model_validate({"pipeline": limits})
+        executor = self._executor(settings, threads, stall_s)
+        async with MemoryBus(self.app, settings=settings, executor=executor) as bus:
+            if isinstance(executor, Fleet):  # then it is known which worker gets the queries
+                await until(lambda: all(worker.ready for worker in executor.workers))
+            yield bus
+
+    def _executor(self, settings: Settings, threads: int, stall_s: float) -> Executor:
+        plan = settings.pipeline.plan()
+        if self.kind == "process":
+            return ProcessExecutor(
+                "support.busy_app:app",
+                plan,
+                workers=1,
+                threads=threads,
+                observer=self.observer,
+                stall_s=stall_s,
+                max_data_bytes=1_000_000,
+            )
+        orchestrator = Orchestrator(self.app, plan=plan, threads=threads)
+        if self.kind == "inline":
+            return InlineExecutor(orchestrator)
+        return ThreadExecutor(orchestrator, observer=self.observer, stall_s=stall_s)
+
+    def noted(self, start: str) -> list[str]:
+        """The notes of nodes that start so."""
+        return [line for line in notes(self.folder) if line.startswith(start)]
+
+
+@pytest.fixture(params=["inline", "thread", "process"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Each kind of executor."""
+    monkeypatch.setenv(busy_app.VARIABLE, str(tmp_path))
+    return Place(request.param, tmp_path)
+
+
+def put(bus: MemoryBus, node: str, count: int, **fields: Any) -> None:
+    """Write queries for a node, named after it."""
+    for number in range(count):
+        bus.put(query(f"{node}{number}", node, **fields))
+
+
+def of_node(bus: MemoryBus, node: str) -> list[PipelineResult]:
+    """The results of the queries for a node."""
+    return [result for result in bus.results() if result.query_id.startswith(node)]
+
+
+async def parked(bus: MemoryBus, count: int) -> None:
+    """Wait until so many queries wait for a thread."""
+    await until(lambda: bus.inner.running.parked == count)
+
+
+def is_idle(bus: MemoryBus) -> bool:
+    """Nothing runs, waits, or holds a slot."""
+    dispatcher, running = bus.dispatcher, bus.inner.running
+    left = (dispatcher.in_flight, dispatcher.running, dispatcher.waiting, running.parked, len(running.jobs))
+    return left == (0,) * 5
+
+
+async def test_a_burst_over_few_threads_is_answered(place: Place) -> None:
+    """All 200, each run once, though the last ones wait longer than a query may take; no time is lost."""
+    threads, total_ms = 8, 1000
+    assert 200 * busy_app.WORK_S / threads > total_ms / 1000
+    async with place.bus(threads, total_ms=total_ms) as bus:
+        put(bus, "works", 200)
+        await finish(bus, 200)
+        await until(lambda: is_idle(bus))
+    assert statuses(bus) == {"success": 200}
+    assert Counter(place.noted("works")) == {f"works works{number}": 1 for number in range(200)}
+    for result in bus.results():
+        node, metrics = stage(result, StageType.PROCESSING), result.metrics
+        assert metrics.within_budget
+        assert metrics.total_duration_ms <= metrics.budget_ms == pytest.approx(total_ms)
+        assert sum(metrics.stage_durations.values()) <= metrics.total_duration_ms + 0.1
+        assert 0 < result.answer[0] <= node.timeout_ms + 0.1
+        assert result.answer[1] <= result.answer[0]
+        assert result.started_at is not None
+        assert node.started_at is not None
+        took_ms = (result.finished_at - result.started_at) / dt.timedelta(milliseconds=1)
+        assert took_ms == pytest.approx(metrics.total_duration_ms, abs=2)  # of times in whole milliseconds
+        assert result.started_at <= node.started_at <= result.finished_at
+    waited_ms = sorted(result.metrics.queue_ms for result in bus.results())
+    assert waited_ms[0] == 0
+    assert waited_ms[-1] >= 500  # it has no timestamp: this is what it waited for a thread
+
+
+async def test_other_queries_are_not_kept_waiting(place: Place) -> None:
+    """Beside 300 queries for blocked threads, with 256 slots, those that need no thread are answered."""
+    async with place.bus(4) as bus:
+        with place.hold.closed() as gate:
+            put(bus, "holds", 300)
+            await parked(bus, 296)
+            put(bus, "quick", 50)
+            await finish(bus, 50)
+            assert statuses(bus) == {"success": 50}
+            dispatcher = bus.dispatcher
+            assert (dispatcher.running, dispatcher.waiting, dispatcher.queued) == (4, 296, 0)
+            assert len(place.noted("holds")) == 4
+            gate.open()
+            await finish(bus, 350)
+        await until(lambda: is_idle(bus))
+    assert statuses(bus) == {"success": 350}
+    assert set(ends(bus).values()) == {1}
+    assert len(place.noted("holds")) == 300
+
+
+async def test_calls_of_stages_that_run_are_not_kept_waiting(place: Place) -> None:
+    """A burst does not use up the limits of stages beside it that call ``asyncio.to_thread``."""
+    threads, total_ms = 8, 1000
+    async with place.bus(threads, total_ms=total_ms) as bus:
+        put(bus, "works", 200)
+        put(bus, "asks", 50)
+        await finish(bus, 250)
+    assert statuses(bus) == {"success": 250}
+    order = [result.query_id for result in bus.results()]
+    assert max(order.index(f"asks{number}") for number in range(50)) < order.index("works199")
+
+
+async def test_a_deadline_holds_while_no_thread_is_free(place: Place) -> None:
+    """The query ends then, and says why; its node never runs, and another one is answered."""
+    async with place.bus(2) as bus:
+        with place.hold.closed() as gate:
+            put(bus, "holds", 2)
+            await until(lambda: len(place.noted("holds")) == 2)
+            due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1)
+            result = await bus.ask("works", query_id="late", deadline=due.isoformat())
+            assert len(bus.results()) == 1
+            gate.open()
+            await bus.ask("works", query_id="next")
+            await until(lambda: is_idle(bus))
+    node = stage(result, StageType.PROCESSING)
+    assert (result.status, node.outcome) == (PipelineStatus.TIMEOUT, "skipped")
+    assert node.error == "no thread was free for its call: executor.threads of them were busy"
+    assert result.finished_at >= due - dt.timedelta(milliseconds=5)
+    assert [(one.scope, one.reason) for one in timeouts(bus)] == [
+        ("pipeline", TimeoutReason.PIPELINE_TIMEOUT)
+    ]
+    assert place.noted("works") == ["works next"]
+
+
+async def test_a_query_with_a_deadline_may_wait_for_a_thread(place: Place) -> None:
+    """It is answered when one gets free before that."""
+    async with place.bus(1) as bus:
+        with place.hold.closed() as gate:
+            put(bus, "holds", 1)
+            await until(lambda: len(place.noted("holds")) == 1)
+            due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=LONG_S)
+            put(bus, "works", 1, deadline=due.isoformat())
+            await parked(bus, 1)
+            gate.open()
+            await finish(bus, 2)
+    assert statuses(bus) == {"success": 2}
+
+
+async def test_nothing_waits_for_ever_for_threads_that_hang(place: Place) -> None:
+    """Calls that hang are replaced as far as that goes; then those that still wait end as timeouts."""
+    threads, waiting = 16, 20
+    async with place.bus(threads, total_ms=300) as bus:
+        with place.hold.closed():
+            put(bus, "holds", threads + MAX_REPLACED + waiting)
+            await finish(bus, threads + MAX_REPLACED + waiting)
+            await until(lambda: is_idle(bus))
+            called = len(place.noted("holds"))
+    assert threads <= called <= threads + MAX_REPLACED  # all of them, where the machine is not too busy
+    assert statuses(bus) == {"timeout": threads + MAX_REPLACED + waiting}
+    outcomes = Counter(stage(result, StageType.PROCESSING).outcome for result in bus.results())
+    assert outcomes[Outcome.SKIPPED] >= waiting
+
+
+async def test_a_loop_that_stalls_takes_nothing_from_those_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In threads they keep their places in the line: they go on elsewhere, and each runs once."""
+    monkeypatch.setenv(busy_app.VARIABLE, str(tmp_path))
+    place = Place("thread", tmp_path)
+    async with place.bus(1, stall_s=SOON_S) as bus:
+        with place.hold.closed() as hold, place.loop.closed() as loop:
+            put(bus, "holds", 1)
+            await until(lambda: place.noted("holds"))
+            put(bus, "works", 5)
+            await parked(bus, 5)
+            before = {job.number: job.place for job in bus.inner.running.jobs.values()}
+            put(bus, "blocks", 1)
+            await until(lambda: place.noted("blocks"))
+            await until(
+                lambda: all(
+                    job.place is not before[job.number]
+                    for job in bus.inner.running.jobs.values()
+                    if job.number in before
+                )
+            )
+            await parked(bus, 5)
+            assert bus.dispatcher.running == 2
+            hold.open()
+            await finish(bus, 6)
+            loop.open()
+            await finish(bus, 7)
+        await until(lambda: is_idle(bus))
+    assert statuses(bus) == {"success": 7}
+    assert place.noted("works") == [f"works works{number}" for number in range(5)]
+    assert {stage(result, StageType.PROCESSING).attempt for result in of_node(bus, "works")} == {1}
+
+
+async def test_those_that_wait_in_a_process_go_on_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its loop stalls; there threads are free, and each runs once."""
+    monkeypatch.setenv(busy_app.VARIABLE, str(tmp_path))
+    place = Place("process", tmp_path)
+    async with place.bus(2, stall_s=SOON_S) as bus:
+        with place.hold.closed() as hold, place.loop.closed() as loop:
+            put(bus, "holds", 2)
+            await until(lambda: len(place.noted("holds")) == 2)
+            put(bus, "works", 1)
+            await parked(bus, 1)
+            put(bus, "blocks", 1)
+            await until(lambda: place.noted("blocks"))
+            hold.open()
+            await finish(bus, 3)
+            loop.open()
+            await finish(bus, 4)
+        await until(lambda: is_idle(bus))
+    assert statuses(bus) == {"success": 4}
+    assert set(place.noted("works")) == {"works works0"}
+
+
+async def test_a_drain_ends_in_its_time_and_loses_nothing(place: Place) -> None:
+    """What waits for a thread is in flight: a drain waits for it, as long as it may, and then leaves it."""
+    async with place.bus(1) as bus:
+        with place.hold.closed() as gate:
+            put(bus, "holds", 1)
+            put(bus, "works", 3)
+            await parked(bus, 3)
+            assert not await bus.dispatcher.drain(0.05)
+            assert (bus.ledger.in_flight(), bus.ledger.books[KEY].next_offset) == (4, 4)
+            gate.open()
+            assert await bus.dispatcher.drain(30.0)
+    assert statuses(bus) == {"success": 4}
+
+
+async def test_partitions_may_go_while_queries_wait(place: Place) -> None:
+    """Nothing of them is published, and all slots are free again."""
+    async with place.bus(1) as bus:
+        with place.hold.closed() as gate:
+            put(bus, "holds", 1)
+            put(bus, "works", 3)
+            await parked(bus, 3)
+            bus.ledger.revoke(frozenset({KEY}))
+            gate.open()
+            await until(lambda: is_idle(bus))
+    assert bus.results() == []
+
+
+async def test_the_executor_stops_while_queries_wait(place: Place) -> None:
+    """In its time; what it gives up is not answered."""
+    with place.hold.closed() as gate:
+        async with place.bus(1) as bus:
+            put(bus, "holds", 1)
+            await until(lambda: len(place.noted("holds")) == 1)
+            put(bus, "works", 3)
+            await parked(bus, 3)
+            async with asyncio.timeout(30):
+                await bus.executor.stop(0.5)
+        gate.open()
+    assert bus.results() == []
