@@ -25,10 +25,14 @@ class Load:
     """Of the capacity, evenly: a Poisson process."""
     burst_s: float = 0.0
     """Every second, within 20 ms, as many more as take so many seconds of the capacity."""
+    longer: float = 1.0
+    """How many times as long as others it lasts."""
     has_deadline: bool = False
     """The service knows how long an answer is of use (``admission.query_ttl_ms``)."""
 
 
+# Beyond capacity all are answered while the queue fills, and the longer a queue may get the longer that is: it
+# is what follows that is to be seen.
 LOADS = {
     load.name: load
     for load in (
@@ -36,7 +40,7 @@ LOADS = {
         Load("50 %", 0.5),
         Load("90 %", 0.9, has_deadline=True),
         Load("bursts", 0.3, burst_s=0.25, has_deadline=True),
-        Load("150 %", 1.5, has_deadline=True),
+        Load("150 %", 1.5, longer=2.0, has_deadline=True),
     )
 }
 
@@ -55,7 +59,7 @@ def queries(shape: Shape, load: Load, seed: int) -> list[Asked]:
     rng = random.Random(f"{shape.name} {load.name} {seed}")  # noqa: S311 - repeatable on purpose
     moments = []
     at = rng.expovariate(load.share * shape.capacity_per_s)
-    while at < shape.seconds:
+    while at < shape.seconds * load.longer:
         moments.append(at)
         at += rng.expovariate(load.share * shape.capacity_per_s)
     size = round(load.burst_s * shape.capacity_per_s)

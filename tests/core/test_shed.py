@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fivestage.core.deadline import Budget
-from fivestage.core.pressure import PRESSED_S, Pressure
+from fivestage.core.pressure import GAP_S, PRESSED_S, Pressure
 from fivestage.core.shed import (
     EVEN_MARGIN,
     MARGIN,
@@ -98,7 +98,7 @@ def test_a_query_with_all_of_its_time_is_begun() -> None:
     ],
 )
 def test_where_slots_are_scarce(likely_s: float, even_s: float, *, due: bool, needed_s: float) -> None:
-    """For a second after a query had to wait its chances must be good; else any chance will do."""
+    """For a second after a wait an answer must be likely, while waiting lasts more so; else hardly at all."""
 
     def needs(now: float) -> float:
         """The least time that is enough, to a millisecond."""
@@ -117,8 +117,11 @@ def test_where_slots_are_scarce(likely_s: float, even_s: float, *, due: bool, ne
     shedder = shed(ShedPolicy(max_share=1.0), pressure)
     assert needs(100.0) == pytest.approx(rare_s)
     pressure.press(100.0)
-    assert needs(100.0 + PRESSED_S - 0.01) == pytest.approx(needed_s, abs=0.0011)
-    assert needs(100.0 + PRESSED_S) == pytest.approx(rare_s)
+    assert needs(100.0 + PRESSED_S - 0.01) == pytest.approx(likely_s, abs=0.0011)
+    for place in range(20):
+        pressure.press(101.0 + place * GAP_S / 2)
+    assert needs(101.0 + 10 * GAP_S) == pytest.approx(needed_s, abs=0.0011)
+    assert needs(102.0 + PRESSED_S) == pytest.approx(rare_s)
 
 
 @given(

@@ -35,7 +35,8 @@ from fivestage.core.limit_trial import HALF, Pace, Trial
 CONFIDENCE: Final = 3.0
 """Standard errors by which a latency must be beyond the tolerance."""
 SLOW_WINDOWS: Final = 2
-"""So many windows in a row must be slow: after a pause of a node one is."""
+"""So many windows in a row must be slow, or have timeouts: after a pause of a node one is and has. Where nearly
+all time out, one is enough."""
 MARGIN: Final = 1.25
 """A limit that was set to bring latency to the tolerance is changed again when off by this factor."""
 MAX_DOWN_S, MAX_UP_S = 60.0, 30.0
@@ -95,7 +96,7 @@ class ConcurrencyLimiter:
 
     __slots__ = (
         "_bound_at", "_bound_since", "_changed_at", "_closes_at", "_down", "_ended_at", "_last_goodput",
-        "_length_s", "_looks_at", "_normal_drops", "_policy", "_profile", "_report", "_reported_at",
+        "_late", "_length_s", "_looks_at", "_normal_drops", "_policy", "_profile", "_report", "_reported_at",
         "_slow", "_trial", "_typical_s", "_up", "_window", "limit",
     )  # fmt: skip
 
@@ -114,6 +115,8 @@ class ConcurrencyLimiter:
         """Since when all did, or since the last trial downwards that failed."""
         self._slow = 0
         """How many windows in a row were slow."""
+        self._late = 0
+        """In how many in a row many timed out."""
         self._last_goodput = 0.0
         self._normal_drops = 0.0
         self._trial: Trial | None = None
@@ -244,7 +247,10 @@ class ConcurrencyLimiter:
         latency, normal = window.latency(), self._normal()
         self._normal_drops -= max(0.0, self._normal_drops - window.drop_share) * FORGET
         many = min(1.0, self._normal_drops + self._policy.drop_share)
-        if window.drop_share >= many and window.in_time < IN_TIME_AGAIN:
+        late = window.drop_share >= many and window.in_time < IN_TIME_AGAIN
+        nearly_all = window.drop_share >= NEARLY_ALL
+        self._late = (SLOW_WINDOWS if nearly_all else self._late + 1) if late else 0
+        if self._late >= SLOW_WINDOWS:
             return f"{window.dropped} of {window.ended} timed out"
         if not window.all_bound:
             self._slow = 0
@@ -330,7 +336,7 @@ class ConcurrencyLimiter:
         self.limit = limit
         self._changed_at = self._bound_at = now
         self._window = Window()
-        self._slow, self._last_goodput = 0, 0.0
+        self._slow, self._late, self._last_goodput = 0, 0, 0.0
 
     def _note(self, change: str, why: str, old: int | None = None) -> None:
         """Have a change reported; one that waits for that is replaced, and what it was at first is kept."""

@@ -121,6 +121,8 @@ class Shedder:
         if not self._pressure.is_on(now):
             return answer_time_s(RARE) or 0.0
         likely_s = answer_time_s(LIKELY) or 0.0
+        if not self._pressure.is_lasting(now):
+            return likely_s
         if budget.due_at is None:  # waiting has cost it nothing
             return likely_s
         even_s = answer_time_s(EVEN) or 0.0
