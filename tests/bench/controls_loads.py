@@ -31,7 +31,7 @@ class Load:
     """The service knows how long an answer is of use (``admission.query_ttl_ms``)."""
 
 
-# Beyond capacity all are answered while the queue fills, and the longer a queue may get the longer that is: it
+# Beyond capacity all are answered while the queue fills, and a queue that may get longer fills for longer: it
 # is what follows that is to be seen.
 LOADS = {
     load.name: load

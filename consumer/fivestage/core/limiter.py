@@ -35,7 +35,7 @@ from fivestage.core.limit_trial import HALF, Pace, Trial
 CONFIDENCE: Final = 3.0
 """Standard errors by which a latency must be beyond the tolerance."""
 SLOW_WINDOWS: Final = 2
-"""So many windows in a row must be slow, or have timeouts: after a pause of a node one is and has. Where nearly
+"""So many windows in a row must be slow, or have timeouts: after a pause of a node one is so. Where nearly
 all time out, one is enough."""
 MARGIN: Final = 1.25
 """A limit that was set to bring latency to the tolerance is changed again when off by this factor."""
