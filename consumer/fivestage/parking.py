@@ -45,6 +45,8 @@ class Start(NamedTuple):
     granted_s: float
     refused: str | None
     """Why the stage is not worth starting; its function is not called then."""
+    barred: bool = False
+    """Its node is not to be called any more; its function is not called then."""
 
 
 class Parked:
@@ -56,16 +58,24 @@ class Parked:
         ctx: Gets the deadlines when the stage starts.
         times: Of the query, as they are now.
         now: Since when it waits (monotonic seconds).
+        is_barred: Whether its node is not to be called; asked when a thread is free.
     """
 
     def __init__(
-        self, spec: StageSpec, advice: StageAdvice, ctx: StageContext, times: Times, now: float
+        self,
+        spec: StageSpec,
+        advice: StageAdvice,
+        ctx: StageContext,
+        times: Times,
+        now: float,
+        is_barred: Callable[[], bool],
     ) -> None:
         self._spec = spec
         self._advice = advice
         self._ctx = ctx
         self._times = times
         self._since = now
+        self._is_barred = is_barred
         self._notify: Callable[[], None] | None = None
         self.start: Start | None = None
         """None while it waits."""
@@ -113,12 +123,15 @@ class Parked:
         self.start = start
         if (notify := self._notify) is not None:
             notify()
-        return call_in_thread(function, query, self._ctx) if start.refused is None else None
+        if start.barred or start.refused is not None:
+            return None
+        return call_in_thread(function, query, self._ctx)
 
     def _start(self) -> Start:
         now = self._ctx.clock()
         times = self._times.later(now - self._since)
-        return Start(now, times, *stage_grant(self._spec, self._advice, now=now, ends_at=times.ends_at))
+        granted_s, refused = stage_grant(self._spec, self._advice, now=now, ends_at=times.ends_at)
+        return Start(now, times, granted_s, refused, self._is_barred())
 
 
 def _set(future: asyncio.Future[None]) -> None:

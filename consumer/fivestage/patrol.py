@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from fivestage.core.moving import is_overdue
@@ -19,7 +20,7 @@ from fivestage.executors.cpu import SpentCpu
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fivestage.core.job import Job
     from fivestage.core.policy import Policies
@@ -38,11 +39,8 @@ the machine was busy with other things."""
 OVERDUE_S = 1.0
 """How long a call may run on after its end before it is overdue."""
 OVERDUE_CPU_S = 0.015
-"""How much CPU it may use after its end: each thread that computes takes its share of the interpreter from
-everything else, and what waits for a database uses none."""
-BURNS_CPU_S = 0.1
-"""One call that has used this much since its end is enough for its node to get no more: it will hardly return
-soon, and each further one would take as much again from all others."""
+"""So much CPU that calls of a node use after their ends counts as one more overdue call: each thread that
+computes takes its share of the interpreter from all others, and what waits for a database uses none."""
 
 
 class Patrol:
@@ -123,16 +121,18 @@ class Patrol:
         self._dispatcher.end_waiting(now)
         abandoned = self._executor.abandoned()
         self._cpu.look(abandoned, now)
-        names = [left.name for left in abandoned for _ in range(self._weight(left, now))]
-        self._policies.tick(now, stuck_nodes(names, self._max_overdue))
+        self._policies.tick(now, stuck_nodes(self._overdue(abandoned, now), self._max_overdue))
         return bool(self._running.jobs or self._dispatcher.waiting or abandoned)
 
-    def _weight(self, left: Abandoned, now: float) -> int:
-        """As how many overdue calls it counts."""
-        spent_s = self._cpu.spent_s(left)
-        if spent_s > BURNS_CPU_S:
-            return self._max_overdue
-        return int(now - left.since > OVERDUE_S or spent_s > OVERDUE_CPU_S)
+    def _overdue(self, abandoned: Sequence[Abandoned], now: float) -> list[str]:
+        """The names of the nodes whose calls are overdue: each as often as it has such calls."""
+        names = [left.name for left in abandoned if now - left.since > OVERDUE_S]
+        spent_s: dict[str, float] = defaultdict(float)
+        for left in abandoned:
+            spent_s[left.name] += self._cpu.spent_s(left)
+        for name, cpu_s in spent_s.items():
+            names += [name] * min(int(cpu_s / OVERDUE_CPU_S), self._max_overdue)
+        return names
 
     def _end_stage(self, job: Job, running: RunningStage, now: float) -> None:
         """A stage has not ended at its limit: it is a timeout, and nobody waits for its code any more.

@@ -146,7 +146,11 @@ class Walk:
             resumed = None if trail.resumed is None else self._resumed()
             node = self._next_node(spec) if resumed is None else resumed.node or ""
             if node is None:
-                return trail.superseded[-1] if trail.superseded else self._refused(spec)
+                return (
+                    trail.superseded[-1]
+                    if trail.superseded
+                    else self._refused(spec, str(ctx.results.get(_DECISION)))
+                )
             ctx.node = node
             ended = self._attempt(spec, node)
             run = ended if isinstance(ended, StageRun) else await ended
@@ -189,14 +193,13 @@ class Walk:
         self._trial_s = most_s
         return True
 
-    def _refused(self, spec: StageSpec) -> StageRun:
-        """No node may be called: the breaker of the chosen one is open and nobody stands in for it."""
-        node = str(self._ctx.results.get(_DECISION))
+    def _refused(self, spec: StageSpec, node: str, attempt: int = 1) -> StageRun:
+        """The run of a node that may not be called: its breaker is open, or its calls do not come back."""
         stuck = node in self._job.advice.stuck
         why = "too many of its calls have not come back" if stuck else "its breaker is open"
         error_type = "node_stuck" if stuck else "breaker_open"
         text = f"node {node!r} is not called: {why}"
-        return StageRun(spec, Outcome.ERROR, error=text, error_type=error_type, node=node)
+        return StageRun(spec, Outcome.ERROR, error=text, error_type=error_type, node=node, attempt=attempt)
 
     def _attempt(self, spec: StageSpec, node: str | None) -> StageRun | Coroutine[Any, Any, StageRun]:
         """Call the stage's function once, within what it is granted: how it went, or what to await."""
@@ -269,7 +272,13 @@ class Walk:
         """Have the stage's function called when a thread is free; the stage starts then."""
         ctx = self._ctx
         waiting = RunningStage(spec, now, 0.0, node or None, ctx.attempt)
-        parked = Parked(spec, self._job.advice.stages[spec.sequence], ctx, self._times, now)
+        advice, on_trial = self._job.advice, bool(self._trial_s)
+
+        def is_barred() -> bool:
+            """Its calls may have failed, or not have come back, since it was chosen."""
+            return bool(node) and not on_trial and not advice.lets(node or "")
+
+        parked = Parked(spec, advice.stages[spec.sequence], ctx, self._times, now, is_barred)
         waiting.parked = parked
         waiting.call = parked.submit(self._threads, self._handler().call, self._job.query)
         return waiting
@@ -292,6 +301,8 @@ class Walk:
             trail.on_wait(job, trail, (start.times.started_at, start.times.ends_at))
         if ending.outcome is not _SUCCESS:  # code of its own has cancelled its task
             return self._ended(waiting, ending)
+        if start.barred and node is not None:
+            return self._refused(spec, node, waiting.attempt)
         if start.refused is not None:
             return StageRun(spec, _SKIPPED, error=start.refused, error_type="skipped")
         granted_s, probe = start.granted_s, False

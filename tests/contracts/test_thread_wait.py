@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import Orchestrator
+from fivestage.core.breaker import BreakerPolicy
+from fivestage.core.node_policy import NodePolicy
 from fivestage.executors import InlineExecutor, ThreadExecutor
 from fivestage.executors.fleet import Fleet
 from fivestage.executors.process import ProcessExecutor
@@ -224,6 +226,29 @@ async def test_nothing_waits_for_ever_for_threads_that_hang(place: Place) -> Non
     assert statuses(bus) == {"timeout": threads + MAX_REPLACED + waiting}
     outcomes = Counter(stage(result, StageType.PROCESSING).outcome for result in bus.results())
     assert outcomes[Outcome.SKIPPED] >= waiting
+
+
+@pytest.mark.parametrize("place", ["inline", "thread"], indirect=True)
+async def test_calls_of_a_node_that_must_not_be_called_are_not_made(place: Place) -> None:
+    """Its breaker opens while they wait for a thread: the queries end with that reason, and it never runs."""
+    async with place.bus(2) as bus:
+        with place.hold.closed() as gate:
+            put(bus, "holds", 2)
+            await until(lambda: len(place.noted("holds")) == 2)
+            put(bus, "works", 5)
+            await parked(bus, 5)
+            lane, now = bus.inner.policies.lane("prod"), asyncio.get_running_loop().time()
+            failing = lane.nodes["works"] = NodePolicy(
+                BreakerPolicy(first_open_s=60, open_s=60), lambda: 0.0
+            )
+            for number in range(200):
+                failing.breaker.record(now - 2 + number / 100, failed=True)
+            lane.refresh(now)
+            gate.open()
+            await finish(bus, 7)
+        await until(lambda: is_idle(bus))
+    assert place.noted("works") == []
+    assert Counter(result.error_type for result in of_node(bus, "works")) == {"breaker_open": 5}
 
 
 async def test_a_loop_that_stalls_takes_nothing_from_those_that_wait(
