@@ -262,7 +262,7 @@ class Dispatcher:
         while now < slice_end:
             if (candidate := self._slots.next()) is None:
                 return
-            self._policies.pressure.press(now)
+            self._policies.pressure.press(now, due=candidate.budget.due_at is not None)
             if candidate.book.closed:  # taken away while it waited
                 self._forget(candidate)
             elif (reason := self._begin(candidate, now)) is not None:

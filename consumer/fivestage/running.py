@@ -115,7 +115,9 @@ class Running:
         """A job waits for a thread: it gives its slot back, and its time stands still."""
         if job.ended or trail is not job.trail or job.waits_since is not None:
             return
-        self._queues.enter(job, pool, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._queues.enter(job, pool, now)
+        self._policies.pressure.press(now, due=job.due_at < inf)
         self._slots.release(job.query.lane)
         self.on_slot_free()
 

@@ -294,6 +294,8 @@ class Walk:
         now = self._clock()
         wait = bounds.begin(parked.wait(waiting.call), now, now + FOREVER_S)
         ending = wait if isinstance(wait, Ending) else await wait
+        if trail.closed:  # it goes on elsewhere, and what waits there must not be taken its call
+            raise asyncio.CancelledError
         start = parked.started()
         self._times = start.times
         self._ctx.deadline = bounds.latest = start.times.ends_at

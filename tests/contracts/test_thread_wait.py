@@ -238,9 +238,7 @@ async def test_calls_of_a_node_that_must_not_be_called_are_not_made(place: Place
             put(bus, "works", 5)
             await parked(bus, 5)
             lane, now = bus.inner.policies.lane("prod"), asyncio.get_running_loop().time()
-            failing = lane.nodes["works"] = NodePolicy(
-                BreakerPolicy(first_open_s=60, open_s=60), lambda: 0.0
-            )
+            failing = lane.nodes["works"] = NodePolicy(BreakerPolicy(first_open_s=60, open_s=60), lambda: 0.0)
             for number in range(200):
                 failing.breaker.record(now - 2 + number / 100, failed=True)
             lane.refresh(now)

@@ -344,3 +344,18 @@ def test_a_fixed_limit_learns_nothing() -> None:
     """With equal bounds nothing is learned, and nothing reported."""
     service = Service(fast, 16, adaptive=False, deadline_s=0.25).run(4, 1200)
     assert (service.limit, service.changes) == (256, [])
+
+
+def test_small_losses_do_not_add_up() -> None:
+    """Latency that rises a little less than concurrency, without timeouts: each lower limit is undone."""
+
+    def nearly_proportional(rng: Random, _now: float, running: int) -> float:
+        return 0.004 * running**0.9 * rng.uniform(0.9, 1.1)
+
+    rate = 1.5 * 256 / (0.004 * 256**0.9)
+    answered = []
+    for adaptive in (False, True):
+        service = Service(nearly_proportional, adaptive=adaptive, deadline_s=10.0).run(60, rate)
+        before = service.answered
+        answered.append(service.run(180, rate).answered - before)
+    assert answered[1] >= 0.99 * answered[0]

@@ -13,6 +13,19 @@ def pressed(*at_s: float) -> Pressure:
     return pressure
 
 
+def test_waiting_costs_answers_where_it_has_an_end() -> None:
+    """Queries without a deadline only wait longer; where one of those that wait has one, it may be late."""
+    endless = Pressure()
+    times = [10 + place * GAP_S / 2 for place in range(int(2 * LASTING_S / GAP_S) + 2)]
+    for now in times:
+        endless.press(now, due=False)
+    assert endless.is_lasting(times[-1])
+    assert not endless.costs_answers(times[-1])
+    endless.press(times[-1], due=True)
+    assert endless.costs_answers(times[-1] + GAP_S)
+    assert not endless.costs_answers(times[-1] + 1.01 * GAP_S)
+
+
 def test_nothing_has_waited_yet() -> None:
     """Slots are free from the start."""
     assert not Pressure().is_on(0.0)

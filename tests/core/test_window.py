@@ -88,6 +88,7 @@ def test_censored_is_longer_than_any() -> None:
         ([0.1] * 4, 1.0, 0.1, 5.0),
         ([0.1, 0.1, 0.1, 0.9], 0.2, 0.0, 6.0),
         ([0.1, 0.1, 0.1, 0.9], 0.9, 0.0, 4 / 1.2),
+        ([0.0, 0.0], 0.1, 0.0, inf),
     ],
 )
 def test_what_a_slot_gives(samples: list[float], limit_s: float, other_s: float, rate: float) -> None:

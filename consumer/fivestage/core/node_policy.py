@@ -74,7 +74,7 @@ class NodePolicy:
         self.calls += 1
         self.tried_at = now
         if run.excused:
-            self.spare(run)
+            self._excuse(run, now)
             return
         failed = run.outcome is not _SUCCESS
         if failed or rejected:
@@ -124,6 +124,11 @@ class NodePolicy:
             self._patient_until = now + PATIENCE_S if used_to_answer else -inf
         self._timeout_at = now
         return now < self._patient_until
+
+    def _excuse(self, run: StageRun, now: float) -> None:
+        """An excused error counts for nothing, but shows in a probe that the node works."""
+        if run.probe:
+            self.breaker.record(now, failed=False, probe=True)
 
     def spare(self, run: StageRun) -> None:
         """A call that says nothing about the node."""

@@ -205,7 +205,7 @@ class LanePolicy:
 
     def _stage_advice(self, now: float) -> tuple[StageAdvice, ...]:
         found: list[StageAdvice] = []
-        scarce = self._pressure.is_lasting(now)
+        scarce = self._pressure.costs_answers(now)
         typical_s = [limit.median_s or 0.0 for limit in self.limits] if scarce else []
         reserve_s = 0.0
         for spec, limit in zip(reversed(self._settings.plan.stages), reversed(self.limits), strict=True):

@@ -27,20 +27,24 @@ class Pressure:
     (True, False, True, False)
     """
 
-    __slots__ = ("_last", "_since")
+    __slots__ = ("_due_at", "_last", "_since")
 
     def __init__(self) -> None:
         self._since = -inf
         self._last = -inf
+        self._due_at = -inf
+        """When one last had to wait that has a deadline."""
 
     def __repr__(self) -> str:
         return f"<Pressure from {self._since:.1f} to {self._last:.1f}>"
 
-    def press(self, now: float) -> None:
-        """A query had to wait for its slot; *now* is in monotonic seconds."""
+    def press(self, now: float, *, due: bool = True) -> None:
+        """A query had to wait at *now* (monotonic seconds); *due*: there is an end to how long it can."""
         if now - self._last > GAP_S:
             self._since = now
         self._last = now
+        if due:
+            self._due_at = now
 
     def is_on(self, now: float) -> bool:
         """Whether slots are scarce, or were within the last second."""
@@ -49,3 +53,7 @@ class Pressure:
     def is_lasting(self, now: float) -> bool:
         """Whether they are scarce now and have been for a while."""
         return now - self._last <= GAP_S and self._last - self._since >= LASTING_S
+
+    def costs_answers(self, now: float) -> bool:
+        """Whether that lasts, and of those that wait some have deadlines: others only wait longer."""
+        return self.is_lasting(now) and now - self._due_at <= GAP_S

@@ -87,4 +87,5 @@ class Window:
             return 0.0
         within = sum(seconds <= limit_s for seconds in self._arrived)
         kept_s = sum(min(seconds, limit_s) for seconds in self._arrived)
-        return within / (kept_s + other_s * len(self._arrived))
+        total_s = kept_s + other_s * len(self._arrived)
+        return within / total_s if total_s > 0 else inf
