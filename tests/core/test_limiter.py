@@ -350,7 +350,7 @@ def test_small_losses_do_not_add_up() -> None:
     """Latency that rises a little less than concurrency, without timeouts: each lower limit is undone."""
 
     def nearly_proportional(rng: Random, _now: float, running: int) -> float:
-        return 0.004 * running**0.9 * rng.uniform(0.9, 1.1)
+        return float(0.004 * running**0.9 * rng.uniform(0.9, 1.1))
 
     rate = 1.5 * 256 / (0.004 * 256**0.9)
     answered = []
