@@ -116,7 +116,9 @@ class Patrol:
         grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # others may have held its loop up
         for job in tuple(self._running.jobs.values()):
             running = job.trail.running
-            if running is not None and is_overdue(job, running, now, grace_s=grace_s):
+            if job.waits_since is not None:
+                self._running.look_at_wait(job)
+            elif running is not None and is_overdue(job, running, now, grace_s=grace_s):
                 self._end_stage(job, running, now)
         self._dispatcher.end_waiting(now)
         abandoned = self._executor.abandoned()

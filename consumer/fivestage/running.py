@@ -7,9 +7,10 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from fivestage.core.outcome import CLOCK_SLACK_S, conclude
+from fivestage.core.outcome import CLOCK_SLACK_S, NO_THREAD, conclude
 from fivestage.core.thread_queues import ThreadQueues
-from fivestage_schemas import PipelineStatus
+from fivestage.core.trail import StageRun
+from fivestage_schemas import Outcome, PipelineStatus, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.outcome import Conclusion
     from fivestage.core.policy import Policies
-    from fivestage.core.trail import StageRun, Trail
+    from fivestage.core.trail import RunningStage, Trail
     from fivestage.executors import Executor
 
 FORGET_AT: Final = 1000
 """So many deadlines of ended jobs are kept, and as many again as jobs run: leaving them costs nothing."""
 LATE_S: Final = 0.03
 """A timer that is later by more says that this loop has not turned, so it has not heard of threads either."""
+_PROCESSING: Final = StageType.PROCESSING
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _TIMED_OUT: Final = PipelineStatus.TIMEOUT
 
@@ -102,6 +104,8 @@ class Running:
                 due_at = job.ends_at if job.waits_since is None else self._queues.ends_at(job)
                 if due_at > now:  # it waits for a thread, or has waited: its time is not up yet
                     heappush(deadlines, (due_at, job.number))
+                elif job.due_at > now and (waiting := self._waits_to_call(job)) is not None:
+                    self._end_wait(job, waiting, "node_busy", NO_THREAD)
                 else:
                     self._executor.cancel(job)
                     self._end(job)
@@ -130,6 +134,27 @@ class Running:
             now = asyncio.get_running_loop().time()
             self._queues.leave(job, now)
             self._runs_again(job, now)
+
+    def look_at_wait(self, job: Job) -> None:
+        """Let another node answer where the one that a job waits for a thread to call must not be called."""
+        waiting = self._waits_to_call(job)
+        if waiting is not None and waiting.node and not job.advice.lets(waiting.node):
+            self._end_wait(job, waiting, *job.advice.refusal(waiting.node))
+
+    def _waits_to_call(self, job: Job) -> RunningStage | None:
+        """The stage of a job that waits for a thread to call a node: another may answer instead."""
+        waiting = None if job.waits_since is None else job.trail.waiting
+        return waiting if waiting is not None and waiting.spec.stage_type is _PROCESSING else None
+
+    def _end_wait(self, job: Job, waiting: RunningStage, error_type: str, why: str) -> None:
+        """A job waits for a thread no longer: the next node is called, or it ends with the reason."""
+        self._executor.cancel(job)
+        job.move()
+        spec, node, attempt = waiting.spec, waiting.node, waiting.attempt
+        job.trail.fail_over(
+            StageRun(spec, Outcome.ERROR, error=why, error_type=error_type, node=node, attempt=attempt)
+        )
+        self._executor.submit(job)
 
     def moves(self, job: Job) -> None:
         """A job that waits goes on elsewhere: what it has waited so far does not count."""

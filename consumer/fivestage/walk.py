@@ -146,11 +146,9 @@ class Walk:
             resumed = None if trail.resumed is None else self._resumed()
             node = self._next_node(spec) if resumed is None else resumed.node or ""
             if node is None:
-                return (
-                    trail.superseded[-1]
-                    if trail.superseded
-                    else self._refused(spec, str(ctx.results.get(_DECISION)))
-                )
+                if trail.superseded:
+                    return trail.superseded[-1]
+                return self._refused(spec, str(ctx.results.get(_DECISION)))
             ctx.node = node
             ended = self._attempt(spec, node)
             run = ended if isinstance(ended, StageRun) else await ended
@@ -195,10 +193,7 @@ class Walk:
 
     def _refused(self, spec: StageSpec, node: str, attempt: int = 1) -> StageRun:
         """The run of a node that may not be called: its breaker is open, or its calls do not come back."""
-        stuck = node in self._job.advice.stuck
-        why = "too many of its calls have not come back" if stuck else "its breaker is open"
-        error_type = "node_stuck" if stuck else "breaker_open"
-        text = f"node {node!r} is not called: {why}"
+        error_type, text = self._job.advice.refusal(node)
         return StageRun(spec, Outcome.ERROR, error=text, error_type=error_type, node=node, attempt=attempt)
 
     def _attempt(self, spec: StageSpec, node: str | None) -> StageRun | Coroutine[Any, Any, StageRun]:

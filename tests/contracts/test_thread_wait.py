@@ -19,7 +19,7 @@ from fivestage.executors.process import ProcessExecutor
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage.threads import MAX_REPLACED
-from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason
+from fivestage_schemas import PipelineStatus, StageType, TimeoutReason
 from shell.samples import KEY, ends, finish, query, stage, statuses, timeouts
 from support import busy_app
 from support.files import Gate, notes
@@ -52,11 +52,16 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def bus(
-        self, threads: int, *, total_ms: int = LONG_MS, stall_s: float = LONG_S
+        self,
+        threads: int,
+        *,
+        total_ms: int = LONG_MS,
+        limit_ms: int | None = None,
+        stall_s: float = LONG_S,
     ) -> AsyncIterator[MemoryBus]:
-        """A bus with so many threads, whose stages may each take the whole time."""
+        """A bus with so many threads, whose stages may each take *limit_ms*, or the whole time."""
         limits: dict[str, Any] = {"total_timeout_ms": total_ms}
-        limits["stage_timeouts_ms"] = dict.fromkeys(StageType, total_ms)
+        limits["stage_timeouts_ms"] = dict.fromkeys(StageType, limit_ms or total_ms)
         if stall_s < LONG_S:  # no query may wait for its loop: that would cost it its answer
             limits["critical"] = list(StageType)
         settings = Settings.model_validate({"pipeline": limits})
@@ -214,7 +219,7 @@ async def test_a_query_with_a_deadline_may_wait_for_a_thread(place: Place) -> No
 
 
 async def test_nothing_waits_for_ever_for_threads_that_hang(place: Place) -> None:
-    """Calls that hang are replaced as far as that goes; then those that still wait end as timeouts."""
+    """Calls that hang are replaced as far as that goes; then those that still wait end, with the reason."""
     threads, waiting = 16, 20
     async with place.bus(threads, total_ms=300) as bus:
         with place.hold.closed():
@@ -223,30 +228,36 @@ async def test_nothing_waits_for_ever_for_threads_that_hang(place: Place) -> Non
             await until(lambda: is_idle(bus))
             called = len(place.noted("holds"))
     assert threads <= called <= threads + MAX_REPLACED  # all of them, where the machine is not too busy
-    assert statuses(bus) == {"timeout": threads + MAX_REPLACED + waiting}
-    outcomes = Counter(stage(result, StageType.PROCESSING).outcome for result in bus.results())
-    assert outcomes[Outcome.SKIPPED] >= waiting
+    found = Counter(result.error_type for result in bus.results())
+    assert found.pop("timeout") == called
+    assert found.keys() <= {"node_stuck", "node_busy", "breaker_open"}
+    assert found.total() >= waiting
 
 
-@pytest.mark.parametrize("place", ["inline", "thread"], indirect=True)
-async def test_calls_of_a_node_that_must_not_be_called_are_not_made(place: Place) -> None:
-    """Its breaker opens while they wait for a thread: the queries end with that reason, and it never runs."""
-    async with place.bus(2) as bus:
-        with place.hold.closed() as gate:
+@pytest.mark.parametrize(
+    ("node", "answer", "error_type"), [("works", "stands in", None), ("holds", None, "breaker_open")]
+)
+async def test_queries_do_not_wait_to_call_a_node_that_fails(
+    place: Place, node: str, answer: str | None, error_type: str | None
+) -> None:
+    """Its breaker opens while they wait for a thread: another of its intent answers, or they end."""
+    async with place.bus(2, limit_ms=LONG_MS // 2) as bus:
+        with place.hold.closed():
             put(bus, "holds", 2)
             await until(lambda: len(place.noted("holds")) == 2)
-            put(bus, "works", 5)
+            for number in range(5):
+                bus.put(query(f"waits{number}", node))
             await parked(bus, 5)
             lane, now = bus.inner.policies.lane("prod"), asyncio.get_running_loop().time()
-            failing = lane.nodes["works"] = NodePolicy(BreakerPolicy(first_open_s=60, open_s=60), lambda: 0.0)
+            failing = lane.nodes[node] = NodePolicy(BreakerPolicy(first_open_s=60, open_s=60), lambda: 0.0)
             for number in range(200):
                 failing.breaker.record(now - 2 + number / 100, failed=True)
-            lane.refresh(now)
-            gate.open()
-            await finish(bus, 7)
+            await finish(bus, 5)
+            assert of_node(bus, "holds") == []  # no thread is free yet
+        await finish(bus, 7)
         await until(lambda: is_idle(bus))
-    assert place.noted("works") == []
-    assert Counter(result.error_type for result in of_node(bus, "works")) == {"breaker_open": 5}
+    assert (len(place.noted("holds")), place.noted("works")) == (2, [])
+    assert {(one.answer, one.error_type) for one in of_node(bus, "waits")} == {(answer, error_type)}
 
 
 async def test_a_loop_that_stalls_takes_nothing_from_those_that_wait(

@@ -32,7 +32,11 @@ def make(folder: Path) -> Pipeline:
     async def decide(query: Query, _ctx: StageContext) -> str:
         return query.user_input
 
-    @app.node("works")
+    @app.intent
+    async def intent(_query: Query, _ctx: StageContext) -> str:
+        return "work"
+
+    @app.node("works", intents={"work"})
     def works(query: Query, ctx: StageContext) -> list[float]:
         """What it has left when it starts, and of what."""
         note(folder, f"works {query.query_id}")
@@ -55,6 +59,10 @@ def make(folder: Path) -> Pipeline:
     @app.node("quick")
     async def quick(_query: Query, _ctx: StageContext) -> str:
         return "quick"
+
+    @app.node("stands-in", intents={"work"})
+    async def stands_in(_query: Query, _ctx: StageContext) -> str:
+        return "stands in"
 
     @app.node("blocks")
     async def blocks(query: Query, _ctx: StageContext) -> str:

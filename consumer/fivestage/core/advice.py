@@ -84,6 +84,12 @@ class Advice:
         closed = state is _CLOSED or (state is _HALF_OPEN and name in self.probes)
         return closed and name not in self.stuck
 
+    def refusal(self, name: str) -> tuple[str, str]:
+        """Why a node may not be called: the error's type, and its text."""
+        if name in self.stuck:
+            return "node_stuck", f"node {name!r} is not called: too many of its calls have not come back"
+        return "breaker_open", f"node {name!r} is not called: its breaker is open"
+
     def rank(self, names: Iterable[str]) -> list[str]:
         """Those of *names* that may be called, the best first.
 

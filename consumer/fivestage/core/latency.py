@@ -16,7 +16,7 @@ FEWEST: Final = 8
 LEVELS: Final = 32
 """Concurrency by powers of two: 1, 2-3, 4-7, and so on."""
 MIN_LATENCY_S: Final = 1e-4
-"""Faster is not told apart: ratios of less are noise."""
+"""Shorter latencies count as this: ratios of less are noise."""
 LOG_MIN: Final = log(MIN_LATENCY_S)
 
 

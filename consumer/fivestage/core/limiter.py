@@ -2,7 +2,7 @@
 
 At a fixed rate of arrivals, concurrency is rate times latency (Little's law): whatever makes a node slower
 also makes more queries run, so that both rise together does not say which caused which. Only changing the
-limit tells. So a latency that rises with concurrency, or many timeouts, are a reason for a *trial*: the limit
+limit shows. So a latency that rises with concurrency, or many timeouts, are a reason for a *trial*: the limit
 is lowered, and stays so if the goodput (queries that ended in time, per second) did not fall.
 
 - The limit starts at its maximum. It matters, and is learned, only while queries wait for a slot.
@@ -13,7 +13,7 @@ is lowered, and stays so if the goodput (queries that ended in time, per second)
   time to time, and kept if goodput rises with it.
 - After half a minute in which nothing waited the limit is the maximum again.
 
-Sources: that latency beyond a tolerance tells of a queue, and the ratio of both by how much to change the
+Sources: that latency beyond a tolerance means a queue, and the ratio of both by how much to change the
 limit, is from Gradient2 of Netflix/concurrency-limits. There a baseline follows the latency, so a node that
 becomes slower for reasons of its own is throttled for minutes. Measuring what is normal at little load, and
 going up and down now and then to look, is from BBR's ProbeBW and ProbeRTT (Cardwell et al. 2016). Keeping

@@ -20,7 +20,7 @@ _VALIDATION: Final = list(StageType).index(StageType.VALIDATION)
 _SUCCESS: Final = Outcome.SUCCESS
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _REJECTED: Final = "Validation rejected the answer"
-_NO_THREAD: Final = "no thread was free for its call: executor.threads of them were busy"
+NO_THREAD: Final = "no thread was free for its call: executor.threads of them were busy"
 CLOCK_SLACK_S = 1e-6
 """Two sums of the same floats may differ by a rounding."""
 
@@ -137,7 +137,7 @@ def _complete(
     if running is not None:
         runs.append(interrupted(running, now, "was running at the deadline"))
     failed = _first_that_ends(runs) or given_up
-    reason = _NO_THREAD if waits else "no time left"
+    reason = NO_THREAD if waits else "no time left"
     if failed is not None:
         reason = f"{failed.spec.stage_type} did not succeed"
     if failed is not None and failed.verdict is False:

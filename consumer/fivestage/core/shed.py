@@ -23,8 +23,8 @@ BUCKET_S = 1.0
 LIKELY, EVEN, RARE = 0.95, 0.5, 0.02
 """Shares of the answers. While slots are free only queries are rejected that would nearly all be late."""
 MARGIN, MAX_SHARE, EVEN_MARGIN = 2.0, 0.5, 1.1
-"""Where slots are scarce somebody is refused in any case: better those who would only just be in time, as a
-queue that is worked off at the very edge of its deadlines loses many to the least disturbance. Twice the
+"""Where slots are scarce some queries are rejected in any case: better those that would only just be in time,
+as a queue that is worked off at the very edge of its deadlines loses many to the least disturbance. Twice the
 likely time, up to half of the total; where answers take longer than that, a tenth more than the median."""
 
 

@@ -256,7 +256,8 @@ class _Child:
     def _on_wait(self, _: Job, trail: Trail, times: tuple[float, float] | None) -> None:
         assert isinstance(trail, Relay)  # noqa: S101 - it was made above
         if times is None:
-            self._outbox.send(encode((messages.WAITS, trail.serial)))
+            assert trail.waiting is not None  # noqa: S101 - that is what is reported
+            self._outbox.send(messages.waits(trail.serial, trail.waiting))
         else:  # what comes next says that the stage runs, or has ended
             self._outbox.keep(encode((messages.GOES_ON, trail.serial, *times)))
 

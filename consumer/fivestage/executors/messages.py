@@ -100,6 +100,17 @@ def running(serial: int, stage: RunningStage) -> bytes:
     return encode((*head, stage.node, stage.attempt, stage.probe))
 
 
+def waits(serial: int, waiting: RunningStage) -> bytes:
+    """A stage's call waits for a thread."""
+    return encode((WAITS, serial, waiting.spec.sequence, waiting.node, waiting.attempt))
+
+
+def waits_now(frame: Frame, plan: Plan, now: float) -> RunningStage:
+    """Read ``waits``."""
+    _, _, sequence, node, attempt = frame.head
+    return RunningStage(plan.stages[sequence], now, 0.0, node, attempt)
+
+
 def finished(kind: str, serial: int, run: StageRun, trail: Trail, max_data_bytes: int) -> bytes:
     """A stage has ended, or failed over; its data has been left out already if it is too large.
 

@@ -7,7 +7,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.breaker import BreakerState
-from fivestage.core.trail import RunningStage
 from fivestage.executors import messages
 from fivestage.executors.host import report_wait
 from fivestage.executors.roster import Roster
@@ -232,7 +231,7 @@ class ProcessWorker:
     def _on_waits(self, frame: Frame) -> None:
         if given := self._writable(frame):
             job, trail = given
-            trail.waiting = RunningStage(job.plan.stages[len(trail.runs)], time.monotonic(), 0.0)
+            trail.waiting = messages.waits_now(frame, job.plan, time.monotonic())
             report_wait(self, job, trail, None)
 
     def _on_goes_on(self, frame: Frame) -> None:
