@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage.executors import cpu
 from fivestage.executors.cpu import CpuUse, thread_busy_s, thread_cpu_s
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LIMIT_S = 10.0
 LOOK_S = 0.5
@@ -122,3 +127,11 @@ def test_the_cpu_of_a_real_thread() -> None:
     thread.join()
     while thread_cpu_s((os.getpid(), numbers[0])) is not None:  # Python's part ends before the kernel's
         time.sleep(0.001)
+
+
+def test_waiting_for_a_core_counts_as_computing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's figures are nanoseconds on a core, and nanoseconds of waiting for one."""
+    (tmp_path / "1" / "task" / "2").mkdir(parents=True)
+    (tmp_path / "1" / "task" / "2" / "schedstat").write_text("250000000 500000000 9\n", encoding="ascii")
+    monkeypatch.setattr(cpu, "PROC", tmp_path)
+    assert thread_busy_s((1, 2)) == pytest.approx(0.75)

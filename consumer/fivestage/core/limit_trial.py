@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from fivestage.core.latency import Window
 
 KEPT_SHARE: Final = 0.9
-"""A lower limit is kept if it has so much of the goodput of before, and of that before the first of several
-trials: small losses would add up."""
+"""A lower limit is kept if it has so much of the goodput of before: windows are too short to tell it better."""
 FEW_DROPS: Final = 0.05
 KEPT_WITHOUT_DROPS: Final = 1.0
-"""Where hardly any query times out nothing is gained by a lower limit but more goodput."""
+"""Where hardly any query times out nothing is gained by a lower limit but more goodput; and losses of several
+trials would add up."""
 GAIN: Final = 1.25
 """A doubled limit is kept if goodput is so many times that of before."""
 STRAGGLERS: Final = 0.9
@@ -61,20 +61,14 @@ class Trial:
             self._measuring = running <= self.new and (self._earlier <= 0 or now >= self._settled_at)
         return self._measuring
 
-    def is_kept(self, window: Window, goodput: float, best: float) -> bool:
-        """Whether the new limit is better: a lower one if goodput did not fall, a higher one if it rose.
-
-        Args:
-            window: What was measured with it.
-            goodput: Of that window, queries a second.
-            best: The goodput before the first of several limits, each lower than the one before.
-        """
+    def is_kept(self, window: Window, goodput: float) -> bool:
+        """Whether the new limit is better: a lower one if goodput did not fall, a higher one if it rose."""
         gained = goodput > 0 and goodput >= GAIN * self.goodput
         if gained or self.new > self.old or not goodput:
             return gained
         fewer_drops = window.drop_share <= HALF * self.before.drop_share
         share = KEPT_SHARE if self.before.drop_share > FEW_DROPS else KEPT_WITHOUT_DROPS
-        if goodput < share * max(self.goodput, best):  # because fewer came, as while a breaker is open?
+        if goodput < share * self.goodput:  # because fewer came, as while a breaker is open?
             return fewer_drops and window.free > HALF * window.ended
         return fewer_drops or self.before.all_bound  # else it was not in the way, and has to have done good
 

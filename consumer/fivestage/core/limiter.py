@@ -95,7 +95,7 @@ class ConcurrencyLimiter:
     """The state of a LimiterPolicy: give it how each query ended, read from it how many may run."""
 
     __slots__ = (
-        "_best", "_bound_at", "_bound_since", "_changed_at", "_closes_at", "_down", "_ended_at",
+        "_bound_at", "_bound_since", "_changed_at", "_closes_at", "_down", "_ended_at",
         "_last_goodput", "_late", "_length_s", "_looks_at", "_normal_drops", "_policy", "_profile",
         "_report", "_reported_at", "_slow", "_trial", "_typical_s", "_up", "_window", "limit",
     )  # fmt: skip
@@ -117,7 +117,7 @@ class ConcurrencyLimiter:
         """How many windows in a row were slow."""
         self._late = 0
         """In how many in a row many timed out."""
-        self._last_goodput = self._best = 0.0
+        self._last_goodput = 0.0
         self._normal_drops = 0.0
         self._trial: Trial | None = None
         self._down, self._up = Pace(MAX_DOWN_S), Pace(MAX_UP_S)
@@ -136,7 +136,6 @@ class ConcurrencyLimiter:
     def started(self, now: float) -> None:
         """A query starts: after a quiet time the limit is the maximum again."""
         if self.limit < self._policy.max_limit and now - self._bound_at >= QUIET_S:
-            self._best = 0.0
             self._note("raised", f"nothing waited for {QUIET_S:.0f} s")
             self._trial = None
             self._move(self._policy.max_limit, now)
@@ -293,7 +292,6 @@ class ConcurrencyLimiter:
         factor = min(RAISE, self._policy.tolerance * normal.seconds / latency.seconds)
         if factor < MARGIN:
             return False
-        self._best = 0.0
         self._note("raised", f"latency {latency.seconds * 1000:.0f} ms is normal, and queries wait")
         self._move(min(self._policy.max_limit, ceil(self.limit * factor)), now)
         return True
@@ -310,7 +308,7 @@ class ConcurrencyLimiter:
             before = trial.before if lowered else window
             self._profile.replace(before.latency())
             self._normal_drops = before.drop_share
-        if trial.is_kept(window, goodput, self._best):
+        if trial.is_kept(window, goodput):
             self._keep(trial, window, goodput, now)
             return
         latency = trial.before.latency().mean
@@ -327,12 +325,10 @@ class ConcurrencyLimiter:
         figures = f"{goodput:.0f} instead of {trial.goodput:.0f} a second end in time"
         self._up.restart()
         if self.limit < trial.old:
-            self._best = max(self._best, trial.goodput)
             self._down.restart()
             self._up.failed(now, 0.0, window.latency().mean)  # it was higher just now
             self._note("lowered", f"{trial.why}; {figures}", trial.old)
         else:
-            self._best = 0.0
             self._note("raised", f"{trial.why}; {figures}", trial.old)
         self._move(self.limit, now)
 

@@ -16,6 +16,7 @@ MAX_CORES: Final = 0.5
 NOTEWORTHY: Final = 0.1
 """A node is named that uses so much of what the one does that uses most."""
 LOOK_EVERY_S: Final = 0.02
+PROC: Final = Path("/proc")
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME: Final = 11
 """Where the user time is among the fields of ``stat`` that follow the name; the system time is the next."""
@@ -43,7 +44,7 @@ def thread_busy_s(thread: tuple[int, int]) -> float | None:
     """
     process, number = thread
     try:
-        found = Path(f"/proc/{process}/task/{number}/schedstat").read_text(encoding="ascii")
+        found = (PROC / f"{process}/task/{number}/schedstat").read_text(encoding="ascii")
         ran_ns, waited_ns, _ = found.split()
         return (int(ran_ns) + int(waited_ns)) / 1e9
     except (OSError, ValueError):
