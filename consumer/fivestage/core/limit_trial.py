@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fivestage.core.latency import Window
 
 KEPT_SHARE: Final = 0.9
-"""A lower limit is kept if it has so much of the goodput of before: windows are too short to tell it better."""
+"""A lower limit is kept if it has this share of the earlier goodput: short windows measure no better."""
 FEW_DROPS: Final = 0.05
 KEPT_WITHOUT_DROPS: Final = 1.0
 """Where hardly any query times out nothing is gained by a lower limit but more goodput; and losses of several
