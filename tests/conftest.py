@@ -1,8 +1,9 @@
-"""Which event loop a test gets, and how property tests draw their examples."""
+"""Which event loop a test gets, how long it may take, and which tests share a process."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,20 @@ from faults.table import FaultTable
 from fivestage.testing import VirtualTimeLoop
 from fivestage.version import COMPILED
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import pytest
 
 HERE = Path(__file__).parent
 VIRTUAL = (HERE / "core", HERE / "shell")
 REAL_MARKERS = ("kafka", "broker", "realtime")
+LONG_LIMIT_S = 3600
+"""The time limit of a test marked ``long``; all others have the one in pyproject.toml."""
+SHARED = ("cluster", "guarded", "kafka")
+"""Fixtures that start brokers: tests that use one run in one process, so that it is started once."""
+WAITING = 2
+"""More processes than processors: many tests wait most of the time."""
 
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=100
@@ -35,12 +42,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run those that take minutes too")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes ``-n auto`` starts."""
+    return len(os.sched_getaffinity(0)) + WAITING if hasattr(os, "sched_getaffinity") else 1 + WAITING
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what a compiled build does not allow, and what takes minutes unless it is asked for."""
     if COMPILED:
         _leave_out("interpreted", config, items)
     if not config.getoption("--long"):
         _leave_out("long", config, items)
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(LONG_LIMIT_S))
+        for name in SHARED:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))
+                break
 
 
 def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> None:

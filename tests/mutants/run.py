@@ -1,0 +1,119 @@
+"""Put each planted mistake into a copy of the project and run its tests there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple
+
+from .mutant import ROOT, Mutant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LIMIT_S = 600.0
+"""How long the tests of one mistake may take."""
+COPIED = ("consumer", "deploy", "docs", "requirements", "schemas", "tests")
+"""Folders; files of the root are copied too."""
+FAILED, PASSED = 1, 0
+"""Exit codes of pytest; all others say that it could not run the tests."""
+
+
+class Fate(StrEnum):
+    """What became of a planted mistake."""
+
+    CAUGHT = "caught"
+    SURVIVED = "survived"
+    BROKEN = "broken"
+    """Its tests could not be run, which says nothing about them."""
+
+
+class Verdict(NamedTuple):
+    """One planted mistake and what its tests said."""
+
+    mutant: Mutant
+    fate: Fate
+    seconds: float
+    output: str
+
+
+def run_all(mutants: Sequence[Mutant], jobs: int) -> Iterator[Verdict]:
+    """Run each in a copy of the project, *jobs* at a time; verdicts come in the order of the list."""
+    with tempfile.TemporaryDirectory(prefix="fivestage-mutants-") as folder:
+        copies: SimpleQueue[Path] = SimpleQueue()
+        for number in range(jobs):
+            copies.put(copy_project(Path(folder) / str(number)))
+        with ThreadPoolExecutor(jobs) as pool:
+            yield from pool.map(lambda mutant: _run(mutant, copies), mutants)
+
+
+def copy_project(target: Path) -> Path:
+    """Copy what tests need, without environments and caches."""
+    ignored = shutil.ignore_patterns("__pycache__", ".*_cache", ".hypothesis")
+    for name in COPIED:
+        shutil.copytree(ROOT / name, target / name, ignore=ignored)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy2(path, target / path.name)
+    return target
+
+
+def _run(mutant: Mutant, copies: SimpleQueue[Path]) -> Verdict:
+    copy = copies.get()
+    try:
+        with _planted(mutant, copy):
+            return judge(mutant, copy)
+    finally:
+        copies.put(copy)
+
+
+@contextmanager
+def _planted(mutant: Mutant, root: Path) -> Iterator[None]:
+    path = root / mutant.file
+    before = path.read_text(encoding="utf-8")
+    path.write_text(mutant.changed(root), encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+def judge(mutant: Mutant, root: Path) -> Verdict:
+    """Run the tests of a mistake in the project at *root*, where it is planted already."""
+    started = time.monotonic()
+    try:
+        code, output = run_tests(mutant.tests, root)
+    except subprocess.TimeoutExpired as expired:
+        code, output = None, f"{expired}"
+    fate = {FAILED: Fate.CAUGHT, PASSED: Fate.SURVIVED}.get(code, Fate.BROKEN)
+    return Verdict(mutant, fate, time.monotonic() - started, output)
+
+
+def run_tests(tests: Sequence[str], root: Path, *options: str) -> tuple[int, str]:
+    """Run tests of the project at *root* against its own sources; the exit code and what pytest printed."""
+    sources = os.pathsep.join(str(root / name) for name in ("consumer", "schemas"))
+    environment = {**os.environ, "PYTHONPATH": sources, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *options, *tests]
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    return done.returncode, done.stdout
