@@ -9,23 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from faults.table import FaultTable
 from fivestage.testing import VirtualTimeLoop
 from fivestage.version import COMPILED
 
-import pytest
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from xdist.remote import Producer
 
 HERE = Path(__file__).parent
 VIRTUAL = (HERE / "core", HERE / "shell")
 REAL_MARKERS = ("kafka", "broker", "realtime")
 LONG_LIMIT_S = 3600
 """The time limit of a test marked ``long``; all others have the one in pyproject.toml."""
-SHARED = ("cluster", "guarded", "kafka")
-"""Fixtures that start brokers: tests that use one run in one process, so that it is started once."""
+WHOLE = ("tests/bench/", "tests/chaos/", "tests/cli/", "tests/deploy/", "tests/faults/", "tests/kafka/")
+"""Folders whose files are not shared out among processes: their tests share what takes long to start."""
 WAITING = 2
 """More processes than processors: many tests wait most of the time."""
 
@@ -47,7 +49,18 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + WAITING if hasattr(os, "sched_getaffinity") else 1 + WAITING
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class Scheduler(LoadScopeScheduling):
+    """Shares out single tests, but whole files where their tests share what takes long to start."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0] if nodeid.startswith(WHOLE) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduler:
+    """Share out the tests among processes."""
+    return Scheduler(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what a compiled build does not allow, and what takes minutes unless it is asked for."""
     if COMPILED:
@@ -57,10 +70,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(LONG_LIMIT_S))
-        for name in SHARED:
-            if name in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(name))
-                break
 
 
 def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> None:

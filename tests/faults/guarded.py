@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from confluent_kafka.admin._scram import (
+from confluent_kafka.admin import (
     ScramCredentialInfo,
     ScramMechanism,
     UserScramCredentialUpsertion,
@@ -120,7 +120,7 @@ def guarded_broker(folder: Path) -> Iterator[GuardedBroker]:
         "sasl.username": "admin",
         "sasl.password": f"{PASSWORD}-admin",
     }
-    for broker in _lend(own=True, properties=properties):
+    for broker in _lend(properties=properties):
         guarded = GuardedBroker(broker, SecuredClient(broker.bootstrap, options), authority.file, folder)
         guarded.set_password(PASSWORD)
         yield guarded

@@ -18,6 +18,7 @@ from fivestage.bus.topics import BATCH_OVERHEAD_BYTES, largest_records
 from fivestage.bus.topics import check as check_topics
 from fivestage.core.records import Output
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
+from kafka.admin import limit_records
 from kafka.cluster import lend_cluster
 from kafka.test_service import settings_for
 from support.checker import (
@@ -135,8 +136,7 @@ def test_one_broker_restarts(cluster: Cluster, record_property: Record) -> None:
 def test_start_while_a_broker_is_away(cluster: Cluster) -> None:
     """What is asked before the start is answered by the other brokers while one is dead and still listed."""
     topics = cluster.create_topics(1)
-    limit = ("--alter", "--entity-type", "topics", "--entity-name", topics.results)
-    cluster.brokers[1].exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=20000")
+    limit_records(cluster.bootstrap, topics.results, 20_000)
     names = {name: getattr(topics, name) for name in TopicSettings.model_fields if name != "create"}
     settings = Settings(
         kafka=KafkaSettings(bootstrap_servers=cluster.bootstrap), topics=TopicSettings(**names)

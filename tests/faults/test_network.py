@@ -34,7 +34,7 @@ pytestmark = pytest.mark.kafka
 def proxied() -> Iterator[tuple[RealBroker, Proxy]]:
     """A broker that is reached through a proxy alone, as ``localhost``."""
     with Proxy() as proxy:
-        for broker in _lend(own=True, properties={ADVERTISED: f"localhost:{proxy.port}"}):
+        for broker in _lend(properties={ADVERTISED: f"localhost:{proxy.port}"}):
             proxy.target = broker.bootstrap
             yield broker, proxy
 

@@ -58,7 +58,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         "listener.name.client.ssl.client.auth": "required",
         **authority.broker_properties("127.0.0.1"),
     }
-    for broker in _lend(own=True, properties=properties):
+    for broker in _lend(properties=properties):
         yield Secured(broker.bootstrap, authority, *authority.client("service"))
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import os
 import secrets
 import shutil
 import socket
 import subprocess
+import tarfile
 import tempfile
 import time
 import uuid
@@ -250,7 +252,7 @@ def acquire(*, own: bool = False, properties: Mapping[str, str] | None = None) -
         return Unavailable(f"no Kafka broker ({reason}; FIVESTAGE_KAFKA_LIBS: {problem}); {ADVICE}")
 
 
-def external_broker(address: str) -> RealBroker:
+def external_broker(address: str, internal: str | None = None) -> RealBroker:
     """Use a broker that runs already; it can't be stopped or restarted from here."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -259,7 +261,7 @@ def external_broker(address: str) -> RealBroker:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as problem:
         raise BrokerError(f"no connection: {problem}") from problem
-    return RealBroker(address, "external", address, _ExternalEngine())
+    return RealBroker(address, "external", internal or address, RunningEngine())
 
 
 def jar_broker(libs: Path, java: str = "java", properties: Mapping[str, str] | None = None) -> RealBroker:
@@ -468,14 +470,14 @@ class JarEngine:
         return self._java.run(args, stdin)
 
 
-class _ExternalEngine:
-    """A broker of someone else; Kafka's tools run from FIVESTAGE_KAFKA_LIBS."""
+class RunningEngine:
+    """A broker that this process has not started; Kafka's tools run from FIVESTAGE_KAFKA_LIBS."""
 
     def __init__(self) -> None:
         self._tools: Java | None = None
 
     def start(self) -> None:
-        raise BrokerError("FIVESTAGE_TEST_KAFKA's broker can't be started or stopped by the tests")
+        raise BrokerError("a broker that was not started here can't be started or stopped here")
 
     def stop(self) -> None:
         self.start()
@@ -507,6 +509,39 @@ class _ExternalEngine:
             self._tools = Java(Path(libs), "java")
             atexit.register(self.remove)
         return self._tools
+
+
+class AttachedEngine(RunningEngine):
+    """A broker in a container that this process has not started; Kafka's tools run in it."""
+
+    def __init__(self, container: Any) -> None:
+        super().__init__()
+        self._container = container
+
+    def put(self, data: bytes) -> str:
+        return _put_in(self._container, data)
+
+    def java(self, args: Sequence[str], stdin: str) -> str:
+        return _java_in(self._container, args, stdin)
+
+
+def _put_in(container: Any, data: bytes) -> str:
+    """Store a file in a container and return its path there."""
+    name, archive = uuid.uuid4().hex, io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mode = len(data), 0o644
+        tar.addfile(entry, io.BytesIO(data))
+    container.put_archive("/tmp", archive.getvalue())  # noqa: S108  # in the container
+    return f"/tmp/{name}"  # noqa: S108
+
+
+def _java_in(container: Any, args: Sequence[str], stdin: str) -> str:
+    """Run a Java class of Kafka in a container, with a file there as its input."""
+    command = ["timeout", str(TOOL_SECONDS), "sh", "-c", f'exec "$@" <{stdin}', "sh"]
+    done = container.exec_run([*command, "/opt/kafka/bin/kafka-run-class.sh", *args], demux=True)
+    out, err = done.output
+    return _output(args[0], done.exit_code or 0, out, err)
 
 
 def ready_image(wanted: str) -> str:
@@ -609,15 +644,10 @@ class DockerEngine:
         return bytes(self._container.logs()).decode(errors="replace")
 
     def put(self, data: bytes) -> str:
-        path = f"/tmp/{uuid.uuid4().hex}"  # noqa: S108  # in the container
-        self._box.copy_into_container(data, path)
-        return path
+        return _put_in(self._container, data)
 
     def java(self, args: Sequence[str], stdin: str) -> str:
-        command = ["timeout", str(TOOL_SECONDS), "sh", "-c", f'exec "$@" <{stdin}', "sh"]
-        done = self._container.exec_run([*command, "/opt/kafka/bin/kafka-run-class.sh", *args], demux=True)
-        out, err = done.output
-        return _output(args[0], done.exit_code or 0, out, err)
+        return _java_in(self._container, args, stdin)
 
     @property
     def container_id(self) -> str:

@@ -23,6 +23,7 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from .admin import elect_preferred
 from .broker import (
     ADVICE,
     BrokerError,
@@ -184,12 +185,11 @@ class Cluster:
 
     def elect_preferred(self, *topics: str) -> None:
         """Let the first replica of each partition lead it; those of all topics when none is named."""
-        command = ["kafka-leader-election", "--election-type", "preferred"]
-        if topics:
-            plan = {"partitions": [_named(place) for place in self._replicas(*topics)]}
-            self._tool(*command, "--path-to-json-file", plan=plan)
-        else:
-            self._tool(*command, "--all-topic-partitions")
+        try:
+            names = topics or tuple(self._admin().list_topics(timeout=20).topics)
+            elect_preferred(self.bootstrap, list(self._replicas(*names)))
+        except KafkaException as problem:
+            raise BrokerError(f"no election: {problem}") from problem
 
     def _tool(self, *args: str, plan: object = None) -> None:
         """Run one of Kafka's tools on a broker that is up; *plan* is put in a file, the last argument."""

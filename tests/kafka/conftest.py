@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from .broker import RealBroker, TopicSet, Unavailable, acquire, create_topics, delete_topics
+from .sharing import shared_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,26 +36,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kafka)
 
 
-def _lend(*, own: bool, properties: Mapping[str, str] | None = None) -> Iterator[RealBroker]:
-    broker = acquire(own=own, properties=properties)
-    if isinstance(broker, Unavailable):
-        if os.environ.get("FIVESTAGE_REQUIRE_KAFKA") == "1":
-            pytest.fail(broker.reason, pytrace=False)
-        pytest.skip(broker.reason)
-    with broker:
+def _lend(*, properties: Mapping[str, str] | None = None) -> Iterator[RealBroker]:
+    """Lend a broker of its own that goes away afterwards."""
+    with _there(acquire(own=True, properties=properties)) as broker:
         yield broker
 
 
+def _there(broker: RealBroker | Unavailable) -> RealBroker:
+    """The broker; where there is none, the test is skipped, or fails where Kafka is required."""
+    if isinstance(broker, RealBroker):
+        return broker
+    if os.environ.get("FIVESTAGE_REQUIRE_KAFKA") == "1":
+        pytest.fail(broker.reason, pytrace=False)
+    pytest.skip(broker.reason)
+
+
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[RealBroker]:
-    """Lend a broker that all tests share; don't stop it."""
-    yield from _lend(own=False)
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
+    """Lend a broker that all tests of the run share; don't stop it."""
+    folder = tmp_path_factory.getbasetemp()
+    in_a_worker = "PYTEST_XDIST_WORKER" in os.environ
+    with shared_broker(folder.parent if in_a_worker else folder) as broker:
+        yield _there(broker)
 
 
 @pytest.fixture
 def own_kafka(request: pytest.FixtureRequest) -> Iterator[RealBroker]:
     """Lend a broker of the test's own; an indirect parameter is a dict of extra broker properties."""
-    yield from _lend(own=True, properties=getattr(request, "param", None))
+    yield from _lend(properties=getattr(request, "param", None))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from support.feeder import event, write
 from support.process import ServiceProcess
 from support.wire import GZIP, bad_header_name, bomb, write_batch
 
+from .admin import limit_records
 from .test_commands import fivestage
 from .test_service import settings_for
 
@@ -179,8 +180,7 @@ def test_a_letter_that_its_topic_refuses_does_not_stop_the_others(
     kafka: RealBroker, topics: TopicSet
 ) -> None:
     """Each other one is replayed once, however often the command runs; it ends with 1."""
-    limit = ("--alter", "--entity-type", "topics", "--entity-name", topics.queries)
-    kafka.exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=20000")
+    limit_records(kafka.bootstrap, topics.queries, 20_000)
     headers = {
         "reason": "unknown_lane",
         "topic": topics.queries,

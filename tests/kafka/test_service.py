@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka.admin import AclOperation, AclPermissionType, ResourceType
 
 from fivestage_schemas import PipelineResult, StageResult, StageType, TimeoutEvent
 from support.checker import (
@@ -23,6 +24,7 @@ from support.checker import (
 from support.feeder import Feeder, event, write
 from support.process import ServiceProcess
 
+from .admin import add_rules, limit_records, remove_rule, rule
 from .broker import TopicSet
 
 if TYPE_CHECKING:
@@ -222,8 +224,7 @@ def test_broker_restart_under_load(own_kafka: RealBroker, make_topics: MakeTopic
 @pytest.mark.fault(24)
 def test_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
     """Where an output topic takes less than kafka.max_record_bytes, its own limit is the one that counts."""
-    limit = ("--alter", "--entity-type", "topics", "--entity-name", topics.results)
-    kafka.exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=20000")
+    limit_records(kafka.bootstrap, topics.results, 20_000)
     values: list[tuple[str | None, bytes | None]] = [
         ("a", event("a", "large 30000")),
         ("b", event("b", "large 100")),
@@ -239,8 +240,7 @@ def test_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
 def test_many_results_for_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
     """Batches keep to the smallest limit of the output topics: a burst of small results goes through."""
     for name in (topics.results, topics.stage_results):
-        limit = ("--alter", "--entity-type", "topics", "--entity-name", name)
-        kafka.exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=16384")
+        limit_records(kafka.bootstrap, name, 16_384)
     write(
         kafka.bootstrap, topics.queries, [(f"q{n}", event(f"q{n}", "fast " + "x" * 400)) for n in range(300)]
     )
@@ -280,17 +280,16 @@ def test_missing_rights(own_kafka: RealBroker, make_topics: MakeTopics) -> None:
     """Each missing right ends the start with exit code 2 and one line that names it."""
     topics = make_topics(2, own_kafka)
     refused = {
-        ("--topic", topics.results, "Write"): f"not allowed to write topic {topics.results!r}",
-        ("--topic", topics.queries, "Read"): f"not allowed to read topic {topics.queries!r}",
-        ("--group", topics.prefix, "Read"): f"not allowed to use group {topics.prefix!r}",
+        (ResourceType.TOPIC, topics.results, AclOperation.WRITE): f"write topic {topics.results!r}",
+        (ResourceType.TOPIC, topics.queries, AclOperation.READ): f"read topic {topics.queries!r}",
+        (ResourceType.GROUP, topics.prefix, AclOperation.READ): f"use group {topics.prefix!r}",
     }
     for (kind, name, operation), text in refused.items():
-        everything = ("--allow-principal", "User:ANONYMOUS", "--operation", "All", kind, name, "--force")
-        rule = ("--deny-principal", "User:ANONYMOUS", "--operation", operation, kind, name, "--force")
-        own_kafka.exec_tool("kafka-acls", "--add", *everything)
-        own_kafka.exec_tool("kafka-acls", "--add", *rule)
+        everything = rule(kind, name, AclOperation.ALL, AclPermissionType.ALLOW)
+        denied = rule(kind, name, operation, AclPermissionType.DENY)
+        add_rules(own_kafka.bootstrap, [everything, denied])
         service = ServiceProcess("support.apps:load", own_kafka.bootstrap, settings_for(topics))
         service.launch()
         assert service.wait(20) == 2, service.log[-3:]
-        assert text in service.log[-1]["error"]
-        own_kafka.exec_tool("kafka-acls", "--remove", *rule)
+        assert f"not allowed to {text}" in service.log[-1]["error"]
+        remove_rule(own_kafka.bootstrap, denied)

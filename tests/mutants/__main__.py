@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections import Counter
 
-from .mutant import MutantError, load
-from .run import PASSED, ROOT, Fate, run_all, run_tests
+from .mutant import ROOT, MutantError, load
+from .run import PASSED, Fate, run_all, run_tests
 
 
 def main(arguments: list[str] | None = None) -> int:

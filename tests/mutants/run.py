@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
@@ -19,14 +18,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from .mutant import ROOT, Mutant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 LIMIT_S = 600.0
 """How long the tests of one mistake may take."""
+TEST_LIMIT_S = 60
+"""How long one of them may take: a mistake may make it hang."""
 COPIED = ("consumer", "deploy", "docs", "requirements", "schemas", "tests")
 """Folders; files of the root are copied too."""
-FAILED, PASSED = 1, 0
-"""Exit codes of pytest; all others say that it could not run the tests."""
+PASSED, FAILED, NO_END = 0, 1, -1
+"""Exit codes of pytest; all others, and its not ending, say nothing about the tests."""
 
 
 class Fate(StrEnum):
@@ -91,29 +92,29 @@ def _planted(mutant: Mutant, root: Path) -> Iterator[None]:
 def judge(mutant: Mutant, root: Path) -> Verdict:
     """Run the tests of a mistake in the project at *root*, where it is planted already."""
     started = time.monotonic()
-    try:
-        code, output = run_tests(mutant.tests, root)
-    except subprocess.TimeoutExpired as expired:
-        code, output = None, f"{expired}"
+    code, output = run_tests(mutant.tests, root, f"--timeout={TEST_LIMIT_S}")
     fate = {FAILED: Fate.CAUGHT, PASSED: Fate.SURVIVED}.get(code, Fate.BROKEN)
     return Verdict(mutant, fate, time.monotonic() - started, output)
 
 
 def run_tests(tests: Sequence[str], root: Path, *options: str) -> tuple[int, str]:
-    """Run tests of the project at *root* against its own sources; the exit code and what pytest printed."""
+    """Run tests of the project at *root* against its own sources; pytest's exit code and output."""
     sources = os.pathsep.join(str(root / name) for name in ("consumer", "schemas"))
     environment = {**os.environ, "PYTHONPATH": sources, "PYTHONDONTWRITEBYTECODE": "1"}
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *options, *tests]
-    done = subprocess.run(
-        command,
-        cwd=root,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as expired:
+        return NO_END, str(expired)
     return done.returncode, done.stdout
