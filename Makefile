@@ -16,7 +16,7 @@ FAST := tests/core tests/nodes tests/shell tests/contracts tests/cli/test_round_
 	tests/test_exports.py tests/test_schemas.py tests/test_settings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-compiled wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-fast test-long test-compiled mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -25,10 +25,22 @@ demo: $(READY) ## The whole of it on this machine, without Docker or Kafka
 	$(BIN)/fivestage demo
 
 test: $(READY) ## All tests; those on a real Kafka are skipped where there is none
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 test-fast: $(READY) ## The tests that need no Kafka and little time
-	$(BIN)/pytest $(FAST)
+	$(BIN)/pytest -n auto $(FAST)
+
+test-long: $(READY) ## All tests, those that take minutes too
+	$(BIN)/pytest -n auto --long
+
+mutants: $(READY) ## Plant mistakes in the product: each must make a test fail
+	$(BIN)/python -m tests.mutants $(OPTIONS)
+
+verbs: $(BENCH_READY) ## Each verb that measures, in its shortest form
+	$(BIN)/pytest -n auto --verbs -m verb
+
+long: $(READY) ## Everything that takes long, in hours, with a report (docs/long.md)
+	$(BIN)/python -m tests.long $(OPTIONS)
 
 test-python%: ## The fast tests on another Python, e.g. test-python3.13
 	python=$$(bash .ci/python.sh $*) && $(MAKE) VENV=.venv-python$* PYTHON=$$python test-fast
@@ -36,7 +48,8 @@ test-python%: ## The fast tests on another Python, e.g. test-python3.13
 wheel: dist/compiled/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
 test-compiled: $(COMPILED)/.ready ## The tests of what is compiled, against the compiled wheel
-	$(COMPILED)/bin/pytest tests/core tests/shell tests/contracts tests/broker/test_sink.py tests/broker/test_sender.py tests/broker/test_event_batch.py
+	$(COMPILED)/bin/pytest -n auto tests/core tests/shell tests/contracts tests/simulation \
+		tests/broker/test_sink.py tests/broker/test_sender.py tests/broker/test_event_batch.py
 
 check: $(READY) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check $(SOURCES)

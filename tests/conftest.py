@@ -38,15 +38,17 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--fault-table`` and ``--long``."""
+    """``--fault-table``, ``--long`` and ``--verbs``."""
     parser.addoption("--fault-table", metavar="FILE", help="write what became of each fault, as a table")
 
     parser.addoption("--long", action="store_true", help="run those that take minutes too")
+    parser.addoption("--verbs", action="store_true", help="run each long verb of make in its shortest form")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes ``-n auto`` starts."""
-    return len(os.sched_getaffinity(0)) + WAITING if hasattr(os, "sched_getaffinity") else 1 + WAITING
+    """How many processes ``-n auto`` starts, unless pytest-xdist's own variable says it."""
+    given = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
+    return int(given) if given else (os.cpu_count() or 1) + WAITING
 
 
 class Scheduler(LoadScopeScheduling):
@@ -67,6 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _leave_out("interpreted", config, items)
     if not config.getoption("--long"):
         _leave_out("long", config, items)
+    if not config.getoption("--verbs"):
+        _leave_out("verb", config, items)
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(LONG_LIMIT_S))

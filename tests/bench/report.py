@@ -1,19 +1,20 @@
-"""Tables, and files in docs/bench."""
+"""Tables, and the files that hold them."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .children import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
-OUT = ROOT / "docs" / "bench"
+OUT = Path(os.environ.get("FIVESTAGE_BENCH_OUT") or ROOT / "docs" / "bench")
+"""Where figures are published; trials of the benchmarks themselves set another folder."""
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

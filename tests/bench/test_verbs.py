@@ -1,0 +1,63 @@
+"""Each verb that measures, in its shortest form: whatever it finds, it ends and publishes it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from .children import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIMIT_S = 240
+
+
+class Verb(NamedTuple):
+    """A module of ``tests``, what makes it short, and a file that it publishes."""
+
+    module: str
+    options: str
+    published: str
+
+
+VERBS = (
+    Verb("bench", "--parts contest --only fivestage-interpreted --rounds 1 --queries 1000", "contest.json"),
+    Verb(
+        "bench", "--parts orchestrator,idle,memory --rounds 1 --queries 1000 --seconds 2", "orchestrator.json"
+    ),
+    Verb("bench", "--parts latency,workers --rounds 1 --queries 1000 --seconds 2", "latency.json"),
+    Verb("bench.overload", "--contestants fivestage --loads 1.5 --seconds 3 --warmup 1", "overload.json"),
+    Verb("bench.overload", "--restart --restart-loads 0.7 --outage 35", "restart.json"),
+    Verb("bench.hostile", "--executors thread --kinds deaf --seconds 3 --settle 10", "hostile.json"),
+    Verb("bench.hostile", "--executors process --kinds block-async --seconds 3 --settle 10", "hostile.json"),
+    Verb("bench.ordinary", "--queries 40", "ordinary.json"),
+    Verb("bench.slow", "--phases 2:20,2:200,2:20 --rate 100", "slow.json"),
+    Verb("bench.controls", "--shapes bimodal --loads '90 %' --processes 1", "controls.json"),
+    Verb("bench.scale", "--axes keys --rounds 1 --seconds 0.5", "scale.json"),
+    Verb("bench.soak", "--seconds 10 --rate 100", "soak.json"),
+)
+
+
+@pytest.mark.verb
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: f"{verb.module} {verb.options.split()[1]}")
+def test_a_verb_ends_and_publishes(verb: Verb, tmp_path: Path) -> None:
+    """It ends, and says by 0 or 1 whether its bars are kept: on a busy machine they need not be."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.{verb.module}", *shlex.split(verb.options)],
+        cwd=ROOT,
+        env={**os.environ, "FIVESTAGE_BENCH_OUT": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr[-3000:]
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert (tmp_path / verb.published).stat().st_size > 0
