@@ -37,7 +37,7 @@ mutants: $(READY) ## Plant mistakes in the product: each must make a test fail
 	$(BIN)/python -m tests.mutants $(OPTIONS)
 
 verbs: $(BENCH_READY) ## Each verb that measures, in its shortest form
-	$(BIN)/pytest -n auto --verbs -m verb
+	$(BIN)/pytest -n auto --verbs -m verb $(OPTIONS)
 
 long: $(READY) ## Everything that takes long, in hours, with a report (docs/long.md)
 	$(BIN)/python -m tests.long $(OPTIONS)

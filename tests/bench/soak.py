@@ -31,6 +31,8 @@ LOAD_S = 60.0
 SAMPLE_S = 5.0
 DRAIN_S = 60.0
 SILENT_S = 30.0
+FEWEST = 4
+"""Samples, one a quarter; fewer say nothing."""
 MAX_GROWTH = 1.05
 SPARE = {"rss_mb": 0.0, "tasks": 5.0, "threads": 1.0, "files": 2.0}
 """What a figure that is small may differ by beside its 5 per cent."""
@@ -74,8 +76,16 @@ async def main() -> int:
     parser.add_argument("--executor", default="thread", help="thread, process or inline")
     parser.add_argument("--kafka", help="host:port of a real broker; otherwise an embedded one")
     given = parser.parse_args()
+    if given.seconds < 2 * FEWEST * SAMPLE_S:
+        parser.error(
+            f"a sample is taken every {SAMPLE_S:.0f} s: --seconds {2 * FEWEST * SAMPLE_S:.0f} or more"
+        )
     async with place(given.kafka, partitions=8) as here:
         samples, offered = await soak(here, given.rate, given.seconds, given.executor)
+    if len(samples) < FEWEST:
+        raise SystemExit(
+            f"only {len(samples)} samples of {given.seconds:.0f} s: the service did not answer /metrics"
+        )
     growths = [growth(samples, name) for name in SPARE]
     answered = samples[-1].answered
     _publish(samples, growths, vars(given))

@@ -26,26 +26,33 @@ class Verb(NamedTuple):
     published: str
 
 
-VERBS = (
+QUICK = (
     Verb("bench", "--parts contest --only fivestage-interpreted --rounds 1 --queries 1000", "contest.json"),
-    Verb(
-        "bench", "--parts orchestrator,idle,memory --rounds 1 --queries 1000 --seconds 2", "orchestrator.json"
-    ),
-    Verb("bench", "--parts latency,workers --rounds 1 --queries 1000 --seconds 2", "latency.json"),
     Verb("bench.overload", "--contestants fivestage --loads 1.5 --seconds 3 --warmup 1", "overload.json"),
-    Verb("bench.overload", "--restart --restart-loads 0.7 --outage 35", "restart.json"),
     Verb("bench.hostile", "--executors thread --kinds deaf --seconds 3 --settle 10", "hostile.json"),
     Verb("bench.hostile", "--executors process --kinds block-async --seconds 3 --settle 10", "hostile.json"),
-    Verb("bench.ordinary", "--queries 40", "ordinary.json"),
+    Verb("bench.ordinary", "--queries 40 --executors thread", "ordinary.json"),
     Verb("bench.slow", "--phases 2:20,2:200,2:20 --rate 100", "slow.json"),
+    Verb("bench.soak", "--seconds 40 --rate 50", "soak.json"),
+)
+EXPENSIVE = (
+    Verb("bench", "--parts orchestrator,idle,memory --rounds 1 --queries 1000", "orchestrator.json"),
+    Verb("bench", "--parts latency,workers --rounds 1 --queries 1000 --seconds 2", "latency.json"),
+    Verb("bench.overload", "--restart --restart-loads 0.7 --outage 35", "restart.json"),
     Verb("bench.controls", "--shapes bimodal --loads '90 %' --processes 1", "controls.json"),
     Verb("bench.scale", "--axes keys --rounds 1 --seconds 0.5", "scale.json"),
-    Verb("bench.soak", "--seconds 10 --rate 100", "soak.json"),
 )
+"""Take half a minute of CPU or more: with ``--long``."""
+VERBS = (*QUICK, *(pytest.param(verb, marks=pytest.mark.long) for verb in EXPENSIVE))
+
+
+def name_of(verb: Verb) -> str:
+    """The part of a test's id that names a verb."""
+    return f"{verb.module} {verb.options.split()[1]}"
 
 
 @pytest.mark.verb
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: f"{verb.module} {verb.options.split()[1]}")
+@pytest.mark.parametrize("verb", VERBS, ids=name_of)
 def test_a_verb_ends_and_publishes(verb: Verb, tmp_path: Path) -> None:
     """It ends, and says by 0 or 1 whether its bars are kept: on a busy machine they need not be."""
     done = subprocess.run(
