@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import orjson
 import pytest
@@ -34,8 +34,8 @@ MODELS: dict[Output, type[BaseModel]] = {
     Output.RESULTS: PipelineResult,
     Output.TIMEOUTS: TimeoutEvent,
 }
-NOT_IN_VIRTUAL_TIME = {"node_busy", "node_stuck", "worker_died"}
-"""Words of threads and processes: ``test_words_of_threads`` and ``test_words_of_processes`` have them."""
+OF_PROCESSES = {"worker_died"}
+"""What takes a process: ``tests/contracts/test_process_executor.py`` has it."""
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def words_in(records: list[OutputRecord]) -> set[str]:
 
 def test_error_types(bus: MemoryBus) -> None:
     """The words that ``error_type`` may hold beside class names."""
-    compare("error_types.txt", sorted(words_in(bus.sink.records) | NOT_IN_VIRTUAL_TIME))
+    compare("error_types.txt", sorted(words_in(bus.sink.records) | OF_PROCESSES))
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,8 @@ def commands(command: Any, path: str = "fivestage") -> Iterator[str]:
     yield path
     for one in command.params:
         annotation = one.type_descriptor.annotation
-        kind = "|".join(map(str, get_args(annotation))) or annotation.__name__
+        words = get_args(annotation) if get_origin(annotation) is Literal else ()
+        kind = "|".join(words) or getattr((get_args(annotation) or (annotation,))[0], "__name__", "?")
         if one.param_type_name == "argument":
             yield f"{path} {one.name.upper()}{'' if one.required else '?'}: {kind}"
         else:

@@ -1,4 +1,4 @@
-"""One run in virtual time in which a record becomes everything that it can become without threads and processes."""
+"""One run in virtual time in which a record becomes everything that it can become in one process."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import orjson
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
-from fivestage import Pipeline
+from fivestage import Orchestrator, Pipeline
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.records import CorruptRecord, Output, PlainRecord
+from fivestage.core.trail import RunningStage, StageRun
+from fivestage.executors import InlineExecutor
 from fivestage.settings import Settings
 from fivestage.telemetry.tracing import Tracing
 from fivestage.testing import MemoryBus, VirtualTimeLoop
+from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
     from fivestage import Query, StageContext
     from fivestage.core.events import Observer
+    from fivestage.core.job import Job
+    from fivestage.running import Running
 
 EPOCH = 1_800_000_000.0
 """The wall clock when the loop's clock shows 0."""
@@ -65,6 +70,27 @@ class Numbers(IdGenerator):
     generate_trace_id = generate_span_id
 
 
+class Busy(InlineExecutor):
+    """Runs jobs on the loop, but for one whose node waits for a thread in vain first."""
+
+    waits_for_thread: Running | None = None
+
+    def submit(self, job: Job) -> None:
+        """Run a job, or let it wait."""
+        running, self.waits_for_thread = self.waits_for_thread, None
+        if running is None:
+            super().submit(job)
+            return
+        asyncio.get_running_loop().call_soon(self._wait, job, running)
+
+    def _wait(self, job: Job, running: Running) -> None:
+        now = asyncio.get_running_loop().time()
+        for spec in job.plan.stages[:2]:
+            job.trail.finish(StageRun(spec, Outcome.SUCCESS, started_at=now))
+        job.trail.waiting = RunningStage(job.plan.stages[2], now, 0.0, "answers")
+        running.waits(job, job.trail, "pool")
+
+
 def pipeline() -> Pipeline:
     """Stages in which the first word of a question says what happens."""
     app = Pipeline(builtins=False)
@@ -109,7 +135,7 @@ def pipeline() -> Pipeline:
 
 
 QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "success": ("answers \"42\" – ✓", {"context": {"a": 1}}),
+    "success": ('answers "42" \u2013 \u2713', {"context": {"a": 1}}),
     "stage-timeout": ("sleeps", {}),
     "pipeline-timeout": ("sleeps", {"budget_ms": 60}),
     "degraded": ("answers unvalidated", {}),
@@ -139,7 +165,9 @@ async def _run(observer: Observer | None) -> MemoryBus:
     )
     provider = TracerProvider(id_generator=Numbers(), shutdown_on_exit=False)
     tracing = Tracing(topic="queries", results_topic="results", group_id="memory", provider=provider)
-    bus = MemoryBus(pipeline(), settings=settings, observer=observer, tracing=tracing)
+    app = pipeline()
+    executor = Busy(Orchestrator(app, plan=settings.pipeline.plan()))
+    bus = MemoryBus(app, settings=settings, observer=observer, tracing=tracing, executor=executor)
     clock = asyncio.get_running_loop().time
     bus.dispatcher._wall_clock = lambda: EPOCH + clock()
     async with bus:
@@ -154,6 +182,10 @@ async def _run(observer: Observer | None) -> MemoryBus:
         for number in range(FAILING_CALLS):  # a second of them opens the breaker
             await _ask(bus, f"failing-{number}", "fails", lane="canary")
             await asyncio.sleep(0.025)
+        executor.waits_for_thread = bus.inner.running
+        await _ask(bus, "busy", "answers")
+        bus.inner.policies.lane("prod").advice.stuck = frozenset({"answers"})
+        await _ask(bus, "stuck", "answers")
     return bus
 
 

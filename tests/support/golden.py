@@ -16,8 +16,8 @@ COMMAND = ".venv/bin/pytest tests/test_golden.py tests/test_golden_metrics.py"
 def compare(name: str, found: Sequence[str]) -> None:
     """Hold what the running product shows against a file, line by line.
 
-    The environment variable ``GOLDEN`` says what to do about a difference: ``add`` writes the file unless a line
-    of it is missing, ``break`` writes it whatever changed.
+    The environment variable ``GOLDEN`` says what to do about a difference: ``add`` writes the file unless
+    a line of it is missing, ``break`` writes it whatever changed.
 
     Raises:
         AssertionError: they differ.
@@ -38,8 +38,8 @@ def _message(name: str, gone: list[str], new: list[str]) -> str:
     lines += [f"  + {line}" for line in new]
     if gone:
         lines.append(
-            "A line that is missing or different breaks the contract with those who rely on it: undo that, or "
-            f"agree on a new version, and then run: GOLDEN=break {COMMAND}"
+            "To take away or rename a line breaks the contract with those who rely on it: undo that, or agree "
+            f"on a new version and run: GOLDEN=break {COMMAND}"
         )
     elif new:
         lines.append(f"Adding is allowed. Review the lines, then run: GOLDEN=add {COMMAND}")

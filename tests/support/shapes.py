@@ -12,8 +12,10 @@ from pydantic import BaseModel
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BOUNDS = ("format", "minLength", "maxLength", "pattern", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum",
-          "minItems", "maxItems")  # fmt: skip
+BOUNDS = (
+    *("format", "minLength", "maxLength", "pattern", "minItems", "maxItems"),
+    *("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"),
+)
 
 
 def fields_of(model: type[BaseModel]) -> list[str]:
@@ -75,7 +77,7 @@ def _members(value: type) -> Iterator[tuple[str, Any]]:
 
 
 def _parameters(value: Any) -> str:
-    """The parameters of what can be called; empty for anything else, and for what takes none in particular."""
+    """The parameters of what can be called; empty for anything else."""
     if isinstance(value, staticmethod | classmethod):
         value = value.__func__
     if not inspect.isroutine(value) and not (inspect.isclass(value) and "__init__" in vars(value)):
@@ -84,7 +86,7 @@ def _parameters(value: Any) -> str:
     bare = [
         one.replace(annotation=inspect.Parameter.empty, default=_plain(one.default))
         for one in signature.parameters.values()
-        if one.name != "self"
+        if one.name not in {"self", "cls"}
     ]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
@@ -97,5 +99,7 @@ class _Other:
 
 
 def _plain(default: Any) -> Any:
-    is_plain = default is inspect.Parameter.empty or isinstance(default, bool | int | float | str | tuple | None)
+    is_plain = default is inspect.Parameter.empty or isinstance(
+        default, bool | int | float | str | tuple | None
+    )
     return default if is_plain else _Other()
