@@ -267,15 +267,6 @@ def test_commands_exist(document: str) -> None:
             assert (ROOT / line.split()[0]).exists(), line
 
 
-def test_promises_name_tests_that_exist() -> None:
-    """Each promise in the README names a test file that is there."""
-    section = README.partition("## What is promised")[2].partition("## Settings")[0]
-    named = re.findall(r"`(tests/[^`]+)`", section)
-    assert len(named) >= 8
-    for name in named:
-        assert (ROOT / name).is_file(), name
-
-
 @pytest.mark.parametrize("document", [*DOCUMENTS, "ARCHITECTURE.md", ".github/SECURITY.md"])
 def test_links(document: str) -> None:
     """Links between documents lead somewhere: to files, and to headings in them."""
