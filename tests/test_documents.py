@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -162,54 +162,6 @@ def test_config_commands(tmp_path: Path) -> None:
         assert run(line, tmp_path).returncode == 0
     shown = run("fivestage config show --config fivestage.toml", tmp_path).stdout
     assert re.search(r'^kafka.group_id = "mine" +# fivestage.toml$', shown, flags=re.MULTILINE)
-
-
-def test_settings_table() -> None:
-    """Every setting in the README's table exists."""
-    section = README.partition("## Settings")[2]
-    cells = re.findall(r"^\| (`[a-z_.`, ]+`) \|", section, flags=re.MULTILINE)
-    keys = [key for cell in cells for key in re.findall(r"`([a-z_.]+)`", cell)]
-    assert len(keys) > 12
-    values = Settings().model_dump(mode="json")
-    for key in keys:
-        section, _, name = key.partition(".")
-        assert section in values if not name else name in values[section], key
-
-
-def shown(value: Any) -> str:
-    """A default as the README's table has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "none" if value is None else f"`{value}`" if isinstance(value, str) else str(value)
-
-
-def test_settings_table_has_the_defaults() -> None:
-    """Where a row gives one value for each of its settings, these are the defaults."""
-    rows = re.findall(
-        r"^\| (`[a-z_.`, ]+`) \| ([^|]*) \|", README.partition("## Settings")[2], flags=re.MULTILINE
-    )
-    values = Settings().model_dump(mode="json")
-    looked_at = 0
-    for cell, defaults in rows:
-        keys = re.findall(r"`([a-z_]+)\.([a-z_]+)`", cell)
-        given = defaults.split(", ")
-        if len(keys) == len(given):
-            assert [shown(values[section][name]) for section, name in keys] == given, cell
-            looked_at += len(keys)
-    assert looked_at > 20
-
-
-def test_settings_of_controls() -> None:
-    """Every setting that the page about controls names exists; the tables have all of them, with defaults."""
-    values = Settings().model_dump(mode="json")
-    for section, name in re.findall(r"`([a-z]+)\.([a-z_]+)`", CONTROLS):
-        assert name in values[section], f"{section}.{name}"
-    rows = re.findall(r"^\| `([a-z]+)\.([a-z_]+)` \| ([^|]*) \|", CONTROLS, flags=re.MULTILINE)
-    for section, name, default in rows:
-        assert shown(values[section][name]) == default, f"{section}.{name}"
-    listed = {(section, name) for section, name, _ in rows}
-    assert {("adaptive", name) for name in values["adaptive"]} <= listed
-    assert {("breaker", name) for name in values["breaker"]} <= listed
 
 
 def test_controls_switched_off(tmp_path: Path) -> None:

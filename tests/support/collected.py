@@ -1,4 +1,4 @@
-"""The tests that ``make test`` runs, as pytest collects them: ``python -m support.collected``, in ``tests``."""
+"""The tests that ``make test`` runs, as pytest collects them: ``python -m support.collected`` in ``tests``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Listing:
 
 
 def collected() -> dict[str, list[int]]:
-    """All tests by their ids, such as ``tests/core/test_ledger.py::test_empty``, with the faults they prove."""
+    """All tests by their ids, such as ``tests/test_x.py::test_y[1]``, with the faults that they prove."""
     # without rewriting asserts, which takes most of the time
     command = [sys.executable, "-m", "support.collected", "--assert=plain", "-p", "no:cacheprovider"]
     left_out = ("PYTEST_", "PYTHONDONTWRITEBYTECODE")  # with bytecode it takes half the time

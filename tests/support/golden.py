@@ -38,7 +38,7 @@ def _message(name: str, gone: list[str], new: list[str]) -> str:
     lines += [f"  + {line}" for line in new]
     if gone:
         lines.append(
-            "To take away or rename a line breaks the contract with those who rely on it: undo that, or agree "
+            "To take away or rename a line breaks the contract with its readers. Undo that, or agree "
             f"on a new version and run: GOLDEN=break {COMMAND}"
         )
     elif new:
