@@ -1,4 +1,4 @@
-"""The tests that ``make test`` runs, as pytest collects them: ``python -m support.collected`` in ``tests``."""
+"""The tests that ``make test`` runs, as pytest collects them; ``python -m support.collected`` prints them."""
 
 from __future__ import annotations
 
