@@ -256,7 +256,7 @@ def test_every_printed_command_is_run() -> None:
 
 
 NOT_IN_CI = {"kafka-image", "sbom", "lock", "test-python"}
-"""``kafka-image``: .ci/services.sh builds it; ``test-python``: CI runs it with each version that it finds; the others
+"""``kafka-image``: .ci/services.sh builds it; ``test-python``: CI runs it with each version there is; the others
 need an index."""
 
 

@@ -74,7 +74,7 @@ async def test_metrics(service: Service) -> None:
     with await asyncio.to_thread(urllib.request.urlopen, request, timeout=30) as response:
         text = response.read().decode()
     lines, bare = [], []
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
         labels = {label for sample in family.samples for label in sample.labels} - OF_BUCKETS
         lines.append(f"{family.name}: {family.type}{{{', '.join(sorted(labels))}}}")
         if not family.samples:
