@@ -256,8 +256,8 @@ def test_every_printed_command_is_run() -> None:
 
 
 NOT_IN_CI = {"kafka-image", "sbom", "lock", "test-python"}
-"""``kafka-image``: .ci/services.sh builds it; ``test-python``: CI runs it with each version there is; the others
-need an index."""
+"""``kafka-image``: .ci/services.sh builds it; ``test-python``: CI runs it with each version there is; the
+others need an index."""
 
 
 def test_every_printed_verb_is_run() -> None:
