@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from faults.catalogue import FAULTS
 from support.collected import collected
 
@@ -17,34 +15,18 @@ ROWS = re.findall(r"^\| (.+?) \| ([^|]*) \|$", SECTION, flags=re.MULTILINE)[2:]
 """Without the title and the line below it."""
 
 
-@pytest.fixture(scope="module")
-def tests() -> dict[str, list[int]]:
-    """All tests that are run, with the faults they are marked with."""
-    return collected()
-
-
-@pytest.fixture(scope="module")
-def names(tests: dict[str, list[int]]) -> set[str]:
-    """Their ids, with and without parameters."""
-    return {*tests, *(name.partition("[")[0] for name in tests)}
-
-
-def test_every_promise_names_a_test_that_is_run(names: set[str]) -> None:
-    """By its id; one that is left out, as with ``--long`` only, holds nothing."""
+def test_promises_and_faults_are_held_by_tests_that_are_run() -> None:
+    """By their ids; a test that is left out, as with ``--long`` only, holds nothing."""
+    tests = collected()  # once, for all of them
+    names = {*tests, *(name.partition("[")[0] for name in tests)}
     assert len(ROWS) >= 42
-    for promise, held_by in ROWS:
-        cited = held_by.split(", ")
-        assert [one for one in cited if one.strip("`") not in names] == [], promise
-
-
-def test_what_else_the_section_names_is_there(names: set[str]) -> None:
-    """Tests by their ids, helpers of tests by their files."""
-    for name in re.findall(r"`(tests/[^`]+)`", SECTION):
-        assert name in names or (name.startswith("tests/support/") and (ROOT / name).is_file()), name
-
-
-def test_every_fault_has_a_test(tests: dict[str, list[int]]) -> None:
-    """Also without ``--long``, which is for more of the same."""
+    missing = {
+        promise: [one for one in held_by.split(", ") if one.strip("`") not in names]
+        for promise, held_by in ROWS
+    }
+    assert {promise: cited for promise, cited in missing.items() if cited} == {}
+    others = set(re.findall(r"`(tests/[^`]+)`", SECTION)) - names
+    assert [one for one in others if not (one.startswith("tests/support/") and (ROOT / one).is_file())] == []
     assert {number for marked in tests.values() for number in marked} == set(FAULTS)
 
 
