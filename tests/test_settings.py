@@ -8,31 +8,11 @@ import pytest
 
 from fivestage import ConfigurationError
 from fivestage.settings import Settings
-from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SECRET = "s3cret-7f3a"  # noqa: S105 - a canary
-
-
-def test_defaults_are_those_of_the_contract() -> None:
-    """Limits, topics, lane and admission are what readers and producers were told."""
-    settings = Settings()
-    assert (settings.kafka.bootstrap_servers, settings.kafka.group_id) == ("localhost:9092", "fivestage")
-    assert settings.topics.all == (
-        "fivestage.queries",
-        "fivestage.stage-results",
-        "fivestage.results",
-        "fivestage.timeouts",
-        "fivestage.dead-letters",
-    )
-    assert (settings.lane, settings.pipeline.total_timeout_ms) == ("prod", 250)
-    assert list(settings.pipeline.stage_timeouts_ms.values()) == [50, 100, 120, 40, 30]
-    assert settings.pipeline.critical == {StageType.INTENT, StageType.DECISION, StageType.PROCESSING}
-    assert (settings.admission.max_in_flight, settings.admission.query_ttl_ms) == (256, 0)
-    assert (settings.executor.kind, settings.executor.max_abandoned) == ("thread", 64)
-    assert (settings.admin.host, settings.admin.port) == ("127.0.0.1", 8080)
 
 
 def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,17 +218,3 @@ def test_a_breaker_that_opens_for_less_than_it_opens_first() -> None:
     """A ceiling below the default of first_open_ms is the first open time too: such settings stay valid."""
     policy = Settings.model_validate({"breaker": {"open_ms": 400}}).breaker.policy(250)
     assert (policy.first_open_s, policy.open_s) == (0.4, 0.4)
-
-
-def test_the_defaults_of_what_is_learned_are_those_of_the_contract() -> None:
-    """As section 7 has them."""
-    settings = Settings()
-    adaptive, breaker = settings.adaptive, settings.breaker
-    assert (adaptive.enabled, adaptive.min_samples, adaptive.floor_ratio) == (True, 50, 0.5)
-    assert (adaptive.ceiling_ratio, adaptive.learning_rate) == (3.0, 0.1)
-    assert (breaker.failure_rate, breaker.slow_call_rate, breaker.window) == (0.3, 1.0, 100)
-    assert (breaker.minimum_calls, breaker.first_open_ms, breaker.open_ms) == (20, 1000, 30_000)
-    assert breaker.half_open_calls == 1
-    admission = settings.admission
-    assert (admission.ordering, admission.adaptive_limit, str(admission.shed)) == ("unordered", True, "on")
-    assert (settings.executor.workers, settings.lanes) == (1, {})

@@ -1,13 +1,14 @@
 """Builds the image and runs containers of it, through the command ``docker`` alone.
 
 The build uses no index and no registry: the wheels are downloaded on the host, once for each lock, and the
-base image is the one that FIVESTAGE_BASE_IMAGE names. What every query passes through is compiled where
-there is one that FIVESTAGE_BUILD_IMAGE names.
+base image is the one that FIVESTAGE_BASE_IMAGE names. An image is named by what goes into it, so that it is
+built once, however many processes and runs ask for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import http.client
 import json
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "fivestage:test"
+LABEL = "fivestage.test=image"
 PYTHON = "/opt/fivestage/bin/python"
 LOCKS = ("requirements/runtime.txt", "requirements/build.txt")
 CONTEXT = (
@@ -45,7 +47,8 @@ HARDENED = (
     *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "512m", "--pids-limit", "256"),
 )
-BUILD_S = 300.0
+BUILD_S = 900.0
+"""With a compiler, on a machine that is busy."""
 READY_S = 30.0
 
 
@@ -60,12 +63,11 @@ def docker(*args: str, limit_s: float = 60.0) -> str:
     return done.stdout.strip()
 
 
-def build(*, compiled: bool = True, stage: str = "") -> str:
-    """Build the image, from cached layers where nothing changed, and return its name.
+def build(*, compiled: bool = False) -> str:
+    """Build the image unless it is there, and return its name.
 
     Args:
-        compiled: With what it takes to compile, where there is that.
-        stage: Up to which stage; to the end if empty.
+        compiled: In the image with a compiler, which takes minutes.
 
     Raises:
         UnavailableError: there is no Docker, no base image or no pip.
@@ -77,6 +79,20 @@ def build(*, compiled: bool = True, stage: str = "") -> str:
         raise UnavailableError("no Docker daemon answers")
     if not _succeeds("docker", "image", "inspect", base):
         raise UnavailableError(f"there is no base image {base}; deploy/kafka-image/build.sh base makes one")
+    build_base = build_image() if compiled else base
+    if build_base is None:
+        raise UnavailableError("no image has a compiler; deploy/kafka-image/build.sh build makes one")
+    tag = f"{IMAGE}-{_content(base, build_base)}"
+    with (Path(tempfile.gettempdir()) / f"{tag.replace(':', '-')}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may build the same one
+        if not _succeeds("docker", "image", "inspect", tag):
+            _build(tag, base, build_base)
+    return tag
+
+
+def _build(tag: str, base: str, build_base: str) -> None:
+    old = ("--filter", f"label={LABEL}", "--filter", "until=24h")
+    docker("image", "prune", "--all", "--force", *old)
     wheels = _wheels(_python_of(base))
     with tempfile.TemporaryDirectory(prefix="fivestage-context-") as folder:
         context = Path(folder)
@@ -85,12 +101,23 @@ def build(*, compiled: bool = True, stage: str = "") -> str:
         _copy(wheels, context / "wheels")
         arguments = (
             f"BASE_IMAGE={base}",
-            f"BUILD_IMAGE={(build_image() if compiled else None) or base}",
+            f"BUILD_IMAGE={build_base}",
             "PIP_ARGS=--no-index --find-links=/wheels",
         )
-        options = ("--file", str(context / "deploy/Dockerfile"), *(("--target", stage) if stage else ()))
-        build_in(context, f"{IMAGE}{stage}", *options, arguments=arguments)
-    return f"{IMAGE}{stage}"
+        build_in(context, tag, "--file", str(context / "deploy/Dockerfile"), arguments=arguments)
+
+
+def _content(base: str, build_base: str) -> str:
+    """Names what goes into an image."""
+    found = hashlib.sha256()
+    for image in (base, build_base):
+        found.update(docker("image", "inspect", "--format", "{{.Id}}", image).encode())
+    for name in CONTEXT:
+        top = ROOT / name
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if path.is_file() and "__pycache__" not in path.parts:
+                found.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def build_image() -> str | None:
@@ -102,7 +129,7 @@ def build_image() -> str | None:
 def build_in(context: Path, tag: str, *options: str, arguments: Sequence[str] = ()) -> None:
     """Build any image."""
     given = [part for argument in arguments for part in ("--build-arg", argument)]
-    docker("build", "--tag", tag, *options, *given, str(context), limit_s=BUILD_S)
+    docker("build", "--tag", tag, "--label", LABEL, *options, *given, str(context), limit_s=BUILD_S)
 
 
 class Container:
@@ -133,7 +160,7 @@ class Container:
         self._command = command
 
     def __enter__(self) -> Self:
-        named = ("--name", self.name, "--label", "fivestage.test=image", "--network", "host")
+        named = ("--name", self.name, "--label", LABEL, "--network", "host")
         docker("run", "--detach", *named, *HARDENED, *self._options, self._image, *self._command)
         try:
             self.wait_until("/readyz answers 200", lambda: self.get("/readyz")[0] == http.HTTPStatus.OK)

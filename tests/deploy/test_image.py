@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-from pathlib import Path
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +15,6 @@ from deploy.image import (
     Container,
     UnavailableError,
     build,
-    build_image,
     build_in,
     docker,
 )
@@ -25,6 +24,7 @@ from support.feeder import event, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from kafka.broker import RealBroker, TopicSet
 
@@ -45,9 +45,14 @@ SLOW_APP = """
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """Build the image."""
+    """Build the image, as quickly as it can be: what every query passes through is not compiled."""
+    return built()
+
+
+def built(*, compiled: bool = False) -> str:
+    """The image; the test is skipped where none can be made."""
     try:
-        return build()
+        return build(compiled=compiled)
     except UnavailableError as problem:
         if os.environ.get("FIVESTAGE_REQUIRE_KAFKA") == "1":
             pytest.fail(f"no image: {problem}", pytrace=False)
@@ -62,7 +67,7 @@ def user_image(image: str, tmp_path: Path) -> Iterator[str]:
     assert blocks["dockerfile"].startswith("FROM fivestage\n")
     (tmp_path / "myapp.py").write_text(blocks["python"])
     (tmp_path / "Dockerfile").write_text(blocks["dockerfile"].replace("FROM fivestage", f"FROM {image}", 1))
-    tag = f"{IMAGE}-user"
+    tag = f"{IMAGE}-user-{uuid.uuid4().hex[:12]}"
     build_in(tmp_path, tag)
     yield tag
     docker("rmi", "--force", tag)
@@ -108,7 +113,7 @@ def test_answers_without_rights(image: str, kafka: RealBroker, topics: TopicSet)
         service.run(*probe)
         assert service.stop() == 0
         (ready,) = [line for line in service.log() if line["event"] == "ready"]
-        assert ready["compiled"] is (build_image() is not None)
+        assert ready["compiled"] is False
         assert "draining" in [line["event"] for line in service.log()]
     assert sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) == 1
 
@@ -153,14 +158,15 @@ def test_own_node(user_image: str, kafka: RealBroker, topics: TopicSet) -> None:
         assert service.stop() == 0
 
 
-def test_without_a_compiler(image: str) -> None:
-    """Where the image that it is built in has none, the service comes uncompiled."""
-    del image  # what it is made of is there
-    project = build(compiled=False, stage="project")
-    find = ("find", "/project", "-name", "walk.py", "-o", "-name", "*.so")
-    found = docker("run", "--rm", "--network", "none", project, *find)
-    assert [Path(line).name for line in found.split()] == ["walk.py"]
-    docker("rmi", "--force", project)
+@pytest.mark.long  # it compiles: make wheel and make test-compiled do the same outside of an image
+def test_with_a_compiler(kafka: RealBroker, topics: TopicSet) -> None:
+    """Built in an image that has one, what every query passes through is compiled, and answers."""
+    with Container(built(compiled=True), settings_for(kafka, topics)) as service:
+        ask(kafka, topics, "What is 15 + 7?")
+        assert answer(kafka, topics).answer == 22
+        assert service.stop() == 0
+        (ready,) = [line for line in service.log() if line["event"] == "ready"]
+        assert ready["compiled"] is True
 
 
 def test_nothing_but_the_environment(image: str) -> None:

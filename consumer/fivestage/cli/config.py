@@ -58,7 +58,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
     import json
 
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             text = sorted(value) if isinstance(value, list) else value
