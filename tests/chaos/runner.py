@@ -14,7 +14,6 @@ from kafka.broker import BrokerError, Unavailable
 from kafka.cluster import acquire_cluster
 from kafka.test_service import settings_for
 from support.checker import (
-    CommitWatch,
     CpuWatch,
     History,
     Interval,
@@ -99,10 +98,9 @@ def run(plan: Plan) -> Outcome:
 
 
 def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
-    bootstrap, group = cluster.bootstrap, topics.prefix
+    bootstrap = cluster.bootstrap
     with (
         Instances(bootstrap, settings_for(topics, **SETTINGS), plan.logs) as instances,
-        CommitWatch(bootstrap, group, topics) as commits,
         MetricsWatch(instances.living) as metrics,
         CpuWatch(instances.living) as cpu,
     ):
@@ -119,10 +117,11 @@ def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
             catch_up_s = _catch_up(bootstrap, topics, instances, len(load.places))
         instances.end_all()
     history = replace(
-        read_history(bootstrap, topics, load.ids, commits.snapshots),
+        read_history(bootstrap, topics, load.ids),
         rejects=load.rejects,
         samples=metrics.samples,
         endings=instances.endings,
+        tenures=instances.tenures,
         pauses=instances.pauses,
         starved=cpu.starved,
         outages=faults.outages,

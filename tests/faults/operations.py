@@ -49,15 +49,35 @@ class Operator:
         """Delete a group without members, and its positions."""
         _done(self._admin.delete_consumer_groups([group_id]))
 
+    def limit_records(self, topic: str, size: int) -> None:
+        """Set the largest record that a topic takes, in bytes."""
+        entry = _api.ConfigEntry("max.message.bytes", str(size))
+        entry.incremental_operation = _api.AlterConfigOpType.SET
+        resource = _api.ConfigResource(_api.ResourceType.TOPIC, topic, incremental_configs=[entry])
+        _done(self._admin.incremental_alter_configs([resource]))
+
     def deny(self, kind: str, name: str, operation: str) -> None:
         """Take one right, such as ("TOPIC", "t", "WRITE"), from everybody, who had all of them."""
-        who = (_api.ResourcePatternType.LITERAL, "User:ANONYMOUS", "*")
-        rules = {"ALL": _api.AclPermissionType.ALLOW, operation: _api.AclPermissionType.DENY}
-        bindings = [
-            _api.AclBinding(_api.ResourceType[kind], name, *who, _api.AclOperation[right], permission)
-            for right, permission in rules.items()
+        _done(self._admin.create_acls(_rules(kind, name, operation)))
+
+    def allow(self, kind: str, name: str, operation: str) -> None:
+        """Give a right back that was taken."""
+        rules = _rules(kind, name, operation)
+        fields = ("restype", "name", "resource_pattern_type", "principal", "host", "operation")
+        filters = [
+            _api.AclBindingFilter(*(getattr(rule, field) for field in fields), rule.permission_type)
+            for rule in rules
         ]
-        _done(self._admin.create_acls(bindings))
+        _done(self._admin.delete_acls(filters))
+
+
+def _rules(kind: str, name: str, operation: str) -> list[Any]:
+    who = (_api.ResourcePatternType.LITERAL, "User:ANONYMOUS", "*")
+    rules = {"ALL": _api.AclPermissionType.ALLOW, operation: _api.AclPermissionType.DENY}
+    return [
+        _api.AclBinding(_api.ResourceType[kind], name, *who, _api.AclOperation[right], permission)
+        for right, permission in rules.items()
+    ]
 
 
 def _done(futures: dict[Any, Any]) -> None:

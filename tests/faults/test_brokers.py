@@ -21,7 +21,6 @@ from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from kafka.cluster import lend_cluster
 from kafka.test_service import settings_for
 from support.checker import (
-    CommitWatch,
     CpuWatch,
     History,
     Instance,
@@ -35,6 +34,8 @@ from support.checker import (
 from support.feeder import Feeder
 from support.process import ServiceProcess
 from support.watches import sample
+
+from .operations import Operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +74,6 @@ def under_load(cluster: Cluster, count: int) -> Iterator[Run]:
     topics, bootstrap = cluster.create_topics(), cluster.bootstrap
     with (
         ServiceProcess("support.apps:load", bootstrap, settings_for(topics)) as service,
-        CommitWatch(bootstrap, topics.prefix, topics) as commits,
     ):
         assert service.process is not None
         instance = Instance("service", service.process.pid, service.log[-1]["admin_port"])
@@ -86,7 +86,7 @@ def under_load(cluster: Cluster, count: int) -> Iterator[Run]:
             yield run
             wait_until_committed(bootstrap, topics.prefix, topics.queries, count)
         assert service.end() == 0
-    seen = read_history(bootstrap, topics, feeder.ids, commits.snapshots)
+    seen = read_history(bootstrap, topics, feeder.ids)
     run.history = replace(seen, rejects=set(), samples=metrics.samples, starved=cpu.starved)
 
 
@@ -135,8 +135,7 @@ def test_one_broker_restarts(cluster: Cluster, record_property: Record) -> None:
 def test_start_while_a_broker_is_away(cluster: Cluster) -> None:
     """What is asked before the start is answered by the other brokers while one is dead and still listed."""
     topics = cluster.create_topics(1)
-    limit = ("--alter", "--entity-type", "topics", "--entity-name", topics.results)
-    cluster.brokers[1].exec_tool("kafka-configs", *limit, "--add-config", "max.message.bytes=20000")
+    Operator(cluster.bootstrap).limit_records(topics.results, 20_000)
     names = {name: getattr(topics, name) for name in TopicSettings.model_fields if name != "create"}
     settings = Settings(
         kafka=KafkaSettings(bootstrap_servers=cluster.bootstrap), topics=TopicSettings(**names)

@@ -17,7 +17,7 @@ from fivestage.settings import KafkaSettings
 from kafka.broker import ADVERTISED, create_topics
 from kafka.conftest import _lend
 from kafka.test_service import settings_for
-from support.checker import check, wait_for_results, wait_until_committed
+from support.checker import ONCE, check, wait_for_results, wait_until_committed
 from support.feeder import event, write
 from support.process import ServiceProcess
 
@@ -61,11 +61,10 @@ def test_acknowledgements_are_lost(
         wait_until_committed(broker.bootstrap, topics.prefix, topics.queries, len(ids))
         assert service.end() == 0
     assert proxy.acks_lost == 8
-    report = check(broker.bootstrap, topics, ids)
+    report = check(broker.bootstrap, topics, ids, limits=ONCE)
     assert report.silent, report
     record_property("acknowledgements lost", proxy.acks_lost)
     record_property("events written twice", report.duplicates)
-    assert report.duplicates == 0
 
 
 @pytest.mark.fault(37)
