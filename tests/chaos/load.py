@@ -95,6 +95,8 @@ class Load:
         """Write no more, and wait until the brokers have all."""
         self._stop.set()
         self._thread.join(FLUSH_S + 10)
+        if self._thread.is_alive():
+            self.failures.append(f"the load did not end within {FLUSH_S + 10:.0f} s")
 
     @property
     def ids(self) -> set[str]:
@@ -108,6 +110,12 @@ class Load:
         return {place for number, place in self.places.items() if record(self._seed, number).rejected}
 
     def _feed(self) -> None:
+        try:
+            self._write()
+        except Exception as error:  # noqa: BLE001 - the run is worth nothing, which must be said
+            self.failures.append(f"the load ended: {error!r}")
+
+    def _write(self) -> None:
         started, number = time.monotonic(), 0
         while not self._stop.wait(max(0.0, started + number / self._rate - time.monotonic())):
             asked = record(self._seed, number)

@@ -6,13 +6,16 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
+
+from confluent_kafka import KafkaException
+from docker.errors import DockerException
 
 from kafka.broker import BrokerError, Unavailable
 from kafka.cluster import acquire_cluster
 from kafka.test_service import settings_for
+from support.background import InOrder
 from support.checker import (
     CpuWatch,
     History,
@@ -30,6 +33,7 @@ from .load import Load
 from .schedule import INSTANCES, Kind, Step, schedule
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from pathlib import Path
 
     from kafka.broker import TopicSet
@@ -45,6 +49,8 @@ SETTINGS = {
 LIMITS = Limits(in_flight=256, unfinished=1100, late_s=0.5, written_late_s=2.0, shutdown_s=16.0)
 LOOK_S = 0.2
 CATCH_UP_S = 180.0
+BROKERS_S = 180.0
+"""How long after the end what is done to brokers may take."""
 AFTERMATH_S = 2.0
 """After a broker is back and in sync, clients may need a moment to see that."""
 
@@ -76,6 +82,8 @@ class Outcome:
     """From the last record to the last commit; None when that took too long."""
     problems: list[str] = field(default_factory=list)
     """What went wrong with the run itself."""
+    took_s: dict[str, float] = field(default_factory=dict)
+    """How long each part of the run took."""
 
     @property
     def ok(self) -> bool:
@@ -92,12 +100,29 @@ def run(plan: Plan) -> Outcome:
     cluster = acquire_cluster()
     if isinstance(cluster, Unavailable):
         raise BrokerError(cluster.reason)
+    clock = _Clock()
     with cluster:
         topics = cluster.create_topics(PARTITIONS)
-        return _run_on(cluster, topics, plan)
+        clock.lap("brokers and topics")
+        outcome = _run_on(cluster, topics, plan, clock)
+    clock.lap("brokers taken away")
+    return outcome
 
 
-def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
+class _Clock:
+    """Notes how long each part of a run takes."""
+
+    def __init__(self) -> None:
+        self.took_s: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """A part has ended."""
+        now = time.monotonic()
+        self.took_s[name], self._last = now - self._last, now
+
+
+def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan, clock: _Clock) -> Outcome:
     bootstrap = cluster.bootstrap
     with (
         Instances(bootstrap, settings_for(topics, **SETTINGS), plan.logs) as instances,
@@ -107,15 +132,19 @@ def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
         for slot in INSTANCES:
             instances.start(slot)
         instances.wait_until_ready()
+        clock.lap("instances ready")
         with (
             _Faults(cluster, instances) as faults,
             Load(bootstrap, topics.queries, seed=plan.seed, rate=plan.rate) as load,
         ):
             faults.carry_out(schedule(plan.seed, plan.seconds), plan.seconds)
+            clock.lap("faults")
             faults.finish()
+            clock.lap("brokers back")
             load.finish()
             catch_up_s = _catch_up(bootstrap, topics, instances, len(load.places))
         instances.end_all()
+        clock.lap("caught up, instances ended")
     history = replace(
         read_history(bootstrap, topics, load.ids),
         rejects=load.rejects,
@@ -126,9 +155,12 @@ def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
         starved=cpu.starved,
         outages=faults.outages,
     )
+    clock.lap("topics read")
+    report = judge(history, LIMITS)
+    clock.lap("judged")
     return Outcome(
         plan=plan,
-        report=judge(history, LIMITS),
+        report=report,
         history=history,
         sent=len(load.places),
         done=faults.done,
@@ -136,6 +168,7 @@ def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
         deaths=instances.deaths,
         catch_up_s=catch_up_s,
         problems=load.failures + faults.problems,
+        took_s=clock.took_s,
     )
 
 
@@ -162,8 +195,8 @@ class _Faults:
     def __init__(self, cluster: Cluster, instances: Instances) -> None:
         self._cluster = cluster
         self._instances = instances
-        self._brokers = ThreadPoolExecutor(1)
-        self._pending: list[Future[None]] = []
+        self._brokers = InOrder()
+        self._pending: list[tuple[Step, Future[None]]] = []
         self._away: dict[int, float] = {}
         self.done: Counter[Kind] = Counter()
         self.skipped = 0
@@ -174,7 +207,8 @@ class _Faults:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._brokers.shutdown(cancel_futures=True)
+        for _, pending in self._pending:
+            pending.cancel()
 
     def carry_out(self, steps: list[Step], seconds: float) -> None:
         """Do each at its time; between them start again what has ended by itself."""
@@ -186,9 +220,16 @@ class _Faults:
 
     def finish(self) -> None:
         """Wait until the brokers are as they were."""
-        for pending in self._pending:
-            if (error := pending.exception()) is not None:
-                self.problems.append(f"a broker: {error}")
+        limit = time.monotonic() + BROKERS_S
+        for step, pending in self._pending:
+            try:
+                pending.result(max(0.0, limit - time.monotonic()))
+            except TimeoutError:
+                self.problems.append(
+                    f"{step.kind}, broker {step.target}: not done {BROKERS_S:.0f} s after the end"
+                )
+            except (BrokerError, KafkaException, DockerException) as error:
+                self.problems.append(f"{step.kind}, broker {step.target}: {error}")
 
     def _wait_until(self, at: float) -> None:
         pause = threading.Event()
@@ -210,7 +251,7 @@ class _Faults:
             case Kind.LEAVE:
                 instances.leave(step.target)
             case _:
-                self._pending.append(self._brokers.submit(self._do_to_broker, step))
+                self._pending.append((step, self._brokers.submit(self._do_to_broker, step)))
                 return
         self.done[step.kind] += 1
 

@@ -152,11 +152,19 @@ def _result(offset: int) -> dict[str, Any]:
     errors = {SLOW: "timeout", EXPIRED: "expired", REJECTED: "invalid_query"}
     answer = f"a{offset}" if status == "success" else None
     return {
-        **{"query_id": name, "status": status, "answer": answer, "confidence": None},
-        **{"degraded": offset == OVER, "validated": True if answer else None, "error": errors.get(offset)},
-        **{"error_type": errors.get(offset), "node": None if unstarted else "work", "stages": stages},
+        "query_id": name,
+        "status": status,
+        "answer": answer,
+        "confidence": None,
+        "degraded": offset == OVER,
+        "validated": True if answer else None,
+        "error": errors.get(offset),
+        "error_type": errors.get(offset),
+        "node": None if unstarted else "work",
+        "stages": stages,
         "metrics": {
-            **{"total_duration_ms": took_ms, "queue_ms": 1000.0},
+            "total_duration_ms": took_ms,
+            "queue_ms": 1000.0,
             "stage_durations": {s["stage_type"]: s["duration_ms"] for s in stages if s["started_at"]},
             "stages_completed": sum(stage["success"] for stage in stages),
             "stages_failed": sum(stage["timeout"] for stage in stages),
@@ -165,12 +173,11 @@ def _result(offset: int) -> dict[str, Any]:
             "budget_ms": 0.0 if unstarted else 250.0,
             "within_budget": not unstarted and offset != OVER,
         },
-        **{"started_at": None if unstarted else _time(at), "finished_at": _time(at + took_ms / 1000)},
-        **{
-            "source": {"topic": "in", "partition": 0, "offset": offset},
-            "lane": "prod",
-            "schema_version": "1",
-        },
+        "started_at": None if unstarted else _time(at),
+        "finished_at": _time(at + took_ms / 1000),
+        "source": {"topic": "in", "partition": 0, "offset": offset},
+        "lane": "prod",
+        "schema_version": "1",
     }
 
 
@@ -180,13 +187,23 @@ def _stage(name: str, number: int, outcome: str, at: float) -> dict[str, Any]:
     if late and not processing:  # until the end
         at, took_ms, limit_ms = at + 0.22, 30.0, 30.0
     return {
-        **{"query_id": name, "stage_type": STAGES[number], "sequence": number, "outcome": outcome},
-        **{"success": outcome == "success", "timeout": late, "critical": STAGES[number] in CRITICAL},
+        "query_id": name,
+        "stage_type": STAGES[number],
+        "sequence": number,
+        "outcome": outcome,
+        "success": outcome == "success",
+        "timeout": late,
+        "critical": STAGES[number] in CRITICAL,
         "data": {"answer": f"a{name[1:]}"} if processing and not late else None,
-        **{"error": None, "error_type": None if outcome == "success" else outcome},
-        **{"node": "work" if processing else None, "attempt": 1, "duration_ms": 0.0 if skipped else took_ms},
-        **{"timeout_ms": 0.0 if skipped else limit_ms, "started_at": None if skipped else _time(at)},
-        **{"lane": "prod", "schema_version": "1"},
+        "error": None,
+        "error_type": None if outcome == "success" else outcome,
+        "node": "work" if processing else None,
+        "attempt": 1,
+        "duration_ms": 0.0 if skipped else took_ms,
+        "timeout_ms": 0.0 if skipped else limit_ms,
+        "started_at": None if skipped else _time(at),
+        "lane": "prod",
+        "schema_version": "1",
     }
 
 
@@ -194,14 +211,23 @@ def _add(planted: Planted, offset: int, output: str, kind: str, value: dict[str,
     name = f"q{offset}"
     stamp = value.get("finished_at") or value.get("occurred_at") or _time(1000.13 + offset)
     headers = {
-        **{"ce_specversion": "1.0", "ce_id": f"in/0/{offset}/{kind}", "ce_source": "/fivestage/g"},
-        **{"ce_type": f"fivestage.{_TYPES[output]}.v1", "ce_subject": name, "ce_time": stamp},
-        **{"ce_correlationid": name, "ce_causationid": f"in/0/{offset}", "content-type": "application/json"},
-        **{"traceparent": TRACE.format(offset + 1), "lane": "prod"},
+        "ce_specversion": "1.0",
+        "ce_id": f"in/0/{offset}/{kind}",
+        "ce_source": "/fivestage/g",
+        "ce_type": f"fivestage.{_TYPES[output]}.v1",
+        "ce_subject": name,
+        "ce_time": stamp,
+        "ce_correlationid": name,
+        "ce_causationid": f"in/0/{offset}",
+        "content-type": "application/json",
+        "traceparent": TRACE.format(offset + 1),
+        "lane": "prod",
         **({"status": value["status"]} if output == RESULTS else {}),
     }
     at_ms = _ms(1000.4 + offset)
-    planted.events.append(Event(output, offset, kind, name.encode(), json.loads(json.dumps(value)), headers, at_ms))
+    planted.events.append(
+        Event(output, offset, kind, name.encode(), json.loads(json.dumps(value)), headers, at_ms)
+    )
 
 
 def _add_timeout(
@@ -217,8 +243,12 @@ def _add_timeout(
 def _letter(record: Record, number: int) -> Record:
     offset = record.at[1]
     own = {
-        **{"dlq.reason": "not_json", "dlq.detail": "not JSON at character 7", "dlq.topic": "in"},
-        **{"dlq.partition": "0", "dlq.offset": str(offset), "dlq.timestamp": str(record.timestamp_ms)},
+        "dlq.reason": "not_json",
+        "dlq.detail": "not JSON at character 7",
+        "dlq.topic": "in",
+        "dlq.partition": "0",
+        "dlq.offset": str(offset),
+        "dlq.timestamp": str(record.timestamp_ms),
     }
     headers = (*((name, text.encode()) for name, text in own.items()), record.headers[0])
     return Record((0, number), record.key, record.value, headers, _ms(1000.4 + offset), by_broker=True)

@@ -258,7 +258,7 @@ def test_an_ending_while_a_broker_is_away() -> None:
 
 
 def test_snapshots_instead_of_commits() -> None:
-    """Of a broker that keeps no commits, looks at the positions and at the ends of the topics tell the same."""
+    """Of a broker that keeps no commits, looks at the positions and the topics' ends find the same."""
     history = clean().made()
     letters = [0] * UNREADABLE + [0, 1, 1, 1, 2, 2]
     ends = [n - (n > UNREADABLE) for n in range(COUNT + 1)]
@@ -268,7 +268,9 @@ def test_snapshots_instead_of_commits() -> None:
     early = replace(looks[4], results_end={0: 3})
     assert found(judge(replace(history, snapshots=[*looks[:3], early]), LIMITS)) == {"commit-ahead": 1}
     early = replace(looks[UNREADABLE + 1], letters_end={0: 0})
-    assert found(judge(replace(history, snapshots=[*looks[: UNREADABLE + 1], early]), LIMITS)) == {"commit-ahead": 1}
+    assert found(judge(replace(history, snapshots=[*looks[: UNREADABLE + 1], early]), LIMITS)) == {
+        "commit-ahead": 1
+    }
     assert found(judge(replace(history, snapshots=[*looks, looks[2]]), LIMITS)) == {"commit-regressions": 1}
 
 

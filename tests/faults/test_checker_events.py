@@ -203,7 +203,7 @@ def test_a_timeout_that_says_something_else(name: str) -> None:
 
 
 def test_a_timeout_of_a_query_that_was_in_time() -> None:
-    """An event that no result wants may be of a run that has no result, but not where nothing was run twice."""
+    """Where nothing was run twice it is one too many; else it may be of a run that has no result."""
     planted = clean()
     event = planted.event(SLOW, "timeout/2").again(query_id="q0")
     event.value["source"]["offset"] = 0
@@ -325,3 +325,4 @@ def test_what_kafka_keeps_of_a_commit() -> None:
     assert commit_of(key, old, "other", "t") is None
     assert commit_of(b"\x00\x02\x00\x02gg", b"members", "gg", "t") is None
     assert partition_of("gg", 5) == 1
+    assert partition_of("tb47cff0cea8b", 5) == 1  # its hash is negative

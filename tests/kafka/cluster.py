@@ -23,6 +23,8 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from support.commits import partition_of
+
 from .broker import (
     ADVICE,
     BrokerError,
@@ -199,12 +201,9 @@ class Cluster:
 
     def coordinator(self, group_id: str) -> int | None:
         """Return the broker that coordinates a group, which leads its partition; None while there is none."""
-        hashed = 0
-        for letter in group_id:  # Java's hashCode
-            hashed = (31 * hashed + ord(letter)) & 0xFFFFFFFF
         with contextlib.suppress(KafkaException):
             partitions = self._admin().list_topics(OFFSETS, timeout=5).topics[OFFSETS].partitions
-            leader = partitions[(hashed & 0x7FFFFFFF) % len(partitions)].leader if partitions else -1
+            leader = partitions[partition_of(group_id, len(partitions))].leader if partitions else -1
             return leader if leader > 0 else None
         return None
 

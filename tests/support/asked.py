@@ -1,7 +1,7 @@
 """What a record of the queries' topic asks for, read without the service's own decoder.
 
-Only what its events repeat: id, lane, key, trace. Whether it can be answered is not decided here: a record that
-no JSON parser reads has no id, and its events say for themselves that it was rejected.
+Only what its events repeat: id, lane, key, trace. Whether it can be answered is not decided here: a record
+that no JSON parser reads has no id, and its events say for themselves that it was rejected.
 """
 
 from __future__ import annotations

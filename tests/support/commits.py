@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from .reading import make_consumer, partitions_of, read_all
+from .reading import committed, make_consumer, partitions_of, read_all
 
 TOPIC = "__consumer_offsets"
 _POSITION_KEYS = (0, 1)
@@ -30,7 +30,11 @@ class Commit(NamedTuple):
 
 
 def read_commits(bootstrap: str, group_id: str, topic: str) -> list[Commit]:
-    """All commits of a group for a topic, in order; none where brokers have no such topic (mocks)."""
+    """All commits of a group for a topic, in order; none where brokers have no such topic (mocks).
+
+    Raises:
+        AssertionError: the last of them are not where the group stands, so that they cannot be all.
+    """
     consumer = make_consumer(bootstrap)
     try:
         partitions = partitions_of(consumer, TOPIC)
@@ -45,6 +49,10 @@ def read_commits(bootstrap: str, group_id: str, topic: str) -> list[Commit]:
         commit = commit_of(key, value if isinstance(value, bytes) else None, group_id, topic)
         if commit is not None:
             found.append(commit)
+    last = {commit.partition: commit.position for commit in found}
+    last = {partition: position for partition, position in last.items() if position is not None}
+    stands = committed(bootstrap, group_id, topic)
+    assert last == stands, f"the commits of {group_id} end with {last}, and it stands at {stands}"
     return found
 
 
@@ -53,7 +61,7 @@ def partition_of(group_id: str, partitions: int) -> int:
     hashed = 0
     for letter in group_id:
         hashed = (31 * hashed + ord(letter)) & 0xFFFFFFFF
-    return (hashed & 0x7FFFFFFF) % partitions
+    return min(hashed, 2**32 - hashed) % partitions  # without its sign
 
 
 def commit_of(key: bytes, value: bytes | None, group_id: str, topic: str) -> Commit | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 STAGES = ("intent", "decision", "processing", "validation", "reflection")
 TOO_LARGE = "result_too_large"
+_NOTHING: tuple[str, ...] = ()
 _DATA = ("data", "error", "error_type")
 _ROUNDING_S = 5e-6
 """Times in events are whole microseconds."""
@@ -29,7 +30,7 @@ def companions(result: Event) -> dict[str, dict[str, Any]]:
         "source": value["source"],
     }
     if value["status"] == "expired":
-        waited = {"scope": "queue", "stage_type": None, "node": None, "completed": []}
+        waited: dict[str, Any] = {"scope": "queue", "stage_type": None, "node": None, "completed": []}
         found["timeout"] = {**about, **waited, "elapsed_ms": value["metrics"]["queue_ms"]}
     for kind, fields in _timeouts(value):
         found[kind] = {**about, **fields}
@@ -38,7 +39,7 @@ def companions(result: Event) -> dict[str, dict[str, Any]]:
 
 def is_companion(event: Event, result: Event, fields: dict[str, Any]) -> bool:
     """Whether an event is of the same run as a result."""
-    value, left_out = event.value, ()
+    value, left_out = event.value, _NOTHING
     if TOO_LARGE in {value.get("error_type"), fields.get("error_type")}:
         left_out = _DATA  # one of the two went without it, as it did not fit
     trace = result.headers.get("traceparent", "")[3:35]
@@ -92,8 +93,8 @@ def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any]) -> bool:
     begun, started = instant(stage["started_at"]), instant(value["started_at"])
     if begun is None or started is None:
         return False
-    took_s = max(stage["timeout_ms"], stage["duration_ms"]) / 1000
-    return begun - started + took_s >= value["metrics"]["budget_ms"] / 1000 - _ROUNDING_S
+    took_s = float(max(stage["timeout_ms"], stage["duration_ms"])) / 1000
+    return begun - started + took_s >= float(value["metrics"]["budget_ms"]) / 1000 - _ROUNDING_S
 
 
 def first_failure(value: dict[str, Any]) -> dict[str, Any] | None:
