@@ -121,8 +121,9 @@ class Instances:
         self._ends.append(in_background(self._end, life))
 
     def _end(self, life: Life) -> None:
-        with contextlib.suppress(AssertionError):  # it may be long in getting ready, or have ended by itself
-            life.service.wait_for("ready", READY_S)
+        if not any(line["event"] == "ready" for line in life.service.log):
+            with contextlib.suppress(AssertionError):  # it may be long in getting ready, or have ended
+                life.service.wait_for("ready", READY_S)
         began, began_at = time.monotonic(), time.time()
         try:
             code = life.service.end(signal.SIGTERM, END_S)

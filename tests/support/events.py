@@ -162,9 +162,11 @@ def _flaws_of_headers(event: Event) -> Iterator[str]:
 def _disagreements(event: Event, asked: Asked, topic: str, lane: str) -> Iterator[str]:
     """Where it says something else than the record it is about."""
     headers, place = event.headers, f"{topic}/{event.source[0]}/{event.source[1]}"
+    rejected = event.value.get("error_type") == "invalid_query"  # perhaps for its lane
+    own = rejected and event.value.get("lane") == lane
     said = {
         "query_id": (event.value.get("query_id"), asked.query_id),
-        "lane": (event.value.get("lane"), asked.lane or lane),
+        "lane": (event.value.get("lane"), lane if own else asked.lane or lane),
         "key": (event.record.key, asked.key),
         "ce_correlationid": (headers.get("ce_correlationid"), asked.correlation_id),
         "ce_causationid": (headers.get("ce_causationid"), asked.causation_id or place),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kafka.broker import TopicSet
 
 INTERVAL_S = 0.2
-STARVED_S = 0.1
+STARVED_S = 0.05
 """Less than this between two looks, over all threads, is no excuse."""
 
 
