@@ -120,7 +120,12 @@ class Load:
         while not self._stop.wait(max(0.0, started + number / self._rate - time.monotonic())):
             asked = record(self._seed, number)
             delivered = functools.partial(self._delivered, number)
-            self._producer.produce(self._topic, asked.value, key=asked.key, on_delivery=delivered)
+            trace: dict[str, str | bytes | None] = {}
+            if number % 2:
+                trace["traceparent"] = f"00-{number:032x}-00f067aa0ba902b7-01"
+            self._producer.produce(
+                self._topic, asked.value, key=asked.key, headers=trace, on_delivery=delivered
+            )
             self._producer.poll(0)
             number += 1
         if left := self._producer.flush(FLUSH_S):

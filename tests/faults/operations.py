@@ -42,8 +42,13 @@ class Operator:
 
     def set_position(self, group_id: str, topic: str, partition: int, offset: int) -> None:
         """Move the committed position of a group without members."""
-        moved = ConsumerGroupTopicPartitions(group_id, [TopicPartition(topic, partition, offset)])
-        _done(self._admin.alter_consumer_group_offsets([moved]))
+
+        def moved() -> bool:  # not before the broker has made the topic that it keeps positions in
+            wanted = ConsumerGroupTopicPartitions(group_id, [TopicPartition(topic, partition, offset)])
+            [future] = self._admin.alter_consumer_group_offsets([wanted]).values()
+            return all(place.error is None for place in future.result(LIMIT_S).topic_partitions)
+
+        until(moved, f"the position of {group_id} is {offset}")
 
     def forget_group(self, group_id: str) -> None:
         """Delete a group without members, and its positions."""

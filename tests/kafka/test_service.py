@@ -95,7 +95,8 @@ def test_every_ending(kafka: RealBroker, topics: TopicSet) -> None:
     ]
     values.append(("k", event("past", "fast", deadline="2020-01-01T00:00:00Z")))
     values += [(None, b'{"query_id":"bad","user_input":7}'), (None, b"\xff\xfe"), (None, None)]
-    write(kafka.bootstrap, topics.queries, values)
+    headers = [("traceparent", TRACEPARENT.encode()), ("x-secret", b"not copied")]
+    write(kafka.bootstrap, topics.queries, values, headers)
     with ServiceProcess("support.apps:load", kafka.bootstrap, settings_for(topics)) as service:
         wait_for_results(kafka.bootstrap, topics.results, len(asked) + 2)
         assert service.end() == 0

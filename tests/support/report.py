@@ -22,7 +22,7 @@ class Limits(NamedTuple):
     """How many events may be there of queries that were run again."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What the checker found: violations first, then what is no harm."""
 
@@ -78,7 +78,7 @@ class Report:
         """Whether no promise was broken."""
         return not any(self.found.values())
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         found = [f"{name} {len(items)} {items[:3]}" for name, items in self.found.items() if items]
         said = ", ".join(found) or "nothing wrong"
         return (
