@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import signal
 import sys
 import time
@@ -12,6 +13,8 @@ from .report import markdown
 from .runner import Plan, run
 from .schedule import schedule
 
+START_AND_END_S = 420
+"""How long a run may take beside the time in which queries come in."""
 OUT = Path(__file__).parent.parent.parent / "docs" / "chaos.md"
 
 
@@ -31,13 +34,25 @@ def main() -> int:
         return 0
     if options.logs is not None:
         options.logs.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(int(options.seconds + START_AND_END_S))
+    faulthandler.dump_traceback_later(options.seconds + 1.5 * START_AND_END_S, exit=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken away
     print(f"seed {options.seed}, {options.seconds:.0f} s", flush=True)
     outcome = run(Plan(options.seed, options.seconds, options.rate, options.logs))
     text = markdown(outcome)
     print(text)
+    print(", ".join(f"{name} {took_s:.0f} s" for name, took_s in outcome.took_s.items()))
+    if not outcome.ok:
+        print(f"once more: python -m tests.chaos --seconds {options.seconds:.0f} --seed {options.seed}")
     options.out.write_text(text, encoding="utf-8")
     return 0 if outcome.ok else 1
+
+
+def _too_long(*_: object) -> None:
+    """End a run that does not end; what it started is taken away on the way out."""
+    faulthandler.dump_traceback()
+    raise TimeoutError(f"the run did not end within {START_AND_END_S} s after its queries")
 
 
 if __name__ == "__main__":

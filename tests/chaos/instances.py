@@ -7,15 +7,17 @@ import json
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from kafka.broker import free_ports
-from support.checker import Ending, Instance, Interval
+from support.background import in_background
+from support.checker import Ending, Instance, Interval, Tenure
 from support.process import ServiceProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
 APP = "support.apps:load"
@@ -52,11 +54,12 @@ class Instances:
         self._lives: dict[int, Life] = {}
         self._paused: dict[int, float] = {}
         self._leaving: list[Life] = []
-        self._helpers = ThreadPoolExecutor()
+        self._ends: list[Future[None]] = []
         self._lock = threading.Lock()
         self._count = 0
         self.endings: list[Ending] = []
         self.pauses: list[Interval] = []
+        self.tenures: list[Tenure] = []
         self.deaths: list[str] = []
         """Ends that nobody asked for, with the last that was logged."""
 
@@ -66,7 +69,6 @@ class Instances:
     def __exit__(self, *_: object) -> None:
         for life in [*self._lives.values(), *self._leaving]:
             life.service.__exit__()
-        self._helpers.shutdown()
 
     def living(self) -> list[Instance]:
         """Those that are neither stopped nor leaving."""
@@ -109,21 +111,23 @@ class Instances:
         process = self._lives[slot].service.process
         assert process is not None
         process.send_signal(signal.SIGCONT)
-        self.pauses.append(Interval(self._paused.pop(slot), time.time() + AFTERMATH_S))
+        begin, name = self._paused.pop(slot), self._lives[slot].instance.name
+        self.pauses.append(Interval(begin, time.time() + AFTERMATH_S, name, AFTERMATH_S))
 
     def leave(self, slot: int) -> None:
-        """SIGTERM once it is ready; its end is waited for elsewhere."""
+        """SIGTERM once it is ready, without waiting for its end."""
         life = self._lives.pop(slot)
         self._leaving.append(life)
-        self._helpers.submit(self._end, life)
+        self._ends.append(in_background(self._end, life))
 
     def _end(self, life: Life) -> None:
-        with contextlib.suppress(AssertionError):  # it may be long in getting ready, or have ended by itself
-            life.service.wait_for("ready", READY_S)
+        if not any(line["event"] == "ready" for line in life.service.log):
+            with contextlib.suppress(AssertionError):  # it may be long in getting ready, or have ended
+                life.service.wait_for("ready", READY_S)
         began, began_at = time.monotonic(), time.time()
         try:
             code = life.service.end(signal.SIGTERM, END_S)
-        except Exception:  # noqa: BLE001 - it did not end: that is told by the time it took
+        except AssertionError:  # it did not end: the time it took says so
             code = life.service.end(signal.SIGKILL)
         with self._lock:
             self.endings.append(Ending(life.instance.name, time.monotonic() - began, code, began_at))
@@ -149,9 +153,25 @@ class Instances:
             self.resume(slot)
         for slot in list(self._lives):
             self.leave(slot)
-        self._helpers.shutdown()
+        limit = time.monotonic() + READY_S + 2 * END_S
+        for end in self._ends:
+            end.result(max(0.0, limit - time.monotonic()))
 
     def _keep_log(self, life: Life) -> None:
+        self.tenures += tenures(life.instance.name, life.service.log, time.time())
         if self._logs is not None:
             lines = "".join(json.dumps(line) + "\n" for line in life.service.log)
             (self._logs / f"{life.instance.name.replace(' ', '-')}.jsonl").write_text(lines, "utf-8")
+
+
+def tenures(instance: str, log: Iterable[Mapping[str, Any]], ended_at: float) -> Iterator[Tenure]:
+    """When an instance had which partitions, by its own log."""
+    had: list[int] = []
+    begin = 0.0
+    for line in [*log, {"event": "ended"}]:
+        if line["event"] not in {"assigned", "revoked", "ended"}:
+            continue
+        stamp = line.get("timestamp")
+        now = ended_at if stamp is None else datetime.fromisoformat(stamp).timestamp()
+        yield from (Tenure(instance, partition, begin, now) for partition in had)
+        had, begin = (line["partitions"] if line["event"] == "assigned" else []), now

@@ -95,6 +95,8 @@ class Load:
         """Write no more, and wait until the brokers have all."""
         self._stop.set()
         self._thread.join(FLUSH_S + 10)
+        if self._thread.is_alive():
+            self.failures.append(f"the load did not end within {FLUSH_S + 10:.0f} s")
 
     @property
     def ids(self) -> set[str]:
@@ -108,11 +110,22 @@ class Load:
         return {place for number, place in self.places.items() if record(self._seed, number).rejected}
 
     def _feed(self) -> None:
+        try:
+            self._write()
+        except Exception as error:  # noqa: BLE001 - the run is worth nothing, which must be said
+            self.failures.append(f"the load ended: {error!r}")
+
+    def _write(self) -> None:
         started, number = time.monotonic(), 0
         while not self._stop.wait(max(0.0, started + number / self._rate - time.monotonic())):
             asked = record(self._seed, number)
             delivered = functools.partial(self._delivered, number)
-            self._producer.produce(self._topic, asked.value, key=asked.key, on_delivery=delivered)
+            trace: dict[str, str | bytes | None] = {}
+            if number % 2:
+                trace["traceparent"] = f"00-{number:032x}-00f067aa0ba902b7-01"
+            self._producer.produce(
+                self._topic, asked.value, key=asked.key, headers=trace, on_delivery=delivered
+            )
             self._producer.poll(0)
             number += 1
         if left := self._producer.flush(FLUSH_S):

@@ -49,6 +49,8 @@ def _rows(outcome: Outcome) -> Iterator[tuple[str, object]]:
     yield from report.violations.items()
     for name in sorted(report.harmless):
         yield f"harmless duplicates: {name}", report.harmless[name]
+    for name, count in sorted(report.surplus.items()):
+        yield f"events of queries that were run again: {name}", count
     yield "ended while no instance was stopped or starved", len(report.lateness_s)
     yield "ended after its budget, 99th percentile, ms", _ms(report.lateness_s, 0.99)
     yield "ended after its budget, worst, ms", _ms(report.lateness_s, 1)
@@ -57,7 +59,7 @@ def _rows(outcome: Outcome) -> Iterator[tuple[str, object]]:
     yield "most queries running in an instance", _most(s.in_flight for s in history.samples)
     yield "most records unfinished in an instance", _most(s.unfinished for s in history.samples)
     yield "largest instance, MB", _most(s.rss_mb for s in history.samples)
-    yield "looks at the commits", len(history.snapshots)
+    yield "commits", len(history.commits)
     yield "slowest end after SIGTERM, s", _most(e.took_s for e in history.endings)
     yield "instances that ended by themselves", len(outcome.deaths)
     yield "caught up after, s", "never" if outcome.catch_up_s is None else f"{outcome.catch_up_s:.1f}"
@@ -82,18 +84,7 @@ def _troubles(outcome: Outcome) -> Iterator[str]:
     report = outcome.report
     yield from outcome.problems
     yield from outcome.deaths
-    contradictions = [f"{name}: {why}" for name, why in report.contradictions.items()]
-    found = {
-        "lost": report.lost,
-        "phantom": report.phantom,
-        "contradiction": contradictions,
-        "commit-ahead": report.commit_ahead,
-        "commit-regression": report.commit_regressions,
-        "over cap": report.over_cap,
-        "late": report.late,
-        "bad ending": report.bad_endings,
-    }
-    for name, items in found.items():
+    for name, items in report.found.items():
         for item in items[:MAX_TOLD]:
             yield f"{name}: {item}"
         if len(items) > MAX_TOLD:

@@ -6,18 +6,15 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from kafka.broker import BrokerError, Unavailable
 from kafka.cluster import acquire_cluster
 from kafka.test_service import settings_for
 from support.checker import (
-    CommitWatch,
     CpuWatch,
     History,
-    Interval,
     Limits,
     MetricsWatch,
     Report,
@@ -26,15 +23,18 @@ from support.checker import (
 )
 from support.reading import AWAY, make_consumer, positions_of
 
+from .faults import Faults
 from .instances import Instances
 from .load import Load
-from .schedule import INSTANCES, Kind, Step, schedule
+from .schedule import INSTANCES, schedule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kafka.broker import TopicSet
     from kafka.cluster import Cluster
+
+    from .schedule import Kind
 
 PARTITIONS = 8
 SETTINGS = {
@@ -46,8 +46,6 @@ SETTINGS = {
 LIMITS = Limits(in_flight=256, unfinished=1100, late_s=0.5, written_late_s=2.0, shutdown_s=16.0)
 LOOK_S = 0.2
 CATCH_UP_S = 180.0
-AFTERMATH_S = 2.0
-"""After a broker is back and in sync, clients may need a moment to see that."""
 
 
 class Plan(NamedTuple):
@@ -77,6 +75,8 @@ class Outcome:
     """From the last record to the last commit; None when that took too long."""
     problems: list[str] = field(default_factory=list)
     """What went wrong with the run itself."""
+    took_s: dict[str, float] = field(default_factory=dict)
+    """How long each part of the run took."""
 
     @property
     def ok(self) -> bool:
@@ -93,43 +93,67 @@ def run(plan: Plan) -> Outcome:
     cluster = acquire_cluster()
     if isinstance(cluster, Unavailable):
         raise BrokerError(cluster.reason)
+    clock = _Clock()
     with cluster:
         topics = cluster.create_topics(PARTITIONS)
-        return _run_on(cluster, topics, plan)
+        clock.lap("brokers and topics")
+        outcome = _run_on(cluster, topics, plan, clock)
+    clock.lap("brokers taken away")
+    return outcome
 
 
-def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
-    bootstrap, group = cluster.bootstrap, topics.prefix
+class _Clock:
+    """Notes how long each part of a run takes."""
+
+    def __init__(self) -> None:
+        self.took_s: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """A part has ended."""
+        now = time.monotonic()
+        self.took_s[name], self._last = now - self._last, now
+
+
+def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan, clock: _Clock) -> Outcome:
+    bootstrap = cluster.bootstrap
     with (
         Instances(bootstrap, settings_for(topics, **SETTINGS), plan.logs) as instances,
-        CommitWatch(bootstrap, group, topics) as commits,
         MetricsWatch(instances.living) as metrics,
         CpuWatch(instances.living) as cpu,
     ):
         for slot in INSTANCES:
             instances.start(slot)
         instances.wait_until_ready()
+        clock.lap("instances ready")
         with (
-            _Faults(cluster, instances) as faults,
+            Faults(cluster, instances) as faults,
             Load(bootstrap, topics.queries, seed=plan.seed, rate=plan.rate) as load,
         ):
             faults.carry_out(schedule(plan.seed, plan.seconds), plan.seconds)
+            clock.lap("faults")
             faults.finish()
+            clock.lap("brokers back")
             load.finish()
             catch_up_s = _catch_up(bootstrap, topics, instances, len(load.places))
         instances.end_all()
+        clock.lap("caught up, instances ended")
     history = replace(
-        read_history(bootstrap, topics, load.ids, commits.snapshots),
+        read_history(bootstrap, topics, load.ids),
         rejects=load.rejects,
         samples=metrics.samples,
         endings=instances.endings,
+        tenures=instances.tenures,
         pauses=instances.pauses,
         starved=cpu.starved,
         outages=faults.outages,
     )
+    clock.lap("topics read")
+    report = judge(history, LIMITS)
+    clock.lap("judged")
     return Outcome(
         plan=plan,
-        report=judge(history, LIMITS),
+        report=report,
         history=history,
         sent=len(load.places),
         done=faults.done,
@@ -137,6 +161,7 @@ def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan) -> Outcome:
         deaths=instances.deaths,
         catch_up_s=catch_up_s,
         problems=load.failures + faults.problems,
+        took_s=clock.took_s,
     )
 
 
@@ -155,89 +180,3 @@ def _catch_up(bootstrap: str, topics: TopicSet, instances: Instances, count: int
         return time.monotonic() - began
     finally:
         consumer.close()
-
-
-class _Faults:
-    """Carries out the steps: what is done to brokers in a thread of its own, in order."""
-
-    def __init__(self, cluster: Cluster, instances: Instances) -> None:
-        self._cluster = cluster
-        self._instances = instances
-        self._brokers = ThreadPoolExecutor(1)
-        self._pending: list[Future[None]] = []
-        self._away: dict[int, float] = {}
-        self.done: Counter[Kind] = Counter()
-        self.skipped = 0
-        self.outages: list[Interval] = []
-        self.problems: list[str] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._brokers.shutdown(cancel_futures=True)
-
-    def carry_out(self, steps: list[Step], seconds: float) -> None:
-        """Do each at its time; between them start again what has ended by itself."""
-        started = time.monotonic()
-        for step in steps:
-            self._wait_until(started + step.at_s)
-            self._do(step)
-        self._wait_until(started + seconds)
-
-    def finish(self) -> None:
-        """Wait until the brokers are as they were."""
-        for pending in self._pending:
-            if (error := pending.exception()) is not None:
-                self.problems.append(f"a broker: {error}")
-
-    def _wait_until(self, at: float) -> None:
-        pause = threading.Event()
-        while (left := at - time.monotonic()) > 0:
-            self._instances.look_after()
-            pause.wait(min(left, LOOK_S))
-
-    def _do(self, step: Step) -> None:
-        instances = self._instances
-        match step.kind:
-            case Kind.KILL_INSTANCE:
-                instances.kill(step.target)
-            case Kind.PAUSE_INSTANCE:
-                instances.pause(step.target)
-            case Kind.RESUME_INSTANCE:
-                instances.resume(step.target)
-            case Kind.JOIN:
-                instances.start(step.target)
-            case Kind.LEAVE:
-                instances.leave(step.target)
-            case _:
-                self._pending.append(self._brokers.submit(self._do_to_broker, step))
-                return
-        self.done[step.kind] += 1
-
-    def _do_to_broker(self, step: Step) -> None:
-        if step.kind is Kind.START_BROKER:
-            self._bring_back(step.target)
-            return
-        try:
-            self._cluster.wait_until_in_sync()
-        except BrokerError:  # with two brokers away nothing could be written
-            self.skipped += 1
-            return
-        self._away[step.target] = time.time()
-        if step.kind is Kind.KILL_BROKER:
-            self._cluster.kill(step.target)
-        else:
-            self._cluster.stop(step.target)
-        self.done[step.kind] += 1
-
-    def _bring_back(self, node: int) -> None:
-        began = self._away.pop(node, None)
-        if began is None:
-            return
-        self._cluster.start(node)
-        self._cluster.wait_until_in_sync()
-        with contextlib.suppress(BrokerError):  # the tool itself was in the way of something
-            self._cluster.elect_preferred()
-        self.outages.append(Interval(began, time.time() + AFTERMATH_S))
-        self.done[Kind.START_BROKER] += 1

@@ -427,6 +427,13 @@ def test_unreadable_with_id() -> None:
     assert headers_of(result)["ce_id"] == "queries/3/42/result"
 
 
+def test_a_dead_letter_has_the_key_that_its_record_had() -> None:
+    """Also none: a replay would else have a key that its producer did not choose."""
+    unreadable = Unreadable(UnreadableReason.INVALID_FIELD, "lane: wrong", "q-1")
+    letter, result = ENCODER.unreadable(envelope(record(b"{}", key=None)), unreadable)
+    assert (letter.key, result.key) == (None, b"q-1")
+
+
 @pytest.mark.parametrize("value", [None, b""])
 def test_dead_letters_of_nothing(value: bytes | None) -> None:
     """A tombstone stays one, and an empty value an empty one."""

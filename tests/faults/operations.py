@@ -42,22 +42,47 @@ class Operator:
 
     def set_position(self, group_id: str, topic: str, partition: int, offset: int) -> None:
         """Move the committed position of a group without members."""
-        moved = ConsumerGroupTopicPartitions(group_id, [TopicPartition(topic, partition, offset)])
-        _done(self._admin.alter_consumer_group_offsets([moved]))
+
+        def moved() -> bool:  # not before the broker has made the topic that it keeps positions in
+            wanted = ConsumerGroupTopicPartitions(group_id, [TopicPartition(topic, partition, offset)])
+            [future] = self._admin.alter_consumer_group_offsets([wanted]).values()
+            return all(place.error is None for place in future.result(LIMIT_S).topic_partitions)
+
+        until(moved, f"the position of {group_id} is {offset}")
 
     def forget_group(self, group_id: str) -> None:
         """Delete a group without members, and its positions."""
         _done(self._admin.delete_consumer_groups([group_id]))
 
+    def limit_records(self, topic: str, size: int) -> None:
+        """Set the largest record that a topic takes, in bytes."""
+        entry = _api.ConfigEntry("max.message.bytes", str(size))
+        entry.incremental_operation = _api.AlterConfigOpType.SET
+        resource = _api.ConfigResource(_api.ResourceType.TOPIC, topic, incremental_configs=[entry])
+        _done(self._admin.incremental_alter_configs([resource]))
+
     def deny(self, kind: str, name: str, operation: str) -> None:
         """Take one right, such as ("TOPIC", "t", "WRITE"), from everybody, who had all of them."""
-        who = (_api.ResourcePatternType.LITERAL, "User:ANONYMOUS", "*")
-        rules = {"ALL": _api.AclPermissionType.ALLOW, operation: _api.AclPermissionType.DENY}
-        bindings = [
-            _api.AclBinding(_api.ResourceType[kind], name, *who, _api.AclOperation[right], permission)
-            for right, permission in rules.items()
+        _done(self._admin.create_acls(_rules(kind, name, operation)))
+
+    def allow(self, kind: str, name: str, operation: str) -> None:
+        """Give a right back that was taken."""
+        rules = _rules(kind, name, operation)
+        fields = ("restype", "name", "resource_pattern_type", "principal", "host", "operation")
+        filters = [
+            _api.AclBindingFilter(*(getattr(rule, field) for field in fields), rule.permission_type)
+            for rule in rules
         ]
-        _done(self._admin.create_acls(bindings))
+        _done(self._admin.delete_acls(filters))
+
+
+def _rules(kind: str, name: str, operation: str) -> list[Any]:
+    who = (_api.ResourcePatternType.LITERAL, "User:ANONYMOUS", "*")
+    rules = {"ALL": _api.AclPermissionType.ALLOW, operation: _api.AclPermissionType.DENY}
+    return [
+        _api.AclBinding(_api.ResourceType[kind], name, *who, _api.AclOperation[right], permission)
+        for right, permission in rules.items()
+    ]
 
 
 def _done(futures: dict[Any, Any]) -> None:

@@ -31,7 +31,8 @@ class Mode(enum.Enum):
     LATENCY = "they come ``delay_s`` later, both ways"
     BLACK_HOLE = "nothing is passed on, nothing is closed; connections of that time stay so for ever"
     GARBAGE = "the broker's answers are replaced by nonsense"
-    DROP_RESPONSES = "requests arrive, their answers are lost"
+    DROP_RESPONSES = "requests arrive, their answers are lost; nothing is closed"
+    DROP_REQUESTS = "requests are lost, answers to earlier ones arrive; nothing is closed"
 
 
 class Proxy:
@@ -132,6 +133,8 @@ class _Link:
 
     def __init__(self, proxy: Proxy, client: asyncio.StreamWriter) -> None:
         self.dead = False
+        self._gaps: set[Mode] = set()
+        """The directions in which bytes were lost: none come after those, which would be out of place."""
         self._proxy = proxy
         self._client = client
         self._broker: asyncio.StreamWriter | None = None
@@ -151,7 +154,7 @@ class _Link:
     async def _up(self, reader: asyncio.StreamReader) -> None:
         proxy = self._proxy
         while data := await reader.read(65536):
-            if self.dead or self._broker is None:
+            if self._loses(Mode.DROP_REQUESTS) or self._broker is None:
                 continue
             for kind in self._requests.feed(data):
                 if kind == PRODUCE and self._doomed is None and proxy.acks_to_lose:
@@ -165,7 +168,7 @@ class _Link:
     async def _down(self, reader: asyncio.StreamReader) -> None:
         proxy = self._proxy
         while data := await reader.read(65536):
-            if self.dead or proxy.mode is Mode.DROP_RESPONSES:
+            if self._loses(Mode.DROP_RESPONSES):
                 continue
             self._responses.feed(data)
             if self._doomed is not None and self._responses.count >= self._doomed:
@@ -174,6 +177,11 @@ class _Link:
             await self._delay()
             self._client.write(data if proxy.mode is not Mode.GARBAGE else self._noise.randbytes(len(data)))
             await self._client.drain()
+
+    def _loses(self, direction: Mode) -> bool:
+        if self._proxy.mode is direction:
+            self._gaps.add(direction)
+        return self.dead or direction in self._gaps
 
     async def _delay(self) -> None:
         if self._proxy.mode is Mode.LATENCY:

@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 
 from fivestage_schemas import TimeoutEvent
 from kafka.test_service import settings_for
-from support.checker import CommitWatch, check, committed, read_all, wait_until_committed
+from support.checker import ONCE, check, committed, read_all, wait_until_committed
 from support.feeder import event, write
 from support.probe import metrics
 from support.process import ServiceProcess
@@ -52,20 +52,19 @@ def write_as_of(bootstrap: str, topic: str, ids: Iterable[str], timestamp_ms: in
 def test_a_backlog_of_expired_queries(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty
 ) -> None:
-    """Each is told that it has expired, none runs."""
+    """Each has its answer that it has expired, none runs."""
     topics = make_topics(8)
     ids = [f"q{number}" for number in range(5000)]
     write_as_of(kafka.bootstrap, topics.queries, ids, int(time.time() * 1000) - HOUR_MS)
     settings = settings_for(topics, admission__query_ttl_ms=60_000)
     with (
-        CommitWatch(kafka.bootstrap, topics.prefix, topics) as watch,
         ServiceProcess("support.apps:load", kafka.bootstrap, settings) as service,
     ):
         ready_at = time.monotonic()
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, len(ids))
         record_property("expired queries a second", round(len(ids) / (time.monotonic() - ready_at)))
         assert service.end() == 0
-    report = check(kafka.bootstrap, topics, ids, watch.snapshots)
+    report = check(kafka.bootstrap, topics, ids, limits=ONCE)
     assert report.silent, report
     assert report.statuses == {"expired": len(ids)}
     assert read_all(kafka.bootstrap, topics.stage_results) == []
@@ -93,7 +92,6 @@ def test_a_large_backlog(
     ids = [f"q{number}" for number in range(count)]
     write(kafka.bootstrap, topics.queries, ((name, event(name, "fast " + "x" * 200)) for name in ids))
     with (
-        CommitWatch(kafka.bootstrap, topics.prefix, topics) as watch,
         ServiceProcess("support.apps:load", kafka.bootstrap, settings_for(topics)) as service,
     ):
         ready_at = time.monotonic()
@@ -105,7 +103,7 @@ def test_a_large_backlog(
         peak = peak_mb(service.process.pid)
         record_property("peak MB", f"{at_first:.0f} -> {peak:.0f}")
         assert service.end() == 0
-    report = check(kafka.bootstrap, topics, ids, watch.snapshots)
+    report = check(kafka.bootstrap, topics, ids, limits=ONCE)
     assert report.silent, report
     assert report.statuses["success"] >= 0.8 * count
     assert peak < 250
@@ -139,7 +137,7 @@ def test_slow_stages_and_fast_input(
 
         until(worked_off, "all are told")
         assert service.end() == 0
-    report = check(kafka.bootstrap, topics, ids)
+    report = check(kafka.bootstrap, topics, ids, limits=ONCE)
     record_property("most in flight", max(one["in_flight"] for one in seen))
     record_property("most waiting", max(one["waiting"] for one in seen))
     assert report.silent, report

@@ -18,11 +18,9 @@ from fivestage.bus.topics import BATCH_OVERHEAD_BYTES, largest_records
 from fivestage.bus.topics import check as check_topics
 from fivestage.core.records import Output
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
-from kafka.admin import limit_records
 from kafka.cluster import lend_cluster
 from kafka.test_service import settings_for
 from support.checker import (
-    CommitWatch,
     CpuWatch,
     History,
     Instance,
@@ -36,6 +34,8 @@ from support.checker import (
 from support.feeder import Feeder
 from support.process import ServiceProcess
 from support.watches import sample
+
+from .operations import Operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,7 +74,6 @@ def under_load(cluster: Cluster, count: int) -> Iterator[Run]:
     topics, bootstrap = cluster.create_topics(), cluster.bootstrap
     with (
         ServiceProcess("support.apps:load", bootstrap, settings_for(topics)) as service,
-        CommitWatch(bootstrap, topics.prefix, topics) as commits,
     ):
         assert service.process is not None
         instance = Instance("service", service.process.pid, service.log[-1]["admin_port"])
@@ -87,14 +86,14 @@ def under_load(cluster: Cluster, count: int) -> Iterator[Run]:
             yield run
             wait_until_committed(bootstrap, topics.prefix, topics.queries, count)
         assert service.end() == 0
-    seen = read_history(bootstrap, topics, feeder.ids, commits.snapshots)
+    seen = read_history(bootstrap, topics, feeder.ids)
     run.history = replace(seen, rejects=set(), samples=metrics.samples, starved=cpu.starved)
 
 
 def judged(run: Run, record: Record, limits: Limits = LIMITS) -> Report:
     """What the checker says, with the figures that the table of faults shows."""
     report = judge(run.history, limits)
-    written = sorted(event.written_at for event in run.history.terminals)
+    written = sorted(record.timestamp_ms / 1000 for record in run.history.outputs["results"])
     gap_s = max(after - before for before, after in pairwise(written))
     record("queries", len(run.history.asked))
     record("longest gap s", round(gap_s, 1))
@@ -136,7 +135,7 @@ def test_one_broker_restarts(cluster: Cluster, record_property: Record) -> None:
 def test_start_while_a_broker_is_away(cluster: Cluster) -> None:
     """What is asked before the start is answered by the other brokers while one is dead and still listed."""
     topics = cluster.create_topics(1)
-    limit_records(cluster.bootstrap, topics.results, 20_000)
+    Operator(cluster.bootstrap).limit_records(topics.results, 20_000)
     names = {name: getattr(topics, name) for name in TopicSettings.model_fields if name != "create"}
     settings = Settings(
         kafka=KafkaSettings(bootstrap_servers=cluster.bootstrap), topics=TopicSettings(**names)

@@ -1,4 +1,4 @@
-"""The checker itself: it finds each anomaly in a history doctored for it, and nothing in a clean one."""
+"""The checker itself: it finds each anomaly in a history changed for it, and nothing in a clean one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.checker import (
-    Ending,
-    History,
-    Interval,
-    Letter,
-    Limits,
-    Sample,
-    Snapshot,
-    Terminal,
-    judge,
-)
+from support.checker import Ending, History, Interval, Limits, Sample, Snapshot, Tenure, judge
+
+from .histories import COUNT, QUERIES, REJECTED, UNREADABLE, Planted, clean, rerun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,168 +17,156 @@ if TYPE_CHECKING:
     from support.checker import Report
 
 LIMITS = Limits(in_flight=8, unfinished=16, rss_mb=500, late_s=0.5, written_late_s=1.0, shutdown_s=15)
-QUERIES = 6
-
-
-def terminal(number: int) -> Terminal:
-    """The answer to query *number*, which is the record 0/number, written to 0/number of the results."""
-    return Terminal(
-        query_id=f"q{number}",
-        ce_id=f"in/0/{number}/result",
-        status="success",
-        source=(0, number),
-        at=(0, number),
-        key=f"q{number}".encode(),
-        answer=f'"a{number}"',
-        started_at=1000.0 + number,
-        finished_at=1000.1 + number,
-        written_at=1000.2 + number,
-        content=f"content {number}".encode(),
-    )
-
-
-def again(event: Terminal, **changes: object) -> Terminal:
-    """The same query, run a minute later, written after all others."""
-    later = {"started_at": 1060.0, "finished_at": 1060.1, "written_at": 1060.2, "at": (0, QUERIES)}
-    return replace(event, content=b"later", **{**later, **changes})  # type: ignore[arg-type]
-
-
-def clean() -> History:
-    """Six queries, one after the other, and an unreadable record (0/6) after them; all is well."""
-    return History(
-        asked={f"q{number}" for number in range(QUERIES)},
-        terminals=[terminal(number) for number in range(QUERIES)],
-        letters=[Letter((0, QUERIES), (0, 0))],
-        rejects={(0, QUERIES)},
-        snapshots=[Snapshot({0: n}, {0: n}, {0: 0}) for n in range(QUERIES + 1)]
-        + [Snapshot({0: QUERIES + 1}, {0: QUERIES}, {0: 1})],
-        samples=[Sample("a", 8, 16, 100.0)],
-        endings=[Ending("a", 2.0, 0)],
-    )
 
 
 def test_clean() -> None:
     """Nothing is found where nothing is wrong, and nothing where nothing was seen."""
-    report = judge(clean(), LIMITS)
+    report = judge(clean().made(), LIMITS._replace(repeated=0))
     assert report.silent, report
-    assert (report.duplicates, report.statuses["success"]) == (0, QUERIES)
-    assert report.lateness_s == pytest.approx([-0.15] * QUERIES)
+    assert (report.duplicates, report.statuses["success"]) == (0, QUERIES + 1)
+    assert report.lateness_s == pytest.approx([-0.12] * (QUERIES + 1) + [0.0], abs=1e-5)
     assert judge(History(asked=set())).silent
 
 
-def lose_an_answer(history: History) -> None:
-    """Query 3 has no answer."""
-    del history.terminals[3]
-    history.snapshots.clear()
+def lose_a_result(planted: Planted) -> None:
+    """Query 3 has no result."""
+    planted.events.remove(planted.event(3))
+    planted.history.commits.clear()
 
 
-def lose_a_letter(history: History) -> None:
-    """The unreadable record has no dead letter."""
-    history.letters.clear()
-    history.snapshots.clear()
+def lose_a_letter(planted: Planted) -> None:
+    """The unreadable record has no dead letter, and nobody counted those."""
+    del planted.letters[0]
+    planted.history.commits.clear()
+    planted.history.rejects = None
 
 
-def answer_what_nobody_asked(history: History) -> None:
-    """There is an answer to no query."""
-    history.terminals.append(replace(terminal(7), query_id="q7"))
+def answer_what_nobody_asked(planted: Planted) -> None:
+    """There is an event about a record behind the last one."""
+    event = planted.event(2).again(source={"topic": "in", "partition": 0, "offset": COUNT})
+    event.headers["ce_id"] = f"in/0/{COUNT}/result"
+    planted.events.append(event)
 
 
-def bury_what_can_be_read(history: History) -> None:
+def reject_what_can_be_read(planted: Planted) -> None:
     """A readable record has a dead letter."""
-    history.letters.append(Letter((0, 2), (0, 1)))
+    record = planted.queries[2]
+    headers = tuple(
+        (name, b"2" if name == "dlq.offset" else text) for name, text in planted.letters[1].headers
+    )
+    stamp = ("dlq.timestamp", str(record.timestamp_ms).encode())
+    kept = tuple(stamp if header[0] == "dlq.timestamp" else header for header in headers)[:-1]
+    letter = planted.letters[1]._replace(
+        key=record.key, value=record.value, headers=(*kept, record.headers[0])
+    )
+    planted.letters.append(letter)
 
 
-def answer_under_two_ids(history: History) -> None:
-    """One query has two event ids."""
-    history.terminals.append(again(terminal(2), ce_id="in/0/9/result"))
+def answer_under_two_ids(planted: Planted) -> None:
+    """One query has results of two records."""
+    for event in planted.of(3):
+        event.key = b"q2"
+        event.value["query_id"] = event.headers["ce_subject"] = event.headers["ce_correlationid"] = "q2"
+        for stage in event.value.get("stages", ()):
+            stage["query_id"] = "q2"
+    planted.queries[3:4] = []
+    planted.history.asked.remove("q3")
+    planted.history.rejects = None
 
 
-def swap_query_ids(history: History) -> None:
-    """One event id has answers to two queries."""
-    history.terminals.append(again(terminal(2), query_id="q3"))
-
-
-def change_the_key(history: History) -> None:
-    """A repeated answer has another key, so it may be in another partition."""
-    history.terminals.append(again(terminal(2), key=b"other"))
-
-
-def reject_what_was_read(history: History) -> None:
+def reject_what_was_read(planted: Planted) -> None:
     """A record was read once and could not be read another time."""
-    history.terminals.append(again(terminal(2), status="error", rejected=True, answer="null"))
+    other = planted.event(REJECTED)
+    result = {
+        name: other.value[name] for name in ("status", "answer", "error", "error_type", "metrics", "node")
+    }
+    event = planted.event(2).again(**result, stages=[], started_at=None, validated=None)
+    event.headers["status"] = "error"
+    planted.events.append(event)
 
 
-def change_the_answer(history: History) -> None:
+def change_the_answer(planted: Planted) -> None:
     """Two successes have different answers."""
-    history.terminals.append(again(terminal(2), answer='"other"'))
+    rerun(planted, 2, answer="other")
+    for event in planted.events[-6:]:
+        for stage in [event.value, *event.value.get("stages", ())]:
+            if stage.get("stage_type") == "processing":
+                stage["data"] = {"answer": "other"}
 
 
-def end_one_run_twice(history: History) -> None:
+def end_one_run_twice(planted: Planted) -> None:
     """One run of a query has two ends."""
-    history.terminals.append(replace(terminal(2), status="timeout", at=(0, QUERIES), content=b"other"))
+    planted.events.append(planted.event(2).again(confidence=0.5))
 
 
-def commit_too_early(history: History) -> None:
-    """The position after query 3 was committed when its answer was not in the topic yet."""
-    history.snapshots[3:5] = [Snapshot({0: 4}, {0: 3}, {0: 0})]
+def commit_too_early(planted: Planted) -> None:
+    """A position was committed a millisecond before the last event of what it passes was appended."""
+    event = planted.event(3, "stage_result/4")
+    event.timestamp_ms = planted.history.commits[3].at_ms + 1
 
 
-def commit_before_the_letter(history: History) -> None:
-    """The position after the unreadable record was committed before its dead letter was written."""
-    history.snapshots[-1] = Snapshot({0: QUERIES + 1}, {0: QUERIES}, {0: 0})
+def commit_before_the_letter(planted: Planted) -> None:
+    """The position after the unreadable record was committed before its dead letter was appended."""
+    late_ms = planted.history.commits[UNREADABLE].at_ms + 1
+    planted.letters[0] = planted.letters[0]._replace(timestamp_ms=late_ms)
 
 
-def commit_backwards(history: History) -> None:
+def commit_beyond_the_end(planted: Planted) -> None:
+    """A position is beyond the last record."""
+    last = planted.history.commits[-1]
+    planted.history.commits.append(last._replace(position=COUNT + 1))
+
+
+def commit_backwards(planted: Planted) -> None:
     """A position went back."""
-    history.snapshots.append(Snapshot({0: 2}, {0: QUERIES}, {0: 1}))
+    planted.history.commits.append(planted.history.commits[2])
 
 
-def run_too_many(history: History) -> None:
+def run_too_many(planted: Planted) -> None:
     """More queries ran than there are slots."""
-    history.samples.append(Sample("a", 9, 9))
+    planted.history.samples.append(Sample("a", 9, 9))
 
 
-def take_in_too_many(history: History) -> None:
+def take_in_too_many(planted: Planted) -> None:
     """More records were taken in than is allowed."""
-    history.samples.append(Sample("a", 1, 17))
+    planted.history.samples.append(Sample("a", 1, 17))
 
 
-def use_too_much_memory(history: History) -> None:
+def use_too_much_memory(planted: Planted) -> None:
     """An instance was larger than is allowed."""
-    history.samples.append(Sample("a", 1, 1, 501))
+    planted.history.samples.append(Sample("a", 1, 1, 501))
 
 
-def end_late(history: History) -> None:
+def end_late(planted: Planted) -> None:
     """A query ended a second after its budget."""
-    history.terminals[2] = replace(terminal(2), finished_at=1003.25, written_at=1003.25)
+    event = planted.event(2)
+    event.value["finished_at"] = event.headers["ce_time"] = "1970-01-01T00:16:43.250000Z"
+    event.value["metrics"] |= {"total_duration_ms": 1250.0, "within_budget": False}
+    event.timestamp_ms = 1_003_250
+    planted.history.commits.clear()
 
 
-def write_late(history: History) -> None:
+def write_late(planted: Planted) -> None:
     """An answer was in time and written two seconds after its budget."""
-    history.terminals[2] = replace(terminal(2), written_at=1004.25)
+    planted.event(2).timestamp_ms = 1_004_250
+    planted.history.commits.clear()
 
 
-def linger(history: History) -> None:
+def linger(planted: Planted) -> None:
     """An instance took longer to end than is allowed."""
-    history.endings.append(Ending("a", 15.5, 0))
+    planted.history.endings.append(Ending("a", 15.5, 0))
 
 
-def end_badly(history: History) -> None:
+def end_badly(planted: Planted) -> None:
     """An instance ended with another code."""
-    history.endings.append(Ending("a", 1.0, 1, began_at=1004.0))
+    planted.history.endings.append(Ending("a", 1.0, 1, began_at=1004.0))
 
 
-ANOMALIES: dict[str, list[Callable[[History], None]]] = {
-    "lost": [lose_an_answer, lose_a_letter],
-    "phantom": [answer_what_nobody_asked, bury_what_can_be_read],
-    "contradictions": [
-        answer_under_two_ids,
-        change_the_key,
-        reject_what_was_read,
-        change_the_answer,
-        end_one_run_twice,
-    ],
-    "commit-ahead": [commit_too_early, commit_before_the_letter],
+ANOMALIES: dict[str, list[Callable[[Planted], None]]] = {
+    "lost": [lose_a_result, lose_a_letter],
+    "phantom": [answer_what_nobody_asked, reject_what_can_be_read],
+    "contradictions": [answer_under_two_ids, reject_what_was_read, change_the_answer, end_one_run_twice],
+    "commit-ahead": [commit_too_early, commit_before_the_letter, commit_beyond_the_end],
     "commit-regressions": [commit_backwards],
     "over cap": [run_too_many, take_in_too_many, use_too_much_memory],
     "late": [end_late, write_late],
@@ -202,76 +182,108 @@ def found(report: Report) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("kind", "doctor"), [(kind, doctor) for kind, doctors in ANOMALIES.items() for doctor in doctors]
 )
-def test_each_anomaly_is_found(kind: str, doctor: Callable[[History], None]) -> None:
+def test_each_anomaly_is_found(kind: str, doctor: Callable[[Planted], None]) -> None:
     """One thing is wrong, and that is what is found, once."""
-    history = clean()
-    doctor(history)
-    report = judge(history, LIMITS)
+    planted = clean()
+    doctor(planted)
+    report = judge(planted.made(), LIMITS)
     assert found(report) == {kind: 1}, report
     assert not report.silent
     assert kind in str(report)
 
 
-def test_an_answer_under_a_strangers_id() -> None:
-    """An event id that two queries share is wrong, and so is the query that then has two of them."""
-    history = clean()
-    swap_query_ids(history)
-    assert set(judge(history, LIMITS).contradictions) == {"in/0/2/result", "q3"}
-
-
-def test_harmless_duplicates_are_told_apart() -> None:
-    """The same event again, a second run, and a second run that was not in time are counted, no more."""
-    history = clean()
-    history.terminals += [
-        replace(terminal(1), at=(0, QUERIES)),
-        again(terminal(2)),
-        again(terminal(3), status="timeout", answer="null"),
+def test_harmless_duplicates_are_counted() -> None:
+    """The same event again, a second run, and a second run that was not in time do no harm."""
+    planted = clean()
+    planted.events.append(planted.event(1).again())
+    rerun(planted, 2)
+    rerun(planted, 3)
+    rerun(planted, 0)
+    planted.events = [
+        e for e in planted.events if (e.offset, e.kind, e.timestamp_ms) != (0, "result", 1_060_200)
     ]
-    report = judge(history, LIMITS)
+    report = judge(planted.made(), LIMITS)
     assert report.silent, report
-    assert report.harmless == {"identical": 1, "run again": 1, "run again, other status": 1}
+    assert report.harmless == {"identical": 1, "run again": 2}
     assert report.duplicates == 3
+    assert report.surplus == {"results": 3, "stage_results": 15}
+    assert found(judge(planted.made(), LIMITS._replace(repeated=17))) == {"repeated": 1}
 
 
 def test_a_stopped_instance_excuses_lateness() -> None:
     """A query that ran while an instance was stopped or starved may end late; one at another time may not."""
-    history = clean()
-    end_late(history)
+    planted = clean()
+    end_late(planted)
+    history = planted.made()
     assert judge(replace(history, pauses=[Interval(1002.5, 1003.0)]), LIMITS).silent
     assert judge(replace(history, starved=[Interval(1002.5, 1003.0)]), LIMITS).silent
     assert not judge(replace(history, pauses=[Interval(1010.0, 1020.0)]), LIMITS).silent
 
 
+def test_only_the_instance_that_ran_it_excuses_lateness() -> None:
+    """Another instance's pause is no excuse, nor is that of one that was stopped when the query started."""
+    planted = clean()
+    end_late(planted)
+    tenures = [Tenure("a", 0, 990.0, 1100.0), Tenure("b", 1, 990.0, 1100.0)]
+    history = replace(planted.made(), tenures=tenures)
+    assert judge(replace(history, pauses=[Interval(1002.5, 1003.0, "a")]), LIMITS).silent
+    assert judge(replace(history, starved=[Interval(1002.5, 1003.0, "a")]), LIMITS).silent
+    assert found(judge(replace(history, pauses=[Interval(1002.5, 1003.0, "b")]), LIMITS)) == {"late": 1}
+    assert found(judge(replace(history, starved=[Interval(1002.5, 1003.0, "b")]), LIMITS)) == {"late": 1}
+    both = [*tenures, Tenure("c", 0, 1001.0, 1100.0)]  # "a" lost it while it was stopped, and "c" has it
+    history = replace(history, tenures=both)
+    paused = [Interval(1000.5, 1003.0, "a", 0.5)]
+    assert found(judge(replace(history, pauses=paused), LIMITS)) == {"late": 1}
+    assert judge(replace(history, pauses=[Interval(1000.5, 1003.0, "a", 1.5)]), LIMITS).silent
+
+
 def test_a_broker_that_is_away_excuses_late_writing_only() -> None:
     """While a broker is away an event may be written late, but its query must still end in time."""
-    away = [Interval(1002.0, 1005.0)]
-    history = replace(clean(), outages=away)
-    write_late(history)
-    assert judge(history, LIMITS).silent
-    end_late(history)
-    assert found(judge(history, LIMITS)) == {"late": 1}
+    planted = clean()
+    planted.history.outages = [Interval(1002.0, 1005.0)]
+    write_late(planted)
+    assert judge(planted.made(), LIMITS).silent
+    end_late(planted)
+    assert found(judge(planted.made(), LIMITS)) == {"late": 1}
 
 
 def test_an_ending_while_a_broker_is_away() -> None:
     """While a broker is away an instance may end with 1: it could not commit. It may not crash."""
-    history = replace(clean(), outages=[Interval(1002.0, 1005.0)])
-    end_badly(history)
+    planted = clean()
+    planted.history.outages = [Interval(1002.0, 1005.0)]
+    end_badly(planted)
+    assert judge(planted.made(), LIMITS).silent
+    planted.history.endings.append(Ending("a", 1.0, -11, began_at=1004.0))
+    assert found(judge(planted.made(), LIMITS)) == {"bad endings": 1}
+
+
+def test_snapshots_instead_of_commits() -> None:
+    """Of a broker that keeps no commits, looks at the positions and the topics' ends find the same."""
+    history = clean().made()
+    letters = [0] * UNREADABLE + [0, 1, 1, 1, 2, 2]
+    ends = [n - (n > UNREADABLE) for n in range(COUNT + 1)]
+    looks = [Snapshot({0: n}, {0: ends[n]}, {0: letters[n]}) for n in range(COUNT + 1)]
+    history = replace(history, commits=[], snapshots=looks)
     assert judge(history, LIMITS).silent
-    history.endings.append(Ending("a", 1.0, -11, began_at=1004.0))
-    assert found(judge(history, LIMITS)) == {"bad endings": 1}
+    early = replace(looks[4], results_end={0: 3})
+    assert found(judge(replace(history, snapshots=[*looks[:3], early]), LIMITS)) == {"commit-ahead": 1}
+    early = replace(looks[UNREADABLE + 1], letters_end={0: 0})
+    assert found(judge(replace(history, snapshots=[*looks[: UNREADABLE + 1], early]), LIMITS)) == {
+        "commit-ahead": 1
+    }
+    assert found(judge(replace(history, snapshots=[*looks, looks[2]]), LIMITS)) == {"commit-regressions": 1}
 
 
 def test_a_new_leader_that_does_not_know_the_end_yet() -> None:
-    """Topics only grow: what was seen in one once was there at every later commit."""
-    history = clean()
-    history.snapshots[5] = Snapshot({0: 5}, {0: 3}, {0: 0})
-    history.snapshots[4] = Snapshot({0: 4}, {0: 5}, {0: 0})
-    assert judge(history, LIMITS).silent
+    """Topics only grow: what was seen in one once was there at every later look."""
+    history = replace(clean().made(), commits=[])
+    looks = [Snapshot({0: 4}, {0: 5}, {0: 0}), Snapshot({0: 5}, {0: 3}, {0: 0})]
+    assert judge(replace(history, snapshots=looks), LIMITS).silent
 
 
 def test_without_limits() -> None:
     """Where no limits are given, nothing is said of times and sizes."""
-    history = clean()
+    planted = clean()
     for doctor in (end_late, run_too_many, linger):
-        doctor(history)
-    assert judge(history).silent
+        doctor(planted)
+    assert judge(planted.made()).silent

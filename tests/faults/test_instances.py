@@ -19,7 +19,6 @@ from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.settings import Settings
 from kafka.test_service import settings_for
 from support.checker import (
-    CommitWatch,
     check,
     committed,
     headers_of,
@@ -100,7 +99,6 @@ def test_members_come_and_go_all_the_time(
     topics = make_topics(8)
     settings = settings_for(topics, kafka__heartbeat_interval_ms=300)
     with (
-        CommitWatch(kafka.bootstrap, topics.prefix, topics) as watch,
         Feeder(kafka.bootstrap, topics.queries, count=100 * steps, rate=200) as feeder,
         ServiceProcess(APP, kafka.bootstrap, settings) as first,
         ServiceProcess(APP, kafka.bootstrap, settings) as second,
@@ -110,7 +108,7 @@ def test_members_come_and_go_all_the_time(
         rebalances = sum(metrics(port_of(first), "fivestage_rebalances_total").values())
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, len(feeder.ids))
         assert (first.end(), second.end()) == (0, 0)
-    report = check(kafka.bootstrap, topics, feeder.ids, watch.snapshots)
+    report = check(kafka.bootstrap, topics, feeder.ids)
     record_property("rebalances", rebalances)
     record_property("answered during the storm", f"{during} of {len(feeder.ids)}")
     record_property("answered twice", report.duplicates)
@@ -201,17 +199,16 @@ def test_sigkill_at_any_moment(
     ids = [f"q{number}" for number in range(count)]
     write(kafka.bootstrap, topics.queries, [(name, event(name)) for name in ids])
     ahead = answered = 0
-    with CommitWatch(kafka.bootstrap, topics.prefix, topics) as watch:
-        for _ in range(kills):
-            with ServiceProcess(APP, kafka.bootstrap, settings) as service:
-                wait_for_results(kafka.bootstrap, topics.results, answered + moments.randrange(1, 500))
-                service.end(signal.SIGKILL)
-            ahead += answered_ahead(kafka, topics)
-            answered = len(read_all(kafka.bootstrap, topics.results))
-        with ServiceProcess(APP, kafka.bootstrap, settings) as last:
-            wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, count)
-            assert last.end() == 0
-    report = check(kafka.bootstrap, topics, ids, watch.snapshots)
+    for _ in range(kills):
+        with ServiceProcess(APP, kafka.bootstrap, settings) as service:
+            wait_for_results(kafka.bootstrap, topics.results, answered + moments.randrange(1, 500))
+            service.end(signal.SIGKILL)
+        ahead += answered_ahead(kafka, topics)
+        answered = len(read_all(kafka.bootstrap, topics.results))
+    with ServiceProcess(APP, kafka.bootstrap, settings) as last:
+        wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, count)
+        assert last.end() == 0
+    report = check(kafka.bootstrap, topics, ids)
     record_property("killed", kills)
     record_property("queries", count)
     record_property("answered twice", report.duplicates)
@@ -279,7 +276,6 @@ def test_stopped_for_longer_than_its_session(
     topics, more = make_topics(8), [f"more{number}" for number in range(200)]
     settings = settings_for(topics, **SHORT_SESSION)
     with (
-        CommitWatch(kafka.bootstrap, topics.prefix, topics) as watch,
         Feeder(kafka.bootstrap, topics.queries, count=2000, rate=300) as feeder,
         ServiceProcess(APP, kafka.bootstrap, settings) as sleeper,
         ServiceProcess(APP, kafka.bootstrap, settings) as other,
@@ -297,7 +293,7 @@ def test_stopped_for_longer_than_its_session(
         assert len(sleeper.wait_for("assigned")["partitions"]) == 4
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 2000 + len(more))
         assert (sleeper.end(), other.end()) == (0, 0)
-    report = check(kafka.bootstrap, topics, [*feeder.ids, *more], watch.snapshots)
+    report = check(kafka.bootstrap, topics, [*feeder.ids, *more])
     record_property("answered twice", report.duplicates)
     assert report.silent, report
     assert answered_too_often(kafka, topics, sleeper, other) == {}

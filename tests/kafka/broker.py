@@ -201,6 +201,9 @@ class TopicSet:
         return (self.queries, self.stage_results, self.results, self.timeouts, self.dead_letters)
 
 
+_APPENDED = {"message.timestamp.type": "LogAppendTime"}
+
+
 class Addressed(Protocol):
     """A broker or a cluster."""
 
@@ -212,10 +215,16 @@ class Addressed(Protocol):
 def create_topics(
     broker: Addressed, partitions: int = 3, prefix: str | None = None, *, replication_factor: int = 1
 ) -> TopicSet:
-    """Create the five topics on a broker with an open CLIENT listener and wait until they exist."""
+    """Create the five topics on a broker with an open CLIENT listener and wait until they exist.
+
+    The time of an event is when the broker appended it: what the checker compares commits with.
+    """
     topics = TopicSet(prefix or f"t{uuid.uuid4().hex[:12]}", partitions)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    wanted = [NewTopic(name, partitions, replication_factor) for name in topics.names]
+    wanted = [
+        NewTopic(name, partitions, replication_factor, config={} if name == topics.queries else _APPENDED)
+        for name in topics.names
+    ]
     for future in admin.create_topics(wanted, operation_timeout=10, request_timeout=15).values():
         future.result(20)
     return topics

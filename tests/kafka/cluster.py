@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import ElectionType, KafkaException
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import TopicPartition
 
-from .admin import elect_preferred
+from support.commits import partition_of
+
 from .broker import (
     ADVICE,
     BrokerError,
@@ -186,8 +188,10 @@ class Cluster:
     def elect_preferred(self, *topics: str) -> None:
         """Let the first replica of each partition lead it; those of all topics when none is named."""
         try:
-            names = topics or tuple(self._admin().list_topics(timeout=20).topics)
-            elect_preferred(self.bootstrap, list(self._replicas(*names)))
+            admin = self._admin()
+            names = topics or tuple(admin.list_topics(timeout=20).topics)
+            places = [TopicPartition(*place) for place in self._replicas(*names)]
+            admin.elect_leaders(ElectionType.PREFERRED, places).result(LIMIT_S)
         except KafkaException as problem:
             raise BrokerError(f"no election: {problem}") from problem
 
@@ -199,12 +203,9 @@ class Cluster:
 
     def coordinator(self, group_id: str) -> int | None:
         """Return the broker that coordinates a group, which leads its partition; None while there is none."""
-        hashed = 0
-        for letter in group_id:  # Java's hashCode
-            hashed = (31 * hashed + ord(letter)) & 0xFFFFFFFF
         with contextlib.suppress(KafkaException):
             partitions = self._admin().list_topics(OFFSETS, timeout=5).topics[OFFSETS].partitions
-            leader = partitions[(hashed & 0x7FFFFFFF) % len(partitions)].leader if partitions else -1
+            leader = partitions[partition_of(group_id, len(partitions))].leader if partitions else -1
             return leader if leader > 0 else None
         return None
 

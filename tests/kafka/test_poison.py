@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from faults.operations import Operator
 from fivestage_schemas import PipelineResult
-from support.checker import committed, headers_of, read_all, wait_for_results, wait_until_committed
+from support.checker import (
+    ONCE,
+    check,
+    committed,
+    headers_of,
+    read_all,
+    wait_for_results,
+    wait_until_committed,
+)
 from support.feeder import event, write
 from support.process import ServiceProcess
 from support.wire import GZIP, bad_header_name, bomb, write_batch
 
-from .admin import limit_records
 from .test_commands import fivestage
 from .test_service import settings_for
 
@@ -90,6 +98,8 @@ def test_poison_payloads_and_headers(kafka: RealBroker, topics: TopicSet, record
     }
     assert SECRET.decode() not in json.dumps(service.log)
     record_property("payloads", len(PAYLOADS))
+    report = check(kafka.bootstrap, topics, results, limits=ONCE)
+    assert report.silent, report
 
 
 @pytest.mark.fault(30)
@@ -173,6 +183,8 @@ def test_dead_letters_are_listed_and_replayed(kafka: RealBroker, topics: TopicSe
         True,
     ]
     assert sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) == 5
+    report = check(kafka.bootstrap, topics, ["a", "late"], limits=ONCE)
+    assert report.silent, report
 
 
 @pytest.mark.fault(29)
@@ -180,7 +192,7 @@ def test_a_letter_that_its_topic_refuses_does_not_stop_the_others(
     kafka: RealBroker, topics: TopicSet
 ) -> None:
     """Each other one is replayed once, however often the command runs; it ends with 1."""
-    limit_records(kafka.bootstrap, topics.queries, 20_000)
+    Operator(kafka.bootstrap).limit_records(topics.queries, 20_000)
     headers = {
         "reason": "unknown_lane",
         "topic": topics.queries,
@@ -218,3 +230,5 @@ def test_a_flood_stays_where_it_is_until_somebody_decides(kafka: RealBroker, top
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 51)
         assert service.end() == 0
     assert len(letters(kafka, topics)) == 50
+    report = check(kafka.bootstrap, topics, ["after"], limits=ONCE)
+    assert report.silent, report

@@ -2,52 +2,54 @@
 
 Reads with librdkafka, not with our own client. What it looks for:
 
-* *lost*: a query without a terminal event, or an unreadable record without a dead letter;
-* *phantom*: a terminal event of no query, or a dead letter of a readable record;
+* *lost*: a query without a result, or a record without a result or a dead letter;
+* *phantom*: an event of no record, or a dead letter of a readable record;
+* *malformed*: an event that is not what the contract says. Its value is its model's, no field missing or
+  unknown; it has every header, and no other; id, lane, key and trace are those of the record that its id
+  names; status, answer, figures agree with the stages. A dead letter is its record, byte by byte;
+* *incomplete*: a result without the five stage results and the timeouts that belong to it, of one run;
 * *contradiction*: two distinct terminal event ids for one query, or two terminal events of one id of which
   not either may be taken. Of one id, the query's id, source, key and lane must be equal, and whether the
   record could be read; two successes must have equal answers (the nodes of these runs answer the same to
   the same); and two events of one run (equal ``started_at``) must be equal to the byte;
-* *commit-ahead*: a position committed before everything below it had its terminal event or dead letter;
+* *commit-ahead*: a position committed before everything below it had all of its events. Kafka keeps each
+  commit with its time, and the time at which it appended an event: compared, not sampled;
 * *commit-regression*: a position that went back. Within an epoch nothing may lower it, and the next owner
   begins where the last one's commits end, so it may not go back between epochs either;
+* *repeated*: more events of queries that were run again than `Limits` allow;
 * *over cap*: more in flight, unfinished or resident than is allowed;
 * *late*: a query that ended, or whose event was written, too long after its budget;
 * *bad ending*: an instance that took too long to end after SIGTERM, or ended with another code than 0; with
   1, which says that it could not commit, it may end while a broker is away.
 
-What it counts and forgives: a query that was run again, because its instance ended or lost its partition
-between answer and commit, has a second event of the same id. Its times differ, and its status may: what was
-in time once need not be in time again. Times are looked at with `Limits` only, and not for queries that ran
-while an instance was stopped or waited for a processor, as far as that is told; what is written late while a
-broker is away is no one's fault here.
+What it counts and allows: a query that was run again, because its instance ended or lost its partition
+between answer and commit, has a second event of the same id, or events without a result. Its times differ,
+and its status may: what was in time once need not be in time again. Times are looked at with `Limits` only,
+and not for queries that ran on an instance while it was stopped or waited for a processor; what is written
+late while a broker is away is not the service's doing.
 """
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-from .history import (
-    Ending,
-    History,
-    Interval,
-    Letter,
-    Sample,
-    Snapshot,
-    Terminal,
-)
-from .judge import Limits, Report, judge
+from .commits import read_commits
+from .history import OUTPUTS, Ending, History, Interval, Sample, Snapshot, Tenure
+from .judge import judge
 from .reading import (
     Place,
     Positions,
+    Record,
     committed,
+    ends_now,
     headers_of,
     json_of,
     read_all,
+    read_records,
     wait_for_results,
     wait_until_committed,
 )
+from .report import Limits, Report
 from .watches import CommitWatch, CpuWatch, Instance, MetricsWatch
 
 if TYPE_CHECKING:
@@ -56,21 +58,22 @@ if TYPE_CHECKING:
     from kafka.broker import TopicSet
 
 __all__ = [
+    "ONCE",
     "CommitWatch",
     "CpuWatch",
     "Ending",
     "History",
     "Instance",
     "Interval",
-    "Letter",
     "Limits",
     "MetricsWatch",
     "Place",
     "Positions",
+    "Record",
     "Report",
     "Sample",
     "Snapshot",
-    "Terminal",
+    "Tenure",
     "check",
     "committed",
     "headers_of",
@@ -82,6 +85,9 @@ __all__ = [
     "wait_until_committed",
 ]
 
+ONCE = Limits(repeated=0)
+"""Nothing was run again."""
+
 
 def check(
     bootstrap: str,
@@ -90,18 +96,16 @@ def check(
     snapshots: Iterable[Snapshot] = (),
     limits: Limits | None = None,
 ) -> Report:
-    """Read the results and compare."""
+    """Read the topics and every commit, and compare.
+
+    Args:
+        bootstrap: The brokers.
+        topics: The topics; the group is called as they are.
+        ids: Of all queries.
+        snapshots: Looks at the commits, for brokers that do not keep them in a topic.
+        limits: What is allowed.
+    """
     return judge(read_history(bootstrap, topics, ids, snapshots), limits)
-
-
-def _repeated(bootstrap: str, topic: str) -> set[str]:
-    seen: set[str] = set()
-    again: set[str] = set()
-    for message in read_all(bootstrap, topic):
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # not all of them can be read
-            query_id = json_of(message)["query_id"]
-            (again if query_id in seen else seen).add(query_id)
-    return again
 
 
 def read_history(
@@ -110,8 +114,10 @@ def read_history(
     """Read what the topics say of a run; what else was seen of it can be added."""
     return History(
         asked=set(ids),
-        asked_again=_repeated(bootstrap, topics.queries),
-        terminals=[Terminal.of(message) for message in read_all(bootstrap, topics.results)],
-        letters=[Letter.of(message) for message in read_all(bootstrap, topics.dead_letters)],
+        topic=topics.queries,
+        queries=read_records(bootstrap, topics.queries),
+        outputs={name: read_records(bootstrap, getattr(topics, name)) for name in OUTPUTS},
+        ends=ends_now(bootstrap, topics.queries),
+        commits=read_commits(bootstrap, topics.prefix, topics.queries),
         snapshots=list(snapshots),
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent.parent
 READY_S = 30.0
+LOG_S = 10.0
 
 
 class ServiceProcess:
@@ -115,10 +116,26 @@ class ServiceProcess:
     def wait(self, limit_s: float = 30.0) -> int:
         """Wait for the end; the exit code."""
         assert self.process is not None
-        code = self.process.wait(limit_s)
-        while (line := self._lines.get(timeout=10)) is not None:
-            self.log.append(line)
+        try:
+            code = self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            text = f"the service did not end within {limit_s:.0f} s; log: {self.log[-5:]}"
+            raise AssertionError(text) from None
+        self._read_to_its_end(code)
         return code
+
+    def _read_to_its_end(self, code: int) -> None:
+        """Read what is left of the log."""
+        end = time.monotonic() + LOG_S
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                text = f"the service ended with {code}, and {LOG_S:.0f} s later its log is still written to"
+                raise AssertionError(f"{text}: {self.log[-5:]}") from None
+            if line is None:
+                return
+            self.log.append(line)
 
 
 def _text(value: object) -> str:

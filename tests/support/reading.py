@@ -6,30 +6,73 @@ import contextlib
 import json
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaException, Message, TopicPartition
 
 Positions = dict[int, int]
 """An offset for each partition."""
 AWAY = (KafkaException, TimeoutError)
 """What a call raises while a broker is away."""
+WAIT_S = 0.1
+"""librdkafka waits for so long where it has fewer records than it is asked for: at every end of a topic."""
 Place = tuple[int, int]
 """A partition and an offset: where a record is."""
 
 
-def read_all(bootstrap: str, topic: str) -> list[Message]:
-    """Everything that is in a topic now."""
+class Record(NamedTuple):
+    """A record of any topic, as it is: nothing of it is parsed."""
+
+    at: Place
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp_ms: int
+    by_broker: bool = False
+    """Its timestamp is when the broker appended it, not when its producer made it."""
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """Read one, whatever bytes are in it."""
+        try:
+            found: Any = message.headers() or []
+        except UnicodeDecodeError:  # a name that is no text
+            found = []
+        kind, timestamp_ms = message.timestamp()
+        key, value = _bytes(message.key()), _bytes(message.value())
+        by_broker = kind == TIMESTAMP_LOG_APPEND_TIME
+        return cls(place_of(message), key, value, tuple(found), timestamp_ms, by_broker)
+
+
+def parsed(value: bytes | None) -> Any:
+    """JSON, or None for bytes that are no JSON, or nested too deeply to be parsed here."""
+    try:
+        return json.loads(value or b"")
+    except (ValueError, RecursionError):  # what is no Unicode is a ValueError too
+        return None
+
+
+def _bytes(part: Any) -> bytes | None:
+    return part.encode() if isinstance(part, str) else part
+
+
+def read_records(bootstrap: str, topic: str) -> list[Record]:
+    """Everything that is in a topic now, as it is."""
+    return [Record.of(message) for message in read_all(bootstrap, topic)]
+
+
+def read_all(bootstrap: str, topic: str, only: int | None = None) -> list[Message]:
+    """Everything that is in a topic, or in one partition of it, now."""
     consumer = make_consumer(bootstrap)
     try:
-        partitions = _partitions(consumer, topic)
+        partitions = partitions_of(consumer, topic) if only is None else [only]
         ends = {number: _watermarks(consumer, topic, number) for number in partitions}
         left = {number for number, (low, high) in ends.items() if high > low}
         consumer.assign([TopicPartition(topic, number, ends[number][0]) for number in left])
         messages, limit = [], time.monotonic() + 60
         while left:
             assert time.monotonic() < limit, f"could not read {topic} to its end"
-            for message in consumer.consume(10_000, timeout=0.5):
+            for message in consumer.consume(10_000, timeout=WAIT_S):
                 assert message.error() is None, message.error()
                 if (message.offset() or 0) < ends[message.partition() or 0][1]:
                     messages.append(message)
@@ -113,20 +156,31 @@ def make_consumer(bootstrap: str, group_id: str = "checker") -> Consumer:
     return Consumer(options)
 
 
+def ends_now(bootstrap: str, topic: str) -> Positions:
+    """The same, with a consumer of its own."""
+    consumer = make_consumer(bootstrap)
+    try:
+        return ends_of(consumer, topic)
+    finally:
+        consumer.close()
+
+
 def ends_of(consumer: Consumer, topic: str) -> Positions:
     """The offset after the last record of each partition."""
-    return {number: _watermarks(consumer, topic, number)[1] for number in _partitions(consumer, topic)}
+    return {number: _watermarks(consumer, topic, number)[1] for number in partitions_of(consumer, topic)}
 
 
 def positions_of(consumer: Consumer, topic: str) -> Positions:
     """The committed positions of the consumer's group; partitions without one are absent."""
-    wanted = [TopicPartition(topic, number) for number in _partitions(consumer, topic)]
+    wanted = [TopicPartition(topic, number) for number in partitions_of(consumer, topic)]
     found = consumer.committed(wanted, timeout=20)
     return {position.partition: position.offset for position in found if position.offset >= 0}
 
 
-def _partitions(consumer: Consumer, topic: str) -> list[int]:
-    return sorted(consumer.list_topics(topic, timeout=20).topics[topic].partitions)
+def partitions_of(consumer: Consumer, topic: str) -> list[int]:
+    """The numbers of a topic's partitions; none where there is no such topic."""
+    found = consumer.list_topics(timeout=20).topics.get(topic)
+    return [] if found is None else sorted(found.partitions)
 
 
 def _watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kafka.broker import TopicSet
 
 INTERVAL_S = 0.2
-STARVED_S = 0.1
+STARVED_S = 0.05
 """Less than this between two looks, over all threads, is no excuse."""
 
 
@@ -121,7 +121,9 @@ class CpuWatch(_Watch):
             before, before_s = self._last.get(instance.pid, (now, waited_s))
             self._last[instance.pid] = now, waited_s
             if waited_s - before_s > STARVED_S:
-                self.starved.append(Interval(before, now))
+                # counted when the wait is over, which may have begun before the last look
+                since = min(before, now - (waited_s - before_s))
+                self.starved.append(Interval(since, now, instance.name))
 
 
 def waited(pid: int) -> float:

@@ -1,0 +1,198 @@
+"""A result, and the events that belong to it: those of the same run of the same query."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .events import instant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .events import Event
+
+STAGES = ("intent", "decision", "processing", "validation", "reflection")
+TOO_LARGE = "result_too_large"
+_NOTHING: tuple[str, ...] = ()
+_DATA = ("data", "error", "error_type")
+_ROUNDING_S = 5e-6
+"""Times in events are whole microseconds."""
+
+
+def companions(result: Event) -> dict[str, dict[str, Any]]:
+    """What a result wants beside it: by kind, the fields of the event's value that are known."""
+    value = result.value
+    found = {f"stage_result/{number}": stage for number, stage in enumerate(value["stages"])}
+    about = {
+        "query_id": value["query_id"],
+        "lane": value["lane"],
+        "occurred_at": value["finished_at"],
+        "source": value["source"],
+    }
+    if value["status"] == "expired":
+        waited: dict[str, Any] = {"scope": "queue", "stage_type": None, "node": None, "completed": []}
+        found["timeout"] = {**about, **waited, "elapsed_ms": value["metrics"]["queue_ms"]}
+    for kind, fields in _timeouts(value):
+        found[kind] = {**about, **fields}
+    return found
+
+
+def is_companion(event: Event, result: Event, fields: dict[str, Any]) -> bool:
+    """Whether an event is of the same run as a result."""
+    value, left_out = event.value, _NOTHING
+    if TOO_LARGE in {value.get("error_type"), fields.get("error_type")}:
+        left_out = _DATA  # one of the two went without it, as it did not fit
+    trace = result.headers.get("traceparent", "")[3:35]
+    return event.headers.get("traceparent", "")[3:35] == trace and all(
+        name in left_out or value.get(name) == wanted for name, wanted in fields.items()
+    )
+
+
+def _timeouts(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The timeouts of a query that was started, as section 4 of the contract has it."""
+    stages = value["stages"]
+    done = [stage["stage_type"] for stage in stages if stage["success"]]
+    at_the_end = None
+    for stage in stages:
+        if not stage["timeout"]:
+            continue
+        if _ran_to_the_end(stage, value):
+            at_the_end = at_the_end or stage
+            continue
+        before = [name for name in done if STAGES.index(name) < stage["sequence"]]
+        yield (
+            f"timeout/{stage['sequence']}",
+            {
+                "scope": "stage",
+                "reason": "stage_timeout",
+                "stage_type": stage["stage_type"],
+                "node": stage["node"],
+                "limit_ms": stage["timeout_ms"],
+                "elapsed_ms": stage["duration_ms"],
+                "completed": before,
+            },
+        )
+    failed = first_failure(value)
+    if at_the_end is not None or (failed is not None and failed["outcome"] == "skipped"):
+        yield (
+            "timeout",
+            {
+                "scope": "pipeline",
+                "reason": "pipeline_timeout",
+                "stage_type": at_the_end and at_the_end["stage_type"],
+                "node": at_the_end and at_the_end["node"],
+                "limit_ms": value["metrics"]["budget_ms"],
+                "elapsed_ms": value["metrics"]["total_duration_ms"],
+                "completed": done,
+            },
+        )
+
+
+def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any]) -> bool:
+    """The stage was running at the deadline, or its limit was the deadline."""
+    begun, started = instant(stage["started_at"]), instant(value["started_at"])
+    if begun is None or started is None:
+        return False
+    took_s = float(max(stage["timeout_ms"], stage["duration_ms"])) / 1000
+    return begun - started + took_s >= float(value["metrics"]["budget_ms"]) / 1000 - _ROUNDING_S
+
+
+def first_failure(value: dict[str, Any]) -> dict[str, Any] | None:
+    """The stage that a query failed with: a critical one that did not succeed, or a rejection."""
+    for stage in value["stages"]:
+        rejected = stage["stage_type"] == "validation" and value["error_type"] == "rejected"
+        if rejected or (stage["critical"] and not stage["success"]):
+            return dict(stage)
+    return None
+
+
+def inconsistencies(result: Event) -> Iterator[str]:
+    """Where a result contradicts its own stages."""
+    value = result.value
+    stages = value["stages"]
+    if value["started_at"] is None:
+        if stages or value["status"] not in {"expired", "error"} or value["answer"] is not None:
+            yield f"it was not started and has status {value['status']}, {len(stages)} stages"
+        return
+    if [(stage["stage_type"], stage["sequence"]) for stage in stages] != list(
+        zip(STAGES, range(5), strict=True)
+    ):
+        yield f"its stages are {[stage['stage_type'] for stage in stages]}"
+        return
+    for stage in stages:
+        yield from _flaws_of_stage(stage, value)
+    yield from _flaws_of_verdict(value)
+    yield from _flaws_of_metrics(value)
+
+
+def _flaws_of_stage(stage: dict[str, Any], value: dict[str, Any]) -> Iterator[str]:
+    outcome = stage["outcome"]
+    if (stage["success"], stage["timeout"]) != (outcome == "success", outcome == "timeout"):
+        yield f"{stage['stage_type']}: its outcome is {outcome}, success {stage['success']}"
+    if (stage["query_id"], stage["lane"]) != (value["query_id"], value["lane"]):
+        yield f"{stage['stage_type']}: of query {stage['query_id']}, lane {stage['lane']}"
+    if outcome == "skipped" and (stage["started_at"] or stage["error_type"] != "skipped"):
+        yield f"{stage['stage_type']}: skipped, and started at {stage['started_at']}"
+
+
+def _flaws_of_verdict(value: dict[str, Any]) -> Iterator[str]:
+    failed, error_type = first_failure(value), value["error_type"]
+    ran_out = any(fields["scope"] == "pipeline" for _, fields in _timeouts(value))
+    wanted = "success"
+    if failed is not None:
+        ends = {"timeout": "timeout", "skipped": "timeout"}
+        wanted = "timeout" if ran_out else ends.get(failed["outcome"], "error")
+    if error_type == TOO_LARGE and value["answer"] is None:
+        wanted = "error"
+    if value["status"] != wanted:
+        yield f"its status is {value['status']}, after its stages {wanted}"
+        return
+    if (wanted == "success") != (error_type is None):
+        yield f"its status is {wanted}, its error_type {error_type}"
+    if (
+        wanted == "error"
+        and failed is not None
+        and error_type not in {failed["error_type"], "rejected", TOO_LARGE}
+    ):
+        yield f"its error_type is {error_type}, that of {failed['stage_type']} {failed['error_type']}"
+    whole = all(stage["success"] for stage in value["stages"]) and value["validated"] is not False
+    if value["degraded"] != (wanted == "success" and not whole):
+        yield f"degraded is {value['degraded']}"
+    yield from _flaws_of_answer(value)
+
+
+def _flaws_of_answer(value: dict[str, Any]) -> Iterator[str]:
+    processing = value["stages"][STAGES.index("processing")]
+    data = processing["data"]
+    if value["status"] != "success":
+        if value["answer"] is not None:
+            yield "it has an answer without success"
+    elif processing["success"] and processing["error_type"] != TOO_LARGE:
+        answer = data["answer"] if isinstance(data, dict) and "answer" in data else data
+        if value["answer"] != answer:
+            yield "its answer is not what processing returned"
+    if value["node"] != processing["node"]:
+        yield f"its node is {value['node']}, that of processing {processing['node']}"
+
+
+def _flaws_of_metrics(value: dict[str, Any]) -> Iterator[str]:
+    stages, metrics = value["stages"], value["metrics"]
+    outcomes = [stage["outcome"] for stage in stages]
+    wanted = {
+        "stages_completed": outcomes.count("success"),
+        "stages_failed": outcomes.count("error") + outcomes.count("timeout"),
+        "stages_skipped": outcomes.count("skipped"),
+        "timeout_count": outcomes.count("timeout"),
+        "stage_durations": {s["stage_type"]: s["duration_ms"] for s in stages if s["started_at"]},
+    }
+    for name, figure in wanted.items():
+        if metrics[name] != figure:
+            yield f"{name} is {metrics[name]}, after its stages {figure}"
+    begun, finished = instant(value["started_at"]), instant(value["finished_at"])
+    took_s = metrics["total_duration_ms"] / 1000
+    if begun is None or finished is None or abs(finished - begun - took_s) > _ROUNDING_S:
+        yield f"it took {took_s} s, and from {value['started_at']} to {value['finished_at']}"
+    ran_out = any(fields["scope"] == "pipeline" for _, fields in _timeouts(value))
+    in_time = metrics["total_duration_ms"] <= metrics["budget_ms"] and not ran_out
+    if metrics["within_budget"] != in_time:
+        yield f"within_budget is {metrics['within_budget']}"
