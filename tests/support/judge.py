@@ -14,7 +14,7 @@ from .judge_commits import judge_commits, judge_snapshots
 from .judge_times import judge_endings, judge_lateness, judge_samples
 from .letters import Letter, flaws_of_letter, read_letter
 from .report import Limits, Report
-from .runs import companions, inconsistencies, is_companion
+from .runs import READINGS_S, companions, inconsistencies, is_companion
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ def _judge_runs(report: Report, seen: Seen) -> None:
     missing: dict[Place, str] = {}
     for terminal in seen.terminals:
         place = terminal.source
-        written_ms, lacking = _companions(terminal, seen, wanted)
+        readings = [_companions(terminal, seen, reading_s) for reading_s in READINGS_S]
+        written_ms, lacking, found = min(readings, key=lambda reading: len(reading[1]))
+        wanted |= found
         if terminal.rejected:
             written_ms.append(min(letters[place], default=NEVER_MS))
             lacking += [] if letters[place] else ["dead letter"]
@@ -147,19 +149,20 @@ def _judge_runs(report: Report, seen: Seen) -> None:
 
 
 def _companions(
-    terminal: Terminal, seen: Seen, wanted: set[tuple[str, Place]]
-) -> tuple[list[float], list[str]]:
-    """When a result and the events of its run were written, and the kinds that are missing."""
+    terminal: Terminal, seen: Seen, reading_s: float
+) -> tuple[list[float], list[str], set[tuple[str, Place]]]:
+    """When a result and its companions were written, the kinds that are missing, and where the others are."""
     result = terminal.event
     written_ms: list[float] = [result.record.timestamp_ms]
-    lacking = []
-    for kind, fields in companions(result).items():
+    lacking: list[str] = []
+    found: set[tuple[str, Place]] = set()
+    for kind, fields in companions(result, reading_s).items():
         there = seen.events.get((terminal.source, kind), [])
         same = [event for event in there if is_companion(event, result, fields)]
-        wanted.update((event.output, event.record.at) for event in same)
+        found.update((event.output, event.record.at) for event in same)
         written_ms.append(min((event.record.timestamp_ms for event in same), default=NEVER_MS))
         lacking += [] if same else [kind]
-    return written_ms, lacking
+    return written_ms, lacking, found
 
 
 def _surplus(seen: Seen, wanted: set[tuple[str, Place]]) -> Counter[str]:

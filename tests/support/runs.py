@@ -17,10 +17,18 @@ _NOTHING: tuple[str, ...] = ()
 _DATA = ("data", "error", "error_type")
 _ROUNDING_S = 5e-6
 """Times in events are whole microseconds."""
+READINGS_S = (_ROUNDING_S, 0.002, -0.002)
+"""How much earlier than the deadline a stage may have ended that ran until then. The wall clock in events
+is not the clock that decides: where both are this close, either reading is right."""
 
 
-def companions(result: Event) -> dict[str, dict[str, Any]]:
-    """What a result wants beside it: by kind, the fields of the event's value that are known."""
+def companions(result: Event, reading_s: float = _ROUNDING_S) -> dict[str, dict[str, Any]]:
+    """What a result wants beside it: by kind, the fields of the event's value that are known.
+
+    Args:
+        result: The terminal event.
+        reading_s: One of `READINGS_S`.
+    """
     value = result.value
     found = {f"stage_result/{number}": stage for number, stage in enumerate(value["stages"])}
     about = {
@@ -32,7 +40,7 @@ def companions(result: Event) -> dict[str, dict[str, Any]]:
     if value["status"] == "expired":
         waited: dict[str, Any] = {"scope": "queue", "stage_type": None, "node": None, "completed": []}
         found["timeout"] = {**about, **waited, "elapsed_ms": value["metrics"]["queue_ms"]}
-    for kind, fields in _timeouts(value):
+    for kind, fields in _timeouts(value, reading_s):
         found[kind] = {**about, **fields}
     return found
 
@@ -48,7 +56,7 @@ def is_companion(event: Event, result: Event, fields: dict[str, Any]) -> bool:
     )
 
 
-def _timeouts(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _timeouts(value: dict[str, Any], reading_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """The timeouts of a query that was started, as section 4 of the contract has it."""
     stages = value["stages"]
     done = [stage["stage_type"] for stage in stages if stage["success"]]
@@ -56,7 +64,7 @@ def _timeouts(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for stage in stages:
         if not stage["timeout"]:
             continue
-        if _ran_to_the_end(stage, value):
+        if _ran_to_the_end(stage, value, reading_s):
             at_the_end = at_the_end or stage
             continue
         before = [name for name in done if STAGES.index(name) < stage["sequence"]]
@@ -88,13 +96,13 @@ def _timeouts(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
-def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any]) -> bool:
+def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any], reading_s: float) -> bool:
     """The stage was running at the deadline, or its limit was the deadline."""
     begun, started = instant(stage["started_at"]), instant(value["started_at"])
     if begun is None or started is None:
         return False
     took_s = float(max(stage["timeout_ms"], stage["duration_ms"])) / 1000
-    return begun - started + took_s >= float(value["metrics"]["budget_ms"]) / 1000 - _ROUNDING_S
+    return begun - started + took_s >= float(value["metrics"]["budget_ms"]) / 1000 - reading_s
 
 
 def first_failure(value: dict[str, Any]) -> dict[str, Any] | None:
@@ -106,9 +114,12 @@ def first_failure(value: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def inconsistencies(result: Event) -> Iterator[str]:
-    """Where a result contradicts its own stages."""
-    value = result.value
+def inconsistencies(result: Event) -> list[str]:
+    """Where a result contradicts its own stages, however its times are read."""
+    return min((list(_inconsistencies(result.value, reading_s)) for reading_s in READINGS_S), key=len)
+
+
+def _inconsistencies(value: dict[str, Any], reading_s: float) -> Iterator[str]:
     stages = value["stages"]
     if value["started_at"] is None:
         if stages or value["status"] not in {"expired", "error"} or value["answer"] is not None:
@@ -121,8 +132,8 @@ def inconsistencies(result: Event) -> Iterator[str]:
         return
     for stage in stages:
         yield from _flaws_of_stage(stage, value)
-    yield from _flaws_of_verdict(value)
-    yield from _flaws_of_metrics(value)
+    yield from _flaws_of_verdict(value, reading_s)
+    yield from _flaws_of_metrics(value, reading_s)
 
 
 def _flaws_of_stage(stage: dict[str, Any], value: dict[str, Any]) -> Iterator[str]:
@@ -135,9 +146,9 @@ def _flaws_of_stage(stage: dict[str, Any], value: dict[str, Any]) -> Iterator[st
         yield f"{stage['stage_type']}: skipped, and started at {stage['started_at']}"
 
 
-def _flaws_of_verdict(value: dict[str, Any]) -> Iterator[str]:
+def _flaws_of_verdict(value: dict[str, Any], reading_s: float) -> Iterator[str]:
     failed, error_type = first_failure(value), value["error_type"]
-    ran_out = any(fields["scope"] == "pipeline" for _, fields in _timeouts(value))
+    ran_out = any(fields["scope"] == "pipeline" for _, fields in _timeouts(value, reading_s))
     wanted = "success"
     if failed is not None:
         ends = {"timeout": "timeout", "skipped": "timeout"}
@@ -175,7 +186,7 @@ def _flaws_of_answer(value: dict[str, Any]) -> Iterator[str]:
         yield f"its node is {value['node']}, that of processing {processing['node']}"
 
 
-def _flaws_of_metrics(value: dict[str, Any]) -> Iterator[str]:
+def _flaws_of_metrics(value: dict[str, Any], reading_s: float) -> Iterator[str]:
     stages, metrics = value["stages"], value["metrics"]
     outcomes = [stage["outcome"] for stage in stages]
     wanted = {
@@ -192,7 +203,7 @@ def _flaws_of_metrics(value: dict[str, Any]) -> Iterator[str]:
     took_s = metrics["total_duration_ms"] / 1000
     if begun is None or finished is None or abs(finished - begun - took_s) > _ROUNDING_S:
         yield f"it took {took_s} s, and from {value['started_at']} to {value['finished_at']}"
-    ran_out = any(fields["scope"] == "pipeline" for _, fields in _timeouts(value))
+    ran_out = any(fields["scope"] == "pipeline" for _, fields in _timeouts(value, reading_s))
     in_time = metrics["total_duration_ms"] <= metrics["budget_ms"] and not ran_out
     if metrics["within_budget"] != in_time:
         yield f"within_budget is {metrics['within_budget']}"
