@@ -419,7 +419,7 @@ def test_unreadable_with_id() -> None:
     """Where the id is known there is a terminal event beside the dead letter."""
     unreadable = Unreadable(UnreadableReason.INVALID_FIELD, "lane: wrong", "q-1")
     letter, result = ENCODER.unreadable(envelope(), unreadable)
-    assert letter.output is Output.DEAD_LETTERS
+    assert (letter.output, letter.key) == (Output.DEAD_LETTERS, b"key")
     got = PipelineResult.model_validate_json(result.value or b"")
     assert (got.query_id, got.status, got.error_type) == ("q-1", PipelineStatus.ERROR, "invalid_query")
     assert (got.error, got.stages) == ("invalid_field: lane: wrong", [])

@@ -5,31 +5,35 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import orjson
 from aiokafka.errors import NoError, NotLeaderForPartitionError, OutOfOrderSequenceNumber
 
 from fivestage.settings import TopicSettings
 from fivestage_schemas import headers as h
 
+from .endings import STAGE_KINDS, ending_of
 from .group import Group
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from aiokafka import TopicPartition
 
+    from fivestage.core.job import Job
     from fivestage.core.records import PlainRecord
 
+    from .endings import Ending
     from .loop import SimLoop
     from .network import Reply
+    from .questions import Query
     from .trace import Trace
 
     Coordinates = tuple[int, int]
     """Partition and offset of an input record."""
 
 TOPICS = TopicSettings()
-STAGES = frozenset(f"stage_result/{number}" for number in range(5))
 
 
 class Name(str):
@@ -58,6 +62,14 @@ class Written(NamedTuple):
     status: str
     key: bytes | None
     producer: str
+    topic: str = ""
+    partition: int = 0
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+    event: Any = None
+    """What the value says; None where it is no JSON."""
+    run: bytes = b""
+    """Its ``traceparent``: the same for all events of one answer, another one in every other answer."""
 
 
 class Fetched(NamedTuple):
@@ -74,7 +86,8 @@ class Batch(NamedTuple):
     producer_id: int
     sequence: int
     """The number of the first one."""
-    records: list[tuple[bytes | None, list[tuple[str, bytes | None]]]]
+    records: list[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]]
+    """Key, value and headers of each."""
 
 
 class Broker:
@@ -96,6 +109,10 @@ class Broker:
         self.partitions = partitions
         self.output_partitions = output_partitions
         self.queries: list[list[PlainRecord]] = [[] for _ in range(partitions)]
+        self.asked: dict[Coordinates, Query] = {}
+        """What each record asks."""
+        self.jobs: dict[bytes, Job] = {}
+        """What executors ran, by the ``traceparent`` of its events."""
         self.corrupt: set[Coordinates] = set()
         """Records that no client can read."""
         self.suspect: set[Coordinates] = set()
@@ -104,11 +121,13 @@ class Broker:
         self.about: dict[Coordinates, list[Written]] = defaultdict(list)
         """What was written about each record."""
         self.committed: dict[int, int] = {}
-        self.commits = 0
+        self.commits = self.moves = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called after every commit."""
         self._sequences: dict[tuple[int, str, int], int] = {}
-        self._producers = self._moves = 0
+        self._producers = 0
+        self._endings: dict[bytes, Ending] = {}
+        self._answered: set[Coordinates] = set()
         self._led_from = 0.0
         self._hungry: list[_Hungry] = []
 
@@ -180,7 +199,7 @@ class Broker:
 
     def move_leaders(self) -> None:
         """The output partitions get other leaders, after an election."""
-        self._moves += 1
+        self.moves += 1
         self._led_from = self._loop.time() + self._random.random() * ELECTION_S
 
     def leaders(self, reply: Reply) -> None:
@@ -188,7 +207,7 @@ class Broker:
         reply([self._leader(number) for number in range(self.output_partitions)])
 
     def _leader(self, partition: int) -> int:
-        return -1 if self._loop.time() < self._led_from else (partition + self._moves) % BROKERS
+        return -1 if self._loop.time() < self._led_from else (partition + self.moves) % BROKERS
 
     def produce(self, reply: Reply, who: str, broker: int, batches: list[Batch]) -> None:
         """Produce: append batches, unless they are there already; reply with a code for each."""
@@ -204,33 +223,69 @@ class Broker:
             return OutOfOrderSequenceNumber.errno
         if batch.sequence == expected:
             self._sequences[of_producer] = expected + len(batch.records)
-            for key, headers in batch.records:
-                self._append(who, batch.at, key, headers)
+            for key, value, headers in batch.records:
+                self.append(who, batch.at, key, value, headers)
         return NoError.errno
 
-    def _append(self, who: str, at: tuple[str, int], key: bytes | None, headers: list[Any]) -> None:
-        told = dict(headers)
-        if h.DLQ_REASON in told:
-            coordinates = int(told[h.DLQ_PARTITION]), int(told[h.DLQ_OFFSET])
-            kind = "dead_letter"
+    def append(
+        self,
+        who: str,
+        at: tuple[str, int],
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+    ) -> None:
+        """A record is written to an output topic."""
+        named: dict[str, bytes] = {name: text or b"" for name, text in headers}
+        if h.DLQ_REASON in named:
+            coordinates = int(named[h.DLQ_PARTITION]), int(named[h.DLQ_OFFSET])
+            kind, event = "dead_letter", None
         else:
-            _, partition, offset, kind = told[h.CE_ID].decode().split("/", 3)
-            coordinates = int(partition), int(offset)
-        written = Written(coordinates, kind, told.get(h.STATUS, b"").decode(), key, who)
+            parts = named.get(h.CE_ID, b"").decode().split("/", 3)
+            if len(parts) < 4:
+                self._trace.violated("every event has an id", who, *at, named)
+                return
+            coordinates, kind = (int(parts[1]), int(parts[2])), parts[3]
+            event = _parsed(value)
+        status, run = named.get(h.STATUS, b"").decode(), named.get(h.TRACEPARENT, b"")
+        written = Written(coordinates, kind, status, key, who, *at, value, headers, event, run)
         self.outputs[at].append(written)
         self.about[coordinates].append(written)
         if kind in ("result", "dead_letter"):
-            self._trace.add("broker", kind, *coordinates, written.status, f"by {who}")
+            self._trace.add("broker", kind, *coordinates, status, f"by {who}")
+
+    def ending(self, run: bytes) -> Ending | None:
+        """What a run of a query must have ended as; None where no executor ran it."""
+        if run not in self._endings and run in self.jobs:
+            self._endings[run] = ending_of(self.jobs[run])
+        return self._endings.get(run)
 
     def is_answered(self, coordinates: Coordinates) -> bool:
-        """All of a record's events are there."""
-        about = self.about.get(coordinates, ())
-        kinds = {written.kind for written in about}
-        if "dead_letter" in kinds:
+        """All events of a record are there, and of one run of it."""
+        if coordinates in self._answered:
             return True
-        if any(written.status == "expired" for written in about):
+        about = self.about.get(coordinates, ())
+        runs: dict[bytes, set[str]] = defaultdict(set)
+        for written in about:
+            runs[written.run].add(written.kind)
+        answered = any(self._is_whole(coordinates, written, runs) for written in about)
+        if answered:
+            self._answered.add(coordinates)
+        return answered
+
+    def _is_whole(self, coordinates: Coordinates, one: Written, runs: dict[bytes, set[str]]) -> bool:
+        """Whether *one* is a dead letter or a result, and everything that belongs to it is there."""
+        if one.kind == "dead_letter":
+            query = self.asked.get(coordinates)
+            bare = query is None or not query.reason or query.query_id is None or coordinates in self.suspect
+            return bare or any("result" in kinds for kinds in runs.values())
+        if one.kind != "result":
+            return False
+        kinds = runs[one.run]
+        if one.status == "expired":
             return "timeout" in kinds
-        return "result" in kinds and kinds >= STAGES
+        ending = self.ending(one.run)
+        return kinds >= (STAGE_KINDS if ending is None else ending.kinds)
 
     @property
     def is_finished(self) -> bool:
@@ -254,3 +309,10 @@ class _Hungry:
             self.timer.cancel()
         self.reply(broker.read(self.positions))
         return True
+
+
+def _parsed(value: bytes | None) -> Any:
+    try:
+        return orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return None

@@ -7,6 +7,8 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from opentelemetry.sdk.resources import Resource
+
 from fivestage.app import Pipeline
 from fivestage.assembly import COMMIT_TIMEOUT_S, Parts
 from fivestage.bus.committer import Committer
@@ -17,6 +19,7 @@ from fivestage.core.encode import Encoder
 from fivestage.core.events import Observer
 from fivestage.errors import FivestageError
 from fivestage.service import Service, exit_code
+from fivestage.telemetry.sampling import EarlySampling, Provider
 from fivestage.telemetry.tracing import Tracing
 from fivestage.watch import Watch
 from fivestage.wiring import Chances, wire
@@ -24,6 +27,8 @@ from fivestage.wiring import Chances, wire
 from .consumer import SimConsumer
 from .executor import SimExecutor
 from .producer import SimProducer
+from .questions import WALL_AT_START
+from .values import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +43,9 @@ if TYPE_CHECKING:
 
 SLACK_S = 0.001
 """What a query may take beyond its budget, in a loop that is never busy."""
-WALL_AT_START = 1_700_000_000.0
-MAX_RECORD_BYTES = 1_000_000
+SOURCE = "/simulation"
+PROVIDER = Provider(EarlySampling(0.5), resource=Resource.get_empty(), shutdown_on_exit=False)
+"""Gives every run of a query a trace of its own."""
 APP = Pipeline()
 
 
@@ -206,7 +212,7 @@ class Instance(Service):
 
     def _assemble(self) -> Parts:
         settings, checks, random = self.settings, _Checks(self), self.cluster.network.random
-        executor = SimExecutor(random, self._manners)
+        executor = SimExecutor(random, self._manners, self.cluster.broker.jobs)
         sink = Sink(
             settings,
             checks,
@@ -219,14 +225,16 @@ class Instance(Service):
             settings,
             ledger=self.ledger,
             encoder=Encoder(
-                source="/simulation",
+                source=SOURCE,
                 max_record_bytes=MAX_RECORD_BYTES,
                 max_dead_letter_bytes=MAX_RECORD_BYTES,
             ),
             executor=executor,
             sink=sink,
             observer=checks,
-            tracing=Tracing(topic="queries", results_topic="results", group_id="simulation"),
+            tracing=Tracing(
+                topic="queries", results_topic="results", group_id="simulation", provider=PROVIDER
+            ),
             chances=Chances(lambda: WALL_AT_START + clock(), clock, random.random),
         )
         inner.intake._gate = Gate(InFlightLimit.of(self.max_taken_in))

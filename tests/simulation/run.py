@@ -15,17 +15,20 @@ from fivestage.core.records import PlainRecord
 
 from .broker import QUERIES, Broker
 from .cluster import Cluster
-from .instance import WALL_AT_START, Instance
-from .judge import judge
+from .instance import Instance
+from .judge import counted, judge
 from .loop import Process, SimLoop
 from .network import NO_FAULTS, Network
-from .scenario import CORRUPT, Befalls, Scenario, draw
+from .questions import CORRUPT, WALL_AT_START
+from .scenario import Befalls, Scenario, draw
 from .trace import Event, Trace
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterator
 
-    from .scenario import Happening, Query
+    from .questions import Query
+    from .scenario import Happening
 
 RECOVERY_S = 120.0
 """How long it may take after the last trouble until all is answered and committed."""
@@ -48,6 +51,8 @@ class Outcome(NamedTuple):
     rebalances: int
     rebuilds: int
     """Of clients."""
+    rows: Counter[str]
+    """How often each row of the contract's table occurred."""
 
 
 class Simulation:
@@ -100,7 +105,10 @@ class Simulation:
         if query.value == CORRUPT:
             self.broker.corrupt.add((query.partition, offset))
         timestamp = int((WALL_AT_START + self._loop.time()) * 1000)
-        record = PlainRecord(QUERIES, query.partition, offset, timestamp, query.key, query.value)
+        self.broker.asked[query.partition, offset] = query
+        record = PlainRecord(
+            QUERIES, query.partition, offset, timestamp, query.key, query.value, query.headers
+        )
         self.broker.write(record)
 
     # What happens
@@ -220,7 +228,7 @@ class Simulation:
 
 def run(seed: int) -> Outcome:
     """Run one seed; same seed, same outcome."""
-    random.seed(seed)  # pauses before rebuilds
+    random.seed(f"seed {seed}")  # pauses before rebuilds, numbers of traces; not what the scenario draws
     loop = SimLoop()
     simulation = Simulation(loop, draw(seed))
     asyncio.set_event_loop(None)
@@ -241,6 +249,7 @@ def run(seed: int) -> Outcome:
         duplicates,
         broker.group.generation,
         simulation.rebuilds,
+        counted(broker),
     )
 
 

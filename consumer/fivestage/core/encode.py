@@ -160,7 +160,6 @@ class Encoder:
     def _dead_letter(self, envelope: Envelope, unreadable: Unreadable) -> OutputRecord:
         """The record as it came, with those of its headers that it takes to read it again."""
         record = envelope.record
-        key = record.key if record.key is not None else (unreadable.query_id or "").encode() or None
         told = {
             h.DLQ_REASON: unreadable.reason,
             h.DLQ_DETAIL: unreadable.detail[:MAX_DETAIL_CHARS],
@@ -171,7 +170,7 @@ class Encoder:
         }
         headers = [(name, text.encode()) for name, text in told.items()]
         kept = [*headers, *_kept_headers(record)]
-        letter = OutputRecord.of(Output.DEAD_LETTERS, key, record.value, kept)
+        letter = OutputRecord.of(Output.DEAD_LETTERS, record.key, record.value, kept)
         if letter.size <= self._max_dead_letter_bytes:
             return letter
         return OutputRecord.of(Output.DEAD_LETTERS, None, None, [*headers, (h.DLQ_TRUNCATED, b"true")])
