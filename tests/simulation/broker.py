@@ -121,11 +121,11 @@ class Broker:
         self.about: dict[Coordinates, list[Written]] = defaultdict(list)
         """What was written about each record."""
         self.committed: dict[int, int] = {}
-        self.commits = self.moves = 0
+        self.commits = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called after every commit."""
         self._sequences: dict[tuple[int, str, int], int] = {}
-        self._producers = 0
+        self._producers = self._moves = 0
         self._endings: dict[bytes, Ending] = {}
         self._answered: set[Coordinates] = set()
         self._led_from = 0.0
@@ -199,7 +199,8 @@ class Broker:
 
     def move_leaders(self) -> None:
         """The output partitions get other leaders, after an election."""
-        self.moves += 1
+        self._moves += 1
+        self._trace.add("broker", "leaders moved")
         self._led_from = self._loop.time() + self._random.random() * ELECTION_S
 
     def leaders(self, reply: Reply) -> None:
@@ -207,7 +208,7 @@ class Broker:
         reply([self._leader(number) for number in range(self.output_partitions)])
 
     def _leader(self, partition: int) -> int:
-        return -1 if self._loop.time() < self._led_from else (partition + self.moves) % BROKERS
+        return -1 if self._loop.time() < self._led_from else (partition + self._moves) % BROKERS
 
     def produce(self, reply: Reply, who: str, broker: int, batches: list[Batch]) -> None:
         """Produce: append batches, unless they are there already; reply with a code for each."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+    from fivestage.core.ledger import PartitionKey
     from fivestage.core.outcome import Conclusion
     from fivestage.core.records import CorruptRecord, Record
     from fivestage.settings import Settings
@@ -83,6 +84,7 @@ class _CheckedMember(Member):
     async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
         """No more must be asked for than there is room for, and no more must come."""
         trace, dispatcher = self.instance.cluster.trace, self.instance.parts.inner.dispatcher
+        self.instance.note_halts()
         unfinished = dispatcher.in_flight - len(dispatcher.refusals)  # these have a bound of their own
         if max_records > max(1, self.instance.max_taken_in - unfinished):
             trace.violated("no more is asked for than may", unfinished, max_records)
@@ -121,6 +123,7 @@ class Instance(Service):
         """What the process ended with; None while it runs, or when it was killed."""
         self.error: Exception | None = None
         self.rebuilds = 0
+        self._halted: set[int] = set()
         self.diagnosis = cast("Any", _NoDiagnosis())
         self.stack = contextlib.AsyncExitStack()
         self.was_asked = self.started = False
@@ -130,6 +133,20 @@ class Instance(Service):
     def note(self, what: str, *details: object) -> None:
         """For the trace."""
         self.cluster.trace.add(self.cluster.process.name, what, *details)
+
+    def note_halts(self) -> None:
+        """For the trace, and to be counted: partitions of which too much could not be read."""
+        halted = {key.partition for key in self.ledger.halted()}
+        for partition in halted - self._halted:
+            self.note("partition halted", partition)
+        self._halted = halted
+
+    async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
+        books = [self.ledger.books[key] for key in keys if key in self.ledger.books]
+        before = sum(book._put_back for book in books)
+        await super()._on_revoked(keys)
+        if (count := sum(book._put_back for book in books) - before) > 0:
+            self.note("put back", count)
 
     async def run(self) -> None:
         """As the service does, without signals and without tuning the interpreter."""

@@ -64,17 +64,24 @@ def data_of(query_id: str, sequence: int) -> Any:
 
 
 def draw_queries(random: Random, partitions: int, chaos_s: float, lanes: Mapping[str, float]) -> list[Query]:
-    """A burst, or a stream, or both; here and there one that is no query, or cannot be read."""
+    """A burst, or a stream, or both; here and there one that is no query, or cannot be read.
+
+    Seldom there are many, so that it is known how long answers take, and queries with less time are refused.
+    """
     poison, hurried = random.choice((0.0, 0.0, 0.1, 0.3)), random.choice((0.0, 0.1, 0.2))
     burst = random.random()
     queries = []
-    for number in range(random.randint(5, 40)):
+    if many := random.random() < 0.01:
+        burst, hurried = 1.0, 0.4
+    for number in range(random.randint(100, 140) if many else random.randint(5, 40)):
         at_s = 0.0 if random.random() < burst else random.random() * chaos_s
         key = random.choice((None, b"a", b"b", b"c"))
         query = _ordinary(random, number, Query(at_s, random.randrange(partitions), key, None), lanes)
         draw = random.random()
         if draw < poison:
             query = random.choice(BAD)(query)
+        elif lanes and draw < poison + 0.02:
+            query = _unknown_lane(query)
         elif draw < poison + hurried:
             query = random.choice(HURRIED)(random, query)
         queries.append(query)
@@ -198,6 +205,12 @@ def _bad_id(query: Query) -> Query:
     value = orjson.dumps({"query_id": "not an id", "user_input": query.asks})
     bare = Query(query.at_s, query.partition, query.key, value, asks=query.asks)
     return bare._replace(reason="invalid_field")
+
+
+def _unknown_lane(query: Query) -> Query:
+    fields = {"query_id": query.query_id, "user_input": query.asks, "lane": "night"}
+    bare = Query(query.at_s, query.partition, query.key, orjson.dumps(fields), query_id=query.query_id)
+    return bare._replace(reason="unknown_lane")
 
 
 def _no_budget(query: Query) -> Query:

@@ -87,8 +87,9 @@ def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at
     answer = _answer(asked, ending)
     size = len(orjson.dumps(answer))
     due: dict[str, Value] = {}
+    said = values.get("result", {}).get("stages") or [{}] * 5
     for number, (stage, outcome) in enumerate(zip(ending.stages, ending.outcomes, strict=True)):
-        found = values.get(f"stage_result/{number}", {})
+        found = values.get(f"stage_result/{number}") or said[number]
         data = answer if number == PROCESSING else data_of(asked.query_id, number)
         due[f"stage_result/{number}"] = _stage(asked, stage, outcome, data, found, number)
     stages = [due[f"stage_result/{number}"] for number in range(5)]
@@ -101,6 +102,8 @@ def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at
         result |= too_large | {"degraded": False, "error": _text(values.get("result", {}))}
     for kind in ending.timeouts:
         due[kind] = _timeout(asked, ending, kind, result, at)
+        if "result" not in values and kind == "timeout":  # it alone says how long the query took
+            due[kind]["elapsed_ms"] = values.get(kind, {}).get("elapsed_ms")
     return due
 
 
@@ -215,8 +218,10 @@ def ms(seconds: float) -> float:
 
 def difference(found: Any, due: Any) -> str:
     """Where two objects differ, for people."""
+    if isinstance(found, list) and isinstance(due, list) and len(found) == len(due):
+        found, due = dict(enumerate(found)), dict(enumerate(due))
     if not (isinstance(found, dict) and isinstance(due, dict)):
-        return f"is {found!r}, not {due!r}"
-    names = [name for name in sorted({*found, *due}) if found.get(name, "absent") != due.get(name, "absent")]
-    parts = [f"{name} {difference(found.get(name, 'absent'), due.get(name, 'absent'))}" for name in names[:3]]
-    return "; ".join(parts)
+        return f"is {found!r:.100}, not {due!r:.100}"
+    missing = "absent"
+    names = [name for name in {**found, **due} if found.get(name, missing) != due.get(name, missing)]
+    return "; ".join(f"{name} {difference(found.get(name, missing), due.get(name, missing))}" for name in names[:3])
