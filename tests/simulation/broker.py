@@ -86,7 +86,7 @@ class Batch(NamedTuple):
     producer_id: int
     sequence: int
     """The number of the first one."""
-    records: list[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]]
+    records: Sequence[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]]
     """Key, value and headers of each."""
 
 

@@ -72,7 +72,9 @@ def ending_of(job: Job) -> Ending:
     late = [one for one, outcome in zip(stages, outcomes, strict=True) if outcome == "timeout"]
     ran_out = next((one for one in late if _is_at_the_end(one, job)), None)
     timeouts = [f"timeout/{one.spec.sequence}" for one in late if one is not None and one is not ran_out]
-    verdict = next((one.verdict for one in stages if isinstance(one, StageRun) and one.spec.sequence == 3), None)
+    verdict = next(
+        (one.verdict for one in stages if isinstance(one, StageRun) and one.spec.sequence == 3), None
+    )
     last = _last(job, stages, outcomes)
     if ran_out is not None or (last is not None and outcomes[last] == "skipped"):
         timeouts.append("timeout")
@@ -80,9 +82,7 @@ def ending_of(job: Job) -> Ending:
     if last is not None:
         status, error_type = _failed(stages[last], outcomes[last], total="timeout" in timeouts)
     degraded = status == "success" and (verdict is False or set(outcomes) != {"success"})
-    ending = Ending(
-        "", status, error_type, degraded, verdict, stages, outcomes, tuple(timeouts), ran_out
-    )
+    ending = Ending("", status, error_type, degraded, verdict, stages, outcomes, tuple(timeouts), ran_out)
     return ending._replace(row=_row(ending, second=bool(job.trail.superseded)))
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.partitioner import murmur2
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fivestage.settings import TopicSettings
 from fivestage_schemas import PipelineResult, StageResult, TimeoutEvent
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .values import Asked, Value
 
 TOPICS: Final = TopicSettings()
-TYPES: Final = {
+TYPES: Final[dict[str, tuple[str, bytes, type[BaseModel]]]] = {
     "stage_result": (TOPICS.stage_results, b"fivestage.stage_result.v1", StageResult),
     "result": (TOPICS.results, b"fivestage.result.v1", PipelineResult),
     "timeout": (TOPICS.timeouts, b"fivestage.timeout.v1", TimeoutEvent),
@@ -38,6 +38,8 @@ TYPES: Final = {
 OWN = frozenset({h.CONTENT_TYPE, h.TRACEPARENT, h.TRACESTATE, h.LANE})
 """What a dead letter keeps of its record's headers, beside those of CloudEvents."""
 CORRUPT_RECORD: Final = "corrupt_record"
+SHAPES: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What reading a value raises that is not as it should be."""
 CLOCK_S: Final = 3e-6
 """Events have microseconds, and the float of the wall clock is not much finer."""
 
@@ -46,6 +48,8 @@ def check_run(asked: Asked, events: Sequence[Written], partitions: int, *, thoro
     """All that is wrong with the events of one run; some of them may be missing, where it was broken off.
 
     Args:
+        asked: What they are about.
+        events: In the order they were written.
         partitions: Of each output topic.
         thorough: Read values with their models, too.
     """
@@ -66,13 +70,18 @@ def check_run(asked: Asked, events: Sequence[Written], partitions: int, *, thoro
             values[kind] = one.event
         else:
             yield f"{kind}: its value is {one.value!r}"
-    yield from _wrong_values(asked, values, common[h.CE_TIME].decode())
+    try:
+        yield from _wrong_values(asked, values, common[h.CE_TIME].decode())
+    except SHAPES as error:
+        yield f"values of another shape: {error!r}"
 
 
 def check_letter(asked: Asked, letter: Written, *, damaged: bool) -> Iterator[str]:
     """All that is wrong with a dead letter; one of a record that was *damaged* on its way may be empty."""
     record, found = asked.record, dict(letter.headers)
-    lost = asked.query.reason == CORRUPT_RECORD or (damaged and found[h.DLQ_REASON] == CORRUPT_RECORD.encode())
+    lost = asked.query.reason == CORRUPT_RECORD or (
+        damaged and found[h.DLQ_REASON] == CORRUPT_RECORD.encode()
+    )
     due = {
         h.DLQ_REASON: (CORRUPT_RECORD if lost else asked.query.reason).encode(),
         h.DLQ_DETAIL: found.get(h.DLQ_DETAIL) or b"some text",
@@ -118,7 +127,7 @@ def _headers(asked: Asked, leading: Written) -> dict[str, bytes]:
 
 def _wrong_record(asked: Asked, one: Written, common: dict[str, bytes], partitions: int) -> Iterator[str]:
     kind, record = one.kind, asked.record
-    topic, ce_type, _ = TYPES.get(kind.split("/", 1)[0], ("", b"", None))
+    topic, ce_type, _ = TYPES.get(kind.split("/", 1)[0], ("", b"", BaseModel))
     due = common | {h.CE_ID: common[h.CE_ID] + kind.encode(), h.CE_TYPE: ce_type}
     if kind == "result" and isinstance(one.event, dict):
         due[h.STATUS] = str(one.event.get("status")).encode()
@@ -150,7 +159,7 @@ def _is_span(found: str, parent: str | None) -> bool:
 
 
 def _wrong_model(one: Written) -> Iterator[str]:
-    model = TYPES[one.kind.split("/", 1)[0]][2]
+    model = TYPES.get(one.kind.split("/", 1)[0], ("", b"", BaseModel))[2]
     try:
         model.model_validate_json(one.value or b"")
     except ValidationError as error:
@@ -164,10 +173,8 @@ def _wrong_values(asked: Asked, values: dict[str, Value], at: str) -> Iterator[s
     result = values.get("result", {})
     if asked.job is not None and asked.ending is not None:
         due = started(asked, asked.job, asked.ending, values, at)
-        yield from _wrong_times(asked.job, values)
     else:
         due = unstarted(asked, values, at)
-        yield from _wrong_refusal(asked, values, at)
     for kind, found in values.items():
         if kind not in due:
             yield f"{kind} does not belong there, only {sorted(due)}"
@@ -175,35 +182,51 @@ def _wrong_values(asked: Asked, values: dict[str, Value], at: str) -> Iterator[s
             yield f"{kind}: {difference(found, due[kind])}"
     if result and (result.get("error") is None) != (result.get("status") == "success"):
         yield f"result: its error is {result.get('error')!r}"
+    if asked.job is not None:
+        yield from _wrong_times(asked, asked.job, values)
+    else:
+        yield from _wrong_refusal(asked, values, at)
     virtual_s = seconds(at) - WALL_AT_START
     if not asked.query.at_s - 0.001 <= virtual_s < 1000:
         yield f"its time is {at}"
 
 
 def _wrong_refusal(asked: Asked, values: dict[str, Value], at: str) -> Iterator[str]:
-    query, error = asked.query, str(values.get("result", {}).get("error"))
-    reason = values.get("timeout", {}).get("reason", "expired_before_start")
-    if query.reason and "result" in values and not error.startswith(query.reason):
-        yield f"result: its error is {error}, not {query.reason}"
-    elif reason == "expired_before_start" and query.due_s is not None:
-        if seconds(at) < WALL_AT_START + query.due_s - CLOCK_S:
-            yield f"it expired at {at}, before {query.due_s:.3f} s"
-    elif reason not in {"expired_before_start", "would_expire"}:
-        yield f"timeout: its reason is {reason}"
+    """Why a query was not started, and how long it had waited."""
+    query, result, note = asked.query, values.get("result"), values.get("timeout")
+    written_s = asked.record.timestamp / 1000
+    if result is not None and query.reason and not str(result["error"]).startswith(query.reason):
+        yield f"result: its error is {result['error']!r}, not {query.reason}"
+    waited_ms = result["metrics"]["queue_ms"] if result is not None else 0.0
+    if not 0 <= waited_ms <= (seconds(at) - written_s + CLOCK_S) * 1000:
+        yield f"it waited {waited_ms} ms from {written_s} to {at}"
+    if note is None:
+        return
+    early = query.due_s is None or seconds(at) < WALL_AT_START + query.due_s - CLOCK_S
+    if note["reason"] != "would_expire" and (early or note["reason"] != "expired_before_start"):
+        yield f"timeout: it was refused at {at} as {note['reason']}"
+    limit_ms = query.budget_ms
+    if query.due_s is not None:
+        limit_ms = max(0.0, WALL_AT_START + query.due_s - written_s) * 1000
+    if abs(note["limit_ms"] - limit_ms) > CLOCK_S * 1000:
+        yield f"timeout: its limit is {note['limit_ms']} ms, not {limit_ms:.3f}"
 
 
-def _wrong_times(job: Job, values: dict[str, Value]) -> Iterator[str]:
+def _wrong_times(asked: Asked, job: Job, values: dict[str, Value]) -> Iterator[str]:
     """Starts of the query and of its stages."""
     result = values.get("result")
     if result is not None:
+        metrics, written_s = result["metrics"], asked.record.timestamp / 1000
         begun, ended = seconds(result["started_at"]), seconds(result["finished_at"])
         if abs(begun - WALL_AT_START - job.started_at) > CLOCK_S:
             yield f"result: it started at {result['started_at']}, not at {job.started_at:.6f} s"
-        if abs(ended - begun - result["metrics"]["total_duration_ms"] / 1000) > CLOCK_S:
-            yield f"result: it took {ended - begun:.6f} s, not {result['metrics']['total_duration_ms']} ms"
+        if abs(ended - begun - metrics["total_duration_ms"] / 1000) > CLOCK_S:
+            yield f"result: it took {ended - begun:.6f} s, not {metrics['total_duration_ms']} ms"
+        if abs(max(0.0, begun - written_s) - metrics["queue_ms"] / 1000) > CLOCK_S:
+            yield f"result: it waited {begun - written_s:.6f} s, not {metrics['queue_ms']} ms"
+    runs: list[Any] = [*job.trail.runs, *([job.trail.running] if job.trail.running else [])]
     for kind, value in values.items():
         at, number = value.get("started_at"), value.get("sequence", 5)
-        runs: list[Any] = [*job.trail.runs, *([job.trail.running] if job.trail.running else [])]
         if at is not None and number < len(runs) and runs[number].started_at is not None:
             started_at = runs[number].started_at
             if abs(seconds(at) - WALL_AT_START - started_at) > CLOCK_S:

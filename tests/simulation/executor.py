@@ -98,9 +98,7 @@ class SimExecutor:
         for run in self._courses.pop(job, ()):
             assert run.started_at is not None
             if run.started_at + run.duration_s > job.ends_at:
-                job.trail.start(
-                    RunningStage(run.spec, run.started_at, run.granted_s, run.node, run.attempt)
-                )
+                job.trail.start(RunningStage(run.spec, run.started_at, run.granted_s, run.node, run.attempt))
                 break
             _end(job.trail, run)
         job.trail.closed = True

@@ -71,9 +71,8 @@ class _Checks(Observer):
         self._instance.note("commit failed", error_type)
 
     def client_rebuilt(self, client: str, reason: str) -> None:
-        """For the trace, and to be counted."""
+        """For the trace."""
         self._instance.note(f"{client} rebuilt", reason)
-        self._instance.rebuilds += 1
 
 
 class _CheckedMember(Member):
@@ -122,7 +121,6 @@ class Instance(Service):
         self.code: int | None = None
         """What the process ended with; None while it runs, or when it was killed."""
         self.error: Exception | None = None
-        self.rebuilds = 0
         self._halted: set[int] = set()
         self.diagnosis = cast("Any", _NoDiagnosis())
         self.stack = contextlib.AsyncExitStack()

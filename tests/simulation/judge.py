@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fivestage.core.records import PlainRecord
 
     from .broker import Broker, Coordinates, Written
+    from .questions import Query
     from .scenario import Scenario
 
 RESULTS = TopicSettings().results
@@ -31,8 +32,8 @@ def judge(broker: Broker, scenario: Scenario) -> Iterator[str]:
     yield from lost(broker, records)
     yield from phantoms(broker, records)
     ttl_ms = scenario.settings.admission.query_ttl_ms
-    for coordinates in records:
-        for sentence in wrong(broker, coordinates, records[coordinates], ttl_ms, scenario.seed):
+    for coordinates, record in records.items():
+        for sentence in wrong(broker, coordinates, record, ttl_ms, scenario.seed):
             yield f"{coordinates}: {sentence}"
     yield from uncommitted(broker)
     if scenario.settings.admission.ordering == "key":
@@ -61,10 +62,7 @@ def wrong(
     broker: Broker, coordinates: Coordinates, record: PlainRecord, ttl_ms: int, seed: int
 ) -> Iterator[str]:
     """What is wrong with the events about one record."""
-    query, damaged = broker.asked[coordinates], coordinates in broker.suspect
-    if ttl_ms and not query.reason:
-        due_s = (record.timestamp + ttl_ms) / 1000 - WALL_AT_START
-        query = query._replace(due_s=min(due_s, inf if query.due_s is None else query.due_s))
+    query, damaged = due_query(broker.asked[coordinates], record, ttl_ms), coordinates in broker.suspect
     runs: dict[bytes, list[Written]] = defaultdict(list)
     for one in broker.about[coordinates]:
         if one.kind == "dead_letter":
@@ -82,6 +80,14 @@ def wrong(
         asked = Asked(record, query, broker.jobs.get(run), broker.ending(run))
         yield from check_run(asked, events, broker.output_partitions, thorough=seed % THOROUGH == 0)
         yield from wrong_time(asked, events)
+
+
+def due_query(query: Query, record: PlainRecord, ttl_ms: int) -> Query:
+    """The query as it must be answered where records are of use for *ttl_ms* (0 = for ever)."""
+    if not ttl_ms or query.reason:
+        return query
+    due_s = (record.timestamp + ttl_ms) / 1000 - WALL_AT_START
+    return query._replace(due_s=min(due_s, inf if query.due_s is None else query.due_s))
 
 
 def wrong_time(asked: Asked, events: list[Written]) -> Iterator[str]:
@@ -120,8 +126,8 @@ def row_of(broker: Broker, result: Written) -> str:
     ending = broker.ending(result.run)
     if ending is None:
         return "expired before start" if result.status == "expired" else "invalid query"
-    processing = next((one for one in result.event["stages"] if one["sequence"] == 2), {})
-    return "data left out" if processing.get("error_type") == "result_too_large" else ending.row
+    left_out = any(one["error_type"] == "result_too_large" for one in result.event["stages"])
+    return "data left out" if left_out else ending.row
 
 
 def uncommitted(broker: Broker) -> Iterator[str]:

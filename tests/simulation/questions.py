@@ -10,7 +10,7 @@ import orjson
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from random import Random
 
 WALL_AT_START = 1_700_000_000.0
@@ -69,11 +69,11 @@ def draw_queries(random: Random, partitions: int, chaos_s: float, lanes: Mapping
     Seldom there are many, so that it is known how long answers take, and queries with less time are refused.
     """
     poison, hurried = random.choice((0.0, 0.0, 0.1, 0.3)), random.choice((0.0, 0.1, 0.2))
-    burst = random.random()
+    burst, hurries = random.random(), HURRIED
     queries = []
     if many := random.random() < 0.01:
-        burst, hurried = 1.0, 0.4
-    for number in range(random.randint(100, 140) if many else random.randint(5, 40)):
+        burst, hurried, hurries = 1.0, 0.4, (_budget,)
+    for number in range(random.randint(100, 160) if many else random.randint(5, 40)):
         at_s = 0.0 if random.random() < burst else random.random() * chaos_s
         key = random.choice((None, b"a", b"b", b"c"))
         query = _ordinary(random, number, Query(at_s, random.randrange(partitions), key, None), lanes)
@@ -83,7 +83,7 @@ def draw_queries(random: Random, partitions: int, chaos_s: float, lanes: Mapping
         elif lanes and draw < poison + 0.02:
             query = _unknown_lane(query)
         elif draw < poison + hurried:
-            query = random.choice(HURRIED)(random, query)
+            query = random.choice(hurries)(random, query)
         queries.append(query)
     return sorted(queries, key=lambda query: query.at_s)
 
@@ -171,7 +171,7 @@ def _time(virtual_s: float) -> str:
     return datetime.fromtimestamp(WALL_AT_START + virtual_s, UTC).isoformat()
 
 
-HURRIED = (_budget, _deadline, _expiry_time)
+HURRIED: tuple[Callable[[Random, Query], Query], ...] = (_budget, _deadline, _expiry_time)
 
 # Records that are no queries
 
@@ -218,4 +218,13 @@ def _no_budget(query: Query) -> Query:
     return _more(query, budget_ms=0)._replace(reason="invalid_field")
 
 
-BAD = (_corrupt, _corrupt, _no_json, _no_json_with_id, _empty, _no_input, _bad_id, _no_budget)
+BAD: tuple[Callable[[Query], Query], ...] = (
+    _corrupt,
+    _corrupt,
+    _no_json,
+    _no_json_with_id,
+    _empty,
+    _no_input,
+    _bad_id,
+    _no_budget,
+)

@@ -66,11 +66,11 @@ def unstarted(asked: Asked, values: dict[str, Value], at: str) -> dict[str, Valu
     found, note = values.get("result", {}), values.get("timeout", {})
     queue_ms = found.get("metrics", {}).get("queue_ms", note.get("elapsed_ms"))
     invalid = bool(asked.query.reason)
-    due = {
+    due: Value = {
         "status": "error" if invalid else "expired", "answer": None, "confidence": None, "degraded": False,
-        "validated": None, "error": found.get("error"), "node": None, "stages": [],
-        "error_type": "invalid_query" if invalid else "expired", "metrics": UNSTARTED | {"queue_ms": queue_ms},
-        "started_at": None, "finished_at": at, "source": asked.source,
+        "validated": None, "error": found.get("error"), "node": None, "stages": [], "started_at": None,
+        "error_type": "invalid_query" if invalid else "expired",
+        "metrics": UNSTARTED | {"queue_ms": queue_ms}, "finished_at": at, "source": asked.source,
     } | asked.common  # fmt: skip
     if invalid:
         return {"result": due}
@@ -93,7 +93,9 @@ def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at
         data = answer if number == PROCESSING else data_of(asked.query_id, number)
         due[f"stage_result/{number}"] = _stage(asked, stage, outcome, data, found, number)
     stages = [due[f"stage_result/{number}"] for number in range(5)]
-    due["stage_result/2"] = _without_data(stages[PROCESSING]) if size > MAX_RECORD_BYTES else stages[PROCESSING]
+    due["stage_result/2"] = (
+        _without_data(stages[PROCESSING]) if size > MAX_RECORD_BYTES else stages[PROCESSING]
+    )
     due["result"] = result = _result(asked, job, ending, values.get("result", {}), stages, at)
     if size * 2 > MAX_RECORD_BYTES:
         result["stages"] = [_without_data(stage) for stage in stages]
@@ -116,9 +118,7 @@ def _answer(asked: Asked, ending: Ending) -> Any:
     return answer_to(asked.query_id, asked.query.asks, padding)
 
 
-def _stage(  # noqa: PLR0913, PLR0917 - what it is made of
-    asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, number: int
-) -> Value:
+def _stage(asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, number: int) -> Value:
     due = SKIPPED | asked.common
     if stage is not None and stage.started_at is not None:
         due |= {"timeout_ms": ms(stage.granted_s), "node": stage.node, "attempt": stage.attempt}
@@ -159,9 +159,7 @@ class _AnyText(str):
 ANY_TEXT: Final = _AnyText("some text")
 
 
-def _result(  # noqa: PLR0913, PLR0917 - likewise
-    asked: Asked, job: Job, ending: Ending, found: Value, stages: list[Value], at: str
-) -> Value:
+def _result(asked: Asked, job: Job, ending: Ending, found: Value, stages: list[Value], at: str) -> Value:
     answered = ending.status == "success"
     return {
         "status": ending.status, "answer": stages[PROCESSING]["data"] if answered else None,
@@ -224,4 +222,6 @@ def difference(found: Any, due: Any) -> str:
         return f"is {found!r:.100}, not {due!r:.100}"
     missing = "absent"
     names = [name for name in {**found, **due} if found.get(name, missing) != due.get(name, missing)]
-    return "; ".join(f"{name} {difference(found.get(name, missing), due.get(name, missing))}" for name in names[:3])
+    return "; ".join(
+        f"{name} {difference(found.get(name, missing), due.get(name, missing))}" for name in names[:3]
+    )
