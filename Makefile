@@ -36,7 +36,7 @@ test-python%: ## The fast tests on another Python, e.g. test-python3.13
 wheel: dist/compiled/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
 test-compiled: $(COMPILED)/.ready ## The tests of what is compiled, against the compiled wheel
-	$(COMPILED)/bin/pytest tests/core tests/shell tests/contracts tests/broker/test_sink.py tests/broker/test_sender.py tests/broker/test_event_batch.py
+	$(COMPILED)/bin/pytest tests/core tests/shell tests/contracts tests/broker/test_sink.py tests/broker/test_sender.py tests/broker/test_event_batch.py tests/simulation
 
 check: $(READY) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check $(SOURCES)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import orjson
 from aiokafka.errors import NoError, NotLeaderForPartitionError, OutOfOrderSequenceNumber
 
 from fivestage.settings import TopicSettings
-from fivestage_schemas import headers as h
 
-from .endings import STAGE_KINDS, ending_of
+from .answers import Answers
 from .group import Group
 
 if TYPE_CHECKING:
@@ -21,17 +18,13 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
-    from fivestage.core.job import Job
     from fivestage.core.records import PlainRecord
 
-    from .endings import Ending
+    from .answers import Coordinates
     from .loop import SimLoop
     from .network import Reply
-    from .questions import Query
     from .trace import Trace
 
-    Coordinates = tuple[int, int]
-    """Partition and offset of an input record."""
 
 TOPICS = TopicSettings()
 
@@ -52,26 +45,6 @@ ELECTION_S = 1.0
 """The longest election."""
 
 
-class Written(NamedTuple):
-    """A record in an output topic."""
-
-    coordinates: Coordinates
-    """Of the query it is about."""
-    kind: str
-    """The end of its ``ce_id``, or ``dead_letter``."""
-    status: str
-    key: bytes | None
-    producer: str
-    topic: str = ""
-    partition: int = 0
-    value: bytes | None = None
-    headers: Sequence[tuple[str, bytes | None]] = ()
-    event: Any = None
-    """What the value says; None where it is no JSON."""
-    run: bytes = b""
-    """Its ``traceparent``: the same for all events of one answer, another one in every other answer."""
-
-
 class Fetched(NamedTuple):
     """What a fetch got of one partition."""
 
@@ -90,7 +63,7 @@ class Batch(NamedTuple):
     """Key, value and headers of each."""
 
 
-class Broker:
+class Broker(Answers):
     """All brokers of the cluster, as one.
 
     Args:
@@ -102,32 +75,21 @@ class Broker:
     def __init__(
         self, loop: SimLoop, random: Random, trace: Trace, *, partitions: int, output_partitions: int
     ) -> None:
+        super().__init__(trace)
         self._loop = loop
         self._random = random
-        self._trace = trace
         self.group = Group(loop, partitions, random, trace, self._committed)
         self.partitions = partitions
         self.output_partitions = output_partitions
         self.queries: list[list[PlainRecord]] = [[] for _ in range(partitions)]
-        self.asked: dict[Coordinates, Query] = {}
-        """What each record asks."""
-        self.jobs: dict[bytes, Job] = {}
-        """What executors ran, by the ``traceparent`` of its events."""
         self.corrupt: set[Coordinates] = set()
         """Records that no client can read."""
-        self.suspect: set[Coordinates] = set()
-        """Records that were damaged on their way to a client, at least once."""
-        self.outputs: dict[tuple[str, int], list[Written]] = defaultdict(list)
-        self.about: dict[Coordinates, list[Written]] = defaultdict(list)
-        """What was written about each record."""
         self.committed: dict[int, int] = {}
         self.commits = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called after every commit."""
         self._sequences: dict[tuple[int, str, int], int] = {}
         self._producers = self._moves = 0
-        self._endings: dict[bytes, Ending] = {}
-        self._answered: set[Coordinates] = set()
         self._led_from = 0.0
         self._hungry: list[_Hungry] = []
 
@@ -228,66 +190,6 @@ class Broker:
                 self.append(who, batch.at, key, value, headers)
         return NoError.errno
 
-    def append(
-        self,
-        who: str,
-        at: tuple[str, int],
-        key: bytes | None,
-        value: bytes | None,
-        headers: Sequence[tuple[str, bytes | None]],
-    ) -> None:
-        """A record is written to an output topic."""
-        named: dict[str, bytes] = {name: text or b"" for name, text in headers}
-        if h.DLQ_REASON in named:
-            coordinates = int(named[h.DLQ_PARTITION]), int(named[h.DLQ_OFFSET])
-            kind, event = "dead_letter", None
-        else:
-            parts = named.get(h.CE_ID, b"").decode().split("/", 3)
-            if len(parts) < 4:
-                self._trace.violated("every event has an id", who, *at, named)
-                return
-            coordinates, kind = (int(parts[1]), int(parts[2])), parts[3]
-            event = _parsed(value)
-        status, run = named.get(h.STATUS, b"").decode(), named.get(h.TRACEPARENT, b"")
-        written = Written(coordinates, kind, status, key, who, *at, value, headers, event, run)
-        self.outputs[at].append(written)
-        self.about[coordinates].append(written)
-        if kind in ("result", "dead_letter"):
-            self._trace.add("broker", kind, *coordinates, status, f"by {who}")
-
-    def ending(self, run: bytes) -> Ending | None:
-        """What a run of a query must have ended as; None where no executor ran it."""
-        if run not in self._endings and run in self.jobs:
-            self._endings[run] = ending_of(self.jobs[run])
-        return self._endings.get(run)
-
-    def is_answered(self, coordinates: Coordinates) -> bool:
-        """All events of a record are there, and of one run of it."""
-        if coordinates in self._answered:
-            return True
-        about = self.about.get(coordinates, ())
-        runs: dict[bytes, set[str]] = defaultdict(set)
-        for written in about:
-            runs[written.run].add(written.kind)
-        answered = any(self._is_whole(coordinates, written, runs) for written in about)
-        if answered:
-            self._answered.add(coordinates)
-        return answered
-
-    def _is_whole(self, coordinates: Coordinates, one: Written, runs: dict[bytes, set[str]]) -> bool:
-        """Whether *one* is a dead letter or a result, and everything that belongs to it is there."""
-        if one.kind == "dead_letter":
-            query = self.asked.get(coordinates)
-            bare = query is None or not query.reason or query.query_id is None or coordinates in self.suspect
-            return bare or any("result" in kinds for kinds in runs.values())
-        if one.kind != "result":
-            return False
-        kinds = runs[one.run]
-        if one.status == "expired":
-            return "timeout" in kinds
-        ending = self.ending(one.run)
-        return kinds >= (STAGE_KINDS if ending is None else ending.kinds)
-
     @property
     def is_finished(self) -> bool:
         """Everything is answered and committed."""
@@ -310,10 +212,3 @@ class _Hungry:
             self.timer.cancel()
         self.reply(broker.read(self.positions))
         return True
-
-
-def _parsed(value: bytes | None) -> Any:
-    try:
-        return orjson.loads(value or b"")
-    except orjson.JSONDecodeError:
-        return None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.job import Job
 
-    from .broker import Written
+    from .answers import Written
     from .values import Asked, Value
 
 TOPICS: Final = TopicSettings()

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
 
 from opentelemetry.sdk.resources import Resource
 
+from fivestage import service
 from fivestage.app import Pipeline
 from fivestage.assembly import COMMIT_TIMEOUT_S, Parts
 from fivestage.bus.committer import Committer
@@ -19,6 +21,7 @@ from fivestage.core.encode import Encoder
 from fivestage.core.events import Observer
 from fivestage.errors import FivestageError
 from fivestage.service import Service, exit_code
+from fivestage.telemetry.metrics import Metrics
 from fivestage.telemetry.sampling import EarlySampling, Provider
 from fivestage.telemetry.tracing import Tracing
 from fivestage.watch import Watch
@@ -48,6 +51,8 @@ SOURCE = "/simulation"
 PROVIDER = Provider(EarlySampling(0.5), resource=Resource.get_empty(), shutdown_on_exit=False)
 """Gives every run of a query a trace of its own."""
 APP = Pipeline()
+METRICS = Metrics(topic="queries", group_id="simulation")
+"""Of all instances: to make them takes a tenth of the time of a seed, and they are not looked at here."""
 
 
 class _Checks(Observer):
@@ -114,7 +119,8 @@ class Instance(Service):
     """
 
     def __init__(self, settings: Settings, cluster: Cluster, manners: Manners, *, max_taken_in: int) -> None:
-        super().__init__(settings, APP)
+        with patch.object(service, "Metrics", lambda **_: METRICS):
+            super().__init__(settings, APP)
         self.cluster = cluster
         self._manners = manners
         self.max_taken_in = max_taken_in

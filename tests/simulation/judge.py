@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from fivestage.core.records import PlainRecord
 
-    from .broker import Broker, Coordinates, Written
+    from .answers import Coordinates, Written
+    from .broker import Broker
     from .questions import Query
     from .scenario import Scenario
 

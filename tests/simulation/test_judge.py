@@ -17,7 +17,8 @@ from .values import Asked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .broker import Broker, Written
+    from .answers import Written
+    from .broker import Broker
 
 SEEDS = range(6)
 CASES = 50

@@ -12,7 +12,8 @@ from aiokafka.errors import IllegalGenerationError, RebalanceInProgressError, Un
 
 from fivestage.core.records import PlainRecord
 
-from .broker import QUERIES, Broker, Written
+from .answers import Written
+from .broker import QUERIES, Broker
 from .group import Joined, State
 from .loop import Process, SimLoop
 from .network import NO_FAULTS, Connection, Faults, Network

