@@ -52,6 +52,8 @@ class Answers:
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
+        self.rejects = False
+        """An answer that validation rejects is an error."""
         self.asked: dict[Coordinates, Query] = {}
         """What each record asks."""
         self.jobs: dict[bytes, Job] = {}
@@ -94,7 +96,7 @@ class Answers:
     def ending(self, run: bytes) -> Ending | None:
         """What a run of a query must have ended as; None where no executor ran it."""
         if run not in self._endings and run in self.jobs:
-            self._endings[run] = ending_of(self.jobs[run])
+            self._endings[run] = ending_of(self.jobs[run], rejects=self.rejects)
         return self._endings.get(run)
 
     def is_answered(self, coordinates: Coordinates) -> bool:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 STAGES = tuple(StageType)
 STAGE_KINDS = frozenset(f"stage_result/{number}" for number in range(5))
+CRITICAL = 3
+"""The first so many stages are critical."""
 ROUNDING_S = 1e-6
 ROWS = frozenset(
     {
@@ -65,8 +67,8 @@ class Ending(NamedTuple):
         return STAGE_KINDS.union(("result",), self.timeouts)
 
 
-def ending_of(job: Job) -> Ending:
-    """What a job that has ended must have ended as."""
+def ending_of(job: Job, *, rejects: bool) -> Ending:
+    """What a job that has ended must have ended as; *rejects*: an answer that is rejected is an error."""
     stages = _stages(job)
     outcomes = tuple(map(_outcome, stages))
     late = [one for one, outcome in zip(stages, outcomes, strict=True) if outcome == "timeout"]
@@ -75,7 +77,7 @@ def ending_of(job: Job) -> Ending:
     verdict = next(
         (one.verdict for one in stages if isinstance(one, StageRun) and one.spec.sequence == 3), None
     )
-    last = _last(job, stages, outcomes)
+    last = _last(stages, outcomes, rejects=rejects)
     if ran_out is not None or (last is not None and outcomes[last] == "skipped"):
         timeouts.append("timeout")
     status, error_type = "success", None
@@ -109,11 +111,11 @@ def _is_at_the_end(stage: Stage, job: Job) -> bool:
     return stage.started_at + max(stage.granted_s, stage.duration_s) >= job.ends_at - ROUNDING_S
 
 
-def _last(job: Job, stages: tuple[Stage, ...], outcomes: tuple[str, ...]) -> int | None:
+def _last(stages: tuple[Stage, ...], outcomes: tuple[str, ...], *, rejects: bool) -> int | None:
     """The stage that ended the query before its time; None where it went through."""
-    for number, (stage, outcome, spec) in enumerate(zip(stages, outcomes, job.plan.stages, strict=True)):
-        rejected = isinstance(stage, StageRun) and stage.verdict is False and spec.rejects
-        if rejected or (spec.critical and outcome != "success"):
+    for number, (stage, outcome) in enumerate(zip(stages, outcomes, strict=True)):
+        rejected = isinstance(stage, StageRun) and stage.verdict is False and rejects
+        if rejected or (number < CRITICAL and outcome != "success"):
             return number
     return None
 

@@ -217,13 +217,13 @@ def _wrong_times(asked: Asked, job: Job, values: dict[str, Value]) -> Iterator[s
     result = values.get("result")
     if result is not None:
         metrics, written_s = result["metrics"], asked.record.timestamp / 1000
-        begun, ended = seconds(result["started_at"]), seconds(result["finished_at"])
-        if abs(begun - WALL_AT_START - job.started_at) > CLOCK_S:
+        began, ended = seconds(result["started_at"]), seconds(result["finished_at"])
+        if abs(began - WALL_AT_START - job.started_at) > CLOCK_S:
             yield f"result: it started at {result['started_at']}, not at {job.started_at:.6f} s"
-        if abs(ended - begun - metrics["total_duration_ms"] / 1000) > CLOCK_S:
-            yield f"result: it took {ended - begun:.6f} s, not {metrics['total_duration_ms']} ms"
-        if abs(max(0.0, begun - written_s) - metrics["queue_ms"] / 1000) > CLOCK_S:
-            yield f"result: it waited {begun - written_s:.6f} s, not {metrics['queue_ms']} ms"
+        if abs(ended - began - metrics["total_duration_ms"] / 1000) > CLOCK_S:
+            yield f"result: it took {ended - began:.6f} s, not {metrics['total_duration_ms']} ms"
+        if abs(max(0.0, began - written_s) - metrics["queue_ms"] / 1000) > CLOCK_S:
+            yield f"result: it waited {began - written_s:.6f} s, not {metrics['queue_ms']} ms"
     runs: list[Any] = [*job.trail.runs, *([job.trail.running] if job.trail.running else [])]
     for kind, value in values.items():
         at, number = value.get("started_at"), value.get("sequence", 5)

@@ -91,7 +91,7 @@ class SimExecutor:
         self._on_finished(job)
 
     def cancel(self, job: Job) -> None:
-        """See Executor; what was to end later still does, for nobody.
+        """See Executor; what was to end later still does, and is dropped.
 
         A trail is written when it is read: here, as far as the job has come at its deadline.
         """

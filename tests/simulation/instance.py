@@ -131,7 +131,7 @@ class Instance(Service):
         self.diagnosis = cast("Any", _NoDiagnosis())
         self.stack = contextlib.AsyncExitStack()
         self.was_asked = self.started = False
-        """It was told to end; it has come as far as serving."""
+        """It was asked to end; it has come as far as serving."""
         self.exited: asyncio.Future[None] = cluster.network.loop.create_future()
 
     def note(self, what: str, *details: object) -> None:
@@ -173,14 +173,14 @@ class Instance(Service):
             await self.run()
         except FivestageError as error:
             self.error = error
-        except Exception as error:  # noqa: BLE001 - a bug, told by the checks
+        except Exception as error:  # noqa: BLE001 - a bug, which the checks report
             self.error = error
             self.cluster.trace.violated("no internal error", repr(error))
         self.code = exit_code(self.error)
         self._exit()
 
     async def sigterm(self) -> None:
-        """The process is told to end, when it has the CPU."""
+        """Ask the process to end, when it has the CPU."""
         self.stop()
 
     def break_something(self, random: Random) -> None:

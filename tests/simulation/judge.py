@@ -76,7 +76,7 @@ def wrong(
         yield "no dead letter for a bad record"
     for run, events in runs.items():
         if query.query_id is None:
-            yield "a result for a record nobody can read"
+            yield "a result for a record without a readable id"
             continue
         asked = Asked(record, query, broker.jobs.get(run), broker.ending(run))
         yield from check_run(asked, events, broker.output_partitions, thorough=seed % THOROUGH == 0)

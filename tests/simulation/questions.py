@@ -63,15 +63,19 @@ def data_of(query_id: str, sequence: int) -> Any:
     return f"{query_id} {sequence}"
 
 
-def draw_queries(random: Random, partitions: int, chaos_s: float, lanes: Mapping[str, float]) -> list[Query]:
+def draw_queries(
+    random: Random, partitions: int, chaos_s: float, lanes: Mapping[str, float], *, gentle: bool
+) -> list[Query]:
     """A burst, or a stream, or both; here and there one that is no query, or cannot be read.
 
     Seldom there are many, so that it is known how long answers take, and queries with less time are refused.
     """
     poison, hurried = random.choice((0.0, 0.0, 0.1, 0.3)), random.choice((0.0, 0.1, 0.2))
     burst, hurries = random.random(), HURRIED
+    if plain := gentle and random.random() < 0.7:  # nothing may be answered twice then
+        poison = hurried = 0.0
     queries = []
-    if many := random.random() < 0.01:
+    if many := not plain and random.random() < 0.01:
         burst, hurried, hurries = 1.0, 0.4, (_budget,)
     for number in range(random.randint(100, 160) if many else random.randint(5, 40)):
         at_s = 0.0 if random.random() < burst else random.random() * chaos_s
@@ -80,7 +84,7 @@ def draw_queries(random: Random, partitions: int, chaos_s: float, lanes: Mapping
         draw = random.random()
         if draw < poison:
             query = random.choice(BAD)(query)
-        elif lanes and draw < poison + 0.02:
+        elif lanes and not plain and draw < poison + 0.02:
             query = _unknown_lane(query)
         elif draw < poison + hurried:
             query = random.choice(hurries)(random, query)

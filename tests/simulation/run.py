@@ -76,6 +76,7 @@ class Simulation:
             partitions=scenario.partitions,
             output_partitions=scenario.output_partitions,
         )
+        self.broker.rejects = scenario.settings.pipeline.rejected == "error"
         self._instances: list[Instance] = []
         self._calm = False
         self._over = False

@@ -42,9 +42,9 @@ class Befalls(StrEnum):
     CUT = "cut"
     """One reaches no broker for a while."""
     BREAK = "break"
-    """A task inside one of its clients ends, and nothing is told."""
+    """A task inside one of its clients ends, without a word."""
     REBALANCE = "rebalance"
-    """The group assigns anew for a reason of its own."""
+    """The group rebalances for a reason of its own."""
 
 
 class Happening(NamedTuple):
@@ -73,7 +73,7 @@ class Scenario:
 
     @property
     def is_gentle(self) -> bool:
-        """Nothing is lost or late, nobody dies: nothing may be answered twice."""
+        """Nothing is lost or late, no process dies: nothing may be answered twice."""
         rough = {Befalls.KILL, Befalls.STOP, Befalls.CUT, Befalls.BREAK}
         return self.faults is NO_FAULTS and not any(one.what in rough for one in self.happenings)
 
@@ -89,7 +89,7 @@ def draw(seed: int) -> Scenario:
         seed=seed,
         partitions=partitions,
         output_partitions=random.randint(1, 3),
-        queries=draw_queries(random, partitions, chaos_s, lanes),
+        queries=draw_queries(random, partitions, chaos_s, lanes, gentle=gentle),
         happenings=_happenings(random, chaos_s, gentle=gentle),
         faults=NO_FAULTS if gentle else _faults(random),
         manners=Manners(random.choice((0.0, 0.15, 0.4))),
@@ -125,7 +125,7 @@ def _faults(random: Random) -> Faults:
         slow=chosen[2],
         slow_s=random.choice((0.3, 2.0, 7.0)),
         refused=chosen[3],
-        fatal=random.choice((0.0, 0.0, 0.0, 0.003)),
+        fatal=random.choice((0.0, 0.0, 0.0, 0.01)),
         damage=chosen[4] / 2,
     )
 

@@ -154,7 +154,7 @@ TAMPERED: dict[str, Plant] = {
     "status header always success": headers(lambda named: named.update({h.STATUS: b"success"}), RESULTS),
     "error_type missing": value(lambda said: said.update(error_type=None), RESULTS),
     "never degraded": value(lambda said: said.update(degraded=False), RESULTS),
-    "timeout told as success": value(first_timeout_succeeded, STAGES),
+    "timeout published as success": value(first_timeout_succeeded, STAGES),
     "result without stages": value(lambda said: said.update(stages=[]), RESULTS),
     "timeouts of one scope": value(lambda said: said.update(scope="pipeline"), TIMEOUTS),
     "stage results and timeouts swapped": redirected({STAGES: TIMEOUTS, TIMEOUTS: STAGES}),

@@ -73,7 +73,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def told(outcome: Outcome) -> str:
+def failure_text(outcome: Outcome) -> str:
     """What is wrong with a seed, how to run it once more, and how it came to be."""
     tail = "\n".join(map(str, outcome.events[-TAIL:]))
     wrong = "\n".join(outcome.violations[:10])
@@ -86,7 +86,7 @@ def none_breaks_a_promise(seeds: range) -> tuple[Counter[str], Counter[str]]:
     paths: Counter[str] = Counter()
     for seed in seeds:
         outcome = run(seed)
-        assert not outcome.violations, told(outcome)
+        assert not outcome.violations, failure_text(outcome)
         rows += outcome.rows
         paths += outcome.paths + Counter({"answered again": outcome.duplicates})
     return rows, paths

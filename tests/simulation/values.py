@@ -11,7 +11,7 @@ import orjson
 
 from fivestage.core.trail import StageRun
 
-from .endings import STAGES
+from .endings import CRITICAL, STAGES
 from .questions import answer_to, data_of
 
 if TYPE_CHECKING:
@@ -120,8 +120,10 @@ def _answer(asked: Asked, ending: Ending) -> Any:
 
 def _stage(asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, number: int) -> Value:
     due = SKIPPED | asked.common
+    if stage is not None:
+        due["attempt"] = stage.attempt
     if stage is not None and stage.started_at is not None:
-        due |= {"timeout_ms": ms(stage.granted_s), "node": stage.node, "attempt": stage.attempt}
+        due |= {"timeout_ms": ms(stage.granted_s), "node": stage.node}
         due |= {"started_at": found.get("started_at"), "duration_ms": found.get("duration_ms")}
         due["error_type"] = "timeout"
     if isinstance(stage, StageRun):
@@ -129,7 +131,7 @@ def _stage(asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, nu
     due["data"] = data if outcome == "success" else None
     due["error"] = None if outcome == "success" else _text(found)
     return due | {
-        "stage_type": STAGES[number], "sequence": number, "outcome": outcome, "critical": number < 3,
+        "stage_type": STAGES[number], "sequence": number, "outcome": outcome, "critical": number < CRITICAL,
         "success": outcome == "success", "timeout": outcome == "timeout",
     }  # fmt: skip
 
