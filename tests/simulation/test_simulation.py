@@ -157,7 +157,7 @@ def digest(seeds: range) -> str:
 
 def test_a_seed_is_the_same_schedule_everywhere() -> None:
     """A seed that failed once fails always: also in another process, where sets have another order."""
-    code = "from tests.simulation import test_simulation as t; print(t.digest(range(25)))"
+    code = "from tests.simulation import test_simulation as t; print(t.digest(range(15)))"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     found = subprocess.run(
         [sys.executable, "-c", f"{code}"],
@@ -166,6 +166,6 @@ def test_a_seed_is_the_same_schedule_everywhere() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
-    assert found.stdout.split()[-1] == digest(range(25))
+    assert found.stdout.split()[-1] == digest(range(15))
