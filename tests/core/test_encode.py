@@ -416,10 +416,10 @@ def test_unreadable_without_id() -> None:
 
 
 def test_unreadable_with_id() -> None:
-    """Where the id is known there is a terminal event beside the dead letter."""
+    """Where the id is known there is a terminal event, too; a dead letter is keyless if its record was."""
     unreadable = Unreadable(UnreadableReason.INVALID_FIELD, "lane: wrong", "q-1")
-    letter, result = ENCODER.unreadable(envelope(), unreadable)
-    assert letter.output is Output.DEAD_LETTERS
+    letter, result = ENCODER.unreadable(envelope(record(key=None)), unreadable)
+    assert (letter.output, letter.key, result.key) == (Output.DEAD_LETTERS, None, b"q-1")
     got = PipelineResult.model_validate_json(result.value or b"")
     assert (got.query_id, got.status, got.error_type) == ("q-1", PipelineStatus.ERROR, "invalid_query")
     assert (got.error, got.stages) == ("invalid_field: lane: wrong", [])

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiokafka.errors import NoError, NotLeaderForPartitionError, OutOfOrderSequenceNumber
 
 from fivestage.settings import TopicSettings
-from fivestage_schemas import headers as h
 
+from .answers import Answers
 from .group import Group
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from aiokafka import TopicPartition
 
     from fivestage.core.records import PlainRecord
 
+    from .answers import Coordinates
     from .loop import SimLoop
     from .network import Reply
     from .trace import Trace
 
-    Coordinates = tuple[int, int]
-    """Partition and offset of an input record."""
 
 TOPICS = TopicSettings()
-STAGES = frozenset(f"stage_result/{number}" for number in range(5))
 
 
 class Name(str):
@@ -48,18 +45,6 @@ ELECTION_S = 1.0
 """The longest election."""
 
 
-class Written(NamedTuple):
-    """A record in an output topic."""
-
-    coordinates: Coordinates
-    """Of the query it is about."""
-    kind: str
-    """The end of its ``ce_id``, or ``dead_letter``."""
-    status: str
-    key: bytes | None
-    producer: str
-
-
 class Fetched(NamedTuple):
     """What a fetch got of one partition."""
 
@@ -74,10 +59,11 @@ class Batch(NamedTuple):
     producer_id: int
     sequence: int
     """The number of the first one."""
-    records: list[tuple[bytes | None, list[tuple[str, bytes | None]]]]
+    records: Sequence[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]]
+    """Key, value and headers of each."""
 
 
-class Broker:
+class Broker(Answers):
     """All brokers of the cluster, as one.
 
     Args:
@@ -89,20 +75,15 @@ class Broker:
     def __init__(
         self, loop: SimLoop, random: Random, trace: Trace, *, partitions: int, output_partitions: int
     ) -> None:
+        super().__init__(trace)
         self._loop = loop
         self._random = random
-        self._trace = trace
         self.group = Group(loop, partitions, random, trace, self._committed)
         self.partitions = partitions
         self.output_partitions = output_partitions
         self.queries: list[list[PlainRecord]] = [[] for _ in range(partitions)]
         self.corrupt: set[Coordinates] = set()
         """Records that no client can read."""
-        self.suspect: set[Coordinates] = set()
-        """Records that were damaged on their way to a client, at least once."""
-        self.outputs: dict[tuple[str, int], list[Written]] = defaultdict(list)
-        self.about: dict[Coordinates, list[Written]] = defaultdict(list)
-        """What was written about each record."""
         self.committed: dict[int, int] = {}
         self.commits = 0
         self.on_change: Callable[[], None] = lambda: None
@@ -181,6 +162,7 @@ class Broker:
     def move_leaders(self) -> None:
         """The output partitions get other leaders, after an election."""
         self._moves += 1
+        self._trace.add("broker", "leaders moved")
         self._led_from = self._loop.time() + self._random.random() * ELECTION_S
 
     def leaders(self, reply: Reply) -> None:
@@ -204,33 +186,9 @@ class Broker:
             return OutOfOrderSequenceNumber.errno
         if batch.sequence == expected:
             self._sequences[of_producer] = expected + len(batch.records)
-            for key, headers in batch.records:
-                self._append(who, batch.at, key, headers)
+            for key, value, headers in batch.records:
+                self.append(who, batch.at, key, value, headers)
         return NoError.errno
-
-    def _append(self, who: str, at: tuple[str, int], key: bytes | None, headers: list[Any]) -> None:
-        told = dict(headers)
-        if h.DLQ_REASON in told:
-            coordinates = int(told[h.DLQ_PARTITION]), int(told[h.DLQ_OFFSET])
-            kind = "dead_letter"
-        else:
-            _, partition, offset, kind = told[h.CE_ID].decode().split("/", 3)
-            coordinates = int(partition), int(offset)
-        written = Written(coordinates, kind, told.get(h.STATUS, b"").decode(), key, who)
-        self.outputs[at].append(written)
-        self.about[coordinates].append(written)
-        if kind in ("result", "dead_letter"):
-            self._trace.add("broker", kind, *coordinates, written.status, f"by {who}")
-
-    def is_answered(self, coordinates: Coordinates) -> bool:
-        """All of a record's events are there."""
-        about = self.about.get(coordinates, ())
-        kinds = {written.kind for written in about}
-        if "dead_letter" in kinds:
-            return True
-        if any(written.status == "expired" for written in about):
-            return "timeout" in kinds
-        return "result" in kinds and kinds >= STAGES
 
     @property
     def is_finished(self) -> bool:

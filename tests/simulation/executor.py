@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
+import orjson
+
 from fivestage.core.trail import RunningStage, StageRun
 from fivestage_schemas import Outcome
+
+from .questions import answer_to, data_of
 
 if TYPE_CHECKING:
     from random import Random
 
+    from fivestage.arrivals import Ticket
     from fivestage.core.job import Job
     from fivestage.core.trail import Trail
     from fivestage.executors.port import OnFinished
@@ -18,17 +23,19 @@ if TYPE_CHECKING:
 
 QUICK_S = 0.03
 SLOW_S = 0.35
+LIMIT_S = 0.1
+PROCESSING, VALIDATION = 2, 3
+ODD = ("slow", "slow", "stuck", "late", "late", "fails", "fails", "skips", "rejected", "large", "second")
+"""What can become of a query that does not simply end well, see ``_Course``."""
+PADDINGS = (15_000, 25_000, 50_000)
+"""Bytes: fits, fits once but not twice, does not fit (see MAX_RECORD_BYTES)."""
+ERROR_TYPES = ("RuntimeError", "breaker_open", "node_busy", "worker_died")
 
 
 class Manners(NamedTuple):
     """How likely it is that a query does not end soon and well."""
 
-    slow: float
-    """It takes up to SLOW_S."""
-    stuck: float
-    """One of its stages never ends."""
-    failing: float
-    """One of its stages raises."""
+    odd: float
 
 
 class SimExecutor:
@@ -37,12 +44,15 @@ class SimExecutor:
     Args:
         random: Decides what becomes of each query.
         manners: With what likelihood.
+        jobs: Where each job is kept, by the ``traceparent`` of its events.
     """
 
-    def __init__(self, random: Random, manners: Manners) -> None:
+    def __init__(self, random: Random, manners: Manners, jobs: dict[bytes, Job]) -> None:
         self._random = random
         self._manners = manners
+        self._jobs = jobs
         self._on_finished: OnFinished = lambda job: None  # noqa: ARG005
+        self._courses: dict[Job, list[StageRun]] = {}
         self.lag_s = 0.0
         self.failure: str | None = None
         self.unready: str | None = None
@@ -53,32 +63,44 @@ class SimExecutor:
 
     def submit(self, job: Job) -> None:
         """See Executor."""
-        loop, draw, manners = asyncio.get_running_loop(), self._random.random(), self._manners
-        left = job.plan.stages[len(job.trail.runs) :]
-        if draw < manners.stuck:
-            spec = self._random.choice(left)
-            for before in left[: left.index(spec)]:
-                job.trail.finish(_run(before, loop.time(), Outcome.SUCCESS))
-            job.trail.start(RunningStage(spec, loop.time(), spec.limit_s))
+        ticket: Ticket = job.origin
+        if ticket.envelope.trace_headers:
+            self._jobs[ticket.envelope.trace_headers[0][1]] = job
+        loop, random = asyncio.get_running_loop(), self._random
+        fate = random.choice(ODD) if random.random() < self._manners.odd else "well"
+        if job.trail.superseded and random.random() < 0.5:  # its call was taken away from a node
+            self._courses[job] = []
+            loop.call_soon(self._finish, job, job.trail)
             return
-        slow = draw < manners.stuck + manners.slow
-        failing = self._random.random() < manners.failing
-        delay_s = self._random.random() * (SLOW_S if slow else QUICK_S)
-        loop.call_later(delay_s, self._finish, job, job.trail, failing)
+        course = _course(random, job, fate, loop.time())
+        if fate == "stuck":
+            stage = random.choice(course)
+            for run in course[: course.index(stage)]:
+                _end(job.trail, run)
+            job.trail.start(RunningStage(stage.spec, loop.time(), LIMIT_S, stage.node, job.trail.attempt))
+            return
+        self._courses[job] = course
+        last = course[-1]
+        loop.call_at((last.started_at or 0.0) + last.duration_s, self._finish, job, job.trail)
 
-    def _finish(self, job: Job, trail: Trail, failing: bool) -> None:  # noqa: FBT001
+    def _finish(self, job: Job, trail: Trail) -> None:
+        course = self._courses.pop(job, [])
         if not trail.closed:
-            now = asyncio.get_running_loop().time()
-            for spec in job.plan.stages[len(trail.runs) :]:
-                failed = failing and spec.sequence == 2
-                trail.finish(_run(spec, now, Outcome.ERROR if failed else Outcome.SUCCESS))
-                if failed:
-                    break
-            trail.answer_json = b'"an answer"'
+            for run in course:
+                _end(trail, run)
         self._on_finished(job)
 
     def cancel(self, job: Job) -> None:
-        """See Executor; what was to end later still does, for nobody."""
+        """See Executor; what was to end later still does, and is dropped.
+
+        A trail is written when it is read: here, as far as the job has come at its deadline.
+        """
+        for run in self._courses.pop(job, ()):
+            assert run.started_at is not None
+            if run.started_at + run.duration_s > job.ends_at:
+                job.trail.start(RunningStage(run.spec, run.started_at, run.granted_s, run.node, run.attempt))
+                break
+            _end(job.trail, run)
         job.trail.closed = True
 
     def check(self, _: float) -> bool:
@@ -93,14 +115,73 @@ class SimExecutor:
         return []
 
 
-def _run(spec: object, now: float, outcome: Outcome) -> StageRun:
-    failed = outcome is Outcome.ERROR
-    return StageRun(
-        spec,  # type: ignore[arg-type]
-        outcome,
-        data_json=None if failed else b"1",
-        error="it raised" if failed else None,
-        error_type="RuntimeError" if failed else None,
-        started_at=now,
-        granted_s=0.1,
-    )
+def _course(random: Random, job: Job, fate: str, now: float) -> list[StageRun]:
+    """How the stages that are left will go, if there is time."""
+    left = job.plan.stages[len(job.trail.runs) :]
+    odd = random.choice(left).sequence
+    in_all_s = random.random() * (SLOW_S if fate == "slow" else QUICK_S)
+    course: list[StageRun] = []
+    for spec in left:
+        run = StageRun(spec, Outcome.SUCCESS, started_at=now, granted_s=LIMIT_S)
+        run.duration_s = in_all_s / len(left)
+        if spec.sequence == PROCESSING:
+            _process(random, job, run, fate)
+        if spec.sequence == odd and fate in _ODDITIES:
+            _ODDITIES[fate](random, run)
+        if run.outcome is Outcome.SUCCESS and run.data_json is None:
+            _succeed(job, run, rejected=fate == "rejected")
+        course.append(run)
+        now += run.duration_s
+        if run.ends_query:
+            break
+    return course
+
+
+def _process(random: Random, job: Job, run: StageRun, fate: str) -> None:
+    query, trail = job.query, job.trail
+    run.node, run.attempt = "first", trail.attempt
+    if fate == "second" and not trail.superseded:
+        why = "its breaker is open"
+        trail.superseded.append(
+            StageRun(run.spec, Outcome.ERROR, error=why, error_type="breaker_open", node=run.node)
+        )
+        run.attempt = 2
+    if run.attempt > 1:
+        run.node = "second"
+    padding = random.choice(PADDINGS) if fate == "large" else 0
+    run.data_json = orjson.dumps(answer_to(query.query_id, query.user_input, padding))
+
+
+def _succeed(job: Job, run: StageRun, *, rejected: bool) -> None:
+    run.data_json = orjson.dumps(data_of(job.query.query_id, run.spec.sequence))
+    if run.spec.sequence == VALIDATION:
+        run.verdict = not rejected
+
+
+def _late(random: Random, run: StageRun) -> None:
+    run.outcome, run.data_json = Outcome.TIMEOUT, None
+    run.granted_s = run.duration_s = 0.005 + random.random() * 0.05
+    run.error, run.error_type = "timed out", "timeout"
+
+
+def _fails(random: Random, run: StageRun) -> None:
+    run.outcome, run.data_json = Outcome.ERROR, None
+    run.error, run.error_type = "it raised", random.choice(ERROR_TYPES)
+
+
+def _skips(_: Random, run: StageRun) -> None:
+    run.outcome, run.data_json, run.node = Outcome.SKIPPED, None, None
+    run.error, run.error_type = "no time left", "skipped"
+    run.granted_s = run.duration_s = 0.0
+
+
+_ODDITIES = {"late": _late, "fails": _fails, "skips": _skips}
+
+
+def _end(trail: Trail, run: StageRun) -> None:
+    """A stage has ended: the answer is there before that is."""
+    if run.spec.sequence == PROCESSING and run.success:
+        trail.answer_json, trail.confidence = run.data_json, 0.5
+    if run.outcome is Outcome.SKIPPED:
+        run.started_at = None
+    trail.finish(run)

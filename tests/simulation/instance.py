@@ -6,7 +6,11 @@ import asyncio
 import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
 
+from opentelemetry.sdk.resources import Resource
+
+from fivestage import service
 from fivestage.app import Pipeline
 from fivestage.assembly import COMMIT_TIMEOUT_S, Parts
 from fivestage.bus.committer import Committer
@@ -17,6 +21,8 @@ from fivestage.core.encode import Encoder
 from fivestage.core.events import Observer
 from fivestage.errors import FivestageError
 from fivestage.service import Service, exit_code
+from fivestage.telemetry.metrics import Metrics
+from fivestage.telemetry.sampling import EarlySampling, Provider
 from fivestage.telemetry.tracing import Tracing
 from fivestage.watch import Watch
 from fivestage.wiring import Chances, wire
@@ -24,11 +30,14 @@ from fivestage.wiring import Chances, wire
 from .consumer import SimConsumer
 from .executor import SimExecutor
 from .producer import SimProducer
+from .questions import WALL_AT_START
+from .values import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+    from fivestage.core.ledger import PartitionKey
     from fivestage.core.outcome import Conclusion
     from fivestage.core.records import CorruptRecord, Record
     from fivestage.settings import Settings
@@ -38,9 +47,12 @@ if TYPE_CHECKING:
 
 SLACK_S = 0.001
 """What a query may take beyond its budget, in a loop that is never busy."""
-WALL_AT_START = 1_700_000_000.0
-MAX_RECORD_BYTES = 1_000_000
+SOURCE = "/simulation"
+PROVIDER = Provider(EarlySampling(0.5), resource=Resource.get_empty(), shutdown_on_exit=False)
+"""Gives every run of a query a trace of its own."""
 APP = Pipeline()
+METRICS = Metrics(topic="queries", group_id="simulation")
+"""Of all instances: to make them takes a tenth of the time of a seed, and they are not looked at here."""
 
 
 class _Checks(Observer):
@@ -64,9 +76,8 @@ class _Checks(Observer):
         self._instance.note("commit failed", error_type)
 
     def client_rebuilt(self, client: str, reason: str) -> None:
-        """For the trace, and to be counted."""
+        """For the trace."""
         self._instance.note(f"{client} rebuilt", reason)
-        self._instance.rebuilds += 1
 
 
 class _CheckedMember(Member):
@@ -77,6 +88,7 @@ class _CheckedMember(Member):
     async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
         """No more must be asked for than there is room for, and no more must come."""
         trace, dispatcher = self.instance.cluster.trace, self.instance.parts.inner.dispatcher
+        self.instance.note_halts()
         unfinished = dispatcher.in_flight - len(dispatcher.refusals)  # these have a bound of their own
         if max_records > max(1, self.instance.max_taken_in - unfinished):
             trace.violated("no more is asked for than may", unfinished, max_records)
@@ -107,23 +119,38 @@ class Instance(Service):
     """
 
     def __init__(self, settings: Settings, cluster: Cluster, manners: Manners, *, max_taken_in: int) -> None:
-        super().__init__(settings, APP)
+        with patch.object(service, "Metrics", lambda **_: METRICS):
+            super().__init__(settings, APP)
         self.cluster = cluster
         self._manners = manners
         self.max_taken_in = max_taken_in
         self.code: int | None = None
         """What the process ended with; None while it runs, or when it was killed."""
         self.error: Exception | None = None
-        self.rebuilds = 0
+        self._halted: set[int] = set()
         self.diagnosis = cast("Any", _NoDiagnosis())
         self.stack = contextlib.AsyncExitStack()
         self.was_asked = self.started = False
-        """It was told to end; it has come as far as serving."""
+        """It was asked to end; it has come as far as serving."""
         self.exited: asyncio.Future[None] = cluster.network.loop.create_future()
 
     def note(self, what: str, *details: object) -> None:
         """For the trace."""
         self.cluster.trace.add(self.cluster.process.name, what, *details)
+
+    def note_halts(self) -> None:
+        """For the trace, and to be counted: partitions of which too much could not be read."""
+        halted = {key.partition for key in self.ledger.halted()}
+        for partition in halted - self._halted:
+            self.note("partition halted", partition)
+        self._halted = halted
+
+    async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
+        books = [self.ledger.books[key] for key in keys if key in self.ledger.books]
+        before = sum(book._put_back for book in books)
+        await super()._on_revoked(keys)
+        if (count := sum(book._put_back for book in books) - before) > 0:
+            self.note("put back", count)
 
     async def run(self) -> None:
         """As the service does, without signals and without tuning the interpreter."""
@@ -146,14 +173,14 @@ class Instance(Service):
             await self.run()
         except FivestageError as error:
             self.error = error
-        except Exception as error:  # noqa: BLE001 - a bug, told by the checks
+        except Exception as error:  # noqa: BLE001 - a bug, which the checks report
             self.error = error
             self.cluster.trace.violated("no internal error", repr(error))
         self.code = exit_code(self.error)
         self._exit()
 
     async def sigterm(self) -> None:
-        """The process is told to end, when it has the CPU."""
+        """Ask the process to end, when it has the CPU."""
         self.stop()
 
     def break_something(self, random: Random) -> None:
@@ -206,7 +233,7 @@ class Instance(Service):
 
     def _assemble(self) -> Parts:
         settings, checks, random = self.settings, _Checks(self), self.cluster.network.random
-        executor = SimExecutor(random, self._manners)
+        executor = SimExecutor(random, self._manners, self.cluster.broker.jobs)
         sink = Sink(
             settings,
             checks,
@@ -219,14 +246,16 @@ class Instance(Service):
             settings,
             ledger=self.ledger,
             encoder=Encoder(
-                source="/simulation",
+                source=SOURCE,
                 max_record_bytes=MAX_RECORD_BYTES,
                 max_dead_letter_bytes=MAX_RECORD_BYTES,
             ),
             executor=executor,
             sink=sink,
             observer=checks,
-            tracing=Tracing(topic="queries", results_topic="results", group_id="simulation"),
+            tracing=Tracing(
+                topic="queries", results_topic="results", group_id="simulation", provider=PROVIDER
+            ),
             chances=Chances(lambda: WALL_AT_START + clock(), clock, random.random),
         )
         inner.intake._gate = Gate(InFlightLimit.of(self.max_taken_in))

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from math import inf
 from typing import TYPE_CHECKING
 
 from fivestage.settings import TopicSettings
 
-from .scenario import CORRUPT
+from .events import CLOCK_S, check_letter, check_run
+from .questions import TOTAL_MS, WALL_AT_START
+from .values import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fivestage.core.records import PlainRecord
 
-    from .broker import Broker, Coordinates, Written
+    from .answers import Coordinates, Written
+    from .broker import Broker
+    from .questions import Query
     from .scenario import Scenario
 
 RESULTS = TopicSettings().results
+THOROUGH = 10
+"""One of so many seeds has its values read with their models, too, which costs as much as all else here."""
 
 
 def judge(broker: Broker, scenario: Scenario) -> Iterator[str]:
@@ -25,16 +32,16 @@ def judge(broker: Broker, scenario: Scenario) -> Iterator[str]:
     records = {(record.partition, record.offset): record for log in broker.queries for record in log}
     yield from lost(broker, records)
     yield from phantoms(broker, records)
-    ttl = scenario.settings.admission.query_ttl_ms > 0
+    ttl_ms = scenario.settings.admission.query_ttl_ms
     for coordinates, record in records.items():
-        damaged = coordinates in broker.suspect
-        yield from wrong(coordinates, record, broker.about[coordinates], damaged=damaged, ttl=ttl)
+        for sentence in wrong(broker, coordinates, record, ttl_ms, scenario.seed):
+            yield f"{coordinates}: {sentence}"
     yield from uncommitted(broker)
     if scenario.settings.admission.ordering == "key":
         # What was damaged may have become a dead letter first, and be answered only when it is read again.
         sound = {at: record for at, record in records.items() if at not in broker.suspect}
         yield from disordered(broker.outputs, sound)
-    elif scenario.is_gentle and all(b"?" in (record.value or b"") for record in records.values()):
+    elif scenario.is_gentle and all(query.is_plain for query in broker.asked.values()):
         yield from repeated(broker)  # else one may overtake another that is put back, and both come again
 
 
@@ -53,20 +60,75 @@ def phantoms(broker: Broker, records: dict[Coordinates, PlainRecord]) -> Iterato
 
 
 def wrong(
-    coordinates: Coordinates, record: PlainRecord, about: list[Written], *, damaged: bool, ttl: bool
+    broker: Broker, coordinates: Coordinates, record: PlainRecord, ttl_ms: int, seed: int
 ) -> Iterator[str]:
-    """An answer of the wrong kind."""
-    kinds = {written.kind for written in about}
-    may_expire = ttl or b"budget_ms" in (record.value or b"")
-    is_query = record.value is not None and b"user_input" in record.value
-    if is_query and "dead_letter" in kinds and not damaged:
-        yield f"dead letter for a good record: {coordinates}"
-    if not is_query and "dead_letter" not in kinds:
-        yield f"no dead letter for a bad record: {coordinates}"
-    if any(written.status == "expired" for written in about) and not may_expire:
-        yield f"expired without a reason: {coordinates}"
-    if record.value == CORRUPT and "result" in kinds:
-        yield f"a result for a record nobody can read: {coordinates}"
+    """What is wrong with the events about one record."""
+    query, damaged = due_query(broker.asked[coordinates], record, ttl_ms), coordinates in broker.suspect
+    runs: dict[bytes, list[Written]] = defaultdict(list)
+    for one in broker.about[coordinates]:
+        if one.kind == "dead_letter":
+            yield from check_letter(Asked(record, query, None, None), one, damaged=damaged)
+            if not query.reason and not damaged:
+                yield "dead letter for a good record"
+        else:
+            runs[one.run].append(one)
+    if query.reason and not any(one.kind == "dead_letter" for one in broker.about[coordinates]):
+        yield "no dead letter for a bad record"
+    for run, events in runs.items():
+        if query.query_id is None:
+            yield "a result for a record without a readable id"
+            continue
+        asked = Asked(record, query, broker.jobs.get(run), broker.ending(run))
+        yield from check_run(asked, events, broker.output_partitions, thorough=seed % THOROUGH == 0)
+        yield from wrong_time(asked, events)
+
+
+def due_query(query: Query, record: PlainRecord, ttl_ms: int) -> Query:
+    """The query as it must be answered where records are of use for *ttl_ms* (0 = for ever)."""
+    if not ttl_ms or query.reason:
+        return query
+    due_s = (record.timestamp + ttl_ms) / 1000 - WALL_AT_START
+    return query._replace(due_s=min(due_s, inf if query.due_s is None else query.due_s))
+
+
+def wrong_time(asked: Asked, events: list[Written]) -> Iterator[str]:
+    """A query was refused or started although its time says otherwise, or had more time than was its due."""
+    query, job = asked.query, asked.job
+    expired = any(one.status == "expired" for one in events)
+    if expired and query.due_s is None and query.budget_ms == TOTAL_MS:
+        yield "expired without a reason"
+    if job is None:
+        return
+    if job.query.query_id != query.query_id or job.query.user_input != query.asks:
+        yield f"{job.query.query_id} was run instead of {query.query_id}"
+    end_s = min(job.started_at + query.budget_ms / 1000, inf if query.due_s is None else query.due_s)
+    if abs(job.ends_at - end_s) > CLOCK_S:
+        yield f"its deadline was {job.ends_at:.6f} s, not {end_s:.6f}"
+
+
+def counted(broker: Broker) -> Counter[str]:
+    """How often each row of the contract's table occurred."""
+    rows: Counter[str] = Counter()
+    for about in broker.about.values():
+        for one in about:
+            if one.kind == "dead_letter":
+                rows["unreadable"] += 1
+            elif one.kind == "result" and isinstance(one.event, dict):
+                rows[row_of(broker, one)] += 1
+            elif one.kind == "timeout" and one.event and one.event.get("reason") == "would_expire":
+                rows["would expire"] += 1
+    return rows
+
+
+def row_of(broker: Broker, result: Written) -> str:
+    """Which row a result is of."""
+    if result.event.get("error_type") == "result_too_large":
+        return "result too large"
+    ending = broker.ending(result.run)
+    if ending is None:
+        return "expired before start" if result.status == "expired" else "invalid query"
+    left_out = any(one["error_type"] == "result_too_large" for one in result.event["stages"])
+    return "data left out" if left_out else ending.row
 
 
 def uncommitted(broker: Broker) -> Iterator[str]:

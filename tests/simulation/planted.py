@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -14,6 +15,11 @@ from fivestage.bus.recovery import Recovery
 from fivestage.bus.sender import Sender
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
 from fivestage.dispatcher import Dispatcher
+from fivestage.running import Running
+from fivestage.screening import Screening
+from fivestage.telemetry import tracing
+
+from .tampered import TAMPERED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -173,6 +179,38 @@ def drained_for_ever() -> list[Any]:
     return [patch.object(Dispatcher, "drain", drain)]
 
 
+def one_too_far() -> list[Any]:
+    """One more is committed than is finished."""
+    original = Ledger.committable
+
+    def committable(ledger: Ledger) -> dict[PartitionKey, int]:
+        return {key: position + 1 for key, position in original(ledger).items()}
+
+    return [patch.object(Ledger, "committable", committable)]
+
+
+def ends_late() -> list[Any]:
+    """A query whose time is up goes on for ten milliseconds."""
+    original = Running._set_timer
+    return [patch.object(Running, "_set_timer", lambda running, at: original(running, at + 0.01))]
+
+
+def deadlines_unread() -> list[Any]:
+    """A query has the service's whole time, whatever it asks for."""
+    original = Screening.budget
+
+    def budget(screening: Screening, record: Any, readable: Any, *times: float) -> Any:
+        event = readable.event.model_copy(update={"deadline": None, "budget_ms": None})
+        return original(screening, record, readable._replace(event=event), *times)
+
+    return [patch.object(Screening, "budget", budget)]
+
+
+def traces_broken() -> list[Any]:
+    """Events begin a trace of their own, whatever trace their query is of."""
+    return [patch.object(tracing, "_TRACEPARENT", re.compile("none"))]
+
+
 PLANTED: dict[str, Callable[[], list[Any]]] = {
     "closed-books": closed_books,
     "no-lock": no_lock,
@@ -184,6 +222,11 @@ PLANTED: dict[str, Callable[[], list[Any]]] = {
     "kept-over-a-rebalance": kept_over_a_rebalance,
     "dropped-member": dropped_member,
     "drained-for-ever": drained_for_ever,
+    "one-too-far": one_too_far,
+    "ends-late": ends_late,
+    "deadlines-unread": deadlines_unread,
+    "traces-broken": traces_broken,
+    **TAMPERED,
 }
 
 

@@ -117,5 +117,5 @@ class _ProducingClient(Client):
 def _read(topic: str, partition: int, data: bytes) -> Batch:
     """What a broker reads in a batch."""
     batch = DefaultRecordBatch(data)
-    records = [(one.key, one.headers) for one in batch]
+    records = [(one.key, one.value, one.headers) for one in batch]
     return Batch((topic, partition), batch.producer_id, batch.base_sequence, records)

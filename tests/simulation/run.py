@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
+from collections import Counter
 from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,17 +17,19 @@ from fivestage.core.records import PlainRecord
 
 from .broker import QUERIES, Broker
 from .cluster import Cluster
-from .instance import WALL_AT_START, Instance
-from .judge import judge
+from .instance import Instance
+from .judge import counted, judge
 from .loop import Process, SimLoop
 from .network import NO_FAULTS, Network
-from .scenario import CORRUPT, Befalls, Scenario, draw
+from .questions import CORRUPT, WALL_AT_START
+from .scenario import Befalls, Scenario, draw
 from .trace import Event, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .scenario import Happening, Query
+    from .questions import Query
+    from .scenario import Happening
 
 RECOVERY_S = 120.0
 """How long it may take after the last trouble until all is answered and committed."""
@@ -46,8 +50,10 @@ class Outcome(NamedTuple):
     duplicates: int
     """Terminal events beyond the first of each record."""
     rebalances: int
-    rebuilds: int
-    """Of clients."""
+    rows: Counter[str]
+    """How often each row of the contract's table occurred."""
+    paths: Counter[str]
+    """How often each kind of event occurred, see ``Trace``."""
 
 
 class Simulation:
@@ -70,6 +76,7 @@ class Simulation:
             partitions=scenario.partitions,
             output_partitions=scenario.output_partitions,
         )
+        self.broker.rejects = scenario.settings.pipeline.rejected == "error"
         self._instances: list[Instance] = []
         self._calm = False
         self._over = False
@@ -91,16 +98,19 @@ class Simulation:
             self.trace.violated("no internal error", context["message"], repr(context.get("exception")))
 
     @property
-    def rebuilds(self) -> int:
-        """How many clients were made anew."""
-        return sum(instance.rebuilds for instance in self._instances)
+    def virtual_s(self) -> float:
+        """How long it took, in virtual time."""
+        return self._loop.time()
 
     def _write(self, query: Query) -> None:
         offset = len(self.broker.queries[query.partition])
         if query.value == CORRUPT:
             self.broker.corrupt.add((query.partition, offset))
         timestamp = int((WALL_AT_START + self._loop.time()) * 1000)
-        record = PlainRecord(QUERIES, query.partition, offset, timestamp, query.key, query.value)
+        self.broker.asked[query.partition, offset] = query
+        record = PlainRecord(
+            QUERIES, query.partition, offset, timestamp, query.key, query.value, query.headers
+        )
         self.broker.write(record)
 
     # What happens
@@ -220,28 +230,38 @@ class Simulation:
 
 def run(seed: int) -> Outcome:
     """Run one seed; same seed, same outcome."""
-    random.seed(seed)  # pauses before rebuilds
+    simulation = simulate(seed)
+    broker, trace = simulation.broker, simulation.trace
+    results = [sum(one.kind == "result" for one in about) for about in broker.about.values()]
+    return Outcome(
+        seed,
+        trace.violations,
+        trace.events,
+        simulation.virtual_s,
+        sum(max(0, count - 1) for count in results),
+        broker.group.generation,
+        Counter() if trace.violations else counted(broker),
+        Counter(event.what for event in trace.events),
+    )
+
+
+def simulate(seed: int) -> Simulation:
+    """Let everything happen; garbage is collected afterwards, which saves a fifth of the time."""
+    random.seed(f"seed {seed}")  # pauses before rebuilds, numbers of traces; not what the scenario draws
     loop = SimLoop()
     simulation = Simulation(loop, draw(seed))
     asyncio.set_event_loop(None)
+    collects = gc.isenabled()
+    gc.disable()
     try:
         loop.run_until_complete(simulation.run())
     except RuntimeError as error:  # the loop has nothing to do any more
         simulation.trace.violated("it goes on", error)
     finally:
         simulation.abandon()
-    broker, trace = simulation.broker, simulation.trace
-    results = [sum(one.kind == "result" for one in about) for about in broker.about.values()]
-    duplicates = sum(max(0, count - 1) for count in results)
-    return Outcome(
-        seed,
-        trace.violations,
-        trace.events,
-        loop.time(),
-        duplicates,
-        broker.group.generation,
-        simulation.rebuilds,
-    )
+        if collects:
+            gc.enable()
+    return simulation
 
 
 @contextmanager

@@ -7,18 +7,17 @@ from enum import StrEnum
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-import orjson
-
 from fivestage.settings import KafkaSettings, Settings
 
 from .executor import Manners
 from .network import NO_FAULTS, Faults
+from .questions import LANES, draw_queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CORRUPT = b"corrupt"
-"""The value of a record that cannot be read."""
+    from .questions import Query
+
 BASE = Settings(
     kafka=KafkaSettings(
         rebalance_timeout_ms=9000,
@@ -43,18 +42,9 @@ class Befalls(StrEnum):
     CUT = "cut"
     """One reaches no broker for a while."""
     BREAK = "break"
-    """A task inside one of its clients ends, and nothing is told."""
+    """A task inside one of its clients ends, without a word."""
     REBALANCE = "rebalance"
-    """The group assigns anew for a reason of its own."""
-
-
-class Query(NamedTuple):
-    """A record of the input topic, before it has an offset."""
-
-    at_s: float
-    partition: int
-    key: bytes | None
-    value: bytes
+    """The group rebalances for a reason of its own."""
 
 
 class Happening(NamedTuple):
@@ -83,7 +73,7 @@ class Scenario:
 
     @property
     def is_gentle(self) -> bool:
-        """Nothing is lost or late, nobody dies: nothing may be answered twice."""
+        """Nothing is lost or late, no process dies: nothing may be answered twice."""
         rough = {Befalls.KILL, Befalls.STOP, Befalls.CUT, Befalls.BREAK}
         return self.faults is NO_FAULTS and not any(one.what in rough for one in self.happenings)
 
@@ -94,35 +84,19 @@ def draw(seed: int) -> Scenario:
     gentle = random.random() < 0.15
     partitions = random.randint(1, 4)
     chaos_s = random.choice((0.5, 1.5, 3.0, 4.0))
+    lanes = random.choice(LANES)
     return Scenario(
         seed=seed,
         partitions=partitions,
         output_partitions=random.randint(1, 3),
-        queries=_queries(random, partitions, chaos_s),
+        queries=draw_queries(random, partitions, chaos_s, lanes, gentle=gentle),
         happenings=_happenings(random, chaos_s, gentle=gentle),
         faults=NO_FAULTS if gentle else _faults(random),
-        manners=random.choice((Manners(0, 0, 0), Manners(0.1, 0.02, 0.05), Manners(0.3, 0.15, 0.1))),
-        settings=_settings(random, gentle=gentle),
+        manners=Manners(random.choice((0.0, 0.15, 0.4))),
+        settings=_settings(random, lanes, gentle=gentle),
         max_taken_in=random.choice((2, 5, 100)),
         chaos_s=chaos_s,
     )
-
-
-def _queries(random: Random, partitions: int, chaos_s: float) -> list[Query]:
-    """A burst, or a stream, or both; here and there one that is no query, or cannot be read."""
-    poison = random.choice((0.0, 0.0, 0.1, 0.3))
-    burst = random.random()
-    queries = []
-    for number in range(random.randint(5, 40)):
-        at_s = 0.0 if random.random() < burst else random.random() * chaos_s
-        key = random.choice((None, b"a", b"b", b"c"))
-        value = orjson.dumps({"query_id": f"q{number}", "user_input": "?"})
-        if random.random() < poison:
-            value = random.choice((CORRUPT, b"no JSON", orjson.dumps({"query_id": f"q{number}"})))
-        elif random.random() < 0.1:
-            value = orjson.dumps({"query_id": f"q{number}", "user_input": "!", "budget_ms": 20})
-        queries.append(Query(at_s, random.randrange(partitions), key, value))
-    return sorted(queries, key=lambda query: query.at_s)
 
 
 def _happenings(random: Random, chaos_s: float, *, gentle: bool) -> list[Happening]:
@@ -151,12 +125,12 @@ def _faults(random: Random) -> Faults:
         slow=chosen[2],
         slow_s=random.choice((0.3, 2.0, 7.0)),
         refused=chosen[3],
-        fatal=random.choice((0.0, 0.0, 0.0, 0.003)),
+        fatal=random.choice((0.0, 0.0, 0.0, 0.01)),
         damage=chosen[4] / 2,
     )
 
 
-def _settings(random: Random, *, gentle: bool) -> Settings:
+def _settings(random: Random, lanes: dict[str, float], *, gentle: bool) -> Settings:
     """Of the service; made from one that is checked, as checking takes longer than a run."""
     heartbeat_ms = random.choice((200, 400, 1500))
     kafka = BASE.kafka.model_copy(
@@ -182,4 +156,6 @@ def _settings(random: Random, *, gentle: bool) -> Settings:
             "pause_ms": random.choice((100, 600)),
         }
     )
-    return BASE.model_copy(update={"kafka": kafka, "admission": admission, "dlq": dlq})
+    pipeline = BASE.pipeline.model_copy(update={"rejected": random.choice(("degrade", "degrade", "error"))})
+    sections = {"kafka": kafka, "admission": admission, "dlq": dlq, "pipeline": pipeline, "lanes": lanes}
+    return BASE.model_copy(update=sections)

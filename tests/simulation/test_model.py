@@ -12,12 +12,11 @@ from aiokafka.errors import IllegalGenerationError, RebalanceInProgressError, Un
 
 from fivestage.core.records import PlainRecord
 
-from .broker import QUERIES, Broker, Written
+from .answers import Written
+from .broker import QUERIES, Broker
 from .group import Joined, State
-from .judge import disordered, judge, repeated
 from .loop import Process, SimLoop
 from .network import NO_FAULTS, Connection, Faults, Network
-from .scenario import draw
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -174,58 +173,13 @@ def test_a_silent_member_is_expelled(loop: SimLoop, broker: Broker) -> None:
     assert broker.group.state is State.EMPTY
 
 
-# The judge
-
-
-def answered(broker: Broker, partition: int, offset: int, kinds: list[str]) -> None:
-    """Write events about a record."""
-    for kind in kinds:
-        status = "success" if kind == "result" else ""
-        one = Written((partition, offset), kind, status, b"k", "i0")
-        broker.about[partition, offset].append(one)
-        broker.outputs["fivestage.results", 0].append(one)
-
-
-WHOLE = ["stage_result/0", "stage_result/1", "stage_result/2", "stage_result/3", "stage_result/4", "result"]
+# The broker
 
 
 def query(broker: Broker, partition: int) -> None:
     """Write a query."""
     offset = len(broker.queries[partition])
     broker.write(PlainRecord(QUERIES, partition, offset, -1, b"k", b'{"query_id": "q", "user_input": "?"}'))
-
-
-@pytest.mark.parametrize(
-    ("kinds", "committed", "found"),
-    [
-        (WHOLE, 1, []),
-        (WHOLE[1:], 1, ["lost"]),
-        ([], 1, ["lost"]),
-        (WHOLE, 0, ["uncommitted"]),
-        ([*WHOLE, "dead_letter"], 1, ["dead letter for a good record"]),
-    ],
-)
-def test_the_judge_sees_what_is_missing(
-    broker: Broker, kinds: list[str], committed: int, found: list[str]
-) -> None:
-    """A record needs its result, its five stage results, and a commit."""
-    query(broker, 0)
-    answered(broker, 0, 0, kinds)
-    broker.committed[0] = committed
-    assert [sentence.split(":")[0] for sentence in judge(broker, draw(0))] == found
-
-
-def test_the_judge_sees_what_is_too_much(broker: Broker) -> None:
-    """Events about nothing, events twice, and results of one key in the wrong order."""
-    answered(broker, 1, 7, ["result"])
-    assert [sentence.split(":")[0] for sentence in judge(broker, draw(0))] == ["phantom"]
-    for _ in range(2):
-        query(broker, 0)
-    answered(broker, 0, 1, WHOLE)
-    answered(broker, 0, 0, [*WHOLE, "result"])
-    records = {(0, offset): broker.queries[0][offset] for offset in range(2)}
-    assert len(list(disordered(broker.outputs, records))) == 1
-    assert len(list(repeated(broker))) == 1
 
 
 def test_a_commit_ahead_of_the_answers_is_seen_at_once(loop: SimLoop, broker: Broker) -> None:

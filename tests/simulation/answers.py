@@ -1,0 +1,134 @@
+"""What was written to the output topics, by the records it is about."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from fivestage_schemas import headers as h
+
+from .endings import STAGE_KINDS, ending_of
+
+if TYPE_CHECKING:
+    from fivestage.core.job import Job
+
+    from .endings import Ending
+    from .questions import Query
+    from .trace import Trace
+
+Coordinates = tuple[int, int]
+"""Partition and offset of an input record."""
+
+
+class Written(NamedTuple):
+    """A record in an output topic."""
+
+    coordinates: Coordinates
+    """Of the query it is about."""
+    kind: str
+    """The end of its ``ce_id``, or ``dead_letter``."""
+    status: str
+    key: bytes | None
+    producer: str
+    topic: str = ""
+    partition: int = 0
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+    event: Any = None
+    """What the value says; None where it is no JSON."""
+    run: bytes = b""
+    """Its ``traceparent``: the same for all events of one answer, another one in every other answer."""
+
+
+class Answers:
+    """The output topics, and what must be there.
+
+    Args:
+        trace: Told of results and dead letters.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self.rejects = False
+        """An answer that validation rejects is an error."""
+        self.asked: dict[Coordinates, Query] = {}
+        """What each record asks."""
+        self.jobs: dict[bytes, Job] = {}
+        """What executors ran, by the ``traceparent`` of its events."""
+        self.suspect: set[Coordinates] = set()
+        """Records that were damaged on their way to a client, at least once."""
+        self.outputs: dict[tuple[str, int], list[Written]] = defaultdict(list)
+        self.about: dict[Coordinates, list[Written]] = defaultdict(list)
+        """What was written about each record."""
+        self._endings: dict[bytes, Ending] = {}
+        self._answered: set[Coordinates] = set()
+
+    def append(
+        self,
+        who: str,
+        at: tuple[str, int],
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+    ) -> None:
+        """A record is written to an output topic."""
+        named: dict[str, bytes] = {name: text or b"" for name, text in headers}
+        if h.DLQ_REASON in named:
+            coordinates = int(named[h.DLQ_PARTITION]), int(named[h.DLQ_OFFSET])
+            kind, event = "dead_letter", None
+        else:
+            parts = named.get(h.CE_ID, b"").decode().split("/", 3)
+            if len(parts) < 4:
+                self._trace.violated("every event has an id", who, *at, named)
+                return
+            coordinates, kind = (int(parts[1]), int(parts[2])), parts[3]
+            event = _parsed(value)
+        status, run = named.get(h.STATUS, b"").decode(), named.get(h.TRACEPARENT, b"")
+        written = Written(coordinates, kind, status, key, who, *at, value, headers, event, run)
+        self.outputs[at].append(written)
+        self.about[coordinates].append(written)
+        if kind in ("result", "dead_letter"):
+            self._trace.add("broker", kind, *coordinates, status, f"by {who}")
+
+    def ending(self, run: bytes) -> Ending | None:
+        """What a run of a query must have ended as; None where no executor ran it."""
+        if run not in self._endings and run in self.jobs:
+            self._endings[run] = ending_of(self.jobs[run], rejects=self.rejects)
+        return self._endings.get(run)
+
+    def is_answered(self, coordinates: Coordinates) -> bool:
+        """All events of a record are there, and of one run of it."""
+        if coordinates in self._answered:
+            return True
+        about = self.about.get(coordinates, ())
+        runs: dict[bytes, set[str]] = defaultdict(set)
+        for written in about:
+            runs[written.run].add(written.kind)
+        answered = any(self._is_whole(coordinates, written, runs) for written in about)
+        if answered:
+            self._answered.add(coordinates)
+        return answered
+
+    def _is_whole(self, coordinates: Coordinates, one: Written, runs: dict[bytes, set[str]]) -> bool:
+        """Whether *one* is a dead letter or a result, and everything that belongs to it is there."""
+        if one.kind == "dead_letter":
+            query = self.asked.get(coordinates)
+            bare = query is None or not query.reason or query.query_id is None or coordinates in self.suspect
+            return bare or any("result" in kinds for kinds in runs.values())
+        if one.kind != "result":
+            return False
+        kinds = runs[one.run]
+        if one.status == "expired":
+            return "timeout" in kinds
+        ending = self.ending(one.run)
+        return kinds >= (STAGE_KINDS if ending is None else ending.kinds)
+
+
+def _parsed(value: bytes | None) -> Any:
+    try:
+        return orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return None

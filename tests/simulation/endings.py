@@ -1,0 +1,143 @@
+"""What a query that was started must end as, after what the executor double did with it.
+
+The table of the contract (section 4), written a second time and in another way than in ``core.outcome``: the
+judge holds every event against it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fivestage.core.trail import RunningStage, StageRun
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from fivestage.core.job import Job
+
+STAGES = tuple(StageType)
+STAGE_KINDS = frozenset(f"stage_result/{number}" for number in range(5))
+CRITICAL = 3
+"""The first so many stages are critical."""
+ROUNDING_S = 1e-6
+ROWS = frozenset(
+    {
+        "success",
+        "degraded: error",
+        "degraded: timeout",
+        "degraded: skipped",
+        "critical stage timed out",
+        "total ran out",
+        "total ran out, answered",
+        "critical stage failed",
+        "rejected",
+        "rejected is an error",
+        "answered by a second node",
+        "result too large",
+        "data left out",
+        "expired before start",
+        "would expire",
+        "invalid query",
+        "unreadable",
+    }
+)
+"""What the judge has a name for: the rows of the table, some of them in parts."""
+
+Stage = StageRun | RunningStage | None
+"""One that ended, the one that was running at the deadline, or one that was skipped."""
+
+
+class Ending(NamedTuple):
+    """What must be said about one run of a query."""
+
+    row: str
+    status: str
+    error_type: str | None
+    degraded: bool
+    validated: bool | None
+    stages: tuple[Stage, ...]
+    outcomes: tuple[str, ...]
+    timeouts: tuple[str, ...]
+    """The ends of the ids of its timeout events."""
+    ran_out: Stage
+    """The stage that had no time left of the total; None where another event says what was late."""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The ends of the ids of all of its events."""
+        return STAGE_KINDS.union(("result",), self.timeouts)
+
+
+def ending_of(job: Job, *, rejects: bool) -> Ending:
+    """What a job that has ended must have ended as; *rejects*: an answer that is rejected is an error."""
+    stages = _stages(job)
+    outcomes = tuple(map(_outcome, stages))
+    late = [one for one, outcome in zip(stages, outcomes, strict=True) if outcome == "timeout"]
+    ran_out = next((one for one in late if _is_at_the_end(one, job)), None)
+    timeouts = [f"timeout/{one.spec.sequence}" for one in late if one is not None and one is not ran_out]
+    verdict = next(
+        (one.verdict for one in stages if isinstance(one, StageRun) and one.spec.sequence == 3), None
+    )
+    last = _last(stages, outcomes, rejects=rejects)
+    if ran_out is not None or (last is not None and outcomes[last] == "skipped"):
+        timeouts.append("timeout")
+    status, error_type = "success", None
+    if last is not None:
+        status, error_type = _failed(stages[last], outcomes[last], total="timeout" in timeouts)
+    degraded = status == "success" and (verdict is False or set(outcomes) != {"success"})
+    ending = Ending("", status, error_type, degraded, verdict, stages, outcomes, tuple(timeouts), ran_out)
+    return ending._replace(row=_row(ending, second=bool(job.trail.superseded)))
+
+
+def _stages(job: Job) -> tuple[Stage, ...]:
+    trail = job.trail
+    stages: list[Stage] = list(trail.runs)
+    if trail.running is not None and trail.running.spec.sequence == len(stages):
+        stages.append(trail.running)
+    elif trail.superseded and trail.superseded[-1].spec.sequence == len(stages):
+        stages.append(trail.superseded[-1])
+    return (*stages, *[None] * (5 - len(stages)))
+
+
+def _outcome(stage: Stage) -> str:
+    if stage is None:
+        return "skipped"
+    return str(stage.outcome) if isinstance(stage, StageRun) else "timeout"
+
+
+def _is_at_the_end(stage: Stage, job: Job) -> bool:
+    if not isinstance(stage, StageRun):
+        return True
+    assert stage.started_at is not None
+    return stage.started_at + max(stage.granted_s, stage.duration_s) >= job.ends_at - ROUNDING_S
+
+
+def _last(stages: tuple[Stage, ...], outcomes: tuple[str, ...], *, rejects: bool) -> int | None:
+    """The stage that ended the query before its time; None where it went through."""
+    for number, (stage, outcome) in enumerate(zip(stages, outcomes, strict=True)):
+        rejected = isinstance(stage, StageRun) and stage.verdict is False and rejects
+        if rejected or (number < CRITICAL and outcome != "success"):
+            return number
+    return None
+
+
+def _failed(stage: Stage, outcome: str, *, total: bool) -> tuple[str, str | None]:
+    if isinstance(stage, StageRun) and stage.verdict is False:
+        return "error", "rejected"
+    if total or outcome == "timeout":
+        return "timeout", "timeout"
+    assert isinstance(stage, StageRun)
+    return "error", stage.error_type
+
+
+def _row(ending: Ending, *, second: bool) -> str:
+    answered = ending.status == "success"
+    if ending.validated is False:
+        return "rejected" if answered else "rejected is an error"
+    if "timeout" in ending.timeouts:
+        return "total ran out, answered" if answered else "total ran out"
+    if not answered:
+        return "critical stage timed out" if ending.status == "timeout" else "critical stage failed"
+    for outcome in ("timeout", "error", "skipped"):
+        if outcome in ending.outcomes:
+            return f"degraded: {outcome}"
+    return "answered by a second node" if second else "success"

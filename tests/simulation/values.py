@@ -1,0 +1,229 @@
+"""What the values of events must say: worked out from what was asked and what was run.
+
+What only the service can know (a time, a text for people) is taken over from what is there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+
+from fivestage.core.trail import StageRun
+
+from .endings import CRITICAL, STAGES
+from .questions import answer_to, data_of
+
+if TYPE_CHECKING:
+    from fivestage.core.job import Job
+    from fivestage.core.records import PlainRecord
+
+    from .endings import Ending, Stage
+    from .questions import Query
+
+    Value = dict[str, Any]
+
+PROCESSING: Final = 2
+MAX_RECORD_BYTES: Final = 40_000
+"""The largest record that the topics of events take."""
+SKIPPED: Final[Value] = {
+    "data": None, "error": None, "error_type": "skipped", "node": None, "attempt": 1, "duration_ms": 0,
+    "timeout_ms": 0, "started_at": None,
+}  # fmt: skip
+UNSTARTED: Final[Value] = {
+    "total_duration_ms": 0, "stage_durations": {}, "stages_completed": 0, "stages_failed": 0,
+    "stages_skipped": 0, "timeout_count": 0, "budget_ms": 0, "within_budget": False,
+}  # fmt: skip
+
+
+class Asked(NamedTuple):
+    """A record, what it asks, and one run of it: of what an executor ran, or of nothing."""
+
+    record: PlainRecord
+    query: Query
+    job: Job | None
+    ending: Ending | None
+
+    @property
+    def query_id(self) -> str:
+        """The id that every event repeats."""
+        return self.query.query_id or ""
+
+    @property
+    def source(self) -> Value:
+        """Where the query came from."""
+        record = self.record
+        return {"topic": str(record.topic), "partition": record.partition, "offset": record.offset}
+
+    @property
+    def common(self) -> Value:
+        """What every value says."""
+        return {"query_id": self.query_id, "lane": self.query.lane, "schema_version": "1"}
+
+
+def unstarted(asked: Asked, values: dict[str, Value], at: str) -> dict[str, Value]:
+    """The values of all events of a record that was rejected, or refused."""
+    found, note = values.get("result", {}), values.get("timeout", {})
+    queue_ms = found.get("metrics", {}).get("queue_ms", note.get("elapsed_ms"))
+    invalid = bool(asked.query.reason)
+    due: Value = {
+        "status": "error" if invalid else "expired", "answer": None, "confidence": None, "degraded": False,
+        "validated": None, "error": found.get("error"), "node": None, "stages": [], "started_at": None,
+        "error_type": "invalid_query" if invalid else "expired",
+        "metrics": UNSTARTED | {"queue_ms": queue_ms}, "finished_at": at, "source": asked.source,
+    } | asked.common  # fmt: skip
+    if invalid:
+        return {"result": due}
+    timeout = {
+        "scope": "queue", "reason": note.get("reason"), "stage_type": None, "node": None,
+        "limit_ms": note.get("limit_ms"), "elapsed_ms": queue_ms, "completed": [], "occurred_at": at,
+        "source": asked.source,
+    } | asked.common  # fmt: skip
+    return {"result": due, "timeout": timeout}
+
+
+def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at: str) -> dict[str, Value]:
+    """The values of all events of a query that was started."""
+    answer = _answer(asked, ending)
+    size = len(orjson.dumps(answer))
+    due: dict[str, Value] = {}
+    said = values.get("result", {}).get("stages") or [{}] * 5
+    for number, (stage, outcome) in enumerate(zip(ending.stages, ending.outcomes, strict=True)):
+        found = values.get(f"stage_result/{number}") or said[number]
+        data = answer if number == PROCESSING else data_of(asked.query_id, number)
+        due[f"stage_result/{number}"] = _stage(asked, stage, outcome, data, found, number)
+    stages = [due[f"stage_result/{number}"] for number in range(5)]
+    due["stage_result/2"] = (
+        _without_data(stages[PROCESSING]) if size > MAX_RECORD_BYTES else stages[PROCESSING]
+    )
+    due["result"] = result = _result(asked, job, ending, values.get("result", {}), stages, at)
+    if size * 2 > MAX_RECORD_BYTES:
+        result["stages"] = [_without_data(stage) for stage in stages]
+    if size > MAX_RECORD_BYTES and result["answer"] is not None:
+        too_large = {"status": "error", "error_type": "result_too_large", "answer": None, "confidence": None}
+        result |= too_large | {"degraded": False, "error": _text(values.get("result", {}))}
+    for kind in ending.timeouts:
+        due[kind] = _timeout(asked, ending, kind, result, at)
+        if "result" not in values and kind == "timeout":  # it alone says how long the query took
+            due[kind]["elapsed_ms"] = values.get(kind, {}).get("elapsed_ms")
+    return due
+
+
+def _answer(asked: Asked, ending: Ending) -> Any:
+    """What processing answered; its padding is as long as the executor double has made it."""
+    run = ending.stages[PROCESSING]
+    if not isinstance(run, StageRun) or run.data_json is None:
+        return None
+    padding = len(orjson.loads(run.data_json).get("padding", ""))
+    return answer_to(asked.query_id, asked.query.asks, padding)
+
+
+def _stage(asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, number: int) -> Value:
+    due = SKIPPED | asked.common
+    if stage is not None:
+        due["attempt"] = stage.attempt
+    if stage is not None and stage.started_at is not None:
+        due |= {"timeout_ms": ms(stage.granted_s), "node": stage.node}
+        due |= {"started_at": found.get("started_at"), "duration_ms": found.get("duration_ms")}
+        due["error_type"] = "timeout"
+    if isinstance(stage, StageRun):
+        due |= {"error_type": stage.error_type, "duration_ms": ms(stage.duration_s)}
+    due["data"] = data if outcome == "success" else None
+    due["error"] = None if outcome == "success" else _text(found)
+    return due | {
+        "stage_type": STAGES[number], "sequence": number, "outcome": outcome, "critical": number < CRITICAL,
+        "success": outcome == "success", "timeout": outcome == "timeout",
+    }  # fmt: skip
+
+
+def _without_data(stage: Value) -> Value:
+    if stage["data"] is None:
+        return stage
+    return stage | {"data": None, "error": ANY_TEXT, "error_type": "result_too_large"}
+
+
+def _text(found: Value) -> Any:
+    """A text for people: whatever it is, as long as there is one."""
+    return found.get("error") or ANY_TEXT
+
+
+class _AnyText(str):
+    """Equal to any text that is not empty."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and other != ""
+
+    __hash__ = str.__hash__
+
+
+ANY_TEXT: Final = _AnyText("some text")
+
+
+def _result(asked: Asked, job: Job, ending: Ending, found: Value, stages: list[Value], at: str) -> Value:
+    answered = ending.status == "success"
+    return {
+        "status": ending.status, "answer": stages[PROCESSING]["data"] if answered else None,
+        "confidence": job.trail.confidence if answered else None, "degraded": ending.degraded,
+        "validated": ending.validated, "error": None if answered else _text(found),
+        "error_type": ending.error_type, "node": stages[PROCESSING]["node"], "stages": stages,
+        "metrics": _metrics(job, ending, found.get("metrics", {}), stages),
+        "started_at": found.get("started_at"), "finished_at": at, "source": asked.source,
+    } | asked.common  # fmt: skip
+
+
+def _metrics(job: Job, ending: Ending, found: Value, stages: list[Value]) -> Value:
+    outcomes, budget_ms = ending.outcomes, ms(job.ends_at - job.started_at)
+    took_ms = found.get("total_duration_ms", 0.0)
+    return {
+        "total_duration_ms": took_ms, "queue_ms": found.get("queue_ms"), "budget_ms": budget_ms,
+        "stage_durations": {
+            one["stage_type"]: one["duration_ms"] for one in stages if one["started_at"] is not None
+        },
+        "stages_completed": outcomes.count("success"), "stages_skipped": outcomes.count("skipped"),
+        "stages_failed": outcomes.count("error") + outcomes.count("timeout"),
+        "timeout_count": outcomes.count("timeout"),
+        "within_budget": took_ms <= budget_ms and "timeout" not in ending.timeouts,
+    }  # fmt: skip
+
+
+def _timeout(asked: Asked, ending: Ending, kind: str, result: Value, at: str) -> Value:
+    metrics, outcomes = result["metrics"], ending.outcomes
+    due: Value = {
+        "scope": "pipeline", "reason": "pipeline_timeout", "stage_type": None, "node": None,
+        "limit_ms": metrics["budget_ms"], "elapsed_ms": metrics["total_duration_ms"], "occurred_at": at,
+        "completed": _completed(outcomes), "source": asked.source,
+    } | asked.common  # fmt: skip
+    stage = ending.ran_out
+    if kind != "timeout":
+        number = int(kind.removeprefix("timeout/"))
+        stage = ending.stages[number]
+        assert isinstance(stage, StageRun)
+        due |= {"scope": "stage", "reason": "stage_timeout", "completed": _completed(outcomes[:number])}
+        due |= {"limit_ms": ms(stage.granted_s), "elapsed_ms": ms(stage.duration_s)}
+    if stage is not None:
+        due |= {"stage_type": stage.spec.stage_type, "node": stage.node}
+    return due
+
+
+def _completed(outcomes: tuple[str, ...]) -> list[str]:
+    return [str(stage) for stage, outcome in zip(STAGES, outcomes, strict=False) if outcome == "success"]
+
+
+def ms(seconds: float) -> float:
+    """Milliseconds as events have them."""
+    return int(seconds * 1e6 + 0.5) / 1000
+
+
+def difference(found: Any, due: Any) -> str:
+    """Where two objects differ, for people."""
+    if isinstance(found, list) and isinstance(due, list) and len(found) == len(due):
+        found, due = dict(enumerate(found)), dict(enumerate(due))
+    if not (isinstance(found, dict) and isinstance(due, dict)):
+        return f"is {found!r:.100}, not {due!r:.100}"
+    missing = "absent"
+    names = [name for name in {**found, **due} if found.get(name, missing) != due.get(name, missing)]
+    return "; ".join(
+        f"{name} {difference(found.get(name, missing), due.get(name, missing))}" for name in names[:3]
+    )
