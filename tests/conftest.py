@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,9 +54,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the table of faults, where it is wanted, and have children react to Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup make test &
         signal.signal(signal.SIGINT, _ignore)  # unlike SIG_IGN, children do not inherit this
+    _keep_bytecode(config)
     path = config.getoption("--fault-table")
     if path is not None:
         config.pluginmanager.register(FaultTable(Path(path)))
+
+
+def _keep_bytecode(config: pytest.Config) -> None:
+    """Let the many processes that tests start find compiled modules: without, each compiles them for a second.
+
+    Where Python is not to write them beside the sources, they are kept in pytest's cache.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None) and config.cache is not None:
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(config.cache.mkdir("bytecode")))
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
+        sys.dont_write_bytecode = False
 
 
 def _ignore(_number: int, _frame: object) -> None:

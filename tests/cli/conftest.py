@@ -82,12 +82,11 @@ class FirstLine(Protocol):
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment without settings; compiled modules are kept between the many processes."""
+def environment() -> dict[str, str]:
+    """An environment without settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FIVESTAGE_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     kept.pop("COLUMNS", None)
-    return {**kept, "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("pycache")), "NO_COLOR": "1"}
+    return {**kept, "NO_COLOR": "1"}
 
 
 @pytest.fixture(scope="session")
