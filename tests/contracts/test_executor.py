@@ -18,7 +18,7 @@ from fivestage_schemas import Outcome, StageType
 from support import contract_app
 from support.contract_app import ERRORS, GATE, MEETING, RESULTS
 from support.jobs import answer_of, node_run, running_stage, until
-from support.kinds import Place, all_ready, alive, in_this_process, processes_of
+from support.kinds import Place, alive, all_ready, in_this_process, processes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,7 +170,7 @@ async def test_a_trail_is_what_it_is_inline(
 @pytest.mark.fault(16)
 @beside_the_bus
 async def test_code_that_would_end_the_loop_does_not(place: Place) -> None:
-    """``loop.stop()``, and what a task raises: each is its own query's; the neighbour goes on, so do others."""
+    """``loop.stop()``, and what a task raises: its own query's; the neighbour goes on."""
     hows = {"stop": None, "SystemExit": "SystemExit", "KeyboardInterrupt": "KeyboardInterrupt"}
     async with place.running(PLAN) as bus:
         neighbour = bus.submit("meets")
@@ -314,7 +314,7 @@ async def stopped_after(bus: Bus, limit_s: float) -> float:
     indirect=["place"],
 )
 async def test_the_stop_leaves_behind_what_hangs(place: Place, node: str) -> None:
-    """In its time, whatever hangs; what comes back later is too late, and another executor starts after it."""
+    """In its time; what comes back later is too late, and another executor starts after it."""
     with place.gate(GATE).closed() as gate:
         async with place.running(PLAN) as bus:
             hanging = bus.submit(node)

@@ -1,4 +1,6 @@
-"""Code that every kind of executor must cope with. The first word of a query is the node, the rest its argument.
+"""Code that every kind of executor must cope with.
+
+The first word of a query is the node, the rest its argument.
 
 Gates and notes are in a folder: that of CONTRACT_APP_FOLDER where worker processes import this module, which
 makes ``app``.
