@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -115,10 +116,19 @@ class ServiceProcess:
     def wait(self, limit_s: float = 30.0) -> int:
         """Wait for the end; the exit code."""
         assert self.process is not None
-        code = self.process.wait(limit_s)
+        try:
+            code = self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end within {limit_s} s; log: {self._read_so_far()[-5:]}") from None
         while (line := self._lines.get(timeout=10)) is not None:
             self.log.append(line)
         return code
+
+    def _read_so_far(self) -> list[dict[str, Any]]:
+        with contextlib.suppress(queue.Empty):
+            while (line := self._lines.get_nowait()) is not None:
+                self.log.append(line)
+        return self.log
 
 
 def _text(value: object) -> str:
