@@ -22,7 +22,7 @@ import pytest
 from fivestage.shutdown import LAST_WORDS_S
 from fivestage_schemas import StageType
 from support.checker import json_of, read_all, wait_for_results
-from support.embedded import Installation, installations
+from support.embedded import Broker, Installation
 from support.feeder import event, write
 from support.jobs import until
 from support.kinds import alive
@@ -58,16 +58,16 @@ both_kinds = pytest.mark.parametrize("kind", ["thread", "process"])
 
 
 @pytest.fixture(scope="module")
-def more() -> Iterator[Iterator[Installation]]:
-    """One broker for all tests of the module."""
-    with installations(40) as found:
-        yield found
+def broker() -> Iterator[Broker]:
+    """One for all tests of the module."""
+    with Broker() as broker:
+        yield broker
 
 
 @pytest.fixture
-def place(more: Iterator[Installation]) -> Installation:
+def place(broker: Broker) -> Installation:
     """Topics and a group of the test's own."""
-    return next(more)
+    return broker.installation()
 
 
 def service_of(

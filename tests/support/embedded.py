@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Any, Self
+
+from confluent_kafka import Producer
 
 from fivestage.settings import TopicSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 READY_S = 30.0
 STOP_S = 10.0
@@ -37,29 +39,39 @@ class Installation:
         return {"kafka.group_id": self.name, **names, **(more or {})}
 
 
-@contextlib.contextmanager
-def installations(count: int, *, partitions: int = 2) -> Iterator[Iterator[Installation]]:
-    """A broker as long as the ``with``, and so many installations on it."""
-    names = [f"test-{number}" for number in range(count)]
-    topics = [f"{name}.{output}" for name in names for output in OUTPUTS]
-    command = [sys.executable, "-m", "fivestage.bus.embedded", f"--partitions={partitions}", *topics]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    guard = threading.Timer(READY_S, process.kill)
-    guard.start()
-    try:
-        bootstrap = process.stdout.readline().strip()
-        assert bootstrap, f"the embedded broker was not ready within {READY_S:g} s"
+class Broker:
+    """A broker as long as the ``with``: in a process of its own, which ends with its input."""
+
+    def __enter__(self) -> Self:
+        self._numbers = count()
+        command = [sys.executable, "-m", "fivestage.bus.embedded", "--partitions=4"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+        assert self._process.stdout is not None
+        guard = threading.Timer(READY_S, self._process.kill)
+        guard.start()
+        self._bootstrap = self._process.stdout.readline().strip()
         guard.cancel()
-        yield (Installation(bootstrap, name) for name in names)
-        process.stdin.close()  # it ends with its input
-        process.wait(STOP_S)
-    finally:
-        guard.cancel()
-        process.kill()
-        process.wait(STOP_S)
-        process.stdin.close()
-        process.stdout.close()
+        if not self._bootstrap:
+            self.__exit__()
+            raise AssertionError(f"the embedded broker has ended, or was not ready within {READY_S:g} s")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP_S)
+        finally:
+            self._process.kill()
+            self._process.wait(STOP_S)
+            self._process.stdout.close()
+
+    def installation(self) -> Installation:
+        """A new one; its topics appear, with 4 partitions, when a producer asks for them."""
+        found = Installation(self._bootstrap, f"test-{next(self._numbers)}")
+        producer = Producer({"bootstrap.servers": self._bootstrap})
+        for output in OUTPUTS:
+            producer.list_topics(getattr(found.topics, output), timeout=READY_S)
+        return found
