@@ -213,11 +213,12 @@ def test_admin_port_taken(place: Installation) -> None:
     assert "admin.port" in service.log[-1]["error"]
 
 
-def refused() -> str:
-    """An address where nothing listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+@pytest.fixture
+def refused() -> Iterator[str]:
+    """An address where nothing listens, and nothing else can meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 @pytest.mark.fault(34)
@@ -230,10 +231,10 @@ def refused() -> str:
     ],
     ids=["refused", "unknown", "no-port"],
 )
-def test_wrong_address(address: str | None, said: str) -> None:
+def test_wrong_address(refused: str, address: str | None, said: str) -> None:
     """A wrong address ends the start with exit code 2 within 20 s and one line that says why."""
     settings = {"kafka.allow_plaintext": True}
-    service = ServiceProcess("support.apps:load", address or refused(), settings)
+    service = ServiceProcess("support.apps:load", address or refused, settings)
     service.launch()
     assert service.wait(20) == 2
     assert [line["event"] for line in service.log] == ["cannot run"]
