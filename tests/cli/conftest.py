@@ -61,7 +61,7 @@ class Running:
         try:
             line = self._lines.get(timeout=limit_s)
         except queue.Empty:
-            raise AssertionError(f"no line within {limit_s:g} s of {self.process.args}") from None
+            raise AssertionError(f"no line within {limit_s:g} s of {self.process.args!r}") from None
         assert line is not None, "the command ended"
         return line
 
