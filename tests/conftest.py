@@ -61,12 +61,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _keep_bytecode(config: pytest.Config) -> None:
-    """Let the many processes that tests start find compiled modules: without, each compiles them for a second.
+    """Let the many processes that tests start find compiled modules: each would compile them for a second.
 
     Where Python is not to write them beside the sources, they are kept in pytest's cache.
     """
     cache: pytest.Cache | None = getattr(config, "cache", None)  # none with -p no:cacheprovider
-    if cache is not None and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    if cache is not None and os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(cache.mkdir("bytecode")))
         sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
         sys.dont_write_bytecode = False
