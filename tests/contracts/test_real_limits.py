@@ -37,6 +37,8 @@ LATE_MS = 5 * TOTAL_MS
 """Later than this the best of some answers is on no machine, unless nothing ends it at its limit."""
 COUNT = 4
 """One fewer calls of a node than make it refuse more of them would do, but it takes a second until then."""
+ROUNDS = 4
+"""On a busy machine; with one more the breaker would have enough calls to open."""
 KINDS = ("inline", "thread", "process")
 HANGING = ("waits", "ignores", "blocks-def", "blocks")
 
@@ -87,32 +89,43 @@ async def test_limits_of_an_answer(place: Place) -> None:
 )
 async def test_a_node_that_does_not_end(place: Place, node: str) -> None:
     """Its query ends at the stage's limit all the same, once; then the bus is idle and answers as before."""
+    shown: list[PipelineResult] = []
     async with serving(place) as bus:
-        with place.gate(GATE).closed() as gate:
-            for number in range(COUNT):
-                bus.put(query(f"hangs-{number}", node))
-            await until(lambda: len(bus.sink.of(Output.RESULTS)) == COUNT, "all have ended")
-            hung = bus.results()
-            gate.open()
-        await until(lambda: not bus.executor.abandoned(), "nothing runs on")
+        for number in range(ROUNDS):
+            with place.gate(GATE).closed() as gate:
+                hung = await all_hung(bus, node, number)
+                gate.open()
+            await until(lambda: not bus.executor.abandoned(), "nothing runs on")
+            if shown := [one for one in hung if is_cut_by_its_stage(bus, one)]:
+                break
         await answered(bus)
-    assert Counter(str(result.status) for result in hung) == {"timeout": COUNT}
     assert set(ends(bus).values()) == {1}
     assert len(bus.sink.of(Output.STAGE_RESULTS)) == 5 * len(bus.results())
-    cut = [one for one in hung if outcomes(one) == ["success", "success", "timeout", "skipped", "skipped"]]
-    best = min(cut, key=lambda one: abs(stage(one, StageType.PROCESSING).timeout_ms - LIMITS_MS[2]))
-    granted_ms = stage(best, StageType.PROCESSING).timeout_ms  # more, where others kept the loop from turning
-    assert LIMITS_MS[2] - 0.1 <= granted_ms < TOTAL_MS
-    first_ms = times_of(hung)[0]
-    assert LIMITS_MS[2] <= first_ms <= LATE_MS
-    events = {one.query_id: one for one in timeouts(bus)}
-    assert {result.query_id for result in hung} <= events.keys()
-    event = events[best.query_id]
-    assert (event.scope, event.reason, event.stage_type) == (
-        "stage",
-        TimeoutReason.STAGE_TIMEOUT,
-        "processing",
-    )
+    granted_ms = min(stage(one, StageType.PROCESSING).timeout_ms for one in shown)
+    assert LIMITS_MS[2] - 0.1 <= granted_ms < TOTAL_MS  # more, where others kept the loop from turning
+    assert LIMITS_MS[2] <= times_of(shown)[0] <= LATE_MS
+
+
+async def all_hung(bus: MemoryBus, node: str, number: int) -> list[PipelineResult]:
+    """Ask a node that does not end, some times at once; each is a timeout, with an event that says so."""
+    ids = [f"hangs-{number}-{place}" for place in range(COUNT)]
+    for query_id in ids:
+        bus.put(query(query_id, node))
+    await until(lambda: all(bus.result(query_id) for query_id in ids), "all have ended")
+    hung = [result for result in bus.results() if result.query_id in ids]
+    assert Counter(str(result.status) for result in hung) == {"timeout": COUNT}
+    assert set(ids) <= {event.query_id for event in timeouts(bus)}
+    return hung
+
+
+def is_cut_by_its_stage(bus: MemoryBus, result: PipelineResult) -> bool:
+    """Whether a busy machine let its node be called in time to reach the stage's limit, not the query's."""
+    [event] = [event for event in timeouts(bus) if event.query_id == result.query_id]
+    if event.scope != "stage" or event.stage_type != "processing":
+        return False
+    assert event.reason is TimeoutReason.STAGE_TIMEOUT
+    assert outcomes(result) == ["success", "success", "timeout", "skipped", "skipped"]
+    return stage(result, StageType.PROCESSING).timeout_ms >= LIMITS_MS[2] - 0.1
 
 
 async def test_a_validation_that_does_not_end(place: Place) -> None:
