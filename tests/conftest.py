@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,9 +86,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the table of faults, where it is wanted, and have children react to Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup make test &
         signal.signal(signal.SIGINT, _ignore)  # unlike SIG_IGN, children do not inherit this
+    _keep_bytecode(config)
     path = config.getoption("--fault-table")
     if path is not None:
         config.pluginmanager.register(FaultTable(Path(path)))
+
+
+def _keep_bytecode(config: pytest.Config) -> None:
+    """Let the many processes that tests start find compiled modules: each would compile them for a second.
+
+    Where Python is not to write them beside the sources, they are kept in pytest's cache.
+    """
+    cache: pytest.Cache | None = getattr(config, "cache", None)  # none with -p no:cacheprovider
+    if cache is not None and os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(cache.mkdir("bytecode")))
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
+        sys.dont_write_bytecode = False
 
 
 def _ignore(_number: int, _frame: object) -> None:

@@ -12,9 +12,8 @@ from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.settings import TopicSettings
 from support.checker import committed, headers_of, read_all, wait_for_results, wait_until_committed
 from support.feeder import event
+from support.probe import get
 from support.process import ServiceProcess
-
-from .test_service import get
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

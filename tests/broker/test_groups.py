@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.broker
 TOPICS = TopicSettings()
+LIMIT_S = 60.0
 PROCESSES = {
     "executor.kind": "process",
     "executor.workers": 2,
@@ -57,7 +58,7 @@ async def test_a_signal_to_the_process_group(bootstrap: str, number: signal.Sign
     """Ctrl-C, or a supervisor that signals all processes: workers answer what runs, end with the service."""
     with ServiceProcess("faults.pipelines:app", bootstrap, PROCESSES, own_group=True) as service:
         assert service.process is not None
-        write(bootstrap, TOPICS.queries, [("a", event("a", "naps 3"))])
+        write(bootstrap, TOPICS.queries, [("a", event("a", "naps 1"))])
         until(lambda: metrics(port_of(service), "fivestage_in_flight") == {"": 1}, "the query runs")
         os.killpg(service.process.pid, number)
         assert service.wait() == 0
@@ -124,5 +125,10 @@ async def _until_shared(members: list[Sharing]) -> None:
         shares = [one.partitions for one in members]
         return all(shares) and sorted(chain.from_iterable(shares)) == [0, 1, 2, 3]
 
-    while not shared():
-        await asyncio.gather(*[one.member.fetch(100) for one in members])
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            while not shared():
+                await asyncio.gather(*[one.member.fetch(100) for one in members])
+    except TimeoutError:
+        shares = [one.partitions for one in members]
+        raise AssertionError(f"not shared within {LIMIT_S:g} s: {shares}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import subprocess
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "fivestage"]
-LIMIT_S = 30.0
+LIMIT_S = 60.0
+STAGES = ("intent", "decision", "processing", "validation", "reflection")
+GENEROUS = {
+    "PIPELINE__TOTAL_TIMEOUT_MS": "20000",
+    "PIPELINE__STAGE_TIMEOUTS_MS": json.dumps(dict.fromkeys(STAGES, 4000)),
+}
+"""Limits that a busy machine does not reach."""
 
 
 class Ran(NamedTuple):
@@ -51,7 +58,10 @@ class Running:
 
     def line(self, limit_s: float = LIMIT_S) -> str:
         """The next line of standard output."""
-        line = self._lines.get(timeout=limit_s)
+        try:
+            line = self._lines.get(timeout=limit_s)
+        except queue.Empty:
+            raise AssertionError(f"no line within {limit_s:g} s of {self.process.args!r}") from None
         assert line is not None, "the command ended"
         return line
 
@@ -82,12 +92,11 @@ class FirstLine(Protocol):
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment without settings; compiled modules are kept between the many processes."""
+def environment() -> dict[str, str]:
+    """An environment without settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FIVESTAGE_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     kept.pop("COLUMNS", None)
-    return {**kept, "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("pycache")), "NO_COLOR": "1"}
+    return {**kept, "NO_COLOR": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -182,6 +191,6 @@ def bootstrap(start_for_session: Start) -> str:
 @pytest.fixture(scope="session")
 def service(start_for_session: Start, bootstrap: str) -> Running:
     """A ``fivestage run`` on that broker, ready."""
-    running = start_for_session("run", "--bootstrap", bootstrap, ADMIN__PORT="0")
+    running = start_for_session("run", "--bootstrap", bootstrap, ADMIN__PORT="0", **GENEROUS)
     running.line_with('"ready"')
     return running

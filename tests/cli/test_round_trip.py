@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .conftest import GENEROUS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -95,10 +97,17 @@ def test_produce_too_large(fivestage: Fivestage, bootstrap: str) -> None:
     assert ran.err.startswith("fivestage: a record cannot be sent: MessageSizeTooLargeError")
 
 
-def test_broker_and_run_end(start: Start) -> None:
-    """``broker`` and ``run`` end on Ctrl-C and SIGTERM with exit code 0, ``run`` having said ready."""
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_broker_and_run_end(start: Start, fivestage: Fivestage, kind: str) -> None:
+    """A round trip on a broker of its own; Ctrl-C and SIGTERM end both with exit code 0."""
     broker = start("broker", "--port", "0")
-    running: Running = start("run", "--bootstrap", broker.line(), ADMIN__PORT="0")
+    bootstrap = broker.line()
+    settings = {"EXECUTOR__KIND": kind, "ADMIN__PORT": "0", **GENEROUS}
+    running: Running = start("run", "--bootstrap", bootstrap, **settings)
     assert json.loads(running.line_with('"ready"'))["partitions"] == list(range(8))
+    fivestage("produce", "-", "--bootstrap", bootstrap, stdin=QUESTION)
+    shown = fivestage("watch", "--from-beginning", "--json", "--max", "1", "--bootstrap", bootstrap)
+    result = json.loads(shown.out)
+    assert (result["status"], result["answer"]) == ("success", 22)
     assert running.end(signal.SIGTERM) == 0
     assert broker.end(signal.SIGINT) == 0

@@ -1,317 +1,340 @@
-"""One suite for every executor: what the bus relies on."""
+"""One suite for every kind of executor: what the bus relies on.
+
+Limits are long here, so that the test alone decides what ends when; those of a service are in
+test_real_limits.py. What only one kind does is in the other files.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage import Orchestrator, Pipeline, Plan, Query
-from fivestage.core.events import Observer
-from fivestage.core.job import Job
-from fivestage.executors import Executor, InlineExecutor, ThreadExecutor
-from fivestage.executors.mailbox import SLICE_S, Mailbox
+from fivestage import Plan
 from fivestage_schemas import Outcome, StageType
+from support import contract_app
+from support.contract_app import ERRORS, GATE, MEETING, RESULTS
+from support.jobs import answer_of, node_run, running_stage, until
+from support.kinds import Place, alive, all_ready, in_this_process, processes_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from pathlib import Path
 
-    from fivestage import StageContext
+    from fivestage.core.job import Job
+    from fivestage.core.trail import StageRun
+    from fivestage.executors import Executor
+    from support.jobs import Bus
 
 pytestmark = pytest.mark.realtime
-PLAN = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=dict.fromkeys(StageType, 60_000.0))
+PLAN = Plan.of(
+    total_timeout_ms=60_000,
+    stage_timeouts_ms=dict.fromkeys(StageType, 60_000.0),
+    critical=StageType,
+)
+"""With this, waiting at all would cost a query its answer, as each stage may take the whole of its time."""
+STALL_S = 0.5
+"""Where a stall is wanted: longer than a busy machine keeps a thread from its processor."""
+STOP_S = 1.0
+STOP_AT_MOST_S = 10.0
+"""No machine is so busy that this would take as long; a wait without a limit does."""
+KINDS = ("inline", "thread", "process")
+HANGING = ("ignores", "blocks-def", "blocks")
+"""Nodes whose code runs on when their query has ended."""
 
 
-class Bus:
-    """An executor under test, and what it reported."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.finished: list[Job] = []
-        self.threads: set[int] = set()
-        self._more = asyncio.Event()
-
-    def on_finished(self, job: Job) -> None:
-        """The executor's callback."""
-        self.finished.append(job)
-        self.threads.add(threading.get_ident())
-        self._more.set()
-
-    async def wait(self, count: int) -> None:
-        """Wait for so many endings."""
-        async with asyncio.timeout(20):
-            while len(self.finished) < count:
-                self._more.clear()
-                await self._more.wait()
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Each kind."""
+    return Place(contract_app, request.param, tmp_path, monkeypatch)
 
 
-def thread_executor(orchestrator: Orchestrator) -> ThreadExecutor:
-    """A thread executor that nobody hurries."""
-    return ThreadExecutor(orchestrator, observer=Observer(), stall_s=60)
+beside_the_bus = pytest.mark.parametrize("place", ["thread", "process"], indirect=True)
+"""For code that blocks or ends its event loop, which is the bus's own in the executor ``inline``."""
 
 
-def job(node: str) -> Job:
-    """A job for one node, with limits that do not matter."""
-    now = asyncio.get_running_loop().time()
-    return Job(Query("q", node), PLAN, started_at=now, ends_at=now + 60)
+def names_left(executor: Executor) -> list[str]:
+    """Whose code runs on although its query has ended."""
+    return [left.name for left in executor.abandoned()]
 
 
-def pipeline(release: threading.Event, entered: threading.Event) -> Pipeline:
-    """Nodes that answer, wait, and refuse to be cancelled; *entered* is set where one waits."""
-    app = Pipeline(builtins=False)
-
-    @app.decision
-    async def decide(query: Query, _ctx: StageContext) -> str:
-        return query.user_input
-
-    @app.node("where")
-    async def where(_query: Query, _ctx: StageContext) -> int:
-        return threading.get_ident()
-
-    @app.node("where-sync")
-    def where_sync(_query: Query, _ctx: StageContext) -> int:
-        return threading.get_ident()
-
-    @app.node("blocks-sync")
-    def blocks_sync(_query: Query, _ctx: StageContext) -> bool:
-        entered.set()
-        return release.wait(20)
-
-    @app.node("waits")
-    async def waits(_query: Query, _ctx: StageContext) -> None:
-        entered.set()
-        await asyncio.sleep(60)
-
-    @app.node("deaf")
-    async def deaf(_query: Query, _ctx: StageContext) -> None:
-        entered.set()
-        while not release.is_set():
-            try:
-                await asyncio.sleep(0.01)
-            except asyncio.CancelledError:  # the point of this node
-                continue
-
-    return app
+def without_times(run: StageRun) -> tuple[Any, ...]:
+    """A run as the bus publishes it, but for its times."""
+    ended = run.spec, run.outcome, run.data_json, run.error, run.error_type
+    return *ended, run.node, run.attempt, run.probe, run.verdict, run.excused
 
 
-@pytest.fixture
-def release() -> threading.Event:
-    """Lets the deaf node go."""
-    return threading.Event()
+# Jobs that end by themselves
 
 
-@pytest.fixture
-def entered() -> threading.Event:
-    """Set when a node that waits has been entered."""
-    return threading.Event()
-
-
-@pytest.fixture(params=[InlineExecutor, thread_executor])
-async def bus(
-    request: pytest.FixtureRequest, release: threading.Event, entered: threading.Event
-) -> AsyncIterator[Bus]:
-    """A started executor of each kind."""
-    executor = request.param(Orchestrator(pipeline(release, entered), plan=PLAN))
-    bus = Bus(executor)
-    await executor.start(bus.on_finished)
-    yield bus
-    release.set()
-    await executor.stop(5.0)
-
-
-async def is_set(event: threading.Event) -> None:
-    """Wait for an event without blocking the loop."""
-    async with asyncio.timeout(20):
-        while not event.is_set():
-            await asyncio.sleep(0)
-
-
-async def test_jobs_come_back_with_their_trail(bus: Bus) -> None:
-    """A thousand jobs handed over in one burst come back once each, on the bus's thread, with five runs."""
-    jobs = [job("where") for _ in range(1000)]
-    for one in jobs:
-        bus.executor.submit(one)
-    await bus.wait(1000)
-    assert {id(one) for one in bus.finished} == {id(one) for one in jobs}
+async def test_every_job_comes_back_once(place: Place) -> None:
+    """Of a burst: on the bus's thread, with five runs in their times, and its own answer."""
+    async with place.running(PLAN) as bus:
+        jobs = [bus.submit(f"echo {number}") for number in range(300)]
+        await bus.ended(*jobs)
+    assert len(bus.finished) == len(jobs)
     assert bus.threads == {threading.get_ident()}
-    assert all([run.outcome for run in one.trail.runs] == [Outcome.SUCCESS] * 5 for one in jobs)
+    assert [answer_of(job) for job in jobs] == [b'"echo %d"' % number for number in range(300)]
+    for job in jobs:
+        starts = [run.started_at or 0.0 for run in job.trail.runs]
+        assert job.started_at <= starts[0]
+        assert starts == sorted(starts)
+        assert all(0 <= run.duration_s <= run.granted_s <= PLAN.total_s for run in job.trail.runs)
+    assert bus.executor.failure is None
+    assert bus.executor.unready is None
+    assert place.observer.reasons == []
 
 
-async def test_blocking_nodes_run_in_other_threads(bus: Bus) -> None:
-    """A ``def`` node never runs on the bus's thread."""
-    one = job("where-sync")
-    bus.executor.submit(one)
-    await bus.wait(1)
-    assert one.trail.answer_json != str(threading.get_ident()).encode()
+async def test_where_code_runs(place: Place) -> None:
+    """Only inline does an ``async def`` node share the bus's thread; a ``def`` node never does."""
+    async with place.running(PLAN) as bus:
+        on_loop, in_thread = await bus.ask("where"), await bus.ask("where-def")
+    (pid, loop), (same_pid, thread) = (eval_list(job) for job in (on_loop, in_thread))
+    assert pid == same_pid
+    assert in_this_process(pid) == (place.kind != "process")
+    if in_this_process(pid):
+        assert (loop == threading.get_ident()) == (place.kind == "inline")
+        assert thread != threading.get_ident()
+    assert loop != thread
 
 
-async def test_cancelled_jobs_do_not_come_back(bus: Bus, entered: threading.Event) -> None:
-    """A job that was ended by the bus stops and is not reported; the next one is."""
-    cancelled, after = job("waits"), job("where")
-    bus.executor.submit(cancelled)
-    await is_set(entered)
-    cancelled.end()
-    bus.executor.cancel(cancelled)
-    bus.executor.submit(after)
-    await bus.wait(1)
+def eval_list(job: Job) -> list[int]:
+    """The answer of a job that answers two numbers."""
+    return [int(word) for word in (answer_of(job) or b"").strip(b"[]").split(b",")]
+
+
+EXPECTED_ERRORS = {f"raises {name}": name for name in ERRORS} | {
+    f"raises-def {name}": name for name in ERRORS
+}
+EXPECTED_ERRORS |= {  # of what no coroutine may raise
+    "raises StopIteration": "RuntimeError",
+    "raises-def StopIteration": "RuntimeError",
+    "raises-def GeneratorExit": "RuntimeError",
+}
+EXPECTED_RESULTS: dict[str, bytes | str] = {
+    "nothing": b"null",
+    "object": "TypeError",
+    "bytes": "TypeError",
+    "generator": "TypeError",
+    "infinite": b"null",
+    "nan": b"null",
+    "half": "TypeError",
+    "circle": "TypeError",
+    "deep": "TypeError",
+    "set": b"[1]",
+    "decimal": b'"0.10"',
+    "keys": b'{"1":"one","null":"none"}',
+    "large": b"1180591620717411303424",
+}
+
+
+async def test_whatever_a_node_does_is_a_run(place: Place) -> None:
+    """What it raises, of every class, and what it returns, with JSON or without: each its own query's run."""
+    calls = EXPECTED_ERRORS | {f"returns {name}": found for name, found in EXPECTED_RESULTS.items()}
+    assert EXPECTED_RESULTS.keys() == RESULTS.keys()
+    async with place.running(PLAN) as bus:
+        jobs = {text: bus.submit(text) for text in calls}
+        await bus.ended(*jobs.values())
+        assert answer_of(await bus.ask("echo again")) == b'"echo again"'
+    found = {text: node_run(job).error_type or node_run(job).data_json for text, job in jobs.items()}
+    assert found == calls
+    for job in jobs.values():
+        outcome = Outcome.ERROR if node_run(job).error_type else Outcome.SUCCESS
+        assert [run.outcome for run in job.trail.runs[:3]] == [Outcome.SUCCESS, Outcome.SUCCESS, outcome]
+    assert place.observer.reasons == []
+
+
+@beside_the_bus
+async def test_a_trail_is_what_it_is_inline(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the hop to another thread nor that to another process changes a run, byte for byte."""
+    texts = ["echo häuser", "no-such-node", "raises ValueError", "raises-def SpeechlessError"]
+    texts += ["returns object", "returns set", "returns nothing", "where-to"]
+    inline = Place(contract_app, "inline", tmp_path, monkeypatch)
+    async with place.running(PLAN) as bus, inline.running(PLAN) as reference:
+        for text in texts:
+            found, expected = (await bus.ask(text)).trail, (await reference.ask(text)).trail
+            assert [without_times(run) for run in found.runs] == [without_times(run) for run in expected.runs]
+            assert (found.answer_json, found.confidence) == (expected.answer_json, expected.confidence)
+            assert [without_times(run) for run in found.superseded] == [
+                without_times(run) for run in expected.superseded
+            ]
+            assert [run.started_at is None for run in found.runs] == [
+                run.outcome is Outcome.SKIPPED for run in found.runs
+            ]
+
+
+@pytest.mark.fault(16)
+@beside_the_bus
+async def test_code_that_would_end_the_loop_does_not(place: Place) -> None:
+    """``loop.stop()``, and what a task raises: its own query's; the neighbour goes on."""
+    hows = {"stop": None, "SystemExit": "SystemExit", "KeyboardInterrupt": "KeyboardInterrupt"}
+    async with place.running(PLAN) as bus:
+        neighbour = bus.submit("meets")
+        await place.noted("meets")
+        culprits = [await bus.ask(f"ends-loop {how}") for how in hows]
+        (place.folder / MEETING).touch()
+        await bus.ended(neighbour)
+        after = await bus.ask("echo after")
+    assert [node_run(job).error_type for job in culprits] == list(hows.values())
+    assert (answer_of(neighbour), node_run(neighbour).attempt) == (b'"met"', 1)
+    assert answer_of(after) == b'"echo after"'
+    assert place.observer.reasons == []
+
+
+# Jobs that the bus ends
+
+
+async def test_a_job_that_ends_before_it_is_taken_runs_nothing(place: Place) -> None:
+    """It does not come back either; the next one does."""
+    async with place.running(PLAN) as bus:
+        ended = bus.submit("waits never")
+        bus.give_up(ended)
+        after = await bus.ask("echo after")
+        await until(lambda: not bus.executor.abandoned(), "nothing runs on")
+    assert (bus.finished, ended.trail.runs, place.notes()) == ([after], [], [])
+
+
+async def test_a_cancelled_job_cleans_up_and_does_not_come_back(place: Place) -> None:
+    """Nothing of it is left then; the trail says where it was."""
+    async with place.running(PLAN) as bus:
+        job = bus.submit("waits")
+        await place.noted("waits")
+        await bus.processing(job)
+        bus.give_up(job)
+        await place.noted("cleaned up")
+        after = await bus.ask("echo after")
+        await until(lambda: not bus.executor.abandoned(), "nothing runs on")
     assert bus.finished == [after]
-    assert cancelled.trail.running is not None
-    assert cancelled.trail.running.spec.stage_type is StageType.PROCESSING
+    assert [run.outcome for run in job.trail.runs] == [Outcome.SUCCESS] * 2
+    assert running_stage(job) is StageType.PROCESSING
 
 
-async def test_ended_jobs_are_not_started(bus: Bus) -> None:
-    """A job that ended while it waited to be handed over runs nothing."""
-    ended, after = job("where"), job("where")
-    ended.end()
-    bus.executor.submit(ended)
-    bus.executor.submit(after)
-    await bus.wait(1)
-    assert (ended.trail.runs, bus.finished) == ([], [after])
+@pytest.mark.fault(15, 17)
+async def test_code_that_runs_on_is_counted_until_it_ends(place: Place) -> None:
+    """By its node, whether it ignores its cancellation or blocks a thread; others are answered meanwhile."""
+    async with place.running(PLAN) as bus:
+        with place.gate(GATE).closed() as gate:
+            hanging = [bus.submit(node) for node in ("ignores", "blocks-def")]
+            for job in hanging:
+                await place.noted(job.query.user_input)
+                await bus.processing(job)
+                bus.give_up(job)
+            names = ["blocks-def", "ignores"]
+            await until(lambda: sorted(names_left(bus.executor)) == names, "both are counted")
+            after = await bus.ask("echo after")
+            assert sorted(names_left(bus.executor)) == names
+            gate.open()
+            await until(lambda: not bus.executor.abandoned(), "nothing runs on")
+        again = await bus.ask("echo again")
+    assert [job for job in bus.finished if job not in hanging] == [after, again]
+    assert len(bus.finished) == len(set(bus.finished))
+    assert answer_of(after) == b'"echo after"'
 
 
-async def test_deaf_jobs_are_counted_until_they_end(
-    bus: Bus, release: threading.Event, entered: threading.Event
-) -> None:
-    """A job that ignores its cancellation counts as abandoned, as long as it runs."""
-    deaf = job("deaf")
-    bus.executor.submit(deaf)
-    await is_set(entered)
-    deaf.end()
-    bus.executor.cancel(deaf)
-    async with asyncio.timeout(20):
-        while not (abandoned := bus.executor.abandoned()):  # looked at once: a busy loop is excused again
-            await asyncio.sleep(0)
-        assert [left.name for left in abandoned] == ["deaf"]
-        release.set()
-        while bus.executor.abandoned():
-            await asyncio.sleep(0.001)
-    assert [one is deaf for one in bus.finished] in ([], [True])
+@pytest.mark.fault(15)
+@beside_the_bus
+async def test_a_loop_that_is_blocked(place: Place) -> None:
+    """Its neighbours go on elsewhere, at the stage they were in; then its own query is answered.
+
+    The bus's loop turns all the while.
+    """
+    async with place.running(PLAN, stall_s=STALL_S) as bus:
+        with place.gate(GATE).closed() as gate:
+            neighbours = [bus.submit("naps") for _ in range(3)]
+            await place.noted("naps 1", 3)
+            culprit = bus.submit("blocks")
+            await place.noted("blocks")
+            await bus.ended(*neighbours)
+            after = await bus.ask("echo after")
+            assert culprit not in bus.finished
+            assert after.place is not culprit.place
+            assert (running_stage(culprit), culprit.culprit) == (StageType.PROCESSING, True)
+            gate.open()
+            await bus.ended(culprit)
+    assert [answer_of(job) for job in neighbours] == [b'"awake"'] * 3
+    assert all(node_run(job).attempt >= 2 for job in neighbours)
+    assert all([run.attempt for run in job.trail.runs[:2]] == [1, 1] for job in neighbours)
+    assert (answer_of(culprit), node_run(culprit).attempt) == (b'"came back"', 1)
+    assert "blocks" in place.observer.stalled
+    assert place.observer.reasons == []
 
 
-async def test_blocking_jobs_are_counted_until_their_threads_come_back(
-    bus: Bus, release: threading.Event, entered: threading.Event
-) -> None:
-    """A thread that blocks on after its job ended counts as abandoned, and as stuck when that lasts."""
-    blocking = job("blocks-sync")
-    bus.executor.submit(blocking)
-    await is_set(entered)
-    blocking.end()
-    bus.executor.cancel(blocking)
-    async with asyncio.timeout(20):
-        while [left.name for left in bus.executor.abandoned()] != ["blocks-sync"]:
-            await asyncio.sleep(0)
-        release.set()
-        while bus.executor.abandoned():
-            await asyncio.sleep(0.001)
+@pytest.mark.fault(15)
+@beside_the_bus
+async def test_a_job_that_ends_while_it_blocks_the_loop(place: Place) -> None:
+    """It is counted until its code returns; what that answers is too late, and the loop is used again."""
+    async with place.running(PLAN, stall_s=STALL_S) as bus:
+        with place.gate(GATE).closed() as gate:
+            culprit = bus.submit("blocks")
+            await place.noted("blocks")
+            await bus.processing(culprit)
+            bus.give_up(culprit)
+            await until(lambda: names_left(bus.executor) == ["blocks"], "it is counted")
+            gate.open()
+            await until(lambda: not bus.executor.abandoned(), "nothing runs on")
+        after = await bus.ask("echo after")
+    assert answer_of(after) == b'"echo after"'
+    assert [job for job in bus.finished if job is not culprit] == [after]
+    assert place.observer.reasons == []
 
 
-async def test_stop_leaves_deaf_jobs_behind(bus: Bus, entered: threading.Event) -> None:
-    """Stopping is bounded although a job does not stop, and reports nothing more."""
-    bus.executor.submit(job("deaf"))
-    await is_set(entered)
-    async with asyncio.timeout(20):
-        await bus.executor.stop(0.05)
-    assert bus.finished == []
+# The end
 
 
-async def test_jobs_cut_by_the_stop_do_not_come_back(bus: Bus, entered: threading.Event) -> None:
-    """A job that stopping cancels is no answer: it is not reported, and what it was doing is no error."""
-    cut = job("waits")
-    bus.executor.submit(cut)
-    await is_set(entered)
-    await bus.executor.stop(5.0)
-    await asyncio.sleep(0)
-    assert bus.finished == []
+async def test_jobs_cut_by_the_stop_clean_up_and_do_not_come_back(place: Place) -> None:
+    """What the stop cancels is no answer; tasks that nodes left behind do not keep it."""
+    async with place.running(PLAN) as bus:
+        cut, leaving = bus.submit("waits"), await bus.ask("leaves-tasks")
+        await place.noted("waits")
+        await bus.processing(cut)
+        pids = processes_of(bus.executor)
+        assert await stopped_after(bus, STOP_AT_MOST_S) < STOP_AT_MOST_S
+        await asyncio.sleep(0)
+    assert (bus.finished, place.notes("cleaned")) == ([leaving], ["cleaned up"])
     assert [run.outcome for run in cut.trail.runs] == [Outcome.SUCCESS] * 2
+    assert not any(map(alive, pids))
 
 
-async def test_thread_executor_keeps_the_bus_loop_free() -> None:
-    """A node that blocks its event loop does not block the bus loop, which turns many times meanwhile."""
-    release = threading.Event()
-    app = Pipeline(builtins=False)
-    app.decision(_always("block"))
-
-    @app.node("block")
-    async def block(_query: Query, _ctx: StageContext) -> bool:
-        return release.wait(20)
-
-    executor = thread_executor(Orchestrator(app, plan=PLAN))
-    bus = Bus(executor)
-    await executor.start(bus.on_finished)
-    one = job("block")
-    executor.submit(one)
-    async with asyncio.timeout(20):
-        while one.trail.running is None or one.trail.running.spec.stage_type is not StageType.PROCESSING:
-            await asyncio.sleep(0)
-        for _ in range(1000):
-            await asyncio.sleep(0)
-    assert bus.finished == []
-    release.set()
-    await bus.wait(1)
-    await executor.stop(5.0)
+async def stopped_after(bus: Bus, limit_s: float) -> float:
+    """Stop; the seconds that took."""
+    began_at = time.monotonic()
+    async with asyncio.timeout(3 * STOP_AT_MOST_S):
+        await bus.stop(limit_s)
+    return time.monotonic() - began_at
 
 
-def _always(name: str) -> Any:
-    async def decide(_query: Query, _ctx: StageContext) -> str:
-        return name
-
-    return decide
-
-
-async def test_mail_is_taken_out_by_slices() -> None:
-    """Where handling a message takes long, the loop has its other callbacks between two messages."""
-    loop, order = asyncio.get_running_loop(), []
-
-    def slow(_: Job) -> None:
-        order.append("message")
-        end = time.monotonic() + 2 * SLICE_S
-        while time.monotonic() <= end:  # takes longer than a slice, whatever the machine
-            pass
-
-    def tick() -> None:
-        order.append("tick")
-        if order.count("message") < 5:
-            loop.call_soon(tick)
-
-    mailbox = Mailbox(loop)
-    for _ in range(5):
-        mailbox.put(slow, job("where"))
-    loop.call_soon(tick)
-    while order.count("message") < 5:
-        await asyncio.sleep(0)
-    assert [pair for pair in pairwise(order) if pair == ("message", "message")] == []
+@pytest.mark.fault(15, 17)
+@pytest.mark.parametrize(
+    ("place", "node"),
+    [(kind, node) for kind in KINDS for node in HANGING if (kind, node) != ("inline", "blocks")],
+    indirect=["place"],
+)
+async def test_the_stop_leaves_behind_what_hangs(place: Place, node: str) -> None:
+    """In its time; what comes back later is too late, and another executor starts after it."""
+    with place.gate(GATE).closed() as gate:
+        async with place.running(PLAN) as bus:
+            hanging = bus.submit(node)
+            await place.noted(node)
+            await bus.processing(hanging)
+            pids = processes_of(bus.executor)
+            assert await stopped_after(bus, STOP_S) < STOP_AT_MOST_S
+            assert not any(map(alive, pids))
+        async with place.running(PLAN) as other:
+            assert answer_of(await other.ask("echo after")) == b'"echo after"'
+            gate.open()
+            await other.ask("echo again")
+        assert hanging.ended
+    assert bus.finished in ([], [hanging])
 
 
-async def test_a_message_that_raises_holds_up_no_other() -> None:
-    """What was put behind it is handled all the same, in a later turn."""
-    loop, got = asyncio.get_running_loop(), list[int]()
-    loop.set_exception_handler(lambda *_: None)
-    mailbox = Mailbox(loop)
-    mailbox.put(got.remove, 7)
-    for number in range(2):
-        mailbox.put(got.append, number)
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert got == [0, 1]
-
-
-async def test_a_turn_of_the_sender_wakes_the_other_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the turn's end, with all that was put in it; the next turn wakes it again."""
-    other, here = asyncio.new_event_loop(), asyncio.get_running_loop()
-    woken: list[Any] = []
-    monkeypatch.setattr(other, "call_soon_threadsafe", woken.append)
-    mailbox = Mailbox(other, sender=here)
-    got: list[int] = []
-    for turn in (1, 2):
-        for number in range(3):
-            mailbox.put(got.append, number)
-        assert len(woken) == turn - 1
-        await asyncio.sleep(0)
-        assert len(woken) == turn
-        woken[-1]()
-    other.close()
-    assert got == [0, 1, 2] * 2
+async def test_an_executor_that_has_not_started(place: Place) -> None:
+    """It says so, and has nothing that runs on."""
+    executor = place.executor(PLAN)
+    with pytest.raises(RuntimeError, match="has not been started"):
+        executor.submit(None)  # type: ignore[arg-type]
+    await all_ready(executor)
+    assert executor.abandoned() == []

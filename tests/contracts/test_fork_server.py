@@ -23,33 +23,17 @@ from fivestage.executors.port import TICK_S
 from fivestage.executors.supply import Patience
 from fivestage.executors.trouble import LOG_EVERY_S, MAX_PAUSE_S, Trouble
 from support import fork_app, process_app
+from support.jobs import until
+from support.kinds import alive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from fivestage.executors.link import Link
     from fivestage.executors.nursery import Nursery
     from fivestage.executors.process import ProcessExecutor
 
 pytestmark = pytest.mark.realtime
-LIMIT_S = 30.0
-"""For whatever happens at all; nothing is measured by it."""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def children(pid: int) -> set[int]:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from fivestage import Orchestrator, Plan
-from fivestage.executors import ThreadExecutor
+from fivestage import Plan
 from fivestage.executors.fleet import Fleet
-from fivestage.executors.process import ProcessExecutor
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage_schemas import StageType
-from support import ordinary_app, process_app
-from support.files import Gate, notes
-from support.jobs import Bus, Replacements, answer_of, node_run, started, until
+from support import kinds, ordinary_app, process_app
+from support.files import Gate
+from support.jobs import Bus, answer_of, node_run, until
+from support.kinds import LONG_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -28,65 +27,36 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
 
 pytestmark = pytest.mark.realtime
-LONG_S = 120.0
 STAGE_S = 30.0
 PLAN = Plan.of(total_timeout_ms=LONG_S * 1000, stage_timeouts_ms=dict.fromkeys(StageType, STAGE_S * 1000))
 """So long that the test alone decides what ends when, and that no query moves away from a stalled loop."""
 HURRIED = process_app.PLAN
 """With this, waiting at all would cost a query its answer, as its stages may take the whole of its time."""
-SOON_S = 0.03
-"""The default of executor.stall_ms. Only where a stall is wanted: a busy machine makes loops look stalled."""
-THREADS = 16
+SOON_S = 0.3
+"""Where a stall is wanted; with less a busy machine makes loops look stalled that are not."""
+STALLS = 3
 SLOW = ordinary_app.SLOW
 
 
-class Place:
-    """An executor of one kind that runs the app, and the files that the app and the test share."""
+class Place(kinds.Place):
+    """The app in an executor of one kind."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.kind = kind
-        self.folder = folder
-        self.observer = Replacements()
-        self.gate = Gate(folder, SLOW)
-
-    def executor(self, stall_s: float = LONG_S) -> ThreadExecutor | ProcessExecutor:
-        """With the settings' defaults, but for what a busy machine may take for a stall."""
-        if self.kind == "thread":
-            orchestrator = Orchestrator(ordinary_app.make(self.folder), plan=PLAN, threads=THREADS)
-            return ThreadExecutor(orchestrator, observer=self.observer, stall_s=stall_s)
-        return ProcessExecutor(
-            "support.ordinary_app:app",
-            PLAN,
-            workers=1,
-            threads=THREADS,
-            observer=self.observer,
-            stall_s=stall_s,
-            max_data_bytes=1_000_000,
-        )
+    def __init__(self, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(ordinary_app, kind, folder, monkeypatch)
+        self.slow = self.gate(SLOW)
 
     @contextlib.asynccontextmanager
-    async def running(self, stall_s: float = LONG_S, plan: Plan = PLAN) -> AsyncIterator[Bus]:
+    async def serving(self, stall_s: float = LONG_S, plan: Plan = PLAN) -> AsyncIterator[Bus]:
         """The executor with its bus; no worker may have been replaced meanwhile."""
-        bus = Bus(fleet := self.executor(stall_s), plan)
-        async with started(bus):
-            await until(lambda: all(worker.ready for worker in fleet.workers))  # the first has the queries
+        async with self.running(plan, stall_s=stall_s) as bus:
             yield bus
             assert self.observer.reasons == []
-
-    def notes(self, start: str = "") -> list[str]:
-        """What nodes have noted, as far as it starts so."""
-        return [line for line in notes(self.folder) if line.startswith(start)]
-
-    async def noted(self, line: str) -> None:
-        """Wait for a note."""
-        await until(lambda: line in notes(self.folder))
 
 
 @pytest.fixture(params=["thread", "process"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Each kind of executor."""
-    monkeypatch.setenv(ordinary_app.VARIABLE, str(tmp_path))
-    return Place(request.param, tmp_path)
+    return Place(request.param, tmp_path, monkeypatch)
 
 
 def names_left(bus: Bus | MemoryBus) -> list[str]:
@@ -113,8 +83,8 @@ def rows_of(name: str) -> bytes:
 
 async def test_rows_go_to_the_caller_that_asked_for_them(place: Place) -> None:
     """A reply that comes after its query's end is not what the next caller of the connection reads."""
-    async with place.running() as bus:
-        with place.gate.closed() as gate:
+    async with place.serving() as bus:
+        with place.slow.closed() as gate:
             late = bus.submit(f"rows {SLOW}")
             await place.noted(f"asked for {SLOW}")
             bus.give_up(late)
@@ -130,8 +100,8 @@ async def test_rows_go_to_the_caller_that_asked_for_them(place: Place) -> None:
 
 async def test_a_connection_that_is_closed_when_its_query_is_cancelled(place: Place) -> None:
     """The next callers get one of their own, and their own rows, before the late reply and after it."""
-    async with place.running() as bus:
-        with place.gate.closed() as gate:
+    async with place.serving() as bus:
+        with place.slow.closed() as gate:
             late = bus.submit(f"async-rows {SLOW}")
             await place.noted(f"asked for {SLOW}")
             bus.give_up(late)
@@ -163,8 +133,8 @@ def library(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 async def test_a_lazy_import_that_takes_longer_than_the_limit(place: Place, library: str) -> None:
     """Of 12 queries at once: those are late, none of their threads stays, and the next is answered."""
-    async with place.running() as bus:
-        with place.gate.closed() as gate:
+    async with place.serving() as bus:
+        with place.slow.closed() as gate:
             jobs = [bus.submit(f"imports {library}") for _ in range(12)]
             await until(lambda: place.notes("wants it") == ["wants it"] * 12)
             await place.noted("imports")
@@ -179,8 +149,8 @@ async def test_a_lazy_import_that_takes_longer_than_the_limit(place: Place, libr
 
 async def test_a_log_handler_that_is_slow(place: Place) -> None:
     """Queries that end while they wait for it, or in it, leave no lock of logging behind."""
-    async with place.running() as bus:
-        with place.gate.closed() as gate:
+    async with place.serving() as bus:
+        with place.slow.closed() as gate:
             late = [bus.submit(f"logs {SLOW}")]
             await place.noted(f"logs {SLOW}")
             late += [bus.submit("logs waits") for _ in range(3)]
@@ -198,8 +168,8 @@ async def test_a_log_handler_that_is_slow(place: Place) -> None:
 
 async def test_to_thread_is_counted(place: Place) -> None:
     """By its node, while it runs on; other calls work meanwhile, so does looking names up."""
-    async with place.running() as bus:
-        with place.gate.closed() as gate:
+    async with place.serving() as bus:
+        with place.slow.closed() as gate:
             late = bus.submit(f"to-thread {SLOW}")
             await place.noted(f"calls {SLOW}")
             bus.give_up(late)
@@ -214,7 +184,7 @@ async def test_to_thread_is_counted(place: Place) -> None:
 async def stall(place: Place, bus: Bus, neighbour: Job) -> Job:
     """Block the loop of a neighbour until that is noticed; returns the job that did."""
     before = len(place.observer.stalled)
-    with place.gate.closed() as gate:
+    with place.slow.closed() as gate:
         job = bus.submit("blocks")
         assert job.place is neighbour.place
         await until(lambda: place.observer.stalled[before:])
@@ -226,27 +196,27 @@ async def stall(place: Place, bus: Bus, neighbour: Job) -> Job:
 
 @pytest.mark.parametrize("node", ["waits", "pays"])
 async def test_code_that_waits_beside_code_that_blocks(place: Place, node: str) -> None:
-    """Five times its loop is blocked; it is answered all the same, in its first attempt, having run once."""
-    async with place.running(SOON_S) as bus:
+    """Its loop is blocked again and again; its query is answered all the same, having run once."""
+    async with place.serving(SOON_S) as bus:
         with Gate(place.folder, "enough").closed() as enough:
             job = bus.submit(f"{node} enough")
             await place.noted(node)
-            blocked = [await stall(place, bus, job) for _ in range(5)]
+            blocked = [await stall(place, bus, job) for _ in range(STALLS)]
             assert job not in bus.finished
             enough.open()
             (place.folder / "enough").touch()
             await bus.ended(job)
-    assert [answer_of(one) for one in blocked] == [b'"turns again"'] * 5
+    assert [answer_of(one) for one in blocked] == [b'"turns again"'] * STALLS
     assert answer_of(job) == (b'"paid"' if node == "pays" else b'"waited"')
     assert node_run(job).attempt == 1
     assert place.notes() == [node] + ["has paid"] * (node == "pays")
 
 
-async def test_a_call_in_a_thread_goes_on_when_its_query_moves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["thread"], indirect=True)
+async def test_a_call_in_a_thread_goes_on_when_its_query_moves(place: Place, tmp_path: Path) -> None:
     """To the loop of a spare, which waits for the call that is under way: it runs once."""
-    place = Place("thread", tmp_path)
-    async with place.running(SOON_S, HURRIED) as bus:
-        with Gate(tmp_path, "enough").closed() as enough, place.gate.closed() as gate:
+    async with place.serving(SOON_S, HURRIED) as bus:
+        with Gate(tmp_path, "enough").closed() as enough, place.slow.closed() as gate:
             job = bus.submit("pays enough")
             await place.noted("pays")
             before, culprit = job.place, bus.submit("blocks")
@@ -262,8 +232,8 @@ async def test_a_call_in_a_thread_goes_on_when_its_query_moves(tmp_path: Path) -
 
 async def test_a_client_that_is_made_on_first_use(place: Place) -> None:
     """It blocks each loop that makes one; queries caught behind it are answered there, having run once."""
-    async with place.running(SOON_S) as bus:
-        with place.gate.closed() as gate:
+    async with place.serving(SOON_S) as bus:
+        with place.slow.closed() as gate:
             caught = [bus.submit(f"uses-client {number}") for number in range(6)]
             await until(lambda: place.observer.stalled)
             later = [bus.submit(f"uses-client {number}") for number in range(6, 12)]
@@ -278,7 +248,7 @@ async def test_a_client_that_is_made_on_first_use(place: Place) -> None:
 @pytest.mark.parametrize("end", ["deadline", "stop"])
 async def test_a_cancelled_node_finishes_its_clean_up(place: Place, end: str) -> None:
     """It takes some turns of the loop, at the end of its query as at the executor's."""
-    async with place.running() as bus:
+    async with place.serving() as bus:
         job = bus.submit("cleans-up")
         await place.noted("waits")
         if end == "deadline":
@@ -293,8 +263,8 @@ async def test_a_node_whose_database_was_slow_for_a_moment(place: Place) -> None
     limits = {"total_timeout_ms": LONG_S * 1000, "stage_timeouts_ms": {"processing": STAGE_S * 1000}}
     settings = Settings.model_validate({"pipeline": limits})
     app = ordinary_app.make(place.folder)
-    async with MemoryBus(app, settings=settings, executor=place.executor()) as bus:
-        with place.gate.closed() as gate:
+    async with MemoryBus(app, settings=settings, executor=place.executor(PLAN)) as bus:
+        with place.slow.closed() as gate:
             slow = (bus.ask(f"database {SLOW}", query_id=f"slow-{n}", budget_ms=2000) for n in range(5))
             assert {result.status for result in await asyncio.gather(*slow)} == {"timeout"}
             await until(lambda: names_left(bus) == ["database"] * 5)
@@ -319,8 +289,8 @@ async def test_a_stall_is_logged(place: Place, node: str) -> None:
     """With the node and stage, where there is one, how long, the line that blocks, and the setting."""
     stall_s = 0.5  # a process is asked for the line once half of this is over, and needs CPU to answer
     with capture_logs() as logs:
-        async with place.running(stall_s) as bus:
-            with place.gate.closed() as gate:
+        async with place.serving(stall_s) as bus:
+            with place.slow.closed() as gate:
                 job = bus.submit(node)
                 beside = bus.submit("database quick")  # a loop without queries is not looked at
                 await until(lambda: [line for line in logs if line["event"] == "event loop blocked"])
@@ -336,8 +306,8 @@ async def test_a_stall_is_logged(place: Place, node: str) -> None:
 
 async def test_what_blocks_a_loop_for_ever_is_counted(place: Place) -> None:
     """By its line, where it belongs to no query that runs; the loop is used again when it turns."""
-    async with place.running(SOON_S) as bus:
-        with place.gate.closed() as gate:
+    async with place.serving(SOON_S) as bus:
+        with place.slow.closed() as gate:
             caught = [bus.submit(text) for text in ("leaves", "database caught")]
             await until(lambda: len(names_left(bus)) == 1)
             assert names_left(bus)[0].endswith((" _block", "a background task"))

@@ -14,21 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage import ConfigurationError, InvalidAppError, Orchestrator
+from fivestage import ConfigurationError, InvalidAppError
 from fivestage.core.advice import Advice, NodeAdvice
 from fivestage.core.breaker import BreakerState
-from fivestage.core.events import Observer
 from fivestage.executors.process_worker import ProcessWorker
 from fivestage.executors.supply import Patience
-from fivestage.executors.thread import ThreadExecutor
 from fivestage_schemas import Outcome, StageType
 from support import process_app
 from support.jobs import LIMIT_S, Bus, Replacements, answer_of, node_run, running_stage, started, until
+from support.kinds import alive, all_ready
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from fivestage.core.trail import StageRun
     from fivestage.executors.process import ProcessExecutor
 
 pytestmark = pytest.mark.realtime
@@ -47,7 +45,7 @@ class ProcessBus(Bus):
     async def start(self) -> None:
         """Start, and wait for the spare too: which worker gets the queries is then known."""
         await super().start()
-        await until(lambda: all(worker.ready for worker in self.executor.workers))
+        await all_ready(self.executor)
 
     @property
     def zygote(self) -> int:
@@ -73,37 +71,6 @@ async def bus() -> AsyncIterator[ProcessBus]:
         yield bus
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def told(run: StageRun) -> tuple[Any, ...]:
-    """A run without its times."""
-    ended = run.spec, run.outcome, run.data_json, run.error, run.error_type
-    return *ended, run.node, run.attempt, run.probe, run.verdict, run.excused
-
-
-@pytest.mark.parametrize("text", ["echo häuser", "fails", "unanswerable", "garbage", "no-such-node"])
-async def test_the_trail_is_that_of_the_thread_executor(bus: ProcessBus, text: str) -> None:
-    """Five stages, their data byte for byte, answer and confidence: the hop changes nothing."""
-    threads = Bus(
-        ThreadExecutor(Orchestrator(process_app.app, plan=PLAN), observer=Observer(), stall_s=5.0), PLAN
-    )
-    async with started(threads):
-        expected, job = (await threads.ask(text)).trail, (await bus.ask(text)).trail
-    assert [told(run) for run in job.runs] == [told(run) for run in expected.runs]
-    assert [told(run) for run in job.superseded] == [told(run) for run in expected.superseded]
-    assert (job.answer_json, job.confidence) == (expected.answer_json, expected.confidence)
-    for run in job.runs:
-        assert (run.started_at is None) == (run.outcome is Outcome.SKIPPED)
-        assert run.duration_s <= run.granted_s or run.outcome is Outcome.SKIPPED
-
-
 async def test_what_a_node_raises_is_logged_by_its_process(capfd: pytest.CaptureFixture[str]) -> None:
     """With where and whose; its text only where the settings of the bus's process say so."""
     for more in ((), ("show_text",)):
@@ -119,73 +86,54 @@ async def test_what_a_node_raises_is_logged_by_its_process(capfd: pytest.Capture
         assert line.get("error") == ("\\udc80 is no text" if more else None)
 
 
-async def test_many_queries_share_the_workers() -> None:
-    """Each is answered once, with its own answer."""
+async def test_queries_are_shared_among_the_workers() -> None:
+    """Each has as many."""
     bus = ProcessBus(workers=2)
     async with started(bus):
-        jobs = [bus.submit(f"echo {number}") for number in range(300)]
-        pids = [bus.submit("pid") for _ in range(2)]
-        await bus.ended(*jobs, *pids)
-    assert [answer_of(job) for job in jobs] == [b'"echo %d"' % number for number in range(300)]
-    assert len({answer_of(job) for job in pids}) == 2
-    assert len(bus.finished) == len(set(bus.finished)) == 302
+        jobs = [bus.submit("pid") for _ in range(100)]
+        await bus.ended(*jobs)
+        workers = bus.executor.workers[:2]
+        assert [sum(job.place is worker for job in jobs) for worker in workers] == [50, 50]
+    assert len({answer_of(job) for job in jobs}) == 2
     assert bus.observer.reasons == []
 
 
-async def test_a_cancelled_query_leaves_nothing(bus: ProcessBus) -> None:
-    """Its task ends, and nothing is reported for it."""
-    job = bus.submit("naps")
-    await bus.processing(job)
-    bus.give_up(job)
-    assert [left.name for left in bus.worker.roster.left.values()] == ["naps"]
-    await until(lambda: not bus.worker.roster.left)
-    assert (bus.finished, bus.executor.abandoned()) == ([], [])
-    assert running_stage(job) is StageType.PROCESSING
-
-
-@pytest.mark.parametrize("node", ["blocks", "holds"])
-async def test_code_that_does_not_give_control_back(node: str) -> None:
+async def test_code_that_keeps_the_interpreter_lock() -> None:
     """Its neighbours go on elsewhere; some time after its end its process is killed, lock or no lock."""
     bus = ProcessBus(stall_s=1.0)
     async with started(bus):
-        await blocked(bus, node)
+        neighbours = [bus.submit("naps") for _ in range(3)]
+        for job in neighbours:
+            await bus.processing(job)
+        pid, culprit = await bus.worker_pid(), bus.submit("holds")
+        await bus.ended(*neighbours)
+        assert all(node_run(job).attempt >= 2 for job in neighbours)
+        assert (bus.observer.reasons, alive(pid)) == ([], True)
+        assert culprit not in bus.finished
+        assert running_stage(culprit) is StageType.PROCESSING
+        bus.give_up(culprit)
+        await until(lambda: not alive(pid), "its process has ended")
+        await until(lambda: not bus.executor.abandoned(), "nothing runs on")
+        assert bus.observer.reasons == ["code of ended queries runs on"]
+        assert answer_of(await bus.ask("pid")) != b"%d" % pid
 
 
-async def blocked(bus: ProcessBus, node: str) -> None:
-    """A node blocks beside others."""
-    neighbours = [bus.submit("naps") for _ in range(3)]
-    for job in neighbours:
-        await bus.processing(job)
-    pid, culprit = await bus.worker_pid(), bus.submit(node)
-    await bus.ended(*neighbours)
-    assert [node_run(job).attempt for job in neighbours] == [2, 2, 2]
-    assert (bus.observer.stalled, bus.observer.reasons) == ([node], [])
-    assert alive(pid)
-    assert culprit not in bus.finished
-    assert running_stage(culprit) is StageType.PROCESSING
-    assert culprit.trail.running is not None
-    assert culprit.trail.running.node == node
-    bus.give_up(culprit)
-    await until(lambda: not alive(pid))
-    await until(lambda: not bus.executor.abandoned())
-    assert bus.observer.reasons == ["code of ended queries runs on"]
-    assert answer_of(await bus.ask("pid")) != b"%d" % pid
-
-
-@pytest.mark.parametrize("node", ["exits", "crashes", "closes", "scribbles", "leaves-a-fork"])
-async def test_code_that_ends_its_process(bus: ProcessBus, node: str) -> None:
+async def test_code_that_ends_its_process(bus: ProcessBus) -> None:
     """Only its own query fails; its neighbours go on elsewhere."""
-    neighbours = [bus.submit("naps") for _ in range(3)]
-    for job in neighbours:
-        await bus.processing(job)
-    culprit = await bus.ask(node)
-    await bus.ended(*neighbours)
-    assert [answer_of(job) for job in neighbours] == [b'"awake"'] * 3
-    run = node_run(culprit)
-    assert (run.outcome, run.error_type, run.node) == (Outcome.ERROR, "worker_died", node)
-    assert len(culprit.trail.runs) == 3
-    assert bus.observer.reasons == ["its process has ended"]
-    assert answer_of(await bus.ask("echo again")) == b'"echo again"'
+    nodes = ("exits", "crashes", "closes", "scribbles", "leaves-a-fork")
+    for number, node in enumerate(nodes, 1):
+        neighbours = [bus.submit("naps") for _ in range(3)]
+        for job in neighbours:
+            await bus.processing(job)
+        culprit = await bus.ask(node)
+        await bus.ended(*neighbours)
+        assert [answer_of(job) for job in neighbours] == [b'"awake"'] * 3
+        run = node_run(culprit)
+        assert (run.outcome, run.error_type, run.node) == (Outcome.ERROR, "worker_died", node)
+        assert len(culprit.trail.runs) == 3
+        assert bus.observer.reasons == ["its process has ended"] * number
+        assert answer_of(await bus.ask("echo again")) == b'"echo again"'
+        await all_ready(bus.executor)
 
 
 async def test_a_worker_that_is_killed(bus: ProcessBus) -> None:
@@ -237,24 +185,19 @@ async def test_a_node_that_forks(bus: ProcessBus) -> None:
     assert bus.observer.reasons == []
 
 
-async def test_what_is_too_large_does_not_cross() -> None:
-    """The stage succeeds without its data, and the encoder refuses the answer for its size."""
-    bus = ProcessBus(stall_s=10.0)
-    async with started(bus):
-        job = await bus.ask("large 50000000")
+async def test_large_data(bus: ProcessBus) -> None:
+    """More than the sockets hold crosses, both ways.
+
+    What is too large does not: the stage succeeds without its data, and the encoder refuses the answer.
+    """
+    text = "echo " + "x" * 450_000
+    assert answer_of(await bus.ask(text)) == b'"%s"' % text.encode()
+    job = await bus.ask("large 50000000")
     run = node_run(job)
     assert (run.outcome, run.data_json, run.error_type) == (Outcome.SUCCESS, None, "result_too_large")
     assert job.trail.answer_json is not None
     assert len(job.trail.answer_json) > 1_000_000
     assert len(job.trail.runs) == 5
-
-
-async def test_large_data_crosses() -> None:
-    """More than the sockets hold, both ways."""
-    bus = ProcessBus(stall_s=10.0)
-    async with started(bus):
-        text = "echo " + "x" * 450_000
-        assert answer_of(await bus.ask(text)) == b'"%s"' % text.encode()
 
 
 def half_open() -> Advice:

@@ -16,15 +16,14 @@ from fivestage.executors import ThreadExecutor
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage_schemas import StageType
+from support.jobs import LIMIT_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from fivestage import Query, StageContext
 
 pytestmark = pytest.mark.realtime
-LIMIT_S = 30.0
-"""Ends a test that hangs; nothing is measured by it."""
 
 
 class Client:
@@ -96,17 +95,10 @@ class Shop:
         limits = {"total_timeout_ms": limit_ms, "stage_timeouts_ms": dict.fromkeys(StageType, limit_ms)}
         settings = Settings.model_validate({"pipeline": limits})
         orchestrator = Orchestrator(self.app, start_timeout_ms=start_timeout_ms)
-        executor = ThreadExecutor(orchestrator, observer=Observer(), stall_s=0.03, spares=spares)
+        executor = ThreadExecutor(orchestrator, observer=Observer(), stall_s=0.3, spares=spares)
         async with MemoryBus(self.app, settings=settings, executor=executor) as bus:
             yield bus
             self.go.set()
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait for what another thread brings about."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_resources_are_open_before_the_first_query() -> None:
@@ -123,9 +115,9 @@ async def test_a_spare_has_opened_its_own() -> None:
     """While a node blocks the first loop, queries use the spare's client; nothing opens for them."""
     shop = Shop()
     async with shop.running(spares=1) as bus:
-        await eventually(lambda: len(shop.clients) == 2)
+        await until(lambda: len(shop.clients) == 2)
         bus.put(orjson.dumps({"query_id": "culprit", "user_input": "blocks"}))
-        await eventually(lambda: "stalled=1" in repr(bus.executor))
+        await until(lambda: "stalled=1" in repr(bus.executor))
         assert (await bus.ask("uses")).answer == [1, "model"]
         assert shop.log.count("open model") == 1
     assert [client.closed for client in shop.clients[:2]] == [True, True]
@@ -136,10 +128,8 @@ async def test_a_resource_is_closed_after_the_last_query() -> None:
     shop = Shop()
     async with shop.running() as bus:
         bus.put(orjson.dumps({"query_id": "cut", "user_input": "waits"}))
-        await eventually(lambda: bus.dispatcher.running and bus.inner.running.jobs)
-        await eventually(
-            lambda: [job.trail.running for job in bus.inner.running.jobs.values() if job.trail.runs]
-        )
+        await until(lambda: bus.dispatcher.running and bus.inner.running.jobs)
+        await until(lambda: [job.trail.running for job in bus.inner.running.jobs.values() if job.trail.runs])
         await bus.executor.stop(10.0)
     assert shop.log == ["open model", "open client", "last use: False", "close client", "close model"]
 
@@ -150,14 +140,14 @@ async def test_queries_wait_for_a_worker_that_opens_its_resources() -> None:
     async with shop.running() as bus:
         shop.may_open.clear()
         bus.put(orjson.dumps({"query_id": "culprit", "user_input": "blocks"}))
-        await eventually(lambda: "stalled=1" in repr(bus.executor))
+        await until(lambda: "stalled=1" in repr(bus.executor))
         bus.put(orjson.dumps({"query_id": "waits", "user_input": "uses"}))
-        await eventually(lambda: len(bus.inner.running.jobs) == 2)
+        await until(lambda: len(bus.inner.running.jobs) == 2)
         assert bus.executor.unready is None  # the blocked one may come back
         shop.may_open.set()
-        async with asyncio.timeout(LIMIT_S):
-            while (found := bus.result("waits")) is None:
-                await asyncio.sleep(0.001)
+        await until(lambda: bus.result("waits"), "the query is answered")
+        found = bus.result("waits")
+        assert found is not None
     assert found.answer == [1, "model"]
 
 

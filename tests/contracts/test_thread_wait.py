@@ -10,45 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage import Orchestrator
 from fivestage.core.breaker import BreakerPolicy
 from fivestage.core.node_policy import NodePolicy
-from fivestage.executors import InlineExecutor, ThreadExecutor
-from fivestage.executors.fleet import Fleet
-from fivestage.executors.process import ProcessExecutor
+from fivestage.core.records import Output
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage.threads import MAX_REPLACED
 from fivestage_schemas import PipelineStatus, StageType, TimeoutReason
-from shell.samples import KEY, ends, finish, query, stage, statuses, timeouts
-from support import busy_app
-from support.files import Gate, notes
-from support.jobs import Replacements, until
+from shell.samples import KEY, ends, query, stage, statuses, timeouts
+from support import busy_app, kinds
+from support.jobs import until
+from support.kinds import LONG_S, all_ready
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from fivestage import Pipeline
-    from fivestage.executors import Executor
     from fivestage_schemas import PipelineResult
 
 pytestmark = pytest.mark.realtime
 LONG_MS = 60_000
-LONG_S = 120.0
-"""After which a loop counts as stalled, where none is wanted: a busy machine makes loops look so."""
-SOON_S = 0.03
+SOON_S = 0.3
+"""Where a stall is wanted; with less a busy machine makes loops look stalled that are not."""
 
 
-class Place:
-    """Executors of one kind, and the files that the app and the test share."""
+class Place(kinds.Place):
+    """The app in an executor of one kind, under a bus."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.kind = kind
-        self.folder = folder
-        self.app: Pipeline = busy_app.make(folder)
-        self.observer = Replacements()
-        self.hold, self.loop = Gate(folder, busy_app.HOLD), Gate(folder, busy_app.LOOP)
+    def __init__(self, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(busy_app, kind, folder, monkeypatch)
+        self.hold, self.loop = self.gate(busy_app.HOLD), self.gate(busy_app.LOOP)
 
     @contextlib.asynccontextmanager
     async def bus(
@@ -65,39 +56,17 @@ class Place:
         if stall_s < LONG_S:  # no query may wait for its loop: that would cost it its answer
             limits["critical"] = list(StageType)
         settings = Settings.model_validate({"pipeline": limits})
-        executor = self._executor(settings, threads, stall_s)
-        async with MemoryBus(self.app, settings=settings, executor=executor) as bus:
-            if isinstance(executor, Fleet):  # then it is known which worker gets the queries
-                await until(lambda: all(worker.ready for worker in executor.workers))
+        executor = self.executor(settings.pipeline.plan(), threads=threads, stall_s=stall_s)
+        app = busy_app.make(self.folder)
+        async with MemoryBus(app, settings=settings, executor=executor) as bus:
+            await all_ready(executor)
             yield bus
-
-    def _executor(self, settings: Settings, threads: int, stall_s: float) -> Executor:
-        plan = settings.pipeline.plan()
-        if self.kind == "process":
-            return ProcessExecutor(
-                "support.busy_app:app",
-                plan,
-                workers=1,
-                threads=threads,
-                observer=self.observer,
-                stall_s=stall_s,
-                max_data_bytes=1_000_000,
-            )
-        orchestrator = Orchestrator(self.app, plan=plan, threads=threads)
-        if self.kind == "inline":
-            return InlineExecutor(orchestrator)
-        return ThreadExecutor(orchestrator, observer=self.observer, stall_s=stall_s)
-
-    def noted(self, start: str) -> list[str]:
-        """The notes of nodes that start so."""
-        return [line for line in notes(self.folder) if line.startswith(start)]
 
 
 @pytest.fixture(params=["inline", "thread", "process"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Each kind of executor."""
-    monkeypatch.setenv(busy_app.VARIABLE, str(tmp_path))
-    return Place(request.param, tmp_path)
+    return Place(request.param, tmp_path, monkeypatch)
 
 
 def put(bus: MemoryBus, node: str, count: int, **fields: Any) -> None:
@@ -111,9 +80,14 @@ def of_node(bus: MemoryBus, node: str) -> list[PipelineResult]:
     return [result for result in bus.results() if result.query_id.startswith(node)]
 
 
+async def finish(bus: MemoryBus, count: int) -> None:
+    """Wait for so many terminal events, those of before included."""
+    await until(lambda: len(bus.sink.of(Output.RESULTS)) >= count, f"{count} terminal events")
+
+
 async def parked(bus: MemoryBus, count: int) -> None:
     """Wait until so many queries wait for a thread."""
-    await until(lambda: bus.inner.running.parked == count)
+    await until(lambda: bus.inner.running.parked == count, f"{count} queries wait for a thread")
 
 
 def is_idle(bus: MemoryBus) -> bool:
@@ -132,7 +106,7 @@ async def test_a_burst_over_few_threads_is_answered(place: Place) -> None:
         await finish(bus, 200)
         await until(lambda: is_idle(bus))
     assert statuses(bus) == {"success": 200}
-    assert Counter(place.noted("works")) == {f"works works{number}": 1 for number in range(200)}
+    assert Counter(place.notes("works")) == {f"works works{number}": 1 for number in range(200)}
     for result in bus.results():
         node, metrics = stage(result, StageType.PROCESSING), result.metrics
         assert metrics.within_budget
@@ -161,13 +135,13 @@ async def test_other_queries_are_not_kept_waiting(place: Place) -> None:
             assert statuses(bus) == {"success": 50}
             dispatcher = bus.dispatcher
             assert (dispatcher.running, dispatcher.waiting, dispatcher.queued) == (4, 296, 0)
-            assert len(place.noted("holds")) == 4
+            assert len(place.notes("holds")) == 4
             gate.open()
             await finish(bus, 350)
         await until(lambda: is_idle(bus))
     assert statuses(bus) == {"success": 350}
     assert set(ends(bus).values()) == {1}
-    assert len(place.noted("holds")) == 300
+    assert len(place.notes("holds")) == 300
 
 
 async def test_calls_of_stages_that_run_are_not_kept_waiting(place: Place) -> None:
@@ -187,7 +161,7 @@ async def test_a_deadline_holds_while_no_thread_is_free(place: Place) -> None:
     async with place.bus(2) as bus:
         with place.hold.closed() as gate:
             put(bus, "holds", 2)
-            await until(lambda: len(place.noted("holds")) == 2)
+            await until(lambda: len(place.notes("holds")) == 2)
             due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1)
             result = await bus.ask("works", query_id="late", deadline=due.isoformat())
             assert len(bus.results()) == 1
@@ -201,7 +175,7 @@ async def test_a_deadline_holds_while_no_thread_is_free(place: Place) -> None:
     assert [(one.scope, one.reason) for one in timeouts(bus)] == [
         ("pipeline", TimeoutReason.PIPELINE_TIMEOUT)
     ]
-    assert place.noted("works") == ["works next"]
+    assert place.notes("works") == ["works next"]
 
 
 async def test_a_query_with_a_deadline_may_wait_for_a_thread(place: Place) -> None:
@@ -209,7 +183,7 @@ async def test_a_query_with_a_deadline_may_wait_for_a_thread(place: Place) -> No
     async with place.bus(1) as bus:
         with place.hold.closed() as gate:
             put(bus, "holds", 1)
-            await until(lambda: len(place.noted("holds")) == 1)
+            await until(lambda: len(place.notes("holds")) == 1)
             due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=LONG_S)
             put(bus, "works", 1, deadline=due.isoformat())
             await parked(bus, 1)
@@ -226,7 +200,7 @@ async def test_nothing_waits_for_ever_for_threads_that_hang(place: Place) -> Non
             put(bus, "holds", threads + MAX_REPLACED + waiting)
             await finish(bus, threads + MAX_REPLACED + waiting)
             await until(lambda: is_idle(bus))
-            called = len(place.noted("holds"))
+            called = len(place.notes("holds"))
     assert threads <= called <= threads + MAX_REPLACED  # all of them, where the machine is not too busy
     found = Counter(result.error_type for result in bus.results())
     assert found.pop("timeout") == called
@@ -244,7 +218,7 @@ async def test_queries_do_not_wait_to_call_a_node_that_fails(
     async with place.bus(2, limit_ms=LONG_MS // 2) as bus:
         with place.hold.closed():
             put(bus, "holds", 2)
-            await until(lambda: len(place.noted("holds")) == 2)
+            await until(lambda: len(place.notes("holds")) == 2)
             for number in range(5):
                 bus.put(query(f"waits{number}", node))
             await parked(bus, 5)
@@ -256,25 +230,22 @@ async def test_queries_do_not_wait_to_call_a_node_that_fails(
             assert of_node(bus, "holds") == []  # no thread is free yet
         await finish(bus, 7)
         await until(lambda: is_idle(bus))
-    assert (len(place.noted("holds")), place.noted("works")) == (2, [])
+    assert (len(place.notes("holds")), place.notes("works")) == (2, [])
     assert {(one.answer, one.error_type) for one in of_node(bus, "waits")} == {(answer, error_type)}
 
 
-async def test_a_loop_that_stalls_takes_nothing_from_those_that_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("place", ["thread"], indirect=True)
+async def test_a_loop_that_stalls_takes_nothing_from_those_that_wait(place: Place) -> None:
     """In threads they keep their places in the line: they go on elsewhere, and each runs once."""
-    monkeypatch.setenv(busy_app.VARIABLE, str(tmp_path))
-    place = Place("thread", tmp_path)
     async with place.bus(1, stall_s=SOON_S) as bus:
         with place.hold.closed() as hold, place.loop.closed() as loop:
             put(bus, "holds", 1)
-            await until(lambda: place.noted("holds"))
+            await until(lambda: place.notes("holds"))
             put(bus, "works", 5)
             await parked(bus, 5)
             before = {job.number: job.place for job in bus.inner.running.jobs.values()}
             put(bus, "blocks", 1)
-            await until(lambda: place.noted("blocks"))
+            await until(lambda: place.notes("blocks"))
             await until(
                 lambda: all(
                     job.place is not before[job.number]
@@ -290,31 +261,28 @@ async def test_a_loop_that_stalls_takes_nothing_from_those_that_wait(
             await finish(bus, 7)
         await until(lambda: is_idle(bus))
     assert statuses(bus) == {"success": 7}
-    assert place.noted("works") == [f"works works{number}" for number in range(5)]
+    assert place.notes("works") == [f"works works{number}" for number in range(5)]
     assert {stage(result, StageType.PROCESSING).attempt for result in of_node(bus, "works")} == {1}
 
 
-async def test_those_that_wait_in_a_process_go_on_in_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("place", ["process"], indirect=True)
+async def test_those_that_wait_in_a_process_go_on_in_another(place: Place) -> None:
     """When its loop stalls; there threads are free, and each runs once."""
-    monkeypatch.setenv(busy_app.VARIABLE, str(tmp_path))
-    place = Place("process", tmp_path)
     async with place.bus(2, stall_s=SOON_S) as bus:
         with place.hold.closed() as hold, place.loop.closed() as loop:
             put(bus, "holds", 2)
-            await until(lambda: len(place.noted("holds")) == 2)
+            await until(lambda: len(place.notes("holds")) == 2)
             put(bus, "works", 1)
             await parked(bus, 1)
             put(bus, "blocks", 1)
-            await until(lambda: place.noted("blocks"))
+            await until(lambda: place.notes("blocks"))
             hold.open()
             await finish(bus, 3)
             loop.open()
             await finish(bus, 4)
         await until(lambda: is_idle(bus))
     assert statuses(bus) == {"success": 4}
-    assert set(place.noted("works")) == {"works works0"}
+    assert set(place.notes("works")) == {"works works0"}
 
 
 async def test_a_drain_ends_in_its_time_and_loses_nothing(place: Place) -> None:
@@ -349,7 +317,7 @@ async def test_the_executor_stops_while_queries_wait(place: Place) -> None:
     with place.hold.closed() as gate:
         async with place.bus(1) as bus:
             put(bus, "holds", 1)
-            await until(lambda: len(place.noted("holds")) == 1)
+            await until(lambda: len(place.notes("holds")) == 1)
             put(bus, "works", 3)
             await parked(bus, 3)
             async with asyncio.timeout(30):

@@ -32,6 +32,15 @@ class Gate:
         with self.path.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
 
+    def is_closed(self) -> bool:
+        """Whether one that waits would block."""
+        with self.path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
 
 class _ClosedGate:
     def __init__(self, fileno: int) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
+import threading
+import time
 from typing import TYPE_CHECKING
 
 from fivestage import Query
@@ -49,17 +52,24 @@ class Bus:
     def __init__(self, executor: Executor, plan: Plan) -> None:
         self.executor = executor
         self.finished: list[Job] = []
+        self.threads: set[int] = set()
+        """In which ends of jobs were reported."""
         self._plan = plan
         self._checking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        await self.executor.start(self.finished.append)
+        await self.executor.start(self._finish)
         self._checking = asyncio.create_task(self._check())
 
-    async def stop(self) -> None:
+    async def stop(self, timeout_s: float = 10.0) -> None:
         if self._checking is not None:
             self._checking.cancel()
-        await self.executor.stop(10.0)
+            self._checking = None
+            await self.executor.stop(timeout_s)
+
+    def _finish(self, job: Job) -> None:
+        self.finished.append(job)
+        self.threads.add(threading.get_ident())
 
     async def _check(self) -> None:
         while True:
@@ -86,11 +96,11 @@ class Bus:
 
     async def ended(self, *jobs: Job) -> None:
         """Wait for the end of jobs."""
-        await until(lambda: all(job in self.finished for job in jobs))
+        await until(lambda: set(jobs) <= set(self.finished), f"the end of {len(jobs)} jobs")
 
     async def processing(self, job: Job) -> None:
         """Wait until a job's node has been called."""
-        await until(lambda: running_stage(job) is StageType.PROCESSING)
+        await until(lambda: running_stage(job) is StageType.PROCESSING, "a job's node is called")
 
 
 @contextlib.asynccontextmanager
@@ -103,11 +113,21 @@ async def started(bus: Bus) -> AsyncIterator[None]:
         await bus.stop()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.002)
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for a condition; *what* it is, for the failure."""
+    ends_at = time.monotonic() + LIMIT_S
+    while not condition():
+        if time.monotonic() > ends_at:
+            raise AssertionError(f"not within {LIMIT_S:g} s: {what or source_of(condition)}")
+        await asyncio.sleep(0.002)
+
+
+def source_of(condition: Callable[[], object]) -> str:
+    """The lines that a condition was written in."""
+    try:
+        return inspect.getsource(condition).strip()
+    except (OSError, TypeError):
+        return repr(condition)
 
 
 def running_stage(job: Job) -> StageType | None:

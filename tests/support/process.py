@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -119,7 +120,7 @@ class ServiceProcess:
         try:
             code = self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            text = f"the service did not end within {limit_s:.0f} s; log: {self.log[-5:]}"
+            text = f"the service did not end within {limit_s:.0f} s; log: {self._read_so_far()[-5:]}"
             raise AssertionError(text) from None
         self._read_to_its_end(code)
         return code
@@ -136,6 +137,12 @@ class ServiceProcess:
             if line is None:
                 return
             self.log.append(line)
+
+    def _read_so_far(self) -> list[dict[str, Any]]:
+        with contextlib.suppress(queue.Empty):
+            while (line := self._lines.get_nowait()) is not None:
+                self.log.append(line)
+        return self.log
 
 
 def _text(value: object) -> str:

@@ -54,7 +54,11 @@ class InlineExecutor:
         clock = asyncio.get_running_loop().time
         ends_at = clock() + timeout_s
         if self._places is not None:
-            await self._places[0].stop(max(timeout_s - CLOSE_S, timeout_s / 2))
+            host, roster = self._places
+            for job in list(roster.jobs.values()):  # what comes back later is too late
+                self.cancel(job)
+                job.end()
+            await host.stop(max(timeout_s - CLOSE_S, timeout_s / 2))
         if self._scope is not None:
             await self._scope.close(min(CLOSE_S, ends_at - clock()))
         self._orchestrator.threads.close()

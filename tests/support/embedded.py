@@ -1,0 +1,77 @@
+"""One embedded broker for many tests: each has topics and a group of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from itertools import count
+from typing import TYPE_CHECKING, Any, Self
+
+from confluent_kafka import Producer
+
+from fivestage.settings import TopicSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+READY_S = 30.0
+STOP_S = 10.0
+OUTPUTS = ("queries", "stage_results", "results", "timeouts", "dead_letters")
+
+
+class Installation:
+    """The topics and the group of one test.
+
+    Args:
+        bootstrap: The broker.
+        name: What the names of the topics start with.
+    """
+
+    def __init__(self, bootstrap: str, name: str) -> None:
+        self.bootstrap = bootstrap
+        self.name = name
+        self.topics = TopicSettings(**{output: f"{name}.{output}" for output in OUTPUTS})
+
+    def settings(self, more: Mapping[str, object] | None = None) -> dict[str, object]:
+        """Settings of a service by their dotted keys."""
+        names: dict[str, Any] = {f"topics.{output}": getattr(self.topics, output) for output in OUTPUTS}
+        return {"kafka.group_id": self.name, **names, **(more or {})}
+
+
+class Broker:
+    """A broker as long as the ``with``: in a process of its own, which ends with its input."""
+
+    def __enter__(self) -> Self:
+        self._numbers = count()
+        command = [sys.executable, "-m", "fivestage.bus.embedded", "--partitions=4"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+        assert self._process.stdout is not None
+        guard = threading.Timer(READY_S, self._process.kill)
+        guard.start()
+        self._bootstrap = self._process.stdout.readline().strip()
+        guard.cancel()
+        if not self._bootstrap:
+            self.__exit__()
+            raise AssertionError(f"the embedded broker has ended, or was not ready within {READY_S:g} s")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP_S)
+        finally:
+            self._process.kill()
+            self._process.wait(STOP_S)
+            self._process.stdout.close()
+
+    def installation(self) -> Installation:
+        """A new one; its topics appear, with 4 partitions, when a producer asks for them."""
+        found = Installation(self._bootstrap, f"test-{next(self._numbers)}")
+        producer = Producer({"bootstrap.servers": self._bootstrap})
+        for output in OUTPUTS:
+            producer.list_topics(getattr(found.topics, output), timeout=READY_S)
+        return found

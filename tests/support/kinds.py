@@ -1,0 +1,110 @@
+"""Executors of each kind that run the same app, and the folder that the app and the test share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from fivestage import Orchestrator
+from fivestage.executors import InlineExecutor, ThreadExecutor
+from fivestage.executors.fleet import Fleet
+from fivestage.executors.process import ProcessExecutor
+from support.files import Gate, notes
+from support.jobs import Bus, Replacements, started, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+    from types import ModuleType
+
+    import pytest
+
+    from fivestage import Plan
+    from fivestage.executors import Executor
+
+LONG_S = 120.0
+"""After which a loop counts as stalled where no stall is wanted: a busy machine makes loops look so."""
+
+
+class Place:
+    """An app, whose module has ``make(folder)`` and ``app``, in an executor of one kind.
+
+    Args:
+        module: The app's.
+        kind: ``inline``, ``thread`` or ``process``.
+        folder: The app's gates and notes are in it.
+        monkeypatch: Names the folder in the module's VARIABLE, where worker processes find it.
+    """
+
+    def __init__(self, module: ModuleType, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(module.VARIABLE, str(folder))
+        self._module = module
+        self.kind = kind
+        self.folder = folder
+        self.observer = Replacements()
+
+    def executor(
+        self, plan: Plan, *, threads: int = 16, stall_s: float = LONG_S, spares: int = 1
+    ) -> Executor:
+        """An executor that has not started, with the settings' defaults except for stalls."""
+        if self.kind == "process":
+            return ProcessExecutor(
+                f"{self._module.__name__}:app",
+                plan,
+                workers=1,
+                threads=threads,
+                observer=self.observer,
+                stall_s=stall_s,
+                max_data_bytes=1_000_000,
+                spares=spares,
+            )
+        orchestrator = Orchestrator(self._module.make(self.folder), plan=plan, threads=threads)
+        if self.kind == "inline":
+            return InlineExecutor(orchestrator)
+        return ThreadExecutor(orchestrator, observer=self.observer, stall_s=stall_s, spares=spares)
+
+    @contextlib.asynccontextmanager
+    async def running(self, plan: Plan, **options: Any) -> AsyncIterator[Bus]:
+        """An executor with a bus that submits jobs to it and checks it."""
+        bus = Bus(self.executor(plan, **options), plan)
+        async with started(bus):
+            await all_ready(bus.executor)
+            yield bus
+
+    def gate(self, name: str) -> Gate:
+        """A gate that the app's code waits at."""
+        return Gate(self.folder, name)
+
+    def notes(self, start: str = "") -> list[str]:
+        """The notes of nodes, as far as they start so."""
+        return [line for line in notes(self.folder) if line.startswith(start)]
+
+    async def noted(self, line: str, count: int = 1) -> None:
+        """Wait for a note."""
+        await until(lambda: notes(self.folder).count(line) >= count, f"the note {line!r}")
+
+
+async def all_ready(executor: Executor) -> None:
+    """Wait for the spares too: which worker gets the queries is then known."""
+    if isinstance(executor, Fleet):
+        await until(lambda: all(worker.ready for worker in executor.workers), "all workers are ready")
+
+
+def processes_of(executor: Executor) -> list[int]:
+    """The executor's processes; none where it has none."""
+    return executor.pids() if isinstance(executor, ProcessExecutor) else []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:  # noqa: PTH123 - quicker
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def in_this_process(pid: int) -> bool:
+    """Whether the code that answered with its process's number ran in the test's own."""
+    return pid == os.getpid()
