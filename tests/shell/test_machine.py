@@ -49,9 +49,9 @@ class DispatcherMachine(RuleBasedStateMachine):
     def turn(self) -> None:
         """Let happen what is due now."""
         self.world.run(asyncio.sleep(0))
-        for drain in [drain for drain in self.drains if drain.task.done()]:
-            self.drains.remove(drain)
-            self.drained(drain)
+        while done := [drain for drain in self.drains if drain.task.done()]:
+            self.drains.remove(done[0])
+            self.drained(done[0])
 
     def running(self, *, waiting: bool = False) -> list[Job]:
         """The jobs that run, or wait for a thread; those whose queries have ended are not among them."""
@@ -201,7 +201,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             else:
                 world.must(world.loop.time() >= drain.ends_at, "a drain does not give up early", drain.ends_at)
         self.revoke(keys)
-        self.turn()
+        self.world.run(asyncio.sleep(0))
 
     # Brokers, and what is learned
 
@@ -234,7 +234,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     @invariant()
     def all_is_well(self) -> None:
-        assert not self.world.broken
+        assert not self.world.broken, self.world.broken[:3]
         self.slots_are_those_of_what_runs()
         self.what_waits_is_in_its_lane()
         self.none_is_overdue()
@@ -308,7 +308,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.on_loop(world.executor.end_all)
             world.run(asyncio.sleep(0.3))
         self.acknowledge_all()
-        assert not world.broken
+        assert not world.broken, world.broken[:3]
         assert all(entry.acked or world.is_committed(entry) for log in world.logs for entry in log)
         assert all(entry.answers for log in world.logs for entry in log)
         world.commit()
