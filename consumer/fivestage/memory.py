@@ -21,6 +21,7 @@ from fivestage.settings import Settings
 from fivestage.telemetry.tracing import Tracing
 from fivestage.wiring import wire
 from fivestage_schemas import PipelineResult
+from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,6 +88,10 @@ class MemorySink:
         """Keep acknowledgements back, as brokers that are away do."""
         self._held: deque[Callable[[], None]] = deque()
         self._published = asyncio.Event()
+        self._indexed = 0
+        self._last: OutputRecord | None = None
+        self._by_output: dict[Output, list[OutputRecord]] = {output: [] for output in Output}
+        self._results: dict[bytes, OutputRecord] = {}
 
     def publish(
         self,
@@ -109,7 +114,30 @@ class MemorySink:
 
     def of(self, output: Output) -> list[OutputRecord]:
         """What was published to one output."""
-        return [record for record in self.records if record.output is output]
+        self._index()
+        return list(self._by_output[output])
+
+    def result_of(self, query_id: str) -> OutputRecord | None:
+        """The first terminal event of a query; None while there is none."""
+        self._index()
+        return self._results.get(query_id.encode())
+
+    def _index(self) -> None:
+        """Sort in what was published since the last call, or everything where ``records`` was changed."""
+        records, end = self.records, self._indexed
+        if end and (len(records) < end or records[end - 1] is not self._last):
+            end = 0
+            self._results.clear()
+            for found in self._by_output.values():
+                found.clear()
+        if len(records) == end:
+            self._indexed = end
+            return
+        for record in records[end:]:
+            self._by_output[record.output].append(record)
+            if record.output is Output.RESULTS:
+                self._results.setdefault(dict(record.headers)[h.CE_SUBJECT], record)
+        self._indexed, self._last = len(records), records[-1]
 
     async def published(self) -> None:
         """Wait until something more is published."""
@@ -219,7 +247,8 @@ class MemoryBus:
 
     def result(self, query_id: str) -> PipelineResult | None:
         """The terminal event of a query; None while there is none."""
-        return next((result for result in self.results() if result.query_id == query_id), None)
+        found = self.sink.result_of(query_id)
+        return None if found is None else PipelineResult.model_validate_json(found.value or b"")
 
     def results(self) -> list[PipelineResult]:
         """All terminal events, in the order they were published."""

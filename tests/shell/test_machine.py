@@ -45,6 +45,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.world = World(ordering)
         self.drains: list[Drain] = []
         self.world.slots._limiter.limit = limit
+        self.is_well = True
+        """The last check has found nothing; otherwise there is nothing to be said about the end."""
 
     def turn(self) -> None:
         """Let happen what is due now."""
@@ -216,10 +218,12 @@ class DispatcherMachine(RuleBasedStateMachine):
         """The events of any one record are acknowledged."""
         self.on_loop(lambda: self.world.acknowledge(number % len(self.world.unacked)))
 
+    @precondition(lambda self: self.world.unacked)
     @rule()
     def acknowledge_all(self) -> None:
         self.on_loop(self.world.acknowledge_all)
 
+    @precondition(lambda self: self.world.ledger.committable())
     @rule()
     def commit(self) -> None:
         self.world.commit()
@@ -234,12 +238,14 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     @invariant()
     def all_is_well(self) -> None:
+        self.is_well = False
         assert not self.world.broken, self.world.broken[:3]
         self.slots_are_those_of_what_runs()
         self.what_waits_is_in_its_lane()
         self.none_is_overdue()
         self.positions_are_behind_what_is_finished()
         self.drains_end()
+        self.is_well = True
 
     def slots_are_those_of_what_runs(self) -> None:
         """None is lost, none is counted twice, and none stays free while something waits."""
@@ -291,7 +297,8 @@ class DispatcherMachine(RuleBasedStateMachine):
             return
         world = self.world
         try:
-            self.come_to_rest()
+            if self.is_well:
+                self.come_to_rest()
         finally:
             world.close()
 
