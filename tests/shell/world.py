@@ -42,6 +42,7 @@ TOTAL_S = 0.25
 SLACK_S = 0.005
 CLOCK_S = 1e-6
 """A wall clock of today tells no less apart."""
+MOST_TURNS = 1000
 WALL = 1_800_000_000.0
 """The wall clock when the loop's clock shows 0."""
 _ENCODER = Encoder(source="/world", max_record_bytes=100_000, max_dead_letter_bytes=100_000)
@@ -133,9 +134,11 @@ class World:
         self.loop.run_until_complete(self._settle())
 
     async def _settle(self) -> None:
-        await asyncio.sleep(0)
-        while self.loop._ready:  # type: ignore[attr-defined] # of BaseEventLoop
+        for _ in range(MOST_TURNS):
             await asyncio.sleep(0)
+            if not self.loop._ready:  # type: ignore[attr-defined] # of BaseEventLoop
+                return
+        self.broken.append("the loop comes to no rest")
 
     def must(self, holds: bool, promise: str, *details: object) -> None:  # noqa: FBT001 - it is the subject
         """A promise must hold."""
