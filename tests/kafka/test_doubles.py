@@ -93,8 +93,9 @@ class Simulated:
     def __init__(self) -> None:
         self._loop = SimLoop()
         trace = Trace(self._loop.time)
-        network = Network(self._loop, Random(1), NO_FAULTS, trace)
-        self.broker = Broker(self._loop, Random(2), trace, partitions=PARTITIONS, output_partitions=1)
+        network = Network(self._loop, Random(1), NO_FAULTS, trace)  # noqa: S311 - repeatable on purpose
+        random = Random(2)  # noqa: S311 - likewise
+        self.broker = Broker(self._loop, random, trace, partitions=PARTITIONS, output_partitions=1)
         self._cluster = Cluster(self.broker, network, trace, Process("p"))
         self.topic, self.results = QUERIES, "results"
 
@@ -274,7 +275,9 @@ async def rebalancing(side: Side) -> list[Any]:
     if lost is not None:
         seen_of_lost = await outcome(partial(first.commit, {lost: 4}))
         assert seen_of_lost == "IllegalStateError"
-    starts = {await consumer.position(place) for consumer in (first, second) for place in consumer.assignment()}
+    starts = {
+        await consumer.position(place) for consumer in (first, second) for place in consumer.assignment()
+    }
     seen.append(starts)
     owner = first if mine else second
     kept = next(iter(owner.assignment()))
@@ -340,7 +343,9 @@ async def producing(side: Side) -> list[Any]:
             batches[sequence, size] = batch.encode(*identity, sequence)
         topics = [(side.results, [(0, batches[sequence, size])])]
         answer = await client.send(
-            client.cluster.leader_for_partition(place) if isinstance(side, Real) else client.leader_for_partition(place),
+            client.cluster.leader_for_partition(place)
+            if isinstance(side, Real)
+            else client.leader_for_partition(place),
             EventRequest(None, -1, 10_000, topics),
         )
         seen.append((sequence, size, answer.topics[0][1][0][1]))
