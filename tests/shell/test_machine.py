@@ -181,6 +181,18 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.drains.append(Drain(self.world, keys, limit_s))
         self.turn()
 
+    @precondition(lambda self: self.world.ledger.books and not self.drains)
+    @rule(number=st.integers(0, 1))
+    def rebalance(self, number: int) -> None:
+        """A partition is taken away in good order, and given again."""
+        self.acknowledge_later(hold=False)
+        self.on_loop(self.world.acknowledge_all)
+        self.drain((number,), 5.0)
+        for _ in range(3):
+            self.pass_time(0.3)
+        if len(self.world.ledger.books) < len(KEYS):
+            self.assign()
+
     @precondition(lambda self: self.drains)
     @rule(number=NUMBERS)
     def cancel_drain(self, number: int) -> None:

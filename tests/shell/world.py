@@ -36,8 +36,8 @@ TOPIC = "queries"
 KEYS = tuple(PartitionKey(TOPIC, number) for number in range(2))
 WEIGHTS = {"prod": 6, "canary": 3, "bulk": 1}
 MAX_IN_FLIGHT = 5
-MAX_HELD_BYTES = 20_000
-"""The events of about five queries."""
+MAX_HELD_BYTES = 8_000
+"""The events of two queries, or of a few more that were not started."""
 TOTAL_S = 0.25
 SLACK_S = 0.005
 CLOCK_S = 1e-6
@@ -204,6 +204,8 @@ class World:
         self.must(lane == entry.lane, "a query runs in its lane", entry, lane)
         self.must(now < entry.due_at + CLOCK_S, "none is started after its deadline", entry, entry.due_at)
         self.must(len(running) < self.slots.limit, "no more run than may", len(running), self.slots.limit)
+        held = sum(one.size for one in self.unacked)
+        self.must(held < MAX_HELD_BYTES, "none is started while too much is not acknowledged", held)
         for other, weight in WEIGHTS.items():
             if self.slots._room.waiting(other):
                 fair = lanes[lane] / WEIGHTS[lane] <= lanes[other] / weight
