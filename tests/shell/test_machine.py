@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -22,9 +23,21 @@ if TYPE_CHECKING:
     from fivestage.core.ledger import PartitionKey
 
 NUMBERS = st.integers(0, 50)
-KINDS = st.sampled_from(["query"] * 8 + ["nameless", "unreadable", "elsewhere"])
+KINDS = st.lists(
+    st.sampled_from(["query"] * 9 + ["nameless", "unreadable", "elsewhere", "expired"]),
+    min_size=1,
+    max_size=7,
+)
 LANES = st.sampled_from(["prod", "prod", "canary", "canary", "bulk"])
 STEPS_S = st.sampled_from([0.001, 0.004, 0.01, 0.03, 0.06, 0.13, 0.3])
+
+
+def times(budget_ms: int | None, due_at: float | None) -> dict[str, Any]:
+    """The fields that say how much time a query has."""
+    fields: dict[str, Any] = {} if budget_ms is None else {"budget_ms": budget_ms}
+    if due_at is not None:
+        fields["deadline"] = datetime.fromtimestamp(WALL + due_at, UTC).isoformat()
+    return fields
 
 
 class Drain:
@@ -65,38 +78,36 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(
         partition=st.integers(0, 1),
         key=st.sampled_from([None, b"a", b"b"]),
-        kind=KINDS,
+        kinds=KINDS,
         lane=LANES,
-        count=st.integers(1, 7),
         budget_ms=st.sampled_from([None, None, None, 20, 100, 400]),
-        due_ms=st.sampled_from([None, None, None, -10, 15, 60, 200, 1000]),
+        due_ms=st.sampled_from([None, None, None, 15, 60, 200, 1000]),
     )
     def arrive(
         self,
         partition: int,
         key: bytes | None,
-        kind: str,
+        kinds: list[str],
         lane: str,
-        count: int,
         budget_ms: int | None,
         due_ms: int | None,
     ) -> None:
-        """Some records of one kind are written to a partition."""
+        """Some records of one key are written to a partition."""
         world = self.world
-        fields: dict[str, object] = {"user_input": "any", "lane": lane if kind == "query" else "elsewhere"}
-        due_at = float("inf")
-        if budget_ms is not None:
-            fields["budget_ms"] = budget_ms
-        if due_ms is not None and kind == "query":
-            due_at = round(world.loop.time() + due_ms / 1000, 3)
-            fields["deadline"] = datetime.fromtimestamp(WALL + due_at, UTC).isoformat()
-        for _ in range(count):
+        for kind in kinds:
             log = world.logs[partition]
-            value = orjson.dumps({"query_id": f"{partition}.{len(log)}", **fields})
-            value = {"nameless": b"{", "unreadable": b'{"query_id":"x"}'}.get(kind, value)
+            due_at = None if due_ms is None else round(world.loop.time() + due_ms / 1000, 3)
+            due_at = -1.0 if kind == "expired" else due_at
+            fields = {"query_id": f"{partition}.{len(log)}", "user_input": "any", "lane": lane}
+            if kind == "elsewhere":
+                fields["lane"] = kind
+            value = {"nameless": b"{", "unreadable": b'{"query_id":"x"}'}.get(kind)
+            if value is None:
+                value = orjson.dumps({**fields, **times(budget_ms, due_at)})
             record = PlainRecord(TOPIC, partition, len(log), -1, key, value)
+            is_query = kind in {"query", "expired"}
             budget_s = min(TOTAL_S, (budget_ms or 1000) / 1000)
-            log.append(Entry(record, lane if kind == "query" else None, budget_s, due_at))
+            log.append(Entry(record, lane if is_query else None, budget_s, inf if due_at is None else due_at))
         world.arrived.set()
         self.turn()
 
