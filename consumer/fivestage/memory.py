@@ -91,7 +91,9 @@ class MemorySink:
         self._indexed = 0
         self._last: OutputRecord | None = None
         self._by_output: dict[Output, list[OutputRecord]] = {output: [] for output in Output}
-        self._results: dict[bytes, OutputRecord] = {}
+        self._named = 0
+        """So many results are in ``_subjects``: the place of each query's first."""
+        self._subjects: dict[bytes, int] = {}
 
     def publish(
         self,
@@ -120,24 +122,25 @@ class MemorySink:
     def result_of(self, query_id: str) -> OutputRecord | None:
         """The first terminal event of a query; None while there is none."""
         self._index()
-        return self._results.get(query_id.encode())
+        results, subjects = self._by_output[Output.RESULTS], self._subjects
+        while self._named < len(results):
+            subjects.setdefault(dict(results[self._named].headers)[h.CE_SUBJECT], self._named)
+            self._named += 1
+        found = subjects.get(query_id.encode())
+        return None if found is None else results[found]
 
     def _index(self) -> None:
         """Sort in what was published since the last call, or everything where ``records`` was changed."""
-        records, end = self.records, self._indexed
-        if end and (len(records) < end or records[end - 1] is not self._last):
-            end = 0
-            self._results.clear()
+        records = self.records
+        if self._last is not None and records[self._indexed - 1 : self._indexed] != [self._last]:
+            self._indexed = self._named = 0
+            self._subjects.clear()
             for found in self._by_output.values():
                 found.clear()
-        if len(records) == end:
-            self._indexed = end
-            return
-        for record in records[end:]:
+        for record in records[self._indexed :]:
             self._by_output[record.output].append(record)
-            if record.output is Output.RESULTS:
-                self._results.setdefault(dict(record.headers)[h.CE_SUBJECT], record)
-        self._indexed, self._last = len(records), records[-1]
+        self._indexed = len(records)
+        self._last = records[-1] if records else None
 
     async def published(self) -> None:
         """Wait until something more is published."""

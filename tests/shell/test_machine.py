@@ -360,4 +360,4 @@ class DispatcherMachine(RuleBasedStateMachine):
 
 
 TestDispatcherMachine = DispatcherMachine.TestCase
-TestDispatcherMachine.settings = hypothesis.settings(max_examples=200, stateful_step_count=40)
+TestDispatcherMachine.settings = hypothesis.settings(max_examples=300, stateful_step_count=40)
