@@ -155,11 +155,13 @@ class Dispatcher:
     def _is_leaving(self, one: Arrival | Candidate) -> bool:
         if one.record.offset < one.book.reached:  # the next reader would answer again what is behind it
             return False
+        if one.book.left_from is not None and one.record.offset > one.book.left_from:
+            return True  # the next reader would answer what is before it later
         partition = partition_of(one.record)
         return any(partition in leaving for leaving in self._leaving)
 
     def _put_back(self, one: Arrival | Candidate) -> None:
-        one.book.put_back()
+        one.book.leave(one.record.offset)
         self._forget(one)
 
     def _forget(self, one: Arrival | Candidate | Refusal) -> None:
@@ -214,7 +216,7 @@ class Dispatcher:
         decoded = arrival.decoded
         if arrival.book.closed:  # taken away while it waited for another of its key
             self._forget(arrival)
-        elif self._leaving and self._is_leaving(arrival):
+        elif (self._leaving or arrival.book.left_from is not None) and self._is_leaving(arrival):
             self._put_back(arrival)
         elif isinstance(decoded, Unreadable):
             self._reject(arrival, decoded)

@@ -21,6 +21,7 @@ from fivestage.settings import Settings
 from fivestage.telemetry.tracing import Tracing
 from fivestage.wiring import wire
 from fivestage_schemas import PipelineResult
+from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,6 +88,12 @@ class MemorySink:
         """Keep acknowledgements back, as brokers that are away do."""
         self._held: deque[Callable[[], None]] = deque()
         self._published = asyncio.Event()
+        self._indexed = 0
+        self._last: OutputRecord | None = None
+        self._by_output: dict[Output, list[OutputRecord]] = {output: [] for output in Output}
+        self._named = 0
+        """So many results are in ``_subjects``: the place of each query's first."""
+        self._subjects: dict[bytes, int] = {}
 
     def publish(
         self,
@@ -109,7 +116,31 @@ class MemorySink:
 
     def of(self, output: Output) -> list[OutputRecord]:
         """What was published to one output."""
-        return [record for record in self.records if record.output is output]
+        self._index()
+        return list(self._by_output[output])
+
+    def result_of(self, query_id: str) -> OutputRecord | None:
+        """The first terminal event of a query; None while there is none."""
+        self._index()
+        results, subjects = self._by_output[Output.RESULTS], self._subjects
+        while self._named < len(results):
+            subjects.setdefault(dict(results[self._named].headers)[h.CE_SUBJECT], self._named)
+            self._named += 1
+        found = subjects.get(query_id.encode())
+        return None if found is None else results[found]
+
+    def _index(self) -> None:
+        """Sort in what was published since the last call, or everything where ``records`` was changed."""
+        records = self.records
+        if self._last is not None and records[self._indexed - 1 : self._indexed] != [self._last]:
+            self._indexed = self._named = 0
+            self._subjects.clear()
+            for found in self._by_output.values():
+                found.clear()
+        for record in records[self._indexed :]:
+            self._by_output[record.output].append(record)
+        self._indexed = len(records)
+        self._last = records[-1] if records else None
 
     async def published(self) -> None:
         """Wait until something more is published."""
@@ -219,7 +250,8 @@ class MemoryBus:
 
     def result(self, query_id: str) -> PipelineResult | None:
         """The terminal event of a query; None while there is none."""
-        return next((result for result in self.results() if result.query_id == query_id), None)
+        found = self.sink.result_of(query_id)
+        return None if found is None else PipelineResult.model_validate_json(found.value or b"")
 
     def results(self) -> list[PipelineResult]:
         """All terminal events, in the order they were published."""

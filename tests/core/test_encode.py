@@ -494,6 +494,22 @@ def test_a_result_that_fits_is_whole() -> None:
     assert (result.answer, stages[3].data) == ("a" * 4_000, "d" * 9_000)
 
 
+@pytest.mark.parametrize(("less", "is_whole"), [(0, True), (1, False)])
+def test_an_event_may_be_as_large_as_its_topic_takes(less: int, is_whole: bool) -> None:  # noqa: FBT001
+    """To the byte."""
+    end = large(data=20_000, answer=10)
+    largest = records_of(ENCODER, envelope(), end)[3].size
+    encoder = Encoder(source="/fivestage/group", max_record_bytes=largest - less, max_dead_letter_bytes=MAX)
+    stage = StageResult.model_validate_json(records_of(encoder, envelope(), end)[3].value or b"")
+    assert (stage.data == "d" * 20_000) is is_whole
+
+
+def test_a_time_at_the_very_beginning_of_a_second() -> None:
+    """Of the next one, where a query began in the middle of one."""
+    event = EventJson(envelope())
+    assert [event.time(STARTED_AT + s)[-10:] for s in (0.25, 0.5)] == [b"40.750000Z", b"41.000000Z"]
+
+
 @pytest.mark.fault(24)
 def test_a_result_too_large_loses_the_stages_data_first() -> None:
     """The answer is what counts; the data is still in the stage results."""

@@ -143,9 +143,9 @@ def test_warnings_do_not_quote_what_a_model_holds() -> None:
     assert plain([Part.model_construct(**wrong)]) == [wrong]
 
 
-def nested(depth: int) -> Any:
+def nested(depth: int, innermost: Any = ()) -> Any:
     """A list in a list in a list."""
-    made: Any = []
+    made: Any = innermost
     for _ in range(depth):
         made = [made]
     return made
@@ -175,6 +175,7 @@ NOT_JSON: dict[str, tuple[Any, str]] = {
     "what cannot be looked at": ({"a": Raises()}, "not JSON: a: Raises"),
     "a circle": (CIRCLE, "nested too deep"),
     "too deep": (nested(300), "nested too deep"),
+    "nearly too deep": (nested(253, {"a": b"x"}), "[0].a: bytes"),
 }
 
 

@@ -453,6 +453,16 @@ def test_the_deadline_in_the_second_attempt() -> None:
     assert (got.runs[2].attempt, got.node) == (2, "second")
 
 
+def test_the_deadline_after_a_second_attempt_that_answered() -> None:
+    """The failure of the first stands for no stage after it."""
+    trail = superseded_trail(running=True)
+    trail.answer_json = b"22"
+    trail.finish(run_of(PROCESSING, node="second", attempt=2))
+    got = concluded(trail, after_s=END)
+    assert [run.outcome for run in got.runs] == [S, S, S, X, X]
+    assert got.answer_json == b"22"
+
+
 def test_a_second_attempt_that_answered() -> None:
     """Is a success like any other: nothing of the first is left in what readers see."""
     trail = superseded_trail(running=True)

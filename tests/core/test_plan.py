@@ -32,6 +32,16 @@ def test_a_stage_that_is_not_named_keeps_its_limit() -> None:
     assert [spec.limit_s for spec in plan.stages] == [0.05, 0.007, 0.12, 0.04, 0.03]
 
 
+@pytest.mark.parametrize(
+    ("limits_ms", "fair_ms"),
+    [([50, 100, 120, 40, 30], [50, 100, 100, 40, 30]), ([200, 200, 200, 40, 30], [200, 50, 50, 40, 30])],
+)
+def test_what_a_stage_can_count_on(limits_ms: list[int], fair_ms: list[int]) -> None:
+    """Its limit, or what is left after the limits of those before it, but a fifth of the total at least."""
+    plan = Plan.of(stage_timeouts_ms=dict(zip(StageType, limits_ms, strict=True)))
+    assert [spec.fair_s * 1000 for spec in plan.stages] == pytest.approx(fair_ms)
+
+
 @given(critical=st.sets(st.sampled_from(StageType)))
 def test_any_stages_may_be_critical(critical: set[StageType]) -> None:
     """Exactly the named ones are, none and all included."""

@@ -322,6 +322,15 @@ def test_who_was_cut_shorter_says_nothing_about_the_limit() -> None:
     assert policy.limits[2].limit_s == before
 
 
+def test_a_node_that_mostly_hangs_is_never_cut_short() -> None:
+    """Of a node that is late more often than not, one more timeout counts where it had a fair time."""
+    policy = lane()
+    learn(policy, *[call(TIMEOUT, took_s=0.12, granted_s=0.12)] * 20)
+    before = policy.nodes["math"].health.score(NOW)
+    learn(policy, call(TIMEOUT, took_s=0.11, granted_s=0.11))
+    assert policy.nodes["math"].health.score(NOW) < before
+
+
 def test_stages_that_did_not_run_are_no_samples() -> None:
     """Skipped stages took no time, which is not how long they take."""
     policy = lane()

@@ -36,7 +36,12 @@ def test_it_is_on_for_a_while_after_each_wait() -> None:
     """For PRESSED_S after the last query that had to wait."""
     pressure = pressed(10.0, 10.5)
     assert pressure.is_on(10.5 + PRESSED_S - 0.001)
-    assert not pressure.is_on(10.5 + PRESSED_S + 0.001)
+    assert not pressure.is_on(10.5 + PRESSED_S)
+
+
+def test_a_pause_as_long_as_the_gap_ends_nothing() -> None:
+    """Only a longer one does."""
+    assert pressed(0.0, GAP_S, 0.18, 0.26, 0.34, 0.42, LASTING_S).is_lasting(LASTING_S)
 
 
 def test_a_burst_does_not_last() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fivestage.core.ledger import PartitionKey
-from fivestage.core.repair import LONGEST_PAUSE_S, MAX_GAP_S, Progress, RebuildBudget, pause_s
+from fivestage.core.repair import LONGEST_PAUSE_S, MAX_GAP_S, Progress, RebuildBudget, Sightings, pause_s
 
 A, B = PartitionKey("q", 0), PartitionKey("q", 1)
 
@@ -15,6 +15,16 @@ def test_a_budget_is_spent_and_comes_back() -> None:
     budget = RebuildBudget(lambda: 0.0, most=3, window_s=300)
     assert [budget.take(now) for now in (0, 100, 200, 250)] == [0.2, 0.8, 3.2, None]
     assert [budget.take(now) for now in (300, 301)] == [3.2, None]
+
+
+def test_another_trouble_is_seen_for_the_first_time() -> None:
+    """Only the same trouble, seen before, is more than a moment's."""
+    sightings = Sightings(apart_s=0.1)
+    assert [sightings.look(seen, now) for seen, now in (("a", 1.0), ("b", 1.2), ("b", 1.4))] == [
+        None,
+        None,
+        "b",
+    ]
 
 
 def test_a_refused_rebuild_costs_nothing() -> None:

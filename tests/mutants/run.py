@@ -24,7 +24,7 @@ LIMIT_S = 600.0
 """How long the tests of one mistake may take."""
 TEST_LIMIT_S = 60
 """How long one of them may take: a mistake may make it hang."""
-COPIED = ("consumer", "deploy", "docs", "requirements", "schemas", "tests")
+COPIED = (".ci", ".github", "consumer", "deploy", "docs", "requirements", "schemas", "tests")
 """Folders; files of the root are copied too."""
 PASSED, FAILED, NO_END = 0, 1, -1
 """Exit codes of pytest; all others, and its not ending, say nothing about the tests."""

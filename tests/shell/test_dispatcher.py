@@ -83,9 +83,9 @@ async def _work(query: Query, _ctx: StageContext) -> str:
 
 
 async def _deaf(_query: Query, _ctx: StageContext) -> str:
-    for _ in range(100):
+    for _ in range(10):
         try:
-            await asyncio.sleep(10)
+            await asyncio.sleep(1)
         except asyncio.CancelledError:  # the point of this node
             continue
     return "far too late"
@@ -192,7 +192,7 @@ async def test_deaf_node_ends_at_its_limit() -> None:
         assert 0.12 + GRACE_S <= loop.time() - started <= 0.12 + GRACE_S + 2 * TICK_S
         assert [left.name for left in bus.executor.abandoned()] == ["deaf"]
         neighbour = await bus.ask("echo")
-        await asyncio.sleep(2000)
+        await asyncio.sleep(20)
     assert (result.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
     outcomes = [str(stage.outcome) for stage in result.stages]
     assert outcomes == [

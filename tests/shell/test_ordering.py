@@ -232,6 +232,24 @@ async def test_a_revocation_does_not_end_a_shutdown() -> None:
     assert (quick.calls, slow.calls) == (["a0"], ["b0"])
 
 
+async def test_nothing_overtakes_what_a_drain_has_put_back() -> None:
+    """A drain ends while a line is being put back, record by record: the rest of it is put back too."""
+    node = FakeNode(0.05)
+    async with MemoryBus(pipeline(any=node), settings=by_key()) as bus:
+        for number in range(5):
+            bus.put(query(f"a{number}"), key=b"a")
+        await asyncio.sleep(0.01)
+        draining = asyncio.create_task(bus.dispatcher.drain(1.0))
+        await asyncio.sleep(0.04)
+        while bus.ledger.in_flight() > 3:
+            await asyncio.sleep(0)
+        draining.cancel()
+        await asyncio.sleep(1)
+        assert (bus.ledger.in_flight(), bus.dispatcher.in_flight) == (0, 0)
+        assert bus.ledger.committable() == {KEY: 1}
+    assert node.calls == ["a0"]
+
+
 async def test_a_partition_lost_without_a_word() -> None:
     """Where it is gone before anybody could drain, what waits behind a key is dropped, not answered twice."""
     node, keys = FakeNode(0.05), frozenset({KEY})

@@ -115,6 +115,19 @@ async def test_a_drain_puts_back_what_waits() -> None:
     assert (node.calls, statuses(bus)) == (["q0", "q1"], {"success": 2})
 
 
+@pytest.mark.parametrize("value", [b'{"query_id":"q2"}', query("q2", deadline="2020-01-01T00:00:00Z")])
+async def test_a_drain_leaves_nothing_before_what_was_answered(value: bytes) -> None:
+    """Behind a query that waits another record was rejected: the query runs, or that is answered twice."""
+    node = FakeNode(0.05)
+    async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=1)) as bus:
+        for one in (query("q0"), query("q1"), value):
+            bus.put(one)
+        await asyncio.sleep(0.01)
+        assert await bus.dispatcher.drain(1.0)
+        assert bus.ledger.committable() == {KEY: 3}
+    assert node.calls == ["q0", "q1"]
+
+
 async def test_what_comes_during_a_drain_that_waits_is_put_back() -> None:
     """A record handed over while its partition leaves is left to the next reader; others go on."""
     node = FakeNode(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiokafka.errors import NoError, NotLeaderForPartitionError, OutOfOrderSequenceNumber
@@ -41,6 +42,8 @@ class Name(str):
 QUERIES = Name(TOPICS.queries)
 BROKERS = 2
 """That lead output partitions."""
+KNOWN_BATCHES = 5
+"""So many batches of a producer are known again when they come once more."""
 ELECTION_S = 1.0
 """The longest election."""
 
@@ -88,7 +91,10 @@ class Broker(Answers):
         self.commits = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called after every commit."""
-        self._sequences: dict[tuple[int, str, int], int] = {}
+        self._latest: dict[tuple[int, str, int], deque[tuple[int, int]]] = defaultdict(
+            lambda: deque(maxlen=KNOWN_BATCHES)
+        )
+        """The sequence numbers of batches, and of what comes after them, by producer and partition."""
         self._producers = self._moves = 0
         self._led_from = 0.0
         self._hungry: list[_Hungry] = []
@@ -179,15 +185,17 @@ class Broker(Answers):
     def _produce(self, who: str, broker: int, batch: Batch) -> int:
         if self._leader(batch.at[1]) != broker:
             return NotLeaderForPartitionError.errno
-        of_producer = batch.producer_id, *batch.at
-        expected = self._sequences.get(of_producer, 0)
-        if batch.sequence > expected:
+        latest = self._latest[batch.producer_id, *batch.at]
+        numbers = batch.sequence, batch.sequence + len(batch.records)
+        if numbers in latest:
+            return NoError.errno
+        expected = latest[-1][1] if latest else 0
+        if batch.sequence != expected:
             self._trace.violated("sequence numbers have no gaps", who, *batch.at, expected, batch.sequence)
             return OutOfOrderSequenceNumber.errno
-        if batch.sequence == expected:
-            self._sequences[of_producer] = expected + len(batch.records)
-            for key, value, headers in batch.records:
-                self.append(who, batch.at, key, value, headers)
+        latest.append(numbers)
+        for key, value, headers in batch.records:
+            self.append(who, batch.at, key, value, headers)
         return NoError.errno
 
     @property

@@ -42,6 +42,7 @@ class PartitionLedger:
         "closed",
         "committed",
         "epoch",
+        "left_from",
         "next_offset",
         "reached",
     )
@@ -55,6 +56,8 @@ class PartitionLedger:
         self.reached = -1
         """The highest offset that was refused, answered or begun to be answered: none below it may be left to
         the next reader, or that would be answered twice."""
+        self.left_from: int | None = None
+        """The lowest offset that a drain has left to the next reader: what is behind it is left as well."""
         self.next_offset: int | None = None
         """One past the highest offset begun or skipped; None before the first."""
         self._begun: deque[int] = deque()
@@ -113,6 +116,11 @@ class PartitionLedger:
         """A record that was begun is left to the partition's next reader: nothing from it on is committed."""
         self._put_back += 1
 
+    def leave(self, offset: int) -> None:
+        """A drain puts a record back."""
+        self.put_back()
+        self.left_from = offset if self.left_from is None else min(self.left_from, offset)
+
     def begin_again(self) -> None:
         """What was put back is received once more. Everything before it must be finished."""
         if self._prefix_end is not None:
@@ -120,6 +128,7 @@ class PartitionLedger:
             self._finished.clear()
             self.next_offset = self._prefix_end
             self._put_back = 0
+            self.left_from = None
 
     @property
     def position(self) -> int | None:

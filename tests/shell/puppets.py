@@ -1,0 +1,95 @@
+"""An executor that runs nothing: a job ends, hangs or waits for a thread when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from fivestage.core.trail import RunningStage, StageRun
+from fivestage_schemas import Outcome, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.core.job import Job
+    from fivestage.executors import OnFinished
+
+
+class Puppets:
+    """See Executor.
+
+    Args:
+        on_submitted: Called with each job that comes, or comes back.
+    """
+
+    lag_s, failure, unready = 0.0, None, None
+
+    def __init__(self, on_submitted: Callable[[Job], None]) -> None:
+        self._on_submitted = on_submitted
+        self._on_finished: OnFinished = lambda _job: None
+        self.jobs: list[Job] = []
+        """Those whose stages have not ended, the oldest first; their queries may have ended."""
+
+    async def start(self, on_finished: OnFinished) -> None:
+        self._on_finished = on_finished
+
+    def submit(self, job: Job) -> None:
+        self._on_submitted(job)
+        if job not in self.jobs:
+            self.jobs.append(job)
+
+    def cancel(self, job: Job) -> None:
+        job.trail.closed = True
+
+    def check(self, _: float) -> bool:
+        return False
+
+    async def stop(self, _: float) -> None:
+        self.jobs.clear()
+
+    def abandoned(self) -> list[Any]:
+        return []
+
+    def end(self, job: Job, *, fails: bool = False) -> None:
+        """All stages of a job end, with success, or the third one fails."""
+        self.jobs.remove(job)
+        if not job.trail.closed:
+            for spec in job.plan.stages[len(job.trail.runs) :]:
+                failed = fails and spec.stage_type is StageType.PROCESSING
+                outcome = Outcome.ERROR if failed else Outcome.SUCCESS
+                job.trail.finish(StageRun(spec, outcome, b"1", started_at=job.started_at))
+                if failed:
+                    break
+            job.trail.answer_json = b"1"
+        self._on_finished(job)
+
+    def end_all(self) -> None:
+        """All stages of all jobs end."""
+        for job in list(self.jobs):
+            if job.waits_since is not None:
+                self.unpark(job)
+            self.end(job)
+
+    def hang(self, job: Job) -> None:
+        """The next stage of a job starts, and never ends."""
+        job.trail.start(self._next_stage(job))
+
+    def park(self, job: Job) -> None:
+        """The next stage of a job waits for a thread."""
+        assert job.watcher is not None
+        job.trail.waiting = self._next_stage(job)
+        job.watcher.waits(job, job.trail, "the pool")
+
+    def unpark(self, job: Job) -> None:
+        """A thread takes the call of a job that waits."""
+        assert job.watcher is not None
+        assert job.waits_since is not None
+        waited_s = asyncio.get_running_loop().time() - job.waits_since
+        job.trail.start(self._next_stage(job))
+        started_at, ends_at = job.started_at + waited_s, min(job.ends_at + waited_s, job.due_at)
+        job.watcher.goes_on(job, job.trail, started_at, ends_at)
+
+    @staticmethod
+    def _next_stage(job: Job) -> RunningStage:
+        spec = job.plan.stages[len(job.trail.runs)]
+        return RunningStage(spec, asyncio.get_running_loop().time(), spec.limit_s)
