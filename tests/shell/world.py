@@ -83,9 +83,9 @@ class Entry:
     def __repr__(self) -> str:
         return f"<Entry {self.record.partition}/{self.record.offset} {self.record.key!r} {self.lane}>"
 
-    def hand_out(self, epoch: int, now: float) -> None:
-        """The source hands it out."""
-        self.epoch, self.handed_at = epoch, now
+    def hand_out(self, epoch: int, now: float, turn: int) -> None:
+        """The source hands it out, as which of all."""
+        self.epoch, self.handed_at, self.turn = epoch, now, turn
         self.job: Job | None = None
         self.ends_at = inf
         """By when it must be answered, since it runs."""
@@ -103,6 +103,7 @@ class World:
         self.by_key = ordering == "key"
         self.logs: tuple[list[Entry], ...] = ([], [])
         self.committed, self.next, self.first = [0, 0], [0, 0], [0, 0]
+        self._turns = 0
         self.unacked: list[Unacknowledged] = []
         self.hold = False
         """Keep acknowledgements back."""
@@ -161,7 +162,8 @@ class World:
             log, at, book = self.logs[key.partition], self.next[key.partition], self.ledger.book(key)
             if book is not None and at < len(log):
                 self.next[key.partition] += 1
-                log[at].hand_out(book.epoch, self.loop.time())
+                self._turns += 1
+                log[at].hand_out(book.epoch, self.loop.time(), self._turns)
                 book.begin(at)
                 return [log[at].record]
         self.arrived.clear()
@@ -212,8 +214,17 @@ class World:
                 self.must(fair, "the lane that has least of its share is next", lane, other, lanes)
         if self.by_key and entry.record.key is not None:
             self._judge_order(entry)
+        elif not self.by_key:
+            self._judge_turn(entry)
         entry.job, entry.ends_at = job, min(now + entry.budget_s, entry.due_at)
         self.entries[job.number] = entry
+
+    def _judge_turn(self, entry: Entry) -> None:
+        """What has a deadline may have been rejected, and what is behind a put-back record is left."""
+        for other in self.waiting():
+            book = self.ledger.book(KEYS[other.record.partition])
+            if other.lane == entry.lane and other.due_at == inf and book and book.left_from is None:
+                self.must(other.turn >= entry.turn, "first come, first served in a lane", other, entry)
 
     def _judge_order(self, entry: Entry) -> None:
         partition, key = entry.record.partition, entry.record.key
