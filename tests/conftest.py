@@ -35,7 +35,12 @@ WAITING = 2
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=100
 )
-hypothesis.settings.load_profile("repeatable")
+hypothesis.settings.register_profile(
+    "no-shrinking",  # where that an example fails is all that is asked: make mutants
+    hypothesis.settings.get_profile("repeatable"),
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
+hypothesis.settings.load_profile(os.environ.get("FIVESTAGE_TEST_PROFILE", "repeatable"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -101,6 +101,7 @@ def run_tests(tests: Sequence[str], root: Path, *options: str) -> tuple[int, str
     """Run tests of the project at *root* against its own sources; pytest's exit code and output."""
     sources = os.pathsep.join(str(root / name) for name in ("consumer", "schemas"))
     environment = {**os.environ, "PYTHONPATH": sources, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["FIVESTAGE_TEST_PROFILE"] = "no-shrinking"
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *options, *tests]
     try:
