@@ -27,8 +27,18 @@ VIRTUAL = (HERE / "core", HERE / "shell")
 REAL_MARKERS = ("kafka", "broker", "realtime")
 LONG_LIMIT_S = 3600
 """The time limit of a test marked ``long``; all others have the one in pyproject.toml."""
-WHOLE = ("tests/bench/", "tests/chaos/", "tests/cli/", "tests/deploy/", "tests/faults/", "tests/kafka/")
-"""Folders whose files are not shared out among processes: their tests share what takes long to start."""
+WHOLE = (
+    "tests/bench/",
+    "tests/broker/",
+    "tests/chaos/",
+    "tests/cli/",
+    "tests/deploy/",
+    "tests/faults/",
+    "tests/kafka/",
+    "tests/simulation/",
+)
+"""Folders whose files are not shared out among processes: their tests share what takes long to start, or take
+long themselves, and whole files come first."""
 WAITING = 2
 """More processes than processors: many tests wait most of the time."""
 

@@ -32,6 +32,8 @@ PATIENT = {
 SESSION_S = 2
 SHORT_SESSION = {"kafka__session_timeout_ms": SESSION_S * 1000, "kafka__heartbeat_interval_ms": 500}
 LONG = pytest.mark.long
+NAP = "naps 0.08"
+"""Within its limit, and long enough that some always run: 16 at 200/s."""
 
 
 @pytest.mark.fault(10)
@@ -91,7 +93,7 @@ def test_the_process_is_held_up(kafka: RealBroker, make_topics: MakeTopics, how:
     held_for_long = held_s > SESSION_S
     settings = settings_for(topics, **(SHORT_SESSION if held_for_long else {}))
     with (
-        Feeder(kafka.bootstrap, topics.queries, count=800 + 200 * held_s, rate=200) as feeder,
+        Feeder(kafka.bootstrap, topics.queries, count=800 + 200 * held_s, rate=200, user_input=NAP) as feeder,
         ServiceProcess(APP, kafka.bootstrap, settings) as service,
     ):
         wait_for_results(kafka.bootstrap, topics.results, 300)

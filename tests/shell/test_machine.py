@@ -179,7 +179,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def assign(self) -> None:
         """All partitions that are not being taken away are given again."""
         leaving = {key for drain in self.drains for key in drain.keys or ()}
-        self.world.assign(frozenset(KEYS) - self.world.ledger.books.keys() - leaving)
+        self.world.assign(frozenset(KEYS).difference(self.world.ledger.books, leaving))
         self.turn()
 
     @precondition(lambda self: self.world.ledger.books)
