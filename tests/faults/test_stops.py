@@ -108,7 +108,7 @@ def test_the_process_is_held_up(kafka: RealBroker, make_topics: MakeTopics, how:
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, len(ids))
         assert service.end() == 0
     assigned = [line for line in service.log if line["event"] == "assigned"]
-    assert len(assigned) == (2 if held_for_long else 1)
+    assert len(assigned) >= 2 if held_for_long else len(assigned) == 1
     report = check(kafka.bootstrap, topics, ids)
     assert report.silent, report
     assert report.statuses["timeout"] > 0
