@@ -16,7 +16,7 @@ FAST := tests/core tests/nodes tests/shell tests/contracts tests/cli/test_round_
 	tests/test_exports.py tests/test_schemas.py tests/test_settings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-compiled mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -44,6 +44,11 @@ long: $(READY) ## Everything that takes long, in hours, with a report (docs/long
 
 test-python%: ## The fast tests on another Python, e.g. test-python3.13
 	python=$$(bash .ci/python.sh $*) && $(MAKE) VENV=.venv-python$* PYTHON=$$python test-fast
+
+test-pythons: ## The fast tests on each other Python that is found
+	@for version in 3.12 3.13 3.14; do \
+		if bash .ci/python.sh $$version >/dev/null 2>&1; then $(MAKE) test-python$$version || exit 1; fi; \
+	done
 
 wheel: dist/compiled/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 

@@ -17,6 +17,7 @@ HOUR_S = 3600.0
 VERBS = {
     "mutants": "",
     "test-long": "",
+    "test-pythons": "",
     "verbs": "OPTIONS=--long",
     "faults": "",
     "chaos": "SECONDS=600",
