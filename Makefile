@@ -14,6 +14,9 @@ SECONDS ?= 600
 # What may differ between versions of Python and needs no Kafka; with one round trip on the embedded broker.
 FAST := tests/core tests/nodes tests/shell tests/contracts tests/cli/test_round_trip.py tests/test_admin.py \
 	tests/test_exports.py tests/test_schemas.py tests/test_settings.py
+# What is learned, in virtual hours: arithmetic, which is the same in each version.
+ARITHMETIC := tests/shell/test_recovering.py tests/shell/test_concurrency_limit.py tests/shell/test_overload.py \
+	tests/shell/test_learning.py tests/shell/test_unanswerable.py tests/core/test_limiter.py tests/core/test_trials.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale soak faults chaos kafka-image sbom lock
@@ -28,7 +31,7 @@ test: $(READY) ## All tests; those on a real Kafka are skipped where there is no
 	$(BIN)/pytest -n auto
 
 test-fast: $(READY) ## The tests that need no Kafka and little time
-	$(BIN)/pytest -n auto $(FAST)
+	$(BIN)/pytest -n auto $(FAST) $(addprefix --ignore=,$(ARITHMETIC))
 
 test-long: $(READY) ## All tests, those that take minutes too
 	$(BIN)/pytest -n auto --long
