@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
-COMPILED := .venv-compiled
+COMPILED ?= .venv-compiled
+WHEELS ?= dist/compiled
 FAUST := .venv-faust
 QUIX := .venv-quix
 SBOM_VENV := .venv-sbom
@@ -53,7 +54,7 @@ test-pythons: ## The fast tests on each other Python that is found
 		if bash .ci/python.sh $$version >/dev/null 2>&1; then $(MAKE) test-python$$version || exit 1; fi; \
 	done
 
-wheel: dist/compiled/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
+wheel: $(WHEELS)/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
 test-compiled: $(COMPILED)/.ready ## The tests of what is compiled, against the compiled wheel
 	$(COMPILED)/bin/pytest -n auto tests/core tests/shell tests/contracts tests/simulation \
@@ -98,7 +99,7 @@ faults: $(READY) ## All faults that are provided for, against real brokers, as a
 	$(BIN)/pytest -m fault --long --fault-table=docs/faults.md
 
 chaos: $(READY) ## Kill, stop and restart instances and brokers at random for SECONDS=600, SEED=... (docs/chaos.md)
-	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(OPTIONS)
 
 kafka-image: ## Build an image of Apache Kafka where no registry can be reached (Debian, root)
 	deploy/kafka-image/build.sh kafka
@@ -131,15 +132,15 @@ $(BENCH_READY): requirements/bench.txt $(READY)
 	touch $@
 
 # What every query passes through, compiled by hatch_build.py, in an environment without the sources.
-dist/compiled/.made: $(READY) $(PACKAGES) hatch_build.py
-	rm -rf dist/compiled
-	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/hatchling build -t wheel -d dist/compiled
+$(WHEELS)/.made: $(READY) $(PACKAGES) hatch_build.py
+	rm -rf $(WHEELS)
+	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/hatchling build -t wheel -d $(WHEELS)
 	touch $@
 
-$(COMPILED)/.ready: dist/compiled/.made requirements/dev.txt
+$(COMPILED)/.ready: $(WHEELS)/.made requirements/dev.txt
 	$(BIN)/python -m venv $(COMPILED)
 	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/compiled/*.whl
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(WHEELS)/*.whl
 	$(COMPILED)/bin/python -c 'import sys, fivestage.version as v; sys.exit(0 if v.COMPILED else f"not compiled: {v.__file__}; is PYTHONPATH set?")'
 	touch $@
 

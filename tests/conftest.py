@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 from faults.table import FaultTable
 from fivestage.testing import VirtualTimeLoop
 from fivestage.version import COMPILED
+from kafka import sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,8 +99,26 @@ def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> 
     items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Put off the end of the run that ``faulthandler_timeout`` would bring to those that take minutes."""
+    if item.get_closest_marker("long"):
+        faulthandler.dump_traceback_later(1.2 * LONG_LIMIT_S, exit=True, file=2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop what the processes of the run shared."""
+    if _starts_others(config):
+        sharing.take_away()
+
+
+def _starts_others(config: pytest.Config) -> bool:
+    return bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the table of faults, where it is wanted, and have children react to Ctrl-C."""
+    if _starts_others(config):
+        sharing.prepare()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup make test &
         signal.signal(signal.SIGINT, _ignore)  # unlike SIG_IGN, children do not inherit this
     _keep_bytecode(config)

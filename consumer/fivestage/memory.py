@@ -124,13 +124,13 @@ class MemorySink:
         self._index()
         results, subjects = self._by_output[Output.RESULTS], self._subjects
         while self._named < len(results):
-            subjects.setdefault(dict(results[self._named].headers)[h.CE_SUBJECT], self._named)
+            subjects.setdefault(dict(results[self._named].headers).get(h.CE_SUBJECT, b""), self._named)
             self._named += 1
         found = subjects.get(query_id.encode())
         return None if found is None else results[found]
 
     def _index(self) -> None:
-        """Sort in what was published since the last call, or everything where ``records`` was changed."""
+        """Sort in what was published since the last call, or everything where ``records`` was cleared."""
         records = self.records
         if self._last is not None and records[self._indexed - 1 : self._indexed] != [self._last]:
             self._indexed = self._named = 0

@@ -466,6 +466,14 @@ class JarEngine:
         self.stop()
         shutil.rmtree(self._java.home, ignore_errors=True)
 
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def home(self) -> Path:
+        return self._java.home
+
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

@@ -52,11 +52,9 @@ def _there(broker: RealBroker | Unavailable) -> RealBroker:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
+def kafka() -> Iterator[RealBroker]:
     """Lend a broker that all tests of the run share; don't stop it."""
-    folder = tmp_path_factory.getbasetemp()
-    in_a_worker = "PYTEST_XDIST_WORKER" in os.environ
-    with shared_broker(folder.parent if in_a_worker else folder) as broker:
+    with shared_broker() as broker:
         yield _there(broker)
 
 

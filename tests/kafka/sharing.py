@@ -1,83 +1,104 @@
-"""One broker for all processes of a test run: the first that needs it starts it, and stops it as the last.
+"""One broker for all processes of a test run.
 
-Processes of pytest-xdist have the folder of the run in common. A lock of a file there is held by each that
-uses the broker, and given back by the system when a process ends, in whatever way.
+Of pytest-xdist's processes the first that needs it starts it. It is stopped by the one that started them all,
+at the end, so that no other may end too soon, in whatever way it ends.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import json
+import os
+import shutil
+import signal
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import docker
+import docker.errors
 
-from .broker import AttachedEngine, DockerEngine, RealBroker, Unavailable, acquire, external_broker
+from .broker import (
+    AttachedEngine,
+    DockerEngine,
+    JarEngine,
+    RealBroker,
+    Unavailable,
+    acquire,
+    external_broker,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from io import TextIOWrapper
-    from pathlib import Path
+
+FOLDER = "FIVESTAGE_TEST_SHARED"
+"""The environment variable with the folder where processes of a run find what they share."""
+
+
+def prepare() -> None:
+    """Make the folder; called by the process that starts the others, before it does."""
+    os.environ[FOLDER] = tempfile.mkdtemp(prefix="fivestage-tests-")
+
+
+def take_away() -> None:
+    """Stop the broker, if there is one; called where `prepare` was, after the others have ended."""
+    folder = Path(os.environ.pop(FOLDER))
+    with contextlib.suppress(FileNotFoundError):
+        found = json.loads((folder / "kafka.json").read_text(encoding="utf-8"))
+        if found["container"] is not None:
+            with (
+                contextlib.closing(docker.from_env(timeout=30)) as client,
+                contextlib.suppress(docker.errors.NotFound),
+            ):
+                client.containers.get(found["container"]).remove(force=True, v=True)
+        if found["process"] is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found["process"], signal.SIGKILL)
+            shutil.rmtree(found["home"], ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def shared_broker(folder: Path) -> Iterator[RealBroker | Unavailable]:
-    """Start a broker, or use the one that another process of this run has started.
-
-    Args:
-        folder: The run's, the same for all of its processes.
-    """
-    state, use = folder / "kafka.json", folder / "kafka.use"
-    with contextlib.ExitStack() as stack:
-        using = stack.enter_context(use.open("a"))
-        with _locked(folder / "kafka.lock"):
-            is_first = not (state.exists() and _try_to_share(using))
-            broker = stack.enter_context(_started(state) if is_first else _attached(state))
-            if is_first:
-                fcntl.flock(using, fcntl.LOCK_SH)
-        yield broker
-        if is_first and isinstance(broker, RealBroker):
-            fcntl.flock(using, fcntl.LOCK_EX)  # waits until no other process uses it
-            state.unlink(missing_ok=True)
-
-
-def _try_to_share(using: TextIOWrapper) -> bool:
-    try:
-        fcntl.flock(using, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:  # the one that started the broker is stopping it
-        return False
-    return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _started(state: Path) -> Iterator[RealBroker | Unavailable]:
-    broker = acquire()
-    if isinstance(broker, Unavailable):
-        yield broker
+def shared_broker() -> Iterator[RealBroker | Unavailable]:
+    """Start a broker, or use the one that another process of this run has started."""
+    if FOLDER not in os.environ:
+        broker = acquire()
+        with broker if isinstance(broker, RealBroker) else contextlib.nullcontext():
+            yield broker
         return
-    with broker:
-        engine = broker.engine
-        container = engine.container_id if isinstance(engine, DockerEngine) else None
-        address = {"bootstrap": broker.bootstrap, "mode": broker.mode, "internal": broker.internal}
-        state.write_text(json.dumps({**address, "container": container}), encoding="utf-8")
+    folder = Path(os.environ[FOLDER])
+    state = folder / "kafka.json"
+    with contextlib.ExitStack() as stack:
+        with (folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            broker = stack.enter_context(_attached(state)) if state.exists() else _started(state)
         yield broker
+
+
+def _started(state: Path) -> RealBroker | Unavailable:
+    broker = acquire()
+    if isinstance(broker, RealBroker):
+        engine = broker.engine
+        atexit.unregister(engine.remove)
+        found: dict[str, str | int | None] = dict.fromkeys(("container", "process", "home"))
+        found |= {"bootstrap": broker.bootstrap, "mode": broker.mode, "internal": broker.internal}
+        if isinstance(engine, DockerEngine):
+            found["container"] = engine.container_id
+        if isinstance(engine, JarEngine):
+            found |= {"process": engine.pid, "home": str(engine.home)}
+        state.write_text(json.dumps(found), encoding="utf-8")
+    return broker
 
 
 @contextmanager
 def _attached(state: Path) -> Iterator[RealBroker]:
     found = json.loads(state.read_text(encoding="utf-8"))
-    container = found.pop("container")
-    if container is None:
+    if found["container"] is None:
         yield external_broker(found["bootstrap"], internal=found["internal"])
         return
     with contextlib.closing(docker.from_env(timeout=30)) as client:
-        yield RealBroker(engine=AttachedEngine(client.containers.get(container)), **found)
+        engine = AttachedEngine(client.containers.get(found["container"]))
+        yield RealBroker(found["bootstrap"], found["mode"], found["internal"], engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ HOUR_S = 3600.0
 VERBS = {
     "mutants": "",
     "test-long": "",
+    "test-compiled": "",
     "test-pythons": "",
     "verbs": "OPTIONS=--long",
     "faults": "",
@@ -53,8 +55,9 @@ def main() -> int:
     """Exit code 0 when all verbs passed, else 1."""
     options = _parser().parse_args()
     options.logs.mkdir(parents=True, exist_ok=True)
+    name = commit()  # before the runs, which write documents
     runs = [_run(verb, options.logs / f"{verb}.log") for verb in options.verbs.split(",")]
-    text = report(runs, commit(), dt.datetime.now(dt.UTC))
+    text = report(runs, name, dt.datetime.now(dt.UTC))
     sys.stdout.write(text)
     options.out.write_text(text, encoding="utf-8")
     return 0 if all(run.code == 0 for run in runs) else 1
@@ -73,20 +76,23 @@ def _parser() -> argparse.ArgumentParser:
 def _run(verb: str, log: Path) -> Run:
     started = time.monotonic()
     sys.stderr.write(f"make {verb} {VERBS.get(verb, '')} (output in {log})\n")
+    left_out = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"}  # what was given to make long is not for the verb
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     with log.open("wb") as output:
         make = subprocess.Popen(
             ["make", verb, *VERBS.get(verb, "").split()],
             cwd=ROOT,
-            env={**os.environ, "FIVESTAGE_REQUIRE_KAFKA": os.environ.get("FIVESTAGE_REQUIRE_KAFKA", "1")},
+            env={"FIVESTAGE_REQUIRE_KAFKA": "1", **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             code: int | None = make.wait(2 * HOUR_S)
         except subprocess.TimeoutExpired:
-            make.terminate()
-            make.wait(60)
+            os.killpg(make.pid, signal.SIGKILL)
+            make.wait()
             code = None
     return Run(verb, code, time.monotonic() - started)
 

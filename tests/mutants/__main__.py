@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections import Counter
 
-from .mutant import ROOT, MutantError, load
-from .run import PASSED, Fate, run_all, run_tests
+from .mutant import MutantError, load
+from .run import PASSED, Fate, run_all, run_unchanged
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,8 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen:
         sys.stderr.write(f"no planted mistake is called {options.only}; see tests/mutants/mutants.toml\n")
         return 2
-    tests = sorted({test for mutant in chosen for test in mutant.tests})
-    code, output = run_tests(tests, ROOT)
+    code, output = run_unchanged(chosen)
     if code != PASSED:
         sys.stderr.write(f"{output}\nwithout any planted mistake these tests must pass\n")
         return 1
@@ -28,13 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
             fates[verdict.fate] += 1
             sys.stdout.write(f"{verdict.fate:9} {verdict.seconds:6.1f} s  {verdict.mutant.name}\n")
             sys.stdout.flush()
-            if verdict.fate is not Fate.CAUGHT:
+            if verdict.fate in (Fate.SURVIVED, Fate.BROKEN):
                 sys.stdout.write(f"{verdict.output[-3000:]}\n")
     except MutantError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(f"{fates[Fate.CAUGHT]} of {len(chosen)} planted mistakes are caught\n")
-    return 0 if fates[Fate.CAUGHT] == len(chosen) else 1
+    caught = fates[Fate.CAUGHT] + fates[Fate.HUNG]
+    sys.stdout.write(
+        f"{caught} of {len(chosen)} planted mistakes are caught, {fates[Fate.HUNG]} by a time limit\n"
+    )
+    return 0 if caught == len(chosen) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

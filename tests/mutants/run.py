@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 LIMIT_S = 600.0
 """How long the tests of one mistake may take."""
-TEST_LIMIT_S = 60
+TEST_LIMIT_S = 200
 """How long one of them may take: a mistake may make it hang."""
+HUNG = "Timeout (>"
+"""What pytest-timeout says of a test that it ends."""
 COPIED = (".ci", ".github", "consumer", "deploy", "docs", "requirements", "schemas", "tests")
 """Folders; files of the root are copied too."""
 PASSED, FAILED, NO_END = 0, 1, -1
@@ -34,6 +36,8 @@ class Fate(StrEnum):
     """What became of a planted mistake."""
 
     CAUGHT = "caught"
+    HUNG = "hung"
+    """A time limit ended a test: the mistake is caught, unless the machine was too slow."""
     SURVIVED = "survived"
     BROKEN = "broken"
     """Its tests could not be run, which says nothing about them."""
@@ -56,6 +60,13 @@ def run_all(mutants: Sequence[Mutant], jobs: int) -> Iterator[Verdict]:
             copies.put(copy_project(Path(folder) / str(number)))
         with ThreadPoolExecutor(jobs) as pool:
             yield from pool.map(lambda mutant: _run(mutant, copies), mutants)
+
+
+def run_unchanged(mutants: Sequence[Mutant]) -> tuple[int, str]:
+    """Run the tests of all of them in a copy without any mistake, where they must pass."""
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    with tempfile.TemporaryDirectory(prefix="fivestage-mutants-") as folder:
+        return run_tests(tests, copy_project(Path(folder) / "unchanged"))
 
 
 def copy_project(target: Path) -> Path:
@@ -92,18 +103,21 @@ def _planted(mutant: Mutant, root: Path) -> Iterator[None]:
 def judge(mutant: Mutant, root: Path) -> Verdict:
     """Run the tests of a mistake in the project at *root*, where it is planted already."""
     started = time.monotonic()
-    code, output = run_tests(mutant.tests, root, f"--timeout={TEST_LIMIT_S}")
+    code, output = run_tests(mutant.tests, root)
     fate = {FAILED: Fate.CAUGHT, PASSED: Fate.SURVIVED}.get(code, Fate.BROKEN)
+    if fate is Fate.CAUGHT and HUNG in output:
+        fate = Fate.HUNG
     return Verdict(mutant, fate, time.monotonic() - started, output)
 
 
-def run_tests(tests: Sequence[str], root: Path, *options: str) -> tuple[int, str]:
+def run_tests(tests: Sequence[str], root: Path) -> tuple[int, str]:
     """Run tests of the project at *root* against its own sources; pytest's exit code and output."""
     sources = os.pathsep.join(str(root / name) for name in ("consumer", "schemas"))
     environment = {**os.environ, "PYTHONPATH": sources, "PYTHONDONTWRITEBYTECODE": "1"}
     environment["FIVESTAGE_TEST_PROFILE"] = "no-shrinking"
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *options, *tests]
+    options = ["-x", "-q", "-p", "no:cacheprovider", f"--timeout={TEST_LIMIT_S}"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     try:
         done = subprocess.run(
             command,

@@ -26,7 +26,10 @@ def test_a_mistake_can_be_planted(mutant: Mutant) -> None:
     if mutant.file.endswith(".py"):
         compile(changed, mutant.file, "exec")
     for test in mutant.tests:
-        assert (ROOT / test.partition("::")[0]).exists(), test
+        path, *names = test.partition("[")[0].split("::")
+        text = (ROOT / path).read_text(encoding="utf-8") if names else ""
+        assert (ROOT / path).exists(), test
+        assert names[-1:] == ["runTest"] or all(f"def {name}(" in text for name in names), test
 
 
 def test_there_are_enough() -> None:
