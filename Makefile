@@ -34,7 +34,7 @@ test: $(READY) ## All tests; those on a real Kafka are skipped where there is no
 test-fast: $(READY) ## The tests that need no Kafka and little time
 	$(BIN)/pytest -n auto $(FAST) $(addprefix --ignore=,$(ARITHMETIC))
 
-test-long: $(READY) ## All tests, those that take minutes too
+test-long: $(BENCH_READY) $(FAUST)/.ready $(QUIX)/.ready ## All tests, those that take minutes too
 	$(BIN)/pytest -n auto --long
 
 mutants: $(READY) ## Plant mistakes in the product: each must make a test fail

@@ -27,6 +27,8 @@ OF_TIME = {
     "total_duration_ms", "queue_ms", "stage_durations",
 }  # fmt: skip
 LIMIT_S = 60.0
+APART = ("faust", "quix")
+"""In environments of their own, which ``make test-long`` makes."""
 OTHERS = [name for name, one in CONTESTANTS.items() if one.works and name != HANDWRITTEN]
 
 
@@ -66,12 +68,11 @@ def expected() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, one in CONTESTANTS.items() if one.works and name != HANDWRITTEN]
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in APART else name for name in OTHERS]
 )
 async def test_same_events(name: str, expected: dict[str, Any]) -> None:
     """Each publishes what the hand-written loop does: values, ids, types, traces."""
-    reason = CONTESTANTS[name].missing()
-    if reason is not None:
+    if (reason := CONTESTANTS[name].missing()) is not None:  # as where only `make test` was run
         pytest.skip(reason)
     found = await events_of(name)
     assert found.keys() == expected.keys()
