@@ -214,7 +214,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def drained(self, drain: Drain) -> None:
         """A drain is over: commit, and give the partitions up."""
         world, ledger = self.world, self.world.ledger
-        keys = frozenset(ledger.books) if drain.keys is None else drain.keys & ledger.books.keys()
+        keys = frozenset(ledger.books) if drain.keys is None else drain.keys.intersection(ledger.books)
         mine = [entry for entry in world.present() if KEYS[entry.record.partition] in keys]
         if not drain.task.cancelled():
             world.commit()
