@@ -35,13 +35,13 @@ def lose_a_result(planted: Planted) -> None:
 
 
 def lose_a_letter(planted: Planted) -> None:
-    """The unreadable record has no dead letter, and nobody counted those."""
+    """The unreadable record has no dead letter, and the rejects were not counted."""
     del planted.letters[0]
     planted.history.commits.clear()
     planted.history.rejects = None
 
 
-def answer_what_nobody_asked(planted: Planted) -> None:
+def answer_what_was_not_asked(planted: Planted) -> None:
     """There is an event about a record behind the last one."""
     event = planted.event(2).again(source={"topic": "in", "partition": 0, "offset": COUNT})
     event.headers["ce_id"] = f"in/0/{COUNT}/result"
@@ -164,7 +164,7 @@ def end_badly(planted: Planted) -> None:
 
 ANOMALIES: dict[str, list[Callable[[Planted], None]]] = {
     "lost": [lose_a_result, lose_a_letter],
-    "phantom": [answer_what_nobody_asked, reject_what_can_be_read],
+    "phantom": [answer_what_was_not_asked, reject_what_can_be_read],
     "contradictions": [answer_under_two_ids, reject_what_was_read, change_the_answer, end_one_run_twice],
     "commit-ahead": [commit_too_early, commit_before_the_letter, commit_beyond_the_end],
     "commit-regressions": [commit_backwards],

@@ -50,9 +50,9 @@ def test_clocks_that_disagree(kafka: RealBroker, make_topics: MakeTopics) -> Non
     ahead = set()
     for message in read_all(kafka.bootstrap, topics.results):
         value = json.loads(message.value() or b"")
-        begun = instant(value["started_at"])
-        assert begun is not None
-        off_s = begun - message.timestamp()[1] / 1000  # which is the broker's
+        started = instant(value["started_at"])
+        assert started is not None
+        off_s = started - message.timestamp()[1] / 1000  # which is the broker's
         ahead.add(off_s > 0)
         assert abs(abs(off_s) - SKEW_S) < SKEW_S / 2
         assert (value["metrics"]["queue_ms"] > 0) == (off_s > 0)  # the age of what is from the future is 0
