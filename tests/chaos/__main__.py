@@ -50,7 +50,7 @@ def main() -> int:
 
 
 class TooLongError(BaseException):
-    """The run did not end: what handles the errors of brokers, a TimeoutError too, must not take it for one."""
+    """The run did not end. Not an Exception: code that handles a broker's TimeoutError must not catch it."""
 
 
 def _too_long(*_: object) -> None:
