@@ -64,7 +64,7 @@ def shown(value: Any) -> str:
 
 
 def defaults_in(cell: str, keys: list[str]) -> None:
-    """A cell gives the defaults of so many settings, in their order."""
+    """A cell gives the defaults of these settings, in their order."""
     if keys == ["pipeline.critical"]:
         assert set(cell.split(", ")) == set(default_of(keys[0]))
         return

@@ -18,9 +18,10 @@ AT_MOST_S = 10.0
 PROGRAM = f"""
 import ctypes, time
 from fivestage import shutdown
+print(time.monotonic(), flush=True)
 end = shutdown.HardEnd({LIMIT_S}, lambda: {CODE})
-print("armed", flush=True)
 """
+"""Prints when it has set the guards, by the clock that all processes of a machine share."""
 
 
 @pytest.mark.parametrize(
@@ -37,14 +38,13 @@ def test_whatever_hangs_the_process_ends_in_time(hangs: str, code: int) -> None:
     program = [sys.executable, "-c", PROGRAM + hangs]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"armed\n"
-        armed_at = time.monotonic()
+        set_at = float(process.stdout.readline())
         try:
             found = process.wait(AT_MOST_S)
         finally:
             process.kill()
     assert found == code
-    assert time.monotonic() - armed_at >= LIMIT_S / 2
+    assert time.monotonic() - set_at >= LIMIT_S
     assert LIMIT_S + LAST_WORDS_S <= AT_MOST_S / 4
 
 
@@ -55,4 +55,4 @@ def test_an_end_in_order_is_not_cut() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (ended.returncode, ended.stdout) == (0, "armed\nalive\n"), ended.stderr
+    assert (ended.returncode, ended.stdout.split()[1:]) == (0, ["alive"]), ended.stderr

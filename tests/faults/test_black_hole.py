@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 from faults.brokers import SIZE, Brokers
 from faults.proxy import Mode, Proxy
 from kafka.broker import TopicSet
-from support.checker import CommitWatch, check, wait_for_results, wait_until_committed
+from support.checker import CUT_OFF, CommitWatch, check, wait_for_results, wait_until_committed
 from support.feeder import event
 from support.process import ServiceProcess
 
@@ -85,6 +85,6 @@ def test_a_broker_that_is_a_black_hole(proxies: list[Proxy]) -> None:
         wait_for_results(bootstrap, TOPICS.results, 152)
         wait_until_committed(bootstrap, "fivestage", TOPICS.queries, 152)
         assert service.end() == 0
-    report = check(bootstrap, TOPICS, ids, watch.snapshots)
+    report = check(bootstrap, TOPICS, ids, watch.snapshots, CUT_OFF)
     assert report.silent, report
     assert [line["event"] for line in service.log].count("rebuilding") == 0

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     Record = Callable[[str, object], None]
 
 pytestmark = pytest.mark.kafka
-LIMITS = Limits(in_flight=256, unfinished=1100, late_s=1.0, shutdown_s=15.0)
+LIMITS = Limits(in_flight=256, unfinished=1100, late_s=1.0, written_late_s=None, shutdown_s=15.0)
 RATE = 150.0
 WAIT_S = 60.0
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.checker import Ending, History, Interval, Limits, Sample, Snapshot, Tenure, judge
+from support.checker import UNTIMED, Ending, History, Interval, Limits, Sample, Snapshot, Tenure, judge
 
 from .histories import COUNT, QUERIES, REJECTED, UNREADABLE, Planted, clean, rerun
 
@@ -35,13 +35,13 @@ def lose_a_result(planted: Planted) -> None:
 
 
 def lose_a_letter(planted: Planted) -> None:
-    """The unreadable record has no dead letter, and nobody counted those."""
+    """The unreadable record has no dead letter, and the rejects were not counted."""
     del planted.letters[0]
     planted.history.commits.clear()
     planted.history.rejects = None
 
 
-def answer_what_nobody_asked(planted: Planted) -> None:
+def answer_what_was_not_asked(planted: Planted) -> None:
     """There is an event about a record behind the last one."""
     event = planted.event(2).again(source={"topic": "in", "partition": 0, "offset": COUNT})
     event.headers["ce_id"] = f"in/0/{COUNT}/result"
@@ -137,12 +137,12 @@ def use_too_much_memory(planted: Planted) -> None:
     planted.history.samples.append(Sample("a", 1, 1, 501))
 
 
-def end_late(planted: Planted) -> None:
-    """A query ended a second after its budget."""
+def end_late(planted: Planted, late_s: int = 1) -> None:
+    """A query ended a second, or more, after its budget."""
     event = planted.event(2)
-    event.value["finished_at"] = event.headers["ce_time"] = "1970-01-01T00:16:43.250000Z"
-    event.value["metrics"] |= {"total_duration_ms": 1250.0, "within_budget": False}
-    event.timestamp_ms = 1_003_250
+    event.value["finished_at"] = event.headers["ce_time"] = f"1970-01-01T00:16:{42 + late_s}.250000Z"
+    event.value["metrics"] |= {"total_duration_ms": 250.0 + 1000 * late_s, "within_budget": False}
+    event.timestamp_ms = 1_002_250 + 1000 * late_s
     planted.history.commits.clear()
 
 
@@ -164,7 +164,7 @@ def end_badly(planted: Planted) -> None:
 
 ANOMALIES: dict[str, list[Callable[[Planted], None]]] = {
     "lost": [lose_a_result, lose_a_letter],
-    "phantom": [answer_what_nobody_asked, reject_what_can_be_read],
+    "phantom": [answer_what_was_not_asked, reject_what_can_be_read],
     "contradictions": [answer_under_two_ids, reject_what_was_read, change_the_answer, end_one_run_twice],
     "commit-ahead": [commit_too_early, commit_before_the_letter, commit_beyond_the_end],
     "commit-regressions": [commit_backwards],
@@ -282,8 +282,13 @@ def test_a_new_leader_that_does_not_know_the_end_yet() -> None:
 
 
 def test_without_limits() -> None:
-    """Where no limits are given, nothing is said of times and sizes."""
+    """Where none are given, sizes are not looked at, and times only for what no busy machine explains."""
     planted = clean()
     for doctor in (end_late, run_too_many, linger):
         doctor(planted)
     assert judge(planted.made()).silent
+    for late_s, violations in {4: {}, 6: {"late": 2}}.items():  # it ended late, and was written late
+        planted = clean()
+        end_late(planted, late_s)
+        assert found(judge(planted.made())) == violations
+        assert judge(planted.made(), UNTIMED).silent

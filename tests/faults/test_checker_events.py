@@ -121,7 +121,7 @@ def test_a_record_without_a_key_lends_its_id() -> None:
 
 @pytest.mark.parametrize(("offset", "kind"), KINDS)
 def test_each_header_is_looked_at(offset: int, kind: str) -> None:
-    """A header that is missing, or says something else, is found; so is one that nobody asked for."""
+    """A header that is missing, or says something else, is found; so is one that the contract lacks."""
     for name, other in HEADERS.items():
         planted = clean()
         planted.event(offset, kind).headers[name] = other

@@ -17,7 +17,7 @@ from fivestage.settings import KafkaSettings
 from kafka.broker import ADVERTISED, create_topics
 from kafka.conftest import _lend
 from kafka.test_service import settings_for
-from support.checker import ONCE, check, wait_for_results, wait_until_committed
+from support.checker import CUT_OFF, check, wait_for_results, wait_until_committed
 from support.feeder import event, write
 from support.process import ServiceProcess
 
@@ -67,7 +67,7 @@ def test_acknowledgements_are_lost(
         wait_until_committed(broker.bootstrap, topics.prefix, topics.queries, len(ids))
         assert service.end() == 0
     assert proxy.acks_lost == 8
-    report = check(broker.bootstrap, topics, ids, limits=ONCE)
+    report = check(broker.bootstrap, topics, ids, limits=CUT_OFF._replace(repeated=0))
     assert report.silent, report
     record_property("acknowledgements lost", proxy.acks_lost)
     record_property("events written twice", report.duplicates)
@@ -85,7 +85,7 @@ def test_connections_break(network: tuple[RealBroker, Proxy]) -> None:
             assert proxy.reset() > 0
         wait_until_committed(broker.bootstrap, topics.prefix, topics.queries, len(ids))
         assert service.end() == 0
-    report = check(broker.bootstrap, topics, ids)
+    report = check(broker.bootstrap, topics, ids, limits=CUT_OFF)
     assert report.silent, report
 
 
@@ -112,7 +112,7 @@ def test_half_open_connections(
         record_property("half-open: recovered after s", round(time.monotonic() - dead_at, 1))
         assert service.end() == 0
     assert [line for line in service.log if line["event"] == "not published yet"] == []
-    report = check(broker.bootstrap, topics, ["a", *(f"q{n}" for n in range(50))])
+    report = check(broker.bootstrap, topics, ["a", *(f"q{n}" for n in range(50))], limits=CUT_OFF)
     assert report.silent, report
 
 
@@ -136,7 +136,7 @@ def test_a_black_hole(
         wait_until_committed(broker.bootstrap, topics.prefix, topics.queries, len(ids))
         record_property("black hole: recovered after s", round(time.monotonic() - healed_at, 1))
         assert service.end() == 0
-    report = check(broker.bootstrap, topics, ids)
+    report = check(broker.bootstrap, topics, ids, limits=CUT_OFF)
     assert report.silent, report
 
 
@@ -161,7 +161,7 @@ def test_one_direction_is_cut(
         wait_until_committed(broker.bootstrap, topics.prefix, topics.queries, len(ids))
         record_property(f"{direction.name}: recovered after s", round(time.monotonic() - cut_at, 1))
         assert service.end() == 0
-    report = check(broker.bootstrap, topics, ids)
+    report = check(broker.bootstrap, topics, ids, limits=CUT_OFF)
     assert report.silent, report
 
 
@@ -208,7 +208,7 @@ def test_a_name_is_forgotten(network: tuple[RealBroker, Proxy], tmp_path: Path) 
         hosts.write_text("127.0.0.1 localhost\n")
         wait_for_results(broker.bootstrap, topics.results, 2)
         assert service.end() == 0
-    report = check(broker.bootstrap, topics, ["a", "b"])
+    report = check(broker.bootstrap, topics, ["a", "b"], limits=CUT_OFF)
     assert report.silent, report
 
 

@@ -12,6 +12,7 @@ import pytest
 from faults.mock import PRODUCE, SESSION, Mock
 from kafka.broker import TopicSet
 from support.checker import (
+    CUT_OFF,
     CommitWatch,
     check,
     json_of,
@@ -52,7 +53,7 @@ def all_answered(mock: Mock, ids: list[str], watch: CommitWatch | None = None) -
     """What the checker finds when every query is answered and committed."""
     wait_for_results(mock.bootstrap, TOPICS.results, len(ids))
     wait_until_committed(mock.bootstrap, "fivestage", TOPICS.queries, len(ids))
-    return check(mock.bootstrap, TOPICS, ids, watch.snapshots if watch else ())
+    return check(mock.bootstrap, TOPICS, ids, watch.snapshots if watch else (), CUT_OFF)
 
 
 def out_of_order(mock: Mock) -> list[str]:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kafka.test_service import settings_for
-from support.checker import check, committed, json_of, read_all, wait_for_results, wait_until_committed
+from support.checker import (
+    UNTIMED,
+    check,
+    committed,
+    json_of,
+    read_all,
+    wait_for_results,
+    wait_until_committed,
+)
 from support.feeder import Feeder, event, write
 from support.probe import metrics
 from support.process import ServiceProcess
@@ -109,7 +117,7 @@ def test_the_process_is_held_up(kafka: RealBroker, make_topics: MakeTopics, how:
         assert service.end() == 0
     assigned = [line for line in service.log if line["event"] == "assigned"]
     assert len(assigned) >= 2 if held_for_long else len(assigned) == 1
-    report = check(kafka.bootstrap, topics, ids)
+    report = check(kafka.bootstrap, topics, ids, limits=UNTIMED)
     assert report.silent, report
     assert report.statuses["timeout"] > 0
     results = [json_of(message) for message in read_all(kafka.bootstrap, topics.results)]
@@ -131,7 +139,7 @@ def test_a_query_that_costs_the_membership(kafka: RealBroker, make_topics: MakeT
         assert service.end() == 0
     results = [json_of(message)["status"] for message in read_all(kafka.bootstrap, topics.results)]
     assert results == ["timeout", "timeout", "expired"]
-    report = check(kafka.bootstrap, topics, ["held"])
+    report = check(kafka.bootstrap, topics, ["held"], limits=UNTIMED)
     assert report.silent, report
 
 

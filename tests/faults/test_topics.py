@@ -12,7 +12,16 @@ import pytest
 from fivestage.bus.client import follow
 from fivestage.settings import Settings
 from kafka.test_service import DENY, settings_for
-from support.checker import ONCE, check, committed, read_all, wait_for_results, wait_until_committed
+from support.checker import (
+    CUT_OFF,
+    UNTIMED,
+    Limits,
+    check,
+    committed,
+    read_all,
+    wait_for_results,
+    wait_until_committed,
+)
 from support.feeder import Feeder, event, write
 from support.probe import get, metrics
 from support.process import ServiceProcess
@@ -58,7 +67,7 @@ def test_an_output_topic_is_deleted_under_load(kafka: RealBroker, make_topics: M
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 1500)
         until(lambda: get(port_of(service), "/readyz") == (200, "ok\n"), "ready again")
         assert service.end() == 0
-    report = check(kafka.bootstrap, topics, feeder.ids, limits=ONCE)
+    report = check(kafka.bootstrap, topics, feeder.ids, limits=CUT_OFF._replace(repeated=0))
     gone_with_it = {text.split()[0].removesuffix("/result") for text in report.incomplete}
     assert 0 < len(gone_with_it) <= at_most
     ahead = {f"{topics.queries}/{text.split(',')[0]}" for text in report.commit_ahead}
@@ -152,7 +161,7 @@ def test_records_are_deleted_before_a_slow_reader(kafka: RealBroker, make_topics
         gap = _gap_of(service)
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 3000)
         assert service.end() == 0
-    _check_gap(kafka, topics, ids, gap)
+    _check_gap(kafka, topics, ids, gap, UNTIMED)
 
 
 def _gap_of(service: ServiceProcess) -> dict[str, Any]:
@@ -162,9 +171,11 @@ def _gap_of(service: ServiceProcess) -> dict[str, Any]:
     return gap
 
 
-def _check_gap(kafka: RealBroker, topics: TopicSet, ids: list[str], gap: dict[str, Any]) -> None:
+def _check_gap(
+    kafka: RealBroker, topics: TopicSet, ids: list[str], gap: dict[str, Any], limits: Limits | None = None
+) -> None:
     """Those that were skipped, and no others, have no answer."""
-    report = check(kafka.bootstrap, topics, ids)
+    report = check(kafka.bootstrap, topics, ids, limits=limits)
     skipped = {f"q{number}" for number in range(gap["position"], gap["offset"])}
     assert set(report.lost) == skipped
     report.lost = []

@@ -126,7 +126,7 @@ Side = Real | Simulated
 
 
 class Listener(ConsumerRebalanceListener):
-    """Writes down what it is told of, and does something while partitions are being taken away."""
+    """Records each rebalance callback, and acts while partitions are being revoked."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -166,7 +166,7 @@ async def join(side: Side, name: str = "a") -> tuple[Any, Listener]:
 async def read(
     consumer: Any, number: int, *partitions: TopicPartition, max_records: int = 100, most: int = 100
 ) -> dict[int, list[int]]:
-    """The offsets of so many records by partition, and of what comes until *most*; never more than asked."""
+    """The offsets by partition: *number* and what still comes, *most* at most; no fetch returns too many."""
     found: dict[int, list[int]] = {}
     empty = 0
     for _ in range(PATIENCE):

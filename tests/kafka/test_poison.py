@@ -140,13 +140,18 @@ async def test_poison_on_the_wire(kafka: RealBroker, topics: TopicSet, record_pr
 def test_what_java_compresses_is_read(kafka: RealBroker, topics: TopicSet) -> None:
     """Batches of every codec, as Java's producer frames them."""
     codecs = ("gzip", "snappy", "lz4", "zstd")
+    ids: list[str] = []
     for codec in codecs:
-        lines = "".join(f'{{"query_id":"{codec}{number}","user_input":"fast"}}\n' for number in range(500))
+        names = [f"{codec}{number}" for number in range(500)]
+        ids += names
+        lines = "".join(f'{{"query_id":"{name}","user_input":"fast"}}\n' for name in names)
         arguments = ("--topic", topics.queries, "--compression-codec", codec, "--batch-size", "200")
         kafka.exec_tool("kafka-console-producer", *arguments, input=lines.encode())
     with ServiceProcess("support.apps:load", kafka.bootstrap, settings_for(topics)) as service:
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 500 * len(codecs))
         assert service.end() == 0
+    report = check(kafka.bootstrap, topics, ids, limits=ONCE)
+    assert report.silent, report
     assert letters(kafka, topics) == []
 
 

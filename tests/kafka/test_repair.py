@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.checker import check, wait_for_results, wait_until_committed
+from support.checker import CUT_OFF, check, wait_for_results, wait_until_committed
 from support.feeder import Feeder, event, write
 from support.probe import metrics
 from support.process import ServiceProcess
@@ -41,7 +41,7 @@ def test_clients_are_rebuilt(
             '{client="consumer",reason="group_ended"}': 1,
         }
         assert service.end() == 0
-    report = check(kafka.bootstrap, topics, ids)
+    report = check(kafka.bootstrap, topics, ids, limits=CUT_OFF)
     assert report.silent, report
     record_property("rebuilds", len(broken))
     record_property("answered twice", report.duplicates)

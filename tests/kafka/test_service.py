@@ -12,6 +12,7 @@ import pytest
 from faults.operations import Operator
 from fivestage_schemas import PipelineResult, StageType, TimeoutEvent
 from support.checker import (
+    CUT_OFF,
     ONCE,
     check,
     committed,
@@ -225,7 +226,7 @@ def test_broker_restart_under_load(own_kafka: RealBroker, make_topics: MakeTopic
         own_kafka.restart()
         wait_until_committed(own_kafka.bootstrap, topics.prefix, topics.queries, 4000)
         assert service.end() == 0
-    report = check(own_kafka.bootstrap, topics, feeder.ids)
+    report = check(own_kafka.bootstrap, topics, feeder.ids, limits=CUT_OFF)
     assert report.silent, report
 
 

@@ -47,6 +47,7 @@ class Drain:
         self.keys = keys
         self.disturbed = False
         self.ends_at = world.loop.time() + limit_s
+        world.note_drain(keys)
         self.task = world.loop.create_task(world.dispatcher.drain(limit_s, keys))
 
 
@@ -180,6 +181,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         """All partitions that are not being taken away are given again."""
         leaving = {key for drain in self.drains for key in drain.keys or ()}
         self.world.assign(frozenset(KEYS).difference(self.world.ledger.books, leaving))
+        for drain in self.drains:
+            self.world.note_drain(drain.keys)
         self.turn()
 
     @precondition(lambda self: self.world.ledger.books)

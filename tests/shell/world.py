@@ -104,6 +104,8 @@ class World:
         self.logs: tuple[list[Entry], ...] = ([], [])
         self.committed, self.next, self.first = [0, 0], [0, 0], [0, 0]
         self._turns = 0
+        self.drained: set[int] = set()
+        """Partitions of which a drain started in their present assignment: what waits may be left."""
         self.unacked: list[Unacknowledged] = []
         self.hold = False
         """Keep acknowledgements back."""
@@ -152,9 +154,14 @@ class World:
     def assign(self, keys: frozenset[PartitionKey]) -> None:
         """Give partitions: they are read from their committed positions on."""
         self.ledger.assign(keys)
+        self.drained -= {key.partition for key in keys}
         for number in (key.partition for key in keys):
             self.next[number] = self.first[number] = self.committed[number]
         self.arrived.set()
+
+    def note_drain(self, keys: frozenset[PartitionKey] | None) -> None:
+        """A drain of some partitions, or of all, goes on."""
+        self.drained |= {key.partition for key in self.ledger.books if keys is None or key in keys}
 
     async def fetch(self, _: int) -> list[PlainRecord]:
         await asyncio.sleep(0)
@@ -220,10 +227,13 @@ class World:
         self.entries[job.number] = entry
 
     def _judge_turn(self, entry: Entry) -> None:
-        """What has a deadline may have been rejected, and what is behind a put-back record is left."""
+        """What has a deadline may have been rejected, and what a drain has met may have been left."""
         for other in self.waiting():
-            book = self.ledger.book(KEYS[other.record.partition])
-            if other.lane == entry.lane and other.due_at == inf and book and book.left_from is None:
+            if (
+                other.lane == entry.lane
+                and other.due_at == inf
+                and other.record.partition not in self.drained
+            ):
                 self.must(other.turn >= entry.turn, "first come, first served in a lane", other, entry)
 
     def _judge_order(self, entry: Entry) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STAGES = tuple(StageType)
 STAGE_KINDS = frozenset(f"stage_result/{number}" for number in range(5))
 CRITICAL = 3
-"""The first so many stages are critical."""
+"""How many stages are critical: the first ones."""
 ROUNDING_S = 1e-6
 ROWS = frozenset(
     {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RESULTS = TopicSettings().results
 THOROUGH = 10
-"""One of so many seeds has its values read with their models, too, which costs as much as all else here."""
+"""One seed in this many has its values read with their models, too, which costs as much as all else here."""
 
 
 def judge(broker: Broker, scenario: Scenario) -> Iterator[str]:

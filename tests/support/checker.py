@@ -24,9 +24,9 @@ Reads with librdkafka, not with our own client. What it looks for:
 
 What it counts and allows: a query that was run again, because its instance ended or lost its partition
 between answer and commit, has a second event of the same id, or events without a result. Its times differ,
-and its status may: what was in time once need not be in time again. Times are looked at with `Limits` only,
-and not for queries that ran on an instance while it was stopped or waited for a processor; what is written
-late while a broker is away is not the service's doing.
+and its status may: what was in time once need not be in time again. Times are looked at unless `Limits` say
+otherwise, and not for queries that ran on an instance while it was stopped or waited for a processor; what
+is written late while a broker is away is not the service's doing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     from kafka.broker import TopicSet
 
 __all__ = [
+    "CUT_OFF",
     "ONCE",
+    "UNTIMED",
     "CommitWatch",
     "CpuWatch",
     "Ending",
@@ -87,6 +89,10 @@ __all__ = [
 
 ONCE = Limits(repeated=0)
 """Nothing was run again."""
+CUT_OFF = Limits(written_late_s=None)
+"""A broker, or the way to it, was away, and the history does not say when."""
+UNTIMED = Limits(late_s=None, written_late_s=None)
+"""An instance was stopped or starved, and the history does not say when."""
 
 
 def check(

@@ -76,7 +76,7 @@ def _read_events(report: Report, history: History, seen: Seen) -> None:
                 found += inconsistencies(event)
                 seen.terminals.append(Terminal.of(event))
             elif output == RESULTS:
-                seen.answered_ms[event.source] = 0  # when is for nobody to say
+                seen.answered_ms[event.source] = 0  # its time of writing cannot be determined
             if found:
                 report.malformed.append(f"{event.name}: {'; '.join(found)}")
 

@@ -23,7 +23,7 @@ def judge_commits(report: Report, history: History, answered_ms: Mapping[Place, 
     there = {record.at for record in history.queries}
     highest: Positions = {}
     for partition, position, at_ms in history.commits:
-        if position is None:  # somebody deleted the group
+        if position is None:  # the group was deleted
             highest.pop(partition, None)
             continue
         known = highest.get(partition, 0)
@@ -60,7 +60,7 @@ def judge_snapshots(
 
 
 def _extend(ends: dict[tuple[str, int], int], snapshot: Snapshot) -> None:
-    """Topics only grow; a broker that has just begun to lead a partition may not know its end yet."""
+    """Topics only grow; a broker that has just become leader of a partition may not know its end yet."""
     for topic, seen in (("results", snapshot.results_end), ("letters", snapshot.letters_end)):
         for partition, end in seen.items():
             ends[topic, partition] = max(end, ends.get((topic, partition), 0))

@@ -6,6 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+LATE_S = 5.0
+"""Generous: no machine is so busy that a query or its event is later."""
+
 
 class Limits(NamedTuple):
     """What is allowed; None: not looked at."""
@@ -13,9 +16,9 @@ class Limits(NamedTuple):
     in_flight: int | None = None
     unfinished: int | None = None
     rss_mb: float | None = None
-    late_s: float | None = None
+    late_s: float | None = LATE_S
     """By how much a query may end after its budget."""
-    written_late_s: float | None = None
+    written_late_s: float | None = LATE_S
     """By how much its event may be written after its budget."""
     shutdown_s: float | None = None
     repeated: int | None = None

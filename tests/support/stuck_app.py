@@ -14,7 +14,7 @@ from fivestage import Pipeline, watch
 if TYPE_CHECKING:
     from fivestage import Query, StageContext
 
-STUCK_NODES = ("stuck-1", "stuck-2", "stuck-3")
+STUCK_NODES = ("stuck-1", "stuck-2")
 RUN_ON_S = 2.0
 
 watch.RUN_ON_S = RUN_ON_S
