@@ -325,7 +325,7 @@ class DispatcherMachine(RuleBasedStateMachine):
                 )
 
     def is_leaving(self, entry: Entry) -> bool:
-        """Whether a drain has begun since an entry was handed out: it may be left to the next reader."""
+        """Whether a drain has started since an entry was handed out: it may be left to the next reader."""
         return any(drain.keys is None or KEYS[entry.record.partition] in drain.keys for drain in self.drains)
 
     def teardown(self) -> None:

@@ -41,7 +41,7 @@ MAX_HELD_BYTES = 8_000
 TOTAL_S = 0.25
 SLACK_S = 0.005
 CLOCK_S = 1e-6
-"""A wall clock of today tells no less apart."""
+"""Smaller differences are lost in a wall clock: a float of today's seconds has no more digits."""
 MOST_TURNS = 1000
 WALL = 1_800_000_000.0
 """The wall clock when the loop's clock shows 0."""

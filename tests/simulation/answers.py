@@ -47,7 +47,7 @@ class Answers:
     """The output topics, and what must be there.
 
     Args:
-        trace: Told of results and dead letters.
+        trace: Where results and dead letters are noted.
     """
 
     def __init__(self, trace: Trace) -> None:

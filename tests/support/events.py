@@ -48,7 +48,7 @@ _STAMPED = {RESULTS: "finished_at", TIMEOUTS: "occurred_at"}
 
 
 class Event(NamedTuple):
-    """An event that can be told to be about a certain record."""
+    """An event that names the record it is about."""
 
     output: str
     record: Record

@@ -98,11 +98,11 @@ def _timeouts(value: dict[str, Any], reading_s: float) -> Iterator[tuple[str, di
 
 def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any], reading_s: float) -> bool:
     """The stage was running at the deadline, or its limit was the deadline."""
-    begun, started = instant(stage["started_at"]), instant(value["started_at"])
-    if begun is None or started is None:
+    stage_at, query_at = instant(stage["started_at"]), instant(value["started_at"])
+    if stage_at is None or query_at is None:
         return False
     took_s = float(max(stage["timeout_ms"], stage["duration_ms"])) / 1000
-    return begun - started + took_s >= float(value["metrics"]["budget_ms"]) / 1000 - reading_s
+    return stage_at - query_at + took_s >= float(value["metrics"]["budget_ms"]) / 1000 - reading_s
 
 
 def first_failure(value: dict[str, Any]) -> dict[str, Any] | None:
@@ -199,9 +199,9 @@ def _flaws_of_metrics(value: dict[str, Any], reading_s: float) -> Iterator[str]:
     for name, figure in wanted.items():
         if metrics[name] != figure:
             yield f"{name} is {metrics[name]}, after its stages {figure}"
-    begun, finished = instant(value["started_at"]), instant(value["finished_at"])
+    started, finished = instant(value["started_at"]), instant(value["finished_at"])
     took_s = metrics["total_duration_ms"] / 1000
-    if begun is None or finished is None or abs(finished - begun - took_s) > _ROUNDING_S:
+    if started is None or finished is None or abs(finished - started - took_s) > _ROUNDING_S:
         yield f"it took {took_s} s, and from {value['started_at']} to {value['finished_at']}"
     ran_out = any(fields["scope"] == "pipeline" for _, fields in _timeouts(value, reading_s))
     in_time = metrics["total_duration_ms"] <= metrics["budget_ms"] and not ran_out

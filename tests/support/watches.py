@@ -121,7 +121,7 @@ class CpuWatch(_Watch):
             before, before_s = self._last.get(instance.pid, (now, waited_s))
             self._last[instance.pid] = now, waited_s
             if waited_s - before_s > STARVED_S:
-                # counted when the wait is over, which may have begun before the last look
+                # counted when the wait is over, which may have started before the last look
                 since = min(before, now - (waited_s - before_s))
                 self.starved.append(Interval(since, now, instance.name))
 
