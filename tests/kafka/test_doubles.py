@@ -333,6 +333,7 @@ def test_meeting_poison(kafka: RealBroker, make_topics: MakeTopics) -> None:
 
 async def producing(side: Side) -> list[Any]:
     """Batches in order, again, and out of order."""
+    assert await side.written() == 0  # answered once the partition, which is new, has its leader
     producer, numbers = side.producer(), count()
     await producer.start()
     client, place = producer.client, TopicPartition(side.results, 0)

@@ -45,6 +45,9 @@ class Drain:
 
     def __init__(self, world: World, keys: frozenset[PartitionKey] | None, limit_s: float) -> None:
         self.keys = keys
+        books = world.ledger.books
+        self.epochs = {key: book.epoch for key, book in books.items() if keys is None or key in keys}
+        """It speaks for these assignments, not for later ones of the same partitions."""
         self.disturbed = False
         self.ends_at = world.loop.time() + limit_s
         world.note_drain(keys)
@@ -218,7 +221,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         """A drain is over: commit, and give the partitions up."""
         world, ledger = self.world, self.world.ledger
         keys = frozenset(ledger.books) if drain.keys is None else drain.keys.intersection(ledger.books)
-        mine = [entry for entry in world.present() if KEYS[entry.record.partition] in keys]
+        mine = [
+            entry
+            for entry in world.present()
+            if drain.epochs.get(KEYS[entry.record.partition]) == entry.epoch
+        ]
         if not drain.task.cancelled():
             world.commit()
             if drain.task.result():
