@@ -507,7 +507,7 @@ async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostil
         return "came back"
 
     async with running(hostile, executor={"threads": 8}) as (bus, _):
-        for _ in range(2):
+        while calls < 2:  # on a busy machine a query's time may be over before its node is called
             assert (await ask(bus, "stuck", budget_ms=100)).status is PipelineStatus.TIMEOUT
         advice = bus.inner.policies.lane("prod").advice
         await until(lambda: advice.stuck)
