@@ -216,7 +216,7 @@ RUN_BY = {
     """echo '{"query_id":"a","user_input":"What is 15 + 7?"}' | fivestage produce -""": WITH_A_BROKER,
     'fivestage produce "What is the capital of Kenya?"': WITH_A_BROKER,
     "fivestage watch --from-beginning --max 2": WITH_A_BROKER,
-    "fivestage topics create --partitions 8 --replication-factor 1": TOPICS,
+    "fivestage topics create --partitions 8": TOPICS,
     "fivestage topics check": TOPICS,
     "fivestage dlq list": WITH_A_BROKER,
     "fivestage dlq list --reason not_json --limit 10 --json": WITH_A_BROKER,
