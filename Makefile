@@ -118,7 +118,7 @@ sbom: ## List what the service is made of, as CycloneDX (sbom.json)
 
 lock: $(READY) ## Compile the locked requirements anew (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp -o requirements/runtime.txt
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp --group dev -c requirements/runtime.txt -o requirements/dev.txt
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra embedded --extra otlp --group dev -c requirements/runtime.txt -o requirements/dev.txt
 	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt -o requirements/build.txt
 	uv pip compile --group ci --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/ci.txt
 	uv pip compile --group sbom --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/sbom.txt

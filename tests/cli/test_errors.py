@@ -130,6 +130,20 @@ def test_free_threaded_python(environment: dict[str, str]) -> None:
     assert len(ran.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["broker", "demo"])
+def test_the_embedded_broker_is_not_installed(environment: dict[str, str], command: str) -> None:
+    """Its extra is named in one line."""
+    missing = "import sys; sys.modules['confluent_kafka'] = None"
+    script = f"{missing}; from fivestage.__main__ import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1] == (
+        'fivestage: the embedded broker needs confluent-kafka: pip install "fivestage[embedded]"'
+    )
+
+
 def test_plaintext_off_loopback(fivestage: Fivestage) -> None:
     """Queries are not sent unencrypted to another host unless somebody says so."""
     ran = fivestage("watch", "--bootstrap", "kafka.example:9092")
