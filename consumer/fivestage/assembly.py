@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 COMMIT_TIMEOUT_S = 5.0
 BREAKER_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+PARTITION_LABELS = ("topic", "partition")
 
 
 class Parts(NamedTuple):
@@ -151,7 +152,6 @@ def _largest_event(largest_records: Mapping[Output, int]) -> int:
 
 def _tracing(settings: Settings) -> Tracing:
     return Tracing(
-        topic=settings.topics.queries,
         results_topic=settings.topics.results,
         group_id=settings.kafka.group_id,
         provider=make_provider(settings.tracing.sample_ratio),
@@ -176,22 +176,26 @@ def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
     metrics.gauges(
         "lag",
         "Records not handed over yet.",
-        ("partition",),
-        lambda: [((str(key.partition),), lag) for key, lag in source.lag().items()],
+        PARTITION_LABELS,
+        lambda: [(_labels(key), lag) for key, lag in source.lag().items()],
     )
     metrics.gauges(
         "uncommitted_span",
         "Offsets between the commit position and the newest record.",
-        ("partition",),
-        lambda: [((str(key.partition),), book.span) for key, book in list(ledger.books.items())],
+        PARTITION_LABELS,
+        lambda: [(_labels(key), book.span) for key, book in list(ledger.books.items())],
     )
     metrics.gauges(
         "partition_halted",
         "1 for a partition that is halted because too much of it cannot be read.",
-        ("partition",),
-        lambda: [((str(key.partition),), float(key in ledger.guard.halted)) for key in list(ledger.books)],
+        PARTITION_LABELS,
+        lambda: [(_labels(key), float(key in ledger.guard.halted)) for key in list(ledger.books)],
     )
     _add_lane_gauges(metrics, inner.policies)
+
+
+def _labels(key: PartitionKey) -> tuple[str, str]:
+    return key.topic, str(key.partition)
 
 
 def _add_lane_gauges(metrics: Metrics, policies: Policies) -> None:

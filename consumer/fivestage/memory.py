@@ -201,7 +201,7 @@ class MemoryBus:
             executor=self.executor,
             sink=self.sink,
             observer=observer or Observer(),
-            tracing=tracing or Tracing(topic=TOPIC, results_topic="results", group_id="memory"),
+            tracing=tracing or Tracing(results_topic="results", group_id="memory"),
         )
         self.dispatcher = self.inner.dispatcher
         self._next_offsets = [0] * partitions

@@ -22,8 +22,9 @@ from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
 from fivestage.bus import topics
 from fivestage.bus.diagnosis import Diagnosis
+from fivestage.bus.durability import warn_of_loss
 from fivestage.bus.embedded_group import EmbeddedConsumer
-from fivestage.core.ledger import Ledger
+from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.errors import (
     BrokerError,
     ConfigurationError,
@@ -166,7 +167,8 @@ class Service:
         settings = self.settings
         if settings.topics.create:
             await topics.create(settings)
-        is_embedded = topics.is_embedded(await topics.check(settings))
+        found = await topics.check(settings)
+        await warn_of_loss(settings, found)
         self.parts = parts = assemble(
             settings,
             self.app,
@@ -176,7 +178,7 @@ class Service:
             largest_records=await topics.largest_records(settings),
             on_revoked=self._on_revoked,
             on_failure=self.stop,
-            make_consumer=EmbeddedConsumer if is_embedded else AIOKafkaConsumer,
+            make_consumer=EmbeddedConsumer if topics.is_embedded(found) else AIOKafkaConsumer,
         )
         await self._start_admin(stack)
         await parts.executor.start(parts.inner.running.finished)
@@ -272,7 +274,7 @@ class Service:
             version=__version__,
             compiled=COMPILED,
             group=self.settings.kafka.group_id,
-            partitions=sorted(key.partition for key in self.ledger.books),
+            partitions=numbers_of(self.ledger.books),
             admin_port=self.admin_port,
             nodes=sorted(self.app.nodes),
         )
@@ -281,9 +283,8 @@ class Service:
         """Finish and commit what is in flight on partitions that are being taken away."""
         drained = await self.parts.inner.dispatcher.drain(REVOKE_DRAIN_S, keys)
         committed = await self.parts.committer.commit(REVOKE_COMMIT_S)
-        names = sorted(key.partition for key in keys)
         left = self.ledger.in_flight(keys)
-        log.info("revoked", partitions=names, drained=drained, committed=committed, abandoned=left)
+        log.info("revoked", partitions=numbers_of(keys), drained=drained, committed=committed, abandoned=left)
 
     # Ending
 

@@ -10,13 +10,13 @@ import structlog
 from aiokafka.errors import KafkaConnectionError
 
 from faults.mock import PRODUCE
-from fivestage.bus.sender import MAX_REQUEST_BYTES, NUMBERS, Sender
+from fivestage.bus.sender import NUMBERS, Sender
 from fivestage.bus.sink import LATE_LOOKS
 from fivestage.core.murmur2 import murmur2
 from fivestage.core.records import Output, OutputRecord
 from fivestage.core.repair import Trouble
 from fivestage.errors import ConfigurationError, PublishError
-from fivestage.settings import TopicSettings
+from fivestage.settings import KafkaSettings, TopicSettings
 from support.publisher import Publisher, until
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from faults.mock import Mock
 
 pytestmark = pytest.mark.broker
+MOST_BYTES = KafkaSettings().publish_request_bytes
 
 
 def sender_of(publisher: Publisher) -> Sender:
@@ -125,11 +126,11 @@ async def test_a_request_has_a_size(publisher: Publisher) -> None:
         return await own(broker, request)
 
     intercept(publisher, weigh)
-    large = "x" * (MAX_REQUEST_BYTES // 2)
+    large = "x" * (MOST_BYTES // 2)
     for number in range(40):
         publisher.publish(large, key=b"%d" % number)
     await until(lambda: len(publisher.acked) == 40)
-    assert max(requests) <= MAX_REQUEST_BYTES * 1.6
+    assert max(requests) <= MOST_BYTES * 1.6
     assert len(requests) > 40 / 4
 
 

@@ -46,7 +46,7 @@ MOST_TURNS = 1000
 WALL = 1_800_000_000.0
 """The wall clock when the loop's clock shows 0."""
 _ENCODER = Encoder(source="/world", max_record_bytes=100_000, max_dead_letter_bytes=100_000)
-_TRACING = Tracing(topic=TOPIC, results_topic="results", group_id="world")
+_TRACING = Tracing(results_topic="results", group_id="world")
 
 
 def _settings(ordering: str) -> Settings:

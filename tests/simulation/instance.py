@@ -253,9 +253,7 @@ class Instance(Service):
             executor=executor,
             sink=sink,
             observer=checks,
-            tracing=Tracing(
-                topic="queries", results_topic="results", group_id="simulation", provider=PROVIDER
-            ),
+            tracing=Tracing(results_topic="results", group_id="simulation", provider=PROVIDER),
             chances=Chances(lambda: WALL_AT_START + clock(), clock, random.random),
         )
         inner.intake._gate = Gate(InFlightLimit.of(self.max_taken_in))

@@ -31,7 +31,7 @@ class QueryProducer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._topic = settings.topics.queries
+        self._topic = settings.topics.only_input()
         self._pending: list[asyncio.Future[object]] = []
 
     async def __aenter__(self) -> Self:

@@ -74,7 +74,7 @@ async def replay(
         BrokerError: the broker does not take them.
     """
     marked = {one async for one in letters(settings) if isinstance(one, Mark)}
-    async with _Replayer(settings, selection.topic or settings.topics.queries) as replayer:
+    async with _Replayer(settings, selection.topic or settings.topics.only_input()) as replayer:
         waiting: list[DeadLetter] = []
         chosen = 0
         async with aclosing(letters(settings)) as found:

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     MakeProducer = Callable[..., AIOKafkaProducer]
 
-MAX_BATCH_BYTES = 64 * 1024
-"""A batch takes records until it is this large; a larger record gets a batch of its own."""
-
 log = structlog.get_logger("fivestage.bus.producer")
 
 
@@ -58,7 +55,8 @@ class Producer:
     ) -> None:
         self._make_client = make_client
         self._settings = settings
-        self.max_batch_bytes = min(MAX_BATCH_BYTES, max_record_bytes)
+        self.max_batch_bytes = min(settings.kafka.publish_batch_bytes, max_record_bytes)
+        self.max_request_bytes = settings.kafka.publish_request_bytes
         self._on_retiring = on_retiring
         self._on_rebuilt = on_rebuilt
         self._on_failure = on_failure

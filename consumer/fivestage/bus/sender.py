@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from fivestage.bus.producer import Producer
 
 ACKS_OF_ALL: Final = -1
-MAX_REQUEST_BYTES: Final = 1024 * 1024
-"""A request takes batches until it is this large."""
 RETRY_S: Final = 0.1
 CLOSE_S: Final = 1.0
 """How long requests may take to end when they are cancelled."""
@@ -148,7 +146,7 @@ class Sender:
     def _next(self, broker: int) -> list[PartitionQueue]:
         """Those whose batches go into the next request."""
         waiting, found, size = self._waiting[broker], [], 0
-        while waiting and size < MAX_REQUEST_BYTES:
+        while waiting and size < self._producer.max_request_bytes:
             queue = waiting.popleft()
             if self._client.cluster.leader_for_partition(queue.place) != broker:  # not any more
                 self.send((queue,))

@@ -9,9 +9,12 @@ to an earlier epoch can no longer move a commit.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.flood import FloodGuard, FloodPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class PartitionKey(NamedTuple):
@@ -19,6 +22,13 @@ class PartitionKey(NamedTuple):
 
     topic: str
     partition: int
+
+
+def numbers_of(keys: Collection[PartitionKey]) -> list[int] | list[str]:
+    """Partitions in a log line: their numbers, or ``topic/number`` where they are of several topics."""
+    if len({key.topic for key in keys}) > 1:
+        return [f"{key.topic}/{key.partition}" for key in sorted(keys)]
+    return sorted(key.partition for key in keys)
 
 
 class PartitionLedger:
