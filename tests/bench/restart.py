@@ -26,6 +26,7 @@ from .report import percentile, save, table, write
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from .load import Offered
     from .place import Place
 
 LATE_MS = 250
@@ -45,6 +46,7 @@ TITLES = [
     "age p99 ms",
     "unanswered",
     "repeated",
+    "generator late max ms",
 ]
 
 Instances = list[Service]
@@ -65,6 +67,9 @@ class Cost:
     """Answers beyond the first of their query."""
     ready_s: list[float]
     """From the start of an instance until it was ready, for each that was started."""
+    generator_late_p99_ms: float
+    generator_late_max_ms: float
+    """How late queries were written after they were asked: that is no instance's doing."""
 
     @property
     def late_share(self) -> float:
@@ -149,13 +154,13 @@ async def _measure(name: str, given: argparse.Namespace) -> Cost:
         offering = asyncio.create_task(offer(load))
         await asyncio.sleep(LEAD_S)
         await event.act(here, running)
-        await offering
+        offered = await offering
         await asyncio.sleep(given.settle)
         ready = [one.ready_at - one.started_at for one in running if one not in before]
-        return await asyncio.to_thread(_judge, here, name, ready)
+        return await asyncio.to_thread(_judge, here, name, ready, offered)
 
 
-def _judge(here: Place, name: str, ready_s: list[float]) -> Cost:
+def _judge(here: Place, name: str, ready_s: list[float], offered: Offered) -> Cost:
     asked = asked_ms(here.bootstrap, here.topics.queries)
     answers = [Answer.of(message) for message in read_all(here.bootstrap, here.topics.results)]
     answers = [answer for answer in answers if answer.query_id in asked]
@@ -171,6 +176,8 @@ def _judge(here: Place, name: str, ready_s: list[float]) -> Cost:
         unanswered=unanswered,
         repeated=len(answers) - len(first),
         ready_s=ready_s,
+        generator_late_p99_ms=offered.late_p99_ms,
+        generator_late_max_ms=offered.late_max_ms,
     )
 
 
@@ -197,6 +204,7 @@ def _row(cost: Cost) -> list[object]:
         round(cost.age_p99_ms),
         cost.unanswered,
         cost.repeated,
+        round(cost.generator_late_max_ms),
     ]
 
 
