@@ -199,11 +199,26 @@ def _stage(name: str, number: int, outcome: str, at: float) -> dict[str, Any]:
         "error_type": None if outcome == "success" else outcome,
         "node": "work" if processing else None,
         "attempt": 1,
+        "attempts": [] if skipped else [attempt("work" if processing else None, outcome, took_ms, limit_ms)],
         "duration_ms": 0.0 if skipped else took_ms,
         "timeout_ms": 0.0 if skipped else limit_ms,
         "started_at": None if skipped else _time(at),
         "lane": "prod",
         "schema_version": "1",
+    }
+
+
+def attempt(
+    node: str | None, outcome: str, took_ms: float, limit_ms: float, kind: str = "first"
+) -> dict[str, Any]:
+    """One attempt at a stage."""
+    return {
+        "node": node,
+        "kind": kind,
+        "outcome": outcome,
+        "duration_ms": took_ms,
+        "timeout_ms": limit_ms,
+        "waited_ms": 0.0,
     }
 
 
