@@ -30,6 +30,8 @@ ODD = (
     "second", "second", "moved",
 )  # fmt: skip
 """What can become of a query that does not simply end well, see ``_Course``."""
+LATE_AGAIN = 0.3
+"""How likely it is that a second node is not in time either."""
 PADDINGS = (15_000, 25_000, 50_000)
 """Bytes: fits, fits once but not twice, does not fit (see MAX_RECORD_BYTES)."""
 Attempt = StageRun | RunningStage
@@ -138,6 +140,8 @@ def _course(random: Random, job: Job, fate: str, now: float) -> list[Attempt]:
             _succeed(job, run, rejected=fate == "rejected")
         if spec.sequence == PROCESSING and fate == "second" and run.attempt == 1:
             course.append(_fail_first(random, run))
+            if random.random() < LATE_AGAIN:
+                _late(random, run)
         if spec.sequence == odd and fate == "moved":
             course.append(_move(random, run))
         course.append(run)
