@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from fivestage.arrivals import Arrival, Candidate, Ticket, order_key, partition_of
 from fivestage.context import Query
 from fivestage.core.admission import Slots
+from fivestage.core.causes import EXPIRED, STALLED_TWICE
 from fivestage.core.decode import DecodeLimits, Readable, Unreadable, UnreadableReason, decode
 from fivestage.core.event_json import Envelope
 from fivestage.core.held import HeldUp
@@ -22,12 +23,12 @@ from fivestage.core.records import CorruptRecord, PlainRecord, Record
 from fivestage.core.tuples import new
 from fivestage.refusals import Refusal, Refusals
 from fivestage.screening import Screening
-from fivestage_schemas import TimeoutReason
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from fivestage.core.causes import Cause
     from fivestage.core.encode import Encoder
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
@@ -225,8 +226,8 @@ class Dispatcher:
             candidate = Candidate(arrival.record, arrival.book, decoded, budget)
             if not (self._slots.is_free or budget.expired):  # to be refused it needs no slot
                 self._slots.wait(decoded.lane, candidate)
-            elif (reason := self._begin(candidate, now)) is not None:
-                self._refuse(candidate, reason, now)
+            elif (cause := self._begin(candidate, now)) is not None:
+                self._refuse(candidate, cause, now)
 
     def _reject(self, arrival: Arrival, unreadable: Unreadable) -> None:
         record = arrival.record
@@ -252,7 +253,7 @@ class Dispatcher:
         """Tell those whose time is up while they wait."""
         over = self._slots.give_up(lambda one: one.budget.due_at is not None and one.budget.due_at <= now)
         for candidate in over:
-            self._refuse(candidate, TimeoutReason.EXPIRED_BEFORE_START, now)
+            self._refuse(candidate, EXPIRED, now)
 
     def _fill(self) -> None:
         """Give free slots to those who wait. Whoever comes too late for one is told when there is time."""
@@ -267,8 +268,8 @@ class Dispatcher:
             self._policies.pressure.press(now, due=candidate.budget.due_at is not None)
             if candidate.book.closed:  # taken away while it waited
                 self._forget(candidate)
-            elif (reason := self._begin(candidate, now)) is not None:
-                self._refuse(candidate, reason, now)
+            elif (cause := self._begin(candidate, now)) is not None:
+                self._refuse(candidate, cause, now)
             now = clock()
         if not self._filling:
             self._filling = True
@@ -278,14 +279,14 @@ class Dispatcher:
         self._filling = False
         self._fill()
 
-    def _begin(self, candidate: Candidate, now: float) -> TimeoutReason | None:
+    def _begin(self, candidate: Candidate, now: float) -> Cause | None:
         """Start a query; if its answer would come too late, say why it is not started."""
-        if candidate.record in self._held_up:  # it was begun twice, and its time was over twice
-            return TimeoutReason.EXPIRED_BEFORE_START
+        if candidate.record in self._held_up:
+            return STALLED_TWICE
         readable, budget = candidate.readable, candidate.budget.begun(now)
         lane = self._policies.lane(readable.lane)
-        if (reason := self._screening.refusal(budget, lane, readable.lane, now)) is not None:
-            return reason
+        if (cause := self._screening.refusal(budget, lane, readable.lane, now)) is not None:
+            return cause
         event = readable.event
         candidate.book.reach(candidate.record.offset)
         query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
@@ -305,7 +306,7 @@ class Dispatcher:
         )
         return None
 
-    def _refuse(self, candidate: Candidate, reason: TimeoutReason, now: float) -> None:
+    def _refuse(self, candidate: Candidate, cause: Cause, now: float) -> None:
         record, readable = candidate.record, candidate.readable
         plain = PlainRecord(record.topic, record.partition, record.offset, record.timestamp, record.key)
         candidate.book.reach(record.offset)
@@ -316,7 +317,7 @@ class Dispatcher:
             readable.lane,
             readable.headers,
             candidate.budget,
-            reason,
+            cause,
             self._screening.queue_s(record, self._wall_clock()),
         )
         self.refusals.add(refusal, now)
@@ -328,9 +329,9 @@ class Dispatcher:
             return
         now = asyncio.get_running_loop().time()
         ticket = self._ticket(refusal.record, refusal.book, refusal, now, self._wall_clock(), refusal.queue_s)
-        self._observer.expired(refusal.lane, refusal.reason, ticket.envelope.queue_s)
+        self._observer.expired(refusal.lane, refusal.cause.reason, ticket.envelope.queue_s)
         ticket.trace.end(error_type="expired")
-        self._publish(ticket, self._encoder.expired(ticket.envelope, refusal.budget, refusal.reason))
+        self._publish(ticket, self._encoder.expired(ticket.envelope, refusal.budget, refusal.cause))
 
     def _ticket(
         self,
@@ -341,11 +342,12 @@ class Dispatcher:
         wall_now: float,
         queue_s: float,
     ) -> Ticket:
-        headers = query.headers
-        trace = self._tracing.begin(headers, record, query.query_id)
-        correlation_id, causation_id = headers.get(h.CE_CORRELATION_ID), headers.get(h.CE_ID)
-        names = query.query_id, query.lane, correlation_id, causation_id
-        envelope = new(Envelope, (record, *names, trace.headers, wall_now, now, queue_s))
+        headers, query_id, lane = query.headers, query.query_id, query.lane
+        trace = self._tracing.begin(headers, record, query_id)
+        ids = headers.get(h.CE_CORRELATION_ID), headers.get(h.CE_ID)
+        envelope = new(
+            Envelope, (record, query_id, lane, ids[0], ids[1], trace.headers, wall_now, now, queue_s)
+        )
         return Ticket(envelope, book, trace)
 
     # A query has ended

@@ -241,12 +241,26 @@ class MemoryBus:
             user_input: The question.
             query_id: Its id; numbered when absent.
             fields: Other fields of QueryEvent, such as ``lane`` or ``budget_ms``.
+
+        Raises:
+            ValueError: the query has become a dead letter and has no result; the text says why.
         """
         query_id = query_id or f"query-{sum(self._next_offsets)}"
-        self.put(orjson.dumps({"query_id": query_id, "user_input": user_input, **fields}))
+        record = self.put(orjson.dumps({"query_id": query_id, "user_input": user_input, **fields}))
         while (found := self.result(query_id)) is None:
+            if (why := self._why_dead(record)) is not None:
+                raise ValueError(f"this query can have no result: {why}")
             await self.sink.published()
         return found
+
+    def _why_dead(self, record: PlainRecord) -> str | None:
+        """Reason and detail of a record's dead letter; None where it has none."""
+        place = b"%d" % record.partition, b"%d" % record.offset
+        for letter in self.sink.of(Output.DEAD_LETTERS):
+            headers = dict(letter.headers)
+            if (headers[h.DLQ_PARTITION], headers[h.DLQ_OFFSET]) == place:
+                return f"{headers[h.DLQ_REASON].decode()}: {headers[h.DLQ_DETAIL].decode()}"
+        return None
 
     def result(self, query_id: str) -> PipelineResult | None:
         """The terminal event of a query; None while there is none."""

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from fivestage.core.causes import Cause
 from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionLedger
 from fivestage.core.records import PlainRecord
-from fivestage_schemas import TimeoutReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ class Refusal(NamedTuple):
     lane: str
     headers: Mapping[str, str]
     budget: Budget
-    reason: TimeoutReason
+    cause: Cause
     queue_s: float
     """How old it was when it was refused."""
 

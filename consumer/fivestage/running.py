@@ -13,7 +13,7 @@ from fivestage.core.trail import StageRun
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fivestage.core.admission import Slots
     from fivestage.core.events import Observer
@@ -198,7 +198,7 @@ class Running:
         self.on_ended(job, conclusion, now)
 
     def _learn(self, job: Job, conclusion: Conclusion, now: float, *, ran: bool) -> None:
-        superseded = _followed(job.trail.superseded, conclusion) if job.trail.superseded else []
+        superseded = conclusion.superseded if conclusion.earlier else []
         disturbed_at = -inf if job.culprit else max(job.held_at, self._policies.disturbed_at)
         self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
         if superseded:
@@ -218,12 +218,3 @@ class Running:
         )
         if change is not None:
             self._observer.control_changed(change)
-
-
-def _followed(superseded: Sequence[StageRun], conclusion: Conclusion) -> list[StageRun]:
-    """The attempts that others followed.
-
-    The last one is among the runs where none was begun after it; a worker process has then told it twice.
-    """
-    ended = {(run.spec.sequence, run.attempt) for run in conclusion.runs}
-    return [run for run in superseded if (run.spec.sequence, run.attempt) not in ended]

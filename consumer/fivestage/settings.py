@@ -30,6 +30,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from fivestage.contradictions import invalid_names
 from fivestage.core.adaptive import AdaptivePolicy
 from fivestage.core.breaker import BreakerPolicy
 from fivestage.core.flood import FloodPolicy
@@ -457,6 +458,10 @@ class Settings(BaseSettings):
     def _check(self) -> Self:
         if self.lanes and self.lane not in self.lanes:
             raise ValueError(f"lane: queries that name no lane would be refused, add {self.lane!r} to lanes")
+        if names := invalid_names(self.topics.all):
+            raise ValueError(
+                f"topics: {names[0]!r} is no topic's name: Kafka takes 1 to 249 of A-Z a-z 0-9 . _ -"
+            )
         return self
 
     @classmethod

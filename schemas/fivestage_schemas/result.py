@@ -32,6 +32,7 @@ class PipelineMetrics(Frozen):
     """Ended as ``error`` or ``timeout``."""
     stages_skipped: Annotated[int, Field(ge=0, le=5)]
     timeout_count: Annotated[int, Field(ge=0, le=5)]
+    """Stages that ended as ``timeout``; attempts that were followed by another one do not count."""
     budget_ms: Milliseconds
     """What the query was granted in all."""
     within_budget: bool

@@ -191,6 +191,7 @@ async def test_an_answer_that_would_come_too_late_is_not_begun() -> None:
     told = [note for note in timeouts(bus) if note.query_id == "q19"]
     assert [(note.scope, note.reason) for note in told] == [(TimeoutScope.QUEUE, TimeoutReason.WOULD_EXPIRE)]
     assert listening.shed_ == [True] * 19
+    assert result.error == "less time was left than an answer takes"  # although it is of use for ever
 
 
 @pytest.mark.parametrize(("mode", "counted"), [("observe", [False] * 20), ("off", [])])

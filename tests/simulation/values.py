@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.records import PlainRecord
 
-    from .endings import Ending, Stage
+    from .endings import Attempt, Ending, Stage
     from .questions import Query
 
     Value = dict[str, Any]
@@ -27,8 +27,8 @@ PROCESSING: Final = 2
 MAX_RECORD_BYTES: Final = 40_000
 """The largest record that the topics of events take."""
 SKIPPED: Final[Value] = {
-    "data": None, "error": None, "error_type": "skipped", "node": None, "attempt": 1, "duration_ms": 0,
-    "timeout_ms": 0, "started_at": None,
+    "data": None, "error": None, "error_type": "skipped", "node": None, "attempt": 1, "attempts": [],
+    "duration_ms": 0, "timeout_ms": 0, "started_at": None,
 }  # fmt: skip
 UNSTARTED: Final[Value] = {
     "total_duration_ms": 0, "stage_durations": {}, "stages_completed": 0, "stages_failed": 0,
@@ -91,7 +91,8 @@ def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at
     for number, (stage, outcome) in enumerate(zip(ending.stages, ending.outcomes, strict=True)):
         found = values.get(f"stage_result/{number}") or said[number]
         data = answer if number == PROCESSING else data_of(asked.query_id, number)
-        due[f"stage_result/{number}"] = _stage(asked, stage, outcome, data, found, number)
+        due[f"stage_result/{number}"] = stage_due = _stage(asked, stage, outcome, data, found, number)
+        stage_due["attempts"] = _attempts(ending.attempts[number], stage_due, found)
     stages = [due[f"stage_result/{number}"] for number in range(5)]
     due["stage_result/2"] = (
         _without_data(stages[PROCESSING]) if size > MAX_RECORD_BYTES else stages[PROCESSING]
@@ -122,10 +123,10 @@ def _stage(asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, nu
     due = SKIPPED | asked.common
     if stage is not None:
         due["attempt"] = stage.attempt
-    if stage is not None and stage.started_at is not None:
-        due |= {"timeout_ms": ms(stage.granted_s), "node": stage.node}
-        due |= {"started_at": found.get("started_at"), "duration_ms": found.get("duration_ms")}
-        due["error_type"] = "timeout"
+    if stage is not None and outcome != "skipped":
+        due |= {"timeout_ms": ms(stage.granted_s), "node": stage.node, "error_type": "timeout"}
+        due["duration_ms"] = found.get("duration_ms")
+        due["started_at"] = None if stage.started_at is None else found.get("started_at")
     if isinstance(stage, StageRun):
         due |= {"error_type": stage.error_type, "duration_ms": ms(stage.duration_s)}
     due["data"] = data if outcome == "success" else None
@@ -134,6 +135,31 @@ def _stage(asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, nu
         "stage_type": STAGES[number], "sequence": number, "outcome": outcome, "critical": number < CRITICAL,
         "success": outcome == "success", "timeout": outcome == "timeout",
     }  # fmt: skip
+
+
+def _attempts(tried: tuple[Attempt, ...], stage: Value, found: Value) -> list[Value]:
+    """All attempts at a stage; the last one says what the stage says."""
+    said = found.get("attempts") or []
+    return [
+        {
+            "node": one.run.node, "kind": one.kind, "outcome": one.outcome,
+            "duration_ms": _took_ms(number, tried, stage, said),
+            "timeout_ms": ms(one.run.granted_s), "waited_ms": ms(one.run.waited_s),
+        }
+        for number, one in enumerate(tried)
+    ]  # fmt: skip
+
+
+def _took_ms(number: int, tried: tuple[Attempt, ...], stage: Value, said: list[Value]) -> Any:
+    """How long an attempt lasted: one that was given up, until the next one started."""
+    run, following = tried[number].run, tried[number + 1 :]
+    if isinstance(run, StageRun):
+        return ms(run.duration_s)
+    if following and following[0].run.started_at is not None:
+        return ms(max(0.0, following[0].run.started_at - run.started_at))
+    if tried[number].outcome == "timeout":
+        return stage["duration_ms"]
+    return said[number].get("duration_ms") if number < len(said) else None
 
 
 def _without_data(stage: Value) -> Value:
@@ -197,10 +223,10 @@ def _timeout(asked: Asked, ending: Ending, kind: str, result: Value, at: str) ->
     } | asked.common  # fmt: skip
     stage = ending.ran_out
     if kind != "timeout":
-        number = int(kind.removeprefix("timeout/"))
-        stage = ending.stages[number]
+        number, _, attempt = kind.removeprefix("timeout/").partition("/")
+        stage = ending.attempts[int(number)][int(attempt or 1) - 1].run
         assert isinstance(stage, StageRun)
-        due |= {"scope": "stage", "reason": "stage_timeout", "completed": _completed(outcomes[:number])}
+        due |= {"scope": "stage", "reason": "stage_timeout", "completed": _completed(outcomes[: int(number)])}
         due |= {"limit_ms": ms(stage.granted_s), "elapsed_ms": ms(stage.duration_s)}
     if stage is not None:
         due |= {"stage_type": stage.spec.stage_type, "node": stage.node}

@@ -15,6 +15,8 @@ STAGES = ("intent", "decision", "processing", "validation", "reflection")
 TOO_LARGE = "result_too_large"
 _NOTHING: tuple[str, ...] = ()
 _DATA = ("data", "error", "error_type")
+_NEXT = {"error": "failover", "timeout": "failover", "skipped": "resumed"}
+"""The kind of attempt that follows one of this outcome."""
 _ROUNDING_S = 5e-6
 """Times in events are whole microseconds."""
 READINGS_S = (_ROUNDING_S, 0.002, -0.002)
@@ -62,24 +64,15 @@ def _timeouts(value: dict[str, Any], reading_s: float) -> Iterator[tuple[str, di
     done = [stage["stage_type"] for stage in stages if stage["success"]]
     at_the_end = None
     for stage in stages:
+        for number, attempt in enumerate(_earlier(stage), 1):
+            if attempt["outcome"] == "timeout":
+                yield _stage_timeout(stage, attempt, number, done)
         if not stage["timeout"]:
             continue
         if _ran_to_the_end(stage, value, reading_s):
             at_the_end = at_the_end or stage
             continue
-        before = [name for name in done if STAGES.index(name) < stage["sequence"]]
-        yield (
-            f"timeout/{stage['sequence']}",
-            {
-                "scope": "stage",
-                "reason": "stage_timeout",
-                "stage_type": stage["stage_type"],
-                "node": stage["node"],
-                "limit_ms": stage["timeout_ms"],
-                "elapsed_ms": stage["duration_ms"],
-                "completed": before,
-            },
-        )
+        yield _stage_timeout(stage, stage, stage["attempt"], done)
     failed = first_failure(value)
     if at_the_end is not None or (failed is not None and failed["outcome"] == "skipped"):
         yield (
@@ -94,6 +87,31 @@ def _timeouts(value: dict[str, Any], reading_s: float) -> Iterator[tuple[str, di
                 "completed": done,
             },
         )
+
+
+def _earlier(stage: dict[str, Any]) -> list[dict[str, Any]]:
+    """The attempts at a stage that were followed by another, or by no more than its being skipped."""
+    attempts: list[dict[str, Any]] = stage["attempts"]
+    return attempts if stage["outcome"] == "skipped" else attempts[:-1]
+
+
+def _stage_timeout(
+    stage: dict[str, Any], late: dict[str, Any], number: int, done: list[str]
+) -> tuple[str, dict[str, Any]]:
+    """The timeout of an attempt at a stage: kind, and what its event says."""
+    kind = f"timeout/{stage['sequence']}"
+    return (
+        kind if number == 1 else f"{kind}/{number}",
+        {
+            "scope": "stage",
+            "reason": "stage_timeout",
+            "stage_type": stage["stage_type"],
+            "node": late["node"],
+            "limit_ms": late["timeout_ms"],
+            "elapsed_ms": late["duration_ms"],
+            "completed": [name for name in done if STAGES.index(name) < stage["sequence"]],
+        },
+    )
 
 
 def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any], reading_s: float) -> bool:
@@ -144,6 +162,24 @@ def _flaws_of_stage(stage: dict[str, Any], value: dict[str, Any]) -> Iterator[st
         yield f"{stage['stage_type']}: of query {stage['query_id']}, lane {stage['lane']}"
     if outcome == "skipped" and (stage["started_at"] or stage["error_type"] != "skipped"):
         yield f"{stage['stage_type']}: skipped, and started at {stage['started_at']}"
+    yield from _flaws_of_attempts(stage)
+
+
+def _flaws_of_attempts(stage: dict[str, Any]) -> Iterator[str]:
+    """Each attempt is at the place of its number, follows from the one before; the last is the stage's."""
+    attempts, name = stage["attempts"], stage["stage_type"]
+    if stage["outcome"] != "skipped":
+        if len(attempts) != stage["attempt"]:
+            yield f"{name}: {len(attempts)} attempts, and it is attempt {stage['attempt']}"
+            return
+        for field in ("node", "outcome", "duration_ms", "timeout_ms"):
+            if attempts[-1][field] != stage[field]:
+                yield f"{name}: its {field} is {stage[field]}, that of its last attempt {attempts[-1][field]}"
+    kind = "first"
+    for attempt in attempts:
+        if attempt["kind"] != kind:
+            yield f"{name}: an attempt is {attempt['kind']}, not {kind}"
+        kind = _NEXT.get(attempt["outcome"], "none at all")
 
 
 def _flaws_of_verdict(value: dict[str, Any], reading_s: float) -> Iterator[str]:
