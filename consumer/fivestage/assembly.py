@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.core.policy import Policies
+    from fivestage.core.reach import Reach
     from fivestage.settings import Settings
     from fivestage.telemetry.metrics import Metrics
 
@@ -57,6 +58,7 @@ def assemble(
     on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
     on_failure: Callable[[Exception], None],
     make_consumer: MakeConsumer,
+    reach: Reach,
 ) -> Parts:
     """Make the parts and introduce them to each other.
 
@@ -70,12 +72,14 @@ def assemble(
         on_revoked: See Source.
         on_failure: See Sink.
         make_consumer: See Source.
+        reach: Whether brokers can be reached.
 
     Raises:
         ConfigurationError: the exporter of traces that the environment asks for is not installed.
     """
     executor = _executor(settings, app, app_path, metrics, largest_event=_largest_event(largest_records))
-    sink = Sink(settings, metrics, on_failure, max_record_bytes=min(largest_records.values()))
+    largest = min(largest_records.values())
+    sink = Sink(settings, metrics, on_failure, max_record_bytes=largest, reach=reach)
     inner = wire(
         settings,
         ledger=ledger,
@@ -85,8 +89,15 @@ def assemble(
         observer=metrics,
         tracing=_tracing(settings),
     )
-    hang_up = sink.producer.hang_up
-    source = Member(settings, ledger, on_revoked, metrics, on_unanswered=hang_up, make_consumer=make_consumer)
+    source = Member(
+        settings,
+        ledger,
+        on_revoked,
+        metrics,
+        on_unanswered=sink.producer.hang_up,
+        make_consumer=make_consumer,
+        reach=reach,
+    )
     interval_s = settings.kafka.commit_interval_ms / 1000
     committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     watch = Watch(
@@ -96,6 +107,7 @@ def assemble(
         sink=sink,
         publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
         max_abandoned=settings.executor.max_abandoned,
+        reach=reach,
     )
     parts = Parts(source, inner, executor, sink, committer, watch)
     _add_gauges(metrics, parts, ledger)

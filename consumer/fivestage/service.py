@@ -21,6 +21,7 @@ from fivestage import tuning
 from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
 from fivestage.bus import topics
+from fivestage.bus.clients import Clients
 from fivestage.bus.diagnosis import Diagnosis
 from fivestage.bus.durability import warn_of_loss
 from fivestage.bus.embedded_group import EmbeddedConsumer
@@ -179,6 +180,7 @@ class Service:
             on_revoked=self._on_revoked,
             on_failure=self.stop,
             make_consumer=EmbeddedConsumer if topics.is_embedded(found) else AIOKafkaConsumer,
+            reach=self.diagnosis.reach,
         )
         await self._start_admin(stack)
         await parts.executor.start(parts.inner.running.finished)
@@ -215,7 +217,9 @@ class Service:
         fetching = asyncio.create_task(self.parts.inner.intake.run(self.parts.source), name="fetch")
         watching = asyncio.create_task(self.parts.watch.run(self._announce), name="watch")
         committing = asyncio.create_task(self.parts.committer.run(), name="commit")
-        diagnosing = asyncio.create_task(self.diagnosis.run(self.parts.watch.is_cut_off), name="diagnosis")
+        clients = Clients(self.settings.kafka, self.parts.source, self.parts.sink.producer)
+        looking = self.diagnosis.run(self.parts.watch.is_cut_off, clients)
+        diagnosing = asyncio.create_task(looking, name="diagnosis")
         for task in (fetching, watching, committing, diagnosing):
             task.add_done_callback(self._on_task_done)
         await self._ending.wait()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fivestage.core.reach import Reach
 from fivestage.core.repair import Trouble
 from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.threads import Abandoned
@@ -53,7 +54,7 @@ class Parts:
         return self.left
 
 
-def watch(parts: Any, executor: Any = None) -> Watch:
+def watch(parts: Any, executor: Any = None, reach: Reach | None = None) -> Watch:
     """A watch over *parts*, and over another executor where one is given."""
     return Watch(
         source=parts,
@@ -63,14 +64,17 @@ def watch(parts: Any, executor: Any = None) -> Watch:
         publish_timeout_s=120.0,
         max_abandoned=8,
         busy_s=(executor or parts).cpu_s,
+        reach=reach,
     )
 
 
-async def given_up(parts: Parts, within_s: float, executor: Parts | None = None) -> FivestageError | None:
+async def given_up(
+    parts: Parts, within_s: float, executor: Parts | None = None, reach: Reach | None = None
+) -> FivestageError | None:
     """What the watch gives up with; None when it does not."""
     try:
         async with asyncio.timeout(within_s):
-            await watch(parts, executor).run(lambda: None)
+            await watch(parts, executor, reach).run(lambda: None)
     except TimeoutError:
         return None
     except FivestageError as error:
@@ -185,6 +189,27 @@ async def test_events_that_are_not_acknowledged() -> None:
     assert await given_up(parts, UNACKED_UNREADY_S + 1) is None
     assert (watch(parts).ready().ok, watch(parts).live().ok) == (False, True)
     assert isinstance(await given_up(parts, 200), PublishError)
+
+
+@pytest.mark.fault(2)
+async def test_an_outage_ends_nothing() -> None:
+    """What waits while no broker can be reached does not count; once one can be, it counts from there."""
+    parts, reach = Parts(), Reach()
+    parts.unacked_since, parts.in_flight, parts.unacknowledged = 0.0, 5, 5
+    reach.lost()
+    assert await given_up(parts, 3600, reach=reach) is None
+    assert (watch(parts, reach=reach).ready().ok, watch(parts, reach=reach).live().ok) == (False, True)
+    reach.found(asyncio.get_running_loop().time())
+    assert await given_up(parts, 119, reach=reach) is None
+    assert isinstance(await given_up(parts, 10, reach=reach), PublishError)
+
+
+async def test_a_producer_that_is_rebuilt_cuts_off() -> None:
+    """So that what keeps the new one from connecting is looked for, also where no event waits."""
+    parts = Parts()
+    assert not watch(parts).is_cut_off()
+    parts.trouble = Trouble("sender_ended", "the send task has ended")
+    assert watch(parts).is_cut_off()
 
 
 async def test_an_output_topic_that_is_gone() -> None:

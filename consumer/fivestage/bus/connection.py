@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
@@ -68,6 +69,23 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"kafka.ssl_*: cannot use the certificate files: {error}") from None
     return context
+
+
+def certificate_stamp(kafka: KafkaSettings) -> tuple[tuple[int, int, int] | None, ...]:
+    """What changes when a certificate file is written or replaced; None for one that is not there."""
+    return tuple(
+        _file_stamp(Path(file))
+        for file in (kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile)
+        if file is not None
+    )
+
+
+def _file_stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def missing_right(error: Exception, *, topic: str, group_id: str) -> ConfigurationError | None:

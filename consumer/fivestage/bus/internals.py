@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.conn import CloseReason
 from aiokafka.errors import UnknownMemberIdError
@@ -15,11 +15,15 @@ from aiokafka.errors import UnknownMemberIdError
 from fivestage.waits import take_note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import ssl
+    from collections.abc import Awaitable, Callable, Iterator
 
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 # ruff: noqa: SLF001 - the point of this module
+
+FENCED_INSTANCE_ID: Final = 82
+"""Kafka's error code, which aiokafka does not know."""
 
 
 def ended_task(consumer: AIOKafkaConsumer) -> str | None:
@@ -59,11 +63,14 @@ def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
     A commit of one that was dropped looks like that of a consumer outside of any group, and brokers take
     those while the group has no members: it would put back what others have committed since.
 
-    What comes of a commit that nobody waits for any more is nobody's error: the committer has told that it
+    An answer that comes late, to a commit of an earlier generation, says nothing about the one of now: the
+    commit fails, and the member stays what it is. aiokafka would have it join again under another name.
+
+    What comes of a commit that nothing waits for any more is no error: the committer has said that it
     was not answered in time. aiokafka leaves it behind in a task of its own.
     """
     coordinator: Any = consumer._coordinator
-    send = coordinator._do_commit_offsets
+    send = coordinator._do_commit_offsets.__func__
 
     async def send_as_member(*args: Any) -> None:
         task = asyncio.current_task()
@@ -71,9 +78,67 @@ def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
             task.add_done_callback(take_note)
         if coordinator.generation < 0:
             raise UnknownMemberIdError
-        await send(*args)
+        await send(_AsOfNow(coordinator), *args)
 
     coordinator._do_commit_offsets = send_as_member
+
+
+class _AsOfNow:
+    """The coordinator for one commit, which cannot end what the member is by the time it is answered."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self._generation = coordinator.generation
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coordinator, name)
+
+    def reset_generation(self) -> None:
+        """The broker does not know the member, or its generation has ended."""
+        if self._coordinator.generation == self._generation:
+            self._coordinator.reset_generation()
+
+    def request_rejoin(self) -> None:
+        """The group is rebalancing."""
+        if self._coordinator.generation == self._generation:
+            self._coordinator.request_rejoin()
+
+
+def when_fenced(consumer: AIOKafkaConsumer, call: Callable[[], None]) -> None:
+    """Have *call* called when another process has taken the place of this static member.
+
+    Brokers say so only to a member that joins as the one it was. aiokafka's heartbeats do not carry the
+    instance id, so they are answered as those of an unknown member, which aiokafka takes for an expired
+    session: it would join again, under no name, and take the place back, for ever.
+    """
+    coordinator: Any = consumer._coordinator
+    reset, join, send = coordinator.reset_generation, coordinator._do_rejoin_group, coordinator._send_req
+    joining = False
+
+    def reset_unless_to_be_asked() -> None:
+        if joining:
+            reset()
+        else:
+            coordinator.generation = -1
+            coordinator.request_rejoin()
+
+    async def join_as_before(subscription: Any) -> Any:
+        nonlocal joining
+        joining = True
+        try:
+            return await join(subscription)
+        finally:
+            joining = False
+
+    async def send_and_look(request: Any) -> Any:
+        answer = await send(request)
+        if getattr(answer, "error_code", 0) == FENCED_INSTANCE_ID:
+            call()
+        return answer
+
+    coordinator.reset_generation = reset_unless_to_be_asked
+    coordinator._do_rejoin_group = join_as_before
+    coordinator._send_req = send_and_look
 
 
 def let_leader_wait(consumer: AIOKafkaConsumer, wait_s: float) -> None:
@@ -159,6 +224,46 @@ def hang_up(producer: AIOKafkaProducer, host: str, port: int) -> None:
     for connection in list(client._conns.values()):
         if (connection.host, connection.port) == (host, port) and not connection._requests:
             connection.close()
+
+
+def client_of(consumer: AIOKafkaConsumer) -> Any:
+    """Its connections, and what it knows about the cluster."""
+    return consumer._client
+
+
+def client_of_producer(producer: AIOKafkaProducer) -> Any:
+    """Its connections, and what it knows about the cluster."""
+    return producer.client
+
+
+def refreshed_at(client: Any) -> float:
+    """When a broker last told the client about the cluster; any clock."""
+    at: float = client.cluster._last_successful_refresh_ms
+    return at
+
+
+def refresh(client: Any) -> None:
+    """Have the client ask about the cluster, unless it does."""
+    client.force_metadata_update()
+
+
+def use_certificates(client: Any, context: ssl.SSLContext | None) -> None:
+    """For the connections that the client makes from now on."""
+    client._ssl_context = context
+
+
+def bootstrap_from(client: Any, find: Callable[[], Awaitable[str]]) -> None:
+    """Have the client begin with the server that *find* returns.
+
+    By itself it tries one bootstrap server after the other, each for as long as a request may take: one that
+    accepts connections and says nothing costs as much as a whole start may.
+    """
+
+    async def bootstrap() -> None:
+        client._bootstrap_servers = await find()
+        await type(client).bootstrap(client)
+
+    client.bootstrap = bootstrap
 
 
 def cut(consumer: AIOKafkaConsumer) -> None:

@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer
 
 from fivestage.bus import internals
 from fivestage.bus.connection import client_options
+from fivestage.bus.preflight import answering_server
 from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
 from fivestage.errors import BrokerError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fivestage.core.events import Observer
+    from fivestage.core.reach import Reach
     from fivestage.core.repair import Trouble
     from fivestage.settings import Settings
 
@@ -34,7 +36,8 @@ class Producer:
 
     Args:
         settings: Where to connect and how.
-        observer: Told of every rebuild.
+        observer: Notified of every rebuild.
+        reach: Whether brokers can be reached.
         max_record_bytes: The largest record that all output topics take.
         on_retiring: Awaited before a client is stopped: nothing may be sent with it afterwards.
         on_rebuilt: Called when there is a new one.
@@ -52,6 +55,7 @@ class Producer:
         on_rebuilt: Callable[[], None],
         on_failure: Callable[[BrokerError], None],
         make_client: MakeProducer = AIOKafkaProducer,
+        reach: Reach | None = None,
     ) -> None:
         self._make_client = make_client
         self._settings = settings
@@ -60,7 +64,7 @@ class Producer:
         self._on_retiring = on_retiring
         self._on_rebuilt = on_rebuilt
         self._on_failure = on_failure
-        self._rebuilds = Rebuilds("producer", observer)
+        self._rebuilds = Rebuilds("producer", observer, reach)
         self._rebuilding: asyncio.Task[None] | None = None
         self._stopping = False
         self.trouble: Trouble | None = None
@@ -85,6 +89,8 @@ class Producer:
         return await self._connect(self.client)
 
     async def _connect(self, client: AIOKafkaProducer) -> dict[str, list[int]]:
+        kafka = self._settings.kafka
+        internals.bootstrap_from(internals.client_of_producer(client), lambda: answering_server(kafka))
         await client.start()
         topics = self._settings.topics.outputs.values()
         return {topic: sorted(await client.partitions_for(topic)) for topic in topics}

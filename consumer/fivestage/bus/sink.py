@@ -27,6 +27,7 @@ from fivestage.bus.outbox import Delivery, PartitionQueue
 from fivestage.bus.producer import Producer
 from fivestage.bus.sender import Sender
 from fivestage.core.murmur2 import murmur2
+from fivestage.core.reach import Reach
 from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
 
@@ -55,6 +56,7 @@ class Sink:
         on_failure: Called when a partition can be published to no more; what waits for it stays unfinished.
         max_record_bytes: The largest record that all output topics take.
         make_producer: Makes the client; tests put another in its place.
+        reach: Whether brokers can be reached.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class Sink:
         *,
         max_record_bytes: int,
         make_producer: Callable[..., AIOKafkaProducer] = AIOKafkaProducer,
+        reach: Reach | None = None,
     ) -> None:
         self._topics = settings.topics.outputs
+        self._reach = reach or Reach()
         self._observer = observer
         self._on_failure = on_failure
         self._batch_patience_s = settings.kafka.publish_timeout_ms / 1000 / 2
@@ -85,6 +89,7 @@ class Sink:
             on_rebuilt=self._send_all,
             on_failure=lambda error: on_failure(PublishError(str(error))),
             make_client=make_producer,
+            reach=self._reach,
         )
 
     def __repr__(self) -> str:
@@ -195,7 +200,8 @@ class Sink:
     def look(self, now: float) -> None:
         """Have the producer made anew where a batch stays unacknowledged; to be called twice a second."""
         sent = [queue.sent_at for queues in self._queues.values() for queue in queues]
-        waited_s = now - min((at for at in sent if at is not None), default=now)
+        since = min((at for at in sent if at is not None), default=now)
+        waited_s = self._reach.waited_s(since, now)
         self._late_looks = self._late_looks + 1 if waited_s > self._batch_patience_s else 0
         if self._late_looks >= LATE_LOOKS:
             self._late_looks = 0

@@ -11,6 +11,7 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 * exceptions of the rebalance listener are logged and forgotten: they are kept and raised from ``fetch``;
 * a fetch that is answered with an unknown error is repeated at once, for ever: see ``internals.py``;
 * a commit is tried again also when the group has dropped the member meanwhile: see ``internals.py``;
+* one bootstrap server after the other is tried, each for a whole time-out: see ``internals.py``;
 * a dead connection is noticed by each client for itself, after a whole time-out: see ``internals.py``;
 * a background task that has ended is not told of, and a consumer cannot be started again: see ``member.py``.
 """
@@ -29,10 +30,11 @@ from fivestage.bus import internals
 from fivestage.bus.batches import check_batches
 from fivestage.bus.connection import client_options
 from fivestage.bus.positions import LOST_POSITION, Positions
+from fivestage.bus.preflight import answering_server
 from fivestage.bus.recovery import Recovery
 from fivestage.core.ledger import Ledger, PartitionKey, numbers_of
 from fivestage.core.repair import Trouble
-from fivestage.errors import BrokerError, FivestageError
+from fivestage.errors import BrokerError, FencedError, FivestageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -75,6 +77,7 @@ class Source:
         make_consumer: MakeConsumer = AIOKafkaConsumer,
     ) -> None:
         self._on_unanswered = on_unanswered
+        self._kafka = settings.kafka
         self._topics = settings.topics
         self._max_batch_bytes = settings.kafka.max_batch_bytes
         self._wait_s = settings.kafka.fetch_max_wait_ms / 1000
@@ -115,6 +118,7 @@ class Source:
         Raises:
             BrokerError: no broker answers.
         """
+        internals.bootstrap_from(internals.client_of(self.consumer), lambda: answering_server(self._kafka))
         try:
             await self.consumer.start()
         except KafkaError as error:
@@ -123,6 +127,8 @@ class Source:
         internals.brake_fetches(self.consumer, soon_s=self._wait_s / 2, pause_s=REFUSED_PAUSE_S)
         internals.commit_only_as_member(self.consumer)
         internals.when_unanswered(self.consumer, self._on_unanswered)
+        if self._kafka.group_instance_id is not None:
+            internals.when_fenced(self.consumer, self._fenced)
         topics, pattern = self._topics.inputs, self._topics.pattern
         self.consumer.subscribe(topics, pattern=pattern, listener=_Listener(self))
 
@@ -149,6 +155,7 @@ class Source:
             await self._positions.restore(error)
             return []
         except Exception as error:  # noqa: BLE001 - whatever a broken batch makes the client raise
+            self._raise_failure()
             if self._recovery.is_over(error):
                 return []
             log.warning("fetch failed", error_type=type(error).__name__)
@@ -276,6 +283,16 @@ class Source:
     def fail(self, error: BaseException) -> None:
         """Keep a failure of the listener until the next fetch can raise it."""
         self._failure = error
+
+    def _fenced(self) -> None:
+        kafka = self._kafka
+        self.fail(
+            FencedError(
+                f"another process has joined group {kafka.group_id!r} with kafka.group_instance_id = "
+                f"{kafka.group_instance_id!r}, and has this one's partitions now: each instance needs an id "
+                "of its own"
+            )
+        )
 
     def _raise_failure(self) -> None:
         if isinstance(self._failure, FivestageError):

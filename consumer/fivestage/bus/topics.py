@@ -8,29 +8,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResourceType
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
-    NodeNotReadyError,
     RequestTimedOutError,
     TopicAlreadyExistsError,
     for_code,
 )
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
-from fivestage.bus.connection import client_options
 from fivestage.bus.metadata import DescribeTopics
-from fivestage.bus.preflight import preflight
+from fivestage.bus.preflight import ask, preflight, reachable_options
 from fivestage.core.records import Output
 from fivestage.errors import ConfigurationError
+from fivestage.waits import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from aiokafka.protocol.api import Request
 
-    from fivestage.settings import Settings
+    from fivestage.settings import KafkaSettings, Settings
 
 _IS_INTERNAL: Final = 2
 """Where a topic of a response to DescribeTopics says so."""
@@ -73,38 +71,48 @@ async def describe(settings: Settings, names: Iterable[str] | None) -> dict[str,
     Raises:
         ConfigurationError: no broker can be reached, or none answers.
     """
-    await preflight(settings.kafka)
     try:
         response = await _ask(settings, DescribeTopics(None if names is None else list(names)))
-    except TimeoutError:
-        raise ConfigurationError(
-            f"Kafka at {settings.kafka.bootstrap_servers} accepts connections but does not answer"
-        ) from None
     except KafkaError as error:
-        raise ConfigurationError(
-            f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
-            "the credentials, and that the addresses the brokers advertise are reached from here"
-        ) from None
+        raise _unanswered(settings, error) from None
     cluster_id = getattr(response, "cluster_id", None)
     wanted = [topic for topic in response.topics if names is not None or not topic[_IS_INTERNAL]]
     return {info.name: info for info in (_info(topic, cluster_id) for topic in wanted)}
 
 
 async def _ask(settings: Settings, request: Request[Any]) -> Any:
-    """Ask one broker after the other until one answers: some may be away, and are listed for a while."""
-    client = AIOKafkaClient(**client_options(settings.kafka))
+    """Ask all brokers side by side: some may be away, or silent, and are listed for a while.
+
+    Raises:
+        ConfigurationError: no bootstrap server can be reached, or no broker answers in time.
+        KafkaError: a broker does not know such requests, or none can be reached.
+    """
+    reached = await preflight(settings.kafka)
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
-            await client.bootstrap()
-            failure: KafkaError = NodeNotReadyError("no broker is known")
-            for broker in client.cluster.brokers():
-                try:
-                    return await client.send(broker.nodeId, request)
-                except (NodeNotReadyError, KafkaConnectionError, RequestTimedOutError) as error:
-                    failure = error
-            raise failure
-    finally:
-        await client.close()
+            return await first_of(
+                [_ask_one(settings.kafka, host, port, request) for host, port in reached.brokers]
+            )
+    except TimeoutError:
+        raise ConfigurationError(
+            f"Kafka at {settings.kafka.bootstrap_servers} accepts connections but does not answer"
+        ) from None
+
+
+async def _ask_one(kafka: KafkaSettings, host: str, port: int, request: Request[Any]) -> Any:
+    try:
+        return await ask(kafka, host, port, request)
+    except TimeoutError:
+        raise RequestTimedOutError(f"no answer from {host}:{port}") from None
+    except OSError as error:
+        raise KafkaConnectionError(f"{host}:{port}: {error.strerror or type(error).__name__}") from None
+
+
+def _unanswered(settings: Settings, error: KafkaError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
+        "the credentials, and that the addresses the brokers advertise are reached from here"
+    )
 
 
 def _info(topic: Any, cluster_id: str | None) -> TopicInfo:
@@ -190,7 +198,7 @@ async def create(
     found = await describe(settings, settings.topics.all)
     if is_embedded(found):
         return await _create_on_embedded(settings, [name for name, info in found.items() if info.error])
-    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
+    admin = AIOKafkaAdminClient(**await reachable_options(settings.kafka))
     # A dead letter is its record and six headers more: it must fit where its record did.
     roomy = {settings.topics.dead_letters: {"max.message.bytes": str(DEAD_LETTER_BYTES)}}
     # The client takes a default only with assignments, which may be none.
@@ -247,6 +255,9 @@ async def largest_records(settings: Settings) -> dict[Output, int]:
     """The largest record that each output topic takes, in bytes; the setting where the cluster does not say.
 
     Reading a topic's settings needs DescribeConfigs on it, a right that is useful but not required.
+
+    Raises:
+        ConfigurationError: no broker answers.
     """
     default = settings.kafka.max_record_bytes
     outputs = settings.topics.outputs
@@ -262,7 +273,9 @@ async def output_configs(settings: Settings, config: str) -> dict[str, int]:
     resources = [(ConfigResourceType.TOPIC, name, None) for name in settings.topics.outputs.values()]
     try:
         response = await _ask(settings, DescribeConfigsRequest(resources))
-    except (KafkaError, AttributeError, TimeoutError):
+    except (KafkaConnectionError, RequestTimedOutError) as error:
+        raise _unanswered(settings, error) from None
+    except (KafkaError, AttributeError):  # a broker that does not know such requests
         return {}
     return {
         name: int(entry[1])
