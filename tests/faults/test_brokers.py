@@ -11,12 +11,16 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiokafka import TopicPartition
 
+from fivestage.bus.source import Source
 from fivestage.bus.topics import BATCH_OVERHEAD_BYTES, largest_records
 from fivestage.bus.topics import check as check_topics
+from fivestage.core.events import Observer
+from fivestage.core.ledger import Ledger
 from fivestage.core.records import Output
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from kafka.cluster import lend_cluster
@@ -32,7 +36,7 @@ from support.checker import (
     read_history,
     wait_until_committed,
 )
-from support.feeder import Feeder
+from support.feeder import Feeder, write
 from support.probe import get, metrics
 from support.process import ServiceProcess
 from support.watches import sample
@@ -216,3 +220,29 @@ def test_coordinator_moves(cluster: Cluster, record_property: Record) -> None:
         cluster.wait_until_in_sync()
     report = judged(run, record_property)
     assert report.silent, report
+
+
+async def test_records_are_read_in_the_rack(cluster: Cluster) -> None:
+    """With ``kafka.client_rack`` every partition is read from the broker of that rack, whichever leads it."""
+    topics = cluster.create_topics(6)
+    leaders = cluster.leaders(topics.queries).items()
+    followed = {TopicPartition(*place) for place, leader in leaders if leader != 2}
+    assert followed
+    kafka = {"bootstrap_servers": cluster.bootstrap, "group_id": topics.prefix, "client_rack": "rack-2"}
+    settings = Settings.load(None, {"kafka": kafka, "topics": {"queries": topics.queries}})
+
+    async def nothing(_: object) -> None:
+        return
+
+    source = Source(settings, Ledger(max_span=1000), nothing, Observer())
+    await source.start()
+    write(cluster.bootstrap, topics.queries, [(str(number), b"{}") for number in range(60)])
+    fetcher: Any = source.consumer._fetcher
+    replicas, count = fetcher._preferred_read_replica, 0
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while count < 60 or not followed <= set(replicas):
+                count += len(await source.fetch(10))
+    finally:
+        await source.stop()
+    assert {node for node, _ in replicas.values()} == {2}
