@@ -39,6 +39,8 @@ PLAN = Plan.of(
 """With this, waiting at all would cost a query its answer, as each stage may take the whole of its time."""
 STALL_S = 0.5
 """Where a stall is wanted: longer than a busy machine keeps a thread from its processor."""
+LATE_S = 1.0
+"""Where a call is to be late."""
 STOP_S = 1.0
 STOP_AT_MOST_S = 10.0
 """No machine is so busy that this would take as long; a wait without a limit does."""
@@ -189,7 +191,7 @@ async def test_code_that_would_end_the_loop_does_not(place: Place) -> None:
 
 async def test_a_node_that_is_late_and_another_that_answers(place: Place) -> None:
     """Both attempts come back, so that the late one has its timeout event."""
-    limits = {**dict.fromkeys(StageType, 60_000.0), StageType.PROCESSING: 1000.0}
+    limits = {**dict.fromkeys(StageType, 60_000.0), StageType.PROCESSING: LATE_S * 1000}
     plan = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=limits, critical=StageType)
     async with place.running(plan) as bus:
         job = await bus.ask("late")
@@ -198,7 +200,7 @@ async def test_a_node_that_is_late_and_another_that_answers(place: Place) -> Non
     assert (got.answer_json, got.runs[2].node, got.runs[2].attempt) == (b"2", "prompt", 2)
     assert [(run.node, run.outcome, run.attempt) for run in got.earlier] == [("late", Outcome.TIMEOUT, 1)]
     assert [(str(note.scope), note.node, note.attempt) for note in got.timeouts] == [("stage", "late", 1)]
-    assert got.timeouts[0].limit_s == pytest.approx(1.0)
+    assert got.timeouts[0].limit_s >= LATE_S  # more, where others kept the loop from turning
 
 
 # Jobs that the bus ends

@@ -119,7 +119,7 @@ def test_failures_and_moves_together() -> None:
 
 
 def test_a_failure_that_the_stage_ended_with_hides_what_came_later() -> None:
-    """What was begun after it and given up at the deadline is no attempt before it."""
+    """What started after it, and was given up, is no attempt before it."""
     trail = failed(1)
     start(trail, 2, 0.05)
     trail = trail.continued()
