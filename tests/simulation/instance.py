@@ -103,7 +103,7 @@ class _NoDiagnosis:
 
     cause = None
 
-    async def run(self, _: object) -> None:
+    async def run(self, _is_cut_off: object, _clients: object) -> None:
         """Until the end."""
         await asyncio.get_running_loop().create_future()
 
