@@ -88,6 +88,8 @@ class KafkaSettings(_Section):
     letters."""
     max_record_bytes: PositiveMs = 1_048_000
     """The largest record to publish; at most the output topics' ``max.message.bytes``."""
+    compression: Literal["none", "lz4", "zstd", "gzip", "snappy"] = "none"
+    """Of the batches that are published."""
     commit_interval_ms: PositiveMs = 500
     publish_timeout_ms: PositiveMs = 120_000
     """How long an event may go unacknowledged before the service ends; nothing is lost then."""

@@ -13,6 +13,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 
 from fivestage.bus import internals
+from fivestage.bus.compression import codec_of
 from fivestage.bus.connection import client_options
 from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
 from fivestage.errors import BrokerError
@@ -43,6 +44,9 @@ class Producer:
         on_rebuilt: Called when there is a new one.
         on_failure: Called when there will be none.
         make_client: Makes the client; a simulation puts another in its place.
+
+    Raises:
+        ConfigurationError: what ``kafka.compression`` takes is not installed.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Producer:
         self._make_client = make_client
         self._settings = settings
         self.max_batch_bytes = min(MAX_BATCH_BYTES, max_record_bytes)
+        self.codec = codec_of(settings.kafka.compression)
         self._on_retiring = on_retiring
         self._on_rebuilt = on_rebuilt
         self._on_failure = on_failure
