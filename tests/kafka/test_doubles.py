@@ -353,7 +353,7 @@ async def producing(side: Side) -> list[Any]:
             client.cluster.leader_for_partition(place)
             if isinstance(side, Real)
             else client.leader_for_partition(place),
-            EventRequest(None, -1, 10_000, topics),
+            EventRequest(-1, 10_000, topics),
         )
         seen.append((sequence, size, answer.topics[0][1][0][1]))
     await producer.stop()

@@ -33,6 +33,7 @@ ROWS = frozenset(
         "rejected is an error",
         "answered by a second node",
         "result too large",
+        "publish refused",
         "data left out",
         "expired before start",
         "would expire",

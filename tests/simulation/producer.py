@@ -16,7 +16,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 
 from .broker import Batch
 from .cluster import Client
-from .network import Connection
+from .network import NO_FAULTS, Connection
 
 if TYPE_CHECKING:
     from aiokafka import TopicPartition
@@ -110,6 +110,10 @@ class _ProducingClient(Client):
         batches = [_read(topic, *one) for topic, found in request._topics for one in found]
         said = await self.connection(broker).call("produce", brokers.produce, who, broker, batches)
         codes = said if isinstance(said, list) else [said.errno] * len(batches)
+        if {10, 87} & {*codes} and network.faults is not NO_FAULTS:
+            network.fatal.add(
+                who
+            )  # where a batch was sent before, that costs a producer, and too many the end
         topics = [(*batch.at, code) for batch, code in zip(batches, codes, strict=True)]
         return SimpleNamespace(topics=[(topic, [(number, code)]) for topic, number, code in topics])
 
@@ -118,4 +122,4 @@ def _read(topic: str, partition: int, data: bytes) -> Batch:
     """What a broker reads in a batch."""
     batch = DefaultRecordBatch(data)
     records = [(one.key, one.value, one.headers) for one in batch]
-    return Batch((topic, partition), batch.producer_id, batch.base_sequence, records)
+    return Batch((topic, partition), batch.producer_id, batch.base_sequence, records, len(data))
