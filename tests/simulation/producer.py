@@ -1,4 +1,4 @@
-"""What stands in for AIOKafkaProducer.
+"""What stands in for the producer's client, ``bus/producer_client.py``.
 
 Private names that the service touches (``bus/internals.py``) are those of aiokafka.
 """
@@ -19,6 +19,8 @@ from .cluster import Client
 from .network import NO_FAULTS, Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiokafka import TopicPartition
 
     from fivestage.bus.event_request import EventRequest
@@ -31,29 +33,24 @@ class SimProducer:
 
     Args:
         cluster: Where it is.
-        options: Those of AIOKafkaProducer.
+        options: Those of AIOKafkaClient.
     """
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
         self._cluster = cluster
         self.client = _ProducingClient(cluster, options["request_timeout_ms"] / 1000)
-        self._txn_manager = SimpleNamespace(
-            producer_id=-1, producer_epoch=0, _sequence_numbers=defaultdict(int)
-        )
-        self._message_accumulator = SimpleNamespace(_pending_batches=set(), _batches={})
-        self._sender = SimpleNamespace(sender_task=None)
+        self.identity = (-1, -1)
+        self.numbers: dict[TopicPartition, int] = defaultdict(int)
 
     async def start(self) -> None:
         """Connect, and get an id."""
         await self.client.look()
         connection = self.client.connection(None)
-        self._txn_manager.producer_id = await connection.call(
-            "init producer", self._cluster.broker.init_producer
-        )
+        self.identity = await connection.call("init producer", self._cluster.broker.init_producer), 0
 
-    async def partitions_for(self, _: str) -> set[int]:
-        """The partitions of a topic."""
-        return set(range(self._cluster.broker.output_partitions))
+    async def partitions(self, topics: Iterable[str], _: float) -> dict[str, list[int]]:
+        """The partitions of topics."""
+        return {topic: list(range(self._cluster.broker.output_partitions)) for topic in topics}
 
     async def stop(self) -> None:
         """Disconnect."""

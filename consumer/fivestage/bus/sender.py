@@ -93,8 +93,8 @@ class Sender:
         self._on_split = on_split
         self._on_error = on_error
         self._client: Any = producer.client.client
-        self._identity = internals.identity(producer.client)
-        self._numbers = internals.sequence_numbers(producer.client)
+        self._identity = producer.client.identity
+        self._numbers = producer.client.numbers
         self._clock = asyncio.get_running_loop().time
         self._waiting: dict[int, deque[PartitionQueue]] = {}
         """By the broker that leads them."""
@@ -216,7 +216,7 @@ class Sender:
         if self._producer.trouble is None and self._clock() - self._told_at > TELL_EVERY_S:
             self._told_at = self._clock()
             log.warning("not published yet", **queue.place._asdict(), error_type=type(error).__name__)
-        if getattr(error, "invalid_metadata", False) and not internals.is_refreshing(self._producer.client):
+        if getattr(error, "invalid_metadata", False) and not internals.is_refreshing(self._client):
             self._client.force_metadata_update()
         self._pause(queue)
 
@@ -234,7 +234,7 @@ class Sender:
 
     def _go_on(self) -> None:
         self._timer = None
-        if not internals.is_refreshing(self._producer.client):
+        if not internals.is_refreshing(self._client):
             now = self._clock()
             due = [queue for queue in self._paused if queue.again_at <= now]
             self._paused = [queue for queue in self._paused if queue.again_at > now]

@@ -14,8 +14,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     IncompatibleBrokerVersion,
     InvalidTopicError,
     KafkaError,
@@ -24,6 +24,7 @@ from aiokafka.errors import (
 
 from fivestage.bus.outbox import ANY_SIZE, Delivery, PartitionQueue
 from fivestage.bus.producer import Producer
+from fivestage.bus.producer_client import ProducerClient
 from fivestage.bus.sender import Sender
 from fivestage.core.murmur2 import murmur2
 from fivestage.core.refused_event import REFUSED, TOO_LARGE, name_of, without_data
@@ -65,7 +66,7 @@ class Sink:
         on_failure: Callable[[Exception], None],
         *,
         max_record_bytes: int,
-        make_producer: Callable[..., AIOKafkaProducer] = AIOKafkaProducer,
+        make_producer: Callable[..., ProducerClient] = ProducerClient,
     ) -> None:
         self._topics = settings.topics.outputs
         self._observer = observer
@@ -96,9 +97,13 @@ class Sink:
 
         Raises:
             BrokerError: no broker answers.
+            ConfigurationError: a right is missing.
         """
         try:
             partitions = await self.producer.start()
+        except ClusterAuthorizationFailedError:
+            advice = "grant IdempotentWrite on the cluster to this principal"
+            raise ConfigurationError(f"not allowed to produce idempotently: {advice}") from None
         except KafkaError as error:
             raise BrokerError(f"cannot connect: {error}") from error
         for output, topic in self._topics.items():
