@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiokafka.consumer.fetcher import Fetcher
@@ -40,3 +42,18 @@ def test_a_version_without_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(internals.NAMES, Fetcher, ("_records", "_gone"))
     with pytest.raises(ConfigurationError, match=r"aiokafka .* which needs Fetcher\._gone"):
         internals.check()
+
+
+async def test_throttling_is_noticed() -> None:
+    """Whatever a consumer asks, and only where the answer says so."""
+    answers = [SimpleNamespace(throttle_time_ms=250), SimpleNamespace(throttle_time_ms=0), SimpleNamespace()]
+    waits: list[float] = []
+
+    async def send(number: int, *, group: int) -> object:
+        assert group == 1
+        return answers[number]
+
+    consumer: Any = SimpleNamespace(_client=SimpleNamespace(send=send))
+    internals.when_throttled(consumer, waits.append)
+    assert [await consumer._client.send(number, group=1) for number in range(3)] == answers
+    assert waits == [0.25]

@@ -70,6 +70,7 @@ async def test_the_one_that_is_refused(publisher: Publisher, mock: Mock, code: i
     found = [orjson.loads(value) for value in publisher.written()]
     assert [one["answer"] for one in found] == ["a", None, "c"]
     assert [one["error_type"] for one in found] == [None, word, None]
+    assert publisher.refused == [word]
     assert publisher.acked == ["a", "b", "c"]
     assert (publisher.rebuilds, publisher.failures) == ([], [])
 

@@ -193,3 +193,21 @@ async def test_compressed_batches(kafka: RealBroker, topics: TopicSet, name: str
     shown = await asyncio.to_thread(kafka.exec_tool, "kafka-console-consumer", *arguments)
     assert shown.splitlines()[:30] == values
     assert (publisher.rebuilds, publisher.failures) == ([], [])
+
+
+async def test_quotas_of_the_broker(kafka: RealBroker, topics: TopicSet) -> None:
+    """How long they make the producer wait is counted, and nothing is lost or sent twice."""
+    name = f"client-of-{topics.prefix}"
+    entity = ("--entity-type", "clients", "--entity-name", name)
+    quota = ("--alter", "--add-config", "producer_byte_rate=20000")
+    await asyncio.to_thread(kafka.exec_tool, "kafka-configs", *quota, *entity)
+    publisher = publisher_of(kafka, topics, client_id=name)
+    await publisher.sink.start()
+    count = 0
+    while not publisher.throttled_s:  # a quota holds when the broker has heard of it
+        publisher.publish("x" * 10_000)
+        count += 1
+        await until(lambda: len(publisher.acked) == count)  # noqa: B023 - awaited here
+    assert len(publisher.written()) == count
+    assert publisher.rebuilds == []
+    await publisher.sink.stop()

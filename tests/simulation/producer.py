@@ -112,7 +112,8 @@ class _ProducingClient(Client):
                 who
             )  # where a batch was sent before, that costs a producer, and too many the end
         topics = [(*batch.at, code) for batch, code in zip(batches, codes, strict=True)]
-        return SimpleNamespace(topics=[(topic, [(number, code)]) for topic, number, code in topics])
+        answers = [(topic, [(number, code)]) for topic, number, code in topics]
+        return SimpleNamespace(topics=answers, throttle_time_ms=0)
 
 
 def _read(topic: str, partition: int, data: bytes) -> Batch:

@@ -213,6 +213,20 @@ def when_unanswered(consumer: AIOKafkaConsumer, call: Callable[[str, int], None]
     client._on_connection_closed = forget_and_tell
 
 
+def when_throttled(consumer: AIOKafkaConsumer, call: Callable[[float], None]) -> None:
+    """Have *call* called with the seconds for which a broker's quotas make this consumer wait."""
+    client: Any = consumer._client
+    send = client.send
+
+    async def send_and_tell(*args: Any, **options: Any) -> Any:
+        answer = await send(*args, **options)
+        if waits_ms := getattr(answer, "throttle_time_ms", 0):
+            call(waits_ms / 1000)
+        return answer
+
+    client.send = send_and_tell
+
+
 def hang_up(client: AIOKafkaClient, host: str, port: int) -> None:
     """Close the connections to a broker on which no answer is awaited; the next request makes another."""
     for connection in list(client._conns.values()):

@@ -71,6 +71,7 @@ class Sender:
         on_refused: Called with a queue whose batch is not taken by any broker, and why.
         on_split: Called with a queue whose batch, sent once, was refused for what is in it; whether it now
             holds something else to send.
+        on_throttled: Called with how many seconds a broker makes this wait.
         on_error: Called with an exception that one of these has raised: records may have been lost track of.
     """
 
@@ -83,6 +84,7 @@ class Sender:
         on_acked: Callable[[PartitionQueue], None],
         on_refused: Callable[[PartitionQueue, KafkaError], None],
         on_split: Callable[[PartitionQueue, ContentRefusedError], bool],
+        on_throttled: Callable[[float], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
         self._producer = producer
@@ -91,6 +93,7 @@ class Sender:
         self._on_acked = on_acked
         self._on_refused = on_refused
         self._on_split = on_split
+        self._on_throttled = on_throttled
         self._on_error = on_error
         self._client: Any = producer.client.client
         self._identity = producer.client.identity
@@ -184,7 +187,10 @@ class Sender:
         for queue in queues:
             queue.attempts += 1
         try:
-            return errors_of(await self._client.send(broker, request))
+            answer = await self._client.send(broker, request)
+            if answer.throttle_time_ms:
+                self._on_throttled(answer.throttle_time_ms / 1000)
+            return errors_of(answer)
         except KafkaError as error:
             found: KafkaError = error
         except Exception as error:  # noqa: BLE001 - what else the client raises is a fault of it

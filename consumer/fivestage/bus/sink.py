@@ -118,6 +118,7 @@ class Sink:
             on_acked=self._acked,
             on_refused=self._refused,
             on_split=self._split,
+            on_throttled=lambda wait_s: self._observer.throttled("producer", wait_s),
             on_error=self._lost_track,
         )
 
@@ -206,12 +207,14 @@ class Sink:
         """Put another record in the place of the one that was refused; False where there is none."""
         [(record, delivery)] = queue.under_way
         topic, name = queue.place.topic, name_of(record)
-        other = without_data(record, TOO_LARGE if error.is_size else REFUSED, error.why)
+        error_type = TOO_LARGE if error.is_size else REFUSED
+        other = without_data(record, error_type, error.why)
         if other is None:
             queue.over = True
             text = f"cannot publish {name} to topic {topic!r}, also without data: {error.why}"
             self._on_failure(PublishError(text))
             return False
+        self._observer.event_refused(error_type)
         log.warning("refused", topic=topic, event_id=name, cause=error.why)
         queue.under_way[0] = (other, delivery)
         queue.too_much = ANY_SIZE

@@ -18,6 +18,7 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -115,6 +116,7 @@ class Source:
         internals.brake_fetches(self.consumer, soon_s=self._wait_s / 2, pause_s=REFUSED_PAUSE_S)
         internals.commit_only_as_member(self.consumer)
         internals.when_unanswered(self.consumer, self._on_unanswered)
+        internals.when_throttled(self.consumer, partial(self._observer.throttled, "consumer"))
         self.consumer.subscribe([self._topic], listener=_Listener(self))
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
