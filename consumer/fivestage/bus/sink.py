@@ -249,7 +249,7 @@ class Sink:
             count = len(known.partitions_for_topic(topic) or ())
             if count > len(queues):
                 log.info("partitions added", topic=topic, before=len(queues), now=count)
-                queues += [PartitionQueue(topic, number) for number in range(len(queues), count)]
+                queues.extend([PartitionQueue(topic, number) for number in range(len(queues), count)])
 
     async def _take_back(self) -> None:
         """Wait for nothing any more: what is under way goes back to the heads of the queues."""
