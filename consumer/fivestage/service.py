@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer
 from fivestage import tuning
 from fivestage.admin.server import AdminServer
 from fivestage.assembly import assemble
-from fivestage.bus import topics
+from fivestage.bus import internals, topics
 from fivestage.bus.clients import Clients
 from fivestage.bus.diagnosis import Diagnosis
 from fivestage.bus.durability import warn_of_loss
@@ -165,6 +165,7 @@ class Service:
         return START_TIMEOUT_S + loading_s + opening_s
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        internals.check()
         settings = self.settings
         if settings.topics.create:
             await topics.create(settings)

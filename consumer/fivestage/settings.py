@@ -108,6 +108,8 @@ class KafkaSettings(_Section):
     publish_request_bytes: PositiveBytes = 1_048_576
     """A request takes the batches of several partitions until it is this large, before compression; below the
     brokers' ``socket.request.max.bytes``."""
+    compression: Literal["none", "lz4", "zstd", "gzip", "snappy"] = "none"
+    """Of the batches that are published."""
     commit_interval_ms: PositiveMs = 500
     publish_timeout_ms: PositiveMs = 120_000
     """How long an event may go unacknowledged before the service ends; nothing is lost then."""

@@ -53,8 +53,8 @@ class PipelineResult(Event):
     error: str | None = None
     """For people."""
     error_type: str | None = None
-    """For programs: ``timeout``, ``expired``, ``rejected``, ``invalid_query``, ``result_too_large``... or a
-    class name."""
+    """For programs: ``timeout``, ``expired``, ``rejected``, ``invalid_query``, ``result_too_large``,
+    ``publish_refused``... or a class name."""
     node: str | None = None
     lane: Lane
     stages: list[StageResult] = Field(default_factory=list)

@@ -12,7 +12,7 @@ from faults.operations import port_of
 from faults.operations import until as wait_until
 from faults.proxy import Proxy
 from fivestage.bus.clients import Clients
-from fivestage.bus.internals import client_of, client_of_producer
+from fivestage.bus.internals import client_of
 from fivestage.bus.member import Member
 from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
@@ -91,7 +91,7 @@ async def test_certificates_that_are_rotated(tmp_path: Path) -> None:
     clients = Clients(kafka, member, publisher.sink.producer)
 
     def contexts() -> list[ssl.SSLContext]:
-        inner = client_of(member.consumer), client_of_producer(publisher.sink.producer.client)
+        inner = client_of(member.consumer), publisher.sink.producer.client.client
         return [client._ssl_context for client in inner]
 
     before = contexts()

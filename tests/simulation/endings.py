@@ -38,6 +38,7 @@ ROWS = frozenset(
         "answered by a second node in time",
         "answered elsewhere",
         "result too large",
+        "publish refused",
         "data left out",
         "expired before start",
         "would expire",

@@ -78,7 +78,8 @@ def wrong(
         if query.query_id is None:
             yield "a result for a record without a readable id"
             continue
-        asked = Asked(record, query, broker.jobs.get(run), broker.ending(run))
+        refused = broker.refused.get((coordinates, run), {})
+        asked = Asked(record, query, broker.jobs.get(run), broker.ending(run), refused)
         yield from check_run(asked, events, broker.output_partitions, thorough=seed % THOROUGH == 0)
         yield from wrong_time(asked, events)
 
@@ -124,6 +125,8 @@ def row_of(broker: Broker, result: Written) -> str:
     """Which row a result is of."""
     if result.event.get("error_type") == "result_too_large":
         return "result too large"
+    if result.event.get("error_type") == "publish_refused":
+        return "publish refused"
     ending = broker.ending(result.run)
     if ending is None:
         return "expired before start" if result.status == "expired" else "invalid query"

@@ -5,6 +5,7 @@ What only the service can know (a time, a text for people) is taken over from wh
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
@@ -15,6 +16,8 @@ from .endings import CRITICAL, STAGES
 from .questions import answer_to, data_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fivestage.core.job import Job
     from fivestage.core.records import PlainRecord
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     Value = dict[str, Any]
 
 PROCESSING: Final = 2
+TOO_LARGE: Final = 10
+"""The code of a record that is larger than its topic takes."""
 MAX_RECORD_BYTES: Final = 40_000
 """The largest record that the topics of events take."""
 SKIPPED: Final[Value] = {
@@ -43,6 +48,8 @@ class Asked(NamedTuple):
     query: Query
     job: Job | None
     ending: Ending | None
+    refused: Mapping[str, int] = MappingProxyType({})
+    """The codes of events that the brokers have refused, by kind."""
 
     @property
     def query_id(self) -> str:
@@ -103,6 +110,8 @@ def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at
     if size > MAX_RECORD_BYTES and result["answer"] is not None:
         too_large = {"status": "error", "error_type": "result_too_large", "answer": None, "confidence": None}
         result |= too_large | {"degraded": False, "error": _text(values.get("result", {}))}
+    for kind, code in asked.refused.items():
+        due[kind] = _instead(due[kind], "result_too_large" if code == TOO_LARGE else "publish_refused")
     for kind in ending.timeouts:
         due[kind] = _timeout(asked, ending, kind, result, at)
         if "result" not in values and kind == "timeout":  # it alone says how long the query took
@@ -162,10 +171,19 @@ def _took_ms(number: int, tried: tuple[Attempt, ...], stage: Value, said: list[V
     return said[number].get("duration_ms") if number < len(said) else None
 
 
-def _without_data(stage: Value) -> Value:
+def _without_data(stage: Value, error_type: str = "result_too_large") -> Value:
     if stage["data"] is None:
         return stage
-    return stage | {"data": None, "error": ANY_TEXT, "error_type": "result_too_large"}
+    return stage | {"data": None, "error": ANY_TEXT, "error_type": error_type}
+
+
+def _instead(due: Value, error_type: str) -> Value:
+    """What an event must say in whose place it is, as the broker has refused that one."""
+    if "stages" not in due:
+        return _without_data(due, error_type)
+    stages = [_without_data(stage, error_type) for stage in due["stages"]]
+    bare: Value = {"status": "error", "answer": None, "confidence": None, "degraded": False, "stages": stages}
+    return due | bare | {"error": ANY_TEXT, "error_type": error_type}
 
 
 def _text(found: Value) -> Any:

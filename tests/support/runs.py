@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .events import Event
 
 STAGES = ("intent", "decision", "processing", "validation", "reflection")
-TOO_LARGE = "result_too_large"
+LEFT_OUT = frozenset({"result_too_large", "publish_refused"})
+"""What events say that go without their data."""
 _NOTHING: tuple[str, ...] = ()
 _DATA = ("data", "error", "error_type")
 _NEXT = {"error": "failover", "timeout": "failover", "skipped": "resumed"}
@@ -50,7 +51,7 @@ def companions(result: Event, reading_s: float = _ROUNDING_S) -> dict[str, dict[
 def is_companion(event: Event, result: Event, fields: dict[str, Any]) -> bool:
     """Whether an event is of the same run as a result."""
     value, left_out = event.value, _NOTHING
-    if TOO_LARGE in {value.get("error_type"), fields.get("error_type")}:
+    if LEFT_OUT & {value.get("error_type"), fields.get("error_type")}:
         left_out = _DATA  # one of the two went without it, as it did not fit
     trace = result.headers.get("traceparent", "")[3:35]
     return event.headers.get("traceparent", "")[3:35] == trace and all(
@@ -189,7 +190,7 @@ def _flaws_of_verdict(value: dict[str, Any], reading_s: float) -> Iterator[str]:
     if failed is not None:
         ends = {"timeout": "timeout", "skipped": "timeout"}
         wanted = "timeout" if ran_out else ends.get(failed["outcome"], "error")
-    if error_type == TOO_LARGE and value["answer"] is None:
+    if error_type in LEFT_OUT and value["answer"] is None:
         wanted = "error"
     if value["status"] != wanted:
         yield f"its status is {value['status']}, after its stages {wanted}"
@@ -199,7 +200,7 @@ def _flaws_of_verdict(value: dict[str, Any], reading_s: float) -> Iterator[str]:
     if (
         wanted == "error"
         and failed is not None
-        and error_type not in {failed["error_type"], "rejected", TOO_LARGE}
+        and error_type not in {failed["error_type"], "rejected", *LEFT_OUT}
     ):
         yield f"its error_type is {error_type}, that of {failed['stage_type']} {failed['error_type']}"
     whole = all(stage["success"] for stage in value["stages"]) and value["validated"] is not False
@@ -214,7 +215,7 @@ def _flaws_of_answer(value: dict[str, Any]) -> Iterator[str]:
     if value["status"] != "success":
         if value["answer"] is not None:
             yield "it has an answer without success"
-    elif processing["success"] and processing["error_type"] != TOO_LARGE:
+    elif processing["success"] and processing["error_type"] not in LEFT_OUT:
         answer = data["answer"] if isinstance(data, dict) and "answer" in data else data
         if value["answer"] != answer:
             yield "its answer is not what processing returned"

@@ -42,7 +42,7 @@ class Clients:
         if self._member.trouble is None:
             found.append(internals.client_of(self._member.consumer))
         if self._producer.trouble is None:
-            found.append(internals.client_of_producer(self._producer.client))
+            found.append(self._producer.client.client)
         return found
 
     def have_heard(self) -> bool:

@@ -1,29 +1,88 @@
-"""What aiokafka (0.14.0, pinned) does not show: whether its tasks live, who it is, and how to be rid of it.
+"""What aiokafka (0.14.0, pinned) does not show: whether its tasks live, what it reads, how to be rid of it.
 
-Tests hold every name that is used here.
+All its private names that the service uses are used here, and stand in NAMES, which a test holds against this
+module, and ``check`` against what is installed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka.conn import CloseReason
+import aiokafka
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import UnknownMemberIdError
+from aiokafka.producer.message_accumulator import MessageAccumulator
 
+from fivestage.errors import ConfigurationError
 from fivestage.waits import take_note
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Iterator
 
-    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+    from aiokafka import TopicPartition
 
 # ruff: noqa: SLF001 - the point of this module
 
 FENCED_INSTANCE_ID: Final = 82
 """Kafka's error code, which aiokafka does not know."""
+NAMES: Final[dict[type[Any], tuple[str, ...]]] = {
+    AIOKafkaConsumer: ("_client", "_coordinator", "_fetcher", "_subscription"),
+    AIOKafkaProducer: ("_message_accumulator", "_sender"),
+    AIOKafkaClient: ("_conns", "_md_update_fut", "_on_connection_closed", "_sync_task"),
+    AIOKafkaConnection: ("_requests",),
+    Fetcher: ("_fetch_task", "_proc_fetch_request", "_records"),
+    GroupCoordinator: (
+        "_commit_refresh_task",
+        "_coordination_task",
+        "_do_commit_offsets",
+        "_heartbeat_task",
+        "_perform_assignment",
+        "_rejoin_needed_fut",
+    ),
+    MessageAccumulator: ("_batches", "_pending_batches"),
+}
+"""Attributes and methods, by the class that has them."""
+
+
+def check() -> None:
+    """Make sure that the aiokafka that is installed has all of NAMES.
+
+    Raises:
+        ConfigurationError: it is a release with which this does not work.
+    """
+    missing = [
+        f"{kind.__name__}.{name}"
+        for kind, names in NAMES.items()
+        for name in names
+        if name not in _names_in(kind)
+    ]
+    if missing:
+        raise ConfigurationError(
+            f"aiokafka {aiokafka.__version__} does not work with this release, which needs {missing[0]}: "
+            "install the version that it asks for"
+        )
+
+
+def _names_in(kind: type[Any]) -> set[str]:
+    """The names of a class's methods, and those that their code mentions: its attributes are among them."""
+    functions = [one for one in vars(kind).values() if isinstance(one, FunctionType)]
+    return {*vars(kind), *(name for one in functions for name in one.__code__.co_names)}
+
+
+def read_through(consumer: AIOKafkaConsumer, records: Callable[[bytes], object]) -> None:
+    """Have *records* take the place of ``MemoryRecords`` for one consumer; others are left alone."""
+    fetcher: Any = consumer._fetcher
+    shared: Any = type(fetcher)._proc_fetch_request
+    own = FunctionType(shared.__code__, {**shared.__globals__, "MemoryRecords": records})
+    fetcher._proc_fetch_request = MethodType(own, fetcher)
 
 
 def ended_task(consumer: AIOKafkaConsumer) -> str | None:
@@ -218,9 +277,22 @@ def when_unanswered(consumer: AIOKafkaConsumer, call: Callable[[str, int], None]
     client._on_connection_closed = forget_and_tell
 
 
-def hang_up(producer: AIOKafkaProducer, host: str, port: int) -> None:
+def when_throttled(consumer: AIOKafkaConsumer, call: Callable[[float], None]) -> None:
+    """Have *call* called with the seconds for which a broker's quotas make this consumer wait."""
+    client: Any = consumer._client
+    send = client.send
+
+    async def send_and_tell(*args: Any, **options: Any) -> Any:
+        answer = await send(*args, **options)
+        if waits_ms := getattr(answer, "throttle_time_ms", 0):
+            call(waits_ms / 1000)
+        return answer
+
+    client.send = send_and_tell
+
+
+def hang_up(client: AIOKafkaClient, host: str, port: int) -> None:
     """Close the connections to a broker on which no answer is awaited; the next request makes another."""
-    client: Any = producer.client
     for connection in list(client._conns.values()):
         if (connection.host, connection.port) == (host, port) and not connection._requests:
             connection.close()
@@ -229,11 +301,6 @@ def hang_up(producer: AIOKafkaProducer, host: str, port: int) -> None:
 def client_of(consumer: AIOKafkaConsumer) -> Any:
     """Its connections, and what it knows about the cluster."""
     return consumer._client
-
-
-def client_of_producer(producer: AIOKafkaProducer) -> Any:
-    """Its connections, and what it knows about the cluster."""
-    return producer.client
 
 
 def refreshed_at(client: Any) -> float:
@@ -280,7 +347,7 @@ def cut(consumer: AIOKafkaConsumer) -> None:
     for task in tasks:
         if task is not None:
             task.cancel()
-    _disconnect(client._client)
+    disconnect(client._client)
 
 
 def cut_producer(producer: AIOKafkaProducer) -> None:
@@ -294,7 +361,7 @@ def cut_producer(producer: AIOKafkaProducer) -> None:
         batch.future.cancel()
     if sender is not None and sender.sender_task is not None:
         sender.sender_task.cancel()
-    _disconnect(client.client)
+    disconnect(client.client)
 
 
 def _batches(accumulator: Any) -> Iterator[Any]:
@@ -303,27 +370,14 @@ def _batches(accumulator: Any) -> Iterator[Any]:
         yield from list(batches)
 
 
-def _disconnect(client: Any) -> None:
+def disconnect(client: AIOKafkaClient) -> None:
+    """End what ``close`` has left of a client, without waiting."""
     if client._sync_task is not None:
         client._sync_task.cancel()
     for connection in list(client._conns.values()):
         connection.close()
 
 
-def identity(producer: AIOKafkaProducer) -> tuple[int, int]:
-    """The id and the epoch that an idempotent producer was given when it started."""
-    manager: Any = producer._txn_manager
-    return manager.producer_id, manager.producer_epoch
-
-
-def is_refreshing(producer: AIOKafkaProducer) -> bool:
+def is_refreshing(client: AIOKafkaClient) -> bool:
     """Whether it is finding out who leads which partition, for whatever reason."""
-    client: Any = producer.client
     return client._md_update_fut is not None
-
-
-def sequence_numbers(producer: AIOKafkaProducer) -> dict[TopicPartition, int]:
-    """The number that the next record has, by partition; 0 at first."""
-    manager: Any = producer._txn_manager
-    numbers: dict[TopicPartition, int] = manager._sequence_numbers
-    return numbers

@@ -19,6 +19,7 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -127,6 +128,7 @@ class Source:
         internals.brake_fetches(self.consumer, soon_s=self._wait_s / 2, pause_s=REFUSED_PAUSE_S)
         internals.commit_only_as_member(self.consumer)
         internals.when_unanswered(self.consumer, self._on_unanswered)
+        internals.when_throttled(self.consumer, partial(self._observer.throttled, "consumer"))
         if self._kafka.group_instance_id is not None:
             internals.when_fenced(self.consumer, self._fenced)
         topics, pattern = self._topics.inputs, self._topics.pattern
