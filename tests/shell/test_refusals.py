@@ -30,7 +30,7 @@ def refusal(offset: int, over_s: float) -> Refusal:
     budget = Budget(due_at, -over_s, 0.25, due_at=due_at)
     reason = TimeoutReason.EXPIRED_BEFORE_START
     record, book = PlainRecord("q", 0, offset), PartitionLedger(1)
-    return Refusal(record, book, f"q{offset}", "prod", {}, budget, reason, over_s)
+    return Refusal(record, book, f"q{offset}", "prod", {}, budget, reason, over_s, in_line=False)
 
 
 class Teller:

@@ -162,18 +162,16 @@ def dropped_member() -> list[Any]:
     return [patch.object(internals, "commit_only_as_member", lambda _: None)]
 
 
-def drained_for_ever() -> list[Any]:
-    """A drain that is cancelled goes on putting back what comes."""
+def starts_after_a_drain() -> list[Any]:
+    """Queries start between the end of a drain and the end of their partition's assignment."""
+    original = Dispatcher.drain
 
     async def drain(
         dispatcher: Dispatcher, timeout_s: float, keys: frozenset[PartitionKey] | None = None
     ) -> bool:
-        leaving = dispatcher._ledger.books.keys() if keys is None else keys
-        dispatcher._leaving.append(leaving)
-        for candidate in dispatcher._slots.give_up(dispatcher._is_leaving):
-            dispatcher._put_back(candidate)
-        drained = await dispatcher.progressed(lambda: not dispatcher._ledger.in_flight(keys), timeout_s)
-        dispatcher._leaving = [other for other in dispatcher._leaving if other is not leaving]
+        drained = await original(dispatcher, timeout_s, keys)
+        for book in dispatcher._ledger.books.values():
+            book.leaving = book.drained = False
         return drained
 
     return [patch.object(Dispatcher, "drain", drain)]
@@ -221,7 +219,7 @@ PLANTED: dict[str, Callable[[], list[Any]]] = {
     "commit-not-cancelled": commit_not_cancelled,
     "kept-over-a-rebalance": kept_over_a_rebalance,
     "dropped-member": dropped_member,
-    "drained-for-ever": drained_for_ever,
+    "starts-after-a-drain": starts_after_a_drain,
     "one-too-far": one_too_far,
     "ends-late": ends_late,
     "deadlines-unread": deadlines_unread,
