@@ -200,7 +200,8 @@ class Dispatcher:
         return book.leaving or self._ends > 0
 
     def _put_back(self, one: Arrival | Candidate) -> None:
-        one.book.put_back()
+        if one.record.offset >= one.book.reached:  # else its partition is not drained, as others see it
+            one.book.put_back()
         self._forget(one)
 
     def _forget(self, one: Arrival | Candidate) -> None:

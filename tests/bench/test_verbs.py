@@ -40,7 +40,9 @@ QUICK = (
     Verb("bench.soak", "--seconds 40 --rate 50", "soak.json"),
 )
 EXPENSIVE = (
-    Verb("bench", "--parts orchestrator,idle,memory --rounds 1 --queries 1000", "orchestrator.json"),
+    Verb(
+        "bench", "--parts orchestrator,coinciding,idle,memory --rounds 1 --queries 1000", "orchestrator.json"
+    ),
     Verb("bench", "--parts latency,workers --rounds 1 --queries 1000 --seconds 2", "latency.json"),
     Verb("bench.overload", "--restart --restart-loads 0.7 --outage 35", "restart.json"),
     Verb("bench.controls", "--shapes bimodal --loads '90 %' --processes 1", "controls.json"),
