@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from fivestage import Pipeline
+from fivestage import Pipeline, tuning
 from fivestage.core.events import Observer
 from fivestage.executors import ThreadExecutor
 from fivestage.memory import MemoryBus
@@ -67,7 +67,8 @@ class _Timed(ThreadExecutor):
 
 
 async def measure(_options: Options) -> Part:
-    """Some rounds, in this process."""
+    """Some rounds, in this process, tuned as the service is."""
+    tuning.share_the_interpreter()
     rounds = [await _late_ms() for _ in range(ROUNDS)]
     figures = {
         name: Spread.of([percentile(late, share) or 0.0 for late in rounds])

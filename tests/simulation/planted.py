@@ -14,7 +14,6 @@ from fivestage.bus.committer import Committer
 from fivestage.bus.recovery import Recovery
 from fivestage.bus.sender import Sender
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
-from fivestage.dispatcher import Dispatcher
 from fivestage.running import Running
 from fivestage.screening import Screening
 from fivestage.telemetry import tracing
@@ -162,21 +161,6 @@ def dropped_member() -> list[Any]:
     return [patch.object(internals, "commit_only_as_member", lambda _: None)]
 
 
-def starts_after_a_drain() -> list[Any]:
-    """Queries start between the end of a drain and the end of their partition's assignment."""
-    original = Dispatcher.drain
-
-    async def drain(
-        dispatcher: Dispatcher, timeout_s: float, keys: frozenset[PartitionKey] | None = None
-    ) -> bool:
-        drained = await original(dispatcher, timeout_s, keys)
-        for book in dispatcher._ledger.books.values():
-            book.leaving = book.drained = False
-        return drained
-
-    return [patch.object(Dispatcher, "drain", drain)]
-
-
 def one_too_far() -> list[Any]:
     """One more is committed than is finished."""
     original = Ledger.committable
@@ -219,7 +203,6 @@ PLANTED: dict[str, Callable[[], list[Any]]] = {
     "commit-not-cancelled": commit_not_cancelled,
     "kept-over-a-rebalance": kept_over_a_rebalance,
     "dropped-member": dropped_member,
-    "starts-after-a-drain": starts_after_a_drain,
     "one-too-far": one_too_far,
     "ends-late": ends_late,
     "deadlines-unread": deadlines_unread,
