@@ -6,6 +6,7 @@ For tests of pipelines and of the dispatcher itself; public through ``fivestage.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
 
 TOPIC = "queries"
 STOP_S = 10.0
+EMPTY_S = 0.2
+FETCH_BYTES = 1_048_576
 
 
 class MemorySource:
-    """Hands out what was put in, as the Kafka source does: begun in the ledger, at most so many at a time."""
+    """Hands out what was put in, as the Kafka source does: begun in the ledger, at most so much at a time."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -52,20 +55,30 @@ class MemorySource:
 
     async def fetch(self, max_records: int) -> list[Record]:
         """See RecordSource."""
-        if self.paused or not self._records:
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout(0.2):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return []
-        if self.paused:
-            return []
-        fetched = [self._records.popleft() for _ in range(min(max_records, len(self._records)))]
-        for record in fetched:
+        if fetched := self._take(max_records):
+            return fetched
+        self._arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EMPTY_S):
+                await self._arrived.wait()
+        return self._take(max_records)
+
+    def _take(self, max_records: int) -> list[Record]:
+        """Take the next records of partitions that may be read."""
+        fetched: list[Record] = []
+        passed: list[Record] = []
+        size = 0
+        while not self.paused and self._records and len(fetched) < max_records and size < FETCH_BYTES:
+            record = self._records.popleft()
             book = self._ledger.book(PartitionKey(record.topic, record.partition))
+            if book is not None and self._ledger.is_line_full(book):
+                passed.append(record)
+                continue
             if book is not None:
                 book.begin(record.offset)
+            fetched.append(record)
+            size += len(record.value or b"")
+        self._records.extendleft(reversed(passed))
         return fetched
 
     def pause(self) -> None:

@@ -44,7 +44,9 @@ class Refusal(NamedTuple):
     budget: Budget
     cause: Cause
     queue_s: float
-    """How old it was when it was refused."""
+    """How old it was when it was rejected."""
+    in_line: bool
+    """It stands behind another of its key: the next of that key does not wait for it."""
 
 
 class Refusals:

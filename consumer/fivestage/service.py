@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer
 
 from fivestage import tuning
 from fivestage.admin.server import AdminServer
-from fivestage.assembly import assemble
+from fivestage.assembly import COMMIT_TIMEOUT_S, assemble
 from fivestage.bus import internals, topics
 from fivestage.bus.clients import Clients
 from fivestage.bus.diagnosis import Diagnosis
@@ -51,9 +51,13 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 REVOKE_DRAIN_S = 1.0
-"""How long a rebalance waits for queries in flight; well below any rebalance timeout."""
+"""How long a rebalance waits for queries in flight at least, and ..."""
+DRAIN_BEYOND_S = 0.75
+"""... how much longer than a query may run, as long as the rebalance timeout allows."""
 REVOKE_COMMIT_S = 2.0
 """With a commit under way that hangs (COMMIT_TIMEOUT_S) all this stays below kafka.rebalance_timeout_ms."""
+REJOIN_S = 1.0
+"""What is left of the rebalance timeout to join again."""
 LAST_COMMIT_S = 2.0
 AFTER_DRAIN_S = 4.0
 """What a drain leaves of the time for the end: to commit, and to disconnect."""
@@ -286,7 +290,7 @@ class Service:
 
     async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
         """Finish and commit what is in flight on partitions that are being taken away."""
-        drained = await self.parts.inner.dispatcher.drain(REVOKE_DRAIN_S, keys)
+        drained = await self.parts.inner.dispatcher.drain(revoke_drain_s(self.settings), keys)
         committed = await self.parts.committer.commit(REVOKE_COMMIT_S)
         left = self.ledger.in_flight(keys)
         log.info("revoked", partitions=numbers_of(keys), drained=drained, committed=committed, abandoned=left)
@@ -312,6 +316,14 @@ class Service:
             os._exit(1)
         self._signalled = True
         self.stop()
+
+
+def revoke_drain_s(settings: Settings) -> float:
+    """How long a rebalance waits for queries in flight: as long as they may run, within its timeout."""
+    rebalance_s = settings.kafka.rebalance_timeout_ms / 1000
+    most_s = rebalance_s - COMMIT_TIMEOUT_S - REVOKE_COMMIT_S - REJOIN_S
+    wanted_s = settings.pipeline.total_timeout_ms / 1000 + DRAIN_BEYOND_S
+    return max(REVOKE_DRAIN_S, min(wanted_s, most_s))
 
 
 def exit_code(failure: Exception | None) -> int:

@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.reach import Reach
+from fivestage.core.thread_queues import PATIENCE
 from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.executors.cpu import CpuUse, thread_busy_s
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 TICK_S = 0.5
 FIRST_TICK_S = 0.05
 STUCK_S = 30.0
+"""So much longer than any query may take nothing has ended: then nothing will."""
 UNACKED_UNREADY_S = 5.0
 RUN_ON_S = 10.0
 """Slow code comes back; what has not by then does not."""
@@ -145,7 +147,8 @@ class Watch:
         if (reason := self._runs_on(now)) is not None:
             return Health(ok=False, reason=reason)
         idle_s = now - self._dispatcher.last_progress_at
-        if self._dispatcher.in_flight and not self._sink.unacknowledged and idle_s > STUCK_S:
+        patience_s = STUCK_S + (1 + PATIENCE) * self._dispatcher.total_s  # it may wait for a thread before
+        if self._dispatcher.in_flight and not self._sink.unacknowledged and idle_s > patience_s:
             return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")
         return Health(ok=True)
 

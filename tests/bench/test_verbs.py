@@ -41,7 +41,9 @@ QUICK = (
     Verb("bench.restart", "--events leave --seconds 8 --rate 50", "restart.json"),
 )
 EXPENSIVE = (
-    Verb("bench", "--parts orchestrator,idle,memory --rounds 1 --queries 1000", "orchestrator.json"),
+    Verb(
+        "bench", "--parts orchestrator,coinciding,idle,memory --rounds 1 --queries 1000", "orchestrator.json"
+    ),
     Verb("bench", "--parts latency,workers --rounds 1 --queries 1000 --seconds 2", "latency.json"),
     Verb("bench.overload", "--restart --restart-loads 0.7 --outage 35", "recovery.json"),
     Verb("bench.controls", "--shapes bimodal --loads '90 %' --processes 1", "controls.json"),

@@ -29,7 +29,7 @@ def refusal(offset: int, over_s: float) -> Refusal:
     due_at = asyncio.get_running_loop().time() - over_s
     budget = Budget(due_at, -over_s, 0.25, due_at=due_at)
     record, book = PlainRecord("q", 0, offset), PartitionLedger(1)
-    return Refusal(record, book, f"q{offset}", "prod", {}, budget, EXPIRED, over_s)
+    return Refusal(record, book, f"q{offset}", "prod", {}, budget, EXPIRED, over_s, in_line=False)
 
 
 class Teller:

@@ -10,6 +10,7 @@ import pytest
 
 from fivestage.core.reach import Reach
 from fivestage.core.repair import Trouble
+from fivestage.core.thread_queues import PATIENCE
 from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.threads import Abandoned
 from fivestage.watch import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, Watch
@@ -20,6 +21,7 @@ class Parts:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.total_s = 0.25
         self.last_progress_at = 0.0
         self.unacknowledged = 0
         self.unacked_since: float | None = None
@@ -227,6 +229,16 @@ async def test_no_query_ends() -> None:
     parts.in_flight = 5
     assert watch(parts).live().ok
     await asyncio.sleep(STUCK_S + 1)
+    assert not watch(parts).live().ok
+
+
+async def test_a_query_that_may_take_long() -> None:
+    """A budget of a minute, and a wait for a thread before, do not fail the liveness probe."""
+    parts = Parts()
+    parts.in_flight, parts.total_s = 1, 60.0
+    await asyncio.sleep(STUCK_S + (1 + PATIENCE) * 60)
+    assert watch(parts).live().ok
+    await asyncio.sleep(1)
     assert not watch(parts).live().ok
 
 

@@ -34,6 +34,8 @@ LATE_AGAIN = 0.3
 """How likely it is that a second node is not in time either."""
 PADDINGS = (15_000, 25_000, 50_000)
 """Bytes: fits, fits once but not twice, does not fit (see MAX_RECORD_BYTES)."""
+JUST_BEFORE_S = 1e-6
+"""So long before a deadline it is written how far its job has come."""
 Attempt = StageRun | RunningStage
 """One that ends, or one that is given up since the query is moved."""
 ERROR_TYPES = ("RuntimeError", "breaker_open", "node_busy", "worker_died")
@@ -88,6 +90,7 @@ class SimExecutor:
             job.trail.start(RunningStage(stage.spec, loop.time(), LIMIT_S, stage.node, job.trail.attempt))
             return
         self._courses[job] = course
+        loop.call_at(job.ends_at - JUST_BEFORE_S, self._at_deadline)
         loop.call_at(_ends_at(course, len(course) - 1), self._finish, job, job.trail)
 
     def _finish(self, job: Job, trail: Trail) -> None:
@@ -97,18 +100,26 @@ class SimExecutor:
                 _end(job, course, number)
         self._on_finished(job)
 
-    def cancel(self, job: Job) -> None:
-        """See Executor; what was to end later still does, and is dropped.
+    def _at_deadline(self) -> None:
+        """Write trails, which are read then, as far as the jobs have come at their deadlines.
 
-        A trail is written when it is read: here, as far as the job has come at its deadline.
+        All that are due: where the loop comes late, one timer of the service may end several.
         """
-        course = self._courses.pop(job, [])
+        now = asyncio.get_running_loop().time() + JUST_BEFORE_S
+        for job in [job for job in self._courses if job.ends_at <= now]:
+            self._write(job, self._courses.pop(job))
+
+    def _write(self, job: Job, course: list[Attempt]) -> None:
         for number, run in enumerate(course):
             assert run.started_at is not None
             if _ends_at(course, number) > job.ends_at:
                 job.trail.start(RunningStage(run.spec, run.started_at, run.granted_s, run.node, run.attempt))
                 break
             _end(job, course, number)
+
+    def cancel(self, job: Job) -> None:
+        """See Executor; what was to end later still does, and is dropped."""
+        self._courses.pop(job, None)
         job.trail.closed = True
 
     def check(self, _: float) -> bool:

@@ -144,13 +144,16 @@ def uncommitted(broker: Broker) -> Iterator[str]:
 def disordered(
     outputs: dict[tuple[str, int], list[Written]], records: dict[Coordinates, PlainRecord]
 ) -> Iterator[str]:
-    """Results of equal keys whose first appearances are not in the order of their queries."""
+    """Results of equal keys whose first appearances are not in the order of their queries.
+
+    What expires while it waits is published at its deadline, not in its turn.
+    """
     highest: dict[tuple[int, bytes | None], int] = defaultdict(lambda: -1)
     for (topic, _), written in outputs.items():
         seen = set()
         for one in written if topic == RESULTS else ():
             record = records.get(one.coordinates)
-            if record is None or record.key is None or one.coordinates in seen:
+            if record is None or record.key is None or one.coordinates in seen or one.status == "expired":
                 continue
             seen.add(one.coordinates)
             line = record.partition, record.key
