@@ -55,7 +55,7 @@ def test_what_just_fits_is_no_contradiction(sections: dict[str, Any]) -> None:
     assert found(**sections) == []
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a b", "a/b", "fr\u00e4gen", "a\n", "x" * 250])
+@pytest.mark.parametrize("name", [".", "..", "a b", "a/b", "fr\u00e4gen", "a\nb", "x" * 250])
 @pytest.mark.parametrize("topic", ["queries", "results", "dead_letters"])
 def test_names_that_no_broker_takes_are_refused(topic: str, name: str) -> None:
     """At once, and not as a topic that is never found."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiokafka
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
@@ -36,17 +37,27 @@ FENCED_INSTANCE_ID: Final = 82
 NAMES: Final[dict[type[Any], tuple[str, ...]]] = {
     AIOKafkaConsumer: ("_client", "_coordinator", "_fetcher", "_subscription"),
     AIOKafkaProducer: ("_message_accumulator", "_sender"),
-    AIOKafkaClient: ("_conns", "_md_update_fut", "_on_connection_closed", "_sync_task"),
+    AIOKafkaClient: (
+        "_bootstrap_servers",
+        "_conns",
+        "_md_update_fut",
+        "_on_connection_closed",
+        "_ssl_context",
+        "_sync_task",
+    ),
     AIOKafkaConnection: ("_requests",),
     Fetcher: ("_fetch_task", "_proc_fetch_request", "_records"),
     GroupCoordinator: (
         "_commit_refresh_task",
         "_coordination_task",
         "_do_commit_offsets",
+        "_do_rejoin_group",
         "_heartbeat_task",
         "_perform_assignment",
         "_rejoin_needed_fut",
+        "_send_req",
     ),
+    ClusterMetadata: ("_last_successful_refresh_ms",),
     MessageAccumulator: ("_batches", "_pending_batches"),
 }
 """Attributes and methods, by the class that has them."""
@@ -147,19 +158,19 @@ class _AsOfNow:
 
     def __init__(self, coordinator: Any) -> None:
         self._coordinator = coordinator
-        self._generation = coordinator.generation
+        self.known_generation = coordinator.generation
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._coordinator, name)
 
     def reset_generation(self) -> None:
         """The broker does not know the member, or its generation has ended."""
-        if self._coordinator.generation == self._generation:
+        if self._coordinator.generation == self.known_generation:
             self._coordinator.reset_generation()
 
     def request_rejoin(self) -> None:
         """The group is rebalancing."""
-        if self._coordinator.generation == self._generation:
+        if self._coordinator.generation == self.known_generation:
             self._coordinator.request_rejoin()
 
 
