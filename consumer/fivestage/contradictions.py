@@ -43,9 +43,15 @@ def contradictions(settings: Settings, cores: int | None = None) -> Iterator[str
             f"shutdown.drain_timeout_ms: {shutdown.drain_timeout_ms} ms are more than "
             f"shutdown.total_timeout_ms, {shutdown.total_timeout_ms} ms, which cut them short"
         )
-    cores = cores or len(os.sched_getaffinity(0))
+    cores = cores or _cores()
     if settings.executor.kind == "process" and settings.executor.workers > cores:
         yield (
             f"executor.workers: {settings.executor.workers} processes share {cores} cores: code that "
             "computes gets less of a core each, and is late more often"
         )
+
+
+def _cores() -> int:
+    """As many as this process may use, where the system says so; else all."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

@@ -27,7 +27,7 @@ from fivestage.core.event_json import Envelope
 from fivestage.core.held import HeldUp
 from fivestage.core.job import Job
 from fivestage.core.ordering import KeyOrder
-from fivestage.core.records import CorruptRecord, Record
+from fivestage.core.records import CorruptRecord, Output, Record
 from fivestage.core.tuples import new
 from fivestage.expiry import Expiry
 from fivestage.refusals import Refusal, Refusals
@@ -470,6 +470,8 @@ class Dispatcher:
             self._acknowledged_for(ticket)
         else:
             size = sum([len(record.value or b"") for record in records])
+            if records[0].output is Output.DEAD_LETTERS:  # its key may be as large as a record
+                size += len(records[0].key or b"")
             self._slots.hold(size)
             self._sink.publish(
                 records, lambda: self._acknowledged(ticket, size), lambda: not ticket.book.closed

@@ -115,10 +115,10 @@ class Running:
                     over.append(job)
                     self._end(job)
         finally:  # whatever is wrong with one of them, the others have theirs
-            for job in over:
-                self._executor.cancel(job)
             if deadlines and deadlines[0][0] < self.rings_at:
                 self._set_timer(deadlines[0][0])
+            for job in over:
+                self._executor.cancel(job)
 
     # Waiting for a thread: see core.job.Watcher
 

@@ -106,8 +106,8 @@ class KafkaSettings(_Section):
     publish_batch_bytes: PositiveBytes = 65_536
     """A batch of events takes more until it is this large; a larger event gets a batch to itself."""
     publish_request_bytes: PositiveBytes = 1_048_576
-    """A request takes the batches of several partitions until it is this large, before compression; below the
-    brokers' ``socket.request.max.bytes``."""
+    """A request takes the batches of several partitions until it is this large; below the brokers'
+    ``socket.request.max.bytes``."""
     compression: Literal["none", "lz4", "zstd", "gzip", "snappy"] = "none"
     """Of the batches that are published."""
     commit_interval_ms: PositiveMs = 500
@@ -216,7 +216,8 @@ class TopicSettings(_Section):
         """
         if len(self.inputs) != 1:
             raise ConfigurationError(
-                f"topics.queries = {self.queries!r} may be several topics: name the one to write to"
+                f"topics.queries = {self.queries!r} may be several topics: set "
+                "FIVESTAGE_TOPICS__QUERIES to the one to write to"
             )
         return self.inputs[0]
 

@@ -29,17 +29,18 @@ async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:
     return task.result() if done else None
 
 
-async def first_of(steps: Sequence[Coroutine[Any, Any, T]]) -> T:
+async def first_of(steps: Sequence[Coroutine[Any, Any, T]], prefer: type[Exception] | tuple[()] = ()) -> T:
     """What the first step to succeed returns; the others are cancelled.
 
-    Raises what the last of them raised where none succeeds.
+    Raises what the last of them raised where none succeeds, or rather an error of the class *prefer*.
     """
     tasks = [asyncio.create_task(step) for step in steps]
     try:
         for ended in asyncio.as_completed(tasks):
             with contextlib.suppress(Exception):  # kept in its task
                 return await ended
-        return tasks[-1].result()
+        preferred = [task for task in tasks if not task.cancelled() and isinstance(task.exception(), prefer)]
+        return [*tasks, *preferred][-1].result()
     finally:
         for task in tasks:
             leave_behind(task)

@@ -158,7 +158,7 @@ async def join(side: Side, name: str = "a") -> tuple[Any, Listener]:
     """A consumer that has its partitions."""
     consumer, listener = side.consumer(name), Listener()
     await consumer.start()
-    consumer.subscribe([side.topic], listener=listener)
+    consumer.subscribe([side.topic], pattern=None, listener=listener)
     async with asyncio.timeout(60):
         await listener.assigned.wait()
     return consumer, listener

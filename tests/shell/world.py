@@ -312,7 +312,9 @@ class World:
             may = self.loop.time() >= entry.due_at - CLOCK_S if expired else entry.due_at < inf
             self.must(may, "none expires before its deadline", entry, entry.due_at)
         entry.published, entry.answers = True, entry.answers + 1
+        letters = [record for record in records if record.output is Output.DEAD_LETTERS]
         size = sum(len(record.value or b"") for record in records)
+        size += sum(len(record.key or b"") for record in letters)
         self.unacked.append(Unacknowledged(entry, entry.epoch, size, on_acked))
         if not self.hold:
             self.loop.call_soon(self._acknowledge, self.unacked[-1])

@@ -61,7 +61,8 @@ async def preflight(kafka: KafkaSettings) -> Reached:
         ConfigurationError: no bootstrap server can be used; the text names the cause of the last one.
     """
     places = [_place(server.strip()) for server in kafka.bootstrap_servers.split(",")]
-    return await first_of([_reach(kafka, server, host, port) for server, host, port in places])
+    steps = [_reach(kafka, server, host, port) for server, host, port in places]
+    return await first_of(steps, prefer=AccessError)  # it says more than that another one is down
 
 
 async def answering_server(kafka: KafkaSettings) -> str:
