@@ -69,7 +69,7 @@ class PartitionQueue:
         self.attempts = 0
         """How often the batch was sent."""
         self.uncertain = 0
-        """So many records, of those that come first, a producer before this one has sent: they may be there."""
+        """So many records, of those that come first, an earlier producer has sent: they may be there."""
         self.alone = 0
         """So many records, of those that come first, are each sent in a batch of their own."""
         self.largest = self.too_much = ANY_SIZE
