@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
 from typing import TYPE_CHECKING
 
 import orjson
 import pytest
 
 from faults.mock import PRODUCE
-from fivestage.bus.outbox import Delivery, PartitionQueue
 from fivestage.core.records import Output, OutputRecord
 from fivestage.errors import PublishError
 from fivestage_schemas import headers as h
@@ -18,6 +16,7 @@ from support.publisher import Publisher, until
 
 if TYPE_CHECKING:
     from faults.mock import Mock
+    from fivestage.bus.outbox import PartitionQueue
 
 pytestmark = pytest.mark.broker
 
@@ -37,16 +36,6 @@ def publish_result(publisher: Publisher, name: str) -> None:
     headers = [(h.CE_ID, f"queries/0/7/{name}".encode()), (h.STATUS, b"success")]
     record = OutputRecord.of(Output.RESULTS, b"key", value, headers)
     publisher.sink.publish([record], functools.partial(publisher.acked.append, name))
-
-
-@pytest.fixture
-def publisher_queue() -> PartitionQueue:
-    """A queue with two records under way."""
-    queue = PartitionQueue("results", 0)
-    for name in (b"a", b"b"):
-        record = OutputRecord.of(Output.RESULTS, b"key", name, [])
-        queue.under_way.append((record, Delivery(1, lambda: None, lambda: True, 0.0)))
-    return queue
 
 
 @pytest.mark.parametrize("code", [SIZE, 18, 32, RECORD])
@@ -107,22 +96,6 @@ async def test_a_batch_that_was_sent_before(publisher: Publisher, mock: Mock) ->
     assert publisher.written() == ["a", "b"]
     assert publisher.rebuilds == ["producer ContentRefusedError"]
     assert publisher.failures == []
-
-
-def test_what_another_producer_may_have_written(publisher_queue: PartitionQueue) -> None:
-    """A refusal is definite for a batch that was sent once, or record by record, by this producer only."""
-    queue = publisher_queue
-    queue.attempts = 1
-    assert queue.is_first_attempt
-    queue.split()
-    queue.under_way, queue.pending, queue.attempts = list(queue.pending), deque(), 1
-    assert queue.is_first_attempt
-    queue.put_back()  # without an answer
-    queue.under_way, queue.pending, queue.attempts = list(queue.pending), deque(), 1
-    assert not queue.is_first_attempt
-    queue.settle()
-    queue.attempts = 1
-    assert queue.is_first_attempt
 
 
 async def test_batches_become_smaller(publisher: Publisher, mock: Mock) -> None:

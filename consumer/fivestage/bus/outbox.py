@@ -54,7 +54,6 @@ class PartitionQueue:
         "place",
         "sent_at",
         "too_much",
-        "uncertain",
         "under_way",
     )
 
@@ -68,8 +67,6 @@ class PartitionQueue:
         """The sequence number of the first of them."""
         self.attempts = 0
         """How often the batch was sent."""
-        self.uncertain = 0
-        """So many records, of those that come first, an earlier producer has sent: they may be there."""
         self.alone = 0
         """So many records, of those that come first, are each sent in a batch of their own."""
         self.largest = self.too_much = ANY_SIZE
@@ -85,11 +82,6 @@ class PartitionQueue:
         """The sender has it."""
         self.over = False
         """No producer can publish what it holds."""
-
-    @property
-    def is_first_attempt(self) -> bool:
-        """Nothing of what is under way can be there already, once its batch is refused."""
-        return self.attempts == 1 and not self.uncertain
 
     def room(self) -> int:
         """How large the next batch may be; 0 for a record alone."""
@@ -110,19 +102,15 @@ class PartitionQueue:
         settled, self.under_way = self.under_way, []
         self.batch, self.sent_at = b"", None
         self.attempts = self.pauses = 0
-        self.uncertain = max(0, self.uncertain - len(settled))
         return settled
 
     def split(self) -> None:
-        """What was refused comes first again, record by record; the sender still has the queue."""
+        """What was under way comes first again, record by record; the sender still has the queue."""
         self.alone += len(self.under_way)
-        self.attempts = 0  # it is known that nothing of it is there
         self.put_back()
         self.busy = True
 
     def put_back(self) -> None:
-        """What was under way comes first again, and no sender has it."""
-        sent = len(self.under_way) if self.attempts else 0
-        uncertain = max(self.uncertain, sent)
+        """What was under way comes first again, and nobody has it."""
         self.pending.extendleft(reversed(self.settle()))
-        self.uncertain, self.busy = uncertain, False
+        self.busy = False

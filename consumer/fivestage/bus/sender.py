@@ -209,7 +209,7 @@ class Sender:
                 queue.busy = False
         elif error.retriable:
             self._try_again(queue, error)
-        elif isinstance(error, ContentRefusedError) and queue.is_first_attempt:
+        elif isinstance(error, ContentRefusedError) and queue.attempts == 1:  # nothing of it can be there
             self._numbers[queue.place] = queue.number
             if self._on_split(queue, error):
                 self.send((queue,))
