@@ -13,6 +13,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from confluent_kafka import Producer
 
 from faults.operations import Operator
+from fivestage.bus.event_request import EventRequest
 from fivestage.bus.sender import NUMBERS
 from fivestage.core.records import Output, OutputRecord
 from fivestage.settings import Settings
@@ -47,6 +48,8 @@ async def test_what_is_sent_again_is_there_once(publisher: Publisher) -> None:
 
     async def lose_every_other_answer(broker: int, request: Any) -> Any:
         answer = await own(broker, request)
+        if not isinstance(request, EventRequest):  # it asks who leads, now and then
+            return answer
         asked.append(request)
         if len(asked) % 2:
             raise KafkaConnectionError

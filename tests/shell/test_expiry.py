@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING
 
+import pytest
+
 from fivestage.arrivals import Candidate
 from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionLedger
@@ -16,6 +18,9 @@ from .samples import block
 
 if TYPE_CHECKING:
     from fivestage.core.decode import Readable
+
+pytestmark = pytest.mark.interpreted
+"""What waits here is no whole query."""
 
 
 class Expired:

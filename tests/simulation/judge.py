@@ -153,9 +153,11 @@ def disordered(
         seen = set()
         for one in written if topic == RESULTS else ():
             record = records.get(one.coordinates)
-            if record is None or record.key is None or one.coordinates in seen or one.status == "expired":
+            if record is None or record.key is None or one.coordinates in seen:
                 continue
-            seen.add(one.coordinates)
+            seen.add(one.coordinates)  # what comes later is another run
+            if one.status == "expired":
+                continue
             line = record.partition, record.key
             if record.offset < highest[line]:
                 yield f"out of order: {one.coordinates} after offset {highest[line]}"
