@@ -45,6 +45,8 @@ class Shop:
         self.may_open = threading.Event()
         self.may_open.set()
         self.go = threading.Event()
+        self.blocked: asyncio.AbstractEventLoop | None = None
+        """Where a node blocks."""
         self.app = app = Pipeline(builtins=False)
 
         @app.resource
@@ -85,6 +87,7 @@ class Shop:
 
         @app.node("blocks")
         async def blocks(_query: Query, _ctx: StageContext) -> str:
+            self.blocked = asyncio.get_running_loop()
             assert self.go.wait(LIMIT_S)
             return "came back"
 
@@ -112,13 +115,15 @@ async def test_resources_are_open_before_the_first_query() -> None:
 
 
 async def test_a_spare_has_opened_its_own() -> None:
-    """While a node blocks the first loop, queries use the spare's client; nothing opens for them."""
+    """While a node blocks one loop, queries use the other's client; nothing opens for them."""
     shop = Shop()
     async with shop.running(spares=1) as bus:
         await until(lambda: len(shop.clients) == 2)
         bus.put(orjson.dumps({"query_id": "culprit", "user_input": "blocks"}))
         await until(lambda: "stalled=1" in repr(bus.executor))
-        assert (await bus.ask("uses")).answer == [1, "model"]
+        await until(lambda: shop.blocked)
+        number, model = (await bus.ask("uses")).answer
+        assert (shop.clients[number].loop is shop.blocked, model) == (False, "model")
         assert shop.log.count("open model") == 1
     assert [client.closed for client in shop.clients[:2]] == [True, True]
 
