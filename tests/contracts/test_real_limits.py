@@ -75,10 +75,10 @@ def times_of(results: Sequence[PipelineResult]) -> list[float]:
 async def test_limits_of_an_answer(place: Place) -> None:
     """Each stage is granted its own limit, and the query the whole of its budget."""
     async with serving(place) as bus:
-        result = await answered(bus)
-        # on a busy machine one may start so late that later stages would have less than their limits
-        while [one.timeout_ms for one in result.stages] != pytest.approx(LIMITS_MS):
+        for _ in range(ROUNDS):  # a first stage that a busy machine keeps waiting leaves less to the others
             result = await answered(bus)
+            if [one.timeout_ms for one in result.stages] == pytest.approx(LIMITS_MS):
+                break
     assert [one.timeout_ms for one in result.stages] == pytest.approx(LIMITS_MS)
     assert result.metrics.budget_ms == pytest.approx(TOTAL_MS)
     assert result.metrics.within_budget
