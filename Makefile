@@ -23,7 +23,7 @@ ARITHMETIC := tests/shell/test_recovering.py tests/shell/test_concurrency_limit.
 SLOW := $(ARITHMETIC) tests/shell/test_machine.py tests/core/test_limiter.py tests/core/test_trials.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -96,6 +96,9 @@ bench-controls: $(BENCH_READY) ## What is learned, on and off, on every shape of
 bench-scale: $(COMPILED)/.bench-ready ## What a query costs as partitions, keys, backlog, answers, nodes grow (OPTIONS=...)
 	$(COMPILED)/bin/python -m tests.bench.scale $(OPTIONS)
 
+bench-restart: $(BENCH_READY) ## What a rolling restart, a crash, a join and a leave cost (OPTIONS="--kafka host:port")
+	$(BIN)/python -m tests.bench.restart $(OPTIONS)
+
 soak: $(BENCH_READY) ## Hours at a steady load: nothing may grow (SECONDS=3600, OPTIONS=...)
 	$(BIN)/python -m tests.bench.soak --seconds $(SECONDS) $(OPTIONS)
 
@@ -115,7 +118,7 @@ sbom: ## List what the service is made of, as CycloneDX (sbom.json)
 
 lock: $(READY) ## Compile the locked requirements anew (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp -o requirements/runtime.txt
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp --group dev -c requirements/runtime.txt -o requirements/dev.txt
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra embedded --extra otlp --group dev -c requirements/runtime.txt -o requirements/dev.txt
 	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt -o requirements/build.txt
 	uv pip compile --group ci --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/ci.txt
 	uv pip compile --group sbom --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/sbom.txt

@@ -216,7 +216,7 @@ RUN_BY = {
     """echo '{"query_id":"a","user_input":"What is 15 + 7?"}' | fivestage produce -""": WITH_A_BROKER,
     'fivestage produce "What is the capital of Kenya?"': WITH_A_BROKER,
     "fivestage watch --from-beginning --max 2": WITH_A_BROKER,
-    "fivestage topics create --partitions 8 --replication-factor 1": TOPICS,
+    "fivestage topics create --partitions 8": TOPICS,
     "fivestage topics check": TOPICS,
     "fivestage dlq list": WITH_A_BROKER,
     "fivestage dlq list --reason not_json --limit 10 --json": WITH_A_BROKER,
@@ -235,8 +235,8 @@ RUN_BY = {
     "deploy/acls.sh User:fivestage": "tests/faults/test_sasl.py::test_least_rights_and_no_leaks",
     "deploy/kafka-image/build.sh kafka": ".ci/services.sh",
     "docker run --rm -p 127.0.0.1:9092:9092 fivestage-kafka:4.3.1": KAFKA_IMAGE,
-    "pip install .": "Makefile",
-    "HATCH_BUILD_HOOKS_ENABLE=1 pip install .": "Makefile",
+    'pip install ".[embedded]"': "Makefile",
+    'HATCH_BUILD_HOOKS_ENABLE=1 pip install ".[embedded]"': "Makefile",
     "docker compose -f deploy/compose.yaml": "tests/test_hygiene.py::test_the_container_has_no_rights",
 }
 """What runs a printed command, or does the same as one that takes other machines; by how its line starts."""

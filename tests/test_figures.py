@@ -212,5 +212,5 @@ def test_overload_in_the_readme() -> None:
     found = re.search(again, text)
     assert found is not None
     assert [found.groups()[:2], found.groups()[2:]] == [
-        (f"{one['rate']:.0f}", f"{one['ready_to_good_s']:.1f}") for one in measured("restart")
+        (f"{one['rate']:.0f}", f"{one['ready_to_good_s']:.1f}") for one in measured("recovery")
     ]

@@ -18,6 +18,7 @@ from fivestage.cli import app
 from fivestage.core.dead_letter import DeadLetter, mark_headers, read_letter, replay_headers
 from fivestage.core.decode import UnreadableReason
 from fivestage.core.records import Output, OutputRecord, PlainRecord
+from fivestage.core.refused_event import REFUSED, without_data
 from fivestage.settings import Settings
 from fivestage_schemas import PipelineResult, StageResult, TimeoutEvent
 from support import everything
@@ -140,7 +141,9 @@ def words_in(records: list[OutputRecord]) -> set[str]:
 
 def test_error_types(bus: MemoryBus) -> None:
     """The words that ``error_type`` may hold beside class names."""
-    compare("error_types.txt", sorted(words_in(bus.sink.records) | OF_PROCESSES))
+    refused = [without_data(one, REFUSED, "code 87") for one in bus.sink.of(Output.RESULTS)]
+    words = words_in(bus.sink.records) | words_in([one for one in refused if one is not None])
+    compare("error_types.txt", sorted(words | OF_PROCESSES))
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:

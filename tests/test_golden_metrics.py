@@ -57,6 +57,8 @@ def report_what_is_rare(metrics: Metrics) -> None:
     metrics.position_reset("deleted", 1)
     metrics.commit_failed("timeout")
     metrics.client_rebuilt("producer", "fenced")
+    metrics.event_refused("publish_refused")
+    metrics.throttled("producer", 0.1)
     metrics.executor_stalled("node")
     metrics.executor_replaced("stalled")
     metrics.breaker_changed("prod", "node", BreakerState.OPEN)

@@ -10,13 +10,17 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from fivestage.bus import preflight as checks
+from fivestage.bus.client import QueryProducer, follow
 from fivestage.bus.connection import connection_options, ssl_context
+from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.bus.preflight import preflight
+from fivestage.bus.topics import check, largest_records
 from fivestage.errors import ConfigurationError
-from fivestage.settings import KafkaSettings
+from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from support.certificates import Authority
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 
@@ -95,3 +99,66 @@ def test_no_credentials_without_sasl() -> None:
     """A password that is set is not even given to a client that does not log in."""
     kafka = KafkaSettings.model_validate({"sasl_username": "u", "sasl_password": "p"})
     assert not [name for name in connection_options(kafka) if name.startswith("sasl")]
+
+
+@contextlib.asynccontextmanager
+async def silent_server() -> AsyncIterator[str]:
+    """A server that accepts connections and says nothing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.broker
+@pytest.mark.fault(37)
+async def test_a_silent_bootstrap_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All servers are asked side by side: one that says nothing is not waited for, wherever it is listed."""
+    for name in ("CONNECT_TIMEOUT_S", "HANDSHAKE_TIMEOUT_S"):
+        monkeypatch.setattr(checks, name, 3600.0)
+    topics = TopicSettings()
+    async with silent_server() as silent, EmbeddedBroker(topics.all, partitions=2) as broker:
+        for servers in (f"{broker.bootstrap},{silent}", f"{silent},{broker.bootstrap}"):
+            settings = Settings.load(None, {"kafka": {"bootstrap_servers": servers}})
+            assert (await preflight(settings.kafka)).server == broker.bootstrap
+            assert set(await check(settings)) == set(topics.all)
+            async with QueryProducer(settings) as producer:
+                await producer.send(b'{"query_id": "a", "user_input": "fast"}')
+            results = [
+                record async for record in follow(settings, topics.queries, from_beginning=True, to_end=True)
+            ]
+            assert results
+
+
+@pytest.mark.fault(37)
+async def test_a_broker_that_is_silent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What topics take is asked or not known; where no broker answers the start fails, rather than guess."""
+    monkeypatch.setattr("fivestage.bus.topics._CHECK_TIMEOUT_S", 0.3)
+    async with silent_server() as silent:
+        host, _, port = silent.rpartition(":")
+
+        async def reached(_: KafkaSettings) -> checks.Reached:
+            return checks.Reached(silent, [(host, int(port))])
+
+        monkeypatch.setattr("fivestage.bus.topics.preflight", reached)
+        settings = Settings.load(None, {"kafka": {"bootstrap_servers": silent}})
+        with pytest.raises(ConfigurationError, match="accepts connections but does not answer"):
+            await largest_records(settings)
+
+
+@pytest.mark.fault(37)
+async def test_brokers_that_are_gone_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where all of them refuse connections; each is named."""
+
+    async def reached(_: KafkaSettings) -> checks.Reached:
+        return checks.Reached("127.0.0.1:1", [("127.0.0.1", 1)])
+
+    monkeypatch.setattr("fivestage.bus.topics.preflight", reached)
+    for ask in (largest_records, check):
+        with pytest.raises(ConfigurationError, match=r"cannot talk to Kafka at .*127\.0\.0\.1:1: "):
+            await ask(Settings())

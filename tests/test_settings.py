@@ -44,7 +44,17 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
         ({"kafka": {"bootstrap_servers": "broker.example:9092"}}, "allow_plaintext"),
         ({"kafka": {"request_timeout_ms": 11000}}, "rebalance_timeout_ms + 3000"),
         ({"kafka": {"rebalance_timeout_ms": 5000}}, "kafka.rebalance_timeout_ms"),
-        ({"kafka": {"session_timeout_ms": 5000}}, "three times heartbeat_interval_ms"),
+        ({"kafka": {"session_timeout_ms": 800}}, "three times heartbeat_interval_ms"),
+        ({"kafka": {"auto_offset_reset": "none"}}, "should be 'earliest', 'latest' or 'error'"),
+        ({"kafka": {"client_rack": ""}}, "kafka.client_rack"),
+        ({"kafka": {"publish_request_bytes": 200_000_000}}, "kafka.publish_request_bytes"),
+        ({"topics": {"queries": "fivestage.results"}}, "topics: a loop: 'fivestage.results' would be"),
+        ({"topics": {"queries": ["mine", "fivestage.timeouts"]}}, "a loop: 'fivestage.timeouts'"),
+        ({"topics": {"queries": "mine, errors", "dead_letters": "errors"}}, "a loop: 'errors'"),
+        ({"topics": {"queries": "^fivestage"}}, "a loop: 'fivestage.stage-results', 'fivestage.results'"),
+        ({"topics": {"queries": "^(mine"}}, "queries is no valid pattern"),
+        ({"topics": {"queries": " , "}}, "queries names no topic"),
+        ({"topics": {"queries": ["mine", 7]}}, "topics.queries: Input should be a valid string"),
         ({"kafka": {"security_protocol": "SASL_SSL"}}, "sasl_mechanism is needed"),
         ({"kafka": SASL}, "sasl_username and sasl_password are needed"),
         ({"kafka": {**SASL, "sasl_username": "u", "sasl_password": SECRET, "x": 1}}, "kafka.x"),
@@ -218,3 +228,28 @@ def test_a_breaker_that_opens_for_less_than_it_opens_first() -> None:
     """A ceiling below the default of first_open_ms is the first open time too: such settings stay valid."""
     policy = Settings.model_validate({"breaker": {"open_ms": 400}}).breaker.policy(250)
     assert (policy.first_open_s, policy.open_s) == (0.4, 0.4)
+
+
+@pytest.mark.parametrize("given", ["a, b,,a", ["a", "b"]])
+def test_several_topics_of_queries(given: object) -> None:
+    """As a list or separated by commas; each once. A command that writes asks for the one that is meant."""
+    topics = Settings.load(None, {"topics": {"queries": given}}).topics
+    assert (topics.inputs, topics.all[:2], topics.pattern) == (("a", "b"), ("a", "b"), None)
+    assert [topics.is_input(name) for name in ("a", "b", "ab")] == [True, True, False]
+    with pytest.raises(ConfigurationError, match="may be several topics"):
+        topics.only_input()
+
+
+def test_a_pattern_for_topics_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands for names that begin so, and names no topic by itself."""
+    monkeypatch.setenv("FIVESTAGE_TOPICS__QUERIES", r"^orders\.e{1,2}u")
+    topics = Settings.load().topics
+    assert (topics.inputs, topics.pattern, len(topics.all)) == ((), r"^orders\.e{1,2}u", 4)
+    names = ("orders.eu.west", "orders-eu", "my.orders.eu")
+    assert [topics.is_input(name) for name in names] == [True, False, False]
+
+
+def test_topics_of_queries_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names separated by commas need no JSON there."""
+    monkeypatch.setenv("FIVESTAGE_TOPICS__QUERIES", "a,b")
+    assert Settings.load().topics.inputs == ("a", "b")

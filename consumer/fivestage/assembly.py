@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.core.policy import Policies
+    from fivestage.core.reach import Reach
     from fivestage.settings import Settings
     from fivestage.telemetry.metrics import Metrics
 
 COMMIT_TIMEOUT_S = 5.0
 BREAKER_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+PARTITION_LABELS = ("topic", "partition")
 
 
 class Parts(NamedTuple):
@@ -56,6 +58,7 @@ def assemble(
     on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
     on_failure: Callable[[Exception], None],
     make_consumer: MakeConsumer,
+    reach: Reach,
 ) -> Parts:
     """Make the parts and introduce them to each other.
 
@@ -69,12 +72,14 @@ def assemble(
         on_revoked: See Source.
         on_failure: See Sink.
         make_consumer: See Source.
+        reach: Whether brokers can be reached.
 
     Raises:
         ConfigurationError: the exporter of traces that the environment asks for is not installed.
     """
     executor = _executor(settings, app, app_path, metrics, largest_event=_largest_event(largest_records))
-    sink = Sink(settings, metrics, on_failure, max_record_bytes=min(largest_records.values()))
+    largest = min(largest_records.values())
+    sink = Sink(settings, metrics, on_failure, max_record_bytes=largest, reach=reach)
     inner = wire(
         settings,
         ledger=ledger,
@@ -84,8 +89,15 @@ def assemble(
         observer=metrics,
         tracing=_tracing(settings),
     )
-    hang_up = sink.producer.hang_up
-    source = Member(settings, ledger, on_revoked, metrics, on_unanswered=hang_up, make_consumer=make_consumer)
+    source = Member(
+        settings,
+        ledger,
+        on_revoked,
+        metrics,
+        on_unanswered=sink.producer.hang_up,
+        make_consumer=make_consumer,
+        reach=reach,
+    )
     interval_s = settings.kafka.commit_interval_ms / 1000
     committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     watch = Watch(
@@ -95,6 +107,7 @@ def assemble(
         sink=sink,
         publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
         max_abandoned=settings.executor.max_abandoned,
+        reach=reach,
     )
     parts = Parts(source, inner, executor, sink, committer, watch)
     _add_gauges(metrics, parts, ledger)
@@ -151,7 +164,6 @@ def _largest_event(largest_records: Mapping[Output, int]) -> int:
 
 def _tracing(settings: Settings) -> Tracing:
     return Tracing(
-        topic=settings.topics.queries,
         results_topic=settings.topics.results,
         group_id=settings.kafka.group_id,
         provider=make_provider(settings.tracing.sample_ratio),
@@ -176,22 +188,26 @@ def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
     metrics.gauges(
         "lag",
         "Records not handed over yet.",
-        ("partition",),
-        lambda: [((str(key.partition),), lag) for key, lag in source.lag().items()],
+        PARTITION_LABELS,
+        lambda: [(_labels(key), lag) for key, lag in source.lag().items()],
     )
     metrics.gauges(
         "uncommitted_span",
         "Offsets between the commit position and the newest record.",
-        ("partition",),
-        lambda: [((str(key.partition),), book.span) for key, book in list(ledger.books.items())],
+        PARTITION_LABELS,
+        lambda: [(_labels(key), book.span) for key, book in list(ledger.books.items())],
     )
     metrics.gauges(
         "partition_halted",
         "1 for a partition that is halted because too much of it cannot be read.",
-        ("partition",),
-        lambda: [((str(key.partition),), float(key in ledger.guard.halted)) for key in list(ledger.books)],
+        PARTITION_LABELS,
+        lambda: [(_labels(key), float(key in ledger.guard.halted)) for key in list(ledger.books)],
     )
     _add_lane_gauges(metrics, inner.policies)
+
+
+def _labels(key: PartitionKey) -> tuple[str, str]:
+    return key.topic, str(key.partition)
 
 
 def _add_lane_gauges(metrics: Metrics, policies: Policies) -> None:

@@ -11,7 +11,8 @@
     │   ├── NoNodeError         no registered node takes the intent, or the decision named an unknown one
     │   └── Unanswerable        raised by a node: this query has no answer, and the node is well
     ├── BrokerError             the bus cannot go on; the process ends, nothing uncommitted is lost
-    │   └── PublishError        an event was not acknowledged
+    │   ├── PublishError        an event was not acknowledged
+    │   └── FencedError         another process has joined the group with this one's instance id
     ├── ExecutorError           user code has left the executor beyond repair; the process ends
     └── DrainTimeoutError       shutdown took longer than it may
 """
@@ -60,6 +61,10 @@ class BrokerError(FivestageError):
 
 class PublishError(BrokerError):
     """An event could not be published; its query stays unfinished and will be read again."""
+
+
+class FencedError(BrokerError):
+    """Another process has joined the group with the same ``kafka.group_instance_id``."""
 
 
 class ExecutorError(FivestageError):

@@ -44,7 +44,8 @@ class Intake:
         max_in_flight: How many queries may run: a few times as many records are taken in, so that slots
             neither wait for the source nor for acknowledgements.
         max_waiting: How many may wait for a slot. What waits for a thread does not count, so that queries
-            that need none get past it; it is bounded by what is taken in.
+            that need none get past it; it is bounded by what is taken in. Nor does what waits for another of
+            its key, so that other keys get past it; that has a bound for each partition (``core/ledger.py``).
         observer: Told of what comes.
     """
 
@@ -67,10 +68,7 @@ class Intake:
             if not self._has_room():
                 await self._wait_for_room(source)
                 continue
-            fetched = await source.fetch(self._room())
-            if fetched:
-                self._observer.received(len(fetched))
-            await self._dispatch_all(fetched)
+            await self._dispatch_all(await source.fetch(self._room()))
 
     def stop(self) -> None:
         """Fetch no more; what is in flight goes on."""
@@ -78,16 +76,18 @@ class Intake:
 
     def _has_room(self) -> bool:
         dispatcher = self._dispatcher
-        open_ = self._gate.update(dispatcher.in_flight - len(dispatcher.refusals))
+        open_ = self._gate.update(dispatcher.taken_in) and dispatcher.has_memory
         return open_ and dispatcher.queued < self._max_waiting and not dispatcher.refusals.is_full
 
     def _room(self) -> int:
         dispatcher = self._dispatcher
-        unfinished = self._gate.room(dispatcher.in_flight - len(dispatcher.refusals))
+        unfinished = self._gate.room(dispatcher.taken_in)
         return max(1, min(unfinished, dispatcher.free_slots + self._max_waiting - dispatcher.queued))
 
     async def _dispatch_all(self, fetched: Sequence[Record | CorruptRecord]) -> None:
         """Dispatch in slices: parsing must not hold back the deadlines of the queries in flight."""
+        if fetched:
+            self._observer.received(len(fetched))
         clock = asyncio.get_running_loop().time
         slice_end = clock() + SLICE_S
         for item in fetched:

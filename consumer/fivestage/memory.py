@@ -6,6 +6,7 @@ For tests of pipelines and of the dispatcher itself; public through ``fivestage.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
 
 TOPIC = "queries"
 STOP_S = 10.0
+EMPTY_S = 0.2
+FETCH_BYTES = 1_048_576
 
 
 class MemorySource:
-    """Hands out what was put in, as the Kafka source does: begun in the ledger, at most so many at a time."""
+    """Hands out what was put in, as the Kafka source does: begun in the ledger, at most so much at a time."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -52,20 +55,30 @@ class MemorySource:
 
     async def fetch(self, max_records: int) -> list[Record]:
         """See RecordSource."""
-        if self.paused or not self._records:
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout(0.2):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return []
-        if self.paused:
-            return []
-        fetched = [self._records.popleft() for _ in range(min(max_records, len(self._records)))]
-        for record in fetched:
+        if fetched := self._take(max_records):
+            return fetched
+        self._arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EMPTY_S):
+                await self._arrived.wait()
+        return self._take(max_records)
+
+    def _take(self, max_records: int) -> list[Record]:
+        """Take the next records of partitions that may be read."""
+        fetched: list[Record] = []
+        passed: list[Record] = []
+        size = 0
+        while not self.paused and self._records and len(fetched) < max_records and size < FETCH_BYTES:
+            record = self._records.popleft()
             book = self._ledger.book(PartitionKey(record.topic, record.partition))
+            if book is not None and self._ledger.is_line_full(book):
+                passed.append(record)
+                continue
             if book is not None:
                 book.begin(record.offset)
+            fetched.append(record)
+            size += len(record.value or b"")
+        self._records.extendleft(reversed(passed))
         return fetched
 
     def pause(self) -> None:
@@ -201,7 +214,7 @@ class MemoryBus:
             executor=self.executor,
             sink=self.sink,
             observer=observer or Observer(),
-            tracing=tracing or Tracing(topic=TOPIC, results_topic="results", group_id="memory"),
+            tracing=tracing or Tracing(results_topic="results", group_id="memory"),
         )
         self.dispatcher = self.inner.dispatcher
         self._next_offsets = [0] * partitions
@@ -241,12 +254,26 @@ class MemoryBus:
             user_input: The question.
             query_id: Its id; numbered when absent.
             fields: Other fields of QueryEvent, such as ``lane`` or ``budget_ms``.
+
+        Raises:
+            ValueError: the query has become a dead letter and has no result; the text says why.
         """
         query_id = query_id or f"query-{sum(self._next_offsets)}"
-        self.put(orjson.dumps({"query_id": query_id, "user_input": user_input, **fields}))
+        record = self.put(orjson.dumps({"query_id": query_id, "user_input": user_input, **fields}))
         while (found := self.result(query_id)) is None:
+            if (why := self._why_dead(record)) is not None:
+                raise ValueError(f"this query can have no result: {why}")
             await self.sink.published()
         return found
+
+    def _why_dead(self, record: PlainRecord) -> str | None:
+        """Reason and detail of a record's dead letter; None where it has none."""
+        place = b"%d" % record.partition, b"%d" % record.offset
+        for letter in self.sink.of(Output.DEAD_LETTERS):
+            headers = dict(letter.headers)
+            if (headers[h.DLQ_PARTITION], headers[h.DLQ_OFFSET]) == place:
+                return f"{headers[h.DLQ_REASON].decode()}: {headers[h.DLQ_DETAIL].decode()}"
+        return None
 
     def result(self, query_id: str) -> PipelineResult | None:
         """The terminal event of a query; None while there is none."""

@@ -128,7 +128,7 @@ class Orchestrator:
             leave_behind(task)
         conclusion = conclude(job.trail, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
         written = EventJson(envelope)
-        stages = [written.stage(run) for run in conclusion.runs]
+        stages = [written.stage(run, conclusion.earlier) for run in conclusion.runs]
         return PipelineResult.model_validate_json(written.result(conclusion, stages))
 
     async def run(self, job: Job, trail: Trail, monitor: StepMonitor | None = None) -> None:

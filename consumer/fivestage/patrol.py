@@ -1,8 +1,7 @@
 """The patrol: looks after what runs, every few milliseconds, while something does.
 
 Queries' deadlines have a timer of their own. The patrol sees to the rest: code that does not give control
-back, stages that do not end at their limit, queries whose time is up while they wait, and nodes that had
-better not be called for now.
+back, stages that do not end at their limit, and nodes that had better not be called for now.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.policy import Policies
     from fivestage.core.trail import RunningStage
-    from fivestage.dispatcher import Dispatcher
     from fivestage.executors import Executor
     from fivestage.running import Running
     from fivestage.threads import Abandoned
@@ -48,7 +46,6 @@ class Patrol:
 
     Args:
         running: The queries that it looks after.
-        dispatcher: Knows who waits.
         executor: Where their code runs.
         policies: Told which nodes are stuck.
         max_overdue: How many calls of one node may be overdue before it gets no more.
@@ -60,7 +57,6 @@ class Patrol:
         self,
         *,
         running: Running,
-        dispatcher: Dispatcher,
         executor: Executor,
         policies: Policies,
         max_overdue: int,
@@ -68,7 +64,6 @@ class Patrol:
         spent: SpentCpu | None = None,
     ) -> None:
         self._running = running
-        self._dispatcher = dispatcher
         self._executor = executor
         self._policies = policies
         self._max_overdue = max_overdue
@@ -82,7 +77,7 @@ class Patrol:
         return f"<Patrol {'resting' if self._due_at is None else 'under way'}>"
 
     def begin(self) -> None:
-        """Make rounds as long as queries run or wait, or code of ended ones runs on."""
+        """Make rounds as long as queries run, or code of ended ones runs on."""
         if self._due_at is None:
             now = asyncio.get_running_loop().time()
             self._policies.tick(now, frozenset())  # for the first query, not at the round after it
@@ -120,11 +115,10 @@ class Patrol:
                 self._running.look_at_wait(job)
             elif running is not None and is_overdue(job, running, now, grace_s=grace_s):
                 self._end_stage(job, running, now)
-        self._dispatcher.end_waiting(now)
         abandoned = self._executor.abandoned()
         self._cpu.look(abandoned, now)
         self._policies.tick(now, stuck_nodes(self._overdue(abandoned, now), self._max_overdue))
-        return bool(self._running.jobs or self._dispatcher.waiting or abandoned)
+        return bool(self._running.jobs or abandoned)
 
     def _overdue(self, abandoned: Sequence[Abandoned], now: float) -> list[str]:
         """The names of the nodes whose calls are overdue: each as often as it has such calls."""

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from fivestage.core.causes import Cause
 from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionLedger
 from fivestage.core.records import PlainRecord
-from fivestage_schemas import TimeoutReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,9 +42,11 @@ class Refusal(NamedTuple):
     lane: str
     headers: Mapping[str, str]
     budget: Budget
-    reason: TimeoutReason
+    cause: Cause
     queue_s: float
-    """How old it was when it was refused."""
+    """How old it was when it was rejected."""
+    in_line: bool
+    """It stands behind another of its key: the next of that key does not wait for it."""
 
 
 class Refusals:

@@ -13,7 +13,7 @@ from fivestage.core.trail import StageRun
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fivestage.core.admission import Slots
     from fivestage.core.events import Observer
@@ -53,7 +53,8 @@ class Running:
         """By number, the oldest first."""
         self._deadlines: list[tuple[float, int]] = []
         """A heap of when jobs must end; some of them may have ended."""
-        self._rings_at = inf
+        self.rings_at = inf
+        """When the next query may have to end."""
         self._timer: asyncio.TimerHandle | None = None
         self._queues = ThreadQueues()
         self.on_slot_free: Callable[[], None] = lambda: None
@@ -78,7 +79,7 @@ class Running:
         self.jobs[job.number] = job
         job.watcher = self
         heappush(self._deadlines, (job.ends_at, job.number))
-        if job.ends_at < self._rings_at:
+        if job.ends_at < self.rings_at:
             self._set_timer(job.ends_at)
         job.started_among = self._slots.occupy(job.query.lane, job.started_at)
         self._executor.submit(job)
@@ -87,15 +88,19 @@ class Running:
         """One for all: nearly every job ends long before, and one of its own costs it more than this."""
         if self._timer is not None:
             self._timer.cancel()
-        self._rings_at = at
+        self.rings_at = at
         self._timer = asyncio.get_running_loop().call_at(at, self._at_deadline)
 
     def _at_deadline(self) -> None:
-        """End those whose time is up, and wait for the next one that runs."""
+        """End those whose time is up, and wait for the next one that runs.
+
+        All are published before any code is cancelled: that takes time, and their loop the interpreter.
+        """
+        over: list[Job] = []
         deadlines, now = self._deadlines, asyncio.get_running_loop().time()
-        if now - self._rings_at > LATE_S:
-            self._queues.excuse(now - self._rings_at)
-        self._timer, self._rings_at = None, inf
+        if now - self.rings_at > LATE_S:
+            self._queues.excuse(now - self.rings_at)
+        self._timer, self.rings_at = None, inf
         try:
             while deadlines and (deadlines[0][0] <= now or deadlines[0][1] not in self.jobs):
                 job = self.jobs.get(heappop(deadlines)[1])
@@ -107,11 +112,13 @@ class Running:
                 elif job.due_at > now and (waiting := self._waits_to_call(job)) is not None:
                     self._end_wait(job, waiting, "node_busy", NO_THREAD)
                 else:
-                    self._executor.cancel(job)
+                    over.append(job)
                     self._end(job)
         finally:  # whatever is wrong with one of them, the others have theirs
-            if deadlines and deadlines[0][0] < self._rings_at:
+            if deadlines and deadlines[0][0] < self.rings_at:
                 self._set_timer(deadlines[0][0])
+            for job in over:
+                self._executor.cancel(job)
 
     # Waiting for a thread: see core.job.Watcher
 
@@ -169,7 +176,7 @@ class Running:
     def _runs_again(self, job: Job, now: float) -> None:
         job.started_among = self._slots.occupy(job.query.lane, now)
         heappush(self._deadlines, (job.ends_at, job.number))
-        if job.ends_at < self._rings_at:
+        if job.ends_at < self.rings_at:
             self._set_timer(job.ends_at)
 
     def finished(self, job: Job) -> None:
@@ -198,7 +205,7 @@ class Running:
         self.on_ended(job, conclusion, now)
 
     def _learn(self, job: Job, conclusion: Conclusion, now: float, *, ran: bool) -> None:
-        superseded = _followed(job.trail.superseded, conclusion) if job.trail.superseded else []
+        superseded = conclusion.superseded if conclusion.earlier else []
         disturbed_at = -inf if job.culprit else max(job.held_at, self._policies.disturbed_at)
         self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
         if superseded:
@@ -218,12 +225,3 @@ class Running:
         )
         if change is not None:
             self._observer.control_changed(change)
-
-
-def _followed(superseded: Sequence[StageRun], conclusion: Conclusion) -> list[StageRun]:
-    """The attempts that others followed.
-
-    The last one is among the runs where none was begun after it; a worker process has then told it twice.
-    """
-    ended = {(run.spec.sequence, run.attempt) for run in conclusion.runs}
-    return [run for run in superseded if (run.spec.sequence, run.attempt) not in ended]

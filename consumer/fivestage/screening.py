@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from fivestage.core.causes import EXPIRED, WOULD_EXPIRE
 from fivestage.core.deadline import Budget, grant
 from fivestage.core.shed import Shedder, Verdict
-from fivestage_schemas import TimeoutReason
 
 if TYPE_CHECKING:
+    from fivestage.core.causes import Cause
     from fivestage.core.decode import Readable
     from fivestage.core.events import Observer
     from fivestage.core.policy import LanePolicy
@@ -49,15 +50,15 @@ class Screening:
             ttl_ms=self._ttl_ms,
         )
 
-    def refusal(self, budget: Budget, policy: LanePolicy, lane: str, now: float) -> TimeoutReason | None:
+    def refusal(self, budget: Budget, policy: LanePolicy, lane: str, now: float) -> Cause | None:
         """Why a query is not begun; None where it is."""
         if budget.expired:
-            return TimeoutReason.EXPIRED_BEFORE_START
+            return EXPIRED
         verdict = self._shedder.judge(budget, policy.answer_time_s, now)
         if verdict is _RUN:
             return None
         self._observer.shed(lane, refused=verdict is Verdict.REFUSE)
-        return TimeoutReason.WOULD_EXPIRE if verdict is Verdict.REFUSE else None
+        return WOULD_EXPIRE if verdict is Verdict.REFUSE else None
 
     def queue_s(self, record: Record, wall_now: float) -> float:
         """How long a record has waited since it was written."""

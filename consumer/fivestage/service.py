@@ -19,11 +19,13 @@ from aiokafka import AIOKafkaConsumer
 
 from fivestage import tuning
 from fivestage.admin.server import AdminServer
-from fivestage.assembly import assemble
-from fivestage.bus import topics
+from fivestage.assembly import COMMIT_TIMEOUT_S, assemble
+from fivestage.bus import internals, topics
+from fivestage.bus.clients import Clients
 from fivestage.bus.diagnosis import Diagnosis
+from fivestage.bus.durability import warn_of_loss
 from fivestage.bus.embedded_group import EmbeddedConsumer
-from fivestage.core.ledger import Ledger
+from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.errors import (
     BrokerError,
     ConfigurationError,
@@ -49,9 +51,13 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 REVOKE_DRAIN_S = 1.0
-"""How long a rebalance waits for queries in flight; well below any rebalance timeout."""
+"""How long a rebalance waits for queries in flight at least, and ..."""
+DRAIN_BEYOND_S = 0.75
+"""... how much longer than a query may run, as long as the rebalance timeout allows."""
 REVOKE_COMMIT_S = 2.0
 """With a commit under way that hangs (COMMIT_TIMEOUT_S) all this stays below kafka.rebalance_timeout_ms."""
+REJOIN_S = 1.0
+"""What is left of the rebalance timeout to join again."""
 LAST_COMMIT_S = 2.0
 AFTER_DRAIN_S = 4.0
 """What a drain leaves of the time for the end: to commit, and to disconnect."""
@@ -163,10 +169,12 @@ class Service:
         return START_TIMEOUT_S + loading_s + opening_s
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        internals.check()
         settings = self.settings
         if settings.topics.create:
             await topics.create(settings)
-        is_embedded = topics.is_embedded(await topics.check(settings))
+        found = await topics.check(settings)
+        await warn_of_loss(settings, found)
         self.parts = parts = assemble(
             settings,
             self.app,
@@ -176,7 +184,8 @@ class Service:
             largest_records=await topics.largest_records(settings),
             on_revoked=self._on_revoked,
             on_failure=self.stop,
-            make_consumer=EmbeddedConsumer if is_embedded else AIOKafkaConsumer,
+            make_consumer=EmbeddedConsumer if topics.is_embedded(found) else AIOKafkaConsumer,
+            reach=self.diagnosis.reach,
         )
         await self._start_admin(stack)
         await parts.executor.start(parts.inner.running.finished)
@@ -213,7 +222,9 @@ class Service:
         fetching = asyncio.create_task(self.parts.inner.intake.run(self.parts.source), name="fetch")
         watching = asyncio.create_task(self.parts.watch.run(self._announce), name="watch")
         committing = asyncio.create_task(self.parts.committer.run(), name="commit")
-        diagnosing = asyncio.create_task(self.diagnosis.run(self.parts.watch.is_cut_off), name="diagnosis")
+        clients = Clients(self.settings.kafka, self.parts.source, self.parts.sink.producer)
+        looking = self.diagnosis.run(self.parts.watch.is_cut_off, clients)
+        diagnosing = asyncio.create_task(looking, name="diagnosis")
         for task in (fetching, watching, committing, diagnosing):
             task.add_done_callback(self._on_task_done)
         await self._ending.wait()
@@ -272,18 +283,17 @@ class Service:
             version=__version__,
             compiled=COMPILED,
             group=self.settings.kafka.group_id,
-            partitions=sorted(key.partition for key in self.ledger.books),
+            partitions=numbers_of(self.ledger.books),
             admin_port=self.admin_port,
             nodes=sorted(self.app.nodes),
         )
 
     async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
         """Finish and commit what is in flight on partitions that are being taken away."""
-        drained = await self.parts.inner.dispatcher.drain(REVOKE_DRAIN_S, keys)
+        drained = await self.parts.inner.dispatcher.drain(revoke_drain_s(self.settings), keys)
         committed = await self.parts.committer.commit(REVOKE_COMMIT_S)
-        names = sorted(key.partition for key in keys)
         left = self.ledger.in_flight(keys)
-        log.info("revoked", partitions=names, drained=drained, committed=committed, abandoned=left)
+        log.info("revoked", partitions=numbers_of(keys), drained=drained, committed=committed, abandoned=left)
 
     # Ending
 
@@ -306,6 +316,14 @@ class Service:
             os._exit(1)
         self._signalled = True
         self.stop()
+
+
+def revoke_drain_s(settings: Settings) -> float:
+    """How long a rebalance waits for queries in flight: as long as they may run, within its timeout."""
+    rebalance_s = settings.kafka.rebalance_timeout_ms / 1000
+    most_s = rebalance_s - COMMIT_TIMEOUT_S - REVOKE_COMMIT_S - REJOIN_S
+    wanted_s = settings.pipeline.total_timeout_ms / 1000 + DRAIN_BEYOND_S
+    return max(REVOKE_DRAIN_S, min(wanted_s, most_s))
 
 
 def exit_code(failure: Exception | None) -> int:

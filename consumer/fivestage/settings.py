@@ -7,6 +7,7 @@ the file (``--config fivestage.toml``), the file over the defaults.
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -29,6 +30,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from fivestage.contradictions import invalid_names
 from fivestage.core.adaptive import AdaptivePolicy
 from fivestage.core.breaker import BreakerPolicy
 from fivestage.core.flood import FloodPolicy
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PositiveMs = Annotated[int, Field(gt=0)]
+PositiveBytes = Annotated[int, Field(gt=0, le=100 * 1024 * 1024)]
+"""The upper end is the brokers' default of ``socket.request.max.bytes``."""
 Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LaneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class KafkaSettings(_Section):
@@ -76,18 +80,36 @@ class KafkaSettings(_Section):
     """This client's certificate, where the brokers ask for one."""
     ssl_keyfile: Path | None = None
     ssl_key_password: SecretStr | None = None
-    session_timeout_ms: PositiveMs = 30000
-    heartbeat_interval_ms: PositiveMs = 3000
+    client_rack: Annotated[str, Field(min_length=1)] | None = None
+    """Where this client runs, as the brokers' ``broker.rack`` names it: records are then read from a replica
+    of the same place, where the brokers choose so (``replica.selector.class``)."""
+    auto_offset_reset: Literal["earliest", "latest", "error"] = "earliest"
+    """Where reading starts in a partition without a committed position, and where it goes on when the log
+    does not hold the position; ``error`` ends the service with exit code 2 instead."""
+    session_timeout_ms: PositiveMs = 6000
+    """How long the partitions of a killed member wait. The brokers bound it
+    (``group.min.session.timeout.ms``, 6000, and ``group.max.session.timeout.ms``)."""
+    heartbeat_interval_ms: PositiveMs = 300
+    """How often a member asks whether the group is being rebalanced: every join and leave waits so long."""
     rebalance_timeout_ms: Annotated[int, Field(ge=9000)] = 10000
     """At least 9000: what is in flight is finished and committed while a rebalance waits."""
     request_timeout_ms: PositiveMs = 15000
     fetch_max_wait_ms: PositiveMs = 100
+    fetch_max_bytes: PositiveBytes = 8_388_608
+    """About the most that a fetch from one broker brings, all its partitions together."""
     max_partition_fetch_bytes: PositiveMs = 262144
     max_batch_bytes: Annotated[int, Field(ge=1_048_576, le=1_073_741_824)] = 8_388_608
     """The largest that a compressed batch of the input topic may become; the records of a larger one are dead
     letters."""
     max_record_bytes: PositiveMs = 1_048_000
     """The largest record to publish; at most the output topics' ``max.message.bytes``."""
+    publish_batch_bytes: PositiveBytes = 65_536
+    """A batch of events takes more until it is this large; a larger event gets a batch to itself."""
+    publish_request_bytes: PositiveBytes = 1_048_576
+    """A request takes the batches of several partitions until it is this large; below the brokers'
+    ``socket.request.max.bytes``."""
+    compression: Literal["none", "lz4", "zstd", "gzip", "snappy"] = "none"
+    """Of the batches that are published."""
     commit_interval_ms: PositiveMs = 500
     publish_timeout_ms: PositiveMs = 120_000
     """How long an event may go unacknowledged before the service ends; nothing is lost then."""
@@ -143,12 +165,61 @@ class TopicSettings(_Section):
     """The topics' names."""
 
     queries: str = "fivestage.queries"
+    """One name, several (a list, or separated by commas), or a pattern: ``^orders\\.`` stands for all topics
+    whose names begin so, those that are created later too."""
     stage_results: str = "fivestage.stage-results"
     results: str = "fivestage.results"
     timeouts: str = "fivestage.timeouts"
     dead_letters: str = "fivestage.dead-letters"
     create: bool = False
     """Create missing topics at start; meant for trying things out."""
+
+    @field_validator("queries", mode="before")
+    @classmethod
+    def _joined(cls, given: Any) -> Any:
+        return ",".join(given) if isinstance(given, list | tuple) and all(map(_is_text, given)) else given
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            loops = [name for name in self.outputs.values() if self.is_input(name)]
+        except re.error as error:
+            raise ValueError(f"queries is no valid pattern: {error}") from None
+        if not self.inputs and self.pattern is None:
+            raise ValueError("queries names no topic")
+        if loops:
+            raise ValueError(
+                f"a loop: {', '.join(map(repr, loops))} would be written and read as queries again"
+            )
+        return self
+
+    @property
+    def pattern(self) -> str | None:
+        """What the names of input topics match at their beginning; None where ``queries`` names them."""
+        return self.queries if self.queries.startswith("^") else None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The input topics by name; none with a pattern."""
+        names = [] if self.pattern else [name.strip() for name in self.queries.split(",")]
+        return tuple(dict.fromkeys(name for name in names if name))
+
+    def is_input(self, name: str) -> bool:
+        """Whether queries are read from a topic of this name."""
+        return name in self.inputs if self.pattern is None else re.match(self.pattern, name) is not None
+
+    def only_input(self) -> str:
+        """The input topic, for commands that write there.
+
+        Raises:
+            ConfigurationError: there may be several.
+        """
+        if len(self.inputs) != 1:
+            raise ConfigurationError(
+                f"topics.queries = {self.queries!r} may be several topics: set "
+                "FIVESTAGE_TOPICS__QUERIES to the one to write to"
+            )
+        return self.inputs[0]
 
     @property
     def outputs(self) -> dict[Output, str]:
@@ -157,8 +228,8 @@ class TopicSettings(_Section):
 
     @property
     def all(self) -> tuple[str, ...]:
-        """All five."""
-        return (self.queries, *self.outputs.values())
+        """All that have a name: inputs, unless they are given as a pattern, and outputs."""
+        return (*self.inputs, *self.outputs.values())
 
 
 class PipelineSettings(_Section):
@@ -360,7 +431,6 @@ class Settings(BaseSettings):
         extra="forbid",
         env_prefix="FIVESTAGE_",
         env_nested_delimiter="__",
-        use_attribute_docstrings=True,
     )
 
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
@@ -391,6 +461,10 @@ class Settings(BaseSettings):
     def _check(self) -> Self:
         if self.lanes and self.lane not in self.lanes:
             raise ValueError(f"lane: queries that name no lane would be refused, add {self.lane!r} to lanes")
+        if names := invalid_names(self.topics.all):
+            raise ValueError(
+                f"topics: {names[0]!r} is no topic's name: Kafka takes 1 to 249 of A-Z a-z 0-9 . _ -"
+            )
         return self
 
     @classmethod
@@ -445,6 +519,10 @@ def _explain(error: ValidationError) -> str:
         hint = "no such setting" if finding["type"] == "extra_forbidden" else finding["msg"]
         findings.append(f"{key}: {hint.removeprefix('Value error, ')}")
     return "; ".join(findings) + ' ("fivestage config show" lists all settings)'
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def is_loopback(host: str) -> bool:

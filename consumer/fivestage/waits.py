@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+import contextlib
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
+
+T = TypeVar("T")
 
 CLEAN_UP_S: Final = 0.1
 """How long a cancelled task may clean up before it is cancelled again."""
@@ -24,6 +27,24 @@ async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:
     finally:
         leave_behind(task)
     return task.result() if done else None
+
+
+async def first_of(steps: Sequence[Coroutine[Any, Any, T]], prefer: type[Exception] | tuple[()] = ()) -> T:
+    """What the first step to succeed returns; the others are cancelled.
+
+    Raises what the last of them raised where none succeeds, or rather an error of the class *prefer*.
+    """
+    tasks = [asyncio.create_task(step) for step in steps]
+    try:
+        for ended in asyncio.as_completed(tasks):
+            with contextlib.suppress(Exception):  # kept in its task
+                return await ended
+        preferred = [task for task in tasks if not task.cancelled() and isinstance(task.exception(), prefer)]
+        return [*tasks, *preferred][-1].result()
+    finally:
+        for task in tasks:
+            leave_behind(task)
+        await asyncio.wait(tasks, timeout=CLEAN_UP_S)
 
 
 def leave_behind(task: asyncio.Task[Any]) -> None:

@@ -196,6 +196,10 @@ class Walk:
         error_type, text = self._job.advice.refusal(node)
         return StageRun(spec, Outcome.ERROR, error=text, error_type=error_type, node=node, attempt=attempt)
 
+    def _skipped(self, spec: StageSpec, why: str, attempt: int) -> StageRun:
+        """The run of a stage that is not worth starting."""
+        return StageRun(spec, _SKIPPED, error=why, error_type="skipped", attempt=attempt)
+
     def _attempt(self, spec: StageSpec, node: str | None) -> StageRun | Coroutine[Any, Any, StageRun]:
         """Call the stage's function once, within what it is granted: how it went, or what to await."""
         job, ctx = self._job, self._ctx
@@ -203,12 +207,14 @@ class Walk:
             resumed = self._resumed()
             if resumed is not None and resumed.call.adopt():
                 return self._resume(resumed) if resumed.parked is None else self._wait_for_thread(resumed)
+            if resumed is not None and resumed.parked is None:
+                self._trail.moved.append(resumed)
         started_at = self._clock()
         granted_s, refused = stage_grant(
             spec, job.advice.stages[spec.sequence], now=started_at, ends_at=self._times.ends_at
         )
         if refused is not None:
-            return StageRun(spec, _SKIPPED, error=refused, error_type="skipped")
+            return self._skipped(spec, refused, ctx.attempt)
         if self._threads.is_full and self._needs_thread():
             return self._wait_for_thread(self._park(spec, node, started_at))
         probe = False
@@ -301,11 +307,12 @@ class Walk:
         if start.barred and node is not None:
             return self._refused(spec, node, waiting.attempt)
         if start.refused is not None:
-            return StageRun(spec, _SKIPPED, error=start.refused, error_type="skipped")
+            return self._skipped(spec, start.refused, waiting.attempt)
         granted_s, probe = start.granted_s, False
         if node is not None:
             granted_s, probe = self._tried(node, granted_s)
-        running = RunningStage(spec, start.at, granted_s, node, waiting.attempt, probe)
+        waited_s = start.at - waiting.started_at
+        running = RunningStage(spec, start.at, granted_s, node, waiting.attempt, probe, waited_s)
         running.call = waiting.call
         run = self._resume(running)
         return run if isinstance(run, StageRun) else await run
@@ -333,6 +340,7 @@ class Walk:
             running.probe,
             self._ctx.validated if running.spec.stage_type is _VALIDATION else None,
             ending.excused,
+            running.waited_s,
         )
 
     def _log(self, running: RunningStage, ending: Ending) -> None:

@@ -1,8 +1,8 @@
 """The watch: is work progressing, can it be answered, and when is it time to give up.
 
-Clients of Kafka that are beyond repair are made anew (``bus/``). What cannot be mended from inside ends the
+Clients of Kafka that are beyond repair are rebuilt (``bus/``). What cannot be mended from inside ends the
 process, so that its supervisor starts a fresh one: nothing that was not answered is committed, and so nothing
-is lost.
+is lost. Brokers that are away are waited for: a fresh process would not reach them either.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from fivestage.core.reach import Reach
+from fivestage.core.thread_queues import PATIENCE
 from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.executors.cpu import CpuUse, thread_busy_s
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 TICK_S = 0.5
 FIRST_TICK_S = 0.05
 STUCK_S = 30.0
+"""So much longer than any query may take nothing has ended: then nothing will."""
 UNACKED_UNREADY_S = 5.0
 RUN_ON_S = 10.0
 """Slow code comes back; what has not by then does not."""
@@ -43,9 +46,10 @@ class Watch:
     """Looks at the parts of a running service, from the bus loop.
 
     Args:
-        publish_timeout_s: How long an event may go unacknowledged.
+        publish_timeout_s: How long an event may go unacknowledged, while brokers can be reached.
         max_abandoned: How many calls may run on for RUN_ON_S after their end.
         busy_s: The seconds that a thread has computed, or waited for a core; None for one that has ended.
+        reach: Whether brokers can be reached.
     """
 
     def __init__(
@@ -58,7 +62,9 @@ class Watch:
         publish_timeout_s: float,
         max_abandoned: int,
         busy_s: Callable[[tuple[int, int]], float | None] = thread_busy_s,
+        reach: Reach | None = None,
     ) -> None:
+        self._reach = reach or Reach()
         self._source = source
         self._dispatcher = dispatcher
         self._executor = executor
@@ -97,9 +103,9 @@ class Watch:
 
     def _trouble(self, now: float) -> FivestageError | None:
         """What cannot get better by itself."""
-        waited_s = self._sink.oldest_unacked_s(now)
+        waited_s = self._reach.waited_s(now - self._sink.oldest_unacked_s(now), now)
         if waited_s > self._publish_timeout_s:
-            why = self._sink.problem or "are the brokers up?"
+            why = self._sink.problem or "brokers can be reached, and do not take them"
             return PublishError(f"events were not acknowledged for {waited_s:.0f} s: {why}")
         if self._executor.failure is not None:
             return ExecutorError(self._executor.failure)
@@ -141,14 +147,16 @@ class Watch:
         if (reason := self._runs_on(now)) is not None:
             return Health(ok=False, reason=reason)
         idle_s = now - self._dispatcher.last_progress_at
-        if self._dispatcher.in_flight and not self._sink.unacknowledged and idle_s > STUCK_S:
+        patience_s = STUCK_S + (1 + PATIENCE) * self._dispatcher.total_s  # it may wait for a thread before
+        if self._dispatcher.in_flight and not self._sink.unacknowledged and idle_s > patience_s:
             return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")
         return Health(ok=True)
 
     def is_cut_off(self) -> bool:
         """Nothing comes in, or nothing goes out: perhaps Kafka is out of reach."""
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
-        return waited_s > UNACKED_UNREADY_S or self._source.not_joined() is not None
+        rebuilds = self._sink.trouble is not None
+        return rebuilds or waited_s > UNACKED_UNREADY_S or self._source.not_joined() is not None
 
     def ready(self) -> Health:
         """Joined, able to answer, not ending."""

@@ -78,7 +78,7 @@ def wire(
         settings.pipeline.total_timeout_ms / 1000,
         policies.pressure,
     )
-    order: KeyOrder[tuple[str, int, bytes], Arrival] | None = (
+    order: KeyOrder[tuple[str, int, bytes], Arrival | Candidate] | None = (
         KeyOrder() if admission.ordering == "key" else None
     )
     screening = Screening(
@@ -104,7 +104,6 @@ def wire(
     )
     patrol = Patrol(
         running=running,
-        dispatcher=dispatcher,
         executor=executor,
         policies=policies,
         max_overdue=settings.executor.max_overdue,

@@ -10,12 +10,14 @@ Imports pydantic and nothing else, so that a reader of results needs no Kafka cl
 from fivestage_schemas.base import SCHEMA_VERSION, Event, JsonValue, QueryId, Source
 from fivestage_schemas.query import MAX_USER_INPUT_BYTES, QueryEvent
 from fivestage_schemas.result import PipelineMetrics, PipelineResult, PipelineStatus
-from fivestage_schemas.stage_result import Outcome, StageResult, StageType
+from fivestage_schemas.stage_result import Attempt, AttemptKind, Outcome, StageResult, StageType
 from fivestage_schemas.timeout import TimeoutEvent, TimeoutReason, TimeoutScope
 
 __all__ = [
     "MAX_USER_INPUT_BYTES",
     "SCHEMA_VERSION",
+    "Attempt",
+    "AttemptKind",
     "Event",
     "JsonValue",
     "Outcome",

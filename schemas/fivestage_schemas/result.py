@@ -32,6 +32,7 @@ class PipelineMetrics(Frozen):
     """Ended as ``error`` or ``timeout``."""
     stages_skipped: Annotated[int, Field(ge=0, le=5)]
     timeout_count: Annotated[int, Field(ge=0, le=5)]
+    """Stages that ended as ``timeout``; attempts that were followed by another one do not count."""
     budget_ms: Milliseconds
     """What the query was granted in all."""
     within_budget: bool
@@ -52,8 +53,8 @@ class PipelineResult(Event):
     error: str | None = None
     """For people."""
     error_type: str | None = None
-    """For programs: ``timeout``, ``expired``, ``rejected``, ``invalid_query``, ``result_too_large``... or a
-    class name."""
+    """For programs: ``timeout``, ``expired``, ``rejected``, ``invalid_query``, ``result_too_large``,
+    ``publish_refused``... or a class name."""
     node: str | None = None
     lane: Lane
     stages: list[StageResult] = Field(default_factory=list)

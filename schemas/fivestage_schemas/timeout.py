@@ -26,7 +26,10 @@ class TimeoutReason(StrEnum):
 
 
 class TimeoutEvent(Event):
-    """One per stage timeout, per pipeline timeout, per query that expired before it started."""
+    """One per stage timeout, per pipeline timeout, per query that expired before it started.
+
+    Each attempt at a stage that was not in time has its own, also where a later one answered.
+    """
 
     query_id: QueryId
     scope: TimeoutScope

@@ -134,7 +134,7 @@ class _Run:
             executor=self._executor,
             sink=self._sink,
             observer=Observer(),
-            tracing=Tracing(topic=TOPIC, results_topic="results", group_id="bench"),
+            tracing=Tracing(results_topic="results", group_id="bench"),
             chances=Chances(lambda: WALL_AT_START + clock(), clock, dice),
         )
 

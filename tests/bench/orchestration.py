@@ -82,7 +82,7 @@ async def ours(orchestrator: Orchestrator) -> list[bytes]:
     timer.cancel()
     conclusion = conclude(job.trail, PLAN, started_at=now, ends_at=job.ends_at, now=loop.time())
     written = EventJson(envelope)
-    return [written.stage(run) for run in conclusion.runs]
+    return [written.stage(run, conclusion.earlier) for run in conclusion.runs]
 
 
 async def nested() -> list[bytes]:

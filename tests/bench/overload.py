@@ -17,8 +17,8 @@ from .contestants import CONTESTANTS, TTL_MS, until_it_answers
 from .load import Load, Offered, Segment, offer
 from .place import Place, place
 from .plot import Line, Panel, draw
+from .recovery import restart
 from .report import OUT, percentile, save, table
-from .restart import restart
 from .system import cpu_seconds
 
 SLOTS = 16

@@ -15,7 +15,7 @@ from fivestage.bus.embedded import EmbeddedBroker
 from fivestage.settings import TopicSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
 PARTITIONS = 16
 """The embedded broker keeps 5 MiB a partition, and drops the oldest in silence."""
@@ -32,6 +32,8 @@ class Place(NamedTuple):
     group_id: str
     embedded: bool = True
     """The broker is: it knows one member a group, and no configurations."""
+    also: Mapping[str, object] = {}
+    """More settings of the service."""
 
     @property
     def settings(self) -> dict[str, object]:
@@ -41,6 +43,7 @@ class Place(NamedTuple):
             "kafka.bootstrap_servers": self.bootstrap,
             "kafka.group_id": self.group_id,
             **names,
+            **self.also,
         }
 
 

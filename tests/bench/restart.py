@@ -1,162 +1,246 @@
-"""How soon the service is in time again with a backlog before it: ``overload --restart``.
+"""What deploys and crashes cost: two instances under a steady load, one restarted, killed, added or ended.
 
-The service is stopped under load, the load goes on, the service is started again. Goodput is counted in bins
-of 250 ms, by the time of the answers.
+A query is late when its answer comes more than 250 ms after its timestamp, by the record's own; the longest
+gap is the longest that any query waited for its first answer. ``make bench-restart`` writes
+docs/bench/restart.*; exit code 1 when a bar is not kept.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import contextlib
+import signal
+import sys
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .answers import Answer, asked_ms, first_answers, read_all
-from .contestants import TTL_MS, fivestage, until_it_answers
+from .children import Service
+from .contestants import until_it_answers
 from .load import Load, Segment, offer
+from .parts import Bar
 from .place import place
-from .plot import Line, Panel, draw
-from .report import OUT, save, table
+from .report import percentile, save, table, write
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from .load import Offered
     from .place import Place
 
-BIN_MS = 250
-ENOUGH = 0.9
-STEADY_BINS = 4
-"""What follows the first good bin must be as good on average: one lucky bin is no recovery."""
-BEFORE_S, AFTER_S = 6.0, 15.0
-PARTITIONS = 32
-"""A minute of expiries is some 50 MB of results."""
-BAR_S = 2.0
+LATE_MS = 250
+LEAD_S = 3.0
+"""Load before anything happens."""
+BETWEEN_S = 3.0
+"""From one instance's being ready again to the restart of the next."""
+PARTITIONS = 8
+LINGER_MS = 0.5
+ROLLING_SHARE, ROLLING_GAP_S, KILL_GAP_S = 0.2, 0.4, 7.0
+TITLES = [
+    "what happens",
+    "queries",
+    "late %",
+    "late",
+    "longest gap s",
+    "age p99 ms",
+    "unanswered",
+    "repeated",
+    "generator late max ms",
+]
+
+Instances = list[Service]
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """One restart."""
+class Cost:
+    """What one event cost."""
 
-    load: float
-    rate: float
-    before_per_s: float
-    """Goodput before the stop."""
-    start_to_ready_s: float
-    ready_to_good_s: float | None
-    start_to_good_s: float | None
+    name: str
+    queries: int
+    late: int
+    """Answered more than LATE_MS after they were asked, or never."""
+    longest_gap_s: float
+    age_p99_ms: float
     unanswered: int
-    """Queries without a terminal event at the end."""
-    bins: list[tuple[float, float]]
-    """Seconds from ready, in time per second."""
+    repeated: int
+    """Answers beyond the first of their query."""
+    ready_s: list[float]
+    """From the start of an instance until it was ready, for each that was started."""
+    generator_late_p99_ms: float
+    generator_late_max_ms: float
+    """How late queries were written after they were asked: that is no instance's doing."""
 
     @property
-    def passed(self) -> bool:
-        """It keeps to the bar."""
-        return self.ready_to_good_s is not None and self.ready_to_good_s <= BAR_S
+    def late_share(self) -> float:
+        """In per cent."""
+        return 100 * self.late / self.queries
 
 
-async def restart(
-    loads: list[float], *, capacity: float, slots: int, outage_s: float, kafka: str | None
-) -> None:
-    """Measure each load; print a table and write docs/bench/restart.*."""
-    found = [await _measure(load, load * capacity, slots, outage_s, kafka) for load in loads]
-    save("restart", [asdict(one) for one in found], {"outage_s": outage_s, "slots": slots})
-    _publish(found, outage_s)
+async def _ready(service: Service) -> None:
+    if not await service.until_ready():
+        raise SystemExit(f"an instance did not get ready; its log: {list(service.log)[-5:]}")
 
 
-def _publish(found: list[Recovery], outage_s: float) -> None:
-    titles = ["load", "offered/s", "before/s", "start to ready s", "ready to good s", "start to good s"]
-    rows = [
-        (
-            f"{one.load:g}",
-            round(one.rate),
-            round(one.before_per_s),
-            f"{one.start_to_ready_s:.2f}",
-            _seconds(one.ready_to_good_s),
-            _seconds(one.start_to_good_s),
-            one.unanswered,
-            _mark(one),
-        )
-        for one in found
-    ]
-    print(table([*titles, "unanswered", f"<= {BAR_S:.0f} s"], rows))
-    lines = [
-        Line(f"load {one.load:g}", [at for at, _ in one.bins], [per_s for _, per_s in one.bins])
-        for one in found
-    ]
-    draw(
-        OUT / "restart.svg",
-        [Panel(f"answers within {TTL_MS} ms, per second", lines)],
-        x_label="seconds from ready",
-        title=f"Restart after {outage_s:.0f} s of backlog",
-    )
+async def _rolling_restart(here: Place, running: Instances) -> None:
+    """End each instance, and start it again when it has ended."""
+    for number, old in enumerate([*running]):
+        await old.end()
+        running[number] = new = _service(here)
+        await new.start()
+        await _ready(new)
+        await asyncio.sleep(BETWEEN_S)
 
 
-def _seconds(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2f}"
+async def _kill(_: Place, running: Instances) -> None:
+    """One instance is gone without a word."""
+    await running[0].end(signal.SIGKILL)
 
 
-def _mark(one: Recovery) -> str:
-    return "yes" if one.passed else "NO"
+async def _join(here: Place, running: Instances) -> None:
+    """A third instance comes."""
+    running.append(new := _service(here))
+    await new.start()
+    await _ready(new)
 
 
-async def _measure(load: float, rate: float, slots: int, outage_s: float, kafka: str | None) -> Recovery:
-    async with place(kafka, PARTITIONS) as here:
-        queries = Segment(int(rate * (BEFORE_S + outage_s + AFTER_S)), ["20"])
-        async with fivestage(here, slots) as first:
-            await until_it_answers(here, first)
-            offering = asyncio.create_task(offer(Load(here.bootstrap, here.topics.queries, rate, [queries])))
-            await asyncio.sleep(BEFORE_S)
-            await first.end()
-        stopped_at = asyncio.get_running_loop().time()
-        await asyncio.sleep(outage_s - (asyncio.get_running_loop().time() - stopped_at))
-        async with fivestage(here, slots) as second:
-            if not await second.until_ready():
-                raise SystemExit(f"the service did not get ready; its log: {list(second.log)[-5:]}")
-            offered = await offering
-            await asyncio.sleep(1)
-            times = (offered.first_ms, second.started_at * 1000, second.ready_at * 1000)
-            return await asyncio.to_thread(_judge, here, load, rate, times)
+async def _leave(_: Place, running: Instances) -> None:
+    """One instance ends in order."""
+    await running[0].end()
 
 
-def _judge(here: Place, load: float, rate: float, times: tuple[float, float, float]) -> Recovery:
-    first_ms, started_ms, ready_ms = times
+class Event(NamedTuple):
+    """Something that happens to the instances."""
+
+    act: Callable[[Place, Instances], Awaitable[None]]
+    seconds: float
+    """How long the load lasts, as a multiple of ``--seconds``."""
+
+
+EVENTS = {
+    "rolling restart": Event(_rolling_restart, 2),
+    "kill": Event(_kill, 1),
+    "join": Event(_join, 1),
+    "leave": Event(_leave, 1),
+}
+
+
+def _service(here: Place) -> Service:
+    return Service("trivial_app:app", {**here.settings, "tracing.sample_ratio": 0})
+
+
+@contextlib.asynccontextmanager
+async def _two(here: Place) -> AsyncIterator[Instances]:
+    running = [_service(here), _service(here)]
+    try:
+        for service in running:
+            await service.start()
+        for service in running:
+            await _ready(service)
+        await until_it_answers(here, running[0])
+        yield running
+    finally:
+        for service in running:
+            await service.end()
+
+
+async def _measure(name: str, given: argparse.Namespace) -> Cost:
+    """One event under load, with topics and a group of its own."""
+    event = EVENTS[name]
+    async with place(given.kafka, PARTITIONS) as here, _two(here) as running:
+        before = [*running]
+        size = int(given.rate * given.seconds * event.seconds)
+        load = Load(here.bootstrap, here.topics.queries, given.rate, [Segment(size, ["2+2"])], LINGER_MS)
+        offering = asyncio.create_task(offer(load))
+        await asyncio.sleep(LEAD_S)
+        await event.act(here, running)
+        offered = await offering
+        await asyncio.sleep(given.settle)
+        ready = [one.ready_at - one.started_at for one in running if one not in before]
+        return await asyncio.to_thread(_judge, here, name, ready, offered)
+
+
+def _judge(here: Place, name: str, ready_s: list[float], offered: Offered) -> Cost:
     asked = asked_ms(here.bootstrap, here.topics.queries)
-    answers = first_answers(map(Answer.of, read_all(here.bootstrap, here.topics.results)))
-    in_time = [
-        answer.created_ms
-        for name, answer in answers.items()
-        if name in asked and answer.good and answer.created_ms - asked[name] <= TTL_MS
-    ]
-    bins = _bins(in_time, ready_ms, started_ms, max(asked.values()))
-    good_s = _recovered(bins, rate)
-    measured = [at for at in in_time if first_ms + 2000 <= at < first_ms + (BEFORE_S - 1) * 1000]
-    ready_s = (ready_ms - started_ms) / 1000
-    return Recovery(
-        load=load,
-        rate=rate,
-        before_per_s=len(measured) / (BEFORE_S - 3),
-        start_to_ready_s=ready_s,
-        ready_to_good_s=good_s,
-        start_to_good_s=None if good_s is None else good_s + ready_s,
-        unanswered=len(asked.keys() - answers.keys()),
-        bins=bins,
+    answers = [Answer.of(message) for message in read_all(here.bootstrap, here.topics.results)]
+    answers = [answer for answer in answers if answer.query_id in asked]
+    first = first_answers(answers)
+    ages = [first[query].created_ms - at for query, at in asked.items() if query in first]
+    unanswered = len(asked) - len(ages)
+    return Cost(
+        name=name,
+        queries=len(asked),
+        late=sum(age > LATE_MS for age in ages) + unanswered,
+        longest_gap_s=max(ages) / 1000,
+        age_p99_ms=percentile(ages, 0.99) or 0.0,
+        unanswered=unanswered,
+        repeated=len(answers) - len(first),
+        ready_s=ready_s,
+        generator_late_p99_ms=offered.late_p99_ms,
+        generator_late_max_ms=offered.late_max_ms,
     )
 
 
-def _bins(times: list[int], ready_ms: float, from_ms: float, until_ms: float) -> list[tuple[float, float]]:
-    """In time per second by seconds from ready."""
-    first, last = int((from_ms - ready_ms) // BIN_MS), int((until_ms - ready_ms) // BIN_MS)
-    counts = dict.fromkeys(range(first, last), 0)
-    for at in times:
-        number = int((at - ready_ms) // BIN_MS)
-        if number in counts:
-            counts[number] += 1
-    return [(number * BIN_MS / 1000, count * 1000 / BIN_MS) for number, count in counts.items()]
+def _bars(costs: dict[str, Cost], *, embedded: bool) -> list[Bar]:
+    """What is promised on a real Kafka; the groups of the embedded one are too slow for it."""
+    rolling, kill = (None if embedded else costs.get(name) for name in ("rolling restart", "kill"))
+    share = None if rolling is None else rolling.late_share
+    gap_s, kill_gap_s = (None if cost is None else cost.longest_gap_s for cost in (rolling, kill))
+    return [
+        Bar.at_most("rolling restart: late", share, ROLLING_SHARE, " %"),
+        Bar.at_most("rolling restart: longest gap", gap_s, ROLLING_GAP_S, " s"),
+        Bar.at_most("kill: longest gap", kill_gap_s, KILL_GAP_S, " s"),
+        Bar.at_most("without an answer", sum(one.unanswered for one in costs.values()), 0),
+    ]
 
 
-def _recovered(bins: list[tuple[float, float]], rate: float) -> float | None:
-    """The end of the first good bin from ready on, with good ones behind it."""
-    for number, (at, per_s) in enumerate(bins):
-        following = [one for _, one in bins[number : number + STEADY_BINS + 1]]
-        steady = len(following) > STEADY_BINS and sum(following) / len(following) >= ENOUGH * rate
-        if at >= -BIN_MS / 1000 and per_s >= ENOUGH * rate and steady:
-            return max(at, 0.0) + BIN_MS / 1000
-    return None
+def _row(cost: Cost) -> list[object]:
+    return [
+        cost.name,
+        cost.queries,
+        f"{cost.late_share:.2f}",
+        cost.late,
+        f"{cost.longest_gap_s:.2f}",
+        round(cost.age_p99_ms),
+        cost.unanswered,
+        cost.repeated,
+        round(cost.generator_late_max_ms),
+    ]
+
+
+async def main() -> int:
+    """Measure each event, print a table and write docs/bench/restart.*; the exit code."""
+    given = _arguments()
+    costs: dict[str, Cost] = {}
+    for name in given.events.split(","):
+        costs[name] = await _measure(name, given)
+        print(f"{name}: {costs[name]}", flush=True)
+    bars = _bars(costs, embedded=given.kafka is None)
+    kept = {None: "not measured", True: "yes", False: "NO"}
+    verdict = table(["bar", "limit", "measured", "kept?"], [[*bar[:3], kept[bar.kept]] for bar in bars])
+    found = table(TITLES, [_row(cost) for cost in costs.values()])
+    where = "the embedded broker" if given.kafka is None else "a real Kafka"
+    print(f"\n{found}\n\n{verdict}")
+    save("restart", [asdict(cost) for cost in costs.values()], {**vars(given), "kafka": bool(given.kafka)})
+    heading = f"# Restarts: two instances, {given.rate:g} queries a second, on {where}"
+    write("restart.md", f"{heading}\n\n{found}\n\n{verdict}\n")
+    return 1 if any(bar.kept is False for bar in bars) else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench-restart", description=__doc__)
+    parser.add_argument("--events", default=",".join(EVENTS), help="which, separated by commas")
+    parser.add_argument("--rate", type=float, default=150.0, help="queries a second")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="length of the load; of a rolling restart twice that"
+    )
+    parser.add_argument("--settle", type=float, default=2.0, help="seconds for answers after the load")
+    parser.add_argument("--kafka", help="host:port of a real broker; otherwise an embedded one, without bars")
+    given = parser.parse_args()
+    if unknown := [name for name in given.events.split(",") if name not in EVENTS]:
+        parser.error(f"no such event: {', '.join(unknown)}; there are {', '.join(EVENTS)}")
+    return given
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

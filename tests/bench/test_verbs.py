@@ -38,11 +38,14 @@ QUICK = (
     Verb("bench.ordinary", "--queries 40 --executors thread", "ordinary.json"),
     Verb("bench.slow", "--phases 2:20,2:200,2:20 --rate 100", "slow.json"),
     Verb("bench.soak", "--seconds 40 --rate 50", "soak.json"),
+    Verb("bench.restart", "--events leave --seconds 8 --rate 50", "restart.json"),
 )
 EXPENSIVE = (
-    Verb("bench", "--parts orchestrator,idle,memory --rounds 1 --queries 1000", "orchestrator.json"),
+    Verb(
+        "bench", "--parts orchestrator,coinciding,idle,memory --rounds 1 --queries 1000", "orchestrator.json"
+    ),
     Verb("bench", "--parts latency,workers --rounds 1 --queries 1000 --seconds 2", "latency.json"),
-    Verb("bench.overload", "--restart --restart-loads 0.7 --outage 35", "restart.json"),
+    Verb("bench.overload", "--restart --restart-loads 0.7 --outage 35", "recovery.json"),
     Verb("bench.controls", "--shapes bimodal --loads '90 %' --processes 1", "controls.json"),
     Verb("bench.scale", "--axes keys --rounds 1 --seconds 0.5", "scale.json"),
 )

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aiokafka import codec
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fivestage.bus.compression import codec_of
 from fivestage.bus.event_batch import HEADER_BYTES, EventBatch
 from fivestage.core.records import Output, OutputRecord
+from fivestage.errors import ConfigurationError
 
 NO_LIMIT = 1 << 30
+CODECS = ("gzip", "snappy", "lz4", "zstd")
 contents = st.none() | st.binary(max_size=300) | st.sampled_from([bytes(8191), bytes(8192), bytes(70_000)])
 headers = st.lists(st.tuples(st.text(max_size=20), st.binary(max_size=200)), max_size=15)
 records = st.builds(OutputRecord.of, st.just(Output.RESULTS), contents, contents, headers)
@@ -48,3 +52,37 @@ def test_a_full_batch_takes_no_more(room: int, taken: int) -> None:
     batch = EventBatch(HEADER_BYTES + 2 * (one.size - HEADER_BYTES) + room)
     assert [batch.add(record) for _ in range(3)].count(True) == taken
     assert EventBatch(10).add(record)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(found=st.lists(records, min_size=1, max_size=20))
+def test_a_compressed_batch_is_read_back(name: str, found: list[OutputRecord]) -> None:
+    """By aiokafka, record by record; it is smaller than the same without compression, or the same."""
+    batch = EventBatch(NO_LIMIT)
+    assert all(batch.add(record) for record in found)
+    compressed, whole = batch.encode(1, 0, 7, codec_of(name)), batch.encode(1, 0, 7)
+    read: Any = DefaultRecordBatch(compressed)
+    assert read.validate_crc()
+    assert read.compression_type == (0 if compressed == whole else CODECS.index(name) + 1)
+    assert len(compressed) <= len(whole)
+    assert (read.base_sequence, read.producer_id) == (7, 1)
+    assert [(one.key, one.value, list(one.headers)) for one in read] == [
+        (one.key, one.value, one.headers) for one in found
+    ]
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_what_repeats_itself_is_compressed(name: str) -> None:
+    """To less than a fifth: what the events of a query have in common is said once."""
+    batch = EventBatch(NO_LIMIT)
+    for _ in range(6):
+        batch.add(OutputRecord.of(Output.RESULTS, b"key", b"what all have in common " * 20, []))
+    assert len(batch.encode(1, 0, 7, codec_of(name))) < batch.size / 5
+
+
+@pytest.mark.parametrize("name", ["snappy", "lz4", "zstd"])
+def test_a_codec_that_is_not_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused when the service is put together, by the setting's name."""
+    monkeypatch.setattr(codec, "cramjam", None)
+    with pytest.raises(ConfigurationError, match=f"kafka.compression = {name}"):
+        codec_of(name)

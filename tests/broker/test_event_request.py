@@ -3,49 +3,42 @@
 from __future__ import annotations
 
 import pytest
+from aiokafka.errors import IncompatibleBrokerVersion
 from aiokafka.protocol.produce import ProduceRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.bus.event_request import EventRequest
+from fivestage.bus.event_request import NEWEST, OLDEST, EventRequest
 
-NEWEST = ProduceRequest._CLASSES[-1].API_VERSION
 partitions = st.lists(st.tuples(st.integers(0, 1 << 30), st.binary(max_size=300)), max_size=4)
 topics = st.lists(st.tuples(st.text(max_size=30), partitions), max_size=4)
 
 
 @given(
-    version=st.integers(0, NEWEST),
-    transactional_id=st.none() | st.text(min_size=1),
+    version=st.integers(OLDEST, NEWEST),
     acks=st.integers(-1, 1),
     timeout=st.integers(0, 60_000),
     found=topics,
 )
 def test_a_request_is_that_of_aiokafka(
-    version: int,
-    transactional_id: str | None,
-    acks: int,
-    timeout: int,
-    found: list[tuple[str, list[tuple[int, bytes]]]],
+    version: int, acks: int, timeout: int, found: list[tuple[str, list[tuple[int, bytes]]]]
 ) -> None:
-    """The same bytes in all versions, or the same refusal."""
-    encoded = []
-    for kind in (EventRequest, ProduceRequest):
-        request = kind(transactional_id, acks, timeout, found)
-        try:
-            encoded.append(request.prepare({0: (version, version)}).encode())
-        except Exception as error:  # noqa: BLE001 - whatever it is
-            encoded.append(repr(error).encode())
-    assert encoded[0] == encoded[1]
+    """The same bytes in all versions."""
+    versions = {0: (version, version)}
+    own = EventRequest(acks, timeout, found).prepare(versions).encode()
+    assert own == ProduceRequest(None, acks, timeout, found).prepare(versions).encode()
 
 
-def test_what_comes_after_the_newest_version_is_not_guessed() -> None:
-    """A new release of aiokafka may know a version whose fields are others."""
-    assert NEWEST == 7
+@pytest.mark.parametrize(
+    ("taken", "used"), [((0, 13), 7), ((3, 13), 7), ((0, 3), 3), ((5, 5), 5), ((7, 20), 7)]
+)
+def test_the_newest_version_that_both_know(taken: tuple[int, int], used: int) -> None:
+    """Of those that the broker takes, and of those whose fields are the ones that are written here."""
+    assert used == EventRequest(-1, 1000, []).prepare({0: taken}).API_VERSION
 
 
-@pytest.mark.parametrize("version", range(3, NEWEST + 1))
-def test_it_is_used_where_it_may_be(version: int) -> None:
-    """Since version 3, which EventBatch needs anyway."""
-    request = EventRequest(None, -1, 1000, [])
-    assert request.prepare({0: (version, version)}).encode == request._encode
+@pytest.mark.parametrize("taken", [(0, 2), (8, 13)])
+def test_brokers_without_such_a_version(taken: tuple[int, int]) -> None:
+    """Nothing is sent that the broker would read as something else, and the error names the versions."""
+    with pytest.raises(IncompatibleBrokerVersion, match=f"{taken[0]} to {taken[1]}, and this writes 3 to 7"):
+        EventRequest(-1, 1000, []).prepare({0: taken})

@@ -56,7 +56,10 @@ async def test_halted_and_resumed(bootstrap: str) -> None:
         assert (line["level"], line["partition"]) == ("error", 0)
         assert "20 records in a row could not be read (dlq.max_consecutive)" in line["reason"]
         assert "halted: partition 0: 20 records in a row" in await until(port, 503)
-        assert 'fivestage_partition_halted{partition="0"} 1.0' in get(port, "/metrics")[1]
+        assert (
+            'fivestage_partition_halted{partition="0",topic="fivestage.queries"} 1.0'
+            in get(port, "/metrics")[1]
+        )
         put(bootstrap, 1, event("other", "fast"))
         wait_for_results(bootstrap, TOPICS.results, 2)
         wait_until_committed(bootstrap, GROUP, TOPICS.queries, 22)

@@ -10,13 +10,13 @@ import structlog
 from aiokafka.errors import KafkaConnectionError
 
 from faults.mock import PRODUCE
-from fivestage.bus.sender import MAX_REQUEST_BYTES, NUMBERS, Sender
+from fivestage.bus.sender import NUMBERS, Sender
 from fivestage.bus.sink import LATE_LOOKS
 from fivestage.core.murmur2 import murmur2
 from fivestage.core.records import Output, OutputRecord
 from fivestage.core.repair import Trouble
 from fivestage.errors import ConfigurationError, PublishError
-from fivestage.settings import TopicSettings
+from fivestage.settings import KafkaSettings, TopicSettings
 from support.publisher import Publisher, until
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from faults.mock import Mock
 
 pytestmark = pytest.mark.broker
+MOST_BYTES = KafkaSettings().publish_request_bytes
 
 
 def sender_of(publisher: Publisher) -> Sender:
@@ -50,7 +51,7 @@ def intercept(publisher: Publisher, send: Callable[..., Any]) -> None:
     client.send = intercepted
 
 
-@pytest.mark.parametrize("code", [3, 5, 6, 7, 19, 20, 56])
+@pytest.mark.parametrize("code", [3, 5, 6, 7, 19, 20, 56, 72, 74, 75])
 async def test_what_brokers_refuse_for_a_while(publisher: Publisher, mock: Mock, code: int) -> None:
     """It is sent again until it is taken, once and in order, by the same producer."""
     mock.push(PRODUCE, [code] * 2)
@@ -60,6 +61,40 @@ async def test_what_brokers_refuse_for_a_while(publisher: Publisher, mock: Mock,
     await until(lambda: len(publisher.acked) == 2)
     assert publisher.acked == publisher.written() == ["a", "b"]
     assert (publisher.rebuilds, publisher.failures) == ([], [])
+
+
+@pytest.mark.parametrize("code", [3, 5, 6, 56, 72, 74, 75])
+async def test_where_a_partition_has_gone(publisher: Publisher, mock: Mock, code: int) -> None:
+    """What says that another broker leads it makes the client find out which."""
+    asked: list[bool] = []
+    client: Any = publisher.sink.producer.client.client
+    own = client.force_metadata_update
+
+    def force_metadata_update() -> Any:
+        asked.append(True)
+        return own()
+
+    client.force_metadata_update = force_metadata_update
+    mock.push(PRODUCE, [code])
+    publisher.publish("a")
+    await until(lambda: publisher.acked)
+    assert asked
+
+
+async def test_pauses_grow(publisher: Publisher) -> None:
+    """From a tenth of a second to a second, each of another length, and anew with the next batch."""
+    sender, [queue, *_] = sender_of(publisher), publisher.sink._queues[Output.RESULTS]
+    sender._closed = True  # no timer
+    sender._clock = lambda: 0.0
+    pauses = []
+    for _ in range(8):
+        sender._pause(queue)
+        pauses.append(queue.again_at)
+    most = [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0]
+    assert all(limit / 2 <= pause <= limit for pause, limit in zip(pauses, most, strict=True))
+    assert len(set(pauses[4:])) == 4
+    queue.settle()
+    assert queue.pauses == 0
 
 
 async def test_what_a_broker_has_already_is_acknowledged(publisher: Publisher, mock: Mock) -> None:
@@ -125,11 +160,11 @@ async def test_a_request_has_a_size(publisher: Publisher) -> None:
         return await own(broker, request)
 
     intercept(publisher, weigh)
-    large = "x" * (MAX_REQUEST_BYTES // 2)
+    large = "x" * (MOST_BYTES // 2)
     for number in range(40):
         publisher.publish(large, key=b"%d" % number)
     await until(lambda: len(publisher.acked) == 40)
-    assert max(requests) <= MAX_REQUEST_BYTES * 1.6
+    assert max(requests) <= MOST_BYTES * 1.6
     assert len(requests) > 40 / 4
 
 

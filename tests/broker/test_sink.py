@@ -77,11 +77,11 @@ async def test_brokers_that_are_away_meanwhile(publisher: Publisher, mock: Mock)
     assert publisher.failures == []
 
 
-@pytest.mark.parametrize(("code", "kind"), [(10, PublishError), (29, ConfigurationError)])
+@pytest.mark.parametrize(("code", "kind"), [(17, PublishError), (29, ConfigurationError)])
 async def test_what_no_producer_can_publish(
     publisher: Publisher, mock: Mock, code: int, kind: type[Exception]
 ) -> None:
-    """A record too large, or a right that is missing, is told of at once: another producer would not help."""
+    """An invalid topic, or a right that is missing, fails at once: another producer would not help."""
     mock.push(PRODUCE, [code])
     publisher.publish("a")
     await until(lambda: publisher.failures)
@@ -166,6 +166,41 @@ async def test_keys_go_where_other_clients_put_them(publisher: Publisher, mock: 
     assert {one.key(): one.partition() for one in found} == {
         key: (murmur2(key) & 0x7FFFFFFF) % count for key in keys
     }
+
+
+async def test_partitions_that_are_added(publisher: Publisher) -> None:
+    """They are used as soon as the client knows them, and keys go where they go with other clients then."""
+    queues = publisher.sink._queues[Output.RESULTS]
+    cluster: Any = publisher.sink.producer.client.client.cluster
+    assert len(queues) == 4
+    cluster.partitions_for_topic = lambda _: {0, 1, 2, 3, 4, 5, 6}
+    publisher.sink.look(0.0)
+    key = next(key for key in (b"%d" % number for number in range(99)) if _place(key, 7) == 6)
+    publisher.sink.publish([OutputRecord.of(Output.RESULTS, key, b"value", [])], lambda: None)
+    assert [len(queue.pending) for queue in queues] == [0, 0, 0, 0, 0, 0, 1]
+    cluster.partitions_for_topic = lambda _: None  # the topic is gone for a while: none of its queues is
+    publisher.sink.look(0.0)
+    assert len(queues) == 7
+
+
+def _place(key: bytes, partitions: int) -> int:
+    return int(murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+async def test_brokers_that_read_no_request_of_ours(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent, and the failure says which versions there are."""
+
+    def prepare(request: EventRequest, _: object) -> Any:
+        return own(request, {0: (8, 13)})
+
+    own = EventRequest.prepare
+    monkeypatch.setattr(EventRequest, "prepare", prepare)
+    publisher.publish("a")
+    await until(lambda: publisher.failures)
+    assert "versions 8 to 13, and this writes 3 to 7" in str(publisher.failures[0])
+    assert publisher.rebuilds == []
 
 
 async def test_requests_are_written_in_one_go(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:

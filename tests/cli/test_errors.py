@@ -93,7 +93,7 @@ def test_topics_check(fivestage: Fivestage, bootstrap: str) -> None:
 def test_topics_create_when_all_are_there(fivestage: Fivestage, bootstrap: str) -> None:
     """``topics create`` with nothing to do says so."""
     ran = fivestage("topics", "create", "--bootstrap", bootstrap)
-    assert (ran.code, ran.out) == (0, "nothing to do: all five topics are there\n")
+    assert (ran.code, ran.out) == (0, "nothing to do: all topics are there\n")
 
 
 @pytest.mark.broker
@@ -128,6 +128,20 @@ def test_free_threaded_python(environment: dict[str, str]) -> None:
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("fivestage: free-threaded builds of Python are not supported: use python3.")
     assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["broker", "demo"])
+def test_the_embedded_broker_is_not_installed(environment: dict[str, str], command: str) -> None:
+    """Its extra is named in one line."""
+    missing = "import sys; sys.modules['confluent_kafka'] = None"
+    script = f"{missing}; from fivestage.__main__ import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1] == (
+        'fivestage: the embedded broker needs confluent-kafka: pip install "fivestage[embedded]"'
+    )
 
 
 def test_plaintext_off_loopback(fivestage: Fivestage) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import Plan
+from fivestage.core.attempts import earlier_attempts
+from fivestage.core.outcome import conclude
 from fivestage_schemas import Outcome, StageType
 from support import contract_app
 from support.contract_app import ERRORS, GATE, MEETING, RESULTS
@@ -37,6 +39,8 @@ PLAN = Plan.of(
 """With this, waiting at all would cost a query its answer, as each stage may take the whole of its time."""
 STALL_S = 0.5
 """Where a stall is wanted: longer than a busy machine keeps a thread from its processor."""
+LATE_S = 1.0
+"""Where a call is to be late."""
 STOP_S = 1.0
 STOP_AT_MOST_S = 10.0
 """No machine is so busy that this would take as long; a wait without a limit does."""
@@ -185,6 +189,20 @@ async def test_code_that_would_end_the_loop_does_not(place: Place) -> None:
     assert place.observer.reasons == []
 
 
+async def test_a_node_that_is_late_and_another_that_answers(place: Place) -> None:
+    """Both attempts come back, so that the late one has its timeout event."""
+    limits = {**dict.fromkeys(StageType, 60_000.0), StageType.PROCESSING: LATE_S * 1000}
+    plan = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=limits, critical=StageType)
+    async with place.running(plan) as bus:
+        job = await bus.ask("late")
+    now = time.monotonic()
+    got = conclude(job.trail, plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
+    assert (got.answer_json, got.runs[2].node, got.runs[2].attempt) == (b"2", "prompt", 2)
+    assert [(run.node, run.outcome, run.attempt) for run in got.earlier] == [("late", Outcome.TIMEOUT, 1)]
+    assert [(str(note.scope), note.node, note.attempt) for note in got.timeouts] == [("stage", "late", 1)]
+    assert got.timeouts[0].limit_s >= LATE_S  # more, where others kept the loop from turning
+
+
 # Jobs that the bus ends
 
 
@@ -257,6 +275,10 @@ async def test_a_loop_that_is_blocked(place: Place) -> None:
             await bus.ended(culprit)
     assert [answer_of(job) for job in neighbours] == [b'"awake"'] * 3
     assert all(node_run(job).attempt >= 2 for job in neighbours)
+    for job in neighbours:  # each attempt that was given up is on the trail
+        earlier = earlier_attempts(job.trail, job.trail.runs, time.monotonic())
+        assert [run.attempt for run in earlier] == [*range(1, node_run(job).attempt)]
+        assert {run.outcome for run in earlier} == {Outcome.SKIPPED}
     assert all([run.attempt for run in job.trail.runs[:2]] == [1, 1] for job in neighbours)
     assert (answer_of(culprit), node_run(culprit).attempt) == (b'"came back"', 1)
     assert "blocks" in place.observer.stalled

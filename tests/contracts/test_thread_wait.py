@@ -110,6 +110,7 @@ async def test_a_burst_over_few_threads_is_answered(place: Place) -> None:
     for result in bus.results():
         node, metrics = stage(result, StageType.PROCESSING), result.metrics
         assert metrics.within_budget
+        assert node.attempts[0].waited_ms == pytest.approx(metrics.queue_ms, abs=0.1)  # it has no timestamp
         assert metrics.total_duration_ms <= metrics.budget_ms == pytest.approx(total_ms)
         assert sum(metrics.stage_durations.values()) <= metrics.total_duration_ms + 0.1
         assert 0 < result.answer[0] <= node.timeout_ms + 0.1

@@ -101,6 +101,24 @@ def test_no_slot_while_too_many_bytes_are_held() -> None:
     assert (slots.next(), slots.held_bytes) == ("x", 89)
 
 
+def test_bytes_of_input_and_of_events_count_together() -> None:
+    """No more is taken in while they are too many; what was taken in may run, as only that frees it."""
+    slots: Slots[str] = Slots(
+        ConcurrencyLimiter(LimiterPolicy(max_limit=10, min_limit=10)), LaneShares({}), max_held_bytes=100
+    )
+    slots.input_bytes += 60
+    slots.hold(39)
+    assert slots.has_memory
+    slots.input_bytes += 100
+    assert not slots.has_memory
+    assert slots.is_free
+    slots.input_bytes -= 160
+    slots.hold(61)
+    assert not slots.has_memory
+    slots.let_go(61)
+    assert slots.has_memory
+
+
 def test_slots_by_lane() -> None:
     """The next slot is that of the lane that uses least of its share."""
     slots = slots_of(10, a=0.5, b=0.5)

@@ -12,12 +12,15 @@ from cloudevents.core.bindings import kafka as cloudevents
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fivestage.core.causes import EXPIRED, STALLED_TWICE, WOULD_EXPIRE, Cause
 from fivestage.core.deadline import Budget
 from fivestage.core.decode import MAX_KEY_BYTES, Unreadable, UnreadableReason
 from fivestage.core.encode import Encoder, output_key
 from fivestage.core.event_json import EventJson
 from fivestage.core.records import NOT_FROM_KAFKA, Output, OutputRecord, PlainRecord
 from fivestage_schemas import (
+    Attempt,
+    AttemptKind,
     Outcome,
     PipelineMetrics,
     PipelineResult,
@@ -25,7 +28,6 @@ from fivestage_schemas import (
     Source,
     StageResult,
     TimeoutEvent,
-    TimeoutReason,
     TimeoutScope,
 )
 
@@ -51,6 +53,8 @@ from .samples import (
 from .test_outcome import trails
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import BaseModel
 
     from fivestage.core.event_json import Envelope
@@ -91,7 +95,26 @@ def parsed(raw: bytes | None) -> Any:
     return None if raw is None else json.loads(raw)
 
 
-def stage_model(env: Envelope, run: StageRun) -> StageResult:
+def attempt_models(run: StageRun, earlier: Sequence[StageRun]) -> list[Attempt]:
+    """All attempts at the stage of a run."""
+    tried = [one for one in earlier if one.spec is run.spec] + [run] * (run.outcome is not SKIPPED)
+    after = [None, *[one.outcome for one in tried]]
+    return [
+        Attempt(
+            node=one.node,
+            kind=AttemptKind(
+                "first" if one.attempt == 1 else "failover" if before in {ERROR, TIMEOUT} else "resumed"
+            ),
+            outcome=one.outcome,
+            duration_ms=ms(one.duration_s),
+            timeout_ms=ms(one.granted_s),
+            waited_ms=ms(one.waited_s),
+        )
+        for one, before in zip(tried, after, strict=False)
+    ]
+
+
+def stage_model(env: Envelope, run: StageRun, earlier: Sequence[StageRun] = ()) -> StageResult:
     """The StageResult of a run."""
     return StageResult(
         query_id=env.query_id,
@@ -106,6 +129,7 @@ def stage_model(env: Envelope, run: StageRun) -> StageResult:
         error_type=run.error_type,
         node=run.node,
         attempt=run.attempt,
+        attempts=attempt_models(run, earlier),
         duration_ms=ms(run.duration_s),
         timeout_ms=ms(run.granted_s),
         started_at=None if run.started_at is None else wall(run.started_at),
@@ -132,7 +156,7 @@ def result_model(env: Envelope, end: Conclusion) -> PipelineResult:
         error_type=end.error_type,
         node=end.node,
         lane=env.lane,
-        stages=[stage_model(env, run) for run in end.runs],
+        stages=[stage_model(env, run, end.earlier) for run in end.runs],
         metrics=PipelineMetrics(
             total_duration_ms=ms(end.duration_s),
             queue_ms=ms(env.queue_s),
@@ -193,7 +217,7 @@ def assert_same(value: bytes | None, expected: BaseModel) -> None:
 def models_of(env: Envelope, end: Conclusion) -> list[BaseModel]:
     """All events of a query that was started, in the order of the records."""
     return [
-        *[stage_model(env, run) for run in end.runs],
+        *[stage_model(env, run, end.earlier) for run in end.runs],
         result_model(env, end),
         *[timeout_model(env, end, note) for note in end.timeouts],
     ]
@@ -206,6 +230,21 @@ def headers_of(item: OutputRecord) -> dict[str, str]:
     return found
 
 
+def tried_thrice() -> Trail:
+    """Processing: one node was not in time, the next one was given up when the query was moved."""
+    trail = trail_of(ended([SUCCESS] * 2))
+    late = run_of(PROCESSING, TIMEOUT, at=STARTED_AT + 0.02, took_s=0.05, granted_s=0.05, node="first")
+    trail.fail_over(altered(late, waited_s=0.004))
+    second = running_of(PROCESSING, at=STARTED_AT + 0.07, granted_s=0.04)
+    trail.start(altered(second, node="second", attempt=2))
+    trail = trail.continued()
+    trail.answer_json, trail.confidence = b"22", 0.75
+    trail.finish(run_of(PROCESSING, at=STARTED_AT + 0.08, node="second", attempt=3))
+    for stage in (VALIDATION, REFLECTION):
+        trail.finish(run_of(stage, at=STARTED_AT + 0.09))
+    return trail
+
+
 ENDS: dict[str, Conclusion] = {
     "success": concluded(trail_of(ended([SUCCESS] * 5))),
     "degraded": concluded(trail_of(ended([SUCCESS, SUCCESS, SUCCESS, ERROR, SUCCESS]))),
@@ -216,6 +255,7 @@ ENDS: dict[str, Conclusion] = {
         after_s=0.25,
     ),
     "nothing started": concluded(trail_of([]), after_s=0.25),
+    "answered by a third node": concluded(tried_thrice()),
 }
 
 
@@ -316,6 +356,20 @@ def test_stage_timeouts_have_ids_of_their_own() -> None:
     assert ids == ["queries/3/42/timeout/3", "queries/3/42/timeout"]
 
 
+def test_each_attempt_that_was_late_has_an_id_of_its_own() -> None:
+    """Without a number the first, as ever; those after it with theirs."""
+    trail = trail_of(ended([SUCCESS] * 2))
+    for attempt in (1, 2, 3):
+        at = STARTED_AT + attempt * 0.02
+        late = run_of(PROCESSING, TIMEOUT, at=at, took_s=0.02, granted_s=0.02, attempt=attempt)
+        trail.fail_over(altered(late, node=f"node-{attempt}"))
+    records = records_of(ENCODER, envelope(), concluded(trail, after_s=0.1))[6:]
+    ids = [headers_of(item)["ce_id"] for item in records]
+    assert ids == [f"queries/3/42/timeout/{end}" for end in ("2", "2/2", "2/3")]
+    said = [TimeoutEvent.model_validate_json(item.value or b"") for item in records]
+    assert [one.node for one in said] == ["node-1", "node-2", "node-3"]
+
+
 @given(made=trails(), offset=st.integers(0, 2**63 - 1))
 def test_ids_are_unique_and_depend_on_the_coordinates_only(made: tuple[Trail, Plan], offset: int) -> None:
     """A record read again gives the same ids, whatever else differs: that lets readers drop doubles."""
@@ -369,13 +423,15 @@ def test_keys(key: bytes | None, expected: bytes) -> None:
 # Queries that were not started
 
 
-@pytest.mark.parametrize("reason", [TimeoutReason.EXPIRED_BEFORE_START, TimeoutReason.WOULD_EXPIRE])
-def test_expired(reason: TimeoutReason) -> None:
-    """One result and one timeout event of the queue, with the time the answer was of use."""
+@pytest.mark.parametrize("of_use_ms", [2000.0, None])
+@pytest.mark.parametrize("cause", [EXPIRED, WOULD_EXPIRE, STALLED_TWICE])
+def test_expired(cause: Cause, of_use_ms: float | None) -> None:
+    """One result and one timeout event of the queue, with the cause, and the time the answer was of use."""
     env = envelope(queue_s=2.5)
-    result, timeout = ENCODER.expired(env, Budget(0.0, -0.5, 0.25, 2000.0), reason)
+    result, timeout = ENCODER.expired(env, Budget(0.0, -0.5, 0.25, of_use_ms), cause)
     got = PipelineResult.model_validate_json(result.value or b"")
     assert (got.status, got.error_type, got.stages) == (PipelineStatus.EXPIRED, "expired", [])
+    assert got.error == cause.text
     assert (got.answer, got.started_at, got.degraded) == (None, None, False)
     assert got.finished_at == wall(STARTED_AT)
     assert got.source == source_model(env)
@@ -387,8 +443,8 @@ def test_expired(reason: TimeoutReason) -> None:
     expected = TimeoutEvent(
         query_id="q-1",
         scope=TimeoutScope.QUEUE,
-        reason=reason,
-        limit_ms=2000,
+        reason=cause.reason,
+        limit_ms=of_use_ms or 250,
         elapsed_ms=2500,
         lane="canary",
         occurred_at=wall(STARTED_AT),

@@ -96,6 +96,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "keys": ({1: {2}, None: 0, NOON: 1}, {"1": [2], "null": 0, "2030-01-01T12:00:00+00:00": 1}),
     "float": (Share(0.5), 0.5),
     "not a number": ([float("nan"), {1}], [None, [1]]),
+    "not a number and large integers": ([Point(float("nan")), -float("inf"), BIG], [{"x": None}, None, BIG]),
     "large integers": (Point(BIG), {"x": BIG}),
     "large integers and all kinds": (
         [BIG, {1}, Colour.RED, uuid.UUID(int=1), NOON, PART],
@@ -111,6 +112,13 @@ def test_what_authors_return_is_json(value: Any, expected: Any) -> None:
     assert made == expected
     assert plain(made) == made
     assert json.loads(to_json(made)) == expected
+
+
+@pytest.mark.parametrize("beside", [1, BIG])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_none_is_null(number: float, beside: int) -> None:
+    """Also beside integers of more than 64 bits, which are written by another encoder."""
+    assert to_json({"a": [number], "b": beside, "c": "ü"}) == '{"a":[null],"b":%d,"c":"ü"}'.encode() % beside
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,20 @@ def test_remove_if_takes_out_in_order() -> None:
     assert [room.take({}), room.take({}), room.take({})] == [("a", "a2"), ("b", "b5"), None]
 
 
+def test_one_is_taken_out() -> None:
+    """Wherever it stands in its line; an emptied lane is gone, and what does not wait is an error."""
+    room: WaitingRoom[str] = WaitingRoom(LaneShares({}))
+    items = [f"{lane}{place}" for place, lane in enumerate("aaab")]
+    for item in items:
+        room.put(item[0], item)
+    room.remove("a", items[1])
+    room.remove("b", items[3])
+    assert (len(room), room.lanes(), room.waiting("a")) == (2, ("a",), 2)
+    with pytest.raises(KeyError):
+        room.remove("a", items[1])
+    assert [room.take({}), room.take({}), room.take({})] == [("a", "a0"), ("a", "a2"), None]
+
+
 def test_a_predicate_that_raises_changes_nothing() -> None:
     """Nothing is lost to an error: what was looked at before it still waits."""
     room = room_of(LaneShares({}), "a", "a", "b")

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
+from fivestage.core.ledger import (
+    MAX_IN_LINE,
+    MAX_LINE_BYTES,
+    MIN_IN_LINE,
+    Ledger,
+    PartitionKey,
+    PartitionLedger,
+)
 
 A, B, C = PartitionKey("queries", 0), PartitionKey("queries", 1), PartitionKey("other", 0)
 
@@ -110,6 +117,29 @@ def test_a_partition_whose_span_is_at_the_cap_waits() -> None:
     assert ledger.within_span() == [B]
     opened(ledger, A).finish(0)
     assert sorted(ledger.within_span()) == [A, B]
+
+
+def test_a_partition_with_a_full_line_waits() -> None:
+    """Each partition has its share of what may wait for others of its keys, in records and in bytes."""
+    ledger = open_ledger(A, B)
+    opened(ledger, A).in_line = MAX_IN_LINE // 2 - 1
+    opened(ledger, B).line_bytes = MAX_LINE_BYTES // 2 - 1
+    assert sorted(ledger.within_span()) == [A, B]
+    opened(ledger, A).in_line += 1
+    assert ledger.within_span() == [B]
+    opened(ledger, B).line_bytes += 1
+    assert ledger.within_span() == []
+
+
+def test_each_of_many_partitions_may_have_a_short_line() -> None:
+    """However many there are, a few records of each may wait."""
+    keys = [PartitionKey("many", number) for number in range(MAX_IN_LINE)]
+    ledger = open_ledger(*keys)
+    for key in keys:
+        opened(ledger, key).in_line = MIN_IN_LINE - 1
+    assert len(ledger.within_span()) == MAX_IN_LINE
+    opened(ledger, keys[0]).in_line += 1
+    assert keys[0] not in ledger.within_span()
 
 
 def test_only_what_is_new_is_committed() -> None:

@@ -14,7 +14,7 @@ class Fault(NamedTuple):
 
 FAULTS: dict[int, Fault] = {
     1: Fault("a broker restarts", "it goes on when the broker is back; nothing lost"),
-    2: Fault("all brokers away for 30 s", "no crash, memory bounded, catches up, nothing lost"),
+    2: Fault("all brokers away for 10 minutes", "no exit, memory bounded, catches up, nothing lost"),
     3: Fault("the leader of a partition moves", "a short gap, nothing lost"),
     4: Fault("the group's coordinator moves or is away", "commits resume, none of an earlier assignment"),
     5: Fault("an instance joins under load", "handed over or redelivered, never lost; no stale commit"),
@@ -53,4 +53,5 @@ FAULTS: dict[int, Fault] = {
     38: Fault("the client's background task dies", "noticed; repaired, or the process ends"),
     39: Fault("unknown error codes, garbage frames", "rebuilt or ended, no busy loop, few log lines"),
     40: Fault("disk full, no stdout, port taken", "goes on, or ends with a reason"),
+    41: Fault("brokers move, certificates are rotated", "both clients are rebuilt; nothing lost"),
 }

@@ -88,6 +88,20 @@ def clean() -> Planted:
     return planted
 
 
+def fail_over(planted: Planted, offset: int) -> None:
+    """Another node, which was not in time, was tried before the one that answered."""
+    first = attempt("other", "timeout", 30.0, 30.0)
+    second = attempt("work", "success", 20.0, 120.0, "failover")
+    result = planted.event(offset)
+    for stage in (result.value["stages"][2], planted.event(offset, "stage_result/2").value):
+        stage.update(attempt=2, attempts=[first, second])
+    fields = {"stage_type": "processing", "completed": ["intent", "decision"], "limit_ms": 30.0}
+    _add_timeout(planted, offset, "timeout/2", "stage", "stage_timeout", {**fields, "elapsed_ms": 30.0})
+    event = planted.event(offset, "timeout/2")
+    event.value["node"] = "other"
+    event.value["occurred_at"] = event.headers["ce_time"] = result.value["finished_at"]
+
+
 def rerun(planted: Planted, offset: int, **changes: Any) -> None:
     """The same query run a minute later: all of its events once more; *changes* are the result's."""
     at = 1060.0 + offset
@@ -199,11 +213,26 @@ def _stage(name: str, number: int, outcome: str, at: float) -> dict[str, Any]:
         "error_type": None if outcome == "success" else outcome,
         "node": "work" if processing else None,
         "attempt": 1,
+        "attempts": [] if skipped else [attempt("work" if processing else None, outcome, took_ms, limit_ms)],
         "duration_ms": 0.0 if skipped else took_ms,
         "timeout_ms": 0.0 if skipped else limit_ms,
         "started_at": None if skipped else _time(at),
         "lane": "prod",
         "schema_version": "1",
+    }
+
+
+def attempt(
+    node: str | None, outcome: str, took_ms: float, limit_ms: float, kind: str = "first"
+) -> dict[str, Any]:
+    """One attempt at a stage."""
+    return {
+        "node": node,
+        "kind": kind,
+        "outcome": outcome,
+        "duration_ms": took_ms,
+        "timeout_ms": limit_ms,
+        "waited_ms": 0.0,
     }
 
 

@@ -56,7 +56,15 @@ class Operator:
 
     def limit_records(self, topic: str, size: int) -> None:
         """Set the largest record that a topic takes, in bytes."""
-        entry = _api.ConfigEntry("max.message.bytes", str(size))
+        self.configure(topic, "max.message.bytes", str(size))
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        """Have a topic have more partitions."""
+        _done(self._admin.create_partitions([_api.NewPartitions(topic, total)]))
+
+    def configure(self, topic: str, name: str, value: str) -> None:
+        """Set one property of a topic."""
+        entry = _api.ConfigEntry(name, value)
         entry.incremental_operation = _api.AlterConfigOpType.SET
         resource = _api.ConfigResource(_api.ResourceType.TOPIC, topic, incremental_configs=[entry])
         _done(self._admin.incremental_alter_configs([resource]))

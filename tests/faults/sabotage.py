@@ -11,9 +11,10 @@ import operator
 import time
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer
 
 from fivestage import Pipeline, Query, StageContext
+from fivestage.bus.producer_client import ProducerClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -69,14 +70,14 @@ async def _kill(query: Query, _ctx: StageContext) -> str:
 @app.node("gap")
 async def _gap(query: Query, _ctx: StageContext) -> str:
     """Leave out some of the producer's sequence numbers, as a batch that was refused does."""
-    producer = the(AIOKafkaProducer)
+    producer = [one for one in _clients if isinstance(one, ProducerClient)][-1]
 
     async def leave_out() -> None:
-        numbers = producer._txn_manager._sequence_numbers
+        numbers = producer.numbers
         for partition in numbers:
             numbers[partition] += GAP
 
-    return once(query, producer, leave_out)
+    return once(query, producer.client, leave_out)
 
 
 @app.node("hang")
@@ -91,7 +92,7 @@ async def _hang(query: Query, _ctx: StageContext) -> str:
             except asyncio.CancelledError:
                 continue
 
-    for kind in (AIOKafkaConsumer, AIOKafkaProducer):
+    for kind in (AIOKafkaConsumer, ProducerClient):
         setattr(kind, "stop", stop)  # noqa: B010 - no assignment to a method for mypy
     return how
 
@@ -141,4 +142,4 @@ def _remember(kind: type) -> None:
 
 
 _remember(AIOKafkaConsumer)
-_remember(AIOKafkaProducer)
+_remember(ProducerClient)

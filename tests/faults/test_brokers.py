@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import threading
 import time
 import urllib.error
@@ -10,12 +11,16 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiokafka import TopicPartition
 
+from fivestage.bus.source import Source
 from fivestage.bus.topics import BATCH_OVERHEAD_BYTES, largest_records
 from fivestage.bus.topics import check as check_topics
+from fivestage.core.events import Observer
+from fivestage.core.ledger import Ledger
 from fivestage.core.records import Output
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from kafka.cluster import lend_cluster
@@ -31,7 +36,8 @@ from support.checker import (
     read_history,
     wait_until_committed,
 )
-from support.feeder import Feeder
+from support.feeder import Feeder, write
+from support.probe import get, metrics
 from support.process import ServiceProcess
 from support.watches import sample
 
@@ -153,10 +159,17 @@ def test_start_while_a_broker_is_away(cluster: Cluster) -> None:
 
 
 @pytest.mark.fault(2)
-@pytest.mark.parametrize("away_s", [0, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "away_s", [0, pytest.param(600, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+)
 def test_all_brokers_away(cluster: Cluster, record_property: Record, away_s: int) -> None:
-    """All brokers end at once: the service takes in no more than its cap, says so, and catches up later."""
-    with under_load(cluster, 900 + int(away_s * RATE)) as run:
+    """All brokers end at once: the service takes in no more than its cap, says so, and catches up later.
+
+    However long they are away: it neither ends nor rebuilds its clients for that.
+    """
+    if away_s:  # longer than any other test may take
+        faulthandler.cancel_dump_traceback_later()
+    with under_load(cluster, 900 + int(min(away_s, 30) * RATE)) as run:
         run.feeder.wait_until_sent(300)
         before = sample(run.instance)
         cluster.kill_all()
@@ -166,9 +179,12 @@ def test_all_brokers_away(cluster: Cluster, record_property: Record, away_s: int
             began + away_s - time.monotonic()
         )  # how long they are away is the fault itself
         away = sample(run.instance)
+        assert get(run.instance.admin_port, "/livez") == (200, "ok\n")
+        assert "cannot reach Kafka" in get(run.instance.admin_port, "/readyz")[1] or not away_s
         cluster.start_all()
         cluster.wait_until_in_sync()
         wait_until(lambda: is_ready(run.instance), "the service is ready again")
+        assert metrics(run.instance.admin_port, "fivestage_client_rebuilds_total") == {}
     record_property("MB before", round(before.rss_mb))
     record_property("MB away", round(away.rss_mb))
     report = judged(run, record_property, LIMITS._replace(rss_mb=before.rss_mb + 100))
@@ -204,3 +220,29 @@ def test_coordinator_moves(cluster: Cluster, record_property: Record) -> None:
         cluster.wait_until_in_sync()
     report = judged(run, record_property)
     assert report.silent, report
+
+
+async def test_records_are_read_in_the_rack(cluster: Cluster) -> None:
+    """With ``kafka.client_rack`` every partition is read from the broker of that rack, whichever leads it."""
+    topics = cluster.create_topics(6)
+    leaders = cluster.leaders(topics.queries).items()
+    followed = {TopicPartition(*place) for place, leader in leaders if leader != 2}
+    assert followed
+    kafka = {"bootstrap_servers": cluster.bootstrap, "group_id": topics.prefix, "client_rack": "rack-2"}
+    settings = Settings.load(None, {"kafka": kafka, "topics": {"queries": topics.queries}})
+
+    async def nothing(_: object) -> None:
+        return
+
+    source = Source(settings, Ledger(max_span=1000), nothing, Observer())
+    await source.start()
+    write(cluster.bootstrap, topics.queries, [(str(number), b"{}") for number in range(60)])
+    fetcher: Any = source.consumer._fetcher
+    replicas, count = fetcher._preferred_read_replica, 0
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while count < 60 or not followed <= set(replicas):
+                count += len(await source.fetch(10))
+    finally:
+        await source.stop()
+    assert {node for node, _ in replicas.values()} == {2}

@@ -10,7 +10,7 @@ from support.checker import Record, judge
 from support.commits import Commit, commit_of, partition_of
 from support.reading import parsed
 
-from .histories import EXPIRED, OVER, REJECTED, SLOW, UNREADABLE, Planted, clean, rerun
+from .histories import EXPIRED, OVER, REJECTED, SLOW, UNREADABLE, Planted, clean, fail_over, rerun
 from .test_checker import found
 
 if TYPE_CHECKING:
@@ -190,6 +190,59 @@ def test_each_timeout_is_missed(offset: int, kind: str) -> None:
     planted.events.remove(planted.event(offset, kind))
     planted.history.commits.clear()
     assert found(judge(planted.made())) == {"incomplete": 1}
+
+
+def failed_over() -> Planted:
+    """A query of which one node was not in time, and another one answered."""
+    planted = clean()
+    fail_over(planted, 0)
+    planted.history.commits.clear()
+    return planted
+
+
+def test_a_timeout_of_an_attempt_that_another_followed_is_missed() -> None:
+    """The query was answered in time; its attempts say what events it has."""
+    planted = failed_over()
+    report = judge(planted.made())
+    assert (report.silent, report.surplus) == (True, {})
+    planted.events.remove(planted.event(0, "timeout/2"))
+    assert found(judge(planted.made())) == {"incomplete": 1}
+
+
+@pytest.mark.parametrize(
+    ("number", "fields"),
+    [
+        (0, {"node": "work"}),
+        (0, {"outcome": "error"}),
+        (0, {"outcome": "skipped"}),
+        (0, {"kind": "failover"}),
+        (0, {"duration_ms": 31.0}),
+        (0, {"timeout_ms": 31.0}),
+        (0, {"more": 1}),
+        (1, {"kind": "first"}),
+        (1, {"kind": "resumed"}),
+        (1, {"node": "other"}),
+        (1, {"outcome": "error"}),
+        (1, {"duration_ms": 21.0}),
+        (1, {"timeout_ms": 121.0}),
+        (1, {"waited_ms": -1.0}),
+    ],
+)
+def test_attempts_that_say_something_else(number: int, fields: dict[str, Any]) -> None:
+    """They follow from each other, the last is the stage's, and a timeout says what its attempt says."""
+    planted = failed_over()
+    for stage in (planted.event(0).value["stages"][2], planted.event(0, "stage_result/2").value):
+        stage["attempts"][number].update(fields)
+    report = judge(planted.made())
+    assert set(found(report)) & {"incomplete", "malformed"} or report.surplus == {"timeouts": 1}
+
+
+def test_attempts_that_are_missing() -> None:
+    """As many as the stage's number says."""
+    planted = failed_over()
+    for stage in (planted.event(0).value["stages"][2], planted.event(0, "stage_result/2").value):
+        del stage["attempts"][0]
+    assert "malformed" in kinds_found(planted)
 
 
 @pytest.mark.parametrize("name", TIMEOUT_FIELDS)

@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import io
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -69,6 +70,9 @@ class Engine(Protocol):
 
     def kill(self) -> None:
         """End the broker's process at once; its data stays."""
+
+    def advertise(self, address: str) -> None:
+        """Send clients to another address from the next start on."""
 
     def remove(self) -> None:
         """Stop the broker and delete all that belongs to it; may be called twice."""
@@ -462,6 +466,9 @@ class JarEngine:
             self._process.wait()
             self._process = None
 
+    def advertise(self, address: str) -> None:
+        self._config.write_text(_advertising(address, self._config.read_text()))
+
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self._java.home, ignore_errors=True)
@@ -501,6 +508,9 @@ class RunningEngine:
 
     def kill(self) -> None:
         self.start()
+
+    def advertise(self, address: str) -> None:
+        raise BrokerError(f"a broker that was not started here can't be given the address {address}")
 
     def remove(self) -> None:
         if self._tools is not None:
@@ -542,15 +552,22 @@ class AttachedEngine(RunningEngine):
         return _java_in(self._container, args, stdin)
 
 
-def _put_in(container: Any, data: bytes) -> str:
+def _advertising(address: str, config: str) -> str:
+    """The configuration with another address for clients."""
+    changed, count = re.subn(r"(?<=advertised\.listeners=CLIENT://)[^,]+", address, config)
+    assert count == 1
+    return changed
+
+
+def _put_in(container: Any, data: bytes, folder: str = "/tmp", name: str = "") -> str:  # noqa: S108
     """Store a file in a container and return its path there."""
-    name, archive = uuid.uuid4().hex, io.BytesIO()
+    name, archive = name or uuid.uuid4().hex, io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         entry = tarfile.TarInfo(name)
         entry.size, entry.mode = len(data), 0o644
         tar.addfile(entry, io.BytesIO(data))
-    container.put_archive("/tmp", archive.getvalue())  # noqa: S108  # in the container
-    return f"/tmp/{name}"  # noqa: S108
+    container.put_archive(folder, archive.getvalue())
+    return f"{folder}/{name}"
 
 
 def _java_in(container: Any, args: Sequence[str], stdin: str) -> str:
@@ -625,8 +642,8 @@ class DockerEngine:
             published = cast("dict[str, Any]", self._box.ports)
             published[f"{ports.client}/tcp"] = ("127.0.0.1" if local else "0.0.0.0", ports.client)  # noqa: S104
         bind = "127.0.0.1" if on_host else "0.0.0.0"  # noqa: S104
-        config = _settings(ports, bind, host, "/var/lib/kafka/data", properties)
-        self._box.with_copy_into_container(config.encode(), "/mnt/shared/config/server.properties")
+        self._config = _settings(ports, bind, host, "/var/lib/kafka/data", properties)
+        self._box.with_copy_into_container(self._config.encode(), "/mnt/shared/config/server.properties")
         self._box.with_env("CLUSTER_ID", CLUSTER_ID)
         self._made = self._removed = False
 
@@ -646,6 +663,10 @@ class DockerEngine:
     def kill(self) -> None:
         self._container.kill()
         self._container.wait(timeout=20)  # until then it can't be started again
+
+    def advertise(self, address: str) -> None:
+        self._config = _advertising(address, self._config)
+        _put_in(self._container, self._config.encode(), "/mnt/shared/config", "server.properties")
 
     def remove(self) -> None:
         if not self._removed:

@@ -54,6 +54,7 @@ LIMIT_S = 60.0
 PROPERTIES = {
     "default.replication.factor": "3",
     "min.insync.replicas": "2",
+    "replica.selector.class": "org.apache.kafka.common.replica.RackAwareReplicaSelector",
     "offsets.topic.replication.factor": "3",
     "transaction.state.log.replication.factor": "3",
     "transaction.state.log.min.isr": "2",
@@ -276,7 +277,8 @@ def _cluster(
     voters = ",".join(f"{node}@127.0.0.1:{port.controller}" for node, port in ports.items())
     brokers = {}
     for node, own in ports.items():
-        own_properties = {**PROPERTIES, "node.id": str(node), "controller.quorum.voters": voters}
+        named = {"node.id": str(node), "broker.rack": f"rack-{node}"}
+        own_properties = {**PROPERTIES, **named, "controller.quorum.voters": voters}
         engine = make(own, own_properties)
         internal = f"127.0.0.1:{own.internal}"
         brokers[node] = RealBroker(f"127.0.0.1:{own.client}", mode, internal, engine)

@@ -15,6 +15,7 @@ from aiokafka.errors import OutOfOrderSequenceNumber
 
 from fivestage.bus.event_batch import EventBatch
 from fivestage.bus.event_request import EventRequest
+from fivestage.bus.producer_client import ProducerClient
 from fivestage.core.records import Output, OutputRecord, PlainRecord
 from simulation.broker import QUERIES, Broker
 from simulation.cluster import Cluster
@@ -62,7 +63,7 @@ class Real:
         return AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=self._group, **OPTIONS)
 
     def producer(self) -> Any:
-        return AIOKafkaProducer(bootstrap_servers=self._bootstrap, enable_idempotence=True)
+        return ProducerClient(bootstrap_servers=self._bootstrap)
 
     async def write(self, partition: int, number: int, *, readable: bool = True) -> None:
         """Write records, or one that cannot be read."""
@@ -157,7 +158,7 @@ async def join(side: Side, name: str = "a") -> tuple[Any, Listener]:
     """A consumer that has its partitions."""
     consumer, listener = side.consumer(name), Listener()
     await consumer.start()
-    consumer.subscribe([side.topic], listener=listener)
+    consumer.subscribe([side.topic], pattern=None, listener=listener)
     async with asyncio.timeout(60):
         await listener.assigned.wait()
     return consumer, listener
@@ -337,8 +338,8 @@ async def producing(side: Side) -> list[Any]:
     producer, numbers = side.producer(), count()
     await producer.start()
     client, place = producer.client, TopicPartition(side.results, 0)
-    await producer.partitions_for(side.results)
-    identity = producer._txn_manager.producer_id, producer._txn_manager.producer_epoch
+    await producer.partitions([side.results], 15.0)
+    identity: tuple[int, int] = producer.identity
     seen: list[Any] = []
     batches: dict[tuple[int, int], bytes] = {}
     for sequence, size in [(0, 2), (0, 2), (5, 1), (2, 1), (0, 2), (1, 2), (2, 1), (3, 3), (5, 1), (6, 1)]:
@@ -353,7 +354,7 @@ async def producing(side: Side) -> list[Any]:
             client.cluster.leader_for_partition(place)
             if isinstance(side, Real)
             else client.leader_for_partition(place),
-            EventRequest(None, -1, 10_000, topics),
+            EventRequest(-1, 10_000, topics),
         )
         seen.append((sequence, size, answer.topics[0][1][0][1]))
     await producer.stop()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.checker import ONCE, check, committed, wait_for_results
+from support.checker import CUT_OFF, ONCE, UNTIMED, check, committed, wait_for_results, wait_until_committed
 from support.feeder import Feeder
 from support.process import ServiceProcess
 
@@ -60,4 +60,47 @@ def test_commit_inside_revoke(kafka: RealBroker, make_topics: MakeTopics) -> Non
             assert second.end() == 0
         first.end(signal.SIGKILL)
     report = check(kafka.bootstrap, topics, feeder.ids, limits=ONCE)
+    assert report.silent, report
+
+
+def test_two_processes_of_one_instance_id(kafka: RealBroker, make_topics: MakeTopics) -> None:
+    """The second takes the place of the first, which ends with 1 and names the id; nothing is lost."""
+    topics = make_topics(4)
+    settings = settings_for(topics, kafka__group_instance_id="worker-1")
+    with (
+        Feeder(kafka.bootstrap, topics.queries, count=1500, rate=150) as feeder,
+        ServiceProcess(APP, kafka.bootstrap, settings) as first,
+    ):
+        feeder.wait_until_sent(300)
+        with ServiceProcess(APP, kafka.bootstrap, settings) as second:
+            assert first.wait(60) == 1
+            assert first.log[-1]["error_type"] == "FencedError"
+            assert "kafka.group_instance_id = 'worker-1'" in first.log[-1]["error"]
+            wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 1500)
+            assert second.end() == 0
+    report = check(kafka.bootstrap, topics, feeder.ids, limits=CUT_OFF)
+    assert report.silent, report
+
+
+def test_a_static_member_comes_back(kafka: RealBroker, make_topics: MakeTopics) -> None:
+    """Stopped for longer than its session and continued, it joins again: no other has taken its place."""
+    topics = make_topics(4)
+    session = {"kafka__session_timeout_ms": 6000, "kafka__heartbeat_interval_ms": 300}
+    settings = settings_for(topics, kafka__group_instance_id="worker-1", **session)
+    with (
+        Feeder(kafka.bootstrap, topics.queries, count=600, rate=150) as feeder,
+        ServiceProcess(APP, kafka.bootstrap, settings) as service,
+        ServiceProcess(APP, kafka.bootstrap, settings_for(topics, **session)) as other,
+    ):
+        assert service.process is not None
+        service.process.send_signal(signal.SIGSTOP)
+        while len(other.wait_for("assigned", 60)["partitions"]) < 4:
+            pass
+        service.process.send_signal(signal.SIGCONT)
+        while len(other.wait_for("assigned", 60)["partitions"]) != 2:
+            pass
+        wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 600)
+        assert other.end() == 0
+        assert service.end() == 0
+    report = check(kafka.bootstrap, topics, feeder.ids, limits=UNTIMED)
     assert report.silent, report

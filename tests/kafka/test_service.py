@@ -23,6 +23,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import Feeder, event, write
+from support.probe import metrics
 from support.process import ServiceProcess
 
 from .broker import TopicSet
@@ -246,6 +247,44 @@ def test_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
     assert (results["a"].error_type, results["b"].status) == ("result_too_large", "success")
     report = check(kafka.bootstrap, topics, ["a", "b"], limits=ONCE)
     assert report.silent, report
+
+
+@pytest.mark.fault(24)
+def test_answers_that_become_too_large_under_load(kafka: RealBroker, topics: TopicSet) -> None:
+    """Topics that take less while the service runs cost the larger answers, and no query or restart."""
+    ids = [f"q{number}" for number in range(600)]
+    values: list[tuple[str | None, bytes | None]] = [
+        (name, event(name, "large 9000" if number % 10 == 5 else "fast")) for number, name in enumerate(ids)
+    ]
+    settings = settings_for(topics, **GENEROUS)
+    with ServiceProcess("support.apps:load", kafka.bootstrap, settings) as service:
+        write(kafka.bootstrap, topics.queries, values[:300])
+        wait_for_results(kafka.bootstrap, topics.results, 300)
+        Operator(kafka.bootstrap).limit_records(topics.stage_results, 6_000)
+        Operator(kafka.bootstrap).limit_records(topics.results, 6_000)
+        probes = _ask_until_refused(kafka, topics, 300)
+        write(kafka.bootstrap, topics.queries, values[300:])
+        ids += probes
+        wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, len(ids))
+        assert metrics(int(service.log[-1]["admin_port"]), "fivestage_client_rebuilds_total") == {}
+        assert service.end() == 0
+    results = {result.query_id: result for result in _results(kafka, topics)}
+    late = [results[f"q{number}"].error_type for number in range(305, 600, 10)]
+    assert late == ["result_too_large"] * 30
+    assert sum(result.status == "success" for result in results.values()) == 570 + len(probes) - 1
+    report = check(kafka.bootstrap, topics, ids, limits=ONCE)
+    assert report.silent, report
+
+
+def _ask_until_refused(kafka: RealBroker, topics: TopicSet, before: int) -> list[str]:
+    """Ask for large answers until one is refused: properties of a topic change when its broker has time."""
+    probes: list[str] = []
+    while True:
+        probes.append(f"probe-{len(probes)}")
+        write(kafka.bootstrap, topics.queries, [(probes[-1], event(probes[-1], "large 9000"))])
+        wait_for_results(kafka.bootstrap, topics.results, before + len(probes))
+        if {result.query_id: result for result in _results(kafka, topics)}[probes[-1]].error_type:
+            return probes
 
 
 def test_many_results_for_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:

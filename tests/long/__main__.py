@@ -30,6 +30,7 @@ VERBS = {
     "bench-slow": "",
     "bench-overload": "",
     "bench-scale": "",
+    "bench-restart": "",
     "bench": "",
 }
 """In this order, each with what else is given to make."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import sys
 from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,12 @@ from fivestage.core.ledger import PartitionKey
 from fivestage.core.records import Output
 from fivestage.executors import TICK_S
 from fivestage.intake import MIN_TAKEN_IN, SLICE_S
-from fivestage.memory import TOPIC, MemoryBus
+from fivestage.memory import FETCH_BYTES, TOPIC, MemoryBus
 from fivestage.patrol import GRACE_S
 from fivestage.settings import Settings
 from fivestage.testing import VirtualTimeLoop
 from fivestage_schemas import PipelineStatus, TimeoutEvent
-from shell.samples import block
+from shell.samples import EPOCH, block
 
 if TYPE_CHECKING:
     from fivestage import Query, StageContext
@@ -167,6 +169,70 @@ async def test_large_answers_are_bounded_by_their_bytes() -> None:
     assert bus.dispatcher.in_flight == 0
 
 
+async def test_dead_letters_are_bounded_by_their_bytes() -> None:
+    """While the broker acknowledges nothing, large dead letters fill no more than large answers do."""
+    settings = Settings.model_validate({"admission": {"max_in_flight": 1000}})
+    async with MemoryBus(pipeline(), settings=settings, partitions=4) as bus:
+        bus.sink.hold = True
+        for number in range(600):
+            bus.put(b"\xff" * 900_000, partition=number % 4)
+        await asyncio.sleep(10)
+        held = sum(len(record.value or b"") for record in bus.sink.records)
+        assert MAX_HELD_BYTES <= held <= MAX_HELD_BYTES + 2 * FETCH_BYTES
+        bus.sink.hold = False
+        bus.sink.acknowledge()
+        while len(bus.sink.of(Output.DEAD_LETTERS)) < 600:
+            await bus.sink.published()
+        await asyncio.sleep(0)
+    assert (bus.dispatcher.in_flight, bus.inner.slots.held_bytes, bus.inner.slots.input_bytes) == (0, 0, 0)
+
+
+async def test_large_queries_are_bounded_by_their_bytes() -> None:
+    """What was taken in counts until it ends, whether it runs or waits; more comes when some have ended."""
+    settings = Settings.model_validate({"admission": {"max_in_flight": 16, "adaptive_limit": False}})
+    async with MemoryBus(pipeline(), settings=settings) as bus:
+        for number in range(1000):
+            bus.put(query(f"q{number}", "work", context={"text": "x" * 255_000}))
+        await asyncio.sleep(0.01)
+        assert MAX_HELD_BYTES <= bus.inner.slots.input_bytes <= MAX_HELD_BYTES + 2 * FETCH_BYTES
+        await finish(bus, 1000)
+        await asyncio.sleep(0)
+    assert (bus.dispatcher.in_flight, bus.inner.slots.input_bytes) == (0, 0)
+
+
+async def test_what_was_read_is_not_kept_until_it_is_acknowledged() -> None:
+    """The bytes of an answered query are free, however long the broker takes to acknowledge its events."""
+    async with MemoryBus(pipeline()) as bus:
+        bus.sink.hold = True
+        values = [query(f"q{number}", "echo", context={"text": "x" * 200_000}) for number in range(11)]
+        for value in values[:10]:
+            bus.put(value)
+        await finish(bus, 10)
+        assert bus.dispatcher.in_flight == 10
+        assert bus.inner.slots.input_bytes == 0
+        del value
+        await asyncio.sleep(1)
+        used = [sys.getrefcount(values[number]) for number in range(11)]
+        assert used == [used[10]] * 11
+
+
+async def test_a_deadline_is_watched_while_nothing_runs() -> None:
+    """A query waits, as too much is not acknowledged: it expires at its deadline, though nothing runs."""
+    settings = Settings.model_validate({"admission": {"max_in_flight": 1, "adaptive_limit": False}})
+    async with MemoryBus(pipeline(), settings=settings) as bus:
+        clock = asyncio.get_running_loop().time
+        bus.dispatcher._wall_clock = lambda: EPOCH + clock()
+        bus.sink.hold = True
+        bus.inner.slots._max_held_bytes = 2000
+        bus.put(query("first"))
+        bus.put(query("waits", deadline=dt.datetime.fromtimestamp(EPOCH + 5, dt.UTC).isoformat()))
+        await asyncio.sleep(1)
+        assert (bus.dispatcher.running, bus.dispatcher.queued, len(bus.results())) == (0, 1, 1)
+        await finish(bus, 2)
+        assert clock() == pytest.approx(5)
+        assert str(bus.results()[1].status) == "expired"
+
+
 async def test_offsets_commit_only_behind_acknowledged_events() -> None:
     """The committable position is the contiguous prefix of acknowledged records, whatever their order."""
     async with MemoryBus(pipeline()) as bus:
@@ -290,7 +356,7 @@ async def test_what_held_up_the_process_is_not_run_for_ever(held_s: float, last:
         results = bus.results()
         notes = [TimeoutEvent.model_validate_json(r.value or b"") for r in bus.sink.of(Output.TIMEOUTS)]
     assert [str(result.status) for result in results] == ["timeout", "timeout", last]
-    assert ("begun twice" in (results[-1].error or "")) is (last == "expired")
+    assert ("stalled" in (results[-1].error or "")) is (last == "expired")
     assert notes[-1].limit_ms == 250  # what it had, not what was left of it
     assert begun == runs
 

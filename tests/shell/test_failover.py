@@ -13,7 +13,7 @@ from fivestage.executors import InlineExecutor
 from fivestage.memory import MemoryBus
 from fivestage.orchestrator import Orchestrator
 from fivestage.settings import Settings
-from fivestage_schemas import Outcome, StageType
+from fivestage_schemas import Outcome, StageType, TimeoutEvent
 
 from .samples import (
     FakeNode,
@@ -102,6 +102,39 @@ async def test_a_timeout_is_followed_too() -> None:
     processing = stage(result, PROCESSING)
     assert (str(result.status), processing.node, processing.attempt) == ("success", "second", 2)
     assert result.metrics.total_duration_ms == pytest.approx(130)
+
+
+async def test_a_timeout_that_is_followed_has_its_event() -> None:
+    """Although the query ends as if the first node had not been; the attempts list both calls."""
+    first, second = FakeNode(10), FakeNode(0.01)
+    async with MemoryBus(pipeline(first=first, second=second), settings=FIXED) as bus:
+        result = await bus.ask("any")
+    (record,) = bus.sink.of(Output.TIMEOUTS)
+    event = TimeoutEvent.model_validate_json(record.value or b"")
+    assert dict(record.headers)["ce_id"] == b"queries/0/0/timeout/2"
+    assert (str(event.scope), event.stage_type, event.node) == ("stage", "processing", "first")
+    assert [event.limit_ms, event.elapsed_ms] == pytest.approx([120, 120])
+    assert event.completed == ["intent", "decision"]
+    attempts = stage(result, PROCESSING).attempts
+    assert [(one.node, str(one.kind), str(one.outcome)) for one in attempts] == [
+        ("first", "first", "timeout"),
+        ("second", "failover", "success"),
+    ]
+    times = [[one.duration_ms, one.timeout_ms, one.waited_ms] for one in attempts]
+    assert [*times[0], *times[1]] == pytest.approx([120, 120, 0, 10, 120, 0])
+    assert (str(result.status), result.degraded, result.metrics.timeout_count) == ("success", False, 0)
+
+
+async def test_without_kafka_the_attempts_are_the_same() -> None:
+    """``process_query`` lists them too."""
+    app = pipeline(first=FakeNode(fails=True), second=FakeNode(0.01))
+    result = await Orchestrator(app).process_query("any")
+    attempts = stage(result, PROCESSING).attempts
+    assert [(one.node, str(one.kind), str(one.outcome)) for one in attempts] == [
+        ("first", "first", "error"),
+        ("second", "failover", "success"),
+    ]
+    assert [len(one.attempts) for one in result.stages] == [1, 1, 2, 1, 1]
 
 
 def choosing(name: str, **nodes: FakeNode) -> Pipeline:

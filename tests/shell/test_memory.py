@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from fivestage.core.records import Output
 from fivestage.memory import MemoryBus
 
@@ -30,3 +34,27 @@ async def test_what_was_published_can_be_cleared() -> None:
         bus.sink.records.clear()
         await bus.ask("any", query_id="c")
         assert (bus.result("b"), len(bus.sink.of(Output.STAGE_RESULTS))) == (None, 5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"query_id": "not an id"}, "invalid_field: query_id"),
+        ({"query_id": "a" * 129}, "invalid_field: query_id"),
+        ({"context": {"a": "x" * 300_000}}, "too_large"),
+    ],
+)
+async def test_a_query_that_can_have_no_result_is_an_error(fields: dict[str, Any], why: str) -> None:
+    """Its record is a dead letter, and without an id no result will come: the text says what is wrong."""
+    async with MemoryBus(pipeline(any=FakeNode())) as bus:
+        bus.put(b"no JSON")
+        with pytest.raises(ValueError, match=f"this query can have no result: {why}"):
+            await bus.ask("any", **fields)
+        assert (await bus.ask("any")).answer == "any"
+
+
+async def test_a_query_with_an_id_has_a_result_although_it_is_a_dead_letter() -> None:
+    """What else is wrong with it is said by its result."""
+    async with MemoryBus(pipeline(any=FakeNode())) as bus:
+        result = await bus.ask("any", query_id="a", budget_ms=0)
+    assert (str(result.status), result.error_type) == ("error", "invalid_query")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from fivestage.core.ledger import MAX_IN_LINE, MAX_LINE_BYTES
 from fivestage.core.records import Output
 from fivestage.memory import MemoryBus
 from fivestage.settings import DlqSettings, Settings
 
-from .samples import KEY, FakeNode, ends, finish, in_virtual_time, pipeline, query, statuses, timestamp
+from .samples import EPOCH, KEY, FakeNode, ends, finish, in_virtual_time, pipeline, query, statuses, timestamp
 
 
 def by_key(**options: Any) -> Settings:
@@ -27,6 +29,11 @@ def answered(bus: MemoryBus) -> dict[bytes | None, list[str]]:
     for record in bus.sink.of(Output.RESULTS):
         found[record.key].append(dict(record.headers)["ce_subject"].decode())
     return found
+
+
+def at(seconds: float) -> str:
+    """A deadline, on the virtual clock."""
+    return datetime.fromtimestamp(EPOCH + seconds, UTC).isoformat()
 
 
 async def settled(bus: MemoryBus, committed: int) -> None:
@@ -97,7 +104,7 @@ async def test_the_default_is_unordered() -> None:
 
 
 async def test_order_whatever_they_end_as() -> None:
-    """Unreadable, expired, timed out, failed and good ones of a key keep their order; nothing is lost."""
+    """Unreadable, timed out, failed and good ones of a key keep their order; nothing is lost."""
     nodes = {"any": FakeNode(0.01), "late": FakeNode(10, intents={"late"})}
     nodes["bad"] = FakeNode(0.01, fails=True, intents={"bad"})
     async with MemoryBus(pipeline(**nodes), settings=by_key()) as bus:
@@ -116,25 +123,89 @@ async def test_order_whatever_they_end_as() -> None:
             bus.put(value, key=b"a")
         await finish(bus, 8)
         await settled(bus, 9)
-    assert answered(bus) == {b"a": list("01245678")}
+    assert answered(bus) == {b"a": list("20145678")}  # what has expired waits for none
     assert statuses(bus) == {"timeout": 2, "error": 3, "expired": 1, "success": 2}
     assert len(bus.sink.of(Output.DEAD_LETTERS)) == 2
     assert max(node.highest for node in nodes.values()) == 1
 
 
-async def test_who_expires_behind_its_key_is_told_in_its_turn() -> None:
-    """A query whose time is up behind another of its key never runs, and is told after that one."""
+async def test_what_waits_behind_its_key_expires_at_its_deadline() -> None:
+    """A query whose deadline passes behind another of its key is answered then, and never runs."""
     node = FakeNode(0.1)
-    async with MemoryBus(pipeline(any=node), settings=by_key(query_ttl_ms=150)) as bus:
+    async with MemoryBus(pipeline(any=node), settings=by_key()) as bus:
         in_virtual_time(bus)
-        for number in range(5):
+        for name, deadline in (("a0", None), ("a1", 0.05), ("a2", None), ("a3", 0.15)):
+            bus.put(query(name, **({} if deadline is None else {"deadline": at(deadline)})), key=b"a")
+        for count, seconds in ((1, 0.05), (2, 0.1), (3, 0.15), (4, 0.2)):
+            await finish(bus, count)
+            assert asyncio.get_running_loop().time() == pytest.approx(seconds, abs=0.001)
+        await settled(bus, 4)
+    assert answered(bus) == {b"a": ["a1", "a0", "a3", "a2"]}
+    assert statuses(bus) == {"success": 2, "expired": 2}
+    assert node.calls == ["a0", "a2"]
+
+
+async def test_expired_ones_do_not_keep_the_line() -> None:
+    """Five thousand that expired behind one key are passed over when their turn comes."""
+    node = FakeNode(0.1)
+    async with MemoryBus(pipeline(any=node), settings=by_key(query_ttl_ms=40)) as bus:
+        in_virtual_time(bus)
+        bus.put(query("first"), key=b"a")
+        for number in range(800):
             bus.put(query(f"q{number}"), key=b"a", timestamp=timestamp())
-        await finish(bus, 5)
-        assert asyncio.get_running_loop().time() == pytest.approx(0.15, abs=0.011)
-        await settled(bus, 5)
-    assert answered(bus) == {b"a": ["q0", "q1", "q2", "q3", "q4"]}
-    assert statuses(bus) == {"success": 1, "timeout": 1, "expired": 3}
-    assert node.calls == ["q0", "q1"]
+        await asyncio.sleep(0.05)
+        assert (bus.dispatcher.in_flight, bus.dispatcher.in_line) == (1, 0)
+        bus.put(query("last"), key=b"a")
+        await finish(bus, 802)
+        await settled(bus, 802)
+    assert statuses(bus) == {"success": 2, "expired": 800}
+    assert node.calls == ["first", "last"]
+
+
+async def test_a_drain_does_not_answer_early_what_it_leaves() -> None:
+    """What waits behind its key and may be left is left to the next reader, its deadline as well."""
+    node = FakeNode(0.1)
+    async with MemoryBus(pipeline(any=node), settings=by_key()) as bus:
+        in_virtual_time(bus)
+        for name, deadline in (("a0", 5.0), ("a1", 5.0), ("a2", 0.05)):
+            bus.put(query(name, deadline=at(deadline)), key=b"a")
+        await asyncio.sleep(0.01)
+        assert await bus.dispatcher.drain(1.0)
+        await asyncio.sleep(1)
+        assert (bus.dispatcher.in_flight, bus.dispatcher.in_line) == (0, 0)
+        assert bus.ledger.committable() == {KEY: 1}
+    assert set(ends(bus)) == {b"a0"}
+
+
+async def test_a_hot_key_stops_no_other_partition() -> None:
+    """However much waits behind one key, the next query of another partition is answered at once."""
+    node = FakeNode(0.1)
+    async with MemoryBus(pipeline(any=node), settings=by_key(), partitions=2) as bus:
+        for number in range(5000):
+            bus.put(query(f"h{number}"), key=b"hot")
+        bus.put(query("cold"), key=b"cold", partition=1)
+        while bus.result("cold") is None:
+            await bus.sink.published()
+        assert asyncio.get_running_loop().time() == pytest.approx(0.1)
+        assert bus.dispatcher.in_line <= 2 * MAX_IN_LINE
+        await asyncio.sleep(3.0)
+        bus.put(query("late"), key=b"cold", partition=1)
+        while bus.result("late") is None:
+            await bus.sink.published()
+        assert asyncio.get_running_loop().time() == pytest.approx(3.2)
+        assert not bus.source.paused
+
+
+async def test_large_records_in_line_are_bounded_by_their_bytes() -> None:
+    """Of a partition whose records are large fewer wait behind a key, and another partition is read."""
+    node = FakeNode(0.1)
+    async with MemoryBus(pipeline(any=node), settings=by_key(), partitions=2) as bus:
+        for number in range(600):
+            bus.put(query(f"h{number}", context={"text": "x" * 200_000}), key=b"hot")
+        bus.put(query("cold"), key=b"cold", partition=1)
+        await finish(bus, 2)
+        assert bus.result("cold") is not None
+        assert bus.inner.slots.input_bytes <= MAX_LINE_BYTES // 2 + 2 * 1_048_576
 
 
 async def test_order_while_slots_are_short() -> None:

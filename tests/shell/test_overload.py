@@ -11,7 +11,6 @@ import pytest
 from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
 from fivestage.core.policy import MIN_ANSWERS
 from fivestage.core.pressure import PRESSED_S
-from fivestage.executors import TICK_S
 from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
 from fivestage_schemas import TimeoutReason, TimeoutScope
@@ -72,7 +71,7 @@ async def test_who_waits_is_told_at_the_deadline(bound: str) -> None:
         bus.put(query("runs"))
         bus.put(query("waits", **fields), timestamp=timestamp())
         await finish(bus, 1)
-        assert 0.06 <= asyncio.get_running_loop().time() <= 0.06 + TICK_S + 1e-6
+        assert asyncio.get_running_loop().time() == pytest.approx(0.06, abs=0.001)
         [expired] = bus.results()
         await finish(bus, 2)
     assert (expired.query_id, str(expired.status), expired.stages) == ("waits", "expired", [])
@@ -145,6 +144,27 @@ async def test_what_comes_during_a_drain_that_waits_is_put_back() -> None:
     assert node.calls == ["a", "c"]
 
 
+async def test_nothing_starts_after_a_drain() -> None:
+    """What comes until the books are closed, or waits when a drain is out of time, is read again."""
+    node, keys = FakeNode(0.1), frozenset({KEY})
+    async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=1), partitions=2) as bus:
+        for value in (query("a"), query("b"), b"{", query("c")):  # b is before what is answered already
+            bus.put(value)
+        await asyncio.sleep(0.01)
+        assert not await bus.dispatcher.drain(0.05, keys)
+        bus.put(query("late"))
+        bus.put(query("other"), partition=1)
+        await asyncio.sleep(1)
+        assert (bus.ledger.in_flight(), bus.dispatcher.in_flight) == (1, 0)  # b is not drained
+        assert bus.ledger.committable() == {KEY: 1, KEY._replace(partition=1): 1}
+        bus.ledger.revoke(keys)
+        bus.ledger.assign(keys)
+        bus._next_offsets[0] = 0
+        bus.put(query("again"))
+        await finish(bus, 3)
+    assert node.calls == ["a", "other", "again"]
+
+
 async def test_a_drain_that_is_cancelled_is_over() -> None:
     """A client that dies in a rebalance cancels the drain: what comes to its successor is answered."""
     node = FakeNode(0.05)
@@ -154,7 +174,9 @@ async def test_a_drain_that_is_cancelled_is_over() -> None:
         draining = asyncio.create_task(bus.dispatcher.drain(1.0, frozenset({KEY})))
         await asyncio.sleep(0)
         draining.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(1)
+        bus.ledger.revoke(frozenset({KEY}))
+        bus.ledger.assign(frozenset({KEY}))
         bus.put(query("b"))
         await asyncio.sleep(1)
         assert bus.ledger.committable() == {KEY: 2}
@@ -191,6 +213,7 @@ async def test_an_answer_that_would_come_too_late_is_not_begun() -> None:
     told = [note for note in timeouts(bus) if note.query_id == "q19"]
     assert [(note.scope, note.reason) for note in told] == [(TimeoutScope.QUEUE, TimeoutReason.WOULD_EXPIRE)]
     assert listening.shed_ == [True] * 19
+    assert result.error == "less time was left than an answer takes"  # although it is of use for ever
 
 
 @pytest.mark.parametrize(("mode", "counted"), [("observe", [False] * 20), ("off", [])])
@@ -226,7 +249,7 @@ async def test_some_run_whatever_the_estimate_says(max_share: float) -> None:
             await asyncio.sleep(0.02)
         await finish(bus, MIN_ANSWERS + 200)
     ran = len(node.calls) - MIN_ANSWERS
-    assert ran == round(200 * (1 - max_share))
+    assert ran == pytest.approx(200 * (1 - max_share), abs=1)
     assert listening.expirations == {TimeoutReason.WOULD_EXPIRE: 200 - ran}
 
 

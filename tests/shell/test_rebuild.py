@@ -12,6 +12,7 @@ import pytest
 from fivestage.bus.internals import brake_fetches
 from fivestage.bus.rebuild import ATTEMPT_S, PATIENCE_S, STOP_S, Rebuilds, attempt_within
 from fivestage.core.events import Observer
+from fivestage.core.reach import Reach
 from fivestage.core.repair import MAX_REBUILDS, WINDOW_S, Trouble
 from fivestage.errors import BrokerError, ConfigurationError
 
@@ -101,6 +102,20 @@ async def test_a_wait_for_brokers_that_is_given_up() -> None:
     assert rebuilding.cancelled()
     assert asyncio.get_running_loop().time() < ATTEMPT_S
     assert client.stopped
+
+
+@pytest.mark.fault(2)
+async def test_an_outage_is_waited_for() -> None:
+    """While no broker can be reached the attempts go on; the limit counts from when one can be."""
+    clock, reach = asyncio.get_running_loop().time, Reach()
+    reach.lost()
+    asyncio.get_running_loop().call_later(3600, lambda: reach.found(clock()))
+    before = clock()
+    with pytest.raises(BrokerError, match="the producer could not be rebuilt within 120 s"):
+        await Rebuilds("producer", Observer(), reach).connected(
+            lambda: Client(fails=True), lambda one: one.start()
+        )
+    assert 3600 + PATIENCE_S < clock() - before < 3600 + PATIENCE_S + 6
 
 
 @pytest.mark.parametrize("client", [Client(fails=True), Client(hangs=True)])

@@ -28,6 +28,8 @@ from fivestage.errors import BrokerError, ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fivestage.bus.positions import Reset
+
 FIRST, SECOND = PartitionKey("queries", 0), PartitionKey("queries", 1)
 BOTH = frozenset({FIRST, SECOND})
 
@@ -63,6 +65,8 @@ class RebalancingConsumer:
         self._during = during
         self._corrupt = corrupt
         self.rebalanced = False
+        self.position: int | None = 5
+        """Where the group stands."""
         self.sought: list[tuple[int, int]] = []
         """Partition and offset of every seek after the rebalance."""
 
@@ -72,10 +76,14 @@ class RebalancingConsumer:
             self._ledger.revoke(BOTH)
             self._ledger.assign(BOTH)
 
-    async def committed(self, partition: TopicPartition) -> int:
+    async def committed(self, partition: TopicPartition) -> int | None:
         """Where the group stands."""
         self._rebalance("committed", partition)
-        return 5
+        return self.position
+
+    async def seek_to_beginning(self, partition: TopicPartition) -> None:
+        """Read from there on."""
+        self.seek(partition, 0)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read on from there."""
@@ -181,7 +189,7 @@ async def test_a_position_is_restored_only_in_the_assignment_that_had_none(
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, (during, FIRST))
     client: Any = consumer
-    await Positions(client, ledger, Observer(), topic="queries").restore(error)
+    await Positions(client, ledger, Observer(), topic="queries", group_id="g").restore(error)
     book = ledger.book(FIRST)
     assert book is not None
     assert (consumer.sought, book.next_offset) == ([], None)
@@ -234,10 +242,10 @@ async def test_a_position_that_cannot_be_looked_up() -> None:
     lost = NoOffsetForPartitionError(TopicPartition(*FIRST))
     client: Any = Refusing(ledger, TopicAuthorizationFailedError())
     with pytest.raises(ConfigurationError, match="not allowed to read topic 'queries': grant Read on it"):
-        await Positions(client, ledger, Observer(), topic="queries").restore(lost)
+        await Positions(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
     client = Refusing(ledger, RequestTimedOutError())
     before = asyncio.get_running_loop().time()
-    await Positions(client, ledger, Observer(), topic="queries").restore(lost)
+    await Positions(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
     assert asyncio.get_running_loop().time() - before == pytest.approx(RETRY_S)
 
 
@@ -248,6 +256,75 @@ async def test_a_log_that_is_shorter_than_before_is_another_log() -> None:
     old = ledger.book(FIRST)
     client: Any = RebalancingConsumer(ledger, ("nothing", FIRST))
     lost = OffsetOutOfRangeError({TopicPartition(*FIRST): 12})
-    await Positions(client, ledger, Observer(), topic="queries").restore(lost)
+    await Positions(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
     assert old is not None
     assert (old.closed, ledger.book(FIRST) is old) == (True, False)
+
+
+LOST: dict[str, NoOffsetForPartitionError | OffsetOutOfRangeError] = {
+    "none": NoOffsetForPartitionError(TopicPartition(*FIRST)),
+    "deleted": OffsetOutOfRangeError({TopicPartition(*FIRST): 2}),
+    "beyond_end": OffsetOutOfRangeError({TopicPartition(*FIRST): 12}),
+}
+"""The log that the consumer sees holds offsets from 3 up to 9."""
+
+
+class Counting(Observer):
+    """Keeps which positions were given up."""
+
+    def __init__(self) -> None:
+        self.resets: list[tuple[str, int]] = []
+
+    def position_reset(self, reason: str, skipped: int) -> None:
+        self.resets.append((reason, skipped))
+
+
+async def restored(reset: Reset, lost: str) -> tuple[RebalancingConsumer, Ledger, Counting]:
+    """What becomes of a position that the log does not hold."""
+    ledger, observer = Ledger(max_span=10), Counting()
+    ledger.assign(BOTH)
+    consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
+    consumer.rebalanced = True  # it keeps what is sought
+    client: Any = consumer
+    await Positions(client, ledger, observer, topic="queries", group_id="g", reset=reset).restore(LOST[lost])
+    return consumer, ledger, observer
+
+
+@pytest.mark.parametrize("lost", LOST)
+async def test_reading_starts_at_the_earliest_record(lost: str) -> None:
+    """By default; a group without a position commits none before it has answered something."""
+    consumer, ledger, observer = await restored("earliest", lost)
+    assert consumer.sought == [(0, 3)]
+    assert observer.resets == [(lost, 1 if lost == "deleted" else 0)]
+    assert ledger.committable() == ({FIRST: 3} if lost == "deleted" else {})
+
+
+@pytest.mark.parametrize("lost", LOST)
+async def test_reading_starts_at_the_end(lost: str) -> None:
+    """With ``latest``; the end is committed, or the next member would start at another one."""
+    consumer, ledger, observer = await restored("latest", lost)
+    assert consumer.sought == [(0, 9)]
+    assert observer.resets == [(lost, 7 if lost == "deleted" else 0)]
+    assert ledger.committable() == {FIRST: 9}
+
+
+@pytest.mark.parametrize("lost", LOST)
+async def test_no_position_is_chosen(lost: str) -> None:
+    """With ``error`` the service ends instead, and its last line names group, partition and setting."""
+    said = r"group 'g' cannot read partition 0 of 'queries': .* kafka.auto_offset_reset is 'error'"
+    with pytest.raises(ConfigurationError, match=said):
+        await restored("error", lost)
+
+
+async def test_a_partition_that_was_never_read_keeps_no_position() -> None:
+    """After a fetch that raised, one without a position is not read from its beginning unless that is set."""
+    ledger = Ledger(max_span=10)
+    ledger.assign(BOTH)
+    consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
+    consumer.rebalanced, consumer.position = True, None
+    client: Any = consumer
+    recovery = Recovery(
+        client, ledger, list, topic="queries", group_id="g", patience_ms=200, from_beginning=False
+    )
+    await recovery.recover(10)
+    assert consumer.sought == []

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage.core.causes import EXPIRED
 from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionLedger
 from fivestage.core.records import PlainRecord
 from fivestage.memory import MemoryBus
 from fivestage.refusals import BRIEF_S, MAX_REMEMBERED, OLD_S, READING_S, SLICE_S, Refusal, Refusals
 from fivestage.settings import Settings
-from fivestage_schemas import TimeoutReason
 
 from .samples import KEY, FakeNode, block, finish, in_virtual_time, pipeline, query, statuses, timestamp
 
@@ -28,9 +28,8 @@ def refusal(offset: int, over_s: float) -> Refusal:
     """One whose time was up so long ago."""
     due_at = asyncio.get_running_loop().time() - over_s
     budget = Budget(due_at, -over_s, 0.25, due_at=due_at)
-    reason = TimeoutReason.EXPIRED_BEFORE_START
     record, book = PlainRecord("q", 0, offset), PartitionLedger(1)
-    return Refusal(record, book, f"q{offset}", "prod", {}, budget, reason, over_s)
+    return Refusal(record, book, f"q{offset}", "prod", {}, budget, EXPIRED, over_s, in_line=False)
 
 
 class Teller:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,6 +52,59 @@ async def test_each_ends_at_its_own_deadline() -> None:
         await asyncio.gather(*map(ask, (200, 50, 150, 100, 250)))
         assert bus.inner.running.jobs == {}
     assert ends == {50: 50, 100: 100, 150: 150, 200: 200, 250: 250}
+
+
+async def test_all_ends_that_are_due_are_published_before_a_query_starts() -> None:
+    """Where many deadlines coincide, slots are filled again after the last of them."""
+    app, steps = pipeline(any=FakeNode()), list[str]()
+    executor = Silent(Orchestrator(app))
+    settings = Settings.model_validate({"admission": {"max_in_flight": 20, "adaptive_limit": False}})
+    async with MemoryBus(app, settings=settings, executor=executor) as bus:
+        publish = bus.sink.publish
+
+        def note(records: Any, *rest: Any) -> None:
+            steps.append("published")
+            publish(records, *rest)
+
+        bus.sink.publish = note  # type: ignore[method-assign,assignment]
+        executor.submit = lambda _job: steps.append("started")  # type: ignore[method-assign,assignment]
+        executor.cancel = lambda _job: steps.append("cancelled")  # type: ignore[method-assign,assignment]
+        for number in range(40):
+            bus.put(query(f"q{number}"))
+        await asyncio.sleep(0.4)
+        assert [(step, len(list(same))) for step, same in itertools.groupby(steps)] == [
+            ("started", 20),
+            ("published", 20),
+            ("cancelled", 20),
+            ("started", 20),
+        ]
+
+
+async def test_nothing_starts_while_an_end_is_due() -> None:
+    """Where the loop turns only after deadlines have passed, ends come before starts all the same."""
+    app, steps = pipeline(any=FakeNode()), list[str]()
+    executor = Silent(Orchestrator(app))
+    settings = Settings.model_validate({"admission": {"max_in_flight": 2, "adaptive_limit": False}})
+    async with MemoryBus(app, settings=settings, executor=executor) as bus:
+        publish = bus.sink.publish
+
+        def note(records: Any, *rest: Any) -> None:
+            steps.append("published")
+            publish(records, *rest)
+
+        bus.sink.publish = note  # type: ignore[method-assign,assignment]
+        executor.submit = lambda _job: steps.append("started")  # type: ignore[method-assign,assignment]
+        for number in range(4):
+            bus.put(query(f"q{number}"))
+        await asyncio.sleep(0.01)
+        first, second = bus.inner.running.jobs.values()
+        block(0.3)
+        bus.inner.running.finished(first)  # its executor was quicker than the timer of the second
+        bus.dispatcher._fill_slice()
+        assert steps == ["started", "started", "published"]
+        await asyncio.sleep(0.01)
+        assert second.ended
+        assert steps == ["started", "started", "published", "published", "started", "started"]
 
 
 async def test_what_goes_wrong_with_one_takes_nothing_from_the_others() -> None:
@@ -118,6 +172,7 @@ async def test_a_query_that_waits_for_a_thread_holds_no_slot() -> None:
         await until(0.1)
         running.waits(job, job.trail, "pool")
         running.waits(job, job.trail, "pool")  # a trail that was handed over says so again
+        await asyncio.sleep(0)
         assert counts(bus) == (1, 0, 1)
         assert bus.dispatcher.waiting == 1
         await until(0.4)  # after its deadline, which is none while it waits
@@ -168,6 +223,7 @@ async def test_what_a_trail_says_that_is_the_jobs_no_more() -> None:
         running.finished(job)
         running.waits(job, job.trail, "pool")
         running.goes_on(job, job.trail, 5.0, 6.0)
+        await asyncio.sleep(0)
         assert (counts(bus), job.ends_at) == ((1, 0, 0), 0.25)
 
 

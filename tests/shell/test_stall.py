@@ -603,7 +603,6 @@ class Beat:
 
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
-        self.waiting = 0
         self.on_first: Callable[[], None] = lambda: None
         self.left: list[Abandoned] = []
         self.checks = 0
@@ -620,9 +619,6 @@ class Beat:
         self.checks += 1
         return self.holds_up
 
-    def end_waiting(self, _now: float) -> None:
-        pass
-
     def abandoned(self) -> list[Abandoned]:
         return self.left
 
@@ -634,7 +630,6 @@ def patrol(beat: Any, spent: SpentCpu | None = None) -> Patrol:
     """A patrol of these parts that takes two calls of a node for too many."""
     return Patrol(
         running=beat,
-        dispatcher=beat,
         executor=beat,
         policies=beat,
         max_overdue=2,
@@ -644,16 +639,16 @@ def patrol(beat: Any, spent: SpentCpu | None = None) -> Patrol:
 
 
 async def test_the_patrol_rests_when_there_is_nothing_to_see() -> None:
-    """It makes rounds while queries run or wait, or code runs on, and begins anew with the next query."""
+    """It makes rounds while queries run, or code runs on, and starts again with the next query."""
     beat = Beat()
     assert repr(patrol(beat)) == "<Patrol resting>"
-    for name, value in (("waiting", 1), ("left", [Abandoned("bad", 0.0)])):
-        before, nothing = beat.checks, getattr(beat, name)
-        setattr(beat, name, value)
+    for _ in range(2):
+        before = beat.checks
+        beat.left = [Abandoned("bad", 0.0)]
         beat.on_first()
         await asyncio.sleep(100.5 * TICK_S)
         assert beat.checks - before == 100
-        setattr(beat, name, nothing)
+        beat.left = []
         await asyncio.sleep(100 * TICK_S)
         assert beat.checks - before == 101
 
@@ -696,7 +691,7 @@ async def test_a_round_that_is_late_for_want_of_a_cpu(
 ) -> None:
     """Time that the machine spent on others is nobody's fault; time that this process spent may be."""
     beat = Beat()
-    beat.waiting = 1
+    beat.left = [Abandoned("bad", 0.0)]
     patrol(beat)
     beat.on_first()
     await asyncio.sleep(TICK_S / 2)
@@ -709,7 +704,7 @@ async def test_a_round_that_is_late_for_want_of_a_cpu(
 async def test_the_patrol_survives_a_round_that_fails() -> None:
     """The next one comes all the same."""
     beat = Beat()
-    beat.waiting = 1
+    beat.left = [Abandoned("bad", 0.0)]
     patrol(beat)
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     beat.fails = True
@@ -723,7 +718,7 @@ async def test_the_patrol_survives_a_round_that_fails() -> None:
 async def test_code_that_blocks_others_is_a_disturbance() -> None:
     """The policies are told when."""
     beat = Beat()
-    beat.waiting, beat.holds_up = 1, True
+    beat.left, beat.holds_up = [Abandoned("bad", 0.0)], True
     patrol(beat)
     beat.on_first()
     await asyncio.sleep(TICK_S)

@@ -77,7 +77,7 @@ def tracing_into(exporter: InMemorySpanExporter, **options: Any) -> Tracing:
     """Tracing whose spans can be looked at."""
     provider = TracerProvider(**options)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return Tracing(topic="queries", results_topic="results", group_id="g", provider=provider)
+    return Tracing(results_topic="results", group_id="g", provider=provider)
 
 
 async def spans_of(text: str, *headers: tuple[str, bytes]) -> dict[str, ReadableSpan]:
@@ -200,7 +200,7 @@ def test_without_anybody_to_receive_them_no_spans_are_made(flags: str | None) ->
     exporter = InMemorySpanExporter()
     headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT}-{flags}"}
     provider = Provider(EarlySampling(1.0), sampler=ParentBasedTraceIdRatio(1.0))
-    tracing = Tracing(topic="queries", results_topic="results", group_id="g", provider=provider)
+    tracing = Tracing(results_topic="results", group_id="g", provider=provider)
     found = []
     for received in (False, True):
         if received:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from fivestage.core.reach import Reach
 from fivestage.core.repair import Trouble
+from fivestage.core.thread_queues import PATIENCE
 from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.threads import Abandoned
 from fivestage.watch import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, Watch
@@ -19,6 +21,7 @@ class Parts:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.total_s = 0.25
         self.last_progress_at = 0.0
         self.unacknowledged = 0
         self.unacked_since: float | None = None
@@ -53,7 +56,7 @@ class Parts:
         return self.left
 
 
-def watch(parts: Any, executor: Any = None) -> Watch:
+def watch(parts: Any, executor: Any = None, reach: Reach | None = None) -> Watch:
     """A watch over *parts*, and over another executor where one is given."""
     return Watch(
         source=parts,
@@ -63,14 +66,17 @@ def watch(parts: Any, executor: Any = None) -> Watch:
         publish_timeout_s=120.0,
         max_abandoned=8,
         busy_s=(executor or parts).cpu_s,
+        reach=reach,
     )
 
 
-async def given_up(parts: Parts, within_s: float, executor: Parts | None = None) -> FivestageError | None:
+async def given_up(
+    parts: Parts, within_s: float, executor: Parts | None = None, reach: Reach | None = None
+) -> FivestageError | None:
     """What the watch gives up with; None when it does not."""
     try:
         async with asyncio.timeout(within_s):
-            await watch(parts, executor).run(lambda: None)
+            await watch(parts, executor, reach).run(lambda: None)
     except TimeoutError:
         return None
     except FivestageError as error:
@@ -187,6 +193,27 @@ async def test_events_that_are_not_acknowledged() -> None:
     assert isinstance(await given_up(parts, 200), PublishError)
 
 
+@pytest.mark.fault(2)
+async def test_an_outage_ends_nothing() -> None:
+    """What waits while no broker can be reached does not count; once one can be, it counts from there."""
+    parts, reach = Parts(), Reach()
+    parts.unacked_since, parts.in_flight, parts.unacknowledged = 0.0, 5, 5
+    reach.lost()
+    assert await given_up(parts, 3600, reach=reach) is None
+    assert (watch(parts, reach=reach).ready().ok, watch(parts, reach=reach).live().ok) == (False, True)
+    reach.found(asyncio.get_running_loop().time())
+    assert await given_up(parts, 119, reach=reach) is None
+    assert isinstance(await given_up(parts, 10, reach=reach), PublishError)
+
+
+async def test_a_producer_that_is_rebuilt_cuts_off() -> None:
+    """So that what keeps the new one from connecting is looked for, also where no event waits."""
+    parts = Parts()
+    assert not watch(parts).is_cut_off()
+    parts.trouble = Trouble("sender_ended", "the send task has ended")
+    assert watch(parts).is_cut_off()
+
+
 async def test_an_output_topic_that_is_gone() -> None:
     """A topic that cannot be published to makes the service unready, and is named when it gives up."""
     parts = Parts()
@@ -202,6 +229,16 @@ async def test_no_query_ends() -> None:
     parts.in_flight = 5
     assert watch(parts).live().ok
     await asyncio.sleep(STUCK_S + 1)
+    assert not watch(parts).live().ok
+
+
+async def test_a_query_that_may_take_long() -> None:
+    """A budget of a minute, and a wait for a thread before, do not fail the liveness probe."""
+    parts = Parts()
+    parts.in_flight, parts.total_s = 1, 60.0
+    await asyncio.sleep(STUCK_S + (1 + PATIENCE) * 60)
+    assert watch(parts).live().ok
+    await asyncio.sleep(1)
     assert not watch(parts).live().ok
 
 

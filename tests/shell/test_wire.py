@@ -37,6 +37,7 @@ RUNS = st.builds(
     st.booleans(),
     st.none() | st.booleans(),
     st.booleans(),
+    SECONDS,
 )
 HEADS = st.lists(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT, min_size=1)
 
@@ -134,6 +135,7 @@ def test_a_job_goes_on_where_its_trail_ends(
         st.none() | TEXT,
         st.integers(1, 3),
         st.booleans(),
+        SECONDS,
     )
 )
 def test_a_running_stage_arrives(stage: RunningStage) -> None:

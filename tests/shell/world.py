@@ -18,7 +18,6 @@ from fivestage.core.encode import Encoder
 from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.records import Output, PlainRecord
-from fivestage.executors import TICK_S
 from fivestage.settings import Settings
 from fivestage.telemetry.tracing import Tracing
 from fivestage.testing import VirtualTimeLoop
@@ -46,7 +45,7 @@ MOST_TURNS = 1000
 WALL = 1_800_000_000.0
 """The wall clock when the loop's clock shows 0."""
 _ENCODER = Encoder(source="/world", max_record_bytes=100_000, max_dead_letter_bytes=100_000)
-_TRACING = Tracing(topic=TOPIC, results_topic="results", group_id="world")
+_TRACING = Tracing(results_topic="results", group_id="world")
 
 
 def _settings(ordering: str) -> Settings:
@@ -106,6 +105,8 @@ class World:
         self._turns = 0
         self.drained: set[int] = set()
         """Partitions of which a drain started in their present assignment: what waits may be left."""
+        self.over: set[int] = set()
+        """Partitions of which a drain has ended in their present assignment: nothing starts."""
         self.unacked: list[Unacknowledged] = []
         self.hold = False
         """Keep acknowledgements back."""
@@ -155,19 +156,32 @@ class World:
         """Give partitions: they are read from their committed positions on."""
         self.ledger.assign(keys)
         self.drained -= {key.partition for key in keys}
+        self.over -= {key.partition for key in keys}
         for number in (key.partition for key in keys):
             self.next[number] = self.first[number] = self.committed[number]
         self.arrived.set()
 
     def note_drain(self, keys: frozenset[PartitionKey] | None) -> None:
         """A drain of some partitions, or of all, goes on."""
-        self.drained |= {key.partition for key in self.ledger.books if keys is None or key in keys}
+        self.drained |= self._numbers(keys)
+
+    async def drain(self, limit_s: float, keys: frozenset[PartitionKey] | None) -> bool:
+        """Drain, and note the end of it."""
+        try:
+            return await self.dispatcher.drain(limit_s, keys)
+        finally:
+            self.over |= self._numbers(keys)
+
+    def _numbers(self, keys: frozenset[PartitionKey] | None) -> set[int]:
+        return {key.partition for key in self.ledger.books if keys is None or key in keys}
 
     async def fetch(self, _: int) -> list[PlainRecord]:
+        held = sum(one.size for one in self.unacked)
         await asyncio.sleep(0)
         for key in () if self._paused else KEYS:
             log, at, book = self.logs[key.partition], self.next[key.partition], self.ledger.book(key)
             if book is not None and at < len(log):
+                self.must(held < MAX_HELD_BYTES, "none is read while too much is not acknowledged", held)
                 self.next[key.partition] += 1
                 self._turns += 1
                 log[at].hand_out(book.epoch, self.loop.time(), self._turns)
@@ -210,6 +224,7 @@ class World:
         lanes = Counter(one.query.lane for one in running)
         self.must(self.is_present(entry), "nothing is started that is another's", entry)
         self.must(entry.job is None and not entry.published, "each is started once", entry)
+        self.must(record.partition not in self.over, "none is started after a drain", entry)
         self.must(lane == entry.lane, "a query runs in its lane", entry, lane)
         self.must(now < entry.due_at + CLOCK_S, "none is started after its deadline", entry, entry.due_at)
         self.must(len(running) < self.slots.limit, "no more run than may", len(running), self.slots.limit)
@@ -266,16 +281,15 @@ class World:
     def latest(self, entry: Entry) -> float:
         """When a record must be answered, at the latest."""
         if entry.job is not None:
-            end, slack_s = self._ends_at(entry), SLACK_S
-        elif self.by_key and entry.record.key is not None:
-            return inf  # when its turn comes
+            end = self._ends_at(entry)
+        elif entry.lane is None:
+            end = inf if self.by_key and entry.record.key is not None else entry.handed_at  # in its turn
         else:
-            end = entry.handed_at if entry.lane is None else max(entry.due_at, entry.handed_at)
-            slack_s = SLACK_S + TICK_S
+            end = max(entry.due_at, entry.handed_at)
         for since, until in self.blocked:
-            if since <= end + slack_s and end <= until:
+            if since <= end + SLACK_S and end <= until:
                 end = until
-        return end + slack_s
+        return end + SLACK_S
 
     # The sink: see EventSink
 
@@ -298,7 +312,9 @@ class World:
             may = self.loop.time() >= entry.due_at - CLOCK_S if expired else entry.due_at < inf
             self.must(may, "none expires before its deadline", entry, entry.due_at)
         entry.published, entry.answers = True, entry.answers + 1
+        letters = [record for record in records if record.output is Output.DEAD_LETTERS]
         size = sum(len(record.value or b"") for record in records)
+        size += sum(len(record.key or b"") for record in letters)
         self.unacked.append(Unacknowledged(entry, entry.epoch, size, on_acked))
         if not self.hold:
             self.loop.call_soon(self._acknowledge, self.unacked[-1])

@@ -63,6 +63,8 @@ class Answers:
         self.outputs: dict[tuple[str, int], list[Written]] = defaultdict(list)
         self.about: dict[Coordinates, list[Written]] = defaultdict(list)
         """What was written about each record."""
+        self.refused: dict[tuple[Coordinates, bytes], dict[str, int]] = defaultdict(dict)
+        """The codes of events that were refused when they were sent alone, by record and run, and kind."""
         self._endings: dict[bytes, Ending] = {}
         self._answered: set[Coordinates] = set()
 
@@ -92,6 +94,14 @@ class Answers:
         self.about[coordinates].append(written)
         if kind in ("result", "dead_letter"):
             self._trace.add("broker", kind, *coordinates, status, f"by {who}")
+
+    def note_refused(self, headers: Sequence[tuple[str, bytes | None]], code: int) -> None:
+        """An event is not written, for what is in it."""
+        named = dict(headers)
+        _, partition, offset, kind = (named[h.CE_ID] or b"").decode().split("/", 3)
+        coordinates, run = (int(partition), int(offset)), named[h.TRACEPARENT] or b""
+        self.refused[coordinates, run][kind] = code
+        self._trace.add("broker", "event refused", *coordinates, kind, code)
 
     def ending(self, run: bytes) -> Ending | None:
         """What a run of a query must have ended as; None where no executor ran it."""

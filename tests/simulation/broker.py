@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,6 +45,10 @@ BROKERS = 2
 """That lead output partitions."""
 KNOWN_BATCHES = 5
 """So many batches of a producer are known again when they come once more."""
+TAKES_BYTES = 20_000
+"""The largest batch that topics of events take where brokers refuse some, see ``Broker.refuses``."""
+UNWANTED = re.compile(rb'"to":"q\d*[05]"')
+"""Answers that such brokers refuse."""
 ELECTION_S = 1.0
 """The longest election."""
 
@@ -64,6 +69,8 @@ class Batch(NamedTuple):
     """The number of the first one."""
     records: Sequence[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]]
     """Key, value and headers of each."""
+    size: int = 0
+    """In bytes."""
 
 
 class Broker(Answers):
@@ -88,6 +95,8 @@ class Broker(Answers):
         self.corrupt: set[Coordinates] = set()
         """Records that no client can read."""
         self.committed: dict[int, int] = {}
+        self.refuses = False
+        """Events may be refused for what is in them."""
         self.commits = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called after every commit."""
@@ -185,6 +194,8 @@ class Broker(Answers):
     def _produce(self, who: str, broker: int, batch: Batch) -> int:
         if self._leader(batch.at[1]) != broker:
             return NotLeaderForPartitionError.errno
+        if self.refuses and (code := self._refused(batch)):
+            return code
         latest = self._latest[batch.producer_id, *batch.at]
         numbers = batch.sequence, batch.sequence + len(batch.records)
         if numbers in latest:
@@ -197,6 +208,16 @@ class Broker(Answers):
         for key, value, headers in batch.records:
             self.append(who, batch.at, key, value, headers)
         return NoError.errno
+
+    def _refused(self, batch: Batch) -> int:
+        """The code that a batch is refused with for what is in it; 0 where it is not."""
+        if batch.at[0] not in (TOPICS.results, TOPICS.stage_results):
+            return 0
+        unwanted = any(UNWANTED.search(value or b"") for _, value, _ in batch.records)
+        code = 10 if batch.size > TAKES_BYTES else 87 if unwanted else 0
+        if code and len(batch.records) == 1:
+            self.note_refused(batch.records[0][2], code)
+        return code
 
     @property
     def is_finished(self) -> bool:

@@ -31,6 +31,9 @@ class Client:
     def _on_connection_closed(self, connection: object, reason: object) -> None:
         """Nothing to do."""
 
+    async def send(self, *_: Any, **__: Any) -> Any:
+        """What a consumer sends goes by its connections."""
+
     unauthorized_topics: frozenset[str] = frozenset()
 
     def partitions_for_topic(self, _: str) -> set[int]:

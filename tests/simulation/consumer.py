@@ -53,8 +53,9 @@ class SimConsumer:
         self._fetcher = Fetcher(self._cluster, self._subscription, self._coordinator, self._options)
         self._client._conns = {"group": self._coordinator.connection, "fetch": self._fetcher.connection}
 
-    def subscribe(self, _: list[str], listener: RebalanceListener) -> None:
+    def subscribe(self, _: tuple[str, ...], *, pattern: str | None, listener: RebalanceListener) -> None:
         """Join the group, soon."""
+        assert pattern is None
         self._subscription.subscribe(listener)
 
     async def stop(self) -> None:

@@ -12,10 +12,13 @@ from fivestage.core.trail import RunningStage, StageRun
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fivestage.core.job import Job
 
 STAGES = tuple(StageType)
 STAGE_KINDS = frozenset(f"stage_result/{number}" for number in range(5))
+PROCESSING = 2
 CRITICAL = 3
 """How many stages are critical: the first ones."""
 ROUNDING_S = 1e-6
@@ -32,7 +35,10 @@ ROWS = frozenset(
         "rejected",
         "rejected is an error",
         "answered by a second node",
+        "answered by a second node in time",
+        "answered elsewhere",
         "result too large",
+        "publish refused",
         "data left out",
         "expired before start",
         "would expire",
@@ -46,6 +52,14 @@ Stage = StageRun | RunningStage | None
 """One that ended, the one that was running at the deadline, or one that was skipped."""
 
 
+class Attempt(NamedTuple):
+    """One attempt at a stage."""
+
+    kind: str
+    outcome: str
+    run: StageRun | RunningStage
+
+
 class Ending(NamedTuple):
     """What must be said about one run of a query."""
 
@@ -56,6 +70,8 @@ class Ending(NamedTuple):
     validated: bool | None
     stages: tuple[Stage, ...]
     outcomes: tuple[str, ...]
+    attempts: tuple[tuple[Attempt, ...], ...]
+    """Of each stage, in order."""
     timeouts: tuple[str, ...]
     """The ends of the ids of its timeout events."""
     ran_out: Stage
@@ -73,7 +89,16 @@ def ending_of(job: Job, *, rejects: bool) -> Ending:
     outcomes = tuple(map(_outcome, stages))
     late = [one for one, outcome in zip(stages, outcomes, strict=True) if outcome == "timeout"]
     ran_out = next((one for one in late if _is_at_the_end(one, job)), None)
-    timeouts = [f"timeout/{one.spec.sequence}" for one in late if one is not None and one is not ran_out]
+    attempts = tuple(
+        tuple(_attempts(job, number, stage, outcome))
+        for number, (stage, outcome) in enumerate(zip(stages, outcomes, strict=True))
+    )
+    timeouts = [
+        _timeout_id(number, attempt)
+        for number, tried in enumerate(attempts)
+        for attempt, one in enumerate(tried, 1)
+        if one.outcome == "timeout" and one.run is not ran_out
+    ]
     verdict = next(
         (one.verdict for one in stages if isinstance(one, StageRun) and one.spec.sequence == 3), None
     )
@@ -84,8 +109,31 @@ def ending_of(job: Job, *, rejects: bool) -> Ending:
     if last is not None:
         status, error_type = _failed(stages[last], outcomes[last], total="timeout" in timeouts)
     degraded = status == "success" and (verdict is False or set(outcomes) != {"success"})
-    ending = Ending("", status, error_type, degraded, verdict, stages, outcomes, tuple(timeouts), ran_out)
-    return ending._replace(row=_row(ending, second=bool(job.trail.superseded)))
+    ending = Ending(
+        "", status, error_type, degraded, verdict, stages, outcomes, attempts, tuple(timeouts), ran_out
+    )
+    return ending._replace(row=_row(ending))
+
+
+def _attempts(job: Job, number: int, stage: Stage, outcome: str) -> Iterator[Attempt]:
+    """All attempts at a stage: those that failed, or were given up as the query was moved, then the last."""
+    failed = {one.attempt: one for one in job.trail.superseded if one.spec.sequence == number}
+    moved = {one.attempt: one for one in job.trail.moved if one.spec.sequence == number}
+    last = stage.attempt if stage is not None and outcome != "skipped" else 1 + max([0, *failed, *moved])
+    kind = "first"
+    for attempt in range(1, last):
+        if attempt in failed:
+            yield Attempt(kind, str(failed[attempt].outcome), failed[attempt])
+            kind = "failover"
+        else:
+            yield Attempt(kind, "skipped", moved[attempt])
+            kind = "resumed"
+    if stage is not None and outcome != "skipped":
+        yield Attempt(kind, outcome, stage)
+
+
+def _timeout_id(number: int, attempt: int) -> str:
+    return f"timeout/{number}" if attempt == 1 else f"timeout/{number}/{attempt}"
 
 
 def _stages(job: Job) -> tuple[Stage, ...]:
@@ -129,7 +177,7 @@ def _failed(stage: Stage, outcome: str, *, total: bool) -> tuple[str, str | None
     return "error", stage.error_type
 
 
-def _row(ending: Ending, *, second: bool) -> str:
+def _row(ending: Ending) -> str:
     answered = ending.status == "success"
     if ending.validated is False:
         return "rejected" if answered else "rejected is an error"
@@ -140,4 +188,14 @@ def _row(ending: Ending, *, second: bool) -> str:
     for outcome in ("timeout", "error", "skipped"):
         if outcome in ending.outcomes:
             return f"degraded: {outcome}"
-    return "answered by a second node" if second else "success"
+    return _way(ending)
+
+
+def _way(ending: Ending) -> str:
+    """How a query came to its answer."""
+    tried = [one for attempts in ending.attempts for one in attempts]
+    if any(one.outcome == "timeout" for one in tried):
+        return "answered by a second node in time"
+    if any(one.kind == "failover" for one in tried):
+        return "answered by a second node"
+    return "answered elsewhere" if any(one.kind == "resumed" for one in tried) else "success"

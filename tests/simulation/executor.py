@@ -25,10 +25,19 @@ QUICK_S = 0.03
 SLOW_S = 0.35
 LIMIT_S = 0.1
 PROCESSING, VALIDATION = 2, 3
-ODD = ("slow", "slow", "stuck", "late", "late", "fails", "fails", "skips", "rejected", "large", "second")
+ODD = (
+    "slow", "slow", "stuck", "late", "late", "fails", "fails", "skips", "rejected", "large",
+    "second", "second", "moved",
+)  # fmt: skip
 """What can become of a query that does not simply end well, see ``_Course``."""
+LATE_AGAIN = 0.3
+"""How likely it is that a second node is not in time either."""
 PADDINGS = (15_000, 25_000, 50_000)
 """Bytes: fits, fits once but not twice, does not fit (see MAX_RECORD_BYTES)."""
+JUST_BEFORE_S = 1e-6
+"""So long before a deadline it is written how far its job has come."""
+Attempt = StageRun | RunningStage
+"""One that ends, or one that is given up since the query is moved."""
 ERROR_TYPES = ("RuntimeError", "breaker_open", "node_busy", "worker_died")
 
 
@@ -52,7 +61,7 @@ class SimExecutor:
         self._manners = manners
         self._jobs = jobs
         self._on_finished: OnFinished = lambda job: None  # noqa: ARG005
-        self._courses: dict[Job, list[StageRun]] = {}
+        self._courses: dict[Job, list[Attempt]] = {}
         self.lag_s = 0.0
         self.failure: str | None = None
         self.unready: str | None = None
@@ -74,33 +83,43 @@ class SimExecutor:
             return
         course = _course(random, job, fate, loop.time())
         if fate == "stuck":
-            stage = random.choice(course)
-            for run in course[: course.index(stage)]:
-                _end(job.trail, run)
+            stuck = random.randrange(len(course))
+            for number in range(stuck):
+                _end(job, course, number)
+            stage = course[stuck]
             job.trail.start(RunningStage(stage.spec, loop.time(), LIMIT_S, stage.node, job.trail.attempt))
             return
         self._courses[job] = course
-        last = course[-1]
-        loop.call_at((last.started_at or 0.0) + last.duration_s, self._finish, job, job.trail)
+        loop.call_at(job.ends_at - JUST_BEFORE_S, self._at_deadline)
+        loop.call_at(_ends_at(course, len(course) - 1), self._finish, job, job.trail)
 
     def _finish(self, job: Job, trail: Trail) -> None:
         course = self._courses.pop(job, [])
         if not trail.closed:
-            for run in course:
-                _end(trail, run)
+            for number in range(len(course)):
+                _end(job, course, number)
         self._on_finished(job)
 
-    def cancel(self, job: Job) -> None:
-        """See Executor; what was to end later still does, and is dropped.
+    def _at_deadline(self) -> None:
+        """Write trails, which are read then, as far as the jobs have come at their deadlines.
 
-        A trail is written when it is read: here, as far as the job has come at its deadline.
+        All that are due: where the loop comes late, one timer of the service may end several.
         """
-        for run in self._courses.pop(job, ()):
+        now = asyncio.get_running_loop().time() + JUST_BEFORE_S
+        for job in [job for job in self._courses if job.ends_at <= now]:
+            self._write(job, self._courses.pop(job))
+
+    def _write(self, job: Job, course: list[Attempt]) -> None:
+        for number, run in enumerate(course):
             assert run.started_at is not None
-            if run.started_at + run.duration_s > job.ends_at:
+            if _ends_at(course, number) > job.ends_at:
                 job.trail.start(RunningStage(run.spec, run.started_at, run.granted_s, run.node, run.attempt))
                 break
-            _end(job.trail, run)
+            _end(job, course, number)
+
+    def cancel(self, job: Job) -> None:
+        """See Executor; what was to end later still does, and is dropped."""
+        self._courses.pop(job, None)
         job.trail.closed = True
 
     def check(self, _: float) -> bool:
@@ -115,12 +134,12 @@ class SimExecutor:
         return []
 
 
-def _course(random: Random, job: Job, fate: str, now: float) -> list[StageRun]:
+def _course(random: Random, job: Job, fate: str, now: float) -> list[Attempt]:
     """How the stages that are left will go, if there is time."""
     left = job.plan.stages[len(job.trail.runs) :]
     odd = random.choice(left).sequence
     in_all_s = random.random() * (SLOW_S if fate == "slow" else QUICK_S)
-    course: list[StageRun] = []
+    course: list[Attempt] = []
     for spec in left:
         run = StageRun(spec, Outcome.SUCCESS, started_at=now, granted_s=LIMIT_S)
         run.duration_s = in_all_s / len(left)
@@ -130,8 +149,14 @@ def _course(random: Random, job: Job, fate: str, now: float) -> list[StageRun]:
             _ODDITIES[fate](random, run)
         if run.outcome is Outcome.SUCCESS and run.data_json is None:
             _succeed(job, run, rejected=fate == "rejected")
+        if spec.sequence == PROCESSING and fate == "second" and run.attempt == 1:
+            course.append(_fail_first(random, run))
+            if random.random() < LATE_AGAIN:
+                _late(random, run)
+        if spec.sequence == odd and fate == "moved":
+            course.append(_move(random, run))
         course.append(run)
-        now += run.duration_s
+        now = (run.started_at or 0.0) + run.duration_s
         if run.ends_query:
             break
     return course
@@ -140,16 +165,48 @@ def _course(random: Random, job: Job, fate: str, now: float) -> list[StageRun]:
 def _process(random: Random, job: Job, run: StageRun, fate: str) -> None:
     query, trail = job.query, job.trail
     run.node, run.attempt = "first", trail.attempt
-    if fate == "second" and not trail.superseded:
-        why = "its breaker is open"
-        trail.superseded.append(
-            StageRun(run.spec, Outcome.ERROR, error=why, error_type="breaker_open", node=run.node)
-        )
-        run.attempt = 2
     if run.attempt > 1:
         run.node = "second"
     padding = random.choice(PADDINGS) if fate == "large" else 0
     run.data_json = orjson.dumps(answer_to(query.query_id, query.user_input, padding))
+
+
+def _fail_first(random: Random, run: StageRun) -> StageRun:
+    """The attempt before: a node that cannot be called, that fails, or that is not in time."""
+    first = StageRun(run.spec, Outcome.ERROR, node="first", started_at=run.started_at, granted_s=LIMIT_S)
+    first.duration_s = random.random() * QUICK_S
+    first.error, first.error_type = "it failed", random.choice(("breaker_open", "LookupError", "timeout"))
+    if first.error_type == "breaker_open":
+        first.duration_s = first.granted_s = 0.0
+    if first.error_type == "timeout":
+        first.outcome, first.granted_s = Outcome.TIMEOUT, first.duration_s
+    _follow(run, first.duration_s)
+    run.node = "second"
+    return first
+
+
+def _move(random: Random, run: StageRun) -> RunningStage:
+    """The attempt before: it was under way when its loop was found to stand still."""
+    assert run.started_at is not None
+    waited_s = random.choice((0.0, 0.002))
+    moved = RunningStage(run.spec, run.started_at, LIMIT_S, run.node, run.attempt, False, waited_s)
+    _follow(run, random.random() * QUICK_S)
+    return moved
+
+
+def _follow(run: StageRun, after_s: float) -> None:
+    run.attempt += 1
+    run.started_at = (run.started_at or 0.0) + after_s
+
+
+def _ends_at(course: list[Attempt], number: int) -> float:
+    """When an attempt ends, or is given up: as the next one starts."""
+    run = course[number]
+    if isinstance(run, RunningStage):
+        run, took_s = course[number + 1], 0.0
+    else:
+        took_s = run.duration_s
+    return (run.started_at or 0.0) + took_s
 
 
 def _succeed(job: Job, run: StageRun, *, rejected: bool) -> None:
@@ -178,10 +235,18 @@ def _skips(_: Random, run: StageRun) -> None:
 _ODDITIES = {"late": _late, "fails": _fails, "skips": _skips}
 
 
-def _end(trail: Trail, run: StageRun) -> None:
-    """A stage has ended: the answer is there before that is."""
+def _end(job: Job, course: list[Attempt], number: int) -> None:
+    """An attempt has ended: the answer is there before that is."""
+    run, trail = course[number], job.trail
+    if isinstance(run, RunningStage):
+        trail.start(run)
+        job.move()
+        return
+    if run.outcome is Outcome.SKIPPED or run.error_type == "breaker_open":
+        run.started_at = None
     if run.spec.sequence == PROCESSING and run.success:
         trail.answer_json, trail.confidence = run.data_json, 0.5
-    if run.outcome is Outcome.SKIPPED:
-        run.started_at = None
-    trail.finish(run)
+    if number + 1 < len(course) and course[number + 1].spec is run.spec:
+        trail.fail_over(run)
+    else:
+        trail.finish(run)

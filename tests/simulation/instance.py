@@ -89,9 +89,8 @@ class _CheckedMember(Member):
         """No more must be asked for than there is room for, and no more must come."""
         trace, dispatcher = self.instance.cluster.trace, self.instance.parts.inner.dispatcher
         self.instance.note_halts()
-        unfinished = dispatcher.in_flight - len(dispatcher.refusals)  # these have a bound of their own
-        if max_records > max(1, self.instance.max_taken_in - unfinished):
-            trace.violated("no more is asked for than may", unfinished, max_records)
+        if max_records > max(1, self.instance.max_taken_in - dispatcher.taken_in):
+            trace.violated("no more is asked for than may", dispatcher.taken_in, max_records)
         fetched = await super().fetch(max_records)
         if len(fetched) > max_records:
             trace.violated("no more comes than was asked for", len(fetched), max_records)
@@ -103,7 +102,7 @@ class _NoDiagnosis:
 
     cause = None
 
-    async def run(self, _: object) -> None:
+    async def run(self, _is_cut_off: object, _clients: object) -> None:
         """Until the end."""
         await asyncio.get_running_loop().create_future()
 
@@ -253,9 +252,7 @@ class Instance(Service):
             executor=executor,
             sink=sink,
             observer=checks,
-            tracing=Tracing(
-                topic="queries", results_topic="results", group_id="simulation", provider=PROVIDER
-            ),
+            tracing=Tracing(results_topic="results", group_id="simulation", provider=PROVIDER),
             chances=Chances(lambda: WALL_AT_START + clock(), clock, random.random),
         )
         inner.intake._gate = Gate(InFlightLimit.of(self.max_taken_in))

@@ -78,7 +78,8 @@ def wrong(
         if query.query_id is None:
             yield "a result for a record without a readable id"
             continue
-        asked = Asked(record, query, broker.jobs.get(run), broker.ending(run))
+        refused = broker.refused.get((coordinates, run), {})
+        asked = Asked(record, query, broker.jobs.get(run), broker.ending(run), refused)
         yield from check_run(asked, events, broker.output_partitions, thorough=seed % THOROUGH == 0)
         yield from wrong_time(asked, events)
 
@@ -124,6 +125,8 @@ def row_of(broker: Broker, result: Written) -> str:
     """Which row a result is of."""
     if result.event.get("error_type") == "result_too_large":
         return "result too large"
+    if result.event.get("error_type") == "publish_refused":
+        return "publish refused"
     ending = broker.ending(result.run)
     if ending is None:
         return "expired before start" if result.status == "expired" else "invalid query"
@@ -141,7 +144,10 @@ def uncommitted(broker: Broker) -> Iterator[str]:
 def disordered(
     outputs: dict[tuple[str, int], list[Written]], records: dict[Coordinates, PlainRecord]
 ) -> Iterator[str]:
-    """Results of equal keys whose first appearances are not in the order of their queries."""
+    """Results of equal keys whose first appearances are not in the order of their queries.
+
+    What expires while it waits is published at its deadline, not in its turn.
+    """
     highest: dict[tuple[int, bytes | None], int] = defaultdict(lambda: -1)
     for (topic, _), written in outputs.items():
         seen = set()
@@ -149,7 +155,9 @@ def disordered(
             record = records.get(one.coordinates)
             if record is None or record.key is None or one.coordinates in seen:
                 continue
-            seen.add(one.coordinates)
+            seen.add(one.coordinates)  # what comes later is another run
+            if one.status == "expired":
+                continue
             line = record.partition, record.key
             if record.offset < highest[line]:
                 yield f"out of order: {one.coordinates} after offset {highest[line]}"

@@ -14,7 +14,6 @@ from fivestage.bus.committer import Committer
 from fivestage.bus.recovery import Recovery
 from fivestage.bus.sender import Sender
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
-from fivestage.dispatcher import Dispatcher
 from fivestage.running import Running
 from fivestage.screening import Screening
 from fivestage.telemetry import tracing
@@ -162,23 +161,6 @@ def dropped_member() -> list[Any]:
     return [patch.object(internals, "commit_only_as_member", lambda _: None)]
 
 
-def drained_for_ever() -> list[Any]:
-    """A drain that is cancelled goes on putting back what comes."""
-
-    async def drain(
-        dispatcher: Dispatcher, timeout_s: float, keys: frozenset[PartitionKey] | None = None
-    ) -> bool:
-        leaving = dispatcher._ledger.books.keys() if keys is None else keys
-        dispatcher._leaving.append(leaving)
-        for candidate in dispatcher._slots.give_up(dispatcher._is_leaving):
-            dispatcher._put_back(candidate)
-        drained = await dispatcher.progressed(lambda: not dispatcher._ledger.in_flight(keys), timeout_s)
-        dispatcher._leaving = [other for other in dispatcher._leaving if other is not leaving]
-        return drained
-
-    return [patch.object(Dispatcher, "drain", drain)]
-
-
 def one_too_far() -> list[Any]:
     """One more is committed than is finished."""
     original = Ledger.committable
@@ -221,7 +203,6 @@ PLANTED: dict[str, Callable[[], list[Any]]] = {
     "commit-not-cancelled": commit_not_cancelled,
     "kept-over-a-rebalance": kept_over_a_rebalance,
     "dropped-member": dropped_member,
-    "drained-for-ever": drained_for_ever,
     "one-too-far": one_too_far,
     "ends-late": ends_late,
     "deadlines-unread": deadlines_unread,

@@ -1,4 +1,4 @@
-"""What stands in for AIOKafkaProducer.
+"""What stands in for the producer's client, ``bus/producer_client.py``.
 
 Private names that the service touches (``bus/internals.py``) are those of aiokafka.
 """
@@ -16,9 +16,11 @@ from aiokafka.record.default_records import DefaultRecordBatch
 
 from .broker import Batch
 from .cluster import Client
-from .network import Connection
+from .network import NO_FAULTS, Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiokafka import TopicPartition
 
     from fivestage.bus.event_request import EventRequest
@@ -31,29 +33,24 @@ class SimProducer:
 
     Args:
         cluster: Where it is.
-        options: Those of AIOKafkaProducer.
+        options: Those of AIOKafkaClient.
     """
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
         self._cluster = cluster
         self.client = _ProducingClient(cluster, options["request_timeout_ms"] / 1000)
-        self._txn_manager = SimpleNamespace(
-            producer_id=-1, producer_epoch=0, _sequence_numbers=defaultdict(int)
-        )
-        self._message_accumulator = SimpleNamespace(_pending_batches=set(), _batches={})
-        self._sender = SimpleNamespace(sender_task=None)
+        self.identity = (-1, -1)
+        self.numbers: dict[TopicPartition, int] = defaultdict(int)
 
     async def start(self) -> None:
         """Connect, and get an id."""
         await self.client.look()
         connection = self.client.connection(None)
-        self._txn_manager.producer_id = await connection.call(
-            "init producer", self._cluster.broker.init_producer
-        )
+        self.identity = await connection.call("init producer", self._cluster.broker.init_producer), 0
 
-    async def partitions_for(self, _: str) -> set[int]:
-        """The partitions of a topic."""
-        return set(range(self._cluster.broker.output_partitions))
+    async def partitions(self, topics: Iterable[str], _: float) -> dict[str, list[int]]:
+        """The partitions of topics."""
+        return {topic: list(range(self._cluster.broker.output_partitions)) for topic in topics}
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -110,12 +107,17 @@ class _ProducingClient(Client):
         batches = [_read(topic, *one) for topic, found in request._topics for one in found]
         said = await self.connection(broker).call("produce", brokers.produce, who, broker, batches)
         codes = said if isinstance(said, list) else [said.errno] * len(batches)
+        if {10, 87} & {*codes} and network.faults is not NO_FAULTS:
+            network.fatal.add(
+                who
+            )  # where a batch was sent before, that costs a producer, and too many the end
         topics = [(*batch.at, code) for batch, code in zip(batches, codes, strict=True)]
-        return SimpleNamespace(topics=[(topic, [(number, code)]) for topic, number, code in topics])
+        answers = [(topic, [(number, code)]) for topic, number, code in topics]
+        return SimpleNamespace(topics=answers, throttle_time_ms=0)
 
 
 def _read(topic: str, partition: int, data: bytes) -> Batch:
     """What a broker reads in a batch."""
     batch = DefaultRecordBatch(data)
     records = [(one.key, one.value, one.headers) for one in batch]
-    return Batch((topic, partition), batch.producer_id, batch.base_sequence, records)
+    return Batch((topic, partition), batch.producer_id, batch.base_sequence, records, len(data))

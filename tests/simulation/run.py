@@ -77,6 +77,7 @@ class Simulation:
             output_partitions=scenario.output_partitions,
         )
         self.broker.rejects = scenario.settings.pipeline.rejected == "error"
+        self.broker.refuses = scenario.refuses
         self._instances: list[Instance] = []
         self._calm = False
         self._over = False

@@ -70,6 +70,8 @@ class Scenario:
     max_taken_in: int
     chaos_s: float
     """After so long all goes well."""
+    refuses: bool
+    """Brokers refuse some events for what is in them."""
 
     @property
     def is_gentle(self) -> bool:
@@ -96,6 +98,7 @@ def draw(seed: int) -> Scenario:
         settings=_settings(random, lanes, gentle=gentle),
         max_taken_in=random.choice((2, 5, 100)),
         chaos_s=chaos_s,
+        refuses=Random(f"refuses {seed}").random() < 0.15,
     )
 
 

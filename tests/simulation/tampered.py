@@ -130,8 +130,36 @@ def first_timeout_succeeded(said: dict[str, Any]) -> None:
         said.update(outcome="success", success=True, timeout=False, error=None, error_type=None)
 
 
+def without_earlier_attempts(said: dict[str, Any]) -> None:
+    """A stage result lists the last attempt only."""
+    said["attempts"] = said["attempts"][-1:]
+
+
+def of_the_first_attempt(named: dict[str, bytes]) -> None:
+    """The id of a later attempt's timeout is that of the first one's."""
+    start, _ = named[h.CE_ID].rsplit(b"/", 1)
+    if b"/timeout/" in start:
+        named[h.CE_ID] = start
+
+
+def lost_where_answered() -> list[Any]:
+    """A timeout is not published where the query was answered all the same."""
+
+    def lose(records: Records) -> Records:
+        answered = any(dict(one.headers).get(h.STATUS) == b"success" for one in records)
+        return [one for one in records if not (answered and b"/timeout/2" in dict(one.headers)[h.CE_ID])]
+
+    return instead(lose, STARTED)
+
+
 TAMPERED: dict[str, Plant] = {
     "timeouts lost": lost(TIMEOUTS, STARTED),
+    "timeout lost where another node answered": lost_where_answered,
+    "timeouts of attempts share an id": headers(of_the_first_attempt, TIMEOUTS),
+    "earlier attempts are not listed": value(without_earlier_attempts, STAGES),
+    "attempts are all the first": value(
+        lambda said: [one.update(kind="first") for one in said["attempts"]], STAGES
+    ),
     "expired without its timeout": lost(TIMEOUTS, EXPIRED),
     "stage result lost": lost(STAGES, first=1),
     "rejection lost": lost(RESULTS, UNREADABLE),

@@ -64,7 +64,8 @@ def _cases(broker: Broker, ttl_ms: int) -> Iterator[Case]:
         record = broker.queries[partition][offset]
         query = due_query(broker.asked[partition, offset], record, ttl_ms)
         for one in about:
-            asked = Asked(record, query, broker.jobs.get(one.run), broker.ending(one.run))
+            refused = broker.refused.get(((partition, offset), one.run), {})
+            asked = Asked(record, query, broker.jobs.get(one.run), broker.ending(one.run), refused)
             others = [other for other in about if other.run == one.run and other.kind != one.kind]
             if (partition, offset) not in broker.suspect:
                 yield Case(asked, one, others, broker.output_partitions)

@@ -44,7 +44,7 @@ FREQUENT = (
     "traces-broken",
     *TAMPERED,
 )
-RARE = ("commit-not-cancelled", "closed-books", "kept-over-a-rebalance", "drained-for-ever")
+RARE = ("commit-not-cancelled", "closed-books", "kept-over-a-rebalance")
 WITHIN, WITHIN_LONG = 300, 20_000
 """In so many seeds a planted mistake must be found."""
 PATHS = frozenset(

@@ -5,6 +5,7 @@ What only the service can know (a time, a text for people) is taken over from wh
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
@@ -15,20 +16,24 @@ from .endings import CRITICAL, STAGES
 from .questions import answer_to, data_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fivestage.core.job import Job
     from fivestage.core.records import PlainRecord
 
-    from .endings import Ending, Stage
+    from .endings import Attempt, Ending, Stage
     from .questions import Query
 
     Value = dict[str, Any]
 
 PROCESSING: Final = 2
+TOO_LARGE: Final = 10
+"""The code of a record that is larger than its topic takes."""
 MAX_RECORD_BYTES: Final = 40_000
 """The largest record that the topics of events take."""
 SKIPPED: Final[Value] = {
-    "data": None, "error": None, "error_type": "skipped", "node": None, "attempt": 1, "duration_ms": 0,
-    "timeout_ms": 0, "started_at": None,
+    "data": None, "error": None, "error_type": "skipped", "node": None, "attempt": 1, "attempts": [],
+    "duration_ms": 0, "timeout_ms": 0, "started_at": None,
 }  # fmt: skip
 UNSTARTED: Final[Value] = {
     "total_duration_ms": 0, "stage_durations": {}, "stages_completed": 0, "stages_failed": 0,
@@ -43,6 +48,8 @@ class Asked(NamedTuple):
     query: Query
     job: Job | None
     ending: Ending | None
+    refused: Mapping[str, int] = MappingProxyType({})
+    """The codes of events that the brokers have refused, by kind."""
 
     @property
     def query_id(self) -> str:
@@ -91,7 +98,8 @@ def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at
     for number, (stage, outcome) in enumerate(zip(ending.stages, ending.outcomes, strict=True)):
         found = values.get(f"stage_result/{number}") or said[number]
         data = answer if number == PROCESSING else data_of(asked.query_id, number)
-        due[f"stage_result/{number}"] = _stage(asked, stage, outcome, data, found, number)
+        due[f"stage_result/{number}"] = stage_due = _stage(asked, stage, outcome, data, found, number)
+        stage_due["attempts"] = _attempts(ending.attempts[number], stage_due, found)
     stages = [due[f"stage_result/{number}"] for number in range(5)]
     due["stage_result/2"] = (
         _without_data(stages[PROCESSING]) if size > MAX_RECORD_BYTES else stages[PROCESSING]
@@ -102,6 +110,8 @@ def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at
     if size > MAX_RECORD_BYTES and result["answer"] is not None:
         too_large = {"status": "error", "error_type": "result_too_large", "answer": None, "confidence": None}
         result |= too_large | {"degraded": False, "error": _text(values.get("result", {}))}
+    for kind, code in asked.refused.items():
+        due[kind] = _instead(due[kind], "result_too_large" if code == TOO_LARGE else "publish_refused")
     for kind in ending.timeouts:
         due[kind] = _timeout(asked, ending, kind, result, at)
         if "result" not in values and kind == "timeout":  # it alone says how long the query took
@@ -122,10 +132,10 @@ def _stage(asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, nu
     due = SKIPPED | asked.common
     if stage is not None:
         due["attempt"] = stage.attempt
-    if stage is not None and stage.started_at is not None:
-        due |= {"timeout_ms": ms(stage.granted_s), "node": stage.node}
-        due |= {"started_at": found.get("started_at"), "duration_ms": found.get("duration_ms")}
-        due["error_type"] = "timeout"
+    if stage is not None and outcome != "skipped":
+        due |= {"timeout_ms": ms(stage.granted_s), "node": stage.node, "error_type": "timeout"}
+        due["duration_ms"] = found.get("duration_ms")
+        due["started_at"] = None if stage.started_at is None else found.get("started_at")
     if isinstance(stage, StageRun):
         due |= {"error_type": stage.error_type, "duration_ms": ms(stage.duration_s)}
     due["data"] = data if outcome == "success" else None
@@ -136,10 +146,44 @@ def _stage(asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, nu
     }  # fmt: skip
 
 
-def _without_data(stage: Value) -> Value:
+def _attempts(tried: tuple[Attempt, ...], stage: Value, found: Value) -> list[Value]:
+    """All attempts at a stage; the last one says what the stage says."""
+    said = found.get("attempts") or []
+    return [
+        {
+            "node": one.run.node, "kind": one.kind, "outcome": one.outcome,
+            "duration_ms": _took_ms(number, tried, stage, said),
+            "timeout_ms": ms(one.run.granted_s), "waited_ms": ms(one.run.waited_s),
+        }
+        for number, one in enumerate(tried)
+    ]  # fmt: skip
+
+
+def _took_ms(number: int, tried: tuple[Attempt, ...], stage: Value, said: list[Value]) -> Any:
+    """How long an attempt lasted: one that was given up, until the next one started."""
+    run, following = tried[number].run, tried[number + 1 :]
+    if isinstance(run, StageRun):
+        return ms(run.duration_s)
+    if following and following[0].run.started_at is not None:
+        return ms(max(0.0, following[0].run.started_at - run.started_at))
+    if tried[number].outcome == "timeout":
+        return stage["duration_ms"]
+    return said[number].get("duration_ms") if number < len(said) else None
+
+
+def _without_data(stage: Value, error_type: str = "result_too_large") -> Value:
     if stage["data"] is None:
         return stage
-    return stage | {"data": None, "error": ANY_TEXT, "error_type": "result_too_large"}
+    return stage | {"data": None, "error": ANY_TEXT, "error_type": error_type}
+
+
+def _instead(due: Value, error_type: str) -> Value:
+    """What an event must say in whose place it is, as the broker has refused that one."""
+    if "stages" not in due:
+        return _without_data(due, error_type)
+    stages = [_without_data(stage, error_type) for stage in due["stages"]]
+    bare: Value = {"status": "error", "answer": None, "confidence": None, "degraded": False, "stages": stages}
+    return due | bare | {"error": ANY_TEXT, "error_type": error_type}
 
 
 def _text(found: Value) -> Any:
@@ -197,10 +241,10 @@ def _timeout(asked: Asked, ending: Ending, kind: str, result: Value, at: str) ->
     } | asked.common  # fmt: skip
     stage = ending.ran_out
     if kind != "timeout":
-        number = int(kind.removeprefix("timeout/"))
-        stage = ending.stages[number]
+        number, _, attempt = kind.removeprefix("timeout/").partition("/")
+        stage = ending.attempts[int(number)][int(attempt or 1) - 1].run
         assert isinstance(stage, StageRun)
-        due |= {"scope": "stage", "reason": "stage_timeout", "completed": _completed(outcomes[:number])}
+        due |= {"scope": "stage", "reason": "stage_timeout", "completed": _completed(outcomes[: int(number)])}
         due |= {"limit_ms": ms(stage.granted_s), "elapsed_ms": ms(stage.duration_s)}
     if stage is not None:
         due |= {"stage_type": stage.spec.stage_type, "node": stage.node}

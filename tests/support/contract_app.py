@@ -156,6 +156,15 @@ def _add_waiting(app: Pipeline, folder: Path) -> None:
             await asyncio.Event().wait()
         return "awake"
 
+    @app.node("late", intents={"late"})
+    async def late(_query: Query, _ctx: StageContext) -> None:
+        """Wait for ever, and leave the answer to the next node."""
+        await asyncio.Event().wait()
+
+    @app.node("prompt", intents={"late"})
+    async def prompt(_query: Query, ctx: StageContext) -> int:
+        return ctx.attempt
+
     @app.node("waits")
     async def waits(query: Query, _ctx: StageContext) -> None:
         """Wait for ever; when cancelled take some turns of the loop to clean up."""

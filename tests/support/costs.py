@@ -222,7 +222,7 @@ def _options(load: Load, **pipeline: Any) -> dict[str, Any]:
         "settings": Settings.load(None, {"admission": {"ordering": ordering}, "pipeline": pipeline}),
         "partitions": load.partitions,
         "observer": Metrics(topic="queries", group_id="costs"),
-        "tracing": Tracing(topic="queries", results_topic="results", group_id="costs", provider=provider),
+        "tracing": Tracing(results_topic="results", group_id="costs", provider=provider),
     }
 
 

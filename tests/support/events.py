@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from fivestage_schemas import PipelineMetrics, PipelineResult, StageResult, TimeoutEvent
+from fivestage_schemas import Attempt, PipelineMetrics, PipelineResult, StageResult, TimeoutEvent
 from fivestage_schemas.base import Source
 
 from .asked import TRACEPARENT
@@ -27,12 +27,17 @@ MODELS: dict[str, type[BaseModel]] = {
     STAGE_RESULTS: StageResult,
     TIMEOUTS: TimeoutEvent,
 }
-_PARTS: dict[str, type[BaseModel]] = {"metrics": PipelineMetrics, "source": Source, "stages": StageResult}
+_PARTS: dict[str, type[BaseModel]] = {
+    "attempts": Attempt,
+    "metrics": PipelineMetrics,
+    "source": Source,
+    "stages": StageResult,
+}
 _FIELDS = {model: model.model_fields.keys() for model in {*MODELS.values(), *_PARTS.values()}}
 _KINDS = {
     RESULTS: re.compile(r"result"),
     STAGE_RESULTS: re.compile(r"stage_result/[0-4]"),
-    TIMEOUTS: re.compile(r"timeout(/[0-4])?"),
+    TIMEOUTS: re.compile(r"timeout(/[0-4](/([2-9]|[1-9][0-9]+))?)?"),
 }
 _TYPES = {
     RESULTS: "fivestage.result.v1",

@@ -164,7 +164,7 @@ async def _run(observer: Observer | None) -> MemoryBus:
         }
     )
     provider = TracerProvider(id_generator=Numbers(), shutdown_on_exit=False)
-    tracing = Tracing(topic="queries", results_topic="results", group_id="memory", provider=provider)
+    tracing = Tracing(results_topic="results", group_id="memory", provider=provider)
     app = pipeline()
     executor = Busy(Orchestrator(app, plan=settings.pipeline.plan()))
     bus = MemoryBus(app, settings=settings, observer=observer, tracing=tracing, executor=executor)

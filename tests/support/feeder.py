@@ -12,6 +12,9 @@ from confluent_kafka import Producer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LONGEST_OUTAGE_S = 900
+"""Queries are written when the brokers are back."""
+
 
 def event(query_id: str, user_input: str = "work", **fields: Any) -> bytes:
     """A query event as JSON."""
@@ -75,7 +78,12 @@ class Feeder:
 
     def _feed(self) -> None:
         producer = Producer(
-            {"bootstrap.servers": self._bootstrap, "enable.idempotence": True, "linger.ms": 5}
+            {
+                "bootstrap.servers": self._bootstrap,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "message.timeout.ms": LONGEST_OUTAGE_S * 1000,
+            }
         )
         started = time.monotonic()
         pace = threading.Event()
@@ -90,7 +98,7 @@ class Feeder:
             with self._progress:
                 self._sent = number + 1
                 self._progress.notify_all()
-        if producer.flush(100):
+        if producer.flush(LONGEST_OUTAGE_S):
             self._failures.append("not all queries were acknowledged")
 
     def _delivered(self, error: object, _message: object) -> None:

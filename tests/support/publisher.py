@@ -34,6 +34,8 @@ class Publisher(Observer):
         self.failures: list[Exception] = []
         self.acked: list[str] = []
         self.batches = 0
+        self.throttled_s = 0.0
+        self.refused: list[str] = []
         self.sink = Sink(settings, self, self.failures.append, max_record_bytes=100_000)
 
     def client_rebuilt(self, client: str, reason: str) -> None:
@@ -43,6 +45,15 @@ class Publisher(Observer):
     def published(self, topic: str, count: int, duration_s: float) -> None:  # noqa: ARG002 - Observer's
         """See Observer."""
         self.batches += 1
+
+    def throttled(self, client: str, duration_s: float) -> None:
+        """See Observer."""
+        assert client == "producer"
+        self.throttled_s += duration_s
+
+    def event_refused(self, error_type: str) -> None:
+        """See Observer."""
+        self.refused.append(error_type)
 
     def publish(self, *values: str, key: bytes = b"key") -> None:
         """Publish records, one delivery each; all have the same key."""

@@ -8,10 +8,19 @@ import threading
 import time
 from typing import Any, NamedTuple, Self
 
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 Positions = dict[int, int]
 """An offset for each partition."""
+LOOKS = 40
+"""How often a partition without a leader is looked at."""
 AWAY = (KafkaException, TimeoutError)
 """What a call raises while a broker is away."""
 WAIT_S = 0.1
@@ -184,7 +193,16 @@ def partitions_of(consumer: Consumer, topic: str) -> list[int]:
 
 
 def _watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
-    found = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
-    if found is None:
-        raise TimeoutError(f"no watermarks of {topic}/{partition}")
-    return found
+    """Asked again while the partition, which may be new, has no leader."""
+    pause = threading.Event()
+    for _ in range(LOOKS):
+        try:
+            found = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION:
+                raise
+            pause.wait(0.25)
+            continue
+        if found is not None:
+            return found
+    raise TimeoutError(f"no watermarks of {topic}/{partition}")

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from .events import Event
 
 STAGES = ("intent", "decision", "processing", "validation", "reflection")
-TOO_LARGE = "result_too_large"
+LEFT_OUT = frozenset({"result_too_large", "publish_refused"})
+"""What events say that go without their data."""
 _NOTHING: tuple[str, ...] = ()
 _DATA = ("data", "error", "error_type")
+_NEXT = {"error": "failover", "timeout": "failover", "skipped": "resumed"}
+"""The kind of attempt that follows one of this outcome."""
 _ROUNDING_S = 5e-6
 """Times in events are whole microseconds."""
 READINGS_S = (_ROUNDING_S, 0.002, -0.002)
@@ -48,7 +51,7 @@ def companions(result: Event, reading_s: float = _ROUNDING_S) -> dict[str, dict[
 def is_companion(event: Event, result: Event, fields: dict[str, Any]) -> bool:
     """Whether an event is of the same run as a result."""
     value, left_out = event.value, _NOTHING
-    if TOO_LARGE in {value.get("error_type"), fields.get("error_type")}:
+    if LEFT_OUT & {value.get("error_type"), fields.get("error_type")}:
         left_out = _DATA  # one of the two went without it, as it did not fit
     trace = result.headers.get("traceparent", "")[3:35]
     return event.headers.get("traceparent", "")[3:35] == trace and all(
@@ -62,24 +65,15 @@ def _timeouts(value: dict[str, Any], reading_s: float) -> Iterator[tuple[str, di
     done = [stage["stage_type"] for stage in stages if stage["success"]]
     at_the_end = None
     for stage in stages:
+        for number, attempt in enumerate(_earlier(stage), 1):
+            if attempt["outcome"] == "timeout":
+                yield _stage_timeout(stage, attempt, number, done)
         if not stage["timeout"]:
             continue
         if _ran_to_the_end(stage, value, reading_s):
             at_the_end = at_the_end or stage
             continue
-        before = [name for name in done if STAGES.index(name) < stage["sequence"]]
-        yield (
-            f"timeout/{stage['sequence']}",
-            {
-                "scope": "stage",
-                "reason": "stage_timeout",
-                "stage_type": stage["stage_type"],
-                "node": stage["node"],
-                "limit_ms": stage["timeout_ms"],
-                "elapsed_ms": stage["duration_ms"],
-                "completed": before,
-            },
-        )
+        yield _stage_timeout(stage, stage, stage["attempt"], done)
     failed = first_failure(value)
     if at_the_end is not None or (failed is not None and failed["outcome"] == "skipped"):
         yield (
@@ -94,6 +88,31 @@ def _timeouts(value: dict[str, Any], reading_s: float) -> Iterator[tuple[str, di
                 "completed": done,
             },
         )
+
+
+def _earlier(stage: dict[str, Any]) -> list[dict[str, Any]]:
+    """The attempts at a stage that were followed by another, or by no more than its being skipped."""
+    attempts: list[dict[str, Any]] = stage["attempts"]
+    return attempts if stage["outcome"] == "skipped" else attempts[:-1]
+
+
+def _stage_timeout(
+    stage: dict[str, Any], late: dict[str, Any], number: int, done: list[str]
+) -> tuple[str, dict[str, Any]]:
+    """The timeout of an attempt at a stage: kind, and what its event says."""
+    kind = f"timeout/{stage['sequence']}"
+    return (
+        kind if number == 1 else f"{kind}/{number}",
+        {
+            "scope": "stage",
+            "reason": "stage_timeout",
+            "stage_type": stage["stage_type"],
+            "node": late["node"],
+            "limit_ms": late["timeout_ms"],
+            "elapsed_ms": late["duration_ms"],
+            "completed": [name for name in done if STAGES.index(name) < stage["sequence"]],
+        },
+    )
 
 
 def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any], reading_s: float) -> bool:
@@ -144,6 +163,24 @@ def _flaws_of_stage(stage: dict[str, Any], value: dict[str, Any]) -> Iterator[st
         yield f"{stage['stage_type']}: of query {stage['query_id']}, lane {stage['lane']}"
     if outcome == "skipped" and (stage["started_at"] or stage["error_type"] != "skipped"):
         yield f"{stage['stage_type']}: skipped, and started at {stage['started_at']}"
+    yield from _flaws_of_attempts(stage)
+
+
+def _flaws_of_attempts(stage: dict[str, Any]) -> Iterator[str]:
+    """Each attempt is at the place of its number, follows from the one before; the last is the stage's."""
+    attempts, name = stage["attempts"], stage["stage_type"]
+    if stage["outcome"] != "skipped":
+        if len(attempts) != stage["attempt"]:
+            yield f"{name}: {len(attempts)} attempts, and it is attempt {stage['attempt']}"
+            return
+        for field in ("node", "outcome", "duration_ms", "timeout_ms"):
+            if attempts[-1][field] != stage[field]:
+                yield f"{name}: its {field} is {stage[field]}, that of its last attempt {attempts[-1][field]}"
+    kind = "first"
+    for attempt in attempts:
+        if attempt["kind"] != kind:
+            yield f"{name}: an attempt is {attempt['kind']}, not {kind}"
+        kind = _NEXT.get(attempt["outcome"], "none at all")
 
 
 def _flaws_of_verdict(value: dict[str, Any], reading_s: float) -> Iterator[str]:
@@ -153,7 +190,7 @@ def _flaws_of_verdict(value: dict[str, Any], reading_s: float) -> Iterator[str]:
     if failed is not None:
         ends = {"timeout": "timeout", "skipped": "timeout"}
         wanted = "timeout" if ran_out else ends.get(failed["outcome"], "error")
-    if error_type == TOO_LARGE and value["answer"] is None:
+    if error_type in LEFT_OUT and value["answer"] is None:
         wanted = "error"
     if value["status"] != wanted:
         yield f"its status is {value['status']}, after its stages {wanted}"
@@ -163,7 +200,7 @@ def _flaws_of_verdict(value: dict[str, Any], reading_s: float) -> Iterator[str]:
     if (
         wanted == "error"
         and failed is not None
-        and error_type not in {failed["error_type"], "rejected", TOO_LARGE}
+        and error_type not in {failed["error_type"], "rejected", *LEFT_OUT}
     ):
         yield f"its error_type is {error_type}, that of {failed['stage_type']} {failed['error_type']}"
     whole = all(stage["success"] for stage in value["stages"]) and value["validated"] is not False
@@ -178,7 +215,7 @@ def _flaws_of_answer(value: dict[str, Any]) -> Iterator[str]:
     if value["status"] != "success":
         if value["answer"] is not None:
             yield "it has an answer without success"
-    elif processing["success"] and processing["error_type"] != TOO_LARGE:
+    elif processing["success"] and processing["error_type"] not in LEFT_OUT:
         answer = data["answer"] if isinstance(data, dict) and "answer" in data else data
         if value["answer"] != answer:
             yield "its answer is not what processing returned"

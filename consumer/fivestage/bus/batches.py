@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import mmap
 import struct
-from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import cramjam
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
+
+from fivestage.bus import internals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +174,4 @@ def check_batches(consumer: AIOKafkaConsumer, *, max_bytes: int) -> None:
     def records(data: bytes) -> CheckedRecords:
         return CheckedRecords(room, data)
 
-    fetcher: Any = consumer._fetcher  # noqa: SLF001 - aiokafka has no seam here; it is pinned, and tests hold this
-    shared: Any = type(fetcher)._proc_fetch_request  # noqa: SLF001
-    own = FunctionType(shared.__code__, {**shared.__globals__, "MemoryRecords": records})
-    fetcher._proc_fetch_request = MethodType(own, fetcher)  # noqa: SLF001
+    internals.read_through(consumer, records)

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from fivestage.bus import internals, topics
-from fivestage.bus.connection import client_options
+from fivestage.bus.preflight import reachable_options
 from fivestage.bus.rebuild import STOP_S, attempt_within
 from fivestage.errors import BrokerError, ConfigurationError
 
@@ -31,7 +31,7 @@ class QueryProducer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._topic = settings.topics.queries
+        self._topic = settings.topics.only_input()
         self._pending: list[asyncio.Future[object]] = []
 
     async def __aenter__(self) -> Self:
@@ -41,7 +41,7 @@ class QueryProducer:
             raise ConfigurationError(problem)
         # Made here and not before the check: one that was never started complains at its collection.
         self._producer = AIOKafkaProducer(
-            **client_options(self._settings.kafka), enable_idempotence=True, linger_ms=5
+            **await reachable_options(self._settings.kafka), enable_idempotence=True, linger_ms=5
         )
         await connect(self._producer)
         return self
@@ -143,9 +143,8 @@ async def follow(
         problem = topics.problem_of(found.get(name), name, is_input=True)
         if problem is not None:
             raise ConfigurationError(problem)
-    consumer = AIOKafkaConsumer(
-        **client_options(settings.kafka), fetch_max_wait_ms=50, group_id=None, auto_offset_reset="earliest"
-    )
+    options = await reachable_options(settings.kafka)
+    consumer = AIOKafkaConsumer(**options, fetch_max_wait_ms=50, group_id=None, auto_offset_reset="earliest")
     await consumer.start()
     try:
         partitions = [

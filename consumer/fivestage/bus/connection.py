@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 
-from fivestage.bus.tokens import TokenProvider
 from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
     if kafka.security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = kafka.sasl_mechanism
         if kafka.sasl_mechanism == "OAUTHBEARER":
+            from fivestage.bus.tokens import TokenProvider  # noqa: PLC0415 - loads an HTTP client: 0.15 s
+
             options["sasl_oauth_token_provider"] = TokenProvider(kafka)
         else:
             options["sasl_plain_username"] = kafka.sasl_username
@@ -67,6 +69,23 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"kafka.ssl_*: cannot use the certificate files: {error}") from None
     return context
+
+
+def certificate_stamp(kafka: KafkaSettings) -> tuple[tuple[int, int, int] | None, ...]:
+    """What changes when a certificate file is written or replaced; None for one that is not there."""
+    return tuple(
+        _file_stamp(Path(file))
+        for file in (kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile)
+        if file is not None
+    )
+
+
+def _file_stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def missing_right(error: Exception, *, topic: str, group_id: str) -> ConfigurationError | None:

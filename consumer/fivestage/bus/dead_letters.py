@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from fivestage.bus import topics
 from fivestage.bus.client import SEND_TIMEOUT_S, acknowledged, connect, end, follow
-from fivestage.bus.connection import client_options
+from fivestage.bus.preflight import reachable_options
 from fivestage.core.dead_letter import DeadLetter, Mark, mark_headers, read_letter, replay_headers
 from fivestage.errors import BrokerError, ConfigurationError
 
@@ -74,7 +74,7 @@ async def replay(
         BrokerError: the broker does not take them.
     """
     marked = {one async for one in letters(settings) if isinstance(one, Mark)}
-    async with _Replayer(settings, selection.topic or settings.topics.queries) as replayer:
+    async with _Replayer(settings, selection.topic or settings.topics.only_input()) as replayer:
         waiting: list[DeadLetter] = []
         chosen = 0
         async with aclosing(letters(settings)) as found:
@@ -126,7 +126,7 @@ class _Replayer:
             if problem is not None:
                 raise ConfigurationError(problem)
         self._producer = AIOKafkaProducer(
-            **client_options(self._settings.kafka),
+            **await reachable_options(self._settings.kafka),
             enable_idempotence=True,
             max_request_size=topics.DEAD_LETTER_BYTES,
             linger_ms=5,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import importlib.util
 import os
 import signal
 import sys
@@ -60,8 +61,21 @@ class MockCluster:
         self._lib.rd_kafka_mock_cluster_destroy(self._cluster)
 
 
+def check_installed() -> None:
+    """Make sure that the wheel is there that holds the C library.
+
+    Raises:
+        ConfigurationError: it is not; the text says how to install it.
+    """
+    if importlib.util.find_spec("confluent_kafka") is None:
+        raise ConfigurationError(
+            'the embedded broker needs confluent-kafka: pip install "fivestage[embedded]"'
+        )
+
+
 def _load() -> ctypes.CDLL:
     """Find the C library of the confluent-kafka wheel and declare what is used of it."""
+    check_installed()
     import confluent_kafka  # noqa: PLC0415 - loads the library; only this process needs it
 
     package = Path(confluent_kafka.__file__).parent
@@ -175,6 +189,7 @@ class EmbeddedBroker:
         self.bootstrap = ""
 
     async def __aenter__(self) -> Self:
+        check_installed()
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -15,6 +15,7 @@ from aiokafka.record.util import calc_crc32c
 from fivestage.core.record_format import record_bytes
 
 if TYPE_CHECKING:
+    from fivestage.bus.compression import Codec
     from fivestage.core.records import OutputRecord
 
 _UP_TO_CRC: Final = Struct(">qiibI")
@@ -27,10 +28,10 @@ HEADER_BYTES: Final = _UP_TO_CRC.size + _AFTER_CRC.size
 
 
 class EventBatch:
-    """Records for one partition, not compressed.
+    """Records for one partition.
 
     Args:
-        max_bytes: When it is full; a larger record gets a batch of its own.
+        max_bytes: When it is full, before it is compressed; a larger record gets a batch of its own.
     """
 
     __slots__ = ("_max_bytes", "_records", "_timestamp", "size")
@@ -40,7 +41,7 @@ class EventBatch:
         self._records: list[bytes] = []
         self._timestamp = int(time.time() * 1000)
         self.size = HEADER_BYTES
-        """In bytes."""
+        """In bytes, before it is compressed."""
 
     def __repr__(self) -> str:
         return f"<EventBatch {len(self._records)} records, {self.size} bytes>"
@@ -57,10 +58,17 @@ class EventBatch:
         self.size += len(encoded)
         return True
 
-    def encode(self, producer_id: int, producer_epoch: int, sequence: int) -> bytes:
+    def encode(
+        self, producer_id: int, producer_epoch: int, sequence: int, codec: Codec | None = None
+    ) -> bytes:
         """The whole batch; *sequence* is the number of its first record among those of the partition."""
         count, when = len(self._records), self._timestamp
-        fields = 0, count - 1, when, when, producer_id, producer_epoch, sequence, count
-        body = b"".join((_AFTER_CRC.pack(*fields), *self._records))
+        attributes, records = 0, b"".join(self._records)
+        if codec is not None:
+            compressed = codec.compress(records)
+            if len(compressed) < len(records):
+                attributes, records = codec.number, compressed
+        fields = attributes, count - 1, when, when, producer_id, producer_epoch, sequence, count
+        body = _AFTER_CRC.pack(*fields) + records
         head = _UP_TO_CRC.pack(0, _AFTER_LENGTH_BYTES + len(body), -1, _FORMAT, calc_crc32c(body))
         return head + body

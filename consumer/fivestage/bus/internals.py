@@ -1,25 +1,99 @@
-"""What aiokafka (0.14.0, pinned) does not show: whether its tasks live, who it is, and how to be rid of it.
+"""What aiokafka (0.14.0, pinned) does not show: whether its tasks live, what it reads, how to be rid of it.
 
-Tests hold every name that is used here.
+All its private names that the service uses are used here, and stand in NAMES, which a test holds against this
+module, and ``check`` against what is installed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka.conn import CloseReason
+import aiokafka
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import UnknownMemberIdError
+from aiokafka.producer.message_accumulator import MessageAccumulator
 
+from fivestage.errors import ConfigurationError
 from fivestage.waits import take_note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import ssl
+    from collections.abc import Awaitable, Callable, Iterator
 
-    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+    from aiokafka import TopicPartition
 
 # ruff: noqa: SLF001 - the point of this module
+
+FENCED_INSTANCE_ID: Final = 82
+"""Kafka's error code, which aiokafka does not know."""
+NAMES: Final[dict[type[Any], tuple[str, ...]]] = {
+    AIOKafkaConsumer: ("_client", "_coordinator", "_fetcher", "_subscription"),
+    AIOKafkaProducer: ("_message_accumulator", "_sender"),
+    AIOKafkaClient: (
+        "_bootstrap_servers",
+        "_conns",
+        "_md_update_fut",
+        "_on_connection_closed",
+        "_ssl_context",
+        "_sync_task",
+    ),
+    AIOKafkaConnection: ("_requests",),
+    Fetcher: ("_fetch_task", "_proc_fetch_request", "_records"),
+    GroupCoordinator: (
+        "_commit_refresh_task",
+        "_coordination_task",
+        "_do_commit_offsets",
+        "_do_rejoin_group",
+        "_heartbeat_task",
+        "_perform_assignment",
+        "_rejoin_needed_fut",
+        "_send_req",
+    ),
+    ClusterMetadata: ("_last_successful_refresh_ms",),
+    MessageAccumulator: ("_batches", "_pending_batches"),
+}
+"""Attributes and methods, by the class that has them."""
+
+
+def check() -> None:
+    """Make sure that the aiokafka that is installed has all of NAMES.
+
+    Raises:
+        ConfigurationError: it is a release with which this does not work.
+    """
+    missing = [
+        f"{kind.__name__}.{name}"
+        for kind, names in NAMES.items()
+        for name in names
+        if name not in _names_in(kind)
+    ]
+    if missing:
+        raise ConfigurationError(
+            f"aiokafka {aiokafka.__version__} does not work with this release, which needs {missing[0]}: "
+            "install the version that it asks for"
+        )
+
+
+def _names_in(kind: type[Any]) -> set[str]:
+    """The names of a class's methods, and those that their code mentions: its attributes are among them."""
+    functions = [one for one in vars(kind).values() if isinstance(one, FunctionType)]
+    return {*vars(kind), *(name for one in functions for name in one.__code__.co_names)}
+
+
+def read_through(consumer: AIOKafkaConsumer, records: Callable[[bytes], object]) -> None:
+    """Have *records* take the place of ``MemoryRecords`` for one consumer; others are left alone."""
+    fetcher: Any = consumer._fetcher
+    shared: Any = type(fetcher)._proc_fetch_request
+    own = FunctionType(shared.__code__, {**shared.__globals__, "MemoryRecords": records})
+    fetcher._proc_fetch_request = MethodType(own, fetcher)
 
 
 def ended_task(consumer: AIOKafkaConsumer) -> str | None:
@@ -59,11 +133,14 @@ def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
     A commit of one that was dropped looks like that of a consumer outside of any group, and brokers take
     those while the group has no members: it would put back what others have committed since.
 
-    What comes of a commit that nobody waits for any more is nobody's error: the committer has told that it
+    An answer that comes late, to a commit of an earlier generation, says nothing about the one of now: the
+    commit fails, and the member stays what it is. aiokafka would have it join again under another name.
+
+    What comes of a commit that nothing waits for any more is no error: the committer has said that it
     was not answered in time. aiokafka leaves it behind in a task of its own.
     """
     coordinator: Any = consumer._coordinator
-    send = coordinator._do_commit_offsets
+    send = coordinator._do_commit_offsets.__func__
 
     async def send_as_member(*args: Any) -> None:
         task = asyncio.current_task()
@@ -71,9 +148,67 @@ def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
             task.add_done_callback(take_note)
         if coordinator.generation < 0:
             raise UnknownMemberIdError
-        await send(*args)
+        await send(_AsOfNow(coordinator), *args)
 
     coordinator._do_commit_offsets = send_as_member
+
+
+class _AsOfNow:
+    """The coordinator for one commit, which cannot end what the member is by the time it is answered."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self.known_generation = coordinator.generation
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coordinator, name)
+
+    def reset_generation(self) -> None:
+        """The broker does not know the member, or its generation has ended."""
+        if self._coordinator.generation == self.known_generation:
+            self._coordinator.reset_generation()
+
+    def request_rejoin(self) -> None:
+        """The group is rebalancing."""
+        if self._coordinator.generation == self.known_generation:
+            self._coordinator.request_rejoin()
+
+
+def when_fenced(consumer: AIOKafkaConsumer, call: Callable[[], None]) -> None:
+    """Have *call* called when another process has taken the place of this static member.
+
+    Brokers say so only to a member that joins as the one it was. aiokafka's heartbeats do not carry the
+    instance id, so they are answered as those of an unknown member, which aiokafka takes for an expired
+    session: it would join again, under no name, and take the place back, for ever.
+    """
+    coordinator: Any = consumer._coordinator
+    reset, join, send = coordinator.reset_generation, coordinator._do_rejoin_group, coordinator._send_req
+    joining = False
+
+    def reset_unless_to_be_asked() -> None:
+        if joining:
+            reset()
+        else:
+            coordinator.generation = -1
+            coordinator.request_rejoin()
+
+    async def join_as_before(subscription: Any) -> Any:
+        nonlocal joining
+        joining = True
+        try:
+            return await join(subscription)
+        finally:
+            joining = False
+
+    async def send_and_look(request: Any) -> Any:
+        answer = await send(request)
+        if getattr(answer, "error_code", 0) == FENCED_INSTANCE_ID:
+            call()
+        return answer
+
+    coordinator.reset_generation = reset_unless_to_be_asked
+    coordinator._do_rejoin_group = join_as_before
+    coordinator._send_req = send_and_look
 
 
 def let_leader_wait(consumer: AIOKafkaConsumer, wait_s: float) -> None:
@@ -153,12 +288,60 @@ def when_unanswered(consumer: AIOKafkaConsumer, call: Callable[[str, int], None]
     client._on_connection_closed = forget_and_tell
 
 
-def hang_up(producer: AIOKafkaProducer, host: str, port: int) -> None:
+def when_throttled(consumer: AIOKafkaConsumer, call: Callable[[float], None]) -> None:
+    """Have *call* called with the seconds for which a broker's quotas make this consumer wait."""
+    client: Any = consumer._client
+    send = client.send
+
+    async def send_and_tell(*args: Any, **options: Any) -> Any:
+        answer = await send(*args, **options)
+        if waits_ms := getattr(answer, "throttle_time_ms", 0):
+            call(waits_ms / 1000)
+        return answer
+
+    client.send = send_and_tell
+
+
+def hang_up(client: AIOKafkaClient, host: str, port: int) -> None:
     """Close the connections to a broker on which no answer is awaited; the next request makes another."""
-    client: Any = producer.client
     for connection in list(client._conns.values()):
         if (connection.host, connection.port) == (host, port) and not connection._requests:
             connection.close()
+
+
+def client_of(consumer: AIOKafkaConsumer) -> Any:
+    """Its connections, and what it knows about the cluster."""
+    return consumer._client
+
+
+def refreshed_at(client: Any) -> float:
+    """When a broker last told the client about the cluster; any clock."""
+    at: float = client.cluster._last_successful_refresh_ms
+    return at
+
+
+def refresh(client: Any) -> None:
+    """Have the client ask about the cluster, unless it does."""
+    client.force_metadata_update()
+
+
+def use_certificates(client: Any, context: ssl.SSLContext | None) -> None:
+    """For the connections that the client makes from now on."""
+    client._ssl_context = context
+
+
+def bootstrap_from(client: Any, find: Callable[[], Awaitable[str]]) -> None:
+    """Have the client begin with the server that *find* returns.
+
+    By itself it tries one bootstrap server after the other, each for as long as a request may take: one that
+    accepts connections and says nothing costs as much as a whole start may.
+    """
+
+    async def bootstrap() -> None:
+        client._bootstrap_servers = await find()
+        await type(client).bootstrap(client)
+
+    client.bootstrap = bootstrap
 
 
 def cut(consumer: AIOKafkaConsumer) -> None:
@@ -175,7 +358,7 @@ def cut(consumer: AIOKafkaConsumer) -> None:
     for task in tasks:
         if task is not None:
             task.cancel()
-    _disconnect(client._client)
+    disconnect(client._client)
 
 
 def cut_producer(producer: AIOKafkaProducer) -> None:
@@ -189,7 +372,7 @@ def cut_producer(producer: AIOKafkaProducer) -> None:
         batch.future.cancel()
     if sender is not None and sender.sender_task is not None:
         sender.sender_task.cancel()
-    _disconnect(client.client)
+    disconnect(client.client)
 
 
 def _batches(accumulator: Any) -> Iterator[Any]:
@@ -198,27 +381,14 @@ def _batches(accumulator: Any) -> Iterator[Any]:
         yield from list(batches)
 
 
-def _disconnect(client: Any) -> None:
+def disconnect(client: AIOKafkaClient) -> None:
+    """End what ``close`` has left of a client, without waiting."""
     if client._sync_task is not None:
         client._sync_task.cancel()
     for connection in list(client._conns.values()):
         connection.close()
 
 
-def identity(producer: AIOKafkaProducer) -> tuple[int, int]:
-    """The id and the epoch that an idempotent producer was given when it started."""
-    manager: Any = producer._txn_manager
-    return manager.producer_id, manager.producer_epoch
-
-
-def is_refreshing(producer: AIOKafkaProducer) -> bool:
+def is_refreshing(client: AIOKafkaClient) -> bool:
     """Whether it is finding out who leads which partition, for whatever reason."""
-    client: Any = producer.client
     return client._md_update_fut is not None
-
-
-def sequence_numbers(producer: AIOKafkaProducer) -> dict[TopicPartition, int]:
-    """The number that the next record has, by partition; 0 at first."""
-    manager: Any = producer._txn_manager
-    numbers: dict[TopicPartition, int] = manager._sequence_numbers
-    return numbers

@@ -19,7 +19,7 @@ from fivestage.bus.source import Source
 from fivestage.bus.stalls import Stalls
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.repair import Progress, Sightings, Trouble
-from fivestage.errors import BrokerError, FivestageError
+from fivestage.errors import BrokerError, FencedError, FivestageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fivestage.bus.source import MakeConsumer, OnUnanswered
     from fivestage.core.events import Observer
     from fivestage.core.ledger import Ledger
+    from fivestage.core.reach import Reach
     from fivestage.core.records import CorruptRecord, Record
     from fivestage.settings import Settings
 
@@ -56,9 +57,10 @@ class Member:
         settings: Where to connect and how.
         ledger: See Source.
         on_revoked: See Source; also awaited before a consumer is replaced.
-        observer: Told of every rebuild.
+        observer: Notified of every rebuild.
         on_unanswered: See Source.
         make_consumer: See Source.
+        reach: Whether brokers can be reached.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Member:
         *,
         on_unanswered: OnUnanswered = lambda _host, _port: None,
         make_consumer: MakeConsumer = AIOKafkaConsumer,
+        reach: Reach | None = None,
     ) -> None:
         self._on_unanswered = on_unanswered
         self._settings = settings
@@ -78,7 +81,7 @@ class Member:
         self._ledger = ledger
         self._on_revoked = on_revoked
         self._source = self._make()
-        self._rebuilds = Rebuilds("consumer", observer)
+        self._rebuilds = Rebuilds("consumer", observer, reach)
         self.stalls = Stalls(ledger, self.condemn)
         self.joining = Progress(JOINED_WITHIN_S)
         self._group = PartitionKey(settings.topics.queries, -1)
@@ -122,7 +125,8 @@ class Member:
 
         Raises:
             ConfigurationError: this principal may not read the topic or use the group.
-            BrokerError: the consumer was made anew too often, or cannot be.
+            FencedError: another process has taken this one's place.
+            BrokerError: the consumer was rebuilt too often, or cannot be.
         """
         if self._paused:
             self.stalls.excuse()
@@ -134,6 +138,8 @@ class Member:
                 return await self._fetch(max_records)
             except _BrokenError as broken:
                 trouble = broken.trouble
+            except FencedError:
+                raise  # a new consumer would take the place back, and so on
             except BrokerError as error:
                 trouble = Trouble(type(error.__cause__ or error).__name__, str(error))
         if not self._stopping:

@@ -63,13 +63,13 @@ class DescribeTopics(Request[MetadataRequest_v1 | MetadataRequest_v4 | _Metadata
     """Asks for topics, and for rights where the broker is new enough to tell.
 
     Args:
-        topics: Their names.
+        topics: Their names; None asks for all.
         create: Have the broker create those that are missing, where it does that for any client.
     """
 
     API_KEY = 3
 
-    def __init__(self, topics: list[str], *, create: bool = False) -> None:
+    def __init__(self, topics: list[str] | None, *, create: bool = False) -> None:
         self._topics = topics
         self._create = create
 

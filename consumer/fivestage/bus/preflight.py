@@ -7,7 +7,7 @@ import contextlib
 import re
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
@@ -20,12 +20,15 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from fivestage.bus.connection import connection_options, ssl_context
+from fivestage.bus.connection import client_options, connection_options, ssl_context
 from fivestage.errors import AccessError, ConfigurationError
 from fivestage.settings import is_loopback
+from fivestage.waits import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from aiokafka.protocol.api import Request
 
     from fivestage.settings import KafkaSettings
 
@@ -39,35 +42,61 @@ _TOKEN_REFUSED: Final = "the token is not valid for it, or has expired"  # noqa:
 """The client overlooks the broker's refusal and goes on; the answer to what it asks then is empty."""
 
 
-async def preflight(kafka: KafkaSettings) -> None:
+class Reached(NamedTuple):
+    """A bootstrap server that has answered."""
+
+    server: str
+    """Its ``host:port``, as in the setting."""
+    brokers: list[tuple[str, int]]
+    """Where it sends clients on to."""
+
+
+async def preflight(kafka: KafkaSettings) -> Reached:
     """Go all the way to a broker's first answer, as every client will: resolve, connect, encrypt, log in.
+
+    All bootstrap servers are tried side by side, and the first answer counts: a silent one costs nothing.
 
     Raises:
         AccessError: a server was reached, and refuses this client.
         ConfigurationError: no bootstrap server can be used; the text names the cause of the last one.
     """
-    failure: ConfigurationError | None = None
-    for server in kafka.bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdigit():
-            raise ConfigurationError(f"kafka.bootstrap_servers: {server.strip()!r} is not host:port")
-        try:
-            await _try(kafka, host.strip("[]"), int(port))
-        except AccessError as refusal:
-            failure = AccessError(f"Kafka at {server.strip()} refuses this client: {refusal}")
-        except ConfigurationError as problem:
-            failure = ConfigurationError(
-                f"cannot reach Kafka at {server.strip()}: {problem}. Check kafka.bootstrap_servers, or start "
-                'a broker to try things out with "fivestage broker"'
-            )
-        else:
-            return
-    assert failure is not None  # noqa: S101 - one server at least
-    raise failure
+    places = [_place(server.strip()) for server in kafka.bootstrap_servers.split(",")]
+    steps = [_reach(kafka, server, host, port) for server, host, port in places]
+    return await first_of(steps, prefer=AccessError)  # it says more than that another one is down
 
 
-async def _try(kafka: KafkaSettings, host: str, port: int) -> None:
-    """Connect once."""
+async def answering_server(kafka: KafkaSettings) -> str:
+    """The bootstrap server that answers first; see preflight."""
+    return (await preflight(kafka)).server
+
+
+async def reachable_options(kafka: KafkaSettings) -> dict[str, Any]:
+    """The options of a client that begins with the bootstrap server that answers first; see preflight."""
+    return {**client_options(kafka), "bootstrap_servers": await answering_server(kafka)}
+
+
+def _place(server: str) -> tuple[str, str, int]:
+    host, _, port = server.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigurationError(f"kafka.bootstrap_servers: {server!r} is not host:port")
+    return server, host.strip("[]"), int(port)
+
+
+async def _reach(kafka: KafkaSettings, server: str, host: str, port: int) -> Reached:
+    """Try one server."""
+    try:
+        return Reached(server, await _try(kafka, host, port) or [(host, port)])
+    except AccessError as refusal:
+        raise AccessError(f"Kafka at {server} refuses this client: {refusal}") from None
+    except ConfigurationError as problem:
+        raise ConfigurationError(
+            f"cannot reach Kafka at {server}: {problem}. Check kafka.bootstrap_servers, or start "
+            'a broker to try things out with "fivestage broker"'
+        ) from None
+
+
+async def _try(kafka: KafkaSettings, host: str, port: int) -> list[tuple[str, int]]:
+    """Connect once; the addresses that the server knows."""
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, port)
@@ -82,7 +111,7 @@ async def _try(kafka: KafkaSettings, host: str, port: int) -> None:
         raise ConfigurationError(error.strerror or type(error).__name__) from None
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            await _shake_hands(kafka, host, port)
+            return await _shake_hands(kafka, host, port)
     except TimeoutError:
         raise ConfigurationError(
             f"it accepts connections but does not answer within {HANDSHAKE_TIMEOUT_S:.0f} s"
@@ -93,18 +122,28 @@ async def _try(kafka: KafkaSettings, host: str, port: int) -> None:
         raise _explained(error, kafka) from None
 
 
-async def _shake_hands(kafka: KafkaSettings, host: str, port: int) -> None:
+async def ask(kafka: KafkaSettings, host: str, port: int, request: Request[Any]) -> Any:
+    """What one broker answers, on a connection of its own.
+
+    Raises:
+        KafkaError, OSError: it does not, or refuses this client.
+    """
     connection = AIOKafkaConnection(host, port, **connection_options(kafka))
     try:
         await connection.connect()
-        answer = await connection.send(MetadataRequest([]))
+        return await connection.send(request)
     finally:
         if (closed := connection.close()) is not None:  # TLS takes leave too
             await asyncio.wait({closed}, timeout=CLOSE_TIMEOUT_S)
+
+
+async def _shake_hands(kafka: KafkaSettings, host: str, port: int) -> list[tuple[str, int]]:
+    answer = await ask(kafka, host, port, MetadataRequest([]))
     if kafka.sasl_mechanism == "OAUTHBEARER" and not answer.brokers:
         raise AccessError(_TOKEN_REFUSED)
     if kafka.security_protocol.endswith("PLAINTEXT") and not kafka.allow_plaintext:
         _check_addresses(answer.brokers)
+    return [(host, port) for _, host, port, *_ in answer.brokers]
 
 
 def _check_addresses(brokers: Iterable[tuple[int, str, int]]) -> None:

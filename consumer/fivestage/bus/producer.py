@@ -10,10 +10,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
-from aiokafka import AIOKafkaProducer
 
 from fivestage.bus import internals
+from fivestage.bus.compression import codec_of
 from fivestage.bus.connection import client_options
+from fivestage.bus.preflight import answering_server
+from fivestage.bus.producer_client import ProducerClient
 from fivestage.bus.rebuild import STOP_S, Rebuilds, attempt_within
 from fivestage.errors import BrokerError
 
@@ -21,13 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fivestage.core.events import Observer
+    from fivestage.core.reach import Reach
     from fivestage.core.repair import Trouble
     from fivestage.settings import Settings
 
-    MakeProducer = Callable[..., AIOKafkaProducer]
-
-MAX_BATCH_BYTES = 64 * 1024
-"""A batch takes records until it is this large; a larger record gets a batch of its own."""
+    MakeProducer = Callable[..., ProducerClient]
 
 log = structlog.get_logger("fivestage.bus.producer")
 
@@ -37,12 +37,16 @@ class Producer:
 
     Args:
         settings: Where to connect and how.
-        observer: Told of every rebuild.
+        observer: Notified of every rebuild.
+        reach: Whether brokers can be reached.
         max_record_bytes: The largest record that all output topics take.
         on_retiring: Awaited before a client is stopped: nothing may be sent with it afterwards.
         on_rebuilt: Called when there is a new one.
         on_failure: Called when there will be none.
         make_client: Makes the client; a simulation puts another in its place.
+
+    Raises:
+        ConfigurationError: what ``kafka.compression`` takes is not installed.
     """
 
     def __init__(
@@ -54,15 +58,18 @@ class Producer:
         on_retiring: Callable[[], Awaitable[None]],
         on_rebuilt: Callable[[], None],
         on_failure: Callable[[BrokerError], None],
-        make_client: MakeProducer = AIOKafkaProducer,
+        make_client: MakeProducer = ProducerClient,
+        reach: Reach | None = None,
     ) -> None:
         self._make_client = make_client
         self._settings = settings
-        self.max_batch_bytes = min(MAX_BATCH_BYTES, max_record_bytes)
+        self.max_batch_bytes = min(settings.kafka.publish_batch_bytes, max_record_bytes)
+        self.max_request_bytes = settings.kafka.publish_request_bytes
+        self.codec = codec_of(settings.kafka.compression)
         self._on_retiring = on_retiring
         self._on_rebuilt = on_rebuilt
         self._on_failure = on_failure
-        self._rebuilds = Rebuilds("producer", observer)
+        self._rebuilds = Rebuilds("producer", observer, reach)
         self._rebuilding: asyncio.Task[None] | None = None
         self._stopping = False
         self.trouble: Trouble | None = None
@@ -72,11 +79,8 @@ class Producer:
     def __repr__(self) -> str:
         return f"<Producer {'ok' if self.trouble is None else self.trouble.reason}>"
 
-    def _make(self) -> AIOKafkaProducer:
-        return self._make_client(
-            **client_options(self._settings.kafka),
-            enable_idempotence=True,
-        )
+    def _make(self) -> ProducerClient:
+        return self._make_client(**client_options(self._settings.kafka))
 
     async def start(self) -> dict[str, list[int]]:
         """Connect; returns the partitions of the output topics.
@@ -86,10 +90,12 @@ class Producer:
         """
         return await self._connect(self.client)
 
-    async def _connect(self, client: AIOKafkaProducer) -> dict[str, list[int]]:
+    async def _connect(self, client: ProducerClient) -> dict[str, list[int]]:
+        kafka = self._settings.kafka
+        internals.bootstrap_from(client.client, lambda: answering_server(kafka))
         await client.start()
-        topics = self._settings.topics.outputs.values()
-        return {topic: sorted(await client.partitions_for(topic)) for topic in topics}
+        within_s = self._settings.kafka.request_timeout_ms / 1000
+        return await client.partitions(self._settings.topics.outputs.values(), within_s)
 
     def rebuild(self, trouble: Trouble) -> None:
         """Make the client anew, unless that is being done or the end has come."""
@@ -102,7 +108,7 @@ class Producer:
 
         The first batch on it would have to wait for as long again to find that out.
         """
-        internals.hang_up(self.client, host, port)
+        internals.hang_up(self.client.client, host, port)
 
     async def _rebuild(self, trouble: Trouble) -> None:
         try:
@@ -122,7 +128,7 @@ class Producer:
         failure = await attempt_within(self.client.stop, STOP_S)
         if failure is not None:
             log.warning("left behind", part="producer", cause=failure)
-        internals.cut_producer(self.client)
+        internals.disconnect(self.client.client)
 
     async def stop(self) -> None:
         """Disconnect. The caller bounds this: with the brokers away it never returns."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
+from fivestage.core.reach import Reach
 from fivestage.core.repair import RebuildBudget, Trouble, pause_s
 from fivestage.errors import BrokerError, FivestageError
 from fivestage.waits import take_note
@@ -22,7 +23,7 @@ STOP_S = 3.0
 """How long an old client may take to end."""
 ATTEMPT_S = 15.0
 PATIENCE_S = 120.0
-"""How long a new client may take to connect: until then the brokers may be away."""
+"""How long a new client may take to connect, while brokers can be reached."""
 
 log = structlog.get_logger("fivestage.bus.rebuild")
 
@@ -42,11 +43,13 @@ class Rebuilds:
 
     Args:
         name: What the client is.
-        observer: Told of every rebuild.
+        observer: Notified of every rebuild.
+        reach: Whether brokers can be reached.
     """
 
-    def __init__(self, name: str, observer: Observer) -> None:
+    def __init__(self, name: str, observer: Observer, reach: Reach | None = None) -> None:
         self._name = name
+        self._reach = reach or Reach()
         self._observer = observer
         self._random = random.random
         self._budget = RebuildBudget(self._random)
@@ -68,15 +71,15 @@ class Rebuilds:
         await asyncio.sleep(wait_s)
 
     async def connected(self, make: Callable[[], C], start: Callable[[C], Awaitable[object]]) -> C:
-        """Make the client and start it, again and again while the brokers are away.
+        """Make the client and start it, again and again, for as long as no broker can be reached.
 
-        When this is cancelled, a client that has begun to start is stopped.
+        When this is cancelled, a client whose start is under way is stopped.
 
         Raises:
-            BrokerError: they were for too long.
+            BrokerError: brokers can be reached, and it does not start for long.
         """
         clock = asyncio.get_running_loop().time
-        end = clock() + PATIENCE_S
+        started_at = clock()
         for attempt in count():
             try:
                 client = make()
@@ -92,7 +95,7 @@ class Rebuilds:
                 if failure is None:
                     log.info("rebuilt", client=self._name)
                     return client
-            if clock() > end:
+            if self._reach.waited_s(started_at, clock()) > PATIENCE_S:
                 break
             await asyncio.sleep(pause_s(attempt, self._random()))
         raise BrokerError(f"the {self._name} could not be rebuilt within {PATIENCE_S:.0f} s: {failure}")

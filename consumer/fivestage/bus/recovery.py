@@ -52,6 +52,7 @@ class Recovery:
         begin: Enters records into their books; those of partitions lost meanwhile are dropped.
         topic: For messages.
         group_id: For messages.
+        from_beginning: A partition without a position is read from its beginning, see Positions.
         patience_ms: How long a record is waited for that is there. Longer than a fetch waits at the broker:
             the client begins none for a partition as long as one for others is under way.
     """
@@ -65,7 +66,9 @@ class Recovery:
         topic: str,
         group_id: str,
         patience_ms: int,
+        from_beginning: bool = True,
     ) -> None:
+        self._from_beginning = from_beginning
         self._consumer = consumer
         self._ledger = ledger
         self._begin = begin
@@ -119,7 +122,7 @@ class Recovery:
                 return
             if offset is not None:
                 self._consumer.seek(partition, offset)
-            else:
+            elif self._from_beginning:  # otherwise nothing was read of it yet, and the next fetch says so
                 await self._consumer.seek_to_beginning(partition)
         except Exception as error:
             if not self.is_over(error):

@@ -11,25 +11,23 @@ know it again. That, and one request at a time, is all that an idempotent produc
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from aiokafka import TopicPartition
 from aiokafka.errors import (
-    DuplicateSequenceNumber,
     KafkaError,
     LeaderNotAvailableError,
-    NoError,
     RequestTimedOutError,
     TopicAuthorizationFailedError,
-    for_code,
 )
 
 from fivestage.bus import internals
 from fivestage.bus.event_batch import EventBatch
 from fivestage.bus.event_request import EventRequest
+from fivestage.bus.produce_answer import ContentRefusedError, errors_of
 from fivestage.bus.rebuild import STOP_S
 from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError
@@ -37,18 +35,21 @@ from fivestage.errors import BrokerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from aiokafka import TopicPartition
+
     from fivestage.bus.outbox import PartitionQueue
     from fivestage.bus.producer import Producer
 
 ACKS_OF_ALL: Final = -1
-MAX_REQUEST_BYTES: Final = 1024 * 1024
-"""A request takes batches until it is this large."""
 RETRY_S: Final = 0.1
+"""The first pause before a batch is sent again; each further one is twice as long, up to LONGEST_RETRY_S."""
+LONGEST_RETRY_S: Final = 1.0
+LOOK_S: Final = 0.05
+"""How often it is seen whose pause is over."""
 CLOSE_S: Final = 1.0
 """How long requests may take to end when they are cancelled."""
 NUMBERS: Final = 2**31
 """So many sequence numbers there are; the next one is 0 again."""
-HAS_IT: Final = (NoError.errno, DuplicateSequenceNumber.errno)
 NO_ANSWER: Final = RequestTimedOutError()
 
 TELL_EVERY_S: Final = 30.0
@@ -66,6 +67,9 @@ class Sender:
         drop_unwanted: Called before a batch is filled; may take away what comes first in the queue.
         on_acked: Called with a queue whose batch is acknowledged, before the next one is sent.
         on_refused: Called with a queue whose batch is not taken by any broker, and why.
+        on_split: Called with a queue whose batch, sent once, was refused for what is in it; whether it now
+            holds something else to send.
+        on_throttled: Called with how many seconds a broker makes this wait.
         on_error: Called with an exception that one of these has raised: records may have been lost track of.
     """
 
@@ -77,6 +81,8 @@ class Sender:
         drop_unwanted: Callable[[PartitionQueue], None],
         on_acked: Callable[[PartitionQueue], None],
         on_refused: Callable[[PartitionQueue, KafkaError], None],
+        on_split: Callable[[PartitionQueue, ContentRefusedError], bool],
+        on_throttled: Callable[[float], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
         self._producer = producer
@@ -84,10 +90,12 @@ class Sender:
         self._drop_unwanted = drop_unwanted
         self._on_acked = on_acked
         self._on_refused = on_refused
+        self._on_split = on_split
+        self._on_throttled = on_throttled
         self._on_error = on_error
         self._client: Any = producer.client.client
-        self._identity = internals.identity(producer.client)
-        self._numbers = internals.sequence_numbers(producer.client)
+        self._identity = producer.client.identity
+        self._numbers = producer.client.numbers
         self._clock = asyncio.get_running_loop().time
         self._waiting: dict[int, deque[PartitionQueue]] = {}
         """By the broker that leads them."""
@@ -148,7 +156,7 @@ class Sender:
     def _next(self, broker: int) -> list[PartitionQueue]:
         """Those whose batches go into the next request."""
         waiting, found, size = self._waiting[broker], [], 0
-        while waiting and size < MAX_REQUEST_BYTES:
+        while waiting and size < self._producer.max_request_bytes:
             queue = waiting.popleft()
             if self._client.cluster.leader_for_partition(queue.place) != broker:  # not any more
                 self.send((queue,))
@@ -162,20 +170,25 @@ class Sender:
         if not queue.pending:
             queue.busy, queue.sent_at = False, None
             return False
-        batch = EventBatch(self._producer.max_batch_bytes)
+        batch = EventBatch(min(self._producer.max_batch_bytes, queue.room()))
         queue.take(batch)
-        number = self._numbers[queue.place]
-        self._numbers[queue.place] = (number + len(batch)) % NUMBERS
-        queue.batch = batch.encode(*self._identity, number)
+        queue.number = self._numbers[queue.place]
+        self._numbers[queue.place] = (queue.number + len(batch)) % NUMBERS
+        queue.batch = batch.encode(*self._identity, queue.number, self._producer.codec)
         return True
 
     async def _ask(
         self, broker: int, queues: list[PartitionQueue]
     ) -> Mapping[TopicPartition, KafkaError | None]:
         """Send a request; what was wrong with each batch, None with one that the broker has."""
-        request = EventRequest(None, ACKS_OF_ALL, self._timeout_ms, _by_topic(queues))
+        request = EventRequest(ACKS_OF_ALL, self._timeout_ms, _by_topic(queues))
+        for queue in queues:
+            queue.attempts += 1
         try:
-            return _errors(await self._client.send(broker, request))
+            answer = await self._client.send(broker, request)
+            if answer.throttle_time_ms:
+                self._on_throttled(answer.throttle_time_ms / 1000)
+            return errors_of(answer)
         except KafkaError as error:
             found: KafkaError = error
         except Exception as error:  # noqa: BLE001 - what else the client raises is a fault of it
@@ -196,6 +209,10 @@ class Sender:
                 queue.busy = False
         elif error.retriable:
             self._try_again(queue, error)
+        elif isinstance(error, ContentRefusedError) and queue.attempts == 1:  # nothing of it can be there
+            self._numbers[queue.place] = queue.number
+            if self._on_split(queue, error):
+                self.send((queue,))
         else:
             self._on_refused(queue, error)
 
@@ -203,22 +220,31 @@ class Sender:
         if self._producer.trouble is None and self._clock() - self._told_at > TELL_EVERY_S:
             self._told_at = self._clock()
             log.warning("not published yet", **queue.place._asdict(), error_type=type(error).__name__)
-        if getattr(error, "invalid_metadata", False) and not internals.is_refreshing(self._producer.client):
+        if getattr(error, "invalid_metadata", False) and not internals.is_refreshing(self._client):
             self._client.force_metadata_update()
         self._pause(queue)
 
     def _pause(self, queue: PartitionQueue) -> None:
         """Try again in a while, when it is known who leads."""
-        if not self._paused and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._go_on)
+        longest_s = min(LONGEST_RETRY_S, RETRY_S * 2.0 ** min(queue.pauses, 8))
+        queue.pauses += 1
+        queue.again_at = self._clock() + longest_s * (1 - random.random() / 2)  # noqa: S311 - spreads retries
         self._paused.append(queue)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._go_on)
 
     def _go_on(self) -> None:
-        if internals.is_refreshing(self._producer.client):
-            self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._go_on)
-            return
-        queues, self._paused = self._paused, []
-        self.send(queues)
+        self._timer = None
+        if not internals.is_refreshing(self._client):
+            now = self._clock()
+            due = [queue for queue in self._paused if queue.again_at <= now]
+            self._paused = [queue for queue in self._paused if queue.again_at > now]
+            self.send(due)
+        if self._paused:
+            self._look_soon()
 
     def cancel(self) -> None:
         """Send nothing more; what was under way is as it was, and may have arrived."""
@@ -250,12 +276,3 @@ def _by_topic(queues: list[PartitionQueue]) -> list[tuple[str, list[tuple[int, b
     for queue in queues:
         topics.setdefault(queue.place.topic, []).append((queue.place.partition, queue.batch))
     return list(topics.items())
-
-
-def _errors(response: Any) -> dict[TopicPartition, KafkaError | None]:
-    """What was wrong with each batch; None with one that the broker has."""
-    return {
-        TopicPartition(topic, answer[0]): None if answer[1] in HAS_IT else for_code(answer[1])()
-        for topic, answers in response.topics
-        for answer in answers
-    }

@@ -14,19 +14,21 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    IncompatibleBrokerVersion,
     InvalidTopicError,
     KafkaError,
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
     TopicAuthorizationFailedError,
 )
 
-from fivestage.bus.outbox import Delivery, PartitionQueue
+from fivestage.bus.outbox import ANY_SIZE, Delivery, PartitionQueue
 from fivestage.bus.producer import Producer
+from fivestage.bus.producer_client import ProducerClient
 from fivestage.bus.sender import Sender
 from fivestage.core.murmur2 import murmur2
+from fivestage.core.reach import Reach
+from fivestage.core.refused_event import REFUSED, TOO_LARGE, name_of, without_data
 from fivestage.core.repair import Trouble
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
 
@@ -34,13 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fivestage.bus.outbox import Waiting
+    from fivestage.bus.produce_answer import ContentRefusedError
     from fivestage.core.events import Observer
     from fivestage.core.records import Output, OutputRecord
     from fivestage.settings import Settings
 
 LATE_LOOKS = 3
 """How often in a row a batch must be found late: a process that was stopped finds its clocks ahead."""
-HOPELESS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTopicError)
+HOPELESS = (InvalidTopicError, IncompatibleBrokerVersion)
 """Another producer would be told the same."""
 
 log = structlog.get_logger("fivestage.bus.sink")
@@ -55,6 +58,7 @@ class Sink:
         on_failure: Called when a partition can be published to no more; what waits for it stays unfinished.
         max_record_bytes: The largest record that all output topics take.
         make_producer: Makes the client; tests put another in its place.
+        reach: Whether brokers can be reached.
     """
 
     def __init__(
@@ -64,9 +68,11 @@ class Sink:
         on_failure: Callable[[Exception], None],
         *,
         max_record_bytes: int,
-        make_producer: Callable[..., AIOKafkaProducer] = AIOKafkaProducer,
+        make_producer: Callable[..., ProducerClient] = ProducerClient,
+        reach: Reach | None = None,
     ) -> None:
         self._topics = settings.topics.outputs
+        self._reach = reach or Reach()
         self._observer = observer
         self._on_failure = on_failure
         self._batch_patience_s = settings.kafka.publish_timeout_ms / 1000 / 2
@@ -85,6 +91,7 @@ class Sink:
             on_rebuilt=self._send_all,
             on_failure=lambda error: on_failure(PublishError(str(error))),
             make_client=make_producer,
+            reach=self._reach,
         )
 
     def __repr__(self) -> str:
@@ -95,9 +102,13 @@ class Sink:
 
         Raises:
             BrokerError: no broker answers.
+            ConfigurationError: a right is missing.
         """
         try:
             partitions = await self.producer.start()
+        except ClusterAuthorizationFailedError:
+            advice = "grant IdempotentWrite on the cluster to this principal"
+            raise ConfigurationError(f"not allowed to produce idempotently: {advice}") from None
         except KafkaError as error:
             raise BrokerError(f"cannot connect: {error}") from error
         for output, topic in self._topics.items():
@@ -111,6 +122,8 @@ class Sink:
             drop_unwanted=self._drop_unwanted,
             on_acked=self._acked,
             on_refused=self._refused,
+            on_split=self._split,
+            on_throttled=lambda wait_s: self._observer.throttled("producer", wait_s),
             on_error=self._lost_track,
         )
 
@@ -185,6 +198,33 @@ class Sink:
         else:
             self.producer.rebuild(Trouble(type(error).__name__, text))
 
+    def _split(self, queue: PartitionQueue, error: ContentRefusedError) -> bool:
+        """Nothing of a batch was taken, for what is in it: find the record, publish it without its data."""
+        if len(queue.under_way) > 1:
+            if error.is_size:
+                queue.too_much = len(queue.batch)
+        elif not self._leave_out_data(queue, error):
+            return False
+        queue.split()
+        return True
+
+    def _leave_out_data(self, queue: PartitionQueue, error: ContentRefusedError) -> bool:
+        """Put another record in the place of the one that was refused; False where there is none."""
+        [(record, delivery)] = queue.under_way
+        topic, name = queue.place.topic, name_of(record)
+        error_type = TOO_LARGE if error.is_size else REFUSED
+        other = without_data(record, error_type, error.why)
+        if other is None:
+            queue.over = True
+            text = f"cannot publish {name} to topic {topic!r}, also without data: {error.why}"
+            self._on_failure(PublishError(text))
+            return False
+        self._observer.event_refused(error_type)
+        log.warning("refused", topic=topic, event_id=name, cause=error.why)
+        queue.under_way[0] = (other, delivery)
+        queue.too_much = ANY_SIZE
+        return True
+
     def _lost_track(self, error: BaseException) -> None:
         """A bug of ours: end, rather than lose track of a query."""
         log.error("unexpected error", exc_info=error)
@@ -193,14 +233,29 @@ class Sink:
     # The producer is made anew
 
     def look(self, now: float) -> None:
-        """Have the producer made anew where a batch stays unacknowledged; to be called twice a second."""
+        """Have the producer made anew where a batch stays unacknowledged; to be called twice a second.
+
+        Use what partitions were added, too.
+        """
+        self._add_partitions()
         sent = [queue.sent_at for queues in self._queues.values() for queue in queues]
-        waited_s = now - min((at for at in sent if at is not None), default=now)
+        since = min((at for at in sent if at is not None), default=now)
+        waited_s = self._reach.waited_s(since, now)
         self._late_looks = self._late_looks + 1 if waited_s > self._batch_patience_s else 0
         if self._late_looks >= LATE_LOOKS:
             self._late_looks = 0
             text = f"a batch was not acknowledged for {waited_s:.0f} s"
             self.producer.rebuild(Trouble("unacknowledged", text))
+
+    def _add_partitions(self) -> None:
+        """Publish to all partitions that the client knows by now; keys move as with any other client."""
+        known = self.producer.client.client.cluster
+        for output, queues in self._queues.items():
+            topic = self._topics[output]
+            count = len(known.partitions_for_topic(topic) or ())
+            if count > len(queues):
+                log.info("partitions added", topic=topic, before=len(queues), now=count)
+                queues.extend([PartitionQueue(topic, number) for number in range(len(queues), count)])
 
     async def _take_back(self) -> None:
         """Wait for nothing any more: what is under way goes back to the heads of the queues."""

@@ -5,12 +5,13 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 * a fetch that raises may have lost records and raises for ever: see ``recovery.py``;
 * a batch is decompressed to whatever it becomes: see ``batches.py``;
 * cancelling a fetch switches ``max_poll_interval_ms`` off for good: fetches are never cancelled;
-* where a position is missing or out of range it would begin anew without a word: see ``positions.py``;
+* where a position is missing or out of range it would start elsewhere without a word: see ``positions.py``;
 * a pause is forgotten in every rebalance and drops what was fetched ahead: it is applied again, and used
   only when the wait is long;
 * exceptions of the rebalance listener are logged and forgotten: they are kept and raised from ``fetch``;
 * a fetch that is answered with an unknown error is repeated at once, for ever: see ``internals.py``;
 * a commit is tried again also when the group has dropped the member meanwhile: see ``internals.py``;
+* one bootstrap server after the other is tried, each for a whole time-out: see ``internals.py``;
 * a dead connection is noticed by each client for itself, after a whole time-out: see ``internals.py``;
 * a background task that has ended is not told of, and a consumer cannot be started again: see ``member.py``.
 """
@@ -18,6 +19,7 @@ What aiokafka does and what is done about it (version 0.14.0, pinned):
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,10 +31,11 @@ from fivestage.bus import internals
 from fivestage.bus.batches import check_batches
 from fivestage.bus.connection import client_options
 from fivestage.bus.positions import LOST_POSITION, Positions
+from fivestage.bus.preflight import answering_server
 from fivestage.bus.recovery import Recovery
-from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.ledger import Ledger, PartitionKey, numbers_of
 from fivestage.core.repair import Trouble
-from fivestage.errors import BrokerError, FivestageError
+from fivestage.errors import BrokerError, FencedError, FivestageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -75,7 +78,8 @@ class Source:
         make_consumer: MakeConsumer = AIOKafkaConsumer,
     ) -> None:
         self._on_unanswered = on_unanswered
-        self._topic = settings.topics.queries
+        self._kafka = settings.kafka
+        self._topics = settings.topics
         self._max_batch_bytes = settings.kafka.max_batch_bytes
         self._wait_s = settings.kafka.fetch_max_wait_ms / 1000
         self._ledger = ledger
@@ -88,18 +92,26 @@ class Source:
         self._joined = False
         self._retired = False
         self.consumer = make_consumer(**_consumer_options(settings))
-        self._positions = Positions(self.consumer, ledger, observer, topic=self._topic)
+        self._positions = Positions(
+            self.consumer,
+            ledger,
+            observer,
+            topic=self._topics.queries,
+            group_id=settings.kafka.group_id,
+            reset=settings.kafka.auto_offset_reset,
+        )
         self._recovery = Recovery(
             self.consumer,
             ledger,
             self._begin,
-            topic=self._topic,
+            topic=self._topics.queries,
             group_id=settings.kafka.group_id,
+            from_beginning=settings.kafka.auto_offset_reset == "earliest",
             patience_ms=max(FETCH_TIMEOUT_MS, 2 * settings.kafka.fetch_max_wait_ms),
         )
 
     def __repr__(self) -> str:
-        return f"<Source {self._topic} {self._ledger}{' paused' if self._paused else ''}>"
+        return f"<Source {self._topics.queries} {self._ledger}{' paused' if self._paused else ''}>"
 
     async def start(self) -> None:
         """Connect and subscribe; the first ``fetch`` joins the group.
@@ -107,6 +119,7 @@ class Source:
         Raises:
             BrokerError: no broker answers.
         """
+        internals.bootstrap_from(internals.client_of(self.consumer), lambda: answering_server(self._kafka))
         try:
             await self.consumer.start()
         except KafkaError as error:
@@ -115,7 +128,11 @@ class Source:
         internals.brake_fetches(self.consumer, soon_s=self._wait_s / 2, pause_s=REFUSED_PAUSE_S)
         internals.commit_only_as_member(self.consumer)
         internals.when_unanswered(self.consumer, self._on_unanswered)
-        self.consumer.subscribe([self._topic], listener=_Listener(self))
+        internals.when_throttled(self.consumer, partial(self._observer.throttled, "consumer"))
+        if self._kafka.group_instance_id is not None:
+            internals.when_fenced(self.consumer, self._fenced)
+        topics, pattern = self._topics.inputs, self._topics.pattern
+        self.consumer.subscribe(topics, pattern=pattern, listener=_Listener(self))
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
         """Wait a little for records. Never cancel this; it returns by itself.
@@ -140,6 +157,7 @@ class Source:
             await self._positions.restore(error)
             return []
         except Exception as error:  # noqa: BLE001 - whatever a broken batch makes the client raise
+            self._raise_failure()
             if self._recovery.is_over(error):
                 return []
             log.warning("fetch failed", error_type=type(error).__name__)
@@ -155,23 +173,22 @@ class Source:
             if not self._paused:
                 self.consumer.resume(partition)
             self._held.discard(key)
-            log.warning("partition resumed", partition=key.partition, offset=offset)
+            log.warning("partition resumed", topic=key.topic, partition=key.partition, offset=offset)
         for key in self._ledger.halted():
             if key not in self._held:
                 self._held.add(key)
                 self.consumer.pause(TopicPartition(*key))
                 halt, book = self._ledger.guard.halted[key], self._ledger.books[key]
-                log.error(
-                    "partition halted", partition=key.partition, position=book.position, reason=halt.reason
-                )
+                where = {"topic": key.topic, "partition": key.partition, "position": book.position}
+                log.error("partition halted", **where, reason=halt.reason)
 
     def held_up(self) -> str | None:
         """Which partitions are halted, and why; None while none is."""
         halted = self._ledger.halted()
         if not halted:
             return None
-        numbers = ", ".join(str(number) for number in sorted(key.partition for key in halted))
-        return f"halted: partition {numbers}: {self._ledger.guard.halted[halted[0]].reason}"
+        names = ", ".join(map(str, numbers_of(halted)))
+        return f"halted: partition {names}: {self._ledger.guard.halted[halted[0]].reason}"
 
     def _begin(self, records: Sequence[Record]) -> Sequence[Record]:
         """Enter records into their books; drop those of partitions lost meanwhile."""
@@ -181,7 +198,8 @@ class Source:
         if book is None or self._retired:  # the book may be another consumer's
             return []
         if book.next_offset is not None and first.offset < book.next_offset:
-            log.warning("offsets went back: a new log", partition=key.partition, offset=first.offset)
+            where = {"topic": key.topic, "partition": key.partition, "offset": first.offset}
+            log.warning("offsets went back: a new log", **where)
             self._ledger.assign(frozenset({key}))
             return self._begin(records)
         for record in records:
@@ -226,9 +244,8 @@ class Source:
             return "not a member of the group yet"
         if not internals.knows_coordinator(self.consumer):
             return "the group's coordinator cannot be reached"
-        if self.consumer.partitions_for_topic(self._topic) is None:
-            return f"topic {self._topic!r} does not exist any more"
-        return None
+        gone = [name for name in self._topics.inputs if self.consumer.partitions_for_topic(name) is None]
+        return f"topic {gone[0]!r} does not exist any more" if gone else None
 
     def retire(self) -> None:
         """Touch the ledger no more: another consumer takes over. Its books are closed by the caller."""
@@ -262,12 +279,22 @@ class Source:
         self._held.clear()
         if self._paused:
             self.consumer.pause(*self.consumer.assignment())
-        names = sorted(key.partition for key in keys)
-        log.info("assigned", topic=self._topic, partitions=names, epoch=self._ledger.epoch)
+        names, epoch = numbers_of(keys), self._ledger.epoch
+        log.info("assigned", topic=self._topics.queries, partitions=names, epoch=epoch)
 
     def fail(self, error: BaseException) -> None:
         """Keep a failure of the listener until the next fetch can raise it."""
         self._failure = error
+
+    def _fenced(self) -> None:
+        kafka = self._kafka
+        self.fail(
+            FencedError(
+                f"another process has joined group {kafka.group_id!r} with kafka.group_instance_id = "
+                f"{kafka.group_instance_id!r}, and has this one's partitions now: each instance needs an id "
+                "of its own"
+            )
+        )
 
     def _raise_failure(self) -> None:
         if isinstance(self._failure, FivestageError):
@@ -304,12 +331,13 @@ def _consumer_options(settings: Settings) -> dict[str, object]:
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",
+        "client_rack": kafka.client_rack,
         "partition_assignment_strategy": (StickyPartitionAssignor,),
         "session_timeout_ms": kafka.session_timeout_ms,
         "heartbeat_interval_ms": kafka.heartbeat_interval_ms,
         "rebalance_timeout_ms": kafka.rebalance_timeout_ms,
         "fetch_max_wait_ms": kafka.fetch_max_wait_ms,
-        "fetch_max_bytes": 8 * 1024 * 1024,
+        "fetch_max_bytes": kafka.fetch_max_bytes,
         "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
         "check_crcs": False,  # verified in batches.py
     }

@@ -8,36 +8,38 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResourceType
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
-    NodeNotReadyError,
     RequestTimedOutError,
     TopicAlreadyExistsError,
     for_code,
 )
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
-from fivestage.bus.connection import client_options
 from fivestage.bus.metadata import DescribeTopics
-from fivestage.bus.preflight import preflight
+from fivestage.bus.preflight import ask, preflight, reachable_options
 from fivestage.core.records import Output
 from fivestage.errors import ConfigurationError
+from fivestage.waits import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from aiokafka.protocol.api import Request
 
-    from fivestage.settings import Settings
+    from fivestage.settings import KafkaSettings, Settings
 
+_IS_INTERNAL: Final = 2
+"""Where a topic of a response to DescribeTopics says so."""
 _READ, _WRITE = 3, 4
 """Bits of an AclOperation set (Kafka's AclOperation codes)."""
 _EMBEDDED_CLUSTER: Final = "mockCluster"
 """How librdkafka's mock begins its cluster's id; those of real brokers are 22 random characters."""
 EMBEDDED_PARTITIONS: Final = 4
 """What the embedded broker gives a topic that it creates for a client."""
+BROKERS_DEFAULT: Final = -1
+"""A replication factor: what the brokers' ``default.replication.factor`` says."""
 _NOT_TOLD: Final = -(2**31)
 _CHECK_TIMEOUT_S: Final = 12.0
 _VISIBLE_TRIES: Final = 20
@@ -59,54 +61,69 @@ class TopicInfo:
     may_write: bool | None = None
     cluster_id: str | None = None
     """None where the broker is too old to tell."""
+    replicas: int = 0
+    """The fewest that a partition has."""
 
 
-async def describe(settings: Settings, names: Iterable[str]) -> dict[str, TopicInfo]:
-    """Look topics up.
+async def describe(settings: Settings, names: Iterable[str] | None) -> dict[str, TopicInfo]:
+    """Look topics up; all that this principal may see, but those of Kafka itself, where *names* is None.
 
     Raises:
         ConfigurationError: no broker can be reached, or none answers.
     """
-    await preflight(settings.kafka)
     try:
-        response = await _ask(settings, DescribeTopics(list(names)))
+        response = await _ask(settings, DescribeTopics(None if names is None else list(names)))
+    except KafkaError as error:
+        raise _unanswered(settings, error) from None
+    cluster_id = getattr(response, "cluster_id", None)
+    wanted = [topic for topic in response.topics if names is not None or not topic[_IS_INTERNAL]]
+    return {info.name: info for info in (_info(topic, cluster_id) for topic in wanted)}
+
+
+async def _ask(settings: Settings, request: Request[Any]) -> Any:
+    """Ask all brokers side by side: some may be away, or silent, and are listed for a while.
+
+    Raises:
+        ConfigurationError: no bootstrap server can be reached, or no broker answers in time.
+        KafkaError: a broker does not know such requests, or none can be reached.
+    """
+    reached = await preflight(settings.kafka)
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            return await first_of(
+                [_ask_one(settings.kafka, host, port, request) for host, port in reached.brokers]
+            )
     except TimeoutError:
         raise ConfigurationError(
             f"Kafka at {settings.kafka.bootstrap_servers} accepts connections but does not answer"
         ) from None
-    except KafkaError as error:
-        raise ConfigurationError(
-            f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
-            "the credentials, and that the addresses the brokers advertise are reached from here"
-        ) from None
-    cluster_id = getattr(response, "cluster_id", None)
-    return {info.name: info for info in (_info(topic, cluster_id) for topic in response.topics)}
 
 
-async def _ask(settings: Settings, request: Request[Any]) -> Any:
-    """Ask one broker after the other until one answers: some may be away, and are listed for a while."""
-    client = AIOKafkaClient(**client_options(settings.kafka))
+async def _ask_one(kafka: KafkaSettings, host: str, port: int, request: Request[Any]) -> Any:
     try:
-        async with asyncio.timeout(_CHECK_TIMEOUT_S):
-            await client.bootstrap()
-            failure: KafkaError = NodeNotReadyError("no broker is known")
-            for broker in client.cluster.brokers():
-                try:
-                    return await client.send(broker.nodeId, request)
-                except (NodeNotReadyError, KafkaConnectionError, RequestTimedOutError) as error:
-                    failure = error
-            raise failure
-    finally:
-        await client.close()
+        return await ask(kafka, host, port, request)
+    except TimeoutError:
+        raise RequestTimedOutError(f"no answer from {host}:{port}") from None
+    except OSError as error:
+        raise KafkaConnectionError(f"{host}:{port}: {error.strerror or type(error).__name__}") from None
+
+
+def _unanswered(settings: Settings, error: KafkaError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
+        "the credentials, and that the addresses the brokers advertise are reached from here"
+    )
 
 
 def _info(topic: Any, cluster_id: str | None) -> TopicInfo:
     error_code, name, _, partitions, *rights = topic
     error = for_code(error_code).__name__ if error_code else None
+    of_replicas = 4 if rights else 3  # the newer response has the leader's epoch before them
+    replicas = min((len(partition[of_replicas]) for partition in partitions), default=0)
     if not rights or rights[0] == _NOT_TOLD:
-        return TopicInfo(name, len(partitions), error, cluster_id=cluster_id)
+        return TopicInfo(name, len(partitions), error, cluster_id=cluster_id, replicas=replicas)
     may_read, may_write = bool(rights[0] >> _READ & 1), bool(rights[0] >> _WRITE & 1)
-    return TopicInfo(name, len(partitions), error, may_read, may_write, cluster_id)
+    return TopicInfo(name, len(partitions), error, may_read, may_write, cluster_id, replicas)
 
 
 def is_embedded(found: Mapping[str, TopicInfo]) -> bool:
@@ -115,17 +132,37 @@ def is_embedded(found: Mapping[str, TopicInfo]) -> bool:
 
 
 async def check(settings: Settings) -> dict[str, TopicInfo]:
-    """Make sure that all five topics are there and may be used.
+    """Make sure that all topics are there and may be used.
 
     Raises:
         ConfigurationError: one is missing or a right is; the text says what to do.
     """
-    found = await describe(settings, settings.topics.all)
-    for name in settings.topics.all:
-        problem = problem_of(found.get(name), name, is_input=name == settings.topics.queries)
+    names, found = await look_up(settings)
+    for name in names:
+        problem = problem_of(found.get(name), name, is_input=settings.topics.is_input(name))
         if problem is not None:
             raise ConfigurationError(problem)
     return found
+
+
+async def look_up(settings: Settings) -> tuple[tuple[str, ...], dict[str, TopicInfo]]:
+    """The names of all topics, those that match a pattern too, and what the cluster says of them.
+
+    Raises:
+        ConfigurationError: no broker answers, or no topic matches the pattern.
+    """
+    topics = settings.topics
+    found = await describe(settings, topics.all)
+    if topics.pattern is None:
+        return topics.all, found
+    every = await describe(settings, None)
+    matching = {name: every[name] for name in sorted(every) if topics.is_input(name)}
+    if not matching:
+        raise ConfigurationError(
+            f"no topic that this principal may see matches topics.queries = {topics.pattern!r}: create one, "
+            "or grant Describe on those that are there"
+        )
+    return (*matching, *topics.all), {**found, **matching}
 
 
 def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | None:
@@ -148,8 +185,10 @@ def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | No
     return None
 
 
-async def create(settings: Settings, *, partitions: int = 8, replication_factor: int = 1) -> list[str]:
-    """Create those of the five topics that are missing; returns their names when they can be used.
+async def create(
+    settings: Settings, *, partitions: int = 8, replication_factor: int = BROKERS_DEFAULT
+) -> list[str]:
+    """Create those topics that are named and missing; returns their names when they can be used.
 
     The embedded broker gives each EMBEDDED_PARTITIONS, whatever is asked for.
 
@@ -159,11 +198,13 @@ async def create(settings: Settings, *, partitions: int = 8, replication_factor:
     found = await describe(settings, settings.topics.all)
     if is_embedded(found):
         return await _create_on_embedded(settings, [name for name, info in found.items() if info.error])
-    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
+    admin = AIOKafkaAdminClient(**await reachable_options(settings.kafka))
     # A dead letter is its record and six headers more: it must fit where its record did.
     roomy = {settings.topics.dead_letters: {"max.message.bytes": str(DEAD_LETTER_BYTES)}}
+    # The client takes a default only with assignments, which may be none.
+    nowhere: dict[int, list[int]] | None = {} if replication_factor == BROKERS_DEFAULT else None
     wanted = [
-        NewTopic(name, partitions, replication_factor, topic_configs=roomy.get(name))
+        NewTopic(name, partitions, replication_factor, nowhere, topic_configs=roomy.get(name))
         for name in settings.topics.all
     ]
     try:
@@ -214,25 +255,31 @@ async def largest_records(settings: Settings) -> dict[Output, int]:
     """The largest record that each output topic takes, in bytes; the setting where the cluster does not say.
 
     Reading a topic's settings needs DescribeConfigs on it, a right that is useful but not required.
+
+    Raises:
+        ConfigurationError: no broker answers.
     """
     default = settings.kafka.max_record_bytes
     outputs = settings.topics.outputs
-    told = {name: size - BATCH_OVERHEAD_BYTES for name, size in (await _max_message_bytes(settings)).items()}
+    sizes = await output_configs(settings, "max.message.bytes")
+    told = {name: size - BATCH_OVERHEAD_BYTES for name, size in sizes.items()}
     limits = {output: min(default, told.get(name, default)) for output, name in outputs.items()}
     letters = outputs[Output.DEAD_LETTERS]
     return {**limits, Output.DEAD_LETTERS: told.get(letters, default)}
 
 
-async def _max_message_bytes(settings: Settings) -> dict[str, int]:
-    """The ``max.message.bytes`` of the output topics, as far as the cluster tells."""
+async def output_configs(settings: Settings, config: str) -> dict[str, int]:
+    """A configuration of the output topics that is a number, as far as the cluster tells."""
     resources = [(ConfigResourceType.TOPIC, name, None) for name in settings.topics.outputs.values()]
     try:
         response = await _ask(settings, DescribeConfigsRequest(resources))
-    except (KafkaError, AttributeError, TimeoutError):
+    except (KafkaConnectionError, RequestTimedOutError) as error:
+        raise _unanswered(settings, error) from None
+    except (KafkaError, AttributeError):  # a broker that does not know such requests
         return {}
     return {
         name: int(entry[1])
         for _, _, _, name, entries in response.resources
         for entry in entries
-        if entry[0] == "max.message.bytes"
+        if entry[0] == config
     }

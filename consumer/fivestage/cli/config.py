@@ -43,9 +43,15 @@ def show(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> None
 def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> None:
     """Check the settings without connecting to anything; exit code 2 when they are wrong.
 
+    Warns on standard error of settings that contradict each other.
+
     Example: `fivestage config check --config fivestage.toml`
     """
+    from fivestage.contradictions import contradictions
+
     settings = load_settings(config, bootstrap)
+    for sentence in contradictions(settings):
+        print(f"fivestage: {sentence}", file=sys.stderr)
     known = {*type(settings).model_fields, "config"}
     for name in os.environ:
         if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower().split("__")[0] not in known:

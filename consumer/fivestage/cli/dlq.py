@@ -86,7 +86,7 @@ def replay(
     """
     settings = load_settings(config, bootstrap)
     with errors_as_one_line():
-        selection = _selection(topic or settings.topics.queries, reason, since, until)
+        selection = _selection(topic or settings.topics.only_input(), reason, since, until)
         counts = asyncio.run(while_read(_replay(settings, selection, limit, again=again, dry_run=dry_run)))
     if counts["without its bytes"] or counts["refused by the broker"]:
         raise typer.Exit(1)

@@ -28,11 +28,13 @@ app = typer.Typer(
 @app.command()
 def create(
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of each new topic.")] = 8,
-    replication_factor: Annotated[int, typer.Option(min=1, help="Copies of each partition.")] = 1,
+    replication_factor: Annotated[
+        int, typer.Option(min=-1, help="Copies of each partition; -1 = the brokers' default.")
+    ] = -1,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Create those of the five topics that are missing.
+    """Create those topics that are missing: the input topics that are named, and the four output topics.
 
     Example: `fivestage topics create --partitions 12 --replication-factor 3`
     """
@@ -43,7 +45,7 @@ def create(
         for name in created:
             print(f"created {name}")
         if not created:
-            print("nothing to do: all five topics are there")
+            print("nothing to do: all topics are there")
         if note:
             print(f"fivestage: {note}", file=sys.stderr)
 
@@ -78,12 +80,12 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
     settings = load_settings(config, bootstrap)
     quieten_clients()
     with errors_as_one_line():
-        found = asyncio.run(topics.describe(settings, settings.topics.all))
+        names, found = asyncio.run(topics.look_up(settings))
         problems = [
-            topics.problem_of(found.get(name), name, is_input=name == settings.topics.queries)
-            for name in settings.topics.all
+            topics.problem_of(found.get(name), name, is_input=settings.topics.is_input(name))
+            for name in names
         ]
-        for name, problem in zip(settings.topics.all, problems, strict=True):
+        for name, problem in zip(names, problems, strict=True):
             print(problem or f"topic {name!r} can be used: {found[name].partitions} partitions")
     if any(problems):
         raise typer.Exit(1)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_HELD_BYTES = 64 * 1024 * 1024
-"""So much may wait for the broker's acknowledgement before no more queries begin; those that run then end."""
+"""So much may wait for the broker's acknowledgement before no more queries start; those that run then end.
+Together with the records that were taken in, it is also the most before no more records are taken in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Slots(Generic[T]):
             memory long before their number says so.
     """
 
-    __slots__ = ("_limiter", "_max_held_bytes", "_room", "_running", "held_bytes", "running")
+    __slots__ = ("_limiter", "_max_held_bytes", "_room", "_running", "held_bytes", "input_bytes", "running")
 
     def __init__(
         self, limiter: ConcurrencyLimiter, shares: LaneShares, *, max_held_bytes: int = MAX_HELD_BYTES
@@ -85,7 +86,9 @@ class Slots(Generic[T]):
         self._limiter = limiter
         self._max_held_bytes = max_held_bytes
         self.held_bytes = 0
-        """Of answers that were given and are not published yet."""
+        """Of events and dead letters that are not acknowledged yet."""
+        self.input_bytes = 0
+        """Of records that were taken in and have not ended yet."""
         self._room: WaitingRoom[T] = WaitingRoom(shares)
         self._running: Counter[str] = Counter()
         self.running = 0
@@ -108,6 +111,11 @@ class Slots(Generic[T]):
         """Somebody who comes now may run at once: there is room, and nobody was there before."""
         return not self._room and self._may_run()
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether more records may be taken in, by the bytes of those before them."""
+        return self.held_bytes + self.input_bytes < self._max_held_bytes
+
     def _may_run(self) -> bool:
         return self.running < self.limit and self.held_bytes < self._max_held_bytes
 
@@ -129,6 +137,10 @@ class Slots(Generic[T]):
     def give_up(self, predicate: Callable[[T], bool]) -> list[T]:
         """Take out of the lines those the predicate says."""
         return self._room.remove_if(predicate) if self._room else []
+
+    def remove(self, lane: str, item: T) -> None:
+        """Take one item out of the line of its lane."""
+        self._room.remove(lane, item)
 
     def hold(self, count: int) -> None:
         """So many bytes are to be published."""

@@ -17,10 +17,13 @@ from fivestage.core.record_format import header, sized, varint
 from fivestage.core.records import Output, OutputRecord
 from fivestage.core.trail import StageRun
 from fivestage.core.tuples import new
-from fivestage_schemas import PipelineStatus, TimeoutReason, TimeoutScope
+from fivestage_schemas import PipelineStatus, TimeoutScope
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fivestage.core.causes import Cause
     from fivestage.core.deadline import Budget
     from fivestage.core.decode import Unreadable
     from fivestage.core.event_json import Envelope
@@ -30,11 +33,6 @@ MAX_KEY_AND_HEADER_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_HEADER_BYTES
 _TOO_LARGE: Final = "result_too_large"
 _ELSEWHERE: Final = "data left out for the result to fit its topic; the stage result has it"
 _NOWHERE: Final = "data left out: it does not fit the topic"
-_EXPIRED: Final = {
-    TimeoutReason.EXPIRED_BEFORE_START: "its deadline had passed before it could be started",
-    TimeoutReason.WOULD_EXPIRE: "less time was left than an answer takes",
-}
-_NO_THIRD_TIME: Final = "it was begun twice, and twice the process stood still until its time was over"
 _TYPE_HEADERS: Final = {
     Output.STAGE_RESULTS: header(h.CE_TYPE, h.STAGE_RESULT_TYPE.encode()),
     Output.RESULTS: header(h.CE_TYPE, h.RESULT_TYPE.encode()),
@@ -74,32 +72,27 @@ class Encoder:
         """
         finished_at = envelope.started_at + conclusion.duration_s
         stamp = _Stamp(envelope, self._constant, finished_at)
-        records, stages = [], []
+        records, stages, earlier = [], [], conclusion.earlier
         for run in conclusion.runs:
-            value = stamp.json.stage(self._affordable(run))
+            value = stamp.json.stage(self._affordable(run), earlier)
             stages.append(value)
             record = stamp.record(_STAGE_RESULTS, value, _STAGE_KINDS[run.spec.sequence])
-            records.append(record if self._fits(record) else self._without_data(stamp, record, run))
+            records.append(record if self._fits(record) else self._without_data(stamp, record, run, earlier))
         result, conclusion = self._result_record(stamp, conclusion, stages)
         records.append(result)
         for note in conclusion.timeouts:
-            staged = note.scope is TimeoutScope.STAGE and note.spec is not None
-            kind = b"timeout/%d" % note.spec.sequence if staged and note.spec else b"timeout"
-            records.append(stamp.record(Output.TIMEOUTS, stamp.json.timeout(note, finished_at), kind))
+            value = stamp.json.timeout(note, finished_at)
+            records.append(stamp.record(Output.TIMEOUTS, value, _timeout_kind(note)))
         return records, conclusion
 
-    def expired(self, envelope: Envelope, budget: Budget, reason: TimeoutReason) -> list[OutputRecord]:
-        """The events of a query that was not started because its answer would come too late.
-
-        One whose answer is of use for ever is refused only after it has had its chances (see ``core.held``).
-        """
+    def expired(self, envelope: Envelope, budget: Budget, cause: Cause) -> list[OutputRecord]:
+        """The events of a query that was not started."""
         stamp = _Stamp(envelope, self._constant, envelope.started_at)
         status = PipelineStatus.EXPIRED
         of_use_ms = budget.of_use_ms
         limit_s = budget.total_s if of_use_ms is None else of_use_ms / 1000
-        text = _NO_THIRD_TIME if of_use_ms is None else _EXPIRED[reason]
-        result = stamp.json.unstarted(status, text, "expired")
-        note = TimeoutNote(TimeoutScope.QUEUE, reason, None, None, limit_s, envelope.queue_s, ())
+        result = stamp.json.unstarted(status, cause.text, "expired")
+        note = TimeoutNote(TimeoutScope.QUEUE, cause.reason, None, None, limit_s, envelope.queue_s, ())
         timeout = stamp.json.timeout(note, envelope.started_at)
         return [
             stamp.record(Output.RESULTS, result, b"result", _STATUS_HEADERS[status]),
@@ -116,8 +109,10 @@ class Encoder:
             records.append(stamp.record(Output.RESULTS, value, b"result", _STATUS_HEADERS[status]))
         return records
 
-    def _without_data(self, stamp: _Stamp, record: OutputRecord, run: StageRun) -> OutputRecord:
-        return record._replace(value=stamp.json.stage(_without_data(run, _NOWHERE)))
+    def _without_data(
+        self, stamp: _Stamp, record: OutputRecord, run: StageRun, earlier: Sequence[StageRun]
+    ) -> OutputRecord:
+        return record._replace(value=stamp.json.stage(_without_data(run, _NOWHERE), earlier))
 
     def _result_record(
         self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]
@@ -128,7 +123,8 @@ class Encoder:
             record = self._result(stamp, conclusion, stages)
             if self._fits(record):
                 return record, conclusion
-        bare = [stamp.json.stage(_without_data(run, _ELSEWHERE)) for run in conclusion.runs]
+        earlier = conclusion.earlier
+        bare = [stamp.json.stage(_without_data(run, _ELSEWHERE), earlier) for run in conclusion.runs]
         if size <= self._max_record_bytes:
             record = self._result(stamp, conclusion, bare)
             if self._fits(record):
@@ -225,6 +221,14 @@ class _Stamp:
         return new(OutputRecord, (output, self._key, value, block))
 
 
+def _timeout_kind(note: TimeoutNote) -> bytes:
+    """The end of the id of a timeout: each attempt at a stage that was not in time has its own."""
+    if note.scope is not TimeoutScope.STAGE or note.spec is None:
+        return b"timeout"
+    kind = b"timeout/%d" % note.spec.sequence
+    return kind if note.attempt == 1 else b"%b/%d" % (kind, note.attempt)
+
+
 def output_key(record: Record, query_id: str) -> bytes:
     """The input's key; the query's id where it has none, or one too large to repeat six times."""
     key = record.key
@@ -259,4 +263,6 @@ def _without_data(run: StageRun, why: str) -> StageRun:
         run.granted_s,
         run.probe,
         run.verdict,
+        run.excused,
+        run.waited_s,
     )

@@ -6,7 +6,6 @@ the two together, field by field. A stage's data is encoded where it ran and emb
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import inf
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
-from fivestage.core.jsonable import plain
+from fivestage.core.attempts import kind_of
+from fivestage.core.jsonable import plain, with_big_integers
 from fivestage.core.outcome import Conclusion
 from fivestage.core.records import NOT_FROM_KAFKA, Record
 from fivestage_schemas import SCHEMA_VERSION, Outcome, StageType
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from fivestage.core.trail import StageRun
     from fivestage_schemas import PipelineStatus
 
+_FIRST: Final = {
+    outcome: b',"kind":"first","outcome":"%b","duration_ms":' % outcome.encode() for outcome in Outcome
+}
+"""What the only attempt at a stage says between node and duration."""
 _SUCCESS: Final = Outcome.SUCCESS
 _TIMEOUT: Final = Outcome.TIMEOUT
 _SKIPPED: Final = Outcome.SKIPPED
@@ -66,7 +70,7 @@ class Envelope(NamedTuple):
 
 
 def to_json(data: Any) -> bytes:
-    """Any JSON value, integers of any size included.
+    """Any JSON value, integers of any size included; null for a number that is infinite or none.
 
     Raises:
         TypeError: *data* is no JSON value; ``jsonable.plain`` may make it one.
@@ -77,7 +81,7 @@ def to_json(data: Any) -> bytes:
     except TypeError as error:
         if "Integer exceeds" not in str(error):
             raise
-        return json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        return with_big_integers(data).encode()
 
 
 def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
@@ -150,20 +154,34 @@ class EventJson:
 
     # The templates are literals, each with nothing but bytes to put in: so they are joined when compiled
 
-    def stage(self, run: StageRun) -> bytes:
-        """The StageResult of one stage."""
+    def stage(self, run: StageRun, earlier: Sequence[StageRun] = ()) -> bytes:
+        """The StageResult of one stage; *earlier* are the attempts that others followed, at any stage."""
         spec, started_at, error, error_type = run.spec, run.started_at, run.error, run.error_type
+        node, took, limit = _text(run.node), _ms(run.duration_s), _ms(run.granted_s)
+        if earlier or run.outcome is _SKIPPED or run.attempt > 1:
+            attempts = _attempts(run, earlier)
+        else:
+            waited = _ms(run.waited_s) if run.waited_s else b"0.000"
+            attempts = b'{"node":%b%b%b,"timeout_ms":%b,"waited_ms":%b}' % (
+                node,
+                _FIRST[run.outcome],
+                took,
+                limit,
+                waited,
+            )
         return (
-            b'{"query_id":%b%b%b,%b,"node":%b,"attempt":%b,"duration_ms":%b,"timeout_ms":%b,"started_at":%b%b'
+            b'{"query_id":%b%b%b,%b,"node":%b,"attempt":%b,"attempts":[%b],"duration_ms":%b,"timeout_ms":%b,'
+            b'"started_at":%b%b'
             % (
                 self._query_id,
                 _stage_constant(spec.stage_type, run.outcome, spec.critical),
                 run.data_json or b"null",
                 _NO_ERROR if error is None is error_type else _error(error, error_type),
-                _text(run.node),
+                node,
                 _number(run.attempt),
-                _ms(run.duration_s),
-                _ms(run.granted_s),
+                attempts,
+                took,
+                limit,
                 b"null" if started_at is None else self._quoted_time(started_at),
                 self._rest,
             )
@@ -256,6 +274,29 @@ class EventJson:
                 _BOOLS[within_budget],
             )
         )
+
+
+def _attempts(run: StageRun, earlier: Sequence[StageRun]) -> bytes:
+    """The attempts at a stage, where there are several or none."""
+    made = [one for one in earlier if one.spec.sequence == run.spec.sequence]
+    if run.outcome is not _SKIPPED:
+        made.append(run)
+    before: StageRun | None = None
+    written = []
+    for one in made:
+        written.append(
+            b'{"node":%b,"kind":"%b","outcome":"%b","duration_ms":%b,"timeout_ms":%b,"waited_ms":%b}'
+            % (
+                _text(one.node),
+                kind_of(one, before).encode(),
+                one.outcome.encode(),
+                _ms(one.duration_s),
+                _ms(one.granted_s),
+                _ms(one.waited_s),
+            )
+        )
+        before = one
+    return b",".join(written)
 
 
 @lru_cache(maxsize=256)

@@ -44,6 +44,12 @@ class Observer:
     def published(self, topic: str, count: int, duration_s: float) -> None:
         """A batch of records was acknowledged."""
 
+    def event_refused(self, error_type: str) -> None:
+        """The broker refused an event for what it is: it is published without data, as *error_type*."""
+
+    def throttled(self, client: str, duration_s: float) -> None:
+        """The broker makes a client wait, by its quotas: ``consumer`` or ``producer``."""
+
     def rebalanced(self) -> None:
         """Partitions were assigned anew."""
 

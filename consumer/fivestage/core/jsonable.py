@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -39,7 +39,7 @@ def plain(data: Any) -> Any:
 
     Raises:
         TypeError: something in it has no JSON; the text says what and where, such as ``items[3]: bytes``.
-        ValueError: a number is infinite or none, beside integers of more than 64 bits.
+        ValueError: it contains itself, or an integer of more than 4,300 digits.
     """
     try:
         return json.loads(_encoded(data))
@@ -53,7 +53,32 @@ def _encoded(data: Any) -> bytes | str:
     except TypeError as error:
         if "Integer exceeds" not in str(error):
             raise
-        return json.dumps(data, default=_converted, allow_nan=False)
+        return with_big_integers(data, _converted)
+
+
+def with_big_integers(data: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON of what orjson refuses for an integer of more than 64 bits; otherwise as orjson writes it.
+
+    Args:
+        data: Any JSON value.
+        default: Makes one of other objects.
+
+    Raises:
+        TypeError, ValueError: as above.
+    """
+    try:
+        return _dumps(data, default, allow_nan=False)
+    except ValueError:  # mostly for a number that is infinite or none: null, as in orjson
+        data = json.loads(_dumps(data, default, allow_nan=True), parse_constant=_null)
+        return _dumps(data, None, allow_nan=False)
+
+
+def _dumps(data: Any, default: Callable[[Any], Any] | None, *, allow_nan: bool) -> str:
+    return json.dumps(data, default=default, allow_nan=allow_nan, ensure_ascii=False, separators=(",", ":"))
+
+
+def _null(_: str) -> None:
+    """What NaN, Infinity and -Infinity become."""
 
 
 _PASSED_ON: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME

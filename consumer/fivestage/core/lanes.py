@@ -7,7 +7,7 @@ and one that comes back is served first until it has its share.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
@@ -45,17 +45,17 @@ class LaneShares:
 
 
 class WaitingRoom(Generic[T]):
-    """Items that wait for a slot, by lane. A lane is known while something of it waits.
+    """Items that wait for a slot, by lane. A lane is known while something of it waits; an item waits once.
 
-    ``put`` takes constant time, ``take`` time by the number of waiting lanes, ``remove_if`` by that of
-    waiting items.
+    ``put`` and ``remove`` take constant time, ``take`` time by the number of waiting lanes, ``remove_if`` by
+    that of waiting items.
     """
 
     __slots__ = ("_queues", "_shares", "_size")
 
     def __init__(self, shares: LaneShares) -> None:
         self._shares = shares
-        self._queues: dict[str, deque[T]] = {}
+        self._queues: dict[str, OrderedDict[int, T]] = {}
         """Never an empty one; the lane that was served longest ago, or never, comes first."""
         self._size = 0
 
@@ -79,9 +79,8 @@ class WaitingRoom(Generic[T]):
         """Let *item* wait, behind what waits of its lane."""
         queue = self._queues.get(lane)
         if queue is None:
-            self._queues[lane] = deque((item,))
-        else:
-            queue.append(item)
+            queue = self._queues[lane] = OrderedDict()
+        queue[id(item)] = item
         self._size += 1
 
     def take(self, running: Mapping[str, int]) -> tuple[str, T] | None:
@@ -98,7 +97,7 @@ class WaitingRoom(Generic[T]):
         lane = self._next_lane(running)
         # Back in at the end, if at all: the order of the lanes is the order of their turns.
         queue = self._queues.pop(lane)
-        item = queue.popleft()
+        item = queue.popitem(last=False)[1]
         if queue:
             self._queues[lane] = queue
         self._size -= 1
@@ -110,24 +109,39 @@ class WaitingRoom(Generic[T]):
         weight = self._shares.weight
         return min(self._queues, key=lambda lane: running.get(lane, 0) / weight(lane))
 
+    def remove(self, lane: str, item: T) -> None:
+        """Take out one item, wherever it stands in the line of *lane*.
+
+        Raises:
+            KeyError: it does not wait there.
+        """
+        queue = self._queues[lane]
+        del queue[id(item)]
+        if not queue:
+            del self._queues[lane]
+        self._size -= 1
+
     def remove_if(self, predicate: Callable[[T], bool]) -> list[T]:
         """Take out the items *predicate* is true of: lane by lane, the oldest of each first.
 
         It is asked once about each item. If it raises, nothing is taken out.
         """
         removed: list[T] = []
-        changed: dict[str, deque[T]] = {}
+        changed: dict[str, OrderedDict[int, T]] = {}
         for lane, queue in self._queues.items():
-            kept: deque[T] = deque()
-            for item in queue:
-                (removed if predicate(item) else kept).append(item)
+            kept: OrderedDict[int, T] = OrderedDict()
+            for name, item in queue.items():
+                if predicate(item):
+                    removed.append(item)
+                else:
+                    kept[name] = item
             if len(kept) < len(queue):
                 changed[lane] = kept
         self._replace(changed)
         self._size -= len(removed)
         return removed
 
-    def _replace(self, queues: dict[str, deque[T]]) -> None:
+    def _replace(self, queues: dict[str, OrderedDict[int, T]]) -> None:
         for lane, queue in queues.items():
             if queue:
                 self._queues[lane] = queue

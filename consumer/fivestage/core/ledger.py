@@ -9,9 +9,18 @@ to an earlier epoch can no longer move a commit.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.flood import FloodGuard, FloodPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+MAX_IN_LINE: Final = 1024
+MIN_IN_LINE: Final = 16
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+"""So many records may wait for others of their keys, and take so many bytes. Each partition has its share, of
+at least MIN_IN_LINE records: one that has used it up is not read until some have started; the others are."""
 
 
 class PartitionKey(NamedTuple):
@@ -19,6 +28,13 @@ class PartitionKey(NamedTuple):
 
     topic: str
     partition: int
+
+
+def numbers_of(keys: Collection[PartitionKey]) -> list[int] | list[str]:
+    """Partitions in a log line: their numbers, or ``topic/number`` where they are of several topics."""
+    if len({key.topic for key in keys}) > 1:
+        return [f"{key.topic}/{key.partition}" for key in sorted(keys)]
+    return sorted(key.partition for key in keys)
 
 
 class PartitionLedger:
@@ -41,8 +57,11 @@ class PartitionLedger:
         "_put_back",
         "closed",
         "committed",
+        "drained",
         "epoch",
-        "left_from",
+        "in_line",
+        "leaving",
+        "line_bytes",
         "next_offset",
         "reached",
     )
@@ -56,8 +75,14 @@ class PartitionLedger:
         self.reached = -1
         """The highest offset that was refused, answered or begun to be answered: none below it may be left to
         the next reader, or that would be answered twice."""
-        self.left_from: int | None = None
-        """The lowest offset that a drain has left to the next reader: what is behind it is left as well."""
+        self.leaving = False
+        """A drain has started: what has not started is left to the next reader, as far as it may be."""
+        self.drained = False
+        """The drain is over: whatever has not started is left to the next reader."""
+        self.in_line = 0
+        """Records that wait for another of their key."""
+        self.line_bytes = 0
+        """What these take."""
         self.next_offset: int | None = None
         """One past the highest offset begun or skipped; None before the first."""
         self._begun: deque[int] = deque()
@@ -116,11 +141,6 @@ class PartitionLedger:
         """A record that was begun is left to the partition's next reader: nothing from it on is committed."""
         self._put_back += 1
 
-    def leave(self, offset: int) -> None:
-        """A drain puts a record back."""
-        self.put_back()
-        self.left_from = offset if self.left_from is None else min(self.left_from, offset)
-
     def begin_again(self) -> None:
         """What was put back is received once more. Everything before it must be finished."""
         if self._prefix_end is not None:
@@ -128,7 +148,6 @@ class PartitionLedger:
             self._finished.clear()
             self.next_offset = self._prefix_end
             self._put_back = 0
-            self.left_from = None
 
     @property
     def position(self) -> int | None:
@@ -209,9 +228,19 @@ class Ledger:
         return sum(book.in_flight for key, book in books.items() if keys is None or key in keys)
 
     def within_span(self) -> list[PartitionKey]:
-        """The partitions that may receive more: not halted, and their uncommitted span is under the cap."""
-        halted = self.guard.halted
-        return [key for key, book in self._books.items() if book.span < self._max_span and key not in halted]
+        """The partitions that may receive more: not halted, nor with too much uncommitted or in line."""
+        halted, max_span = self.guard.halted, self._max_span
+        return [
+            key
+            for key, book in self._books.items()
+            if book.span < max_span and key not in halted and not self.is_line_full(book)
+        ]
+
+    def is_line_full(self, book: PartitionLedger) -> bool:
+        """Whether so many records of a partition wait for others of their keys that it must not be read."""
+        partitions = max(1, len(self._books))
+        most = max(MIN_IN_LINE, MAX_IN_LINE // partitions)
+        return book.in_line >= most or book.line_bytes >= MAX_LINE_BYTES // partitions
 
     def halted(self) -> list[PartitionKey]:
         """The assigned partitions that are halted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from fivestage.core.attempts import earlier_attempts
 from fivestage.core.plan import StageSpec
 from fivestage.core.trail import StageRun
 from fivestage.core.tuples import new
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _PROCESSING: Final = list(StageType).index(StageType.PROCESSING)
 _VALIDATION: Final = list(StageType).index(StageType.VALIDATION)
 _SUCCESS: Final = Outcome.SUCCESS
+_SKIPPED: Final = Outcome.SKIPPED
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _REJECTED: Final = "Validation rejected the answer"
 NO_THREAD: Final = "no thread was free for its call: executor.threads of them were busy"
@@ -35,6 +37,7 @@ class TimeoutNote(NamedTuple):
     limit_s: float
     elapsed_s: float
     completed: tuple[StageType, ...]
+    attempt: int = 1
 
 
 class Conclusion(NamedTuple):
@@ -54,6 +57,14 @@ class Conclusion(NamedTuple):
     node: str | None = None
     validated: bool | None = None
     """Validation's verdict; None where there is none."""
+    earlier: tuple[StageRun, ...] = ()
+    """Attempts at these stages before the last, in their order; one of the outcome skipped was given up
+    unfinished, when the query was moved."""
+
+    @property
+    def superseded(self) -> list[StageRun]:
+        """Those of them that failed, so that another followed."""
+        return [run for run in self.earlier if run.outcome is not _SKIPPED]
 
     @property
     def within_budget(self) -> bool:
@@ -70,9 +81,10 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
     timeout, and those after it are skipped. All times are monotonic seconds.
     """
     ended, running = trail.snapshot()
-    if len(ended) == len(plan.stages) and all_succeeded(ended) and ended[_VALIDATION].verdict is not False:
-        return _success(trail, ended, started_at=started_at, ends_at=ends_at, now=now)
     superseded = tuple(trail.superseded)
+    if len(ended) == len(plan.stages) and all_succeeded(ended) and ended[_VALIDATION].verdict is not False:
+        earlier = earlier_attempts(trail, ended, now) if superseded or trail.moved else ()
+        return _success(trail, ended, earlier, started_at=started_at, ends_at=ends_at, now=now)
     if running is None and superseded and len(ended) == superseded[-1].spec.sequence:
         ended = (*ended, superseded[-1])  # no further attempt was begun
     runs = ended
@@ -80,7 +92,8 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
         waits = trail.waiting is not None
         runs = _complete(ended, running, plan, ends_at=ends_at, now=now, waits=waits)
     failed = _first_that_ends(runs)
-    timeouts = _timeouts(runs, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
+    earlier = earlier_attempts(trail, runs, now)
+    timeouts = _timeouts(runs, earlier, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
     status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
     succeeded, verdict = status is PipelineStatus.SUCCESS, runs[_VALIDATION].verdict
     # The executor writes the answer before it ends the stage: what was cut in between is not in time.
@@ -99,6 +112,7 @@ def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now
         error_type=error_type,
         node=next((run.node for run in runs if run.node), None),
         validated=verdict,
+        earlier=earlier,
     )
 
 
@@ -111,14 +125,33 @@ def all_succeeded(runs: tuple[StageRun, ...]) -> bool:
 
 
 def _success(
-    trail: Trail, runs: tuple[StageRun, ...], *, started_at: float, ends_at: float, now: float
+    trail: Trail,
+    runs: tuple[StageRun, ...],
+    earlier: tuple[StageRun, ...],
+    *,
+    started_at: float,
+    ends_at: float,
+    now: float,
 ) -> Conclusion:
     """What the rules below come to where there is nothing to decide."""
-    took_s, budget_s, node = now - started_at, ends_at - started_at, runs[_PROCESSING].node
-    answer, verdict = (trail.answer_json, trail.confidence), runs[_VALIDATION].verdict
     return new(
         Conclusion,
-        (_SUCCEEDED, runs, (), started_at, took_s, budget_s, *answer, False, None, None, node, verdict),
+        (
+            _SUCCEEDED,
+            runs,
+            _late_attempts(runs, earlier) if earlier else (),
+            started_at,
+            now - started_at,
+            ends_at - started_at,
+            trail.answer_json,
+            trail.confidence,
+            False,
+            None,
+            None,
+            runs[_PROCESSING].node,
+            runs[_VALIDATION].verdict,
+            earlier,
+        ),
     )
 
 
@@ -163,6 +196,7 @@ def interrupted(running: RunningStage, now: float, what: str) -> StageRun:
         duration_s=now - running.started_at,
         granted_s=running.granted_s,
         probe=running.probe,
+        waited_s=running.waited_s,
     )
 
 
@@ -171,11 +205,18 @@ def _first_that_ends(runs: Sequence[StageRun]) -> StageRun | None:
 
 
 def _timeouts(
-    runs: tuple[StageRun, ...], *, started_at: float, ends_at: float, now: float, failed: StageRun | None
+    runs: tuple[StageRun, ...],
+    earlier: tuple[StageRun, ...],
+    *,
+    started_at: float,
+    ends_at: float,
+    now: float,
+    failed: StageRun | None,
 ) -> tuple[TimeoutNote, ...]:
-    """One note per stage that overran its own limit; one for the pipeline when the total ran out."""
+    """One note per attempt that overran its own limit; one for the pipeline when the total ran out."""
     late = [run for run in runs if run.outcome is Outcome.TIMEOUT]
-    notes = [_stage_note(run, runs) for run in late if not _ran_to_the_end(run, ends_at)]
+    notes = [*_late_attempts(runs, earlier)]
+    notes += [_stage_note(run, runs) for run in late if not _ran_to_the_end(run, ends_at)]
     at_the_end = next((run for run in late if _ran_to_the_end(run, ends_at)), None)
     if at_the_end is not None:
         notes.append(_pipeline_note(at_the_end, runs, started_at, ends_at, now))
@@ -190,10 +231,16 @@ def _ran_to_the_end(run: StageRun, ends_at: float) -> bool:
     return run.started_at is not None and run.started_at + took_s >= ends_at - CLOCK_SLACK_S
 
 
+def _late_attempts(runs: tuple[StageRun, ...], earlier: tuple[StageRun, ...]) -> tuple[TimeoutNote, ...]:
+    """A note for each attempt that was not in time although another one followed."""
+    return tuple([_stage_note(run, runs) for run in earlier if run.outcome is Outcome.TIMEOUT])
+
+
 def _stage_note(run: StageRun, runs: tuple[StageRun, ...]) -> TimeoutNote:
     before = tuple(r.spec.stage_type for r in runs if r.success and r.spec.sequence < run.spec.sequence)
     scope, reason = TimeoutScope.STAGE, TimeoutReason.STAGE_TIMEOUT
-    return TimeoutNote(scope, reason, run.spec, run.node, run.granted_s, run.duration_s, before)
+    times = run.granted_s, run.duration_s
+    return TimeoutNote(scope, reason, run.spec, run.node, *times, before, run.attempt)
 
 
 def _pipeline_note(

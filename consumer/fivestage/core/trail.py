@@ -21,7 +21,7 @@ class StageRun:
 
     __slots__ = (
         "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
-        "outcome", "probe", "spec", "started_at", "verdict",
+        "outcome", "probe", "spec", "started_at", "verdict", "waited_s",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a StageResult says, in its order
@@ -39,6 +39,7 @@ class StageRun:
         probe: bool = False,  # noqa: FBT001, FBT002 - it comes from the wire with the rest
         verdict: bool | None = None,  # noqa: FBT001 - likewise
         excused: bool = False,  # noqa: FBT001, FBT002 - likewise
+        waited_s: float = 0.0,
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -57,6 +58,8 @@ class StageRun:
         """Whether validation found the answer right; None for other stages, and where it did not succeed."""
         self.excused = excused
         """What its node raised is no failure: the query has no answer."""
+        self.waited_s = waited_s
+        """How long its call waited for a thread before it started."""
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
@@ -76,7 +79,9 @@ class StageRun:
 class RunningStage:
     """The stage that is running now, or whose call waits for a thread."""
 
-    __slots__ = ("attempt", "call", "granted_s", "node", "parked", "probe", "spec", "started_at")
+    __slots__ = (
+        "attempt", "call", "granted_s", "node", "parked", "probe", "spec", "started_at", "waited_s",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -86,6 +91,7 @@ class RunningStage:
         node: str | None = None,
         attempt: int = 1,
         probe: bool = False,  # noqa: FBT001, FBT002 - likewise
+        waited_s: float = 0.0,
     ) -> None:
         self.spec = spec
         self.started_at = started_at
@@ -93,6 +99,8 @@ class RunningStage:
         self.node = node
         self.attempt = attempt
         self.probe = probe
+        self.waited_s = waited_s
+        """How long its call waited for a thread before."""
         self.call: Any = None
         """Its call, where a thread makes it: that goes on when the event loop stalls."""
         self.parked: Any = None
@@ -111,7 +119,7 @@ class Trail:
     """
 
     __slots__ = (
-        "answer_json", "attempt", "closed", "confidence", "on_wait", "resumed", "running", "runs",
+        "answer_json", "attempt", "closed", "confidence", "moved", "on_wait", "resumed", "running", "runs",
         "superseded", "waiting",
     )  # fmt: skip
 
@@ -120,8 +128,10 @@ class Trail:
         self.running: RunningStage | None = None
         self.superseded: list[StageRun] = []
         """Attempts at processing that failed and were followed by another."""
+        self.moved: list[RunningStage] = []
+        """Attempts at any stage that were given up unfinished when the query was moved."""
         self.attempt = 1
-        """Which attempt the next stage is; above 1 where it is begun anew."""
+        """Which attempt the next stage is; above 1 where it is restarted."""
         self.closed = False
         """Set by the bus: the query has ended or goes on elsewhere, so run no further stage."""
         self.answer_json: bytes | None = None
@@ -165,10 +175,13 @@ class Trail:
         waiting = self.waiting  # before the running stage: the writer sets that first, then clears this
         ended, running = self.snapshot()
         trail = Trail()
+        trail.moved = list(self.moved)
         if running is None:
             trail.resumed = waiting or self.resumed  # it was moved before, and has not got so far since
         elif running.call is not None:
             trail.resumed = running
+        else:
+            trail.moved.append(running)
         trail.runs = list(ended)
         trail.superseded = list(self.superseded)
         trail.attempt = self.attempt if running is None else running.attempt + 1

@@ -135,7 +135,8 @@ def _check_timeouts(found: Audit, records: Sequence[Record], results: list[Pipel
     events = Counter(TimeoutEvent.model_validate_json(record.value or b"").query_id for record in records)
     found.timeouts = len(records)
     for result in results:
-        late = any(stage.outcome is Outcome.TIMEOUT for stage in result.stages)
+        attempts = [attempt for stage in result.stages for attempt in stage.attempts]
+        late = any(attempt.outcome is Outcome.TIMEOUT for attempt in attempts)
         wanted = late or result.status in {"timeout", "expired"}
         if bool(events[result.query_id]) != wanted:
             found.problems.append(f"{result.query_id}: {events[result.query_id]} timeout events")

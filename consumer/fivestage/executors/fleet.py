@@ -335,8 +335,10 @@ class Fleet:
         spec = job.plan.stages[len(job.trail.runs)] if running is None else running.spec
         started_at = job.started_at if running is None else running.started_at
         run = StageRun(spec, Outcome.ERROR, error=error, error_type="worker_died", started_at=started_at)
+        run.attempt = job.trail.attempt
         if running is not None:
             run.node, run.attempt, run.granted_s = running.node, running.attempt, running.granted_s
+            run.waited_s = running.waited_s
         job.trail.finish(run)
         self._on_finished(job)
 

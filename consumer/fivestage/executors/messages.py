@@ -97,7 +97,7 @@ def started(frame: Frame, plan: Plan, trail: Trail) -> Started:
 def running(serial: int, stage: RunningStage) -> bytes:
     """A stage begins."""
     head = RUNNING, serial, stage.spec.sequence, stage.started_at, stage.granted_s
-    return encode((*head, stage.node, stage.attempt, stage.probe))
+    return encode((*head, stage.node, stage.attempt, stage.probe, stage.waited_s))
 
 
 def waits(serial: int, waiting: RunningStage) -> bytes:
@@ -153,14 +153,15 @@ def ended(frame: Frame, plan: Plan) -> Finished:
 
 def runs_now(frame: Frame, plan: Plan) -> RunningStage:
     """Read ``running``."""
-    _, _, sequence, started_at, granted_s, node, attempt, probe = frame.head
-    return RunningStage(plan.stages[sequence], started_at, granted_s, node, attempt, probe)
+    _, _, sequence, *values = frame.head
+    return RunningStage(plan.stages[sequence], *values)
 
 
 def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
-    return *ended, run.started_at, run.duration_s, run.granted_s, run.probe, run.verdict, run.excused
+    times = run.started_at, run.duration_s, run.granted_s
+    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:

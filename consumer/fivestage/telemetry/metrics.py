@@ -110,6 +110,18 @@ class Metrics(Observer):
             ("client", "reason"),
             registry=registry,
         )
+        self._refused_events = Counter(
+            "fivestage_refused_events_total",
+            "Events that brokers refused for what they are, published without their data.",
+            ("error_type",),
+            registry=registry,
+        )
+        self._throttled = Counter(
+            "fivestage_throttled_seconds_total",
+            "How long quotas of the brokers made a client wait.",
+            ("client",),
+            registry=registry,
+        )
         self._late_results = Counter(
             "fivestage_late_results_total",
             "Results dropped because their query had ended.",
@@ -206,6 +218,12 @@ class Metrics(Observer):
 
     def client_rebuilt(self, client: str, reason: str) -> None:
         self._client_rebuilds.labels(client, reason).inc()
+
+    def event_refused(self, error_type: str) -> None:
+        self._refused_events.labels(error_type).inc()
+
+    def throttled(self, client: str, duration_s: float) -> None:
+        self._throttled.labels(client).inc(duration_s)
 
     def came_late(self) -> None:
         self._late_results.inc()

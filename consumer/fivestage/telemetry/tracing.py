@@ -42,7 +42,6 @@ class Tracing:
 
     Args:
         provider: Where spans go; OpenTelemetry's global provider when absent.
-        topic: The input topic.
         results_topic: The topic the send span names.
         group_id: The consumer group.
     """
@@ -50,7 +49,6 @@ class Tracing:
     def __init__(
         self,
         *,
-        topic: str,
         results_topic: str,
         group_id: str,
         provider: trace.TracerProvider | None = None,
@@ -59,13 +57,11 @@ class Tracing:
         self._tracer = chosen.get_tracer("fivestage", schema_url=SCHEMA_URL)
         numbering = getattr(chosen, "id_generator", None)
         self._early: EarlySampling | None = numbering if hasattr(numbering, "unrecorded") else None
-        self._process_name = f"process {topic}"
         self._send_name = f"send {results_topic}"
         self._constant = {
             "messaging.system": "kafka",
             "messaging.operation.name": "process",
             "messaging.operation.type": "process",
-            "messaging.destination.name": topic,
             "messaging.consumer.group.name": group_id,
         }
         self._send_attributes = {
@@ -87,7 +83,7 @@ class Tracing:
         parent = extract(headers)
         remote = trace.get_current_span(parent).get_span_context() if parent is not None else None
         span = self._tracer.start_span(
-            self._process_name,
+            f"process {record.topic}",
             context=parent,
             kind=SpanKind.CONSUMER,
             links=[Link(remote)] if remote is not None and remote.trace_flags.sampled else None,
@@ -97,6 +93,7 @@ class Tracing:
         span.set_attributes(
             {
                 **self._constant,
+                "messaging.destination.name": record.topic,
                 "messaging.destination.partition.id": str(record.partition),
                 "messaging.kafka.offset": record.offset,
                 "messaging.message.id": headers.get(h.CE_ID) or query_id or "",

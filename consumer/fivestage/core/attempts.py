@@ -1,0 +1,68 @@
+"""All attempts at the stages of a query: those that another one followed, too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fivestage.core.trail import StageRun
+from fivestage_schemas import AttemptKind, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fivestage.core.trail import RunningStage, Trail
+
+_SKIPPED: Final = Outcome.SKIPPED
+
+
+def earlier_attempts(trail: Trail, runs: Sequence[StageRun], now: float) -> tuple[StageRun, ...]:
+    """The attempts before those that the stages ended with, in their order.
+
+    Args:
+        trail: Has those that failed, and those that were given up unfinished when the query was moved.
+        runs: What the stages ended with. An attempt that failed is among them where no other followed; a
+            worker process sends it twice then.
+        now: Monotonic seconds.
+    """
+    resumed = trail.resumed
+    under_way = resumed is not None and resumed.call is not None and resumed.parked is None
+    if not (trail.superseded or trail.moved or under_way):
+        return ()
+    last = {run.spec.sequence: run for run in runs if run.outcome is not _SKIPPED}
+    failed = {(run.spec.sequence, run.attempt): run for run in trail.superseded}
+    given_up = {(one.spec.sequence, one.attempt): one for one in trail.moved}
+    if resumed is not None and under_way:
+        given_up[resumed.spec.sequence, resumed.attempt] = resumed
+    earlier: list[StageRun] = []
+    for key in sorted(failed.keys() | given_up.keys(), reverse=True):
+        sequence, attempt = key
+        following = last.get(sequence)
+        if following is None or attempt < following.attempt:
+            run = failed.get(key) or _given_up(given_up[key], following, now)
+            earlier.append(run)
+            last[sequence] = run
+    earlier.reverse()
+    return tuple(earlier)
+
+
+def _given_up(running: RunningStage, following: StageRun | None, now: float) -> StageRun:
+    """The run of an attempt that was given up unfinished: it lasted until the next one started."""
+    until = now if following is None or following.started_at is None else following.started_at
+    return StageRun(
+        running.spec,
+        _SKIPPED,
+        node=running.node,
+        attempt=running.attempt,
+        started_at=running.started_at,
+        duration_s=until - running.started_at,
+        granted_s=running.granted_s,
+        waited_s=running.waited_s,
+    )
+
+
+def kind_of(run: StageRun, before: StageRun | None) -> AttemptKind:
+    """Why an attempt was made; *before* is the one that it followed."""
+    if run.attempt == 1:
+        return AttemptKind.FIRST
+    given_up = before is None or before.outcome is _SKIPPED
+    return AttemptKind.RESUMED if given_up else AttemptKind.FAILOVER

@@ -1,0 +1,44 @@
+"""Whether brokers can be reached: what waits for them is patient for as long as none can."""
+
+from __future__ import annotations
+
+from math import inf
+
+
+class Reach:
+    """As far as is known; while nothing is known, they can be.
+
+    >>> reach = Reach()
+    >>> reach.waited_s(0.0, 30.0)
+    30.0
+    >>> reach.lost()
+    >>> reach.waited_s(0.0, 600.0)
+    0.0
+    >>> reach.found(610.0)
+    >>> reach.waited_s(0.0, 615.0)
+    5.0
+    """
+
+    def __init__(self) -> None:
+        self._counts = True
+        self._was_lost = False
+        self._since = -inf
+
+    def doubt(self) -> None:
+        """The service is cut off, and it is not known yet whether from all brokers."""
+        self._counts = False
+
+    def lost(self) -> None:
+        """No broker can be reached."""
+        self._counts = False
+        self._was_lost = True
+
+    def found(self, now: float) -> None:
+        """A broker can be reached."""
+        if self._was_lost:
+            self._since = now
+        self._counts, self._was_lost = True, False
+
+    def waited_s(self, since: float, now: float) -> float:
+        """How long brokers have had to answer what waits *since* then; an outage begins that time again."""
+        return now - max(since, self._since) if self._counts else 0.0

@@ -1,0 +1,74 @@
+"""What is published in the place of an event that the broker refuses for what it is: the same without data.
+
+It has the key and the id of the event that was refused, so that readers find it where they look for that one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from fivestage.core.records import Output, OutputRecord
+from fivestage_schemas import PipelineStatus
+from fivestage_schemas import headers as h
+
+TOO_LARGE: Final = "result_too_large"
+REFUSED: Final = "publish_refused"
+_ERROR: Final = PipelineStatus.ERROR.encode()
+
+
+def without_data(record: OutputRecord, error_type: str, why: str) -> OutputRecord | None:
+    """The record to publish instead; None where there is nothing to leave out.
+
+    Args:
+        record: What was refused.
+        error_type: TOO_LARGE or REFUSED.
+        why: What the broker said.
+    """
+    if record.output is Output.DEAD_LETTERS:
+        return _truncated(record)
+    if record.output is Output.TIMEOUTS:
+        return None
+    value: dict[str, Any] = orjson.loads(record.value or b"null")
+    if record.output is Output.STAGE_RESULTS:
+        if not _leave_out(value, error_type, why):
+            return None
+        return record._replace(value=orjson.dumps(value))
+    if value["error_type"] in (TOO_LARGE, REFUSED):
+        return None
+    for stage in value["stages"]:
+        _leave_out(stage, error_type, why)
+    value |= {"status": PipelineStatus.ERROR, "answer": None, "confidence": None, "degraded": False}
+    value |= {"error": f"the broker refuses the result: {why}", "error_type": error_type}
+    headers = [(name, _ERROR if name == h.STATUS else text) for name, text in record.headers]
+    return OutputRecord.of(Output.RESULTS, record.key, orjson.dumps(value), headers)
+
+
+def _leave_out(stage: dict[str, Any], error_type: str, why: str) -> bool:
+    """Take the data out of a stage's result; whether there was any."""
+    if stage["data"] is None:
+        return False
+    stage |= {"data": None, "error": f"data left out: the broker refuses it: {why}", "error_type": error_type}
+    return True
+
+
+def _truncated(letter: OutputRecord) -> OutputRecord | None:
+    """A dead letter without its record's key, bytes and headers."""
+    headers = [
+        (name, text)
+        for name, text in letter.headers
+        if name.startswith("dlq.") and name != h.DLQ_REPLAYED_FROM
+    ]
+    if any(name == h.DLQ_TRUNCATED for name, _ in headers):
+        return None
+    return OutputRecord.of(Output.DEAD_LETTERS, None, None, [*headers, (h.DLQ_TRUNCATED, b"true")])
+
+
+def name_of(record: OutputRecord) -> str:
+    """The event's id, or the coordinates of the record that a dead letter is of."""
+    headers = dict(record.headers)
+    if (event_id := headers.get(h.CE_ID)) is not None and record.output is not Output.DEAD_LETTERS:
+        return event_id.decode()
+    place = (headers.get(name, b"?").decode() for name in (h.DLQ_TOPIC, h.DLQ_PARTITION, h.DLQ_OFFSET))
+    return "/".join(place)

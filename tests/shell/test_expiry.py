@@ -1,0 +1,104 @@
+"""Deadlines of queries that wait: one heap and one timer, in counts and virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fivestage.arrivals import Candidate
+from fivestage.core.deadline import Budget
+from fivestage.core.ledger import PartitionLedger
+from fivestage.core.records import PlainRecord
+from fivestage.expiry import FORGET_AT, SLICE_S, Expiry
+
+from .samples import block
+
+if TYPE_CHECKING:
+    from fivestage.core.decode import Readable
+
+pytestmark = pytest.mark.interpreted
+"""What waits here is no whole query."""
+
+
+class Expired:
+    """An expiry, and what it was called with."""
+
+    def __init__(self, takes_s: float = 0.0) -> None:
+        self.calls: list[tuple[int, float]] = []
+        """Which query, and when."""
+        self._takes_s = takes_s
+        self.expiry = Expiry(self._expire)
+
+    def _expire(self, candidate: Candidate, now: float) -> None:
+        self.calls.append((candidate.record.offset, round(now, 6)))
+        candidate.waits = False
+        block(self._takes_s)
+
+    def wait(self, number: int, due_at: float | None) -> Candidate:
+        """A query waits."""
+        readable: Readable = None  # type: ignore[assignment] # it is not looked at
+        budget = Budget(0.25, 0.25, 0.25, due_at=due_at)
+        one = Candidate(PlainRecord("q", 0, number), PartitionLedger(1), readable, budget)
+        one.waits = True
+        self.expiry.watch(one)
+        return one
+
+
+async def test_each_at_its_deadline() -> None:
+    """In whatever order they came; what has none, or waits no more, is left alone."""
+    seen = Expired()
+    for number, due_at in enumerate((0.3, 0.1, None, 0.2, 0.1)):
+        one = seen.wait(number, due_at)
+        one.waits = number != 3
+    await asyncio.sleep(1)
+    assert seen.calls == [(1, 0.1), (4, 0.1), (0, 0.3)]
+    assert len(seen.expiry) == 0
+
+
+async def test_what_goes_wrong_with_one_takes_nothing_from_the_others() -> None:
+    """An error goes to the loop, and the next deadline is kept."""
+    errors: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
+    seen = Expired()
+    for number in range(3):
+        seen.wait(number, 0.1).book = None if number == 1 else seen  # type: ignore[assignment]
+    go_on = seen.expiry._expire
+
+    def expire(candidate: Candidate, now: float) -> None:
+        go_on(candidate, now)
+        if candidate.book is None:
+            raise RuntimeError
+
+    seen.expiry._expire = expire
+    await asyncio.sleep(1)
+    assert ([number for number, _ in seen.calls], len(errors)) == ([0, 1, 2], 1)
+
+
+async def test_many_at_once_are_dealt_with_in_slices() -> None:
+    """Others have their turn after a millisecond."""
+    seen = Expired(takes_s=SLICE_S / 10)
+    for number in range(100):
+        seen.wait(number, 0.1)
+    turns = [0]
+
+    def turn() -> None:
+        turns.append(len(seen.calls))
+        asyncio.get_running_loop().call_soon(turn)
+
+    asyncio.get_running_loop().call_at(0.1, turn)
+    while len(seen.calls) < 100:
+        await asyncio.sleep(0.0001)
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= 11
+
+
+async def test_those_that_wait_no_more_are_forgotten() -> None:
+    """However far their deadlines are, only so many are kept; those that wait are not looked at."""
+    seen = Expired()
+    waiting = [seen.wait(number, 1e6) for number in range(100)]
+    for number in range(10 * FORGET_AT):
+        seen.wait(number, 1e6).waits = False
+        assert len(seen.expiry) <= FORGET_AT + 3 * len(waiting)
+    assert sum(one[2].waits for one in seen.expiry._deadlines) == 100

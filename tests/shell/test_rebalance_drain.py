@@ -1,0 +1,27 @@
+"""How long a rebalance waits for queries in flight."""
+
+from __future__ import annotations
+
+import pytest
+
+from fivestage.service import revoke_drain_s
+from fivestage.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("total_ms", "rebalance_ms", "drain_s"),
+    [
+        pytest.param(250, 10_000, 1.0, id="a second at least"),
+        pytest.param(1_000, 10_000, 1.75, id="a little longer than a query may run"),
+        pytest.param(60_000, 10_000, 2.0, id="within the rebalance timeout"),
+        pytest.param(60_000, 9_000, 1.0, id="within the shortest"),
+        pytest.param(60_000, 120_000, 60.75, id="a long budget, where the group waits for it"),
+    ],
+)
+def test_a_rebalance_waits_as_long_as_queries_may_run(
+    total_ms: int, rebalance_ms: int, drain_s: float
+) -> None:
+    """By the pipeline's total time; a commit that hangs, another one and the way back take the rest."""
+    kafka = {"rebalance_timeout_ms": rebalance_ms, "request_timeout_ms": rebalance_ms + 3000}
+    settings = Settings.model_validate({"kafka": kafka, "pipeline": {"total_timeout_ms": total_ms}})
+    assert revoke_drain_s(settings) == drain_s
