@@ -149,7 +149,7 @@ $(COMPILED)/.ready: $(WHEELS)/.made requirements/dev.txt
 	$(BIN)/python -m venv $(COMPILED)
 	$(call install,$(COMPILED)) --require-hashes -r requirements/dev.txt
 	$(call install,$(COMPILED)) --no-deps --force-reinstall $(WHEELS)/*.whl
-	$(COMPILED)/bin/python -c 'import sys, fivestage.version as v; sys.exit(0 if v.COMPILED else f"not compiled: {v.__file__}; is PYTHONPATH set?")'
+	$(COMPILED)/bin/python -c 'import sys, fivestage.observability.build_info as v; sys.exit(0 if v.COMPILED else f"not compiled: {v.__file__}; is PYTHONPATH set?")'
 	touch $@
 
 $(COMPILED)/.bench-ready: requirements/bench.txt $(COMPILED)/.ready

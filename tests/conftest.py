@@ -15,8 +15,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from faults.table import FaultTable
+from fivestage.observability.build_info import COMPILED
 from fivestage.testing import VirtualTimeLoop
-from fivestage.version import COMPILED
 from kafka import sharing
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry
 
-from fivestage.admin import server
-from fivestage.admin.server import AdminServer
-from fivestage.watch import Health
+from fivestage.observability import http_server
+from fivestage.observability.http_server import AdminServer
+from fivestage.service.health import Health
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,9 +84,9 @@ async def test_no_traces(port: int, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "request_text",
     [
-        get("/" + "x" * (server.MAX_LINE_BYTES + 10)),
-        get("/livez", "X: " + "x" * (server.MAX_HEADER_BYTES + 10)),
-        get("/livez", *(f"X{n}: x" for n in range(server.MAX_HEADERS + 10))),
+        get("/" + "x" * (http_server.MAX_LINE_BYTES + 10)),
+        get("/livez", "X: " + "x" * (http_server.MAX_HEADER_BYTES + 10)),
+        get("/livez", *(f"X{n}: x" for n in range(http_server.MAX_HEADERS + 10))),
         "nonsense\r\n\r\n",
         "\x16\x03\x01",
     ],
@@ -94,7 +94,7 @@ async def test_no_traces(port: int, capfd: pytest.CaptureFixture[str]) -> None:
 )
 async def test_requests_have_limits(port: int, request_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than is needed is refused, and the server goes on."""
-    monkeypatch.setattr(server, "CONNECTION_S", 0.5)
+    monkeypatch.setattr(http_server, "CONNECTION_S", 0.5)
     assert (await ask(port, request_text)).partition("\r\n")[0] in {
         "",
         "HTTP/1.0 400 Bad Request",
@@ -109,13 +109,13 @@ async def test_a_connection_does_not_live_for_ever(
     port: int, begun: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks slowly, or sends without end, is cut off."""
-    monkeypatch.setattr(server, "CONNECTION_S", 0.2)
+    monkeypatch.setattr(http_server, "CONNECTION_S", 0.2)
     await ask(port, begun.replace("Connection: close", "Connection: keep-alive"))  # comes back
 
 
 async def test_connections_are_few(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the limit are closed at once; when others end there is room again."""
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 5)
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     assert await ask(port, get("/livez")) == ""
     for _, writer in held:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults.mock import PRODUCE, Mock
-from fivestage.bus.sink import Sink
-from fivestage.core.events import Observer
+from fivestage.core.observer import Observer
 from fivestage.core.records import Output, OutputRecord
+from fivestage.kafka.producer.sink import Sink
 from fivestage.settings import Settings
 from support import costs
 from support.costs import BURST, ONE_BY_ONE, Load

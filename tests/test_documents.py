@@ -18,18 +18,18 @@ from typer.testing import CliRunner
 from bench.controls_loads import LOADS
 from bench.controls_run import CONTROLS as SWITCHES
 from bench.controls_run import settings_for
-from fivestage import watch
-from fivestage.bus.embedded import EmbeddedBroker
+from fivestage._asyncio import CLEAN_UP_S
 from fivestage.cli import app
-from fivestage.executors import process_worker
-from fivestage.executors.cpu import MAX_CORES
-from fivestage.executors.overtime import MOST_S
-from fivestage.executors.stall import OUTSIDE_PATIENCE_S
+from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S
+from fivestage.executors.abandoned_cpu import MAX_CORES
+from fivestage.executors.process import worker
+from fivestage.executors.process.overtime import MOST_S
+from fivestage.executors.stall_detector import OUTSIDE_PATIENCE_S
 from fivestage.executors.worker_set import MAX_STALLED
-from fivestage.patrol import OVERDUE_CPU_S, OVERDUE_S
+from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.pipeline.thread_pool import MAX_REPLACED
+from fivestage.service import health
 from fivestage.settings import Settings, TopicSettings
-from fivestage.threads import MAX_REPLACED
-from fivestage.waits import CLEAN_UP_S
 from long.__main__ import VERBS as LONG_VERBS
 from support.checker import wait_for_results
 from support.feeder import write
@@ -186,11 +186,11 @@ def test_what_is_said_of_abandoned_code() -> None:
         f"*overdue* {OVERDUE_S:g} s after its end",
         f"{OVERDUE_CPU_S * 1000:g} ms of CPU",
         f"({executor.max_overdue} of {executor.threads}, in all workers together)",
-        f"for more than half of {watch.RUN_ON_S:g} s",
-        f"`executor.max_abandoned` calls ({executor.max_abandoned}) have run on for {watch.RUN_ON_S:g} s",
+        f"for more than half of {health.RUN_ON_S:g} s",
+        f"`executor.max_abandoned` calls ({executor.max_abandoned}) have run on for {health.RUN_ON_S:g} s",
         f"costs a thread; up to {MAX_REPLACED} are replaced",
-        f"up to {MOST_S:g} s of CPU and {process_worker.RUN_ON_S:g} s in all",
-        f"{process_worker.RUN_ON_S:g} s after the end its process is killed",
+        f"up to {MOST_S:g} s of CPU and {worker.RUN_ON_S:g} s in all",
+        f"{worker.RUN_ON_S:g} s after the end its process is killed",
         f"Noticed after {OUTSIDE_PATIENCE_S * 1000:g} ms",
         f"once more after {CLEAN_UP_S * 1000:g} ms",
     ):

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 import fivestage_schemas
 from fivestage.cli import app
-from fivestage.core.dead_letter import DeadLetter, mark_headers, read_letter, replay_headers
-from fivestage.core.decode import UnreadableReason
+from fivestage.core.codec.dead_letter import DeadLetter, mark_headers, read_letter, replay_headers
+from fivestage.core.codec.decode import UnreadableReason
+from fivestage.core.codec.refused_event import REFUSED, without_data
 from fivestage.core.records import Output, OutputRecord, PlainRecord
-from fivestage.core.refused_event import REFUSED, without_data
 from fivestage.settings import Settings
 from fivestage_schemas import PipelineResult, StageResult, TimeoutEvent
 from support import everything

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from fivestage.bus.embedded import EmbeddedBroker
-from fivestage.core.breaker import BreakerState
-from fivestage.core.decode import UnreadableReason
-from fivestage.core.events import ControlChange
-from fivestage.service import Service
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.codec.decode import UnreadableReason
+from fivestage.core.observer import ControlChange
+from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.service.service import Service
 from fivestage.settings import Settings, TopicSettings
 from fivestage_schemas import TimeoutReason
 from support import everything
@@ -25,7 +25,7 @@ from support.golden import compare
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from fivestage.telemetry.metrics import Metrics
+    from fivestage.observability.metrics import Metrics
 
 TOPICS = TopicSettings()
 OF_BUCKETS = {"le"}

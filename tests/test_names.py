@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from fivestage.observability.build_info import __version__
 from fivestage.settings import Settings
-from fivestage.version import __version__
 from fivestage_schemas import headers
 from support.tables import section, table_under
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from fivestage.bus import preflight as checks
-from fivestage.bus.client import QueryProducer, follow
-from fivestage.bus.connection import connection_options, ssl_context
-from fivestage.bus.embedded import EmbeddedBroker
-from fivestage.bus.preflight import preflight
-from fivestage.bus.topics import check, largest_records
 from fivestage.errors import ConfigurationError
+from fivestage.kafka.connection import preflight as checks
+from fivestage.kafka.connection.connection import connection_options, ssl_context
+from fivestage.kafka.connection.preflight import preflight
+from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.kafka.tools.client import QueryProducer, follow
+from fivestage.kafka.topics import check, largest_records
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from support.certificates import Authority
 
@@ -138,14 +138,14 @@ async def test_a_silent_bootstrap_server(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.fault(37)
 async def test_a_broker_that_is_silent_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """What topics take is asked or not known; where no broker answers the start fails, rather than guess."""
-    monkeypatch.setattr("fivestage.bus.topics._CHECK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("fivestage.kafka.topics._CHECK_TIMEOUT_S", 0.3)
     async with silent_server() as silent:
         host, _, port = silent.rpartition(":")
 
         async def reached(_: KafkaSettings) -> checks.Reached:
             return checks.Reached(silent, [(host, int(port))])
 
-        monkeypatch.setattr("fivestage.bus.topics.preflight", reached)
+        monkeypatch.setattr("fivestage.kafka.topics.preflight", reached)
         settings = Settings.load(None, {"kafka": {"bootstrap_servers": silent}})
         with pytest.raises(ConfigurationError, match="accepts connections but does not answer"):
             await largest_records(settings)
@@ -158,7 +158,7 @@ async def test_brokers_that_are_gone_later(monkeypatch: pytest.MonkeyPatch) -> N
     async def reached(_: KafkaSettings) -> checks.Reached:
         return checks.Reached("127.0.0.1:1", [("127.0.0.1", 1)])
 
-    monkeypatch.setattr("fivestage.bus.topics.preflight", reached)
+    monkeypatch.setattr("fivestage.kafka.topics.preflight", reached)
     for ask in (largest_records, check):
         with pytest.raises(ConfigurationError, match=r"cannot talk to Kafka at .*127\.0\.0\.1:1: "):
             await ask(Settings())

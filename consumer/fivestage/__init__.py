@@ -5,8 +5,6 @@
 >>> result = await Orchestrator(app).process_query("What is 15 + 7?")  # doctest: +SKIP
 """
 
-from fivestage.app import Pipeline
-from fivestage.context import Query, StageContext
 from fivestage.core.plan import Plan
 from fivestage.errors import (
     AccessError,
@@ -23,8 +21,10 @@ from fivestage.errors import (
     ResourceError,
     Unanswerable,
 )
-from fivestage.orchestrator import Orchestrator, run_with_timeout
-from fivestage.resource import Resource
+from fivestage.pipeline.context import Query, StageContext
+from fivestage.pipeline.orchestrator import Orchestrator, run_with_timeout
+from fivestage.pipeline.pipeline import Pipeline
+from fivestage.pipeline.resource import Resource
 
 __all__ = [
     "AccessError",

@@ -31,12 +31,12 @@ from pydantic_settings import (
 )
 
 from fivestage.contradictions import invalid_names
-from fivestage.core.adaptive import AdaptivePolicy
-from fivestage.core.breaker import BreakerPolicy
-from fivestage.core.flood import FloodPolicy
+from fivestage.core.adaptive.breaker import BreakerPolicy
+from fivestage.core.adaptive.stage_limit import AdaptivePolicy
+from fivestage.core.admission.load_shedding import ShedMode
+from fivestage.core.partition_halt import FloodPolicy
 from fivestage.core.plan import DEFAULT_CRITICAL, DEFAULT_STAGE_TIMEOUTS_MS, DEFAULT_TOTAL_TIMEOUT_MS, Plan
 from fivestage.core.records import Output
-from fivestage.core.shed import ShedMode
 from fivestage.errors import ConfigurationError
 from fivestage_schemas import StageType
 

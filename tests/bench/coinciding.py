@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from fivestage import Pipeline, tuning
-from fivestage.core.events import Observer
-from fivestage.executors import ThreadExecutor
-from fivestage.memory import MemoryBus
-from fivestage.orchestrator import Orchestrator
+from fivestage import Pipeline
+from fivestage.core.observer import Observer
+from fivestage.executors import ThreadExecutor, interpreter
+from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import headers as h
 
 from .parts import Bar, Options, Part, Spread
@@ -68,7 +68,7 @@ class _Timed(ThreadExecutor):
 
 async def measure(_options: Options) -> Part:
     """Some rounds, in this process, tuned as the service is."""
-    tuning.share_the_interpreter()
+    interpreter.share_the_interpreter()
     rounds = [await _late_ms() for _ in range(ROUNDS)]
     figures = {
         name: Spread.of([percentile(late, share) or 0.0 for late in rounds])

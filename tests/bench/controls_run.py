@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from fivestage import Pipeline
-from fivestage.core.encode import Encoder
-from fivestage.core.events import Observer
+from fivestage.core.codec.encode import Encoder
 from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.observer import Observer
 from fivestage.core.records import Output, PlainRecord
+from fivestage.dispatch.build import Chances, wire
 from fivestage.executors import InlineExecutor
-from fivestage.orchestrator import Orchestrator
+from fivestage.observability.tracing import Tracing
+from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.settings import Settings
-from fivestage.telemetry.tracing import Tracing
 from fivestage.testing import MemorySource, VirtualTimeLoop
-from fivestage.wiring import Chances, wire
 
 from .controls_loads import OF_USE_S, Load, queries
 from .controls_shapes import SLOTS, Shape, clock

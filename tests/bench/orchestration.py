@@ -11,13 +11,13 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from fivestage.context import Query
-from fivestage.core.event_json import Envelope, EventJson
+from fivestage.core.codec.event_json import Envelope, EventJson
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA
-from fivestage.orchestrator import Orchestrator
+from fivestage.pipeline.context import Query
+from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage_schemas import Outcome, StageResult
 
 from .parts import Bar, Options, Part, Spread, paired

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import TopicSettings
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import TopicSettings
 
 from .place import QUIET, SETTLE_S, Place

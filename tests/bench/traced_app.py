@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import TracerProvider
 
+from fivestage.observability.tracing import make_provider
 from fivestage.settings import TracingSettings
-from fivestage.telemetry.tracing import make_provider
 
 if TYPE_CHECKING:
     from fivestage import Pipeline

@@ -8,7 +8,7 @@ import struct
 import pytest
 from aiokafka.errors import CorruptRecordException
 
-from fivestage.bus.batches import CheckedRecords, UnreadableBatchError
+from fivestage.kafka.consumer.batch_check import CheckedRecords, UnreadableBatchError
 from fuzz.corpus import batch_seeds
 from support.wire import bad_checksum, seal
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import TopicSettings
 from fivestage_schemas import PipelineResult, StageType
 from support.checker import read_all, wait_for_results, wait_until_committed

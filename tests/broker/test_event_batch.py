@@ -10,10 +10,10 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.bus.compression import codec_of
-from fivestage.bus.event_batch import HEADER_BYTES, EventBatch
 from fivestage.core.records import Output, OutputRecord
 from fivestage.errors import ConfigurationError
+from fivestage.kafka.producer.compression import codec_of
+from fivestage.kafka.producer.record_batch import HEADER_BYTES, EventBatch
 
 NO_LIMIT = 1 << 30
 CODECS = ("gzip", "snappy", "lz4", "zstd")

@@ -8,7 +8,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.bus.event_request import NEWEST, OLDEST, EventRequest
+from fivestage.kafka.producer.produce_request import NEWEST, OLDEST, EventRequest
 
 partitions = st.lists(st.tuples(st.integers(0, 1 << 30), st.binary(max_size=300)), max_size=4)
 topics = st.lists(st.tuples(st.text(max_size=30), partitions), max_size=4)

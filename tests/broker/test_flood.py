@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Producer
 
-from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import TopicSettings
 from support.checker import committed, headers_of, read_all, wait_for_results, wait_until_committed
 from support.feeder import event

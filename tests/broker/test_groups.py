@@ -12,12 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from faults.operations import port_of, until
-from fivestage.bus import internals
-from fivestage.bus.embedded import EmbeddedBroker
-from fivestage.bus.embedded_group import EmbeddedConsumer
-from fivestage.bus.member import Member
-from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
+from fivestage.core.observer import Observer
+from fivestage.kafka import aiokafka_internals
+from fivestage.kafka.consumer.group_member import Member
+from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.kafka.embedded_group import EmbeddedConsumer
 from fivestage.settings import Settings, TopicSettings
 from support.checker import json_of, read_all
 from support.feeder import event, write
@@ -72,7 +72,7 @@ async def test_a_wait_for_the_group_is_logged_once(bootstrap: str) -> None:
     killed, waiting = Sharing(bootstrap), Sharing(bootstrap)
     await killed.member.start()
     await _until_shared([killed])
-    internals.cut(killed.member.consumer)  # without a word to the group, as a kill
+    aiokafka_internals.cut(killed.member.consumer)  # without a word to the group, as a kill
     await waiting.member.start()
     joining = asyncio.create_task(_until_shared([waiting]))
     with capture_logs() as log:

@@ -10,38 +10,38 @@ from typing import Any
 import pytest
 from aiokafka.consumer.fetcher import Fetcher
 
-from fivestage.bus import internals
 from fivestage.errors import ConfigurationError
+from fivestage.kafka import aiokafka_internals
 
 BUS = Path(__file__).parents[2] / "consumer" / "fivestage"
-OWN = {"telemetry/query_metrics.py", "executors/frames.py"}
+OWN = {"observability/query_metrics.py", "executors/code_location.py"}
 """Modules that use a private name of something else."""
 
 
 def test_all_private_names_are_listed() -> None:
     """Neither more nor fewer than are used."""
-    tree = ast.parse((BUS / "bus" / "internals.py").read_text(encoding="utf-8"))
+    tree = ast.parse((BUS / "kafka" / "aiokafka_internals.py").read_text(encoding="utf-8"))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     private = {name for name in used if name.startswith("_") and not name.startswith("__")}
-    assert private == {name for names in internals.NAMES.values() for name in names}
+    assert private == {name for names in aiokafka_internals.NAMES.values() for name in names}
 
 
 def test_no_other_module_uses_one() -> None:
     """The linter forbids it where no comment permits it."""
     permitted = [path for path in BUS.rglob("*.py") if "SLF001" in path.read_text(encoding="utf-8")]
-    assert {str(path.relative_to(BUS)) for path in permitted} == OWN | {"bus/internals.py"}
+    assert {str(path.relative_to(BUS)) for path in permitted} == OWN | {"kafka/aiokafka_internals.py"}
 
 
 def test_the_installed_version_has_them() -> None:
     """As does any on which the service starts."""
-    internals.check()
+    aiokafka_internals.check()
 
 
 def test_a_version_without_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the name that is missing, before anything is connected."""
-    monkeypatch.setitem(internals.NAMES, Fetcher, ("_records", "_gone"))
+    monkeypatch.setitem(aiokafka_internals.NAMES, Fetcher, ("_records", "_gone"))
     with pytest.raises(ConfigurationError, match=r"aiokafka .* which needs Fetcher\._gone"):
-        internals.check()
+        aiokafka_internals.check()
 
 
 async def test_throttling_is_noticed() -> None:
@@ -54,6 +54,6 @@ async def test_throttling_is_noticed() -> None:
         return answers[number]
 
     consumer: Any = SimpleNamespace(_client=SimpleNamespace(send=send))
-    internals.when_throttled(consumer, waits.append)
+    aiokafka_internals.when_throttled(consumer, waits.append)
     assert [await consumer._client.send(number, group=1) for number in range(3)] == answers
     assert waits == [0.25]

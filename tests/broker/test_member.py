@@ -10,14 +10,14 @@ import pytest
 from aiokafka.conn import CloseReason
 
 from faults.mock import OFFSET_COMMIT, SYNC_GROUP, Mock
-from fivestage.bus.committer import Committer
-from fivestage.bus.embedded import EmbeddedBroker
-from fivestage.bus.member import Member
-from fivestage.bus.stalls import Stalls
-from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
+from fivestage.core.observer import Observer
 from fivestage.core.records import CorruptRecord
-from fivestage.core.repair import Progress, Trouble
+from fivestage.kafka.connection.rebuild_policy import Progress, Trouble
+from fivestage.kafka.consumer.committer import Committer
+from fivestage.kafka.consumer.group_member import Member
+from fivestage.kafka.consumer.progress import Stalls
+from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import Settings, TopicSettings
 from support.feeder import write
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from aiokafka.errors import ClusterAuthorizationFailedError, UnknownTopicOrPartitionError
 
-from fivestage.bus.producer_client import ProducerClient
 from fivestage.errors import ConfigurationError
+from fivestage.kafka.producer.client import ProducerClient
 from fivestage.settings import TopicSettings
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from faults.mock import Mock
 from faults.operations import port_of
 from faults.operations import until as wait_until
 from faults.proxy import Proxy
-from fivestage.bus.clients import Clients
-from fivestage.bus.internals import client_of
-from fivestage.bus.member import Member
-from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
+from fivestage.core.observer import Observer
+from fivestage.kafka.aiokafka_internals import client_of
+from fivestage.kafka.connection.clients import Clients
+from fivestage.kafka.consumer.group_member import Member
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from support.certificates import Authority
 from support.checker import wait_for_results

@@ -16,7 +16,7 @@ from support.publisher import Publisher, until
 
 if TYPE_CHECKING:
     from faults.mock import Mock
-    from fivestage.bus.outbox import PartitionQueue
+    from fivestage.kafka.producer.partition_queue import PartitionQueue
 
 pytestmark = pytest.mark.broker
 

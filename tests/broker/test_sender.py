@@ -10,12 +10,12 @@ import structlog
 from aiokafka.errors import KafkaConnectionError
 
 from faults.mock import PRODUCE
-from fivestage.bus.sender import NUMBERS, Sender
-from fivestage.bus.sink import LATE_LOOKS
-from fivestage.core.murmur2 import murmur2
 from fivestage.core.records import Output, OutputRecord
-from fivestage.core.repair import Trouble
 from fivestage.errors import ConfigurationError, PublishError
+from fivestage.kafka.connection.rebuild_policy import Trouble
+from fivestage.kafka.producer.partitioner import murmur2
+from fivestage.kafka.producer.sender import NUMBERS, Sender
+from fivestage.kafka.producer.sink import LATE_LOOKS
 from fivestage.settings import KafkaSettings, TopicSettings
 from support.publisher import Publisher, until
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.shutdown import LAST_WORDS_S
+from fivestage.service.shutdown import LAST_WORDS_S
 from fivestage_schemas import StageType
 from support.checker import json_of, read_all, wait_for_results
 from support.embedded import Broker, Installation

@@ -13,11 +13,11 @@ from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import MessageAccumulator
 
 from faults.mock import PRODUCE
-from fivestage.bus.event_request import EventRequest
-from fivestage.bus.internals import cut_producer
-from fivestage.bus.sink import LATE_LOOKS
 from fivestage.core.records import Output, OutputRecord
 from fivestage.errors import ConfigurationError, PublishError
+from fivestage.kafka.aiokafka_internals import cut_producer
+from fivestage.kafka.producer.produce_request import EventRequest
+from fivestage.kafka.producer.sink import LATE_LOOKS
 from fivestage.settings import TopicSettings
 from support.checker import read_all
 from support.publisher import Publisher, until

@@ -12,11 +12,11 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import CommitFailedError
 from aiokafka.protocol.commit import OffsetCommitRequest
 
-from fivestage.bus.embedded import EmbeddedBroker
-from fivestage.bus.source import Source
-from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
+from fivestage.core.observer import Observer
 from fivestage.core.records import CorruptRecord
+from fivestage.kafka.consumer.source import Source
+from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import Settings, TopicSettings
 from support.wire import (
     FRAMED_SNAPPY,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.demo.audit import COLUMNS
-from fivestage.demo.mix import KINDS, NO_ID
+from fivestage.cli.demo.audit import COLUMNS
+from fivestage.cli.demo.questions import KINDS, NO_ID
 
 if TYPE_CHECKING:
     from .conftest import FirstLine, Fivestage, Ran, Start

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fivestage.cli.demo.audit import audit
+from fivestage.cli.demo.questions import KIND_HEADER, KINDS, make_inputs
 from fivestage.core.records import PlainRecord
-from fivestage.demo.audit import audit
-from fivestage.demo.mix import KIND_HEADER, KINDS, make_inputs
 
 if TYPE_CHECKING:
     from fivestage.core.records import Record

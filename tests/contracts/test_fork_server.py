@@ -18,10 +18,10 @@ from structlog.testing import capture_logs
 from fivestage import ConfigurationError, Query
 from fivestage.core.job import Job
 from fivestage.errors import ExecutorError
-from fivestage.executors import process
-from fivestage.executors.port import TICK_S
-from fivestage.executors.supply import Patience
-from fivestage.executors.trouble import LOG_EVERY_S, MAX_PAUSE_S, Trouble
+from fivestage.executors.executor import TICK_S
+from fivestage.executors.process import executor as process_executor
+from fivestage.executors.process.backoff import LOG_EVERY_S, MAX_PAUSE_S, Trouble
+from fivestage.executors.process.supply import Patience
 from support import fork_app, process_app
 from support.jobs import until
 from support.kinds import alive
@@ -29,9 +29,9 @@ from support.kinds import alive
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from fivestage.executors.link import Link
-    from fivestage.executors.nursery import Nursery
-    from fivestage.executors.process import ProcessExecutor
+    from fivestage.executors.process.connection import Link
+    from fivestage.executors.process.executor import ProcessExecutor
+    from fivestage.executors.process.spawner import Nursery
 
 pytestmark = pytest.mark.realtime
 
@@ -419,7 +419,7 @@ async def test_a_start_without_a_worker(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
     """It fails, says why, and leaves nothing."""
-    monkeypatch.setattr(process, "GREETING_S", 0.2)
+    monkeypatch.setattr(process_executor, "GREETING_S", 0.2)
     before, executor = (open_files(), watched()), fork_app.executor()
     with habit(folder, name), pytest.raises(ExecutorError, match=reason):
         await executor.start(lambda _: None)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from fivestage.shutdown import LAST_WORDS_S
+from fivestage.service.shutdown import LAST_WORDS_S
 
 pytestmark = [pytest.mark.realtime, pytest.mark.fault(10)]
 LIMIT_S = 0.5

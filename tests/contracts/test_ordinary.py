@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from fivestage import Plan
-from fivestage.executors.fleet import Fleet
-from fivestage.memory import MemoryBus
+from fivestage.executors.worker_pool import Fleet
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
 from support import kinds, ordinary_app, process_app
 from support.files import Gate

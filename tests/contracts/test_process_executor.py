@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import ConfigurationError, InvalidAppError
-from fivestage.core.advice import Advice, NodeAdvice
-from fivestage.core.breaker import BreakerState
-from fivestage.executors.process_worker import ProcessWorker
-from fivestage.executors.supply import Patience
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.routing_snapshot import Advice, NodeAdvice
+from fivestage.executors.process.supply import Patience
+from fivestage.executors.process.worker import ProcessWorker
 from fivestage_schemas import Outcome, StageType
 from support import process_app
 from support.jobs import LIMIT_S, Bus, Replacements, answer_of, node_run, running_stage, started, until
@@ -27,7 +27,7 @@ from support.kinds import alive, all_ready
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from fivestage.executors.process import ProcessExecutor
+    from fivestage.executors.process.executor import ProcessExecutor
 
 pytestmark = pytest.mark.realtime
 PLAN = process_app.PLAN
@@ -74,7 +74,7 @@ async def bus() -> AsyncIterator[ProcessBus]:
 async def test_what_a_node_raises_is_logged_by_its_process(capfd: pytest.CaptureFixture[str]) -> None:
     """With where and whose; its text only where the settings of the bus's process say so."""
     for more in ((), ("show_text",)):
-        bus = ProcessBus(setup=("fivestage.telemetry.logging:configure", "INFO", *more))
+        bus = ProcessBus(setup=("fivestage.observability.logging:configure", "INFO", *more))
         async with started(bus):
             await bus.ask("fails")
         lines = [line for line in capfd.readouterr().err.splitlines() if "fivestage.nodes" in line]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import Plan, ResourceError
-from fivestage.executors.process import ProcessExecutor
-from fivestage.executors.supply import Patience
+from fivestage.executors.process.executor import ProcessExecutor
+from fivestage.executors.process.supply import Patience
 from fivestage_schemas import StageType
 from support import resource_app
 from support.files import Gate, notes

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fivestage.core.records import Output
-from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType, TimeoutReason
 from shell.samples import ends, outcomes, query, stage, statuses, timeouts
 from support import contract_app

@@ -11,10 +11,10 @@ import orjson
 import pytest
 
 from fivestage import Orchestrator, Pipeline, ResourceError
-from fivestage.core.events import Observer
+from fivestage.core.observer import Observer
 from fivestage.executors import ThreadExecutor
-from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
 from support.jobs import LIMIT_S, until
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.core.breaker import BreakerPolicy
-from fivestage.core.node_policy import NodePolicy
+from fivestage.core.adaptive.breaker import BreakerPolicy
+from fivestage.core.adaptive.node_state import NodePolicy
 from fivestage.core.records import Output
-from fivestage.memory import MemoryBus
+from fivestage.pipeline.thread_pool import MAX_REPLACED
 from fivestage.settings import Settings
-from fivestage.threads import MAX_REPLACED
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import PipelineStatus, StageType, TimeoutReason
 from shell.samples import KEY, ends, query, stage, statuses, timeouts
 from support import busy_app, kinds

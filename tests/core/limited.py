@@ -9,12 +9,12 @@ from itertools import count
 from random import Random
 from typing import TYPE_CHECKING
 
-from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
+from fivestage.core.admission.concurrency_limit import ConcurrencyLimiter, LimiterPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.core.events import ControlChange
+    from fivestage.core.observer import ControlChange
 
     Draw = Callable[[Random, float, int], float]
 

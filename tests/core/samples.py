@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fivestage.core.event_json import Envelope
+from fivestage.core.codec.event_json import Envelope
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import PlainRecord
-from fivestage.core.trail import RunningStage, StageRun, Trail
+from fivestage.core.stage_history import RunningStage, StageRun, Trail
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.adaptive import AdaptivePolicy, LearnedLimit
+from fivestage.core.adaptive.stage_limit import AdaptivePolicy, LearnedLimit
 
 WIDE = AdaptivePolicy(floor_ratio=0.1, ceiling_ratio=10.0)
 """Bounds that are not in the way."""

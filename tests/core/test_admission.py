@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.admission import Gate, InFlightLimit, Slots
-from fivestage.core.events import ControlChange
-from fivestage.core.lanes import LaneShares
-from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
+from fivestage.core.admission.concurrency_limit import ConcurrencyLimiter, LimiterPolicy
+from fivestage.core.admission.lanes import LaneShares
+from fivestage.core.admission.slots import Gate, InFlightLimit, Slots
+from fivestage.core.observer import ControlChange
 
 
 @pytest.mark.parametrize(("size", "low"), [(1, 0), (2, 1), (4, 3), (8, 6), (100, 75), (256, 192)])

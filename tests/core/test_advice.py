@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
-from fivestage.core.breaker import BreakerState
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.routing_snapshot import Advice, NodeAdvice, StageAdvice
 
 from .samples import PLAN
 

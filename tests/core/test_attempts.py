@@ -24,7 +24,7 @@ from .samples import (
 )
 
 if TYPE_CHECKING:
-    from fivestage.core.trail import StageRun, Trail
+    from fivestage.core.stage_history import StageRun, Trail
     from fivestage_schemas import Outcome
 
 NOW = STARTED_AT + 0.2

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fivestage.core.breaker import Breaker, BreakerPolicy, BreakerState
+from fivestage.core.adaptive.breaker import Breaker, BreakerPolicy, BreakerState
 
 CLOSED, OPEN, HALF_OPEN = BreakerState
 SMALL = BreakerPolicy(failure_rate=1.0, window=4, minimum_calls=2, first_open_s=10.0, open_s=40.0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.dead_letter import (
+from fivestage.core.codec.dead_letter import (
     DeadLetter,
     Mark,
     Place,
@@ -17,8 +17,8 @@ from fivestage.core.dead_letter import (
     read_letter,
     replay_headers,
 )
-from fivestage.core.decode import Unreadable, UnreadableReason
-from fivestage.core.encode import Encoder
+from fivestage.core.codec.decode import Unreadable, UnreadableReason
+from fivestage.core.codec.encode import Encoder
 from fivestage.core.records import Output, PlainRecord
 
 from .samples import envelope, record

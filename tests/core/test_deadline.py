@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.advice import StageAdvice
 from fivestage.core.deadline import Budget, grant, stage_grant
 from fivestage.core.plan import Plan
+from fivestage.core.routing_snapshot import StageAdvice
 from fivestage_schemas import StageType
 
 NOW, WALL = 500.0, 1_750_000_000.0

@@ -13,7 +13,7 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.decode import (
+from fivestage.core.codec.decode import (
     MAX_DEPTH,
     MAX_DETAIL_CHARS,
     MAX_KEY_BYTES,

@@ -12,12 +12,12 @@ from cloudevents.core.bindings import kafka as cloudevents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.causes import EXPIRED, STALLED_TWICE, WOULD_EXPIRE, Cause
+from fivestage.core.codec.decode import MAX_KEY_BYTES, Unreadable, UnreadableReason
+from fivestage.core.codec.encode import Encoder, output_key
+from fivestage.core.codec.event_json import EventJson
 from fivestage.core.deadline import Budget
-from fivestage.core.decode import MAX_KEY_BYTES, Unreadable, UnreadableReason
-from fivestage.core.encode import Encoder, output_key
-from fivestage.core.event_json import EventJson
 from fivestage.core.records import NOT_FROM_KAFKA, Output, OutputRecord, PlainRecord
+from fivestage.core.rejection_cause import EXPIRED, STALLED_TWICE, WOULD_EXPIRE, Cause
 from fivestage_schemas import (
     Attempt,
     AttemptKind,
@@ -57,10 +57,10 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from fivestage.core.event_json import Envelope
+    from fivestage.core.codec.event_json import Envelope
     from fivestage.core.outcome import Conclusion, TimeoutNote
     from fivestage.core.plan import Plan
-    from fivestage.core.trail import StageRun, Trail
+    from fivestage.core.stage_history import StageRun, Trail
 
 ENCODER = Encoder(source="/fivestage/group", max_record_bytes=1_000_000, max_dead_letter_bytes=1_000_000)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.flood import MAX_PAUSES, FloodGuard, FloodPolicy
 from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.partition_halt import MAX_PAUSES, FloodGuard, FloodPolicy
 
 KEY, OTHER = PartitionKey("queries", 0), PartitionKey("queries", 1)
 GOOD, BAD = True, False

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.health import NodeHealth
+from fivestage.core.adaptive.node_health import NodeHealth
 
 
 def health_of(endings: str, *, start: float = 1000.0, half_life_s: float = 30.0) -> NodeHealth:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fivestage.core.held import HELD_UP_S, HeldUp
+from fivestage.core.admission.poison_pills import HELD_UP_S, HeldUp
 from fivestage.core.records import PlainRecord
 
 

@@ -18,8 +18,8 @@ import pytest
 from pydantic import BaseModel, RootModel
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from fivestage.core.event_json import to_json
-from fivestage.core.jsonable import MAX_SEARCHED, plain
+from fivestage.core.codec.event_json import to_json
+from fivestage.core.codec.jsonable import MAX_SEARCHED, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,7 +210,7 @@ def test_numpy_is_not_imported() -> None:
     """It takes a tenth of a second, and most apps do without: only an app's own import counts."""
     program = (
         "import sys; sys.modules['numpy'] = None; "
-        "from fivestage.core.jsonable import plain; print(plain([{1}]))\n"
+        "from fivestage.core.codec.jsonable import plain; print(plain([{1}]))\n"
         "del sys.modules['numpy']\n"
         "try: plain(object())\nexcept TypeError as error: print(error, 'numpy' in sys.modules)"
     )

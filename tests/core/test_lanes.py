@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fivestage.core.lanes import LaneShares, WaitingRoom
+from fivestage.core.admission.lanes import LaneShares, WaitingRoom
 
 NINE_TO_ONE = LaneShares({"interactive": 0.9, "bulk": 0.1})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fivestage.core.latency import MEMORY, LatencyProfile
+from fivestage.core.admission.latency import MEMORY, LatencyProfile
 
 
 def test_what_was_long_ago_is_forgotten() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.limiter import QUIET_S, REPORT_S, ConcurrencyLimiter, LimiterPolicy
+from fivestage.core.admission.concurrency_limit import QUIET_S, REPORT_S, ConcurrencyLimiter, LimiterPolicy
 
 from .limited import SEED, Service
 

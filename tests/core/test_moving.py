@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fivestage import Plan, Query
-from fivestage.core.advice import StageAdvice
+from fivestage.core.blocked_queries import GUESS, MOVES, SLACK_S, is_overdue, is_worth_moving
 from fivestage.core.job import Job
-from fivestage.core.moving import GUESS, MOVES, SLACK_S, is_overdue, is_worth_moving
-from fivestage.core.trail import RunningStage, StageRun
+from fivestage.core.routing_snapshot import StageAdvice
+from fivestage.core.stage_history import RunningStage, StageRun
 from fivestage_schemas import Outcome
 
 PLAN = Plan.of()

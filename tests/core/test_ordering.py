@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fivestage.core.ordering import KeyOrder
+from fivestage.core.admission.key_order import KeyOrder
 
 
 def test_one_of_a_key_at_a_time() -> None:

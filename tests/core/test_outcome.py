@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage.core.outcome import Conclusion
-    from fivestage.core.trail import RunningStage, StageRun, Trail
+    from fivestage.core.stage_history import RunningStage, StageRun, Trail
 
 STAGE, PIPELINE = (
     (TimeoutScope.STAGE, TimeoutReason.STAGE_TIMEOUT),

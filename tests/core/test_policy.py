@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.core.adaptive import AdaptivePolicy
-from fivestage.core.breaker import BreakerPolicy, BreakerState
-from fivestage.core.events import ControlChange, Observer
-from fivestage.core.node_policy import PATIENCE_S, NodePolicy
-from fivestage.core.plan import Plan
-from fivestage.core.policy import (
+from fivestage.core.adaptive.breaker import BreakerPolicy, BreakerState
+from fivestage.core.adaptive.lane_state import (
     ANSWERS,
     BACK_OFF,
     MAX_LANES,
@@ -25,7 +21,11 @@ from fivestage.core.policy import (
     Policies,
     stuck_nodes,
 )
-from fivestage.core.pressure import Pressure
+from fivestage.core.adaptive.node_state import PATIENCE_S, NodePolicy
+from fivestage.core.adaptive.slot_pressure import Pressure
+from fivestage.core.adaptive.stage_limit import AdaptivePolicy
+from fivestage.core.observer import ControlChange, Observer
+from fivestage.core.plan import Plan
 
 from .samples import (
     DECISION,
@@ -48,7 +48,7 @@ from .samples import (
 )
 
 if TYPE_CHECKING:
-    from fivestage.core.trail import StageRun
+    from fivestage.core.stage_history import StageRun
     from fivestage_schemas import Outcome
 
 CLOSED, OPEN, HALF_OPEN = BreakerState

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fivestage.core.pressure import GAP_S, LASTING_S, PRESSED_S, Pressure
+from fivestage.core.adaptive.slot_pressure import GAP_S, LASTING_S, PRESSED_S, Pressure
 
 
 def pressed(*at_s: float) -> Pressure:

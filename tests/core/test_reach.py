@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fivestage.core.reach import Reach
+from fivestage.core.reachability import Reach
 
 
 def test_a_doubt_costs_no_time() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from fivestage.core.decode import Unreadable, UnreadableReason
-from fivestage.core.encode import Encoder
+from fivestage.core.codec.decode import Unreadable, UnreadableReason
+from fivestage.core.codec.encode import Encoder
+from fivestage.core.codec.refused_event import REFUSED, TOO_LARGE, name_of, without_data
 from fivestage.core.records import Output, OutputRecord
-from fivestage.core.refused_event import REFUSED, TOO_LARGE, name_of, without_data
 from fivestage_schemas import PipelineResult, PipelineStatus, StageResult
 
 from .samples import envelope

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from fivestage.core.ledger import PartitionKey
-from fivestage.core.repair import LONGEST_PAUSE_S, MAX_GAP_S, Progress, RebuildBudget, Sightings, pause_s
+from fivestage.kafka.connection.rebuild_policy import (
+    LONGEST_PAUSE_S,
+    MAX_GAP_S,
+    Progress,
+    RebuildBudget,
+    Sightings,
+    pause_s,
+)
 
 A, B = PartitionKey("q", 0), PartitionKey("q", 1)
 

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.deadline import Budget
-from fivestage.core.pressure import GAP_S, PRESSED_S, Pressure
-from fivestage.core.shed import (
+from fivestage.core.adaptive.slot_pressure import GAP_S, PRESSED_S, Pressure
+from fivestage.core.admission.load_shedding import (
     EVEN_MARGIN,
     MARGIN,
     MAX_SHARE,
@@ -17,6 +16,7 @@ from fivestage.core.shed import (
     ShedPolicy,
     Verdict,
 )
+from fivestage.core.deadline import Budget
 
 RUN, OBSERVED, REFUSE = Verdict.RUN, Verdict.OBSERVED, Verdict.REFUSE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fivestage import Plan, Query
+from fivestage.core.admission.thread_queues import PATIENCE, ThreadQueues
 from fivestage.core.job import Job
-from fivestage.core.thread_queues import PATIENCE, ThreadQueues
 
 PLAN = Plan.of(total_timeout_ms=250)
 PATIENT_S = PATIENCE * 0.25

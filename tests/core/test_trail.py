@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.core.trail import RunningStage, Trail
+from fivestage.core.stage_history import RunningStage, Trail
 from fivestage_schemas import StageType
 
 from .samples import ERROR, PROCESSING, SUCCESS, altered, ended, run_of, running_of, trail_of

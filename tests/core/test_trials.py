@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fivestage.core.advice import TRIAL_SLACK_S, Advice, NodeAdvice, StageAdvice, wants_trial
-from fivestage.core.breaker import BreakerPolicy, BreakerState
-from fivestage.core.node_policy import RECOVERED, NodePolicy
-from fivestage.core.policy import REFRESH_S, LanePolicy, LanePolicySettings
-from fivestage.core.pressure import Pressure
-from fivestage.core.trials import EVERY_CALLS, EVERY_S, Trials
+from fivestage.core.adaptive.breaker import BreakerPolicy, BreakerState
+from fivestage.core.adaptive.lane_state import REFRESH_S, LanePolicy, LanePolicySettings
+from fivestage.core.adaptive.node_state import RECOVERED, NodePolicy
+from fivestage.core.adaptive.node_trials import EVERY_CALLS, EVERY_S, Trials
+from fivestage.core.adaptive.slot_pressure import Pressure
+from fivestage.core.routing_snapshot import TRIAL_SLACK_S, Advice, NodeAdvice, StageAdvice, wants_trial
 
 from .samples import ERROR, PLAN, PROCESSING, SUCCESS, TIMEOUT, altered, concluded, ended, run_of, trail_of
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.window import Window
+from fivestage.core.adaptive.window import Window
 
 
 def window_of(*seconds: float, size: int = 100) -> Window:

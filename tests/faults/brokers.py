@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from faults.mock import TESTS
-from fivestage.bus.embedded import MockCluster
+from fivestage.kafka.embedded_broker import MockCluster
 from fivestage.settings import TopicSettings
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """A broker that fails as it is told: librdkafka's mock cluster in a process of its own, and a lying wire.
 
-The mock's C API is driven through ctypes, as in ``fivestage.bus.embedded``; here it also answers with chosen
-error codes, or slowly. What it cannot do (see there) a test must ask of a real broker.
+The mock's C API is driven through ctypes, as in ``fivestage.kafka.embedded_broker``; here it also answers
+with chosen error codes, or slowly. What it cannot do (see there) a test must ask of a real broker.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from fivestage.bus.embedded import MockCluster
+from fivestage.kafka.embedded_broker import MockCluster
 from fivestage.settings import TopicSettings
 
 if TYPE_CHECKING:

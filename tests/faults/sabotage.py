@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import AIOKafkaConsumer
 
 from fivestage import Pipeline, Query, StageContext
-from fivestage.bus.producer_client import ProducerClient
+from fivestage.kafka.producer.client import ProducerClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka import TopicPartition
 
-from fivestage.bus.source import Source
-from fivestage.bus.topics import BATCH_OVERHEAD_BYTES, largest_records
-from fivestage.bus.topics import check as check_topics
-from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger
+from fivestage.core.observer import Observer
 from fivestage.core.records import Output
+from fivestage.kafka.consumer.source import Source
+from fivestage.kafka.topics import BATCH_OVERHEAD_BYTES, largest_records
+from fivestage.kafka.topics import check as check_topics
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from kafka.cluster import lend_cluster
 from kafka.test_service import settings_for

@@ -12,10 +12,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from fivestage.bus.committer import Committer
-from fivestage.bus.member import Member
-from fivestage.core.events import Observer
 from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.observer import Observer
+from fivestage.kafka.consumer.committer import Committer
+from fivestage.kafka.consumer.group_member import Member
 from fivestage.settings import Settings
 from kafka.test_service import settings_for
 from support.checker import (

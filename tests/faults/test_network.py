@@ -11,8 +11,8 @@ import pytest
 
 from faults.proxy import Mode, Proxy
 from faults.test_sasl import wait_until_unready
-from fivestage.bus.preflight import preflight
 from fivestage.errors import ConfigurationError
+from fivestage.kafka.connection.preflight import preflight
 from fivestage.settings import KafkaSettings
 from kafka.broker import ADVERTISED, create_topics
 from kafka.conftest import _lend
@@ -220,7 +220,7 @@ async def test_the_modes_of_the_proxy(kafka: RealBroker, monkeypatch: pytest.Mon
         await preflight(settings)
         proxy.mode, proxy.delay_s = Mode.LATENCY, 0.01
         await preflight(settings)
-        monkeypatch.setattr("fivestage.bus.preflight.HANDSHAKE_TIMEOUT_S", 1.0)
+        monkeypatch.setattr("fivestage.kafka.connection.preflight.HANDSHAKE_TIMEOUT_S", 1.0)
         for mode in (Mode.GARBAGE, Mode.BLACK_HOLE, Mode.DROP_RESPONSES):
             proxy.mode = mode
             with pytest.raises(ConfigurationError, match=f"cannot reach Kafka at {proxy.address}: it "):

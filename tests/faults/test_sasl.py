@@ -16,9 +16,9 @@ import pytest
 
 from faults.guarded import PASSWORD, ROOT, rights
 from faults.oauth import Issuer, token
-from fivestage.bus.diagnosis import Diagnosis
-from fivestage.bus.preflight import preflight
 from fivestage.errors import AccessError, ConfigurationError
+from fivestage.kafka.connection.diagnosis import Diagnosis
+from fivestage.kafka.connection.preflight import preflight
 from fivestage.settings import KafkaSettings
 from kafka.broker import TopicSet
 from support.checker import headers_of
@@ -156,7 +156,7 @@ async def test_good_credentials(guarded: GuardedBroker, tmp_path: Path) -> None:
 @pytest.mark.fault(36)
 async def test_refused_again_and_again(guarded: GuardedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that is cut off tries its credentials three times, then gives up with Kafka's reason."""
-    monkeypatch.setattr("fivestage.bus.diagnosis.INTERVAL_S", 0.01)
+    monkeypatch.setattr("fivestage.kafka.connection.diagnosis.INTERVAL_S", 0.01)
     kafka = KafkaSettings.model_validate(guarded.kafka("SCRAM-SHA-512", sasl_password="wrong"))  # noqa: S106
     diagnosis = Diagnosis(kafka)
     asked = iter([False, True, False, *[True] * 3])  # who is not cut off starts anew

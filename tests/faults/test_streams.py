@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fivestage import Pipeline
-from fivestage.bus.embedded import EmbeddedBroker
+from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.observability.log_stream import LogStream
 from fivestage.settings import TopicSettings
-from fivestage.telemetry.stream import LogStream
 from support.checker import wait_for_results
 from support.feeder import event, write
 

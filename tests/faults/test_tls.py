@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from faults.proxy import Proxy
-from fivestage.bus.connection import ssl_context
-from fivestage.bus.preflight import preflight
 from fivestage.errors import AccessError, ConfigurationError
+from fivestage.kafka.connection.connection import ssl_context
+from fivestage.kafka.connection.preflight import preflight
 from fivestage.settings import KafkaSettings
 from kafka.conftest import _lend
 from kafka.test_service import settings_for

@@ -10,9 +10,9 @@ import pytest
 from aiokafka.errors import AuthenticationFailedError
 
 from faults.oauth import Issuer
-from fivestage.bus import tokens
-from fivestage.bus.tokens import TokenProvider
 from fivestage.errors import ConfigurationError
+from fivestage.kafka.connection import oauth
+from fivestage.kafka.connection.oauth import TokenProvider
 from fivestage.settings import KafkaSettings, Settings
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ async def test_an_issuer_that_gives_none(answer: tuple[int, bytes], said: str) -
 
 async def test_an_issuer_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not waited for longer than it may take, and nobody listening is told at once."""
-    monkeypatch.setattr(tokens, "TOKEN_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(oauth, "TOKEN_TIMEOUT_S", 0.2)
     with Issuer("service", life_s=60) as issuer:
         issuer.hanging.set()
         provider = TokenProvider(settings(issuer.url))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.bus.client import follow
+from fivestage.kafka.tools.client import follow
 from fivestage.settings import Settings
 from kafka.test_service import DENY, settings_for
 from support.checker import (

@@ -50,7 +50,9 @@ def by_coverage(name: str, runs: int, seconds: int, seed: int) -> None:
     """Let atheris find inputs that reach what no other has."""
     import atheris  # type: ignore[import-untyped] # noqa: PLC0415 - no dependency; see above
 
-    with atheris.instrument_imports(include=["fivestage.core.decode", "fivestage.bus.batches"]):
+    with atheris.instrument_imports(
+        include=["fivestage.core.codec.decode", "fivestage.kafka.consumer.batch_check"]
+    ):
         from . import corpus, targets  # noqa: PLC0415
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from aiokafka.errors import CorruptRecordException
 
-from fivestage.bus.batches import CheckedRecords
-from fivestage.core.decode import DecodeLimits, Readable, UnreadableReason, decode
-from fivestage.core.encode import Encoder
-from fivestage.core.event_json import Envelope
+from fivestage.core.codec.decode import DecodeLimits, Readable, UnreadableReason, decode
+from fivestage.core.codec.encode import Encoder
+from fivestage.core.codec.event_json import Envelope
 from fivestage.core.records import PlainRecord
-from fivestage.telemetry.tracing import extract
+from fivestage.kafka.consumer.batch_check import CheckedRecords
+from fivestage.observability.tracing import extract
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:

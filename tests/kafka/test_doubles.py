@@ -13,10 +13,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import OutOfOrderSequenceNumber
 
-from fivestage.bus.event_batch import EventBatch
-from fivestage.bus.event_request import EventRequest
-from fivestage.bus.producer_client import ProducerClient
 from fivestage.core.records import Output, OutputRecord, PlainRecord
+from fivestage.kafka.producer.client import ProducerClient
+from fivestage.kafka.producer.produce_request import EventRequest
+from fivestage.kafka.producer.record_batch import EventBatch
 from simulation.broker import QUERIES, Broker
 from simulation.cluster import Cluster
 from simulation.consumer import SimConsumer

@@ -13,9 +13,9 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from confluent_kafka import Producer
 
 from faults.operations import Operator
-from fivestage.bus.event_request import EventRequest
-from fivestage.bus.sender import NUMBERS
 from fivestage.core.records import Output, OutputRecord
+from fivestage.kafka.producer.produce_request import EventRequest
+from fivestage.kafka.producer.sender import NUMBERS
 from fivestage.settings import Settings
 from support.publisher import Publisher, until
 

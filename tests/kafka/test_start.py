@@ -8,9 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from faults.operations import Operator
-from fivestage.bus import topics as checks
-from fivestage.bus.durability import warn_of_loss, weak
-from fivestage.bus.topics import TopicInfo
+from fivestage.kafka import topics as checks
+from fivestage.kafka.durability import warn_of_loss, weak
+from fivestage.kafka.topics import TopicInfo
 from fivestage.settings import KafkaSettings, Settings
 from support.checker import json_of, read_all, wait_for_results, wait_until_committed
 from support.feeder import event, write

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.context import Query, StageContext
+from fivestage.pipeline.context import Query, StageContext
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:

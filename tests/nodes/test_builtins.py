@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import Pipeline
-from fivestage.context import Query
 from fivestage.nodes import builtin_nodes
+from fivestage.pipeline.context import Query
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.context import StageContext
+    from fivestage.pipeline.context import StageContext
 
 
 async def run(app: Pipeline, query: Query, ctx: StageContext) -> dict[str, Any]:

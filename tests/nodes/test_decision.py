@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import NoNodeError, Pipeline
-from fivestage.core.advice import Advice, NodeAdvice
-from fivestage.core.breaker import BreakerState
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.routing_snapshot import Advice, NodeAdvice
 from fivestage.nodes.decision import candidates, intent_of, same_intent
 from fivestage_schemas import StageType
 

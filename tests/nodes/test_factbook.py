@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fivestage.errors import ConfigurationError
-from fivestage.nodes.factbook import read_countries, read_file
-from fivestage.nodes.search import SearchIndex
+from fivestage.nodes.facts.loader import read_countries, read_file
+from fivestage.nodes.facts.search import SearchIndex
 
 if TYPE_CHECKING:
     from pathlib import Path

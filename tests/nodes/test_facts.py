@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fivestage.nodes.factbook import read_countries
-from fivestage.nodes.facts import UNKNOWN, Facts, builtin_facts
+from fivestage.nodes.facts.loader import read_countries
+from fivestage.nodes.facts.node import UNKNOWN, Facts, builtin_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fivestage.errors import NodeError
-from fivestage.nodes import math
-from fivestage.nodes.arithmetic import (
+from fivestage.nodes.math import node as math
+from fivestage.nodes.math.arithmetic import (
     DivisionByZeroError,
     MathError,
     NotAnExpressionError,
     NumberTooLargeError,
 )
-from fivestage.nodes.math import evaluate, present
-from fivestage.nodes.recompute import agrees, recompute
+from fivestage.nodes.math.node import evaluate, present
+from fivestage.nodes.math.recheck import agrees, recompute
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ import pytest
 
 from fivestage import InvalidAppError, Pipeline, Query
 from fivestage.nodes.decision import candidates
-from fivestage.nodes.matriz import HISTORY, adapt_matriz_node
+from fivestage.pipeline.matriz import HISTORY, adapt_matriz_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable

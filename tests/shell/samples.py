@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from fivestage import Pipeline
-from fivestage.core.events import Observer
 from fivestage.core.ledger import PartitionKey
+from fivestage.core.observer import Observer
 from fivestage.core.records import Output
-from fivestage.memory import TOPIC
 from fivestage.testing import VirtualTimeLoop
+from fivestage.testing.memory import TOPIC
 from fivestage_schemas import StageType, TimeoutEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from fivestage import Query, StageContext
-    from fivestage.core.breaker import BreakerState
-    from fivestage.core.events import ControlChange
+    from fivestage.core.adaptive.breaker import BreakerState
+    from fivestage.core.observer import ControlChange
     from fivestage.core.outcome import Conclusion
-    from fivestage.memory import MemoryBus
+    from fivestage.testing.memory import MemoryBus
     from fivestage_schemas import PipelineResult, StageResult, TimeoutReason
 
 EPOCH = 1_800_000_000.0

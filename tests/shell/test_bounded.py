@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.bounded import TURN_S, Bounds
+from fivestage.pipeline.bounded_call import TURN_S, Bounds
 from fivestage_schemas import Outcome
 
 from .samples import block
 
 if TYPE_CHECKING:
-    from fivestage.ending import Ending
+    from fivestage.pipeline.call_result import Ending
 
 
 async def blocks_after(delay_s: float, seconds: float) -> None:

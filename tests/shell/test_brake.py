@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fivestage.bus.internals import brake_fetches
+from fivestage.kafka.aiokafka_internals import brake_fetches
 
 
 class Consumer:

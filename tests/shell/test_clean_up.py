@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import Orchestrator, Plan, Query, StageContext, run_with_timeout
+from fivestage._asyncio import CLEAN_UP_S
 from fivestage.core.job import Job
-from fivestage.executors.host import JobHost
-from fivestage.memory import MemoryBus
+from fivestage.executors.task_host import JobHost
 from fivestage.settings import Settings
-from fivestage.waits import CLEAN_UP_S
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import PipelineStatus, StageType
 
 from .samples import FakeNode, pipeline, query
 
 if TYPE_CHECKING:
-    from fivestage.core.trail import Trail
+    from fivestage.core.stage_history import Trail
 
 
 class PooledNode(FakeNode):

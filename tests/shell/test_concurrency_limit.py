@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from fivestage.core.events import ControlChange, Observer
-from fivestage.memory import MemoryBus
+from fivestage.core.observer import ControlChange, Observer
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 
 from .samples import FakeNode, pipeline, query, statuses
 

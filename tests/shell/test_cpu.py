@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.executors import cpu
-from fivestage.executors.cpu import CpuUse, thread_busy_s, thread_cpu_s
+from fivestage.executors import abandoned_cpu
+from fivestage.executors.abandoned_cpu import CpuUse, thread_busy_s, thread_cpu_s
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,5 +133,5 @@ def test_waiting_for_a_core_counts_as_computing(tmp_path: Path, monkeypatch: pyt
     """The kernel's figures are nanoseconds on a core, and nanoseconds of waiting for one."""
     (tmp_path / "1" / "task" / "2").mkdir(parents=True)
     (tmp_path / "1" / "task" / "2" / "schedstat").write_text("250000000 500000000 9\n", encoding="ascii")
-    monkeypatch.setattr(cpu, "PROC", tmp_path)
+    monkeypatch.setattr(abandoned_cpu, "PROC", tmp_path)
     assert thread_busy_s((1, 2)) == pytest.approx(0.75)

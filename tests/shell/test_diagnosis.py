@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.bus.diagnosis import INTERVAL_S, MAX_DEAF_LOOKS, Diagnosis
 from fivestage.errors import ConfigurationError
+from fivestage.kafka.connection.diagnosis import INTERVAL_S, MAX_DEAF_LOOKS, Diagnosis
 from fivestage.settings import KafkaSettings
 
 if TYPE_CHECKING:
-    from fivestage.core.repair import Trouble
+    from fivestage.kafka.connection.rebuild_policy import Trouble
 
 AWAY = ConfigurationError("cannot reach Kafka")
 
@@ -41,7 +41,7 @@ class Kafka:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.problem: ConfigurationError | None = None
-        monkeypatch.setattr("fivestage.bus.diagnosis.preflight", self._preflight)
+        monkeypatch.setattr("fivestage.kafka.connection.diagnosis.preflight", self._preflight)
 
     async def _preflight(self, _: KafkaSettings) -> None:
         await asyncio.sleep(0.1)

@@ -13,16 +13,16 @@ import orjson
 import pytest
 
 from fivestage import Pipeline
-from fivestage.core.admission import MAX_HELD_BYTES
-from fivestage.core.events import Observer
+from fivestage.core.admission.slots import MAX_HELD_BYTES
 from fivestage.core.ledger import PartitionKey
+from fivestage.core.observer import Observer
 from fivestage.core.records import Output
+from fivestage.dispatch.poller import MIN_TAKEN_IN, SLICE_S
+from fivestage.dispatch.watchdog import GRACE_S
 from fivestage.executors import TICK_S
-from fivestage.intake import MIN_TAKEN_IN, SLICE_S
-from fivestage.memory import FETCH_BYTES, TOPIC, MemoryBus
-from fivestage.patrol import GRACE_S
 from fivestage.settings import Settings
 from fivestage.testing import VirtualTimeLoop
+from fivestage.testing.memory import FETCH_BYTES, TOPIC, MemoryBus
 from fivestage_schemas import PipelineStatus, TimeoutEvent
 from shell.samples import EPOCH, block
 

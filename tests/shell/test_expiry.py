@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.arrivals import Candidate
 from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionLedger
 from fivestage.core.records import PlainRecord
-from fivestage.expiry import FORGET_AT, SLICE_S, Expiry
+from fivestage.dispatch.in_flight import Candidate
+from fivestage.dispatch.queue_deadlines import FORGET_AT, SLICE_S, Expiry
 
 from .samples import block
 
 if TYPE_CHECKING:
-    from fivestage.core.decode import Readable
+    from fivestage.core.codec.decode import Readable
 
 pytestmark = pytest.mark.interpreted
 """What waits here is no whole query."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.core.records import Output
-from fivestage.core.trail import StageRun
+from fivestage.core.stage_history import StageRun
 from fivestage.executors import InlineExecutor
-from fivestage.memory import MemoryBus
-from fivestage.orchestrator import Orchestrator
+from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import Outcome, StageType, TimeoutEvent
 
 from .samples import (
@@ -30,7 +30,7 @@ from .samples import (
 if TYPE_CHECKING:
     from fivestage import Pipeline, Query, StageContext
     from fivestage.core.job import Job
-    from fivestage.executors.port import OnFinished
+    from fivestage.executors.executor import OnFinished
 
 PROCESSING = StageType.PROCESSING
 FIXED = Settings.model_validate({"adaptive": {"enabled": False}})

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import NodeError, Orchestrator, Pipeline
-from fivestage.core.raised import MAX_FRAMES, frames_of
-from fivestage.ending import Ending
-from fivestage.failures import LOGGER, failure_log
-from fivestage.telemetry.repeats import MOST
+from fivestage.core.exception_origin import MAX_FRAMES, frames_of
+from fivestage.observability.log_throttle import MOST
+from fivestage.pipeline.call_result import Ending
+from fivestage.pipeline.failure_text import LOGGER, failure_log
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def test_frames_are_bounded() -> None:
 PROGRAM = """
 import asyncio, sys
 from fivestage import Orchestrator, Pipeline
-from fivestage.telemetry.logging import configure
+from fivestage.observability.logging import configure
 
 app = Pipeline(builtins=False)
 

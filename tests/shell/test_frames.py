@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from fivestage.executors.frames import place_of
+from fivestage.executors.code_location import place_of
 
 pytestmark = pytest.mark.realtime
 

@@ -19,12 +19,12 @@ import orjson
 import pytest
 
 from fivestage import Orchestrator, Pipeline
-from fivestage.core.events import Observer
+from fivestage.core.observer import Observer
 from fivestage.core.records import Output
 from fivestage.executors import ThreadExecutor
-from fivestage.executors.cpu import thread_cpu_s
-from fivestage.memory import MemoryBus
+from fivestage.executors.abandoned_cpu import thread_cpu_s
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import PipelineStatus, StageType, TimeoutEvent
 from support.jobs import until
 
@@ -527,9 +527,9 @@ async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostil
 FORKS = """
     import asyncio, os, sys, threading
     from fivestage import Orchestrator, Pipeline
-    from fivestage.core.events import Observer
+    from fivestage.core.observer import Observer
     from fivestage.executors import ThreadExecutor
-    from fivestage.memory import MemoryBus
+    from fivestage.testing.memory import MemoryBus
 
     app = Pipeline(builtins=False)
     children = []

@@ -12,7 +12,7 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import IllegalGenerationError, KafkaError, RebalanceInProgressError
 from aiokafka.structs import OffsetAndMetadata
 
-from fivestage.bus.internals import FENCED_INSTANCE_ID, commit_only_as_member, when_fenced
+from fivestage.kafka.aiokafka_internals import FENCED_INSTANCE_ID, commit_only_as_member, when_fenced
 
 PLACE = TopicPartition("queries", 0)
 

@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from fivestage.core.policy import MAX_LANES, OTHER_LANES
+from fivestage.core.adaptive.lane_state import MAX_LANES, OTHER_LANES
 from fivestage.core.records import Output
-from fivestage.memory import MemoryBus
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
 
 from .samples import (

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from fivestage.assembly import Parts, _add_gauges
-from fivestage.core.breaker import BreakerState
-from fivestage.memory import MemoryBus
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.observability.metrics import Metrics, render
+from fivestage.service.assembly import Parts, _add_gauges
 from fivestage.settings import Settings
-from fivestage.telemetry.metrics import Metrics, render
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
 
 from .samples import (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fivestage.core.records import Output
-from fivestage.memory import MemoryBus
+from fivestage.testing.memory import MemoryBus
 
 from .samples import FakeNode, pipeline
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from fivestage import Orchestrator, Pipeline, Plan, run_with_timeout
+from fivestage.pipeline.stage_runner import answer_of
 from fivestage.testing import VirtualTimeLoop
-from fivestage.walk import answer_of
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
 from .samples import block

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import Orchestrator, Pipeline, Plan
-from fivestage.threads import ThreadPool
+from fivestage.pipeline.thread_pool import ThreadPool
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
 if TYPE_CHECKING:

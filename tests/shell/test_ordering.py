@@ -11,8 +11,8 @@ import pytest
 
 from fivestage.core.ledger import MAX_IN_LINE, MAX_LINE_BYTES
 from fivestage.core.records import Output
-from fivestage.memory import MemoryBus
 from fivestage.settings import DlqSettings, Settings
+from fivestage.testing.memory import MemoryBus
 
 from .samples import EPOCH, KEY, FakeNode, ends, finish, in_virtual_time, pipeline, query, statuses, timestamp
 

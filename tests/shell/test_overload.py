@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.core.limiter import ConcurrencyLimiter, LimiterPolicy
-from fivestage.core.policy import MIN_ANSWERS
-from fivestage.core.pressure import PRESSED_S
-from fivestage.memory import MemoryBus
+from fivestage.core.adaptive.lane_state import MIN_ANSWERS
+from fivestage.core.adaptive.slot_pressure import PRESSED_S
+from fivestage.core.admission.concurrency_limit import ConcurrencyLimiter, LimiterPolicy
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import TimeoutReason, TimeoutScope
 
 from .samples import (
@@ -35,8 +35,8 @@ from .samples import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fivestage.core.events import ControlChange
-    from fivestage.memory import MemorySource
+    from fivestage.core.observer import ControlChange
+    from fivestage.testing.memory import MemorySource
 
 FIXED: dict[str, Any] = {"adaptive": {"enabled": False}}
 

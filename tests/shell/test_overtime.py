@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fivestage.executors.cpu import LOOK_EVERY_S
-from fivestage.executors.overtime import COMPUTES_S, MOST_S, Overtime
-from fivestage.threads import Abandoned
+from fivestage.executors.abandoned_cpu import LOOK_EVERY_S
+from fivestage.executors.process.overtime import COMPUTES_S, MOST_S, Overtime
+from fivestage.pipeline.thread_pool import Abandoned
 
 
 class Machine:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from fivestage import Orchestrator, Pipeline
-from fivestage.context import Query, StageContext
-from fivestage.core.advice import StageAdvice
 from fivestage.core.job import Job
 from fivestage.core.plan import Plan
-from fivestage.executors.host import JobHost
-from fivestage.parking import Parked, Times
-from fivestage.threads import ThreadPool
+from fivestage.core.routing_snapshot import StageAdvice
+from fivestage.executors.task_host import JobHost
+from fivestage.pipeline.context import Query, StageContext
+from fivestage.pipeline.thread_pool import ThreadPool
+from fivestage.pipeline.waiting_calls import Parked, Times
 from fivestage_schemas import StageType
 
 pytestmark = pytest.mark.realtime

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.events import Observer
 from fivestage.core.ledger import PartitionKey
+from fivestage.core.observer import Observer
 from fivestage.core.records import Output
-from fivestage.memory import TOPIC, MemoryBus
 from fivestage.settings import Settings
 from fivestage.testing import VirtualTimeLoop
+from fivestage.testing.memory import TOPIC, MemoryBus
 from fivestage_schemas import PipelineStatus
 
 from . import samples

@@ -6,17 +6,17 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from fivestage import Query
-from fivestage.bounded import StepMonitor
 from fivestage.core.job import Job
 from fivestage.core.plan import Plan
-from fivestage.executors import messages
-from fivestage.executors.process_worker import ANSWER_S, QUIT_S, ProcessWorker
-from fivestage.executors.wire import Decoder, Frame, encode
+from fivestage.executors.process import messages
+from fivestage.executors.process.frames import Decoder, Frame, encode
+from fivestage.executors.process.worker import ANSWER_S, QUIT_S, ProcessWorker
+from fivestage.pipeline.bounded_call import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.executors.link import Link
+    from fivestage.executors.process.connection import Link
 
 PLAN = Plan.of()
 

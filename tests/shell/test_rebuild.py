@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fivestage.bus.internals import brake_fetches
-from fivestage.bus.rebuild import ATTEMPT_S, PATIENCE_S, STOP_S, Rebuilds, attempt_within
-from fivestage.core.events import Observer
-from fivestage.core.reach import Reach
-from fivestage.core.repair import MAX_REBUILDS, WINDOW_S, Trouble
+from fivestage.core.observer import Observer
+from fivestage.core.reachability import Reach
 from fivestage.errors import BrokerError, ConfigurationError
+from fivestage.kafka.aiokafka_internals import brake_fetches
+from fivestage.kafka.connection.rebuild import ATTEMPT_S, PATIENCE_S, STOP_S, Rebuilds, attempt_within
+from fivestage.kafka.connection.rebuild_policy import MAX_REBUILDS, WINDOW_S, Trouble
 
 TROUBLE = Trouble("fetch_ended", "the fetch task has ended")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.memory import MemoryBus
+from fivestage.testing.memory import MemoryBus
 
 from .samples import FakeNode, Listening, pipeline, query, statuses
 

@@ -17,18 +17,18 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from fivestage.bus.positions import RETRY_S, Positions
-from fivestage.bus.recovery import Recovery
-from fivestage.core.events import Observer
-from fivestage.core.flood import Halt
 from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.observer import Observer
+from fivestage.core.partition_halt import Halt
 from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError, ConfigurationError
+from fivestage.kafka.consumer.fetch_recovery import Recovery
+from fivestage.kafka.consumer.offset_reset import RETRY_S, Positions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fivestage.bus.positions import Reset
+    from fivestage.kafka.consumer.offset_reset import Reset
 
 FIRST, SECOND = PartitionKey("queries", 0), PartitionKey("queries", 1)
 BOTH = frozenset({FIRST, SECOND})

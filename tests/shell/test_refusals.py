@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.core.causes import EXPIRED
 from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionLedger
 from fivestage.core.records import PlainRecord
-from fivestage.memory import MemoryBus
-from fivestage.refusals import BRIEF_S, MAX_REMEMBERED, OLD_S, READING_S, SLICE_S, Refusal, Refusals
+from fivestage.core.rejection_cause import EXPIRED
+from fivestage.dispatch.rejections import (
+    BRIEF_S,
+    MAX_REMEMBERED,
+    OLD_S,
+    READING_S,
+    SLICE_S,
+    Refusal,
+    Refusals,
+)
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 
 from .samples import KEY, FakeNode, block, finish, in_virtual_time, pipeline, query, statuses, timestamp
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from fivestage.telemetry.repeats import MAX_PLACES, Repeats
+from fivestage.observability.log_throttle import MAX_PLACES, Repeats
 
 
 def line(name: str = "aiokafka.consumer", number: int = 1) -> logging.LogRecord:

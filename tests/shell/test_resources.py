@@ -11,9 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from fivestage import Orchestrator, Pipeline, Query, ResourceError, StageContext
-from fivestage.memory import MemoryBus
-from fivestage.resources import CLOSE_S, Resources
+from fivestage.pipeline.resource_manager import CLOSE_S, Resources
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import PipelineStatus, StageType
 
 from .samples import finish, query

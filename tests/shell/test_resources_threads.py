@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from fivestage import Orchestrator, Pipeline, Query, ResourceError, StageContext
-from fivestage.memory import MemoryBus
-from fivestage.resources import Resources
+from fivestage.pipeline.resource_manager import Resources
+from fivestage.testing.memory import MemoryBus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

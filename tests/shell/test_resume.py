@@ -9,7 +9,7 @@ import pytest
 
 from fivestage import Orchestrator, Pipeline, Plan, Query, StageContext
 from fivestage.core.job import Job
-from fivestage.core.trail import RunningStage, StageRun, Trail
+from fivestage.core.stage_history import RunningStage, StageRun, Trail
 from fivestage_schemas import Outcome
 
 BIG = 2**100

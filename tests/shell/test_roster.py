@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fivestage import Plan, Query
 from fivestage.core.job import Job
-from fivestage.core.trail import RunningStage
-from fivestage.executors.roster import Roster
+from fivestage.core.stage_history import RunningStage
+from fivestage.executors.job_registry import Roster
 
 PLAN = Plan.of()
 THREAD = (1, 2)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.core.thread_queues import PATIENCE
+from fivestage.core.admission.thread_queues import PATIENCE
+from fivestage.dispatch.active_jobs import FORGET_AT
 from fivestage.executors import InlineExecutor
-from fivestage.memory import MemoryBus
-from fivestage.orchestrator import Orchestrator
-from fivestage.running import FORGET_AT
+from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.settings import Settings
+from fivestage.testing.memory import MemoryBus
 
 from .samples import EPOCH, FakeNode, block, in_virtual_time, pipeline, query, timestamp
 

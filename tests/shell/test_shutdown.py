@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fivestage.shutdown import TimeLeft
+from fivestage.service.shutdown import TimeLeft
 
 LIMIT_S = 15.0
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import Orchestrator, Pipeline, Plan, Query
-from fivestage.bounded import StepMonitor
-from fivestage.core.events import Observer
 from fivestage.core.job import Job
+from fivestage.core.observer import Observer
 from fivestage.core.outcome import conclude
-from fivestage.core.trail import RunningStage, StageRun
+from fivestage.core.stage_history import RunningStage, StageRun
+from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S, Patrol
 from fivestage.executors import TICK_S
-from fivestage.executors.cpu import SpentCpu
-from fivestage.executors.fleet import MAX_DEATHS, Fleet
-from fivestage.executors.roster import Roster
-from fivestage.executors.stall import IN_STAGE, OUTSIDE, OUTSIDE_PATIENCE_S, StallDetector
+from fivestage.executors.abandoned_cpu import SpentCpu
+from fivestage.executors.job_registry import Roster
+from fivestage.executors.stall_detector import IN_STAGE, OUTSIDE, OUTSIDE_PATIENCE_S, StallDetector
+from fivestage.executors.worker_pool import MAX_DEATHS, Fleet
 from fivestage.executors.worker_set import MAKE_AGAIN_S, MAX_STALLED, TRIM_AFTER_S
-from fivestage.patrol import OVERDUE_CPU_S, OVERDUE_S, Patrol
-from fivestage.threads import Abandoned
+from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.thread_pool import Abandoned
 from fivestage_schemas import Outcome, PipelineStatus
 
 from .samples import block

@@ -14,16 +14,16 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio
 from structlog.testing import capture_logs
 
 from fivestage import Pipeline
-from fivestage.core.breaker import BreakerState
-from fivestage.core.events import ControlChange
-from fivestage.core.policy import MIN_ANSWERS
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.adaptive.lane_state import MIN_ANSWERS
+from fivestage.core.observer import ControlChange
 from fivestage.core.records import NOT_FROM_KAFKA, Output
-from fivestage.memory import MemoryBus
+from fivestage.observability.metrics import MAX_ERROR_TYPES, MAX_LANES, Metrics, render
+from fivestage.observability.query_metrics import Tally
+from fivestage.observability.sampling import EarlySampling, Provider
+from fivestage.observability.tracing import Tracing
 from fivestage.settings import Settings
-from fivestage.telemetry.metrics import MAX_ERROR_TYPES, MAX_LANES, Metrics, render
-from fivestage.telemetry.query_metrics import Tally
-from fivestage.telemetry.sampling import EarlySampling, Provider
-from fivestage.telemetry.tracing import Tracing
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import TimeoutReason
 
 from . import samples

@@ -12,8 +12,8 @@ import pytest
 
 from fivestage import InvalidAppError, Orchestrator, Pipeline, Unanswerable
 from fivestage.core.records import Output
-from fivestage.failures import LOGGER
-from fivestage.memory import MemoryBus
+from fivestage.pipeline.failure_text import LOGGER
+from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
 
 from .samples import FakeNode, Listening, finish, query, stage

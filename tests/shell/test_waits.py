@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fivestage.waits import first_of
+from fivestage._asyncio import first_of
 
 
 async def test_an_error_that_says_more_is_preferred() -> None:

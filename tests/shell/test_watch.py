@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fivestage.core.reach import Reach
-from fivestage.core.repair import Trouble
-from fivestage.core.thread_queues import PATIENCE
+from fivestage.core.admission.thread_queues import PATIENCE
+from fivestage.core.reachability import Reach
 from fivestage.errors import ExecutorError, FivestageError, PublishError
-from fivestage.threads import Abandoned
-from fivestage.watch import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, Watch
+from fivestage.kafka.connection.rebuild_policy import Trouble
+from fivestage.pipeline.thread_pool import Abandoned
+from fivestage.service.health import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, Watch
 
 
 class Parts:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fivestage import Plan, Query
-from fivestage.core.advice import Advice, NodeAdvice, StageAdvice
-from fivestage.core.breaker import BreakerState
+from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.job import Job
-from fivestage.core.trail import RunningStage, StageRun, Trail
-from fivestage.executors import messages
-from fivestage.executors.wire import MAX_BLOB_BYTES, Cutter, Decoder, Frame, encode
+from fivestage.core.routing_snapshot import Advice, NodeAdvice, StageAdvice
+from fivestage.core.stage_history import RunningStage, StageRun, Trail
+from fivestage.executors.process import messages
+from fivestage.executors.process.frames import MAX_BLOB_BYTES, Cutter, Decoder, Frame, encode
 from fivestage_schemas import Outcome, StageType
 from support.fields import fields
 

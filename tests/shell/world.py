@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from fivestage.core.encode import Encoder
-from fivestage.core.events import Observer
+from fivestage.core.codec.encode import Encoder
 from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.observer import Observer
 from fivestage.core.records import Output, PlainRecord
+from fivestage.dispatch.build import Chances, wire
+from fivestage.observability.tracing import Tracing
 from fivestage.settings import Settings
-from fivestage.telemetry.tracing import Tracing
 from fivestage.testing import VirtualTimeLoop
-from fivestage.wiring import Chances, wire
 
 from .puppets import Puppets
 

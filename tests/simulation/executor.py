@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from fivestage.core.trail import RunningStage, StageRun
+from fivestage.core.stage_history import RunningStage, StageRun
 from fivestage_schemas import Outcome
 
 from .questions import answer_to, data_of
@@ -15,11 +15,11 @@ from .questions import answer_to, data_of
 if TYPE_CHECKING:
     from random import Random
 
-    from fivestage.arrivals import Ticket
     from fivestage.core.job import Job
-    from fivestage.core.trail import Trail
-    from fivestage.executors.port import OnFinished
-    from fivestage.threads import Abandoned
+    from fivestage.core.stage_history import Trail
+    from fivestage.dispatch.in_flight import Ticket
+    from fivestage.executors.executor import OnFinished
+    from fivestage.pipeline.thread_pool import Abandoned
 
 QUICK_S = 0.03
 SLOW_S = 0.35

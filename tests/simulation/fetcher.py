@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import CorruptRecordException, KafkaError, KafkaTimeoutError, NoOffsetForPartitionError
 
-from fivestage.bus.batches import UnreadableBatchError
+from fivestage.kafka.consumer.batch_check import UnreadableBatchError
 
 from .fetched import Buffer, Failed
 from .network import RETRY_BACKOFF_S, Connection

@@ -10,22 +10,22 @@ from unittest.mock import patch
 
 from opentelemetry.sdk.resources import Resource
 
-from fivestage import service
-from fivestage.app import Pipeline
-from fivestage.assembly import COMMIT_TIMEOUT_S, Parts
-from fivestage.bus.committer import Committer
-from fivestage.bus.member import Member
-from fivestage.bus.sink import Sink
-from fivestage.core.admission import Gate, InFlightLimit
-from fivestage.core.encode import Encoder
-from fivestage.core.events import Observer
+from fivestage.core.admission.slots import Gate, InFlightLimit
+from fivestage.core.codec.encode import Encoder
+from fivestage.core.observer import Observer
+from fivestage.dispatch.build import Chances, wire
 from fivestage.errors import FivestageError
-from fivestage.service import Service, exit_code
-from fivestage.telemetry.metrics import Metrics
-from fivestage.telemetry.sampling import EarlySampling, Provider
-from fivestage.telemetry.tracing import Tracing
-from fivestage.watch import Watch
-from fivestage.wiring import Chances, wire
+from fivestage.kafka.consumer.committer import Committer
+from fivestage.kafka.consumer.group_member import Member
+from fivestage.kafka.producer.sink import Sink
+from fivestage.observability.metrics import Metrics
+from fivestage.observability.sampling import EarlySampling, Provider
+from fivestage.observability.tracing import Tracing
+from fivestage.pipeline.pipeline import Pipeline
+from fivestage.service import service
+from fivestage.service.assembly import COMMIT_TIMEOUT_S, Parts
+from fivestage.service.health import Watch
+from fivestage.service.service import Service, exit_code
 
 from .consumer import SimConsumer
 from .executor import SimExecutor

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
-from fivestage.bus import internals
-from fivestage.bus.committer import Committer
-from fivestage.bus.recovery import Recovery
-from fivestage.bus.sender import Sender
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
-from fivestage.running import Running
-from fivestage.screening import Screening
-from fivestage.telemetry import tracing
+from fivestage.dispatch.active_jobs import Running
+from fivestage.dispatch.screening import Screening
+from fivestage.kafka import aiokafka_internals
+from fivestage.kafka.consumer.committer import Committer
+from fivestage.kafka.consumer.fetch_recovery import Recovery
+from fivestage.kafka.producer.sender import Sender
+from fivestage.observability import tracing
 
 from .tampered import TAMPERED
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
     from aiokafka.errors import KafkaError
 
-    from fivestage.bus.outbox import PartitionQueue
+    from fivestage.kafka.producer.partition_queue import PartitionQueue
 
 
 class _NoLock:
@@ -158,7 +158,7 @@ def commit_not_cancelled() -> list[Any]:
 
 def dropped_member() -> list[Any]:
     """A commit is tried again after the group has dropped its member, as one from outside."""
-    return [patch.object(internals, "commit_only_as_member", lambda _: None)]
+    return [patch.object(aiokafka_internals, "commit_only_as_member", lambda _: None)]
 
 
 def one_too_far() -> list[Any]:

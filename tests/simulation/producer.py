@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
-    from fivestage.bus.event_request import EventRequest
+    from fivestage.kafka.producer.produce_request import EventRequest
 
     from .cluster import Cluster
 

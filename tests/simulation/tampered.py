@@ -7,8 +7,8 @@ from unittest.mock import patch
 
 import orjson
 
-from fivestage.core import encode
-from fivestage.core.encode import Encoder
+from fivestage.core.codec import encode
+from fivestage.core.codec.encode import Encoder
 from fivestage.core.records import Output, OutputRecord
 from fivestage_schemas import headers as h
 

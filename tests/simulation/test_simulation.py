@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.version import COMPILED
+from fivestage.observability.build_info import COMPILED
 
 from .endings import ROWS
 from .planted import PLANTED, planted

@@ -14,20 +14,20 @@ import orjson
 from opentelemetry.sdk.trace import TracerProvider
 
 from fivestage import Orchestrator, Pipeline
+from fivestage.core.codec.decode import DecodeLimits, Readable, decode
+from fivestage.core.codec.encode import Encoder
+from fivestage.core.codec.event_json import Envelope
 from fivestage.core.deadline import grant
-from fivestage.core.decode import DecodeLimits, Readable, decode
-from fivestage.core.encode import Encoder
-from fivestage.core.event_json import Envelope
 from fivestage.core.ledger import PartitionLedger
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import PlainRecord
-from fivestage.core.trail import RunningStage, StageRun, Trail
+from fivestage.core.stage_history import RunningStage, StageRun, Trail
 from fivestage.executors import ThreadExecutor
+from fivestage.observability.metrics import Metrics
+from fivestage.observability.sampling import EarlySampling
+from fivestage.observability.tracing import Tracing
 from fivestage.settings import Settings
-from fivestage.telemetry.metrics import Metrics
-from fivestage.telemetry.sampling import EarlySampling
-from fivestage.telemetry.tracing import Tracing
 from fivestage.testing import MemoryBus, VirtualTimeLoop
 from fivestage_schemas import Outcome, StageType
 

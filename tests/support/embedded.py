@@ -44,7 +44,7 @@ class Broker:
 
     def __enter__(self) -> Self:
         self._numbers = count()
-        command = [sys.executable, "-m", "fivestage.bus.embedded", "--partitions=4"]
+        command = [sys.executable, "-m", "fivestage.kafka.embedded_broker", "--partitions=4"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
         assert self._process.stdout is not None

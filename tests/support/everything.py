@@ -12,18 +12,18 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from fivestage import Orchestrator, Pipeline
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.records import CorruptRecord, Output, PlainRecord
-from fivestage.core.trail import RunningStage, StageRun
+from fivestage.core.stage_history import RunningStage, StageRun
 from fivestage.executors import InlineExecutor
+from fivestage.observability.tracing import Tracing
 from fivestage.settings import Settings
-from fivestage.telemetry.tracing import Tracing
 from fivestage.testing import MemoryBus, VirtualTimeLoop
 from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
     from fivestage import Query, StageContext
-    from fivestage.core.events import Observer
     from fivestage.core.job import Job
-    from fivestage.running import Running
+    from fivestage.core.observer import Observer
+    from fivestage.dispatch.active_jobs import Running
 
 EPOCH = 1_800_000_000.0
 """The wall clock when the loop's clock shows 0."""

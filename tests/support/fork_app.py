@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from fivestage import Pipeline, Query
 from fivestage.core.job import Job
-from fivestage.executors.supply import Patience
+from fivestage.executors.process.supply import Patience
 from support import process_app
 
 if TYPE_CHECKING:
     from fivestage import StageContext
-    from fivestage.executors.process import ProcessExecutor
+    from fivestage.executors.process.executor import ProcessExecutor
 
 FOLDER = Path(os.environ.get("FORK_APP_FOLDER", "no-such-folder"))
 LONG_S = process_app.LONG_S

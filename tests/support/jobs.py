@@ -10,17 +10,17 @@ import time
 from typing import TYPE_CHECKING
 
 from fivestage import Query
-from fivestage.core.events import Observer
 from fivestage.core.job import Job
-from fivestage.executors.port import TICK_S
+from fivestage.core.observer import Observer
+from fivestage.executors.executor import TICK_S
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from fivestage import Plan
-    from fivestage.core.advice import Advice
-    from fivestage.core.trail import StageRun
+    from fivestage.core.routing_snapshot import Advice
+    from fivestage.core.stage_history import StageRun
     from fivestage.executors import Executor
 
 LIMIT_S = 30.0

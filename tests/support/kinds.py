@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fivestage import Orchestrator
 from fivestage.executors import InlineExecutor, ThreadExecutor
-from fivestage.executors.fleet import Fleet
-from fivestage.executors.process import ProcessExecutor
+from fivestage.executors.process.executor import ProcessExecutor
+from fivestage.executors.worker_pool import Fleet
 from support.files import Gate, notes
 from support.jobs import Bus, Replacements, started, until
 

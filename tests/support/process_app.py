@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fivestage import Pipeline, Plan
-from fivestage.core.events import Observer
-from fivestage.executors.process import ProcessExecutor
+from fivestage.core.observer import Observer
+from fivestage.executors.process.executor import ProcessExecutor
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:

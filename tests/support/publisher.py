@@ -6,9 +6,9 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING
 
-from fivestage.bus.sink import Sink
-from fivestage.core.events import Observer
+from fivestage.core.observer import Observer
 from fivestage.core.records import Output, OutputRecord
+from fivestage.kafka.producer.sink import Sink
 
 from .checker import read_all
 

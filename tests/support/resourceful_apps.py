@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fivestage import Pipeline
-from fivestage.telemetry.logging import announce
+from fivestage.observability.logging import announce
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -9,7 +9,8 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
-from fivestage import Pipeline, watch
+from fivestage import Pipeline
+from fivestage.service import health
 
 if TYPE_CHECKING:
     from fivestage import Query, StageContext
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 STUCK_NODES = ("stuck-1", "stuck-2")
 RUN_ON_S = 2.0
 
-watch.RUN_ON_S = RUN_ON_S
+health.RUN_ON_S = RUN_ON_S
 app = Pipeline(builtins=False)
 
 

@@ -25,8 +25,8 @@ def broker(
 
     Example: `fivestage broker`, then in another terminal `fivestage run`
     """
-    from fivestage.bus import embedded
+    from fivestage.kafka import embedded_broker
 
     names = load_settings(config).topics.all
     with errors_as_one_line():
-        asyncio.run(embedded.serve(names, partitions=partitions, port=port))
+        asyncio.run(embedded_broker.serve(names, partitions=partitions, port=port))

@@ -64,7 +64,7 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
     except ConfigurationError as error:
         _end(f"fivestage: {error}", 2)
     except InvalidAppError as error:
-        from fivestage.apps import authors_traceback
+        from fivestage.pipeline.loader import authors_traceback
 
         _end(f"{authors_traceback(error)}fivestage: {error}", 2)
     except FivestageError as error:

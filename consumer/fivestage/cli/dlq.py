@@ -13,7 +13,7 @@ from fivestage.cli.common import BootstrapOption, ConfigOption, errors_as_one_li
 if TYPE_CHECKING:
     from collections import Counter
 
-    from fivestage.core.dead_letter import DeadLetter, Selection
+    from fivestage.core.codec.dead_letter import DeadLetter, Selection
     from fivestage.settings import Settings
 
 PAYLOAD_CHARS = 400
@@ -95,8 +95,8 @@ def replay(
 def _selection(
     topic: str | None, reasons: list[str] | None, since: str | None, until: str | None
 ) -> Selection:
-    from fivestage.core.dead_letter import Selection
-    from fivestage.core.decode import UnreadableReason
+    from fivestage.core.codec.dead_letter import Selection
+    from fivestage.core.codec.decode import UnreadableReason
     from fivestage.errors import ConfigurationError
 
     known = {str(reason) for reason in UnreadableReason}
@@ -124,8 +124,8 @@ def _seconds(option: str, text: str | None) -> float | None:
 async def _list(
     settings: Settings, selection: Selection, limit: int, *, as_json: bool, show_payload: bool
 ) -> None:
-    from fivestage.bus.dead_letters import letters
-    from fivestage.core.dead_letter import Mark
+    from fivestage.core.codec.dead_letter import Mark
+    from fivestage.kafka.tools.dead_letters import letters
 
     found: list[DeadLetter] = []
     marked: set[Mark] = set()
@@ -209,7 +209,7 @@ async def _replay(
     from collections import Counter
     from contextlib import aclosing
 
-    from fivestage.bus.dead_letters import Fate, replay
+    from fivestage.kafka.tools.dead_letters import Fate, replay
 
     counts: Counter[str] = Counter()
     working = replay(settings, selection, limit=limit, again=again, dry_run=dry_run)

@@ -105,7 +105,7 @@ async def _lines(stream: BinaryIO) -> AsyncIterator[bytes]:
     ours, as asyncio's would have Ctrl-C wait for the next line; past the buffer of *stream*, whose lock a
     waiting thread would hold while the interpreter ends.
     """
-    from fivestage.threads import ThreadPool
+    from fivestage.pipeline.thread_pool import ThreadPool
 
     pool, rest = ThreadPool(1), b""
     while chunk := await pool.run(os.read, stream.fileno(), CHUNK_BYTES):
@@ -118,7 +118,7 @@ async def _lines(stream: BinaryIO) -> AsyncIterator[bytes]:
 
 
 async def _produce(settings: Settings, values: AsyncIterator[bytes]) -> None:
-    from fivestage.bus.client import QueryProducer
+    from fivestage.kafka.tools.client import QueryProducer
 
     async with QueryProducer(settings) as producer:
         async for value in values:

@@ -32,9 +32,9 @@ def run(
     """
     _be_careful()
     gc.disable()  # what is imported stays: looking for garbage would take a tenth of the time
-    from fivestage import service
-    from fivestage.apps import load_app
-    from fivestage.telemetry import logging
+    from fivestage.observability import logging
+    from fivestage.pipeline.loader import load_app
+    from fivestage.service import service
 
     gc.enable()
     settings = load_settings(config, bootstrap)

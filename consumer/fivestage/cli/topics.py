@@ -55,7 +55,7 @@ async def _create(settings: Settings, partitions: int, replication_factor: int) 
 
     Where nothing is missing, no right to create is needed.
     """
-    from fivestage.bus import topics
+    from fivestage.kafka import topics
 
     found = await topics.describe(settings, settings.topics.all)
     if all(name in found and not found[name].error for name in settings.topics.all):
@@ -75,7 +75,7 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
 
     Example: `fivestage topics check --bootstrap localhost:9092`
     """
-    from fivestage.bus import topics
+    from fivestage.kafka import topics
 
     settings = load_settings(config, bootstrap)
     quieten_clients()

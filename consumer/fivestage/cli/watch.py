@@ -47,7 +47,7 @@ def watch(
 async def _watch(settings: Settings, *, as_json: bool, from_beginning: bool, limit: int) -> None:
     from contextlib import aclosing
 
-    from fivestage.bus.client import follow
+    from fivestage.kafka.tools.client import follow
 
     if sys.stderr.isatty():
         where = f"{settings.topics.results} at {settings.kafka.bootstrap_servers}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.core.trail import StageRun
+from fivestage.core.stage_history import StageRun
 from fivestage_schemas import AttemptKind, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fivestage.core.trail import RunningStage, Trail
+    from fivestage.core.stage_history import RunningStage, Trail
 
 _SKIPPED: Final = Outcome.SKIPPED
 

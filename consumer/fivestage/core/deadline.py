@@ -9,8 +9,8 @@ from fivestage.core.tuples import new
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from fivestage.core.advice import StageAdvice
     from fivestage.core.plan import StageSpec
+    from fivestage.core.routing_snapshot import StageAdvice
 
 
 class Budget(NamedTuple):

@@ -6,12 +6,12 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fivestage.core.advice import Advice
-from fivestage.core.trail import Trail
+from fivestage.core.routing_snapshot import Advice
+from fivestage.core.stage_history import Trail
 
 if TYPE_CHECKING:
-    from fivestage.context import Query
     from fivestage.core.plan import Plan
+    from fivestage.pipeline.context import Query
 
 
 _numbers = count(1)

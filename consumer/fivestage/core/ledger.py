@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fivestage.core.flood import FloodGuard, FloodPolicy
+from fivestage.core.partition_halt import FloodGuard, FloodPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.attempts import earlier_attempts
 from fivestage.core.plan import StageSpec
-from fivestage.core.trail import StageRun
+from fivestage.core.stage_history import StageRun
 from fivestage.core.tuples import new
 from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason, TimeoutScope
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fivestage.core.plan import Plan
-    from fivestage.core.trail import RunningStage, Trail
+    from fivestage.core.stage_history import RunningStage, Trail
 
 _PROCESSING: Final = list(StageType).index(StageType.PROCESSING)
 _VALIDATION: Final = list(StageType).index(StageType.VALIDATION)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
-from fivestage.core import record_format
+from fivestage.core.codec import record_format
 
 _FRAMING_BYTES: Final = 36
 

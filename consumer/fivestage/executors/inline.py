@@ -6,16 +6,16 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fivestage.executors.host import JobHost, report_wait
-from fivestage.executors.roster import Roster
-from fivestage.resources import CLOSE_S
-from fivestage.threads import Abandoned
+from fivestage.executors.job_registry import Roster
+from fivestage.executors.task_host import JobHost, report_wait
+from fivestage.pipeline.resource_manager import CLOSE_S
+from fivestage.pipeline.thread_pool import Abandoned
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
-    from fivestage.executors.port import OnFinished
-    from fivestage.orchestrator import Orchestrator
-    from fivestage.resources import Scope
+    from fivestage.executors.executor import OnFinished
+    from fivestage.pipeline.orchestrator import Orchestrator
+    from fivestage.pipeline.resource_manager import Scope
 
 
 class InlineExecutor:

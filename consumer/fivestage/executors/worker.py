@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.core.job import Job
-from fivestage.threads import Abandoned
+from fivestage.pipeline.thread_pool import Abandoned
 
 if TYPE_CHECKING:
-    from fivestage.executors.roster import Roster
+    from fivestage.executors.job_registry import Roster
 
 
 class Worker(Protocol):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fivestage.node import Handler, Node
-from fivestage.nodes import facts, math
 from fivestage.nodes.decision import decision_stage
+from fivestage.nodes.facts.node import builtin_facts
 from fivestage.nodes.intent import intent
+from fivestage.nodes.math.node import solve, validate
 from fivestage.nodes.reflection import reflection
 from fivestage.nodes.validation import validation_stage
+from fivestage.pipeline.node import Handler, Node
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def builtin_nodes() -> dict[str, Node]:
     The index of facts is built here, once a process, and not by the first query: that one would miss its
     deadline. A pipeline without built-in nodes does not pay for it.
     """
-    countries = facts.builtin_facts()
+    countries = builtin_facts()
     return {
-        "math": _node("math", "mathematical", math.solve, math.validate),
+        "math": _node("math", "mathematical", solve, validate),
         "facts": _node("facts", "factual", countries.lookup, countries.validate),
     }
 

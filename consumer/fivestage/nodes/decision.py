@@ -11,8 +11,8 @@ from fivestage_schemas import StageType
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from fivestage.context import Query, StageContext
-    from fivestage.node import Node
+    from fivestage.pipeline.context import Query, StageContext
+    from fivestage.pipeline.node import Node
 
 GENERAL = "general"
 """The intent of a node that takes whatever no other node takes."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fivestage.nodes.notation import find_sum
+from fivestage.nodes.math.parser import find_sum
 from fivestage.nodes.text import word_set, words
 
 if TYPE_CHECKING:
-    from fivestage.context import Query, StageContext
+    from fivestage.pipeline.context import Query, StageContext
 
 MATHEMATICAL, FACTUAL, GREETING, GENERAL = "mathematical", "factual", "greeting", "general"
 

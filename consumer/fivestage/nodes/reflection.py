@@ -9,7 +9,7 @@ from fivestage.nodes.decision import intent_of
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from fivestage.context import Query, StageContext
+    from fivestage.pipeline.context import Query, StageContext
 
 DOUBT = 0.25
 """What is left of a node's confidence when validation rejected its answer."""

@@ -11,8 +11,8 @@ from fivestage_schemas import StageType
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from fivestage.context import Query, StageContext
-    from fivestage.node import Node
+    from fivestage.pipeline.context import Query, StageContext
+    from fivestage.pipeline.node import Node
 
 
 def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext], Awaitable[bool]]:

@@ -1,0 +1,94 @@
+"""``fivestage demo``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fivestage.cli.common import errors_as_one_line, while_read
+
+if TYPE_CHECKING:
+    from fivestage.cli.demo.audit import Audit
+    from fivestage.cli.rows import OutputConsole
+
+LIMIT_S = 58.0
+MAX_PROBLEMS = 20
+
+
+def demo(
+    queries: Annotated[
+        int, typer.Option("--queries", "-n", min=1, max=2000, help="How many inputs to write.")
+    ] = 60,
+    seed: Annotated[int, typer.Option(help="Chooses the questions and their order.")] = 1,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain lines, as in a pipe.")] = False,  # noqa: FBT002
+) -> None:
+    """Show everything on this machine: broker, service, good questions and bad ones; ends by itself.
+
+    Nothing is needed but this package. The inputs are sums, facts, questions nobody can answer, slow and
+    broken nodes, expired and malformed records. At the end all topics are read back and counted: exit code 0
+    when every input has exactly one end, otherwise 1.
+
+    Example: `fivestage demo --queries 200`
+    """
+    _use_defaults()
+    watchdog = threading.Timer(LIMIT_S, _give_up)
+    watchdog.daemon = True
+    watchdog.start()
+    with errors_as_one_line(reader_gone=1):
+        problems = _run(queries, seed, plain=plain)
+    watchdog.cancel()
+    raise typer.Exit(1 if problems else 0)
+
+
+def _use_defaults() -> None:
+    """The demo has its own broker: settings meant for another one must not reach it."""
+    for name in list(os.environ):
+        if name.startswith("FIVESTAGE_"):
+            del os.environ[name]
+
+
+def _run(queries: int, seed: int, *, plain: bool) -> list[str]:
+    from fivestage.cli.demo.play import DemoError
+    from fivestage.cli.demo.view import print_summary
+    from fivestage.cli.rows import OutputConsole
+
+    console = OutputConsole(plain=plain)
+    try:
+        found = asyncio.run(while_read(_play(console, queries, seed)))
+    except DemoError as error:
+        _print_failure([str(error)], error.log)
+        return [str(error)]
+    print_summary(console, found)
+    if found.problems:
+        _print_failure(found.problems, "")
+    return found.problems
+
+
+async def _play(console: OutputConsole, queries: int, seed: int) -> Audit:
+    from fivestage.cli.demo.play import play
+    from fivestage.cli.demo.questions import make_inputs
+    from fivestage.cli.demo.view import DemoView
+
+    inputs = make_inputs(queries, seed)
+    with DemoView(console, inputs) as view:
+        return await play(inputs, view)
+
+
+def _print_failure(problems: list[str], log: str) -> None:
+    for problem in problems[:MAX_PROBLEMS]:
+        print(f"fivestage: {problem}", file=sys.stderr)
+    if len(problems) > MAX_PROBLEMS:
+        print(f"fivestage: and {len(problems) - MAX_PROBLEMS} more", file=sys.stderr)
+    if log:
+        print(f"fivestage: the service's log:\n{log}", file=sys.stderr)
+
+
+def _give_up() -> None:
+    """Something hangs that should not. Children see their standard input end, and end too."""
+    print(f"fivestage: the demo did not end within {LIMIT_S:.0f} s", file=sys.stderr, flush=True)
+    os._exit(1)

@@ -1,0 +1,145 @@
+"""The course of the demo: broker, service, questions, answers; the end, and the audit of the topics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from typing import TYPE_CHECKING, Protocol
+
+from fivestage.cli.demo.audit import Audit, audit
+from fivestage.cli.demo.service_process import ServiceProcess
+from fivestage.errors import FivestageError
+from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.kafka.tools.client import QueryProducer, follow
+from fivestage.settings import Settings
+from fivestage_schemas import PipelineResult
+from fivestage_schemas import headers as h
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from fivestage.cli.demo.questions import Input
+    from fivestage.core.records import Record
+
+ASK_EVERY_S = 0.07
+"""Slow enough to watch."""
+FEED_S = 4.0
+"""How long the asking may take; many questions are asked faster."""
+ANSWERS_S = 20.0
+"""How long after the start of the asking the last answer may come."""
+_LATE = f"not everything was answered within {ANSWERS_S:.0f} s"
+ROLES = ("queries", "stage_results", "results", "timeouts", "dead_letters")
+
+
+class DemoError(FivestageError):
+    """The demo could not be played to its end; ``log`` is what the service had written."""
+
+    def __init__(self, text: str, log: str) -> None:
+        super().__init__(text)
+        self.log = log
+
+
+class Viewer(Protocol):
+    """Who watches."""
+
+    def note(self, text: str) -> None:
+        """Something went on."""
+
+    def result(self, result: PipelineResult) -> None:
+        """A terminal event came."""
+
+    def dead_letter(self, reason: str) -> None:
+        """An input without a readable id came back."""
+
+
+async def play(inputs: Sequence[Input], viewer: Viewer) -> Audit:
+    """Ask everything, wait for the answers, end the service and audit the topics.
+
+    Raises:
+        DemoError: the service failed.
+        ConfigurationError: the broker cannot be started.
+    """
+    viewer.note("starting the embedded broker")
+    names = Settings.load().topics.all
+    async with EmbeddedBroker(names) as broker, ServiceProcess(broker.bootstrap) as service:
+        settings = Settings.load(overrides={"kafka": {"bootstrap_servers": broker.bootstrap}})
+        complete = True
+        try:
+            viewer.note("starting the service")
+            await service.ready()
+            viewer.note(f"asking {len(inputs)} questions")
+            complete = await _ask(settings, inputs, viewer, service)
+            viewer.note("draining the service, then reading all topics")
+            await service.stop()
+            found = audit(await _read_all(settings), expected=len(inputs))
+        except FivestageError as error:
+            text = str(error) if complete else f"{_LATE}; then {error}"
+            raise DemoError(text, service.excerpt()) from None
+        if not complete:
+            found.problems.insert(0, _LATE)
+        if any(one.question in service.log() for one in inputs):
+            found.problems.append("the service's log has the text of a question in it")
+        return found
+
+
+async def _ask(settings: Settings, inputs: Sequence[Input], viewer: Viewer, service: ServiceProcess) -> bool:
+    """Write the inputs while showing what comes back; whether all came back."""
+    following = asyncio.create_task(_follow(settings, len(inputs), viewer))
+    others = [_feed(settings, inputs), service.fail_when_it_ends()]
+    try:
+        async with asyncio.timeout(ANSWERS_S):
+            await _first(following, *others)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _first(main: asyncio.Task[None], *others: Coroutine[None, None, None]) -> None:
+    """Wait for *main*, or for the first of all to fail."""
+    pending = {main, *map(asyncio.ensure_future, others)}
+    try:
+        while not main.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def _feed(settings: Settings, inputs: Sequence[Input]) -> None:
+    loop = asyncio.get_running_loop()
+    started_at, every_s = loop.time(), min(ASK_EVERY_S, FEED_S / len(inputs))
+    async with QueryProducer(settings) as producer:
+        for number, one in enumerate(inputs):
+            await asyncio.sleep(max(0.0, started_at + every_s * number - loop.time()))
+            await producer.send(one.value, headers=one.headers)
+
+
+async def _follow(settings: Settings, expected: int, viewer: Viewer) -> None:
+    """Show what comes back, until every input has an end."""
+    topics = settings.topics
+    ended: set[object] = set()
+    records = follow(settings, topics.results, topics.dead_letters, from_beginning=True)
+    async with contextlib.aclosing(records):
+        async for record in records:
+            if record.topic == topics.results:
+                result = PipelineResult.model_validate_json(record.value or b"")
+                viewer.result(result)
+                ended.add(result.query_id)
+            elif not record.key:  # those with an id have a result as well
+                viewer.dead_letter(dict(record.headers).get(h.DLQ_REASON, b"?").decode())
+                ended.add((record.partition, record.offset))
+            if len(ended) == expected:
+                return
+
+
+async def _read_all(settings: Settings) -> dict[str, list[Record]]:
+    """All records of the five topics, by the topics' keys in the settings."""
+    roles = {getattr(settings.topics, role): role for role in ROLES}
+    found: dict[str, list[Record]] = defaultdict(list)
+    async for record in follow(settings, *roles, from_beginning=True, to_end=True):
+        found[roles[record.topic]].append(record)
+    return {role: found[role] for role in ROLES}

@@ -1,0 +1,214 @@
+"""A circuit breaker: a node that keeps failing is not called for a while, then tried with one call.
+
+The closed state counts calls in a sliding window, as resilience4j's CircuitBreaker does, but opens only where
+the rate of failed or of slow calls is above its threshold with confidence, over calls and time
+(``recent_calls``). Half open is stricter than there: probes run one at a time, and the first that fails opens
+the breaker for twice as long as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from fivestage.core.adaptive.recent_calls import SPAN_S, RecentCalls, exceeds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.core.adaptive.recent_calls import Span
+
+
+class BreakerState(StrEnum):
+    """Whether calls may pass."""
+
+    CLOSED = "closed"
+    """All calls pass."""
+    OPEN = "open"
+    """None passes."""
+    HALF_OPEN = "half_open"
+    """One probe at a time passes."""
+
+
+_CLOSED: Final = BreakerState.CLOSED
+_OPEN: Final = BreakerState.OPEN
+_HALF_OPEN: Final = BreakerState.HALF_OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a breaker opens, for how long, and what closes it.
+
+    Rates are judged over at least *minimum_calls* calls and a second: over the newest of them, and over the
+    last *window* calls (or the last second, where that is more). A *slow_call_rate* of 1 means that slow
+    calls do not matter, a *failure_rate* of 1 that all calls must fail.
+
+    It opens for *first_open_s*, for twice as long after each probe that fails, and for *open_s* at most; and
+    up to *open_jitter* of it more, so that many breakers do not probe at the same moment. One that has closed
+    and opens again within as long as it was open goes on where it was. *half_open_calls*
+    good probes in a row close it; a probe without an outcome for *probe_timeout_s* does not keep the next one
+    back. One that is not *enabled* never opens.
+    """
+
+    failure_rate: float = 0.3
+    slow_call_rate: float = 1.0
+    window: int = 100
+    minimum_calls: int = 20
+    first_open_s: float = 1.0
+    open_s: float = 30.0
+    half_open_calls: int = 1
+    open_jitter: float = 0.2
+    probe_timeout_s: float = 1.0
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum_calls <= self.window:
+            raise ValueError(
+                "need 1 <= minimum_calls <= window, "
+                f"got minimum_calls={self.minimum_calls} window={self.window}"
+            )
+        if self.half_open_calls < 1:
+            raise ValueError(f"half_open_calls must be at least 1, got {self.half_open_calls}")
+        if not 0 <= self.open_jitter < inf:
+            raise ValueError(f"open_jitter must be at least 0, got {self.open_jitter}")
+        for name, rate in (("failure_rate", self.failure_rate), ("slow_call_rate", self.slow_call_rate)):
+            if not 0 < rate <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {rate}")
+        for name, seconds in (("first_open_s", self.first_open_s), ("probe_timeout_s", self.probe_timeout_s)):
+            if not 0 < seconds < inf:
+                raise ValueError(f"{name} must be above 0, got {seconds}")
+        if not self.first_open_s <= self.open_s < inf:
+            raise ValueError(
+                f"open_s must be at least first_open_s, got open_s={self.open_s} "
+                f"first_open_s={self.first_open_s}"
+            )
+
+
+class Breaker:
+    """The state of one breaker.
+
+    The caller asks before a call and reports after it: while closed it calls and records; while half open
+    it calls only with a permit of ``try_probe`` and records that call as a probe, or releases the permit. A
+    call made while it is open, where another node can answer if it fails, is recorded as a probe too.
+
+    Args:
+        policy: When to open and close.
+        jitter: Gives 0..1; asked once each time it opens.
+    """
+
+    __slots__ = (
+        "_closed_at", "_good_probes", "_jitter", "_lasts_s", "_open_s", "_open_until", "_probe_until",
+        "_state", "opened_count", "policy", "recent", "why",
+    )  # fmt: skip
+
+    def __init__(self, policy: BreakerPolicy, jitter: Callable[[], float]) -> None:
+        self.policy = policy
+        self.recent = RecentCalls(policy.window)
+        """The calls since it closed; none while it is not closed."""
+        self.opened_count = 0
+        """How often it opened, a failed probe's included."""
+        self.why = ""
+        """What brought it into its state, with the figures."""
+        self._jitter = jitter
+        self._state: BreakerState = _CLOSED
+        self._open_s = 0.0
+        """For how long it opened last, without jitter; 0 = never."""
+        self._lasts_s = 0.0
+        self._open_until = 0.0
+        self._closed_at = -inf
+        self._good_probes = 0
+        self._probe_until: float | None = None
+
+    def __repr__(self) -> str:
+        recent = self.recent
+        calls = f"calls={recent.calls} failed={recent.failed} slow={recent.slow}"
+        return f"<Breaker {self._state} {calls} opened={self.opened_count}>"
+
+    def state(self, now: float) -> BreakerState:
+        """Where it stands; being asked after the open time is what makes it half open."""
+        if self._state is _OPEN and now >= self._open_until:
+            self._state = _HALF_OPEN
+            self._good_probes = 0
+            self.why = f"was open for {self._lasts_s:.2g} s: one call may try the node"
+        return self._state
+
+    def try_probe(self, now: float) -> bool:
+        """Take the permit for a probe. False when it is out, or not half open.
+
+        A permit whose outcome has not come within the policy's ``probe_timeout_s`` is handed out again.
+        """
+        if self.state(now) is not _HALF_OPEN:
+            return False
+        if self._probe_until is not None and now < self._probe_until:
+            return False
+        self._probe_until = now + self.policy.probe_timeout_s
+        return True
+
+    def release_probe(self) -> None:
+        """The probe was not run, or was cut for a reason that is not the node's: the permit is free again."""
+        self._probe_until = None
+
+    def record(self, now: float, *, failed: bool, slow: bool = False, probe: bool = False) -> None:
+        """A call ended.
+
+        While closed it is counted. A probe counts while half open, and a good one while open too: one that
+        fails then says nothing new. Anything else began in an earlier state and says nothing about this one.
+
+        Args:
+            now: Monotonic seconds.
+            failed: The node's fault.
+            slow: It took too long, failed or not; of no account in a probe.
+            probe: It ran with a permit of ``try_probe``, or although the breaker was open.
+        """
+        if self._state is _CLOSED:
+            if not probe:
+                self.recent.add(now, failed=failed, slow=slow)
+                if self.policy.enabled and (failed or slow):
+                    self._judge(now)
+        elif probe and not failed:
+            self._probe_until = None
+            self._good_probes += 1
+            if self._good_probes >= self.policy.half_open_calls:
+                self._close(now)
+        elif probe and self._state is _HALF_OPEN:
+            self._probe_until = None
+            self._open(now, "a probe failed")
+
+    def _judge(self, now: float) -> None:
+        """Open if too many calls fail: of the newest, so that a long good past hides nothing, or of all."""
+        newest = self.recent.newest(now, self.policy.minimum_calls)
+        if newest is None:
+            return
+        why = self._trips(newest, now) or self._trips(self.recent.all(), now)
+        if why:
+            if now - self._closed_at > self._lasts_s + SPAN_S:  # else it is the same trouble
+                self._open_s = 0.0
+            self._open(now, why)
+
+    def _trips(self, span: Span, now: float) -> str:
+        policy, seconds = self.policy, now - span.since
+        if exceeds(span.failed, span.calls, policy.failure_rate, enough=policy.window):
+            return f"{span.failed} of {span.calls} calls failed in {seconds:.1f} s"
+        wanted = policy.slow_call_rate < 1
+        if wanted and exceeds(span.slow, span.calls, policy.slow_call_rate, enough=policy.window):
+            return f"{span.slow} of {span.calls} calls were slow in {seconds:.1f} s"
+        return ""
+
+    def _open(self, now: float, why: str) -> None:
+        policy = self.policy
+        self._state = _OPEN
+        self._open_s = min(2 * self._open_s or policy.first_open_s, policy.open_s)
+        self._lasts_s = self._open_s * (1 + policy.open_jitter * self._jitter())
+        self._open_until = now + self._lasts_s
+        self._good_probes = 0
+        self.opened_count += 1
+        self.why = f"{why}: open for {self._lasts_s:.2g} s"
+        self.recent.clear()
+
+    def _close(self, now: float) -> None:
+        self._state = _CLOSED
+        self._closed_at = now
+        count = self._good_probes
+        self.why = "a probe was answered" if count == 1 else f"{count} probes in a row were answered"

@@ -1,0 +1,76 @@
+"""Reports what changes for a lane's queries: breakers, which of two nodes is preferred, limits of stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.adaptive.node_state import SLACK_S
+from fivestage.core.observer import ControlChange
+
+if TYPE_CHECKING:
+    from fivestage.core.adaptive.lane_state import LanePolicy
+    from fivestage.core.observer import Observer
+    from fivestage.core.plan import Plan, StageSpec
+    from fivestage.core.routing_snapshot import StageAdvice
+
+WELL: Final = 0.98
+"""The score from which on a node is reported as returned: one about the limit would go to and fro."""
+
+
+class Changes:
+    """Compares each lane with what was reported of it."""
+
+    __slots__ = ("_avoided", "_lowered", "_observer", "_plan", "_states")
+
+    def __init__(self, observer: Observer, plan: Plan) -> None:
+        self._observer = observer
+        self._plan = plan
+        self._lowered: set[tuple[str, str]] = set()
+        """Lanes and their stages whose limit is below the configured one."""
+        self._states: dict[tuple[str, str], BreakerState] = {}
+        self._avoided: set[tuple[str, str]] = set()
+
+    def look(self, lane: LanePolicy) -> None:
+        """Report what is new in a lane's advice."""
+        for name, node in lane.advice.nodes.items():
+            if node.state is not self._states.get((lane.name, name), BreakerState.CLOSED):
+                self._states[lane.name, name] = node.state
+                self._observer.breaker_changed(lane.name, name, node.state)
+                self._report("breaker", str(node.state), lane.nodes[name].breaker.why, lane, name)
+            if lane.nodes[name].stand_in:
+                self._look_at_choice(lane, name)
+        for spec, stage in zip(self._plan.stages, lane.advice.stages, strict=True):
+            self._look_at_limit(lane, spec, stage)
+
+    def _look_at_limit(self, lane: LanePolicy, spec: StageSpec, stage: StageAdvice) -> None:
+        """Whether the limit of a stage falls below the configured one, or has come back to it."""
+        key, configured_ms = (lane.name, spec.stage_type), spec.limit_s * 1000
+        limit = f"{stage.limit_s * 1000:g} ms"
+        if key not in self._lowered and stage.limit_s < spec.limit_s - SLACK_S:
+            self._lowered.add(key)
+            why = f"{limit} of {configured_ms:g}: queries wait, and more are answered so"
+            self._report("stage_limit", "lowered", why, lane, spec.stage_type)
+        elif key in self._lowered and stage.limit_s >= spec.limit_s - SLACK_S:
+            self._lowered.discard(key)
+            self._report(
+                "stage_limit", "restored", f"{limit}: nothing is gained by less", lane, spec.stage_type
+            )
+
+    def _look_at_choice(self, lane: LanePolicy, name: str) -> None:
+        """Whether the node that answered in another's place is called instead of it."""
+        stand_in, key = lane.nodes[name].stand_in, (lane.name, name)
+        own, other = lane.advice.node(name), lane.advice.node(stand_in)
+        if key not in self._avoided:
+            if other.state is BreakerState.CLOSED and round(own.score, 1) < round(other.score, 1):
+                self._avoided.add(key)
+                why = f"health {own.score} of 1, that of node {stand_in!r} {other.score}"
+                self._report("node_choice", "avoided", why, lane, name)
+        elif own.state is BreakerState.CLOSED and own.score >= min(WELL, other.score):
+            self._avoided.discard(key)
+            in_a_row = lane.nodes[name].in_a_row
+            why = f"its last {in_a_row} calls were answered" if in_a_row else "its failures are old"
+            self._report("node_choice", "returned", f"health {own.score} of 1, {why}", lane, name)
+
+    def _report(self, control: str, change: str, why: str, lane: LanePolicy, subject: str) -> None:
+        self._observer.control_changed(ControlChange(control, change, why, lane.name, subject))

@@ -1,0 +1,119 @@
+"""The inner parts, made from settings and introduced to each other: what Kafka and memory have in common."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from fivestage.core.adaptive.lane_state import LanePolicySettings, Policies
+from fivestage.core.admission.concurrency_limit import ConcurrencyLimiter, LimiterPolicy
+from fivestage.core.admission.key_order import KeyOrder
+from fivestage.core.admission.lanes import LaneShares
+from fivestage.core.admission.load_shedding import Shedder, ShedPolicy
+from fivestage.core.admission.slots import Slots
+from fivestage.core.codec.decode import DecodeLimits
+from fivestage.dispatch.active_jobs import Running
+from fivestage.dispatch.dispatcher import Admission, Dispatcher
+from fivestage.dispatch.in_flight import Arrival, Candidate
+from fivestage.dispatch.poller import Intake
+from fivestage.dispatch.screening import Screening
+from fivestage.dispatch.watchdog import Patrol
+
+if TYPE_CHECKING:
+    from fivestage.core.codec.encode import Encoder
+    from fivestage.core.ledger import Ledger
+    from fivestage.core.observer import Observer
+    from fivestage.dispatch.dispatcher import EventSink
+    from fivestage.executors import Executor
+    from fivestage.observability.tracing import Tracing
+    from fivestage.settings import Settings
+
+
+class Inner(NamedTuple):
+    """What takes records in and deals with them."""
+
+    intake: Intake
+    dispatcher: Dispatcher
+    running: Running
+    patrol: Patrol
+    policies: Policies
+    slots: Slots[Candidate]
+
+
+class Chances(NamedTuple):
+    """What is different each time: clocks and dice. A simulation brings its own."""
+
+    wall_clock: Callable[[], float] = time.time
+    """Seconds since the epoch."""
+    cpu_clock: Callable[[], float] = time.process_time
+    """Seconds that this process has been given on any CPU."""
+    dice: Callable[[], float] = random.random
+    """From 0 to 1."""
+
+
+def wire(
+    settings: Settings,
+    *,
+    ledger: Ledger,
+    encoder: Encoder,
+    executor: Executor,
+    sink: EventSink,
+    observer: Observer,
+    tracing: Tracing,
+    chances: Chances | None = None,
+) -> Inner:
+    """Make the parts between source and sink."""
+    chances = chances or Chances()
+    breaker = settings.breaker.policy(settings.pipeline.total_timeout_ms)
+    policies = Policies(
+        LanePolicySettings(settings.pipeline.plan(), settings.adaptive.policy(), breaker, chances.dice),
+        observer,
+    )
+    slots: Slots[Candidate] = Slots(_limiter(settings), LaneShares(settings.lanes))
+    admission = settings.admission
+    shedder = Shedder(
+        ShedPolicy(admission.shed, admission.shed_max_share),
+        settings.pipeline.total_timeout_ms / 1000,
+        policies.pressure,
+    )
+    order: KeyOrder[tuple[str, int, bytes], Arrival | Candidate] | None = (
+        KeyOrder() if admission.ordering == "key" else None
+    )
+    screening = Screening(
+        shedder, total_s=policies.plan.total_s, ttl_ms=admission.query_ttl_ms, observer=observer
+    )
+    running = Running(executor=executor, slots=slots, policies=policies, observer=observer)
+    dispatcher = Dispatcher(
+        admission=Admission(slots, screening, order),
+        policies=policies,
+        limits=DecodeLimits(settings.lane, frozenset(settings.lanes), admission.max_value_bytes),
+        ledger=ledger,
+        encoder=encoder,
+        running=running,
+        sink=sink,
+        observer=observer,
+        tracing=tracing,
+        wall_clock=chances.wall_clock,
+    )
+    # Shares can only be given to lanes whose queries are there to choose from.
+    max_waiting = max(1024 if settings.lanes else 256, admission.max_in_flight)
+    intake = Intake(
+        dispatcher, max_in_flight=admission.max_in_flight, max_waiting=max_waiting, observer=observer
+    )
+    patrol = Patrol(
+        running=running,
+        executor=executor,
+        policies=policies,
+        max_overdue=settings.executor.max_overdue,
+        cpu_clock=chances.cpu_clock,
+    )
+    return Inner(intake, dispatcher, running, patrol, policies, slots)
+
+
+def _limiter(settings: Settings) -> ConcurrencyLimiter:
+    most = settings.admission.max_in_flight
+    if not settings.admission.adaptive_limit:
+        return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=most))
+    return ConcurrencyLimiter(LimiterPolicy(max_limit=most, min_limit=max(4, most // 8)))

@@ -1,0 +1,132 @@
+"""What abandoned code costs: the CPU that its threads use, and whether that is too much."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from fivestage.pipeline.thread_pool import Abandoned
+
+MAX_CORES: Final = 0.5
+"""More than that, on average, is burning."""
+NOTEWORTHY: Final = 0.1
+"""A node is named that uses so much of what the one does that uses most."""
+LOOK_EVERY_S: Final = 0.02
+PROC: Final = Path("/proc")
+_TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+_UTIME: Final = 11
+"""Where the user time is among the fields of ``stat`` that follow the name; the system time is the next."""
+
+
+def thread_cpu_s(thread: tuple[int, int]) -> float | None:
+    """The CPU seconds that a thread has used so far; None for one that has ended.
+
+    Read from the file system: asking the C library for the clock of a thread that has ended is undefined.
+    """
+    process, number = thread
+    try:
+        stat = Path(f"/proc/{process}/task/{number}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_UTIME + 1])) * _TICK_S
+
+
+def thread_busy_s(thread: tuple[int, int]) -> float | None:
+    """The seconds that a thread has computed so far, or waited for a core to compute on.
+
+    On a busy machine code that never waits is given less than half a core: it is the wish that counts. Where
+    the kernel does not keep these figures, the CPU seconds alone. None for a thread that has ended.
+    """
+    process, number = thread
+    try:
+        found = (PROC / f"{process}/task/{number}/schedstat").read_text(encoding="ascii")
+        ran_ns, waited_ns, _ = found.split()
+        return (int(ran_ns) + int(waited_ns)) / 1e9
+    except (OSError, ValueError):
+        return thread_cpu_s(thread)
+
+
+class SpentCpu:
+    """What each abandoned call has used of CPU since it was first seen to be abandoned.
+
+    Args:
+        cpu_s: The CPU seconds that a thread has used so far; None for one that has ended.
+    """
+
+    def __init__(self, cpu_s: Callable[[tuple[int, int]], float | None] = thread_cpu_s) -> None:
+        self._cpu_s = cpu_s
+        self._before: dict[tuple[tuple[int, int], float], float] = {}
+        self._spent: dict[tuple[tuple[int, int], float], float] = {}
+        self._looked_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<SpentCpu {self._spent}>"
+
+    def look(self, calls: Iterable[Abandoned], now: float) -> bool:
+        """Measure, at most every LOOK_EVERY_S: reading costs some 20 us a thread; whether it was done."""
+        if now - self._looked_at < LOOK_EVERY_S:
+            return False
+        self._looked_at = now
+        before, self._before, self._spent = self._before, {}, {}
+        for call in calls:
+            used_s = None if call.thread is None else self._cpu_s(call.thread)
+            if call.thread is not None and used_s is not None:
+                key = call.thread, call.since
+                self._before[key] = before.get(key, used_s)
+                self._spent[key] = used_s - self._before[key]
+        return True
+
+    def spent_s(self, call: Abandoned) -> float:
+        """The CPU seconds of a call, as of the last look."""
+        return 0.0 if call.thread is None else self._spent.get((call.thread, call.since), 0.0)
+
+
+class CpuUse:
+    """Finds out whether threads together keep more than MAX_CORES busy for a while.
+
+    Together, because threads that spin in one process share the interpreter lock: each of ten uses a tenth.
+
+    Args:
+        limit_s: How long that may last.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._used: dict[tuple[int, int], float] = {}
+        self._looked_at: float | None = None
+        self._since = 0.0
+        self._by_name: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<CpuUse {self._by_name} since {self._since:.1f}>"
+
+    def look(self, used: Mapping[tuple[int, int], tuple[str, float | None]], now: float) -> list[str]:
+        """Take note of what threads have used; the names of those that burn CPU, once they have for limit_s.
+
+        Args:
+            used: The name, and the CPU seconds so far, of each thread that counts.
+            now: Monotonic seconds.
+        """
+        before, self._used = self._used, {}
+        if self._looked_at is None:
+            self._since = now
+        self._looked_at = now
+        for thread, (name, cpu_s) in used.items():
+            if cpu_s is not None:
+                self._used[thread] = cpu_s
+                spent_s = cpu_s - before.get(thread, cpu_s)
+                self._by_name[name] = self._by_name.get(name, 0.0) + spent_s
+        total_s, took_s = sum(self._by_name.values()), now - self._since
+        if total_s < MAX_CORES * took_s or not self._used:
+            self._since = now
+            self._by_name.clear()
+            return []
+        if took_s < self._limit_s:
+            return []
+        least_s = NOTEWORTHY * max(self._by_name.values())
+        return sorted(name for name, spent_s in self._by_name.items() if spent_s >= least_s)

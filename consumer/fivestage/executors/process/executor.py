@@ -1,0 +1,167 @@
+"""User code in processes of its own: what it does to its process, it does to no other."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from fivestage.errors import ExecutorError, ResourceError
+from fivestage.executors.executor import TICK_S
+from fivestage.executors.process import messages
+from fivestage.executors.process.overtime import Overtime
+from fivestage.executors.process.spawner import Nursery
+from fivestage.executors.process.supply import Patience
+from fivestage.executors.process.worker import GREETING_S, RUN_ON_S, ProcessWorker
+from fivestage.executors.worker import Worker
+from fivestage.executors.worker_pool import Fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fivestage.core.observer import Observer
+    from fivestage.core.plan import Plan
+    from fivestage.executors.executor import OnFinished
+
+SERVER_STOP_S: Final = 0.5
+"""What the end of the workers leaves of the time to that of the fork server."""
+
+
+class ProcessExecutor(Fleet):
+    """Runs jobs in worker processes: for CPU, and for code that may block, crash or never end.
+
+    Args:
+        app_path: ``MODULE:APP``, imported in another process; the built-in Pipeline when None.
+        plan: Limits and criticality.
+        workers: How many processes run jobs.
+        threads: How many blocking (``def``) stages and nodes may run at a time in each.
+        observer: Told of replacements.
+        stall_s: How long one step of user code may take.
+        max_data_bytes: Data and answers of stages that are larger are left out.
+        setup: ``MODULE:FUNCTION`` and the texts to call it with before the app is imported there.
+        spares: How many more processes are kept ready.
+        patience: How long importing the app, opening its resources, and forking may take.
+    """
+
+    def __init__(
+        self,
+        app_path: str | None,
+        plan: Plan,
+        *,
+        workers: int,
+        threads: int,
+        observer: Observer,
+        stall_s: float,
+        max_data_bytes: int,
+        setup: Sequence[str] = (),
+        spares: int = 1,
+        patience: Patience | None = None,
+    ) -> None:
+        self._patience = patience or Patience()
+        self._config = {
+            "app": app_path,
+            "plan": messages.plan_values(plan),
+            "threads": threads,
+            "max_data_bytes": max_data_bytes,
+            "setup": list(setup),
+            "open_s": self._patience.open_s,
+        }
+        self._stall_s = stall_s
+        self.run_on_s = RUN_ON_S
+        """How long code may run on after its end before its process is replaced."""
+        self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder refuses it for its size
+        self._nursery: Nursery | None = None
+        self._errors: list[str] = []
+        """Why workers could not open their resources, until one is ready."""
+        self._overtime = Overtime[Worker]()
+        super().__init__(
+            self._make, size=workers, spares=spares, stall_ms=round(stall_s * 1000), observer=observer
+        )
+
+    async def start(self, on_finished: OnFinished) -> None:
+        """See Executor. Returns when the first worker is ready.
+
+        Raises:
+            InvalidAppError: there is no app at the path.
+            ConfigurationError: importing it failed, or took too long.
+            ResourceError: one of its resources cannot be opened.
+            ExecutorError: no worker process came up.
+        """
+        self._nursery = nursery = Nursery(self._config, patience=self._patience)
+        try:
+            await nursery.start()
+            self.launch(on_finished)
+            await self._first_ready()
+        except BaseException:
+            self._ending = True
+            await nursery.stop(0.0)
+            raise
+
+    @property
+    def _greeting_s(self) -> float:
+        """How long a worker may take to be ready."""
+        return GREETING_S + (self._patience.open_s if self.has_resources else 0.0)
+
+    async def _first_ready(self) -> None:
+        """Wait for a worker; replace those that die meanwhile."""
+        clock = asyncio.get_running_loop().time
+        limit_s = self._greeting_s
+        ends_at = clock() + limit_s
+        while self.unready is not None:
+            if self._errors:
+                raise ResourceError(self._errors[0])
+            if clock() > ends_at:
+                text = f"no worker process was ready within {limit_s:g} s"
+                why = None if self._nursery is None else self._nursery.trouble
+                raise ExecutorError(text if why is None else f"{text}: {why}")
+            self.check(clock())
+            await asyncio.sleep(TICK_S)
+
+    def check(self, now: float) -> bool:
+        """See Executor."""
+        found = super().check(now)
+        calls = [(worker, one) for worker in self.workers for one in worker.abandoned()]
+        if calls:
+            for worker in self._overtime.too_much(calls, now):
+                self._retire(worker, "code of ended queries computes on")
+        return found
+
+    @property
+    def failure(self) -> str | None:
+        """See Executor."""
+        return None if self._nursery is None else self._nursery.failure
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of the app's nodes, after the start."""
+        return () if self._nursery is None else self._nursery.nodes
+
+    @property
+    def has_resources(self) -> bool:
+        """Whether the app has any, after the start."""
+        return self._nursery is not None and self._nursery.has_resources
+
+    def pids(self) -> list[int]:
+        """The numbers of the processes: the zygote's, then those of the workers that jobs go to."""
+        pids = [None if self._nursery is None else self._nursery.pid]
+        pids += [worker.link.pid for worker in self.workers if isinstance(worker, ProcessWorker)]
+        return [pid for pid in pids if pid is not None]
+
+    async def stop(self, timeout_s: float) -> None:
+        """See Executor."""
+        for_the_server_s = min(SERVER_STOP_S, timeout_s / 2)
+        try:
+            await self.shut_down(timeout_s - for_the_server_s)
+        finally:
+            if self._nursery is not None:
+                await self._nursery.stop(for_the_server_s)
+
+    def _make(self, on_finished: OnFinished, on_ready: Callable[[], None]) -> ProcessWorker:
+        assert self._nursery is not None  # noqa: S101 - workers are made after the start
+        link = self._nursery.take()
+        link.on_ready = on_ready
+        worker = ProcessWorker(
+            link, on_finished, self._stall_s, self._left_out, self.run_on_s, self._greeting_s
+        )
+        if self.unready is not None:
+            worker.on_error = self._errors.append
+        return worker

@@ -1,0 +1,224 @@
+"""What the bus and its worker processes tell each other. Pure: the sockets are in connection.py and child.py.
+
+The head of a frame starts with the kind of message.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.plan import Plan, StageSpec
+from fivestage.core.routing_snapshot import Advice, NodeAdvice, StageAdvice, wants_trial
+from fivestage.core.stage_history import RunningStage, StageRun, Trail
+from fivestage.executors.process.frames import Cutter, Frame, encode
+from fivestage.pipeline.context import Query
+from fivestage_schemas import Outcome, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fivestage.core.job import Job
+
+# To the worker
+START: Final = "start"
+CANCEL: Final = "cancel"
+ADVICE: Final = "advice"
+PING: Final = "ping"
+QUIT: Final = "quit"
+# To the bus
+HELLO: Final = "hello"
+NOT_OPEN: Final = "not_open"
+RUNNING: Final = "running"
+WAITS: Final = "waits"
+GOES_ON: Final = "goes_on"
+FINISHED: Final = "finished"
+FAILED_OVER: Final = "failed_over"
+DONE: Final = "done"
+STATUS: Final = "status"
+PONG: Final = "pong"
+
+MAX_LANES: Final = 256
+"""How many lanes' advice a worker remembers; with more it forgets them all, and is told anew."""
+_OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
+_DATA: Final = 2
+"""Where the size of the data is among the values of a run."""
+_HUGE: Final = 1e300
+"""Stands for an infinite duration, which JSON has not."""
+
+# Jobs
+
+
+def start(job: Job, serial: int) -> bytes:
+    """Begin a job where its trail ends; *serial* names the trail from now on."""
+    query, trail = job.query, job.trail
+    context = orjson.dumps(query.context) if query.context else b""
+    ended = [*trail.runs, *trail.superseded]
+    return encode(
+        (
+            START, job.number, serial, query.query_id, query.user_input, query.lane,
+            job.started_at, job.ends_at, job.due_at if isfinite(job.due_at) else None,
+            trail.attempt, len(context),
+            [_values(run) for run in trail.runs], [_values(run) for run in trail.superseded],
+        ),
+        context,
+        *(run.data_json or b"" for run in ended),
+    )  # fmt: skip
+
+
+class Started(NamedTuple):
+    """What ``start`` says."""
+
+    number: int
+    serial: int
+    query: Query
+    started_at: float
+    ends_at: float
+    due_at: float | None
+
+
+def started(frame: Frame, plan: Plan, trail: Trail) -> Started:
+    """Read ``start``; *trail* gets what had ended before."""
+    _, number, serial, query_id, user_input, lane, *times, attempt, size, runs, superseded = frame.head
+    cutter = Cutter(frame.blob)
+    context = orjson.loads(cutter.take(size) or b"") if size else {}
+    trail.attempt = attempt
+    trail.runs = [_run(values, cutter.take(values[_DATA]), plan) for values in runs]
+    trail.superseded = [_run(values, cutter.take(values[_DATA]), plan) for values in superseded]
+    return Started(number, serial, Query(query_id, user_input, lane, context), *times)
+
+
+# Stages
+
+
+def running(serial: int, stage: RunningStage) -> bytes:
+    """A stage begins."""
+    head = RUNNING, serial, stage.spec.sequence, stage.started_at, stage.granted_s
+    return encode((*head, stage.node, stage.attempt, stage.probe, stage.waited_s))
+
+
+def waits(serial: int, waiting: RunningStage) -> bytes:
+    """A stage's call waits for a thread."""
+    return encode((WAITS, serial, waiting.spec.sequence, waiting.node, waiting.attempt))
+
+
+def waits_now(frame: Frame, plan: Plan, now: float) -> RunningStage:
+    """Read ``waits``."""
+    _, _, sequence, node, attempt = frame.head
+    return RunningStage(plan.stages[sequence], now, 0.0, node, attempt)
+
+
+def finished(kind: str, serial: int, run: StageRun, trail: Trail, max_data_bytes: int) -> bytes:
+    """A stage has ended, or failed over; its data has been left out already if it is too large.
+
+    Args:
+        kind: FINISHED or FAILED_OVER.
+        serial: The trail's.
+        run: The stage.
+        trail: Its answer and confidence are sent along with a processing stage that succeeded.
+        max_data_bytes: An answer that takes more is left out.
+    """
+    data, answer, confidence = run.data_json or b"", b"", None
+    if run.success and run.spec.stage_type is StageType.PROCESSING:
+        answer, confidence = trail.answer_json or b"", trail.confidence
+    size = len(answer)
+    if size > max_data_bytes:
+        answer = b""
+    head = kind, serial, len(trail.superseded), size, len(answer), confidence, _values(run)
+    return encode(head, data, answer)
+
+
+class Finished(NamedTuple):
+    """What ``finished`` says."""
+
+    run: StageRun
+    superseded: int
+    """How many attempts before this one count as failed."""
+    answer_json: bytes
+    answer_bytes: int
+    """The size of the answer, also of one that was left out."""
+    confidence: float | None
+
+
+def ended(frame: Frame, plan: Plan) -> Finished:
+    """Read ``finished``."""
+    _, _, superseded, size, sent, confidence, values = frame.head
+    blob, data_size = frame.blob, values[_DATA]
+    data = None if data_size is None else blob[:data_size]
+    return Finished(_run(values, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
+
+
+def runs_now(frame: Frame, plan: Plan) -> RunningStage:
+    """Read ``running``."""
+    _, _, sequence, *values = frame.head
+    return RunningStage(plan.stages[sequence], *values)
+
+
+def _values(run: StageRun) -> tuple[Any, ...]:
+    size = None if run.data_json is None else len(run.data_json)
+    ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
+    times = run.started_at, run.duration_s, run.granted_s
+    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s
+
+
+def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
+    return StageRun(plan.stages[values[0]], _OUTCOMES[values[1]], data, *values[3:])
+
+
+# What is known beforehand
+
+
+def advice(lane: str, known: Advice, probes: Iterable[str], trials: Iterable[str] = ()) -> bytes:
+    """What is known of a lane, and the *probes* and *trials* that this worker may make."""
+    nodes = {
+        name: (node.state, node.score, None if node.p95_s is None else _finite(node.p95_s))
+        for name, node in known.nodes.items()
+    }
+    stages = [[*map(_finite, stage)] for stage in known.stages]
+    return encode((ADVICE, lane, stages, nodes, sorted(known.stuck), list(probes), list(trials)))
+
+
+def take_advice(frame: Frame, lanes: dict[str, Advice]) -> tuple[str, ...]:
+    """Read ``advice`` into *lanes*; returns the half-open nodes that may be tried once."""
+    _, lane, stages, nodes, stuck, probes, trials = frame.head
+    make_room(lanes, lane)
+    parts = tuple(StageAdvice(*stage) for stage in stages)
+    known = lanes.setdefault(lane, Advice(parts))
+    known.stages = parts
+    known.nodes = {
+        name: NodeAdvice(BreakerState(state), score, p95_s) for name, (state, score, p95_s) in nodes.items()
+    }
+    known.stuck = frozenset(stuck)
+    kept = {**known.probes, **dict.fromkeys(probes, True)}
+    known.probes = {name: True for name in kept if known.node(name).state is BreakerState.HALF_OPEN}
+    tried = {**known.trials, **dict.fromkeys(trials, True)}
+    known.trials = {name: True for name in tried if wants_trial(known.node(name))}
+    return tuple(probes)
+
+
+def make_room(lanes: dict[str, Any], lane: str) -> None:
+    """Forget all lanes before there are too many: both ends do so at the same frame."""
+    if lane not in lanes and len(lanes) >= MAX_LANES:
+        lanes.clear()
+
+
+def plan_values(plan: Plan) -> list[Any]:
+    """A plan, for JSON."""
+    stages = [
+        (spec.stage_type, spec.limit_s, spec.critical, spec.fair_s, spec.rejects) for spec in plan.stages
+    ]
+    return [plan.total_s, stages]
+
+
+def plan_of(values: Sequence[Any]) -> Plan:
+    """The plan again."""
+    total_s, stages = values
+    specs = [StageSpec(StageType(name), sequence, *values) for sequence, (name, *values) in enumerate(stages)]
+    return Plan(tuple(specs), total_s)
+
+
+def _finite(seconds: float) -> float:
+    return seconds if isfinite(seconds) else _HUGE

@@ -1,0 +1,1 @@
+"""User code on event loops in threads of this process."""

@@ -1,0 +1,1 @@
+"""How clients connect, why a connection fails, and when clients are rebuilt."""

@@ -1,0 +1,242 @@
+"""The embedded development broker: librdkafka's mock cluster, in a process of its own.
+
+For trying things out and for fast tests. It keeps at most 5 MiB a partition and loses everything when it
+ends, and does not detect duplicates of an idempotent producer. Its groups need some care (see
+``embedded_group.py``). The mock is part of the C library inside the confluent-kafka wheel; it is driven
+through ctypes because the Python binding does not show it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from fivestage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+REBALANCE_DELAY_MS = 50
+_READY_TIMEOUT_S = 15.0
+_COPY_BYTES = 64 * 1024
+
+
+class MockCluster:
+    """A broker of librdkafka's mock, or several, in this process.
+
+    A failed assertion inside it aborts the process, so nothing else should live here.
+    """
+
+    size = 1
+
+    def __init__(self, topics: Sequence[str], partitions: int) -> None:
+        lib = _load()
+        error = ctypes.create_string_buffer(512)
+        self._lib = lib
+        conf = lib.rd_kafka_conf_new()
+        # Below "notice": the client that carries the mock connects to nothing and would say so.
+        lib.rd_kafka_conf_set(conf, b"log_level", b"4", error, len(error))
+        self._client = lib.rd_kafka_new(0, conf, error, len(error))
+        if not self._client:
+            raise ConfigurationError(f"the embedded broker cannot start: {error.value.decode()}")
+        self._cluster = lib.rd_kafka_mock_cluster_new(self._client, self.size)
+        lib.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, REBALANCE_DELAY_MS)
+        for topic in topics:
+            lib.rd_kafka_mock_topic_create(self._cluster, topic.encode(), partitions, 1)
+        self.bootstrap: str = lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
+
+    def advertise(self, host: str, port: int) -> None:
+        """Tell clients to connect to *host:port* instead."""
+        self._lib.rd_kafka_mock_broker_set_host_port(self._cluster, 1, host.encode(), port)
+
+    def close(self) -> None:
+        """End the broker; its records are gone."""
+        self._lib.rd_kafka_mock_cluster_destroy(self._cluster)
+
+
+def check_installed() -> None:
+    """Make sure that the wheel is there that holds the C library.
+
+    Raises:
+        ConfigurationError: it is not; the text says how to install it.
+    """
+    if importlib.util.find_spec("confluent_kafka") is None:
+        raise ConfigurationError(
+            'the embedded broker needs confluent-kafka: pip install "fivestage[embedded]"'
+        )
+
+
+def _load() -> ctypes.CDLL:
+    """Find the C library of the confluent-kafka wheel and declare what is used of it."""
+    check_installed()
+    import confluent_kafka  # noqa: PLC0415 - loads the library; only this process needs it
+
+    package = Path(confluent_kafka.__file__).parent
+    found = sorted(package.parent.glob("confluent_kafka.libs/librdkafka-*.so*")) + sorted(
+        package.glob(".dylibs/librdkafka*.dylib")
+    )
+    if not found:
+        raise ConfigurationError("the embedded broker needs the confluent-kafka wheel (Linux or macOS)")
+    lib = ctypes.CDLL(str(found[0]))
+    pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "rd_kafka_conf_new": (pointer, []),
+        "rd_kafka_conf_set": (number, [pointer, text, text, text, ctypes.c_size_t]),
+        "rd_kafka_new": (pointer, [number, pointer, text, ctypes.c_size_t]),
+        "rd_kafka_mock_cluster_new": (pointer, [pointer, number]),
+        "rd_kafka_mock_cluster_destroy": (None, [pointer]),
+        "rd_kafka_mock_cluster_bootstraps": (text, [pointer]),
+        "rd_kafka_mock_topic_create": (number, [pointer, text, number, number]),
+        "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [pointer, ctypes.c_int32]),
+        "rd_kafka_mock_broker_set_host_port": (None, [pointer, ctypes.c_int32, text, number]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+async def serve(
+    topics: Sequence[str], *, partitions: int, host: str = "127.0.0.1", port: int = 0, until_eof: bool = False
+) -> None:
+    """Run the broker until SIGINT, SIGTERM, or (*until_eof*) the end of standard input.
+
+    Prints ``host:port`` on standard output when it can be used.
+
+    Args:
+        topics: Topics to create; others appear when they are first used, with 4 partitions.
+        partitions: Partitions of each.
+        host: The address to listen on with a chosen port.
+        port: The port to listen on; 0 takes the one the mock was given.
+        until_eof: End when standard input does, so that the broker never outlives who started it.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    cluster = MockCluster(topics, partitions)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if until_eof:
+        loop.add_reader(sys.stdin.fileno(), _stop_at_eof, stop)
+    async with contextlib.AsyncExitStack() as stack:
+        address = cluster.bootstrap
+        if port:
+            address = await _listen(stack, cluster, host, port)
+        print(address, flush=True)  # noqa: T201 - the caller reads it
+        await stop.wait()
+    cluster.close()
+
+
+def _stop_at_eof(stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 1024):
+        stop.set()
+
+
+async def _listen(stack: contextlib.AsyncExitStack, cluster: MockCluster, host: str, port: int) -> str:
+    """Forward a chosen port to the one the mock was given: it cannot be told which to take."""
+    upstream_host, _, upstream_port = cluster.bootstrap.rpartition(":")
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            upstream = await asyncio.open_connection(upstream_host, int(upstream_port))
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(_copy(reader, upstream[1]), _copy(upstream[0], writer))
+
+    try:
+        server = await asyncio.start_server(forward, host, port)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; choose another --port"
+        ) from None
+    stack.callback(server.close)
+    cluster.advertise(host, port)
+    return f"{host}:{port}"
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(_COPY_BYTES):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+class EmbeddedBroker:
+    """The broker as a child process, for the length of an ``async with``.
+
+    Example:
+        >>> async with EmbeddedBroker(["q"], partitions=8) as broker:  # doctest: +SKIP
+        ...     print(broker.bootstrap)
+    """
+
+    def __init__(self, topics: Sequence[str], *, partitions: int = 8) -> None:
+        self._arguments = [f"--partitions={partitions}", *topics]
+        self._process: asyncio.subprocess.Process | None = None
+        self.bootstrap = ""
+
+    async def __aenter__(self) -> Self:
+        check_installed()
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "fivestage.kafka.embedded_broker",
+            *self._arguments,
+            stdin=pipe,
+            stdout=pipe,
+            start_new_session=True,  # a Ctrl-C is for its user, who ends it when nobody needs it any more
+        )
+        try:
+            self.bootstrap = await self._address(self._process)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _address(self, process: asyncio.subprocess.Process) -> str:
+        assert process.stdout is not None  # noqa: S101 - asked for above
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                line = await process.stdout.readline()
+        except TimeoutError:
+            raise ConfigurationError(
+                f"the embedded broker did not start within {_READY_TIMEOUT_S:.0f} s"
+            ) from None
+        if not line:
+            raise ConfigurationError("the embedded broker ended at once; its message is above")
+        return line.decode().strip()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is None or self._process.stdin is None:
+            return
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(5):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+def _main() -> None:
+    partitions, *topics = sys.argv[1:]
+    count = int(partitions.removeprefix("--partitions="))
+    asyncio.run(serve(topics, partitions=count, until_eof=True))
+
+
+if __name__ == "__main__":
+    _main()

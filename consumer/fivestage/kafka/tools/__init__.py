@@ -1,0 +1,1 @@
+"""Clients of the commands: producing queries, following results, reading dead letters."""

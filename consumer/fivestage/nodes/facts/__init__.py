@@ -1,0 +1,1 @@
+"""The ``facts`` node: answers questions about countries, and about tables that users add."""

@@ -1,0 +1,1 @@
+"""The ``math`` node: exact arithmetic on what people write."""

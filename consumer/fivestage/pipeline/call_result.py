@@ -1,0 +1,81 @@
+"""How a bounded call of user code ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fivestage.core.exception_origin import Frame, frames_of
+from fivestage_schemas import Outcome
+
+MAX_ERROR_CHARS = 512
+MAX_NAME_CHARS = 128
+
+
+class Ending:
+    """How one bounded call ended."""
+
+    __slots__ = (
+        "data", "data_json", "duration_s", "error", "error_type", "excused", "extended_s", "frames",
+        "outcome",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        duration_s: float,
+        data: Any = None,
+        data_json: bytes | None = None,
+        error: str | None = None,
+        error_type: str | None = None,
+    ) -> None:
+        self.outcome = outcome
+        self.duration_s = duration_s
+        self.data = data
+        self.data_json = data_json
+        self.error = error
+        self.error_type = error_type
+        self.extended_s = 0.0
+        """What was added to its limit, because others had kept the loop from turning."""
+        self.excused = False
+        """What it raised is no failure of its node."""
+        self.frames: tuple[Frame, ...] = ()
+        """Where it raised, the innermost frame last; the exception itself would keep the caller's frame."""
+
+    def __repr__(self) -> str:
+        return f"<Ending {self.outcome} after {self.duration_s * 1000:.0f} ms {self.error or ''}>"
+
+    @classmethod
+    def of_error(
+        cls,
+        error: BaseException,
+        duration_s: float = 0.0,
+        excused: tuple[type[BaseException], ...] = (),
+    ) -> Ending:
+        """The call raised; *excused* are exceptions that are no failures, alone or as a group."""
+        kind = type(error).__name__[:MAX_NAME_CHARS]
+        ending = cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
+        ending.frames = frames_of(error)
+        ending.excused = bool(excused) and _is_one_of(error, excused)
+        return ending
+
+    @classmethod
+    def of_timeout(cls, limit_s: float, duration_s: float) -> Ending:
+        """The call took longer than *limit_s*."""
+        text = f"timed out after {limit_s * 1000:.0f} ms"
+        return cls(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
+
+
+def _is_one_of(error: BaseException, classes: tuple[type[BaseException], ...]) -> bool:
+    if isinstance(error, BaseExceptionGroup):  # as from a TaskGroup
+        return error.split(classes)[1] is None
+    return isinstance(error, classes)
+
+
+def _text(error: BaseException) -> str:
+    """What the exception says, as text that fits an event: file names may hold lone surrogates."""
+    try:
+        text = str(error)[:MAX_ERROR_CHARS]
+    except Exception:  # noqa: BLE001 - its class is the user's
+        text = ""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text[:MAX_ERROR_CHARS] or type(error).__name__

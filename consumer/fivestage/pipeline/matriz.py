@@ -1,0 +1,135 @@
+"""MATRIZ nodes, as they are.
+
+A MATRIZ node (LukhasAI/Lukhas, ``matriz/core/node_interface.py``) has ``process(dict) -> dict`` and
+``validate_output(dict) -> bool``. Its orchestrator gives it the question under a key that depends on the
+node's name: ``expression`` (math, symbolic), ``question`` (facts) or ``query`` (others); a node may also
+read ``trace_id`` and ``context``, or keys of its own from a structured request.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from fivestage.errors import InvalidAppError
+from fivestage.pipeline.node import check_function
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage.pipeline.context import Query, StageContext
+
+HISTORY = 1000
+"""Entries of ``processing_history`` that a node may keep; the MATRIZ base class appends without end."""
+
+_INTENTS_BY_NAME = (
+    ("math", frozenset({"mathematical"})),
+    ("fact", frozenset({"factual", "question"})),
+    ("symbolic", frozenset({"symbolic"})),
+)
+
+Adapted = tuple["Callable[..., Any]", frozenset[str], "Callable[..., Any] | None"]
+
+
+def adapt_matriz_node(name: str, node: Any) -> Adapted:
+    """What a Pipeline registers for a MATRIZ node object.
+
+    Returns:
+        ``call``: ``(query, ctx)``, a coroutine function if ``process`` is one, else a function that runs
+        in a thread; several may be running at a time, as under the MATRIZ orchestrator.
+        ``intents``: the node's ``capabilities`` and, as MATRIZ chooses by name, the intent that belongs
+        to a name with "math", "fact" or "symbolic" in it.
+        ``validate``: calls ``validate_output`` with all that ``process`` returned; None without one.
+
+    Raises:
+        InvalidAppError: there is no ``process`` to call, or a class was given for an object.
+    """
+    if inspect.isclass(node):
+        raise InvalidAppError(f"node {name!r}: expected an object, got the class; pass {node.__name__}(...)")
+    process = getattr(node, "process", None)
+    if not callable(process):
+        raise InvalidAppError(
+            f"node {name!r}: {type(node).__name__} has no method process(dict) -> dict; "
+            "for a function use @app.node instead"
+        )
+    check_function(f"node {name!r}, its process", process, ("request",))
+    return _call(node, process), _intents(name, node), _validate(name, node)
+
+
+def request(query: Query) -> dict[str, Any]:
+    """The dict that ``process`` gets: the question under each of the keys that MATRIZ nodes read it from.
+
+    Members of the query's own context object come along at the top level, which is where nodes with a
+    structured request look (``premises``, ``tool_name``); they win over the question's text.
+    """
+    text = query.user_input
+    context = dict(query.context)
+    return {
+        "query": text,
+        "question": text,
+        "expression": text,
+        **context,
+        "trace_id": query.query_id,
+        "context": context,
+    }
+
+
+def _call(node: Any, process: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(process):
+
+        async def call_async(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+            result = await process(request(query))
+            _forget(node)
+            return result
+
+        return _wrapping(process, call_async)
+
+    def call(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        result = process(request(query))
+        _forget(node)
+        return result
+
+    return _wrapping(process, call)
+
+
+def _validate(name: str, node: Any) -> Callable[..., Any] | None:
+    check = getattr(node, "validate_output", None)
+    if not callable(check):
+        return None
+    check_function(f"node {name!r}, its validate_output", check, ("output",))
+    if inspect.iscoroutinefunction(check):
+
+        async def validate_async(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
+            return bool(await check(ctx.results.get(StageType.PROCESSING)))
+
+        return validate_async
+
+    def validate(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
+        return bool(check(ctx.results.get(StageType.PROCESSING)))
+
+    return validate
+
+
+def _intents(name: str, node: Any) -> frozenset[str]:
+    capabilities = getattr(node, "capabilities", None) or ()
+    if isinstance(capabilities, str):
+        capabilities = (capabilities,)
+    intents = frozenset(str(capability) for capability in capabilities)
+    for part, named in _INTENTS_BY_NAME:
+        if part in name.lower():
+            intents |= named
+    return intents
+
+
+def _wrapping(process: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
+    """*call*, with a word about whose code it calls."""
+    return functools.update_wrapper(call, process, assigned=(), updated=())
+
+
+def _forget(node: Any) -> None:
+    """Drop the oldest half of a full history: a service runs for months."""
+    history = getattr(node, "processing_history", None)
+    if isinstance(history, list) and len(history) > HISTORY:
+        del history[: HISTORY // 2]

@@ -1,0 +1,187 @@
+"""The orchestrator: takes queries through the stages of an app, on the bus's behalf or without Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Self
+
+from fivestage._asyncio import leave_behind, within
+from fivestage.core.codec.event_json import Envelope, EventJson
+from fivestage.core.job import Job
+from fivestage.core.outcome import conclude
+from fivestage.core.plan import Plan
+from fivestage.core.records import NOT_FROM_KAFKA
+from fivestage.core.stage_history import StageRun
+from fivestage.errors import ResourceError
+from fivestage.pipeline.bounded_call import Bounds
+from fivestage.pipeline.call_result import Ending
+from fivestage.pipeline.context import Query
+from fivestage.pipeline.pipeline import Pipeline
+from fivestage.pipeline.resource_manager import Resources
+from fivestage.pipeline.stage_runner import DataLimit, Walk
+from fivestage.pipeline.thread_pool import ThreadPool
+from fivestage_schemas import PipelineResult, QueryEvent, StageResult, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping
+
+    from fivestage.core.stage_history import Trail
+    from fivestage.pipeline.bounded_call import StepMonitor
+    from fivestage.pipeline.resource_manager import Scope
+
+DEFAULT_THREADS = 8
+DEFAULT_START_TIMEOUT_MS = 60_000
+
+
+class Orchestrator:
+    """Takes queries through the stages of an app.
+
+    Args:
+        app: Stages and nodes; the built-in ones when absent.
+        plan: Limits and criticality; the defaults of ``Plan.of()`` when absent.
+        threads: How many blocking (``def``) stages and nodes may run at a time.
+        max_data_bytes: What stages return is left out of the results where it takes more as JSON.
+        start_timeout_ms: How long the app's resources may take to open.
+
+    Example:
+        >>> result = await Orchestrator().process_query("What is 15 + 7?")  # doctest: +SKIP
+        >>> result.answer  # doctest: +SKIP
+        22
+
+    An app with resources needs ``async with``, which opens them on the running loop and closes them there:
+
+        >>> async with Orchestrator(app) as orchestrator:  # doctest: +SKIP
+        ...     result = await orchestrator.process_query("What is 15 + 7?")
+    """
+
+    def __init__(
+        self,
+        app: Pipeline | None = None,
+        *,
+        plan: Plan | None = None,
+        threads: int = DEFAULT_THREADS,
+        max_data_bytes: int | None = None,
+        start_timeout_ms: int = DEFAULT_START_TIMEOUT_MS,
+    ) -> None:
+        self.app = app or Pipeline()
+        self.plan = plan or Plan.of()
+        self.threads = ThreadPool(threads)
+        self.resources = Resources(self.app.resources, start_timeout_s=start_timeout_ms / 1000)
+        """Opened by ``async with``, or by the executor that runs jobs."""
+        self._scope: Scope | None = None
+        self._limit = DataLimit.of(max_data_bytes)
+
+    def __repr__(self) -> str:
+        return f"<Orchestrator {self.app} {self.threads}>"
+
+    async def __aenter__(self) -> Self:
+        if self._scope is not None:
+            raise RuntimeError("this Orchestrator is in an `async with` already; make one for each")
+        self._scope = await self.resources.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            await scope.close()
+
+    async def process_query(
+        self,
+        user_input: str,
+        *,
+        query_id: str | None = None,
+        lane: str = "prod",
+        context: Mapping[str, Any] | None = None,
+        budget_ms: int | None = None,
+    ) -> PipelineResult:
+        """Answer one query without Kafka.
+
+        Returns at the deadline at the latest, also when a stage ignores its cancellation: such a stage
+        is left behind. Its time includes what it waits for a free thread. Never raises for what a stage does.
+
+        Raises:
+            ValueError: an argument is not what a QueryEvent may have.
+            ResourceError: the app's resources are not open on the running loop.
+        """
+        if self.app.resources and (missing := self.resources.missing()):
+            raise ResourceError(
+                f"resources that are not open here: {', '.join(missing)}; ask within `async with "
+                "Orchestrator(app) as orchestrator:`, or replace them with app.override"
+            )
+        query_id = query_id or str(uuid.uuid4())
+        event = QueryEvent(
+            query_id=query_id, user_input=user_input, lane=lane, budget_ms=budget_ms, context=context
+        )
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        total_s = self.plan.total_s if budget_ms is None else min(self.plan.total_s, budget_ms / 1000)
+        query = Query(query_id, user_input, lane, event.context or {})
+        job = Job(query, self.plan, started_at=now, ends_at=now + total_s, due_at=now + total_s)
+        envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
+        task = asyncio.create_task(self.run(job, job.trail))
+        try:
+            await asyncio.wait({task}, timeout=total_s)
+        finally:
+            job.end()
+            leave_behind(task)
+        conclusion = conclude(job.trail, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
+        written = EventJson(envelope)
+        stages = [written.stage(run, conclusion.earlier) for run in conclusion.runs]
+        return PipelineResult.model_validate_json(written.result(conclusion, stages))
+
+    async def run(self, job: Job, trail: Trail, monitor: StepMonitor | None = None) -> None:
+        """Run the stages of *job* that have not ended; stop at a critical one that fails.
+
+        Args:
+            job: The query.
+            trail: What has ended, and where to write what happens. The job gets another one when it is moved,
+                and this run then has nothing more to say.
+            monitor: Told whose code has control.
+
+        Raises:
+            asyncio.CancelledError: the job was cancelled from outside; its trail stands as it is.
+        """
+        if not any(run.ends_query for run in trail.runs):  # else moved after its end
+            walk = Walk(self.app, self.threads, self.resources, job, trail, monitor, self._limit)
+            await walk.run()
+
+
+async def run_with_timeout(
+    coro: Awaitable[Any], stage_type: StageType, timeout_sec: float | None = None
+) -> StageResult:
+    """Run one coroutine as a stage, with a limit; one that ignores its cancellation is left behind.
+
+    Args:
+        coro: What to run, or any other awaitable.
+        stage_type: The stage it counts as.
+        timeout_sec: Its limit in seconds; the stage's default when None.
+
+    Returns:
+        How it went: ``success`` with ``data``, ``timeout``, or ``error`` with ``error`` and
+        ``error_type``. Never raises for what *coro* does; raises CancelledError when the caller is
+        cancelled.
+    """
+    spec = Plan.of().stages[list(StageType).index(stage_type)]
+    limit_s = spec.limit_s if timeout_sec is None else timeout_sec
+    clock = asyncio.get_running_loop().time
+    started_at = clock()
+    call = Bounds(lambda: True).run(_awaited(coro), started_at + limit_s)
+    ending = await within(call, limit_s) or Ending.of_timeout(limit_s, clock() - started_at)
+    run = StageRun(
+        spec,
+        ending.outcome,
+        ending.data_json,
+        ending.error,
+        ending.error_type,
+        started_at=started_at,
+        duration_s=ending.duration_s,
+        granted_s=limit_s,
+    )
+    envelope = Envelope(NOT_FROM_KAFKA, "local", "prod", started_wall=time.time(), started_at=clock())
+    return StageResult.model_validate_json(EventJson(envelope).stage(run))
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

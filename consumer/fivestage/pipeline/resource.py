@@ -1,0 +1,107 @@
+"""A resource: what nodes share for longer than a query, such as a client, a pool or a model."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from fivestage.errors import InvalidAppError
+from fivestage.pipeline.call_result import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from types import TracebackType
+
+T = TypeVar("T")
+
+
+class StandIn:
+    """What a test has put in the place of a resource; compared by identity, whatever it holds."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Resource(Generic[T]):
+    """A declared resource: ``ctx.use(resource)`` returns what its function yields, of type T.
+
+    ``Pipeline.resource`` makes it; ``Pipeline.override`` replaces it in tests.
+    """
+
+    __slots__ = ("function", "is_async", "name", "stand_ins")
+
+    def __init__(self, function: Callable[[], AsyncIterator[T]] | Callable[[], Iterator[T]]) -> None:
+        self.is_async = _is_async(function)
+        """Opened once per event loop (``async def``), not once per process (``def``)."""
+        self.function: Callable[[], Any] = function
+        """Opens it before its one ``yield``, closes it after that."""
+        self.name = function.__name__
+        self.stand_ins: list[StandIn] = []
+        """The overrides in force; the last one counts."""
+
+    def __repr__(self) -> str:
+        return f"<Resource {self.name}, once per {'event loop' if self.is_async else 'process'}>"
+
+
+def _is_async(function: Any) -> bool:
+    """Whether it is an asynchronous generator function.
+
+    Raises:
+        InvalidAppError: it is no generator function, or takes arguments.
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+    is_async = inspect.isasyncgenfunction(function)
+    if not inspect.isroutine(function) or not (is_async or inspect.isgeneratorfunction(function)):
+        raise InvalidAppError(
+            f"resource {name}: expected a generator function, got {_kind(function)}; write "
+            f"`async def {name}()` (opened once per event loop) or `def {name}()` (once per process) with "
+            "one `yield` of what nodes use, without @contextmanager"
+        )
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        raise InvalidAppError(
+            f"resource {name}: it takes {inspect.signature(function)}, but is called without arguments; "
+            "read what it needs inside the function"
+        ) from None
+    return is_async
+
+
+def _kind(function: Any) -> str:
+    if inspect.isclass(function):
+        return "a class"
+    if inspect.iscoroutinefunction(function):
+        return "an `async def` without yield"
+    return "a `def` without yield" if inspect.isroutine(function) else f"a {type(function).__name__}"
+
+
+def log_event(level: str, event: str, **fields: Any) -> None:
+    """Write a line to the log of resources."""
+    import structlog  # noqa: PLC0415 - a command's --help, which imports this, is to be quick
+
+    getattr(structlog.get_logger("fivestage.resources"), level)(event, **fields)
+
+
+def described(resource: Resource[Any], error: BaseException) -> dict[str, str]:
+    """What a log line says of an error: not its text, which is the author's."""
+    return {"resource": resource.name, "error_type": type(error).__name__, "where": where(resource, error)}
+
+
+def explained(resource: Resource[Any], error: BaseException) -> str:
+    """An error of an author's function in two lines: class and text, and where."""
+    told = Ending.of_error(error)
+    return f"  {told.error_type}: {told.error}\n  at {where(resource, error)}"
+
+
+def where(resource: Resource[Any], error: BaseException | None = None) -> str:
+    """``FILE:LINE, in NAME``: the innermost place in the file of the resource that *error* came through."""
+    code = resource.function.__code__
+    line, name = code.co_firstlineno, code.co_name
+    at: TracebackType | None = None if error is None else error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code.co_filename == code.co_filename:
+            line, name = at.tb_lineno, at.tb_frame.f_code.co_name
+        at = at.tb_next
+    return f"{code.co_filename}:{line}, in {name}"

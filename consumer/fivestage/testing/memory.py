@@ -1,0 +1,285 @@
+"""A bus in memory: the real dispatcher, decoder and encoder, without Kafka.
+
+For tests of pipelines and of the dispatcher itself; public through ``fivestage.testing``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+import orjson
+
+from fivestage.core.codec.encode import Encoder
+from fivestage.core.ledger import Ledger, PartitionKey
+from fivestage.core.observer import Observer
+from fivestage.core.records import Output, OutputRecord, PlainRecord
+from fivestage.dispatch.build import wire
+from fivestage.executors import InlineExecutor
+from fivestage.observability.tracing import Tracing
+from fivestage.pipeline.orchestrator import Orchestrator
+from fivestage.settings import Settings
+from fivestage_schemas import PipelineResult
+from fivestage_schemas import headers as h
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fivestage.core.records import Record
+    from fivestage.executors import Executor
+    from fivestage.pipeline.pipeline import Pipeline
+
+TOPIC = "queries"
+STOP_S = 10.0
+EMPTY_S = 0.2
+FETCH_BYTES = 1_048_576
+
+
+class MemorySource:
+    """Hands out what was put in, as the Kafka source does: begun in the ledger, at most so much at a time."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._records: deque[Record] = deque()
+        self._arrived = asyncio.Event()
+        self.paused = False
+        self.pauses = 0
+        """How often the source was paused."""
+
+    def put(self, record: Record) -> None:
+        """Add a record to the end of its partition."""
+        self._records.append(record)
+        self._arrived.set()
+
+    async def fetch(self, max_records: int) -> list[Record]:
+        """See RecordSource."""
+        if fetched := self._take(max_records):
+            return fetched
+        self._arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EMPTY_S):
+                await self._arrived.wait()
+        return self._take(max_records)
+
+    def _take(self, max_records: int) -> list[Record]:
+        """Take the next records of partitions that may be read."""
+        fetched: list[Record] = []
+        passed: list[Record] = []
+        size = 0
+        while not self.paused and self._records and len(fetched) < max_records and size < FETCH_BYTES:
+            record = self._records.popleft()
+            book = self._ledger.book(PartitionKey(record.topic, record.partition))
+            if book is not None and self._ledger.is_line_full(book):
+                passed.append(record)
+                continue
+            if book is not None:
+                book.begin(record.offset)
+            fetched.append(record)
+            size += len(record.value or b"")
+        self._records.extendleft(reversed(passed))
+        return fetched
+
+    def pause(self) -> None:
+        """See RecordSource."""
+        self.paused = True
+        self.pauses += 1
+
+    def resume(self) -> None:
+        """See RecordSource."""
+        self.paused = False
+        self._arrived.set()
+
+
+class MemorySink:
+    """Keeps what is published; acknowledges at once, or when told to."""
+
+    def __init__(self) -> None:
+        self.records: list[OutputRecord] = []
+        self.hold = False
+        """Keep acknowledgements back, as brokers that are away do."""
+        self._held: deque[Callable[[], None]] = deque()
+        self._published = asyncio.Event()
+        self._indexed = 0
+        self._last: OutputRecord | None = None
+        self._by_output: dict[Output, list[OutputRecord]] = {output: [] for output in Output}
+        self._named = 0
+        """So many results are in ``_subjects``: the place of each query's first."""
+        self._subjects: dict[bytes, int] = {}
+
+    def publish(
+        self,
+        records: Sequence[OutputRecord],
+        on_acked: Callable[[], None],
+        is_wanted: Callable[[], bool] = lambda: True,  # noqa: ARG002 - nothing waits here
+    ) -> None:
+        """See EventSink. Acknowledges in a later turn of the loop, never within the call."""
+        self.records += records
+        self._published.set()
+        if self.hold:
+            self._held.append(on_acked)
+        else:
+            asyncio.get_running_loop().call_soon(on_acked)
+
+    def acknowledge(self, count: int | None = None) -> None:
+        """Acknowledge the oldest *count* of what is held back; everything when None."""
+        for _ in range(len(self._held) if count is None else count):
+            self._held.popleft()()
+
+    def of(self, output: Output) -> list[OutputRecord]:
+        """What was published to one output."""
+        self._index()
+        return list(self._by_output[output])
+
+    def result_of(self, query_id: str) -> OutputRecord | None:
+        """The first terminal event of a query; None while there is none."""
+        self._index()
+        results, subjects = self._by_output[Output.RESULTS], self._subjects
+        while self._named < len(results):
+            subjects.setdefault(dict(results[self._named].headers).get(h.CE_SUBJECT, b""), self._named)
+            self._named += 1
+        found = subjects.get(query_id.encode())
+        return None if found is None else results[found]
+
+    def _index(self) -> None:
+        """Sort in what was published since the last call, or everything where ``records`` was cleared."""
+        records = self.records
+        if self._last is not None and records[self._indexed - 1 : self._indexed] != [self._last]:
+            self._indexed = self._named = 0
+            self._subjects.clear()
+            for found in self._by_output.values():
+                found.clear()
+        for record in records[self._indexed :]:
+            self._by_output[record.output].append(record)
+        self._indexed = len(records)
+        self._last = records[-1] if records else None
+
+    async def published(self) -> None:
+        """Wait until something more is published."""
+        self._published.clear()
+        await self._published.wait()
+
+
+class MemoryBus:
+    """Runs a pipeline on a bus in memory; the ``async with`` opens its resources and closes them.
+
+    Example:
+        >>> async with MemoryBus(app) as bus:  # doctest: +SKIP
+        ...     result = await bus.ask("What is 15 + 7?")
+        >>> result.answer  # doctest: +SKIP
+        22
+
+    Args:
+        app: The pipeline.
+        settings: Limits and admission; Kafka's part is ignored.
+        partitions: Partitions of the input topic.
+        observer: Told of everything that happens.
+        tracing: Makes the spans; those of OpenTelemetry's global provider when absent.
+        executor: Where the stages run; on the loop itself when absent.
+    """
+
+    def __init__(
+        self,
+        app: Pipeline,
+        *,
+        settings: Settings | None = None,
+        partitions: int = 1,
+        observer: Observer | None = None,
+        tracing: Tracing | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        settings = settings or Settings()
+        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
+        self.ledger.assign(frozenset(PartitionKey(TOPIC, number) for number in range(partitions)))
+        self.source = MemorySource(self.ledger)
+        self.sink = MemorySink()
+        plan = settings.pipeline.plan()
+        self.executor: Executor = executor or InlineExecutor(
+            Orchestrator(
+                app,
+                plan=plan,
+                threads=settings.executor.threads,
+                start_timeout_ms=settings.executor.start_timeout_ms,
+            )
+        )
+        self.inner = wire(
+            settings,
+            ledger=self.ledger,
+            encoder=Encoder(
+                source="/memory",
+                max_record_bytes=settings.kafka.max_record_bytes,
+                max_dead_letter_bytes=settings.kafka.max_record_bytes,
+            ),
+            executor=self.executor,
+            sink=self.sink,
+            observer=observer or Observer(),
+            tracing=tracing or Tracing(results_topic="results", group_id="memory"),
+        )
+        self.dispatcher = self.inner.dispatcher
+        self._next_offsets = [0] * partitions
+        self._running: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.executor.start(self.inner.running.finished)
+        self._running = asyncio.create_task(self.inner.intake.run(self.source))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.inner.intake.stop()
+        if self._running is not None:
+            await self._running
+        await self.executor.stop(STOP_S)
+
+    def put(
+        self,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int = 0,
+        headers: Sequence[tuple[str, bytes]] = (),
+        timestamp: int = -1,
+    ) -> PlainRecord:
+        """Write a record to the input topic; returns it with its offset."""
+        offset = self._next_offsets[partition]
+        self._next_offsets[partition] += 1
+        record = PlainRecord(TOPIC, partition, offset, timestamp, key, value, headers)
+        self.source.put(record)
+        return record
+
+    async def ask(self, user_input: str, *, query_id: str | None = None, **fields: Any) -> PipelineResult:
+        """Write a query and wait for its result.
+
+        Args:
+            user_input: The question.
+            query_id: Its id; numbered when absent.
+            fields: Other fields of QueryEvent, such as ``lane`` or ``budget_ms``.
+
+        Raises:
+            ValueError: the query has become a dead letter and has no result; the text says why.
+        """
+        query_id = query_id or f"query-{sum(self._next_offsets)}"
+        record = self.put(orjson.dumps({"query_id": query_id, "user_input": user_input, **fields}))
+        while (found := self.result(query_id)) is None:
+            if (why := self._why_dead(record)) is not None:
+                raise ValueError(f"this query can have no result: {why}")
+            await self.sink.published()
+        return found
+
+    def _why_dead(self, record: PlainRecord) -> str | None:
+        """Reason and detail of a record's dead letter; None where it has none."""
+        place = b"%d" % record.partition, b"%d" % record.offset
+        for letter in self.sink.of(Output.DEAD_LETTERS):
+            headers = dict(letter.headers)
+            if (headers[h.DLQ_PARTITION], headers[h.DLQ_OFFSET]) == place:
+                return f"{headers[h.DLQ_REASON].decode()}: {headers[h.DLQ_DETAIL].decode()}"
+        return None
+
+    def result(self, query_id: str) -> PipelineResult | None:
+        """The terminal event of a query; None while there is none."""
+        found = self.sink.result_of(query_id)
+        return None if found is None else PipelineResult.model_validate_json(found.value or b"")
+
+    def results(self) -> list[PipelineResult]:
+        """All terminal events, in the order they were published."""
+        return [PipelineResult.model_validate_json(r.value or b"") for r in self.sink.of(Output.RESULTS)]
