@@ -104,13 +104,13 @@ async def test_requests_have_limits(port: int, request_text: str, monkeypatch: p
     assert (await ask(port, get("/livez"))).startswith("HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("begun", ["", "GET /liv", get("/livez", "Content-Length: 1000000000")])
+@pytest.mark.parametrize("started", ["", "GET /liv", get("/livez", "Content-Length: 1000000000")])
 async def test_a_connection_does_not_live_for_ever(
-    port: int, begun: str, monkeypatch: pytest.MonkeyPatch
+    port: int, started: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks slowly, or sends without end, is cut off."""
     monkeypatch.setattr(http_server, "CONNECTION_S", 0.2)
-    await ask(port, begun.replace("Connection: close", "Connection: keep-alive"))  # comes back
+    await ask(port, started.replace("Connection: close", "Connection: keep-alive"))  # comes back
 
 
 async def test_connections_are_few(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ from fivestage.contradictions import invalid_names
 from fivestage.core.adaptive.breaker import BreakerPolicy
 from fivestage.core.adaptive.stage_limit import AdaptivePolicy
 from fivestage.core.admission.load_shedding import ShedMode
-from fivestage.core.partition_halt import FloodPolicy
+from fivestage.core.partition_halt import HaltPolicy
 from fivestage.core.plan import DEFAULT_CRITICAL, DEFAULT_STAGE_TIMEOUTS_MS, DEFAULT_TOTAL_TIMEOUT_MS, Plan
 from fivestage.core.records import Output
 from fivestage.errors import ConfigurationError
@@ -355,10 +355,10 @@ class DlqSettings(_Section):
     """How long a halted partition waits before it is tried again; each time in a row twice as long, up to
     16 times. 0 = until the service is started again."""
 
-    def policy(self) -> FloodPolicy:
+    def policy(self) -> HaltPolicy:
         """The policy these settings describe."""
         values = self.model_dump(exclude={"pause_ms"})
-        return FloodPolicy(**values, pause_s=self.pause_ms / 1000)
+        return HaltPolicy(**values, pause_s=self.pause_ms / 1000)
 
 
 class ExecutorSettings(_Section):

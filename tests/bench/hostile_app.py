@@ -125,9 +125,9 @@ def _size_for(wanted_s: float) -> int:
     size, took_s = 12, 0.0
     while took_s < 0.02:
         size += 1
-        begun = time.perf_counter()
+        started = time.perf_counter()
         _backtrack(size)
-        took_s = time.perf_counter() - begun
+        took_s = time.perf_counter() - started
     return size + round(math.log2(wanted_s / took_s))
 
 

@@ -27,10 +27,10 @@ async def measure(options: Options) -> Part:
             async with Service("trivial_app:app", {**place.settings, **settings}) as service:
                 await ready(service)
                 await asyncio.sleep(SETTLE_S)
-                begun, cpu = time.monotonic(), session_cpu_seconds(service.pid)
+                started, cpu = time.monotonic(), session_cpu_seconds(service.pid)
                 await asyncio.sleep(SECONDS)
                 spent = session_cpu_seconds(service.pid) - cpu
-                found[kind] = spent / (time.monotonic() - begun) * 100
+                found[kind] = spent / (time.monotonic() - started) * 100
     rows = [[kind, f"{share:.2f}"] for kind, share in found.items()]
     bar = Bar.at_most("CPU with nothing to do, of a core", found["thread"], MAX_SHARE, " %")
     return Part("Idle", found, table(["executor", "% of a core"], rows), [bar])

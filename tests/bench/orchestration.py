@@ -65,10 +65,10 @@ async def measure(_options: Options) -> Part:
 
 async def _cpu_us(answer: Callable[[], Awaitable[Any]]) -> float:
     gc.collect()
-    begun = time.thread_time()
+    started = time.thread_time()
     for _ in range(QUERIES):
         await answer()
-    return (time.thread_time() - begun) / QUERIES * 1e6
+    return (time.thread_time() - started) / QUERIES * 1e6
 
 
 async def ours(orchestrator: Orchestrator) -> list[bytes]:
@@ -78,9 +78,9 @@ async def ours(orchestrator: Orchestrator) -> list[bytes]:
     job = Job(Query("q1", "2+2", "prod", {}), PLAN, started_at=now, ends_at=now + PLAN.total_s)
     envelope = Envelope(NOT_FROM_KAFKA, "q1", "prod", started_wall=time.time(), started_at=now)
     timer = loop.call_at(job.ends_at, job.end)
-    await asyncio.create_task(orchestrator.run(job, job.trail))
+    await asyncio.create_task(orchestrator.run(job, job.history))
     timer.cancel()
-    conclusion = conclude(job.trail, PLAN, started_at=now, ends_at=job.ends_at, now=loop.time())
+    conclusion = conclude(job.history, PLAN, started_at=now, ends_at=job.ends_at, now=loop.time())
     written = EventJson(envelope)
     return [written.stage(run, conclusion.earlier) for run in conclusion.runs]
 
@@ -95,7 +95,7 @@ async def _stages() -> list[StageResult]:
 
 
 async def _stage(spec: StageSpec, data: Any) -> StageResult:
-    begun, at = time.monotonic(), datetime.now(UTC)
+    started, at = time.monotonic(), datetime.now(UTC)
     outcome, error = Outcome.SUCCESS, None
     try:
         found = await asyncio.wait_for(_nothing(data), spec.limit_s)
@@ -114,7 +114,7 @@ async def _stage(spec: StageSpec, data: Any) -> StageResult:
         data=found,
         error=error,
         node="echo" if spec.sequence == 2 else None,
-        duration_ms=round((time.monotonic() - begun) * 1000, 3),
+        duration_ms=round((time.monotonic() - started) * 1000, 3),
         timeout_ms=spec.limit_s * 1000,
         started_at=at,
         lane="prod",

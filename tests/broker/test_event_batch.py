@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fivestage.core.records import Output, OutputRecord
 from fivestage.errors import ConfigurationError
 from fivestage.kafka.producer.compression import codec_of
-from fivestage.kafka.producer.record_batch import HEADER_BYTES, EventBatch
+from fivestage.kafka.producer.record_batch import HEADER_BYTES, RecordBatch
 
 NO_LIMIT = 1 << 30
 CODECS = ("gzip", "snappy", "lz4", "zstd")
@@ -25,7 +25,7 @@ records = st.builds(OutputRecord.of, st.just(Output.RESULTS), contents, contents
 @given(found=st.lists(records, min_size=1, max_size=80), state=st.tuples(*[st.integers(-1, 1 << 14)] * 3))
 def test_a_batch_is_that_of_aiokafka(found: list[OutputRecord], state: tuple[int, int, int]) -> None:
     """The same bytes, whatever the records, and what an idempotent producer adds."""
-    batch = EventBatch(NO_LIMIT)
+    batch = RecordBatch(NO_LIMIT)
     assert all(batch.add(record) for record in found)
     own = batch.encode(*state)
     when = DefaultRecordBatch(own).first_timestamp
@@ -47,18 +47,18 @@ def test_headers_are_read_back(record: OutputRecord) -> None:
 def test_a_full_batch_takes_no_more(room: int, taken: int) -> None:
     """Its header counts; the first record is taken however large it is."""
     record = OutputRecord.of(Output.RESULTS, b"key", bytes(1000), [("a", b"b")])
-    one = EventBatch(NO_LIMIT)
+    one = RecordBatch(NO_LIMIT)
     one.add(record)
-    batch = EventBatch(HEADER_BYTES + 2 * (one.size - HEADER_BYTES) + room)
+    batch = RecordBatch(HEADER_BYTES + 2 * (one.size - HEADER_BYTES) + room)
     assert [batch.add(record) for _ in range(3)].count(True) == taken
-    assert EventBatch(10).add(record)
+    assert RecordBatch(10).add(record)
 
 
 @pytest.mark.parametrize("name", CODECS)
 @given(found=st.lists(records, min_size=1, max_size=20))
 def test_a_compressed_batch_is_read_back(name: str, found: list[OutputRecord]) -> None:
     """By aiokafka, record by record; it is smaller than the same without compression, or the same."""
-    batch = EventBatch(NO_LIMIT)
+    batch = RecordBatch(NO_LIMIT)
     assert all(batch.add(record) for record in found)
     compressed, whole = batch.encode(1, 0, 7, codec_of(name)), batch.encode(1, 0, 7)
     read: Any = DefaultRecordBatch(compressed)
@@ -74,7 +74,7 @@ def test_a_compressed_batch_is_read_back(name: str, found: list[OutputRecord]) -
 @pytest.mark.parametrize("name", CODECS)
 def test_what_repeats_itself_is_compressed(name: str) -> None:
     """To less than a fifth: what the events of a query have in common is said once."""
-    batch = EventBatch(NO_LIMIT)
+    batch = RecordBatch(NO_LIMIT)
     for _ in range(6):
         batch.add(OutputRecord.of(Output.RESULTS, b"key", b"what all have in common " * 20, []))
     assert len(batch.encode(1, 0, 7, codec_of(name))) < batch.size / 5

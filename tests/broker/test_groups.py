@@ -15,7 +15,7 @@ from faults.operations import port_of, until
 from fivestage.core.ledger import Ledger
 from fivestage.core.observer import Observer
 from fivestage.kafka import aiokafka_internals
-from fivestage.kafka.consumer.group_member import Member
+from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.kafka.embedded_group import EmbeddedConsumer
 from fivestage.settings import Settings, TopicSettings
@@ -105,14 +105,16 @@ class Sharing:
     def __init__(self, bootstrap: str) -> None:
         settings = Settings.load(None, {"kafka": {"bootstrap_servers": bootstrap}})
         self.ledger = Ledger(max_span=1000)
-        self.member = Member(settings, self.ledger, self._revoked, Observer(), make_consumer=EmbeddedConsumer)
+        self.member = GroupMember(
+            settings, self.ledger, self._revoked, Observer(), make_consumer=EmbeddedConsumer
+        )
 
     async def _revoked(self, _: object) -> None:
         """Nothing is in flight."""
 
     @property
     def partitions(self) -> list[int]:
-        return [key.partition for key in self.ledger.books]
+        return [key.partition for key in self.ledger.partitions]
 
     async def end(self) -> None:
         await self.member.stop()

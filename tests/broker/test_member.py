@@ -15,8 +15,8 @@ from fivestage.core.observer import Observer
 from fivestage.core.records import CorruptRecord
 from fivestage.kafka.connection.rebuild_policy import Progress, Trouble
 from fivestage.kafka.consumer.committer import Committer
-from fivestage.kafka.consumer.group_member import Member
-from fivestage.kafka.consumer.progress import Stalls
+from fivestage.kafka.consumer.group_member import GroupMember
+from fivestage.kafka.consumer.progress import ProgressWatch
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import Settings, TopicSettings
 from support.feeder import write
@@ -55,14 +55,16 @@ class Reader:
         self.observer = Counted()
         self.ledger = Ledger(max_span=1000)
         self.unanswered: list[tuple[str, int]] = []
-        self.member = Member(
+        self.member = GroupMember(
             settings,
             self.ledger,
             self.revoked,
             self.observer,
             on_unanswered=lambda host, port: self.unanswered.append((host, port)),
         )
-        self.member.stalls = Stalls(self.ledger, self.member.condemn, stalled_after_s=0.5, confirm_s=0.2)
+        self.member.stalls = ProgressWatch(
+            self.ledger, self.member.mark_for_replacement, stalled_after_s=0.5, confirm_s=0.2
+        )
         self.reasons: list[str | None] = []
         self.values: list[bytes | None] = []
 
@@ -221,8 +223,8 @@ async def test_a_late_answer_to_a_commit_is_no_unexpected_error() -> None:
         await reader.member.start()
         await reader.write(b"first")
         await reader.read_until(lambda: reader.values == [b"first"])
-        [book] = reader.ledger.books.values()
-        book.finish(0)
+        [offsets] = reader.ledger.partitions.values()
+        offsets.finish(0)
         committer = Committer(reader.member, reader.ledger, reader.observer, interval_s=60, timeout_s=30)
         mock.slow_down(500)
         mock.push(OFFSET_COMMIT, [INVALID_COMMIT_SIZE])
@@ -259,7 +261,7 @@ async def test_an_end_waits_for_no_new_consumer() -> None:
         await reader.read_until(lambda: reader.values == [b"first"])
         consumer = reader.member.consumer
         mock.go_away()
-        reader.member.condemn(consumer, Trouble("stalled", "for a test"))
+        reader.member.mark_for_replacement(consumer, Trouble("stalled", "for a test"))
         fetching = asyncio.create_task(reader.member.fetch(100))
         while mock.refused() < 4:
             await asyncio.wait({fetching}, timeout=0.1)

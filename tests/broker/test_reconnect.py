@@ -15,7 +15,7 @@ from fivestage.core.ledger import Ledger
 from fivestage.core.observer import Observer
 from fivestage.kafka.aiokafka_internals import client_of
 from fivestage.kafka.connection.clients import Clients
-from fivestage.kafka.consumer.group_member import Member
+from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from support.certificates import Authority
 from support.checker import wait_for_results
@@ -120,8 +120,8 @@ def _is_idle(client: Any) -> bool:
     return client._md_update_fut is None
 
 
-def _member(settings: Settings) -> Member:
+def _member(settings: Settings) -> GroupMember:
     async def revoked(_: object) -> None:
         """Nothing is in flight."""
 
-    return Member(settings, Ledger(max_span=10), revoked, Observer())
+    return GroupMember(settings, Ledger(max_span=10), revoked, Observer())

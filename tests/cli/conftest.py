@@ -41,7 +41,7 @@ class Fivestage(Protocol):
         """Run it."""
 
 
-class Running:
+class ActiveJobs:
     """A command that is still running, and the lines it prints."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -80,7 +80,7 @@ class Running:
 class Start(Protocol):
     """Starts ``fivestage``; whatever runs at the end of the test is killed."""
 
-    def __call__(self, *arguments: str, **settings: str) -> Running:
+    def __call__(self, *arguments: str, **settings: str) -> ActiveJobs:
         """Start it."""
 
 
@@ -128,9 +128,9 @@ def fivestage(environment: dict[str, str], folder: Path) -> Fivestage:
 @pytest.fixture(scope="session")
 def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
     """Lend a function that starts the command; it runs until the end of the session."""
-    started: list[Running] = []
+    started: list[ActiveJobs] = []
 
-    def start(*arguments: str, **settings: str) -> Running:
+    def start(*arguments: str, **settings: str) -> ActiveJobs:
         process = subprocess.Popen(
             [*COMMAND, *arguments],
             env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
@@ -139,7 +139,7 @@ def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        started.append(Running(process))
+        started.append(ActiveJobs(process))
         return started[-1]
 
     yield start
@@ -189,7 +189,7 @@ def bootstrap(start_for_session: Start) -> str:
 
 
 @pytest.fixture(scope="session")
-def service(start_for_session: Start, bootstrap: str) -> Running:
+def service(start_for_session: Start, bootstrap: str) -> ActiveJobs:
     """A ``fivestage run`` on that broker, ready."""
     running = start_for_session("run", "--bootstrap", bootstrap, ADMIN__PORT="0", **GENEROUS)
     running.line_with('"ready"')

@@ -82,10 +82,10 @@ async def test_every_job_comes_back_once(place: Place) -> None:
     assert bus.threads == {threading.get_ident()}
     assert [answer_of(job) for job in jobs] == [b'"echo %d"' % number for number in range(300)]
     for job in jobs:
-        starts = [run.started_at or 0.0 for run in job.trail.runs]
+        starts = [run.started_at or 0.0 for run in job.history.runs]
         assert job.started_at <= starts[0]
         assert starts == sorted(starts)
-        assert all(0 <= run.duration_s <= run.granted_s <= PLAN.total_s for run in job.trail.runs)
+        assert all(0 <= run.duration_s <= run.granted_s <= PLAN.total_s for run in job.history.runs)
     assert bus.executor.failure is None
     assert bus.executor.unready is None
     assert place.observer.reasons == []
@@ -146,7 +146,7 @@ async def test_whatever_a_node_does_is_a_run(place: Place) -> None:
     assert found == calls
     for job in jobs.values():
         outcome = Outcome.ERROR if node_run(job).error_type else Outcome.SUCCESS
-        assert [run.outcome for run in job.trail.runs[:3]] == [Outcome.SUCCESS, Outcome.SUCCESS, outcome]
+        assert [run.outcome for run in job.history.runs[:3]] == [Outcome.SUCCESS, Outcome.SUCCESS, outcome]
     assert place.observer.reasons == []
 
 
@@ -160,7 +160,7 @@ async def test_a_trail_is_what_it_is_inline(
     inline = Place(contract_app, "inline", tmp_path, monkeypatch)
     async with place.running(PLAN) as bus, inline.running(PLAN) as reference:
         for text in texts:
-            found, expected = (await bus.ask(text)).trail, (await reference.ask(text)).trail
+            found, expected = (await bus.ask(text)).history, (await reference.ask(text)).history
             assert [without_times(run) for run in found.runs] == [without_times(run) for run in expected.runs]
             assert (found.answer_json, found.confidence) == (expected.answer_json, expected.confidence)
             assert [without_times(run) for run in found.superseded] == [
@@ -179,11 +179,11 @@ async def test_code_that_would_end_the_loop_does_not(place: Place) -> None:
     async with place.running(PLAN) as bus:
         neighbour = bus.submit("meets")
         await place.noted("meets")
-        culprits = [await bus.ask(f"ends-loop {how}") for how in hows]
+        blocking_jobs = [await bus.ask(f"ends-loop {how}") for how in hows]
         (place.folder / MEETING).touch()
         await bus.ended(neighbour)
         after = await bus.ask("echo after")
-    assert [node_run(job).error_type for job in culprits] == list(hows.values())
+    assert [node_run(job).error_type for job in blocking_jobs] == list(hows.values())
     assert (answer_of(neighbour), node_run(neighbour).attempt) == (b'"met"', 1)
     assert answer_of(after) == b'"echo after"'
     assert place.observer.reasons == []
@@ -196,7 +196,7 @@ async def test_a_node_that_is_late_and_another_that_answers(place: Place) -> Non
     async with place.running(plan) as bus:
         job = await bus.ask("late")
     now = time.monotonic()
-    got = conclude(job.trail, plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
+    got = conclude(job.history, plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
     assert (got.answer_json, got.runs[2].node, got.runs[2].attempt) == (b"2", "prompt", 2)
     assert [(run.node, run.outcome, run.attempt) for run in got.earlier] == [("late", Outcome.TIMEOUT, 1)]
     assert [(str(note.scope), note.node, note.attempt) for note in got.timeouts] == [("stage", "late", 1)]
@@ -213,7 +213,7 @@ async def test_a_job_that_ends_before_it_is_taken_runs_nothing(place: Place) -> 
         bus.give_up(ended)
         after = await bus.ask("echo after")
         await until(lambda: not bus.executor.abandoned(), "nothing runs on")
-    assert (bus.finished, ended.trail.runs, place.notes()) == ([after], [], [])
+    assert (bus.finished, ended.history.runs, place.notes()) == ([after], [], [])
 
 
 async def test_a_cancelled_job_cleans_up_and_does_not_come_back(place: Place) -> None:
@@ -227,7 +227,7 @@ async def test_a_cancelled_job_cleans_up_and_does_not_come_back(place: Place) ->
         after = await bus.ask("echo after")
         await until(lambda: not bus.executor.abandoned(), "nothing runs on")
     assert bus.finished == [after]
-    assert [run.outcome for run in job.trail.runs] == [Outcome.SUCCESS] * 2
+    assert [run.outcome for run in job.history.runs] == [Outcome.SUCCESS] * 2
     assert running_stage(job) is StageType.PROCESSING
 
 
@@ -264,23 +264,23 @@ async def test_a_loop_that_is_blocked(place: Place) -> None:
         with place.gate(GATE).closed() as gate:
             neighbours = [bus.submit("naps") for _ in range(3)]
             await place.noted("naps 1", 3)
-            culprit = bus.submit("blocks")
+            blocking_job = bus.submit("blocks")
             await place.noted("blocks")
             await bus.ended(*neighbours)
             after = await bus.ask("echo after")
-            assert culprit not in bus.finished
-            assert after.place is not culprit.place
-            assert (running_stage(culprit), culprit.culprit) == (StageType.PROCESSING, True)
+            assert blocking_job not in bus.finished
+            assert after.place is not blocking_job.place
+            assert (running_stage(blocking_job), blocking_job.is_blocking) == (StageType.PROCESSING, True)
             gate.open()
-            await bus.ended(culprit)
+            await bus.ended(blocking_job)
     assert [answer_of(job) for job in neighbours] == [b'"awake"'] * 3
     assert all(node_run(job).attempt >= 2 for job in neighbours)
     for job in neighbours:  # each attempt that was given up is on the trail
-        earlier = earlier_attempts(job.trail, job.trail.runs, time.monotonic())
+        earlier = earlier_attempts(job.history, job.history.runs, time.monotonic())
         assert [run.attempt for run in earlier] == [*range(1, node_run(job).attempt)]
         assert {run.outcome for run in earlier} == {Outcome.SKIPPED}
-    assert all([run.attempt for run in job.trail.runs[:2]] == [1, 1] for job in neighbours)
-    assert (answer_of(culprit), node_run(culprit).attempt) == (b'"came back"', 1)
+    assert all([run.attempt for run in job.history.runs[:2]] == [1, 1] for job in neighbours)
+    assert (answer_of(blocking_job), node_run(blocking_job).attempt) == (b'"came back"', 1)
     assert "blocks" in place.observer.stalled
     assert place.observer.reasons == []
 
@@ -291,16 +291,16 @@ async def test_a_job_that_ends_while_it_blocks_the_loop(place: Place) -> None:
     """It is counted until its code returns; what that answers is too late, and the loop is used again."""
     async with place.running(PLAN, stall_s=STALL_S) as bus:
         with place.gate(GATE).closed() as gate:
-            culprit = bus.submit("blocks")
+            blocking_job = bus.submit("blocks")
             await place.noted("blocks")
-            await bus.processing(culprit)
-            bus.give_up(culprit)
+            await bus.processing(blocking_job)
+            bus.give_up(blocking_job)
             await until(lambda: names_left(bus.executor) == ["blocks"], "it is counted")
             gate.open()
             await until(lambda: not bus.executor.abandoned(), "nothing runs on")
         after = await bus.ask("echo after")
     assert answer_of(after) == b'"echo after"'
-    assert [job for job in bus.finished if job is not culprit] == [after]
+    assert [job for job in bus.finished if job is not blocking_job] == [after]
     assert place.observer.reasons == []
 
 
@@ -317,7 +317,7 @@ async def test_jobs_cut_by_the_stop_clean_up_and_do_not_come_back(place: Place) 
         assert await stopped_after(bus, STOP_AT_MOST_S) < STOP_AT_MOST_S
         await asyncio.sleep(0)
     assert (bus.finished, place.notes("cleaned")) == ([leaving], ["cleaned up"])
-    assert [run.outcome for run in cut.trail.runs] == [Outcome.SUCCESS] * 2
+    assert [run.outcome for run in cut.history.runs] == [Outcome.SUCCESS] * 2
     assert not any(map(alive, pids))
 
 

@@ -29,9 +29,9 @@ from support.kinds import alive
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from fivestage.executors.process.connection import Link
+    from fivestage.executors.process.connection import WorkerLink
     from fivestage.executors.process.executor import ProcessExecutor
-    from fivestage.executors.process.spawner import Nursery
+    from fivestage.executors.process.spawner import Spawner
 
 pytestmark = pytest.mark.realtime
 
@@ -49,18 +49,18 @@ class Service:
         self.finished: list[Job] = []
 
     @property
-    def nursery(self) -> Nursery:
-        assert self.executor._nursery is not None
-        return self.executor._nursery
+    def spawner(self) -> Spawner:
+        assert self.executor._spawner is not None
+        return self.executor._spawner
 
     @property
     def server(self) -> int:
         return self.executor.pids()[0]
 
     @property
-    def links(self) -> list[Link]:
+    def links(self) -> list[WorkerLink]:
         """All that have a process, or are to have one."""
-        return [link for link in self.nursery._links if not link.gone]
+        return [link for link in self.spawner._links if not link.gone]
 
     @property
     def workers(self) -> list[int]:
@@ -85,7 +85,7 @@ class Service:
 
     def answers(self, jobs: list[Job]) -> list[int]:
         """The answers to those that have one: the numbers of the workers."""
-        return [int(job.trail.answer_json or b"0") for job in jobs if job in self.finished]
+        return [int(job.history.answer_json or b"0") for job in jobs if job in self.finished]
 
     async def kill_all_but_one(self) -> int:
         """Kill a worker; the number of the other one."""
@@ -110,7 +110,7 @@ class Service:
         await until(lambda: len(self.answers(jobs)) == 2)
         assert set(self.answers(jobs)) == set(self.workers)
         assert self.executor.failure is None
-        assert self.nursery.trouble is None
+        assert self.spawner.trouble is None
 
 
 @contextlib.asynccontextmanager
@@ -177,7 +177,7 @@ async def test_workers_outlive_their_fork_server(folder: Path) -> None:
     async with started() as service:
         old, workers = service.server, set(service.workers)
         os.kill(old, signal.SIGKILL)
-        await until(lambda: service.server != old and service.nursery._supply._serving)
+        await until(lambda: service.server != old and service.spawner._supply._serving)
         jobs = [service.submit() for _ in range(2)]
         await until(lambda: len(service.answers(jobs)) == 2)
         assert set(service.answers(jobs)) == workers == set(service.workers)
@@ -229,7 +229,7 @@ async def test_the_import_may_fail_the_second_time(folder: Path) -> None:
         with habit(folder, "broken"):
             old = service.server
             os.kill(old, signal.SIGKILL)
-            await until(lambda: "it is broken" in (service.nursery.trouble or ""))
+            await until(lambda: "it is broken" in (service.spawner.trouble or ""))
             healthy = await service.kill_all_but_one()
             jobs = await service.goes_on_with(healthy)
         await service.recovers(jobs, healthy)
@@ -242,8 +242,8 @@ async def test_there_is_a_failure_when_there_is_no_worker(folder: Path) -> None:
     await service.executor.start(service.finished.append)
     await until(lambda: all(link.greeted.is_set() for link in service.links))
     with habit(folder, "no-memory"):
-        spare = service.nursery.take()
-        await until(lambda: service.nursery.trouble is not None)
+        spare = service.spawner.take()
+        await until(lambda: service.spawner.trouble is not None)
         assert service.executor.failure is None
         spare.kill()
         os.kill(service.workers[0], signal.SIGKILL)
@@ -275,8 +275,8 @@ async def test_a_fork_that_fails(folder: Path) -> None:
             with habit(folder, "no-memory"):
                 healthy = await service.kill_all_but_one()
                 jobs = await service.goes_on_with(healthy)
-                await until(lambda: service.nursery._supply.trouble.count >= 4)
-                assert service.nursery.trouble == "a worker process cannot be forked: Cannot allocate memory"
+                await until(lambda: service.spawner._supply.trouble.count >= 4)
+                assert service.spawner.trouble == "a worker process cannot be forked: Cannot allocate memory"
             await service.recovers(jobs, healthy)
             assert service.server == server
     assert len([entry for entry in logs if entry["event"].startswith("no worker process can be made")]) == 1
@@ -293,8 +293,8 @@ async def test_the_fork_server_has_too_many_open_files(folder: Path, room: int) 
         with no_more_files(server, free[room]):  # the two of the killed workers will be free as well
             healthy = await service.kill_all_but_one()
             jobs = await service.goes_on_with(healthy)
-            await until(lambda: service.nursery._supply.trouble.count >= 3)
-            assert service.nursery.trouble == "a worker process cannot be forked: Too many open files"
+            await until(lambda: service.spawner._supply.trouble.count >= 3)
+            assert service.spawner.trouble == "a worker process cannot be forked: Too many open files"
         await service.recovers(jobs, healthy)
         assert service.server == server
         assert open_files(server) == used
@@ -308,8 +308,8 @@ async def test_the_bus_has_too_many_open_files(folder: Path) -> None:
         with no_more_files():
             healthy = await service.kill_all_but_one()
             jobs = await service.goes_on_with(healthy)
-            await until(lambda: service.nursery._supply.trouble.count >= 2)
-            assert service.nursery.trouble == "a request cannot be sent: Too many open files"
+            await until(lambda: service.spawner._supply.trouble.count >= 2)
+            assert service.spawner.trouble == "a request cannot be sent: Too many open files"
         await service.recovers(jobs, healthy)
 
 
@@ -317,10 +317,10 @@ async def test_the_handle_on_a_worker_does_not_arrive(folder: Path) -> None:
     """The worker that cannot be watched is killed, and another one takes its place."""
     del folder
     async with started() as service:
-        link = service.nursery.take()
+        link = service.spawner.take()
         with no_more_files():
-            await until(lambda: service.nursery.trouble is not None)
-        assert service.nursery.trouble == "a worker process cannot be watched: too many open files"
+            await until(lambda: service.spawner.trouble is not None)
+        assert service.spawner.trouble == "a worker process cannot be watched: too many open files"
         await until(lambda: len(service.links) == 3 and all(one.greeted.is_set() for one in service.links))
         await until(lambda: children(service.server) == {one.pid for one in service.links})
         link.kill()
@@ -330,12 +330,12 @@ async def test_a_link_that_is_killed_before_it_has_its_process(folder: Path) -> 
     """The process that was on its way ends too."""
     del folder
     async with started() as service:
-        service.nursery.take()
+        service.spawner.take()
         for link in service.links:
             if link.pid is None:
                 link.kill()
                 assert link.gone
-        link = service.nursery.take()
+        link = service.spawner.take()
         await until(link.greeted.is_set)
         await until(lambda: children(service.server) == {link.pid for link in service.links})
 
@@ -346,7 +346,7 @@ async def test_what_is_kept_for_a_process_is_limited(folder: Path) -> None:
     async with started() as service:
         os.kill(service.server, signal.SIGSTOP)
         await service.kill_all_but_one()
-        (waiting,) = service.nursery._supply._asked
+        (waiting,) = service.spawner._supply._asked
         while not waiting.gone:
             waiting.write(bytes(1 << 20))
         await service.all_ready()
@@ -360,7 +360,7 @@ async def test_a_fork_server_cannot_be_restarted(folder: Path) -> None:
         old, workers = service.server, set(service.workers)
         with no_more_files():
             os.kill(old, signal.SIGKILL)
-            await until(lambda: "cannot be started: Too many" in (service.nursery.trouble or ""))
+            await until(lambda: "cannot be started: Too many" in (service.spawner.trouble or ""))
             jobs = [service.submit() for _ in range(2)]
             await until(lambda: len(service.answers(jobs)) == 2)
         assert set(service.answers(jobs)) == workers
@@ -373,9 +373,9 @@ async def test_workers_that_end_before_they_are_ready(folder: Path) -> None:
     async with started() as service:
         with habit(folder, "stillborn"):
             healthy = await service.kill_all_but_one()
-            await until(lambda: service.nursery._supply.trouble.count >= 3)
-            assert service.nursery.trouble == "worker processes end before they are ready"
-        await until(lambda: service.nursery.trouble is None)
+            await until(lambda: service.spawner._supply.trouble.count >= 3)
+            assert service.spawner.trouble == "worker processes end before they are ready"
+        await until(lambda: service.spawner.trouble is None)
         await service.all_ready()
         assert healthy in service.workers
 
@@ -454,7 +454,7 @@ async def test_stopping_leaves_nothing(folder: Path) -> None:
     before, others = (open_files(), watched()), children(os.getpid())
     async with started() as service:
         os.kill(service.server, signal.SIGSTOP)
-        service.nursery.take()
+        service.spawner.take()
     assert (open_files(), watched()) == before
     assert children(os.getpid()) <= others
 

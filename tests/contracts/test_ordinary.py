@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from fivestage import Plan
-from fivestage.executors.worker_pool import Fleet
+from fivestage.executors.worker_pool import WorkerPool
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
@@ -64,16 +64,16 @@ def names_left(bus: Bus | MemoryBus) -> list[str]:
     return [left.name for left in bus.executor.abandoned()]
 
 
-def fleet_of(bus: Bus) -> Fleet:
+def pool_of(bus: Bus) -> WorkerPool:
     """The workers."""
-    assert isinstance(bus.executor, Fleet)
+    assert isinstance(bus.executor, WorkerPool)
     return bus.executor
 
 
 async def nothing_left(bus: Bus) -> None:
     """Wait until no code of ended queries runs on."""
     await until(lambda: not bus.executor.abandoned())
-    await until(lambda: not any(worker.roster.left for worker in fleet_of(bus).workers))
+    await until(lambda: not any(worker.registry.left for worker in pool_of(bus).workers))
 
 
 def rows_of(name: str) -> bytes:
@@ -190,7 +190,7 @@ async def stall(place: Place, bus: Bus, neighbour: Job) -> Job:
         await until(lambda: place.observer.stalled[before:])
         gate.open()
         await bus.ended(job)
-    await until(lambda: not fleet_of(bus)._set.stalled)
+    await until(lambda: not pool_of(bus)._set.stalled)
     return job
 
 
@@ -219,13 +219,13 @@ async def test_a_call_in_a_thread_goes_on_when_its_query_moves(place: Place, tmp
         with Gate(tmp_path, "enough").closed() as enough, place.slow.closed() as gate:
             job = bus.submit("pays enough")
             await place.noted("pays")
-            before, culprit = job.place, bus.submit("blocks")
+            before, blocking_job = job.place, bus.submit("blocks")
             await until(lambda: job.place is not before)
             enough.open()
             await bus.ended(job)
-            assert culprit not in bus.finished
+            assert blocking_job not in bus.finished
             gate.open()
-            await bus.ended(culprit)
+            await bus.ended(blocking_job)
     assert (answer_of(job), node_run(job).attempt) == (b'"paid"', 1)
     assert place.notes() == ["pays", "has paid"]
 

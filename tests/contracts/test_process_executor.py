@@ -16,7 +16,7 @@ import pytest
 
 from fivestage import ConfigurationError, InvalidAppError
 from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.core.routing_snapshot import Advice, NodeAdvice
+from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot
 from fivestage.executors.process.supply import Patience
 from fivestage.executors.process.worker import ProcessWorker
 from fivestage_schemas import Outcome, StageType
@@ -48,7 +48,7 @@ class ProcessBus(Bus):
         await all_ready(self.executor)
 
     @property
-    def zygote(self) -> int:
+    def fork_server(self) -> int:
         return self.executor.pids()[0]
 
     @property
@@ -105,13 +105,13 @@ async def test_code_that_keeps_the_interpreter_lock() -> None:
         neighbours = [bus.submit("naps") for _ in range(3)]
         for job in neighbours:
             await bus.processing(job)
-        pid, culprit = await bus.worker_pid(), bus.submit("holds")
+        pid, blocking_job = await bus.worker_pid(), bus.submit("holds")
         await bus.ended(*neighbours)
         assert all(node_run(job).attempt >= 2 for job in neighbours)
         assert (bus.observer.reasons, alive(pid)) == ([], True)
-        assert culprit not in bus.finished
-        assert running_stage(culprit) is StageType.PROCESSING
-        bus.give_up(culprit)
+        assert blocking_job not in bus.finished
+        assert running_stage(blocking_job) is StageType.PROCESSING
+        bus.give_up(blocking_job)
         await until(lambda: not alive(pid), "its process has ended")
         await until(lambda: not bus.executor.abandoned(), "nothing runs on")
         assert bus.observer.reasons == ["code of ended queries runs on"]
@@ -125,12 +125,12 @@ async def test_code_that_ends_its_process(bus: ProcessBus) -> None:
         neighbours = [bus.submit("naps") for _ in range(3)]
         for job in neighbours:
             await bus.processing(job)
-        culprit = await bus.ask(node)
+        blocking_job = await bus.ask(node)
         await bus.ended(*neighbours)
         assert [answer_of(job) for job in neighbours] == [b'"awake"'] * 3
-        run = node_run(culprit)
+        run = node_run(blocking_job)
         assert (run.outcome, run.error_type, run.node) == (Outcome.ERROR, "worker_died", node)
-        assert len(culprit.trail.runs) == 3
+        assert len(blocking_job.history.runs) == 3
         assert bus.observer.reasons == ["its process has ended"] * number
         assert answer_of(await bus.ask("echo again")) == b'"echo again"'
         await all_ready(bus.executor)
@@ -195,61 +195,61 @@ async def test_large_data(bus: ProcessBus) -> None:
     job = await bus.ask("large 50000000")
     run = node_run(job)
     assert (run.outcome, run.data_json, run.error_type) == (Outcome.SUCCESS, None, "result_too_large")
-    assert job.trail.answer_json is not None
-    assert len(job.trail.answer_json) > 1_000_000
-    assert len(job.trail.runs) == 5
+    assert job.history.answer_json is not None
+    assert len(job.history.answer_json) > 1_000_000
+    assert len(job.history.runs) == 5
 
 
-def half_open() -> Advice:
+def half_open() -> RoutingSnapshot:
     """A lane whose node ``echo`` may be tried once."""
-    advice = Advice.neutral(PLAN)
-    advice.nodes = {"echo": NodeAdvice(BreakerState.HALF_OPEN)}
-    advice.probes = {"echo": True}
-    return advice
+    routing = RoutingSnapshot.neutral(PLAN)
+    routing.nodes = {"echo": NodeRouting(BreakerState.HALF_OPEN)}
+    routing.probes = {"echo": True}
+    return routing
 
 
 async def test_one_probe_is_made_whatever_the_number_of_workers() -> None:
     """The permit goes to one worker, and there to one query."""
-    bus, advice = ProcessBus(workers=3), half_open()
+    bus, routing = ProcessBus(workers=3), half_open()
     async with started(bus):
-        jobs = [bus.submit("echo", advice) for _ in range(9)]
+        jobs = [bus.submit("echo", routing) for _ in range(9)]
         await bus.ended(*jobs)
     runs = [node_run(job) for job in jobs]
     assert sorted(run.probe for run in runs) == [False] * 8 + [True]
     assert sorted(run.error_type or "" for run in runs) == [""] + ["breaker_open"] * 8
-    assert advice.probes == {}
+    assert routing.probes == {}
 
 
 async def test_one_trial_is_made_whatever_the_number_of_workers() -> None:
     """The permit goes to one worker; what fails in the trial is answered by the other node."""
-    bus, advice = ProcessBus(workers=3), Advice.neutral(PLAN)
-    advice.nodes = {"fails": NodeAdvice(BreakerState.OPEN), "stands-in": NodeAdvice(p95_s=0.01)}
-    advice.trials = {"fails": True}
+    bus, routing = ProcessBus(workers=3), RoutingSnapshot.neutral(PLAN)
+    routing.nodes = {"fails": NodeRouting(BreakerState.OPEN), "stands-in": NodeRouting(p95_s=0.01)}
+    routing.trials = {"fails": True}
     async with started(bus):
-        jobs = [bus.submit("tries fails", advice) for _ in range(9)]
+        jobs = [bus.submit("tries fails", routing) for _ in range(9)]
         await bus.ended(*jobs)
     assert [node_run(job).node for job in jobs] == ["stands-in"] * 9
-    tried = [run for job in jobs for run in job.trail.superseded]
+    tried = [run for job in jobs for run in job.history.superseded]
     assert [(run.node, run.probe, run.error_type) for run in tried] == [("fails", True, "ValueError")]
-    assert advice.trials == {}
+    assert routing.trials == {}
 
 
 async def test_a_probe_that_was_not_made_is_given_back(bus: ProcessBus) -> None:
     """The query it went with called another node."""
-    advice = half_open()
-    job = bus.submit("pid", advice)
-    assert advice.probes == {}
+    routing = half_open()
+    job = bus.submit("pid", routing)
+    assert routing.probes == {}
     await bus.ended(job)
-    assert advice.probes == {"echo": True}
+    assert routing.probes == {"echo": True}
 
 
 async def test_new_advice_reaches_the_workers(bus: ProcessBus) -> None:
     """Before the next query of its lane."""
-    advice = Advice.neutral(PLAN)
-    first = bus.submit("echo", advice)
+    routing = RoutingSnapshot.neutral(PLAN)
+    first = bus.submit("echo", routing)
     await bus.ended(first)
-    advice.stuck = frozenset({"echo"})
-    second = bus.submit("echo", advice)
+    routing.stuck = frozenset({"echo"})
+    second = bus.submit("echo", routing)
     await bus.ended(second)
     assert (node_run(first).error_type, node_run(second).error_type) == (None, "node_stuck")
 
@@ -313,7 +313,7 @@ async def test_an_app_that_cannot_be_imported(
     bus = ProcessBus(app="broken_app:app", **limits)
     with pytest.raises(error, match=text):
         await bus.start()
-    assert not alive(bus.zygote)
+    assert not alive(bus.fork_server)
     assert bus.executor.failure is not None
 
 

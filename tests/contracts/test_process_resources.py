@@ -103,12 +103,12 @@ async def test_a_spare_has_opened_its_own(shop: Shop) -> None:
     async with shop.running(spares=1, stall_s=SOON_S) as bus:
         pids = await shop.opened(2)
         with Gate(shop.folder, "blocks").closed() as gate:
-            culprit = bus.submit("blocks")
+            blocking_job = bus.submit("blocks")
             await until(lambda: shop.observer.stalled)
             job = await bus.ask("uses")
             gate.open()
-            await bus.ended(culprit)
-        assert job.place is not culprit.place
+            await bus.ended(blocking_job)
+        assert job.place is not blocking_job.place
         assert pid_of(job) in pids
         assert shop.observer.reasons == []
     assert [shop.of(pid) for pid in pids] == [OPENED + CLOSED] * 2
@@ -129,13 +129,13 @@ async def test_a_replacement_opens_its_own(shop: Shop) -> None:
     async with shop.running(stall_s=SOON_S) as bus:
         [pid] = await shop.opened(1)
         with Gate(shop.folder, "slow").closed() as slow, Gate(shop.folder, "blocks").closed() as gate:
-            culprit = bus.submit("blocks")
+            blocking_job = bus.submit("blocks")
             await until(lambda: len(shop.notes("open client")) == 2)
             job = bus.submit("uses")
             slow.open()
             await bus.ended(job)
             gate.open()
-            await bus.ended(culprit)
+            await bus.ended(blocking_job)
     assert pid_of(job) != pid
 
 

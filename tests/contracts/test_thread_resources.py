@@ -134,7 +134,9 @@ async def test_a_resource_is_closed_after_the_last_query() -> None:
     async with shop.running() as bus:
         bus.put(orjson.dumps({"query_id": "cut", "user_input": "waits"}))
         await until(lambda: bus.dispatcher.running and bus.inner.running.jobs)
-        await until(lambda: [job.trail.running for job in bus.inner.running.jobs.values() if job.trail.runs])
+        await until(
+            lambda: [job.history.running for job in bus.inner.running.jobs.values() if job.history.runs]
+        )
         await bus.executor.stop(10.0)
     assert shop.log == ["open model", "open client", "last use: False", "close client", "close model"]
 

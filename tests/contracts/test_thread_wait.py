@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.core.adaptive.breaker import BreakerPolicy
-from fivestage.core.adaptive.node_state import NodePolicy
+from fivestage.core.adaptive.node_state import NodeState
 from fivestage.core.records import Output
 from fivestage.pipeline.thread_pool import MAX_REPLACED
 from fivestage.settings import Settings
@@ -225,7 +225,7 @@ async def test_queries_do_not_wait_to_call_a_node_that_fails(
                 bus.put(query(f"waits{number}", node))
             await parked(bus, 5)
             lane, now = bus.inner.policies.lane("prod"), asyncio.get_running_loop().time()
-            failing = lane.nodes[node] = NodePolicy(BreakerPolicy(first_open_s=60, open_s=60), lambda: 0.0)
+            failing = lane.nodes[node] = NodeState(BreakerPolicy(first_open_s=60, open_s=60), lambda: 0.0)
             for number in range(200):
                 failing.breaker.record(now - 2 + number / 100, failed=True)
             await finish(bus, 5)
@@ -295,7 +295,7 @@ async def test_a_drain_ends_in_its_time_and_loses_nothing(place: Place) -> None:
             put(bus, "works", 3)
             await parked(bus, 3)
             assert not await bus.dispatcher.drain(0.05)
-            assert (bus.ledger.in_flight(), bus.ledger.books[KEY].next_offset) == (4, 4)
+            assert (bus.ledger.in_flight(), bus.ledger.partitions[KEY].next_offset) == (4, 4)
             gate.open()
             assert await bus.dispatcher.drain(30.0)
     assert statuses(bus) == {"success": 4}

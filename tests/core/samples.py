@@ -8,13 +8,13 @@ from fivestage.core.codec.event_json import Envelope
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import PlainRecord
-from fivestage.core.stage_history import RunningStage, StageRun, Trail
+from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
 
 T = TypeVar("T")
 INTENT, DECISION, PROCESSING, VALIDATION, REFLECTION = StageType
@@ -72,17 +72,19 @@ def altered(made: T, **fields: Any) -> T:
     return made
 
 
-def trail_of(runs: Iterable[StageRun], running: RunningStage | None = None, answer: bytes = b"22") -> Trail:
+def history_of(
+    runs: Iterable[StageRun], running: RunningStage | None = None, answer: bytes = b"22"
+) -> StageHistory:
     """A trail on which *runs* ended and *running* has begun."""
-    trail = Trail()
+    history = StageHistory()
     for run in runs:
-        trail.start(RunningStage(run.spec, run.started_at or 0.0, run.granted_s, run.node, run.attempt))
+        history.start(RunningStage(run.spec, run.started_at or 0.0, run.granted_s, run.node, run.attempt))
         if run.spec.stage_type is PROCESSING and run.success:
-            trail.answer_json, trail.confidence = answer, 0.75
-        trail.finish(run)
+            history.answer_json, history.confidence = answer, 0.75
+        history.finish(run)
     if running is not None:
-        trail.start(running)
-    return trail
+        history.start(running)
+    return history
 
 
 def running_of(stage: StageType, *, at: float, granted_s: float, plan: Plan = PLAN) -> RunningStage:
@@ -104,8 +106,8 @@ def ended(outcomes: Sequence[Outcome], *, plan: Plan = PLAN, **fields: Any) -> l
 
 
 def concluded(
-    trail: Trail, *, plan: Plan = PLAN, after_s: float = 0.05, budget_s: float = 0.25
-) -> Conclusion:
+    history: StageHistory, *, plan: Plan = PLAN, after_s: float = 0.05, budget_s: float = 0.25
+) -> QueryOutcome:
     """What a query that began at STARTED_AT ends as *after_s* seconds later."""
     ends_at = STARTED_AT + budget_s
-    return conclude(trail, plan, started_at=STARTED_AT, ends_at=ends_at, now=STARTED_AT + after_s)
+    return conclude(history, plan, started_at=STARTED_AT, ends_at=ends_at, now=STARTED_AT + after_s)

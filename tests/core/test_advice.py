@@ -5,40 +5,40 @@ from __future__ import annotations
 import pytest
 
 from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.core.routing_snapshot import Advice, NodeAdvice, StageAdvice
+from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting
 
 from .samples import PLAN
 
 CLOSED, OPEN, HALF_OPEN = BreakerState
 
 
-def advice(**nodes: NodeAdvice) -> Advice:
+def routing(**nodes: NodeRouting) -> RoutingSnapshot:
     """Advice that knows these nodes."""
-    made = Advice.neutral(PLAN)
+    made = RoutingSnapshot.neutral(PLAN)
     made.nodes = nodes
     return made
 
 
 def test_at_first_nothing_is_known() -> None:
     """The limits of the plan, no needs, and every node may be called."""
-    made = Advice.neutral(PLAN)
-    assert made.stages == tuple(StageAdvice(spec.limit_s, 0.0, 0.0, 0.0) for spec in PLAN.stages)
-    assert made.node("anyone") == NodeAdvice(CLOSED, 1.0, None)
+    made = RoutingSnapshot.neutral(PLAN)
+    assert made.stages == tuple(StageRouting(spec.limit_s, 0.0, 0.0, 0.0) for spec in PLAN.stages)
+    assert made.node("anyone") == NodeRouting(CLOSED, 1.0, None)
     assert made.rank(["b", "a"]) == ["b", "a"]
-    assert repr(made) == "<Advice limits=[50, 100, 120, 40, 30] ms nodes={} stuck=[]>"
+    assert repr(made) == "<RoutingSnapshot limits=[50, 100, 120, 40, 30] ms nodes={} stuck=[]>"
 
 
 @pytest.mark.parametrize(("state", "probe", "lets"), [(CLOSED, 0, 1), (OPEN, 0, 0), (HALF_OPEN, 0, 0)])
 def test_who_may_be_called(state: BreakerState, *, probe: bool, lets: bool) -> None:
     """A closed breaker lets all pass, an open one none, a half-open one none without a permit."""
-    made = advice(a=NodeAdvice(state))
+    made = routing(a=NodeRouting(state))
     assert made.lets("a") is bool(lets)
     assert made.take_probe("a") is bool(probe)
 
 
 def test_a_permit_is_for_one() -> None:
     """Who takes the permit of a half-open node may call it; the next may not."""
-    made = advice(a=NodeAdvice(HALF_OPEN))
+    made = routing(a=NodeRouting(HALF_OPEN))
     made.probes["a"] = True
     assert made.lets("a")
     assert (made.take_probe("a"), made.take_probe("a")) == (True, False)
@@ -47,14 +47,14 @@ def test_a_permit_is_for_one() -> None:
 
 def test_a_permit_of_before_is_none_for_an_open_breaker() -> None:
     """A permit that was left over does not get through a breaker that has opened anew."""
-    made = advice(a=NodeAdvice(OPEN))
+    made = routing(a=NodeRouting(OPEN))
     made.probes["a"] = True
     assert not made.lets("a")
 
 
 def test_stuck_nodes_are_not_called() -> None:
     """However healthy, and also with a permit."""
-    made = advice(a=NodeAdvice(CLOSED), b=NodeAdvice(HALF_OPEN))
+    made = routing(a=NodeRouting(CLOSED), b=NodeRouting(HALF_OPEN))
     made.probes["b"] = True
     made.stuck = frozenset({"a", "b"})
     assert (made.rank("ab"), made.lets("a"), made.lets("b")) == ([], False, False)
@@ -62,19 +62,19 @@ def test_stuck_nodes_are_not_called() -> None:
 
 def test_the_best_first() -> None:
     """By health to a tenth; among equals the order given; those that may not be called are left out."""
-    made = advice(
-        poor=NodeAdvice(score=0.2),
-        fair=NodeAdvice(score=0.96),
-        open=NodeAdvice(OPEN, 1.0),
-        good=NodeAdvice(score=1.0),
-        half=NodeAdvice(HALF_OPEN, 1.0),
+    made = routing(
+        poor=NodeRouting(score=0.2),
+        fair=NodeRouting(score=0.96),
+        open=NodeRouting(OPEN, 1.0),
+        good=NodeRouting(score=1.0),
+        half=NodeRouting(HALF_OPEN, 1.0),
     )
     assert made.rank(["poor", "fair", "open", "new", "good", "half"]) == ["fair", "new", "good", "poor"]
 
 
 def test_a_probe_that_is_due_goes_first() -> None:
     """A half-open node is found well only by being tried, however badly it did."""
-    made = advice(bad=NodeAdvice(HALF_OPEN, 0.1), good=NodeAdvice(score=1.0))
+    made = routing(bad=NodeRouting(HALF_OPEN, 0.1), good=NodeRouting(score=1.0))
     made.probes["bad"] = True
     assert made.rank(["good", "bad"]) == ["bad", "good"]
     made.take_probe("bad")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fivestage.core.deadline import Budget, grant, stage_grant
 from fivestage.core.plan import Plan
-from fivestage.core.routing_snapshot import StageAdvice
+from fivestage.core.routing_snapshot import StageRouting
 from fivestage_schemas import StageType
 
 NOW, WALL = 500.0, 1_750_000_000.0
@@ -81,11 +81,11 @@ def test_expired_means_nothing_left(granted_s: float, *, expired: bool) -> None:
 def test_waiting_costs_only_who_has_a_deadline(waited_s: float) -> None:
     """A query that begins later has its whole time from then on, but not beyond the time of its use."""
     free, due = granted(budget_ms=100), granted(budget_ms=100, deadline=at(0.2))
-    begun = NOW + waited_s
-    assert free.begun(begun)[:2] == (begun + 0.1, 0.1)
-    assert due.begun(begun).granted_s == pytest.approx(min(0.1, 0.2 - waited_s), abs=1e-5)
-    assert due.begun(begun).ends_at == pytest.approx(min(begun + 0.1, NOW + 0.2), abs=1e-5)
-    assert due.begun(begun).of_use_ms == due.of_use_ms
+    started = NOW + waited_s
+    assert free.started(started)[:2] == (started + 0.1, 0.1)
+    assert due.started(started).granted_s == pytest.approx(min(0.1, 0.2 - waited_s), abs=1e-5)
+    assert due.started(started).ends_at == pytest.approx(min(started + 0.1, NOW + 0.2), abs=1e-5)
+    assert due.started(started).of_use_ms == due.of_use_ms
 
 
 @given(now=st.floats(0, 1e6), wall_now=st.floats(1.6e9, 1.9e9), left_s=st.floats(-1e-6, 0.0))
@@ -93,7 +93,7 @@ def test_what_is_expired_stays_expired(now: float, wall_now: float, left_s: floa
     """Who had no time left when it was read has none when it is begun, whatever the clocks' last digits."""
     deadline = datetime.fromtimestamp(wall_now + left_s, UTC)
     budget = grant(now=now, wall_now=wall_now, total_s=0.25, deadline=deadline)
-    assert budget.begun(now).expired or not budget.expired
+    assert budget.started(now).expired or not budget.expired
 
 
 moments = st.none() | st.floats(-1e6, 1e6).map(at)
@@ -158,9 +158,9 @@ INTENT = Plan.of().stages[0]
 VALIDATION = Plan.of().stages[3]
 
 
-def advised(**known: float) -> StageAdvice:
+def advised(**known: float) -> StageRouting:
     """What is known of a stage whose limit is 50 ms."""
-    return StageAdvice(**{"limit_s": 0.05, **known})
+    return StageRouting(**{"limit_s": 0.05, **known})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fivestage.core.codec.encode import Encoder, output_key
 from fivestage.core.codec.event_json import EventJson
 from fivestage.core.deadline import Budget
 from fivestage.core.records import NOT_FROM_KAFKA, Output, OutputRecord, PlainRecord
-from fivestage.core.rejection_cause import EXPIRED, STALLED_TWICE, WOULD_EXPIRE, Cause
+from fivestage.core.rejection_cause import EXPIRED, STALLED_TWICE, WOULD_EXPIRE, RejectionCause
 from fivestage_schemas import (
     Attempt,
     AttemptKind,
@@ -45,12 +45,12 @@ from .samples import (
     concluded,
     ended,
     envelope,
+    history_of,
     record,
     run_of,
     running_of,
-    trail_of,
 )
-from .test_outcome import trails
+from .test_outcome import histories
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,14 +58,14 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from fivestage.core.codec.event_json import Envelope
-    from fivestage.core.outcome import Conclusion, TimeoutNote
+    from fivestage.core.outcome import QueryOutcome, TimeoutNote
     from fivestage.core.plan import Plan
-    from fivestage.core.stage_history import StageRun, Trail
+    from fivestage.core.stage_history import StageHistory, StageRun
 
 ENCODER = Encoder(source="/fivestage/group", max_record_bytes=1_000_000, max_dead_letter_bytes=1_000_000)
 
 
-def records_of(encoder: Encoder, env: Envelope, end: Conclusion) -> list[OutputRecord]:
+def records_of(encoder: Encoder, env: Envelope, end: QueryOutcome) -> list[OutputRecord]:
     """The records of a query that was started."""
     return encoder.concluded(env, end)[0]
 
@@ -142,7 +142,7 @@ def source_model(env: Envelope) -> Source:
     return Source(topic=env.record.topic, partition=env.record.partition, offset=env.record.offset)
 
 
-def result_model(env: Envelope, end: Conclusion) -> PipelineResult:
+def result_model(env: Envelope, end: QueryOutcome) -> PipelineResult:
     """The PipelineResult of a query that was started."""
     counts = {outcome: sum(run.outcome is outcome for run in end.runs) for outcome in Outcome}
     return PipelineResult(
@@ -178,7 +178,7 @@ def result_model(env: Envelope, end: Conclusion) -> PipelineResult:
     )
 
 
-def timeout_model(env: Envelope, end: Conclusion, note: TimeoutNote) -> TimeoutEvent:
+def timeout_model(env: Envelope, end: QueryOutcome, note: TimeoutNote) -> TimeoutEvent:
     """The TimeoutEvent of a note."""
     return TimeoutEvent(
         query_id=env.query_id,
@@ -214,7 +214,7 @@ def assert_same(value: bytes | None, expected: BaseModel) -> None:
         assert set(raw["metrics"]) == set(PipelineMetrics.model_fields)
 
 
-def models_of(env: Envelope, end: Conclusion) -> list[BaseModel]:
+def models_of(env: Envelope, end: QueryOutcome) -> list[BaseModel]:
     """All events of a query that was started, in the order of the records."""
     return [
         *[stage_model(env, run, end.earlier) for run in end.runs],
@@ -230,37 +230,37 @@ def headers_of(item: OutputRecord) -> dict[str, str]:
     return found
 
 
-def tried_thrice() -> Trail:
+def tried_thrice() -> StageHistory:
     """Processing: one node was not in time, the next one was given up when the query was moved."""
-    trail = trail_of(ended([SUCCESS] * 2))
+    history = history_of(ended([SUCCESS] * 2))
     late = run_of(PROCESSING, TIMEOUT, at=STARTED_AT + 0.02, took_s=0.05, granted_s=0.05, node="first")
-    trail.fail_over(altered(late, waited_s=0.004))
+    history.fail_over(altered(late, waited_s=0.004))
     second = running_of(PROCESSING, at=STARTED_AT + 0.07, granted_s=0.04)
-    trail.start(altered(second, node="second", attempt=2))
-    trail = trail.continued()
-    trail.answer_json, trail.confidence = b"22", 0.75
-    trail.finish(run_of(PROCESSING, at=STARTED_AT + 0.08, node="second", attempt=3))
+    history.start(altered(second, node="second", attempt=2))
+    history = history.continued()
+    history.answer_json, history.confidence = b"22", 0.75
+    history.finish(run_of(PROCESSING, at=STARTED_AT + 0.08, node="second", attempt=3))
     for stage in (VALIDATION, REFLECTION):
-        trail.finish(run_of(stage, at=STARTED_AT + 0.09))
-    return trail
+        history.finish(run_of(stage, at=STARTED_AT + 0.09))
+    return history
 
 
-ENDS: dict[str, Conclusion] = {
-    "success": concluded(trail_of(ended([SUCCESS] * 5))),
-    "degraded": concluded(trail_of(ended([SUCCESS, SUCCESS, SUCCESS, ERROR, SUCCESS]))),
-    "error": concluded(trail_of(ended([SUCCESS, ERROR]))),
-    "stage timeout": concluded(trail_of(ended([SUCCESS, SUCCESS, TIMEOUT])), after_s=0.15),
+ENDS: dict[str, QueryOutcome] = {
+    "success": concluded(history_of(ended([SUCCESS] * 5))),
+    "degraded": concluded(history_of(ended([SUCCESS, SUCCESS, SUCCESS, ERROR, SUCCESS]))),
+    "error": concluded(history_of(ended([SUCCESS, ERROR]))),
+    "stage timeout": concluded(history_of(ended([SUCCESS, SUCCESS, TIMEOUT])), after_s=0.15),
     "total timeout": concluded(
-        trail_of(ended([SUCCESS] * 2), running_of(PROCESSING, at=STARTED_AT + 0.2, granted_s=0.05)),
+        history_of(ended([SUCCESS] * 2), running_of(PROCESSING, at=STARTED_AT + 0.2, granted_s=0.05)),
         after_s=0.25,
     ),
-    "nothing started": concluded(trail_of([]), after_s=0.25),
+    "nothing started": concluded(history_of([]), after_s=0.25),
     "answered by a third node": concluded(tried_thrice()),
 }
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_events_are_what_the_models_say(end: Conclusion) -> None:
+def test_events_are_what_the_models_say(end: QueryOutcome) -> None:
     """Every field of every event of every kind of end."""
     env = envelope(queue_s=0.0123)
     records = records_of(ENCODER, env, end)
@@ -283,13 +283,15 @@ json_values = st.recursive(
 )
 
 
-@given(made=trails(), answer=json_values, data=json_values, error=text, node=text, queue_s=st.floats(-1, 1e6))
+@given(
+    made=histories(), answer=json_values, data=json_values, error=text, node=text, queue_s=st.floats(-1, 1e6)
+)
 def test_events_of_arbitrary_trails(
-    made: tuple[Trail, Plan], answer: Any, data: Any, error: str, node: str, queue_s: float
+    made: tuple[StageHistory, Plan], answer: Any, data: Any, error: str, node: str, queue_s: float
 ) -> None:
     """Whatever the stages did and said, all events are what the models say."""
-    trail, plan = made
-    trail.runs = [
+    history, plan = made
+    history.runs = [
         altered(
             run,
             data_json=orjson.dumps(data) if run.success else None,
@@ -298,10 +300,10 @@ def test_events_of_arbitrary_trails(
             node=node,
             attempt=3,
         )
-        for run in trail.runs
+        for run in history.runs
     ]
-    trail.answer_json = orjson.dumps(answer)
-    end, env = concluded(trail, plan=plan), envelope(queue_s=queue_s)
+    history.answer_json = orjson.dumps(answer)
+    end, env = concluded(history, plan=plan), envelope(queue_s=queue_s)
     for item, model in zip(records_of(ENCODER, env, end), models_of(env, end), strict=True):
         assert_same(item.value, model)
 
@@ -351,30 +353,32 @@ def test_stage_timeouts_have_ids_of_their_own() -> None:
     """Two late stages and the pipeline are three events with three ids."""
     runs = ended([SUCCESS, SUCCESS, SUCCESS, TIMEOUT])
     running = running_of(REFLECTION, at=STARTED_AT + 0.23, granted_s=0.02)
-    end = concluded(trail_of(runs, running), after_s=0.25)
+    end = concluded(history_of(runs, running), after_s=0.25)
     ids = [headers_of(item)["ce_id"] for item in records_of(ENCODER, envelope(), end)[6:]]
     assert ids == ["queries/3/42/timeout/3", "queries/3/42/timeout"]
 
 
 def test_each_attempt_that_was_late_has_an_id_of_its_own() -> None:
     """Without a number the first, as ever; those after it with theirs."""
-    trail = trail_of(ended([SUCCESS] * 2))
+    history = history_of(ended([SUCCESS] * 2))
     for attempt in (1, 2, 3):
         at = STARTED_AT + attempt * 0.02
         late = run_of(PROCESSING, TIMEOUT, at=at, took_s=0.02, granted_s=0.02, attempt=attempt)
-        trail.fail_over(altered(late, node=f"node-{attempt}"))
-    records = records_of(ENCODER, envelope(), concluded(trail, after_s=0.1))[6:]
+        history.fail_over(altered(late, node=f"node-{attempt}"))
+    records = records_of(ENCODER, envelope(), concluded(history, after_s=0.1))[6:]
     ids = [headers_of(item)["ce_id"] for item in records]
     assert ids == [f"queries/3/42/timeout/{end}" for end in ("2", "2/2", "2/3")]
     said = [TimeoutEvent.model_validate_json(item.value or b"") for item in records]
     assert [one.node for one in said] == ["node-1", "node-2", "node-3"]
 
 
-@given(made=trails(), offset=st.integers(0, 2**63 - 1))
-def test_ids_are_unique_and_depend_on_the_coordinates_only(made: tuple[Trail, Plan], offset: int) -> None:
+@given(made=histories(), offset=st.integers(0, 2**63 - 1))
+def test_ids_are_unique_and_depend_on_the_coordinates_only(
+    made: tuple[StageHistory, Plan], offset: int
+) -> None:
     """A record read again gives the same ids, whatever else differs: that lets readers drop doubles."""
-    trail, plan = made
-    end = concluded(trail, plan=plan)
+    history, plan = made
+    end = concluded(history, plan=plan)
     source = record(offset=offset)
     first = [headers_of(item)["ce_id"] for item in records_of(ENCODER, envelope(source), end)]
     later = envelope(source, query_id="other", lane="x", started_wall=STARTED_WALL + 99, correlation_id="y")
@@ -385,7 +389,7 @@ def test_ids_are_unique_and_depend_on_the_coordinates_only(made: tuple[Trail, Pl
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_what_the_cloudevents_library_reads(end: Conclusion) -> None:
+def test_what_the_cloudevents_library_reads(end: QueryOutcome) -> None:
     """Interoperability outwards: a foreign, independent implementation reads every event."""
     for item in records_of(ENCODER, envelope(), end):
         message = cloudevents.KafkaMessage(dict(item.headers), item.key, item.value or b"")
@@ -425,7 +429,7 @@ def test_keys(key: bytes | None, expected: bytes) -> None:
 
 @pytest.mark.parametrize("of_use_ms", [2000.0, None])
 @pytest.mark.parametrize("cause", [EXPIRED, WOULD_EXPIRE, STALLED_TWICE])
-def test_expired(cause: Cause, of_use_ms: float | None) -> None:
+def test_expired(cause: RejectionCause, of_use_ms: float | None) -> None:
     """One result and one timeout event of the queue, with the cause, and the time the answer was of use."""
     env = envelope(queue_s=2.5)
     result, timeout = ENCODER.expired(env, Budget(0.0, -0.5, 0.25, of_use_ms), cause)
@@ -524,12 +528,12 @@ def test_dead_letters_too_large_for_their_topic(source: PlainRecord) -> None:
 # Too large for the topics
 
 
-def large(*, data: int, answer: int) -> Conclusion:
+def large(*, data: int, answer: int) -> QueryOutcome:
     """A success with that many bytes of data in validation and in the answer."""
     runs = ended([SUCCESS] * 5)
     runs[3] = run_of(VALIDATION, data_json=b'"' + b"d" * data + b'"')
     runs[2] = run_of(PROCESSING, data_json=b'"' + b"a" * answer + b'"', node="math")
-    return concluded(trail_of(runs, answer=b'"' + b"a" * answer + b'"'))
+    return concluded(history_of(runs, answer=b'"' + b"a" * answer + b'"'))
 
 
 MAX = 30_000

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fivestage.core.admission.lanes import LaneShares, WaitingRoom
+from fivestage.core.admission.lanes import LaneQueues, LaneShares
 
 NINE_TO_ONE = LaneShares({"interactive": 0.9, "bulk": 0.1})
 
 
-def room_of(shares: LaneShares, *lanes: str) -> WaitingRoom[str]:
+def room_of(shares: LaneShares, *lanes: str) -> LaneQueues[str]:
     """A room in which one of each of these lanes waits, in this order, named after lane and place."""
-    room: WaitingRoom[str] = WaitingRoom(shares)
+    room: LaneQueues[str] = LaneQueues(shares)
     for place, lane in enumerate(lanes):
         room.put(lane, f"{lane}{place}")
     return room
@@ -28,7 +28,7 @@ class Slots:
     """A number of slots that are never free while something waits."""
 
     def __init__(self, shares: LaneShares, size: int) -> None:
-        self.room: WaitingRoom[int] = WaitingRoom(shares)
+        self.room: LaneQueues[int] = LaneQueues(shares)
         self.running: Counter[str] = Counter()
         self.size = size
 
@@ -87,7 +87,7 @@ def test_an_empty_room_has_nobody() -> None:
     room = room_of(NINE_TO_ONE, "bulk")
     room.take({})
     assert room.take({}) is None
-    assert WaitingRoom[str](NINE_TO_ONE).take({"bulk": 1}) is None
+    assert LaneQueues[str](NINE_TO_ONE).take({"bulk": 1}) is None
     assert (len(room), room.lanes(), bool(room)) == (0, (), False)
 
 
@@ -196,7 +196,7 @@ def test_remove_if_takes_out_in_order() -> None:
 
 def test_one_is_taken_out() -> None:
     """Wherever it stands in its line; an emptied lane is gone, and what does not wait is an error."""
-    room: WaitingRoom[str] = WaitingRoom(LaneShares({}))
+    room: LaneQueues[str] = LaneQueues(LaneShares({}))
     items = [f"{lane}{place}" for place, lane in enumerate("aaab")]
     for item in items:
         room.put(item[0], item)
@@ -224,8 +224,8 @@ def test_a_predicate_that_raises_changes_nothing() -> None:
 
 def test_repr() -> None:
     """It shows who waits."""
-    assert repr(room_of(NINE_TO_ONE, "a", "b", "a")) == "<WaitingRoom a=2, b=1>"
-    assert repr(room_of(NINE_TO_ONE)) == "<WaitingRoom empty>"
+    assert repr(room_of(NINE_TO_ONE, "a", "b", "a")) == "<LaneQueues a=2, b=1>"
+    assert repr(room_of(NINE_TO_ONE)) == "<LaneQueues empty>"
 
 
 class RoomMachine(RuleBasedStateMachine):
@@ -235,7 +235,7 @@ class RoomMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.room: WaitingRoom[int] = WaitingRoom(NINE_TO_ONE)
+        self.room: LaneQueues[int] = LaneQueues(NINE_TO_ONE)
         self.items: list[tuple[str, int]] = []
         self.since: dict[str, int] = {}
         self.clock = 0

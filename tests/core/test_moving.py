@@ -7,7 +7,7 @@ import pytest
 from fivestage import Plan, Query
 from fivestage.core.blocked_queries import GUESS, MOVES, SLACK_S, is_overdue, is_worth_moving
 from fivestage.core.job import Job
-from fivestage.core.routing_snapshot import StageAdvice
+from fivestage.core.routing_snapshot import StageRouting
 from fivestage.core.stage_history import RunningStage, StageRun
 from fivestage_schemas import Outcome
 
@@ -18,9 +18,9 @@ PROCESSING = 2
 def processing(*, began_at: float = 0.0, needs_s: float = 0.0) -> Job:
     """A query of 250 ms, from time 0 on, whose node is running; and what processing usually takes."""
     job = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=0.25)
-    job.advice.stages = tuple(StageAdvice(spec.limit_s, needs_s) for spec in PLAN.stages)
-    job.trail.runs = [StageRun(spec, Outcome.SUCCESS) for spec in PLAN.stages[:PROCESSING]]
-    job.trail.start(RunningStage(PLAN.stages[PROCESSING], began_at, 0.12))
+    job.routing.stages = tuple(StageRouting(spec.limit_s, needs_s) for spec in PLAN.stages)
+    job.history.runs = [StageRun(spec, Outcome.SUCCESS) for spec in PLAN.stages[:PROCESSING]]
+    job.history.start(RunningStage(PLAN.stages[PROCESSING], began_at, 0.12))
     return job
 
 
@@ -50,8 +50,8 @@ def test_an_unknown_stage_is_taken_to_need_half_of_its_limit() -> None:
 def test_critical_stages_ahead_count() -> None:
     """A query in its first stage must leave time for decision and processing as well."""
     job = processing(needs_s=0.05)
-    job.trail.runs.clear()
-    job.trail.start(RunningStage(PLAN.stages[0], 0.0, 0.05))
+    job.history.runs.clear()
+    job.history.start(RunningStage(PLAN.stages[0], 0.0, 0.05))
     latest = 0.25 - SLACK_S - 3 * 0.05
     assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0, noticed_after_s=0.0)
     assert is_worth_moving(job, latest + 0.001, stalled_since=0.0, noticed_after_s=0.0)
@@ -67,15 +67,15 @@ def test_a_stall_is_waited_for_as_long_as_what_a_move_would_lose() -> None:
 def test_a_call_in_a_thread_loses_nothing() -> None:
     """It goes on while its loop does not turn: the move need not wait."""
     job = processing(needs_s=0.15)
-    assert job.trail.running is not None
-    job.trail.running.call = object()
+    assert job.history.running is not None
+    job.history.running.call = object()
     assert is_worth_moving(job, 0.13, stalled_since=0.1, noticed_after_s=0.0)
 
 
 def test_the_time_of_a_query_that_waits_for_a_thread_stands_still() -> None:
     """Until its loop stalls: then nothing there says that a thread has taken its call."""
     job = processing(needs_s=0.05)
-    job.trail.running, job.waits_since = None, 0.1
+    job.history.running, job.waits_since = None, 0.1
     assert not is_worth_moving(job, 5.0, stalled_since=5.0, noticed_after_s=0.0)
     assert not is_worth_moving(job, 5.089, stalled_since=5.0, noticed_after_s=0.0)
     assert is_worth_moving(job, 5.091, stalled_since=5.0, noticed_after_s=0.0)
@@ -84,8 +84,8 @@ def test_the_time_of_a_query_that_waits_for_a_thread_stands_still() -> None:
 def test_a_query_whose_stages_have_ended_stays() -> None:
     """There is nothing to do elsewhere."""
     job = processing()
-    job.trail.runs = [StageRun(spec, Outcome.SUCCESS) for spec in PLAN.stages]
-    job.trail.running = None
+    job.history.runs = [StageRun(spec, Outcome.SUCCESS) for spec in PLAN.stages]
+    job.history.running = None
     assert not is_worth_moving(job, 0.24, stalled_since=0.0, noticed_after_s=0.0)
 
 
@@ -93,8 +93,8 @@ def test_a_query_whose_stages_have_ended_stays() -> None:
 def test_overdue(now: float, *, overdue: bool) -> None:
     """A stage has some grace after its limit; at the query's deadline that takes over."""
     job = processing()
-    assert job.trail.running is not None
-    assert is_overdue(job, job.trail.running, now, grace_s=0.02) is overdue
+    assert job.history.running is not None
+    assert is_overdue(job, job.history.running, now, grace_s=0.02) is overdue
 
 
 @pytest.mark.parametrize(
@@ -107,5 +107,5 @@ def test_a_stage_gets_back_the_time_that_its_loop_did_not_turn(
     """What it lost beyond its limit is added; while it is held, it is not overdue at all."""
     job = processing()
     job.held_at = held_at
-    assert job.trail.running is not None
-    assert is_overdue(job, job.trail.running, now, grace_s=0.02) is overdue
+    assert job.history.running is not None
+    assert is_overdue(job, job.history.running, now, grace_s=0.02) is overdue

@@ -27,16 +27,16 @@ from .samples import (
     altered,
     concluded,
     ended,
+    history_of,
     run_of,
     running_of,
-    trail_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.core.outcome import Conclusion
-    from fivestage.core.stage_history import RunningStage, StageRun, Trail
+    from fivestage.core.outcome import QueryOutcome
+    from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 
 STAGE, PIPELINE = (
     (TimeoutScope.STAGE, TimeoutReason.STAGE_TIMEOUT),
@@ -53,7 +53,7 @@ class Row(NamedTuple):
     """One line of the table: what happened, and what it must end as."""
 
     what: str
-    trail: Callable[[], Trail]
+    history: Callable[[], StageHistory]
     status: PipelineStatus
     outcomes: list[Outcome]
     timeouts: list[tuple[TimeoutScope, TimeoutReason, StageType | None]]
@@ -64,16 +64,16 @@ class Row(NamedTuple):
     plan: Plan = PLAN
 
 
-def cut(stage: StageType, *, after: list[Outcome], at_s: float, granted_s: float) -> Trail:
+def cut(stage: StageType, *, after: list[Outcome], at_s: float, granted_s: float) -> StageHistory:
     """A trail on which a stage is still running."""
-    return trail_of(ended(after), running_of(stage, at=STARTED_AT + at_s, granted_s=granted_s))
+    return history_of(ended(after), running_of(stage, at=STARTED_AT + at_s, granted_s=granted_s))
 
 
-def late_reflection() -> Trail:
+def late_reflection() -> StageHistory:
     """Reflection was granted what was left of the total and used it up."""
     runs = ended([SUCCESS] * 4)
     at = STARTED_AT + END - 0.02
-    return trail_of([*runs, run_of(REFLECTION, TIMEOUT, at=at, granted_s=0.02, took_s=0.02)])
+    return history_of([*runs, run_of(REFLECTION, TIMEOUT, at=at, granted_s=0.02, took_s=0.02)])
 
 
 ALL_CRITICAL = Plan.of(critical=StageType)
@@ -81,10 +81,10 @@ NONE_CRITICAL = Plan.of(critical=())
 S, E, T, X = SUCCESS, ERROR, TIMEOUT, SKIPPED
 OK, FAILED, LATE = PipelineStatus.SUCCESS, PipelineStatus.ERROR, PipelineStatus.TIMEOUT
 TABLE = [
-    Row("all in time", lambda: trail_of(ended([S] * 5)), OK, [S] * 5, []),
+    Row("all in time", lambda: history_of(ended([S] * 5)), OK, [S] * 5, []),
     Row(
         "a non-critical stage failed",
-        lambda: trail_of(ended([S, S, S, E, S])),
+        lambda: history_of(ended([S, S, S, E, S])),
         OK,
         [S, S, S, E, S],
         [],
@@ -92,7 +92,7 @@ TABLE = [
     ),
     Row(
         "a non-critical stage timed out",
-        lambda: trail_of(ended([S, S, S, T, S])),
+        lambda: history_of(ended([S, S, S, T, S])),
         OK,
         [S, S, S, T, S],
         [(*STAGE, VALIDATION)],
@@ -100,7 +100,7 @@ TABLE = [
     ),
     Row(
         "both non-critical stages timed out",
-        lambda: trail_of(ended([S, S, S, T, T])),
+        lambda: history_of(ended([S, S, S, T, T])),
         OK,
         [S, S, S, T, T],
         [(*STAGE, VALIDATION), (*STAGE, REFLECTION)],
@@ -108,7 +108,7 @@ TABLE = [
     ),
     Row(
         "a non-critical stage had no time left",
-        lambda: trail_of(ended([S, S, S, S, X])),
+        lambda: history_of(ended([S, S, S, S, X])),
         OK,
         [S, S, S, S, X],
         [],
@@ -118,7 +118,7 @@ TABLE = [
     *[
         Row(
             f"critical {stage} timed out",
-            lambda n=place: trail_of(ended([*[S] * n, T])),  # type: ignore[misc]
+            lambda n=place: history_of(ended([*[S] * n, T])),  # type: ignore[misc]
             LATE,
             [*[S] * place, T, *[X] * (4 - place)],
             [(*STAGE, stage)],
@@ -131,7 +131,7 @@ TABLE = [
     *[
         Row(
             f"critical {stage} raised",
-            lambda n=place: trail_of(ended([*[S] * n, E])),  # type: ignore[misc]
+            lambda n=place: history_of(ended([*[S] * n, E])),  # type: ignore[misc]
             FAILED,
             [*[S] * place, E, *[X] * (4 - place)],
             [],
@@ -173,7 +173,7 @@ TABLE = [
     ),
     Row(
         "the total ran out before a critical stage could begin",
-        lambda: trail_of(ended([S, S, X])),
+        lambda: history_of(ended([S, S, X])),
         LATE,
         [S, S, X, X, X],
         [(*PIPELINE, None)],
@@ -183,7 +183,7 @@ TABLE = [
     ),
     Row(
         "nothing had begun at the deadline",
-        lambda: trail_of([]),
+        lambda: history_of([]),
         LATE,
         [X] * 5,
         [(*PIPELINE, None)],
@@ -203,7 +203,7 @@ TABLE = [
     ),
     Row(
         "a stage timed out, then the total ran out",
-        lambda: trail_of(
+        lambda: history_of(
             ended([S, S, S, T]), running_of(REFLECTION, at=STARTED_AT + END - 0.02, granted_s=0.02)
         ),
         OK,
@@ -214,7 +214,7 @@ TABLE = [
     ),
     Row(
         "critical validation raised",
-        lambda: trail_of(ended([S, S, S, E], plan=ALL_CRITICAL)),
+        lambda: history_of(ended([S, S, S, E], plan=ALL_CRITICAL)),
         FAILED,
         [S, S, S, E, X],
         [],
@@ -224,7 +224,7 @@ TABLE = [
     ),
     Row(
         "critical reflection timed out",
-        lambda: trail_of(ended([S, S, S, S, T], plan=ALL_CRITICAL)),
+        lambda: history_of(ended([S, S, S, S, T], plan=ALL_CRITICAL)),
         LATE,
         [S, S, S, S, T],
         [(*STAGE, REFLECTION)],
@@ -234,7 +234,7 @@ TABLE = [
     ),
     Row(
         "nothing is critical and everything failed",
-        lambda: trail_of(ended([E] * 5, plan=NONE_CRITICAL)),
+        lambda: history_of(ended([E] * 5, plan=NONE_CRITICAL)),
         OK,
         [E] * 5,
         [],
@@ -247,7 +247,7 @@ TABLE = [
 @pytest.mark.parametrize("row", TABLE, ids=[row.what for row in TABLE])
 def test_the_table(row: Row) -> None:
     """Each line of the contract's table, for each stage it can happen to."""
-    got = concluded(row.trail(), plan=row.plan, after_s=row.after_s)
+    got = concluded(row.history(), plan=row.plan, after_s=row.after_s)
     assert got.status is row.status
     assert [run.outcome for run in got.runs] == row.outcomes
     stages = [(note.scope, note.reason, note.spec and note.spec.stage_type) for note in got.timeouts]
@@ -263,7 +263,7 @@ def test_the_notes_tell_figures() -> None:
     """Limit, elapsed time, node and the stages that had finished, for a stage and for the pipeline."""
     runs = ended([S, S, S, T])
     running = running_of(REFLECTION, at=STARTED_AT + END - 0.02, granted_s=0.02)
-    stage, pipeline = concluded(trail_of(runs, running), after_s=END).timeouts
+    stage, pipeline = concluded(history_of(runs, running), after_s=END).timeouts
     assert (stage.limit_s, stage.completed) == (0.04, (INTENT, DECISION, PROCESSING))
     assert stage.elapsed_s == 0.04
     assert (pipeline.limit_s, pipeline.elapsed_s) == (END, END)
@@ -273,7 +273,7 @@ def test_the_notes_tell_figures() -> None:
 def test_the_stage_that_was_running_is_told() -> None:
     """What was cut at the deadline shows when it began, how long it had run, on which node and attempt."""
     running = altered(running_of(PROCESSING, at=STARTED_AT + 0.2, granted_s=0.05), attempt=2)
-    run = concluded(trail_of(ended([S, S]), running), after_s=END).runs[2]
+    run = concluded(history_of(ended([S, S]), running), after_s=END).runs[2]
     assert (run.outcome, run.error_type, run.node, run.attempt) == (TIMEOUT, "timeout", "math", 2)
     assert run.started_at == STARTED_AT + 0.2
     assert run.duration_s == pytest.approx(0.05)
@@ -287,7 +287,7 @@ def test_the_stage_that_was_running_is_told() -> None:
 )
 def test_skipped_stages_say_why(outcomes: list[Outcome], reason: str) -> None:
     """A stage that was not run names the stage that failed, or the lack of time; it has no times."""
-    got = concluded(trail_of(ended(outcomes)), after_s=END)
+    got = concluded(history_of(ended(outcomes)), after_s=END)
     for run in got.runs[len(outcomes) :]:
         assert (run.error, run.error_type, run.started_at, run.duration_s) == (reason, "skipped", None, 0.0)
 
@@ -295,11 +295,11 @@ def test_skipped_stages_say_why(outcomes: list[Outcome], reason: str) -> None:
 def test_an_answer_needs_a_processing_stage_that_succeeded() -> None:
     """At the deadline a non-critical processing stage may just be writing its answer: it is not in time."""
     plan = Plan.of(critical=[INTENT])
-    trail = trail_of(
+    history = history_of(
         ended([S, S], plan=plan), running_of(PROCESSING, at=STARTED_AT + 0.2, granted_s=0.05, plan=plan)
     )
-    trail.answer_json, trail.confidence = b'"too late"', 0.5
-    got = concluded(trail, plan=plan, after_s=END)
+    history.answer_json, history.confidence = b'"too late"', 0.5
+    got = concluded(history, plan=plan, after_s=END)
     assert got.status is OK
     assert (got.answer_json, got.confidence) == (None, None)
 
@@ -309,11 +309,11 @@ def test_an_answer_needs_a_processing_stage_that_succeeded() -> None:
 REJECTING = Plan.of(rejected="error")
 
 
-def validated(verdict: bool | None, plan: Plan = PLAN, *, runs: int = 5) -> Trail:  # noqa: FBT001
+def validated(verdict: bool | None, plan: Plan = PLAN, *, runs: int = 5) -> StageHistory:  # noqa: FBT001
     """A trail on which all stages succeeded, and validation gave a verdict."""
     made = ended([S] * runs, plan=plan)
     altered(made[3], verdict=verdict)
-    return trail_of(made)
+    return history_of(made)
 
 
 @pytest.mark.parametrize("verdict", [True, False, None])
@@ -342,7 +342,7 @@ seconds = st.floats(0, 0.3, allow_subnormal=False)
 
 
 @st.composite
-def trails(draw: st.DrawFn) -> tuple[Trail, Plan]:
+def histories(draw: st.DrawFn) -> tuple[StageHistory, Plan]:
     """Any number of stages ended in any way, or none; one may be running; any stages are critical."""
     critical = draw(st.sets(st.sampled_from(StageType)))
     plan = Plan.of(critical=critical, rejected=draw(st.sampled_from(["degrade", "error"])))
@@ -358,16 +358,16 @@ def trails(draw: st.DrawFn) -> tuple[Trail, Plan]:
         stage = list(StageType)[len(runs)]
         at, granted_s = STARTED_AT + draw(seconds), draw(seconds)
         running = running_of(stage, at=at, granted_s=granted_s, plan=plan)
-    return trail_of(runs, running), plan
+    return history_of(runs, running), plan
 
 
-def check_runs(got: Conclusion, trail: Trail) -> None:
+def check_runs(got: QueryOutcome, history: StageHistory) -> None:
     """Five stages in order: those that ended as they were, then the one that was cut, then skipped ones."""
     assert [run.spec.stage_type for run in got.runs] == list(StageType)
     assert [run.spec.sequence for run in got.runs] == [0, 1, 2, 3, 4]
-    done = len(trail.runs)
-    assert list(got.runs[:done]) == trail.runs
-    if trail.running is not None:
+    done = len(history.runs)
+    assert list(got.runs[:done]) == history.runs
+    if history.running is not None:
         assert got.runs[done].outcome is TIMEOUT
         done += 1
     assert all(run.outcome is SKIPPED for run in got.runs[done:])
@@ -378,7 +378,7 @@ def is_rejected(run: StageRun) -> bool:
     return run.verdict is False and run.spec.rejects
 
 
-def check_status(got: Conclusion) -> None:
+def check_status(got: QueryOutcome) -> None:
     """Success when no critical stage is missing; degraded and answered only with success."""
     missing = [run for run in got.runs if (run.spec.critical and not run.success) or is_rejected(run)]
     assert (got.status is OK) is (not missing)
@@ -396,7 +396,7 @@ def check_status(got: Conclusion) -> None:
         assert got.timeouts
 
 
-def check_timeouts(got: Conclusion) -> None:
+def check_timeouts(got: QueryOutcome) -> None:
     """A note for each stage that was late; at most one of the pipeline, and that one last."""
     late = [run.spec.stage_type for run in got.runs if run.outcome is TIMEOUT]
     scopes = [note.scope for note in got.timeouts]
@@ -411,36 +411,36 @@ def check_timeouts(got: Conclusion) -> None:
     assert not (got.within_budget and TimeoutScope.PIPELINE in scopes)
 
 
-@given(made=trails(), after_s=seconds)
-def test_any_trail_has_one_valid_end(made: tuple[Trail, Plan], after_s: float) -> None:
+@given(made=histories(), after_s=seconds)
+def test_any_trail_has_one_valid_end(made: tuple[StageHistory, Plan], after_s: float) -> None:
     """Whatever is on the trail, the rules hold that readers rely on."""
-    trail, plan = made
-    got = concluded(trail, plan=plan, after_s=after_s, budget_s=END)
-    check_runs(got, trail)
+    history, plan = made
+    got = concluded(history, plan=plan, after_s=after_s, budget_s=END)
+    check_runs(got, history)
     check_status(got)
     check_timeouts(got)
     assert got.within_budget is (
         got.duration_s <= got.budget_s
         and all(note.scope is not TimeoutScope.PIPELINE for note in got.timeouts)
     )
-    again = concluded(trail, plan=plan, after_s=after_s, budget_s=END)
+    again = concluded(history, plan=plan, after_s=after_s, budget_s=END)
     assert [*map(fields, again.runs)] == [*map(fields, got.runs)]
     assert again._replace(runs=got.runs) == got
 
 
-def superseded_trail(*, running: bool) -> Trail:
+def superseded_history(*, running: bool) -> StageHistory:
     """Decision has ended, a first node has failed, a second one is running or was not begun."""
-    trail = trail_of(ended([S, S]))
-    trail.fail_over(run_of(PROCESSING, ERROR, at=STARTED_AT + 0.02, node="first"))
+    history = history_of(ended([S, S]))
+    history.fail_over(run_of(PROCESSING, ERROR, at=STARTED_AT + 0.02, node="first"))
     if running:
         made = running_of(PROCESSING, at=STARTED_AT + 0.03, granted_s=0.12)
-        trail.start(altered(made, node="second", attempt=2))
-    return trail
+        history.start(altered(made, node="second", attempt=2))
+    return history
 
 
 def test_the_deadline_between_two_attempts() -> None:
     """Where no other node was begun the failure that is known is what is told, not a lack of time."""
-    got = concluded(superseded_trail(running=False), after_s=END)
+    got = concluded(superseded_history(running=False), after_s=END)
     assert (got.status, got.error, got.error_type) == (FAILED, "Processing failed: boom", "ValueError")
     assert [run.outcome for run in got.runs] == [S, S, E, X, X]
     assert (got.runs[2].node, got.runs[2].attempt, got.timeouts) == ("first", 1, ())
@@ -448,29 +448,29 @@ def test_the_deadline_between_two_attempts() -> None:
 
 def test_the_deadline_in_the_second_attempt() -> None:
     """The attempt that was running is told, the failed one before it is not."""
-    got = concluded(superseded_trail(running=True), after_s=END)
+    got = concluded(superseded_history(running=True), after_s=END)
     assert (got.status, got.runs[2].outcome, got.runs[2].node) == (LATE, T, "second")
     assert (got.runs[2].attempt, got.node) == (2, "second")
 
 
 def test_the_deadline_after_a_second_attempt_that_answered() -> None:
     """The failure of the first stands for no stage after it."""
-    trail = superseded_trail(running=True)
-    trail.answer_json = b"22"
-    trail.finish(run_of(PROCESSING, node="second", attempt=2))
-    got = concluded(trail, after_s=END)
+    history = superseded_history(running=True)
+    history.answer_json = b"22"
+    history.finish(run_of(PROCESSING, node="second", attempt=2))
+    got = concluded(history, after_s=END)
     assert [run.outcome for run in got.runs] == [S, S, S, X, X]
     assert got.answer_json == b"22"
 
 
 def test_a_second_attempt_that_answered() -> None:
     """Is a success like any other: nothing of the first is left in what readers see."""
-    trail = superseded_trail(running=True)
-    trail.answer_json = b"22"
-    trail.finish(run_of(PROCESSING, node="second", attempt=2))
+    history = superseded_history(running=True)
+    history.answer_json = b"22"
+    history.finish(run_of(PROCESSING, node="second", attempt=2))
     for stage in (VALIDATION, REFLECTION):
-        trail.finish(run_of(stage))
-    got = concluded(trail)
+        history.finish(run_of(stage))
+    got = concluded(history)
     assert (got.status, got.degraded, got.timeouts) == (OK, False, ())
     assert [run.attempt for run in got.runs] == [1, 1, 2, 1, 1]
 
@@ -478,17 +478,17 @@ def test_a_second_attempt_that_answered() -> None:
 def test_a_stage_that_was_given_up_before_the_deadline() -> None:
     """Where the patrol ended a stage that may be missed, those after it say that it is for that one."""
     runs = [*ended([S, S, S]), run_of(VALIDATION, TIMEOUT, at=STARTED_AT + 0.03, took_s=0.06)]
-    got = concluded(trail_of(runs), after_s=0.1)
+    got = concluded(history_of(runs), after_s=0.1)
     assert (got.status, got.degraded, got.answer_json) == (OK, True, b"22")
     assert got.runs[4].error == "validation did not succeed"
-    assert concluded(trail_of(runs), after_s=END).runs[4].error == "no time left"
+    assert concluded(history_of(runs), after_s=END).runs[4].error == "no time left"
 
 
 def test_a_query_that_no_thread_was_free_for() -> None:
     """Its stage never started: it is skipped, and says what was missing."""
-    trail = trail_of(ended([SUCCESS, SUCCESS]))
-    trail.waiting = running_of(PROCESSING, at=STARTED_AT, granted_s=0.0)
-    got = concluded(trail, after_s=END)
+    history = history_of(ended([SUCCESS, SUCCESS]))
+    history.waiting = running_of(PROCESSING, at=STARTED_AT, granted_s=0.0)
+    got = concluded(history, after_s=END)
     assert (got.status, got.error_type) == (PipelineStatus.TIMEOUT, "timeout")
     assert [run.outcome for run in got.runs[2:]] == [SKIPPED] * 3
     assert got.runs[2].error == "no thread was free for its call: executor.threads of them were busy"

@@ -17,11 +17,11 @@ from fivestage.core.adaptive.lane_state import (
     OTHER_LANES,
     REFRESH_S,
     LanePolicy,
-    LanePolicySettings,
-    Policies,
+    LaneState,
+    LearnedState,
     stuck_nodes,
 )
-from fivestage.core.adaptive.node_state import PATIENCE_S, NodePolicy
+from fivestage.core.adaptive.node_state import PATIENCE_S, NodeState
 from fivestage.core.adaptive.slot_pressure import Pressure
 from fivestage.core.adaptive.stage_limit import AdaptivePolicy
 from fivestage.core.observer import ControlChange, Observer
@@ -42,9 +42,9 @@ from .samples import (
     altered,
     concluded,
     ended,
+    history_of,
     run_of,
     running_of,
-    trail_of,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ NOW = STARTED_AT
 BREAKER = BreakerPolicy(
     0.3, minimum_calls=4, window=8, first_open_s=10.0, open_jitter=0, probe_timeout_s=1.25
 )
-SETTINGS = LanePolicySettings(PLAN, AdaptivePolicy(), BREAKER)
+SETTINGS = LanePolicy(PLAN, AdaptivePolicy(), BREAKER)
 LIMIT_S = PLAN.stages[2].limit_s
 FAIR_S = PLAN.stages[2].fair_s
 
@@ -66,14 +66,14 @@ def call(outcome: Outcome = SUCCESS, *, took_s: float = 0.01, node: str = "math"
     return run_of(PROCESSING, outcome, took_s=took_s, node=node, **fields)
 
 
-def learn(policy: LanePolicy, *runs: StageRun, now: float = NOW) -> None:
+def learn(policy: LaneState, *runs: StageRun, now: float = NOW) -> None:
     """Tell a lane of attempts at processing, and nothing else."""
-    policy.concluded(concluded(trail_of([])), runs, now)
+    policy.concluded(concluded(history_of([])), runs, now)
 
 
-def lane(settings: LanePolicySettings = SETTINGS) -> LanePolicy:
+def lane(settings: LanePolicy = SETTINGS) -> LaneState:
     """A lane of which nothing is known."""
-    return LanePolicy("prod", settings, Pressure())
+    return LaneState("prod", settings, Pressure())
 
 
 # Nodes
@@ -94,7 +94,7 @@ def lane(settings: LanePolicySettings = SETTINGS) -> LanePolicy:
 )
 def test_what_counts_against_a_node(run: StageRun, failures: int) -> None:
     """Errors unless they are none of the node's; a timeout only if it had what all others must leave it."""
-    node = NodePolicy(BREAKER, lambda: 0.0)
+    node = NodeState(BREAKER, lambda: 0.0)
     node.record(run, NOW, limit_s=LIMIT_S)
     assert node.breaker.recent.failed == failures
     assert node.health.score(NOW) == (0.5 if failures else 1.0)
@@ -106,7 +106,7 @@ def test_a_rejected_answer_counts_for_health_alone(plan: Plan) -> None:
     policy = lane()
     runs = ended([SUCCESS] * 4, plan=plan)
     altered(runs[3], verdict=False)
-    policy.concluded(concluded(trail_of(runs), plan=plan), (), NOW)
+    policy.concluded(concluded(history_of(runs), plan=plan), (), NOW)
     node = policy.nodes["math"]
     assert (node.breaker.recent.failed, node.health.score(NOW)) == (0, 0.5)
     assert [len(limit._samples) for limit in policy.limits] == [1, 1, 1, 1, 0]
@@ -114,7 +114,7 @@ def test_a_rejected_answer_counts_for_health_alone(plan: Plan) -> None:
 
 def test_a_cut_that_was_not_its_own_doing_is_no_call_at_all() -> None:
     """It enters neither the window of the breaker nor the durations."""
-    node = NodePolicy(BREAKER, lambda: 0.0)
+    node = NodeState(BREAKER, lambda: 0.0)
     for _ in range(20):
         node.record(call(TIMEOUT, took_s=0.01, granted_s=0.01), NOW, limit_s=LIMIT_S)
     assert (node.breaker.recent.calls, node.health.p95_s) == (0, None)
@@ -125,10 +125,10 @@ def test_what_was_held_up_by_others_says_nothing_of_its_node() -> None:
     policy = lane()
     cut = altered(call(TIMEOUT, took_s=LIMIT_S), started_at=NOW)
     for run in (cut, altered(call(ERROR), started_at=NOW), altered(call(), started_at=NOW)):
-        policy.concluded(concluded(trail_of([])), [run], NOW, disturbed_at=NOW)
+        policy.concluded(concluded(history_of([])), [run], NOW, disturbed_at=NOW)
     breaker = policy.nodes["math"].breaker
     assert [(breaker.recent.calls, breaker.recent.failed)] == [(2, 1)]
-    policy.concluded(concluded(trail_of([])), [cut], NOW, disturbed_at=NOW - 0.001)
+    policy.concluded(concluded(history_of([])), [cut], NOW, disturbed_at=NOW - 0.001)
     assert [(breaker.recent.calls, breaker.recent.failed)] == [(3, 2)]
 
 
@@ -136,16 +136,16 @@ def test_a_probe_that_was_held_up_by_others_frees_its_permit() -> None:
     """The next one may be tried at once."""
     policy = lane()
     now = half_open(policy)
-    assert policy.advice.take_probe("math")
+    assert policy.routing.take_probe("math")
     cut = altered(call(TIMEOUT, took_s=LIMIT_S, probe=True), started_at=now)
-    policy.concluded(concluded(trail_of([])), [cut], now, disturbed_at=now)
+    policy.concluded(concluded(history_of([])), [cut], now, disturbed_at=now)
     policy.refresh(now)
-    assert policy.advice.probes == {"math": True}
+    assert policy.routing.probes == {"math": True}
 
 
 def test_who_has_less_time_than_it_takes_is_not_to_blame() -> None:
     """A call cut before its limit, and before half of the node's calls have ended, does not count."""
-    node = NodePolicy(BREAKER, lambda: 0.0)
+    node = NodeState(BREAKER, lambda: 0.0)
     for _ in range(10):
         node.record(call(took_s=0.105), NOW, limit_s=LIMIT_S)
     for granted_s in (FAIR_S, 0.104, 0.106, LIMIT_S):
@@ -153,16 +153,16 @@ def test_who_has_less_time_than_it_takes_is_not_to_blame() -> None:
     assert node.breaker.recent.failed == 2
 
 
-def fail(policy: LanePolicy, now: float = NOW, node: str = "math") -> None:
+def fail(policy: LaneState, now: float = NOW, node: str = "math") -> None:
     """Let a node fail for a second, as often as it takes to open its breaker."""
     for at in (now - 1, now):
         learn(policy, *[call(ERROR, node=node)] * 4, now=at)
 
 
-def half_open(policy: LanePolicy, now: float = NOW) -> float:
+def half_open(policy: LaneState, now: float = NOW) -> float:
     """Let ``math`` fail until its breaker opens, and wait until it is half open; returns when that is."""
     fail(policy, now)
-    assert policy.advice.node("math").state is OPEN
+    assert policy.routing.node("math").state is OPEN
     policy.refresh(now + BREAKER.first_open_s)
     return now + BREAKER.first_open_s
 
@@ -171,31 +171,31 @@ def test_a_probe_cut_by_others_gives_its_permit_back() -> None:
     """It says nothing about the node: the breaker stays half open, and the next may try at once."""
     policy = lane()
     now = half_open(policy)
-    assert policy.advice.take_probe("math")
+    assert policy.routing.take_probe("math")
     learn(policy, call(TIMEOUT, took_s=0.01, granted_s=0.01, probe=True), now=now)
     policy.refresh(now)
-    assert policy.advice.node("math").state is HALF_OPEN
-    assert policy.advice.take_probe("math")
+    assert policy.routing.node("math").state is HALF_OPEN
+    assert policy.routing.take_probe("math")
 
 
 @pytest.mark.parametrize(("rate", "state"), [(1.0, CLOSED), (0.9, OPEN)])
 def test_a_slow_probe(rate: float, state: BreakerState) -> None:
     """A slow answer closes the breaker, unless slow calls are what opens it."""
-    policy = lane(LanePolicySettings(PLAN, breaker=replace(BREAKER, slow_call_rate=rate)))
+    policy = lane(LanePolicy(PLAN, breaker=replace(BREAKER, slow_call_rate=rate)))
     now = half_open(policy)
     learn(policy, call(took_s=0.95 * LIMIT_S, probe=True), now=now)
-    assert policy.advice.node("math").state is state
+    assert policy.routing.node("math").state is state
 
 
-def timeouts(policy: LanePolicy, now: float, count: int = 40) -> None:
+def timeouts(policy: LaneState, now: float, count: int = 40) -> None:
     """Timeouts at the limit, at one moment."""
-    limit_s = policy.advice.stages[2].limit_s
+    limit_s = policy.routing.stages[2].limit_s
     learn(policy, *[call(TIMEOUT, took_s=limit_s, granted_s=limit_s)] * count, now=now)
 
 
 def test_a_node_that_becomes_slow_gets_a_second() -> None:
     """With a limit that can follow, lateness does not open the breaker while it is new; later it does."""
-    policy = lane(LanePolicySettings(PLAN, breaker=BreakerPolicy()))
+    policy = lane(LanePolicy(PLAN, breaker=BreakerPolicy()))
     learned(policy, 0.02)
     for tenth in range(10):
         timeouts(policy, NOW + tenth / 10)
@@ -210,9 +210,9 @@ def test_a_node_that_becomes_slow_gets_a_second() -> None:
 
 def test_a_node_that_never_answered_gets_none() -> None:
     """There is nothing that its limit could follow: its timeouts count at once."""
-    policy = lane(LanePolicySettings(PLAN, breaker=BreakerPolicy()))
+    policy = lane(LanePolicy(PLAN, breaker=BreakerPolicy()))
     learned(policy, 0.02)
-    limit_s = policy.advice.stages[2].limit_s
+    limit_s = policy.routing.stages[2].limit_s
     hanging = altered(call(TIMEOUT, took_s=limit_s, granted_s=limit_s), node="hangs")
     for at in (NOW, NOW + 1):
         learn(policy, *[hanging] * 10, now=at)
@@ -228,9 +228,9 @@ def test_a_breaker_that_opens_is_told_at_once() -> None:
     policy.refresh(NOW)
     learn(policy, *[call()] * 2)
     policy.refresh_if_due(NOW + REFRESH_S / 2)
-    assert policy.advice.nodes == {}
+    assert policy.routing.nodes == {}
     fail(policy, NOW + 2)
-    assert policy.advice.node("math").state is OPEN
+    assert policy.routing.node("math").state is OPEN
 
 
 def test_advice_changes_only_when_it_matters() -> None:
@@ -238,23 +238,23 @@ def test_advice_changes_only_when_it_matters() -> None:
     policy = lane()
     learn(policy, *[call()] * 20)
     policy.refresh(NOW)
-    stages, nodes = policy.advice.stages, policy.advice.nodes
+    stages, nodes = policy.routing.stages, policy.routing.nodes
     learn(policy, *[call()] * 20)
     policy.refresh(NOW + 1)
-    assert policy.advice.stages is stages
-    assert policy.advice.nodes is nodes
+    assert policy.routing.stages is stages
+    assert policy.routing.nodes is nodes
 
 
 def test_permits_come_and_go_with_the_state() -> None:
     """Half open there is one permit, another after it was lost, and none once the breaker is closed."""
     policy = lane()
     now = half_open(policy)
-    assert policy.advice.take_probe("math")
+    assert policy.routing.take_probe("math")
     for later_s, there in ((0.1, False), (1.2, False), (1.3, True)):
         policy.refresh(now + later_s)
-        assert ("math" in policy.advice.probes) is there
+        assert ("math" in policy.routing.probes) is there
     learn(policy, call(probe=True), now=now + 1.3)
-    assert (policy.advice.probes, policy.advice.node("math").state) == ({}, CLOSED)
+    assert (policy.routing.probes, policy.routing.node("math").state) == ({}, CLOSED)
 
 
 def test_a_permit_runs_from_when_it_is_taken() -> None:
@@ -263,26 +263,26 @@ def test_a_permit_runs_from_when_it_is_taken() -> None:
     now = half_open(policy)
     for tenth in range(1, 13):
         policy.refresh(now + tenth / 10)
-    assert policy.advice.take_probe("math")
+    assert policy.routing.take_probe("math")
     policy.refresh(now + 1.3)
     policy.refresh(now + 1.5)
-    assert policy.advice.probes == {}
+    assert policy.routing.probes == {}
 
 
 def test_needs_and_reserves() -> None:
     """P95 and median of each stage, and what the critical ones after it need; nothing below min_samples."""
-    policy = lane(LanePolicySettings(PLAN, AdaptivePolicy(enabled=False)))
+    policy = lane(LanePolicy(PLAN, AdaptivePolicy(enabled=False)))
     takes_s = (0.004, 0.01, 0.02, 0.03, 0.001)
     runs = [
         run_of(spec.stage_type, took_s=seconds) for spec, seconds in zip(PLAN.stages, takes_s, strict=True)
     ]
     for count in (49, 1):
-        before = policy.advice.stages
+        before = policy.routing.stages
         assert all(stage.need_s == stage.reserve_s == stage.typical_s == 0 for stage in before)
         for _ in range(count):
-            policy.concluded(concluded(trail_of(runs)), (), NOW)
+            policy.concluded(concluded(history_of(runs)), (), NOW)
         policy.refresh(NOW)
-    stages = policy.advice.stages
+    stages = policy.routing.stages
     assert [stage.need_s for stage in stages] == list(takes_s)
     assert [stage.typical_s for stage in stages] == list(takes_s)
     assert [stage.reserve_s for stage in stages] == [pytest.approx(0.03), 0.02, 0, 0, 0]
@@ -292,7 +292,7 @@ def test_needs_and_reserves() -> None:
 # Learned limits
 
 
-def learned(policy: LanePolicy, took_s: float, count: int = 100) -> None:
+def learned(policy: LaneState, took_s: float, count: int = 100) -> None:
     """Let processing take so long so often."""
     learn(policy, *[call(took_s=took_s)] * count)
     policy.refresh(NOW)
@@ -301,12 +301,12 @@ def learned(policy: LanePolicy, took_s: float, count: int = 100) -> None:
 @pytest.mark.parametrize("took_s", [0.08503, 0.0901, 0.1012])
 def test_timeouts_at_the_advised_limit_raise_it(took_s: float) -> None:
     """What is granted is the limit to half a millisecond: a cut at that is a cut at the limit."""
-    policy = lane(LanePolicySettings(PLAN, AdaptivePolicy(window=100)))
+    policy = lane(LanePolicy(PLAN, AdaptivePolicy(window=100)))
     learned(policy, took_s, 73)  # not quite at its target
-    limit_s, advised_s = policy.limits[2].limit_s, policy.advice.stages[2].limit_s
+    limit_s, advised_s = policy.limits[2].limit_s, policy.routing.stages[2].limit_s
     assert abs(limit_s - advised_s) <= 0.00025
     for count in range(1, 21):
-        granted_s = policy.advice.stages[2].limit_s
+        granted_s = policy.routing.stages[2].limit_s
         learn(policy, call(TIMEOUT, took_s=granted_s, granted_s=granted_s))
         policy.refresh(NOW)
         assert policy.nodes["math"].health.score(NOW) < 73.5 / (73 + count)
@@ -335,7 +335,7 @@ def test_stages_that_did_not_run_are_no_samples() -> None:
     """Skipped stages took no time, which is not how long they take."""
     policy = lane()
     for _ in range(60):
-        policy.concluded(concluded(trail_of(ended([SUCCESS, SUCCESS, ERROR]))), (), NOW)
+        policy.concluded(concluded(history_of(ended([SUCCESS, SUCCESS, ERROR]))), (), NOW)
     counts = [len(limit._samples) for limit in policy.limits]
     assert counts == [60, 60, 0, 0, 0]
 
@@ -356,7 +356,7 @@ def test_the_time_to_an_answer_is_that_of_the_critical_stages() -> None:
             run_of(VALIDATION, at=NOW + 0.002 + took_s, took_s=0.04),
             run_of(REFLECTION, at=NOW + 0.042 + took_s, took_s=0.03),
         ]
-        policy.concluded(concluded(trail_of(runs), after_s=0.24), (), NOW)
+        policy.concluded(concluded(history_of(runs), after_s=0.24), (), NOW)
     assert policy.answer_time_s(0.5) == pytest.approx(0.022)
     assert policy.answer_time_s(0.95) == pytest.approx(0.202)
 
@@ -364,7 +364,7 @@ def test_the_time_to_an_answer_is_that_of_the_critical_stages() -> None:
 def test_timeouts_count_only_with_all_of_their_time() -> None:
     """With a whole budget no answer means longer than that, with a short one nothing."""
     policy = lane()
-    late = trail_of(ended([SUCCESS, SUCCESS]), running_of(PROCESSING, at=NOW + 0.02, granted_s=0.02))
+    late = history_of(ended([SUCCESS, SUCCESS]), running_of(PROCESSING, at=NOW + 0.02, granted_s=0.02))
     for _ in range(MIN_ANSWERS):
         policy.concluded(concluded(late, after_s=0.04, budget_s=0.04), (), NOW)
     assert policy.answer_time_s(0.5) is None
@@ -378,10 +378,10 @@ def test_what_did_not_come_although_it_was_waited_for_takes_longer() -> None:
     policy = lane()
     for _ in range(ANSWERS):
         runs = ended([SUCCESS] * 5)
-        policy.concluded(concluded(trail_of(runs), after_s=0.1), (), NOW)
+        policy.concluded(concluded(history_of(runs), after_s=0.1), (), NOW)
     known_s = policy.answer_time_s(0.5)
     assert known_s is not None
-    late = trail_of(ended([SUCCESS, SUCCESS]), running_of(PROCESSING, at=NOW + 0.02, granted_s=0.02))
+    late = history_of(ended([SUCCESS, SUCCESS]), running_of(PROCESSING, at=NOW + 0.02, granted_s=0.02))
     for waited, rises in [(0.9, 1.0), (1.2, BACK_OFF * 1.2)] * 2:
         budget_s = waited * known_s
         for _ in range(ANSWERS // 2 + 1):
@@ -395,23 +395,23 @@ def test_errors_are_no_answers(outcomes: list[Outcome]) -> None:
     """How long it took to fail says nothing about how long an answer takes."""
     policy = lane()
     for _ in range(MIN_ANSWERS):
-        policy.concluded(concluded(trail_of(ended(outcomes))), (), NOW)
+        policy.concluded(concluded(history_of(ended(outcomes))), (), NOW)
     assert policy.answer_time_s(0.5) is None
 
 
 def test_nothing_critical_and_nothing_run() -> None:
     """A plan without critical stages has answers of which nobody knows how long they take."""
     plan = Plan.of(critical=())
-    policy = lane(LanePolicySettings(plan))
+    policy = lane(LanePolicy(plan))
     for _ in range(MIN_ANSWERS):
-        policy.concluded(concluded(trail_of(ended([SKIPPED] * 5, plan=plan)), plan=plan), (), NOW)
+        policy.concluded(concluded(history_of(ended([SKIPPED] * 5, plan=plan)), plan=plan), (), NOW)
     assert policy.answer_time_s(0.95) is None
 
 
 # Lanes and nodes without number
 
 
-class Told(Observer):
+class ReplayOutcome(Observer):
     """Writes down changes of breakers."""
 
     def __init__(self) -> None:
@@ -427,8 +427,8 @@ class Told(Observer):
 
 def test_changes_are_told_once_and_in_order() -> None:
     """Each change of each lane's breakers, at the next tick, with the lane it belongs to."""
-    told = Told()
-    policies = Policies(SETTINGS, told)
+    told = ReplayOutcome()
+    policies = LearnedState(SETTINGS, told)
     for name in ("a", "b"):
         fail(policies.lane(name))
         policies.tick(NOW, frozenset())
@@ -455,12 +455,12 @@ def test_changes_are_told_once_and_in_order() -> None:
 
 def test_the_choice_between_nodes_is_reported() -> None:
     """A node is avoided when the one that answered in its place ranks higher, and returns once it is well."""
-    told = Told()
-    policies = Policies(SETTINGS, told)
+    told = ReplayOutcome()
+    policies = LearnedState(SETTINGS, told)
     lane, runs = policies.lane("a"), ended([SUCCESS] * 5)
     altered(runs[2], node="other")
     for _ in range(3):
-        lane.concluded(concluded(trail_of(runs)), [call(ERROR)], NOW)
+        lane.concluded(concluded(history_of(runs)), [call(ERROR)], NOW)
         policies.tick(NOW, frozenset())
         lane.refresh(NOW)
     policies.tick(NOW, frozenset())
@@ -474,8 +474,8 @@ def test_the_choice_between_nodes_is_reported() -> None:
 
 def test_a_node_without_another_is_not_avoided() -> None:
     """However it does: it is called, or its breaker says why not."""
-    told = Told()
-    policies = Policies(SETTINGS, told)
+    told = ReplayOutcome()
+    policies = LearnedState(SETTINGS, told)
     learn(policies.lane("a"), call(), *[call(ERROR)] * 3)
     policies.tick(NOW, frozenset())
     assert told.controls == []
@@ -483,12 +483,12 @@ def test_a_node_without_another_is_not_avoided() -> None:
 
 def test_stuck_nodes_are_stuck_in_all_lanes() -> None:
     """A node whose calls do not come back is left alone whoever asks; once they do it is called again."""
-    policies = Policies(SETTINGS, Observer())
+    policies = LearnedState(SETTINGS, Observer())
     lanes = [policies.lane(name) for name in "ab"]
     policies.tick(NOW, frozenset({"math"}))
-    assert [lane.advice.lets("math") for lane in lanes] == [False, False]
+    assert [lane.routing.lets("math") for lane in lanes] == [False, False]
     policies.tick(NOW, frozenset())
-    assert [lane.advice.lets("math") for lane in lanes] == [True, True]
+    assert [lane.routing.lets("math") for lane in lanes] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -502,13 +502,13 @@ def test_who_is_stuck(names: list[str], stuck: str) -> None:
 
 def test_lanes_beyond_the_bound_share_one_policy() -> None:
     """Producers choose lanes, but not how much is remembered."""
-    policies = Policies(SETTINGS, Observer())
+    policies = LearnedState(SETTINGS, Observer())
     made = [policies.lane(f"lane{number}") for number in range(MAX_LANES + 10)]
     assert len(policies.lanes) == MAX_LANES + 1
     assert {policy.name for policy in made[MAX_LANES:]} == {OTHER_LANES}
     assert len({id(policy) for policy in made[MAX_LANES:]}) == 1
     assert policies.lane("lane3") is made[3]
-    assert repr(policies).startswith("<Policies [<LanePolicy lane0 <Advice")
+    assert repr(policies).startswith("<LearnedState [<LanePolicy lane0 <RoutingSnapshot")
 
 
 def test_nodes_beyond_the_bound_are_not_learned_of() -> None:
@@ -517,4 +517,4 @@ def test_nodes_beyond_the_bound_are_not_learned_of() -> None:
     learn(policy, *[call(node=f"node{number}") for number in range(MAX_NODES + 10)])
     assert len(policy.nodes) == MAX_NODES
     fail(policy, NOW + 10, "node0")
-    assert policy.advice.node("node0").state is OPEN
+    assert policy.routing.node("node0").state is OPEN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fivestage.core.adaptive.slot_pressure import GAP_S, LASTING_S, PRESSED_S, Pressure
+from fivestage.core.adaptive.slot_pressure import GAP_S, LASTING_S, PRESSURE_S, Pressure
 
 
 def pressed(*at_s: float) -> Pressure:
@@ -35,8 +35,8 @@ def test_nothing_has_waited_yet() -> None:
 def test_it_is_on_for_a_while_after_each_wait() -> None:
     """For PRESSED_S after the last query that had to wait."""
     pressure = pressed(10.0, 10.5)
-    assert pressure.is_on(10.5 + PRESSED_S - 0.001)
-    assert not pressure.is_on(10.5 + PRESSED_S)
+    assert pressure.is_on(10.5 + PRESSURE_S - 0.001)
+    assert not pressure.is_on(10.5 + PRESSURE_S)
 
 
 def test_a_pause_as_long_as_the_gap_ends_nothing() -> None:

@@ -5,76 +5,82 @@ from __future__ import annotations
 import pytest
 
 from fivestage.core.adaptive.breaker import BreakerPolicy, BreakerState
-from fivestage.core.adaptive.lane_state import REFRESH_S, LanePolicy, LanePolicySettings
-from fivestage.core.adaptive.node_state import RECOVERED, NodePolicy
+from fivestage.core.adaptive.lane_state import REFRESH_S, LanePolicy, LaneState
+from fivestage.core.adaptive.node_state import RECOVERED, NodeState
 from fivestage.core.adaptive.node_trials import EVERY_CALLS, EVERY_S, Trials
 from fivestage.core.adaptive.slot_pressure import Pressure
-from fivestage.core.routing_snapshot import TRIAL_SLACK_S, Advice, NodeAdvice, StageAdvice, wants_trial
+from fivestage.core.routing_snapshot import (
+    TRIAL_SLACK_S,
+    NodeRouting,
+    RoutingSnapshot,
+    StageRouting,
+    wants_trial,
+)
 
-from .samples import ERROR, PLAN, PROCESSING, SUCCESS, TIMEOUT, altered, concluded, ended, run_of, trail_of
+from .samples import ERROR, PLAN, PROCESSING, SUCCESS, TIMEOUT, altered, concluded, ended, history_of, run_of
 
 CLOSED, OPEN, HALF_OPEN = BreakerState
 LIMIT_S = PLAN.stages[2].limit_s
 NOW = 1000.0
 
 
-def node_of(calls: str, *, at: float = NOW) -> NodePolicy:
+def node_of(calls: str, *, at: float = NOW) -> NodeState:
     """A node that answered (`.`) and failed (`x`)."""
-    node = NodePolicy(BreakerPolicy(), lambda: 0.0)
+    node = NodeState(BreakerPolicy(), lambda: 0.0)
     for ending in calls:
         record(node, ending, at)
     return node
 
 
-def record(node: NodePolicy, ending: str, at: float, *, probe: bool = False) -> None:
+def record(node: NodeState, ending: str, at: float, *, probe: bool = False) -> None:
     """One call ended."""
     run = run_of(PROCESSING, SUCCESS if ending == "." else ERROR, node="a", probe=probe)
     node.record(run, at, limit_s=LIMIT_S)
 
 
-def refresh(trials: Trials, node: NodePolicy, now: float, advice: Advice) -> bool:
+def refresh(trials: Trials, node: NodeState, now: float, routing: RoutingSnapshot) -> bool:
     """Bring the advice up to date; whether the node may be tried."""
-    advice.nodes = {"a": node.advice(now)}
-    trials.refresh(now, {"a": node}, advice)
-    return "a" in advice.trials
+    routing.nodes = {"a": node.routing(now)}
+    trials.refresh(now, {"a": node}, routing)
+    return "a" in routing.trials
 
 
 @pytest.mark.parametrize(
     ("known", "wants"),
     [
-        (NodeAdvice(), False),
-        (NodeAdvice(score=0.96), False),
-        (NodeAdvice(score=0.94), True),
-        (NodeAdvice(OPEN), True),
-        (NodeAdvice(HALF_OPEN, 0.1), False),
+        (NodeRouting(), False),
+        (NodeRouting(score=0.96), False),
+        (NodeRouting(score=0.94), True),
+        (NodeRouting(OPEN), True),
+        (NodeRouting(HALF_OPEN, 0.1), False),
     ],
 )
-def test_which_nodes_want_a_trial(known: NodeAdvice, *, wants: bool) -> None:
+def test_which_nodes_want_a_trial(known: NodeRouting, *, wants: bool) -> None:
     """Those that rank behind a healthy one, and those that are open; a half-open one has its probes."""
     assert wants_trial(known) is wants
 
 
 def test_a_trial_needs_calls_and_time() -> None:
     """One after so many queries and so much time since the node was called last, whichever is later."""
-    trials, node, advice = Trials(), node_of("xx"), Advice.neutral(PLAN)
-    assert not refresh(trials, node, NOW, advice)
+    trials, node, routing = Trials(), node_of("xx"), RoutingSnapshot.neutral(PLAN)
+    assert not refresh(trials, node, NOW, routing)
     trials.calls = EVERY_CALLS
-    assert not refresh(trials, node, NOW + EVERY_S - 0.1, advice)
+    assert not refresh(trials, node, NOW + EVERY_S - 0.1, routing)
     trials.calls = EVERY_CALLS - 1
-    assert not refresh(trials, node, NOW + EVERY_S, advice)
+    assert not refresh(trials, node, NOW + EVERY_S, routing)
     trials.calls = EVERY_CALLS
-    assert refresh(trials, node, NOW + EVERY_S, advice)
+    assert refresh(trials, node, NOW + EVERY_S, routing)
 
 
 def test_a_share_of_the_calls_of_the_other_node() -> None:
     """What counts is how often the other is called instead, not what else goes on in a busy lane."""
-    trials, node, other, advice = Trials(), node_of("xx"), node_of("."), Advice.neutral(PLAN)
+    trials, node, other, routing = Trials(), node_of("xx"), node_of("."), RoutingSnapshot.neutral(PLAN)
     nodes, node.stand_in = {"a": node, "other": other}, "other"
 
     def is_due(now: float) -> bool:
-        advice.nodes = {"a": node.advice(now)}
-        trials.refresh(now, nodes, advice)
-        return "a" in advice.trials
+        routing.nodes = {"a": node.routing(now)}
+        trials.refresh(now, nodes, routing)
+        return "a" in routing.trials
 
     assert not is_due(NOW)
     trials.calls = 100 * EVERY_CALLS
@@ -85,33 +91,33 @@ def test_a_share_of_the_calls_of_the_other_node() -> None:
     record(other, ".", NOW)
     assert is_due(NOW + 100)
     node.stand_in = "a-third"
-    advice.take_trial("a")
+    routing.take_trial("a")
     assert not is_due(NOW + 200)
 
 
 def test_a_permit_that_lies_about_is_not_doubled() -> None:
     """The next one is due as long after it was taken as after it was issued."""
-    trials, node, advice = Trials(), node_of("xx"), Advice.neutral(PLAN)
-    refresh(trials, node, NOW, advice)
+    trials, node, routing = Trials(), node_of("xx"), RoutingSnapshot.neutral(PLAN)
+    refresh(trials, node, NOW, routing)
     trials.calls = EVERY_CALLS
-    assert refresh(trials, node, NOW + 1, advice)
+    assert refresh(trials, node, NOW + 1, routing)
     trials.calls = 3 * EVERY_CALLS
-    assert refresh(trials, node, NOW + 9, advice)
-    assert advice.take_trial("a")
-    assert not advice.take_trial("a")
-    assert not refresh(trials, node, NOW + 9.5, advice)
+    assert refresh(trials, node, NOW + 9, routing)
+    assert routing.take_trial("a")
+    assert not routing.take_trial("a")
+    assert not refresh(trials, node, NOW + 9.5, routing)
     trials.calls = 4 * EVERY_CALLS
-    assert not refresh(trials, node, NOW + 9.5, advice)
-    assert refresh(trials, node, NOW + 10, advice)
+    assert not refresh(trials, node, NOW + 9.5, routing)
+    assert refresh(trials, node, NOW + 10, routing)
 
 
 def test_trials_that_are_answered_follow_each_other() -> None:
     """Until it has recovered: then its failures are forgotten, and it needs no more of them."""
-    trials, node, advice = Trials(), node_of("x" * 50), Advice.neutral(PLAN)
-    refresh(trials, node, NOW, advice)
+    trials, node, routing = Trials(), node_of("x" * 50), RoutingSnapshot.neutral(PLAN)
+    refresh(trials, node, NOW, routing)
     trials.calls, now, tried = EVERY_CALLS, NOW + 1, 0
-    while refresh(trials, node, now, advice):
-        assert advice.take_trial("a")
+    while refresh(trials, node, now, routing):
+        assert routing.take_trial("a")
         record(node, ".", now)
         now, tried = now + REFRESH_S, tried + 1
     assert (tried, node.health.score(now), node.is_on_trial) == (RECOVERED, 1.0, False)
@@ -119,14 +125,14 @@ def test_trials_that_are_answered_follow_each_other() -> None:
 
 def test_one_that_fails_again_waits_again() -> None:
     """A failure among the answers ends the quick succession."""
-    trials, node, advice = Trials(), node_of("x" * 50), Advice.neutral(PLAN)
-    refresh(trials, node, NOW, advice)
+    trials, node, routing = Trials(), node_of("x" * 50), RoutingSnapshot.neutral(PLAN)
+    refresh(trials, node, NOW, routing)
     trials.calls = EVERY_CALLS
     for ending, more in ((".", True), (".", True), ("x", False)):
-        refresh(trials, node, NOW + 1, advice)
-        assert advice.take_trial("a")
+        refresh(trials, node, NOW + 1, routing)
+        assert routing.take_trial("a")
         record(node, ending, NOW + 1)
-        assert refresh(trials, node, NOW + 1, advice) is more
+        assert refresh(trials, node, NOW + 1, routing) is more
 
 
 def test_a_good_probe_starts_the_trials() -> None:
@@ -161,16 +167,16 @@ def test_a_trial_cut_short_says_nothing() -> None:
 # When a query may be spent on one
 
 
-def advice(**nodes: NodeAdvice) -> Advice:
+def routing(**nodes: NodeRouting) -> RoutingSnapshot:
     """Advice of a lane whose processing takes at most 120 ms, typically 20, and leaves 10."""
-    stages = [StageAdvice(spec.limit_s) for spec in PLAN.stages]
-    stages[2] = StageAdvice(LIMIT_S, need_s=0.06, reserve_s=0.01, typical_s=0.02)
-    made = Advice(tuple(stages))
+    stages = [StageRouting(spec.limit_s) for spec in PLAN.stages]
+    stages[2] = StageRouting(LIMIT_S, need_s=0.06, reserve_s=0.01, typical_s=0.02)
+    made = RoutingSnapshot(tuple(stages))
     made.nodes, made.trials = nodes, {"bad": True}
     return made
 
 
-GOOD, BAD, SHUT = NodeAdvice(p95_s=0.04), NodeAdvice(score=0.2, p95_s=0.03), NodeAdvice(OPEN, 0.2)
+GOOD, BAD, SHUT = NodeRouting(p95_s=0.04), NodeRouting(score=0.2, p95_s=0.03), NodeRouting(OPEN, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -188,27 +194,27 @@ GOOD, BAD, SHUT = NodeAdvice(p95_s=0.04), NodeAdvice(score=0.2, p95_s=0.03), Nod
         pytest.param({"good": GOOD, "bad": SHUT}, 0.0745, False, id="less than that"),
         pytest.param({"bad": BAD}, 0.1055, True, id="the other is unknown and needs 60"),
         pytest.param({"bad": BAD}, 0.1045, False, id="less than that too"),
-        pytest.param({"good": NodeAdvice(OPEN), "bad": SHUT}, 0.25, False, id="no other may be called"),
-        pytest.param({"good": NodeAdvice(HALF_OPEN), "bad": BAD}, 0.25, False, id="nor a half-open one"),
+        pytest.param({"good": NodeRouting(OPEN), "bad": SHUT}, 0.25, False, id="no other may be called"),
+        pytest.param({"good": NodeRouting(HALF_OPEN), "bad": BAD}, 0.25, False, id="nor a half-open one"),
     ],
 )
 def test_a_trial_needs_one_that_answers_after_it(
-    known: dict[str, NodeAdvice], left_s: float, *, tried: bool
+    known: dict[str, NodeRouting], left_s: float, *, tried: bool
 ) -> None:
     """Another node may be called, and time is left for it after the trial."""
-    made = advice(**known)
+    made = routing(**known)
     assert made.trial_of(["bad", "good"], left_s) == ("bad" if tried else None)
     assert made.trials == {"bad": True}
 
 
 def test_no_trial_where_it_is_not_needed_or_not_allowed() -> None:
     """Without a permit, alone, of a node whose calls are stuck, or beside a probe that is due."""
-    made = advice(good=GOOD, bad=BAD)
+    made = routing(good=GOOD, bad=BAD)
     assert made.trial_of(["bad"], 1.0) is None
     made.stuck = frozenset({"bad"})
     assert made.trial_of(["bad", "good"], 1.0) is None
     made.stuck, made.probes = frozenset(), {"good": True}
-    made.nodes = {"good": NodeAdvice(HALF_OPEN), "bad": BAD}
+    made.nodes = {"good": NodeRouting(HALF_OPEN), "bad": BAD}
     assert made.trial_of(["bad", "good"], 1.0) is None
     made.nodes, made.trials = {"good": GOOD, "bad": BAD}, {}
     assert made.trial_of(["bad", "good"], 1.0) is None
@@ -216,7 +222,7 @@ def test_no_trial_where_it_is_not_needed_or_not_allowed() -> None:
 
 def test_how_long_a_trial_may_take() -> None:
     """What is left, less what the other needs, what later stages need, and a moment to go on."""
-    assert advice(good=GOOD, bad=BAD).trial_s("bad", "good", 0.25) == pytest.approx(
+    assert routing(good=GOOD, bad=BAD).trial_s("bad", "good", 0.25) == pytest.approx(
         0.25 - 0.04 - 0.01 - TRIAL_SLACK_S
     )
 
@@ -224,12 +230,12 @@ def test_how_long_a_trial_may_take() -> None:
 @pytest.mark.parametrize("rate", [20, 100, 1000])
 def test_ten_minutes_beside_a_dead_node(rate: int) -> None:
     """At most 2 % of the queries go to it, at any rate, breaker and probes included."""
-    lane, spent = LanePolicy("prod", LanePolicySettings(PLAN), Pressure()), 0
+    lane, spent = LaneState("prod", LanePolicy(PLAN), Pressure()), 0
     runs = ended([SUCCESS] * 5)
     for place in range(600 * rate if rate < 1000 else 60 * rate):
         now = NOW + place / rate
         lane.refresh_if_due(now)
-        known = lane.advice
+        known = lane.routing
         tried = known.trial_of(["dead", "good"], 0.25)
         chosen = tried or known.rank(["dead", "good"])[0]
         probe = known.take_trial(chosen) if tried else known.take_probe(chosen)
@@ -238,6 +244,6 @@ def test_ten_minutes_beside_a_dead_node(rate: int) -> None:
             failed = [altered(run_of(PROCESSING, ERROR, node="dead", probe=probe), started_at=now)]
             spent += 1
         altered(runs[2], node="good")
-        lane.concluded(concluded(trail_of(runs)), failed, now)
+        lane.concluded(concluded(history_of(runs)), failed, now)
     assert spent <= 0.02 * (place + 1)
     assert spent > 20

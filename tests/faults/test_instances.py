@@ -15,7 +15,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
 from fivestage.kafka.consumer.committer import Committer
-from fivestage.kafka.consumer.group_member import Member
+from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.settings import Settings
 from kafka.test_service import settings_for
 from support.checker import (
@@ -132,7 +132,7 @@ class Half:
         loaded = Settings.load(None, {"kafka": names, "topics": {"queries": topics.queries}})
         hasty = loaded.kafka.model_copy(update={"rebalance_timeout_ms": 1000})
         self.ledger = Ledger(max_span=1000)
-        self.source = Member(
+        self.source = GroupMember(
             loaded.model_copy(update={"kafka": hasty}), self.ledger, self._give_up, Observer()
         )
         self.committer = Committer(self.source, self.ledger, Observer(), interval_s=60, timeout_s=5)
@@ -149,9 +149,9 @@ class Half:
             records = await self.source.fetch(count)
             count -= len(records)
             for record in records:
-                book = self.ledger.book(PartitionKey(record.topic, record.partition))  # type: ignore[union-attr]
-                assert book is not None
-                book.finish(record.offset)  # type: ignore[union-attr]
+                offsets = self.ledger.offsets(PartitionKey(record.topic, record.partition))  # type: ignore[union-attr]
+                assert offsets is not None
+                offsets.finish(record.offset)  # type: ignore[union-attr]
 
     @property
     def expelled(self) -> bool:

@@ -62,7 +62,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield Secured(broker.bootstrap, authority, *authority.client("service"))
 
 
-async def refusal(**kafka: object) -> str:
+async def rejection(**kafka: object) -> str:
     """What the preflight says of these settings; the text of a refusal, or of something to put right."""
     with pytest.raises(ConfigurationError) as caught:
         await preflight(KafkaSettings.model_validate(kafka))
@@ -89,7 +89,7 @@ def test_mutual_tls(secured: Secured) -> None:
 
 async def test_no_client_certificate(secured: Secured) -> None:
     """The broker's refusal is told, with what to set, although TLS 1.3 lets the handshake end well."""
-    said = await refusal(**secured.kafka(ssl_certfile=None, ssl_keyfile=None))
+    said = await rejection(**secured.kafka(ssl_certfile=None, ssl_keyfile=None))
     assert said.startswith(f"refused: Kafka at {secured.bootstrap} refuses this client: ")
     assert "it asks for a client certificate" in said
     assert "set kafka.ssl_certfile and kafka.ssl_keyfile" in said
@@ -98,13 +98,13 @@ async def test_no_client_certificate(secured: Secured) -> None:
 async def test_a_client_certificate_of_somebody_else(secured: Secured, tmp_path: Path) -> None:
     """A certificate of an authority that the broker does not know is not accepted."""
     certificate, key = Authority(tmp_path, "stranger").client("service")
-    said = await refusal(**secured.kafka(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
+    said = await rejection(**secured.kafka(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
     assert "it does not accept the certificate in kafka.ssl_certfile" in said
 
 
 async def test_a_server_of_an_authority_that_is_not_trusted(secured: Secured, tmp_path: Path) -> None:
     """The broker's certificate is held against kafka.ssl_cafile alone."""
-    said = await refusal(**secured.kafka(ssl_cafile=str(Authority(tmp_path, "other").file)))
+    said = await rejection(**secured.kafka(ssl_cafile=str(Authority(tmp_path, "other").file)))
     assert "refused: " in said
     assert "certificate is not trusted (unable to get local issuer certificate)" in said
 
@@ -123,7 +123,7 @@ async def test_a_server_that_is_not_who_it_should_be(
     authority = Authority(tmp_path)
     not_after = datetime.now(UTC) - age if age is not None else None
     with Proxy(kafka.bootstrap, tls=authority.server_context(name, not_after=not_after)) as proxy:
-        said = await refusal(
+        said = await rejection(
             bootstrap_servers=proxy.address, security_protocol="SSL", ssl_cafile=str(authority.file)
         )
         assert proxy.passed_on == 0
@@ -144,14 +144,14 @@ async def test_the_same_server_with_a_good_certificate(kafka: RealBroker, tmp_pa
 
 async def test_tls_to_a_plain_port(kafka: RealBroker, secured: Secured) -> None:
     """There is no falling back to plain text: it is told what the port does not speak."""
-    said = await refusal(**secured.kafka(bootstrap_servers=kafka.bootstrap))
+    said = await rejection(**secured.kafka(bootstrap_servers=kafka.bootstrap))
     assert "TLS failed" in said
     assert "does the port speak TLS?" in said
 
 
 async def test_plain_text_to_a_tls_port(secured: Secured) -> None:
     """The other way round the setting is named that does not suit the port."""
-    said = await refusal(bootstrap_servers=secured.bootstrap)
+    said = await rejection(bootstrap_servers=secured.bootstrap)
     assert "it hung up on the first request: is kafka.security_protocol = PLAINTEXT what" in said
 
 

@@ -42,7 +42,7 @@ CLUSTER_ID = "5L6g3nShT-eMCtK--X86sw"
 ADVERTISED = "advertised.client"
 """No property of Kafka's: the address that CLIENT advertises where that is not its own but a proxy's."""
 IMAGE_SOURCE = Path(__file__).resolve().parents[2] / "deploy" / "kafka-image"
-ADVICE = (
+ROUTING = (
     "start Docker and run deploy/kafka-image/build.sh kafka, or set FIVESTAGE_KAFKA_LIBS to the folder that "
     "deploy/kafka-image/build.sh libs prints, or set FIVESTAGE_TEST_KAFKA=host:port"
 )
@@ -258,11 +258,11 @@ def acquire(*, own: bool = False, properties: Mapping[str, str] | None = None) -
         reason = f"Docker: {problem}"
     libs = os.environ.get("FIVESTAGE_KAFKA_LIBS", "")
     if not libs:
-        return Unavailable(f"no Kafka broker ({reason}); {ADVICE}")
+        return Unavailable(f"no Kafka broker ({reason}); {ROUTING}")
     try:
         return jar_broker(Path(libs), properties=properties)
     except BrokerError as problem:
-        return Unavailable(f"no Kafka broker ({reason}; FIVESTAGE_KAFKA_LIBS: {problem}); {ADVICE}")
+        return Unavailable(f"no Kafka broker ({reason}; FIVESTAGE_KAFKA_LIBS: {problem}); {ROUTING}")
 
 
 def external_broker(address: str, internal: str | None = None) -> RealBroker:

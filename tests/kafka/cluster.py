@@ -27,7 +27,7 @@ from confluent_kafka.cimpl import TopicPartition
 from support.commits import partition_of
 
 from .broker import (
-    ADVICE,
+    ROUTING,
     BrokerError,
     DockerEngine,
     JarEngine,
@@ -245,7 +245,7 @@ def acquire_cluster() -> Cluster | Unavailable:
         return _cluster(
             lambda ports, properties: JarEngine(Java(libs, "java"), ports, properties, HEAP), "jar"
         )
-    return Unavailable(f"no Kafka cluster ({reason}); {ADVICE}")
+    return Unavailable(f"no Kafka cluster ({reason}); {ROUTING}")
 
 
 def lend_cluster() -> Iterator[Cluster]:

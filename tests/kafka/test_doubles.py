@@ -16,7 +16,7 @@ from aiokafka.errors import OutOfOrderSequenceNumber
 from fivestage.core.records import Output, OutputRecord, PlainRecord
 from fivestage.kafka.producer.client import ProducerClient
 from fivestage.kafka.producer.produce_request import EventRequest
-from fivestage.kafka.producer.record_batch import EventBatch
+from fivestage.kafka.producer.record_batch import RecordBatch
 from simulation.broker import QUERIES, Broker
 from simulation.cluster import Cluster
 from simulation.consumer import SimConsumer
@@ -344,7 +344,7 @@ async def producing(side: Side) -> list[Any]:
     batches: dict[tuple[int, int], bytes] = {}
     for sequence, size in [(0, 2), (0, 2), (5, 1), (2, 1), (0, 2), (1, 2), (2, 1), (3, 3), (5, 1), (6, 1)]:
         if (sequence, size) not in batches:
-            batch = EventBatch(16384)
+            batch = RecordBatch(16384)
             for _ in range(size):
                 headers = [("ce_id", b"queries/0/%d/result" % next(numbers))]
                 batch.add(OutputRecord.of(Output.RESULTS, b"k", b"v", headers))

@@ -6,7 +6,7 @@ import pytest
 
 from fivestage import NoNodeError, Pipeline
 from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.core.routing_snapshot import Advice, NodeAdvice
+from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot
 from fivestage.nodes.decision import candidates, intent_of, same_intent
 from fivestage_schemas import StageType
 
@@ -90,20 +90,24 @@ def pair() -> Pipeline:
     return app
 
 
-OPEN, HALF_OPEN = NodeAdvice(BreakerState.OPEN), NodeAdvice(BreakerState.HALF_OPEN)
+OPEN, HALF_OPEN = NodeRouting(BreakerState.OPEN), NodeRouting(BreakerState.HALF_OPEN)
 
 
 @pytest.mark.parametrize(
     ("known", "chosen"),
     [
         ({}, "first"),
-        ({"first": NodeAdvice(score=0.97)}, "first"),
-        ({"first": NodeAdvice(score=0.6)}, "second"),
+        ({"first": NodeRouting(score=0.97)}, "first"),
+        ({"first": NodeRouting(score=0.6)}, "second"),
         (
-            {"first": NodeAdvice(score=0.5), "second": NodeAdvice(score=0.3), "math": NodeAdvice(score=0.4)},
+            {
+                "first": NodeRouting(score=0.5),
+                "second": NodeRouting(score=0.3),
+                "math": NodeRouting(score=0.4),
+            },
             "first",
         ),
-        ({"first": NodeAdvice(score=0.5), "second": NodeAdvice(score=0.3)}, "math"),
+        ({"first": NodeRouting(score=0.5), "second": NodeRouting(score=0.3)}, "math"),
         ({"first": OPEN}, "second"),
         ({"first": HALF_OPEN}, "second"),
         ({"first": OPEN, "second": OPEN}, "math"),
@@ -112,23 +116,23 @@ OPEN, HALF_OPEN = NodeAdvice(BreakerState.OPEN), NodeAdvice(BreakerState.HALF_OP
     ],
 )
 async def test_health_and_breakers_decide(
-    ask: Callable[..., Any], context: Callable[..., Any], known: dict[str, NodeAdvice], chosen: str
+    ask: Callable[..., Any], context: Callable[..., Any], known: dict[str, NodeRouting], chosen: str
 ) -> None:
     """The healthiest of those that take the intent; another group only where no breaker of it lets any."""
-    advice = Advice(())
-    advice.nodes = known
-    ctx = context(intent={"intent": "mathematical"}, advice=advice)
+    routing = RoutingSnapshot(())
+    routing.nodes = known
+    ctx = context(intent={"intent": "mathematical"}, routing=routing)
     assert await pair().stage(StageType.DECISION).call(ask(""), ctx) == chosen
 
 
 async def test_a_probe_that_is_due_is_made(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
     """A half-open node is chosen before healthy ones while its permit is there, and asking takes none."""
-    advice = Advice(())
-    advice.nodes, advice.probes = {"second": HALF_OPEN}, {"second": True}
-    ctx = context(intent={"intent": "mathematical"}, advice=advice)
+    routing = RoutingSnapshot(())
+    routing.nodes, routing.probes = {"second": HALF_OPEN}, {"second": True}
+    ctx = context(intent={"intent": "mathematical"}, routing=routing)
     decide = pair().stage(StageType.DECISION).call
     assert [await decide(ask(""), ctx), await decide(ask(""), ctx)] == ["second", "second"]
-    advice.take_probe("second")
+    routing.take_probe("second")
     assert await decide(ask(""), ctx) == "first"
 
 

@@ -39,7 +39,7 @@ class Puppets:
             self.jobs.append(job)
 
     def cancel(self, job: Job) -> None:
-        job.trail.closed = True
+        job.history.closed = True
 
     def check(self, _: float) -> bool:
         return False
@@ -53,14 +53,14 @@ class Puppets:
     def end(self, job: Job, *, fails: bool = False) -> None:
         """All stages of a job end, with success, or the third one fails."""
         self.jobs.remove(job)
-        if not job.trail.closed:
-            for spec in job.plan.stages[len(job.trail.runs) :]:
+        if not job.history.closed:
+            for spec in job.plan.stages[len(job.history.runs) :]:
                 failed = fails and spec.stage_type is StageType.PROCESSING
                 outcome = Outcome.ERROR if failed else Outcome.SUCCESS
-                job.trail.finish(StageRun(spec, outcome, b"1", started_at=job.started_at))
+                job.history.finish(StageRun(spec, outcome, b"1", started_at=job.started_at))
                 if failed:
                     break
-            job.trail.answer_json = b"1"
+            job.history.answer_json = b"1"
         self._on_finished(job)
 
     def end_all(self) -> None:
@@ -72,24 +72,24 @@ class Puppets:
 
     def hang(self, job: Job) -> None:
         """The next stage of a job starts, and never ends."""
-        job.trail.start(self._next_stage(job))
+        job.history.start(self._next_stage(job))
 
     def park(self, job: Job) -> None:
         """The next stage of a job waits for a thread."""
         assert job.watcher is not None
-        job.trail.waiting = self._next_stage(job)
-        job.watcher.waits(job, job.trail, "the pool")
+        job.history.waiting = self._next_stage(job)
+        job.watcher.waits(job, job.history, "the pool")
 
     def unpark(self, job: Job) -> None:
         """A thread takes the call of a job that waits."""
         assert job.watcher is not None
         assert job.waits_since is not None
         waited_s = asyncio.get_running_loop().time() - job.waits_since
-        job.trail.start(self._next_stage(job))
+        job.history.start(self._next_stage(job))
         started_at, ends_at = job.started_at + waited_s, min(job.ends_at + waited_s, job.due_at)
-        job.watcher.goes_on(job, job.trail, started_at, ends_at)
+        job.watcher.goes_on(job, job.history, started_at, ends_at)
 
     @staticmethod
     def _next_stage(job: Job) -> RunningStage:
-        spec = job.plan.stages[len(job.trail.runs)]
+        spec = job.plan.stages[len(job.history.runs)]
         return RunningStage(spec, asyncio.get_running_loop().time(), spec.limit_s)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fivestage import Query, StageContext
     from fivestage.core.adaptive.breaker import BreakerState
     from fivestage.core.observer import ControlChange
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
     from fivestage.testing.memory import MemoryBus
     from fivestage_schemas import PipelineResult, StageResult, TimeoutReason
 
@@ -132,7 +132,7 @@ class Listening(Observer):
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:  # noqa: ARG002
         self.expirations[reason] += 1
 
-    def concluded(self, lane: str, conclusion: Conclusion, queue_s: float) -> None:  # noqa: ARG002
+    def concluded(self, lane: str, conclusion: QueryOutcome, queue_s: float) -> None:  # noqa: ARG002
         self.answered[lane] += conclusion.status == "success"
 
 

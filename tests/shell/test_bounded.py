@@ -13,7 +13,7 @@ from fivestage_schemas import Outcome
 from .samples import block
 
 if TYPE_CHECKING:
-    from fivestage.pipeline.call_result import Ending
+    from fivestage.pipeline.call_result import CallResult
 
 
 async def blocks_after(delay_s: float, seconds: float) -> None:
@@ -22,7 +22,7 @@ async def blocks_after(delay_s: float, seconds: float) -> None:
     block(seconds)
 
 
-async def run(call: Any, limit_s: float, *, latest_s: float) -> Ending:
+async def run(call: Any, limit_s: float, *, latest_s: float) -> CallResult:
     """Bound a call by *limit_s*, which may be put off to *latest_s*."""
     now = asyncio.get_running_loop().time()
     return await Bounds(lambda: False, latest=now + latest_s).run(call, now + limit_s)

@@ -10,7 +10,7 @@ import pytest
 from fivestage import Orchestrator, Plan, Query, StageContext, run_with_timeout
 from fivestage._asyncio import CLEAN_UP_S
 from fivestage.core.job import Job
-from fivestage.executors.task_host import JobHost
+from fivestage.executors.task_host import TaskHost
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import PipelineStatus, StageType
@@ -18,7 +18,7 @@ from fivestage_schemas import PipelineStatus, StageType
 from .samples import FakeNode, pipeline, query
 
 if TYPE_CHECKING:
-    from fivestage.core.stage_history import Trail
+    from fivestage.core.stage_history import StageHistory
 
 
 class PooledNode(FakeNode):
@@ -99,10 +99,10 @@ async def test_a_moved_job_is_not_cancelled_again_at_its_limit() -> None:
     orchestrator = Orchestrator(
         pipeline(any=node), plan=Plan.of(stage_timeouts_ms={StageType.PROCESSING: 100})
     )
-    host = JobHost(orchestrator.run, lambda _job, _trail, completed: ended.append(completed))
+    host = TaskHost(orchestrator.run, lambda _job, _history, completed: ended.append(completed))
     now = asyncio.get_running_loop().time()
     job = Job(Query("q", "any"), orchestrator.plan, started_at=now, ends_at=now + 0.25)
-    old: Trail = job.trail
+    old: StageHistory = job.history
     host.start(job, old)
     await asyncio.sleep(0.09)
     job.move()

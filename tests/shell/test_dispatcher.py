@@ -429,13 +429,13 @@ async def test_records_of_an_earlier_assignment_are_not_dispatched() -> None:
     """What was fetched before its partition was taken away and given back is left to be read again."""
     keys = frozenset({PartitionKey(TOPIC, 0)})
     async with MemoryBus(pipeline()) as bus:
-        bus.inner.intake.stop()
+        bus.inner.poller.stop()
         await asyncio.sleep(1)  # the bus's own fetch loop has ended
         bus.put(query("a", "echo"))
         fetched = await bus.source.fetch(1)
         bus.ledger.revoke(keys)
         bus.ledger.assign(keys)
-        await bus.inner.intake._dispatch_all(fetched)
+        await bus.inner.poller._dispatch_all(fetched)
         await asyncio.sleep(1)
     assert (len(fetched), bus.results(), bus.dispatcher.in_flight) == (1, [], 0)
 
@@ -458,7 +458,7 @@ async def test_records_are_taken_in_by_slices() -> None:
             await asyncio.sleep(0)
 
     async with MemoryBus(pipeline()) as bus:
-        bus.inner.intake.stop()
+        bus.inner.poller.stop()
         await asyncio.sleep(1)
         for number in range(5):
             bus.put(query(f"q{number}", "echo"))
@@ -467,7 +467,7 @@ async def test_records_are_taken_in_by_slices() -> None:
         grant = screening.budget
         screening.budget = slow_grant  # type: ignore[method-assign, assignment]
         running = asyncio.create_task(neighbour())
-        await bus.inner.intake._dispatch_all(fetched)
+        await bus.inner.poller._dispatch_all(fetched)
         running.cancel()
         await finish(bus, 5)
     assert ["record", "record"] not in [list(pair) for pair in pairwise(turns)]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fivestage.core.deadline import Budget
-from fivestage.core.ledger import PartitionLedger
+from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.records import PlainRecord
 from fivestage.dispatch.in_flight import Candidate
-from fivestage.dispatch.queue_deadlines import FORGET_AT, SLICE_S, Expiry
+from fivestage.dispatch.queue_deadlines import FORGET_AT, SLICE_S, QueueDeadlines
 
 from .samples import block
 
@@ -30,7 +30,7 @@ class Expired:
         self.calls: list[tuple[int, float]] = []
         """Which query, and when."""
         self._takes_s = takes_s
-        self.expiry = Expiry(self._expire)
+        self.expiry = QueueDeadlines(self._expire)
 
     def _expire(self, candidate: Candidate, now: float) -> None:
         self.calls.append((candidate.record.offset, round(now, 6)))
@@ -41,7 +41,7 @@ class Expired:
         """A query waits."""
         readable: Readable = None  # type: ignore[assignment] # it is not looked at
         budget = Budget(0.25, 0.25, 0.25, due_at=due_at)
-        one = Candidate(PlainRecord("q", 0, number), PartitionLedger(1), readable, budget)
+        one = Candidate(PlainRecord("q", 0, number), PartitionOffsets(1), readable, budget)
         one.waits = True
         self.expiry.watch(one)
         return one
@@ -64,12 +64,12 @@ async def test_what_goes_wrong_with_one_takes_nothing_from_the_others() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
     seen = Expired()
     for number in range(3):
-        seen.wait(number, 0.1).book = None if number == 1 else seen  # type: ignore[assignment]
+        seen.wait(number, 0.1).offsets = None if number == 1 else seen  # type: ignore[assignment]
     go_on = seen.expiry._expire
 
     def expire(candidate: Candidate, now: float) -> None:
         go_on(candidate, now)
-        if candidate.book is None:
+        if candidate.offsets is None:
             raise RuntimeError
 
     seen.expiry._expire = expire

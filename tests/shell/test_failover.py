@@ -223,9 +223,9 @@ class Lost(InlineExecutor):
     def submit(self, job: Job) -> None:
         intent, decision, processing, *_ = job.plan.stages
         for spec in (intent, decision):
-            job.trail.finish(StageRun(spec, Outcome.SUCCESS, b"{}", started_at=job.started_at))
+            job.history.finish(StageRun(spec, Outcome.SUCCESS, b"{}", started_at=job.started_at))
         told = {"error": "boom", "error_type": "LookupError", "node": "first", "started_at": job.started_at}
-        job.trail.fail_over(StageRun(processing, Outcome.ERROR, **told))  # type: ignore[arg-type]
+        job.history.fail_over(StageRun(processing, Outcome.ERROR, **told))  # type: ignore[arg-type]
 
     def cancel(self, job: Job) -> None:
         pass
@@ -250,10 +250,10 @@ class ToldTwice(Lost):
 
     def submit(self, job: Job) -> None:
         super().submit(job)
-        (failed,) = job.trail.superseded
+        (failed,) = job.history.superseded
         again = StageRun(failed.spec, failed.outcome, None, failed.error, failed.error_type, failed.node)
         again.started_at = failed.started_at
-        job.trail.finish(again)
+        job.history.finish(again)
         asyncio.get_running_loop().call_soon(self._on_finished, job)
 
 

@@ -14,7 +14,7 @@ import pytest
 from fivestage import NodeError, Orchestrator, Pipeline
 from fivestage.core.exception_origin import MAX_FRAMES, frames_of
 from fivestage.observability.log_throttle import MOST
-from fivestage.pipeline.call_result import Ending
+from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.failure_text import LOGGER, failure_log
 from fivestage_schemas import StageType
 
@@ -221,7 +221,7 @@ def test_frames_are_bounded() -> None:
     own, *others = frames_of(raised.value)
     assert (own.function, len(others)) == ("test_frames_are_bounded", MAX_FRAMES)
     assert frames_of(_Odd("x", [ValueError()])) == ()
-    assert frames_of(ValueError()) == Ending.of_error(NodeError("x")).frames == ()
+    assert frames_of(ValueError()) == CallResult.of_error(NodeError("x")).frames == ()
 
 
 PROGRAM = """

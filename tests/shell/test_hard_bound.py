@@ -237,11 +237,12 @@ async def test_neighbours_of_a_blocking_node_go_on_elsewhere(hostile: Hostile) -
             bus,
             processing="waits",
             validating="echo validation-waits",
-            culprit="blocks",
+            blocking_job="blocks",
             queued="echo",
         )
         processing, validating, queued = await answers(bus, "processing", "validating", "queued")
-        assert (hostile.entered.is_set(), hostile.go.is_set(), bus.result("culprit")) == (True, False, None)
+        assert (hostile.entered.is_set(), hostile.go.is_set()) == (True, False)
+        assert bus.result("blocking_job") is None
     assert {str(result.status) for result in (processing, validating, queued)} == {"success"}
     assert attempts(processing) == [1, 1, 2, 1, 1]
     assert attempts(validating) == [1, 1, 1, 2, 1]
@@ -255,7 +256,7 @@ async def test_neighbours_of_a_blocking_node_go_on_elsewhere(hostile: Hostile) -
 async def test_new_queries_do_not_wait_for_a_blocked_loop(hostile: Hostile) -> None:
     """They run beside it, in their first attempt, while the queries caught in it wait."""
     async with running(hostile) as (bus, counting):
-        put(bus, culprit="blocks")
+        put(bus, blocking_job="blocks")
         await until(lambda: counting.stalled)
         after = await ask(bus, "echo")
         assert not hostile.go.is_set()
@@ -265,14 +266,14 @@ async def test_new_queries_do_not_wait_for_a_blocked_loop(hostile: Hostile) -> N
 async def test_a_loop_that_turns_again_is_used_again(hostile: Hostile) -> None:
     """A node that blocks for a while answers, so do the queries caught behind it, and nothing ran twice."""
     async with running(hostile) as (bus, counting):
-        put(bus, caught="waits-a-little", culprit="blocks")
+        put(bus, caught="waits-a-little", blocking_job="blocks")
         await until(lambda: counting.stalled)
         hostile.go.set()
-        culprit, caught = await answers(bus, "culprit", "caught")
+        blocking_job, caught = await answers(bus, "blocking_job", "caught")
         await until(lambda: "stalled=0" in repr(bus.executor))
         after = await ask(bus, "blocks")
-    assert (culprit.status, culprit.answer) == (PipelineStatus.SUCCESS, "came back")
-    assert [attempts(one) for one in (culprit, caught, after)] == [[1, 1, 1, 1, 1]] * 3
+    assert (blocking_job.status, blocking_job.answer) == (PipelineStatus.SUCCESS, "came back")
+    assert [attempts(one) for one in (blocking_job, caught, after)] == [[1, 1, 1, 1, 1]] * 3
     assert len(set(hostile.threads)) == 1
     assert set(hostile.calls.values()) == {1}
     assert (counting.replaced, counting.late) == ([], 0)
@@ -281,9 +282,9 @@ async def test_a_loop_that_turns_again_is_used_again(hostile: Hostile) -> None:
 async def test_a_call_in_a_thread_is_resumed_not_restarted(hostile: Hostile) -> None:
     """A ``def`` node whose loop another one blocks: it runs once, and the next loop takes its answer."""
     async with running(hostile, total=PATIENT_MS) as (bus, counting):
-        put(bus, pays="pays", culprit="blocks")
+        put(bus, pays="pays", blocking_job="blocks")
         [pays] = await answers(bus, "pays")
-        assert (hostile.go.is_set(), bus.result("culprit")) == (False, None)
+        assert (hostile.go.is_set(), bus.result("blocking_job")) == (False, None)
     assert (pays.status, pays.answer, attempts(pays)) == (PipelineStatus.SUCCESS, "paid", [1, 1, 1, 1, 1])
     assert hostile.calls["processing", "pays"] == 1
     assert counting.stalled == ["blocks"]
@@ -297,7 +298,7 @@ async def test_a_function_that_returns_a_coroutine_is_restarted_when_it_moves(ho
         return hostile._waits(query, ctx)
 
     async with running(hostile, total=PATIENT_MS) as (bus, _):
-        put(bus, mixed="mixed", culprit="blocks")
+        put(bus, mixed="mixed", blocking_job="blocks")
         [found] = await answers(bus, "mixed")
         assert not hostile.go.is_set()
     assert (found.status, found.answer, attempts(found)) == (PipelineStatus.SUCCESS, "mixed", [1, 1, 2, 1, 1])
@@ -317,7 +318,7 @@ async def test_a_clean_up_that_blocks_is_counted(hostile: Hostile) -> None:
 
     async with running(hostile) as (bus, counting):
         bus.put(orjson.dumps({"query_id": "cleans", "user_input": "cleans", "budget_ms": 1500}))
-        put(bus, culprit="blocks")
+        put(bus, blocking_job="blocks")
         await until(lambda: counting.stalled)
         await answers(bus, "cleans")
         hostile.go.set()
@@ -360,13 +361,13 @@ async def test_to_thread_is_bounded_and_counted(hostile: Hostile) -> None:
         return await asyncio.to_thread(lambda: threading.current_thread().name)
 
     async with running(hostile, executor={"threads": 1}) as (bus, _):
-        culprit = await ask(bus, "stuck", budget_ms=100)
+        blocking_job = await ask(bus, "stuck", budget_ms=100)
         other = await ask(bus, "good")
         assert not hostile.go.is_set()
         assert [left.name for left in bus.executor.abandoned()] == ["stuck"]
         hostile.go.set()
         await until(lambda: not bus.executor.abandoned())
-    assert (culprit.status, other.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
+    assert (blocking_job.status, other.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
     assert str(other.answer).startswith("fivestage-node-")
 
 
@@ -374,15 +375,19 @@ async def test_to_thread_is_bounded_and_counted(hostile: Hostile) -> None:
 async def test_a_culprit_that_does_not_come_back_ends_at_its_stages_limit(hostile: Hostile) -> None:
     """The query ends as its stage's timeout while the code still blocks; nothing of it comes out later."""
     async with running(hostile, processing=100) as (bus, counting):
-        culprit = await ask(bus, "blocks")
+        blocking_job = await ask(bus, "blocks")
         assert not hostile.go.is_set()
         await until(lambda: counting.stalled)
         published = len(bus.sink.records)
         hostile.go.set()
         await until(lambda: not bus.executor.abandoned())
         assert len(bus.sink.records) == published
-    assert (culprit.status, culprit.answer, culprit.error_type) == (PipelineStatus.TIMEOUT, None, "timeout")
-    assert outcomes(culprit) == ["success", "success", "timeout", "skipped", "skipped"]
+    assert (blocking_job.status, blocking_job.answer, blocking_job.error_type) == (
+        PipelineStatus.TIMEOUT,
+        None,
+        "timeout",
+    )
+    assert outcomes(blocking_job) == ["success", "success", "timeout", "skipped", "skipped"]
     [event] = timeout_events(bus)
     assert (event.scope, event.reason, event.stage_type) == ("stage", "stage_timeout", "processing")
     assert len(bus.results()) == 1
@@ -391,13 +396,13 @@ async def test_a_culprit_that_does_not_come_back_ends_at_its_stages_limit(hostil
 async def test_what_comes_late_is_counted_and_dropped(hostile: Hostile) -> None:
     """An answer after the end of its query is counted once and not published."""
     async with running(hostile, stall_s=60, intent=100) as (bus, counting):
-        culprit = await ask(bus, "intent-blocks")
+        blocking_job = await ask(bus, "intent-blocks")
         assert ([left.name for left in bus.executor.abandoned()], counting.late) == (["intent"], 0)
         hostile.go.set()
         await until(lambda: counting.late)
         after = await ask(bus, "echo")
         assert bus.executor.abandoned() == []
-    assert (culprit.status, after.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
+    assert (blocking_job.status, after.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
     assert (len(bus.results()), counting.late, counting.replaced) == (2, 1, [])
 
 
@@ -428,16 +433,16 @@ async def test_async_code_that_spins(hostile: Hostile) -> None:
         return {}
 
     async with running(hostile, stall_s=0.1, intent=800) as (bus, counting):
-        put(bus, culprit="spins", neighbour="echo")
-        culprit, neighbour = await answers(bus, "culprit", "neighbour")
+        put(bus, blocking_job="spins", neighbour="echo")
+        blocking_job, neighbour = await answers(bus, "blocking_job", "neighbour")
         after = await ask(bus, "echo")
         assert (hostile.entered.is_set(), hostile.go.is_set()) == (True, False)
         await until(lambda: cpu_s(bus) > 0.1)
         assert [left.name for left in bus.executor.abandoned()] == ["intent"]
         hostile.go.set()
         await until(lambda: not bus.executor.abandoned())
-    assert outcomes(culprit) == ["timeout", "skipped", "skipped", "skipped", "skipped"]
-    assert [str(one.status) for one in (culprit, neighbour, after)] == ["timeout", "success", "success"]
+    assert outcomes(blocking_job) == ["timeout", "skipped", "skipped", "skipped", "skipped"]
+    assert [str(one.status) for one in (blocking_job, neighbour, after)] == ["timeout", "success", "success"]
     assert counting.stalled == ["intent"]
 
 
@@ -455,13 +460,13 @@ async def test_blocking_code_that_spins(hostile: Hostile) -> None:
         return "quick"
 
     async with running(hostile, executor={"threads": 1}) as (bus, counting):
-        culprit = await ask(bus, "spins", budget_ms=200)
+        blocking_job = await ask(bus, "spins", budget_ms=200)
         neighbour = await ask(bus, "quick")
         await until(lambda: cpu_s(bus) > 0.1)
         hostile.go.set()
         await until(lambda: not bus.executor.abandoned())
         after = await ask(bus, "quick")
-    assert [str(r.status) for r in (culprit, neighbour, after)] == ["timeout", "success", "success"]
+    assert [str(r.status) for r in (blocking_job, neighbour, after)] == ["timeout", "success", "success"]
     assert counting.replaced == []
 
 
@@ -487,11 +492,11 @@ async def test_threads_that_do_not_come_back_are_not_the_pools(hostile: Hostile)
         return "quick"
 
     async with running(hostile, executor={"threads": 1}) as (bus, _):
-        culprit = await ask(bus, "stuck", budget_ms=100)
+        blocking_job = await ask(bus, "stuck", budget_ms=100)
         neighbour = await ask(bus, "quick")
         assert (hostile.entered.is_set(), hostile.go.is_set()) == (True, False)
         await until(lambda: [left.name for left in bus.executor.abandoned()] == ["stuck"])
-    assert (culprit.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
+    assert (blocking_job.status, neighbour.status) == (PipelineStatus.TIMEOUT, PipelineStatus.SUCCESS)
 
 
 @pytest.mark.fault(15)
@@ -509,12 +514,12 @@ async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostil
     async with running(hostile, executor={"threads": 8}) as (bus, _):
         while calls < 2:  # on a busy machine a query's time may be over before its node is called
             assert (await ask(bus, "stuck", budget_ms=100)).status is PipelineStatus.TIMEOUT
-        advice = bus.inner.policies.lane("prod").advice
-        await until(lambda: advice.stuck)
+        routing = bus.inner.policies.lane("prod").routing
+        await until(lambda: routing.stuck)
         refused, other = await ask(bus, "stuck"), await ask(bus, "echo")
         assert (calls, hostile.go.is_set()) == (2, False)
         hostile.go.set()
-        await until(lambda: not advice.stuck)
+        await until(lambda: not routing.stuck)
         again = await ask(bus, "stuck")
     assert (refused.status, refused.error_type) == (PipelineStatus.ERROR, "node_stuck")
     assert other.status is PipelineStatus.SUCCESS
@@ -589,8 +594,8 @@ async def test_a_node_that_leaves_tasks_behind(hostile: Hostile) -> None:
         return "leaked"
 
     async with running(hostile) as (bus, counting):
-        put(bus, a="echo", culprit="leaks", b="echo")
-        results = await answers(bus, "a", "culprit", "b")
+        put(bus, a="echo", blocking_job="leaks", b="echo")
+        results = await answers(bus, "a", "blocking_job", "b")
         again = await ask(bus, "leaks")
     assert [str(result.status) for result in (*results, again)] == ["success"] * 4
     assert (len(left), counting.replaced) == (200, [])
@@ -610,11 +615,11 @@ async def test_an_answer_that_is_too_large(hostile: Hostile) -> None:
         return "x" * 50_000_000
 
     async with running(hostile, stall_s=60) as (bus, _):
-        put(bus, a="echo", culprit="large", b="echo")
-        a, culprit, b = await answers(bus, "a", "culprit", "b")
+        put(bus, a="echo", blocking_job="large", b="echo")
+        a, blocking_job, b = await answers(bus, "a", "blocking_job", "b")
         largest = max(len(record.value or b"") for record in bus.sink.records)
     assert (a.status, b.status) == (PipelineStatus.SUCCESS, PipelineStatus.SUCCESS)
-    assert (culprit.status, culprit.error_type, culprit.answer) == (
+    assert (blocking_job.status, blocking_job.error_type, blocking_job.answer) == (
         PipelineStatus.ERROR,
         "result_too_large",
         None,

@@ -149,7 +149,7 @@ async def test_while_queries_wait_a_limit_that_pays_is_applied(
             for number in range(100):
                 bus.put(query(f"q{number}", **fields))
             await asyncio.sleep(0.05)
-        busy_s = bus.inner.policies.lane("prod").advice.stages[2].limit_s
+        busy_s = bus.inner.policies.lane("prod").routing.stages[2].limit_s
         await finish(bus, 1610)
         await asyncio.sleep(1)
         calm = await ask_in_turn(bus, 2)
@@ -260,7 +260,7 @@ OPEN_AT_MOST_S = 1.2 * OPEN_S + 0.2
 
 def state(bus: MemoryBus, lane: str = "prod", node: str = "any") -> BreakerState:
     """The breaker of a node as the stages see it."""
-    return bus.inner.policies.lane(lane).advice.node(node).state
+    return bus.inner.policies.lane(lane).routing.node(node).state
 
 
 async def opened(bus: MemoryBus, node: FakeNode, **fields: Any) -> None:

@@ -46,8 +46,8 @@ class Drain:
 
     def __init__(self, world: World, keys: frozenset[PartitionKey] | None, limit_s: float) -> None:
         self.keys = keys
-        books = world.ledger.books
-        self.epochs = {key: book.epoch for key, book in books.items() if keys is None or key in keys}
+        books = world.ledger.partitions
+        self.epochs = {key: offsets.epoch for key, offsets in books.items() if keys is None or key in keys}
         """It speaks for these assignments, not for later ones of the same partitions."""
         self.disturbed = False
         self.ends_at = world.loop.time() + limit_s
@@ -160,7 +160,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         """A stage of a query never ends, or waits for a thread."""
         jobs = self.running()
         job = jobs[number % len(jobs)]
-        if job.trail.running is None:
+        if job.history.running is None:
             self.on_loop(lambda: self.world.park(job) if parks else self.world.executor.hang(job))
 
     @precondition(lambda self: self.running(waiting=True))
@@ -176,11 +176,11 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     # Partitions
 
-    @precondition(lambda self: self.world.ledger.books)
+    @precondition(lambda self: self.world.ledger.partitions)
     @rule(number=NUMBERS)
     def lose(self, number: int) -> None:
         """A partition is gone before anything could be done about it."""
-        keys = list(self.world.ledger.books)
+        keys = list(self.world.ledger.partitions)
         self.revoke(frozenset({keys[number % len(keys)]}))
         self.turn()
 
@@ -190,17 +190,17 @@ class DispatcherMachine(RuleBasedStateMachine):
         for drain in self.drains:
             drain.disturbed = True
 
-    @precondition(lambda self: len(self.world.ledger.books) < len(KEYS))
+    @precondition(lambda self: len(self.world.ledger.partitions) < len(KEYS))
     @rule()
     def assign(self) -> None:
         """All partitions that are not being taken away are given again."""
         leaving = {key for drain in self.drains for key in drain.keys or ()}
-        self.world.assign(frozenset(KEYS).difference(self.world.ledger.books, leaving))
+        self.world.assign(frozenset(KEYS).difference(self.world.ledger.partitions, leaving))
         for drain in self.drains:
             self.world.note_drain(drain.keys)
         self.turn()
 
-    @precondition(lambda self: self.world.ledger.books)
+    @precondition(lambda self: self.world.ledger.partitions)
     @rule(
         which=st.sampled_from([(0,), (1,), (0, 1), None]), limit_s=st.sampled_from([0.0, 0.02, 0.4, 5.0, 5.0])
     )
@@ -210,7 +210,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.drains.append(Drain(self.world, keys, limit_s))
         self.turn()
 
-    @precondition(lambda self: self.world.ledger.books and not self.drains)
+    @precondition(lambda self: self.world.ledger.partitions and not self.drains)
     @rule(number=st.integers(0, 1))
     def rebalance(self, number: int) -> None:
         """A partition is taken away in good order, and given again."""
@@ -219,7 +219,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.drain((number,), 5.0)
         for _ in range(3):
             self.pass_time(0.3)
-        if len(self.world.ledger.books) < len(KEYS):
+        if len(self.world.ledger.partitions) < len(KEYS):
             self.assign()
 
     @precondition(lambda self: self.drains)
@@ -232,7 +232,8 @@ class DispatcherMachine(RuleBasedStateMachine):
     def drained(self, drain: Drain) -> None:
         """A drain is over: commit, and give the partitions up."""
         world, ledger = self.world, self.world.ledger
-        keys = frozenset(ledger.books) if drain.keys is None else drain.keys.intersection(ledger.books)
+        assigned = frozenset(ledger.partitions)
+        keys = assigned if drain.keys is None else assigned & drain.keys
         mine = [
             entry
             for entry in world.present()
@@ -323,11 +324,11 @@ class DispatcherMachine(RuleBasedStateMachine):
     def positions_are_behind_what_is_finished(self) -> None:
         """A partition's position is its first record that is not acknowledged."""
         world = self.world
-        for key, book in world.ledger.books.items():
+        for key, offsets in world.ledger.partitions.items():
             first, end = world.first[key.partition], world.next[key.partition]
             log = world.logs[key.partition][first:end]
             unfinished = next((one.record.offset for one in log if not one.acked), end)
-            assert book.position == (unfinished if log else None)
+            assert offsets.position == (unfinished if log else None)
 
     def drains_end(self) -> None:
         """Once nothing is under way, nor to be answered before what is answered.
@@ -382,9 +383,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         world.commit()
         assert world.committed == [len(log) for log in world.logs]
         assert (inner.dispatcher.in_flight, inner.dispatcher.waiting, inner.slots.running) == (0, 0, 0)
-        assert (inner.slots.held_bytes, len(inner.dispatcher.refusals), inner.running.jobs) == (0, 0, {})
+        assert (inner.slots.held_bytes, len(inner.dispatcher.rejections), inner.running.jobs) == (0, 0, {})
         assert (inner.slots.input_bytes, inner.dispatcher.in_line) == (0, 0)
-        assert not any(book.in_line or book.line_bytes for book in world.ledger.books.values())
+        assert not any(offsets.in_line or offsets.line_bytes for offsets in world.ledger.partitions.values())
         assert inner.dispatcher._order is None or not inner.dispatcher._order.under_way
 
 

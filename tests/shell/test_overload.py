@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.core.adaptive.lane_state import MIN_ANSWERS
-from fivestage.core.adaptive.slot_pressure import PRESSED_S
+from fivestage.core.adaptive.slot_pressure import PRESSURE_S
 from fivestage.core.admission.concurrency_limit import ConcurrencyLimiter, LimiterPolicy
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
@@ -289,7 +289,7 @@ async def test_likely_where_slots_are_dear_else_about_even() -> None:
         calm = await bus.ask("any", budget_ms=50)
         await ask_many(bus, "two", 2)
         pressed = await bus.ask("any", budget_ms=50)
-        await asyncio.sleep(PRESSED_S)
+        await asyncio.sleep(PRESSURE_S)
         calm_again = await bus.ask("any", budget_ms=50)
         hopeless = await bus.ask("any", budget_ms=15)
     found = [str(result.status) for result in (calm, pressed, calm_again, hopeless)]

@@ -13,8 +13,8 @@ import pytest
 from fivestage import Orchestrator, Pipeline
 from fivestage.core.job import Job
 from fivestage.core.plan import Plan
-from fivestage.core.routing_snapshot import StageAdvice
-from fivestage.executors.task_host import JobHost
+from fivestage.core.routing_snapshot import StageRouting
+from fivestage.executors.task_host import TaskHost
 from fivestage.pipeline.context import Query, StageContext
 from fivestage.pipeline.thread_pool import ThreadPool
 from fivestage.pipeline.waiting_calls import Parked, Times
@@ -38,8 +38,8 @@ async def test_a_call_that_is_of_no_use_any_more_is_not_made(
     calls: list[str] = []
     now, spec, pool = time.monotonic(), PLAN.stages[2], ThreadPool(1)
     ctx = StageContext("prod", inf, time.monotonic, StageType.PROCESSING)
-    advice = StageAdvice(LONG_S, typical_s=LONG_S / 2)
-    parked = Parked(spec, advice, ctx, Times(now, now + LONG_S, now + left_s), now, lambda: barred)
+    routing = StageRouting(LONG_S, typical_s=LONG_S / 2)
+    parked = Parked(spec, routing, ctx, Times(now, now + LONG_S, now + left_s), now, lambda: barred)
     call = parked.submit(pool, lambda query, _ctx: calls.append(query.query_id), Query("q", "any"))
     await parked.wait(call)
     await call.wait()
@@ -67,28 +67,28 @@ async def test_a_query_that_moved_does_not_take_its_call_back() -> None:
 
     orchestrator = Orchestrator(app, threads=1, plan=PLAN)
     ended: list[Any] = []
-    old, new = (JobHost(orchestrator.run, lambda *ending: ended.append(ending[1:])) for _ in range(2))
+    old, new = (TaskHost(orchestrator.run, lambda *ending: ended.append(ending[1:])) for _ in range(2))
     now = time.monotonic()
     first, moved = (
         Job(Query(name, name), PLAN, started_at=now, ends_at=now + 2 * LONG_S) for name in ("holds", "works")
     )
-    old.start(first, first.trail)
-    old.start(moved, moved.trail)
-    while moved.trail.waiting is None:
+    old.start(first, first.history)
+    old.start(moved, moved.history)
+    while moved.history.waiting is None:
         await asyncio.sleep(0)
-    waiting, old_trail = moved.trail.waiting, moved.trail
+    waiting, old_history = moved.history.waiting, moved.history
     hold.set()
     while waiting.parked.start is None:
         time.sleep(0.001)  # noqa: ASYNC251 - the loop must not turn before the query has moved
-    old_trail.closed = True
+    old_history.closed = True
     moved.move()
-    new.start(moved, moved.trail)
+    new.start(moved, moved.history)
     for _ in range(10):
         await asyncio.sleep(0)
-    old.cancel(moved, old_trail)
+    old.cancel(moved, old_history)
     work.set()
     async with asyncio.timeout(LONG_S):
-        while (moved.trail, True) not in ended:
+        while (moved.history, True) not in ended:
             await asyncio.sleep(0.001)
-    assert moved.trail.answer_json == b'"the answer"'
+    assert moved.history.answer_json == b'"the answer"'
     orchestrator.threads.close()

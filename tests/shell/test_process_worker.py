@@ -16,7 +16,7 @@ from fivestage.pipeline.bounded_call import StepMonitor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.executors.process.connection import Link
+    from fivestage.executors.process.connection import WorkerLink
 
 PLAN = Plan.of()
 
@@ -49,7 +49,7 @@ class Wire:
 def busy_worker() -> tuple[Wire, ProcessWorker]:
     """A worker whose query has just ended, and which has not answered the last ping yet."""
     wire = Wire()
-    worker = ProcessWorker(cast("Link", wire), lambda _: None, 0.03, b'""')
+    worker = ProcessWorker(cast("WorkerLink", wire), lambda _: None, 0.03, b'""')
     worker.start(Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0))
     worker.look(0.0, elapsed_s=0.01)
     wire.say(messages.DONE, 1, True, [])

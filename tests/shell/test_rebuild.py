@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fivestage.core.observer import Observer
-from fivestage.core.reachability import Reach
+from fivestage.core.reachability import Reachability
 from fivestage.errors import BrokerError, ConfigurationError
 from fivestage.kafka.aiokafka_internals import brake_fetches
 from fivestage.kafka.connection.rebuild import ATTEMPT_S, PATIENCE_S, STOP_S, Rebuilds, attempt_within
@@ -107,7 +107,7 @@ async def test_a_wait_for_brokers_that_is_given_up() -> None:
 @pytest.mark.fault(2)
 async def test_an_outage_is_waited_for() -> None:
     """While no broker can be reached the attempts go on; the limit counts from when one can be."""
-    clock, reach = asyncio.get_running_loop().time, Reach()
+    clock, reach = asyncio.get_running_loop().time, Reachability()
     reach.lost()
     asyncio.get_running_loop().call_later(3600, lambda: reach.found(clock()))
     before = clock()

@@ -22,8 +22,8 @@ from fivestage.core.observer import Observer
 from fivestage.core.partition_halt import Halt
 from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError, ConfigurationError
-from fivestage.kafka.consumer.fetch_recovery import Recovery
-from fivestage.kafka.consumer.offset_reset import RETRY_S, Positions
+from fivestage.kafka.consumer.fetch_recovery import FetchRecovery
+from fivestage.kafka.consumer.offset_reset import RETRY_S, OffsetReset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,14 +130,14 @@ async def recover(
     consumer = RebalancingConsumer(ledger, during, corrupt, position)
 
     def begin(records: Sequence[Any]) -> Sequence[Any]:
-        book = ledger.book(PartitionKey(records[0].topic, records[0].partition))
-        assert book is not None
+        offsets = ledger.offsets(PartitionKey(records[0].topic, records[0].partition))
+        assert offsets is not None
         for record in records:
-            book.begin(record.offset)
+            offsets.begin(record.offset)
         return records
 
     client: Any = consumer
-    recovery = Recovery(client, ledger, begin, topic="queries", group_id="g", patience_ms=200)
+    recovery = FetchRecovery(client, ledger, begin, topic="queries", group_id="g", patience_ms=200)
     return await recovery.recover(100), consumer, ledger
 
 
@@ -153,9 +153,9 @@ async def test_no_record_is_passed_over_for_one_of_before_a_rebalance() -> None:
     """Where the corrupt record was is not where the next assignment reads."""
     found, consumer, ledger = await recover(("read one", FIRST), corrupt=[FIRST])
     assert (0, 8) not in consumer.sought
-    book = ledger.book(FIRST)
-    assert book is not None
-    assert book.next_offset is None
+    offsets = ledger.offsets(FIRST)
+    assert offsets is not None
+    assert offsets.next_offset is None
     assert not any(isinstance(one, CorruptRecord) for one in found)
 
 
@@ -189,10 +189,10 @@ async def test_a_position_is_restored_only_in_the_assignment_that_had_none(
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, (during, FIRST))
     client: Any = consumer
-    await Positions(client, ledger, Observer(), topic="queries", group_id="g").restore(error)
-    book = ledger.book(FIRST)
-    assert book is not None
-    assert (consumer.sought, book.next_offset) == ([], None)
+    await OffsetReset(client, ledger, Observer(), topic="queries", group_id="g").restore(error)
+    offsets = ledger.offsets(FIRST)
+    assert offsets is not None
+    assert (consumer.sought, offsets.next_offset) == ([], None)
 
 
 async def test_a_halted_partition_is_put_back_too() -> None:
@@ -203,7 +203,7 @@ async def test_a_halted_partition_is_put_back_too() -> None:
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
     consumer.rebalanced = True  # in the middle of the fetch
     client: Any = consumer
-    recovery = Recovery(client, ledger, list, topic="queries", group_id="g", patience_ms=200)
+    recovery = FetchRecovery(client, ledger, list, topic="queries", group_id="g", patience_ms=200)
     found = await recovery.recover(10)
     assert sorted(consumer.sought) == [(0, 5), (1, 5)]
     assert [record.partition for record in found if isinstance(record, PlainRecord)] == [1]
@@ -216,10 +216,10 @@ async def test_a_task_of_the_client_that_dies_is_no_records_fault() -> None:
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST), [FIRST])
     consumer.end_task()
     client: Any = consumer
-    recovery = Recovery(client, ledger, list, topic="queries", group_id="g", patience_ms=200)
+    recovery = FetchRecovery(client, ledger, list, topic="queries", group_id="g", patience_ms=200)
     with pytest.raises(BrokerError, match="the Kafka client's fetch task has ended"):
         await recovery.recover(10)
-    assert all(book.next_offset is None for book in ledger.books.values())
+    assert all(offsets.next_offset is None for offsets in ledger.partitions.values())
 
 
 class Refusing(RebalancingConsumer):
@@ -242,10 +242,10 @@ async def test_a_position_that_cannot_be_looked_up() -> None:
     lost = NoOffsetForPartitionError(TopicPartition(*FIRST))
     client: Any = Refusing(ledger, TopicAuthorizationFailedError())
     with pytest.raises(ConfigurationError, match="not allowed to read topic 'queries': grant Read on it"):
-        await Positions(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
+        await OffsetReset(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
     client = Refusing(ledger, RequestTimedOutError())
     before = asyncio.get_running_loop().time()
-    await Positions(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
+    await OffsetReset(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
     assert asyncio.get_running_loop().time() - before == pytest.approx(RETRY_S)
 
 
@@ -253,12 +253,12 @@ async def test_a_log_that_is_shorter_than_before_is_another_log() -> None:
     """What the old one had moves nothing any more: it begins in a new book."""
     ledger = Ledger(max_span=10)
     ledger.assign(BOTH)
-    old = ledger.book(FIRST)
+    old = ledger.offsets(FIRST)
     client: Any = RebalancingConsumer(ledger, ("nothing", FIRST))
     lost = OffsetOutOfRangeError({TopicPartition(*FIRST): 12})
-    await Positions(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
+    await OffsetReset(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
     assert old is not None
-    assert (old.closed, ledger.book(FIRST) is old) == (True, False)
+    assert (old.closed, ledger.offsets(FIRST) is old) == (True, False)
 
 
 LOST: dict[str, NoOffsetForPartitionError | OffsetOutOfRangeError] = {
@@ -286,7 +286,9 @@ async def restored(reset: Reset, lost: str) -> tuple[RebalancingConsumer, Ledger
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
     consumer.rebalanced = True  # it keeps what is sought
     client: Any = consumer
-    await Positions(client, ledger, observer, topic="queries", group_id="g", reset=reset).restore(LOST[lost])
+    await OffsetReset(client, ledger, observer, topic="queries", group_id="g", reset=reset).restore(
+        LOST[lost]
+    )
     return consumer, ledger, observer
 
 
@@ -323,7 +325,7 @@ async def test_a_partition_that_was_never_read_keeps_no_position() -> None:
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
     consumer.rebalanced, consumer.position = True, None
     client: Any = consumer
-    recovery = Recovery(
+    recovery = FetchRecovery(
         client, ledger, list, topic="queries", group_id="g", patience_ms=200, from_beginning=False
     )
     await recovery.recover(10)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fivestage.core.deadline import Budget
-from fivestage.core.ledger import PartitionLedger
+from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.records import PlainRecord
 from fivestage.core.rejection_cause import EXPIRED
 from fivestage.dispatch.rejections import (
@@ -17,8 +17,8 @@ from fivestage.dispatch.rejections import (
     OLD_S,
     READING_S,
     SLICE_S,
-    Refusal,
-    Refusals,
+    Rejection,
+    Rejections,
 )
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
@@ -32,12 +32,12 @@ TELLING_S = 0.000_1
 """How long it takes to tell one."""
 
 
-def refusal(offset: int, over_s: float) -> Refusal:
+def rejection(offset: int, over_s: float) -> Rejection:
     """One whose time was up so long ago."""
     due_at = asyncio.get_running_loop().time() - over_s
     budget = Budget(due_at, -over_s, 0.25, due_at=due_at)
-    record, book = PlainRecord("q", 0, offset), PartitionLedger(1)
-    return Refusal(record, book, f"q{offset}", "prod", {}, budget, EXPIRED, over_s, in_line=False)
+    record, offsets = PlainRecord("q", 0, offset), PartitionOffsets(1)
+    return Rejection(record, offsets, f"q{offset}", "prod", {}, budget, EXPIRED, over_s, in_line=False)
 
 
 class Teller:
@@ -45,16 +45,16 @@ class Teller:
 
     def __init__(self) -> None:
         self.told: list[int] = []
-        self.refusals = Refusals(self._tell)
+        self.rejections = Rejections(self._tell)
 
-    def _tell(self, refusal: Refusal) -> None:
+    def _tell(self, rejection: Rejection) -> None:
         block(TELLING_S)
-        self.told.append(refusal.record.offset)
+        self.told.append(rejection.record.offset)
 
     def add(self, count: int, over_s: float) -> None:
         """So many come in."""
         for number in range(count):
-            self.refusals.add(refusal(number, over_s), asyncio.get_running_loop().time())
+            self.rejections.add(rejection(number, over_s), asyncio.get_running_loop().time())
 
 
 @pytest.mark.parametrize(("over_s", "slice_s"), [(0.0, SLICE_S), (OLD_S, SLICE_S), (OLD_S + 0.01, BRIEF_S)])
@@ -82,23 +82,23 @@ async def test_what_is_remembered_is_bounded() -> None:
     """With so many to be told nothing more should be read, and they are told at full speed."""
     teller = Teller()
     teller.add(MAX_REMEMBERED - 1, OLD_S + 1)
-    assert not teller.refusals.is_full
+    assert not teller.rejections.is_full
     teller.add(1, OLD_S + 1)
-    assert teller.refusals.is_full
+    assert teller.rejections.is_full
     await asyncio.sleep(0)
     assert len(teller.told) == pytest.approx(SLICE_S / TELLING_S, abs=1)
-    assert not teller.refusals.is_full
+    assert not teller.rejections.is_full
 
 
 def tell_slowly(bus: MemoryBus) -> None:
     """Let each refusal take a while."""
-    tell: Callable[[Refusal], None] = bus.dispatcher.refusals._tell
+    tell: Callable[[Rejection], None] = bus.dispatcher.rejections._tell
 
-    def slowly(refusal: Refusal) -> None:
+    def slowly(rejection: Rejection) -> None:
         block(TELLING_S)
-        tell(refusal)
+        tell(rejection)
 
-    bus.dispatcher.refusals._tell = slowly
+    bus.dispatcher.rejections._tell = slowly
 
 
 async def test_a_new_query_does_not_wait_for_a_backlog_to_be_told() -> None:
@@ -113,7 +113,7 @@ async def test_a_new_query_does_not_wait_for_a_backlog_to_be_told() -> None:
         while statuses(bus)["success"] == 0:
             await asyncio.sleep(0.001)
         assert statuses(bus)["expired"] < 1000
-        assert len(bus.dispatcher.refusals) > 1000
+        assert len(bus.dispatcher.rejections) > 1000
         await finish(bus, 2001)
         assert statuses(bus) == {"success": 1, "expired": 2000}
     ages = {round(result.metrics.queue_ms) for result in bus.results() if result.status == "expired"}
@@ -128,10 +128,10 @@ async def test_at_the_end_all_are_told() -> None:
         tell_slowly(bus)
         for number in range(1000):
             bus.put(query(f"old{number}"), timestamp=timestamp() - 60_000)
-        while not bus.dispatcher.refusals:
+        while not bus.dispatcher.rejections:
             await asyncio.sleep(0.001)
-        bus.inner.intake.stop()
+        bus.inner.poller.stop()
         assert await bus.dispatcher.drain(10.0)
-        book = bus.ledger.book(KEY)
-        assert book is not None
-        assert statuses(bus)["expired"] == book.position == book.next_offset
+        offsets = bus.ledger.offsets(KEY)
+        assert offsets is not None
+        assert statuses(bus)["expired"] == offsets.position == offsets.next_offset

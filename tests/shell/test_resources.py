@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from fivestage import Orchestrator, Pipeline, Query, ResourceError, StageContext
-from fivestage.pipeline.resource_manager import CLOSE_S, Resources
+from fivestage.pipeline.resource_manager import CLOSE_S, ResourceManager
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import PipelineStatus, StageType
@@ -230,7 +230,7 @@ async def test_a_later_worker_hears_of_each_failure() -> None:
     """Without ``retry`` the first failure is the end: its executor waits between attempts itself."""
     recorded, flaky = Recorded("one"), Flaky(1)
     recorded.add("flaky", opening=flaky)
-    resources = Resources(recorded.app.resources, start_timeout_s=60)
+    resources = ResourceManager(recorded.app.resources, start_timeout_s=60)
     with pytest.raises(
         ResourceError, match=r"resource 'flaky' could not be opened:\n  ConnectionRefusedError: no"
     ):
@@ -245,7 +245,7 @@ async def test_a_start_that_is_cancelled() -> None:
     """Closes what is open and leaves the rest."""
     recorded = Recorded("one")
     recorded.add("slow", opening=lambda: asyncio.sleep(20))
-    starting = asyncio.create_task(Resources(recorded.app.resources, start_timeout_s=60).open())
+    starting = asyncio.create_task(ResourceManager(recorded.app.resources, start_timeout_s=60).open())
     await asyncio.sleep(1)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -264,7 +264,7 @@ async def test_an_opening_that_exits_is_a_failure() -> None:
     recorded = Recorded()
     recorded.add("leaves", opening=exits)
     with pytest.raises(ResourceError, match=r"SystemExit: NO_SUCH_VARIABLE is not set"):
-        await Resources(recorded.app.resources, start_timeout_s=1).open_loop(retry=False)
+        await ResourceManager(recorded.app.resources, start_timeout_s=1).open_loop(retry=False)
 
 
 async def test_a_function_that_yields_nothing() -> None:
@@ -279,7 +279,7 @@ async def test_a_function_that_yields_nothing() -> None:
     with pytest.raises(
         ResourceError, match=r"generator didn't yield\n  at .*test_resources.py:\d+, in nothing"
     ):
-        await Resources(app.resources, start_timeout_s=1).open(retry=False)
+        await ResourceManager(app.resources, start_timeout_s=1).open(retry=False)
 
 
 # How they close

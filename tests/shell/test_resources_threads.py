@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from fivestage import Orchestrator, Pipeline, Query, ResourceError, StageContext
-from fivestage.pipeline.resource_manager import Resources
+from fivestage.pipeline.resource_manager import ResourceManager
 from fivestage.testing.memory import MemoryBus
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ async def test_a_def_node_cannot_use_an_async_one() -> None:
 async def test_one_process_many_loops() -> None:
     """As executors use it: ``def`` ones once, ``async def`` ones on each loop, which keeps its own."""
     sqlite = Sqlite()
-    resources = Resources(sqlite.app.resources, start_timeout_s=60)
+    resources = ResourceManager(sqlite.app.resources, start_timeout_s=60)
     process = await resources.open_process()
     assert (sqlite.log, resources.missing()) == (["open model"], ["first", "last"])
 
@@ -138,7 +138,7 @@ async def test_one_process_many_loops() -> None:
     assert sqlite.log[-1] == "close model"
 
 
-def declared(open_it: Callable[[], Any]) -> tuple[Resources, Resource[Any]]:
+def declared(open_it: Callable[[], Any]) -> tuple[ResourceManager, Resource[Any]]:
     """A ``def`` resource that opens as it is said."""
     app = Pipeline()
 
@@ -146,7 +146,7 @@ def declared(open_it: Callable[[], Any]) -> tuple[Resources, Resource[Any]]:
     def model() -> Iterator[Any]:
         yield open_it()
 
-    return Resources(app.resources, start_timeout_s=60), model
+    return ResourceManager(app.resources, start_timeout_s=60), model
 
 
 async def test_what_fails_in_a_thread_is_tried_again() -> None:
@@ -177,7 +177,7 @@ async def test_what_hangs_in_a_thread_is_left_behind() -> None:
         yield "late"
         closed.set()
 
-    resources = Resources(app.resources, start_timeout_s=0.05)
+    resources = ResourceManager(app.resources, start_timeout_s=0.05)
     with pytest.raises(ResourceError, match=r"'model' was not open within 0.05 s.*in model has not reached"):
         await resources.open()
     assert not closed.is_set()
@@ -213,7 +213,7 @@ async def test_what_hangs_while_it_closes() -> None:
         yield "hangs"
         release.wait(60)
 
-    scope = await Resources(app.resources, start_timeout_s=60).open()
+    scope = await ResourceManager(app.resources, start_timeout_s=60).open()
     with capture_logs() as logs:
         await scope.close(0.2)
     assert await asyncio.to_thread(closed.wait, 20)

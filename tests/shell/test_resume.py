@@ -9,7 +9,7 @@ import pytest
 
 from fivestage import Orchestrator, Pipeline, Plan, Query, StageContext
 from fivestage.core.job import Job
-from fivestage.core.stage_history import RunningStage, StageRun, Trail
+from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 from fivestage_schemas import Outcome
 
 BIG = 2**100
@@ -50,15 +50,15 @@ async def test_a_moved_job_keeps_its_answer() -> None:
     seen: list[Any] = []
     orchestrator = Orchestrator(app(seen))
     one = job(orchestrator)
-    await orchestrator.run(one, one.trail)
-    one.trail.runs[2].node = "second"  # as after a failover
-    del one.trail.runs[3:]
-    one.trail.start(RunningStage(one.plan.stages[3], one.started_at, 0.04))
-    answer_json = one.trail.answer_json = b"kept"
+    await orchestrator.run(one, one.history)
+    one.history.runs[2].node = "second"  # as after a failover
+    del one.history.runs[3:]
+    one.history.start(RunningStage(one.plan.stages[3], one.started_at, 0.04))
+    answer_json = one.history.answer_json = b"kept"
     one.move()
-    await orchestrator.run(one, one.trail)
+    await orchestrator.run(one, one.history)
     assert seen == [(BIG, "first", 1), (BIG, "second", 2)]
-    assert (one.trail.answer_json, len(one.trail.runs)) == (answer_json, 5)
+    assert (one.history.answer_json, len(one.history.runs)) == (answer_json, 5)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.TIMEOUT])
@@ -67,10 +67,10 @@ async def test_a_job_that_was_moved_after_its_end_runs_nothing(outcome: Outcome)
     seen: list[Any] = []
     orchestrator = Orchestrator(app(seen))
     one = job(orchestrator)
-    one.trail.finish(StageRun(one.plan.stages[0], outcome, started_at=one.started_at))
+    one.history.finish(StageRun(one.plan.stages[0], outcome, started_at=one.started_at))
     one.move()
-    await orchestrator.run(one, one.trail)
-    assert (seen, len(one.trail.runs)) == ([], 1)
+    await orchestrator.run(one, one.history)
+    assert (seen, len(one.history.runs)) == ([], 1)
 
 
 async def test_a_moved_job_keeps_its_verdict() -> None:
@@ -83,14 +83,14 @@ async def test_a_moved_job_keeps_its_verdict() -> None:
 
     orchestrator = Orchestrator(pipeline)
     one = job(orchestrator)
-    await orchestrator.run(one, one.trail)
-    validation = one.trail.runs[3]
-    del one.trail.runs[4:]
+    await orchestrator.run(one, one.history)
+    validation = one.history.runs[3]
+    del one.history.runs[4:]
     validation.verdict, validation.data_json = False, None
-    one.trail.start(RunningStage(one.plan.stages[4], one.started_at, 0.04))
+    one.history.start(RunningStage(one.plan.stages[4], one.started_at, 0.04))
     one.move()
-    await orchestrator.run(one, one.trail)
-    assert (seen, one.trail.runs[3].verdict) == ([True, False], False)
+    await orchestrator.run(one, one.history)
+    assert (seen, one.history.runs[3].verdict) == ([True, False], False)
 
 
 async def test_a_job_that_was_moved_after_its_rejection_runs_nothing() -> None:
@@ -98,30 +98,30 @@ async def test_a_job_that_was_moved_after_its_rejection_runs_nothing() -> None:
     orchestrator = Orchestrator(app([]), plan=Plan.of(rejected="error"))
     one = job(orchestrator)
     for spec in one.plan.stages[:4]:
-        one.trail.finish(StageRun(spec, Outcome.SUCCESS, started_at=one.started_at))
-    one.trail.runs[3].verdict = False
+        one.history.finish(StageRun(spec, Outcome.SUCCESS, started_at=one.started_at))
+    one.history.runs[3].verdict = False
     one.move()
-    await orchestrator.run(one, one.trail)
-    assert len(one.trail.runs) == 4
+    await orchestrator.run(one, one.history)
+    assert len(one.history.runs) == 4
 
 
-def running(trail: Trail, sequence: int, attempt: int = 1) -> RunningStage:
+def running(history: StageHistory, sequence: int, attempt: int = 1) -> RunningStage:
     """A stage that is running."""
     spec = Orchestrator().plan.stages[sequence]
     found = RunningStage(spec, 0.0, 0.1, attempt=attempt)
-    trail.start(found)
+    history.start(found)
     return found
 
 
 def test_a_stage_that_ends_at_the_last_moment_is_not_awaited() -> None:
     """Whoever wants to end it looks again: its run, or its failed attempt, may be there already."""
-    trail = Trail()
-    one = running(trail, 0)
-    assert trail.awaits(one)
-    trail.finish(StageRun(one.spec, Outcome.SUCCESS))
-    assert not trail.awaits(one)
-    trail.finish(StageRun(Orchestrator().plan.stages[1], Outcome.SUCCESS))
-    two = running(trail, 2)
-    trail.fail_over(StageRun(two.spec, Outcome.ERROR))
-    assert not trail.awaits(two)
-    assert trail.awaits(running(trail, 2, attempt=2))
+    history = StageHistory()
+    one = running(history, 0)
+    assert history.awaits(one)
+    history.finish(StageRun(one.spec, Outcome.SUCCESS))
+    assert not history.awaits(one)
+    history.finish(StageRun(Orchestrator().plan.stages[1], Outcome.SUCCESS))
+    two = running(history, 2)
+    history.fail_over(StageRun(two.spec, Outcome.ERROR))
+    assert not history.awaits(two)
+    assert history.awaits(running(history, 2, attempt=2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fivestage import Plan, Query
 from fivestage.core.job import Job
 from fivestage.core.stage_history import RunningStage
-from fivestage.executors.job_registry import Roster
+from fivestage.executors.job_registry import JobRegistry
 
 PLAN = Plan.of()
 THREAD = (1, 2)
@@ -16,28 +16,28 @@ class Place:
 
     def __init__(self) -> None:
         self.finished: list[Job] = []
-        self.roster = Roster(self.finished.append)
+        self.registry = JobRegistry(self.finished.append)
 
     def job(self) -> Job:
         """A job whose node runs."""
         job = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0)
-        self.roster.place(job)
-        job.trail.start(RunningStage(PLAN.stages[2], 0.0, 0.1, node="node"))
+        self.registry.place(job)
+        job.history.start(RunningStage(PLAN.stages[2], 0.0, 0.1, node="node"))
         return job
 
     def counted(self, number: int = 0) -> list[tuple[float, bool]]:
         """Since when code runs on, and whether it keeps the thread."""
-        return [(one.since, one.thread is THREAD) for one in self.roster.abandoned(number, THREAD)]
+        return [(one.since, one.thread is THREAD) for one in self.registry.abandoned(number, THREAD)]
 
 
 def test_code_runs_on_when_the_loop_has_turned_since() -> None:
     """A busy loop that has not cancelled it yet says nothing; the code that has control counts at once."""
     place = Place()
     job = place.job()
-    place.roster.leave(job, 5.0)
+    place.registry.leave(job, 5.0)
     assert place.counted() == []
     assert place.counted(job.number) == [(5.0, True)]
-    place.roster.turned_at = 6.0
+    place.registry.turned_at = 6.0
     assert place.counted() == [(5.0, False)]
 
 
@@ -45,13 +45,13 @@ def test_a_stall_does_not_forget_code_that_runs_on() -> None:
     """What had run on before goes on counting; what only waits counts from when the loop turns again."""
     place = Place()
     deaf, waits, blocks = place.job(), place.job(), place.job()
-    place.roster.leave(deaf, 5.0)
-    place.roster.turned_at = 6.0
-    place.roster.leave(waits, 7.0)
-    place.roster.leave(blocks, 7.0)
-    place.roster.hold_all_but(blocks.number, 8.0)
+    place.registry.leave(deaf, 5.0)
+    place.registry.turned_at = 6.0
+    place.registry.leave(waits, 7.0)
+    place.registry.leave(blocks, 7.0)
+    place.registry.hold_all_but(blocks.number, 8.0)
     assert place.counted(blocks.number) == [(5.0, False), (7.0, True)]
-    place.roster.turned_at = 9.0
+    place.registry.turned_at = 9.0
     assert place.counted() == [(5.0, False), (8.0, False), (7.0, False)]
 
 
@@ -59,13 +59,13 @@ def test_what_an_excused_job_still_does_counts() -> None:
     """It only waited; its clean-up may block the loop, or go on for ever, all the same."""
     place = Place()
     job = place.job()
-    place.roster.leave(job, 5.0)
-    place.roster.excuse(job, 6.0)
-    place.roster.turned_at = 5.5
+    place.registry.leave(job, 5.0)
+    place.registry.excuse(job, 6.0)
+    place.registry.turned_at = 5.5
     assert place.counted() == []
-    assert place.roster.knows(job.number)
+    assert place.registry.knows(job.number)
     assert place.counted(job.number) == [(6.0, True)]
-    place.roster.turned_at = 7.0
+    place.registry.turned_at = 7.0
     assert place.counted() == [(6.0, False)]
 
 
@@ -74,10 +74,10 @@ def test_an_excused_job_is_not_late() -> None:
     place = Place()
     for excused in (True, False):
         job = place.job()
-        place.roster.leave(job, 5.0)
+        place.registry.leave(job, 5.0)
         if excused:
-            place.roster.excuse(job, 5.0)
+            place.registry.excuse(job, 5.0)
         job.end()
-        place.roster.done(job, job.trail, True)
+        place.registry.done(job, job.history, True)
         assert place.finished == ([] if excused else [job])
-        assert not place.roster.knows(job.number)
+        assert not place.registry.knows(job.number)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fivestage.core.job import Job
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
 
 PATIENT = {"pipeline": {"total_timeout_ms": 60_000}}
 
@@ -46,9 +46,9 @@ async def test_each_ends_at_its_own_deadline() -> None:
 
         async def ask(budget_ms: int) -> None:
             await bus.ask("any", query_id=str(budget_ms), budget_ms=budget_ms)
-            ends[budget_ms] = round(1000 * (loop.time() - begun))
+            ends[budget_ms] = round(1000 * (loop.time() - started))
 
-        begun = loop.time()
+        started = loop.time()
         await asyncio.gather(*map(ask, (200, 50, 150, 100, 250)))
         assert bus.inner.running.jobs == {}
     assert ends == {50: 50, 100: 100, 150: 150, 200: 200, 250: 250}
@@ -114,7 +114,7 @@ async def test_what_goes_wrong_with_one_takes_nothing_from_the_others() -> None:
         running = bus.inner.running
         go_on = running.on_ended
 
-        def on_ended(job: Job, conclusion: Conclusion, now: float) -> None:
+        def on_ended(job: Job, conclusion: QueryOutcome, now: float) -> None:
             go_on(job, conclusion, now)
             ended.append(job.query.query_id)
             if len(ended) == 1:
@@ -170,14 +170,14 @@ async def test_a_query_that_waits_for_a_thread_holds_no_slot() -> None:
         running = bus.inner.running
         assert counts(bus) == (1, 1, 0)
         await until(0.1)
-        running.waits(job, job.trail, "pool")
-        running.waits(job, job.trail, "pool")  # a trail that was handed over says so again
+        running.waits(job, job.history, "pool")
+        running.waits(job, job.history, "pool")  # a trail that was handed over says so again
         await asyncio.sleep(0)
         assert counts(bus) == (1, 0, 1)
         assert bus.dispatcher.waiting == 1
         await until(0.4)  # after its deadline, which is none while it waits
         assert list(running.jobs) == [job.number]  # the second has ended at its deadline
-        running.goes_on(job, job.trail, job.started_at + 0.3, job.ends_at + 0.3)
+        running.goes_on(job, job.history, job.started_at + 0.3, job.ends_at + 0.3)
         assert counts(bus) == (1, 0, 0)
         while (result := bus.result("first")) is None:
             await bus.sink.published()
@@ -191,7 +191,7 @@ async def test_a_query_waits_for_a_thread_only_so_long() -> None:
     """Where no thread takes a call it ends as at any deadline, and its slot is not given back twice."""
     async with one_slot() as (bus, job):
         await until(0.1)
-        bus.inner.running.waits(job, job.trail, "pool")
+        bus.inner.running.waits(job, job.history, "pool")
         while (result := bus.result("first")) is None:
             await bus.sink.published()
         assert asyncio.get_running_loop().time() == pytest.approx(0.1 + PATIENCE * 0.25)
@@ -205,7 +205,7 @@ async def test_a_query_that_waits_for_a_thread_ends_at_its_deadline() -> None:
     due = dt.datetime.fromtimestamp(EPOCH + 0.3, dt.UTC)
     async with one_slot(deadline=due.isoformat()) as (bus, job):
         await until(0.1)
-        bus.inner.running.waits(job, job.trail, "pool")
+        bus.inner.running.waits(job, job.history, "pool")
         while (result := bus.result("first")) is None:
             await bus.sink.published()
         assert asyncio.get_running_loop().time() == pytest.approx(0.3)
@@ -215,14 +215,14 @@ async def test_a_query_that_waits_for_a_thread_ends_at_its_deadline() -> None:
 async def test_what_a_trail_says_that_is_the_jobs_no_more() -> None:
     """It has gone on elsewhere, or has ended: nothing changes."""
     async with one_slot() as (bus, job):
-        running, old = bus.inner.running, job.trail
+        running, old = bus.inner.running, job.history
         job.move()
         running.waits(job, old, "pool")
         running.goes_on(job, old, 5.0, 6.0)
         assert (counts(bus), job.ends_at) == ((1, 1, 0), 0.25)
         running.finished(job)
-        running.waits(job, job.trail, "pool")
-        running.goes_on(job, job.trail, 5.0, 6.0)
+        running.waits(job, job.history, "pool")
+        running.goes_on(job, job.history, 5.0, 6.0)
         await asyncio.sleep(0)
         assert (counts(bus), job.ends_at) == ((1, 0, 0), 0.25)
 
@@ -231,13 +231,13 @@ async def test_a_query_that_moves_takes_its_slot_again() -> None:
     """What it has waited does not count; where it goes on it may wait again."""
     async with one_slot() as (bus, job):
         running = bus.inner.running
-        running.waits(job, job.trail, "pool")
+        running.waits(job, job.history, "pool")
         await until(0.2)
         job.move()
         assert (counts(bus), job.started_at, job.ends_at) == ((2, 0, 0), 0.2, 0.45)
-        running.waits(job, job.trail, "other pool")
+        running.waits(job, job.history, "other pool")
         await until(0.3)
-        running.goes_on(job, job.trail, 0.3, 0.55)
+        running.goes_on(job, job.history, 0.3, 0.55)
         assert (running.parked, job.ends_at) == (0, 0.55)
 
 
@@ -246,10 +246,10 @@ async def test_a_loop_that_did_not_turn_has_not_heard_of_threads() -> None:
     async with one_slot() as (bus, job):
         running = bus.inner.running
         await until(0.1)
-        running.waits(job, job.trail, "pool")
+        running.waits(job, job.history, "pool")
         await until(0.2)
         block(1.0)
         await asyncio.sleep(0)
         assert not job.ended
-        running.goes_on(job, job.trail, job.started_at + 1.1, job.ends_at + 1.1)
+        running.goes_on(job, job.history, job.started_at + 1.1, job.ends_at + 1.1)
         assert not job.ended

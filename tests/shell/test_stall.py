@@ -12,12 +12,12 @@ from fivestage.core.job import Job
 from fivestage.core.observer import Observer
 from fivestage.core.outcome import conclude
 from fivestage.core.stage_history import RunningStage, StageRun
-from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S, Patrol
+from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S, Watchdog
 from fivestage.executors import TICK_S
 from fivestage.executors.abandoned_cpu import SpentCpu
-from fivestage.executors.job_registry import Roster
+from fivestage.executors.job_registry import JobRegistry
 from fivestage.executors.stall_detector import IN_STAGE, OUTSIDE, OUTSIDE_PATIENCE_S, StallDetector
-from fivestage.executors.worker_pool import MAX_DEATHS, Fleet
+from fivestage.executors.worker_pool import MAX_DEATHS, WorkerPool
 from fivestage.executors.worker_set import MAKE_AGAIN_S, MAX_STALLED, TRIM_AFTER_S
 from fivestage.pipeline.bounded_call import StepMonitor
 from fivestage.pipeline.thread_pool import Abandoned
@@ -109,7 +109,7 @@ class FakeWorker:
     """A worker in whatever state a test puts it."""
 
     def __init__(self, on_finished: OnFinished) -> None:
-        self.roster = Roster(on_finished)
+        self.registry = JobRegistry(on_finished)
         self.started: list[Job] = []
         self.counted: list[bool] = []
         self.why: str | None = None
@@ -118,7 +118,7 @@ class FakeWorker:
         self.ready = True
         self.thread = (1, 1)
         self.replacement: str | None = None
-        self.culprit: Job | None = None
+        self.is_blocking: Job | None = None
         self.number = 0
         self.ends_seen = 0
         self.gone_after = 1
@@ -126,14 +126,14 @@ class FakeWorker:
 
     @property
     def blocking(self) -> tuple[int, Job | None]:
-        return (self.culprit.number, self.culprit) if self.culprit else (self.number, None)
+        return (self.is_blocking.number, self.is_blocking) if self.is_blocking else (self.number, None)
 
     def start(self, job: Job) -> None:
         self.started.append(job)
-        self.roster.place(job)
+        self.registry.place(job)
 
     def cancel(self, job: Job) -> None:
-        self.roster.leave(job, 0.0)
+        self.registry.leave(job, 0.0)
 
     def look(self, _now: float, *, elapsed_s: float) -> str | None:
         self.counted.append(elapsed_s > 0)
@@ -150,19 +150,19 @@ class FakeWorker:
         self.gone = self.ends_seen >= self.gone_after
 
     def abandoned(self) -> list[Abandoned]:
-        return self.roster.abandoned(self.blocking[0], self.thread)
+        return self.registry.abandoned(self.blocking[0], self.thread)
 
     def ends(self, job: Job) -> None:
         """A job comes to its end here."""
-        self.roster.done(job, job.trail, True)
+        self.registry.done(job, job.history, True)
 
-    def stall(self, culprit: Job | None, why: str = IN_STAGE) -> None:
+    def stall(self, blocking_job: Job | None, why: str = IN_STAGE) -> None:
         """It does not turn from now on."""
-        self.why, self.culprit = why, culprit
+        self.why, self.is_blocking = why, blocking_job
 
     def turn(self) -> None:
         """It turns again."""
-        self.why = self.culprit = None
+        self.why = self.is_blocking = None
 
 
 class Counting(Observer):
@@ -188,7 +188,7 @@ class Yard:
         self.no_room = False
         self.finished: list[Job] = []
         self.counting = Counting()
-        self.fleet = Fleet(
+        self.pool = WorkerPool(
             self._make,
             size=size,
             spares=spares,
@@ -196,7 +196,7 @@ class Yard:
             observer=self.counting,
             cpu_clock=cpu_clock,
         )
-        self.fleet.launch(self.finished.append)
+        self.pool.launch(self.finished.append)
 
     def _make(self, on_finished: OnFinished, _on_ready: Callable[[], None]) -> FakeWorker:
         if self.no_room:
@@ -208,17 +208,17 @@ class Yard:
         """A job of 60 s in its first stage, of which half is known to be needed."""
         now = asyncio.get_running_loop().time()
         job = Job(Query("q", "text"), PLAN, started_at=now, ends_at=now + 60)
-        job.advice.stages = tuple(
+        job.routing.stages = tuple(
             stage._replace(need_s=takes_s if number == 0 else 0.001)
-            for number, stage in enumerate(job.advice.stages)
+            for number, stage in enumerate(job.routing.stages)
         )
-        self.fleet.submit(job)
-        job.trail.start(RunningStage(PLAN.stages[0], now, 30.0, node="slow"))
+        self.pool.submit(job)
+        job.history.start(RunningStage(PLAN.stages[0], now, 30.0, node="slow"))
         return job
 
     def check(self) -> bool:
         """A look that is in time."""
-        return self.fleet.check(asyncio.get_running_loop().time())
+        return self.pool.check(asyncio.get_running_loop().time())
 
     async def check_for(self, seconds: float) -> None:
         """Looks as the patrol makes them."""
@@ -229,7 +229,7 @@ class Yard:
 
 def last_run(job: Job) -> StageRun:
     """The last stage of a job's trail that has ended."""
-    return job.trail.runs[-1]
+    return job.history.runs[-1]
 
 
 async def test_jobs_go_where_the_fewest_are() -> None:
@@ -249,19 +249,19 @@ async def test_jobs_go_where_the_fewest_are() -> None:
 async def test_a_stalled_worker_gets_no_new_jobs_and_keeps_its_own() -> None:
     """A spare gets them; when the loop turns again, everything is as it was, and nothing ran twice."""
     yard = Yard()
-    culprit, caught = yard.submit(), yard.submit()
+    blocking_job, caught = yard.submit(), yard.submit()
     first, spare = yard.workers
-    first.stall(culprit)
+    first.stall(blocking_job)
     assert yard.check()
     assert not yard.check()
     new = yard.submit()
-    assert (first.started, spare.started) == ([culprit, caught], [new])
-    assert (culprit.culprit, caught.culprit, yard.counting.stalled) == (True, False, ["slow"])
+    assert (first.started, spare.started) == ([blocking_job, caught], [new])
+    assert (blocking_job.is_blocking, caught.is_blocking, yard.counting.stalled) == (True, False, ["slow"])
     first.turn()
     yard.check()
     back = yard.submit()
-    assert first.started == [culprit, caught, back]
-    assert [job.trail.attempt for job in (culprit, caught)] == [1, 1]
+    assert first.started == [blocking_job, caught, back]
+    assert [job.history.attempt for job in (blocking_job, caught)] == [1, 1]
     first.ends(caught)
     assert (yard.finished, yard.counting.replaced, len(yard.workers)) == ([caught], [], 2)
 
@@ -269,15 +269,15 @@ async def test_a_stalled_worker_gets_no_new_jobs_and_keeps_its_own() -> None:
 async def test_caught_jobs_move_when_waiting_would_cost_their_answer() -> None:
     """Not before; the job whose code it is stays; those that moved are nobody's abandoned code."""
     yard = Yard()
-    culprit, caught, patient = yard.submit(), yard.submit(), yard.submit(takes_s=1.0)
+    blocking_job, caught, patient = yard.submit(), yard.submit(), yard.submit(takes_s=1.0)
     first, spare = yard.workers
-    first.stall(culprit)
+    first.stall(blocking_job)
     await yard.check_for(29.0)
     assert spare.started == []
     await yard.check_for(2.0)
-    assert (spare.started, caught.trail.attempt) == ([caught], 2)
-    assert list(first.roster.jobs.values()) == [culprit, patient]
-    assert (yard.fleet.abandoned(), yard.finished) == ([], [])
+    assert (spare.started, caught.history.attempt) == ([caught], 2)
+    assert list(first.registry.jobs.values()) == [blocking_job, patient]
+    assert (yard.pool.abandoned(), yard.finished) == ([], [])
     await yard.check_for(28.5)
     assert spare.started == [caught, patient]
 
@@ -291,47 +291,47 @@ async def test_jobs_that_are_caught_again_and_again_are_not_at_fault() -> None:
         worker.stall(None)
         await yard.check_for(0.5)
         assert caught.place is not worker
-        now, attempt = asyncio.get_running_loop().time(), caught.trail.attempt
-        caught.trail.start(RunningStage(PLAN.stages[0], now, 30.0, attempt=attempt))
+        now, attempt = asyncio.get_running_loop().time(), caught.history.attempt
+        caught.history.start(RunningStage(PLAN.stages[0], now, 30.0, attempt=attempt))
         worker.turn()
         yard.check()
-    assert (yard.finished, caught.trail.attempt) == ([], 2 * MAX_DEATHS + 1)
+    assert (yard.finished, caught.history.attempt) == ([], 2 * MAX_DEATHS + 1)
 
 
 async def test_caught_jobs_are_marked() -> None:
     """So that what they do not do in time is not held against them; the job whose code it is is not."""
     yard = Yard()
-    culprit, caught = yard.submit(), yard.submit()
-    yard.workers[0].stall(culprit)
+    blocking_job, caught = yard.submit(), yard.submit()
+    yard.workers[0].stall(blocking_job)
     await asyncio.sleep(5)
     yard.check()
     assert caught.held_at == asyncio.get_running_loop().time()
-    assert culprit.held_at < 0
+    assert blocking_job.held_at < 0
 
 
 async def test_a_caught_job_that_ends_leaves_no_code_behind() -> None:
     """Its code runs when the loop turns, and ends then; that of the blocking job counts until it returns."""
     yard = Yard()
-    culprit, caught = yard.submit(), yard.submit()
+    blocking_job, caught = yard.submit(), yard.submit()
     first = yard.workers[0]
-    first.stall(culprit)
+    first.stall(blocking_job)
     yard.check()
-    yard.fleet.cancel(caught)
-    assert yard.fleet.abandoned() == []
-    yard.fleet.cancel(culprit)
-    assert [one.name for one in yard.fleet.abandoned()] == ["slow"]
+    yard.pool.cancel(caught)
+    assert yard.pool.abandoned() == []
+    yard.pool.cancel(blocking_job)
+    assert [one.name for one in yard.pool.abandoned()] == ["slow"]
 
 
 async def test_jobs_that_ended_before_the_stall_was_seen_are_not_to_blame() -> None:
     """Of those that have left, only the one whose code has control runs on."""
     yard = Yard()
-    culprit, caught = yard.submit(), yard.submit()
+    blocking_job, caught = yard.submit(), yard.submit()
     first = yard.workers[0]
-    yard.fleet.cancel(culprit)
-    yard.fleet.cancel(caught)
-    first.why, first.number = IN_STAGE, culprit.number
+    yard.pool.cancel(blocking_job)
+    yard.pool.cancel(caught)
+    first.why, first.number = IN_STAGE, blocking_job.number
     yard.check()
-    assert [one.thread for one in yard.fleet.abandoned()] == [first.thread]
+    assert [one.thread for one in yard.pool.abandoned()] == [first.thread]
 
 
 async def test_other_code_that_blocks_a_loop_is_counted() -> None:
@@ -340,10 +340,10 @@ async def test_other_code_that_blocks_a_loop_is_counted() -> None:
     first = yard.workers[0]
     first.stall(None, OUTSIDE)
     yard.check()
-    assert [one.name for one in yard.fleet.abandoned()] == ["app.py:7 node"]
+    assert [one.name for one in yard.pool.abandoned()] == ["app.py:7 node"]
     first.turn()
     yard.check()
-    assert yard.fleet.abandoned() == []
+    assert yard.pool.abandoned() == []
 
 
 async def test_a_spare_is_replaced_when_the_stall_lasts() -> None:
@@ -388,7 +388,7 @@ async def test_a_worker_with_code_that_runs_on_is_not_trimmed() -> None:
     yard.check()
     for worker in yard.workers:
         worker.turn()
-    yard.fleet.cancel(deaf)
+    yard.pool.cancel(deaf)
     await asyncio.sleep(10 * TRIM_AFTER_S)
     assert [worker.gone for worker in yard.workers] == [False, False, True]
 
@@ -406,7 +406,7 @@ async def test_jobs_do_not_wait_for_a_worker_that_opens_when_another_turns() -> 
     assert (opening.started, first.started) == ([waiting], [caught])
     first.turn()
     yard.check()
-    assert (first.started, opening.roster.jobs) == ([caught, waiting], {})
+    assert (first.started, opening.registry.jobs) == ([caught, waiting], {})
 
 
 async def test_there_is_an_end_to_workers() -> None:
@@ -419,7 +419,7 @@ async def test_there_is_an_end_to_workers() -> None:
     assert len(yard.workers) == MAX_STALLED + 1
     job = yard.submit()
     yard.check()
-    assert (job.trail.attempt, len(job.place.started)) == (1, 1)
+    assert (job.history.attempt, len(job.place.started)) == (1, 1)
 
 
 async def test_a_worker_that_cannot_be_made() -> None:
@@ -453,12 +453,15 @@ async def test_jobs_wait_in_a_worker_that_gets_ready() -> None:
 async def test_a_worker_that_died() -> None:
     """The job whose code ended a worker ends as an error, at once; the others move, and are not at fault."""
     yard = Yard()
-    culprit, other = yard.submit(), yard.submit()
+    blocking_job, other = yard.submit(), yard.submit()
     dead = yard.workers[0]
-    dead.why, dead.culprit, dead.gone = "it has ended", culprit, True
+    dead.why, dead.is_blocking, dead.gone = "it has ended", blocking_job, True
     yard.check()
-    assert (yard.finished, yard.workers[1].started) == ([culprit], [other])
-    assert (last_run(culprit).outcome, last_run(culprit).error_type) == (Outcome.ERROR, "worker_died")
+    assert (yard.finished, yard.workers[1].started) == ([blocking_job], [other])
+    assert (last_run(blocking_job).outcome, last_run(blocking_job).error_type) == (
+        Outcome.ERROR,
+        "worker_died",
+    )
     assert (other.deaths, yard.counting.replaced) == (0, ["it has ended"])
     assert len(yard.workers) == 3
 
@@ -480,15 +483,15 @@ async def test_a_query_that_is_there_whenever_a_worker_dies() -> None:
 async def test_a_worker_that_dies_after_it_stalled() -> None:
     """The job whose code has control ends as an error then."""
     yard = Yard()
-    culprit = yard.submit()
+    blocking_job = yard.submit()
     old = yard.workers[0]
-    old.stall(culprit)
+    old.stall(blocking_job)
     yard.check()
     await asyncio.sleep(1)
     assert (yard.finished, old.ends_seen) == ([], 0)
     old.gone = True
     yard.check()
-    assert (yard.finished, last_run(culprit).error_type) == ([culprit], "worker_died")
+    assert (yard.finished, last_run(blocking_job).error_type) == ([blocking_job], "worker_died")
 
 
 async def test_a_worker_that_needs_replacement() -> None:
@@ -501,7 +504,7 @@ async def test_a_worker_that_needs_replacement() -> None:
     later = yard.submit()
     assert (old.started, yard.workers[1].started, len(yard.counting.replaced)) == ([job], [later], 1)
     await asyncio.sleep(1)
-    assert (old.ends_seen, job.trail.attempt) == (0, 1)
+    assert (old.ends_seen, job.history.attempt) == (0, 1)
     old.ends(job)
     await asyncio.sleep(1)
     assert (yard.finished, old.ends_seen, len(yard.workers)) == ([job], 1, 3)
@@ -510,34 +513,34 @@ async def test_a_worker_that_needs_replacement() -> None:
 async def test_a_stalled_worker_that_needs_replacement() -> None:
     """All its jobs but the blocking one move at once; it is ended again and again until it is gone."""
     yard = Yard()
-    culprit, caught = yard.submit(), yard.submit()
+    blocking_job, caught = yard.submit(), yard.submit()
     old = yard.workers[0]
-    old.stall(culprit)
+    old.stall(blocking_job)
     yard.check()
     old.replacement, old.gone_after = "code of ended queries runs on", 5
     yard.check()
-    assert (list(old.roster.jobs.values()), yard.workers[1].started) == ([culprit], [caught])
-    yard.fleet.cancel(culprit)
+    assert (list(old.registry.jobs.values()), yard.workers[1].started) == ([blocking_job], [caught])
+    yard.pool.cancel(blocking_job)
     await asyncio.sleep(10)
-    assert (old.ends_seen, yard.fleet.abandoned()) == (5, [])
-    assert repr(yard.fleet).endswith("retired=[]>")
+    assert (old.ends_seen, yard.pool.abandoned()) == (5, [])
+    assert repr(yard.pool).endswith("retired=[]>")
 
 
 async def test_a_retired_worker_that_stalls_or_dies() -> None:
     """Its other jobs go on elsewhere; the blocking one keeps its chance, or ends with the worker."""
     yard = Yard()
-    culprit, neighbour = yard.submit(), yard.submit()
+    blocking_job, neighbour = yard.submit(), yard.submit()
     old = yard.workers[0]
     old.replacement = "code of ended queries runs on"
     yard.check()
     await asyncio.sleep(1)
     assert yard.workers[1].started == []
-    old.stall(culprit)
+    old.stall(blocking_job)
     await asyncio.sleep(2 * TICK_S)
     assert (yard.workers[1].started, yard.finished) == ([neighbour], [])
     old.gone = True
     await asyncio.sleep(2 * TICK_S)
-    assert (yard.finished, last_run(culprit).error_type) == ([culprit], "worker_died")
+    assert (yard.finished, last_run(blocking_job).error_type) == ([blocking_job], "worker_died")
 
 
 async def test_only_looks_in_time_count() -> None:
@@ -564,7 +567,7 @@ async def test_workers_that_end_with_the_fleet_are_not_replaced() -> None:
     """A look that comes after the end makes no new worker."""
     yard = Yard()
     job = yard.submit()
-    await yard.fleet.shut_down(1.0)
+    await yard.pool.shut_down(1.0)
     assert (job.ended, [worker.gone for worker in yard.workers]) == (True, [True, True])
     yard.workers[0].why = "it has ended"
     yard.check()
@@ -588,9 +591,9 @@ async def test_a_moved_job_whose_time_is_up_runs_nothing() -> None:
     yard.workers[0].stall(None)
     yard.check()
     assert yard.workers[1].started == [job]
-    await Orchestrator(app, plan=PLAN).run(job, job.trail)
+    await Orchestrator(app, plan=PLAN).run(job, job.history)
     now = asyncio.get_running_loop().time()
-    conclusion = conclude(job.trail, PLAN, started_at=job.started_at, ends_at=job.ends_at, now=now)
+    conclusion = conclude(job.history, PLAN, started_at=job.started_at, ends_at=job.ends_at, now=now)
     assert (calls, conclusion.status) == ([], PipelineStatus.TIMEOUT)
     assert [str(note.scope) for note in conclusion.timeouts] == ["pipeline"]
 
@@ -626,9 +629,9 @@ class Beat:
         self.stuck.append(stuck)
 
 
-def patrol(beat: Any, spent: SpentCpu | None = None) -> Patrol:
+def watchdog(beat: Any, spent: SpentCpu | None = None) -> Watchdog:
     """A patrol of these parts that takes two calls of a node for too many."""
-    return Patrol(
+    return Watchdog(
         running=beat,
         executor=beat,
         policies=beat,
@@ -641,7 +644,7 @@ def patrol(beat: Any, spent: SpentCpu | None = None) -> Patrol:
 async def test_the_patrol_rests_when_there_is_nothing_to_see() -> None:
     """It makes rounds while queries run, or code runs on, and starts again with the next query."""
     beat = Beat()
-    assert repr(patrol(beat)) == "<Patrol resting>"
+    assert repr(watchdog(beat)) == "<Watchdog resting>"
     for _ in range(2):
         before = beat.checks
         beat.left = [Abandoned("bad", 0.0)]
@@ -656,7 +659,7 @@ async def test_the_patrol_rests_when_there_is_nothing_to_see() -> None:
 async def test_code_that_was_cancelled_just_now_is_not_overdue() -> None:
     """A node gets no more calls when two of its own have run on for a second, and not before."""
     beat = Beat()
-    patrol(beat)
+    watchdog(beat)
     now = asyncio.get_running_loop().time()
     beat.left = [Abandoned("bad", now), Abandoned("bad", now), Abandoned("once", now)]
     beat.on_first()
@@ -674,7 +677,7 @@ async def test_calls_that_burn_cpu_count_by_what_they_use(calls: int, share: flo
     """Each 15 ms of CPU after their ends counts as an overdue call, by one of them or by all together."""
     beat, clock = Beat(), asyncio.get_running_loop().time
     began = clock()
-    patrol(beat, SpentCpu(lambda _thread: (clock() - began) * share))
+    watchdog(beat, SpentCpu(lambda _thread: (clock() - began) * share))
     beat.left = [Abandoned("bad", began, (1, number)) for number in range(calls)]
     beat.on_first()
     await asyncio.sleep(2 * OVERDUE_CPU_S / (calls * share))
@@ -692,7 +695,7 @@ async def test_a_round_that_is_late_for_want_of_a_cpu(
     """Time that the machine spent on others is nobody's fault; time that this process spent may be."""
     beat = Beat()
     beat.left = [Abandoned("bad", 0.0)]
-    patrol(beat)
+    watchdog(beat)
     beat.on_first()
     await asyncio.sleep(TICK_S / 2)
     block(late_s)
@@ -705,7 +708,7 @@ async def test_the_patrol_survives_a_round_that_fails() -> None:
     """The next one comes all the same."""
     beat = Beat()
     beat.left = [Abandoned("bad", 0.0)]
-    patrol(beat)
+    watchdog(beat)
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     beat.fails = True
     beat.on_first()
@@ -719,7 +722,7 @@ async def test_code_that_blocks_others_is_a_disturbance() -> None:
     """The policies are told when."""
     beat = Beat()
     beat.left, beat.holds_up = [Abandoned("bad", 0.0)], True
-    patrol(beat)
+    watchdog(beat)
     beat.on_first()
     await asyncio.sleep(TICK_S)
     assert beat.disturbed_at == asyncio.get_running_loop().time()

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from fivestage.core.admission.thread_queues import PATIENCE
-from fivestage.core.reachability import Reach
+from fivestage.core.reachability import Reachability
 from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.kafka.connection.rebuild_policy import Trouble
 from fivestage.pipeline.thread_pool import Abandoned
-from fivestage.service.health import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, Watch
+from fivestage.service.health import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, HealthMonitor
 
 
 class Parts:
@@ -56,9 +56,9 @@ class Parts:
         return self.left
 
 
-def watch(parts: Any, executor: Any = None, reach: Reach | None = None) -> Watch:
+def watch(parts: Any, executor: Any = None, reach: Reachability | None = None) -> HealthMonitor:
     """A watch over *parts*, and over another executor where one is given."""
-    return Watch(
+    return HealthMonitor(
         source=parts,
         dispatcher=parts,
         executor=executor or parts,
@@ -71,7 +71,7 @@ def watch(parts: Any, executor: Any = None, reach: Reach | None = None) -> Watch
 
 
 async def given_up(
-    parts: Parts, within_s: float, executor: Parts | None = None, reach: Reach | None = None
+    parts: Parts, within_s: float, executor: Parts | None = None, reach: Reachability | None = None
 ) -> FivestageError | None:
     """What the watch gives up with; None when it does not."""
     try:
@@ -196,7 +196,7 @@ async def test_events_that_are_not_acknowledged() -> None:
 @pytest.mark.fault(2)
 async def test_an_outage_ends_nothing() -> None:
     """What waits while no broker can be reached does not count; once one can be, it counts from there."""
-    parts, reach = Parts(), Reach()
+    parts, reach = Parts(), Reachability()
     parts.unacked_since, parts.in_flight, parts.unacknowledged = 0.0, 5, 5
     reach.lost()
     assert await given_up(parts, 3600, reach=reach) is None

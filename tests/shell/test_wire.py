@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fivestage import Plan, Query
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.job import Job
-from fivestage.core.routing_snapshot import Advice, NodeAdvice, StageAdvice
-from fivestage.core.stage_history import RunningStage, StageRun, Trail
+from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting
+from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import MAX_BLOB_BYTES, Cutter, Decoder, Frame, encode
 from fivestage_schemas import Outcome, StageType
@@ -117,13 +117,13 @@ def test_a_job_goes_on_where_its_trail_ends(
     """The worker gets the query, what has ended, and which attempt comes next."""
     query = Query("q", text, "lane", context)
     job = Job(query, PLAN, started_at=1.0, ends_at=12345.678901234, due_at=due_at)
-    job.trail.runs, job.trail.superseded, job.trail.attempt = runs, superseded, attempt
-    trail = Trail()
-    told = messages.started(frame_of(messages.start(job, 7)), PLAN, trail)
+    job.history.runs, job.history.superseded, job.history.attempt = runs, superseded, attempt
+    history = StageHistory()
+    told = messages.started(frame_of(messages.start(job, 7)), PLAN, history)
     assert told == messages.Started(job.number, 7, job.query, 1.0, job.ends_at, due_at)
-    assert trail.attempt == attempt
-    assert [*map(fields, trail.runs)] == [*map(fields, runs)]
-    assert [*map(fields, trail.superseded)] == [*map(fields, superseded)]
+    assert history.attempt == attempt
+    assert [*map(fields, history.runs)] == [*map(fields, runs)]
+    assert [*map(fields, history.superseded)] == [*map(fields, superseded)]
 
 
 @given(
@@ -147,9 +147,9 @@ def test_a_running_stage_arrives(stage: RunningStage) -> None:
 @given(RUNS, st.binary(), st.none() | SECONDS)
 def test_an_ended_stage_arrives(run: StageRun, answer: bytes, confidence: float | None) -> None:
     """Every field of it, and the answer if it is the stage that gives one."""
-    trail = Trail()
-    trail.answer_json, trail.confidence = answer, confidence
-    ended = messages.ended(frame_of(messages.finished(messages.FINISHED, 3, run, trail, 1000)), PLAN)
+    history = StageHistory()
+    history.answer_json, history.confidence = answer, confidence
+    ended = messages.ended(frame_of(messages.finished(messages.FINISHED, 3, run, history, 1000)), PLAN)
     assert fields(ended.run) == fields(run)
     answers = run.success and run.spec.stage_type is StageType.PROCESSING
     assert ended.answer_json == (answer if answers else b"")
@@ -158,66 +158,67 @@ def test_an_ended_stage_arrives(run: StageRun, answer: bytes, confidence: float 
 
 def test_an_answer_that_is_too_large_does_not_cross() -> None:
     """Its size is told."""
-    trail = Trail()
-    trail.answer_json = b"x" * 11
+    history = StageHistory()
+    history.answer_json = b"x" * 11
     run = StageRun(PLAN.stages[2], Outcome.SUCCESS, None, "too large")
-    frame = frame_of(messages.finished(messages.FINISHED, 3, run, trail, 10))
+    frame = frame_of(messages.finished(messages.FINISHED, 3, run, history, 10))
     assert frame.blob == b""
     ended = messages.ended(frame, PLAN)
     assert fields(ended.run) == fields(run)
     assert ended[1:] == (0, b"", 11, None)
 
 
-def advice(state: BreakerState = BreakerState.HALF_OPEN) -> Advice:
+def routing(state: BreakerState = BreakerState.HALF_OPEN) -> RoutingSnapshot:
     """What is known of a lane with one node."""
-    known = Advice(tuple(StageAdvice(spec.limit_s, 0.1, inf, 0.2) for spec in PLAN.stages))
-    known.nodes = {"node": NodeAdvice(state, 0.5, inf), "unknown": NodeAdvice()}
+    known = RoutingSnapshot(tuple(StageRouting(spec.limit_s, 0.1, inf, 0.2) for spec in PLAN.stages))
+    known.nodes = {"node": NodeRouting(state, 0.5, inf), "unknown": NodeRouting()}
     known.stuck = frozenset({"b", "a"})
     return known
 
 
 def test_advice_arrives() -> None:
     """All of it; infinity, which JSON has not, as more than anybody has."""
-    lanes: dict[str, Advice] = {}
-    assert messages.take_advice(frame_of(messages.advice("lane", advice(), ["node"])), lanes) == ("node",)
+    lanes: dict[str, RoutingSnapshot] = {}
+    assert messages.apply_routing(frame_of(messages.routing("lane", routing(), ["node"])), lanes) == ("node",)
     told = lanes["lane"]
-    assert told.stages[0] == StageAdvice(PLAN.stages[0].limit_s, 0.1, 1e300, 0.2)
-    assert told.nodes == {"node": NodeAdvice(BreakerState.HALF_OPEN, 0.5, 1e300), "unknown": NodeAdvice()}
+    assert told.stages[0] == StageRouting(PLAN.stages[0].limit_s, 0.1, 1e300, 0.2)
+    assert told.nodes == {"node": NodeRouting(BreakerState.HALF_OPEN, 0.5, 1e300), "unknown": NodeRouting()}
     assert told.stuck == {"a", "b"}
     assert told.probes == {"node": True}
 
 
 def test_running_jobs_see_new_advice() -> None:
     """It changes in place; a permit is kept while its node is half open, and no longer."""
-    lanes: dict[str, Advice] = {}
-    messages.take_advice(frame_of(messages.advice("lane", advice(), ["node"])), lanes)
+    lanes: dict[str, RoutingSnapshot] = {}
+    messages.apply_routing(frame_of(messages.routing("lane", routing(), ["node"])), lanes)
     known = lanes["lane"]
-    messages.take_advice(frame_of(messages.advice("lane", advice(), [])), lanes)
+    messages.apply_routing(frame_of(messages.routing("lane", routing(), [])), lanes)
     assert known.probes == {"node": True}
-    messages.take_advice(frame_of(messages.advice("lane", advice(BreakerState.CLOSED), [])), lanes)
+    messages.apply_routing(frame_of(messages.routing("lane", routing(BreakerState.CLOSED), [])), lanes)
     assert known.probes == {}
     assert lanes == {"lane": known}
 
 
 def test_permits_for_trials_arrive() -> None:
     """They are kept while their node is passed over, and no longer; they are none of the probes."""
-    lanes: dict[str, Advice] = {}
-    known = advice(BreakerState.OPEN)
+    lanes: dict[str, RoutingSnapshot] = {}
+    known = routing(BreakerState.OPEN)
     assert (
-        messages.take_advice(frame_of(messages.advice("lane", known, [], ["node", "unknown"])), lanes) == ()
+        messages.apply_routing(frame_of(messages.routing("lane", known, [], ["node", "unknown"])), lanes)
+        == ()
     )
     assert lanes["lane"].trials == {"node": True}
-    messages.take_advice(frame_of(messages.advice("lane", known, [])), lanes)
+    messages.apply_routing(frame_of(messages.routing("lane", known, [])), lanes)
     assert lanes["lane"].trials == {"node": True}
-    messages.take_advice(frame_of(messages.advice("lane", advice(BreakerState.HALF_OPEN), [])), lanes)
+    messages.apply_routing(frame_of(messages.routing("lane", routing(BreakerState.HALF_OPEN), [])), lanes)
     assert lanes["lane"].trials == {}
 
 
 def test_lanes_do_not_pile_up() -> None:
     """A producer that invents lanes fills no worker."""
-    lanes: dict[str, Advice] = {}
+    lanes: dict[str, RoutingSnapshot] = {}
     for number in range(3 * messages.MAX_LANES):
-        messages.take_advice(frame_of(messages.advice(str(number), advice(), [])), lanes)
+        messages.apply_routing(frame_of(messages.routing(str(number), routing(), [])), lanes)
         assert len(lanes) <= messages.MAX_LANES
 
 

@@ -18,7 +18,7 @@ from fivestage.core.codec.encode import Encoder
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
 from fivestage.core.records import Output, PlainRecord
-from fivestage.dispatch.build import Chances, wire
+from fivestage.dispatch.build import Randomness, wire
 from fivestage.observability.tracing import Tracing
 from fivestage.settings import Settings
 from fivestage.testing import VirtualTimeLoop
@@ -124,13 +124,13 @@ class World:
             sink=self,
             observer=Observer(),
             tracing=_TRACING,
-            chances=Chances(lambda: WALL + self.loop.time(), self.loop.time, lambda: 0.5),
+            randomness=Randomness(lambda: WALL + self.loop.time(), self.loop.time, lambda: 0.5),
         )
         self.slots, self.dispatcher = self.inner.slots, self.inner.dispatcher
         self.slots._max_held_bytes = MAX_HELD_BYTES
         self.assign(frozenset(KEYS))
         self.run(self.executor.start(self.inner.running.finished))
-        self.intake = self.loop.create_task(self.inner.intake.run(self))
+        self.poller = self.loop.create_task(self.inner.poller.run(self))
 
     def run(self, steps: Coroutine[Any, Any, Any]) -> None:
         """Run steps on the loop, and all that is due after them."""
@@ -173,19 +173,19 @@ class World:
             self.over |= self._numbers(keys)
 
     def _numbers(self, keys: frozenset[PartitionKey] | None) -> set[int]:
-        return {key.partition for key in self.ledger.books if keys is None or key in keys}
+        return {key.partition for key in self.ledger.partitions if keys is None or key in keys}
 
     async def fetch(self, _: int) -> list[PlainRecord]:
         held = sum(one.size for one in self.unacked)
         await asyncio.sleep(0)
         for key in () if self._paused else KEYS:
-            log, at, book = self.logs[key.partition], self.next[key.partition], self.ledger.book(key)
-            if book is not None and at < len(log):
+            log, at, offsets = self.logs[key.partition], self.next[key.partition], self.ledger.offsets(key)
+            if offsets is not None and at < len(log):
                 self.must(held < MAX_HELD_BYTES, "none is read while too much is not acknowledged", held)
                 self.next[key.partition] += 1
                 self._turns += 1
-                log[at].hand_out(book.epoch, self.loop.time(), self._turns)
-                book.begin(at)
+                log[at].hand_out(offsets.epoch, self.loop.time(), self._turns)
+                offsets.begin(at)
                 return [log[at].record]
         self.arrived.clear()
         with contextlib.suppress(TimeoutError):
@@ -202,8 +202,8 @@ class World:
 
     def is_present(self, entry: Entry) -> bool:
         """Whether an entry was handed out in the present assignment of its partition."""
-        book = self.ledger.book(KEYS[entry.record.partition])
-        return book is not None and entry.epoch == book.epoch
+        offsets = self.ledger.offsets(KEYS[entry.record.partition])
+        return offsets is not None and entry.epoch == offsets.epoch
 
     def present(self) -> list[Entry]:
         """All that were."""
@@ -363,6 +363,6 @@ class World:
 
     def close(self) -> None:
         """Stop, and close the loop."""
-        self.inner.intake.stop()
-        self.loop.run_until_complete(self.intake)
+        self.inner.poller.stop()
+        self.loop.run_until_complete(self.poller)
         self.loop.close()

@@ -15,7 +15,7 @@ from .endings import STAGE_KINDS, ending_of
 if TYPE_CHECKING:
     from fivestage.core.job import Job
 
-    from .endings import Ending
+    from .endings import CallResult
     from .questions import Query
     from .trace import Trace
 
@@ -65,7 +65,7 @@ class Answers:
         """What was written about each record."""
         self.refused: dict[tuple[Coordinates, bytes], dict[str, int]] = defaultdict(dict)
         """The codes of events that were refused when they were sent alone, by record and run, and kind."""
-        self._endings: dict[bytes, Ending] = {}
+        self._endings: dict[bytes, CallResult] = {}
         self._answered: set[Coordinates] = set()
 
     def append(
@@ -103,7 +103,7 @@ class Answers:
         self.refused[coordinates, run][kind] = code
         self._trace.add("broker", "event refused", *coordinates, kind, code)
 
-    def ending(self, run: bytes) -> Ending | None:
+    def ending(self, run: bytes) -> CallResult | None:
         """What a run of a query must have ended as; None where no executor ran it."""
         if run not in self._endings and run in self.jobs:
             self._endings[run] = ending_of(self.jobs[run], rejects=self.rejects)

@@ -60,7 +60,7 @@ class Attempt(NamedTuple):
     run: StageRun | RunningStage
 
 
-class Ending(NamedTuple):
+class CallResult(NamedTuple):
     """What must be said about one run of a query."""
 
     row: str
@@ -83,7 +83,7 @@ class Ending(NamedTuple):
         return STAGE_KINDS.union(("result",), self.timeouts)
 
 
-def ending_of(job: Job, *, rejects: bool) -> Ending:
+def ending_of(job: Job, *, rejects: bool) -> CallResult:
     """What a job that has ended must have ended as; *rejects*: an answer that is rejected is an error."""
     stages = _stages(job)
     outcomes = tuple(map(_outcome, stages))
@@ -109,7 +109,7 @@ def ending_of(job: Job, *, rejects: bool) -> Ending:
     if last is not None:
         status, error_type = _failed(stages[last], outcomes[last], total="timeout" in timeouts)
     degraded = status == "success" and (verdict is False or set(outcomes) != {"success"})
-    ending = Ending(
+    ending = CallResult(
         "", status, error_type, degraded, verdict, stages, outcomes, attempts, tuple(timeouts), ran_out
     )
     return ending._replace(row=_row(ending))
@@ -117,8 +117,8 @@ def ending_of(job: Job, *, rejects: bool) -> Ending:
 
 def _attempts(job: Job, number: int, stage: Stage, outcome: str) -> Iterator[Attempt]:
     """All attempts at a stage: those that failed, or were given up as the query was moved, then the last."""
-    failed = {one.attempt: one for one in job.trail.superseded if one.spec.sequence == number}
-    moved = {one.attempt: one for one in job.trail.moved if one.spec.sequence == number}
+    failed = {one.attempt: one for one in job.history.superseded if one.spec.sequence == number}
+    moved = {one.attempt: one for one in job.history.moved if one.spec.sequence == number}
     last = stage.attempt if stage is not None and outcome != "skipped" else 1 + max([0, *failed, *moved])
     kind = "first"
     for attempt in range(1, last):
@@ -137,12 +137,12 @@ def _timeout_id(number: int, attempt: int) -> str:
 
 
 def _stages(job: Job) -> tuple[Stage, ...]:
-    trail = job.trail
-    stages: list[Stage] = list(trail.runs)
-    if trail.running is not None and trail.running.spec.sequence == len(stages):
-        stages.append(trail.running)
-    elif trail.superseded and trail.superseded[-1].spec.sequence == len(stages):
-        stages.append(trail.superseded[-1])
+    history = job.history
+    stages: list[Stage] = list(history.runs)
+    if history.running is not None and history.running.spec.sequence == len(stages):
+        stages.append(history.running)
+    elif history.superseded and history.superseded[-1].spec.sequence == len(stages):
+        stages.append(history.superseded[-1])
     return (*stages, *[None] * (5 - len(stages)))
 
 
@@ -177,7 +177,7 @@ def _failed(stage: Stage, outcome: str, *, total: bool) -> tuple[str, str | None
     return "error", stage.error_type
 
 
-def _row(ending: Ending) -> str:
+def _row(ending: CallResult) -> str:
     answered = ending.status == "success"
     if ending.validated is False:
         return "rejected" if answered else "rejected is an error"
@@ -191,7 +191,7 @@ def _row(ending: Ending) -> str:
     return _way(ending)
 
 
-def _way(ending: Ending) -> str:
+def _way(ending: CallResult) -> str:
     """How a query came to its answer."""
     tried = [one for attempts in ending.attempts for one in attempts]
     if any(one.outcome == "timeout" for one in tried):

@@ -224,7 +224,7 @@ def _wrong_times(asked: Asked, job: Job, values: dict[str, Value]) -> Iterator[s
             yield f"result: it took {ended - began:.6f} s, not {metrics['total_duration_ms']} ms"
         if abs(max(0.0, began - written_s) - metrics["queue_ms"] / 1000) > CLOCK_S:
             yield f"result: it waited {began - written_s:.6f} s, not {metrics['queue_ms']} ms"
-    runs: list[Any] = [*job.trail.runs, *([job.trail.running] if job.trail.running else [])]
+    runs: list[Any] = [*job.history.runs, *([job.history.running] if job.history.running else [])]
     for kind, value in values.items():
         at, number = value.get("started_at"), value.get("sequence", 5)
         if at is not None and number < len(runs) and runs[number].started_at is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from fivestage.core.job import Job
-    from fivestage.core.stage_history import Trail
+    from fivestage.core.stage_history import StageHistory
     from fivestage.dispatch.in_flight import Ticket
     from fivestage.executors.executor import OnFinished
     from fivestage.pipeline.thread_pool import Abandoned
@@ -77,9 +77,9 @@ class SimExecutor:
             self._jobs[ticket.envelope.trace_headers[0][1]] = job
         loop, random = asyncio.get_running_loop(), self._random
         fate = random.choice(ODD) if random.random() < self._manners.odd else "well"
-        if job.trail.superseded and random.random() < 0.5:  # its call was taken away from a node
+        if job.history.superseded and random.random() < 0.5:  # its call was taken away from a node
             self._courses[job] = []
-            loop.call_soon(self._finish, job, job.trail)
+            loop.call_soon(self._finish, job, job.history)
             return
         course = _course(random, job, fate, loop.time())
         if fate == "stuck":
@@ -87,15 +87,15 @@ class SimExecutor:
             for number in range(stuck):
                 _end(job, course, number)
             stage = course[stuck]
-            job.trail.start(RunningStage(stage.spec, loop.time(), LIMIT_S, stage.node, job.trail.attempt))
+            job.history.start(RunningStage(stage.spec, loop.time(), LIMIT_S, stage.node, job.history.attempt))
             return
         self._courses[job] = course
         loop.call_at(job.ends_at - JUST_BEFORE_S, self._at_deadline)
-        loop.call_at(_ends_at(course, len(course) - 1), self._finish, job, job.trail)
+        loop.call_at(_ends_at(course, len(course) - 1), self._finish, job, job.history)
 
-    def _finish(self, job: Job, trail: Trail) -> None:
+    def _finish(self, job: Job, history: StageHistory) -> None:
         course = self._courses.pop(job, [])
-        if not trail.closed:
+        if not history.closed:
             for number in range(len(course)):
                 _end(job, course, number)
         self._on_finished(job)
@@ -113,14 +113,16 @@ class SimExecutor:
         for number, run in enumerate(course):
             assert run.started_at is not None
             if _ends_at(course, number) > job.ends_at:
-                job.trail.start(RunningStage(run.spec, run.started_at, run.granted_s, run.node, run.attempt))
+                job.history.start(
+                    RunningStage(run.spec, run.started_at, run.granted_s, run.node, run.attempt)
+                )
                 break
             _end(job, course, number)
 
     def cancel(self, job: Job) -> None:
         """See Executor; what was to end later still does, and is dropped."""
         self._courses.pop(job, None)
-        job.trail.closed = True
+        job.history.closed = True
 
     def check(self, _: float) -> bool:
         """See Executor."""
@@ -136,7 +138,7 @@ class SimExecutor:
 
 def _course(random: Random, job: Job, fate: str, now: float) -> list[Attempt]:
     """How the stages that are left will go, if there is time."""
-    left = job.plan.stages[len(job.trail.runs) :]
+    left = job.plan.stages[len(job.history.runs) :]
     odd = random.choice(left).sequence
     in_all_s = random.random() * (SLOW_S if fate == "slow" else QUICK_S)
     course: list[Attempt] = []
@@ -163,8 +165,8 @@ def _course(random: Random, job: Job, fate: str, now: float) -> list[Attempt]:
 
 
 def _process(random: Random, job: Job, run: StageRun, fate: str) -> None:
-    query, trail = job.query, job.trail
-    run.node, run.attempt = "first", trail.attempt
+    query, history = job.query, job.history
+    run.node, run.attempt = "first", history.attempt
     if run.attempt > 1:
         run.node = "second"
     padding = random.choice(PADDINGS) if fate == "large" else 0
@@ -237,16 +239,16 @@ _ODDITIES = {"late": _late, "fails": _fails, "skips": _skips}
 
 def _end(job: Job, course: list[Attempt], number: int) -> None:
     """An attempt has ended: the answer is there before that is."""
-    run, trail = course[number], job.trail
+    run, history = course[number], job.history
     if isinstance(run, RunningStage):
-        trail.start(run)
+        history.start(run)
         job.move()
         return
     if run.outcome is Outcome.SKIPPED or run.error_type == "breaker_open":
         run.started_at = None
     if run.spec.sequence == PROCESSING and run.success:
-        trail.answer_json, trail.confidence = run.data_json, 0.5
+        history.answer_json, history.confidence = run.data_json, 0.5
     if number + 1 < len(course) and course[number + 1].spec is run.spec:
-        trail.fail_over(run)
+        history.fail_over(run)
     else:
-        trail.finish(run)
+        history.finish(run)

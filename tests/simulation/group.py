@@ -43,7 +43,7 @@ class Joined(NamedTuple):
     is_leader: bool
 
 
-class Member:
+class GroupMember:
     """One member, as the coordinator knows it."""
 
     def __init__(self, member_id: str, session_s: float, rebalance_s: float) -> None:
@@ -82,7 +82,7 @@ class Group:
         self._generation_members: frozenset[str] = frozenset()
         self.state = State.EMPTY
         self.generation = 0
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, GroupMember] = {}
         self.owners: dict[int, str] = {}
         """By partition, in the current generation."""
 
@@ -96,7 +96,7 @@ class Group:
         if not member_id:
             self._made += 1
             member_id = f"{who}#{self._made}"
-            self.members[member_id] = Member(member_id, session_s, rebalance_s)
+            self.members[member_id] = GroupMember(member_id, session_s, rebalance_s)
             self._watch(self.members[member_id])
         member = self.members[member_id]
         self._touch(member)
@@ -154,7 +154,7 @@ class Group:
             self._remove(self.members[member_id], "left")
         reply(None)
 
-    def _checked(self, reply: Reply, member_id: str, generation: int) -> Member | None:
+    def _checked(self, reply: Reply, member_id: str, generation: int) -> GroupMember | None:
         member = self.members.get(member_id)
         if member is None:
             reply(UnknownMemberIdError)
@@ -243,7 +243,7 @@ class Group:
 
     # Members come and go
 
-    def _remove(self, member: Member, why: str) -> None:
+    def _remove(self, member: GroupMember, why: str) -> None:
         self._trace.add("group", why, member.id)
         self._forget(member)
         if self.state is State.PREPARING:
@@ -251,7 +251,7 @@ class Group:
         else:
             self.rebalance()
 
-    def _forget(self, member: Member) -> None:
+    def _forget(self, member: GroupMember) -> None:
         del self.members[member.id]
         if member.timer is not None:
             member.timer.cancel()
@@ -259,10 +259,10 @@ class Group:
             if reply is not None:
                 reply(UnknownMemberIdError)
 
-    def _touch(self, member: Member) -> None:
+    def _touch(self, member: GroupMember) -> None:
         member.expires_at = self._loop.time() + member.session_s
 
-    def _watch(self, member: Member) -> None:
+    def _watch(self, member: GroupMember) -> None:
         """Expel a member that was not heard of for its session, unless it waits for an answer."""
         now = self._loop.time()
         if member.joining is not None or member.syncing is not None:

@@ -13,10 +13,10 @@ from opentelemetry.sdk.resources import Resource
 from fivestage.core.admission.slots import Gate, InFlightLimit
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.observer import Observer
-from fivestage.dispatch.build import Chances, wire
+from fivestage.dispatch.build import Randomness, wire
 from fivestage.errors import FivestageError
 from fivestage.kafka.consumer.committer import Committer
-from fivestage.kafka.consumer.group_member import Member
+from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
 from fivestage.observability.metrics import Metrics
 from fivestage.observability.sampling import EarlySampling, Provider
@@ -24,7 +24,7 @@ from fivestage.observability.tracing import Tracing
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.service import service
 from fivestage.service.assembly import COMMIT_TIMEOUT_S, Parts
-from fivestage.service.health import Watch
+from fivestage.service.health import HealthMonitor
 from fivestage.service.service import Service, exit_code
 
 from .consumer import SimConsumer
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from fivestage.core.ledger import PartitionKey
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
     from fivestage.core.records import CorruptRecord, Record
     from fivestage.settings import Settings
 
@@ -61,7 +61,7 @@ class _Checks(Observer):
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
 
-    def concluded(self, lane: str, conclusion: Conclusion, queue_s: float) -> None:  # noqa: ARG002
+    def concluded(self, lane: str, conclusion: QueryOutcome, queue_s: float) -> None:  # noqa: ARG002
         """It must have had no more than its budget, unless its process was stopped meanwhile."""
         instance = self._instance
         late = conclusion.duration_s > conclusion.budget_s + SLACK_S
@@ -80,7 +80,7 @@ class _Checks(Observer):
         self._instance.note(f"{client} rebuilt", reason)
 
 
-class _CheckedMember(Member):
+class _CheckedMember(GroupMember):
     """Looks at how much is asked for, and how much comes."""
 
     instance: Instance
@@ -145,10 +145,10 @@ class Instance(Service):
         self._halted = halted
 
     async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
-        books = [self.ledger.books[key] for key in keys if key in self.ledger.books]
-        before = sum(book._put_back for book in books)
+        books = [self.ledger.partitions[key] for key in keys if key in self.ledger.partitions]
+        before = sum(offsets._put_back for offsets in books)
         await super()._on_revoked(keys)
-        if (count := sum(book._put_back for book in books) - before) > 0:
+        if (count := sum(offsets._put_back for offsets in books) - before) > 0:
             self.note("put back", count)
 
     async def run(self) -> None:
@@ -253,9 +253,9 @@ class Instance(Service):
             sink=sink,
             observer=checks,
             tracing=Tracing(results_topic="results", group_id="simulation", provider=PROVIDER),
-            chances=Chances(lambda: WALL_AT_START + clock(), clock, random.random),
+            randomness=Randomness(lambda: WALL_AT_START + clock(), clock, random.random),
         )
-        inner.intake._gate = Gate(InFlightLimit.of(self.max_taken_in))
+        inner.poller._gate = Gate(InFlightLimit.of(self.max_taken_in))
         source = _CheckedMember(
             settings,
             self.ledger,
@@ -271,7 +271,7 @@ class Instance(Service):
             interval_s=settings.kafka.commit_interval_ms / 1000,
             timeout_s=COMMIT_TIMEOUT_S,
         )
-        watch = Watch(
+        watch = HealthMonitor(
             source=source,
             dispatcher=inner.dispatcher,
             executor=executor,

@@ -236,13 +236,13 @@ class Membership:
             try:
                 await asyncio.sleep(sleep_s)
                 await self._ensure_coordinator()
-                begun_at = clock()
+                started_at = clock()
                 success = await self._heartbeat()
             except asyncio.CancelledError:
                 break
             if success:
                 last_ok = clock()
-                sleep_s = max(0.0, self._heartbeat_s - last_ok + begun_at)
+                sleep_s = max(0.0, self._heartbeat_s - last_ok + started_at)
             else:
                 sleep_s = RETRY_BACKOFF_S
             if clock() - last_ok > self._session_s:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
-from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
-from fivestage.dispatch.active_jobs import Running
+from fivestage.core.ledger import Ledger, PartitionKey, PartitionOffsets
+from fivestage.dispatch.active_jobs import ActiveJobs
 from fivestage.dispatch.screening import Screening
 from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.consumer.committer import Committer
-from fivestage.kafka.consumer.fetch_recovery import Recovery
+from fivestage.kafka.consumer.fetch_recovery import FetchRecovery
 from fivestage.kafka.producer.sender import Sender
 from fivestage.observability import tracing
 
@@ -41,7 +41,7 @@ class _NoLock:
 
 def closed_books() -> list[Any]:
     """The committer goes on with the books of partitions that were taken away, until others are given."""
-    taken_away: WeakKeyDictionary[Ledger, dict[PartitionKey, PartitionLedger]] = WeakKeyDictionary()
+    taken_away: WeakKeyDictionary[Ledger, dict[PartitionKey, PartitionOffsets]] = WeakKeyDictionary()
     assign_properly, revoke_properly = Ledger.assign, Ledger.revoke
     committable_properly = Ledger.committable
 
@@ -51,13 +51,13 @@ def closed_books() -> list[Any]:
 
     def revoke(ledger: Ledger, keys: frozenset[PartitionKey]) -> None:
         books = taken_away.setdefault(ledger, {})
-        books.update({key: book for key, book in ledger.books.items() if key in keys})
+        books.update({key: book for key, book in ledger.partitions.items() if key in keys})
         revoke_properly(ledger, keys)
 
     def committable(ledger: Ledger) -> dict[PartitionKey, int]:
         found = committable_properly(ledger)
         for key, book in taken_away.get(ledger, {}).items():
-            if ledger.book(key) is None and book.position not in (None, book.committed):
+            if ledger.offsets(key) is None and book.position not in (None, book.committed):
                 found[key] = book.position
         return found
 
@@ -81,23 +81,23 @@ def no_lock() -> list[Any]:
 
 def highest_finished() -> list[Any]:
     """The highest finished offset is committed, whatever is below it."""
-    original = PartitionLedger.finish
+    original = PartitionOffsets.finish
 
-    def finish(book: PartitionLedger, offset: int) -> None:
+    def finish(book: PartitionOffsets, offset: int) -> None:
         highest = max(book.position or 0, offset + 1)
         original(book, offset)
         book._prefix_end = highest
 
-    return [patch.object(PartitionLedger, "finish", finish)]
+    return [patch.object(PartitionOffsets, "finish", finish)]
 
 
 def no_seek_back() -> list[Any]:
     """After a fetch that raised, partitions are not put back to what was handed over."""
 
-    async def rewind(_recovery: Recovery, _key: object) -> None:
+    async def rewind(_recovery: FetchRecovery, _key: object) -> None:
         return
 
-    return [patch.object(Recovery, "_rewind", rewind)]
+    return [patch.object(FetchRecovery, "_rewind", rewind)]
 
 
 def acked_when_sent() -> list[Any]:
@@ -114,7 +114,7 @@ def acked_when_sent() -> list[Any]:
     return [patch.object(Sender, "_next", taken)]
 
 
-def numbered_anew() -> list[Any]:
+def renumbered() -> list[Any]:
     """A batch that is sent again gets new sequence numbers."""
     original = Sender._try_again
 
@@ -129,9 +129,9 @@ def numbered_anew() -> list[Any]:
 def kept_over_a_rebalance() -> list[Any]:
     """A recovery hands over what it has found before a rebalance, too."""
 
-    async def recover(recovery: Recovery, room: int) -> list[Any]:
+    async def recover(recovery: FetchRecovery, room: int) -> list[Any]:
         found: list[Any] = []
-        keys = list(recovery._ledger.books)
+        keys = list(recovery._ledger.partitions)
         for key in keys:
             await recovery._rewind(key)
         for key in keys:
@@ -139,7 +139,7 @@ def kept_over_a_rebalance() -> list[Any]:
                 found += await recovery._read_alone(key, room - len(found))
         return [item for _, item in found]
 
-    return [patch.object(Recovery, "recover", recover)]
+    return [patch.object(FetchRecovery, "recover", recover)]
 
 
 def commit_not_cancelled() -> list[Any]:
@@ -173,8 +173,8 @@ def one_too_far() -> list[Any]:
 
 def ends_late() -> list[Any]:
     """A query whose time is up goes on for ten milliseconds."""
-    original = Running._set_timer
-    return [patch.object(Running, "_set_timer", lambda running, at: original(running, at + 0.01))]
+    original = ActiveJobs._set_timer
+    return [patch.object(ActiveJobs, "_set_timer", lambda running, at: original(running, at + 0.01))]
 
 
 def deadlines_unread() -> list[Any]:
@@ -199,7 +199,7 @@ PLANTED: dict[str, Callable[[], list[Any]]] = {
     "highest-finished": highest_finished,
     "no-seek-back": no_seek_back,
     "acked-when-sent": acked_when_sent,
-    "numbered-anew": numbered_anew,
+    "numbered-anew": renumbered,
     "commit-not-cancelled": commit_not_cancelled,
     "kept-over-a-rebalance": kept_over_a_rebalance,
     "dropped-member": dropped_member,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.records import PlainRecord
 
-    from .endings import Attempt, Ending, Stage
+    from .endings import Attempt, CallResult, Stage
     from .questions import Query
 
     Value = dict[str, Any]
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
     record: PlainRecord
     query: Query
     job: Job | None
-    ending: Ending | None
+    ending: CallResult | None
     refused: Mapping[str, int] = MappingProxyType({})
     """The codes of events that the brokers have refused, by kind."""
 
@@ -89,7 +89,9 @@ def unstarted(asked: Asked, values: dict[str, Value], at: str) -> dict[str, Valu
     return {"result": due, "timeout": timeout}
 
 
-def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at: str) -> dict[str, Value]:
+def started(
+    asked: Asked, job: Job, ending: CallResult, values: dict[str, Value], at: str
+) -> dict[str, Value]:
     """The values of all events of a query that was started."""
     answer = _answer(asked, ending)
     size = len(orjson.dumps(answer))
@@ -119,7 +121,7 @@ def started(asked: Asked, job: Job, ending: Ending, values: dict[str, Value], at
     return due
 
 
-def _answer(asked: Asked, ending: Ending) -> Any:
+def _answer(asked: Asked, ending: CallResult) -> Any:
     """What processing answered; its padding is as long as the executor double has made it."""
     run = ending.stages[PROCESSING]
     if not isinstance(run, StageRun) or run.data_json is None:
@@ -205,11 +207,11 @@ class _AnyText(str):
 ANY_TEXT: Final = _AnyText("some text")
 
 
-def _result(asked: Asked, job: Job, ending: Ending, found: Value, stages: list[Value], at: str) -> Value:
+def _result(asked: Asked, job: Job, ending: CallResult, found: Value, stages: list[Value], at: str) -> Value:
     answered = ending.status == "success"
     return {
         "status": ending.status, "answer": stages[PROCESSING]["data"] if answered else None,
-        "confidence": job.trail.confidence if answered else None, "degraded": ending.degraded,
+        "confidence": job.history.confidence if answered else None, "degraded": ending.degraded,
         "validated": ending.validated, "error": None if answered else _text(found),
         "error_type": ending.error_type, "node": stages[PROCESSING]["node"], "stages": stages,
         "metrics": _metrics(job, ending, found.get("metrics", {}), stages),
@@ -217,7 +219,7 @@ def _result(asked: Asked, job: Job, ending: Ending, found: Value, stages: list[V
     } | asked.common  # fmt: skip
 
 
-def _metrics(job: Job, ending: Ending, found: Value, stages: list[Value]) -> Value:
+def _metrics(job: Job, ending: CallResult, found: Value, stages: list[Value]) -> Value:
     outcomes, budget_ms = ending.outcomes, ms(job.ends_at - job.started_at)
     took_ms = found.get("total_duration_ms", 0.0)
     return {
@@ -232,7 +234,7 @@ def _metrics(job: Job, ending: Ending, found: Value, stages: list[Value]) -> Val
     }  # fmt: skip
 
 
-def _timeout(asked: Asked, ending: Ending, kind: str, result: Value, at: str) -> Value:
+def _timeout(asked: Asked, ending: CallResult, kind: str, result: Value, at: str) -> Value:
     metrics, outcomes = result["metrics"], ending.outcomes
     due: Value = {
         "scope": "pipeline", "reason": "pipeline_timeout", "stage_type": None, "node": None,

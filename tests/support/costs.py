@@ -18,11 +18,11 @@ from fivestage.core.codec.decode import DecodeLimits, Readable, decode
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.codec.event_json import Envelope
 from fivestage.core.deadline import grant
-from fivestage.core.ledger import PartitionLedger
+from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import PlainRecord
-from fivestage.core.stage_history import RunningStage, StageRun, Trail
+from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 from fivestage.executors import ThreadExecutor
 from fivestage.observability.metrics import Metrics
 from fivestage.observability.sampling import EarlySampling
@@ -68,18 +68,18 @@ class Load:
 def pure(instrument: Instrument) -> Counts:
     """The core alone, for one query: read, grant, conclude, write."""
     encoder = Encoder(source="/costs", max_record_bytes=1_000_000, max_dead_letter_bytes=1_000_000)
-    book, trail = PartitionLedger(1), _trail()
+    offsets, history = PartitionOffsets(1), _history()
     counts: Counts = Counter()
     for number in range(2):  # the first time fills what is cached
         record = _record(number, 0, None, 0)
         counts.clear()
         with instrument(counts):
-            _answer(record, book, trail, encoder)
+            _answer(record, offsets, history, encoder)
     return counts
 
 
-def _answer(record: PlainRecord, book: PartitionLedger, trail: Trail, encoder: Encoder) -> None:
-    book.begin(record.offset)
+def _answer(record: PlainRecord, offsets: PartitionOffsets, history: StageHistory, encoder: Encoder) -> None:
+    offsets.begin(record.offset)
     read = decode(record, DecodeLimits("prod"))
     assert isinstance(read, Readable)
     event = read.event
@@ -94,19 +94,19 @@ def _answer(record: PlainRecord, book: PartitionLedger, trail: Trail, encoder: E
         ttl_ms=0,
     )
     envelope = Envelope(record, read.query_id, read.lane, started_wall=1.0, started_at=0.0)
-    conclusion = conclude(trail, PLAN, started_at=0.0, ends_at=budget.ends_at, now=0.05)
+    conclusion = conclude(history, PLAN, started_at=0.0, ends_at=budget.ends_at, now=0.05)
     assert len(encoder.concluded(envelope, conclusion)[0]) == 6
-    book.finish(record.offset)
+    offsets.finish(record.offset)
 
 
-def _trail() -> Trail:
+def _history() -> StageHistory:
     """Five stages that went well."""
-    trail = Trail()
+    history = StageHistory()
     for spec in PLAN.stages:
         at_s, node = spec.sequence * 0.01, "node-0" if spec.sequence == 2 else None
-        trail.start(RunningStage(spec, at_s, spec.limit_s, node, 1))
+        history.start(RunningStage(spec, at_s, spec.limit_s, node, 1))
         data = b'{"of":"it"}'
-        trail.finish(
+        history.finish(
             StageRun(
                 spec,
                 Outcome.SUCCESS,
@@ -117,8 +117,8 @@ def _trail() -> Trail:
                 granted_s=spec.limit_s,
             )
         )
-    trail.answer_json, trail.confidence = b"4", 1.0
-    return trail
+    history.answer_json, history.confidence = b"4", 1.0
+    return history
 
 
 def inline(instrument: Instrument, load: Load = Load()) -> Counts:

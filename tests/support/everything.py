@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fivestage import Query, StageContext
     from fivestage.core.job import Job
     from fivestage.core.observer import Observer
-    from fivestage.dispatch.active_jobs import Running
+    from fivestage.dispatch.active_jobs import ActiveJobs
 
 EPOCH = 1_800_000_000.0
 """The wall clock when the loop's clock shows 0."""
@@ -73,7 +73,7 @@ class Numbers(IdGenerator):
 class Busy(InlineExecutor):
     """Runs jobs on the loop, but for one whose node waits for a thread in vain first."""
 
-    waits_for_thread: Running | None = None
+    waits_for_thread: ActiveJobs | None = None
 
     def submit(self, job: Job) -> None:
         """Run a job, or let it wait."""
@@ -83,12 +83,12 @@ class Busy(InlineExecutor):
             return
         asyncio.get_running_loop().call_soon(self._wait, job, running)
 
-    def _wait(self, job: Job, running: Running) -> None:
+    def _wait(self, job: Job, running: ActiveJobs) -> None:
         now = asyncio.get_running_loop().time()
         for spec in job.plan.stages[:2]:
-            job.trail.finish(StageRun(spec, Outcome.SUCCESS, started_at=now))
-        job.trail.waiting = RunningStage(job.plan.stages[2], now, 0.0, "answers")
-        running.waits(job, job.trail, "pool")
+            job.history.finish(StageRun(spec, Outcome.SUCCESS, started_at=now))
+        job.history.waiting = RunningStage(job.plan.stages[2], now, 0.0, "answers")
+        running.waits(job, job.history, "pool")
 
 
 def pipeline() -> Pipeline:
@@ -184,7 +184,7 @@ async def _run(observer: Observer | None) -> MemoryBus:
             await asyncio.sleep(0.025)
         executor.waits_for_thread = bus.inner.running
         await _ask(bus, "busy", "answers")
-        bus.inner.policies.lane("prod").advice.stuck = frozenset({"answers"})
+        bus.inner.policies.lane("prod").routing.stuck = frozenset({"answers"})
         await _ask(bus, "stuck", "answers")
     return bus
 
@@ -202,9 +202,9 @@ def _put_corrupt(bus: MemoryBus) -> None:
     """A record that its client could not take out of its batch, in a partition of its own."""
     key = PartitionKey("queries", 1)
     bus.ledger.assign(frozenset({key}))
-    book = bus.ledger.book(key)
-    assert book is not None
-    book.begin(0)
+    offsets = bus.ledger.offsets(key)
+    assert offsets is not None
+    offsets.begin(0)
     bus.dispatcher.dispatch(CorruptRecord(PlainRecord(*key, 0), "wrong checksum"))
 
 

@@ -137,16 +137,16 @@ def outlive() -> None:
         now = asyncio.get_running_loop().time()
         job = Job(Query("q", "holds"), process_app.PLAN, started_at=now, ends_at=now + LONG_S)
         running.submit(job)
-        while job.trail.running is None or job.trail.running.node != "holds":
+        while job.history.running is None or job.history.running.node != "holds":
             await asyncio.sleep(0.01)
         os.kill(old, signal.SIGKILL)
-        assert running._nursery is not None
-        while running.pids()[0] == old or len(running._nursery._supply):
+        assert running._spawner is not None
+        while running.pids()[0] == old or len(running._spawner._supply):
             await asyncio.sleep(0.01)
-        running._nursery.take()
-        while len(running._nursery._supply) or not running._nursery._supply._serving:
+        running._spawner.take()
+        while len(running._spawner._supply) or not running._spawner._supply._serving:
             await asyncio.sleep(0.01)
-        pids = {worker, running.pids()[0], *(link.pid for link in running._nursery._links)}
+        pids = {worker, running.pids()[0], *(link.pid for link in running._spawner._links)}
         print("pids", *pids, flush=True)  # noqa: T201 - the test reads this
         await asyncio.sleep(LONG_S)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from fivestage import Plan
-    from fivestage.core.routing_snapshot import Advice
+    from fivestage.core.routing_snapshot import RoutingSnapshot
     from fivestage.core.stage_history import StageRun
     from fivestage.executors import Executor
 
@@ -76,10 +76,10 @@ class Bus:
             self.executor.check(asyncio.get_running_loop().time())
             await asyncio.sleep(TICK_S)
 
-    def submit(self, text: str, advice: Advice | None = None) -> Job:
+    def submit(self, text: str, routing: RoutingSnapshot | None = None) -> Job:
         """Start a query; its node is the first word of *text*."""
         now, query = asyncio.get_running_loop().time(), Query("q", text, context={"n": [1, None]})
-        job = Job(query, self._plan, started_at=now, ends_at=now + self._plan.total_s, advice=advice)
+        job = Job(query, self._plan, started_at=now, ends_at=now + self._plan.total_s, routing=routing)
         self.executor.submit(job)
         return job
 
@@ -132,16 +132,16 @@ def source_of(condition: Callable[[], object]) -> str:
 
 def running_stage(job: Job) -> StageType | None:
     """The stage that the bus sees running."""
-    running = job.trail.running
+    running = job.history.running
     return None if running is None else running.spec.stage_type
 
 
 def answer_of(job: Job) -> bytes | None:
     """The answer of a query whose five stages succeeded."""
-    assert [run.outcome for run in job.trail.runs] == [Outcome.SUCCESS] * 5, job.trail.runs
-    return job.trail.answer_json
+    assert [run.outcome for run in job.history.runs] == [Outcome.SUCCESS] * 5, job.history.runs
+    return job.history.answer_json
 
 
 def node_run(job: Job) -> StageRun:
     """The run of the node."""
-    return job.trail.runs[2]
+    return job.history.runs[2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fivestage import Orchestrator
 from fivestage.executors import InlineExecutor, ThreadExecutor
 from fivestage.executors.process.executor import ProcessExecutor
-from fivestage.executors.worker_pool import Fleet
+from fivestage.executors.worker_pool import WorkerPool
 from support.files import Gate, notes
 from support.jobs import Bus, Replacements, started, until
 
@@ -87,7 +87,7 @@ class Place:
 
 async def all_ready(executor: Executor) -> None:
     """Wait for the spares too: which worker gets the queries is then known."""
-    if isinstance(executor, Fleet):
+    if isinstance(executor, WorkerPool):
         await until(lambda: all(worker.ready for worker in executor.workers), "all workers are ready")
 
 

@@ -30,7 +30,7 @@ def run(
 
     Example: `fivestage run myapp:app --bootstrap localhost:9092`
     """
-    _be_careful()
+    _harden_process()
     gc.disable()  # what is imported stays: looking for garbage would take a tenth of the time
     from fivestage.observability import logging
     from fivestage.pipeline.loader import load_app
@@ -45,7 +45,7 @@ def run(
     os._exit(code)  # a node's stuck thread, or a hung task of the client, must not keep the process
 
 
-def _be_careful() -> None:
+def _harden_process() -> None:
     """Leave no core behind, which would hold queries and secrets, and have all three standard streams.
 
     Where one is closed the next socket would get its number, and whoever prints would write to Kafka.

@@ -10,27 +10,27 @@ from fivestage_schemas import AttemptKind, Outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fivestage.core.stage_history import RunningStage, Trail
+    from fivestage.core.stage_history import RunningStage, StageHistory
 
 _SKIPPED: Final = Outcome.SKIPPED
 
 
-def earlier_attempts(trail: Trail, runs: Sequence[StageRun], now: float) -> tuple[StageRun, ...]:
+def earlier_attempts(history: StageHistory, runs: Sequence[StageRun], now: float) -> tuple[StageRun, ...]:
     """The attempts before those that the stages ended with, in their order.
 
     Args:
-        trail: Has those that failed, and those that were given up unfinished when the query was moved.
+        history: Has those that failed, and those that were given up unfinished when the query was moved.
         runs: What the stages ended with. An attempt that failed is among them where no other followed; a
             worker process sends it twice then.
         now: Monotonic seconds.
     """
-    resumed = trail.resumed
+    resumed = history.resumed
     under_way = resumed is not None and resumed.call is not None and resumed.parked is None
-    if not (trail.superseded or trail.moved or under_way):
+    if not (history.superseded or history.moved or under_way):
         return ()
     last = {run.spec.sequence: run for run in runs if run.outcome is not _SKIPPED}
-    failed = {(run.spec.sequence, run.attempt): run for run in trail.superseded}
-    given_up = {(one.spec.sequence, one.attempt): one for one in trail.moved}
+    failed = {(run.spec.sequence, run.attempt): run for run in history.superseded}
+    given_up = {(one.spec.sequence, one.attempt): one for one in history.moved}
     if resumed is not None and under_way:
         given_up[resumed.spec.sequence, resumed.attempt] = resumed
     earlier: list[StageRun] = []

@@ -31,8 +31,8 @@ def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after
         stalled_since: Since when the loop has not turned.
         noticed_after_s: How long it takes to notice that a loop does not turn.
     """
-    running = job.trail.running
-    ahead = job.plan.stages[len(job.trail.runs) :]
+    running = job.history.running
+    ahead = job.plan.stages[len(job.history.runs) :]
     if not ahead:
         return False
     done_s = 0.0
@@ -41,7 +41,7 @@ def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after
     needed_s = SLACK_S + MOVES * noticed_after_s
     for spec in ahead:
         if spec.critical or spec is ahead[0]:
-            stage = job.advice.stages[spec.sequence]
+            stage = job.routing.stages[spec.sequence]
             needed_s += stage.need_s or GUESS * stage.limit_s
     ends_at = job.ends_after_wait(stalled_since)
     return now + max(needed_s, done_s) >= ends_at and now - stalled_since >= done_s
@@ -49,7 +49,7 @@ def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after
 
 def is_over(job: Job) -> bool:
     """Whether the stages of a query have ended, all of them or with a critical one that failed."""
-    runs = job.trail.runs
+    runs = job.history.runs
     return len(runs) == len(job.plan.stages) or any(run.ends_query for run in runs)
 
 
@@ -57,7 +57,7 @@ def is_overdue(job: Job, running: RunningStage, now: float, *, grace_s: float) -
     """Whether a stage has not ended *grace_s* after its limit, although its event loop turns.
 
     While others keep the loop from turning, the executor moves the query in time. When the loop turns again,
-    the stage gets back what it lost of its time (``Bounded`` does that).
+    the stage gets back what it lost of its time (``BoundedCall`` does that).
     """
     ends_at = running.started_at + running.granted_s
     if job.held_at > ends_at:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from fivestage.core.plan import StageSpec
-    from fivestage.core.routing_snapshot import StageAdvice
+    from fivestage.core.routing_snapshot import StageRouting
 
 
 class Budget(NamedTuple):
@@ -32,7 +32,7 @@ class Budget(NamedTuple):
         """There is nothing left: do not start."""
         return self.granted_s <= 0
 
-    def begun(self, now: float) -> Budget:
+    def started(self, now: float) -> Budget:
         """What is left when it begins *now*, maybe later than it was read, however the wall clock was set."""
         granted_s = self.total_s if self.due_at is None else min(self.total_s, self.due_at - now)
         return new(Budget, (now + granted_s, granted_s, self.total_s, self.of_use_ms, self.due_at))
@@ -76,7 +76,7 @@ def grant(
 
 
 def stage_grant(
-    spec: StageSpec, advice: StageAdvice, *, now: float, ends_at: float
+    spec: StageSpec, routing: StageRouting, *, now: float, ends_at: float
 ) -> tuple[float, str | None]:
     """Share out what remains: a stage gets its limit, or what later critical stages leave.
 
@@ -86,13 +86,13 @@ def stage_grant(
     their needs. A stage that is not critical is not started when it would not finish, more likely than not.
     """
     remaining_s = ends_at - now
-    available_s = remaining_s - advice.reserve_s
+    available_s = remaining_s - routing.reserve_s
     if spec.critical:
-        need_s = advice.need_s or advice.limit_s
+        need_s = routing.need_s or routing.limit_s
         if available_s < need_s:
-            available_s = max(available_s, remaining_s * need_s / (need_s + advice.reserve_s))
-    elif 0 < available_s < advice.typical_s:
-        text = f"{available_s * 1000:.0f} ms were left, it takes {advice.typical_s * 1000:.0f}"
+            available_s = max(available_s, remaining_s * need_s / (need_s + routing.reserve_s))
+    elif 0 < available_s < routing.typical_s:
+        text = f"{available_s * 1000:.0f} ms were left, it takes {routing.typical_s * 1000:.0f}"
         return available_s, text
-    granted_s = min(advice.limit_s, available_s)
+    granted_s = min(routing.limit_s, available_s)
     return granted_s, None if granted_s > 0 else "no time left"

@@ -59,7 +59,7 @@ def _look(error: BaseException) -> tuple[Frame, ...]:
     last: deque[Frame] = deque(maxlen=MAX_FRAMES)
     own: Frame | None = None
     try:
-        for frame, line in _walk(error):
+        for frame, line in _runner(error):
             code = frame.f_code
             made = Frame(
                 code.co_filename,
@@ -74,7 +74,7 @@ def _look(error: BaseException) -> tuple[Frame, ...]:
     return tuple(last) if own is None or own in last else (own, *last)
 
 
-def _walk(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+def _runner(error: BaseException) -> Iterator[tuple[FrameType, int]]:
     for _ in range(MAX_FRAMES):
         traceback: TracebackType | None = error.__traceback__
         while traceback is not None:

@@ -6,8 +6,8 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fivestage.core.routing_snapshot import Advice
-from fivestage.core.stage_history import Trail
+from fivestage.core.routing_snapshot import RoutingSnapshot
+from fivestage.core.stage_history import StageHistory
 
 if TYPE_CHECKING:
     from fivestage.core.plan import Plan
@@ -20,10 +20,10 @@ _numbers = count(1)
 class Watcher(Protocol):
     """What follows whether a job runs, or waits for a thread. Called on the bus loop."""
 
-    def waits(self, job: Job, trail: Trail, pool: object) -> None:
+    def waits(self, job: Job, history: StageHistory, pool: object) -> None:
         """The job waits for a thread of *pool*."""
 
-    def goes_on(self, job: Job, trail: Trail, started_at: float, ends_at: float) -> None:
+    def goes_on(self, job: Job, history: StageHistory, started_at: float, ends_at: float) -> None:
         """A thread has taken its call; the times of the job, without the wait (monotonic seconds)."""
 
     def moves(self, job: Job) -> None:
@@ -38,8 +38,24 @@ class Job:
     """
 
     __slots__ = (
-        "advice", "culprit", "deaths", "due_at", "ended", "ends_at", "held_at", "number", "origin", "place",
-        "plan", "pool", "query", "started_among", "started_at", "trail", "waits_since", "watcher",
+        "deaths",
+        "due_at",
+        "ended",
+        "ends_at",
+        "held_at",
+        "history",
+        "is_blocking",
+        "number",
+        "origin",
+        "place",
+        "plan",
+        "pool",
+        "query",
+        "routing",
+        "started_among",
+        "started_at",
+        "waits_since",
+        "watcher",
     )  # fmt: skip
 
     def __init__(
@@ -50,14 +66,14 @@ class Job:
         started_at: float,
         ends_at: float,
         due_at: float | None = None,
-        advice: Advice | None = None,
+        routing: RoutingSnapshot | None = None,
         origin: Any = None,
     ) -> None:
         self.number = next(_numbers)
         """Names the job across threads and processes; never 0."""
         self.query = query
         self.plan = plan
-        self.advice = advice or Advice.neutral(plan)
+        self.routing = routing or RoutingSnapshot.neutral(plan)
         self.started_at = started_at
         self.started_among = 0
         """How many queries ran when it had started, itself included."""
@@ -67,10 +83,10 @@ class Job:
         """When an answer is of no use any more; infinite where nothing says so."""
         self.origin = origin
         """Whatever the maker wants to find again at the end."""
-        self.trail = Trail()
+        self.history = StageHistory()
         self.ended = False
         """Set by the bus: whatever comes in later is too late."""
-        self.culprit = False
+        self.is_blocking = False
         """Its code kept an event loop from turning."""
         self.held_at = -inf
         """When it was last seen waiting behind code of others that kept its loop from turning."""
@@ -85,11 +101,11 @@ class Job:
         self.watcher: Watcher | None = None
 
     def __repr__(self) -> str:
-        return f"<Job {self.query.query_id} {'ended' if self.ended else 'running'} {self.trail}>"
+        return f"<Job {self.query.query_id} {'ended' if self.ended else 'running'} {self.history}>"
 
     def end(self) -> None:
         """It has ended: no further stage runs, and what comes in is dropped."""
-        self.ended = self.trail.closed = True
+        self.ended = self.history.closed = True
 
     def ends_after_wait(self, until: float) -> float:
         """When its time is up if a thread takes its call at *until*; ``ends_at`` if it does not wait."""
@@ -101,4 +117,4 @@ class Job:
         """It goes on elsewhere, at the stage that was running."""
         if self.waits_since is not None and self.watcher is not None:
             self.watcher.moves(self)
-        self.trail = self.trail.continued()
+        self.history = self.history.continued()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fivestage.core.partition_halt import FloodGuard, FloodPolicy
+from fivestage.core.partition_halt import HaltGuard, HaltPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,24 +37,24 @@ def numbers_of(keys: Collection[PartitionKey]) -> list[int] | list[str]:
     return sorted(key.partition for key in keys)
 
 
-class PartitionLedger:
+class PartitionOffsets:
     """The book of one partition for one assignment.
 
-    >>> book = PartitionLedger(epoch=1)
+    >>> offsets = PartitionOffsets(epoch=1)
     >>> for offset in (5, 6, 9):
-    ...     book.begin(offset)
-    >>> book.finish(6)
-    >>> book.committable
-    >>> book.finish(5)
-    >>> book.committable
+    ...     offsets.begin(offset)
+    >>> offsets.finish(6)
+    >>> offsets.committable
+    >>> offsets.finish(5)
+    >>> offsets.committable
     9
     """
 
     __slots__ = (
-        "_begun",
         "_finished",
         "_prefix_end",
         "_put_back",
+        "_started",
         "closed",
         "committed",
         "drained",
@@ -85,14 +85,14 @@ class PartitionLedger:
         """What these take."""
         self.next_offset: int | None = None
         """One past the highest offset begun or skipped; None before the first."""
-        self._begun: deque[int] = deque()
+        self._started: deque[int] = deque()
         self._finished: set[int] = set()
         self._prefix_end: int | None = None
         self._put_back = 0
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"in_flight={self.in_flight} span={self.span}"
-        return f"<PartitionLedger epoch={self.epoch} position={self.position} {state}>"
+        return f"<PartitionOffsets epoch={self.epoch} position={self.position} {state}>"
 
     def begin(self, offset: int) -> None:
         """A record was received. Offsets rise; a repeated one is a bug in the source.
@@ -104,7 +104,7 @@ class PartitionLedger:
             raise ValueError(f"offset {offset} was begun before; the next is {self.next_offset}")
         if self._prefix_end is None:
             self._prefix_end = self.committed = offset
-        self._begun.append(offset)
+        self._started.append(offset)
         self.next_offset = offset + 1
 
     def skip_to(self, offset: int) -> None:
@@ -116,7 +116,7 @@ class PartitionLedger:
         if self.next_offset is not None and offset < self.next_offset:
             raise ValueError(f"offset {offset} was begun before; the next is {self.next_offset}")
         self.next_offset = offset
-        if not self._begun:
+        if not self._started:
             self._prefix_end = offset
 
     def finish(self, offset: int) -> None:
@@ -125,13 +125,13 @@ class PartitionLedger:
         Raises:
             ValueError: *offset* was not begun, or was finished before.
         """
-        begun, finished = self._begun, self._finished
-        if offset in finished or not begun or not begun[0] <= offset <= begun[-1]:
+        started, finished = self._started, self._finished
+        if offset in finished or not started or not started[0] <= offset <= started[-1]:
             raise ValueError(f"offset {offset} is not in flight")
         finished.add(offset)
-        while begun and begun[0] in finished:
-            finished.remove(begun.popleft())
-        self._prefix_end = begun[0] if begun else self.next_offset
+        while started and started[0] in finished:
+            finished.remove(started.popleft())
+        self._prefix_end = started[0] if started else self.next_offset
 
     def reach(self, offset: int) -> None:
         """A record is being answered."""
@@ -144,7 +144,7 @@ class PartitionLedger:
     def begin_again(self) -> None:
         """What was put back is received once more. Everything before it must be finished."""
         if self._prefix_end is not None:
-            self._begun.clear()
+            self._started.clear()
             self._finished.clear()
             self.next_offset = self._prefix_end
             self._put_back = 0
@@ -164,7 +164,7 @@ class PartitionLedger:
     @property
     def in_flight(self) -> int:
         """Records begun, not finished and not put back."""
-        return len(self._begun) - len(self._finished) - self._put_back
+        return len(self._started) - len(self._finished) - self._put_back
 
     @property
     def span(self) -> int:
@@ -182,21 +182,21 @@ class Ledger:
         flood: When a partition is halted because too much of it cannot be read.
     """
 
-    def __init__(self, *, max_span: int, flood: FloodPolicy | None = None) -> None:
+    def __init__(self, *, max_span: int, flood: HaltPolicy | None = None) -> None:
         self._max_span = max_span
-        self.guard = FloodGuard(flood or FloodPolicy())
+        self.guard = HaltGuard(flood or HaltPolicy())
         self._epoch = 0
-        self._books: dict[PartitionKey, PartitionLedger] = {}
+        self._partitions: dict[PartitionKey, PartitionOffsets] = {}
 
     def __repr__(self) -> str:
-        return f"<Ledger {self._books}>"
+        return f"<Ledger {self._partitions}>"
 
     def assign(self, keys: frozenset[PartitionKey]) -> None:
         """Open a new book for each partition: a new assignment is a new epoch for all of them."""
         self._epoch += 1
         for key in keys:
             self._close(key)
-            self._books[key] = PartitionLedger(self._epoch)
+            self._partitions[key] = PartitionOffsets(self._epoch)
 
     def revoke(self, keys: frozenset[PartitionKey]) -> None:
         """Close the books of partitions that were taken away."""
@@ -204,18 +204,18 @@ class Ledger:
             self._close(key)
 
     def _close(self, key: PartitionKey) -> None:
-        book = self._books.pop(key, None)
-        if book is not None:
-            book.closed = True
+        offsets = self._partitions.pop(key, None)
+        if offsets is not None:
+            offsets.closed = True
 
-    def book(self, key: PartitionKey) -> PartitionLedger | None:
+    def offsets(self, key: PartitionKey) -> PartitionOffsets | None:
         """The open book of a partition; None when it is not assigned."""
-        return self._books.get(key)
+        return self._partitions.get(key)
 
     @property
-    def books(self) -> dict[PartitionKey, PartitionLedger]:
+    def partitions(self) -> dict[PartitionKey, PartitionOffsets]:
         """The open books."""
-        return self._books
+        return self._partitions
 
     @property
     def epoch(self) -> int:
@@ -224,48 +224,48 @@ class Ledger:
 
     def in_flight(self, keys: frozenset[PartitionKey] | None = None) -> int:
         """Records begun and not finished, in all or some partitions."""
-        books = self._books
-        return sum(book.in_flight for key, book in books.items() if keys is None or key in keys)
+        books = self._partitions
+        return sum(offsets.in_flight for key, offsets in books.items() if keys is None or key in keys)
 
     def within_span(self) -> list[PartitionKey]:
         """The partitions that may receive more: not halted, nor with too much uncommitted or in line."""
         halted, max_span = self.guard.halted, self._max_span
         return [
             key
-            for key, book in self._books.items()
-            if book.span < max_span and key not in halted and not self.is_line_full(book)
+            for key, offsets in self._partitions.items()
+            if offsets.span < max_span and key not in halted and not self.is_line_full(offsets)
         ]
 
-    def is_line_full(self, book: PartitionLedger) -> bool:
+    def is_line_full(self, offsets: PartitionOffsets) -> bool:
         """Whether so many records of a partition wait for others of their keys that it must not be read."""
-        partitions = max(1, len(self._books))
+        partitions = max(1, len(self._partitions))
         most = max(MIN_IN_LINE, MAX_IN_LINE // partitions)
-        return book.in_line >= most or book.line_bytes >= MAX_LINE_BYTES // partitions
+        return offsets.in_line >= most or offsets.line_bytes >= MAX_LINE_BYTES // partitions
 
     def halted(self) -> list[PartitionKey]:
         """The assigned partitions that are halted."""
-        return [key for key in self.guard.halted if key in self._books]
+        return [key for key in self.guard.halted if key in self._partitions]
 
     def resumable(self, now: float) -> list[PartitionKey]:
         """The assigned partitions that are halted and may go on: time is up, nothing is in flight."""
-        books = self._books
+        books = self._partitions
         return [key for key in self.guard.over(now) if key in books and not books[key].in_flight]
 
     def resume(self, key: PartitionKey) -> int | None:
         """Let a halted partition go on; the offset to read from, None where its position is right already."""
         self.guard.resume(key)
-        book = self._books[key]
-        book.begin_again()
-        return book.next_offset
+        offsets = self._partitions[key]
+        offsets.begin_again()
+        return offsets.next_offset
 
     def committable(self) -> dict[PartitionKey, int]:
         """What to commit now, by partition."""
-        found = {key: book.committable for key, book in self._books.items()}
+        found = {key: offsets.committable for key, offsets in self._partitions.items()}
         return {key: position for key, position in found.items() if position is not None}
 
     def note_committed(self, positions: dict[PartitionKey, int], *, epoch: int) -> None:
         """The broker acknowledged a commit that was sent in *epoch*."""
         for key, position in positions.items():
-            book = self._books.get(key)
-            if book is not None and book.epoch <= epoch:  # not one that was opened since
-                book.committed = position
+            offsets = self._partitions.get(key)
+            if offsets is not None and offsets.epoch <= epoch:  # not one that was opened since
+                offsets.committed = position

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from fivestage.core.adaptive.breaker import BreakerState
     from fivestage.core.codec.decode import UnreadableReason
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
     from fivestage_schemas import TimeoutReason
 
 
@@ -32,7 +32,7 @@ class Observer:
     def received(self, count: int) -> None:
         """Records came from the source."""
 
-    def concluded(self, lane: str, conclusion: Conclusion, queue_s: float) -> None:
+    def concluded(self, lane: str, conclusion: QueryOutcome, queue_s: float) -> None:
         """A query that was started has ended; *queue_s* is how long it had waited."""
 
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:

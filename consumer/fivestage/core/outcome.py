@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fivestage.core.plan import Plan
-    from fivestage.core.stage_history import RunningStage, Trail
+    from fivestage.core.stage_history import RunningStage, StageHistory
 
 _PROCESSING: Final = list(StageType).index(StageType.PROCESSING)
 _VALIDATION: Final = list(StageType).index(StageType.VALIDATION)
@@ -40,7 +40,7 @@ class TimeoutNote(NamedTuple):
     attempt: int = 1
 
 
-class Conclusion(NamedTuple):
+class QueryOutcome(NamedTuple):
     """What became of a query that was started."""
 
     status: PipelineStatus
@@ -74,39 +74,41 @@ class Conclusion(NamedTuple):
         )
 
 
-def conclude(trail: Trail, plan: Plan, *, started_at: float, ends_at: float, now: float) -> Conclusion:
+def conclude(
+    history: StageHistory, plan: Plan, *, started_at: float, ends_at: float, now: float
+) -> QueryOutcome:
     """Decide what a query ends as, from what its stages did until *now*.
 
     Called when the trail is complete, or at the deadline: a stage that is still running is then a
     timeout, and those after it are skipped. All times are monotonic seconds.
     """
-    ended, running = trail.snapshot()
-    superseded = tuple(trail.superseded)
+    ended, running = history.snapshot()
+    superseded = tuple(history.superseded)
     if len(ended) == len(plan.stages) and all_succeeded(ended) and ended[_VALIDATION].verdict is not False:
-        earlier = earlier_attempts(trail, ended, now) if superseded or trail.moved else ()
-        return _success(trail, ended, earlier, started_at=started_at, ends_at=ends_at, now=now)
+        earlier = earlier_attempts(history, ended, now) if superseded or history.moved else ()
+        return _success(history, ended, earlier, started_at=started_at, ends_at=ends_at, now=now)
     if running is None and superseded and len(ended) == superseded[-1].spec.sequence:
         ended = (*ended, superseded[-1])  # no further attempt was begun
     runs = ended
     if len(ended) < len(plan.stages):
-        waits = trail.waiting is not None
+        waits = history.waiting is not None
         runs = _complete(ended, running, plan, ends_at=ends_at, now=now, waits=waits)
     failed = _first_that_ends(runs)
-    earlier = earlier_attempts(trail, runs, now)
+    earlier = earlier_attempts(history, runs, now)
     timeouts = _timeouts(runs, earlier, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
     status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
     succeeded, verdict = status is PipelineStatus.SUCCESS, runs[_VALIDATION].verdict
     # The executor writes the answer before it ends the stage: what was cut in between is not in time.
     answered = succeeded and any(run.success for run in runs if run.spec.stage_type is StageType.PROCESSING)
-    return Conclusion(
+    return QueryOutcome(
         status=status,
         runs=runs,
         timeouts=timeouts,
         started_at=started_at,
         duration_s=now - started_at,
         budget_s=ends_at - started_at,
-        answer_json=trail.answer_json if answered else None,
-        confidence=trail.confidence if answered else None,
+        answer_json=history.answer_json if answered else None,
+        confidence=history.confidence if answered else None,
         degraded=succeeded and (verdict is False or not all(run.success for run in runs)),
         error=error,
         error_type=error_type,
@@ -125,17 +127,17 @@ def all_succeeded(runs: tuple[StageRun, ...]) -> bool:
 
 
 def _success(
-    trail: Trail,
+    history: StageHistory,
     runs: tuple[StageRun, ...],
     earlier: tuple[StageRun, ...],
     *,
     started_at: float,
     ends_at: float,
     now: float,
-) -> Conclusion:
+) -> QueryOutcome:
     """What the rules below come to where there is nothing to decide."""
     return new(
-        Conclusion,
+        QueryOutcome,
         (
             _SUCCEEDED,
             runs,
@@ -143,8 +145,8 @@ def _success(
             started_at,
             now - started_at,
             ends_at - started_at,
-            trail.answer_json,
-            trail.confidence,
+            history.answer_json,
+            history.confidence,
             False,
             None,
             None,

@@ -20,7 +20,7 @@ MAX_PAUSES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class FloodPolicy:
+class HaltPolicy:
     """When a partition is halted, and for how long."""
 
     max_ratio: float = 0.5
@@ -55,23 +55,23 @@ class _Recent:
         self.since_halt = 0
 
 
-class FloodGuard:
+class HaltGuard:
     """Judges the records of all partitions; knows which partitions are halted.
 
-    >>> guard = FloodGuard(FloodPolicy(max_consecutive=2))
+    >>> guard = HaltGuard(HaltPolicy(max_consecutive=2))
     >>> [guard.admit(PartitionKey("t", 0), readable=False, now=0.0) for _ in range(3)]
     [True, True, False]
     >>> guard.halted[PartitionKey("t", 0)].until
     60.0
     """
 
-    def __init__(self, policy: FloodPolicy) -> None:
+    def __init__(self, policy: HaltPolicy) -> None:
         self._policy = policy
         self._recent: dict[PartitionKey, _Recent] = {}
         self.halted: dict[PartitionKey, Halt] = {}
 
     def __repr__(self) -> str:
-        return f"<FloodGuard {len(self.halted)} halted>"
+        return f"<HaltGuard {len(self.halted)} halted>"
 
     def admit(self, key: PartitionKey, *, readable: bool, now: float) -> bool:
         """Whether a record may be dealt with; False: its partition is halted before it."""

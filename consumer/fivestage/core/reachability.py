@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 
-class Reach:
+class Reachability:
     """As far as is known; while nothing is known, they can be.
 
     >>> reach = Reach()

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from fivestage_schemas import TimeoutReason
 
 
-class Cause(NamedTuple):
+class RejectionCause(NamedTuple):
     """What the events of a query that is not started say."""
 
     reason: TimeoutReason
@@ -16,11 +16,11 @@ class Cause(NamedTuple):
     """For people."""
 
 
-EXPIRED: Final = Cause(
+EXPIRED: Final = RejectionCause(
     TimeoutReason.EXPIRED_BEFORE_START, "its deadline had passed before it could be started"
 )
-WOULD_EXPIRE: Final = Cause(TimeoutReason.WOULD_EXPIRE, "less time was left than an answer takes")
-STALLED_TWICE: Final = Cause(
+WOULD_EXPIRE: Final = RejectionCause(TimeoutReason.WOULD_EXPIRE, "less time was left than an answer takes")
+STALLED_TWICE: Final = RejectionCause(
     TimeoutReason.EXPIRED_BEFORE_START,
     "not started a third time: twice the process stalled past its deadline",
 )

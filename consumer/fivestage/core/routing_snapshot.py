@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fivestage.core.plan import Plan
 
 
-class StageAdvice(NamedTuple):
+class StageRouting(NamedTuple):
     """What is known of one stage; seconds."""
 
     limit_s: float
@@ -30,7 +30,7 @@ class StageAdvice(NamedTuple):
     """What it takes in half of the cases; 0 while unknown."""
 
 
-class NodeAdvice(NamedTuple):
+class NodeRouting(NamedTuple):
     """What is known of one node."""
 
     state: BreakerState = BreakerState.CLOSED
@@ -40,7 +40,7 @@ class NodeAdvice(NamedTuple):
     """What it takes in 95 of 100 cases; None while unknown."""
 
 
-UNKNOWN: Final = NodeAdvice()
+UNKNOWN: Final = NodeRouting()
 TRIAL_SLACK_S: Final = 0.005
 """What it takes to go from a trial that failed to the node that answers instead."""
 _PROCESSING: Final = list(StageType).index(StageType.PROCESSING)
@@ -49,15 +49,15 @@ _OPEN: Final = BreakerState.OPEN
 _HALF_OPEN: Final = BreakerState.HALF_OPEN
 
 
-class Advice:
+class RoutingSnapshot:
     """All that is known about one lane."""
 
     __slots__ = ("nodes", "probes", "stages", "stuck", "trials")
 
-    def __init__(self, stages: tuple[StageAdvice, ...]) -> None:
+    def __init__(self, stages: tuple[StageRouting, ...]) -> None:
         self.stages = stages
         """In the order of the stages."""
-        self.nodes: Mapping[str, NodeAdvice] = {}
+        self.nodes: Mapping[str, NodeRouting] = {}
         self.probes: dict[str, bool] = {}
         """Half-open nodes that may be tried once; who takes the entry may."""
         self.trials: dict[str, bool] = {}
@@ -66,15 +66,15 @@ class Advice:
         """Nodes too many of whose calls have not come back: they get no more until those do."""
 
     @classmethod
-    def neutral(cls, plan: Plan) -> Advice:
+    def neutral(cls, plan: Plan) -> RoutingSnapshot:
         """Nothing is known yet."""
-        return cls(tuple(StageAdvice(spec.limit_s) for spec in plan.stages))
+        return cls(tuple(StageRouting(spec.limit_s) for spec in plan.stages))
 
     def __repr__(self) -> str:
         limits = ", ".join(f"{stage.limit_s * 1000:.0f}" for stage in self.stages)
-        return f"<Advice limits=[{limits}] ms nodes={dict(self.nodes)} stuck={sorted(self.stuck)}>"
+        return f"<RoutingSnapshot limits=[{limits}] ms nodes={dict(self.nodes)} stuck={sorted(self.stuck)}>"
 
-    def node(self, name: str) -> NodeAdvice:
+    def node(self, name: str) -> NodeRouting:
         """What is known of a node."""
         return self.nodes.get(name, UNKNOWN)
 
@@ -84,7 +84,7 @@ class Advice:
         closed = state is _CLOSED or (state is _HALF_OPEN and name in self.probes)
         return closed and name not in self.stuck
 
-    def refusal(self, name: str) -> tuple[str, str]:
+    def rejection(self, name: str) -> tuple[str, str]:
         """Why a node may not be called: the error's type, and its text."""
         if name in self.stuck:
             return "node_stuck", f"node {name!r} is not called: too many of its calls have not come back"
@@ -143,6 +143,6 @@ class Advice:
         return self.probes.pop(name, None) is not None
 
 
-def wants_trial(known: NodeAdvice) -> bool:
+def wants_trial(known: NodeRouting) -> bool:
     """Whether a node is passed over wherever there is a better one. Half open it has its probes."""
     return known.state is _OPEN or (known.state is _CLOSED and round(known.score, 1) < 1)

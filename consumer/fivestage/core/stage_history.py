@@ -110,7 +110,7 @@ class RunningStage:
         return f"<RunningStage {self.spec.stage_type} since {self.started_at:.3f}>"
 
 
-class Trail:
+class StageHistory:
     """Grows while a query runs.
 
     One writer (the executor) and one reader (the bus), possibly in two threads: each step is one
@@ -146,7 +146,7 @@ class Trail:
 
     def __repr__(self) -> str:
         ended = ", ".join(f"{run.spec.stage_type}={run.outcome}" for run in self.runs)
-        return f"<Trail [{ended}] running={self.running and self.running.spec.stage_type}>"
+        return f"<StageHistory [{ended}] running={self.running and self.running.spec.stage_type}>"
 
     def start(self, running: RunningStage) -> None:
         """A stage begins."""
@@ -165,7 +165,7 @@ class Trail:
         self.running = self.resumed = self.waiting = None
         self.attempt = run.attempt + 1
 
-    def continued(self) -> Trail:
+    def continued(self) -> StageHistory:
         """Close this trail; the new one has what has ended.
 
         The running stage is to be restarted there, unless a thread makes its call: then that is resumed. A
@@ -174,19 +174,19 @@ class Trail:
         self.closed = True
         waiting = self.waiting  # before the running stage: the writer sets that first, then clears this
         ended, running = self.snapshot()
-        trail = Trail()
-        trail.moved = list(self.moved)
+        history = StageHistory()
+        history.moved = list(self.moved)
         if running is None:
-            trail.resumed = waiting or self.resumed  # it was moved before, and has not got so far since
+            history.resumed = waiting or self.resumed  # it was moved before, and has not got so far since
         elif running.call is not None:
-            trail.resumed = running
+            history.resumed = running
         else:
-            trail.moved.append(running)
-        trail.runs = list(ended)
-        trail.superseded = list(self.superseded)
-        trail.attempt = self.attempt if running is None else running.attempt + 1
-        trail.answer_json, trail.confidence = self.answer_json, self.confidence
-        return trail
+            history.moved.append(running)
+        history.runs = list(ended)
+        history.superseded = list(self.superseded)
+        history.attempt = self.attempt if running is None else running.attempt + 1
+        history.answer_json, history.confidence = self.answer_json, self.confidence
+        return history
 
     def awaits(self, running: RunningStage) -> bool:
         """Whether the end of that attempt at that stage is still missing."""

@@ -15,12 +15,12 @@ from fivestage_schemas import Outcome, PipelineStatus, StageType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.core.adaptive.lane_state import Policies
+    from fivestage.core.adaptive.lane_state import LearnedState
     from fivestage.core.admission.slots import Slots
     from fivestage.core.job import Job
     from fivestage.core.observer import Observer
-    from fivestage.core.outcome import Conclusion
-    from fivestage.core.stage_history import RunningStage, Trail
+    from fivestage.core.outcome import QueryOutcome
+    from fivestage.core.stage_history import RunningStage, StageHistory
     from fivestage.executors import Executor
 
 FORGET_AT: Final = 1000
@@ -32,7 +32,7 @@ _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _TIMED_OUT: Final = PipelineStatus.TIMEOUT
 
 
-class Running:
+class ActiveJobs:
     """Starts jobs, ends them once, and learns from how they end.
 
     Args:
@@ -43,7 +43,7 @@ class Running:
     """
 
     def __init__(
-        self, *, executor: Executor, slots: Slots[Any], policies: Policies, observer: Observer
+        self, *, executor: Executor, slots: Slots[Any], policies: LearnedState, observer: Observer
     ) -> None:
         self._executor = executor
         self._slots = slots
@@ -61,11 +61,11 @@ class Running:
         """Called when a job waits for a thread: it gives its slot back."""
         self.on_first: Callable[[], None] = lambda: None
         """Called when one begins and none ran before."""
-        self.on_ended: Callable[[Job, Conclusion, float], None] = lambda _job, _conclusion, _now: None
+        self.on_ended: Callable[[Job, QueryOutcome, float], None] = lambda _job, _conclusion, _now: None
         """Called when one has ended, at what time (monotonic seconds); its slot is free."""
 
     def __repr__(self) -> str:
-        return f"<Running {len(self.jobs)}, {self.parked} of them wait for a thread>"
+        return f"<ActiveJobs {len(self.jobs)}, {self.parked} of them wait for a thread>"
 
     @property
     def parked(self) -> int:
@@ -122,9 +122,9 @@ class Running:
 
     # Waiting for a thread: see core.job.Watcher
 
-    def waits(self, job: Job, trail: Trail, pool: object) -> None:
+    def waits(self, job: Job, history: StageHistory, pool: object) -> None:
         """A job waits for a thread: it gives its slot back, and its time stands still."""
-        if job.ended or trail is not job.trail or job.waits_since is not None:
+        if job.ended or history is not job.history or job.waits_since is not None:
             return
         now = asyncio.get_running_loop().time()
         self._queues.enter(job, pool, now)
@@ -132,9 +132,9 @@ class Running:
         self._slots.release(job.query.lane)
         self.on_slot_free()
 
-    def goes_on(self, job: Job, trail: Trail, started_at: float, ends_at: float) -> None:
+    def goes_on(self, job: Job, history: StageHistory, started_at: float, ends_at: float) -> None:
         """A thread has taken the call of a job: it takes a slot again, without asking for one."""
-        if job.ended or trail is not job.trail:
+        if job.ended or history is not job.history:
             return
         job.started_at, job.ends_at = started_at, ends_at  # before the flag that says so
         if job.waits_since is not None:
@@ -145,12 +145,12 @@ class Running:
     def look_at_wait(self, job: Job) -> None:
         """Let another node answer where the one that a job waits for a thread to call must not be called."""
         waiting = self._waits_to_call(job)
-        if waiting is not None and waiting.node and not job.advice.lets(waiting.node):
-            self._end_wait(job, waiting, *job.advice.refusal(waiting.node))
+        if waiting is not None and waiting.node and not job.routing.lets(waiting.node):
+            self._end_wait(job, waiting, *job.routing.rejection(waiting.node))
 
     def _waits_to_call(self, job: Job) -> RunningStage | None:
         """The stage of a job that waits for a thread to call a node: another may answer instead."""
-        waiting = None if job.waits_since is None else job.trail.waiting
+        waiting = None if job.waits_since is None else job.history.waiting
         return waiting if waiting is not None and waiting.spec.stage_type is _PROCESSING else None
 
     def _end_wait(self, job: Job, waiting: RunningStage, error_type: str, why: str) -> None:
@@ -158,7 +158,7 @@ class Running:
         self._executor.cancel(job)
         job.move()
         spec, node, attempt = waiting.spec, waiting.node, waiting.attempt
-        job.trail.fail_over(
+        job.history.fail_over(
             StageRun(spec, Outcome.ERROR, error=why, error_type=error_type, node=node, attempt=attempt)
         )
         self._executor.submit(job)
@@ -194,7 +194,7 @@ class Running:
             self._queues.leave(job)
             over_s = max(0.0, now - job.ends_at)  # no thread has run it meanwhile
             job.started_at, job.ends_at = job.started_at + over_s, job.ends_at + over_s
-        conclusion = conclude(job.trail, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
+        conclusion = conclude(job.history, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         self._learn(job, conclusion, now, ran=not parked)
         del self.jobs[job.number]
         if len(self._deadlines) > FORGET_AT + 2 * len(self.jobs):
@@ -204,9 +204,9 @@ class Running:
             self._slots.release(job.query.lane)
         self.on_ended(job, conclusion, now)
 
-    def _learn(self, job: Job, conclusion: Conclusion, now: float, *, ran: bool) -> None:
+    def _learn(self, job: Job, conclusion: QueryOutcome, now: float, *, ran: bool) -> None:
         superseded = conclusion.superseded if conclusion.earlier else []
-        disturbed_at = -inf if job.culprit else max(job.held_at, self._policies.disturbed_at)
+        disturbed_at = -inf if job.is_blocking else max(job.held_at, self._policies.disturbed_at)
         self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
         if superseded:
             self._observer.failed_over(job.query.lane, len(superseded))
@@ -215,7 +215,7 @@ class Running:
         if ran and (conclusion.status is _SUCCEEDED or (late and (whole or self._slots.waiting))):
             self._learn_limit(job, conclusion, now)
 
-    def _learn_limit(self, job: Job, conclusion: Conclusion, now: float) -> None:
+    def _learn_limit(self, job: Job, conclusion: QueryOutcome, now: float) -> None:
         """Where queries wait for slots, time that ran out counts even if part of it was spent waiting."""
         change = self._slots.learn(
             now,

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from fivestage.core.adaptive.lane_state import LanePolicySettings, Policies
+from fivestage.core.adaptive.lane_state import LanePolicy, LearnedState
 from fivestage.core.admission.concurrency_limit import ConcurrencyLimiter, LimiterPolicy
 from fivestage.core.admission.key_order import KeyOrder
 from fivestage.core.admission.lanes import LaneShares
 from fivestage.core.admission.load_shedding import Shedder, ShedPolicy
 from fivestage.core.admission.slots import Slots
 from fivestage.core.codec.decode import DecodeLimits
-from fivestage.dispatch.active_jobs import Running
+from fivestage.dispatch.active_jobs import ActiveJobs
 from fivestage.dispatch.dispatcher import Admission, Dispatcher
 from fivestage.dispatch.in_flight import Arrival, Candidate
-from fivestage.dispatch.poller import Intake
+from fivestage.dispatch.poller import Poller
 from fivestage.dispatch.screening import Screening
-from fivestage.dispatch.watchdog import Patrol
+from fivestage.dispatch.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from fivestage.core.codec.encode import Encoder
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 class Inner(NamedTuple):
     """What takes records in and deals with them."""
 
-    intake: Intake
+    poller: Poller
     dispatcher: Dispatcher
-    running: Running
-    patrol: Patrol
-    policies: Policies
+    running: ActiveJobs
+    watchdog: Watchdog
+    policies: LearnedState
     slots: Slots[Candidate]
 
 
-class Chances(NamedTuple):
+class Randomness(NamedTuple):
     """What is different each time: clocks and dice. A simulation brings its own."""
 
     wall_clock: Callable[[], float] = time.time
     """Seconds since the epoch."""
     cpu_clock: Callable[[], float] = time.process_time
     """Seconds that this process has been given on any CPU."""
-    dice: Callable[[], float] = random.random
+    rng: Callable[[], float] = random.random
     """From 0 to 1."""
 
 
@@ -62,13 +62,13 @@ def wire(
     sink: EventSink,
     observer: Observer,
     tracing: Tracing,
-    chances: Chances | None = None,
+    randomness: Randomness | None = None,
 ) -> Inner:
     """Make the parts between source and sink."""
-    chances = chances or Chances()
+    randomness = randomness or Randomness()
     breaker = settings.breaker.policy(settings.pipeline.total_timeout_ms)
-    policies = Policies(
-        LanePolicySettings(settings.pipeline.plan(), settings.adaptive.policy(), breaker, chances.dice),
+    policies = LearnedState(
+        LanePolicy(settings.pipeline.plan(), settings.adaptive.policy(), breaker, randomness.rng),
         observer,
     )
     slots: Slots[Candidate] = Slots(_limiter(settings), LaneShares(settings.lanes))
@@ -84,7 +84,7 @@ def wire(
     screening = Screening(
         shedder, total_s=policies.plan.total_s, ttl_ms=admission.query_ttl_ms, observer=observer
     )
-    running = Running(executor=executor, slots=slots, policies=policies, observer=observer)
+    running = ActiveJobs(executor=executor, slots=slots, policies=policies, observer=observer)
     dispatcher = Dispatcher(
         admission=Admission(slots, screening, order),
         policies=policies,
@@ -95,21 +95,21 @@ def wire(
         sink=sink,
         observer=observer,
         tracing=tracing,
-        wall_clock=chances.wall_clock,
+        wall_clock=randomness.wall_clock,
     )
     # Shares can only be given to lanes whose queries are there to choose from.
     max_waiting = max(1024 if settings.lanes else 256, admission.max_in_flight)
-    intake = Intake(
+    poller = Poller(
         dispatcher, max_in_flight=admission.max_in_flight, max_waiting=max_waiting, observer=observer
     )
-    patrol = Patrol(
+    watchdog = Watchdog(
         running=running,
         executor=executor,
         policies=policies,
         max_overdue=settings.executor.max_overdue,
-        cpu_clock=chances.cpu_clock,
+        cpu_clock=randomness.cpu_clock,
     )
-    return Inner(intake, dispatcher, running, patrol, policies, slots)
+    return Inner(poller, dispatcher, running, watchdog, policies, slots)
 
 
 def _limiter(settings: Settings) -> ConcurrencyLimiter:

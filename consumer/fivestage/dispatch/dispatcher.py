@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fivestage.core.admission.key_order import KeyOrder
-from fivestage.core.admission.poison_pills import HeldUp
+from fivestage.core.admission.poison_pills import PoisonPills
 from fivestage.core.admission.slots import Slots
 from fivestage.core.codec.decode import DecodeLimits, Readable, Unreadable, UnreadableReason, decode
 from fivestage.core.codec.event_json import Envelope
@@ -28,8 +28,8 @@ from fivestage.dispatch.in_flight import (
     size_of,
     without_value,
 )
-from fivestage.dispatch.queue_deadlines import Expiry
-from fivestage.dispatch.rejections import Refusal, Refusals
+from fivestage.dispatch.queue_deadlines import QueueDeadlines
+from fivestage.dispatch.rejections import Rejection, Rejections
 from fivestage.dispatch.screening import Screening
 from fivestage.pipeline.context import Query
 from fivestage_schemas import headers as h
@@ -37,14 +37,14 @@ from fivestage_schemas import headers as h
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fivestage.core.adaptive.lane_state import Policies
+    from fivestage.core.adaptive.lane_state import LearnedState
     from fivestage.core.codec.encode import Encoder
-    from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
+    from fivestage.core.ledger import Ledger, PartitionKey, PartitionOffsets
     from fivestage.core.observer import Observer
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
     from fivestage.core.records import OutputRecord
-    from fivestage.core.rejection_cause import Cause
-    from fivestage.dispatch.active_jobs import Running
+    from fivestage.core.rejection_cause import RejectionCause
+    from fivestage.dispatch.active_jobs import ActiveJobs
     from fivestage.observability.tracing import Tracing
 
 SLICE_S: Final = 0.001
@@ -90,11 +90,11 @@ class Dispatcher:
         self,
         *,
         admission: Admission,
-        policies: Policies,
+        policies: LearnedState,
         limits: DecodeLimits,
         ledger: Ledger,
         encoder: Encoder,
-        running: Running,
+        running: ActiveJobs,
         sink: EventSink,
         observer: Observer,
         tracing: Tracing,
@@ -113,10 +113,10 @@ class Dispatcher:
         self._wall_clock = wall_clock
         self._progress = asyncio.Event()
         self._filling = False
-        self._held_up = HeldUp()
-        self.refusals = Refusals(self._tell)
+        self._held_up = PoisonPills()
+        self.rejections = Rejections(self._tell)
         """Those who must be told that they are refused."""
-        self._expiry = Expiry(self._expire)
+        self._expiry = QueueDeadlines(self._expire)
         self._ends = 0
         """How many drains of all partitions are under way, those that are assigned meanwhile included."""
         running.on_ended = self._ended
@@ -144,7 +144,7 @@ class Dispatcher:
     @property
     def taken_in(self) -> int:
         """Records in flight, less those with bounds of their own: lines behind keys, and rejections."""
-        return self.in_flight - self.in_line - len(self.refusals)
+        return self.in_flight - self.in_line - len(self.rejections)
 
     @property
     def has_memory(self) -> bool:
@@ -173,17 +173,17 @@ class Dispatcher:
         the drain is over nothing starts in this assignment any more, whatever time passes until the books
         are closed.
         """
-        books = [book for key, book in self._ledger.books.items() if keys is None or key in keys]
-        for book in books:
-            book.leaving = True
+        books = [offsets for key, offsets in self._ledger.partitions.items() if keys is None or key in keys]
+        for offsets in books:
+            offsets.leaving = True
         self._ends += keys is None
         self._leave_waiting()
         try:
             return await self.progressed(lambda: not self._ledger.in_flight(keys), timeout_s)
         finally:  # also when the client's task that waits is cancelled
             self._ends -= keys is None
-            for book in books if keys is not None else self._ledger.books.values():
-                book.drained = True
+            for offsets in books if keys is not None else self._ledger.partitions.values():
+                offsets.drained = True
             self._leave_waiting()
 
     def _leave_waiting(self) -> None:
@@ -193,16 +193,16 @@ class Dispatcher:
             self._put_back(candidate)
 
     def _is_leaving(self, one: Arrival | Candidate) -> bool:
-        book = one.book
-        if book.drained:
+        offsets = one.offsets
+        if offsets.drained:
             return True
-        if one.record.offset < book.reached:  # the next reader would answer again what is behind it
+        if one.record.offset < offsets.reached:  # the next reader would answer again what is behind it
             return False
-        return book.leaving or self._ends > 0
+        return offsets.leaving or self._ends > 0
 
     def _put_back(self, one: Arrival | Candidate) -> None:
-        if one.record.offset >= one.book.reached:  # else its partition is not drained, as others see it
-            one.book.put_back()
+        if one.record.offset >= one.offsets.reached:  # else its partition is not drained, as others see it
+            one.offsets.put_back()
         self._forget(one)
 
     def _forget(self, one: Arrival | Candidate) -> None:
@@ -228,8 +228,8 @@ class Dispatcher:
         """Take one record, or the report of a corrupt one, from the source."""
         record = item.record if isinstance(item, CorruptRecord) else item
         key = partition_of(record)
-        book = self._ledger.book(key)
-        if book is None or book.next_offset is None:
+        offsets = self._ledger.offsets(key)
+        if offsets is None or offsets.next_offset is None:
             return  # taken away since the fetch, and perhaps given back: it will be read again
         if isinstance(item, CorruptRecord):
             decoded: Readable | Unreadable = Unreadable(UnreadableReason.CORRUPT_RECORD, item.detail)
@@ -237,25 +237,25 @@ class Dispatcher:
             decoded = decode(record, self._limits)
         now = asyncio.get_running_loop().time()
         if not self._may_pass(key, decoded, now):
-            book.put_back()
+            offsets.put_back()
             return
         if not self.in_flight:
             self.last_progress_at = now
         self.in_flight += 1
         self._slots.input_bytes += size_of(record)
-        one = self._read(record, book, decoded, now)
+        one = self._read(record, offsets, decoded, now)
         if self._order is None or self._order.enter(order_key(record), one):
             self._take_up(one, now)
         else:
             self._wait_in_line(one)
 
     def _read(
-        self, record: Record, book: PartitionLedger, decoded: Readable | Unreadable, now: float
+        self, record: Record, offsets: PartitionOffsets, decoded: Readable | Unreadable, now: float
     ) -> Arrival | Candidate:
         if isinstance(decoded, Unreadable):
-            return Arrival(record, book, decoded)
+            return Arrival(record, offsets, decoded)
         budget = self._screening.budget(record, decoded, now, self._wall_clock())
-        return Candidate(record, book, decoded, budget)
+        return Candidate(record, offsets, decoded, budget)
 
     def _may_pass(self, key: PartitionKey, decoded: Readable | Unreadable, now: float) -> bool:
         """Whether a record may be dealt with: not where its partition is halted, before it or now."""
@@ -266,7 +266,7 @@ class Dispatcher:
 
     def _take_up(self, one: Arrival | Candidate, now: float) -> None:
         """Start with a record, or let it wait for a slot."""
-        if one.book.closed:  # taken away while it waited for another of its key
+        if one.offsets.closed:  # taken away while it waited for another of its key
             self._forget(one)
         elif self._is_leaving(one):
             self._put_back(one)
@@ -283,7 +283,7 @@ class Dispatcher:
         record, unreadable = arrival.record, arrival.unreadable
         lane, answered = unreadable.lane or self._limits.default_lane, unreadable.query_id is not None
         self._observer.unreadable(lane, unreadable.reason, answered=answered)
-        arrival.book.reach(record.offset)
+        arrival.offsets.reach(record.offset)
         trace = self._tracing.begin(unreadable.headers, record, unreadable.query_id)
         envelope = Envelope(
             record,
@@ -295,7 +295,7 @@ class Dispatcher:
             self._wall_clock(),
         )
         trace.end(error_type="invalid_query")
-        ticket = Ticket(envelope, arrival.book, trace, size_of(record))
+        ticket = Ticket(envelope, arrival.offsets, trace, size_of(record))
         self._publish(ticket, self._encoder.unreadable(envelope, unreadable))
         self._next_of_key(record)
 
@@ -304,16 +304,16 @@ class Dispatcher:
     def _wait_in_line(self, one: Arrival | Candidate) -> None:
         one.in_line = True
         self.in_line += 1
-        one.book.in_line += 1
-        one.book.line_bytes += size_of(one.record)
+        one.offsets.in_line += 1
+        one.offsets.line_bytes += size_of(one.record)
         if isinstance(one, Candidate):
             one.waits = True
             self._expiry.watch(one)
 
     def _waits_no_more(self, one: Arrival | Candidate) -> None:
         self.in_line -= 1
-        one.book.in_line -= 1
-        one.book.line_bytes -= size_of(one.record)
+        one.offsets.in_line -= 1
+        one.offsets.line_bytes -= size_of(one.record)
         if isinstance(one, Candidate):
             one.waits = False
 
@@ -336,7 +336,7 @@ class Dispatcher:
             self._slots.remove(candidate.readable.lane, candidate)
             candidate.waits = False
             self._refuse(candidate, EXPIRED, now)
-        elif not (candidate.book.closed or self._is_leaving(candidate)):  # else it is dropped in its turn
+        elif not (candidate.offsets.closed or self._is_leaving(candidate)):  # else it is dropped in its turn
             self._waits_no_more(candidate)
             self._refuse(candidate, EXPIRED, now)
             candidate.record = without_value(candidate.record)
@@ -360,29 +360,29 @@ class Dispatcher:
                 return
             candidate.waits = False
             self._policies.pressure.press(now, due=candidate.budget.due_at is not None)
-            if candidate.book.closed:  # taken away while it waited
+            if candidate.offsets.closed:  # taken away while it waited
                 self._forget(candidate)
             elif (cause := self._begin(candidate, now)) is not None:
                 self._refuse(candidate, cause, now)
             now = clock()
         self._fill()
 
-    def _begin(self, candidate: Candidate, now: float) -> Cause | None:
+    def _begin(self, candidate: Candidate, now: float) -> RejectionCause | None:
         """Start a query; if its answer would come too late, say why it is not started."""
         if candidate.record in self._held_up:
             return STALLED_TWICE
-        readable, budget = candidate.readable, candidate.budget.begun(now)
+        readable, budget = candidate.readable, candidate.budget.started(now)
         lane = self._policies.lane(readable.lane)
-        if (cause := self._screening.refusal(budget, lane, readable.lane, now)) is not None:
+        if (cause := self._screening.rejection(budget, lane, readable.lane, now)) is not None:
             return cause
         event = readable.event
         record = candidate.record
-        candidate.book.reach(record.offset)
+        candidate.offsets.reach(record.offset)
         query = Query(event.query_id, event.user_input, readable.lane, event.context or {})
         wall_now = self._wall_clock()
         queue_s = self._screening.queue_s(record, wall_now)
         ticket = self._ticket(
-            without_value(record), candidate.book, readable, now, wall_now, queue_s, size_of(record)
+            without_value(record), candidate.offsets, readable, now, wall_now, queue_s, size_of(record)
         )
         self._running.start(
             Job(
@@ -391,19 +391,19 @@ class Dispatcher:
                 started_at=now,
                 ends_at=budget.ends_at,
                 due_at=budget.due_at,
-                advice=lane.advice,
+                routing=lane.routing,
                 origin=ticket,
             )
         )
         return None
 
-    def _refuse(self, candidate: Candidate, cause: Cause, now: float) -> None:
+    def _refuse(self, candidate: Candidate, cause: RejectionCause, now: float) -> None:
         record, readable = candidate.record, candidate.readable
         self._slots.input_bytes -= size_of(record)
-        candidate.book.reach(record.offset)
-        refusal = Refusal(
+        candidate.offsets.reach(record.offset)
+        rejection = Rejection(
             without_value(record),
-            candidate.book,
+            candidate.offsets,
             readable.query_id,
             readable.lane,
             readable.headers,
@@ -412,30 +412,32 @@ class Dispatcher:
             self._screening.queue_s(record, self._wall_clock()),
             candidate.in_line,
         )
-        self.refusals.add(refusal, now)
+        self.rejections.add(rejection, now)
 
-    def _tell(self, refusal: Refusal) -> None:
+    def _tell(self, rejection: Rejection) -> None:
         """Publish that a query is rejected."""
-        if refusal.book.closed:
+        if rejection.offsets.closed:
             self._finished()
         else:
-            self._publish_refusal(refusal)
-        if not refusal.in_line:
-            self._next_of_key(refusal.record)
+            self._publish_refusal(rejection)
+        if not rejection.in_line:
+            self._next_of_key(rejection.record)
 
-    def _publish_refusal(self, refusal: Refusal) -> None:
+    def _publish_refusal(self, rejection: Rejection) -> None:
         now = asyncio.get_running_loop().time()
         wall_now = self._wall_clock()
-        ticket = self._ticket(refusal.record, refusal.book, refusal, now, wall_now, refusal.queue_s, 0)
-        self._observer.expired(refusal.lane, refusal.cause.reason, ticket.envelope.queue_s)
+        ticket = self._ticket(
+            rejection.record, rejection.offsets, rejection, now, wall_now, rejection.queue_s, 0
+        )
+        self._observer.expired(rejection.lane, rejection.cause.reason, ticket.envelope.queue_s)
         ticket.trace.end(error_type="expired")
-        self._publish(ticket, self._encoder.expired(ticket.envelope, refusal.budget, refusal.cause))
+        self._publish(ticket, self._encoder.expired(ticket.envelope, rejection.budget, rejection.cause))
 
     def _ticket(
         self,
         record: Record,
-        book: PartitionLedger,
-        query: Readable | Refusal,
+        offsets: PartitionOffsets,
+        query: Readable | Rejection,
         now: float,
         wall_now: float,
         queue_s: float,
@@ -447,11 +449,11 @@ class Dispatcher:
         envelope = new(
             Envelope, (record, query_id, lane, ids[0], ids[1], trace.headers, wall_now, now, queue_s)
         )
-        return Ticket(envelope, book, trace, size)
+        return Ticket(envelope, offsets, trace, size)
 
     # A query has ended
 
-    def _ended(self, job: Job, conclusion: Conclusion, now: float) -> None:
+    def _ended(self, job: Job, conclusion: QueryOutcome, now: float) -> None:
         ticket: Ticket = job.origin
         envelope = ticket.envelope
         if job.started_at > envelope.started_at:  # hardly ever: it has waited for threads
@@ -466,7 +468,7 @@ class Dispatcher:
 
     def _publish(self, ticket: Ticket, records: list[OutputRecord]) -> None:
         self._slots.input_bytes -= ticket.size
-        if ticket.book.closed:  # taken away meanwhile: whoever has the partition now answers
+        if ticket.offsets.closed:  # taken away meanwhile: whoever has the partition now answers
             self._acknowledged_for(ticket)
         else:
             size = sum([len(record.value or b"") for record in records])
@@ -474,12 +476,12 @@ class Dispatcher:
                 size += len(records[0].key or b"")
             self._slots.hold(size)
             self._sink.publish(
-                records, lambda: self._acknowledged(ticket, size), lambda: not ticket.book.closed
+                records, lambda: self._acknowledged(ticket, size), lambda: not ticket.offsets.closed
             )
 
     def _acknowledged(self, ticket: Ticket, size: int) -> None:
         """All events of a record are acknowledged: its offset may be committed."""
-        ticket.book.finish(ticket.envelope.record.offset)
+        ticket.offsets.finish(ticket.envelope.record.offset)
         self._acknowledged_for(ticket)
         if self._slots.let_go(size):
             self._fill()

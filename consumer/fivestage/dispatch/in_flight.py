@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fivestage.core.codec.decode import Readable, Unreadable
     from fivestage.core.codec.event_json import Envelope
     from fivestage.core.deadline import Budget
-    from fivestage.core.ledger import PartitionLedger
+    from fivestage.core.ledger import PartitionOffsets
     from fivestage.core.records import Record
     from fivestage.observability.tracing import QueryTrace
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class Arrival:
     """A record that cannot be read."""
 
-    __slots__ = ("book", "in_line", "record", "unreadable")
+    __slots__ = ("in_line", "offsets", "record", "unreadable")
 
-    def __init__(self, record: Record, book: PartitionLedger, unreadable: Unreadable) -> None:
+    def __init__(self, record: Record, offsets: PartitionOffsets, unreadable: Unreadable) -> None:
         self.record = record
-        self.book = book
+        self.offsets = offsets
         self.unreadable = unreadable
         self.in_line = False
         """It stands behind another of its key."""
@@ -33,11 +33,11 @@ class Arrival:
 class Candidate:
     """A query that is to be started, or rejected."""
 
-    __slots__ = ("book", "budget", "in_line", "readable", "record", "waits")
+    __slots__ = ("budget", "in_line", "offsets", "readable", "record", "waits")
 
-    def __init__(self, record: Record, book: PartitionLedger, readable: Readable, budget: Budget) -> None:
+    def __init__(self, record: Record, offsets: PartitionOffsets, readable: Readable, budget: Budget) -> None:
         self.record = record
-        self.book = book
+        self.offsets = offsets
         self.readable = readable
         self.budget = budget
         """What it may take, as of when it was read."""
@@ -55,11 +55,11 @@ class Candidate:
 class Ticket:
     """A record in flight: what to publish about it, and where to enter that it is finished."""
 
-    __slots__ = ("book", "envelope", "size", "trace")
+    __slots__ = ("envelope", "offsets", "size", "trace")
 
-    def __init__(self, envelope: Envelope, book: PartitionLedger, trace: QueryTrace, size: int) -> None:
+    def __init__(self, envelope: Envelope, offsets: PartitionOffsets, trace: QueryTrace, size: int) -> None:
         self.envelope = envelope
-        self.book = book
+        self.offsets = offsets
         self.trace = trace
         self.size = size
         """The bytes of the record as it came in, which count until its events are published."""

@@ -36,7 +36,7 @@ class RecordSource(Protocol):
         """Undo pause."""
 
 
-class Intake:
+class Poller:
     """Fetches records for a dispatcher.
 
     Args:
@@ -60,7 +60,7 @@ class Intake:
         self._stopping = False
 
     def __repr__(self) -> str:
-        return f"<Intake {self._gate} of {self._dispatcher}>"
+        return f"<Poller {self._gate} of {self._dispatcher}>"
 
     async def run(self, source: RecordSource) -> None:
         """Fetch and dispatch until ``stop``; whatever the source raises ends it."""
@@ -77,7 +77,7 @@ class Intake:
     def _has_room(self) -> bool:
         dispatcher = self._dispatcher
         open_ = self._gate.update(dispatcher.taken_in) and dispatcher.has_memory
-        return open_ and dispatcher.queued < self._max_waiting and not dispatcher.refusals.is_full
+        return open_ and dispatcher.queued < self._max_waiting and not dispatcher.rejections.is_full
 
     def _room(self) -> int:
         dispatcher = self._dispatcher

@@ -19,7 +19,7 @@ FORGET_AT: Final = 1000
 """So many deadlines of queries that do not wait any more are kept, and as many again as queries wait."""
 
 
-class Expiry:
+class QueueDeadlines:
     """Calls back at the deadline of each query that still waits then; one timer for all of them.
 
     A query costs nothing but its place in a heap, however many wait. Used on the bus loop.

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.deadline import Budget
-from fivestage.core.ledger import PartitionLedger
+from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.records import PlainRecord
-from fivestage.core.rejection_cause import Cause
+from fivestage.core.rejection_cause import RejectionCause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,32 +33,32 @@ READING_S = 0.05
 """How long after the last old one more of them are expected."""
 
 
-class Refusal(NamedTuple):
+class Rejection(NamedTuple):
     """A query that is refused: only what telling it takes."""
 
     record: PlainRecord
-    book: PartitionLedger
+    offsets: PartitionOffsets
     query_id: str
     lane: str
     headers: Mapping[str, str]
     budget: Budget
-    cause: Cause
+    cause: RejectionCause
     queue_s: float
     """How old it was when it was rejected."""
     in_line: bool
     """It stands behind another of its key: the next of that key does not wait for it."""
 
 
-class Refusals:
+class Rejections:
     """Remembers refusals until they are told. Used on the bus loop.
 
     Args:
         tell: Publishes one.
     """
 
-    def __init__(self, tell: Callable[[Refusal], None]) -> None:
+    def __init__(self, tell: Callable[[Rejection], None]) -> None:
         self._tell = tell
-        self._waiting: deque[Refusal] = deque()
+        self._waiting: deque[Rejection] = deque()
         self._telling = False
         self._reading_until = 0.0
 
@@ -66,19 +66,19 @@ class Refusals:
         return len(self._waiting)
 
     def __repr__(self) -> str:
-        return f"<Refusals {len(self)} to be told>"
+        return f"<Rejections {len(self)} to be told>"
 
     @property
     def is_full(self) -> bool:
         """No more should be read until some are told."""
         return len(self) >= MAX_REMEMBERED
 
-    def add(self, refusal: Refusal, now: float) -> None:
+    def add(self, rejection: Rejection, now: float) -> None:
         """Have one told, soon; *now* in monotonic seconds."""
-        due_at = refusal.budget.due_at
+        due_at = rejection.budget.due_at
         if due_at is not None and now - due_at > OLD_S:
             self._reading_until = now + READING_S
-        self._waiting.append(refusal)
+        self._waiting.append(rejection)
         if not self._telling:
             self._telling = True
             asyncio.get_running_loop().call_soon(self._tell_some)

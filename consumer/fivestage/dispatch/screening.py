@@ -9,11 +9,11 @@ from fivestage.core.deadline import Budget, grant
 from fivestage.core.rejection_cause import EXPIRED, WOULD_EXPIRE
 
 if TYPE_CHECKING:
-    from fivestage.core.adaptive.lane_state import LanePolicy
+    from fivestage.core.adaptive.lane_state import LaneState
     from fivestage.core.codec.decode import Readable
     from fivestage.core.observer import Observer
     from fivestage.core.records import Record
-    from fivestage.core.rejection_cause import Cause
+    from fivestage.core.rejection_cause import RejectionCause
 
 _RUN: Final = Verdict.RUN
 
@@ -50,7 +50,7 @@ class Screening:
             ttl_ms=self._ttl_ms,
         )
 
-    def refusal(self, budget: Budget, policy: LanePolicy, lane: str, now: float) -> Cause | None:
+    def rejection(self, budget: Budget, policy: LaneState, lane: str, now: float) -> RejectionCause | None:
         """Why a query is not begun; None where it is."""
         if budget.expired:
             return EXPIRED

@@ -21,10 +21,10 @@ from fivestage_schemas import StageType
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fivestage.core.adaptive.lane_state import Policies
+    from fivestage.core.adaptive.lane_state import LearnedState
     from fivestage.core.job import Job
     from fivestage.core.stage_history import RunningStage
-    from fivestage.dispatch.active_jobs import Running
+    from fivestage.dispatch.active_jobs import ActiveJobs
     from fivestage.executors import Executor
     from fivestage.pipeline.thread_pool import Abandoned
 
@@ -41,7 +41,7 @@ OVERDUE_CPU_S = 0.015
 computes takes its share of the interpreter from all others, and what waits for a database uses none."""
 
 
-class Patrol:
+class Watchdog:
     """Makes its rounds on the bus loop.
 
     Args:
@@ -56,9 +56,9 @@ class Patrol:
     def __init__(
         self,
         *,
-        running: Running,
+        running: ActiveJobs,
         executor: Executor,
-        policies: Policies,
+        policies: LearnedState,
         max_overdue: int,
         cpu_clock: Callable[[], float] = time.process_time,
         spent: SpentCpu | None = None,
@@ -74,7 +74,7 @@ class Patrol:
         running.on_first = self.begin
 
     def __repr__(self) -> str:
-        return f"<Patrol {'resting' if self._due_at is None else 'under way'}>"
+        return f"<Watchdog {'resting' if self._due_at is None else 'under way'}>"
 
     def begin(self) -> None:
         """Make rounds as long as queries run, or code of ended ones runs on."""
@@ -110,7 +110,7 @@ class Patrol:
             self._policies.disturbed_at = now
         grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # others may have held its loop up
         for job in tuple(self._running.jobs.values()):
-            running = job.trail.running
+            running = job.history.running
             if job.waits_since is not None:
                 self._running.look_at_wait(job)
             elif running is not None and is_overdue(job, running, now, grace_s=grace_s):
@@ -138,15 +138,15 @@ class Patrol:
         """
         self._executor.cancel(job)
         job.move()
-        if not job.trail.awaits(running):  # it ended at the last moment
+        if not job.history.awaits(running):  # it ended at the last moment
             self._executor.submit(job)
             return
         run = interrupted(running, now, "did not end at its limit")
         if running.spec.stage_type is StageType.PROCESSING:
-            job.trail.fail_over(run)
+            job.history.fail_over(run)
             self._executor.submit(job)
             return
-        job.trail.finish(run)
+        job.history.finish(run)
         later = job.plan.stages[running.spec.sequence + 1 :]
         if not running.spec.critical and any(spec.critical for spec in later):
             self._executor.submit(job)  # there is no answer yet

@@ -40,7 +40,7 @@ class Executor(Protocol):
         """Look for code that does not give control back, and see to it that others do not suffer.
 
         Called every TICK_S. Jobs caught behind such code get ``Job.held_at``, and are moved (``Job.move``)
-        when waiting longer would cost them their answer; the job whose code it is gets ``Job.culprit``.
+        when waiting longer would cost them their answer; the job whose code it is gets ``Job.blocking_job``.
         Returns whether such code was found that was not there at the last look.
         """
 

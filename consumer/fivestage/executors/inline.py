@@ -6,8 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fivestage.executors.job_registry import Roster
-from fivestage.executors.task_host import JobHost, report_wait
+from fivestage.executors.job_registry import JobRegistry
+from fivestage.executors.task_host import TaskHost, report_wait
 from fivestage.pipeline.resource_manager import CLOSE_S
 from fivestage.pipeline.thread_pool import Abandoned
 
@@ -23,27 +23,27 @@ class InlineExecutor:
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
-        self._places: tuple[JobHost, Roster] | None = None
+        self._places: tuple[TaskHost, JobRegistry] | None = None
         self._scope: Scope | None = None
 
     async def start(self, on_finished: OnFinished) -> None:
         """See Executor."""
         self._scope = await self._orchestrator.resources.open()
-        roster = Roster(on_finished)
+        registry = JobRegistry(on_finished)
         on_wait = partial(report_wait, self._orchestrator.threads)
-        self._places = JobHost(self._orchestrator.run, roster.done, on_wait=on_wait), roster
+        self._places = TaskHost(self._orchestrator.run, registry.done, on_wait=on_wait), registry
 
     def submit(self, job: Job) -> None:
         """See Executor."""
-        host, roster = self._started()
-        roster.place(job)
-        host.start(job, job.trail)
+        host, registry = self._started()
+        registry.place(job)
+        host.start(job, job.history)
 
     def cancel(self, job: Job) -> None:
         """See Executor."""
-        host, roster = self._started()
-        roster.leave(job, asyncio.get_running_loop().time())
-        host.cancel(job, job.trail)
+        host, registry = self._started()
+        registry.leave(job, asyncio.get_running_loop().time())
+        host.cancel(job, job.history)
 
     def check(self, _: float) -> bool:
         """See Executor."""
@@ -54,8 +54,8 @@ class InlineExecutor:
         clock = asyncio.get_running_loop().time
         ends_at = clock() + timeout_s
         if self._places is not None:
-            host, roster = self._places
-            for job in list(roster.jobs.values()):  # what comes back later is too late
+            host, registry = self._places
+            for job in list(registry.jobs.values()):  # what comes back later is too late
                 self.cancel(job)
                 job.end()
             await host.stop(max(timeout_s - CLOSE_S, timeout_s / 2))
@@ -73,7 +73,7 @@ class InlineExecutor:
         on_loop = [Abandoned(one.name, one.since) for one in left.values()]
         return on_loop + self._orchestrator.threads.abandoned()
 
-    def _started(self) -> tuple[JobHost, Roster]:
+    def _started(self) -> tuple[TaskHost, JobRegistry]:
         if self._places is None:
             raise RuntimeError("the executor has not been started")
         return self._places

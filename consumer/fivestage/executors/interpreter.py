@@ -38,7 +38,7 @@ class Crowding:
             self._usual_s = None
 
 
-def spare_what_is_there() -> None:
+def freeze_gc() -> None:
     """Collect less: what is there now stays, and looking at it would also copy its pages into every fork."""
     gc.collect()
     gc.freeze()

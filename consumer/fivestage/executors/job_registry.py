@@ -9,7 +9,7 @@ from fivestage.pipeline.thread_pool import Abandoned
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
-    from fivestage.core.stage_history import Trail
+    from fivestage.core.stage_history import StageHistory
     from fivestage.executors.executor import OnFinished
 
 
@@ -26,14 +26,14 @@ class Leftover(NamedTuple):
     """It only waited here: what it still does, if anything, is to clean up."""
 
 
-class Roster:
+class JobRegistry:
     """The books of one place where jobs run. Used from the bus loop."""
 
     def __init__(self, on_finished: OnFinished) -> None:
         self._on_finished = on_finished
-        self.jobs: dict[Trail, Job] = {}
+        self.jobs: dict[StageHistory, Job] = {}
         """The jobs that run here."""
-        self.left: dict[Trail, Leftover] = {}
+        self.left: dict[StageHistory, Leftover] = {}
         """The code of those that ended, or went on elsewhere, that has not ended here."""
         self.turned_at = -inf
         """A time after which the loop has turned (monotonic seconds)."""
@@ -42,25 +42,25 @@ class Roster:
         return len(self.jobs)
 
     def __repr__(self) -> str:
-        return f"<Roster {len(self.jobs)} running, {len(self.left)} left>"
+        return f"<JobRegistry {len(self.jobs)} running, {len(self.left)} left>"
 
     def place(self, job: Job) -> None:
         """A job runs here from now on."""
-        self.jobs[job.trail] = job
+        self.jobs[job.history] = job
 
     def leave(self, job: Job, now: float) -> None:
         """A job ends, or goes on elsewhere: its trail is closed, so the end of its code says nothing."""
-        job.trail.closed = True
-        if self.jobs.pop(job.trail, None) is not None:
-            running = job.trail.running or job.trail.waiting
+        job.history.closed = True
+        if self.jobs.pop(job.history, None) is not None:
+            running = job.history.running or job.history.waiting
             name = "" if running is None else running.node or str(running.spec.stage_type)
-            self.left[job.trail] = Leftover(job.number, name, now)
+            self.left[job.history] = Leftover(job.number, name, now)
 
     def excuse(self, job: Job, now: float) -> None:
         """A job that left was only waiting here: its code need not end before the loop turns."""
-        left = self.left.get(job.trail)
+        left = self.left.get(job.history)
         if left is not None:
-            self.left[job.trail] = left._replace(since=now, excused=True)
+            self.left[job.history] = left._replace(since=now, excused=True)
 
     def abandoned(self, number: int, thread: tuple[int, int] | None) -> list[Abandoned]:
         """The code of jobs that left and that runs on.
@@ -82,20 +82,20 @@ class Roster:
 
         Their time counts from when the loop turns again, unless it has turned since they left.
         """
-        for trail, left in self.left.items():
+        for history, left in self.left.items():
             if left.number != number and left.since >= self.turned_at:
-                self.left[trail] = left._replace(since=now)
+                self.left[history] = left._replace(since=now)
 
     def knows(self, number: int) -> bool:
         """Whether the job of that number runs here, or has left while its code has not ended."""
         here = any(job.number == number for job in self.jobs.values())
         return here or any(left.number == number for left in self.left.values())
 
-    def done(self, job: Job, trail: Trail, completed: bool) -> None:  # noqa: FBT001 - see JobHost
+    def done(self, job: Job, history: StageHistory, completed: bool) -> None:  # noqa: FBT001 - see JobHost
         """Nothing of a job runs here any more; *completed* tells whether it came to its end."""
-        left = self.left.pop(trail, None)
+        left = self.left.pop(history, None)
         late = left is not None and not left.excused and job.ended
-        waited_for = self.jobs.pop(trail, None) is not None
+        waited_for = self.jobs.pop(history, None) is not None
         if completed and (waited_for or late):
             self._on_finished(job)
 

@@ -8,14 +8,14 @@ from fivestage.core.job import Job
 from fivestage.pipeline.thread_pool import Abandoned
 
 if TYPE_CHECKING:
-    from fivestage.executors.job_registry import Roster
+    from fivestage.executors.job_registry import JobRegistry
 
 
 class Worker(Protocol):
     """One place where jobs run. Every method is called on the bus loop and none may block it."""
 
     @property
-    def roster(self) -> Roster:
+    def registry(self) -> JobRegistry:
         """The jobs that run here."""
 
     @property

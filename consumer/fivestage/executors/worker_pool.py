@@ -40,7 +40,7 @@ MAX_LOGGED: Final = 256
 log = structlog.get_logger("fivestage.executor")
 
 
-class Fleet:
+class WorkerPool:
     """Shares jobs out to workers. See Executor.
 
     Args:
@@ -77,7 +77,7 @@ class Fleet:
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Fleet {self._set}>"
+        return f"<WorkerPool {self._set}>"
 
     @property
     def workers(self) -> list[Worker]:
@@ -97,7 +97,7 @@ class Fleet:
             raise RuntimeError("the executor has not been started")
         if job.place in workers and job.place.blocking[0] == job.number:
             workers = self._set.others(job.place)  # its own code, which nothing waits for any more, blocks it
-        worker = workers[0] if len(workers) == 1 else min(workers, key=lambda worker: len(worker.roster))
+        worker = workers[0] if len(workers) == 1 else min(workers, key=lambda worker: len(worker.registry))
         job.place = worker
         worker.start(job)
 
@@ -107,7 +107,7 @@ class Fleet:
         worker.cancel(job)
         stall = self._set.stalled.get(worker)
         if stall is not None and stall.job is not job:
-            worker.roster.excuse(job, asyncio.get_running_loop().time())
+            worker.registry.excuse(job, asyncio.get_running_loop().time())
 
     def check(self, now: float) -> bool:
         """See Executor."""
@@ -133,10 +133,10 @@ class Fleet:
         if self._timer is not None:
             self._timer.cancel()
         for worker in workers:
-            for job in list(worker.roster.jobs.values()):
+            for job in list(worker.registry.jobs.values()):
                 worker.cancel(job)
                 job.end()
-        while any(worker.roster.left for worker in self._set.all) and clock() < end - timeout_s / 2:  # noqa: ASYNC110 - other threads change it
+        while any(worker.registry.left for worker in self._set.all) and clock() < end - timeout_s / 2:  # noqa: ASYNC110 - other threads change it
             await asyncio.sleep(TICK_S)
         while not all(worker.gone for worker in workers) and clock() < end:
             for worker in workers:
@@ -192,9 +192,9 @@ class Fleet:
     def _stall(self, worker: Worker, now: float, why: str) -> Stall:
         """A worker is found to be stalled: say whose code it is."""
         number, job = worker.blocking
-        worker.roster.hold_all_but(number, now)
+        worker.registry.hold_all_but(number, now)
         if job is not None:
-            job.culprit = True
+            job.is_blocking = True
         place, stalled_s = worker.place(), worker.stalled_s
         node, stage = _code_of(job)
         self._observer.executor_stalled(node or stage or "")
@@ -208,10 +208,10 @@ class Fleet:
                 place=place,
                 blocked_ms=round(stalled_s * 1000),
                 setting=f"executor.stall_ms = {self._stall_ms}",
-                queries_waiting=len(worker.roster) - (job is not None),
+                queries_waiting=len(worker.registry) - (job is not None),
             )
         since = now - stalled_s
-        known = job is not None or worker.roster.knows(number)
+        known = job is not None or worker.registry.knows(number)
         other = None if known else Abandoned(place or "a background task", since, worker.thread)
         return Stall(since, job, other)
 
@@ -227,7 +227,7 @@ class Fleet:
     def _hold(self, worker: Worker, stall: Stall, now: float) -> None:
         """Take note of the jobs that are caught in a stalled worker; move those that must not wait longer."""
         movable = self._set.is_ready and worker not in self._set.active
-        for job in list(worker.roster.jobs.values()):
+        for job in list(worker.registry.jobs.values()):
             if job is stall.job:
                 continue
             job.held_at = now
@@ -241,7 +241,7 @@ class Fleet:
         """Jobs that wait for a worker to get ready need not any more: another one turns again."""
         for worker in self._set.all:
             if not worker.ready:
-                for job in list(worker.roster.jobs.values()):
+                for job in list(worker.registry.jobs.values()):
                     self._move(worker, job)
 
     def _is_worth_moving(self, job: Job, stall: Stall, now: float) -> bool:
@@ -250,20 +250,20 @@ class Fleet:
 
     def _replace_dead(self, worker: Worker, why: str) -> None:
         """Put another worker in a dead one's place; its jobs move, but for the one that ended it."""
-        number, culprit = worker.blocking
-        queries = len(worker.roster)
+        number, blocking_job = worker.blocking
+        queries = len(worker.registry)
         self._set.drop(worker)
         self._set.add(asyncio.get_running_loop().time())
-        node, stage = _code_of(culprit)
+        node, stage = _code_of(blocking_job)
         self._observer.executor_replaced(why)
         log.warning("worker died", reason=why, node=node, stage=stage, queries=queries)
-        self._save_jobs(worker, culprit, known=number != 0)
+        self._save_jobs(worker, blocking_job, known=number != 0)
 
-    def _save_jobs(self, worker: Worker, culprit: Job | None, *, known: bool) -> None:
+    def _save_jobs(self, worker: Worker, blocking_job: Job | None, *, known: bool) -> None:
         """The jobs of a dead worker go on elsewhere, but for one that ended it, for sure or most likely."""
-        for job in list(worker.roster.jobs.values()):
+        for job in list(worker.registry.jobs.values()):
             job.deaths += not known
-            if job is culprit:
+            if job is blocking_job:
                 self._end(worker, job, "its node ended the worker process that it ran in")
             elif job.deaths >= MAX_DEATHS:
                 self._end(worker, job, f"the worker process that it ran in died {MAX_DEATHS} times")
@@ -276,7 +276,7 @@ class Fleet:
         self._observer.executor_replaced(why)
         left = worker.abandoned() + ([stall.other] if stall is not None and stall.other is not None else [])
         names = sorted({one.name for one in left})
-        log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.roster))
+        log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.registry))
         self._set.add(asyncio.get_running_loop().time())
         if stall is not None:
             self._move_all_but(worker, stall.job)
@@ -294,7 +294,7 @@ class Fleet:
             number, blocking = worker.blocking
             if worker.gone:
                 self._save_jobs(worker, blocking, known=number != 0)
-            elif not worker.roster:
+            elif not worker.registry:
                 worker.end(now)
             elif why is not None:
                 self._move_all_but(worker, blocking)
@@ -306,7 +306,7 @@ class Fleet:
     # Jobs
 
     def _move_all_but(self, worker: Worker, blocking: Job | None) -> None:
-        for job in list(worker.roster.jobs.values()):
+        for job in list(worker.registry.jobs.values()):
             if job is not blocking:
                 self._move(worker, job)
 
@@ -320,32 +320,32 @@ class Fleet:
     def _take_out(self, worker: Worker, job: Job) -> None:
         """A job that only waits in a worker leaves it: none of its code runs on there."""
         worker.cancel(job)
-        worker.roster.excuse(job, asyncio.get_running_loop().time())
+        worker.registry.excuse(job, asyncio.get_running_loop().time())
 
     def _end(self, worker: Worker, job: Job, error: str) -> None:
         """The stage that is running ends here, as an error."""
-        running = job.trail.running
+        running = job.history.running
         worker.cancel(job)
-        job.trail = job.trail.continued()
-        if running is not None and not job.trail.awaits(running):
+        job.history = job.history.continued()
+        if running is not None and not job.history.awaits(running):
             running = None
-        if len(job.trail.runs) == len(job.plan.stages):  # it ended at the last moment
+        if len(job.history.runs) == len(job.plan.stages):  # it ended at the last moment
             self._on_finished(job)
             return
-        spec = job.plan.stages[len(job.trail.runs)] if running is None else running.spec
+        spec = job.plan.stages[len(job.history.runs)] if running is None else running.spec
         started_at = job.started_at if running is None else running.started_at
         run = StageRun(spec, Outcome.ERROR, error=error, error_type="worker_died", started_at=started_at)
-        run.attempt = job.trail.attempt
+        run.attempt = job.history.attempt
         if running is not None:
             run.node, run.attempt, run.granted_s = running.node, running.attempt, running.granted_s
             run.waited_s = running.waited_s
-        job.trail.finish(run)
+        job.history.finish(run)
         self._on_finished(job)
 
 
 def _code_of(job: Job | None) -> tuple[str | None, str | None]:
     """The node and the stage that a job is in, for the log."""
-    running = job.trail.running if job is not None else None
+    running = job.history.running if job is not None else None
     return (None, None) if running is None else (running.node, str(running.spec.stage_type))
 
 

@@ -75,7 +75,7 @@ class WorkerSet:
     @property
     def unsettled(self) -> bool:
         """Something is to change, with time alone."""
-        undecided = any(not worker.ready or worker.roster.left for worker in self.all)
+        undecided = any(not worker.ready or worker.registry.left for worker in self.all)
         return bool(self.stalled or self.retired or undecided or self._too_many_since is not None)
 
     def keep_up(self, now: float) -> None:
@@ -106,7 +106,7 @@ class WorkerSet:
 
     def _trim(self) -> None:
         """End the last worker that has nothing to do."""
-        idle = [one for one in self.all if not (one.roster or one.roster.left or one in self.stalled)]
+        idle = [one for one in self.all if not (one.registry or one.registry.left or one in self.stalled)]
         if idle:
             self.retire(idle[-1])
 

@@ -43,3 +43,8 @@ class EmbeddedConsumer(AIOKafkaConsumer):
         """Connect; see AIOKafkaConsumer."""
         await super().start()  # type: ignore[no-untyped-call]
         aiokafka_internals.let_leader_wait(self, LEADER_WAITS_S)
+
+
+def consumer_class(*, embedded: bool) -> type[AIOKafkaConsumer]:
+    """The consumer to use, on the embedded broker or a real one."""
+    return EmbeddedConsumer if embedded else AIOKafkaConsumer

@@ -172,8 +172,8 @@ def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | No
         or info.error == "UnknownTopicOrPartitionError"
         or (not info.error and not info.partitions)
     ):
-        advice = 'create it with "fivestage topics create", or set topics.create = true'
-        return f"topic {name!r} does not exist: {advice}"
+        routing = 'create it with "fivestage topics create", or set topics.create = true'
+        return f"topic {name!r} does not exist: {routing}"
     if info.error == "TopicAuthorizationFailedError":
         return f"not allowed to see topic {name!r}: grant Describe on it to this principal"
     if info.error is not None:

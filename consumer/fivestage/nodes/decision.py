@@ -33,9 +33,9 @@ def decision_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext],
         intent = intent_of(ctx.results.get(StageType.INTENT))
         groups = candidate_groups(nodes, intent)
         if not groups:
-            raise NoNodeError(_advice(nodes, intent))
-        if ctx.advice.trials and intent in nodes[groups[0][0]].intents:  # else none could answer after it
-            tried = ctx.advice.trial_of(groups[0], ctx.deadline - ctx.clock())
+            raise NoNodeError(_routing(nodes, intent))
+        if ctx.routing.trials and intent in nodes[groups[0][0]].intents:  # else none could answer after it
+            tried = ctx.routing.trial_of(groups[0], ctx.deadline - ctx.clock())
             if tried is not None:
                 ctx.on_trial = True
                 return tried
@@ -86,7 +86,7 @@ def _taking(nodes: Mapping[str, Node], intent: str) -> list[str]:
     return users + builtins
 
 
-def _advice(nodes: Mapping[str, Node], intent: str) -> str:
+def _routing(nodes: Mapping[str, Node], intent: str) -> str:
     known = ", ".join(sorted(nodes)) or "none"
     return (
         f"no node takes the intent {intent[:50]!r} (registered: {known}); "

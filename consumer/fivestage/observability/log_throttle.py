@@ -15,7 +15,7 @@ WINDOW_S = 30.0
 MAX_PLACES = 1000
 
 
-class Repeats(logging.Filter):
+class LogThrottle(logging.Filter):
     """Lets a place in the code log so many lines within a while; the next line says how many were left out.
 
     Where records name a node, each node at a place may log so many.

@@ -14,7 +14,7 @@ import orjson
 import structlog
 
 from fivestage.observability.log_stream import LogStream
-from fivestage.observability.log_throttle import Repeats
+from fivestage.observability.log_throttle import LogThrottle
 from fivestage.pipeline.failure_text import FIELDS, LOGGER, failure_log
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def configure(level: str = "INFO", show_text: bool | str = False) -> None:  # no
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
-    handler.addFilter(Repeats("aiokafka"))
-    handler.addFilter(Repeats(LOGGER))
+    handler.addFilter(LogThrottle("aiokafka"))
+    handler.addFilter(LogThrottle(LOGGER))
     handler.addFilter(_is_fit_to_print)
     root = logging.getLogger()
     root.handlers = [handler]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fivestage.core.adaptive.breaker import BreakerState
     from fivestage.core.codec.decode import UnreadableReason
     from fivestage.core.observer import ControlChange
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
     from fivestage_schemas import TimeoutReason
 
     Readings = Callable[[], Iterable[tuple[Sequence[str], float]]]
@@ -184,7 +184,7 @@ class Metrics(Observer):
     def received(self, count: int) -> None:
         self._consumed.inc(count)
 
-    def concluded(self, lane: str, conclusion: Conclusion, queue_s: float) -> None:
+    def concluded(self, lane: str, conclusion: QueryOutcome, queue_s: float) -> None:
         self._tallies(lane).concluded(conclusion, queue_s, self._error_type(conclusion.error_type or ""))
 
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:

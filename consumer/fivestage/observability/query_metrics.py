@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
 
 BUCKETS_S: Final[tuple[float, ...]] = (
     0.005,
@@ -96,7 +96,7 @@ class LaneTallies:
         self.skipped: dict[tuple[str, str], int] = defaultdict(int)
         """Stages that did not run, in the same way."""
 
-    def concluded(self, conclusion: Conclusion, queue_s: float, error_type: str) -> None:
+    def concluded(self, conclusion: QueryOutcome, queue_s: float, error_type: str) -> None:
         """A query that was started has ended."""
         self.queue.observe(queue_s)
         self.ended[conclusion.status, conclusion.within_budget, error_type].observe(conclusion.duration_s)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from fivestage.core.codec.event_json import Envelope
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
     from fivestage.core.records import Record
     from fivestage.core.stage_history import StageRun
     from fivestage.observability.sampling import EarlySampling
@@ -121,7 +121,7 @@ class QueryTrace:
         self.headers = inject(send)
         """``traceparent`` and, where there is one, ``tracestate``, for every event of the query."""
 
-    def conclude(self, envelope: Envelope, conclusion: Conclusion) -> None:
+    def conclude(self, envelope: Envelope, conclusion: QueryOutcome) -> None:
         """End the process span of a query that was started; stages get theirs when the query is recorded."""
         if self._span.is_recording():
             self._record(envelope, conclusion)
@@ -139,7 +139,7 @@ class QueryTrace:
         """End the send span: the broker has all events of the query."""
         self._send.end()
 
-    def _record(self, envelope: Envelope, conclusion: Conclusion) -> None:
+    def _record(self, envelope: Envelope, conclusion: QueryOutcome) -> None:
         self._span.set_attributes(
             {
                 f"{_LUKHAS}.lane": envelope.lane,
@@ -183,7 +183,7 @@ class UnrecordedTrace(QueryTrace):
     def __init__(self, traceparent: str) -> None:
         self.headers = ((h.TRACEPARENT, traceparent.encode()),)
 
-    def conclude(self, envelope: Envelope, conclusion: Conclusion) -> None:
+    def conclude(self, envelope: Envelope, conclusion: QueryOutcome) -> None:
         """Nothing to record."""
 
     def end(self, *, error_type: str | None) -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.codec.event_json import as_json
 from fivestage.pipeline import fork_guard
-from fivestage.pipeline.call_result import Ending
+from fivestage.pipeline.call_result import CallResult
 from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-HELD_UP_S = 0.005
+STALLED_S = 0.005
 """A limit that is noticed so late is not the fault of the code that waits."""
 TURN_S = 0.02
 """How long a busy loop may take to come to code that need not wait any longer."""
@@ -98,18 +98,18 @@ class Bounds:
         self.task: asyncio.Task[Any] | None = None
         """The one that the calls run in, which user code may have cancelled itself."""
 
-    async def run(self, call: Coroutine[Any, Any, Any], ends_at: float) -> Ending:
+    async def run(self, call: Coroutine[Any, Any, Any], ends_at: float) -> CallResult:
         """Await user code until *ends_at*, its limit; its result must be JSON.
 
         Raises:
             asyncio.CancelledError: the caller was cancelled from outside.
         """
         ending = self.begin(call, self.clock(), ends_at)
-        return ending if isinstance(ending, Ending) else await ending
+        return ending if isinstance(ending, CallResult) else await ending
 
     def begin(
         self, call: Coroutine[Any, Any, Any], started_at: float, ends_at: float
-    ) -> Ending | Coroutine[Any, Any, Ending]:
+    ) -> CallResult | Coroutine[Any, Any, CallResult]:
         """The same as far as it goes without waiting: the ending, or what is left, to be awaited.
 
         Most stages answer at once, and pay neither for a timer nor for a coroutine around theirs.
@@ -128,13 +128,13 @@ class Bounds:
             if isinstance(raised, asyncio.CancelledError) and self.given_up():
                 raise
             # Not the error itself: its traceback holds this frame.
-            failed = Ending.of_error(raised, excused=self.excused)
+            failed = CallResult.of_error(raised, excused=self.excused)
         else:
             self._leave()
-            return self._wait(Bounded(call, waiting_for, ends_at, self), started_at)
+            return self._wait(BoundedCall(call, waiting_for, ends_at, self), started_at)
         return self._judge(data, failed, started_at, ends_at)
 
-    async def _wait(self, scope: Bounded, started_at: float) -> Ending:
+    async def _wait(self, scope: BoundedCall, started_at: float) -> CallResult:
         """Go on with a call that had to wait."""
         limit_at = scope.ends_at
         data, failed = None, None
@@ -144,21 +144,21 @@ class Bounds:
             given_up = isinstance(raised, asyncio.CancelledError) and not scope.expired and self.given_up()
             if scope.closed or given_up:
                 raise
-            failed = Ending.of_error(raised, excused=self.excused)
+            failed = CallResult.of_error(raised, excused=self.excused)
         ends_at = -inf if scope.expired else scope.ends_at
         ending = self._judge(data, failed, started_at, ends_at, scope.ends_at - started_at)
-        ending = ending if isinstance(ending, Ending) else await ending
+        ending = ending if isinstance(ending, CallResult) else await ending
         ending.extended_s = scope.ends_at - limit_at
         return ending
 
     def _judge(
         self,
         data: Any,
-        failed: Ending | None,
+        failed: CallResult | None,
         started_at: float,
         ends_at: float,
         limit_s: float | None = None,
-    ) -> Ending | Coroutine[Any, Any, Ending]:
+    ) -> CallResult | Coroutine[Any, Any, CallResult]:
         """How a call ended that was to end at *ends_at*; *limit_s* is what it is told that it had."""
         data_json = None
         if failed is None:
@@ -167,25 +167,25 @@ class Bounds:
                     self.check(data)
                 data, data_json = as_json(data, self.max_bytes)
             except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
-                failed = Ending.of_error(raised)
+                failed = CallResult.of_error(raised)
         ended_at = self.clock()
         took_s = ended_at - started_at
         cancelled = self.task is not None and self.task.cancelling() and not self.given_up()
         # Until Python 3.13 a TaskGroup that fails leaves its task so, though its cancellation was thrown.
         if cancelled and failed is None and getattr(self.task, "_must_cancel", True):
-            failed = Ending.of_error(asyncio.CancelledError("it cancelled its own task"))
+            failed = CallResult.of_error(asyncio.CancelledError("it cancelled its own task"))
         if ended_at > ends_at:
-            ending = Ending.of_timeout(ends_at - started_at if limit_s is None else limit_s, took_s)
+            ending = CallResult.of_timeout(ends_at - started_at if limit_s is None else limit_s, took_s)
         elif failed is not None:
             failed.duration_s, ending = took_s, failed
         elif data_json is None:
             text = f"data left out: it takes more than {self.max_bytes} bytes"
-            ending = Ending(_SUCCESS, took_s, data, None, text, TOO_LARGE)
+            ending = CallResult(_SUCCESS, took_s, data, None, text, TOO_LARGE)
         else:
-            ending = Ending(_SUCCESS, took_s, data, data_json)
+            ending = CallResult(_SUCCESS, took_s, data, data_json)
         return self._put_right(ending) if cancelled else ending
 
-    async def _put_right(self, ending: Ending) -> Ending:
+    async def _put_right(self, ending: CallResult) -> CallResult:
         """User code cancelled the task that it shares with the stages after it: undo that."""
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)  # where a cancellation is due that has not been thrown yet
@@ -215,7 +215,7 @@ class Bounds:
 _UNWATCHED = StepMonitor()
 
 
-class Bounded:
+class BoundedCall:
     """Awaits a coroutine that waits; throws CancelledError into it at ``ends_at`` (monotonic seconds).
 
     ``asyncio.timeout_at`` does the same for three times the cost: it sets and clears a timer even around
@@ -289,7 +289,7 @@ class Bounded:
         now = bounds.clock()
         lost_s = now - self.ends_at
         waited = self._waits_since <= self.ends_at and now < bounds.latest
-        more_s = lost_s if lost_s > HELD_UP_S else 0.0
+        more_s = lost_s if lost_s > STALLED_S else 0.0
         if waited and not self._had_turn and _is_done(self._waiting_for):
             self._had_turn, more_s = True, max(more_s, TURN_S)
         if not waited or not more_s:

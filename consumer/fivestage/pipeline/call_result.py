@@ -11,7 +11,7 @@ MAX_ERROR_CHARS = 512
 MAX_NAME_CHARS = 128
 
 
-class Ending:
+class CallResult:
     """How one bounded call ended."""
 
     __slots__ = (
@@ -50,7 +50,7 @@ class Ending:
         error: BaseException,
         duration_s: float = 0.0,
         excused: tuple[type[BaseException], ...] = (),
-    ) -> Ending:
+    ) -> CallResult:
         """The call raised; *excused* are exceptions that are no failures, alone or as a group."""
         kind = type(error).__name__[:MAX_NAME_CHARS]
         ending = cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
@@ -59,7 +59,7 @@ class Ending:
         return ending
 
     @classmethod
-    def of_timeout(cls, limit_s: float, duration_s: float) -> Ending:
+    def of_timeout(cls, limit_s: float, duration_s: float) -> CallResult:
         """The call took longer than *limit_s*."""
         text = f"timed out after {limit_s * 1000:.0f} ms"
         return cls(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")

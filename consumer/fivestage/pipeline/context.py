@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from fivestage.core.routing_snapshot import Advice
+from fivestage.core.routing_snapshot import RoutingSnapshot
 from fivestage.errors import ResourceError
 from fivestage_schemas import StageType
 
@@ -80,7 +80,7 @@ class StageContext:
     stage_type: StageType
     threads: Threads = field(default_factory=NoThreads, repr=False)
     """For ``run_sync``; a context made by hand, in a test of a node, has none and calls at once."""
-    advice: Advice = field(default_factory=lambda: Advice(()), repr=False)
+    routing: RoutingSnapshot = field(default_factory=lambda: RoutingSnapshot(()), repr=False)
     """For ``rank_nodes``; in a context made by hand all nodes are well."""
     attempt: int = 1
     """Above 1 where the stage is begun anew: another query blocked its loop, or another node failed."""
@@ -132,7 +132,7 @@ class StageContext:
         A half-open node that is to be probed comes first. Now and then the built-in decision also tries nodes
         that rank low, where another of the same intent can answer after them; this does not.
         """
-        return self.advice.rank(names)
+        return self.routing.rank(names)
 
     @property
     def running(self) -> str:

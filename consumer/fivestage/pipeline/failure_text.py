@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from fivestage.core.exception_origin import Frame
-    from fivestage.pipeline.call_result import Ending
+    from fivestage.pipeline.call_result import CallResult
 
 LOGGER: Final = "fivestage.nodes"
 FIELDS: Final = ("error_type", "where", "node", "stage", "query_id", "error", "frames")
@@ -24,7 +24,7 @@ class FailureLog:
 
     def write(
         self,
-        ending: Ending,
+        ending: CallResult,
         *,
         node: str | None,
         stage: str,

@@ -16,18 +16,18 @@ from fivestage.core.records import NOT_FROM_KAFKA
 from fivestage.core.stage_history import StageRun
 from fivestage.errors import ResourceError
 from fivestage.pipeline.bounded_call import Bounds
-from fivestage.pipeline.call_result import Ending
+from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import Query
 from fivestage.pipeline.pipeline import Pipeline
-from fivestage.pipeline.resource_manager import Resources
-from fivestage.pipeline.stage_runner import DataLimit, Walk
+from fivestage.pipeline.resource_manager import ResourceManager
+from fivestage.pipeline.stage_runner import DataLimit, StageRunner
 from fivestage.pipeline.thread_pool import ThreadPool
 from fivestage_schemas import PipelineResult, QueryEvent, StageResult, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
-    from fivestage.core.stage_history import Trail
+    from fivestage.core.stage_history import StageHistory
     from fivestage.pipeline.bounded_call import StepMonitor
     from fivestage.pipeline.resource_manager import Scope
 
@@ -68,7 +68,7 @@ class Orchestrator:
         self.app = app or Pipeline()
         self.plan = plan or Plan.of()
         self.threads = ThreadPool(threads)
-        self.resources = Resources(self.app.resources, start_timeout_s=start_timeout_ms / 1000)
+        self.resources = ResourceManager(self.app.resources, start_timeout_s=start_timeout_ms / 1000)
         """Opened by ``async with``, or by the executor that runs jobs."""
         self._scope: Scope | None = None
         self._limit = DataLimit.of(max_data_bytes)
@@ -120,32 +120,32 @@ class Orchestrator:
         query = Query(query_id, user_input, lane, event.context or {})
         job = Job(query, self.plan, started_at=now, ends_at=now + total_s, due_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
-        task = asyncio.create_task(self.run(job, job.trail))
+        task = asyncio.create_task(self.run(job, job.history))
         try:
             await asyncio.wait({task}, timeout=total_s)
         finally:
             job.end()
             leave_behind(task)
-        conclusion = conclude(job.trail, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
+        conclusion = conclude(job.history, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
         written = EventJson(envelope)
         stages = [written.stage(run, conclusion.earlier) for run in conclusion.runs]
         return PipelineResult.model_validate_json(written.result(conclusion, stages))
 
-    async def run(self, job: Job, trail: Trail, monitor: StepMonitor | None = None) -> None:
+    async def run(self, job: Job, history: StageHistory, monitor: StepMonitor | None = None) -> None:
         """Run the stages of *job* that have not ended; stop at a critical one that fails.
 
         Args:
             job: The query.
-            trail: What has ended, and where to write what happens. The job gets another one when it is moved,
-                and this run then has nothing more to say.
+            history: What has ended, and where to write what happens. The job gets another one when it is
+                moved, and this run then has nothing more to say.
             monitor: Told whose code has control.
 
         Raises:
             asyncio.CancelledError: the job was cancelled from outside; its trail stands as it is.
         """
-        if not any(run.ends_query for run in trail.runs):  # else moved after its end
-            walk = Walk(self.app, self.threads, self.resources, job, trail, monitor, self._limit)
-            await walk.run()
+        if not any(run.ends_query for run in history.runs):  # else moved after its end
+            runner = StageRunner(self.app, self.threads, self.resources, job, history, monitor, self._limit)
+            await runner.run()
 
 
 async def run_with_timeout(
@@ -168,7 +168,7 @@ async def run_with_timeout(
     clock = asyncio.get_running_loop().time
     started_at = clock()
     call = Bounds(lambda: True).run(_awaited(coro), started_at + limit_s)
-    ending = await within(call, limit_s) or Ending.of_timeout(limit_s, clock() - started_at)
+    ending = await within(call, limit_s) or CallResult.of_timeout(limit_s, clock() - started_at)
     run = StageRun(
         spec,
         ending.outcome,

@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fivestage.errors import InvalidAppError
-from fivestage.pipeline.call_result import Ending
+from fivestage.pipeline.call_result import CallResult
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -91,7 +91,7 @@ def described(resource: Resource[Any], error: BaseException) -> dict[str, str]:
 
 def explained(resource: Resource[Any], error: BaseException) -> str:
     """An error of an author's function in two lines: class and text, and where."""
-    told = Ending.of_error(error)
+    told = CallResult.of_error(error)
     return f"  {told.error_type}: {told.error}\n  at {where(resource, error)}"
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fivestage.pipeline.resource import Resource
 
 
-class Keeper(Protocol):
+class ResourceHolder(Protocol):
     """Opens a resource when it is made, and closes it where it opened it.
 
     That is the same task or thread, as cancel scopes, task groups and context variables demand.
@@ -62,7 +62,7 @@ class State:
         self.ended.set_result(None)
 
 
-class TaskKeeper:
+class TaskHolder:
     """Holds an ``async def`` resource open. See Keeper."""
 
     def __init__(self, resource: Resource[Any]) -> None:
@@ -93,7 +93,7 @@ class TaskKeeper:
             cancel_once(self._task)
 
 
-class ThreadKeeper:
+class ThreadHolder:
     """Holds a ``def`` resource open. See Keeper."""
 
     def __init__(self, resource: Resource[Any]) -> None:
@@ -124,6 +124,6 @@ class ThreadKeeper:
     leave = close
 
 
-def keep(resource: Resource[Any]) -> Keeper:
+def keep(resource: Resource[Any]) -> ResourceHolder:
     """Begin to open a resource: on the running loop, or in a thread."""
-    return TaskKeeper(resource) if resource.is_async else ThreadKeeper(resource)
+    return TaskHolder(resource) if resource.is_async else ThreadHolder(resource)

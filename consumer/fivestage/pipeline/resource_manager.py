@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from fivestage.pipeline.resource import Resource
-    from fivestage.pipeline.resource_holder import Keeper
+    from fivestage.pipeline.resource_holder import ResourceHolder
 
 T = TypeVar("T")
 Place = asyncio.AbstractEventLoop | None
@@ -32,7 +32,7 @@ FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 
 
-class Resources:
+class ResourceManager:
     """What is open of an app's resources in this process. One per Orchestrator, shared by its loops.
 
     Args:
@@ -47,7 +47,7 @@ class Resources:
         """Each step is one operation on the dict: several loops, in threads of their own, use it."""
 
     def __repr__(self) -> str:
-        return f"<Resources {len(self._open)} open of {list(self._declared)}>"
+        return f"<ResourceManager {len(self._open)} open of {list(self._declared)}>"
 
     @property
     def start_timeout_s(self) -> float:
@@ -112,22 +112,22 @@ class Resources:
             raise
         return scope
 
-    async def _open_one(self, resource: Resource[Any], ends_at: float, *, retry: bool) -> Keeper:
+    async def _open_one(self, resource: Resource[Any], ends_at: float, *, retry: bool) -> ResourceHolder:
         clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
         failure: BaseException | None = None
         while True:
-            keeper = keep(resource)
+            holder = keep(resource)
             try:
-                in_time = await _done(keeper.state.opened, ends_at - clock())
+                in_time = await _done(holder.state.opened, ends_at - clock())
             except BaseException:
-                keeper.leave()
+                holder.leave()
                 raise
             if not in_time:
-                keeper.leave()
+                holder.leave()
                 raise self._too_slow(resource, failure) from failure
-            failure = keeper.state.error
+            failure = holder.state.error
             if failure is None:
-                return keeper
+                return holder
             if not retry or clock() + pause_s >= ends_at:
                 raise self._failed(resource, failure, retry=retry) from failure
             about = described(resource, failure)
@@ -172,16 +172,16 @@ class Scope:
 
     def __init__(self, opened: dict[tuple[Place, Resource[Any]], Any]) -> None:
         self._open = opened
-        self._keepers: list[Keeper] = []
+        self._holders: list[ResourceHolder] = []
 
     def __repr__(self) -> str:
-        return f"<Scope {[keeper.state.resource.name for keeper in self._keepers]}>"
+        return f"<Scope {[holder.state.resource.name for holder in self._holders]}>"
 
-    def add(self, keeper: Keeper) -> None:
+    def add(self, holder: ResourceHolder) -> None:
         """Take over what has been opened here; from now on it can be used."""
-        state = keeper.state
+        state = holder.state
         self._open[place_of(state.resource), state.resource] = state.value
-        self._keepers.append(keeper)
+        self._holders.append(holder)
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
         """Close everything, the last one first, after the last job; on the loop that opened it.
@@ -192,24 +192,24 @@ class Scope:
         clock = asyncio.get_running_loop().time
         ends_at = clock() + timeout_s
         try:
-            while self._keepers:
-                keeper = self._take_last()
-                keeper.close()
-                left_s, others = ends_at - clock(), len(self._keepers)
+            while self._holders:
+                holder = self._take_last()
+                holder.close()
+                left_s, others = ends_at - clock(), len(self._holders)
                 limit_s = max(left_s - SHARE_S * others, left_s / (others + 1))
-                if not await _done(keeper.state.ended, limit_s):
-                    keeper.leave()
-                    name, after_s = keeper.state.resource.name, round(limit_s, 3)
+                if not await _done(holder.state.ended, limit_s):
+                    holder.leave()
+                    name, after_s = holder.state.resource.name, round(limit_s, 3)
                     log_event("warning", "a resource did not close in time", resource=name, after_s=after_s)
         finally:
-            while self._keepers:
+            while self._holders:
                 self._take_last().leave()
 
-    def _take_last(self) -> Keeper:
-        keeper = self._keepers.pop()
-        resource = keeper.state.resource
+    def _take_last(self) -> ResourceHolder:
+        holder = self._holders.pop()
+        resource = holder.state.resource
         self._open.pop((place_of(resource), resource), None)
-        return keeper
+        return holder
 
 
 def place_of(resource: Resource[Any]) -> Place:

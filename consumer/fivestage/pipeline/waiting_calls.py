@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage.core.plan import StageSpec
-    from fivestage.core.routing_snapshot import StageAdvice
+    from fivestage.core.routing_snapshot import StageRouting
     from fivestage.pipeline.context import Query, StageContext
     from fivestage.pipeline.thread_pool import Call, Outcome, ThreadPool
 
@@ -57,7 +57,7 @@ class Parked:
 
     Args:
         spec: The stage.
-        advice: What is known of it.
+        routing: What is known of it.
         ctx: Gets the deadlines when the stage starts.
         times: Of the query, as they are now.
         now: Since when it waits (monotonic seconds).
@@ -67,14 +67,14 @@ class Parked:
     def __init__(
         self,
         spec: StageSpec,
-        advice: StageAdvice,
+        routing: StageRouting,
         ctx: StageContext,
         times: Times,
         now: float,
         is_barred: Callable[[], bool],
     ) -> None:
         self._spec = spec
-        self._advice = advice
+        self._routing = routing
         self._ctx = ctx
         self._times = times
         self._since = now
@@ -133,9 +133,9 @@ class Parked:
     def _start(self) -> Start:
         now = self._ctx.clock()
         times = self._times.later(now - self._since)
-        advice = self._advice
-        granted_s, refused = stage_grant(self._spec, advice, now=now, ends_at=times.ends_at)
-        left_s, needed_s = times.due_at - now - advice.reserve_s, MARGIN * advice.typical_s
+        routing = self._routing
+        granted_s, refused = stage_grant(self._spec, routing, now=now, ends_at=times.ends_at)
+        left_s, needed_s = times.due_at - now - routing.reserve_s, MARGIN * routing.typical_s
         if refused is None and left_s < needed_s:  # else a line of calls would be made, each to be cut
             left, needed = f"{left_s * 1000:.0f} ms were left", f"it takes {needed_s * 1000:.0f}"
             refused = f"{left} when a thread was free, {needed}"

@@ -11,21 +11,21 @@ from fivestage.dispatch.build import Inner, wire
 from fivestage.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
 from fivestage.executors.process.supply import Patience
 from fivestage.kafka.consumer.committer import Committer
-from fivestage.kafka.consumer.group_member import Member
+from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
 from fivestage.observability.logging import level_name
 from fivestage.observability.tracing import Tracing, make_provider
 from fivestage.pipeline.orchestrator import Orchestrator
-from fivestage.service.health import Watch
+from fivestage.service.health import HealthMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from fivestage.core.adaptive.lane_state import Policies
+    from fivestage.core.adaptive.lane_state import LearnedState
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.core.observer import Observer
-    from fivestage.core.reachability import Reach
-    from fivestage.core.routing_snapshot import NodeAdvice
+    from fivestage.core.reachability import Reachability
+    from fivestage.core.routing_snapshot import NodeRouting
     from fivestage.kafka.consumer.source import MakeConsumer
     from fivestage.observability.metrics import Metrics
     from fivestage.pipeline.pipeline import Pipeline
@@ -39,12 +39,12 @@ PARTITION_LABELS = ("topic", "partition")
 class Parts(NamedTuple):
     """The parts of a service, made and not yet started."""
 
-    source: Member
+    source: GroupMember
     inner: Inner
     executor: Executor
     sink: Sink
     committer: Committer
-    watch: Watch
+    watch: HealthMonitor
 
 
 def assemble(
@@ -58,7 +58,7 @@ def assemble(
     on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
     on_failure: Callable[[Exception], None],
     make_consumer: MakeConsumer,
-    reach: Reach,
+    reach: Reachability,
 ) -> Parts:
     """Make the parts and introduce them to each other.
 
@@ -89,7 +89,7 @@ def assemble(
         observer=metrics,
         tracing=_tracing(settings),
     )
-    source = Member(
+    source = GroupMember(
         settings,
         ledger,
         on_revoked,
@@ -100,7 +100,7 @@ def assemble(
     )
     interval_s = settings.kafka.commit_interval_ms / 1000
     committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
-    watch = Watch(
+    watch = HealthMonitor(
         source=source,
         dispatcher=inner.dispatcher,
         executor=executor,
@@ -195,13 +195,13 @@ def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
         "uncommitted_span",
         "Offsets between the commit position and the newest record.",
         PARTITION_LABELS,
-        lambda: [(_labels(key), book.span) for key, book in list(ledger.books.items())],
+        lambda: [(_labels(key), offsets.span) for key, offsets in list(ledger.partitions.items())],
     )
     metrics.gauges(
         "partition_halted",
         "1 for a partition that is halted because too much of it cannot be read.",
         PARTITION_LABELS,
-        lambda: [(_labels(key), float(key in ledger.guard.halted)) for key in list(ledger.books)],
+        lambda: [(_labels(key), float(key in ledger.guard.halted)) for key in list(ledger.partitions)],
     )
     _add_lane_gauges(metrics, inner.policies)
 
@@ -210,12 +210,12 @@ def _labels(key: PartitionKey) -> tuple[str, str]:
     return key.topic, str(key.partition)
 
 
-def _add_lane_gauges(metrics: Metrics, policies: Policies) -> None:
+def _add_lane_gauges(metrics: Metrics, policies: LearnedState) -> None:
     """Add what is learned, by lane."""
 
-    def nodes() -> list[tuple[tuple[str, str], NodeAdvice]]:
+    def nodes() -> list[tuple[tuple[str, str], NodeRouting]]:
         lanes = list(policies.lanes.values())
-        return [((lane.name, name), node) for lane in lanes for name, node in lane.advice.nodes.items()]
+        return [((lane.name, name), node) for lane in lanes for name, node in lane.routing.nodes.items()]
 
     metrics.gauges(
         "stage_limit_seconds",
@@ -224,7 +224,7 @@ def _add_lane_gauges(metrics: Metrics, policies: Policies) -> None:
         lambda: [
             ((lane.name, spec.stage_type), stage.limit_s)
             for lane in list(policies.lanes.values())
-            for spec, stage in zip(policies.plan.stages, lane.advice.stages, strict=True)
+            for spec, stage in zip(policies.plan.stages, lane.routing.stages, strict=True)
         ],
     )
     metrics.gauges(

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.admission.thread_queues import PATIENCE
-from fivestage.core.reachability import Reach
+from fivestage.core.reachability import Reachability
 from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.executors.abandoned_cpu import CpuUse, thread_busy_s
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fivestage.dispatch.dispatcher import Dispatcher
     from fivestage.executors import Executor
-    from fivestage.kafka.consumer.group_member import Member
+    from fivestage.kafka.consumer.group_member import GroupMember
     from fivestage.kafka.producer.sink import Sink
 
 TICK_S = 0.5
@@ -42,7 +42,7 @@ class Health(NamedTuple):
     reason: str = "ok"
 
 
-class Watch:
+class HealthMonitor:
     """Looks at the parts of a running service, from the bus loop.
 
     Args:
@@ -55,16 +55,16 @@ class Watch:
     def __init__(
         self,
         *,
-        source: Member,
+        source: GroupMember,
         dispatcher: Dispatcher,
         executor: Executor,
         sink: Sink,
         publish_timeout_s: float,
         max_abandoned: int,
         busy_s: Callable[[tuple[int, int]], float | None] = thread_busy_s,
-        reach: Reach | None = None,
+        reach: Reachability | None = None,
     ) -> None:
-        self._reach = reach or Reach()
+        self._reach = reach or Reachability()
         self._source = source
         self._dispatcher = dispatcher
         self._executor = executor

@@ -15,7 +15,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer
 
 from fivestage._asyncio import within
 from fivestage.core.ledger import Ledger, numbers_of
@@ -33,7 +32,7 @@ from fivestage.kafka import aiokafka_internals, topics
 from fivestage.kafka.connection.clients import Clients
 from fivestage.kafka.connection.diagnosis import Diagnosis
 from fivestage.kafka.durability import warn_of_loss
-from fivestage.kafka.embedded_group import EmbeddedConsumer
+from fivestage.kafka.embedded_group import consumer_class
 from fivestage.observability.build_info import COMPILED, __version__
 from fivestage.observability.http_server import AdminServer
 from fivestage.observability.logging import announce, described
@@ -108,7 +107,7 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 if await self._started_before_the_end(stack):
-                    interpreter.spare_what_is_there()
+                    interpreter.freeze_gc()
                     await self._serve()
             except Exception as error:
                 self._failure = self._failure or error
@@ -184,7 +183,7 @@ class Service:
             largest_records=await topics.largest_records(settings),
             on_revoked=self._on_revoked,
             on_failure=self.stop,
-            make_consumer=EmbeddedConsumer if topics.is_embedded(found) else AIOKafkaConsumer,
+            make_consumer=consumer_class(embedded=topics.is_embedded(found)),
             reach=self.diagnosis.reach,
         )
         await self._start_admin(stack)
@@ -219,7 +218,7 @@ class Service:
 
     async def _serve(self) -> None:
         """Fetch, commit and watch until something ends it, then drain and commit."""
-        fetching = asyncio.create_task(self.parts.inner.intake.run(self.parts.source), name="fetch")
+        fetching = asyncio.create_task(self.parts.inner.poller.run(self.parts.source), name="fetch")
         watching = asyncio.create_task(self.parts.watch.run(self._announce), name="watch")
         committing = asyncio.create_task(self.parts.committer.run(), name="commit")
         clients = Clients(self.settings.kafka, self.parts.source, self.parts.sink.producer)
@@ -250,7 +249,7 @@ class Service:
         """Let what is in flight finish, and commit it."""
         parts = self.parts
         parts.watch.draining = True
-        parts.inner.intake.stop()
+        parts.inner.poller.stop()
         parts.source.stop_rebuilding()
         log.info("draining", in_flight=parts.inner.dispatcher.in_flight)
         await asyncio.wait({fetching}, timeout=self._drain_s)  # never cancelled: see kafka/consumer/source.py
@@ -283,7 +282,7 @@ class Service:
             version=__version__,
             compiled=COMPILED,
             group=self.settings.kafka.group_id,
-            partitions=numbers_of(self.ledger.books),
+            partitions=numbers_of(self.ledger.partitions),
             admin_port=self.admin_port,
             nodes=sorted(self.app.nodes),
         )

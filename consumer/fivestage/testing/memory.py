@@ -70,12 +70,12 @@ class MemorySource:
         size = 0
         while not self.paused and self._records and len(fetched) < max_records and size < FETCH_BYTES:
             record = self._records.popleft()
-            book = self._ledger.book(PartitionKey(record.topic, record.partition))
-            if book is not None and self._ledger.is_line_full(book):
+            offsets = self._ledger.offsets(PartitionKey(record.topic, record.partition))
+            if offsets is not None and self._ledger.is_line_full(offsets):
                 passed.append(record)
                 continue
-            if book is not None:
-                book.begin(record.offset)
+            if offsets is not None:
+                offsets.begin(record.offset)
             fetched.append(record)
             size += len(record.value or b"")
         self._records.extendleft(reversed(passed))
@@ -222,11 +222,11 @@ class MemoryBus:
 
     async def __aenter__(self) -> Self:
         await self.executor.start(self.inner.running.finished)
-        self._running = asyncio.create_task(self.inner.intake.run(self.source))
+        self._running = asyncio.create_task(self.inner.poller.run(self.source))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.inner.intake.stop()
+        self.inner.poller.stop()
         if self._running is not None:
             await self._running
         await self.executor.stop(STOP_S)

@@ -146,8 +146,8 @@ class Run:
             self._failed = result
         self.stages.append(result)
         if self._tracer is not None:
-            begun = int((self._wall + at - self._started_at) * 1e9)
-            self._tracer.start_span(f"stage {stage.kind}", self._context, start_time=begun).end()
+            started = int((self._wall + at - self._started_at) * 1e9)
+            self._tracer.start_span(f"stage {stage.kind}", self._context, start_time=started).end()
 
     def _stage_result(
         self, stage: Stage, at: float, limit_s: float, outcome: Outcome, data: Any, error: str | None

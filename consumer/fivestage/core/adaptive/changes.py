@@ -9,10 +9,10 @@ from fivestage.core.adaptive.node_state import SLACK_S
 from fivestage.core.observer import ControlChange
 
 if TYPE_CHECKING:
-    from fivestage.core.adaptive.lane_state import LanePolicy
+    from fivestage.core.adaptive.lane_state import LaneState
     from fivestage.core.observer import Observer
     from fivestage.core.plan import Plan, StageSpec
-    from fivestage.core.routing_snapshot import StageAdvice
+    from fivestage.core.routing_snapshot import StageRouting
 
 WELL: Final = 0.98
 """The score from which on a node is reported as returned: one about the limit would go to and fro."""
@@ -31,19 +31,19 @@ class Changes:
         self._states: dict[tuple[str, str], BreakerState] = {}
         self._avoided: set[tuple[str, str]] = set()
 
-    def look(self, lane: LanePolicy) -> None:
+    def look(self, lane: LaneState) -> None:
         """Report what is new in a lane's advice."""
-        for name, node in lane.advice.nodes.items():
+        for name, node in lane.routing.nodes.items():
             if node.state is not self._states.get((lane.name, name), BreakerState.CLOSED):
                 self._states[lane.name, name] = node.state
                 self._observer.breaker_changed(lane.name, name, node.state)
                 self._report("breaker", str(node.state), lane.nodes[name].breaker.why, lane, name)
             if lane.nodes[name].stand_in:
                 self._look_at_choice(lane, name)
-        for spec, stage in zip(self._plan.stages, lane.advice.stages, strict=True):
+        for spec, stage in zip(self._plan.stages, lane.routing.stages, strict=True):
             self._look_at_limit(lane, spec, stage)
 
-    def _look_at_limit(self, lane: LanePolicy, spec: StageSpec, stage: StageAdvice) -> None:
+    def _look_at_limit(self, lane: LaneState, spec: StageSpec, stage: StageRouting) -> None:
         """Whether the limit of a stage falls below the configured one, or has come back to it."""
         key, configured_ms = (lane.name, spec.stage_type), spec.limit_s * 1000
         limit = f"{stage.limit_s * 1000:g} ms"
@@ -57,10 +57,10 @@ class Changes:
                 "stage_limit", "restored", f"{limit}: nothing is gained by less", lane, spec.stage_type
             )
 
-    def _look_at_choice(self, lane: LanePolicy, name: str) -> None:
+    def _look_at_choice(self, lane: LaneState, name: str) -> None:
         """Whether the node that answered in another's place is called instead of it."""
         stand_in, key = lane.nodes[name].stand_in, (lane.name, name)
-        own, other = lane.advice.node(name), lane.advice.node(stand_in)
+        own, other = lane.routing.node(name), lane.routing.node(stand_in)
         if key not in self._avoided:
             if other.state is BreakerState.CLOSED and round(own.score, 1) < round(other.score, 1):
                 self._avoided.add(key)
@@ -72,5 +72,5 @@ class Changes:
             why = f"its last {in_a_row} calls were answered" if in_a_row else "its failures are old"
             self._report("node_choice", "returned", f"health {own.score} of 1, {why}", lane, name)
 
-    def _report(self, control: str, change: str, why: str, lane: LanePolicy, subject: str) -> None:
+    def _report(self, control: str, change: str, why: str, lane: LaneState, subject: str) -> None:
         self._observer.control_changed(ControlChange(control, change, why, lane.name, subject))

@@ -1,7 +1,7 @@
 """What is learned from how queries end, lane by lane, and what follows from it for the next ones.
 
 Lives on the bus, which sees every outcome, also those of executors that did not survive. What user code needs
-of it is laid down in the lane's Advice.
+of it is laid down in the lane's RoutingSnapshot.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive.breaker import BreakerPolicy, BreakerState
 from fivestage.core.adaptive.changes import Changes
-from fivestage.core.adaptive.node_state import SLACK_S, NodePolicy, was_fair
+from fivestage.core.adaptive.node_state import SLACK_S, NodeState, was_fair
 from fivestage.core.adaptive.node_trials import Trials
 from fivestage.core.adaptive.slot_pressure import Pressure
 from fivestage.core.adaptive.stage_limit import AdaptivePolicy, LearnedLimit
 from fivestage.core.adaptive.window import Window
 from fivestage.core.plan import Plan
-from fivestage.core.routing_snapshot import Advice, StageAdvice
+from fivestage.core.routing_snapshot import RoutingSnapshot, StageRouting
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fivestage.core.observer import Observer
-    from fivestage.core.outcome import Conclusion
+    from fivestage.core.outcome import QueryOutcome
     from fivestage.core.stage_history import StageRun
 
 MAX_LANES = 32
@@ -48,7 +48,7 @@ _SUCCEEDED: Final = PipelineStatus.SUCCESS
 
 
 @dataclass(frozen=True, slots=True)
-class LanePolicySettings:
+class LanePolicy:
     """What the policies of all lanes have in common."""
 
     plan: Plan
@@ -58,31 +58,39 @@ class LanePolicySettings:
     """Random numbers, 0..1."""
 
 
-class LanePolicy:
+class LaneState:
     """One lane: learned limits, the time to an answer, its nodes."""
 
     __slots__ = (
-        "_answers", "_pressure", "_refreshed_at", "_settings", "_trials", "advice", "limits", "name", "nodes",
+        "_answers",
+        "_pressure",
+        "_refreshed_at",
+        "_settings",
+        "_trials",
+        "limits",
+        "name",
+        "nodes",
+        "routing",
     )  # fmt: skip
 
-    def __init__(self, name: str, settings: LanePolicySettings, pressure: Pressure) -> None:
+    def __init__(self, name: str, settings: LanePolicy, pressure: Pressure) -> None:
         self.name = name
         self._settings = settings
         self._pressure = pressure
         self.limits = tuple(LearnedLimit(spec.limit_s, settings.adaptive) for spec in settings.plan.stages)
         """In the order of the stages."""
-        self.nodes: dict[str, NodePolicy] = {}
+        self.nodes: dict[str, NodeState] = {}
         self._answers = Window(ANSWERS)
         self._trials = Trials()
         self._refreshed_at = 0.0
-        self.advice = Advice.neutral(settings.plan)
+        self.routing = RoutingSnapshot.neutral(settings.plan)
 
     def __repr__(self) -> str:
-        return f"<LanePolicy {self.name} {self.advice}>"
+        return f"<LanePolicy {self.name} {self.routing}>"
 
     def concluded(
         self,
-        conclusion: Conclusion,
+        conclusion: QueryOutcome,
         superseded: Sequence[StageRun],
         now: float,
         *,
@@ -117,7 +125,7 @@ class LanePolicy:
                     self.nodes[run.node].stand_in = conclusion.node or ""
         self._learn_answer_time(conclusion)
 
-    def _went_well(self, conclusion: Conclusion, now: float) -> None:
+    def _went_well(self, conclusion: QueryOutcome, now: float) -> None:
         """The same for a query of which all stages did at once what they were asked: nearly every one."""
         last: StageRun | None = None
         for limit, run in zip(self.limits, conclusion.runs, strict=True):
@@ -144,22 +152,22 @@ class LanePolicy:
     def refresh(self, now: float) -> None:
         """Bring the advice up to date."""
         self._refreshed_at = now
-        advice = self.advice
-        stages = self._stage_advice(now)
-        if stages != advice.stages:
-            advice.stages = stages
-        nodes = {name: node.advice(now) for name, node in self.nodes.items()}
-        if nodes != advice.nodes:
-            advice.nodes = nodes
+        routing = self.routing
+        stages = self._stage_routing(now)
+        if stages != routing.stages:
+            routing.stages = stages
+        nodes = {name: node.routing(now) for name, node in self.nodes.items()}
+        if nodes != routing.nodes:
+            routing.nodes = nodes
         for name, node in self.nodes.items():
             if nodes[name].state is not BreakerState.HALF_OPEN:
-                advice.probes.pop(name, None)
+                routing.probes.pop(name, None)
                 continue
-            if name in advice.probes:
+            if name in routing.probes:
                 node.breaker.release_probe()  # nobody has taken it: its time begins anew
             if node.breaker.try_probe(now):
-                advice.probes[name] = True
-        self._trials.refresh(now, self.nodes, advice)
+                routing.probes[name] = True
+        self._trials.refresh(now, self.nodes, routing)
 
     def refresh_if_due(self, now: float) -> None:
         """The same, at most every REFRESH_S."""
@@ -168,7 +176,7 @@ class LanePolicy:
 
     def _advised_s(self, run: StageRun) -> float:
         """The limit that stages are told of: rounded, and perhaps not yet what was learned since."""
-        return self.advice.stages[run.spec.sequence].limit_s
+        return self.routing.stages[run.spec.sequence].limit_s
 
     def _learn_limit(self, run: StageRun) -> None:
         limit = self.limits[run.spec.sequence]
@@ -182,14 +190,14 @@ class LanePolicy:
         if node is None:
             if len(self.nodes) >= MAX_NODES:
                 return
-            node = self.nodes[name] = NodePolicy(self._settings.breaker, self._settings.jitter)
+            node = self.nodes[name] = NodeState(self._settings.breaker, self._settings.jitter)
         state = node.breaker.state(now)
         learning = self.limits[run.spec.sequence].is_learned
         node.record(run, now, limit_s=self._advised_s(run), learning=learning, rejected=rejected)
         if node.breaker.state(now) is not state:
             self.refresh(now)
 
-    def _learn_answer_time(self, conclusion: Conclusion) -> None:
+    def _learn_answer_time(self, conclusion: QueryOutcome) -> None:
         if conclusion.status is _SUCCEEDED:
             ends = [
                 run.started_at + run.duration_s
@@ -203,8 +211,8 @@ class LanePolicy:
             if conclusion.duration_s >= expected_s - SLACK_S:  # with less it was no surprise
                 self._answers.add(BACK_OFF * conclusion.duration_s)
 
-    def _stage_advice(self, now: float) -> tuple[StageAdvice, ...]:
-        found: list[StageAdvice] = []
+    def _stage_routing(self, now: float) -> tuple[StageRouting, ...]:
+        found: list[StageRouting] = []
         scarce = self._pressure.costs_answers(now)
         typical_s = [limit.median_s or 0.0 for limit in self.limits] if scarce else []
         reserve_s = 0.0
@@ -212,31 +220,31 @@ class LanePolicy:
             other_s = sum(typical_s) - typical_s[spec.sequence] if scarce else 0.0
             limit_s = _rounded(limit.in_force_s(scarce=scarce, other_s=other_s))
             need_s = _rounded(limit.p95_s)
-            found.append(StageAdvice(limit_s, need_s, reserve_s, _rounded(limit.median_s)))
+            found.append(StageRouting(limit_s, need_s, reserve_s, _rounded(limit.median_s)))
             reserve_s += need_s if spec.critical else 0.0
         return tuple(reversed(found))
 
 
-class Policies:
+class LearnedState:
     """The policies of all lanes."""
 
-    def __init__(self, settings: LanePolicySettings, observer: Observer) -> None:
+    def __init__(self, settings: LanePolicy, observer: Observer) -> None:
         self._settings = settings
         self._changes = Changes(observer, self._settings.plan)
-        self.lanes: dict[str, LanePolicy] = {}
+        self.lanes: dict[str, LaneState] = {}
         self.pressure = Pressure()
         self.disturbed_at = -inf
         """When queries were last held up by what is not their own doing (monotonic seconds)."""
 
     def __repr__(self) -> str:
-        return f"<Policies {list(self.lanes.values())}>"
+        return f"<LearnedState {list(self.lanes.values())}>"
 
     @property
     def plan(self) -> Plan:
         """The plan that all lanes start from."""
         return self._settings.plan
 
-    def lane(self, name: str) -> LanePolicy:
+    def lane(self, name: str) -> LaneState:
         """The policy of a lane."""
         policy = self.lanes.get(name)
         if policy is None:
@@ -244,7 +252,7 @@ class Policies:
                 name = OTHER_LANES
             policy = self.lanes.get(name)
         if policy is None:
-            policy = self.lanes[name] = LanePolicy(name, self._settings, self.pressure)
+            policy = self.lanes[name] = LaneState(name, self._settings, self.pressure)
         return policy
 
     def tick(self, now: float, stuck: frozenset[str]) -> None:
@@ -255,8 +263,8 @@ class Policies:
             stuck: Nodes that are not to be called for now, in any lane.
         """
         for lane in self.lanes.values():
-            if lane.advice.stuck != stuck:
-                lane.advice.stuck = stuck
+            if lane.routing.stuck != stuck:
+                lane.routing.stuck = stuck
             lane.refresh_if_due(now)
             self._changes.look(lane)
 

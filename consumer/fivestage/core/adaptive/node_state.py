@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive.breaker import Breaker, BreakerPolicy, BreakerState
 from fivestage.core.adaptive.node_health import NodeHealth
-from fivestage.core.routing_snapshot import NodeAdvice
+from fivestage.core.routing_snapshot import NodeRouting
 from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _TIMEOUT: Final = Outcome.TIMEOUT
 _CLOSED: Final = BreakerState.CLOSED
 
 
-class NodePolicy:
+class NodeState:
     """One node in one lane.
 
     Args:
@@ -135,9 +135,9 @@ class NodePolicy:
         if run.probe:
             self.breaker.release_probe()
 
-    def advice(self, now: float) -> NodeAdvice:
+    def routing(self, now: float) -> NodeRouting:
         """What is known of it."""
-        return NodeAdvice(self.breaker.state(now), round(self.health.score(now), 2), self.health.p95_s)
+        return NodeRouting(self.breaker.state(now), round(self.health.score(now), 2), self.health.p95_s)
 
 
 def was_fair(run: StageRun, limit_s: float) -> bool:

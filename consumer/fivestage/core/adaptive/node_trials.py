@@ -2,8 +2,8 @@
 
 A node that ranks low is not called where another takes the same intent, so nothing new would be learned of
 it. As in every bandit problem a small share of the calls goes to find out: here one in a hundred, and only
-where the other node can still answer in time if the trial fails (``Advice.trial_of``). While trials are
-answered, they follow each other quickly; that costs nothing.
+where the other node can still answer in time if the trial fails (``RoutingSnapshot.trial_of``). While trials
+are answered, they follow each other quickly; that costs nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from fivestage.core.routing_snapshot import wants_trial
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fivestage.core.adaptive.node_state import NodePolicy
-    from fivestage.core.routing_snapshot import Advice
+    from fivestage.core.adaptive.node_state import NodeState
+    from fivestage.core.routing_snapshot import RoutingSnapshot
 
 EVERY_CALLS: Final = 100
 """Calls of the node that is called instead, for one trial; queries of the lane while that is unknown."""
@@ -40,22 +40,22 @@ class Trials:
     def __repr__(self) -> str:
         return f"<Trials calls={self.calls} of {sorted(self._since)}>"
 
-    def refresh(self, now: float, nodes: Mapping[str, NodePolicy], advice: Advice) -> None:
+    def refresh(self, now: float, nodes: Mapping[str, NodeState], routing: RoutingSnapshot) -> None:
         """Issue and withdraw permits in *advice*, whose nodes are up to date."""
-        for name, known in advice.nodes.items():
+        for name, known in routing.nodes.items():
             if not wants_trial(known):
                 if self._since.pop(name, None) is not None:
-                    advice.trials.pop(name, None)
+                    routing.trials.pop(name, None)
                 continue
             node = nodes[name]
             other = nodes.get(node.stand_in)
             calls = self.calls if other is None else other.calls
-            if self._is_due(name, node, now, calls, waits=name in advice.trials):
-                advice.trials[name] = True
+            if self._is_due(name, node, now, calls, waits=name in routing.trials):
+                routing.trials[name] = True
                 node.is_on_trial = True
                 self._since[name] = now, calls, node.stand_in
 
-    def _is_due(self, name: str, node: NodePolicy, now: float, calls: int, *, waits: bool) -> bool:
+    def _is_due(self, name: str, node: NodeState, now: float, calls: int, *, waits: bool) -> bool:
         since, before, stand_in = self._since.get(name, (-inf, 0, ""))
         called = since < node.tried_at or stand_in != node.stand_in
         if waits or called:  # the permit has not been taken, or the node has been called since

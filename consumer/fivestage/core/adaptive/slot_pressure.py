@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-PRESSED_S: Final = 1.0
+PRESSURE_S: Final = 1.0
 """For so long after a query had to wait, slots are scarce."""
 GAP_S: Final = 0.1
 """A longer pause between queries that had to wait ends a period of waiting."""
@@ -48,7 +48,7 @@ class Pressure:
 
     def is_on(self, now: float) -> bool:
         """Whether slots are scarce, or were within the last second."""
-        return now - self._last < PRESSED_S
+        return now - self._last < PRESSURE_S
 
     def is_lasting(self, now: float) -> bool:
         """Whether they are scarce now and have been for a while."""

@@ -44,7 +44,7 @@ class LaneShares:
         return self.shares.get(lane, self.unnamed)
 
 
-class WaitingRoom(Generic[T]):
+class LaneQueues(Generic[T]):
     """Items that wait for a slot, by lane. A lane is known while something of it waits; an item waits once.
 
     ``put`` and ``remove`` take constant time, ``take`` time by the number of waiting lanes, ``remove_if`` by
@@ -61,7 +61,7 @@ class WaitingRoom(Generic[T]):
 
     def __repr__(self) -> str:
         waiting = ", ".join(f"{lane}={len(queue)}" for lane, queue in self._queues.items())
-        return f"<WaitingRoom {waiting or 'empty'}>"
+        return f"<LaneQueues {waiting or 'empty'}>"
 
     def __len__(self) -> int:
         return self._size

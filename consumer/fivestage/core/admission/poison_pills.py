@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fivestage.core.records import Record
 
-HELD_UP_S = 1.0
+STALLED_S = 1.0
 """A deadline that is noticed so late was not missed for want of a little CPU. Sessions are longer."""
 MOST = 10_000
-CHANCES = 2
+MAX_STALLS = 2
 
 
-class HeldUp:
+class PoisonPills:
     """Remembers the records of such queries, the latest ones.
 
     A record is known by its timestamp too: a topic that is made anew counts from 0 again.
@@ -32,15 +32,15 @@ class HeldUp:
         self._records: dict[tuple[str, int, int, int], int] = {}
 
     def __repr__(self) -> str:
-        return f"<HeldUp {len(self._records)}>"
+        return f"<PoisonPills {len(self._records)}>"
 
     def __contains__(self, record: Record) -> bool:
         """Whether it had all its chances."""
-        return bool(self._records) and self._records.get(_name(record), 0) >= CHANCES
+        return bool(self._records) and self._records.get(_name(record), 0) >= MAX_STALLS
 
     def note(self, record: Record, late_s: float) -> None:
         """Its query has ended, so long after its deadline."""
-        if late_s < HELD_UP_S:
+        if late_s < STALLED_S:
             return
         name = _name(record)
         before = self._records.pop(name, 0)

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from fivestage.core.admission.lanes import LaneShares, WaitingRoom
+from fivestage.core.admission.lanes import LaneQueues, LaneShares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ class Slots(Generic[T]):
         """Of events and dead letters that are not acknowledged yet."""
         self.input_bytes = 0
         """Of records that were taken in and have not ended yet."""
-        self._room: WaitingRoom[T] = WaitingRoom(shares)
+        self._room: LaneQueues[T] = LaneQueues(shares)
         self._running: Counter[str] = Counter()
         self.running = 0
 

@@ -13,7 +13,7 @@ from fivestage.core.codec.decode import (
 )
 from fivestage.core.codec.event_json import EventJson
 from fivestage.core.codec.record_format import header, sized, varint
-from fivestage.core.outcome import Conclusion, TimeoutNote
+from fivestage.core.outcome import QueryOutcome, TimeoutNote
 from fivestage.core.records import Output, OutputRecord
 from fivestage.core.stage_history import StageRun
 from fivestage.core.tuples import new
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fivestage.core.codec.event_json import Envelope
     from fivestage.core.deadline import Budget
     from fivestage.core.records import Record
-    from fivestage.core.rejection_cause import Cause
+    from fivestage.core.rejection_cause import RejectionCause
 
 MAX_KEY_AND_HEADER_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_HEADER_BYTES
 _TOO_LARGE: Final = "result_too_large"
@@ -65,7 +65,9 @@ class Encoder:
         constant = {h.CE_SPECVERSION: "1.0", h.CE_SOURCE: source, h.CONTENT_TYPE: h.JSON_CONTENT_TYPE}
         self._constant = b"".join(header(name, text.encode()) for name, text in constant.items())
 
-    def concluded(self, envelope: Envelope, conclusion: Conclusion) -> tuple[list[OutputRecord], Conclusion]:
+    def concluded(
+        self, envelope: Envelope, conclusion: QueryOutcome
+    ) -> tuple[list[OutputRecord], QueryOutcome]:
         """The events of a query that was started: five stage results, one result, its timeouts.
 
         With them comes what they say became of it: its answer may have been too large.
@@ -85,7 +87,7 @@ class Encoder:
             records.append(stamp.record(Output.TIMEOUTS, value, _timeout_kind(note)))
         return records, conclusion
 
-    def expired(self, envelope: Envelope, budget: Budget, cause: Cause) -> list[OutputRecord]:
+    def expired(self, envelope: Envelope, budget: Budget, cause: RejectionCause) -> list[OutputRecord]:
         """The events of a query that was not started."""
         stamp = _Stamp(envelope, self._constant, envelope.started_at)
         status = PipelineStatus.EXPIRED
@@ -115,8 +117,8 @@ class Encoder:
         return record._replace(value=stamp.json.stage(_without_data(run, _NOWHERE), earlier))
 
     def _result_record(
-        self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]
-    ) -> tuple[OutputRecord, Conclusion]:
+        self, stamp: _Stamp, conclusion: QueryOutcome, stages: list[bytes]
+    ) -> tuple[OutputRecord, QueryOutcome]:
         """The result whole; else without the stages' data (the stage results have it); else an error."""
         size = len(conclusion.answer_json or b"")
         if size + sum(map(len, stages)) <= self._max_record_bytes:
@@ -139,7 +141,7 @@ class Encoder:
         )
         return self._result(stamp, failed, bare), failed
 
-    def _result(self, stamp: _Stamp, conclusion: Conclusion, stages: list[bytes]) -> OutputRecord:
+    def _result(self, stamp: _Stamp, conclusion: QueryOutcome, stages: list[bytes]) -> OutputRecord:
         value = stamp.json.result(conclusion, stages)
         return stamp.record(_RESULTS, value, b"result", _STATUS_HEADERS[conclusion.status])
 

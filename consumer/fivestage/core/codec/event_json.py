@@ -15,7 +15,7 @@ import orjson
 
 from fivestage.core.attempts import kind_of
 from fivestage.core.codec.jsonable import plain, with_big_integers
-from fivestage.core.outcome import Conclusion
+from fivestage.core.outcome import QueryOutcome
 from fivestage.core.records import NOT_FROM_KAFKA, Record
 from fivestage_schemas import SCHEMA_VERSION, Outcome, StageType
 
@@ -124,7 +124,7 @@ class EventJson:
         envelope: What they have in common.
     """
 
-    __slots__ = ("_begun", "_begun_us", "_envelope", "_query_id", "_rest", "_source", "_wall_s")
+    __slots__ = ("_envelope", "_query_id", "_rest", "_source", "_started", "_started_us", "_wall_s")
 
     def __init__(self, envelope: Envelope) -> None:
         record = envelope.record
@@ -133,21 +133,21 @@ class EventJson:
         self._rest = _rest(envelope.lane)
         self._wall_s = envelope.started_wall - envelope.started_at
         second = int(envelope.started_wall)
-        self._begun = _second(second)
+        self._started = _second(second)
         """The second in which it began: most of its times are in the same."""
-        self._begun_us = second * _SECOND_US
+        self._started_us = second * _SECOND_US
         self._source = b"null"
         if record is not NOT_FROM_KAFKA:
             self._source = b"%b%b}" % (_place(record.topic, record.partition), _number(record.offset))
 
     def time(self, monotonic: float) -> bytes:
         """When *monotonic* was, by the wall clock this query started with, as RFC 3339."""
-        since = int((self._wall_s + monotonic) * 1e6) - self._begun_us
-        begun = self._begun
+        since = int((self._wall_s + monotonic) * 1e6) - self._started_us
+        started = self._started
         if not 0 <= since < _SECOND_US:
-            second, since = divmod(since + self._begun_us, _SECOND_US)
-            begun = _second(second)
-        return b"%b.%b%bZ" % (begun, _THREE_DIGITS[since // 1000], _THREE_DIGITS[since % 1000])
+            second, since = divmod(since + self._started_us, _SECOND_US)
+            started = _second(second)
+        return b"%b.%b%bZ" % (started, _THREE_DIGITS[since // 1000], _THREE_DIGITS[since % 1000])
 
     def _quoted_time(self, monotonic: float) -> bytes:
         return b'"%b"' % self.time(monotonic)
@@ -187,7 +187,7 @@ class EventJson:
             )
         )
 
-    def result(self, conclusion: Conclusion, stages: Sequence[bytes]) -> bytes:
+    def result(self, conclusion: QueryOutcome, stages: Sequence[bytes]) -> bytes:
         """The PipelineResult of a query that was started; *stages* are its StageResults, as JSON."""
         started_at = self._quoted_time(self._envelope.started_at)
         return self._result(
@@ -197,11 +197,11 @@ class EventJson:
     def unstarted(self, status: PipelineStatus, error: str, error_type: str) -> bytes:
         """The PipelineResult of a query that was not started."""
         at = self._envelope.started_at
-        conclusion = Conclusion(status, (), (), at, 0.0, 0.0, error=error, error_type=error_type)
+        conclusion = QueryOutcome(status, (), (), at, 0.0, 0.0, error=error, error_type=error_type)
         return self._result(conclusion, (), b"null", self._metrics(conclusion, within_budget=False))
 
     def _result(
-        self, conclusion: Conclusion, stages: Sequence[bytes], started_at: bytes, metrics: bytes
+        self, conclusion: QueryOutcome, stages: Sequence[bytes], started_at: bytes, metrics: bytes
     ) -> bytes:
         confidence = conclusion.confidence
         return (
@@ -245,7 +245,7 @@ class EventJson:
             )
         )
 
-    def _metrics(self, conclusion: Conclusion, *, within_budget: bool) -> bytes:
+    def _metrics(self, conclusion: QueryOutcome, *, within_budget: bool) -> bytes:
         completed = failed = skipped = timeouts = 0
         durations = []
         for run in conclusion.runs:

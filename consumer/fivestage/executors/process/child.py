@@ -22,17 +22,17 @@ from fivestage.errors import ResourceError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import Decoder, encode
-from fivestage.executors.process.loop_probe import testify
-from fivestage.executors.process.reporter import Outbox, Relay
-from fivestage.executors.task_host import JobHost
+from fivestage.executors.process.loop_probe import report_location
+from fivestage.executors.process.reporter import Outbox, Reporter
+from fivestage.executors.task_host import TaskHost
 from fivestage.pipeline.bounded_call import StepMonitor
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.thread_pool import DefaultExecutor
 
 if TYPE_CHECKING:
-    from fivestage.core.routing_snapshot import Advice
-    from fivestage.core.stage_history import Trail
+    from fivestage.core.routing_snapshot import RoutingSnapshot
+    from fivestage.core.stage_history import StageHistory
     from fivestage.executors.process.frames import Frame
     from fivestage.pipeline.resource_manager import Scope
     from fivestage.pipeline.thread_pool import Abandoned
@@ -117,7 +117,7 @@ def main(part: Part, fileno: int, memory: int, lifeline: int, questions: int) ->
     page = mmap.mmap(memory, mmap.PAGESIZE)
     os.close(memory)
     monitor = StepMonitor(memoryview(page).cast("Q"))
-    testify(page, monitor, questions)
+    report_location(page, monitor, questions)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(_log_without_text)
@@ -145,9 +145,9 @@ class _Child:
         )
         self._scope: Scope | None = None
         loop.set_default_executor(DefaultExecutor(self._orchestrator.threads))
-        self._host = JobHost(self._run_and_report, self._on_done, monitor, self._on_wait)
-        self._lanes: dict[str, Advice] = {}
-        self._trails: dict[int, tuple[Job, Relay]] = {}
+        self._host = TaskHost(self._run_and_report, self._on_done, monitor, self._on_wait)
+        self._lanes: dict[str, RoutingSnapshot] = {}
+        self._histories: dict[int, tuple[Job, Reporter]] = {}
         self._probes: dict[int, tuple[str, ...]] = {}
         """The nodes that may be tried once, by the trail they came with."""
         self._new_probes: tuple[str, ...] = ()
@@ -158,7 +158,7 @@ class _Child:
         self._does = {
             messages.START: self._start,
             messages.CANCEL: self._cancel,
-            messages.ADVICE: self._advice,
+            messages.ROUTING: self._routing,
             messages.PING: self._ping,
             messages.QUIT: self._quit,
         }
@@ -194,36 +194,36 @@ class _Child:
             self._does[frame.head[0]](frame)
 
     def _start(self, frame: Frame) -> None:
-        trail = Relay(self._outbox, self._part.max_data_bytes)
-        told = messages.started(frame, self._part.plan, trail)
-        advice = self._lanes.get(told.query.lane)
+        history = Reporter(self._outbox, self._part.max_data_bytes)
+        told = messages.started(frame, self._part.plan, history)
+        routing = self._lanes.get(told.query.lane)
         job = Job(
             told.query,
             self._part.plan,
             started_at=told.started_at,
             ends_at=told.ends_at,
             due_at=told.due_at,
-            advice=advice,
+            routing=routing,
         )
-        job.number, trail.serial, job.trail = told.number, told.serial, trail
-        self._trails[trail.serial] = job, trail
+        job.number, history.serial, job.history = told.number, told.serial, history
+        self._histories[history.serial] = job, history
         if self._new_probes:
-            self._probes[trail.serial], self._new_probes = self._new_probes, ()
-        self._host.start(job, trail)
+            self._probes[history.serial], self._new_probes = self._new_probes, ()
+        self._host.start(job, history)
 
-    async def _run_and_report(self, job: Job, trail: Trail, monitor: StepMonitor | None) -> None:
+    async def _run_and_report(self, job: Job, history: StageHistory, monitor: StepMonitor | None) -> None:
         """Report a job's end at once: until its task is seen to have ended, other code may block."""
-        await self._orchestrator.run(job, trail, monitor)
-        self._report(trail, completed=True)
+        await self._orchestrator.run(job, history, monitor)
+        self._report(history, completed=True)
 
     def _cancel(self, frame: Frame) -> None:
-        job, trail = self._trails.get(frame.head[1], (None, None))
-        if job is not None and trail is not None:
-            trail.closed = True
-            self._host.cancel(job, trail)
+        job, history = self._histories.get(frame.head[1], (None, None))
+        if job is not None and history is not None:
+            history.closed = True
+            self._host.cancel(job, history)
 
-    def _advice(self, frame: Frame) -> None:
-        self._new_probes = messages.take_advice(frame, self._lanes)
+    def _routing(self, frame: Frame) -> None:
+        self._new_probes = messages.apply_routing(frame, self._lanes)
 
     def _ping(self, _: Frame) -> None:
         self._outbox.send(encode((messages.PONG,)))
@@ -239,27 +239,27 @@ class _Child:
         self._quitting = True
         self._loop.stop()
 
-    def _report(self, trail: Trail, *, completed: bool) -> None:
+    def _report(self, history: StageHistory, *, completed: bool) -> None:
         """A job has ended; what it did not try may be tried elsewhere."""
-        assert isinstance(trail, Relay)  # noqa: S101 - it was made above
-        job, _ = self._trails.pop(trail.serial)
-        unused = [name for name in self._probes.pop(trail.serial, ()) if job.advice.take_probe(name)]
-        self._outbox.send(encode((messages.DONE, trail.serial, completed, unused)))
+        assert isinstance(history, Reporter)  # noqa: S101 - it was made above
+        job, _ = self._histories.pop(history.serial)
+        unused = [name for name in self._probes.pop(history.serial, ()) if job.routing.take_probe(name)]
+        self._outbox.send(encode((messages.DONE, history.serial, completed, unused)))
         if self._orchestrator.threads.busy and not self._ticking:
             self._tick()
 
-    def _on_done(self, _: Job, trail: Trail, completed: bool) -> None:  # noqa: FBT001 - see JobHost
-        trail.closed = True
+    def _on_done(self, _: Job, history: StageHistory, completed: bool) -> None:  # noqa: FBT001 - see JobHost
+        history.closed = True
         if not completed:
-            self._report(trail, completed=False)
+            self._report(history, completed=False)
 
-    def _on_wait(self, _: Job, trail: Trail, times: tuple[float, float] | None) -> None:
-        assert isinstance(trail, Relay)  # noqa: S101 - it was made above
+    def _on_wait(self, _: Job, history: StageHistory, times: tuple[float, float] | None) -> None:
+        assert isinstance(history, Reporter)  # noqa: S101 - it was made above
         if times is None:
-            assert trail.waiting is not None  # noqa: S101 - that is what is reported
-            self._outbox.send(messages.waits(trail.serial, trail.waiting))
+            assert history.waiting is not None  # noqa: S101 - that is what is reported
+            self._outbox.send(messages.waits(history.serial, history.waiting))
         else:  # what comes next says that the stage runs, or has ended
-            self._outbox.keep(encode((messages.GOES_ON, trail.serial, *times)))
+            self._outbox.keep(encode((messages.GOES_ON, history.serial, *times)))
 
     def _tick(self) -> None:
         """Tell the bus what runs on in threads, while there are busy ones."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from fivestage.executors.process.frames import Decoder
-from fivestage.executors.process.loop_probe import testimony
+from fivestage.executors.process.loop_probe import read_location
 from fivestage.executors.process.messages import HELLO
 from fivestage.pipeline.bounded_call import StepMonitor
 
@@ -36,7 +36,7 @@ _BUFFER: Final = bytearray(RECEIVE_BYTES)
 """One for all links: what is read is dealt with before the next reads."""
 
 
-class Link:
+class WorkerLink:
     """Usable before its process exists: frames written until then are kept, and sent when it starts.
 
     A link takes descriptors when its process is requested (``open``), not when it is made, so making one
@@ -61,7 +61,7 @@ class Link:
         """Called when the process is ready."""
         self.on_ready: Callable[[], None] = _nothing
         """Called after that."""
-        self.on_gone: Callable[[Link], None] = _ignore
+        self.on_gone: Callable[[WorkerLink], None] = _ignore
         """Called once, when ``gone`` has become true."""
         self.pid: int | None = None
         self.spawned_at: float | None = None
@@ -77,7 +77,7 @@ class Link:
         self._dead = False
 
     def __repr__(self) -> str:
-        return f"<Link pid={self.pid} {'gone' if self.gone else 'open'}>"
+        return f"<WorkerLink pid={self.pid} {'gone' if self.gone else 'open'}>"
 
     @property
     def gone(self) -> bool:
@@ -157,7 +157,7 @@ class Link:
 
     def place(self) -> str | None:
         """Where the code is that has control, as far as the process has said so."""
-        return None if self._page is None else testimony(self._page, self.monitor.seen()[1])
+        return None if self._page is None else read_location(self._page, self.monitor.seen()[1])
 
     def abandon(self) -> None:
         """Release everything: there is no process, or it has been killed and takes its time to end."""

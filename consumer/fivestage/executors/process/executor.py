@@ -9,11 +9,11 @@ from fivestage.errors import ExecutorError, ResourceError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
 from fivestage.executors.process.overtime import Overtime
-from fivestage.executors.process.spawner import Nursery
+from fivestage.executors.process.spawner import Spawner
 from fivestage.executors.process.supply import Patience
 from fivestage.executors.process.worker import GREETING_S, RUN_ON_S, ProcessWorker
 from fivestage.executors.worker import Worker
-from fivestage.executors.worker_pool import Fleet
+from fivestage.executors.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ SERVER_STOP_S: Final = 0.5
 """What the end of the workers leaves of the time to that of the fork server."""
 
 
-class ProcessExecutor(Fleet):
+class ProcessExecutor(WorkerPool):
     """Runs jobs in worker processes: for CPU, and for code that may block, crash or never end.
 
     Args:
@@ -69,7 +69,7 @@ class ProcessExecutor(Fleet):
         self.run_on_s = RUN_ON_S
         """How long code may run on after its end before its process is replaced."""
         self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder refuses it for its size
-        self._nursery: Nursery | None = None
+        self._spawner: Spawner | None = None
         self._errors: list[str] = []
         """Why workers could not open their resources, until one is ready."""
         self._overtime = Overtime[Worker]()
@@ -86,14 +86,14 @@ class ProcessExecutor(Fleet):
             ResourceError: one of its resources cannot be opened.
             ExecutorError: no worker process came up.
         """
-        self._nursery = nursery = Nursery(self._config, patience=self._patience)
+        self._spawner = spawner = Spawner(self._config, patience=self._patience)
         try:
-            await nursery.start()
+            await spawner.start()
             self.launch(on_finished)
             await self._first_ready()
         except BaseException:
             self._ending = True
-            await nursery.stop(0.0)
+            await spawner.stop(0.0)
             raise
 
     @property
@@ -111,7 +111,7 @@ class ProcessExecutor(Fleet):
                 raise ResourceError(self._errors[0])
             if clock() > ends_at:
                 text = f"no worker process was ready within {limit_s:g} s"
-                why = None if self._nursery is None else self._nursery.trouble
+                why = None if self._spawner is None else self._spawner.trouble
                 raise ExecutorError(text if why is None else f"{text}: {why}")
             self.check(clock())
             await asyncio.sleep(TICK_S)
@@ -128,21 +128,21 @@ class ProcessExecutor(Fleet):
     @property
     def failure(self) -> str | None:
         """See Executor."""
-        return None if self._nursery is None else self._nursery.failure
+        return None if self._spawner is None else self._spawner.failure
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """The names of the app's nodes, after the start."""
-        return () if self._nursery is None else self._nursery.nodes
+        return () if self._spawner is None else self._spawner.nodes
 
     @property
     def has_resources(self) -> bool:
         """Whether the app has any, after the start."""
-        return self._nursery is not None and self._nursery.has_resources
+        return self._spawner is not None and self._spawner.has_resources
 
     def pids(self) -> list[int]:
         """The numbers of the processes: the zygote's, then those of the workers that jobs go to."""
-        pids = [None if self._nursery is None else self._nursery.pid]
+        pids = [None if self._spawner is None else self._spawner.pid]
         pids += [worker.link.pid for worker in self.workers if isinstance(worker, ProcessWorker)]
         return [pid for pid in pids if pid is not None]
 
@@ -152,12 +152,12 @@ class ProcessExecutor(Fleet):
         try:
             await self.shut_down(timeout_s - for_the_server_s)
         finally:
-            if self._nursery is not None:
-                await self._nursery.stop(for_the_server_s)
+            if self._spawner is not None:
+                await self._spawner.stop(for_the_server_s)
 
     def _make(self, on_finished: OnFinished, on_ready: Callable[[], None]) -> ProcessWorker:
-        assert self._nursery is not None  # noqa: S101 - workers are made after the start
-        link = self._nursery.take()
+        assert self._spawner is not None  # noqa: S101 - workers are made after the start
+        link = self._spawner.take()
         link.on_ready = on_ready
         worker = ProcessWorker(
             link, on_finished, self._stall_s, self._left_out, self.run_on_s, self._greeting_s

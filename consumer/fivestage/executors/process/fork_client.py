@@ -29,11 +29,11 @@ _NOT_FOR_NODES: Final = "FIVESTAGE_KAFKA__"
 _PROGRAM: Final = "from fivestage.executors.process.fork_server import main; main()"
 
 
-class ForkServer:
+class ForkClient:
     """Starts the process, limits its time, and reaps it. Used from the bus loop.
 
     Args:
-        config: What it is to load, see ``zygote``; ``path`` and ``bus`` are added.
+        config: What it is to load, see ``fork_server``; ``path`` and ``bus`` are added.
         hear: Called with each of its messages and the descriptors that came along; those left in the list
             are closed. A ValueError, TypeError or LookupError means that the message is nonsense.
         on_end: Called once with the reason, when it has been reaped.
@@ -80,7 +80,7 @@ class ForkServer:
         return self._process.pid
 
     def ask(self, far_end: Sequence[int]) -> None:
-        """Request a worker that gets *far_end*, see ``Link.open``.
+        """Request a worker that gets *far_end*, see ``WorkerLink.open``.
 
         Raises:
             OSError: the request cannot be sent now.

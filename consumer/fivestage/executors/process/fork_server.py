@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 FAR_END: Final = 4
-"""How many descriptors a worker gets: see ``Link.open``."""
+"""How many descriptors a worker gets: see ``WorkerLink.open``."""
 
 log = structlog.get_logger("fivestage.executor")
 
@@ -74,9 +74,9 @@ def run() -> None:
     # From Python 3.12 on every fork would warn, without a name; see _warn_of_threads.
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     interpreter.share_the_interpreter()
-    interpreter.spare_what_is_there()
+    interpreter.freeze_gc()
     control.send(orjson.dumps({"nodes": list(part.app.nodes), "resources": bool(part.app.resources)}))
-    Zygote(control, part).serve()
+    ForkServer(control, part).serve()
 
 
 def load(config: Mapping[str, Any]) -> child.Part:
@@ -105,7 +105,7 @@ def explained(error: BaseException) -> dict[str, str]:
     return {"failed": text.encode("utf-8", "backslashreplace").decode()}
 
 
-class Zygote:
+class ForkServer:
     """Forks, and buries."""
 
     def __init__(self, control: socket.socket, part: child.Part) -> None:
@@ -118,7 +118,7 @@ class Zygote:
         self._poll.register(control, select.POLLIN)
 
     def __repr__(self) -> str:
-        return f"<Zygote of {len(self._children)}>"
+        return f"<ForkServer of {len(self._children)}>"
 
     def serve(self) -> None:
         """Do what the bus asks for until it has gone; then end all workers."""

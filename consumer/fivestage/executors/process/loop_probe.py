@@ -27,7 +27,7 @@ _TEXT_AT: Final = _AT + _HEAD.size
 MAX_BYTES: Final = 512
 
 
-def testify(page: mmap.mmap, monitor: StepMonitor, questions: int) -> None:
+def report_location(page: mmap.mmap, monitor: StepMonitor, questions: int) -> None:
     """Answer in a thread from now on; called on the main thread.
 
     Args:
@@ -48,7 +48,7 @@ def testify(page: mmap.mmap, monitor: StepMonitor, questions: int) -> None:
     threading.Thread(target=answer, name="fivestage-witness", daemon=True).start()
 
 
-def testimony(page: mmap.mmap, step: int) -> str | None:
+def read_location(page: mmap.mmap, step: int) -> str | None:
     """Where the code of a step is; None where there is no answer about it."""
     seen, size = _HEAD.unpack_from(page, _AT)
     if seen != step or not 0 < size <= MAX_BYTES:  # the process may write anything

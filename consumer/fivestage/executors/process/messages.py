@@ -12,8 +12,8 @@ import orjson
 
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.plan import Plan, StageSpec
-from fivestage.core.routing_snapshot import Advice, NodeAdvice, StageAdvice, wants_trial
-from fivestage.core.stage_history import RunningStage, StageRun, Trail
+from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting, wants_trial
+from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 from fivestage.executors.process.frames import Cutter, Frame, encode
 from fivestage.pipeline.context import Query
 from fivestage_schemas import Outcome, StageType
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # To the worker
 START: Final = "start"
 CANCEL: Final = "cancel"
-ADVICE: Final = "advice"
+ROUTING: Final = "advice"
 PING: Final = "ping"
 QUIT: Final = "quit"
 # To the bus
@@ -54,15 +54,15 @@ _HUGE: Final = 1e300
 
 def start(job: Job, serial: int) -> bytes:
     """Begin a job where its trail ends; *serial* names the trail from now on."""
-    query, trail = job.query, job.trail
+    query, history = job.query, job.history
     context = orjson.dumps(query.context) if query.context else b""
-    ended = [*trail.runs, *trail.superseded]
+    ended = [*history.runs, *history.superseded]
     return encode(
         (
             START, job.number, serial, query.query_id, query.user_input, query.lane,
             job.started_at, job.ends_at, job.due_at if isfinite(job.due_at) else None,
-            trail.attempt, len(context),
-            [_values(run) for run in trail.runs], [_values(run) for run in trail.superseded],
+            history.attempt, len(context),
+            [_values(run) for run in history.runs], [_values(run) for run in history.superseded],
         ),
         context,
         *(run.data_json or b"" for run in ended),
@@ -80,14 +80,14 @@ class Started(NamedTuple):
     due_at: float | None
 
 
-def started(frame: Frame, plan: Plan, trail: Trail) -> Started:
+def started(frame: Frame, plan: Plan, history: StageHistory) -> Started:
     """Read ``start``; *trail* gets what had ended before."""
     _, number, serial, query_id, user_input, lane, *times, attempt, size, runs, superseded = frame.head
     cutter = Cutter(frame.blob)
     context = orjson.loads(cutter.take(size) or b"") if size else {}
-    trail.attempt = attempt
-    trail.runs = [_run(values, cutter.take(values[_DATA]), plan) for values in runs]
-    trail.superseded = [_run(values, cutter.take(values[_DATA]), plan) for values in superseded]
+    history.attempt = attempt
+    history.runs = [_run(values, cutter.take(values[_DATA]), plan) for values in runs]
+    history.superseded = [_run(values, cutter.take(values[_DATA]), plan) for values in superseded]
     return Started(number, serial, Query(query_id, user_input, lane, context), *times)
 
 
@@ -111,23 +111,23 @@ def waits_now(frame: Frame, plan: Plan, now: float) -> RunningStage:
     return RunningStage(plan.stages[sequence], now, 0.0, node, attempt)
 
 
-def finished(kind: str, serial: int, run: StageRun, trail: Trail, max_data_bytes: int) -> bytes:
+def finished(kind: str, serial: int, run: StageRun, history: StageHistory, max_data_bytes: int) -> bytes:
     """A stage has ended, or failed over; its data has been left out already if it is too large.
 
     Args:
         kind: FINISHED or FAILED_OVER.
         serial: The trail's.
         run: The stage.
-        trail: Its answer and confidence are sent along with a processing stage that succeeded.
+        history: Its answer and confidence are sent along with a processing stage that succeeded.
         max_data_bytes: An answer that takes more is left out.
     """
     data, answer, confidence = run.data_json or b"", b"", None
     if run.success and run.spec.stage_type is StageType.PROCESSING:
-        answer, confidence = trail.answer_json or b"", trail.confidence
+        answer, confidence = history.answer_json or b"", history.confidence
     size = len(answer)
     if size > max_data_bytes:
         answer = b""
-    head = kind, serial, len(trail.superseded), size, len(answer), confidence, _values(run)
+    head = kind, serial, len(history.superseded), size, len(answer), confidence, _values(run)
     return encode(head, data, answer)
 
 
@@ -171,25 +171,25 @@ def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
 # What is known beforehand
 
 
-def advice(lane: str, known: Advice, probes: Iterable[str], trials: Iterable[str] = ()) -> bytes:
+def routing(lane: str, known: RoutingSnapshot, probes: Iterable[str], trials: Iterable[str] = ()) -> bytes:
     """What is known of a lane, and the *probes* and *trials* that this worker may make."""
     nodes = {
         name: (node.state, node.score, None if node.p95_s is None else _finite(node.p95_s))
         for name, node in known.nodes.items()
     }
     stages = [[*map(_finite, stage)] for stage in known.stages]
-    return encode((ADVICE, lane, stages, nodes, sorted(known.stuck), list(probes), list(trials)))
+    return encode((ROUTING, lane, stages, nodes, sorted(known.stuck), list(probes), list(trials)))
 
 
-def take_advice(frame: Frame, lanes: dict[str, Advice]) -> tuple[str, ...]:
-    """Read ``advice`` into *lanes*; returns the half-open nodes that may be tried once."""
+def apply_routing(frame: Frame, lanes: dict[str, RoutingSnapshot]) -> tuple[str, ...]:
+    """Read ``routing`` into *lanes*; returns the half-open nodes that may be tried once."""
     _, lane, stages, nodes, stuck, probes, trials = frame.head
     make_room(lanes, lane)
-    parts = tuple(StageAdvice(*stage) for stage in stages)
-    known = lanes.setdefault(lane, Advice(parts))
+    parts = tuple(StageRouting(*stage) for stage in stages)
+    known = lanes.setdefault(lane, RoutingSnapshot(parts))
     known.stages = parts
     known.nodes = {
-        name: NodeAdvice(BreakerState(state), score, p95_s) for name, (state, score, p95_s) in nodes.items()
+        name: NodeRouting(BreakerState(state), score, p95_s) for name, (state, score, p95_s) in nodes.items()
     }
     known.stuck = frozenset(stuck)
     kept = {**known.probes, **dict.fromkeys(probes, True)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from fivestage.core.stage_history import Trail
+from fivestage.core.stage_history import StageHistory
 from fivestage.executors.process import messages
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Outbox:
             os._exit(0)
 
 
-class Relay(Trail):
+class Reporter(StageHistory):
     """A trail that the bus reads in a copy of its own."""
 
     __slots__ = ("_max_data_bytes", "_outbox", "serial")

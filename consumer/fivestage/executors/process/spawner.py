@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from fivestage.errors import ExecutorError
-from fivestage.executors.process.connection import Link
+from fivestage.executors.process.connection import WorkerLink
 from fivestage.executors.process.supply import Patience, Supply
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ POLL_S: Final = 0.005
 log = structlog.get_logger("fivestage.executor")
 
 
-class Nursery:
+class Spawner:
     """Makes the links to worker processes. Used from the bus loop.
 
     Args:
-        config: What the fork server is to load, see ``ForkServer``.
+        config: What the fork server is to load, see ``ForkClient``.
         patience: How long it may take.
     """
 
@@ -33,13 +33,13 @@ class Nursery:
         self._patience = patience or Patience()
         self._supply = Supply(config, self._patience)
         self._loop = asyncio.get_running_loop()
-        self._links: set[Link] = set()
+        self._links: set[WorkerLink] = set()
         """All, until they are gone."""
         self._last_worker_at = self._loop.time()
         """When one became ready, or one that was ready ended."""
 
     def __repr__(self) -> str:
-        return f"<Nursery of {len(self._links)}, {self._supply}>"
+        return f"<Spawner of {len(self._links)}, {self._supply}>"
 
     async def start(self) -> None:
         """Start the fork server and wait until it has loaded the app.
@@ -55,9 +55,9 @@ class Nursery:
             raise ExecutorError(f"the fork server cannot be started: {error.strerror}") from error
         await asyncio.shield(self._supply.loaded)
 
-    def take(self) -> Link:
+    def take(self) -> WorkerLink:
         """A link whose process is requested. Never fails."""
-        link = Link()
+        link = WorkerLink()
         link.on_hello, link.on_gone = self._on_hello, self._on_gone
         self._links.add(link)
         self._supply.request(link)
@@ -122,7 +122,7 @@ class Nursery:
         if self._supply.trouble.over():
             log.info("worker processes can be made again")
 
-    def _on_gone(self, link: Link) -> None:
+    def _on_gone(self, link: WorkerLink) -> None:
         """One whose process never was ready is trouble, as a failed fork is."""
         self._links.discard(link)
         if link.greeted.is_set():

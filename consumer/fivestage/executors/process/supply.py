@@ -15,12 +15,12 @@ import structlog
 
 from fivestage.errors import ConfigurationError, InvalidAppError
 from fivestage.executors.process.backoff import Trouble
-from fivestage.executors.process.fork_client import ForkServer, how
+from fivestage.executors.process.fork_client import ForkClient, how
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fivestage.executors.process.connection import Link
+    from fivestage.executors.process.connection import WorkerLink
 
 RESTART_WINDOW_S: Final = 60.0
 """For so long the end of a fork server counts towards the pause after the next one's."""
@@ -47,7 +47,7 @@ class Supply:
     """Gives links their processes, in the order of the requests. Used from the bus loop.
 
     Args:
-        config: What the fork server is to load, see ``ForkServer``.
+        config: What the fork server is to load, see ``ForkClient``.
         patience: How long it may take.
     """
 
@@ -55,9 +55,9 @@ class Supply:
         self._config = config
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._wanted: deque[Link] = deque()
+        self._wanted: deque[WorkerLink] = deque()
         """Those that are to be requested."""
-        self._asked: deque[Link] = deque()
+        self._asked: deque[WorkerLink] = deque()
         """Those that have been requested; the answers come in the same order."""
         self._serving = False
         """The fork server has loaded the app."""
@@ -65,7 +65,7 @@ class Supply:
         self._starting: asyncio.TimerHandle | None = None
         self._ends: deque[float] = deque()
         self._closed = False
-        self.server: ForkServer | None = None
+        self.server: ForkClient | None = None
         """The present or last one."""
         self.loaded: asyncio.Future[None] = self._loop.create_future()
         """Done when the first fork server has loaded the app; its exception says why it cannot."""
@@ -88,11 +88,11 @@ class Supply:
         Raises:
             OSError: there is no room for it.
         """
-        self.server = ForkServer(self._config, self._hear, self._on_end)
+        self.server = ForkClient(self._config, self._hear, self._on_end)
         limit_s = self._patience.load_s
         self.server.limit(limit_s, f"importing {self._config['app']} takes more than {limit_s:.0f} s")
 
-    def request(self, link: Link) -> None:
+    def request(self, link: WorkerLink) -> None:
         """Give *link* a process as soon as possible, unless it is killed before."""
         self._wanted.append(link)
         if self._sending is None:
@@ -144,7 +144,7 @@ class Supply:
             if len(self._asked) == 1:
                 self._expect_answer()
 
-    def _again(self, link: Link) -> None:
+    def _again(self, link: WorkerLink) -> None:
         """Its process does not exist, or cannot be had."""
         if not link.gone:
             link.withdraw()

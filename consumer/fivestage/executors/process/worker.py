@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.executors.job_registry import Roster
+from fivestage.executors.job_registry import JobRegistry
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import encode
 from fivestage.executors.stall_detector import StallDetector
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage.core.job import Job
-    from fivestage.core.stage_history import Trail
+    from fivestage.core.stage_history import StageHistory
     from fivestage.executors.executor import OnFinished
-    from fivestage.executors.process.connection import Link
+    from fivestage.executors.process.connection import WorkerLink
     from fivestage.executors.process.frames import Frame
 
 GREETING_S: Final = 5.0
@@ -50,14 +50,14 @@ class ProcessWorker:
 
     def __init__(
         self,
-        link: Link,
+        link: WorkerLink,
         on_finished: OnFinished,
         stall_s: float,
         left_out: bytes,
         run_on_s: float = RUN_ON_S,
         greeting_s: float = GREETING_S,
     ) -> None:
-        self.roster = Roster(on_finished)
+        self.registry = JobRegistry(on_finished)
         self.link = link
         link.on_frame = self._hear
         self._left_out = left_out
@@ -65,9 +65,9 @@ class ProcessWorker:
         self._greeting_s = greeting_s
         self._stall = StallDetector(link.monitor, stall_s)
         self._serials = count(1)
-        self._given: dict[int, tuple[Job, Trail]] = {}
+        self._given: dict[int, tuple[Job, StageHistory]] = {}
         """What runs there, by the number its trail has there."""
-        self._trails: dict[Trail, int] = {}
+        self._histories: dict[StageHistory, int] = {}
         self._told: dict[str, tuple[Any, ...]] = {}
         """What it was told of each lane."""
         self._in_threads: list[Abandoned] = []
@@ -92,30 +92,30 @@ class ProcessWorker:
         }
 
     def __repr__(self) -> str:
-        return f"<ProcessWorker {self.link} {self.roster} {self.link.monitor}>"
+        return f"<ProcessWorker {self.link} {self.registry} {self.link.monitor}>"
 
     def start(self, job: Job) -> None:
         """See Worker."""
-        self.roster.place(job)
+        self.registry.place(job)
         serial = next(self._serials)
-        self._given[serial] = job, job.trail
-        self._trails[job.trail] = serial
+        self._given[serial] = job, job.history
+        self._histories[job.history] = serial
         self._tell(job)
         self.link.write(messages.start(job, serial))
 
     def cancel(self, job: Job) -> None:
         """See Worker."""
-        self.roster.leave(job, time.monotonic())
-        serial = self._trails.get(job.trail)
+        self.registry.leave(job, time.monotonic())
+        serial = self._histories.get(job.history)
         if serial is not None:
             self.link.write(encode((messages.CANCEL, serial)))
 
     def _tell(self, job: Job) -> None:
         """Send what is new about the job's lane. A permit for a probe or a trial goes to one worker alone."""
-        lane, advice = job.query.lane, job.advice
-        probes = [name for name in tuple(advice.probes) if advice.take_probe(name)]
-        trials = [name for name in tuple(advice.trials) if advice.take_trial(name)]
-        known = advice.stages, advice.nodes, advice.stuck
+        lane, routing = job.query.lane, job.routing
+        probes = [name for name in tuple(routing.probes) if routing.take_probe(name)]
+        trials = [name for name in tuple(routing.trials) if routing.take_trial(name)]
+        known = routing.stages, routing.nodes, routing.stuck
         told = self._told.get(lane)
         if told is not None and not probes and not trials:
             if all(new is old for new, old in zip(known, told, strict=True)):
@@ -125,7 +125,7 @@ class ProcessWorker:
                 return
         messages.make_room(self._told, lane)
         self._told[lane] = known
-        self.link.write(messages.advice(lane, advice, probes, trials))
+        self.link.write(messages.routing(lane, routing, probes, trials))
 
     def look(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""
@@ -137,7 +137,7 @@ class ProcessWorker:
         why = self._stall.look(answering=self._pinged_at is None, elapsed_s=elapsed_s)
         if self._stall.is_suspicious:
             link.ask_for_place()  # it has the time to answer until that is sure
-        if self._pinged_at is None and (self.roster or self.roster.left or self._in_threads):
+        if self._pinged_at is None and (self.registry or self.registry.left or self._in_threads):
             self._pinged_at = now
             link.write(encode((messages.PING,)))
         return why
@@ -162,7 +162,7 @@ class ProcessWorker:
     def blocking(self) -> tuple[int, Job | None]:
         """See Worker."""
         number, _ = self.link.monitor.seen()
-        return number, self.roster.blocking(number) if number else None
+        return number, self.registry.blocking(number) if number else None
 
     @property
     def thread(self) -> tuple[int, int] | None:
@@ -175,7 +175,7 @@ class ProcessWorker:
 
     def end(self, now: float) -> None:
         """See Worker. One that turns may close its resources and flush its output first."""
-        if self.roster.left or self._in_threads:
+        if self.registry.left or self._in_threads:
             self.link.kill()
             return
         if self._quit_at is None:
@@ -195,44 +195,44 @@ class ProcessWorker:
         if not self.ready:
             late = spawned_at is not None and now - spawned_at > self._greeting_s
             return "its process does not say hello" if late else None
-        if self._stall.stalled_s > self._run_on_s and not self.roster.knows(self.blocking[0]):
+        if self._stall.stalled_s > self._run_on_s and not self.registry.knows(self.blocking[0]):
             return "code of no query blocks its event loop"
-        if not self._in_threads and not self.roster.left:
+        if not self._in_threads and not self.registry.left:
             return None
         too_long = any(now - one.since > self._run_on_s for one in self.abandoned())
         return "code of ended queries runs on" if too_long else None
 
     def abandoned(self) -> list[Abandoned]:
         """See Worker. The code that has control keeps the main thread."""
-        if not self.roster.left:
+        if not self.registry.left:
             return self._in_threads_now()
         number, _ = self.link.monitor.seen()
-        return self.roster.abandoned(number, self.thread) + self._in_threads_now()
+        return self.registry.abandoned(number, self.thread) + self._in_threads_now()
 
     def _in_threads_now(self) -> list[Abandoned]:
         """What runs on in threads, as far as the process has had the CPU to say otherwise."""
-        return self._in_threads if time.monotonic() - self.roster.turned_at < FRESH_S else []
+        return self._in_threads if time.monotonic() - self.registry.turned_at < FRESH_S else []
 
     # What the process says
 
     def _hear(self, frame: Frame) -> None:
         self._hears[frame.head[0]](frame)
 
-    def _writable(self, frame: Frame) -> tuple[Job, Trail] | None:
+    def _writable(self, frame: Frame) -> tuple[Job, StageHistory] | None:
         """The job and trail a frame is about, unless the query has ended or goes on elsewhere."""
-        job, trail = self._given[frame.head[1]]
-        return None if trail.closed else (job, trail)
+        job, history = self._given[frame.head[1]]
+        return None if history.closed else (job, history)
 
     def _on_running(self, frame: Frame) -> None:
         if given := self._writable(frame):
-            job, trail = given
-            trail.start(messages.runs_now(frame, job.plan))
+            job, history = given
+            history.start(messages.runs_now(frame, job.plan))
 
     def _on_waits(self, frame: Frame) -> None:
         if given := self._writable(frame):
-            job, trail = given
-            trail.waiting = messages.waits_now(frame, job.plan, time.monotonic())
-            report_wait(self, job, trail, None)
+            job, history = given
+            history.waiting = messages.waits_now(frame, job.plan, time.monotonic())
+            report_wait(self, job, history, None)
 
     def _on_goes_on(self, frame: Frame) -> None:
         if given := self._writable(frame):
@@ -241,27 +241,27 @@ class ProcessWorker:
 
     def _on_finished(self, frame: Frame) -> None:
         if given := self._writable(frame):
-            job, trail = given
+            job, history = given
             ended = messages.ended(frame, job.plan)
-            del trail.superseded[ended.superseded :]
+            del history.superseded[ended.superseded :]
             if ended.answer_bytes:
-                trail.confidence = ended.confidence
-                trail.answer_json = ended.answer_json or self._left_out
-            trail.finish(ended.run)
+                history.confidence = ended.confidence
+                history.answer_json = ended.answer_json or self._left_out
+            history.finish(ended.run)
 
     def _on_failed_over(self, frame: Frame) -> None:
         if given := self._writable(frame):
-            job, trail = given
-            trail.fail_over(messages.ended(frame, job.plan).run)
+            job, history = given
+            history.fail_over(messages.ended(frame, job.plan).run)
 
     def _on_done(self, frame: Frame) -> None:
         _, serial, completed, unused = frame.head
-        job, trail = self._given.pop(serial)
-        del self._trails[trail]
+        job, history = self._given.pop(serial)
+        del self._histories[history]
         for name in unused:
-            if job.advice.node(name).state is BreakerState.HALF_OPEN:
-                job.advice.probes[name] = True
-        self.roster.done(job, trail, completed)
+            if job.routing.node(name).state is BreakerState.HALF_OPEN:
+                job.routing.probes[name] = True
+        self.registry.done(job, history, completed)
 
     def _on_status(self, frame: Frame) -> None:
         told = frame.head[1]
@@ -274,7 +274,7 @@ class ProcessWorker:
     def _on_pong(self, _: Frame) -> None:
         if self._pinged_at is not None:
             self._last_lag_s = time.monotonic() - self._pinged_at
-            self.roster.turned_at = self._pinged_at
+            self.registry.turned_at = self._pinged_at
             self._pinged_at = None
 
 

@@ -15,11 +15,11 @@ from fivestage._asyncio import cancel_once
 from fivestage.errors import ResourceError
 from fivestage.executors.code_location import place_of
 from fivestage.executors.interpreter import Crowding
-from fivestage.executors.job_registry import Roster
+from fivestage.executors.job_registry import JobRegistry
 from fivestage.executors.mailbox import Mailbox
 from fivestage.executors.stall_detector import StallDetector
-from fivestage.executors.task_host import JobHost, report_wait
-from fivestage.executors.worker_pool import Fleet
+from fivestage.executors.task_host import TaskHost, report_wait
+from fivestage.executors.worker_pool import WorkerPool
 from fivestage.pipeline.bounded_call import StepMonitor
 from fivestage.pipeline.resource_manager import CLOSE_S
 from fivestage.pipeline.thread_pool import DefaultExecutor
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from fivestage.core.job import Job
     from fivestage.core.observer import Observer
-    from fivestage.core.stage_history import Trail
+    from fivestage.core.stage_history import StageHistory
     from fivestage.executors.executor import OnFinished
     from fivestage.pipeline.orchestrator import Orchestrator
-    from fivestage.pipeline.resource_manager import Resources, Scope
+    from fivestage.pipeline.resource_manager import ResourceManager, Scope
     from fivestage.pipeline.thread_pool import Abandoned
 
 END_S: Final = CLOSE_S + 1.0
@@ -57,7 +57,7 @@ class ThreadWorker:
         open_s: float,
     ) -> None:
         self._open_s = open_s
-        self.roster = Roster(on_finished)
+        self.registry = JobRegistry(on_finished)
         self._on_ready = on_ready
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_log_without_text)
@@ -66,15 +66,15 @@ class ThreadWorker:
         self._stall = StallDetector(self._monitor, stall_s)
         bus = asyncio.get_running_loop()
         self._outbox = outbox = Mailbox(bus)  # a turn of the nodes' loop may be long
-        self._host = JobHost(
+        self._host = TaskHost(
             orchestrator.run,
-            lambda *ending: outbox.put(self.roster.done, *ending),
+            lambda *ending: outbox.put(self.registry.done, *ending),
             self._monitor,
             lambda *wait: outbox.put(report_wait, orchestrator.threads, *wait),
         )
-        self._resources: Resources = orchestrator.resources
+        self._resources: ResourceManager = orchestrator.resources
         self._scope: Scope | None = None
-        self._early: list[tuple[Job, Trail]] | None = None
+        self._early: list[tuple[Job, StageHistory]] | None = None
         """The jobs that wait for the resources to open; None when they are open."""
         self.opened: asyncio.Future[None] = bus.create_future()
         """Done when they are, or with the error that ends this worker."""
@@ -91,7 +91,7 @@ class ThreadWorker:
             raise
 
     def __repr__(self) -> str:
-        return f"<ThreadWorker {'ended' if self.gone else 'running'} {self.roster} {self._monitor}>"
+        return f"<ThreadWorker {'ended' if self.gone else 'running'} {self.registry} {self._monitor}>"
 
     @property
     def ready(self) -> bool:
@@ -100,15 +100,15 @@ class ThreadWorker:
 
     def start(self, job: Job) -> None:
         """See Worker."""
-        self.roster.place(job)
-        self._inbox.put(self._start, job, job.trail)
+        self.registry.place(job)
+        self._inbox.put(self._start, job, job.history)
 
     def cancel(self, job: Job) -> None:
         """See Worker."""
-        self.roster.leave(job, time.monotonic())
+        self.registry.leave(job, time.monotonic())
         if not self.ready:
-            self.roster.excuse(job, time.monotonic())  # its code has not run
-        self._inbox.put(self._host.cancel, job, job.trail)
+            self.registry.excuse(job, time.monotonic())  # its code has not run
+        self._inbox.put(self._host.cancel, job, job.history)
 
     def look(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""
@@ -116,7 +116,7 @@ class ThreadWorker:
             error = self.opened.exception() if self.opened.done() else None
             return "its thread has ended" if error is None else str(error)
         why = self._stall.look(answering=self._pinged_at is None, elapsed_s=elapsed_s)
-        if self._pinged_at is None and (self.roster or self.roster.left):
+        if self._pinged_at is None and (self.registry or self.registry.left):
             self._pinged_at = now
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._pong)
@@ -126,7 +126,7 @@ class ThreadWorker:
         pinged_at = self._pinged_at
         if pinged_at is not None:
             self._last_lag_s = time.monotonic() - pinged_at
-            self.roster.turned_at = pinged_at
+            self.registry.turned_at = pinged_at
             self._pinged_at = None
 
     @property
@@ -147,7 +147,7 @@ class ThreadWorker:
     def blocking(self) -> tuple[int, Job | None]:
         """See Worker."""
         number, _ = self._monitor.seen()
-        return number, self.roster.blocking(number) if number else None
+        return number, self.registry.blocking(number) if number else None
 
     @property
     def thread(self) -> tuple[int, int]:
@@ -173,10 +173,10 @@ class ThreadWorker:
 
     def abandoned(self) -> list[Abandoned]:
         """See Worker. The code that has control keeps the thread of the loop."""
-        if not self.roster.left:
+        if not self.registry.left:
             return []
         number, _ = self._monitor.seen()
-        return self.roster.abandoned(number, self.thread)
+        return self.registry.abandoned(number, self.thread)
 
     # In the thread
 
@@ -201,8 +201,8 @@ class ThreadWorker:
             return
         self._outbox.put(self._now_open, None)
         early, self._early = self._early or [], None
-        for job, trail in early:
-            self._host.start(job, trail)
+        for job, history in early:
+            self._host.start(job, history)
 
     def _now_open(self, error: ResourceError | None) -> None:
         """On the bus loop: they are open, or cannot be opened."""
@@ -213,11 +213,11 @@ class ThreadWorker:
             self.opened.set_exception(error)
             self.opened.exception()  # nothing may be waiting for it
 
-    def _start(self, job: Job, trail: Trail) -> None:
+    def _start(self, job: Job, history: StageHistory) -> None:
         if self._early is None:
-            self._host.start(job, trail)
+            self._host.start(job, history)
         else:
-            self._early.append((job, trail))
+            self._early.append((job, history))
 
     def _end(self) -> None:
         ending = self._loop.create_task(self._close())
@@ -239,7 +239,7 @@ class ThreadWorker:
         self._loop.stop()
 
 
-class ThreadExecutor(Fleet):
+class ThreadExecutor(WorkerPool):
     """Runs jobs on event loops beside the bus, so that a node that blocks does not block the bus."""
 
     def __init__(

@@ -12,7 +12,7 @@ from fivestage.kafka.connection.connection import certificate_stamp, ssl_context
 
 if TYPE_CHECKING:
     from fivestage.kafka.connection.rebuild_policy import Trouble
-    from fivestage.kafka.consumer.group_member import Member
+    from fivestage.kafka.consumer.group_member import GroupMember
     from fivestage.kafka.producer.producer import Producer
     from fivestage.settings import KafkaSettings
 
@@ -28,7 +28,7 @@ class Clients:
         producer: Has the producer.
     """
 
-    def __init__(self, kafka: KafkaSettings, member: Member, producer: Producer) -> None:
+    def __init__(self, kafka: KafkaSettings, member: GroupMember, producer: Producer) -> None:
         self._kafka = kafka
         self._member = member
         self._producer = producer
@@ -59,7 +59,7 @@ class Clients:
 
     def rebuild(self, trouble: Trouble) -> None:
         """Have both replaced: with fresh addresses, and with the certificates of now."""
-        self._member.condemn(self._member.consumer, trouble)
+        self._member.mark_for_replacement(self._member.consumer, trouble)
         self._producer.rebuild(trouble)
 
     def renew_certificates(self) -> None:

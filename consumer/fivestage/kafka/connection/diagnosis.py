@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from fivestage.core.reachability import Reach
+from fivestage.core.reachability import Reachability
 from fivestage.errors import AccessError, ConfigurationError
 from fivestage.kafka.connection.preflight import preflight
 from fivestage.kafka.connection.rebuild_policy import Trouble
@@ -54,9 +54,9 @@ class Diagnosis:
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
-        self._refusals = 0
+        self._rejections = 0
         self._deaf_looks = 0
-        self.reach = Reach()
+        self.reach = Reachability()
         self.cause: str | None = None
         """Why Kafka is out of reach, as far as is known."""
 
@@ -77,7 +77,7 @@ class Diagnosis:
                 self._listen(clients)
             else:
                 self._deaf_looks = 0
-            if found is not None and self._refusals >= MAX_REFUSALS:
+            if found is not None and self._rejections >= MAX_REFUSALS:
                 raise found
 
     async def _look(self) -> ConfigurationError | None:
@@ -93,7 +93,7 @@ class Diagnosis:
         if cause != self.cause and cause is not None:
             log.warning("Kafka is out of reach", reason=cause)
         self.cause = cause
-        self._refusals = self._refusals + 1 if isinstance(found, AccessError) else 0
+        self._rejections = self._rejections + 1 if isinstance(found, AccessError) else 0
         if found is None:
             self.reach.found(asyncio.get_running_loop().time())
         else:

@@ -86,8 +86,8 @@ async def _reach(kafka: KafkaSettings, server: str, host: str, port: int) -> Rea
     """Try one server."""
     try:
         return Reached(server, await _try(kafka, host, port) or [(host, port)])
-    except AccessError as refusal:
-        raise AccessError(f"Kafka at {server} refuses this client: {refusal}") from None
+    except AccessError as rejection:
+        raise AccessError(f"Kafka at {server} refuses this client: {rejection}") from None
     except ConfigurationError as problem:
         raise ConfigurationError(
             f"cannot reach Kafka at {server}: {problem}. Check kafka.bootstrap_servers, or start "

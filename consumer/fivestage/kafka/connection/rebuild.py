@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import structlog
 
 from fivestage._asyncio import take_note
-from fivestage.core.reachability import Reach
+from fivestage.core.reachability import Reachability
 from fivestage.errors import BrokerError, FivestageError
 from fivestage.kafka.connection.rebuild_policy import RebuildBudget, Trouble, pause_s
 
@@ -47,9 +47,9 @@ class Rebuilds:
         reach: Whether brokers can be reached.
     """
 
-    def __init__(self, name: str, observer: Observer, reach: Reach | None = None) -> None:
+    def __init__(self, name: str, observer: Observer, reach: Reachability | None = None) -> None:
         self._name = name
-        self._reach = reach or Reach()
+        self._reach = reach or Reachability()
         self._observer = observer
         self._random = random.random
         self._budget = RebuildBudget(self._random)

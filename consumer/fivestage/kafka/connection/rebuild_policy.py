@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.ledger import PartitionKey
 
-Positions = dict["PartitionKey", int | None]
+OffsetReset = dict["PartitionKey", int | None]
 """Where each partition is read next; None where that is not known."""
 
 MAX_REBUILDS = 3
@@ -107,13 +107,13 @@ class Progress:
         """Nothing was to move; count anew."""
         self._since.clear()
 
-    def look(self, positions: Mapping[PartitionKey, int | None], now: float) -> Positions:
+    def look(self, positions: Mapping[PartitionKey, int | None], now: float) -> OffsetReset:
         """Take note of where the partitions are; those that have not moved for long, once per limit."""
         if now - self._looked_at > MAX_GAP_S:
             self.excuse()
         self._looked_at = now
         before, self._since = self._since, {}
-        quiet: Positions = {}
+        quiet: OffsetReset = {}
         for key, position in positions.items():
             last, since = before.get(key, (position, now))
             if last != position:

@@ -19,7 +19,7 @@ from fivestage.kafka.connection.rebuild_policy import Trouble
 if TYPE_CHECKING:
     from fivestage.core.ledger import Ledger
     from fivestage.core.observer import Observer
-    from fivestage.kafka.consumer.group_member import Member
+    from fivestage.kafka.consumer.group_member import GroupMember
 
 log = structlog.get_logger("fivestage.kafka.consumer.committer")
 
@@ -40,7 +40,7 @@ class Committer:
 
     def __init__(
         self,
-        member: Member,
+        member: GroupMember,
         ledger: Ledger,
         observer: Observer,
         *,
@@ -103,7 +103,9 @@ class Committer:
             if refused is not None:
                 raise refused from error
             if not error.retriable:
-                self._member.condemn(consumer, Trouble(name, f"commits are refused: {name}: {error}"))
+                self._member.mark_for_replacement(
+                    consumer, Trouble(name, f"commits are refused: {name}: {error}")
+                )
             return name
         finally:
             task.cancel()

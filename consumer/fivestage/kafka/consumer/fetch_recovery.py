@@ -31,10 +31,10 @@ from fivestage.kafka.consumer.offset_reset import LOST_POSITION
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from fivestage.core.ledger import Ledger, PartitionKey, PartitionLedger
+    from fivestage.core.ledger import Ledger, PartitionKey, PartitionOffsets
     from fivestage.core.records import Record
 
-    Found = list[tuple[PartitionLedger, Record | CorruptRecord]]
+    Found = list[tuple[PartitionOffsets, Record | CorruptRecord]]
     """What was entered into which book."""
 
 READ_TIMEOUT_MS = 200
@@ -43,7 +43,7 @@ READ_TIMEOUT_MS = 200
 log = structlog.get_logger("fivestage.kafka.consumer.fetch_recovery")
 
 
-class Recovery:
+class FetchRecovery:
     """Finds the record that broke a fetch.
 
     Args:
@@ -101,24 +101,24 @@ class Recovery:
     async def recover(self, room: int) -> list[Record | CorruptRecord]:
         """Put every partition back to what was handed over, then read each by itself."""
         found: Found = []
-        keys = list(self._ledger.books)
+        keys = list(self._ledger.partitions)
         for key in keys:  # halted ones as well: a rebalance has them read again until they are told to pause
             await self._rewind(key)
         for key in keys:
             if len(found) < room and key not in self._ledger.guard.halted:
                 found += await self._read_alone(key, room - len(found))
-        return [item for book, item in found if not book.closed]
+        return [item for offsets, item in found if not offsets.closed]
 
     async def _rewind(self, key: PartitionKey) -> None:
         """Seek to the first record that was not handed over."""
-        book, partition = self._ledger.book(key), TopicPartition(*key)
-        if book is None:
+        offsets, partition = self._ledger.offsets(key), TopicPartition(*key)
+        if offsets is None:
             return
         try:
-            offset = book.next_offset
+            offset = offsets.next_offset
             if offset is None:  # nothing was handed over: where the group stands, or the beginning
                 offset = await self._consumer.committed(partition)
-            if book.closed:
+            if offsets.closed:
                 return
             if offset is not None:
                 self._consumer.seek(partition, offset)
@@ -130,9 +130,9 @@ class Recovery:
 
     async def _read_alone(self, key: PartitionKey, room: int) -> Found:
         """What one partition has; where that raises, its records one by one up to the one that does."""
-        partition, book = TopicPartition(*key), self._ledger.book(key)
-        highwater = self._consumer.highwater(partition) if book is not None else None
-        if book is None or (book.next_offset is not None and book.next_offset == highwater):
+        partition, offsets = TopicPartition(*key), self._ledger.offsets(key)
+        highwater = self._consumer.highwater(partition) if offsets is not None else None
+        if offsets is None or (offsets.next_offset is not None and offsets.next_offset == highwater):
             return []
         try:
             fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=room)
@@ -146,7 +146,7 @@ class Recovery:
     async def _read_one_by_one(self, key: PartitionKey, room: int) -> Found:
         partition = TopicPartition(*key)
         found: Found = []
-        while len(found) < room and (book := self._ledger.book(key)) is not None:
+        while len(found) < room and (offsets := self._ledger.offsets(key)) is not None:
             position = aiokafka_internals.position_of(self._consumer, partition)
             if position is None:  # given anew meanwhile: whether there is one the next fetch finds out
                 return found
@@ -155,9 +155,9 @@ class Recovery:
             except Exception as error:
                 if (name := aiokafka_internals.ended_task(self._consumer)) is not None:
                     raise BrokerError(f"the Kafka client's {name} task has ended") from error
-                if not (self.is_over(error) or book.closed):
-                    passed = self._pass_over(key, book, position, error, room - len(found))
-                    found += [(book, record) for record in passed]
+                if not (self.is_over(error) or offsets.closed):
+                    passed = self._pass_over(key, offsets, position, error, room - len(found))
+                    found += [(offsets, record) for record in passed]
                 return found
             if not fetched:
                 return found
@@ -165,12 +165,12 @@ class Recovery:
         return found
 
     def _enter(self, key: PartitionKey, fetched: Mapping[TopicPartition, Sequence[Record]]) -> Found:
-        begun = [record for records in fetched.values() for record in self._begin(records)]
-        book = self._ledger.book(key)
-        return [] if book is None else [(book, record) for record in begun]
+        started = [record for records in fetched.values() for record in self._begin(records)]
+        offsets = self._ledger.offsets(key)
+        return [] if offsets is None else [(offsets, record) for record in started]
 
     def _pass_over(
-        self, key: PartitionKey, book: PartitionLedger, position: int, error: Exception, room: int
+        self, key: PartitionKey, offsets: PartitionOffsets, position: int, error: Exception, room: int
     ) -> list[CorruptRecord]:
         """Report the record at *position*, or all of its batch from there on, as far as there is room."""
         first, end = position, position + 1
@@ -182,5 +182,5 @@ class Recovery:
         self._consumer.seek(TopicPartition(*key), end)
         log.error("records passed over", partition=key.partition, offset=first, end=end, reason=detail)
         for offset in range(first, end):
-            book.begin(offset)
+            offsets.begin(offset)
         return [CorruptRecord(PlainRecord(*key, offset), detail) for offset in range(first, end)]

@@ -18,7 +18,7 @@ from fivestage.errors import BrokerError, FencedError, FivestageError
 from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.rebuild import STOP_S, Rebuilds, attempt_within
 from fivestage.kafka.connection.rebuild_policy import Progress, Sightings, Trouble
-from fivestage.kafka.consumer.progress import Stalls
+from fivestage.kafka.consumer.progress import ProgressWatch
 from fivestage.kafka.consumer.source import Source
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.ledger import Ledger
     from fivestage.core.observer import Observer
-    from fivestage.core.reachability import Reach
+    from fivestage.core.reachability import Reachability
     from fivestage.core.records import CorruptRecord, Record
     from fivestage.kafka.consumer.source import MakeConsumer, OnUnanswered
     from fivestage.settings import Settings
@@ -50,7 +50,7 @@ class _BrokenError(BrokerError):
         self.trouble = trouble
 
 
-class Member:
+class GroupMember:
     """Consumes one topic as a member of a group, with one consumer after another.
 
     Args:
@@ -72,7 +72,7 @@ class Member:
         *,
         on_unanswered: OnUnanswered = lambda _host, _port: None,
         make_consumer: MakeConsumer = AIOKafkaConsumer,
-        reach: Reach | None = None,
+        reach: Reachability | None = None,
     ) -> None:
         self._on_unanswered = on_unanswered
         self._settings = settings
@@ -82,12 +82,12 @@ class Member:
         self._on_revoked = on_revoked
         self._source = self._make()
         self._rebuilds = Rebuilds("consumer", observer, reach)
-        self.stalls = Stalls(ledger, self.condemn)
+        self.stalls = ProgressWatch(ledger, self.mark_for_replacement)
         self.joining = Progress(JOINED_WITHIN_S)
         self._group = PartitionKey(settings.topics.queries, -1)
         self._waits_since: float | None = None
         """When the wait for the group began; infinite once the log says so."""
-        self._condemned: Trouble | None = None
+        self._to_replace: Trouble | None = None
         self._sightings = Sightings()
         self._fetching: asyncio.Timeout | None = None
         """The limit of the fetch under way, which has none until it is of no use."""
@@ -109,7 +109,7 @@ class Member:
         )
 
     def __repr__(self) -> str:
-        return f"<Member {self._source}{' being rebuilt' if self.trouble else ''}>"
+        return f"<GroupMember {self._source}{' being rebuilt' if self.trouble else ''}>"
 
     @property
     def consumer(self) -> AIOKafkaConsumer:
@@ -170,7 +170,7 @@ class Member:
         self._log_wait(now, waiting=waiting)
         if self.joining.look({self._group: None} if waiting else {}, now):
             text = "the group's coordinator answers, but the group is not joined for long"
-            self.condemn(self.consumer, Trouble("not_joined", text))
+            self.mark_for_replacement(self.consumer, Trouble("not_joined", text))
         fetching = self._fetching
         if fetching is not None and not fetching.expired() and self._broken() is not None:
             fetching.reschedule(now)
@@ -195,16 +195,16 @@ class Member:
         trouble = self._source.trouble
         now = asyncio.get_running_loop().time()
         stays = self._sightings.look(trouble and trouble.reason, now) is not None
-        return self._condemned or (trouble if stays else None)
+        return self._to_replace or (trouble if stays else None)
 
     def _cause(self) -> Trouble | None:
         """Why a fetch has failed: what is seen now is reason enough."""
-        return self._condemned or self._source.trouble
+        return self._to_replace or self._source.trouble
 
-    def condemn(self, consumer: AIOKafkaConsumer, trouble: Trouble) -> None:
+    def mark_for_replacement(self, consumer: AIOKafkaConsumer, trouble: Trouble) -> None:
         """Have *consumer* replaced, unless it has been already."""
         if consumer is self.consumer and self.trouble is None:
-            self._condemned = trouble
+            self._to_replace = trouble
 
     # Another consumer
 
@@ -225,7 +225,7 @@ class Member:
         if source is None:
             return
         self._source = source
-        self._condemned = self.trouble = None
+        self._to_replace = self.trouble = None
         self._sightings = Sightings()
         self.stalls.excuse()
         if self._stopping:
@@ -247,7 +247,7 @@ class Member:
 
     async def _retire(self) -> None:
         """Finish, commit and leave, as far as the old consumer can; nothing of it counts afterwards."""
-        old, keys = self._source, frozenset(self._ledger.books)
+        old, keys = self._source, frozenset(self._ledger.partitions)
         try:
             if keys:
                 await self._on_revoked(keys)
@@ -255,7 +255,7 @@ class Member:
             log.warning("not committed", error_type=type(error).__name__)
         finally:
             old.retire()
-            self._ledger.revoke(frozenset(self._ledger.books))
+            self._ledger.revoke(frozenset(self._ledger.partitions))
         failure = await attempt_within(old.stop, STOP_S)
         if failure is not None:
             log.warning("left behind", part="consumer", cause=failure)

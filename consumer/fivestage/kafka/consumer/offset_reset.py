@@ -19,7 +19,7 @@ from fivestage.kafka.connection.connection import missing_right
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
-    from fivestage.core.ledger import Ledger, PartitionLedger
+    from fivestage.core.ledger import Ledger, PartitionOffsets
     from fivestage.core.observer import Observer
 
     Reset = Literal["earliest", "latest", "error"]
@@ -32,7 +32,7 @@ RETRY_S = 0.2
 log = structlog.get_logger("fivestage.kafka.consumer.offset_reset")
 
 
-class Positions:
+class OffsetReset:
     """Finds the place to read on: the earliest record that is there, or the end.
 
     Args:
@@ -84,23 +84,23 @@ class Positions:
 
     async def _begin(self, partition: TopicPartition) -> None:
         """Nothing was ever committed, or what was is gone."""
-        book = self._ledger.book(PartitionKey(*partition))
+        offsets = self._ledger.offsets(PartitionKey(*partition))
         if self._reset == "latest":
             offset = (await self._consumer.end_offsets([partition]))[partition]
         else:
             offset = (await self._consumer.beginning_offsets([partition]))[partition]
-        if book is None or book.closed:  # assigned again meanwhile: there may be a position now
+        if offsets is None or offsets.closed:  # assigned again meanwhile: there may be a position now
             return
         self._refuse(partition, "it has no committed position")
         self._consumer.seek(partition, offset)
-        self._go_on_at_end(book, offset)
+        self._go_on_at_end(offsets, offset)
         self._observer.position_reset("none", 0)
         log.info("no position", **_where(partition), offset=offset, from_the=self._reset)
 
-    def _go_on_at_end(self, book: PartitionLedger, offset: int) -> None:
+    def _go_on_at_end(self, offsets: PartitionOffsets, offset: int) -> None:
         """Have the end committed: whoever gets the partition next must not start at a later end."""
         if self._reset == "latest":
-            book.skip_to(offset)
+            offsets.skip_to(offset)
 
     def _refuse(self, partition: TopicPartition, why: str) -> None:
         if self._reset == "error":
@@ -112,10 +112,10 @@ class Positions:
 
     async def _move(self, partition: TopicPartition, position: int) -> None:
         """The broker has said that there is nothing at *position*, and never will be."""
-        book = self._ledger.book(PartitionKey(*partition))
+        offsets = self._ledger.offsets(PartitionKey(*partition))
         begins_at = (await self._consumer.beginning_offsets([partition]))[partition]
         ends_at = (await self._consumer.end_offsets([partition]))[partition]
-        if book is None or book.closed:  # assigned again meanwhile, perhaps with another position
+        if offsets is None or offsets.closed:  # assigned again meanwhile, perhaps with another position
             return
         if begins_at <= position <= ends_at:  # it was a replica that lagged behind
             await asyncio.sleep(RETRY_S)
@@ -132,13 +132,13 @@ class Positions:
         skipped = offset - position
         self._observer.position_reset("deleted", skipped)
         log.error("records were deleted before they were read", skipped=skipped, **where)
-        book.skip_to(offset)
+        offsets.skip_to(offset)
 
     def _start_another_log(self, partition: TopicPartition, offset: int) -> None:
         """The log is not the one that was read: its offsets may be lower than those in the book."""
         key = PartitionKey(*partition)
         self._ledger.assign(frozenset({key}))
-        self._go_on_at_end(self._ledger.books[key], offset)
+        self._go_on_at_end(self._ledger.partitions[key], offset)
         self._observer.position_reset("beyond_end", 0)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
 
     from fivestage.core.ledger import Ledger, PartitionKey
-    from fivestage.kafka.connection.rebuild_policy import Positions
+    from fivestage.kafka.connection.rebuild_policy import OffsetReset
 
 LOOK_S = 0.5
 CONFIRM_S = 5.0
@@ -28,12 +28,12 @@ ASK_TIMEOUT_MS = 5000
 log = structlog.get_logger("fivestage.kafka.consumer.progress")
 
 
-class Stalls:
+class ProgressWatch:
     """Looks at the partitions of a consumer, and asks the brokers about those that are quiet.
 
     Args:
         ledger: Knows which partitions may be read.
-        condemn: Told of a consumer with partitions that are stuck.
+        mark_for_replacement: Told of a consumer with partitions that are stuck.
         stalled_after_s: How long a partition may be quiet before the brokers are asked.
         confirm_s: How long it may be quiet after that.
     """
@@ -41,13 +41,13 @@ class Stalls:
     def __init__(
         self,
         ledger: Ledger,
-        condemn: Callable[[AIOKafkaConsumer, Trouble], None],
+        mark_for_replacement: Callable[[AIOKafkaConsumer, Trouble], None],
         *,
         stalled_after_s: float = STALLED_AFTER_S,
         confirm_s: float = CONFIRM_S,
     ) -> None:
         self._ledger = ledger
-        self._condemn = condemn
+        self._mark_for_replacement = mark_for_replacement
         self._confirm_s = confirm_s
         self._progress = Progress(stalled_after_s)
         self._next_look = 0.0
@@ -70,7 +70,7 @@ class Stalls:
             self._asking = asyncio.ensure_future(self._ask(consumer, quiet))
             self._asking.add_done_callback(self._asked)
 
-    def _positions(self, consumer: AIOKafkaConsumer) -> Positions:
+    def _positions(self, consumer: AIOKafkaConsumer) -> OffsetReset:
         """Of the partitions that may be read, but not of those whose records are here and wait."""
         wanted = [(key, TopicPartition(*key)) for key in self._ledger.within_span()]
         return {
@@ -79,7 +79,7 @@ class Stalls:
             if not aiokafka_internals.has_fetched(consumer, partition)
         }
 
-    async def _ask(self, consumer: AIOKafkaConsumer, quiet: Positions) -> None:
+    async def _ask(self, consumer: AIOKafkaConsumer, quiet: OffsetReset) -> None:
         try:
             behind = await self._behind(consumer, quiet)
         except KafkaError:
@@ -94,9 +94,9 @@ class Stalls:
         stuck = [key.partition for key in behind if key in positions and positions[key] == quiet[key]]
         if stuck:
             text = f"partitions {sorted(stuck)} have records to read, and none has come for long"
-            self._condemn(consumer, Trouble("stalled", text))
+            self._mark_for_replacement(consumer, Trouble("stalled", text))
 
-    async def _behind(self, consumer: AIOKafkaConsumer, quiet: Positions) -> list[PartitionKey]:
+    async def _behind(self, consumer: AIOKafkaConsumer, quiet: OffsetReset) -> list[PartitionKey]:
         """Those with records to read; also those of which no position is known."""
         wanted = [TopicPartition(*key) for key in quiet]
         ends = await aiokafka_internals.end_offsets(consumer, wanted, ASK_TIMEOUT_MS)

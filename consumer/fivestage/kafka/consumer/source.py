@@ -35,8 +35,8 @@ from fivestage.kafka.connection.connection import client_options
 from fivestage.kafka.connection.preflight import answering_server
 from fivestage.kafka.connection.rebuild_policy import Trouble
 from fivestage.kafka.consumer.batch_check import check_batches
-from fivestage.kafka.consumer.fetch_recovery import Recovery
-from fivestage.kafka.consumer.offset_reset import LOST_POSITION, Positions
+from fivestage.kafka.consumer.fetch_recovery import FetchRecovery
+from fivestage.kafka.consumer.offset_reset import LOST_POSITION, OffsetReset
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -93,7 +93,7 @@ class Source:
         self._joined = False
         self._retired = False
         self.consumer = make_consumer(**_consumer_options(settings))
-        self._positions = Positions(
+        self._positions = OffsetReset(
             self.consumer,
             ledger,
             observer,
@@ -101,7 +101,7 @@ class Source:
             group_id=settings.kafka.group_id,
             reset=settings.kafka.auto_offset_reset,
         )
-        self._recovery = Recovery(
+        self._recovery = FetchRecovery(
             self.consumer,
             ledger,
             self._begin,
@@ -148,7 +148,7 @@ class Source:
         partitions = {TopicPartition(*key) for key in self._ledger.within_span()}
         # Halted ones bring nothing, but a halt may be long, and the group must see a live member.
         partitions = partitions or self.consumer.paused()
-        if self._ledger.books and not partitions:
+        if self._ledger.partitions and not partitions:
             await asyncio.sleep(FETCH_TIMEOUT_MS / 1000)
             return []
         try:
@@ -180,8 +180,8 @@ class Source:
             if key not in self._held:
                 self._held.add(key)
                 self.consumer.pause(TopicPartition(*key))
-                halt, book = self._ledger.guard.halted[key], self._ledger.books[key]
-                where = {"topic": key.topic, "partition": key.partition, "position": book.position}
+                halt, offsets = self._ledger.guard.halted[key], self._ledger.partitions[key]
+                where = {"topic": key.topic, "partition": key.partition, "position": offsets.position}
                 log.error("partition halted", **where, reason=halt.reason)
 
     def held_up(self) -> str | None:
@@ -196,16 +196,16 @@ class Source:
         """Enter records into their books; drop those of partitions lost meanwhile."""
         first = records[0]
         key = PartitionKey(first.topic, first.partition)
-        book = self._ledger.book(key)
-        if book is None or self._retired:  # the book may be another consumer's
+        offsets = self._ledger.offsets(key)
+        if offsets is None or self._retired:  # the book may be another consumer's
             return []
-        if book.next_offset is not None and first.offset < book.next_offset:
+        if offsets.next_offset is not None and first.offset < offsets.next_offset:
             where = {"topic": key.topic, "partition": key.partition, "offset": first.offset}
             log.warning("offsets went back: a new log", **where)
             self._ledger.assign(frozenset({key}))
             return self._begin(records)
         for record in records:
-            book.begin(record.offset)
+            offsets.begin(record.offset)
         return records
 
     def pause(self) -> None:
@@ -222,10 +222,11 @@ class Source:
     def lag(self) -> dict[PartitionKey, int]:
         """Records written and not yet handed over, by partition, as far as the last fetch told."""
         lags = {}
-        for key, book in list(self._ledger.books.items()):  # read by another thread while it may change
+        # another thread reads while it may change
+        for key, offsets in list(self._ledger.partitions.items()):
             highwater = self.consumer.highwater(TopicPartition(*key))
-            if highwater is not None and book.next_offset is not None:
-                lags[key] = max(0, highwater - book.next_offset)
+            if highwater is not None and offsets.next_offset is not None:
+                lags[key] = max(0, highwater - offsets.next_offset)
         return lags
 
     @property

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage.core.records import OutputRecord
-    from fivestage.kafka.producer.record_batch import EventBatch
+    from fivestage.kafka.producer.record_batch import RecordBatch
 
     Waiting = tuple[OutputRecord, "Delivery"]
 
@@ -91,7 +91,7 @@ class PartitionQueue:
         self.largest = min(self.largest, self.too_much // 2)
         return self.largest
 
-    def take(self, batch: EventBatch) -> None:
+    def take(self, batch: RecordBatch) -> None:
         """Put what comes first under way, as much as fits into a batch."""
         pending, taken = self.pending, self.under_way
         while pending and batch.add(pending[0][0]):

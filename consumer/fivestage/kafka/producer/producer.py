@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fivestage.core.observer import Observer
-    from fivestage.core.reachability import Reach
+    from fivestage.core.reachability import Reachability
     from fivestage.kafka.connection.rebuild_policy import Trouble
     from fivestage.settings import Settings
 
@@ -59,7 +59,7 @@ class Producer:
         on_rebuilt: Callable[[], None],
         on_failure: Callable[[BrokerError], None],
         make_client: MakeProducer = ProducerClient,
-        reach: Reach | None = None,
+        reach: Reachability | None = None,
     ) -> None:
         self._make_client = make_client
         self._settings = settings

@@ -27,7 +27,7 @@ _AFTER_LENGTH_BYTES: Final = _UP_TO_CRC.size - 12
 HEADER_BYTES: Final = _UP_TO_CRC.size + _AFTER_CRC.size
 
 
-class EventBatch:
+class RecordBatch:
     """Records for one partition.
 
     Args:
@@ -44,7 +44,7 @@ class EventBatch:
         """In bytes, before it is compressed."""
 
     def __repr__(self) -> str:
-        return f"<EventBatch {len(self._records)} records, {self.size} bytes>"
+        return f"<RecordBatch {len(self._records)} records, {self.size} bytes>"
 
     def __len__(self) -> int:
         return len(self._records)

@@ -30,7 +30,7 @@ from fivestage.kafka.connection.rebuild import STOP_S
 from fivestage.kafka.connection.rebuild_policy import Trouble
 from fivestage.kafka.producer.produce_request import EventRequest
 from fivestage.kafka.producer.produce_response import ContentRefusedError, errors_of
-from fivestage.kafka.producer.record_batch import EventBatch
+from fivestage.kafka.producer.record_batch import RecordBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -170,7 +170,7 @@ class Sender:
         if not queue.pending:
             queue.busy, queue.sent_at = False, None
             return False
-        batch = EventBatch(min(self._producer.max_batch_bytes, queue.room()))
+        batch = RecordBatch(min(self._producer.max_batch_bytes, queue.room()))
         queue.take(batch)
         queue.number = self._numbers[queue.place]
         self._numbers[queue.place] = (queue.number + len(batch)) % NUMBERS

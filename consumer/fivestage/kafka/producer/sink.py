@@ -23,7 +23,7 @@ from aiokafka.errors import (
 )
 
 from fivestage.core.codec.refused_event import REFUSED, TOO_LARGE, name_of, without_data
-from fivestage.core.reachability import Reach
+from fivestage.core.reachability import Reachability
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
 from fivestage.kafka.connection.rebuild_policy import Trouble
 from fivestage.kafka.producer.client import ProducerClient
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 LATE_LOOKS = 3
 """How often in a row a batch must be found late: a process that was stopped finds its clocks ahead."""
-HOPELESS = (InvalidTopicError, IncompatibleBrokerVersion)
+PERMANENT_ERRORS = (InvalidTopicError, IncompatibleBrokerVersion)
 """Another producer would be told the same."""
 
 log = structlog.get_logger("fivestage.kafka.producer.sink")
@@ -69,10 +69,10 @@ class Sink:
         *,
         max_record_bytes: int,
         make_producer: Callable[..., ProducerClient] = ProducerClient,
-        reach: Reach | None = None,
+        reach: Reachability | None = None,
     ) -> None:
         self._topics = settings.topics.outputs
-        self._reach = reach or Reach()
+        self._reach = reach or Reachability()
         self._observer = observer
         self._on_failure = on_failure
         self._batch_patience_s = settings.kafka.publish_timeout_ms / 1000 / 2
@@ -107,8 +107,8 @@ class Sink:
         try:
             partitions = await self.producer.start()
         except ClusterAuthorizationFailedError:
-            advice = "grant IdempotentWrite on the cluster to this principal"
-            raise ConfigurationError(f"not allowed to produce idempotently: {advice}") from None
+            routing = "grant IdempotentWrite on the cluster to this principal"
+            raise ConfigurationError(f"not allowed to produce idempotently: {routing}") from None
         except KafkaError as error:
             raise BrokerError(f"cannot connect: {error}") from error
         for output, topic in self._topics.items():
@@ -190,9 +190,9 @@ class Sink:
         topic, text = queue.place.topic, f"cannot publish to topic {queue.place.topic!r}: {error}"
         if isinstance(error, TopicAuthorizationFailedError):
             queue.over = True
-            advice = f"not allowed to write topic {topic!r}: grant Write on it to this principal"
-            self._on_failure(ConfigurationError(advice))
-        elif isinstance(error, HOPELESS):
+            routing = f"not allowed to write topic {topic!r}: grant Write on it to this principal"
+            self._on_failure(ConfigurationError(routing))
+        elif isinstance(error, PERMANENT_ERRORS):
             queue.over = True
             self._on_failure(PublishError(text))
         else:

@@ -35,7 +35,7 @@ class Fate(StrEnum):
     REFUSED = "refused by the broker"
 
 
-class Told(NamedTuple):
+class ReplayOutcome(NamedTuple):
     """A letter, and what became of it."""
 
     letter: DeadLetter
@@ -57,7 +57,7 @@ async def letters(settings: Settings) -> AsyncGenerator[DeadLetter | Mark, None]
 
 async def replay(
     settings: Settings, selection: Selection, *, limit: int = 0, again: bool = False, dry_run: bool = False
-) -> AsyncGenerator[Told, None]:
+) -> AsyncGenerator[ReplayOutcome, None]:
     """Write the records of dead letters to their topic again, and tell of each letter that was selected.
 
     Each is marked when it is written, and not written twice. That holds for one replay at a time.
@@ -83,7 +83,7 @@ async def replay(
                     continue
                 fate = _fate(letter, marked, again=again)
                 if fate is not Fate.REPLAYED:
-                    yield Told(letter, fate)
+                    yield ReplayOutcome(letter, fate)
                     continue
                 waiting.append(letter)
                 chosen += 1
@@ -105,9 +105,9 @@ def _fate(letter: DeadLetter, marked: set[Mark], *, again: bool) -> Fate:
     return Fate.REPLAYED
 
 
-async def _write(replayer: _Replayer, chosen: Sequence[DeadLetter], *, dry_run: bool) -> list[Told]:
+async def _write(replayer: _Replayer, chosen: Sequence[DeadLetter], *, dry_run: bool) -> list[ReplayOutcome]:
     if dry_run:
-        return [Told(letter, Fate.REPLAYED) for letter in chosen]
+        return [ReplayOutcome(letter, Fate.REPLAYED) for letter in chosen]
     return await replayer.write(chosen)
 
 
@@ -137,7 +137,7 @@ class _Replayer:
     async def __aexit__(self, *_: object) -> None:
         await end(self._producer)
 
-    async def write(self, chosen: Sequence[DeadLetter]) -> list[Told]:
+    async def write(self, chosen: Sequence[DeadLetter]) -> list[ReplayOutcome]:
         """Write the records of letters; mark the letters whose records the broker has taken."""
         taken = await self._taken(chosen)
         for index, letter in enumerate(chosen):
@@ -145,7 +145,9 @@ class _Replayer:
                 [taken[index]] = await self._taken([letter])
         pairs = list(zip(chosen, taken, strict=True))
         await acknowledged([await self._send_mark(letter) for letter, is_taken in pairs if is_taken])
-        return [Told(letter, Fate.REPLAYED if is_taken else Fate.REFUSED) for letter, is_taken in pairs]
+        return [
+            ReplayOutcome(letter, Fate.REPLAYED if is_taken else Fate.REFUSED) for letter, is_taken in pairs
+        ]
 
     async def _taken(self, chosen: Sequence[DeadLetter]) -> list[bool]:
         """Write records; of each, whether the broker has it.

@@ -51,9 +51,9 @@ class Facts:
         >>> app.node("facts", intents={"factual"}, validate=facts.validate)(facts.lookup)  # doctest: +SKIP
     """
 
-    def __init__(self, book: Factbook) -> None:
-        self._rows = book.rows
-        self._names, self._by_key = _by_subject(book.facts)
+    def __init__(self, offsets: Factbook) -> None:
+        self._rows = offsets.rows
+        self._names, self._by_key = _by_subject(offsets.facts)
         self._facts = list(self._by_key.values())
         self._phrases = phrases_of(self._names, self._facts)
         self._words = [self._words_of(fact) for fact in self._facts]
@@ -73,12 +73,12 @@ class Facts:
         Raises:
             ConfigurationError: a file cannot be read or a row is wrong; names file and line.
         """
-        book = Factbook()
+        offsets = Factbook()
         if countries:
-            book.add(read_countries())
+            offsets.add(read_countries())
         for path in paths:
-            book.add(read_file(path))
-        return cls(book)
+            offsets.add(read_file(path))
+        return cls(offsets)
 
     async def lookup(self, query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG002
         """The node: see `ask`. A coroutine, for it takes microseconds, less than the hop to a thread."""
