@@ -1,4 +1,4 @@
-"""Settings that are valid one by one, and contradict each other."""
+"""Settings that are valid one by one, but contradict each other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CORES = 2
 
 
 def found(**sections: Any) -> list[str]:
-    """The settings that the sentences are about."""
+    """Return the settings that the messages are about."""
     sentences = contradictions(Settings.model_validate(sections), CORES)
     return [sentence.split(":")[0] for sentence in sentences]
 
 
 def test_the_defaults_do_not_contradict_each_other() -> None:
-    """Nothing is said of a service that is run as it comes."""
+    """The defaults have no contradictions."""
     assert found() == []
 
 
@@ -35,7 +35,7 @@ def test_the_defaults_do_not_contradict_each_other() -> None:
     ],
 )
 def test_each_contradiction_is_named(sections: dict[str, Any], named: str) -> None:
-    """One sentence, which begins with the setting."""
+    """Each contradiction gets one sentence, which starts with the setting."""
     assert found(**sections) == [named]
 
 
@@ -50,20 +50,20 @@ def test_each_contradiction_is_named(sections: dict[str, Any], named: str) -> No
         {"executor": {"kind": "thread", "workers": 3}},
     ],
 )
-def test_what_just_fits_is_no_contradiction(sections: dict[str, Any]) -> None:
-    """The same settings, one less of each."""
+def test_boundary_values_are_no_contradiction(sections: dict[str, Any]) -> None:
+    """Settings at the boundary are accepted."""
     assert found(**sections) == []
 
 
 @pytest.mark.parametrize("name", [".", "..", "a b", "a/b", "fr\u00e4gen", "a\nb", "x" * 250])
 @pytest.mark.parametrize("topic", ["queries", "results", "dead_letters"])
-def test_names_that_no_broker_takes_are_refused(topic: str, name: str) -> None:
-    """At once, and not as a topic that is never found."""
+def test_invalid_topic_names_are_rejected(topic: str, name: str) -> None:
+    """Topic names that no broker accepts are rejected at once."""
     with pytest.raises(ConfigurationError, match="is no topic's name"):
         Settings.load(None, {"topics": {topic: name}})
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-9", "...", "x" * 249])
-def test_names_that_brokers_take(name: str) -> None:
-    """All that Kafka allows."""
+def test_valid_topic_names_are_accepted(name: str) -> None:
+    """Topic names that Kafka allows are accepted."""
     assert Settings.load(None, {"topics": {"queries": name}}).topics.queries == name

@@ -1,4 +1,4 @@
-"""Every command and every piece of code printed in the documents is run, or held against what runs it."""
+"""Every command and code block printed in the documents is run, or compared with what runs it."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ CONTROLS = (ROOT / "docs/controls.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
-    """The code blocks of one language."""
+    """Return the code blocks of one language."""
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def commands(text: str = README) -> list[str]:
-    """The lines of all shell blocks, without comments; those that go on in the next line as one."""
+    """Return the lines of all shell blocks, without comments and with continuations joined."""
     joined = [re.sub(r" *\\\n *", " ", block) for block in blocks("sh", text)]
     lines = [line for block in joined for line in block.splitlines()]
     return [re.sub(r" +# .*", "", line).strip() for line in lines if line.strip()]
 
 
 def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run one line as a user's shell would, with the command ``fivestage`` of this environment."""
+    """Run a line as a user's shell would, with this environment's ``fivestage``."""
     line = re.sub(r"(^|\| )fivestage ", rf"\1{shlex.quote(sys.executable)} -m fivestage ", command)
     return subprocess.run(
         ["bash", "-c", line],
@@ -77,7 +77,7 @@ def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """That of a user, where compiled files are kept, so that a command starts in half the time."""
+    """Return a user's environment with cached bytecode, so that commands start faster."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, **settings}
 
@@ -95,7 +95,7 @@ def run_here(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str
 @pytest.mark.broker
 @pytest.mark.fault(29)
 async def test_commands_with_a_broker(tmp_path: Path) -> None:
-    """What the README asks is answered; what a wrong setting refused is listed, and replayed once."""
+    """README queries are answered; a rejected one is listed as dead letter and replayed once."""
     lines = commands()
     start = lines.index("fivestage broker")
     assert lines[start + 1] == "fivestage run"
@@ -154,7 +154,7 @@ def test_resources_of_your_own(tmp_path: Path) -> None:
 
 
 def test_config_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's commands about settings run as printed, and show where a setting comes from."""
+    """The README's configuration commands run as printed, and show where a setting comes from."""
     (tmp_path / "fivestage.toml").write_text('[kafka]\ngroup_id = "mine"\n', encoding="utf-8")
     wanted = [line for line in commands() if line.startswith("fivestage config")]
     assert len(wanted) == 2
@@ -165,7 +165,7 @@ def test_config_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_controls_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that the page about controls begins with is accepted, and is what the gallery calls off."""
+    """The file at the start of the page about controls is valid, and equals the gallery's `off`."""
     (tmp_path / "fivestage.toml").write_text(blocks("toml", CONTROLS)[0], encoding="utf-8")
     [check] = commands(CONTROLS)
     run_here(check, tmp_path, monkeypatch)
@@ -178,8 +178,8 @@ def test_controls_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {(section, name) for section in given for name in given[section]} == switched
 
 
-def test_what_is_said_of_abandoned_code() -> None:
-    """Every limit that the document gives is that of the code."""
+def test_limits_of_abandoned_code() -> None:
+    """Each limit in the document is that of the code."""
     text = section_of("ARCHITECTURE.md", "Code that does not come back")
     executor = Settings().executor
     for limit in (
@@ -199,7 +199,7 @@ def test_what_is_said_of_abandoned_code() -> None:
 
 
 def section_of(document: str, heading: str) -> str:
-    """A section of a document in one line, up to the next heading of its level."""
+    """Return a section of a document in one line, up to the next heading of its level."""
     text = (ROOT / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
     return " ".join(text.partition("\n## ")[0].split())
 
@@ -239,11 +239,11 @@ RUN_BY = {
     'HATCH_BUILD_HOOKS_ENABLE=1 pip install ".[embedded]"': "Makefile",
     "docker compose -f deploy/compose.yaml": "tests/unit/test_hygiene.py::test_the_container_has_no_rights",
 }
-"""What runs a printed command, or does the same as one that takes other machines; by how its line starts."""
+"""What runs a printed command, or an equivalent of one that needs other machines; by the line's start."""
 
 
 def test_every_printed_command_is_run() -> None:
-    """A new one needs a test, or a verb that CI or a longer run takes; none is listed that is not printed."""
+    """Each printed command has a test, a CI verb or a long run, and none is listed in vain."""
     texts = [(ROOT / name).read_text(encoding="utf-8") for name in ALL_DOCUMENTS]
     printed = {line for text in texts for line in commands(text)}
     others = {line for line in printed if not line.startswith("make ")}
@@ -266,7 +266,7 @@ def _ci() -> str:
 
 
 def test_every_printed_verb_is_run() -> None:
-    """Each verb of make exists, and CI runs it, or ``make long`` where it takes hours."""
+    """Each verb of make exists, and CI or ``make long`` runs it."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     ci = set(re.findall(r"^\s*(?:\w+=\S+ )*make (?:[A-Z]+=\S+ )*([\w-]+)", _ci(), re.MULTILINE))
     texts = [(ROOT / name).read_text(encoding="utf-8") for name in ALL_DOCUMENTS]
@@ -279,7 +279,7 @@ def test_every_printed_verb_is_run() -> None:
 
 @pytest.mark.parametrize("document", ALL_DOCUMENTS)
 def test_links(document: str) -> None:
-    """Links between documents lead somewhere: to files, and to headings in them."""
+    """Links between documents lead to existing files and headings."""
     path = ROOT / document
     for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", path.read_text(encoding="utf-8")):
         there = path.parent / target if target else path
@@ -288,6 +288,6 @@ def test_links(document: str) -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """What links can name of a document's headings."""
+    """Return the link targets of a document's headings."""
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""Settings, metrics, modules and versions that documents name exist, with the values given there."""
+"""Settings, metrics, modules and versions named in documents exist, with the values given there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEPLOYED = {
     for path in sorted((ROOT / "deploy").rglob("*"))
     if path.suffix in {".yaml", ".yml", ".json", ".rules", ".sh"}
 }
-"""Where rules for alerts and dashboards stand, beside other things."""
+"""Where rules for alerts and dashboards are defined, beside other things."""
 DEFAULTS: dict[str, Any] = Settings().model_dump(mode="json")
 KEY = r"[a-z]+\.[a-z_]+"
 SERIES = re.compile(r"\b((?:fivestage|messaging|lukhas_matriz)_[a-z_]+)\b(?:\{([^}]*)\})?")
@@ -39,11 +39,11 @@ NO_METRICS = {"fivestage_schemas"}
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count", "")}
 HEADERS = {value for name, value in vars(headers).items() if name.isupper()}
 IN_WORDS = {"lanes": "all, equal"}
-"""Defaults that a table describes rather than writes."""
+"""Defaults that a table describes instead of writing them."""
 
 
 def default_of(key: str) -> Any:
-    """The default of a setting by its dotted key, which must exist."""
+    """Return the default of a setting by its dotted key, which must exist."""
     head, _, name = key.partition(".")
     assert head in DEFAULTS, f"{key} is no setting"
     if not name:
@@ -53,7 +53,7 @@ def default_of(key: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A default as a table has it."""
+    """Return a default as a table shows it."""
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, bool):
@@ -64,7 +64,7 @@ def shown(value: Any) -> str:
 
 
 def defaults_in(cell: str, keys: list[str]) -> None:
-    """A cell gives the defaults of these settings, in their order."""
+    """Compare a cell with the defaults of these settings, in their order."""
     if keys == ["pipeline.critical"]:
         assert set(cell.split(", ")) == set(default_of(keys[0]))
         return
@@ -81,7 +81,7 @@ def test_settings_of_the_readme() -> None:
 
 
 def test_settings_of_controls() -> None:
-    """Each row has the setting's default and, in figures, its bounds; all that learn are there."""
+    """Each row has the setting's default and bounds; all learning settings have a row."""
     tables = re.findall(rf"^\| `{KEY}` \|.*\n", TEXTS["docs/controls.md"], flags=re.MULTILINE)
     rows = table_under("||\n||\n" + "".join(tables))
     schema = Settings.model_json_schema()
@@ -96,7 +96,7 @@ def test_settings_of_controls() -> None:
 
 
 def bounds_in(text: str, field: dict[str, Any], key: str) -> None:
-    """What a row says of the least and the most is what the setting takes."""
+    """Compare the bounds of a row with those of the setting."""
     for pattern, name in (
         (r"more than (\d+)", "exclusiveMinimum"),
         (r"(?:^|, )at most (\d+)", "maximum"),
@@ -112,7 +112,7 @@ def bounds_in(text: str, field: dict[str, Any], key: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_settings_named_in_text(document: str) -> None:
-    """Each one exists, and where its value follows in brackets that is its default."""
+    """Each named setting exists, and a value in brackets after it is its default."""
     heads = "|".join(head for head, value in DEFAULTS.items() if isinstance(value, dict))
     for key, given in re.findall(rf"`((?:{heads})\.[a-z_]+)`(?: \(([\w.]+(?: s)?)\))?", TEXTS[document]):
         if key in HEADERS or key.endswith((".py", ".toml", ".md")):
@@ -126,7 +126,7 @@ def test_settings_named_in_text(document: str) -> None:
 
 
 def metrics() -> dict[str, tuple[str, set[str]]]:
-    """The series of a scrape by name, with type and labels: test_golden_metrics.py holds the list."""
+    """Return the series by name, with type and labels: test_golden_metrics.py has the list."""
     found = {}
     for line in (ROOT / "tests/golden/metrics.txt").read_text(encoding="utf-8").splitlines():
         match = re.fullmatch(r"(\w+): (\w+)\{(.*)\}", line)
@@ -142,7 +142,7 @@ def metrics() -> dict[str, tuple[str, set[str]]]:
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, *DEPLOYED])
 def test_metrics_named_in_text(document: str) -> None:
-    """Each exists, and has the labels that are named with it."""
+    """Each named metric exists, and has the labels named with it."""
     series = metrics()
     for name, labels in SERIES.findall({**TEXTS, **DEPLOYED}[document]):
         if name in NO_METRICS:
@@ -153,7 +153,7 @@ def test_metrics_named_in_text(document: str) -> None:
 
 
 def test_labels_that_controls_names() -> None:
-    """The page gives all labels of the metric about changes."""
+    """The page has all labels of the metric about changes."""
     found = re.findall(r"`(fivestage_\w+)`\n?\(labels ([^)]*)\)", TEXTS["docs/controls.md"])
     assert found
     for name, labels in found:
@@ -162,7 +162,7 @@ def test_labels_that_controls_names() -> None:
 
 @pytest.mark.parametrize("document", ["ARCHITECTURE.md", ".github/CONTRIBUTING.md", "README.md"])
 def test_modules_named_in_text(document: str) -> None:
-    """Files and modules of the product that a document names are there."""
+    """Files and modules named in a document exist."""
     text = TEXTS[document]
     package = ROOT / "consumer/fivestage"
     for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]*(?:\.py)?)`", text):
@@ -174,7 +174,7 @@ def test_modules_named_in_text(document: str) -> None:
 
 
 def test_headers_named_in_text() -> None:
-    """Every header of dead letters and CloudEvents that the README names is one of those of the contract."""
+    """Each header of dead letters and CloudEvents in the README is in the contract."""
     named = set(re.findall(r"`((?:ce_|dlq\.)[a-z-]+)`", TEXTS["README.md"]))
     settings = {f"dlq.{name}" for name in DEFAULTS["dlq"]}
     assert {one for one in named if one not in settings} - HEADERS == set()

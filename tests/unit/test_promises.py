@@ -1,4 +1,4 @@
-"""Each promise of the README, and each fault of the catalogue, is held by a test that ``make test`` runs."""
+"""Each promise of the README, and each fault of the catalogue, has a test that ``make test`` runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ROWS = re.findall(r"^\| (.+?) \| ([^|]*) \|$", SECTION, flags=re.MULTILINE)[2:]
 
 
 def test_promises_and_faults_are_held_by_tests_that_are_run() -> None:
-    """By their ids; a test that is left out, as with ``--long`` only, holds nothing."""
-    tests = collected()  # once, for all of them
+    """The ids of promises and faults exist and run by default; a ``--long`` test does not count."""
+    tests = collected()  # one collection for all of them
     names = {*tests, *(name.partition("[")[0] for name in tests)}
     assert len(ROWS) >= 42
     missing = {
@@ -31,7 +31,7 @@ def test_promises_and_faults_are_held_by_tests_that_are_run() -> None:
 
 
 def test_the_table_of_faults_is_that_of_the_catalogue() -> None:
-    """docs/faults.md has every fault with its promise, and saw none of them fail."""
+    """docs/faults.md lists every fault with its promise, and no failure."""
     rows = re.findall(
         r"^\| (\d+) \| (.*?) \| (.*?) \| (.*?) \| (\d+) \|",
         (ROOT / "docs/faults.md").read_text(encoding="utf-8"),

@@ -8,7 +8,7 @@ from fivestage._asyncio import first_of
 
 
 async def test_an_error_that_says_more_is_preferred() -> None:
-    """Where no step succeeds, whichever of them failed last."""
+    """Where no step succeeds, the most specific error is raised, whichever came last."""
 
     async def fail(error: Exception) -> None:
         raise error

@@ -74,7 +74,7 @@ async def measure(_options: Options) -> Part:
         name: Spread.of([percentile(late, share) or 0.0 for late in rounds])
         for name, share in (("p50", 0.5), ("p99", 0.99))
     }
-    rows = [[name, spread.told(1)] for name, spread in figures.items()]
+    rows = [[name, spread.text(1)] for name, spread in figures.items()]
     bar = Bar.at_most(
         f"{QUERIES} deadlines in one millisecond, events late by (p99)",
         figures["p99"].median,

@@ -53,8 +53,8 @@ async def measure(_options: Options) -> Part:
     ]
     orchestrator.threads.close()
     ratio = paired(blocks, OURS, NESTED)
-    rows = [[name, Spread.of([one[name] for one in blocks]).told(1)] for name in (OURS, NESTED)]
-    rows.append(["ratio", ratio.told(2) if ratio else "-"])
+    rows = [[name, Spread.of([one[name] for one in blocks]).text(1)] for name in (OURS, NESTED)]
+    rows.append(["ratio", ratio.text(2) if ratio else "-"])
     bar = Bar.at_most(
         "orchestrator alone, CPU by that of nested wait_for", ratio.median if ratio else None, MAX_RATIO
     )

@@ -35,16 +35,16 @@ class Bar(NamedTuple):
     def at_most(cls, name: str, measured: float | None, limit: float, unit: str = "") -> Bar:
         """A figure that must not be larger."""
         kept = None if measured is None else measured <= limit
-        return cls(name, f"<= {limit:.3g}{unit}", _told(measured, unit), kept)
+        return cls(name, f"<= {limit:.3g}{unit}", _with_unit(measured, unit), kept)
 
     @classmethod
     def at_least(cls, name: str, measured: float | None, limit: float, unit: str = "") -> Bar:
         """A figure that must not be smaller."""
         kept = None if measured is None else measured >= limit
-        return cls(name, f">= {limit:.5g}{unit}", _told(measured, unit), kept)
+        return cls(name, f">= {limit:.5g}{unit}", _with_unit(measured, unit), kept)
 
 
-def _told(measured: float | None, unit: str) -> str:
+def _with_unit(measured: float | None, unit: str) -> str:
     if measured is None:
         return "-"
     return f"{measured:.0f}{unit}" if measured >= 1000 else f"{measured:.3g}{unit}"
@@ -71,7 +71,7 @@ class Spread(NamedTuple):
         """Of one figure in all rounds."""
         return cls(statistics.median(values), min(values), max(values))
 
-    def told(self, digits: int = 0) -> str:
+    def text(self, digits: int = 0) -> str:
         """For a table."""
         return f"{self.median:.{digits}f} ({self.low:.{digits}f}..{self.high:.{digits}f})"
 

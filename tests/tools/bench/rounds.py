@@ -74,9 +74,9 @@ def _table(field: dict[str, Contestant], rounds: Sequence[Round]) -> str:
         rows.append(
             [
                 name,
-                Spread.of([one.cpu_us for one in mine]).told(),
-                ratio.told(2) if ratio else None,
-                Spread.of([one.per_second for one in mine]).told(),
+                Spread.of([one.cpu_us for one in mine]).text(),
+                ratio.text(2) if ratio else None,
+                Spread.of([one.per_second for one in mine]).text(),
                 f"{Spread.of([one.cores for one in mine]).median:.2f}",
                 round(Spread.of([1e6 / one.cpu_us for one in mine]).median),
                 round(max(one.peak_mb for one in mine)),
