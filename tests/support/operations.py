@@ -103,7 +103,7 @@ def port_of(service: ServiceProcess) -> int:
     return int(next(line["admin_port"] for line in service.log if line["event"] == "ready"))
 
 
-def told(service: ServiceProcess, event: str) -> dict[str, Any]:
+def logged(service: ServiceProcess, event: str) -> dict[str, Any]:
     """The log line with this ``event``, which may have been read already."""
     read = [line for line in service.log if line["event"] == event]
     return read[0] if read else service.wait_for(event)
