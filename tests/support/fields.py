@@ -1,4 +1,4 @@
-"""Comparing what is compared by identity in the service."""
+"""Equality of objects that the service compares by identity."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def fields(one: Any) -> dict[str, Any]:
-    """All public attributes of a run or of a running stage, compiled or not."""
+    """Return all public attributes of a run or of a running stage, compiled or not."""
     return {name: getattr(one, name) for name in dir(one) if not name.startswith("_")}

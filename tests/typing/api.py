@@ -172,7 +172,7 @@ def context() -> StageContext:
 
 
 def in_a_test() -> None:
-    """Virtual time in somebody else's tests, and the errors they may catch."""
+    """Virtual time in a user's tests, and the errors they may catch."""
     event: QueryEvent = QueryEvent(query_id="q", user_input="x", budget_ms=10)
     try:
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

@@ -1,4 +1,4 @@
-"""What became of the queries of a run, in a few figures, and columns compared within a cell."""
+"""The results of a run in a few figures, and columns compared within a cell."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Cell(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``worse``, ``better``, or nothing where on and off are as good as each other."""
+        """Return ``worse``, ``better``, or an empty text where on and off are equally good."""
         if abs(self.gain()) <= TOLERATED:
             return ""
         return "better" if self.gain() > 0 else "worse"

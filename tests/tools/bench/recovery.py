@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BIN_MS = 250
 ENOUGH = 0.9
 STEADY_BINS = 4
-"""What follows the first good bin must be as good on average: one lucky bin is no recovery."""
+"""The bins after the first good one must be as good on average: one lucky bin is no recovery."""
 BEFORE_S, AFTER_S = 6.0, 15.0
 PARTITIONS = 32
 """A minute of expiries is some 50 MB of results."""
@@ -48,7 +48,7 @@ class FetchRecovery:
 
     @property
     def passed(self) -> bool:
-        """It keeps to the bar."""
+        """Return whether it meets the bar."""
         return self.ready_to_good_s is not None and self.ready_to_good_s <= BAR_S
 
 
@@ -142,7 +142,7 @@ def _judge(here: Place, load: float, rate: float, times: tuple[float, float, flo
 
 
 def _bins(times: list[int], ready_ms: float, from_ms: float, until_ms: float) -> list[tuple[float, float]]:
-    """In time per second by seconds from ready."""
+    """Return answers in time per second by seconds from ready."""
     first, last = int((from_ms - ready_ms) // BIN_MS), int((until_ms - ready_ms) // BIN_MS)
     counts = dict.fromkeys(range(first, last), 0)
     for at in times:
@@ -153,7 +153,7 @@ def _bins(times: list[int], ready_ms: float, from_ms: float, until_ms: float) ->
 
 
 def _recovered(bins: list[tuple[float, float]], rate: float) -> float | None:
-    """The end of the first good bin from ready on, with good ones behind it."""
+    """Return the end of the first good bin from ready on, with good ones behind it."""
     for number, (at, per_s) in enumerate(bins):
         following = [one for _, one in bins[number : number + STEADY_BINS + 1]]
         steady = len(following) > STEADY_BINS and sum(following) / len(following) >= ENOUGH * rate

@@ -1,4 +1,4 @@
-"""The contest: all work off a backlog in turn, round after round, on one broker each round."""
+"""The contest: all contestants work off a backlog in turn, on one new broker per round."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Round = dict[str, Drained]
 
 
 async def measure(options: Options) -> Part:
-    """Check them all, then run the rounds."""
+    """Check all contestants, then run the rounds."""
     field = chosen(options.only)
     await check(field, options.kafka, options.limit_s)
     rounds = [await _round(field, number, options) for number in range(options.rounds)]
