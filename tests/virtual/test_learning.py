@@ -1,4 +1,4 @@
-"""What is learned from ended queries (latencies, limits, breakers), and its effect on later queries."""
+"""Learning from ended queries (latencies, limits, breakers), and its effect on later queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a rebalance waits for queries in flight."""
+"""The time that a rebalance waits for queries in flight."""
 
 from __future__ import annotations
 

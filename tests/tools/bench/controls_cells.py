@@ -22,7 +22,7 @@ WAITED_S = 0.001
 TOLERATED = 0.5
 """Percentage points of the queries answered in time: less is no difference."""
 TROUBLE = 0.9
-"""Of what the capacity allows to be answered in time: with less there is something to gain."""
+"""Of the answers that the capacity allows in time: with less there is something to gain."""
 NOT_CALLED = frozenset({"breaker_open", "node_busy", "node_stuck", "rejected"})
 
 

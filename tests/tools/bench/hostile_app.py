@@ -39,7 +39,7 @@ _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, object] = WeakKeyDictiona
 
 
 class Hostile(BaseException):
-    """What no handler of exceptions expects."""
+    """An exception that no handler expects."""
 
 
 @app.intent
@@ -121,7 +121,7 @@ def _backtrack(size: int) -> bool:
 
 
 def _size_for(wanted_s: float) -> int:
-    """How many letters take so long here: each doubles the time."""
+    """Return the number of letters that takes this long here: each doubles the time."""
     size, took_s = 12, 0.0
     while took_s < 0.02:
         size += 1

@@ -1,4 +1,4 @@
-"""The orchestrator alone: five stages that do nothing, beside nested ``asyncio.wait_for``; no Kafka.
+"""The orchestrator alone: five empty stages, beside nested ``asyncio.wait_for``; no Kafka.
 
 Both give each stage its limit and the whole its own, and end with the JSON of five StageResults.
 """
@@ -72,7 +72,7 @@ async def _cpu_us(answer: Callable[[], Awaitable[Any]]) -> float:
 
 
 async def ours(orchestrator: Orchestrator) -> list[bytes]:
-    """As the service does it with ``executor.kind`` inline."""
+    """Run as the service does with ``executor.kind`` inline."""
     loop = asyncio.get_running_loop()
     now = loop.time()
     job = Job(Query("q1", "2+2", "prod", {}), PLAN, started_at=now, ends_at=now + PLAN.total_s)
@@ -86,7 +86,7 @@ async def ours(orchestrator: Orchestrator) -> list[bytes]:
 
 
 async def nested() -> list[bytes]:
-    """As it is written by hand: a wait_for for the whole, and one for each stage."""
+    """Run as written by hand: a wait_for for the whole, and one for each stage."""
     return [result.model_dump_json().encode() for result in await asyncio.wait_for(_stages(), PLAN.total_s)]
 
 

@@ -1,4 +1,4 @@
-"""How soon the service is in time again with a backlog before it: ``overload --restart``.
+"""The recovery after a restart with a backlog: ``overload --restart``.
 
 The service is stopped under load, the load goes on, the service is started again. Goodput is counted in bins
 of 250 ms, by the time of the answers.

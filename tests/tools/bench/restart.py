@@ -1,4 +1,4 @@
-"""What deploys and crashes cost: two instances under a steady load, one restarted, killed, added or ended.
+"""The cost of deploys and crashes: two instances under a steady load, one restarted, killed, added or ended.
 
 A query is late when its answer comes more than 250 ms after its timestamp, by the record's own; the longest
 gap is the longest that any query waited for its first answer. ``make bench-restart`` writes
@@ -114,7 +114,7 @@ class Event(NamedTuple):
 
     act: Callable[[Place, Instances], Awaitable[None]]
     seconds: float
-    """How long the load lasts, as a multiple of ``--seconds``."""
+    """The duration of the load, as a multiple of ``--seconds``."""
 
 
 EVENTS = {
@@ -182,7 +182,7 @@ def _judge(here: Place, name: str, ready_s: list[float], offered: Offered) -> Co
 
 
 def _bars(costs: dict[str, Cost], *, embedded: bool) -> list[Bar]:
-    """What is promised on a real Kafka; the groups of the embedded one are too slow for it."""
+    """Return the bars for a real Kafka; the groups of the embedded one are too slow for them."""
     rolling, kill = (None if embedded else costs.get(name) for name in ("rolling restart", "kill"))
     share = None if rolling is None else rolling.late_share
     gap_s, kill_gap_s = (None if cost is None else cost.longest_gap_s for cost in (rolling, kill))

@@ -1,4 +1,4 @@
-"""What a query costs as everything around it grows: ``make bench-scale``.
+"""The cost of a query as everything around it grows: ``make bench-scale``.
 
 One quantity at a time grows; the points of all axes take turns, round by round, so that other load on
 the machine affects all of them. Exit code 1 where a cost grows faster than in proportion.
@@ -58,14 +58,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Curve:
-    """How the cost of a query follows one axis."""
+    """The cost of a query along one axis."""
 
     axis: Axis
     steps: list[Step]
 
     @property
     def exponent(self) -> float:
-        """Of its steepest part: the cost grows with this power of what the axis says."""
+        """Return the exponent of its steepest part: the cost grows with this power of the axis's quantity."""
         found = [
             math.log(after.cpu_us / before.cpu_us) / math.log(after.x / before.x)
             for before, after in pairwise(self.steps)

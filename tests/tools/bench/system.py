@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SESSION, OWN_TIMES, ALL_TIMES = 3, slice(11, 13), slice(11, 15)
-"""Where they are in /proc/PID/stat, after the command's name; all times are with those of ended children."""
+"""Their fields in /proc/PID/stat after the command's name; all times include ended children."""
 
 
 def cpu_seconds(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""What counts as time without reachable brokers."""
+"""The time without reachable brokers."""
 
 from __future__ import annotations
 

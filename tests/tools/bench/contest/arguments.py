@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 
 class Arguments(NamedTuple):
-    """Where to work."""
+    """The place of work."""
 
     bootstrap: str
     group_id: str
