@@ -54,6 +54,7 @@ class Proxy:
         self.swallowed = 0
         """Connections that were made to a black hole."""
         self._mode = Mode.PASS
+        self._closing = False
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda *_: None)  # failed handshakes are the point
@@ -101,6 +102,7 @@ class Proxy:
         return len(links)
 
     async def _close(self) -> None:
+        self._closing = True
         self._server.close()
         await self._reset()
         if self._serving:
@@ -115,6 +117,8 @@ class Proxy:
         task.add_done_callback(self._serving.discard)
         self._links.add(link)
         try:
+            if self._closing:  # accepted just before the server was closed
+                return
             if self._mode is Mode.BLACK_HOLE:
                 self.swallowed += 1
                 link.dead = True

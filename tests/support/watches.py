@@ -99,7 +99,7 @@ class MetricsWatch(_Watch):
     def _look(self) -> None:
         for instance in self._living():
             with contextlib.suppress(OSError, HTTPException, KeyError):  # not up yet, stopped, or gone
-                self.samples.append(sample(instance))
+                self.samples.append(sample(instance, timeout_s=1.0))
 
 
 class CpuWatch(_Watch):
@@ -135,7 +135,7 @@ def waited(pid: int) -> float:
     return total_ns / 1e9
 
 
-def sample(instance: Instance, timeout_s: float = 1.0) -> Sample:
+def sample(instance: Instance, timeout_s: float = 10.0) -> Sample:
     """Look at an instance now."""
     url = f"http://127.0.0.1:{instance.admin_port}/metrics"
     with urllib.request.urlopen(url, timeout=timeout_s) as response:
