@@ -328,7 +328,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         self.ledger.note_committed(positions, epoch=epoch)
         for key, position in positions.items():
-            if key in self.model and self.epochs[key] == epoch:
+            if key in self.model and self.epochs[key] <= epoch:  # not one that was opened since
                 self.model[key].committed = position
 
     @invariant()
