@@ -23,7 +23,7 @@ ARITHMETIC := tests/virtual/test_recovering.py tests/virtual/test_concurrency_li
 SLOW := $(ARITHMETIC) tests/virtual/test_machine.py tests/unit/core/test_limiter.py tests/unit/core/test_trials.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-tools test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -43,8 +43,11 @@ test-long: $(BENCH_READY) $(FAUST)/.ready $(QUIX)/.ready ## All tests, those tha
 mutants: $(READY) ## Plant mistakes in the product: each must make a test fail
 	$(BIN)/python -m tests.tools.mutants $(OPTIONS)
 
-verbs: $(BENCH_READY) ## The tests of the tools: each verb that measures, in its shortest form
-	$(BIN)/pytest -n auto --verbs tests/tools $(OPTIONS)
+test-tools: $(BENCH_READY) ## The tests of what measures, kills and plants mistakes (tests/tools)
+	$(BIN)/pytest -n auto tests/tools
+
+verbs: $(BENCH_READY) ## Each verb that measures, in its shortest form
+	$(BIN)/pytest -n auto --verbs -m verb tests/tools $(OPTIONS)
 
 long: $(READY) ## Everything that takes long, in hours, with a report (docs/long.md)
 	$(BIN)/python -m tests.tools.long $(OPTIONS)
