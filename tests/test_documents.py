@@ -39,15 +39,30 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MOST_WORDS = 900
+PRINTED = {"docs/chaos.md", "docs/faults.md", "docs/long.md"}
+"""Pages that verbs write."""
+PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = [
     "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
     ".github/CONTRIBUTING.md",
+    ".github/SECURITY.md",
     "deploy/README.md",
     "deploy/kafka-image/README.md",
-    "docs/controls.md",
+    "tests/README.md",
+    "tests/bench/README.md",
+    *(page for page in PAGES if page not in PRINTED),
 ]
-ALL_DOCUMENTS = [*DOCUMENTS, "ARCHITECTURE.md", "CHANGELOG.md", ".github/SECURITY.md"]
-CONTROLS = (ROOT / "docs/controls.md").read_text(encoding="utf-8")
+
+
+def text_of(document: str) -> str:
+    """The text of a document."""
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+CONTROLS, NODES = text_of("docs/controls.md"), text_of("docs/nodes.md")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -95,17 +110,19 @@ def run_here(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str
 @pytest.mark.broker
 @pytest.mark.fault(29)
 async def test_commands_with_a_broker(tmp_path: Path) -> None:
-    """What the README asks is answered; what a wrong setting refused is listed, and replayed once."""
+    """The README's node answers what the README asks; dead letters are listed, and replayed once."""
     lines = commands()
     start = lines.index("fivestage broker")
-    assert lines[start + 1] == "fivestage run"
+    assert lines[start + 1] == "fivestage run myapp:app"
     asks = lines[start + 2 : start + 5]
-    letters = [line for line in lines if line.startswith("fivestage dlq")]
+    letters = commands(text_of("docs/dead-letters.md"))
     assert len(letters) == 4
+    (tmp_path / "myapp.py").write_text(blocks("python")[0], encoding="utf-8")
     async with EmbeddedBroker(TopicSettings().all, partitions=8) as broker:
         settings = {"FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap, "FIVESTAGE_ADMIN__PORT": "0"}
         service = subprocess.Popen(
-            [sys.executable, "-m", "fivestage", "run"],
+            [sys.executable, "-m", "fivestage", "run", "myapp:app"],
+            cwd=tmp_path,
             env=environment({**settings, "FIVESTAGE_LANES": '["prod"]'}),
             stderr=subprocess.DEVNULL,
         )
@@ -120,43 +137,56 @@ async def test_commands_with_a_broker(tmp_path: Path) -> None:
             assert await asyncio.to_thread(service.wait, 20) == 0
     assert [one.returncode for one in (*asked, *done)] == [0] * 7, [one.stderr for one in (*asked, *done)]
     assert "22" in asked[2].stdout
-    assert "Nairobi" in asked[2].stdout
+    assert "Hello!" in asked[2].stdout
     listed, as_json, dry, replayed = [one.stdout for one in done]
     assert ("unknown_lane" in listed, as_json.count('"not_json"')) == (True, 1)
     assert (dry.count("would be replayed"), replayed.count(": replayed\n")) == (2, 1)
 
 
-def test_a_node_of_your_own(tmp_path: Path) -> None:
-    """The README's node runs without Kafka as printed, in at most fifteen lines."""
-    app, question, _ = blocks("python")
-    assert len([line for line in app.splitlines() if line.strip()]) <= 15
-    (tmp_path / "myapp.py").write_text(app, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", question], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert "success Hello! You have" in done.stdout
+@pytest.mark.parametrize(("document", "most_lines"), [("README.md", 10), ("docs/nodes.md", 15)])
+def test_a_node_of_your_own(document: str, most_lines: int, tmp_path: Path) -> None:
+    """The printed node answers the printed question without Kafka."""
+    node, question, *_ = blocks("python", text_of(document))
+    assert len(node.splitlines()) <= most_lines
+    assert "Hello!" in asked(node, question, tmp_path)
 
 
 def test_resources_of_your_own(tmp_path: Path) -> None:
-    """The README's resources open, are used and close as printed."""
-    (tmp_path / "myapp.py").write_text(blocks("python")[2], encoding="utf-8")
-    ask = (
+    """The printed resources open, are used and close."""
+    question = (
         "import asyncio\nfrom fivestage import Orchestrator\nfrom myapp import app\n"
         "async def main():\n"
         "    async with Orchestrator(app) as orchestrator:\n"
         "        print((await orchestrator.process_query('hello')).answer)\n"
         "asyncio.run(main())\n"
     )
+    assert asked(blocks("python", NODES)[2], question, tmp_path) == "Hello!\n"
+
+
+def asked(node: str, question: str, folder: Path) -> str:
+    """What a program that uses ``myapp`` prints; it succeeds, and prints nothing on standard error."""
+    (folder / "myapp.py").write_text(node, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", question], cwd=folder, capture_output=True, text=True, timeout=60, check=True
     )
-    assert (done.stdout, done.stderr) == ("Hello!\n", "")
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_readme_fits_on_a_page() -> None:
+    """It has at most 900 words, and leads to every page that it does not have."""
+    assert len(README.split()) <= MOST_WORDS
+    reached = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]*)\)", README)}
+    reached |= {
+        f"docs/{target}" for target in re.findall(r"\]\(([\w-]+\.md)\)", text_of("docs/benchmarks.md"))
+    }
+    assert set(PAGES) - reached == set()
 
 
 def test_config_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's commands about settings run as printed, and show where a setting comes from."""
+    """The printed commands about settings run, and show where a setting comes from."""
     (tmp_path / "fivestage.toml").write_text('[kafka]\ngroup_id = "mine"\n', encoding="utf-8")
-    wanted = [line for line in commands() if line.startswith("fivestage config")]
+    wanted = commands(text_of("docs/settings.md"))
     assert len(wanted) == 2
     for line in wanted:
         run_here(line, tmp_path, monkeypatch)
@@ -180,7 +210,7 @@ def test_controls_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_is_said_of_abandoned_code() -> None:
     """Every limit that the document gives is that of the code."""
-    text = section_of("ARCHITECTURE.md", "Code that does not come back")
+    text = " ".join(text_of("docs/blocking-code.md").split())
     executor = Settings().executor
     for limit in (
         f"*overdue* {OVERDUE_S:g} s after its end",
@@ -188,7 +218,7 @@ def test_what_is_said_of_abandoned_code() -> None:
         f"({executor.max_overdue} of {executor.threads}, in all workers together)",
         f"for more than half of {health.RUN_ON_S:g} s",
         f"`executor.max_abandoned` calls ({executor.max_abandoned}) have run on for {health.RUN_ON_S:g} s",
-        f"costs a thread; up to {MAX_REPLACED} are replaced",
+        f"costs a thread. Up to {MAX_REPLACED} are replaced",
         f"up to {MOST_S:g} s of CPU and {worker.RUN_ON_S:g} s in all",
         f"{worker.RUN_ON_S:g} s after the end its process is killed",
         f"Noticed after {OUTSIDE_PATIENCE_S * 1000:g} ms",
@@ -198,12 +228,6 @@ def test_what_is_said_of_abandoned_code() -> None:
     assert (MAX_CORES, MAX_STALLED) == (0.5, MAX_REPLACED)
 
 
-def section_of(document: str, heading: str) -> str:
-    """A section of a document in one line, up to the next heading of its level."""
-    text = (ROOT / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
-    return " ".join(text.partition("\n## ")[0].split())
-
-
 HERE, HELP = "tests/test_documents.py", "tests/cli/test_help.py::test_example_parses"
 WITH_A_BROKER, SETTINGS = f"{HERE}::test_commands_with_a_broker", f"{HERE}::test_config_commands"
 IMAGE = "tests/deploy/test_image.py::test_answers_without_rights"
@@ -211,10 +235,11 @@ TOPICS = "tests/kafka/test_commands.py::test_create_then_check"
 KAFKA_IMAGE = "tests/kafka/test_broker.py::test_version"
 RUN_BY = {
     "fivestage broker": "tests/cli/test_round_trip.py::test_broker_and_run_end",
-    "fivestage run": WITH_A_BROKER,
+    "fivestage demo": "tests/cli/test_demo.py::test_demo_adds_up",
+    "fivestage run myapp:app": WITH_A_BROKER,
     "fivestage run --config fivestage.toml": HELP,
     """echo '{"query_id":"a","user_input":"What is 15 + 7?"}' | fivestage produce -""": WITH_A_BROKER,
-    'fivestage produce "What is the capital of Kenya?"': WITH_A_BROKER,
+    'fivestage produce "hello there"': WITH_A_BROKER,
     "fivestage watch --from-beginning --max 2": WITH_A_BROKER,
     "fivestage topics create --partitions 8": TOPICS,
     "fivestage topics check": TOPICS,
@@ -235,6 +260,7 @@ RUN_BY = {
     "deploy/acls.sh User:fivestage": "tests/faults/test_sasl.py::test_least_rights_and_no_leaks",
     "deploy/kafka-image/build.sh kafka": ".ci/services.sh",
     "docker run --rm -p 127.0.0.1:9092:9092 fivestage-kafka:4.3.1": KAFKA_IMAGE,
+    ".venv/bin/pytest tests/": "Makefile",
     'pip install ".[embedded]"': "Makefile",
     'HATCH_BUILD_HOOKS_ENABLE=1 pip install ".[embedded]"': "Makefile",
     "docker compose -f deploy/compose.yaml": "tests/test_hygiene.py::test_the_container_has_no_rights",
@@ -244,7 +270,7 @@ RUN_BY = {
 
 def test_every_printed_command_is_run() -> None:
     """A new one needs a test, or a verb that CI or a longer run takes; none is listed that is not printed."""
-    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ALL_DOCUMENTS]
+    texts = list(map(text_of, DOCUMENTS))
     printed = {line for text in texts for line in commands(text)}
     others = {line for line in printed if not line.startswith("make ")}
     used = {line: max(filter(line.startswith, RUN_BY), key=len, default="") for line in others}
@@ -269,7 +295,7 @@ def test_every_printed_verb_is_run() -> None:
     """Each verb of make exists, and CI runs it, or ``make long`` where it takes hours."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     ci = set(re.findall(r"^\s*(?:\w+=\S+ )*make (?:[A-Z]+=\S+ )*([\w-]+)", _ci(), re.MULTILINE))
-    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ALL_DOCUMENTS]
+    texts = list(map(text_of, DOCUMENTS))
     verbs = {line.split()[1] for text in texts for line in commands(text) if line.startswith("make ")}
     verbs |= {verb for text in texts for verb in re.findall(r"`make ([a-z-]+)", text)}
     for verb in verbs:
@@ -277,7 +303,7 @@ def test_every_printed_verb_is_run() -> None:
         assert verb in ci or verb in LONG_VERBS or verb in NOT_IN_CI, verb
 
 
-@pytest.mark.parametrize("document", ALL_DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *sorted(PRINTED & set(PAGES))])
 def test_links(document: str) -> None:
     """Links between documents lead somewhere: to files, and to headings in them."""
     path = ROOT / document

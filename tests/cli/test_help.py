@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent.parent
-DOCUMENTS = [path for path in (ROOT / "README.md", ROOT / "deploy" / "README.md") if path.exists()]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]
 HEAVY = {
     "aiohttp",
     "aiokafka",
