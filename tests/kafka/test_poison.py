@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from faults.operations import Operator
 from fivestage_schemas import PipelineResult
 from support.checker import (
     ONCE,
@@ -22,6 +21,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import event, write
+from support.operations import Operator
 from support.process import ServiceProcess
 from support.wire import GZIP, bad_header_name, bomb, write_batch
 

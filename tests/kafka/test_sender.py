@@ -12,11 +12,11 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.record.default_records import DefaultRecordBatch
 from confluent_kafka import Producer
 
-from faults.operations import Operator
 from fivestage.core.records import Output, OutputRecord
 from fivestage.kafka.producer.produce_request import EventRequest
 from fivestage.kafka.producer.sender import NUMBERS
 from fivestage.settings import Settings
+from support.operations import Operator
 from support.publisher import Publisher, until
 
 if TYPE_CHECKING:
