@@ -1,4 +1,4 @@
-"""Every command and every piece of code printed in the documents is run, or held against what runs it."""
+"""The code and the commands printed in documents are run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,53 +27,17 @@ from fivestage.pipeline.thread_pool import MAX_REPLACED
 from fivestage.service import health
 from fivestage.settings import Settings, TopicSettings
 from support.checker import wait_for_results
+from support.documents import blocks, commands, text_of
 from support.feeder import write
 from tools.bench.controls_loads import LOADS
 from tools.bench.controls_run import CONTROLS as SWITCHES
 from tools.bench.controls_run import settings_for
-from tools.long.__main__ import VERBS as LONG_VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-MOST_WORDS = 900
-PRINTED = {"docs/chaos.md", "docs/faults.md", "docs/long.md"}
-"""Pages that verbs write."""
-PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
-DOCUMENTS = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CHANGELOG.md",
-    ".github/CONTRIBUTING.md",
-    ".github/SECURITY.md",
-    "deploy/README.md",
-    "deploy/kafka-image/README.md",
-    "tests/README.md",
-    "tests/tools/bench/README.md",
-    *(page for page in PAGES if page not in PRINTED),
-]
-
-
-def text_of(document: str) -> str:
-    """The text of a document."""
-    return (ROOT / document).read_text(encoding="utf-8")
-
+    from pathlib import Path
 
 CONTROLS, NODES = text_of("docs/controls.md"), text_of("docs/nodes.md")
-
-
-def blocks(language: str, text: str = README) -> list[str]:
-    """The code blocks of one language."""
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-def commands(text: str = README) -> list[str]:
-    """The lines of all shell blocks, without comments; those that go on in the next line as one."""
-    joined = [re.sub(r" *\\\n *", " ", block) for block in blocks("sh", text)]
-    lines = [line for block in joined for line in block.splitlines()]
-    return [re.sub(r" +# .*", "", line).strip() for line in lines if line.strip()]
 
 
 def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -92,7 +55,7 @@ def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """That of a user, where compiled files are kept, so that a command starts in half the time."""
+    """A user's environment, which keeps compiled files, so that a command starts in half the time."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, **settings}
 
@@ -111,13 +74,14 @@ def run_here(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str
 @pytest.mark.fault(29)
 async def test_commands_with_a_broker(tmp_path: Path) -> None:
     """The README's node answers what the README asks; dead letters are listed, and replayed once."""
-    lines = commands()
+    readme = text_of("README.md")
+    lines = commands(readme)
     start = lines.index("fivestage broker")
     assert lines[start + 1] == "fivestage run myapp:app"
     asks = lines[start + 2 : start + 5]
     letters = commands(text_of("docs/dead-letters.md"))
     assert len(letters) == 4
-    (tmp_path / "myapp.py").write_text(blocks("python")[0], encoding="utf-8")
+    (tmp_path / "myapp.py").write_text(blocks("python", readme)[0], encoding="utf-8")
     async with EmbeddedBroker(TopicSettings().all, partitions=8) as broker:
         settings = {"FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap, "FIVESTAGE_ADMIN__PORT": "0"}
         service = subprocess.Popen(
@@ -173,16 +137,6 @@ def asked(node: str, question: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_readme_fits_on_a_page() -> None:
-    """It has at most 900 words, and leads to every page that it does not have."""
-    assert len(README.split()) <= MOST_WORDS
-    reached = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]*)\)", README)}
-    reached |= {
-        f"docs/{target}" for target in re.findall(r"\]\(([\w-]+\.md)\)", text_of("docs/benchmarks.md"))
-    }
-    assert set(PAGES) - reached == set()
-
-
 def test_config_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The printed commands about settings run, and show where a setting comes from."""
     (tmp_path / "fivestage.toml").write_text('[kafka]\ngroup_id = "mine"\n', encoding="utf-8")
@@ -195,7 +149,7 @@ def test_config_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_controls_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that the page about controls begins with is accepted, and is what the gallery calls off."""
+    """The first file of docs/controls.md is accepted, and is the gallery's column *off*."""
     (tmp_path / "fivestage.toml").write_text(blocks("toml", CONTROLS)[0], encoding="utf-8")
     [check] = commands(CONTROLS)
     run_here(check, tmp_path, monkeypatch)
@@ -209,7 +163,7 @@ def test_controls_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_is_said_of_abandoned_code() -> None:
-    """Every limit that the document gives is that of the code."""
+    """Every limit that the page names is the one in the code."""
     text = " ".join(text_of("docs/blocking-code.md").split())
     executor = Settings().executor
     for limit in (
@@ -226,96 +180,3 @@ def test_what_is_said_of_abandoned_code() -> None:
     ):
         assert limit in text, limit
     assert (MAX_CORES, MAX_STALLED) == (0.5, MAX_REPLACED)
-
-
-HERE, HELP = "tests/unit/test_documents.py", "tests/embedded/cli/test_help.py::test_example_parses"
-WITH_A_BROKER, SETTINGS = f"{HERE}::test_commands_with_a_broker", f"{HERE}::test_config_commands"
-IMAGE = "tests/kafka/deploy/test_image.py::test_answers_without_rights"
-TOPICS = "tests/kafka/test_commands.py::test_create_then_check"
-KAFKA_IMAGE = "tests/kafka/test_broker.py::test_version"
-RUN_BY = {
-    "fivestage broker": "tests/embedded/cli/test_round_trip.py::test_broker_and_run_end",
-    "fivestage demo": "tests/embedded/cli/test_demo.py::test_demo_adds_up",
-    "fivestage run myapp:app": WITH_A_BROKER,
-    "fivestage run --config fivestage.toml": HELP,
-    """echo '{"query_id":"a","user_input":"What is 15 + 7?"}' | fivestage produce -""": WITH_A_BROKER,
-    'fivestage produce "hello there"': WITH_A_BROKER,
-    "fivestage watch --from-beginning --max 2": WITH_A_BROKER,
-    "fivestage topics create --partitions 8": TOPICS,
-    "fivestage topics check": TOPICS,
-    "fivestage dlq list": WITH_A_BROKER,
-    "fivestage dlq list --reason not_json --limit 10 --json": WITH_A_BROKER,
-    "fivestage dlq replay --dry-run": WITH_A_BROKER,
-    "fivestage dlq replay --reason unknown_lane": WITH_A_BROKER,
-    "fivestage config show": SETTINGS,
-    "fivestage config check --config fivestage.toml": SETTINGS,
-    "docker build -f deploy/Dockerfile -t fivestage .": IMAGE,
-    "docker run --rm --read-only --cap-drop ALL": IMAGE,
-    "docker build -f deploy/Dockerfile -t fivestage --build-arg BASE_IMAGE=": IMAGE,
-    "export BASE_IMAGE=": IMAGE,
-    "export PIP_ARGS=": IMAGE,
-    "for lock in runtime build; do": IMAGE,
-    "pip download --require-hashes": IMAGE,
-    "done": IMAGE,
-    "deploy/acls.sh User:fivestage": "tests/kafka/faults/test_sasl.py::test_least_rights_and_no_leaks",
-    "deploy/kafka-image/build.sh kafka": ".ci/services.sh",
-    "docker run --rm -p 127.0.0.1:9092:9092 fivestage-kafka:4.3.1": KAFKA_IMAGE,
-    ".venv/bin/pytest tests/": "Makefile",
-    'pip install ".[embedded]"': "Makefile",
-    'HATCH_BUILD_HOOKS_ENABLE=1 pip install ".[embedded]"': "Makefile",
-    "docker compose -f deploy/compose.yaml": "tests/unit/test_hygiene.py::test_the_container_has_no_rights",
-}
-"""What runs a printed command, or does the same as one that takes other machines; by how its line starts."""
-
-
-def test_every_printed_command_is_run() -> None:
-    """A new one needs a test, or a verb that CI or a longer run takes; none is listed that is not printed."""
-    texts = list(map(text_of, DOCUMENTS))
-    printed = {line for text in texts for line in commands(text)}
-    others = {line for line in printed if not line.startswith("make ")}
-    used = {line: max(filter(line.startswith, RUN_BY), key=len, default="") for line in others}
-    assert [line for line, start in used.items() if not start] == []
-    assert set(RUN_BY) - set(used.values()) == set()
-    paths = {word for line in others for word in line.split() if word.startswith("tests/")}
-    assert [path for path in paths if not (ROOT / path).exists()] == []
-    for place in set(RUN_BY.values()):
-        path, _, name = place.partition("::")
-        text = (ROOT / path).read_text(encoding="utf-8")
-        assert not name or f"def {name}(" in text, place
-
-
-NOT_IN_CI = {"kafka-image", "sbom", "lock", "test-python", "test-fast", "wheel", "long"}
-"""``kafka-image``: .ci/services.sh builds it; ``test-python``, and so ``test-fast``: CI runs them with one
-version; ``test-compiled`` makes the wheel; ``long`` runs those that take hours; the others need an index."""
-
-
-def _ci() -> str:
-    return (ROOT / ".ci/run").read_text(encoding="utf-8")
-
-
-def test_every_printed_verb_is_run() -> None:
-    """Each verb of make exists, and CI runs it, or ``make long`` where it takes hours."""
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    ci = set(re.findall(r"^\s*(?:\w+=\S+ )*make (?:[A-Z]+=\S+ )*([\w-]+)", _ci(), re.MULTILINE))
-    texts = list(map(text_of, DOCUMENTS))
-    verbs = {line.split()[1] for text in texts for line in commands(text) if line.startswith("make ")}
-    verbs |= {verb for text in texts for verb in re.findall(r"`make ([a-z-]+)", text)}
-    for verb in verbs:
-        assert f"\n{verb}:" in makefile or verb.startswith("test-python"), verb
-        assert verb in ci or verb in LONG_VERBS or verb in NOT_IN_CI, verb
-
-
-@pytest.mark.parametrize("document", [*DOCUMENTS, *sorted(PRINTED & set(PAGES))])
-def test_links(document: str) -> None:
-    """Links between documents lead somewhere: to files, and to headings in them."""
-    path = ROOT / document
-    for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", path.read_text(encoding="utf-8")):
-        there = path.parent / target if target else path
-        assert there.exists(), target
-        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), anchor
-
-
-def anchors(text: str) -> set[str]:
-    """What links can name of a document's headings."""
-    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
-    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}

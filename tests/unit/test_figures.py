@@ -1,4 +1,4 @@
-"""The figures in documents are those that were measured: each page beside the JSON it was made from."""
+"""The figures in documents are the measured ones: each page is compared with the JSON it was made from."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import re
 import statistics
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.documents import ROOT, text_of
 from support.tables import section, table_under
 from tools.bench import controls_tables, hostile, hostile_run, ordinary
 from tools.bench.controls_cells import Cell, Figures
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "docs/bench"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BENCHMARKS = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+README, BENCHMARKS = text_of("README.md"), text_of("docs/benchmarks.md")
 CONTESTANTS = {
     "fivestage, compiled": "fivestage",
     "fivestage, not compiled": "fivestage-interpreted",

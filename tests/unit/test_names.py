@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,29 +12,16 @@ import pytest
 from fivestage.observability.build_info import __version__
 from fivestage.settings import Settings
 from fivestage_schemas import headers
+from support.documents import DOCUMENTS, ROOT, text_of
 from support.tables import table_under
 
-ROOT = Path(__file__).parents[2]
-PRINTED = {"chaos.md", "faults.md", "long.md"}
-"""Pages that verbs write."""
-DOCUMENTS = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CHANGELOG.md",
-    ".github/CONTRIBUTING.md",
-    ".github/SECURITY.md",
-    "deploy/README.md",
-    "tests/README.md",
-    "tests/tools/bench/README.md",
-    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in PRINTED),
-]
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+TEXTS = {name: text_of(name) for name in DOCUMENTS}
 DEPLOYED = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "deploy").rglob("*"))
     if path.suffix in {".yaml", ".yml", ".json", ".rules", ".sh"}
 }
-"""Where rules for alerts and dashboards stand, beside other things."""
+"""Manifests, with rules for alerts and dashboards."""
 DEFAULTS: dict[str, Any] = Settings().model_dump(mode="json")
 KEY = r"[a-z]+\.[a-z_]+"
 SERIES = re.compile(r"\b((?:fivestage|messaging|lukhas_matriz)_[a-z_]+)\b(?:\{([^}]*)\})?")
@@ -43,8 +29,8 @@ NO_METRICS = {"fivestage_schemas"}
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count", "")}
 HEADERS = {value for name, value in vars(headers).items() if name.isupper()}
 FEWEST_HEADERS = 5
-MADE = "dist/"
-"""What verbs make."""
+ELSEWHERE = ("dist/", "apache/kafka")
+"""What verbs make, and an image."""
 IN_WORDS = {"lanes": "all, equal"}
 """Defaults that a table describes rather than writes."""
 
@@ -191,7 +177,7 @@ def test_modules_named_in_text(document: str) -> None:
     for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]*(?:\.py)?)`", text):
         places = (ROOT / document).parent, ROOT, package, package.parent
         found = any((place / name).exists() or (place / f"{name}.py").exists() for place in places)
-        assert found or name.startswith(MADE), name
+        assert found or name.startswith(ELSEWHERE), name
     topics = set(DEFAULTS["topics"].values())
     for name in set(re.findall(r"`((?:fivestage|fivestage_schemas)(?:\.[a-z_-]+)+)`", text)) - topics:
         assert importlib.util.find_spec(name) is not None, name

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from kafka.faults.catalogue import FAULTS
 from support.collected import collected
+from support.documents import ROOT, text_of
 
-ROOT = Path(__file__).parents[2]
-GUARANTEES = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+GUARANTEES = text_of("docs/guarantees.md")
 ROWS = [
     (promise, tests)
     for promise, tests in re.findall(r"^\| (.+?) \| ([^|]*) \|$", GUARANTEES, flags=re.MULTILINE)
@@ -18,7 +17,7 @@ ROWS = [
 
 
 def test_promises_and_faults_are_held_by_tests_that_are_run() -> None:
-    """By their ids; a test that is left out, as with ``--long`` only, holds nothing."""
+    """Each id is one of a collected test; a test that runs with ``--long`` only does not count."""
     tests = collected()  # once, for all of them
     names = {*tests, *(name.partition("[")[0] for name in tests)}
     assert len(ROWS) >= 55
@@ -36,7 +35,7 @@ def test_the_table_of_faults_is_that_of_the_catalogue() -> None:
     """docs/faults.md has every fault with its promise, and saw none of them fail."""
     rows = re.findall(
         r"^\| (\d+) \| (.*?) \| (.*?) \| (.*?) \| (\d+) \|",
-        (ROOT / "docs/faults.md").read_text(encoding="utf-8"),
+        text_of("docs/faults.md"),
         flags=re.MULTILINE,
     )
     assert {int(number): (title, promise) for number, title, promise, _, _ in rows} == FAULTS
