@@ -192,6 +192,16 @@ def test_costs_beside_the_alternatives() -> None:
     assert figures == [*map(cost, ("fivestage", "faststream", "arroyo", "faust")), "not measured"]
 
 
+def test_versions_of_the_alternatives() -> None:
+    """The README's columns name the versions that the benchmark pins."""
+    pins = "".join((ROOT / f"requirements/{name}.txt").read_text() for name in ("bench", "bench-faust"))
+    title = next(line for line in README.splitlines() if line.startswith("| | fivestage |"))
+    packages = {"FastStream": "faststream", "Arroyo": "sentry-arroyo", "faust-streaming": "faust-streaming"}
+    for name, version in re.findall(r"\| ([\w-]+) ([\d.]+) ", title):
+        assert re.search(rf"^{packages.pop(name)}=={re.escape(version)}\.", pins, re.MULTILINE), name
+    assert not packages
+
+
 def test_hostile_nodes() -> None:
     """Lateness and neighbours as measured on the embedded broker."""
     rows = [row for row in measured("hostile") if row["broker"] == "embedded"]

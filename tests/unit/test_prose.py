@@ -1,4 +1,4 @@
-"""The README is short, and links between documents lead to files and headings that exist."""
+"""Documents are short, plain and linked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 from support.documents import DOCUMENTS, GENERATED, PAGES, ROOT, text_of
 
 MOST_WORDS = 900
+NOT_PLAIN = re.compile(
+    r"\b(anew|begun|nobody|somebody|whoever|told|tells|held up|put down|so many|of its own|of their own)\b"
+)
 
 
 def test_the_readme_fits_on_a_page() -> None:
@@ -36,3 +39,9 @@ def anchors(text: str) -> set[str]:
     """The anchors of a document's headings."""
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_plain_words(document: str) -> None:
+    """No archaic words, and none that treat things as people (CONTRIBUTING)."""
+    assert NOT_PLAIN.findall(text_of(document)) == []
