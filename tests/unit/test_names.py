@@ -13,7 +13,7 @@ from fivestage.observability.build_info import __version__
 from fivestage.settings import Settings
 from fivestage_schemas import headers
 from support.documents import DOCUMENTS, ROOT, text_of
-from support.tables import table_under
+from support.tables import section, table_under
 
 TEXTS = {name: text_of(name) for name in DOCUMENTS}
 DEPLOYED = {
@@ -181,6 +181,21 @@ def test_modules_named_in_text(document: str) -> None:
     topics = set(DEFAULTS["topics"].values())
     for name in set(re.findall(r"`((?:fivestage|fivestage_schemas)(?:\.[a-z_-]+)+)`", text)) - topics:
         assert importlib.util.find_spec(name) is not None, name
+
+
+def test_packages_of_the_architecture() -> None:
+    """Its list has all packages, in the order in which imports may point."""
+    rows = table_under(section(TEXTS["ARCHITECTURE.md"], "Packages"))
+    listed = [name.strip("/") for row in rows for name in re.findall(r"`([a-z_/]+)(?:\.py)?`", row[0])]
+    package = ROOT / "consumer/fivestage"
+    packages = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert packages - set(listed) == set()
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = [
+        re.split(r" [|:] ", layer.replace("fivestage.", "")) for layer in linter["contracts"][0]["layers"]
+    ]
+    depth = {name: number for number, layer in enumerate(layers) for name in layer}
+    assert [depth[name] for name in listed] == sorted(depth[name] for name in listed)
 
 
 def test_headers_named_in_text() -> None:
