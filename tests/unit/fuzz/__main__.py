@@ -1,4 +1,4 @@
-"""Fuzz for long: ``cd tests; python -m fuzz decoder --runs 1000000``.
+"""Fuzz for long: ``cd tests; python -m unit.fuzz decoder --runs 1000000``.
 
 With atheris installed it is led by coverage, otherwise by mutation with a fixed seed.
 """
