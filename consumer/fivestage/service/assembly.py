@@ -8,7 +8,7 @@ from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.records import Output
 from fivestage.dispatch.build import Inner, wire
-from fivestage.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
+from fivestage.executors import Executor, ProcessExecutor, ThreadExecutor
 from fivestage.executors.process.supply import Patience
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
@@ -139,8 +139,6 @@ def _executor(
         max_data_bytes=largest_event,
         start_timeout_ms=executor.start_timeout_ms,
     )
-    if executor.kind == "inline":
-        return InlineExecutor(orchestrator)
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 
 
