@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fivestage._asyncio import cancel_once
+from fivestage._asyncio import cancel_all, cancel_once
 from fivestage.pipeline.bounded_call import StepMonitor
 
 if TYPE_CHECKING:
@@ -61,12 +61,10 @@ class TaskHost:
             cancel_once(task)
 
     async def stop(self, timeout_s: float) -> None:
-        """Cancel everything and wait a little for it."""
-        for history, task in self._tasks.items():
+        """Cancel all jobs and wait until their tasks have ended, for at most *timeout_s* seconds."""
+        for history in self._tasks:
             history.closed = True
-            cancel_once(task)
-        if self._tasks:
-            await asyncio.wait(set(self._tasks.values()), timeout=timeout_s)
+        await cancel_all(self._tasks.values(), timeout_s)
 
     def _done(self, job: Job, history: StageHistory, task: asyncio.Task[None]) -> None:
         del self._tasks[history]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from fivestage._asyncio import within
+from fivestage._asyncio import wait_at_most
 from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.errors import (
     BrokerError,
@@ -272,7 +272,8 @@ class Service:
     async def _commit_within_share(self) -> bool:
         limit_s = self._time.share(LAST_COMMIT_S)
         try:  # it also waits for a commit that is under way
-            return bool(await within(self.parts.committer.commit(limit_s), limit_s))
+            task = await wait_at_most(limit_s, self.parts.committer.commit(limit_s))
+            return task.done() and task.result()
         except FivestageError:
             return False
 
@@ -297,10 +298,10 @@ class Service:
     # Ending
 
     async def _end_part(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        """Take one step of the end; leave it behind when it hangs."""
-        task, limit_s = asyncio.ensure_future(step()), self._time.share(STEP_S)
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
-        if not done:
+        """Stop one part; log it if that hangs or fails, and go on with the next."""
+        limit_s = self._time.share(STEP_S)
+        task = await wait_at_most(limit_s, step())
+        if not task.done():
             log.warning("left behind", part=name, after_s=round(limit_s, 3))
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.warning("ended badly", part=name, **described(error))

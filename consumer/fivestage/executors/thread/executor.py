@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from fivestage._asyncio import cancel_once
+from fivestage._asyncio import cancel_all
 from fivestage.errors import ResourceError
 from fivestage.executors.code_location import place_of
 from fivestage.executors.interpreter import Crowding
@@ -230,9 +230,7 @@ class ThreadWorker:
             await self._scope.close()
         this = asyncio.current_task()
         while tasks := asyncio.all_tasks() - {this}:
-            for task in tasks:
-                cancel_once(task)
-            await asyncio.wait(tasks)
+            await cancel_all(tasks)
 
     def _stop(self, _: object) -> None:
         self._is_ending = True
