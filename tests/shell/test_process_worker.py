@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from fivestage import Query
@@ -25,8 +24,7 @@ class Wire:
     """A link that keeps what is written, and says what the test says."""
 
     def __init__(self) -> None:
-        self.greeted = asyncio.Event()
-        self.greeted.set()
+        self.ready = True
         self.monitor = StepMonitor()
         self.pid = 7
         self.gone = False

@@ -17,7 +17,8 @@ from fivestage.executors import TICK_S
 from fivestage.executors.abandoned_cpu import SpentCpu
 from fivestage.executors.job_registry import JobRegistry
 from fivestage.executors.stall_detector import IN_STAGE, OUTSIDE, OUTSIDE_PATIENCE_S, StallDetector
-from fivestage.executors.worker_pool import MAX_DEATHS, WorkerPool
+from fivestage.executors.worker_death import MAX_DEATHS
+from fivestage.executors.worker_pool import WorkerPool
 from fivestage.executors.worker_set import MAKE_AGAIN_S, MAX_STALLED, TRIM_AFTER_S
 from fivestage.pipeline.bounded_call import StepMonitor
 from fivestage.pipeline.thread_pool import Abandoned
@@ -91,7 +92,7 @@ def test_code_outside_of_stages_is_given_longer() -> None:
 
 
 def test_more_patience_counts_outside_of_stages_too() -> None:
-    """Patience beyond what code outside of stages has is given to both."""
+    """A longer limit than what code outside of stages has is given to both."""
     detector = StallDetector(StepMonitor([0, 1]), 2 * OUTSIDE_PATIENCE_S)
     assert looks(detector, 2 * OUTSIDE_LOOKS) == []
     assert looks(detector, 1) == [OUTSIDE]
@@ -130,7 +131,7 @@ class FakeWorker:
 
     def start(self, job: Job) -> None:
         self.started.append(job)
-        self.registry.place(job)
+        self.registry.add(job)
 
     def cancel(self, job: Job) -> None:
         self.registry.leave(job, 0.0)
@@ -142,7 +143,7 @@ class FakeWorker:
     def needs_replacement(self, _now: float) -> str | None:
         return self.replacement
 
-    def place(self) -> str | None:
+    def location(self) -> str | None:
         return "app.py:7 node"
 
     def end(self, _now: float) -> None:

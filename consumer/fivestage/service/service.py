@@ -27,7 +27,7 @@ from fivestage.errors import (
     PublishError,
 )
 from fivestage.executors import interpreter
-from fivestage.executors.process.supply import Patience
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.kafka import aiokafka_internals, topics
 from fivestage.kafka.connection.clients import Clients
 from fivestage.kafka.connection.diagnosis import Diagnosis
@@ -163,7 +163,7 @@ class Service:
     @property
     def _start_timeout_s(self) -> float:
         executor = self.settings.executor
-        loading_s = Patience().load_s if executor.kind == "process" else 0.0
+        loading_s = ForkTimeouts().load_s if executor.kind == "process" else 0.0
         opening_s = executor.start_timeout_ms / 1000 if self.app.resources else 0.0
         return START_TIMEOUT_S + loading_s + opening_s
 
