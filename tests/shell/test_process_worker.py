@@ -49,7 +49,7 @@ def busy_worker() -> tuple[Wire, ProcessWorker]:
     wire = Wire()
     worker = ProcessWorker(cast("WorkerLink", wire), lambda _: None, 0.03, b'""')
     worker.start(Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0))
-    worker.look(0.0, elapsed_s=0.01)
+    worker.check(0.0, elapsed_s=0.01)
     wire.say(messages.DONE, 1, True, [])
     assert wire.written[-1] == messages.PING
     return wire, worker

@@ -19,18 +19,18 @@ def share_the_interpreter() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
-class Crowding:
+class SwitchInterval:
     """Lets threads take turns more often while abandoned code runs, which may spin."""
 
     def __init__(self) -> None:
         self._usual_s: float | None = None
 
-    def set(self, *, crowded: bool) -> None:
+    def set_short(self, *, short: bool) -> None:
         """Shorten the switch interval, or restore it."""
-        if crowded and self._usual_s is None:
+        if short and self._usual_s is None:
             self._usual_s = sys.getswitchinterval()
             sys.setswitchinterval(min(self._usual_s, CROWDED_INTERVAL_S))
-        elif not crowded and self._usual_s is not None:
+        elif not short and self._usual_s is not None:
             sys.setswitchinterval(self._usual_s)
             self._usual_s = None
 

@@ -22,7 +22,7 @@ class Leftover(NamedTuple):
     """The node or stage whose code it is."""
     since: float
     """Monotonic seconds."""
-    excused: bool = False
+    only_waited: bool = False
     """The job was only waiting here, so its code does at most some cleaning up."""
 
 
@@ -41,7 +41,7 @@ class JobRegistry:
         """The jobs that run here."""
         self.left: dict[StageHistory, Leftover] = {}
         """Code of jobs that have ended or moved, until it has ended here."""
-        self.turned_at = -inf
+        self.responsive_at = -inf
         """A time after which the event loop has responded (monotonic seconds)."""
 
     def __len__(self) -> int:
@@ -62,11 +62,11 @@ class JobRegistry:
             name = "" if running is None else running.node or str(running.spec.stage_type)
             self.left[job.history] = Leftover(job.number, name, now)
 
-    def excuse(self, job: Job, now: float) -> None:
+    def mark_as_waiting(self, job: Job, now: float) -> None:
         """Record that a job that left only waited here: its code may end once the loop responds."""
         left = self.left.get(job.history)
         if left is not None:
-            self.left[job.history] = left._replace(since=now, excused=True)
+            self.left[job.history] = left._replace(since=now, only_waited=True)
 
     def abandoned(self, number: int, thread: tuple[int, int] | None) -> list[Abandoned]:
         """Return the code of jobs that have left and that still runs.
@@ -81,16 +81,16 @@ class JobRegistry:
         return [
             Abandoned(one.name, one.since, thread if one.number == number else None)
             for one in self.left.values()
-            if one.number == number or one.since < self.turned_at
+            if one.number == number or one.since < self.responsive_at
         ]
 
-    def excuse_all_but(self, number: int, now: float) -> None:
+    def restart_clocks_except(self, number: int, now: float) -> None:
         """Restart the clock of code that could not end because job *number* (0 = other code) blocks the loop.
 
         Code that had the chance to end before, because the loop has responded since, keeps its time.
         """
         for history, left in self.left.items():
-            if left.number != number and left.since >= self.turned_at:
+            if left.number != number and left.since >= self.responsive_at:
                 self.left[history] = left._replace(since=now)
 
     def has_code_of(self, number: int) -> bool:
@@ -101,7 +101,7 @@ class JobRegistry:
     def done(self, job: Job, history: StageHistory, completed: bool) -> None:  # noqa: FBT001 - see TaskHost
         """Record that a job's code has ended: *completed* its stages, or was cancelled."""
         left = self.left.pop(history, None)
-        late = left is not None and not left.excused and job.ended
+        late = left is not None and not left.only_waited and job.ended
         waited_for = self.jobs.pop(history, None) is not None
         if completed and (waited_for or late):
             self.on_finished(job)

@@ -9,7 +9,7 @@ from fivestage.executors.executor import TICK_S
 if TYPE_CHECKING:
     from fivestage.pipeline.bounded_call import StepMonitor
 
-OUTSIDE_PATIENCE_S: Final = 0.1
+OUTSIDE_LIMIT_S: Final = 0.1
 """The least limit for code outside of any stage: only the missing answer to a ping shows that it blocks."""
 SLACK_S: Final = TICK_S / 2
 """Checks are not exactly TICK_S apart."""
@@ -31,14 +31,14 @@ class StallDetector:
     def __init__(self, monitor: StepMonitor, limit_s: float) -> None:
         self._monitor = monitor
         self._limit_s = limit_s - SLACK_S
-        self._outside_limit_s = max(limit_s, OUTSIDE_PATIENCE_S) - SLACK_S
+        self._outside_limit_s = max(limit_s, OUTSIDE_LIMIT_S) - SLACK_S
         self._seen = (0, 0)
         self.stalled_s = 0.0
         """How long the monitor has shown the same step."""
-        self.is_suspicious = False
+        self.may_be_stalled = False
         """The last two checks or more have seen the same step, but not for long enough to be a stall."""
 
-    def look(self, *, answering: bool, elapsed_s: float) -> str | None:
+    def check(self, *, answering: bool, elapsed_s: float) -> str | None:
         """Check once; return why the worker is stalled, once that is certain.
 
         Args:
@@ -47,9 +47,9 @@ class StallDetector:
         """
         seen = self._monitor.seen()
         if seen != self._seen or (not seen[0] and answering):
-            self._seen, self.stalled_s, self.is_suspicious = seen, 0.0, False
+            self._seen, self.stalled_s, self.may_be_stalled = seen, 0.0, False
             return None
         self.stalled_s += elapsed_s
         limit_s, why = (self._limit_s, IN_STAGE) if seen[0] else (self._outside_limit_s, OUTSIDE)
-        self.is_suspicious = self.stalled_s < limit_s
-        return None if self.is_suspicious else why
+        self.may_be_stalled = self.stalled_s < limit_s
+        return None if self.may_be_stalled else why

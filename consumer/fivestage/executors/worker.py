@@ -32,7 +32,7 @@ class Worker(Protocol):
     def cancel(self, job: Job) -> None:
         """Ask a job's code to stop."""
 
-    def look(self, now: float, *, elapsed_s: float) -> str | None:
+    def check(self, now: float, *, elapsed_s: float) -> str | None:
         """Check the event loop; return why it is stalled, once that is certain.
 
         Args:
@@ -108,14 +108,14 @@ class LoopWorker:
         return number, self.registry.blocking(number) if number else None
 
     def _detect_stall(self, elapsed_s: float) -> str | None:
-        return self._stall.look(answering=self._pinged_at is None, elapsed_s=elapsed_s)
+        return self._stall.check(answering=self._pinged_at is None, elapsed_s=elapsed_s)
 
     def _on_pong(self) -> None:
         """The loop has answered the ping; in a thread this is called on the loop itself."""
         pinged_at = self._pinged_at
         if pinged_at is not None:
             self._last_lag_s = time.monotonic() - pinged_at
-            self.registry.turned_at = pinged_at
+            self.registry.responsive_at = pinged_at
             self._pinged_at = None
 
 

@@ -103,7 +103,7 @@ class WorkerPool:
         worker.cancel(job)
         stall = self._set.stalled.get(worker)
         if stall is not None and stall.job is not job:
-            worker.registry.excuse(job, asyncio.get_running_loop().time())
+            worker.registry.mark_as_waiting(job, asyncio.get_running_loop().time())
 
     def check(self, now: float) -> bool:
         """See Executor."""
@@ -170,7 +170,7 @@ class WorkerPool:
 
     def _check_worker(self, worker: Worker, now: float, elapsed_s: float) -> bool:
         """Check one worker; return whether it has stalled or died since the last check."""
-        why = worker.look(now, elapsed_s=elapsed_s)
+        why = worker.check(now, elapsed_s=elapsed_s)
         if worker.gone:
             self._replace_dead(worker, why or "it has ended")
             return True
@@ -192,7 +192,7 @@ class WorkerPool:
         self._timer = None
         now = asyncio.get_running_loop().time()
         for worker in self._set.retired:
-            why = worker.look(now, elapsed_s=TICK_S)
+            why = worker.check(now, elapsed_s=TICK_S)
             number, blocking = worker.blocking
             if worker.gone:
                 self._move_from_dead(worker, blocking, known=number != 0)
@@ -210,7 +210,7 @@ class WorkerPool:
     def _stall(self, worker: Worker, now: float, why: str) -> Stall:
         """Find out whose code blocks a worker, and report it."""
         number, job = worker.blocking
-        worker.registry.excuse_all_but(number, now)
+        worker.registry.restart_clocks_except(number, now)
         if job is not None:
             job.is_blocking = True
         node, stage = code_of(job)
@@ -293,4 +293,4 @@ class WorkerPool:
     def _withdraw(self, worker: Worker, job: Job) -> None:
         """Take a job that only waits there out of a worker: none of its code runs on."""
         worker.cancel(job)
-        worker.registry.excuse(job, asyncio.get_running_loop().time())
+        worker.registry.mark_as_waiting(job, asyncio.get_running_loop().time())

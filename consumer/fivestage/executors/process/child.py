@@ -55,14 +55,14 @@ class WorkerConfig(NamedTuple):
     """How long its resources may take to open, in seconds."""
 
 
-def bind_to(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent, *parent*, ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent ended before the line above
         os._exit(1)
 
 
-def end_with(lifeline: int) -> None:
+def die_with_pipe(lifeline: int) -> None:
     """Have the kernel kill this process when the bus closes the other end of the pipe *lifeline*, or dies.
 
     Unlike a signal at the parent's death, this lets a worker outlive the fork server; unlike a thread that
@@ -77,7 +77,7 @@ def end_with(lifeline: int) -> None:
         os._exit(1)
 
 
-def leave_signals_to_the_bus() -> None:
+def ignore_group_signals() -> None:
     """Ignore SIGINT and SIGTERM, which a terminal or supervisor may send to the whole process group.
 
     With a handler that does nothing, because programs that nodes start would inherit SIG_IGN and could not be
@@ -112,8 +112,8 @@ def main(config: WorkerConfig, fileno: int, memory: int, lifeline: int, location
         lifeline: The pipe that the bus keeps open while this process may run.
         location_requests: An eventfd, see loop_probe.py.
     """
-    end_with(lifeline)
-    leave_signals_to_the_bus()
+    die_with_pipe(lifeline)
+    ignore_group_signals()
     page = mmap.mmap(memory, mmap.PAGESIZE)
     os.close(memory)
     monitor = StepMonitor(memoryview(page).cast("Q"))
@@ -258,7 +258,7 @@ class _Child:
             assert history.waiting is not None  # noqa: S101 - that is what is reported
             self._outbox.send(messages.encode_waits(history.serial, history.waiting))
         else:  # sent with the next frame, which says that the stage runs or has ended
-            self._outbox.keep(encode((messages.GOES_ON, history.serial, *times)))
+            self._outbox.send_later(encode((messages.GOES_ON, history.serial, *times)))
 
     def _tick(self) -> None:
         """Report what still runs in threads, as long as any is busy."""

@@ -49,7 +49,7 @@ class WorkerLink:
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._lifeline: int | None = None
-        """A pipe; the kernel kills the process when it is closed, see ``child.end_with``."""
+        """A pipe; the kernel kills the process when it is closed, see ``child.die_with_pipe``."""
         self._location_requests: int | None = None
         """An eventfd, see loop_probe.py."""
         self._page: mmap.mmap | None = None

@@ -60,12 +60,12 @@ def run() -> None:
     """See ``main``; returns if the bus has ended, or if the app cannot be loaded."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
-    child.leave_signals_to_the_bus()
+    child.ignore_group_signals()
     packet = control.recv(MAX_PACKET_BYTES)
     if not packet:  # the bus has ended already
         return
     config = orjson.loads(packet)
-    child.bind_to(config["bus"])
+    child.die_with_parent(config["bus"])
     try:
         worker_config = load(config)
     except BaseException as error:  # noqa: BLE001 - a module may raise anything, SystemExit for instance

@@ -45,6 +45,9 @@ class Decoder:
     def __init__(self) -> None:
         self._rest = bytearray()
 
+    def __repr__(self) -> str:
+        return f"<Decoder {len(self._rest)} bytes of the next frame>"
+
     def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Yield the frames that *data* completes; the caller must exhaust them.
 

@@ -21,7 +21,7 @@ class Outbox:
         self._socket = connection
         self._frames: list[bytes] = []
 
-    def keep(self, frame: bytes) -> None:
+    def send_later(self, frame: bytes) -> None:
         """Send a frame together with the next one that is sent."""
         self._frames.append(frame)
 
@@ -55,14 +55,14 @@ class Reporter(StageHistory):
 
     def finish(self, run: StageRun) -> None:
         """Report the end of a stage, together with the start of the next or the end of the job."""
-        self._outbox.keep(
+        self._outbox.send_later(
             messages.encode_finished(messages.FINISHED, self.serial, run, self, self._max_data_bytes)
         )
         super().finish(run)
 
     def fail_over(self, run: StageRun) -> None:
         """Report that a stage has failed and is tried again with another node."""
-        self._outbox.keep(
+        self._outbox.send_later(
             messages.encode_finished(messages.FAILED_OVER, self.serial, run, self, self._max_data_bytes)
         )
         super().fail_over(run)

@@ -121,7 +121,7 @@ class ProcessWorker(LoopWorker):
         if probes or trials or not is_known:
             self.link.write(messages.encode_routing(lane, routing, probes, trials))
 
-    def look(self, now: float, *, elapsed_s: float) -> str | None:
+    def check(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""
         link = self.link
         if link.gone:
@@ -129,7 +129,7 @@ class ProcessWorker(LoopWorker):
         if not link.ready:
             return None
         why = self._detect_stall(elapsed_s)
-        if self._stall.is_suspicious:
+        if self._stall.may_be_stalled:
             link.request_location()  # the answer has time to arrive until the stall is certain
         if self._pinged_at is None and (self.registry or self.registry.left or self._in_threads):
             self._pinged_at = now
@@ -182,7 +182,7 @@ class ProcessWorker(LoopWorker):
     def abandoned(self) -> list[Abandoned]:
         """See Worker."""
         # Without a recent pong the list of threads is out of date: the process may have had no CPU.
-        in_threads = self._in_threads if time.monotonic() - self.registry.turned_at < FRESH_S else []
+        in_threads = self._in_threads if time.monotonic() - self.registry.responsive_at < FRESH_S else []
         if not self.registry.left:
             return in_threads
         number, _ = self.link.monitor.seen()

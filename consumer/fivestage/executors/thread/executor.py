@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from fivestage.executors.interpreter import Crowding
+from fivestage.executors.interpreter import SwitchInterval
 from fivestage.executors.thread.worker import CANCELLED_S, END_S, ThreadWorker
 from fivestage.executors.worker_pool import WorkerPool
 from fivestage.pipeline.resource_manager import CLOSE_S
@@ -39,7 +39,7 @@ class ThreadExecutor(WorkerPool):
         self._orchestrator = orchestrator
         self._scope: Scope | None = None
         self._open_s = orchestrator.resources.start_timeout_s
-        self._crowding = Crowding()
+        self._switch_interval = SwitchInterval()
         super().__init__(
             lambda on_finished, on_ready: ThreadWorker(
                 orchestrator, on_finished, on_ready, stall_s, self._open_s
@@ -72,7 +72,7 @@ class ThreadExecutor(WorkerPool):
 
     def check(self, now: float) -> bool:
         """See Executor."""
-        self._crowding.set(crowded=any(one.thread is not None for one in self.abandoned()))
+        self._switch_interval.set_short(short=any(one.thread is not None for one in self.abandoned()))
         return super().check(now)
 
     def abandoned(self) -> list[Abandoned]:
@@ -83,7 +83,7 @@ class ThreadExecutor(WorkerPool):
         """See Executor."""
         ends_at = asyncio.get_running_loop().time() + timeout_s
         await self.shut_down(timeout_s)
-        self._crowding.set(crowded=False)
+        self._switch_interval.set_short(short=False)
         if self._scope is not None:
             left_s = ends_at - asyncio.get_running_loop().time()
             await self._scope.close(min(CLOSE_S, max(left_s, CANCELLED_S)))

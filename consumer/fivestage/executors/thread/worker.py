@@ -101,10 +101,10 @@ class ThreadWorker(LoopWorker):
         """See Worker."""
         self.registry.leave(job, time.monotonic())
         if not self.ready:
-            self.registry.excuse(job, time.monotonic())  # its code has not run
+            self.registry.mark_as_waiting(job, time.monotonic())  # its code has not run
         self._inbox.put(self._host.cancel, job, job.history)
 
-    def look(self, now: float, *, elapsed_s: float) -> str | None:
+    def check(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""
         if self.gone:
             error = self.opened.exception() if self.opened.done() else None
