@@ -107,9 +107,6 @@ class LoopWorker:
         number, _ = self._monitor.seen()
         return number, self.registry.blocking(number) if number else None
 
-    def _detect_stall(self, elapsed_s: float) -> str | None:
-        return self._stall.check(answering=self._pinged_at is None, elapsed_s=elapsed_s)
-
     def _on_pong(self) -> None:
         """The loop has answered the ping; in a thread this is called on the loop itself."""
         pinged_at = self._pinged_at

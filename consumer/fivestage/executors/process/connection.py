@@ -56,13 +56,13 @@ class WorkerLink:
         self._child_ends: list[int] = []
         self.monitor = StepMonitor()
         """Shows whose code is executing; can still be read when the process has ended."""
-        self.on_frame: Callable[[Frame], None] = _ignore
+        self.on_frame: Callable[[Frame], None] = lambda _: None
         """Called with each frame; may raise ValueError, TypeError or LookupError if it makes no sense."""
-        self.on_hello: Callable[[], None] = _nothing
+        self.on_hello: Callable[[], None] = lambda: None
         """Called when the process is ready."""
-        self.on_ready: Callable[[], None] = _nothing
+        self.on_ready: Callable[[], None] = lambda: None
         """Called after that."""
-        self.on_gone: Callable[[WorkerLink], None] = _ignore
+        self.on_gone: Callable[[WorkerLink], None] = lambda _: None
         """Called once, when ``gone`` has become true."""
         self.pid: int | None = None
         self.spawned_at: float | None = None
@@ -270,11 +270,3 @@ class WorkerLink:
         self._page = None
         self._end()
         self.on_gone(self)
-
-
-def _ignore(_: object) -> None:
-    """Do nothing: a spare sends nothing."""
-
-
-def _nothing() -> None:
-    """Do nothing."""

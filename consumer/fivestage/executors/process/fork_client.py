@@ -53,8 +53,8 @@ class ForkClient:
         self._on_end = on_end
         self._timer: asyncio.TimerHandle | None = None
         self._why: str | None = None
-        self._kill_at: float | None = None
-        """When to kill it; None while it may run."""
+        self._kill_at = inf
+        """When to kill it; infinite while it may run."""
         self.ended = False
         """The process has been reaped."""
         self._control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -87,10 +87,13 @@ class ForkClient:
         """
         socket.send_fds(self._control, [b"fork"], filenos)
 
-    def limit(self, limit_s: float, why: str) -> None:
+    def limit(self, limit_s: float, why: str, steps: int = LIMIT_STEPS) -> None:
         """Kill it in *limit_s* seconds, for the reason *why*, unless this or ``lift_limit`` is called."""
         self.lift_limit()
-        self._timer = self._loop.call_later(limit_s / LIMIT_STEPS, self._count_down, 1, limit_s, why)
+        if not steps:
+            self.kill(why)
+        else:
+            self._timer = self._loop.call_later(limit_s / LIMIT_STEPS, self.limit, limit_s, why, steps - 1)
 
     def lift_limit(self) -> None:
         """Remove the limit."""
@@ -107,24 +110,16 @@ class ForkClient:
         """Close the connection, which makes it end; kill it if it has not ended after *grace_s* seconds."""
         if grace_s <= 0:  # now, because the loop may not run again
             self._process.kill()
-        first = self._kill_at is None
-        self._kill_at = min(self._loop.time() + grace_s, inf if self._kill_at is None else self._kill_at)
+        first = self._kill_at == inf
+        self._kill_at = min(self._loop.time() + grace_s, self._kill_at)
         if first:
             self.lift_limit()
             self._loop.remove_reader(self._control)
             self._control.close()
             self._reap()
 
-    def _count_down(self, step: int, limit_s: float, why: str) -> None:
-        if step >= LIMIT_STEPS:
-            self.kill(why)
-        else:
-            self._timer = self._loop.call_later(
-                limit_s / LIMIT_STEPS, self._count_down, step + 1, limit_s, why
-            )
-
     def _reap(self) -> None:
-        if self._kill_at is not None and self._loop.time() >= self._kill_at:
+        if self._loop.time() >= self._kill_at:
             self._process.kill()
         status = self._process.poll()
         if status is None:

@@ -78,15 +78,14 @@ def decode_start(
         frame: The message.
         plan: The job's.
         history: Becomes the job's; gets the stages that have ended before.
-        lanes: The routing of the lanes that is known here.
+        lanes: The routing of each lane, as far as it has been sent.
     """
-    _, number, serial, query_id, user_input, lane, *times, attempt, size, runs, superseded = frame.head
+    _, number, serial, query_id, user_input, lane, *times, size, runs, superseded = frame.head
     reader = BlobReader(frame.blob)
     context = orjson.loads(reader.read(size) or b"") if size else {}
-    history.attempt = attempt
+    started_at, ends_at, due_at, history.attempt = times
     history.runs = [_run(values, reader.read(values[_DATA]), plan) for values in runs]
     history.superseded = [_run(values, reader.read(values[_DATA]), plan) for values in superseded]
-    started_at, ends_at, due_at = times
     query, routing = Query(query_id, user_input, lane, context), lanes.get(lane)
     job = Job(query, plan, started_at=started_at, ends_at=ends_at, due_at=due_at, routing=routing)
     job.number, job.history = number, history

@@ -128,7 +128,7 @@ class ProcessWorker(LoopWorker):
             return self.error or "its process has ended"
         if not link.ready:
             return None
-        why = self._detect_stall(elapsed_s)
+        why = self._stall.check(answering=self._pinged_at is None, elapsed_s=elapsed_s)
         if self._stall.may_be_stalled:
             link.request_location()  # the answer has time to arrive until the stall is certain
         if self._pinged_at is None and (self.registry or self.registry.left or self._in_threads):

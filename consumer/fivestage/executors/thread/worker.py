@@ -109,7 +109,7 @@ class ThreadWorker(LoopWorker):
         if self.gone:
             error = self.opened.exception() if self.opened.done() else None
             return "its thread has ended" if error is None else str(error)
-        why = self._detect_stall(elapsed_s)
+        why = self._stall.check(answering=self._pinged_at is None, elapsed_s=elapsed_s)
         if self._pinged_at is None and (self.registry or self.registry.left):
             self._pinged_at = now
             self._call(self._on_pong)
