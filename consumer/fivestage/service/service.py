@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from fivestage._asyncio import wait_at_most
+from fivestage._asyncio import cancel_all, wait_at_most
 from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.errors import (
     BrokerError,
@@ -151,8 +151,7 @@ class Service:
                 )
         finally:
             ending.cancel()
-            starting.cancel()
-            await asyncio.wait({starting}, timeout=self._time.share(STEP_S))
+            await cancel_all([starting], self._time.share(STEP_S))
         if self._ending.is_set() and (starting.cancelled() or not starting.done()):
             return False
         if starting.cancelled():
