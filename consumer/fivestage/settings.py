@@ -364,9 +364,9 @@ class DlqSettings(_Section):
 class ExecutorSettings(_Section):
     """Where user code runs."""
 
-    kind: Literal["thread", "process", "inline"] = "thread"
-    """``thread``: an event loop of their own in this process; ``process``: worker processes, for code that
-    computes or must be killed; ``inline``: the service's own loop, where a node that blocks, blocks all."""
+    kind: Literal["thread", "process"] = "thread"
+    """``thread``: an event loop in a thread of the service; ``process``: worker processes, for code that
+    computes or must be killed."""
     workers: Annotated[int, Field(gt=0, le=256)] = 1
     """Worker processes, with ``kind`` process."""
     threads: Annotated[int, Field(gt=0, le=1000)] = 16
@@ -384,6 +384,16 @@ class ExecutorSettings(_Section):
     spares: Annotated[int, Field(ge=0, le=16)] = 1
     """Event loops, or worker processes, kept ready to take over from one that is blocked, with their
     resources open."""
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _not_inline(cls, given: Any) -> Any:
+        if given == "inline":
+            raise ValueError(
+                "'inline' is for tests only, because a node that blocks would delay the deadlines of all "
+                "queries: use 'thread', or 'process' for code that computes"
+            )
+        return given
 
     @property
     def max_overdue(self) -> int:

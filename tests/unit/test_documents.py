@@ -20,7 +20,7 @@ from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S
 from fivestage.executors.abandoned_cpu import MAX_CORES
 from fivestage.executors.process import worker
 from fivestage.executors.process.overtime import MOST_S
-from fivestage.executors.stall_detector import OUTSIDE_PATIENCE_S
+from fivestage.executors.stall_detector import OUTSIDE_LIMIT_S
 from fivestage.executors.worker_set import MAX_STALLED
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.pipeline.thread_pool import MAX_REPLACED
@@ -175,7 +175,7 @@ def test_what_is_said_of_abandoned_code() -> None:
         f"costs a thread. Up to {MAX_REPLACED} are replaced",
         f"up to {MOST_S:g} s of CPU and {worker.RUN_ON_S:g} s in all",
         f"{worker.RUN_ON_S:g} s after the end its process is killed",
-        f"Noticed after {OUTSIDE_PATIENCE_S * 1000:g} ms",
+        f"Noticed after {OUTSIDE_LIMIT_S * 1000:g} ms",
         f"once more after {CLEAN_UP_S * 1000:g} ms",
     ):
         assert limit in text, limit

@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Self
 
-from fivestage._asyncio import leave_behind, within
+from fivestage._asyncio import wait_at_most
 from fivestage.core.codec.event_json import Envelope, EventJson
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
@@ -120,12 +120,10 @@ class Orchestrator:
         query = Query(query_id, user_input, lane, event.context or {})
         job = Job(query, self.plan, started_at=now, ends_at=now + total_s, due_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
-        task = asyncio.create_task(self.run(job, job.history))
         try:
-            await asyncio.wait({task}, timeout=total_s)
+            await wait_at_most(total_s, self.run(job, job.history))
         finally:
             job.end()
-            leave_behind(task)
         conclusion = conclude(job.history, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
         written = EventJson(envelope)
         stages = [written.stage(run, conclusion.earlier) for run in conclusion.runs]
@@ -168,7 +166,8 @@ async def run_with_timeout(
     clock = asyncio.get_running_loop().time
     started_at = clock()
     call = Bounds(lambda: True).run(_awaited(coro), started_at + limit_s)
-    ending = await within(call, limit_s) or CallResult.of_timeout(limit_s, clock() - started_at)
+    task = await wait_at_most(limit_s, call)
+    ending = task.result() if task.done() else CallResult.of_timeout(limit_s, clock() - started_at)
     run = StageRun(
         spec,
         ending.outcome,

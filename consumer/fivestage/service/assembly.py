@@ -8,8 +8,8 @@ from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.records import Output
 from fivestage.dispatch.build import Inner, wire
-from fivestage.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
-from fivestage.executors.process.supply import Patience
+from fivestage.executors import Executor, ProcessExecutor, ThreadExecutor
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
@@ -129,7 +129,7 @@ def _executor(
             stall_s=stall_s,
             spares=executor.spares,
             max_data_bytes=largest_event,
-            patience=Patience(open_s=executor.start_timeout_ms / 1000),
+            timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
             setup=("fivestage.observability.logging:configure", level_name(), *_show_text(settings)),
         )
     orchestrator = Orchestrator(
@@ -139,8 +139,6 @@ def _executor(
         max_data_bytes=largest_event,
         start_timeout_ms=executor.start_timeout_ms,
     )
-    if executor.kind == "inline":
-        return InlineExecutor(orchestrator)
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 
 
