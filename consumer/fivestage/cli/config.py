@@ -47,10 +47,8 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
 
     Example: `fivestage config check --config fivestage.toml`
     """
-    from fivestage.contradictions import contradictions
-
     settings = load_settings(config, bootstrap)
-    for sentence in contradictions(settings):
+    for sentence in settings.conflicts():
         print(f"fivestage: {sentence}", file=sys.stderr)
     known = {*type(settings).model_fields, "config"}
     for name in os.environ:
