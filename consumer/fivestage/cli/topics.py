@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Create the topics, or check that they can be used.\n\nExample: `fivestage topics check`",
+    help="Create the topics, or check that they are usable.\n\nExample: `fivestage topics check`",
 )
 
 
@@ -29,12 +29,12 @@ app = typer.Typer(
 def create(
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of each new topic.")] = 8,
     replication_factor: Annotated[
-        int, typer.Option(min=-1, help="Copies of each partition; -1 = the brokers' default.")
+        int, typer.Option(min=-1, help="Replicas of each partition; -1 = the brokers' default.")
     ] = -1,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Create those topics that are missing: the input topics that are named, and the four output topics.
+    """Create the missing topics: the input topics that topics.queries names, and the four output topics.
 
     Example: `fivestage topics create --partitions 12 --replication-factor 3`
     """
@@ -51,9 +51,9 @@ def create(
 
 
 async def _create(settings: Settings, partitions: int, replication_factor: int) -> tuple[list[str], str]:
-    """Create what is missing, and a note where it is not as asked for.
+    """Create the missing topics; return their names, and a note if they have another number of partitions.
 
-    Where nothing is missing, no right to create is needed.
+    If none is missing, no permission to create topics is needed.
     """
     from fivestage.kafka import topics
 
@@ -71,7 +71,7 @@ async def _create(settings: Settings, partitions: int, replication_factor: int) 
 
 @app.command()
 def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> None:
-    """Tell of each topic whether it can be used; exit code 1 when one cannot.
+    """Print for each topic whether it is usable; exit code 1 if one is not.
 
     Example: `fivestage topics check --bootstrap localhost:9092`
     """
