@@ -7,11 +7,27 @@ Invariant: results go to standard output, everything else to standard error. Exi
 a bad result; 2: wrong usage, or settings, topics or permissions must be corrected first.
 """
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from fivestage.cli import broker, config, demo, dlq, produce, run, topics, watch
+from fivestage.cli.common import errors_as_one_line, quieten_clients
+
+
+class _Commands(TyperGroup):
+    """All commands, with the handling of errors that they share."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        with errors_as_one_line():
+            quieten_clients()
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
+    cls=_Commands,
     name="fivestage",
     help="""Run each query from Kafka through five stages within a hard deadline; publish one answer for each.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.common import ConfigOption, load_settings
 
 
 def broker(
@@ -26,5 +26,4 @@ def broker(
     from fivestage.kafka import embedded_broker
 
     names = load_settings(config).topics.all
-    with errors_as_one_line():
-        asyncio.run(embedded_broker.serve(names, partitions=partitions, port=port))
+    asyncio.run(embedded_broker.serve(names, partitions=partitions, port=port))

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
+from fivestage.pipeline.loader import authors_traceback
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
@@ -36,34 +39,35 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def load_settings(config: Path | None, bootstrap: str | None = None) -> Settings:
-    """Load the settings from file, environment and command line; exit with code 2 if they are invalid."""
+    """Load the settings from file, environment and command line.
+
+    Raises:
+        ConfigurationError: a setting is invalid.
+    """
     from fivestage.settings import Settings
 
-    with errors_as_one_line():
-        settings = Settings.load(config, {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else None)
-    return settings  # noqa: RET504 - for mypy the context manager may swallow exceptions
+    return Settings.load(config, {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else None)
 
 
 @contextlib.contextmanager
 def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) -> Iterator[None]:
     """Turn expected errors, Ctrl-C and a closed pipe into an exit code and at most one line of text.
 
+    All commands run inside of it; a command with other exit codes uses it once more.
     If importing the author's module failed, the traceback of the author's own frames comes before that line.
 
     Args:
         interrupted: The exit code after Ctrl-C; 0 for commands that run until then.
         reader_gone: The exit code if the reader of standard output is gone.
     """
-    from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
-
     try:
-        yield
-        sys.stdout.flush()  # raises here if the pipe is closed, not in a traceback when the interpreter exits
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # if the pipe is closed, raises here and not when the interpreter exits
     except ConfigurationError as error:
         _exit(f"fivestage: {error}", 2)
     except InvalidAppError as error:
-        from fivestage.pipeline.loader import authors_traceback
-
         _exit(f"{authors_traceback(error)}fivestage: {error}", 2)
     except FivestageError as error:
         _exit(f"fivestage: {error}", 1)
@@ -94,7 +98,7 @@ class _ThrottledWarnings(logging.Handler):
 
 
 def quieten_clients() -> None:
-    """Throttle the warnings of the Kafka client; for commands, as the service configures its own log."""
+    """Throttle the warnings of the Kafka client, until the service configures its log."""
     log = logging.getLogger("aiokafka")
     log.handlers, log.propagate = [_ThrottledWarnings()], False
 
@@ -112,7 +116,6 @@ def run_while_read(work: Coroutine[Any, Any, T]) -> T:
 
 async def _run_while_read(work: Coroutine[Any, Any, T]) -> T:
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
-    quieten_clients()
     causes: list[type[BaseException]] = []
 
     def cancel(cause: type[BaseException]) -> None:

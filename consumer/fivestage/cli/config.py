@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,13 +29,12 @@ def show(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> None
     Example: `fivestage config show --config fivestage.toml`
     """
     settings = load_settings(config, bootstrap)
-    with errors_as_one_line():
-        sources = _sources(config, bootstrap)
-        values = dict(_flatten(settings.model_dump(mode="json")))
-        width = max(len(f"{key} = {value}") for key, value in values.items())
-        for key, value in values.items():
-            source = next((name for name, keys in sources if key in keys), "default")
-            print(f"{f'{key} = {value}':<{width}}  # {source}")
+    sources = _sources(config, bootstrap)
+    values = dict(_flatten(settings.model_dump(mode="json")))
+    width = max(len(f"{key} = {value}") for key, value in values.items())
+    for key, value in values.items():
+        source = next((name for name, keys in sources if key in keys), "default")
+        print(f"{f'{key} = {value}':<{width}}  # {source}")
 
 
 @app.command()
@@ -52,13 +52,10 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
     for name in os.environ:
         if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower().split("__")[0] not in known:
             print(f"fivestage: {name} in the environment is not a setting and has no effect", file=sys.stderr)
-    with errors_as_one_line():
-        print("the settings are valid")
+    print("the settings are valid")
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    import json
-
     for name, value in values.items():
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{name}.")
@@ -82,8 +79,6 @@ def _sources(config: Path | None, bootstrap: str | None) -> list[tuple[str, set[
 
 def _keys(key: str, value: str) -> set[str]:
     """Return the settings that one variable sets: several if it holds a whole section as JSON."""
-    import json
-
     try:
         section = json.loads(value)
     except ValueError:

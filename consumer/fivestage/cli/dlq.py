@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
+import time
+from collections import Counter
+from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,16 +17,15 @@ from fivestage.cli.common import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
-    errors_as_one_line,
     load_settings,
     run_while_read,
 )
+from fivestage.core.codec.dead_letter import DeadLetter, Mark, Selection
+from fivestage.core.codec.decode import UnreadableReason
+from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from fivestage.cli.rows import RowPrinter
-    from fivestage.core.codec.dead_letter import DeadLetter, Selection
     from fivestage.settings import Settings
 
 PAYLOAD_CHARS = 400
@@ -67,9 +72,8 @@ def list_(
     Example: `fivestage dlq list --reason not_json --limit 10 --json`
     """
     settings = load_settings(config, bootstrap)
-    with errors_as_one_line():
-        selection = _selection(topic, reason, since, until)
-        run_while_read(_list(settings, selection, limit, as_json=as_json, show_payload=show_payload))
+    selection = _selection(topic, reason, since, until)
+    run_while_read(_list(settings, selection, limit, as_json=as_json, show_payload=show_payload))
 
 
 @app.command()
@@ -98,9 +102,8 @@ def replay(
     Example: `fivestage dlq replay --reason unknown_lane --from 2026-01-31T12:00:00Z`
     """
     settings = load_settings(config, bootstrap)
-    with errors_as_one_line():
-        selection = _selection(topic or settings.topics.only_input(), reason, since, until)
-        counts = run_while_read(_replay(settings, selection, limit, again=again, dry_run=dry_run))
+    selection = _selection(topic or settings.topics.only_input(), reason, since, until)
+    counts = run_while_read(_replay(settings, selection, limit, again=again, dry_run=dry_run))
     if counts["without its bytes"] or counts["refused by the broker"]:
         raise typer.Exit(1)
 
@@ -108,10 +111,6 @@ def replay(
 def _selection(
     topic: str | None, reasons: list[str] | None, since: str | None, until: str | None
 ) -> Selection:
-    from fivestage.core.codec.dead_letter import Selection
-    from fivestage.core.codec.decode import UnreadableReason
-    from fivestage.errors import ConfigurationError
-
     known = {str(reason) for reason in UnreadableReason}
     for reason in reasons or ():
         if reason not in known:
@@ -121,10 +120,6 @@ def _selection(
 
 def _seconds(option: str, text: str | None) -> float | None:
     """Return the time in seconds since the epoch."""
-    from datetime import UTC, datetime
-
-    from fivestage.errors import ConfigurationError
-
     if text is None:
         return None
     try:
@@ -137,9 +132,6 @@ def _seconds(option: str, text: str | None) -> float | None:
 async def _list(
     settings: Settings, selection: Selection, limit: int, *, as_json: bool, show_payload: bool
 ) -> None:
-    import json
-
-    from fivestage.core.codec.dead_letter import Mark
     from fivestage.kafka.tools.dead_letters import letters
 
     found: list[DeadLetter] = []
@@ -166,9 +158,6 @@ def _newest(found: list[DeadLetter], limit: int) -> list[DeadLetter]:
 
 
 def _as_json(letter: DeadLetter, *, replayed: bool, show_payload: bool) -> dict[str, Any]:
-    import base64
-    import time
-
     value = letter.record.value
     payload = {"payload_base64": None if value is None else base64.b64encode(value).decode()}
     return {
@@ -202,8 +191,6 @@ def _table() -> RowPrinter:
 
 
 def _print_row(table: RowPrinter, letter: DeadLetter, *, replayed: bool) -> None:
-    import time
-
     from fivestage.cli.rows import clean
 
     size = str(letter.size) if letter.has_its_bytes else "-"
@@ -223,9 +210,6 @@ def _age(seconds: float) -> str:
 async def _replay(
     settings: Settings, selection: Selection, limit: int, *, again: bool, dry_run: bool
 ) -> Counter[str]:
-    from collections import Counter
-    from contextlib import aclosing
-
     from fivestage.kafka.tools.dead_letters import Fate, replay
 
     counts: Counter[str] = Counter()

@@ -6,18 +6,16 @@ import asyncio
 import contextlib
 import os
 import sys
+import uuid
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
+from pydantic import ValidationError
 
-from fivestage.cli.common import (
-    BootstrapOption,
-    ConfigOption,
-    errors_as_one_line,
-    load_settings,
-    quieten_clients,
-)
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
+from fivestage.errors import ConfigurationError
+from fivestage_schemas import QueryEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,12 +48,10 @@ def produce(
 
     Example: `echo '{"query_id": "a", "user_input": "2+2"}' | fivestage produce -`
     """
-    with errors_as_one_line():
-        _check_usage(text, file, lane, budget_ms)
-        event = _event(text, lane, budget_ms) if text is not None and text != "-" else None
+    _check_usage(text, file, lane, budget_ms)
+    event = _event(text, lane, budget_ms) if text is not None and text != "-" else None
     settings = load_settings(config, bootstrap)
-    quieten_clients()
-    with errors_as_one_line(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         if event is not None:
             values = _once(event)
         else:
@@ -64,11 +60,9 @@ def produce(
 
 
 def _check_usage(text: str | None, file: Path | None, lane: str | None, budget_ms: int | None) -> None:
-    from fivestage.errors import ConfigurationError
-
     if (text is None) == (file is None):
         raise ConfigurationError(
-            'give one of TEXT, --file FILE or -, for example: fivestage produce "What is 15 + 7?"'
+            'give one of TEXT, --file FILE, or -, for example: fivestage produce "What is 15 + 7?"'
         )
     if (file or text == "-") and (lane or budget_ms):
         raise ConfigurationError(
@@ -77,13 +71,6 @@ def _check_usage(text: str | None, file: Path | None, lane: str | None, budget_m
 
 
 def _event(text: str, lane: str | None, budget_ms: int | None) -> bytes:
-    import uuid
-
-    from pydantic import ValidationError
-
-    from fivestage.errors import ConfigurationError
-    from fivestage_schemas import QueryEvent
-
     try:
         event = QueryEvent(query_id=str(uuid.uuid4()), user_input=text, lane=lane, budget_ms=budget_ms)
     except ValidationError as error:
@@ -93,8 +80,6 @@ def _event(text: str, lane: str | None, budget_ms: int | None) -> bytes:
 
 
 def _open(file: Path) -> BinaryIO:
-    from fivestage.errors import ConfigurationError
-
     try:
         return file.open("rb")
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -40,9 +40,8 @@ def run(
 
     gc.enable()
     settings = load_settings(config, bootstrap)
-    with errors_as_one_line():
-        app = load_app(target)
-        logging.configure(log_level, settings.logging.show_text)
+    app = load_app(target)
+    logging.configure(log_level, settings.logging.show_text)
     code = service.run(settings, app, target)
     os._exit(code)  # exits even if a thread of a node or a task of the Kafka client hangs
 

@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fivestage.cli.common import (
-    BootstrapOption,
-    ConfigOption,
-    errors_as_one_line,
-    load_settings,
-    quieten_clients,
-)
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
 
 if TYPE_CHECKING:
     from fivestage.settings import Settings
@@ -39,15 +33,13 @@ def create(
     Example: `fivestage topics create --partitions 12 --replication-factor 3`
     """
     settings = load_settings(config, bootstrap)
-    quieten_clients()
-    with errors_as_one_line():
-        created, note = asyncio.run(_create(settings, partitions, replication_factor))
-        for name in created:
-            print(f"created {name}")
-        if not created:
-            print("nothing to do: all topics are there")
-        if note:
-            print(f"fivestage: {note}", file=sys.stderr)
+    created, note = asyncio.run(_create(settings, partitions, replication_factor))
+    for name in created:
+        print(f"created {name}")
+    if not created:
+        print("nothing to do: all topics are there")
+    if note:
+        print(f"fivestage: {note}", file=sys.stderr)
 
 
 async def _create(settings: Settings, partitions: int, replication_factor: int) -> tuple[list[str], str]:
@@ -65,7 +57,7 @@ async def _create(settings: Settings, partitions: int, replication_factor: int) 
         return created, ""
     return created, (
         f"the embedded broker gives a new topic {topics.EMBEDDED_PARTITIONS} partitions; for another number "
-        "name the topic in the settings of fivestage broker and use its --partitions"
+        "start it with the topic's name in its settings, for example: fivestage broker --partitions 12"
     )
 
 
@@ -78,14 +70,11 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
     from fivestage.kafka import topics
 
     settings = load_settings(config, bootstrap)
-    quieten_clients()
-    with errors_as_one_line():
-        names, found = asyncio.run(topics.look_up(settings))
-        problems = [
-            topics.problem_of(found.get(name), name, is_input=settings.topics.is_input(name))
-            for name in names
-        ]
-        for name, problem in zip(names, problems, strict=True):
-            print(problem or f"topic {name!r} can be used: {found[name].partitions} partitions")
+    names, found = asyncio.run(topics.look_up(settings))
+    problems = [
+        topics.problem_of(found.get(name), name, is_input=settings.topics.is_input(name)) for name in names
+    ]
+    for name, problem in zip(names, problems, strict=True):
+        print(problem or f"topic {name!r} can be used: {found[name].partitions} partitions")
     if any(problems):
         raise typer.Exit(1)

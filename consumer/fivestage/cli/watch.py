@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from fivestage.cli.common import (
     BootstrapOption,
@@ -15,6 +17,7 @@ from fivestage.cli.common import (
     load_settings,
     run_while_read,
 )
+from fivestage_schemas import PipelineResult
 
 if TYPE_CHECKING:
     from fivestage.cli.rows import RowPrinter
@@ -49,8 +52,6 @@ def watch(
 
 
 async def _watch(settings: Settings, *, as_json: bool, from_beginning: bool, limit: int) -> None:
-    from contextlib import aclosing
-
     from fivestage.kafka.tools.client import follow
 
     topic = settings.topics.results
@@ -86,10 +87,7 @@ def _table() -> RowPrinter:
 
 
 def _print_row(table: RowPrinter, value: bytes) -> None:
-    from pydantic import ValidationError
-
     from fivestage.cli import rows
-    from fivestage_schemas import PipelineResult
 
     try:
         result = PipelineResult.model_validate_json(value)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from fivestage.core.records import Output
-from fivestage.core.settings import PositiveMs, Section
+from fivestage.core.settings import PositiveInt, PositiveMs, Section
 from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ class KafkaSettings(Section):
     fetch_max_wait_ms: PositiveMs = 100
     fetch_max_bytes: PositiveBytes = 8_388_608
     """Approximate maximum size of one fetch from one broker, all its partitions together."""
-    max_partition_fetch_bytes: PositiveMs = 262144
+    max_partition_fetch_bytes: PositiveInt = 262144
     max_batch_bytes: Annotated[int, Field(ge=1_048_576, le=1_073_741_824)] = 8_388_608
     """Maximum decompressed size of a record batch of the input topics; the records of a larger batch become
     dead letters."""
-    max_record_bytes: PositiveMs = 1_048_000
+    max_record_bytes: PositiveInt = 1_048_000
     """Maximum size of a published record; at most the output topics' ``max.message.bytes``."""
     publish_batch_bytes: PositiveBytes = 65_536
     """Events are added to a batch until it has this size; a larger event gets a batch to itself."""

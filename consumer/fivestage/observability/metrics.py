@@ -33,7 +33,6 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 MAX_ERROR_TYPES: Final = 64
 MAX_LANES: Final = 32
 """More lanes share one label: producers choose the lanes, and must not use up the memory."""
-OTHER_LANES: Final = "other"
 
 
 class Metrics(Observer):
@@ -224,18 +223,10 @@ class Metrics(Observer):
     # Label values chosen by producers and nodes: their number is limited
 
     def _error_type(self, name: str) -> str:
-        if name not in self._error_types:
-            if len(self._error_types) >= MAX_ERROR_TYPES:
-                return "other"
-            self._error_types.add(name)
-        return name
+        return _bounded(name, self._error_types, MAX_ERROR_TYPES)
 
     def _lane(self, lane: str) -> str:
-        if lane not in self._lanes:
-            if len(self._lanes) >= MAX_LANES:
-                return OTHER_LANES
-            self._lanes.add(lane)
-        return lane
+        return _bounded(lane, self._lanes, MAX_LANES)
 
     def _tallies(self, lane: str) -> LaneTallies:
         lanes = self._queries.lanes
@@ -253,6 +244,15 @@ class Metrics(Observer):
     @lru_cache(maxsize=64)  # noqa: B019
     def _send_children(self, topic: str) -> tuple[Counter, Histogram]:
         return self._sent.labels("kafka", topic), self._operation_duration.labels("kafka", "send", topic)
+
+
+def _bounded(value: str, seen: set[str], most: int) -> str:
+    """Return a label value; ``other`` if it is new and *most* values have been seen."""
+    if value not in seen:
+        if len(seen) >= most:
+            return "other"
+        seen.add(value)
+    return value
 
 
 class _Gauges:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
@@ -51,9 +51,6 @@ class Tally:
         self.counts = [0] * (len(bounds) + 1)
         self.sum_s = 0.0
 
-    def __repr__(self) -> str:
-        return f"<Tally {sum(self.counts)} of {self.sum_s:.3f} s>"
-
     def observe(self, seconds: float) -> None:
         """Count one duration."""
         self.counts[bisect_left(self._bounds, seconds)] += 1
@@ -73,14 +70,6 @@ class Tally:
         return found
 
 
-class Ended(NamedTuple):
-    """Labels of the queries that ran."""
-
-    status: str
-    within_budget: bool
-    error_type: str
-
-
 class LaneTallies:
     """The numbers of one lane."""
 
@@ -89,7 +78,7 @@ class LaneTallies:
     def __init__(self) -> None:
         self.queue = Tally(QUEUE_BUCKETS_S)
         self.ended: dict[tuple[str, bool, str], Tally] = defaultdict(Tally)
-        """Durations of queries that ran, by the fields of ``Ended``."""
+        """Durations of queries that ran, by status, whether within the budget, and error type."""
         self.unstarted: dict[str, int] = defaultdict(int)
         """Queries that did not run, by status."""
         self.stages: dict[tuple[str, str], Tally] = defaultdict(Tally)
@@ -121,9 +110,6 @@ class QueryMetrics:
         self._consumer = ("kafka", topic, group_id)
         self.lanes: dict[str, LaneTallies] = {}
 
-    def __repr__(self) -> str:
-        return f"<QueryMetrics of {sorted(self.lanes)}>"
-
     def describe(self) -> list[Metric]:
         """Return all metrics, for the registry's check that names are unique."""
         return list(self.collect())
@@ -146,8 +132,8 @@ class QueryMetrics:
         durations: dict[tuple[str, ...], Tally] = defaultdict(Tally)
         totals: dict[tuple[str, ...], int] = defaultdict(int)
         for name, lane in lanes.items():
-            for ended, tally in lane.ended.items():
-                key = (name, ended.status, "true" if ended.within_budget else "false")
+            for (status, within_budget, _), tally in lane.ended.items():
+                key = (name, status, "true" if within_budget else "false")
                 durations[key].add(tally)
                 totals[key] += sum(tally.counts)
             for status, count in lane.unstarted.items():
@@ -173,8 +159,8 @@ class QueryMetrics:
     def _processes(self, lanes: Mapping[str, _Snapshot]) -> Metric:
         durations: dict[tuple[str, ...], Tally] = defaultdict(Tally)
         for lane in lanes.values():
-            for ended, tally in lane.ended.items():
-                durations[*self._consumer, "process", ended.error_type].add(tally)
+            for (_, _, error_type), tally in lane.ended.items():
+                durations[*self._consumer, "process", error_type].add(tally)
         labels = (*CONSUMER_LABELS, "messaging_operation_name", "error_type")
         text = "Time to process one record."
         return _histogram("messaging_process_duration_seconds", text, labels, durations)
@@ -185,7 +171,7 @@ class _Snapshot:
 
     def __init__(self, lane: LaneTallies) -> None:
         self.queue = _copy(lane.queue)
-        self.ended = {Ended(*key): _copy(tally) for key, tally in list(lane.ended.items())}
+        self.ended = {key: _copy(tally) for key, tally in list(lane.ended.items())}
         self.unstarted = dict(lane.unstarted)
         self.stages = {key: _copy(tally) for key, tally in list(lane.stages.items())}
         self.skipped = dict(lane.skipped)
