@@ -35,9 +35,9 @@ def demo(
 ) -> None:
     """Run a broker, the service, good and bad questions on this machine; ends by itself within a minute.
 
-    It needs no installation or settings. The inputs are sums, facts, unknown questions, slow and
+    Nothing else has to be installed or configured. The inputs are sums, facts, unknown questions, slow and
     broken nodes, expired and malformed records. At the end all topics are read back and counted: exit code 0
-    if each input has exactly one result or dead letter, otherwise 1.
+    if each input has exactly one result or, without a readable id, one dead letter; otherwise 1.
 
     Example: `fivestage demo --queries 200`
     """
