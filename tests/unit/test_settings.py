@@ -117,7 +117,7 @@ def test_what_is_refused(values: dict[str, Any], said: str) -> None:
 def test_environment_that_is_no_json(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """A list written with commas is one line that shows how lists are written."""
     monkeypatch.setenv(f"FIVESTAGE_{name}", value)
-    with pytest.raises(ConfigurationError, match="takes JSON for lists") as caught:
+    with pytest.raises(ConfigurationError, match="lists and tables are JSON") as caught:
         Settings.load()
     assert "\n" not in str(caught.value)
 

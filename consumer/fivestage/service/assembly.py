@@ -14,7 +14,8 @@ from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
 from fivestage.observability.logging import level_name
-from fivestage.observability.tracing import Tracing, make_provider
+from fivestage.observability.trace_provider import make_provider
+from fivestage.observability.tracing import Tracing
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.service.health import HealthMonitor
 

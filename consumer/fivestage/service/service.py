@@ -37,7 +37,7 @@ from fivestage.observability.build_info import COMPILED, __version__
 from fivestage.observability.http_server import AdminServer
 from fivestage.observability.logging import announce, described
 from fivestage.observability.metrics import Metrics
-from fivestage.observability.tracing import flush_provider
+from fivestage.observability.trace_provider import flush_provider
 from fivestage.service.assembly import COMMIT_TIMEOUT_S, assemble
 from fivestage.service.health import Health
 from fivestage.service.shutdown import HardEnd, TimeLeft

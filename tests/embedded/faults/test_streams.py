@@ -169,7 +169,7 @@ def test_a_line_that_others_wait_for() -> None:
     stream = LogStream(writer)
     stream.write("x" * size)
     stream.write("lost\n")
-    stream.insist("ready\n")
+    stream.write_important("ready\n")
     stream.write("lost too\n")
     assert os.read(reader, size) == b"x" * size
     told = b'{"event":"log lines lost","level":"warning","count":1}\n'
@@ -177,7 +177,7 @@ def test_a_line_that_others_wait_for() -> None:
         assert [lines.readline(), lines.readline()] == [told, b"ready\n"]
         stream.write("next\n")
         assert [lines.readline(), lines.readline()] == [told, b"next\n"]
-    stream.insist("nobody reads\n")
+    stream.write_important("nobody reads\n")
     assert stream.lost == 1
     os.close(writer)
 
