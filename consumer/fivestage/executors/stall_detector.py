@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from fivestage.executors.executor import TICK_S
 
 if TYPE_CHECKING:
-    from fivestage.pipeline.bounded_call import StepMonitor
+    from fivestage.pipeline.step_monitor import StepMonitor
 
 OUTSIDE_PATIENCE_S: Final = 0.1
 """For code that runs outside of any stage, where there is no step to look at, only an answer to wait for."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fivestage._asyncio import cancel_once
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

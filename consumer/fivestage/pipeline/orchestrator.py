@@ -15,12 +15,13 @@ from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA
 from fivestage.core.stage_history import StageRun
 from fivestage.errors import ResourceError
-from fivestage.pipeline.bounded_call import Bounds
+from fivestage.pipeline.bounded_call import Bounds, as_coroutine
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import Query
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.resource_manager import ResourceManager
-from fivestage.pipeline.stage_runner import DataLimit, StageRunner
+from fivestage.pipeline.stage_results import DataLimit
+from fivestage.pipeline.stage_runner import StageRunner
 from fivestage.pipeline.thread_pool import ThreadPool
 from fivestage_schemas import PipelineResult, QueryEvent, StageResult, StageType
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from fivestage.core.stage_history import StageHistory
-    from fivestage.pipeline.bounded_call import StepMonitor
     from fivestage.pipeline.resource_manager import Scope
+    from fivestage.pipeline.step_monitor import StepMonitor
 
 DEFAULT_THREADS = 8
 DEFAULT_START_TIMEOUT_MS = 60_000
@@ -167,7 +168,7 @@ async def run_with_timeout(
     limit_s = spec.limit_s if timeout_sec is None else timeout_sec
     clock = asyncio.get_running_loop().time
     started_at = clock()
-    call = Bounds(lambda: True).run(_awaited(coro), started_at + limit_s)
+    call = Bounds(lambda: True).run(as_coroutine(coro), started_at + limit_s)
     ending = await within(call, limit_s) or CallResult.of_timeout(limit_s, clock() - started_at)
     run = StageRun(
         spec,
@@ -181,7 +182,3 @@ async def run_with_timeout(
     )
     envelope = Envelope(NOT_FROM_KAFKA, "local", "prod", started_wall=time.time(), started_at=clock())
     return StageResult.model_validate_json(EventJson(envelope).stage(run))
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable

@@ -20,9 +20,9 @@ from fivestage.executors.mailbox import Mailbox
 from fivestage.executors.stall_detector import StallDetector
 from fivestage.executors.task_host import TaskHost, report_wait
 from fivestage.executors.worker_pool import WorkerPool
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.default_executor import DefaultExecutor
 from fivestage.pipeline.resource_manager import CLOSE_S
-from fivestage.pipeline.thread_pool import DefaultExecutor
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
