@@ -141,8 +141,8 @@ class ResourceManager:
             )
         where_to = "on this event loop" if resource.is_async else "in this process"
         return ResourceError(
-            f"resource {resource.name!r} is not open {where_to}: it was closed, or it was overridden or not yet "
-            "declared when the app started"
+            f"resource {resource.name!r} is not open {where_to}: it was closed, or it was overridden or not "
+            "declared yet when the app started"
         )
 
     def _too_slow(self, resource: Resource[Any], failure: BaseException | None) -> ResourceError:
