@@ -1,8 +1,7 @@
 """The stages and nodes that a Pipeline starts with.
 
 ``intent``, ``decision``, ``validation`` and ``reflection`` are one stage each; ``math`` and ``facts`` are
-nodes; ``text`` makes words comparable. Called by ``pipeline``, which they know for its types only; nothing in
-them blocks.
+nodes; ``text`` makes words comparable. Used by ``Pipeline``. Nothing in them blocks.
 """
 
 from __future__ import annotations

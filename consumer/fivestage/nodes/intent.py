@@ -64,10 +64,9 @@ def _greets(spoken: list[str]) -> bool:
     """Whether the text is only a greeting; "hi, what is the capital of France" is not."""
     if len(spoken) > _LONGEST_GREETING:
         return False
-    begins = spoken[0] in _GREETINGS or (
-        spoken[0] == "good" and spoken[1:2] and spoken[1] in _GREETINGS | {"day"}
-    )
-    return bool(begins) and all(word in _COURTESIES or word == "day" for word in spoken)
+    first, *others = spoken
+    greets = first in _GREETINGS or (first == "good" and others[:1] and others[0] in _GREETINGS | {"day"})
+    return bool(greets) and (_COURTESIES | {"day"}).issuperset(spoken)
 
 
 def _question(text: str, spoken: list[str]) -> tuple[str, float, str]:

@@ -43,18 +43,9 @@ class Bounds:
     """
 
     __slots__ = (
-        "cancelled_outside",
-        "cells",
-        "check",
-        "clock",
-        "excused",
-        "forks",
-        "latest",
-        "loop",
-        "max_bytes",
-        "number",
-        "task",
-    )
+        "cancelled_outside", "cells", "check", "clock", "excused", "forks", "latest", "loop", "max_bytes",
+        "number", "task",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from fivestage.pipeline.thread_call import settle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.pipeline.thread_call import Call, ValueOrError
+    from fivestage.pipeline.thread_call import ValueOrError
     from fivestage.pipeline.thread_pool import ThreadPool
 
 
@@ -26,26 +26,17 @@ class DefaultExecutor(concurrent.futures.ThreadPoolExecutor):
         self._pool = pool
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
-        """See concurrent.futures.Executor."""
-        return _Future(self._pool.submit(functools.partial(fn, **kwargs), *args))
+        """See concurrent.futures.Executor; cancelling the future abandons the call."""
+        future = concurrent.futures.Future[Any]()
+        call = self._pool.submit(functools.partial(fn, **kwargs), *args)
+
+        def receive(outcome: ValueOrError) -> None:
+            if future.set_running_or_notify_cancel():
+                settle(future, outcome)
+
+        call.pass_to(receive)
+        future.add_done_callback(lambda ended: call.abandon(receive) if ended.cancelled() else None)
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Do nothing: other loops use the pool too."""
-
-
-class _Future(concurrent.futures.Future[Any]):
-    """The outcome of a call; cancelling it abandons the call."""
-
-    def __init__(self, call: Call) -> None:
-        super().__init__()
-        self._call = call
-        call.pass_to(self._receive)
-
-    def _receive(self, outcome: ValueOrError) -> None:
-        if self.set_running_or_notify_cancel():
-            settle(self, outcome)
-
-    def cancel(self) -> bool:
-        """Abandon the call."""
-        self._call.abandon(self._receive)
-        return super().cancel()

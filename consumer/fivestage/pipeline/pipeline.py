@@ -125,11 +125,11 @@ class Pipeline:
             ...         raise Unanswerable("no product was named")
             ...     return {"answer": {"apple": 3}[query.user_input], "confidence": 0.9}
         """
-        checked = _checked(name, intents, not_failures)
+        taken, excused = _checked(name, intents, not_failures)
         check = Handler.of(f"{name}.validate", validate) if validate else None
 
         def declare(function: StageFunction) -> StageFunction:
-            self._register(name, Handler.of(name, function), check, *checked)
+            self._register(name, Node(Handler.of(name, function), taken, check, excused=excused))
             return function
 
         return declare
@@ -157,7 +157,7 @@ class Pipeline:
         taken, excused = _checked(name, intents, not_failures)
         call, own_intents, validate = adapt_matriz_node(name, node)
         check = Handler.of(f"{name}.validate", validate) if validate else None
-        self._register(name, Handler.of(name, call), check, taken or own_intents, excused)
+        self._register(name, Node(Handler.of(name, call), taken or own_intents, check, excused=excused))
 
     @overload
     def resource(self, function: Callable[[], AsyncIterator[T]]) -> Resource[T]: ...
@@ -252,19 +252,12 @@ class Pipeline:
         self._stages[stage_type] = Handler.of(stage_type, function)
         return function
 
-    def _register(
-        self,
-        name: str,
-        handler: Handler,
-        validate: Handler | None,
-        intents: frozenset[str],
-        excused: tuple[type[BaseException], ...],
-    ) -> None:
+    def _register(self, name: str, node: Node) -> None:
         replaced = self._nodes.get(name)
         if replaced is not None and not replaced.is_builtin:
-            places = (":".join(map(str, one.place or ("?",))) for one in (handler, replaced.handler))
+            places = (":".join(map(str, one.handler.place or ("?",))) for one in (node, replaced))
             log.warning("node %r at %s replaces the one at %s", name, *places)
-        self._nodes[name] = Node(handler, intents, validate, excused=excused)
+        self._nodes[name] = node
 
 
 def _checked(
