@@ -44,7 +44,7 @@ async def test_a_call_that_is_of_no_use_any_more_is_not_made(
     await parked.wait(call)
     await call.wait()
     start = parked.started()
-    assert (len(calls), start.barred, start.refused is not None) == (called, barred, left_s < LONG_S / 2)
+    assert (len(calls), start.barred, start.skipped is not None) == (called, barred, left_s < LONG_S / 2)
     pool.close()
 
 

@@ -15,7 +15,7 @@ from fivestage import NodeError, Orchestrator, Pipeline
 from fivestage.core.exception_origin import MAX_FRAMES, frames_of
 from fivestage.observability.log_throttle import MAX_LINES
 from fivestage.pipeline.call_result import CallResult
-from fivestage.pipeline.failure_text import LOGGER, failure_log
+from fivestage.pipeline.failure_log import LOGGER, failure_log
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from fivestage.core.plan import Plan
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import Decoder, Frame, encode
 from fivestage.executors.process.worker import ANSWER_S, QUIT_S, ProcessWorker
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from fivestage.executors.stall_detector import IN_STAGE, OUTSIDE, OUTSIDE_LIMIT_
 from fivestage.executors.worker_death import MAX_DEATHS
 from fivestage.executors.worker_pool import WorkerPool
 from fivestage.executors.worker_set import MAKE_AGAIN_S, MAX_STALLED, TRIM_AFTER_S
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.step_monitor import StepMonitor
 from fivestage.pipeline.thread_pool import Abandoned
 from fivestage_schemas import Outcome, PipelineStatus
 

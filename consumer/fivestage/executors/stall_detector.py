@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from fivestage.executors.executor import TICK_S
 
 if TYPE_CHECKING:
-    from fivestage.pipeline.bounded_call import StepMonitor
+    from fivestage.pipeline.step_monitor import StepMonitor
 
 OUTSIDE_LIMIT_S: Final = 0.1
 """The least limit for code outside of any stage: only the missing answer to a ping shows that it blocks."""

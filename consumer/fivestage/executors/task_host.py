@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from fivestage._asyncio import cancel_all, cancel_once
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

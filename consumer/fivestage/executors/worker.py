@@ -12,7 +12,7 @@ from fivestage.pipeline.thread_pool import Abandoned
 
 if TYPE_CHECKING:
     from fivestage.executors.executor import OnFinished
-    from fivestage.pipeline.bounded_call import StepMonitor
+    from fivestage.pipeline.step_monitor import StepMonitor
 
 
 class Worker(Protocol):

@@ -15,7 +15,7 @@ import structlog
 
 from fivestage.observability.log_stream import LogStream
 from fivestage.observability.log_throttle import LogThrottle
-from fivestage.pipeline.failure_text import FIELDS, LOGGER, failure_log
+from fivestage.pipeline.failure_log import FIELDS, LOGGER, failure_log
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

@@ -24,10 +24,10 @@ from fivestage.executors.process.frames import Decoder, encode
 from fivestage.executors.process.loop_probe import report_location
 from fivestage.executors.process.reporter import Outbox, Reporter
 from fivestage.executors.task_host import TaskHost, log_loop_error
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.default_executor import DefaultExecutor
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.pipeline.pipeline import Pipeline
-from fivestage.pipeline.thread_pool import DefaultExecutor
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job

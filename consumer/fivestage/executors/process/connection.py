@@ -16,7 +16,7 @@ import structlog
 from fivestage.executors.process.frames import Decoder
 from fivestage.executors.process.loop_probe import read_location
 from fivestage.executors.process.messages import HELLO
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

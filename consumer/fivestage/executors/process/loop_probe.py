@@ -17,7 +17,7 @@ from fivestage.executors.code_location import location_of
 if TYPE_CHECKING:
     import mmap
 
-    from fivestage.pipeline.bounded_call import StepMonitor
+    from fivestage.pipeline.step_monitor import StepMonitor
 
 _AT: Final = 64
 """The offset of the answer in the shared memory, behind the cells of the monitor."""

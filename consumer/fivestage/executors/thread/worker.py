@@ -15,9 +15,9 @@ from fivestage.executors.code_location import location_of
 from fivestage.executors.mailbox import Mailbox
 from fivestage.executors.task_host import TaskHost, log_loop_error, report_wait
 from fivestage.executors.worker import LoopWorker
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.default_executor import DefaultExecutor
 from fivestage.pipeline.resource_manager import CLOSE_S
-from fivestage.pipeline.thread_pool import DefaultExecutor
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
