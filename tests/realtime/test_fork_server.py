@@ -20,11 +20,11 @@ from fivestage.core.job import Job
 from fivestage.errors import ExecutorError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import executor as process_executor
-from fivestage.executors.process.backoff import LOG_EVERY_S, MAX_PAUSE_S, Trouble
-from fivestage.executors.process.supply import Patience
+from fivestage.executors.process.backoff import LOG_EVERY_S, MAX_PAUSE_S, Backoff
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from support import fork_app, process_app
 from support.jobs import until
-from support.kinds import alive
+from support.kinds import alive, pids_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -55,7 +55,7 @@ class Service:
 
     @property
     def server(self) -> int:
-        return self.executor.pids()[0]
+        return pids_of(self.executor)[0]
 
     @property
     def links(self) -> list[WorkerLink]:
@@ -65,11 +65,11 @@ class Service:
     @property
     def workers(self) -> list[int]:
         """Return the processes that get jobs."""
-        return self.executor.pids()[1:]
+        return pids_of(self.executor)[1:]
 
     async def all_ready(self) -> None:
         """Wait until the workers are ready."""
-        await until(lambda: len(self.links) == 2 and all(link.greeted.is_set() for link in self.links))
+        await until(lambda: len(self.links) == 2 and all(link.ready for link in self.links))
 
     async def check(self) -> None:
         while True:
@@ -110,7 +110,7 @@ class Service:
         await until(lambda: len(self.answers(jobs)) == 2)
         assert set(self.answers(jobs)) == set(self.workers)
         assert self.executor.failure is None
-        assert self.spawner.trouble is None
+        assert self.spawner.unready is None
 
 
 @contextlib.asynccontextmanager
@@ -177,7 +177,7 @@ async def test_workers_outlive_their_fork_server(folder: Path) -> None:
     async with started() as service:
         old, workers = service.server, set(service.workers)
         os.kill(old, signal.SIGKILL)
-        await until(lambda: service.server != old and service.spawner._supply._serving)
+        await until(lambda: service.server != old and service.spawner._requests._serving)
         jobs = [service.submit() for _ in range(2)]
         await until(lambda: len(service.answers(jobs)) == 2)
         assert set(service.answers(jobs)) == workers == set(service.workers)
@@ -229,7 +229,7 @@ async def test_the_import_may_fail_the_second_time(folder: Path) -> None:
         with habit(folder, "broken"):
             old = service.server
             os.kill(old, signal.SIGKILL)
-            await until(lambda: "it is broken" in (service.spawner.trouble or ""))
+            await until(lambda: "it is broken" in (service.spawner.unready or ""))
             healthy = await service.kill_all_but_one()
             jobs = await service.goes_on_with(healthy)
         await service.recovers(jobs, healthy)
@@ -237,13 +237,13 @@ async def test_the_import_may_fail_the_second_time(folder: Path) -> None:
 
 async def test_without_a_worker_the_executor_fails(folder: Path) -> None:
     """The executor fails, with the reason, only when no worker is alive."""
-    options = {"patience": Patience(answer_s=1.0, give_up_s=0.0), "spares": 0}
+    options = {"timeouts": ForkTimeouts(answer_s=1.0, give_up_s=0.0), "spares": 0}
     service = Service(process_app.executor(app="support.fork_app:app", **options))
     await service.executor.start(service.finished.append)
-    await until(lambda: all(link.greeted.is_set() for link in service.links))
+    await until(lambda: all(link.ready for link in service.links))
     with habit(folder, "no-memory"):
         spare = service.spawner.take()
-        await until(lambda: service.spawner.trouble is not None)
+        await until(lambda: service.spawner.unready is not None)
         assert service.executor.failure is None
         spare.kill()
         os.kill(service.workers[0], signal.SIGKILL)
@@ -275,8 +275,8 @@ async def test_a_fork_that_fails(folder: Path) -> None:
             with habit(folder, "no-memory"):
                 healthy = await service.kill_all_but_one()
                 jobs = await service.goes_on_with(healthy)
-                await until(lambda: service.spawner._supply.trouble.count >= 4)
-                assert service.spawner.trouble == "a worker process cannot be forked: Cannot allocate memory"
+                await until(lambda: service.spawner._requests.backoff.failures >= 4)
+                assert service.spawner.unready == "a worker process cannot be forked: Cannot allocate memory"
             await service.recovers(jobs, healthy)
             assert service.server == server
     assert len([entry for entry in logs if entry["event"].startswith("no worker process can be made")]) == 1
@@ -293,8 +293,8 @@ async def test_the_fork_server_has_too_many_open_files(folder: Path, room: int) 
         with no_more_files(server, free[room]):  # the two of the killed workers are freed too
             healthy = await service.kill_all_but_one()
             jobs = await service.goes_on_with(healthy)
-            await until(lambda: service.spawner._supply.trouble.count >= 3)
-            assert service.spawner.trouble == "a worker process cannot be forked: Too many open files"
+            await until(lambda: service.spawner._requests.backoff.failures >= 3)
+            assert service.spawner.unready == "a worker process cannot be forked: Too many open files"
         await service.recovers(jobs, healthy)
         assert service.server == server
         assert open_files(server) == used
@@ -308,8 +308,8 @@ async def test_the_service_has_too_many_open_files(folder: Path) -> None:
         with no_more_files():
             healthy = await service.kill_all_but_one()
             jobs = await service.goes_on_with(healthy)
-            await until(lambda: service.spawner._supply.trouble.count >= 2)
-            assert service.spawner.trouble == "a request cannot be sent: Too many open files"
+            await until(lambda: service.spawner._requests.backoff.failures >= 2)
+            assert service.spawner.unready == "a request cannot be sent: Too many open files"
         await service.recovers(jobs, healthy)
 
 
@@ -319,9 +319,9 @@ async def test_the_handle_on_a_worker_does_not_arrive(folder: Path) -> None:
     async with started() as service:
         link = service.spawner.take()
         with no_more_files():
-            await until(lambda: service.spawner.trouble is not None)
-        assert service.spawner.trouble == "a worker process cannot be watched: too many open files"
-        await until(lambda: len(service.links) == 3 and all(one.greeted.is_set() for one in service.links))
+            await until(lambda: service.spawner.unready is not None)
+        assert service.spawner.unready == "a worker process cannot be watched: too many open files"
+        await until(lambda: len(service.links) == 3 and all(one.ready for one in service.links))
         await until(lambda: children(service.server) == {one.pid for one in service.links})
         link.kill()
 
@@ -336,7 +336,7 @@ async def test_a_link_that_is_killed_before_it_has_its_process(folder: Path) -> 
                 link.kill()
                 assert link.gone
         link = service.spawner.take()
-        await until(link.greeted.is_set)
+        await until(lambda: link.ready)
         await until(lambda: children(service.server) == {link.pid for link in service.links})
 
 
@@ -346,7 +346,7 @@ async def test_data_queued_for_a_process_is_limited(folder: Path) -> None:
     async with started() as service:
         os.kill(service.server, signal.SIGSTOP)
         await service.kill_all_but_one()
-        (waiting,) = service.spawner._supply._asked
+        (waiting,) = service.spawner._requests._sent
         while not waiting.gone:
             waiting.write(bytes(1 << 20))
         await service.all_ready()
@@ -360,7 +360,7 @@ async def test_a_fork_server_cannot_be_restarted(folder: Path) -> None:
         old, workers = service.server, set(service.workers)
         with no_more_files():
             os.kill(old, signal.SIGKILL)
-            await until(lambda: "cannot be started: Too many" in (service.spawner.trouble or ""))
+            await until(lambda: "cannot be started: Too many" in (service.spawner.unready or ""))
             jobs = [service.submit() for _ in range(2)]
             await until(lambda: len(service.answers(jobs)) == 2)
         assert set(service.answers(jobs)) == workers
@@ -373,9 +373,9 @@ async def test_workers_that_end_before_they_are_ready(folder: Path) -> None:
     async with started() as service:
         with habit(folder, "stillborn"):
             healthy = await service.kill_all_but_one()
-            await until(lambda: service.spawner._supply.trouble.count >= 3)
-            assert service.spawner.trouble == "worker processes end before they are ready"
-        await until(lambda: service.spawner.trouble is None)
+            await until(lambda: service.spawner._requests.backoff.failures >= 3)
+            assert service.spawner.unready == "worker processes end before they are ready"
+        await until(lambda: service.spawner.unready is None)
         await service.all_ready()
         assert healthy in service.workers
 
@@ -399,17 +399,17 @@ async def test_a_start_that_is_cancelled(folder: Path, name: str, times: int) ->
         with pytest.raises(asyncio.CancelledError):
             await starting
         assert (open_files(), watched()) == before
-        await until(lambda: not alive(executor.pids()[0]))
+        await until(lambda: not alive(pids_of(executor)[0]))
         await until(lambda: children(os.getpid()) <= others)
 
 
 async def test_a_start_that_takes_too_long(folder: Path) -> None:
     """The import has its own time limit; nothing is left."""
-    before, executor = (open_files(), watched()), fork_app.executor(patience=Patience(load_s=0.2))
+    before, executor = (open_files(), watched()), fork_app.executor(timeouts=ForkTimeouts(load_s=0.2))
     with habit(folder, "slow"), pytest.raises(ConfigurationError, match="takes more than"):
         await executor.start(lambda _: None)
     assert (open_files(), watched()) == before
-    assert not alive(executor.pids()[0])
+    assert not alive(pids_of(executor)[0])
 
 
 @pytest.mark.parametrize(
@@ -418,13 +418,13 @@ async def test_a_start_that_takes_too_long(folder: Path) -> None:
 async def test_a_start_without_a_worker(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
-    """Without a worker the start fails with the reason and leaves nothing."""
-    monkeypatch.setattr(process_executor, "GREETING_S", 0.2)
+    """It fails, says why, and leaves nothing."""
+    monkeypatch.setattr(process_executor, "HELLO_S", 0.2)
     before, executor = (open_files(), watched()), fork_app.executor()
     with habit(folder, name), pytest.raises(ExecutorError, match=reason):
         await executor.start(lambda _: None)
     assert (open_files(), watched()) == before
-    assert not alive(executor.pids()[0])
+    assert not alive(pids_of(executor)[0])
 
 
 async def test_a_start_without_descriptors(folder: Path) -> None:
@@ -445,7 +445,7 @@ async def test_a_fork_server_that_writes_nonsense_at_the_start(
     executor = process_app.executor(app="scribbling_app:app")
     with pytest.raises(ConfigurationError, match=r"importing scribbling_app:app failed: .* nonsense"):
         await executor.start(lambda _: None)
-    assert not alive(executor.pids()[0])
+    assert not alive(pids_of(executor)[0])
 
 
 async def test_stopping_leaves_nothing(folder: Path) -> None:
@@ -491,16 +491,16 @@ async def test_threads_of_the_app_are_named_once(folder: Path, capfd: pytest.Cap
 
 def test_pauses_grow_and_logs_are_rare() -> None:
     """Pauses grow, and logs are rare, until a success."""
-    trouble = Trouble()
-    assert not trouble.over()
+    backoff = Backoff()
+    assert not backoff.succeeded()
     pauses, logged = [], []
     for second in range(30):
-        logged.append(trouble.add("no room", float(second)))
-        pauses.append(trouble.pause_s)
+        logged.append(backoff.failed("no room", float(second)))
+        pauses.append(backoff.pause_s)
     assert pauses == sorted(pauses)
     assert pauses[-1] == MAX_PAUSE_S
     assert [second for second, due in enumerate(logged) if due] == [0, LOG_EVERY_S, 2 * LOG_EVERY_S]
-    assert trouble.over()
-    assert trouble.why is None
-    assert trouble.add("no room", 30.0)
-    assert trouble.pause_s == pauses[0]
+    assert backoff.succeeded()
+    assert backoff.reason is None
+    assert backoff.failed("no room", 30.0)
+    assert backoff.pause_s == pauses[0]

@@ -42,7 +42,7 @@ async def test_an_obsolete_call_is_not_made(*, barred: bool, left_s: float, call
     await parked.wait(call)
     await call.wait()
     start = parked.started()
-    assert (len(calls), start.barred, start.refused is not None) == (called, barred, left_s < LONG_S / 2)
+    assert (len(calls), start.barred, start.skipped is not None) == (called, barred, left_s < LONG_S / 2)
     pool.close()
 
 

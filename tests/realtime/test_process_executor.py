@@ -17,12 +17,12 @@ import pytest
 from fivestage import ConfigurationError, InvalidAppError
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot
-from fivestage.executors.process.supply import Patience
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.executors.process.worker import ProcessWorker
 from fivestage_schemas import Outcome, StageType
 from support import process_app
 from support.jobs import LIMIT_S, Bus, Replacements, answer_of, node_run, running_stage, started, until
-from support.kinds import alive, all_ready
+from support.kinds import alive, all_ready, pids_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ class ProcessBus(Bus):
 
     @property
     def fork_server(self) -> int:
-        return self.executor.pids()[0]
+        return pids_of(self.executor)[0]
 
     @property
     def worker(self) -> ProcessWorker:
@@ -148,8 +148,8 @@ async def test_a_worker_that_is_killed(bus: ProcessBus) -> None:
 
 async def test_a_spare_that_is_killed(bus: ProcessBus) -> None:
     """A killed spare is not used."""
-    await until(lambda: len(bus.executor.pids()) == 3)
-    _, worker, spare = bus.executor.pids()
+    await until(lambda: len(pids_of(bus.executor)) == 3)
+    _, worker, spare = pids_of(bus.executor)
     os.kill(spare, signal.SIGKILL)
     os.kill(worker, signal.SIGKILL)
     assert answer_of(await bus.ask("echo")) == b'"echo"'
@@ -256,7 +256,7 @@ async def test_a_changed_routing_snapshot_reaches_the_workers(bus: ProcessBus) -
 
 async def test_signals(bus: ProcessBus) -> None:
     """Ctrl-C or SIGTERM to the process group ends no worker, only processes that nodes started."""
-    for pid in bus.executor.pids():
+    for pid in pids_of(bus.executor):
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
     assert answer_of(await bus.ask("signals")) == b"[-2,-15,-2,-15]"
@@ -270,7 +270,7 @@ async def test_stopping_ends_all_processes() -> None:
     async with started(bus):
         stuck = bus.submit("holds")
         await bus.processing(stuck)
-        pids = bus.executor.pids()
+        pids = pids_of(bus.executor)
     assert [pid for pid in pids if alive(pid)] == []
     assert bus.finished == []
 
@@ -309,7 +309,7 @@ async def test_an_app_that_cannot_be_imported(
     if source is not None:
         (tmp_path / "broken_app.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    limits = {"patience": Patience(load_s=1.0)} if "while" in (source or "") else {}
+    limits = {"timeouts": ForkTimeouts(load_s=1.0)} if "while" in (source or "") else {}
     bus = ProcessBus(app="broken_app:app", **limits)
     with pytest.raises(error, match=text):
         await bus.start()
@@ -334,22 +334,23 @@ async def test_an_import_that_fails_shows_its_frames(
 
 
 async def test_the_built_in_app_is_the_default() -> None:
-    """Without an app the built-in one is used; its nodes are known after the start."""
+    """Where no app is named."""
     bus = ProcessBus(app=None)
     async with started(bus):
-        assert {"math", "facts"} <= set(bus.executor.nodes)
+        assert node_run(await bus.ask("2 + 2")).node == "math"
 
 
 async def test_setup_comes_before_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Setup is called in the process that imports the app, with the given texts."""
     (tmp_path / "setup_app.py").write_text(
         "import os\nfrom fivestage import Pipeline\n"
-        "def before(text): os.environ['SETUP'] = text\n"
-        "app = Pipeline()\n"
-        "app.node(os.environ.get('SETUP', 'none'))(lambda query, ctx: 1)\n"
+        "seen = os.environ.get('SETUP', 'none')\n"
+        "app = Pipeline(builtins=False)\n"
+        "app.decision(lambda query, ctx: 'seen')\n"
+        "app.node('seen')(lambda query, ctx: seen)\n"
     )
     (tmp_path / "setup_first.py").write_text("import os\ndef before(text): os.environ['SETUP'] = text\n")
     monkeypatch.syspath_prepend(tmp_path)
     bus = ProcessBus(app="setup_app:app", setup=("setup_first:before", "hello"))
     async with started(bus):
-        assert "hello" in bus.executor.nodes
+        assert answer_of(await bus.ask("?")) == b'"hello"'

@@ -9,7 +9,7 @@ import pytest
 
 from fivestage import Plan, ResourceError
 from fivestage.executors.process.executor import ProcessExecutor
-from fivestage.executors.process.supply import Patience
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage_schemas import StageType
 from support import resource_app
 from support.files import Gate, notes
@@ -47,7 +47,7 @@ class Shop:
             threads=8,
             observer=self.observer,
             max_data_bytes=1_000_000,
-            patience=Patience(open_s=open_s),
+            timeouts=ForkTimeouts(open_s=open_s),
             **options,
         )
         bus = Bus(executor, PLAN)

@@ -119,7 +119,7 @@ async def test_one_process_many_loops() -> None:
     assert (sqlite.log, resources.missing()) == (["open model"], ["first", "last"])
 
     async def be_a_worker() -> list[str]:
-        scope = await resources.open_loop()
+        scope = await resources.open_loop(within_s=60)
         missing = resources.missing()
         await scope.close()
         return missing
@@ -138,7 +138,7 @@ async def test_one_process_many_loops() -> None:
     assert sqlite.log[-1] == "close model"
 
 
-def declared(open_it: Callable[[], Any]) -> tuple[ResourceManager, Resource[Any]]:
+def declared(open_it: Callable[[], Any], *, within_s: float = 60) -> tuple[ResourceManager, Resource[Any]]:
     """Declare a ``def`` resource with this behaviour."""
     app = Pipeline()
 
@@ -146,7 +146,7 @@ def declared(open_it: Callable[[], Any]) -> tuple[ResourceManager, Resource[Any]
     def model() -> Iterator[Any]:
         yield open_it()
 
-    return ResourceManager(app.resources, start_timeout_s=60), model
+    return ResourceManager(app.resources, start_timeout_s=within_s), model
 
 
 async def test_a_failed_opening_in_a_thread_is_retried() -> None:
@@ -193,10 +193,10 @@ async def test_a_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    resources, _ = declared(lambda: "never")
+    resources, _ = declared(lambda: "never", within_s=0.1)
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(ResourceError, match="RuntimeError: can't start new thread"):
-        await resources.open_process(retry=False)
+        await resources.open_process()
 
 
 async def test_a_hanging_close_is_left_behind() -> None:

@@ -1,4 +1,4 @@
-"""Settings that are valid one by one, but contradict each other."""
+"""Settings that are valid one by one but limit or contradict each other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from fivestage.contradictions import contradictions
 from fivestage.errors import ConfigurationError
 from fivestage.settings import Settings
 
@@ -15,11 +14,11 @@ CORES = 2
 
 def found(**sections: Any) -> list[str]:
     """Return the settings that the messages are about."""
-    sentences = contradictions(Settings.model_validate(sections), CORES)
+    sentences = Settings.model_validate(sections).conflicts(CORES)
     return [sentence.split(":")[0] for sentence in sentences]
 
 
-def test_the_defaults_do_not_contradict_each_other() -> None:
+def test_the_defaults_have_no_conflicts() -> None:
     """The defaults have no contradictions."""
     assert found() == []
 
@@ -34,7 +33,7 @@ def test_the_defaults_do_not_contradict_each_other() -> None:
         ({"executor": {"kind": "process", "workers": 3}}, "executor.workers"),
     ],
 )
-def test_each_contradiction_is_named(sections: dict[str, Any], named: str) -> None:
+def test_each_conflict_is_named(sections: dict[str, Any], named: str) -> None:
     """Each contradiction gets one sentence, which starts with the setting."""
     assert found(**sections) == [named]
 
@@ -50,7 +49,7 @@ def test_each_contradiction_is_named(sections: dict[str, Any], named: str) -> No
         {"executor": {"kind": "thread", "workers": 3}},
     ],
 )
-def test_boundary_values_are_no_contradiction(sections: dict[str, Any]) -> None:
+def test_what_just_fits_is_no_conflict(sections: dict[str, Any]) -> None:
     """Settings at the boundary are accepted."""
     assert found(**sections) == []
 

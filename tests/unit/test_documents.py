@@ -1,4 +1,4 @@
-"""Every command and code block printed in the documents is run, or compared with what runs it."""
+"""The code and the commands printed in documents are run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,45 +20,24 @@ from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S
 from fivestage.executors.abandoned_cpu import MAX_CORES
 from fivestage.executors.process import worker
 from fivestage.executors.process.overtime import MOST_S
-from fivestage.executors.stall_detector import OUTSIDE_PATIENCE_S
+from fivestage.executors.stall_detector import OUTSIDE_LIMIT_S
 from fivestage.executors.worker_set import MAX_STALLED
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.pipeline.thread_pool import MAX_REPLACED
 from fivestage.service import health
 from fivestage.settings import Settings, TopicSettings
 from support.checker import wait_for_results
+from support.documents import blocks, commands, text_of
 from support.feeder import write
 from tools.bench.controls_loads import LOADS
 from tools.bench.controls_run import CONTROLS as SWITCHES
 from tools.bench.controls_run import settings_for
-from tools.long.__main__ import VERBS as LONG_VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = [
-    "README.md",
-    ".github/CONTRIBUTING.md",
-    "deploy/README.md",
-    "deploy/kafka-image/README.md",
-    "docs/controls.md",
-]
-ALL_DOCUMENTS = [*DOCUMENTS, "ARCHITECTURE.md", "CHANGELOG.md", ".github/SECURITY.md"]
-CONTROLS = (ROOT / "docs/controls.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str, text: str = README) -> list[str]:
-    """Return the code blocks of one language."""
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-def commands(text: str = README) -> list[str]:
-    """Return the lines of all shell blocks, without comments and with continuations joined."""
-    joined = [re.sub(r" *\\\n *", " ", block) for block in blocks("sh", text)]
-    lines = [line for block in joined for line in block.splitlines()]
-    return [re.sub(r" +# .*", "", line).strip() for line in lines if line.strip()]
+CONTROLS, NODES = text_of("docs/controls.md"), text_of("docs/nodes.md")
 
 
 def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -77,7 +55,7 @@ def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return a user's environment with cached bytecode, so that commands start faster."""
+    """A user's environment, which keeps compiled files, so that a command starts in half the time."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, **settings}
 
@@ -95,17 +73,20 @@ def run_here(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str
 @pytest.mark.broker
 @pytest.mark.fault(29)
 async def test_commands_with_a_broker(tmp_path: Path) -> None:
-    """README queries are answered; a rejected one is listed as dead letter and replayed once."""
-    lines = commands()
+    """The README's node answers what the README asks; dead letters are listed, and replayed once."""
+    readme = text_of("README.md")
+    lines = commands(readme)
     start = lines.index("fivestage broker")
-    assert lines[start + 1] == "fivestage run"
+    assert lines[start + 1] == "fivestage run myapp:app"
     asks = lines[start + 2 : start + 5]
-    letters = [line for line in lines if line.startswith("fivestage dlq")]
+    letters = commands(text_of("docs/dead-letters.md"))
     assert len(letters) == 4
+    (tmp_path / "myapp.py").write_text(blocks("python", readme)[0], encoding="utf-8")
     async with EmbeddedBroker(TopicSettings().all, partitions=8) as broker:
         settings = {"FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap, "FIVESTAGE_ADMIN__PORT": "0"}
         service = subprocess.Popen(
-            [sys.executable, "-m", "fivestage", "run"],
+            [sys.executable, "-m", "fivestage", "run", "myapp:app"],
+            cwd=tmp_path,
             env=environment({**settings, "FIVESTAGE_LANES": '["prod"]'}),
             stderr=subprocess.DEVNULL,
         )
@@ -120,43 +101,46 @@ async def test_commands_with_a_broker(tmp_path: Path) -> None:
             assert await asyncio.to_thread(service.wait, 20) == 0
     assert [one.returncode for one in (*asked, *done)] == [0] * 7, [one.stderr for one in (*asked, *done)]
     assert "22" in asked[2].stdout
-    assert "Nairobi" in asked[2].stdout
+    assert "Hello!" in asked[2].stdout
     listed, as_json, dry, replayed = [one.stdout for one in done]
     assert ("unknown_lane" in listed, as_json.count('"not_json"')) == (True, 1)
     assert (dry.count("would be replayed"), replayed.count(": replayed\n")) == (2, 1)
 
 
-def test_a_node_of_your_own(tmp_path: Path) -> None:
-    """The README's node runs without Kafka as printed, in at most fifteen lines."""
-    app, question, _ = blocks("python")
-    assert len([line for line in app.splitlines() if line.strip()]) <= 15
-    (tmp_path / "myapp.py").write_text(app, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", question], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert "success Hello! You have" in done.stdout
+@pytest.mark.parametrize(("document", "most_lines"), [("README.md", 10), ("docs/nodes.md", 15)])
+def test_a_node_of_your_own(document: str, most_lines: int, tmp_path: Path) -> None:
+    """The printed node answers the printed question without Kafka."""
+    node, question, *_ = blocks("python", text_of(document))
+    assert len(node.splitlines()) <= most_lines
+    assert "Hello!" in asked(node, question, tmp_path)
 
 
 def test_resources_of_your_own(tmp_path: Path) -> None:
-    """The README's resources open, are used and close as printed."""
-    (tmp_path / "myapp.py").write_text(blocks("python")[2], encoding="utf-8")
-    ask = (
+    """The printed resources open, are used and close."""
+    question = (
         "import asyncio\nfrom fivestage import Orchestrator\nfrom myapp import app\n"
         "async def main():\n"
         "    async with Orchestrator(app) as orchestrator:\n"
         "        print((await orchestrator.process_query('hello')).answer)\n"
         "asyncio.run(main())\n"
     )
+    assert asked(blocks("python", NODES)[2], question, tmp_path) == "Hello!\n"
+
+
+def asked(node: str, question: str, folder: Path) -> str:
+    """What a program that uses ``myapp`` prints; it succeeds, and prints nothing on standard error."""
+    (folder / "myapp.py").write_text(node, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", question], cwd=folder, capture_output=True, text=True, timeout=60, check=True
     )
-    assert (done.stdout, done.stderr) == ("Hello!\n", "")
+    assert done.stderr == ""
+    return done.stdout
 
 
 def test_config_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's configuration commands run as printed, and show where a setting comes from."""
+    """The printed commands about settings run, and show where a setting comes from."""
     (tmp_path / "fivestage.toml").write_text('[kafka]\ngroup_id = "mine"\n', encoding="utf-8")
-    wanted = [line for line in commands() if line.startswith("fivestage config")]
+    wanted = commands(text_of("docs/settings.md"))
     assert len(wanted) == 2
     for line in wanted:
         run_here(line, tmp_path, monkeypatch)
@@ -165,7 +149,7 @@ def test_config_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_controls_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file at the start of the page about controls is valid, and equals the gallery's `off`."""
+    """The first file of docs/controls.md is accepted, and is the gallery's column *off*."""
     (tmp_path / "fivestage.toml").write_text(blocks("toml", CONTROLS)[0], encoding="utf-8")
     [check] = commands(CONTROLS)
     run_here(check, tmp_path, monkeypatch)
@@ -179,8 +163,8 @@ def test_controls_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_limits_of_abandoned_code() -> None:
-    """Each limit in the document is that of the code."""
-    text = section_of("ARCHITECTURE.md", "Code that does not come back")
+    """Every limit that the page names is the one in the code."""
+    text = " ".join(text_of("docs/blocking-code.md").split())
     executor = Settings().executor
     for limit in (
         f"*overdue* {OVERDUE_S:g} s after its end",
@@ -188,106 +172,11 @@ def test_limits_of_abandoned_code() -> None:
         f"({executor.max_overdue} of {executor.threads}, in all workers together)",
         f"for more than half of {health.RUN_ON_S:g} s",
         f"`executor.max_abandoned` calls ({executor.max_abandoned}) have run on for {health.RUN_ON_S:g} s",
-        f"costs a thread; up to {MAX_REPLACED} are replaced",
+        f"costs a thread. Up to {MAX_REPLACED} are replaced",
         f"up to {MOST_S:g} s of CPU and {worker.RUN_ON_S:g} s in all",
         f"{worker.RUN_ON_S:g} s after the end its process is killed",
-        f"Noticed after {OUTSIDE_PATIENCE_S * 1000:g} ms",
+        f"Noticed after {OUTSIDE_LIMIT_S * 1000:g} ms",
         f"once more after {CLEAN_UP_S * 1000:g} ms",
     ):
         assert limit in text, limit
     assert (MAX_CORES, MAX_STALLED) == (0.5, MAX_REPLACED)
-
-
-def section_of(document: str, heading: str) -> str:
-    """Return a section of a document in one line, up to the next heading of its level."""
-    text = (ROOT / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
-    return " ".join(text.partition("\n## ")[0].split())
-
-
-HERE, HELP = "tests/unit/test_documents.py", "tests/embedded/cli/test_help.py::test_example_parses"
-WITH_A_BROKER, SETTINGS = f"{HERE}::test_commands_with_a_broker", f"{HERE}::test_config_commands"
-IMAGE = "tests/kafka/deploy/test_image.py::test_answers_without_rights"
-TOPICS = "tests/kafka/test_commands.py::test_create_then_check"
-KAFKA_IMAGE = "tests/kafka/test_broker.py::test_version"
-RUN_BY = {
-    "fivestage broker": "tests/embedded/cli/test_round_trip.py::test_broker_and_run_end",
-    "fivestage run": WITH_A_BROKER,
-    "fivestage run --config fivestage.toml": HELP,
-    """echo '{"query_id":"a","user_input":"What is 15 + 7?"}' | fivestage produce -""": WITH_A_BROKER,
-    'fivestage produce "What is the capital of Kenya?"': WITH_A_BROKER,
-    "fivestage watch --from-beginning --max 2": WITH_A_BROKER,
-    "fivestage topics create --partitions 8": TOPICS,
-    "fivestage topics check": TOPICS,
-    "fivestage dlq list": WITH_A_BROKER,
-    "fivestage dlq list --reason not_json --limit 10 --json": WITH_A_BROKER,
-    "fivestage dlq replay --dry-run": WITH_A_BROKER,
-    "fivestage dlq replay --reason unknown_lane": WITH_A_BROKER,
-    "fivestage config show": SETTINGS,
-    "fivestage config check --config fivestage.toml": SETTINGS,
-    "docker build -f deploy/Dockerfile -t fivestage .": IMAGE,
-    "docker run --rm --read-only --cap-drop ALL": IMAGE,
-    "docker build -f deploy/Dockerfile -t fivestage --build-arg BASE_IMAGE=": IMAGE,
-    "export BASE_IMAGE=": IMAGE,
-    "export PIP_ARGS=": IMAGE,
-    "for lock in runtime build; do": IMAGE,
-    "pip download --require-hashes": IMAGE,
-    "done": IMAGE,
-    "deploy/acls.sh User:fivestage": "tests/kafka/faults/test_sasl.py::test_least_rights_and_no_leaks",
-    "deploy/kafka-image/build.sh kafka": ".ci/services.sh",
-    "docker run --rm -p 127.0.0.1:9092:9092 fivestage-kafka:4.3.1": KAFKA_IMAGE,
-    'pip install ".[embedded]"': "Makefile",
-    'HATCH_BUILD_HOOKS_ENABLE=1 pip install ".[embedded]"': "Makefile",
-    "docker compose -f deploy/compose.yaml": "tests/unit/test_hygiene.py::test_the_container_has_no_rights",
-}
-"""What runs a printed command, or an equivalent of one that needs other machines; by the line's start."""
-
-
-def test_every_printed_command_is_run() -> None:
-    """Each printed command has a test, a CI verb or a long run, and none is listed in vain."""
-    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ALL_DOCUMENTS]
-    printed = {line for text in texts for line in commands(text)}
-    others = {line for line in printed if not line.startswith("make ")}
-    used = {line: max(filter(line.startswith, RUN_BY), key=len, default="") for line in others}
-    assert [line for line, start in used.items() if not start] == []
-    assert set(RUN_BY) - set(used.values()) == set()
-    for place in set(RUN_BY.values()):
-        path, _, name = place.partition("::")
-        text = (ROOT / path).read_text(encoding="utf-8")
-        assert not name or f"def {name}(" in text, place
-
-
-NOT_IN_CI = {"kafka-image", "sbom", "lock", "test-python", "test-fast", "wheel", "long"}
-"""``kafka-image``: .ci/services.sh builds it; ``test-python``, and so ``test-fast``: CI runs them with one
-version; ``test-compiled`` makes the wheel; ``long`` runs those that take hours; the others need an index."""
-
-
-def _ci() -> str:
-    return (ROOT / ".ci/run").read_text(encoding="utf-8")
-
-
-def test_every_printed_verb_is_run() -> None:
-    """Each verb of make exists, and CI or ``make long`` runs it."""
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    ci = set(re.findall(r"^\s*(?:\w+=\S+ )*make (?:[A-Z]+=\S+ )*([\w-]+)", _ci(), re.MULTILINE))
-    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ALL_DOCUMENTS]
-    verbs = {line.split()[1] for text in texts for line in commands(text) if line.startswith("make ")}
-    verbs |= {verb for text in texts for verb in re.findall(r"`make ([a-z-]+)", text)}
-    for verb in verbs:
-        assert f"\n{verb}:" in makefile or verb.startswith("test-python"), verb
-        assert verb in ci or verb in LONG_VERBS or verb in NOT_IN_CI, verb
-
-
-@pytest.mark.parametrize("document", ALL_DOCUMENTS)
-def test_links(document: str) -> None:
-    """Links between documents lead to existing files and headings."""
-    path = ROOT / document
-    for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", path.read_text(encoding="utf-8")):
-        there = path.parent / target if target else path
-        assert there.exists(), target
-        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), anchor
-
-
-def anchors(text: str) -> set[str]:
-    """Return the link targets of a document's headings."""
-    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
-    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}

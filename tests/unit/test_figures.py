@@ -1,4 +1,4 @@
-"""The figures in documents equal the measured ones: each page is compared with its JSON."""
+"""The figures in documents are the measured ones: each page is compared with the JSON it was made from."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import re
 import statistics
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.documents import ROOT, text_of
 from support.tables import section, table_under
 from tools.bench import controls_tables, hostile, hostile_run, ordinary
 from tools.bench.controls_cells import Cell, Figures
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "docs/bench"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, BENCHMARKS = text_of("README.md"), text_of("docs/benchmarks.md")
 CONTESTANTS = {
     "fivestage, compiled": "fivestage",
     "fivestage, not compiled": "fivestage-interpreted",
@@ -41,13 +40,13 @@ HOSTILE = {
     "a `def` that never ends": "never",
     "raises a `BaseException`": "base-exception",
     "raises `SystemExit`": "system-exit",
-    "returns what is no JSON": "no-json",
+    "returns a value that is not JSON": "no-json",
     "returns 50 MB": "large",
-    "forks, and both go on": "fork",
+    "forks, and both processes continue": "fork",
     "leaves 100 tasks behind": "leak",
     "a C call that keeps the interpreter lock": "hold-gil",
     "imports a module that takes 0.6 s, on first use": "lazy-import",
-    "makes a client on first use in each loop, in 50 ms": "client-per-loop",
+    "creates a client on first use in each loop, in 50 ms": "client-per-loop",
     "a pooled connection, one reply in 50 takes 400 ms": "pooled",
     "logs through a handler that takes 0.5 s now and then": "slow-log",
     "`asyncio.to_thread`": "to-thread",
@@ -172,18 +171,38 @@ def test_gallery_page() -> None:
     assert controls_tables.describe(cells, stored["options"]["seeds"]) == page("controls")
 
 
-def test_costs_in_the_readme() -> None:
-    """The README's CPU ratios to the hand-written consumer are the contest's."""
-    rows = dict(table_under(section(README, "What a query costs")))
+def cost(name: str) -> str:
+    """The CPU of a query by that of the hand-written consumer, as the contest found it."""
     cpu = [{one: figures["cpu_us"] for one, figures in each.items()} for each in measured("contest")]
-    assert set(rows) == set(CONTESTANTS)
-    for label, name in CONTESTANTS.items():
-        ratio = paired(cpu, name, "handwritten")
-        assert ratio is not None
-        assert rows[label] == f"{ratio.median:.{1 if ratio.median > 2 else 2}f}", label
+    ratio = paired(cpu, name, "handwritten")
+    assert ratio is not None
+    return f"{ratio.median:.{1 if ratio.median > 2 else 2}f}"
 
 
-def test_hostile_nodes_in_the_readme() -> None:
+def test_costs() -> None:
+    """CPU of every contestant by that of the hand-written one."""
+    rows = dict(table_under(section(BENCHMARKS, "What a query costs")))
+    assert rows == {label: cost(name) for label, name in CONTESTANTS.items()}
+
+
+def test_costs_beside_the_alternatives() -> None:
+    """The README's row about CPU has the same figures, in the order of its columns."""
+    *_, (label, *figures) = table_under(section(README, "Beside the alternatives"))
+    assert label.startswith("CPU per query")
+    assert figures == [*map(cost, ("fivestage", "faststream", "arroyo", "faust")), "not measured"]
+
+
+def test_versions_of_the_alternatives() -> None:
+    """The README's columns name the versions that the benchmark pins."""
+    pins = "".join((ROOT / f"requirements/{name}.txt").read_text() for name in ("bench", "bench-faust"))
+    title = next(line for line in README.splitlines() if line.startswith("| | fivestage |"))
+    packages = {"FastStream": "faststream", "Arroyo": "sentry-arroyo", "faust-streaming": "faust-streaming"}
+    for name, version in re.findall(r"\| ([\w-]+) ([\d.]+) ", title):
+        assert re.search(rf"^{packages.pop(name)}=={re.escape(version)}\.", pins, re.MULTILINE), name
+    assert not packages
+
+
+def test_hostile_nodes() -> None:
     """The README's lateness and neighbour figures are those of the embedded broker."""
     rows = [row for row in measured("hostile") if row["broker"] == "embedded"]
     found = {(row["kind"], row["executor"]): row for row in rows}
@@ -195,20 +214,19 @@ def test_hostile_nodes_in_the_readme() -> None:
         late, latest = row["record_late_p99_ms"], row["record_late_max_ms"]
         return f"{late:.0f} / {latest:.0f}, {row['normal_success'] * 100:.1f}"
 
-    table = table_under(section(README, "Hostile nodes"))
+    table = table_under(section(BENCHMARKS, "Hostile nodes"))
     assert {label: (threads, processes) for label, threads, processes in table} == {
         label: (cell(kind, "thread"), cell(kind, "process")) for label, kind in HOSTILE.items()
     }
 
 
-def test_overload_in_the_readme() -> None:
+def test_overload() -> None:
     """The README's goodput beyond capacity and recovery after a restart are as measured."""
     ours = [one for one in measured("overload") if one["contestant"] == "fivestage"]
     share = {one["load"]: f"{one['of_capacity']:.0f}" for one in ours}
-    said = f"{share[1.5]}, {share[3]} and {share[10]} % of 800 were answered in time"
-    assert said in section(README, "Beyond capacity")
-    text = " ".join(section(README, "What it does not do").split())
-    again = r"at (\d+) a second they were in time again ([\d.]+) s .* at (\d+) a .* after ([\d.]+) s"
+    text = " ".join(section(BENCHMARKS, "Beyond capacity").split())
+    assert f"{share[1.5]}, {share[3]} and {share[10]} % of 800 were answered in time" in text
+    again = r"at (\d+) a second queries were in time again ([\d.]+) s .* at (\d+) a .* after ([\d.]+) s"
     found = re.search(again, text)
     assert found is not None
     assert [found.groups()[:2], found.groups()[2:]] == [

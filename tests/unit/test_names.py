@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,31 +12,25 @@ import pytest
 from fivestage.observability.build_info import __version__
 from fivestage.settings import Settings
 from fivestage_schemas import headers
+from support.documents import DOCUMENTS, ROOT, text_of
 from support.tables import section, table_under
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CHANGELOG.md",
-    ".github/CONTRIBUTING.md",
-    ".github/SECURITY.md",
-    "deploy/README.md",
-    "docs/controls.md",
-]
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+TEXTS = {name: text_of(name) for name in DOCUMENTS}
 DEPLOYED = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "deploy").rglob("*"))
     if path.suffix in {".yaml", ".yml", ".json", ".rules", ".sh"}
 }
-"""Where rules for alerts and dashboards are defined, beside other things."""
+"""Manifests, with rules for alerts and dashboards."""
 DEFAULTS: dict[str, Any] = Settings().model_dump(mode="json")
 KEY = r"[a-z]+\.[a-z_]+"
 SERIES = re.compile(r"\b((?:fivestage|messaging|lukhas_matriz)_[a-z_]+)\b(?:\{([^}]*)\})?")
 NO_METRICS = {"fivestage_schemas"}
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count", "")}
 HEADERS = {value for name, value in vars(headers).items() if name.isupper()}
+FEWEST_HEADERS = 5
+ELSEWHERE = ("dist/", "apache/kafka")
+"""What verbs make, and an image."""
 IN_WORDS = {"lanes": "all, equal"}
 """Defaults that a table describes instead of writing them."""
 
@@ -72,27 +65,43 @@ def defaults_in(cell: str, keys: list[str]) -> None:
     assert cell == ", ".join(wanted), keys
 
 
-def test_settings_of_the_readme() -> None:
+def keys_in(cell: str) -> list[str]:
+    """The settings that the first cell of a row names."""
+    return re.findall(r"`([a-z_.]+)`", cell)
+
+
+def rows_of(document: str) -> list[list[str]]:
+    """The rows of all tables of settings in a document."""
+    rows = re.findall(
+        r"^\| `[a-z]+(?:\.[a-z_]+)?`(?:, `[a-z._]+`)* \|.*\n", TEXTS[document], flags=re.MULTILINE
+    )
+    return table_under("||\n||\n" + "".join(rows))
+
+
+def test_defaults_of_settings() -> None:
     """Each row has the settings' defaults."""
-    rows = table_under(section(TEXTS["README.md"], "Settings"))
-    for names, default, _ in rows:
-        defaults_in(default, re.findall(r"`([a-z_.]+)`", names))
-    assert len(rows) >= 25
+    for names, default, _ in rows_of("docs/settings.md"):
+        defaults_in(default, keys_in(names))
+
+
+def test_every_setting_has_one_row() -> None:
+    """Each stands in the table of settings or in that of what is learned, once."""
+    rows = [*rows_of("docs/settings.md"), *rows_of("docs/controls.md")]
+    listed = [key for row in rows for key in keys_in(row[0])]
+    heads = {head: value for head, value in DEFAULTS.items() if isinstance(value, dict) and head != "lanes"}
+    sections = {f"{head}.{name}" for head, value in heads.items() for name in value}
+    assert sorted(listed) == sorted({*sections, *(set(DEFAULTS) - set(heads))})
 
 
 def test_settings_of_controls() -> None:
-    """Each row has the setting's default and bounds; all learning settings have a row."""
-    tables = re.findall(rf"^\| `{KEY}` \|.*\n", TEXTS["docs/controls.md"], flags=re.MULTILINE)
-    rows = table_under("||\n||\n" + "".join(tables))
+    """Each row has the setting's default and, in figures, its bounds."""
     schema = Settings.model_json_schema()
-    for name, default, _, limits in rows:
+    for name, default, _, limits in rows_of("docs/controls.md"):
         key = name.strip("`")
         defaults_in(default, [key])
         head, _, entry = key.partition(".")
         field = schema["$defs"][schema["properties"][head]["$ref"].rpartition("/")[2]]["properties"][entry]
         bounds_in(limits, field, key)
-    listed = {row[0].strip("`") for row in rows}
-    assert {f"{head}.{name}" for head in ("adaptive", "breaker") for name in DEFAULTS[head]} <= listed
 
 
 def bounds_in(text: str, field: dict[str, Any], key: str) -> None:
@@ -160,22 +169,39 @@ def test_labels_that_controls_names() -> None:
         assert set(re.findall(r"`(\w+)`", labels)) == metrics()[name][1], name
 
 
-@pytest.mark.parametrize("document", ["ARCHITECTURE.md", ".github/CONTRIBUTING.md", "README.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_modules_named_in_text(document: str) -> None:
     """Files and modules named in a document exist."""
     text = TEXTS[document]
     package = ROOT / "consumer/fivestage"
     for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]*(?:\.py)?)`", text):
-        places = (ROOT / name, package / name, package / f"{name}.py")
-        assert any(place.exists() for place in places), name
+        places = (ROOT / document).parent, ROOT, package, package.parent
+        found = any((place / name).exists() or (place / f"{name}.py").exists() for place in places)
+        assert found or name.startswith(ELSEWHERE), name
     topics = set(DEFAULTS["topics"].values())
     for name in set(re.findall(r"`((?:fivestage|fivestage_schemas)(?:\.[a-z_-]+)+)`", text)) - topics:
         assert importlib.util.find_spec(name) is not None, name
 
 
+def test_packages_of_the_architecture() -> None:
+    """Its list has all packages, in the order in which imports may point."""
+    rows = table_under(section(TEXTS["ARCHITECTURE.md"], "Packages"))
+    listed = [name.strip("/") for row in rows for name in re.findall(r"`([a-z_/]+)(?:\.py)?`", row[0])]
+    package = ROOT / "consumer/fivestage"
+    packages = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert packages - set(listed) == set()
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = [
+        re.split(r" [|:] ", layer.replace("fivestage.", "")) for layer in linter["contracts"][0]["layers"]
+    ]
+    depth = {name: number for number, layer in enumerate(layers) for name in layer}
+    assert [depth[name] for name in listed] == sorted(depth[name] for name in listed)
+
+
 def test_headers_named_in_text() -> None:
-    """Each header of dead letters and CloudEvents in the README is in the contract."""
-    named = set(re.findall(r"`((?:ce_|dlq\.)[a-z-]+)`", TEXTS["README.md"]))
+    """Every header of dead letters and CloudEvents that a document names is one of those of the contract."""
+    named = {name for text in TEXTS.values() for name in re.findall(r"`((?:ce_|dlq\.)[a-z-]+)`", text)}
+    assert len(named) >= FEWEST_HEADERS
     settings = {f"dlq.{name}" for name in DEFAULTS["dlq"]}
     assert {one for one in named if one not in settings} - HEADERS == set()
 

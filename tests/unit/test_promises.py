@@ -1,31 +1,32 @@
-"""Each promise of the README, and each fault of the catalogue, has a test that ``make test`` runs."""
+"""Each promise in docs/guarantees.md, and each fault of the catalogue, has a test that ``make test`` runs."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from kafka.faults.catalogue import FAULTS
 from support.collected import collected
+from support.documents import ROOT, text_of
 
-ROOT = Path(__file__).parents[2]
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## What is promised\n")[2]
-SECTION = SECTION.partition("\n## ")[0]
-ROWS = re.findall(r"^\| (.+?) \| ([^|]*) \|$", SECTION, flags=re.MULTILINE)[2:]
-"""Without the title and the line below it."""
+GUARANTEES = text_of("docs/guarantees.md")
+ROWS = [
+    (promise, tests)
+    for promise, tests in re.findall(r"^\| (.+?) \| ([^|]*) \|$", GUARANTEES, flags=re.MULTILINE)
+    if (promise, tests) != ("promise", "tests") and set(promise) != {"-"}
+]
 
 
 def test_promises_and_faults_are_held_by_tests_that_are_run() -> None:
-    """The ids of promises and faults exist and run by default; a ``--long`` test does not count."""
+    """Each id is one of a collected test; a test that runs with ``--long`` only does not count."""
     tests = collected()  # one collection for all of them
     names = {*tests, *(name.partition("[")[0] for name in tests)}
-    assert len(ROWS) >= 42
+    assert len(ROWS) >= 55
     missing = {
         promise: [one for one in held_by.split(", ") if one.strip("`") not in names]
         for promise, held_by in ROWS
     }
     assert {promise: cited for promise, cited in missing.items() if cited} == {}
-    others = set(re.findall(r"`(tests/[^`]+)`", SECTION)) - names
+    others = set(re.findall(r"`(tests/[^`]+)`", GUARANTEES)) - names
     assert [one for one in others if not (one.startswith("tests/support/") and (ROOT / one).is_file())] == []
     assert {number for marked in tests.values() for number in marked} == set(FAULTS)
 
@@ -34,7 +35,7 @@ def test_the_table_of_faults_is_that_of_the_catalogue() -> None:
     """docs/faults.md lists every fault with its promise, and no failure."""
     rows = re.findall(
         r"^\| (\d+) \| (.*?) \| (.*?) \| (.*?) \| (\d+) \|",
-        (ROOT / "docs/faults.md").read_text(encoding="utf-8"),
+        text_of("docs/faults.md"),
         flags=re.MULTILINE,
     )
     assert {int(number): (title, promise) for number, title, promise, _, _ in rows} == FAULTS

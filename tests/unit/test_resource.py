@@ -145,7 +145,7 @@ def test_only_its_own_are_overridden() -> None:
     """Overriding a resource of another Pipeline, or another object, raises."""
     other = Pipeline().resource(model)
     with (
-        pytest.raises(InvalidAppError, match="is no resource of this Pipeline"),
+        pytest.raises(InvalidAppError, match="does not belong to this Pipeline"),
         Pipeline().override(other, 1),
     ):
         pass

@@ -94,7 +94,9 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
         ({"admission": {"shed_max_share": 0}}, "admission.shed_max_share"),
         ({"admission": {"shed_max_share": 1.01}}, "admission.shed_max_share"),
         ({"admission": {"adaptive_limit": "sometimes"}}, "admission.adaptive_limit"),
-        ({"executor": {"kind": "fiber"}}, "executor.kind: Input should be 'thread', 'process' or 'inline'"),
+        ({"executor": {"kind": "fiber"}}, "executor.kind: Input should be 'thread' or 'process'"),
+        ({"executor": {"kind": "inline"}}, "executor.kind: 'inline' is for tests only"),
+        ({"executor": {"kind": "inline"}}, "use 'thread', or 'process' for code that computes"),
         ({"executor": {"workers": 0}}, "executor.workers"),
         ({"executor": {"stall_ms": 1}}, "executor.stall_ms"),
     ],
@@ -115,7 +117,7 @@ def test_invalid_settings_are_rejected(values: dict[str, Any], said: str) -> Non
 def test_environment_that_is_no_json(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """A list written with commas is one line that shows how to write it."""
     monkeypatch.setenv(f"FIVESTAGE_{name}", value)
-    with pytest.raises(ConfigurationError, match="takes JSON for lists") as caught:
+    with pytest.raises(ConfigurationError, match="lists and tables are JSON") as caught:
         Settings.load()
     assert "\n" not in str(caught.value)
 

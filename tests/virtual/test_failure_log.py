@@ -13,9 +13,9 @@ import pytest
 
 from fivestage import NodeError, Orchestrator, Pipeline
 from fivestage.core.exception_origin import MAX_FRAMES, frames_of
-from fivestage.observability.log_throttle import MOST
+from fivestage.observability.log_throttle import MAX_LINES
 from fivestage.pipeline.call_result import CallResult
-from fivestage.pipeline.failure_text import LOGGER, failure_log
+from fivestage.pipeline.failure_log import LOGGER, failure_log
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def test_the_lines_are_json_and_few(arguments: list[str], more: set[str]) -> Non
         [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=True
     )
     lines = [line for line in map(json.loads, ran.stderr.splitlines()) if line.get("logger") == LOGGER]
-    assert [line["node"] for line in lines] == ["other", "mine"] * MOST
+    assert [line["node"] for line in lines] == ["other", "mine"] * MAX_LINES
     names = {"event", "level", "logger", "timestamp", "error_type", "where", "node", "stage", "query_id"}
     assert set(lines[0]) == names | more
     assert (lines[0]["level"], lines[0]["where"], lines[0]["query_id"]) == ("warning", "<string>:11", "q")

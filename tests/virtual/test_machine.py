@@ -391,3 +391,16 @@ class DispatcherMachine(RuleBasedStateMachine):
 
 TestDispatcherMachine = DispatcherMachine.TestCase
 TestDispatcherMachine.settings = hypothesis.settings(max_examples=300, stateful_step_count=40)
+
+
+def test_a_limit_that_rises_when_a_query_goes_on() -> None:
+    """A query goes on after its wait for a thread; where that raises the limit, slots are filled."""
+    machine = DispatcherMachine()
+    machine.begin(ordering="unordered", limit=5)
+    machine.arrive(budget_ms=None, due_ms=None, key=None, kinds=["query"] * 6, lane="prod", partition=0)
+    machine.learn(limit=1)
+    machine.end(fails=False, number=0)
+    machine.hang(number=0, parks=True)
+    machine.unpark(number=0)
+    machine.all_is_well()
+    machine.teardown()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from fivestage import Query
@@ -11,7 +10,7 @@ from fivestage.core.plan import Plan
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import Decoder, Frame, encode
 from fivestage.executors.process.worker import ANSWER_S, QUIT_S, ProcessWorker
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +24,7 @@ class Wire:
     """A link that records what is written and delivers scripted frames."""
 
     def __init__(self) -> None:
-        self.greeted = asyncio.Event()
-        self.greeted.set()
+        self.ready = True
         self.monitor = StepMonitor()
         self.pid = 7
         self.gone = False
@@ -51,7 +49,7 @@ def busy_worker() -> tuple[Wire, ProcessWorker]:
     wire = Wire()
     worker = ProcessWorker(cast("WorkerLink", wire), lambda _: None, 0.03, b'""')
     worker.start(Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0))
-    worker.look(0.0, elapsed_s=0.01)
+    worker.check(0.0, elapsed_s=0.01)
     wire.say(messages.DONE, 1, True, [])
     assert wire.written[-1] == messages.PING
     return wire, worker

@@ -15,7 +15,7 @@ def line(name: str = "aiokafka.consumer", number: int = 1) -> logging.LogRecord:
 def test_a_few_lines_are_enough() -> None:
     """One place may log a few lines per interval; other places and loggers are not limited by it."""
     now = 0.0
-    repeats = LogThrottle("aiokafka", most=2, window_s=10, clock=lambda: now)
+    repeats = LogThrottle("aiokafka", max_lines=2, window_s=10, clock=lambda: now)
     assert [repeats.filter(line()) for _ in range(5)] == [True, True, False, False, False]
     assert repeats.filter(line(number=2))
     assert all(repeats.filter(line("fivestage")) for _ in range(5))
@@ -31,7 +31,7 @@ def test_a_few_lines_are_enough() -> None:
 
 def test_each_node_at_a_place_may_log() -> None:
     """A node that fails all the time does not hide another one that fails in the same helper."""
-    repeats = LogThrottle("aiokafka", most=1, clock=lambda: 0.0)
+    repeats = LogThrottle("aiokafka", max_lines=1, clock=lambda: 0.0)
     for node in ("a", "b"):
         record = line()
         record.node = node

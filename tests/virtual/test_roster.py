@@ -21,7 +21,7 @@ class Place:
     def job(self) -> Job:
         """Add a job whose node runs."""
         job = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0)
-        self.registry.place(job)
+        self.registry.add(job)
         job.history.start(RunningStage(PLAN.stages[2], 0.0, 0.1, node="node"))
         return job
 
@@ -37,7 +37,7 @@ def test_code_is_abandoned_when_the_loop_has_turned_since() -> None:
     place.registry.leave(job, 5.0)
     assert place.counted() == []
     assert place.counted(job.number) == [(5.0, True)]
-    place.registry.turned_at = 6.0
+    place.registry.responsive_at = 6.0
     assert place.counted() == [(5.0, False)]
 
 
@@ -46,12 +46,12 @@ def test_a_stall_keeps_abandoned_code_counted() -> None:
     place = Place()
     deaf, waits, blocks = place.job(), place.job(), place.job()
     place.registry.leave(deaf, 5.0)
-    place.registry.turned_at = 6.0
+    place.registry.responsive_at = 6.0
     place.registry.leave(waits, 7.0)
     place.registry.leave(blocks, 7.0)
-    place.registry.hold_all_but(blocks.number, 8.0)
+    place.registry.restart_clocks_except(blocks.number, 8.0)
     assert place.counted(blocks.number) == [(5.0, False), (7.0, True)]
-    place.registry.turned_at = 9.0
+    place.registry.responsive_at = 9.0
     assert place.counted() == [(5.0, False), (8.0, False), (7.0, False)]
 
 
@@ -60,12 +60,12 @@ def test_the_clean_up_of_an_excused_job_counts() -> None:
     place = Place()
     job = place.job()
     place.registry.leave(job, 5.0)
-    place.registry.excuse(job, 6.0)
-    place.registry.turned_at = 5.5
+    place.registry.mark_as_waiting(job, 6.0)
+    place.registry.responsive_at = 5.5
     assert place.counted() == []
-    assert place.registry.knows(job.number)
+    assert place.registry.has_code_of(job.number)
     assert place.counted(job.number) == [(6.0, True)]
-    place.registry.turned_at = 7.0
+    place.registry.responsive_at = 7.0
     assert place.counted() == [(6.0, False)]
 
 
@@ -76,8 +76,8 @@ def test_an_excused_job_is_not_late() -> None:
         job = place.job()
         place.registry.leave(job, 5.0)
         if excused:
-            place.registry.excuse(job, 5.0)
+            place.registry.mark_as_waiting(job, 5.0)
         job.end()
         place.registry.done(job, job.history, True)
         assert place.finished == ([] if excused else [job])
-        assert not place.registry.knows(job.number)
+        assert not place.registry.has_code_of(job.number)

@@ -16,10 +16,11 @@ from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S, Watchdog
 from fivestage.executors import TICK_S
 from fivestage.executors.abandoned_cpu import SpentCpu
 from fivestage.executors.job_registry import JobRegistry
-from fivestage.executors.stall_detector import IN_STAGE, OUTSIDE, OUTSIDE_PATIENCE_S, StallDetector
-from fivestage.executors.worker_pool import MAX_DEATHS, WorkerPool
+from fivestage.executors.stall_detector import IN_STAGE, OUTSIDE, OUTSIDE_LIMIT_S, StallDetector
+from fivestage.executors.worker_death import MAX_DEATHS
+from fivestage.executors.worker_pool import WorkerPool
 from fivestage.executors.worker_set import MAKE_AGAIN_S, MAX_STALLED, TRIM_AFTER_S
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.step_monitor import StepMonitor
 from fivestage.pipeline.thread_pool import Abandoned
 from fivestage_schemas import Outcome, PipelineStatus
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from fivestage.executors import OnFinished
 
 PLAN = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms={"intent": 30_000})  # type: ignore[dict-item]
-OUTSIDE_LOOKS = round(OUTSIDE_PATIENCE_S / TICK_S)
+OUTSIDE_LOOKS = round(OUTSIDE_LIMIT_S / TICK_S)
 
 
 # The detector
@@ -42,7 +43,7 @@ def looks(
     detector: StallDetector, number: int, *, answering: bool = False, elapsed_s: float = TICK_S
 ) -> list[str]:
     """Return the findings of this many checks in a row."""
-    found = [detector.look(answering=answering, elapsed_s=elapsed_s) for _ in range(number)]
+    found = [detector.check(answering=answering, elapsed_s=elapsed_s) for _ in range(number)]
     return [why for why in found if why is not None]
 
 
@@ -91,8 +92,8 @@ def test_code_outside_of_stages_is_given_longer() -> None:
 
 
 def test_more_patience_counts_outside_of_stages_too() -> None:
-    """A patience above that for code outside of stages holds for both."""
-    detector = StallDetector(StepMonitor([0, 1]), 2 * OUTSIDE_PATIENCE_S)
+    """A longer limit than what code outside of stages has is given to both."""
+    detector = StallDetector(StepMonitor([0, 1]), 2 * OUTSIDE_LIMIT_S)
     assert looks(detector, 2 * OUTSIDE_LOOKS) == []
     assert looks(detector, 1) == [OUTSIDE]
 
@@ -130,19 +131,19 @@ class FakeWorker:
 
     def start(self, job: Job) -> None:
         self.started.append(job)
-        self.registry.place(job)
+        self.registry.add(job)
 
     def cancel(self, job: Job) -> None:
         self.registry.leave(job, 0.0)
 
-    def look(self, _now: float, *, elapsed_s: float) -> str | None:
+    def check(self, _now: float, *, elapsed_s: float) -> str | None:
         self.counted.append(elapsed_s > 0)
         return self.why
 
     def needs_replacement(self, _now: float) -> str | None:
         return self.replacement
 
-    def place(self) -> str | None:
+    def location(self) -> str | None:
         return "app.py:7 node"
 
     def end(self, _now: float) -> None:

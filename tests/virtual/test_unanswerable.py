@@ -12,7 +12,7 @@ import pytest
 
 from fivestage import InvalidAppError, Orchestrator, Pipeline, Unanswerable
 from fivestage.core.records import Output
-from fivestage.pipeline.failure_text import LOGGER
+from fivestage.pipeline.failure_log import LOGGER
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
 

@@ -15,7 +15,7 @@ from fivestage.core.job import Job
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting
 from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 from fivestage.executors.process import messages
-from fivestage.executors.process.frames import MAX_BLOB_BYTES, Cutter, Decoder, Frame, encode
+from fivestage.executors.process.frames import MAX_BLOB_BYTES, BlobReader, Decoder, Frame, encode
 from fivestage_schemas import Outcome, StageType
 from support.fields import fields
 
@@ -94,8 +94,8 @@ def test_lone_surrogates_do_not_stop_a_frame() -> None:
 @given(st.lists(st.none() | st.binary()))
 def test_a_missing_blob_is_not_an_empty_one(blobs: list[bytes | None]) -> None:
     """A missing blob is not an empty one."""
-    cutter = Cutter(b"".join(blob or b"" for blob in blobs))
-    assert [cutter.take(None if blob is None else len(blob)) for blob in blobs] == blobs
+    reader = BlobReader(b"".join(blob or b"" for blob in blobs))
+    assert [reader.read(None if blob is None else len(blob)) for blob in blobs] == blobs
 
 
 @given(
@@ -119,8 +119,10 @@ def test_a_job_continues_where_its_history_ends(
     job = Job(query, PLAN, started_at=1.0, ends_at=12345.678901234, due_at=due_at)
     job.history.runs, job.history.superseded, job.history.attempt = runs, superseded, attempt
     history = StageHistory()
-    arrived = messages.started(frame_of(messages.start(job, 7)), PLAN, history)
-    assert arrived == messages.Started(job.number, 7, job.query, 1.0, job.ends_at, due_at)
+    arrived, serial = messages.decode_start(frame_of(messages.encode_start(job, 7)), PLAN, history, {})
+    assert (arrived.number, serial, arrived.query) == (job.number, 7, job.query)
+    assert (arrived.started_at, arrived.ends_at, arrived.due_at) == (1.0, job.ends_at, job.due_at)
+    assert arrived.history is history
     assert history.attempt == attempt
     assert [*map(fields, history.runs)] == [*map(fields, runs)]
     assert [*map(fields, history.superseded)] == [*map(fields, superseded)]
@@ -140,7 +142,7 @@ def test_a_job_continues_where_its_history_ends(
 )
 def test_a_running_stage_arrives(stage: RunningStage) -> None:
     """A running stage arrives with every field."""
-    arrived = messages.runs_now(frame_of(messages.running(3, stage)), PLAN)
+    arrived = messages.decode_running(frame_of(messages.encode_running(3, stage)), PLAN)
     assert fields(arrived) == fields(stage)
 
 
@@ -149,7 +151,9 @@ def test_an_ended_stage_arrives(run: StageRun, answer: bytes, confidence: float 
     """An ended stage arrives with every field, and its answer if it has one."""
     history = StageHistory()
     history.answer_json, history.confidence = answer, confidence
-    ended = messages.ended(frame_of(messages.finished(messages.FINISHED, 3, run, history, 1000)), PLAN)
+    ended = messages.decode_finished(
+        frame_of(messages.encode_finished(messages.FINISHED, 3, run, history, 1000)), PLAN
+    )
     assert fields(ended.run) == fields(run)
     answers = run.success and run.spec.stage_type is StageType.PROCESSING
     assert ended.answer_json == (answer if answers else b"")
@@ -161,9 +165,9 @@ def test_an_answer_that_is_too_large_does_not_cross() -> None:
     history = StageHistory()
     history.answer_json = b"x" * 11
     run = StageRun(PLAN.stages[2], Outcome.SUCCESS, None, "too large")
-    frame = frame_of(messages.finished(messages.FINISHED, 3, run, history, 10))
+    frame = frame_of(messages.encode_finished(messages.FINISHED, 3, run, history, 10))
     assert frame.blob == b""
-    ended = messages.ended(frame, PLAN)
+    ended = messages.decode_finished(frame, PLAN)
     assert fields(ended.run) == fields(run)
     assert ended[1:] == (0, b"", 11, None)
 
@@ -179,7 +183,9 @@ def routing(state: BreakerState = BreakerState.HALF_OPEN) -> RoutingSnapshot:
 def test_a_routing_snapshot_arrives() -> None:
     """A routing snapshot arrives whole; infinity, which JSON lacks, as a huge number."""
     lanes: dict[str, RoutingSnapshot] = {}
-    assert messages.apply_routing(frame_of(messages.routing("lane", routing(), ["node"])), lanes) == ("node",)
+    assert messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), ["node"])), lanes) == (
+        "node",
+    )
     lane = lanes["lane"]
     assert lane.stages[0] == StageRouting(PLAN.stages[0].limit_s, 0.1, 1e300, 0.2)
     assert lane.nodes == {"node": NodeRouting(BreakerState.HALF_OPEN, 0.5, 1e300), "unknown": NodeRouting()}
@@ -190,11 +196,11 @@ def test_a_routing_snapshot_arrives() -> None:
 def test_running_jobs_see_updates_of_the_routing_snapshot() -> None:
     """Running jobs see updates of the snapshot; a permit is kept only while its node is half open."""
     lanes: dict[str, RoutingSnapshot] = {}
-    messages.apply_routing(frame_of(messages.routing("lane", routing(), ["node"])), lanes)
+    messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), ["node"])), lanes)
     known = lanes["lane"]
-    messages.apply_routing(frame_of(messages.routing("lane", routing(), [])), lanes)
+    messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), [])), lanes)
     assert known.probes == {"node": True}
-    messages.apply_routing(frame_of(messages.routing("lane", routing(BreakerState.CLOSED), [])), lanes)
+    messages.apply_routing(frame_of(messages.encode_routing("lane", routing(BreakerState.CLOSED), [])), lanes)
     assert known.probes == {}
     assert lanes == {"lane": known}
 
@@ -204,13 +210,17 @@ def test_permits_for_trials_arrive() -> None:
     lanes: dict[str, RoutingSnapshot] = {}
     known = routing(BreakerState.OPEN)
     assert (
-        messages.apply_routing(frame_of(messages.routing("lane", known, [], ["node", "unknown"])), lanes)
+        messages.apply_routing(
+            frame_of(messages.encode_routing("lane", known, [], ["node", "unknown"])), lanes
+        )
         == ()
     )
     assert lanes["lane"].trials == {"node": True}
-    messages.apply_routing(frame_of(messages.routing("lane", known, [])), lanes)
+    messages.apply_routing(frame_of(messages.encode_routing("lane", known, [])), lanes)
     assert lanes["lane"].trials == {"node": True}
-    messages.apply_routing(frame_of(messages.routing("lane", routing(BreakerState.HALF_OPEN), [])), lanes)
+    messages.apply_routing(
+        frame_of(messages.encode_routing("lane", routing(BreakerState.HALF_OPEN), [])), lanes
+    )
     assert lanes["lane"].trials == {}
 
 
@@ -218,7 +228,7 @@ def test_lanes_do_not_accumulate() -> None:
     """Lanes invented by a producer do not accumulate in a worker."""
     lanes: dict[str, RoutingSnapshot] = {}
     for number in range(3 * messages.MAX_LANES):
-        messages.apply_routing(frame_of(messages.routing(str(number), routing(), [])), lanes)
+        messages.apply_routing(frame_of(messages.encode_routing(str(number), routing(), [])), lanes)
         assert len(lanes) <= messages.MAX_LANES
 
 
@@ -226,5 +236,5 @@ def test_a_plan_arrives() -> None:
     """A plan arrives whole."""
     limits = {StageType.INTENT: 5.6}
     plan = Plan.of(total_timeout_ms=123.4, stage_timeouts_ms=limits, critical=(), rejected="error")
-    (values,) = frame_of(encode([messages.plan_values(plan)])).head
-    assert messages.plan_of(values) == plan
+    (values,) = frame_of(encode([messages.encode_plan(plan)])).head
+    assert messages.decode_plan(values) == plan

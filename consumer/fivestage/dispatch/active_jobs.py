@@ -178,6 +178,7 @@ class ActiveJobs:
         heappush(self._deadlines, (job.ends_at, job.number))
         if job.ends_at < self.rings_at:
             self._set_timer(job.ends_at)
+        self.on_slot_free()  # a start after a quiet time raises the limit
 
     def finished(self, job: Job) -> None:
         """The executor has no more to do for *job* (its ``on_finished``)."""

@@ -21,7 +21,7 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import UnknownMemberIdError
 from aiokafka.producer.message_accumulator import MessageAccumulator
 
-from fivestage._asyncio import take_note
+from fivestage._asyncio import ignore_result
 from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
     async def send_as_member(*args: Any) -> None:
         task = asyncio.current_task()
         if task is not None:
-            task.add_done_callback(take_note)
+            task.add_done_callback(ignore_result)
         if coordinator.generation < 0:
             raise UnknownMemberIdError
         await send(_AsOfNow(coordinator), *args)

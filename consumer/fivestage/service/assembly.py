@@ -8,13 +8,14 @@ from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.records import Output
 from fivestage.dispatch.build import Inner, wire
-from fivestage.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
-from fivestage.executors.process.supply import Patience
+from fivestage.executors import Executor, ProcessExecutor, ThreadExecutor
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
 from fivestage.observability.logging import level_name
-from fivestage.observability.tracing import Tracing, make_provider
+from fivestage.observability.trace_provider import make_provider
+from fivestage.observability.tracing import Tracing
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.service.health import HealthMonitor
 
@@ -129,7 +130,7 @@ def _executor(
             stall_s=stall_s,
             spares=executor.spares,
             max_data_bytes=largest_event,
-            patience=Patience(open_s=executor.start_timeout_ms / 1000),
+            timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
             setup=("fivestage.observability.logging:configure", level_name(), *_show_text(settings)),
         )
     orchestrator = Orchestrator(
@@ -139,8 +140,6 @@ def _executor(
         max_data_bytes=largest_event,
         start_timeout_ms=executor.start_timeout_ms,
     )
-    if executor.kind == "inline":
-        return InlineExecutor(orchestrator)
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 
 

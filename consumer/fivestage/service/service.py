@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from fivestage._asyncio import within
+from fivestage._asyncio import cancel_all, wait_at_most
 from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.errors import (
     BrokerError,
@@ -27,7 +27,7 @@ from fivestage.errors import (
     PublishError,
 )
 from fivestage.executors import interpreter
-from fivestage.executors.process.supply import Patience
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.kafka import aiokafka_internals, topics
 from fivestage.kafka.connection.clients import Clients
 from fivestage.kafka.connection.diagnosis import Diagnosis
@@ -37,7 +37,7 @@ from fivestage.observability.build_info import COMPILED, __version__
 from fivestage.observability.http_server import AdminServer
 from fivestage.observability.logging import announce, described
 from fivestage.observability.metrics import Metrics
-from fivestage.observability.tracing import flush_provider
+from fivestage.observability.trace_provider import flush_provider
 from fivestage.service.assembly import COMMIT_TIMEOUT_S, assemble
 from fivestage.service.health import Health
 from fivestage.service.shutdown import HardEnd, TimeLeft
@@ -151,8 +151,7 @@ class Service:
                 )
         finally:
             ending.cancel()
-            starting.cancel()
-            await asyncio.wait({starting}, timeout=self._time.share(STEP_S))
+            await cancel_all([starting], self._time.share(STEP_S))
         if self._ending.is_set() and (starting.cancelled() or not starting.done()):
             return False
         if starting.cancelled():
@@ -163,7 +162,7 @@ class Service:
     @property
     def _start_timeout_s(self) -> float:
         executor = self.settings.executor
-        loading_s = Patience().load_s if executor.kind == "process" else 0.0
+        loading_s = ForkTimeouts().load_s if executor.kind == "process" else 0.0
         opening_s = executor.start_timeout_ms / 1000 if self.app.resources else 0.0
         return START_TIMEOUT_S + loading_s + opening_s
 
@@ -272,7 +271,8 @@ class Service:
     async def _commit_within_share(self) -> bool:
         limit_s = self._time.share(LAST_COMMIT_S)
         try:  # it also waits for a commit that is under way
-            return bool(await within(self.parts.committer.commit(limit_s), limit_s))
+            task = await wait_at_most(limit_s, self.parts.committer.commit(limit_s))
+            return task.done() and task.result()
         except FivestageError:
             return False
 
@@ -297,10 +297,10 @@ class Service:
     # Ending
 
     async def _end_part(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        """Take one step of the end; leave it behind when it hangs."""
-        task, limit_s = asyncio.ensure_future(step()), self._time.share(STEP_S)
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
-        if not done:
+        """Stop one part; log it if that hangs or fails, and go on with the next."""
+        limit_s = self._time.share(STEP_S)
+        task = await wait_at_most(limit_s, step())
+        if not task.done():
             log.warning("left behind", part=name, after_s=round(limit_s, 3))
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.warning("ended badly", part=name, **described(error))

@@ -1,4 +1,4 @@
-"""A bus in memory: the real dispatcher, decoder and encoder, without Kafka.
+"""A bus in memory: runs a pipeline with the real dispatcher, decoder and encoder, without Kafka.
 
 For tests of pipelines and of the dispatcher itself; public through ``fivestage.testing``.
 """
@@ -38,7 +38,7 @@ FETCH_BYTES = 1_048_576
 
 
 class MemorySource:
-    """Hands out what was put in, as the Kafka source does: begun in the ledger, at most so much at a time."""
+    """Returns the records that were put in, as the Kafka source does, and registers them in the ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -64,21 +64,21 @@ class MemorySource:
         return self._take(max_records)
 
     def _take(self, max_records: int) -> list[Record]:
-        """Take the next records of partitions that may be read."""
+        """Return the next records of partitions that may be read."""
         fetched: list[Record] = []
-        passed: list[Record] = []
+        skipped: list[Record] = []
         size = 0
         while not self.paused and self._records and len(fetched) < max_records and size < FETCH_BYTES:
             record = self._records.popleft()
             offsets = self._ledger.offsets(PartitionKey(record.topic, record.partition))
             if offsets is not None and self._ledger.is_line_full(offsets):
-                passed.append(record)
+                skipped.append(record)
                 continue
             if offsets is not None:
                 offsets.begin(record.offset)
             fetched.append(record)
             size += len(record.value or b"")
-        self._records.extendleft(reversed(passed))
+        self._records.extendleft(reversed(skipped))
         return fetched
 
     def pause(self) -> None:
@@ -93,28 +93,28 @@ class MemorySource:
 
 
 class MemorySink:
-    """Keeps what is published; acknowledges at once, or when told to."""
+    """Keeps published records; acknowledges them at once, or on request if ``hold`` is true."""
 
     def __init__(self) -> None:
         self.records: list[OutputRecord] = []
         self.hold = False
-        """Keep acknowledgements back, as brokers that are away do."""
+        """Hold back acknowledgements, as unreachable brokers do."""
         self._held: deque[Callable[[], None]] = deque()
         self._published = asyncio.Event()
         self._indexed = 0
+        """How many of ``records`` are in the indexes below; the last of them is ``_last``."""
         self._last: OutputRecord | None = None
         self._by_output: dict[Output, list[OutputRecord]] = {output: [] for output in Output}
-        self._named = 0
-        """So many results are in ``_subjects``: the place of each query's first."""
-        self._subjects: dict[bytes, int] = {}
+        self._first_results: dict[bytes, OutputRecord] = {}
+        """By query id."""
 
     def publish(
         self,
         records: Sequence[OutputRecord],
         on_acked: Callable[[], None],
-        is_wanted: Callable[[], bool] = lambda: True,  # noqa: ARG002 - nothing waits here
+        is_wanted: Callable[[], bool] = lambda: True,  # noqa: ARG002 - records are not queued here
     ) -> None:
-        """See EventSink. Acknowledges in a later turn of the loop, never within the call."""
+        """See EventSink. Acknowledges in a later iteration of the loop, never within this call."""
         self.records += records
         self._published.set()
         if self.hold:
@@ -123,46 +123,43 @@ class MemorySink:
             asyncio.get_running_loop().call_soon(on_acked)
 
     def acknowledge(self, count: int | None = None) -> None:
-        """Acknowledge the oldest *count* of what is held back; everything when None."""
+        """Send the oldest *count* acknowledgements that are held back; all of them if None."""
         for _ in range(len(self._held) if count is None else count):
             self._held.popleft()()
 
     def of(self, output: Output) -> list[OutputRecord]:
-        """What was published to one output."""
+        """Return the records published to one output."""
         self._index()
         return list(self._by_output[output])
 
     def result_of(self, query_id: str) -> OutputRecord | None:
-        """The first terminal event of a query; None while there is none."""
+        """Return the first terminal event of a query; None if there is none yet."""
         self._index()
-        results, subjects = self._by_output[Output.RESULTS], self._subjects
-        while self._named < len(results):
-            subjects.setdefault(dict(results[self._named].headers).get(h.CE_SUBJECT, b""), self._named)
-            self._named += 1
-        found = subjects.get(query_id.encode())
-        return None if found is None else results[found]
+        return self._first_results.get(query_id.encode())
 
     def _index(self) -> None:
-        """Sort in what was published since the last call, or everything where ``records`` was cleared."""
+        """Index the records published since the last call; all of them if ``records`` was cleared."""
         records = self.records
         if self._last is not None and records[self._indexed - 1 : self._indexed] != [self._last]:
-            self._indexed = self._named = 0
-            self._subjects.clear()
+            self._indexed = 0
+            self._first_results.clear()
             for found in self._by_output.values():
                 found.clear()
         for record in records[self._indexed :]:
             self._by_output[record.output].append(record)
+            if record.output is Output.RESULTS:
+                self._first_results.setdefault(dict(record.headers).get(h.CE_SUBJECT, b""), record)
         self._indexed = len(records)
         self._last = records[-1] if records else None
 
     async def published(self) -> None:
-        """Wait until something more is published."""
+        """Wait until more is published."""
         self._published.clear()
         await self._published.wait()
 
 
 class MemoryBus:
-    """Runs a pipeline on a bus in memory; the ``async with`` opens its resources and closes them.
+    """Runs a pipeline on a bus in memory; ``async with`` opens and closes its resources.
 
     Example:
         >>> async with MemoryBus(app) as bus:  # doctest: +SKIP
@@ -172,11 +169,11 @@ class MemoryBus:
 
     Args:
         app: The pipeline.
-        settings: Limits and admission; Kafka's part is ignored.
-        partitions: Partitions of the input topic.
-        observer: Told of everything that happens.
-        tracing: Makes the spans; those of OpenTelemetry's global provider when absent.
-        executor: Where the stages run; on the loop itself when absent.
+        settings: Limits and admission; the section for Kafka is ignored.
+        partitions: Number of partitions of the input topic.
+        observer: Receives all events of ``core.observer``.
+        tracing: Makes the spans; by default with OpenTelemetry's global provider.
+        executor: Runs the stages; by default on this event loop.
     """
 
     def __init__(
@@ -240,7 +237,7 @@ class MemoryBus:
         headers: Sequence[tuple[str, bytes]] = (),
         timestamp: int = -1,
     ) -> PlainRecord:
-        """Write a record to the input topic; returns it with its offset."""
+        """Write a record to the input topic and return it with its offset."""
         offset = self._next_offsets[partition]
         self._next_offsets[partition] += 1
         record = PlainRecord(TOPIC, partition, offset, timestamp, key, value, headers)
@@ -248,15 +245,15 @@ class MemoryBus:
         return record
 
     async def ask(self, user_input: str, *, query_id: str | None = None, **fields: Any) -> PipelineResult:
-        """Write a query and wait for its result.
+        """Write a query and return its result.
 
         Args:
             user_input: The question.
-            query_id: Its id; numbered when absent.
+            query_id: Its id; by default a numbered one.
             fields: Other fields of QueryEvent, such as ``lane`` or ``budget_ms``.
 
         Raises:
-            ValueError: the query has become a dead letter and has no result; the text says why.
+            ValueError: the query became a dead letter, so it has no result; the text says why.
         """
         query_id = query_id or f"query-{sum(self._next_offsets)}"
         record = self.put(orjson.dumps({"query_id": query_id, "user_input": user_input, **fields}))
@@ -267,7 +264,7 @@ class MemoryBus:
         return found
 
     def _why_dead(self, record: PlainRecord) -> str | None:
-        """Reason and detail of a record's dead letter; None where it has none."""
+        """Return reason and detail of a record's dead letter; None if it has none."""
         place = b"%d" % record.partition, b"%d" % record.offset
         for letter in self.sink.of(Output.DEAD_LETTERS):
             headers = dict(letter.headers)
@@ -276,10 +273,10 @@ class MemoryBus:
         return None
 
     def result(self, query_id: str) -> PipelineResult | None:
-        """The terminal event of a query; None while there is none."""
+        """Return the terminal event of a query; None if there is none yet."""
         found = self.sink.result_of(query_id)
         return None if found is None else PipelineResult.model_validate_json(found.value or b"")
 
     def results(self) -> list[PipelineResult]:
-        """All terminal events, in the order they were published."""
+        """Return all terminal events, in the order of publication."""
         return [PipelineResult.model_validate_json(r.value or b"") for r in self.sink.of(Output.RESULTS)]

@@ -251,9 +251,9 @@ def test_unknown_variable(fivestage: Fivestage) -> None:
     [
         (["config", "check", "--config", "nowhere.toml"], "cannot read nowhere.toml: No such file"),
         (["produce", "--file", "nowhere.jsonl"], "cannot read nowhere.jsonl: No such file"),
-        (["produce"], "say either TEXT, or --file FILE, or -"),
-        (["produce", "hello", "--file", "f"], "say either TEXT, or --file FILE, or -"),
-        (["produce", "-", "--lane", "prod"], "--lane and --budget-ms go with TEXT"),
+        (["produce"], "give one of TEXT, --file FILE, or -"),
+        (["produce", "hello", "--file", "f"], "give one of TEXT, --file FILE, or -"),
+        (["produce", "-", "--lane", "prod"], "--lane and --budget-ms need TEXT"),
         (["produce", "hello", "--lane", "a b"], "lane: "),
         (["run", "nowhere:app"], "cannot import nowhere:app"),
         (["run", "json:loads"], "json:loads is a function, not a fivestage.Pipeline"),

@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,12 +11,11 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from fivestage.cli import app
+from support.documents import DOCUMENTS, commands, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[3]
-DOCUMENTS = [path for path in (ROOT / "README.md", ROOT / "deploy" / "README.md") if path.exists()]
 HEAVY = {
     "aiohttp",
     "aiokafka",
@@ -43,8 +41,7 @@ def _examples() -> Iterator[str]:
     for command in COMMANDS.values():
         yield from re.findall(r"`([^`]*\bfivestage [^`]*)`", command.help or "")
     for document in DOCUMENTS:
-        for block in re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL):
-            yield from (line for line in block.splitlines() if re.search(r"(^|\| *)fivestage ", line))
+        yield from (line for line in commands(text_of(document)) if re.search(r"(^|\| *)fivestage ", line))
 
 
 def test_examples_are_found() -> None:

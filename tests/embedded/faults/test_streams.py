@@ -171,7 +171,7 @@ def test_an_insisted_line_is_not_lost() -> None:
     stream = LogStream(writer)
     stream.write("x" * size)
     stream.write("lost\n")
-    stream.insist("ready\n")
+    stream.write_important("ready\n")
     stream.write("lost too\n")
     assert os.read(reader, size) == b"x" * size
     lost_line = b'{"event":"log lines lost","level":"warning","count":1}\n'
@@ -179,7 +179,7 @@ def test_an_insisted_line_is_not_lost() -> None:
         assert [lines.readline(), lines.readline()] == [lost_line, b"ready\n"]
         stream.write("next\n")
         assert [lines.readline(), lines.readline()] == [lost_line, b"next\n"]
-    stream.insist("not read\n")
+    stream.write_important("not read\n")
     assert stream.lost == 1
     os.close(writer)
 

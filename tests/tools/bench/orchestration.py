@@ -72,7 +72,7 @@ async def _cpu_us(answer: Callable[[], Awaitable[Any]]) -> float:
 
 
 async def ours(orchestrator: Orchestrator) -> list[bytes]:
-    """Run as the service does with ``executor.kind`` inline."""
+    """As the service runs a query, on the same loop (``InlineExecutor``)."""
     loop = asyncio.get_running_loop()
     now = loop.time()
     job = Job(Query("q1", "2+2", "prod", {}), PLAN, started_at=now, ends_at=now + PLAN.total_s)

@@ -106,7 +106,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @cold.node("llm", intents={"chat"})
 async def llm_cold(query: Query, _ctx: StageContext) -> dict[str, Any]:
-    """Ask with a client that takes long to make."""
+    """Ask with a client that takes long to create."""
     return {"answer": await ask_cold(query.user_input), "confidence": 1.0}
 
 

@@ -73,7 +73,7 @@ async def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--rate", type=float, default=1000, help="queries a second")
-    parser.add_argument("--executor", default="thread", help="thread, process or inline")
+    parser.add_argument("--executor", default="thread", choices=("thread", "process"))
     parser.add_argument("--kafka", help="host:port of a real broker; otherwise an embedded one")
     given = parser.parse_args()
     if given.seconds < 2 * FEWEST * SAMPLE_S:

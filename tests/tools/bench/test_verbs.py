@@ -1,4 +1,4 @@
-"""Each verb that measures, in its shortest form: whatever it finds, it ends and publishes it."""
+"""The verbs that measure, each in its shortest form: whatever they find, they end and publish it."""
 
 from __future__ import annotations
 
@@ -81,3 +81,14 @@ def test_a_verb_ends_and_publishes(verb: Verb, tmp_path: Path) -> None:
     assert "Traceback" not in said, said[-3000:]
     figures = json.dumps(json.loads((tmp_path / verb.published).read_text(encoding="utf-8")))
     assert re.search(r": [1-9][0-9]*", figures), "nothing was measured"
+
+
+@pytest.mark.parametrize(
+    "module", sorted({verb.module for verb in (*QUICK, *EXPENSIVE)} | {"chaos", "long", "mutants"})
+)
+def test_a_verb_explains_itself(module: str) -> None:
+    """Each module of a verb can be imported and prints its options."""
+    command = [sys.executable, "-m", f"tests.tools.{module}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "usage" in done.stdout

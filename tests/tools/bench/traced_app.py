@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from fivestage.observability.tracing import make_provider
+from fivestage.observability.trace_provider import make_provider
 from fivestage.settings import TracingSettings
 
 if TYPE_CHECKING:

@@ -7,11 +7,13 @@ import pytest
 from fivestage import NoNodeError, Pipeline
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot
-from fivestage.nodes.decision import candidates, intent_of, same_intent
+from fivestage.nodes.decision import candidate_groups, intent_of, same_intent
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from fivestage.pipeline.node import Node
 
 
 def declare(app: Pipeline, name: str, *intents: str) -> None:
@@ -20,6 +22,11 @@ def declare(app: Pipeline, name: str, *intents: str) -> None:
     @app.node(name, intents=intents)
     async def answer(query: Any, ctx: Any) -> str:  # noqa: ARG001
         return name
+
+
+def candidates(nodes: Mapping[str, Node], intent: str) -> list[str]:
+    """The nodes that may answer, the preferred one first."""
+    return [name for group in candidate_groups(nodes, intent) for name in group]
 
 
 def test_builtin_nodes() -> None:

@@ -89,14 +89,6 @@ def test_search_ranks_rare_words_first() -> None:
     assert index.find(["red"]) == [0, 1]
     assert index.find(["green"]) == []
     assert index.find([]) == []
-    assert index.find(["red"], limit=1) == [0]
-
-
-def test_search_after_close() -> None:
-    """A closed index finds nothing rather than raising."""
-    index = SearchIndex([("red house", "size")])
-    index.close()
-    assert index.find(["red"]) == []
 
 
 def test_a_dropped_index_closes_its_connection() -> None:

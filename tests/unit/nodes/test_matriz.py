@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import InvalidAppError, Pipeline, Query
-from fivestage.nodes.decision import candidates
+from fivestage.nodes.decision import candidate_groups
 from fivestage.pipeline.matriz import HISTORY, adapt_matriz_node
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class AsyncEcho(Echo):
     """The same with coroutine methods."""
 
     async def process(self, input_data: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        """Answer with what came in."""
+        """Answer with the request."""
         return super().process(input_data)
 
     async def validate_output(self, output: dict[str, Any]) -> bool:  # type: ignore[override]
@@ -92,7 +92,7 @@ def test_intents() -> None:
     app = Pipeline()
     app.add_node("old_math", Echo())
     app.add_node("other", Echo(), intents={"mathematical"})
-    assert candidates(app.nodes, "mathematical")[:3] == ["old_math", "other", "math"]
+    assert candidate_groups(app.nodes, "mathematical")[0] == ["old_math", "other", "math"]
     assert app.nodes["other"].intents == {"mathematical"}
 
 

@@ -23,7 +23,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from fivestage._asyncio import first_of
 from fivestage.errors import AccessError, ConfigurationError
 from fivestage.kafka.connection.connection import client_options, connection_options, ssl_context
-from fivestage.settings import is_loopback
+from fivestage.kafka.settings import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

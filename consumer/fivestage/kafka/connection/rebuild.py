@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from fivestage._asyncio import take_note
+from fivestage._asyncio import wait_at_most
 from fivestage.core.reachability import Reachability
 from fivestage.errors import BrokerError, FivestageError
 from fivestage.kafka.connection.rebuild_policy import RebuildBudget, Trouble, pause_s
@@ -102,14 +102,9 @@ class Rebuilds:
 
 
 async def attempt_within(step: Callable[[], Awaitable[object]], limit_s: float) -> str | None:
-    """Try something that may hang; what went wrong, or None. What hangs is cancelled and left behind."""
-    task = asyncio.ensure_future(step())
-    task.add_done_callback(take_note)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
-    finally:
-        task.cancel()
-    if not done:
+    """Run a step that may hang; return what went wrong, or None. See ``wait_at_most``."""
+    task = await wait_at_most(limit_s, step())
+    if not task.done():
         return f"no end after {limit_s:.0f} s"
     if task.cancelled():
         return "cancelled by the client"

@@ -13,6 +13,7 @@ from aiokafka.errors import (
     KafkaError,
 )
 
+from fivestage._asyncio import wait_at_most
 from fivestage.kafka.connection.connection import missing_right
 from fivestage.kafka.connection.rebuild_policy import Trouble
 
@@ -89,10 +90,9 @@ class Committer:
     async def _send(self, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
         """Send one commit; what went wrong, or None."""
         consumer = self._member.consumer
-        task = asyncio.ensure_future(consumer.commit(offsets))
         try:
-            done, _ = await asyncio.wait({task}, timeout=timeout_s)
-            if not done:
+            task = await wait_at_most(timeout_s, consumer.commit(offsets))
+            if not task.done():
                 return "timeout"
             task.result()
         except (CommitFailedError, IllegalStateError) as error:
@@ -107,6 +107,4 @@ class Committer:
                     consumer, Trouble(name, f"commits are refused: {name}: {error}")
                 )
             return name
-        finally:
-            task.cancel()
         return None

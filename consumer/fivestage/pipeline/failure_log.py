@@ -1,4 +1,4 @@
-"""What user code raises, as one line of the log: where, and whose; its text only where that may be shown."""
+"""Logs what user code raised: its class, file and line, the node or stage; its message only if allowed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 LOGGER: Final = "fivestage.nodes"
 FIELDS: Final = ("error_type", "where", "node", "stage", "query_id", "error", "frames")
-"""What a record has beside its message."""
+"""The fields that a log record may have beside its message."""
 log = logging.getLogger(LOGGER)
 
 
 class FailureLog:
-    """Writes the lines, to the standard library's logger ``fivestage.nodes``."""
+    """Writes to the standard library's logger ``fivestage.nodes``."""
 
     def __init__(self) -> None:
         self.shows_text = False
@@ -24,54 +24,50 @@ class FailureLog:
 
     def write(
         self,
-        ending: CallResult,
+        result: CallResult,
         *,
         node: str | None,
         stage: str,
         query_id: str,
         declared: tuple[str, int] | None,
     ) -> None:
-        """Log a call that ended as an error: a warning, and at DEBUG with its innermost frames.
+        """Log a call that ended with an error, as a warning; at DEBUG with its innermost frames.
 
-        What is no failure of the node is logged at DEBUG only.
+        An error that is not a failure of the node is logged at DEBUG only.
 
         Args:
-            ending: How it ended.
+            result: How the call ended.
             node: The node, in processing.
             stage: The stage.
             query_id: The query's id.
-            declared: File and line of the function, which stand for what it returned being wrong.
+            declared: File and line of the function; logged if the error was not raised in the author's code.
         """
-        level = logging.DEBUG if ending.excused else logging.WARNING
+        level = logging.DEBUG if result.excused else logging.WARNING
         if not log.isEnabledFor(level):
             return
-        file, line = _place(ending.frames, declared)
+        file, line = _place(result.frames, declared)
         where = f"{file}:{line}"
-        fields: dict[str, Any] = {
-            "error_type": ending.error_type,
-            "where": where,
-            "stage": stage,
-            "query_id": query_id,
-        }
+        fields: dict[str, Any] = {"error_type": result.error_type, "where": where}
+        fields |= {"stage": stage, "query_id": query_id}
         if node is not None:
             fields["node"] = node
         if self.shows_text:
-            fields["error"] = ending.error
+            fields["error"] = result.error
         if log.isEnabledFor(logging.DEBUG):
-            fields["frames"] = [str(frame) for frame in ending.frames]
-        whose = stage if node is None else f"node {node!r}"
-        arguments = (whose, ending.error_type, where)
+            fields["frames"] = [str(frame) for frame in result.frames]
+        failed = stage if node is None else f"node {node!r}"
+        arguments = (failed, result.error_type, where)
         log.handle(
             log.makeRecord(LOGGER, level, file, line, "%s failed: %s at %s", arguments, None, extra=fields)
         )
 
 
 failure_log: Final = FailureLog()
-"""The one of this process, as is the log."""
+"""One per process, like the log."""
 
 
 def _place(frames: tuple[Frame, ...], declared: tuple[str, int] | None) -> tuple[str, int]:
-    """The innermost frame of the author's code; else of the function's file, which may be installed."""
+    """The innermost frame of the author's code, else of the function's file, which may be installed."""
     home = declared[0] if declared else None
     for frame in reversed(frames):
         if frame.is_own:
