@@ -19,7 +19,7 @@ SESSION_MS: Final = 3000
 """Short: a restart waits 1 s less. Long enough for a process that does not get the CPU for a while."""
 HEARTBEAT_MS: Final = 300
 """How soon a member sees that another has come; it must rejoin within SESSION_MS less 1 s."""
-LEADER_WAITS_S: Final = 0.2
+LEADER_DELAY_S: Final = 0.2
 """How much later than the others the leader syncs; they need a roundtrip on this machine."""
 
 
@@ -42,7 +42,7 @@ class EmbeddedConsumer(AIOKafkaConsumer):
     async def start(self) -> None:
         """Connect; see AIOKafkaConsumer."""
         await super().start()  # type: ignore[no-untyped-call]
-        aiokafka_internals.let_leader_wait(self, LEADER_WAITS_S)
+        aiokafka_internals.delay_leader(self, LEADER_DELAY_S)
 
 
 def consumer_class(*, embedded: bool) -> type[AIOKafkaConsumer]:

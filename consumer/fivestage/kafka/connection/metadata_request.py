@@ -1,4 +1,4 @@
-"""A request that aiokafka does not know yet: Metadata v8, which tells what one may do with a topic."""
+"""Metadata request v8, which aiokafka lacks: it returns the rights of the caller on each topic."""
 
 from __future__ import annotations
 
@@ -46,8 +46,6 @@ class _MetadataResponseV8(Response):
 
 
 class _MetadataRequestV8(RequestStruct):
-    """Kafka protocol, Metadata v8: the first that tells what the caller may do with a topic."""
-
     API_KEY = 3
     API_VERSION = 8
     RESPONSE_TYPE = _MetadataResponseV8
@@ -60,11 +58,11 @@ class _MetadataRequestV8(RequestStruct):
 
 
 class DescribeTopics(Request[MetadataRequest_v1 | MetadataRequest_v4 | _MetadataRequestV8]):
-    """Asks for topics, and for rights where the broker is new enough to tell.
+    """Describes topics, with the rights of the caller where the broker supports v8.
 
     Args:
-        topics: Their names; None asks for all.
-        create: Have the broker create those that are missing, where it does that for any client.
+        topics: Their names; None for all.
+        create: Let the broker create missing topics, if it creates topics automatically.
     """
 
     API_KEY = 3
@@ -74,7 +72,7 @@ class DescribeTopics(Request[MetadataRequest_v1 | MetadataRequest_v4 | _Metadata
         self._create = create
 
     def build(self, request_struct_class: type[RequestStruct]) -> Any:
-        """The request in the newest version that the broker knows."""
+        """The request in the newest version that the broker supports."""
         if request_struct_class is _MetadataRequestV8:
             return _MetadataRequestV8(self._topics, self._create, False, True)
         if request_struct_class is MetadataRequest_v4:

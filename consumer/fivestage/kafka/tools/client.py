@@ -96,7 +96,7 @@ async def connect(producer: AIOKafkaProducer) -> None:
 async def end(producer: AIOKafkaProducer) -> None:
     """Disconnect, also from brokers that are away: aiokafka would wait for them for ever."""
     if await attempt_within(producer.stop, STOP_S) is not None:
-        aiokafka_internals.cut_producer(producer)
+        aiokafka_internals.abort_producer(producer)
 
 
 async def acknowledged(pending: Collection[asyncio.Future[object]]) -> None:
