@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.ledger import Ledger, PartitionKey, PartitionOffsets
     from fivestage.core.records import Record
+    from fivestage.settings import Settings
 
     Found = list[tuple[PartitionOffsets, Record | CorruptRecord]]
     """Records, each with the offsets in which it was registered."""
@@ -51,11 +52,7 @@ class FetchRecovery:
         consumer: The consumer that raised.
         ledger: Which records were handed over.
         register: Opens the offsets of records; drops records of partitions that were lost meanwhile.
-        topic: For messages.
-        group_id: For messages.
-        from_beginning: Read a partition without a position from its beginning; see OffsetReset.
-        patience_ms: How long to wait for a record that exists. Longer than a fetch waits at the broker:
-            aiokafka starts none for a partition while one for others is in flight.
+        settings: Topic and group, and how fetches wait.
     """
 
     def __init__(
@@ -63,19 +60,17 @@ class FetchRecovery:
         consumer: AIOKafkaConsumer,
         ledger: Ledger,
         register: Callable[[Sequence[Record]], Sequence[Record]],
-        *,
-        topic: str,
-        group_id: str,
-        patience_ms: int,
-        from_beginning: bool = True,
+        settings: Settings,
     ) -> None:
-        self._from_beginning = from_beginning
         self._consumer = consumer
         self._ledger = ledger
         self._register = register
-        self._topic = topic
-        self._group_id = group_id
-        self._patience_ms = patience_ms
+        self._topic = settings.topics.queries
+        self._group_id = settings.kafka.group_id
+        self._from_beginning = settings.kafka.auto_offset_reset == "earliest"
+        self._patience_ms = max(READ_TIMEOUT_MS, 2 * settings.kafka.fetch_max_wait_ms)
+        """How long to wait for a record that exists. Longer than a fetch waits at the broker: aiokafka starts
+        none for a partition while one for others is in flight."""
 
     def is_harmless(self, error: Exception) -> bool:
         """True if *error* needs no recovery; False if a record may be unreadable.

@@ -7,7 +7,7 @@ retention deleted before they were read.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.ledger import Ledger, PartitionOffsets
     from fivestage.core.observer import Observer
-
-    Reset = Literal["earliest", "latest", "error"]
+    from fivestage.settings import Settings
 
 LOST_POSITION = (NoOffsetForPartitionError, OffsetOutOfRangeError)
 """What every fetch raises, for one partition at a time, until ``seek`` sets its position."""
@@ -39,24 +38,15 @@ class OffsetReset:
         consumer: The consumer whose fetch raised.
         ledger: Skips the offsets of records that will never be read.
         observer: Counts every reset.
-        topic: For messages.
-        group_id: For messages.
-        reset: The setting ``kafka.auto_offset_reset``.
+        settings: Topic and group, and ``kafka.auto_offset_reset``.
     """
 
     def __init__(
-        self,
-        consumer: AIOKafkaConsumer,
-        ledger: Ledger,
-        observer: Observer,
-        *,
-        topic: str,
-        group_id: str,
-        reset: Reset = "earliest",
+        self, consumer: AIOKafkaConsumer, ledger: Ledger, observer: Observer, settings: Settings
     ) -> None:
-        self._topic = topic
-        self._group_id = group_id
-        self._reset = reset
+        self._topic = settings.topics.queries
+        self._group_id = settings.kafka.group_id
+        self._reset = settings.kafka.auto_offset_reset
         self._consumer = consumer
         self._ledger = ledger
         self._observer = observer

@@ -93,8 +93,7 @@ class Source(ConsumerRebalanceListener):
         on_unanswered: OnUnanswered = lambda _host, _port: None,
         make_consumer: MakeConsumer = AIOKafkaConsumer,
     ) -> None:
-        kafka, topic = settings.kafka, settings.topics.queries
-        self._kafka = kafka
+        self._kafka = settings.kafka
         self._topics = settings.topics
         self._ledger = ledger
         self._on_revoked = on_revoked
@@ -103,25 +102,10 @@ class Source(ConsumerRebalanceListener):
         self._failure: BaseException | None = None
         self._joined = False
         self._retired = False
-        self.consumer = make_consumer(**consumer_options(kafka))
+        self.consumer = make_consumer(**consumer_options(settings.kafka))
         self.pauses = PartitionPauses(self.consumer, ledger)
-        self._offset_reset = OffsetReset(
-            self.consumer,
-            ledger,
-            observer,
-            topic=topic,
-            group_id=kafka.group_id,
-            reset=kafka.auto_offset_reset,
-        )
-        self._recovery = FetchRecovery(
-            self.consumer,
-            ledger,
-            self._register,
-            topic=topic,
-            group_id=kafka.group_id,
-            from_beginning=kafka.auto_offset_reset == "earliest",
-            patience_ms=max(FETCH_TIMEOUT_MS, 2 * kafka.fetch_max_wait_ms),
-        )
+        self._offset_reset = OffsetReset(self.consumer, ledger, observer, settings)
+        self._recovery = FetchRecovery(self.consumer, ledger, self._register, settings)
 
     def __repr__(self) -> str:
         return f"<Source {self._topics.queries} {self._ledger}{' paused' if self.pauses.all_paused else ''}>"

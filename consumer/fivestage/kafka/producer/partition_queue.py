@@ -40,23 +40,6 @@ class Delivery:
 class PartitionQueue:
     """The queue of one output partition. One batch is in flight at a time, which keeps the order."""
 
-    __slots__ = (
-        "attempts",
-        "batch",
-        "busy",
-        "closed",
-        "in_flight",
-        "max_bytes",
-        "partition",
-        "pending",
-        "refused_bytes",
-        "retries",
-        "retry_at",
-        "sent_at",
-        "sequence",
-        "single_records",
-    )
-
     def __init__(self, topic: str, partition: int) -> None:
         self.partition = TopicPartition(topic, partition)
         self.pending: deque[QueuedRecord] = deque()
