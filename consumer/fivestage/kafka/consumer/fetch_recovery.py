@@ -136,7 +136,7 @@ class FetchRecovery:
                 return []
             await self._rewind(key)
             return await self._read_one_by_one(key, room)
-        return self._enter(key, fetched)
+        return self._register_fetched(key, fetched)
 
     async def _read_one_by_one(self, key: PartitionKey, room: int) -> Found:
         partition = TopicPartition(*key)
@@ -156,10 +156,12 @@ class FetchRecovery:
                 return found
             if not fetched:
                 return found
-            found += self._enter(key, fetched)
+            found += self._register_fetched(key, fetched)
         return found
 
-    def _enter(self, key: PartitionKey, fetched: Mapping[TopicPartition, Sequence[Record]]) -> Found:
+    def _register_fetched(
+        self, key: PartitionKey, fetched: Mapping[TopicPartition, Sequence[Record]]
+    ) -> Found:
         registered = [record for records in fetched.values() for record in self._register(records)]
         offsets = self._ledger.offsets(key)
         return [] if offsets is None else [(offsets, record) for record in registered]

@@ -132,7 +132,7 @@ class Sender:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A task ended other than by ``cancel`` or because its queues are empty."""
+        """A task has ended. Unless its queues were empty, or ``cancel`` ended it, that is a fault."""
         if task.cancelled():
             self._producer.rebuild(ClientFault("sender_ended", "the send task was cancelled"))
         elif (error := task.exception()) is not None:
@@ -151,9 +151,8 @@ class Sender:
         waiting, found, size = self._waiting[broker], [], 0
         while waiting and size < self._producer.max_request_bytes:
             queue = waiting.popleft()
-            if (
-                self._client.cluster.leader_for_partition(queue.partition) != broker
-            ):  # another broker leads it now
+            leader = self._client.cluster.leader_for_partition(queue.partition)
+            if leader != broker:  # it has changed since
                 self.send((queue,))
             elif queue.batch or self._fill(queue):
                 found.append(queue)
@@ -205,7 +204,7 @@ class Sender:
                 queue.busy = False
         elif error.retriable:
             self._try_again(queue, error)
-        elif isinstance(error, ContentRefusedError) and queue.attempts == 1:  # so no part of it is stored
+        elif isinstance(error, ContentRefusedError) and queue.attempts == 1:  # no part is stored
             self._numbers[queue.partition] = queue.sequence
             if self._on_content_refused(queue, error):
                 self.send((queue,))
@@ -216,9 +215,8 @@ class Sender:
         if self._producer.fault is None and self._clock() - self._logged_at > LOG_EVERY_S:
             self._logged_at = self._clock()
             log.warning("not published yet", **queue.partition._asdict(), error_type=type(error).__name__)
-        if getattr(error, "invalid_metadata", False) and not aiokafka_internals.is_refreshing_metadata(
-            self._client
-        ):
+        refreshing = aiokafka_internals.is_refreshing_metadata(self._client)
+        if getattr(error, "invalid_metadata", False) and not refreshing:
             self._client.force_metadata_update()
         self._pause(queue)
 
