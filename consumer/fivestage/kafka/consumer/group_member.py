@@ -44,14 +44,6 @@ T = TypeVar("T")
 log = structlog.get_logger("fivestage.kafka.consumer.group_member")
 
 
-class _BrokenError(BrokerError):
-    """The consumer must be replaced."""
-
-    def __init__(self, fault: ClientFault) -> None:
-        super().__init__(fault.text)
-        self.fault = fault
-
-
 class GroupMember:
     """Consumes the input topics as a member of a group, with one consumer after another.
 
@@ -133,36 +125,36 @@ class GroupMember:
             self.progress.check(self.consumer)
         fault = self._confirmed_fault()
         if fault is None:
-            try:
-                return await self._fetch(max_records)
-            except _BrokenError as broken:
-                fault = broken.fault
-            except FencedError:
-                raise  # a new consumer would take the place back, and so on
-            except BrokerError as error:
-                fault = ClientFault(type(error.__cause__ or error).__name__, str(error))
+            fetched = await self._fetch(max_records)
+            if not isinstance(fetched, ClientFault):
+                return fetched
+            fault = fetched
         if not self._stopping:
             await self._rebuild(fault)
         return []
 
-    async def _fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
-        """Fetch until ``look`` ends it: a fetch of a broken consumer may never return."""
+    async def _fetch(self, max_records: int) -> Sequence[Record | CorruptRecord] | ClientFault:
+        """Fetch; returns the fault if the consumer must be replaced.
+
+        A fetch of a broken consumer may never return, so ``look`` can end it.
+        """
         try:
             async with asyncio.timeout(None) as scope:
                 self._fetching = scope
                 return await self._source.fetch(max_records)
         except TimeoutError:
-            fault = self._current_fault()
+            return self._current_fault() or ClientFault("timeout", "the Kafka client gave up a fetch")
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            fault = self._current_fault() or ClientFault(
-                "cancelled", "the Kafka client has cancelled a fetch"
-            )
+            return self._current_fault() or ClientFault("cancelled", "the Kafka client has cancelled a fetch")
+        except FencedError:
+            raise  # a new consumer would take the place back, and so on
+        except BrokerError as error:
+            return ClientFault(type(error.__cause__ or error).__name__, str(error))
         finally:
             self._fetching = None
-        raise _BrokenError(fault or ClientFault("timeout", "the Kafka client gave up a fetch"))
 
     def look(self) -> None:
         """Check the consumer, and end the fetch in flight if it is broken. Call this twice a second."""

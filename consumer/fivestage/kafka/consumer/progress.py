@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aiokafka import AIOKafkaConsumer
 
-    from fivestage.core.ledger import Ledger, PartitionKey
+    from fivestage.core.ledger import Ledger
     from fivestage.kafka.connection.rebuild_policy import Positions
 
 CHECK_EVERY_S = 0.5
@@ -81,10 +81,12 @@ class ProgressWatch:
 
     async def _compare(self, consumer: AIOKafkaConsumer, stalled: Positions) -> None:
         """Mark the consumer for replacement if partitions have records and still do not move."""
+        partitions = [TopicPartition(*key) for key in stalled]
         try:
-            behind = await self._behind(consumer, stalled)
+            ends = await aiokafka_internals.end_offsets(consumer, partitions, LOOK_UP_TIMEOUT_MS)
         except KafkaError:
             return  # while the brokers are away, no record is expected
+        behind = [key for key, at in stalled.items() if at is None or ends[TopicPartition(*key)] > at]
         if not behind:
             return
         epoch = self._ledger.epoch
@@ -96,16 +98,6 @@ class ProgressWatch:
         if stuck:
             text = f"partitions {sorted(stuck)} have records to read, but bring none"
             self._mark_for_replacement(consumer, ClientFault("stalled", text))
-
-    async def _behind(self, consumer: AIOKafkaConsumer, stalled: Positions) -> list[PartitionKey]:
-        """The partitions that have records to read or no known position."""
-        wanted = [TopicPartition(*key) for key in stalled]
-        ends = await aiokafka_internals.end_offsets(consumer, wanted, LOOK_UP_TIMEOUT_MS)
-        return [
-            key
-            for key, position in stalled.items()
-            if position is None or ends[TopicPartition(*key)] > position
-        ]
 
     def _compared(self, task: asyncio.Task[None]) -> None:
         self._lookup = None
