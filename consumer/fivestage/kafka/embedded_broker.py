@@ -8,7 +8,6 @@ library in the confluent-kafka wheel, and is called through ctypes because the P
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import importlib.util
 import os
@@ -123,12 +122,11 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     if until_eof:
         loop.add_reader(sys.stdin.fileno(), _stop_at_eof, stop)
-    async with contextlib.AsyncExitStack() as stack:
-        address = cluster.bootstrap
-        if port:
-            address = await _listen(stack, cluster, host, port)
-        print(address, flush=True)  # noqa: T201 - the caller reads it
-        await stop.wait()
+    server = await _forward_port(cluster, host, port) if port else None
+    print(f"{host}:{port}" if port else cluster.bootstrap, flush=True)  # noqa: T201 - the caller reads it
+    await stop.wait()
+    if server is not None:
+        server.close()
     cluster.close()
 
 
@@ -137,7 +135,7 @@ def _stop_at_eof(stop: asyncio.Event) -> None:
         stop.set()
 
 
-async def _listen(stack: contextlib.AsyncExitStack, cluster: MockCluster, host: str, port: int) -> str:
+async def _forward_port(cluster: MockCluster, host: str, port: int) -> asyncio.Server:
     """Forward a chosen port to the random one of the mock, which cannot choose its port."""
     upstream_host, _, upstream_port = cluster.bootstrap.rpartition(":")
 
@@ -155,9 +153,8 @@ async def _listen(stack: contextlib.AsyncExitStack, cluster: MockCluster, host: 
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; choose another --port"
         ) from None
-    stack.callback(server.close)
     cluster.advertise(host, port)
-    return f"{host}:{port}"
+    return server
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

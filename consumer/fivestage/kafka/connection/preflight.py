@@ -62,7 +62,7 @@ async def preflight(kafka: KafkaSettings) -> Reached:
     """
     places = [_place(server.strip()) for server in kafka.bootstrap_servers.split(",")]
     steps = [_reach(kafka, server, host, port) for server, host, port in places]
-    return await first_of(steps, prefer=AccessError)  # more useful than "refused"
+    return await first_of(steps, prefer=AccessError)  # says more than that another one is down
 
 
 async def answering_server(kafka: KafkaSettings) -> str:

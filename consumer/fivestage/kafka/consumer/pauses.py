@@ -24,7 +24,7 @@ class PartitionPauses:
     aiokafka forgets pauses in every rebalance, so ``reapply`` must follow each.
 
     Args:
-        consumer: Whose partitions.
+        consumer: The consumer.
         ledger: Decides which partitions are halted, and until when.
     """
 
@@ -32,7 +32,7 @@ class PartitionPauses:
         self._consumer = consumer
         self._ledger = ledger
         self._halted: set[PartitionKey] = set()
-        """The halted partitions that the consumer was told to pause."""
+        """The halted partitions that are paused in the consumer."""
         self.all_paused = False
 
     def pause_all(self) -> None:

@@ -117,7 +117,7 @@ class Producer:
             await self._rebuilder.stop(self.client)
             aiokafka_internals.abort_client(self.client.client)
             self.client = await self._rebuilder.connect(self._make, self._connect)
-        except Exception as error:  # noqa: BLE001 - the service must be told of any
+        except Exception as error:  # noqa: BLE001 - the service stops after any
             text = str(error) if isinstance(error, BrokerError) else f"internal error: {type(error).__name__}"
             self._on_failure(BrokerError(text))
             return

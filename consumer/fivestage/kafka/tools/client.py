@@ -126,7 +126,7 @@ async def acknowledged(pending: Collection[asyncio.Future[object]]) -> None:
     await answered(pending)
     for sent in pending:
         if (error := sent.exception()) is not None:
-            raise BrokerError(f"the broker refused a record: {error}")
+            raise BrokerError(f"the broker rejected a record: {error}")
 
 
 def _query_id(value: bytes) -> str | None:
