@@ -84,8 +84,7 @@ async def end_offsets(
 def ended_task(consumer: AIOKafkaConsumer) -> str | None:
     """The name of a background task that ended although the consumer is in use; aiokafka does not report it.
 
-    Act only on an answer that persists: the loop may run once between the end of a "position" task and the
-    start of the next.
+    Act only on an answer that persists: the loop may run once between two "position" tasks.
     """
     client: Any = consumer
     coordinator, subscription = client._coordinator, client._subscription.subscription
