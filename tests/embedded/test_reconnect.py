@@ -66,16 +66,16 @@ async def test_who_has_heard_of_a_broker() -> None:
         await member.start()
         clients = Clients(settings.kafka, member, publisher.sink.producer)
         for _ in range(2):
-            assert clients.have_heard()
+            assert clients.all_have_answers()
             await _asked(clients)
         mock.go_away()
-        clients.have_heard()
+        clients.all_have_answers()
         await _asked(clients)
-        clients.have_heard()  # of what was under way
+        clients.all_have_answers()  # of what was under way
         await _asked(clients)
-        assert not clients.have_heard()
+        assert not clients.all_have_answers()
         mock.come_back()
-        await until(clients.have_heard)
+        await until(clients.all_have_answers)
         await member.stop()
         await publisher.sink.stop()
 

@@ -95,7 +95,7 @@ def assemble(
         ledger,
         on_revoked,
         metrics,
-        on_unanswered=sink.producer.hang_up,
+        on_unanswered=sink.producer.close_idle_connections,
         make_consumer=make_consumer,
         reach=reach,
     )
