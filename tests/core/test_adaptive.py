@@ -30,11 +30,11 @@ def test_the_configured_limit_until_enough_is_known() -> None:
     limit = LearnedLimit(0.1, AdaptivePolicy(min_samples=50))
     for place in range(49):
         (limit.timed_out if place % 2 else limit.succeeded)(0.02)
-        assert (limit.limit_s, limit.p95_s, limit.median_s) == (0.1, None, None)
+        assert (limit.limit_s, limit.p95_s, limit.p50_s) == (0.1, None, None)
         assert not limit.is_learned
     limit.succeeded(0.02)
     assert limit.limit_s > 0.1
-    assert (limit.median_s, limit.is_learned) == (0.02, True)
+    assert (limit.p50_s, limit.is_learned) == (0.02, True)
 
 
 def test_every_sample_moves_it_part_of_the_way() -> None:
@@ -83,7 +83,7 @@ def test_timeouts_push_it_up() -> None:
     for place in range(200):
         (limit.timed_out if place % 10 == 0 else limit.succeeded)(0.01)
     assert limit.limit_s == pytest.approx(0.3)
-    assert (limit.p95_s, limit.median_s) == (limit.limit_s, 0.01)
+    assert (limit.p95_s, limit.p50_s) == (limit.limit_s, 0.01)
 
 
 def test_a_few_timeouts_do_not() -> None:
@@ -141,10 +141,10 @@ def test_switched_off_it_only_watches() -> None:
     limit = LearnedLimit(0.1, AdaptivePolicy(enabled=False))
     for _ in range(100):
         limit.succeeded(0.02)
-    assert (limit.limit_s, limit.p95_s, limit.median_s) == (0.1, 0.02, 0.02)
+    assert (limit.limit_s, limit.p95_s, limit.p50_s) == (0.1, 0.02, 0.02)
     for _ in range(200):
         limit.timed_out(0.1)
-    assert (limit.limit_s, limit.p95_s, limit.median_s) == (0.1, 0.1, 0.1)
+    assert (limit.limit_s, limit.p95_s, limit.p50_s) == (0.1, 0.1, 0.1)
     assert repr(limit) == "<LearnedLimit 0.1s configured p95=0.1 samples=200>"
 
 
@@ -177,8 +177,8 @@ def test_the_bounds_hold_whatever_happens(
     for cut, seconds in endings:
         (limit.timed_out if cut else limit.succeeded)(seconds)
         assert configured_s * policy.floor_ratio <= limit.limit_s <= configured_s * policy.ceiling_ratio
-        if limit.p95_s is not None and limit.median_s is not None:
-            assert limit.median_s <= limit.p95_s <= limit.limit_s
+        if limit.p95_s is not None and limit.p50_s is not None:
+            assert limit.p50_s <= limit.p95_s <= limit.limit_s
         if not policy.enabled:
             assert limit.limit_s == configured_s
 

@@ -116,10 +116,10 @@ def test_where_slots_are_scarce(likely_s: float, even_s: float, *, due: bool, ne
     rare_s, pressure = 0.01, Pressure()
     shedder = shed(ShedPolicy(max_share=1.0), pressure)
     assert needs(100.0) == pytest.approx(rare_s)
-    pressure.press(100.0)
+    pressure.note_wait(100.0)
     assert needs(100.0 + PRESSURE_S - 0.01) == pytest.approx(likely_s, abs=0.0011)
     for place in range(20):
-        pressure.press(101.0 + place * GAP_S / 2)
+        pressure.note_wait(101.0 + place * GAP_S / 2)
     assert needs(101.0 + 10 * GAP_S) == pytest.approx(needed_s, abs=0.0011)
     assert needs(102.0 + PRESSURE_S) == pytest.approx(rare_s)
 

@@ -42,7 +42,7 @@ def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after
     for spec in ahead:
         if spec.critical or spec is ahead[0]:
             stage = job.routing.stages[spec.sequence]
-            needed_s += stage.need_s or GUESS * stage.limit_s
+            needed_s += stage.p95_s or GUESS * stage.limit_s
     ends_at = job.ends_after_wait(stalled_since)
     return now + max(needed_s, done_s) >= ends_at and now - stalled_since >= done_s
 

@@ -88,11 +88,11 @@ def stage_grant(
     remaining_s = ends_at - now
     available_s = remaining_s - routing.reserve_s
     if spec.critical:
-        need_s = routing.need_s or routing.limit_s
-        if available_s < need_s:
-            available_s = max(available_s, remaining_s * need_s / (need_s + routing.reserve_s))
-    elif 0 < available_s < routing.typical_s:
-        text = f"{available_s * 1000:.0f} ms were left, it takes {routing.typical_s * 1000:.0f}"
+        p95_s = routing.p95_s or routing.limit_s
+        if available_s < p95_s:
+            available_s = max(available_s, remaining_s * p95_s / (p95_s + routing.reserve_s))
+    elif 0 < available_s < routing.p50_s:
+        text = f"{available_s * 1000:.0f} ms were left, it takes {routing.p50_s * 1000:.0f}"
         return available_s, text
     granted_s = min(routing.limit_s, available_s)
     return granted_s, None if granted_s > 0 else "no time left"

@@ -32,7 +32,7 @@ class Observer:
     def received(self, count: int) -> None:
         """Records came from the source."""
 
-    def concluded(self, lane: str, conclusion: QueryOutcome, queue_s: float) -> None:
+    def concluded(self, lane: str, outcome: QueryOutcome, queue_s: float) -> None:
         """A query that was started has ended; *queue_s* is how long it had waited."""
 
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:

@@ -29,7 +29,7 @@ class StageSpec:
     sequence: int
     limit_s: float
     critical: bool
-    fair_s: float
+    fair_share_s: float
     """What it is left even if the stages before it use up their limits: a stage that was granted this much
     and was not in time has itself to blame, one that was granted less may not."""
     rejects: bool = False

@@ -22,11 +22,11 @@ class StageRouting(NamedTuple):
 
     limit_s: float
     """The limit in force: configured, or learned."""
-    need_s: float = 0.0
+    p95_s: float = 0.0
     """What it takes in 95 of 100 cases; 0 while unknown."""
     reserve_s: float = 0.0
     """What the critical stages after it are known to need."""
-    typical_s: float = 0.0
+    p50_s: float = 0.0
     """What it takes in half of the cases; 0 while unknown."""
 
 
@@ -78,7 +78,7 @@ class RoutingSnapshot:
         """What is known of a node."""
         return self.nodes.get(name, UNKNOWN)
 
-    def lets(self, name: str) -> bool:
+    def allows(self, name: str) -> bool:
         """Whether a node may be called, as far as can be seen without calling it."""
         state = self.node(name).state
         closed = state is _CLOSED or (state is _HALF_OPEN and name in self.probes)
@@ -97,7 +97,7 @@ class RoutingSnapshot:
         healthiest; scores that differ by less than a tenth are equal, so that the given order decides.
         """
         return sorted(
-            filter(self.lets, names),
+            filter(self.allows, names),
             key=lambda name: (name not in self.probes, -round(self.node(name).score, 1)),
         )
 
@@ -124,7 +124,7 @@ class RoutingSnapshot:
             return 0.0
         most_s = left_s - stage.reserve_s - self.needed_s(other) - TRIAL_SLACK_S
         p95_s = self.node(name).p95_s
-        expected_s = stage.typical_s or stage.limit_s / 2
+        expected_s = stage.p50_s or stage.limit_s / 2
         if p95_s is not None and p95_s < stage.limit_s:
             expected_s = p95_s
         return most_s if most_s >= expected_s else 0.0
@@ -132,7 +132,7 @@ class RoutingSnapshot:
     def needed_s(self, name: str) -> float:
         """What a node needs to answer: what it is known to take, at most the limit."""
         stage, p95_s = self.stages[_PROCESSING], self.node(name).p95_s
-        return (stage.need_s or stage.limit_s) if p95_s is None else min(p95_s, stage.limit_s)
+        return (stage.p95_s or stage.limit_s) if p95_s is None else min(p95_s, stage.limit_s)
 
     def take_trial(self, name: str) -> bool:
         """Take the permit for a trial; False where there is none."""

@@ -177,7 +177,7 @@ class StageRunner:
         if not failed:
             if self._ctx.on_trial and self._begin_trial(chosen):
                 return str(chosen)
-            if chosen is None or routing.lets(chosen):
+            if chosen is None or routing.allows(chosen):
                 return chosen or ""
         intent = intent_of(results.get(_INTENT))
         others = [name for name in same_intent(self._app.nodes, intent, chosen) if name not in failed]
@@ -286,7 +286,7 @@ class StageRunner:
 
         def is_barred() -> bool:
             """Its calls may have failed, or not have come back, since it was chosen."""
-            return bool(node) and not on_trial and not routing.lets(node or "")
+            return bool(node) and not on_trial and not routing.allows(node or "")
 
         parked = Parked(spec, routing.stages[spec.sequence], ctx, self._times, now, is_barred)
         waiting.parked = parked

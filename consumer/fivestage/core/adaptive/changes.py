@@ -38,7 +38,7 @@ class Changes:
                 self._states[lane.name, name] = node.state
                 self._observer.breaker_changed(lane.name, name, node.state)
                 self._report("breaker", str(node.state), lane.nodes[name].breaker.why, lane, name)
-            if lane.nodes[name].stand_in:
+            if lane.nodes[name].fallback:
                 self._look_at_choice(lane, name)
         for spec, stage in zip(self._plan.stages, lane.routing.stages, strict=True):
             self._look_at_limit(lane, spec, stage)
@@ -59,12 +59,12 @@ class Changes:
 
     def _look_at_choice(self, lane: LaneState, name: str) -> None:
         """Whether the node that answered in another's place is called instead of it."""
-        stand_in, key = lane.nodes[name].stand_in, (lane.name, name)
-        own, other = lane.routing.node(name), lane.routing.node(stand_in)
+        fallback, key = lane.nodes[name].fallback, (lane.name, name)
+        own, other = lane.routing.node(name), lane.routing.node(fallback)
         if key not in self._avoided:
             if other.state is BreakerState.CLOSED and round(own.score, 1) < round(other.score, 1):
                 self._avoided.add(key)
-                why = f"health {own.score} of 1, that of node {stand_in!r} {other.score}"
+                why = f"health {own.score} of 1, that of node {fallback!r} {other.score}"
                 self._report("node_choice", "avoided", why, lane, name)
         elif own.state is BreakerState.CLOSED and own.score >= min(WELL, other.score):
             self._avoided.discard(key)

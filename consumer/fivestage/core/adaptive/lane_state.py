@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive.breaker import BreakerPolicy, BreakerState
 from fivestage.core.adaptive.changes import Changes
-from fivestage.core.adaptive.node_state import SLACK_S, NodeState, was_fair
+from fivestage.core.adaptive.node_state import SLACK_S, NodeState, had_fair_share
 from fivestage.core.adaptive.node_trials import Trials
 from fivestage.core.adaptive.slot_pressure import Pressure
 from fivestage.core.adaptive.stage_limit import AdaptivePolicy, LearnedLimit
@@ -86,11 +86,11 @@ class LaneState:
         self.routing = RoutingSnapshot.neutral(settings.plan)
 
     def __repr__(self) -> str:
-        return f"<LanePolicy {self.name} {self.routing}>"
+        return f"<LaneState {self.name} {self.routing}>"
 
     def concluded(
         self,
-        conclusion: QueryOutcome,
+        outcome: QueryOutcome,
         superseded: Sequence[StageRun],
         now: float,
         *,
@@ -99,18 +99,18 @@ class LaneState:
         """Learn from a query that has ended.
 
         Args:
-            conclusion: How.
+            outcome: How.
             superseded: Attempts that others followed.
             now: Monotonic seconds.
             disturbed_at: When something else last held it up: stages that had begun before and did not end in
                 time say nothing about themselves.
         """
         self._trials.calls += 1
-        if conclusion.status is _SUCCEEDED and not (conclusion.degraded or superseded):
-            self._went_well(conclusion, now)
+        if outcome.status is _SUCCEEDED and not (outcome.degraded or superseded):
+            self._went_well(outcome, now)
             return
-        rejected = conclusion.validated is False
-        for run in (*superseded, *conclusion.runs):
+        rejected = outcome.validated is False
+        for run in (*superseded, *outcome.runs):
             if run.started_at is None:
                 continue
             if run.outcome is _TIMEOUT and run.started_at <= disturbed_at:
@@ -119,23 +119,23 @@ class LaneState:
             if run.node is not None and run.spec.stage_type is StageType.PROCESSING:
                 self._learn_node(run.node, run, now, rejected=rejected)
             self._learn_limit(run)
-        if superseded and conclusion.status is _SUCCEEDED:
+        if superseded and outcome.status is _SUCCEEDED:
             for run in superseded:
                 if run.node in self.nodes:
-                    self.nodes[run.node].stand_in = conclusion.node or ""
-        self._learn_answer_time(conclusion)
+                    self.nodes[run.node].fallback = outcome.node or ""
+        self._learn_answer_time(outcome)
 
-    def _went_well(self, conclusion: QueryOutcome, now: float) -> None:
+    def _went_well(self, outcome: QueryOutcome, now: float) -> None:
         """The same for a query of which all stages did at once what they were asked: nearly every one."""
         last: StageRun | None = None
-        for limit, run in zip(self.limits, conclusion.runs, strict=True):
+        for limit, run in zip(self.limits, outcome.runs, strict=True):
             limit.succeeded(run.duration_s)
             if run.spec.critical:
                 last = run
             if run.node is not None:
                 self._learn_node(run.node, run, now)
         if last is not None and last.started_at is not None:
-            self._answers.add(last.started_at + last.duration_s - conclusion.started_at)
+            self._answers.add(last.started_at + last.duration_s - outcome.started_at)
 
     def _spare(self, run: StageRun) -> None:
         node = self.nodes.get(run.node or "")
@@ -182,7 +182,7 @@ class LaneState:
         limit = self.limits[run.spec.sequence]
         if run.outcome is _SUCCESS:
             limit.succeeded(run.duration_s)
-        elif run.outcome is _TIMEOUT and was_fair(run, self._advised_s(run)):
+        elif run.outcome is _TIMEOUT and had_fair_share(run, self._advised_s(run)):
             limit.timed_out(run.duration_s)  # one that was cut shorter says nothing about the limit
 
     def _learn_node(self, name: str, run: StageRun, now: float, *, rejected: bool = False) -> None:
@@ -197,31 +197,31 @@ class LaneState:
         if node.breaker.state(now) is not state:
             self.refresh(now)
 
-    def _learn_answer_time(self, conclusion: QueryOutcome) -> None:
-        if conclusion.status is _SUCCEEDED:
+    def _learn_answer_time(self, outcome: QueryOutcome) -> None:
+        if outcome.status is _SUCCEEDED:
             ends = [
                 run.started_at + run.duration_s
-                for run in conclusion.runs
+                for run in outcome.runs
                 if run.spec.critical and run.started_at is not None
             ]
             if ends:
-                self._answers.add(max(ends) - conclusion.started_at)
-        elif conclusion.status is PipelineStatus.TIMEOUT:
+                self._answers.add(max(ends) - outcome.started_at)
+        elif outcome.status is PipelineStatus.TIMEOUT:
             expected_s = self.answer_time_s(0.5) or self._settings.plan.total_s
-            if conclusion.duration_s >= expected_s - SLACK_S:  # with less it was no surprise
-                self._answers.add(BACK_OFF * conclusion.duration_s)
+            if outcome.duration_s >= expected_s - SLACK_S:  # with less it was no surprise
+                self._answers.add(BACK_OFF * outcome.duration_s)
 
     def _stage_routing(self, now: float) -> tuple[StageRouting, ...]:
         found: list[StageRouting] = []
         scarce = self._pressure.costs_answers(now)
-        typical_s = [limit.median_s or 0.0 for limit in self.limits] if scarce else []
+        p50_s = [limit.p50_s or 0.0 for limit in self.limits] if scarce else []
         reserve_s = 0.0
         for spec, limit in zip(reversed(self._settings.plan.stages), reversed(self.limits), strict=True):
-            other_s = sum(typical_s) - typical_s[spec.sequence] if scarce else 0.0
+            other_s = sum(p50_s) - p50_s[spec.sequence] if scarce else 0.0
             limit_s = _rounded(limit.in_force_s(scarce=scarce, other_s=other_s))
-            need_s = _rounded(limit.p95_s)
-            found.append(StageRouting(limit_s, need_s, reserve_s, _rounded(limit.median_s)))
-            reserve_s += need_s if spec.critical else 0.0
+            p95_s = _rounded(limit.p95_s)
+            found.append(StageRouting(limit_s, p95_s, reserve_s, _rounded(limit.p50_s)))
+            reserve_s += p95_s if spec.critical else 0.0
         return tuple(reversed(found))
 
 

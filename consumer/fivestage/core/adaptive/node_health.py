@@ -88,7 +88,7 @@ class NodeHealth:
         return self._quantile(0.95)
 
     @property
-    def median_s(self) -> float | None:
+    def p50_s(self) -> float | None:
         """What half of the calls stay within; None below ten durations, infinite if most were cut."""
         return self._quantile(0.5)
 

@@ -38,7 +38,7 @@ class NodeState:
     """
 
     __slots__ = (
-        "_patient_until", "_timeout_at", "breaker", "calls", "health", "in_a_row", "is_on_trial", "stand_in",
+        "_patient_until", "_timeout_at", "breaker", "calls", "fallback", "health", "in_a_row", "is_on_trial",
         "tried_at",
     )  # fmt: skip
 
@@ -51,7 +51,7 @@ class NodeState:
         """Answers since its last failure."""
         self.is_on_trial = False
         """It was passed over and is called to find out whether it has recovered."""
-        self.stand_in = ""
+        self.fallback = ""
         """The node that answered when this one failed last."""
         self.tried_at = -inf
         """When its last call ended (monotonic seconds)."""
@@ -82,7 +82,7 @@ class NodeState:
         else:
             self.in_a_row += 1
         if run.outcome is _TIMEOUT:
-            if not was_fair(run, limit_s) or self._is_cut_short(run, limit_s):
+            if not had_fair_share(run, limit_s) or self._is_cut_short(run, limit_s):
                 self.spare(run)  # others had used up its time, or the producer left it less
                 return
             patient = self._is_new_here(now) and learning
@@ -113,8 +113,8 @@ class NodeState:
 
     def _is_cut_short(self, run: StageRun, limit_s: float) -> bool:
         """Whether it had less than its limit, and less than it is known to take."""
-        median_s = self.health.median_s
-        return median_s is not None and median_s < inf and run.granted_s < min(limit_s, median_s)
+        p50_s = self.health.p50_s
+        return p50_s is not None and p50_s < inf and run.granted_s < min(limit_s, p50_s)
 
     def _is_new_here(self, now: float) -> bool:
         """Whether lateness is new with this node, which used to answer: the limit gets a while to follow."""
@@ -140,6 +140,6 @@ class NodeState:
         return NodeRouting(self.breaker.state(now), round(self.health.score(now), 2), self.health.p95_s)
 
 
-def was_fair(run: StageRun, limit_s: float) -> bool:
+def had_fair_share(run: StageRun, limit_s: float) -> bool:
     """Whether a stage had the time that was its due: its limit, or what the stages before it must leave."""
-    return run.granted_s >= min(run.spec.fair_s, limit_s) - SLACK_S
+    return run.granted_s >= min(run.spec.fair_share_s, limit_s) - SLACK_S

@@ -48,18 +48,18 @@ class Trials:
                     routing.trials.pop(name, None)
                 continue
             node = nodes[name]
-            other = nodes.get(node.stand_in)
+            other = nodes.get(node.fallback)
             calls = self.calls if other is None else other.calls
             if self._is_due(name, node, now, calls, waits=name in routing.trials):
                 routing.trials[name] = True
                 node.is_on_trial = True
-                self._since[name] = now, calls, node.stand_in
+                self._since[name] = now, calls, node.fallback
 
     def _is_due(self, name: str, node: NodeState, now: float, calls: int, *, waits: bool) -> bool:
-        since, before, stand_in = self._since.get(name, (-inf, 0, ""))
-        called = since < node.tried_at or stand_in != node.stand_in
+        since, before, fallback = self._since.get(name, (-inf, 0, ""))
+        called = since < node.tried_at or fallback != node.fallback
         if waits or called:  # the permit has not been taken, or the node has been called since
-            self._since[name] = now, calls, node.stand_in
+            self._since[name] = now, calls, node.fallback
         if waits:
             return False
         if node.is_on_trial and node.in_a_row:

@@ -22,7 +22,7 @@ class Pressure:
 
     >>> pressure = Pressure()
     >>> for ms in range(0, 700, 50):
-    ...     pressure.press(ms / 1000)
+    ...     pressure.note_wait(ms / 1000)
     >>> pressure.is_on(1.6), pressure.is_on(1.7), pressure.is_lasting(0.7), pressure.is_lasting(0.9)
     (True, False, True, False)
     """
@@ -38,7 +38,7 @@ class Pressure:
     def __repr__(self) -> str:
         return f"<Pressure from {self._since:.1f} to {self._last:.1f}>"
 
-    def press(self, now: float, *, due: bool = True) -> None:
+    def note_wait(self, now: float, *, due: bool = True) -> None:
         """A query had to wait at *now* (monotonic seconds); *due*: there is an end to how long it can."""
         if now - self._last > GAP_S:
             self._since = now

@@ -142,7 +142,7 @@ class LearnedLimit:
         return self._quantile(0.95)
 
     @property
-    def median_s(self) -> float | None:
+    def p50_s(self) -> float | None:
         """What half of them stay within, at most the limit; None below ``min_samples``."""
         return self._quantile(0.5)
 

@@ -65,27 +65,25 @@ class Encoder:
         constant = {h.CE_SPECVERSION: "1.0", h.CE_SOURCE: source, h.CONTENT_TYPE: h.JSON_CONTENT_TYPE}
         self._constant = b"".join(header(name, text.encode()) for name, text in constant.items())
 
-    def concluded(
-        self, envelope: Envelope, conclusion: QueryOutcome
-    ) -> tuple[list[OutputRecord], QueryOutcome]:
+    def concluded(self, envelope: Envelope, outcome: QueryOutcome) -> tuple[list[OutputRecord], QueryOutcome]:
         """The events of a query that was started: five stage results, one result, its timeouts.
 
         With them comes what they say became of it: its answer may have been too large.
         """
-        finished_at = envelope.started_at + conclusion.duration_s
+        finished_at = envelope.started_at + outcome.duration_s
         stamp = _Stamp(envelope, self._constant, finished_at)
-        records, stages, earlier = [], [], conclusion.earlier
-        for run in conclusion.runs:
+        records, stages, earlier = [], [], outcome.earlier
+        for run in outcome.runs:
             value = stamp.json.stage(self._affordable(run), earlier)
             stages.append(value)
             record = stamp.record(_STAGE_RESULTS, value, _STAGE_KINDS[run.spec.sequence])
             records.append(record if self._fits(record) else self._without_data(stamp, record, run, earlier))
-        result, conclusion = self._result_record(stamp, conclusion, stages)
+        result, outcome = self._result_record(stamp, outcome, stages)
         records.append(result)
-        for note in conclusion.timeouts:
+        for note in outcome.timeouts:
             value = stamp.json.timeout(note, finished_at)
             records.append(stamp.record(Output.TIMEOUTS, value, _timeout_kind(note)))
-        return records, conclusion
+        return records, outcome
 
     def expired(self, envelope: Envelope, budget: Budget, cause: RejectionCause) -> list[OutputRecord]:
         """The events of a query that was not started."""
@@ -117,21 +115,21 @@ class Encoder:
         return record._replace(value=stamp.json.stage(_without_data(run, _NOWHERE), earlier))
 
     def _result_record(
-        self, stamp: _Stamp, conclusion: QueryOutcome, stages: list[bytes]
+        self, stamp: _Stamp, outcome: QueryOutcome, stages: list[bytes]
     ) -> tuple[OutputRecord, QueryOutcome]:
         """The result whole; else without the stages' data (the stage results have it); else an error."""
-        size = len(conclusion.answer_json or b"")
+        size = len(outcome.answer_json or b"")
         if size + sum(map(len, stages)) <= self._max_record_bytes:
-            record = self._result(stamp, conclusion, stages)
+            record = self._result(stamp, outcome, stages)
             if self._fits(record):
-                return record, conclusion
-        earlier = conclusion.earlier
-        bare = [stamp.json.stage(_without_data(run, _ELSEWHERE), earlier) for run in conclusion.runs]
+                return record, outcome
+        earlier = outcome.earlier
+        bare = [stamp.json.stage(_without_data(run, _ELSEWHERE), earlier) for run in outcome.runs]
         if size <= self._max_record_bytes:
-            record = self._result(stamp, conclusion, bare)
+            record = self._result(stamp, outcome, bare)
             if self._fits(record):
-                return record, conclusion
-        failed = conclusion._replace(
+                return record, outcome
+        failed = outcome._replace(
             status=PipelineStatus.ERROR,
             answer_json=None,
             confidence=None,
@@ -141,9 +139,9 @@ class Encoder:
         )
         return self._result(stamp, failed, bare), failed
 
-    def _result(self, stamp: _Stamp, conclusion: QueryOutcome, stages: list[bytes]) -> OutputRecord:
-        value = stamp.json.result(conclusion, stages)
-        return stamp.record(_RESULTS, value, b"result", _STATUS_HEADERS[conclusion.status])
+    def _result(self, stamp: _Stamp, outcome: QueryOutcome, stages: list[bytes]) -> OutputRecord:
+        value = stamp.json.result(outcome, stages)
+        return stamp.record(_RESULTS, value, b"result", _STATUS_HEADERS[outcome.status])
 
     def _affordable(self, run: StageRun) -> StageRun:
         """The run, without data that is too large already by itself: copying it would hold up the loop."""

@@ -187,39 +187,39 @@ class EventJson:
             )
         )
 
-    def result(self, conclusion: QueryOutcome, stages: Sequence[bytes]) -> bytes:
+    def result(self, outcome: QueryOutcome, stages: Sequence[bytes]) -> bytes:
         """The PipelineResult of a query that was started; *stages* are its StageResults, as JSON."""
         started_at = self._quoted_time(self._envelope.started_at)
         return self._result(
-            conclusion, stages, started_at, self._metrics(conclusion, within_budget=conclusion.within_budget)
+            outcome, stages, started_at, self._metrics(outcome, within_budget=outcome.within_budget)
         )
 
     def unstarted(self, status: PipelineStatus, error: str, error_type: str) -> bytes:
         """The PipelineResult of a query that was not started."""
         at = self._envelope.started_at
-        conclusion = QueryOutcome(status, (), (), at, 0.0, 0.0, error=error, error_type=error_type)
-        return self._result(conclusion, (), b"null", self._metrics(conclusion, within_budget=False))
+        outcome = QueryOutcome(status, (), (), at, 0.0, 0.0, error=error, error_type=error_type)
+        return self._result(outcome, (), b"null", self._metrics(outcome, within_budget=False))
 
     def _result(
-        self, conclusion: QueryOutcome, stages: Sequence[bytes], started_at: bytes, metrics: bytes
+        self, outcome: QueryOutcome, stages: Sequence[bytes], started_at: bytes, metrics: bytes
     ) -> bytes:
-        confidence = conclusion.confidence
+        confidence = outcome.confidence
         return (
             b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,"validated":%b,%b,'
             b'"node":%b,"stages":[%b],"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
             % (
                 self._query_id,
-                conclusion.status.encode(),
-                conclusion.answer_json or b"null",
+                outcome.status.encode(),
+                outcome.answer_json or b"null",
                 b"null" if confidence is None else orjson.dumps(confidence),
-                _BOOLS[conclusion.degraded],
-                _VERDICTS[conclusion.validated],
-                _error(conclusion.error, conclusion.error_type),
-                _text(conclusion.node),
+                _BOOLS[outcome.degraded],
+                _VERDICTS[outcome.validated],
+                _error(outcome.error, outcome.error_type),
+                _text(outcome.node),
                 b",".join(stages),
                 metrics,
                 started_at,
-                self._quoted_time(self._envelope.started_at + conclusion.duration_s),
+                self._quoted_time(self._envelope.started_at + outcome.duration_s),
                 self._source,
                 self._rest,
             )
@@ -245,32 +245,32 @@ class EventJson:
             )
         )
 
-    def _metrics(self, conclusion: QueryOutcome, *, within_budget: bool) -> bytes:
+    def _metrics(self, outcome: QueryOutcome, *, within_budget: bool) -> bytes:
         completed = failed = skipped = timeouts = 0
         durations = []
-        for run in conclusion.runs:
-            outcome = run.outcome
-            if outcome is _SUCCESS:
+        for run in outcome.runs:
+            ended = run.outcome
+            if ended is _SUCCESS:
                 completed += 1
-            elif outcome is _SKIPPED:
+            elif ended is _SKIPPED:
                 skipped += 1
             else:
                 failed += 1
-                timeouts += outcome is _TIMEOUT
+                timeouts += ended is _TIMEOUT
             if run.started_at is not None:
                 durations.append(b"%b%b" % (_DURATION[run.spec.stage_type], _ms(run.duration_s)))
         return (
             b'{"total_duration_ms":%b,"queue_ms":%b,"stage_durations":{%b},"stages_completed":%b,'
             b'"stages_failed":%b,"stages_skipped":%b,"timeout_count":%b,"budget_ms":%b,"within_budget":%b}'
             % (
-                _ms(conclusion.duration_s),
+                _ms(outcome.duration_s),
                 _ms(self._envelope.queue_s),
                 b",".join(durations),
                 _number(completed),
                 _number(failed),
                 _number(skipped),
                 _number(timeouts),
-                _ms(conclusion.budget_s),
+                _ms(outcome.budget_s),
                 _BOOLS[within_budget],
             )
         )

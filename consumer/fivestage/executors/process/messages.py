@@ -208,7 +208,8 @@ def make_room(lanes: dict[str, Any], lane: str) -> None:
 def plan_values(plan: Plan) -> list[Any]:
     """A plan, for JSON."""
     stages = [
-        (spec.stage_type, spec.limit_s, spec.critical, spec.fair_s, spec.rejects) for spec in plan.stages
+        (spec.stage_type, spec.limit_s, spec.critical, spec.fair_share_s, spec.rejects)
+        for spec in plan.stages
     ]
     return [plan.total_s, stages]
 
