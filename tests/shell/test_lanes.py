@@ -44,8 +44,8 @@ async def running_in(shares: Any, arrivals: list[str]) -> tuple[set[tuple[int, .
             bus.put(query(f"q{number}", lane=lane))
         await asyncio.sleep(3.5 * TAKES_S)
         slots = bus.inner.slots
-        while all(slots._room.waiting(lane) for lane in settings.lanes):
-            seen.add(tuple(slots.running_in(lane) for lane in settings.lanes))
+        while all(lane in slots._queues._queues for lane in settings.lanes):
+            seen.add(tuple(slots._running[lane] for lane in settings.lanes))
             await asyncio.sleep(TAKES_S)
         await finish(bus, len(arrivals))
     return seen, listening
@@ -87,7 +87,7 @@ async def test_a_lane_that_comes_back_has_its_share_at_once() -> None:
             bus.put(query(f"prod{number}", lane="prod"))
         await asyncio.sleep(TAKES_S)
         slots = bus.inner.slots
-        assert (slots.running_in("prod"), slots.running_in("canary")) == (18, 2)
+        assert (slots._running["prod"], slots._running["canary"]) == (18, 2)
         await finish(bus, 84)
 
 
@@ -145,7 +145,7 @@ async def test_the_lane_of_queries_that_name_none() -> None:
     async with MemoryBus(pipeline(any=FakeNode(0.01)), settings=lanes({"prod": 1, "b": 1})) as bus:
         bus.put(orjson.dumps({"query_id": "q", "user_input": "any"}))
         await asyncio.sleep(0.005)
-        assert bus.inner.slots.running_in("prod") == 1
+        assert bus.inner.slots._running["prod"] == 1
         await finish(bus, 1)
     assert statuses(bus) == {"success": 1}
     assert bus.inner.learned.lane("prod").nodes.keys() == {"any"}
