@@ -203,7 +203,7 @@ def test_a_node_that_becomes_slow_gets_a_second() -> None:
     for tenth in range(11):
         assert policy.nodes["math"].breaker.state(NOW + 2) is CLOSED
         timeouts(policy, NOW + PATIENCE_S + tenth / 10)
-        if policy.nodes["math"].breaker.opened_count:
+        if policy.nodes["math"].breaker._open_s:
             break
     assert policy.nodes["math"].breaker.state(NOW + 2) is OPEN
 
