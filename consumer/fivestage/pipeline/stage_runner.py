@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.core.codec.event_json import as_json
+from fivestage.core.codec.data_json import as_json
 from fivestage.core.deadline import stage_grant
 from fivestage.core.exception_origin import call_in_thread
 from fivestage.core.stage_history import RunningStage, StageRun
