@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.core.stage_history import StageRun
 from fivestage_schemas import AttemptKind, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fivestage.core.stage_history import RunningStage, StageHistory
+    from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 
 _SKIPPED: Final = Outcome.SKIPPED
 
@@ -49,16 +48,7 @@ def earlier_attempts(history: StageHistory, runs: Sequence[StageRun], now: float
 def _abandoned(running: RunningStage, following: StageRun | None, now: float) -> StageRun:
     """The run of an attempt that was abandoned unfinished: it lasted until the next one started."""
     until = now if following is None or following.started_at is None else following.started_at
-    return StageRun(
-        running.spec,
-        _SKIPPED,
-        node=running.node,
-        attempt=running.attempt,
-        started_at=running.started_at,
-        duration_s=until - running.started_at,
-        granted_s=running.granted_s,
-        waited_s=running.waited_s,
-    )
+    return running.end(until, _SKIPPED)
 
 
 def kind_of(run: StageRun, before: StageRun | None) -> AttemptKind:

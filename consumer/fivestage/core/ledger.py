@@ -51,8 +51,8 @@ class PartitionOffsets:
     """
 
     __slots__ = (
-        "_finished", "_prefix_end", "_put_back", "_started", "closed", "committed", "drained", "epoch",
-        "in_line", "leaving", "line_bytes", "next_offset", "reached",
+        "_finished", "_put_back", "_started", "closed", "committed", "drained", "epoch", "in_line",
+        "leaving", "line_bytes", "next_offset", "position", "reached",
     )  # fmt: skip
 
     def __init__(self, epoch: int) -> None:
@@ -76,7 +76,8 @@ class PartitionOffsets:
         """One past the highest offset received or skipped; None before the first."""
         self._started: deque[int] = deque()
         self._finished: set[int] = set()
-        self._prefix_end: int | None = None
+        self.position: int | None = None
+        """The end of the contiguous finished prefix; None before the first record."""
         self._put_back = 0
 
     def __repr__(self) -> str:
@@ -91,8 +92,8 @@ class PartitionOffsets:
         """
         if self.next_offset is not None and offset < self.next_offset:
             raise ValueError(f"offset {offset} was received before; the next is {self.next_offset}")
-        if self._prefix_end is None:
-            self._prefix_end = self.committed = offset
+        if self.position is None:
+            self.position = self.committed = offset
         self._started.append(offset)
         self.next_offset = offset + 1
 
@@ -106,7 +107,7 @@ class PartitionOffsets:
             raise ValueError(f"offset {offset} was received before; the next is {self.next_offset}")
         self.next_offset = offset
         if not self._started:
-            self._prefix_end = offset
+            self.position = offset
 
     def finish(self, offset: int) -> None:
         """Finish a record: all of its events are acknowledged.
@@ -120,7 +121,7 @@ class PartitionOffsets:
         finished.add(offset)
         while started and started[0] in finished:
             finished.remove(started.popleft())
-        self._prefix_end = started[0] if started else self.next_offset
+        self.position = started[0] if started else self.next_offset
 
     def reach(self, offset: int) -> None:
         """Note that an offset has been decided."""
@@ -132,23 +133,18 @@ class PartitionOffsets:
 
     def begin_again(self) -> None:
         """Receive again what was handed back. All records before it must be finished."""
-        if self._prefix_end is not None:
+        if self.position is not None:
             self._started.clear()
             self._finished.clear()
-            self.next_offset = self._prefix_end
+            self.next_offset = self.position
             self._put_back = 0
-
-    @property
-    def position(self) -> int | None:
-        """The end of the contiguous finished prefix; None before the first record."""
-        return self._prefix_end
 
     @property
     def committable(self) -> int | None:
         """The position to commit now; None if there is nothing new, or the partition was revoked."""
-        if self.closed or self._prefix_end == self.committed:
+        if self.closed or self.position == self.committed:
             return None
-        return self._prefix_end
+        return self.position
 
     @property
     def in_flight(self) -> int:
@@ -158,9 +154,9 @@ class PartitionOffsets:
     @property
     def span(self) -> int:
         """Offsets from the commit position to the highest received one: a crash would repeat these."""
-        if self.next_offset is None or self._prefix_end is None:
+        if self.next_offset is None or self.position is None:
             return 0
-        return self.next_offset - self._prefix_end
+        return self.next_offset - self.position
 
 
 class Ledger:
@@ -174,18 +170,20 @@ class Ledger:
     def __init__(self, *, max_span: int, flood: HaltPolicy | None = None) -> None:
         self._max_span = max_span
         self.guard = HaltGuard(flood or HaltPolicy())
-        self._epoch = 0
-        self._partitions: dict[PartitionKey, PartitionOffsets] = {}
+        self.epoch = 0
+        """The number of assignments so far."""
+        self.partitions: dict[PartitionKey, PartitionOffsets] = {}
+        """The offsets of all assigned partitions."""
 
     def __repr__(self) -> str:
-        return f"<Ledger {self._partitions}>"
+        return f"<Ledger {self.partitions}>"
 
     def assign(self, keys: frozenset[PartitionKey]) -> None:
         """Start a new epoch with new offsets for each partition."""
-        self._epoch += 1
+        self.epoch += 1
         for key in keys:
             self._close(key)
-            self._partitions[key] = PartitionOffsets(self._epoch)
+            self.partitions[key] = PartitionOffsets(self.epoch)
 
     def revoke(self, keys: frozenset[PartitionKey]) -> None:
         """Close the offsets of revoked partitions."""
@@ -193,27 +191,17 @@ class Ledger:
             self._close(key)
 
     def _close(self, key: PartitionKey) -> None:
-        offsets = self._partitions.pop(key, None)
+        offsets = self.partitions.pop(key, None)
         if offsets is not None:
             offsets.closed = True
 
     def offsets(self, key: PartitionKey) -> PartitionOffsets | None:
         """The offsets of a partition; None if it is not assigned."""
-        return self._partitions.get(key)
-
-    @property
-    def partitions(self) -> dict[PartitionKey, PartitionOffsets]:
-        """The offsets of all assigned partitions."""
-        return self._partitions
-
-    @property
-    def epoch(self) -> int:
-        """The number of assignments so far."""
-        return self._epoch
+        return self.partitions.get(key)
 
     def in_flight(self, keys: frozenset[PartitionKey] | None = None) -> int:
         """Records received and not finished, in all or some partitions."""
-        found = self._partitions.items()
+        found = self.partitions.items()
         return sum(offsets.in_flight for key, offsets in found if keys is None or key in keys)
 
     def within_span(self) -> list[PartitionKey]:
@@ -221,40 +209,40 @@ class Ledger:
         halted, max_span = self.guard.halted, self._max_span
         return [
             key
-            for key, offsets in self._partitions.items()
+            for key, offsets in self.partitions.items()
             if offsets.span < max_span and key not in halted and not self.is_line_full(offsets)
         ]
 
     def is_line_full(self, offsets: PartitionOffsets) -> bool:
         """Whether too many records of a partition wait behind others of their keys."""
-        partitions = max(1, len(self._partitions))
+        partitions = max(1, len(self.partitions))
         most = max(MIN_IN_LINE, MAX_IN_LINE // partitions)
         return offsets.in_line >= most or offsets.line_bytes >= MAX_LINE_BYTES // partitions
 
     def halted(self) -> list[PartitionKey]:
         """The assigned partitions that are halted."""
-        return [key for key in self.guard.halted if key in self._partitions]
+        return [key for key in self.guard.halted if key in self.partitions]
 
     def resumable(self, now: float) -> list[PartitionKey]:
         """The halted partitions to resume: the pause is over, and nothing is in flight."""
-        found = self._partitions
+        found = self.partitions
         return [key for key in self.guard.over(now) if key in found and not found[key].in_flight]
 
     def resume(self, key: PartitionKey) -> int | None:
         """Resume a halted partition; return the offset to seek to, None if the position is right already."""
         self.guard.resume(key)
-        offsets = self._partitions[key]
+        offsets = self.partitions[key]
         offsets.begin_again()
         return offsets.next_offset
 
     def committable(self) -> dict[PartitionKey, int]:
         """The positions to commit now."""
-        found = {key: offsets.committable for key, offsets in self._partitions.items()}
+        found = {key: offsets.committable for key, offsets in self.partitions.items()}
         return {key: position for key, position in found.items() if position is not None}
 
     def note_committed(self, positions: dict[PartitionKey, int], *, epoch: int) -> None:
         """Record that the broker acknowledged a commit sent in *epoch*."""
         for key, position in positions.items():
-            offsets = self._partitions.get(key)
+            offsets = self.partitions.get(key)
             if offsets is not None and offsets.epoch <= epoch:  # not assigned since then
                 offsets.committed = position

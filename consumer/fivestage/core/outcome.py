@@ -187,19 +187,8 @@ def _complete(
 def interrupted(running: RunningStage, now: float, what: str) -> StageRun:
     """The run of a stage that is abandoned at *now*; *what* is the reason."""
     after_s = min(running.granted_s, now - running.started_at)
-    return StageRun(
-        running.spec,
-        Outcome.TIMEOUT,
-        error=f"timed out after {after_s * 1000:.0f} ms: it {what}",
-        error_type="timeout",
-        node=running.node,
-        attempt=running.attempt,
-        started_at=running.started_at,
-        duration_s=now - running.started_at,
-        granted_s=running.granted_s,
-        probe=running.probe,
-        waited_s=running.waited_s,
-    )
+    error = f"timed out after {after_s * 1000:.0f} ms: it {what}"
+    return running.end(now, Outcome.TIMEOUT, error, "timeout")
 
 
 def _first_that_ends(runs: Sequence[StageRun]) -> StageRun | None:

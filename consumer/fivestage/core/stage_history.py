@@ -106,6 +106,15 @@ class RunningStage:
         self.parked: Any = None
         """Its ``Parked``, while the stage has not started because no thread is free for its call."""
 
+    def end(
+        self, now: float, outcome: Outcome, error: str | None = None, error_type: str | None = None
+    ) -> StageRun:
+        """The run of the stage if it is abandoned at *now*, without a result."""
+        run = StageRun(self.spec, outcome, None, error, error_type, self.node, self.attempt, self.started_at)
+        run.duration_s, run.granted_s = now - self.started_at, self.granted_s
+        run.probe, run.waited_s = self.probe, self.waited_s
+        return run
+
     def __repr__(self) -> str:
         return f"<RunningStage {self.spec.stage_type} since {self.started_at:.3f}>"
 
