@@ -86,7 +86,7 @@ def highest_finished() -> list[Any]:
     def finish(book: PartitionOffsets, offset: int) -> None:
         highest = max(book.position or 0, offset + 1)
         original(book, offset)
-        book._prefix_end = highest
+        book.position = highest
 
     return [patch.object(PartitionOffsets, "finish", finish)]
 

@@ -39,7 +39,7 @@ def test_a_stage_that_is_not_named_keeps_its_limit() -> None:
 def test_what_a_stage_can_count_on(limits_ms: list[int], fair_ms: list[int]) -> None:
     """Its limit, or what is left after the limits of those before it, but a fifth of the total at least."""
     plan = Plan.of(stage_timeouts_ms=dict(zip(StageType, limits_ms, strict=True)))
-    assert [spec.fair_s * 1000 for spec in plan.stages] == pytest.approx(fair_ms)
+    assert [spec.fair_share_s * 1000 for spec in plan.stages] == pytest.approx(fair_ms)
 
 
 @given(critical=st.sets(st.sampled_from(StageType)))

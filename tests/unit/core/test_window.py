@@ -103,13 +103,6 @@ def test_what_was_cut_gives_nothing() -> None:
     assert window.answers_per_second(0.3) == pytest.approx(1 / 0.4)
 
 
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_size_without_room_is_refused(size: int) -> None:
-    """A window holds at least one sample."""
-    with pytest.raises(ValueError, match="size must be at least 1"):
-        Window(size)
-
-
 @pytest.mark.parametrize("q", [-0.01, 1.01, 95, float("nan")])
 def test_no_such_quantile(q: float) -> None:
     """A share is within 0..1: 95 for 0.95 is told at once, also while there are no samples."""
