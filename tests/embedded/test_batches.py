@@ -89,6 +89,6 @@ def test_a_batch_larger_than_the_room() -> None:
     """For each codec a batch within the limit is read; a larger one is rejected, naming the limit."""
     for data in batch_seeds()[2:6]:
         assert len(list(CheckedRecords(mmap.mmap(-1, 4096), data).next_batch() or ())) == 3
-        with pytest.raises(UnreadableBatchError, match="becomes larger than 64 bytes") as error:
+        with pytest.raises(UnreadableBatchError, match="is larger than 64 bytes") as error:
             CheckedRecords(mmap.mmap(-1, 64), data).next_batch()
         assert (error.value.first, error.value.end) == (40, 43)

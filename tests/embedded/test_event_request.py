@@ -40,5 +40,7 @@ def test_the_newest_version_that_both_know(taken: tuple[int, int], used: int) ->
 @pytest.mark.parametrize("taken", [(0, 2), (8, 13)])
 def test_brokers_without_such_a_version(taken: tuple[int, int]) -> None:
     """Without a common version nothing is sent, and the error names the versions."""
-    with pytest.raises(IncompatibleBrokerVersion, match=f"{taken[0]} to {taken[1]}, and this writes 3 to 7"):
+    with pytest.raises(
+        IncompatibleBrokerVersion, match=f"{taken[0]} to {taken[1]} of produce requests, fivestage 3 to 7"
+    ):
         EventRequest(-1, 1000, []).prepare({0: taken})

@@ -72,7 +72,7 @@ async def test_a_wait_for_the_group_is_logged_once(bootstrap: str) -> None:
     killed, waiting = Sharing(bootstrap), Sharing(bootstrap)
     await killed.member.start()
     await _until_shared([killed])
-    aiokafka_internals.cut(killed.member.consumer)  # without leaving the group, as a kill
+    aiokafka_internals.abort_consumer(killed.member.consumer)  # without leaving the group, as a kill
     await waiting.member.start()
     joining = asyncio.create_task(_until_shared([waiting]))
     with capture_logs() as log:

@@ -11,7 +11,8 @@ import pytest
 from aiokafka.consumer.fetcher import Fetcher
 
 from fivestage.errors import ConfigurationError
-from fivestage.kafka import aiokafka_internals
+from fivestage.kafka import aiokafka_check
+from fivestage.kafka.consumer.client import when_throttled
 
 BUS = Path(__file__).parents[2] / "consumer" / "fivestage"
 OWN = {"observability/query_metrics.py", "executors/code_location.py"}
@@ -23,7 +24,7 @@ def test_all_private_names_are_listed() -> None:
     tree = ast.parse((BUS / "kafka" / "aiokafka_internals.py").read_text(encoding="utf-8"))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     private = {name for name in used if name.startswith("_") and not name.startswith("__")}
-    assert private == {name for names in aiokafka_internals.NAMES.values() for name in names}
+    assert private == {name for names in aiokafka_check.NAMES.values() for name in names}
 
 
 def test_no_other_module_uses_one() -> None:
@@ -34,14 +35,14 @@ def test_no_other_module_uses_one() -> None:
 
 def test_the_installed_version_has_them() -> None:
     """The installed version has all names, as any version must that the service starts on."""
-    aiokafka_internals.check()
+    aiokafka_check.check_installed_aiokafka()
 
 
 def test_a_version_without_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A version without one of the names is rejected by that name, before connecting."""
-    monkeypatch.setitem(aiokafka_internals.NAMES, Fetcher, ("_records", "_gone"))
-    with pytest.raises(ConfigurationError, match=r"aiokafka .* which needs Fetcher\._gone"):
-        aiokafka_internals.check()
+    monkeypatch.setitem(aiokafka_check.NAMES, Fetcher, ("_records", "_gone"))
+    with pytest.raises(ConfigurationError, match=r"aiokafka .* lacks Fetcher\._gone"):
+        aiokafka_check.check_installed_aiokafka()
 
 
 async def test_throttling_is_noticed() -> None:
@@ -54,6 +55,6 @@ async def test_throttling_is_noticed() -> None:
         return answers[number]
 
     consumer: Any = SimpleNamespace(_client=SimpleNamespace(send=send))
-    aiokafka_internals.when_throttled(consumer, waits.append)
+    when_throttled(consumer, waits.append)
     assert [await consumer._client.send(number, group=1) for number in range(3)] == answers
     assert waits == [0.25]

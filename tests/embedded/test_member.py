@@ -12,7 +12,7 @@ from aiokafka.conn import CloseReason
 from fivestage.core.ledger import Ledger
 from fivestage.core.observer import Observer
 from fivestage.core.records import CorruptRecord
-from fivestage.kafka.connection.rebuild_policy import Progress, Trouble
+from fivestage.kafka.connection.rebuild_policy import ClientFault, StallTracker
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.consumer.progress import ProgressWatch
@@ -62,7 +62,7 @@ class Reader:
             self.observer,
             on_unanswered=lambda host, port: self.unanswered.append((host, port)),
         )
-        self.member.stalls = ProgressWatch(
+        self.member.progress = ProgressWatch(
             self.ledger, self.member.mark_for_replacement, stalled_after_s=0.5, confirm_s=0.2
         )
         self.reasons: list[str | None] = []
@@ -70,7 +70,7 @@ class Reader:
 
     async def revoked(self, _keys: object) -> None:
         """Do nothing: called before a consumer is replaced."""
-        self.reasons.append(self.member.not_joined())
+        self.reasons.append(self.member.unready)
 
     async def write(self, *values: bytes) -> None:
         await asyncio.to_thread(write, self.bootstrap, TOPIC, [(None, value) for value in values])
@@ -111,7 +111,7 @@ async def test_a_stall_without_a_cause(reader: Reader) -> None:
     [reason] = reader.reasons
     assert reason is not None
     assert reason.startswith("the consumer is being rebuilt: partitions [")
-    assert reason.endswith("] have records to read, and none has come for long")
+    assert reason.endswith("] have records to read, but bring none")
 
 
 @pytest.mark.fault(38)
@@ -242,7 +242,7 @@ async def test_a_group_that_is_never_joined() -> None:
     with Mock(partitions=1) as mock:
         mock.push(SYNC_GROUP, [REBALANCE_IN_PROGRESS] * 1000)
         reader = Reader(mock.bootstrap)
-        reader.member.joining = Progress(limit_s=1)
+        reader.member.join_tracker = StallTracker(limit_s=1)
         await reader.member.start()
         await reader.write(b"first")
         await reader.watched(reader.read_until(lambda: reader.observer.rebuilds))
@@ -261,7 +261,7 @@ async def test_a_drain_ends_a_rebuild() -> None:
         await reader.read_until(lambda: reader.values == [b"first"])
         consumer = reader.member.consumer
         mock.go_away()
-        reader.member.mark_for_replacement(consumer, Trouble("stalled", "for a test"))
+        reader.member.mark_for_replacement(consumer, ClientFault("stalled", "for a test"))
         fetching = asyncio.create_task(reader.member.fetch(100))
         while mock.refused() < 4:
             await asyncio.wait({fetching}, timeout=0.1)

@@ -66,16 +66,16 @@ async def test_which_clients_are_connected() -> None:
         await member.start()
         clients = Clients(settings.kafka, member, publisher.sink.producer)
         for _ in range(2):
-            assert clients.have_heard()
+            assert clients.all_have_answers()
             await _asked(clients)
         mock.go_away()
-        clients.have_heard()
+        clients.all_have_answers()
         await _asked(clients)
-        clients.have_heard()  # of requests in flight
+        clients.all_have_answers()  # of requests in flight
         await _asked(clients)
-        assert not clients.have_heard()
+        assert not clients.all_have_answers()
         mock.come_back()
-        await until(clients.have_heard)
+        await until(clients.all_have_answers)
         await member.stop()
         await publisher.sink.stop()
 

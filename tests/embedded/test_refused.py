@@ -27,7 +27,7 @@ SIZE, RECORD = 10, 87
 def queue_of(publisher: Publisher) -> PartitionQueue:
     """Return the queue that has published something, or will."""
     queues = publisher.sink._queues[Output.RESULTS]
-    return next(queue for queue in queues if queue.busy or queue.number or queue.pending)
+    return next(queue for queue in queues if queue.busy or queue.sequence or queue.pending)
 
 
 def publish_result(publisher: Publisher, name: str) -> None:
@@ -49,7 +49,7 @@ async def test_the_others_of_a_batch(publisher: Publisher, mock: Mock, code: int
     assert (publisher.rebuilds, publisher.failures) == ([], [])
     sender = publisher.sink._sender
     assert sender is not None
-    assert sender._numbers[queue_of(publisher).place] == 3
+    assert sender._numbers[queue_of(publisher).partition] == 3
 
 
 @pytest.mark.parametrize(

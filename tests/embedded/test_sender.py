@@ -11,9 +11,9 @@ from aiokafka.errors import KafkaConnectionError
 
 from fivestage.core.records import Output, OutputRecord
 from fivestage.errors import ConfigurationError, PublishError
-from fivestage.kafka.connection.rebuild_policy import Trouble
+from fivestage.kafka.connection.rebuild_policy import ClientFault
 from fivestage.kafka.producer.partitioner import murmur2
-from fivestage.kafka.producer.sender import NUMBERS, Sender
+from fivestage.kafka.producer.sender import SEQUENCE_NUMBERS, Sender
 from fivestage.kafka.producer.sink import LATE_LOOKS
 from fivestage.settings import KafkaSettings, TopicSettings
 from support.mock import PRODUCE
@@ -89,12 +89,12 @@ async def test_pauses_grow(publisher: Publisher) -> None:
     pauses = []
     for _ in range(8):
         sender._pause(queue)
-        pauses.append(queue.again_at)
+        pauses.append(queue.retry_at)
     most = [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0]
     assert all(limit / 2 <= pause <= limit for pause, limit in zip(pauses, most, strict=True))
     assert len(set(pauses[4:])) == 4
     queue.settle()
-    assert queue.pauses == 0
+    assert queue.retries == 0
 
 
 async def test_a_duplicate_batch_is_acknowledged(publisher: Publisher, mock: Mock) -> None:
@@ -129,7 +129,7 @@ async def test_a_partition_without_a_leader(publisher: Publisher) -> None:
     cluster: Any = publisher.sink.producer.client.client.cluster
     own, [first, *_] = cluster.leader_for_partition, publisher.sink._queues[Output.RESULTS]
     keys = {partition_of(b"%d" % number): b"%d" % number for number in range(20)}
-    cluster.leader_for_partition = lambda place: None if place == first.place else own(place)
+    cluster.leader_for_partition = lambda place: None if place == first.partition else own(place)
     publisher.publish("without a leader", key=keys[0])
     publisher.publish("led", key=keys[1])
     await until(lambda: publisher.acked == ["led"])
@@ -142,10 +142,10 @@ async def test_sequence_numbers_wrap_around(publisher: Publisher) -> None:
     """After the largest sequence number comes 0, as with Kafka's own producer."""
     queue = publisher.sink._queues[Output.RESULTS][partition_of(b"key")]
     numbers = sender_of(publisher)._numbers
-    numbers[queue.place] = NUMBERS - 2
+    numbers[queue.partition] = SEQUENCE_NUMBERS - 2
     publisher.publish("a", "b", "c", "d", "e")
     await until(lambda: len(publisher.acked) == 5)
-    assert numbers[queue.place] == 3
+    assert numbers[queue.partition] == 3
     publisher.publish("f")
     await until(lambda: len(publisher.acked) == 6)
     assert publisher.written() == ["a", "b", "c", "d", "e", "f"]
@@ -211,7 +211,7 @@ async def test_a_topic_that_is_hidden_from_us(publisher: Publisher) -> None:
     publisher.publish("a")
     await until(lambda: publisher.failures)
     assert isinstance(publisher.failures[0], ConfigurationError)
-    assert publisher.sink.problem == f"not allowed to write topic {TopicSettings().stage_results!r}"
+    assert publisher.sink.unready == f"not allowed to write topic {TopicSettings().stage_results!r}"
 
 
 async def test_dropped_records_have_no_age(publisher: Publisher) -> None:
@@ -244,7 +244,7 @@ async def test_a_rebuild_waits_for_answers_that_are_due(publisher: Publisher) ->
     intercept(publisher, answer_late)
     publisher.publish("a")
     await written.wait()
-    publisher.sink.producer.rebuild(Trouble("other", "another broker refused a batch"))
+    publisher.sink.producer.rebuild(ClientFault("other", "another broker refused a batch"))
     publisher.publish("b")
     await until(lambda: sender._closed)
     may_answer.set()

@@ -14,7 +14,7 @@ from aiokafka.producer.message_accumulator import MessageAccumulator
 
 from fivestage.core.records import Output, OutputRecord
 from fivestage.errors import ConfigurationError, PublishError
-from fivestage.kafka.aiokafka_internals import cut_producer
+from fivestage.kafka.aiokafka_internals import abort_producer
 from fivestage.kafka.producer.produce_request import EventRequest
 from fivestage.kafka.producer.sink import LATE_LOOKS
 from fivestage.settings import TopicSettings
@@ -33,7 +33,7 @@ async def test_a_batch_that_is_refused(publisher: Publisher, mock: Mock) -> None
     """A rejected batch and later records are published once, in order, and acknowledged once."""
     mock.push(PRODUCE, [45])
     publisher.publish("a", "b")
-    await until(lambda: publisher.sink.trouble)
+    await until(lambda: publisher.sink.fault)
     publisher.publish("c")
     await until(lambda: len(publisher.acked) == 3)
     assert publisher.acked == publisher.written() == ["a", "b", "c"]
@@ -50,9 +50,9 @@ async def test_a_batch_that_is_not_acknowledged(publisher: Publisher, mock: Mock
     publisher.look(LATE_LOOKS - 1)
     publisher.sink.look(asyncio.get_running_loop().time())  # in time by a clock that does not jump
     publisher.look(LATE_LOOKS - 1)
-    assert publisher.sink.trouble is None
+    assert publisher.sink.fault is None
     publisher.look(1)
-    assert publisher.sink.trouble is not None
+    assert publisher.sink.fault is not None
     mock.slow_down(0)
     await until(lambda: len(publisher.acked) == 2)
     assert publisher.acked == ["a", "b"]
@@ -123,7 +123,7 @@ async def test_replacing_a_producer_logs_no_loop_error() -> None:
     accumulator.reenqueue(drained[1][place])
     sender = SimpleNamespace(sender_task=loop.create_task(asyncio.sleep(60)))
     connections = SimpleNamespace(_sync_task=None, _conns={})
-    cut_producer(
+    abort_producer(
         cast("Any", SimpleNamespace(_message_accumulator=accumulator, _sender=sender, client=connections))
     )
     await asyncio.wait({sender.sender_task})
@@ -137,15 +137,15 @@ async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher
     await until(lambda: publisher.acked)
     client: Any = publisher.sink.producer.client.client
     [idle] = client._conns.values()
-    publisher.sink.producer.hang_up(idle.host, idle.port + 1)
+    publisher.sink.producer.close_idle_connections(idle.host, idle.port + 1)
     assert idle.connected()
-    publisher.sink.producer.hang_up(idle.host, idle.port)
+    publisher.sink.producer.close_idle_connections(idle.host, idle.port)
     assert not idle.connected()
     mock.slow_down(100)
     publisher.publish("b")
     await until(lambda: mock.requests(PRODUCE) == 2)
     [busy] = client._conns.values()
-    publisher.sink.producer.hang_up(busy.host, busy.port)
+    publisher.sink.producer.close_idle_connections(busy.host, busy.port)
     assert busy.connected()
     await until(lambda: len(publisher.acked) == 2)
     assert publisher.written() == ["a", "b"]
@@ -199,7 +199,7 @@ async def test_brokers_without_a_common_version(
     monkeypatch.setattr(EventRequest, "prepare", prepare)
     publisher.publish("a")
     await until(lambda: publisher.failures)
-    assert "versions 8 to 13, and this writes 3 to 7" in str(publisher.failures[0])
+    assert "versions 8 to 13 of produce requests, fivestage 3 to 7" in str(publisher.failures[0])
     assert publisher.rebuilds == []
 
 

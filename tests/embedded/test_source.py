@@ -93,7 +93,7 @@ async def read(producer: AIOKafkaProducer, count: int) -> list[tuple[int, int, A
 
 
 ALONE: dict[Spoil, str] = {
-    bad_header_name: "it cannot be taken out of its batch (UnicodeDecodeError)",
+    bad_header_name: "it cannot be read from its batch (UnicodeDecodeError)",
     bad_checksum: "the checksum of its batch is wrong",
 }
 """The fault of a batch of one record."""
@@ -101,12 +101,12 @@ BOMB_BYTES = 12_000_000
 """More than kafka.max_batch_bytes."""
 WHOLE_BATCH = {
     "bad checksum": (bad_checksum, "the checksum of its batch is wrong"),
-    "unknown codec": (unknown_codec, "the compression of its batch, codec 6, is not known"),
+    "unknown codec": (unknown_codec, "its batch uses an unknown compression codec, 6"),
     "not gzip": (not_gzip, "its batch cannot be decompressed"),
     **{
         f"bomb {codec}": (
             bomb(codec, BOMB_BYTES),
-            "its batch becomes larger than 8388608 bytes (kafka.max_batch_bytes)",
+            "its decompressed batch is larger than 8388608 bytes (kafka.max_batch_bytes)",
         )
         for codec in (GZIP, SNAPPY, FRAMED_SNAPPY, LZ4, ZSTD)
     },
@@ -174,15 +174,15 @@ async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, pat
     settings = Settings.load(None, {"kafka": {"bootstrap_servers": servers, "fetch_max_wait_ms": 20}})
     source = Source(settings, Ledger(max_span=1000), nothing, Observer())
     await source.start()
-    while source.not_joined() is not None:
+    while source.unready is not None:
         await source.fetch(10)
-    assert source.trouble is None
+    assert source.fault is None
     task: asyncio.Task[None] = operator.attrgetter(path)(source.consumer)
     while not task.done():
         task.cancel()
         await asyncio.sleep(0)
-    assert source.trouble is not None
-    assert source.trouble.reason == reason
+    assert source.fault is not None
+    assert source.fault.reason == reason
     with contextlib.suppress(asyncio.CancelledError):
         async with asyncio.timeout(5):
             await source.stop()
@@ -227,7 +227,7 @@ async def test_an_expelled_member_sends_no_commit(
     """An expelled member sends no commit: brokers accept it from outside while the group is empty."""
     sent: list[object] = []
     async with reading(producer) as source, asyncio.timeout(20):
-        while source.not_joined() is not None:
+        while source.unready is not None:
             await source.fetch(10)
         coordinator: Any = source.consumer._coordinator
         send = coordinator._send_req

@@ -36,7 +36,7 @@ async def test_an_obsolete_call_is_not_made(*, barred: bool, left_s: float, call
     calls: list[str] = []
     now, spec, pool = time.monotonic(), PLAN.stages[2], ThreadPool(1)
     ctx = StageContext("prod", inf, time.monotonic, StageType.PROCESSING)
-    routing = StageRouting(LONG_S, typical_s=LONG_S / 2)
+    routing = StageRouting(LONG_S, p50_s=LONG_S / 2)
     parked = Parked(spec, routing, ctx, Times(now, now + LONG_S, now + left_s), now, lambda: barred)
     call = parked.submit(pool, lambda query, _ctx: calls.append(query.query_id), Query("q", "any"))
     await parked.wait(call)

@@ -224,7 +224,7 @@ async def test_queries_do_not_wait_to_call_a_node_that_fails(
             for number in range(5):
                 bus.put(query(f"waits{number}", node))
             await parked(bus, 5)
-            lane, now = bus.inner.policies.lane("prod"), asyncio.get_running_loop().time()
+            lane, now = bus.inner.learned.lane("prod"), asyncio.get_running_loop().time()
             failing = lane.nodes[node] = NodeState(BreakerPolicy(first_open_s=60, open_s=60), lambda: 0.0)
             for number in range(200):
                 failing.breaker.record(now - 2 + number / 100, failed=True)

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from opentelemetry.sdk.resources import Resource
 
-from fivestage.core.admission.slots import Gate, InFlightLimit
+from fivestage.core.admission.slots import Gate
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.observer import Observer
 from fivestage.dispatch.build import Randomness, wire
@@ -255,7 +255,7 @@ class Instance(Service):
             tracing=Tracing(results_topic="results", group_id="simulation", provider=PROVIDER),
             randomness=Randomness(lambda: WALL_AT_START + clock(), clock, random.random),
         )
-        inner.poller._gate = Gate(InFlightLimit.of(self.max_taken_in))
+        inner.poller._gate = Gate(self.max_taken_in)
         source = _CheckedMember(
             settings,
             self.ledger,

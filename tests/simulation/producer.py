@@ -1,6 +1,6 @@
 """The double of the producer's client, ``kafka/producer/producer_client.py``.
 
-Private names that the service touches (``bus/internals.py``) are those of aiokafka.
+Private names that the service touches (``kafka/aiokafka_internals.py``) are those of aiokafka.
 """
 
 from __future__ import annotations

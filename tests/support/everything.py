@@ -184,7 +184,7 @@ async def _run(observer: Observer | None) -> MemoryBus:
             await asyncio.sleep(0.025)
         executor.waits_for_thread = bus.inner.running
         await _ask(bus, "busy", "answers")
-        bus.inner.policies.lane("prod").routing.stuck = frozenset({"answers"})
+        bus.inner.learned.lane("prod").routing.stuck = frozenset({"answers"})
         await _ask(bus, "stuck", "answers")
     return bus
 

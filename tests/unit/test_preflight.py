@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     [
         (
             b"",
-            "it hung up on the first request: is kafka.security_protocol = PLAINTEXT what this port expects?",
+            "it closed the connection at the first request: is kafka.security_protocol = PLAINTEXT what",
         ),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it hung up on the first request"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it closed the connection at the first request"),
         (b"\x00\x00\x00\x04\xff\xff\xff\xff", "it does not answer like Kafka (CorrelationIdError)"),
-        (b"\x00\x00\x00\x06\x00\x00\x00\x01\x00\x00", "it hung up on the first request"),
+        (b"\x00\x00\x00\x06\x00\x00\x00\x01\x00\x00", "it closed the connection at the first request"),
         (None, "it accepts connections but does not answer within 0 s"),
     ],
     ids=["nothing", "HTTP", "another correlation id", "too short", "silence"],

@@ -216,7 +216,7 @@ def outcomes(result: PipelineResult) -> list[str]:
 
 def know(bus: MemoryBus, takes_s: Mapping[StageType, float], lane: str = "prod") -> None:
     """Teach a lane the durations of its stages."""
-    policy = bus.inner.policies.lane(lane)
+    policy = bus.inner.learned.lane(lane)
     for stage_type, limit in zip(StageType, policy.limits, strict=True):
         for _ in range(limit.policy.min_samples):
             limit.succeeded(takes_s.get(stage_type, 0.0))

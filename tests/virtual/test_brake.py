@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fivestage.kafka.aiokafka_internals import brake_fetches
+from fivestage.kafka.aiokafka_internals import back_off_failed_fetches
 
 
 class Consumer:
@@ -29,7 +29,7 @@ class Consumer:
 def braked(*, takes_s: float, brings: bool) -> Any:
     """Build a fetcher with the pause installed."""
     consumer: Any = Consumer(takes_s=takes_s, brings=brings)
-    brake_fetches(consumer, soon_s=0.05, pause_s=0.1)
+    back_off_failed_fetches(consumer, soon_s=0.05, pause_s=0.1)
     return consumer
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from fivestage.errors import ConfigurationError
-from fivestage.kafka.connection.diagnosis import INTERVAL_S, MAX_DEAF_LOOKS, Diagnosis
+from fivestage.kafka.connection.diagnosis import INTERVAL_S, MAX_SILENT_CHECKS, Diagnosis
 from fivestage.settings import KafkaSettings
 
 if TYPE_CHECKING:
-    from fivestage.kafka.connection.rebuild_policy import Trouble
+    from fivestage.kafka.connection.rebuild_policy import ClientFault
 
 AWAY = ConfigurationError("cannot reach Kafka")
 
@@ -25,12 +25,12 @@ class Clients:
         self.rebuilt: list[str] = []
         self.looks = self.renewals = 0
 
-    def have_heard(self) -> bool:
+    def all_have_answers(self) -> bool:
         self.looks += 1
         return self.hear
 
-    def rebuild(self, trouble: Trouble) -> None:
-        self.rebuilt.append(trouble.reason)
+    def rebuild(self, fault: ClientFault) -> None:
+        self.rebuilt.append(fault.reason)
 
     def renew_certificates(self) -> None:
         self.renewals += 1
@@ -57,7 +57,7 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
 
 async def looks(diagnosis: Diagnosis, clients: Clients, count: float, *, cut_off: bool = True) -> None:
     """Run for a number of checks."""
-    task = asyncio.create_task(diagnosis.run(lambda: cut_off, clients))
+    task = asyncio.create_task(diagnosis.run(lambda: cut_off, cast("Any", clients)))
     await asyncio.wait({task}, timeout=(count + 0.5) * (INTERVAL_S + 0.1))
     task.cancel()
     await asyncio.wait({task})
@@ -68,11 +68,11 @@ async def test_clients_that_hear_nothing(kafka: Kafka) -> None:
     """Clients that hear nothing for long while new clients can connect are rebuilt together."""
     diagnosis, clients = Diagnosis(KafkaSettings()), Clients()
     assert kafka.problem is None
-    await looks(diagnosis, clients, MAX_DEAF_LOOKS - 1)
+    await looks(diagnosis, clients, MAX_SILENT_CHECKS - 1)
     assert clients.rebuilt == []
     await looks(diagnosis, clients, 1)
     assert clients.rebuilt == ["cut_off"]
-    await looks(diagnosis, clients, MAX_DEAF_LOOKS - 1)  # the new clients get the same time
+    await looks(diagnosis, clients, MAX_SILENT_CHECKS - 1)  # the new clients get the same time
     assert clients.rebuilt == ["cut_off"]
 
 
@@ -83,7 +83,7 @@ async def test_clients_that_hear_now_and_then(kafka: Kafka) -> None:
     assert kafka.problem is None
     for _ in range(3):
         clients.hear = False
-        await looks(diagnosis, clients, MAX_DEAF_LOOKS - 1)
+        await looks(diagnosis, clients, MAX_SILENT_CHECKS - 1)
         clients.hear = True
         await looks(diagnosis, clients, 1)
     assert clients.rebuilt == []
@@ -93,16 +93,16 @@ async def test_clients_that_hear_now_and_then(kafka: Kafka) -> None:
 async def test_an_outage_rebuilds_nothing(kafka: Kafka) -> None:
     """While new clients cannot connect either, running ones are kept and the time does not count."""
     diagnosis, clients = Diagnosis(KafkaSettings()), Clients()
-    await looks(diagnosis, clients, MAX_DEAF_LOOKS - 1)
+    await looks(diagnosis, clients, MAX_SILENT_CHECKS - 1)
     kafka.problem = AWAY
     await looks(diagnosis, clients, 100)
     now = asyncio.get_running_loop().time()
     assert (diagnosis.cause, diagnosis.reach.waited_s(0.0, now)) == ("cannot reach Kafka", 0.0)
     kafka.problem = None
-    await looks(diagnosis, clients, MAX_DEAF_LOOKS - 1)
+    await looks(diagnosis, clients, MAX_SILENT_CHECKS - 1)
     assert clients.rebuilt == []
     assert diagnosis.cause is None
-    assert 0 < diagnosis.reach.waited_s(0.0, asyncio.get_running_loop().time()) < MAX_DEAF_LOOKS * 5
+    assert 0 < diagnosis.reach.waited_s(0.0, asyncio.get_running_loop().time()) < MAX_SILENT_CHECKS * 5
 
 
 async def test_connected_clients_are_not_checked(kafka: Kafka) -> None:

@@ -44,8 +44,8 @@ async def running_in(shares: Any, arrivals: list[str]) -> tuple[set[tuple[int, .
             bus.put(query(f"q{number}", lane=lane))
         await asyncio.sleep(3.5 * TAKES_S)
         slots = bus.inner.slots
-        while all(slots._room.waiting(lane) for lane in settings.lanes):
-            seen.add(tuple(slots.running_in(lane) for lane in settings.lanes))
+        while all(lane in slots._queues._queues for lane in settings.lanes):
+            seen.add(tuple(slots._running[lane] for lane in settings.lanes))
             await asyncio.sleep(TAKES_S)
         await finish(bus, len(arrivals))
     return seen, listening
@@ -87,7 +87,7 @@ async def test_a_lane_that_comes_back_has_its_share_at_once() -> None:
             bus.put(query(f"prod{number}", lane="prod"))
         await asyncio.sleep(TAKES_S)
         slots = bus.inner.slots
-        assert (slots.running_in("prod"), slots.running_in("canary")) == (18, 2)
+        assert (slots._running["prod"], slots._running["canary"]) == (18, 2)
         await finish(bus, 84)
 
 
@@ -111,9 +111,9 @@ async def test_each_lane_has_its_own_breakers_and_limits() -> None:
         await ask_for_a_second(bus, 101, lane="canary")
         node.fails = False
         canary, prod = await bus.ask("any", lane="canary"), await bus.ask("any", lane="prod")
-        policies = bus.inner.policies.lanes
-        assert set(policies) == {"canary", "prod"}
-        limits = {name: policy.limits[2].limit_s for name, policy in policies.items()}
+        lanes = bus.inner.learned.lanes
+        assert set(lanes) == {"canary", "prod"}
+        limits = {name: lane.limits[2].limit_s for name, lane in lanes.items()}
     assert (canary.error_type, str(prod.status)) == ("breaker_open", "success")
     assert limits == {"canary": pytest.approx(0.06, abs=1e-3), "prod": 0.12}
     assert prod.stages[2].timeout_ms == 120
@@ -134,9 +134,9 @@ async def test_lanes_without_number_share_one_policy() -> None:
         node.fails = False
         late = await bus.ask("any", lane="late")
         early = await bus.ask("any", lane="lane0")
-        policies = bus.inner.policies
-        assert len(policies.lanes) == MAX_LANES + 1
-        assert policies.lane("late") is policies.lane("more3") is policies.lanes[OTHER_LANES]
+        learned = bus.inner.learned
+        assert len(learned.lanes) == MAX_LANES + 1
+        assert learned.lane("late") is learned.lane("more3") is learned.lanes[OTHER_LANES]
     assert (late.error_type, late.lane, str(early.status)) == ("breaker_open", "late", "success")
 
 
@@ -145,8 +145,8 @@ async def test_the_lane_of_queries_that_name_none() -> None:
     async with MemoryBus(pipeline(any=FakeNode(0.01)), settings=lanes({"prod": 1, "b": 1})) as bus:
         bus.put(orjson.dumps({"query_id": "q", "user_input": "any"}))
         await asyncio.sleep(0.005)
-        assert bus.inner.slots.running_in("prod") == 1
+        assert bus.inner.slots._running["prod"] == 1
         await finish(bus, 1)
     assert statuses(bus) == {"success": 1}
-    assert bus.inner.policies.lane("prod").nodes.keys() == {"any"}
+    assert bus.inner.learned.lane("prod").nodes.keys() == {"any"}
     assert [str(stage.stage_type) for stage in bus.results()[0].stages] == list(StageType)

@@ -304,7 +304,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         """No slot is lost, counted twice, or free while a query could use it."""
         world, slots = self.world, self.world.slots
         lanes = Counter(job.query.lane for job in self.running())
-        assert {lane: slots.running_in(lane) for lane in WEIGHTS} == {lane: lanes[lane] for lane in WEIGHTS}
+        assert {lane: slots._running[lane] for lane in WEIGHTS} == {lane: lanes[lane] for lane in WEIGHTS}
         assert (slots.running, world.inner.running.parked) == (lanes.total(), len(self.running(waiting=True)))
         assert slots.held_bytes == sum(one.size for one in world.unacked)
         may_run = slots.running < slots.limit and slots.held_bytes < MAX_HELD_BYTES
@@ -313,7 +313,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def what_waits_is_in_its_lane(self) -> None:
         waiting = Counter(entry.lane for entry in self.world.waiting() if not self.is_leaving(entry))
         for lane in WEIGHTS:
-            assert self.world.slots._room.waiting(lane) >= waiting[lane]
+            assert len(self.world.slots._queues._queues.get(lane, ())) >= waiting[lane]
 
     def none_is_overdue(self) -> None:
         world = self.world
@@ -386,7 +386,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert (inner.slots.held_bytes, len(inner.dispatcher.rejections), inner.running.jobs) == (0, 0, {})
         assert (inner.slots.input_bytes, inner.dispatcher.in_line) == (0, 0)
         assert not any(offsets.in_line or offsets.line_bytes for offsets in world.ledger.partitions.values())
-        assert inner.dispatcher._order is None or not inner.dispatcher._order.under_way
+        assert inner.dispatcher._order is None or not inner.dispatcher._order._queues
 
 
 TestDispatcherMachine = DispatcherMachine.TestCase

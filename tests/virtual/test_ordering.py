@@ -256,7 +256,7 @@ async def test_a_drain_puts_back_what_waits_behind_a_key() -> None:
         assert (bus.dispatcher.in_flight, bus.dispatcher.waiting) == (0, 0)
         assert (bus.ledger.in_flight(), bus.ledger.committable()) == (0, {KEY: 3})
         assert bus.inner.dispatcher._order is not None
-        assert bus.inner.dispatcher._order.under_way == 0
+        assert not bus.inner.dispatcher._order._queues
     assert node.calls == ["a0", "b0", "a1"]
     assert set(ends(bus)) == {b"a0", b"b0", b"a1"}
 

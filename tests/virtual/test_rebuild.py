@@ -12,11 +12,11 @@ import pytest
 from fivestage.core.observer import Observer
 from fivestage.core.reachability import Reachability
 from fivestage.errors import BrokerError, ConfigurationError
-from fivestage.kafka.aiokafka_internals import brake_fetches
-from fivestage.kafka.connection.rebuild import ATTEMPT_S, PATIENCE_S, STOP_S, Rebuilds, attempt_within
-from fivestage.kafka.connection.rebuild_policy import MAX_REBUILDS, WINDOW_S, Trouble
+from fivestage.kafka.aiokafka_internals import back_off_failed_fetches
+from fivestage.kafka.connection.rebuild import ATTEMPT_S, PATIENCE_S, STOP_S, Rebuilder, attempt_within
+from fivestage.kafka.connection.rebuild_policy import MAX_REBUILDS, WINDOW_S, ClientFault
 
-TROUBLE = Trouble("fetch_ended", "the fetch task has ended")
+FAULT = ClientFault("fetch_ended", "the fetch task has ended")
 
 
 class Client:
@@ -52,21 +52,21 @@ class Counted(Observer):
 async def test_a_budget_that_is_spent() -> None:
     """A rebuild beyond the budget is rejected and names its cause; the budget refills with time."""
     observer = Counted()
-    rebuilds = Rebuilds("consumer", observer)
+    rebuilds = Rebuilder("consumer", observer)
     for _ in range(MAX_REBUILDS):
-        await rebuilds.permit(TROUBLE)
+        await rebuilds.permit(FAULT)
     with pytest.raises(BrokerError, match=r"the consumer was rebuilt 3 times .*: the fetch task has ended"):
-        await rebuilds.permit(TROUBLE)
+        await rebuilds.permit(FAULT)
     assert observer.rebuilds == [("consumer", "fetch_ended")] * MAX_REBUILDS
     await asyncio.sleep(WINDOW_S)
-    await rebuilds.permit(TROUBLE)
+    await rebuilds.permit(FAULT)
 
 
 async def test_brokers_that_come_back() -> None:
     """A client is retried until it starts; failed and hanging ones are stopped."""
     made = [Client(fails=True), Client(hangs=True), Client(fails=True), Client()]
     left = iter(made)
-    client = await Rebuilds("producer", Observer()).connected(lambda: next(left), lambda one: one.start())
+    client = await Rebuilder("producer", Observer()).connect(lambda: next(left), lambda one: one.start())
     assert client is made[-1]
     assert [one.stopped for one in made] == [True, True, True, False]
 
@@ -80,9 +80,9 @@ async def test_certificates_that_are_being_exchanged() -> None:
             raise ConfigurationError("cannot use the certificate files")
         return left.pop()
 
-    assert await Rebuilds("producer", Observer()).connected(make, lambda one: one.start())
+    assert await Rebuilder("producer", Observer()).connect(make, lambda one: one.start())
     with pytest.raises(BrokerError, match="cannot use the certificate files"):
-        await Rebuilds("producer", Observer()).connected(_no_certificates, lambda one: one.start())
+        await Rebuilder("producer", Observer()).connect(_no_certificates, lambda one: one.start())
 
 
 def _no_certificates() -> Client:
@@ -94,7 +94,7 @@ async def test_a_wait_for_brokers_that_is_given_up() -> None:
     client = Client(fails=True)
     client.start = partial(asyncio.sleep, 1e6)  # type: ignore[method-assign] # does not fail, but wait
     rebuilding = asyncio.ensure_future(
-        Rebuilds("consumer", Observer()).connected(lambda: client, lambda one: one.start())
+        Rebuilder("consumer", Observer()).connect(lambda: client, lambda one: one.start())
     )
     await asyncio.sleep(1)
     rebuilding.cancel()
@@ -112,7 +112,7 @@ async def test_an_outage_is_waited_for() -> None:
     asyncio.get_running_loop().call_later(3600, lambda: reach.found(clock()))
     before = clock()
     with pytest.raises(BrokerError, match="the producer could not be rebuilt within 120 s"):
-        await Rebuilds("producer", Observer(), reach).connected(
+        await Rebuilder("producer", Observer(), reach).connect(
             lambda: Client(fails=True), lambda one: one.start()
         )
     assert 3600 + PATIENCE_S < clock() - before < 3600 + PATIENCE_S + 6
@@ -124,7 +124,7 @@ async def test_brokers_that_stay_away(client: Client) -> None:
     clock = asyncio.get_running_loop().time
     before = clock()
     with pytest.raises(BrokerError, match="the producer could not be rebuilt within 120 s"):
-        await Rebuilds("producer", Observer()).connected(lambda: client, lambda one: one.start())
+        await Rebuilder("producer", Observer()).connect(lambda: client, lambda one: one.start())
     assert PATIENCE_S < clock() - before < PATIENCE_S + ATTEMPT_S + STOP_S + 6
 
 
@@ -165,7 +165,7 @@ async def test_a_cancelled_fetch_ends_its_pause() -> None:
         return True
 
     consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_proc_fetch_request=fetch))
-    brake_fetches(consumer, soon_s=0.1, pause_s=0.1)
+    back_off_failed_fetches(consumer, soon_s=0.1, pause_s=0.1)
     fetching = asyncio.ensure_future(consumer._fetcher._proc_fetch_request())
     await asyncio.sleep(0.01)
     cancelled_at = asyncio.get_running_loop().time()

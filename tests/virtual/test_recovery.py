@@ -24,14 +24,19 @@ from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError, ConfigurationError
 from fivestage.kafka.consumer.fetch_recovery import FetchRecovery
 from fivestage.kafka.consumer.offset_reset import RETRY_S, OffsetReset
+from fivestage.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fivestage.kafka.consumer.offset_reset import Reset
-
 FIRST, SECOND = PartitionKey("queries", 0), PartitionKey("queries", 1)
 BOTH = frozenset({FIRST, SECOND})
+
+
+def settings(reset: str = "earliest") -> Settings:
+    """Of the group g."""
+    kafka = {"group_id": "g", "auto_offset_reset": reset}
+    return Settings.load(None, {"kafka": kafka, "topics": {"queries": "queries"}})
 
 
 class RebalancingConsumer:
@@ -137,7 +142,7 @@ async def recover(
         return records
 
     client: Any = consumer
-    recovery = FetchRecovery(client, ledger, begin, topic="queries", group_id="g", patience_ms=200)
+    recovery = FetchRecovery(client, ledger, begin, settings())
     return await recovery.recover(100), consumer, ledger
 
 
@@ -189,7 +194,7 @@ async def test_a_position_is_restored_only_in_the_assignment_that_had_none(
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, (during, FIRST))
     client: Any = consumer
-    await OffsetReset(client, ledger, Observer(), topic="queries", group_id="g").restore(error)
+    await OffsetReset(client, ledger, Observer(), settings()).restore(error)
     offsets = ledger.offsets(FIRST)
     assert offsets is not None
     assert (consumer.sought, offsets.next_offset) == ([], None)
@@ -203,7 +208,7 @@ async def test_a_halted_partition_stays_halted() -> None:
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
     consumer.rebalanced = True  # in the middle of the fetch
     client: Any = consumer
-    recovery = FetchRecovery(client, ledger, list, topic="queries", group_id="g", patience_ms=200)
+    recovery = FetchRecovery(client, ledger, list, settings())
     found = await recovery.recover(10)
     assert sorted(consumer.sought) == [(0, 5), (1, 5)]
     assert [record.partition for record in found if isinstance(record, PlainRecord)] == [1]
@@ -216,7 +221,7 @@ async def test_a_failed_client_task_skips_no_record() -> None:
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST), [FIRST])
     consumer.end_task()
     client: Any = consumer
-    recovery = FetchRecovery(client, ledger, list, topic="queries", group_id="g", patience_ms=200)
+    recovery = FetchRecovery(client, ledger, list, settings())
     with pytest.raises(BrokerError, match="the Kafka client's fetch task has ended"):
         await recovery.recover(10)
     assert all(offsets.next_offset is None for offsets in ledger.partitions.values())
@@ -242,10 +247,10 @@ async def test_a_position_that_cannot_be_looked_up() -> None:
     lost = NoOffsetForPartitionError(TopicPartition(*FIRST))
     client: Any = Refusing(ledger, TopicAuthorizationFailedError())
     with pytest.raises(ConfigurationError, match="not allowed to read topic 'queries': grant Read on it"):
-        await OffsetReset(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
+        await OffsetReset(client, ledger, Observer(), settings()).restore(lost)
     client = Refusing(ledger, RequestTimedOutError())
     before = asyncio.get_running_loop().time()
-    await OffsetReset(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
+    await OffsetReset(client, ledger, Observer(), settings()).restore(lost)
     assert asyncio.get_running_loop().time() - before == pytest.approx(RETRY_S)
 
 
@@ -256,7 +261,7 @@ async def test_a_shorter_log_starts_with_new_offsets() -> None:
     old = ledger.offsets(FIRST)
     client: Any = RebalancingConsumer(ledger, ("nothing", FIRST))
     lost = OffsetOutOfRangeError({TopicPartition(*FIRST): 12})
-    await OffsetReset(client, ledger, Observer(), topic="queries", group_id="g").restore(lost)
+    await OffsetReset(client, ledger, Observer(), settings()).restore(lost)
     assert old is not None
     assert (old.closed, ledger.offsets(FIRST) is old) == (True, False)
 
@@ -279,16 +284,14 @@ class Counting(Observer):
         self.resets.append((reason, skipped))
 
 
-async def restored(reset: Reset, lost: str) -> tuple[RebalancingConsumer, Ledger, Counting]:
+async def restored(reset: str, lost: str) -> tuple[RebalancingConsumer, Ledger, Counting]:
     """Return the position that replaces one outside of the log."""
     ledger, observer = Ledger(max_span=10), Counting()
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
     consumer.rebalanced = True  # the consumer keeps what is sought
     client: Any = consumer
-    await OffsetReset(client, ledger, observer, topic="queries", group_id="g", reset=reset).restore(
-        LOST[lost]
-    )
+    await OffsetReset(client, ledger, observer, settings(reset)).restore(LOST[lost])
     return consumer, ledger, observer
 
 
@@ -325,8 +328,6 @@ async def test_a_partition_that_was_never_read_keeps_no_position() -> None:
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
     consumer.rebalanced, consumer.position = True, None
     client: Any = consumer
-    recovery = FetchRecovery(
-        client, ledger, list, topic="queries", group_id="g", patience_ms=200, from_beginning=False
-    )
+    recovery = FetchRecovery(client, ledger, list, settings("latest"))
     await recovery.recover(10)
     assert consumer.sought == []

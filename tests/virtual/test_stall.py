@@ -210,7 +210,7 @@ class Harness:
         now = asyncio.get_running_loop().time()
         job = Job(Query("q", "text"), PLAN, started_at=now, ends_at=now + 60)
         job.routing.stages = tuple(
-            stage._replace(need_s=takes_s if number == 0 else 0.001)
+            stage._replace(p95_s=takes_s if number == 0 else 0.001)
             for number, stage in enumerate(job.routing.stages)
         )
         self.pool.submit(job)
@@ -635,7 +635,7 @@ def watchdog(beat: Any, spent: SpentCpu | None = None) -> Watchdog:
     return Watchdog(
         running=beat,
         executor=beat,
-        policies=beat,
+        learned=beat,
         max_overdue=2,
         cpu_clock=lambda: beat.cpu_s,
         spent=spent,

@@ -11,7 +11,7 @@ import pytest
 from fivestage.core.admission.thread_queues import PATIENCE
 from fivestage.core.reachability import Reachability
 from fivestage.errors import ExecutorError, FivestageError, PublishError
-from fivestage.kafka.connection.rebuild_policy import Trouble
+from fivestage.kafka.connection.rebuild_policy import ClientFault
 from fivestage.pipeline.thread_pool import Abandoned
 from fivestage.service.health import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, HealthMonitor
 
@@ -28,9 +28,7 @@ class Parts:
         self.failure: str | None = None
         self.unready: str | None = None
         self.left: list[Abandoned] = []
-        self.reason: str | None = None
-        self.trouble: Trouble | None = None
-        self.problem: str | None = None
+        self.fault: ClientFault | None = None
         self.halted: str | None = None
         self.looks = 0
         self.cpu_share = 0.0
@@ -42,12 +40,6 @@ class Parts:
 
     def look(self, _now: float | None = None) -> None:
         self.looks += 1
-
-    def held_up(self) -> str | None:
-        return self.halted
-
-    def not_joined(self) -> str | None:
-        return self.reason
 
     def oldest_unacked_s(self, now: float) -> float:
         return 0.0 if self.unacked_since is None else now - self.unacked_since
@@ -106,7 +98,7 @@ async def test_an_executor_that_ended() -> None:
 async def test_a_producer_that_is_being_rebuilt() -> None:
     """While the sink rebuilds its producer, the service is not ready but live."""
     parts = Parts()
-    parts.trouble = Trouble("sender_ended", "the send task has ended")
+    parts.fault = ClientFault("sender_ended", "the send task has ended")
     assert await given_up(parts, 5) is None
     assert parts.looks > 5
     assert monitor(parts).ready() == (False, "the producer is being rebuilt: the send task has ended")
@@ -210,14 +202,14 @@ async def test_a_producer_that_is_rebuilt_counts_as_cut_off() -> None:
     """A producer that is rebuilt counts as cut off, so that the cause is checked even without events."""
     parts = Parts()
     assert not monitor(parts).is_cut_off()
-    parts.trouble = Trouble("sender_ended", "the send task has ended")
+    parts.fault = ClientFault("sender_ended", "the send task has ended")
     assert monitor(parts).is_cut_off()
 
 
 async def test_an_output_topic_that_is_gone() -> None:
     """A topic that rejects events makes the service unready, and is named when the service ends."""
     parts = Parts()
-    parts.unacked_since, parts.problem = 0.0, "topic 'x' does not exist any more"
+    parts.unacked_since, parts.unready = 0.0, "topic 'x' does not exist any more"
     assert monitor(parts).ready() == (False, "topic 'x' does not exist any more")
     assert monitor(parts).live().ok
     assert str(await given_up(parts, 200)).endswith(": topic 'x' does not exist any more")
@@ -246,7 +238,7 @@ async def test_a_query_that_may_take_long() -> None:
 async def test_not_joined(reason: str) -> None:
     """A member that has not joined its group is unready, whatever the cause."""
     parts = Parts()
-    parts.reason = reason
+    parts.unready = reason
     assert monitor(parts).ready() == (False, reason)
     assert monitor(parts).live().ok
 

@@ -231,7 +231,7 @@ class World:
         held = sum(one.size for one in self.unacked)
         self.must(held < MAX_HELD_BYTES, "none is started while too much is not acknowledged", held)
         for other, weight in WEIGHTS.items():
-            if self.slots._room.waiting(other):
+            if other in self.slots._queues._queues:
                 fair = lanes[lane] / WEIGHTS[lane] <= lanes[other] / weight
                 self.must(fair, "the lane that has least of its share is next", lane, other, lanes)
         if self.by_key and entry.record.key is not None:

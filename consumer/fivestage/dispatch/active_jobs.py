@@ -38,16 +38,16 @@ class ActiveJobs:
     Args:
         executor: Runs them.
         slots: Each takes one.
-        policies: What is learned, lane by lane.
+        learned: What is learned, lane by lane.
         observer: Told of what comes after its job's end, and of nodes that stood in.
     """
 
     def __init__(
-        self, *, executor: Executor, slots: Slots[Any], policies: LearnedState, observer: Observer
+        self, *, executor: Executor, slots: Slots[Any], learned: LearnedState, observer: Observer
     ) -> None:
         self._executor = executor
         self._slots = slots
-        self._policies = policies
+        self._learned = learned
         self._observer = observer
         self.jobs: dict[int, Job] = {}
         """By number, the oldest first."""
@@ -128,7 +128,7 @@ class ActiveJobs:
             return
         now = asyncio.get_running_loop().time()
         self._queues.enter(job, pool, now)
-        self._policies.pressure.press(now, due=job.due_at < inf)
+        self._learned.pressure.note_wait(now, due=job.due_at < inf)
         self._slots.release(job.query.lane)
         self.on_slot_free()
 
@@ -145,7 +145,7 @@ class ActiveJobs:
     def look_at_wait(self, job: Job) -> None:
         """Let another node answer where the one that a job waits for a thread to call must not be called."""
         waiting = self._waits_to_call(job)
-        if waiting is not None and waiting.node and not job.routing.lets(waiting.node):
+        if waiting is not None and waiting.node and not job.routing.allows(waiting.node):
             self._end_wait(job, waiting, *job.routing.rejection(waiting.node))
 
     def _waits_to_call(self, job: Job) -> RunningStage | None:
@@ -207,8 +207,8 @@ class ActiveJobs:
 
     def _learn(self, job: Job, conclusion: QueryOutcome, now: float, *, ran: bool) -> None:
         superseded = conclusion.superseded if conclusion.earlier else []
-        disturbed_at = -inf if job.is_blocking else max(job.held_at, self._policies.disturbed_at)
-        self._policies.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
+        disturbed_at = -inf if job.is_blocking else max(job.held_at, self._learned.disturbed_at)
+        self._learned.lane(job.query.lane).concluded(conclusion, superseded, now, disturbed_at=disturbed_at)
         if superseded:
             self._observer.failed_over(job.query.lane, len(superseded))
         late = conclusion.status is _TIMED_OUT

@@ -38,7 +38,7 @@ class Inner(NamedTuple):
     dispatcher: Dispatcher
     running: ActiveJobs
     watchdog: Watchdog
-    policies: LearnedState
+    learned: LearnedState
     slots: Slots[Candidate]
 
 
@@ -67,7 +67,7 @@ def wire(
     """Make the parts between source and sink."""
     randomness = randomness or Randomness()
     breaker = settings.breaker.policy(settings.pipeline.total_timeout_ms)
-    policies = LearnedState(
+    learned = LearnedState(
         LanePolicy(settings.pipeline.plan(), settings.adaptive.policy(), breaker, randomness.rng),
         observer,
     )
@@ -76,18 +76,18 @@ def wire(
     shedder = Shedder(
         ShedPolicy(admission.shed, admission.shed_max_share),
         settings.pipeline.total_timeout_ms / 1000,
-        policies.pressure,
+        learned.pressure,
     )
     order: KeyOrder[tuple[str, int, bytes], Arrival | Candidate] | None = (
         KeyOrder() if admission.ordering == "key" else None
     )
     screening = Screening(
-        shedder, total_s=policies.plan.total_s, ttl_ms=admission.query_ttl_ms, observer=observer
+        shedder, total_s=learned.plan.total_s, ttl_ms=admission.query_ttl_ms, observer=observer
     )
-    running = ActiveJobs(executor=executor, slots=slots, policies=policies, observer=observer)
+    running = ActiveJobs(executor=executor, slots=slots, learned=learned, observer=observer)
     dispatcher = Dispatcher(
         admission=Admission(slots, screening, order),
-        policies=policies,
+        learned=learned,
         limits=DecodeLimits(settings.lane, frozenset(settings.lanes), admission.max_value_bytes),
         ledger=ledger,
         encoder=encoder,
@@ -105,11 +105,11 @@ def wire(
     watchdog = Watchdog(
         running=running,
         executor=executor,
-        policies=policies,
+        learned=learned,
         max_overdue=settings.executor.max_overdue,
         cpu_clock=randomness.cpu_clock,
     )
-    return Inner(poller, dispatcher, running, watchdog, policies, slots)
+    return Inner(poller, dispatcher, running, watchdog, learned, slots)
 
 
 def _limiter(settings: Settings) -> ConcurrencyLimiter:

@@ -79,7 +79,7 @@ class Dispatcher:
 
     Args:
         admission: Who may run, and when.
-        policies: What is learned, lane by lane.
+        learned: What is learned, lane by lane.
         limits: What a record may look like.
         ledger: Books of the assigned partitions; records are begun by the source and finished here.
         encoder: Writes the events.
@@ -90,7 +90,7 @@ class Dispatcher:
         self,
         *,
         admission: Admission,
-        policies: LearnedState,
+        learned: LearnedState,
         limits: DecodeLimits,
         ledger: Ledger,
         encoder: Encoder,
@@ -100,9 +100,9 @@ class Dispatcher:
         tracing: Tracing,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._plan = policies.plan
+        self._plan = learned.plan
         self._slots, self._screening, self._order = admission
-        self._policies = policies
+        self._learned = learned
         self._limits = limits
         self._ledger = ledger
         self._encoder = encoder
@@ -359,7 +359,7 @@ class Dispatcher:
             if (candidate := self._slots.next()) is None:
                 return
             candidate.waits = False
-            self._policies.pressure.press(now, due=candidate.budget.due_at is not None)
+            self._learned.pressure.note_wait(now, due=candidate.budget.due_at is not None)
             if candidate.offsets.closed:  # taken away while it waited
                 self._forget(candidate)
             elif (cause := self._begin(candidate, now)) is not None:
@@ -372,7 +372,7 @@ class Dispatcher:
         if candidate.record in self._held_up:
             return STALLED_TWICE
         readable, budget = candidate.readable, candidate.budget.started(now)
-        lane = self._policies.lane(readable.lane)
+        lane = self._learned.lane(readable.lane)
         if (cause := self._screening.rejection(budget, lane, readable.lane, now)) is not None:
             return cause
         event = readable.event

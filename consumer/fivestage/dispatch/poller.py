@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from fivestage.core.admission.slots import Gate, InFlightLimit
+from fivestage.core.admission.slots import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Poller:
         self._dispatcher = dispatcher
         self._observer = observer
         unfinished = max(MIN_TAKEN_IN, TAKEN_IN_PER_SLOT * max_in_flight, 2 * max_waiting)
-        self._gate = Gate(InFlightLimit.of(unfinished))
+        self._gate = Gate(unfinished)
         self._max_waiting = max_waiting
         self._stopping = False
 

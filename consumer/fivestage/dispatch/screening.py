@@ -50,15 +50,15 @@ class Screening:
             ttl_ms=self._ttl_ms,
         )
 
-    def rejection(self, budget: Budget, policy: LaneState, lane: str, now: float) -> RejectionCause | None:
+    def rejection(self, budget: Budget, state: LaneState, lane: str, now: float) -> RejectionCause | None:
         """Why a query is not begun; None where it is."""
         if budget.expired:
             return EXPIRED
-        verdict = self._shedder.judge(budget, policy.answer_time_s, now)
+        verdict = self._shedder.judge(budget, state.answer_time_s, now)
         if verdict is _RUN:
             return None
-        self._observer.shed(lane, refused=verdict is Verdict.REFUSE)
-        return WOULD_EXPIRE if verdict is Verdict.REFUSE else None
+        self._observer.shed(lane, refused=verdict is Verdict.REJECT)
+        return WOULD_EXPIRE if verdict is Verdict.REJECT else None
 
     def queue_s(self, record: Record, wall_now: float) -> float:
         """How long a record has waited since it was written."""

@@ -47,7 +47,7 @@ class Watchdog:
     Args:
         running: The queries that it looks after.
         executor: Where their code runs.
-        policies: Told which nodes are stuck.
+        learned: Told which nodes are stuck.
         max_overdue: How many calls of one node may be overdue before it gets no more.
         cpu_clock: Seconds that this process has been given on any CPU.
         spent: Measures the CPU that abandoned calls use.
@@ -58,14 +58,14 @@ class Watchdog:
         *,
         running: ActiveJobs,
         executor: Executor,
-        policies: LearnedState,
+        learned: LearnedState,
         max_overdue: int,
         cpu_clock: Callable[[], float] = time.process_time,
         spent: SpentCpu | None = None,
     ) -> None:
         self._running = running
         self._executor = executor
-        self._policies = policies
+        self._learned = learned
         self._max_overdue = max_overdue
         self._due_at: float | None = None
         self._cpu_clock = cpu_clock
@@ -80,7 +80,7 @@ class Watchdog:
         """Make rounds as long as queries run, or code of ended ones runs on."""
         if self._due_at is None:
             now = asyncio.get_running_loop().time()
-            self._policies.tick(now, frozenset())  # for the first query, not at the round after it
+            self._learned.tick(now, frozenset())  # for the first query, not at the round after it
             self._schedule(now + TICK_S)
 
     def _schedule(self, due_at: float) -> None:
@@ -107,7 +107,7 @@ class Watchdog:
         """Make a round; whether another is needed."""
         starved = self._is_starved(now)
         if self._executor.check(now) or starved:
-            self._policies.disturbed_at = now
+            self._learned.disturbed_at = now
         grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # others may have held its loop up
         for job in tuple(self._running.jobs.values()):
             running = job.history.running
@@ -117,7 +117,7 @@ class Watchdog:
                 self._end_stage(job, running, now)
         abandoned = self._executor.abandoned()
         self._cpu.look(abandoned, now)
-        self._policies.tick(now, stuck_nodes(self._overdue(abandoned, now), self._max_overdue))
+        self._learned.tick(now, stuck_nodes(self._overdue(abandoned, now), self._max_overdue))
         return bool(self._running.jobs or abandoned)
 
     def _overdue(self, abandoned: Sequence[Abandoned], now: float) -> list[str]:

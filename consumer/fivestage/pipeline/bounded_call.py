@@ -8,7 +8,7 @@ import time
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from fivestage.core.codec.event_json import as_json
+from fivestage.core.codec.data_json import as_json
 from fivestage.pipeline import fork_guard
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.step_monitor import StepMonitor

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.core.codec.event_json import as_json
+from fivestage.core.codec.data_json import as_json
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_history import RunningStage, StageRun
 from fivestage.errors import NodeError, NoNodeError
@@ -198,7 +198,7 @@ class StageAttempts:
 
         def is_barred() -> bool:
             """Other calls of the node may have failed, or not have come back, during the wait."""
-            return bool(node) and not on_trial and not routing.lets(node or "")
+            return bool(node) and not on_trial and not routing.allows(node or "")
 
         parked = Parked(spec, routing.stages[spec.sequence], ctx, self._times, now, is_barred)
         waiting.parked = parked

@@ -71,7 +71,7 @@ class StageRunner(StageAttempts):
         if not superseded:
             if ctx.on_trial:
                 self._trial_s = start_trial(nodes, routing, ctx, self._times.ends_at - self._clock())
-            if self._trial_s or chosen is None or routing.lets(chosen):
+            if self._trial_s or chosen is None or routing.allows(chosen):
                 return chosen or ""
         failed = [run.node for run in superseded]
         stage = routing.stages[spec.sequence]

@@ -135,7 +135,7 @@ class Parked:
         times = self._times.later(now - self._since)
         routing = self._routing
         granted_s, skipped = stage_grant(self._spec, routing, now=now, ends_at=times.ends_at)
-        left_s, needed_s = times.due_at - now - routing.reserve_s, MARGIN * routing.typical_s
+        left_s, needed_s = times.due_at - now - routing.reserve_s, MARGIN * routing.p50_s
         if skipped is None and left_s < needed_s:  # else call after call would start and time out
             left, needed = f"{left_s * 1000:.0f} ms were left", f"it takes {needed_s * 1000:.0f}"
             skipped = f"{left} when a thread was free, {needed}"

@@ -95,7 +95,7 @@ def assemble(
         ledger,
         on_revoked,
         metrics,
-        on_unanswered=sink.producer.hang_up,
+        on_unanswered=sink.producer.close_idle_connections,
         make_consumer=make_consumer,
         reach=reach,
     )
@@ -202,18 +202,18 @@ def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
         PARTITION_LABELS,
         lambda: [(_labels(key), float(key in ledger.guard.halted)) for key in list(ledger.partitions)],
     )
-    _add_lane_gauges(metrics, inner.policies)
+    _add_lane_gauges(metrics, inner.learned)
 
 
 def _labels(key: PartitionKey) -> tuple[str, str]:
     return key.topic, str(key.partition)
 
 
-def _add_lane_gauges(metrics: Metrics, policies: LearnedState) -> None:
+def _add_lane_gauges(metrics: Metrics, learned: LearnedState) -> None:
     """Add what is learned, by lane."""
 
     def nodes() -> list[tuple[tuple[str, str], NodeRouting]]:
-        lanes = list(policies.lanes.values())
+        lanes = list(learned.lanes.values())
         return [((lane.name, name), node) for lane in lanes for name, node in lane.routing.nodes.items()]
 
     metrics.gauges(
@@ -222,8 +222,8 @@ def _add_lane_gauges(metrics: Metrics, policies: LearnedState) -> None:
         ("lane", "stage"),
         lambda: [
             ((lane.name, spec.stage_type), stage.limit_s)
-            for lane in list(policies.lanes.values())
-            for spec, stage in zip(policies.plan.stages, lane.routing.stages, strict=True)
+            for lane in list(learned.lanes.values())
+            for spec, stage in zip(learned.plan.stages, lane.routing.stages, strict=True)
         ],
     )
     metrics.gauges(

@@ -28,7 +28,8 @@ from fivestage.errors import (
 )
 from fivestage.executors import interpreter
 from fivestage.executors.process.fork_requests import ForkTimeouts
-from fivestage.kafka import aiokafka_internals, topics
+from fivestage.kafka import topics
+from fivestage.kafka.aiokafka_check import check_installed_aiokafka
 from fivestage.kafka.connection.clients import Clients
 from fivestage.kafka.connection.diagnosis import Diagnosis
 from fivestage.kafka.durability import warn_of_loss
@@ -167,7 +168,7 @@ class Service:
         return START_TIMEOUT_S + loading_s + opening_s
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
-        aiokafka_internals.check()
+        check_installed_aiokafka()
         settings = self.settings
         if settings.topics.create:
             await topics.create(settings)

@@ -67,10 +67,10 @@ async def test_a_token_near_its_end_is_renewed_or_used_to_its_end() -> None:
     [
         ((401, b"no"), "it answered 401"),
         ((302, b""), "it answered 302"),
-        ((200, b"not json"), "its answer holds no token"),
-        ((200, b"[]"), "its answer holds no token"),
-        ((200, b'{"access_token": null}'), "its answer holds no token"),
-        ((200, b'{"access_token": "a\\u0001b"}'), "what it gave is no token"),
+        ((200, b"not json"), "its answer contains no token"),
+        ((200, b"[]"), "its answer contains no token"),
+        ((200, b'{"access_token": null}'), "its answer contains no token"),
+        ((200, b'{"access_token": "a\\u0001b"}'), "its answer is not a valid token"),
     ],
 )
 async def test_an_issuer_that_gives_none(answer: tuple[int, bytes], said: str) -> None:

@@ -152,7 +152,9 @@ async def test_tls_to_a_plain_port(kafka: RealBroker, secured: Secured) -> None:
 async def test_plain_text_to_a_tls_port(secured: Secured) -> None:
     """Plain text to a TLS port fails, naming the setting that does not match the port."""
     said = await rejection(bootstrap_servers=secured.bootstrap)
-    assert "it hung up on the first request: is kafka.security_protocol = PLAINTEXT what" in said
+    assert (
+        "it closed the connection at the first request: is kafka.security_protocol = PLAINTEXT what" in said
+    )
 
 
 def test_the_service_ends_with_the_reason(secured: Secured) -> None:

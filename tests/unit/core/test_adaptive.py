@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
-from math import inf
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,11 +28,11 @@ def test_the_configured_limit_until_enough_is_known() -> None:
     limit = LearnedLimit(0.1, AdaptivePolicy(min_samples=50))
     for place in range(49):
         (limit.timed_out if place % 2 else limit.succeeded)(0.02)
-        assert (limit.limit_s, limit.p95_s, limit.median_s) == (0.1, None, None)
+        assert (limit.limit_s, limit.p95_s, limit.p50_s) == (0.1, None, None)
         assert not limit.is_learned
     limit.succeeded(0.02)
     assert limit.limit_s > 0.1
-    assert (limit.median_s, limit.is_learned) == (0.02, True)
+    assert (limit.p50_s, limit.is_learned) == (0.02, True)
 
 
 def test_every_sample_moves_it_part_of_the_way() -> None:
@@ -83,7 +81,7 @@ def test_timeouts_push_it_up() -> None:
     for place in range(200):
         (limit.timed_out if place % 10 == 0 else limit.succeeded)(0.01)
     assert limit.limit_s == pytest.approx(0.3)
-    assert (limit.p95_s, limit.median_s) == (limit.limit_s, 0.01)
+    assert (limit.p95_s, limit.p50_s) == (limit.limit_s, 0.01)
 
 
 def test_a_few_timeouts_do_not() -> None:
@@ -141,10 +139,10 @@ def test_when_off_only_quantiles_are_learned() -> None:
     limit = LearnedLimit(0.1, AdaptivePolicy(enabled=False))
     for _ in range(100):
         limit.succeeded(0.02)
-    assert (limit.limit_s, limit.p95_s, limit.median_s) == (0.1, 0.02, 0.02)
+    assert (limit.limit_s, limit.p95_s, limit.p50_s) == (0.1, 0.02, 0.02)
     for _ in range(200):
         limit.timed_out(0.1)
-    assert (limit.limit_s, limit.p95_s, limit.median_s) == (0.1, 0.1, 0.1)
+    assert (limit.limit_s, limit.p95_s, limit.p50_s) == (0.1, 0.1, 0.1)
     assert repr(limit) == "<LearnedLimit 0.1s configured p95=0.1 samples=200>"
 
 
@@ -177,8 +175,8 @@ def test_the_bounds_hold_whatever_happens(
     for cut, seconds in endings:
         (limit.timed_out if cut else limit.succeeded)(seconds)
         assert configured_s * policy.floor_ratio <= limit.limit_s <= configured_s * policy.ceiling_ratio
-        if limit.p95_s is not None and limit.median_s is not None:
-            assert limit.median_s <= limit.p95_s <= limit.limit_s
+        if limit.p95_s is not None and limit.p50_s is not None:
+            assert limit.p50_s <= limit.p95_s <= limit.limit_s
         if not policy.enabled:
             assert limit.limit_s == configured_s
 
@@ -188,35 +186,6 @@ def test_no_rounding_leaves_the_bounds() -> None:
     limit = LearnedLimit(1.171, AdaptivePolicy(min_samples=1, learning_rate=1.0, ceiling_ratio=3.02))
     limit.timed_out(1.0)
     assert limit.limit_s == 1.171 * 3.02
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"min_samples": 0}, "min_samples <= window"),
-        ({"min_samples": 201}, "min_samples <= window"),
-        ({"min_samples": 0, "window": 0}, "min_samples <= window"),
-        ({"floor_ratio": 0.0}, "floor_ratio <= 1"),
-        ({"floor_ratio": 1.1}, "floor_ratio <= 1"),
-        ({"ceiling_ratio": 0.9}, "1 <= ceiling_ratio"),
-        ({"ceiling_ratio": inf}, "1 <= ceiling_ratio"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"learning_rate": 1.1}, "at most 1"),
-        ({"headroom": 0.9}, "headroom must be at least 1"),
-        ({"headroom": inf}, "headroom must be at least 1"),
-    ],
-)
-def test_invalid_policies_are_rejected(options: dict[str, Any], message: str) -> None:
-    """A policy that could never learn, or would leave its bounds, raises with the reason."""
-    with pytest.raises(ValueError, match=message):
-        AdaptivePolicy(**options)
-
-
-@pytest.mark.parametrize("configured_s", [0.0, -1.0, inf, float("nan")])
-def test_an_initial_limit_is_required(configured_s: float) -> None:
-    """A stage without a limit is rejected: it has nothing to learn."""
-    with pytest.raises(ValueError, match="configured_s must be above 0"):
-        LearnedLimit(configured_s, AdaptivePolicy())
 
 
 def test_the_policy_is_immutable() -> None:

@@ -32,7 +32,7 @@ def test_at_first_nothing_is_known() -> None:
 def test_breakers_decide_which_nodes_may_be_called(state: BreakerState, *, probe: bool, lets: bool) -> None:
     """A closed breaker allows calls, an open one none, a half-open one needs a permit."""
     made = routing(a=NodeRouting(state))
-    assert made.lets("a") is bool(lets)
+    assert made.allows("a") is bool(lets)
     assert made.take_probe("a") is bool(probe)
 
 
@@ -40,16 +40,16 @@ def test_a_permit_is_for_one() -> None:
     """The permit of a half-open node is taken by one call; the next has none."""
     made = routing(a=NodeRouting(HALF_OPEN))
     made.probes["a"] = True
-    assert made.lets("a")
+    assert made.allows("a")
     assert (made.take_probe("a"), made.take_probe("a")) == (True, False)
-    assert not made.lets("a")
+    assert not made.allows("a")
 
 
 def test_an_old_permit_does_not_pass_an_open_breaker() -> None:
     """A permit left over does not pass a breaker that has opened again."""
     made = routing(a=NodeRouting(OPEN))
     made.probes["a"] = True
-    assert not made.lets("a")
+    assert not made.allows("a")
 
 
 def test_stuck_nodes_are_not_called() -> None:
@@ -57,7 +57,7 @@ def test_stuck_nodes_are_not_called() -> None:
     made = routing(a=NodeRouting(CLOSED), b=NodeRouting(HALF_OPEN))
     made.probes["b"] = True
     made.stuck = frozenset({"a", "b"})
-    assert (made.rank("ab"), made.lets("a"), made.lets("b")) == ([], False, False)
+    assert (made.rank("ab"), made.allows("a"), made.allows("b")) == ([], False, False)
 
 
 def test_the_best_first() -> None:

@@ -172,10 +172,10 @@ def advised(**known: float) -> StageRouting:
         pytest.param(-1.0, {}, -1.0, id="less than nothing"),
         pytest.param(0.25, {"reserve_s": 0.1}, 0.05, id="the reserve does not matter"),
         pytest.param(
-            0.1, {"reserve_s": 0.06, "need_s": 0.03}, 0.04, id="the reserve is kept for later stages"
+            0.1, {"reserve_s": 0.06, "p95_s": 0.03}, 0.04, id="the reserve is kept for later stages"
         ),
         pytest.param(
-            0.09, {"reserve_s": 0.09, "need_s": 0.03}, 0.0225, id="too little for all: by their needs"
+            0.09, {"reserve_s": 0.09, "p95_s": 0.03}, 0.0225, id="too little for all: by their needs"
         ),
         pytest.param(0.12, {"reserve_s": 0.1}, 0.04, id="own need unknown: the limit stands for it"),
     ],
@@ -193,14 +193,12 @@ def test_a_critical_stage_leaves_later_ones_what_they_need(
 @pytest.mark.parametrize(
     ("left_s", "known", "refused"),
     [
-        pytest.param(0.25, {"typical_s": 0.03}, None, id="time enough"),
-        pytest.param(0.0301, {"typical_s": 0.03}, None, id="just enough"),
-        pytest.param(0.0204, {"typical_s": 0.0301}, "20 ms were left, it takes 30", id="too little"),
-        pytest.param(
-            0.05, {"typical_s": 0.03, "reserve_s": 0.03}, "20 ms were left, it takes 30", id="reserve"
-        ),
+        pytest.param(0.25, {"p50_s": 0.03}, None, id="time enough"),
+        pytest.param(0.0301, {"p50_s": 0.03}, None, id="just enough"),
+        pytest.param(0.0204, {"p50_s": 0.0301}, "20 ms were left, it takes 30", id="too little"),
+        pytest.param(0.05, {"p50_s": 0.03, "reserve_s": 0.03}, "20 ms were left, it takes 30", id="reserve"),
         pytest.param(0.001, {}, None, id="nothing is known: it may try"),
-        pytest.param(0.0, {"typical_s": 0.03}, "no time left", id="nothing left"),
+        pytest.param(0.0, {"p50_s": 0.03}, "no time left", id="nothing left"),
     ],
 )
 def test_a_non_critical_stage_without_enough_time_is_skipped(

@@ -142,19 +142,6 @@ def test_the_last_hundred_durations() -> None:
     assert health.p95_s == 0.02
 
 
-def test_repr_shows_the_state() -> None:
-    """repr() shows the weights, their time, and the P95."""
-    health = health_of(".x", half_life_s=1.0)
-    assert repr(health) == "<NodeHealth successes=0.5 total=1.5 at=1001.000 p95=None>"
-
-
-@pytest.mark.parametrize("half_life_s", [0.0, -1.0, inf, float("nan")])
-def test_a_half_life_is_a_time(half_life_s: float) -> None:
-    """A half-life must be positive and finite."""
-    with pytest.raises(ValueError, match="half_life_s must be above 0"):
-        NodeHealth(half_life_s)
-
-
 def test_a_clear_forgets_an_outage() -> None:
     """After a clear, failures and durations of an outage have no effect."""
     health = health_of("t" * 100)

@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel, RootModel
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from fivestage.core.codec.event_json import to_json
+from fivestage.core.codec.data_json import to_json
 from fivestage.core.codec.jsonable import MAX_SEARCHED, plain
 
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ def test_any_order_of_finishing_ends_in_the_same_place(order: tuple[int, ...]) -
 def test_offsets_rise(offset: int) -> None:
     """A repeated or lower offset is a bug of the source: it raises and changes nothing."""
     book = offsets_with(5, 6)
-    with pytest.raises(ValueError, match="begun before; the next is 7"):
+    with pytest.raises(ValueError, match="received before; the next is 7"):
         book.begin(offset)
     assert (book.in_flight, book.next_offset) == (2, 7)
 

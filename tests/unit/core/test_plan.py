@@ -39,7 +39,7 @@ def test_a_stage_that_is_not_named_keeps_its_limit() -> None:
 def test_the_time_a_stage_can_rely_on(limits_ms: list[int], fair_ms: list[int]) -> None:
     """A stage can rely on its limit or the total less earlier limits, but at least a fifth of the total."""
     plan = Plan.of(stage_timeouts_ms=dict(zip(StageType, limits_ms, strict=True)))
-    assert [spec.fair_s * 1000 for spec in plan.stages] == pytest.approx(fair_ms)
+    assert [spec.fair_share_s * 1000 for spec in plan.stages] == pytest.approx(fair_ms)
 
 
 @given(critical=st.sets(st.sampled_from(StageType)))

@@ -58,7 +58,7 @@ BREAKER = BreakerPolicy(
 )
 SETTINGS = LanePolicy(PLAN, AdaptivePolicy(), BREAKER)
 LIMIT_S = PLAN.stages[2].limit_s
-FAIR_S = PLAN.stages[2].fair_s
+FAIR_SHARE_S = PLAN.stages[2].fair_share_s
 
 
 def call(outcome: Outcome = SUCCESS, *, took_s: float = 0.01, node: str = "math", **fields: Any) -> StageRun:
@@ -85,9 +85,9 @@ def lane(settings: LanePolicy = SETTINGS) -> LaneState:
         (call(), 0),
         (call(ERROR), 1),
         (call(TIMEOUT, took_s=LIMIT_S), 1),
-        (call(TIMEOUT, took_s=FAIR_S, granted_s=FAIR_S), 1),
-        (call(TIMEOUT, took_s=FAIR_S, granted_s=FAIR_S - 1e-9), 1),
-        (call(TIMEOUT, took_s=FAIR_S - 0.001, granted_s=FAIR_S - 0.001), 0),
+        (call(TIMEOUT, took_s=FAIR_SHARE_S, granted_s=FAIR_SHARE_S), 1),
+        (call(TIMEOUT, took_s=FAIR_SHARE_S, granted_s=FAIR_SHARE_S - 1e-9), 1),
+        (call(TIMEOUT, took_s=FAIR_SHARE_S - 0.001, granted_s=FAIR_SHARE_S - 0.001), 0),
         (call(ERROR, granted_s=0.001), 1),
         (call(ERROR, excused=True), 0),
     ],
@@ -148,7 +148,7 @@ def test_calls_cut_below_the_median_do_not_count() -> None:
     node = NodeState(BREAKER, lambda: 0.0)
     for _ in range(10):
         node.record(call(took_s=0.105), NOW, limit_s=LIMIT_S)
-    for granted_s in (FAIR_S, 0.104, 0.106, LIMIT_S):
+    for granted_s in (FAIR_SHARE_S, 0.104, 0.106, LIMIT_S):
         node.record(call(TIMEOUT, took_s=granted_s, granted_s=granted_s), NOW, limit_s=LIMIT_S)
     assert node.breaker.recent.failed == 2
 
@@ -203,7 +203,7 @@ def test_a_node_that_becomes_slow_gets_a_second() -> None:
     for tenth in range(11):
         assert policy.nodes["math"].breaker.state(NOW + 2) is CLOSED
         timeouts(policy, NOW + PATIENCE_S + tenth / 10)
-        if policy.nodes["math"].breaker.opened_count:
+        if policy.nodes["math"].breaker._open_s:
             break
     assert policy.nodes["math"].breaker.state(NOW + 2) is OPEN
 
@@ -278,13 +278,13 @@ def test_needs_and_reserves() -> None:
     ]
     for count in (49, 1):
         before = policy.routing.stages
-        assert all(stage.need_s == stage.reserve_s == stage.typical_s == 0 for stage in before)
+        assert all(stage.p95_s == stage.reserve_s == stage.p50_s == 0 for stage in before)
         for _ in range(count):
             policy.concluded(concluded(history_of(runs)), (), NOW)
         policy.refresh(NOW)
     stages = policy.routing.stages
-    assert [stage.need_s for stage in stages] == list(takes_s)
-    assert [stage.typical_s for stage in stages] == list(takes_s)
+    assert [stage.p95_s for stage in stages] == list(takes_s)
+    assert [stage.p50_s for stage in stages] == list(takes_s)
     assert [stage.reserve_s for stage in stages] == [pytest.approx(0.03), 0.02, 0, 0, 0]
     assert [stage.limit_s for stage in stages] == [spec.limit_s for spec in PLAN.stages]
 
@@ -428,15 +428,15 @@ class Changes(Observer):
 def test_changes_are_reported_once_and_in_order() -> None:
     """Changes of each lane's breakers are reported once, at the next tick, with their lane."""
     recorded = Changes()
-    policies = LearnedState(SETTINGS, recorded)
+    learned = LearnedState(SETTINGS, recorded)
     for name in ("a", "b"):
-        fail(policies.lane(name))
-        policies.tick(NOW, frozenset())
-        policies.tick(NOW, frozenset())
+        fail(learned.lane(name))
+        learned.tick(NOW, frozenset())
+        learned.tick(NOW, frozenset())
     later = NOW + BREAKER.first_open_s
-    policies.tick(later, frozenset())
-    learn(policies.lane("b"), call(probe=True), now=later)
-    policies.tick(later, frozenset())
+    learned.tick(later, frozenset())
+    learn(learned.lane("b"), call(probe=True), now=later)
+    learned.tick(later, frozenset())
     assert recorded.changes == [
         ("a", "math", "open"),
         ("b", "math", "open"),
@@ -456,16 +456,16 @@ def test_changes_are_reported_once_and_in_order() -> None:
 def test_the_choice_between_nodes_is_reported() -> None:
     """A node is reported avoided when the one that answered ranks higher, and back once it is well."""
     recorded = Changes()
-    policies = LearnedState(SETTINGS, recorded)
-    lane, runs = policies.lane("a"), ended([SUCCESS] * 5)
+    learned = LearnedState(SETTINGS, recorded)
+    lane, runs = learned.lane("a"), ended([SUCCESS] * 5)
     altered(runs[2], node="other")
     for _ in range(3):
         lane.concluded(concluded(history_of(runs)), [call(ERROR)], NOW)
-        policies.tick(NOW, frozenset())
+        learned.tick(NOW, frozenset())
         lane.refresh(NOW)
-    policies.tick(NOW, frozenset())
+    learned.tick(NOW, frozenset())
     for later in (60.0, 180.0, 210.0, 220.0):
-        policies.tick(NOW + later, frozenset())
+        learned.tick(NOW + later, frozenset())
     assert recorded.controls == [
         ControlChange("node_choice", "avoided", "health 0.5 of 1, that of node 'other' 1.0", "a", "math"),
         ControlChange("node_choice", "returned", "health 0.98 of 1, its failures are old", "a", "math"),
@@ -475,20 +475,20 @@ def test_the_choice_between_nodes_is_reported() -> None:
 def test_a_node_without_another_is_not_avoided() -> None:
     """A single node is never avoided, whatever its health."""
     recorded = Changes()
-    policies = LearnedState(SETTINGS, recorded)
-    learn(policies.lane("a"), call(), *[call(ERROR)] * 3)
-    policies.tick(NOW, frozenset())
+    learned = LearnedState(SETTINGS, recorded)
+    learn(learned.lane("a"), call(), *[call(ERROR)] * 3)
+    learned.tick(NOW, frozenset())
     assert recorded.controls == []
 
 
 def test_stuck_nodes_are_stuck_in_all_lanes() -> None:
     """A node whose calls do not return is stuck in all lanes, and called again once they do."""
-    policies = LearnedState(SETTINGS, Observer())
-    lanes = [policies.lane(name) for name in "ab"]
-    policies.tick(NOW, frozenset({"math"}))
-    assert [lane.routing.lets("math") for lane in lanes] == [False, False]
-    policies.tick(NOW, frozenset())
-    assert [lane.routing.lets("math") for lane in lanes] == [True, True]
+    learned = LearnedState(SETTINGS, Observer())
+    lanes = [learned.lane(name) for name in "ab"]
+    learned.tick(NOW, frozenset({"math"}))
+    assert [lane.routing.allows("math") for lane in lanes] == [False, False]
+    learned.tick(NOW, frozenset())
+    assert [lane.routing.allows("math") for lane in lanes] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -502,13 +502,13 @@ def test_four_lost_calls_make_a_node_stuck(names: list[str], stuck: str) -> None
 
 def test_lanes_beyond_the_bound_share_one_policy() -> None:
     """Producers choose lanes, but not how many are stored."""
-    policies = LearnedState(SETTINGS, Observer())
-    made = [policies.lane(f"lane{number}") for number in range(MAX_LANES + 10)]
-    assert len(policies.lanes) == MAX_LANES + 1
+    learned = LearnedState(SETTINGS, Observer())
+    made = [learned.lane(f"lane{number}") for number in range(MAX_LANES + 10)]
+    assert len(learned.lanes) == MAX_LANES + 1
     assert {policy.name for policy in made[MAX_LANES:]} == {OTHER_LANES}
     assert len({id(policy) for policy in made[MAX_LANES:]}) == 1
-    assert policies.lane("lane3") is made[3]
-    assert repr(policies).startswith("<LearnedState [<LanePolicy lane0 <RoutingSnapshot")
+    assert learned.lane("lane3") is made[3]
+    assert repr(learned).startswith("<LearnedState [<LaneState lane0 <RoutingSnapshot")
 
 
 def test_nodes_beyond_the_bound_are_not_learned_of() -> None:

@@ -9,7 +9,7 @@ def pressed(*at_s: float) -> Pressure:
     """Build the pressure of waits at these times."""
     pressure = Pressure()
     for now in at_s:
-        pressure.press(now)
+        pressure.note_wait(now)
     return pressure
 
 
@@ -18,10 +18,10 @@ def test_waiting_costs_answers_where_it_has_an_end() -> None:
     endless = Pressure()
     times = [10 + place * GAP_S / 2 for place in range(int(2 * LASTING_S / GAP_S) + 2)]
     for now in times:
-        endless.press(now, due=False)
+        endless.note_wait(now, due=False)
     assert endless.is_lasting(times[-1])
     assert not endless.costs_answers(times[-1])
-    endless.press(times[-1], due=True)
+    endless.note_wait(times[-1], due=True)
     assert endless.costs_answers(times[-1] + GAP_S)
     assert not endless.costs_answers(times[-1] + 1.01 * GAP_S)
 

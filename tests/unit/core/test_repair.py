@@ -8,9 +8,9 @@ from fivestage.core.ledger import PartitionKey
 from fivestage.kafka.connection.rebuild_policy import (
     LONGEST_PAUSE_S,
     MAX_GAP_S,
-    Progress,
+    Debounce,
     RebuildBudget,
-    Sightings,
+    StallTracker,
     pause_s,
 )
 
@@ -26,8 +26,8 @@ def test_a_budget_is_spent_and_comes_back() -> None:
 
 def test_another_fault_starts_with_a_short_pause() -> None:
     """Only the same fault, seen before, lengthens the pause."""
-    sightings = Sightings(apart_s=0.1)
-    assert [sightings.look(seen, now) for seen, now in (("a", 1.0), ("b", 1.2), ("b", 1.4))] == [
+    debounce = Debounce(apart_s=0.1)
+    assert [debounce.update(seen, now) for seen, now in (("a", 1.0), ("b", 1.2), ("b", 1.4))] == [
         None,
         None,
         "b",
@@ -50,15 +50,17 @@ def test_pauses_are_bounded(attempt: int) -> None:
     assert shortest == longest / 2
 
 
-def look(progress: Progress, seconds: range, **positions: int | None) -> list[dict[PartitionKey, int | None]]:
+def look(
+    progress: StallTracker, seconds: range, **positions: int | None
+) -> list[dict[PartitionKey, int | None]]:
     """Check once a second; return the quiet partitions found, without empty results."""
     where = {A: positions["a"], **({B: positions["b"]} if "b" in positions else {})}
-    return [quiet for now in seconds if (quiet := progress.look(where, float(now)))]
+    return [quiet for now in seconds if (quiet := progress.update(where, float(now)))]
 
 
 def test_a_partition_that_does_not_move() -> None:
     """A stuck partition is named once per limit, moving ones are not."""
-    progress = Progress(limit_s=10)
+    progress = StallTracker(limit_s=10)
     assert look(progress, range(10), a=5, b=1) == []
     assert look(progress, range(10, 12), a=5, b=2) == [{A: 5}]
     assert look(progress, range(12, 20), a=5, b=2) == []
@@ -67,14 +69,14 @@ def test_a_partition_that_does_not_move() -> None:
 
 def test_a_position_that_is_never_found() -> None:
     """A position that stays unknown is no progress either."""
-    assert look(Progress(limit_s=10), range(12), a=None) == [{A: None}]
+    assert look(StallTracker(limit_s=10), range(12), a=None) == [{A: None}]
 
 
 def test_pauses_do_not_count() -> None:
     """Reported pauses, and time without a check, do not count."""
-    progress = Progress(limit_s=10)
+    progress = StallTracker(limit_s=10)
     look(progress, range(9), a=5)
-    progress.excuse()
+    progress.reset()
     assert look(progress, range(9, 18), a=5) == []
     late = 18 + int(MAX_GAP_S) + 1
     assert look(progress, range(late, late + 9), a=5) == []
@@ -83,7 +85,7 @@ def test_pauses_do_not_count() -> None:
 
 def test_a_partition_that_was_away() -> None:
     """A partition that was not readable for a while starts again."""
-    progress = Progress(limit_s=10)
+    progress = StallTracker(limit_s=10)
     look(progress, range(9), a=5, b=5)
     look(progress, range(9, 10), a=6)
     assert look(progress, range(10, 15), a=7, b=5) == []

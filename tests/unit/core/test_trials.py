@@ -75,7 +75,7 @@ def test_a_trial_needs_calls_and_time() -> None:
 def test_a_share_of_the_calls_of_the_other_node() -> None:
     """The rate is a share of the calls of the node used instead, not of a busy lane."""
     trials, node, other, routing = Trials(), node_of("xx"), node_of("."), RoutingSnapshot.neutral(PLAN)
-    nodes, node.stand_in = {"a": node, "other": other}, "other"
+    nodes, node.fallback = {"a": node, "other": other}, "other"
 
     def is_due(now: float) -> bool:
         routing.nodes = {"a": node.routing(now)}
@@ -90,7 +90,7 @@ def test_a_share_of_the_calls_of_the_other_node() -> None:
     assert not is_due(NOW + 100)
     record(other, ".", NOW)
     assert is_due(NOW + 100)
-    node.stand_in = "a-third"
+    node.fallback = "a-third"
     routing.take_trial("a")
     assert not is_due(NOW + 200)
 
@@ -170,7 +170,7 @@ def test_a_trial_cut_short_says_nothing() -> None:
 def routing(**nodes: NodeRouting) -> RoutingSnapshot:
     """Build a snapshot of a lane: processing of at most 120 ms, usually 20, with 10 reserved."""
     stages = [StageRouting(spec.limit_s) for spec in PLAN.stages]
-    stages[2] = StageRouting(LIMIT_S, need_s=0.06, reserve_s=0.01, typical_s=0.02)
+    stages[2] = StageRouting(LIMIT_S, p95_s=0.06, reserve_s=0.01, p50_s=0.02)
     made = RoutingSnapshot(tuple(stages))
     made.nodes, made.trials = nodes, {"bad": True}
     return made

@@ -105,13 +105,6 @@ def test_cut_calls_give_no_answers() -> None:
     assert window.answers_per_second(0.3) == pytest.approx(1 / 0.4)
 
 
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_size_without_room_is_refused(size: int) -> None:
-    """A window holds at least one sample."""
-    with pytest.raises(ValueError, match="size must be at least 1"):
-        Window(size)
-
-
 @pytest.mark.parametrize("q", [-0.01, 1.01, 95, float("nan")])
 def test_no_such_quantile(q: float) -> None:
     """A share outside 0..1, such as 95 for 0.95, raises even without samples."""

@@ -213,7 +213,8 @@ def limit_lanes(lanes: dict[str, Any], lane: str) -> None:
 def encode_plan(plan: Plan) -> list[Any]:
     """Convert a plan to JSON values."""
     stages = [
-        (spec.stage_type, spec.limit_s, spec.critical, spec.fair_s, spec.rejects) for spec in plan.stages
+        (spec.stage_type, spec.limit_s, spec.critical, spec.fair_share_s, spec.rejects)
+        for spec in plan.stages
     ]
     return [plan.total_s, stages]
 
