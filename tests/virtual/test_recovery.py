@@ -34,7 +34,7 @@ BOTH = frozenset({FIRST, SECOND})
 
 
 def settings(reset: str = "earliest") -> Settings:
-    """Of the group g."""
+    """Return settings with the group g."""
     kafka = {"group_id": "g", "auto_offset_reset": reset}
     return Settings.load(None, {"kafka": kafka, "topics": {"queries": "queries"}})
 

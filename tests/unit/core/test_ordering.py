@@ -14,7 +14,7 @@ from fivestage.core.admission.key_order import KeyOrder
 
 
 def waiting(order: KeyOrder[Any, Any]) -> int:
-    """How many items wait, of all keys."""
+    """Return how many items wait, of all keys."""
     return sum(len(queue or ()) for queue in order._queues.values())
 
 
