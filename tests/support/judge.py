@@ -102,8 +102,9 @@ def _judge_presence(report: Report, history: History, seen: Seen) -> None:
     report.lost += sorted(lost)
     report.phantom += sorted(answered - history.asked)
     letters = {letter.source for letter in seen.letters}
+    ended = places | letters
     for place, asked in seen.asked.items():
-        if place not in places | letters and asked.query_id not in lost:
+        if place not in ended and asked.query_id not in lost:
             report.lost.append(f"anything about {name_of(place)}")
     if history.rejects is not None:
         report.lost += [f"dead letter of {name_of(place)}" for place in sorted(history.rejects - letters)]
