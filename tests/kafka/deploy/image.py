@@ -176,7 +176,7 @@ class Container:
         """Wait for a condition, or the end of the container."""
         end, pause = time.monotonic() + limit_s, threading.Event()
         while not holds():
-            assert self.inspect("State")["ActiveJobs"], f"ended before {what}: {self.log()[-5:]}"
+            assert self.inspect("State")["Running"], f"ended before {what}: {self.log()[-5:]}"
             assert time.monotonic() < end, f"not within {limit_s} s: {what}; log: {self.log()[-5:]}"
             pause.wait(0.05)
 
