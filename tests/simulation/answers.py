@@ -15,7 +15,7 @@ from .endings import STAGE_KINDS, ending_of
 if TYPE_CHECKING:
     from fivestage.core.job import Job
 
-    from .endings import CallResult
+    from .endings import QueryEnding
     from .questions import Query
     from .trace import Trace
 
@@ -65,7 +65,7 @@ class Answers:
         """The events of each record."""
         self.refused: dict[tuple[Coordinates, bytes], dict[str, int]] = defaultdict(dict)
         """The codes of rejected events, by record, run and kind."""
-        self._endings: dict[bytes, CallResult] = {}
+        self._endings: dict[bytes, QueryEnding] = {}
         self._answered: set[Coordinates] = set()
 
     def append(
@@ -103,7 +103,7 @@ class Answers:
         self.refused[coordinates, run][kind] = code
         self._trace.add("broker", "event refused", *coordinates, kind, code)
 
-    def ending(self, run: bytes) -> CallResult | None:
+    def ending(self, run: bytes) -> QueryEnding | None:
         """Return the expected outcome of a run; None where no executor ran it."""
         if run not in self._endings and run in self.jobs:
             self._endings[run] = ending_of(self.jobs[run], rejects=self.rejects)

@@ -60,7 +60,7 @@ class Attempt(NamedTuple):
     run: StageRun | RunningStage
 
 
-class CallResult(NamedTuple):
+class QueryEnding(NamedTuple):
     """The expected result of one run of a query."""
 
     row: str
@@ -83,7 +83,7 @@ class CallResult(NamedTuple):
         return STAGE_KINDS.union(("result",), self.timeouts)
 
 
-def ending_of(job: Job, *, rejects: bool) -> CallResult:
+def ending_of(job: Job, *, rejects: bool) -> QueryEnding:
     """Return the expected outcome of an ended job; with *rejects* a rejected answer is an error."""
     stages = _stages(job)
     outcomes = tuple(map(_outcome, stages))
@@ -109,7 +109,7 @@ def ending_of(job: Job, *, rejects: bool) -> CallResult:
     if last is not None:
         status, error_type = _failed(stages[last], outcomes[last], total="timeout" in timeouts)
     degraded = status == "success" and (verdict is False or set(outcomes) != {"success"})
-    ending = CallResult(
+    ending = QueryEnding(
         "", status, error_type, degraded, verdict, stages, outcomes, attempts, tuple(timeouts), ran_out
     )
     return ending._replace(row=_row(ending))
@@ -177,7 +177,7 @@ def _failed(stage: Stage, outcome: str, *, total: bool) -> tuple[str, str | None
     return "error", stage.error_type
 
 
-def _row(ending: CallResult) -> str:
+def _row(ending: QueryEnding) -> str:
     answered = ending.status == "success"
     if ending.validated is False:
         return "rejected" if answered else "rejected is an error"
@@ -191,7 +191,7 @@ def _row(ending: CallResult) -> str:
     return _way(ending)
 
 
-def _way(ending: CallResult) -> str:
+def _way(ending: QueryEnding) -> str:
     """Return the way in which a query got its answer."""
     tried = [one for attempts in ending.attempts for one in attempts]
     if any(one.outcome == "timeout" for one in tried):

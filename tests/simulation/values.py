@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.records import PlainRecord
 
-    from .endings import Attempt, CallResult, Stage
+    from .endings import Attempt, QueryEnding, Stage
     from .questions import Query
 
     Value = dict[str, Any]
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
     record: PlainRecord
     query: Query
     job: Job | None
-    ending: CallResult | None
+    ending: QueryEnding | None
     refused: Mapping[str, int] = MappingProxyType({})
     """The codes of events that the brokers have rejected, by kind."""
 
@@ -90,7 +90,7 @@ def unstarted(asked: Asked, values: dict[str, Value], at: str) -> dict[str, Valu
 
 
 def started(
-    asked: Asked, job: Job, ending: CallResult, values: dict[str, Value], at: str
+    asked: Asked, job: Job, ending: QueryEnding, values: dict[str, Value], at: str
 ) -> dict[str, Value]:
     """Return the values of all events of a started query."""
     answer = _answer(asked, ending)
@@ -121,7 +121,7 @@ def started(
     return due
 
 
-def _answer(asked: Asked, ending: CallResult) -> Any:
+def _answer(asked: Asked, ending: QueryEnding) -> Any:
     """Return the answer of processing, with the executor double's padding."""
     run = ending.stages[PROCESSING]
     if not isinstance(run, StageRun) or run.data_json is None:
@@ -207,7 +207,7 @@ class _AnyText(str):
 ANY_TEXT: Final = _AnyText("some text")
 
 
-def _result(asked: Asked, job: Job, ending: CallResult, found: Value, stages: list[Value], at: str) -> Value:
+def _result(asked: Asked, job: Job, ending: QueryEnding, found: Value, stages: list[Value], at: str) -> Value:
     answered = ending.status == "success"
     return {
         "status": ending.status, "answer": stages[PROCESSING]["data"] if answered else None,
@@ -219,7 +219,7 @@ def _result(asked: Asked, job: Job, ending: CallResult, found: Value, stages: li
     } | asked.common  # fmt: skip
 
 
-def _metrics(job: Job, ending: CallResult, found: Value, stages: list[Value]) -> Value:
+def _metrics(job: Job, ending: QueryEnding, found: Value, stages: list[Value]) -> Value:
     outcomes, budget_ms = ending.outcomes, ms(job.ends_at - job.started_at)
     took_ms = found.get("total_duration_ms", 0.0)
     return {
@@ -234,7 +234,7 @@ def _metrics(job: Job, ending: CallResult, found: Value, stages: list[Value]) ->
     }  # fmt: skip
 
 
-def _timeout(asked: Asked, ending: CallResult, kind: str, result: Value, at: str) -> Value:
+def _timeout(asked: Asked, ending: QueryEnding, kind: str, result: Value, at: str) -> Value:
     metrics, outcomes = result["metrics"], ending.outcomes
     due: Value = {
         "scope": "pipeline", "reason": "pipeline_timeout", "stage_type": None, "node": None,

@@ -34,11 +34,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .commits import read_commits
-from .history import OUTPUTS, CallResult, History, Interval, Sample, Snapshot, Tenure
+from .history import OUTPUTS, History, InstanceExit, Interval, Sample, Snapshot, Tenure
 from .judge import judge
 from .reading import (
-    OffsetReset,
     Place,
+    Positions,
     Record,
     committed,
     ends_now,
@@ -61,16 +61,16 @@ __all__ = [
     "CUT_OFF",
     "ONCE",
     "UNTIMED",
-    "CallResult",
     "CommitWatch",
     "CpuWatch",
     "History",
     "Instance",
+    "InstanceExit",
     "Interval",
     "Limits",
     "MetricsWatch",
-    "OffsetReset",
     "Place",
+    "Positions",
     "Record",
     "Report",
     "Sample",

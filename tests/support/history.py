@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .commits import Commit
-    from .reading import OffsetReset, Place, Record
+    from .reading import Place, Positions, Record
 
 RESULTS, STAGE_RESULTS, TIMEOUTS, DEAD_LETTERS = OUTPUTS = (
     "results",
@@ -25,9 +25,9 @@ class Snapshot:
     For brokers that do not keep commits in a topic (mocks).
     """
 
-    committed: OffsetReset
-    results_end: OffsetReset
-    letters_end: OffsetReset = field(default_factory=dict)
+    committed: Positions
+    results_end: Positions
+    letters_end: Positions = field(default_factory=dict)
 
 
 class Sample(NamedTuple):
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
     rss_mb: float = 0.0
 
 
-class CallResult(NamedTuple):
+class InstanceExit(NamedTuple):
     """How an instance ended after SIGTERM."""
 
     instance: str
@@ -86,7 +86,7 @@ class History:
     queries: list[Record] = field(default_factory=list)
     outputs: dict[str, list[Record]] = field(default_factory=lambda: {name: [] for name in OUTPUTS})
     """By their key in the settings."""
-    ends: OffsetReset = field(default_factory=dict)
+    ends: Positions = field(default_factory=dict)
     """The offsets after the last queries."""
     rejects: set[Place] | None = None
     """The places of unreadable records; None when not known."""
@@ -94,7 +94,7 @@ class History:
     """Every commit; or none, and snapshots."""
     snapshots: list[Snapshot] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    endings: list[CallResult] = field(default_factory=list)
+    endings: list[InstanceExit] = field(default_factory=list)
     tenures: list[Tenure] = field(default_factory=list)
     """The partitions of instances; empty when not known."""
     pauses: list[Interval] = field(default_factory=list)

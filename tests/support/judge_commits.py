@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from .history import History, Snapshot
     from .letters import Letter
-    from .reading import OffsetReset, Place
+    from .reading import Place, Positions
     from .report import Report
     from .terminal import Terminal
 
@@ -21,7 +21,7 @@ def judge_commits(report: Report, history: History, answered_ms: Mapping[Place, 
     Both are the brokers' own times, in milliseconds, so that no tolerance is needed.
     """
     there = {record.at for record in history.queries}
-    highest: OffsetReset = {}
+    highest: Positions = {}
     for partition, position, at_ms in history.commits:
         if position is None:  # the group was deleted
             highest.pop(partition, None)
@@ -45,7 +45,7 @@ def judge_snapshots(
         answers[terminal.source].append(("results", terminal.at))
     for letter in letters:
         answers[letter.source].append(("letters", letter.record.at))
-    highest: OffsetReset = {}
+    highest: Positions = {}
     ends: dict[tuple[str, int], int] = {}
     for snapshot in snapshots:
         _extend(ends, snapshot)

@@ -17,7 +17,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-OffsetReset = dict[int, int]
+Positions = dict[int, int]
 """An offset for each partition."""
 LOOKS = 40
 """How often a partition without a leader is checked."""
@@ -127,7 +127,7 @@ def wait_for_results(bootstrap: str, topic: str, count: int, limit_s: float = 60
         consumer.close()
 
 
-def committed(bootstrap: str, group_id: str, topic: str) -> OffsetReset:
+def committed(bootstrap: str, group_id: str, topic: str) -> Positions:
     """Return the group's committed positions; partitions without one are absent."""
     consumer = make_consumer(bootstrap, group_id)
     try:
@@ -165,7 +165,7 @@ def make_consumer(bootstrap: str, group_id: str = "checker") -> Consumer:
     return Consumer(options)
 
 
-def ends_now(bootstrap: str, topic: str) -> OffsetReset:
+def ends_now(bootstrap: str, topic: str) -> Positions:
     """The same, with a consumer for this call."""
     consumer = make_consumer(bootstrap)
     try:
@@ -174,12 +174,12 @@ def ends_now(bootstrap: str, topic: str) -> OffsetReset:
         consumer.close()
 
 
-def ends_of(consumer: Consumer, topic: str) -> OffsetReset:
+def ends_of(consumer: Consumer, topic: str) -> Positions:
     """Return the offset after the last record of each partition."""
     return {number: _watermarks(consumer, topic, number)[1] for number in partitions_of(consumer, topic)}
 
 
-def positions_of(consumer: Consumer, topic: str) -> OffsetReset:
+def positions_of(consumer: Consumer, topic: str) -> Positions:
     """Return the committed positions of the consumer's group; partitions without one are absent."""
     wanted = [TopicPartition(topic, number) for number in partitions_of(consumer, topic)]
     found = consumer.committed(wanted, timeout=20)

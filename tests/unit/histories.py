@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from support.checker import CallResult, History, Record, Sample
+from support.checker import History, InstanceExit, Record, Sample
 from support.commits import Commit
 from support.history import DEAD_LETTERS, OUTPUTS, RESULTS, STAGE_RESULTS, TIMEOUTS
 
@@ -83,7 +83,7 @@ def clean() -> Planted:
         rejects={(0, UNREADABLE), (0, REJECTED)},
         commits=[Commit(0, offset + 1, _ms(1000.9 + offset)) for offset in range(COUNT)],
         samples=[Sample("a", 8, 16, 100.0)],
-        endings=[CallResult("a", 2.0, 0)],
+        endings=[InstanceExit("a", 2.0, 0)],
     )
     return planted
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.checker import UNTIMED, CallResult, History, Interval, Limits, Sample, Snapshot, Tenure, judge
+from support.checker import UNTIMED, History, InstanceExit, Interval, Limits, Sample, Snapshot, Tenure, judge
 
 from .histories import COUNT, QUERIES, REJECTED, UNREADABLE, Planted, clean, rerun
 
@@ -154,12 +154,12 @@ def write_late(planted: Planted) -> None:
 
 def linger(planted: Planted) -> None:
     """Let an instance take longer to end than allowed."""
-    planted.history.endings.append(CallResult("a", 15.5, 0))
+    planted.history.endings.append(InstanceExit("a", 15.5, 0))
 
 
 def end_badly(planted: Planted) -> None:
     """End an instance with another exit code."""
-    planted.history.endings.append(CallResult("a", 1.0, 1, began_at=1004.0))
+    planted.history.endings.append(InstanceExit("a", 1.0, 1, began_at=1004.0))
 
 
 ANOMALIES: dict[str, list[Callable[[Planted], None]]] = {
@@ -253,7 +253,7 @@ def test_an_ending_while_a_broker_is_away() -> None:
     planted.history.outages = [Interval(1002.0, 1005.0)]
     end_badly(planted)
     assert judge(planted.made(), LIMITS).silent
-    planted.history.endings.append(CallResult("a", 1.0, -11, began_at=1004.0))
+    planted.history.endings.append(InstanceExit("a", 1.0, -11, began_at=1004.0))
     assert found(judge(planted.made(), LIMITS)) == {"bad endings": 1}
 
 

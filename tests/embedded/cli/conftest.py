@@ -41,7 +41,7 @@ class Fivestage(Protocol):
         """Run it."""
 
 
-class ActiveJobs:
+class RunningCommand:
     """A running command, and its output lines."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -80,7 +80,7 @@ class ActiveJobs:
 class Start(Protocol):
     """Starts ``fivestage``; commands still running at the end of the test are killed."""
 
-    def __call__(self, *arguments: str, **settings: str) -> ActiveJobs:
+    def __call__(self, *arguments: str, **settings: str) -> RunningCommand:
         """Start it."""
 
 
@@ -128,9 +128,9 @@ def fivestage(environment: dict[str, str], folder: Path) -> Fivestage:
 @pytest.fixture(scope="session")
 def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
     """Return a function that starts a command, which runs until the end of the session."""
-    started: list[ActiveJobs] = []
+    started: list[RunningCommand] = []
 
-    def start(*arguments: str, **settings: str) -> ActiveJobs:
+    def start(*arguments: str, **settings: str) -> RunningCommand:
         process = subprocess.Popen(
             [*COMMAND, *arguments],
             env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
@@ -139,7 +139,7 @@ def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        started.append(ActiveJobs(process))
+        started.append(RunningCommand(process))
         return started[-1]
 
     yield start
@@ -189,7 +189,7 @@ def bootstrap(start_for_session: Start) -> str:
 
 
 @pytest.fixture(scope="session")
-def service(start_for_session: Start, bootstrap: str) -> ActiveJobs:
+def service(start_for_session: Start, bootstrap: str) -> RunningCommand:
     """Start ``fivestage run`` on that broker, until it is ready."""
     running = start_for_session("run", "--bootstrap", bootstrap, ADMIN__PORT="0", **GENEROUS)
     running.line_with('"ready"')

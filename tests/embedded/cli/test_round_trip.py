@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .conftest import ActiveJobs, FirstLine, Fivestage, Start
+    from .conftest import FirstLine, Fivestage, RunningCommand, Start
 
     ResultOf = Callable[[str], dict[str, Any]]
 
@@ -103,7 +103,7 @@ def test_broker_and_run_end(start: Start, fivestage: Fivestage, kind: str) -> No
     broker = start("broker", "--port", "0")
     bootstrap = broker.line()
     settings = {"EXECUTOR__KIND": kind, "ADMIN__PORT": "0", **GENEROUS}
-    running: ActiveJobs = start("run", "--bootstrap", bootstrap, **settings)
+    running: RunningCommand = start("run", "--bootstrap", bootstrap, **settings)
     assert json.loads(running.line_with('"ready"'))["partitions"] == list(range(8))
     fivestage("produce", "-", "--bootstrap", bootstrap, stdin=QUESTION)
     shown = fivestage("watch", "--from-beginning", "--json", "--max", "1", "--bootstrap", bootstrap)

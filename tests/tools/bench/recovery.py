@@ -31,7 +31,7 @@ BAR_S = 2.0
 
 
 @dataclass(frozen=True)
-class FetchRecovery:
+class RecoveryTime:
     """One restart."""
 
     load: float
@@ -61,7 +61,7 @@ async def restart(
     _publish(found, outage_s)
 
 
-def _publish(found: list[FetchRecovery], outage_s: float) -> None:
+def _publish(found: list[RecoveryTime], outage_s: float) -> None:
     titles = ["load", "offered/s", "before/s", "start to ready s", "ready to good s", "start to good s"]
     rows = [
         (
@@ -93,11 +93,11 @@ def _seconds(value: float | None) -> str | None:
     return None if value is None else f"{value:.2f}"
 
 
-def _mark(one: FetchRecovery) -> str:
+def _mark(one: RecoveryTime) -> str:
     return "yes" if one.passed else "NO"
 
 
-async def _measure(load: float, rate: float, slots: int, outage_s: float, kafka: str | None) -> FetchRecovery:
+async def _measure(load: float, rate: float, slots: int, outage_s: float, kafka: str | None) -> RecoveryTime:
     async with place(kafka, PARTITIONS) as here:
         queries = Segment(int(rate * (BEFORE_S + outage_s + AFTER_S)), ["20"])
         async with fivestage(here, slots) as first:
@@ -116,7 +116,7 @@ async def _measure(load: float, rate: float, slots: int, outage_s: float, kafka:
             return await asyncio.to_thread(_judge, here, load, rate, times)
 
 
-def _judge(here: Place, load: float, rate: float, times: tuple[float, float, float]) -> FetchRecovery:
+def _judge(here: Place, load: float, rate: float, times: tuple[float, float, float]) -> RecoveryTime:
     first_ms, started_ms, ready_ms = times
     asked = asked_ms(here.bootstrap, here.topics.queries)
     answers = first_answers(map(Answer.of, read_all(here.bootstrap, here.topics.results)))
@@ -129,7 +129,7 @@ def _judge(here: Place, load: float, rate: float, times: tuple[float, float, flo
     good_s = _recovered(bins, rate)
     measured = [at for at in in_time if first_ms + 2000 <= at < first_ms + (BEFORE_S - 1) * 1000]
     ready_s = (ready_ms - started_ms) / 1000
-    return FetchRecovery(
+    return RecoveryTime(
         load=load,
         rate=rate,
         before_per_s=len(measured) / (BEFORE_S - 3),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from kafka.broker import free_ports
 from support.background import in_background
-from support.checker import CallResult, Instance, Interval, Tenure
+from support.checker import Instance, InstanceExit, Interval, Tenure
 from support.process import ServiceProcess
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Instances:
         self._ends: list[Future[None]] = []
         self._lock = threading.Lock()
         self._count = 0
-        self.endings: list[CallResult] = []
+        self.endings: list[InstanceExit] = []
         self.pauses: list[Interval] = []
         self.tenures: list[Tenure] = []
         self.deaths: list[str] = []
@@ -130,7 +130,7 @@ class Instances:
         except AssertionError:  # it did not end: its duration says so
             code = life.service.end(signal.SIGKILL)
         with self._lock:
-            self.endings.append(CallResult(life.instance.name, time.monotonic() - began, code, began_at))
+            self.endings.append(InstanceExit(life.instance.name, time.monotonic() - began, code, began_at))
         self._keep_log(life)
         self._leaving.remove(life)
 
