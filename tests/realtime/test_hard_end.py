@@ -17,7 +17,7 @@ AT_MOST_S = 10.0
 """The promises are LIMIT_S and LAST_WORDS_S; no machine takes four times as long."""
 PROGRAM = f"""
 import ctypes, time
-from fivestage import shutdown
+from fivestage.service import shutdown
 print(time.monotonic(), flush=True)
 end = shutdown.HardEnd({LIMIT_S}, lambda: {CODE})
 """
