@@ -514,7 +514,7 @@ async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostil
     async with running(hostile, executor={"threads": 8}) as (bus, _):
         while calls < 2:  # on a busy machine a query's time may be over before its node is called
             assert (await ask(bus, "stuck", budget_ms=100)).status is PipelineStatus.TIMEOUT
-        routing = bus.inner.policies.lane("prod").routing
+        routing = bus.dispatcher.learned.lane("prod").routing
         await until(lambda: routing.stuck)
         refused, other = await ask(bus, "stuck"), await ask(bus, "echo")
         assert (calls, hostile.go.is_set()) == (2, False)

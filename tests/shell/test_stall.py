@@ -606,7 +606,6 @@ class Beat:
 
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
-        self.on_first: Callable[[], None] = lambda: None
         self.left: list[Abandoned] = []
         self.checks = 0
         self.lag_s = 0.0
@@ -632,23 +631,28 @@ class Beat:
 def watchdog(beat: Any, spent: SpentCpu | None = None) -> Watchdog:
     """A patrol of these parts that takes two calls of a node for too many."""
     return Watchdog(
-        running=beat,
         executor=beat,
-        policies=beat,
+        learned=beat,
         max_overdue=2,
         cpu_clock=lambda: beat.cpu_s,
         spent=spent,
     )
 
 
+def begin(rounds: Watchdog, beat: Any) -> None:
+    """The first query starts."""
+    rounds.watch(beat)
+
+
 async def test_the_patrol_rests_when_there_is_nothing_to_see() -> None:
     """It makes rounds while queries run, or code runs on, and starts again with the next query."""
     beat = Beat()
-    assert repr(watchdog(beat)) == "<Watchdog resting>"
+    rounds = watchdog(beat)
+    assert repr(rounds) == "<Watchdog resting>"
     for _ in range(2):
         before = beat.checks
         beat.left = [Abandoned("bad", 0.0)]
-        beat.on_first()
+        begin(rounds, beat)
         await asyncio.sleep(100.5 * TICK_S)
         assert beat.checks - before == 100
         beat.left = []
@@ -659,10 +663,10 @@ async def test_the_patrol_rests_when_there_is_nothing_to_see() -> None:
 async def test_code_that_was_cancelled_just_now_is_not_overdue() -> None:
     """A node gets no more calls when two of its own have run on for a second, and not before."""
     beat = Beat()
-    watchdog(beat)
+    rounds = watchdog(beat)
     now = asyncio.get_running_loop().time()
     beat.left = [Abandoned("bad", now), Abandoned("bad", now), Abandoned("once", now)]
-    beat.on_first()
+    begin(rounds, beat)
     await asyncio.sleep(OVERDUE_S)
     assert set(beat.stuck) == {frozenset()}
     await asyncio.sleep(2 * TICK_S)
@@ -677,9 +681,9 @@ async def test_calls_that_burn_cpu_count_by_what_they_use(calls: int, share: flo
     """Each 15 ms of CPU after their ends counts as an overdue call, by one of them or by all together."""
     beat, clock = Beat(), asyncio.get_running_loop().time
     began = clock()
-    watchdog(beat, SpentCpu(lambda _thread: (clock() - began) * share))
+    rounds = watchdog(beat, SpentCpu(lambda _thread: (clock() - began) * share))
     beat.left = [Abandoned("bad", began, (1, number)) for number in range(calls)]
-    beat.on_first()
+    begin(rounds, beat)
     await asyncio.sleep(2 * OVERDUE_CPU_S / (calls * share))
     assert set(beat.stuck) <= {frozenset()}
     await asyncio.sleep(5 * TICK_S)
@@ -695,8 +699,8 @@ async def test_a_round_that_is_late_for_want_of_a_cpu(
     """Time that the machine spent on others is nobody's fault; time that this process spent may be."""
     beat = Beat()
     beat.left = [Abandoned("bad", 0.0)]
-    watchdog(beat)
-    beat.on_first()
+    rounds = watchdog(beat)
+    begin(rounds, beat)
     await asyncio.sleep(TICK_S / 2)
     block(late_s)
     beat.cpu_s += cpu_share * late_s
@@ -708,10 +712,10 @@ async def test_the_patrol_survives_a_round_that_fails() -> None:
     """The next one comes all the same."""
     beat = Beat()
     beat.left = [Abandoned("bad", 0.0)]
-    watchdog(beat)
+    rounds = watchdog(beat)
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     beat.fails = True
-    beat.on_first()
+    begin(rounds, beat)
     await asyncio.sleep(2.5 * TICK_S)
     beat.fails = False
     await asyncio.sleep(3 * TICK_S)
@@ -722,7 +726,7 @@ async def test_code_that_blocks_others_is_a_disturbance() -> None:
     """The policies are told when."""
     beat = Beat()
     beat.left, beat.holds_up = [Abandoned("bad", 0.0)], True
-    watchdog(beat)
-    beat.on_first()
+    rounds = watchdog(beat)
+    begin(rounds, beat)
     await asyncio.sleep(TICK_S)
     assert beat.disturbed_at == asyncio.get_running_loop().time()

@@ -19,7 +19,7 @@ from fivestage.executors.abandoned_cpu import CpuUse, thread_busy_s
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.dispatch.dispatcher import Dispatcher
+    from fivestage.dispatch.progress import Progress
     from fivestage.executors import Executor
     from fivestage.kafka.consumer.group_member import GroupMember
     from fivestage.kafka.producer.sink import Sink
@@ -56,7 +56,8 @@ class HealthMonitor:
         self,
         *,
         source: GroupMember,
-        dispatcher: Dispatcher,
+        progress: Progress,
+        total_s: float,
         executor: Executor,
         sink: Sink,
         publish_timeout_s: float,
@@ -66,7 +67,8 @@ class HealthMonitor:
     ) -> None:
         self._reach = reach or Reachability()
         self._source = source
-        self._dispatcher = dispatcher
+        self._progress = progress
+        self._total_s = total_s
         self._executor = executor
         self._sink = sink
         self._publish_timeout_s = publish_timeout_s
@@ -146,9 +148,9 @@ class HealthMonitor:
             return Health(ok=False, reason=self._executor.failure)
         if (reason := self._runs_on(now)) is not None:
             return Health(ok=False, reason=reason)
-        idle_s = now - self._dispatcher.last_progress_at
-        patience_s = STUCK_S + (1 + PATIENCE) * self._dispatcher.total_s  # it may wait for a thread before
-        if self._dispatcher.in_flight and not self._sink.unacknowledged and idle_s > patience_s:
+        idle_s = now - self._progress.last_at
+        patience_s = STUCK_S + (1 + PATIENCE) * self._total_s  # it may wait for a thread before
+        if self._progress.in_flight and not self._sink.unacknowledged and idle_s > patience_s:
             return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")
         return Health(ok=True)
 

@@ -187,7 +187,7 @@ class Service:
             reach=self.diagnosis.reach,
         )
         await self._start_admin(stack)
-        await parts.executor.start(parts.inner.running.finished)
+        await parts.executor.start(parts.dispatcher.active.finished)
         stack.push_async_callback(self._end_part, lambda: asyncio.to_thread(flush_provider), "traces")
         stack.push_async_callback(self._end_part, lambda: parts.executor.stop(EXECUTOR_STOP_S), "executor")
         stack.push_async_callback(self._end_part, parts.sink.stop, "producer")
@@ -202,7 +202,7 @@ class Service:
         server = AdminServer(
             host=admin.host,
             port=admin.port,
-            live=self.parts.watch.live,
+            live=self.parts.health.live,
             ready=self._ready,
             registry=self.metrics.registry,
         )
@@ -211,18 +211,18 @@ class Service:
 
     def _ready(self) -> Health:
         """What the watch says, and what has been found out about it."""
-        health, cause = self.parts.watch.ready(), self.diagnosis.cause
+        health, cause = self.parts.health.ready(), self.diagnosis.cause
         return health if health.ok or cause is None else Health(ok=False, reason=f"{health.reason}: {cause}")
 
     # Serving
 
     async def _serve(self) -> None:
         """Fetch, commit and watch until something ends it, then drain and commit."""
-        fetching = asyncio.create_task(self.parts.inner.poller.run(self.parts.source), name="fetch")
-        watching = asyncio.create_task(self.parts.watch.run(self._announce), name="watch")
+        fetching = asyncio.create_task(self.parts.poller.run(self.parts.source), name="fetch")
+        watching = asyncio.create_task(self.parts.health.run(self._announce), name="watch")
         committing = asyncio.create_task(self.parts.committer.run(), name="commit")
         clients = Clients(self.settings.kafka, self.parts.source, self.parts.sink.producer)
-        looking = self.diagnosis.run(self.parts.watch.is_cut_off, clients)
+        looking = self.diagnosis.run(self.parts.health.is_cut_off, clients)
         diagnosing = asyncio.create_task(looking, name="diagnosis")
         for task in (fetching, watching, committing, diagnosing):
             task.add_done_callback(self._on_task_done)
@@ -248,17 +248,17 @@ class Service:
     async def _drain(self, fetching: asyncio.Task[None]) -> None:
         """Let what is in flight finish, and commit it."""
         parts = self.parts
-        parts.watch.draining = True
-        parts.inner.poller.stop()
+        parts.health.draining = True
+        parts.poller.stop()
         parts.source.stop_rebuilding()
-        log.info("draining", in_flight=parts.inner.dispatcher.in_flight)
+        log.info("draining", in_flight=parts.dispatcher.in_flight)
         await asyncio.wait({fetching}, timeout=self._drain_s)  # never cancelled: see kafka/consumer/source.py
         drain_s = self._drain_s
-        drained = isinstance(self._failure, PublishError) or await parts.inner.dispatcher.drain(drain_s)
+        drained = isinstance(self._failure, PublishError) or await parts.dispatcher.drain(drain_s)
         if not await self._commit_at_last():
             self.stop(BrokerError("what is finished could not be committed: it will be answered again"))
         if not drained:
-            left = parts.inner.dispatcher.in_flight
+            left = parts.dispatcher.in_flight
             self.stop(DrainTimeoutError(f"{left} queries were still in flight after {drain_s:.0f} s"))
 
     @property
@@ -289,7 +289,7 @@ class Service:
 
     async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
         """Finish and commit what is in flight on partitions that are being taken away."""
-        drained = await self.parts.inner.dispatcher.drain(revoke_drain_s(self.settings), keys)
+        drained = await self.parts.dispatcher.drain(revoke_drain_s(self.settings), keys)
         committed = await self.parts.committer.commit(REVOKE_COMMIT_S)
         left = self.ledger.in_flight(keys)
         log.info("revoked", partitions=numbers_of(keys), drained=drained, committed=committed, abandoned=left)
