@@ -25,7 +25,8 @@ from fivestage.pipeline.pipeline import Pipeline
 from fivestage.service import service
 from fivestage.service.assembly import COMMIT_TIMEOUT_S, Parts
 from fivestage.service.health import HealthMonitor
-from fivestage.service.service import Service, exit_code
+from fivestage.service.service import Service
+from fivestage.service.shutdown import exit_code
 
 from .consumer import SimConsumer
 from .executor import SimExecutor

@@ -34,14 +34,14 @@ def run(
     gc.disable()  # what is imported stays: looking for garbage would take a tenth of the time
     from fivestage.observability import logging
     from fivestage.pipeline.loader import load_app
-    from fivestage.service import service
+    from fivestage.service import entry
 
     gc.enable()
     settings = load_settings(config, bootstrap)
     with errors_as_one_line():
         app = load_app(target)
         logging.configure(log_level, settings.logging.show_text)
-    code = service.run(settings, app, target)
+    code = entry.run(settings, app, target)
     os._exit(code)  # a node's stuck thread, or a hung task of the client, must not keep the process
 
 
