@@ -86,7 +86,11 @@ def assemble(
         executor=executor,
         sink=sink,
         observer=metrics,
-        tracing=_tracing(settings),
+        tracing=Tracing(
+            results_topic=settings.topics.results,
+            group_id=settings.kafka.group_id,
+            provider=make_provider(settings.tracing.sample_ratio),
+        ),
     )
     source = GroupMember(
         settings,
@@ -126,6 +130,7 @@ def _executor(
     executor, plan = settings.executor, settings.pipeline.plan()
     stall_s = executor.stall_ms / 1000
     if executor.kind == "process":
+        show_text = ("show_text",) if settings.logging.show_text else ()
         return ProcessExecutor(
             app_path,
             plan,
@@ -136,7 +141,8 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             patience=Patience(open_s=executor.start_timeout_ms / 1000),
-            setup=("fivestage.observability.logging:configure", level_name(), *_show_text(settings)),
+            # The arguments of configure in worker processes are texts.
+            setup=("fivestage.observability.logging:configure", level_name(), *show_text),
         )
     orchestrator = Orchestrator(
         app,
@@ -150,11 +156,6 @@ def _executor(
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 
 
-def _show_text(settings: Settings) -> tuple[str, ...]:
-    """Return the arguments of ``configure`` in worker processes, as texts."""
-    return ("show_text",) if settings.logging.show_text else ()
-
-
 def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:
     return Encoder(
         source=f"/fivestage/{settings.kafka.group_id}",
@@ -166,11 +167,3 @@ def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encod
 def _largest_event(largest_records: Mapping[Output, int]) -> int:
     """Return the largest event that all event topics take, in bytes."""
     return min(size for output, size in largest_records.items() if output is not Output.DEAD_LETTERS)
-
-
-def _tracing(settings: Settings) -> Tracing:
-    return Tracing(
-        results_topic=settings.topics.results,
-        group_id=settings.kafka.group_id,
-        provider=make_provider(settings.tracing.sample_ratio),
-    )

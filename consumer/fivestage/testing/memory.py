@@ -1,6 +1,6 @@
-"""A bus in memory: the real dispatcher, decoder and encoder, without Kafka.
+"""A bus in memory: the real dispatcher, decoder and encoder without Kafka.
 
-For tests of pipelines and of the dispatcher itself; public through ``fivestage.testing``.
+For tests of pipelines and of the dispatcher; public through ``fivestage.testing``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FETCH_BYTES = 1_048_576
 
 
 class MemorySource:
-    """Hands out what was put in, as the Kafka source does: begun in the ledger, at most so much at a time."""
+    """Hands out the records that were put in, and starts their offsets, as the Kafka source does."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -93,19 +93,19 @@ class MemorySource:
 
 
 class MemorySink:
-    """Keeps what is published; acknowledges at once, or when told to."""
+    """Keeps what is published; acknowledges it at once, or on demand."""
 
     def __init__(self) -> None:
         self.records: list[OutputRecord] = []
         self.hold = False
-        """Keep acknowledgements back, as brokers that are away do."""
+        """Withhold acknowledgements, as unreachable brokers do."""
         self._held: deque[Callable[[], None]] = deque()
         self._published = asyncio.Event()
         self._indexed = 0
         self._last: OutputRecord | None = None
         self._by_output: dict[Output, list[OutputRecord]] = {output: [] for output in Output}
         self._named = 0
-        """So many results are in ``_subjects``: the place of each query's first."""
+        """How many results ``_subjects`` covers: it has the index of each query's first result."""
         self._subjects: dict[bytes, int] = {}
 
     def publish(
@@ -123,17 +123,17 @@ class MemorySink:
             asyncio.get_running_loop().call_soon(on_acked)
 
     def acknowledge(self, count: int | None = None) -> None:
-        """Acknowledge the oldest *count* of what is held back; everything when None."""
+        """Acknowledge the oldest *count* publications that are withheld; all of them when None."""
         for _ in range(len(self._held) if count is None else count):
             self._held.popleft()()
 
     def of(self, output: Output) -> list[OutputRecord]:
-        """What was published to one output."""
+        """Return what was published to one output."""
         self._index()
         return list(self._by_output[output])
 
     def result_of(self, query_id: str) -> OutputRecord | None:
-        """The first terminal event of a query; None while there is none."""
+        """Return the first terminal event of a query; None while there is none."""
         self._index()
         results, subjects = self._by_output[Output.RESULTS], self._subjects
         while self._named < len(results):
@@ -143,7 +143,7 @@ class MemorySink:
         return None if found is None else results[found]
 
     def _index(self) -> None:
-        """Sort in what was published since the last call, or everything where ``records`` was cleared."""
+        """Index what was published since the last call, or everything if ``records`` was cleared."""
         records = self.records
         if self._last is not None and records[self._indexed - 1 : self._indexed] != [self._last]:
             self._indexed = self._named = 0
@@ -162,7 +162,7 @@ class MemorySink:
 
 
 class MemoryBus:
-    """Runs a pipeline on a bus in memory; the ``async with`` opens its resources and closes them.
+    """Runs a pipeline on a bus in memory; ``async with`` opens and closes its resources.
 
     Example:
         >>> async with MemoryBus(app) as bus:  # doctest: +SKIP
@@ -172,11 +172,11 @@ class MemoryBus:
 
     Args:
         app: The pipeline.
-        settings: Limits and admission; Kafka's part is ignored.
-        partitions: Partitions of the input topic.
-        observer: Told of everything that happens.
-        tracing: Makes the spans; those of OpenTelemetry's global provider when absent.
-        executor: Where the stages run; on the loop itself when absent.
+        settings: Limits and admission; those of Kafka are ignored.
+        partitions: How many partitions the input topic has.
+        observer: Receives everything that is measured.
+        tracing: Makes the spans; by default with OpenTelemetry's global provider.
+        executor: Runs the stages; by default on the loop itself.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class MemoryBus:
         headers: Sequence[tuple[str, bytes]] = (),
         timestamp: int = -1,
     ) -> PlainRecord:
-        """Write a record to the input topic; returns it with its offset."""
+        """Write a record to the input topic; return it with its offset."""
         offset = self._next_offsets[partition]
         self._next_offsets[partition] += 1
         record = PlainRecord(TOPIC, partition, offset, timestamp, key, value, headers)
@@ -251,11 +251,11 @@ class MemoryBus:
 
         Args:
             user_input: The question.
-            query_id: Its id; numbered when absent.
+            query_id: Its id; by default a numbered one.
             fields: Other fields of QueryEvent, such as ``lane`` or ``budget_ms``.
 
         Raises:
-            ValueError: the query has become a dead letter and has no result; the text says why.
+            ValueError: the record became a dead letter, so it has no result; the text says why.
         """
         query_id = query_id or f"query-{sum(self._next_offsets)}"
         record = self.put(orjson.dumps({"query_id": query_id, "user_input": user_input, **fields}))
@@ -266,7 +266,7 @@ class MemoryBus:
         return found
 
     def _why_dead(self, record: PlainRecord) -> str | None:
-        """Reason and detail of a record's dead letter; None where it has none."""
+        """Return the reason and detail of a record's dead letter; None if it has none."""
         place = b"%d" % record.partition, b"%d" % record.offset
         for letter in self.sink.of(Output.DEAD_LETTERS):
             headers = dict(letter.headers)
@@ -275,10 +275,10 @@ class MemoryBus:
         return None
 
     def result(self, query_id: str) -> PipelineResult | None:
-        """The terminal event of a query; None while there is none."""
+        """Return the terminal event of a query; None while there is none."""
         found = self.sink.result_of(query_id)
         return None if found is None else PipelineResult.model_validate_json(found.value or b"")
 
     def results(self) -> list[PipelineResult]:
-        """All terminal events, in the order they were published."""
+        """Return all terminal events, in the order in which they were published."""
         return [PipelineResult.model_validate_json(r.value or b"") for r in self.sink.of(Output.RESULTS)]
