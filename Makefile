@@ -15,20 +15,20 @@ SECONDS ?= 600
 # pip, or uv where one is given (UV=uv): it takes the same locks, in a seventh of the time.
 install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
 # What may differ between versions of Python and needs no Kafka; with one round trip on the embedded broker.
-FAST := tests/core tests/nodes tests/shell tests/contracts tests/cli/test_round_trip.py tests/test_admin.py \
-	tests/test_exports.py tests/test_schemas.py tests/test_settings.py
+FAST := tests/unit/core tests/unit/nodes tests/virtual tests/realtime tests/embedded/cli/test_round_trip.py tests/unit/test_admin.py \
+	tests/unit/test_exports.py tests/unit/test_schemas.py tests/unit/test_settings.py
 # What is learned, in virtual hours: arithmetic, which is the same in each version and in each build.
-ARITHMETIC := tests/shell/test_recovering.py tests/shell/test_concurrency_limit.py tests/shell/test_overload.py \
-	tests/shell/test_learning.py tests/shell/test_unanswerable.py
-SLOW := $(ARITHMETIC) tests/shell/test_machine.py tests/core/test_limiter.py tests/core/test_trials.py
+ARITHMETIC := tests/virtual/test_recovering.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
+	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py
+SLOW := $(ARITHMETIC) tests/virtual/test_machine.py tests/unit/core/test_limiter.py tests/unit/core/test_trials.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-tools test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-demo: $(READY) ## The whole of it on this machine, without Docker or Kafka
+demo: $(READY) ## Show everything on this machine, without Docker or Kafka
 	$(BIN)/fivestage demo
 
 test: $(READY) ## All tests; those on a real Kafka are skipped where there is none
@@ -37,17 +37,20 @@ test: $(READY) ## All tests; those on a real Kafka are skipped where there is no
 test-fast: $(READY) ## The tests that need no Kafka and little time
 	$(BIN)/pytest -n auto $(FAST) $(addprefix --ignore=,$(SLOW))
 
-test-long: $(BENCH_READY) $(FAUST)/.ready $(QUIX)/.ready ## All tests, those that take minutes too
-	$(BIN)/pytest -n auto --long
+test-long: $(BENCH_READY) $(FAUST)/.ready $(QUIX)/.ready ## All tests, also the long ones
+	$(BIN)/pytest -n auto --long tests
 
 mutants: $(READY) ## Plant mistakes in the product: each must make a test fail
-	$(BIN)/python -m tests.mutants $(OPTIONS)
+	$(BIN)/python -m tests.tools.mutants $(OPTIONS)
+
+test-tools: $(BENCH_READY) ## The tests of what measures, kills and plants mistakes (tests/tools)
+	$(BIN)/pytest -n auto tests/tools
 
 verbs: $(BENCH_READY) ## Each verb that measures, in its shortest form
-	$(BIN)/pytest -n auto --verbs -m verb $(OPTIONS)
+	$(BIN)/pytest -n auto --verbs -m verb tests/tools $(OPTIONS)
 
-long: $(READY) ## Everything that takes long, in hours, with a report (docs/long.md)
-	$(BIN)/python -m tests.long $(OPTIONS)
+long: $(READY) ## Every long run, in hours, with a report (docs/long.md)
+	$(BIN)/python -m tests.tools.long $(OPTIONS)
 
 test-python%: ## The fast tests on another Python, e.g. test-python3.13
 	python=$$(bash .ci/python.sh $*) && $(MAKE) VENV=.venv-python$* PYTHON=$$python test-fast
@@ -59,9 +62,9 @@ test-pythons: ## The fast tests on each other Python that is found
 
 wheel: $(WHEELS)/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
-test-compiled: $(COMPILED)/.ready ## The tests of what is compiled, against the compiled wheel
-	$(COMPILED)/bin/pytest -n auto tests/core tests/shell tests/contracts tests/simulation \
-		tests/broker/test_sink.py tests/broker/test_sender.py tests/broker/test_event_batch.py \
+test-compiled: $(COMPILED)/.ready ## The tests of compiled modules, against the compiled wheel
+	$(COMPILED)/bin/pytest -n auto tests/unit/core tests/virtual tests/realtime tests/simulation \
+		tests/embedded/test_sink.py tests/embedded/test_sender.py tests/embedded/test_event_batch.py \
 		$(addprefix --ignore=,$(ARITHMETIC))
 
 check: $(READY) ## Format, lint, types, import rules
@@ -70,53 +73,53 @@ check: $(READY) ## Format, lint, types, import rules
 	$(BIN)/mypy
 	PYTHONPATH=consumer:schemas $(BIN)/lint-imports
 
-format: $(READY) ## Format and mend what can be mended
+format: $(READY) ## Format, and fix what ruff can fix
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: $(COMPILED)/.bench-ready $(READY) $(FAUST)/.ready $(QUIX)/.ready ## fivestage beside others, and what is promised of its cost (OPTIONS=...)
-	$(COMPILED)/bin/python -m tests.bench $(OPTIONS)
+bench: $(COMPILED)/.bench-ready $(READY) $(FAUST)/.ready $(QUIX)/.ready ## CPU, throughput, latency and memory beside others (OPTIONS=...)
+	$(COMPILED)/bin/python -m tests.tools.bench $(OPTIONS)
 
 bench-overload: $(BENCH_READY) ## Goodput beyond capacity beside others, and after a restart (OPTIONS=...)
-	$(BIN)/python -m tests.bench.overload $(OPTIONS)
-	$(BIN)/python -m tests.bench.overload --restart $(OPTIONS)
+	$(BIN)/python -m tests.tools.bench.overload $(OPTIONS)
+	$(BIN)/python -m tests.tools.bench.overload --restart $(OPTIONS)
 
-bench-hostile: $(BENCH_READY) ## Nodes that misbehave, and what becomes of the others (OPTIONS=...)
-	$(BIN)/python -m tests.bench.hostile $(OPTIONS)
+bench-hostile: $(BENCH_READY) ## Nodes that misbehave, and what the other queries end as (OPTIONS=...)
+	$(BIN)/python -m tests.tools.bench.hostile $(OPTIONS)
 
 bench-ordinary: $(BENCH_READY) ## Apps of an ordinary day beside plain asyncio (OPTIONS=...)
-	$(BIN)/python -m tests.bench.ordinary $(OPTIONS)
+	$(BIN)/python -m tests.tools.bench.ordinary $(OPTIONS)
 
 bench-slow: $(BENCH_READY) ## A node that becomes slow and recovers (OPTIONS=...)
-	$(BIN)/python -m tests.bench.slow $(OPTIONS)
+	$(BIN)/python -m tests.tools.bench.slow $(OPTIONS)
 
-bench-controls: $(BENCH_READY) ## What is learned, on and off, on every shape of load, in virtual time (OPTIONS=...)
-	$(BIN)/python -m tests.bench.controls $(OPTIONS)
+bench-controls: $(BENCH_READY) ## Learning on and off, on every shape of load, in virtual time (OPTIONS=...)
+	$(BIN)/python -m tests.tools.bench.controls $(OPTIONS)
 
 bench-scale: $(COMPILED)/.bench-ready ## What a query costs as partitions, keys, backlog, answers, nodes grow (OPTIONS=...)
-	$(COMPILED)/bin/python -m tests.bench.scale $(OPTIONS)
+	$(COMPILED)/bin/python -m tests.tools.bench.scale $(OPTIONS)
 
 bench-restart: $(BENCH_READY) ## What a rolling restart, a crash, a join and a leave cost (OPTIONS="--kafka host:port")
-	$(BIN)/python -m tests.bench.restart $(OPTIONS)
+	$(BIN)/python -m tests.tools.bench.restart $(OPTIONS)
 
 soak: $(BENCH_READY) ## Hours at a steady load: nothing may grow (SECONDS=3600, OPTIONS=...)
-	$(BIN)/python -m tests.bench.soak --seconds $(SECONDS) $(OPTIONS)
+	$(BIN)/python -m tests.tools.bench.soak --seconds $(SECONDS) $(OPTIONS)
 
-faults: $(READY) ## All faults that are provided for, against real brokers, as a table (docs/faults.md)
+faults: $(READY) ## Every fault that is provided for, on real brokers, as a table (docs/faults.md)
 	$(BIN)/pytest -m fault --long --fault-table=docs/faults.md
 
 chaos: $(READY) ## Kill, stop and restart instances and brokers at random for SECONDS=600, SEED=... (docs/chaos.md)
-	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(OPTIONS)
+	$(BIN)/python -m tests.tools.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(OPTIONS)
 
 kafka-image: ## Build an image of Apache Kafka where no registry can be reached (Debian, root)
 	deploy/kafka-image/build.sh kafka
 
-sbom: ## List what the service is made of, as CycloneDX (sbom.json)
+sbom: ## List the dependencies, as CycloneDX (sbom.json)
 	$(PYTHON) -m venv $(SBOM_VENV)
 	$(call install,$(SBOM_VENV)) --require-hashes -r requirements/sbom.txt
 	$(SBOM_VENV)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json requirements/runtime.txt
 
-lock: $(READY) ## Compile the locked requirements anew (needs uv)
+lock: $(READY) ## Compile the locked requirements (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra otlp -o requirements/runtime.txt
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra embedded --extra otlp --group dev -c requirements/runtime.txt -o requirements/dev.txt
 	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt -o requirements/build.txt

@@ -1,4 +1,4 @@
-"""Compiles the modules that every query passes through, where a build asks for it (README.md, Try it)."""
+"""Compiles the modules that every query passes through, where a build asks for it (docs/operations.md)."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from faults.table import FaultTable
 from fivestage.observability.build_info import COMPILED
 from fivestage.testing import VirtualTimeLoop
 from kafka import sharing
+from kafka.faults.table import FaultTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,20 +25,11 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
 HERE = Path(__file__).parent
-VIRTUAL = (HERE / "core", HERE / "shell")
+VIRTUAL = (HERE / "unit" / "core", HERE / "virtual")
 REAL_MARKERS = ("kafka", "broker", "realtime")
 LONG_LIMIT_S = 3600
 """The time limit of a test marked ``long``; all others have the one in pyproject.toml."""
-WHOLE = (
-    "tests/bench/",
-    "tests/broker/",
-    "tests/chaos/",
-    "tests/cli/",
-    "tests/deploy/",
-    "tests/faults/",
-    "tests/kafka/",
-    "tests/simulation/",
-)
+WHOLE = ("tests/embedded/", "tests/kafka/", "tests/simulation/", "tests/tools/")
 """Folders whose files are not shared out among processes: their tests share what takes long to start, or take
 long themselves, and whole files come first."""
 WAITING = 2

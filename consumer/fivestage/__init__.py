@@ -1,4 +1,4 @@
-"""fivestage: queries from Kafka through five stages inside a hard deadline.
+"""Runs each query from Kafka through five stages within a hard deadline, and publishes one answer.
 
 >>> from fivestage import Orchestrator, Pipeline
 >>> app = Pipeline()

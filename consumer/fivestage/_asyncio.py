@@ -1,4 +1,4 @@
-"""Waits that end in time, whatever is waited for."""
+"""Bounded waits: cancel what takes too long, and go on without waiting for its end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 
 T = TypeVar("T")
 
@@ -15,24 +15,24 @@ CLEAN_UP_S: Final = 0.1
 """How long a cancelled task may clean up before it is cancelled again."""
 
 
-async def within(coro: Coroutine[Any, Any, Any], limit_s: float) -> Any:
-    """What *coro* returns; None when it takes longer than *limit_s*: it is then cancelled and left behind.
+async def wait_at_most(limit_s: float, work: Awaitable[T]) -> asyncio.Task[T]:
+    """Run *work* as a task for at most *limit_s* seconds; return the task, which may not be done.
 
-    ``asyncio.wait`` rather than ``asyncio.timeout``: a task that swallows its cancellation must not hold
-    the caller.
+    A task that takes longer, or whose caller is cancelled, is cancelled and left behind. Unlike
+    ``asyncio.timeout`` this also returns when the task ignores its cancellation.
     """
-    task = asyncio.create_task(coro)
+    task = asyncio.ensure_future(work)
     try:
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
+        await asyncio.wait({task}, timeout=limit_s)
     finally:
         leave_behind(task)
-    return task.result() if done else None
+    return task
 
 
 async def first_of(steps: Sequence[Coroutine[Any, Any, T]], prefer: type[Exception] | tuple[()] = ()) -> T:
-    """What the first step to succeed returns; the others are cancelled.
+    """Return the result of the first step that succeeds, and cancel the others.
 
-    Raises what the last of them raised where none succeeds, or rather an error of the class *prefer*.
+    If none succeeds, raise an error of the class *prefer* if there is one, else the error of the last step.
     """
     tasks = [asyncio.create_task(step) for step in steps]
     try:
@@ -42,30 +42,37 @@ async def first_of(steps: Sequence[Coroutine[Any, Any, T]], prefer: type[Excepti
         preferred = [task for task in tasks if not task.cancelled() and isinstance(task.exception(), prefer)]
         return [*tasks, *preferred][-1].result()
     finally:
-        for task in tasks:
-            leave_behind(task)
-        await asyncio.wait(tasks, timeout=CLEAN_UP_S)
+        await cancel_all(tasks, CLEAN_UP_S)
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]], limit_s: float | None = None) -> None:
+    """Cancel tasks and wait until they have ended, for at most *limit_s* seconds."""
+    cancelled = list(tasks)
+    for task in cancelled:
+        leave_behind(task)
+    if cancelled:
+        await asyncio.wait(cancelled, timeout=limit_s)
 
 
 def leave_behind(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait for it no more: it may never end."""
+    """Cancel a task without waiting for it, as it may never end; its error is not logged."""
     cancel_once(task)
-    task.add_done_callback(take_note)
+    task.add_done_callback(ignore_result)
 
 
 def cancel_once(task: asyncio.Task[Any]) -> None:
-    """Cancel a task; one that is being cancelled has CLEAN_UP_S first, and is cancelled once more after that.
+    """Cancel a task; if it is being cancelled already, cancel it again only after CLEAN_UP_S.
 
-    A second cancellation cuts what ``finally`` and ``async with`` await. HTTP clients then lose connections
-    of their pool for good (encode/httpx#3782). Returns at once.
+    A second cancellation interrupts what ``finally`` and ``async with`` await, and HTTP clients then lose
+    connections of their pool for good (encode/httpx#3782). Returns at once.
     """
     if task.cancelling():
-        task.get_loop().call_later(CLEAN_UP_S, task.cancel)  # does nothing when it has ended by then
+        task.get_loop().call_later(CLEAN_UP_S, task.cancel)  # does nothing if it has ended by then
     else:
         task.cancel()
 
 
-def take_note(task: asyncio.Future[Any]) -> None:
-    """Take note of how a task ended that nobody waits for, so that the loop does not complain of that."""
+def ignore_result(task: asyncio.Future[Any]) -> None:
+    """Mark a task's exception as retrieved, so that the loop does not log it."""
     if not task.cancelled():
         task.exception()

@@ -3,18 +3,18 @@
 ::
 
     FivestageError
-    ├── ConfigurationError      settings, topics, rights: exit code 2
-    │   └── AccessError         Kafka was reached, and refuses this client's credentials or certificate
-    ├── InvalidAppError         the Pipeline cannot run as declared
+    ├── ConfigurationError      settings, topics or permissions are wrong; exit code 2
+    │   └── AccessError         Kafka rejected this client's credentials, or the TLS handshake failed
+    ├── InvalidAppError         the Pipeline cannot run as it was declared
     ├── ResourceError           a resource could not be opened in time, or is used where it is not open
-    ├── NodeError               raised for a stage, becomes ``error_type`` of its StageResult
-    │   ├── NoNodeError         no registered node takes the intent, or the decision named an unknown one
-    │   └── Unanswerable        raised by a node: this query has no answer, and the node is well
-    ├── BrokerError             the bus cannot go on; the process ends, nothing uncommitted is lost
-    │   ├── PublishError        an event was not acknowledged
-    │   └── FencedError         another process has joined the group with this one's instance id
-    ├── ExecutorError           user code has left the executor beyond repair; the process ends
-    └── DrainTimeoutError       shutdown took longer than it may
+    ├── NodeError               a stage failed; the class name becomes ``error_type`` of its StageResult
+    │   ├── NoNodeError         no node is registered for the intent, or the decision named an unknown node
+    │   └── Unanswerable        raised by a node for a query without an answer; not a failure of the node
+    ├── BrokerError             Kafka cannot be used any more; the process exits, and no query is lost
+    │   ├── PublishError        an event was not acknowledged in time
+    │   └── FencedError         another process joined the group with the same group_instance_id
+    ├── ExecutorError           stages and nodes can no longer be run; the process exits
+    └── DrainTimeoutError       shutdown exceeded its time limit
 """
 
 
@@ -23,15 +23,15 @@ class FivestageError(Exception):
 
 
 class ConfigurationError(FivestageError):
-    """Something outside the program must be put right first. The text says what and how."""
+    """Settings, topics or permissions must be corrected first. The text says which, and how."""
 
 
 class AccessError(ConfigurationError):
-    """Kafka refuses this client, or is not who it should be. The text says why."""
+    """Kafka rejected this client's credentials, or the TLS handshake failed. The text says why."""
 
 
 class InvalidAppError(FivestageError):
-    """A Pipeline was declared in a way that cannot run."""
+    """A Pipeline cannot run as it was declared. The text says why."""
 
 
 class ResourceError(FivestageError):
@@ -39,37 +39,37 @@ class ResourceError(FivestageError):
 
 
 class NodeError(FivestageError):
-    """A stage cannot be carried out."""
+    """A stage failed."""
 
 
 class NoNodeError(NodeError):
-    """There is no node for what the decision stage asked for."""
+    """No node is registered for the intent, or for the name that the decision stage chose."""
 
 
-class Unanswerable(NodeError):  # noqa: N818 - what a node says of a query, not a fault
-    """A node raises it for a query that has no answer, such as a question with an unknown unit in it.
+class Unanswerable(NodeError):  # noqa: N818 - describes the query, not a fault
+    """Raised by a node for a query that has no answer, such as a question that contains an unknown unit.
 
     The stage ends as an error with the class name as its ``error_type``, as for any exception. But no other
-    node is asked, and it does not count as a failure of the node, for its breaker and its health. A subclass
-    does the same; so do the exceptions named in ``@app.node(..., not_failures=...)``.
+    node is tried, and neither the node's breaker nor its health counts it as a failure. Subclasses, and the
+    exceptions named in ``@app.node(..., not_failures=...)``, have the same effect.
     """
 
 
 class BrokerError(FivestageError):
-    """The connection to Kafka is beyond repair."""
+    """Kafka cannot be used any more: the process must be restarted."""
 
 
 class PublishError(BrokerError):
-    """An event could not be published; its query stays unfinished and will be read again."""
+    """An event could not be published; its query was not committed and will be read again."""
 
 
 class FencedError(BrokerError):
-    """Another process has joined the group with the same ``kafka.group_instance_id``."""
+    """Another process joined the group with the same ``kafka.group_instance_id``."""
 
 
 class ExecutorError(FivestageError):
-    """The executor cannot run user code any more."""
+    """The executor cannot run stages and nodes any more: the process must be restarted."""
 
 
 class DrainTimeoutError(FivestageError):
-    """Work in flight did not end within the time that shutdown allows."""
+    """Queries in flight did not end within the time limit of the shutdown."""

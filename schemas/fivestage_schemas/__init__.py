@@ -1,6 +1,6 @@
-"""The events of fivestage, for readers and producers in Python.
+"""The events of fivestage as pydantic models, for programs that write queries or read results.
 
-Imports pydantic and nothing else, so that a reader of results needs no Kafka client:
+Depends on pydantic only, so that a reader of results does not need fivestage or a Kafka client:
 
 >>> from fivestage_schemas import PipelineResult
 >>> PipelineResult.model_validate_json(record_value).answer  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What all events share: frozen, unknown fields ignored on reading, one schema version."""
+"""Base classes and field types of all events."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,36 +7,36 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 SCHEMA_VERSION: Literal["1"] = "1"
 
 JsonValue = Any
-"""Any JSON value. Left unchecked on purpose: it was JSON on the wire a moment ago."""
+"""Any JSON value. Not validated: it was just parsed from JSON."""
 
 QueryId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
-"""Names a query: 1-128 characters of ``A-Za-z0-9._:-``, chosen by the producer."""
+"""The id of a query, chosen by the producer: 1 to 128 characters of ``A-Za-z0-9._:-``."""
 
 Lane = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
-"""Names a traffic class such as ``prod`` or ``canary``."""
+"""The name of a traffic class, such as ``prod`` or ``canary``."""
 
 Milliseconds = Annotated[float, Field(ge=0)]
 """A duration in milliseconds."""
 
 Timestamp = AwareDatetime
-"""RFC 3339 with offset. Wall clock: good for people and for ordering by eye, not for measuring."""
+"""RFC 3339 with offset. Taken from a wall clock, so not suited to measure durations."""
 
 
 class Frozen(BaseModel):
-    """A value: immutable, tolerant of fields it does not know."""
+    """An immutable value; unknown fields are ignored on reading."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class Event(Frozen):
-    """A record value on one of the topics."""
+    """The value of a record on one of the topics."""
 
     schema_version: Literal["1"] = SCHEMA_VERSION
-    """Changes only when readers would break."""
+    """Changes only with incompatible changes."""
 
 
 class Source(Frozen):
-    """Where the query was read: the coordinates of its record."""
+    """The record that the query was read from."""
 
     topic: str
     partition: Annotated[int, Field(ge=0)]

@@ -1,11 +1,11 @@
-"""Names of the Kafka headers, after CloudEvents 1.0 (Kafka binding, binary mode) and W3C Trace Context."""
+"""Names of the Kafka headers: CloudEvents 1.0 (binary mode), W3C Trace Context, and our own."""
 
 from typing import Final
 
 CONTENT_TYPE: Final = "content-type"
 JSON_CONTENT_TYPE: Final = "application/json"
 STRUCTURED_CONTENT_TYPE: Final = "application/cloudevents"
-"""A content type that begins so marks a CloudEvent in structured mode."""
+"""Content types that start with this mark a CloudEvent in structured mode."""
 
 CE_SPECVERSION: Final = "ce_specversion"
 CE_ID: Final = "ce_id"
@@ -33,8 +33,8 @@ DLQ_PARTITION: Final = "dlq.partition"
 DLQ_OFFSET: Final = "dlq.offset"
 DLQ_TIMESTAMP: Final = "dlq.timestamp"
 DLQ_TRUNCATED: Final = "dlq.truncated"
-"""Set where the record did not fit into the dead-letter topic: key and value are left out."""
+"""Set if the record was too large for the dead-letter topic; its key and value are left out."""
 DLQ_REPLAYED_FROM: Final = "dlq.replayed-from"
-"""On a record that was a dead letter: which one, as topic/partition/offset."""
+"""On a record that was replayed: its dead letter, as topic/partition/offset."""
 DLQ_REPLAYED: Final = "dlq.replayed"
-"""Marks, in the dead-letter topic, the letter at this partition/offset as replayed."""
+"""On a record of the dead-letter topic: marks the letter at this partition/offset as replayed."""

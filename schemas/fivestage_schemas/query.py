@@ -1,4 +1,4 @@
-"""QueryEvent: what producers write to ``fivestage.queries``."""
+"""QueryEvent: a query, as producers write it to ``fivestage.queries``."""
 
 import re
 from datetime import datetime
@@ -17,14 +17,14 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 
 
 def _rfc3339(value: object) -> object:
-    """Keep pydantic from reading numbers, bare or as text, as seconds since the epoch."""
+    """Reject numbers, also as strings: pydantic would read them as seconds since the epoch."""
     if value is None or isinstance(value, datetime) or (isinstance(value, str) and _DATE.match(value)):
         return value
     raise ValueError("RFC 3339 with offset is needed")
 
 
 def _short_enough(value: str) -> str:
-    if len(value) * 4 > MAX_USER_INPUT_BYTES:  # cannot be too long otherwise
+    if len(value) * 4 > MAX_USER_INPUT_BYTES:  # else it is short enough in any case
         size = len(value.encode("utf-8", "surrogatepass"))
         if size > MAX_USER_INPUT_BYTES:
             raise PydanticCustomError("too_large", "{size} bytes are more than 32 KiB", {"size": size})
@@ -32,16 +32,16 @@ def _short_enough(value: str) -> str:
 
 
 class QueryEvent(Event):
-    """A question, and how long its answer is of use."""
+    """A question, and until when its answer is useful."""
 
     query_id: QueryId
     user_input: Annotated[str, AfterValidator(_short_enough)]
-    """The question as the user put it; at most 32 KiB as UTF-8."""
+    """The question; at most 32 KiB as UTF-8."""
     lane: Lane | None = None
-    """Traffic class; the service's own lane when absent."""
+    """The traffic class; the service's default lane if absent."""
     deadline: Annotated[Timestamp | None, BeforeValidator(_rfc3339)] = None
-    """When the answer stops being of use (absolute, wall clock)."""
+    """When the answer stops being useful: a point in time, by the wall clock."""
     budget_ms: Annotated[int, Field(ge=1, strict=True)] | None = None
-    """How long the query may take once it has started; can shorten the service's total, never lengthen it."""
+    """How long the query may take from its start; can only shorten the service's limit."""
     context: dict[str, JsonValue] | None = None
-    """Whatever the nodes of this deployment want to know beside the question."""
+    """Further input for the nodes of this deployment."""

@@ -1,4 +1,4 @@
-"""PipelineResult: the one terminal event of a query."""
+"""PipelineResult: the single terminal event of a query."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -19,48 +19,48 @@ class PipelineStatus(StrEnum):
 
 
 class PipelineMetrics(Frozen):
-    """Figures of one query."""
+    """Durations and counts of one query."""
 
     total_duration_ms: Milliseconds
-    """From the start of the first stage to the end."""
+    """From the start of the first stage to the end of the query."""
     queue_ms: Milliseconds
-    """From the record's timestamp to the start (0 when clocks disagree)."""
+    """From the record's timestamp to the start; 0 if the clocks disagree."""
     stage_durations: dict[str, Milliseconds]
     """By stage type, for the stages that ran."""
     stages_completed: Annotated[int, Field(ge=0, le=5)]
     stages_failed: Annotated[int, Field(ge=0, le=5)]
-    """Ended as ``error`` or ``timeout``."""
+    """Stages that ended as ``error`` or ``timeout``."""
     stages_skipped: Annotated[int, Field(ge=0, le=5)]
     timeout_count: Annotated[int, Field(ge=0, le=5)]
-    """Stages that ended as ``timeout``; attempts that were followed by another one do not count."""
+    """Stages that ended as ``timeout``; attempts that another attempt followed do not count."""
     budget_ms: Milliseconds
-    """What the query was granted in all."""
+    """The time limit of the query."""
     within_budget: bool
 
 
 class PipelineResult(Event):
-    """What became of a query. Exactly one per query, whatever happened to it."""
+    """The result of a query. Exactly one is published for each query, whatever happened to it."""
 
     query_id: QueryId
     status: PipelineStatus
     answer: JsonValue = None
-    """The node's answer; null unless processing succeeded and the query did too."""
+    """The node's answer; null unless processing and the query succeeded."""
     confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     degraded: bool = False
-    """A non-critical stage did not succeed, or validation rejected the answer; the answer stands."""
+    """The query succeeded, but a non-critical stage did not, or validation rejected the answer."""
     validated: bool | None = None
-    """Validation's verdict on the answer: true, false, or null where it reached none."""
+    """Whether validation accepted the answer; null if it did not decide."""
     error: str | None = None
-    """For people."""
+    """What went wrong, for people."""
     error_type: str | None = None
-    """For programs: ``timeout``, ``expired``, ``rejected``, ``invalid_query``, ``result_too_large``,
-    ``publish_refused``... or a class name."""
+    """What went wrong, for programs: ``timeout``, ``expired``, ``rejected``, ``invalid_query``,
+    ``result_too_large``, ``publish_refused``... or the class name of an exception."""
     node: str | None = None
     lane: Lane
     stages: list[StageResult] = Field(default_factory=list)
-    """In order; the one that was running at the deadline included. Empty when nothing was started."""
+    """All five stages, in order; empty if the query was not started."""
     metrics: PipelineMetrics
     started_at: Timestamp | None = None
     finished_at: Timestamp
     source: Source | None = None
-    """Null when the query did not come from Kafka."""
+    """Null if the query did not come from Kafka."""

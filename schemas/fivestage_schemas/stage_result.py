@@ -1,4 +1,4 @@
-"""StageResult: how one stage of one query went."""
+"""StageResult: how one stage of one query ended."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -28,36 +28,36 @@ class Outcome(StrEnum):
 
 
 class AttemptKind(StrEnum):
-    """Why a stage was tried: the first time, or once more."""
+    """Why a stage was attempted."""
 
     FIRST = "first"
     FAILOVER = "failover"
-    """Another node was tried, after one that failed or was not in time."""
+    """Another node, after one that failed or timed out."""
     RETRY = "retry"
-    """The same node was tried again, after it failed."""
+    """The same node again, after it failed."""
     HEDGE = "hedge"
-    """Another node was tried beside one that took long."""
+    """Another node in parallel to one that was slow."""
     RESUMED = "resumed"
-    """The query went on in another event loop or process, since its own was blocked or had died."""
+    """Another event loop or process continued the query, because its own was blocked or had died."""
 
 
 class Attempt(Frozen):
-    """One attempt at a stage: a call, or a node that could not be called."""
+    """One attempt at a stage: a call of a node, or a node that could not be called."""
 
     node: str | None = None
     """The node that was called (processing only)."""
     kind: AttemptKind
     outcome: Outcome
-    """``skipped``: given up unfinished, as the query went on elsewhere; the next one is ``resumed``."""
+    """``skipped``: abandoned because the query continued elsewhere; the next attempt is ``resumed``."""
     duration_ms: Milliseconds = 0.0
     timeout_ms: Milliseconds = 0.0
-    """The limit it was granted; 0 where nothing was called."""
+    """Its time limit; 0 if nothing was called."""
     waited_ms: Milliseconds = 0.0
-    """How long it waited for a thread before, which takes nothing of its limit."""
+    """How long it waited for a thread before it started; not part of its limit."""
 
 
 class StageResult(Event):
-    """One stage of one query; every query that started has five of them."""
+    """How one stage of one query ended; a query that was started has five of them."""
 
     query_id: QueryId
     stage_type: StageType
@@ -69,23 +69,23 @@ class StageResult(Event):
     timeout: bool
     """Same as ``outcome == "timeout"``."""
     critical: bool
-    """Whether the query fails when this stage does."""
+    """Whether the query fails if this stage does."""
     data: JsonValue = None
     """What the stage returned; null unless it succeeded."""
     error: str | None = None
-    """For people: what went wrong, or why the stage was skipped."""
+    """What went wrong, or why the stage was skipped, for people."""
     error_type: str | None = None
-    """For programs: ``timeout``, ``skipped``, or the class name of the exception."""
+    """The same for programs: ``timeout``, ``skipped``, or the class name of the exception."""
     node: str | None = None
     """The node that ran (processing only)."""
     attempt: Annotated[int, Field(ge=1)] = 1
-    """Counts from 1."""
+    """The number of the attempt that the stage ended with, counted from 1."""
     attempts: list[Attempt] = Field(default_factory=list)
-    """All attempts, in order, each at the place of its number; the last one is what the stage ended with. A
-    stage that was skipped lists those before, mostly none."""
+    """All attempts, in order; the stage ended with the last one. A skipped stage lists the attempts before it
+    was skipped, usually none."""
     duration_ms: Milliseconds = 0.0
     timeout_ms: Milliseconds = 0.0
-    """The limit the stage was granted."""
+    """The time limit of the stage."""
     started_at: Timestamp | None = None
-    """Null when the stage never started."""
+    """Null if the stage did not start."""
     lane: Lane

@@ -1,4 +1,4 @@
-"""TimeoutEvent: something was not in time."""
+"""TimeoutEvent: a stage or a query exceeded its time limit."""
 
 from enum import StrEnum
 
@@ -9,7 +9,7 @@ from fivestage_schemas.stage_result import StageType
 
 
 class TimeoutScope(StrEnum):
-    """What ran out of time."""
+    """What exceeded its time limit: a stage, the whole query, or the wait before its start."""
 
     STAGE = "stage"
     PIPELINE = "pipeline"
@@ -17,7 +17,7 @@ class TimeoutScope(StrEnum):
 
 
 class TimeoutReason(StrEnum):
-    """Why."""
+    """Why the event was published."""
 
     STAGE_TIMEOUT = "stage_timeout"
     PIPELINE_TIMEOUT = "pipeline_timeout"
@@ -26,19 +26,19 @@ class TimeoutReason(StrEnum):
 
 
 class TimeoutEvent(Event):
-    """One per stage timeout, per pipeline timeout, per query that expired before it started.
+    """Published for each stage that timed out, each query that timed out or expired before its start.
 
-    Each attempt at a stage that was not in time has its own, also where a later one answered.
+    Each attempt at a stage that timed out has its own event, even if a later attempt succeeded.
     """
 
     query_id: QueryId
     scope: TimeoutScope
     reason: TimeoutReason
     stage_type: StageType | None = None
-    """The stage that was running; null in the queue."""
+    """The stage that was running; null if the query was not started."""
     node: str | None = None
     limit_ms: Milliseconds
-    """What was granted; for ``queue`` the time the answer was still of use when the record was written."""
+    """The time limit; for ``queue``, how long after the record was written its answer was useful."""
     elapsed_ms: Milliseconds
     completed: list[StageType] = Field(default_factory=list)
     """The stages that had finished."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from faults.operations import Operator
 from fivestage_schemas import PipelineResult
 from support.checker import (
     ONCE,
@@ -22,6 +21,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import event, write
+from support.operations import Operator
 from support.process import ServiceProcess
 from support.wire import GZIP, bad_header_name, bomb, write_batch
 
@@ -126,8 +126,8 @@ async def test_poison_on_the_wire(kafka: RealBroker, topics: TopicSet, record_pr
     assert {one["dlq.reason"] for one in found} == {"corrupt_record"}
     details = sorted(one["dlq.detail"] for one in found)
     assert details == [
-        *["it cannot be taken out of its batch (UnicodeDecodeError)"] * 2,
-        "its batch becomes larger than 8388608 bytes (kafka.max_batch_bytes)",
+        *["it cannot be read from its batch (UnicodeDecodeError)"] * 2,
+        "its decompressed batch is larger than 8388608 bytes (kafka.max_batch_bytes)",
     ]
     assert {message.value() for message in letters(kafka, topics)} == {None}
     ids = [headers_of(message)["ce_subject"] for message in read_all(kafka.bootstrap, topics.results)]

@@ -25,7 +25,7 @@ def test_clients_are_rebuilt(
 ) -> None:
     """A gap in the producer's sequence and consumers whose tasks end cost a rebuild each, no more."""
     broken = ("gap", "kill fetch", "kill group")
-    with ServiceProcess("faults.sabotage:app", kafka.bootstrap, settings_for(topics)) as service:
+    with ServiceProcess("support.sabotage:app", kafka.bootstrap, settings_for(topics)) as service:
         port = service.log[-1]["admin_port"]
         with Feeder(kafka.bootstrap, topics.queries, count=1500, rate=300) as feeder:
             for number, text in enumerate(broken, start=1):

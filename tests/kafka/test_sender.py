@@ -12,11 +12,11 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.record.default_records import DefaultRecordBatch
 from confluent_kafka import Producer
 
-from faults.operations import Operator
 from fivestage.core.records import Output, OutputRecord
 from fivestage.kafka.producer.produce_request import EventRequest
-from fivestage.kafka.producer.sender import NUMBERS
+from fivestage.kafka.producer.sender import SEQUENCE_NUMBERS
 from fivestage.settings import Settings
+from support.operations import Operator
 from support.publisher import Publisher, until
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ async def test_sequence_numbers_begin_anew(publisher: Publisher, topics: TopicSe
     sender = publisher.sink._sender
     assert sender is not None
     for number in range(topics.partitions):
-        sender._numbers[TopicPartition(topics.results, number)] = NUMBERS - 2
+        sender._numbers[TopicPartition(topics.results, number)] = SEQUENCE_NUMBERS - 2
     publisher.publish("a", "b", "c", "d", "e")
     await until(lambda: len(publisher.acked) == 5)
     publisher.publish("f")
@@ -151,14 +151,14 @@ async def test_partitions_that_are_added(publisher: Publisher, kafka: RealBroker
         publisher.publish(f"v{number}", key=b"%d" % number)
     await until(lambda: len(publisher.acked) == 40)
     assert sorted(publisher.written()) == sorted(f"v{number}" for number in range(40))
-    assert all(queue.number or sender_has(publisher, queue) for queue in queues[topics.partitions :])
+    assert all(queue.sequence or sender_has(publisher, queue) for queue in queues[topics.partitions :])
     assert publisher.rebuilds == []
 
 
 def sender_has(publisher: Publisher, queue: Any) -> bool:
     """Something was numbered for a partition."""
     sender = publisher.sink._sender
-    return sender is not None and sender._numbers[queue.place] > 0
+    return sender is not None and sender._numbers[queue.partition] > 0
 
 
 @pytest.mark.parametrize(("name", "number"), [("gzip", 1), ("snappy", 2), ("lz4", 3), ("zstd", 4)])

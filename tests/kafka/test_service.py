@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.operations import Operator
 from fivestage_schemas import PipelineResult, StageType, TimeoutEvent
 from support.checker import (
     CUT_OFF,
@@ -23,6 +22,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import Feeder, event, write
+from support.operations import Operator
 from support.probe import metrics
 from support.process import ServiceProcess
 
@@ -195,7 +195,7 @@ def test_sigterm_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
     assert sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) == 3000
 
 
-@pytest.mark.long  # tests/faults/test_instances.py has it with fewer queries and more kills
+@pytest.mark.long  # tests/kafka/faults/test_instances.py has it with fewer queries and more kills
 @pytest.mark.fault(11)
 def test_three_sigkills_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
     """20,000 queries over 8 partitions with three SIGKILLs: each id has its one terminal event id."""

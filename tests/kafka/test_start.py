@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from faults.operations import Operator
 from fivestage.kafka import topics as checks
 from fivestage.kafka.durability import warn_of_loss, weak
 from fivestage.kafka.topics import TopicInfo
 from fivestage.settings import KafkaSettings, Settings
 from support.checker import json_of, read_all, wait_for_results, wait_until_committed
 from support.feeder import event, write
+from support.operations import Operator
 from support.process import ServiceProcess
 
 from .test_service import settings_for

@@ -1,6 +1,6 @@
 """What stands in for AIOKafkaConsumer.
 
-Private names that the service touches (``bus/internals.py``, ``bus/batches.py``) are those of aiokafka.
+Private names that the service touches (``kafka/aiokafka_internals.py``) are those of aiokafka.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from opentelemetry.sdk.resources import Resource
 
-from fivestage.core.admission.slots import Gate, InFlightLimit
+from fivestage.core.admission.slots import Gate
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.observer import Observer
 from fivestage.dispatch.build import build
@@ -258,7 +258,7 @@ class Instance(Service):
             cpu_clock=clock,
             rng=random.random,
         )
-        poller.back_pressure._gate = Gate(InFlightLimit.of(self.max_taken_in))
+        poller.back_pressure._gate = Gate(self.max_taken_in)
         source = _CheckedMember(
             settings,
             self.ledger,

@@ -86,7 +86,7 @@ def highest_finished() -> list[Any]:
     def finish(book: PartitionOffsets, offset: int) -> None:
         highest = max(book.position or 0, offset + 1)
         original(book, offset)
-        book._prefix_end = highest
+        book.position = highest
 
     return [patch.object(PartitionOffsets, "finish", finish)]
 
@@ -107,7 +107,7 @@ def acked_when_sent() -> list[Any]:
     def taken(sender: Sender, broker: int) -> list[PartitionQueue]:
         queues = original(sender, broker)
         for queue in queues:
-            acknowledged, queue.under_way = queue.under_way, []
+            acknowledged, queue.in_flight = queue.in_flight, []
             sender._on_acked.__self__._acknowledge(acknowledged)  # type: ignore[attr-defined] # the sink's
         return queues
 
@@ -119,7 +119,7 @@ def renumbered() -> list[Any]:
     original = Sender._try_again
 
     def try_again(sender: Sender, queue: PartitionQueue, error: KafkaError) -> None:
-        queue.put_back()
+        queue.requeue()
         queue.busy = True
         original(sender, queue, error)
 

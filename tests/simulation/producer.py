@@ -1,6 +1,6 @@
 """What stands in for the producer's client, ``bus/producer_client.py``.
 
-Private names that the service touches (``bus/internals.py``) are those of aiokafka.
+Private names that the service touches (``kafka/aiokafka_internals.py``) are those of aiokafka.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SimProducer:
-    """An idempotent producer: what is sent is sent by others, see ``bus/sender.py``.
+    """An idempotent producer: what is sent is sent by others, see ``kafka/producer/sender.py``.
 
     Args:
         cluster: Where it is.

@@ -28,7 +28,7 @@ class _Listing:
 
 
 def collected() -> dict[str, list[int]]:
-    """All tests by their ids, such as ``tests/test_x.py::test_y[1]``, with the faults that they prove."""
+    """All tests by their ids, such as ``tests/x.py::test_y[1]``, with the faults that they prove."""
     # without rewriting asserts, which takes most of the time
     command = [sys.executable, "-m", "support.collected", "--assert=plain", "-p", "no:cacheprovider"]
     left_out = ("PYTEST_", "PYTHONDONTWRITEBYTECODE")  # with bytecode it takes half the time

@@ -7,4 +7,5 @@ from typing import Any
 
 def fields(one: Any) -> dict[str, Any]:
     """All public attributes of a run or of a running stage, compiled or not."""
-    return {name: getattr(one, name) for name in dir(one) if not name.startswith("_")}
+    values = {name: getattr(one, name) for name in dir(one) if not name.startswith("_")}
+    return {name: value for name, value in values.items() if not callable(value)}

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from fivestage import Pipeline, Query
 from fivestage.core.job import Job
-from fivestage.executors.process.supply import Patience
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from support import process_app
+from support.kinds import pids_of
 
 if TYPE_CHECKING:
     from fivestage import StageContext
@@ -123,7 +124,7 @@ if FOLDER.exists():
 
 def executor(**options: Any) -> ProcessExecutor:
     """An executor that runs this app."""
-    chosen: dict[str, Any] = {"patience": Patience(answer_s=1.0), "spares": 0, **options}
+    chosen: dict[str, Any] = {"timeouts": ForkTimeouts(answer_s=1.0), "spares": 0, **options}
     return process_app.executor(app="support.fork_app:app", **chosen)
 
 
@@ -133,7 +134,7 @@ def outlive() -> None:
     async def main() -> None:
         running = executor()
         await running.start(lambda _: None)
-        old, (worker,) = running.pids()[0], running.pids()[1:]
+        old, (worker,) = pids_of(running)[0], pids_of(running)[1:]
         now = asyncio.get_running_loop().time()
         job = Job(Query("q", "holds"), process_app.PLAN, started_at=now, ends_at=now + LONG_S)
         running.submit(job)
@@ -141,12 +142,12 @@ def outlive() -> None:
             await asyncio.sleep(0.01)
         os.kill(old, signal.SIGKILL)
         assert running._spawner is not None
-        while running.pids()[0] == old or len(running._spawner._supply):
+        while pids_of(running)[0] == old or len(running._spawner._requests):
             await asyncio.sleep(0.01)
         running._spawner.take()
-        while len(running._spawner._supply) or not running._spawner._supply._serving:
+        while len(running._spawner._requests) or not running._spawner._requests._serving:
             await asyncio.sleep(0.01)
-        pids = {worker, running.pids()[0], *(link.pid for link in running._spawner._links)}
+        pids = {worker, pids_of(running)[0], *(link.pid for link in running._spawner._links)}
         print("pids", *pids, flush=True)  # noqa: T201 - the test reads this
         await asyncio.sleep(LONG_S)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FOLDER = Path(__file__).parent.parent / "golden"
-COMMAND = ".venv/bin/pytest tests/test_golden.py tests/test_golden_metrics.py"
+COMMAND = ".venv/bin/pytest tests/unit/test_golden.py tests/unit/test_golden_metrics.py"
 
 
 def compare(name: str, found: Sequence[str]) -> None:

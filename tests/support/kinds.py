@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fivestage import Orchestrator
 from fivestage.executors import InlineExecutor, ThreadExecutor
 from fivestage.executors.process.executor import ProcessExecutor
+from fivestage.executors.process.worker import ProcessWorker
 from fivestage.executors.worker_pool import WorkerPool
 from support.files import Gate, notes
 from support.jobs import Bus, Replacements, started, until
@@ -93,7 +94,15 @@ async def all_ready(executor: Executor) -> None:
 
 def processes_of(executor: Executor) -> list[int]:
     """The executor's processes; none where it has none."""
-    return executor.pids() if isinstance(executor, ProcessExecutor) else []
+    return pids_of(executor) if isinstance(executor, ProcessExecutor) else []
+
+
+def pids_of(executor: ProcessExecutor) -> list[int]:
+    """The fork server's process id, then those of the workers that jobs go to."""
+    server = None if executor._spawner is None else executor._spawner._requests.server
+    pids = [None if server is None else server.pid]
+    pids += [worker.link.pid for worker in executor.workers if isinstance(worker, ProcessWorker)]
+    return [pid for pid in pids if pid is not None]
 
 
 def alive(pid: int) -> bool:

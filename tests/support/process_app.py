@@ -17,6 +17,7 @@ from fivestage import Pipeline, Plan
 from fivestage.core.observer import Observer
 from fivestage.executors.process.executor import ProcessExecutor
 from fivestage_schemas import StageType
+from support.kinds import pids_of
 
 if TYPE_CHECKING:
     from fivestage import Query, StageContext
@@ -209,9 +210,9 @@ def hold() -> None:
     async def main() -> None:
         running = executor(workers=2)
         await running.start(lambda _: None)
-        while len(running.pids()) < 4:
+        while len(pids_of(running)) < 4:
             await asyncio.sleep(0.01)
-        print(*running.pids(), flush=True)  # noqa: T201 - whoever started it reads this
+        print(*pids_of(running), flush=True)  # noqa: T201 - whoever started it reads this
         await asyncio.sleep(LONG_S)
 
     asyncio.run(main())

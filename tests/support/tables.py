@@ -1,4 +1,4 @@
-"""Sections and tables of Markdown documents, to be compared with what they tell of."""
+"""Sections and tables of Markdown documents."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below a heading of the second level, up to the next one."""
+    """The text below a heading of the second level, up to the next one."""
     found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE)
     assert found is not None, f"no section {heading!r}"
     return found[1]
 
 
 def table_under(text: str) -> list[list[str]]:
-    """The cells of the first table in a text, row by row, without its titles."""
+    """The cells of the first table in a text, row by row, without the header."""
     rows = re.search(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
     assert rows is not None, "no table"
     lines = rows[0].splitlines()[2:]

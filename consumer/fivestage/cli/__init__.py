@@ -1,15 +1,35 @@
-"""The command line: one file per command, thin. Results on stdout, everything else on stderr.
+"""The command ``fivestage``: one module per command, each with its options, texts and output.
 
-Exit codes: 0, 1 (it ran and the answer is bad), 2 (wrong use, or something must be put right first).
+``common`` has what the commands share, ``rows`` prints tables, ``demo`` is a package. Called by ``__main__``.
+The imports of a command are inside its functions, so that ``--help`` is quick.
+
+Invariant: results go to standard output, everything else to standard error. Exit code 0: done; 1: done, with
+a bad result; 2: wrong usage, or settings, topics or permissions must be corrected first.
 """
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from fivestage.cli import broker, config, demo, dlq, produce, run, topics, watch
+from fivestage.cli.common import errors_as_one_line, quieten_clients
+
+
+class _Commands(TyperGroup):
+    """All commands, with the handling of errors that they share."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        with errors_as_one_line():
+            quieten_clients()
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
+    cls=_Commands,
     name="fivestage",
-    help="""Queries from Kafka through five stages inside a hard deadline: exactly one answer each.
+    help="""Run each query from Kafka through five stages within a hard deadline; publish one answer for each.
 
     Example: `fivestage demo` shows all of it on this machine
     """,

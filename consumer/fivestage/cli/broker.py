@@ -7,26 +7,23 @@ from typing import Annotated
 
 import typer
 
-from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.common import ConfigOption, load_settings
 
 
 def broker(
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
-    ] = 9092,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 = any free port.")] = 9092,
     partitions: Annotated[int, typer.Option(min=1, max=1000, help="Partitions of each topic.")] = 8,
     config: ConfigOption = None,
 ) -> None:
-    """Run the embedded development broker in the foreground.
+    """Run an embedded Kafka broker for development, in the foreground, until Ctrl-C.
 
-    For trying things out: it keeps at most 5 MiB a partition, and loses everything when it ends.
+    It keeps at most 5 MiB per partition, and loses all records when it ends.
 
-    Prints its address when it can be used.
+    Prints its address as soon as it is ready.
 
     Example: `fivestage broker`, then in another terminal `fivestage run`
     """
     from fivestage.kafka import embedded_broker
 
     names = load_settings(config).topics.all
-    with errors_as_one_line():
-        asyncio.run(embedded_broker.serve(names, partitions=partitions, port=port))
+    asyncio.run(embedded_broker.serve(names, partitions=partitions, port=port))

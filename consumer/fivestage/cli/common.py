@@ -1,4 +1,4 @@
-"""What the commands share: options, errors as one line, and the end of a pipe."""
+"""Options, settings, error handling and the event loop of the commands."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
+from fivestage.pipeline.loader import authors_traceback
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
@@ -27,48 +30,47 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="A TOML file with settings.", envvar="FIVESTAGE_CONFIG")
 ]
 BootstrapOption = Annotated[
-    str | None, typer.Option("--bootstrap", "-b", help="Kafka as host:port; wins over every other setting.")
+    str | None, typer.Option("--bootstrap", "-b", help="Kafka as host:port; overrides all other settings.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 INTERRUPTED = 128 + signal.SIGINT
-"""The exit code of a command that Ctrl-C kept from ending by itself."""
+"""The exit code of a command that was interrupted before it was done."""
 
 
-def load_settings(config: Path | None, bootstrap: str | None = None, **sections: dict[str, Any]) -> Settings:
-    """Settings from file, environment and command line; exit code 2 when they are wrong."""
+def load_settings(config: Path | None, bootstrap: str | None = None) -> Settings:
+    """Load the settings from file, environment and command line.
+
+    Raises:
+        ConfigurationError: a setting is invalid.
+    """
     from fivestage.settings import Settings
 
-    overrides = {name: values for name, values in sections.items() if values}
-    if bootstrap:
-        overrides["kafka"] = {**overrides.get("kafka", {}), "bootstrap_servers": bootstrap}
-    with errors_as_one_line():
-        return Settings.load(config, overrides)
-    raise AssertionError  # not reached: errors_as_one_line ends the command
+    return Settings.load(config, {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else None)
 
 
 @contextlib.contextmanager
 def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) -> Iterator[None]:
-    """Turn the errors a user can mend, Ctrl-C and a closed pipe into one line at most and an exit code.
+    """Turn expected errors, Ctrl-C and a closed pipe into an exit code and at most one line of text.
 
-    What importing an author's module raised comes before it, with the traceback of their own frames.
+    All commands run inside of it; a command with other exit codes uses it once more.
+    If importing the author's module failed, the traceback of the author's own frames comes before that line.
 
     Args:
-        interrupted: The exit code after Ctrl-C; 0 for commands that end in no other way.
-        reader_gone: The exit code when nobody reads the output any more.
+        interrupted: The exit code after Ctrl-C; 0 for commands that run until then.
+        reader_gone: The exit code if the reader of standard output is gone.
     """
-    from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
-
     try:
-        yield
-        sys.stdout.flush()  # a closed pipe shows here, not in a traceback at the end of the interpreter
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # if the pipe is closed, raises here and not when the interpreter exits
     except ConfigurationError as error:
-        _end(f"fivestage: {error}", 2)
+        _exit(f"fivestage: {error}", 2)
     except InvalidAppError as error:
-        from fivestage.pipeline.loader import authors_traceback
-
-        _end(f"{authors_traceback(error)}fivestage: {error}", 2)
+        _exit(f"{authors_traceback(error)}fivestage: {error}", 2)
     except FivestageError as error:
-        _end(f"fivestage: {error}", 1)
+        _exit(f"fivestage: {error}", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(reader_gone) from None
@@ -76,50 +78,53 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
         raise typer.Exit(interrupted) from None
 
 
-def _end(text: str, code: int) -> None:
+def _exit(text: str, code: int) -> None:
     print(text, file=sys.stderr)
     raise typer.Exit(code) from None
 
 
-class _NowAndThen(logging.Handler):
-    """The client repeats itself many times a second while it cannot connect; once in a while is enough."""
+class _ThrottledWarnings(logging.Handler):
+    """Prints at most one warning in REPEAT_S: a client that cannot connect logs many per second."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._quiet_until = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a line, unless there was one lately."""
+        """Print the warning, unless another one was printed recently."""
         if record.created >= self._quiet_until:
             self._quiet_until = record.created + REPEAT_S
             print(f"fivestage: Kafka client: {record.getMessage()[:200]}; trying again", file=sys.stderr)
 
 
 def quieten_clients() -> None:
-    """Have the Kafka client say little; for commands, as the service has a log."""
+    """Throttle the warnings of the Kafka client, until the service configures its log."""
     log = logging.getLogger("aiokafka")
-    log.handlers, log.propagate = [_NowAndThen()], False
+    log.handlers, log.propagate = [_ThrottledWarnings()], False
 
 
-async def while_read(work: Coroutine[Any, Any, T]) -> T:
-    """Run *work* for as long as somebody reads standard output, and until SIGTERM or SIGHUP.
+def run_while_read(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* until it is done, standard output has no reader any more, or SIGTERM or SIGHUP arrives.
 
     Raises:
-        BrokenPipeError: the reader has gone. Without this a command that waits would notice only when it
-            has something to print, which may be never.
-        KeyboardInterrupt: one of the signals came; Ctrl-C raises it too, as everywhere in asyncio.
+        BrokenPipeError: the reader is gone. A command that waits would otherwise not notice before its next
+            output, which may never come.
+        KeyboardInterrupt: one of the signals, or Ctrl-C.
     """
+    return asyncio.run(_run_while_read(work))
+
+
+async def _run_while_read(work: Coroutine[Any, Any, T]) -> T:
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
-    quieten_clients()
     causes: list[type[BaseException]] = []
 
-    def end(cause: type[BaseException]) -> None:
+    def cancel(cause: type[BaseException]) -> None:
         causes.append(cause)
         task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, end, KeyboardInterrupt)
-    watched = _watch_stdout(loop, end)
+        loop.add_signal_handler(number, cancel, KeyboardInterrupt)
+    is_watched = _watch_stdout(loop, cancel)
     try:
         return await task
     except asyncio.CancelledError:
@@ -127,21 +132,24 @@ async def while_read(work: Coroutine[Any, Any, T]) -> T:
             raise causes[0] from None
         raise
     finally:
-        if watched:
+        if is_watched:
             loop.remove_reader(1)
 
 
-def _watch_stdout(loop: asyncio.AbstractEventLoop, end: Callable[[type[BaseException]], None]) -> bool:
-    """Whether standard output is a pipe, whose closed other end makes it "readable" (with an error)."""
+def _watch_stdout(loop: asyncio.AbstractEventLoop, cancel: Callable[[type[BaseException]], None]) -> bool:
+    """Cancel when the other end of standard output is closed; return False if that cannot be watched.
 
-    def closed() -> None:
+    Only a pipe can be watched: it becomes "readable", with an error, when its reader closes it.
+    """
+
+    def on_closed() -> None:
         loop.remove_reader(1)
-        end(BrokenPipeError)
+        cancel(BrokenPipeError)
 
     try:
         if not stat.S_ISFIFO(os.fstat(1).st_mode):
             return False
-        loop.add_reader(1, closed)
-    except OSError:  # no standard output, or none that can be watched
+        loop.add_reader(1, on_closed)
+    except OSError:  # standard output is closed, or cannot be watched
         return False
     return True

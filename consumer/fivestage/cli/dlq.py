@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
+import base64
+import json
 import sys
+import time
+from collections import Counter
+from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, errors_as_one_line, load_settings, while_read
+from fivestage.cli.common import (
+    BootstrapOption,
+    ConfigOption,
+    JsonOption,
+    load_settings,
+    run_while_read,
+)
+from fivestage.core.codec.dead_letter import DeadLetter, Mark, Selection
+from fivestage.core.codec.decode import UnreadableReason
+from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections import Counter
-
-    from fivestage.core.codec.dead_letter import DeadLetter, Selection
+    from fivestage.cli.rows import RowPrinter
     from fivestage.settings import Settings
 
 PAYLOAD_CHARS = 400
@@ -22,16 +34,21 @@ UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Look at dead letters, or replay them.\n\nExample: `fivestage dlq list`",
+    help="List dead letters, or replay them.\n\nExample: `fivestage dlq list`",
 )
 
 ReasonOption = Annotated[
     list[str] | None, typer.Option("--reason", help="Only letters with this dlq.reason; can be repeated.")
 ]
 FromOption = Annotated[
-    str | None, typer.Option("--from", help="Only letters written then or later, as ISO 8601; UTC.")
+    str | None,
+    typer.Option(
+        "--from", help="Only letters written at this time or later, in ISO 8601, such as 2026-01-31; UTC."
+    ),
 ]
-ToOption = Annotated[str | None, typer.Option("--to", help="Only letters written before.")]
+ToOption = Annotated[
+    str | None, typer.Option("--to", help="Only letters written before this time, likewise.")
+]
 
 
 @app.command("list")
@@ -40,54 +57,53 @@ def list_(
     reason: ReasonOption = None,
     since: FromOption = None,
     until: ToOption = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="The newest so many; 0 = all.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,  # noqa: FBT002
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Only the newest N; 0 = all.")] = 0,
+    as_json: JsonOption = False,  # noqa: FBT002
     show_payload: Annotated[  # noqa: FBT002
-        bool, typer.Option("--show-payload", help="Also what the records hold; it may be confidential.")
+        bool, typer.Option("--show-payload", help="Show the records' values, which may be confidential.")
     ] = False,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Print the dead letters, the oldest first: why, which record, how large, and whether replayed.
+    """List the dead letters, oldest first: reason, original record, size, and whether it was replayed.
 
     Example: `fivestage dlq list`
 
     Example: `fivestage dlq list --reason not_json --limit 10 --json`
     """
     settings = load_settings(config, bootstrap)
-    with errors_as_one_line():
-        selection = _selection(topic, reason, since, until)
-        newest = _list(settings, selection, limit, as_json=as_json, show_payload=show_payload)
-        asyncio.run(while_read(newest))
+    selection = _selection(topic, reason, since, until)
+    run_while_read(_list(settings, selection, limit, as_json=as_json, show_payload=show_payload))
 
 
 @app.command()
 def replay(
     topic: Annotated[
-        str | None, typer.Option(help="The topic that the records came from, and go to; topics.queries.")
+        str | None,
+        typer.Option(help="The topic that the records came from and return to; default: topics.queries."),
     ] = None,
     reason: ReasonOption = None,
     since: FromOption = None,
     until: ToOption = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="At most so many; 0 = all.")] = 0,
-    again: Annotated[bool, typer.Option("--again", help="Also those replayed before.")] = False,  # noqa: FBT002
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,  # noqa: FBT002
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="At most N records; 0 = all.")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="Include letters replayed before.")] = False,  # noqa: FBT002
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,  # noqa: FBT002
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Write the records of dead letters to their topic again, each once; exit code 1 when some cannot be.
+    """Write the records of dead letters back to their topic, each once; exit code 1 if some could not be.
 
-    A record is written as it came, with its key and headers, but without ce_expirytime. A deadline inside it
-    still holds. The header dlq.replayed-from names the letter. Run one replay at a time.
+    A record is written unchanged, with its key and headers, except for the header ce_expirytime, which is
+    left out. A deadline inside the record still applies. The header dlq.replayed-from names the dead letter.
+    Do not run two replays at the same time: they could write a record twice.
 
     Example: `fivestage dlq replay --dry-run`
 
     Example: `fivestage dlq replay --reason unknown_lane --from 2026-01-31T12:00:00Z`
     """
     settings = load_settings(config, bootstrap)
-    with errors_as_one_line():
-        selection = _selection(topic or settings.topics.only_input(), reason, since, until)
-        counts = asyncio.run(while_read(_replay(settings, selection, limit, again=again, dry_run=dry_run)))
+    selection = _selection(topic or settings.topics.only_input(), reason, since, until)
+    counts = run_while_read(_replay(settings, selection, limit, again=again, dry_run=dry_run))
     if counts["without its bytes"] or counts["refused by the broker"]:
         raise typer.Exit(1)
 
@@ -95,10 +111,6 @@ def replay(
 def _selection(
     topic: str | None, reasons: list[str] | None, since: str | None, until: str | None
 ) -> Selection:
-    from fivestage.core.codec.dead_letter import Selection
-    from fivestage.core.codec.decode import UnreadableReason
-    from fivestage.errors import ConfigurationError
-
     known = {str(reason) for reason in UnreadableReason}
     for reason in reasons or ():
         if reason not in known:
@@ -107,11 +119,7 @@ def _selection(
 
 
 def _seconds(option: str, text: str | None) -> float | None:
-    """Seconds since the epoch."""
-    from datetime import UTC, datetime
-
-    from fivestage.errors import ConfigurationError
-
+    """Return the time in seconds since the epoch."""
     if text is None:
         return None
     try:
@@ -124,7 +132,6 @@ def _seconds(option: str, text: str | None) -> float | None:
 async def _list(
     settings: Settings, selection: Selection, limit: int, *, as_json: bool, show_payload: bool
 ) -> None:
-    from fivestage.core.codec.dead_letter import Mark
     from fivestage.kafka.tools.dead_letters import letters
 
     found: list[DeadLetter] = []
@@ -134,12 +141,15 @@ async def _list(
             marked.add(one)
         elif selection.matches(one):
             found.append(one if show_payload else one.without_value())
-            if limit and len(found) >= 2 * limit:  # keep no more than is shown
+            if limit and len(found) >= 2 * limit:  # bounds the memory
                 found = _newest(found, limit)
-    print_one = _print_json if as_json else _table()
+    table = None if as_json else _table()
     for letter in _newest(found, limit):
         replayed = Mark(letter.place.partition, letter.place.offset) in marked
-        print_one(letter, replayed, show_payload)
+        if table is None:
+            print(json.dumps(_as_json(letter, replayed=replayed, show_payload=show_payload)))
+        else:
+            _print_row(table, letter, replayed=replayed)
 
 
 def _newest(found: list[DeadLetter], limit: int) -> list[DeadLetter]:
@@ -147,12 +157,10 @@ def _newest(found: list[DeadLetter], limit: int) -> list[DeadLetter]:
     return ordered[-limit:] if limit else ordered
 
 
-def _print_json(letter: DeadLetter, replayed: bool, show_payload: bool) -> None:  # noqa: FBT001
-    import base64
-    import json
-    import time
-
-    shown: dict[str, Any] = {
+def _as_json(letter: DeadLetter, *, replayed: bool, show_payload: bool) -> dict[str, Any]:
+    value = letter.record.value
+    payload = {"payload_base64": None if value is None else base64.b64encode(value).decode()}
+    return {
         "reason": letter.reason,
         "detail": letter.detail,
         "source": {**letter.source._asdict(), "timestamp": letter.source_timestamp},
@@ -162,38 +170,34 @@ def _print_json(letter: DeadLetter, replayed: bool, show_payload: bool) -> None:
         "has_its_bytes": letter.has_its_bytes,
         "replayed": replayed,
         "replayed_from": letter.replayed_from,
+        **(payload if show_payload else {}),
     }
-    if show_payload:
-        value = letter.record.value
-        shown["payload_base64"] = None if value is None else base64.b64encode(value).decode()
-    print(json.dumps(shown))
 
 
-def _table() -> Any:
-    """What prints a row, with the headings before the first one."""
-    import time
-
+def _table() -> RowPrinter:
     from fivestage.cli import rows
 
-    columns = [
+    table = rows.RowPrinter(
+        rows.OutputConsole(),
         rows.Column("age", 8, right=True),
         rows.Column("reason", 19),
         rows.Column("record", 32),
         rows.Column("bytes", 9, right=True),
         rows.Column("replayed", 8),
         rows.Column("detail", 0),
-    ]
-    table = rows.RowPrinter(rows.OutputConsole(), columns)
+    )
     table.heading()
+    return table
 
-    def show(letter: DeadLetter, replayed: bool, show_payload: bool) -> None:  # noqa: FBT001
-        size = str(letter.size) if letter.has_its_bytes else "-"
-        age, source = _age(time.time() - letter.written_at), str(letter.source)
-        table.row(age, letter.reason, source, size, "yes" if replayed else "", letter.detail)
-        if show_payload and letter.record.value is not None:
-            print("    " + rows.clean(letter.record.value[:PAYLOAD_CHARS].decode(errors="replace")))
 
-    return show
+def _print_row(table: RowPrinter, letter: DeadLetter, *, replayed: bool) -> None:
+    from fivestage.cli.rows import clean
+
+    size = str(letter.size) if letter.has_its_bytes else "-"
+    age = _age(time.time() - letter.written_at)
+    table.row(age, letter.reason, str(letter.source), size, "yes" if replayed else "", letter.detail)
+    if letter.record.value is not None:
+        print("    " + clean(letter.record.value[:PAYLOAD_CHARS].decode(errors="replace")))
 
 
 def _age(seconds: float) -> str:
@@ -206,15 +210,12 @@ def _age(seconds: float) -> str:
 async def _replay(
     settings: Settings, selection: Selection, limit: int, *, again: bool, dry_run: bool
 ) -> Counter[str]:
-    from collections import Counter
-    from contextlib import aclosing
-
     from fivestage.kafka.tools.dead_letters import Fate, replay
 
     counts: Counter[str] = Counter()
     working = replay(settings, selection, limit=limit, again=again, dry_run=dry_run)
-    async with aclosing(working) as told:
-        async for letter, fate in told:
+    async with aclosing(working) as outcomes:
+        async for letter, fate in outcomes:
             counts[fate] += 1
             verb = "would be replayed" if dry_run and fate is Fate.REPLAYED else fate
             print(f"{letter.source} {letter.reason}: {verb}", flush=True)

@@ -6,18 +6,16 @@ import asyncio
 import contextlib
 import os
 import sys
+import uuid
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
+from pydantic import ValidationError
 
-from fivestage.cli.common import (
-    BootstrapOption,
-    ConfigOption,
-    errors_as_one_line,
-    load_settings,
-    quieten_clients,
-)
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
+from fivestage.errors import ConfigurationError
+from fivestage_schemas import QueryEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,17 +27,20 @@ CHUNK_BYTES = 64 * 1024
 
 def produce(
     text: Annotated[
-        str | None, typer.Argument(help="The question; - reads query events from standard input, one a line.")
+        str | None,
+        typer.Argument(help="The question; - reads query events from standard input, one per line."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="A file of query events, one JSON object a line.")
+        Path | None, typer.Option("--file", "-f", help="A file of query events, one JSON object per line.")
     ] = None,
-    lane: Annotated[str | None, typer.Option(help="Traffic class (with TEXT).")] = None,
-    budget_ms: Annotated[int | None, typer.Option(min=1, help="Limit in milliseconds (with TEXT).")] = None,
+    lane: Annotated[str | None, typer.Option(help="The lane, a traffic class (with TEXT).")] = None,
+    budget_ms: Annotated[
+        int | None, typer.Option(min=1, help="The time limit in milliseconds (with TEXT).")
+    ] = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Write queries to the input topic; prints their ids. Lines are written as they are, also malformed ones.
+    """Write queries to the input topic and print their ids. Lines are written unchanged, even malformed ones.
 
     Example: `fivestage produce "What is 15 + 7?"`
 
@@ -47,12 +48,10 @@ def produce(
 
     Example: `echo '{"query_id": "a", "user_input": "2+2"}' | fivestage produce -`
     """
-    with errors_as_one_line():
-        _check_usage(text, file, lane, budget_ms)
-        event = _event(text, lane, budget_ms) if text is not None and text != "-" else None
+    _check_usage(text, file, lane, budget_ms)
+    event = _event(text, lane, budget_ms) if text is not None and text != "-" else None
     settings = load_settings(config, bootstrap)
-    quieten_clients()
-    with errors_as_one_line(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         if event is not None:
             values = _once(event)
         else:
@@ -61,22 +60,17 @@ def produce(
 
 
 def _check_usage(text: str | None, file: Path | None, lane: str | None, budget_ms: int | None) -> None:
-    from fivestage.errors import ConfigurationError
-
     if (text is None) == (file is None):
-        raise ConfigurationError('say either TEXT, or --file FILE, or - (see "fivestage produce --help")')
+        raise ConfigurationError(
+            'give one of TEXT, --file FILE, or -, for example: fivestage produce "What is 15 + 7?"'
+        )
     if (file or text == "-") and (lane or budget_ms):
-        raise ConfigurationError("--lane and --budget-ms go with TEXT: events name their own")
+        raise ConfigurationError(
+            "--lane and --budget-ms need TEXT: events from a file or from standard input have these fields"
+        )
 
 
 def _event(text: str, lane: str | None, budget_ms: int | None) -> bytes:
-    import uuid
-
-    from pydantic import ValidationError
-
-    from fivestage.errors import ConfigurationError
-    from fivestage_schemas import QueryEvent
-
     try:
         event = QueryEvent(query_id=str(uuid.uuid4()), user_input=text, lane=lane, budget_ms=budget_ms)
     except ValidationError as error:
@@ -86,8 +80,6 @@ def _event(text: str, lane: str | None, budget_ms: int | None) -> bytes:
 
 
 def _open(file: Path) -> BinaryIO:
-    from fivestage.errors import ConfigurationError
-
     try:
         return file.open("rb")
     except OSError as error:
@@ -99,11 +91,11 @@ async def _once(value: bytes) -> AsyncIterator[bytes]:
 
 
 async def _lines(stream: BinaryIO) -> AsyncIterator[bytes]:
-    """Non-empty lines as they come.
+    """Yield non-empty lines as they arrive.
 
-    Read in a thread, as somebody may be typing them and what was typed should be sent meanwhile; in one of
-    ours, as asyncio's would have Ctrl-C wait for the next line; past the buffer of *stream*, whose lock a
-    waiting thread would hold while the interpreter ends.
+    They are read in a thread, so that earlier lines are sent while the user types the next one. It is not one
+    of asyncio's threads, for which Ctrl-C would have to wait. It reads the file descriptor, since it would
+    hold the lock of the buffered *stream* when the interpreter exits.
     """
     from fivestage.pipeline.thread_pool import ThreadPool
 

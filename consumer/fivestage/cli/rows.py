@@ -1,9 +1,9 @@
-"""How results look in a terminal or a pipe: one line each, in columns."""
+"""Prints results as rows of a table, one line each, on a terminal or into a pipe."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 STAGES_HEADING: Final = "I D P V R"
 """Intent, decision, processing, validation, reflection."""
 PIPE_WIDTH: Final = 160
-"""Wide enough for a whole answer in most cases, where no terminal sets a width."""
+"""The width where there is no terminal: enough for most answers."""
 
 _GAP: Final = "  "
 _MARKS: Final = {"success": "+", "timeout": "T", "error": "E", "skipped": "-"}
-_PRETTY_MARKS: Final = {"success": "✓", "timeout": "T", "error": "✗", "skipped": "·"}
+_UNICODE_MARKS: Final = {"success": "✓", "timeout": "T", "error": "✗", "skipped": "·"}
 _STYLES: Final = {
     "success": "green",
     "degraded": "yellow",
@@ -33,7 +33,7 @@ _STYLES: Final = {
 
 
 class Column(NamedTuple):
-    """A heading, a width in cells (0 = the rest of the line), and whether it is for figures."""
+    """A heading, a width in cells (0 = the rest of the line), and whether it is aligned to the right."""
 
     heading: str
     width: int
@@ -41,7 +41,7 @@ class Column(NamedTuple):
 
 
 class OutputConsole(Console):
-    """Standard output: colours and the terminal's width there, plain text in a pipe.
+    """Standard output: with colours on a terminal, as plain text in a pipe.
 
     Args:
         plain: Plain text on a terminal too.
@@ -60,78 +60,78 @@ class OutputConsole(Console):
         )
 
     def on_broken_pipe(self) -> None:
-        """Leave it to the command: rich would end the process, and children with it."""
+        """Let the command handle a closed pipe; rich would exit the process at once."""
         raise BrokenPipeError
 
 
 class RowPrinter:
-    """Prints cells in columns that stay where they are.
+    """Prints rows one at a time, in columns of fixed width, with the headings before the first row.
+
+    A table of rich needs all rows before it can print the first one.
 
     Args:
-        console: Where to.
-        columns: The columns; the last one takes the rest of the line.
+        console: Where the rows are printed.
+        columns: The columns; the last one gets the rest of the line.
     """
 
-    def __init__(self, console: Console, columns: Sequence[Column]) -> None:
-        self.console = console
+    def __init__(self, console: Console, *columns: Column) -> None:
+        self._console = console
         self._columns = columns
         unicode = console.encoding.startswith("utf")
-        self._marks = _PRETTY_MARKS if unicode and console.is_terminal else _MARKS
+        self._marks = _UNICODE_MARKS if unicode and console.is_terminal else _MARKS
         self._overflow: Literal["ellipsis", "crop"] = "ellipsis" if unicode else "crop"
+        self._has_heading = False
 
     def heading(self) -> None:
-        """Print the headings."""
-        line = self._line([column.heading for column in self._columns])
-        line.stylize("bold")
-        self._print(line)
+        """Print the headings, also if no row follows."""
+        self._has_heading = True
+        self._print([Text(column.heading, "bold") for column in self._columns])
 
     def row(self, *cells: str | Text) -> None:
         """Print one line."""
-        self._print(self._line(cells))
+        if not self._has_heading:
+            self.heading()
+        self._print(cells)
 
-    def marks(self, outcomes: Sequence[str]) -> Text:
-        """The five stages, one mark each."""
-        styled = [Text(self._marks[outcome], style=_STYLES[outcome]) for outcome in outcomes]
-        return Text(" ").join(styled)
+    def marks(self, result: PipelineResult) -> Text:
+        """Return one mark for each of the five stages."""
+        outcomes = [stage.outcome for stage in result.stages]
+        return Text(" ").join(Text(self._marks[outcome], style=_STYLES[outcome]) for outcome in outcomes)
 
-    def _line(self, cells: Sequence[str | Text]) -> Text:
-        line = Text()
-        left = self.console.width
+    def _print(self, cells: Sequence[str | Text]) -> None:
+        line, left = Text(), self._console.width
         for column, cell in zip(self._columns, cells, strict=True):
             text = cell.copy() if isinstance(cell, Text) else Text(clean(cell))
             width = column.width or max(8, left)
             text.truncate(width, overflow=self._overflow)
             text.align("right" if column.right else "left", width)
-            line = line.append_text(text).append(_GAP)
+            line.append_text(text).append(_GAP)
             left -= width + len(_GAP)
         line.rstrip()
-        return line
-
-    def _print(self, line: Text) -> None:
-        self.console.print(line, no_wrap=True, crop=False)
+        self._console.print(line, no_wrap=True, crop=False)
 
 
 def clean(text: str) -> str:
-    """Text of others, fit for a terminal: control characters would move the cursor, or worse."""
+    """Replace control characters of foreign text: they could move the cursor, or reprogram the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def status_text(status: str) -> Text:
-    """A status in its colour."""
+    """Return a status in its colour."""
     return Text(status, style=_STYLES.get(status, ""))
 
 
-def shown_status(result: PipelineResult) -> str:
-    """``degraded`` for a success that is one, otherwise the status."""
+def status_of(result: PipelineResult) -> str:
+    """Return ``degraded`` for a degraded success, otherwise the status."""
     return "degraded" if result.degraded else result.status
 
 
 def duration_of(result: PipelineResult) -> str:
-    """Milliseconds; nothing for a query that was not started."""
+    """Return the milliseconds it took; empty for a query that was not started."""
     return f"{result.metrics.total_duration_ms:.1f}" if result.started_at is not None else ""
 
 
-def ending_of(result: PipelineResult) -> str:
-    """The answer, or what went wrong."""
-    answer: Any = result.error if result.answer is None else result.answer
-    return clean("" if answer is None else str(answer))
+def answer_of(result: PipelineResult) -> str:
+    """Return the answer, or what went wrong."""
+    answer = result.error if result.answer is None else result.answer
+    return "" if answer is None else str(answer)

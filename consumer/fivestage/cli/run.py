@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -18,44 +18,46 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 def run(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="MODULE:APP", help="Your Pipeline; the built-in one when absent."),
+        typer.Argument(metavar="MODULE:APP", help="Your Pipeline; by default the built-in one."),
     ] = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
-    log_level: Annotated[LogLevel, typer.Option(case_sensitive=False, help="What is logged.")] = "INFO",
+    log_level: Annotated[
+        LogLevel, typer.Option(case_sensitive=False, help="The lowest level that is logged.")
+    ] = "INFO",
 ) -> None:
-    """Run the service until SIGTERM or Ctrl-C; logs JSON lines to standard error.
+    """Run the service until SIGTERM or Ctrl-C; it logs JSON lines to standard error.
 
     Example: `fivestage run` answers with the built-in stages and nodes
 
     Example: `fivestage run myapp:app --bootstrap localhost:9092`
     """
     _harden_process()
-    gc.disable()  # what is imported stays: looking for garbage would take a tenth of the time
+    gc.disable()  # imports make no garbage; looking for it would take a tenth of their time
     from fivestage.observability import logging
     from fivestage.pipeline.loader import load_app
     from fivestage.service import entry
 
     gc.enable()
     settings = load_settings(config, bootstrap)
-    with errors_as_one_line():
-        app = load_app(target)
-        logging.configure(log_level, settings.logging.show_text)
+    app = load_app(target)
+    logging.configure(log_level, settings.logging.show_text)
     code = entry.run(settings, app, target)
-    os._exit(code)  # a node's stuck thread, or a hung task of the client, must not keep the process
+    os._exit(code)  # exits even if a thread of a node or a task of the Kafka client hangs
 
 
 def _harden_process() -> None:
-    """Leave no core behind, which would hold queries and secrets, and have all three standard streams.
+    """Disable core dumps, which would contain queries and secrets, and open closed standard streams.
 
-    Where one is closed the next socket would get its number, and whoever prints would write to Kafka.
+    If a standard stream were closed, a socket could get its file descriptor, and a print would write to
+    Kafka.
     """
     _, hard_limit = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard_limit))
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
-        except OSError:  # closed; the lowest free number is the one that is opened
+        except OSError:  # closed; open returns the lowest free number, which is this one
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))

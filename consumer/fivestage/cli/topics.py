@@ -8,20 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fivestage.cli.common import (
-    BootstrapOption,
-    ConfigOption,
-    errors_as_one_line,
-    load_settings,
-    quieten_clients,
-)
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
 
 if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Create the topics, or check that they can be used.\n\nExample: `fivestage topics check`",
+    help="Create the topics, or check that they are usable.\n\nExample: `fivestage topics check`",
 )
 
 
@@ -29,31 +23,29 @@ app = typer.Typer(
 def create(
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of each new topic.")] = 8,
     replication_factor: Annotated[
-        int, typer.Option(min=-1, help="Copies of each partition; -1 = the brokers' default.")
+        int, typer.Option(min=-1, help="Replicas of each partition; -1 = the brokers' default.")
     ] = -1,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
-    """Create those topics that are missing: the input topics that are named, and the four output topics.
+    """Create the missing topics: the input topics that topics.queries names, and the four output topics.
 
     Example: `fivestage topics create --partitions 12 --replication-factor 3`
     """
     settings = load_settings(config, bootstrap)
-    quieten_clients()
-    with errors_as_one_line():
-        created, note = asyncio.run(_create(settings, partitions, replication_factor))
-        for name in created:
-            print(f"created {name}")
-        if not created:
-            print("nothing to do: all topics are there")
-        if note:
-            print(f"fivestage: {note}", file=sys.stderr)
+    created, note = asyncio.run(_create(settings, partitions, replication_factor))
+    for name in created:
+        print(f"created {name}")
+    if not created:
+        print("nothing to do: all topics are there")
+    if note:
+        print(f"fivestage: {note}", file=sys.stderr)
 
 
 async def _create(settings: Settings, partitions: int, replication_factor: int) -> tuple[list[str], str]:
-    """Create what is missing, and a note where it is not as asked for.
+    """Create the missing topics; return their names, and a note if they have another number of partitions.
 
-    Where nothing is missing, no right to create is needed.
+    If none is missing, no permission to create topics is needed.
     """
     from fivestage.kafka import topics
 
@@ -65,27 +57,24 @@ async def _create(settings: Settings, partitions: int, replication_factor: int) 
         return created, ""
     return created, (
         f"the embedded broker gives a new topic {topics.EMBEDDED_PARTITIONS} partitions; for another number "
-        "name the topic in the settings of fivestage broker and use its --partitions"
+        "start it with the topic's name in its settings, for example: fivestage broker --partitions 12"
     )
 
 
 @app.command()
 def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> None:
-    """Tell of each topic whether it can be used; exit code 1 when one cannot.
+    """Print for each topic whether it is usable; exit code 1 if one is not.
 
     Example: `fivestage topics check --bootstrap localhost:9092`
     """
     from fivestage.kafka import topics
 
     settings = load_settings(config, bootstrap)
-    quieten_clients()
-    with errors_as_one_line():
-        names, found = asyncio.run(topics.look_up(settings))
-        problems = [
-            topics.problem_of(found.get(name), name, is_input=settings.topics.is_input(name))
-            for name in names
-        ]
-        for name, problem in zip(names, problems, strict=True):
-            print(problem or f"topic {name!r} can be used: {found[name].partitions} partitions")
+    names, found = asyncio.run(topics.look_up(settings))
+    problems = [
+        topics.problem_of(found.get(name), name, is_input=settings.topics.is_input(name)) for name in names
+    ]
+    for name, problem in zip(names, problems, strict=True):
+        print(problem or f"topic {name!r} can be used: {found[name].partitions} partitions")
     if any(problems):
         raise typer.Exit(1)

@@ -1,68 +1,59 @@
-"""All attempts at the stages of a query: those that another one followed, too."""
+"""Lists the attempts at the stages of a query that another attempt followed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.core.stage_history import StageRun
 from fivestage_schemas import AttemptKind, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fivestage.core.stage_history import RunningStage, StageHistory
+    from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 
 _SKIPPED: Final = Outcome.SKIPPED
 
 
 def earlier_attempts(history: StageHistory, runs: Sequence[StageRun], now: float) -> tuple[StageRun, ...]:
-    """The attempts before those that the stages ended with, in their order.
+    """The attempts that others followed, in order; without the last attempt at each stage.
 
     Args:
-        history: Has those that failed, and those that were given up unfinished when the query was moved.
-        runs: What the stages ended with. An attempt that failed is among them where no other followed; a
-            worker process sends it twice then.
+        history: Holds the failed attempts, and those abandoned when the query was moved.
+        runs: The last attempts. If one of them failed, a worker process may have sent it as a failed attempt
+        of
+            *history* too.
         now: Monotonic seconds.
     """
     resumed = history.resumed
-    under_way = resumed is not None and resumed.call is not None and resumed.parked is None
-    if not (history.superseded or history.moved or under_way):
+    is_running = resumed is not None and resumed.call is not None and resumed.parked is None
+    if not (history.superseded or history.moved or is_running):
         return ()
     last = {run.spec.sequence: run for run in runs if run.outcome is not _SKIPPED}
     failed = {(run.spec.sequence, run.attempt): run for run in history.superseded}
-    given_up = {(one.spec.sequence, one.attempt): one for one in history.moved}
-    if resumed is not None and under_way:
-        given_up[resumed.spec.sequence, resumed.attempt] = resumed
+    abandoned = {(one.spec.sequence, one.attempt): one for one in history.moved}
+    if resumed is not None and is_running:
+        abandoned[resumed.spec.sequence, resumed.attempt] = resumed
     earlier: list[StageRun] = []
-    for key in sorted(failed.keys() | given_up.keys(), reverse=True):
+    for key in sorted(failed.keys() | abandoned.keys(), reverse=True):
         sequence, attempt = key
         following = last.get(sequence)
         if following is None or attempt < following.attempt:
-            run = failed.get(key) or _given_up(given_up[key], following, now)
+            run = failed.get(key) or _abandoned(abandoned[key], following, now)
             earlier.append(run)
             last[sequence] = run
     earlier.reverse()
     return tuple(earlier)
 
 
-def _given_up(running: RunningStage, following: StageRun | None, now: float) -> StageRun:
-    """The run of an attempt that was given up unfinished: it lasted until the next one started."""
+def _abandoned(running: RunningStage, following: StageRun | None, now: float) -> StageRun:
+    """The run of an attempt that was abandoned unfinished: it lasted until the next one started."""
     until = now if following is None or following.started_at is None else following.started_at
-    return StageRun(
-        running.spec,
-        _SKIPPED,
-        node=running.node,
-        attempt=running.attempt,
-        started_at=running.started_at,
-        duration_s=until - running.started_at,
-        granted_s=running.granted_s,
-        waited_s=running.waited_s,
-    )
+    return running.end(until, _SKIPPED)
 
 
 def kind_of(run: StageRun, before: StageRun | None) -> AttemptKind:
-    """Why an attempt was made; *before* is the one that it followed."""
+    """Why an attempt was made; *before* is the attempt that it followed."""
     if run.attempt == 1:
         return AttemptKind.FIRST
-    given_up = before is None or before.outcome is _SKIPPED
-    return AttemptKind.RESUMED if given_up else AttemptKind.FAILOVER
+    is_resumed = before is None or before.outcome is _SKIPPED
+    return AttemptKind.RESUMED if is_resumed else AttemptKind.FAILOVER

@@ -1,4 +1,4 @@
-"""Queries that wait behind the code of others: when they had better move, and when a stage is overdue."""
+"""Decides when a query behind blocking code moves to another event loop, and when a stage is overdue."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ if TYPE_CHECKING:
     from fivestage.core.stage_history import RunningStage
 
 SLACK_S: Final = 0.01
-"""For the move itself, and for the next look."""
+"""Time for the move itself, and for the next check."""
 MOVES: Final = 3
-"""So many more moves there should be time for: where code blocks one loop, it may soon block another."""
+"""Time must be left for this many further moves: code that blocks one loop may soon block another."""
 GUESS: Final = 0.5
-"""What a stage takes of its limit, as long as nothing is known of it."""
+"""The share of its limit that a stage is assumed to take while nothing was learned."""
 
 
 def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after_s: float) -> bool:
-    """Whether waiting longer for a stalled event loop would cost a query its answer.
+    """Whether waiting longer for a stalled event loop would lose the answer of a query.
 
-    That is so when what remains of its time is no more than what its remaining critical stages usually
-    take, and the time to notice that it is caught again. A move loses what the running stage has done so
-    far, so the wait is at least as long as that: then it never loses more than twice what the better choice
-    would have (the ski rental problem). A call that a thread makes goes on meanwhile, so nothing of it is
-    lost.
+    That is so when the time left is no more than its remaining critical stages usually take, plus the time to
+    detect further stalls. A move loses the work of the running stage, so the wait is at least as long as that
+    work: the loss is then at most twice that of the better choice (the ski rental problem). A call in a
+    thread continues during the stall, so none of it is lost.
 
     Args:
         job: The query.
         now: Monotonic seconds.
-        stalled_since: Since when the loop has not turned.
-        noticed_after_s: How long it takes to notice that a loop does not turn.
+        stalled_since: When the loop stalled.
+        noticed_after_s: How long it takes to detect a stall.
     """
     running = job.history.running
     ahead = job.plan.stages[len(job.history.runs) :]
@@ -42,22 +41,22 @@ def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after
     for spec in ahead:
         if spec.critical or spec is ahead[0]:
             stage = job.routing.stages[spec.sequence]
-            needed_s += stage.need_s or GUESS * stage.limit_s
+            needed_s += stage.p95_s or GUESS * stage.limit_s
     ends_at = job.ends_after_wait(stalled_since)
     return now + max(needed_s, done_s) >= ends_at and now - stalled_since >= done_s
 
 
 def is_over(job: Job) -> bool:
-    """Whether the stages of a query have ended, all of them or with a critical one that failed."""
+    """Whether all stages of a query have ended, or one that ends the query."""
     runs = job.history.runs
     return len(runs) == len(job.plan.stages) or any(run.ends_query for run in runs)
 
 
 def is_overdue(job: Job, running: RunningStage, now: float, *, grace_s: float) -> bool:
-    """Whether a stage has not ended *grace_s* after its limit, although its event loop turns.
+    """Whether a stage is still running *grace_s* after its limit, although its event loop is not blocked.
 
-    While others keep the loop from turning, the executor moves the query in time. When the loop turns again,
-    the stage gets back what it lost of its time (``BoundedCall`` does that).
+    If other code blocks the loop, the executor moves the query in time. When the loop continues,
+    ``BoundedCall`` gives the stage back the time it lost.
     """
     ends_at = running.started_at + running.granted_s
     if job.held_at > ends_at:

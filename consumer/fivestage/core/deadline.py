@@ -1,4 +1,4 @@
-"""Deadlines: absolute, monotonic, made once at the edge, and only ever shortened."""
+"""Works out deadlines: monotonic times, set once when a record is read, and only ever shortened."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Budget(NamedTuple):
-    """What a query may take.
+    """The time that a query may take.
 
-    ``ends_at`` is on the monotonic clock; ``total_s`` is the most that it may take. Where the producer or
-    the service said until when the answer is of use, ``due_at`` is that moment on the monotonic clock, and
-    ``of_use_ms`` how long that is from the record's timestamp.
+    ``ends_at`` is on the monotonic clock; ``total_s`` is the longest time. If producer or service set an
+    expiry, ``due_at`` is that moment on the monotonic clock, and ``of_use_ms`` the time to it from the
+    record's timestamp.
     """
 
     ends_at: float
@@ -29,11 +29,11 @@ class Budget(NamedTuple):
 
     @property
     def expired(self) -> bool:
-        """There is nothing left: do not start."""
+        """No time is left: the query must not start."""
         return self.granted_s <= 0
 
     def started(self, now: float) -> Budget:
-        """What is left when it begins *now*, maybe later than it was read, however the wall clock was set."""
+        """The budget of a query that starts at *now*; changes of the wall clock do not matter."""
         granted_s = self.total_s if self.due_at is None else min(self.total_s, self.due_at - now)
         return new(Budget, (now + granted_s, granted_s, self.total_s, self.of_use_ms, self.due_at))
 
@@ -49,20 +49,20 @@ def grant(
     written_at: float | None = None,
     ttl_ms: int = 0,
 ) -> Budget:
-    """Work out a query's deadline: the earliest of all that bound it.
+    """Work out the budget of a query from the earliest of its limits.
 
     Args:
         now: Monotonic seconds.
-        wall_now: Seconds since the epoch; used only to read absolute deadlines.
+        wall_now: Seconds since the epoch; used only to convert absolute deadlines.
         total_s: The service's total limit.
-        budget_ms: The producer's limit from the start on.
+        budget_ms: The producer's limit, from the start.
         deadline: ``deadline`` of the query.
         expiry_time: The header ``ce_expirytime``.
         written_at: The record's timestamp, seconds since the epoch.
-        ttl_ms: How long after its timestamp a record is of use; 0 = for ever.
+        ttl_ms: How long after its timestamp a record is worth answering; 0 = for ever.
     """
     if written_at is not None:
-        written_at = min(written_at, wall_now)  # a producer's clock that runs ahead gains it nothing
+        written_at = min(written_at, wall_now)  # a producer clock that runs ahead must gain nothing
     total = total_s if budget_ms is None else min(total_s, budget_ms / 1000)
     ends = [when.timestamp() for when in (deadline, expiry_time) if when is not None]
     if ttl_ms and written_at is not None:
@@ -78,21 +78,21 @@ def grant(
 def stage_grant(
     spec: StageSpec, routing: StageRouting, *, now: float, ends_at: float
 ) -> tuple[float, str | None]:
-    """Share out what remains: a stage gets its limit, or what later critical stages leave.
+    """Grant a stage its limit, or less, to leave the later critical stages the time that they need.
 
-    Returns what it may take, in seconds, and why it is not worth starting, if it is not.
+    Returns the time in seconds, and the reason for not starting the stage, if there is one.
 
-    Where not even the critical ones can have what they need, they share what remains in proportion to
-    their needs. A stage that is not critical is not started when it would not finish, more likely than not.
+    If the time is too short for all critical stages, they share it in proportion to their p95. A stage that
+    is not critical is not started if it would probably not finish.
     """
     remaining_s = ends_at - now
     available_s = remaining_s - routing.reserve_s
     if spec.critical:
-        need_s = routing.need_s or routing.limit_s
-        if available_s < need_s:
-            available_s = max(available_s, remaining_s * need_s / (need_s + routing.reserve_s))
-    elif 0 < available_s < routing.typical_s:
-        text = f"{available_s * 1000:.0f} ms were left, it takes {routing.typical_s * 1000:.0f}"
+        p95_s = routing.p95_s or routing.limit_s
+        if available_s < p95_s:
+            available_s = max(available_s, remaining_s * p95_s / (p95_s + routing.reserve_s))
+    elif 0 < available_s < routing.p50_s:
+        text = f"{available_s * 1000:.0f} ms were left, it takes {routing.p50_s * 1000:.0f}"
         return available_s, text
     granted_s = min(routing.limit_s, available_s)
     return granted_s, None if granted_s > 0 else "no time left"

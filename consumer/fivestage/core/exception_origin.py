@@ -1,4 +1,4 @@
-"""Where an exception came from; neither its text nor values of variables, which may hold a query."""
+"""Finds the stack frames of an exception, without its text and variables, which may contain query text."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ class Frame(NamedTuple):
     line: int
     function: str
     is_own: bool
-    """It is the author's code: not Python's, not an installed package's, not ours."""
+    """Application code: not of Python, an installed package or fivestage."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} {self.function}"
 
 
 def call_in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a thread; what it raises carries its frames.
+    """Call a function in a thread, and attach the frames to an exception that it raises.
 
-    On its way to another thread it is thrown into coroutines, and compiled ones drop the traceback.
+    The exception is later thrown into coroutines of another thread, and compiled ones drop the traceback.
     """
     try:
         return function(*args)
     except BaseException as raised:
-        with contextlib.suppress(Exception):  # its class is the user's
+        with contextlib.suppress(Exception):  # a class of the application
             setattr(raised, _FRAMES, _look(raised))
         raise
 
 
 def frames_of(error: BaseException) -> tuple[Frame, ...]:
-    """The innermost frames that *error* passed, the innermost last, and the author's innermost before those.
+    """The innermost frames of *error*, the innermost last.
 
-    Of a group of exceptions, the first is followed.
+    If none of them is application code, the innermost frame of application code comes first. Of an exception
+    group the first exception is used.
     """
-    with contextlib.suppress(Exception):  # mostly a KeyError
+    with contextlib.suppress(Exception):  # usually a KeyError
         carried: tuple[Frame, ...] = error.__dict__[_FRAMES]
         return carried
     return _look(error)
@@ -59,7 +60,7 @@ def _look(error: BaseException) -> tuple[Frame, ...]:
     last: deque[Frame] = deque(maxlen=MAX_FRAMES)
     own: Frame | None = None
     try:
-        for frame, line in _runner(error):
+        for frame, line in _walk(error):
             code = frame.f_code
             made = Frame(
                 code.co_filename,
@@ -69,12 +70,12 @@ def _look(error: BaseException) -> tuple[Frame, ...]:
             )
             last.append(made)
             own = made if made.is_own else own
-    except Exception:  # noqa: BLE001 - its class is the user's, and so may be the group's list
+    except Exception:  # noqa: BLE001 - classes of the application
         return tuple(last)
     return tuple(last) if own is None or own in last else (own, *last)
 
 
-def _runner(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+def _walk(error: BaseException) -> Iterator[tuple[FrameType, int]]:
     for _ in range(MAX_FRAMES):
         traceback: TracebackType | None = error.__traceback__
         while traceback is not None:
@@ -87,10 +88,10 @@ def _runner(error: BaseException) -> Iterator[tuple[FrameType, int]]:
 
 @lru_cache(maxsize=1024)
 def is_own(module: str, path: str) -> bool:
-    """Whether a module is the author's, rather than Python's, an installed package's, or ours."""
+    """Whether a module is application code, rather than of Python, an installed package or fivestage."""
     package = module.partition(".")[0]
     if package == _OURS or package in sys.stdlib_module_names:
         return False
-    if path.startswith(("<frozen ", "<string>")):  # no file to look at; the last is what runs a fork server
+    if path.startswith(("<frozen ", "<string>")):  # no file; `<string>` is the command line of a fork server
         return False
     return not any(f"/{folder}/" in path for folder in _INSTALLED)

@@ -1,9 +1,9 @@
-"""Which offsets are finished, and how far may be committed.
+"""Tracks finished offsets, and how far each partition may be committed.
 
-A partition's committable position is the end of its contiguous finished prefix, as in
-confluentinc/parallel-consumer: only offsets that were *received* count, so gaps left by compaction or
-transaction markers need no handling. Every assignment opens a new book with a new epoch; what belongs
-to an earlier epoch can no longer move a commit.
+The commit position of a partition is the end of its contiguous finished prefix, as in
+confluentinc/parallel-consumer. Only offsets that were *received* count, so gaps left by compaction or
+transaction markers need no handling. Each assignment starts a new epoch with new PartitionOffsets; results of
+an earlier epoch cannot move a commit.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 MAX_IN_LINE: Final = 1024
 MIN_IN_LINE: Final = 16
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""So many records may wait for others of their keys, and take so many bytes. Each partition has its share, of
-at least MIN_IN_LINE records: one that has used it up is not read until some have started; the others are."""
+"""The most records that may wait behind another of their key, and their bytes. Each partition has its share,
+of at least MIN_IN_LINE records. A partition that has used it up is not consumed until some have started."""
 
 
 class PartitionKey(NamedTuple):
-    """Names a partition."""
+    """A topic and partition number."""
 
     topic: str
     partition: int
 
 
 def numbers_of(keys: Collection[PartitionKey]) -> list[int] | list[str]:
-    """Partitions in a log line: their numbers, or ``topic/number`` where they are of several topics."""
+    """Partitions for a log line: their numbers, or ``topic/number`` if there are several topics."""
     if len({key.topic for key in keys}) > 1:
         return [f"{key.topic}/{key.partition}" for key in sorted(keys)]
     return sorted(key.partition for key in keys)
 
 
 class PartitionOffsets:
-    """The book of one partition for one assignment.
+    """The offsets of one partition in one assignment.
 
     >>> offsets = PartitionOffsets(epoch=1)
     >>> for offset in (5, 6, 9):
@@ -51,43 +51,33 @@ class PartitionOffsets:
     """
 
     __slots__ = (
-        "_finished",
-        "_prefix_end",
-        "_put_back",
-        "_started",
-        "closed",
-        "committed",
-        "drained",
-        "epoch",
-        "in_line",
-        "leaving",
-        "line_bytes",
-        "next_offset",
-        "reached",
-    )
+        "_finished", "_put_back", "_started", "closed", "committed", "drained", "epoch", "in_line",
+        "leaving", "line_bytes", "next_offset", "position", "reached",
+    )  # fmt: skip
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.closed = False
-        """The partition was taken away: nothing of this book may be committed any more."""
+        """The partition was revoked: nothing may be committed any more."""
         self.committed: int | None = None
-        """The position last acknowledged by the broker; at first where this epoch began to read."""
+        """The position last acknowledged by the broker; at first the start of this epoch."""
         self.reached = -1
-        """The highest offset that was refused, answered or begun to be answered: none below it may be left to
-        the next reader, or that would be answered twice."""
+        """The highest offset already decided (rejected, started or answered). Lower offsets must not be
+        handed back, or later ones would be answered twice."""
         self.leaving = False
-        """A drain has started: what has not started is left to the next reader, as far as it may be."""
+        """A drain has started: records that have not started are handed back, if they may be."""
         self.drained = False
-        """The drain is over: whatever has not started is left to the next reader."""
+        """The drain is over: all records that have not started are handed back."""
         self.in_line = 0
-        """Records that wait for another of their key."""
+        """Records that wait behind another of their key."""
         self.line_bytes = 0
-        """What these take."""
+        """The bytes of these records."""
         self.next_offset: int | None = None
-        """One past the highest offset begun or skipped; None before the first."""
+        """One past the highest offset received or skipped; None before the first."""
         self._started: deque[int] = deque()
         self._finished: set[int] = set()
-        self._prefix_end: int | None = None
+        self.position: int | None = None
+        """The end of the contiguous finished prefix; None before the first record."""
         self._put_back = 0
 
     def __repr__(self) -> str:
@@ -95,35 +85,35 @@ class PartitionOffsets:
         return f"<PartitionOffsets epoch={self.epoch} position={self.position} {state}>"
 
     def begin(self, offset: int) -> None:
-        """A record was received. Offsets rise; a repeated one is a bug in the source.
+        """Add a received record. Offsets must rise; a repeated one is a bug in the consumer.
 
         Raises:
-            ValueError: *offset* was begun before in this epoch.
+            ValueError: *offset*, or a higher one, was received before in this epoch.
         """
         if self.next_offset is not None and offset < self.next_offset:
-            raise ValueError(f"offset {offset} was begun before; the next is {self.next_offset}")
-        if self._prefix_end is None:
-            self._prefix_end = self.committed = offset
+            raise ValueError(f"offset {offset} was received before; the next is {self.next_offset}")
+        if self.position is None:
+            self.position = self.committed = offset
         self._started.append(offset)
         self.next_offset = offset + 1
 
     def skip_to(self, offset: int) -> None:
-        """The records from the next one up to *offset* will never come: they are gone.
+        """Skip the offsets before *offset*: their records no longer exist.
 
         Raises:
-            ValueError: records from *offset* on were begun before.
+            ValueError: *offset*, or a higher one, was received before in this epoch.
         """
         if self.next_offset is not None and offset < self.next_offset:
-            raise ValueError(f"offset {offset} was begun before; the next is {self.next_offset}")
+            raise ValueError(f"offset {offset} was received before; the next is {self.next_offset}")
         self.next_offset = offset
         if not self._started:
-            self._prefix_end = offset
+            self.position = offset
 
     def finish(self, offset: int) -> None:
-        """All events of a record are acknowledged.
+        """Finish a record: all of its events are acknowledged.
 
         Raises:
-            ValueError: *offset* was not begun, or was finished before.
+            ValueError: *offset* was not received, or was finished before.
         """
         started, finished = self._started, self._finished
         if offset in finished or not started or not started[0] <= offset <= started[-1]:
@@ -131,141 +121,128 @@ class PartitionOffsets:
         finished.add(offset)
         while started and started[0] in finished:
             finished.remove(started.popleft())
-        self._prefix_end = started[0] if started else self.next_offset
+        self.position = started[0] if started else self.next_offset
 
     def reach(self, offset: int) -> None:
-        """A record is being answered."""
+        """Note that an offset has been decided."""
         self.reached = max(self.reached, offset)
 
     def put_back(self) -> None:
-        """A record that was begun is left to the partition's next reader: nothing from it on is committed."""
+        """Hand a received record back to the next consumer of the partition: it stays uncommitted."""
         self._put_back += 1
 
     def begin_again(self) -> None:
-        """What was put back is received once more. Everything before it must be finished."""
-        if self._prefix_end is not None:
+        """Receive again what was handed back. All records before it must be finished."""
+        if self.position is not None:
             self._started.clear()
             self._finished.clear()
-            self.next_offset = self._prefix_end
+            self.next_offset = self.position
             self._put_back = 0
 
     @property
-    def position(self) -> int | None:
-        """The end of the contiguous finished prefix; None before the first record."""
-        return self._prefix_end
-
-    @property
     def committable(self) -> int | None:
-        """What to commit now; None when there is nothing new or the book is closed."""
-        if self.closed or self._prefix_end == self.committed:
+        """The position to commit now; None if there is nothing new, or the partition was revoked."""
+        if self.closed or self.position == self.committed:
             return None
-        return self._prefix_end
+        return self.position
 
     @property
     def in_flight(self) -> int:
-        """Records begun, not finished and not put back."""
+        """Records received, not finished and not handed back."""
         return len(self._started) - len(self._finished) - self._put_back
 
     @property
     def span(self) -> int:
-        """Offsets between the commit position and the highest one received: what a crash would repeat."""
-        if self.next_offset is None or self._prefix_end is None:
+        """Offsets from the commit position to the highest received one: a crash would repeat these."""
+        if self.next_offset is None or self.position is None:
             return 0
-        return self.next_offset - self._prefix_end
+        return self.next_offset - self.position
 
 
 class Ledger:
-    """The books of all assigned partitions.
+    """The offsets of all assigned partitions.
 
     Args:
-        max_span: How far a partition may be read ahead of its commit position, in offsets.
-        flood: When a partition is halted because too much of it cannot be read.
+        max_span: How far a partition may be consumed ahead of its commit position, in offsets.
+        flood: When a partition is halted because too many of its records are unreadable.
     """
 
     def __init__(self, *, max_span: int, flood: HaltPolicy | None = None) -> None:
         self._max_span = max_span
         self.guard = HaltGuard(flood or HaltPolicy())
-        self._epoch = 0
-        self._partitions: dict[PartitionKey, PartitionOffsets] = {}
+        self.epoch = 0
+        """The number of assignments so far."""
+        self.partitions: dict[PartitionKey, PartitionOffsets] = {}
+        """The offsets of all assigned partitions."""
 
     def __repr__(self) -> str:
-        return f"<Ledger {self._partitions}>"
+        return f"<Ledger {self.partitions}>"
 
     def assign(self, keys: frozenset[PartitionKey]) -> None:
-        """Open a new book for each partition: a new assignment is a new epoch for all of them."""
-        self._epoch += 1
+        """Start a new epoch with new offsets for each partition."""
+        self.epoch += 1
         for key in keys:
             self._close(key)
-            self._partitions[key] = PartitionOffsets(self._epoch)
+            self.partitions[key] = PartitionOffsets(self.epoch)
 
     def revoke(self, keys: frozenset[PartitionKey]) -> None:
-        """Close the books of partitions that were taken away."""
+        """Close the offsets of revoked partitions."""
         for key in keys:
             self._close(key)
 
     def _close(self, key: PartitionKey) -> None:
-        offsets = self._partitions.pop(key, None)
+        offsets = self.partitions.pop(key, None)
         if offsets is not None:
             offsets.closed = True
 
     def offsets(self, key: PartitionKey) -> PartitionOffsets | None:
-        """The open book of a partition; None when it is not assigned."""
-        return self._partitions.get(key)
-
-    @property
-    def partitions(self) -> dict[PartitionKey, PartitionOffsets]:
-        """The open books."""
-        return self._partitions
-
-    @property
-    def epoch(self) -> int:
-        """Counts assignments."""
-        return self._epoch
+        """The offsets of a partition; None if it is not assigned."""
+        return self.partitions.get(key)
 
     def in_flight(self, keys: frozenset[PartitionKey] | None = None) -> int:
-        """Records begun and not finished, in all or some partitions."""
-        books = self._partitions
-        return sum(offsets.in_flight for key, offsets in books.items() if keys is None or key in keys)
+        """Records received and not finished, in all or some partitions."""
+        found = self.partitions.items()
+        return sum(offsets.in_flight for key, offsets in found if keys is None or key in keys)
 
     def within_span(self) -> list[PartitionKey]:
-        """The partitions that may receive more: not halted, nor with too much uncommitted or in line."""
+        """The partitions to consume: not halted, and below the limits of uncommitted and waiting records."""
         halted, max_span = self.guard.halted, self._max_span
         return [
             key
-            for key, offsets in self._partitions.items()
+            for key, offsets in self.partitions.items()
             if offsets.span < max_span and key not in halted and not self.is_line_full(offsets)
         ]
 
     def is_line_full(self, offsets: PartitionOffsets) -> bool:
-        """Whether so many records of a partition wait for others of their keys that it must not be read."""
-        partitions = max(1, len(self._partitions))
+        """Whether too many records of a partition wait behind others of their keys."""
+        partitions = max(1, len(self.partitions))
         most = max(MIN_IN_LINE, MAX_IN_LINE // partitions)
         return offsets.in_line >= most or offsets.line_bytes >= MAX_LINE_BYTES // partitions
 
     def halted(self) -> list[PartitionKey]:
         """The assigned partitions that are halted."""
-        return [key for key in self.guard.halted if key in self._partitions]
+        return [key for key in self.guard.halted if key in self.partitions]
 
     def resumable(self, now: float) -> list[PartitionKey]:
-        """The assigned partitions that are halted and may go on: time is up, nothing is in flight."""
-        books = self._partitions
-        return [key for key in self.guard.over(now) if key in books and not books[key].in_flight]
+        """The halted partitions to resume: the pause is over, and nothing is in flight."""
+        found = self.partitions
+        return [key for key in self.guard.over(now) if key in found and not found[key].in_flight]
 
     def resume(self, key: PartitionKey) -> int | None:
-        """Let a halted partition go on; the offset to read from, None where its position is right already."""
+        """Resume a halted partition; return the offset to seek to, None if the position is right already."""
         self.guard.resume(key)
-        offsets = self._partitions[key]
+        offsets = self.partitions[key]
         offsets.begin_again()
         return offsets.next_offset
 
     def committable(self) -> dict[PartitionKey, int]:
-        """What to commit now, by partition."""
-        found = {key: offsets.committable for key, offsets in self._partitions.items()}
+        """The positions to commit now."""
+        found = {key: offsets.committable for key, offsets in self.partitions.items()}
         return {key: position for key, position in found.items() if position is not None}
 
     def note_committed(self, positions: dict[PartitionKey, int], *, epoch: int) -> None:
-        """The broker acknowledged a commit that was sent in *epoch*."""
+        """Record that the broker acknowledged a commit sent in *epoch*."""
         for key, position in positions.items():
-            offsets = self._partitions.get(key)
-            if offsets is not None and offsets.epoch <= epoch:  # not one that was opened since
+            offsets = self.partitions.get(key)
+            if offsets is not None and offsets.epoch <= epoch:  # not assigned since then
                 offsets.committed = position

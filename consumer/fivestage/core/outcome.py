@@ -1,4 +1,4 @@
-"""What a query ends as: the table of the contract, as one pure function of its trail."""
+"""Decides how a query ends: the table of the contract, as a pure function of the stage history."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _REJECTED: Final = "Validation rejected the answer"
 NO_THREAD: Final = "no thread was free for its call: executor.threads of them were busy"
 CLOCK_SLACK_S = 1e-6
-"""Two sums of the same floats may differ by a rounding."""
+"""Two sums of the same floats may differ by a rounding error."""
 
 
 class TimeoutNote(NamedTuple):
-    """Something was not in time; becomes a TimeoutEvent."""
+    """The content of a TimeoutEvent."""
 
     scope: TimeoutScope
     reason: TimeoutReason
@@ -41,7 +41,7 @@ class TimeoutNote(NamedTuple):
 
 
 class QueryOutcome(NamedTuple):
-    """What became of a query that was started."""
+    """How a query that was started has ended."""
 
     status: PipelineStatus
     runs: tuple[StageRun, ...]
@@ -56,19 +56,19 @@ class QueryOutcome(NamedTuple):
     error_type: str | None = None
     node: str | None = None
     validated: bool | None = None
-    """Validation's verdict; None where there is none."""
+    """The verdict of validation; None if there is none."""
     earlier: tuple[StageRun, ...] = ()
-    """Attempts at these stages before the last, in their order; one of the outcome skipped was given up
-    unfinished, when the query was moved."""
+    """The superseded attempts at the stages, in order; with the outcome skipped if they were abandoned when
+    the query was moved."""
 
     @property
     def superseded(self) -> list[StageRun]:
-        """Those of them that failed, so that another followed."""
+        """The earlier attempts that failed, so that another one followed."""
         return [run for run in self.earlier if run.outcome is not _SKIPPED]
 
     @property
     def within_budget(self) -> bool:
-        """Ended by itself, and not later than its deadline."""
+        """Whether it ended by itself, and before its deadline."""
         return self.duration_s <= self.budget_s and not (
             self.timeouts and any(note.scope is TimeoutScope.PIPELINE for note in self.timeouts)
         )
@@ -77,10 +77,10 @@ class QueryOutcome(NamedTuple):
 def conclude(
     history: StageHistory, plan: Plan, *, started_at: float, ends_at: float, now: float
 ) -> QueryOutcome:
-    """Decide what a query ends as, from what its stages did until *now*.
+    """Decide how a query ends, from its stage history at *now*.
 
-    Called when the trail is complete, or at the deadline: a stage that is still running is then a
-    timeout, and those after it are skipped. All times are monotonic seconds.
+    Called when the history is complete, or at the deadline: a stage that is still running is then a timeout,
+    and the stages after it are skipped. All times are monotonic seconds.
     """
     ended, running = history.snapshot()
     superseded = tuple(history.superseded)
@@ -88,7 +88,7 @@ def conclude(
         earlier = earlier_attempts(history, ended, now) if superseded or history.moved else ()
         return _success(history, ended, earlier, started_at=started_at, ends_at=ends_at, now=now)
     if running is None and superseded and len(ended) == superseded[-1].spec.sequence:
-        ended = (*ended, superseded[-1])  # no further attempt was begun
+        ended = (*ended, superseded[-1])  # no further attempt was started
     runs = ended
     if len(ended) < len(plan.stages):
         waits = history.waiting is not None
@@ -98,7 +98,7 @@ def conclude(
     timeouts = _timeouts(runs, earlier, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
     status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
     succeeded, verdict = status is PipelineStatus.SUCCESS, runs[_VALIDATION].verdict
-    # The executor writes the answer before it ends the stage: what was cut in between is not in time.
+    # The executor writes the answer before it ends the stage; cut off in between, the answer is too late.
     answered = succeeded and any(run.success for run in runs if run.spec.stage_type is StageType.PROCESSING)
     return QueryOutcome(
         status=status,
@@ -119,7 +119,7 @@ def conclude(
 
 
 def all_succeeded(runs: tuple[StageRun, ...]) -> bool:
-    """Whether no stage failed, as in nearly all queries."""
+    """Whether all stages succeeded, as in nearly all queries."""
     for run in runs:  # noqa: SIM110 - a generator would cost twice as much
         if run.outcome is not _SUCCESS:
             return False
@@ -135,7 +135,7 @@ def _success(
     ends_at: float,
     now: float,
 ) -> QueryOutcome:
-    """What the rules below come to where there is nothing to decide."""
+    """The result of the general rules for a query without failures: the fast path of nearly all."""
     return new(
         QueryOutcome,
         (
@@ -166,12 +166,12 @@ def _complete(
     now: float,
     waits: bool,
 ) -> tuple[StageRun, ...]:
-    """The five runs: what ended, the one that was cut, and the rest skipped."""
+    """The five runs: the ended ones, the interrupted one, and the rest as skipped."""
     runs = list(ended)
-    given_up = runs[-1] if runs and running is None and now < ends_at - CLOCK_SLACK_S else None
+    abandoned = runs[-1] if runs and running is None and now < ends_at - CLOCK_SLACK_S else None
     if running is not None:
         runs.append(interrupted(running, now, "was running at the deadline"))
-    failed = _first_that_ends(runs) or given_up
+    failed = _first_that_ends(runs) or abandoned
     reason = NO_THREAD if waits else "no time left"
     if failed is not None:
         reason = f"{failed.spec.stage_type} did not succeed"
@@ -185,21 +185,10 @@ def _complete(
 
 
 def interrupted(running: RunningStage, now: float, what: str) -> StageRun:
-    """The run of a stage that is not waited for any longer; *what* tells why."""
+    """The run of a stage that is abandoned at *now*; *what* is the reason."""
     after_s = min(running.granted_s, now - running.started_at)
-    return StageRun(
-        running.spec,
-        Outcome.TIMEOUT,
-        error=f"timed out after {after_s * 1000:.0f} ms: it {what}",
-        error_type="timeout",
-        node=running.node,
-        attempt=running.attempt,
-        started_at=running.started_at,
-        duration_s=now - running.started_at,
-        granted_s=running.granted_s,
-        probe=running.probe,
-        waited_s=running.waited_s,
-    )
+    error = f"timed out after {after_s * 1000:.0f} ms: it {what}"
+    return running.end(now, Outcome.TIMEOUT, error, "timeout")
 
 
 def _first_that_ends(runs: Sequence[StageRun]) -> StageRun | None:
@@ -215,7 +204,7 @@ def _timeouts(
     now: float,
     failed: StageRun | None,
 ) -> tuple[TimeoutNote, ...]:
-    """One note per attempt that overran its own limit; one for the pipeline when the total ran out."""
+    """A note for each attempt that exceeded its own limit, and one if the total time ran out."""
     late = [run for run in runs if run.outcome is Outcome.TIMEOUT]
     notes = [*_late_attempts(runs, earlier)]
     notes += [_stage_note(run, runs) for run in late if not _ran_to_the_end(run, ends_at)]
@@ -228,13 +217,13 @@ def _timeouts(
 
 
 def _ran_to_the_end(run: StageRun, ends_at: float) -> bool:
-    """The stage was running at the deadline, or its limit was the deadline: it is the total that ran out."""
+    """Whether the stage ran until the deadline, or was granted time until then: the total ran out."""
     took_s = max(run.granted_s, run.duration_s)
     return run.started_at is not None and run.started_at + took_s >= ends_at - CLOCK_SLACK_S
 
 
 def _late_attempts(runs: tuple[StageRun, ...], earlier: tuple[StageRun, ...]) -> tuple[TimeoutNote, ...]:
-    """A note for each attempt that was not in time although another one followed."""
+    """A note for each superseded attempt that timed out."""
     return tuple([_stage_note(run, runs) for run in earlier if run.outcome is Outcome.TIMEOUT])
 
 

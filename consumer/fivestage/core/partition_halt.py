@@ -1,9 +1,9 @@
-"""The flood guard: where nearly everything is unreadable, something else is wrong than a record.
+"""Halts partitions in which too many records are unreadable.
 
-A producer of another format, or a topic that was mixed up, would turn a whole partition into dead letters,
-committed and gone from the queue. Beyond the limits the partition is halted instead: what came until then
-is told and committed, the rest stays where it is. It is tried again after a pause, which doubles as long as
-that does not help. The limits are those of getsentry/arroyo's dead-letter policy.
+A producer with another format, or a wrong topic, would turn a whole partition into dead letters, which are
+committed and no longer in the queue. Beyond the limits the partition is halted instead: earlier records are
+answered and committed, later ones stay in it. It is resumed after a pause, which doubles each time in a row.
+The limits are those of getsentry/arroyo's dead-letter policy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fivestage.core.ledger import PartitionKey
 
 MAX_PAUSES: Final = 16
-"""The longest pause, in first ones."""
+"""The longest pause, as a multiple of the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,25 +24,25 @@ class HaltPolicy:
     """When a partition is halted, and for how long."""
 
     max_ratio: float = 0.5
-    """The largest share of the last *window* records that may be unreadable; 0 = any."""
+    """The largest share of unreadable records among the last *window*; 0 = any."""
     max_consecutive: int = 1000
-    """How many unreadable records may follow each other; 0 = any number."""
+    """The longest run of unreadable records; 0 = any length."""
     window: int = 1000
-    """How many records the share is taken of; with fewer it is not judged."""
+    """How many records the share refers to; not judged with fewer."""
     pause_s: float = 60.0
-    """The first pause; 0 = until the service is started again."""
+    """The first pause; 0 = until the service restarts."""
 
 
 class Halt(NamedTuple):
-    """A partition is halted."""
+    """Why and until when a partition is halted."""
 
     reason: str
     until: float | None
-    """Monotonic seconds; None = until the service is started again."""
+    """Monotonic seconds; None = until the service restarts."""
 
 
 class _Recent:
-    """What came of one partition lately."""
+    """The recent records of one partition."""
 
     __slots__ = ("consecutive", "pauses", "since_halt", "unreadable", "window")
 
@@ -56,7 +56,7 @@ class _Recent:
 
 
 class HaltGuard:
-    """Judges the records of all partitions; knows which partitions are halted.
+    """Judges the records of all partitions, and lists the halted partitions.
 
     >>> guard = HaltGuard(HaltPolicy(max_consecutive=2))
     >>> [guard.admit(PartitionKey("t", 0), readable=False, now=0.0) for _ in range(3)]
@@ -70,11 +70,8 @@ class HaltGuard:
         self._recent: dict[PartitionKey, _Recent] = {}
         self.halted: dict[PartitionKey, Halt] = {}
 
-    def __repr__(self) -> str:
-        return f"<HaltGuard {len(self.halted)} halted>"
-
     def admit(self, key: PartitionKey, *, readable: bool, now: float) -> bool:
-        """Whether a record may be dealt with; False: its partition is halted before it."""
+        """Return True if a record may be processed; False if its partition is now halted before it."""
         recent = self._recent.get(key)
         if recent is None:
             recent = self._recent[key] = _Recent()
@@ -85,12 +82,12 @@ class HaltGuard:
         return True
 
     def _beyond(self, recent: _Recent) -> str | None:
-        """Which limit one more unreadable record would pass."""
+        """The limit that one more unreadable record would exceed, in words; None for none."""
         policy = self._policy
         if policy.max_consecutive and recent.consecutive >= policy.max_consecutive:
             return f"{policy.max_consecutive} records in a row could not be read (dlq.max_consecutive)"
         if policy.max_ratio and len(recent.window) >= policy.window:
-            unreadable = recent.unreadable + recent.window[0]  # the oldest one leaves
+            unreadable = recent.unreadable + recent.window[0]  # the oldest record leaves the window
             if unreadable > policy.max_ratio * policy.window:
                 return f"{unreadable} of {policy.window} records could not be read (dlq.max_ratio)"
         return None
@@ -107,7 +104,7 @@ class HaltGuard:
 
     @property
     def _recovered_after(self) -> int:
-        """So many records after a halt without another, it is over."""
+        """After this many records since a halt the next one has the first pause again."""
         return max(self._policy.window, self._policy.max_consecutive)
 
     def _halt(self, key: PartitionKey, recent: _Recent, reason: str, now: float) -> None:
@@ -118,9 +115,9 @@ class HaltGuard:
         self.halted[key] = Halt(reason, now + pause_s if pause_s else None)
 
     def over(self, now: float) -> list[PartitionKey]:
-        """The partitions whose pause is over: they may be resumed."""
+        """The partitions whose pause is over, to be resumed."""
         return [key for key, halt in self.halted.items() if halt.until is not None and halt.until <= now]
 
     def resume(self, key: PartitionKey) -> None:
-        """A partition is read again."""
+        """Consume a partition again."""
         del self.halted[key]

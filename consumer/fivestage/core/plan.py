@@ -1,4 +1,4 @@
-"""The plan of a pipeline: five stages in order, each with its limit and whether it is critical."""
+"""The plan of a pipeline: five stages in order, with their time limits; critical ones fail the query."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ DEFAULT_CRITICAL: Final = frozenset({StageType.INTENT, StageType.DECISION, Stage
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """One stage: its place, its limit in seconds, whether the query fails with it."""
+    """The configuration of one stage."""
 
     stage_type: StageType
     sequence: int
     limit_s: float
     critical: bool
-    fair_s: float
-    """What it is left even if the stages before it use up their limits: a stage that was granted this much
-    and was not in time has itself to blame, one that was granted less may not."""
+    fair_share_s: float
+    """The time left for it even if earlier stages use up their limits. A timeout counts against the stage
+    only if it was granted this much."""
     rejects: bool = False
-    """Validation: a verdict of false ends the query as an error, rather than as degraded."""
+    """For validation: a rejected answer is an error, not a degraded success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Plan:
         if tuple(spec.stage_type for spec in self.stages) != tuple(StageType):
             raise ValueError("a plan has the five stages, in their order")
         if self.total_s <= 0 or any(spec.limit_s <= 0 for spec in self.stages):
-            raise ValueError("limits are more than 0 ms")
+            raise ValueError("limits must be more than 0 ms")
 
     @classmethod
     def of(
@@ -58,14 +58,14 @@ class Plan:
         critical: Iterable[StageType] = DEFAULT_CRITICAL,
         rejected: Literal["degrade", "error"] = "degrade",
     ) -> Plan:
-        """Build a plan from limits in milliseconds; a stage that is not named keeps its default.
+        """Build a plan from limits in milliseconds; stages not named keep their defaults.
 
         Args:
             total_timeout_ms: The limit of a query.
-            stage_timeouts_ms: Those of its stages.
-            critical: The stages without which a query fails.
-            rejected: What a query ends as whose answer validation rejects: a degraded success or an error. It
-                is an error wherever validation is critical.
+            stage_timeouts_ms: The limits of its stages.
+            critical: The stages that must succeed for the query to succeed.
+            rejected: How a query ends if validation rejects its answer: as a degraded success or as an error.
+                Always an error if validation is critical.
         """
         limits = {**DEFAULT_STAGE_TIMEOUTS_MS, **(stage_timeouts_ms or {})}
         chosen = frozenset(critical)

@@ -1,4 +1,4 @@
-"""Whether brokers can be reached: what waits for them is patient for as long as none can."""
+"""Tracks whether brokers can be reached; during an outage no time counts against what waits for them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from math import inf
 
 
 class Reachability:
-    """As far as is known; while nothing is known, they can be.
+    """Whether brokers can be reached, as far as known; assumed at the start.
 
-    >>> reach = Reach()
+    >>> reach = Reachability()
     >>> reach.waited_s(0.0, 30.0)
     30.0
     >>> reach.lost()
@@ -25,7 +25,7 @@ class Reachability:
         self._since = -inf
 
     def doubt(self) -> None:
-        """The service is cut off, and it is not known yet whether from all brokers."""
+        """A connection was lost; whether any broker can be reached is unknown."""
         self._counts = False
 
     def lost(self) -> None:
@@ -40,5 +40,5 @@ class Reachability:
         self._counts, self._was_lost = True, False
 
     def waited_s(self, since: float, now: float) -> float:
-        """How long brokers have had to answer what waits *since* then; an outage begins that time again."""
+        """How long brokers could have answered a request made at *since*; an outage restarts it."""
         return now - max(since, self._since) if self._counts else 0.0

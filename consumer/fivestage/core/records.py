@@ -1,4 +1,4 @@
-"""Records as they come in and go out, without the client that carries them."""
+"""Kafka records as values, independent of the client library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FRAMING_BYTES: Final = 36
 
 
 class Record(Protocol):
-    """A record as the source hands it over; aiokafka's ConsumerRecord is one."""
+    """A consumed record; aiokafka's ConsumerRecord satisfies this."""
 
     @property
     def topic(self) -> str: ...
@@ -22,7 +22,7 @@ class Record(Protocol):
     def offset(self) -> int: ...
     @property
     def timestamp(self) -> int:
-        """Milliseconds since the epoch, as producer or broker stamped it; -1 if it did not."""
+        """Milliseconds since the epoch, set by producer or broker; -1 if it was not set."""
 
     @property
     def key(self) -> bytes | None: ...
@@ -33,7 +33,7 @@ class Record(Protocol):
 
 
 class PlainRecord(NamedTuple):
-    """A record made by ourselves: by the memory bus, or for one that could not be fetched whole."""
+    """A record not made by the client: from the memory bus, or without the parts that were not kept."""
 
     topic: str
     partition: int
@@ -45,19 +45,19 @@ class PlainRecord(NamedTuple):
 
 
 class CorruptRecord(NamedTuple):
-    """A record the client could not take out of its batch: only its coordinates are known."""
+    """A record that the client could not read from its batch: only its coordinates are known."""
 
     record: PlainRecord
     detail: str
-    """What is wrong with it, for people, without anything of its content."""
+    """The error in words, without any of the record's content."""
 
 
 NOT_FROM_KAFKA = PlainRecord("", 0, 0)
-"""Stands for the record of a query that was asked directly."""
+"""The record of queries that do not come from Kafka, as with the memory bus."""
 
 
 class Output(StrEnum):
-    """The four output topics, by their key in the settings."""
+    """The four output topics; the values are their keys in the settings."""
 
     STAGE_RESULTS = "stage_results"
     RESULTS = "results"
@@ -72,21 +72,21 @@ class OutputRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     block: bytes
-    """Its headers, as Kafka writes them."""
+    """The headers, encoded as in a record batch."""
 
     @classmethod
     def of(
         cls, output: Output, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> OutputRecord:
-        """Make one of single headers."""
+        """Make a record from a list of headers."""
         return cls(output, key, value, record_format.block(headers))
 
     @property
     def headers(self) -> list[tuple[str, bytes]]:
-        """Its headers, one by one."""
+        """The headers as a list."""
         return record_format.headers_of(self.block)
 
     @property
     def size(self) -> int:
-        """Bytes of key, value and headers, with room for framing (at most 36 bytes)."""
+        """Bytes of key, value and headers, and 36 bytes for the framing, which takes no more."""
         return _FRAMING_BYTES + len(self.key or b"") + len(self.value or b"") + len(self.block)

@@ -1,4 +1,4 @@
-"""Why a query is not started."""
+"""Reasons for rejecting a query before it starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fivestage_schemas import TimeoutReason
 
 
 class RejectionCause(NamedTuple):
-    """What the events of a query that is not started say."""
+    """The reason in the events of a rejected query."""
 
     reason: TimeoutReason
     """For programs."""
@@ -24,4 +24,4 @@ STALLED_TWICE: Final = RejectionCause(
     TimeoutReason.EXPIRED_BEFORE_START,
     "not started a third time: twice the process stalled past its deadline",
 )
-"""It may be what stalls the process (see ``core.held``)."""
+"""It may be what stalls the process (see ``admission.poison_pills``)."""

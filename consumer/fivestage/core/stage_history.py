@@ -1,4 +1,4 @@
-"""The trail of a query: what its stages did, as it happens. Written where user code runs, read by the bus."""
+"""The stage history of a query: written by the executor while stages run, read by the bus loop."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SUCCESS: Final = Outcome.SUCCESS
 
 
 class StageRun:
-    """One stage as it went. Times are monotonic seconds.
+    """A stage that has ended. Times are monotonic seconds.
 
-    No NamedTuple, as neither is RunningStage: compiled, a class of our own is made and read ten times as
-    fast, and there are ten of them in a query. Like those they do not change once they are on a trail.
+    Immutable once it is in a history. Not a NamedTuple, and neither is RunningStage: compiled, a native class
+    is ten times as fast to create and read, and a query has ten of them.
     """
 
     __slots__ = (
@@ -24,7 +24,7 @@ class StageRun:
         "outcome", "probe", "spec", "started_at", "verdict", "waited_s",
     )  # fmt: skip
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a StageResult says, in its order
+    def __init__(  # noqa: PLR0913, PLR0917 - the fields of a StageResult
         self,
         spec: StageSpec,
         outcome: Outcome,
@@ -36,7 +36,7 @@ class StageRun:
         started_at: float | None = None,
         duration_s: float = 0.0,
         granted_s: float = 0.0,
-        probe: bool = False,  # noqa: FBT001, FBT002 - it comes from the wire with the rest
+        probe: bool = False,  # noqa: FBT001, FBT002 - worker processes send the fields in order
         verdict: bool | None = None,  # noqa: FBT001 - likewise
         excused: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
@@ -44,7 +44,7 @@ class StageRun:
         self.spec = spec
         self.outcome = outcome
         self.data_json = data_json
-        """What the stage returned, encoded once, where it ran."""
+        """What the stage returned, encoded where it ran."""
         self.error = error
         self.error_type = error_type
         self.node = node
@@ -53,11 +53,11 @@ class StageRun:
         self.duration_s = duration_s
         self.granted_s = granted_s
         self.probe = probe
-        """It was the one call that a half-open breaker lets through, or a trial while that was open."""
+        """It was the probe of a half-open breaker, or a trial while the breaker was open."""
         self.verdict = verdict
-        """Whether validation found the answer right; None for other stages, and where it did not succeed."""
+        """Whether validation accepted the answer; None for other stages, and where it did not succeed."""
         self.excused = excused
-        """What its node raised is no failure: the query has no answer."""
+        """The node raised to say that the query has no answer; that is no failure of the node."""
         self.waited_s = waited_s
         """How long its call waited for a thread before it started."""
 
@@ -66,18 +66,18 @@ class StageRun:
 
     @property
     def success(self) -> bool:
-        """Whether the stage did what it was asked."""
+        """Whether the stage succeeded."""
         return self.outcome is _SUCCESS
 
     @property
     def ends_query(self) -> bool:
-        """Whether it is the last: critical without success, or a rejection that is an error."""
+        """Whether the query ends with it: critical without success, or a rejection that is an error."""
         spec = self.spec
         return (spec.critical and self.outcome is not _SUCCESS) or (self.verdict is False and spec.rejects)
 
 
 class RunningStage:
-    """The stage that is running now, or whose call waits for a thread."""
+    """The stage that runs now, or whose call waits for a thread."""
 
     __slots__ = (
         "attempt", "call", "granted_s", "node", "parked", "probe", "spec", "started_at", "waited_s",
@@ -102,20 +102,29 @@ class RunningStage:
         self.waited_s = waited_s
         """How long its call waited for a thread before."""
         self.call: Any = None
-        """Its call, where a thread makes it: that goes on when the event loop stalls."""
+        """Its call, where a thread makes it: the call goes on while the event loop stalls."""
         self.parked: Any = None
-        """Its ``Parked``, where the stage has not started because no thread was free for its call."""
+        """Its ``Parked``, while the stage has not started because no thread is free for its call."""
+
+    def end(
+        self, now: float, outcome: Outcome, error: str | None = None, error_type: str | None = None
+    ) -> StageRun:
+        """The run of the stage if it is abandoned at *now*, without a result."""
+        run = StageRun(self.spec, outcome, None, error, error_type, self.node, self.attempt, self.started_at)
+        run.duration_s, run.granted_s = now - self.started_at, self.granted_s
+        run.probe, run.waited_s = self.probe, self.waited_s
+        return run
 
     def __repr__(self) -> str:
         return f"<RunningStage {self.spec.stage_type} since {self.started_at:.3f}>"
 
 
 class StageHistory:
-    """Grows while a query runs.
+    """What the stages of a query have done so far.
 
-    One writer (the executor) and one reader (the bus), possibly in two threads: each step is one
-    assignment or one append, and the reader tolerates seeing them one at a time. When a query is moved to
-    another executor it gets a new trail, so that whatever the old one still does writes where nobody reads.
+    One writer (the executor) and one reader (the bus loop), possibly in two threads. Each step is one
+    assignment or one append, and the reader tolerates any state between two steps. A query that is moved to
+    another event loop or worker gets a new history, so that late writes of the old one go unread.
     """
 
     __slots__ = (
@@ -127,57 +136,57 @@ class StageHistory:
         self.runs: list[StageRun] = []
         self.running: RunningStage | None = None
         self.superseded: list[StageRun] = []
-        """Attempts at processing that failed and were followed by another."""
+        """Failed attempts at processing that another one followed."""
         self.moved: list[RunningStage] = []
-        """Attempts at any stage that were given up unfinished when the query was moved."""
+        """Attempts at any stage that were abandoned when the query was moved."""
         self.attempt = 1
-        """Which attempt the next stage is; above 1 where it is restarted."""
+        """The number of the next attempt; above 1 where a stage is restarted."""
         self.closed = False
-        """Set by the bus: the query has ended or goes on elsewhere, so run no further stage."""
+        """Set by the bus loop: the query has ended or was moved, so no further stage may run."""
         self.answer_json: bytes | None = None
         self.confidence: float | None = None
         self.resumed: RunningStage | None = None
-        """A stage whose call was under way when the query was moved: wait for that, do not restart it."""
+        """A stage whose call was running when the query was moved: the call is awaited, not restarted."""
         self.waiting: RunningStage | None = None
-        """The next stage, while its call waits for a thread: it starts when one takes the call."""
+        """The next stage, while its call waits for a thread: it starts when a thread takes the call."""
         self.on_wait: Any = None
-        """Called with the job, this trail and None when the query waits for a thread, and with its new start
-        and end (monotonic seconds) instead of None when it goes on."""
+        """Callback with the job, this history, and None when the query starts to wait for a thread, or its
+        new start and end (monotonic seconds) when it continues."""
 
     def __repr__(self) -> str:
         ended = ", ".join(f"{run.spec.stage_type}={run.outcome}" for run in self.runs)
         return f"<StageHistory [{ended}] running={self.running and self.running.spec.stage_type}>"
 
     def start(self, running: RunningStage) -> None:
-        """A stage begins."""
+        """Start a stage."""
         self.running = running
-        self.waiting = None  # after that: see continued
+        self.waiting = None  # in this order: see continued
 
     def finish(self, run: StageRun) -> None:
-        """The running stage ended."""
+        """End the running stage."""
         self.runs.append(run)
         self.running = self.resumed = self.waiting = None
         self.attempt = 1
 
     def fail_over(self, run: StageRun) -> None:
-        """The running stage failed and is tried once more, with another node."""
+        """End a failed attempt that another node follows."""
         self.superseded.append(run)
         self.running = self.resumed = self.waiting = None
         self.attempt = run.attempt + 1
 
     def continued(self) -> StageHistory:
-        """Close this trail; the new one has what has ended.
+        """Close this history, and return a new one with the stages that have ended.
 
-        The running stage is to be restarted there, unless a thread makes its call: then that is resumed. A
-        call that waits for a thread keeps its place in the line.
+        The running stage will be restarted, unless a thread makes its call: then the call is resumed. A call
+        that waits for a thread keeps its place in the queue.
         """
         self.closed = True
-        waiting = self.waiting  # before the running stage: the writer sets that first, then clears this
+        waiting = self.waiting  # read before `running`: the writer sets that first, then clears this
         ended, running = self.snapshot()
         history = StageHistory()
         history.moved = list(self.moved)
         if running is None:
-            history.resumed = waiting or self.resumed  # it was moved before, and has not got so far since
+            history.resumed = waiting or self.resumed  # moved before, and no stage started since
         elif running.call is not None:
             history.resumed = running
         else:
@@ -189,13 +198,13 @@ class StageHistory:
         return history
 
     def awaits(self, running: RunningStage) -> bool:
-        """Whether the end of that attempt at that stage is still missing."""
+        """Whether this attempt at a stage has not ended yet."""
         failed = bool(self.superseded) and self.superseded[-1].attempt >= running.attempt
         is_next = len(self.runs) == running.spec.sequence
         return is_next and not (failed and self.superseded[-1].spec is running.spec)
 
     def snapshot(self) -> tuple[tuple[StageRun, ...], RunningStage | None]:
-        """What had ended, and what was running, at one moment."""
+        """The ended stages and the running one, consistent with each other."""
         running = self.running
         runs = tuple(self.runs)
         if running is not None and running.spec.sequence != len(runs):

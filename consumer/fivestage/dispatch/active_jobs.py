@@ -46,7 +46,8 @@ class ActiveJobs:
         watchdog: Looks for overdue and blocked jobs while there are any.
         on_ended: Called with a job that has ended, its outcome and the time (monotonic seconds); its slot is
             free by then.
-        on_slot_free: Called when a job gives its slot back because it waits for a thread.
+        on_slot_free: Called when waiting queries may get slots: a job waits for a thread and gives its slot
+            back, or it goes on, which may raise the limit.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class ActiveJobs:
             return
         now = asyncio.get_running_loop().time()
         self._queues.enter(job, pool, now)
-        self._learned.pressure.press(now, due=job.due_at < inf)
+        self._learned.pressure.note_wait(now, due=job.due_at < inf)
         self._slots.release(job.query.lane)
         self._on_slot_free()
 
@@ -156,7 +157,7 @@ class ActiveJobs:
         if job.waits_since is not None:
             now = asyncio.get_running_loop().time()
             self._queues.leave(job, now)
-            self._run(job, now)
+            self._run_again(job, now)
 
     def moves(self, job: Job) -> None:
         """Give a slot to a job that stops waiting and continues elsewhere; its wait does not count."""
@@ -166,12 +167,16 @@ class ActiveJobs:
         waited_s = now - job.waits_since
         job.started_at, job.ends_at = job.started_at + waited_s, job.ends_after_wait(now)
         self._queues.leave(job)
+        self._run_again(job, now)
+
+    def _run_again(self, job: Job, now: float) -> None:
         self._run(job, now)
+        self._on_slot_free()  # a start after a quiet time raises the limit
 
     def check_wait(self, job: Job) -> None:
         """Let another node answer if a job waits for a thread to call a node that must not be called now."""
         waiting = self._call_waiting_for_thread(job)
-        if waiting is not None and waiting.node and not job.routing.lets(waiting.node):
+        if waiting is not None and waiting.node and not job.routing.allows(waiting.node):
             self._skip_waiting_call(job, waiting, *job.routing.rejection(waiting.node))
 
     def _call_waiting_for_thread(self, job: Job) -> RunningStage | None:

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.core.admission.slots import Gate, InFlightLimit
+from fivestage.core.admission.slots import Gate
 
 if TYPE_CHECKING:
     from fivestage.dispatch.dispatcher import Dispatcher
@@ -60,7 +60,7 @@ class BackPressure:
         self._dispatcher = dispatcher
         self._max_waiting = max_waiting
         max_unfinished = max(MIN_UNFINISHED, UNFINISHED_PER_SLOT * max_in_flight, 2 * max_waiting)
-        self._gate = Gate(InFlightLimit.of(max_unfinished))
+        self._gate = Gate(max_unfinished)
 
     def __repr__(self) -> str:
         return f"<BackPressure {self._gate} of {self._dispatcher}>"

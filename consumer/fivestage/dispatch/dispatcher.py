@@ -171,7 +171,7 @@ class Dispatcher:
             if (query := self.slots.next()) is None:
                 return
             query.is_waiting = False
-            self.learned.pressure.press(turn.now, due=query.budget.due_at is not None)
+            self.learned.pressure.note_wait(turn.now, due=query.budget.due_at is not None)
             if query.offsets.closed:  # revoked while it waited
                 self._forget(query)
             elif (cause := self._start(query, turn.now)) is not None:

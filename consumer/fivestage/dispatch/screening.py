@@ -87,8 +87,8 @@ class Screening:
         verdict = self._shedder.judge(budget, state.answer_time_s, now)
         if verdict is _RUN:
             return None
-        self._observer.shed(lane, refused=verdict is Verdict.REFUSE)
-        return WOULD_EXPIRE if verdict is Verdict.REFUSE else None
+        self._observer.shed(lane, refused=verdict is Verdict.REJECT)
+        return WOULD_EXPIRE if verdict is Verdict.REJECT else None
 
     def queue_s(self, record: Record, wall_now: float) -> float:
         """Return the age of a record; 0 when its timestamp is unknown or in the future."""

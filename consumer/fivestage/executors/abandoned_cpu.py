@@ -1,4 +1,4 @@
-"""What abandoned code costs: the CPU that its threads use, and whether that is too much."""
+"""Measures the CPU that abandoned code uses, and decides whether it is too much."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from fivestage.pipeline.thread_pool import Abandoned
 
 MAX_CORES: Final = 0.5
-"""More than that, on average, is burning."""
+"""How many cores abandoned code may keep busy on average."""
 NOTEWORTHY: Final = 0.1
-"""A node is named that uses so much of what the one does that uses most."""
+"""The least share of the largest user's CPU with which a node is named."""
 LOOK_EVERY_S: Final = 0.02
 PROC: Final = Path("/proc")
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME: Final = 11
-"""Where the user time is among the fields of ``stat`` that follow the name; the system time is the next."""
+"""The index of the user time among the fields of ``stat`` behind the name; the system time follows it."""
 
 
 def thread_cpu_s(thread: tuple[int, int]) -> float | None:
-    """The CPU seconds that a thread has used so far; None for one that has ended.
+    """Return the CPU seconds that a thread has used so far; None if it has ended.
 
     Read from the file system: asking the C library for the clock of a thread that has ended is undefined.
     """
@@ -37,10 +37,10 @@ def thread_cpu_s(thread: tuple[int, int]) -> float | None:
 
 
 def thread_busy_s(thread: tuple[int, int]) -> float | None:
-    """The seconds that a thread has computed so far, or waited for a core to compute on.
+    """Return the seconds that a thread has computed or waited for a core; None if it has ended.
 
-    On a busy machine code that never waits is given less than half a core: it is the wish that counts. Where
-    the kernel does not keep these figures, the CPU seconds alone. None for a thread that has ended.
+    On a busy machine code that never waits gets less than half a core, but wants all of it. Where the kernel
+    does not keep these figures, the CPU seconds alone.
     """
     process, number = thread
     try:
@@ -52,10 +52,10 @@ def thread_busy_s(thread: tuple[int, int]) -> float | None:
 
 
 class SpentCpu:
-    """What each abandoned call has used of CPU since it was first seen to be abandoned.
+    """Measures the CPU that each abandoned call has used since it was first seen.
 
     Args:
-        cpu_s: The CPU seconds that a thread has used so far; None for one that has ended.
+        cpu_s: Returns the CPU seconds that a thread has used so far; None for one that has ended.
     """
 
     def __init__(self, cpu_s: Callable[[tuple[int, int]], float | None] = thread_cpu_s) -> None:
@@ -64,11 +64,8 @@ class SpentCpu:
         self._spent: dict[tuple[tuple[int, int], float], float] = {}
         self._looked_at = 0.0
 
-    def __repr__(self) -> str:
-        return f"<SpentCpu {self._spent}>"
-
     def look(self, calls: Iterable[Abandoned], now: float) -> bool:
-        """Measure, at most every LOOK_EVERY_S: reading costs some 20 us a thread; whether it was done."""
+        """Measure, at most every LOOK_EVERY_S as it costs some 20 us a thread; return whether it was done."""
         if now - self._looked_at < LOOK_EVERY_S:
             return False
         self._looked_at = now
@@ -82,7 +79,7 @@ class SpentCpu:
         return True
 
     def spent_s(self, call: Abandoned) -> float:
-        """The CPU seconds of a call, as of the last look."""
+        """Return the CPU seconds of a call, as of the last measurement."""
         return 0.0 if call.thread is None else self._spent.get((call.thread, call.since), 0.0)
 
 
@@ -98,31 +95,25 @@ class CpuUse:
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._used: dict[tuple[int, int], float] = {}
-        self._looked_at: float | None = None
-        self._since = 0.0
+        self._since: float | None = None
+        """Since when the threads have used more than MAX_CORES on average."""
         self._by_name: dict[str, float] = {}
 
-    def __repr__(self) -> str:
-        return f"<CpuUse {self._by_name} since {self._since:.1f}>"
-
     def look(self, used: Mapping[tuple[int, int], tuple[str, float | None]], now: float) -> list[str]:
-        """Take note of what threads have used; the names of those that burn CPU, once they have for limit_s.
+        """Return the names of the nodes whose threads have used too much CPU for limit_s, if any.
 
         Args:
-            used: The name, and the CPU seconds so far, of each thread that counts.
+            used: The node's name, and the CPU seconds so far, of each abandoned thread.
             now: Monotonic seconds.
         """
         before, self._used = self._used, {}
-        if self._looked_at is None:
-            self._since = now
-        self._looked_at = now
         for thread, (name, cpu_s) in used.items():
             if cpu_s is not None:
                 self._used[thread] = cpu_s
                 spent_s = cpu_s - before.get(thread, cpu_s)
                 self._by_name[name] = self._by_name.get(name, 0.0) + spent_s
-        total_s, took_s = sum(self._by_name.values()), now - self._since
-        if total_s < MAX_CORES * took_s or not self._used:
+        total_s, took_s = sum(self._by_name.values()), 0.0 if self._since is None else now - self._since
+        if self._since is None or total_s < MAX_CORES * took_s or not self._used:
             self._since = now
             self._by_name.clear()
             return []

@@ -1,4 +1,4 @@
-"""The port between the bus and user code."""
+"""The interface between the bus and whatever runs user code."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ if TYPE_CHECKING:
 TICK_S = 0.01
 """How often ``check`` is called while queries are in flight."""
 OnFinished = Callable[[Job], None]
-"""Called on the bus loop when the executor has no more to do for a job."""
+"""Called on the bus loop when the executor has finished with a job."""
 
 
 class Executor(Protocol):
-    """Runs jobs. Every method is called on the bus loop and none may block it.
+    """Runs jobs. Every method is called on the bus loop and must not block it.
 
-    The bus ends a job at its deadline by itself, so an executor may be late, or never answer.
+    The bus ends a job at its deadline itself, so an executor may be late, or never answer.
     """
 
     async def start(self, on_finished: OnFinished) -> None:
         """Get ready for jobs.
 
         Args:
-            on_finished: Called at most once per job whose stages have ended; for one that was cancelled only
-                if it came to its end nevertheless.
+            on_finished: Called at most once per job, when its stages have ended. For a job that was cancelled
+                only if its stages ended all the same.
         """
 
     def submit(self, job: Job) -> None:
-        """Begin *job* soon, or go on with it where its trail ends; the trail grows as its stages end."""
+        """Start *job*, or continue it where its stage history ends; that grows as the stages end."""
 
     def cancel(self, job: Job) -> None:
-        """Stop working on *job*: it has ended, or is moved. It may take its time, or never stop."""
+        """Stop working on *job*, which has ended or moves to another worker. Its code may run on."""
 
     def check(self, now: float) -> bool:
-        """Look for code that does not give control back, and see to it that others do not suffer.
+        """Find code that blocks an event loop, and move the other jobs of that loop where necessary.
 
-        Called every TICK_S. Jobs caught behind such code get ``Job.held_at``, and are moved (``Job.move``)
-        when waiting longer would cost them their answer; the job whose code it is gets ``Job.blocking_job``.
-        Returns whether such code was found that was not there at the last look.
+        Called every TICK_S. Jobs behind such code get ``Job.held_at``, and are moved (``Job.move``) if
+        waiting longer would cost them their answer; the job that blocks gets ``Job.is_blocking``. Returns
+        whether new such code was found.
         """
 
     async def stop(self, timeout_s: float) -> None:
-        """Give up all jobs and end, within *timeout_s* seconds; what is stuck is left behind."""
+        """Cancel all jobs and end within *timeout_s* seconds; code that does not end is left behind."""
 
     @property
     def lag_s(self) -> float:
-        """How long user code has kept a loop from turning, as of the last check."""
+        """How long user code has kept an event loop from responding, as of the last check."""
 
     @property
     def failure(self) -> str | None:
-        """Why no job will be run any more; None while all is well."""
+        """Why jobs will not be run any more; None while the executor works."""
 
     @property
     def unready(self) -> str | None:
-        """Why no job can be run now; None where one can."""
+        """Why no job can be run now; None if jobs can be run."""
 
     def abandoned(self) -> Sequence[Abandoned]:
-        """Code that runs on although its query has ended, on loops and in threads."""
+        """Return the code that still runs, on loops and in threads, although its query has ended."""

@@ -1,4 +1,4 @@
-"""How the interpreter is set for a process that must keep deadlines: the bus, and every worker process."""
+"""Settings of the interpreter for processes that must keep deadlines: the bus, and every worker process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from typing import Final
 
 GC_THRESHOLD: Final = 5_000
-"""Objects between two collections of the youngest; Python's default of 700 is a handful of queries."""
+"""New objects between two collections of the youngest generation. Python's 700 are a handful of queries."""
 SWITCH_INTERVAL_S: Final = 0.0005
-"""A node that spins in Python shares the interpreter with deadlines; the default of 5 ms starves them."""
+"""How long a thread may keep the interpreter. With Python's 5 ms a node that spins delays deadlines."""
 CROWDED_INTERVAL_S: Final = 0.0001
-"""The same where many threads may be spinning; it costs a few per cent of throughput."""
+"""The same while many threads may spin; it costs a few per cent of throughput."""
 
 
 def share_the_interpreter() -> None:
@@ -19,27 +19,24 @@ def share_the_interpreter() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
-class Crowding:
-    """Lets threads take turns more often while some run code that nothing waits for, and that may spin."""
+class SwitchInterval:
+    """Lets threads take turns more often while abandoned code runs, which may spin."""
 
     def __init__(self) -> None:
         self._usual_s: float | None = None
 
-    def __repr__(self) -> str:
-        return f"<Crowding {'over' if self._usual_s is None else 'now'}>"
-
-    def set(self, *, crowded: bool) -> None:
-        """Say whether there is such code now."""
-        if crowded and self._usual_s is None:
+    def set_short(self, *, short: bool) -> None:
+        """Shorten the switch interval, or restore it."""
+        if short and self._usual_s is None:
             self._usual_s = sys.getswitchinterval()
             sys.setswitchinterval(min(self._usual_s, CROWDED_INTERVAL_S))
-        elif not crowded and self._usual_s is not None:
+        elif not short and self._usual_s is not None:
             sys.setswitchinterval(self._usual_s)
             self._usual_s = None
 
 
 def freeze_gc() -> None:
-    """Collect less: what is there now stays, and looking at it would also copy its pages into every fork."""
+    """Exclude existing objects from garbage collection: that would also copy their pages into every fork."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 10, 10)

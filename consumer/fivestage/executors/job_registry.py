@@ -1,4 +1,4 @@
-"""Which jobs run in one place, and which have left it while their code runs on."""
+"""Records which jobs run in a worker, and which have left it while their code still runs there."""
 
 from __future__ import annotations
 
@@ -14,29 +14,35 @@ if TYPE_CHECKING:
 
 
 class Leftover(NamedTuple):
-    """Code of a job that ended, or went on elsewhere."""
+    """Code of a job that has ended, or has moved to another worker."""
 
     number: int
-    """The job's."""
+    """The job's number."""
     name: str
     """The node or stage whose code it is."""
     since: float
     """Monotonic seconds."""
-    excused: bool = False
-    """It only waited here: what it still does, if anything, is to clean up."""
+    only_waited: bool = False
+    """The job was only waiting here, so its code does at most some cleaning up."""
 
 
 class JobRegistry:
-    """The books of one place where jobs run. Used from the bus loop."""
+    """The jobs of one worker. Used from the bus loop.
+
+    A job that is moved away and back has two stage histories, so jobs are kept by history.
+
+    Args:
+        on_finished: See Executor.
+    """
 
     def __init__(self, on_finished: OnFinished) -> None:
-        self._on_finished = on_finished
+        self.on_finished = on_finished
         self.jobs: dict[StageHistory, Job] = {}
         """The jobs that run here."""
         self.left: dict[StageHistory, Leftover] = {}
-        """The code of those that ended, or went on elsewhere, that has not ended here."""
-        self.turned_at = -inf
-        """A time after which the loop has turned (monotonic seconds)."""
+        """Code of jobs that have ended or moved, until it has ended here."""
+        self.responsive_at = -inf
+        """A time after which the event loop has responded (monotonic seconds)."""
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -44,65 +50,66 @@ class JobRegistry:
     def __repr__(self) -> str:
         return f"<JobRegistry {len(self.jobs)} running, {len(self.left)} left>"
 
-    def place(self, job: Job) -> None:
-        """A job runs here from now on."""
+    def add(self, job: Job) -> None:
+        """Record that a job runs here."""
         self.jobs[job.history] = job
 
     def leave(self, job: Job, now: float) -> None:
-        """A job ends, or goes on elsewhere: its trail is closed, so the end of its code says nothing."""
+        """Record that a job has ended or moves, and close its history: its code writes to it in vain."""
         job.history.closed = True
         if self.jobs.pop(job.history, None) is not None:
             running = job.history.running or job.history.waiting
             name = "" if running is None else running.node or str(running.spec.stage_type)
             self.left[job.history] = Leftover(job.number, name, now)
 
-    def excuse(self, job: Job, now: float) -> None:
-        """A job that left was only waiting here: its code need not end before the loop turns."""
+    def mark_as_waiting(self, job: Job, now: float) -> None:
+        """Record that a job that left only waited here: its code may end once the loop responds."""
         left = self.left.get(job.history)
         if left is not None:
-            self.left[job.history] = left._replace(since=now, excused=True)
+            self.left[job.history] = left._replace(since=now, only_waited=True)
 
     def abandoned(self, number: int, thread: tuple[int, int] | None) -> list[Abandoned]:
-        """The code of jobs that left and that runs on.
+        """Return the code of jobs that have left and that still runs.
 
-        Code that a busy loop has not got round to cancel does not count: the loop must have turned since.
+        Code that a busy loop has not had the time to cancel does not count: the loop must have responded
+        since.
 
         Args:
-            number: The job whose code has control now; 0 = none.
-            thread: The loop's, which the code that has control keeps.
+            number: The job whose code is executing now; 0 = none.
+            thread: The loop's thread, which the executing code occupies.
         """
         return [
             Abandoned(one.name, one.since, thread if one.number == number else None)
             for one in self.left.values()
-            if one.number == number or one.since < self.turned_at
+            if one.number == number or one.since < self.responsive_at
         ]
 
-    def hold_all_but(self, number: int, now: float) -> None:
-        """A step of job *number* keeps the loop (0 = other code): the others that left wait for it.
+    def restart_clocks_except(self, number: int, now: float) -> None:
+        """Restart the clock of code that could not end because job *number* (0 = other code) blocks the loop.
 
-        Their time counts from when the loop turns again, unless it has turned since they left.
+        Code that had the chance to end before, because the loop has responded since, keeps its time.
         """
         for history, left in self.left.items():
-            if left.number != number and left.since >= self.turned_at:
+            if left.number != number and left.since >= self.responsive_at:
                 self.left[history] = left._replace(since=now)
 
-    def knows(self, number: int) -> bool:
-        """Whether the job of that number runs here, or has left while its code has not ended."""
+    def has_code_of(self, number: int) -> bool:
+        """Return whether the job of that number runs here, or has left while its code has not ended."""
         here = any(job.number == number for job in self.jobs.values())
         return here or any(left.number == number for left in self.left.values())
 
-    def done(self, job: Job, history: StageHistory, completed: bool) -> None:  # noqa: FBT001 - see JobHost
-        """Nothing of a job runs here any more; *completed* tells whether it came to its end."""
+    def done(self, job: Job, history: StageHistory, completed: bool) -> None:  # noqa: FBT001 - see TaskHost
+        """Record that a job's code has ended: *completed* its stages, or was cancelled."""
         left = self.left.pop(history, None)
-        late = left is not None and not left.excused and job.ended
+        late = left is not None and not left.only_waited and job.ended
         waited_for = self.jobs.pop(history, None) is not None
         if completed and (waited_for or late):
-            self._on_finished(job)
+            self.on_finished(job)
 
     def blocking(self, number: int) -> Job | None:
-        """The job of that number whose code has control, if it runs here.
+        """Return the job of that number if it runs here and its own code is executing.
 
-        It does not where its code has control and it has left, even if it has come back to wait here.
+        None if the executing code is what the job left behind, even if the job has come back and waits here.
         """
         if any(left.number == number for left in self.left.values()):
             return None

@@ -1,4 +1,4 @@
-"""Hands messages to another event loop, waking it once for as many as there are."""
+"""Passes messages to another event loop, and wakes it once for a burst of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 class Mailbox:
     """Calls functions on another loop, in order.
 
-    A loop is woken only when nobody has woken it already, so a burst costs one system call, not one per
-    message. Messages are taken out by slices of time: a loop looks at its timers only between callbacks, and
-    a burst of endings must not make the deadlines of other queries wait.
+    The loop is woken only if it has not been woken already, so a burst costs one system call, not one per
+    message. The loop handles messages in slices of SLICE_S, because it runs timers only between callbacks: a
+    burst of finished jobs must not delay the deadlines of other queries.
 
     Args:
         loop: The other loop.
-        sender: The loop that messages are put on from, where all that it puts in one turn may wait for the
-            turn's end: one loop is not made to wait for the interpreter's lock after each message. Not where
-            a turn may be long.
+        sender: The loop that puts the messages. If given, it wakes the other loop at the end of its turn, so
+            that it does not compete for the interpreter lock after each message. Omit it if a turn of the
+            sender may be long.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Mailbox:
         self._woken = False
 
     def put(self, receive: Callable[..., None], *args: Any) -> None:
-        """Have ``receive(*args)`` called on the other loop; nothing happens if that has ended."""
+        """Have ``receive(*args)`` called on the other loop; does nothing if that loop is closed."""
         self._messages.append((receive, args))
         if not self._woken:
             self._woken = True
@@ -48,7 +48,7 @@ class Mailbox:
     def _wake(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._drain)
-        except RuntimeError:  # whoever watches the loop knows
+        except RuntimeError:  # the loop is closed; its owner notices that
             self._woken = False
 
     def _drain(self) -> None:
@@ -61,7 +61,7 @@ class Mailbox:
                 receive(*args)
                 if messages and turn.is_over():
                     return
-        finally:  # also where one raised: the others are not to blame
+        finally:  # even if a receiver raised: the messages behind it are delivered
             if messages and not self._woken:
                 self._woken = True
                 self._loop.call_soon(self._drain)

@@ -1,4 +1,4 @@
-"""Jobs as tasks of one event loop; what all executors have in common."""
+"""Runs jobs as tasks of one event loop; all executors use it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fivestage._asyncio import cancel_once
-from fivestage.pipeline.bounded_call import StepMonitor
+import structlog
+
+from fivestage._asyncio import cancel_all, cancel_once
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -15,17 +17,19 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.stage_history import StageHistory
 
+log = structlog.get_logger("fivestage.executor")
+
 
 class TaskHost:
     """Starts and cancels jobs. Used from the loop they run on.
 
-    A job that is moved away and back may have two tasks here for a while: their trails tell them apart.
+    A job that is moved away and back may have two tasks here for a while, one for each stage history.
 
     Args:
-        run: Runs them: ``Orchestrator.run``.
-        on_done: Called with the job, its trail, and whether it came to its end, rather than being cancelled.
-        monitor: Told whose code has control.
-        on_wait: See StageHistory; given to each.
+        run: Runs a job: ``Orchestrator.run``.
+        on_done: Called with the job, its history, and whether it completed rather than being cancelled.
+        monitor: Shows whose code is executing.
+        on_wait: See StageHistory; set on each history.
     """
 
     def __init__(
@@ -42,10 +46,10 @@ class TaskHost:
         self._tasks: dict[StageHistory, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
-        return f"<JobHost {len(self._tasks)} running>"
+        return f"<TaskHost {len(self._tasks)} running>"
 
     def start(self, job: Job, history: StageHistory) -> None:
-        """Begin a job where *trail* ends, unless it ended or was moved while it was handed over."""
+        """Start a job where *history* ends, unless it has ended or moved on its way here."""
         if history.closed:
             self._on_done(job, history, False)
             return
@@ -55,18 +59,16 @@ class TaskHost:
         task.add_done_callback(partial(self._done, job, history))
 
     def cancel(self, _: Job, history: StageHistory) -> None:
-        """Ask a job's task to end; what it is cleaning up since its stage's limit is not cut."""
+        """Cancel a job's task, without interrupting a clean-up that has started already."""
         task = self._tasks.get(history)
         if task is not None:
             cancel_once(task)
 
     async def stop(self, timeout_s: float) -> None:
-        """Cancel everything and wait a little for it."""
-        for history, task in self._tasks.items():
+        """Cancel all jobs and wait until their tasks have ended, for at most *timeout_s* seconds."""
+        for history in self._tasks:
             history.closed = True
-            cancel_once(task)
-        if self._tasks:
-            await asyncio.wait(set(self._tasks.values()), timeout=timeout_s)
+        await cancel_all(self._tasks.values(), timeout_s)
 
     def _done(self, job: Job, history: StageHistory, task: asyncio.Task[None]) -> None:
         del self._tasks[history]
@@ -77,7 +79,14 @@ class TaskHost:
 
 
 def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[float, float] | None) -> None:
-    """Pass on, on the bus loop, what ``StageHistory.on_wait`` was called with; *pool* has the threads."""
+    """Pass a call of ``StageHistory.on_wait`` to the job's watcher, on the bus loop.
+
+    Args:
+        pool: The threads that the job waits for.
+        job: The job.
+        history: Its history.
+        times: Its new start and end when it goes on; None when it starts to wait.
+    """
     watcher = job.watcher
     if watcher is None:
         return
@@ -85,3 +94,10 @@ def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[floa
         watcher.waits(job, history, pool)
     else:
         watcher.goes_on(job, history, *times)
+
+
+def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log only the class of what a node's own tasks raise: the message may contain query text."""
+    error = context.get("exception")
+    said = str(context.get("message", "")).partition("<")[0][:80]  # what follows describes objects
+    log.error("unhandled error in a task that a node started", said=said, error_type=type(error).__name__)

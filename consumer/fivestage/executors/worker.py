@@ -1,18 +1,22 @@
-"""What the fleet needs of a worker: one event loop, in a thread or in a process."""
+"""What the worker pool needs of a worker: one event loop, in a thread or in a process."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.core.job import Job
+from fivestage.executors.job_registry import JobRegistry
+from fivestage.executors.stall_detector import StallDetector
 from fivestage.pipeline.thread_pool import Abandoned
 
 if TYPE_CHECKING:
-    from fivestage.executors.job_registry import JobRegistry
+    from fivestage.executors.executor import OnFinished
+    from fivestage.pipeline.step_monitor import StepMonitor
 
 
 class Worker(Protocol):
-    """One place where jobs run. Every method is called on the bus loop and none may block it."""
+    """Runs jobs on one event loop. Every method is called on the bus loop and must not block it."""
 
     @property
     def registry(self) -> JobRegistry:
@@ -20,61 +24,104 @@ class Worker(Protocol):
 
     @property
     def ready(self) -> bool:
-        """It may be given jobs: those that come earlier wait in it."""
+        """Whether jobs start at once; before that they wait in the worker."""
 
     def start(self, job: Job) -> None:
-        """Start a job where its trail ends."""
+        """Start a job at the stage where its history ends."""
 
     def cancel(self, job: Job) -> None:
         """Ask a job's code to stop."""
 
-    def look(self, now: float, *, elapsed_s: float) -> str | None:
-        """Look whether it turns; why it does not, once that is sure.
+    def check(self, now: float, *, elapsed_s: float) -> str | None:
+        """Check the event loop; return why it is stalled, once that is certain.
 
         Args:
             now: Monotonic seconds.
-            elapsed_s: The time since the last look, as far as it says anything.
+            elapsed_s: The time since the last check that counts towards a stall.
         """
 
     @property
     def lag_s(self) -> float:
-        """How long it has not turned, or did not between the last two answers to a look."""
+        """How long the last ping took to be answered, or has been unanswered."""
 
     @property
     def stalled_s(self) -> float:
-        """How long it has not turned, as of the last look."""
+        """How long the loop has shown no progress, as of the last check."""
 
     def needs_replacement(self, now: float) -> str | None:
-        """Why it must be replaced, although it runs."""
+        """Return why the worker must be replaced although it runs; None if it need not be."""
 
     @property
     def blocking(self) -> tuple[int, Job | None]:
-        """The number of the job whose code has control (0 = none), and that job if it still runs here."""
+        """The number of the job whose code is executing (0 = none), and that job if it still runs here."""
 
     @property
     def thread(self) -> tuple[int, int] | None:
-        """The process and the kernel's number of the thread that its loop runs in."""
+        """The process id, and the kernel's id of the thread, that the loop runs in."""
 
-    def place(self) -> str | None:
-        """Where the code is that has control, as far as that can be told."""
+    def location(self) -> str | None:
+        """Return the line of code that is executing; None if unknown."""
 
     def end(self, now: float) -> None:
-        """End it, by force if it can be; called again and again until it is gone."""
+        """End the worker, by force where possible; called repeatedly until it is gone."""
 
     @property
     def gone(self) -> bool:
-        """Nothing of it runs any more."""
+        """Whether the worker has ended."""
 
     def abandoned(self) -> list[Abandoned]:
-        """Code of ended jobs that runs on here."""
+        """Return the code of ended jobs that still runs here."""
+
+
+class LoopWorker:
+    """What workers in threads and in processes share: pings, stall detection, the job that blocks.
+
+    Args:
+        on_finished: See Executor.
+        monitor: Shows whose code is executing.
+        stall_s: How long one step of user code may take.
+    """
+
+    def __init__(self, on_finished: OnFinished, monitor: StepMonitor, stall_s: float) -> None:
+        self.registry = JobRegistry(on_finished)
+        self._monitor = monitor
+        self._stall = StallDetector(monitor, stall_s)
+        self._pinged_at: float | None = None
+        """When the ping was sent that has not been answered."""
+        self._last_lag_s = 0.0
+
+    @property
+    def lag_s(self) -> float:
+        """See Worker."""
+        pinged_at = self._pinged_at
+        return self._last_lag_s if pinged_at is None else time.monotonic() - pinged_at
+
+    @property
+    def stalled_s(self) -> float:
+        """See Worker."""
+        return self._stall.stalled_s
+
+    @property
+    def blocking(self) -> tuple[int, Job | None]:
+        """See Worker."""
+        number, _ = self._monitor.seen()
+        return number, self.registry.blocking(number) if number else None
+
+    def _on_pong(self) -> None:
+        """The loop has answered the ping; in a thread this is called on the loop itself."""
+        pinged_at = self._pinged_at
+        if pinged_at is not None:
+            self._last_lag_s = time.monotonic() - pinged_at
+            self.registry.responsive_at = pinged_at
+            self._pinged_at = None
 
 
 class Stall(NamedTuple):
-    """A worker does not turn."""
+    """A stalled worker's state."""
 
     since: float
     """Monotonic seconds."""
     job: Job | None
-    """The job whose code has control; None where that job has ended, or where other code has it."""
+    """The job whose code is executing; None if that job has ended, or if other code is executing."""
     other: Abandoned | None
-    """The code that has control, where it is no job's."""
+    """The code that is executing, if it belongs to no job."""

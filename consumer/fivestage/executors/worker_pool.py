@@ -1,26 +1,26 @@
-"""A pool of workers, each with an event loop: what runs where, and what happens when a loop does not turn.
+"""A pool of workers, each with an event loop: where jobs run, and what happens when a loop is blocked.
 
-A loop that does not turn for a while is *stalled*. It gets no new queries: a spare does. The queries caught
-in it stay as long as waiting does not cost them their answer; then they go on elsewhere, at the stage they
-were in. A loop that turns again is used again. A worker that died, or must be replaced, is.
+A loop that does not respond for a while is *stalled*. Its worker gets no new jobs: a spare does. The jobs
+behind the code that blocks stay as long as waiting does not cost them their answer; then they continue on
+another worker, at the stage they were in. A worker whose loop responds again is used again. A worker that has
+died is replaced, and one that must go is *retired*: it gets no more jobs, and ends with its last one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from fivestage.core.blocked_queries import is_over, is_worth_moving
-from fivestage.core.stage_history import StageRun
 from fivestage.executors.executor import TICK_S
+from fivestage.executors.stall_log import StallLog, code_of
 from fivestage.executors.worker import Stall
+from fivestage.executors.worker_death import fail_stage, fatal_error
 from fivestage.executors.worker_set import WorkerSet
 from fivestage.pipeline.thread_pool import Abandoned
-from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,26 +31,21 @@ if TYPE_CHECKING:
     from fivestage.executors.worker import Worker
 
 LATE_S: Final = 5 * TICK_S
-MAX_DEATHS: Final = 3
-"""A query that is there each time a worker dies of an unknown cause is the likely cause."""
-LOG_EVERY_S: Final = 5.0
-"""How often one place that blocks is logged; the metric counts each time."""
-MAX_LOGGED: Final = 256
 
 log = structlog.get_logger("fivestage.executor")
 
 
 class WorkerPool:
-    """Shares jobs out to workers. See Executor.
+    """Distributes jobs to workers. See Executor.
 
     Args:
-        make_worker: Makes a worker that reports to the given callbacks: the end of jobs, and once that it is
-            ready. Raises OSError or RuntimeError where the system has no room for it.
-        size: How many get jobs.
+        make_worker: Makes a worker with two callbacks: for finished jobs, and for when it is ready. Raises
+            OSError or RuntimeError if the system has no room for it.
+        size: How many workers get jobs.
         spares: How many more are kept ready.
         stall_ms: The setting that the log names.
-        observer: Called when a worker stalls, or is replaced.
-        cpu_clock: The seconds that this process has been given on any CPU.
+        observer: Notified when a worker stalls or is replaced.
+        cpu_clock: The CPU seconds that this process has used.
     """
 
     def __init__(
@@ -66,14 +61,15 @@ class WorkerPool:
         self._set = WorkerSet(
             lambda on_ready: make_worker(self._on_finished, on_ready), size=size, spares=spares
         )
-        self._stall_ms = stall_ms
+        self._noticed_after_s = stall_ms / 1000 + TICK_S
+        """How long a stall lasts before it is noticed."""
+        self._stall_log = StallLog(stall_ms)
         self._observer = observer
-        self._on_finished: OnFinished = _not_started
+        self._on_finished: OnFinished
         self._checked_at = 0.0
         self._cpu_clock = cpu_clock
         self._cpu_s = 0.0
         self._ending = False
-        self._logged: dict[tuple[str | None, ...], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -81,14 +77,14 @@ class WorkerPool:
 
     @property
     def workers(self) -> list[Worker]:
-        """Those that may get jobs; the first of them that can do."""
+        """The workers that may get jobs, in the order of preference."""
         return self._set.all
 
     def launch(self, on_finished: OnFinished) -> None:
         """Make the workers; raises what making them raises."""
         self._on_finished = on_finished
         self._set.launch()
-        self._tend_later()
+        self._check_later()
 
     def submit(self, job: Job) -> None:
         """See Executor."""
@@ -96,7 +92,7 @@ class WorkerPool:
         if not workers:
             raise RuntimeError("the executor has not been started")
         if job.place in workers and job.place.blocking[0] == job.number:
-            workers = self._set.others(job.place)  # its own code, which nothing waits for any more, blocks it
+            workers = self._set.others(job.place)  # its own abandoned code blocks that worker
         worker = workers[0] if len(workers) == 1 else min(workers, key=lambda worker: len(worker.registry))
         job.place = worker
         worker.start(job)
@@ -107,25 +103,25 @@ class WorkerPool:
         worker.cancel(job)
         stall = self._set.stalled.get(worker)
         if stall is not None and stall.job is not job:
-            worker.registry.excuse(job, asyncio.get_running_loop().time())
+            worker.registry.mark_as_waiting(job, asyncio.get_running_loop().time())
 
     def check(self, now: float) -> bool:
         """See Executor."""
         if self._ending:  # workers that end are not replaced
             return False
         elapsed_s = self._elapsed_s(now)
-        found = [self._look_at(worker, now, elapsed_s) for worker in tuple(self._set.all)]
+        found = [self._check_worker(worker, now, elapsed_s) for worker in tuple(self._set.all)]
         self._set.choose()
         if self._set.is_ready:
-            self._empty_those_that_open()
+            self._empty_unready_workers()
         for worker, stall in tuple(self._set.stalled.items()):
-            self._hold(worker, stall, now)
+            self._move_blocked(worker, stall, now)
         self._set.keep_up(now)
-        self._tend_later()
+        self._check_later()
         return any(found)
 
     async def shut_down(self, timeout_s: float) -> None:
-        """Give up all jobs, let them clean up for half the time, and end the workers, whatever they do."""
+        """Cancel all jobs, let them clean up for half the time, and end the workers, whatever they do."""
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_s
         self._ending = True
@@ -159,22 +155,22 @@ class WorkerPool:
         found = [left for worker in workers if not worker.gone for left in worker.abandoned()]
         return found + [stall.other for stall in self._set.stalled.values() if stall.other is not None]
 
-    # Looking at the workers
+    # Checks
 
     def _elapsed_s(self, now: float) -> float:
-        """The time since the last look, or 0 where it says nothing about the workers.
+        """Return the time since the last check, or 0 if that time says nothing about the workers.
 
-        A look that comes late may only say that this process had no CPU. Where it had, and threads of its own
-        kept the look from coming, the time counts.
+        A late check may only mean that this process had no CPU. If it did have CPU, its own threads delayed
+        the check, and the time counts.
         """
         cpu_s = self._cpu_clock()
         late_s, used_s = now - self._checked_at, cpu_s - self._cpu_s
         self._checked_at, self._cpu_s = now, cpu_s
         return late_s if late_s < LATE_S or used_s > late_s / 2 else 0.0
 
-    def _look_at(self, worker: Worker, now: float, elapsed_s: float) -> bool:
-        """Take note of what has become of a worker; whether it has stalled, or died, since the last look."""
-        why = worker.look(now, elapsed_s=elapsed_s)
+    def _check_worker(self, worker: Worker, now: float, elapsed_s: float) -> bool:
+        """Check one worker; return whether it has stalled or died since the last check."""
+        why = worker.check(now, elapsed_s=elapsed_s)
         if worker.gone:
             self._replace_dead(worker, why or "it has ended")
             return True
@@ -187,91 +183,90 @@ class WorkerPool:
             self._retire(worker, reason)
         return why is not None and not stalled
 
+    def _check_later(self) -> None:
+        if self._set.unsettled and self._timer is None and not self._ending:
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._check_by_timer)
+
+    def _check_by_timer(self) -> None:
+        """End retired workers that have no jobs. ``check`` is not called while there are no queries."""
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for worker in self._set.retired:
+            why = worker.check(now, elapsed_s=TICK_S)
+            number, blocking = worker.blocking
+            if worker.gone:
+                self._move_from_dead(worker, blocking, known=number != 0)
+            elif not worker.registry:
+                worker.end(now)
+            elif why is not None:
+                self._move_all_but(worker, blocking)
+        self._set.retired = [worker for worker in self._set.retired if not worker.gone]
+        if now - self._checked_at > 1.5 * TICK_S:  # there are no queries, so nothing else calls it
+            self.check(now)
+        self._check_later()
+
     # Stalled workers
 
     def _stall(self, worker: Worker, now: float, why: str) -> Stall:
-        """A worker is found to be stalled: say whose code it is."""
+        """Find out whose code blocks a worker, and report it."""
         number, job = worker.blocking
-        worker.registry.hold_all_but(number, now)
+        worker.registry.restart_clocks_except(number, now)
         if job is not None:
             job.is_blocking = True
-        place, stalled_s = worker.place(), worker.stalled_s
-        node, stage = _code_of(job)
+        node, stage = code_of(job)
         self._observer.executor_stalled(node or stage or "")
-        if self._may_log((node, stage, place), now):
-            log.warning(
-                "event loop blocked",
-                reason=why,
-                node=node,
-                stage=stage,
-                query_id=None if job is None else job.query.query_id,
-                place=place,
-                blocked_ms=round(stalled_s * 1000),
-                setting=f"executor.stall_ms = {self._stall_ms}",
-                queries_waiting=len(worker.registry) - (job is not None),
-            )
-        since = now - stalled_s
-        known = job is not None or worker.registry.knows(number)
-        other = None if known else Abandoned(place or "a background task", since, worker.thread)
+        location, since = worker.location(), now - worker.stalled_s
+        self._stall_log.add(worker, job, location, why, now)
+        known = job is not None or worker.registry.has_code_of(number)
+        other = None if known else Abandoned(location or "a background task", since, worker.thread)
         return Stall(since, job, other)
 
-    def _may_log(self, what: tuple[str | None, ...], now: float) -> bool:
-        """Whether a line about *what* is due: a node that always blocks would fill the log."""
-        if now - self._logged.get(what, -inf) < LOG_EVERY_S:
-            return False
-        if len(self._logged) >= MAX_LOGGED:
-            self._logged.clear()
-        self._logged[what] = now
-        return True
-
-    def _hold(self, worker: Worker, stall: Stall, now: float) -> None:
-        """Take note of the jobs that are caught in a stalled worker; move those that must not wait longer."""
+    def _move_blocked(self, worker: Worker, stall: Stall, now: float) -> None:
+        """Mark the jobs that wait in a stalled worker; move those that would lose their answer by waiting."""
         movable = self._set.is_ready and worker not in self._set.active
         for job in list(worker.registry.jobs.values()):
             if job is stall.job:
                 continue
             job.held_at = now
-            if is_over(job):  # the loop only has not got round to say so
-                self._take_out(worker, job)
+            if is_over(job):  # the blocked loop has not been able to report it
+                self._withdraw(worker, job)
                 self._on_finished(job)
-            elif movable and self._is_worth_moving(job, stall, now):
+            elif movable and is_worth_moving(
+                job, now, stalled_since=stall.since, noticed_after_s=self._noticed_after_s
+            ):
                 self._move(worker, job)
 
-    def _empty_those_that_open(self) -> None:
-        """Jobs that wait for a worker to get ready need not any more: another one turns again."""
+    def _empty_unready_workers(self) -> None:
+        """Move jobs that wait for a worker to get ready: another worker runs them at once."""
         for worker in self._set.all:
             if not worker.ready:
-                for job in list(worker.registry.jobs.values()):
-                    self._move(worker, job)
+                self._move_all_but(worker, None)
 
-    def _is_worth_moving(self, job: Job, stall: Stall, now: float) -> bool:
-        noticed_after_s = self._stall_ms / 1000 + TICK_S
-        return is_worth_moving(job, now, stalled_since=stall.since, noticed_after_s=noticed_after_s)
+    # Workers that end
 
     def _replace_dead(self, worker: Worker, why: str) -> None:
-        """Put another worker in a dead one's place; its jobs move, but for the one that ended it."""
         number, blocking_job = worker.blocking
         queries = len(worker.registry)
-        self._set.drop(worker)
+        self._set.remove(worker)
         self._set.add(asyncio.get_running_loop().time())
-        node, stage = _code_of(blocking_job)
+        node, stage = code_of(blocking_job)
         self._observer.executor_replaced(why)
         log.warning("worker died", reason=why, node=node, stage=stage, queries=queries)
-        self._save_jobs(worker, blocking_job, known=number != 0)
+        self._move_from_dead(worker, blocking_job, known=number != 0)
 
-    def _save_jobs(self, worker: Worker, blocking_job: Job | None, *, known: bool) -> None:
-        """The jobs of a dead worker go on elsewhere, but for one that ended it, for sure or most likely."""
+    def _move_from_dead(self, worker: Worker, blocking_job: Job | None, *, known: bool) -> None:
+        """Move the jobs of a dead worker, except the one that ended it, certainly or most likely."""
         for job in list(worker.registry.jobs.values()):
             job.deaths += not known
-            if job is blocking_job:
-                self._end(worker, job, "its node ended the worker process that it ran in")
-            elif job.deaths >= MAX_DEATHS:
-                self._end(worker, job, f"the worker process that it ran in died {MAX_DEATHS} times")
+            if (error := fatal_error(job, blocking_job)) is not None:
+                worker.cancel(job)
+                fail_stage(job, error)
+                self._on_finished(job)
             else:
                 self._move(worker, job)
 
     def _retire(self, worker: Worker, why: str) -> None:
-        """Give a worker no more jobs; those it has may end there."""
+        """Replace a worker that still runs; its jobs may finish there unless it is stalled."""
         stall = self._set.retire(worker)
         self._observer.executor_replaced(why)
         left = worker.abandoned() + ([stall.other] if stall is not None and stall.other is not None else [])
@@ -281,28 +276,6 @@ class WorkerPool:
         if stall is not None:
             self._move_all_but(worker, stall.job)
 
-    def _tend_later(self) -> None:
-        if self._set.unsettled and self._timer is None and not self._ending:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tend)
-
-    def _tend(self) -> None:
-        """End the retired workers that have no jobs; by a timer, as there may be no queries."""
-        self._timer = None
-        now = asyncio.get_running_loop().time()
-        for worker in self._set.retired:
-            why = worker.look(now, elapsed_s=TICK_S)
-            number, blocking = worker.blocking
-            if worker.gone:
-                self._save_jobs(worker, blocking, known=number != 0)
-            elif not worker.registry:
-                worker.end(now)
-            elif why is not None:
-                self._move_all_but(worker, blocking)
-        self._set.retired = [worker for worker in self._set.retired if not worker.gone]
-        if now - self._checked_at > 1.5 * TICK_S:  # there are no queries, and so nothing else calls it
-            self.check(now)
-        self._tend_later()
-
     # Jobs
 
     def _move_all_but(self, worker: Worker, blocking: Job | None) -> None:
@@ -311,43 +284,13 @@ class WorkerPool:
                 self._move(worker, job)
 
     def _move(self, worker: Worker, job: Job) -> None:
-        if not self._set.active:  # there is no other worker yet: it ends at its deadline
+        if not self._set.active:  # no other worker exists yet: the job ends at its deadline
             return
-        self._take_out(worker, job)
+        self._withdraw(worker, job)
         job.move()
         self.submit(job)
 
-    def _take_out(self, worker: Worker, job: Job) -> None:
-        """A job that only waits in a worker leaves it: none of its code runs on there."""
+    def _withdraw(self, worker: Worker, job: Job) -> None:
+        """Take a job that only waits there out of a worker: none of its code runs on."""
         worker.cancel(job)
-        worker.registry.excuse(job, asyncio.get_running_loop().time())
-
-    def _end(self, worker: Worker, job: Job, error: str) -> None:
-        """The stage that is running ends here, as an error."""
-        running = job.history.running
-        worker.cancel(job)
-        job.history = job.history.continued()
-        if running is not None and not job.history.awaits(running):
-            running = None
-        if len(job.history.runs) == len(job.plan.stages):  # it ended at the last moment
-            self._on_finished(job)
-            return
-        spec = job.plan.stages[len(job.history.runs)] if running is None else running.spec
-        started_at = job.started_at if running is None else running.started_at
-        run = StageRun(spec, Outcome.ERROR, error=error, error_type="worker_died", started_at=started_at)
-        run.attempt = job.history.attempt
-        if running is not None:
-            run.node, run.attempt, run.granted_s = running.node, running.attempt, running.granted_s
-            run.waited_s = running.waited_s
-        job.history.finish(run)
-        self._on_finished(job)
-
-
-def _code_of(job: Job | None) -> tuple[str | None, str | None]:
-    """The node and the stage that a job is in, for the log."""
-    running = job.history.running if job is not None else None
-    return (None, None) if running is None else (running.node, str(running.spec.stage_type))
-
-
-def _not_started(_: Job) -> None:
-    raise RuntimeError("the executor has not been started")
+        worker.registry.mark_as_waiting(job, asyncio.get_running_loop().time())

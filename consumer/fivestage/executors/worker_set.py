@@ -1,4 +1,4 @@
-"""Which workers there are, and which of them get jobs. Used from the bus loop."""
+"""Decides how many workers there are, and which of them get jobs. Used from the bus loop."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from fivestage.executors.worker import Stall, Worker
 
 MAX_STALLED: Final = 64
-"""So many stalled workers are replaced; with more of them queries wait in one of these."""
+"""How many stalled workers are replaced; with more, queries wait in stalled ones."""
 SPARE_AFTER_S: Final = 0.25
-"""A stalled worker that comes back by then costs no new spare."""
+"""A stalled worker that recovers within this time costs no new spare."""
 TRIM_AFTER_S: Final = 5.0
-"""How long there may be more workers than needed, before one of them ends."""
+"""How long there may be more workers than needed before one of them is ended."""
 MAKE_AGAIN_S: Final = 1.0
-"""The pause after a worker could not be made."""
+"""The pause after a worker could not be started."""
 
 log = structlog.get_logger("fivestage.executor")
 
 
 class WorkerSet:
-    """Keeps as many workers ready as are wanted, besides those that are stalled.
+    """Keeps enough workers ready besides those that are stalled.
 
     Args:
-        make: Makes a worker, which calls *on_ready* once. Raises OSError or RuntimeError where the system has
-            no room for it.
-        size: How many get jobs.
+        make: Makes a worker, which calls the given function once it is ready. Raises OSError or RuntimeError
+            if the system has no room for it.
+        size: How many workers get jobs.
         spares: How many more are kept ready.
     """
 
@@ -38,13 +38,13 @@ class WorkerSet:
         self._size = size
         self._spares = spares
         self.all: list[Worker] = []
-        """Those that may get jobs; the first of them that can do."""
+        """The workers that may get jobs, in the order of preference."""
         self.active: list[Worker] = []
-        """Those that do get jobs."""
+        """The workers that get jobs now."""
         self.stalled: dict[Worker, Stall] = {}
-        """Those whose loops do not turn."""
+        """The workers whose loops are blocked."""
         self.retired: list[Worker] = []
-        """They get no more jobs, and end with the last one they have."""
+        """The workers that get no more jobs, and end with their last one."""
         self._make_again_at = 0.0
         self._too_many_since: float | None = None
 
@@ -52,15 +52,15 @@ class WorkerSet:
         return f"{self.all} stalled={len(self.stalled)} retired={self.retired}"
 
     def launch(self) -> None:
-        """Make the first ones; raises what making them raises."""
+        """Make the first workers; raises what making them raises."""
         self.all = [self._make(self.choose) for _ in range(self._size + self._spares)]
         self.choose()
 
     def choose(self) -> None:
-        """Decide which workers get jobs: ready ones; else those that will be; else any."""
-        turning = [worker for worker in self.all if worker not in self.stalled]
-        ready = [worker for worker in turning if worker.ready]
-        self.active = ready[: self._size] or turning[: self._size] or self.all
+        """Choose the workers that get jobs: ready ones; else those getting ready; else stalled ones."""
+        running = [worker for worker in self.all if worker not in self.stalled]
+        ready = [worker for worker in running if worker.ready]
+        self.active = ready[: self._size] or running[: self._size] or self.all
 
     @property
     def is_ready(self) -> bool:
@@ -68,23 +68,23 @@ class WorkerSet:
         return any(worker.ready and worker not in self.stalled for worker in self.active)
 
     def others(self, blocked: Worker) -> list[Worker]:
-        """Those that may take a job which *blocked* cannot."""
+        """Return the workers for a job that *blocked* cannot run."""
         others = [one for one in self.all if one.ready and one is not blocked and one not in self.stalled]
         return others or self.active
 
     @property
     def unsettled(self) -> bool:
-        """Something is to change, with time alone."""
+        """Whether something changes with time alone, so that the workers must be checked without jobs too."""
         undecided = any(not worker.ready or worker.registry.left for worker in self.all)
         return bool(self.stalled or self.retired or undecided or self._too_many_since is not None)
 
     def keep_up(self, now: float) -> None:
-        """Make a worker where one is missing; end one where there has been one too many for a while."""
-        turning, wanted = len(self.all) - len(self.stalled), self._size + self._spares
-        about_to_turn = sum(now - stall.since < SPARE_AFTER_S for stall in self.stalled.values())
-        if turning < self._size or turning + about_to_turn < wanted:
+        """Add a worker if one is missing; retire one if there has been one too many for a while."""
+        running, wanted = len(self.all) - len(self.stalled), self._size + self._spares
+        just_stalled = sum(now - stall.since < SPARE_AFTER_S for stall in self.stalled.values())
+        if running < self._size or running + just_stalled < wanted:
             self.add(now)
-        if turning <= wanted:
+        if running <= wanted:
             self._too_many_since = None
         elif self._too_many_since is None:
             self._too_many_since = now
@@ -93,7 +93,7 @@ class WorkerSet:
             self._trim()
 
     def add(self, now: float) -> None:
-        """Make a worker, unless there are too many or there was no room for one just now."""
+        """Add a worker, unless too many are stalled or the last attempt has just failed."""
         if now < self._make_again_at or len(self.stalled) > MAX_STALLED:
             return
         try:
@@ -101,25 +101,23 @@ class WorkerSet:
         except (OSError, RuntimeError) as error:  # no more descriptors, or threads
             self._make_again_at = now + MAKE_AGAIN_S
             what = f"{type(error).__name__}: {error}"
-            log.error("no worker could be made", error=what, again_s=MAKE_AGAIN_S)  # noqa: TRY400
+            log.error("no worker could be started", error=what, again_s=MAKE_AGAIN_S)  # noqa: TRY400
         self.choose()
 
     def _trim(self) -> None:
-        """End the last worker that has nothing to do."""
+        """Retire the last idle worker."""
         idle = [one for one in self.all if not (one.registry or one.registry.left or one in self.stalled)]
         if idle:
             self.retire(idle[-1])
 
     def retire(self, worker: Worker) -> Stall | None:
-        """Give a worker no more jobs; returns what stalls it."""
-        self.all.remove(worker)
+        """Give a worker no more jobs; return its stall if it is stalled."""
         self.retired.append(worker)
+        return self.remove(worker)
+
+    def remove(self, worker: Worker) -> Stall | None:
+        """Forget a worker that has ended; return its stall if it was stalled."""
+        self.all.remove(worker)
         stall = self.stalled.pop(worker, None)
         self.choose()
         return stall
-
-    def drop(self, worker: Worker) -> None:
-        """A worker has ended."""
-        self.all.remove(worker)
-        self.stalled.pop(worker, None)
-        self.choose()

@@ -1,12 +1,17 @@
-"""Kafka: where records come from and go to. The only package that imports a Kafka client.
+"""Kafka: where records come from and where events go. The only package that imports a Kafka client.
 
-- ``consumer``: the source of records, group membership, commits.
-- ``producer``: batches events and publishes them, each until it is acknowledged.
-- ``connection``: how clients connect, why they cannot, and when they are rebuilt.
-- ``topics``, ``durability``: checks and creation of topics.
-- ``aiokafka_internals``: every private name of aiokafka that is used.
-- ``embedded_broker``, ``embedded_group``: a development broker in a process of its own.
-- ``tools``: clients of the commands.
+- ``consumer``: reads records as a member of the group, commits offsets. Entry: ``GroupMember``.
+- ``producer``: publishes events until they are acknowledged. Entry: ``Sink``.
+- ``connection``: how clients connect, why they cannot, and when they are replaced.
+- ``settings``: the connection to Kafka, and the names of the topics.
+- ``topics``, ``durability``: checks and creates topics, warns of those that may lose records.
+- ``aiokafka_internals``: all uses of private names of aiokafka; ``aiokafka_check`` checks that they exist.
+- ``embedded_broker``, ``embedded_group``: a development broker in its own process, and its consumer.
+- ``tools``: the clients of the commands.
+
+Health has one vocabulary: ``fault`` is why a client must be, or is being, replaced; ``unready`` is why it
+cannot work now, which may pass; ``halted`` names halted partitions; ``Diagnosis.cause`` is why Kafka is
+unreachable. All are None while there is nothing to report.
 
 Called by ``service`` and ``cli``. Invariant: no exception of a client library leaves this package.
 """

@@ -1,4 +1,4 @@
-"""Warns of topics that the loss of one broker may take records from."""
+"""Warns of topics that may lose records when one broker is lost."""
 
 from __future__ import annotations
 
@@ -18,14 +18,11 @@ log = structlog.get_logger("fivestage.kafka.durability")
 
 
 async def warn_of_loss(settings: Settings, found: Mapping[str, TopicInfo]) -> None:
-    """Log a warning where topics have one replica, or acknowledge what only one replica has.
-
-    On loopback nothing is asked and nothing said: one broker is all there is.
-    """
+    """Log a warning about topics with one replica, or with min.insync.replicas = 1; not on loopback."""
     if settings.kafka.is_local:
         return
     in_sync = await topics.output_configs(settings, "min.insync.replicas")
-    single, hasty = weak(found, in_sync)
+    single, weakly_acked = weak(found, in_sync)
     if single:
         log.warning(
             "topics with one replica",
@@ -33,22 +30,22 @@ async def warn_of_loss(settings: Settings, found: Mapping[str, TopicInfo]) -> No
             cause="the records are gone with the broker that has them",
             advice="use a replication factor of 3",
         )
-    if hasty:
+    if weakly_acked:
         log.warning(
             "topics that acknowledge with one replica in sync",
-            topics=hasty,
+            topics=weakly_acked,
             cause="what was acknowledged is gone when that broker is lost",
             advice="set min.insync.replicas to 2",
         )
 
 
 def weak(found: Mapping[str, TopicInfo], in_sync: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """The topics with one replica, and those with more that acknowledge with one in sync.
+    """The topics with one replica, and those with more that acknowledge with one replica in sync.
 
     Args:
-        found: What the cluster says of the topics.
+        found: The topics.
         in_sync: Their ``min.insync.replicas``, as far as this principal may read it.
     """
     single = sorted(name for name, info in found.items() if info.replicas == 1)
-    hasty = sorted(name for name, count in in_sync.items() if count == 1 and name not in single)
-    return single, hasty
+    weakly_acked = sorted(name for name, count in in_sync.items() if count == 1 and name not in single)
+    return single, weakly_acked

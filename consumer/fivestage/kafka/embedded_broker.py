@@ -1,15 +1,13 @@
 """The embedded development broker: librdkafka's mock cluster, in a process of its own.
 
-For trying things out and for fast tests. It keeps at most 5 MiB a partition and loses everything when it
-ends, and does not detect duplicates of an idempotent producer. Its groups need some care (see
-``embedded_group.py``). The mock is part of the C library inside the confluent-kafka wheel; it is driven
-through ctypes because the Python binding does not show it.
+For trials and fast tests. It keeps at most 5 MiB per partition, loses everything when it ends, and does not
+detect duplicates of an idempotent producer. For its groups see ``embedded_group``. The mock is part of the C
+library in the confluent-kafka wheel, and is called through ctypes because the Python binding lacks it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import importlib.util
 import os
@@ -29,10 +27,7 @@ _COPY_BYTES = 64 * 1024
 
 
 class MockCluster:
-    """A broker of librdkafka's mock, or several, in this process.
-
-    A failed assertion inside it aborts the process, so nothing else should live here.
-    """
+    """A mock cluster of librdkafka in this process, which a failed assertion of the mock aborts."""
 
     size = 1
 
@@ -41,7 +36,7 @@ class MockCluster:
         error = ctypes.create_string_buffer(512)
         self._lib = lib
         conf = lib.rd_kafka_conf_new()
-        # Below "notice": the client that carries the mock connects to nothing and would say so.
+        # Above "notice" in severity: the client that carries the mock connects to nothing and would log that.
         lib.rd_kafka_conf_set(conf, b"log_level", b"4", error, len(error))
         self._client = lib.rd_kafka_new(0, conf, error, len(error))
         if not self._client:
@@ -53,7 +48,7 @@ class MockCluster:
         self.bootstrap: str = lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
     def advertise(self, host: str, port: int) -> None:
-        """Tell clients to connect to *host:port* instead."""
+        """Advertise *host:port* to clients."""
         self._lib.rd_kafka_mock_broker_set_host_port(self._cluster, 1, host.encode(), port)
 
     def close(self) -> None:
@@ -62,7 +57,7 @@ class MockCluster:
 
 
 def check_installed() -> None:
-    """Make sure that the wheel is there that holds the C library.
+    """Check that the wheel with the C library is installed.
 
     Raises:
         ConfigurationError: it is not; the text says how to install it.
@@ -74,7 +69,7 @@ def check_installed() -> None:
 
 
 def _load() -> ctypes.CDLL:
-    """Find the C library of the confluent-kafka wheel and declare what is used of it."""
+    """Load the C library of the confluent-kafka wheel and declare the functions that are used."""
     check_installed()
     import confluent_kafka  # noqa: PLC0415 - loads the library; only this process needs it
 
@@ -108,14 +103,14 @@ async def serve(
 ) -> None:
     """Run the broker until SIGINT, SIGTERM, or (*until_eof*) the end of standard input.
 
-    Prints ``host:port`` on standard output when it can be used.
+    Prints ``host:port`` to standard output when it is ready.
 
     Args:
-        topics: Topics to create; others appear when they are first used, with 4 partitions.
-        partitions: Partitions of each.
-        host: The address to listen on with a chosen port.
-        port: The port to listen on; 0 takes the one the mock was given.
-        until_eof: End when standard input does, so that the broker never outlives who started it.
+        topics: Topics to create; others are created at their first use, with 4 partitions.
+        partitions: The number of partitions of each.
+        host: The address to listen on, if *port* is given.
+        port: The port to listen on; 0 for the random one of the mock.
+        until_eof: End with standard input, so that the broker does not outlive the process that started it.
 
     Raises:
         ConfigurationError: the port is taken.
@@ -127,12 +122,11 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     if until_eof:
         loop.add_reader(sys.stdin.fileno(), _stop_at_eof, stop)
-    async with contextlib.AsyncExitStack() as stack:
-        address = cluster.bootstrap
-        if port:
-            address = await _listen(stack, cluster, host, port)
-        print(address, flush=True)  # noqa: T201 - the caller reads it
-        await stop.wait()
+    server = await _forward_port(cluster, host, port) if port else None
+    print(f"{host}:{port}" if port else cluster.bootstrap, flush=True)  # noqa: T201 - the caller reads it
+    await stop.wait()
+    if server is not None:
+        server.close()
     cluster.close()
 
 
@@ -141,8 +135,8 @@ def _stop_at_eof(stop: asyncio.Event) -> None:
         stop.set()
 
 
-async def _listen(stack: contextlib.AsyncExitStack, cluster: MockCluster, host: str, port: int) -> str:
-    """Forward a chosen port to the one the mock was given: it cannot be told which to take."""
+async def _forward_port(cluster: MockCluster, host: str, port: int) -> asyncio.Server:
+    """Forward a chosen port to the random one of the mock, which cannot choose its port."""
     upstream_host, _, upstream_port = cluster.bootstrap.rpartition(":")
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -159,9 +153,8 @@ async def _listen(stack: contextlib.AsyncExitStack, cluster: MockCluster, host: 
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; choose another --port"
         ) from None
-    stack.callback(server.close)
     cluster.advertise(host, port)
-    return f"{host}:{port}"
+    return server
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -198,7 +191,7 @@ class EmbeddedBroker:
             *self._arguments,
             stdin=pipe,
             stdout=pipe,
-            start_new_session=True,  # a Ctrl-C is for its user, who ends it when nobody needs it any more
+            start_new_session=True,  # Ctrl-C ends the parent only, which still needs the broker to shut down
         )
         try:
             self.bootstrap = await self._address(self._process)
@@ -208,7 +201,7 @@ class EmbeddedBroker:
         return self
 
     async def _address(self, process: asyncio.subprocess.Process) -> str:
-        assert process.stdout is not None  # noqa: S101 - asked for above
+        assert process.stdout is not None  # noqa: S101 - a pipe, see above
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 line = await process.stdout.readline()

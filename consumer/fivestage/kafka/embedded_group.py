@@ -1,10 +1,10 @@
-"""A consumer for the embedded broker: what its groups need that those of real brokers do not.
+"""A consumer for the embedded broker, whose groups behave differently from those of real brokers.
 
 librdkafka's mock (``rdkafka_mock_cgrp.c``, 2.16):
 
-* keeps a group closed after a member has left, the last one too, for the session timeout less 1 s: with a
-  session of 30 s a restart waits so long, its request to join times out and adds a member that never ends;
-* refuses a member whose SyncGroup comes after the leader's, which a leader that waits a moment prevents.
+* keeps a group closed for the session timeout less 1 s after a member has left, even the last one. With a
+  session of 30 s a restart would wait that long; its join request times out and adds a member for ever;
+* rejects a member whose SyncGroup arrives after the leader's, so the leader sends its own a little later.
 """
 
 from __future__ import annotations
@@ -16,18 +16,15 @@ from aiokafka import AIOKafkaConsumer
 from fivestage.kafka import aiokafka_internals
 
 SESSION_MS: Final = 3000
-"""Short: a restart waits 1 s less. Long enough for a process that does not get the CPU for a while."""
+"""A restart waits 1 s less than this. Long enough for a process that gets no CPU for a moment."""
 HEARTBEAT_MS: Final = 300
-"""How soon a member sees that another has come; it must rejoin within SESSION_MS less 1 s."""
-LEADER_WAITS_S: Final = 0.2
-"""How much later than the others the leader syncs; they need a roundtrip on this machine."""
+"""How soon a member notices that another joins; it must rejoin within SESSION_MS less 1 s."""
+LEADER_DELAY_S: Final = 0.2
+"""How much later than the other members the leader syncs; they need one local roundtrip."""
 
 
 class EmbeddedConsumer(AIOKafkaConsumer):
-    """A member of a group on the embedded broker; made as any consumer is.
-
-    Its session and its heartbeats are those above where the options ask for longer ones.
-    """
+    """A consumer with at most the session timeout and heartbeat interval above."""
 
     def __init__(
         self, *topics: str, session_timeout_ms: int, heartbeat_interval_ms: int, **options: Any
@@ -42,9 +39,9 @@ class EmbeddedConsumer(AIOKafkaConsumer):
     async def start(self) -> None:
         """Connect; see AIOKafkaConsumer."""
         await super().start()  # type: ignore[no-untyped-call]
-        aiokafka_internals.let_leader_wait(self, LEADER_WAITS_S)
+        aiokafka_internals.delay_leader(self, LEADER_DELAY_S)
 
 
 def consumer_class(*, embedded: bool) -> type[AIOKafkaConsumer]:
-    """The consumer to use, on the embedded broker or a real one."""
+    """The consumer class for the embedded broker or a real one."""
     return EmbeddedConsumer if embedded else AIOKafkaConsumer

@@ -1,4 +1,4 @@
-"""Topics: checked before anything is consumed, created where asked for."""
+"""Describes, checks and creates topics, without aiokafka's consumer or producer."""
 
 from __future__ import annotations
 
@@ -24,49 +24,49 @@ from fivestage.kafka.connection.metadata_request import DescribeTopics
 from fivestage.kafka.connection.preflight import ask, preflight, reachable_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from aiokafka.protocol.api import Request
 
     from fivestage.settings import KafkaSettings, Settings
 
 _IS_INTERNAL: Final = 2
-"""Where a topic of a response to DescribeTopics says so."""
+"""The index of that field in a topic of the response to DescribeTopics."""
 _READ, _WRITE = 3, 4
-"""Bits of an AclOperation set (Kafka's AclOperation codes)."""
+"""Bits of a set of rights (Kafka's AclOperation codes)."""
 _EMBEDDED_CLUSTER: Final = "mockCluster"
-"""How librdkafka's mock begins its cluster's id; those of real brokers are 22 random characters."""
+"""The prefix of the cluster id of librdkafka's mock; that of real brokers is 22 random characters."""
 EMBEDDED_PARTITIONS: Final = 4
-"""What the embedded broker gives a topic that it creates for a client."""
+"""How many partitions the embedded broker gives to a topic that a client creates."""
 BROKERS_DEFAULT: Final = -1
-"""A replication factor: what the brokers' ``default.replication.factor`` says."""
-_NOT_TOLD: Final = -(2**31)
+"""As replication factor: use the brokers' ``default.replication.factor``."""
+_RIGHTS_UNKNOWN: Final = -(2**31)
 _CHECK_TIMEOUT_S: Final = 12.0
 _VISIBLE_TRIES: Final = 20
 _VISIBLE_PAUSE_S: Final = 0.25
 DEAD_LETTER_BYTES: Final = 2 * 1024 * 1024
 BATCH_OVERHEAD_BYTES: Final = 100
-"""What a batch of one record is larger than the record, rounded up."""
+"""How much larger a batch of one record is than the record, rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """What the cluster says of one topic."""
+    """One topic as the cluster describes it."""
 
     name: str
     partitions: int
     error: str | None = None
     may_read: bool | None = None
-    """None where the broker does not tell."""
+    """None if the broker does not report rights."""
     may_write: bool | None = None
     cluster_id: str | None = None
-    """None where the broker is too old to tell."""
+    """None if the broker is too old to report it."""
     replicas: int = 0
-    """The fewest that a partition has."""
+    """The smallest number of replicas of a partition."""
 
 
 async def describe(settings: Settings, names: Iterable[str] | None) -> dict[str, TopicInfo]:
-    """Look topics up; all that this principal may see, but those of Kafka itself, where *names* is None.
+    """Describe topics; if *names* is None, all that this principal may see, except Kafka's internal ones.
 
     Raises:
         ConfigurationError: no broker can be reached, or none answers.
@@ -81,11 +81,13 @@ async def describe(settings: Settings, names: Iterable[str] | None) -> dict[str,
 
 
 async def _ask(settings: Settings, request: Request[Any]) -> Any:
-    """Ask all brokers side by side: some may be away, or silent, and are listed for a while.
+    """Send a request to all brokers at once; returns the first answer.
+
+    One broker is not enough: a lost broker is advertised for a while.
 
     Raises:
         ConfigurationError: no bootstrap server can be reached, or no broker answers in time.
-        KafkaError: a broker does not know such requests, or none can be reached.
+        KafkaError: no broker can be reached, or none supports the request.
     """
     reached = await preflight(settings.kafka)
     try:
@@ -111,42 +113,53 @@ async def _ask_one(kafka: KafkaSettings, host: str, port: int, request: Request[
 def _unanswered(settings: Settings, error: KafkaError) -> ConfigurationError:
     return ConfigurationError(
         f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
-        "the credentials, and that the addresses the brokers advertise are reached from here"
+        "the credentials, and that this host can reach the addresses that the brokers advertise"
     )
 
 
 def _info(topic: Any, cluster_id: str | None) -> TopicInfo:
     error_code, name, _, partitions, *rights = topic
     error = for_code(error_code).__name__ if error_code else None
-    of_replicas = 4 if rights else 3  # the newer response has the leader's epoch before them
-    replicas = min((len(partition[of_replicas]) for partition in partitions), default=0)
-    if not rights or rights[0] == _NOT_TOLD:
-        return TopicInfo(name, len(partitions), error, cluster_id=cluster_id, replicas=replicas)
-    may_read, may_write = bool(rights[0] >> _READ & 1), bool(rights[0] >> _WRITE & 1)
+    at = 4 if rights else 3  # the newer response has the leader's epoch before the replicas
+    replicas = min((len(partition[at]) for partition in partitions), default=0)
+    known = bool(rights) and rights[0] != _RIGHTS_UNKNOWN
+    may_read, may_write = (bool(rights[0] >> bit & 1) if known else None for bit in (_READ, _WRITE))
     return TopicInfo(name, len(partitions), error, may_read, may_write, cluster_id, replicas)
 
 
 def is_embedded(found: Mapping[str, TopicInfo]) -> bool:
-    """Whether the broker that described these topics is the embedded one."""
+    """Whether the embedded broker described these topics."""
     return any((info.cluster_id or "").startswith(_EMBEDDED_CLUSTER) for info in found.values())
 
 
 async def check(settings: Settings) -> dict[str, TopicInfo]:
-    """Make sure that all topics are there and may be used.
+    """Describe all topics of the service.
 
     Raises:
-        ConfigurationError: one is missing or a right is; the text says what to do.
+        ConfigurationError: a topic or a right is missing; the text says what to do.
     """
     names, found = await look_up(settings)
     for name in names:
-        problem = problem_of(found.get(name), name, is_input=settings.topics.is_input(name))
-        if problem is not None:
-            raise ConfigurationError(problem)
+        _raise_problem(found, name, is_input=settings.topics.is_input(name))
     return found
 
 
+async def require(settings: Settings, names: Collection[str], *, is_input: bool) -> dict[str, TopicInfo]:
+    """Describe topics that a command reads (*is_input*) or writes; raises as ``check`` does."""
+    found = await describe(settings, names)
+    for name in names:
+        _raise_problem(found, name, is_input=is_input)
+    return found
+
+
+def _raise_problem(found: Mapping[str, TopicInfo], name: str, *, is_input: bool) -> None:
+    problem = problem_of(found.get(name), name, is_input=is_input)
+    if problem is not None:
+        raise ConfigurationError(problem)
+
+
 async def look_up(settings: Settings) -> tuple[tuple[str, ...], dict[str, TopicInfo]]:
-    """The names of all topics, those that match a pattern too, and what the cluster says of them.
+    """Describe all topics of the service, including those that match the pattern; returns names and topics.
 
     Raises:
         ConfigurationError: no broker answers, or no topic matches the pattern.
@@ -160,51 +173,59 @@ async def look_up(settings: Settings) -> tuple[tuple[str, ...], dict[str, TopicI
     if not matching:
         raise ConfigurationError(
             f"no topic that this principal may see matches topics.queries = {topics.pattern!r}: create one, "
-            "or grant Describe on those that are there"
+            "or grant Describe on the existing ones"
         )
     return (*matching, *topics.all), {**found, **matching}
 
 
 def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | None:
-    """What stands in the way of using a topic, in one line; None when nothing does."""
+    """Why a topic cannot be used and what to do, in one line; None if it can."""
     if (
         info is None
         or info.error == "UnknownTopicOrPartitionError"
         or (not info.error and not info.partitions)
     ):
-        routing = 'create it with "fivestage topics create", or set topics.create = true'
-        return f"topic {name!r} does not exist: {routing}"
+        advice = 'create it with "fivestage topics create", or set topics.create = true'
+        return f"topic {name!r} does not exist: {advice}"
     if info.error == "TopicAuthorizationFailedError":
         return f"not allowed to see topic {name!r}: grant Describe on it to this principal"
     if info.error is not None:
         return f"topic {name!r} cannot be used now: {info.error}"
-    if is_input and info.may_read is False:
-        return f"not allowed to read topic {name!r}: grant Read on it to this principal"
-    if not is_input and info.may_write is False:
-        return f"not allowed to write topic {name!r}: grant Write on it to this principal"
+    right, is_granted = ("read", info.may_read) if is_input else ("write", info.may_write)
+    if is_granted is False:
+        return f"not allowed to {right} topic {name!r}: grant {right.title()} on it to this principal"
     return None
 
 
 async def create(
     settings: Settings, *, partitions: int = 8, replication_factor: int = BROKERS_DEFAULT
 ) -> list[str]:
-    """Create those topics that are named and missing; returns their names when they can be used.
+    """Create the missing topics of the service; returns their names once they can be used.
 
-    The embedded broker gives each EMBEDDED_PARTITIONS, whatever is asked for.
+    The embedded broker gives each EMBEDDED_PARTITIONS, whatever *partitions* is.
 
     Raises:
-        ConfigurationError: the cluster refuses.
+        ConfigurationError: the cluster does not create one.
     """
     found = await describe(settings, settings.topics.all)
     if is_embedded(found):
-        return await _create_on_embedded(settings, [name for name, info in found.items() if info.error])
+        created = [name for name, info in found.items() if info.error]
+        if created:  # metadata requests are how the embedded broker creates topics
+            await _ask(settings, DescribeTopics(created, create=True))
+    else:
+        created = await _create_on_cluster(settings, partitions, replication_factor)
+    await _until_visible(settings, created)
+    return created
+
+
+async def _create_on_cluster(settings: Settings, partitions: int, replication_factor: int) -> list[str]:
     admin = AIOKafkaAdminClient(**await reachable_options(settings.kafka))
-    # A dead letter is its record and six headers more: it must fit where its record did.
-    roomy = {settings.topics.dead_letters: {"max.message.bytes": str(DEAD_LETTER_BYTES)}}
-    # The client takes a default only with assignments, which may be none.
-    nowhere: dict[int, list[int]] | None = {} if replication_factor == BROKERS_DEFAULT else None
+    # A dead letter is its record with six more headers: it must fit where its record did.
+    larger = {settings.topics.dead_letters: {"max.message.bytes": str(DEAD_LETTER_BYTES)}}
+    # aiokafka accepts the default replication factor only with replica assignments, which may be empty.
+    assignments: dict[int, list[int]] | None = {} if replication_factor == BROKERS_DEFAULT else None
     wanted = [
-        NewTopic(name, partitions, replication_factor, nowhere, topic_configs=roomy.get(name))
+        NewTopic(name, partitions, replication_factor, assignments, topic_configs=larger.get(name))
         for name in settings.topics.all
     ]
     try:
@@ -217,21 +238,11 @@ async def create(
         raise ConfigurationError(f"cannot create topics: {type(error).__name__}: {error}") from None
     finally:
         await admin.close()
-    created = _created(response.topic_errors)
-    await _until_visible(settings, created)
-    return created
-
-
-async def _create_on_embedded(settings: Settings, names: list[str]) -> list[str]:
-    """Ask for topics by their names: the embedded broker has no other way to create one."""
-    if names:
-        await _ask(settings, DescribeTopics(names, create=True))
-    await _until_visible(settings, names)
-    return names
+    return _created(response.topic_errors)
 
 
 def _created(answers: Iterable[tuple[str, int, str | None]]) -> list[str]:
-    """The names of the topics that are new; aiokafka raises for none of the others."""
+    """The names of the new topics; raises for those that failed, which aiokafka does not."""
     created = []
     for name, code, message in answers:
         error = for_code(code)
@@ -243,7 +254,7 @@ def _created(answers: Iterable[tuple[str, int, str | None]]) -> list[str]:
 
 
 async def _until_visible(settings: Settings, names: list[str]) -> None:
-    """Wait until new topics have their partitions everywhere: brokers learn of them one after the other."""
+    """Wait until new topics have partitions: brokers learn of them one after the other."""
     for _ in range(_VISIBLE_TRIES if names else 0):
         found = await describe(settings, names)
         if all(problem_of(found.get(name), name, is_input=False) is None for name in names):
@@ -252,9 +263,9 @@ async def _until_visible(settings: Settings, names: list[str]) -> None:
 
 
 async def largest_records(settings: Settings) -> dict[Output, int]:
-    """The largest record that each output topic takes, in bytes; the setting where the cluster does not say.
+    """The largest record that each output topic accepts, in bytes; the setting if the cluster does not say.
 
-    Reading a topic's settings needs DescribeConfigs on it, a right that is useful but not required.
+    Reading a topic's configuration needs the right DescribeConfigs, which is optional.
 
     Raises:
         ConfigurationError: no broker answers.
@@ -262,20 +273,20 @@ async def largest_records(settings: Settings) -> dict[Output, int]:
     default = settings.kafka.max_record_bytes
     outputs = settings.topics.outputs
     sizes = await output_configs(settings, "max.message.bytes")
-    told = {name: size - BATCH_OVERHEAD_BYTES for name, size in sizes.items()}
-    limits = {output: min(default, told.get(name, default)) for output, name in outputs.items()}
+    known = {name: size - BATCH_OVERHEAD_BYTES for name, size in sizes.items()}
+    limits = {output: min(default, known.get(name, default)) for output, name in outputs.items()}
     letters = outputs[Output.DEAD_LETTERS]
-    return {**limits, Output.DEAD_LETTERS: told.get(letters, default)}
+    return {**limits, Output.DEAD_LETTERS: known.get(letters, default)}
 
 
 async def output_configs(settings: Settings, config: str) -> dict[str, int]:
-    """A configuration of the output topics that is a number, as far as the cluster tells."""
+    """A numeric configuration of the output topics, as far as this principal may read it."""
     resources = [(ConfigResourceType.TOPIC, name, None) for name in settings.topics.outputs.values()]
     try:
         response = await _ask(settings, DescribeConfigsRequest(resources))
     except (KafkaConnectionError, RequestTimedOutError) as error:
         raise _unanswered(settings, error) from None
-    except (KafkaError, AttributeError):  # a broker that does not know such requests
+    except (KafkaError, AttributeError):  # the broker does not support the request
         return {}
     return {
         name: int(entry[1])

@@ -1,4 +1,8 @@
-"""The stages and nodes that a Pipeline starts with."""
+"""The stages and nodes that a Pipeline starts with.
+
+``intent``, ``decision``, ``validation`` and ``reflection`` are one stage each; ``math`` and ``facts`` are
+nodes; ``text`` makes words comparable. Used by ``Pipeline``. Nothing in them blocks.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ __all__ = ["builtin_nodes", "builtin_stages"]
 
 
 def builtin_stages(nodes: Mapping[str, Node]) -> Mapping[StageType, Callable[..., Any]]:
-    """The stages besides processing, which is the node itself. They look at *nodes* when they run."""
+    """The built-in stages, without processing, which calls a node. They read *nodes* when they run."""
     return {
         StageType.INTENT: intent,
         StageType.DECISION: decision_stage(nodes),
@@ -30,10 +34,10 @@ def builtin_stages(nodes: Mapping[str, Node]) -> Mapping[StageType, Callable[...
 
 
 def builtin_nodes() -> dict[str, Node]:
-    """The nodes by name.
+    """The built-in nodes by name.
 
-    The index of facts is built here, once a process, and not by the first query: that one would miss its
-    deadline. A pipeline without built-in nodes does not pay for it.
+    The index of facts is built here, once per process: built by the first query, it would make that one miss
+    its deadline. A pipeline without built-in nodes does not build it.
     """
     countries = builtin_facts()
     return {

@@ -1,4 +1,4 @@
-"""The built-in intent stage: rules, in the order of how much they can tell."""
+"""The built-in intent stage: classifies questions by rules, the most certain rule first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MATHEMATICAL, FACTUAL, GREETING, GENERAL = "mathematical", "factual", "greeting", "general"
 
 LOOKED_AT = 500
-"""Characters at the beginning of a question that the rules look at."""
+"""The rules look at this many characters of a question."""
 
 _GREETINGS = word_set(
     "hello hi hey hiya howdy greetings morning afternoon evening welcome bye goodbye cheers"
@@ -36,11 +36,11 @@ _OPENERS = _GREETINGS | frozenset(
 
 
 async def intent(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG001
-    """Tell what kind of question it is.
+    """Classify the question.
 
     Returns:
         ``intent``: ``mathematical``, ``factual``, ``greeting`` or ``general``; ``confidence``: 0..1;
-        ``rule``: which rule said so.
+        ``rule``: the rule that decided.
     """
     name, confidence, rule = classify(query.user_input)
     return {"intent": name, "confidence": confidence, "rule": rule}
@@ -61,13 +61,12 @@ def classify(text: str) -> tuple[str, float, str]:
 
 
 def _greets(spoken: list[str]) -> bool:
-    """Whether nothing is said beyond a greeting: "hi, what is the capital of France" goes on."""
+    """Whether the text is only a greeting; "hi, what is the capital of France" is not."""
     if len(spoken) > _LONGEST_GREETING:
         return False
-    begins = spoken[0] in _GREETINGS or (
-        spoken[0] == "good" and spoken[1:2] and spoken[1] in _GREETINGS | {"day"}
-    )
-    return bool(begins) and all(word in _COURTESIES or word == "day" for word in spoken)
+    first, *others = spoken
+    greets = first in _GREETINGS or (first == "good" and others[:1] and others[0] in _GREETINGS | {"day"})
+    return bool(greets) and (_COURTESIES | {"day"}).issuperset(spoken)
 
 
 def _question(text: str, spoken: list[str]) -> tuple[str, float, str]:

@@ -1,4 +1,4 @@
-"""The built-in reflection stage: what the stages before it say about the answer, taken together."""
+"""The built-in reflection stage: sums up what the earlier stages say about the answer."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from fivestage.pipeline.context import Query, StageContext
 
 DOUBT = 0.25
-"""What is left of a node's confidence when validation rejected its answer."""
+"""Factor of the node's confidence if validation rejected its answer."""
 UNCHECKED = 0.8
-"""What is left of it when no verdict was reached."""
+"""Factor of it if validation reached no verdict."""
 LOW = 0.6
-"""Below this, a confidence is worth a note."""
+"""A lower confidence gets a note."""
 
 _VERDICTS = {True: ("confirmed", 1.0), False: ("doubted", DOUBT), None: ("unchecked", UNCHECKED)}
 
 
 async def reflection(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG001
-    """Weigh the answer. The same inputs give the same result: no clock, no chance.
+    """Weigh the answer. The same inputs give the same result.
 
     Returns:
         ``verdict``: ``confirmed``, ``doubted`` (validation said no) or ``unchecked`` (it did not finish);
-        ``confidence``: the node's, lowered by the verdict, 0..1, None if the node gave none;
-        ``intent`` and ``node``: what the answer rests on; ``notes``: texts for people, most important first.
+        ``confidence``: the node's, 0..1, lowered by the verdict; None if the node gave none;
+        ``intent`` and ``node``: how the query was routed; ``notes``: texts for people, most important first.
     """
     verdict, weight = _VERDICTS[ctx.validated]
     return {

@@ -1,4 +1,4 @@
-"""Words: how questions and names are made comparable."""
+"""Splits questions and names into comparable words."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def word_set(spoken: str) -> frozenset[str]:
 
 
 def without_accents(text: str) -> str:
-    """*text* with every letter in its plain form, as far as Unicode knows one."""
+    """*text* with every letter in its plain form, where Unicode defines one."""
     decomposed = unicodedata.normalize("NFKD", text)
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 

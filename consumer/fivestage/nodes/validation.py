@@ -1,4 +1,4 @@
-"""The built-in validation stage: the node's own check, or a look at the form of the answer."""
+"""The built-in validation stage: the node's own check, or a check of the answer's form."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
 
 def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext], Awaitable[bool]]:
-    """The stage function for *nodes*.
+    """Make the stage function for *nodes*.
 
-    A node's ``validate`` decides if it has one: awaited when it is a coroutine function, otherwise run in
-    the executor's threads, since it may block. Without one, `is_plausible` decides.
-
-    Raises (when called):
-        NodeError: the node's ``validate`` returned something else than True or False.
+    A node's ``validate`` decides if it has one; if that is a ``def``, it runs in a thread, since it may
+    block. Without one, ``is_plausible`` decides. The function raises NodeError if ``validate`` returns
+    anything but True or False.
     """
 
     async def validation(query: Query, ctx: StageContext) -> bool:
@@ -30,10 +28,8 @@ def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext
         check = node.validate if node else None
         if check is None:
             return is_plausible(ctx.answer, ctx.results.get(StageType.PROCESSING), ctx.confidence)
-        if check.is_async:
-            verdict = await check.call(query, ctx)
-        else:
-            verdict = await ctx.run_sync(check.call, query, ctx)
+        called = check.call(query, ctx) if check.is_async else ctx.run_sync(check.call, query, ctx)
+        verdict = await called
         if not isinstance(verdict, bool):
             raise NodeError(f"{check.name} must return True or False, it returned {type(verdict).__name__}")
         return verdict
@@ -42,23 +38,23 @@ def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext
 
 
 def is_plausible(answer: Any, result: Any = None, confidence: Any = None) -> bool:
-    """Whether there is an answer at all, and no confidence outside 0..1.
+    """Whether there is an answer, and no confidence outside 0..1.
 
     Args:
-        answer: The answer; ``None``, blank text and empty collections are none, ``0`` and ``False`` are.
+        answer: The answer; None, blank text and empty collections are no answer, 0 and False are one.
         result: All that the node returned; a ``confidence`` in it is checked too.
-        confidence: The confidence as the pipeline understood it; None if the node gave none.
+        confidence: The confidence that the pipeline read in it; None if the node gave none.
     """
     if answer is None or (isinstance(answer, Sized) and not len(answer)):
         return False
     if isinstance(answer, str) and not answer.strip():
         return False
     stated = result.get("confidence") if isinstance(result, Mapping) else None
-    return _is_share(confidence) and _is_share(stated)
+    return _is_in_range(confidence) and _is_in_range(stated)
 
 
-def _is_share(value: Any) -> bool:
+def _is_in_range(value: Any) -> bool:
     if value is None:
         return True
-    # A comparison with NaN is false, so NaN is no share either.
+    # A comparison with NaN is false, so NaN is out of range too.
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

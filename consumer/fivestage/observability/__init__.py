@@ -1,5 +1,14 @@
-"""What is seen: metrics, traces, logs, and the HTTP endpoints.
+"""Metrics, traces, logs, and the HTTP endpoints.
 
-The only users of prometheus_client, opentelemetry and structlog's configuration. Called through the observers
-of ``core.observer`` and by ``service``. Invariant: a failure here never fails a query.
+- ``metrics``: all Prometheus metrics, an observer (``core.observer``); those of queries are in
+  ``query_metrics``, which is cheaper per query.
+- ``tracing``: the spans of queries; ``sampling`` decides early which queries need spans; ``trace_provider``
+  configures OpenTelemetry.
+- ``logging``: the log's configuration; ``log_stream`` never blocks, ``log_throttle`` limits repeated lines,
+  ``control_log`` logs changes of adaptive controls.
+- ``http_server``: ``/livez``, ``/readyz`` and ``/metrics``.
+- ``build_info``: version. ``settings``: the sections of HTTP, log and traces.
+
+Only this package imports prometheus_client and opentelemetry, and configures structlog. Called through the
+observer and by ``service``. Invariant: a failure here never fails a query.
 """

@@ -1,4 +1,4 @@
-"""The version, as the installed distribution has it, and whether it is a compiled one."""
+"""The installed version, and whether its modules are compiled."""
 
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
@@ -11,4 +11,5 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 
 _PIPELINE = Path(__file__).parents[1] / "pipeline"
 COMPILED = any((_PIPELINE / f"stage_runner{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
-"""Whether the modules that every query passes through are compiled: a library stands beside each of them."""
+"""Whether the modules that every query passes through are compiled: then an extension module is beside
+each."""

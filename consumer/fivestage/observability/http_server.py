@@ -1,7 +1,7 @@
-"""``/livez``, ``/readyz``, ``/metrics``: read-only, on the bus loop, so that a stuck loop cannot answer.
+"""Serves ``/livez``, ``/readyz`` and ``/metrics``, on the bus loop, so that a blocked loop fails the probes.
 
-Whoever reaches the port can do no more than read them: there are no other methods, and what a connection may
-cost (time, headers, how many there are) is bounded, so that the probes always get through in the end.
+A client can only read them: GET and HEAD are the only methods. The number of connections, their duration and
+their headers are limited, so that the probes of the orchestrator are always served before long.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS: Final = 64
 CONNECTION_S: Final = 10.0
-"""How long a connection may live: to ask, to be answered, and to read the answer."""
+"""How long a connection may stay open: request, response, and keep-alive together."""
 MAX_LINE_BYTES: Final = 2048
 MAX_HEADER_BYTES: Final = 4096
 MAX_HEADERS: Final = 64
@@ -33,8 +33,10 @@ class AdminServer:
     """Serves the probes and the metrics.
 
     Args:
-        live: Whether the loops turn and work progresses. Never asks the broker.
-        ready: Whether queries are being taken and can be answered.
+        host: The address to listen on.
+        port: 0 takes any free port.
+        live: Returns whether the event loops run and work progresses. Does not contact the broker.
+        ready: Returns whether queries are being consumed and can be answered.
         registry: The metrics.
     """
 
@@ -56,10 +58,10 @@ class AdminServer:
         self._runner: web.ServerRunner | None = None
 
     async def start(self) -> int:
-        """Listen; returns the port.
+        """Start listening and return the port.
 
         Raises:
-            ConfigurationError: the address cannot be listened on.
+            ConfigurationError: the host and port cannot be used.
         """
         server = _Server(
             self._answer,
@@ -100,7 +102,7 @@ class AdminServer:
         raise web.HTTPNotFound
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
-        """Rendered in a thread, one scrape at a time: it takes milliseconds, and queries come first."""
+        """Render in a thread, one scrape at a time: it takes milliseconds, which would delay queries."""
         async with self._rendering:
             accept = request.headers.get("Accept", "")
             body, content_type = await asyncio.to_thread(render, self._registry, accept)
@@ -112,29 +114,29 @@ def _probe(health: Health) -> web.Response:
 
 
 class _Server(web.Server):
-    """Makes a connection's end of ours instead of aiohttp's own."""
+    """Handles each connection with ``_Connection``."""
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 
 class _Connection(web.RequestHandler):
-    """One of a limited number, for a limited time."""
+    """A connection, limited in number and in time."""
 
-    _over: asyncio.TimerHandle | None = None
+    _expiry: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, unless there are too many."""
+        """Set the time limit; abort if there are too many connections."""
         super().connection_made(transport)
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
         server = self._manager
         if server is not None and len(server.connections) > MAX_CONNECTIONS:
             transport.abort()
         else:
-            self._over = asyncio.get_running_loop().call_later(CONNECTION_S, transport.abort)
+            self._expiry = asyncio.get_running_loop().call_later(CONNECTION_S, transport.abort)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End."""
-        if self._over is not None:
-            self._over.cancel()
+        """Cancel the time limit."""
+        if self._expiry is not None:
+            self._expiry.cancel()
         super().connection_lost(exc)

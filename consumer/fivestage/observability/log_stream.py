@@ -1,4 +1,4 @@
-"""Where log lines go: standard error, which may be full, closed or stuck. Nobody waits for it or fails."""
+"""Writes log lines to standard error without blocking or raising, even if it is full, closed or not read."""
 
 from __future__ import annotations
 
@@ -10,128 +10,128 @@ import weakref
 from typing import Final
 
 ATOMIC_BYTES: Final = select.PIPE_BUF
-"""A pipe that is ready takes so many bytes at once."""
+"""A pipe that is ready for writing accepts at least this many bytes at once."""
 
 
 class LogStream:
-    """Writes lines to a file descriptor, if it takes them now; what it does not take is counted.
+    """Writes lines to a file descriptor if it accepts them now, and counts the lines that are lost.
 
-    A reader that has stopped reading would otherwise stop the event loop, with all its deadlines; a full
-    disk or a reader that is gone would raise in whatever code has something to say.
+    A blocking write would stop the event loop, and all deadlines with it, as soon as the reader stops
+    reading. A full disk or a closed pipe would raise in the code that logs.
 
-    A finalizer that the garbage collector runs while a line is written may have something to say too. Its
-    line is lost: waiting for the other would be for ever, as it is the same thread that writes it.
+    The garbage collector may run a finalizer that logs while this thread is writing a line. That nested line
+    is lost: waiting for the outer one would be a deadlock.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
-        self.unlock()
+        self.reset_lock()
         this = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _unlock(this()))
-        self._torn = False
-        self._owed = b""
-        """What is to be written before anything else."""
+        os.register_at_fork(after_in_child=lambda: _reset_lock(this()))
+        self._is_cut = False
+        """Only a part of the last line was written."""
+        self._pending = b""
+        """Important lines that are written before anything else."""
         self.lost = 0
-        """Lines that were not written since the last one that was."""
+        """Lines lost since the last line that was written."""
 
-    def unlock(self) -> None:
-        """As in the beginning; also in a copy of the process, where whoever had the lock is not there."""
+    def reset_lock(self) -> None:
+        """Make a new lock; after a fork too, as the thread that held the lock does not exist in the child."""
         self._lock = threading.RLock()
         self._is_writing = False
 
     def write(self, text: str) -> int:
-        """Write whole lines; never raises and never waits."""
+        """Write whole lines; never raises and never blocks."""
         with self._lock:
             if self._is_writing:
                 self.lost += 1
                 return len(text)
             self._is_writing = True
             try:
-                self._write(text.encode(errors="replace"))
+                data = text.encode(errors="replace")
+                if not (self._write_pending() and self._report_lost() and self._write_line(data)):
+                    self.lost += 1
             finally:
                 self._is_writing = False
         return len(text)
 
-    def _write(self, data: bytes) -> None:
-        if not (self._pay() and self._tell_of_the_lost() and self._put(data)):
-            self.lost += 1
+    def write_important(self, text: str) -> None:
+        """Write a line that is not lost while the reader is slow; never raises and never blocks.
 
-    def insist(self, text: str) -> None:
-        """Write a line that others wait for: now, or as soon as somebody reads. Never raises and never waits.
-
-        Nothing overtakes it: what is written while it waits is lost, as with any full pipe.
+        It is written now or as soon as the descriptor is ready. Other lines written until then are lost.
         """
         with self._lock:
-            self._owed += (self._told() if self.lost else b"") + text.encode(errors="replace")
+            self._pending += (self._lost_line() if self.lost else b"") + text.encode(errors="replace")
             self.lost = 0
-            if self._paid():
+            if self._write_pending_alone():
                 return
-        with contextlib.suppress(RuntimeError):  # the system gives no thread: the next line pays
-            threading.Thread(target=self._pay_later, name="fivestage-log", daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the next line writes it
+            threading.Thread(target=self._write_when_ready, name="fivestage-log", daemon=True).start()
 
-    def _paid(self) -> bool:
+    def _write_pending_alone(self) -> bool:
         self._is_writing = True
         try:
-            return self._pay()
+            return self._write_pending()
         finally:
             self._is_writing = False
 
-    def _pay_later(self) -> None:
-        ready = select.poll()  # a poll of its own: one that others use meanwhile raises
+    def _write_when_ready(self) -> None:
+        ready = select.poll()  # not self._poll: a poll object that two threads use at once raises
         ready.register(self._descriptor, select.POLLOUT)
-        paid = False
-        while not paid:
+        is_done = False
+        while not is_done:
             ready.poll()
             with self._lock:
-                paid = self._paid()
+                is_done = self._write_pending_alone()
 
-    def _pay(self) -> bool:
-        """Write what is owed, as far as it is taken; whether nothing is any more."""
-        if not self._owed:
+    def _write_pending(self) -> bool:
+        """Write as much of the pending lines as is accepted; return True if none is left."""
+        if not self._pending:
             return True
-        data = b"\n" + self._owed if self._torn else self._owed
-        self._owed, is_in_vain = self._send(data)
-        self._torn = False
-        if is_in_vain:
-            self._torn = len(self._owed) < len(data)
-            self.lost += self._owed.count(b"\n")
-            self._owed = b""
-        return not self._owed
+        data = b"\n" + self._pending if self._is_cut else self._pending
+        self._pending, has_failed = self._write_now(data)
+        self._is_cut = False
+        if has_failed:
+            self._is_cut = len(self._pending) < len(data)
+            self.lost += self._pending.count(b"\n")
+            self._pending = b""
+        return not self._pending
 
-    def _tell_of_the_lost(self) -> bool:
-        """Whether all know how many lines were not written."""
-        if self.lost and not self._put(self._told()):
+    def _report_lost(self) -> bool:
+        """Write how many lines were lost, if any; return False if that could not be written either."""
+        if self.lost and not self._write_line(self._lost_line()):
             return False
         self.lost = 0
         return True
 
-    def _told(self) -> bytes:
+    def _lost_line(self) -> bytes:
         return b'{"event":"log lines lost","level":"warning","count":%d}\n' % self.lost
 
-    def _put(self, data: bytes) -> bool:
-        if self._torn:
+    def _write_line(self, data: bytes) -> bool:
+        """Write a line, on a new line if the last one was cut; return True if all of it was accepted."""
+        if self._is_cut:
             data = b"\n" + data
-        rest, _ = self._send(data)
+        rest, _ = self._write_now(data)
         if len(rest) < len(data):
-            self._torn = bool(rest)
+            self._is_cut = bool(rest)
         return not rest
 
-    def _send(self, data: bytes) -> tuple[bytes, bool]:
-        """Write what is taken now; the rest of it, and whether that will never be taken."""
+    def _write_now(self, data: bytes) -> tuple[bytes, bool]:
+        """Write what is accepted without blocking; return the rest, and True if writing failed for good."""
         view = memoryview(data)
         try:
             while view and self._poll.poll(0):
                 view = view[os.write(self._descriptor, view[:ATOMIC_BYTES]) :]
-        except OSError:  # ENOSPC, EPIPE, EBADF: there is nobody to tell
+        except OSError:  # ENOSPC, EPIPE, EBADF: there is no other place to report it
             return bytes(view), True
         return bytes(view), False
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: lines are not buffered."""
 
 
-def _unlock(stream: LogStream | None) -> None:
+def _reset_lock(stream: LogStream | None) -> None:
     if stream is not None:
-        stream.unlock()
+        stream.reset_lock()

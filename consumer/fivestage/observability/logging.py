@@ -1,4 +1,4 @@
-"""JSON logs: one object a line, on standard error, without query text."""
+"""Configures the log: JSON lines on standard error, without query text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import structlog
 
 from fivestage.observability.log_stream import LogStream
 from fivestage.observability.log_throttle import LogThrottle
-from fivestage.pipeline.failure_text import FIELDS, LOGGER, failure_log
+from fivestage.pipeline.failure_log import FIELDS, LOGGER, failure_log
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from typing import TextIO
 
 _AIOKAFKA_LEVEL = logging.WARNING
-"""At DEBUG aiokafka prints SASL passwords and record bodies: below this level nothing of it is written."""
+"""Nothing of aiokafka below this level is written: at DEBUG it logs SASL passwords and record values."""
 
 MAX_FRAMES = 20
 
@@ -31,9 +31,9 @@ def configure(level: str = "INFO", show_text: bool | str = False) -> None:  # no
     """Send structlog and the standard library's loggers to standard error as JSON lines.
 
     Args:
-        level: The lowest to write; DEBUG adds the frames of what nodes raise.
-        show_text: If true, or any text (worker processes are set up with texts), what nodes raise is written
-            with its message.
+        level: The lowest level that is written; DEBUG adds the stack frames of exceptions that nodes raise.
+        show_text: If true, the messages of these exceptions are written. Worker processes pass a string, any
+            of which counts as true.
     """
     failure_log.shows_text = bool(show_text)
     stream = _stream()
@@ -61,40 +61,40 @@ def configure(level: str = "INFO", show_text: bool | str = False) -> None:  # no
     handler.setFormatter(formatter)
     handler.addFilter(LogThrottle("aiokafka"))
     handler.addFilter(LogThrottle(LOGGER))
-    handler.addFilter(_is_fit_to_print)
+    handler.addFilter(_is_allowed)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)
-    # Its own handler, so that others never get its records: whoever sets a level below cannot undo that.
+    # aiokafka's records go to this handler only, so that no other handler gets them at a lower level.
     client = logging.getLogger("aiokafka")
     client.handlers, client.propagate = [handler], False
     client.setLevel(max(number, _AIOKAFKA_LEVEL))
-    # Likewise, as it is written from the nodes' loop: a slow handler of the app's would stop that.
+    # Likewise for records of failed nodes: a slow handler of the app would block the nodes' event loop.
     nodes = logging.getLogger(LOGGER)
     nodes.handlers, nodes.propagate = [handler], False
 
 
 def _stream() -> TextIO:
-    """Standard error, in a way that neither blocks nor raises."""
+    """Return standard error as a stream that neither blocks nor raises."""
     try:
-        return LogStream(sys.stderr.fileno())  # type: ignore[return-value] # as much of a file as is needed
-    except (AttributeError, OSError):  # none, or something in memory in its place
+        return LogStream(sys.stderr.fileno())  # type: ignore[return-value] # has the methods that are used
+    except (AttributeError, OSError):  # there is none, or it is not a real file
         return sys.stderr or Path(os.devnull).open("w", encoding="utf-8")
 
 
-def _is_fit_to_print(record: logging.LogRecord) -> bool:
+def _is_allowed(record: logging.LogRecord) -> bool:
     return record.levelno >= _AIOKAFKA_LEVEL or record.name.partition(".")[0] != "aiokafka"
 
 
 def level_name() -> str:
-    """The level that ``configure`` has set."""
+    """Return the level that ``configure`` set."""
     return logging.getLevelName(logging.getLogger().level)
 
 
 def described(error: BaseException | None) -> dict[str, Any]:
-    """An exception for the log: its class and where it was raised.
+    """Describe an exception by its class and stack frames.
 
-    Neither its text nor local variables: both may hold a query.
+    Its message and local variables are left out, as both may contain query text.
     """
     frames = traceback.extract_tb(error.__traceback__ if error is not None else None)[-MAX_FRAMES:]
     where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
@@ -102,19 +102,19 @@ def described(error: BaseException | None) -> dict[str, Any]:
 
 
 def announce(event: str, **fields: Any) -> None:
-    """Write a line that others wait for, whatever the level, and however slowly the log is read."""
+    """Write a line that must not be lost, at any log level, even if the log is read slowly."""
     stamp = datetime.now(UTC).isoformat()
     line = _dumps({"event": event, "level": "info", "timestamp": stamp, **fields}) + "\n"
     stream = _stream_in_use()
     if isinstance(stream, LogStream):
-        stream.insist(line)
+        stream.write_important(line)
     else:
         stream.write(line)
         stream.flush()
 
 
 def _stream_in_use() -> TextIO | LogStream:
-    """Where ``configure`` has sent the other lines: on a stream of its own one would overtake them."""
+    """Return the stream of all other lines, if ``configure`` made it, so that the order of lines is kept."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and isinstance(handler.stream, LogStream):
             return handler.stream
@@ -122,7 +122,7 @@ def _stream_in_use() -> TextIO | LogStream:
 
 
 def _describe_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put ``described`` in the place of a traceback."""
+    """Replace ``exc_info`` by the fields of ``described``."""
     info = event.pop("exc_info", None)
     if info is True:
         info = sys.exc_info()

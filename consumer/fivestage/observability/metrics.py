@@ -1,7 +1,7 @@
-"""Prometheus metrics: one table of names, children resolved once, rendered off the loop.
+"""All Prometheus metrics of the service, updated as an observer of what happens.
 
-The four ``lukhas_matriz_async_*`` names continue the system this one comes from; the ``messaging_*`` names
-are OpenTelemetry's under their Prometheus spelling.
+The names ``lukhas_matriz_async_*`` are kept from the system before this one; the ``messaging_*`` names
+are OpenTelemetry's, spelled as Prometheus spells them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 MAX_ERROR_TYPES: Final = 64
 MAX_LANES: Final = 32
-"""Lanes beyond these share one label: producers choose lanes, but not how much we remember."""
-OTHER_LANES: Final = "other"
+"""More lanes share one label: producers choose the lanes, and must not use up the memory."""
 
 
 class Metrics(Observer):
@@ -43,140 +42,111 @@ class Metrics(Observer):
         disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
         self.registry = CollectorRegistry()
         self._topic = topic
-        self._group_id = group_id
         self._queries = QueryMetrics(topic=topic, group_id=group_id)
         self.registry.register(self._queries)
         self._lanes: set[str] = set()
         self._error_types: set[str] = set()
-        self._make_messaging_metrics()
-        self._make_service_metrics()
+        self._make_messaging_metrics(group_id)
+        self._make_query_metrics()
+        self._make_kafka_metrics()
+        self._make_executor_metrics()
+        info = Gauge("fivestage_build_info", "The running version.", ("version",), registry=self.registry)
+        info.labels(__version__).set(1)
 
-    def _make_messaging_metrics(self) -> None:
-        registry = self.registry
-        self._consumed = Counter(
-            "messaging_client_consumed_messages_total",
-            "Records received.",
-            CONSUMER_LABELS,
-            registry=registry,
-        ).labels("kafka", self._topic, self._group_id)
-        self._sent = Counter(
+    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _make_messaging_metrics(self, group_id: str) -> None:
+        consumed = self._counter(
+            "messaging_client_consumed_messages_total", "Records received.", CONSUMER_LABELS
+        )
+        self._consumed = consumed.labels("kafka", self._topic, group_id)
+        self._sent = self._counter(
             "messaging_client_sent_messages_total",
             "Records acknowledged by the broker.",
             ("messaging_system", "messaging_destination_name"),
-            registry=registry,
         )
         self._operation_duration = Histogram(
             "messaging_client_operation_duration_seconds",
-            "Time of one client operation: a batch sent, a commit.",
+            "Duration of one client operation: sending a batch, or a commit.",
             ("messaging_system", "messaging_operation_name", "messaging_destination_name"),
             buckets=BUCKETS_S,
-            registry=registry,
+            registry=self.registry,
         )
 
-    def _make_service_metrics(self) -> None:
-        registry = self.registry
-        self._expired = Counter(
-            "fivestage_expired_total",
-            "Queries not started because their answer would have come too late.",
-            ("lane", "reason"),
-            registry=registry,
+    def _make_query_metrics(self) -> None:
+        counter = self._counter
+        self._expired = counter(
+            "fivestage_expired_total", "Queries not started because they would be late.", ("lane", "reason")
         )
-        self._dead_letters = Counter(
-            "fivestage_dead_letters_total", "Records that could not be read.", ("reason",), registry=registry
+        self._dead_letters = counter("fivestage_dead_letters_total", "Unreadable records.", ("reason",))
+        self._late_results = counter(
+            "fivestage_late_results_total", "Results dropped because their query had ended."
         )
-        self._rebalances = Counter(
-            "fivestage_rebalances_total", "Assignments of partitions.", registry=registry
-        )
-        self._position_resets = Counter(
-            "fivestage_position_resets_total",
-            "Partitions read from their earliest record on: without a position, or with one out of range.",
-            ("reason",),
-            registry=registry,
-        )
-        self._skipped = Counter(
-            "fivestage_skipped_records_total",
-            "Records that were deleted before they were read.",
-            registry=registry,
-        )
-        self._commit_failures = Counter(
-            "fivestage_commit_failures_total",
-            "Commits that did not go through.",
-            ("error_type",),
-            registry=registry,
-        )
-        self._client_rebuilds = Counter(
-            "fivestage_client_rebuilds_total",
-            "Clients of Kafka made anew, because they were beyond repair.",
-            ("client", "reason"),
-            registry=registry,
-        )
-        self._refused_events = Counter(
-            "fivestage_refused_events_total",
-            "Events that brokers refused for what they are, published without their data.",
-            ("error_type",),
-            registry=registry,
-        )
-        self._throttled = Counter(
-            "fivestage_throttled_seconds_total",
-            "How long quotas of the brokers made a client wait.",
-            ("client",),
-            registry=registry,
-        )
-        self._late_results = Counter(
-            "fivestage_late_results_total",
-            "Results dropped because their query had ended.",
-            registry=registry,
-        )
-        self._stalled = Counter(
-            "fivestage_blocked_event_loops_total",
-            "Event loops that did not turn for a while, by the node or stage whose code had control.",
-            ("node",),
-            registry=registry,
-        )
-        self._replaced = Counter(
-            "fivestage_replaced_executors_total",
-            "Event loops and processes of nodes that were replaced.",
-            ("reason",),
-            registry=registry,
-        )
-        self._breaker_changes = Counter(
-            "fivestage_breaker_transitions_total",
-            "Breakers that opened, half opened or closed.",
-            ("lane", "node", "state"),
-            registry=registry,
-        )
-        self._control_changes = Counter(
-            "fivestage_control_changes_total",
-            "Changes of what learns from queries: breakers, limits, the choice of nodes.",
-            ("control", "change"),
-            registry=registry,
-        )
-        self._failovers = Counter(
-            "fivestage_failovers_total",
-            "Nodes called after another had failed.",
-            ("lane",),
-            registry=registry,
-        )
-        self._shed = Counter(
+        self._shed = counter(
             "fivestage_shed_total",
-            "Queries that had less time than an answer takes: refused, or only observed.",
+            "Queries with less time left than an answer takes: rejected, or only counted.",
             ("lane", "action"),
-            registry=registry,
         )
-        self._clock_skew = Counter(
-            "fivestage_clock_skew_total", "Records whose timestamp lay in the future.", registry=registry
+        self._clock_skew = counter("fivestage_clock_skew_total", "Records with a timestamp in the future.")
+        self._breaker_changes = counter(
+            "fivestage_breaker_transitions_total",
+            "Breakers that opened, half-opened or closed.",
+            ("lane", "node", "state"),
         )
-        info = Gauge("fivestage_build_info", "The version that runs.", ("version",), registry=registry)
-        info.labels(__version__).set(1)
+        self._control_changes = counter(
+            "fivestage_control_changes_total",
+            "Changes of adaptive controls: breakers, limits, the choice of nodes.",
+            ("control", "change"),
+        )
+        self._failovers = counter(
+            "fivestage_failovers_total", "Nodes called after another failed.", ("lane",)
+        )
 
-    # Gauges are read when they are scraped
+    def _make_kafka_metrics(self) -> None:
+        counter = self._counter
+        self._rebalances = counter("fivestage_rebalances_total", "Assignments of partitions.")
+        self._position_resets = counter(
+            "fivestage_position_resets_total",
+            "Partitions read from their earliest record: no committed offset, or one out of range.",
+            ("reason",),
+        )
+        self._skipped = counter("fivestage_skipped_records_total", "Records deleted before they were read.")
+        self._commit_failures = counter("fivestage_commit_failures_total", "Failed commits.", ("error_type",))
+        self._client_rebuilds = counter(
+            "fivestage_client_rebuilds_total",
+            "Kafka clients rebuilt because they could not recover.",
+            ("client", "reason"),
+        )
+        self._refused_events = counter(
+            "fivestage_refused_events_total",
+            "Events published without their data because the broker rejected them.",
+            ("error_type",),
+        )
+        self._throttled = counter(
+            "fivestage_throttled_seconds_total",
+            "Time a client waited for quotas of the brokers.",
+            ("client",),
+        )
+
+    def _make_executor_metrics(self) -> None:
+        self._stalled = self._counter(
+            "fivestage_blocked_event_loops_total",
+            "Event loops that were blocked, by the node or stage that blocked them.",
+            ("node",),
+        )
+        self._replaced = self._counter(
+            "fivestage_replaced_executors_total", "Event loops and processes that were replaced.", ("reason",)
+        )
+
+    # Gauges: their values are read at each scrape
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a gauge that calls *read* at every scrape (in another thread)."""
+        """Add a gauge that calls *read* at each scrape, in another thread."""
         Gauge(f"fivestage_{name}", text, registry=self.registry).set_function(read)
 
     def gauges(self, name: str, text: str, labels: Sequence[str], read: Readings) -> None:
-        """Add a gauge for each set of labels' values, read at every scrape (in another thread)."""
+        """Add a gauge whose label values and values *read* returns at each scrape, in another thread."""
         self.registry.register(_Gauges(f"fivestage_{name}", text, labels, read))
 
     # Observer
@@ -184,8 +154,8 @@ class Metrics(Observer):
     def received(self, count: int) -> None:
         self._consumed.inc(count)
 
-    def concluded(self, lane: str, conclusion: QueryOutcome, queue_s: float) -> None:
-        self._tallies(lane).concluded(conclusion, queue_s, self._error_type(conclusion.error_type or ""))
+    def concluded(self, lane: str, outcome: QueryOutcome, queue_s: float) -> None:
+        self._tallies(lane).concluded(outcome, queue_s, self._error_type(outcome.error_type or ""))
 
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
         tallies = self._tallies(lane)
@@ -250,21 +220,13 @@ class Metrics(Observer):
         self._control_changes.labels(change.control, change.change).inc()
         log_change(change)
 
-    # Labels that others choose are bounded
+    # Label values chosen by producers and nodes: their number is limited
 
     def _error_type(self, name: str) -> str:
-        if name not in self._error_types:
-            if len(self._error_types) >= MAX_ERROR_TYPES:
-                return "other"
-            self._error_types.add(name)
-        return name
+        return _bounded(name, self._error_types, MAX_ERROR_TYPES)
 
     def _lane(self, lane: str) -> str:
-        if lane not in self._lanes:
-            if len(self._lanes) >= MAX_LANES:
-                return OTHER_LANES
-            self._lanes.add(lane)
-        return lane
+        return _bounded(lane, self._lanes, MAX_LANES)
 
     def _tallies(self, lane: str) -> LaneTallies:
         lanes = self._queries.lanes
@@ -273,7 +235,7 @@ class Metrics(Observer):
             found = lanes.setdefault(self._lane(lane), LaneTallies())
         return found
 
-    # Children, resolved once
+    # Metrics with resolved labels, cached: resolving takes a lock
 
     @lru_cache(maxsize=128)  # noqa: B019 - one Metrics a process
     def _expired_child(self, lane: str, reason: str) -> Counter:
@@ -284,8 +246,17 @@ class Metrics(Observer):
         return self._sent.labels("kafka", topic), self._operation_duration.labels("kafka", "send", topic)
 
 
+def _bounded(value: str, seen: set[str], most: int) -> str:
+    """Return a label value; ``other`` if it is new and *most* values have been seen."""
+    if value not in seen:
+        if len(seen) >= most:
+            return "other"
+        seen.add(value)
+    return value
+
+
 class _Gauges:
-    """Gauges whose labels come and go, as partitions do with the assignment."""
+    """A gauge whose set of label values changes, such as the assigned partitions."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str], read: Readings) -> None:
         self._name = name
@@ -304,9 +275,9 @@ class _Gauges:
 
 
 def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """All metrics, as OpenMetrics unless *accept* asks for something else, with their content type.
+    """Return all metrics and their content type: OpenMetrics unless *accept* names text/plain.
 
-    Slow: call it off the loop.
+    Takes milliseconds: call it in a thread.
     """
     encoder, content_type = choose_encoder(accept if "text/plain" in accept else OPENMETRICS)
     return encoder(registry), content_type

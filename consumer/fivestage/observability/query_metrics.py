@@ -1,15 +1,16 @@
-"""The metrics of queries and stages: counted in plain numbers, made into Prometheus's when they are scraped.
+"""Metrics of queries and stages: plain numbers that become Prometheus metrics at each scrape.
 
-A query touches seven histograms and six counters. Prometheus's own objects take a lock or two for each, which
-together cost more than decoding the query. Here everything is counted by one thread, the bus's, and a scrape
-in another reads lists that grow meanwhile: each histogram's count is the sum of the buckets it reads.
+A query updates seven histograms and six counters. prometheus_client's objects take one or two locks for each
+update, which together cost more than decoding the query. Here only one thread, that of the bus loop, counts,
+without locks. A scrape runs in another thread and copies the numbers while they change; it computes the
+count of a histogram from the buckets it copied, so that the two always agree.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
@@ -35,13 +36,13 @@ BUCKETS_S: Final[tuple[float, ...]] = (
     1.0,
     2.5,
 )
-"""0.25 is a bound, because the default budget is."""
+"""Contains 0.25, the default time limit of a query."""
 QUEUE_BUCKETS_S: Final[tuple[float, ...]] = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3600.0)
 CONSUMER_LABELS: Final = ("messaging_system", "messaging_destination_name", "messaging_consumer_group_name")
 
 
 class Tally:
-    """How many durations fell into which bucket, and their sum; seconds."""
+    """A histogram of durations: counts per bucket, and the sum in seconds."""
 
     __slots__ = ("_bounds", "counts", "sum_s")
 
@@ -50,21 +51,18 @@ class Tally:
         self.counts = [0] * (len(bounds) + 1)
         self.sum_s = 0.0
 
-    def __repr__(self) -> str:
-        return f"<Tally {sum(self.counts)} of {self.sum_s:.3f} s>"
-
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self.counts[bisect_left(self._bounds, seconds)] += 1
         self.sum_s += seconds
 
     def add(self, other: Tally) -> None:
-        """Count all of another's, which has the same buckets."""
+        """Add the counts of another histogram with the same buckets."""
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.sum_s += other.sum_s
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Prometheus's cumulative buckets."""
+        """Return Prometheus's cumulative buckets."""
         found, so_far = [], 0
         for bound, count in zip((*self._bounds, "+Inf"), self.counts, strict=True):
             so_far += count
@@ -72,36 +70,28 @@ class Tally:
         return found
 
 
-class Ended(NamedTuple):
-    """What queries that ended are told apart by."""
-
-    status: str
-    within_budget: bool
-    error_type: str
-
-
 class LaneTallies:
-    """What is counted of one lane."""
+    """The numbers of one lane."""
 
     __slots__ = ("ended", "queue", "skipped", "stages", "unstarted")
 
     def __init__(self) -> None:
         self.queue = Tally(QUEUE_BUCKETS_S)
         self.ended: dict[tuple[str, bool, str], Tally] = defaultdict(Tally)
-        """By what ``Ended`` names."""
+        """Durations of queries that ran, by status, whether within the budget, and error type."""
         self.unstarted: dict[str, int] = defaultdict(int)
-        """Terminal events of queries that never ran, by status."""
+        """Queries that did not run, by status."""
         self.stages: dict[tuple[str, str], Tally] = defaultdict(Tally)
-        """Stages that ran, by stage and outcome."""
+        """Durations of stages that ran, by stage and outcome."""
         self.skipped: dict[tuple[str, str], int] = defaultdict(int)
-        """Stages that did not run, in the same way."""
+        """Stages that did not run, likewise."""
 
-    def concluded(self, conclusion: QueryOutcome, queue_s: float, error_type: str) -> None:
-        """A query that was started has ended."""
+    def concluded(self, outcome: QueryOutcome, queue_s: float, error_type: str) -> None:
+        """Count a query that ran."""
         self.queue.observe(queue_s)
-        self.ended[conclusion.status, conclusion.within_budget, error_type].observe(conclusion.duration_s)
+        self.ended[outcome.status, outcome.within_budget, error_type].observe(outcome.duration_s)
         stages = self.stages
-        for run in conclusion.runs:
+        for run in outcome.runs:
             if run.started_at is None:
                 self.skipped[run.spec.stage_type, run.outcome] += 1
             else:
@@ -109,7 +99,7 @@ class LaneTallies:
 
 
 class QueryMetrics:
-    """Prometheus's collector of all lanes' tallies.
+    """Prometheus collector of the numbers of all lanes.
 
     Args:
         topic: The input topic.
@@ -120,33 +110,30 @@ class QueryMetrics:
         self._consumer = ("kafka", topic, group_id)
         self.lanes: dict[str, LaneTallies] = {}
 
-    def __repr__(self) -> str:
-        return f"<QueryMetrics of {sorted(self.lanes)}>"
-
     def describe(self) -> list[Metric]:
-        """Names are checked against each other when the collector is registered."""
+        """Return all metrics, for the registry's check that names are unique."""
         return list(self.collect())
 
     def collect(self) -> Iterable[Metric]:
-        """Everything as it is now; called in another thread than the one that counts."""
-        lanes = {name: _Seen(lane) for name, lane in list(self.lanes.items())}
+        """Return all metrics as they are now; runs in another thread than the one that counts."""
+        lanes = {name: _Snapshot(lane) for name, lane in list(self.lanes.items())}
         yield from self._pipelines(lanes)
         yield from self._stages(lanes)
         yield self._processes(lanes)
         yield _histogram(
             "fivestage_queue_age_seconds",
-            "Age of a query, by its record's timestamp, when it was taken up.",
+            "Age of a query when it was started or rejected, by its record's timestamp.",
             ("lane",),
             {(name,): lane.queue for name, lane in lanes.items()},
         )
 
-    def _pipelines(self, lanes: Mapping[str, _Seen]) -> Iterable[Metric]:
+    def _pipelines(self, lanes: Mapping[str, _Snapshot]) -> Iterable[Metric]:
         labels = ("lane", "status", "within_budget")
         durations: dict[tuple[str, ...], Tally] = defaultdict(Tally)
         totals: dict[tuple[str, ...], int] = defaultdict(int)
         for name, lane in lanes.items():
-            for ended, tally in lane.ended.items():
-                key = (name, ended.status, "true" if ended.within_budget else "false")
+            for (status, within_budget, _), tally in lane.ended.items():
+                key = (name, status, "true" if within_budget else "false")
                 durations[key].add(tally)
                 totals[key] += sum(tally.counts)
             for status, count in lane.unstarted.items():
@@ -155,7 +142,7 @@ class QueryMetrics:
         yield _histogram("lukhas_matriz_async_pipeline_duration_seconds", text, labels, durations)
         yield _counter("lukhas_matriz_async_pipeline", "Queries ended.", labels, totals)
 
-    def _stages(self, lanes: Mapping[str, _Seen]) -> Iterable[Metric]:
+    def _stages(self, lanes: Mapping[str, _Snapshot]) -> Iterable[Metric]:
         labels = ("lane", "stage", "outcome")
         durations: dict[tuple[str, ...], Tally] = {}
         totals: dict[tuple[str, ...], int] = defaultdict(int)
@@ -169,22 +156,22 @@ class QueryMetrics:
         text = "Stages ended, skipped ones included."
         yield _counter("lukhas_matriz_async_stage", text, labels, totals)
 
-    def _processes(self, lanes: Mapping[str, _Seen]) -> Metric:
+    def _processes(self, lanes: Mapping[str, _Snapshot]) -> Metric:
         durations: dict[tuple[str, ...], Tally] = defaultdict(Tally)
         for lane in lanes.values():
-            for ended, tally in lane.ended.items():
-                durations[*self._consumer, "process", ended.error_type].add(tally)
+            for (_, _, error_type), tally in lane.ended.items():
+                durations[*self._consumer, "process", error_type].add(tally)
         labels = (*CONSUMER_LABELS, "messaging_operation_name", "error_type")
         text = "Time to process one record."
         return _histogram("messaging_process_duration_seconds", text, labels, durations)
 
 
-class _Seen:
-    """A lane's tallies at one moment: dictionaries that nobody changes while they are gone through."""
+class _Snapshot:
+    """A copy of a lane's numbers: dictionaries that do not change while they are iterated over."""
 
     def __init__(self, lane: LaneTallies) -> None:
         self.queue = _copy(lane.queue)
-        self.ended = {Ended(*key): _copy(tally) for key, tally in list(lane.ended.items())}
+        self.ended = {key: _copy(tally) for key, tally in list(lane.ended.items())}
         self.unstarted = dict(lane.unstarted)
         self.stages = {key: _copy(tally) for key, tally in list(lane.stages.items())}
         self.skipped = dict(lane.skipped)

@@ -1,9 +1,10 @@
-"""The sampling decision, taken before a span is made: most queries are not sampled, and then need none.
+"""Decides about sampling before a span is made, since most queries are not sampled and need no span.
 
-Nor do those that are sampled while spans are exported to nobody: they need a header that says so, no more.
+A query that is sampled needs none either if no exporter is configured: its events only carry the decision in
+their ``traceparent``.
 
-The decisions are those of OpenTelemetry's ``ParentBasedTraceIdRatio``: the producer's where it sent one, else
-by the trace's number. Making a span only to find that nobody will see it costs four times as much.
+The decisions equal those of OpenTelemetry's ``ParentBasedTraceIdRatio``: the producer's decision if it sent
+one, otherwise by the trace id. Making a span that is then not recorded would cost four times as much.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 SAMPLED: Final = 1
 RANDOM: Final = 2
-"""The flag of trace context level 2: the number is random."""
+"""The flag of Trace Context level 2: the trace id is random."""
 
 
 class EarlySampling(RandomIdGenerator):
-    """Numbers traces, so that what was decided by a trace's number is found again by the SDK's own sampler.
+    """Generates trace ids for which the SDK's sampler decides as was decided here before.
 
     Args:
         ratio: Share of the traces without a parent that are sampled, 0 to 1.
@@ -31,51 +32,50 @@ class EarlySampling(RandomIdGenerator):
     def __init__(self, ratio: float) -> None:
         self._bound = TraceIdRatioBased.get_bound_for_rate(ratio)
         self._next = threading.local()
-        self.is_received = True
-        """Whether somebody is there to receive spans."""
+        self.is_exported = True
+        """Whether spans are exported: a span processor was added."""
 
     def unrecorded(self, parent: str | None) -> str | None:
-        """The ``traceparent`` of a query that needs no span.
+        """Return the ``traceparent`` of a query that needs no span; None if the query is recorded.
+
+        The next span that this thread starts for a recorded query gets the trace id that was decided about.
 
         Args:
-            parent: The producer's ``traceparent``, well-formed; None where a new trace begins.
-
-        Returns:
-            None for a query that is recorded: a span begun next in this thread gets its number.
+            parent: The producer's well-formed ``traceparent``; None if the query starts a new trace.
         """
         if parent is not None:
-            if self.is_received and int(parent[-2:], 16) & SAMPLED:
+            if self.is_exported and int(parent[-2:], 16) & SAMPLED:
                 return None
             return f"{parent[:36]}{self.generate_span_id():016x}{parent[-3:]}"
         trace_id = getrandbits(128) or 1
         flags = RANDOM
         if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound:
-            if self.is_received:
+            if self.is_exported:
                 self._next.trace_id = trace_id
                 return None
             flags |= SAMPLED
         return f"00-{trace_id:032x}-{self.generate_span_id():016x}-{flags:02x}"
 
     def generate_trace_id(self) -> int:
-        """The number that was decided about, else a random one."""
+        """Return the trace id that was decided about, otherwise a random one."""
         chosen: int | None = self._next.__dict__.pop("trace_id", None)
         return super().generate_trace_id() if chosen is None else chosen
 
 
 class Provider(TracerProvider):
-    """A provider that tells its numbering whether anybody receives spans.
+    """A tracer provider that tells its id generator whether spans are exported.
 
     Args:
-        numbering: Its id generator.
-        arguments: Those of TracerProvider.
+        ids: Its id generator.
+        arguments: The arguments of TracerProvider.
     """
 
-    def __init__(self, numbering: EarlySampling, **arguments: Any) -> None:
-        super().__init__(id_generator=numbering, **arguments)
-        self._numbering = numbering
-        numbering.is_received = False
+    def __init__(self, ids: EarlySampling, **arguments: Any) -> None:
+        super().__init__(id_generator=ids, **arguments)
+        self._ids = ids
+        ids.is_exported = False
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """See TracerProvider."""
         super().add_span_processor(span_processor)
-        self._numbering.is_received = True
+        self._ids.is_exported = True

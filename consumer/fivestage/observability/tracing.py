@@ -1,8 +1,9 @@
-"""Traces: one from the producer's header, through the query, to the headers of its events.
+"""Makes the spans of a query, continuing the producer's trace, and the trace headers of its events.
 
-After OpenTelemetry's messaging conventions: ``process {topic}`` (CONSUMER) with the producer's context as
-parent and link, stages below it (only under a recording span: a sampled-out one costs a few microseconds),
-``send {topic}`` (PRODUCER) whose context the events carry. Query text is never recorded.
+The spans follow OpenTelemetry's messaging conventions. ``process {topic}`` (CONSUMER) has the producer's
+context as parent and link, and a child span for each stage. ``send {topic}`` (PRODUCER) is another child; its
+context is in the headers of the events. A query that is not sampled gets no spans but the header. Query text
+is never recorded.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 MAX_TRACESTATE_CHARS: Final = 512
-FLUSH_TIMEOUT_MS: Final = 2000
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _LUKHAS: Final = "lukhas.matriz"
@@ -41,8 +41,8 @@ class Tracing:
     """Makes the spans of queries.
 
     Args:
-        provider: Where spans go; OpenTelemetry's global provider when absent.
-        results_topic: The topic the send span names.
+        provider: The tracer provider; by default OpenTelemetry's global one.
+        results_topic: The topic named in the send span.
         group_id: The consumer group.
     """
 
@@ -55,8 +55,8 @@ class Tracing:
     ) -> None:
         chosen = provider or trace.get_tracer_provider()
         self._tracer = chosen.get_tracer("fivestage", schema_url=SCHEMA_URL)
-        numbering = getattr(chosen, "id_generator", None)
-        self._early: EarlySampling | None = numbering if hasattr(numbering, "unrecorded") else None
+        ids = getattr(chosen, "id_generator", None)
+        self._early: EarlySampling | None = ids if hasattr(ids, "unrecorded") else None
         self._send_name = f"send {results_topic}"
         self._constant = {
             "messaging.system": "kafka",
@@ -72,7 +72,7 @@ class Tracing:
         }
 
     def begin(self, headers: Mapping[str, str], record: Record, query_id: str | None) -> QueryTrace:
-        """Begin the span of one query, under the producer's where its header is well-formed."""
+        """Start the spans of one query, as children of the producer's if its header is well-formed."""
         if self._early is not None and h.TRACESTATE not in headers:
             traceparent = headers.get(h.TRACEPARENT, "")
             unrecorded = self._early.unrecorded(
@@ -88,7 +88,7 @@ class Tracing:
             kind=SpanKind.CONSUMER,
             links=[Link(remote)] if remote is not None and remote.trace_flags.sampled else None,
         )
-        if not span.is_recording():  # nobody will see a span below it: the events carry its own context
+        if not span.is_recording():  # spans below it would not be recorded either
             return QueryTrace(self._tracer, span, span)
         span.set_attributes(
             {
@@ -119,38 +119,38 @@ class QueryTrace:
         self._span = span
         self._send = send
         self.headers = inject(send)
-        """``traceparent`` and, where there is one, ``tracestate``, for every event of the query."""
+        """``traceparent``, and ``tracestate`` if there is one, for every event of the query."""
 
-    def conclude(self, envelope: Envelope, conclusion: QueryOutcome) -> None:
-        """End the process span of a query that was started; stages get theirs when the query is recorded."""
+    def conclude(self, envelope: Envelope, outcome: QueryOutcome) -> None:
+        """End the process span of a query that ran, and add the spans of its stages if it is recorded."""
         if self._span.is_recording():
-            self._record(envelope, conclusion)
-        failed = conclusion.status is not _SUCCEEDED
-        self.end(error_type=conclusion.error_type if failed else None)
+            self._record(envelope, outcome)
+        failed = outcome.status is not _SUCCEEDED
+        self.end(error_type=outcome.error_type if failed else None)
 
     def end(self, *, error_type: str | None) -> None:
-        """End the process span; *error_type* marks it failed."""
+        """End the process span, marked as failed if there is an *error_type*."""
         if error_type is not None and self._span.is_recording():
             self._span.set_status(Status(StatusCode.ERROR))
             self._span.set_attribute("error.type", error_type)
         self._span.end()
 
     def acknowledged(self) -> None:
-        """End the send span: the broker has all events of the query."""
+        """End the send span, once the broker has acknowledged all events of the query."""
         self._send.end()
 
-    def _record(self, envelope: Envelope, conclusion: QueryOutcome) -> None:
+    def _record(self, envelope: Envelope, outcome: QueryOutcome) -> None:
         self._span.set_attributes(
             {
                 f"{_LUKHAS}.lane": envelope.lane,
-                f"{_LUKHAS}.status": conclusion.status.value,
-                f"{_LUKHAS}.degraded": conclusion.degraded,
-                f"{_LUKHAS}.within_budget": conclusion.within_budget,
-                f"{_LUKHAS}.budget_ms": round(conclusion.budget_s * 1000, 3),
+                f"{_LUKHAS}.status": outcome.status.value,
+                f"{_LUKHAS}.degraded": outcome.degraded,
+                f"{_LUKHAS}.within_budget": outcome.within_budget,
+                f"{_LUKHAS}.budget_ms": round(outcome.budget_s * 1000, 3),
             }
         )
         context = trace.set_span_in_context(self._span)
-        for run in conclusion.runs:
+        for run in outcome.runs:
             if run.started_at is not None:
                 self._record_stage(envelope, run, run.started_at, context)
 
@@ -176,25 +176,25 @@ class QueryTrace:
 
 
 class UnrecordedTrace(QueryTrace):
-    """A query that nobody will see: only its events' header."""
+    """A query without spans: only the trace header of its events."""
 
     __slots__ = ()
 
     def __init__(self, traceparent: str) -> None:
         self.headers = ((h.TRACEPARENT, traceparent.encode()),)
 
-    def conclude(self, envelope: Envelope, conclusion: QueryOutcome) -> None:
-        """Nothing to record."""
+    def conclude(self, envelope: Envelope, outcome: QueryOutcome) -> None:
+        """Do nothing: there is no span."""
 
     def end(self, *, error_type: str | None) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no span."""
 
     def acknowledged(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no span."""
 
 
 def extract(headers: Mapping[str, str]) -> Context | None:
-    """The producer's context; None where there is no well-formed one, so that a new trace begins."""
+    """Return the producer's trace context; None if there is no well-formed one."""
     traceparent = headers.get(h.TRACEPARENT, "")
     if not _TRACEPARENT.fullmatch(traceparent):
         return None
@@ -206,7 +206,7 @@ def extract(headers: Mapping[str, str]) -> Context | None:
 
 
 def inject(span: trace.Span) -> tuple[tuple[str, bytes], ...]:
-    """A span's context as headers; none for an invalid one."""
+    """Return a span's context as headers; none if it is invalid."""
     context = span.get_span_context()
     if not context.is_valid:
         return ()
@@ -219,59 +219,3 @@ def inject(span: trace.Span) -> tuple[tuple[str, bytes], ...]:
 
 def _ns(seconds: float) -> int:
     return int(seconds * 1e9)
-
-
-def make_provider(sample_ratio: float) -> trace.TracerProvider:
-    """The service's provider, set as the global one; an already set one is left alone.
-
-    OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME are read by the SDK itself. With
-    OTEL_TRACES_EXPORTER=otlp (needs ``fivestage[otlp]``) or console, spans are exported.
-    """
-    import os  # noqa: PLC0415
-
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio  # noqa: PLC0415
-
-    from fivestage.observability.sampling import EarlySampling, Provider  # noqa: PLC0415
-
-    current = trace.get_tracer_provider()
-    if isinstance(current, TracerProvider):
-        return current
-    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "fivestage")})
-    if os.environ.get("OTEL_TRACES_SAMPLER"):
-        provider = TracerProvider(resource=resource)
-    else:
-        sampler = ParentBasedTraceIdRatio(sample_ratio)
-        provider = Provider(EarlySampling(sample_ratio), sampler=sampler, resource=resource)
-    _add_exporter(provider, os.environ.get("OTEL_TRACES_EXPORTER", "none"))
-    trace.set_tracer_provider(provider)
-    return provider
-
-
-def _add_exporter(provider: Any, kind: str) -> None:
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter  # noqa: PLC0415
-
-    from fivestage.errors import ConfigurationError  # noqa: PLC0415
-
-    if kind == "console":
-        provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
-    elif kind == "otlp":
-        try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
-                OTLPSpanExporter,
-            )
-        except ImportError:
-            raise ConfigurationError(
-                'OTEL_TRACES_EXPORTER=otlp needs: pip install "fivestage[otlp]"'
-            ) from None
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    elif kind != "none":
-        raise ConfigurationError(f"OTEL_TRACES_EXPORTER={kind!r}: choose otlp, console or none")
-
-
-def flush_provider() -> None:
-    """Export what has been recorded. Blocks: call it in a thread, with a bound."""
-    flush = getattr(trace.get_tracer_provider(), "force_flush", None)
-    if flush is not None:
-        flush(FLUSH_TIMEOUT_MS)

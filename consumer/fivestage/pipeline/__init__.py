@@ -1,8 +1,12 @@
-"""What authors write, and how a query runs through its five stages.
+"""The API of authors, and how a query runs through its five stages.
 
-``pipeline``, ``node``, ``context`` and ``resource`` are the API of authors; ``loader`` finds their app.
-``orchestrator`` takes a query through the stages (``stage_runner``), each call bounded (``bounded_call``) and
-blocking functions in threads (``thread_pool``). Called by ``executors``, and directly by users.
+Authors use ``pipeline``, ``node``, ``context`` and ``resource`` (``resource_manager`` opens and closes
+these); ``matriz`` adapts foreign node objects, and ``loader`` imports an app.
 
-Invariant: nothing here knows Kafka, the bus loop or other queries; a stage never outlives its limit.
+A query runs in ``orchestrator``: ``stage_runner`` takes the stages in order and fails over between nodes
+(``node_choice``), ``stage_attempt`` calls one stage's function (``stage_call``) within its limit
+(``bounded_call``) and reads what it returned (``stage_results``). Blocking functions run in ``thread_pool``,
+or wait for a thread of it (``waiting_calls``). Called by ``executors``, and directly by users.
+
+Invariant: nothing here uses Kafka, the bus loop or another query's state; a stage never outlives its limit.
 """

@@ -1,4 +1,4 @@
-"""How a bounded call of user code ended."""
+"""The result of one bounded call of user code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_NAME_CHARS = 128
 
 
 class CallResult:
-    """How one bounded call ended."""
+    """How one bounded call ended: with data, an error or a timeout. Durations are seconds."""
 
     __slots__ = (
         "data", "data_json", "duration_s", "error", "error_type", "excused", "extended_s", "frames",
@@ -35,14 +35,14 @@ class CallResult:
         self.error = error
         self.error_type = error_type
         self.extended_s = 0.0
-        """What was added to its limit, because others had kept the loop from turning."""
+        """What was added to the limit because other code blocked the loop."""
         self.excused = False
-        """What it raised is no failure of its node."""
+        """The exception says something about the query; it is not a failure of the node."""
         self.frames: tuple[Frame, ...] = ()
-        """Where it raised, the innermost frame last; the exception itself would keep the caller's frame."""
+        """Where it raised, the innermost frame last; the exception itself would keep its frames alive."""
 
     def __repr__(self) -> str:
-        return f"<Ending {self.outcome} after {self.duration_s * 1000:.0f} ms {self.error or ''}>"
+        return f"<CallResult {self.outcome} after {self.duration_s * 1000:.0f} ms {self.error or ''}>"
 
     @classmethod
     def of_error(
@@ -51,16 +51,16 @@ class CallResult:
         duration_s: float = 0.0,
         excused: tuple[type[BaseException], ...] = (),
     ) -> CallResult:
-        """The call raised; *excused* are exceptions that are no failures, alone or as a group."""
+        """The result of a call that raised; *excused* are exceptions that are not failures."""
         kind = type(error).__name__[:MAX_NAME_CHARS]
-        ending = cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
-        ending.frames = frames_of(error)
-        ending.excused = bool(excused) and _is_one_of(error, excused)
-        return ending
+        result = cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
+        result.frames = frames_of(error)
+        result.excused = bool(excused) and _is_one_of(error, excused)
+        return result
 
     @classmethod
     def of_timeout(cls, limit_s: float, duration_s: float) -> CallResult:
-        """The call took longer than *limit_s*."""
+        """The result of a call that took longer than *limit_s*."""
         text = f"timed out after {limit_s * 1000:.0f} ms"
         return cls(Outcome.TIMEOUT, duration_s, error=text, error_type="timeout")
 
@@ -72,10 +72,10 @@ def _is_one_of(error: BaseException, classes: tuple[type[BaseException], ...]) -
 
 
 def _text(error: BaseException) -> str:
-    """What the exception says, as text that fits an event: file names may hold lone surrogates."""
+    """The exception's message, cut and encodable: file names in it may hold lone surrogates."""
     try:
         text = str(error)[:MAX_ERROR_CHARS]
-    except Exception:  # noqa: BLE001 - its class is the user's
+    except Exception:  # noqa: BLE001 - the class is the author's and may raise anything
         text = ""
     text = text.encode("utf-8", "backslashreplace").decode()
     return text[:MAX_ERROR_CHARS] or type(error).__name__

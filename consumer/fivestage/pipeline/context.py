@@ -1,4 +1,4 @@
-"""What user code sees: the query, and the stage it is in."""
+"""What stages and nodes are called with: the query, and the context of the stage."""
 
 from __future__ import annotations
 
@@ -21,24 +21,33 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question as stages and nodes get it."""
+    """A question as stages and nodes get it; read-only.
+
+    Example:
+        >>> query = Query("q-1", "What is 15 + 7?", context={"user": "ada"})
+        >>> query.user_input, query.lane, query.context["user"]
+        ('What is 15 + 7?', 'prod', 'ada')
+    """
 
     query_id: str
+    """The producer's id; unique among queries."""
     user_input: str = field(repr=False)
+    """The question's text."""
     lane: str = "prod"
+    """The lane that it came in on."""
     context: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The producer's own JSON object; empty when it sent none."""
+    """The JSON object that the producer sent along; empty if it sent none."""
 
 
 class Threads(Protocol):
-    """What a context needs of the pool of threads."""
+    """The part of the thread pool that a context uses."""
 
     async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:
-        """Call *function* in a thread; *name* tells whose code it is."""
+        """Call *function* in a thread; *name* is the node or stage whose code it is."""
 
 
 class NoThreads:
-    """Calls functions at once, where they are handed in."""
+    """Calls functions at once, on the loop."""
 
     async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:  # noqa: ARG002
         """See Threads."""
@@ -46,19 +55,19 @@ class NoThreads:
 
 
 class OpenResources(Protocol):
-    """What a context needs of the resources."""
+    """The part of the resource manager that a context uses."""
 
     def find(self, resource: Resource[T]) -> T:
-        """What *resource* yielded where this is called; raises ResourceError when it is not open there."""
+        """What *resource* yielded here, on this loop or in this process; ResourceError if it is not open."""
 
 
 class NoResources:
-    """Has nothing open."""
+    """Has no open resource."""
 
     def find(self, resource: Resource[T]) -> T:
         """See OpenResources."""
         raise ResourceError(
-            f"resource {resource.name!r} is not open: a context made by hand opens none; put the call into "
+            f"resource {resource.name!r} is not open: a context made in a test opens none; put the call into "
             f"`with app.override({resource.name}, fake):`"
         )
 
@@ -68,53 +77,72 @@ _NO_RESOURCES: Final = NoResources()
 
 @dataclass(slots=True)
 class StageContext:
-    """One stage of one query, as the code that runs it sees it.
+    """The stage that runs: its time, the results of earlier stages, threads and resources.
 
-    A context belongs to its query: it is filled as the stages go by and must not be kept.
+    One context belongs to one query. It changes from stage to stage, so it must not be kept.
+
+    Example:
+        >>> from fivestage import Pipeline
+        >>> app = Pipeline()
+        >>> @app.node("search", intents={"page"})
+        ... async def search(query, ctx):
+        ...     intent = ctx.results["intent"]["intent"]
+        ...     timeout_s = ctx.remaining_ms() / 1000
+        ...     return {"answer": f"{intent}: {query.user_input}", "confidence": 0.5}
     """
 
     lane: str
+    """The query's lane."""
     deadline: float
     """When the query ends (monotonic seconds, the clock of the running event loop)."""
     clock: Callable[[], float]
+    """Returns the time now, on the clock of ``deadline``."""
     stage_type: StageType
+    """The stage that runs."""
     threads: Threads = field(default_factory=NoThreads, repr=False)
-    """For ``run_sync``; a context made by hand, in a test of a node, has none and calls at once."""
+    """Used by ``run_sync``; a context made in a test has no threads, and calls functions at once."""
     routing: RoutingSnapshot = field(default_factory=lambda: RoutingSnapshot(()), repr=False)
-    """For ``rank_nodes``; in a context made by hand all nodes are well."""
+    """Used by ``rank_nodes``; in a context made in a test all nodes are healthy."""
     attempt: int = 1
-    """Above 1 where the stage is begun anew: another query blocked its loop, or another node failed."""
+    """Above 1 where the stage is restarted: another query blocked its loop, or another node failed."""
     stage_deadline: float = 0.0
     """When this stage ends (monotonic seconds)."""
     results: dict[StageType, Any] = field(default_factory=dict, repr=False)
-    """What finished stages returned, as JSON (see ``Pipeline.node``); one that did not succeed is absent."""
+    """What earlier stages returned, as JSON (see ``Pipeline.node``); a stage that failed has no entry."""
     node: str | None = None
-    """The node that decision chose; in processing and after it, the one that was called."""
+    """The node that decision chose; in processing and after it, the node that was called."""
     answer: Any = field(default=None, repr=False)
-    """The answer that processing returned, as JSON (validation and reflection)."""
+    """The answer that processing returned, as JSON; for validation and reflection."""
     confidence: float | None = None
-    """The node's confidence, 0..1, where it gave one."""
+    """The node's confidence, 0..1; None if it gave none."""
     validated: bool | None = None
-    """The verdict of validation; None while there is none (reflection)."""
+    """The verdict of validation, for reflection; None if there is none."""
     on_trial: bool = field(default=False, repr=False)
-    """The built-in decision chose a node to find out whether it has recovered."""
+    """The built-in decision chose the node to find out whether it has recovered."""
     resources: OpenResources = field(default=_NO_RESOURCES, repr=False)
-    """For ``use``; a context made by hand has none, only what ``app.override`` puts in their places."""
+    """Used by ``use``; a context made in a test has only what ``app.override`` gives it."""
 
     def remaining_ms(self) -> float:
-        """Milliseconds left for this stage; never negative."""
+        """Milliseconds left for this stage, 0.0 or more; a good timeout for a client."""
         end = min(self.deadline, self.stage_deadline or self.deadline)
         return max(0.0, (end - self.clock()) * 1000)
 
     async def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a blocking function in the executor's threads and wait for what it returns or raises."""
+        """Run a blocking function in a thread; returns what it returns, raises what it raises.
+
+        If the stage's time runs out, the stage ends and the function runs on in its thread.
+
+        Example: ``rows = await ctx.run_sync(read_rows, "orders.csv")``
+        """
         return await self.threads.run(function, *args, name=self.running)
 
     def use(self, resource: Resource[T]) -> T:
-        """What a resource yielded: on this event loop (``async def``), or in this process (``def``).
+        """The value that a resource yielded, for this event loop (``async def``) or this process (``def``).
+
+        Example: ``async with ctx.use(http).get(url) as reply:``; see ``Pipeline.resource``.
 
         Raises:
-            ResourceError: it is not open here, or belongs to an event loop and is used outside of that: in a
+            ResourceError: it is not open here, or belongs to an event loop and is used in a thread: in a
                 ``def`` stage or node, or in a function that ``run_sync`` runs.
         """
         if resource.is_async and not _on_a_loop():
@@ -127,16 +155,17 @@ class StageContext:
         return stand_ins[-1].value if stand_ins else self.resources.find(resource)
 
     def rank_nodes(self, names: Iterable[str]) -> list[str]:
-        """Those of *names* whose breaker lets them be called, the healthiest first; for decision stages.
+        """The nodes among *names* that may be called, the healthiest first; for decision stages.
 
-        A half-open node that is to be probed comes first. Now and then the built-in decision also tries nodes
-        that rank low, where another of the same intent can answer after them; this does not.
+        A half-open node whose probe is due comes first. A node whose circuit breaker is open is left out, and
+        so is one with too many calls that do not come back. The built-in decision also tries a low-ranking
+        node now and then, where another of the same intent can answer after it; this method does not.
         """
         return self.routing.rank(names)
 
     @property
     def running(self) -> str:
-        """Whose code this is: the node in processing, else the stage."""
+        """The name of the code that runs: the node's in processing, else the stage's."""
         return self.node if self.stage_type == "processing" and self.node else str(self.stage_type)
 
 

@@ -1,7 +1,7 @@
-"""A node that forks: its copy of the process must end where user code gives control back.
+"""Ends the copy of the process that a node made by forking, as soon as user code gives control back.
 
-The copy has the loops' sockets in common with the original, so one that went on would take wake-ups, and
-answers, that are meant for the original. Programs started with ``subprocess`` are no forks in this sense.
+The copy shares the loops' sockets with the original, so it would take wake-ups, and answers, that are meant
+for the original. ``subprocess`` makes no such copies.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import os
 from typing import Final
 
 count: Final = [0]
-"""How many forks lie between the first process and this one: it changes only in the copies."""
+"""How many forks lie between the first process and this one; it changes only in the copies."""
 
 
 def end() -> None:
-    """End this process at once: it is a copy, made since ``count`` was read last."""
+    """End this process at once; called where ``count`` has changed."""
     os._exit(0)
 
 

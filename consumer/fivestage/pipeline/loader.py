@@ -1,4 +1,4 @@
-"""Finding the user's Pipeline by its import path."""
+"""Imports the author's Pipeline by its import path."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from fivestage.pipeline.pipeline import Pipeline
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-_NOT_THEIRS = ("fivestage", "importlib")
+_NOT_AUTHORS = ("fivestage", "importlib")
 
 
 def load_app(target: str | None) -> Pipeline:
-    """Import the user's Pipeline.
+    """Import the author's Pipeline.
 
     Args:
         target: ``MODULE:APP``, or ``MODULE`` for its ``app``; the built-in Pipeline when None.
 
     Raises:
-        InvalidAppError: there is none at *target*, or importing it raised: then what it raised is the cause,
-            with a traceback of the author's frames alone (see ``authors_traceback``).
+        InvalidAppError: there is none at *target*, or importing it raised. Then that exception is the cause,
+            and its traceback has only the author's frames (see ``authors_traceback``).
     """
     if target is None:
         return Pipeline()
     module_name, _, name = target.partition(":")
     if not module_name or module_name.startswith("."):
-        raise InvalidAppError(f"{target!r} names no module; say MODULE:APP")
+        raise InvalidAppError(f"{target!r} names no module; write MODULE:APP")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -41,26 +41,26 @@ def load_app(target: str | None) -> Pipeline:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             text = f"cannot import {target}: {error}; run from the folder that holds it"
             raise InvalidAppError(text) from None
-        _keep_theirs(error)
+        _keep_authors_frames(error)
         raise InvalidAppError(f"importing {target} failed: {_in_one_line(error)}") from error
     app = getattr(module, name or "app", None)
     if app is None:
-        raise InvalidAppError(f"module {module_name} has no {name or 'app'!r}; say MODULE:APP")
+        raise InvalidAppError(f"module {module_name} has no {name or 'app'!r}; write MODULE:APP")
     if not isinstance(app, Pipeline):
         raise InvalidAppError(f"{target} is a {type(app).__name__}, not a fivestage.Pipeline")
     return app
 
 
 def authors_traceback(error: InvalidAppError) -> str:
-    """What the author's module raised when it was imported, as Python prints it; empty for other errors."""
+    """The traceback of what the author's module raised when it was imported; empty for other errors."""
     cause = error.__cause__
     return "" if cause is None else "".join(traceback.format_exception(cause))
 
 
-def _keep_theirs(error: BaseException) -> None:
-    """Leave only frames of the author's in the tracebacks of *error* and of those before it.
+def _keep_authors_frames(error: BaseException) -> None:
+    """Remove other frames from the tracebacks of *error*, its causes and contexts.
 
-    What is between is of no use to them: the command, this module, the machinery of imports.
+    These are frames of the command, of this module and of Python's imports, which do not help the author.
     """
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
@@ -69,14 +69,14 @@ def _keep_theirs(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        one.__traceback__ = _theirs(one.__traceback__)
+        one.__traceback__ = _authors_frames(one.__traceback__)
         left += [one.__cause__, one.__context__]
 
 
-def _theirs(frames: TracebackType | None) -> TracebackType | None:
+def _authors_frames(frames: TracebackType | None) -> TracebackType | None:
     kept: list[TracebackType] = []
     while frames is not None:
-        if _is_theirs(frames.tb_frame):
+        if _is_authors(frames.tb_frame):
             kept.append(frames)
         frames = frames.tb_next
     following = None
@@ -85,9 +85,9 @@ def _theirs(frames: TracebackType | None) -> TracebackType | None:
     return following
 
 
-def _is_theirs(frame: FrameType) -> bool:
+def _is_authors(frame: FrameType) -> bool:
     package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    return package not in _NOT_THEIRS and not frame.f_code.co_filename.startswith("<frozen ")
+    return package not in _NOT_AUTHORS and not frame.f_code.co_filename.startswith("<frozen ")
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -1,9 +1,9 @@
-"""MATRIZ nodes, as they are.
+"""Adapts MATRIZ node objects, so that they run here without changes.
 
 A MATRIZ node (LukhasAI/Lukhas, ``matriz/core/node_interface.py``) has ``process(dict) -> dict`` and
-``validate_output(dict) -> bool``. Its orchestrator gives it the question under a key that depends on the
-node's name: ``expression`` (math, symbolic), ``question`` (facts) or ``query`` (others); a node may also
-read ``trace_id`` and ``context``, or keys of its own from a structured request.
+``validate_output(dict) -> bool``. Its orchestrator passes the question under a key that depends on the node's
+name: ``expression`` (math, symbolic), ``question`` (facts) or ``query`` (others). A node may also read
+``trace_id`` and ``context``, or other keys of a structured request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fivestage.pipeline.context import Query, StageContext
 
 HISTORY = 1000
-"""Entries of ``processing_history`` that a node may keep; the MATRIZ base class appends without end."""
+"""The most entries that ``processing_history`` may have; the MATRIZ base class appends without end."""
 
 _INTENTS_BY_NAME = (
     ("math", frozenset({"mathematical"})),
@@ -34,17 +34,17 @@ Adapted = tuple["Callable[..., Any]", frozenset[str], "Callable[..., Any] | None
 
 
 def adapt_matriz_node(name: str, node: Any) -> Adapted:
-    """What a Pipeline registers for a MATRIZ node object.
+    """Make what a Pipeline registers of a MATRIZ node object.
 
     Returns:
-        ``call``: ``(query, ctx)``, a coroutine function if ``process`` is one, else a function that runs
-        in a thread; several may be running at a time, as under the MATRIZ orchestrator.
-        ``intents``: the node's ``capabilities`` and, as MATRIZ chooses by name, the intent that belongs
-        to a name with "math", "fact" or "symbolic" in it.
-        ``validate``: calls ``validate_output`` with all that ``process`` returned; None without one.
+        ``call``: ``(query, ctx)``, a coroutine function if ``process`` is one, else a function that runs in a
+        thread; several calls may run at a time, as under the MATRIZ orchestrator.
+        ``intents``: the node's ``capabilities`` and, as MATRIZ chooses by name, the intent that belongs to a
+        name with "math", "fact" or "symbolic" in it.
+        ``validate``: calls ``validate_output`` with all that ``process`` returned; None if there is none.
 
     Raises:
-        InvalidAppError: there is no ``process`` to call, or a class was given for an object.
+        InvalidAppError: *node* has no ``process``, or is a class instead of an object.
     """
     if inspect.isclass(node):
         raise InvalidAppError(f"node {name!r}: expected an object, got the class; pass {node.__name__}(...)")
@@ -59,10 +59,10 @@ def adapt_matriz_node(name: str, node: Any) -> Adapted:
 
 
 def request(query: Query) -> dict[str, Any]:
-    """The dict that ``process`` gets: the question under each of the keys that MATRIZ nodes read it from.
+    """The dict that ``process`` gets: the question under each key that MATRIZ nodes read it from.
 
-    Members of the query's own context object come along at the top level, which is where nodes with a
-    structured request look (``premises``, ``tool_name``); they win over the question's text.
+    Members of the query's context are at the top level too, where nodes with a structured request look for
+    them (``premises``, ``tool_name``); they replace the question where the key is the same.
     """
     text = query.user_input
     context = dict(query.context)
@@ -77,21 +77,20 @@ def request(query: Query) -> dict[str, Any]:
 
 
 def _call(node: Any, process: Callable[..., Any]) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(process):
-
-        async def call_async(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
-            result = await process(request(query))
-            _forget(node)
-            return result
-
-        return _wrapping(process, call_async)
+    async def call_async(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        result = await process(request(query))
+        _shorten_history(node)
+        return result
 
     def call(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         result = process(request(query))
-        _forget(node)
+        _shorten_history(node)
         return result
 
-    return _wrapping(process, call)
+    adapter: Callable[..., Any] = call_async if inspect.iscoroutinefunction(process) else call
+    return functools.update_wrapper(
+        adapter, process, assigned=(), updated=()
+    )  # errors name the author's line
 
 
 def _validate(name: str, node: Any) -> Callable[..., Any] | None:
@@ -99,17 +98,14 @@ def _validate(name: str, node: Any) -> Callable[..., Any] | None:
     if not callable(check):
         return None
     check_function(f"node {name!r}, its validate_output", check, ("output",))
-    if inspect.iscoroutinefunction(check):
 
-        async def validate_async(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
-            return bool(await check(ctx.results.get(StageType.PROCESSING)))
-
-        return validate_async
+    async def validate_async(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
+        return bool(await check(ctx.results.get(StageType.PROCESSING)))
 
     def validate(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
         return bool(check(ctx.results.get(StageType.PROCESSING)))
 
-    return validate
+    return validate_async if inspect.iscoroutinefunction(check) else validate
 
 
 def _intents(name: str, node: Any) -> frozenset[str]:
@@ -123,13 +119,8 @@ def _intents(name: str, node: Any) -> frozenset[str]:
     return intents
 
 
-def _wrapping(process: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
-    """*call*, with a word about whose code it calls."""
-    return functools.update_wrapper(call, process, assigned=(), updated=())
-
-
-def _forget(node: Any) -> None:
-    """Drop the oldest half of a full history: a service runs for months."""
+def _shorten_history(node: Any) -> None:
+    """Drop the oldest half of a full history: it would grow as long as the service runs."""
     history = getattr(node, "processing_history", None)
     if isinstance(history, list) and len(history) > HISTORY:
         del history[: HISTORY // 2]

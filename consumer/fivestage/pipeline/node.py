@@ -1,4 +1,4 @@
-"""A function of the user's, and a node: what runs in the processing stage."""
+"""Functions of authors, checked when they are declared, and nodes, which the processing stage calls."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PARAMETERS = ("query", "ctx")
-"""What stages and nodes are called with."""
+"""The names of the arguments of stages and nodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A user's function, and how it must be called."""
+    """An author's function, and how to call it."""
 
     name: str
     call: Callable[..., Any]
     is_async: bool
     place: tuple[str, int] | None = None
-    """File and line of the function; None where it was not written in Python."""
+    """File and line of the function; None if it is not written in Python."""
 
     @classmethod
     def of(cls, name: str, call: Callable[..., Any]) -> Handler:
         """Inspect *call* once, so that no query pays for it.
 
         Raises:
-            InvalidAppError: it cannot be called with ``(query, ctx)``, or does not return its result.
+            InvalidAppError: it cannot be called with ``(query, ctx)``, or it yields.
         """
         check_function(name, call)
         return cls(name, call, is_async=_is_async(call), place=_place(call))
@@ -39,27 +39,27 @@ class Handler:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A registered node."""
+    """A registered node: its function, its own check, and the intents it takes."""
 
     handler: Handler
     intents: frozenset[str] = frozenset()
     validate: Handler | None = None
-    """The node's own check of its answer, ``(query, ctx) -> bool``; used by the built-in validation."""
+    """The node's check of its answer, ``(query, ctx) -> bool``; called by the built-in validation."""
     is_builtin: bool = False
     excused: tuple[type[BaseException], ...] = (Unanswerable,)
-    """What it may raise without having failed."""
+    """Exceptions that are not failures of the node."""
 
 
 def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS) -> None:
-    """Refuse what could only fail when a query comes.
+    """Check a function when it is declared, so that it does not fail at the first query.
 
     Args:
-        name: Whose it is, for the text of the error.
+        name: What the function is, for the text of the error.
         call: A function, or an object that can be called like one.
-        parameters: Names for what it is called with, by position.
+        parameters: Names of the positional arguments that it is called with.
 
     Raises:
-        InvalidAppError: it is no function, takes other parameters, or yields instead of returning.
+        InvalidAppError: it is not a function, takes other parameters, or yields instead of returning.
     """
     expected = f"expected a function ({', '.join(parameters)})"
     if inspect.isclass(call):
@@ -71,9 +71,9 @@ def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS)
     if _is_one(call, inspect.isasyncgenfunction) or _is_one(call, inspect.isgeneratorfunction):
         raise InvalidAppError(f"{name}: {title} is a generator; return the result instead of yielding it")
     try:
-        # Not that of what it wraps: a decorator may add arguments, or take some away.
+        # Not of the function that a decorator wraps: the decorator may add or remove arguments.
         signature = inspect.signature(call, follow_wrapped=False)
-    except (ValueError, TypeError):  # some that were written in C have none
+    except (ValueError, TypeError):  # some functions written in C have none
         return
     try:
         signature.bind(*parameters)
@@ -86,10 +86,10 @@ def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS)
 
 
 def checked_intents(name: str, intents: Any) -> frozenset[str]:
-    """The intents that the node called *name* takes.
+    """The intents of the node called *name*.
 
     Raises:
-        InvalidAppError: they are no collection of texts.
+        InvalidAppError: *intents* is not a collection of texts.
     """
     if isinstance(intents, str):
         raise InvalidAppError(
@@ -105,10 +105,10 @@ def checked_intents(name: str, intents: Any) -> frozenset[str]:
 
 
 def checked_not_failures(name: str, classes: Any) -> tuple[type[BaseException], ...]:
-    """What the node called *name* may raise without having failed.
+    """The exceptions of the node called *name* that are not failures, ``Unanswerable`` among them.
 
     Raises:
-        InvalidAppError: *classes* is neither a class of exceptions nor a tuple of such.
+        InvalidAppError: *classes* is neither an exception class nor a tuple of exception classes.
     """
     found = classes if isinstance(classes, tuple) else (classes,)
     for one in found:
@@ -132,5 +132,5 @@ def _is_async(call: Callable[..., Any]) -> bool:
 
 
 def _is_one(call: Callable[..., Any], kind: Callable[[Any], bool]) -> bool:
-    """Whether *call*, or what calling it calls, is a function of that kind."""
+    """Whether *call*, or its ``__call__``, is a function of that kind."""
     return kind(call) or kind(getattr(call, "__call__", None))  # noqa: B004

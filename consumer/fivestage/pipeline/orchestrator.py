@@ -1,4 +1,4 @@
-"""The orchestrator: takes queries through the stages of an app, on the bus's behalf or without Kafka."""
+"""Runs queries through the stages of an app, for an executor or directly, without Kafka."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Self
 
-from fivestage._asyncio import leave_behind, within
+from fivestage._asyncio import wait_at_most
 from fivestage.core.codec.event_json import Envelope, EventJson
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
@@ -15,12 +15,13 @@ from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA
 from fivestage.core.stage_history import StageRun
 from fivestage.errors import ResourceError
-from fivestage.pipeline.bounded_call import Bounds
+from fivestage.pipeline.bounded_call import Bounds, as_coroutine
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import Query
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.resource_manager import ResourceManager
-from fivestage.pipeline.stage_runner import DataLimit, StageRunner
+from fivestage.pipeline.stage_results import DataLimit
+from fivestage.pipeline.stage_runner import StageRunner
 from fivestage.pipeline.thread_pool import ThreadPool
 from fivestage_schemas import PipelineResult, QueryEvent, StageResult, StageType
 
@@ -28,21 +29,22 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from fivestage.core.stage_history import StageHistory
-    from fivestage.pipeline.bounded_call import StepMonitor
     from fivestage.pipeline.resource_manager import Scope
+    from fivestage.pipeline.step_monitor import StepMonitor
 
 DEFAULT_THREADS = 8
 DEFAULT_START_TIMEOUT_MS = 60_000
 
 
 class Orchestrator:
-    """Takes queries through the stages of an app.
+    """Runs queries through the stages of an app.
 
     Args:
-        app: Stages and nodes; the built-in ones when absent.
-        plan: Limits and criticality; the defaults of ``Plan.of()`` when absent.
+        app: Stages and nodes; ``Pipeline()``, the built-in ones, if None.
+        plan: Time limits, and which stages are critical; ``Plan.of()`` if None.
         threads: How many blocking (``def``) stages and nodes may run at a time.
-        max_data_bytes: What stages return is left out of the results where it takes more as JSON.
+        max_data_bytes: Data of a stage that takes more bytes as JSON is left out of its result, with
+            ``error_type`` ``result_too_large``; None = no limit.
         start_timeout_ms: How long the app's resources may take to open.
 
     Example:
@@ -50,7 +52,8 @@ class Orchestrator:
         >>> result.answer  # doctest: +SKIP
         22
 
-    An app with resources needs ``async with``, which opens them on the running loop and closes them there:
+    An app with resources needs ``async with``, which opens them on the running loop and closes them there. It
+    raises ResourceError if one cannot be opened.
 
         >>> async with Orchestrator(app) as orchestrator:  # doctest: +SKIP
         ...     result = await orchestrator.process_query("What is 15 + 7?")
@@ -98,12 +101,28 @@ class Orchestrator:
     ) -> PipelineResult:
         """Answer one query without Kafka.
 
-        Returns at the deadline at the latest, also when a stage ignores its cancellation: such a stage
-        is left behind. Its time includes what it waits for a free thread. Never raises for what a stage does.
+        Returns at the deadline at the latest: a stage that ignores its cancellation is left behind. The time
+        spent waiting for a free thread counts. What a stage raises is in the result, not raised.
+
+        Args:
+            user_input: The question.
+            query_id: Its id, 1 to 128 characters of ``A-Za-z0-9._:-``; a random UUID if None.
+            lane: The lane, for ``ctx.lane`` and the events.
+            context: A JSON object for ``query.context``.
+            budget_ms: Milliseconds that the query may take, at most the plan's total.
+
+        Returns:
+            What the service would publish: ``answer``, ``status``, the stages' results and so on.
 
         Raises:
             ValueError: an argument is not what a QueryEvent may have.
             ResourceError: the app's resources are not open on the running loop.
+
+        Example:
+            >>> import asyncio
+            >>> result = asyncio.run(Orchestrator().process_query("What is 15 + 7?"))
+            >>> result.answer, result.node, result.validated
+            (22, 'math', True)
         """
         if self.app.resources and (missing := self.resources.missing()):
             raise ResourceError(
@@ -120,30 +139,28 @@ class Orchestrator:
         query = Query(query_id, user_input, lane, event.context or {})
         job = Job(query, self.plan, started_at=now, ends_at=now + total_s, due_at=now + total_s)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
-        task = asyncio.create_task(self.run(job, job.history))
         try:
-            await asyncio.wait({task}, timeout=total_s)
+            await wait_at_most(total_s, self.run(job, job.history))
         finally:
             job.end()
-            leave_behind(task)
-        conclusion = conclude(job.history, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
-        written = EventJson(envelope)
-        stages = [written.stage(run, conclusion.earlier) for run in conclusion.runs]
-        return PipelineResult.model_validate_json(written.result(conclusion, stages))
+        outcome = conclude(job.history, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
+        events = EventJson(envelope)
+        stages = [events.stage(run, outcome.earlier) for run in outcome.runs]
+        return PipelineResult.model_validate_json(events.result(outcome, stages))
 
     async def run(self, job: Job, history: StageHistory, monitor: StepMonitor | None = None) -> None:
-        """Run the stages of *job* that have not ended; stop at a critical one that fails.
+        """Run the stages of *job* that have not ended; stop after a critical stage that fails.
 
         Args:
             job: The query.
-            history: What has ended, and where to write what happens. The job gets another one when it is
-                moved, and this run then has nothing more to say.
-            monitor: Told whose code has control.
+            history: The stages that have ended; gets the others as they end. When the job is moved to another
+                executor it gets a new history, and this one is closed.
+            monitor: Shows the executor whose code has control of the loop.
 
         Raises:
-            asyncio.CancelledError: the job was cancelled from outside; its trail stands as it is.
+            asyncio.CancelledError: the job was cancelled from outside; its history stays as it is.
         """
-        if not any(run.ends_query for run in history.runs):  # else moved after its end
+        if not any(run.ends_query for run in history.runs):  # else the job was moved after its last stage
             runner = StageRunner(self.app, self.threads, self.resources, job, history, monitor, self._limit)
             await runner.run()
 
@@ -151,37 +168,43 @@ class Orchestrator:
 async def run_with_timeout(
     coro: Awaitable[Any], stage_type: StageType, timeout_sec: float | None = None
 ) -> StageResult:
-    """Run one coroutine as a stage, with a limit; one that ignores its cancellation is left behind.
+    """Run one coroutine as a stage, within a time limit.
 
     Args:
-        coro: What to run, or any other awaitable.
-        stage_type: The stage it counts as.
-        timeout_sec: Its limit in seconds; the stage's default when None.
+        coro: The coroutine, or another awaitable. If it ignores its cancellation, it is left behind.
+        stage_type: The stage that the result names.
+        timeout_sec: The limit in seconds; the stage's default if None.
 
     Returns:
-        How it went: ``success`` with ``data``, ``timeout``, or ``error`` with ``error`` and
-        ``error_type``. Never raises for what *coro* does; raises CancelledError when the caller is
-        cancelled.
+        The stage's result: ``outcome`` is ``success`` with ``data`` (JSON), ``timeout``, or ``error`` with
+        ``error`` and ``error_type``.
+
+    Raises:
+        asyncio.CancelledError: the caller was cancelled. What *coro* raises is not raised.
+
+    Example:
+        >>> import asyncio
+        >>> async def answer():
+        ...     return {"answer": 22}
+        >>> asyncio.run(run_with_timeout(answer(), StageType.PROCESSING, 0.1)).data
+        {'answer': 22}
     """
     spec = Plan.of().stages[list(StageType).index(stage_type)]
     limit_s = spec.limit_s if timeout_sec is None else timeout_sec
     clock = asyncio.get_running_loop().time
     started_at = clock()
-    call = Bounds(lambda: True).run(_awaited(coro), started_at + limit_s)
-    ending = await within(call, limit_s) or CallResult.of_timeout(limit_s, clock() - started_at)
+    call = Bounds(lambda: True).run(as_coroutine(coro), started_at + limit_s)
+    task = await wait_at_most(limit_s, call)
+    result = task.result() if task.done() else CallResult.of_timeout(limit_s, clock() - started_at)
     run = StageRun(
         spec,
-        ending.outcome,
-        ending.data_json,
-        ending.error,
-        ending.error_type,
+        result.outcome,
+        result.data_json,
+        result.error,
+        result.error_type,
         started_at=started_at,
-        duration_s=ending.duration_s,
+        duration_s=result.duration_s,
         granted_s=limit_s,
     )
     envelope = Envelope(NOT_FROM_KAFKA, "local", "prod", started_wall=time.time(), started_at=clock())
     return StageResult.model_validate_json(EventJson(envelope).stage(run))
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable

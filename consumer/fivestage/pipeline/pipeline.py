@@ -1,4 +1,4 @@
-"""Pipeline: how a user declares stages and nodes.
+"""Pipeline: where authors declare stages, nodes and resources.
 
 Example:
     >>> from fivestage import Pipeline
@@ -30,10 +30,25 @@ StageFunction = TypeVar("StageFunction", bound="Callable[..., Any]")
 
 
 class Pipeline:
-    """Five stages and the nodes that processing chooses from.
+    """Five stages, and the nodes that the processing stage calls.
 
-    A new Pipeline has the built-in stages and nodes (``math``, ``facts``); each can be replaced
-    by declaring another of the same name. ``Pipeline(builtins=False)`` starts without nodes.
+    A new Pipeline has the built-in stages and nodes (``math``, ``facts``). Declaring another of the same name
+    replaces one.
+
+    Args:
+        builtins: Whether it starts with the built-in nodes.
+
+    Example:
+        >>> from fivestage import Pipeline
+        >>> app = Pipeline(builtins=False)
+        >>> @app.intent
+        ... async def intent(query, ctx):
+        ...     return {"intent": "greeting", "confidence": 1.0}
+        >>> @app.node("greeter", intents={"greeting"})
+        ... async def greet(query, ctx):
+        ...     return {"answer": "Hello!", "confidence": 1.0}
+        >>> app
+        <Pipeline nodes=['greeter']>
     """
 
     def __init__(self, *, builtins: bool = True) -> None:
@@ -49,11 +64,15 @@ class Pipeline:
         return f"<Pipeline nodes={sorted(self._nodes)}>"
 
     def intent(self, function: StageFunction) -> StageFunction:
-        """Declare the intent stage: ``(query, ctx) -> {"intent": str, "confidence": float, ...}``."""
+        """Declare the intent stage: ``(query, ctx) -> {"intent": str, "confidence": float, ...}``.
+
+        The intent decides which nodes may answer. Raises InvalidAppError if *function* cannot be called so;
+        the other stages do the same.
+        """
         return self._stage(StageType.INTENT, function)
 
     def decision(self, function: StageFunction) -> StageFunction:
-        """Declare the decision stage: ``(query, ctx) -> str``, a node's name."""
+        """Declare the decision stage: ``(query, ctx) -> str``, the name of the node to call."""
         return self._stage(StageType.DECISION, function)
 
     def validation(self, function: StageFunction) -> StageFunction:
@@ -61,7 +80,7 @@ class Pipeline:
         return self._stage(StageType.VALIDATION, function)
 
     def reflection(self, function: StageFunction) -> StageFunction:
-        """Declare the reflection stage: ``(query, ctx) -> dict``; ``ctx.validated`` is the verdict."""
+        """Declare the reflection stage: ``(query, ctx) -> dict``, remarks on the answer."""
         return self._stage(StageType.REFLECTION, function)
 
     def node(
@@ -74,28 +93,39 @@ class Pipeline:
     ) -> Callable[[StageFunction], StageFunction]:
         """Declare a node: ``(query, ctx) -> {"answer": ..., "confidence": ...}`` or any JSON value.
 
-        Pydantic models, dataclasses, sets, decimals, times, and numpy's scalars and arrays are JSON too (a
-        model as ``model_dump(mode="json")``), in what any stage returns; bytes are not. Later stages see what
-        the event says: a dict in the place of a model, a list in that of an array. Only tuples, UUIDs and
-        members of an Enum may still be such, inside a value that is JSON otherwise.
+        An ``async def`` runs on the executor's event loop and must not block it; a ``def`` runs in one of the
+        executor's threads.
 
-        An ``async def`` runs on the executor's event loop and must not block it; a ``def`` runs in
-        one of the executor's threads. A later declaration of the same name replaces the earlier, and is
-        logged where that is not a built-in node.
+        In what any stage returns, Pydantic models, dataclasses, sets, decimals, times, and numpy's scalars
+        and arrays are JSON too (a model as ``model_dump(mode="json")``); bytes are not. Later stages see the
+        JSON: a dict instead of a model, a list instead of an array. Only tuples, UUIDs and members of an Enum
+        may stay what they are, inside a value that is otherwise JSON.
+
+        A later declaration of the same name replaces the earlier one, with a warning in the log unless that
+        was a built-in node.
 
         Args:
             name: The node's name, as decision returns it.
             intents: The intents it takes.
-            validate: Its own check of its answer, ``(query, ctx) -> bool``; for the built-in validation.
-            not_failures: Exceptions that say something about the query and not about the node, as does
-                ``Unanswerable``: the stage ends as an error, no other node is asked, and neither the node's
+            validate: Its own check of its answer, ``(query, ctx) -> bool``; called by the built-in
+                validation.
+            not_failures: Exceptions that say something about the query and not about the node, like
+                ``Unanswerable``: the stage ends as an error, no other node is called, and neither the node's
                 breaker nor its health count it.
 
         Raises:
-            InvalidAppError: the function, or an argument, is not what it should be; the text says what is.
+            InvalidAppError: the function, or an argument, is not as described; the text says what to write.
+
+        Example:
+            >>> from fivestage import Pipeline, Unanswerable
+            >>> app = Pipeline()
+            >>> @app.node("prices", intents={"price"}, not_failures=KeyError)
+            ... def price(query, ctx):
+            ...     if not query.user_input:
+            ...         raise Unanswerable("no product was named")
+            ...     return {"answer": {"apple": 3}[query.user_input], "confidence": 0.9}
         """
-        _check_name(name)
-        taken, excused = checked_intents(name, intents), checked_not_failures(name, not_failures)
+        taken, excused = _checked(name, intents, not_failures)
         check = Handler.of(f"{name}.validate", validate) if validate else None
 
         def declare(function: StageFunction) -> StageFunction:
@@ -112,20 +142,19 @@ class Pipeline:
         intents: Iterable[str] = (),
         not_failures: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
-        """Register a MATRIZ node object as it is.
+        """Register a MATRIZ node object without changes to it.
 
         Args:
             name: The node's name, as decision returns it.
-            node: An object with ``process(dict) -> dict`` and, optionally,
-                ``validate_output(dict) -> bool`` and ``capabilities`` (used as intents if none are given).
+            node: An object with ``process(dict) -> dict`` and, optionally, ``validate_output(dict) -> bool``
+                and ``capabilities`` (used as intents if none are given).
             intents: The intents it takes.
             not_failures: See ``node``.
 
         Raises:
-            InvalidAppError: *node* has no such ``process``, or another argument is not what it should be.
+            InvalidAppError: *node* has no such ``process``, or another argument is not as described.
         """
-        _check_name(name)
-        taken, excused = checked_intents(name, intents), checked_not_failures(name, not_failures)
+        taken, excused = _checked(name, intents, not_failures)
         call, own_intents, validate = adapt_matriz_node(name, node)
         check = Handler.of(f"{name}.validate", validate) if validate else None
         self._register(name, Node(Handler.of(name, call), taken or own_intents, check, excused=excused))
@@ -135,13 +164,14 @@ class Pipeline:
     @overload
     def resource(self, function: Callable[[], Iterator[T]]) -> Resource[T]: ...
     def resource(self, function: Callable[[], Any]) -> Resource[Any]:
-        """Declare what stages and nodes share: a client, a pool of connections, a model.
+        """Declare what stages and nodes share: a client, a connection pool, a model.
 
         The function opens it, yields it once, and closes it. An ``async def`` is opened once per event loop,
-        for ``async def`` stages and nodes; a ``def`` once per process, for all. They are opened in the order
-        of their declaration before the first query and without a stage's limit, and closed in reverse order
-        after the last one, within 2 s in all. On an event loop that is stalled for good and in a worker
-        process that is killed nothing is closed.
+        for ``async def`` stages and nodes; a ``def`` once per process, for all.
+
+        Resources are opened in the order of their declaration, before the first query and without a stage's
+        limit. They are closed in reverse order after the last query, within 2 s in all. A worker that is
+        stalled for good or killed closes none.
 
         Example:
             >>> from fivestage import Pipeline
@@ -156,7 +186,7 @@ class Pipeline:
             ...         return await reply.text()
 
         Raises:
-            InvalidAppError: it is no generator function, takes arguments, or its name is taken.
+            InvalidAppError: it is not a generator function, takes arguments, or its name is taken.
         """
         declared: Resource[Any] = Resource(function)
         if declared.name in self._resources:
@@ -166,16 +196,25 @@ class Pipeline:
 
     @contextlib.contextmanager
     def override(self, resource: Resource[Any], fake: Any) -> Iterator[None]:
-        """Have ``ctx.use`` return *fake* instead of a resource, for the length of a ``with``; for tests.
+        """Let ``ctx.use`` return *fake* instead of a resource within a ``with`` block; for tests.
 
-        Works before and while the app runs in this process, on all its loops; worker processes do not see
-        it. What is overridden when the app starts is not opened. Overrides may be nested.
+        Works before the app starts and while it runs, on all loops of this process; worker processes do not
+        see it. A resource that is overridden when the app starts is not opened. Overrides may be nested.
 
         Raises:
-            InvalidAppError: the resource is not one of this Pipeline.
+            InvalidAppError: the resource does not belong to this Pipeline.
+
+        Example:
+            >>> from fivestage import Pipeline
+            >>> app = Pipeline()
+            >>> @app.resource
+            ... def clock():
+            ...     yield "real"
+            >>> with app.override(clock, "fake"):
+            ...     pass  # queries that run here get "fake" from ctx.use(clock)
         """
         if resource not in self._resources.values():
-            raise InvalidAppError(f"override: {resource!r} is no resource of this Pipeline")
+            raise InvalidAppError(f"override: {resource!r} does not belong to this Pipeline")
         stand_in = StandIn(fake)
         resource.stand_ins.append(stand_in)
         try:
@@ -194,14 +233,14 @@ class Pipeline:
         return self._nodes
 
     def stage(self, stage_type: StageType) -> Handler:
-        """The handler of a stage other than processing."""
+        """The function of a stage other than processing, and how to call it."""
         return self._stages[stage_type]
 
     def find_node(self, name: str) -> Node:
         """The node called *name*.
 
         Raises:
-            NoNodeError: there is none.
+            NoNodeError: it is not registered.
         """
         node = self._nodes.get(name)
         if node is None:
@@ -221,10 +260,13 @@ class Pipeline:
         self._nodes[name] = node
 
 
-def _check_name(name: Any) -> None:
-    if isinstance(name, str) and name:
-        return
-    if callable(name):
-        example = getattr(name, "__name__", "name")
-        raise InvalidAppError(f'a node needs a name: write @app.node("{example}") instead of @app.node')
-    raise InvalidAppError(f"a node needs a name, a text that is not empty; got {name!r}")
+def _checked(
+    name: Any, intents: Any, not_failures: Any
+) -> tuple[frozenset[str], tuple[type[BaseException], ...]]:
+    """The intents and the excused exceptions of a node, once its name is found right."""
+    if not (isinstance(name, str) and name):
+        if callable(name):
+            example = getattr(name, "__name__", "name")
+            raise InvalidAppError(f'a node needs a name: write @app.node("{example}") instead of @app.node')
+        raise InvalidAppError(f"a node needs a name, a text that is not empty; got {name!r}")
+    return checked_intents(name, intents), checked_not_failures(name, not_failures)

@@ -1,4 +1,4 @@
-"""A resource: what nodes share for longer than a query, such as a client, a pool or a model."""
+"""Resources: what stages and nodes share for longer than a query, such as a client, a pool or a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class StandIn:
-    """What a test has put in the place of a resource; compared by identity, whatever it holds."""
+    """The value that a test put in place of a resource; compared by identity, whatever the value is."""
 
     __slots__ = ("value",)
 
@@ -25,9 +25,24 @@ class StandIn:
 
 
 class Resource(Generic[T]):
-    """A declared resource: ``ctx.use(resource)`` returns what its function yields, of type T.
+    """A declared resource: ``ctx.use(resource)`` returns its value, of type T.
 
-    ``Pipeline.resource`` makes it; ``Pipeline.override`` replaces it in tests.
+    Made by the decorator ``Pipeline.resource``; replaced in tests by ``Pipeline.override``.
+
+    Args:
+        function: A generator function without arguments that yields the value once.
+
+    Raises:
+        InvalidAppError: *function* is something else; the text says what to write.
+
+    Example:
+        >>> from fivestage import Pipeline
+        >>> app = Pipeline()
+        >>> @app.resource
+        ... def model():
+        ...     yield {"weights": [1, 2]}
+        >>> model
+        <Resource model, once per process>
     """
 
     __slots__ = ("function", "is_async", "name", "stand_ins")
@@ -36,20 +51,20 @@ class Resource(Generic[T]):
         self.is_async = _is_async(function)
         """Opened once per event loop (``async def``), not once per process (``def``)."""
         self.function: Callable[[], Any] = function
-        """Opens it before its one ``yield``, closes it after that."""
+        """Opens the value before its one ``yield``, closes it after that."""
         self.name = function.__name__
         self.stand_ins: list[StandIn] = []
-        """The overrides in force; the last one counts."""
+        """The overrides in force, the innermost last; that one counts."""
 
     def __repr__(self) -> str:
         return f"<Resource {self.name}, once per {'event loop' if self.is_async else 'process'}>"
 
 
 def _is_async(function: Any) -> bool:
-    """Whether it is an asynchronous generator function.
+    """Whether *function* is an asynchronous generator function.
 
     Raises:
-        InvalidAppError: it is no generator function, or takes arguments.
+        InvalidAppError: it is not a generator function, or takes arguments.
     """
     name = getattr(function, "__name__", type(function).__name__)
     is_async = inspect.isasyncgenfunction(function)
@@ -78,25 +93,25 @@ def _kind(function: Any) -> str:
 
 
 def log_event(level: str, event: str, **fields: Any) -> None:
-    """Write a line to the log of resources."""
-    import structlog  # noqa: PLC0415 - a command's --help, which imports this, is to be quick
+    """Write an event to the log of resources; *level* is a method of the logger."""
+    import structlog  # noqa: PLC0415 - a command's --help imports this module and should be quick
 
     getattr(structlog.get_logger("fivestage.resources"), level)(event, **fields)
 
 
 def described(resource: Resource[Any], error: BaseException) -> dict[str, str]:
-    """What a log line says of an error: not its text, which is the author's."""
+    """The fields of a log line about an error: not its message, which may hold secrets of the author's."""
     return {"resource": resource.name, "error_type": type(error).__name__, "where": where(resource, error)}
 
 
 def explained(resource: Resource[Any], error: BaseException) -> str:
-    """An error of an author's function in two lines: class and text, and where."""
-    told = CallResult.of_error(error)
-    return f"  {told.error_type}: {told.error}\n  at {where(resource, error)}"
+    """An error of an author's function in two lines: class and message, and where it was raised."""
+    result = CallResult.of_error(error)
+    return f"  {result.error_type}: {result.error}\n  at {where(resource, error)}"
 
 
 def where(resource: Resource[Any], error: BaseException | None = None) -> str:
-    """``FILE:LINE, in NAME``: the innermost place in the file of the resource that *error* came through."""
+    """``FILE:LINE, in NAME``: the innermost line of the resource's file in the traceback of *error*."""
     code = resource.function.__code__
     line, name = code.co_firstlineno, code.co_name
     at: TracebackType | None = None if error is None else error.__traceback__

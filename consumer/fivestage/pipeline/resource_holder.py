@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fivestage._asyncio import cancel_once
 from fivestage.pipeline.resource import described, log_event
@@ -15,115 +15,96 @@ if TYPE_CHECKING:
     from fivestage.pipeline.resource import Resource
 
 
-class ResourceHolder(Protocol):
-    """Opens a resource when it is made, and closes it where it opened it.
+class ResourceHolder:
+    """Opens a resource when it is made, and closes it in the same task or thread.
 
-    That is the same task or thread, as cancel scopes, task groups and context variables demand.
+    Cancel scopes, task groups and context variables demand that. The fields are written where the resource is
+    open, and read anywhere.
     """
 
-    @property
-    def state(self) -> State:
-        """How far it is."""
-
-    def close(self) -> None:
-        """Begin to close it, or as soon as it is open. To be called on the loop that it was made on."""
-
-    def leave(self) -> None:
-        """The same, and nothing waits for it any more."""
-
-
-class State:
-    """How far a resource is. Written where it is opened, read anywhere."""
-
-    def __init__(self, resource: Resource[Any]) -> None:
+    def __init__(self, resource: Resource[Any], close: asyncio.Event | threading.Event) -> None:
         self.resource = resource
         self.value: Any = None
+        """What its function yielded."""
         self.error: BaseException | None = None
-        """What its function raised while it opened."""
+        """What its function raised before it yielded."""
         self.opened = Future[None]()
-        """Done when it is open, or its function has ended without that."""
+        """Done when the resource is open, or could not be opened."""
         self.ended = Future[None]()
-        """Done when nothing of its function runs any more."""
-        self.closing = False
+        """Done when its function has ended."""
+        self._close = close
+        self._closing = False
 
-    def now_open(self, value: Any) -> None:
-        """Its function has yielded."""
+    def close(self) -> None:
+        """Start to close it, now or once it is open. Called on the loop that it was made on."""
+        self._closing = True
+        self._close.set()
+
+    def leave(self) -> None:
+        """Close it without waiting for the end."""
+        self.close()
+
+    def _set_open(self, value: Any) -> None:
         self.value = value
         self.opened.set_result(None)
 
-    def now_ended(self, error: BaseException | None) -> None:
-        """Its function has ended, or raised *error*."""
+    def _set_ended(self, error: BaseException | None) -> None:
         if not self.opened.done():
             self.error = error
             self.opened.set_result(None)
         elif error is not None and not isinstance(error, asyncio.CancelledError):
-            event = "a resource failed to close" if self.closing else "a resource has failed while open"
+            event = "a resource failed to close" if self._closing else "a resource has failed while open"
             log_event("error", event, **described(self.resource, error))
         self.ended.set_result(None)
 
 
-class TaskHolder:
-    """Holds an ``async def`` resource open. See Keeper."""
+class TaskHolder(ResourceHolder):
+    """Holds an ``async def`` resource open, in a task."""
 
     def __init__(self, resource: Resource[Any]) -> None:
-        self.state = State(resource)
-        self._close = asyncio.Event()
+        self._wanted = asyncio.Event()
+        super().__init__(resource, self._wanted)
         self._task = asyncio.create_task(self._hold(), name=f"fivestage-resource-{resource.name}")
 
     async def _hold(self) -> None:
-        state = self.state
         try:
-            async with contextlib.asynccontextmanager(state.resource.function)() as value:
-                state.now_open(value)
-                await self._close.wait()
+            async with contextlib.asynccontextmanager(self.resource.function)() as value:
+                self._set_open(value)
+                await self._wanted.wait()
         except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop
-            state.now_ended(error)
+            self._set_ended(error)
         else:
-            state.now_ended(None)
-
-    def close(self) -> None:
-        """See Keeper."""
-        self.state.closing = True
-        self._close.set()
+            self._set_ended(None)
 
     def leave(self) -> None:
-        """See Keeper."""
+        """See ResourceHolder; what it still does is cancelled."""
         self.close()
         if not self._task.done():
             cancel_once(self._task)
 
 
-class ThreadHolder:
-    """Holds a ``def`` resource open. See Keeper."""
+class ThreadHolder(ResourceHolder):
+    """Holds a ``def`` resource open, in a daemon thread."""
 
     def __init__(self, resource: Resource[Any]) -> None:
-        self.state = State(resource)
-        self._close = threading.Event()
+        super().__init__(resource, threading.Event())
         name = f"fivestage-resource-{resource.name}"
         try:
             threading.Thread(target=self._hold, name=name, daemon=True).start()
         except RuntimeError as error:  # the system gives no more threads now
-            self.state.now_ended(error)
+            self._set_ended(error)
 
     def _hold(self) -> None:
-        state = self.state
         try:
-            with contextlib.contextmanager(state.resource.function)() as value:
-                state.now_open(value)
+            with contextlib.contextmanager(self.resource.function)() as value:
+                self._set_open(value)
                 self._close.wait()
         except BaseException as error:  # noqa: BLE001 - it is reported, not raised in a thread
-            state.now_ended(error)
+            self._set_ended(error)
         else:
-            state.now_ended(None)
-
-    def close(self) -> None:
-        """See Keeper."""
-        self.state.closing = True
-        self._close.set()
-
-    leave = close
+            self._set_ended(None)
 
 
-def keep(resource: Resource[Any]) -> ResourceHolder:
-    """Begin to open a resource: on the running loop, or in a thread."""
+def hold(resource: Resource[Any]) -> ResourceHolder:
+    """Start to open a resource: on the running loop, or in a thread."""
     return TaskHolder(resource) if resource.is_async else ThreadHolder(resource)

@@ -1,7 +1,7 @@
 """Opens and closes an app's resources: ``async def`` ones once per event loop, ``def`` ones once per process.
 
-Executors and ``Orchestrator`` call it. It has no state beyond what is open; what becomes of a worker whose
-resources do not open is for its executor to say.
+Called by executors and ``Orchestrator``. An executor decides what happens to a worker whose resources do not
+open.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fivestage.errors import ResourceError
 from fivestage.pipeline.resource import described, explained, log_event, where
-from fivestage.pipeline.resource_holder import keep
+from fivestage.pipeline.resource_holder import hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
     from fivestage.pipeline.resource import Resource
     from fivestage.pipeline.resource_holder import ResourceHolder
 
+    Place = asyncio.AbstractEventLoop | None
+    """Where a resource is open: on a loop, or (None) in the process."""
+
 T = TypeVar("T")
-Place = asyncio.AbstractEventLoop | None
-"""Where a resource is open: on a loop, or (None) in the process."""
 
 CLOSE_S: Final = 2.0
-"""How long closing may take, for all of a scope together."""
+"""How long closing may take, for all resources of a scope together."""
 SHARE_S: Final = 0.1
-"""What the first to close leave of that for each of the others."""
+"""Of that time, what is kept back for each resource that is still to be closed."""
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 
 
 class ResourceManager:
-    """What is open of an app's resources in this process. One per Orchestrator, shared by its loops.
+    """The open resources of an app in this process. One per Orchestrator, shared by its loops.
 
     Args:
         declared: ``Pipeline.resources``.
@@ -42,27 +43,26 @@ class ResourceManager:
 
     def __init__(self, declared: Mapping[str, Resource[Any]], *, start_timeout_s: float) -> None:
         self._declared = declared
-        self._start_timeout_s = start_timeout_s
+        self.start_timeout_s: Final = start_timeout_s
         self._open: dict[tuple[Place, Resource[Any]], Any] = {}
-        """Each step is one operation on the dict: several loops, in threads of their own, use it."""
+        """Loops in several threads use it, so each change is one operation on the dict."""
 
     def __repr__(self) -> str:
         return f"<ResourceManager {len(self._open)} open of {list(self._declared)}>"
 
     @property
-    def start_timeout_s(self) -> float:
-        """How long opening may take, in all."""
-        return self._start_timeout_s
-
-    @property
     def needs_loop(self) -> bool:
-        """Whether there are any that each event loop opens for itself."""
+        """Whether there are resources that each event loop opens for itself."""
         return any(one.is_async for one in self._declared.values())
 
     def find(self, resource: Resource[T]) -> T:
-        """See OpenResources."""
+        """What *resource* yielded, on this loop or in this process.
+
+        Raises:
+            ResourceError: it is not open here.
+        """
         try:
-            value: T = self._open[place_of(resource), resource]
+            value: T = self._open[_place_of(resource), resource]
         except KeyError:
             raise self._not_open(resource) from None
         return value
@@ -71,14 +71,11 @@ class ResourceManager:
         """The resources that a stage on the running loop could not use now."""
         return [one.name for one in self._declared.values() if not one.stand_ins and not self._has(one)]
 
-    async def open(self, *, retry: bool = True) -> Scope:
-        """Open everything that is not open yet, here: on the running loop and in this process.
+    async def open(self) -> Scope:
+        """Open everything that is not open yet on the running loop and in this process.
 
-        In the order of declaration, without what is overridden.
-
-        Args:
-            retry: Try what fails again until the time is up; else the first failure is the end, for callers
-                that wait between attempts themselves.
+        Opens in the order of declaration, without what is overridden. What fails is tried again until the
+        time is up.
 
         Returns:
             What was opened, to be closed on the same loop.
@@ -87,70 +84,65 @@ class ResourceManager:
             ResourceError: one failed, or took too long; its text names the resource and holds the author's
                 own error, which is the cause. What this call had opened before is closed again.
         """
-        return await self._open_all(self._declared.values(), retry=retry)
+        return await self._open_all(self._declared.values(), self.start_timeout_s)
 
-    async def open_process(self, *, retry: bool = True) -> Scope:
-        """The same for the ``def`` ones alone; they open in threads, so that the loop turns meanwhile."""
-        return await self._open_all([one for one in self._declared.values() if not one.is_async], retry=retry)
+    async def open_process(self) -> Scope:
+        """Open the ``def`` resources only; see ``open``. They open in threads and do not block the loop."""
+        wanted = [one for one in self._declared.values() if not one.is_async]
+        return await self._open_all(wanted, self.start_timeout_s)
 
-    async def open_loop(self, *, retry: bool = True, within_s: float | None = None) -> Scope:
-        """The same for the ``async def`` ones alone; *within_s*, where the process's own took their part."""
-        wanted = [one for one in self._declared.values() if one.is_async]
-        return await self._open_all(wanted, retry=retry, within_s=within_s)
+    async def open_loop(self, *, within_s: float) -> Scope:
+        """Open the ``async def`` resources only, within *within_s* seconds; see ``open``."""
+        return await self._open_all([one for one in self._declared.values() if one.is_async], within_s)
 
-    async def _open_all(
-        self, wanted: Iterable[Resource[Any]], *, retry: bool, within_s: float | None = None
-    ) -> Scope:
-        scope, clock = Scope(self._open), asyncio.get_running_loop().time
-        ends_at = clock() + (self._start_timeout_s if within_s is None else within_s)
+    async def _open_all(self, wanted: Iterable[Resource[Any]], within_s: float) -> Scope:
+        scope = Scope(self._open)
+        ends_at = asyncio.get_running_loop().time() + within_s
         try:
             for resource in tuple(wanted):
                 if not resource.stand_ins and not self._has(resource):
-                    scope.add(await self._open_one(resource, ends_at, retry=retry))
+                    scope.add(await self._open_one(resource, ends_at))
         except BaseException:
             await scope.close()
             raise
         return scope
 
-    async def _open_one(self, resource: Resource[Any], ends_at: float, *, retry: bool) -> ResourceHolder:
+    async def _open_one(self, resource: Resource[Any], ends_at: float) -> ResourceHolder:
         clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
         failure: BaseException | None = None
         while True:
-            holder = keep(resource)
+            holder = hold(resource)
             try:
-                in_time = await _done(holder.state.opened, ends_at - clock())
+                in_time = await _done(holder.opened, ends_at - clock())
             except BaseException:
                 holder.leave()
                 raise
             if not in_time:
                 holder.leave()
                 raise self._too_slow(resource, failure) from failure
-            failure = holder.state.error
+            failure = holder.error
             if failure is None:
                 return holder
-            if not retry or clock() + pause_s >= ends_at:
-                raise self._failed(resource, failure, retry=retry) from failure
+            if clock() + pause_s >= ends_at:
+                text = f"could not be opened within {self._limit}:\n{explained(resource, failure)}"
+                raise ResourceError(f"resource {resource.name!r} {text}") from failure
             about = described(resource, failure)
             log_event("warning", "a resource did not open", again_in_s=pause_s, **about)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _has(self, resource: Resource[Any]) -> bool:
-        return (place_of(resource), resource) in self._open
+        return (_place_of(resource), resource) in self._open
 
     def _not_open(self, resource: Resource[Any]) -> ResourceError:
         if self._declared.get(resource.name) is not resource:
-            return ResourceError(f"resource {resource.name!r} is none of this Pipeline: declare it there")
+            return ResourceError(
+                f"resource {resource.name!r} does not belong to this Pipeline: declare it there"
+            )
         where_to = "on this event loop" if resource.is_async else "in this process"
         return ResourceError(
-            f"resource {resource.name!r} is not open {where_to}: it has been closed, or it "
-            "was overridden or not declared yet when the app started"
-        )
-
-    def _failed(self, resource: Resource[Any], failure: BaseException, *, retry: bool) -> ResourceError:
-        tried = f" within {self._limit}" if retry else ""
-        return ResourceError(
-            f"resource {resource.name!r} could not be opened{tried}:\n{explained(resource, failure)}"
+            f"resource {resource.name!r} is not open {where_to}: it was closed, or it was overridden or not "
+            "declared yet when the app started"
         )
 
     def _too_slow(self, resource: Resource[Any], failure: BaseException | None) -> ResourceError:
@@ -159,12 +151,12 @@ class ResourceManager:
             "reached its yield; allow more time if it needs that"
         )
         if failure is not None:
-            text += f"\nbefore, it had failed:\n{explained(resource, failure)}"
+            text += f"\nthe attempt before failed:\n{explained(resource, failure)}"
         return ResourceError(text)
 
     @property
     def _limit(self) -> str:
-        return f"{self._start_timeout_s:g} s (executor.start_timeout_ms)"
+        return f"{self.start_timeout_s:g} s (executor.start_timeout_ms)"
 
 
 class Scope:
@@ -175,19 +167,18 @@ class Scope:
         self._holders: list[ResourceHolder] = []
 
     def __repr__(self) -> str:
-        return f"<Scope {[holder.state.resource.name for holder in self._holders]}>"
+        return f"<Scope {[holder.resource.name for holder in self._holders]}>"
 
     def add(self, holder: ResourceHolder) -> None:
-        """Take over what has been opened here; from now on it can be used."""
-        state = holder.state
-        self._open[place_of(state.resource), state.resource] = state.value
+        """Add an open resource; from now on stages can use it."""
+        self._open[_place_of(holder.resource), holder.resource] = holder.value
         self._holders.append(holder)
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Close everything, the last one first, after the last job; on the loop that opened it.
+        """Close everything, the last one first. Called after the last job, on the loop that opened it.
 
-        Never raises what a resource raises: that is logged. What does not close in time is left behind, and
-        so is everything when the caller is cancelled. A second call does nothing.
+        What a resource raises is logged, not raised. What does not close in time is left behind, and so is
+        everything when the caller is cancelled. A second call does nothing.
         """
         clock = asyncio.get_running_loop().time
         ends_at = clock() + timeout_s
@@ -197,9 +188,9 @@ class Scope:
                 holder.close()
                 left_s, others = ends_at - clock(), len(self._holders)
                 limit_s = max(left_s - SHARE_S * others, left_s / (others + 1))
-                if not await _done(holder.state.ended, limit_s):
+                if not await _done(holder.ended, limit_s):
                     holder.leave()
-                    name, after_s = holder.state.resource.name, round(limit_s, 3)
+                    name, after_s = holder.resource.name, round(limit_s, 3)
                     log_event("warning", "a resource did not close in time", resource=name, after_s=after_s)
         finally:
             while self._holders:
@@ -207,17 +198,16 @@ class Scope:
 
     def _take_last(self) -> ResourceHolder:
         holder = self._holders.pop()
-        resource = holder.state.resource
-        self._open.pop((place_of(resource), resource), None)
+        self._open.pop((_place_of(holder.resource), holder.resource), None)
         return holder
 
 
-def place_of(resource: Resource[Any]) -> Place:
-    """Where a resource is open that the running code uses."""
+def _place_of(resource: Resource[Any]) -> Place:
+    """Where the running code finds a resource."""
     return asyncio.get_running_loop() if resource.is_async else None
 
 
 async def _done(future: Future[None], limit_s: float) -> bool:
-    """Whether a future of another thread, or of this one, is done in time."""
+    """Whether a future that another thread may set is done in time."""
     await asyncio.wait({asyncio.wrap_future(future)}, timeout=max(0.0, limit_s))
     return future.done()

@@ -9,14 +9,15 @@ from fivestage.core.records import Output
 from fivestage.dispatch.build import build
 from fivestage.dispatch.dispatcher import Dispatcher
 from fivestage.dispatch.poller import Poller
-from fivestage.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
-from fivestage.executors.process.supply import Patience
+from fivestage.executors import Executor, ProcessExecutor, ThreadExecutor
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
 from fivestage.observability.gauges import add_gauges
 from fivestage.observability.logging import level_name
-from fivestage.observability.tracing import Tracing, make_provider
+from fivestage.observability.trace_provider import make_provider
+from fivestage.observability.tracing import Tracing
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.service.health import HealthMonitor
 
@@ -97,7 +98,7 @@ def assemble(
         ledger,
         on_revoked,
         metrics,
-        on_unanswered=sink.producer.hang_up,
+        on_unanswered=sink.producer.close_idle_connections,
         make_consumer=make_consumer,
         reach=reach,
     )
@@ -140,7 +141,7 @@ def _executor(
             stall_s=stall_s,
             spares=executor.spares,
             max_data_bytes=largest_event,
-            patience=Patience(open_s=executor.start_timeout_ms / 1000),
+            timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
             # The arguments of configure in worker processes are texts.
             setup=("fivestage.observability.logging:configure", level_name(), *show_text),
         )
@@ -151,8 +152,6 @@ def _executor(
         max_data_bytes=largest_event,
         start_timeout_ms=executor.start_timeout_ms,
     )
-    if executor.kind == "inline":
-        return InlineExecutor(orchestrator)
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 
 

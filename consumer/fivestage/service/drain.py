@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from fivestage._asyncio import within
+from fivestage._asyncio import wait_at_most
 from fivestage.core.ledger import numbers_of
 from fivestage.errors import BrokerError, DrainTimeoutError, FivestageError
 from fivestage.service.assembly import COMMIT_TIMEOUT_S
@@ -93,6 +93,7 @@ async def drain_all(
 async def _commit(parts: Parts, time_left: TimeLeft) -> bool:
     limit_s = time_left.share(LAST_COMMIT_S)
     try:  # also waits for a commit under way
-        return bool(await within(parts.committer.commit(limit_s), limit_s))
+        task = await wait_at_most(limit_s, parts.committer.commit(limit_s))
+        return task.done() and task.result()
     except FivestageError:
         return False

@@ -113,7 +113,7 @@ class HealthMonitor:
         """Return what the service cannot recover from."""
         waited_s = self._reach.waited_s(now - self._sink.oldest_unacked_s(now), now)
         if waited_s > self._publish_timeout_s:
-            why = self._sink.problem or "brokers can be reached, and do not take them"
+            why = self._sink.unready or "brokers can be reached, and do not take them"
             return PublishError(f"events were not acknowledged for {waited_s:.0f} s: {why}")
         if self._executor.failure is not None:
             return ExecutorError(self._executor.failure)
@@ -163,21 +163,21 @@ class HealthMonitor:
     def is_cut_off(self) -> bool:
         """Return whether nothing is consumed or nothing acknowledged: Kafka may be unreachable."""
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
-        rebuilds = self._sink.trouble is not None
-        return rebuilds or waited_s > UNACKED_UNREADY_S or self._source.not_joined() is not None
+        rebuilds = self._sink.fault is not None
+        return rebuilds or waited_s > UNACKED_UNREADY_S or self._source.unready is not None
 
     def ready(self) -> Health:
         """Return whether the service has joined the group, can publish, and is not shutting down."""
         if self.draining:
             return Health(ok=False, reason="draining")
-        reason = self._source.not_joined() or self._not_writable() or self._source.held_up()
+        reason = self._source.unready or self._not_writable() or self._source.halted
         reason = reason or self._executor.unready
         return self.live() if reason is None else Health(ok=False, reason=reason)
 
     def _not_writable(self) -> str | None:
         """Return why no event can be published now."""
-        if (trouble := self._sink.trouble) is not None:
-            return f"the producer is being rebuilt: {trouble.text}"
+        if (fault := self._sink.fault) is not None:
+            return f"the producer is being rebuilt: {fault.text}"
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
         waits = f"events have not been acknowledged for {waited_s:.0f} s"
-        return self._sink.problem or (waits if waited_s > UNACKED_UNREADY_S else None)
+        return self._sink.unready or (waits if waited_s > UNACKED_UNREADY_S else None)

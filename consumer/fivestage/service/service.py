@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from fivestage._asyncio import cancel_all, wait_at_most
 from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.errors import BrokerError, ConfigurationError, FivestageError, PublishError
 from fivestage.executors import interpreter
-from fivestage.executors.process.supply import Patience
-from fivestage.kafka import aiokafka_internals, topics
+from fivestage.executors.process.fork_requests import ForkTimeouts
+from fivestage.kafka import topics
+from fivestage.kafka.aiokafka_check import check_installed_aiokafka
 from fivestage.kafka.connection.clients import Clients
 from fivestage.kafka.connection.diagnosis import Diagnosis
 from fivestage.kafka.durability import warn_of_loss
@@ -27,7 +29,7 @@ from fivestage.observability.build_info import COMPILED, __version__
 from fivestage.observability.http_server import AdminServer
 from fivestage.observability.logging import announce, described
 from fivestage.observability.metrics import Metrics
-from fivestage.observability.tracing import flush_provider
+from fivestage.observability.trace_provider import flush_provider
 from fivestage.service.assembly import assemble
 from fivestage.service.drain import drain_all, drain_revoked
 from fivestage.service.health import Health
@@ -131,8 +133,7 @@ class Service:
                 )
         finally:
             ending.cancel()
-            starting.cancel()
-            await asyncio.wait({starting}, timeout=self._time.share(STEP_S))
+            await cancel_all([starting], self._time.share(STEP_S))
         if self._ending.is_set() and (starting.cancelled() or not starting.done()):
             return False
         if starting.cancelled():
@@ -143,12 +144,12 @@ class Service:
     @property
     def _start_timeout_s(self) -> float:
         executor = self.settings.executor
-        loading_s = Patience().load_s if executor.kind == "process" else 0.0
+        loading_s = ForkTimeouts().load_s if executor.kind == "process" else 0.0
         opening_s = executor.start_timeout_ms / 1000 if self.app.resources else 0.0
         return START_TIMEOUT_S + loading_s + opening_s
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
-        aiokafka_internals.check()
+        check_installed_aiokafka()
         settings = self.settings
         if settings.topics.create:
             await topics.create(settings)
@@ -253,10 +254,10 @@ class Service:
     # Stopping
 
     async def _end_part(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        """Stop one part; abandon it if it hangs."""
-        task, limit_s = asyncio.ensure_future(step()), self._time.share(STEP_S)
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
-        if not done:
+        """Stop one part; log it if that hangs or fails, and go on with the next."""
+        limit_s = self._time.share(STEP_S)
+        task = await wait_at_most(limit_s, step())
+        if not task.done():
             log.warning("left behind", part=name, after_s=round(limit_s, 3))
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.warning("ended badly", part=name, **described(error))

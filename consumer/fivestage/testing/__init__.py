@@ -1,6 +1,10 @@
-"""Test doubles for authors and for our own tests: a bus in memory, virtual time, a pytest fixture.
+"""Tools for the tests of authors, and for our own: a bus in memory, virtual time, a pytest fixture.
 
-Nothing is imported before it is used: pytest loads this package in every run where fivestage is installed.
+``memory`` runs a pipeline without Kafka, ``virtual_time`` is an event loop that never waits, and
+``pytest_plugin`` has the fixture ``run_app``. Called by tests only.
+
+Invariant: nothing is imported before it is used, since pytest loads this package in every run where fivestage
+is installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A bus in memory: the real dispatcher, decoder and encoder without Kafka.
+"""A bus in memory: runs a pipeline with the real dispatcher, decoder and encoder, without Kafka.
 
 For tests of pipelines and of the dispatcher; public through ``fivestage.testing``.
 """
@@ -38,7 +38,7 @@ FETCH_BYTES = 1_048_576
 
 
 class MemorySource:
-    """Hands out the records that were put in, and starts their offsets, as the Kafka source does."""
+    """Returns the records that were put in, as the Kafka source does, and registers them in the ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -64,21 +64,21 @@ class MemorySource:
         return self._take(max_records)
 
     def _take(self, max_records: int) -> list[Record]:
-        """Take the next records of partitions that may be read."""
+        """Return the next records of partitions that may be read."""
         fetched: list[Record] = []
-        passed: list[Record] = []
+        skipped: list[Record] = []
         size = 0
         while not self.paused and self._records and len(fetched) < max_records and size < FETCH_BYTES:
             record = self._records.popleft()
             offsets = self._ledger.offsets(PartitionKey(record.topic, record.partition))
             if offsets is not None and self._ledger.is_line_full(offsets):
-                passed.append(record)
+                skipped.append(record)
                 continue
             if offsets is not None:
                 offsets.begin(record.offset)
             fetched.append(record)
             size += len(record.value or b"")
-        self._records.extendleft(reversed(passed))
+        self._records.extendleft(reversed(skipped))
         return fetched
 
     def pause(self) -> None:
@@ -93,28 +93,28 @@ class MemorySource:
 
 
 class MemorySink:
-    """Keeps what is published; acknowledges it at once, or on demand."""
+    """Keeps published records; acknowledges them at once, or on request if ``hold`` is true."""
 
     def __init__(self) -> None:
         self.records: list[OutputRecord] = []
         self.hold = False
-        """Withhold acknowledgements, as unreachable brokers do."""
+        """Hold back acknowledgements, as unreachable brokers do."""
         self._held: deque[Callable[[], None]] = deque()
         self._published = asyncio.Event()
         self._indexed = 0
+        """How many of ``records`` are in the indexes below; the last of them is ``_last``."""
         self._last: OutputRecord | None = None
         self._by_output: dict[Output, list[OutputRecord]] = {output: [] for output in Output}
-        self._named = 0
-        """How many results ``_subjects`` covers: it has the index of each query's first result."""
-        self._subjects: dict[bytes, int] = {}
+        self._first_results: dict[bytes, OutputRecord] = {}
+        """By query id."""
 
     def publish(
         self,
         records: Sequence[OutputRecord],
         on_acked: Callable[[], None],
-        is_wanted: Callable[[], bool] = lambda: True,  # noqa: ARG002 - nothing waits here
+        is_wanted: Callable[[], bool] = lambda: True,  # noqa: ARG002 - records are not queued here
     ) -> None:
-        """See EventSink. Acknowledges in a later turn of the loop, never within the call."""
+        """See EventSink. Acknowledges in a later iteration of the loop, never within this call."""
         self.records += records
         self._published.set()
         if self.hold:
@@ -123,40 +123,37 @@ class MemorySink:
             asyncio.get_running_loop().call_soon(on_acked)
 
     def acknowledge(self, count: int | None = None) -> None:
-        """Acknowledge the oldest *count* publications that are withheld; all of them when None."""
+        """Send the oldest *count* acknowledgements that are held back; all of them if None."""
         for _ in range(len(self._held) if count is None else count):
             self._held.popleft()()
 
     def of(self, output: Output) -> list[OutputRecord]:
-        """Return what was published to one output."""
+        """Return the records published to one output."""
         self._index()
         return list(self._by_output[output])
 
     def result_of(self, query_id: str) -> OutputRecord | None:
-        """Return the first terminal event of a query; None while there is none."""
+        """Return the first terminal event of a query; None if there is none yet."""
         self._index()
-        results, subjects = self._by_output[Output.RESULTS], self._subjects
-        while self._named < len(results):
-            subjects.setdefault(dict(results[self._named].headers).get(h.CE_SUBJECT, b""), self._named)
-            self._named += 1
-        found = subjects.get(query_id.encode())
-        return None if found is None else results[found]
+        return self._first_results.get(query_id.encode())
 
     def _index(self) -> None:
-        """Index what was published since the last call, or everything if ``records`` was cleared."""
+        """Index the records published since the last call; all of them if ``records`` was cleared."""
         records = self.records
         if self._last is not None and records[self._indexed - 1 : self._indexed] != [self._last]:
-            self._indexed = self._named = 0
-            self._subjects.clear()
+            self._indexed = 0
+            self._first_results.clear()
             for found in self._by_output.values():
                 found.clear()
         for record in records[self._indexed :]:
             self._by_output[record.output].append(record)
+            if record.output is Output.RESULTS:
+                self._first_results.setdefault(dict(record.headers).get(h.CE_SUBJECT, b""), record)
         self._indexed = len(records)
         self._last = records[-1] if records else None
 
     async def published(self) -> None:
-        """Wait until something more is published."""
+        """Wait until more is published."""
         self._published.clear()
         await self._published.wait()
 
@@ -172,11 +169,11 @@ class MemoryBus:
 
     Args:
         app: The pipeline.
-        settings: Limits and admission; those of Kafka are ignored.
-        partitions: How many partitions the input topic has.
-        observer: Receives everything that is measured.
+        settings: Limits and admission; the section for Kafka is ignored.
+        partitions: Number of partitions of the input topic.
+        observer: Receives all events of ``core.observer``.
         tracing: Makes the spans; by default with OpenTelemetry's global provider.
-        executor: Runs the stages; by default on the loop itself.
+        executor: Runs the stages; by default on this event loop.
     """
 
     def __init__(
@@ -239,7 +236,7 @@ class MemoryBus:
         headers: Sequence[tuple[str, bytes]] = (),
         timestamp: int = -1,
     ) -> PlainRecord:
-        """Write a record to the input topic; return it with its offset."""
+        """Write a record to the input topic and return it with its offset."""
         offset = self._next_offsets[partition]
         self._next_offsets[partition] += 1
         record = PlainRecord(TOPIC, partition, offset, timestamp, key, value, headers)
@@ -247,7 +244,7 @@ class MemoryBus:
         return record
 
     async def ask(self, user_input: str, *, query_id: str | None = None, **fields: Any) -> PipelineResult:
-        """Write a query and wait for its result.
+        """Write a query and return its result.
 
         Args:
             user_input: The question.
@@ -255,7 +252,7 @@ class MemoryBus:
             fields: Other fields of QueryEvent, such as ``lane`` or ``budget_ms``.
 
         Raises:
-            ValueError: the record became a dead letter, so it has no result; the text says why.
+            ValueError: the query became a dead letter, so it has no result; the text says why.
         """
         query_id = query_id or f"query-{sum(self._next_offsets)}"
         record = self.put(orjson.dumps({"query_id": query_id, "user_input": user_input, **fields}))
@@ -266,7 +263,7 @@ class MemoryBus:
         return found
 
     def _why_dead(self, record: PlainRecord) -> str | None:
-        """Return the reason and detail of a record's dead letter; None if it has none."""
+        """Return reason and detail of a record's dead letter; None if it has none."""
         place = b"%d" % record.partition, b"%d" % record.offset
         for letter in self.sink.of(Output.DEAD_LETTERS):
             headers = dict(letter.headers)
@@ -275,10 +272,10 @@ class MemoryBus:
         return None
 
     def result(self, query_id: str) -> PipelineResult | None:
-        """Return the terminal event of a query; None while there is none."""
+        """Return the terminal event of a query; None if there is none yet."""
         found = self.sink.result_of(query_id)
         return None if found is None else PipelineResult.model_validate_json(found.value or b"")
 
     def results(self) -> list[PipelineResult]:
-        """Return all terminal events, in the order in which they were published."""
+        """Return all terminal events, in the order of publication."""
         return [PipelineResult.model_validate_json(r.value or b"") for r in self.sink.of(Output.RESULTS)]

@@ -1,4 +1,4 @@
-"""A pytest fixture for authors of nodes; pytest finds it by itself wherever fivestage is installed.
+"""The pytest fixture ``run_app`` for authors of nodes; available wherever fivestage is installed.
 
 Example::
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.testing.memory import MemoryBus
 
-with contextlib.suppress(ImportError):  # without pytest-asyncio there is nothing to run an app on
+with contextlib.suppress(ImportError):  # without pytest-asyncio there is no fixture
     import pytest_asyncio
 
     @pytest_asyncio.fixture
     async def run_app() -> AsyncIterator[Callable[..., Awaitable[MemoryBus]]]:
-        """Run pipelines on buses in memory for the length of a test.
+        """Run pipelines on buses in memory until the test ends.
 
-        Takes what ``fivestage.testing.MemoryBus`` takes.
+        The arguments are those of ``fivestage.testing.MemoryBus``.
         """
         from fivestage.testing.memory import MemoryBus  # noqa: PLC0415 - every run of pytest loads this module
 

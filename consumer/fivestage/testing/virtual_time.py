@@ -1,4 +1,4 @@
-"""An event loop in virtual time."""
+"""An event loop whose clock jumps instead of waiting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import selectors
 
 
 class _JumpSelector(selectors.DefaultSelector):
-    """Never sleeps: adds up how long it would have."""
+    """Never sleeps; adds up the time it would have slept."""
 
     waited_s = 0.0
 
@@ -22,11 +22,11 @@ class _JumpSelector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer whenever there is nothing else to do.
+    """An event loop whose clock starts at 0 and jumps to the next timer when nothing is ready to run.
 
-    A deadline of 30 s passes in no time and to the microsecond; a hang raises RuntimeError. Its clock
-    starts at 0. It cannot wait for what goes on outside it: blocking (``def``) stages, nodes and resources,
-    which run in threads, and sockets need a real loop.
+    A deadline of 30 s passes at once and exactly; a deadlock raises RuntimeError. The loop cannot wait for
+    anything outside it: sockets and threads, and so blocking (``def``) stages, nodes and resources, need a
+    real loop.
 
     Example:
         >>> async def wait_a_day() -> float:
@@ -42,5 +42,5 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumps)
 
     def time(self) -> float:
-        """Seconds waited so far."""
+        """Return the virtual seconds since the loop was made."""
         return self._jumps.waited_s

@@ -1,8 +1,12 @@
-"""``fivestage demo``."""
+"""``fivestage demo``: a broker, the service, sixty questions, and an audit of the topics.
+
+``questions`` makes the inputs and ``app`` answers them. ``play`` writes the inputs and waits for the results
+of the service, which runs in its own process (``service_process``, ``child_app``). ``audit`` checks the
+topics, ``view`` prints rows and summary.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import threading
@@ -10,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fivestage.cli.common import errors_as_one_line, while_read
+from fivestage.cli.common import errors_as_one_line, run_while_read
 
 if TYPE_CHECKING:
     from fivestage.cli.demo.audit import Audit
@@ -24,14 +28,16 @@ def demo(
     queries: Annotated[
         int, typer.Option("--queries", "-n", min=1, max=2000, help="How many inputs to write.")
     ] = 60,
-    seed: Annotated[int, typer.Option(help="Chooses the questions and their order.")] = 1,
-    plain: Annotated[bool, typer.Option("--plain", help="Plain lines, as in a pipe.")] = False,  # noqa: FBT002
+    seed: Annotated[int, typer.Option(help="Determines the questions and their order.")] = 1,
+    plain: Annotated[  # noqa: FBT002
+        bool, typer.Option("--plain", help="Print plain text on a terminal too, as in a pipe.")
+    ] = False,
 ) -> None:
-    """Show everything on this machine: broker, service, good questions and bad ones; ends by itself.
+    """Run a broker, the service, good and bad questions on this machine; ends by itself within a minute.
 
-    Nothing is needed but this package. The inputs are sums, facts, questions nobody can answer, slow and
+    Nothing else has to be installed or configured. The inputs are sums, facts, unknown questions, slow and
     broken nodes, expired and malformed records. At the end all topics are read back and counted: exit code 0
-    when every input has exactly one end, otherwise 1.
+    if each input has exactly one result or, without a readable id, one dead letter; otherwise 1.
 
     Example: `fivestage demo --queries 200`
     """
@@ -46,7 +52,7 @@ def demo(
 
 
 def _use_defaults() -> None:
-    """The demo has its own broker: settings meant for another one must not reach it."""
+    """Remove settings from the environment: they are meant for another broker than the demo's."""
     for name in list(os.environ):
         if name.startswith("FIVESTAGE_"):
             del os.environ[name]
@@ -59,13 +65,12 @@ def _run(queries: int, seed: int, *, plain: bool) -> list[str]:
 
     console = OutputConsole(plain=plain)
     try:
-        found = asyncio.run(while_read(_play(console, queries, seed)))
+        found = run_while_read(_play(console, queries, seed))
     except DemoError as error:
         _print_failure([str(error)], error.log)
         return [str(error)]
     print_summary(console, found)
-    if found.problems:
-        _print_failure(found.problems, "")
+    _print_failure(found.problems, "")
     return found.problems
 
 
@@ -89,6 +94,6 @@ def _print_failure(problems: list[str], log: str) -> None:
 
 
 def _give_up() -> None:
-    """Something hangs that should not. Children see their standard input end, and end too."""
+    """Exit although something hangs. The child processes end too when their standard input closes."""
     print(f"fivestage: the demo did not end within {LIMIT_S:.0f} s", file=sys.stderr, flush=True)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""What ``fivestage demo`` asks and audits, and the app that answers: its nodes misbehave on request.
+"""The app of the demo: the built-in nodes, and nodes that misbehave on request.
 
-The app runs on any broker: ``fivestage run fivestage.cli.demo.app:app``. A query chooses a node that
-misbehaves by ``{"context": {"intent": "slow"}}``; see the functions below for the others.
+It runs with any broker: ``fivestage run fivestage.cli.demo.app:app``. A query selects a node that misbehaves
+with ``{"context": {"intent": "slow"}}``; the functions below are the other intents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ app = Pipeline()
 
 @app.intent
 async def intent(query: Query, ctx: StageContext) -> dict[str, Any]:
-    """The intent that the query's context names, or else what the built-in stage finds."""
+    """Return the intent that the query's context names, otherwise that of the built-in stage."""
     asked_for = query.context.get("intent")
     if isinstance(asked_for, str):
         return {"intent": asked_for, "confidence": 1.0}
@@ -31,14 +31,14 @@ async def intent(query: Query, ctx: StageContext) -> dict[str, Any]:
 
 @app.node("slow", intents={"slow"})
 async def slow(query: Query, ctx: StageContext) -> str:  # noqa: ARG001
-    """Takes far longer than a stage may."""
+    """Take far longer than the limit."""
     await asyncio.sleep(2)
     return "too late to be seen"
 
 
 @app.node("stubborn", intents={"stubborn"})
 async def stubborn(query: Query, ctx: StageContext) -> str:  # noqa: ARG001
-    """Takes too long, and ignores that it is cancelled."""
+    """Take longer than the limit, and ignore the cancellation."""
     ends_at = time.monotonic() + 1
     while (left_s := ends_at - time.monotonic()) > 0:
         with contextlib.suppress(asyncio.CancelledError):
@@ -48,16 +48,16 @@ async def stubborn(query: Query, ctx: StageContext) -> str:  # noqa: ARG001
 
 @app.node("broken", intents={"broken"})
 async def broken(query: Query, ctx: StageContext) -> float:  # noqa: ARG001
-    """Raises."""
+    """Raise an exception."""
     return 1 / 0
 
 
-async def _check_at_leisure(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
+async def _check_slowly(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
     await asyncio.sleep(1)
     return True
 
 
-@app.node("unchecked", intents={"unchecked"}, validate=_check_at_leisure)
+@app.node("unchecked", intents={"unchecked"}, validate=_check_slowly)
 async def unchecked(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG001
-    """Answers at once; its answer's validation takes too long."""
+    """Answer at once; the validation of the answer takes longer than its limit."""
     return {"answer": 42, "confidence": 0.8}

@@ -1,4 +1,4 @@
-"""The audit: from what is on the five topics to what became of every input. Pure; believes nothing else."""
+"""Audits the demo: derives from the records of the five topics alone how each input ended."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fivestage.cli.demo.questions import KIND_HEADER, KINDS
+from fivestage.cli.rows import status_of
 from fivestage_schemas import Outcome, PipelineResult, StageResult, StageType, TimeoutEvent
 from fivestage_schemas import headers as h
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from fivestage.core.records import Record
 
 SLACK_MS: Final = 20.0
-"""How much later than its budget a query may end before it is called late: the machine has other work."""
+"""A query counts as late if it exceeds its budget by more than this: the machine is busy with the demo."""
 
 COLUMNS: Final = ("sent", "success", "degraded", "error", "timeout", "expired", "dead letters")
 
@@ -27,21 +28,21 @@ _NOWHERE: Final = (-1, -1)
 
 @dataclass(slots=True)
 class Audit:
-    """What the topics say."""
+    """The findings."""
 
     tallies: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """By kind of input, a count for each of COLUMNS."""
+    """For each kind of input a count for each of COLUMNS."""
     problems: list[str] = field(default_factory=list)
-    """What is missing or too much, in words; empty when everything adds up."""
+    """Sentences about missing or surplus records; empty if everything adds up."""
     inputs: int = 0
     terminal_events: int = 0
     unreadable: int = 0
-    """Inputs without a readable id: a dead letter is all there can be."""
+    """Inputs without a readable id: they have a dead letter and no result."""
     dead_letters: int = 0
     stage_results: int = 0
     timeouts: int = 0
     durations_ms: list[float] = field(default_factory=list)
-    """Of the queries that were started, in order."""
+    """Of the queries that were started; sorted."""
     in_budget: int = 0
     """How many of these ended within their budget and SLACK_MS."""
 
@@ -51,23 +52,18 @@ class Audit:
         return sum(self.tallies.values(), Counter())
 
     def percentile_ms(self, share: float) -> float:
-        """The duration that *share* of the queries did not exceed."""
+        """Return the duration that *share* of the queries did not exceed."""
         if not self.durations_ms:
             return 0.0
         return self.durations_ms[min(len(self.durations_ms) - 1, int(share * len(self.durations_ms)))]
 
 
-def status_of(result: PipelineResult) -> str:
-    """The column a result counts in: its status, or ``degraded``."""
-    return "degraded" if result.degraded else result.status
-
-
 def audit(topics: Mapping[str, Sequence[Record]], *, expected: int) -> Audit:
-    """Count what is on the topics, and find what does not add up.
+    """Count the records and report what does not add up.
 
     Args:
-        topics: Their records, by the topics' keys in the settings.
-        expected: How many inputs there should be.
+        topics: The records by topic, as the topics are named in the settings.
+        expected: How many inputs were written.
     """
     found = Audit()
     results = [PipelineResult.model_validate_json(record.value or b"") for record in topics["results"]]
@@ -83,8 +79,7 @@ def audit(topics: Mapping[str, Sequence[Record]], *, expected: int) -> Audit:
 
 def _tally(found: Audit, topics: Mapping[str, Sequence[Record]], results: list[PipelineResult]) -> None:
     kinds = {_at(record): _kind(record) for record in topics["queries"]}
-    order = {kind: Counter[str]() for kind in KINDS if kind in kinds.values()}
-    found.tallies.update(order)
+    found.tallies.update({kind: Counter() for kind in KINDS if kind in kinds.values()})
     for kind in kinds.values():
         found.tallies[kind]["sent"] += 1
     for result in results:
@@ -98,7 +93,7 @@ def _tally(found: Audit, topics: Mapping[str, Sequence[Record]], results: list[P
 def _check_endings(
     found: Audit, topics: Mapping[str, Sequence[Record]], results: list[PipelineResult]
 ) -> None:
-    """One terminal event for every input; for one without a readable id one dead letter instead."""
+    """Each input must have one terminal event; one dead letter instead if it has no readable id."""
     ends = Counter(_source(result) for result in results)
     letters = Counter(_dead_letter_source(record) for record in topics["dead_letters"])
     for record in topics["queries"]:
@@ -117,7 +112,7 @@ def _check_endings(
 
 
 def _check_stages(found: Audit, records: Sequence[Record], results: list[PipelineResult]) -> None:
-    """Five stage results for every query that started, and none for the others."""
+    """Each query that was started must have five stage results, the others none."""
     stages: dict[str, list[int]] = defaultdict(list)
     for record in records:
         stage = StageResult.model_validate_json(record.value or b"")
@@ -131,7 +126,7 @@ def _check_stages(found: Audit, records: Sequence[Record], results: list[Pipelin
 
 
 def _check_timeouts(found: Audit, records: Sequence[Record], results: list[PipelineResult]) -> None:
-    """A timeout event for what was not in time, and for nothing else."""
+    """Each query that timed out or expired must have a timeout event, the others none."""
     events = Counter(TimeoutEvent.model_validate_json(record.value or b"").query_id for record in records)
     found.timeouts = len(records)
     for result in results:
@@ -159,7 +154,7 @@ def _at(record: Record) -> Coordinates:
 
 
 def _name(record: Record) -> str | None:
-    """The id of an input: its key, which the producer took from its value."""
+    """Return the id of an input: its key, which the producer took from its value."""
     return record.key.decode() if record.key else None
 
 

@@ -1,7 +1,7 @@
-"""The demo's app for its service process, which ends with the demo however that ends.
+"""The demo's app as its service process runs it: the process ends when the demo does.
 
-Standard input is a pipe from the demo. It closes when the demo is gone, killed or not, and a service
-without a broker would otherwise wait for one.
+Standard input is a pipe from the demo. It closes when the demo ends, even if that is killed. Without this the
+service would wait for its broker to return.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from fivestage.cli.demo.app import app
 __all__ = ["app"]
 
 
-def _end_with_the_demo() -> None:
+def _end_with_demo() -> None:
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-threading.Thread(target=_end_with_the_demo, name="fivestage-demo-end", daemon=True).start()
+threading.Thread(target=_end_with_demo, name="fivestage-demo-end", daemon=True).start()

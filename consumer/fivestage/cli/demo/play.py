@@ -1,11 +1,11 @@
-"""The course of the demo: broker, service, questions, answers; the end, and the audit of the topics."""
+"""Plays the demo: starts broker and service, writes the inputs, waits for the results, audits the topics."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import defaultdict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fivestage.cli.demo.audit import Audit, audit
 from fivestage.cli.demo.service_process import ServiceProcess
@@ -20,57 +20,45 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from fivestage.cli.demo.questions import Input
+    from fivestage.cli.demo.view import DemoView
     from fivestage.core.records import Record
 
 ASK_EVERY_S = 0.07
-"""Slow enough to watch."""
+"""The interval between two inputs, slow enough to watch."""
 FEED_S = 4.0
-"""How long the asking may take; many questions are asked faster."""
+"""How long writing all inputs may take; with many inputs the interval is shorter."""
 ANSWERS_S = 20.0
-"""How long after the start of the asking the last answer may come."""
+"""How long after the first input the last result may arrive."""
 _LATE = f"not everything was answered within {ANSWERS_S:.0f} s"
 ROLES = ("queries", "stage_results", "results", "timeouts", "dead_letters")
 
 
 class DemoError(FivestageError):
-    """The demo could not be played to its end; ``log`` is what the service had written."""
+    """The demo could not be completed; ``log`` is an excerpt of the service's log."""
 
     def __init__(self, text: str, log: str) -> None:
         super().__init__(text)
         self.log = log
 
 
-class Viewer(Protocol):
-    """Who watches."""
-
-    def note(self, text: str) -> None:
-        """Something went on."""
-
-    def result(self, result: PipelineResult) -> None:
-        """A terminal event came."""
-
-    def dead_letter(self, reason: str) -> None:
-        """An input without a readable id came back."""
-
-
-async def play(inputs: Sequence[Input], viewer: Viewer) -> Audit:
-    """Ask everything, wait for the answers, end the service and audit the topics.
+async def play(inputs: Sequence[Input], view: DemoView) -> Audit:
+    """Write the inputs, wait for the results, end the service and audit the topics.
 
     Raises:
         DemoError: the service failed.
         ConfigurationError: the broker cannot be started.
     """
-    viewer.note("starting the embedded broker")
+    view.note("starting the embedded broker")
     names = Settings.load().topics.all
     async with EmbeddedBroker(names) as broker, ServiceProcess(broker.bootstrap) as service:
         settings = Settings.load(overrides={"kafka": {"bootstrap_servers": broker.bootstrap}})
         complete = True
         try:
-            viewer.note("starting the service")
+            view.note("starting the service")
             await service.ready()
-            viewer.note(f"asking {len(inputs)} questions")
-            complete = await _ask(settings, inputs, viewer, service)
-            viewer.note("draining the service, then reading all topics")
+            view.note(f"asking {len(inputs)} questions")
+            complete = await _ask(settings, inputs, view, service)
+            view.note("draining the service, then reading all topics")
             await service.stop()
             found = audit(await _read_all(settings), expected=len(inputs))
         except FivestageError as error:
@@ -83,9 +71,9 @@ async def play(inputs: Sequence[Input], viewer: Viewer) -> Audit:
         return found
 
 
-async def _ask(settings: Settings, inputs: Sequence[Input], viewer: Viewer, service: ServiceProcess) -> bool:
-    """Write the inputs while showing what comes back; whether all came back."""
-    following = asyncio.create_task(_follow(settings, len(inputs), viewer))
+async def _ask(settings: Settings, inputs: Sequence[Input], view: DemoView, service: ServiceProcess) -> bool:
+    """Write the inputs and show the results; return False if they did not all arrive in time."""
+    following = asyncio.create_task(_follow(settings, len(inputs), view))
     others = [_feed(settings, inputs), service.fail_when_it_ends()]
     try:
         async with asyncio.timeout(ANSWERS_S):
@@ -96,7 +84,7 @@ async def _ask(settings: Settings, inputs: Sequence[Input], viewer: Viewer, serv
 
 
 async def _first(main: asyncio.Task[None], *others: Coroutine[None, None, None]) -> None:
-    """Wait for *main*, or for the first of all to fail."""
+    """Wait until *main* is done, or one of all fails, then cancel the others."""
     pending = {main, *map(asyncio.ensure_future, others)}
     try:
         while not main.done():
@@ -118,8 +106,8 @@ async def _feed(settings: Settings, inputs: Sequence[Input]) -> None:
             await producer.send(one.value, headers=one.headers)
 
 
-async def _follow(settings: Settings, expected: int, viewer: Viewer) -> None:
-    """Show what comes back, until every input has an end."""
+async def _follow(settings: Settings, expected: int, view: DemoView) -> None:
+    """Show results and dead letters until there is one for each input."""
     topics = settings.topics
     ended: set[object] = set()
     records = follow(settings, topics.results, topics.dead_letters, from_beginning=True)
@@ -127,17 +115,17 @@ async def _follow(settings: Settings, expected: int, viewer: Viewer) -> None:
         async for record in records:
             if record.topic == topics.results:
                 result = PipelineResult.model_validate_json(record.value or b"")
-                viewer.result(result)
+                view.result(result)
                 ended.add(result.query_id)
-            elif not record.key:  # those with an id have a result as well
-                viewer.dead_letter(dict(record.headers).get(h.DLQ_REASON, b"?").decode())
+            elif not record.key:  # an input with an id has a result too
+                view.dead_letter(dict(record.headers).get(h.DLQ_REASON, b"?").decode())
                 ended.add((record.partition, record.offset))
             if len(ended) == expected:
                 return
 
 
 async def _read_all(settings: Settings) -> dict[str, list[Record]]:
-    """All records of the five topics, by the topics' keys in the settings."""
+    """Read all records of the five topics, by the topics' names in the settings."""
     roles = {getattr(settings.topics, role): role for role in ROLES}
     found: dict[str, list[Record]] = defaultdict(list)
     async for record in follow(settings, *roles, from_beginning=True, to_end=True):

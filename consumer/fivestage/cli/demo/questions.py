@@ -1,4 +1,4 @@
-"""The questions of the demo: of every kind some, the same ones for the same seed."""
+"""The inputs of the demo: some of each kind, the same ones for the same seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 KIND_HEADER: Final = "demo-kind"
-"""Tells the audit, which reads the topics and nothing else, what kind of input a record is."""
+"""The header with the kind of an input, for the audit, which reads nothing but the topics."""
 
 
 class Input(NamedTuple):
@@ -18,7 +18,7 @@ class Input(NamedTuple):
     kind: str
     query_id: str
     question: str
-    """What to show; for a malformed record a description."""
+    """The text to show; a description if the record is malformed."""
     value: bytes
 
     @property
@@ -28,16 +28,8 @@ class Input(NamedTuple):
 
 
 _COUNTRIES: Final = (
-    "France",
-    "Japan",
-    "Kenya",
-    "Peru",
-    "Norway",
-    "India",
-    "Canada",
-    "Egypt",
-    "Chile",
-    "Italy",
+    *("France", "Japan", "Kenya", "Peru", "Norway"),
+    *("India", "Canada", "Egypt", "Chile", "Italy"),
 )
 _UNKNOWN: Final = (
     "Where did I leave my keys?",
@@ -57,37 +49,27 @@ def _fact(rng: random.Random) -> str:
     return f"What is the {attribute} of {rng.choice(_COUNTRIES)}?"
 
 
-def _always(text: str) -> Callable[[random.Random], str]:
-    return lambda _: text
-
-
 class _Kind(NamedTuple):
-    """One kind of input: how many of sixty it makes up, its question, and more fields of its event."""
+    """A kind of input: how many of sixty there are, its question, and further fields of its event."""
 
     share: int
-    question: Callable[[random.Random], str]
-    fields: Callable[[], dict[str, Any]] = dict
+    question: str | Callable[[random.Random], str]
+    fields: dict[str, Any] = {}  # noqa: RUF012 - not changed
 
 
-def _an_hour_ago() -> dict[str, Any]:
-    return {"deadline": (datetime.now(UTC) - timedelta(hours=1)).isoformat()}
-
-
-def _intent(name: str) -> Callable[[], dict[str, Any]]:
-    return lambda: {"context": {"intent": name}}
-
+_AN_HOUR_AGO: Final = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
 
 KINDS: Final = {
     "sum": _Kind(20, _sum),
     "fact": _Kind(12, _fact),
     "unknown": _Kind(5, lambda rng: rng.choice(_UNKNOWN)),
-    "slow node": _Kind(4, _always("Take two seconds, please"), _intent("slow")),
-    "stubborn node": _Kind(3, _always("Ignore your limits, please"), _intent("stubborn")),
-    "node raises": _Kind(4, _always("Divide one by zero, please"), _intent("broken")),
-    "slow check": _Kind(4, _always("Answer now, check later"), _intent("unchecked")),
-    "expired": _Kind(3, _always("What was due an hour ago?"), _an_hour_ago),
-    "malformed": _Kind(3, _always("(user_input is a number)"), lambda: {"user_input": 15}),
-    "malformed, no id": _Kind(2, _always("(no JSON)")),
+    "slow node": _Kind(4, "Take two seconds, please", {"context": {"intent": "slow"}}),
+    "stubborn node": _Kind(3, "Ignore your limits, please", {"context": {"intent": "stubborn"}}),
+    "node raises": _Kind(4, "Divide one by zero, please", {"context": {"intent": "broken"}}),
+    "slow check": _Kind(4, "Answer now, check later", {"context": {"intent": "unchecked"}}),
+    "expired": _Kind(3, "What was due an hour ago?", {"deadline": _AN_HOUR_AGO}),
+    "malformed": _Kind(3, "(user_input is a number)", {"user_input": 15}),
+    "malformed, no id": _Kind(2, "(no JSON)"),
 }
 """By name, in the order of the summary."""
 
@@ -95,14 +77,15 @@ NO_ID: Final = "malformed, no id"
 
 
 def make_inputs(count: int, seed: int) -> list[Input]:
-    """*count* inputs in mixed order; each kind at least once where *count* allows it."""
+    """Make *count* inputs in mixed order, at least one of each kind if *count* allows it."""
     rng = random.Random(seed)  # noqa: S311 - not for secrets
-    kinds = _kinds(count, rng)
     width = len(str(count))
-    return [_make(kind, f"q-{number:0{width}}", rng) for number, kind in enumerate(kinds, 1)]
+    return [
+        _make(kind, f"q-{number:0{width}}", rng) for number, kind in enumerate(_choose_kinds(count, rng), 1)
+    ]
 
 
-def _kinds(count: int, rng: random.Random) -> list[str]:
+def _choose_kinds(count: int, rng: random.Random) -> list[str]:
     names = list(KINDS)
     more = rng.choices(names, [kind.share for kind in KINDS.values()], k=max(0, count - len(names)))
     if count == sum(kind.share for kind in KINDS.values()):
@@ -113,9 +96,9 @@ def _kinds(count: int, rng: random.Random) -> list[str]:
     return chosen
 
 
-def _make(kind: str, query_id: str, rng: random.Random) -> Input:
-    question = KINDS[kind].question(rng)
-    if kind == NO_ID:
-        return Input(kind, query_id, question, b"this is no JSON")
-    event = {"query_id": query_id, "user_input": question, **KINDS[kind].fields()}
-    return Input(kind, query_id, question, json.dumps(event).encode())
+def _make(name: str, query_id: str, rng: random.Random) -> Input:
+    kind = KINDS[name]
+    question = kind.question if isinstance(kind.question, str) else kind.question(rng)
+    event = {"query_id": query_id, "user_input": question, **kind.fields}
+    value = b"this is no JSON" if name == NO_ID else json.dumps(event).encode()
+    return Input(name, query_id, question, value)

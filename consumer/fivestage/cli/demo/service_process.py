@@ -1,4 +1,4 @@
-"""The service as the demo runs it: a process of its own, as in production, with its log in a file."""
+"""Runs the service of the demo in its own process, as in production, with its log in a file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _READY = '"event":"ready"'
 
 
 class ServiceProcess:
-    """``fivestage run`` for the length of an ``async with``; killed at its end if it does not go."""
+    """Runs ``fivestage run`` during an ``async with``; kills it at the end if it is still running."""
+
+    _process: asyncio.subprocess.Process
 
     def __init__(self, bootstrap: str) -> None:
         app = "fivestage.cli.demo.child_app:app"
         self._arguments = ["-m", "fivestage", "run", app, "--bootstrap", bootstrap]
         self._log = tempfile.TemporaryFile(prefix="fivestage-demo-", suffix=".log")  # noqa: SIM115 - see __aexit__
-        self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -35,55 +36,50 @@ class ServiceProcess:
             stdout=self._log,
             stderr=self._log,
             env={**os.environ, "FIVESTAGE_ADMIN__PORT": "0"},
-            start_new_session=True,  # Ctrl-C must not end it before what is in flight is counted
+            start_new_session=True,  # so that Ctrl-C in the terminal reaches the demo only
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._process is not None and self._process.returncode is None:
+        if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
         self._log.close()
 
     async def ready(self) -> None:
-        """Wait until the service says that it is ready.
+        """Wait until the service logs that it is ready.
 
         Raises:
             FivestageError: it ended instead, or took too long.
         """
-        process = self._started()
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 while _READY not in self.log().replace('": "', '":"'):
-                    if process.returncode is not None:
-                        raise FivestageError(
-                            f"the service ended at once, with exit code {process.returncode}"
-                        )
+                    if (code := self._process.returncode) is not None:
+                        raise FivestageError(f"the service ended at once, with exit code {code}")
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise FivestageError(f"the service was not ready within {READY_TIMEOUT_S:.0f} s") from None
 
     async def fail_when_it_ends(self) -> None:
-        """Wait for an end that nobody asked for.
+        """Wait until the service ends, which it should not do by itself.
 
         Raises:
-            FivestageError: it has come.
+            FivestageError: it ended.
         """
-        code = await self._started().wait()
-        raise FivestageError(f"the service ended by itself, with exit code {code}")
+        raise FivestageError(f"the service ended by itself, with exit code {await self._process.wait()}")
 
     async def stop(self) -> None:
-        """Ask the service to drain and end, as an orchestrator of containers does.
+        """End the service as a container orchestrator does: SIGTERM, then wait while it drains.
 
         Raises:
             FivestageError: it did not end in time, or not with exit code 0.
         """
-        process = self._started()
-        process.terminate()
+        self._process.terminate()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                code = await process.wait()
+                code = await self._process.wait()
         except TimeoutError:
             raise FivestageError(
                 f"the service did not end within {STOP_TIMEOUT_S:.0f} s of SIGTERM"
@@ -92,19 +88,14 @@ class ServiceProcess:
             raise FivestageError(f"the service ended with exit code {code}, not 0")
 
     def log(self) -> str:
-        """What the service has written so far."""
+        """Return all that the service has logged."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def excerpt(self) -> str:
-        """The beginning and the end of the log, for people."""
+        """Return the first and the last lines of the log."""
         lines = self.log().splitlines()
         if len(lines) > 2 * EXCERPT_LINES:
             left_out = f"({len(lines) - 2 * EXCERPT_LINES} lines left out)"
             lines = [*lines[:EXCERPT_LINES], left_out, *lines[-EXCERPT_LINES:]]
         return "\n".join(lines)
-
-    def _started(self) -> asyncio.subprocess.Process:
-        if self._process is None:
-            raise RuntimeError("the service has not been started")
-        return self._process

@@ -1,4 +1,4 @@
-"""What ``fivestage demo`` shows: rows as results come in, and the summary of the audit."""
+"""Prints the demo: a row for each result, the progress on a terminal, and the summary of the audit."""
 
 from __future__ import annotations
 
@@ -11,17 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fivestage.cli import rows
 from fivestage.cli.demo.audit import COLUMNS, SLACK_MS
-from fivestage.cli.rows import (
-    STAGES_HEADING,
-    Column,
-    OutputConsole,
-    RowPrinter,
-    duration_of,
-    ending_of,
-    shown_status,
-    status_text,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,30 +22,24 @@ if TYPE_CHECKING:
     from fivestage_schemas import PipelineResult
 
 _BAR_WIDTH = 24
-_ENDINGS = ("success", "degraded", "error", "timeout", "expired", "dead letter")
+_STATUSES = ("success", "degraded", "error", "timeout", "expired", "dead letter")
 
 
 class DemoView:
-    """Rows that scroll by; on a terminal with the progress below them."""
+    """Prints rows; on a terminal the progress is shown below them."""
 
-    def __init__(self, console: OutputConsole, inputs: Sequence[Input]) -> None:
+    def __init__(self, console: rows.OutputConsole, inputs: Sequence[Input]) -> None:
         self._questions = {one.query_id: one.question for one in inputs}
-        self._expected = len(inputs)
         self._counts: Counter[str] = Counter()
         self._note = ""
-        self._console = console
-        id_width = len(inputs[-1].query_id)
-        question_width = min(34, console.width // 2 - 20)
-        self._rows = RowPrinter(
+        self._rows = rows.RowPrinter(
             console,
-            [
-                Column("id", id_width),
-                Column("question", question_width),
-                Column("status", 11),
-                Column(STAGES_HEADING, 9),
-                Column("ms", 5, right=True),
-                Column("answer or error", 0),
-            ],
+            rows.Column("id", len(inputs[-1].query_id)),
+            rows.Column("question", min(34, console.width // 2 - 20)),
+            rows.Column("status", 11),
+            rows.Column(rows.STAGES_HEADING, 9),
+            rows.Column("ms", 5, right=True),
+            rows.Column("answer or error", 0),
         )
         self._live = (
             Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
@@ -71,29 +56,23 @@ class DemoView:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """Say what goes on, on a terminal only."""
+        """Show what the demo is doing; on a terminal only."""
         self._note = text
         self._refresh()
 
     def result(self, result: PipelineResult) -> None:
         """Show a terminal event."""
-        status = shown_status(result)
-        self._row(
-            result.query_id,
-            self._questions.get(result.query_id, "?"),
-            status,
-            self._rows.marks([stage.outcome for stage in result.stages]),
-            duration_of(result),
-            ending_of(result),
-        )
+        question = self._questions.get(result.query_id, "?")
+        marks, answer = self._rows.marks(result), rows.answer_of(result)
+        self._row(result.query_id, question, rows.status_of(result), marks, rows.duration_of(result), answer)
 
     def dead_letter(self, reason: str) -> None:
-        """Show an input that could not even be answered."""
+        """Show the dead letter of an input without a readable id, for which there is no result."""
         self._row("-", "(no JSON)", "dead letter", Text(), "", reason)
 
     def _row(self, query_id: str, question: str, status: str, marks: Text, duration: str, text: str) -> None:
         self._counts[status] += 1
-        self._rows.row(query_id, question, status_text(status), marks, duration, text)
+        self._rows.row(query_id, question, rows.status_text(status), marks, duration, text)
         self._refresh()
 
     def _refresh(self) -> None:
@@ -101,24 +80,23 @@ class DemoView:
             self._live.update(self._progress(), refresh=True)
 
     def _progress(self) -> Group:
-        ended = self._counts.total()
+        ended, expected = self._counts.total(), len(self._questions)
         grid = Table.grid(padding=(0, 2, 0, 0))
-        bar = ProgressBar(total=self._expected, completed=ended, width=_BAR_WIDTH)
-        grid.add_row(bar, f"{ended}/{self._expected}", self._note)
-        counts = [Text(f"{self._counts[status]} ") + status_text(status) for status in _ENDINGS]
+        bar = ProgressBar(total=expected, completed=ended, width=_BAR_WIDTH)
+        grid.add_row(bar, f"{ended}/{expected}", self._note)
+        counts = [Text(f"{self._counts[status]} ") + rows.status_text(status) for status in _STATUSES]
         return Group("", grid, Text("  ").join(counts))
 
 
-def print_summary(console: OutputConsole, found: Audit) -> None:
+def print_summary(console: rows.OutputConsole, found: Audit) -> None:
     """Print what the audit found."""
-    total = found.total
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("input")
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for kind, tally in found.tallies.items():
         table.add_row(kind, *[_figure(tally[column]) for column in COLUMNS])
-    table.add_row("total", *[str(total[column]) for column in COLUMNS], style="bold")
+    table.add_row("total", *[str(found.total[column]) for column in COLUMNS], style="bold")
     console.print()
     console.print(table)
     console.print()
@@ -130,22 +108,16 @@ def _figure(count: int) -> Text:
     return Text(str(count)) if count else Text("-", style="dim")
 
 
-def _sentences(found: Audit) -> list[Text]:
-    started = len(found.durations_ms)
+def _sentences(found: Audit) -> list[Text | str]:
     verdict = Text("adds up", style="bold green")
     if found.problems:
         verdict = Text("does not add up", style="bold red")
     p50, p95, longest = (found.percentile_ms(share) for share in (0.5, 0.95, 1.0))
+    sums = f"{found.inputs} inputs = {found.terminal_events} terminal events + {found.unreadable} unreadable"
+    read_back = f"read back: {found.stage_results} stage results, {found.timeouts} timeout events"
     return [
-        Text(
-            f"{found.inputs} inputs = {found.terminal_events} terminal events + {found.unreadable} unreadable"
-            " without an id: "
-        )
-        + verdict,
-        Text(
-            f"read back: {found.stage_results} stage results, {found.timeouts} timeout events, "
-            f"{found.dead_letters} dead letters"
-        ),
-        Text(f"total_duration_ms: p50 {p50:.1f}, p95 {p95:.1f}, max {longest:.1f}"),
-        Text(f"{found.in_budget} of {started} ended within budget + {SLACK_MS:.0f} ms"),
+        Text(f"{sums} without an id: ") + verdict,
+        f"{read_back}, {found.dead_letters} dead letters",
+        f"total_duration_ms: p50 {p50:.1f}, p95 {p95:.1f}, max {longest:.1f}",
+        f"{found.in_budget} of {len(found.durations_ms)} ended within budget + {SLACK_MS:.0f} ms",
     ]

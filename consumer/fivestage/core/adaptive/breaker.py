@@ -1,9 +1,9 @@
-"""A circuit breaker: a node that keeps failing is not called for a while, then tried with one call.
+"""Circuit breaker: stops calls of a failing node for a while, then probes it with single calls.
 
 The closed state counts calls in a sliding window, as resilience4j's CircuitBreaker does, but opens only where
-the rate of failed or of slow calls is above its threshold with confidence, over calls and time
-(``recent_calls``). Half open is stricter than there: probes run one at a time, and the first that fails opens
-the breaker for twice as long as before.
+the rate of failed or slow calls is significantly above its threshold, over calls and time (``recent_calls``).
+Half open is stricter than there: probes run one at a time, and the first failed probe opens the breaker for
+twice as long as before.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class BreakerPolicy:
     last *window* calls (or the last second, where that is more). A *slow_call_rate* of 1 means that slow
     calls do not matter, a *failure_rate* of 1 that all calls must fail.
 
-    It opens for *first_open_s*, for twice as long after each probe that fails, and for *open_s* at most; and
-    up to *open_jitter* of it more, so that many breakers do not probe at the same moment. One that has closed
-    and opens again within as long as it was open goes on where it was. *half_open_calls*
-    good probes in a row close it; a probe without an outcome for *probe_timeout_s* does not keep the next one
-    back. One that is not *enabled* never opens.
+    It opens for *first_open_s*, for twice as long after each failed probe, and for *open_s* at most;
+    *open_jitter* adds up to this share, so that many breakers do not probe at the same moment. A breaker that
+    opens again within as long after closing as it was open continues with the doubled time. *half_open_calls*
+    successful probes in a row close it; a probe without an outcome for *probe_timeout_s* does not block the
+    next one. If not *enabled* it never opens.
     """
 
     failure_rate: float = 0.3
@@ -63,58 +63,34 @@ class BreakerPolicy:
     probe_timeout_s: float = 1.0
     enabled: bool = True
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.minimum_calls <= self.window:
-            raise ValueError(
-                "need 1 <= minimum_calls <= window, "
-                f"got minimum_calls={self.minimum_calls} window={self.window}"
-            )
-        if self.half_open_calls < 1:
-            raise ValueError(f"half_open_calls must be at least 1, got {self.half_open_calls}")
-        if not 0 <= self.open_jitter < inf:
-            raise ValueError(f"open_jitter must be at least 0, got {self.open_jitter}")
-        for name, rate in (("failure_rate", self.failure_rate), ("slow_call_rate", self.slow_call_rate)):
-            if not 0 < rate <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, got {rate}")
-        for name, seconds in (("first_open_s", self.first_open_s), ("probe_timeout_s", self.probe_timeout_s)):
-            if not 0 < seconds < inf:
-                raise ValueError(f"{name} must be above 0, got {seconds}")
-        if not self.first_open_s <= self.open_s < inf:
-            raise ValueError(
-                f"open_s must be at least first_open_s, got open_s={self.open_s} "
-                f"first_open_s={self.first_open_s}"
-            )
-
 
 class Breaker:
     """The state of one breaker.
 
-    The caller asks before a call and reports after it: while closed it calls and records; while half open
-    it calls only with a permit of ``try_probe`` and records that call as a probe, or releases the permit. A
-    call made while it is open, where another node can answer if it fails, is recorded as a probe too.
+    The caller asks before a call and records it afterwards. While half open it calls only with a permit of
+    ``try_probe``, and records that call as a probe or releases the permit. A trial call made while the
+    breaker is open, where another node can answer if it fails, is recorded as a probe too.
 
     Args:
         policy: When to open and close.
-        jitter: Gives 0..1; asked once each time it opens.
+        jitter: Returns 0..1; called once each time the breaker opens.
     """
 
     __slots__ = (
         "_closed_at", "_good_probes", "_jitter", "_lasts_s", "_open_s", "_open_until", "_probe_until",
-        "_state", "opened_count", "policy", "recent", "why",
+        "_state", "policy", "recent", "why",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy, jitter: Callable[[], float]) -> None:
         self.policy = policy
         self.recent = RecentCalls(policy.window)
-        """The calls since it closed; none while it is not closed."""
-        self.opened_count = 0
-        """How often it opened, a failed probe's included."""
+        """The calls since it closed; empty while it is not closed."""
         self.why = ""
-        """What brought it into its state, with the figures."""
+        """The reason for its state, with the figures."""
         self._jitter = jitter
         self._state: BreakerState = _CLOSED
         self._open_s = 0.0
-        """For how long it opened last, without jitter; 0 = never."""
+        """For how long it last opened, without jitter; 0 = never."""
         self._lasts_s = 0.0
         self._open_until = 0.0
         self._closed_at = -inf
@@ -124,10 +100,10 @@ class Breaker:
     def __repr__(self) -> str:
         recent = self.recent
         calls = f"calls={recent.calls} failed={recent.failed} slow={recent.slow}"
-        return f"<Breaker {self._state} {calls} opened={self.opened_count}>"
+        return f"<Breaker {self._state} {calls}>"
 
     def state(self, now: float) -> BreakerState:
-        """Where it stands; being asked after the open time is what makes it half open."""
+        """Return the state; the first call after the open time makes it half open."""
         if self._state is _OPEN and now >= self._open_until:
             self._state = _HALF_OPEN
             self._good_probes = 0
@@ -135,9 +111,9 @@ class Breaker:
         return self._state
 
     def try_probe(self, now: float) -> bool:
-        """Take the permit for a probe. False when it is out, or not half open.
+        """Take the permit for a probe; False if it is taken, or the breaker is not half open.
 
-        A permit whose outcome has not come within the policy's ``probe_timeout_s`` is handed out again.
+        A permit whose call has had no outcome for ``probe_timeout_s`` is issued again.
         """
         if self.state(now) is not _HALF_OPEN:
             return False
@@ -147,20 +123,20 @@ class Breaker:
         return True
 
     def release_probe(self) -> None:
-        """The probe was not run, or was cut for a reason that is not the node's: the permit is free again."""
+        """Return the permit: the probe was not run, or ended in a way that says nothing about the node."""
         self._probe_until = None
 
     def record(self, now: float, *, failed: bool, slow: bool = False, probe: bool = False) -> None:
-        """A call ended.
+        """Record a call that ended.
 
-        While closed it is counted. A probe counts while half open, and a good one while open too: one that
-        fails then says nothing new. Anything else began in an earlier state and says nothing about this one.
+        While closed, calls are counted. Probes count while half open, successful ones while open too; a
+        failed one says nothing new then. Other calls started in an earlier state and are ignored.
 
         Args:
             now: Monotonic seconds.
-            failed: The node's fault.
-            slow: It took too long, failed or not; of no account in a probe.
-            probe: It ran with a permit of ``try_probe``, or although the breaker was open.
+            failed: It failed because of the node.
+            slow: It took too long, failed or not; ignored in a probe.
+            probe: It ran with a permit of ``try_probe``, or as a trial while the breaker was open.
         """
         if self._state is _CLOSED:
             if not probe:
@@ -177,13 +153,13 @@ class Breaker:
             self._open(now, "a probe failed")
 
     def _judge(self, now: float) -> None:
-        """Open if too many calls fail: of the newest, so that a long good past hides nothing, or of all."""
+        """Open if too many calls fail: of the newest, so that earlier successes hide nothing, or of all."""
         newest = self.recent.newest(now, self.policy.minimum_calls)
         if newest is None:
             return
         why = self._trips(newest, now) or self._trips(self.recent.all(), now)
         if why:
-            if now - self._closed_at > self._lasts_s + SPAN_S:  # else it is the same trouble
+            if now - self._closed_at > self._lasts_s + SPAN_S:  # otherwise it is the same disturbance
                 self._open_s = 0.0
             self._open(now, why)
 
@@ -203,7 +179,6 @@ class Breaker:
         self._lasts_s = self._open_s * (1 + policy.open_jitter * self._jitter())
         self._open_until = now + self._lasts_s
         self._good_probes = 0
-        self.opened_count += 1
         self.why = f"{why}: open for {self._lasts_s:.2g} s"
         self.recent.clear()
 

@@ -1,4 +1,4 @@
-"""Reports what changes for a lane's queries: breakers, which of two nodes is preferred, limits of stages."""
+"""Reports control changes in a lane: breakers, the preferred one of two nodes, stage limits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from fivestage.core.routing_snapshot import StageRouting
 
 WELL: Final = 0.98
-"""The score from which on a node is reported as returned: one about the limit would go to and fro."""
+"""The score at which a node is reported as returned; hysteresis against alternating reports."""
 
 
 class Changes:
-    """Compares each lane with what was reported of it."""
+    """Compares the state of each lane with what was last reported."""
 
     __slots__ = ("_avoided", "_lowered", "_observer", "_plan", "_states")
 
@@ -27,24 +27,24 @@ class Changes:
         self._observer = observer
         self._plan = plan
         self._lowered: set[tuple[str, str]] = set()
-        """Lanes and their stages whose limit is below the configured one."""
+        """Lane and stage of each limit below the configured one."""
         self._states: dict[tuple[str, str], BreakerState] = {}
         self._avoided: set[tuple[str, str]] = set()
 
     def look(self, lane: LaneState) -> None:
-        """Report what is new in a lane's advice."""
+        """Report what has changed in the routing snapshot of a lane."""
         for name, node in lane.routing.nodes.items():
             if node.state is not self._states.get((lane.name, name), BreakerState.CLOSED):
                 self._states[lane.name, name] = node.state
                 self._observer.breaker_changed(lane.name, name, node.state)
                 self._report("breaker", str(node.state), lane.nodes[name].breaker.why, lane, name)
-            if lane.nodes[name].stand_in:
+            if lane.nodes[name].fallback:
                 self._look_at_choice(lane, name)
         for spec, stage in zip(self._plan.stages, lane.routing.stages, strict=True):
             self._look_at_limit(lane, spec, stage)
 
     def _look_at_limit(self, lane: LaneState, spec: StageSpec, stage: StageRouting) -> None:
-        """Whether the limit of a stage falls below the configured one, or has come back to it."""
+        """Report a stage limit that falls below the configured one, or returns to it."""
         key, configured_ms = (lane.name, spec.stage_type), spec.limit_s * 1000
         limit = f"{stage.limit_s * 1000:g} ms"
         if key not in self._lowered and stage.limit_s < spec.limit_s - SLACK_S:
@@ -53,18 +53,17 @@ class Changes:
             self._report("stage_limit", "lowered", why, lane, spec.stage_type)
         elif key in self._lowered and stage.limit_s >= spec.limit_s - SLACK_S:
             self._lowered.discard(key)
-            self._report(
-                "stage_limit", "restored", f"{limit}: nothing is gained by less", lane, spec.stage_type
-            )
+            why = f"{limit}: a lower limit gains nothing"
+            self._report("stage_limit", "restored", why, lane, spec.stage_type)
 
     def _look_at_choice(self, lane: LaneState, name: str) -> None:
-        """Whether the node that answered in another's place is called instead of it."""
-        stand_in, key = lane.nodes[name].stand_in, (lane.name, name)
-        own, other = lane.routing.node(name), lane.routing.node(stand_in)
+        """Report a node that its fallback now replaces, or that is preferred again."""
+        fallback, key = lane.nodes[name].fallback, (lane.name, name)
+        own, other = lane.routing.node(name), lane.routing.node(fallback)
         if key not in self._avoided:
             if other.state is BreakerState.CLOSED and round(own.score, 1) < round(other.score, 1):
                 self._avoided.add(key)
-                why = f"health {own.score} of 1, that of node {stand_in!r} {other.score}"
+                why = f"health {own.score} of 1, that of node {fallback!r} {other.score}"
                 self._report("node_choice", "avoided", why, lane, name)
         elif own.state is BreakerState.CLOSED and own.score >= min(WELL, other.score):
             self._avoided.discard(key)

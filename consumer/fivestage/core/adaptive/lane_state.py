@@ -1,7 +1,7 @@
-"""What is learned from how queries end, lane by lane, and what follows from it for the next ones.
+"""Learns from how the queries of each lane end, and keeps the lane's RoutingSnapshot up to date.
 
-Lives on the bus, which sees every outcome, also those of executors that did not survive. What user code needs
-of it is laid down in the lane's RoutingSnapshot.
+Runs on the bus loop, which sees every outcome, also those of failed workers. The stage runner reads the
+snapshot.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive.breaker import BreakerPolicy, BreakerState
 from fivestage.core.adaptive.changes import Changes
-from fivestage.core.adaptive.node_state import SLACK_S, NodeState, was_fair
+from fivestage.core.adaptive.node_state import SLACK_S, NodeState, had_fair_share
 from fivestage.core.adaptive.node_trials import Trials
 from fivestage.core.adaptive.slot_pressure import Pressure
 from fivestage.core.adaptive.stage_limit import AdaptivePolicy, LearnedLimit
@@ -30,26 +30,27 @@ if TYPE_CHECKING:
     from fivestage.core.stage_history import StageRun
 
 MAX_LANES = 32
-"""Lanes beyond these share one policy: producers choose lanes, but not how much we remember."""
+"""Lanes beyond these share one state: producers choose lanes, but must not fill the memory."""
 MAX_NODES = 256
 ANSWERS = 200
-"""How many of the last answers tell how long an answer takes."""
+"""How many of the last answers give the time to an answer."""
 MIN_ANSWERS = 50
 BACK_OFF = 1.25
-"""An answer that did not come, although it was waited for longer than most take, counts as one that takes so
-many times as long. As in TCP, which doubles its retransmission timer at each timeout (RFC 6298, 5.5), what is
-known then rises until it is enough, also where a queue leaves nobody the whole time."""
+"""An answer that did not come, although it was waited for longer than most take, counts as one that takes
+longer by this factor. As in TCP, which doubles its retransmission timer at each timeout (RFC 6298, 5.5), the
+estimate then rises until it is long enough, also where queueing leaves no query the whole time."""
 REFRESH_S = 0.1
-"""How often figures in the advice are brought up to date; breakers are at once."""
+"""How often figures in the routing snapshot are updated; breakers are updated at once."""
 OTHER_LANES = "other"
 _SUCCESS: Final = Outcome.SUCCESS
 _TIMEOUT: Final = Outcome.TIMEOUT
+_PROCESSING: Final = StageType.PROCESSING
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 
 
 @dataclass(frozen=True, slots=True)
 class LanePolicy:
-    """What the policies of all lanes have in common."""
+    """The configuration that all lanes have in common."""
 
     plan: Plan
     adaptive: AdaptivePolicy = field(default_factory=AdaptivePolicy)
@@ -59,38 +60,30 @@ class LanePolicy:
 
 
 class LaneState:
-    """One lane: learned limits, the time to an answer, its nodes."""
+    """The learned state of one lane: stage limits, the time to an answer, its nodes."""
 
     __slots__ = (
-        "_answers",
-        "_pressure",
-        "_refreshed_at",
-        "_settings",
-        "_trials",
-        "limits",
-        "name",
-        "nodes",
-        "routing",
+        "_answers", "_policy", "_pressure", "_refreshed_at", "_trials", "limits", "name", "nodes", "routing",
     )  # fmt: skip
 
-    def __init__(self, name: str, settings: LanePolicy, pressure: Pressure) -> None:
+    def __init__(self, name: str, policy: LanePolicy, pressure: Pressure) -> None:
         self.name = name
-        self._settings = settings
+        self._policy = policy
         self._pressure = pressure
-        self.limits = tuple(LearnedLimit(spec.limit_s, settings.adaptive) for spec in settings.plan.stages)
+        self.limits = tuple(LearnedLimit(spec.limit_s, policy.adaptive) for spec in policy.plan.stages)
         """In the order of the stages."""
         self.nodes: dict[str, NodeState] = {}
         self._answers = Window(ANSWERS)
         self._trials = Trials()
         self._refreshed_at = 0.0
-        self.routing = RoutingSnapshot.neutral(settings.plan)
+        self.routing = RoutingSnapshot.neutral(policy.plan)
 
     def __repr__(self) -> str:
-        return f"<LanePolicy {self.name} {self.routing}>"
+        return f"<LaneState {self.name} {self.routing}>"
 
     def concluded(
         self,
-        conclusion: QueryOutcome,
+        outcome: QueryOutcome,
         superseded: Sequence[StageRun],
         now: float,
         *,
@@ -99,58 +92,39 @@ class LaneState:
         """Learn from a query that has ended.
 
         Args:
-            conclusion: How.
-            superseded: Attempts that others followed.
+            outcome: How it ended.
+            superseded: Failed attempts that another one followed.
             now: Monotonic seconds.
-            disturbed_at: When something else last held it up: stages that had begun before and did not end in
-                time say nothing about themselves.
+            disturbed_at: When something else last delayed it: stages that had started before and timed out
+                say nothing about themselves.
         """
         self._trials.calls += 1
-        if conclusion.status is _SUCCEEDED and not (conclusion.degraded or superseded):
-            self._went_well(conclusion, now)
-            return
-        rejected = conclusion.validated is False
-        for run in (*superseded, *conclusion.runs):
+        rejected = outcome.validated is False
+        for run in (*superseded, *outcome.runs) if superseded else outcome.runs:
             if run.started_at is None:
                 continue
             if run.outcome is _TIMEOUT and run.started_at <= disturbed_at:
-                self._spare(run)
+                if run.node in self.nodes:
+                    self.nodes[run.node].ignore(run)
                 continue
-            if run.node is not None and run.spec.stage_type is StageType.PROCESSING:
+            if run.node is not None and run.spec.stage_type is _PROCESSING:
                 self._learn_node(run.node, run, now, rejected=rejected)
             self._learn_limit(run)
-        if superseded and conclusion.status is _SUCCEEDED:
+        if outcome.status is _SUCCEEDED:
             for run in superseded:
                 if run.node in self.nodes:
-                    self.nodes[run.node].stand_in = conclusion.node or ""
-        self._learn_answer_time(conclusion)
-
-    def _went_well(self, conclusion: QueryOutcome, now: float) -> None:
-        """The same for a query of which all stages did at once what they were asked: nearly every one."""
-        last: StageRun | None = None
-        for limit, run in zip(self.limits, conclusion.runs, strict=True):
-            limit.succeeded(run.duration_s)
-            if run.spec.critical:
-                last = run
-            if run.node is not None:
-                self._learn_node(run.node, run, now)
-        if last is not None and last.started_at is not None:
-            self._answers.add(last.started_at + last.duration_s - conclusion.started_at)
-
-    def _spare(self, run: StageRun) -> None:
-        node = self.nodes.get(run.node or "")
-        if node is not None:
-            node.spare(run)
+                    self.nodes[run.node].fallback = outcome.node or ""
+        self._learn_answer_time(outcome)
 
     def answer_time_s(self, share: float) -> float | None:
-        """Within what time *share* of the answers are there; None while unknown."""
+        """A quantile of the time from the start to the answer; None while unknown."""
         if len(self._answers) < MIN_ANSWERS:
             return None
         found = self._answers.quantile(share)
-        return None if found is None else min(found, self._settings.plan.total_s)
+        return None if found is None else min(found, self._policy.plan.total_s)
 
     def refresh(self, now: float) -> None:
-        """Bring the advice up to date."""
+        """Update the routing snapshot."""
         self._refreshed_at = now
         routing = self.routing
         stages = self._stage_routing(now)
@@ -164,103 +138,100 @@ class LaneState:
                 routing.probes.pop(name, None)
                 continue
             if name in routing.probes:
-                node.breaker.release_probe()  # nobody has taken it: its time begins anew
+                node.breaker.release_probe()  # it was not taken: renew its time
             if node.breaker.try_probe(now):
                 routing.probes[name] = True
         self._trials.refresh(now, self.nodes, routing)
 
     def refresh_if_due(self, now: float) -> None:
-        """The same, at most every REFRESH_S."""
+        """Update the routing snapshot, at most every REFRESH_S."""
         if now - self._refreshed_at >= REFRESH_S:
             self.refresh(now)
 
-    def _advised_s(self, run: StageRun) -> float:
-        """The limit that stages are told of: rounded, and perhaps not yet what was learned since."""
+    def _limit_in_force_s(self, run: StageRun) -> float:
+        """The limit in the routing snapshot: rounded, and perhaps older than what was learned since."""
         return self.routing.stages[run.spec.sequence].limit_s
 
     def _learn_limit(self, run: StageRun) -> None:
         limit = self.limits[run.spec.sequence]
         if run.outcome is _SUCCESS:
             limit.succeeded(run.duration_s)
-        elif run.outcome is _TIMEOUT and was_fair(run, self._advised_s(run)):
-            limit.timed_out(run.duration_s)  # one that was cut shorter says nothing about the limit
+        elif run.outcome is _TIMEOUT and had_fair_share(run, self._limit_in_force_s(run)):
+            limit.timed_out(run.duration_s)  # with less time it says nothing about the limit
 
     def _learn_node(self, name: str, run: StageRun, now: float, *, rejected: bool = False) -> None:
         node = self.nodes.get(name)
         if node is None:
             if len(self.nodes) >= MAX_NODES:
                 return
-            node = self.nodes[name] = NodeState(self._settings.breaker, self._settings.jitter)
+            node = self.nodes[name] = NodeState(self._policy.breaker, self._policy.jitter)
         state = node.breaker.state(now)
         learning = self.limits[run.spec.sequence].is_learned
-        node.record(run, now, limit_s=self._advised_s(run), learning=learning, rejected=rejected)
+        limit_s = self._limit_in_force_s(run)
+        node.record(run, now, limit_s=limit_s, learning=learning, rejected=rejected)
         if node.breaker.state(now) is not state:
             self.refresh(now)
 
-    def _learn_answer_time(self, conclusion: QueryOutcome) -> None:
-        if conclusion.status is _SUCCEEDED:
-            ends = [
-                run.started_at + run.duration_s
-                for run in conclusion.runs
-                if run.spec.critical and run.started_at is not None
-            ]
-            if ends:
-                self._answers.add(max(ends) - conclusion.started_at)
-        elif conclusion.status is PipelineStatus.TIMEOUT:
-            expected_s = self.answer_time_s(0.5) or self._settings.plan.total_s
-            if conclusion.duration_s >= expected_s - SLACK_S:  # with less it was no surprise
-                self._answers.add(BACK_OFF * conclusion.duration_s)
+    def _learn_answer_time(self, outcome: QueryOutcome) -> None:
+        if outcome.status is _SUCCEEDED:
+            for run in reversed(outcome.runs):  # the last critical stage completes the answer
+                if run.spec.critical and run.started_at is not None:
+                    self._answers.add(run.started_at + run.duration_s - outcome.started_at)
+                    break
+        elif outcome.status is PipelineStatus.TIMEOUT:
+            expected_s = self.answer_time_s(0.5) or self._policy.plan.total_s
+            if outcome.duration_s >= expected_s - SLACK_S:  # with less time a timeout was to be expected
+                self._answers.add(BACK_OFF * outcome.duration_s)
 
     def _stage_routing(self, now: float) -> tuple[StageRouting, ...]:
         found: list[StageRouting] = []
         scarce = self._pressure.costs_answers(now)
-        typical_s = [limit.median_s or 0.0 for limit in self.limits] if scarce else []
+        p50_s = [limit.p50_s or 0.0 for limit in self.limits] if scarce else []
         reserve_s = 0.0
-        for spec, limit in zip(reversed(self._settings.plan.stages), reversed(self.limits), strict=True):
-            other_s = sum(typical_s) - typical_s[spec.sequence] if scarce else 0.0
+        for spec, limit in zip(reversed(self._policy.plan.stages), reversed(self.limits), strict=True):
+            other_s = sum(p50_s) - p50_s[spec.sequence] if scarce else 0.0
             limit_s = _rounded(limit.in_force_s(scarce=scarce, other_s=other_s))
-            need_s = _rounded(limit.p95_s)
-            found.append(StageRouting(limit_s, need_s, reserve_s, _rounded(limit.median_s)))
-            reserve_s += need_s if spec.critical else 0.0
+            p95_s = _rounded(limit.p95_s)
+            found.append(StageRouting(limit_s, p95_s, reserve_s, _rounded(limit.p50_s)))
+            reserve_s += p95_s if spec.critical else 0.0
         return tuple(reversed(found))
 
 
 class LearnedState:
-    """The policies of all lanes."""
+    """The state of all lanes, and the slot pressure that they share."""
 
-    def __init__(self, settings: LanePolicy, observer: Observer) -> None:
-        self._settings = settings
-        self._changes = Changes(observer, self._settings.plan)
+    def __init__(self, policy: LanePolicy, observer: Observer) -> None:
+        self._policy = policy
+        self._changes = Changes(observer, policy.plan)
         self.lanes: dict[str, LaneState] = {}
         self.pressure = Pressure()
         self.disturbed_at = -inf
-        """When queries were last held up by what is not their own doing (monotonic seconds)."""
+        """When a stall of the process last delayed queries (monotonic seconds)."""
 
     def __repr__(self) -> str:
         return f"<LearnedState {list(self.lanes.values())}>"
 
     @property
     def plan(self) -> Plan:
-        """The plan that all lanes start from."""
-        return self._settings.plan
+        """The plan of all lanes."""
+        return self._policy.plan
 
     def lane(self, name: str) -> LaneState:
-        """The policy of a lane."""
-        policy = self.lanes.get(name)
-        if policy is None:
-            if len(self.lanes) >= MAX_LANES:
-                name = OTHER_LANES
-            policy = self.lanes.get(name)
-        if policy is None:
-            policy = self.lanes[name] = LaneState(name, self._settings, self.pressure)
-        return policy
+        """The state of a lane; beyond MAX_LANES one that all further lanes share."""
+        state = self.lanes.get(name)
+        if state is None and len(self.lanes) >= MAX_LANES:
+            name = OTHER_LANES
+            state = self.lanes.get(name)
+        if state is None:
+            state = self.lanes[name] = LaneState(name, self._policy, self.pressure)
+        return state
 
     def tick(self, now: float, stuck: frozenset[str]) -> None:
-        """Bring the advice of all lanes up to date.
+        """Update the routing snapshots of all lanes, and report changes.
 
         Args:
             now: Monotonic seconds.
-            stuck: Nodes that are not to be called for now, in any lane.
+            stuck: Nodes that must not be called for now, in any lane.
         """
         for lane in self.lanes.values():
             if lane.routing.stuck != stuck:
@@ -270,10 +241,10 @@ class LearnedState:
 
 
 def stuck_nodes(names: Sequence[str], most: int) -> frozenset[str]:
-    """Those that occur *most* times or more among the names of code that did not come back."""
+    """The nodes that occur at least *most* times among *names*, the nodes of abandoned calls."""
     return frozenset(name for name in set(names) if name and names.count(name) >= most)
 
 
 def _rounded(seconds: float | None) -> float:
-    """To half milliseconds, so that advice changes only when it matters; 0 for what is unknown."""
+    """Round to half milliseconds, so that the snapshot changes only when it matters; 0 for unknown."""
     return 0.0 if seconds is None else round(seconds * 2000) / 2000

@@ -1,4 +1,4 @@
-"""What is learned of one node in one lane: its breaker, its health, and whether it has recovered."""
+"""Learns from the calls of one node in one lane: breaker, health, recovery."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from fivestage.core.stage_history import StageRun
 
 SLOW_SHARE: Final = 0.9
-"""A call that took more of its limit than this is a slow one."""
+"""A call that took a larger share of its limit is slow."""
 PATIENCE_S: Final = 1.0
-"""How long a node that used to answer may be late before that counts for its breaker: a dependency that
-becomes slower is met by a higher limit, which takes some samples, not an outage."""
+"""How long a node that used to answer may be late before that counts for its breaker. A dependency that
+becomes slower needs a higher limit, which takes some samples, not an open breaker."""
 RECOVERED: Final = 20
-"""So many answers in a row of a node that was passed over, and its failures of before are forgotten. One that
-fails for a fifth of the queries seldom gets there (1 %)."""
+"""After this many answers in a row the earlier failures of a node on trial are forgotten. A node that fails
+for a fifth of the queries rarely gets there (1 %)."""
 SLACK_S: Final = 1e-6
 _SUCCESS: Final = Outcome.SUCCESS
 _TIMEOUT: Final = Outcome.TIMEOUT
@@ -30,15 +30,15 @@ _CLOSED: Final = BreakerState.CLOSED
 
 
 class NodeState:
-    """One node in one lane.
+    """The learned state of one node in one lane.
 
     Args:
-        policy: Of its breaker.
-        jitter: Random numbers, 0..1, for that.
+        policy: Configuration of its breaker.
+        jitter: Random numbers, 0..1, for the breaker.
     """
 
     __slots__ = (
-        "_patient_until", "_timeout_at", "breaker", "calls", "health", "in_a_row", "is_on_trial", "stand_in",
+        "_patient_until", "_timeout_at", "breaker", "calls", "fallback", "health", "in_a_row", "is_on_trial",
         "tried_at",
     )  # fmt: skip
 
@@ -46,30 +46,30 @@ class NodeState:
         self.breaker = Breaker(policy, jitter)
         self.health = NodeHealth()
         self.calls = 0
-        """How many have ended."""
+        """How many calls have ended."""
         self.in_a_row = 0
-        """Answers since its last failure."""
+        """Answers since the last failure."""
         self.is_on_trial = False
-        """It was passed over and is called to find out whether it has recovered."""
-        self.stand_in = ""
-        """The node that answered when this one failed last."""
+        """Trial calls find out whether it has recovered."""
+        self.fallback = ""
+        """The node that answered when this one last failed."""
         self.tried_at = -inf
-        """When its last call ended (monotonic seconds)."""
+        """When the last call ended (monotonic seconds)."""
         self._timeout_at = -inf
         self._patient_until = -inf
 
     def record(
         self, run: StageRun, now: float, *, limit_s: float, learning: bool = False, rejected: bool = False
     ) -> None:
-        """One call of the node has ended.
+        """Learn from a call that has ended.
 
         Args:
             run: The call.
             now: Monotonic seconds.
             limit_s: The limit of its stage.
-            learning: That limit is learned, and so may still come up.
-            rejected: Validation rejected the answer: that counts for the node's health. The breaker is for
-                nodes that do not answer.
+            learning: The limit is learned, so it may still rise.
+            rejected: Validation rejected the answer: that counts for the health of the node, not for its
+                breaker, which is for nodes that do not answer.
         """
         self.calls += 1
         self.tried_at = now
@@ -82,10 +82,10 @@ class NodeState:
         else:
             self.in_a_row += 1
         if run.outcome is _TIMEOUT:
-            if not was_fair(run, limit_s) or self._is_cut_short(run, limit_s):
-                self.spare(run)  # others had used up its time, or the producer left it less
+            if not had_fair_share(run, limit_s) or self._is_cut_short(run, limit_s):
+                self.ignore(run)  # earlier stages used up its time, or the producer granted less
                 return
-            patient = self._is_new_here(now) and learning
+            patient = self._is_newly_late(now) and learning
             self.health.timed_out(now, run.duration_s)
             if patient and not run.probe:
                 return
@@ -96,14 +96,14 @@ class NodeState:
         else:
             self.health.succeeded(now, run.duration_s)
         slow = run.duration_s > SLOW_SHARE * run.granted_s
-        if run.probe and self.breaker.policy.slow_call_rate < 1:  # else slow ones would not have opened it
+        if run.probe and self.breaker.policy.slow_call_rate < 1:  # only then slow calls open it
             failed = failed or slow
         self.breaker.record(now, failed=failed, slow=slow, probe=run.probe)
         if run.probe or self.is_on_trial:
-            self._see_whether_recovered(now)
+            self._check_recovery(now)
 
-    def _see_whether_recovered(self, now: float) -> None:
-        """After a good probe, and while it is on trial."""
+    def _check_recovery(self, now: float) -> None:
+        """End the trial of a node that answers: called after a probe, and for each call on trial."""
         if self.breaker.state(now) is not _CLOSED:
             return
         self.is_on_trial = True
@@ -112,12 +112,12 @@ class NodeState:
             self.health.forget()
 
     def _is_cut_short(self, run: StageRun, limit_s: float) -> bool:
-        """Whether it had less than its limit, and less than it is known to take."""
-        median_s = self.health.median_s
-        return median_s is not None and median_s < inf and run.granted_s < min(limit_s, median_s)
+        """Whether the call had less time than its limit and than the median."""
+        p50_s = self.health.p50_s
+        return p50_s is not None and p50_s < inf and run.granted_s < min(limit_s, p50_s)
 
-    def _is_new_here(self, now: float) -> bool:
-        """Whether lateness is new with this node, which used to answer: the limit gets a while to follow."""
+    def _is_newly_late(self, now: float) -> bool:
+        """Whether a node that used to answer has just become late: the limit gets a while to follow."""
         if now - self._timeout_at > PATIENCE_S:
             p95_s = self.health.p95_s
             used_to_answer = p95_s is not None and p95_s < inf
@@ -126,20 +126,20 @@ class NodeState:
         return now < self._patient_until
 
     def _excuse(self, run: StageRun, now: float) -> None:
-        """An excused error counts for nothing, but shows in a probe that the node works."""
+        """Ignore an excused error, except that as a probe it shows that the node works."""
         if run.probe:
             self.breaker.record(now, failed=False, probe=True)
 
-    def spare(self, run: StageRun) -> None:
-        """A call that says nothing about the node."""
+    def ignore(self, run: StageRun) -> None:
+        """Release the permit of a call that says nothing about the node."""
         if run.probe:
             self.breaker.release_probe()
 
     def routing(self, now: float) -> NodeRouting:
-        """What is known of it."""
+        """What the routing snapshot says about the node."""
         return NodeRouting(self.breaker.state(now), round(self.health.score(now), 2), self.health.p95_s)
 
 
-def was_fair(run: StageRun, limit_s: float) -> bool:
-    """Whether a stage had the time that was its due: its limit, or what the stages before it must leave."""
-    return run.granted_s >= min(run.spec.fair_s, limit_s) - SLACK_S
+def had_fair_share(run: StageRun, limit_s: float) -> bool:
+    """Whether a stage had its limit, or the share of the total time that earlier stages must leave it."""
+    return run.granted_s >= min(run.spec.fair_share_s, limit_s) - SLACK_S

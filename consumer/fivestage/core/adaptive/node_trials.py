@@ -1,9 +1,9 @@
-"""Permits to call nodes that are passed over, to find out whether they have recovered.
+"""Issues permits for trial calls of low-ranked nodes, to find out whether they have recovered.
 
-A node that ranks low is not called where another takes the same intent, so nothing new would be learned of
-it. As in every bandit problem a small share of the calls goes to find out: here one in a hundred, and only
-where the other node can still answer in time if the trial fails (``RoutingSnapshot.trial_of``). While trials
-are answered, they follow each other quickly; that costs nothing.
+A node that ranks low is not called where another one handles the same intent, so nothing new would be learned
+of it. As in every bandit problem a small share of the calls explores: here one in a hundred, and only where
+the other node can still answer in time if the trial fails (``RoutingSnapshot.trial_of``). While trials are
+answered they follow each other quickly, which costs nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from fivestage.core.routing_snapshot import RoutingSnapshot
 
 EVERY_CALLS: Final = 100
-"""Calls of the node that is called instead, for one trial; queries of the lane while that is unknown."""
+"""One trial for this many calls of the fallback node, or queries of the lane while that is unknown."""
 EVERY_S: Final = 1.0
-"""The time from one trial of a node to the next, at least."""
+"""The shortest time from one trial of a node to the next."""
 
 
 class Trials:
-    """Issues the permits of one lane."""
+    """The permits of one lane."""
 
     __slots__ = ("_since", "calls")
 
@@ -34,32 +34,32 @@ class Trials:
         self.calls = 0
         """How many queries of the lane have ended; the lane counts them."""
         self._since: dict[str, tuple[float, int, str]] = {}
-        """When each node was last tried or could have been, and how many calls of which other node had ended
-        by then (or queries of the lane)."""
+        """For each node when it was last tried, or could have been, and how many calls of which fallback (or
+        queries of the lane) had ended by then."""
 
     def __repr__(self) -> str:
         return f"<Trials calls={self.calls} of {sorted(self._since)}>"
 
     def refresh(self, now: float, nodes: Mapping[str, NodeState], routing: RoutingSnapshot) -> None:
-        """Issue and withdraw permits in *advice*, whose nodes are up to date."""
+        """Issue and withdraw permits in *routing*, whose nodes are up to date."""
         for name, known in routing.nodes.items():
             if not wants_trial(known):
                 if self._since.pop(name, None) is not None:
                     routing.trials.pop(name, None)
                 continue
             node = nodes[name]
-            other = nodes.get(node.stand_in)
+            other = nodes.get(node.fallback)
             calls = self.calls if other is None else other.calls
             if self._is_due(name, node, now, calls, waits=name in routing.trials):
                 routing.trials[name] = True
                 node.is_on_trial = True
-                self._since[name] = now, calls, node.stand_in
+                self._since[name] = now, calls, node.fallback
 
     def _is_due(self, name: str, node: NodeState, now: float, calls: int, *, waits: bool) -> bool:
-        since, before, stand_in = self._since.get(name, (-inf, 0, ""))
-        called = since < node.tried_at or stand_in != node.stand_in
-        if waits or called:  # the permit has not been taken, or the node has been called since
-            self._since[name] = now, calls, node.stand_in
+        since, before, fallback = self._since.get(name, (-inf, 0, ""))
+        called = since < node.tried_at or fallback != node.fallback
+        if waits or called:  # the permit is still there, or the node was called since
+            self._since[name] = now, calls, node.fallback
         if waits:
             return False
         if node.is_on_trial and node.in_a_row:

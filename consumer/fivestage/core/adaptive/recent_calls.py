@@ -1,4 +1,4 @@
-"""Counts of the last calls of a node, and whether a share of them is above a rate beyond doubt."""
+"""Counts the recent calls of a node, and tests whether a share of them exceeds a rate significantly."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final, NamedTuple
 BUCKET_S: Final = 0.1
 """Calls that end within this time are counted together."""
 SPAN_S: Final = 1.0
-"""A judgement covers at least this much time: what is over sooner is a hiccup."""
+"""A breaker judges at least this much time: a shorter disturbance is a hiccup."""
 Z: Final = 4.0
-"""Standard deviations between a share and the rate that it exceeds. Each failed call is an occasion to judge:
-with 3.1 (99.9 %) a node of which 20 % fail, at 20 calls/s, is found above 30 % every 2.5 hours by chance,
-with 4 every 50 hours (simulated), and at 200/s never."""
+"""Standard deviations between a share and the rate that it exceeds. The breaker judges after each failed
+call: with 3.1 (99.9 %) a node of which 20 % fail, at 20 calls/s, is found above 30 % every 2.5 hours by
+chance, with 4 every 50 hours (simulated), and at 200/s never."""
 
 
 class Span(NamedTuple):
-    """Calls of one stretch of time."""
+    """The calls since a moment."""
 
     calls: int
     failed: int
@@ -37,7 +37,7 @@ class _Bucket:
 
 
 class RecentCalls:
-    """The last *window* calls, and those of the last second where there are more."""
+    """The last *window* calls, or those of the last second where that is more."""
 
     __slots__ = ("_buckets", "_window", "calls", "failed", "slow")
 
@@ -54,11 +54,11 @@ class RecentCalls:
         self.calls = self.failed = self.slow = 0
 
     def add(self, now: float, *, failed: bool, slow: bool) -> None:
-        """Count a call that ended *now*."""
+        """Count a call that ended at *now*."""
         buckets = self._buckets
         if not buckets or now - buckets[-1].start >= BUCKET_S:
             buckets.append(_Bucket(now))
-            while len(buckets) > 1 and self._can_spare(buckets[0], buckets[1], now):
+            while len(buckets) > 1 and self._is_outside(buckets[0], buckets[1], now):
                 self._forget(buckets.popleft())
         last = buckets[-1]
         last.calls += 1
@@ -68,7 +68,7 @@ class RecentCalls:
         self.failed += failed
         self.slow += slow
 
-    def _can_spare(self, oldest: _Bucket, second: _Bucket, now: float) -> bool:
+    def _is_outside(self, oldest: _Bucket, second: _Bucket, now: float) -> bool:
         return self.calls - oldest.calls >= self._window and now - second.start >= SPAN_S
 
     def _forget(self, bucket: _Bucket) -> None:
@@ -77,7 +77,7 @@ class RecentCalls:
         self.slow -= bucket.slow
 
     def newest(self, now: float, minimum: int) -> Span | None:
-        """The last second, or as much more as *minimum* calls take; None where there is less than that."""
+        """The last second, extended to *minimum* calls; None where fewer are kept."""
         calls, failed, slow = 0, 0, 0
         for bucket in reversed(self._buckets):
             calls += bucket.calls
@@ -88,16 +88,17 @@ class RecentCalls:
         return None
 
     def all(self) -> Span:
-        """All that are kept; there must be one."""
+        """All calls that are kept, of which there must be one."""
         return Span(self.calls, self.failed, self.slow, self._buckets[0].start)
 
 
 def exceeds(count: int, calls: int, rate: float, *, enough: int) -> bool:
-    """Whether *count* of *calls* is more than *rate* with confidence.
+    """Whether *count* of *calls* is significantly more than *rate*.
 
-    It is where the lower bound of Wilson's score interval is above *rate* (E. B. Wilson, *Probable inference,
-    the law of succession, and statistical inference*, 1927). A window of calls is too short to show that of a
-    rate near 1: there *enough* calls must all be such, and for a rate of 1 all of any number.
+    That is so where the lower bound of Wilson's score interval is above *rate* (E. B. Wilson, *Probable
+    inference, the law of succession, and statistical inference*, 1927). A window is too short to show this
+    for rates near 1: there *count* must equal *calls*, for at least *enough* calls, or any number for a rate
+    of 1.
     """
     if count == calls:
         return rate >= 1 or calls >= enough or calls / (calls + Z * Z) > rate

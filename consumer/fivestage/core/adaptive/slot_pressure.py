@@ -1,7 +1,7 @@
-"""Whether slots are scarce: queries have had to wait for one lately.
+"""Detects slot pressure: queries had to wait for a slot recently.
 
-What is learned may take something from one query only where another gains by it, and that is only so while
-slots are scarce.
+A learned limit may cut a query short only where another one gains by it, which is so only while slots are
+scarce.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from math import inf
 from typing import Final
 
 PRESSURE_S: Final = 1.0
-"""For so long after a query had to wait, slots are scarce."""
+"""Slots are scarce for this time after a query had to wait."""
 GAP_S: Final = 0.1
 """A longer pause between queries that had to wait ends a period of waiting."""
 LASTING_S: Final = 0.5
-"""A period of waiting that has lasted so long is more than a burst."""
+"""A longer period of waiting is more than a burst."""
 
 
 class Pressure:
@@ -22,7 +22,7 @@ class Pressure:
 
     >>> pressure = Pressure()
     >>> for ms in range(0, 700, 50):
-    ...     pressure.press(ms / 1000)
+    ...     pressure.note_wait(ms / 1000)
     >>> pressure.is_on(1.6), pressure.is_on(1.7), pressure.is_lasting(0.7), pressure.is_lasting(0.9)
     (True, False, True, False)
     """
@@ -33,13 +33,13 @@ class Pressure:
         self._since = -inf
         self._last = -inf
         self._due_at = -inf
-        """When one last had to wait that has a deadline."""
+        """When a query with a deadline last had to wait."""
 
     def __repr__(self) -> str:
         return f"<Pressure from {self._since:.1f} to {self._last:.1f}>"
 
-    def press(self, now: float, *, due: bool = True) -> None:
-        """A query had to wait at *now* (monotonic seconds); *due*: there is an end to how long it can."""
+    def note_wait(self, now: float, *, due: bool = True) -> None:
+        """Record that a query had to wait at *now* (monotonic seconds); *due*: it has a deadline."""
         if now - self._last > GAP_S:
             self._since = now
         self._last = now
@@ -51,9 +51,9 @@ class Pressure:
         return now - self._last < PRESSURE_S
 
     def is_lasting(self, now: float) -> bool:
-        """Whether they are scarce now and have been for a while."""
+        """Whether slots are scarce now and have been for a while."""
         return now - self._last <= GAP_S and self._last - self._since >= LASTING_S
 
     def costs_answers(self, now: float) -> bool:
-        """Whether that lasts, and of those that wait some have deadlines: others only wait longer."""
+        """Whether the pressure lasts and some waiting queries have deadlines: others only wait longer."""
         return self.is_lasting(now) and now - self._due_at <= GAP_S

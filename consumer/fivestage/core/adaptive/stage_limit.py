@@ -1,31 +1,28 @@
-"""Learned limits: what a stage may take follows what it takes.
+"""Learns the time limit of a stage from the durations of its runs.
 
-The limit is moved a little with every sample towards a multiple of the stage's 95th percentile, the
-exponential smoothing of TCP's retransmission timer (RFC 6298), and kept within bounds around the
-configured figure. What was learned is applied below that figure only while answers are gained by it. A call
-that was cut is a censored sample: only a lower bound of what it would have
-taken is known. Were those left out, what remains would lie below the limit by construction, and the limit
-could only ever shrink.
+Each sample moves the limit a little towards a multiple of the stage's p95, the exponential smoothing of TCP's
+retransmission timer (RFC 6298), within bounds around the configured limit. A limit below the configured one
+is applied only while that gains answers. A run that was cancelled at the limit is a censored sample: it would
+have taken longer. Without those, all samples would lie below the limit, and the limit could only shrink.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import Final
 
 from fivestage.core.adaptive.window import Window
 
-GAIN: Final = 1.05
-"""So many times the answers a limit below the configured one must give: the samples are few."""
+MIN_GAIN: Final = 1.05
+"""A limit below the configured one must give this many times its answers, since the samples are few."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptivePolicy:
     """How a limit is learned.
 
-    The defaults need 50 of the last 200 samples to begin with, aim at 1.5 times P95, go a tenth of the
-    way with each sample, and stay between half and three times the configured limit.
+    With the defaults a limit is learned from 50 of the last 200 samples on. It goes a tenth of the way to 1.5
+    times the p95 with each sample, and stays between half and three times the configured limit.
     """
 
     enabled: bool = True
@@ -36,29 +33,14 @@ class AdaptivePolicy:
     window: int = 200
     headroom: float = 1.5
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.min_samples <= self.window:
-            raise ValueError(
-                f"need 1 <= min_samples <= window, got min_samples={self.min_samples} window={self.window}"
-            )
-        if not 0 < self.floor_ratio <= 1 <= self.ceiling_ratio < inf:
-            raise ValueError(
-                "need 0 < floor_ratio <= 1 <= ceiling_ratio, "
-                f"got floor_ratio={self.floor_ratio} ceiling_ratio={self.ceiling_ratio}"
-            )
-        if not 0 < self.learning_rate <= 1:
-            raise ValueError(f"learning_rate must be above 0 and at most 1, got {self.learning_rate}")
-        if not 1 <= self.headroom < inf:
-            raise ValueError(f"headroom must be at least 1, got {self.headroom}")
-
 
 class LearnedLimit:
-    """The limit of one stage, and what was learned of it.
+    """The limit of one stage in one lane, and the durations it is learned from.
 
     Errors and skips are no samples: they say nothing about how long the work takes.
 
     >>> limit = LearnedLimit(0.1, AdaptivePolicy(min_samples=1, learning_rate=0.5))
-    >>> limit.succeeded(0.04)  # aims at 60 ms and goes half the way
+    >>> limit.succeeded(0.04)  # the target is 60 ms, and half the way is 80
     >>> round(limit.limit_s, 3)
     0.08
     """
@@ -66,8 +48,6 @@ class LearnedLimit:
     __slots__ = ("_ceiling_s", "_floor_s", "_limit_s", "_new", "_samples", "configured_s", "policy")
 
     def __init__(self, configured_s: float, policy: AdaptivePolicy) -> None:
-        if not 0 < configured_s < inf:
-            raise ValueError(f"configured_s must be above 0, got {configured_s}")
         self.configured_s = configured_s
         self.policy = policy
         self._floor_s = configured_s * policy.floor_ratio
@@ -75,29 +55,29 @@ class LearnedLimit:
         self._limit_s = configured_s
         self._samples = Window(policy.window)
         self._new = 0
-        """Samples that have not moved the limit yet: that is done when it is read."""
+        """Samples that have not moved the limit yet; reading it does."""
 
     def __repr__(self) -> str:
         how = "learned" if self.is_learned else "configured"
         return f"<LearnedLimit {self.limit_s:.4g}s {how} p95={self.p95_s} samples={len(self._samples)}>"
 
     def succeeded(self, duration_s: float) -> None:
-        """The stage ended by itself."""
+        """Add a run that ended by itself."""
         self._samples.add(duration_s)
         if self._new or self.is_learned:
             self._new += 1
 
     def timed_out(self, duration_s: float) -> None:
-        """The stage was cut after *duration_s*: it would have taken longer."""
+        """Add a run that was cancelled after *duration_s*: it would have taken longer."""
         self._samples.add(duration_s, censored=True)
         self._new += self.is_learned
 
     def _learn(self) -> None:
-        """Go with each new sample a part of the way that is left."""
+        """Move the limit by all new samples at once: each goes a part of the way that is left."""
         p95_s = self._samples.quantile(0.95) or 0.0
         target_s = self._within(self.policy.headroom * p95_s)
         left = (1 - self.policy.learning_rate) ** self._new
-        self._limit_s = self._within(target_s + left * (self._limit_s - target_s))  # a sum may overshoot
+        self._limit_s = self._within(target_s + left * (self._limit_s - target_s))  # against rounding
         self._new = 0
 
     def _within(self, seconds: float) -> float:
@@ -112,16 +92,16 @@ class LearnedLimit:
 
     @property
     def limit_s(self) -> float:
-        """What was learned; the configured limit until enough is known."""
+        """The learned limit; the configured one until there are enough samples."""
         if self._new:
             self._learn()
         return self._limit_s
 
     def in_force_s(self, *, scarce: bool, other_s: float = 0.0) -> float:
-        """The limit to apply: the learned one, but below the configured one only where answers are gained.
+        """The limit to apply: the learned one, but below the configured one only where that gains answers.
 
-        Cutting work early takes an answer away, and gives the rest of its time to a query that waits. So it
-        is done only while slots are scarce, and where a slot then gives more answers (GAIN).
+        Cancelling work early loses one answer, and gives its time to a waiting query. So it is done only
+        while slots are scarce, and where a slot then gives more answers (MIN_GAIN).
 
         Args:
             scarce: Queries have waited for slots for a while.
@@ -133,17 +113,17 @@ class LearnedLimit:
         if not scarce:
             return configured_s
         rate = self._samples.answers_per_second
-        gains = rate(limit_s, other_s) >= GAIN * rate(configured_s, other_s)
+        gains = rate(limit_s, other_s) >= MIN_GAIN * rate(configured_s, other_s)
         return limit_s if gains else configured_s
 
     @property
     def p95_s(self) -> float | None:
-        """What 95 of 100 stay within, at most the limit; None below ``min_samples``."""
+        """The p95 of the durations, at most the limit; None below ``min_samples``."""
         return self._quantile(0.95)
 
     @property
-    def median_s(self) -> float | None:
-        """What half of them stay within, at most the limit; None below ``min_samples``."""
+    def p50_s(self) -> float | None:
+        """The median of the durations, at most the limit; None below ``min_samples``."""
         return self._quantile(0.5)
 
     def _quantile(self, q: float) -> float | None:

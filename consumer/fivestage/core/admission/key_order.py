@@ -1,7 +1,7 @@
-"""Order by key: of all that have the same key one is under way, the others wait in line.
+"""Processing in key order: of all queries with the same key one runs, the others wait in a queue.
 
-The processing order KEY of confluentinc/parallel-consumer, for work that is started rather than polled:
-whoever ends something starts what comes next.
+This is the processing order KEY of confluentinc/parallel-consumer. Nothing is polled here: the end of one
+item starts the next.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class KeyOrder(Generic[K, T]):
-    """Strictly first in, first out for each key; no order between keys, and none without a key.
+    """First in, first out for each key; no order between keys, and none without a key.
 
-    Equal record keys of different partitions have nothing to do with each other: the caller makes the
-    partition part of the key. Only keys under way are remembered.
+    The caller makes the partition part of the key, since equal record keys of different partitions are
+    unrelated. Only keys with a running item are stored.
 
     >>> order = KeyOrder[tuple[str, int, bytes], str]()
     >>> order.enter(("queries", 0, b"k"), "first"), order.enter(("queries", 0, b"k"), "second")
@@ -27,61 +27,45 @@ class KeyOrder(Generic[K, T]):
     'second'
     """
 
-    __slots__ = ("_lines", "_waiting")
+    __slots__ = ("_queues",)
 
     def __init__(self) -> None:
-        self._lines: dict[K, deque[T] | None] = {}
-        """By key under way who waits for it; None as long as nobody ever did."""
-        self._waiting = 0
-
-    def __repr__(self) -> str:
-        return f"<KeyOrder under_way={self.under_way} waiting={self._waiting}>"
-
-    @property
-    def under_way(self) -> int:
-        """Keys of which one is under way."""
-        return len(self._lines)
-
-    @property
-    def waiting(self) -> int:
-        """Items in line, of all keys."""
-        return self._waiting
+        self._queues: dict[K, deque[T] | None] = {}
+        """The waiting items of each key with a running item; None while none has ever waited."""
 
     def enter(self, key: K | None, item: T) -> bool:
-        """Whether *item* may start now, and if so it is under way; otherwise it waits in line.
+        """Return True if *item* may start now (it then counts as running); otherwise queue it.
 
-        Without a key (None) everything may start.
+        Items without a key (None) may always start.
         """
         if key is None:
             return True
-        lines = self._lines
-        if key not in lines:
-            lines[key] = None
+        queues = self._queues
+        if key not in queues:
+            queues[key] = None
             return True
-        line = lines[key]
-        if line is None:
-            lines[key] = deque((item,))
+        queue = queues[key]
+        if queue is None:
+            queues[key] = deque((item,))
         else:
-            line.append(item)
-        self._waiting += 1
+            queue.append(item)
         return False
 
     def leave(self, key: K | None) -> T | None:
-        """The one under way has ended: return the next in line, which now is under way, or None.
+        """End the running item of *key*; return the next one, which now counts as running, or None.
 
-        Call it once for every item, in whatever way it ended. One that ended while it waited, at its
-        deadline, keeps its place: it is returned in its turn, and leaves at once.
+        Call it once for every item, however it ended. An item that expires while it waits keeps its place:
+        it is returned in its turn, and the caller ends it at once.
 
         Raises:
-            ValueError: None of *key* is under way.
+            ValueError: no item of *key* is running.
         """
         if key is None:
             return None
-        if key not in self._lines:
-            raise ValueError(f"none of key {key!r} is under way")
-        line = self._lines[key]
-        if not line:
-            del self._lines[key]
+        if key not in self._queues:
+            raise ValueError(f"no item of key {key!r} is running")
+        queue = self._queues[key]
+        if not queue:
+            del self._queues[key]
             return None
-        self._waiting -= 1
-        return line.popleft()
+        return queue.popleft()

@@ -1,54 +1,47 @@
-"""Who gets the next free slot: lanes share what may be in flight by weight, and borrow what is idle.
+"""Chooses the lane that gets the next free slot: lanes share the slots by weight, and borrow idle ones.
 
-The rule is max-min fairness over what is running: the next slot goes to the waiting lane that uses least
-of its weight. Nothing is reserved and nothing is remembered, so a lane that is alone may have all slots,
-and one that comes back is served first until it has its share.
+The rule is max-min fairness over the running queries: the next slot goes to the waiting lane that uses least
+of its weight. Nothing is reserved and no history is kept, so a lane that is alone may use all slots, and a
+lane that returns is served first until it has its share.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import isfinite
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
 class LaneShares:
-    """The weights of the lanes, relative to each other; 9 and 1 say the same as 0.9 and 0.1.
+    """The weights of the lanes, relative to each other: 9 and 1 mean the same as 0.9 and 0.1.
+
+    A lane that is not named has the smallest weight, so that inventing lanes gains nothing; 1 when none is
+    named, which makes all lanes equal.
 
     >>> LaneShares({"interactive": 0.9, "bulk": 0.1}).weight("unheard of")
     0.1
     """
 
-    shares: Mapping[str, float]
-    unnamed: float = field(init=False)
-    """The weight of a lane not named: the smallest there is, so that inventing lanes pays for nobody;
-    1 when none is named, which makes all equal."""
+    __slots__ = ("_shares", "_unnamed")
 
-    def __post_init__(self) -> None:
-        for lane, share in self.shares.items():
-            if not (share > 0 and isfinite(share)):
-                raise ValueError(f"the share of lane {lane!r} is {share}, not more than 0")
-        object.__setattr__(self, "shares", dict(self.shares))
-        object.__setattr__(self, "unnamed", min(self.shares.values(), default=1.0))
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self._shares = dict(shares)
+        self._unnamed = min(shares.values(), default=1.0)
 
     def weight(self, lane: str) -> float:
-        """What *lane* weighs."""
-        return self.shares.get(lane, self.unnamed)
+        """The weight of *lane*."""
+        return self._shares.get(lane, self._unnamed)
 
 
 class LaneQueues(Generic[T]):
-    """Items that wait for a slot, by lane. A lane is known while something of it waits; an item waits once.
+    """Queues of items that wait for a slot, one for each lane that has any; an item waits only once.
 
-    ``put`` and ``remove`` take constant time, ``take`` time by the number of waiting lanes, ``remove_if`` by
-    that of waiting items.
+    ``put`` and ``remove`` take constant time, ``take`` grows with the number of waiting lanes, ``remove_if``
+    with the number of waiting items.
     """
 
     __slots__ = ("_queues", "_shares", "_size")
@@ -56,7 +49,7 @@ class LaneQueues(Generic[T]):
     def __init__(self, shares: LaneShares) -> None:
         self._shares = shares
         self._queues: dict[str, OrderedDict[int, T]] = {}
-        """Never an empty one; the lane that was served longest ago, or never, comes first."""
+        """No queue is empty; the lane that was served longest ago, or never, comes first."""
         self._size = 0
 
     def __repr__(self) -> str:
@@ -66,17 +59,8 @@ class LaneQueues(Generic[T]):
     def __len__(self) -> int:
         return self._size
 
-    def waiting(self, lane: str) -> int:
-        """How many of *lane* wait."""
-        queue = self._queues.get(lane)
-        return len(queue) if queue else 0
-
-    def lanes(self) -> tuple[str, ...]:
-        """The lanes of which something waits; the one that has waited longest comes first."""
-        return tuple(self._queues)
-
     def put(self, lane: str, item: T) -> None:
-        """Let *item* wait, behind what waits of its lane."""
+        """Append *item* to the queue of its lane."""
         queue = self._queues.get(lane)
         if queue is None:
             queue = self._queues[lane] = OrderedDict()
@@ -84,10 +68,10 @@ class LaneQueues(Generic[T]):
         self._size += 1
 
     def take(self, running: Mapping[str, int]) -> tuple[str, T] | None:
-        """Take out who gets the next slot, and its lane; None when nobody waits.
+        """Remove and return the item that gets the next slot, with its lane; None when none waits.
 
         It is the oldest item of the lane whose *running* by weight is lowest. Among equals it is the lane
-        that has waited longest: since it was last served, or since something of it waits.
+        that has waited longest: since it was last served, or since it has had a waiting item.
 
         Args:
             running: How many slots each lane has; 0 for a lane not named.
@@ -95,7 +79,7 @@ class LaneQueues(Generic[T]):
         if not self._size:
             return None
         lane = self._next_lane(running)
-        # Back in at the end, if at all: the order of the lanes is the order of their turns.
+        # A lane that still waits goes to the end: the order of the lanes is the order of their turns.
         queue = self._queues.pop(lane)
         item = queue.popitem(last=False)[1]
         if queue:
@@ -110,7 +94,7 @@ class LaneQueues(Generic[T]):
         return min(self._queues, key=lambda lane: running.get(lane, 0) / weight(lane))
 
     def remove(self, lane: str, item: T) -> None:
-        """Take out one item, wherever it stands in the line of *lane*.
+        """Remove one item from the queue of *lane*, wherever it stands there.
 
         Raises:
             KeyError: it does not wait there.
@@ -122,28 +106,12 @@ class LaneQueues(Generic[T]):
         self._size -= 1
 
     def remove_if(self, predicate: Callable[[T], bool]) -> list[T]:
-        """Take out the items *predicate* is true of: lane by lane, the oldest of each first.
+        """Remove and return the items for which *predicate* is true: lane by lane, the oldest first.
 
-        It is asked once about each item. If it raises, nothing is taken out.
+        It is called once for each item. If it raises, nothing is removed.
         """
-        removed: list[T] = []
-        changed: dict[str, OrderedDict[int, T]] = {}
-        for lane, queue in self._queues.items():
-            kept: OrderedDict[int, T] = OrderedDict()
-            for name, item in queue.items():
-                if predicate(item):
-                    removed.append(item)
-                else:
-                    kept[name] = item
-            if len(kept) < len(queue):
-                changed[lane] = kept
-        self._replace(changed)
-        self._size -= len(removed)
-        return removed
-
-    def _replace(self, queues: dict[str, OrderedDict[int, T]]) -> None:
-        for lane, queue in queues.items():
-            if queue:
-                self._queues[lane] = queue
-            else:
-                del self._queues[lane]
+        queues = self._queues.items()
+        found = [(lane, item) for lane, queue in queues for item in queue.values() if predicate(item)]
+        for lane, item in found:
+            self.remove(lane, item)
+        return [item for _, item in found]

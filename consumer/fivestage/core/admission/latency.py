@@ -1,7 +1,7 @@
-"""How long queries take, by how many ran: what a concurrency limit learns from.
+"""Latency of queries by how many ran at their start: the measurements behind the concurrency limit.
 
 All means are means of logarithms, that is geometric: one call in a hundred that takes fifty times as long
-makes an arithmetic mean useless, and a median says nothing of the slower of two kinds.
+makes an arithmetic mean useless, and a median ignores the slower of two kinds of query.
 """
 
 from __future__ import annotations
@@ -10,29 +10,28 @@ from math import exp, log, sqrt
 from typing import Final, NamedTuple
 
 MEMORY: Final = 64.0
-"""The mean of a level of concurrency is that of about the last so many queries."""
+"""The mean of a level of concurrency covers about this many of its last queries."""
 FEWEST: Final = 8
-"""A mean of fewer is not used."""
+"""A mean of fewer samples is not used."""
 LEVELS: Final = 32
 """Concurrency by powers of two: 1, 2-3, 4-7, and so on."""
 MIN_LATENCY_S: Final = 1e-4
-"""Shorter latencies count as this: ratios of less are noise."""
+"""Shorter latencies count as this: below it, ratios are noise."""
 LOG_MIN: Final = log(MIN_LATENCY_S)
 
 
 class Latency(NamedTuple):
-    """A geometric mean, and how sure it is."""
+    """A geometric mean with its uncertainty."""
 
     mean: float
     """Mean of the natural logarithms of seconds."""
     variance: float
     """Of the logarithms."""
     samples: float
-    """How many samples it is the mean of."""
 
     @property
     def error(self) -> float:
-        """The standard error of the mean; samples are taken for independent."""
+        """The standard error of the mean, if the samples are independent."""
         return sqrt(self.variance / self.samples)
 
     @property
@@ -42,7 +41,7 @@ class Latency(NamedTuple):
 
 
 class _Level:
-    """A mean that forgets: of about the last MEMORY samples."""
+    """Moving mean and variance of about the last MEMORY samples."""
 
     __slots__ = ("mean", "variance", "weight")
 
@@ -60,10 +59,10 @@ class _Level:
 
 
 class LatencyProfile:
-    """The latency of queries by how many ran when they started, those included.
+    """The latency of queries by how many ran when they started, themselves included.
 
-    The number at the start decides, because it is known before the latency and so is not its result: at a
-    fixed rate of arrivals a slow query ends among more than a fast one, whatever slowed it down.
+    The number at the start is used because it is no result of the latency: at a fixed rate of arrivals a slow
+    query ends among more queries than a fast one, whatever slowed it down.
     """
 
     __slots__ = ("_levels",)
@@ -72,11 +71,11 @@ class LatencyProfile:
         self._levels = [_Level() for _ in range(LEVELS)]
 
     def add(self, concurrency: int, log_s: float) -> None:
-        """A query that started as one of *concurrency* took exp(*log_s*) seconds."""
+        """Add a query that started as one of *concurrency* and took exp(*log_s*) seconds."""
         self._levels[concurrency.bit_length()].add(log_s)
 
     def below(self, concurrency: int) -> Latency | None:
-        """The latency of queries that started as one of up to *concurrency*; None if too few did."""
+        """The latency of queries that started as one of up to *concurrency*; None for too few samples."""
         levels = [level for bits, level in enumerate(self._levels) if (1 << bits) - 1 <= concurrency]
         count = sum([level.weight for level in levels])
         if count < FEWEST:
@@ -86,13 +85,13 @@ class LatencyProfile:
         return Latency(mean, squares / count, count)
 
     def replace(self, latency: Latency) -> None:
-        """Take *latency* for that of every concurrency: it was found not to depend on it."""
+        """Set the latency of every concurrency: it was found not to depend on it."""
         for level in self._levels:
             level.weight, level.mean, level.variance = MEMORY, latency.mean, latency.variance
 
 
-class Window:
-    """Queries that are judged together; ConcurrencyLimiter.record counts them in."""
+class QueryWindow:
+    """Sums over the queries that are judged together; ``ConcurrencyLimiter.record`` adds to them."""
 
     __slots__ = (
         "dropped", "ended", "free", "in_time", "longest_s", "opened_at", "running", "samples", "squares",
@@ -105,14 +104,14 @@ class Window:
         self.ended = 0
         self.dropped = 0
         self.free = 0
-        """How many ended while nothing waited for their slot."""
+        """How many ended while none waited for their slot."""
         self.in_time = 0
-        """How many since the last that was dropped."""
+        """How many ended in time since the last timeout."""
         self.longest_s = 0.0
         self.running = 0
         """The most that ran at a time."""
         self.samples = 0
-        """How many of them count for the latency."""
+        """How many count for the latency, and the sums of their logarithms."""
         self.total = 0.0
         self.squares = 0.0
 
@@ -122,19 +121,16 @@ class Window:
         return Latency(mean, max(0.0, self.squares / self.samples - mean * mean), self.samples)
 
     def goodput(self, now: float) -> float:
-        """Queries a second that were not dropped.
-
-        The first one opened the window, so it is not among those that ended in its time.
-        """
+        """Queries that ended in time, per second. The first one opened the window and is not counted."""
         good = self.ended - self.dropped - 1
         return max(0.0, good) / (now - self.opened_at) if now > self.opened_at else 0.0
 
     @property
     def all_bound(self) -> bool:
-        """Whether something waited for a slot all the time."""
+        """Whether queries waited for a slot all the time."""
         return not self.free
 
     @property
     def drop_share(self) -> float:
-        """Share of the queries that were dropped."""
+        """The share of queries that timed out."""
         return self.dropped / self.ended if self.ended else 0.0

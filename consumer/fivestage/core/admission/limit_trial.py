@@ -1,4 +1,4 @@
-"""Trials of another limit: what they are compared with, what is kept, and how often they may be."""
+"""Trials of another concurrency limit: how one is judged, and how soon the next may follow."""
 
 from __future__ import annotations
 
@@ -6,41 +6,36 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from fivestage.core.admission.latency import Window
+    from fivestage.core.admission.latency import QueryWindow
 
 KEPT_SHARE: Final = 0.9
 """A lower limit is kept if it has this share of the earlier goodput: short windows measure no better."""
 FEW_DROPS: Final = 0.05
 KEPT_WITHOUT_DROPS: Final = 1.0
-"""Where hardly any query times out nothing is gained by a lower limit but more goodput; and losses of several
-trials would add up."""
-GAIN: Final = 1.25
-"""A doubled limit is kept if goodput is so many times that of before."""
+"""The same share where hardly any query times out: there only more goodput is a gain, and the losses of
+several trials would add up."""
+MIN_GAIN: Final = 1.25
+"""A doubled limit is kept if goodput grows by at least this factor."""
+FEWER_DROPS: Final = 0.5
+"""Timeouts have become fewer if their share is at most this part of the earlier share."""
+MOSTLY_FREE: Final = 0.5
+"""Too few queries came if more than this share of them ended while none waited."""
 STRAGGLERS: Final = 0.9
 """A trial is measured once this share of the queries that had started before it have ended."""
 RETRY_S: Final = 1.0
-"""From a trial that failed to the next one; it doubles with each that fails."""
+"""From a failed trial to the next one; doubles with each failure."""
 RETRY_LENGTHS: Final = 2.0
-"""Where a trial takes long, so many times longer."""
-HALF: Final = 0.5
+"""The same in lengths of the failed trial, where that is longer."""
 
 
 class Trial:
-    """A limit that is being tried, and what it is compared with."""
+    """A limit that is being tried, and the window before it for comparison."""
 
     __slots__ = (
-        "_earlier",
-        "_measuring",
-        "_settled_at",
-        "before",
-        "goodput",
-        "new",
-        "old",
-        "started_at",
-        "why",
-    )
+        "_earlier", "_measuring", "_settled_at", "before", "goodput", "new", "old", "started_at", "why",
+    )  # fmt: skip
 
-    def __init__(self, old: int, new: int, before: Window, goodput: float, why: str, now: float) -> None:
+    def __init__(self, old: int, new: int, before: QueryWindow, goodput: float, why: str, now: float) -> None:
         self.old = old
         self.new = new
         self.before = before
@@ -54,32 +49,33 @@ class Trial:
         """When it is measured at the latest: some queries end in ways that are not recorded."""
 
     def has_settled(self, now: float, *, earlier: bool, running: int) -> bool:
-        """Take a query that ended into account; return whether the limit shows its effect from now on."""
+        """Count a query that ended; return True once the window shows the effect of the new limit."""
         if not self._measuring:
             if earlier:
                 self._earlier -= 1.0
             self._measuring = running <= self.new and (self._earlier <= 0 or now >= self._settled_at)
         return self._measuring
 
-    def is_kept(self, window: Window, goodput: float) -> bool:
+    def is_kept(self, window: QueryWindow, goodput: float) -> bool:
         """Whether the new limit is better: a lower one if goodput did not fall, a higher one if it rose."""
-        gained = goodput > 0 and goodput >= GAIN * self.goodput
+        gained = goodput > 0 and goodput >= MIN_GAIN * self.goodput
         if gained or self.new > self.old or not goodput:
             return gained
-        fewer_drops = window.drop_share <= HALF * self.before.drop_share
+        fewer_drops = window.drop_share <= FEWER_DROPS * self.before.drop_share
         share = KEPT_SHARE if self.before.drop_share > FEW_DROPS else KEPT_WITHOUT_DROPS
-        if goodput < share * self.goodput:  # because fewer came, as while a breaker is open?
-            return fewer_drops and window.free > HALF * window.ended
-        return fewer_drops or self.before.all_bound  # else it was not in the way, and has to have done good
+        if goodput < share * self.goodput:  # perhaps only because fewer came, as while a breaker is open
+            return fewer_drops and window.free > MOSTLY_FREE * window.ended
+        # If the limit was not reached all the time before, goodput would not have fallen in any case.
+        return fewer_drops or self.before.all_bound
 
     def is_proportional(self, goodput: float) -> bool:
-        """Whether goodput changed with the limit rather than not, so latency does not depend on it."""
+        """Whether goodput changed with the limit, which means that latency does not depend on the limit."""
         middle = self.goodput * (1 + self.new / self.old) / 2
         return 0 < goodput < middle if self.new < self.old else 0 < middle <= goodput
 
 
-class Pace:
-    """When the next trial of a kind may be: at once after one that was kept, else later and later."""
+class TrialBackoff:
+    """Exponential backoff between trials in one direction; reset by a trial that was kept."""
 
     __slots__ = ("_max_s", "_next_at", "_wait_s", "latency")
 
@@ -88,14 +84,14 @@ class Pace:
         self._next_at = -inf
         self._wait_s = RETRY_S
         self.latency = 0.0
-        """Mean logarithm of seconds, before the trial that failed last."""
+        """Mean logarithm of seconds before the last failed trial."""
 
     def is_due(self, now: float) -> bool:
-        """Whether there may be a trial now."""
+        """Whether a trial may start now."""
         return now >= self._next_at
 
     def failed(self, now: float, length_s: float, latency: float) -> None:
-        """A trial was undone that had taken *length_s*."""
+        """Back off after a trial that took *length_s* and was undone."""
         if now > self._next_at + self._max_s:
             self._wait_s = RETRY_S
         self._next_at = now + max(1.0, length_s * RETRY_LENGTHS) * self._wait_s
@@ -103,5 +99,5 @@ class Pace:
         self.latency = latency
 
     def restart(self) -> None:
-        """A trial was kept, or what failed trials have shown holds no longer."""
+        """Reset: a trial was kept, or the earlier failures say nothing any more."""
         self._next_at, self._wait_s = -inf, RETRY_S

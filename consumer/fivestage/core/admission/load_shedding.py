@@ -1,7 +1,7 @@
-"""Refusing queries that would be answered too late, before they cost anything.
+"""Rejects queries that would be answered too late, before they use any resources.
 
-After Finagle's DeadlineFilter: the estimate may be wrong, and what is refused teaches nothing, so the refused
-share has a cap, and there is a dark mode that only counts.
+After Finagle's DeadlineFilter: the estimate may be wrong, and rejected queries give no feedback, so the
+rejected share is capped, and a dark mode only counts.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
 BUCKET_S = 1.0
 LIKELY, EVEN, RARE = 0.95, 0.5, 0.02
-"""Shares of the answers. While slots are free only queries are rejected that would nearly all be late."""
+"""Quantiles of the time to an answer. While slots are free, a query is rejected only if nearly all answers
+take longer than its time (RARE)."""
 MARGIN, MAX_SHARE, EVEN_MARGIN = 2.0, 0.5, 1.1
-"""Where slots are scarce some queries are rejected in any case: better those that would only just be in time,
-as a queue that is worked off at the very edge of its deadlines loses many to the least disturbance. Twice the
-likely time, up to half of the total; where answers take longer than that, a tenth more than the median."""
+"""While slots are scarce some queries are rejected in any case: better those that would be only just in time,
+since a queue worked off at the very edge of its deadlines loses many to the least disturbance. Needed is
+twice the p95, up to half of the total time; where answers take longer than that, a tenth more than the
+median."""
 
 
 class ShedMode(StrEnum):
-    """What is done with a query whose time is shorter than an answer takes."""
+    """What happens to a query whose time is shorter than an answer takes."""
 
     OFF = "off"
     OBSERVE = "observe"
@@ -38,12 +40,12 @@ class ShedMode(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What to do with one query."""
+    """The decision about one query."""
 
     RUN = "run"
     OBSERVED = "observed"
-    """It would have been refused, and is run."""
-    REFUSE = "refuse"
+    """It would have been rejected, and is run."""
+    REJECT = "reject"
 
 
 _RUN: Final = Verdict.RUN
@@ -51,52 +53,43 @@ _RUN: Final = Verdict.RUN
 
 @dataclass(frozen=True, slots=True)
 class ShedPolicy:
-    """How queries are refused.
-
-    Args:
-        mode: See ShedMode.
-        max_share: The largest share of the queries of the last window_s that is refused by this rule.
-        window_s: What the share refers to, in seconds.
-    """
+    """Whether and how many queries may be rejected."""
 
     mode: ShedMode = ShedMode.ON
     max_share: float = 0.95
+    """The largest share of the queries of the last window_s that is rejected."""
     window_s: float = 2.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_share <= 1 or self.window_s < BUCKET_S:
-            raise ValueError(f"need 0 < max_share <= 1 and window_s >= {BUCKET_S:.0f}, got {self}")
 
 
 class Shedder:
-    """Judges queries, and counts what it refuses by seconds.
+    """Judges queries, and counts seen and rejected ones in buckets of a second.
 
     Args:
-        policy: How queries are refused.
+        policy: Whether and how many queries may be rejected.
         total_s: The service's total limit.
         pressure: Whether slots are scarce.
     """
 
-    __slots__ = ("_buckets", "_policy", "_pressure", "_refused", "_seen", "_total_s")
+    __slots__ = ("_buckets", "_policy", "_pressure", "_rejected", "_seen", "_total_s")
 
     def __init__(self, policy: ShedPolicy, total_s: float, pressure: Pressure) -> None:
         self._policy = policy
         self._total_s = total_s
         self._pressure = pressure
         self._buckets: deque[list[float]] = deque()
-        """``[begun at, seen, refused]``"""
+        """``[start, seen, rejected]``"""
         self._seen = 0.0
-        self._refused = 0.0
+        self._rejected = 0.0
 
     def __repr__(self) -> str:
-        return f"<Shedder {self._policy.mode} refused {self._refused:.0f} of {self._seen:.0f}>"
+        return f"<Shedder {self._policy.mode} rejected {self._rejected:.0f} of {self._seen:.0f}>"
 
     def judge(self, budget: Budget, answer_time_s: AnswerTime, now: float) -> Verdict:
-        """Judge one query; one that has the service's whole time is always begun.
+        """Judge one query; a query with the service's whole time is always run.
 
         Args:
             budget: What is left of its time.
-            answer_time_s: Within what time a share of the answers are there; None while unknown.
+            answer_time_s: A quantile of the time to an answer; None while unknown.
             now: Monotonic seconds.
         """
         if budget.granted_s >= self._total_s:
@@ -104,26 +97,24 @@ class Shedder:
         bucket = self._bucket(now)
         bucket[1] += 1
         self._seen += 1
-        if self._policy.mode is ShedMode.OFF or budget.granted_s >= self._needed_s(
-            budget, answer_time_s, now
-        ):
-            return Verdict.RUN
-        if self._policy.mode is ShedMode.OBSERVE:
+        mode = self._policy.mode
+        if mode is ShedMode.OFF or budget.granted_s >= self._needed_s(budget, answer_time_s, now):
+            return _RUN
+        if mode is ShedMode.OBSERVE:
             return Verdict.OBSERVED
-        if self._refused + 1 > self._policy.max_share * self._seen:
-            return Verdict.RUN
+        if self._rejected + 1 > self._policy.max_share * self._seen:
+            return _RUN
         bucket[2] += 1
-        self._refused += 1
-        return Verdict.REFUSE
+        self._rejected += 1
+        return Verdict.REJECT
 
     def _needed_s(self, budget: Budget, answer_time_s: AnswerTime, now: float) -> float:
-        """The time that it must have left. Where slots are scarce its chances must be good."""
+        """The time that a query must have left to be run."""
         if not self._pressure.is_on(now):
             return answer_time_s(RARE) or 0.0
         likely_s = answer_time_s(LIKELY) or 0.0
-        if not self._pressure.is_lasting(now):
-            return likely_s
-        if budget.due_at is None:  # waiting has cost it nothing
+        # Without a deadline waiting costs a query none of its time.
+        if budget.due_at is None or not self._pressure.is_lasting(now):
             return likely_s
         even_s = answer_time_s(EVEN) or 0.0
         return max(min(MARGIN * likely_s, MAX_SHARE * self._total_s), EVEN_MARGIN * even_s)
@@ -131,9 +122,9 @@ class Shedder:
     def _bucket(self, now: float) -> list[float]:
         buckets = self._buckets
         while buckets and buckets[0][0] <= now - self._policy.window_s:
-            _, seen, refused = buckets.popleft()
+            _, seen, rejected = buckets.popleft()
             self._seen -= seen
-            self._refused -= refused
+            self._rejected -= rejected
         if not buckets or buckets[-1][0] <= now - BUCKET_S:
             buckets.append([now, 0.0, 0.0])
         return buckets[-1]

@@ -1,13 +1,12 @@
-"""What is taken in, and what may run.
+"""Bounds the records in flight (``Gate``) and the queries that run (``Slots``).
 
-Two bounds: the *gate* on records taken in and not yet acknowledged, which the source waits for, and the
-*slots* of queries that run, which records taken in wait for.
+The poller waits for the gate, which counts records received and not yet acknowledged. Received queries wait
+for a slot.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fivestage.core.admission.lanes import LaneQueues, LaneShares
@@ -20,65 +19,49 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_HELD_BYTES = 64 * 1024 * 1024
-"""So much may wait for the broker's acknowledgement before no more queries start; those that run then end.
-Together with the records that were taken in, it is also the most before no more records are taken in."""
-
-
-@dataclass(frozen=True, slots=True)
-class InFlightLimit:
-    """The gate closes at *high* and opens again at *low*.
-
-    Closing and opening at the same figure would pause and resume the source for every record, and each
-    pause throws away what was fetched ahead.
-    """
-
-    high: int
-    low: int
-
-    @classmethod
-    def of(cls, max_in_flight: int) -> InFlightLimit:
-        """Close when full, open again when a quarter is free."""
-        return cls(max_in_flight, max_in_flight - max(1, max_in_flight // 4))
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high:
-            raise ValueError(f"need 0 <= low < high, got low={self.low} high={self.high}")
+"""With this many bytes of events unacknowledged no more queries start; running ones end. Together with the
+bytes of received records it also stops the poller."""
 
 
 class Gate:
-    """The state of an InFlightLimit."""
+    """Closes at *limit* records in flight and opens again when a quarter is free.
 
-    __slots__ = ("is_open", "limit")
+    Closing and opening at the same figure would pause and resume the source for every record, and each pause
+    discards what was prefetched.
+    """
 
-    def __init__(self, limit: InFlightLimit) -> None:
-        self.limit = limit
+    __slots__ = ("_high", "_low", "is_open")
+
+    def __init__(self, limit: int) -> None:
+        self._high = limit
+        self._low = limit - max(1, limit // 4)
         self.is_open = True
 
     def __repr__(self) -> str:
-        return f"<Gate {'open' if self.is_open else 'closed'} {self.limit}>"
+        return f"<Gate {'open' if self.is_open else 'closed'} {self._low}..{self._high}>"
 
     def update(self, in_flight: int) -> bool:
-        """Take the number in flight into account; return whether the gate is open."""
-        threshold = self.limit.high if self.is_open else self.limit.low + 1
+        """Open or close by the number in flight; return whether the gate is open."""
+        threshold = self._high if self.is_open else self._low + 1
         self.is_open = in_flight < threshold
         return self.is_open
 
     def room(self, in_flight: int) -> int:
-        """How many more may be admitted now."""
-        return max(0, self.limit.high - in_flight) if self.is_open else 0
+        """How many more records may be received now."""
+        return max(0, self._high - in_flight) if self.is_open else 0
 
 
 class Slots(Generic[T]):
-    """Who runs, who waits for a slot, and who gets the next one.
+    """The running queries, the queues of those that wait for a slot, and the choice of the next one.
 
     Args:
         limiter: How many may run.
-        shares: Of the lanes.
-        max_held_bytes: Nobody gets a slot while answers of so many bytes are held: large ones would fill the
-            memory long before their number says so.
+        shares: The weights of the lanes.
+        max_held_bytes: No query starts while events of this many bytes are unacknowledged: large answers
+            would fill the memory long before their number reaches a limit.
     """
 
-    __slots__ = ("_limiter", "_max_held_bytes", "_room", "_running", "held_bytes", "input_bytes", "running")
+    __slots__ = ("_limiter", "_max_held_bytes", "_queues", "_running", "held_bytes", "input_bytes", "running")
 
     def __init__(
         self, limiter: ConcurrencyLimiter, shares: LaneShares, *, max_held_bytes: int = MAX_HELD_BYTES
@@ -86,10 +69,10 @@ class Slots(Generic[T]):
         self._limiter = limiter
         self._max_held_bytes = max_held_bytes
         self.held_bytes = 0
-        """Of events and dead letters that are not acknowledged yet."""
+        """Bytes of events and dead letters that are not acknowledged yet."""
         self.input_bytes = 0
-        """Of records that were taken in and have not ended yet."""
-        self._room: LaneQueues[T] = LaneQueues(shares)
+        """Bytes of received records whose queries have not ended yet."""
+        self._queues: LaneQueues[T] = LaneQueues(shares)
         self._running: Counter[str] = Counter()
         self.running = 0
 
@@ -104,50 +87,46 @@ class Slots(Generic[T]):
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._room)
+        return len(self._queues)
 
     @property
     def is_free(self) -> bool:
-        """Somebody who comes now may run at once: there is room, and nobody was there before."""
-        return not self._room and self._may_run()
+        """True if a slot is free and nothing is queued."""
+        return not self._queues and self._may_run()
 
     @property
     def has_memory(self) -> bool:
-        """Whether more records may be taken in, by the bytes of those before them."""
+        """True if more records may be received, by the bytes of those in flight."""
         return self.held_bytes + self.input_bytes < self._max_held_bytes
 
     def _may_run(self) -> bool:
         return self.running < self.limit and self.held_bytes < self._max_held_bytes
 
-    def running_in(self, lane: str) -> int:
-        """How many of a lane run."""
-        return self._running[lane]
-
     def wait(self, lane: str, item: T) -> None:
-        """Take a place at the end of the lane's line."""
-        self._room.put(lane, item)
+        """Append an item to the queue of its lane."""
+        self._queues.put(lane, item)
 
     def next(self) -> T | None:
-        """Who may run now; None when nobody waits or no slot is free."""
-        if not (self._room and self._may_run()):
+        """Remove and return the item that may run now; None when none waits or no slot is free."""
+        if not (self._queues and self._may_run()):
             return None
-        found = self._room.take(self._running)
+        found = self._queues.take(self._running)
         return None if found is None else found[1]
 
     def give_up(self, predicate: Callable[[T], bool]) -> list[T]:
-        """Take out of the lines those the predicate says."""
-        return self._room.remove_if(predicate) if self._room else []
+        """Remove the waiting items for which *predicate* is true, and return them."""
+        return self._queues.remove_if(predicate) if self._queues else []
 
     def remove(self, lane: str, item: T) -> None:
-        """Take one item out of the line of its lane."""
-        self._room.remove(lane, item)
+        """Remove one waiting item."""
+        self._queues.remove(lane, item)
 
     def hold(self, count: int) -> None:
-        """So many bytes are to be published."""
+        """Count bytes of events that are about to be published."""
         self.held_bytes += count
 
     def let_go(self, count: int) -> bool:
-        """They are; whether somebody may be next who might not before."""
+        """Release bytes; return True if this reopened admission."""
         was_full = self.held_bytes >= self._max_held_bytes
         self.held_bytes -= count
         return was_full and self.held_bytes < self._max_held_bytes
@@ -160,7 +139,7 @@ class Slots(Generic[T]):
         return self.running
 
     def release(self, lane: str) -> None:
-        """A slot is free again."""
+        """Free a slot."""
         self.running -= 1
         self._running[lane] -= 1
         if not self._running[lane]:
@@ -178,13 +157,13 @@ class Slots(Generic[T]):
             dropped: It was not in time.
 
         Returns:
-            What is to be reported about the limit, or None.
+            A change of the limit to report, or None.
         """
         return self._limiter.record(
             now,
             latency_s=duration_s,
             started_among=started_among,
             running=self.running,
-            waiting=bool(self._room),
+            waiting=bool(self._queues),
             dropped=dropped,
         )

@@ -1,4 +1,4 @@
-"""The queries that wait for a thread of an executor, and how long that is of use."""
+"""Tracks the queries that wait for a thread of an executor, and until when their waiting makes sense."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
 
 PATIENCE: Final = 2.0
-"""A call may take all of its query's time and keep its thread as long, and a busy loop hears of it later."""
+"""A call may use its query's whole time and block its thread as long; a busy loop notices the end later."""
 
 
 class _Queue:
-    """Those that wait for the threads of one pool."""
+    """The queries that wait for the threads of one pool."""
 
     __slots__ = ("length", "progress_at")
 
     def __init__(self, now: float) -> None:
         self.length = 0
         self.progress_at = now
-        """When a thread last took the call of one of them, or when the first one came (monotonic seconds)."""
+        """When a thread last took one of their calls, or when the first one came (monotonic seconds)."""
 
 
 class ThreadQueues:
     """One queue for each pool of threads: one in this process, or one in each worker process.
 
-    A query waits as long as the queue moves. Where no thread has taken a call for PATIENCE times the
-    pipeline's total time, all of them are stuck, and waiting is of no use.
+    A query waits as long as its queue moves. If no thread has taken a call for PATIENCE times the pipeline's
+    total time, all threads are blocked, and waiting is useless.
     """
 
     __slots__ = ("_length", "_queues")
@@ -42,7 +42,7 @@ class ThreadQueues:
         return f"<ThreadQueues {self._length} waiting for {len(self._queues)} pools>"
 
     def enter(self, job: Job, pool: object, now: float) -> None:
-        """A job waits, from *now* on (monotonic seconds)."""
+        """Let a job wait for a thread of *pool* from *now* on (monotonic seconds)."""
         job.waits_since, job.pool = now, pool
         queue = self._queues.get(pool)
         if queue is None:
@@ -51,7 +51,7 @@ class ThreadQueues:
         self._length += 1
 
     def leave(self, job: Job, served_at: float | None = None) -> None:
-        """A job that waits does not any more; *served_at* is when a thread took its call, if one did."""
+        """End the waiting of a job; *served_at* is when a thread took its call, None if none did."""
         queue = self._queues[job.pool]
         queue.length -= 1
         self._length -= 1
@@ -62,10 +62,10 @@ class ThreadQueues:
         job.waits_since = job.pool = None
 
     def ends_at(self, job: Job) -> float:
-        """Until when a job that waits may do so, as things are now (monotonic seconds)."""
+        """Until when a waiting job may wait, unless its queue moves before (monotonic seconds)."""
         return min(job.due_at, self._queues[job.pool].progress_at + PATIENCE * job.plan.total_s)
 
     def excuse(self, late_s: float) -> None:
-        """The bus loop has not turned for so long, nor heard of any progress: that does not count."""
+        """Discount a stall of the bus loop: for *late_s* it could not have noticed any progress."""
         for queue in self._queues.values():
             queue.progress_at += late_s

@@ -1,6 +1,9 @@
-"""Kafka records to queries, and outcomes to Kafka records.
+"""Decodes Kafka records into queries, and encodes outcomes as Kafka records.
 
-``decode`` reads what producers write, ``encode`` writes the events of the contract; ``event_json`` and
-``jsonable`` make their JSON, ``record_format`` their bytes. ``dead_letter`` reads dead letters back.
-Invariant: no input raises anything but ``decode``'s own errors.
+``decode`` reads the records of producers; ``encode`` writes the events of the contract, with ``event_json``
+(the events as JSON) and ``record_format`` (Kafka's record format). ``data_json`` encodes the data of stages,
+with ``jsonable`` for other objects. ``dead_letter`` reads dead letters for a replay, ``refused_event``
+replaces events that the broker rejects.
+
+Invariant: decoding never raises, whatever the record contains.
 """

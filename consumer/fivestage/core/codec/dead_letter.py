@@ -1,7 +1,7 @@
-"""Dead letters, read back: what a record of that topic says, and the record that replays it.
+"""Reads dead letters, and makes the headers of the records that replay them.
 
-Beside dead letters the topic holds marks: records without a value that say which letter was replayed. They
-live as long as what they speak of, since they were written later.
+Besides dead letters the topic holds marks: records without a value that name a letter that was replayed. A
+mark is newer than its letter, so retention deletes it later.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from fivestage.core.records import PlainRecord, Record
 from fivestage_schemas import headers as h
 
 _OWN: Final = "dlq."
-"""Headers that begin so are the service's, not the producer's."""
+"""The prefix of headers that the service added."""
 
 
 class Place(NamedTuple):
-    """Where a record is."""
+    """The coordinates of a record."""
 
     topic: str
     partition: int
@@ -29,54 +29,54 @@ class Place(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Says that the letter at this partition and offset of the same topic was replayed."""
+    """The letter at this partition and offset of the same topic was replayed."""
 
     partition: int
     offset: int
 
 
 class DeadLetter(NamedTuple):
-    """A record that could not be read, and what was wrong with it."""
+    """A record that could not be read, and the reason."""
 
     place: Place
-    """Where the letter is."""
+    """The coordinates of the letter."""
     source: Place
-    """Where the record was."""
+    """The coordinates of the unreadable record."""
     source_timestamp: int
-    """The record's own, milliseconds since the epoch."""
+    """The timestamp of the unreadable record, milliseconds since the epoch."""
     reason: str
     detail: str
     replayed_from: str | None
-    """The letter that this record was replayed from before it failed again."""
+    """The earlier letter of the record, if it was replayed and failed again."""
     size: int
     """Bytes of its value."""
     has_its_bytes: bool
-    """Whether the record can be had back: not where it did not fit, or could not be fetched."""
+    """Whether it holds the record: not if that was too large, or could not be fetched."""
     record: Record
 
     @property
     def written_at(self) -> float:
-        """When it was written, seconds since the epoch."""
+        """When the letter was written, seconds since the epoch."""
         return self.record.timestamp / 1000
 
     def without_value(self) -> DeadLetter:
-        """The letter for a list, which may be long."""
+        """A copy without the record's value, for long lists."""
         return self._replace(record=PlainRecord(*self.place, self.record.timestamp))
 
 
 class Selection(NamedTuple):
-    """Which letters are meant; None and empty = any."""
+    """A filter for dead letters; None and empty = any."""
 
     topic: str | None = None
-    """The topic the record came from."""
+    """The topic of the unreadable record."""
     reasons: Collection[str] = ()
     since: float | None = None
-    """Written then or later, seconds since the epoch."""
+    """Written at that time or later, seconds since the epoch."""
     until: float | None = None
     """Written before."""
 
     def matches(self, letter: DeadLetter) -> bool:
-        """Whether a letter is meant."""
+        """Whether a letter is selected."""
         return (
             (self.topic is None or letter.source.topic == self.topic)
             and (not self.reasons or letter.reason in self.reasons)
@@ -86,27 +86,27 @@ class Selection(NamedTuple):
 
 
 def read_letter(record: Record) -> DeadLetter | Mark | None:
-    """What a record of the dead-letter topic says; None for one that is neither."""
-    told = {
+    """Read a record of the dead-letter topic; None if it is neither a letter nor a mark."""
+    found = {
         name: value.decode(errors="replace")
         for name, value in record.headers
         if name.startswith(_OWN) and value is not None
     }
     try:
-        if h.DLQ_REPLAYED in told:
-            partition, _, offset = told[h.DLQ_REPLAYED].partition("/")
+        if h.DLQ_REPLAYED in found:
+            partition, _, offset = found[h.DLQ_REPLAYED].partition("/")
             return Mark(int(partition), int(offset))
-        source = Place(told[h.DLQ_TOPIC], int(told[h.DLQ_PARTITION]), int(told[h.DLQ_OFFSET]))
+        source = Place(found[h.DLQ_TOPIC], int(found[h.DLQ_PARTITION]), int(found[h.DLQ_OFFSET]))
         return DeadLetter(
             Place(record.topic, record.partition, record.offset),
             source,
-            int(told[h.DLQ_TIMESTAMP]),
-            told[h.DLQ_REASON],
-            told.get(h.DLQ_DETAIL, ""),
-            told.get(h.DLQ_REPLAYED_FROM),
+            int(found[h.DLQ_TIMESTAMP]),
+            found[h.DLQ_REASON],
+            found.get(h.DLQ_DETAIL, ""),
+            found.get(h.DLQ_REPLAYED_FROM),
             len(record.value or b""),
-            h.DLQ_TRUNCATED not in told
-            and told[h.DLQ_REASON] != UnreadableReason.CORRUPT_RECORD
+            h.DLQ_TRUNCATED not in found
+            and found[h.DLQ_REASON] != UnreadableReason.CORRUPT_RECORD
             and not (record.key is None and record.value is None),
             record,
         )
@@ -115,7 +115,7 @@ def read_letter(record: Record) -> DeadLetter | Mark | None:
 
 
 def replay_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """The headers of the record that replays a letter: the producer's, but for an expiry that has passed."""
+    """The headers for a replay: those of the producer, without an expiry, which has passed."""
     kept = [
         (name, value)
         for name, value in letter.record.headers
@@ -125,5 +125,5 @@ def replay_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
 
 
 def mark_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """The headers of the mark that says a letter was replayed."""
+    """The headers of the mark for a replayed letter."""
     return [(h.DLQ_REPLAYED, f"{letter.place.partition}/{letter.place.offset}".encode())]

@@ -1,7 +1,7 @@
-"""Record to query: bare JSON, CloudEvents in binary mode, CloudEvents in structured mode.
+"""Decodes a record into a query: plain JSON, or CloudEvents in binary or structured mode.
 
-A record that cannot be read is a value (Unreadable) with a reason from a fixed set, never an exception
-and never an echo of its content. Limits are checked before anything is parsed.
+An unreadable record is a value (Unreadable) with a reason from a fixed set, never an exception, and never
+quotes the content. Size limits are checked before anything is parsed.
 """
 
 from __future__ import annotations
@@ -29,29 +29,21 @@ if TYPE_CHECKING:
 MAX_DETAIL_CHARS: Final = 512
 MAX_KEY_BYTES: Final = 4096
 MAX_DEPTH: Final = 254
-"""How deep a value may be nested: what orjson writes. It reads more, which could not be passed on."""
+"""The deepest nesting, which is what orjson writes: it reads more, but that could not be encoded again."""
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 1024
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LANE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KNOWN_HEADERS: Final = frozenset(
-    {
-        h.CONTENT_TYPE,
-        h.CE_ID,
-        h.CE_CORRELATION_ID,
-        h.CE_EXPIRY_TIME,
-        h.TRACEPARENT,
-        h.TRACESTATE,
-        h.LANE,
-    }
+    (h.CONTENT_TYPE, h.CE_ID, h.CE_CORRELATION_ID, h.CE_EXPIRY_TIME, h.TRACEPARENT, h.TRACESTATE, h.LANE)
 )
 
 _VALIDATE: Final = QueryEvent.__pydantic_validator__.validate_python
-"""``model_validate`` without the function of Python around it."""
+"""``model_validate`` without its interpreted wrapper."""
 
 
 class UnreadableReason(StrEnum):
-    """Why a record could not be read; the value of the header ``dlq.reason``."""
+    """Why a record could not be read: the value of the header ``dlq.reason``."""
 
     EMPTY_VALUE = "empty_value"
     TOO_LARGE = "too_large"
@@ -63,24 +55,24 @@ class UnreadableReason(StrEnum):
     BAD_CLOUDEVENT = "bad_cloudevent"
     UNKNOWN_LANE = "unknown_lane"
     CORRUPT_RECORD = "corrupt_record"
-    """The client could not take the record out of what the broker sent; there are no bytes to keep."""
+    """The client could not read the record from its batch; there are no bytes to keep."""
 
 
 class Unreadable(NamedTuple):
-    """A record that is no query."""
+    """A record that could not be read."""
 
     reason: UnreadableReason
     detail: str
-    """For people, at most 512 characters, without payload text."""
+    """The error in words, at most 512 characters, without payload text."""
     query_id: str | None = None
-    """Its id, where that much could be read."""
+    """The query id, if it could be read."""
     lane: str = ""
     headers: Mapping[str, str] = MappingProxyType({})
-    """What its headers said."""
+    """The known headers."""
 
 
 class Readable(NamedTuple):
-    """A query, and what its headers said."""
+    """A query and its known headers."""
 
     event: QueryEvent
     lane: str
@@ -89,13 +81,13 @@ class Readable(NamedTuple):
 
     @property
     def query_id(self) -> str:
-        """The query's id."""
+        """The id of the query."""
         return self.event.query_id
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What a record may look like."""
+    """Limits and lanes for records."""
 
     default_lane: str = "prod"
     lanes: frozenset[str] = field(default_factory=frozenset)
@@ -104,7 +96,7 @@ class DecodeLimits:
 
 
 class _RejectedError(Exception):
-    """Carries an Unreadable out of the steps below; never leaves this module."""
+    """Ends decoding with a reason; never leaves this module."""
 
     def __init__(self, reason: UnreadableReason, detail: str) -> None:
         super().__init__(detail)
@@ -113,7 +105,7 @@ class _RejectedError(Exception):
 
 
 def decode(record: Record, limits: DecodeLimits) -> Readable | Unreadable:
-    """Read a record."""
+    """Decode a record."""
     headers = known_headers(record.headers)
     fields: dict[str, Any] = {}
     try:
@@ -128,9 +120,9 @@ def decode(record: Record, limits: DecodeLimits) -> Readable | Unreadable:
 
 
 def known_headers(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
-    """The headers that mean something here, as text; the last of a repeated one counts.
+    """The known headers as text; the last of a repeated one counts.
 
-    Foreign headers are passed over, oversized and undecodable ones too: they cost a lookup, no more.
+    Unknown, oversized and undecodable headers are skipped.
     """
     found = {}
     for name, value in headers[:MAX_HEADERS]:
@@ -167,7 +159,7 @@ def _check_key_size(key: bytes | None) -> None:
 
 
 def _fields(value: bytes, headers: dict[str, str]) -> dict[str, Any]:
-    """The query's fields, out of whichever of the three forms the record has."""
+    """The fields of the query, from any of the three forms."""
     content_type = headers.get(h.CONTENT_TYPE, "").lower()
     if content_type.startswith(h.STRUCTURED_CONTENT_TYPE):
         return _structured(value, content_type, headers)
@@ -178,7 +170,7 @@ def _fields(value: bytes, headers: dict[str, str]) -> dict[str, Any]:
 
 
 def _structured(value: bytes, content_type: str, headers: dict[str, str]) -> dict[str, Any]:
-    """Unwrap a CloudEvent; its attributes stand in for the headers that binary mode would have."""
+    """Unwrap a structured CloudEvent; its attributes replace the headers of binary mode."""
     if not content_type.startswith("application/cloudevents+json"):
         raise _RejectedError(UnreadableReason.BAD_CLOUDEVENT, "only application/cloudevents+json is read")
     envelope = _object(value)
@@ -186,7 +178,7 @@ def _structured(value: bytes, content_type: str, headers: dict[str, str]) -> dic
         text = envelope.get(attribute)
         if isinstance(text, str) and len(text.encode()) <= MAX_HEADER_BYTES:
             headers[f"ce_{attribute}"] = text
-    for attribute in (h.TRACEPARENT, h.TRACESTATE):  # a header tells the last hop, the attribute the first
+    for attribute in (h.TRACEPARENT, h.TRACESTATE):  # a header, if any, is from a later hop
         if isinstance(text := envelope.get(attribute), str):
             headers.setdefault(attribute, text)
     if not isinstance(envelope.get("specversion"), str) or h.CE_ID not in headers:
@@ -202,7 +194,7 @@ def _object(value: bytes) -> dict[str, Any]:
     try:
         parsed = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        detail = f"not JSON at character {error.pos}"  # its message could quote the text
+        detail = f"not JSON at character {error.pos}"  # the message could quote the text
         raise _RejectedError(UnreadableReason.NOT_JSON, detail) from None
     if not isinstance(parsed, dict):
         raise _RejectedError(UnreadableReason.NOT_AN_OBJECT, f"a JSON object is needed, got {_kind(parsed)}")
@@ -237,7 +229,7 @@ def _expiry_time(headers: dict[str, str]) -> datetime | None:
 
 
 def _rejection(error: ValidationError) -> _RejectedError:
-    """The first of pydantic's findings, told by field and kind, without the input it quotes."""
+    """The first error of pydantic as field and kind, without the quoted input."""
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     name = ".".join(str(part)[:40] for part in first["loc"][:3])
     if name == "schema_version":
@@ -249,7 +241,7 @@ def _rejection(error: ValidationError) -> _RejectedError:
 
 
 def _id_of(fields: dict[str, Any], headers: dict[str, str]) -> str | None:
-    """The query's id, if it has one that may be repeated on the way out."""
+    """The query id, if there is a valid one to publish."""
     for candidate in (fields.get("query_id"), headers.get(h.CE_ID)):
         if isinstance(candidate, str) and _ID.fullmatch(candidate):
             return candidate
@@ -257,7 +249,7 @@ def _id_of(fields: dict[str, Any], headers: dict[str, str]) -> str | None:
 
 
 def _lane_of(fields: dict[str, Any], headers: dict[str, str], limits: DecodeLimits) -> str:
-    """The lane that an answer about an unreadable query goes to."""
+    """The lane for the result of an unreadable query."""
     for candidate in (fields.get("lane"), headers.get(h.LANE)):
         if not isinstance(candidate, str) or not _LANE.fullmatch(candidate):
             continue

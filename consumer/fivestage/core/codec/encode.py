@@ -1,4 +1,4 @@
-"""What became of a record, to the records that say so."""
+"""Encodes the outcome of a record: its events, or its dead letter."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _ID, _SUBJECT, _TIME, _CORRELATION_ID, _CAUSATION_ID, _LANE = (
     for name in (h.CE_ID, h.CE_SUBJECT, h.CE_TIME, h.CE_CORRELATION_ID, h.CE_CAUSATION_ID, h.LANE)
 )
 _OWN_HEADERS: Final = 10
-"""Of every event, without trace and status."""
+"""The number of headers of every event, without trace and status."""
 
 
 class Encoder:
@@ -55,8 +55,8 @@ class Encoder:
 
     Args:
         source: CloudEvents ``source`` of this service, a URI reference such as ``/fivestage/GROUP``.
-        max_record_bytes: The largest record that the topics of events take, key and headers included.
-        max_dead_letter_bytes: The same for the topic of dead letters.
+        max_record_bytes: The largest record of the event topics, including key and headers.
+        max_dead_letter_bytes: The same for the dead-letter topic.
     """
 
     def __init__(self, *, source: str, max_record_bytes: int, max_dead_letter_bytes: int) -> None:
@@ -65,30 +65,28 @@ class Encoder:
         constant = {h.CE_SPECVERSION: "1.0", h.CE_SOURCE: source, h.CONTENT_TYPE: h.JSON_CONTENT_TYPE}
         self._constant = b"".join(header(name, text.encode()) for name, text in constant.items())
 
-    def concluded(
-        self, envelope: Envelope, conclusion: QueryOutcome
-    ) -> tuple[list[OutputRecord], QueryOutcome]:
+    def concluded(self, envelope: Envelope, outcome: QueryOutcome) -> tuple[list[OutputRecord], QueryOutcome]:
         """The events of a query that was started: five stage results, one result, its timeouts.
 
-        With them comes what they say became of it: its answer may have been too large.
+        The outcome is returned with them: it is an error if the answer was too large for the topic.
         """
-        finished_at = envelope.started_at + conclusion.duration_s
+        finished_at = envelope.started_at + outcome.duration_s
         stamp = _Stamp(envelope, self._constant, finished_at)
-        records, stages, earlier = [], [], conclusion.earlier
-        for run in conclusion.runs:
+        records, stages, earlier = [], [], outcome.earlier
+        for run in outcome.runs:
             value = stamp.json.stage(self._affordable(run), earlier)
             stages.append(value)
             record = stamp.record(_STAGE_RESULTS, value, _STAGE_KINDS[run.spec.sequence])
             records.append(record if self._fits(record) else self._without_data(stamp, record, run, earlier))
-        result, conclusion = self._result_record(stamp, conclusion, stages)
+        result, outcome = self._result_record(stamp, outcome, stages)
         records.append(result)
-        for note in conclusion.timeouts:
+        for note in outcome.timeouts:
             value = stamp.json.timeout(note, finished_at)
             records.append(stamp.record(Output.TIMEOUTS, value, _timeout_kind(note)))
-        return records, conclusion
+        return records, outcome
 
     def expired(self, envelope: Envelope, budget: Budget, cause: RejectionCause) -> list[OutputRecord]:
-        """The events of a query that was not started."""
+        """The events of a query that was rejected before its start."""
         stamp = _Stamp(envelope, self._constant, envelope.started_at)
         status = PipelineStatus.EXPIRED
         of_use_ms = budget.of_use_ms
@@ -102,7 +100,7 @@ class Encoder:
         ]
 
     def unreadable(self, envelope: Envelope, unreadable: Unreadable) -> list[OutputRecord]:
-        """The dead letter of a record that is no query, and its terminal event where its id is known."""
+        """The dead letter of an unreadable record, and a result if its query id could be read."""
         records = [self._dead_letter(envelope, unreadable)]
         if unreadable.query_id is not None:
             stamp = _Stamp(envelope, self._constant, envelope.started_at)
@@ -117,21 +115,21 @@ class Encoder:
         return record._replace(value=stamp.json.stage(_without_data(run, _NOWHERE), earlier))
 
     def _result_record(
-        self, stamp: _Stamp, conclusion: QueryOutcome, stages: list[bytes]
+        self, stamp: _Stamp, outcome: QueryOutcome, stages: list[bytes]
     ) -> tuple[OutputRecord, QueryOutcome]:
-        """The result whole; else without the stages' data (the stage results have it); else an error."""
-        size = len(conclusion.answer_json or b"")
+        """The complete result; if that is too large, without the data of the stages; else an error."""
+        size = len(outcome.answer_json or b"")
         if size + sum(map(len, stages)) <= self._max_record_bytes:
-            record = self._result(stamp, conclusion, stages)
+            record = self._result(stamp, outcome, stages)
             if self._fits(record):
-                return record, conclusion
-        earlier = conclusion.earlier
-        bare = [stamp.json.stage(_without_data(run, _ELSEWHERE), earlier) for run in conclusion.runs]
+                return record, outcome
+        earlier = outcome.earlier
+        bare = [stamp.json.stage(_without_data(run, _ELSEWHERE), earlier) for run in outcome.runs]
         if size <= self._max_record_bytes:
-            record = self._result(stamp, conclusion, bare)
+            record = self._result(stamp, outcome, bare)
             if self._fits(record):
-                return record, conclusion
-        failed = conclusion._replace(
+                return record, outcome
+        failed = outcome._replace(
             status=PipelineStatus.ERROR,
             answer_json=None,
             confidence=None,
@@ -141,24 +139,24 @@ class Encoder:
         )
         return self._result(stamp, failed, bare), failed
 
-    def _result(self, stamp: _Stamp, conclusion: QueryOutcome, stages: list[bytes]) -> OutputRecord:
-        value = stamp.json.result(conclusion, stages)
-        return stamp.record(_RESULTS, value, b"result", _STATUS_HEADERS[conclusion.status])
+    def _result(self, stamp: _Stamp, outcome: QueryOutcome, stages: list[bytes]) -> OutputRecord:
+        value = stamp.json.result(outcome, stages)
+        return stamp.record(_RESULTS, value, b"result", _STATUS_HEADERS[outcome.status])
 
     def _affordable(self, run: StageRun) -> StageRun:
-        """The run, without data that is too large already by itself: copying it would hold up the loop."""
+        """The run, without its data if that alone is too large: copying it would block the loop."""
         too_large = run.data_json is not None and len(run.data_json) > self._max_record_bytes
         return _without_data(run, _NOWHERE) if too_large else run
 
     def _fits(self, record: OutputRecord) -> bool:
-        # The key and the headers of our events are bounded, so nearly all are settled by their value alone.
+        # Key and headers of events are bounded, so the size of the value nearly always decides.
         room = self._max_record_bytes - len(record.value or b"")
         return room >= MAX_KEY_AND_HEADER_BYTES or record.size <= self._max_record_bytes
 
     def _dead_letter(self, envelope: Envelope, unreadable: Unreadable) -> OutputRecord:
-        """The record as it came, with those of its headers that it takes to read it again."""
+        """The record with the headers that are needed to read it again."""
         record = envelope.record
-        told = {
+        reasons = {
             h.DLQ_REASON: unreadable.reason,
             h.DLQ_DETAIL: unreadable.detail[:MAX_DETAIL_CHARS],
             h.DLQ_TOPIC: record.topic,
@@ -166,7 +164,7 @@ class Encoder:
             h.DLQ_OFFSET: str(record.offset),
             h.DLQ_TIMESTAMP: str(record.timestamp),
         }
-        headers = [(name, text.encode()) for name, text in told.items()]
+        headers = [(name, text.encode()) for name, text in reasons.items()]
         kept = [*headers, *_kept_headers(record)]
         letter = OutputRecord.of(Output.DEAD_LETTERS, record.key, record.value, kept)
         if letter.size <= self._max_dead_letter_bytes:
@@ -175,7 +173,7 @@ class Encoder:
 
 
 class _Stamp:
-    """What the records of one query share: key, ids, headers."""
+    """Key, id prefix and headers that the events of one query share."""
 
     __slots__ = ("_common", "_count", "_ids", "_key", "json")
 
@@ -206,7 +204,7 @@ class _Stamp:
         )
 
     def record(self, output: Output, value: bytes, kind: bytes, status: bytes = b"") -> OutputRecord:
-        """One event's record; *kind* makes its id unique among the query's events."""
+        """The record of one event; *kind* makes its id unique among the events of the query."""
         ids = self._ids
         block = b"".join(
             (
@@ -224,7 +222,7 @@ class _Stamp:
 
 
 def _timeout_kind(note: TimeoutNote) -> bytes:
-    """The end of the id of a timeout: each attempt at a stage that was not in time has its own."""
+    """The end of the id of a timeout event: each attempt that timed out has its own."""
     if note.scope is not TimeoutScope.STAGE or note.spec is None:
         return b"timeout"
     kind = b"timeout/%d" % note.spec.sequence
@@ -232,13 +230,13 @@ def _timeout_kind(note: TimeoutNote) -> bytes:
 
 
 def output_key(record: Record, query_id: str) -> bytes:
-    """The input's key; the query's id where it has none, or one too large to repeat six times."""
+    """The key of the input record; the query id if it has none, or one too large to repeat six times."""
     key = record.key
     return key if key is not None and len(key) <= MAX_KEY_BYTES else query_id.encode()
 
 
 def _kept_headers(record: Record) -> list[tuple[str, bytes]]:
-    """Content type, CloudEvents attributes, trace, lane: without them a replay reads something else."""
+    """Content type, CloudEvents attributes, trace, lane: a replay needs them to read the same query."""
     return [
         (name, value)
         for name, value in record.headers[:MAX_HEADERS]
@@ -249,7 +247,7 @@ def _kept_headers(record: Record) -> list[tuple[str, bytes]]:
 
 
 def _without_data(run: StageRun, why: str) -> StageRun:
-    """The run with its data left out, and a word about it."""
+    """A copy of the run with *why* instead of its data."""
     if run.data_json is None:
         return run
     return StageRun(

@@ -1,7 +1,7 @@
-"""The events' JSON.
+"""Writes the events of a query as JSON.
 
-Written into templates, without building the models of ``fivestage_schemas`` (a tenth of the cost); tests hold
-the two together, field by field. A stage's data is encoded where it ran and embedded as it is.
+Templates are filled in instead of building the models of ``fivestage_schemas``, at a tenth of the cost; tests
+compare the two field by field. The data of stages is already encoded (``data_json``).
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
 from fivestage.core.attempts import kind_of
-from fivestage.core.codec.jsonable import plain, with_big_integers
 from fivestage.core.outcome import QueryOutcome
 from fivestage.core.records import NOT_FROM_KAFKA, Record
 from fivestage_schemas import SCHEMA_VERSION, Outcome, StageType
@@ -29,14 +28,12 @@ if TYPE_CHECKING:
 _FIRST: Final = {
     outcome: b',"kind":"first","outcome":"%b","duration_ms":' % outcome.encode() for outcome in Outcome
 }
-"""What the only attempt at a stage says between node and duration."""
+"""The part of an only attempt between node and duration."""
 _SUCCESS: Final = Outcome.SUCCESS
 _TIMEOUT: Final = Outcome.TIMEOUT
 _SKIPPED: Final = Outcome.SKIPPED
 _NO_ERROR: Final = b'"error":null,"error_type":null'
 _DURATION: Final = {stage_type: b'"%b":' % stage_type.encode() for stage_type in StageType}
-_OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-"""What later stages see is what the event says, so dataclasses and times are no JSON yet."""
 _SECOND_US: Final = 1_000_000
 _BOOLS: Final = {False: b"false", True: b"true"}
 _VERDICTS: Final = {None: b"null", False: b"false", True: b"true"}
@@ -45,7 +42,7 @@ _THREE_DIGITS: Final[list[bytes]] = [b"%03d" % number for number in range(1000)]
 
 
 class Envelope(NamedTuple):
-    """What all events of one query say about where they come from."""
+    """Source, ids and times that all events of one query share."""
 
     record: Record
     query_id: str
@@ -54,14 +51,14 @@ class Envelope(NamedTuple):
     causation_id: str | None = None
     trace_headers: tuple[tuple[str, bytes], ...] = ()
     started_wall: float = 0.0
-    """Seconds since the epoch at ``started_at``."""
+    """Wall-clock time at ``started_at``, seconds since the epoch."""
     started_at: float = 0.0
     """Monotonic seconds."""
     queue_s: float = 0.0
-    """From the record's timestamp to the start, 0 when clocks disagree; and what it waited for threads."""
+    """From the record's timestamp to the start, 0 if the clocks disagree; plus waits for threads."""
 
     def after_wait(self, waited_s: float) -> Envelope:
-        """The same for a query that has waited for threads: it started later by that."""
+        """A copy for a query that has waited for threads, and so started later."""
         return self._replace(
             started_wall=self.started_wall + waited_s,
             started_at=self.started_at + waited_s,
@@ -69,59 +66,11 @@ class Envelope(NamedTuple):
         )
 
 
-def to_json(data: Any) -> bytes:
-    """Any JSON value, integers of any size included; null for a number that is infinite or none.
-
-    Raises:
-        TypeError: *data* is no JSON value; ``jsonable.plain`` may make it one.
-        ValueError: likewise.
-    """
-    try:
-        return orjson.dumps(data, option=_OPTIONS)
-    except TypeError as error:
-        if "Integer exceeds" not in str(error):
-            raise
-        return with_big_integers(data).encode()
-
-
-def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
-    """The same; None for what takes more than *max_bytes*.
-
-    Text that is too long is seen without encoding it, which would keep the interpreter for tens of
-    milliseconds.
-
-    Raises:
-        TypeError, ValueError: as above.
-    """
-    if max_bytes is None:
-        return to_json(data)
-    for part in data.values() if isinstance(data, dict) else (data,):
-        if isinstance(part, str) and len(part) > max_bytes:
-            return None
-    encoded = to_json(data)
-    return encoded if len(encoded) <= max_bytes else None
-
-
-def as_json(data: Any, max_bytes: int | None) -> tuple[Any, bytes | None]:
-    """What authors return, as later stages see it, and its JSON; None for what takes more than *max_bytes*.
-
-    Objects that can become JSON do: what later stages see is what the event says.
-
-    Raises:
-        TypeError, ValueError: it cannot become JSON; the text says what of it, and where that is.
-    """
-    try:
-        return data, limited_json(data, max_bytes)
-    except TypeError:
-        data = plain(data)
-        return data, limited_json(data, max_bytes)
-
-
 class EventJson:
     """Writes the events of one query.
 
     Args:
-        envelope: What they have in common.
+        envelope: What the events share.
     """
 
     __slots__ = ("_envelope", "_query_id", "_rest", "_source", "_started", "_started_us", "_wall_s")
@@ -134,14 +83,14 @@ class EventJson:
         self._wall_s = envelope.started_wall - envelope.started_at
         second = int(envelope.started_wall)
         self._started = _second(second)
-        """The second in which it began: most of its times are in the same."""
+        """The second of the start, formatted: most times are within it."""
         self._started_us = second * _SECOND_US
         self._source = b"null"
         if record is not NOT_FROM_KAFKA:
             self._source = b"%b%b}" % (_place(record.topic, record.partition), _number(record.offset))
 
     def time(self, monotonic: float) -> bytes:
-        """When *monotonic* was, by the wall clock this query started with, as RFC 3339."""
+        """A monotonic time as RFC 3339, by the wall clock at the start of the query."""
         since = int((self._wall_s + monotonic) * 1e6) - self._started_us
         started = self._started
         if not 0 <= since < _SECOND_US:
@@ -152,10 +101,10 @@ class EventJson:
     def _quoted_time(self, monotonic: float) -> bytes:
         return b'"%b"' % self.time(monotonic)
 
-    # The templates are literals, each with nothing but bytes to put in: so they are joined when compiled
+    # Each template is a literal with %b for bytes only: mypyc compiles that to one join.
 
     def stage(self, run: StageRun, earlier: Sequence[StageRun] = ()) -> bytes:
-        """The StageResult of one stage; *earlier* are the attempts that others followed, at any stage."""
+        """The StageResult of one stage; *earlier* are the superseded attempts at all stages."""
         spec, started_at, error, error_type = run.spec, run.started_at, run.error, run.error_type
         node, took, limit = _text(run.node), _ms(run.duration_s), _ms(run.granted_s)
         if earlier or run.outcome is _SKIPPED or run.attempt > 1:
@@ -187,46 +136,46 @@ class EventJson:
             )
         )
 
-    def result(self, conclusion: QueryOutcome, stages: Sequence[bytes]) -> bytes:
-        """The PipelineResult of a query that was started; *stages* are its StageResults, as JSON."""
+    def result(self, outcome: QueryOutcome, stages: Sequence[bytes]) -> bytes:
+        """The PipelineResult of a query that was started; *stages* are its StageResults as JSON."""
         started_at = self._quoted_time(self._envelope.started_at)
         return self._result(
-            conclusion, stages, started_at, self._metrics(conclusion, within_budget=conclusion.within_budget)
+            outcome, stages, started_at, self._metrics(outcome, within_budget=outcome.within_budget)
         )
 
     def unstarted(self, status: PipelineStatus, error: str, error_type: str) -> bytes:
         """The PipelineResult of a query that was not started."""
         at = self._envelope.started_at
-        conclusion = QueryOutcome(status, (), (), at, 0.0, 0.0, error=error, error_type=error_type)
-        return self._result(conclusion, (), b"null", self._metrics(conclusion, within_budget=False))
+        outcome = QueryOutcome(status, (), (), at, 0.0, 0.0, error=error, error_type=error_type)
+        return self._result(outcome, (), b"null", self._metrics(outcome, within_budget=False))
 
     def _result(
-        self, conclusion: QueryOutcome, stages: Sequence[bytes], started_at: bytes, metrics: bytes
+        self, outcome: QueryOutcome, stages: Sequence[bytes], started_at: bytes, metrics: bytes
     ) -> bytes:
-        confidence = conclusion.confidence
+        confidence = outcome.confidence
         return (
             b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,"validated":%b,%b,'
             b'"node":%b,"stages":[%b],"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
             % (
                 self._query_id,
-                conclusion.status.encode(),
-                conclusion.answer_json or b"null",
+                outcome.status.encode(),
+                outcome.answer_json or b"null",
                 b"null" if confidence is None else orjson.dumps(confidence),
-                _BOOLS[conclusion.degraded],
-                _VERDICTS[conclusion.validated],
-                _error(conclusion.error, conclusion.error_type),
-                _text(conclusion.node),
+                _BOOLS[outcome.degraded],
+                _VERDICTS[outcome.validated],
+                _error(outcome.error, outcome.error_type),
+                _text(outcome.node),
                 b",".join(stages),
                 metrics,
                 started_at,
-                self._quoted_time(self._envelope.started_at + conclusion.duration_s),
+                self._quoted_time(self._envelope.started_at + outcome.duration_s),
                 self._source,
                 self._rest,
             )
         )
 
     def timeout(self, note: TimeoutNote, monotonic: float) -> bytes:
-        """The TimeoutEvent of a stage or of the whole, as of *monotonic*."""
+        """The TimeoutEvent of a stage or the pipeline, as of *monotonic*."""
         return (
             b'{"query_id":%b,"scope":"%b","reason":"%b","stage_type":%b,"node":%b,"limit_ms":%b,"elapsed_ms":%b,'
             b'"completed":%b,"occurred_at":%b,"source":%b%b'
@@ -245,39 +194,39 @@ class EventJson:
             )
         )
 
-    def _metrics(self, conclusion: QueryOutcome, *, within_budget: bool) -> bytes:
+    def _metrics(self, outcome: QueryOutcome, *, within_budget: bool) -> bytes:
         completed = failed = skipped = timeouts = 0
         durations = []
-        for run in conclusion.runs:
-            outcome = run.outcome
-            if outcome is _SUCCESS:
+        for run in outcome.runs:
+            ended = run.outcome
+            if ended is _SUCCESS:
                 completed += 1
-            elif outcome is _SKIPPED:
+            elif ended is _SKIPPED:
                 skipped += 1
             else:
                 failed += 1
-                timeouts += outcome is _TIMEOUT
+                timeouts += ended is _TIMEOUT
             if run.started_at is not None:
                 durations.append(b"%b%b" % (_DURATION[run.spec.stage_type], _ms(run.duration_s)))
         return (
             b'{"total_duration_ms":%b,"queue_ms":%b,"stage_durations":{%b},"stages_completed":%b,'
             b'"stages_failed":%b,"stages_skipped":%b,"timeout_count":%b,"budget_ms":%b,"within_budget":%b}'
             % (
-                _ms(conclusion.duration_s),
+                _ms(outcome.duration_s),
                 _ms(self._envelope.queue_s),
                 b",".join(durations),
                 _number(completed),
                 _number(failed),
                 _number(skipped),
                 _number(timeouts),
-                _ms(conclusion.budget_s),
+                _ms(outcome.budget_s),
                 _BOOLS[within_budget],
             )
         )
 
 
 def _attempts(run: StageRun, earlier: Sequence[StageRun]) -> bytes:
-    """The attempts at a stage, where there are several or none."""
+    """The attempts at a stage, unless there was only a first one."""
     made = [one for one in earlier if one.spec.sequence == run.spec.sequence]
     if run.outcome is not _SKIPPED:
         made.append(run)
@@ -301,7 +250,7 @@ def _attempts(run: StageRun, earlier: Sequence[StageRun]) -> bytes:
 
 @lru_cache(maxsize=256)
 def _stage_constant(stage_type: StageType, outcome: Outcome, critical: bool) -> bytes:  # noqa: FBT001
-    """What a StageResult says between the query's id and the data."""
+    """The constant part of a StageResult between query id and data."""
     fields = {
         "stage_type": stage_type,
         "sequence": list(StageType).index(stage_type),
@@ -315,13 +264,13 @@ def _stage_constant(stage_type: StageType, outcome: Outcome, critical: bool) -> 
 
 @lru_cache(maxsize=256)
 def _rest(lane: str) -> bytes:
-    """What every event ends with."""
+    """The constant end of every event."""
     return b"," + orjson.dumps({"lane": lane, "schema_version": SCHEMA_VERSION})[1:]
 
 
 @lru_cache(maxsize=4096)
 def _place(topic: str, partition: int) -> bytes:
-    """Where a query comes from, up to its offset."""
+    """The source of a query, up to the offset."""
     return b'{"topic":%b,"partition":%d,"offset":' % (orjson.dumps(topic), partition)
 
 
@@ -343,7 +292,7 @@ def _number(number: int) -> bytes:
 
 
 def _ms(seconds: float) -> bytes:
-    """Milliseconds, to the microsecond."""
+    """Format seconds as milliseconds with three decimals."""
     if not 0 < seconds < inf:
         return b"0.000"
     microseconds = int(seconds * 1e6 + 0.5)

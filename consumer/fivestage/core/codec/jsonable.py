@@ -1,4 +1,4 @@
-"""JSON of what authors return: models, dataclasses, sets, arrays; and the path to what has none."""
+"""Converts application objects to JSON values: models, dataclasses, sets, arrays."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 MAX_DEPTH: Final = 254
-"""As deep as values may be nested; orjson's limit."""
+"""The deepest nesting; orjson's limit."""
 MAX_SEARCHED: Final = 10_000
-"""How many values are looked at for the one that has no JSON: the loop waits meanwhile."""
+"""How many values are searched for the one without JSON; the event loop waits meanwhile."""
 MAX_KEY_CHARS: Final = 50
 _ARRAYS: Final = (list, tuple, set, frozenset, deque)
 _LEAVES: Final = (str, int, float, type(None))
@@ -28,17 +28,17 @@ _AS_PYDANTIC_DOES: Final = (Decimal, timedelta, UUID)
 
 
 class NoJsonError(TypeError):
-    """A value has no JSON; the text is the name of its type."""
+    """A value has no JSON form; the text is the name of its type."""
 
 
 def plain(data: Any) -> Any:
-    """*data* as a reader of its JSON sees it: dicts, lists, texts, numbers, bools and None.
+    """Convert *data* to what a reader of its JSON gets: dicts, lists, strings, numbers, bools and None.
 
-    A pydantic model becomes what ``model_dump(mode="json")`` makes of it; dataclasses and other mappings
-    become dicts; sets, tuples and numpy arrays lists; decimals texts; dates and times ISO 8601.
+    Pydantic models become the result of ``model_dump(mode="json")``; dataclasses and other mappings dicts;
+    sets, tuples and numpy arrays lists; decimals strings; dates and times ISO 8601 strings.
 
     Raises:
-        TypeError: something in it has no JSON; the text says what and where, such as ``items[3]: bytes``.
+        TypeError: a value in it has no JSON form; the text says where and which type: ``items[3]: bytes``.
         ValueError: it contains itself, or an integer of more than 4,300 digits.
     """
     try:
@@ -57,18 +57,18 @@ def _encoded(data: Any) -> bytes | str:
 
 
 def with_big_integers(data: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """JSON of what orjson refuses for an integer of more than 64 bits; otherwise as orjson writes it.
+    """Encode data with integers of more than 64 bits, which orjson rejects; otherwise as orjson does.
 
     Args:
         data: Any JSON value.
-        default: Makes one of other objects.
+        default: Converts other objects to JSON values.
 
     Raises:
         TypeError, ValueError: as above.
     """
     try:
         return _dumps(data, default, allow_nan=False)
-    except ValueError:  # mostly for a number that is infinite or none: null, as in orjson
+    except ValueError:  # usually for NaN or infinity: null, as in orjson
         data = json.loads(_dumps(data, default, allow_nan=True), parse_constant=_null)
         return _dumps(data, None, allow_nan=False)
 
@@ -78,20 +78,20 @@ def _dumps(data: Any, default: Callable[[Any], Any] | None, *, allow_nan: bool) 
 
 
 def _null(_: str) -> None:
-    """What NaN, Infinity and -Infinity become."""
+    """Replaces NaN, Infinity and -Infinity."""
 
 
 _PASSED_ON: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def _converted(value: Any) -> Any:  # noqa: PLR0911 - a table
-    """One step towards JSON; what is inside comes here by itself.
+    """Convert one object by one step; the encoder calls this again for the objects inside.
 
     Raises:
-        NoJsonError: there is none.
+        NoJsonError: it has no JSON form.
     """
     if isinstance(value, BaseModel):
-        # Without its warnings, which quote what the model holds.
+        # Without warnings, which quote values of the model.
         return value.model_dump(mode="json", fallback=_converted, warnings=False)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
@@ -110,15 +110,15 @@ def _converted(value: Any) -> Any:  # noqa: PLR0911 - a table
 
 
 def _from_numpy(value: Any) -> Any:
-    """The same for numpy's scalars and arrays; where it has not been imported, there are none."""
+    """Convert numpy scalars and arrays; there are none unless numpy has been imported."""
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.generic | numpy.ndarray):
-        if isinstance(value, float):  # a class of the user's own
+        if isinstance(value, float):  # a subclass, which orjson rejects
             return float(value)
         raise NoJsonError(type(value).__name__)
-    try:  # the shortest digits: 0.1 of 32 bits would become 0.10000000149011612
+    try:  # orjson writes the shortest digits: 0.1 of 32 bits, not 0.10000000149011612
         return orjson.loads(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
-    except TypeError:  # not contiguous, or of a type that it does not know
+    except TypeError:  # not contiguous, or of a type that orjson does not support
         found = value.tolist()
     if isinstance(found, numpy.generic | numpy.ndarray):
         raise NoJsonError(type(value).__name__)
@@ -126,7 +126,7 @@ def _from_numpy(value: Any) -> Any:
 
 
 def _where(value: Any, path: str, depth: int, left: list[int]) -> str | None:
-    """Path and type of the first value that has no JSON; None if *left* values are not enough to find it."""
+    """Path and type of the first value without JSON form; None if it is not among *left[0]* values."""
     left[0] -= 1
     if left[0] < 0:
         return None

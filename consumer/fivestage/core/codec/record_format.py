@@ -1,7 +1,7 @@
-"""How Kafka writes a record and its headers: format 2, since Kafka 0.11.
+"""Encodes records and their headers in Kafka's record format 2 (since Kafka 0.11).
 
-The six events of a query have nearly all of their headers in common. Written once and joined, rather than
-handed to the client name by name, they cost a quarter.
+The six events of a query share nearly all of their headers. Encoding these once and joining bytes costs a
+quarter of passing every header to the client.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 _NULL: Final = b"\x01"
 """The length -1."""
 _ATTRIBUTES_AND_TIME: Final = b"\x00\x00"
-"""None, and that of the batch."""
+"""No attributes, and the time of the batch."""
 _SMALL: Final = 8192
-"""Lengths below are looked up: those that take one or two bytes."""
+"""Lengths below, of one or two bytes, come from a table."""
 
 
 def _varint(number: int) -> bytes:
-    """A number of 0 or more as the variable-length integer that Protocol Buffers calls zigzag."""
+    """Encode a number of 0 or more as a zigzag varint."""
     left, found = number << 1, bytearray()
     while left > 0x7F:  # noqa: PLR2004 - seven bits a byte
         found.append(left & 0x7F | 0x80)
@@ -35,28 +35,28 @@ _VARINTS: Final = tuple(map(_varint, range(_SMALL)))
 
 
 def varint(number: int) -> bytes:
-    """The same."""
+    """Encode a number of 0 or more as a zigzag varint."""
     return _VARINTS[number] if number < _SMALL else _varint(number)
 
 
 def sized(content: bytes | None) -> bytes:
-    """Bytes behind their length."""
+    """Encode bytes with their length before them; None as the length -1."""
     return _NULL if content is None else varint(len(content)) + content
 
 
 def header(name: str, value: bytes) -> bytes:
-    """One header."""
+    """Encode one header."""
     return sized(name.encode()) + sized(value)
 
 
 def block(headers: Iterable[tuple[str, bytes]]) -> bytes:
-    """All headers of a record."""
+    """Encode all headers of a record."""
     encoded = [header(name, value) for name, value in headers]
     return varint(len(encoded)) + b"".join(encoded)
 
 
 def headers_of(encoded: bytes) -> list[tuple[str, bytes]]:
-    """The headers of a block that was written here."""
+    """Decode what ``block`` has encoded."""
     count, at = _read_varint(encoded, 0)
     found = []
     for _ in range(count):
@@ -67,7 +67,7 @@ def headers_of(encoded: bytes) -> list[tuple[str, bytes]]:
 
 
 def record_bytes(record: OutputRecord, number: int) -> bytes:
-    """A record as the *number*-th of its batch, from 0, at the batch's time."""
+    """Encode a record as the *number*-th of its batch, from 0, at the time of the batch."""
     key, value = record.key, record.value
     body = b"".join(
         (
@@ -89,7 +89,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         at += 1
         number |= (byte & 0x7F) << shift
-        if byte <= 0x7F:  # noqa: PLR2004 - the highest bit says that there is more
+        if byte <= 0x7F:  # noqa: PLR2004 - the highest bit means that more bytes follow
             return number >> 1, at
         shift += 7
 

@@ -1,6 +1,6 @@
-"""What is published in the place of an event that the broker refuses for what it is: the same without data.
+"""Replaces an event that the broker rejects by the same event without data.
 
-It has the key and the id of the event that was refused, so that readers find it where they look for that one.
+Key and id are those of the rejected event, so that readers find the replacement where they expect the event.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _ERROR: Final = PipelineStatus.ERROR.encode()
 
 
 def without_data(record: OutputRecord, error_type: str, why: str) -> OutputRecord | None:
-    """The record to publish instead; None where there is nothing to leave out.
+    """The record to publish instead; None if it has no data to leave out.
 
     Args:
-        record: What was refused.
+        record: The rejected record.
         error_type: TOO_LARGE or REFUSED.
-        why: What the broker said.
+        why: The error of the broker.
     """
     if record.output is Output.DEAD_LETTERS:
         return _truncated(record)
@@ -46,7 +46,7 @@ def without_data(record: OutputRecord, error_type: str, why: str) -> OutputRecor
 
 
 def _leave_out(stage: dict[str, Any], error_type: str, why: str) -> bool:
-    """Take the data out of a stage's result; whether there was any."""
+    """Remove the data of a stage result; return False if there was none."""
     if stage["data"] is None:
         return False
     stage |= {"data": None, "error": f"data left out: the broker refuses it: {why}", "error_type": error_type}
@@ -54,7 +54,7 @@ def _leave_out(stage: dict[str, Any], error_type: str, why: str) -> bool:
 
 
 def _truncated(letter: OutputRecord) -> OutputRecord | None:
-    """A dead letter without its record's key, bytes and headers."""
+    """The dead letter without key, value and headers of its record."""
     headers = [
         (name, text)
         for name, text in letter.headers
@@ -66,7 +66,7 @@ def _truncated(letter: OutputRecord) -> OutputRecord | None:
 
 
 def name_of(record: OutputRecord) -> str:
-    """The event's id, or the coordinates of the record that a dead letter is of."""
+    """The id of an event, or the coordinates of the record in a dead letter, for log lines."""
     headers = dict(record.headers)
     if (event_id := headers.get(h.CE_ID)) is not None and record.output is not Output.DEAD_LETTERS:
         return event_id.decode()

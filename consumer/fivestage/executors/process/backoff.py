@@ -1,4 +1,4 @@
-"""Failures in a row: how long to pause, and when to log. Pure: it takes ``now``."""
+"""Counts failures in a row: how long to pause, and when to log. Pure: it takes ``now``."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ MAX_PAUSE_S: Final = 1.0
 LOG_EVERY_S: Final = 10.0
 
 
-class Trouble:
-    """Counts what fails until something succeeds."""
+class Backoff:
+    """Counts failures until something succeeds."""
 
     def __init__(self) -> None:
         self._logged_at: float | None = None
-        self.count = 0
-        self.why: str | None = None
-        """The reason of the last failure; None while all is well."""
+        self.failures = 0
+        self.reason: str | None = None
+        """The reason of the last failure; None since the last success."""
 
     def __repr__(self) -> str:
-        return f"<Trouble {self.count} times: {self.why}>"
+        return f"<Backoff {self.failures} times: {self.reason}>"
 
-    def add(self, why: str, now: float) -> bool:
-        """Count one more failure; whether it is to be logged, which is once in a while."""
-        self.why = why
-        self.count += 1
+    def failed(self, reason: str, now: float) -> bool:
+        """Count a failure; return whether to log it, which is due every LOG_EVERY_S."""
+        self.reason = reason
+        self.failures += 1
         due = self._logged_at is None or now - self._logged_at >= LOG_EVERY_S
         if due:
             self._logged_at = now
         return due
 
-    def over(self) -> bool:
-        """Something succeeded; whether there was trouble before."""
-        was, self.why, self.count, self._logged_at = self.why, None, 0, None
-        return was is not None
+    def succeeded(self) -> bool:
+        """Start again from zero; return whether there was a failure before."""
+        had_failed, self.reason, self.failures, self._logged_at = self.reason is not None, None, 0, None
+        return had_failed
 
     @property
     def pause_s(self) -> float:
         """How long to wait before the next attempt."""
-        return float(min(FIRST_PAUSE_S * 2.0 ** min(max(self.count - 1, 0), 10), MAX_PAUSE_S))
+        return float(min(FIRST_PAUSE_S * 2.0 ** min(max(self.failures - 1, 0), 10), MAX_PAUSE_S))

@@ -1,4 +1,4 @@
-"""The bus's end of one worker process: a socket, a page of shared memory, and a handle on the process."""
+"""The bus's connection to one worker process: a socket, a page of shared memory, and a process handle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import structlog
 from fivestage.executors.process.frames import Decoder
 from fivestage.executors.process.loop_probe import read_location
 from fivestage.executors.process.messages import HELLO
-from fivestage.pipeline.bounded_call import StepMonitor
+from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,48 +24,49 @@ if TYPE_CHECKING:
     from fivestage.executors.process.frames import Frame
 
 RECEIVE_BYTES: Final = 65536
-"""Read in one turn of the loop: what that holds of the smallest frames is dealt with in a millisecond."""
-MAX_TURNS: Final = 256
-"""Turns after the process's end; what it has written before is in the socket and comes to less."""
+"""Read at a time: so many of the smallest frames are handled within a millisecond."""
+MAX_READS: Final = 256
+"""How often to read after the process has ended; all that it has written fits in."""
 
 MAX_KEPT_BYTES: Final = 1 << 24
-"""Kept for a process that does not exist yet; with more the link ends, as most of its jobs have."""
+"""Kept for a process that does not exist yet; with more, most of its jobs have ended: the link is closed."""
 
 log = structlog.get_logger("fivestage.executor")
 _BUFFER: Final = bytearray(RECEIVE_BYTES)
-"""One for all links: what is read is dealt with before the next reads."""
+"""Shared by all links: what one reads is handled before the next one reads."""
 
 
 class WorkerLink:
-    """Usable before its process exists: frames written until then are kept, and sent when it starts.
+    """Sends frames to a worker process and receives its frames. Used from the bus loop.
 
-    A link takes descriptors when its process is requested (``open``), not when it is made, so making one
-    cannot fail. Used from the bus loop. Nothing here raises for what the process does: it may end at any
-    moment, and its code may write anything into the socket.
+    A link can be used before its process exists: frames are kept, and sent when the process starts. It takes
+    file descriptors only when the process is requested (``open``), so making a link cannot fail. Nothing here
+    raises for what the process does: it may end at any moment, and its code may write anything into the
+    socket.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._lifeline: int | None = None
-        """The kernel kills the process when this is closed, see ``child.end_with``."""
-        self._questions: int | None = None
+        """A pipe; the kernel kills the process when it is closed, see ``child.die_with_pipe``."""
+        self._location_requests: int | None = None
         """An eventfd, see loop_probe.py."""
         self._page: mmap.mmap | None = None
-        self._far_end: list[int] = []
+        self._child_ends: list[int] = []
         self.monitor = StepMonitor()
-        """Whose code has control there; still to be read when the process has ended."""
-        self.on_frame: Callable[[Frame], None] = _ignore
-        """Called with what the process says; a ValueError, TypeError or LookupError means it is nonsense."""
-        self.on_hello: Callable[[], None] = _nothing
+        """Shows whose code is executing; can still be read when the process has ended."""
+        self.on_frame: Callable[[Frame], None] = lambda _: None
+        """Called with each frame; may raise ValueError, TypeError or LookupError if it makes no sense."""
+        self.on_hello: Callable[[], None] = lambda: None
         """Called when the process is ready."""
-        self.on_ready: Callable[[], None] = _nothing
+        self.on_ready: Callable[[], None] = lambda: None
         """Called after that."""
-        self.on_gone: Callable[[WorkerLink], None] = _ignore
+        self.on_gone: Callable[[WorkerLink], None] = lambda _: None
         """Called once, when ``gone`` has become true."""
         self.pid: int | None = None
         self.spawned_at: float | None = None
-        self.greeted = asyncio.Event()
+        self.ready = False
         """The process has said hello."""
         self._pidfd: int | None = None
         self._decoder = Decoder()
@@ -81,47 +82,47 @@ class WorkerLink:
 
     @property
     def gone(self) -> bool:
-        """The process has ended, and all that it said has been dealt with."""
+        """Whether the process has ended and all that it wrote has been read."""
         return self._dead and self._at_end
 
     # The process
 
     def open(self) -> Sequence[int]:
-        """Make what the process gets: descriptors of its socket, memory, lifeline and eventfd, in this order.
+        """Make the descriptors for the process: of its socket, memory, lifeline and eventfd, in this order.
 
         Raises:
-            OSError: there is no room for them. Nothing is left behind.
+            OSError: there is no room for them. None is left open.
         """
         try:
-            self._socket, far_socket = socket.socketpair()
-            self._far_end.append(far_socket.detach())
+            self._socket, child_socket = socket.socketpair()
+            self._child_ends.append(child_socket.detach())
             self._socket.setblocking(False)
             memory = os.memfd_create("fivestage-worker", os.MFD_CLOEXEC)
-            self._far_end.append(memory)
+            self._child_ends.append(memory)
             os.ftruncate(memory, mmap.PAGESIZE)
             self._page = mmap.mmap(memory, mmap.PAGESIZE)
             self.monitor.cells = memoryview(self._page).cast("Q")
-            far_lifeline, self._lifeline = os.pipe()
-            self._far_end.append(far_lifeline)
-            self._questions = os.eventfd(0, os.EFD_CLOEXEC)
-            self._far_end.append(os.dup(self._questions))
+            child_lifeline, self._lifeline = os.pipe()
+            self._child_ends.append(child_lifeline)
+            self._location_requests = os.eventfd(0, os.EFD_CLOEXEC)
+            self._child_ends.append(os.dup(self._location_requests))
         except OSError:
-            self.withdraw()
+            self.reset()
             raise
-        return self._far_end
+        return self._child_ends
 
-    def handed_over(self) -> None:
-        """Close the far end here: it is on its way to the process."""
-        while self._far_end:
-            os.close(self._far_end.pop())
+    def close_child_ends(self) -> None:
+        """Close the child's descriptors in this process, after they have been sent."""
+        while self._child_ends:
+            os.close(self._child_ends.pop())
 
-    def withdraw(self) -> None:
-        """Undo ``open``: there is no process, or it is not to be had. Frames are kept for the next one.
+    def reset(self) -> None:
+        """Undo ``open`` because there is no usable process; frames are kept for the next one.
 
-        A process that was made for this end nevertheless has received none, and is killed by the kernel.
+        If a process was made all the same, it has received no frame, and the kernel kills it.
         """
-        self.handed_over()
-        self._cut()
+        self.close_child_ends()
+        self._close_bus_ends()
         self.monitor.cells = [0, 0]
         self._page = None
 
@@ -129,7 +130,7 @@ class WorkerLink:
         """Take over the process; *pidfd* refers to it even when its number is used again.
 
         Raises:
-            OSError: it cannot be watched; *pidfd* still belongs to the caller, who withdraws the link.
+            OSError: it cannot be watched; the caller still owns *pidfd*, and resets the link.
         """
         assert self._socket is not None  # noqa: S101 - it was opened before the process was requested
         self._loop.add_reader(self._socket, self._read)
@@ -139,35 +140,35 @@ class WorkerLink:
             self._flush_soon()
 
     def kill(self) -> None:
-        """End the process at once, or before it exists. Harmless when it has ended."""
+        """Kill the process, or make sure that it is not started. Harmless when it has ended."""
         if self.pid is None:
-            self.abandon()
+            self.release()
         else:
-            self._signal()
+            self._send_kill()
 
-    def _signal(self) -> None:
+    def _send_kill(self) -> None:
         if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    def ask_for_place(self) -> None:
-        """Have the process say where its code is; see ``place``."""
-        if self._questions is not None:
-            os.eventfd_write(self._questions, 1)
+    def request_location(self) -> None:
+        """Ask the process which line of code it is executing; see ``location``."""
+        if self._location_requests is not None:
+            os.eventfd_write(self._location_requests, 1)
 
-    def place(self) -> str | None:
-        """Where the code is that has control, as far as the process has said so."""
+    def location(self) -> str | None:
+        """Return the line of code that the process is executing; None if it has not answered."""
         return None if self._page is None else read_location(self._page, self.monitor.seen()[1])
 
-    def abandon(self) -> None:
-        """Release everything: there is no process, or it has been killed and takes its time to end."""
+    def release(self) -> None:
+        """Close all descriptors: there is no process, or it was killed and has not ended yet."""
         if not self.gone:
             self._on_death()
 
     # Writing
 
     def write(self, frame: bytes) -> None:
-        """Send a frame, in one system call with what else is written in this turn of the loop."""
+        """Send a frame, in one system call with all others of this turn of the loop."""
         if self._at_end:
             return
         self._unsent.append(frame)
@@ -191,15 +192,15 @@ class WorkerLink:
             sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
-        except OSError:  # it has closed its end, which is read as such
+        except OSError:  # the process has closed its end; reading finds that out
             self._unsent.clear()
             return
         self._unsent = [data[sent:]] if sent < len(data) else []
         if self._unsent:
             self._flushing = True
-            self._loop.add_writer(self._socket, self._go_on)
+            self._loop.add_writer(self._socket, self._on_writable)
 
-    def _go_on(self) -> None:
+    def _on_writable(self) -> None:
         assert self._socket is not None  # noqa: S101 - it has just become writable
         self._loop.remove_writer(self._socket)
         self._flush()
@@ -207,7 +208,7 @@ class WorkerLink:
     # Reading
 
     def _read(self) -> bool:
-        """Deal with what there is to read; whether there may be more."""
+        """Read once and handle it; return whether there may be more."""
         try:
             size = 0 if self._socket is None else self._socket.recv_into(_BUFFER)
         except BlockingIOError:
@@ -225,7 +226,7 @@ class WorkerLink:
         try:
             for frame in self._decoder.feed(data):
                 if frame.head[0] == HELLO:
-                    self.greeted.set()
+                    self.ready = True
                     self.on_hello()
                     self.on_ready()
                 else:
@@ -235,49 +236,37 @@ class WorkerLink:
             self._end()
 
     def _end(self) -> None:
-        """Nothing more is read: the process is of no use, whether it has ended or not."""
+        """Stop reading and kill the process, if it still runs."""
         if not self._at_end:
             self._at_end = True
             self._unsent.clear()
-            self.handed_over()
-            self._cut()
-            self._signal()
+            self.close_child_ends()
+            self._close_bus_ends()
+            self._send_kill()
 
-    def _cut(self) -> None:
-        """Close this end."""
+    def _close_bus_ends(self) -> None:
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
-            self._socket = None
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
-        if self._questions is not None:
-            os.close(self._questions)
-            self._questions = None
+        for fileno in (self._lifeline, self._location_requests):
+            if fileno is not None:
+                os.close(fileno)
+        self._socket = self._lifeline = self._location_requests = None
 
     def _on_death(self) -> None:
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
-            with contextlib.suppress(ChildProcessError):  # the fork server's child, unless that has ended
+            with contextlib.suppress(ChildProcessError):  # it is a child only if the fork server has ended
                 os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
             os.close(self._pidfd)
             self._pidfd = None
-        # A copy of it that its code has forked may keep the socket open: there is no end to wait for.
-        for _ in range(MAX_TURNS):
+        # Not until the end of the stream: a copy of the process that its code forked may keep it open.
+        for _ in range(MAX_READS):
             if self._at_end or not self._read():
                 break
         self._dead = True
-        self.monitor.cells = [*self.monitor.cells]  # as they were last; mmap keeps a descriptor open
+        self.monitor.cells = [*self.monitor.cells]  # the last values; the mapping keeps a descriptor open
         self._page = None
         self._end()
         self.on_gone(self)
-
-
-def _ignore(_: object) -> None:
-    """Do nothing: a spare has nothing to say."""
-
-
-def _nothing() -> None:
-    """Do nothing."""

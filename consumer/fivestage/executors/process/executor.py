@@ -1,4 +1,4 @@
-"""User code in processes of its own: what it does to its process, it does to no other."""
+"""Runs user code in worker processes: what it does to its process affects no other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 from fivestage.errors import ExecutorError, ResourceError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
+from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.executors.process.overtime import Overtime
 from fivestage.executors.process.spawner import Spawner
-from fivestage.executors.process.supply import Patience
-from fivestage.executors.process.worker import GREETING_S, RUN_ON_S, ProcessWorker
+from fivestage.executors.process.worker import HELLO_S, RUN_ON_S, ProcessWorker
 from fivestage.executors.worker import Worker
 from fivestage.executors.worker_pool import WorkerPool
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fivestage.executors.executor import OnFinished
 
 SERVER_STOP_S: Final = 0.5
-"""What the end of the workers leaves of the time to that of the fork server."""
+"""How much of the time to stop is kept for the fork server."""
 
 
 class ProcessExecutor(WorkerPool):
@@ -34,12 +34,12 @@ class ProcessExecutor(WorkerPool):
         plan: Limits and criticality.
         workers: How many processes run jobs.
         threads: How many blocking (``def``) stages and nodes may run at a time in each.
-        observer: Told of replacements.
+        observer: Notified when a worker stalls or is replaced.
         stall_s: How long one step of user code may take.
-        max_data_bytes: Data and answers of stages that are larger are left out.
+        max_data_bytes: Larger data and answers of stages are left out.
         setup: ``MODULE:FUNCTION`` and the texts to call it with before the app is imported there.
         spares: How many more processes are kept ready.
-        patience: How long importing the app, opening its resources, and forking may take.
+        timeouts: How long importing the app, opening its resources, and forking may take.
     """
 
     def __init__(
@@ -54,21 +54,21 @@ class ProcessExecutor(WorkerPool):
         max_data_bytes: int,
         setup: Sequence[str] = (),
         spares: int = 1,
-        patience: Patience | None = None,
+        timeouts: ForkTimeouts | None = None,
     ) -> None:
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or ForkTimeouts()
         self._config = {
             "app": app_path,
-            "plan": messages.plan_values(plan),
+            "plan": messages.encode_plan(plan),
             "threads": threads,
             "max_data_bytes": max_data_bytes,
             "setup": list(setup),
-            "open_s": self._patience.open_s,
+            "open_s": self._timeouts.open_s,
         }
         self._stall_s = stall_s
         self.run_on_s = RUN_ON_S
-        """How long code may run on after its end before its process is replaced."""
-        self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder refuses it for its size
+        """How long code may run on after its query's end before its process is replaced."""
+        self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder rejects it for its size
         self._spawner: Spawner | None = None
         self._errors: list[str] = []
         """Why workers could not open their resources, until one is ready."""
@@ -84,34 +84,32 @@ class ProcessExecutor(WorkerPool):
             InvalidAppError: there is no app at the path.
             ConfigurationError: importing it failed, or took too long.
             ResourceError: one of its resources cannot be opened.
-            ExecutorError: no worker process came up.
+            ExecutorError: no worker process became ready.
         """
-        self._spawner = spawner = Spawner(self._config, patience=self._patience)
+        self._spawner = spawner = Spawner(self._config, self._timeouts)
         try:
             await spawner.start()
             self.launch(on_finished)
-            await self._first_ready()
+            await self._first_ready(spawner)
         except BaseException:
             self._ending = True
             await spawner.stop(0.0)
             raise
 
-    @property
-    def _greeting_s(self) -> float:
-        """How long a worker may take to be ready."""
-        return GREETING_S + (self._patience.open_s if self.has_resources else 0.0)
+    def _hello_s(self, spawner: Spawner) -> float:
+        """Return how long a worker may take to be ready."""
+        return HELLO_S + (self._timeouts.open_s if spawner.has_resources else 0.0)
 
-    async def _first_ready(self) -> None:
+    async def _first_ready(self, spawner: Spawner) -> None:
         """Wait for a worker; replace those that die meanwhile."""
         clock = asyncio.get_running_loop().time
-        limit_s = self._greeting_s
+        limit_s = self._hello_s(spawner)
         ends_at = clock() + limit_s
         while self.unready is not None:
             if self._errors:
                 raise ResourceError(self._errors[0])
             if clock() > ends_at:
-                text = f"no worker process was ready within {limit_s:g} s"
-                why = None if self._spawner is None else self._spawner.trouble
+                text, why = f"no worker process was ready within {limit_s:g} s", spawner.unready
                 raise ExecutorError(text if why is None else f"{text}: {why}")
             self.check(clock())
             await asyncio.sleep(TICK_S)
@@ -130,22 +128,6 @@ class ProcessExecutor(WorkerPool):
         """See Executor."""
         return None if self._spawner is None else self._spawner.failure
 
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The names of the app's nodes, after the start."""
-        return () if self._spawner is None else self._spawner.nodes
-
-    @property
-    def has_resources(self) -> bool:
-        """Whether the app has any, after the start."""
-        return self._spawner is not None and self._spawner.has_resources
-
-    def pids(self) -> list[int]:
-        """The numbers of the processes: the zygote's, then those of the workers that jobs go to."""
-        pids = [None if self._spawner is None else self._spawner.pid]
-        pids += [worker.link.pid for worker in self.workers if isinstance(worker, ProcessWorker)]
-        return [pid for pid in pids if pid is not None]
-
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
         for_the_server_s = min(SERVER_STOP_S, timeout_s / 2)
@@ -160,7 +142,7 @@ class ProcessExecutor(WorkerPool):
         link = self._spawner.take()
         link.on_ready = on_ready
         worker = ProcessWorker(
-            link, on_finished, self._stall_s, self._left_out, self.run_on_s, self._greeting_s
+            link, on_finished, self._stall_s, self._left_out, self.run_on_s, self._hello_s(self._spawner)
         )
         if self.unready is not None:
             worker.on_error = self._errors.append

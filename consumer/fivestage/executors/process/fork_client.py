@@ -1,4 +1,4 @@
-"""The bus's end of one fork server process; nothing here waits for the process."""
+"""Starts one fork server process and talks to it, without ever blocking the bus loop."""
 
 from __future__ import annotations
 
@@ -20,131 +20,128 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.01
 END_S: Final = 1.0
-"""How long it may take to end after it has closed its socket."""
-LOOKS: Final = 4
-"""A limit is counted in so many looks: time in which the bus itself did not run counts for one at most."""
+"""How long the process may take to end after it has closed its socket."""
+LIMIT_STEPS: Final = 4
+"""A limit is counted in steps, so that time in which the bus itself did not run counts as one at most."""
 
 _NOT_FOR_NODES: Final = "FIVESTAGE_KAFKA__"
-"""Settings with the secrets of the connection: nodes have no use for them."""
+"""The prefix of settings that hold secrets of the connection, which nodes do not need."""
 _PROGRAM: Final = "from fivestage.executors.process.fork_server import main; main()"
 
 
 class ForkClient:
-    """Starts the process, limits its time, and reaps it. Used from the bus loop.
+    """Starts a fork server, limits its time to answer, and reaps it. Used from the bus loop.
 
     Args:
-        config: What it is to load, see ``fork_server``; ``path`` and ``bus`` are added.
-        hear: Called with each of its messages and the descriptors that came along; those left in the list
-            are closed. A ValueError, TypeError or LookupError means that the message is nonsense.
-        on_end: Called once with the reason, when it has been reaped.
+        config: What it loads, see ``fork_server``; ``path`` and ``bus`` are added.
+        on_message: Called with each of its messages and the descriptors that came with it; those left in the
+            list are closed. May raise ValueError, TypeError or LookupError if the message makes no sense.
+        on_end: Called once with the reason, when the process has been reaped.
 
     Raises:
-        OSError: the system, or this process, has no room for one more.
+        OSError: the system, or this process, has no room for another process.
     """
 
     def __init__(
         self,
         config: Mapping[str, Any],
-        hear: Callable[[Mapping[str, Any], list[int]], None],
+        on_message: Callable[[Mapping[str, Any], list[int]], None],
         on_end: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._hear = hear
+        self._on_message = on_message
         self._on_end = on_end
         self._timer: asyncio.TimerHandle | None = None
         self._why: str | None = None
-        self._kill_at: float | None = None
-        """When to kill it, once it is to end."""
-        self.ended = asyncio.Event()
+        self._kill_at = inf
+        """When to kill it; infinite while it may run."""
+        self.ended = False
         """The process has been reaped."""
-        self._control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._control.setblocking(False)
-            self._loop.add_reader(self._control, self._listen)
-            with far:
-                self._process = _start(far.fileno())
+            self._loop.add_reader(self._control, self._receive)
+            with child_end:
+                self._process = _start(child_end.fileno())
         except BaseException:
             self._loop.remove_reader(self._control)
             self._control.close()
-            far.close()
+            child_end.close()
             raise
-        with contextlib.suppress(ConnectionError):  # it has ended already, which is read as such
+        with contextlib.suppress(ConnectionError):  # it has ended already; reading finds that out
             self._control.send(orjson.dumps({**config, "path": sys.path, "bus": os.getpid()}))
 
     def __repr__(self) -> str:
-        return f"<ForkServer pid={self.pid} {'ended' if self.ended.is_set() else 'runs'}>"
+        return f"<ForkClient pid={self.pid} {'ended' if self.ended else 'runs'}>"
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
-    def ask(self, far_end: Sequence[int]) -> None:
-        """Request a worker that gets *far_end*, see ``WorkerLink.open``.
+    def request_worker(self, filenos: Sequence[int]) -> None:
+        """Request a worker that gets the descriptors *filenos*, see ``WorkerLink.open``.
 
         Raises:
             OSError: the request cannot be sent now.
         """
-        socket.send_fds(self._control, [b"fork"], far_end)
+        socket.send_fds(self._control, [b"fork"], filenos)
 
-    def limit(self, limit_s: float, why: str) -> None:
-        """Kill it for the reason *why* unless this, or ``lift``, is called again within *limit_s* seconds."""
-        self.lift()
-        self._timer = self._loop.call_later(limit_s / LOOKS, self._look, 1, limit_s, why)
+    def limit(self, limit_s: float, why: str, steps: int = LIMIT_STEPS) -> None:
+        """Kill it in *limit_s* seconds, for the reason *why*, unless this or ``lift_limit`` is called."""
+        self.lift_limit()
+        if not steps:
+            self.kill(why)
+        else:
+            self._timer = self._loop.call_later(limit_s / LIMIT_STEPS, self.limit, limit_s, why, steps - 1)
 
-    def lift(self) -> None:
-        """Take back the limit."""
+    def lift_limit(self) -> None:
+        """Remove the limit."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def kill(self, why: str) -> None:
-        """End it at once, also when it is stopped."""
+        """Kill it at once, even if it is stopped (SIGSTOP)."""
         self._why = self._why or why
         self.hang_up(0.0)
 
     def hang_up(self, grace_s: float) -> None:
-        """Close the connection, upon which it ends; kill it when it has not after *grace_s* seconds."""
-        if grace_s <= 0:  # now: the loop may not turn again
+        """Close the connection, which makes it end; kill it if it has not ended after *grace_s* seconds."""
+        if grace_s <= 0:  # now, because the loop may not run again
             self._process.kill()
-        begins = self._kill_at is None
-        self._kill_at = min(self._loop.time() + grace_s, inf if self._kill_at is None else self._kill_at)
-        if begins:
-            self.lift()
+        first = self._kill_at == inf
+        self._kill_at = min(self._loop.time() + grace_s, self._kill_at)
+        if first:
+            self.lift_limit()
             self._loop.remove_reader(self._control)
             self._control.close()
             self._reap()
 
-    def _look(self, looks: int, limit_s: float, why: str) -> None:
-        if looks >= LOOKS:
-            self.kill(why)
-        else:
-            self._timer = self._loop.call_later(limit_s / LOOKS, self._look, looks + 1, limit_s, why)
-
     def _reap(self) -> None:
-        if self._kill_at is not None and self._loop.time() >= self._kill_at:
+        if self._loop.time() >= self._kill_at:
             self._process.kill()
         status = self._process.poll()
         if status is None:
             self._loop.call_later(POLL_S, self._reap)
             return
-        self.ended.set()
-        self._on_end(self._why or f"its process ended with {how(status)}")
+        self.ended = True
+        self._on_end(self._why or f"its process ended with {exit_text(status)}")
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         handles: list[int] = []
         try:
             flags = socket.MSG_CMSG_CLOEXEC
             packet, handles, _, _ = socket.recv_fds(self._control, MAX_PACKET_BYTES, 1, flags)
             if packet:
-                self._hear(orjson.loads(packet), handles)
+                self._on_message(orjson.loads(packet), handles)
             else:
                 self.hang_up(END_S)
         except BlockingIOError:
             return
         except OSError:
             self.hang_up(END_S)
-        except (ValueError, TypeError, LookupError) as error:  # the app's code has the same sockets
+        except (ValueError, TypeError, LookupError) as error:  # the app's code can write to the same socket
             self.kill(f"its socket holds nonsense ({type(error).__name__})")
         finally:
             for handle in handles:
@@ -161,6 +158,6 @@ def _start(control: int) -> subprocess.Popen[bytes]:
     )
 
 
-def how(status: int) -> str:
-    """How a process ended, in words."""
+def exit_text(status: int) -> str:
+    """Say how a process ended: by a signal, or with an exit code."""
     return f"signal {-status}" if status < 0 else f"exit_code {status}"

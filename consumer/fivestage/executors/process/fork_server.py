@@ -1,13 +1,13 @@
-"""The zygote: imports the app once, then forks a worker whenever the bus asks for one.
+"""The main program of the fork server: imports the app once, then forks a worker for each request of the bus.
 
-It has no event loop and no threads, so a fork of it is a clean start that takes a millisecond or two whatever
-the app imports, and a worker may be killed as lightly as that.
+It has no event loop and no threads, so forking is safe and takes a millisecond or two whatever the app
+imports. That makes it cheap to kill a worker.
 
-Each packet on its socket is one message. From the bus: what to load; then, for each worker, its socket,
-shared memory and lifeline. To the bus: whether that was loaded; then, for each request in order, the worker's
-number and a handle on it, or why it could not be forked; and how a worker ended.
+Each packet on its socket is one message. From the bus: what to load; then, for each worker, its descriptors
+(see ``WorkerLink.open``). To the bus: whether the app was loaded; then, for each request in order, the
+worker's process id and a handle, or why it could not be forked; and how each worker ended.
 
-Workers outlive it when it fails: the bus starts another one for those that it needs later.
+Workers outlive the fork server: if it fails, the bus starts another one for later requests.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from fivestage.errors import InvalidAppError
 from fivestage.executors import interpreter
 from fivestage.executors.process import child
 from fivestage.executors.process.frames import MAX_PACKET_BYTES
-from fivestage.executors.process.messages import plan_of
+from fivestage.executors.process.messages import decode_plan
 from fivestage.pipeline.loader import authors_traceback, load_app
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-FAR_END: Final = 4
-"""How many descriptors a worker gets: see ``WorkerLink.open``."""
+WORKER_DESCRIPTORS: Final = 4
+"""How many descriptors a worker gets, see ``WorkerLink.open``."""
 
 log = structlog.get_logger("fivestage.executor")
 
 
 def main() -> None:
-    """Load what the bus says, then fork until it has gone. Never returns."""
+    """Load the app, then fork workers until the bus ends. Never returns."""
     try:
         run()
     except BaseException as error:  # noqa: BLE001 - the interpreter would wait for threads of the app
@@ -57,30 +57,30 @@ def main() -> None:
 
 
 def run() -> None:
-    """See ``main``; returns when the bus has gone, or when the app cannot be loaded."""
+    """See ``main``; returns if the bus has ended, or if the app cannot be loaded."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
-    child.leave_signals_to_the_bus()
+    child.ignore_group_signals()
     packet = control.recv(MAX_PACKET_BYTES)
-    if not packet:  # the bus has gone already
+    if not packet:  # the bus has ended already
         return
     config = orjson.loads(packet)
-    child.bind_to(config["bus"])
+    child.die_with_parent(config["bus"])
     try:
-        part = load(config)
+        worker_config = load(config)
     except BaseException as error:  # noqa: BLE001 - a module may raise anything, SystemExit for instance
-        control.send(orjson.dumps(explained(error)))
+        control.send(orjson.dumps(describe(error)))
         return
-    # From Python 3.12 on every fork would warn, without a name; see _warn_of_threads.
+    # From Python 3.12 on, every fork would warn, without the threads' names; see _warn_of_threads.
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     interpreter.share_the_interpreter()
     interpreter.freeze_gc()
-    control.send(orjson.dumps({"nodes": list(part.app.nodes), "resources": bool(part.app.resources)}))
-    ForkServer(control, part).serve()
+    control.send(orjson.dumps({"resources": bool(worker_config.app.resources)}))
+    ForkServer(control, worker_config).serve()
 
 
-def load(config: Mapping[str, Any]) -> child.Part:
-    """Import the app, in the surroundings that the bus has.
+def load(config: Mapping[str, Any]) -> child.WorkerConfig:
+    """Import the app, with the bus's module search path and after its setup function.
 
     Raises:
         BaseException: whatever the app's module raises.
@@ -90,13 +90,13 @@ def load(config: Mapping[str, Any]) -> child.Part:
         name, *arguments = config["setup"]
         module, _, function = name.partition(":")
         getattr(importlib.import_module(module), function)(*arguments)
-    plan = plan_of(config["plan"])
+    plan = decode_plan(config["plan"])
     app = load_app(config["app"])
-    return child.Part(app, plan, config["threads"], config["max_data_bytes"], config["open_s"])
+    return child.WorkerConfig(app, plan, config["threads"], config["max_data_bytes"], config["open_s"])
 
 
-def explained(error: BaseException) -> dict[str, str]:
-    """What went wrong with the import: to the bus in one line, in full to standard error."""
+def describe(error: BaseException) -> dict[str, str]:
+    """Describe a failed import in one line for the bus, and write the traceback to standard error."""
     if isinstance(error, InvalidAppError):
         sys.stderr.write(authors_traceback(error))
         return {"invalid": str(error)}
@@ -106,13 +106,13 @@ def explained(error: BaseException) -> dict[str, str]:
 
 
 class ForkServer:
-    """Forks, and buries."""
+    """Forks and reaps workers."""
 
-    def __init__(self, control: socket.socket, part: child.Part) -> None:
+    def __init__(self, control: socket.socket, config: child.WorkerConfig) -> None:
         self._control = control
-        self._part = part
+        self._config = config
         self._children: dict[int, int] = {}
-        """Their numbers by the handles on them."""
+        """The process ids of the workers, by their pidfds."""
         self._warned = False
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
@@ -121,57 +121,59 @@ class ForkServer:
         return f"<ForkServer of {len(self._children)}>"
 
     def serve(self) -> None:
-        """Do what the bus asks for until it has gone; then end all workers."""
+        """Fork and reap workers until the bus ends; then kill all workers."""
         while True:
             for fileno, _ in self._poll.poll():
                 if fileno in self._children:
-                    self._bury(fileno)
+                    self._on_death(fileno)
                 elif not self._answer():
                     self._end()
 
     def _answer(self) -> bool:
-        """Fork a worker, or say why not; False when the bus has gone."""
-        far_end: Sequence[int] = ()
+        """Handle one request: fork a worker, or answer why not. Returns False if the bus has ended."""
+        filenos: Sequence[int] = ()
         try:
-            data, far_end, _, _ = socket.recv_fds(self._control, 64, FAR_END, socket.MSG_CMSG_CLOEXEC)
+            data, filenos, _, _ = socket.recv_fds(
+                self._control, 64, WORKER_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            )
         except OSError:
             data = b""
         if not data:
             return False
         self._warn_of_threads()
         try:
-            pid, pidfd = self._fork(far_end)
+            pid, pidfd = self._fork(filenos)
         except OSError as error:
-            self._tell({"cannot": error.strerror or type(error).__name__})
+            self._send({"cannot": error.strerror or type(error).__name__})
             return True
         finally:
-            for fileno in far_end:
+            for fileno in filenos:
                 os.close(fileno)
         self._children[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
-        self._tell({"pid": pid}, pidfd)
+        self._send({"pid": pid}, pidfd)
         return True
 
-    def _fork(self, far_end: Sequence[int]) -> tuple[int, int]:
-        """Fork a worker; its number, and a handle on it.
+    def _fork(self, filenos: Sequence[int]) -> tuple[int, int]:
+        """Fork a worker; return its process id and a pidfd.
 
         Raises:
             OSError: the system, or this process, has no room for one more.
         """
-        if len(far_end) < FAR_END:  # the kernel leaves out those that this process has no room for
+        if len(filenos) < WORKER_DESCRIPTORS:  # the kernel omits those that this process has no room for
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         pid = os.fork()
         if pid == 0:
-            self._become_worker(far_end)
+            self._become_worker(filenos)
         try:
-            return pid, os.pidfd_open(pid)  # before it is reaped, so the number is still its own
+            return pid, os.pidfd_open(pid)  # before it is reaped, so the number is not used again
         except OSError:
             os.kill(pid, signal.SIGKILL)
             _reap(pid)
             raise
 
     def _warn_of_threads(self) -> None:
-        """Warn once: a fork copies the calling thread alone, and the locks that others hold for ever."""
+        """Warn once of other threads: a fork does not copy them, but the locks that they hold stay locked."""
         if self._warned:
             return
         names = thread_names()
@@ -184,27 +186,27 @@ class ForkServer:
                 names=sorted(set(names)),
             )
 
-    def _become_worker(self, far_end: Sequence[int]) -> None:
-        """In the child: never returns."""
+    def _become_worker(self, filenos: Sequence[int]) -> None:
+        """Run a worker, in the child. Never returns."""
         try:
             self._control.close()
             for pidfd in self._children:
                 os.close(pidfd)
-            child.main(self._part, *far_end)
-        except BaseException as error:  # noqa: BLE001 - nothing may get into the zygote's loop
+            child.main(self._config, *filenos)
+        except BaseException as error:  # noqa: BLE001 - the child must not return into the server's loop
             traceback.print_exception(error)
         finally:
             os._exit(1)
 
-    def _bury(self, pidfd: int) -> None:
+    def _on_death(self, pidfd: int) -> None:
         self._poll.unregister(pidfd)
         pid = self._children.pop(pidfd)
         os.close(pidfd)
-        self._tell({"ended": pid, "status": os.waitstatus_to_exitcode(_reap(pid))})
+        self._send({"ended": pid, "status": os.waitstatus_to_exitcode(_reap(pid))})
 
-    def _tell(self, told: Mapping[str, Any], *filenos: int) -> None:
-        with contextlib.suppress(OSError):  # the bus has gone, as the next poll shows
-            socket.send_fds(self._control, [orjson.dumps(told)], filenos)
+    def _send(self, message: Mapping[str, Any], *filenos: int) -> None:
+        with contextlib.suppress(OSError):  # the bus has ended, as the next poll shows
+            socket.send_fds(self._control, [orjson.dumps(message)], filenos)
 
     def _end(self) -> None:
         for pidfd in self._children:
@@ -214,18 +216,18 @@ class ForkServer:
 
 
 def _reap(pid: int) -> int:
-    """The status of a child that has ended, or is about to."""
+    """Wait for a child that has ended or is about to; return its status."""
     try:
         return os.waitpid(pid, 0)[1]
-    except ChildProcessError:  # the app has the system reap them (SIGCHLD is ignored)
+    except ChildProcessError:  # the app ignores SIGCHLD, so the system has reaped it
         return 0
 
 
 def thread_names() -> list[str]:
-    """The names of this process's other threads, of Python or not; see ``/proc/PID/task``."""
+    """Return the names of this process's other threads, of Python or not; see ``/proc/PID/task``."""
     known = {str(thread.native_id): thread.name for thread in threading.enumerate()}
     try:
         tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
         return [known.get(task.name) or (task / "comm").read_text().strip() for task in tasks]
-    except OSError:  # one has just ended, or there are no descriptors: the next fork looks again
+    except OSError:  # one has just ended, or there are no descriptors: the next fork tries again
         return []

@@ -1,7 +1,7 @@
-"""Frames between the bus and its worker processes. Pure: bytes in, values out, and back.
+"""Encodes and decodes the frames between the bus and its worker processes. Pure.
 
-A frame is a head, which is a short JSON array, and a blob. The data of stages is JSON already; it travels in
-the blob as it is, so that the bus neither parses nor escapes it.
+A frame is a head, which is a short JSON array, and a blob. The data of stages is JSON already; it is sent in
+the blob unchanged, so that the bus neither parses nor escapes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES: Final = 1 << 24
 MAX_BLOB_BYTES: Final = 1 << 30
 MAX_PACKET_BYTES: Final = 1 << 17
-"""The largest message to or from the zygote, whose socket keeps messages apart by itself."""
+"""The largest message to or from the fork server, whose socket preserves message boundaries."""
 _SIZES: Final = struct.Struct("<II")
 
 
@@ -29,7 +29,7 @@ class Frame(NamedTuple):
 
 
 def encode(head: Sequence[Any], *blobs: bytes) -> bytes:
-    """One frame, as bytes; the blobs follow each other in its blob."""
+    """Encode one frame, whose blob is all *blobs* joined."""
     try:
         text = orjson.dumps(head)
     except TypeError:  # a lone surrogate: the names of classes and nodes are the user's
@@ -38,7 +38,7 @@ def encode(head: Sequence[Any], *blobs: bytes) -> bytes:
 
 
 class Decoder:
-    """Cuts a stream of bytes into frames, however it arrives."""
+    """Splits a stream of bytes into frames."""
 
     __slots__ = ("_rest",)
 
@@ -49,10 +49,10 @@ class Decoder:
         return f"<Decoder {len(self._rest)} bytes of the next frame>"
 
     def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
-        """Yield the frames that *data* completes; all of them must be taken.
+        """Yield the frames that *data* completes; the caller must exhaust them.
 
         Raises:
-            ValueError: from here on this is no stream of frames.
+            ValueError: this is no stream of frames.
         """
         if self._rest:
             self._rest += data
@@ -77,10 +77,10 @@ class Decoder:
 
 
 def _is_whole(rest: bytearray) -> bool:
-    """Whether a frame is there from head to end.
+    """Return whether *rest* holds a whole frame.
 
     Raises:
-        ValueError: what is there begins no frame.
+        ValueError: it does not start with a frame.
     """
     if len(rest) < _SIZES.size:
         return False
@@ -90,8 +90,8 @@ def _is_whole(rest: bytearray) -> bool:
     return len(rest) >= _SIZES.size + int(head) + int(blob)
 
 
-class Cutter:
-    """Takes a blob apart again."""
+class BlobReader:
+    """Splits a blob into its parts."""
 
     __slots__ = ("_at", "_blob")
 
@@ -99,8 +99,8 @@ class Cutter:
         self._blob = blob
         self._at = 0
 
-    def take(self, size: int | None) -> bytes | None:
-        """The next *size* bytes; None where there were none to send."""
+    def read(self, size: int | None) -> bytes | None:
+        """Return the next *size* bytes; None if *size* is None, which stands for no data."""
         if size is None:
             return None
         start, self._at = self._at, self._at + size

@@ -1,6 +1,7 @@
-"""What the bus and its worker processes tell each other. Pure: the sockets are in connection.py and child.py.
+"""Messages between the bus and its worker processes. Pure: the sockets are in connection.py and child.py.
 
-The head of a frame starts with the kind of message.
+The head of a frame starts with the kind of message. A stage history is named by a *serial* number, which the
+bus gives it when it starts the job.
 """
 
 from __future__ import annotations
@@ -11,22 +12,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.job import Job
 from fivestage.core.plan import Plan, StageSpec
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting, wants_trial
 from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
-from fivestage.executors.process.frames import Cutter, Frame, encode
+from fivestage.executors.process.frames import BlobReader, Frame, encode
 from fivestage.pipeline.context import Query
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from fivestage.core.job import Job
+    from collections.abc import Iterable, Mapping, Sequence
 
 # To the worker
 START: Final = "start"
 CANCEL: Final = "cancel"
-ROUTING: Final = "advice"
+ROUTING: Final = "routing"
 PING: Final = "ping"
 QUIT: Final = "quit"
 # To the bus
@@ -42,18 +42,18 @@ STATUS: Final = "status"
 PONG: Final = "pong"
 
 MAX_LANES: Final = 256
-"""How many lanes' advice a worker remembers; with more it forgets them all, and is told anew."""
+"""How many lanes' routing a worker keeps; with more it drops them all, and the bus sends them again."""
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 _DATA: Final = 2
-"""Where the size of the data is among the values of a run."""
+"""The index of the size of the data among the values of a run."""
 _HUGE: Final = 1e300
-"""Stands for an infinite duration, which JSON has not."""
+"""Stands for an infinite duration, which JSON does not have."""
 
 # Jobs
 
 
-def start(job: Job, serial: int) -> bytes:
-    """Begin a job where its trail ends; *serial* names the trail from now on."""
+def encode_start(job: Job, serial: int) -> bytes:
+    """START: run a job from where its stage history ends."""
     query, history = job.query, job.history
     context = orjson.dumps(query.context) if query.context else b""
     ended = [*history.runs, *history.superseded]
@@ -69,57 +69,60 @@ def start(job: Job, serial: int) -> bytes:
     )  # fmt: skip
 
 
-class Started(NamedTuple):
-    """What ``start`` says."""
+def decode_start(
+    frame: Frame, plan: Plan, history: StageHistory, lanes: Mapping[str, RoutingSnapshot]
+) -> tuple[Job, int]:
+    """Decode START; return the job and the serial number of *history*.
 
-    number: int
-    serial: int
-    query: Query
-    started_at: float
-    ends_at: float
-    due_at: float | None
-
-
-def started(frame: Frame, plan: Plan, history: StageHistory) -> Started:
-    """Read ``start``; *trail* gets what had ended before."""
-    _, number, serial, query_id, user_input, lane, *times, attempt, size, runs, superseded = frame.head
-    cutter = Cutter(frame.blob)
-    context = orjson.loads(cutter.take(size) or b"") if size else {}
-    history.attempt = attempt
-    history.runs = [_run(values, cutter.take(values[_DATA]), plan) for values in runs]
-    history.superseded = [_run(values, cutter.take(values[_DATA]), plan) for values in superseded]
-    return Started(number, serial, Query(query_id, user_input, lane, context), *times)
+    Args:
+        frame: The message.
+        plan: The job's.
+        history: Becomes the job's; gets the stages that have ended before.
+        lanes: The routing of each lane, as far as it has been sent.
+    """
+    _, number, serial, query_id, user_input, lane, *times, size, runs, superseded = frame.head
+    reader = BlobReader(frame.blob)
+    context = orjson.loads(reader.read(size) or b"") if size else {}
+    started_at, ends_at, due_at, history.attempt = times
+    history.runs = [_run(values, reader.read(values[_DATA]), plan) for values in runs]
+    history.superseded = [_run(values, reader.read(values[_DATA]), plan) for values in superseded]
+    query, routing = Query(query_id, user_input, lane, context), lanes.get(lane)
+    job = Job(query, plan, started_at=started_at, ends_at=ends_at, due_at=due_at, routing=routing)
+    job.number, job.history = number, history
+    return job, serial
 
 
 # Stages
 
 
-def running(serial: int, stage: RunningStage) -> bytes:
-    """A stage begins."""
+def encode_running(serial: int, stage: RunningStage) -> bytes:
+    """RUNNING: a stage starts."""
     head = RUNNING, serial, stage.spec.sequence, stage.started_at, stage.granted_s
     return encode((*head, stage.node, stage.attempt, stage.probe, stage.waited_s))
 
 
-def waits(serial: int, waiting: RunningStage) -> bytes:
-    """A stage's call waits for a thread."""
+def encode_waits(serial: int, waiting: RunningStage) -> bytes:
+    """WAITS: the next stage's call waits for a thread."""
     return encode((WAITS, serial, waiting.spec.sequence, waiting.node, waiting.attempt))
 
 
-def waits_now(frame: Frame, plan: Plan, now: float) -> RunningStage:
-    """Read ``waits``."""
+def decode_waits(frame: Frame, plan: Plan, now: float) -> RunningStage:
+    """Decode WAITS."""
     _, _, sequence, node, attempt = frame.head
     return RunningStage(plan.stages[sequence], now, 0.0, node, attempt)
 
 
-def finished(kind: str, serial: int, run: StageRun, history: StageHistory, max_data_bytes: int) -> bytes:
-    """A stage has ended, or failed over; its data has been left out already if it is too large.
+def encode_finished(
+    kind: str, serial: int, run: StageRun, history: StageHistory, max_data_bytes: int
+) -> bytes:
+    """FINISHED or FAILED_OVER: a stage has ended; its data has been left out already if it is too large.
 
     Args:
         kind: FINISHED or FAILED_OVER.
-        serial: The trail's.
+        serial: The history's.
         run: The stage.
-        history: Its answer and confidence are sent along with a processing stage that succeeded.
-        max_data_bytes: An answer that takes more is left out.
+        history: Its answer and confidence are sent with a processing stage that succeeded.
+        max_data_bytes: A larger answer is left out.
     """
     data, answer, confidence = run.data_json or b"", b"", None
     if run.success and run.spec.stage_type is StageType.PROCESSING:
@@ -131,28 +134,28 @@ def finished(kind: str, serial: int, run: StageRun, history: StageHistory, max_d
     return encode(head, data, answer)
 
 
-class Finished(NamedTuple):
-    """What ``finished`` says."""
+class FinishedMessage(NamedTuple):
+    """A decoded FINISHED or FAILED_OVER."""
 
     run: StageRun
     superseded: int
     """How many attempts before this one count as failed."""
     answer_json: bytes
     answer_bytes: int
-    """The size of the answer, also of one that was left out."""
+    """The size of the answer, even if it was left out."""
     confidence: float | None
 
 
-def ended(frame: Frame, plan: Plan) -> Finished:
-    """Read ``finished``."""
+def decode_finished(frame: Frame, plan: Plan) -> FinishedMessage:
+    """Decode FINISHED or FAILED_OVER."""
     _, _, superseded, size, sent, confidence, values = frame.head
     blob, data_size = frame.blob, values[_DATA]
     data = None if data_size is None else blob[:data_size]
-    return Finished(_run(values, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
+    return FinishedMessage(_run(values, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
 
 
-def runs_now(frame: Frame, plan: Plan) -> RunningStage:
-    """Read ``running``."""
+def decode_running(frame: Frame, plan: Plan) -> RunningStage:
+    """Decode RUNNING."""
     _, _, sequence, *values = frame.head
     return RunningStage(plan.stages[sequence], *values)
 
@@ -168,23 +171,25 @@ def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
     return StageRun(plan.stages[values[0]], _OUTCOMES[values[1]], data, *values[3:])
 
 
-# What is known beforehand
+# Routing and plan
 
 
-def routing(lane: str, known: RoutingSnapshot, probes: Iterable[str], trials: Iterable[str] = ()) -> bytes:
-    """What is known of a lane, and the *probes* and *trials* that this worker may make."""
+def encode_routing(
+    lane: str, snapshot: RoutingSnapshot, probes: Iterable[str], trials: Iterable[str] = ()
+) -> bytes:
+    """ROUTING: the snapshot of a lane, and the *probes* and *trials* that this worker may make."""
     nodes = {
         name: (node.state, node.score, None if node.p95_s is None else _finite(node.p95_s))
-        for name, node in known.nodes.items()
+        for name, node in snapshot.nodes.items()
     }
-    stages = [[*map(_finite, stage)] for stage in known.stages]
-    return encode((ROUTING, lane, stages, nodes, sorted(known.stuck), list(probes), list(trials)))
+    stages = [[*map(_finite, stage)] for stage in snapshot.stages]
+    return encode((ROUTING, lane, stages, nodes, sorted(snapshot.stuck), list(probes), list(trials)))
 
 
 def apply_routing(frame: Frame, lanes: dict[str, RoutingSnapshot]) -> tuple[str, ...]:
-    """Read ``routing`` into *lanes*; returns the half-open nodes that may be tried once."""
+    """Decode ROUTING into *lanes*; return the half-open nodes that may be called once."""
     _, lane, stages, nodes, stuck, probes, trials = frame.head
-    make_room(lanes, lane)
+    limit_lanes(lanes, lane)
     parts = tuple(StageRouting(*stage) for stage in stages)
     known = lanes.setdefault(lane, RoutingSnapshot(parts))
     known.stages = parts
@@ -199,22 +204,23 @@ def apply_routing(frame: Frame, lanes: dict[str, RoutingSnapshot]) -> tuple[str,
     return tuple(probes)
 
 
-def make_room(lanes: dict[str, Any], lane: str) -> None:
-    """Forget all lanes before there are too many: both ends do so at the same frame."""
+def limit_lanes(lanes: dict[str, Any], lane: str) -> None:
+    """Drop all lanes before *lane* would be one too many; both ends do so at the same frame."""
     if lane not in lanes and len(lanes) >= MAX_LANES:
         lanes.clear()
 
 
-def plan_values(plan: Plan) -> list[Any]:
-    """A plan, for JSON."""
+def encode_plan(plan: Plan) -> list[Any]:
+    """Convert a plan to JSON values."""
     stages = [
-        (spec.stage_type, spec.limit_s, spec.critical, spec.fair_s, spec.rejects) for spec in plan.stages
+        (spec.stage_type, spec.limit_s, spec.critical, spec.fair_share_s, spec.rejects)
+        for spec in plan.stages
     ]
     return [plan.total_s, stages]
 
 
-def plan_of(values: Sequence[Any]) -> Plan:
-    """The plan again."""
+def decode_plan(values: Sequence[Any]) -> Plan:
+    """Convert them back."""
     total_s, stages = values
     specs = [StageSpec(StageType(name), sequence, *values) for sequence, (name, *values) in enumerate(stages)]
     return Plan(tuple(specs), total_s)

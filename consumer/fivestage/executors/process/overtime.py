@@ -1,4 +1,4 @@
-"""Code in worker processes that computes on after its query has ended: how much of it there may be."""
+"""Finds worker processes in which code computes on after its query has ended."""
 
 from __future__ import annotations
 
@@ -11,45 +11,41 @@ if TYPE_CHECKING:
 
     from fivestage.pipeline.thread_pool import Abandoned
 
-W = TypeVar("W")
-Thread = tuple[int, int]
+WorkerT = TypeVar("WorkerT")
 
 COMPUTES_S: Final = 0.015
-"""Code that has used more CPU after its end computes, else it waits; the kernel counts by 10 ms."""
+"""Code that has used more CPU after its query's end computes, else it waits; the kernel counts by 10 ms."""
 MOST_S: Final = 5.0
-"""How much CPU a call may use after its end at all."""
+"""How much CPU a call may use after its query's end at all."""
 
 
-class Overtime(Generic[W]):
-    """Finds the workers to replace because code of ended queries computes on in them.
+class Overtime(Generic[WorkerT]):
+    """Selects the workers to replace because code of ended queries computes on in them.
 
-    One call of each node may go on: it may be a first one that imports a library or loads a model, and with
-    less that would never get done. Those beside it take the CPU from queries that are waited for.
+    One call of each node may go on: it may be a first call that imports a library or loads a model, which
+    would otherwise never succeed. Any other call takes the CPU from queries that need it.
 
     Args:
-        cpu_s: The CPU seconds that a thread has used so far; None for one that has ended.
+        cpu_s: Returns the CPU seconds that a thread has used so far; None for one that has ended.
     """
 
-    def __init__(self, cpu_s: Callable[[Thread], float | None] = thread_cpu_s) -> None:
+    def __init__(self, cpu_s: Callable[[tuple[int, int]], float | None] = thread_cpu_s) -> None:
         self._cpu = SpentCpu(cpu_s)
 
-    def __repr__(self) -> str:
-        return f"<Overtime {self._cpu}>"
-
-    def too_much(self, calls: Sequence[tuple[W, Abandoned]], now: float) -> list[W]:
-        """The workers that must go, of all that have abandoned calls."""
+    def too_much(self, calls: Sequence[tuple[WorkerT, Abandoned]], now: float) -> list[WorkerT]:
+        """Return the workers to replace, given all abandoned calls."""
         if not self._cpu.look([call for _, call in calls], now):
             return []
-        computing: dict[str, list[tuple[float, float, W]]] = {}
+        computing: dict[str, list[tuple[float, float, WorkerT]]] = {}
         for worker, call in calls:
             spent_s = self._cpu.spent_s(call)
             if spent_s > COMPUTES_S:
                 computing.setdefault(call.name, []).append((call.since, spent_s, worker))
-        return list(dict.fromkeys(worker for found in computing.values() for worker in _too_many(found)))
+        return list(dict.fromkeys(worker for found in computing.values() for worker in _all_but_first(found)))
 
 
-def _too_many(found: list[tuple[float, float, W]]) -> list[W]:
-    """Those of all calls but the one that ended first, and of that one too when it has used MOST_S."""
+def _all_but_first(found: list[tuple[float, float, WorkerT]]) -> list[WorkerT]:
+    """Return the workers of all calls but the one that ended first; also of that if it has used MOST_S."""
     found.sort(key=lambda one: one[0])
     _, spent_s, _ = found[0]
     return [worker for _, _, worker in found[spent_s < MOST_S :]]

@@ -1,4 +1,4 @@
-"""What a worker process tells the bus, in the right order and in time."""
+"""Reports the progress of jobs from a worker process to the bus, in order and in time."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 
 class Outbox:
-    """Frames to the bus. Blocks while the bus does not read: it always does."""
+    """Sends frames to the bus. Blocks while the socket is full; the bus reads it all the time."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._frames: list[bytes] = []
 
-    def keep(self, frame: bytes) -> None:
-        """Send it with what comes next."""
+    def send_later(self, frame: bytes) -> None:
+        """Send a frame together with the next one that is sent."""
         self._frames.append(frame)
 
     def send(self, frame: bytes) -> None:
-        """Have it in the socket, from where the bus reads it whatever happens here."""
+        """Write a frame to the socket, from where the bus reads it even if this process dies."""
         self._frames.append(frame)
         data = b"".join(self._frames)
         self._frames.clear()
         try:
             self._socket.sendall(data)
-        except OSError:  # the bus has gone
+        except OSError:  # the bus has ended
             os._exit(0)
 
 
 class Reporter(StageHistory):
-    """A trail that the bus reads in a copy of its own."""
+    """A stage history that the bus keeps a copy of."""
 
     __slots__ = ("_max_data_bytes", "_outbox", "serial")
 
@@ -46,21 +46,23 @@ class Reporter(StageHistory):
         self._outbox = outbox
         self._max_data_bytes = max_data_bytes
         self.serial = 0
-        """What the bus calls it."""
+        """The number that the bus has given it."""
 
     def start(self, running: RunningStage) -> None:
-        """A stage begins: the bus must know before its code runs, which may never give control back."""
+        """Report a stage before its code runs: that may never give control back."""
         super().start(running)
-        self._outbox.send(messages.running(self.serial, running))
+        self._outbox.send(messages.encode_running(self.serial, running))
 
     def finish(self, run: StageRun) -> None:
-        """The running stage ended; the next one, or the end of the job, takes the news along."""
-        self._outbox.keep(messages.finished(messages.FINISHED, self.serial, run, self, self._max_data_bytes))
+        """Report the end of a stage, together with the start of the next or the end of the job."""
+        self._outbox.send_later(
+            messages.encode_finished(messages.FINISHED, self.serial, run, self, self._max_data_bytes)
+        )
         super().finish(run)
 
     def fail_over(self, run: StageRun) -> None:
-        """The running stage failed and is tried once more."""
-        self._outbox.keep(
-            messages.finished(messages.FAILED_OVER, self.serial, run, self, self._max_data_bytes)
+        """Report that a stage has failed and is tried again with another node."""
+        self._outbox.send_later(
+            messages.encode_finished(messages.FAILED_OVER, self.serial, run, self, self._max_data_bytes)
         )
         super().fail_over(run)

@@ -1,4 +1,4 @@
-"""Makes the links to worker processes, and ends all of them."""
+"""Starts worker processes for the executor, and ends all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import structlog
 
 from fivestage.errors import ExecutorError
 from fivestage.executors.process.connection import WorkerLink
-from fivestage.executors.process.supply import Patience, Supply
+from fivestage.executors.process.fork_requests import ForkRequests, ForkTimeouts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,24 +22,24 @@ log = structlog.get_logger("fivestage.executor")
 
 
 class Spawner:
-    """Makes the links to worker processes. Used from the bus loop.
+    """Makes the links to worker processes, and watches whether there is any worker. Used from the bus loop.
 
     Args:
-        config: What the fork server is to load, see ``ForkClient``.
-        patience: How long it may take.
+        config: What the fork server loads, see ``ForkClient``.
+        timeouts: How long to wait for it.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, patience: Patience | None = None) -> None:
-        self._patience = patience or Patience()
-        self._supply = Supply(config, self._patience)
+    def __init__(self, config: Mapping[str, Any], timeouts: ForkTimeouts) -> None:
+        self._timeouts = timeouts
+        self._requests = ForkRequests(config, timeouts)
         self._loop = asyncio.get_running_loop()
         self._links: set[WorkerLink] = set()
-        """All, until they are gone."""
+        """All links, until they are gone."""
         self._last_worker_at = self._loop.time()
-        """When one became ready, or one that was ready ended."""
+        """When a worker became ready last, or one that was ready ended."""
 
     def __repr__(self) -> str:
-        return f"<Spawner of {len(self._links)}, {self._supply}>"
+        return f"<Spawner of {len(self._links)}, {self._requests}>"
 
     async def start(self) -> None:
         """Start the fork server and wait until it has loaded the app.
@@ -50,82 +50,68 @@ class Spawner:
             ExecutorError: there is no room for the process.
         """
         try:
-            self._supply.launch()
+            self._requests.launch()
         except OSError as error:
             raise ExecutorError(f"the fork server cannot be started: {error.strerror}") from error
-        await asyncio.shield(self._supply.loaded)
+        await asyncio.shield(self._requests.loaded)
 
     def take(self) -> WorkerLink:
-        """A link whose process is requested. Never fails."""
+        """Return a new link and request its process. Never fails."""
         link = WorkerLink()
         link.on_hello, link.on_gone = self._on_hello, self._on_gone
         self._links.add(link)
-        self._supply.request(link)
+        self._requests.add(link)
         return link
 
     @property
-    def pid(self) -> int | None:
-        """The fork server's number."""
-        server = self._supply.server
-        return None if server is None else server.pid
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The names of the app's nodes, once it is loaded."""
-        return self._supply.nodes
-
-    @property
     def has_resources(self) -> bool:
-        """Whether the app has resources, once it is loaded."""
-        return self._supply.has_resources
+        """Whether the loaded app has resources."""
+        return self._requests.has_resources
 
     @property
-    def trouble(self) -> str | None:
-        """Why no worker can be made now; there may be some that go on."""
-        return self._supply.trouble.why
+    def unready(self) -> str | None:
+        """Why no worker can be started now; earlier ones may go on."""
+        return self._requests.backoff.reason
 
     @property
     def failure(self) -> str | None:
-        """Why there is no worker: the app cannot be loaded, or none could be made for ``give_up_s``."""
-        loaded = self._supply.loaded
+        """Why there is no worker: the app cannot be loaded, or none was ready for ``give_up_s``."""
+        loaded = self._requests.loaded
         if loaded.done() and (error := loaded.exception()) is not None:
             return str(error)
-        give_up_s = self._patience.give_up_s + (self._patience.open_s if self.has_resources else 0.0)
-        if any(link.greeted.is_set() for link in self._links):
+        give_up_s = self._timeouts.give_up_s + (self._timeouts.open_s if self.has_resources else 0.0)
+        if any(link.ready for link in self._links):
             return None
         if self._loop.time() - self._last_worker_at < give_up_s:
             return None
-        return f"there has been no worker process for {give_up_s:g} s: {self.trouble or 'none is ready'}"
+        return f"there has been no worker process for {give_up_s:g} s: {self.unready or 'none is ready'}"
 
     async def stop(self, timeout_s: float) -> None:
-        """End all processes, by force if the fork server takes longer than *timeout_s*.
+        """End all processes; kill the fork server if it takes longer than *timeout_s*.
 
-        Where it is cancelled, or *timeout_s* is 0, they are killed at once. No descriptor is left open.
+        If this is cancelled, or *timeout_s* is 0, it is killed at once. No descriptor is left open.
         """
         try:
-            self._supply.close(timeout_s)
+            self._requests.close(timeout_s)
             for link in tuple(self._links):
                 link.kill()
             end = self._loop.time() + timeout_s + KILL_S
-            while not self._all_ended() and self._loop.time() < end:  # noqa: ASYNC110
+            while (self._links or not self._requests.ended) and self._loop.time() < end:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
         finally:
-            self._supply.close(0.0)
+            self._requests.close(0.0)
             for link in tuple(self._links):
-                link.abandon()
-
-    def _all_ended(self) -> bool:
-        return self._supply.ended and not self._links
+                link.release()
 
     def _on_hello(self) -> None:
         self._last_worker_at = self._loop.time()
-        if self._supply.trouble.over():
+        if self._requests.backoff.succeeded():
             log.info("worker processes can be made again")
 
     def _on_gone(self, link: WorkerLink) -> None:
-        """One whose process never was ready is trouble, as a failed fork is."""
+        """Pause the requests if a process has ended before it was ready, as after a failed fork."""
         self._links.discard(link)
-        if link.greeted.is_set():
+        if link.ready:
             self._last_worker_at = self._loop.time()
         elif link.pid is not None:
-            self._supply.pause("worker processes end before they are ready")
+            self._requests.pause("worker processes end before they are ready")

@@ -1,4 +1,4 @@
-"""The bus's view of one worker process: what runs there, and whether it turns."""
+"""The bus's view of one worker process: which jobs run there, and whether its loop responds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.executors.job_registry import JobRegistry
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import encode
-from fivestage.executors.stall_detector import StallDetector
 from fivestage.executors.task_host import report_wait
+from fivestage.executors.worker import LoopWorker
 from fivestage.pipeline.resource_manager import CLOSE_S
 from fivestage.pipeline.thread_pool import Abandoned
 
@@ -24,28 +23,28 @@ if TYPE_CHECKING:
     from fivestage.executors.process.connection import WorkerLink
     from fivestage.executors.process.frames import Frame
 
-GREETING_S: Final = 5.0
+HELLO_S: Final = 5.0
 """How long a process that has been forked may take to say hello."""
 FRESH_S: Final = 0.25
-"""How old the last sign of life may be: a process without CPU does not say either what has ended."""
+"""How old the last pong may be: a process without CPU cannot report what has ended either."""
 QUIT_S: Final = CLOSE_S + 0.5
-"""How long a worker that turns may take to end by itself, and to close its resources."""
+"""How long a worker that responds may take to close its resources and end."""
 ANSWER_S: Final = 1.0
-"""How long one that is to end may take to answer a question; one that does not is stalled."""
+"""How long a worker that is to end may take to answer a ping; if it does not, it is stalled."""
 RUN_ON_S: Final = 10.0
-"""How long it may run on. With less, a first call that imports or connects would never get done."""
+"""How long code may run on. With less, a first call that imports or connects would never succeed."""
 
 
-class ProcessWorker:
-    """One loop in one process. See Worker.
+class ProcessWorker(LoopWorker):
+    """Runs jobs on a loop in a process. See Worker.
 
     Args:
-        link: To the process.
+        link: The connection to the process.
         on_finished: See Executor.
-        stall_s: How long one step may take.
-        left_out: Stands for an answer too large to be taken.
-        run_on_s: How long code may run on after its end before the process is replaced.
-        greeting_s: How long the process may take to be ready.
+        stall_s: How long one step of user code may take.
+        left_out: Stands for an answer too large to be sent.
+        run_on_s: How long code may run on after its query's end before the process is replaced.
+        hello_s: How long the process may take to be ready.
     """
 
     def __init__(
@@ -55,39 +54,39 @@ class ProcessWorker:
         stall_s: float,
         left_out: bytes,
         run_on_s: float = RUN_ON_S,
-        greeting_s: float = GREETING_S,
+        hello_s: float = HELLO_S,
     ) -> None:
-        self.registry = JobRegistry(on_finished)
+        super().__init__(on_finished, link.monitor, stall_s)
         self.link = link
-        link.on_frame = self._hear
+        link.on_frame = self._on_frame
         self._left_out = left_out
         self._run_on_s = run_on_s
-        self._greeting_s = greeting_s
-        self._stall = StallDetector(link.monitor, stall_s)
+        self._hello_s = hello_s
         self._serials = count(1)
-        self._given: dict[int, tuple[Job, StageHistory]] = {}
-        """What runs there, by the number its trail has there."""
-        self._histories: dict[StageHistory, int] = {}
-        self._told: dict[str, tuple[Any, ...]] = {}
-        """What it was told of each lane."""
+        self._jobs: dict[int, tuple[Job, StageHistory]] = {}
+        """What runs in the process, by the number that the history has there."""
+        self._serial_of: dict[StageHistory, int] = {}
+        self._sent_routing: dict[str, tuple[Any, ...]] = {}
+        """The routing of each lane as the process has it."""
         self._in_threads: list[Abandoned] = []
-        """Calls of ended jobs that run on in its threads."""
-        self._pinged_at: float | None = None
-        self._last_lag_s = 0.0
+        """Calls of ended jobs that still run in its threads."""
         self._quit_at: float | None = None
         self.error: str | None = None
         """Why its resources could not be opened."""
-        self.on_error: Callable[[str], None] = _ignore
+        self.on_error: Callable[[str], None] | None = None
         """Called with that."""
-        self._hears = {
+        self._job_handlers = {
             messages.RUNNING: self._on_running,
             messages.WAITS: self._on_waits,
             messages.GOES_ON: self._on_goes_on,
-            messages.FINISHED: self._on_finished,
+            messages.FINISHED: self._on_stage_finished,
             messages.FAILED_OVER: self._on_failed_over,
+        }
+        """For messages about a job that has not ended or moved."""
+        self._handlers = {
             messages.DONE: self._on_done,
             messages.STATUS: self._on_status,
-            messages.PONG: self._on_pong,
+            messages.PONG: lambda _: self._on_pong(),
             messages.NOT_OPEN: self._on_not_open,
         }
 
@@ -96,85 +95,63 @@ class ProcessWorker:
 
     def start(self, job: Job) -> None:
         """See Worker."""
-        self.registry.place(job)
+        self.registry.add(job)
         serial = next(self._serials)
-        self._given[serial] = job, job.history
-        self._histories[job.history] = serial
-        self._tell(job)
-        self.link.write(messages.start(job, serial))
+        self._jobs[serial] = job, job.history
+        self._serial_of[job.history] = serial
+        self._send_routing(job)
+        self.link.write(messages.encode_start(job, serial))
 
     def cancel(self, job: Job) -> None:
         """See Worker."""
         self.registry.leave(job, time.monotonic())
-        serial = self._histories.get(job.history)
+        serial = self._serial_of.get(job.history)
         if serial is not None:
             self.link.write(encode((messages.CANCEL, serial)))
 
-    def _tell(self, job: Job) -> None:
-        """Send what is new about the job's lane. A permit for a probe or a trial goes to one worker alone."""
+    def _send_routing(self, job: Job) -> None:
+        """Send the routing of the job's lane if it has changed. Each probe or trial goes to one worker."""
         lane, routing = job.query.lane, job.routing
         probes = [name for name in tuple(routing.probes) if routing.take_probe(name)]
         trials = [name for name in tuple(routing.trials) if routing.take_trial(name)]
-        known = routing.stages, routing.nodes, routing.stuck
-        told = self._told.get(lane)
-        if told is not None and not probes and not trials:
-            if all(new is old for new, old in zip(known, told, strict=True)):
-                return
-            if known == told:
-                self._told[lane] = known
-                return
-        messages.make_room(self._told, lane)
-        self._told[lane] = known
-        self.link.write(messages.routing(lane, routing, probes, trials))
+        current = routing.stages, routing.nodes, routing.stuck
+        is_known = self._sent_routing.get(lane) == current
+        messages.limit_lanes(self._sent_routing, lane)
+        self._sent_routing[lane] = current  # the same objects: comparing them is quick next time
+        if probes or trials or not is_known:
+            self.link.write(messages.encode_routing(lane, routing, probes, trials))
 
-    def look(self, now: float, *, elapsed_s: float) -> str | None:
+    def check(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""
         link = self.link
         if link.gone:
             return self.error or "its process has ended"
-        if not link.greeted.is_set():
+        if not link.ready:
             return None
-        why = self._stall.look(answering=self._pinged_at is None, elapsed_s=elapsed_s)
-        if self._stall.is_suspicious:
-            link.ask_for_place()  # it has the time to answer until that is sure
+        why = self._stall.check(answering=self._pinged_at is None, elapsed_s=elapsed_s)
+        if self._stall.may_be_stalled:
+            link.request_location()  # the answer has time to arrive until the stall is certain
         if self._pinged_at is None and (self.registry or self.registry.left or self._in_threads):
             self._pinged_at = now
             link.write(encode((messages.PING,)))
         return why
 
     @property
-    def lag_s(self) -> float:
-        """See Worker."""
-        pinged_at = self._pinged_at
-        return self._last_lag_s if pinged_at is None else time.monotonic() - pinged_at
-
-    @property
-    def stalled_s(self) -> float:
-        """See Worker."""
-        return self._stall.stalled_s
-
-    @property
     def ready(self) -> bool:
         """See Worker."""
-        return self.link.greeted.is_set()
-
-    @property
-    def blocking(self) -> tuple[int, Job | None]:
-        """See Worker."""
-        number, _ = self.link.monitor.seen()
-        return number, self.registry.blocking(number) if number else None
+        return self.link.ready
 
     @property
     def thread(self) -> tuple[int, int] | None:
         """See Worker."""
         return None if self.link.pid is None else (self.link.pid, self.link.pid)
 
-    def place(self) -> str | None:
+    def location(self) -> str | None:
         """See Worker."""
-        return self.link.place()
+        return self.link.location()
 
     def end(self, now: float) -> None:
-        """See Worker. One that turns may close its resources and flush its output first."""
+        """See Worker. A process that responds may first close its resources and flush its output."""
         if self.registry.left or self._in_threads:
             self.link.kill()
             return
@@ -190,12 +167,12 @@ class ProcessWorker:
         return self.link.gone
 
     def needs_replacement(self, now: float) -> str | None:
-        """See Worker. Code of ended jobs is given time, and then no more: a process can be killed."""
+        """See Worker. Code of ended jobs may run on for a while; then the process is to be killed."""
         spawned_at = self.link.spawned_at
         if not self.ready:
-            late = spawned_at is not None and now - spawned_at > self._greeting_s
+            late = spawned_at is not None and now - spawned_at > self._hello_s
             return "its process does not say hello" if late else None
-        if self._stall.stalled_s > self._run_on_s and not self.registry.knows(self.blocking[0]):
+        if self._stall.stalled_s > self._run_on_s and not self.registry.has_code_of(self.blocking[0]):
             return "code of no query blocks its event loop"
         if not self._in_threads and not self.registry.left:
             return None
@@ -203,80 +180,61 @@ class ProcessWorker:
         return "code of ended queries runs on" if too_long else None
 
     def abandoned(self) -> list[Abandoned]:
-        """See Worker. The code that has control keeps the main thread."""
+        """See Worker."""
+        # Without a recent pong the list of threads is out of date: the process may have had no CPU.
+        in_threads = self._in_threads if time.monotonic() - self.registry.responsive_at < FRESH_S else []
         if not self.registry.left:
-            return self._in_threads_now()
+            return in_threads
         number, _ = self.link.monitor.seen()
-        return self.registry.abandoned(number, self.thread) + self._in_threads_now()
+        return self.registry.abandoned(number, self.thread) + in_threads
 
-    def _in_threads_now(self) -> list[Abandoned]:
-        """What runs on in threads, as far as the process has had the CPU to say otherwise."""
-        return self._in_threads if time.monotonic() - self.registry.turned_at < FRESH_S else []
+    # Messages from the process
 
-    # What the process says
+    def _on_frame(self, frame: Frame) -> None:
+        kind = frame.head[0]
+        if kind not in self._job_handlers:
+            self._handlers[kind](frame)
+            return
+        job, history = self._jobs[frame.head[1]]
+        if not history.closed:
+            self._job_handlers[kind](frame, job, history)
 
-    def _hear(self, frame: Frame) -> None:
-        self._hears[frame.head[0]](frame)
+    def _on_running(self, frame: Frame, job: Job, history: StageHistory) -> None:
+        history.start(messages.decode_running(frame, job.plan))
 
-    def _writable(self, frame: Frame) -> tuple[Job, StageHistory] | None:
-        """The job and trail a frame is about, unless the query has ended or goes on elsewhere."""
-        job, history = self._given[frame.head[1]]
-        return None if history.closed else (job, history)
+    def _on_waits(self, frame: Frame, job: Job, history: StageHistory) -> None:
+        history.waiting = messages.decode_waits(frame, job.plan, time.monotonic())
+        report_wait(self, job, history, None)
 
-    def _on_running(self, frame: Frame) -> None:
-        if given := self._writable(frame):
-            job, history = given
-            history.start(messages.runs_now(frame, job.plan))
+    def _on_goes_on(self, frame: Frame, job: Job, history: StageHistory) -> None:
+        _, _, started_at, ends_at = frame.head
+        report_wait(self, job, history, (started_at, ends_at))
 
-    def _on_waits(self, frame: Frame) -> None:
-        if given := self._writable(frame):
-            job, history = given
-            history.waiting = messages.waits_now(frame, job.plan, time.monotonic())
-            report_wait(self, job, history, None)
+    def _on_stage_finished(self, frame: Frame, job: Job, history: StageHistory) -> None:
+        finished = messages.decode_finished(frame, job.plan)
+        del history.superseded[finished.superseded :]
+        if finished.answer_bytes:
+            history.confidence = finished.confidence
+            history.answer_json = finished.answer_json or self._left_out
+        history.finish(finished.run)
 
-    def _on_goes_on(self, frame: Frame) -> None:
-        if given := self._writable(frame):
-            _, _, started_at, ends_at = frame.head
-            report_wait(self, *given, (started_at, ends_at))
-
-    def _on_finished(self, frame: Frame) -> None:
-        if given := self._writable(frame):
-            job, history = given
-            ended = messages.ended(frame, job.plan)
-            del history.superseded[ended.superseded :]
-            if ended.answer_bytes:
-                history.confidence = ended.confidence
-                history.answer_json = ended.answer_json or self._left_out
-            history.finish(ended.run)
-
-    def _on_failed_over(self, frame: Frame) -> None:
-        if given := self._writable(frame):
-            job, history = given
-            history.fail_over(messages.ended(frame, job.plan).run)
+    def _on_failed_over(self, frame: Frame, job: Job, history: StageHistory) -> None:
+        history.fail_over(messages.decode_finished(frame, job.plan).run)
 
     def _on_done(self, frame: Frame) -> None:
-        _, serial, completed, unused = frame.head
-        job, history = self._given.pop(serial)
-        del self._histories[history]
-        for name in unused:
+        _, serial, completed, unused_probes = frame.head
+        job, history = self._jobs.pop(serial)
+        del self._serial_of[history]
+        for name in unused_probes:
             if job.routing.node(name).state is BreakerState.HALF_OPEN:
                 job.routing.probes[name] = True
         self.registry.done(job, history, completed)
 
     def _on_status(self, frame: Frame) -> None:
-        told = frame.head[1]
-        self._in_threads = [Abandoned(name, since, (pid, thread)) for name, since, (pid, thread) in told]
+        calls = frame.head[1]
+        self._in_threads = [Abandoned(name, since, (pid, thread)) for name, since, (pid, thread) in calls]
 
     def _on_not_open(self, frame: Frame) -> None:
         self.error = frame.head[1]
-        self.on_error(frame.head[1])
-
-    def _on_pong(self, _: Frame) -> None:
-        if self._pinged_at is not None:
-            self._last_lag_s = time.monotonic() - self._pinged_at
-            self.registry.turned_at = self._pinged_at
-            self._pinged_at = None
-
-
-def _ignore(_: str) -> None:
-    """Nothing waits for it."""
+        if self.on_error is not None:
+            self.on_error(frame.head[1])

@@ -1,1 +1,8 @@
-"""How clients connect, why a connection fails, and when clients are rebuilt."""
+"""How clients connect, why a connection fails, and when and how a client is replaced.
+
+- ``connection``: options and certificates; ``oauth``: tokens.
+- ``preflight``: connects step by step, and names the cause of a failure. Used before a client is made.
+- ``diagnosis``: repeats that while the running service is cut off. Uses ``clients``, the two running clients.
+- ``rebuild``: replaces a client; ``rebuild_policy``, ``backoff``: when, how often, after which pause. Pure.
+- ``metadata_request``: a request that aiokafka lacks.
+"""

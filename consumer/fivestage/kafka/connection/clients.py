@@ -1,4 +1,4 @@
-"""Both clients of a running service, for what is done to them together."""
+"""The consumer's and the producer's connections, for what is done to both: checks, rebuilds, certificates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.connection import certificate_stamp, ssl_context
 
 if TYPE_CHECKING:
-    from fivestage.kafka.connection.rebuild_policy import Trouble
+    from fivestage.kafka.connection.rebuild_policy import ClientFault
     from fivestage.kafka.consumer.group_member import GroupMember
     from fivestage.kafka.producer.producer import Producer
     from fivestage.settings import KafkaSettings
@@ -20,7 +20,7 @@ log = structlog.get_logger("fivestage.kafka.connection.clients")
 
 
 class Clients:
-    """The consumer and the producer of the moment.
+    """The current consumer and the current producer of a running service.
 
     Args:
         kafka: How they connect.
@@ -33,43 +33,44 @@ class Clients:
         self._member = member
         self._producer = producer
         self._stamp = certificate_stamp(kafka)
-        self._heard: dict[int, tuple[Any, float]] = {}
-        """When a client last had an answer about the cluster, as of the last look; by the client's id."""
+        self._last_answers: dict[int, tuple[Any, float]] = {}
+        """When each client last received metadata, by the id of the client, which is kept so that it stays
+        unique."""
 
     def _connected(self) -> list[Any]:
-        """The connections of those that are not being rebuilt."""
+        """The aiokafka clients that are not being rebuilt."""
         found = []
-        if self._member.trouble is None:
+        if self._member.fault is None:
             found.append(aiokafka_internals.client_of(self._member.consumer))
-        if self._producer.trouble is None:
+        if self._producer.fault is None:
             found.append(self._producer.client.client)
         return found
 
-    def have_heard(self) -> bool:
-        """Whether each has had an answer of any broker since the last call, and ask again."""
-        before, self._heard = self._heard, {}
-        heard = True
+    def all_have_answers(self) -> bool:
+        """Whether each client has received metadata since the last call; request it again from each."""
+        before, self._last_answers = self._last_answers, {}
+        answered = True
         for client in self._connected():
-            at = aiokafka_internals.refreshed_at(client)
-            self._heard[id(client)] = (client, at)
+            at = aiokafka_internals.last_refresh_ms(client)
+            self._last_answers[id(client)] = (client, at)
             _, last_at = before.get(id(client), (client, None))
-            heard = heard and at != last_at
-            aiokafka_internals.refresh(client)
-        return heard
+            answered = answered and at != last_at
+            client.force_metadata_update()
+        return answered
 
-    def rebuild(self, trouble: Trouble) -> None:
-        """Have both replaced: with fresh addresses, and with the certificates of now."""
-        self._member.mark_for_replacement(self._member.consumer, trouble)
-        self._producer.rebuild(trouble)
+    def rebuild(self, fault: ClientFault) -> None:
+        """Replace both clients; new ones resolve addresses again and read the current certificates."""
+        self._member.mark_for_replacement(self._member.consumer, fault)
+        self._producer.rebuild(fault)
 
     def renew_certificates(self) -> None:
-        """Have new connections use the certificate files as they are now, where these have changed."""
+        """Use changed certificate files for new connections."""
         stamp = certificate_stamp(self._kafka)
         if stamp == self._stamp:
             return
         try:
             context = ssl_context(self._kafka)
-        except ConfigurationError as problem:  # half of them is written, perhaps
+        except ConfigurationError as problem:  # the files may be half written: try again at the next call
             log.warning("certificates not renewed yet", reason=str(problem))
             return
         self._stamp = stamp

@@ -1,4 +1,4 @@
-"""What every client needs to connect."""
+"""Options and TLS contexts of connections to Kafka, and what to grant when a broker denies a right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fivestage.settings import KafkaSettings
 
 METADATA_MAX_AGE_MS = 30_000
-"""How soon new partitions are seen, topics that are gone, and those that are back."""
+"""How soon clients notice added partitions, deleted topics and recreated ones."""
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """The TLS context: 1.2 or newer, with certificates and host names checked; None for a plaintext protocol.
+    """Make the TLS context (1.2 or newer, certificate and host name checked); None for a plaintext protocol.
 
     Raises:
         ConfigurationError: a certificate file cannot be used.
@@ -57,7 +57,7 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
         return None
 
     def password() -> str:
-        """Called for an encrypted key only; without this OpenSSL would ask the terminal."""
+        """Called for an encrypted key only; without it OpenSSL would ask on the terminal."""
         if kafka.ssl_key_password is None:
             raise ConfigurationError("kafka.ssl_keyfile is encrypted: set kafka.ssl_key_password")
         return kafka.ssl_key_password.get_secret_value()
@@ -72,7 +72,7 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
 
 
 def certificate_stamp(kafka: KafkaSettings) -> tuple[tuple[int, int, int] | None, ...]:
-    """What changes when a certificate file is written or replaced; None for one that is not there."""
+    """A value that changes whenever a certificate file is written or replaced; None for a missing file."""
     return tuple(
         _file_stamp(Path(file))
         for file in (kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile)
@@ -88,13 +88,13 @@ def _file_stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def missing_right(error: Exception, *, topic: str, group_id: str) -> ConfigurationError | None:
-    """What to grant, where *error* says that this principal may not consume; None where it says otherwise."""
+def raise_if_forbidden(error: Exception, *, topic: str, group_id: str) -> None:
+    """Raise ConfigurationError, naming the right to grant, if *error* is a denied right to consume."""
     match error:
         case TopicAuthorizationFailedError():
-            text = f"not allowed to read topic {topic!r}: grant Read on it to this principal"
+            denied = f"not allowed to read topic {topic!r}"
         case GroupAuthorizationFailedError():
-            text = f"not allowed to use group {group_id!r}: grant Read on it to this principal"
+            denied = f"not allowed to use group {group_id!r}"
         case _:
-            return None
-    return ConfigurationError(text)
+            return
+    raise ConfigurationError(f"{denied}: grant Read on it to this principal") from error

@@ -1,9 +1,8 @@
-"""Tokens for OAUTHBEARER: from an issuer, or from a file that somebody else keeps fresh.
+"""Fetches tokens for SASL OAUTHBEARER: from an issuer, or from a file that another process keeps current.
 
-aiokafka asks for one at every connection, under a lock and without a limit of its own, so this has one. What
-goes wrong is raised as an error of Kafka's, which the client takes for a connection that failed, and tries
-again. It never re-authenticates: when a token expires the broker closes the connection, and the next one asks
-anew.
+aiokafka requests a token for every connection, under a lock and without a timeout, so the timeout is here.
+Failures are raised as Kafka errors: aiokafka then treats the connection as failed and retries. aiokafka never
+re-authenticates a connection: when the token expires the broker closes it, and the next one gets a new token.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ if TYPE_CHECKING:
 TOKEN_TIMEOUT_S: Final = 5.0
 MAX_TOKEN_BYTES: Final = 64 * 1024
 RENEW_AFTER: Final = 0.8
-"""A token is renewed after this share of its life."""
+"""The share of its lifetime after which a token is renewed."""
 DEFAULT_LIFE_S: Final = 300.0
-"""Of a token whose issuer doesn't tell."""
+"""The lifetime of a token whose issuer does not state it."""
 _TOKEN: Final = re.compile(r"[\w.~+/-]+=*", re.ASCII)
 
 
 class TokenProvider(AbstractTokenProvider):
-    """Fetches tokens from ``kafka.sasl_token_url`` and keeps them for most of their life."""
+    """Fetches tokens from ``kafka.sasl_token_url`` and caches them for most of their lifetime."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._url = kafka.sasl_token_url or ""
@@ -45,10 +44,10 @@ class TokenProvider(AbstractTokenProvider):
         self._renew_at = self._expires_at = 0.0
 
     async def token(self) -> str:
-        """The token to connect with now.
+        """Return the cached token, or a new one; an old one is used until it expires if renewal fails.
 
         Raises:
-            AuthenticationFailedError: there is none within TOKEN_TIMEOUT_S.
+            AuthenticationFailedError: no valid token could be fetched within TOKEN_TIMEOUT_S.
         """
         clock = asyncio.get_running_loop().time
         async with self._lock:
@@ -69,14 +68,14 @@ class TokenProvider(AbstractTokenProvider):
         except (aiohttp.ClientError, OSError) as error:
             raise self._failed(getattr(error, "strerror", None) or type(error).__name__) from None
         except (ValueError, KeyError, TypeError):
-            raise self._failed("its answer holds no token") from None
+            raise self._failed("its answer contains no token") from None
         if _TOKEN.fullmatch(token) is None:
-            raise self._failed("what it gave is no token")
+            raise self._failed("its answer is not a valid token")
         self._token = token
         self._renew_at, self._expires_at = now + life_s * RENEW_AFTER, now + life_s
 
     async def _fetch(self) -> tuple[str, float]:
-        """A token and how long it lives, in seconds."""
+        """Fetch a token and its lifetime in seconds."""
         if self._url.startswith("file:"):
             return await asyncio.to_thread(_read, Path(unquote(urlsplit(self._url).path))), 0.0
         headers = {"Authorization": self._client, "Accept": "application/json"}

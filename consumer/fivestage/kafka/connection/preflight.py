@@ -1,4 +1,4 @@
-"""The preflight: why a connection fails. The client itself says "unable to bootstrap", whatever the cause."""
+"""Connects to a broker step by step to find out why it fails; aiokafka only says "unable to bootstrap"."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from fivestage._asyncio import first_of
 from fivestage.errors import AccessError, ConfigurationError
 from fivestage.kafka.connection.connection import client_options, connection_options, ssl_context
-from fivestage.settings import is_loopback
+from fivestage.kafka.settings import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,42 +36,42 @@ CONNECT_TIMEOUT_S: Final = 5.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 ALERT_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 0.5
-_NONSENSE: Final = (AssertionError, ValueError, EOFError)
-"""What the client raises, beside errors of Kafka's, over answers that are none of Kafka's."""
-_TOKEN_REFUSED: Final = "the token is not valid for it, or has expired"  # noqa: S105 - no token
-"""The client overlooks the broker's refusal and goes on; the answer to what it asks then is empty."""
+_NOT_KAFKA: Final = (AssertionError, ValueError, EOFError)
+"""What aiokafka raises, besides Kafka errors, when the server does not speak Kafka's protocol."""
+_TOKEN_REJECTED: Final = "the token is not valid for it, or has expired"  # noqa: S105 - no token
+"""aiokafka ignores that the broker rejects a token; the answer to the next request is then empty."""
 
 
 class Reached(NamedTuple):
-    """A bootstrap server that has answered."""
+    """The bootstrap server that answered first."""
 
     server: str
-    """Its ``host:port``, as in the setting."""
+    """``host:port``, as in the setting."""
     brokers: list[tuple[str, int]]
-    """Where it sends clients on to."""
+    """Host and port of all brokers, as it advertises them."""
 
 
 async def preflight(kafka: KafkaSettings) -> Reached:
-    """Go all the way to a broker's first answer, as every client will: resolve, connect, encrypt, log in.
+    """Resolve, connect, encrypt and authenticate, up to the first answer of a broker.
 
-    All bootstrap servers are tried side by side, and the first answer counts: a silent one costs nothing.
+    Tries all bootstrap servers at the same time; the first answer counts, so a silent server costs nothing.
 
     Raises:
-        AccessError: a server was reached, and refuses this client.
-        ConfigurationError: no bootstrap server can be used; the text names the cause of the last one.
+        AccessError: a server was reached and rejects this client.
+        ConfigurationError: no bootstrap server can be used; the text has the cause for the last one.
     """
     places = [_place(server.strip()) for server in kafka.bootstrap_servers.split(",")]
     steps = [_reach(kafka, server, host, port) for server, host, port in places]
-    return await first_of(steps, prefer=AccessError)  # it says more than that another one is down
+    return await first_of(steps, prefer=AccessError)  # says more than that another one is down
 
 
 async def answering_server(kafka: KafkaSettings) -> str:
-    """The bootstrap server that answers first; see preflight."""
+    """The ``host:port`` of the bootstrap server that answers first; see preflight."""
     return (await preflight(kafka)).server
 
 
 async def reachable_options(kafka: KafkaSettings) -> dict[str, Any]:
-    """The options of a client that begins with the bootstrap server that answers first; see preflight."""
+    """The options of a client that bootstraps from the server that answers first; see preflight."""
     return {**client_options(kafka), "bootstrap_servers": await answering_server(kafka)}
 
 
@@ -83,7 +83,7 @@ def _place(server: str) -> tuple[str, str, int]:
 
 
 async def _reach(kafka: KafkaSettings, server: str, host: str, port: int) -> Reached:
-    """Try one server."""
+    """Try one server; errors name it."""
     try:
         return Reached(server, await _try(kafka, host, port) or [(host, port)])
     except AccessError as rejection:
@@ -96,7 +96,7 @@ async def _reach(kafka: KafkaSettings, server: str, host: str, port: int) -> Rea
 
 
 async def _try(kafka: KafkaSettings, host: str, port: int) -> list[tuple[str, int]]:
-    """Connect once; the addresses that the server knows."""
+    """Open a connection, then one that speaks Kafka; returns the addresses that the server advertises."""
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, port)
@@ -118,36 +118,36 @@ async def _try(kafka: KafkaSettings, host: str, port: int) -> list[tuple[str, in
         ) from None
     except KafkaConnectionError as error:
         raise await _why_closed(kafka, host, port, error) from None
-    except (KafkaError, OSError, *_NONSENSE) as error:
+    except (KafkaError, OSError, *_NOT_KAFKA) as error:
         raise _explained(error, kafka) from None
 
 
 async def ask(kafka: KafkaSettings, host: str, port: int, request: Request[Any]) -> Any:
-    """What one broker answers, on a connection of its own.
+    """Send one request to one broker, on a new connection; returns the answer.
 
     Raises:
-        KafkaError, OSError: it does not, or refuses this client.
+        KafkaError, OSError: the broker does not answer, or rejects this client.
     """
     connection = AIOKafkaConnection(host, port, **connection_options(kafka))
     try:
         await connection.connect()
         return await connection.send(request)
     finally:
-        if (closed := connection.close()) is not None:  # TLS takes leave too
+        if (closed := connection.close()) is not None:  # the TLS shutdown needs a roundtrip
             await asyncio.wait({closed}, timeout=CLOSE_TIMEOUT_S)
 
 
 async def _shake_hands(kafka: KafkaSettings, host: str, port: int) -> list[tuple[str, int]]:
     answer = await ask(kafka, host, port, MetadataRequest([]))
     if kafka.sasl_mechanism == "OAUTHBEARER" and not answer.brokers:
-        raise AccessError(_TOKEN_REFUSED)
+        raise AccessError(_TOKEN_REJECTED)
     if kafka.security_protocol.endswith("PLAINTEXT") and not kafka.allow_plaintext:
         _check_addresses(answer.brokers)
     return [(host, port) for _, host, port, *_ in answer.brokers]
 
 
 def _check_addresses(brokers: Iterable[tuple[int, str, int]]) -> None:
-    """A bootstrap server on this host may send its clients to brokers on others."""
+    """A bootstrap server on this host may advertise brokers on other hosts."""
     away = next((f"{host}:{port}" for _, host, port, *_ in brokers if not is_loopback(host)), None)
     if away is not None:
         raise ConfigurationError(
@@ -159,9 +159,9 @@ def _check_addresses(brokers: Iterable[tuple[int, str, int]]) -> None:
 async def _why_closed(
     kafka: KafkaSettings, host: str, port: int, error: KafkaConnectionError
 ) -> ConfigurationError:
-    """The server hung up after the handshake, which is how it refuses a certificate in TLS 1.3.
+    """The server closed the connection after the handshake, as it does in TLS 1.3 to reject a certificate.
 
-    Its alert may have been lost with the request that was under way: listen once more, in silence.
+    Its alert may be lost when a request is in flight, so connect again and only listen.
     """
     cause: BaseException | None = error.__cause__
     context = ssl_context(kafka)
@@ -173,8 +173,8 @@ async def _why_closed(
     if isinstance(cause, ssl.SSLError):
         return _explained(cause, kafka)
     return ConfigurationError(
-        f"it hung up on the first request: is kafka.security_protocol = {kafka.security_protocol} what this "
-        "port expects?"
+        "it closed the connection at the first request: is kafka.security_protocol = "
+        f"{kafka.security_protocol} what this port expects?"
     )
 
 
@@ -199,7 +199,7 @@ def _explained(error: Exception, kafka: KafkaSettings) -> ConfigurationError:  #
             return ConfigurationError(f"TLS failed ({reason}); does the port speak TLS?")
         case SaslAuthenticationFailed():
             return AccessError(f"{error.args[0] or 'authentication failed'}")
-        case AuthenticationFailedError():  # of oauth.py: Kafka has not been asked yet
+        case AuthenticationFailedError():  # raised by oauth.py, before Kafka was reached
             return ConfigurationError(str(error.args[0]))
         case UnsupportedSaslMechanismError():
             return AccessError(f"it does not offer kafka.sasl_mechanism = {kafka.sasl_mechanism}")

@@ -1,4 +1,4 @@
-"""Clients of Kafka are made anew when they are beyond repair: how often, how, and until when."""
+"""Replaces a broken Kafka client: waits for its turn, stops the old one, connects a new one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from fivestage._asyncio import take_note
+from fivestage._asyncio import wait_at_most
 from fivestage.core.reachability import Reachability
 from fivestage.errors import BrokerError, FivestageError
-from fivestage.kafka.connection.rebuild_policy import RebuildBudget, Trouble, pause_s
+from fivestage.kafka.connection.rebuild_policy import ClientFault, RebuildBudget, pause_s
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from fivestage.core.observer import Observer
 
 STOP_S = 3.0
-"""How long an old client may take to end."""
+"""How long an old client may take to stop."""
 ATTEMPT_S = 15.0
+"""How long one attempt to connect may take."""
 PATIENCE_S = 120.0
-"""How long a new client may take to connect, while brokers can be reached."""
+"""How long all attempts to connect may take while brokers can be reached."""
 
 log = structlog.get_logger("fivestage.kafka.connection.rebuild")
 
 
 class Client(Protocol):
-    """What can be stopped."""
+    """A client that can be stopped."""
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -38,11 +39,11 @@ class Client(Protocol):
 C = TypeVar("C", bound=Client)
 
 
-class Rebuilds:
-    """Keeps the budget of one client, and makes it anew.
+class Rebuilder:
+    """Replaces one client of the service whenever it is broken, within a budget.
 
     Args:
-        name: What the client is.
+        name: Names the client in metrics and logs.
         observer: Notified of every rebuild.
         reach: Whether brokers can be reached.
     """
@@ -51,39 +52,44 @@ class Rebuilds:
         self._name = name
         self._reach = reach or Reachability()
         self._observer = observer
-        self._random = random.random
-        self._budget = RebuildBudget(self._random)
+        self._budget = RebuildBudget(random.random)
 
-    async def permit(self, trouble: Trouble) -> None:
-        """Wait until the client may be made anew.
+    async def permit(self, fault: ClientFault) -> None:
+        """Wait until the client may be rebuilt.
 
         Raises:
-            BrokerError: it was too often already.
+            BrokerError: it was rebuilt too often lately.
         """
         wait_s = self._budget.take(asyncio.get_running_loop().time())
         if wait_s is None:
             raise BrokerError(
                 f"the {self._name} was rebuilt {self._budget.most} times within "
-                f"{self._budget.window_s:.0f} s and has failed again: {trouble.text}"
+                f"{self._budget.window_s:.0f} s and has failed again: {fault.text}"
             )
-        self._observer.client_rebuilt(self._name, trouble.reason)
-        log.warning("rebuilding", client=self._name, reason=trouble.reason, cause=trouble.text)
+        self._observer.client_rebuilt(self._name, fault.reason)
+        log.warning("rebuilding", client=self._name, reason=fault.reason, cause=fault.text)
         await asyncio.sleep(wait_s)
 
-    async def connected(self, make: Callable[[], C], start: Callable[[C], Awaitable[object]]) -> C:
-        """Make the client and start it, again and again, for as long as no broker can be reached.
+    async def stop(self, client: Client) -> None:
+        """Stop the old client; one that fails or hangs is left behind, for the caller to abort."""
+        failure = await attempt_within(client.stop, STOP_S)
+        if failure is not None:
+            log.warning("left behind", part=self._name, cause=failure)
 
-        When this is cancelled, a client whose start is under way is stopped.
+    async def connect(self, make: Callable[[], C], start: Callable[[C], Awaitable[object]]) -> C:
+        """Make and start clients until one starts. While no broker can be reached there is no limit.
+
+        When this is cancelled, the client that is being started is stopped.
 
         Raises:
-            BrokerError: brokers can be reached, and it does not start for long.
+            BrokerError: none has started for PATIENCE_S although brokers can be reached.
         """
         clock = asyncio.get_running_loop().time
         started_at = clock()
         for attempt in count():
             try:
                 client = make()
-            except FivestageError as error:  # certificates that are being exchanged, perhaps
+            except FivestageError as error:  # the certificate files may be half written
                 failure: str | None = str(error)
             else:
                 failure = "cancelled"
@@ -97,19 +103,14 @@ class Rebuilds:
                     return client
             if self._reach.waited_s(started_at, clock()) > PATIENCE_S:
                 break
-            await asyncio.sleep(pause_s(attempt, self._random()))
+            await asyncio.sleep(pause_s(attempt, random.random()))  # noqa: S311 - jitter
         raise BrokerError(f"the {self._name} could not be rebuilt within {PATIENCE_S:.0f} s: {failure}")
 
 
 async def attempt_within(step: Callable[[], Awaitable[object]], limit_s: float) -> str | None:
-    """Try something that may hang; what went wrong, or None. What hangs is cancelled and left behind."""
-    task = asyncio.ensure_future(step())
-    task.add_done_callback(take_note)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
-    finally:
-        task.cancel()
-    if not done:
+    """Run a step that may fail or hang: why it failed, or None. A step that hangs is cancelled and left."""
+    task = await wait_at_most(limit_s, step())
+    if not task.done():
         return f"no end after {limit_s:.0f} s"
     if task.cancelled():
         return "cancelled by the client"

@@ -1,17 +1,20 @@
-"""When a client is to be made anew: what is wrong with it, whether it moves, and how often is too often."""
+"""Decides when a client must be replaced and how often it may be. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
+
+from fivestage.kafka.connection.backoff import backoff_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fivestage.core.ledger import PartitionKey
 
-OffsetReset = dict["PartitionKey", int | None]
-"""Where each partition is read next; None where that is not known."""
+Positions = dict["PartitionKey", int | None]
+"""The offset that is read next, by partition; None where it is not known."""
 
 MAX_REBUILDS = 3
 WINDOW_S = 300.0
@@ -20,28 +23,28 @@ LONGEST_PAUSE_S = 5.0
 STALLED_AFTER_S = 30.0
 APART_S = 0.1
 MAX_GAP_S = 5.0
-"""Whoever did not look for so long (stopped, or the loop held up) cannot say what happened meanwhile."""
+"""After a longer gap between two updates (stopped process, blocked loop) earlier ones do not count."""
 
 
-class Trouble(NamedTuple):
-    """Why a client must be made anew."""
+class ClientFault(NamedTuple):
+    """Why a client must be replaced."""
 
     reason: str
-    """One of a few words, for metrics."""
+    """One of a few words: a label of metrics."""
     text: str
-    """For people."""
+    """For logs and probes."""
 
 
 def pause_s(attempt: int, random: float) -> float:
-    """How long to wait before an attempt (the first is 0), with up to half of it left to chance (0 to 1)."""
-    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 4.0 ** min(attempt, 8)) * (1 - random / 2)
+    """How long to wait before a rebuild or an attempt to connect; see backoff_s."""
+    return backoff_s(attempt, random, first_s=FIRST_PAUSE_S, max_s=LONGEST_PAUSE_S, factor=4.0)
 
 
 class RebuildBudget:
-    """How often a client may be made anew within a while.
+    """Limits the rebuilds of a client to *most* within *window_s*, with a growing pause before each.
 
     Args:
-        random: Numbers from 0 to 1, for the pauses.
+        random: Returns numbers from 0 to 1, for the jitter of the pauses.
 
     >>> budget = RebuildBudget(lambda: 0.0, most=2, window_s=300)
     >>> [budget.take(now) for now in (0.0, 10.0, 20.0, 300.0)]
@@ -57,7 +60,7 @@ class RebuildBudget:
         self._taken: deque[float] = deque()
 
     def take(self, now: float) -> float | None:
-        """How many seconds to wait before the next rebuild; None when there were too many lately."""
+        """Take one rebuild: the seconds to wait before it, or None when the budget is spent."""
         while self._taken and now - self._taken[0] >= self.window_s:
             self._taken.popleft()
         if len(self._taken) >= self.most:
@@ -66,13 +69,13 @@ class RebuildBudget:
         return pause_s(len(self._taken) - 1, self._random())
 
 
-class Sightings:
-    """What is seen twice in a row, at times that are apart: what is seen once may be about to pass.
+class Debounce:
+    """Confirms an observation when it is made again, at least *apart_s* later and with no other in between.
 
-    >>> sightings = Sightings(apart_s=0.1)
-    >>> [sightings.look(seen, now) for seen, now in (("a", 1.0), ("a", 1.0), (None, 1.2), ("a", 1.4))]
+    >>> debounce = Debounce(apart_s=0.1)
+    >>> [debounce.update(seen, now) for seen, now in (("a", 1.0), ("a", 1.0), (None, 1.2), ("a", 1.4))]
     [None, None, None, None]
-    >>> sightings.look("a", 1.5)
+    >>> debounce.update("a", 1.5)
     'a'
     """
 
@@ -80,8 +83,8 @@ class Sightings:
         self._apart_s = apart_s
         self._first: tuple[str, float] | None = None
 
-    def look(self, seen: str | None, now: float) -> str | None:
-        """Take note of what is seen, if anything; it is returned when it has been seen before."""
+    def update(self, seen: str | None, now: float) -> str | None:
+        """Record what is observed, None for nothing; returns it once it is confirmed."""
         if seen is None:
             self._first = None
         elif self._first is None or self._first[0] != seen:
@@ -91,35 +94,35 @@ class Sightings:
         return None
 
 
-class Progress:
-    """Which partitions have not moved for long, although they were read all the time.
+class StallTracker:
+    """Finds partitions whose position does not move although they are read all the time.
 
     Args:
-        limit_s: How long is long.
+        limit_s: How long a position must stay the same.
     """
 
     def __init__(self, limit_s: float = STALLED_AFTER_S) -> None:
         self._limit_s = limit_s
         self._since: dict[PartitionKey, tuple[int | None, float]] = {}
-        self._looked_at = float("-inf")
+        self._updated_at = -inf
 
-    def excuse(self) -> None:
-        """Nothing was to move; count anew."""
+    def reset(self) -> None:
+        """Start again: no position was expected to move."""
         self._since.clear()
 
-    def look(self, positions: Mapping[PartitionKey, int | None], now: float) -> OffsetReset:
-        """Take note of where the partitions are; those that have not moved for long, once per limit."""
-        if now - self._looked_at > MAX_GAP_S:
-            self.excuse()
-        self._looked_at = now
+    def update(self, positions: Mapping[PartitionKey, int | None], now: float) -> Positions:
+        """Record the positions; returns those that have not moved for the limit, each once per limit."""
+        if now - self._updated_at > MAX_GAP_S:
+            self.reset()
+        self._updated_at = now
         before, self._since = self._since, {}
-        quiet: OffsetReset = {}
+        stalled: Positions = {}
         for key, position in positions.items():
             last, since = before.get(key, (position, now))
             if last != position:
                 since = now
             elif now - since >= self._limit_s:
-                quiet[key] = position
+                stalled[key] = position
                 since = now
             self._since[key] = (position, since)
-        return quiet
+        return stalled

@@ -1,4 +1,11 @@
-"""Reads records, commits offsets. ``group_member`` is the entry: a ``source`` that is rebuilt when needed.
+"""Reads records and commits offsets.
 
-Invariant: no record is skipped, and none is delivered twice within an assignment.
+- ``group_member`` is the entry: it fetches from a ``source`` and replaces it when its consumer breaks.
+- ``source``: one consumer of aiokafka in a group, and the list of what is corrected of it.
+- ``client``: the options of that consumer, and the corrections made when it starts.
+- ``batch_check``, ``fetch_recovery``, ``offset_reset``: unreadable batches and records, lost positions.
+- ``pauses``: back-pressure and halted partitions. ``progress``: partitions that have stalled.
+- ``committer``: commits what is finished.
+
+Invariant: no record is skipped, and none is handed over twice within an assignment.
 """

@@ -1,15 +1,15 @@
-"""Record batches, checked as a whole before a record is taken out of them.
+"""Reads record batches: verifies the checksum and decompresses with a size limit.
 
-aiokafka decompresses a batch to whatever it becomes, and what it raises for one that is broken does not say
-which offsets that costs. Here the size of a decompressed batch is bounded before anything is allocated, and
-the error names the batch. The formats before Kafka 0.11 (2017), which brokers have not written since 3.0, are
-not read.
+aiokafka decompresses a batch to any size, and its error for a broken batch does not name the offsets. Here
+the size is limited before memory is allocated, and the error names the offsets. Only record format 2 is read:
+brokers have not written the formats of before Kafka 0.11 (2017) since version 3.0.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import cramjam
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aiokafka.record._protocols import DefaultRecordBatchProtocol
 
 _PREFIX: Final = struct.Struct(">qi")
-"""Base offset, and how many bytes follow: the same in all formats."""
+"""Base offset and number of bytes that follow; the same in all formats."""
 _MAGIC_AT: Final = 16
 _MAGIC: Final = 2
 _ATTRIBUTES: Final = struct.Struct(">h")
@@ -43,9 +43,9 @@ _DECOMPRESS: Final[dict[int, Callable[..., int]]] = {
 
 
 class UnreadableBatchError(CorruptRecordException):
-    """Nothing can be taken out of a batch: its records are lost, from *first* up to and without *end*.
+    """The records of a batch, from offset *first* up to but not including *end*, cannot be read.
 
-    *end* is None where the batch cannot be believed, and nothing else says where it ends.
+    *end* is None where the header of the batch may be wrong too, and no next batch shows where it ends.
     """
 
     def __init__(self, first: int, end: int | None, detail: str) -> None:
@@ -56,11 +56,11 @@ class UnreadableBatchError(CorruptRecordException):
 
 
 class CheckedRecords:
-    """What a fetch brought of one partition; takes the place of aiokafka's ``MemoryRecords``.
+    """The fetched batches of one partition; replaces aiokafka's ``MemoryRecords``.
 
     Args:
-        room: Where batches are decompressed; one that does not fit is unreadable.
-        data: Batches one after the other, the last one perhaps cut off.
+        room: The buffer for decompressed batches; a batch that does not fit is unreadable.
+        data: The batches, the last of which may be incomplete.
     """
 
     def __init__(self, room: mmap.mmap, data: bytes) -> None:
@@ -70,19 +70,19 @@ class CheckedRecords:
         self._end = self._end_of_next()
 
     def size_in_bytes(self) -> int:
-        """How much there is, read or not."""
+        """The size of all batches, read or not."""
         return len(self._data)
 
     def has_next(self) -> bool:
-        """Whether another whole batch is there."""
+        """Whether another complete batch follows."""
         return self._end is not None
 
     def next_batch(self) -> DefaultRecordBatchProtocol | None:
-        """The next batch, its checksum verified, decompressed.
+        """Read, verify and decompress the next batch.
 
         Raises:
-            UnreadableBatchError: it is broken, or becomes too large.
-            CorruptRecordException: it is of another format, which does not say which offsets it has.
+            UnreadableBatchError: it is broken, or too large once decompressed.
+            CorruptRecordException: it has another format, in which the offsets cannot be found.
         """
         if self._end is None:
             return None
@@ -112,14 +112,14 @@ class CheckedRecords:
             raise UnreadableBatchError(first, end, str(error)) from None
 
     def _next_base(self, first: int) -> int | None:
-        """Where the next batch begins, if as much of it came."""
+        """The base offset of the next batch, if that much of it was fetched."""
         if len(self._data) - self._start < _PREFIX.size:
             return None
         base: int = _PREFIX.unpack_from(self._data, self._start)[0]
         return base if base > first else None
 
     def _decompressed(self, data: bytes, codec: int) -> bytes:
-        """The same batch, not compressed any more. Its checksum is not that of its new content."""
+        """The same batch without compression. Its checksum stays that of the compressed one."""
         compressed = memoryview(data)[_HEADER_BYTES:]
         try:
             if codec == _SNAPPY:
@@ -127,7 +127,7 @@ class CheckedRecords:
             elif codec in _DECOMPRESS:
                 size = _DECOMPRESS[codec](compressed, self._room)
             else:
-                raise _BrokenError(f"the compression of its batch, codec {codec}, is not known")
+                raise _BrokenError(f"its batch uses an unknown compression codec, {codec}")
         except cramjam.DecompressionError as error:
             raise _BrokenError(self._why(error)) from None
         header = bytearray(data[:_HEADER_BYTES])
@@ -138,16 +138,16 @@ class CheckedRecords:
     def _why(self, error: Exception) -> str:
         text = str(error)
         if "whole buffer" in text or "smaller than required" in text:
-            return f"its batch becomes larger than {len(self._room)} bytes (kafka.max_batch_bytes)"
+            return f"its decompressed batch is larger than {len(self._room)} bytes (kafka.max_batch_bytes)"
         return "its batch cannot be decompressed"
 
 
 class _BrokenError(Exception):
-    """Says what is wrong; never leaves this module."""
+    """What is wrong with a batch; used in this module only."""
 
 
 def _unsnappy(compressed: memoryview, room: mmap.mmap) -> int:
-    """Decompress the blocks of Java's snappy framing, or the one that librdkafka writes without any."""
+    """Decompress snappy: in blocks, as Java clients frame it, or in one piece, as librdkafka writes it."""
     if bytes(compressed[: len(_XERIAL)]) != _XERIAL:
         return cramjam.snappy.decompress_raw_into(compressed, room)
     at, size = _XERIAL_HEADER_BYTES, 0
@@ -163,15 +163,11 @@ def _unsnappy(compressed: memoryview, room: mmap.mmap) -> int:
 
 
 def check_batches(consumer: AIOKafkaConsumer, *, max_bytes: int) -> None:
-    """Have a consumer that was started read through CheckedRecords; others in the process are left alone.
+    """Make a started consumer read batches with CheckedRecords; other consumers are not affected.
 
     Args:
         consumer: Made with ``check_crcs=False``: checksums are verified here.
-        max_bytes: The largest that a batch may become.
+        max_bytes: The largest size of a decompressed batch.
     """
-    room = mmap.mmap(-1, max_bytes)  # costs memory only as far as it was ever used
-
-    def records(data: bytes) -> CheckedRecords:
-        return CheckedRecords(room, data)
-
-    aiokafka_internals.read_through(consumer, records)
+    room = mmap.mmap(-1, max_bytes)  # memory is used only as far as it was ever written
+    aiokafka_internals.use_record_reader(consumer, partial(CheckedRecords, room))

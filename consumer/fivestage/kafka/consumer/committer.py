@@ -1,4 +1,4 @@
-"""The committer: the only one who commits, one commit at a time, each within a bound."""
+"""Commits finished offsets: one commit at a time, each with a time limit. Nothing else commits."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import (
-    CommitFailedError,
-    IllegalStateError,
-    KafkaError,
-)
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from fivestage.kafka.connection.connection import missing_right
-from fivestage.kafka.connection.rebuild_policy import Trouble
+from fivestage._asyncio import wait_at_most
+from fivestage.kafka.connection.connection import raise_if_forbidden
+from fivestage.kafka.connection.rebuild_policy import ClientFault
 
 if TYPE_CHECKING:
     from fivestage.core.ledger import Ledger
@@ -25,17 +22,18 @@ log = structlog.get_logger("fivestage.kafka.consumer.committer")
 
 
 class Committer:
-    """Commits the contiguous finished prefix of every assigned partition.
+    """Commits the finished prefix of every assigned partition.
 
-    A commit that was not answered in time is *unknown*: the ledger stays as it is and the next commit
-    carries newer positions. Brokers accept a commit for a partition that the member no longer owns, so a
-    rebalance takes the same lock and waits for the commit under way.
+    The outcome of a commit that times out is unknown: the ledger stays as it is, and the next commit carries
+    newer positions. Brokers accept a commit for a partition that the member no longer owns, so a rebalance
+    commits under the same lock, after the commit in flight.
 
     Args:
-        member: The group member to commit as; it gets another consumer when a commit is refused.
-        ledger: What is finished.
-        interval_s: How long finished work may stay uncommitted.
-        timeout_s: How long one commit may take.
+        member: The group member to commit as; its consumer is replaced when the broker rejects a commit.
+        ledger: Which offsets are finished.
+        observer: Notified of every commit.
+        interval_s: The time between two commits.
+        timeout_s: The limit of one commit.
     """
 
     def __init__(
@@ -55,17 +53,13 @@ class Committer:
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Commit at every interval until cancelled.
-
-        Raises:
-            ConfigurationError: this principal may not commit.
-        """
+        """Commit at every interval until cancelled; see commit for what it raises."""
         while True:
             await asyncio.sleep(self._interval_s)
             await self.commit()
 
     async def commit(self, timeout_s: float | None = None) -> bool:
-        """Commit what is finished now; whether everything finished is committed.
+        """Commit what is finished now; returns whether it is committed.
 
         Raises:
             ConfigurationError: this principal may not commit.
@@ -87,26 +81,20 @@ class Committer:
             return True
 
     async def _send(self, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
-        """Send one commit; what went wrong, or None."""
+        """Send one commit; returns the reason of a failure, or None."""
         consumer = self._member.consumer
-        task = asyncio.ensure_future(consumer.commit(offsets))
         try:
-            done, _ = await asyncio.wait({task}, timeout=timeout_s)
-            if not done:
+            task = await wait_at_most(timeout_s, consumer.commit(offsets))
+            if not task.done():
                 return "timeout"
             task.result()
         except (CommitFailedError, IllegalStateError) as error:
-            return type(error).__name__  # the group has moved on: others will read this again
+            return type(error).__name__  # the partitions are reassigned, and read again
         except KafkaError as error:
             name, group_id = type(error).__name__, str(error.args[0] if error.args else "")
-            refused = missing_right(error, topic=next(iter(offsets)).topic, group_id=group_id)
-            if refused is not None:
-                raise refused from error
+            raise_if_forbidden(error, topic=next(iter(offsets)).topic, group_id=group_id)
             if not error.retriable:
-                self._member.mark_for_replacement(
-                    consumer, Trouble(name, f"commits are refused: {name}: {error}")
-                )
+                fault = ClientFault(name, f"commits are rejected: {name}: {error}")
+                self._member.mark_for_replacement(consumer, fault)
             return name
-        finally:
-            task.cancel()
         return None

@@ -1,9 +1,10 @@
-"""After a fetch that raised: which record is at fault, and what was lost with it.
+"""Recovers after a fetch that raised: finds the unreadable record, passes over it, loses no other.
 
-A fetch of aiokafka that raises for one partition has already moved the positions of others and dropped
-their records, and it raises for the same record for ever. So every partition is put back to what was really
-handed over, read by itself, and, where that raises, record by record; the one at fault is reported and
-passed over. All that takes a while: what was found before a rebalance is in closed books, and forgotten.
+A fetch of aiokafka that raises for one partition may have moved the positions of others and dropped their
+records, and it raises for the same record at every call. So every partition is put back to the first record
+that was not handed over, and read alone. Where that raises too, it is read record by record, and the
+unreadable record is reported and passed over. A rebalance may interrupt this: records found before it are
+dropped, because their offsets are closed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from aiokafka.errors import (
 from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError
 from fivestage.kafka import aiokafka_internals
-from fivestage.kafka.connection.connection import missing_right
+from fivestage.kafka.connection.connection import raise_if_forbidden
 from fivestage.kafka.consumer.batch_check import UnreadableBatchError
 from fivestage.kafka.consumer.offset_reset import LOST_POSITION
 
@@ -33,60 +34,54 @@ if TYPE_CHECKING:
 
     from fivestage.core.ledger import Ledger, PartitionKey, PartitionOffsets
     from fivestage.core.records import Record
+    from fivestage.settings import Settings
 
     Found = list[tuple[PartitionOffsets, Record | CorruptRecord]]
-    """What was entered into which book."""
+    """Records, each with the offsets in which it was registered."""
 
 READ_TIMEOUT_MS = 200
-"""How long a partition is waited for that may have nothing."""
+"""How long to wait for a partition that may have no record."""
 
 log = structlog.get_logger("fivestage.kafka.consumer.fetch_recovery")
 
 
 class FetchRecovery:
-    """Finds the record that broke a fetch.
+    """Finds the record that makes a fetch raise.
 
     Args:
         consumer: The consumer that raised.
-        ledger: What was handed over.
-        begin: Enters records into their books; those of partitions lost meanwhile are dropped.
-        topic: For messages.
-        group_id: For messages.
-        from_beginning: A partition without a position is read from its beginning, see Positions.
-        patience_ms: How long a record is waited for that is there. Longer than a fetch waits at the broker:
-            the client begins none for a partition as long as one for others is under way.
+        ledger: Which records were handed over.
+        register: Opens the offsets of records; drops records of partitions that were lost meanwhile.
+        settings: Topic and group, and how fetches wait.
     """
 
     def __init__(
         self,
         consumer: AIOKafkaConsumer,
         ledger: Ledger,
-        begin: Callable[[Sequence[Record]], Sequence[Record]],
-        *,
-        topic: str,
-        group_id: str,
-        patience_ms: int,
-        from_beginning: bool = True,
+        register: Callable[[Sequence[Record]], Sequence[Record]],
+        settings: Settings,
     ) -> None:
-        self._from_beginning = from_beginning
         self._consumer = consumer
         self._ledger = ledger
-        self._begin = begin
-        self._topic = topic
-        self._group_id = group_id
-        self._patience_ms = patience_ms
+        self._register = register
+        self._topic = settings.topics.queries
+        self._group_id = settings.kafka.group_id
+        self._from_beginning = settings.kafka.auto_offset_reset == "earliest"
+        self._patience_ms = max(READ_TIMEOUT_MS, 2 * settings.kafka.fetch_max_wait_ms)
+        """How long to wait for a record that exists. Longer than a fetch waits at the broker: aiokafka starts
+        none for a partition while one for others is in flight."""
 
-    def is_over(self, error: Exception) -> bool:
-        """Whether *error* says that there is nothing to read here any more; False: a record is at fault.
+    def is_harmless(self, error: Exception) -> bool:
+        """True if *error* needs no recovery; False if a record may be unreadable.
 
         Raises:
-            ConfigurationError, BrokerError: the fault lies elsewhere.
+            ConfigurationError: this principal may not consume.
+            BrokerError: the consumer has failed.
         """
         if isinstance(error, LOST_POSITION):
-            return True  # the next fetch raises it again, and deals with it
-        refused = missing_right(error, topic=self._topic, group_id=self._group_id)
-        if refused is not None:
-            raise refused from error
+            return True  # the next fetch raises it again, and resets the position
+        raise_if_forbidden(error, topic=self._topic, group_id=self._group_id)
         match error:
             case ConsumerStoppedError() | IllegalStateError():
                 return True
@@ -99,10 +94,10 @@ class FetchRecovery:
         return False
 
     async def recover(self, room: int) -> list[Record | CorruptRecord]:
-        """Put every partition back to what was handed over, then read each by itself."""
+        """Rewind every partition, then read each alone, up to *room* records."""
         found: Found = []
         keys = list(self._ledger.partitions)
-        for key in keys:  # halted ones as well: a rebalance has them read again until they are told to pause
+        for key in keys:  # also halted ones: after a rebalance they are read until they are paused again
             await self._rewind(key)
         for key in keys:
             if len(found) < room and key not in self._ledger.guard.halted:
@@ -116,65 +111,67 @@ class FetchRecovery:
             return
         try:
             offset = offsets.next_offset
-            if offset is None:  # nothing was handed over: where the group stands, or the beginning
+            if offset is None:  # nothing was handed over: the committed offset, or the beginning
                 offset = await self._consumer.committed(partition)
             if offsets.closed:
                 return
             if offset is not None:
                 self._consumer.seek(partition, offset)
-            elif self._from_beginning:  # otherwise nothing was read of it yet, and the next fetch says so
+            elif self._from_beginning:  # otherwise the next fetch raises a lost position
                 await self._consumer.seek_to_beginning(partition)
         except Exception as error:
-            if not self.is_over(error):
+            if not self.is_harmless(error):
                 raise
 
     async def _read_alone(self, key: PartitionKey, room: int) -> Found:
-        """What one partition has; where that raises, its records one by one up to the one that does."""
+        """Read one partition; if that raises, record by record up to the unreadable one."""
         partition, offsets = TopicPartition(*key), self._ledger.offsets(key)
         highwater = self._consumer.highwater(partition) if offsets is not None else None
         if offsets is None or (offsets.next_offset is not None and offsets.next_offset == highwater):
             return []
         try:
             fetched = await self._consumer.getmany(partition, timeout_ms=READ_TIMEOUT_MS, max_records=room)
-        except Exception as error:  # noqa: BLE001 - see fetch
-            if self.is_over(error):
+        except Exception as error:  # noqa: BLE001 - see Source.fetch
+            if self.is_harmless(error):
                 return []
             await self._rewind(key)
             return await self._read_one_by_one(key, room)
-        return self._enter(key, fetched)
+        return self._register_fetched(key, fetched)
 
     async def _read_one_by_one(self, key: PartitionKey, room: int) -> Found:
         partition = TopicPartition(*key)
         found: Found = []
         while len(found) < room and (offsets := self._ledger.offsets(key)) is not None:
             position = aiokafka_internals.position_of(self._consumer, partition)
-            if position is None:  # given anew meanwhile: whether there is one the next fetch finds out
+            if position is None:  # reassigned meanwhile: the next fetch finds out
                 return found
             try:
                 fetched = await self._consumer.getmany(partition, timeout_ms=self._patience_ms, max_records=1)
             except Exception as error:
                 if (name := aiokafka_internals.ended_task(self._consumer)) is not None:
                     raise BrokerError(f"the Kafka client's {name} task has ended") from error
-                if not (self.is_over(error) or offsets.closed):
+                if not (self.is_harmless(error) or offsets.closed):
                     passed = self._pass_over(key, offsets, position, error, room - len(found))
                     found += [(offsets, record) for record in passed]
                 return found
             if not fetched:
                 return found
-            found += self._enter(key, fetched)
+            found += self._register_fetched(key, fetched)
         return found
 
-    def _enter(self, key: PartitionKey, fetched: Mapping[TopicPartition, Sequence[Record]]) -> Found:
-        started = [record for records in fetched.values() for record in self._begin(records)]
+    def _register_fetched(
+        self, key: PartitionKey, fetched: Mapping[TopicPartition, Sequence[Record]]
+    ) -> Found:
+        registered = [record for records in fetched.values() for record in self._register(records)]
         offsets = self._ledger.offsets(key)
-        return [] if offsets is None else [(offsets, record) for record in started]
+        return [] if offsets is None else [(offsets, record) for record in registered]
 
     def _pass_over(
         self, key: PartitionKey, offsets: PartitionOffsets, position: int, error: Exception, room: int
     ) -> list[CorruptRecord]:
-        """Report the record at *position*, or all of its batch from there on, as far as there is room."""
+        """Pass over the record at *position*, or over the rest of its batch, up to *room* records."""
         first, end = position, position + 1
-        detail = f"it cannot be taken out of its batch ({type(error).__name__})"
+        detail = f"it cannot be read from its batch ({type(error).__name__})"
         if isinstance(error, UnreadableBatchError):
             first, detail = max(position, error.first), error.detail  # compaction leaves gaps
             known = min(error.end or 0, first + room, self._consumer.highwater(TopicPartition(*key)) or 0)

@@ -1,12 +1,14 @@
-"""The member of the group: a source that is made anew when its consumer is beyond repair.
+"""A member of the consumer group that replaces its consumer when it is broken.
 
-What is in flight is finished and committed before, as in every rebalance, where the old consumer still can.
-The new one joins the group as another member, and gets new books: what the old one finishes moves nothing.
+Before that, what is in flight is finished and committed as in a rebalance, if the old consumer still can. The
+new consumer joins as another member and opens its partitions anew, so what the old one finishes later moves
+no offset.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,8 +18,8 @@ from aiokafka import AIOKafkaConsumer
 from fivestage.core.ledger import PartitionKey
 from fivestage.errors import BrokerError, FencedError, FivestageError
 from fivestage.kafka import aiokafka_internals
-from fivestage.kafka.connection.rebuild import STOP_S, Rebuilds, attempt_within
-from fivestage.kafka.connection.rebuild_policy import Progress, Sightings, Trouble
+from fivestage.kafka.connection.rebuild import Rebuilder
+from fivestage.kafka.connection.rebuild_policy import ClientFault, Debounce, StallTracker
 from fivestage.kafka.consumer.progress import ProgressWatch
 from fivestage.kafka.consumer.source import Source
 
@@ -28,12 +30,12 @@ if TYPE_CHECKING:
     from fivestage.core.observer import Observer
     from fivestage.core.reachability import Reachability
     from fivestage.core.records import CorruptRecord, Record
-    from fivestage.kafka.consumer.source import MakeConsumer, OnUnanswered
+    from fivestage.kafka.consumer.client import OnUnanswered
+    from fivestage.kafka.consumer.source import MakeConsumer
     from fivestage.settings import Settings
 
 JOINED_WITHIN_S = 120.0
-"""A rebalance takes as long as kafka.rebalance_timeout_ms, or a few of them."""
-
+"""How long joining may take: a rebalance takes kafka.rebalance_timeout_ms, or a few times that."""
 LOG_WAIT_AFTER_S = 1.0
 """An ordinary rebalance takes less."""
 
@@ -42,16 +44,8 @@ T = TypeVar("T")
 log = structlog.get_logger("fivestage.kafka.consumer.group_member")
 
 
-class _BrokenError(BrokerError):
-    """The consumer is beyond repair."""
-
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__(trouble.text)
-        self.trouble = trouble
-
-
 class GroupMember:
-    """Consumes one topic as a member of a group, with one consumer after another.
+    """Consumes the input topics as a member of a group, with one consumer after another.
 
     Args:
         settings: Where to connect and how.
@@ -74,46 +68,43 @@ class GroupMember:
         make_consumer: MakeConsumer = AIOKafkaConsumer,
         reach: Reachability | None = None,
     ) -> None:
-        self._on_unanswered = on_unanswered
-        self._settings = settings
-        self._make_consumer = make_consumer
-        self._observer = observer
+        self._kafka = settings.kafka
         self._ledger = ledger
         self._on_revoked = on_revoked
-        self._source = self._make()
-        self._rebuilds = Rebuilds("consumer", observer, reach)
-        self.stalls = ProgressWatch(ledger, self.mark_for_replacement)
-        self.joining = Progress(JOINED_WITHIN_S)
+        self._make_source = partial(
+            Source,
+            settings,
+            ledger,
+            on_revoked,
+            observer,
+            on_unanswered=on_unanswered,
+            make_consumer=make_consumer,
+        )
+        self._source = self._make_source()
+        self._rebuilder = Rebuilder("consumer", observer, reach)
+        self.progress = ProgressWatch(ledger, self.mark_for_replacement)
+        self.join_tracker = StallTracker(JOINED_WITHIN_S)
         self._group = PartitionKey(settings.topics.queries, -1)
-        self._waits_since: float | None = None
-        """When the wait for the group began; infinite once the log says so."""
-        self._to_replace: Trouble | None = None
-        self._sightings = Sightings()
+        """Stands for the group in the tracker, which tracks partitions."""
+        self._joining_since: float | None = None
+        """When it began to wait for the group; infinite once that is logged."""
+        self._to_replace: ClientFault | None = None
+        self._debounce = Debounce()
         self._fetching: asyncio.Timeout | None = None
-        """The limit of the fetch under way, which has none until it is of no use."""
+        """The time limit of the fetch in flight: none, until the consumer is found broken."""
         self._paused = False
         self._stopping = False
         self._replacing: asyncio.Task[Any] | None = None
-        """The wait for a new consumer, which may be long."""
-        self.trouble: Trouble | None = None
-        """Why the consumer is being made anew, while it is."""
-
-    def _make(self) -> Source:
-        return Source(
-            self._settings,
-            self._ledger,
-            self._on_revoked,
-            self._observer,
-            on_unanswered=self._on_unanswered,
-            make_consumer=self._make_consumer,
-        )
+        """The step of a rebuild that is waited for, which may take long."""
+        self.fault: ClientFault | None = None
+        """Why the consumer is being replaced, while it is."""
 
     def __repr__(self) -> str:
-        return f"<GroupMember {self._source}{' being rebuilt' if self.trouble else ''}>"
+        return f"<GroupMember {self._source}{' being rebuilt' if self.fault else ''}>"
 
     @property
     def consumer(self) -> AIOKafkaConsumer:
-        """The consumer of the moment."""
+        """The current consumer."""
         return self._source.consumer
 
     async def start(self) -> None:
@@ -121,120 +112,122 @@ class GroupMember:
         await self._source.start()
 
     async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
-        """Wait a little for records, or for a new consumer. Never cancel this; it returns by itself.
+        """Wait a little for records; if the consumer is broken, until it is replaced. Do not cancel this.
 
         Raises:
             ConfigurationError: this principal may not read the topic or use the group.
-            FencedError: another process has taken this one's place.
-            BrokerError: the consumer was rebuilt too often, or cannot be.
+            FencedError: another process has this static member's place.
+            BrokerError: the consumer was rebuilt too often, or a new one cannot connect.
         """
         if self._paused:
-            self.stalls.excuse()
+            self.progress.reset()
         else:
-            self.stalls.look(self.consumer)
-        trouble = self._broken()
-        if trouble is None:
-            try:
-                return await self._fetch(max_records)
-            except _BrokenError as broken:
-                trouble = broken.trouble
-            except FencedError:
-                raise  # a new consumer would take the place back, and so on
-            except BrokerError as error:
-                trouble = Trouble(type(error.__cause__ or error).__name__, str(error))
+            self.progress.check(self.consumer)
+        fault = self._confirmed_fault()
+        if fault is None:
+            fetched = await self._fetch(max_records)
+            if not isinstance(fetched, ClientFault):
+                return fetched
+            fault = fetched
         if not self._stopping:
-            await self._rebuild(trouble)
+            await self._rebuild(fault)
         return []
 
-    async def _fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
-        """Fetch until ``look`` says that it is no use: some fetches of a broken consumer never return."""
+    async def _fetch(self, max_records: int) -> Sequence[Record | CorruptRecord] | ClientFault:
+        """Fetch; returns the fault if the consumer must be replaced.
+
+        A fetch of a broken consumer may never return, so ``look`` can end it.
+        """
         try:
             async with asyncio.timeout(None) as scope:
                 self._fetching = scope
                 return await self._source.fetch(max_records)
         except TimeoutError:
-            trouble = self._cause()
+            return self._current_fault() or ClientFault("timeout", "the Kafka client gave up a fetch")
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            trouble = self._cause() or Trouble("cancelled", "the Kafka client has cancelled a fetch")
+            return self._current_fault() or ClientFault("cancelled", "the Kafka client has cancelled a fetch")
+        except FencedError:
+            raise  # a new consumer would take the place back, and so on
+        except BrokerError as error:
+            return ClientFault(type(error.__cause__ or error).__name__, str(error))
         finally:
             self._fetching = None
-        raise _BrokenError(trouble or Trouble("timeout", "the Kafka client gave up a fetch"))
 
     def look(self) -> None:
-        """End the fetch under way where its consumer is beyond repair; to be called twice a second."""
-        waiting = self.trouble is None and self._source.is_joining
+        """Check the consumer, and end the fetch in flight if it is broken. Call this twice a second."""
+        joining = self.fault is None and self._source.is_joining
         now = asyncio.get_running_loop().time()
-        self._log_wait(now, waiting=waiting)
-        if self.joining.look({self._group: None} if waiting else {}, now):
-            text = "the group's coordinator answers, but the group is not joined for long"
-            self.mark_for_replacement(self.consumer, Trouble("not_joined", text))
+        self._log_join(now, joining=joining)
+        if self.join_tracker.update({self._group: None} if joining else {}, now):
+            text = "the group's coordinator answers, but the member could not join for long"
+            self.mark_for_replacement(self.consumer, ClientFault("not_joined", text))
         fetching = self._fetching
-        if fetching is not None and not fetching.expired() and self._broken() is not None:
+        if fetching is not None and not fetching.expired() and self._confirmed_fault() is not None:
             fetching.reschedule(now)
 
-    def _log_wait(self, now: float, *, waiting: bool) -> None:
-        """Say once what a start waits for: brokers keep a killed member's place until its session ends."""
-        if not waiting:
-            self._waits_since = None
-        elif self._waits_since is None:
-            self._waits_since = now
-        elif now - self._waits_since >= LOG_WAIT_AFTER_S:
-            self._waits_since = inf
+    def _log_join(self, now: float, *, joining: bool) -> None:
+        """Log once what joining waits for: a killed member keeps its place until its session ends."""
+        if not joining:
+            self._joining_since = None
+        elif self._joining_since is None:
+            self._joining_since = now
+        elif now - self._joining_since >= LOG_WAIT_AFTER_S:
+            self._joining_since = inf
             log.info(
                 "waiting for the group",
-                group=self._settings.kafka.group_id,
-                at_most_s=self._settings.kafka.rebalance_timeout_ms / 1000,
+                group=self._kafka.group_id,
+                at_most_s=self._kafka.rebalance_timeout_ms / 1000,
                 reason="running members finish their queries; the session of a killed one must time out",
             )
 
-    def _broken(self) -> Trouble | None:
-        """Why the consumer is of no use, if it is: an ended task may be about to have a successor."""
-        trouble = self._source.trouble
+    def _confirmed_fault(self) -> ClientFault | None:
+        """Why the consumer must be replaced. An ended task must be seen twice: aiokafka may restart it."""
+        fault = self._source.fault
         now = asyncio.get_running_loop().time()
-        stays = self._sightings.look(trouble and trouble.reason, now) is not None
-        return self._to_replace or (trouble if stays else None)
+        is_confirmed = self._debounce.update(fault and fault.reason, now) is not None
+        return self._to_replace or (fault if is_confirmed else None)
 
-    def _cause(self) -> Trouble | None:
-        """Why a fetch has failed: what is seen now is reason enough."""
-        return self._to_replace or self._source.trouble
+    def _current_fault(self) -> ClientFault | None:
+        """The likely cause of a fetch that has failed: no second observation is needed."""
+        return self._to_replace or self._source.fault
 
-    def mark_for_replacement(self, consumer: AIOKafkaConsumer, trouble: Trouble) -> None:
-        """Have *consumer* replaced, unless it has been already."""
-        if consumer is self.consumer and self.trouble is None:
-            self._to_replace = trouble
+    def mark_for_replacement(self, consumer: AIOKafkaConsumer, fault: ClientFault) -> None:
+        """Replace *consumer* at the next fetch, unless it has been replaced already."""
+        if consumer is self.consumer and self.fault is None:
+            self._to_replace = fault
 
-    # Another consumer
+    # Replacing the consumer
 
     def stop_rebuilding(self) -> None:
-        """The service ends: make no new consumer, and wait for none. An old one still commits first."""
+        """The service stops: make no new consumer and wait for none. A broken one is still retired."""
         self._stopping = True
         if self._replacing is not None:
             self._replacing.cancel()
 
-    async def _rebuild(self, trouble: Trouble) -> None:
-        self.trouble = trouble
-        await self._unless_stopping(self._rebuilds.permit(trouble))
+    async def _rebuild(self, fault: ClientFault) -> None:
+        self.fault = fault
+        await self._unless_stopping(self._rebuilder.permit(fault))
         if self._stopping:
             return
         await self._retire()
-        connecting = self._rebuilds.connected(self._make, lambda source: source.start())
+        connecting = self._rebuilder.connect(self._make_source, lambda source: source.start())
         source = await self._unless_stopping(connecting)
         if source is None:
             return
         self._source = source
-        self._to_replace = self.trouble = None
-        self._sightings = Sightings()
-        self.stalls.excuse()
+        self._to_replace = self.fault = None
+        self._debounce = Debounce()
+        self.progress.reset()
         if self._stopping:
             await self._source.stop()
         elif self._paused:
-            self._source.pause()
+            self._source.pauses.pause_all()
 
     async def _unless_stopping(self, step: Coroutine[Any, Any, T]) -> T | None:
-        """Wait for a step of a rebuild; None when the service ends before it does."""
+        """Wait for a step of a rebuild; None if the service stops first."""
         task = self._replacing = asyncio.ensure_future(step)
         if self._stopping:
             task.cancel()
@@ -246,7 +239,7 @@ class GroupMember:
         return None if task.cancelled() and self._stopping else task.result()
 
     async def _retire(self) -> None:
-        """Finish, commit and leave, as far as the old consumer can; nothing of it counts afterwards."""
+        """Finish and commit what is in flight and leave the group, as far as the old consumer can."""
         old, keys = self._source, frozenset(self._ledger.partitions)
         try:
             if keys:
@@ -256,38 +249,38 @@ class GroupMember:
         finally:
             old.retire()
             self._ledger.revoke(frozenset(self._ledger.partitions))
-        failure = await attempt_within(old.stop, STOP_S)
-        if failure is not None:
-            log.warning("left behind", part="consumer", cause=failure)
-        aiokafka_internals.cut(old.consumer)
+        await self._rebuilder.stop(old)
+        aiokafka_internals.abort_consumer(old.consumer)
 
-    # The source of the moment
+    # The current source
 
     def pause(self) -> None:
-        """See Source."""
+        """Stop fetching; ``fetch`` must still be called, so that the group sees a live member."""
         self._paused = True
-        self._source.pause()
+        self._source.pauses.pause_all()
 
     def resume(self) -> None:
-        """See Source."""
+        """Fetch again."""
         self._paused = False
-        self._source.resume()
+        self._source.pauses.resume_all()
 
     def lag(self) -> dict[PartitionKey, int]:
         """See Source."""
         return self._source.lag()
 
-    def not_joined(self) -> str | None:
-        """See Source."""
-        if self.trouble is not None:
-            return f"the consumer is being rebuilt: {self.trouble.text}"
-        return self._source.not_joined()
+    @property
+    def unready(self) -> str | None:
+        """See Source; also the fault while the consumer is being replaced."""
+        if self.fault is not None:
+            return f"the consumer is being rebuilt: {self.fault.text}"
+        return self._source.unready
 
-    def held_up(self) -> str | None:
-        """See Source."""
-        return self._source.held_up()
+    @property
+    def halted(self) -> str | None:
+        """See PartitionPauses."""
+        return self._source.pauses.halted
 
     async def stop(self) -> None:
-        """See Source."""
+        """Leave the group and disconnect. This can hang: the caller limits it."""
         self.stop_rebuilding()
         await self._source.stop()

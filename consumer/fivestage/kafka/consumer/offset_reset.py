@@ -1,31 +1,30 @@
-"""Where to read on when there is no position, or one outside of what the log holds (``auto_offset_reset``).
+"""Chooses where to read when there is no position or an out-of-range one (``kafka.auto_offset_reset``).
 
-aiokafka would do the same without a log line. Records that retention deleted before they were read deserve
-one, and a count.
+aiokafka would reset silently. Here every reset is logged and counted, with the number of records that
+retention deleted before they were read.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from fivestage.core.ledger import PartitionKey
 from fivestage.errors import ConfigurationError
-from fivestage.kafka.connection.connection import missing_right
+from fivestage.kafka.connection.connection import raise_if_forbidden
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
     from fivestage.core.ledger import Ledger, PartitionOffsets
     from fivestage.core.observer import Observer
-
-    Reset = Literal["earliest", "latest", "error"]
+    from fivestage.settings import Settings
 
 LOST_POSITION = (NoOffsetForPartitionError, OffsetOutOfRangeError)
-"""What a fetch raises, for one partition at a time, until it is told where to read."""
+"""What every fetch raises, for one partition at a time, until ``seek`` sets its position."""
 
 RETRY_S = 0.2
 
@@ -33,76 +32,65 @@ log = structlog.get_logger("fivestage.kafka.consumer.offset_reset")
 
 
 class OffsetReset:
-    """Finds the place to read on: the earliest record that is there, or the end.
+    """Sets the position of a partition to its earliest record, or to its end.
 
     Args:
         consumer: The consumer whose fetch raised.
-        ledger: Learns of records that will never come.
-        observer: Counts every position given up.
-        topic: For messages.
-        group_id: For messages.
-        reset: What ``kafka.auto_offset_reset`` says.
+        ledger: Skips the offsets of records that will never be read.
+        observer: Counts every reset.
+        settings: Topic and group, and ``kafka.auto_offset_reset``.
     """
 
     def __init__(
-        self,
-        consumer: AIOKafkaConsumer,
-        ledger: Ledger,
-        observer: Observer,
-        *,
-        topic: str,
-        group_id: str,
-        reset: Reset = "earliest",
+        self, consumer: AIOKafkaConsumer, ledger: Ledger, observer: Observer, settings: Settings
     ) -> None:
-        self._topic = topic
-        self._group_id = group_id
-        self._reset = reset
+        self._topic = settings.topics.queries
+        self._group_id = settings.kafka.group_id
+        self._reset = settings.kafka.auto_offset_reset
         self._consumer = consumer
         self._ledger = ledger
         self._observer = observer
 
     async def restore(self, error: NoOffsetForPartitionError | OffsetOutOfRangeError) -> None:
-        """Give the partition that *error* names a position; where that fails, it will be raised again.
+        """Set the position of the partition in *error*. If that fails, the next fetch raises again.
 
         Raises:
-            ConfigurationError: no position is to be chosen, or this principal may not read the topic.
+            ConfigurationError: the setting is ``error``, or this principal may not read the topic.
         """
         try:
             if isinstance(error, NoOffsetForPartitionError):
-                await self._begin(error.args[0])
+                await self._set_first(error.args[0])
             else:
                 for partition, position in error.args[0].items():
-                    await self._move(partition, position)
-        except IllegalStateError:  # taken away meanwhile
+                    await self._replace(partition, position)
+        except IllegalStateError:  # the partition was revoked meanwhile
             return
         except KafkaError as failure:
-            refused = missing_right(failure, topic=self._topic, group_id="")
-            if refused is not None:
-                raise refused from failure
+            raise_if_forbidden(failure, topic=self._topic, group_id="")
             log.warning("cannot look up where to read on", error_type=type(failure).__name__)
             await asyncio.sleep(RETRY_S)
 
-    async def _begin(self, partition: TopicPartition) -> None:
-        """Nothing was ever committed, or what was is gone."""
+    async def _set_first(self, partition: TopicPartition) -> None:
+        """Nothing was ever committed, or the commit has expired."""
         offsets = self._ledger.offsets(PartitionKey(*partition))
         if self._reset == "latest":
             offset = (await self._consumer.end_offsets([partition]))[partition]
         else:
             offset = (await self._consumer.beginning_offsets([partition]))[partition]
-        if offsets is None or offsets.closed:  # assigned again meanwhile: there may be a position now
+        if offsets is None or offsets.closed:  # reassigned meanwhile: there may be a position now
             return
-        self._refuse(partition, "it has no committed position")
+        self._raise_if_error(partition, "it has no committed position")
         self._consumer.seek(partition, offset)
-        self._go_on_at_end(offsets, offset)
+        self._skip_to_end(offsets, offset)
         self._observer.position_reset("none", 0)
         log.info("no position", **_where(partition), offset=offset, from_the=self._reset)
 
-    def _go_on_at_end(self, offsets: PartitionOffsets, offset: int) -> None:
-        """Have the end committed: whoever gets the partition next must not start at a later end."""
+    def _skip_to_end(self, offsets: PartitionOffsets, offset: int) -> None:
+        """Let the end be committed, so that the next owner of the partition does not start at a later end."""
         if self._reset == "latest":
             offsets.skip_to(offset)
 
-    def _refuse(self, partition: TopicPartition, why: str) -> None:
+    def _raise_if_error(self, partition: TopicPartition, why: str) -> None:
         if self._reset == "error":
             where = f"partition {partition.partition} of {partition.topic!r}"
             raise ConfigurationError(
@@ -110,23 +98,25 @@ class OffsetReset:
                 "'error'. Set one (kafka-consumer-groups --reset-offsets), or choose earliest or latest"
             )
 
-    async def _move(self, partition: TopicPartition, position: int) -> None:
-        """The broker has said that there is nothing at *position*, and never will be."""
+    async def _replace(self, partition: TopicPartition, position: int) -> None:
+        """The broker has answered that *position* is out of range."""
         offsets = self._ledger.offsets(PartitionKey(*partition))
         begins_at = (await self._consumer.beginning_offsets([partition]))[partition]
         ends_at = (await self._consumer.end_offsets([partition]))[partition]
-        if offsets is None or offsets.closed:  # assigned again meanwhile, perhaps with another position
+        if offsets is None or offsets.closed:  # reassigned meanwhile, perhaps with another position
             return
-        if begins_at <= position <= ends_at:  # it was a replica that lagged behind
+        if begins_at <= position <= ends_at:  # a lagging replica has answered
             await asyncio.sleep(RETRY_S)
             return
         kind = "beyond its end" if position > ends_at else "of deleted records"
-        self._refuse(partition, f"position {position} is {kind} ({begins_at} to {ends_at} are there)")
+        self._raise_if_error(
+            partition, f"position {position} is {kind} (offsets {begins_at} to {ends_at} exist)"
+        )
         offset = ends_at if self._reset == "latest" else begins_at
         self._consumer.seek(partition, offset)
         where = {**_where(partition), "position": position, "offset": offset}
         if position > ends_at:
-            self._start_another_log(partition, offset)
+            self._start_new_log(partition, offset)
             log.error("position beyond the end", **where, from_the=self._reset)
             return
         skipped = offset - position
@@ -134,11 +124,11 @@ class OffsetReset:
         log.error("records were deleted before they were read", skipped=skipped, **where)
         offsets.skip_to(offset)
 
-    def _start_another_log(self, partition: TopicPartition, offset: int) -> None:
-        """The log is not the one that was read: its offsets may be lower than those in the book."""
+    def _start_new_log(self, partition: TopicPartition, offset: int) -> None:
+        """The topic was recreated: its offsets may be lower than those in the ledger, so open them again."""
         key = PartitionKey(*partition)
         self._ledger.assign(frozenset({key}))
-        self._go_on_at_end(self._ledger.partitions[key], offset)
+        self._skip_to_end(self._ledger.partitions[key], offset)
         self._observer.position_reset("beyond_end", 0)
 
 

@@ -1,4 +1,4 @@
-"""Partitions that have records to read and bring none, although every task of the client lives."""
+"""Detects partitions that have records but bring none, although every task of aiokafka runs."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from fivestage.kafka import aiokafka_internals
-from fivestage.kafka.connection.rebuild_policy import STALLED_AFTER_S, Progress, Trouble
+from fivestage.kafka.connection.rebuild_policy import STALLED_AFTER_S, ClientFault, StallTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiokafka import AIOKafkaConsumer
 
-    from fivestage.core.ledger import Ledger, PartitionKey
-    from fivestage.kafka.connection.rebuild_policy import OffsetReset
+    from fivestage.core.ledger import Ledger
+    from fivestage.kafka.connection.rebuild_policy import Positions
 
-LOOK_S = 0.5
+CHECK_EVERY_S = 0.5
 CONFIRM_S = 5.0
-"""How long after the brokers said that there is something to read it must have come."""
-ASK_TIMEOUT_MS = 5000
+"""How soon records must come once the brokers have said that there are some."""
+LOOK_UP_TIMEOUT_MS = 5000
 
 log = structlog.get_logger("fivestage.kafka.consumer.progress")
 
 
 class ProgressWatch:
-    """Looks at the partitions of a consumer, and asks the brokers about those that are quiet.
+    """Watches the positions of a consumer, and looks up the ends of partitions that do not move.
 
     Args:
-        ledger: Knows which partitions may be read.
-        mark_for_replacement: Told of a consumer with partitions that are stuck.
-        stalled_after_s: How long a partition may be quiet before the brokers are asked.
-        confirm_s: How long it may be quiet after that.
+        ledger: Which partitions may be read.
+        mark_for_replacement: Called with a consumer that has stalled partitions.
+        stalled_after_s: How long a position may stay the same before the brokers are asked for the end.
+        confirm_s: How long it may stay the same after that.
     """
 
     def __init__(
         self,
         ledger: Ledger,
-        mark_for_replacement: Callable[[AIOKafkaConsumer, Trouble], None],
+        mark_for_replacement: Callable[[AIOKafkaConsumer, ClientFault], None],
         *,
         stalled_after_s: float = STALLED_AFTER_S,
         confirm_s: float = CONFIRM_S,
@@ -49,65 +49,58 @@ class ProgressWatch:
         self._ledger = ledger
         self._mark_for_replacement = mark_for_replacement
         self._confirm_s = confirm_s
-        self._progress = Progress(stalled_after_s)
-        self._next_look = 0.0
-        self._asking: asyncio.Task[None] | None = None
+        self._tracker = StallTracker(stalled_after_s)
+        self._next_check = 0.0
+        self._lookup: asyncio.Task[None] | None = None
 
-    def excuse(self) -> None:
-        """Nothing is read at the moment, and so nothing is to come."""
-        self._progress.excuse()
-        if self._asking is not None:
-            self._asking.cancel()
+    def reset(self) -> None:
+        """Start again: nothing is read at the moment, so no position is expected to move."""
+        self._tracker.reset()
+        if self._lookup is not None:
+            self._lookup.cancel()
 
-    def look(self, consumer: AIOKafkaConsumer) -> None:
-        """To be called while *consumer* is read; looks twice a second."""
+    def check(self, consumer: AIOKafkaConsumer) -> None:
+        """Call this at every fetch of *consumer*; it checks twice a second."""
         now = asyncio.get_running_loop().time()
-        if now < self._next_look or self._asking is not None:
+        if now < self._next_check or self._lookup is not None:
             return
-        self._next_look = now + LOOK_S
-        quiet = self._progress.look(self._positions(consumer), now)
-        if quiet:
-            self._asking = asyncio.ensure_future(self._ask(consumer, quiet))
-            self._asking.add_done_callback(self._asked)
+        self._next_check = now + CHECK_EVERY_S
+        stalled = self._tracker.update(self._positions(consumer), now)
+        if stalled:
+            self._lookup = asyncio.ensure_future(self._compare(consumer, stalled))
+            self._lookup.add_done_callback(self._compared)
 
-    def _positions(self, consumer: AIOKafkaConsumer) -> OffsetReset:
-        """Of the partitions that may be read, but not of those whose records are here and wait."""
+    def _positions(self, consumer: AIOKafkaConsumer) -> Positions:
+        """The positions of partitions that may be read and have no fetched records waiting."""
         wanted = [(key, TopicPartition(*key)) for key in self._ledger.within_span()]
         return {
             key: aiokafka_internals.position_of(consumer, partition)
             for key, partition in wanted
-            if not aiokafka_internals.has_fetched(consumer, partition)
+            if not aiokafka_internals.has_buffered(consumer, partition)
         }
 
-    async def _ask(self, consumer: AIOKafkaConsumer, quiet: OffsetReset) -> None:
+    async def _compare(self, consumer: AIOKafkaConsumer, stalled: Positions) -> None:
+        """Mark the consumer for replacement if partitions have records and still do not move."""
+        partitions = [TopicPartition(*key) for key in stalled]
         try:
-            behind = await self._behind(consumer, quiet)
+            ends = await aiokafka_internals.end_offsets(consumer, partitions, LOOK_UP_TIMEOUT_MS)
         except KafkaError:
-            return  # while the brokers are away, nothing is to come
+            return  # while the brokers are away, no record is expected
+        behind = [key for key, at in stalled.items() if at is None or ends[TopicPartition(*key)] > at]
         if not behind:
             return
         epoch = self._ledger.epoch
-        await asyncio.sleep(self._confirm_s)  # it may have been written just now
+        await asyncio.sleep(self._confirm_s)  # the records may be new
         if epoch != self._ledger.epoch:
             return
         positions = self._positions(consumer)
-        stuck = [key.partition for key in behind if key in positions and positions[key] == quiet[key]]
+        stuck = [key.partition for key in behind if key in positions and positions[key] == stalled[key]]
         if stuck:
-            text = f"partitions {sorted(stuck)} have records to read, and none has come for long"
-            self._mark_for_replacement(consumer, Trouble("stalled", text))
+            text = f"partitions {sorted(stuck)} have records to read, but bring none"
+            self._mark_for_replacement(consumer, ClientFault("stalled", text))
 
-    async def _behind(self, consumer: AIOKafkaConsumer, quiet: OffsetReset) -> list[PartitionKey]:
-        """Those with records to read; also those of which no position is known."""
-        wanted = [TopicPartition(*key) for key in quiet]
-        ends = await aiokafka_internals.end_offsets(consumer, wanted, ASK_TIMEOUT_MS)
-        return [
-            key
-            for key, position in quiet.items()
-            if position is None or ends[TopicPartition(*key)] > position
-        ]
-
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
-        self._progress.excuse()
+    def _compared(self, task: asyncio.Task[None]) -> None:
+        self._lookup = None
+        self._tracker.reset()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("cannot tell whether there is more to read", error_type=type(error).__name__)
+            log.warning("cannot look up the ends of partitions", error_type=type(error).__name__)

@@ -1,4 +1,4 @@
-"""The client of a producer without transactions: connections, an id, and the numbers of its records."""
+"""The connections, the producer id and the sequence numbers of an idempotent producer."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
 NO_TRANSACTION: Final[Any] = None
-FOR_EVER_MS: Final = 2**31 - 1
+NO_TIMEOUT_MS: Final = 2**31 - 1
 PAUSE_S: Final = 0.1
 
 
 class ProducerClient:
-    """Made anew for each id: brokers refuse numbers that have a gap.
+    """A client with one producer id. Brokers reject sequence numbers with a gap; then a new one is needed.
 
     Args:
-        options: Those of AIOKafkaClient.
+        options: See AIOKafkaClient.
     """
 
     def __init__(self, **options: Any) -> None:
         self.client = AIOKafkaClient(**options)
         self.identity = (-1, -1)
-        """The id and the epoch that the brokers have given it."""
+        """The producer id and its epoch, assigned by a broker."""
         self.numbers: dict[TopicPartition, int] = defaultdict(int)
-        """The number that the next record has, by partition."""
+        """The sequence number of the next record, by partition."""
 
     def __repr__(self) -> str:
         return f"<ProducerClient {self.identity[0]}>"
 
     async def start(self) -> None:
-        """Connect and get an id; the caller bounds this.
+        """Connect and get a producer id. The caller limits this.
 
         Raises:
-            KafkaError: no broker answers, or none gives an id to this principal.
+            KafkaError: no broker answers, or this principal may not get a producer id.
         """
         await self.client.bootstrap()
-        while (identity := await self._introduced()) is None:
-            await self._look_again()
+        while (identity := await self._request_id()) is None:
+            await self._refresh_metadata()
         self.identity = identity
 
-    async def _introduced(self) -> tuple[int, int] | None:
-        """An id from any broker; None where one must be asked again."""
-        request = InitProducerIdRequest(NO_TRANSACTION, FOR_EVER_MS)
+    async def _request_id(self) -> tuple[int, int] | None:
+        """Ask any broker for an id; None if it must be asked again."""
+        request = InitProducerIdRequest(NO_TRANSACTION, NO_TIMEOUT_MS)
         try:
             answer: Any = await self.client.send(self.client.get_random_node(), request)
             error = for_code(answer.error_code)
@@ -74,15 +74,15 @@ class ProducerClient:
             raise error
         return None
 
-    async def _look_again(self) -> None:
+    async def _refresh_metadata(self) -> None:
         await self.client.force_metadata_update()
         await asyncio.sleep(PAUSE_S)
 
     async def partitions(self, topics: Collection[str], within_s: float) -> dict[str, list[int]]:
-        """The partitions of topics, which the client watches from now on.
+        """Look up the partitions of topics, and keep their metadata current from now on.
 
         Raises:
-            KafkaError: a topic is not there, or must not be seen.
+            KafkaError: a topic does not exist, or this principal may not describe it.
         """
         cluster, clock = self.client.cluster, asyncio.get_running_loop().time
         end = clock() + within_s
@@ -92,7 +92,7 @@ class ProducerClient:
                 raise TopicAuthorizationFailedError(missing[0])
             if clock() > end:
                 raise UnknownTopicOrPartitionError(missing[0])
-            await self._look_again()
+            await self._refresh_metadata()
         return {topic: sorted(cluster.partitions_for_topic(topic) or ()) for topic in topics}
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""How batches are compressed before they are published."""
+"""The codecs that compress batches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fivestage.errors import ConfigurationError
 GZIP_LEVEL: Final = 1
 LZ4_LEVEL: Final = 1
 ZSTD_LEVEL: Final = 1
-"""The fastest of each: events repeat themselves so much that the others gain little, for more CPU."""
+"""The fastest level of each: events are so repetitive that higher levels gain little for more CPU."""
 
 
 class Codec(NamedTuple):
-    """One way to compress."""
+    """A compression codec."""
 
     number: int
-    """How the attributes of a batch name it."""
+    """Its number in the attributes of a batch."""
     compress: Callable[[bytes], bytes]
 
 
@@ -27,14 +27,14 @@ def codec_of(name: str) -> Codec | None:
     """The codec of ``kafka.compression``; None for ``none``.
 
     Raises:
-        ConfigurationError: the library that it takes is not installed.
+        ConfigurationError: the library for it is not installed.
     """
     if name == "none":
         return None
-    has, made = _CODECS[name]
-    if not has():
+    is_installed, found = _CODECS[name]
+    if not is_installed():
         raise ConfigurationError(f"kafka.compression = {name}: its library is not installed: install cramjam")
-    return made
+    return found
 
 
 _CODECS: Final[dict[str, tuple[Callable[[], bool], Codec]]] = {

@@ -1,4 +1,4 @@
-"""What is kept until it is acknowledged."""
+"""The records for one output partition, kept until they are acknowledged."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from fivestage.core.records import OutputRecord
     from fivestage.kafka.producer.record_batch import RecordBatch
 
-    Waiting = tuple[OutputRecord, "Delivery"]
+    QueuedRecord = tuple[OutputRecord, "Delivery"]
 
 
 ANY_SIZE: Final = 1 << 40
 
 
 class Delivery:
-    """The records of one query on their way."""
+    """The unacknowledged records of one query."""
 
     __slots__ = ("is_wanted", "on_acked", "published_at", "remaining")
 
@@ -38,79 +38,63 @@ class Delivery:
 
 
 class PartitionQueue:
-    """What waits for one output partition. One batch is under way at a time, so order is kept."""
-
-    __slots__ = (
-        "again_at",
-        "alone",
-        "attempts",
-        "batch",
-        "busy",
-        "largest",
-        "number",
-        "over",
-        "pauses",
-        "pending",
-        "place",
-        "sent_at",
-        "too_much",
-        "under_way",
-    )
+    """The queue of one output partition. One batch is in flight at a time, which keeps the order."""
 
     def __init__(self, topic: str, partition: int) -> None:
-        self.place = TopicPartition(topic, partition)
-        self.pending: deque[Waiting] = deque()
-        self.under_way: list[Waiting] = []
+        self.partition = TopicPartition(topic, partition)
+        self.pending: deque[QueuedRecord] = deque()
+        self.in_flight: list[QueuedRecord] = []
         self.batch = b""
-        """These, as they are sent, and sent again."""
-        self.number = 0
-        """The sequence number of the first of them."""
+        """The records in flight as they are sent; a retry sends the same bytes."""
+        self.sequence = 0
+        """The sequence number of the first record of the batch."""
         self.attempts = 0
         """How often the batch was sent."""
-        self.alone = 0
-        """So many records, of those that come first, are each sent in a batch of their own."""
-        self.largest = self.too_much = ANY_SIZE
-        """How large a batch of several records may be; how large the last one was that was refused for its
-        size, until one of its records is."""
-        self.pauses = 0
-        """How often in a row it had to wait before it was tried again."""
-        self.again_at = 0.0
-        """When that wait is over."""
+        self.single_records = 0
+        """How many records at the front of the queue are each sent in a batch of one."""
+        self.max_bytes = ANY_SIZE
+        """The largest batch of several records that may be sent."""
+        self.refused_bytes = ANY_SIZE
+        """The size of the last batch that was rejected as too large, until its large record is found."""
+        self.retries = 0
+        """How many pauses there were since the last success."""
+        self.retry_at = 0.0
+        """When the current pause ends."""
         self.sent_at: float | None = None
-        """Since when it is tried to send what comes first."""
+        """When sending the front of the queue was first tried; None while nothing is to be sent."""
         self.busy = False
-        """The sender has it."""
-        self.over = False
-        """No producer can publish what it holds."""
+        """Whether the sender has the queue."""
+        self.closed = False
+        """Whether no producer can publish the records in it."""
 
-    def room(self) -> int:
-        """How large the next batch may be; 0 for a record alone."""
-        if self.alone:
-            self.alone -= 1
+    def next_batch_bytes(self) -> int:
+        """The largest size of the next batch; 0 for a batch of one record."""
+        if self.single_records:
+            self.single_records -= 1
             return 0
-        self.largest = min(self.largest, self.too_much // 2)
-        return self.largest
+        self.max_bytes = min(self.max_bytes, self.refused_bytes // 2)
+        return self.max_bytes
 
     def take(self, batch: RecordBatch) -> None:
-        """Put what comes first under way, as much as fits into a batch."""
-        pending, taken = self.pending, self.under_way
+        """Move records from the front of the queue into flight, as many as fit into *batch*."""
+        pending, taken = self.pending, self.in_flight
         while pending and batch.add(pending[0][0]):
             taken.append(pending.popleft())
 
-    def settle(self) -> list[Waiting]:
-        """What was under way, and is not any more."""
-        settled, self.under_way = self.under_way, []
+    def settle(self) -> list[QueuedRecord]:
+        """Remove the batch in flight from the queue; returns its records."""
+        settled, self.in_flight = self.in_flight, []
         self.batch, self.sent_at = b"", None
-        self.attempts = self.pauses = 0
+        self.attempts = self.retries = 0
         return settled
 
     def split(self) -> None:
-        """What was under way comes first again, record by record; the sender still has the queue."""
-        self.alone += len(self.under_way)
-        self.put_back()
+        """Requeue the batch in flight to be sent record by record; the sender keeps the queue."""
+        self.single_records += len(self.in_flight)
+        self.requeue()
         self.busy = True
 
-    def put_back(self) -> None:
-        """What was under way comes first again, and nobody has it."""
+    def requeue(self) -> None:
+        """Put the batch in flight back at the front, and take the queue from the sender."""
         self.pending.extendleft(reversed(self.settle()))
         self.busy = False

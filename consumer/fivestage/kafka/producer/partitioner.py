@@ -1,7 +1,7 @@
-"""MurmurHash2, by which Kafka's clients choose the partition of a key.
+"""MurmurHash2, the hash by which Kafka clients choose the partition of a key.
 
-As in Kafka's ``Utils.murmur2``: Austin Appleby's hash of 32 bits with a seed of Kafka's own. It is here to be
-compiled with the rest: in Python it costs as much as decoding the query.
+The same as Kafka's ``Utils.murmur2``: Austin Appleby's 32-bit hash with Kafka's seed. It is compiled with the
+service, because in interpreted Python it takes as long as decoding the query.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _BITS: Final = 0xFFFFFFFF
 
 
 def murmur2(key: bytes) -> int:
-    """The hash of *key*, 0 to 2**32 - 1."""
+    """Hash *key*; returns 0 to 2**32 - 1."""
     size = len(key)
     whole = size & ~3
     found = _SEED ^ size

@@ -1,6 +1,6 @@
-"""Produce requests, written in one go.
+"""Produce requests, encoded with one copy of the batches.
 
-aiokafka writes a request field by field and level by level, and each level copies all the batches below it.
+aiokafka encodes a request level by level, and each level copies all batches again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COUNT: Final = Struct(">i")
 _PARTITION_AND_SIZE: Final = Struct(">ii")
 OLDEST: Final = ProduceRequest_v3.API_VERSION
 NEWEST: Final = ProduceRequest_v7.API_VERSION
-"""From OLDEST to NEWEST the fields of a request are these; what aiokafka may learn later is not used."""
+"""From OLDEST to NEWEST the fields are the same; later versions are not used even if aiokafka gets them."""
 
 
 class EventRequest(
@@ -37,9 +37,9 @@ class EventRequest(
     """A request of a producer without transactions.
 
     Args:
-        acks: -1 for those of all in-sync replicas.
-        timeout_ms: How long the broker may take to have them.
-        topics: Batches, by partition, by topic.
+        acks: -1: all in-sync replicas must acknowledge.
+        timeout_ms: How long the broker may wait for them.
+        topics: For each topic its partitions, each with its batch.
     """
 
     API_KEY = 0
@@ -52,15 +52,15 @@ class EventRequest(
         self._topics = topics
 
     def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
-        """The request in the newest version that the broker takes and this can write.
+        """Build the request in the newest version that both the broker and this class support.
 
         Raises:
-            IncompatibleBrokerVersion: there is none.
+            IncompatibleBrokerVersion: there is no such version.
         """
         oldest, newest = versions.get(self.API_KEY, (0, 0))
         if newest < OLDEST or oldest > NEWEST:
             raise IncompatibleBrokerVersion(
-                f"the broker takes produce requests of the versions {oldest} to {newest}, and this writes "
+                f"the broker supports versions {oldest} to {newest} of produce requests, fivestage "
                 f"{OLDEST} to {NEWEST}"
             )
         return super().prepare(versions)

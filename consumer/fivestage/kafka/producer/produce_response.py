@@ -1,4 +1,4 @@
-"""What a broker's answer to a batch means."""
+"""The error codes in a broker's answer to a produce request."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from aiokafka.errors import (
     for_code,
 )
 
-HAS_IT: Final = (NoError.errno, DuplicateSequenceNumber.errno)
-MOVED: Final = {72: "LISTENER_NOT_FOUND", 74: "FENCED_LEADER_EPOCH", 75: "UNKNOWN_LEADER_EPOCH"}
-"""What aiokafka does not know, or not as this: the partition is led by another broker, or will be soon."""
+STORED_CODES: Final = (NoError.errno, DuplicateSequenceNumber.errno)
+LEADER_CHANGED: Final = {72: "LISTENER_NOT_FOUND", 74: "FENCED_LEADER_EPOCH", 75: "UNKNOWN_LEADER_EPOCH"}
+"""Codes that aiokafka lacks or does not treat as a change of the leader."""
 TOO_LARGE: Final = {10: "MESSAGE_TOO_LARGE", 18: "RECORD_LIST_TOO_LARGE"}
 CONTENT: Final = {**TOO_LARGE, 32: "INVALID_TIMESTAMP", 87: "INVALID_RECORD"}
-"""What a broker says of the content of a batch, of which it has taken nothing then."""
+"""Rejections of a batch for its content; no part of the batch is stored."""
 
 
 class ContentRefusedError(KafkaError):
-    """The broker does not take a batch for what is in it.
+    """The broker rejects a batch for its content.
 
     Args:
         code: One of CONTENT.
@@ -36,12 +36,12 @@ class ContentRefusedError(KafkaError):
 
     @property
     def is_size(self) -> bool:
-        """A smaller batch may be taken."""
+        """Whether a smaller batch may be accepted."""
         return self.code in TOO_LARGE
 
 
 def errors_of(response: Any) -> dict[TopicPartition, KafkaError | None]:
-    """What was wrong with each batch; None with one that the broker has."""
+    """The error of each batch; None for a batch that is stored."""
     return {
         TopicPartition(topic, answer[0]): error_of(answer[1])
         for topic, answers in response.topics
@@ -50,12 +50,12 @@ def errors_of(response: Any) -> dict[TopicPartition, KafkaError | None]:
 
 
 def error_of(code: int) -> KafkaError | None:
-    """The error that a code stands for."""
-    if code in HAS_IT:
+    """The error that a code stands for; None if the batch is stored."""
+    if code in STORED_CODES:
         return None
     if code in CONTENT:
         return ContentRefusedError(code)
-    if code in MOVED:
-        return NotLeaderForPartitionError(f"{MOVED[code]} (code {code})")
+    if code in LEADER_CHANGED:
+        return NotLeaderForPartitionError(f"{LEADER_CHANGED[code]} (code {code})")
     kind = for_code(code)
     return kind(f"code {code}") if kind is UnknownError else kind()

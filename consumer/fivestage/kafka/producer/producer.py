@@ -1,21 +1,20 @@
-"""The producer, made anew when it is beyond repair.
+"""Holds the current producer client and replaces it when it is broken.
 
-A batch that is refused takes its sequence numbers with it, and brokers refuse whatever follows it. That
-cannot be mended in place.
+A rejected batch leaves a gap in the sequence numbers of its partition, and brokers reject every batch after a
+gap. Only a new producer id helps.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
-
-import structlog
 
 from fivestage.errors import BrokerError
 from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.connection import client_options
 from fivestage.kafka.connection.preflight import answering_server
-from fivestage.kafka.connection.rebuild import STOP_S, Rebuilds, attempt_within
+from fivestage.kafka.connection.rebuild import Rebuilder
 from fivestage.kafka.producer.client import ProducerClient
 from fivestage.kafka.producer.compression import codec_of
 
@@ -24,29 +23,25 @@ if TYPE_CHECKING:
 
     from fivestage.core.observer import Observer
     from fivestage.core.reachability import Reachability
-    from fivestage.kafka.connection.rebuild_policy import Trouble
+    from fivestage.kafka.connection.rebuild_policy import ClientFault
     from fivestage.settings import Settings
-
-    MakeProducer = Callable[..., ProducerClient]
-
-log = structlog.get_logger("fivestage.kafka.producer.producer")
 
 
 class Producer:
-    """Holds the client of the moment.
+    """The producer client, and the settings by which its batches and requests are made.
 
     Args:
         settings: Where to connect and how.
-        observer: Notified of every rebuild.
+        observer: Notified of every rebuild, and of throttling.
         reach: Whether brokers can be reached.
-        max_record_bytes: The largest record that all output topics take.
+        max_record_bytes: The largest record that all output topics accept.
         on_retiring: Awaited before a client is stopped: nothing may be sent with it afterwards.
-        on_rebuilt: Called when there is a new one.
-        on_failure: Called when there will be none.
-        make_client: Makes the client; a simulation puts another in its place.
+        on_rebuilt: Called when a new client is connected.
+        on_failure: Called when no new client will be made.
+        make_client: Makes the client; a simulation passes another.
 
     Raises:
-        ConfigurationError: what ``kafka.compression`` takes is not installed.
+        ConfigurationError: the library for ``kafka.compression`` is not installed.
     """
 
     def __init__(
@@ -58,29 +53,32 @@ class Producer:
         on_retiring: Callable[[], Awaitable[None]],
         on_rebuilt: Callable[[], None],
         on_failure: Callable[[BrokerError], None],
-        make_client: MakeProducer = ProducerClient,
+        make_client: Callable[..., ProducerClient] = ProducerClient,
         reach: Reachability | None = None,
     ) -> None:
+        self._kafka = settings.kafka
+        self._topics = settings.topics.outputs.values()
         self._make_client = make_client
-        self._settings = settings
         self.max_batch_bytes = min(settings.kafka.publish_batch_bytes, max_record_bytes)
         self.max_request_bytes = settings.kafka.publish_request_bytes
+        self.request_timeout_ms = settings.kafka.request_timeout_ms
         self.codec = codec_of(settings.kafka.compression)
+        self.on_throttled = partial(observer.throttled, "producer")
         self._on_retiring = on_retiring
         self._on_rebuilt = on_rebuilt
         self._on_failure = on_failure
-        self._rebuilds = Rebuilds("producer", observer, reach)
+        self._rebuilder = Rebuilder("producer", observer, reach)
         self._rebuilding: asyncio.Task[None] | None = None
         self._stopping = False
-        self.trouble: Trouble | None = None
-        """Why the client is being made anew; nothing may be sent meanwhile."""
+        self.fault: ClientFault | None = None
+        """Why the client is being rebuilt, while it is; nothing may be sent meanwhile."""
         self.client = self._make()
 
     def __repr__(self) -> str:
-        return f"<Producer {'ok' if self.trouble is None else self.trouble.reason}>"
+        return f"<Producer {'ok' if self.fault is None else self.fault.reason}>"
 
     def _make(self) -> ProducerClient:
-        return self._make_client(**client_options(self._settings.kafka))
+        return self._make_client(**client_options(self._kafka))
 
     async def start(self) -> dict[str, list[int]]:
         """Connect; returns the partitions of the output topics.
@@ -91,47 +89,43 @@ class Producer:
         return await self._connect(self.client)
 
     async def _connect(self, client: ProducerClient) -> dict[str, list[int]]:
-        kafka = self._settings.kafka
-        aiokafka_internals.bootstrap_from(client.client, lambda: answering_server(kafka))
+        aiokafka_internals.bootstrap_from(client.client, lambda: answering_server(self._kafka))
         await client.start()
-        within_s = self._settings.kafka.request_timeout_ms / 1000
-        return await client.partitions(self._settings.topics.outputs.values(), within_s)
+        return await client.partitions(self._topics, self.request_timeout_ms / 1000)
 
-    def rebuild(self, trouble: Trouble) -> None:
-        """Make the client anew, unless that is being done or the end has come."""
-        if self.trouble is None and not self._stopping:
-            self.trouble = trouble
-            self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(trouble))
+    def partition_count(self, topic: str) -> int:
+        """The number of partitions as of the last metadata; 0 if the topic does not exist or is hidden."""
+        return len(self.client.client.cluster.partitions_for_topic(topic) or ())
 
-    def hang_up(self, host: str, port: int) -> None:
-        """A broker has not answered others for too long: an idle connection to it may be as dead as theirs.
+    def rebuild(self, fault: ClientFault) -> None:
+        """Replace the client, unless it is being replaced or the service stops."""
+        if self.fault is None and not self._stopping:
+            self.fault = fault
+            self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(fault))
 
-        The first batch on it would have to wait for as long again to find that out.
+    def close_idle_connections(self, host: str, port: int) -> None:
+        """Close idle connections to a broker that did not answer the consumer: they may be dead too.
+
+        Otherwise the next batch would find that out by a whole request timeout.
         """
-        aiokafka_internals.hang_up(self.client.client, host, port)
+        aiokafka_internals.close_idle_connections(self.client.client, host, port)
 
-    async def _rebuild(self, trouble: Trouble) -> None:
+    async def _rebuild(self, fault: ClientFault) -> None:
         try:
-            await self._rebuilds.permit(trouble)
-            await self._retire()
-            self.client = await self._rebuilds.connected(self._make, self._connect)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the service must know
+            await self._rebuilder.permit(fault)
+            await self._on_retiring()
+            await self._rebuilder.stop(self.client)
+            aiokafka_internals.abort_client(self.client.client)
+            self.client = await self._rebuilder.connect(self._make, self._connect)
+        except Exception as error:  # noqa: BLE001 - the service stops after any
             text = str(error) if isinstance(error, BrokerError) else f"internal error: {type(error).__name__}"
             self._on_failure(BrokerError(text))
             return
-        self.trouble = None
+        self.fault = None
         self._on_rebuilt()
 
-    async def _retire(self) -> None:
-        """End the old client. What it has under way may still be acknowledged, if brokers answer."""
-        await self._on_retiring()
-        failure = await attempt_within(self.client.stop, STOP_S)
-        if failure is not None:
-            log.warning("left behind", part="producer", cause=failure)
-        aiokafka_internals.disconnect(self.client.client)
-
     async def stop(self) -> None:
-        """Disconnect. The caller bounds this: with the brokers away it never returns."""
+        """Disconnect. Without brokers this never returns: the caller limits it."""
         self._stopping = True
         if self._rebuilding is not None:
             self._rebuilding.cancel()

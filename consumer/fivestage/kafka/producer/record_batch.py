@@ -1,7 +1,6 @@
-"""A batch of records to publish, written as it goes over the wire.
+"""Builds record batches in Kafka's wire format.
 
-aiokafka's own is given keys, values and single headers. This one takes records as ``core.encode`` has written
-them.
+aiokafka builds them from keys, values and headers. Here ``core.codec`` has encoded the headers before.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class RecordBatch:
     """Records for one partition.
 
     Args:
-        max_bytes: When it is full, before it is compressed; a larger record gets a batch of its own.
+        max_bytes: The largest size before compression; a larger record is a batch by itself.
     """
 
     __slots__ = ("_max_bytes", "_records", "_timestamp", "size")
@@ -41,7 +40,7 @@ class RecordBatch:
         self._records: list[bytes] = []
         self._timestamp = int(time.time() * 1000)
         self.size = HEADER_BYTES
-        """In bytes, before it is compressed."""
+        """In bytes, before compression."""
 
     def __repr__(self) -> str:
         return f"<RecordBatch {len(self._records)} records, {self.size} bytes>"
@@ -50,7 +49,7 @@ class RecordBatch:
         return len(self._records)
 
     def add(self, record: OutputRecord) -> bool:
-        """Add a record; False when it is full."""
+        """Add a record; False if it does not fit."""
         encoded = record_bytes(record, len(self._records))
         if self._records and self.size + len(encoded) > self._max_bytes:
             return False
@@ -61,7 +60,7 @@ class RecordBatch:
     def encode(
         self, producer_id: int, producer_epoch: int, sequence: int, codec: Codec | None = None
     ) -> bytes:
-        """The whole batch; *sequence* is the number of its first record among those of the partition."""
+        """Encode the batch; *sequence* is the sequence number of its first record."""
         count, when = len(self._records), self._timestamp
         attributes, records = 0, b"".join(self._records)
         if codec is not None:

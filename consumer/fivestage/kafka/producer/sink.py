@@ -1,11 +1,9 @@
-"""The sink: publishes events in batches, one per partition at a time.
+"""Publishes events in batches, one batch in flight per partition.
 
-A partition's next batch fills while its last one is under way, so batches grow with the load and nothing
-waits when there is none. What is not acknowledged is sent again and again: the bound on that is
-``oldest_unacked_s``, watched by the service.
-
-When the producer has to be made anew, what was not acknowledged goes back to the head of its queue, and is
-published again under the same ids and in the same order.
+While a batch is in flight the next one fills, so batches grow with the load, and without load nothing waits.
+A batch that is not acknowledged is retried without end; the service watches ``oldest_unacked_s`` and limits
+that. When the producer is rebuilt, unacknowledged records return to the front of their queues and are
+published again, under the same ids and in the same order.
 """
 
 from __future__ import annotations
@@ -14,22 +12,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    IncompatibleBrokerVersion,
-    InvalidTopicError,
-    KafkaError,
-    TopicAuthorizationFailedError,
-)
+from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError
 
-from fivestage.core.codec.refused_event import REFUSED, TOO_LARGE, name_of, without_data
 from fivestage.core.reachability import Reachability
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
-from fivestage.kafka.connection.rebuild_policy import Trouble
+from fivestage.kafka.connection.rebuild_policy import ClientFault
 from fivestage.kafka.producer.client import ProducerClient
-from fivestage.kafka.producer.partition_queue import ANY_SIZE, Delivery, PartitionQueue
+from fivestage.kafka.producer.partition_queue import Delivery, PartitionQueue
 from fivestage.kafka.producer.partitioner import murmur2
 from fivestage.kafka.producer.producer import Producer
+from fivestage.kafka.producer.rejected_batch import RejectedBatches
 from fivestage.kafka.producer.sender import Sender
 
 if TYPE_CHECKING:
@@ -37,27 +29,24 @@ if TYPE_CHECKING:
 
     from fivestage.core.observer import Observer
     from fivestage.core.records import Output, OutputRecord
-    from fivestage.kafka.producer.partition_queue import Waiting
-    from fivestage.kafka.producer.produce_response import ContentRefusedError
+    from fivestage.kafka.producer.partition_queue import QueuedRecord
     from fivestage.settings import Settings
 
 LATE_LOOKS = 3
-"""How often in a row a batch must be found late: a process that was stopped finds its clocks ahead."""
-PERMANENT_ERRORS = (InvalidTopicError, IncompatibleBrokerVersion)
-"""Another producer would be told the same."""
+"""How many looks in a row must find a batch late: one may follow a jump of the clock."""
 
 log = structlog.get_logger("fivestage.kafka.producer.sink")
 
 
 class Sink:
-    """Publishes records and tells when they are acknowledged.
+    """Publishes records and reports when they are acknowledged.
 
     Args:
         settings: Where to connect and how.
-        observer: Told of every acknowledged batch.
-        on_failure: Called when a partition can be published to no more; what waits for it stays unfinished.
-        max_record_bytes: The largest record that all output topics take.
-        make_producer: Makes the client; tests put another in its place.
+        observer: Notified of every acknowledged batch.
+        on_failure: Called when a partition can no longer be published to; its records stay unacknowledged.
+        max_record_bytes: The largest record that all output topics accept.
+        make_producer: Makes the client; tests pass another.
         reach: Whether brokers can be reached.
     """
 
@@ -76,7 +65,6 @@ class Sink:
         self._observer = observer
         self._on_failure = on_failure
         self._batch_patience_s = settings.kafka.publish_timeout_ms / 1000 / 2
-        self._request_timeout_ms = settings.kafka.request_timeout_ms
         self._queues: dict[Output, list[PartitionQueue]] = {}
         self._ready: list[PartitionQueue] = []
         self._sender: Sender | None = None
@@ -93,12 +81,13 @@ class Sink:
             make_client=make_producer,
             reach=self._reach,
         )
+        self._rejected = RejectedBatches(self.producer, observer, on_failure)
 
     def __repr__(self) -> str:
         return f"<Sink {len(self._open)} unacknowledged>"
 
     async def start(self) -> None:
-        """Connect and learn the partitions of the output topics.
+        """Connect and look up the partitions of the output topics.
 
         Raises:
             BrokerError: no broker answers.
@@ -107,8 +96,8 @@ class Sink:
         try:
             partitions = await self.producer.start()
         except ClusterAuthorizationFailedError:
-            routing = "grant IdempotentWrite on the cluster to this principal"
-            raise ConfigurationError(f"not allowed to produce idempotently: {routing}") from None
+            advice = "grant IdempotentWrite on the cluster to this principal"
+            raise ConfigurationError(f"not allowed to produce idempotently: {advice}") from None
         except KafkaError as error:
             raise BrokerError(f"cannot connect: {error}") from error
         for output, topic in self._topics.items():
@@ -118,13 +107,11 @@ class Sink:
     def _make_sender(self) -> Sender:
         return Sender(
             self.producer,
-            timeout_ms=self._request_timeout_ms,
             drop_unwanted=self._drop_unwanted,
             on_acked=self._acked,
-            on_refused=self._refused,
-            on_split=self._split,
-            on_throttled=lambda wait_s: self._observer.throttled("producer", wait_s),
-            on_error=self._lost_track,
+            on_rejected=self._rejected.rejected,
+            on_content_refused=self._rejected.split,
+            on_error=self._fail_on_bug,
         )
 
     def publish(
@@ -133,15 +120,15 @@ class Sink:
         on_acked: Callable[[], None],
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Send records, soon; call *on_acked* when the broker has acknowledged all of them.
+        """Queue the records of one query; call *on_acked* when brokers have acknowledged all of them.
 
-        Those that are not wanted any more when their turn comes are dropped, as if they were acknowledged.
+        Records that are no longer wanted when their batch is filled are dropped and count as acknowledged.
         """
         loop = asyncio.get_running_loop()
         delivery = Delivery(len(records), on_acked, is_wanted, loop.time())
         self._open[delivery] = None
         hashed: dict[bytes | None, int] = {None: self._keyless}
-        self._keyless += 1  # records without a key take turns
+        self._keyless += 1  # queries without a key take the partitions in turn
         for record in records:
             queues = self._queues[record.output]
             key = record.key
@@ -149,11 +136,11 @@ class Sink:
                 hashed[key] = murmur2(key) & 0x7FFFFFFF
             queue = queues[hashed[key] % len(queues)]
             queue.pending.append((record, delivery))
-            if not queue.busy and self._may_send(queue):
+            if not (queue.busy or queue.closed) and self._sender is not None:
                 self._schedule(queue)
 
     def _schedule(self, queue: PartitionQueue) -> None:
-        """Send the queue's batch at the end of this turn of the loop, with all that is added until then."""
+        """Send the queue at the end of this turn of the loop, with all records added until then."""
         queue.busy = True
         if not self._ready:
             asyncio.get_running_loop().call_soon(self._send_ready)
@@ -164,11 +151,8 @@ class Sink:
         if self._sender is not None:
             self._sender.send(ready)
 
-    def _may_send(self, queue: PartitionQueue) -> bool:
-        return self._sender is not None and not queue.over
-
     def _drop_unwanted(self, queue: PartitionQueue) -> None:
-        """Others have the partitions now whose queries these answer, and answer them."""
+        """Drop answers to queries whose partition was reassigned: its new owner answers them."""
         while queue.pending and not queue.pending[0][1].is_wanted():
             self._acknowledge([queue.pending.popleft()])
 
@@ -176,67 +160,24 @@ class Sink:
         took_s = asyncio.get_running_loop().time() - (queue.sent_at or 0.0)
         settled = queue.settle()
         self._acknowledge(settled)
-        self._observer.published(queue.place.topic, len(settled), took_s)
+        self._observer.published(queue.partition.topic, len(settled), took_s)
 
-    def _acknowledge(self, settled: list[Waiting]) -> None:
+    def _acknowledge(self, settled: list[QueuedRecord]) -> None:
         for _, delivery in settled:
             delivery.remaining -= 1
             if not delivery.remaining:
                 del self._open[delivery]
                 delivery.on_acked()
 
-    def _refused(self, queue: PartitionQueue, error: KafkaError) -> None:
-        """A batch was not taken: mend what can be mended, tell the service of the rest."""
-        topic, text = queue.place.topic, f"cannot publish to topic {queue.place.topic!r}: {error}"
-        if isinstance(error, TopicAuthorizationFailedError):
-            queue.over = True
-            routing = f"not allowed to write topic {topic!r}: grant Write on it to this principal"
-            self._on_failure(ConfigurationError(routing))
-        elif isinstance(error, PERMANENT_ERRORS):
-            queue.over = True
-            self._on_failure(PublishError(text))
-        else:
-            self.producer.rebuild(Trouble(type(error).__name__, text))
-
-    def _split(self, queue: PartitionQueue, error: ContentRefusedError) -> bool:
-        """Nothing of a batch was taken, for what is in it: find the record, publish it without its data."""
-        if len(queue.under_way) > 1:
-            if error.is_size:
-                queue.too_much = len(queue.batch)
-        elif not self._leave_out_data(queue, error):
-            return False
-        queue.split()
-        return True
-
-    def _leave_out_data(self, queue: PartitionQueue, error: ContentRefusedError) -> bool:
-        """Put another record in the place of the one that was refused; False where there is none."""
-        [(record, delivery)] = queue.under_way
-        topic, name = queue.place.topic, name_of(record)
-        error_type = TOO_LARGE if error.is_size else REFUSED
-        other = without_data(record, error_type, error.why)
-        if other is None:
-            queue.over = True
-            text = f"cannot publish {name} to topic {topic!r}, also without data: {error.why}"
-            self._on_failure(PublishError(text))
-            return False
-        self._observer.event_refused(error_type)
-        log.warning("refused", topic=topic, event_id=name, cause=error.why)
-        queue.under_way[0] = (other, delivery)
-        queue.too_much = ANY_SIZE
-        return True
-
-    def _lost_track(self, error: BaseException) -> None:
-        """A bug of ours: end, rather than lose track of a query."""
+    def _fail_on_bug(self, error: BaseException) -> None:
+        """Stop the service: after an unexpected exception the acknowledgement of a query may be lost."""
         log.error("unexpected error", exc_info=error)
         self._on_failure(PublishError(f"internal error: {type(error).__name__}"))
 
-    # The producer is made anew
+    # Looking after the producer
 
     def look(self, now: float) -> None:
-        """Have the producer made anew where a batch stays unacknowledged; to be called twice a second.
-
-        Use what partitions were added, too.
-        """
+        """Use added partitions, and rebuild the producer if a batch is late. Call this twice a second."""
         self._add_partitions()
         sent = [queue.sent_at for queues in self._queues.values() for queue in queues]
         since = min((at for at in sent if at is not None), default=now)
@@ -245,63 +186,61 @@ class Sink:
         if self._late_looks >= LATE_LOOKS:
             self._late_looks = 0
             text = f"a batch was not acknowledged for {waited_s:.0f} s"
-            self.producer.rebuild(Trouble("unacknowledged", text))
+            self.producer.rebuild(ClientFault("unacknowledged", text))
 
     def _add_partitions(self) -> None:
-        """Publish to all partitions that the client knows by now; keys move as with any other client."""
-        known = self.producer.client.client.cluster
+        """Publish to all partitions that the client knows now; keys move as with every Kafka client."""
         for output, queues in self._queues.items():
             topic = self._topics[output]
-            count = len(known.partitions_for_topic(topic) or ())
+            count = self.producer.partition_count(topic)
             if count > len(queues):
                 log.info("partitions added", topic=topic, before=len(queues), now=count)
                 queues.extend([PartitionQueue(topic, number) for number in range(len(queues), count)])
 
     async def _take_back(self) -> None:
-        """Wait for nothing any more: what is under way goes back to the heads of the queues."""
+        """Stop the sender and requeue what is in flight."""
         sender, self._sender = self._sender, None
         self._ready.clear()
         if sender is not None:
             await sender.close()
         for queues in self._queues.values():
             for queue in queues:
-                queue.put_back()
+                queue.requeue()
 
     def _send_all(self) -> None:
         self._sender = self._make_sender()
         for queues in self._queues.values():
             for queue in queues:
-                if queue.pending and not (queue.busy or queue.over):
+                if queue.pending and not (queue.busy or queue.closed):
                     self._schedule(queue)
 
     @property
-    def trouble(self) -> Trouble | None:
-        """Why nothing is sent at the moment, where the producer is being made anew."""
-        return self.producer.trouble
+    def fault(self) -> ClientFault | None:
+        """Why the producer is being rebuilt, while it is; nothing is sent meanwhile."""
+        return self.producer.fault
 
     @property
-    def problem(self) -> str | None:
+    def unready(self) -> str | None:
         """Which topic cannot be published to now, as far as the client knows; None while all can."""
-        known = self.producer.client.client.cluster
-        missing = [topic for topic in self._topics.values() if not known.partitions_for_topic(topic)]
+        missing = [topic for topic in self._topics.values() if not self.producer.partition_count(topic)]
         if not (self._queues and missing):
             return None
-        if missing[0] in known.unauthorized_topics:
+        if missing[0] in self.producer.client.client.cluster.unauthorized_topics:
             return f"not allowed to write topic {missing[0]!r}"
         return f"topic {missing[0]!r} does not exist any more"
 
     @property
     def unacknowledged(self) -> int:
-        """Queries whose events are under way."""
+        """How many queries have unacknowledged events."""
         return len(self._open)
 
     def oldest_unacked_s(self, now: float) -> float:
-        """How long the oldest delivery has been waiting for its acknowledgement; 0 when there is none."""
+        """How long the oldest unacknowledged query has waited for its acknowledgement; 0 if there is none."""
         oldest = next(iter(self._open), None)
         return now - oldest.published_at if oldest is not None else 0.0
 
     async def stop(self) -> None:
-        """Disconnect. The caller bounds this: with the brokers away it never returns."""
+        """Disconnect. Without brokers this never returns: the caller limits it."""
         sender, self._sender = self._sender, None
         if sender is not None:
             sender.cancel()

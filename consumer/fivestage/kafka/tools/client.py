@@ -1,21 +1,22 @@
-"""The two ends of the service, for commands: writing queries, and following results."""
+"""Kafka clients of the commands: writing queries, and following topics."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from fivestage.errors import BrokerError, ConfigurationError
+from fivestage.errors import BrokerError
 from fivestage.kafka import aiokafka_internals, topics
 from fivestage.kafka.connection.preflight import reachable_options
 from fivestage.kafka.connection.rebuild import STOP_S, attempt_within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection
+    from collections.abc import AsyncGenerator, Collection, Iterator
 
     from aiokafka.structs import ConsumerRecord
 
@@ -27,50 +28,40 @@ _POLL_MS = 200
 
 
 class QueryProducer:
-    """Writes query events; leaving the ``async with`` waits until the broker has all of them."""
+    """Writes queries; leaving the ``async with`` waits until the broker has acknowledged all of them."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._topic = settings.topics.only_input()
+        self._opening = open_producer(settings, self._topic)
         self._pending: list[asyncio.Future[object]] = []
 
     async def __aenter__(self) -> Self:
-        found = await topics.describe(self._settings, [self._topic])
-        problem = topics.problem_of(found.get(self._topic), self._topic, is_input=False)
-        if problem is not None:
-            raise ConfigurationError(problem)
-        # Made here and not before the check: one that was never started complains at its collection.
-        self._producer = AIOKafkaProducer(
-            **await reachable_options(self._settings.kafka), enable_idempotence=True, linger_ms=5
-        )
-        await connect(self._producer)
+        self._producer = await self._opening.__aenter__()
         return self
 
-    async def __aexit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+    async def __aexit__(self, exception_type: type[BaseException] | None, *details: object) -> None:
         try:
             if exception_type is None:
                 await self._flush()
         finally:
-            await end(self._producer)
+            await self._opening.__aexit__(None, None, None)
 
     async def send(
         self, value: bytes, *, key: bytes | None = None, headers: dict[str, bytes] | None = None
     ) -> str:
-        """Write one record; returns the query's id, or ``(no id)`` where its value has none.
+        """Write one record; returns the query's id, or ``(no id)`` if its value has none.
 
-        The key defaults to the query's id, so that its events share a partition in every topic.
+        The default key is the query's id, so that its events share a partition in every topic.
 
         Raises:
-            BrokerError: the record, or one before it, cannot be sent.
+            BrokerError: this record or an earlier one cannot be sent.
         """
         query_id = _query_id(value)
         key = key or (query_id.encode() if query_id else None)
-        try:
+        with as_broker_error("a record cannot be sent"):
             sent = await self._producer.send(
                 self._topic, value, key=key, headers=list((headers or {}).items())
             )
-        except KafkaError as error:
-            raise BrokerError(f"a record cannot be sent: {type(error).__name__}: {error}") from None
         self._pending.append(sent)
         if len(self._pending) >= MAX_PENDING:
             await self._flush()
@@ -81,38 +72,61 @@ class QueryProducer:
         await acknowledged(pending)
 
 
-async def connect(producer: AIOKafkaProducer) -> None:
-    """Start a producer.
+@asynccontextmanager
+async def open_producer(
+    settings: Settings, *names: str, **options: Any
+) -> AsyncGenerator[AIOKafkaProducer, None]:
+    """Connect an idempotent producer to topics that this principal may write; disconnect it at the end.
 
     Raises:
+        ConfigurationError: a topic does not exist or may not be written.
         BrokerError: no broker answers.
     """
+    await topics.require(settings, names, is_input=False)
+    connection = await reachable_options(settings.kafka)
+    # Made after all checks: one that was never started warns when it is garbage collected.
+    producer = AIOKafkaProducer(**connection, **options, enable_idempotence=True, linger_ms=5)
     try:
         await producer.start()
     except KafkaError as error:
         raise BrokerError(f"cannot connect: {error}") from None
+    try:
+        yield producer
+    finally:  # aiokafka waits without a limit for brokers that are away
+        if await attempt_within(producer.stop, STOP_S) is not None:
+            aiokafka_internals.abort_producer(producer)
 
 
-async def end(producer: AIOKafkaProducer) -> None:
-    """Disconnect, also from brokers that are away: aiokafka would wait for them for ever."""
-    if await attempt_within(producer.stop, STOP_S) is not None:
-        aiokafka_internals.cut_producer(producer)
+@contextmanager
+def as_broker_error(text: str) -> Iterator[None]:
+    """Raise Kafka errors as BrokerError, with *text* before them."""
+    try:
+        yield
+    except KafkaError as error:
+        raise BrokerError(f"{text}: {type(error).__name__}: {error}") from None
+
+
+async def answered(pending: Collection[asyncio.Future[object]]) -> None:
+    """Wait until the broker has answered for all records.
+
+    Raises:
+        BrokerError: it does not within SEND_TIMEOUT_S.
+    """
+    late = (await asyncio.wait(pending, timeout=SEND_TIMEOUT_S))[1] if pending else ()
+    if late:
+        raise BrokerError(f"{len(late)} records were not acknowledged within {SEND_TIMEOUT_S:.0f} s")
 
 
 async def acknowledged(pending: Collection[asyncio.Future[object]]) -> None:
-    """Wait until the broker has acknowledged what was sent.
+    """Wait until the broker has acknowledged all records.
 
     Raises:
-        BrokerError: it refused a record, or does not answer.
+        BrokerError: it rejects a record, or does not answer.
     """
-    if not pending:
-        return
-    done, late = await asyncio.wait(pending, timeout=SEND_TIMEOUT_S)
-    if late:
-        raise BrokerError(f"{len(late)} records were not acknowledged within {SEND_TIMEOUT_S:.0f} s")
-    for sent in done:
+    await answered(pending)
+    for sent in pending:
         if (error := sent.exception()) is not None:
-            raise BrokerError(f"the broker refused a record: {error}")
+            raise BrokerError(f"the broker rejected a record: {error}")
 
 
 def _query_id(value: bytes) -> str | None:
@@ -127,22 +141,18 @@ def _query_id(value: bytes) -> str | None:
 async def follow(
     settings: Settings, *names: str, from_beginning: bool, to_end: bool = False
 ) -> AsyncGenerator[ConsumerRecord[bytes, bytes], None]:
-    """All records of some topics as they come, without a consumer group.
+    """Read all records of topics as they come, without a consumer group.
 
     Args:
-        settings: Where Kafka is.
+        settings: Where to connect and how.
         names: The topics.
-        from_beginning: Also the records that are there already.
-        to_end: Stop after the records that are there already.
+        from_beginning: Start with the oldest records instead of new ones.
+        to_end: Stop after the records that exist at the start.
 
     Raises:
-        ConfigurationError: a topic is not there.
+        ConfigurationError: a topic does not exist or may not be read.
     """
-    found = await topics.describe(settings, names)
-    for name in names:
-        problem = topics.problem_of(found.get(name), name, is_input=True)
-        if problem is not None:
-            raise ConfigurationError(problem)
+    found = await topics.require(settings, names, is_input=True)
     options = await reachable_options(settings.kafka)
     consumer = AIOKafkaConsumer(**options, fetch_max_wait_ms=50, group_id=None, auto_offset_reset="earliest")
     await consumer.start()
@@ -168,5 +178,5 @@ async def follow(
 
 
 async def _unread(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
-    """Those partitions that have records left to read before their end."""
+    """The partitions that are not read up to their end yet."""
     return {partition: end for partition, end in ends.items() if await consumer.position(partition) < end}

@@ -1,33 +1,32 @@
-"""Dead letters, for commands: reading them, and writing their records to the input topic again."""
+"""Reads dead letters and writes their records to the input topic again, for the commands."""
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import MessageSizeTooLargeError
 
 from fivestage.core.codec.dead_letter import DeadLetter, Mark, mark_headers, read_letter, replay_headers
-from fivestage.errors import BrokerError, ConfigurationError
 from fivestage.kafka import topics
-from fivestage.kafka.connection.preflight import reachable_options
-from fivestage.kafka.tools.client import SEND_TIMEOUT_S, acknowledged, connect, end, follow
+from fivestage.kafka.tools.client import acknowledged, answered, as_broker_error, follow, open_producer
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator, Sequence
+
+    from aiokafka import AIOKafkaProducer
 
     from fivestage.core.codec.dead_letter import Selection
     from fivestage.settings import Settings
 
 BATCH = 100
-"""So many are written, then marked: what a crash in between would replay once more."""
+"""How many records are written before their letters are marked; a crash in between may replay them twice."""
 
 
 class Fate(StrEnum):
-    """What becomes of a letter that was selected."""
+    """What became of a selected letter."""
 
     REPLAYED = "replayed"
     BEFORE = "replayed before"
@@ -36,17 +35,17 @@ class Fate(StrEnum):
 
 
 class ReplayOutcome(NamedTuple):
-    """A letter, and what became of it."""
+    """A selected letter and what became of it."""
 
     letter: DeadLetter
     fate: Fate
 
 
 async def letters(settings: Settings) -> AsyncGenerator[DeadLetter | Mark, None]:
-    """All dead letters that are there, and the marks of those that were replayed.
+    """Read all dead letters, and the marks of those that were replayed.
 
     Raises:
-        ConfigurationError: the topic is not there.
+        ConfigurationError: the topic does not exist or may not be read.
     """
     reading = follow(settings, settings.topics.dead_letters, from_beginning=True, to_end=True)
     async with aclosing(reading) as records:
@@ -58,23 +57,27 @@ async def letters(settings: Settings) -> AsyncGenerator[DeadLetter | Mark, None]
 async def replay(
     settings: Settings, selection: Selection, *, limit: int = 0, again: bool = False, dry_run: bool = False
 ) -> AsyncGenerator[ReplayOutcome, None]:
-    """Write the records of dead letters to their topic again, and tell of each letter that was selected.
+    """Write the records of selected dead letters to their topic again; yields every selected letter.
 
-    Each is marked when it is written, and not written twice. That holds for one replay at a time.
+    A replayed letter is marked and not replayed again. Run one replay at a time: two would not see the
+    marks of each other in time.
 
     Args:
-        settings: Where Kafka is.
-        selection: Which letters; those of one topic.
-        limit: How many at most; 0 = all.
-        again: Also those that were replayed before.
-        dry_run: Tell only.
+        settings: Where to connect and how.
+        selection: Which letters, all of one topic.
+        limit: How many records to write at most; 0 for all.
+        again: Include letters that were replayed before.
+        dry_run: Write nothing.
 
     Raises:
-        ConfigurationError: a topic is not there.
-        BrokerError: the broker does not take them.
+        ConfigurationError: a topic does not exist, or a right is missing.
+        BrokerError: the broker does not answer.
     """
     marked = {one async for one in letters(settings) if isinstance(one, Mark)}
-    async with _Replayer(settings, selection.topic or settings.topics.only_input()) as replayer:
+    topic = selection.topic or settings.topics.only_input()
+    names = topic, settings.topics.dead_letters
+    async with open_producer(settings, *names, max_request_size=topics.DEAD_LETTER_BYTES) as producer:
+        replayer = _Replayer(producer, topic, dry_run=dry_run)
         waiting: list[DeadLetter] = []
         chosen = 0
         async with aclosing(letters(settings)) as found:
@@ -88,13 +91,13 @@ async def replay(
                 waiting.append(letter)
                 chosen += 1
                 if len(waiting) == BATCH or chosen == limit:
-                    for told in await _write(replayer, waiting, dry_run=dry_run):
-                        yield told
+                    for outcome in await replayer.write(waiting):
+                        yield outcome
                     waiting = []
                 if chosen == limit:
                     return
-        for told in await _write(replayer, waiting, dry_run=dry_run):
-            yield told
+        for outcome in await replayer.write(waiting):
+            yield outcome
 
 
 def _fate(letter: DeadLetter, marked: set[Mark], *, again: bool) -> Fate:
@@ -105,85 +108,54 @@ def _fate(letter: DeadLetter, marked: set[Mark], *, again: bool) -> Fate:
     return Fate.REPLAYED
 
 
-async def _write(replayer: _Replayer, chosen: Sequence[DeadLetter], *, dry_run: bool) -> list[ReplayOutcome]:
-    if dry_run:
-        return [ReplayOutcome(letter, Fate.REPLAYED) for letter in chosen]
-    return await replayer.write(chosen)
-
-
 class _Replayer:
-    """Writes records to one topic, and marks to that of the dead letters."""
+    """Writes the records of dead letters to one topic, and a mark to the topic of each letter."""
 
-    def __init__(self, settings: Settings, topic: str) -> None:
-        self._settings = settings
+    def __init__(self, producer: AIOKafkaProducer, topic: str, *, dry_run: bool) -> None:
+        self._producer = producer
         self._topic = topic
-
-    async def __aenter__(self) -> Self:
-        letters_topic = self._settings.topics.dead_letters
-        found = await topics.describe(self._settings, [self._topic, letters_topic])
-        for name in (self._topic, letters_topic):
-            problem = topics.problem_of(found.get(name), name, is_input=False)
-            if problem is not None:
-                raise ConfigurationError(problem)
-        self._producer = AIOKafkaProducer(
-            **await reachable_options(self._settings.kafka),
-            enable_idempotence=True,
-            max_request_size=topics.DEAD_LETTER_BYTES,
-            linger_ms=5,
-        )
-        await connect(self._producer)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await end(self._producer)
+        self._dry_run = dry_run
 
     async def write(self, chosen: Sequence[DeadLetter]) -> list[ReplayOutcome]:
-        """Write the records of letters; mark the letters whose records the broker has taken."""
-        taken = await self._taken(chosen)
+        """Write the records of letters, then mark the letters whose records the broker has stored."""
+        if self._dry_run:
+            return [ReplayOutcome(letter, Fate.REPLAYED) for letter in chosen]
+        stored = await self._write_records(chosen)
         for index, letter in enumerate(chosen):
-            if not taken[index]:  # one that is refused takes its whole batch along: once more, by itself
-                [taken[index]] = await self._taken([letter])
-        pairs = list(zip(chosen, taken, strict=True))
-        await acknowledged([await self._send_mark(letter) for letter, is_taken in pairs if is_taken])
+            if not stored[index]:  # a rejected record takes its whole batch along: try it alone
+                [stored[index]] = await self._write_records([letter])
+        pairs = list(zip(chosen, stored, strict=True))
+        await acknowledged([await self._send_mark(letter) for letter, is_stored in pairs if is_stored])
         return [
-            ReplayOutcome(letter, Fate.REPLAYED if is_taken else Fate.REFUSED) for letter, is_taken in pairs
+            ReplayOutcome(letter, Fate.REPLAYED if is_stored else Fate.REFUSED) for letter, is_stored in pairs
         ]
 
-    async def _taken(self, chosen: Sequence[DeadLetter]) -> list[bool]:
-        """Write records; of each, whether the broker has it.
+    async def _write_records(self, chosen: Sequence[DeadLetter]) -> list[bool]:
+        """Write the records of letters; returns for each whether the broker has stored it.
 
         Raises:
-            BrokerError: it does not answer.
+            BrokerError: the broker does not answer.
         """
         sent = [await self._send_record(letter) for letter in chosen]
-        waiting = [future for future in sent if future is not None]
-        if waiting:
-            _, late = await asyncio.wait(waiting, timeout=SEND_TIMEOUT_S)
-            if late:
-                raise BrokerError(f"{len(late)} records were not acknowledged within {SEND_TIMEOUT_S:.0f} s")
+        await answered([future for future in sent if future is not None])
         return [future is not None and future.exception() is None for future in sent]
 
     async def _send_record(self, letter: DeadLetter) -> asyncio.Future[object] | None:
-        """Hand a record to the client; None where that refuses it at once, for its size."""
+        """Send a record; None if it is larger than the producer may send."""
         record = letter.record
-        try:
-            sent: asyncio.Future[object] = await self._producer.send(
-                self._topic, record.value, key=record.key, headers=replay_headers(letter)
-            )
-        except MessageSizeTooLargeError:
-            return None
-        except KafkaError as error:
-            text = f"the record of dead letter {letter.place} cannot be sent"
-            raise BrokerError(f"{text}: {type(error).__name__}: {error}") from None
+        with as_broker_error(f"the record of dead letter {letter.place} cannot be sent"):
+            try:
+                sent: asyncio.Future[object] = await self._producer.send(
+                    self._topic, record.value, key=record.key, headers=replay_headers(letter)
+                )
+            except MessageSizeTooLargeError:
+                return None
         return sent
 
     async def _send_mark(self, letter: DeadLetter) -> asyncio.Future[object]:
         place = letter.place
-        try:
+        with as_broker_error(f"dead letter {place} was replayed and cannot be marked"):
             sent: asyncio.Future[object] = await self._producer.send(
                 place.topic, key=str(place).encode(), partition=place.partition, headers=mark_headers(letter)
             )
-        except KafkaError as error:
-            text = f"dead letter {place} was replayed and cannot be marked"
-            raise BrokerError(f"{text}: {type(error).__name__}: {error}") from None
         return sent

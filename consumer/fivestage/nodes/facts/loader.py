@@ -1,11 +1,11 @@
-"""Facts and the files they come from."""
+"""Reads facts from the table of countries and from users' files."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COUNTRIES = "countries.csv"
 COUNTRIES_SOURCE = "GeoNames, CC BY 4.0"
-"""The attribution that the licence of the data asks for; data/README.md has the details."""
+"""The attribution that the licence of the data demands; see data/README.md."""
 
 ALIAS = "alias"
 """The attribute whose value is another name of the subject."""
@@ -37,7 +37,7 @@ _COLUMNS = {
 }
 _NUMBERS = frozenset({"population", "area_km2"})
 _UNSEARCHABLE = frozenset({"code", "code3", *_NUMBERS})
-"""Iceland's code is IS, India's is IN: as words in a question they mean nothing."""
+"""Nobody asks for a country by these; the codes of Iceland and India, IS and IN, are ordinary words."""
 _REQUIRED = ("subject", "attribute", "value")
 _KNOWN = frozenset({*_REQUIRED, "source"})
 _LARGEST = 2**63
@@ -52,26 +52,11 @@ class Fact:
     value: Any
     """Text, a number or a bool."""
     source: str
-    """Whom to credit."""
+    """The source to credit."""
     row: str
-    """Where it stands: ``file:line``."""
+    """Its place in the source: ``file:line``."""
     searchable: bool = True
-    """Whether one may ask for the subject by this value ("which country has the capital Nairobi")."""
-
-
-@dataclass(slots=True)
-class Factbook:
-    """Facts as read, and the rows they were read from, kept apart for checking answers."""
-
-    facts: list[Fact] = field(default_factory=list)
-    rows: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
-    """``file:line`` -> subject, and its values by attribute."""
-
-    def add(self, facts: Iterable[Fact]) -> None:
-        """Add *facts*; one that repeats subject and attribute will replace the earlier when asked."""
-        for fact in facts:
-            self.facts.append(fact)
-            self.rows.setdefault(fact.row, (fact.subject, {}))[1][fact.attribute] = fact.value
+    """Whether a question may name the subject by this value ("which country has the capital Nairobi")."""
 
 
 def read_countries() -> Iterator[Fact]:
@@ -84,7 +69,7 @@ def read_countries() -> Iterator[Fact]:
                 yield Fact(row["name"], ALIAS, name, COUNTRIES_SOURCE, f"{place}:{name}")
         for column, attribute in _COLUMNS.items():
             if row[column]:
-                value = _plain(float(row[column])) if column in _NUMBERS else row[column]
+                value = json.loads(row[column]) if column in _NUMBERS else row[column]
                 searchable = column not in _UNSEARCHABLE
                 yield Fact(row["name"], attribute, value, COUNTRIES_SOURCE, place, searchable=searchable)
 
@@ -93,12 +78,12 @@ def read_file(path: str | PathLike[str]) -> Iterator[Fact]:
     """The facts in a user's file.
 
     Args:
-        path: ``*.csv`` with a header row, or ``*.jsonl`` with one object a line. Columns or keys:
-            ``subject``, ``attribute``, ``value`` and, if wanted, ``source``. Values are text in CSV and
-            text, numbers or bools in JSONL. The attribute ``alias`` gives the subject another name.
+        path: ``*.csv`` with a header row, or ``*.jsonl`` with one object per line. Columns or keys:
+            ``subject``, ``attribute``, ``value`` and, optionally, ``source``. Values are text in CSV; text,
+            numbers or bools in JSONL. The attribute ``alias`` gives the subject another name.
 
     Raises:
-        ConfigurationError: the file cannot be read, or a row is not as described; names file and line.
+        ConfigurationError: the file cannot be read, or a row is not as described; the text has file and line.
     """
     file = Path(path)
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
@@ -117,7 +102,8 @@ def read_file(path: str | PathLike[str]) -> Iterator[Fact]:
         place = f"{path}:{line}"
         _check(row, place)
         source = str(row.get("source") or file.name)
-        yield Fact(row["subject"].strip(), row["attribute"].strip(), _value(row["value"]), source, place)
+        value = row["value"].strip() if isinstance(row["value"], str) else row["value"]
+        yield Fact(row["subject"].strip(), row["attribute"].strip(), value, source, place)
 
 
 def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Mapping[Any, Any]]]:
@@ -143,9 +129,7 @@ def _check_columns(columns: Iterable[str], path: str) -> None:
             f"{path}:1: the header lacks {', '.join(missing)}; it must be subject,attribute,value or "
             "subject,attribute,value,source"
         )
-    if present - _KNOWN:
-        unknown = ", ".join(sorted(repr(name[:30]) for name in present - _KNOWN))
-        raise ConfigurationError(f"{path}:1: unknown columns {unknown}; remove or rename them")
+    _check_known(present, "columns", f"{path}:1")
 
 
 def _jsonl_rows(text: str, path: str) -> Iterator[tuple[int, Mapping[Any, Any]]]:
@@ -158,10 +142,13 @@ def _jsonl_rows(text: str, path: str) -> Iterator[tuple[int, Mapping[Any, Any]]]
             raise ConfigurationError(f"{path}:{line}: not JSON ({error}); write one object a line") from error
         if not isinstance(row, dict):
             raise ConfigurationError(f"{path}:{line}: expected an object, got {type(row).__name__}")
-        if row.keys() - _KNOWN:
-            unknown = ", ".join(sorted(repr(name[:30]) for name in row.keys() - _KNOWN))
-            raise ConfigurationError(f"{path}:{line}: unknown keys {unknown}; remove or rename them")
+        _check_known(row.keys(), "keys", f"{path}:{line}")
         yield line, row
+
+
+def _check_known(names: Iterable[str], what: str, place: str) -> None:
+    if unknown := ", ".join(sorted(repr(name[:30]) for name in set(names) - _KNOWN)):
+        raise ConfigurationError(f"{place}: unknown {what} {unknown}; remove or rename them")
 
 
 def _check(row: Mapping[Any, Any], place: str) -> None:
@@ -177,11 +164,3 @@ def _check(row: Mapping[Any, Any], place: str) -> None:
     raise ConfigurationError(
         f"{place}: value must be text that is not blank, a bool, or a number of 64 bits; write others as text"
     )
-
-
-def _value(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
-
-
-def _plain(number: float) -> int | float:
-    return int(number) if number.is_integer() else number

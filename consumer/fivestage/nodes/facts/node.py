@@ -1,28 +1,24 @@
-"""The ``facts`` node: questions about countries, and about whatever else you give it.
+"""The ``facts`` node: answers questions about countries, and from tables that users add.
 
-Three steps, from certain to less so; each either gives an answer or leaves it to the next:
+It tries three ways, the most certain first:
 
 1. The question names one subject and one attribute, and nothing else (a dictionary look-up).
-2. The same after undoing two swapped neighbouring letters ("Frnace"). Other misspellings are not guessed
-   at: Granada is not Grenada, and Samos is not Samoa.
-3. Full-text search by bm25, where all words of the question must be in the fact's names and attribute and
-   all words of the subject in the question, and the best hit must be the only one as good.
+2. The same after undoing one swap of two neighbouring letters ("Frnace"). Other misspellings are not
+   corrected: Granada is not Grenada, and Samos is not Samoa.
+3. Full-text search by bm25. All words of the question must be in the fact's names and attribute, all words of
+   the subject in the question, and no other hit may be as good as the best.
 
-A question with a word that fits nowhere is answered with "I don't know".
+A question with an unknown word is answered with "I don't know".
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fivestage.nodes.facts.loader import ALIAS, UNITS, Fact, Factbook, read_countries, read_file
-from fivestage.nodes.facts.phrases import (
-    Reading,
-    content_words,
-    key,
-    phrases_of,
-)
+from fivestage.nodes.facts.loader import ALIAS, UNITS, Fact, read_countries, read_file
+from fivestage.nodes.facts.phrases import Reading, content_words, key, phrases_of
 from fivestage.nodes.facts.search import SearchIndex
 from fivestage.nodes.text import words
 from fivestage_schemas import StageType
@@ -35,62 +31,70 @@ if TYPE_CHECKING:
 
 UNKNOWN = "I don't know"
 MAX_LENGTH = 500
-"""Characters; nobody asks for one fact in more."""
+"""Characters; a longer question gets no answer."""
 SHORTEST_SWAP, LONGEST_SWAP = 5, 16
-"""Letters of a word in which two may be swapped; shorter words have too many neighbours."""
+"""Letters of a word that may have a swap; too many shorter words are one swap apart."""
 
 NAMED, SWAPPED, SEARCHED = 0.98, 0.8, 0.85
-"""Confidence by the way an answer was found; a search that covers part of the attribute has less."""
+"""Confidence by the way that gave the answer; less if a search covers only part of the attribute."""
 
 
 class Facts:
-    """Facts to ask for. Built once, not changed afterwards: any thread and any loop may use it.
+    """Answers questions from facts. Not changed after it is built: any thread and any loop may use it.
+
+    Args:
+        facts: A later fact replaces an earlier one of the same subject and attribute.
 
     Example:
         >>> facts = Facts.from_files("products.csv")  # doctest: +SKIP
         >>> app.node("facts", intents={"factual"}, validate=facts.validate)(facts.lookup)  # doctest: +SKIP
     """
 
-    def __init__(self, offsets: Factbook) -> None:
-        self._rows = offsets.rows
-        self._names, self._by_key = _by_subject(offsets.facts)
+    def __init__(self, facts: Iterable[Fact]) -> None:
+        self._names: dict[str, list[str]] = {}
+        """All names by subject."""
+        self._rows: dict[str, tuple[str, dict[str, Any]]] = {}
+        """The rows that the facts were read from, to check answers: subject, and values by attribute."""
+        self._by_key: dict[tuple[str, str], Fact] = {}
+        """The valid fact by subject and attribute."""
+        for fact in facts:
+            self._add(fact)
         self._facts = list(self._by_key.values())
         self._phrases = phrases_of(self._names, self._facts)
         self._words = [self._words_of(fact) for fact in self._facts]
-        self._index = SearchIndex(self._documents())
+        self._index = SearchIndex(
+            (" ".join(sorted(frozenset().union(*names))), " ".join(sorted(attribute)))
+            for names, attribute in self._words
+        )
 
     def __repr__(self) -> str:
         return f"<Facts subjects={len(self._names)} facts={len(self._facts)}>"
 
     @classmethod
     def from_files(cls, *paths: str | PathLike[str], countries: bool = True) -> Facts:
-        """Facts from CSV and JSONL files; see `read_file` for their form.
+        """Read CSV and JSONL files; see ``read_file`` for their form.
 
         Args:
             paths: The files. A later fact replaces an earlier one of the same subject and attribute.
             countries: Whether the built-in facts about countries come first.
 
         Raises:
-            ConfigurationError: a file cannot be read or a row is wrong; names file and line.
+            ConfigurationError: a file cannot be read or a row is wrong; the text has file and line.
         """
-        offsets = Factbook()
-        if countries:
-            offsets.add(read_countries())
-        for path in paths:
-            offsets.add(read_file(path))
-        return cls(offsets)
+        return cls(itertools.chain(read_countries() if countries else (), *map(read_file, paths)))
 
     async def lookup(self, query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG002
-        """The node: see `ask`. A coroutine, for it takes microseconds, less than the hop to a thread."""
+        """The node, see ``ask``; a coroutine, since microseconds are less than a hop to a thread."""
         return self.ask(query.user_input)
 
     def ask(self, question: str) -> dict[str, Any]:
-        """The answer to *question*.
+        """Answer *question*.
 
         Returns:
-            ``answer``: the value or, for "which country ...", the subject (a list of several);
-            ``confidence``; ``fact``: subject, attribute, value and unit if there is one; ``source``: whom
-            to credit, and the rows as ``file:line``. If unknown: the answer "I don't know", confidence 0.
+            ``answer``: the value or, for "which country ...", the subject or a list of subjects;
+            ``confidence``: 0..1; ``fact``: subject, attribute, value, and unit if it has one; ``source``: the
+            name to credit, and the rows as ``file:line``. If unknown, only ``answer`` "I don't know" and
+            ``confidence`` 0.
         """
         spoken = words(question) if len(question) <= MAX_LENGTH else []
         reading = self._phrases.read(spoken)
@@ -106,7 +110,7 @@ class Facts:
         return _answer(found, confidence, subject=reading.asks_for_subject)
 
     async def validate(self, query: Query, ctx: StageContext) -> bool:  # noqa: ARG002
-        """Whether the stated fact stands in the rows it names; an admitted "I don't know" is valid."""
+        """Whether the rows that the result names hold its fact; "I don't know" is valid."""
         result = ctx.results.get(StageType.PROCESSING)
         if not isinstance(result, dict):
             return False
@@ -122,7 +126,7 @@ class Facts:
         )
 
     def _named(self, reading: Reading) -> list[Fact]:
-        """The facts that the question names outright."""
+        """The facts that the question names by subject and attribute, or by value."""
         if reading.unknown:
             return []
         if reading.asks_for_subject:
@@ -131,7 +135,7 @@ class Facts:
         if attribute is None or len(reading.subjects) != 1:
             return []
         fact = self._by_key.get((next(iter(reading.subjects)), attribute))
-        # A value of another attribute means another thing is asked: "population of Tokyo, Japan".
+        # A value of another attribute makes it another question: "population of Tokyo, Japan".
         named = (
             any(self._facts[at].attribute == attribute or self._is_subject(at, reading) for at in values)
             for values in reading.values
@@ -139,7 +143,7 @@ class Facts:
         return [fact] if fact and all(named) else []
 
     def _is_subject(self, at: int, reading: Reading) -> bool:
-        """Whether the value at hand only repeats the subject's name, as Singapore, the capital, does."""
+        """Whether the value of the fact is also the subject's name, like the capital Singapore."""
         return key(str(self._facts[at].value)) in reading.subjects
 
     def _having(self, reading: Reading) -> list[Fact]:
@@ -166,7 +170,7 @@ class Facts:
         return word
 
     def _searched(self, reading: Reading) -> tuple[list[Fact], float]:
-        """The one fact that full-text search finds to fit, and how well it does (0..1)."""
+        """The only fact that fits best by full-text search, and the confidence in it (0..1)."""
         asked = frozenset(reading.content)
         if reading.asks_for_subject or not asked or not all(word in self._index for word in asked):
             return [], 0.0
@@ -178,7 +182,7 @@ class Facts:
         return [self._facts[hits[0]]], round(SEARCHED * best, 2)
 
     def _fit(self, at: int, asked: frozenset[str]) -> float:
-        """How much of the attribute's words were asked for; 0 if the question is not about this fact."""
+        """The share of the attribute's words in the question; 0 if that is not about this fact."""
         names, attribute = self._words[at]
         covered = len(attribute & asked) / len(attribute)
         about = any(name <= asked <= name | attribute for name in names)
@@ -188,9 +192,14 @@ class Facts:
         names = [content_words(words(name)) for name in self._names[key(fact.subject)]]
         return names, content_words(words(fact.attribute))
 
-    def _documents(self) -> Iterable[tuple[str, str]]:
-        for names, attribute in self._words:
-            yield " ".join(sorted(frozenset().union(*names))), " ".join(sorted(attribute))
+    def _add(self, fact: Fact) -> None:
+        subject = key(fact.subject)
+        names = self._names.setdefault(subject, [fact.subject])
+        self._rows.setdefault(fact.row, (fact.subject, {}))[1][fact.attribute] = fact.value
+        if fact.attribute.casefold() == ALIAS:
+            names.append(str(fact.value))
+        else:
+            self._by_key[subject, fact.attribute] = fact
 
 
 _lock = threading.Lock()
@@ -198,26 +207,12 @@ _builtin: Facts | None = None
 
 
 def builtin_facts() -> Facts:
-    """The facts about countries, built on the first call, once a process."""
+    """The facts about countries; the first call in a process reads them."""
     global _builtin  # noqa: PLW0603 - shared by all pipelines of the process; read-only once built
     with _lock:
         if _builtin is None:
             _builtin = Facts.from_files()
         return _builtin
-
-
-def _by_subject(facts: Iterable[Fact]) -> tuple[dict[str, list[str]], dict[tuple[str, str], Fact]]:
-    """All names by subject, and the valid fact by subject and attribute."""
-    names: dict[str, list[str]] = {}
-    by_key: dict[tuple[str, str], Fact] = {}
-    for fact in facts:
-        subject = key(fact.subject)
-        known = names.setdefault(subject, [fact.subject])
-        if fact.attribute.casefold() == ALIAS:
-            known.append(str(fact.value))
-        else:
-            by_key[subject, fact.attribute] = fact
-    return names, by_key
 
 
 def _answer(found: list[Fact], confidence: float, *, subject: bool) -> dict[str, Any]:

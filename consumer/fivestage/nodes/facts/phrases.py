@@ -1,8 +1,8 @@
-"""Reading a question: which subject and which attribute it names.
+"""Finds which subject and which attribute a question names.
 
-The longest known phrase wins at each place ("equatorial guinea" before "guinea", "currency code" before
-"currency"). Words that mean nothing here are collected too: a question with such a word is not understood,
-and that is what keeps "the population of Japan in 1950" from getting today's figure.
+At each place the longest known phrase counts ("equatorial guinea" before "guinea", "currency code" before
+"currency"). Unknown words are collected too: a question with one is not understood. So "the population of
+Japan in 1950" does not get today's figure.
 """
 
 from __future__ import annotations
@@ -19,22 +19,14 @@ if TYPE_CHECKING:
     from fivestage.nodes.facts.loader import Fact
 
 MAX_VALUE_WORDS = 8
-"""Longer values are prose; one cannot ask for a subject by them."""
+"""Longer values are prose, by which a question cannot name a subject."""
 
 ATTRIBUTE_PHRASES: dict[str, tuple[str, ...]] = {
     "capital": ("capital", "capitals", "capital city", "capital cities"),
     "population": (
-        "population",
-        "total population",
-        "inhabitants",
-        "number of inhabitants",
-        "number of people",
-        "how many inhabitants",
-        "how many people",
-        "how many people live",
-        "how many people are there",
-        "how many people live there",
-        "how populous",
+        "population", "total population", "inhabitants", "number of inhabitants", "number of people",
+        "how many inhabitants", "how many people", "how many people live", "how many people are there",
+        "how many people live there", "how populous",
     ),
     "currency": ("currency", "currencies", "legal tender", "official currency", "national currency"),
     "currency code": ("currency code", "iso currency code", "code of the currency"),
@@ -42,29 +34,14 @@ ATTRIBUTE_PHRASES: dict[str, tuple[str, ...]] = {
     "area": ("area", "surface area", "total area", "square kilometres", "square kilometers"),
     "two-letter code": ("two letter code", "alpha 2 code", "iso code"),
     "three-letter code": ("three letter code", "alpha 3 code"),
-}
+}  # fmt: skip
 """How people ask for the attributes of countries."""
 
 VAGUE_PHRASES = {"area": ("how big", "how large", "size"), "currency": ("money",)}
-"""These name the attribute only if nothing clearer does: "how large is the population"."""
+"""They count only if nothing clearer names an attribute: "how large is the population"."""
 
-_ASKS_FOR_SUBJECT = (
-    "whose",
-    *(
-        f"{word} {noun}"
-        for word in ("which", "what")
-        for noun in (
-            "country",
-            "countries",
-            "nation",
-            "nations",
-            "state",
-            "states",
-            "territory",
-            "territories",
-        )
-    ),
-)
+_NOUNS = word_set("country countries nation nations state states territory territories")
+_ASKS_FOR_SUBJECT = ("whose", *(f"{word} {noun}" for word in ("which", "what") for noun in _NOUNS))
 
 _MEANINGLESS = word_set(
     "a an and are as at belong belongs by called can could countries country current currently d do does "
@@ -77,13 +54,13 @@ _MEANINGLESS_PHRASES = ("name of", "like to know", "want to know", "name the", "
 
 @dataclass(slots=True)
 class Meaning:
-    """What a phrase can stand for."""
+    """What a phrase may mean."""
 
     subjects: list[str] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     vague: list[str] = field(default_factory=list)
     values: list[int] = field(default_factory=list)
-    """Positions of facts that have it as their value."""
+    """Positions of the facts with this value."""
     asks_for_subject: bool = False
 
 
@@ -97,19 +74,19 @@ class Reading:
     values: list[list[int]] = field(default_factory=list)
     asks_for_subject: bool = False
     content: list[str] = field(default_factory=list)
-    """All words that carry meaning."""
+    """All words with a meaning."""
     unknown: list[str] = field(default_factory=list)
-    """Those among them that no phrase has."""
+    """Those of ``content`` that are in no phrase."""
 
     @property
     def attribute(self) -> str | None:
-        """The one attribute it asks for; None if it names none or several."""
+        """The attribute asked for; None if the question names none or several."""
         named = self.attributes or self.vague
         return next(iter(named)) if len(named) == 1 else None
 
 
 class Phrases:
-    """All phrases that mean something. Not changed after it was built, so any thread may read."""
+    """All known phrases. Not changed after it is built, so any thread may read."""
 
     def __init__(self) -> None:
         self._meanings: dict[str, Meaning] = {}
@@ -119,17 +96,14 @@ class Phrases:
         for phrase in _ASKS_FOR_SUBJECT:
             self.meaning(phrase.split()).asks_for_subject = True
 
-    def __len__(self) -> int:
-        return len(self._meanings)
-
     def meaning(self, phrase: Sequence[str]) -> Meaning:
-        """The meaning of *phrase* (its words), to be added to."""
+        """The meaning of the words of *phrase*; the caller adds to it."""
         first = phrase[0]
         self._longest[first] = max(self._longest.get(first, 1), len(phrase))
         return self._meanings.setdefault(" ".join(phrase), Meaning())
 
     def read(self, spoken: Sequence[str]) -> Reading:
-        """What the words of a question name, read from left to right."""
+        """Read the words of a question from left to right."""
         reading = Reading()
         position = 0
         while position < len(spoken):
@@ -152,7 +126,7 @@ class Phrases:
 
 
 def content_words(phrase: Iterable[str]) -> frozenset[str]:
-    """The words of a name or attribute that carry meaning; all of them if none does."""
+    """The words of a name or attribute that have a meaning; all of them if none has."""
     spoken = frozenset(phrase)
     return (spoken - _MEANINGLESS) or spoken
 
@@ -176,7 +150,7 @@ def key(name: str) -> str:
 
 
 def phrases_of(names: Mapping[str, Iterable[str]], facts: Sequence[Fact]) -> Phrases:
-    """The phrases for subjects with their *names*, and for the attributes and values of *facts*."""
+    """The phrases for subjects by their *names*, and for the attributes and values of *facts*."""
     phrases = Phrases()
     for subject, known in names.items():
         for phrase in {key(name) for name in known}:
@@ -193,7 +167,7 @@ def phrases_of(names: Mapping[str, Iterable[str]], facts: Sequence[Fact]) -> Phr
 
 
 def _values(facts: Sequence[Fact]) -> dict[str, list[int]]:
-    """Positions of facts by value; a currency also goes by its last word where that is its own ("yen")."""
+    """Positions of facts by value; a currency also by its last word, if no other ends with it ("yen")."""
     found: dict[str, list[int]] = defaultdict(list)
     currencies: dict[str, set[str]] = defaultdict(set)
     for at, fact in enumerate(facts):

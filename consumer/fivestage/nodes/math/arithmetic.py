@@ -1,33 +1,44 @@
 """Exact arithmetic on ``int`` and ``Fraction``, bounded so that no operation can run long.
 
-A `Fraction` never has the denominator 1 here: whole values are ``int``, which is faster and prints better.
+A ``Fraction`` never has the denominator 1 here: whole values are ``int``, which is faster and prints better.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 from fivestage.errors import NodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Exact = int | Fraction
 
 MAX_BITS = 4096
-"""Size of a numerator or denominator, intermediate values included (about 1,233 decimal digits)."""
+"""The largest numerator or denominator, also of intermediate values (about 1,233 decimal digits)."""
 DIGITS = 50
 """Significant digits of irrational values while computing."""
 
 _NOISE = Fraction(1, 10 ** (DIGITS - 20))  # what approximation may leave of zero
 _HALF = Fraction(1, 2)
+_DIVISIONS: dict[str, Callable[[Any, Any], Exact]] = {
+    "/": Fraction,
+    "//": operator.floordiv,
+    "%": operator.mod,
+}
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, **_DIVISIONS}
 
 
 class MathError(NodeError):
-    """A sum cannot be worked out. The text says why and never repeats the input."""
+    """A sum cannot be computed. The text says why and never repeats the input."""
 
 
 class NotAnExpressionError(MathError):
-    """The text is not arithmetic, or arithmetic with a mistake in it."""
+    """The text is not arithmetic, or is malformed."""
 
 
 class DivisionByZeroError(MathError):
@@ -40,27 +51,15 @@ class NumberTooLargeError(MathError):
 
 def binary(symbol: str, left: Exact, right: Exact) -> Exact:
     """One of ``+ - * / // %``; the remainder has the sign of *right*."""
-    match symbol:
-        case "+":
-            return _bounded(left + right)
-        case "-":
-            return _bounded(left - right)
-        case "*":
-            return _bounded(left * right)
-    if right == 0:
+    if right == 0 and symbol in _DIVISIONS:
         raise DivisionByZeroError("division by zero")
-    match symbol:
-        case "/":
-            return _bounded(Fraction(left, right))
-        case "//":
-            return left // right
-    return _bounded(left % right)
+    return _bounded(_OPERATORS[symbol](left, right))
 
 
 def power(base: Exact, exponent: Exact) -> tuple[Exact, bool]:
     """*base* to the *exponent*, and whether that is exact rather than an approximation.
 
-    The size of the result is estimated first: 9 ** 9 ** 9 is refused, not computed.
+    The size of the result is estimated first: 9 ** 9 ** 9 raises NumberTooLargeError at once.
     """
     if base == 0 and exponent < 0:
         raise DivisionByZeroError("zero to a negative power divides by zero")
@@ -80,7 +79,7 @@ def power(base: Exact, exponent: Exact) -> tuple[Exact, bool]:
 
 
 def square_root(value: Exact) -> tuple[Exact, bool]:
-    """The root of *value*, and whether that is exact rather than an approximation."""
+    """The square root of *value*, and whether that is exact rather than an approximation."""
     if value < 0:
         raise MathError("the square root of a negative number is not real")
     top, bottom = math.isqrt(value.numerator), math.isqrt(value.denominator)
@@ -104,7 +103,7 @@ def rounded(value: Exact) -> Exact:
 
 
 def decimal(value: Exact, digits: int) -> Decimal:
-    """*value* to so many significant digits."""
+    """*value* rounded to *digits* significant digits."""
     return Context(prec=digits).divide(Decimal(value.numerator), Decimal(value.denominator))
 
 

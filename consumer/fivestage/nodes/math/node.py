@@ -1,11 +1,11 @@
-"""The ``math`` node: exact arithmetic on what people write.
+"""The ``math`` node: exact arithmetic on sums as people write them.
 
-The parser is a precedence climber (Pratt, "Top Down Operator Precedence", 1973) that computes while it
-reads, so a long chain of operators needs no deep recursion. Values are ``int`` and ``Fraction``: 0.1 + 0.2
-is 0.3, and 7 / 2 * 2 is 7. Only irrational roots and powers are approximated, to 50 digits.
+The parser is a precedence climber (Pratt, "Top Down Operator Precedence", 1973) that computes while it reads,
+so a long chain of operators needs no deep recursion. Values are ``int`` and ``Fraction``: 0.1 + 0.2 is 0.3,
+and 7 / 2 * 2 is 7. Only irrational roots and powers are approximated, to 50 digits.
 
-Nothing here can run long: the length of the text, the depth of nesting and the bits of every
-intermediate value are bounded, and a power is refused before it is computed.
+Nothing here can run long: the length of the text, the depth of nesting and the bits of every intermediate
+value are bounded, and a power that is too large is rejected before it is computed.
 """
 
 from __future__ import annotations
@@ -36,34 +36,25 @@ if TYPE_CHECKING:
 MAX_DEPTH = 64
 """Nested parentheses, signs and powers."""
 SAFE_INTEGER = 2**53
-"""From here on, JSON readers that use doubles lose digits; larger results are given as strings."""
+"""Above this, JSON readers that use doubles lose digits; larger results are strings."""
 
 _SMALLEST = Fraction(1, 10**300)  # doubles below lose digits
-_ADD, _MULTIPLY, _SIGN = 10, 20, 30
-_BINDING = {
-    "+": _ADD,
-    "-": _ADD,
-    "*": _MULTIPLY,
-    "/": _MULTIPLY,
-    "//": _MULTIPLY,
-    "%": _MULTIPLY,
-    "of": _MULTIPLY,
-}
+_SIGN = 30
+_BINDING = dict.fromkeys(("+", "-"), 10) | dict.fromkeys(("*", "/", "//", "%", "of"), 20)
+"""How tightly binary operators bind; ``**`` and signs bind tighter."""
 _POSTFIX = frozenset({"%", "percent", "squared", "cubed"})
 
 
 async def solve(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG001
-    """Work out the sum in the question.
-
-    A coroutine although it awaits nothing: it takes microseconds, less than the hop to a thread.
+    """Compute the sum in the question; a coroutine, since microseconds are less than a hop to a thread.
 
     Returns:
-        ``answer`` is an int, a float, or a string where a JSON number would lose digits or overflow;
-        ``confidence`` 1.0 if the answer is exact, else 0.99; ``expression`` as it was understood;
-        ``exact`` whether the answer is the value itself or its nearest double.
+        ``answer``: an int, a float, or a string where a JSON number would lose digits or overflow;
+        ``confidence``: 1.0 if the answer is exact, else 0.99; ``expression``: as it was understood;
+        ``exact``: whether the answer is the value itself, not rounded to a double.
 
     Raises:
-        NotAnExpressionError, DivisionByZeroError, NumberTooLargeError: see there.
+        MathError: there is no sum, or it cannot be computed; the subclass says why.
     """
     value, expression, rational = evaluate(query.user_input)
     answer, exact = present(value, rational=rational)
@@ -71,7 +62,7 @@ async def solve(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG
 
 
 async def validate(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
-    """Whether another evaluator gets the same answer from the expression that the node stated."""
+    """Whether a second evaluator gets the same answer from the expression that the node stated."""
     result = ctx.results.get(StageType.PROCESSING)
     if not isinstance(result, dict) or not isinstance(result.get("expression"), str):
         return False
@@ -82,7 +73,7 @@ async def validate(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
 
 
 def evaluate(text: str) -> tuple[Exact, str, bool]:
-    """The value of the sum in *text*, its normalised expression, and whether all of it stayed rational."""
+    """The value of the sum in *text*, its normalised expression, and whether no part was approximated."""
     if len(text) > MAX_LENGTH:
         raise NumberTooLargeError(f"the expression is longer than {MAX_LENGTH} characters")
     found = find_sum(text)
@@ -122,7 +113,7 @@ class _Parser:
         return self._tokens[position] if position < len(self._tokens) else ""
 
     def expression(self, binding: int, depth: int) -> tuple[Exact, str]:
-        """Everything that binds tighter than *binding*: its value and how it reads."""
+        """Read all that binds tighter than *binding*: its value, and its normalised text."""
         if depth > MAX_DEPTH:
             raise NumberTooLargeError(f"the expression nests deeper than {MAX_DEPTH} levels")
         value, text = self._prefix(depth)

@@ -1,10 +1,10 @@
-"""Arithmetic as people write it: from a question to the tokens of an expression.
+"""Finds the sum in a question and splits it into tokens.
 
-Intent asks whether a text *is* a sum, the math node asks *which*; both read it here, so they agree.
+Used by intent (is the text a sum?) and by the math node (which one?), so that the two agree.
 
-Tokens are plain strings: numbers (``"12.5"``, without thousands separators), the operators ``+ - * /
-// % **``, parentheses, and four that only people write: ``sqrt`` (prefix), ``squared`` and ``cubed``
-(postfix), ``of`` (after a percentage).
+Tokens are strings: numbers (``"12.5"``, without thousands separators), the operators ``+ - * / // % **``,
+parentheses, and words: ``sqrt`` (prefix), ``squared``, ``cubed`` and ``percent`` (postfix), ``of`` (after a
+percentage).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import lru_cache
 from fivestage.nodes.text import word_set
 
 MAX_LENGTH = 500
-"""Characters of a question that are looked at; longer ones are sums only in jest."""
+"""Characters of a question that are looked at."""
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -53,6 +53,7 @@ _WORDS = {
     "percent": "percent",
     "of": "of",
 }
+_DIGITS = frozenset("0123456789")
 _PHRASES = (
     (re.compile(r"\bsquare\s+root(?:\s+of)?\b|\bsqrt\s+of\b", re.IGNORECASE), " sqrt "),
     (re.compile(r"\b(?:multiplied|multiply)\s+by\b", re.IGNORECASE), " times "),
@@ -75,19 +76,19 @@ _OPERATORS = frozenset({"+", "-", "*", "/", "//", "%", "**", "of", "sqrt", "squa
 _DATE = re.compile(
     r"[0-9]{4}-[01][0-9]-[0-3][0-9]|[0-9]{1,2}/[0-9]{1,2}/(?:[0-9]{4}|[0-9]{2})|[0-9]{1,2}-[0-9]{1,2}-[0-9]{4}"
 )
-"""A date is never a sum."""
+"""Dates, which are never sums."""
 _IDIOMS = frozenset({"24/7", "9/11", "50/50"})
-"""Sums only when someone orders the result; "what is 24/7" asks for a meaning."""
+"""Sums only if a word of _ORDERS asks for the result; "what is 24/7" asks for a meaning."""
 _ORDERS = ("=", "calc", "compute", "evaluate", "solve")
 _PHONE = re.compile(
     r"[0-9]{3}-[0-9]{4}|\+?[0-9]{1,4}(?:-[0-9]{2,})+-[0-9]{2,}|\+[0-9]+[0-9()/ -]+",
 )
-"""A telephone or card number is a sum only when someone asks for the result."""
+"""Telephone and card numbers, which are sums only if the question asks for a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """What was found in a question."""
+    """A sum in a question."""
 
     tokens: tuple[str, ...]
     asked: bool
@@ -95,33 +96,25 @@ class Sum:
 
 
 def find_sum(text: str) -> Sum | None:
-    """The sum that *text* consists of, apart from words of asking; None if it is anything else.
+    """The sum that *text* consists of, apart from words that ask for the result; None if there is none.
 
-    Only the look counts: the tokens need not be a well-formed expression. A text is a sum when it has a
-    digit and an operator and every word in it belongs to arithmetic or to asking politely.
+    A text is a sum if it has a digit and an operator, and every word in it belongs to arithmetic or to a
+    polite question. The tokens need not be a well-formed expression.
     """
     text = text[:MAX_LENGTH].strip()
-    return _find_sum(text) if _may_be_sum(text) else None
+    return None if _DIGITS.isdisjoint(text) else _find_sum(text)  # most questions have no digit
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # the math node reads the text that intent has just read
 def _find_sum(text: str) -> Sum | None:
-    # Remembered, for the math node asks again what intent asked a moment ago.
-    read = _read(_spelled(text))
-    if read is None:
+    found = _read(_single_words(text))
+    if found is None or not _calculates(found) or _is_name(text, asked=found.asked):
         return None
-    if not _calculates(read.tokens, asked=read.asked) or _is_name_of_something(text, asked=read.asked):
-        return None
-    return Sum(tuple(read.tokens), read.asked)
+    return found
 
 
-def _may_be_sum(text: str) -> bool:
-    # Cheap, since most questions are none: a digit must be there.
-    return any(digit in text for digit in "0123456789")
-
-
-def _spelled(text: str) -> str:
-    """Turn phrases of several words into one."""
+def _single_words(text: str) -> str:
+    """Replace phrases of several words by one."""
     lowered = text.lower()
     if any(hint in lowered for hint in _HINTS):
         for phrase, replacement in _PHRASES:
@@ -131,9 +124,10 @@ def _spelled(text: str) -> str:
     return text
 
 
-def _read(text: str) -> _Reader | None:
-    """Read all of *text*; None at the first thing that is foreign to a sum."""
-    reader = _Reader()
+def _read(text: str) -> Sum | None:
+    """Split *text* into tokens; None at the first word or sign that does not belong to a sum."""
+    tokens: list[str] = []
+    asked = closed = False  # closed: words after the sum end it
     position, end = 0, len(text.rstrip())
     while position < end:
         match = _TOKEN.match(text, position)
@@ -141,38 +135,21 @@ def _read(text: str) -> _Reader | None:
             return None
         position = match.end()
         kind = match.lastgroup or ""
-        found = match.group(kind)
-        symbol = _symbol(kind, found)
-        if not (reader.skip(kind, found) if symbol is None else reader.take(symbol)):
+        word = match.group(kind).lower()
+        symbol, last = _symbol(kind, word), tokens[-1] if tokens else ""
+        if symbol is None:
+            if kind == "word" and word not in _FILLER:
+                return None
+            asked = asked or word in _ASKING
+            closed = bool(tokens) and (closed or word not in _INSIDE)
+        elif symbol == "of" and last not in {"percent", "%"}:
+            if last:  # "the value of 3 + 4" begins with it
+                return None
+        elif closed or (_is_number(symbol) and (_is_number(last) or last in _POSTFIX)):
             return None
-    return reader
-
-
-class _Reader:
-    """Collects tokens and refuses what cannot be part of a sum."""
-
-    def __init__(self) -> None:
-        self.tokens: list[str] = []
-        self.asked = False
-        self._closed = False  # words after the sum end it
-
-    def take(self, symbol: str) -> bool:
-        last = self.tokens[-1] if self.tokens else ""
-        if symbol == "of" and last not in {"percent", "%"}:
-            return not last  # "the value of 3 + 4"
-        adjacent = _is_number(symbol) and (_is_number(last) or last in _POSTFIX)
-        if self._closed or adjacent:
-            return False
-        self.tokens.append(symbol)
-        return True
-
-    def skip(self, kind: str, found: str) -> bool:
-        word = found.lower()
-        if kind == "word" and word not in _FILLER:
-            return False
-        self.asked = self.asked or word in _ASKING
-        self._closed = bool(self.tokens) and (self._closed or word not in _INSIDE)
-        return True
+        else:
+            tokens.append(symbol)
+    return Sum(tuple(tokens), asked)
 
 
 def _symbol(kind: str, found: str) -> str | None:
@@ -181,7 +158,7 @@ def _symbol(kind: str, found: str) -> str | None:
     if kind == "sign" and found != "=":
         return _SYMBOLS.get(found, found)
     if kind == "word":
-        return _WORDS.get(found.lower())
+        return _WORDS.get(found)
     return None
 
 
@@ -189,22 +166,23 @@ def _is_number(symbol: str) -> bool:
     return symbol[-1:].isdigit()
 
 
-def _calculates(tokens: list[str], *, asked: bool) -> bool:
-    """Whether there is something to work out: a lone signed number or percentage is only a number."""
+def _calculates(found: Sum) -> bool:
+    """Whether there is something to compute: a lone signed number or percentage is only a number."""
     operand = False
-    for symbol in tokens:
+    for symbol in found.tokens:
         if _is_number(symbol):
             operand = True
         elif symbol in {"+", "-", "%"}:
-            # A sign in front of everything is no operation, and "50%" is one only if someone asks.
-            if operand and (symbol != "%" or asked or tokens[-1] != "%"):
+            # A leading sign is no operation, and "50%" is one only if the question asks for a result.
+            if operand and (symbol != "%" or found.asked or found.tokens[-1] != "%"):
                 return True
-        elif symbol in _OPERATORS or (symbol == "percent" and asked):
+        elif symbol in _OPERATORS or (symbol == "percent" and found.asked):
             return True
     return False
 
 
-def _is_name_of_something(text: str, *, asked: bool) -> bool:
+def _is_name(text: str, *, asked: bool) -> bool:
+    """Whether the numbers are a date, an idiom, or a telephone number."""
     if "-" not in text and "/" not in text:
         return False
     bare = text.rstrip(" \t\r\n?.!")

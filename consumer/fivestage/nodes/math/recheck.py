@@ -1,7 +1,7 @@
-"""A second way to the value of an expression, for checking the first.
+"""Computes the value of an expression a second way, to check the first.
 
-It shares no code with the math node: Python's own parser reads the expression, a whitelist decides what
-may stand in it, and an explicit stack takes the place of recursion. Nothing is ever executed as code.
+It shares no code with the math node: Python's own parser reads the expression, and a whitelist decides what
+may stand in it. Nothing is executed as code.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import ast
 import operator
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-_Step: TypeAlias = ast.expr | ast.operator | ast.unaryop | str
+    from collections.abc import Callable, Mapping
 
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction | int]] = {
     ast.Add: operator.add,
@@ -27,20 +25,20 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction | i
 }
 
 MAX_LENGTH = 4000
-"""Characters of an expression; the math node's normal form of 500 characters stays below it."""
+"""Characters of an expression; the math node writes less for a question of 500 characters."""
 MAX_BITS = 5000
 MAX_ROOT = 16
-"""Roots up to this one are recognised when they are exact."""
+"""The highest root that is recognised as exact."""
 TOLERANCE = Fraction(1, 10**12)
 """Relative; only for values that are not exact."""
 
 
 def recompute(expression: str) -> Fraction:
-    """The value of a Python-like arithmetic *expression* with ``sqrt(...)``.
+    """The value of an arithmetic *expression* in Python's syntax, with ``sqrt(...)``.
 
     Raises:
-        ValueError: it is too long, malformed, or has anything in it but numbers, ``+ - * / // % **``,
-            signs and ``sqrt``.
+        ValueError: it is too long, malformed, or has anything in it but numbers, ``+ - * / // % **``, signs
+            and ``sqrt``.
         ArithmeticError: division by zero, or a value grows too large.
     """
     if len(expression) > MAX_LENGTH:
@@ -49,15 +47,14 @@ def recompute(expression: str) -> Fraction:
         root = ast.parse(expression, mode="eval").body
     except (SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError("the expression is malformed") from error
-    todo: list[_Step] = [root]
-    values: list[Fraction] = []
-    while todo:
-        step = todo.pop()
-        if isinstance(step, ast.expr):
-            _unfold(step, expression, todo, values)
-        else:
-            _apply(step, values)
-    return values.pop()
+    values: dict[ast.expr, Fraction] = {}
+    try:
+        for node in reversed(list(ast.walk(root))):  # operands before their operators, without recursion
+            if isinstance(node, ast.expr) and not (isinstance(node, ast.Name) and node.id == "sqrt"):
+                values[node] = _bounded(_value(node, expression, values))
+        return values[root]
+    except KeyError:
+        raise ValueError("sqrt needs an argument") from None
 
 
 def agrees(answer: Any, value: Fraction) -> bool:
@@ -74,46 +71,29 @@ def agrees(answer: Any, value: Fraction) -> bool:
     return difference <= TOLERANCE * max(abs(stated), abs(value)) or difference < TOLERANCE**2
 
 
-def _unfold(node: ast.expr, source: str, todo: list[_Step], values: list[Fraction]) -> None:
-    """Push what has to be done for *node*; the last pushed is done first."""
+def _value(node: ast.expr, source: str, values: Mapping[ast.expr, Fraction]) -> Fraction:
+    """The value of *node*, given those of its operands."""
     match node:
         case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
             # The digits as written: a float would already have lost some.
-            values.append(Fraction(source[node.col_offset : node.end_col_offset]))
-        case ast.BinOp():
-            todo += (node.op, node.right, node.left)
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
-            todo += (node.op, node.operand)
-        case ast.Call(func=ast.Name(id="sqrt"), args=[ast.expr() as argument], keywords=[]):
-            todo += ("sqrt", argument)
-        case _:
-            raise ValueError(f"{type(node).__name__} is not arithmetic")
+            return Fraction(source[node.col_offset : node.end_col_offset])
+        case ast.UnaryOp(op=ast.USub()):
+            return -values[node.operand]
+        case ast.UnaryOp(op=ast.UAdd()):
+            return values[node.operand]
+        case ast.BinOp(op=ast.Pow()):
+            return _raise(values[node.left], values[node.right])
+        case ast.BinOp() if type(node.op) in _OPERATORS:
+            return Fraction(_OPERATORS[type(node.op)](values[node.left], values[node.right]))
+        case ast.Call(func=ast.Name(id="sqrt"), args=[argument], keywords=[]):
+            return _raise(values[argument], Fraction(1, 2))
+    raise ValueError(f"{type(node).__name__} is not arithmetic")
 
 
-def _apply(step: ast.operator | ast.unaryop | str, values: list[Fraction]) -> None:
-    right = values.pop()
-    if step == "sqrt":
-        result = _raise(right, Fraction(1, 2))
-    elif isinstance(step, ast.USub):
-        result = -right
-    elif isinstance(step, ast.UAdd):
-        result = right
-    elif isinstance(step, ast.operator):
-        result = _binary(step, values.pop(), right)
-    else:
-        raise ValueError("not arithmetic")
-    if max(result.numerator.bit_length(), result.denominator.bit_length()) > MAX_BITS:
+def _bounded(value: Fraction) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
         raise ArithmeticError("a value is too large")
-    values.append(result)
-
-
-def _binary(step: ast.operator, left: Fraction, right: Fraction) -> Fraction:
-    if isinstance(step, ast.Pow):
-        return _raise(left, right)
-    function = _OPERATORS.get(type(step))
-    if function is None:
-        raise ValueError(f"{type(step).__name__} is not arithmetic")
-    return Fraction(function(left, right))
+    return value
 
 
 def _raise(base: Fraction, exponent: Fraction) -> Fraction:
@@ -131,6 +111,6 @@ def _raise(base: Fraction, exponent: Fraction) -> Fraction:
     power = context.divide(Decimal(exponent.numerator), Decimal(exponent.denominator))
     result = Fraction(context.power(number, power))
     if exponent.denominator > MAX_ROOT:
-        return result  # an exponent that is irrational itself: trying it out would take for ever
+        return result  # the exponent is irrational itself: the exact check below would take too long
     near = Fraction(round(result * 10**15), 10**15)  # sqrt(81) is 9, not 9.000...01
     return near if near**exponent.denominator == base**exponent.numerator else result

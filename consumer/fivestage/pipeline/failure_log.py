@@ -1,0 +1,80 @@
+"""Logs what user code raised: its class, file and line, the node or stage; its message only if allowed."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from fivestage.core.exception_origin import Frame
+    from fivestage.pipeline.call_result import CallResult
+
+LOGGER: Final = "fivestage.nodes"
+FIELDS: Final = ("error_type", "where", "node", "stage", "query_id", "error", "frames")
+"""The fields that a log record may have beside its message."""
+log = logging.getLogger(LOGGER)
+
+
+class FailureLog:
+    """Writes to the standard library's logger ``fivestage.nodes``."""
+
+    def __init__(self) -> None:
+        self.shows_text = False
+        """Add the exceptions' messages, which may hold query text (``logging.show_text``)."""
+
+    def write(
+        self,
+        result: CallResult,
+        *,
+        node: str | None,
+        stage: str,
+        query_id: str,
+        declared: tuple[str, int] | None,
+    ) -> None:
+        """Log a call that ended with an error, as a warning; at DEBUG with its innermost frames.
+
+        An error that is not a failure of the node is logged at DEBUG only.
+
+        Args:
+            result: How the call ended.
+            node: The node, in processing.
+            stage: The stage.
+            query_id: The query's id.
+            declared: File and line of the function; logged if the error was not raised in the author's code.
+        """
+        level = logging.DEBUG if result.excused else logging.WARNING
+        if not log.isEnabledFor(level):
+            return
+        file, line = _place(result.frames, declared)
+        where = f"{file}:{line}"
+        fields: dict[str, Any] = {"error_type": result.error_type, "where": where}
+        fields |= {"stage": stage, "query_id": query_id}
+        if node is not None:
+            fields["node"] = node
+        if self.shows_text:
+            fields["error"] = result.error
+        if log.isEnabledFor(logging.DEBUG):
+            fields["frames"] = [str(frame) for frame in result.frames]
+        failed = stage if node is None else f"node {node!r}"
+        arguments = (failed, result.error_type, where)
+        log.handle(
+            log.makeRecord(LOGGER, level, file, line, "%s failed: %s at %s", arguments, None, extra=fields)
+        )
+
+
+failure_log: Final = FailureLog()
+"""One per process, like the log."""
+
+
+def _place(frames: tuple[Frame, ...], declared: tuple[str, int] | None) -> tuple[str, int]:
+    """The innermost frame of the author's code, else of the function's file, which may be installed."""
+    home = declared[0] if declared else None
+    for frame in reversed(frames):
+        if frame.is_own:
+            return frame.file, frame.line
+    for frame in reversed(frames):
+        if frame.file == home:
+            return frame.file, frame.line
+    if declared is not None:
+        return declared
+    return (frames[-1].file, frames[-1].line) if frames else ("?", 0)

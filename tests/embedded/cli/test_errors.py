@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from fivestage.cli import app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .conftest import Fivestage, Start
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """Hold a port on which something listens that is no broker."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """Hold a port on which nothing listens, and nothing else can meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["watch"],
+        ["produce", "hello"],
+        ["topics", "check"],
+        ["topics", "create"],
+        ["dlq", "list"],
+        ["dlq", "replay"],
+    ],
+    ids=" ".join,
+)
+def test_no_broker(fivestage: Fivestage, free_port: int, arguments: list[str]) -> None:
+    """Without a broker a command ends with exit code 2 within 20 s, says why, and how to get one."""
+    started_at = time.monotonic()
+    ran = fivestage(*arguments, "--bootstrap", f"127.0.0.1:{free_port}")
+    assert time.monotonic() - started_at < 20
+    assert (ran.code, ran.out) == (2, "")
+    assert f"127.0.0.1:{free_port}" in ran.err
+    assert "connection refused" in ran.err
+    assert "fivestage broker" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.broker
+def test_port_taken(fivestage: Fivestage, taken_port: int) -> None:
+    """A port that is taken is named, with what to do."""
+    ran = fivestage("broker", "--port", str(taken_port))
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        f"fivestage: cannot listen on 127.0.0.1:{taken_port}: Address already in use; choose another --port\n"
+    )
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("arguments", [["run"], ["watch"]], ids=" ".join)
+def test_missing_topic(fivestage: Fivestage, bootstrap: str, arguments: list[str]) -> None:
+    """A topic that is not there is named, with the command that creates it."""
+    ran = fivestage(*arguments, "--bootstrap", bootstrap, TOPICS__RESULTS="nowhere")
+    assert (ran.code, ran.out) == (2, "")
+    assert "'nowhere' does not exist" in ran.err.replace('\\"', '"')
+    assert "fivestage topics create" in ran.err
+
+
+@pytest.mark.broker
+def test_topics_check(fivestage: Fivestage, bootstrap: str) -> None:
+    """``topics check`` tells of every topic, and its exit code whether all are well."""
+    good = fivestage("topics", "check", "--bootstrap", bootstrap)
+    assert (good.code, good.err, good.out.count("can be used: 4 partitions")) == (0, "", 5)
+    bad = fivestage("topics", "check", "--bootstrap", bootstrap, TOPICS__TIMEOUTS="nowhere")
+    assert (bad.code, bad.err, bad.out.count("can be used")) == (1, "", 4)
+
+
+@pytest.mark.broker
+def test_topics_create_when_all_are_there(fivestage: Fivestage, bootstrap: str) -> None:
+    """``topics create`` with nothing to do says so."""
+    ran = fivestage("topics", "create", "--bootstrap", bootstrap)
+    assert (ran.code, ran.out) == (0, "nothing to do: all topics are there\n")
+
+
+@pytest.mark.broker
+def test_topics_create_on_the_embedded_broker(fivestage: Fivestage, bootstrap: str) -> None:
+    """A new name can be used at once; standard error says how many partitions it has if not as asked for."""
+    ran = fivestage("topics", "create", "--bootstrap", bootstrap, TOPICS__RESULTS="new.results")
+    assert (ran.code, ran.out) == (0, "created new.results\n")
+    assert ran.err.startswith("fivestage: the embedded broker gives a new topic 4 partitions; ")
+    good = fivestage("topics", "check", "--bootstrap", bootstrap, TOPICS__RESULTS="new.results")
+    assert (good.code, good.out.count("can be used: 4 partitions")) == (0, 5)
+    asked = ("topics", "create", "--bootstrap", bootstrap, "--partitions", "4")
+    ran = fivestage(*asked, TOPICS__RESULTS="new.results", TOPICS__TIMEOUTS="new.timeouts")
+    assert (ran.code, ran.out, ran.err) == (0, "created new.timeouts\n", "")
+
+
+@pytest.mark.broker
+def test_topics_create_setting_on_the_embedded_broker(start: Start, bootstrap: str) -> None:
+    """With topics.create a service makes what is missing on the embedded broker, too, and gets ready."""
+    own = {"TOPICS__CREATE": "true", "TOPICS__QUERIES": "own.queries", "KAFKA__GROUP_ID": "own"}
+    running = start("run", "--bootstrap", bootstrap, ADMIN__PORT="0", **own)
+    assert '"partitions":[0,1,2,3]' in running.line_with('"ready"')
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_free_threaded_python(environment: dict[str, str]) -> None:
+    """A build of Python without the interpreter lock is refused in one line, before anything else happens."""
+    free = "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1"
+    script = f"{free}; from fivestage.__main__ import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "run"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("fivestage: free-threaded builds of Python are not supported: use python3.")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["broker", "demo"])
+def test_the_embedded_broker_is_not_installed(environment: dict[str, str], command: str) -> None:
+    """Its extra is named in one line."""
+    missing = "import sys; sys.modules['confluent_kafka'] = None"
+    script = f"{missing}; from fivestage.__main__ import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1] == (
+        'fivestage: the embedded broker needs confluent-kafka: pip install "fivestage[embedded]"'
+    )
+
+
+def test_plaintext_off_loopback(fivestage: Fivestage) -> None:
+    """Queries are not sent unencrypted to another host unless somebody says so."""
+    ran = fivestage("watch", "--bootstrap", "kafka.example:9092")
+    assert (ran.code, ran.out) == (2, "")
+    assert "would send queries unencrypted" in ran.err
+    allowed = fivestage("config", "check", "--bootstrap", "kafka.example:9092", KAFKA__ALLOW_PLAINTEXT="true")
+    assert (allowed.code, allowed.out) == (0, "the settings are valid\n")
+
+
+HELPER = """
+def load():
+    try:
+        {}["key"]
+    except KeyError as error:
+        raise ValueError("x") from error
+"""
+FAILING: dict[str, tuple[str, list[tuple[str, int]], str]] = {
+    "syntax": (
+        "from fivestage import Pipeline\napp = Pipeline(\n",
+        [("app", 2)],
+        "SyntaxError: '(' was never closed (failing_app.py, line 2)",
+    ),
+    "import": (
+        "import json\nimport no_such_module\n",
+        [("app", 2)],
+        "ModuleNotFoundError: No module named 'no_such_module'",
+    ),
+    "syntax of another": (
+        "import failing_syntax\n",
+        [("app", 1), ("syntax", 1)],
+        "SyntaxError: invalid syntax",
+    ),
+    "a call": (
+        "import failing_helper\nfailing_helper.load()\n",
+        [("helper", 4), ("app", 2), ("helper", 6)],
+        "ValueError: x",
+    ),
+    "a declaration": (
+        "from fivestage import Pipeline\napp = Pipeline()\napp.node('mine', intents='greeting')\n",
+        [("app", 3)],
+        "node 'mine': intents is the text 'greeting', not a set; write intents={'greeting'}",
+    ),
+    "an exit": ("raise SystemExit('no model')\n", [("app", 1)], "SystemExit: no model"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_an_app_that_cannot_be_imported(fivestage: Fivestage, folder: Path, name: str) -> None:
+    """The author's own frames, their first one first and none of ours, then what it came to; exit code 2."""
+    source, frames, text = FAILING[name]
+    (folder / "failing_app.py").write_text(source)
+    (folder / "failing_helper.py").write_text(HELPER)
+    (folder / "failing_syntax.py").write_text("def\n")
+    ran = fivestage("run", "failing_app:app")
+    assert (ran.code, ran.out) == (2, "")
+    found = re.findall(r'File "(.*)", line (\d+)', ran.err)
+    assert found == [(str(folder / f"failing_{module}.py"), str(line)) for module, line in frames]
+    assert "importlib" not in ran.err
+    *_, raised, last = ran.err.splitlines()
+    assert raised
+    assert last.startswith(f"fivestage: importing failing_app:app failed: {text}")
+
+
+def test_wrong_setting(fivestage: Fivestage, folder: Path) -> None:
+    """A wrong key or value is named by its key; the value, which may be a secret, is not shown."""
+    (folder / "f.toml").write_text('[kafka]\nsasl_pasword = "hunter2"\n[admission]\nmax_in_flight = -12345\n')
+    ran = fivestage("config", "check", "--config", "f.toml")
+    assert (ran.code, ran.out) == (2, "")
+    assert "kafka.sasl_pasword: no such setting" in ran.err
+    assert "admission.max_in_flight" in ran.err
+    assert "hunter2" not in ran.err
+    assert "12345" not in ran.err
+
+
+def test_config_show(fivestage: Fivestage, folder: Path) -> None:
+    """Every value is shown with its source, the stronger one; secrets are masked."""
+    (folder / "f.toml").write_text('lane = "canary"\n[kafka]\ngroup_id = "from-file"\nclient_id = "mine"\n')
+    ran = fivestage(
+        *("config", "show", "--config", "f.toml", "--bootstrap", "localhost:1"),
+        KAFKA__GROUP_ID="from-environment",
+        KAFKA__SASL_PASSWORD="hunter2",  # noqa: S106 - an example
+        ADMISSION='{"max_in_flight": 9}',
+    )
+    shown = {line.split(" = ")[0]: line.split(" = ")[1].split("  # ") for line in ran.out.splitlines()}
+    origins = {key: (value.strip(), origin) for key, (value, origin) in shown.items()}
+    assert origins["kafka.bootstrap_servers"] == ('"localhost:1"', "command line")
+    assert origins["kafka.group_id"] == ('"from-environment"', "environment")
+    assert origins["kafka.client_id"] == ('"mine"', "f.toml")
+    assert origins["lane"] == ('"canary"', "f.toml")
+    assert origins["admission.max_in_flight"] == ("9", "environment")
+    assert origins["topics.queries"] == ('"fivestage.queries"', "default")
+    assert "hunter2" not in ran.out
+    assert origins["kafka.sasl_password"] == ('"**********"', "environment")
+
+
+def test_unknown_variable(fivestage: Fivestage) -> None:
+    """A misspelt environment variable, which has no effect, is pointed out."""
+    ran = fivestage("config", "check", KAFAK__GROUP_ID="x")
+    assert (ran.code, ran.out) == (0, "the settings are valid\n")
+    assert "FIVESTAGE_KAFAK__GROUP_ID" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["config", "check", "--config", "nowhere.toml"], "cannot read nowhere.toml: No such file"),
+        (["produce", "--file", "nowhere.jsonl"], "cannot read nowhere.jsonl: No such file"),
+        (["produce"], "give one of TEXT, --file FILE, or -"),
+        (["produce", "hello", "--file", "f"], "give one of TEXT, --file FILE, or -"),
+        (["produce", "-", "--lane", "prod"], "--lane and --budget-ms need TEXT"),
+        (["produce", "hello", "--lane", "a b"], "lane: "),
+        (["run", "nowhere:app"], "cannot import nowhere:app"),
+        (["run", "json:loads"], "json:loads is a function, not a fivestage.Pipeline"),
+        (["run", "json:nothing"], "module json has no 'nothing'"),
+        (["run", ":app"], "names no module"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line(arguments: list[str], text: str) -> None:
+    """What a user can mend is told in one line on standard error, with exit code 2."""
+    ran = CliRunner().invoke(app, arguments)
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("fivestage: ")
+    assert text in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1

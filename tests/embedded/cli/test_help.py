@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from fivestage.cli import app
+from support.documents import DOCUMENTS, commands, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEAVY = {
+    "aiohttp",
+    "aiokafka",
+    "confluent_kafka",
+    "opentelemetry.sdk",
+    "prometheus_client",
+    "rich.live",
+    "structlog",
+}
+
+
+def _commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command by its path, the groups included."""
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _commands(child, *path, name)
+
+
+COMMANDS = dict(_commands(get_command(app)))
+
+
+def _examples() -> Iterator[str]:
+    for command in COMMANDS.values():
+        yield from re.findall(r"`([^`]*\bfivestage [^`]*)`", command.help or "")
+    for document in DOCUMENTS:
+        yield from (line for line in commands(text_of(document)) if re.search(r"(^|\| *)fivestage ", line))
+
+
+def test_examples_are_found() -> None:
+    """The tests below have something to look at."""
+    assert len(set(_examples())) >= 10
+
+
+@pytest.mark.parametrize("path", list(COMMANDS), ids=" ".join)
+def test_help_has_an_example(path: tuple[str, ...]) -> None:
+    """--help of every command works, says what it does, and shows an example of this very command."""
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.output)  # there are colours on a build server
+    assert re.search(rf"Example: .*{' '.join(('fivestage', *path))}\b", text), text
+
+
+@pytest.mark.parametrize("line", sorted(set(_examples())))
+def test_example_parses(line: str) -> None:
+    """The commands and options of every example in a help text or a document exist."""
+    for part in line.partition("#")[0].split("|"):
+        words = shlex.split(part)
+        if words[0] != "fivestage":
+            continue
+        path: tuple[str, ...] = ()
+        words = words[1:]
+        while words and (*path, words[0]) in COMMANDS:
+            path, words = (*path, words[0]), words[1:]
+        assert not hasattr(COMMANDS[path], "commands"), f"{line}: no such command"
+        COMMANDS[path].make_context("fivestage", words)
+
+
+def test_no_arguments_shows_help() -> None:
+    """``fivestage`` alone shows what there is, with exit code 2: nothing was done."""
+    shown = CliRunner().invoke(app, [])
+    assert (shown.exit_code, "Usage:" in shown.output) == (2, True)
+
+
+def test_help_is_light() -> None:
+    """--help loads no Kafka client, no telemetry and no web server."""
+    code = "import sys, fivestage.cli; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert not HEAVY & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["watch", "--nonsense"], ["topics"], ["broker", "--port", "x"]]
+)
+def test_wrong_use(arguments: list[str]) -> None:
+    """Wrong use ends with exit code 2, with nothing on standard output but help."""
+    ran = CliRunner().invoke(app, arguments)
+    assert ran.exit_code == 2
+    assert not ran.stdout or "Usage:" in ran.stdout

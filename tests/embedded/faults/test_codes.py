@@ -1,0 +1,87 @@
+"""Answers that no client expects: unknown error codes, and bytes that are no answer at all."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from embedded.faults.test_repair import TOPICS, all_answered, rebuilds, wait_until_rebuilt
+from support.feeder import event, write
+from support.mock import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, SESSION, Mock
+from support.process import ServiceProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.broker
+MOST_LINES = 60
+
+
+@pytest.mark.fault(39)
+@pytest.mark.parametrize(
+    "codes",
+    [
+        (-1, 82, 119),
+        pytest.param((82, 119, -1), marks=pytest.mark.long),
+        pytest.param((119, -1, 82), marks=pytest.mark.long),
+    ],
+)
+def test_unknown_error_codes(
+    codes: tuple[int, int, int], record_property: Callable[[str, object], None]
+) -> None:
+    """Each kind of request is answered with an unknown code under load: repaired, nothing lost, few lines."""
+    ids = [f"q{number}" for number in range(1500)]
+    with Mock() as mock:
+        write(mock.bootstrap, TOPICS.queries, [(name, event(name, "fast")) for name in ids])
+        mock.push(PRODUCE, [0] * 10 + [codes[0]])
+        mock.push(OFFSET_COMMIT, [codes[1]])
+        mock.push(HEARTBEAT, [0] * 8 + [codes[2]])
+        mock.push(FETCH, [0, 0, *codes])
+        with ServiceProcess("support.apps:load", mock.bootstrap, SESSION) as service:
+            wait_until_rebuilt(service, 3)
+            report = all_answered(mock, ids)
+            found = rebuilds(service)
+            assert service.end() == 0
+    assert report.silent, report
+    assert {labels.split('"')[1] for labels in found} == {"consumer", "producer"}
+    assert sum(found.values()) == 3
+    assert len(service.log) < MOST_LINES, service.log
+    record_property("rebuilds", int(sum(found.values())))
+    record_property("log lines", len(service.log))
+
+
+@pytest.mark.fault(39)
+def test_fetches_that_are_always_refused(record_property: Callable[[str, object], None]) -> None:
+    """Fetches that are answered with an unknown code again and again are told of a few times."""
+    with Mock() as mock, ServiceProcess("support.apps:load", mock.bootstrap) as service:
+        mock.push(FETCH, [-1] * 2000)
+        before, pause = mock.requests(FETCH), threading.Event()
+        while (fetches := mock.requests(FETCH) - before) < 15:
+            pause.wait(0.1)
+        mock.clear(FETCH)
+        write(mock.bootstrap, TOPICS.queries, [("q", event("q", "fast"))])
+        assert all_answered(mock, ["q"]).silent
+        assert service.end() == 0
+    said = [line for line in service.log if "Unexpected error while fetching" in str(line["event"])]
+    assert 1 <= len(said) <= 6
+    record_property("lines about refused fetches", f"{len(said)} for {fetches}")
+
+
+@pytest.mark.fault(39)
+def test_garbage_on_the_wire(record_property: Callable[[str, object], None]) -> None:
+    """Bytes that are no answer cost a connection, not the service: it goes on, and says little."""
+    ids = [f"q{number}" for number in range(1000)]
+    with Mock() as mock:
+        write(mock.bootstrap, TOPICS.queries, [(name, event(name)) for name in ids])
+        with ServiceProcess("support.apps:load", mock.bootstrap, SESSION) as service:
+            mock.spoil(20)  # from here on nobody else talks to the broker, until that is done
+            pause = threading.Event()
+            while mock.spoiled():
+                pause.wait(0.1)
+            report = all_answered(mock, ids)
+            assert service.end() == 0
+    assert report.silent, report
+    assert len(service.log) < MOST_LINES, service.log
+    record_property("log lines", len(service.log))

@@ -1,0 +1,136 @@
+"""Groups on the embedded broker: restarts, kills, and several members."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import pytest
+from structlog.testing import capture_logs
+
+from fivestage.core.ledger import Ledger
+from fivestage.core.observer import Observer
+from fivestage.kafka import aiokafka_internals
+from fivestage.kafka.consumer.group_member import GroupMember
+from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.kafka.embedded_group import EmbeddedConsumer
+from fivestage.settings import Settings, TopicSettings
+from support.checker import json_of, read_all
+from support.feeder import event, write
+from support.operations import port_of, until
+from support.probe import metrics
+from support.process import ServiceProcess
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.broker
+TOPICS = TopicSettings()
+LIMIT_S = 60.0
+PROCESSES = {
+    "executor.kind": "process",
+    "executor.workers": 2,
+    "pipeline.total_timeout_ms": 60_000,
+    "pipeline.stage_timeouts_ms": {"processing": 60_000},
+}
+
+
+@pytest.fixture
+async def bootstrap() -> AsyncIterator[str]:
+    """An embedded broker with the five topics."""
+    async with EmbeddedBroker(TOPICS.all, partitions=4) as broker:
+        yield broker.bootstrap
+
+
+async def test_a_restart_is_let_in(bootstrap: str) -> None:
+    """After an orderly end the group has no member left: a restart joins without a request that times out."""
+    for _ in range(2):
+        with ServiceProcess("support.apps:load", bootstrap) as service:
+            assert service.end(signal.SIGINT) == 0
+        assert {line["level"] for line in service.log} == {"info"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_the_process_group(bootstrap: str, number: signal.Signals) -> None:
+    """Ctrl-C, or a supervisor that signals all processes: workers answer what runs, end with the service."""
+    with ServiceProcess("support.pipelines:app", bootstrap, PROCESSES, own_group=True) as service:
+        assert service.process is not None
+        write(bootstrap, TOPICS.queries, [("a", event("a", "naps 1"))])
+        until(lambda: metrics(port_of(service), "fivestage_in_flight") == {"": 1}, "the query runs")
+        os.killpg(service.process.pid, number)
+        assert service.wait() == 0
+        assert {line["level"] for line in service.log} == {"info"}
+    [result] = read_all(bootstrap, TOPICS.results)
+    assert json_of(result)["status"] == "success"
+
+
+async def test_a_wait_for_the_group_is_logged_once(bootstrap: str) -> None:
+    """The group keeps a killed member for a while: the next one says that it waits, and for how long."""
+    killed, waiting = Sharing(bootstrap), Sharing(bootstrap)
+    await killed.member.start()
+    await _until_shared([killed])
+    aiokafka_internals.abort_consumer(killed.member.consumer)  # without a word to the group, as a kill
+    await waiting.member.start()
+    joining = asyncio.create_task(_until_shared([waiting]))
+    with capture_logs() as log:
+        async with asyncio.timeout(60):
+            while not joining.done():
+                waiting.member.look()
+                await asyncio.wait({joining}, timeout=0.1)
+    await joining
+    waits = [line for line in log if line["event"] == "waiting for the group"]
+    assert [(line["group"], line["at_most_s"]) for line in waits] == [("fivestage", 10.0)]
+    await waiting.end()
+    await killed.end()
+
+
+async def test_several_members_share_the_partitions(bootstrap: str) -> None:
+    """Three members of one group get all partitions between them, and so do the two that are left."""
+    members = [Sharing(bootstrap) for _ in range(3)]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*[one.member.start() for one in members])
+        await _until_shared(members)
+        leaving = members.pop()
+        await leaving.end()
+        await _until_shared(members)
+        await asyncio.gather(*[one.end() for one in members])
+
+
+class Sharing:
+    """A member that polls, and its partitions."""
+
+    def __init__(self, bootstrap: str) -> None:
+        settings = Settings.load(None, {"kafka": {"bootstrap_servers": bootstrap}})
+        self.ledger = Ledger(max_span=1000)
+        self.member = GroupMember(
+            settings, self.ledger, self._revoked, Observer(), make_consumer=EmbeddedConsumer
+        )
+
+    async def _revoked(self, _: object) -> None:
+        """Nothing is in flight."""
+
+    @property
+    def partitions(self) -> list[int]:
+        return [key.partition for key in self.ledger.partitions]
+
+    async def end(self) -> None:
+        await self.member.stop()
+
+
+async def _until_shared(members: list[Sharing]) -> None:
+    """Poll until each has partitions, and each partition one of them."""
+
+    def shared() -> bool:
+        shares = [one.partitions for one in members]
+        return all(shares) and sorted(chain.from_iterable(shares)) == [0, 1, 2, 3]
+
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            while not shared():
+                await asyncio.gather(*[one.member.fetch(100) for one in members])
+    except TimeoutError:
+        shares = [one.partitions for one in members]
+        raise AssertionError(f"not shared within {LIMIT_S:g} s: {shares}") from None

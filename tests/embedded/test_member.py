@@ -1,0 +1,275 @@
+"""The member of the group on the embedded broker: stalls that no task tells of."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka.conn import CloseReason
+
+from fivestage.core.ledger import Ledger
+from fivestage.core.observer import Observer
+from fivestage.core.records import CorruptRecord
+from fivestage.kafka.connection.rebuild_policy import ClientFault, StallTracker
+from fivestage.kafka.consumer.committer import Committer
+from fivestage.kafka.consumer.group_member import GroupMember
+from fivestage.kafka.consumer.progress import ProgressWatch
+from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.settings import Settings, TopicSettings
+from support.feeder import write
+from support.mock import OFFSET_COMMIT, SYNC_GROUP, Mock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+pytestmark = pytest.mark.broker
+TOPIC = TopicSettings().queries
+REBALANCE_IN_PROGRESS, INVALID_COMMIT_SIZE = 27, 28
+
+
+class Counted(Observer):
+    """Remembers the rebuilds, and commits that failed."""
+
+    def __init__(self) -> None:
+        self.rebuilds: list[tuple[str, str]] = []
+        self.failures: list[str] = []
+
+    def commit_failed(self, error_type: str) -> None:
+        self.failures.append(error_type)
+
+    def client_rebuilt(self, client: str, reason: str) -> None:
+        self.rebuilds.append((client, reason))
+
+
+class Reader:
+    """A member that loses patience quickly, and what it has read."""
+
+    def __init__(self, bootstrap: str) -> None:
+        # The mock takes as long as a session for a member that comes after another has left.
+        session = {"session_timeout_ms": 2500, "heartbeat_interval_ms": 500}
+        kafka = {"bootstrap_servers": bootstrap, "fetch_max_wait_ms": 20, **session}
+        settings = Settings.load(None, {"kafka": kafka})
+        self.bootstrap = bootstrap
+        self.observer = Counted()
+        self.ledger = Ledger(max_span=1000)
+        self.unanswered: list[tuple[str, int]] = []
+        self.member = GroupMember(
+            settings,
+            self.ledger,
+            self.revoked,
+            self.observer,
+            on_unanswered=lambda host, port: self.unanswered.append((host, port)),
+        )
+        self.member.progress = ProgressWatch(
+            self.ledger, self.member.mark_for_replacement, stalled_after_s=0.5, confirm_s=0.2
+        )
+        self.reasons: list[str | None] = []
+        self.values: list[bytes | None] = []
+
+    async def revoked(self, _keys: object) -> None:
+        """Before a consumer is replaced."""
+        self.reasons.append(self.member.unready)
+
+    async def write(self, *values: bytes) -> None:
+        await asyncio.to_thread(write, self.bootstrap, TOPIC, [(None, value) for value in values])
+
+    async def read_until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                fetched = await self.member.fetch(100)
+                self.values += [item.value for item in fetched if not isinstance(item, CorruptRecord)]
+
+    async def watched(self, reading: Coroutine[Any, Any, None]) -> None:
+        """Read, and look after the member as the watch does."""
+        task = asyncio.create_task(reading)
+        while not task.done():
+            self.member.look()
+            await asyncio.wait({task}, timeout=0.1)
+        await task
+
+
+@pytest.fixture
+async def reader() -> AsyncIterator[Reader]:
+    """A member that has its partitions and has read one record."""
+    async with EmbeddedBroker(TopicSettings().all, partitions=2) as broker:
+        reader = Reader(broker.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        yield reader
+        await reader.member.stop()
+
+
+async def test_a_stall_without_a_cause(reader: Reader) -> None:
+    """Where records are there and none comes although all tasks live, a new consumer reads them."""
+    reader.member.consumer.pause(*reader.member.consumer.assignment())  # behind the member's back
+    await reader.write(b"second")
+    await reader.read_until(lambda: b"second" in reader.values)
+    assert reader.observer.rebuilds == [("consumer", "stalled")]
+    [reason] = reader.reasons
+    assert reason is not None
+    assert reason.startswith("the consumer is being rebuilt: partitions [")
+    assert reason.endswith("] have records to read, but bring none")
+
+
+@pytest.mark.fault(38)
+async def test_a_fetch_that_never_returns(reader: Reader) -> None:
+    """Where the group's task dies in a rebalance, the fetch that waits for its end is ended."""
+    consumer: Any = reader.member.consumer
+    consumer._subscription.begin_reassignment()
+    await reader.write(b"second")
+    task = consumer._coordinator._coordination_task
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    await reader.watched(reader.read_until(lambda: b"second" in reader.values))
+    assert reader.observer.rebuilds == [("consumer", "group_ended")]
+
+
+@pytest.mark.fault(38)
+async def test_a_task_that_is_being_replaced_is_no_trouble(reader: Reader) -> None:
+    """An ended task may be one of a rebalance, about to have a successor; one that stays ended has none."""
+    coordinator: Any = reader.member.consumer._coordinator
+    alive, ended = coordinator._commit_refresh_task, asyncio.create_task(asyncio.sleep(0))
+    await ended
+    coordinator._commit_refresh_task = ended
+    await reader.member.fetch(100)
+    coordinator._commit_refresh_task = alive
+    await reader.write(b"second")
+    await reader.read_until(lambda: b"second" in reader.values)
+    assert reader.observer.rebuilds == []
+    coordinator._commit_refresh_task = ended
+    await reader.read_until(lambda: reader.observer.rebuilds)
+    assert reader.observer.rebuilds == [("consumer", "position_ended")]
+    alive.cancel()
+
+
+@pytest.mark.fault(37)
+async def test_a_broker_that_does_not_answer_is_told_of(reader: Reader) -> None:
+    """Others may have idle connections to it that are as dead; a connection that breaks is no such sign."""
+    client: Any = reader.member.consumer._client
+    fetching, coordinating = client._conns.values()
+    fetching.close(CloseReason.CONNECTION_BROKEN)
+    assert reader.unanswered == []
+    coordinating.close(CloseReason.CONNECTION_TIMEOUT)  # as the client does when a request times out
+    assert reader.unanswered == [(coordinating.host, coordinating.port)]
+    await reader.write(b"second")
+    await reader.read_until(lambda: b"second" in reader.values)
+
+
+async def test_a_turn_that_is_far_off_is_no_stall(reader: Reader) -> None:
+    """Records that were fetched, and wait until those of another partition are through, are no stall."""
+    await reader.write(*[b"more"] * 200)
+    end = asyncio.get_running_loop().time() + 2.5
+    while asyncio.get_running_loop().time() < end:
+        await reader.member.fetch(1)
+        await asyncio.sleep(0.05)  # as slowly as slow nodes are
+    assert reader.observer.rebuilds == []
+    await reader.read_until(lambda: not sum(reader.member.lag().values()))
+    assert reader.observer.rebuilds == []
+
+
+async def test_nothing_to_read_is_no_stall(reader: Reader) -> None:
+    """A partition that is read to its end may be quiet for as long as it likes."""
+    looks, end = 0, asyncio.get_running_loop().time() + 2.5
+
+    def later() -> bool:
+        nonlocal looks
+        looks += 1
+        return asyncio.get_running_loop().time() > end
+
+    await reader.read_until(later)
+    assert looks > 5
+    assert reader.observer.rebuilds == []
+
+
+async def test_a_pause_is_no_stall(reader: Reader) -> None:
+    """Records that wait because there is no room for them are no reason for a new consumer."""
+    reader.member.pause()
+    await reader.write(b"second")
+    end = asyncio.get_running_loop().time() + 2.5
+    await reader.read_until(lambda: asyncio.get_running_loop().time() > end)
+    assert reader.values == [b"first"]
+    reader.member.resume()
+    await reader.read_until(lambda: b"second" in reader.values)
+    assert reader.observer.rebuilds == []
+
+
+async def test_brokers_that_are_away_are_no_stall() -> None:
+    """While no broker answers there is nothing to come: the consumer waits, and goes on as it is."""
+    with Mock(partitions=1) as mock:
+        reader = Reader(mock.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        mock.go_away()
+        end = asyncio.get_running_loop().time() + 2
+        await reader.read_until(lambda: asyncio.get_running_loop().time() > end and mock.refused() > 5)
+        mock.come_back()
+        await reader.write(b"second")
+        await reader.read_until(lambda: b"second" in reader.values)
+        assert reader.observer.rebuilds == []
+        await reader.member.stop()
+
+
+async def test_a_late_answer_to_a_commit_is_no_unexpected_error() -> None:
+    """A commit that is refused after the committer has given it up was told as not answered; that is all."""
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    with Mock(partitions=1) as mock:
+        reader = Reader(mock.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        [offsets] = reader.ledger.partitions.values()
+        offsets.finish(0)
+        committer = Committer(reader.member, reader.ledger, reader.observer, interval_s=60, timeout_s=30)
+        mock.slow_down(500)
+        mock.push(OFFSET_COMMIT, [INVALID_COMMIT_SIZE])
+        assert not await committer.commit(timeout_s=0.1)
+        mock.slow_down(0)
+        assert await committer.commit()  # is answered after the first
+        assert reader.observer.failures == ["timeout"]
+        await reader.member.stop()
+    gc.collect()
+    assert errors == []
+
+
+async def test_a_group_that_is_never_joined() -> None:
+    """Where the coordinator answers and the group is not joined for long, a new consumer tries."""
+    with Mock(partitions=1) as mock:
+        mock.push(SYNC_GROUP, [REBALANCE_IN_PROGRESS] * 1000)
+        reader = Reader(mock.bootstrap)
+        reader.member.join_tracker = StallTracker(limit_s=1)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.watched(reader.read_until(lambda: reader.observer.rebuilds))
+        mock.clear(SYNC_GROUP)
+        await reader.read_until(lambda: reader.values == [b"first"])
+        assert reader.observer.rebuilds == [("consumer", "not_joined")]
+        await reader.member.stop()
+
+
+async def test_an_end_waits_for_no_new_consumer() -> None:
+    """A rebuild that waits for brokers is given up when the service drains, and no other is begun."""
+    with Mock(partitions=1) as mock:
+        reader = Reader(mock.bootstrap)
+        await reader.member.start()
+        await reader.write(b"first")
+        await reader.read_until(lambda: reader.values == [b"first"])
+        consumer = reader.member.consumer
+        mock.go_away()
+        reader.member.mark_for_replacement(consumer, ClientFault("stalled", "for a test"))
+        fetching = asyncio.create_task(reader.member.fetch(100))
+        while mock.refused() < 4:
+            await asyncio.wait({fetching}, timeout=0.1)
+        await asyncio.wait({fetching}, timeout=0.2)  # into the pause: aiokafka forgets a connection half made
+        reader.member.stop_rebuilding()
+        async with asyncio.timeout(30):
+            assert [await fetching, await reader.member.fetch(100)] == [[], []]
+        mock.come_back()
+        assert reader.member.consumer is consumer
+        assert reader.observer.rebuilds == [("consumer", "stalled")]
+        await reader.member.stop()

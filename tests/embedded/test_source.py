@@ -1,0 +1,244 @@
+"""The source against batches that aiokafka cannot read: only the broken record is passed over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import operator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import CommitFailedError
+from aiokafka.protocol.commit import OffsetCommitRequest
+
+from fivestage.core.ledger import Ledger
+from fivestage.core.observer import Observer
+from fivestage.core.records import CorruptRecord
+from fivestage.kafka.consumer.source import Source
+from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.settings import Settings, TopicSettings
+from support.wire import (
+    FRAMED_SNAPPY,
+    GZIP,
+    LZ4,
+    SNAPPY,
+    ZSTD,
+    bad_checksum,
+    bad_header_name,
+    bomb,
+    not_gzip,
+    packed,
+    unknown_codec,
+    write_batch,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from support.wire import Spoil
+
+pytestmark = pytest.mark.broker
+TOPIC = TopicSettings().queries
+
+
+@pytest.fixture
+async def producer() -> AsyncIterator[AIOKafkaProducer]:
+    """A producer on an embedded broker with three partitions."""
+    async with EmbeddedBroker(TopicSettings().all, partitions=3) as broker:
+        client = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
+        await client.start()
+        yield client
+        await client.stop()
+
+
+async def write(
+    producer: AIOKafkaProducer, partition: int, values: list[bytes], spoil: Spoil | None = None
+) -> None:
+    """Write one batch, spoiled on its way."""
+    await write_batch(producer, TOPIC, partition, values, spoil)
+
+
+@contextlib.asynccontextmanager
+async def reading(producer: AIOKafkaProducer, *, fetch_max_wait_ms: int = 20) -> AsyncIterator[Source]:
+    """A source that has started."""
+
+    async def nothing(_: object) -> None:
+        return
+
+    servers = f"{producer.client.hosts[0][0]}:{producer.client.hosts[0][1]}"
+    kafka = {"bootstrap_servers": servers, "fetch_max_wait_ms": fetch_max_wait_ms}
+    source = Source(Settings.load(None, {"kafka": kafka}), Ledger(max_span=1000), nothing, Observer())
+    await source.start()
+    try:
+        yield source
+    finally:
+        await source.stop()
+
+
+def coordinates(item: Any) -> tuple[int, int, Any]:
+    """Partition, offset, and the value, or what is wrong with it."""
+    if isinstance(item, CorruptRecord):
+        return item.record.partition, item.record.offset, item.detail
+    return item.partition, item.offset, item.value
+
+
+async def read(producer: AIOKafkaProducer, count: int) -> list[tuple[int, int, Any]]:
+    """Fetch until *count* records came: partition, offset, and the value, or what is wrong with it."""
+    found: list[tuple[int, int, Any]] = []
+    async with reading(producer) as source, asyncio.timeout(30):
+        while len(found) < count:
+            found += [coordinates(item) for item in await source.fetch(100)]
+    return sorted(found, key=lambda row: row[:2])
+
+
+ALONE: dict[Spoil, str] = {
+    bad_header_name: "it cannot be read from its batch (UnicodeDecodeError)",
+    bad_checksum: "the checksum of its batch is wrong",
+}
+"""What is told of a batch of one record."""
+BOMB_BYTES = 12_000_000
+"""More than kafka.max_batch_bytes."""
+WHOLE_BATCH = {
+    "bad checksum": (bad_checksum, "the checksum of its batch is wrong"),
+    "unknown codec": (unknown_codec, "its batch uses an unknown compression codec, 6"),
+    "not gzip": (not_gzip, "its batch cannot be decompressed"),
+    **{
+        f"bomb {codec}": (
+            bomb(codec, BOMB_BYTES),
+            "its decompressed batch is larger than 8388608 bytes (kafka.max_batch_bytes)",
+        )
+        for codec in (GZIP, SNAPPY, FRAMED_SNAPPY, LZ4, ZSTD)
+    },
+}
+
+
+@pytest.mark.fault(30)
+async def test_a_broken_batch_is_passed_over_whole(producer: AIOKafkaProducer) -> None:
+    """Each record of it is named once, with what is wrong; all others of all partitions come, in order."""
+    expected: list[tuple[int, int, Any]] = []
+    for number, (spoil, detail) in enumerate(WHOLE_BATCH.values()):
+        start = number * 4
+        await write(producer, 1, [b"1", b"2", b"3"], spoil)
+        expected += [(1, offset, detail) for offset in range(start, start + 3)]
+        for partition in range(3):
+            await write(producer, partition, [b"4"])
+            expected.append((partition, start + 3 if partition == 1 else number, b"4"))
+    assert await read(producer, len(expected)) == sorted(expected, key=lambda row: row[:2])
+
+
+@pytest.mark.fault(30)
+async def test_batches_of_every_codec_are_read(producer: AIOKafkaProducer) -> None:
+    """Decompressed by us, they hold what was written, up to what a batch may become."""
+    values = [b"%d" % number * 100 for number in range(50)]
+    large = b"\0" * 8_000_000
+    expected: list[tuple[int, int, Any]] = []
+    for codec in (GZIP, SNAPPY, FRAMED_SNAPPY, LZ4, ZSTD):
+        await write(producer, 0, values, packed(codec))
+        await write(producer, 0, [large], packed(codec))
+        expected += [(0, len(expected) + number, value) for number, value in enumerate([*values, large])]
+    assert await read(producer, len(expected)) == expected
+
+
+@pytest.mark.fault(30)
+@pytest.mark.parametrize("spoil", [bad_header_name, bad_checksum])
+async def test_a_broken_record_is_passed_over_alone(producer: AIOKafkaProducer, spoil: Spoil) -> None:
+    """A record that cannot be read is reported once; all others of all partitions come, once and in order."""
+    for partition in range(3):
+        await write(producer, partition, [b"0", b"1", b"2"])
+    await write(producer, 1, [b"3"], spoil)
+    for partition in range(3):
+        await write(producer, partition, [b"4"])
+    good = [(partition, offset, str(offset).encode()) for partition in (0, 2) for offset in range(3)]
+    good += [(partition, 3, b"4") for partition in (0, 2)]
+    middle = [(1, 0, b"0"), (1, 1, b"1"), (1, 2, b"2"), (1, 3, ALONE[spoil]), (1, 4, b"4")]
+    assert await read(producer, 13) == sorted(good + middle, key=lambda row: row[:2])
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("_fetcher._fetch_task", "fetch_ended"),
+        ("_coordinator._coordination_task", "group_ended"),
+        ("_coordinator._heartbeat_task", "heartbeat_ended"),
+        ("_coordinator._commit_refresh_task", "position_ended"),
+    ],
+)
+async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, path: str, reason: str) -> None:
+    """Where a task inside aiokafka has ended, which it would never tell, the source says so."""
+
+    async def nothing(_: object) -> None:
+        return
+
+    servers = f"{producer.client.hosts[0][0]}:{producer.client.hosts[0][1]}"
+    settings = Settings.load(None, {"kafka": {"bootstrap_servers": servers, "fetch_max_wait_ms": 20}})
+    source = Source(settings, Ledger(max_span=1000), nothing, Observer())
+    await source.start()
+    while source.unready is not None:
+        await source.fetch(10)
+    assert source.fault is None
+    task: asyncio.Task[None] = operator.attrgetter(path)(source.consumer)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert source.fault is not None
+    assert source.fault.reason == reason
+    with contextlib.suppress(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await source.stop()
+
+
+@pytest.mark.parametrize("spoil", [bad_header_name, bad_checksum])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+async def test_a_new_group_loses_nothing_to_a_first_record_that_is_broken(
+    producer: AIOKafkaProducer, spoil: Spoil, bad: int
+) -> None:
+    """Where the group has no position yet, records that the failed fetch had taken out come all the same."""
+    await write(producer, bad, [b"0"], spoil)
+    for partition in range(3):
+        if partition != bad:
+            await write(producer, partition, [b"0"])
+        await write(producer, partition, [b"1", b"2"])
+    expected = [
+        (partition, offset, ALONE[spoil] if (partition, offset) == (bad, 0) else str(offset).encode())
+        for partition in range(3)
+        for offset in range(3)
+    ]
+    assert await read(producer, 9) == expected
+
+
+async def test_a_broken_record_is_found_while_fetches_wait_for_others(producer: AIOKafkaProducer) -> None:
+    """The client fetches nothing of a partition while a fetch for others waits: it is given that time."""
+    await write(producer, 1, [b"0"])
+    found: list[tuple[int, int, Any]] = []
+    async with reading(producer, fetch_max_wait_ms=2000) as source, asyncio.timeout(20):
+        while len(found) < 1:
+            found += [coordinates(item) for item in await source.fetch(100)]
+        await write(producer, 1, [b"1"], bad_checksum)
+        await write(producer, 1, [b"2"])
+        while len(found) < 3:
+            found += [coordinates(item) for item in await source.fetch(100)]
+    assert found == [(1, 0, b"0"), (1, 1, ALONE[bad_checksum]), (1, 2, b"2")]
+
+
+async def test_who_was_dropped_from_the_group_sends_no_commit(
+    producer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would look like one from outside of the group, which brokers take while nobody is in it."""
+    sent: list[object] = []
+    async with reading(producer) as source, asyncio.timeout(20):
+        while source.unready is not None:
+            await source.fetch(10)
+        coordinator: Any = source.consumer._coordinator
+        send = coordinator._send_req
+
+        async def noted(request: object) -> Any:
+            sent.append(type(request))
+            return await send(request)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(coordinator, "_send_req", noted)
+            patch.setattr(coordinator, "generation", -1)
+            with pytest.raises(CommitFailedError):
+                await source.consumer.commit({TopicPartition(TOPIC, 0): 1})
+    assert OffsetCommitRequest not in sent

@@ -1,0 +1,162 @@
+"""The gate, and the slots."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fivestage.core.admission.concurrency_limit import ConcurrencyLimiter, LimiterPolicy
+from fivestage.core.admission.lanes import LaneShares
+from fivestage.core.admission.slots import Gate, Slots
+from fivestage.core.observer import ControlChange
+
+
+@pytest.mark.parametrize(("size", "low"), [(1, 0), (2, 1), (4, 3), (8, 6), (100, 75), (256, 192)])
+def test_a_quarter_must_be_free_again(size: int, low: int) -> None:
+    """The figure at which the gate opens again, also for the smallest limits."""
+    gate = Gate(size)
+    assert not gate.update(size)
+    assert (gate.update(low + 1), gate.update(low)) == (False, True)
+
+
+def test_hysteresis() -> None:
+    """Closes when full, stays closed until there is room again, then opens."""
+    gate = Gate(8)
+    story = [(7, True), (8, False), (7, False), (6, True), (7, True), (9, False), (6, True), (0, True)]
+    assert [(in_flight, gate.update(in_flight)) for in_flight, _ in story] == story
+
+
+def test_room() -> None:
+    """There is room up to the limit while the gate is open, and none while it is closed."""
+    gate = Gate(8)
+    assert [gate.room(n) for n in (0, 7, 8, 11)] == [8, 1, 0, 0]
+    gate.update(8)
+    assert gate.room(7) == 0
+    assert repr(gate).startswith("<Gate closed")
+
+
+@given(size=st.integers(1, 300), steps=st.lists(st.integers(-5, 5), max_size=200))
+def test_the_gate_never_lets_too_many_in(size: int, steps: list[int]) -> None:
+    """Whoever admits no more than there is room for never exceeds the limit, and an empty gate is open."""
+    gate, in_flight = Gate(size), 0
+    for step in steps:
+        gate.update(in_flight)
+        room = gate.room(in_flight)
+        in_flight = max(0, in_flight + min(step, room))
+        assert in_flight <= size
+    assert gate.update(0) is True
+
+
+def slots_of(limit: int, **shares: float) -> Slots[str]:
+    """So many slots, always."""
+    return Slots(ConcurrencyLimiter(LimiterPolicy(max_limit=limit, min_limit=limit)), LaneShares(shares))
+
+
+def test_nobody_passes_those_who_wait() -> None:
+    """A slot is free for a newcomer only where nobody waits, also while slots become free."""
+    slots = slots_of(2)
+    assert slots.is_free
+    slots.occupy("a", 0.0)
+    slots.occupy("a", 0.0)
+    assert not slots.is_free
+    slots.wait("a", "first")
+    slots.release("a")
+    assert not slots.is_free
+    assert (slots.next(), slots.is_free) == ("first", True)
+    assert (slots.next(), slots.waiting) == (None, 0)
+
+
+def test_no_slot_beyond_the_limit() -> None:
+    """Who waits is given a slot only while fewer run than may."""
+    slots = slots_of(1)
+    slots.wait("a", "x")
+    slots.wait("a", "y")
+    assert slots.next() == "x"
+    slots.occupy("a", 0.0)
+    assert slots.next() is None
+    assert repr(slots) == "<Slots 1 of 1 taken, 1 waiting>"
+    slots.release("a")
+    assert (slots.next(), slots.running, slots._running["a"]) == ("y", 0, 0)
+
+
+def test_no_slot_while_too_many_bytes_are_held() -> None:
+    """Large answers that are not published yet keep the next ones from beginning, however few run."""
+    slots: Slots[str] = Slots(
+        ConcurrencyLimiter(LimiterPolicy(max_limit=10, min_limit=10)), LaneShares({}), max_held_bytes=100
+    )
+    slots.hold(99)
+    assert slots.is_free
+    slots.hold(50)
+    assert not slots.is_free
+    slots.wait("a", "x")
+    assert slots.next() is None
+    assert not slots.let_go(30)
+    assert slots.let_go(30)
+    assert (slots.next(), slots.held_bytes) == ("x", 89)
+
+
+def test_bytes_of_input_and_of_events_count_together() -> None:
+    """No more is taken in while they are too many; what was taken in may run, as only that frees it."""
+    slots: Slots[str] = Slots(
+        ConcurrencyLimiter(LimiterPolicy(max_limit=10, min_limit=10)), LaneShares({}), max_held_bytes=100
+    )
+    slots.input_bytes += 60
+    slots.hold(39)
+    assert slots.has_memory
+    slots.input_bytes += 100
+    assert not slots.has_memory
+    assert slots.is_free
+    slots.input_bytes -= 160
+    slots.hold(61)
+    assert not slots.has_memory
+    slots.let_go(61)
+    assert slots.has_memory
+
+
+def test_slots_by_lane() -> None:
+    """The next slot is that of the lane that uses least of its share."""
+    slots = slots_of(10, a=0.5, b=0.5)
+    for lane in "aab":
+        slots.occupy(lane, 0.0)
+    slots.wait("a", "of a")
+    slots.wait("b", "of b")
+    assert (slots._running["a"], slots._running["b"]) == (2, 1)
+    assert slots.next() == "of b"
+
+
+def test_giving_up() -> None:
+    """Those whose time is up leave the line, and the others keep their places."""
+    slots = slots_of(1)
+    assert slots.give_up(lambda _: True) == []
+    slots.occupy("a", 0.0)
+    for item in ("a1", "b1", "a2"):
+        slots.wait(item[0], item)
+    assert slots.give_up(lambda item: item == "a1") == ["a1"]
+    assert slots.waiting == 2
+    slots.release("a")
+    assert [slots.next(), slots.next(), slots.next()] == ["a2", "b1", None]
+
+
+def test_what_the_limiter_learns() -> None:
+    """How many ran at the start and at the end, the query itself included, and whether others wait."""
+    limiter = ConcurrencyLimiter(LimiterPolicy(max_limit=8, window_s=0, window_samples=1))
+    slots: Slots[str] = Slots(limiter, LaneShares({}))
+    assert [slots.occupy("a", 0.0) for _ in range(8)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    slots.wait("a", "next")
+    for _ in range(8):
+        assert slots.learn(0.1, duration_s=0.1, started_among=1, dropped=False) is None
+    assert "limit=8 in 4..8 latency=100.0 ms normal=100.0 ms" in repr(limiter)
+    for at in (1.0, 1.3, 1.5):
+        slots.learn(at, duration_s=0.5, started_among=8, dropped=True)
+    assert slots.limit == 4
+
+
+def test_a_change_of_the_limit_is_returned() -> None:
+    """What is to be reported comes from the call that learned it."""
+    limiter = ConcurrencyLimiter(LimiterPolicy(max_limit=8))
+    slots: Slots[str] = Slots(limiter, LaneShares({}))
+    limiter._move(4, 0.0)
+    slots.occupy("a", 100.0)
+    change = slots.learn(100.1, duration_s=0.1, started_among=1, dropped=False)
+    assert change == ControlChange("concurrency_limit", "raised", "4 -> 8: nothing waited for 30 s")

@@ -1,0 +1,110 @@
+"""The window of the last samples."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fivestage.core.adaptive.window import Window
+
+
+def window_of(*seconds: float, size: int = 100) -> Window:
+    """A window that these samples went through."""
+    window = Window(size)
+    for sample in seconds:
+        window.add(sample)
+    return window
+
+
+def naive_quantile(samples: list[float], percent: int) -> float | None:
+    """By nearest rank, in whole numbers."""
+    if not samples:
+        return None
+    rank = -(-percent * len(samples) // 100)
+    return sorted(samples)[max(rank, 1) - 1]
+
+
+SAMPLES = st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.3]) | st.floats(0, 1e6), st.booleans())
+
+
+@given(st.integers(1, 12), st.lists(SAMPLES, max_size=60), st.integers(0, 100))
+def test_it_says_what_a_sorted_list_says(size: int, samples: list[tuple[float, bool]], percent: int) -> None:
+    """After every sample, doubles and censored ones too, any quantile is that of the last *size* sorted."""
+    window, seen = Window(size), list[float]()
+    assert window.quantile(percent / 100) is None
+    for seconds, censored in samples:
+        window.add(seconds, censored=censored)
+        seen.append(inf if censored else seconds)
+        last = seen[-size:]
+        assert len(window) == len(last)
+        assert window.quantile(percent / 100) == naive_quantile(last, percent)
+
+
+@pytest.mark.parametrize("count", [1, 3, 20, 100, 200, 1000])
+def test_no_percentile_is_off_by_a_rounding(count: int) -> None:
+    """In floats 0.07 * 100 is above 7: the rank of each whole percentile is exact all the same."""
+    samples = [float(sample) for sample in range(count)]
+    window = window_of(*samples, size=count)
+    for percent in range(101):
+        assert window.quantile(percent / 100) == naive_quantile(samples, percent)
+
+
+def test_empty() -> None:
+    """Without samples there are no quantiles, and none is made up."""
+    assert (len(Window(3)), Window(3).quantile(0.5)) == (0, None)
+
+
+def test_a_quantile_is_a_sample() -> None:
+    """Nearest rank: the lower one of two is their median, and 0 and 1 are the smallest and the largest."""
+    window = window_of(0.4, 0.1)
+    assert [window.quantile(q) for q in (0, 0.5, 0.51, 1)] == [0.1, 0.1, 0.4, 0.4]
+
+
+def test_the_oldest_leaves() -> None:
+    """A full window forgets in the order of arrival, whatever the size of a sample."""
+    window = window_of(9.0, 1.0, 2.0, size=3)
+    assert window.quantile(1) == 9.0
+    window.add(0.5)
+    assert (len(window), window.quantile(0), window.quantile(1)) == (3, 0.5, 2.0)
+
+
+def test_censored_is_longer_than_any() -> None:
+    """A call cut after 1 ms says no less than that it took longer than all that ended."""
+    window = window_of(*[5.0] * 18)
+    for _ in range(2):
+        window.add(0.001, censored=True)
+    assert (window.quantile(0), window.quantile(0.9), window.quantile(0.95)) == (5.0, 5.0, inf)
+    assert repr(window) == "<Window 20/100 p50=5.0 p95=inf>"
+
+
+@pytest.mark.parametrize(
+    ("samples", "limit_s", "other_s", "rate"),
+    [
+        ([], 1.0, 0.0, 0.0),
+        ([0.1] * 4, 1.0, 0.0, 10.0),
+        ([0.1] * 4, 1.0, 0.1, 5.0),
+        ([0.1, 0.1, 0.1, 0.9], 0.2, 0.0, 6.0),
+        ([0.1, 0.1, 0.1, 0.9], 0.9, 0.0, 4 / 1.2),
+        ([0.0, 0.0], 0.1, 0.0, inf),
+    ],
+)
+def test_what_a_slot_gives(samples: list[float], limit_s: float, other_s: float, rate: float) -> None:
+    """Answers within the limit, by the time that all together keep the slot, cut ones included."""
+    assert window_of(*samples).answers_per_second(limit_s, other_s) == pytest.approx(rate)
+
+
+def test_what_was_cut_gives_nothing() -> None:
+    """A censored sample keeps the slot until the limit."""
+    window = window_of(0.1)
+    window.add(0.05, censored=True)
+    assert window.answers_per_second(0.3) == pytest.approx(1 / 0.4)
+
+
+@pytest.mark.parametrize("q", [-0.01, 1.01, 95, float("nan")])
+def test_no_such_quantile(q: float) -> None:
+    """A share is within 0..1: 95 for 0.95 is told at once, also while there are no samples."""
+    with pytest.raises(ValueError, match=r"within 0\.\.1"):
+        Window(3).quantile(q)

@@ -1,0 +1,257 @@
+"""Settings: where they come from, what is refused, and in how many words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage import ConfigurationError
+from fivestage.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = "s3cret-7f3a"  # noqa: S105 - a canary
+
+
+def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line wins over the environment, the environment over the file, key by key."""
+    config = tmp_path / "fivestage.toml"
+    config.write_text('[kafka]\ngroup_id = "file"\nclient_id = "file"\n[admission]\nquery_ttl_ms = 7\n')
+    monkeypatch.setenv("FIVESTAGE_KAFKA__CLIENT_ID", "environment")
+    monkeypatch.setenv("FIVESTAGE_ADMISSION__QUERY_TTL_MS", "8")
+    settings = Settings.load(config, {"admission": {"query_ttl_ms": 9}})
+    found = (settings.kafka.group_id, settings.kafka.client_id, settings.admission.query_ttl_ms)
+    assert found == ("file", "environment", 9)
+
+
+def test_a_stage_limit_that_is_not_named_keeps_its_default() -> None:
+    """One limit can be set without repeating the other four."""
+    settings = Settings.load(None, {"pipeline": {"stage_timeouts_ms": {"processing": 90}}})
+    assert list(settings.pipeline.stage_timeouts_ms.values()) == [50, 100, 90, 40, 30]
+    assert settings.pipeline.plan().stages[2].limit_s == pytest.approx(0.09)
+
+
+SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"kafka": {"grup_id": "x"}}, "kafka.grup_id: no such setting"),
+        ({"admission": {"max_in_flight": 0}}, "admission.max_in_flight"),
+        ({"kafka": {"bootstrap_servers": "broker.example:9092"}}, "allow_plaintext"),
+        ({"kafka": {"request_timeout_ms": 11000}}, "rebalance_timeout_ms + 3000"),
+        ({"kafka": {"rebalance_timeout_ms": 5000}}, "kafka.rebalance_timeout_ms"),
+        ({"kafka": {"session_timeout_ms": 800}}, "three times heartbeat_interval_ms"),
+        ({"kafka": {"auto_offset_reset": "none"}}, "should be 'earliest', 'latest' or 'error'"),
+        ({"kafka": {"client_rack": ""}}, "kafka.client_rack"),
+        ({"kafka": {"publish_request_bytes": 200_000_000}}, "kafka.publish_request_bytes"),
+        ({"topics": {"queries": "fivestage.results"}}, "topics: a loop: 'fivestage.results' would be"),
+        ({"topics": {"queries": ["mine", "fivestage.timeouts"]}}, "a loop: 'fivestage.timeouts'"),
+        ({"topics": {"queries": "mine, errors", "dead_letters": "errors"}}, "a loop: 'errors'"),
+        ({"topics": {"queries": "^fivestage"}}, "a loop: 'fivestage.stage-results', 'fivestage.results'"),
+        ({"topics": {"queries": "^(mine"}}, "queries is no valid pattern"),
+        ({"topics": {"queries": " , "}}, "queries names no topic"),
+        ({"topics": {"queries": ["mine", 7]}}, "topics.queries: Input should be a valid string"),
+        ({"kafka": {"security_protocol": "SASL_SSL"}}, "sasl_mechanism is needed"),
+        ({"kafka": SASL}, "sasl_username and sasl_password are needed"),
+        ({"kafka": {**SASL, "sasl_username": "u", "sasl_password": SECRET, "x": 1}}, "kafka.x"),
+        ({"pipeline": {"stage_timeouts_ms": {"thinking": 5}}}, "pipeline.stage_timeouts_ms.thinking"),
+        ({"lane": "no spaces"}, "lane"),
+        ({"lanes": {"prod": 0}}, "lanes.prod: Input should be greater than 0"),
+        ({"lanes": {"prod": -0.1}}, "lanes.prod"),
+        ({"lanes": {"prod": "much"}}, "lanes.prod: Input should be a valid number"),
+        ({"lanes": {"no spaces": 1}}, "lanes.no spaces"),
+        ({"lanes": ["prod", "no spaces"]}, "lanes.no spaces"),
+        ({"lanes": "prod"}, "lanes: Input should be a valid dictionary"),
+        ({"adaptive": {"min_samples": 0}}, "adaptive.min_samples"),
+        ({"adaptive": {"floor_ratio": 0}}, "adaptive.floor_ratio"),
+        ({"adaptive": {"floor_ratio": 1.5}}, "adaptive.floor_ratio"),
+        ({"adaptive": {"ceiling_ratio": 0.9}}, "adaptive.ceiling_ratio"),
+        ({"adaptive": {"learning_rate": 1.1}}, "adaptive.learning_rate"),
+        ({"adaptive": {"enabled": "perhaps"}}, "adaptive.enabled"),
+        (
+            {"adaptive": {"min_samples": 201}},
+            "adaptive.min_samples: Input should be less than or equal to 200",
+        ),
+        ({"adaptive": {"ceiling_ratio": float("inf")}}, "adaptive.ceiling_ratio: Input should be a finite"),
+        ({"lanes": {"prod": float("inf")}}, "lanes.prod: Input should be a finite number"),
+        ({"lanes": {"prod": float("nan")}}, "lanes.prod"),
+        ({"breaker": {"failure_rate": 0}}, "breaker.failure_rate"),
+        ({"breaker": {"slow_call_rate": 1.5}}, "breaker.slow_call_rate"),
+        ({"breaker": {"minimum_calls": 200}}, "minimum_calls must not be more than window"),
+        ({"breaker": {"open_ms": 0}}, "breaker.open_ms"),
+        ({"breaker": {"first_open_ms": 0}}, "breaker.first_open_ms"),
+        ({"breaker": {"first_open_ms": 40_000}}, "first_open_ms must not be more than open_ms"),
+        ({"breaker": {"half_open_calls": 0}}, "breaker.half_open_calls"),
+        (
+            {"admission": {"ordering": "partition"}},
+            "admission.ordering: Input should be 'unordered' or 'key'",
+        ),
+        ({"admission": {"shed": "maybe"}}, "admission.shed: Input should be 'off', 'observe' or 'on'"),
+        ({"admission": {"shed_max_share": 0}}, "admission.shed_max_share"),
+        ({"admission": {"shed_max_share": 1.01}}, "admission.shed_max_share"),
+        ({"admission": {"adaptive_limit": "sometimes"}}, "admission.adaptive_limit"),
+        ({"executor": {"kind": "fiber"}}, "executor.kind: Input should be 'thread' or 'process'"),
+        ({"executor": {"kind": "inline"}}, "executor.kind: 'inline' is for tests only"),
+        ({"executor": {"kind": "inline"}}, "use 'thread', or 'process' for code that computes"),
+        ({"executor": {"workers": 0}}, "executor.workers"),
+        ({"executor": {"stall_ms": 1}}, "executor.stall_ms"),
+    ],
+)
+def test_what_is_refused(values: dict[str, Any], said: str) -> None:
+    """A wrong setting is one line that names its key, and no secret."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(None, values)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("LANES", "prod,canary"), ("PIPELINE__CRITICAL", "intent"), ("KAFKA", "{bad")],
+)
+def test_environment_that_is_no_json(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A list written with commas is one line that shows how lists are written."""
+    monkeypatch.setenv(f"FIVESTAGE_{name}", value)
+    with pytest.raises(ConfigurationError, match="lists and tables are JSON") as caught:
+        Settings.load()
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing file and one that is no TOML are told apart."""
+    with pytest.raises(ConfigurationError, match=r"cannot read .*No such file"):
+        Settings.load(tmp_path / "missing.toml")
+    (tmp_path / "bad.toml").write_text("= 1")
+    with pytest.raises(ConfigurationError, match="is not TOML"):
+        Settings.load(tmp_path / "bad.toml")
+
+
+def test_secrets_are_masked() -> None:
+    """A password is in no representation of the settings."""
+    kafka = {**SASL, "sasl_username": "u", "sasl_password": SECRET}
+    settings = Settings.load(None, {"kafka": kafka})
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump(mode='json')}"
+
+
+LEARNING = """
+lane = "canary"
+
+[lanes]
+prod = 0.9
+canary = 0.1
+
+[adaptive]
+enabled = false
+min_samples = 20
+floor_ratio = 0.25
+ceiling_ratio = 2.0
+learning_rate = 0.5
+
+[breaker]
+failure_rate = 0.5
+slow_call_rate = 0.8
+window = 50
+minimum_calls = 10
+first_open_ms = 500
+open_ms = 5000
+half_open_calls = 3
+
+[admission]
+ordering = "key"
+shed = "observe"
+shed_max_share = 0.5
+adaptive_limit = false
+
+[executor]
+kind = "process"
+workers = 4
+stall_ms = 50
+"""
+
+
+def test_what_is_learned_and_admitted_comes_from_the_file(tmp_path: Path) -> None:
+    """Each new key of a TOML file arrives in the policy that it is for."""
+    (tmp_path / "fivestage.toml").write_text(LEARNING)
+    settings = Settings.load(tmp_path / "fivestage.toml")
+    assert (settings.lane, settings.lanes) == ("canary", {"prod": 0.9, "canary": 0.1})
+    adaptive = settings.adaptive.policy()
+    assert (adaptive.enabled, adaptive.min_samples, adaptive.learning_rate) == (False, 20, 0.5)
+    assert (adaptive.floor_ratio, adaptive.ceiling_ratio) == (0.25, 2.0)
+    breaker = settings.breaker.policy(250)
+    assert (breaker.failure_rate, breaker.slow_call_rate, breaker.window) == (0.5, 0.8, 50)
+    assert (breaker.minimum_calls, breaker.open_s, breaker.half_open_calls) == (10, 5.0, 3)
+    assert (breaker.first_open_s, breaker.probe_timeout_s) == (0.5, 1.25)
+    admission, executor = settings.admission, settings.executor
+    assert (admission.ordering, str(admission.shed)) == ("key", "observe")
+    assert (admission.shed_max_share, admission.adaptive_limit) == (0.5, False)
+    assert (executor.kind, executor.workers, executor.stall_ms) == ("process", 4, 50)
+
+
+def test_what_is_learned_and_admitted_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same keys as variables; tables and lists as JSON."""
+    for name, value in {
+        "LANES": '{"prod": 9, "canary": 1}',
+        "ADAPTIVE__ENABLED": "false",
+        "ADAPTIVE__FLOOR_RATIO": "0.25",
+        "BREAKER__OPEN_MS": "5000",
+        "ADMISSION__ORDERING": "key",
+        "ADMISSION__SHED": "off",
+        "ADMISSION__ADAPTIVE_LIMIT": "0",
+        "EXECUTOR": '{"kind": "process", "workers": 2}',
+        "EXECUTOR__STALL_MS": "40",
+    }.items():
+        monkeypatch.setenv(f"FIVESTAGE_{name}", value)
+    settings = Settings.load()
+    assert settings.lanes == {"prod": 9.0, "canary": 1.0}
+    assert (settings.adaptive.enabled, settings.adaptive.floor_ratio) == (False, 0.25)
+    assert settings.breaker.policy(250).open_s == 5.0
+    admission, executor = settings.admission, settings.executor
+    assert (admission.ordering, str(admission.shed), admission.adaptive_limit) == ("key", "off", False)
+    assert (executor.kind, executor.workers, executor.stall_ms) == ("process", 2, 40)
+
+
+def test_lanes_as_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list gives equal shares, in the file and, as JSON, in the environment."""
+    (tmp_path / "fivestage.toml").write_text('lanes = ["prod", "canary"]')
+    assert Settings.load(tmp_path / "fivestage.toml").lanes == {"prod": 1.0, "canary": 1.0}
+    monkeypatch.setenv("FIVESTAGE_LANES", '["a", "b", "prod"]')
+    assert Settings.load().lanes == {"a": 1.0, "b": 1.0, "prod": 1.0}
+    monkeypatch.setenv("FIVESTAGE_LANE", "c")
+    with pytest.raises(ConfigurationError, match="add 'c' to lanes"):
+        Settings.load()
+
+
+def test_a_breaker_that_opens_for_less_than_it_opens_first() -> None:
+    """A ceiling below the default of first_open_ms is the first open time too: such settings stay valid."""
+    policy = Settings.model_validate({"breaker": {"open_ms": 400}}).breaker.policy(250)
+    assert (policy.first_open_s, policy.open_s) == (0.4, 0.4)
+
+
+@pytest.mark.parametrize("given", ["a, b,,a", ["a", "b"]])
+def test_several_topics_of_queries(given: object) -> None:
+    """As a list or separated by commas; each once. A command that writes asks for the one that is meant."""
+    topics = Settings.load(None, {"topics": {"queries": given}}).topics
+    assert (topics.inputs, topics.all[:2], topics.pattern) == (("a", "b"), ("a", "b"), None)
+    assert [topics.is_input(name) for name in ("a", "b", "ab")] == [True, True, False]
+    with pytest.raises(ConfigurationError, match="may be several topics"):
+        topics.only_input()
+
+
+def test_a_pattern_for_topics_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands for names that begin so, and names no topic by itself."""
+    monkeypatch.setenv("FIVESTAGE_TOPICS__QUERIES", r"^orders\.e{1,2}u")
+    topics = Settings.load().topics
+    assert (topics.inputs, topics.pattern, len(topics.all)) == ((), r"^orders\.e{1,2}u", 4)
+    names = ("orders.eu.west", "orders-eu", "my.orders.eu")
+    assert [topics.is_input(name) for name in names] == [True, False, False]
+
+
+def test_topics_of_queries_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names separated by commas need no JSON there."""
+    monkeypatch.setenv("FIVESTAGE_TOPICS__QUERIES", "a,b")
+    assert Settings.load().topics.inputs == ("a", "b")

@@ -1,0 +1,263 @@
+"""What user code raises leaves a line that says where, and nothing of the query."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage import NodeError, Orchestrator, Pipeline
+from fivestage.core.exception_origin import MAX_FRAMES, frames_of
+from fivestage.observability.log_throttle import MAX_LINES
+from fivestage.pipeline.call_result import CallResult
+from fivestage.pipeline.failure_log import LOGGER, failure_log
+from fivestage_schemas import StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fivestage_schemas import PipelineResult
+
+SECRET = "the-question"  # noqa: S105 - what must not be in the log
+
+
+def line_of(function: Callable[..., Any], after: int) -> str:
+    """File and line, so many lines after that of a function or of its first decorator."""
+    code = function.__code__
+    return f"{code.co_filename}:{code.co_firstlineno + after}"
+
+
+async def raises(query: Any, ctx: Any) -> Any:  # noqa: ARG001
+    """Raise on the fourth line."""
+    await asyncio.sleep(0)
+    raise LookupError(f"cannot find {query.user_input}")
+
+
+async def misuses(query: Any, ctx: Any) -> Any:  # noqa: ARG001
+    """Raise in the standard library."""
+    return json.loads(query.user_input)
+
+
+async def in_a_group(query: Any, ctx: Any) -> Any:
+    """Raise in a task of its own."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(raises(query, ctx))
+
+
+async def no_json(query: Any, ctx: Any) -> Any:  # noqa: ARG001
+    """Return what no event can carry."""
+    return {query.user_input: b"x"}
+
+
+def in_a_thread(query: Any, ctx: Any) -> Any:  # noqa: ARG001
+    """Raise in a thread."""
+    raise LookupError(query.user_input)
+
+
+async def unsure(query: Any, ctx: Any) -> str:  # noqa: ARG001
+    """Return no verdict."""
+    return "maybe"
+
+
+def app_of(function: Callable[..., Any] = raises, **stages: Callable[..., Any]) -> Pipeline:
+    """An app with one node."""
+    app = Pipeline(builtins=False)
+    app.node("mine", intents={"general"})(function)
+    app.intent(general)
+    for name, stage in stages.items():
+        getattr(app, name)(stage)
+    return app
+
+
+async def general(query: Any, ctx: Any) -> str:  # noqa: ARG001
+    """The intent that the node takes."""
+    return "general"
+
+
+async def ask(app: Pipeline) -> PipelineResult:
+    """Put one query through an app."""
+    return await Orchestrator(app).process_query(SECRET, query_id="q-1")
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record has beside its message."""
+    names = ("error_type", "where", "node", "stage", "query_id", "error", "frames")
+    return {name: getattr(record, name) for name in names if hasattr(record, name)}
+
+
+@pytest.mark.parametrize(
+    ("function", "error_type", "where"),
+    [
+        (raises, "LookupError", line_of(raises, 3)),
+        (misuses, "JSONDecodeError", line_of(misuses, 2)),
+        (in_a_group, "ExceptionGroup", line_of(raises, 3)),
+        (no_json, "TypeError", line_of(no_json, 0)),
+        pytest.param(in_a_thread, "LookupError", line_of(in_a_thread, 2), marks=pytest.mark.realtime),
+    ],
+)
+async def test_a_node_that_fails_leaves_one_line(
+    function: Any, error_type: str, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The class, the line of the author's own code, node, stage and query; nothing of the text."""
+    result = await ask(app_of(function))
+    [record] = caplog.records
+    assert (record.name, record.levelno) == (LOGGER, logging.WARNING)
+    assert record.getMessage() == f"node 'mine' failed: {error_type} at {where}"
+    assert fields(record) == {
+        "error_type": error_type, "where": where, "node": "mine", "stage": "processing", "query_id": "q-1",
+    }  # fmt: skip
+    assert SECRET not in caplog.text
+    assert result.error_type == error_type
+
+
+@pytest.mark.parametrize("stage", [one for one in StageType if one is not StageType.PROCESSING])
+async def test_a_stage_that_fails_leaves_one_line(stage: StageType, caplog: pytest.LogCaptureFixture) -> None:
+    """Its name stands in the place of the node's."""
+    await ask(app_of(general, **{stage.value: raises}))
+    [record] = caplog.records
+    assert record.getMessage() == f"{stage} failed: LookupError at {line_of(raises, 3)}"
+    assert (fields(record)["stage"], "node" in fields(record)) == (stage, False)
+
+
+async def test_a_wrong_result_is_told_with_its_function(caplog: pytest.LogCaptureFixture) -> None:
+    """No line of the author's raised, so it is that of the declaration."""
+    await ask(app_of(general, validation=unsure))
+    assert caplog.messages == [f"validation failed: NodeError at {line_of(unsure, 0)}"]
+
+
+async def test_what_a_node_raised_shows_although_another_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """The results say nothing of the first: each attempt has its line."""
+    app = app_of()
+    app.node("other", intents={"general"})(general)
+    result = await ask(app)
+    assert (result.answer, result.node, result.error) == ("general", "other", None)
+    assert caplog.messages == [f"node 'mine' failed: LookupError at {line_of(raises, 3)}"]
+
+
+async def test_what_is_no_failure_leaves_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Answers, rejected ones too, and timeouts, whatever the code raises when it is cancelled."""
+
+    async def slow(query: Any, ctx: Any) -> Any:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await raises(query, ctx)
+
+    async def no(query: Any, ctx: Any) -> bool:  # noqa: ARG001
+        return False
+
+    assert (await ask(app_of(general, validation=no))).validated is False
+    assert (await ask(app_of(slow))).status == "timeout"
+    assert (await ask(app_of(general, reflection=slow))).degraded
+    assert caplog.messages == []
+
+
+async def test_frames_and_text_where_they_are_wanted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames at DEBUG, without variables; the text by a setting of its own."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+    monkeypatch.setattr(failure_log, "shows_text", True)
+    await ask(app_of())
+    found = fields(caplog.records[0])
+    assert found["error"] == f"cannot find {SECRET}"
+    assert found["frames"][-1] == f"{line_of(raises, 3)} raises"
+    assert SECRET not in str(found["frames"])
+
+
+async def test_an_error_of_ours_is_told_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    """Where no code of the author's is to be seen, as with a node that there is not."""
+
+    async def chooses(query: Any, ctx: Any) -> str:  # noqa: ARG001
+        ctx.results.clear()
+        return ""
+
+    app = Pipeline(builtins=False)
+    await ask(app)
+    await ask(app_of(general, decision=chooses))
+    assert [record.error_type for record in caplog.records] == ["NoNodeError"] * 2  # type: ignore[attr-defined]
+    assert "decision.py:" in caplog.messages[0]
+    assert caplog.messages[1].endswith(line_of(chooses, 0))
+
+
+def installed(text: str) -> Callable[..., Any]:
+    """A function as of a package that was installed."""
+    names: dict[str, Any] = {"__name__": "theirs.app"}
+    exec(compile(text, "/lib/site-packages/theirs/app.py", "exec"), names)  # noqa: S102 - our own text
+    return names["node"]  # type: ignore[no-any-return]
+
+
+async def test_an_app_may_be_installed(caplog: pytest.LogCaptureFixture) -> None:
+    """Its own file counts as the author's then."""
+    text = "import json\nasync def node(query, ctx):\n    inner()\ndef inner():\n    json.loads('{')\n"
+    await ask(app_of(installed(text)))
+    assert caplog.messages == ["node 'mine' failed: JSONDecodeError at /lib/site-packages/theirs/app.py:5"]
+
+
+class _Odd(ExceptionGroup[Exception]):
+    exceptions = ()
+
+
+def sink(depth: int) -> None:
+    """Raise far down."""
+    if depth:
+        sink(depth - 1)
+    raise LookupError
+
+
+def test_frames_are_bounded() -> None:
+    """The innermost are kept, and with them the author's innermost."""
+    deep = installed("def node(depth):\n    if depth: node(depth - 1)\n    raise LookupError\n")
+    with pytest.raises(LookupError) as raised:
+        sink(30)
+    assert len(frames_of(raised.value)) == MAX_FRAMES
+    with pytest.raises(LookupError) as raised:
+        deep(30)
+    own, *others = frames_of(raised.value)
+    assert (own.function, len(others)) == ("test_frames_are_bounded", MAX_FRAMES)
+    assert frames_of(_Odd("x", [ValueError()])) == ()
+    assert frames_of(ValueError()) == CallResult.of_error(NodeError("x")).frames == ()
+
+
+PROGRAM = """
+import asyncio, sys
+from fivestage import Orchestrator, Pipeline
+from fivestage.observability.logging import configure
+
+app = Pipeline(builtins=False)
+
+@app.node("mine", intents={"general"})
+@app.node("other", intents={"general"})
+async def mine(query, ctx):
+    raise LookupError(query.user_input)
+
+async def main():
+    for _ in range(20):
+        await Orchestrator(app).process_query("the-question", query_id="q")
+
+configure(*sys.argv[1:])
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [(["INFO"], set()), (["DEBUG"], {"frames"}), (["WARNING", "show_text"], {"error"})],
+)
+def test_the_lines_are_json_and_few(arguments: list[str], more: set[str]) -> None:
+    """As the service writes them: whole, and a few for each node and line, however often it fails."""
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
+    lines = [line for line in map(json.loads, ran.stderr.splitlines()) if line.get("logger") == LOGGER]
+    assert [line["node"] for line in lines] == ["other", "mine"] * MAX_LINES
+    names = {"event", "level", "logger", "timestamp", "error_type", "where", "node", "stage", "query_id"}
+    assert set(lines[0]) == names | more
+    assert (lines[0]["level"], lines[0]["where"], lines[0]["query_id"]) == ("warning", "<string>:11", "q")
+    assert ("the-question" in ran.stderr) is ("error" in more)
+    assert ran.stdout == ""

@@ -1,0 +1,240 @@
+"""What crosses between the bus and its workers arrives as it was sent."""
+
+from __future__ import annotations
+
+from math import inf
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fivestage import Plan, Query
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.job import Job
+from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting
+from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
+from fivestage.executors.process import messages
+from fivestage.executors.process.frames import MAX_BLOB_BYTES, BlobReader, Decoder, Frame, encode
+from fivestage_schemas import Outcome, StageType
+from support.fields import fields
+
+PLAN = Plan.of()
+TEXT = st.text(st.characters(codec="utf-8"))
+SECONDS = st.floats(0, 1e9)
+RUNS = st.builds(
+    StageRun,
+    st.sampled_from(PLAN.stages),
+    st.sampled_from(Outcome),
+    st.none() | st.binary(),
+    st.none() | TEXT,
+    st.none() | TEXT,
+    st.none() | TEXT,
+    st.integers(1, 3),
+    st.none() | SECONDS,
+    SECONDS,
+    SECONDS,
+    st.booleans(),
+    st.none() | st.booleans(),
+    st.booleans(),
+    SECONDS,
+)
+HEADS = st.lists(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT, min_size=1)
+
+
+def frame_of(encoded: bytes) -> Frame:
+    """The one frame that this is."""
+    (frame,) = Decoder().feed(encoded)
+    return frame
+
+
+@given(st.lists(st.tuples(HEADS, st.lists(st.binary(), max_size=3)), max_size=5), st.data())
+def test_frames_arrive_however_the_stream_is_cut(
+    sent: list[tuple[list[object], list[bytes]]], data: st.DataObject
+) -> None:
+    """Frames come out whole and in order, whatever bytes a read returns."""
+    stream = b"".join(encode(head, *blobs) for head, blobs in sent)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    received: list[Frame] = []
+    decoder = Decoder()
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        received += decoder.feed(memoryview(stream)[start:end])
+    assert received == [Frame(head, b"".join(blobs)) for head, blobs in sent]
+
+
+def test_frames_arrive_byte_by_byte() -> None:
+    """The slowest stream there is."""
+    decoder = Decoder()
+    frames = [frame for byte in encode(["a", 1], b"blob") for frame in decoder.feed(bytes([byte]))]
+    assert frames == [Frame(["a", 1], b"blob")]
+    assert repr(decoder) == "<Decoder 0 bytes of the next frame>"
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 8, b"\x00" * 4 + (MAX_BLOB_BYTES + 1).to_bytes(4, "little")])
+def test_garbage_is_refused(garbage: bytes) -> None:
+    """A stream that holds no frames is not waited for."""
+    with pytest.raises(ValueError, match="too large"):
+        list(Decoder().feed(garbage))
+
+
+def test_a_head_that_is_no_json_is_refused() -> None:
+    """After what came before it."""
+    stream = Decoder().feed(encode(["before"]) + b"\x02\x00\x00\x00\x00\x00\x00\x00{]")
+    assert next(stream) == Frame(["before"])
+    with pytest.raises(orjson.JSONDecodeError):
+        next(stream)
+
+
+def test_lone_surrogates_do_not_stop_a_frame() -> None:
+    """The names of a user's classes may hold what is no text."""
+    head = frame_of(encode(["k", "\udc80", ["\udc81"], {"\udc82": 1}])).head
+    assert head == ["k", "\\udc80", ["\\udc81"], {"\\udc82": 1}]
+
+
+@given(st.lists(st.none() | st.binary()))
+def test_blobs_come_apart(blobs: list[bytes | None]) -> None:
+    """An absent blob is not an empty one."""
+    reader = BlobReader(b"".join(blob or b"" for blob in blobs))
+    assert [reader.read(None if blob is None else len(blob)) for blob in blobs] == blobs
+
+
+@given(
+    TEXT,
+    st.dictionaries(TEXT, st.integers(0, 9)),
+    st.lists(RUNS, max_size=5),
+    st.lists(RUNS, max_size=2),
+    st.integers(1, 3),
+    st.sampled_from([None, 12346.5]),
+)
+def test_a_job_goes_on_where_its_trail_ends(
+    text: str,
+    context: dict[str, int],
+    runs: list[StageRun],
+    superseded: list[StageRun],
+    attempt: int,
+    due_at: float | None,
+) -> None:
+    """The worker gets the query, what has ended, and which attempt comes next."""
+    query = Query("q", text, "lane", context)
+    job = Job(query, PLAN, started_at=1.0, ends_at=12345.678901234, due_at=due_at)
+    job.history.runs, job.history.superseded, job.history.attempt = runs, superseded, attempt
+    history = StageHistory()
+    arrived, serial = messages.decode_start(frame_of(messages.encode_start(job, 7)), PLAN, history, {})
+    assert (arrived.number, serial, arrived.query) == (job.number, 7, job.query)
+    assert (arrived.started_at, arrived.ends_at, arrived.due_at) == (1.0, job.ends_at, job.due_at)
+    assert arrived.history is history
+    assert history.attempt == attempt
+    assert [*map(fields, history.runs)] == [*map(fields, runs)]
+    assert [*map(fields, history.superseded)] == [*map(fields, superseded)]
+
+
+@given(
+    st.builds(
+        RunningStage,
+        st.sampled_from(PLAN.stages),
+        SECONDS,
+        SECONDS,
+        st.none() | TEXT,
+        st.integers(1, 3),
+        st.booleans(),
+        SECONDS,
+    )
+)
+def test_a_running_stage_arrives(stage: RunningStage) -> None:
+    """Every field of it."""
+    arrived = messages.decode_running(frame_of(messages.encode_running(3, stage)), PLAN)
+    assert fields(arrived) == fields(stage)
+
+
+@given(RUNS, st.binary(), st.none() | SECONDS)
+def test_an_ended_stage_arrives(run: StageRun, answer: bytes, confidence: float | None) -> None:
+    """Every field of it, and the answer if it is the stage that gives one."""
+    history = StageHistory()
+    history.answer_json, history.confidence = answer, confidence
+    ended = messages.decode_finished(
+        frame_of(messages.encode_finished(messages.FINISHED, 3, run, history, 1000)), PLAN
+    )
+    assert fields(ended.run) == fields(run)
+    answers = run.success and run.spec.stage_type is StageType.PROCESSING
+    assert ended.answer_json == (answer if answers else b"")
+    assert ended.confidence == (confidence if answers else None)
+
+
+def test_an_answer_that_is_too_large_does_not_cross() -> None:
+    """Its size is told."""
+    history = StageHistory()
+    history.answer_json = b"x" * 11
+    run = StageRun(PLAN.stages[2], Outcome.SUCCESS, None, "too large")
+    frame = frame_of(messages.encode_finished(messages.FINISHED, 3, run, history, 10))
+    assert frame.blob == b""
+    ended = messages.decode_finished(frame, PLAN)
+    assert fields(ended.run) == fields(run)
+    assert ended[1:] == (0, b"", 11, None)
+
+
+def routing(state: BreakerState = BreakerState.HALF_OPEN) -> RoutingSnapshot:
+    """What is known of a lane with one node."""
+    known = RoutingSnapshot(tuple(StageRouting(spec.limit_s, 0.1, inf, 0.2) for spec in PLAN.stages))
+    known.nodes = {"node": NodeRouting(state, 0.5, inf), "unknown": NodeRouting()}
+    known.stuck = frozenset({"b", "a"})
+    return known
+
+
+def test_advice_arrives() -> None:
+    """All of it; infinity, which JSON has not, as more than anybody has."""
+    lanes: dict[str, RoutingSnapshot] = {}
+    assert messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), ["node"])), lanes) == (
+        "node",
+    )
+    told = lanes["lane"]
+    assert told.stages[0] == StageRouting(PLAN.stages[0].limit_s, 0.1, 1e300, 0.2)
+    assert told.nodes == {"node": NodeRouting(BreakerState.HALF_OPEN, 0.5, 1e300), "unknown": NodeRouting()}
+    assert told.stuck == {"a", "b"}
+    assert told.probes == {"node": True}
+
+
+def test_running_jobs_see_new_advice() -> None:
+    """It changes in place; a permit is kept while its node is half open, and no longer."""
+    lanes: dict[str, RoutingSnapshot] = {}
+    messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), ["node"])), lanes)
+    known = lanes["lane"]
+    messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), [])), lanes)
+    assert known.probes == {"node": True}
+    messages.apply_routing(frame_of(messages.encode_routing("lane", routing(BreakerState.CLOSED), [])), lanes)
+    assert known.probes == {}
+    assert lanes == {"lane": known}
+
+
+def test_permits_for_trials_arrive() -> None:
+    """They are kept while their node is passed over, and no longer; they are none of the probes."""
+    lanes: dict[str, RoutingSnapshot] = {}
+    known = routing(BreakerState.OPEN)
+    assert (
+        messages.apply_routing(
+            frame_of(messages.encode_routing("lane", known, [], ["node", "unknown"])), lanes
+        )
+        == ()
+    )
+    assert lanes["lane"].trials == {"node": True}
+    messages.apply_routing(frame_of(messages.encode_routing("lane", known, [])), lanes)
+    assert lanes["lane"].trials == {"node": True}
+    messages.apply_routing(
+        frame_of(messages.encode_routing("lane", routing(BreakerState.HALF_OPEN), [])), lanes
+    )
+    assert lanes["lane"].trials == {}
+
+
+def test_lanes_do_not_pile_up() -> None:
+    """A producer that invents lanes fills no worker."""
+    lanes: dict[str, RoutingSnapshot] = {}
+    for number in range(3 * messages.MAX_LANES):
+        messages.apply_routing(frame_of(messages.encode_routing(str(number), routing(), [])), lanes)
+        assert len(lanes) <= messages.MAX_LANES
+
+
+def test_a_plan_arrives() -> None:
+    """All of it."""
+    limits = {StageType.INTENT: 5.6}
+    plan = Plan.of(total_timeout_ms=123.4, stage_timeouts_ms=limits, critical=(), rejected="error")
+    (values,) = frame_of(encode([messages.encode_plan(plan)])).head
+    assert messages.decode_plan(values) == plan
