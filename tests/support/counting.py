@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-BY_THE_CLOCK = ("Patrol._round", "ThreadWorker._pong")
+BY_THE_CLOCK = ("Watchdog._round", "LoopWorker._on_pong")
 """Callbacks that come every few milliseconds, and not with a query."""
 CO_COROUTINE = 0x80
 
