@@ -1,6 +1,6 @@
 """A bus in memory: runs a pipeline with the real dispatcher, decoder and encoder, without Kafka.
 
-For tests of pipelines and of the dispatcher; public through ``fivestage.testing``.
+For tests of pipelines and of the dispatcher itself; public through ``fivestage.testing``.
 """
 
 from __future__ import annotations
