@@ -1,4 +1,4 @@
-"""Which event loop a test gets, how long it may take, and which tests share a process."""
+"""Event loops, time limits, and the distribution of tests to processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REAL_MARKERS = ("kafka", "broker", "realtime")
 LONG_LIMIT_S = 3600
 """The time limit of a test marked ``long``; all others have the one in pyproject.toml."""
 WHOLE = ("tests/embedded/", "tests/kafka/", "tests/simulation/", "tests/tools/")
-"""Folders whose files are not shared out among processes: their tests share what takes long to start, or take
+"""Folders whose files are not split among processes: their tests share fixtures that start slowly, or take
 long themselves, and whole files come first."""
 WAITING = 2
 """More processes than processors: many tests wait most of the time."""
@@ -39,7 +39,7 @@ hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=100
 )
 hypothesis.settings.register_profile(
-    "no-shrinking",  # where that an example fails is all that is asked: make mutants
+    "no-shrinking",  # for make mutants, which needs a failing example only
     hypothesis.settings.get_profile("repeatable"),
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
 )
@@ -47,33 +47,33 @@ hypothesis.settings.load_profile(os.environ.get("FIVESTAGE_TEST_PROFILE", "repea
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--fault-table``, ``--long`` and ``--verbs``."""
-    parser.addoption("--fault-table", metavar="FILE", help="write what became of each fault, as a table")
+    """Add ``--fault-table``, ``--long`` and ``--verbs``."""
+    parser.addoption("--fault-table", metavar="FILE", help="write the result of each fault, as a table")
 
-    parser.addoption("--long", action="store_true", help="run those that take minutes too")
+    parser.addoption("--long", action="store_true", help="also run tests that take minutes")
     parser.addoption("--verbs", action="store_true", help="run each long verb of make in its shortest form")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes ``-n auto`` starts, unless pytest-xdist's own variable says it."""
+    """Return the number of processes for ``-n auto``, unless pytest-xdist's own variable sets it."""
     given = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
     return int(given) if given else (os.cpu_count() or 1) + WAITING
 
 
 class Scheduler(LoadScopeScheduling):
-    """Shares out single tests, but whole files where their tests share what takes long to start."""
+    """Distributes single tests, but whole files where their tests share slow fixtures."""
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.partition("::")[0] if nodeid.startswith(WHOLE) else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduler:
-    """Share out the tests among processes."""
+    """Return the scheduler of this project."""
     return Scheduler(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what a compiled build does not allow, and what takes minutes unless it is asked for."""
+    """Deselect tests that a compiled build does not allow, and long ones unless requested."""
     if COMPILED:
         _leave_out("interpreted", config, items)
     if not config.getoption("--long"):
@@ -91,7 +91,7 @@ def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> 
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Put off the end of the run that ``faulthandler_timeout`` would bring to those that take minutes."""
+    """Disable the run's ``faulthandler_timeout`` for long tests."""
     if item.get_closest_marker("long"):
         faulthandler.dump_traceback_later(1.2 * LONG_LIMIT_S, exit=True, file=2)
 
@@ -107,7 +107,7 @@ def _starts_others(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the table of faults, where it is wanted, and have children react to Ctrl-C."""
+    """Create the fault table where requested, and let child processes react to Ctrl-C."""
     if _starts_others(config):
         sharing.prepare()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup make test &
@@ -119,9 +119,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _keep_bytecode(config: pytest.Config) -> None:
-    """Let the many processes that tests start find compiled modules: each would compile them for a second.
+    """Keep bytecode for the many processes that tests start: compiling modules costs each a second.
 
-    Where Python is not to write them beside the sources, they are kept in pytest's cache.
+    Where Python may not write it beside the sources, it is kept in pytest's cache.
     """
     cache: pytest.Cache | None = getattr(config, "cache", None)  # none with -p no:cacheprovider
     if cache is not None and os.environ.get("PYTHONDONTWRITEBYTECODE"):
@@ -139,7 +139,7 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config,  # noqa: ARG001
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Virtual time for the core and the shell; the real loop for everything else."""
+    """Choose virtual time for tests/unit/core and tests/virtual, and the real loop for all others."""
     in_virtual_time = any(folder in item.path.parents for folder in VIRTUAL)
     if in_virtual_time and not any(item.get_closest_marker(name) for name in REAL_MARKERS):
         return {"virtual": VirtualTimeLoop}

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def mock() -> Iterator[Mock]:
-    """A broker that fails as it is told."""
+    """Start a mock broker that fails on request."""
     with Mock() as mock:
         yield mock
 
 
 @pytest.fixture
 async def publisher(mock: Mock) -> AsyncIterator[Publisher]:
-    """A sink that has started."""
+    """Start an event sink."""
     publisher = Publisher(Settings.load(None, {"kafka": {"bootstrap_servers": mock.bootstrap}}))
     await publisher.sink.start()
     yield publisher

@@ -1,4 +1,4 @@
-"""What a fetch brought, taken apart: no broker is needed for that."""
+"""Parsing fetched batches, without a broker."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LAST_OFFSET_DELTA_AT = 23
 
 
 def at(offset: int, data: bytes = PLAIN) -> bytes:
-    """The same batch at another offset; its checksum does not cover that."""
+    """Return the same batch at another offset, which the checksum does not cover."""
     return struct.pack(">q", offset) + data[8:]
 
 
 def broken(data: bytes = PLAIN, *, delta: int | None = None) -> bytes:
-    """The batch with a wrong checksum, and perhaps another count of offsets."""
+    """Return the batch with a wrong checksum, and optionally another count of offsets."""
     batch = bytearray(data)
     if delta is not None:
         struct.pack_into(">i", batch, LAST_OFFSET_DELTA_AT, delta)
@@ -32,7 +32,7 @@ def broken(data: bytes = PLAIN, *, delta: int | None = None) -> bytes:
 
 
 def lost(data: bytes) -> tuple[int, int | None]:
-    """Which offsets the first batch costs."""
+    """Return the offsets that the first batch loses."""
     with pytest.raises(UnreadableBatchError) as error:
         CheckedRecords(mmap.mmap(-1, 4096), data).next_batch()
     return error.value.first, error.value.end
@@ -40,8 +40,8 @@ def lost(data: bytes) -> tuple[int, int | None]:
 
 @pytest.mark.fault(30)
 @pytest.mark.parametrize("delta", [None, 0, 2**31 - 1, -(2**31)])
-def test_a_batch_with_a_wrong_checksum_is_not_believed(delta: int | None) -> None:
-    """Where it ends is told by the one behind it, whole or not; where there is none, by nobody."""
+def test_a_batch_with_a_wrong_checksum_is_skipped(delta: int | None) -> None:
+    """The end of a batch with a wrong checksum is taken from the next batch; without one it is unknown."""
     assert lost(broken(delta=delta) + at(43)) == (40, 43)
     assert lost(broken(delta=delta) + at(45)[:12]) == (40, 45)
     assert lost(broken(delta=delta) + at(43)[:11]) == (40, None)
@@ -51,7 +51,7 @@ def test_a_batch_with_a_wrong_checksum_is_not_believed(delta: int | None) -> Non
 
 @pytest.mark.fault(30)
 def test_good_batches_before_a_bad_one_are_read() -> None:
-    """One after the other, up to the bad one; what was cut off at the end is left to the next fetch."""
+    """Batches before a broken one are read in order; a truncated one is left to the next fetch."""
     records = CheckedRecords(mmap.mmap(-1, 4096), at(40) + at(43) + broken(at(46)) + at(49)[:30])
     offsets = [record.offset for _ in range(2) for record in records.next_batch() or ()]
     assert offsets == list(range(40, 46))
@@ -64,7 +64,7 @@ def test_good_batches_before_a_bad_one_are_read() -> None:
 @pytest.mark.fault(30)
 @pytest.mark.parametrize("magic", [0, 1, 3, 255])
 def test_other_formats_are_refused(magic: int) -> None:
-    """Those before 2017, whose batches could not be bounded, and those to come."""
+    """Formats before 2017, whose batches cannot be bounded, and unknown later ones are rejected."""
     batch = bytearray(PLAIN)
     batch[16] = magic
     seal(batch)
@@ -74,8 +74,8 @@ def test_other_formats_are_refused(magic: int) -> None:
 
 @pytest.mark.fault(30)
 @pytest.mark.parametrize("length", [-1, -(2**31), 0, 10])
-def test_a_length_that_is_nonsense_ends_in_an_error(length: int) -> None:
-    """And not in a loop, nor in a task of the client that dies."""
+def test_an_invalid_length_raises(length: int) -> None:
+    """An invalid length raises, without an endless loop or a dead client task."""
     batch = bytearray(PLAIN)
     struct.pack_into(">i", batch, 8, length)
     records = CheckedRecords(mmap.mmap(-1, 4096), bytes(batch))
@@ -86,7 +86,7 @@ def test_a_length_that_is_nonsense_ends_in_an_error(length: int) -> None:
 
 @pytest.mark.fault(30)
 def test_a_batch_larger_than_the_room() -> None:
-    """For each codec: what fits is read, what does not is named with the limit."""
+    """For each codec a batch within the limit is read; a larger one is rejected, naming the limit."""
     for data in batch_seeds()[2:6]:
         assert len(list(CheckedRecords(mmap.mmap(-1, 4096), data).next_batch() or ())) == 3
         with pytest.raises(UnreadableBatchError, match="is larger than 64 bytes") as error:

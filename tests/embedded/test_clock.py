@@ -1,4 +1,4 @@
-"""The wall clock of a running service jumps by an hour, both ways; needs libfaketime (Debian has it)."""
+"""The wall clock of a running service jumps by an hour, both ways; needs libfaketime (in Debian)."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ GENEROUS = {
     "pipeline.stage_timeouts_ms": dict.fromkeys(StageType, 1500),
     "adaptive.enabled": False,
 }
-"""The library reads a file whenever it is asked for the time."""
+"""The library reads a file at each call for the time."""
 
 
 @pytest.fixture
 async def bootstrap() -> AsyncIterator[str]:
-    """An embedded broker with the right time."""
+    """Start an embedded broker with the right time."""
     async with EmbeddedBroker(TOPICS.all, partitions=2) as broker:
         yield broker.bootstrap
 
 
-@pytest.mark.long  # not for its time: it needs a library that few have
+@pytest.mark.long  # not for its duration: it needs a library that is rarely installed
 @pytest.mark.skipif(not LIBRARY.exists(), reason="libfaketime is not installed (apt install libfaketime)")
 async def test_an_hour_forth_and_back(
     bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No deadline moves and nothing is lost: queries are answered, those that hang end in time."""
+    """No deadline moves and nothing is lost: queries are answered, hanging ones end in time."""
     clock = tmp_path / "clock"
     clock.write_text("+0")
     for name, value in {

@@ -1,4 +1,4 @@
-"""Batches are what Kafka's clients read, byte by byte what aiokafka's own would be."""
+"""Record batches equal aiokafka's own byte for byte."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ records = st.builds(OutputRecord.of, st.just(Output.RESULTS), contents, contents
 
 @given(found=st.lists(records, min_size=1, max_size=80), state=st.tuples(*[st.integers(-1, 1 << 14)] * 3))
 def test_a_batch_is_that_of_aiokafka(found: list[OutputRecord], state: tuple[int, int, int]) -> None:
-    """The same bytes, whatever the records, and what an idempotent producer adds."""
+    """The bytes are equal for any records and with the fields of an idempotent producer."""
     batch = RecordBatch(NO_LIMIT)
     assert all(batch.add(record) for record in found)
     own = batch.encode(*state)
@@ -39,13 +39,13 @@ def test_a_batch_is_that_of_aiokafka(found: list[OutputRecord], state: tuple[int
 
 @given(record=records)
 def test_headers_are_read_back(record: OutputRecord) -> None:
-    """What was put in, in its order."""
+    """Headers are read back in order."""
     assert OutputRecord.of(record.output, None, None, record.headers).block == record.block
 
 
 @pytest.mark.parametrize(("room", "taken"), [(-1, 1), (0, 2), (1, 2)])
 def test_a_full_batch_takes_no_more(room: int, taken: int) -> None:
-    """Its header counts; the first record is taken however large it is."""
+    """The header counts against the size; the first record is accepted at any size."""
     record = OutputRecord.of(Output.RESULTS, b"key", bytes(1000), [("a", b"b")])
     one = RecordBatch(NO_LIMIT)
     one.add(record)
@@ -57,7 +57,7 @@ def test_a_full_batch_takes_no_more(room: int, taken: int) -> None:
 @pytest.mark.parametrize("name", CODECS)
 @given(found=st.lists(records, min_size=1, max_size=20))
 def test_a_compressed_batch_is_read_back(name: str, found: list[OutputRecord]) -> None:
-    """By aiokafka, record by record; it is smaller than the same without compression, or the same."""
+    """A compressed batch is readable by aiokafka, and never larger than the plain one."""
     batch = RecordBatch(NO_LIMIT)
     assert all(batch.add(record) for record in found)
     compressed, whole = batch.encode(1, 0, 7, codec_of(name)), batch.encode(1, 0, 7)
@@ -72,8 +72,8 @@ def test_a_compressed_batch_is_read_back(name: str, found: list[OutputRecord]) -
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_what_repeats_itself_is_compressed(name: str) -> None:
-    """To less than a fifth: what the events of a query have in common is said once."""
+def test_repeated_events_are_compressed(name: str) -> None:
+    """The repeated parts of a query's events compress to less than a fifth."""
     batch = RecordBatch(NO_LIMIT)
     for _ in range(6):
         batch.add(OutputRecord.of(Output.RESULTS, b"key", b"what all have in common " * 20, []))
@@ -82,7 +82,7 @@ def test_what_repeats_itself_is_compressed(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["snappy", "lz4", "zstd"])
 def test_a_codec_that_is_not_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is refused when the service is put together, by the setting's name."""
+    """A missing codec is rejected at assembly, naming the setting."""
     monkeypatch.setattr(codec, "cramjam", None)
     with pytest.raises(ConfigurationError, match=f"kafka.compression = {name}"):
         codec_of(name)

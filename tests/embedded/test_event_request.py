@@ -1,4 +1,4 @@
-"""Requests are what brokers read, byte by byte what aiokafka's own would be."""
+"""Produce requests equal aiokafka's own byte for byte."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ topics = st.lists(st.tuples(st.text(max_size=30), partitions), max_size=4)
 def test_a_request_is_that_of_aiokafka(
     version: int, acks: int, timeout: int, found: list[tuple[str, list[tuple[int, bytes]]]]
 ) -> None:
-    """The same bytes in all versions."""
+    """The bytes are equal in all versions."""
     versions = {0: (version, version)}
     own = EventRequest(acks, timeout, found).prepare(versions).encode()
     assert own == ProduceRequest(None, acks, timeout, found).prepare(versions).encode()
@@ -33,13 +33,13 @@ def test_a_request_is_that_of_aiokafka(
     ("taken", "used"), [((0, 13), 7), ((3, 13), 7), ((0, 3), 3), ((5, 5), 5), ((7, 20), 7)]
 )
 def test_the_newest_version_that_both_know(taken: tuple[int, int], used: int) -> None:
-    """Of those that the broker takes, and of those whose fields are the ones that are written here."""
+    """The newest version that both the broker and this writer support is used."""
     assert used == EventRequest(-1, 1000, []).prepare({0: taken}).API_VERSION
 
 
 @pytest.mark.parametrize("taken", [(0, 2), (8, 13)])
 def test_brokers_without_such_a_version(taken: tuple[int, int]) -> None:
-    """Nothing is sent that the broker would read as something else, and the error names the versions."""
+    """Without a common version nothing is sent, and the error names the versions."""
     with pytest.raises(
         IncompatibleBrokerVersion, match=f"{taken[0]} to {taken[1]} of produce requests, fivestage 3 to 7"
     ):

@@ -1,4 +1,4 @@
-"""A flood of dead letters on the embedded broker: halted loudly, resumed by itself, the rest goes on."""
+"""A flood of dead letters on the embedded broker halts its partition, which later resumes by itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GROUP = "fivestage"
 
 @pytest.fixture
 async def bootstrap() -> AsyncIterator[str]:
-    """An embedded broker with two partitions."""
+    """Start an embedded broker with two partitions."""
     async with EmbeddedBroker(TOPICS.all, partitions=2) as broker:
         yield broker.bootstrap
 
@@ -39,7 +39,7 @@ def put(bootstrap: str, partition: int, *values: bytes) -> None:
 
 
 async def until(port: int, status: int) -> str:
-    """Wait for a status of /readyz; its text."""
+    """Wait for a status of /readyz; return its text."""
     async with asyncio.timeout(30):
         while (probe := await asyncio.to_thread(get, port, "/readyz"))[0] != status:
             await asyncio.sleep(0.05)
@@ -47,7 +47,7 @@ async def until(port: int, status: int) -> str:
 
 
 async def test_halted_and_resumed(bootstrap: str) -> None:
-    """After so many in a row nothing more is taken or committed, and it says so; then it tries again."""
+    """Too many dead letters stop reading and commits, readiness fails, and the partition resumes later."""
     limits = {"dlq.max_consecutive": 20, "dlq.pause_ms": 2000}
     with ServiceProcess("support.apps:load", bootstrap, limits) as service:
         port = service.log[-1]["admin_port"]
@@ -76,7 +76,7 @@ async def test_halted_and_resumed(bootstrap: str) -> None:
 
 
 async def test_every_partition_halted(bootstrap: str) -> None:
-    """It goes on calling the client, stays a member of its group, and ends in order."""
+    """With every partition halted the client is still polled, stays in its group, and stops cleanly."""
     limits = {"dlq.max_consecutive": 5, "dlq.pause_ms": 0}
     with ServiceProcess("support.apps:load", bootstrap, limits) as service:
         port = service.log[-1]["admin_port"]

@@ -1,4 +1,4 @@
-"""Groups on the embedded broker: restarts, kills, and several members."""
+"""Consumer groups on the embedded broker: restarts, kills, and several members."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PROCESSES = {
 
 @pytest.fixture
 async def bootstrap() -> AsyncIterator[str]:
-    """An embedded broker with the five topics."""
+    """Start an embedded broker with the five topics."""
     async with EmbeddedBroker(TOPICS.all, partitions=4) as broker:
         yield broker.bootstrap
 
 
 async def test_a_restart_is_let_in(bootstrap: str) -> None:
-    """After an orderly end the group has no member left: a restart joins without a request that times out."""
+    """After a clean stop the group has no member left: a restart joins without a timeout."""
     for _ in range(2):
         with ServiceProcess("support.apps:load", bootstrap) as service:
             assert service.end(signal.SIGINT) == 0
@@ -55,7 +55,7 @@ async def test_a_restart_is_let_in(bootstrap: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_to_the_process_group(bootstrap: str, number: signal.Signals) -> None:
-    """Ctrl-C, or a supervisor that signals all processes: workers answer what runs, end with the service."""
+    """When all processes get the signal, workers finish their queries and end with the service."""
     with ServiceProcess("support.pipelines:app", bootstrap, PROCESSES, own_group=True) as service:
         assert service.process is not None
         write(bootstrap, TOPICS.queries, [("a", event("a", "naps 1"))])
@@ -68,11 +68,11 @@ async def test_a_signal_to_the_process_group(bootstrap: str, number: signal.Sign
 
 
 async def test_a_wait_for_the_group_is_logged_once(bootstrap: str) -> None:
-    """The group keeps a killed member for a while: the next one says that it waits, and for how long."""
+    """After a kill the group keeps the old member for a while: the next one logs once that it waits."""
     killed, waiting = Sharing(bootstrap), Sharing(bootstrap)
     await killed.member.start()
     await _until_shared([killed])
-    aiokafka_internals.abort_consumer(killed.member.consumer)  # without a word to the group, as a kill
+    aiokafka_internals.abort_consumer(killed.member.consumer)  # without leaving the group, as a kill
     await waiting.member.start()
     joining = asyncio.create_task(_until_shared([waiting]))
     with capture_logs() as log:
@@ -88,7 +88,7 @@ async def test_a_wait_for_the_group_is_logged_once(bootstrap: str) -> None:
 
 
 async def test_several_members_share_the_partitions(bootstrap: str) -> None:
-    """Three members of one group get all partitions between them, and so do the two that are left."""
+    """Three members share all partitions, and so do the remaining two."""
     members = [Sharing(bootstrap) for _ in range(3)]
     async with asyncio.timeout(60):
         await asyncio.gather(*[one.member.start() for one in members])
@@ -110,7 +110,7 @@ class Sharing:
         )
 
     async def _revoked(self, _: object) -> None:
-        """Nothing is in flight."""
+        """Do nothing: nothing is in flight."""
 
     @property
     def partitions(self) -> list[int]:
@@ -121,7 +121,7 @@ class Sharing:
 
 
 async def _until_shared(members: list[Sharing]) -> None:
-    """Poll until each has partitions, and each partition one of them."""
+    """Poll until each member has partitions and each partition one member."""
 
     def shared() -> bool:
         shares = [one.partitions for one in members]

@@ -1,4 +1,4 @@
-"""Several topics of queries: by name, and by a pattern."""
+"""Several query topics, by name and by pattern."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INPUTS, NOT_OURS = ("orders.eu", "orders.us"), "returns.eu"
 
 @pytest.fixture
 async def bootstrap() -> AsyncIterator[str]:
-    """An embedded broker with two topics of queries, one of others, and the outputs."""
+    """Start an embedded broker with two query topics, another topic, and the outputs."""
     names = (*INPUTS, NOT_OURS, *TOPICS.outputs.values())
     async with EmbeddedBroker(names, partitions=1) as broker:
         yield broker.bootstrap
@@ -32,7 +32,7 @@ async def bootstrap() -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("queries", ["orders.eu, orders.us", r"^orders\."])
 async def test_queries_of_several_topics(bootstrap: str, queries: str) -> None:
-    """Equal partitions and offsets of two topics: two answers, two ids, two commits, two lags."""
+    """Equal partitions and offsets of two topics have two answers, ids, commits and lags."""
     for name in (*INPUTS, NOT_OURS):
         write(bootstrap, name, [(None, event(name, "fast"))])
     with ServiceProcess("support.apps:load", bootstrap, {"topics.queries": queries}) as service:
@@ -42,8 +42,8 @@ async def test_queries_of_several_topics(bootstrap: str, queries: str) -> None:
         lags = metrics(port_of(service), "fivestage_lag")
         assert service.end() == 0
     results = read_all(bootstrap, TOPICS.results)
-    told = {json_of(one)["query_id"]: json_of(one)["source"]["topic"] for one in results}
-    assert told == {name: name for name in INPUTS}
+    found = {json_of(one)["query_id"]: json_of(one)["source"]["topic"] for one in results}
+    assert found == {name: name for name in INPUTS}
     assert {headers_of(one)["ce_id"] for one in results} == {f"{name}/0/0/result" for name in INPUTS}
     assert lags == {f'{{partition="0",topic="{name}"}}': 0 for name in INPUTS}
     assert committed(bootstrap, "fivestage", NOT_OURS) == {}
@@ -52,7 +52,7 @@ async def test_queries_of_several_topics(bootstrap: str, queries: str) -> None:
 
 
 async def test_a_pattern_that_matches_no_topic(bootstrap: str) -> None:
-    """The service does not start, and says which pattern it is."""
+    """The service does not start and names the pattern."""
     service = ServiceProcess("support.apps:load", bootstrap, {"topics.queries": "^nothing"})
     service.launch()
     assert service.wait() == 2

@@ -1,4 +1,4 @@
-"""What of aiokafka is private and used all the same: in one module, listed, and looked for at the start."""
+"""Private names of aiokafka: used in one module, listed, and checked at the start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OWN = {"observability/query_metrics.py", "executors/code_location.py"}
 
 
 def test_all_private_names_are_listed() -> None:
-    """Neither more nor fewer than are used."""
+    """The list has exactly the names that are used."""
     tree = ast.parse((BUS / "kafka" / "aiokafka_internals.py").read_text(encoding="utf-8"))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     private = {name for name in used if name.startswith("_") and not name.startswith("__")}
@@ -28,25 +28,25 @@ def test_all_private_names_are_listed() -> None:
 
 
 def test_no_other_module_uses_one() -> None:
-    """The linter forbids it where no comment permits it."""
+    """The linter forbids private names where no comment permits them."""
     permitted = [path for path in BUS.rglob("*.py") if "SLF001" in path.read_text(encoding="utf-8")]
     assert {str(path.relative_to(BUS)) for path in permitted} == OWN | {"kafka/aiokafka_internals.py"}
 
 
 def test_the_installed_version_has_them() -> None:
-    """As does any on which the service starts."""
+    """The installed version has all names, as any version must that the service starts on."""
     aiokafka_check.check_installed_aiokafka()
 
 
 def test_a_version_without_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the name that is missing, before anything is connected."""
+    """A version without one of the names is rejected by that name, before connecting."""
     monkeypatch.setitem(aiokafka_check.NAMES, Fetcher, ("_records", "_gone"))
     with pytest.raises(ConfigurationError, match=r"aiokafka .* lacks Fetcher\._gone"):
         aiokafka_check.check_installed_aiokafka()
 
 
 async def test_throttling_is_noticed() -> None:
-    """Whatever a consumer asks, and only where the answer says so."""
+    """Throttling is noticed for any request of a consumer, only where the response says so."""
     answers = [SimpleNamespace(throttle_time_ms=250), SimpleNamespace(throttle_time_ms=0), SimpleNamespace()]
     waits: list[float] = []
 

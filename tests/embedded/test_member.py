@@ -1,4 +1,4 @@
-"""The member of the group on the embedded broker: stalls that no task tells of."""
+"""The group member on the embedded broker: stalls that no task reports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REBALANCE_IN_PROGRESS, INVALID_COMMIT_SIZE = 27, 28
 
 
 class Counted(Observer):
-    """Remembers the rebuilds, and commits that failed."""
+    """Records rebuilds and failed commits."""
 
     def __init__(self) -> None:
         self.rebuilds: list[tuple[str, str]] = []
@@ -44,10 +44,10 @@ class Counted(Observer):
 
 
 class Reader:
-    """A member that loses patience quickly, and what it has read."""
+    """A member with short timeouts, and the records it has read."""
 
     def __init__(self, bootstrap: str) -> None:
-        # The mock takes as long as a session for a member that comes after another has left.
+        # The mock takes as long as a session for a member that joins after another has left.
         session = {"session_timeout_ms": 2500, "heartbeat_interval_ms": 500}
         kafka = {"bootstrap_servers": bootstrap, "fetch_max_wait_ms": 20, **session}
         settings = Settings.load(None, {"kafka": kafka})
@@ -69,7 +69,7 @@ class Reader:
         self.values: list[bytes | None] = []
 
     async def revoked(self, _keys: object) -> None:
-        """Before a consumer is replaced."""
+        """Do nothing: called before a consumer is replaced."""
         self.reasons.append(self.member.unready)
 
     async def write(self, *values: bytes) -> None:
@@ -82,7 +82,7 @@ class Reader:
                 self.values += [item.value for item in fetched if not isinstance(item, CorruptRecord)]
 
     async def watched(self, reading: Coroutine[Any, Any, None]) -> None:
-        """Read, and look after the member as the watch does."""
+        """Read, and check the member as the health monitor does."""
         task = asyncio.create_task(reading)
         while not task.done():
             self.member.look()
@@ -92,7 +92,7 @@ class Reader:
 
 @pytest.fixture
 async def reader() -> AsyncIterator[Reader]:
-    """A member that has its partitions and has read one record."""
+    """Start a member with partitions that has read one record."""
     async with EmbeddedBroker(TopicSettings().all, partitions=2) as broker:
         reader = Reader(broker.bootstrap)
         await reader.member.start()
@@ -103,8 +103,8 @@ async def reader() -> AsyncIterator[Reader]:
 
 
 async def test_a_stall_without_a_cause(reader: Reader) -> None:
-    """Where records are there and none comes although all tasks live, a new consumer reads them."""
-    reader.member.consumer.pause(*reader.member.consumer.assignment())  # behind the member's back
+    """Where no available record arrives although all tasks live, a new consumer reads them."""
+    reader.member.consumer.pause(*reader.member.consumer.assignment())  # unknown to the member
     await reader.write(b"second")
     await reader.read_until(lambda: b"second" in reader.values)
     assert reader.observer.rebuilds == [("consumer", "stalled")]
@@ -116,7 +116,7 @@ async def test_a_stall_without_a_cause(reader: Reader) -> None:
 
 @pytest.mark.fault(38)
 async def test_a_fetch_that_never_returns(reader: Reader) -> None:
-    """Where the group's task dies in a rebalance, the fetch that waits for its end is ended."""
+    """Where the group's task dies in a rebalance, the fetch that waits for it is ended."""
     consumer: Any = reader.member.consumer
     consumer._subscription.begin_reassignment()
     await reader.write(b"second")
@@ -129,8 +129,8 @@ async def test_a_fetch_that_never_returns(reader: Reader) -> None:
 
 
 @pytest.mark.fault(38)
-async def test_a_task_that_is_being_replaced_is_no_trouble(reader: Reader) -> None:
-    """An ended task may be one of a rebalance, about to have a successor; one that stays ended has none."""
+async def test_a_task_that_is_being_replaced_is_no_fault(reader: Reader) -> None:
+    """An ended task in a rebalance may soon be replaced and is no fault; one that stays ended is."""
     coordinator: Any = reader.member.consumer._coordinator
     alive, ended = coordinator._commit_refresh_task, asyncio.create_task(asyncio.sleep(0))
     await ended
@@ -147,8 +147,8 @@ async def test_a_task_that_is_being_replaced_is_no_trouble(reader: Reader) -> No
 
 
 @pytest.mark.fault(37)
-async def test_a_broker_that_does_not_answer_is_told_of(reader: Reader) -> None:
-    """Others may have idle connections to it that are as dead; a connection that breaks is no such sign."""
+async def test_a_broker_that_does_not_answer_is_suspect(reader: Reader) -> None:
+    """A request timeout marks the broker as suspect; a broken connection does not."""
     client: Any = reader.member.consumer._client
     fetching, coordinating = client._conns.values()
     fetching.close(CloseReason.CONNECTION_BROKEN)
@@ -159,20 +159,20 @@ async def test_a_broker_that_does_not_answer_is_told_of(reader: Reader) -> None:
     await reader.read_until(lambda: b"second" in reader.values)
 
 
-async def test_a_turn_that_is_far_off_is_no_stall(reader: Reader) -> None:
-    """Records that were fetched, and wait until those of another partition are through, are no stall."""
+async def test_fetched_records_that_wait_are_no_stall(reader: Reader) -> None:
+    """Fetched records that wait for those of another partition are no stall."""
     await reader.write(*[b"more"] * 200)
     end = asyncio.get_running_loop().time() + 2.5
     while asyncio.get_running_loop().time() < end:
         await reader.member.fetch(1)
-        await asyncio.sleep(0.05)  # as slowly as slow nodes are
+        await asyncio.sleep(0.05)  # as slowly as slow nodes do
     assert reader.observer.rebuilds == []
     await reader.read_until(lambda: not sum(reader.member.lag().values()))
     assert reader.observer.rebuilds == []
 
 
 async def test_nothing_to_read_is_no_stall(reader: Reader) -> None:
-    """A partition that is read to its end may be quiet for as long as it likes."""
+    """A fully read partition may be quiet for any time."""
     looks, end = 0, asyncio.get_running_loop().time() + 2.5
 
     def later() -> bool:
@@ -186,7 +186,7 @@ async def test_nothing_to_read_is_no_stall(reader: Reader) -> None:
 
 
 async def test_a_pause_is_no_stall(reader: Reader) -> None:
-    """Records that wait because there is no room for them are no reason for a new consumer."""
+    """Records paused by back-pressure are no stall."""
     reader.member.pause()
     await reader.write(b"second")
     end = asyncio.get_running_loop().time() + 2.5
@@ -198,7 +198,7 @@ async def test_a_pause_is_no_stall(reader: Reader) -> None:
 
 
 async def test_brokers_that_are_away_are_no_stall() -> None:
-    """While no broker answers there is nothing to come: the consumer waits, and goes on as it is."""
+    """While no broker answers the consumer is kept, and continues after the outage."""
     with Mock(partitions=1) as mock:
         reader = Reader(mock.bootstrap)
         await reader.member.start()
@@ -215,7 +215,7 @@ async def test_brokers_that_are_away_are_no_stall() -> None:
 
 
 async def test_a_late_answer_to_a_commit_is_no_unexpected_error() -> None:
-    """A commit that is refused after the committer has given it up was told as not answered; that is all."""
+    """A rejection of a commit that had already timed out is not logged as an unexpected error."""
     errors: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     with Mock(partitions=1) as mock:
@@ -238,7 +238,7 @@ async def test_a_late_answer_to_a_commit_is_no_unexpected_error() -> None:
 
 
 async def test_a_group_that_is_never_joined() -> None:
-    """Where the coordinator answers and the group is not joined for long, a new consumer tries."""
+    """Where the coordinator answers but joining takes too long, a new consumer is tried."""
     with Mock(partitions=1) as mock:
         mock.push(SYNC_GROUP, [REBALANCE_IN_PROGRESS] * 1000)
         reader = Reader(mock.bootstrap)
@@ -252,8 +252,8 @@ async def test_a_group_that_is_never_joined() -> None:
         await reader.member.stop()
 
 
-async def test_an_end_waits_for_no_new_consumer() -> None:
-    """A rebuild that waits for brokers is given up when the service drains, and no other is begun."""
+async def test_a_drain_ends_a_rebuild() -> None:
+    """A rebuild that waits for brokers ends when the service drains, and no other starts."""
     with Mock(partitions=1) as mock:
         reader = Reader(mock.bootstrap)
         await reader.member.start()
@@ -265,7 +265,7 @@ async def test_an_end_waits_for_no_new_consumer() -> None:
         fetching = asyncio.create_task(reader.member.fetch(100))
         while mock.refused() < 4:
             await asyncio.wait({fetching}, timeout=0.1)
-        await asyncio.wait({fetching}, timeout=0.2)  # into the pause: aiokafka forgets a connection half made
+        await asyncio.wait({fetching}, timeout=0.2)  # into the pause: aiokafka drops a half-made connection
         reader.member.stop_rebuilding()
         async with asyncio.timeout(30):
             assert [await fetching, await reader.member.fetch(100)] == [[], []]

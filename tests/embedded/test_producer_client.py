@@ -1,4 +1,4 @@
-"""The producer's client on a mock broker: how it gets its id and learns the partitions."""
+"""The producer's client on a mock broker: its producer id and its partitions."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ INIT_PRODUCER_ID, METADATA = 22, 3
 
 @pytest.fixture
 async def client(mock: Mock) -> AsyncIterator[ProducerClient]:
-    """One that was not started."""
+    """Build a client that was not started."""
     client = ProducerClient(bootstrap_servers=mock.bootstrap)
     yield client
     await client.stop()
 
 
 @pytest.mark.parametrize("code", [7, 14, 15, 16, 51])
-async def test_an_id_is_asked_for_until_it_is_there(client: ProducerClient, mock: Mock, code: int) -> None:
-    """Brokers that have just started cannot give one."""
+async def test_an_id_is_requested_until_it_is_issued(client: ProducerClient, mock: Mock, code: int) -> None:
+    """Brokers that have just started cannot issue an id, so it is requested again."""
     mock.push(INIT_PRODUCER_ID, [code] * 2)
     await client.start()
     assert client.identity[0] >= 0
@@ -39,7 +39,7 @@ async def test_an_id_is_asked_for_until_it_is_there(client: ProducerClient, mock
 
 
 async def test_each_client_has_an_id_of_its_own(client: ProducerClient, mock: Mock) -> None:
-    """And numbers that begin at 0."""
+    """Each client has its own id, and numbers from 0."""
     other = ProducerClient(bootstrap_servers=mock.bootstrap)
     await client.start()
     await other.start()
@@ -49,14 +49,14 @@ async def test_each_client_has_an_id_of_its_own(client: ProducerClient, mock: Mo
 
 
 async def test_a_principal_that_gets_no_id(client: ProducerClient, mock: Mock) -> None:
-    """It is told at once."""
+    """A principal without the right to an id fails at once."""
     mock.push(INIT_PRODUCER_ID, [31])
     with pytest.raises(ClusterAuthorizationFailedError):
         await client.start()
 
 
 async def test_a_service_that_gets_no_id(publisher: Publisher, mock: Mock) -> None:
-    """It says what to grant."""
+    """The error names the right to grant."""
     await publisher.sink.stop()
     mock.push(INIT_PRODUCER_ID, [31])
     with pytest.raises(ConfigurationError, match="grant IdempotentWrite on the cluster"):
@@ -64,7 +64,7 @@ async def test_a_service_that_gets_no_id(publisher: Publisher, mock: Mock) -> No
 
 
 async def test_partitions_are_learned_in_one_request(client: ProducerClient, mock: Mock) -> None:
-    """For all topics, and from then on the client watches these."""
+    """One request gets the partitions of all topics, which the client then tracks."""
     await client.start()
     before = mock.requests(METADATA)
     topics = TopicSettings().outputs.values()
@@ -73,7 +73,7 @@ async def test_partitions_are_learned_in_one_request(client: ProducerClient, moc
 
 
 async def test_a_topic_that_does_not_come(client: ProducerClient) -> None:
-    """It is waited for, no longer than asked."""
+    """A missing topic is awaited for the given time."""
     await client.start()
     client.client.cluster.partitions_for_topic = lambda _: None  # type: ignore[method-assign,assignment]
     with pytest.raises(UnknownTopicOrPartitionError):

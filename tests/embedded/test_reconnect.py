@@ -1,4 +1,4 @@
-"""Brokers that are replaced behind a bootstrap address that stays, and certificates that are rotated."""
+"""Brokers replaced behind a stable bootstrap address, and rotated certificates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOPICS = TopicSettings()
 
 
 def test_brokers_that_are_replaced() -> None:
-    """A service whose brokers are gone, with others behind its bootstrap address, gets to those by itself."""
+    """A service whose brokers are gone reconnects to the new ones behind its bootstrap address."""
     with (
         Mock(partitions=2) as old,
         Mock(partitions=2) as new,
@@ -57,8 +57,8 @@ def test_brokers_that_are_replaced() -> None:
         assert service.end() == 0
 
 
-async def test_who_has_heard_of_a_broker() -> None:
-    """Clients that ask and get no answer have not; idle ones that get one have."""
+async def test_which_clients_are_connected() -> None:
+    """A client is connected unless its requests go unanswered, also when idle."""
     with Mock(partitions=1) as mock:
         settings = Settings.load(None, {"kafka": {"bootstrap_servers": mock.bootstrap}})
         publisher, member = Publisher(settings), _member(settings)
@@ -71,7 +71,7 @@ async def test_who_has_heard_of_a_broker() -> None:
         mock.go_away()
         clients.all_have_answers()
         await _asked(clients)
-        clients.all_have_answers()  # of what was under way
+        clients.all_have_answers()  # of requests in flight
         await _asked(clients)
         assert not clients.all_have_answers()
         mock.come_back()
@@ -81,7 +81,7 @@ async def test_who_has_heard_of_a_broker() -> None:
 
 
 async def test_certificates_that_are_rotated(tmp_path: Path) -> None:
-    """Once new files fit together, new connections use them; until then the old ones."""
+    """New connections use rotated files once these fit together; until then the old ones."""
     authority = Authority(tmp_path)
     certificate, key = authority.client("service")
     files = {"ssl_cafile": authority.file, "ssl_certfile": certificate, "ssl_keyfile": key}
@@ -122,6 +122,6 @@ def _is_idle(client: Any) -> bool:
 
 def _member(settings: Settings) -> GroupMember:
     async def revoked(_: object) -> None:
-        """Nothing is in flight."""
+        """Do nothing: nothing is in flight."""
 
     return GroupMember(settings, Ledger(max_span=10), revoked, Observer())

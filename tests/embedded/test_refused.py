@@ -1,4 +1,4 @@
-"""Batches that the broker refuses for what is in them: the one record is published without its data."""
+"""Batches rejected for their content: the offending record is published without its data."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.broker
 
 SIZE, RECORD = 10, 87
-"""Codes: larger than the topic takes; invalid."""
+"""Error codes: larger than the topic allows; invalid."""
 
 
 def queue_of(publisher: Publisher) -> PartitionQueue:
-    """The one that has published something, or will."""
+    """Return the queue that has published something, or will."""
     queues = publisher.sink._queues[Output.RESULTS]
     return next(queue for queue in queues if queue.busy or queue.sequence or queue.pending)
 
 
 def publish_result(publisher: Publisher, name: str) -> None:
-    """Publish what stands for a result with data."""
+    """Publish a result with data."""
     value = orjson.dumps({"status": "success", "answer": name, "error_type": None, "stages": []})
     headers = [(h.CE_ID, f"queries/0/7/{name}".encode()), (h.STATUS, b"success")]
     record = OutputRecord.of(Output.RESULTS, b"key", value, headers)
@@ -40,7 +40,7 @@ def publish_result(publisher: Publisher, name: str) -> None:
 
 @pytest.mark.parametrize("code", [SIZE, 18, 32, RECORD])
 async def test_the_others_of_a_batch(publisher: Publisher, mock: Mock, code: int) -> None:
-    """They are published alone, once and in order, by the same producer, whose numbers have no gap."""
+    """The other records are published alone, once, in order, by the same producer, without gaps."""
     mock.push(PRODUCE, [code])
     publisher.publish("a", "b", "c")
     await until(lambda: len(publisher.acked) == 3)
@@ -61,8 +61,8 @@ async def test_the_others_of_a_batch(publisher: Publisher, mock: Mock, code: int
         (RECORD, "publish_refused"),
     ],
 )
-async def test_the_one_that_is_refused(publisher: Publisher, mock: Mock, code: int, word: str) -> None:
-    """Its query ends as an error that names why; those before and behind it are published as they are."""
+async def test_the_rejected_record(publisher: Publisher, mock: Mock, code: int, word: str) -> None:
+    """The rejected record becomes an error that says why; others are published unchanged."""
     mock.push(PRODUCE, [code, 0, code])
     for name in ("a", "b", "c"):
         publish_result(publisher, name)
@@ -75,8 +75,8 @@ async def test_the_one_that_is_refused(publisher: Publisher, mock: Mock, code: i
     assert (publisher.rebuilds, publisher.failures) == ([], [])
 
 
-async def test_one_that_is_refused_without_data_too(publisher: Publisher, mock: Mock) -> None:
-    """It is never acknowledged, and the failure names topic, event and code."""
+async def test_a_record_rejected_without_data_too(publisher: Publisher, mock: Mock) -> None:
+    """An event rejected without its data too is never acknowledged; the error names topic, event and code."""
     mock.push(PRODUCE, [RECORD] * 2)
     publish_result(publisher, "result")
     await until(lambda: publisher.failures)
@@ -89,7 +89,7 @@ async def test_one_that_is_refused_without_data_too(publisher: Publisher, mock: 
 
 
 async def test_a_batch_that_was_sent_before(publisher: Publisher, mock: Mock) -> None:
-    """It may be there in spite of the refusal, so its numbers are not used again: a new producer sends it."""
+    """A batch sent before may exist despite the rejection: a new producer sends it."""
     mock.push(PRODUCE, [7, RECORD])
     publisher.publish("a", "b")
     await until(lambda: len(publisher.acked) == 2)
@@ -99,7 +99,7 @@ async def test_a_batch_that_was_sent_before(publisher: Publisher, mock: Mock) ->
 
 
 async def test_batches_become_smaller(publisher: Publisher, mock: Mock) -> None:
-    """Where each record is taken alone, the batch was too large as a whole."""
+    """Where each record is accepted alone, later batches are smaller."""
     mock.push(PRODUCE, [SIZE])
     publisher.publish(*"abcd")
     await until(lambda: len(publisher.acked) == 4)
@@ -110,7 +110,7 @@ async def test_batches_become_smaller(publisher: Publisher, mock: Mock) -> None:
 
 
 async def test_batches_stay_as_large_where_one_record_was_the_cause(publisher: Publisher, mock: Mock) -> None:
-    """Its size was what was refused, not that of the batch."""
+    """Where one record's size was the cause, batches stay as large."""
     mock.push(PRODUCE, [SIZE, SIZE])
     for name in "abc":
         publish_result(publisher, name)

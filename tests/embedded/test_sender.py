@@ -1,4 +1,4 @@
-"""The sender on a mock broker: requests, their answers, and what is sent again."""
+"""The sender on a mock broker: requests, responses, and retries."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ MOST_BYTES = KafkaSettings().publish_request_bytes
 
 
 def sender_of(publisher: Publisher) -> Sender:
-    """The sender of the moment."""
+    """Return the current sender."""
     sender = publisher.sink._sender
     assert sender is not None
     return sender
 
 
 def partition_of(key: bytes) -> int:
-    """Where a key goes, of the mock's four."""
+    """Return the partition of a key, of the mock's four."""
     return (murmur2(key) & 0x7FFFFFFF) % 4
 
 
 def intercept(publisher: Publisher, send: Callable[..., Any]) -> None:
-    """Have requests go through *send*, which is given the client's own way to send them."""
+    """Route requests through *send*, which gets the client's own send function."""
     client: Any = publisher.sink.producer.client.client
     own = client.send
 
@@ -52,8 +52,8 @@ def intercept(publisher: Publisher, send: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("code", [3, 5, 6, 7, 19, 20, 56, 72, 74, 75])
-async def test_what_brokers_refuse_for_a_while(publisher: Publisher, mock: Mock, code: int) -> None:
-    """It is sent again until it is taken, once and in order, by the same producer."""
+async def test_temporarily_rejected_batches(publisher: Publisher, mock: Mock, code: int) -> None:
+    """A temporarily rejected batch is retried until accepted, once and in order, by the same producer."""
     mock.push(PRODUCE, [code] * 2)
     publisher.publish("a")
     await until(lambda: mock.requests(PRODUCE))
@@ -64,8 +64,8 @@ async def test_what_brokers_refuse_for_a_while(publisher: Publisher, mock: Mock,
 
 
 @pytest.mark.parametrize("code", [3, 5, 6, 56, 72, 74, 75])
-async def test_where_a_partition_has_gone(publisher: Publisher, mock: Mock, code: int) -> None:
-    """What says that another broker leads it makes the client find out which."""
+async def test_a_moved_partition_leader(publisher: Publisher, mock: Mock, code: int) -> None:
+    """Errors of a moved leader make the client refresh its metadata."""
     asked: list[bool] = []
     client: Any = publisher.sink.producer.client.client
     own = client.force_metadata_update
@@ -82,7 +82,7 @@ async def test_where_a_partition_has_gone(publisher: Publisher, mock: Mock, code
 
 
 async def test_pauses_grow(publisher: Publisher) -> None:
-    """From a tenth of a second to a second, each of another length, and anew with the next batch."""
+    """Pauses grow from 0.1 s to a second, with jitter, and restart with the next batch."""
     sender, [queue, *_] = sender_of(publisher), publisher.sink._queues[Output.RESULTS]
     sender._closed = True  # no timer
     sender._clock = lambda: 0.0
@@ -97,16 +97,16 @@ async def test_pauses_grow(publisher: Publisher) -> None:
     assert queue.retries == 0
 
 
-async def test_what_a_broker_has_already_is_acknowledged(publisher: Publisher, mock: Mock) -> None:
-    """An answer that says so is one to a batch that was sent again."""
+async def test_a_duplicate_batch_is_acknowledged(publisher: Publisher, mock: Mock) -> None:
+    """A duplicate response to a retried batch counts as an acknowledgement."""
     mock.push(PRODUCE, [46])
     publisher.publish("a")
     await until(lambda: publisher.acked)
     assert publisher.rebuilds == []
 
 
-async def test_what_is_sent_again_is_the_same(publisher: Publisher) -> None:
-    """Byte for byte, whatever is published meanwhile: a broker that has it must know it again."""
+async def test_a_retry_is_identical(publisher: Publisher) -> None:
+    """A retry is byte-identical, whatever is published meanwhile, so that the broker detects it."""
     sent: list[list[tuple[str, list[tuple[int, bytes]]]]] = []
 
     async def lose_the_answer(own: Callable[..., Any], broker: int, request: Any) -> Any:
@@ -125,12 +125,12 @@ async def test_what_is_sent_again_is_the_same(publisher: Publisher) -> None:
 
 
 async def test_a_partition_without_a_leader(publisher: Publisher) -> None:
-    """It is waited for, and others are not held up."""
+    """A partition without a leader waits, and does not delay others."""
     cluster: Any = publisher.sink.producer.client.client.cluster
     own, [first, *_] = cluster.leader_for_partition, publisher.sink._queues[Output.RESULTS]
     keys = {partition_of(b"%d" % number): b"%d" % number for number in range(20)}
     cluster.leader_for_partition = lambda place: None if place == first.partition else own(place)
-    publisher.publish("led by nobody", key=keys[0])
+    publisher.publish("without a leader", key=keys[0])
     publisher.publish("led", key=keys[1])
     await until(lambda: publisher.acked == ["led"])
     assert first.sent_at is not None  # its age is watched
@@ -138,8 +138,8 @@ async def test_a_partition_without_a_leader(publisher: Publisher) -> None:
     await until(lambda: len(publisher.acked) == 2)
 
 
-async def test_sequence_numbers_begin_anew(publisher: Publisher) -> None:
-    """After the largest one comes 0, as with Kafka's own producer."""
+async def test_sequence_numbers_wrap_around(publisher: Publisher) -> None:
+    """After the largest sequence number comes 0, as with Kafka's own producer."""
     queue = publisher.sink._queues[Output.RESULTS][partition_of(b"key")]
     numbers = sender_of(publisher)._numbers
     numbers[queue.partition] = SEQUENCE_NUMBERS - 2
@@ -152,7 +152,7 @@ async def test_sequence_numbers_begin_anew(publisher: Publisher) -> None:
 
 
 async def test_a_request_has_a_size(publisher: Publisher) -> None:
-    """What does not fit goes into the next one."""
+    """Records beyond a request's size go into the next one."""
     requests: list[int] = []
 
     async def weigh(own: Callable[..., Any], broker: int, request: Any) -> Any:
@@ -169,7 +169,7 @@ async def test_a_request_has_a_size(publisher: Publisher) -> None:
 
 
 async def test_a_task_that_ends_is_replaced(publisher: Publisher, mock: Mock) -> None:
-    """Whoever cancelled it, and whatever the client raised: with a new producer, which sends all of it."""
+    """A dead task is replaced with a new producer, which sends everything, whatever ended it."""
 
     async def fail(own: Callable[..., Any], broker: int, request: Any) -> Any:  # noqa: ARG001 - the client's
         raise ZeroDivisionError
@@ -190,7 +190,7 @@ async def test_a_task_that_ends_is_replaced(publisher: Publisher, mock: Mock) ->
 
 
 async def test_a_bug_of_ours_ends_the_service(publisher: Publisher) -> None:
-    """What raises where records are accounted for may have lost track of some: at once, and not mended."""
+    """An error in the accounting of records may have lost some: it ends the service at once."""
 
     def fail() -> None:
         raise ZeroDivisionError
@@ -203,7 +203,7 @@ async def test_a_bug_of_ours_ends_the_service(publisher: Publisher) -> None:
 
 
 async def test_a_topic_that_is_hidden_from_us(publisher: Publisher) -> None:
-    """Without the right to see a topic there is no leader, and what to grant is told at once."""
+    """Without the right to describe a topic there is no leader; the error names the right at once."""
     cluster: Any = publisher.sink.producer.client.client.cluster
     cluster.leader_for_partition = lambda _: None
     cluster.partitions_for_topic = lambda _: None
@@ -214,8 +214,8 @@ async def test_a_topic_that_is_hidden_from_us(publisher: Publisher) -> None:
     assert publisher.sink.unready == f"not allowed to write topic {TopicSettings().stage_results!r}"
 
 
-async def test_what_is_not_wanted_any_more_has_no_age(publisher: Publisher) -> None:
-    """A queue that waited for a leader and has nothing to send then is not late."""
+async def test_dropped_records_have_no_age(publisher: Publisher) -> None:
+    """A queue that waited for a leader and then has nothing to send is not late."""
     cluster: Any = publisher.sink.producer.client.client.cluster
     own, queue = cluster.leader_for_partition, publisher.sink._queues[Output.RESULTS][partition_of(b"key")]
     wanted = True
@@ -232,7 +232,7 @@ async def test_what_is_not_wanted_any_more_has_no_age(publisher: Publisher) -> N
 
 
 async def test_a_rebuild_waits_for_answers_that_are_due(publisher: Publisher) -> None:
-    """What a healthy broker has under way is not written twice for another's fault."""
+    """A rebuild waits for requests in flight to healthy brokers, which are not written twice."""
     sender, written, may_answer = sender_of(publisher), asyncio.Event(), asyncio.Event()
 
     async def answer_late(own: Callable[..., Any], broker: int, request: Any) -> Any:
@@ -253,8 +253,8 @@ async def test_a_rebuild_waits_for_answers_that_are_due(publisher: Publisher) ->
     assert publisher.rebuilds == ["producer other"]
 
 
-async def test_after_the_end_nothing_is_sent(publisher: Publisher, mock: Mock) -> None:
-    """Also what was published in the same turn: the client would connect again for it."""
+async def test_nothing_is_sent_after_the_stop(publisher: Publisher, mock: Mock) -> None:
+    """Nothing is sent after the stop, also when published in the same turn: the client would reconnect."""
     publisher.publish("a")
     await publisher.sink.stop()
     publisher.publish("b")
@@ -263,8 +263,8 @@ async def test_after_the_end_nothing_is_sent(publisher: Publisher, mock: Mock) -
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("fivestage sender")]
 
 
-async def test_brokers_that_are_away_are_told_of_once(publisher: Publisher, mock: Mock) -> None:
-    """One line in a while, however many partitions there are and however often they are tried."""
+async def test_unreachable_brokers_are_logged_once(publisher: Publisher, mock: Mock) -> None:
+    """Unreachable brokers are logged once in a while, for any number of partitions and attempts."""
     mock.push(PRODUCE, [19] * 6)
     with structlog.testing.capture_logs() as lines:
         for number in range(20):
@@ -274,17 +274,17 @@ async def test_brokers_that_are_away_are_told_of_once(publisher: Publisher, mock
 
 
 OLD, NEW = 7, 1
-"""A broker that is not there, and the mock's own."""
+"""A broker that does not exist, and the mock's own."""
 
 
 def two_keys() -> tuple[bytes, bytes]:
-    """Of two partitions."""
+    """Return keys of two partitions."""
     keys = {partition_of(b"%d" % number): b"%d" % number for number in range(20)}
     return keys[0], keys[1]
 
 
-async def test_what_waits_goes_to_the_new_leader(publisher: Publisher) -> None:
-    """Behind a request under way, a partition may come to be led by another broker."""
+async def test_waiting_batches_go_to_the_new_leader(publisher: Publisher) -> None:
+    """Batches behind a request in flight go to the new leader."""
     asked, may_answer, (first, second) = [], asyncio.Event(), two_keys()
     cluster: Any = publisher.sink.producer.client.client.cluster
 
@@ -306,8 +306,8 @@ async def test_what_waits_goes_to_the_new_leader(publisher: Publisher) -> None:
     assert asked == [OLD, NEW]
 
 
-async def test_a_broker_that_failed_is_asked_again_when_it_is_known_who_leads(publisher: Publisher) -> None:
-    """Neither what it was sent, nor what waited behind that, is sent while the client finds out."""
+async def test_a_retry_waits_for_the_leader_to_be_known(publisher: Publisher) -> None:
+    """Neither the failed batch nor later ones are sent while the client refreshes its metadata."""
     asked, may_fail, (first, second) = [], asyncio.Event(), two_keys()
     client: Any = publisher.sink.producer.client.client
     sender, timers = sender_of(publisher), []

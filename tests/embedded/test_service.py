@@ -1,6 +1,6 @@
-"""The service as a process on the embedded broker: what nodes do to it, probes, logs, starts, and ends.
+"""The service as a process on the embedded broker: hostile nodes, probes, logs, starts, and shutdown.
 
-Where the kind of executor matters, with each of them.
+With each kind of executor, where that matters.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GENEROUS = {
     "adaptive.enabled": False,
     "executor.stall_ms": 5000,
 }
-"""A busy machine reaches these with no node that answers."""
+"""Time limits that no answering node reaches on a busy machine."""
 ENDLESS = {
     "pipeline.total_timeout_ms": 120_000,
     "pipeline.stage_timeouts_ms": dict.fromkeys(StageType, 120_000),
@@ -49,29 +49,29 @@ ENDLESS = {
 LONG_END = {"shutdown.drain_timeout_ms": 100_000, "shutdown.total_timeout_ms": 110_000}
 SHORT_END = {"shutdown.drain_timeout_ms": 500, "shutdown.total_timeout_ms": 2000}
 ENDED_AFTER_S = 10.0
-"""The end is promised in 4 s at most; no machine is so busy that it takes as long as this."""
+"""The promise is 4 s; this is far more than any machine adds to it."""
 FAULTS, STUCK = "support.pipelines:app", "support.stuck_app:app"
 STUCK_NODES = ("stuck-1", "stuck-2")
 RUN_ON_S = 2.0
-"""In the app STUCK; imported from there, it would be so in this process too."""
+"""In the app STUCK; its import here would start its threads in this process too."""
 STUCK_LIMITS = GENEROUS | {
     "pipeline.stage_timeouts_ms": {**dict.fromkeys(StageType, 20_000), StageType.PROCESSING: 1000},
     "executor.stall_ms": 1000,
 }
-"""Likewise, in less time, for nodes of which most do not answer."""
+"""The same with shorter times, for nodes that mostly do not answer."""
 both_kinds = pytest.mark.parametrize("kind", ["thread", "process"])
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
-    """One for all tests of the module."""
+    """Start one broker for all tests of the module."""
     with Broker() as broker:
         yield broker
 
 
 @pytest.fixture
 def place(broker: Broker) -> Installation:
-    """Topics and a group of the test's own."""
+    """Lend topics and a group of this test."""
     return broker.installation()
 
 
@@ -81,7 +81,7 @@ def service_of(
     app: str = "support.apps:load",
     arguments: tuple[str, ...] = (),
 ) -> ServiceProcess:
-    """A service on these topics."""
+    """Start a service on these topics."""
     return ServiceProcess(app, place.bootstrap, place.settings(settings), arguments, own_group=True)
 
 
@@ -100,19 +100,19 @@ def wait(place: Installation, count: int) -> None:
 
 
 def results(place: Installation) -> dict[str, dict[str, Any]]:
-    """The terminal events, by the ids of their queries; each has one."""
+    """Return the terminal events by query id, and assert that each query has one."""
     found = [json_of(message) for message in read_all(place.bootstrap, place.topics.results)]
     assert len({result["query_id"] for result in found}) == len(found)
     return {result["query_id"]: result for result in found}
 
 
 def statuses(place: Installation) -> dict[str, str]:
-    """How queries have ended, by their ids."""
+    """Return the statuses by query id."""
     return {query_id: result["status"] for query_id, result in results(place).items()}
 
 
 def processes_of(service: ServiceProcess) -> list[int]:
-    """A service's process and those that it has started, in their turn too."""
+    """Return a service's process and all its descendants."""
     assert service.process is not None
     found = [service.process.pid]
     for pid in found:
@@ -121,7 +121,7 @@ def processes_of(service: ServiceProcess) -> list[int]:
 
 
 def test_probes_and_metrics(place: Installation) -> None:
-    """A ready service says so, counts what it did, and its probes take nothing but GET."""
+    """A ready service reports ready, counts its work, and its probes accept only GET."""
     with service_of(place, GENEROUS) as service:
         port = service.log[-1]["admin_port"]
         ask(place, "fast")
@@ -149,7 +149,7 @@ def test_probes_and_metrics(place: Installation) -> None:
         assert service.end() == 0
 
 
-# What nodes do
+# Hostile nodes
 
 HOSTILE = {
     "fast": ("success", None),
@@ -161,15 +161,15 @@ HOSTILE = {
     "slow": ("timeout", "timeout"),
     "deaf": ("timeout", "timeout"),
 }
-"""Nodes, and how their queries end."""
+"""Nodes, and the outcomes of their queries."""
 
 
 @pytest.mark.fault(16)
 @both_kinds
-def test_nodes_at_their_worst(place: Installation, kind: str) -> None:
-    """Each is answered for by its own query; the service goes on, and ends in order.
+def test_hostile_nodes(place: Installation, kind: str) -> None:
+    """Hostile nodes cost only their own queries; the service continues, and stops cleanly.
 
-    Questions, answers and what nodes raise are published, but not logged, at DEBUG either.
+    Questions, answers and exceptions are published, but not logged, at DEBUG either.
     """
     debug, settings = ("--log-level", "DEBUG"), GENEROUS | {"executor.kind": kind}
     with service_of(place, settings, arguments=debug) as service:
@@ -190,8 +190,8 @@ def test_nodes_at_their_worst(place: Installation, kind: str) -> None:
 
 
 @both_kinds
-def test_what_nodes_raise_is_logged(place: Installation, kind: str) -> None:
-    """With the author's line, node, stage and query, wherever nodes run; with its text by a setting."""
+def test_exceptions_of_nodes_are_logged(place: Installation, kind: str) -> None:
+    """The line has the author's line, node, stage and query in each executor; the text with a setting."""
     settings = GENEROUS | {"executor.kind": kind, "logging.show_text": True}
     with service_of(place, settings) as service:
         ask(place, "raises")
@@ -203,7 +203,7 @@ def test_what_nodes_raise_is_logged(place: Installation, kind: str) -> None:
     assert line["error"] == "cannot answer 6 characters"
 
 
-# Starts that cannot succeed
+# Failed starts
 
 
 @pytest.mark.fault(40)
@@ -220,7 +220,7 @@ def test_admin_port_taken(place: Installation) -> None:
 
 @pytest.fixture
 def refused() -> Iterator[str]:
-    """An address where nothing listens, and nothing else can meanwhile."""
+    """Reserve an address where nothing listens."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
@@ -291,11 +291,11 @@ async def test_sigterm_before_kafka_lets_it_in() -> None:
         assert await asyncio.to_thread(service.end, signal.SIGTERM, 8) == 0
 
 
-# Code that never comes back
+# Code that never returns
 
 
 def unready(port: int) -> str:
-    """Wait until a service is not ready any more; the reason."""
+    """Wait until a service is not ready; return the reason."""
     ends_at = time.monotonic() + 60
     while (probe := get(port, "/readyz"))[0] == 200:
         assert time.monotonic() < ends_at, "the service has been ready for 60 s"
@@ -305,16 +305,16 @@ def unready(port: int) -> str:
 
 @pytest.mark.fault(15, 17)
 def test_calls_that_never_come_back(place: Installation) -> None:
-    """More of them than allowed make the service unready, then end it with exit code 1; it names the nodes.
+    """More lost calls than allowed make the service unready, then exit with 1 and name the nodes.
 
-    Until then everything else is answered.
+    Until then all other queries are answered.
     """
     with service_of(place, STUCK_LIMITS | {"executor.max_abandoned": 1}, STUCK) as service:
         port = service.log[-1]["admin_port"]
         ask(place, "stuck-1")
         wait(place, 1)
         ask(place, "fast")
-        wait(place, 2)  # the service does not end before it: one call is allowed
+        wait(place, 2)  # one call is allowed, so the service does not end before it
         ask(place, "stuck-2")
         reason = unready(port)
         assert service.wait() == 1
@@ -325,12 +325,12 @@ def test_calls_that_never_come_back(place: Installation) -> None:
 
 
 def test_background_tasks_that_block_loops(place: Installation) -> None:
-    """They are counted like calls; the service ends with exit code 1 and the line that blocks."""
+    """Blocking background tasks count like calls; the service exits with 1 and the line that blocks."""
     with service_of(place, STUCK_LIMITS | {"executor.max_abandoned": 1}, STUCK) as service:
         port = service.log[-1]["admin_port"]
         for number in range(4):
             wait(place, number)
-            node = ("leaves", "fast")[number % 2]  # that finds the loop blocked: an idle one is not looked at
+            node = ("leaves", "fast")[number % 2]  # an idle loop is not checked
             query_id = f"{node}-{number}"
             write(place.bootstrap, place.topics.queries, [(query_id, event(query_id, node))])
         reason = unready(port)
@@ -342,7 +342,7 @@ def test_background_tasks_that_block_loops(place: Installation) -> None:
 
 
 def test_code_that_burns_cpu(place: Installation) -> None:
-    """One call is enough to end the service with exit code 1, after RUN_ON_S; it names the node."""
+    """One call that uses CPU ends the service after RUN_ON_S, with exit code 1 and the node's name."""
     with service_of(place, STUCK_LIMITS, STUCK) as service:
         port = service.log[-1]["admin_port"]
         ask(place, "stuck-1")
@@ -361,7 +361,7 @@ def test_code_that_burns_cpu(place: Installation) -> None:
 
 @both_kinds
 def test_a_resource_that_does_not_open(place: Installation, kind: str) -> None:
-    """The service tries until executor.start_timeout_ms, then exits with 1 and says what failed where."""
+    """The service retries until executor.start_timeout_ms, then exits with 1, the cause and the place."""
     settings = {"executor.kind": kind, "executor.start_timeout_ms": 500}
     service = service_of(place, settings, "support.resourceful_apps:unopened")
     service.launch()
@@ -376,7 +376,7 @@ def test_a_resource_that_does_not_open(place: Installation, kind: str) -> None:
 
 @both_kinds
 def test_resources_close_when_the_service_ends(place: Installation, kind: str) -> None:
-    """They are open for the first query, and closed before the process ends."""
+    """Resources are open for the first query, and closed before the process ends."""
     settings = GENEROUS | {"executor.kind": kind}
     with service_of(place, settings, "support.resourceful_apps:closes") as service:
         write(place.bootstrap, place.topics.queries, [("a", event("a", "hello"))])
@@ -386,11 +386,11 @@ def test_resources_close_when_the_service_ends(place: Installation, kind: str) -
     assert "client closed" in [line["event"] for line in service.log]
 
 
-# The end
+# The shutdown
 
 
 def end_after(service: ServiceProcess, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-    """Send a signal; the exit code, and the seconds until then."""
+    """Send a signal; return the exit code and the seconds until it."""
     began_at = time.monotonic()
     code = service.end(number)
     return code, time.monotonic() - began_at
@@ -398,14 +398,14 @@ def end_after(service: ServiceProcess, number: signal.Signals = signal.SIGTERM) 
 
 @pytest.mark.fault(10, 15, 17)
 @both_kinds
-async def test_the_end_is_in_time_whatever_nodes_do(place: Installation, kind: str) -> None:
-    """Queries whose code hangs are left after the drain, with exit code 1, uncommitted; no process stays."""
+async def test_the_shutdown_is_in_time_whatever_nodes_do(place: Installation, kind: str) -> None:
+    """Hanging queries are left after the drain, uncommitted, with exit code 1; no process stays."""
     nodes = ("deaf", "stuck", "grips 120")
     with service_of(place, ENDLESS | SHORT_END | {"executor.kind": kind}, FAULTS) as service:
         ask(place, *nodes[:2])
         port = service.log[-1]["admin_port"]
         await until(lambda: "fivestage_in_flight 2.0" in get(port, "/metrics")[1], "two are in flight")
-        if kind == "process":  # in threads it would hold the whole service
+        if kind == "process":  # in threads it would block the whole service
             ask(place, nodes[2])
             await until(lambda: "fivestage_in_flight 3.0" in get(port, "/metrics")[1], "three are in flight")
         pids = processes_of(service)
@@ -420,7 +420,7 @@ async def test_the_end_is_in_time_whatever_nodes_do(place: Installation, kind: s
 @pytest.mark.fault(10)
 @both_kinds
 async def test_a_second_signal_ends_at_once(place: Installation, kind: str) -> None:
-    """The first one waits for what runs, the second for nothing; no process stays."""
+    """The first signal drains, the second ends at once; no process stays."""
     with service_of(place, ENDLESS | LONG_END | {"executor.kind": kind}, FAULTS) as service:
         ask(place, "naps 100")
         port = service.log[-1]["admin_port"]

@@ -1,4 +1,4 @@
-"""The sink on a mock broker: what is published again when the producer is made anew, and when that is."""
+"""The event sink on a mock broker: when its producer is rebuilt, and what is published again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.broker
 
 @pytest.mark.fault(27)
 async def test_a_batch_that_is_refused(publisher: Publisher, mock: Mock) -> None:
-    """What was refused and what came meanwhile is published once, in order, and acknowledged once."""
+    """A rejected batch and later records are published once, in order, and acknowledged once."""
     mock.push(PRODUCE, [45])
     publisher.publish("a", "b")
     await until(lambda: publisher.sink.fault)
@@ -42,13 +42,13 @@ async def test_a_batch_that_is_refused(publisher: Publisher, mock: Mock) -> None
 
 
 async def test_a_batch_that_is_not_acknowledged(publisher: Publisher, mock: Mock) -> None:
-    """Seen late a few times in a row, a batch gets a new producer, and goes out before what came later."""
+    """After some late acknowledgements a batch gets a new producer, and goes out before later ones."""
     mock.slow_down(10_000)
     publisher.publish("a")
     await until(lambda: mock.requests(PRODUCE))
     publisher.publish("b")
     publisher.look(LATE_LOOKS - 1)
-    publisher.sink.look(asyncio.get_running_loop().time())  # in time, as clocks go that do not jump
+    publisher.sink.look(asyncio.get_running_loop().time())  # in time by a clock that does not jump
     publisher.look(LATE_LOOKS - 1)
     assert publisher.sink.fault is None
     publisher.look(1)
@@ -61,7 +61,7 @@ async def test_a_batch_that_is_not_acknowledged(publisher: Publisher, mock: Mock
 
 
 async def test_brokers_that_are_away_meanwhile(publisher: Publisher, mock: Mock) -> None:
-    """A new producer is tried until the brokers are back; then everything is published, for one rebuild."""
+    """A new producer is retried until the brokers are back; then everything is published, for one rebuild."""
     mock.go_away()
     publisher.publish("a")
     await until(lambda: publisher.sink._sender and publisher.sink._sender._paused)
@@ -78,10 +78,10 @@ async def test_brokers_that_are_away_meanwhile(publisher: Publisher, mock: Mock)
 
 
 @pytest.mark.parametrize(("code", "kind"), [(17, PublishError), (29, ConfigurationError)])
-async def test_what_no_producer_can_publish(
+async def test_permanent_errors_fail_at_once(
     publisher: Publisher, mock: Mock, code: int, kind: type[Exception]
 ) -> None:
-    """An invalid topic, or a right that is missing, fails at once: another producer would not help."""
+    """An invalid topic or a missing right fails at once: another producer would not help."""
     mock.push(PRODUCE, [code])
     publisher.publish("a")
     await until(lambda: publisher.failures)
@@ -89,8 +89,8 @@ async def test_what_no_producer_can_publish(
     assert publisher.rebuilds == []
 
 
-async def test_what_is_not_wanted_any_more_is_dropped(publisher: Publisher, mock: Mock) -> None:
-    """Answers of partitions that others have meanwhile are not published late, and count as acknowledged."""
+async def test_answers_of_revoked_partitions_are_dropped(publisher: Publisher, mock: Mock) -> None:
+    """Answers of revoked partitions are not published late, and count as acknowledged."""
     mock.slow_down(100)
     publisher.publish("a")
     await until(lambda: mock.requests(PRODUCE))
@@ -107,8 +107,8 @@ async def test_what_is_not_wanted_any_more_is_dropped(publisher: Publisher, mock
     assert publisher.written() == ["a", "c"]
 
 
-async def test_a_producer_is_cut_without_a_sound() -> None:
-    """Also with a batch that was sent before and waits for its next try: the loop is told of nothing."""
+async def test_replacing_a_producer_logs_no_loop_error() -> None:
+    """Replacing a producer logs no loop error, also with a batch that waits for its retry."""
     raised: list[object] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: raised.append(context))
@@ -132,7 +132,7 @@ async def test_a_producer_is_cut_without_a_sound() -> None:
 
 @pytest.mark.fault(37)
 async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher, mock: Mock) -> None:
-    """They are closed, and the next batch makes another; where an answer is awaited, it is awaited on."""
+    """Idle connections to a suspect broker are closed; connections with requests in flight are kept."""
     publisher.publish("a")
     await until(lambda: publisher.acked)
     client: Any = publisher.sink.producer.client.client
@@ -152,8 +152,8 @@ async def test_idle_connections_to_a_broker_that_is_doubted(publisher: Publisher
     assert publisher.rebuilds == []
 
 
-async def test_keys_go_where_other_clients_put_them(publisher: Publisher, mock: Mock) -> None:
-    """By the hash of Kafka's own producer."""
+async def test_keys_are_partitioned_as_by_other_clients(publisher: Publisher, mock: Mock) -> None:
+    """Keys are partitioned by the hash of Kafka's own producer."""
     keys = [b"key-%d" % number for number in range(30)]
     acked: list[bytes] = []
     for key in keys:
@@ -169,7 +169,7 @@ async def test_keys_go_where_other_clients_put_them(publisher: Publisher, mock: 
 
 
 async def test_partitions_that_are_added(publisher: Publisher) -> None:
-    """They are used as soon as the client knows them, and keys go where they go with other clients then."""
+    """Added partitions are used once the client knows them, with the same keys as other clients."""
     queues = publisher.sink._queues[Output.RESULTS]
     cluster: Any = publisher.sink.producer.client.client.cluster
     assert len(queues) == 4
@@ -187,10 +187,10 @@ def _place(key: bytes, partitions: int) -> int:
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
-async def test_brokers_that_read_no_request_of_ours(
+async def test_brokers_without_a_common_version(
     publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is sent, and the failure says which versions there are."""
+    """Without a common request version nothing is sent, and the failure names the versions."""
 
     def prepare(request: EventRequest, _: object) -> Any:
         return own(request, {0: (8, 13)})
@@ -204,7 +204,7 @@ async def test_brokers_that_read_no_request_of_ours(
 
 
 async def test_requests_are_written_in_one_go(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The producer sends requests of our kind, and the broker takes them."""
+    """The producer sends this project's requests, and the broker accepts them."""
     encoded: list[bytes] = []
     own = EventRequest._encode
 

@@ -1,4 +1,4 @@
-"""The source against batches that aiokafka cannot read: only the broken record is passed over."""
+"""The record source with batches that aiokafka cannot read: only the broken record is skipped."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TOPIC = TopicSettings().queries
 
 @pytest.fixture
 async def producer() -> AsyncIterator[AIOKafkaProducer]:
-    """A producer on an embedded broker with three partitions."""
+    """Start a producer on an embedded broker with three partitions."""
     async with EmbeddedBroker(TopicSettings().all, partitions=3) as broker:
         client = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
         await client.start()
@@ -55,13 +55,13 @@ async def producer() -> AsyncIterator[AIOKafkaProducer]:
 async def write(
     producer: AIOKafkaProducer, partition: int, values: list[bytes], spoil: Spoil | None = None
 ) -> None:
-    """Write one batch, spoiled on its way."""
+    """Write one batch, corrupted on its way."""
     await write_batch(producer, TOPIC, partition, values, spoil)
 
 
 @contextlib.asynccontextmanager
 async def reading(producer: AIOKafkaProducer, *, fetch_max_wait_ms: int = 20) -> AsyncIterator[Source]:
-    """A source that has started."""
+    """Start a source."""
 
     async def nothing(_: object) -> None:
         return
@@ -77,14 +77,14 @@ async def reading(producer: AIOKafkaProducer, *, fetch_max_wait_ms: int = 20) ->
 
 
 def coordinates(item: Any) -> tuple[int, int, Any]:
-    """Partition, offset, and the value, or what is wrong with it."""
+    """Return partition, offset, and the value or the fault."""
     if isinstance(item, CorruptRecord):
         return item.record.partition, item.record.offset, item.detail
     return item.partition, item.offset, item.value
 
 
 async def read(producer: AIOKafkaProducer, count: int) -> list[tuple[int, int, Any]]:
-    """Fetch until *count* records came: partition, offset, and the value, or what is wrong with it."""
+    """Fetch until *count* records came; return partition, offset, and the value or the fault."""
     found: list[tuple[int, int, Any]] = []
     async with reading(producer) as source, asyncio.timeout(30):
         while len(found) < count:
@@ -96,7 +96,7 @@ ALONE: dict[Spoil, str] = {
     bad_header_name: "it cannot be read from its batch (UnicodeDecodeError)",
     bad_checksum: "the checksum of its batch is wrong",
 }
-"""What is told of a batch of one record."""
+"""The fault of a batch of one record."""
 BOMB_BYTES = 12_000_000
 """More than kafka.max_batch_bytes."""
 WHOLE_BATCH = {
@@ -114,8 +114,8 @@ WHOLE_BATCH = {
 
 
 @pytest.mark.fault(30)
-async def test_a_broken_batch_is_passed_over_whole(producer: AIOKafkaProducer) -> None:
-    """Each record of it is named once, with what is wrong; all others of all partitions come, in order."""
+async def test_a_broken_batch_is_skipped_whole(producer: AIOKafkaProducer) -> None:
+    """Each record of a broken batch is reported once with the fault; all others arrive in order."""
     expected: list[tuple[int, int, Any]] = []
     for number, (spoil, detail) in enumerate(WHOLE_BATCH.values()):
         start = number * 4
@@ -129,7 +129,7 @@ async def test_a_broken_batch_is_passed_over_whole(producer: AIOKafkaProducer) -
 
 @pytest.mark.fault(30)
 async def test_batches_of_every_codec_are_read(producer: AIOKafkaProducer) -> None:
-    """Decompressed by us, they hold what was written, up to what a batch may become."""
+    """Batches of each codec are decompressed here, up to the size limit."""
     values = [b"%d" % number * 100 for number in range(50)]
     large = b"\0" * 8_000_000
     expected: list[tuple[int, int, Any]] = []
@@ -142,8 +142,8 @@ async def test_batches_of_every_codec_are_read(producer: AIOKafkaProducer) -> No
 
 @pytest.mark.fault(30)
 @pytest.mark.parametrize("spoil", [bad_header_name, bad_checksum])
-async def test_a_broken_record_is_passed_over_alone(producer: AIOKafkaProducer, spoil: Spoil) -> None:
-    """A record that cannot be read is reported once; all others of all partitions come, once and in order."""
+async def test_a_broken_record_is_skipped_alone(producer: AIOKafkaProducer, spoil: Spoil) -> None:
+    """An unreadable record is reported once; all others of all partitions arrive once and in order."""
     for partition in range(3):
         await write(producer, partition, [b"0", b"1", b"2"])
     await write(producer, 1, [b"3"], spoil)
@@ -165,7 +165,7 @@ async def test_a_broken_record_is_passed_over_alone(producer: AIOKafkaProducer, 
     ],
 )
 async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, path: str, reason: str) -> None:
-    """Where a task inside aiokafka has ended, which it would never tell, the source says so."""
+    """A dead task inside aiokafka, which reports nothing, is reported by the source."""
 
     async def nothing(_: object) -> None:
         return
@@ -193,7 +193,7 @@ async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, pat
 async def test_a_new_group_loses_nothing_to_a_first_record_that_is_broken(
     producer: AIOKafkaProducer, spoil: Spoil, bad: int
 ) -> None:
-    """Where the group has no position yet, records that the failed fetch had taken out come all the same."""
+    """Without a committed position, records that the failed fetch had taken out arrive all the same."""
     await write(producer, bad, [b"0"], spoil)
     for partition in range(3):
         if partition != bad:
@@ -208,7 +208,7 @@ async def test_a_new_group_loses_nothing_to_a_first_record_that_is_broken(
 
 
 async def test_a_broken_record_is_found_while_fetches_wait_for_others(producer: AIOKafkaProducer) -> None:
-    """The client fetches nothing of a partition while a fetch for others waits: it is given that time."""
+    """A broken record is found although the client fetches nothing while another fetch waits."""
     await write(producer, 1, [b"0"])
     found: list[tuple[int, int, Any]] = []
     async with reading(producer, fetch_max_wait_ms=2000) as source, asyncio.timeout(20):
@@ -221,10 +221,10 @@ async def test_a_broken_record_is_found_while_fetches_wait_for_others(producer: 
     assert found == [(1, 0, b"0"), (1, 1, ALONE[bad_checksum]), (1, 2, b"2")]
 
 
-async def test_who_was_dropped_from_the_group_sends_no_commit(
+async def test_an_expelled_member_sends_no_commit(
     producer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would look like one from outside of the group, which brokers take while nobody is in it."""
+    """An expelled member sends no commit: brokers accept it from outside while the group is empty."""
     sent: list[object] = []
     async with reading(producer) as source, asyncio.timeout(20):
         while source.unready is not None:

@@ -1,6 +1,6 @@
-"""A real Apache Kafka broker for the tests: in Docker, from Kafka's jars, or one that runs already.
+"""A real Apache Kafka broker for the tests: in Docker, from Kafka's jars, or an external one.
 
-``acquire`` finds the best one there is. A broker has three listeners: CLIENT (``bootstrap``, for the code
+``acquire`` finds the best available. A broker has three listeners: CLIENT (``bootstrap``, for the code
 under test), INTERNAL (plain text, loopback, for Kafka's own tools) and CONTROLLER. Extra broker properties
 override the defaults, so that a test can secure CLIENT alone, for instance with
 ``{"listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT", ...}``.
@@ -40,7 +40,7 @@ START_SECONDS = 60.0
 TOOL_SECONDS = 60
 CLUSTER_ID = "5L6g3nShT-eMCtK--X86sw"
 ADVERTISED = "advertised.client"
-"""No property of Kafka's: the address that CLIENT advertises where that is not its own but a proxy's."""
+"""Not a property of Kafka: the address that CLIENT advertises, where that is a proxy's."""
 IMAGE_SOURCE = Path(__file__).resolve().parents[2] / "deploy" / "kafka-image"
 ROUTING = (
     "start Docker and run deploy/kafka-image/build.sh kafka, or set FIVESTAGE_KAFKA_LIBS to the folder that "
@@ -49,39 +49,39 @@ ROUTING = (
 
 
 class BrokerError(Exception):
-    """No broker could be started, or a broker or tool refused what was asked."""
+    """No broker could be started, or a broker or tool rejected a request."""
 
 
 @dataclass(frozen=True)
 class Unavailable:
-    """No real broker can be had here, and why."""
+    """No real broker is available here, with the reason."""
 
     reason: str
 
 
 class Engine(Protocol):
-    """How one broker is run."""
+    """A way to run one broker."""
 
     def start(self) -> None:
         """Start the broker, the first time or again with the same data and ports."""
 
     def stop(self) -> None:
-        """Stop the broker; its data stays."""
+        """Stop the broker and keep its data."""
 
     def kill(self) -> None:
-        """End the broker's process at once; its data stays."""
+        """Kill the broker's process and keep its data."""
 
     def advertise(self, address: str) -> None:
-        """Send clients to another address from the next start on."""
+        """Advertise another address to clients from the next start on."""
 
     def remove(self) -> None:
-        """Stop the broker and delete all that belongs to it; may be called twice."""
+        """Stop the broker and delete everything of it; may be called twice."""
 
     def alive(self) -> bool:
-        """Tell whether the broker's process runs."""
+        """Return whether the broker's process runs."""
 
     def log(self) -> str:
-        """Return all that the broker has logged since its first start."""
+        """Return the broker's log since its first start."""
 
     def put(self, data: bytes) -> str:
         """Store a file where the tools can read it and return its path there."""
@@ -112,7 +112,7 @@ class RealBroker:
         self.wait_until_ready()
 
     def launch(self) -> None:
-        """Start the broker without waiting for it: those of a cluster wait for each other."""
+        """Start the broker without waiting for it: brokers of a cluster wait for each other."""
         self.engine.start()
         self.starts += 1
 
@@ -127,15 +127,15 @@ class RealBroker:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop the broker in good order; its data and its address stay."""
+        """Stop the broker cleanly and keep its data and address."""
         self.engine.stop()
 
     def kill(self) -> None:
-        """End the broker as a power cut would; its data and its address stay."""
+        """Kill the broker, as a power cut would, and keep its data and address."""
         self.engine.kill()
 
     def restart(self) -> None:
-        """Stop the broker and start it again with its data and its address."""
+        """Restart the broker with its data and address."""
         self.stop()
         self.start()
 
@@ -147,7 +147,7 @@ class RealBroker:
     def exec_tool(
         self,
         *args: str,
-        input: bytes | None = None,  # noqa: A002  # the name that subprocess.run has for it
+        input: bytes | None = None,  # noqa: A002  # the name in subprocess.run
         client_config: Mapping[str, str] | None = None,
     ) -> str:
         """Run one of Kafka's console tools against this broker and return its standard output.
@@ -169,7 +169,7 @@ class RealBroker:
 
 @dataclass(frozen=True)
 class TopicSet:
-    """The five topics of one fivestage installation, under a prefix of their own."""
+    """The five topics of one fivestage installation, with a unique prefix."""
 
     prefix: str
     partitions: int
@@ -191,12 +191,12 @@ class TopicSet:
 
     @property
     def timeouts(self) -> str:
-        """Return the topic of the 'not in time' answers."""
+        """Return the topic of the timeouts."""
         return f"{self.prefix}.timeouts"
 
     @property
     def dead_letters(self) -> str:
-        """Return the topic of what could not be read."""
+        """Return the topic of the dead letters."""
         return f"{self.prefix}.dead-letters"
 
     @property
@@ -221,7 +221,7 @@ def create_topics(
 ) -> TopicSet:
     """Create the five topics on a broker with an open CLIENT listener and wait until they exist.
 
-    The time of an event is when the broker appended it: what the checker compares commits with.
+    Events have the time at which the broker appended them, which the checker compares with commits.
     """
     topics = TopicSet(prefix or f"t{uuid.uuid4().hex[:12]}", partitions)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
@@ -244,7 +244,7 @@ def delete_topics(broker: RealBroker, topics: TopicSet) -> None:
 def acquire(*, own: bool = False, properties: Mapping[str, str] | None = None) -> RealBroker | Unavailable:
     """Return a running broker: FIVESTAGE_TEST_KAFKA's, else one in Docker, else one from jars.
 
-    A broker that may be stopped (``own``) or that has extra properties is never FIVESTAGE_TEST_KAFKA's.
+    A broker that may be stopped (``own``) or has extra properties is never FIVESTAGE_TEST_KAFKA's.
     """
     try:
         address = os.environ.get("FIVESTAGE_TEST_KAFKA", "")
@@ -266,7 +266,7 @@ def acquire(*, own: bool = False, properties: Mapping[str, str] | None = None) -
 
 
 def external_broker(address: str, internal: str | None = None) -> RealBroker:
-    """Use a broker that runs already; it can't be stopped or restarted from here."""
+    """Use a running broker, which cannot be stopped or restarted from here."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise BrokerError(f"{address!r} is not host:port")
@@ -278,7 +278,7 @@ def external_broker(address: str, internal: str | None = None) -> RealBroker:
 
 
 def jar_broker(libs: Path, java: str = "java", properties: Mapping[str, str] | None = None) -> RealBroker:
-    """Start a broker from a folder with Kafka's jars, on free ports of the loopback address."""
+    """Start a broker from a directory with Kafka's jars, on free ports of the loopback address."""
     if not list(libs.glob("kafka_2.13-*.jar")):
         raise BrokerError(f"{libs} holds no kafka_2.13 jar")
     if shutil.which(java) is None:
@@ -303,7 +303,7 @@ def docker_broker(properties: Mapping[str, str] | None = None, image: str | None
             return _started(broker)
         except BrokerError as problem:
             taken = "already allocated" in str(problem) or "address already in use" in str(problem)
-            if attempt == 2 or not taken:  # another process was quicker to take the port
+            if attempt == 2 or not taken:  # another process took the port first
                 raise
     raise AssertionError  # the loop returns or raises
 
@@ -319,7 +319,7 @@ _OFFLINE = frozenset(
 
 
 class Ports(NamedTuple):
-    """Where the three listeners of a broker are."""
+    """The addresses of a broker's three listeners."""
 
     client: int
     internal: int
@@ -339,7 +339,7 @@ def _started(broker: RealBroker) -> RealBroker:
 def free_ports(count: int) -> list[int]:
     """Return free ports below the range that outgoing connections use.
 
-    A client that reconnects to a stopped broker could otherwise be given the broker's own port.
+    Otherwise a client that reconnects to a stopped broker could get the broker's own port.
     """
     found: list[int] = []
     while len(found) < count:
@@ -390,7 +390,7 @@ def _render(properties: Mapping[str, str]) -> str:
 
 
 class Java:
-    """Runs Kafka's classes from jars, with a temporary folder of its own."""
+    """Runs Kafka's classes from jars, with a temporary directory."""
 
     def __init__(self, libs: Path, java: str) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="fivestage-kafka-"))
@@ -495,7 +495,7 @@ class JarEngine:
 
 
 class RunningEngine:
-    """A broker that this process has not started; Kafka's tools run from FIVESTAGE_KAFKA_LIBS."""
+    """An external broker; Kafka's tools run from FIVESTAGE_KAFKA_LIBS."""
 
     def __init__(self) -> None:
         self._tools: Java | None = None
@@ -539,7 +539,7 @@ class RunningEngine:
 
 
 class AttachedEngine(RunningEngine):
-    """A broker in a container that this process has not started; Kafka's tools run in it."""
+    """A broker in an external container; Kafka's tools run in it."""
 
     def __init__(self, container: Any) -> None:
         super().__init__()
@@ -553,7 +553,7 @@ class AttachedEngine(RunningEngine):
 
 
 def _advertising(address: str, config: str) -> str:
-    """The configuration with another address for clients."""
+    """Return the configuration with another address for clients."""
     changed, count = re.subn(r"(?<=advertised\.listeners=CLIENT://)[^,]+", address, config)
     assert count == 1
     return changed
@@ -582,7 +582,7 @@ def ready_image(wanted: str) -> str:
     """Return the image to use, pulled when it is not there yet."""
     host = os.environ.get("DOCKER_HOST", "") or "unix:///var/run/docker.sock"
     try:
-        if host.startswith("unix://"):  # docker's client would leave its socket open when none answers
+        if host.startswith("unix://"):  # docker's client would leave its socket open where no daemon answers
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(host.removeprefix("unix://"))
         with contextlib.closing(docker.from_env(timeout=30)) as client:
@@ -597,16 +597,16 @@ def ready_image(wanted: str) -> str:
 
 
 class DockerEngine:
-    """A container of the official image or of ours; both read /mnt/shared/config/server.properties.
+    """A container of the official image or of this project's; both read /mnt/shared/config/server.properties.
 
     Args:
         image: The image.
-        ports: Where the broker listens.
-        properties: More of its properties.
-        on_host: On this machine's own network, where the brokers of a cluster find each other; else on
+        ports: The addresses of the listeners.
+        properties: Further properties.
+        on_host: On this machine's network, where the brokers of a cluster find each other; else on
             Docker's, with CLIENT published.
-        heap: The JVM's largest heap, such as ``300m``; the image's default when None.
-        labels: More labels of the container.
+        heap: The JVM's maximal heap, such as ``300m``; the image's default when None.
+        labels: Further labels of the container.
     """
 
     def __init__(
@@ -619,7 +619,7 @@ class DockerEngine:
         heap: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        # imported late: the import asks Docker, and where none answers it leaves a socket open
+        # imported late: the import asks Docker, and leaves a socket open where no daemon answers
         from testcontainers.core.config import testcontainers_config  # noqa: PLC0415
         from testcontainers.core.container import DockerContainer  # noqa: PLC0415
 
@@ -662,7 +662,7 @@ class DockerEngine:
 
     def kill(self) -> None:
         self._container.kill()
-        self._container.wait(timeout=20)  # until then it can't be started again
+        self._container.wait(timeout=20)  # until then it cannot be started again
 
     def advertise(self, address: str) -> None:
         self._config = _advertising(address, self._config)

@@ -1,8 +1,8 @@
-"""Three real Kafka brokers that hold copies of each other's records, to be stopped and killed at will.
+"""Three real Kafka brokers with replicated topics, which tests stop and kill.
 
 Every topic has three replicas, two of which must have a record before it is acknowledged: with one broker
-away all goes on. The brokers run on this machine's own network, in Docker or from Kafka's jars, and are
-controllers too. They go away with the process that started them, however that ends.
+away everything continues. The brokers run on this machine's network, in Docker or from Kafka's jars, and are
+controllers too. They end with the process that started them, however that ends.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SIZE = 3
 OFFSETS = "__consumer_offsets"
 HEAP = "300m"
 LIMIT_S = 60.0
-"""How long anything may take that a test waits for here."""
+"""The time limit of every wait of a test."""
 PROPERTIES = {
     "default.replication.factor": "3",
     "min.insync.replicas": "2",
@@ -61,7 +61,7 @@ PROPERTIES = {
     "share.coordinator.state.topic.replication.factor": "3",
     "share.coordinator.state.topic.min.isr": "2",
     "auto.leader.rebalance.enable": "false",  # leaders move when a test says so
-    "broker.session.timeout.ms": "6000",  # a killed broker's partitions are led by others after that
+    "broker.session.timeout.ms": "6000",  # after that, other brokers lead a killed broker's partitions
     "broker.heartbeat.interval.ms": "1000",
 }
 _LABEL = "fivestage.cluster"
@@ -77,11 +77,11 @@ Partition = tuple[str, int]
 
 
 class Cluster:
-    """Three brokers by their number, 1 to 3; ``with`` starts them and takes them away.
+    """Three brokers by number, 1 to 3; ``with`` starts and removes them.
 
     Args:
         brokers: Not started yet.
-        mark: What the brokers' containers are labelled with; None where there are no containers.
+        mark: The label of the brokers' containers; None without containers.
     """
 
     def __init__(self, brokers: Mapping[int, RealBroker], mark: str | None = None) -> None:
@@ -90,7 +90,7 @@ class Cluster:
         self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        if self._mark is not None:  # a process that outlives us and takes the containers away
+        if self._mark is not None:  # a process that outlives this one and removes the containers
             self._guard = subprocess.Popen(
                 [sys.executable, "-c", _GUARD, self._mark],
                 stdin=subprocess.PIPE,
@@ -126,11 +126,11 @@ class Cluster:
     # Brokers
 
     def stop(self, node: int) -> None:
-        """Stop a broker in good order: it hands over what it leads."""
+        """Stop a broker cleanly: it hands over its leadership."""
         self.brokers[node].stop()
 
     def kill(self, node: int) -> None:
-        """End a broker at once; what it leads has no leader until its session has expired."""
+        """Kill a broker; its partitions have no leader until its session has expired."""
         self.brokers[node].kill()
 
     def start(self, node: int) -> None:
@@ -138,7 +138,7 @@ class Cluster:
         self.brokers[node].start()
 
     def kill_all(self) -> None:
-        """End all brokers at once."""
+        """Kill all brokers."""
         for broker in self.brokers.values():
             broker.kill()
 
@@ -165,7 +165,7 @@ class Cluster:
     # Topics and their leaders
 
     def create_topics(self, partitions: int = 4, prefix: str | None = None) -> TopicSet:
-        """Create the five topics, three replicas each, and wait until every broker knows of them."""
+        """Create the five topics, three replicas each, and wait until every broker knows them."""
         topics = create_topics(self, partitions, prefix, replication_factor=SIZE)
         self.wait_until_in_sync()
         return topics
@@ -197,13 +197,13 @@ class Cluster:
             raise BrokerError(f"no election: {problem}") from problem
 
     def _tool(self, *args: str, plan: object = None) -> None:
-        """Run one of Kafka's tools on a broker that is up; *plan* is put in a file, the last argument."""
+        """Run one of Kafka's tools on a running broker; *plan* is put in a file, the last argument."""
         broker = next(broker for broker in self.brokers.values() if broker.engine.alive())
         files = [] if plan is None else [broker.engine.put(json.dumps(plan).encode())]
         broker.exec_tool(*args, *files)
 
     def coordinator(self, group_id: str) -> int | None:
-        """Return the broker that coordinates a group, which leads its partition; None while there is none."""
+        """Return the broker that leads the group's offsets partition, its coordinator, or None."""
         with contextlib.suppress(KafkaException):
             partitions = self._admin().list_topics(OFFSETS, timeout=5).topics[OFFSETS].partitions
             leader = partitions[partition_of(group_id, len(partitions))].leader if partitions else -1
@@ -211,7 +211,7 @@ class Cluster:
         return None
 
     def wait_for_coordinator(self, group_id: str, other_than: int | None = None) -> int:
-        """Wait until a group has a coordinator, other than a certain one, and return it."""
+        """Wait until a group has a coordinator other than the given one, and return it."""
         found: list[int | None] = [None]
 
         def moved() -> bool:
@@ -249,7 +249,7 @@ def acquire_cluster() -> Cluster | Unavailable:
 
 
 def lend_cluster() -> Iterator[Cluster]:
-    """Lend a running cluster, as the body of a fixture; the test is skipped where there is none."""
+    """Lend a running cluster, as the body of a fixture; skip the test where none is available."""
     cluster = acquire_cluster()
     if isinstance(cluster, Unavailable):
         if os.environ.get("FIVESTAGE_REQUIRE_KAFKA") == "1":

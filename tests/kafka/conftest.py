@@ -37,13 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _lend(*, properties: Mapping[str, str] | None = None) -> Iterator[RealBroker]:
-    """Lend a broker of its own that goes away afterwards."""
+    """Lend a separate broker that is removed afterwards."""
     with _there(acquire(own=True, properties=properties)) as broker:
         yield broker
 
 
 def _there(broker: RealBroker | Unavailable) -> RealBroker:
-    """The broker; where there is none, the test is skipped, or fails where Kafka is required."""
+    """Return the broker, or skip the test; fail where Kafka is required."""
     if isinstance(broker, RealBroker):
         return broker
     if os.environ.get("FIVESTAGE_REQUIRE_KAFKA") == "1":
@@ -53,14 +53,14 @@ def _there(broker: RealBroker | Unavailable) -> RealBroker:
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[RealBroker]:
-    """Lend a broker that all tests of the run share; don't stop it."""
+    """Lend the broker shared by the whole run; tests may not stop it."""
     with shared_broker() as broker:
         yield _there(broker)
 
 
 @pytest.fixture
 def own_kafka(request: pytest.FixtureRequest) -> Iterator[RealBroker]:
-    """Lend a broker of the test's own; an indirect parameter is a dict of extra broker properties."""
+    """Lend a separate broker; an indirect parameter is a dict of extra broker properties."""
     yield from _lend(properties=getattr(request, "param", None))
 
 
@@ -77,7 +77,7 @@ def make_topics(request: pytest.FixtureRequest) -> Iterator[MakeTopics]:
 
     yield make
     for broker, topics in made:
-        if broker.mode == "external":  # the others are thrown away whole
+        if broker.mode == "external":  # other brokers are removed whole
             delete_topics(broker, topics)
 
 

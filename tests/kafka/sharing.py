@@ -1,7 +1,7 @@
 """One broker for all processes of a test run.
 
-Of pytest-xdist's processes the first that needs it starts it. It is stopped by the one that started them all,
-at the end, so that no other may end too soon, in whatever way it ends.
+The first pytest-xdist process that needs the broker starts it. The controlling process stops it
+at the end, after all workers have ended in any way.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = "FIVESTAGE_TEST_SHARED"
-"""The environment variable with the folder where processes of a run find what they share."""
+"""The environment variable with the directory where processes of a run share data."""
 
 
 def prepare() -> None:
-    """Make the folder; called by the process that starts the others, before it does."""
+    """Create the directory; called by the process that starts the others."""
     os.environ[FOLDER] = tempfile.mkdtemp(prefix="fivestage-tests-")
 
 
 def take_away() -> None:
-    """Stop the broker, if there is one; called where `prepare` was, after the others have ended."""
+    """Stop the broker, if there is one; called in the same process, after the others have ended."""
     folder = Path(os.environ.pop(FOLDER))
     with contextlib.suppress(FileNotFoundError):
         found = json.loads((folder / "kafka.json").read_text(encoding="utf-8"))

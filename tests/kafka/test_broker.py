@@ -1,4 +1,4 @@
-"""The broker of these tests is a real Kafka, and its fixtures do what they say."""
+"""The broker of these tests is a real Kafka, and its fixtures work."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def consume(broker: RealBroker, topic: str, count: int) -> list[str]:
 
 
 def test_console_tools(kafka: RealBroker, topics: TopicSet) -> None:
-    """What Kafka's own producer writes, Kafka's own consumer reads."""
+    """Kafka's own consumer reads the records of Kafka's own producer."""
     produce(kafka, topics.queries, "one", "zwei", "trois")
     assert sorted(consume(kafka, topics.queries, 3)) == ["one", "trois", "zwei"]
 
 
 def test_version(kafka: RealBroker) -> None:
-    """The broker is Kafka 4: it has the features that only Kafka's own storage format records."""
+    """The broker is Kafka 4: it has features that are recorded only in Kafka's own storage format."""
     assert "metadata.version" in kafka.exec_tool("kafka-features", "describe")
 
 
@@ -66,7 +66,7 @@ def test_kcat(kafka: RealBroker, topics: TopicSet) -> None:
 
 
 def test_topics(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Each set of topics has a prefix of its own and the partitions that were asked for."""
+    """Each set of topics has its own prefix and the requested partitions."""
     first, second = make_topics(), make_topics(partitions=1)
     listed = kafka.exec_tool("kafka-topics", "--describe", "--topic", second.dead_letters)
     assert "PartitionCount: 1" in listed
@@ -76,13 +76,13 @@ def test_topics(kafka: RealBroker, make_topics: MakeTopics) -> None:
 
 
 def test_no_topic_by_accident(kafka: RealBroker) -> None:
-    """A topic that nobody created is an error, and the tool's failure is told."""
+    """A topic that was not created is an error, and the tool's failure is reported."""
     with pytest.raises(BrokerError, match="does not exist"):
-        kafka.exec_tool("kafka-topics", "--describe", "--topic", "nobody-created-this")
+        kafka.exec_tool("kafka-topics", "--describe", "--topic", "not-created")
 
 
 def test_restart_keeps_data(own_kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """A restarted broker has the same address and all that was written before."""
+    """A restarted broker has the same address and data."""
     address = own_kafka.bootstrap
     topics = make_topics(broker=own_kafka)
     produce(own_kafka, topics.queries, "before")
@@ -103,7 +103,7 @@ def test_stop_and_start(own_kafka: RealBroker) -> None:
 
 @pytest.mark.parametrize("own_kafka", [SECURED], indirect=True)
 def test_extra_properties(own_kafka: RealBroker) -> None:
-    """Extra properties secure the clients' listener alone: it asks for a password, the tools' does not."""
+    """Extra properties secure the clients' listener only: the tools' needs no password."""
     create = ["kafka-topics", "--create", "--topic"]
     own_kafka.exec_tool(*create, "by-alice", client_config=ALICE)
     own_kafka.exec_tool(*create, "by-the-tools")
@@ -114,7 +114,7 @@ def test_extra_properties(own_kafka: RealBroker) -> None:
 
 
 def test_external_can_not_restart(kafka: RealBroker) -> None:
-    """A broker of someone else serves clients but refuses to be stopped, in plain words."""
+    """An external broker serves clients but cannot be stopped, and the error says so."""
     guest = external_broker(kafka.bootstrap)
     assert guest.bootstrap == kafka.bootstrap
     with pytest.raises(BrokerError, match="can't be started or stopped"):
@@ -122,7 +122,7 @@ def test_external_can_not_restart(kafka: RealBroker) -> None:
 
 
 def test_unavailable_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without Docker and jars the reason names both and what to do."""
+    """Without Docker and jars the reason names both and the remedy."""
     monkeypatch.delenv("FIVESTAGE_TEST_KAFKA", raising=False)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
     monkeypatch.setenv("FIVESTAGE_KAFKA_LIBS", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The checker on a real broker: a commit that was too far for a few milliseconds is seen."""
+"""The checker on a real broker: a commit that was too far for a few milliseconds is found."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def answered(kafka: RealBroker, topics: TopicSet, count: int) -> None:
 
 
 def test_a_commit_that_is_too_far_for_five_milliseconds(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """It is seen although it was put right before anybody looked; so is the step back."""
+    """A commit that was corrected before any look at it is found, and so is the step back."""
     topics = make_topics(1)
     write(kafka.bootstrap, topics.queries, [(None, event("a", "fast")), (None, event("b", "fast"))])
     commit(kafka, topics, 1, 0)
@@ -53,8 +53,8 @@ def test_a_commit_that_is_too_far_for_five_milliseconds(kafka: RealBroker, make_
     assert (report.lost, report.malformed, report.incomplete) == ([], [], [])
 
 
-def test_whatever_bytes_are_in_the_topics(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Poison among the queries is read, and so is rubbish among the events, which is reported."""
+def test_any_bytes_in_the_topics(kafka: RealBroker, make_topics: MakeTopics) -> None:
+    """Unreadable queries are read, and invalid events are reported."""
     topics = make_topics(1)
     write(kafka.bootstrap, topics.queries, [("k", value) for value in [*POISON, event("a", "fast")]])
     answered(kafka, topics, len(POISON) + 1)

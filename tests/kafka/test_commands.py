@@ -30,11 +30,11 @@ def fivestage(kafka: RealBroker, prefix: str, *arguments: str) -> subprocess.Com
 
 
 def test_create_then_check(kafka: RealBroker) -> None:
-    """Check says what is missing, create makes it as asked for, then nothing is left to do."""
+    """Check reports what is missing, create makes it as requested, then nothing is left to do."""
     missing = fivestage(kafka, "made", "topics", "check")
     assert missing.returncode == 1
     assert missing.stdout.count("does not exist") == 5
-    create = ("topics", "create", "--partitions", "8")  # as many copies as the brokers' default says
+    create = ("topics", "create", "--partitions", "8")  # the brokers' default replication
     made = fivestage(kafka, "made", *create)
     assert (made.returncode, made.stdout.count("created made.")) == (0, 5), made.stderr
     checked = fivestage(kafka, "made", "topics", "check")
@@ -43,8 +43,8 @@ def test_create_then_check(kafka: RealBroker) -> None:
     assert (again.returncode, again.stdout) == (0, "nothing to do: all topics are there\n")
 
 
-def test_create_that_the_cluster_refuses(kafka: RealBroker) -> None:
-    """More copies than brokers: exit code 2 and one line."""
+def test_create_that_the_cluster_rejects(kafka: RealBroker) -> None:
+    """More replicas than brokers: exit code 2 and one line."""
     refused = fivestage(kafka, "copies", "topics", "create", "--replication-factor", "3")
     assert refused.returncode == 2
     assert refused.stderr.startswith(

@@ -1,4 +1,4 @@
-"""The simulation's clients do what aiokafka's do: the same script on both, and the same is seen."""
+"""The simulation's clients behave as aiokafka's: the same script on both has the same results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OPTIONS: dict[str, Any] = {
 PARTITIONS = 2
 WAIT_MS = 100
 PATIENCE = 300
-"""So many reads are made before what should come does not come."""
+"""The number of reads before a missing record counts as absent."""
 
 
 class Real:
@@ -66,7 +66,7 @@ class Real:
         return ProducerClient(bootstrap_servers=self._bootstrap)
 
     async def write(self, partition: int, number: int, *, readable: bool = True) -> None:
-        """Write records, or one that cannot be read."""
+        """Write records, or an unreadable one."""
         producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap)
         await producer.start()
         if readable:
@@ -77,7 +77,7 @@ class Real:
         await producer.stop()
 
     async def written(self) -> int:
-        """How many results there are."""
+        """Return the number of results."""
         consumer, partition = self.consumer(""), TopicPartition(self.results, 0)
         await consumer.start()
         ends = await consumer.end_offsets([partition])
@@ -89,7 +89,7 @@ class Real:
 
 
 class Simulated:
-    """The doubles."""
+    """The simulated clients and broker."""
 
     def __init__(self) -> None:
         self._loop = SimLoop()
@@ -146,7 +146,7 @@ class Listener(ConsumerRebalanceListener):
 
 
 async def outcome(step: Callable[[], Any]) -> Any:
-    """What a call returns, or the class of what it raises."""
+    """Return a call's result, or the class of its exception."""
     try:
         found = step()
         return await found if asyncio.iscoroutine(found) else found
@@ -155,7 +155,7 @@ async def outcome(step: Callable[[], Any]) -> Any:
 
 
 async def join(side: Side, name: str = "a") -> tuple[Any, Listener]:
-    """A consumer that has its partitions."""
+    """Start a consumer and wait for its partitions."""
     consumer, listener = side.consumer(name), Listener()
     await consumer.start()
     consumer.subscribe([side.topic], pattern=None, listener=listener)
@@ -167,7 +167,7 @@ async def join(side: Side, name: str = "a") -> tuple[Any, Listener]:
 async def read(
     consumer: Any, number: int, *partitions: TopicPartition, max_records: int = 100, most: int = 100
 ) -> dict[int, list[int]]:
-    """The offsets by partition: *number* and what still comes, *most* at most; no fetch returns too many."""
+    """Read offsets by partition: *number* and further ones, *most* at most; no fetch returns too many."""
     found: dict[int, list[int]] = {}
     empty = 0
     for _ in range(PATIENCE):
@@ -183,7 +183,7 @@ async def read(
 
 
 def compare(script: Callable[[Side], Coroutine[Any, Any, Any]], kafka: RealBroker, topics: Any) -> Any:
-    """Run a script on both; what was seen."""
+    """Run a script on both; return the results."""
     simulated = Simulated()
     seen = simulated.run(script(simulated))
     real = Real(kafka, topics)
@@ -250,12 +250,12 @@ async def reading(side: Side) -> list[Any]:
 
 
 def test_reading(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Records, positions, pauses, commits, and what is raised where something is not assigned."""
+    """Records, positions, pauses, commits, and exceptions for unassigned partitions."""
     compare(reading, kafka, make_topics(PARTITIONS))
 
 
 async def rebalancing(side: Side) -> list[Any]:
-    """Two members; commits while partitions are taken away, and after."""
+    """Two members; commits while partitions are revoked, and after."""
     places = [TopicPartition(side.topic, number) for number in range(PARTITIONS)]
     for number in range(PARTITIONS):
         await side.write(number, 5)
@@ -296,13 +296,13 @@ async def rebalancing(side: Side) -> list[Any]:
 
 
 def test_rebalancing(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Callbacks come in the same order; commits are taken, and refused, at the same times."""
+    """Callbacks come in the same order; commits are accepted and rejected at the same times."""
     seen = compare(rebalancing, kafka, make_topics(PARTITIONS))
     assert seen[-2:] == ["CommitFailedError"] * 2
 
 
-async def meeting_poison(side: Side) -> list[Any]:
-    """A record that cannot be read, before others and beside those of another partition."""
+async def reading_poison(side: Side) -> list[Any]:
+    """An unreadable record, before others and beside records of another partition."""
     zero, one = (TopicPartition(side.topic, number) for number in range(2))
     await side.write(0, 2)
     await side.write(0, 1, readable=False)
@@ -327,13 +327,13 @@ async def meeting_poison(side: Side) -> list[Any]:
     return seen
 
 
-def test_meeting_poison(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """It is raised again and again, at the same position, until that is moved."""
-    assert compare(meeting_poison, kafka, make_topics(PARTITIONS)) == [2, 2, [0, 1], {0: [3, 4]}]
+def test_reading_poison(kafka: RealBroker, make_topics: MakeTopics) -> None:
+    """It is raised again and again at the same position, until that is moved."""
+    assert compare(reading_poison, kafka, make_topics(PARTITIONS)) == [2, 2, [0, 1], {0: [3, 4]}]
 
 
 async def producing(side: Side) -> list[Any]:
-    """Batches in order, again, and out of order."""
+    """Batches in order, repeated, and out of order."""
     assert await side.written() == 0  # answered once the partition, which is new, has its leader
     producer, numbers = side.producer(), count()
     await producer.start()
@@ -363,7 +363,7 @@ async def producing(side: Side) -> list[Any]:
 
 @pytest.mark.interpreted
 def test_producing(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """A batch that comes again is there once; what has a gap before it, or overlaps, is refused."""
+    """A repeated batch exists once; one after a gap, or overlapping, is rejected."""
     seen = compare(producing, kafka, make_topics(1))
     refused = OutOfOrderSequenceNumber.errno
     assert [code for *_, code in seen[:-1]] == [0, 0, refused, 0, 0, refused, 0, 0, refused, 0]

@@ -1,4 +1,4 @@
-"""Several members of one group: what a rebalance must not lose, repeat or commit."""
+"""Several members of one group: a rebalance loses nothing, repeats little, commits nothing early."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_join_and_leave_under_load(kafka: RealBroker, make_topics: MakeTopics) -
 
 @pytest.mark.fault(5)
 def test_commit_inside_revoke(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """What is finished when partitions are taken away is committed first, so nothing is repeated."""
+    """Records finished when partitions are revoked are committed first, so nothing is repeated."""
     topics = make_topics(4)
     never = settings_for(topics, kafka__commit_interval_ms=3_600_000)
     with (
@@ -64,7 +64,7 @@ def test_commit_inside_revoke(kafka: RealBroker, make_topics: MakeTopics) -> Non
 
 
 def test_two_processes_of_one_instance_id(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """The second takes the place of the first, which ends with 1 and names the id; nothing is lost."""
+    """The second replaces the first, which exits with 1 and names the id; nothing is lost."""
     topics = make_topics(4)
     settings = settings_for(topics, kafka__group_instance_id="worker-1")
     with (
@@ -83,7 +83,7 @@ def test_two_processes_of_one_instance_id(kafka: RealBroker, make_topics: MakeTo
 
 
 def test_a_static_member_comes_back(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Stopped for longer than its session and continued, it joins again: no other has taken its place."""
+    """Stopped for longer than its session and continued, it rejoins: no other has taken its place."""
     topics = make_topics(4)
     session = {"kafka__session_timeout_ms": 6000, "kafka__heartbeat_interval_ms": 300}
     settings = settings_for(topics, kafka__group_instance_id="worker-1", **session)

@@ -1,4 +1,4 @@
-"""Poison on a real broker: payloads, headers, batches; dead letters listed and replayed."""
+"""Poison pills on a real broker: payloads, headers, batches; dead letters listed and replayed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SECRET = b"correct-horse-battery-staple"
 BOMB_BYTES = 300_000_000
 MAX_MORE_MIB = 64
-"""What a bomb may cost, at most: its 0.3 MB, the room it is decompressed in, and what comes and goes."""
+"""The memory limit of a bomb: its 0.3 MB, the room for decompression, and variation."""
 PAYLOADS: dict[str, bytes | None] = {
     "empty": b"",
     "null": None,
@@ -57,11 +57,11 @@ PAYLOADS: dict[str, bytes | None] = {
     "control characters": b'{"query_id":"ctl","user_input":"a\x01b"}',
 }
 ANSWERED = {"typ", "ver", "d255"}
-"""Those whose id can be read."""
+"""Those with a readable id."""
 
 
 def peak_mib(process_id: int) -> float:
-    """The most memory a process has had so far."""
+    """Return the peak memory of a process, in MiB."""
     status = Path(f"/proc/{process_id}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
@@ -69,13 +69,13 @@ def peak_mib(process_id: int) -> float:
 
 
 def letters(kafka: RealBroker, topics: TopicSet) -> list[Message]:
-    """All dead letters."""
+    """Return all dead letters."""
     return read_all(kafka.bootstrap, topics.dead_letters)
 
 
 @pytest.mark.fault(29, 31)
 def test_poison_payloads_and_headers(kafka: RealBroker, topics: TopicSet, record_property: Any) -> None:
-    """Each has its one rejection, in order between queries that are answered; no log line quotes any."""
+    """Each has its one rejection, in order between answered queries; no log line quotes any."""
     huge = [("ce_id", b"x" * 500_000), ("traceparent", b"00-zz")] + [("x", b"1")] * 10_000
     write(kafka.bootstrap, topics.queries, [("k", value) for value in PAYLOADS.values()])
     write(kafka.bootstrap, topics.queries, [("k", event("huge", "fast"))], huge)
@@ -104,7 +104,7 @@ def test_poison_payloads_and_headers(kafka: RealBroker, topics: TopicSet, record
 
 @pytest.mark.fault(30)
 async def test_poison_on_the_wire(kafka: RealBroker, topics: TopicSet, record_property: Any) -> None:
-    """A decompression bomb of 300 MB, and a header name that is no text: named, skipped, bounded."""
+    """A decompression bomb of 300 MB, and an invalid header name, are named, skipped, bounded."""
     good = [(f"q{number}", event(f"q{number}", "fast")) for number in range(300)]
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all")
     await producer.start()
@@ -137,8 +137,8 @@ async def test_poison_on_the_wire(kafka: RealBroker, topics: TopicSet, record_pr
 
 @pytest.mark.long
 @pytest.mark.fault(30)
-def test_what_java_compresses_is_read(kafka: RealBroker, topics: TopicSet) -> None:
-    """Batches of every codec, as Java's producer frames them."""
+def test_batches_compressed_by_java_are_read(kafka: RealBroker, topics: TopicSet) -> None:
+    """Batches of every codec, framed as by Java's producer, are read."""
     codecs = ("gzip", "snappy", "lz4", "zstd")
     ids: list[str] = []
     for codec in codecs:
@@ -157,7 +157,7 @@ def test_what_java_compresses_is_read(kafka: RealBroker, topics: TopicSet) -> No
 
 @pytest.mark.fault(29)
 def test_dead_letters_are_listed_and_replayed(kafka: RealBroker, topics: TopicSet) -> None:
-    """What a wrong setting made dead letters is answered after it is put right: once, with its own key."""
+    """Dead letters of a wrong setting are answered after a fix and a replay: once, with their own key."""
     wrong = settings_for(topics, lanes=["prod"])
     headers = [("ce_expirytime", b"2020-01-01T00:00:00Z"), ("x-own", b"1")]
     write(kafka.bootstrap, topics.queries, [("k", event("late", "fast", lane="canary"))], headers)
@@ -193,10 +193,8 @@ def test_dead_letters_are_listed_and_replayed(kafka: RealBroker, topics: TopicSe
 
 
 @pytest.mark.fault(29)
-def test_a_letter_that_its_topic_refuses_does_not_stop_the_others(
-    kafka: RealBroker, topics: TopicSet
-) -> None:
-    """Each other one is replayed once, however often the command runs; it ends with 1."""
+def test_a_rejected_replay_does_not_stop_the_others(kafka: RealBroker, topics: TopicSet) -> None:
+    """The other letters are replayed once, however often the command runs; it exits with 1."""
     Operator(kafka.bootstrap).limit_records(topics.queries, 20_000)
     headers = {
         "reason": "unknown_lane",
@@ -206,8 +204,8 @@ def test_a_letter_that_its_topic_refuses_does_not_stop_the_others(
         "timestamp": "1",
     }
     values = [("small", event("small")), ("large", event("large", "x" * 30_000)), ("last", event("last"))]
-    told = [(f"dlq.{name}", value.encode()) for name, value in headers.items()]
-    write(kafka.bootstrap, topics.dead_letters, values, told)
+    marks = [(f"dlq.{name}", value.encode()) for name, value in headers.items()]
+    write(kafka.bootstrap, topics.dead_letters, values, marks)
     for fate in ("replayed", "replayed before"):
         ran = fivestage(kafka, topics.prefix, "dlq", "replay")
         fates = sorted(line.partition(": ")[2] for line in ran.stdout.splitlines())
@@ -219,8 +217,8 @@ def test_a_letter_that_its_topic_refuses_does_not_stop_the_others(
 
 
 @pytest.mark.fault(29)
-def test_a_flood_stays_where_it_is_until_somebody_decides(kafka: RealBroker, topics: TopicSet) -> None:
-    """Halted, nothing beyond is committed; restarted without limits, all of it becomes dead letters."""
+def test_a_flood_halts_its_partition_until_a_restart(kafka: RealBroker, topics: TopicSet) -> None:
+    """The partition halts and commits nothing beyond; restarted without limits, all becomes dead letters."""
     flood: list[tuple[str | None, bytes | None]] = [("k", b"{")] * 50
     limits = settings_for(topics, dlq__max_consecutive=20, dlq__pause_ms=0)
     with ServiceProcess("support.apps:load", kafka.bootstrap, limits) as service:

@@ -1,4 +1,4 @@
-"""Self-repair on a real broker, which checks sequence numbers and generations as the mock does not."""
+"""Self-repair on a real broker, which checks sequence numbers and generations unlike the mock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def test_clients_are_rebuilt(
     kafka: RealBroker, topics: TopicSet, record_property: Callable[[str, object], None]
 ) -> None:
-    """A gap in the producer's sequence and consumers whose tasks end cost a rebuild each, no more."""
+    """A gap in the producer's sequence, and consumers whose tasks end, cost one rebuild each."""
     broken = ("gap", "kill fetch", "kill group")
     with ServiceProcess("support.sabotage:app", kafka.bootstrap, settings_for(topics)) as service:
         port = service.log[-1]["admin_port"]

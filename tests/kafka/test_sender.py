@@ -1,4 +1,4 @@
-"""The sender on a real broker, which knows what it has already, as the mock does not."""
+"""The sender on a real broker, which detects duplicates unlike the mock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def publisher_of(kafka: RealBroker, topics: TopicSet, **more: object) -> Publisher:
-    """A sink on these topics, with more settings of Kafka's."""
+    """Build a sink on these topics, with further Kafka settings."""
     names = ("queries", "stage_results", "results", "timeouts", "dead_letters")
     given = {"topics": {name: getattr(topics, name) for name in names}}
     return Publisher(Settings.load(None, {"kafka": {"bootstrap_servers": kafka.bootstrap, **more}, **given}))
@@ -34,21 +34,21 @@ def publisher_of(kafka: RealBroker, topics: TopicSet, **more: object) -> Publish
 
 @pytest.fixture
 async def publisher(kafka: RealBroker, topics: TopicSet) -> AsyncIterator[Publisher]:
-    """A sink that has started."""
+    """Start a sink."""
     publisher = publisher_of(kafka, topics)
     await publisher.sink.start()
     yield publisher
     await publisher.sink.stop()
 
 
-async def test_what_is_sent_again_is_there_once(publisher: Publisher) -> None:
-    """Answers are lost, batches come twice, and records do not."""
+async def test_a_retry_is_not_duplicated(publisher: Publisher) -> None:
+    """Responses are lost and batches repeated, but no record is duplicated."""
     client: Any = publisher.sink.producer.client.client
     own, asked = client.send, []
 
     async def lose_every_other_answer(broker: int, request: Any) -> Any:
         answer = await own(broker, request)
-        if not isinstance(request, EventRequest):  # it asks who leads, now and then
+        if not isinstance(request, EventRequest):  # it requests the leaders now and then
             return answer
         asked.append(request)
         if len(asked) % 2:
@@ -65,8 +65,8 @@ async def test_what_is_sent_again_is_there_once(publisher: Publisher) -> None:
     assert publisher.rebuilds == []
 
 
-async def test_sequence_numbers_begin_anew(publisher: Publisher, topics: TopicSet) -> None:
-    """A batch may begin before the largest number and end after it; the broker takes what follows."""
+async def test_sequence_numbers_wrap_around(publisher: Publisher, topics: TopicSet) -> None:
+    """A batch may cross the largest sequence number; the broker accepts what follows."""
     sender = publisher.sink._sender
     assert sender is not None
     for number in range(topics.partitions):
@@ -80,7 +80,7 @@ async def test_sequence_numbers_begin_anew(publisher: Publisher, topics: TopicSe
 
 
 def result(answer: str, key: bytes | None = b"key") -> OutputRecord:
-    """What stands for a result with data."""
+    """Build a result with data."""
     value = orjson.dumps({"status": "success", "answer": answer, "error_type": None, "stages": []})
     return OutputRecord.of(Output.RESULTS, key, value, [("ce_id", b"queries/0/1/result")])
 
@@ -89,7 +89,7 @@ PROBE = b"the probe "
 
 
 def until_refused(kafka: RealBroker, topic: str, key: bytes | None, value: bytes) -> None:
-    """Write a record again and again until the broker refuses it: properties change when it has time."""
+    """Write a record until the broker rejects it: changed properties take effect late."""
     errors: list[object] = [None]
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
     while errors[-1] is None:
@@ -97,8 +97,8 @@ def until_refused(kafka: RealBroker, topic: str, key: bytes | None, value: bytes
         assert producer.flush(20) == 0
 
 
-async def test_what_has_become_too_large(publisher: Publisher, kafka: RealBroker, topics: TopicSet) -> None:
-    """A topic that takes less than at the start costs the answers that are larger: the rest has no gap."""
+async def test_a_topic_that_accepts_less(publisher: Publisher, kafka: RealBroker, topics: TopicSet) -> None:
+    """A topic that accepts less than at the start costs the larger answers: the rest has no gap."""
     Operator(kafka.bootstrap).limit_records(topics.results, 5_000)
     await asyncio.to_thread(until_refused, kafka, topics.results, b"k", PROBE * 600)
     answers = ["a" * 100, "b" * 6_000, "c" * 100, *("d" * 900 for _ in range(20)), "e" * 7_000, "f"]
@@ -113,10 +113,10 @@ async def test_what_has_become_too_large(publisher: Publisher, kafka: RealBroker
     assert (publisher.rebuilds, publisher.failures) == ([], [])
 
 
-async def test_what_a_compacted_topic_refuses(
+async def test_a_record_rejected_by_a_compacted_topic(
     publisher: Publisher, kafka: RealBroker, topics: TopicSet
 ) -> None:
-    """A record without a key: the others of its batch are there, once and in order, and it is named."""
+    """A record without a key is rejected and named; the others of its batch exist once and in order."""
     Operator(kafka.bootstrap).configure(topics.results, "cleanup.policy", "compact")
     await asyncio.to_thread(until_refused, kafka, topics.results, None, PROBE)
     place = publisher.sink._queues[Output.RESULTS][:1]
@@ -136,7 +136,7 @@ async def test_what_a_compacted_topic_refuses(
 
 
 async def test_partitions_that_are_added(publisher: Publisher, kafka: RealBroker, topics: TopicSet) -> None:
-    """They are used once the client has looked, and a key goes where other clients put it."""
+    """Added partitions are used once the client knows them, with the same keys as other clients."""
     Operator(kafka.bootstrap).add_partitions(topics.results, topics.partitions + 4)
     queues, client = publisher.sink._queues[Output.RESULTS], publisher.sink.producer.client.client
 
@@ -156,14 +156,14 @@ async def test_partitions_that_are_added(publisher: Publisher, kafka: RealBroker
 
 
 def sender_has(publisher: Publisher, queue: Any) -> bool:
-    """Something was numbered for a partition."""
+    """Return whether a record of a partition has a sequence number."""
     sender = publisher.sink._sender
     return sender is not None and sender._numbers[queue.partition] > 0
 
 
 @pytest.mark.parametrize(("name", "number"), [("gzip", 1), ("snappy", 2), ("lz4", 3), ("zstd", 4)])
 async def test_compressed_batches(kafka: RealBroker, topics: TopicSet, name: str, number: int) -> None:
-    """The broker takes them, and what others have written reads them: librdkafka, and Java's consumer."""
+    """The broker accepts them; librdkafka and Java's consumer read them."""
     publisher = publisher_of(kafka, topics, compression=name)
     await publisher.sink.start()
     client: Any = publisher.sink.producer.client.client
@@ -199,7 +199,7 @@ async def test_compressed_batches(kafka: RealBroker, topics: TopicSet, name: str
 
 
 async def test_quotas_of_the_broker(kafka: RealBroker, topics: TopicSet) -> None:
-    """How long they make the producer wait is counted, and nothing is lost or sent twice."""
+    """The throttle time is counted, and nothing is lost or sent twice."""
     name = f"client-of-{topics.prefix}"
     entity = ("--entity-type", "clients", "--entity-name", name)
     quota = ("--alter", "--add-config", "producer_byte_rate=20000")

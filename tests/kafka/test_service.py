@@ -1,4 +1,4 @@
-"""The service as a process on a real broker: what goes in, what comes out, how it ends."""
+"""The service as a process on a real broker: input, output, and shutdown."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ GENEROUS = {
     },
     "adaptive__enabled": False,
 }
-"""Only nodes that do not end reach a limit, on a busy machine too, and a stage's before the query's."""
+"""Only nodes that do not end reach a limit, also on a busy machine, and a stage's before the query's."""
 
 
 def settings_for(topics: TopicSet, **more: object) -> dict[str, object]:
-    """Settings of a service on this set of topics; dots in keys are written as ``__``."""
+    """Build settings of a service on these topics; dots in keys are written as ``__``."""
     names = ("queries", "stage_results", "results", "timeouts", "dead_letters")
     return {
         "kafka.group_id": topics.prefix,
@@ -89,7 +89,7 @@ def test_java_producer_to_java_consumer(kafka: RealBroker, topics: TopicSet) -> 
 
 @pytest.mark.fault(15, 16, 24, 29)
 def test_every_ending(kafka: RealBroker, topics: TopicSet) -> None:
-    """Each kind of input ends as the contract's table says, in all four output topics."""
+    """Each kind of input ends as in the contract's table, in all four output topics."""
     asked = {
         "fast": ("fast", "success"),
         "doubt": ("fast doubtful", "success"),
@@ -99,7 +99,7 @@ def test_every_ending(kafka: RealBroker, topics: TopicSet) -> None:
         "raises": ("raises", "error"),
         "exits": ("exits", "error"),
         "garbage": ("garbage", "error"),
-        "nobody": ("unheard-of", "error"),
+        "unknown": ("unheard-of", "error"),
         "large": ("large 900000", "success"),
         "larger": ("large 3000000", "error"),
     }
@@ -178,7 +178,7 @@ def test_one_trace_from_query_to_all_events(kafka: RealBroker, topics: TopicSet)
 
 @pytest.mark.fault(10)
 def test_sigterm_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """SIGTERM drains: exit 0, what was answered is committed, and a successor repeats nothing."""
+    """SIGTERM drains: exit 0, answered queries are committed, and a successor repeats nothing."""
     topics = make_topics(8)
     settings = settings_for(topics)
     with (
@@ -217,7 +217,7 @@ def test_three_sigkills_under_load(kafka: RealBroker, make_topics: MakeTopics) -
 
 
 def test_broker_restart_under_load(own_kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """The broker goes away and comes back: the service waits, loses nothing, and goes on."""
+    """The broker restarts: the service waits, loses nothing, and continues."""
     topics = make_topics(4, own_kafka)
     with (
         ServiceProcess("support.apps:load", own_kafka.bootstrap, settings_for(topics)) as service,
@@ -233,7 +233,7 @@ def test_broker_restart_under_load(own_kafka: RealBroker, make_topics: MakeTopic
 
 @pytest.mark.fault(24)
 def test_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
-    """Where an output topic takes less than kafka.max_record_bytes, its own limit is the one that counts."""
+    """An output topic with a limit below kafka.max_record_bytes sets the limit."""
     Operator(kafka.bootstrap).limit_records(topics.results, 20_000)
     values: list[tuple[str | None, bytes | None]] = [
         ("a", event("a", "large 30000")),
@@ -251,7 +251,7 @@ def test_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
 
 @pytest.mark.fault(24)
 def test_answers_that_become_too_large_under_load(kafka: RealBroker, topics: TopicSet) -> None:
-    """Topics that take less while the service runs cost the larger answers, and no query or restart."""
+    """Topics whose limit falls at run time cost the larger answers, and no query or restart."""
     ids = [f"q{number}" for number in range(600)]
     values: list[tuple[str | None, bytes | None]] = [
         (name, event(name, "large 9000" if number % 10 == 5 else "fast")) for number, name in enumerate(ids)
@@ -277,7 +277,7 @@ def test_answers_that_become_too_large_under_load(kafka: RealBroker, topics: Top
 
 
 def _ask_until_refused(kafka: RealBroker, topics: TopicSet, before: int) -> list[str]:
-    """Ask for large answers until one is refused: properties of a topic change when its broker has time."""
+    """Ask for large answers until one is rejected: changed topic properties take effect late."""
     probes: list[str] = []
     while True:
         probes.append(f"probe-{len(probes)}")
@@ -288,7 +288,7 @@ def _ask_until_refused(kafka: RealBroker, topics: TopicSet, before: int) -> list
 
 
 def test_many_results_for_topics_with_a_small_limit(kafka: RealBroker, topics: TopicSet) -> None:
-    """Batches keep to the smallest limit of the output topics: a burst of small results goes through."""
+    """Batches keep to the smallest limit of the output topics: a burst of small results passes."""
     for name in (topics.results, topics.stage_results):
         Operator(kafka.bootstrap).limit_records(name, 16_384)
     ids = [f"q{n}" for n in range(300)]
@@ -300,8 +300,8 @@ def test_many_results_for_topics_with_a_small_limit(kafka: RealBroker, topics: T
     assert report.silent, report
 
 
-def test_creates_its_topics_when_told_to(kafka: RealBroker) -> None:
-    """With topics.create the service makes what is missing and gets ready."""
+def test_creates_its_topics_with_the_setting(kafka: RealBroker) -> None:
+    """With topics.create the service creates missing topics and gets ready."""
     topics = TopicSet(f"new{time.time_ns()}", 8)
     settings = settings_for(topics, topics__create=True)
     with ServiceProcess("support.apps:load", kafka.bootstrap, settings) as service:
@@ -311,7 +311,7 @@ def test_creates_its_topics_when_told_to(kafka: RealBroker) -> None:
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("name", ["results", "queries"])
 def test_missing_topic(kafka: RealBroker, topics: TopicSet, name: str) -> None:
-    """A missing topic ends the start with exit code 2 and one line that says what to do."""
+    """A missing topic ends the start with exit code 2 and one line with the remedy."""
     settings = settings_for(topics) | {f"topics.{name}": "no.such.topic"}
     service = ServiceProcess("support.apps:load", kafka.bootstrap, settings)
     service.launch()

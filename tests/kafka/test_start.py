@@ -1,4 +1,4 @@
-"""Where a group starts, which topics it reads, and what is said of topics that one broker may take along."""
+"""The start of a group, its topics, and warnings about topics without replication."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ask(kafka: RealBroker, topic: str, name: str) -> None:
 
 
 def test_a_group_that_starts_at_the_end(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """What was there before is not answered, and the end is committed before anything is."""
+    """Earlier records are not answered, and the end is committed before any answer."""
     topics = make_topics(1)
     ask(kafka, topics.queries, "before")
     settings = settings_for(topics, kafka__auto_offset_reset="latest")
@@ -44,7 +44,7 @@ def test_a_group_that_starts_at_the_end(kafka: RealBroker, make_topics: MakeTopi
 
 
 def test_a_group_that_may_not_choose_where_to_start(kafka: RealBroker, topics: TopicSet) -> None:
-    """Exit code 2, and a line that names the group, the partition and what to do."""
+    """Exit code 2, and a line that names the group, the partition and the remedy."""
     settings = settings_for(topics, kafka__auto_offset_reset="error")
     service = ServiceProcess(APP, kafka.bootstrap, settings)
     service.launch()
@@ -53,7 +53,7 @@ def test_a_group_that_may_not_choose_where_to_start(kafka: RealBroker, topics: T
     assert "kafka-consumer-groups --reset-offsets" in service.log[-1]["error"]
 
 
-@pytest.mark.long  # it takes METADATA_MAX_AGE_MS to see the new one
+@pytest.mark.long  # the new topic is seen after METADATA_MAX_AGE_MS
 def test_a_topic_that_matches_the_pattern_later(kafka: RealBroker, topics: TopicSet) -> None:
     """It is read without a restart."""
     settings = settings_for(topics) | {"topics.queries": rf"^{topics.prefix}\.queries"}
@@ -68,7 +68,7 @@ def test_a_topic_that_matches_the_pattern_later(kafka: RealBroker, topics: Topic
 async def test_topics_with_one_replica(
     kafka: RealBroker, topics: TopicSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Off loopback a warning names them all; on loopback nothing is said."""
+    """Off loopback a warning names them all; on loopback there is none."""
     values = settings_for(topics, kafka__bootstrap_servers=kafka.bootstrap, kafka__allow_plaintext=True)
     sections: dict[str, dict[str, object]] = {"kafka": {}, "topics": {}}
     for key, value in values.items():
@@ -89,6 +89,6 @@ async def test_topics_with_one_replica(
 
 
 def test_topics_that_acknowledge_too_soon() -> None:
-    """One replica in sync is named where there are several; one replica in all is the worse of the two."""
+    """One in-sync replica is named where there are several; a single replica is the worse fault."""
     found = {name: TopicInfo(name, 1, replicas=count) for name, count in {"a": 3, "b": 1, "c": 3}.items()}
     assert weak(found, {"a": 1, "b": 1, "c": 2}) == (["b"], ["a"])

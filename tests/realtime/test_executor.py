@@ -1,7 +1,7 @@
-"""One suite for every kind of executor: what the bus relies on.
+"""The contract between the service and executors, tested for every kind.
 
-Limits are long here, so that the test alone decides what ends when; those of a service are in
-test_real_limits.py. What only one kind does is in the other files.
+Limits are long, so that the test alone decides what ends when; a service's limits are in
+test_real_limits.py. The other files test what one kind does alone.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ PLAN = Plan.of(
     stage_timeouts_ms=dict.fromkeys(StageType, 60_000.0),
     critical=StageType,
 )
-"""With this, waiting at all would cost a query its answer, as each stage may take the whole of its time."""
+"""With this latency, any wait costs a query its answer, as each stage may take the whole time."""
 STALL_S = 0.5
-"""Where a stall is wanted: longer than a busy machine keeps a thread from its processor."""
+"""For wanted stalls: longer than a busy machine delays a thread."""
 LATE_S = 1.0
-"""Where a call is to be late."""
+"""For calls that are late."""
 STOP_S = 1.0
 STOP_AT_MOST_S = 10.0
-"""No machine is so busy that this would take as long; a wait without a limit does."""
+"""A bound that no machine reaches, except for a wait without a limit."""
 KINDS = ("inline", "thread", "process")
 HANGING = ("ignores", "blocks-def", "blocks")
-"""Nodes whose code runs on when their query has ended."""
+"""Nodes whose code is abandoned."""
 
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Each kind."""
+    """Start an executor of each kind."""
     return Place(contract_app, request.param, tmp_path, monkeypatch)
 
 
 beside_the_bus = pytest.mark.parametrize("place", ["thread", "process"], indirect=True)
-"""For code that blocks or ends its event loop, which is the bus's own in the executor ``inline``."""
+"""For code that blocks or ends its event loop, which in the ``inline`` executor is the service's."""
 
 
 def names_left(executor: Executor) -> list[str]:
-    """Whose code runs on although its query has ended."""
+    """Return the nodes of abandoned code."""
     return [left.name for left in executor.abandoned()]
 
 
 def without_times(run: StageRun) -> tuple[Any, ...]:
-    """A run as the bus publishes it, but for its times."""
+    """Return a run as published, without its times."""
     ended = run.spec, run.outcome, run.data_json, run.error, run.error_type
     return *ended, run.node, run.attempt, run.probe, run.verdict, run.excused
 
@@ -74,7 +74,7 @@ def without_times(run: StageRun) -> tuple[Any, ...]:
 
 
 async def test_every_job_comes_back_once(place: Place) -> None:
-    """Of a burst: on the bus's thread, with five runs in their times, and its own answer."""
+    """Each job of a burst returns once: on the service's thread, with five timed runs and its own answer."""
     async with place.running(PLAN) as bus:
         jobs = [bus.submit(f"echo {number}") for number in range(300)]
         await bus.ended(*jobs)
@@ -92,7 +92,7 @@ async def test_every_job_comes_back_once(place: Place) -> None:
 
 
 async def test_where_code_runs(place: Place) -> None:
-    """Only inline does an ``async def`` node share the bus's thread; a ``def`` node never does."""
+    """Only inline runs ``async def`` nodes on the service's thread; ``def`` nodes never run there."""
     async with place.running(PLAN) as bus:
         on_loop, in_thread = await bus.ask("where"), await bus.ask("where-def")
     (pid, loop), (same_pid, thread) = (eval_list(job) for job in (on_loop, in_thread))
@@ -105,7 +105,7 @@ async def test_where_code_runs(place: Place) -> None:
 
 
 def eval_list(job: Job) -> list[int]:
-    """The answer of a job that answers two numbers."""
+    """Return the answer of a job that answers two numbers."""
     return [int(word) for word in (answer_of(job) or b"").strip(b"[]").split(b",")]
 
 
@@ -134,8 +134,8 @@ EXPECTED_RESULTS: dict[str, bytes | str] = {
 }
 
 
-async def test_whatever_a_node_does_is_a_run(place: Place) -> None:
-    """What it raises, of every class, and what it returns, with JSON or without: each its own query's run."""
+async def test_any_result_of_a_node_is_a_run(place: Place) -> None:
+    """Exceptions of any class, and results with or without JSON, end their own query only."""
     calls = EXPECTED_ERRORS | {f"returns {name}": found for name, found in EXPECTED_RESULTS.items()}
     assert EXPECTED_RESULTS.keys() == RESULTS.keys()
     async with place.running(PLAN) as bus:
@@ -151,10 +151,10 @@ async def test_whatever_a_node_does_is_a_run(place: Place) -> None:
 
 
 @beside_the_bus
-async def test_a_trail_is_what_it_is_inline(
+async def test_histories_equal_those_of_inline(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the hop to another thread nor that to another process changes a run, byte for byte."""
+    """Neither threads nor processes change a run: it is byte for byte the inline one."""
     texts = ["echo häuser", "no-such-node", "raises ValueError", "raises-def SpeechlessError"]
     texts += ["returns object", "returns set", "returns nothing", "where-to"]
     inline = Place(contract_app, "inline", tmp_path, monkeypatch)
@@ -173,8 +173,8 @@ async def test_a_trail_is_what_it_is_inline(
 
 @pytest.mark.fault(16)
 @beside_the_bus
-async def test_code_that_would_end_the_loop_does_not(place: Place) -> None:
-    """``loop.stop()``, and what a task raises: its own query's; the neighbour goes on."""
+async def test_code_cannot_end_the_loop(place: Place) -> None:
+    """``loop.stop()`` and exceptions of tasks end their own query only."""
     hows = {"stop": None, "SystemExit": "SystemExit", "KeyboardInterrupt": "KeyboardInterrupt"}
     async with place.running(PLAN) as bus:
         neighbour = bus.submit("meets")
@@ -190,7 +190,7 @@ async def test_code_that_would_end_the_loop_does_not(place: Place) -> None:
 
 
 async def test_a_node_that_is_late_and_another_that_answers(place: Place) -> None:
-    """Both attempts come back, so that the late one has its timeout event."""
+    """Both attempts are returned, so that the late one has its timeout event."""
     limits = {**dict.fromkeys(StageType, 60_000.0), StageType.PROCESSING: LATE_S * 1000}
     plan = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=limits, critical=StageType)
     async with place.running(plan) as bus:
@@ -200,14 +200,14 @@ async def test_a_node_that_is_late_and_another_that_answers(place: Place) -> Non
     assert (got.answer_json, got.runs[2].node, got.runs[2].attempt) == (b"2", "prompt", 2)
     assert [(run.node, run.outcome, run.attempt) for run in got.earlier] == [("late", Outcome.TIMEOUT, 1)]
     assert [(str(note.scope), note.node, note.attempt) for note in got.timeouts] == [("stage", "late", 1)]
-    assert got.timeouts[0].limit_s >= LATE_S  # more, where others kept the loop from turning
+    assert got.timeouts[0].limit_s >= LATE_S  # more, where other code blocked the loop
 
 
-# Jobs that the bus ends
+# Jobs that the service ends
 
 
 async def test_a_job_that_ends_before_it_is_taken_runs_nothing(place: Place) -> None:
-    """It does not come back either; the next one does."""
+    """A job that ended before it was taken runs nothing and does not return; the next one does."""
     async with place.running(PLAN) as bus:
         ended = bus.submit("waits never")
         bus.give_up(ended)
@@ -217,7 +217,7 @@ async def test_a_job_that_ends_before_it_is_taken_runs_nothing(place: Place) -> 
 
 
 async def test_a_cancelled_job_cleans_up_and_does_not_come_back(place: Place) -> None:
-    """Nothing of it is left then; the trail says where it was."""
+    """A cancelled job cleans up and does not return; its history has its last stage."""
     async with place.running(PLAN) as bus:
         job = bus.submit("waits")
         await place.noted("waits")
@@ -232,8 +232,8 @@ async def test_a_cancelled_job_cleans_up_and_does_not_come_back(place: Place) ->
 
 
 @pytest.mark.fault(15, 17)
-async def test_code_that_runs_on_is_counted_until_it_ends(place: Place) -> None:
-    """By its node, whether it ignores its cancellation or blocks a thread; others are answered meanwhile."""
+async def test_abandoned_code_is_counted_until_it_ends(place: Place) -> None:
+    """Abandoned code is counted by its node until it ends, asynchronous or in a thread; others go on."""
     async with place.running(PLAN) as bus:
         with place.gate(GATE).closed() as gate:
             hanging = [bus.submit(node) for node in ("ignores", "blocks-def")]
@@ -256,9 +256,9 @@ async def test_code_that_runs_on_is_counted_until_it_ends(place: Place) -> None:
 @pytest.mark.fault(15)
 @beside_the_bus
 async def test_a_loop_that_is_blocked(place: Place) -> None:
-    """Its neighbours go on elsewhere, at the stage they were in; then its own query is answered.
+    """Jobs beside a blocking one move and resume their stage; the blocking query is answered later.
 
-    The bus's loop turns all the while.
+    The service's loop is never blocked.
     """
     async with place.running(PLAN, stall_s=STALL_S) as bus:
         with place.gate(GATE).closed() as gate:
@@ -275,7 +275,7 @@ async def test_a_loop_that_is_blocked(place: Place) -> None:
             await bus.ended(blocking_job)
     assert [answer_of(job) for job in neighbours] == [b'"awake"'] * 3
     assert all(node_run(job).attempt >= 2 for job in neighbours)
-    for job in neighbours:  # each attempt that was given up is on the trail
+    for job in neighbours:  # each abandoned attempt is in the history
         earlier = earlier_attempts(job.history, job.history.runs, time.monotonic())
         assert [run.attempt for run in earlier] == [*range(1, node_run(job).attempt)]
         assert {run.outcome for run in earlier} == {Outcome.SKIPPED}
@@ -288,7 +288,7 @@ async def test_a_loop_that_is_blocked(place: Place) -> None:
 @pytest.mark.fault(15)
 @beside_the_bus
 async def test_a_job_that_ends_while_it_blocks_the_loop(place: Place) -> None:
-    """It is counted until its code returns; what that answers is too late, and the loop is used again."""
+    """A job that ends while it blocks the loop is counted until it returns; its late answer is dropped."""
     async with place.running(PLAN, stall_s=STALL_S) as bus:
         with place.gate(GATE).closed() as gate:
             blocking_job = bus.submit("blocks")
@@ -304,11 +304,11 @@ async def test_a_job_that_ends_while_it_blocks_the_loop(place: Place) -> None:
     assert place.observer.reasons == []
 
 
-# The end
+# The shutdown
 
 
 async def test_jobs_cut_by_the_stop_clean_up_and_do_not_come_back(place: Place) -> None:
-    """What the stop cancels is no answer; tasks that nodes left behind do not keep it."""
+    """Jobs cancelled by the stop do not return an answer; leftover tasks do not delay it."""
     async with place.running(PLAN) as bus:
         cut, leaving = bus.submit("waits"), await bus.ask("leaves-tasks")
         await place.noted("waits")
@@ -322,7 +322,7 @@ async def test_jobs_cut_by_the_stop_clean_up_and_do_not_come_back(place: Place) 
 
 
 async def stopped_after(bus: Bus, limit_s: float) -> float:
-    """Stop; the seconds that took."""
+    """Stop; return the seconds that it took."""
     began_at = time.monotonic()
     async with asyncio.timeout(3 * STOP_AT_MOST_S):
         await bus.stop(limit_s)
@@ -335,8 +335,8 @@ async def stopped_after(bus: Bus, limit_s: float) -> float:
     [(kind, node) for kind in KINDS for node in HANGING if (kind, node) != ("inline", "blocks")],
     indirect=["place"],
 )
-async def test_the_stop_leaves_behind_what_hangs(place: Place, node: str) -> None:
-    """In its time; what comes back later is too late, and another executor starts after it."""
+async def test_the_stop_leaves_hanging_code_behind(place: Place, node: str) -> None:
+    """The stop ends in its time; late results are dropped, and another executor can start."""
     with place.gate(GATE).closed() as gate:
         async with place.running(PLAN) as bus:
             hanging = bus.submit(node)
@@ -354,7 +354,7 @@ async def test_the_stop_leaves_behind_what_hangs(place: Place, node: str) -> Non
 
 
 async def test_an_executor_that_has_not_started(place: Place) -> None:
-    """It says so, and has nothing that runs on."""
+    """An executor that has not started says so, and has no abandoned code."""
     executor = place.executor(PLAN)
     with pytest.raises(RuntimeError, match="has not been started"):
         executor.submit(None)  # type: ignore[arg-type]

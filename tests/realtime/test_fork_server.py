@@ -1,4 +1,4 @@
-"""A fork server that fails, hangs or has no room takes no worker along; with real processes and limits."""
+"""A fork server that fails, hangs or lacks resources affects no worker; real processes and limits."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ pytestmark = pytest.mark.realtime
 
 
 def children(pid: int) -> set[int]:
-    """The processes that a process has forked, zombies included."""
+    """Return the child processes of a process, zombies included."""
     return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 class Service:
-    """An executor of two workers, checked as the patrol does."""
+    """An executor of two workers, checked as the watchdog does."""
 
     def __init__(self, executor: ProcessExecutor) -> None:
         self.executor = executor
@@ -59,16 +59,16 @@ class Service:
 
     @property
     def links(self) -> list[WorkerLink]:
-        """All that have a process, or are to have one."""
+        """Return all links with a process, or waiting for one."""
         return [link for link in self.spawner._links if not link.gone]
 
     @property
     def workers(self) -> list[int]:
-        """The processes that jobs go to."""
+        """Return the processes that get jobs."""
         return pids_of(self.executor)[1:]
 
     async def all_ready(self) -> None:
-        """Wait for the workers."""
+        """Wait until the workers are ready."""
         await until(lambda: len(self.links) == 2 and all(link.ready for link in self.links))
 
     async def check(self) -> None:
@@ -84,25 +84,25 @@ class Service:
         return job
 
     def answers(self, jobs: list[Job]) -> list[int]:
-        """The answers to those that have one: the numbers of the workers."""
+        """Return the answers: the numbers of the workers."""
         return [int(job.history.answer_json or b"0") for job in jobs if job in self.finished]
 
     async def kill_all_but_one(self) -> int:
-        """Kill a worker; the number of the other one."""
+        """Kill a worker; return the number of the other one."""
         victim, healthy = self.workers
         os.kill(victim, signal.SIGKILL)
         await until(lambda: victim not in self.workers)
         return healthy
 
     async def goes_on_with(self, healthy: int) -> list[Job]:
-        """Have two queries answered, by the healthy worker."""
+        """Have the healthy worker answer two queries."""
         jobs = [self.submit() for _ in range(2)]
         await until(lambda: len(self.answers(jobs)) == 2)
         assert set(self.answers(jobs)) == {healthy}
         return jobs
 
     async def recovers(self, jobs: list[Job], healthy: int) -> None:
-        """All get answers, and new queries from the healthy worker and from a new one."""
+        """Assert that all are answered, and new queries by the healthy and a new worker."""
         await until(lambda: len(self.answers(jobs)) == len(jobs))
         await self.all_ready()
         assert healthy in self.workers
@@ -115,7 +115,7 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def started(**options: Any) -> AsyncIterator[Service]:
-    """A service, until all of its processes have ended."""
+    """Run a service until all of its processes have ended."""
     service = Service(fork_app.executor(**{"workers": 2, **options}))
     await service.executor.start(service.finished.append)
     checking = asyncio.create_task(service.check())
@@ -131,14 +131,14 @@ async def started(**options: Any) -> AsyncIterator[Service]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the habits of the fork server are; see fork_app."""
+    """Return the directory of the fork server's scripted faults; see fork_app."""
     monkeypatch.setenv("FORK_APP_FOLDER", str(tmp_path))
     return tmp_path
 
 
 @contextlib.contextmanager
 def habit(folder: Path, name: str) -> Iterator[None]:
-    """The time in which the fork server has a bad habit."""
+    """Give the fork server a fault for a while."""
     (folder / name).touch()
     try:
         yield
@@ -148,7 +148,7 @@ def habit(folder: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_more_files(pid: int = 0, limit: int = 3) -> Iterator[None]:
-    """The time in which a process cannot open anything; here by default."""
+    """Leave a process, by default this one, without free descriptors for a while."""
     old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, old[1]))
     try:
@@ -158,21 +158,21 @@ def no_more_files(pid: int = 0, limit: int = 3) -> Iterator[None]:
 
 
 def watched() -> int:
-    """How many descriptors the loop watches."""
+    """Return the number of descriptors that the loop watches."""
     selector = getattr(asyncio.get_running_loop(), "_selector")  # noqa: B009 - not in its type
     return len(selector.get_map())
 
 
 def open_files(pid: int | None = None) -> set[int]:
-    """The descriptors of a process, of this one by default."""
+    """Return the descriptors of a process, by default this one."""
     return {int(path.name) for path in Path(f"/proc/{pid or os.getpid()}/fd").iterdir()}
 
 
-# It ends, hangs, or does not do as it should
+# Fork servers that end, hang, or misbehave
 
 
 async def test_workers_outlive_their_fork_server(folder: Path) -> None:
-    """The same processes answer, and another fork server makes those that are needed later."""
+    """The same workers answer after the fork server dies; another one starts workers later."""
     del folder
     async with started() as service:
         old, workers = service.server, set(service.workers)
@@ -186,7 +186,7 @@ async def test_workers_outlive_their_fork_server(folder: Path) -> None:
 
 
 async def test_a_stopped_fork_server_is_replaced(folder: Path) -> None:
-    """Its limit counts from the request; the healthy worker goes on meanwhile and afterwards."""
+    """Its time limit runs from the request; the healthy worker continues."""
     del folder
     with capture_logs() as logs:
         async with started() as service:
@@ -210,7 +210,7 @@ async def test_a_stopped_fork_server_is_replaced(folder: Path) -> None:
     ],
 )
 async def test_a_fork_server_that_misbehaves(folder: Path, name: str, reason: str) -> None:
-    """It is replaced without blocking the bus, also when it has closed its socket and lives on."""
+    """A misbehaving fork server, also with a closed socket, is replaced without blocking the service."""
     with capture_logs() as logs:
         async with started() as service:
             old = service.server
@@ -224,7 +224,7 @@ async def test_a_fork_server_that_misbehaves(folder: Path, name: str, reason: st
 
 
 async def test_the_import_may_fail_the_second_time(folder: Path) -> None:
-    """It is tried again: the app was loaded before, and a worker goes on."""
+    """A failing second import is retried, and a worker continues."""
     async with started() as service:
         with habit(folder, "broken"):
             old = service.server
@@ -235,8 +235,8 @@ async def test_the_import_may_fail_the_second_time(folder: Path) -> None:
         await service.recovers(jobs, healthy)
 
 
-async def test_there_is_a_failure_when_there_is_no_worker(folder: Path) -> None:
-    """Not while one is alive, however long; and it says why."""
+async def test_without_a_worker_the_executor_fails(folder: Path) -> None:
+    """The executor fails, with the reason, only when no worker is alive."""
     options = {"timeouts": ForkTimeouts(answer_s=1.0, give_up_s=0.0), "spares": 0}
     service = Service(process_app.executor(app="support.fork_app:app", **options))
     await service.executor.start(service.finished.append)
@@ -255,8 +255,8 @@ async def test_there_is_a_failure_when_there_is_no_worker(folder: Path) -> None:
     await service.executor.stop(1.0)
 
 
-async def test_an_app_that_has_its_children_reaped(folder: Path) -> None:
-    """SIGCHLD is ignored: the fork server does without their status."""
+async def test_an_app_that_ignores_sigchld(folder: Path) -> None:
+    """With SIGCHLD ignored by the app the fork server works without exit statuses."""
     with habit(folder, "reaps"):
         async with started() as service:
             server, healthy = service.server, await service.kill_all_but_one()
@@ -264,11 +264,11 @@ async def test_an_app_that_has_its_children_reaped(folder: Path) -> None:
             assert service.server == server
 
 
-# There is no room
+# Lack of resources
 
 
 async def test_a_fork_that_fails(folder: Path) -> None:
-    """It is requested again after a pause and logged once; the fork server and the other worker go on."""
+    """A failed fork is retried after a pause and logged once; fork server and other worker continue."""
     with capture_logs() as logs:
         async with started() as service:
             server = service.server
@@ -284,13 +284,13 @@ async def test_a_fork_that_fails(folder: Path) -> None:
 
 @pytest.mark.parametrize("room", [0, 1])
 async def test_the_fork_server_has_too_many_open_files(folder: Path, room: int) -> None:
-    """It says so, whether a worker's descriptors do not arrive or there is none for the handle on it."""
+    """Exhausted descriptors are logged, for a worker's own and for the handle on it."""
     del folder
     async with started() as service:
         server = service.server
         used = open_files(server)
         free = [number for number in range(256) if number not in used]
-        with no_more_files(server, free[room]):  # the two of the killed workers will be free as well
+        with no_more_files(server, free[room]):  # the two of the killed workers are freed too
             healthy = await service.kill_all_but_one()
             jobs = await service.goes_on_with(healthy)
             await until(lambda: service.spawner._requests.backoff.failures >= 3)
@@ -301,8 +301,8 @@ async def test_the_fork_server_has_too_many_open_files(folder: Path, room: int) 
         assert children(server) == {link.pid for link in service.links}
 
 
-async def test_the_bus_has_too_many_open_files(folder: Path) -> None:
-    """No link can be opened: the patrol goes on, and so does the healthy worker."""
+async def test_the_service_has_too_many_open_files(folder: Path) -> None:
+    """Without descriptors in the service no link opens: the watchdog and the healthy worker continue."""
     del folder
     async with started() as service:
         with no_more_files():
@@ -314,7 +314,7 @@ async def test_the_bus_has_too_many_open_files(folder: Path) -> None:
 
 
 async def test_the_handle_on_a_worker_does_not_arrive(folder: Path) -> None:
-    """The worker that cannot be watched is killed, and another one takes its place."""
+    """A worker whose handle does not arrive is killed and replaced."""
     del folder
     async with started() as service:
         link = service.spawner.take()
@@ -327,7 +327,7 @@ async def test_the_handle_on_a_worker_does_not_arrive(folder: Path) -> None:
 
 
 async def test_a_link_that_is_killed_before_it_has_its_process(folder: Path) -> None:
-    """The process that was on its way ends too."""
+    """A process whose link was killed before it arrived ends too."""
     del folder
     async with started() as service:
         service.spawner.take()
@@ -340,8 +340,8 @@ async def test_a_link_that_is_killed_before_it_has_its_process(folder: Path) -> 
         await until(lambda: children(service.server) == {link.pid for link in service.links})
 
 
-async def test_what_is_kept_for_a_process_is_limited(folder: Path) -> None:
-    """A link whose process does not come ends when too much was written to it; another takes its place."""
+async def test_data_queued_for_a_process_is_limited(folder: Path) -> None:
+    """A link without a process ends when too much is queued for it; another takes its place."""
     del folder
     async with started() as service:
         os.kill(service.server, signal.SIGSTOP)
@@ -354,7 +354,7 @@ async def test_what_is_kept_for_a_process_is_limited(folder: Path) -> None:
 
 
 async def test_a_fork_server_cannot_be_restarted(folder: Path) -> None:
-    """There is no room for it: another attempt is made later, and the workers go on."""
+    """A fork server that cannot restart for lack of resources is retried; the workers continue."""
     del folder
     async with started() as service:
         old, workers = service.server, set(service.workers)
@@ -369,7 +369,7 @@ async def test_a_fork_server_cannot_be_restarted(folder: Path) -> None:
 
 
 async def test_workers_that_end_before_they_are_ready(folder: Path) -> None:
-    """They are made again after a pause that grows, not as fast as they can be forked."""
+    """Workers that end before they are ready restart after growing pauses."""
     async with started() as service:
         with habit(folder, "stillborn"):
             healthy = await service.kill_all_but_one()
@@ -380,13 +380,13 @@ async def test_workers_that_end_before_they_are_ready(folder: Path) -> None:
         assert healthy in service.workers
 
 
-# The start and the end
+# Start and shutdown
 
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("name", ["slow", "hangs"])
 async def test_a_start_that_is_cancelled(folder: Path, name: str, times: int) -> None:
-    """While the app is imported, or a worker forked: nothing is left, even when cancelled again."""
+    """A start cancelled once or twice, at import or fork, leaves nothing."""
     before, executor = (open_files(), watched()), fork_app.executor()
     others = children(os.getpid())
     with habit(folder, name):
@@ -404,7 +404,7 @@ async def test_a_start_that_is_cancelled(folder: Path, name: str, times: int) ->
 
 
 async def test_a_start_that_takes_too_long(folder: Path) -> None:
-    """The import has a limit of its own; nothing is left."""
+    """The import has its own time limit; nothing is left."""
     before, executor = (open_files(), watched()), fork_app.executor(timeouts=ForkTimeouts(load_s=0.2))
     with habit(folder, "slow"), pytest.raises(ConfigurationError, match="takes more than"):
         await executor.start(lambda _: None)
@@ -428,7 +428,7 @@ async def test_a_start_without_a_worker(
 
 
 async def test_a_start_without_descriptors(folder: Path) -> None:
-    """It fails, says why, and leaves nothing."""
+    """Without descriptors the start fails with the reason and leaves nothing."""
     del folder
     before, executor = (open_files(), watched()), fork_app.executor()
     with no_more_files(), pytest.raises(ExecutorError, match="cannot be started: Too many open files"):
@@ -439,7 +439,7 @@ async def test_a_start_without_descriptors(folder: Path) -> None:
 async def test_a_fork_server_that_writes_nonsense_at_the_start(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The app's code has its socket too; the start says so."""
+    """The app's code can write to the fork server's socket; the start reports it."""
     (folder / "scribbling_app.py").write_text("from support.fork_app import _scribble\n_scribble()\n")
     monkeypatch.syspath_prepend(folder)
     executor = process_app.executor(app="scribbling_app:app")
@@ -449,7 +449,7 @@ async def test_a_fork_server_that_writes_nonsense_at_the_start(
 
 
 async def test_stopping_leaves_nothing(folder: Path) -> None:
-    """Whatever state the fork server is in, and with a request on its way."""
+    """A stop leaves nothing in any state of the fork server, also during a request."""
     del folder
     before, others = (open_files(), watched()), children(os.getpid())
     async with started() as service:
@@ -459,8 +459,8 @@ async def test_stopping_leaves_nothing(folder: Path) -> None:
     assert children(os.getpid()) <= others
 
 
-async def test_the_death_of_the_bus_ends_workers_whose_fork_server_died_before(folder: Path) -> None:
-    """Also one that holds its interpreter: the kernel kills it."""
+async def test_the_death_of_the_service_ends_workers_without_a_fork_server(folder: Path) -> None:
+    """Also a worker that holds its interpreter ends: the kernel kills it."""
     del folder
     program = [sys.executable, "-c", "from support.fork_app import outlive; outlive()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -476,7 +476,7 @@ async def test_the_death_of_the_bus_ends_workers_whose_fork_server_died_before(f
 
 
 async def test_threads_of_the_app_are_named_once(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Also those that Python does not know, as of gRPC and OpenMP; with what to do."""
+    """Threads unknown to Python, as of gRPC and OpenMP, are named once too, with the remedy."""
     with habit(folder, "thread"):
         async with started():
             pass
@@ -486,11 +486,11 @@ async def test_threads_of_the_app_are_named_once(folder: Path, capfd: pytest.Cap
     assert "@app.resource" in output
 
 
-# The counting
+# Counting
 
 
-def test_trouble_pauses_longer_and_logs_now_and_then() -> None:
-    """Until something succeeds."""
+def test_pauses_grow_and_logs_are_rare() -> None:
+    """Pauses grow, and logs are rare, until a success."""
     backoff = Backoff()
     assert not backoff.succeeded()
     pauses, logged = [], []

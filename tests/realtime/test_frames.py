@@ -1,4 +1,4 @@
-"""Where code is that does not give control back."""
+"""The place of code that blocks a thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.realtime
 
 
 def location_of_code_from(file: str) -> str:
-    """Where a thread is seen that waits in the second line of code from a file of that name."""
+    """Return the reported place of a thread that waits in line 2 of code from a file of this name."""
     entered, leave = threading.Event(), threading.Event()
     code = compile("entered.set()\nleave.wait()", file, "exec")
     names = {"__name__": "somebodys_app", "entered": entered, "leave": leave}
@@ -26,11 +26,11 @@ def location_of_code_from(file: str) -> str:
     return found
 
 
-def test_it_is_the_authors_innermost_line() -> None:
-    """Not that of the library where the code waits."""
+def test_the_innermost_line_of_the_author_is_named() -> None:
+    """The innermost line of the author's code is named, not that of a library."""
     assert location_of_code_from("/somewhere/app.py") == "/somewhere/app.py:2 <module>"
 
 
 def test_code_without_a_file_is_not_the_authors() -> None:
-    """It is what starts a fork server: then the innermost line of all says more."""
+    """Code without a file, as in a fork server's start, is not the author's: the innermost line is named."""
     assert "threading.py:" in location_of_code_from("<string>")

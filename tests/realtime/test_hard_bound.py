@@ -1,7 +1,7 @@
-"""Hostile user code on the thread executor: what becomes of it, and of its neighbours.
+"""Hostile user code on the thread executor, and its effect on other queries.
 
-Code that "blocks" waits for an event that the test holds, so that the test decides when it goes on. Limits
-that must not matter are 60 s, which no test waits for.
+Code that "blocks" waits for an event of the test, which decides when it continues. Limits
+that must have no effect are 60 s, which no test waits for.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ GUARD_S = 20.0
 """Ends a test that hangs; no result depends on it."""
 LONG_MS = 60_000
 PATIENT_MS = 20_000
-"""The whole time of queries that move at once when their loop stalls, as their stages may take longer."""
+"""The total of queries that move at once in a stall, as their stages may take longer."""
 STALL_S = 0.3
-"""With less a busy machine makes loops look stalled that are not."""
+"""With less, a busy machine causes false stalls."""
 
 
 class Counting(Observer):
-    """Counts what it is told."""
+    """Counts the reported events."""
 
     def __init__(self) -> None:
         self.replaced: list[str] = []
@@ -64,14 +64,14 @@ class Counting(Observer):
 
 
 class Hostile:
-    """An app whose queries name their node, and the code in it that blocks until it is let go."""
+    """An app whose queries name their node; its code blocks until released."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
         self.go = threading.Event()
         self.again = threading.Event()
         self.threads: list[threading.Thread] = []
-        """Where code blocked."""
+        """Places where code blocks."""
         self.calls: Counter[tuple[str, str]] = Counter()
         """By stage and query."""
         self.app = app = Pipeline(builtins=False)
@@ -86,13 +86,13 @@ class Hostile:
         app.node("blocks")(self._blocks)
 
     def block(self) -> None:
-        """Keep the thread until the test lets it go."""
+        """Block the thread until released."""
         self.threads.append(threading.current_thread())
         self.entered.set()
         assert self.go.wait(GUARD_S)
 
     def spin(self) -> None:
-        """Compute until the test lets it go."""
+        """Compute until released."""
         self.entered.set()
         while not self.go.is_set():
             pass
@@ -112,7 +112,7 @@ class Hostile:
         return query.user_input
 
     async def _waits(self, query: Query, ctx: StageContext) -> str:
-        """Wait for ever, in the first attempt."""
+        """Wait for ever in the first attempt."""
         self._count(query, ctx)
         if ctx.attempt == 1:
             await asyncio.Event().wait()
@@ -124,7 +124,7 @@ class Hostile:
         return query.user_input
 
     def _pays(self, query: Query, ctx: StageContext) -> str:
-        """Return when another query blocks the loop that waits for this."""
+        """Return when another query blocks this loop."""
         self._count(query, ctx)
         assert self.entered.wait(GUARD_S)
         return "paid"
@@ -152,7 +152,7 @@ class Hostile:
 
 @pytest.fixture
 def hostile() -> Iterator[Hostile]:
-    """The app; whatever blocks in it is let go at the end in any case."""
+    """Build the app; all blocked code is released at the end."""
     hostile = Hostile()
     yield hostile
     hostile.go.set()
@@ -161,7 +161,7 @@ def hostile() -> Iterator[Hostile]:
 
 @pytest.fixture
 def quick_switches() -> Iterator[None]:
-    """What the service sets: code that spins shares the interpreter with the bus."""
+    """Set the service's switch interval: spinning code shares the interpreter."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.0005)
     yield
@@ -172,7 +172,7 @@ def quick_switches() -> Iterator[None]:
 async def running(
     hostile: Hostile, *, stall_s: float = STALL_S, executor: dict[str, int] | None = None, **limits_ms: int
 ) -> AsyncIterator[tuple[MemoryBus, Counting]]:
-    """A bus on the thread executor, with limits of 60 s except for the stages named, or the total."""
+    """Start a bus on the thread executor, with limits of 60 s except for the given stages or total."""
     limits = {stage: limits_ms.get(stage, LONG_MS) for stage in StageType}
     settings = Settings.model_validate(
         {
@@ -190,17 +190,17 @@ async def running(
         try:
             yield bus, counting
         finally:
-            hostile.go.set()  # what still blocks must not hold up the end
+            hostile.go.set()  # code that still blocks must not delay the end
 
 
 async def ask(bus: MemoryBus, text: str, **fields: Any) -> PipelineResult:
-    """The bus's ``ask`` that does not wait for ever."""
+    """Ask the bus, with a time limit."""
     async with asyncio.timeout(GUARD_S):
         return await bus.ask(text, **fields)
 
 
 def put(bus: MemoryBus, **queries: str) -> None:
-    """Write queries, id=text, so that they are fetched in one go."""
+    """Write queries, id=text, to be fetched together."""
     for query_id, text in queries.items():
         bus.put(orjson.dumps({"query_id": query_id, "user_input": text}))
 
@@ -213,25 +213,25 @@ async def answers(bus: MemoryBus, *query_ids: str) -> list[PipelineResult]:
 
 
 def outcomes(result: PipelineResult) -> list[str]:
-    """The outcomes of its stages."""
+    """Return the outcomes of a result's stages."""
     return [str(stage.outcome) for stage in result.stages]
 
 
 def attempts(result: PipelineResult) -> list[int]:
-    """The attempts of its stages."""
+    """Return the attempts of a result's stages."""
     return [stage.attempt for stage in result.stages]
 
 
 def timeout_events(bus: MemoryBus) -> list[TimeoutEvent]:
-    """What was published to the topic of timeouts."""
+    """Return the published timeout events."""
     return [TimeoutEvent.model_validate_json(r.value or b"") for r in bus.sink.of(Output.TIMEOUTS)]
 
 
-# Code that blocks the loop of its neighbours
+# Code that blocks its event loop
 
 
-async def test_neighbours_of_a_blocking_node_go_on_elsewhere(hostile: Hostile) -> None:
-    """While a node blocks its loop its neighbours succeed, restarted in the stage they were in."""
+async def test_queries_beside_a_blocking_node_move(hostile: Hostile) -> None:
+    """Queries beside a blocking node move, restart their stage, and succeed."""
     async with running(hostile, total=PATIENT_MS) as (bus, counting):
         put(
             bus,
@@ -254,7 +254,7 @@ async def test_neighbours_of_a_blocking_node_go_on_elsewhere(hostile: Hostile) -
 
 
 async def test_new_queries_do_not_wait_for_a_blocked_loop(hostile: Hostile) -> None:
-    """They run beside it, in their first attempt, while the queries caught in it wait."""
+    """New queries run elsewhere at the first attempt, while queries in the blocked loop wait."""
     async with running(hostile) as (bus, counting):
         put(bus, blocking_job="blocks")
         await until(lambda: counting.stalled)
@@ -264,7 +264,7 @@ async def test_new_queries_do_not_wait_for_a_blocked_loop(hostile: Hostile) -> N
 
 
 async def test_a_loop_that_turns_again_is_used_again(hostile: Hostile) -> None:
-    """A node that blocks for a while answers, so do the queries caught behind it, and nothing ran twice."""
+    """A node that blocks for a while answers, so do the queries behind it, and nothing ran twice."""
     async with running(hostile) as (bus, counting):
         put(bus, caught="waits-a-little", blocking_job="blocks")
         await until(lambda: counting.stalled)
@@ -280,7 +280,7 @@ async def test_a_loop_that_turns_again_is_used_again(hostile: Hostile) -> None:
 
 
 async def test_a_call_in_a_thread_is_resumed_not_restarted(hostile: Hostile) -> None:
-    """A ``def`` node whose loop another one blocks: it runs once, and the next loop takes its answer."""
+    """A ``def`` node whose loop is blocked runs once, and the next loop takes its answer."""
     async with running(hostile, total=PATIENT_MS) as (bus, counting):
         put(bus, pays="pays", blocking_job="blocks")
         [pays] = await answers(bus, "pays")
@@ -291,7 +291,7 @@ async def test_a_call_in_a_thread_is_resumed_not_restarted(hostile: Hostile) -> 
 
 
 async def test_a_function_that_returns_a_coroutine_is_restarted_when_it_moves(hostile: Hostile) -> None:
-    """Its coroutine belongs to the loop that another node blocks."""
+    """Its coroutine belongs to the blocked loop, so a moved query calls the function again."""
 
     @hostile.app.node("mixed")
     def mixed(query: Query, ctx: StageContext) -> Any:
@@ -305,7 +305,7 @@ async def test_a_function_that_returns_a_coroutine_is_restarted_when_it_moves(ho
 
 
 async def test_a_clean_up_that_blocks_is_counted(hostile: Hostile) -> None:
-    """A query that only waited for a blocked loop ends; what its ``finally`` does after that has its name."""
+    """Clean-up code that blocks after a query's end is counted by the query's node."""
     cleaning = threading.Event()
 
     @hostile.app.node("cleans")
@@ -330,7 +330,7 @@ async def test_a_clean_up_that_blocks_is_counted(hostile: Hostile) -> None:
 
 
 async def test_other_code_that_blocks_a_loop_is_counted(hostile: Hostile) -> None:
-    """A callback left behind by a node that has answered: by its place, until it returns; others go on."""
+    """A callback left by an answered node is counted by its place, until it returns; others go on."""
 
     @hostile.app.node("leaves")
     async def leaves(_query: Query, _ctx: StageContext) -> str:
@@ -350,7 +350,7 @@ async def test_other_code_that_blocks_a_loop_is_counted(hostile: Hostile) -> Non
 
 
 async def test_to_thread_is_bounded_and_counted(hostile: Hostile) -> None:
-    """``asyncio.to_thread`` uses the pool of the nodes: what does not return is counted by its node."""
+    """Calls by ``asyncio.to_thread`` that do not return are counted by their node."""
 
     @hostile.app.node("stuck")
     async def stuck(_query: Query, _ctx: StageContext) -> None:
@@ -372,8 +372,8 @@ async def test_to_thread_is_bounded_and_counted(hostile: Hostile) -> None:
 
 
 @pytest.mark.fault(15)
-async def test_a_culprit_that_does_not_come_back_ends_at_its_stages_limit(hostile: Hostile) -> None:
-    """The query ends as its stage's timeout while the code still blocks; nothing of it comes out later."""
+async def test_a_blocking_query_ends_at_its_stages_limit(hostile: Hostile) -> None:
+    """The query ends as its stage's timeout while the code still blocks; its late result is dropped."""
     async with running(hostile, processing=100) as (bus, counting):
         blocking_job = await ask(bus, "blocks")
         assert not hostile.go.is_set()
@@ -393,7 +393,7 @@ async def test_a_culprit_that_does_not_come_back_ends_at_its_stages_limit(hostil
     assert len(bus.results()) == 1
 
 
-async def test_what_comes_late_is_counted_and_dropped(hostile: Hostile) -> None:
+async def test_late_answers_are_counted_and_dropped(hostile: Hostile) -> None:
     """An answer after the end of its query is counted once and not published."""
     async with running(hostile, stall_s=60, intent=100) as (bus, counting):
         blocking_job = await ask(bus, "intent-blocks")
@@ -407,7 +407,7 @@ async def test_what_comes_late_is_counted_and_dropped(hostile: Hostile) -> None:
 
 
 async def test_an_answer_does_not_wait_for_a_validation_that_blocks(hostile: Hostile) -> None:
-    """Where a stage that is not critical blocks, the answer goes out at that stage's limit, as degraded."""
+    """Where a non-critical stage blocks, the degraded answer is published at that stage's limit."""
     async with running(hostile, validation=40) as (bus, _):
         result = await ask(bus, "echo validation-blocks")
         assert (hostile.entered.is_set(), hostile.go.is_set()) == (True, False)
@@ -424,7 +424,7 @@ async def test_an_answer_does_not_wait_for_a_validation_that_blocks(hostile: Hos
 @pytest.mark.fault(15)
 @pytest.mark.usefixtures("quick_switches")
 async def test_async_code_that_spins(hostile: Hostile) -> None:
-    """It ends as a timeout while it spins; its neighbour and the next query succeed; its CPU time is seen."""
+    """Spinning code times out; other queries succeed; its CPU time is counted."""
 
     @hostile.app.intent
     async def intent(query: Query, _ctx: StageContext) -> dict[str, Any]:
@@ -449,7 +449,7 @@ async def test_async_code_that_spins(hostile: Hostile) -> None:
 @pytest.mark.fault(15, 17)
 @pytest.mark.usefixtures("quick_switches")
 async def test_blocking_code_that_spins(hostile: Hostile) -> None:
-    """It ends as a timeout, a pool of one serves others meanwhile, and its CPU time is seen."""
+    """Spinning code in a thread times out, a pool of one serves others, and its CPU time is counted."""
 
     @hostile.app.node("spins")
     def spins(_query: Query, _ctx: StageContext) -> None:
@@ -471,17 +471,17 @@ async def test_blocking_code_that_spins(hostile: Hostile) -> None:
 
 
 def cpu_s(bus: MemoryBus) -> float:
-    """The CPU seconds that the threads of abandoned code have used."""
+    """Return the CPU seconds of the threads of abandoned code."""
     threads = [left.thread for left in bus.executor.abandoned()]
     return sum(thread_cpu_s(thread) or 0.0 for thread in threads if thread is not None)
 
 
-# Threads that do not come back
+# Lost threads
 
 
 @pytest.mark.fault(17)
-async def test_threads_that_do_not_come_back_are_not_the_pools(hostile: Hostile) -> None:
-    """A pool of one serves others while an abandoned call blocks; that is known by its node."""
+async def test_lost_threads_leave_the_pool(hostile: Hostile) -> None:
+    """A pool of one serves others while an abandoned call blocks, which is counted by its node."""
 
     @hostile.app.node("stuck")
     def stuck(_query: Query, _ctx: StageContext) -> None:
@@ -500,8 +500,8 @@ async def test_threads_that_do_not_come_back_are_not_the_pools(hostile: Hostile)
 
 
 @pytest.mark.fault(15)
-async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostile) -> None:
-    """With a quarter of the threads' number of calls overdue the node, and no other, gets no more."""
+async def test_a_node_with_lost_calls_gets_no_more_calls(hostile: Hostile) -> None:
+    """A node with overdue calls for a quarter of the threads gets no more; other nodes do."""
     calls = 0
 
     @hostile.app.node("stuck")
@@ -512,7 +512,7 @@ async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostil
         return "came back"
 
     async with running(hostile, executor={"threads": 8}) as (bus, _):
-        while calls < 2:  # on a busy machine a query's time may be over before its node is called
+        while calls < 2:  # on a busy machine a query may expire before its node is called
             assert (await ask(bus, "stuck", budget_ms=100)).status is PipelineStatus.TIMEOUT
         routing = bus.dispatcher.learned.lane("prod").routing
         await until(lambda: routing.stuck)
@@ -526,7 +526,7 @@ async def test_a_node_that_does_not_come_back_gets_no_more_calls(hostile: Hostil
     assert (again.status, again.answer, calls) == (PipelineStatus.SUCCESS, "came back", 3)
 
 
-# Code that would end the process
+# Code that tries to end the process
 
 
 FORKS = """
@@ -572,8 +572,8 @@ FORKS = """
 """
 
 
-def test_a_copy_of_the_process_ends_where_its_node_does() -> None:
-    """Nodes that fork and let the copy go on: one answer each, by the original; the copy ends with code 0."""
+def test_a_fork_ends_with_its_node() -> None:
+    """Forks made by nodes end with code 0; the original answers each query once."""
     command = [sys.executable, "-c", textwrap.dedent(FORKS)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     nodes = ("async", "def", "awaits", "async")
@@ -581,11 +581,11 @@ def test_a_copy_of_the_process_ends_where_its_node_does() -> None:
     assert (ended.returncode, ended.stdout.splitlines()) == (0, expected), ended.stderr
 
 
-# Code that takes more than its share
+# Code with excessive use
 
 
 async def test_a_node_that_leaves_tasks_behind(hostile: Hostile) -> None:
-    """A hundred tasks that never end: the answers are as usual, the bus ends, and they with it."""
+    """A hundred endless tasks delay neither answers nor shutdown, which ends them."""
     left: list[asyncio.Task[object]] = []
 
     @hostile.app.node("leaks")
@@ -608,7 +608,7 @@ async def _never() -> None:
 
 @pytest.mark.fault(24)
 async def test_an_answer_that_is_too_large(hostile: Hostile) -> None:
-    """An answer of 50 MB becomes an error that fits into a record; its neighbours succeed."""
+    """An answer of 50 MB becomes an error event; other queries succeed."""
 
     @hostile.app.node("large")
     async def large(_query: Query, _ctx: StageContext) -> str:

@@ -1,4 +1,4 @@
-"""The guards that end a process whose orderly end does not come, in processes of their own."""
+"""The guards that end a process whose shutdown hangs, in real processes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ pytestmark = [pytest.mark.realtime, pytest.mark.fault(10)]
 LIMIT_S = 0.5
 CODE = 3
 AT_MOST_S = 10.0
-"""Promised are LIMIT_S and LAST_WORDS_S; no machine is so busy that it takes four times as long."""
+"""The promises are LIMIT_S and LAST_WORDS_S; no machine takes four times as long."""
 PROGRAM = f"""
 import ctypes, time
 from fivestage import shutdown
 print(time.monotonic(), flush=True)
 end = shutdown.HardEnd({LIMIT_S}, lambda: {CODE})
 """
-"""Prints when it has set the guards, by the clock that all processes of a machine share."""
+"""Prints the time when the guards are set, by the machine's monotonic clock."""
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ end = shutdown.HardEnd({LIMIT_S}, lambda: {CODE})
     ],
     ids=["sleeps", "spins", "keeps-the-lock"],
 )
-def test_whatever_hangs_the_process_ends_in_time(hangs: str, code: int) -> None:
-    """Not before its limit, and with the code that is due; the second guard needs no interpreter."""
+def test_a_hanging_process_ends_in_time(hangs: str, code: int) -> None:
+    """The process ends at its limit with the right code; the second guard needs no interpreter."""
     program = [sys.executable, "-c", PROGRAM + hangs]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -48,8 +48,8 @@ def test_whatever_hangs_the_process_ends_in_time(hangs: str, code: int) -> None:
     assert LIMIT_S + LAST_WORDS_S <= AT_MOST_S / 4
 
 
-def test_an_end_in_order_is_not_cut() -> None:
-    """After ``cancel`` neither guard does anything, although their times pass."""
+def test_a_clean_end_is_not_interrupted() -> None:
+    """After ``cancel`` neither guard acts when its time passes."""
     program = PROGRAM.replace("end =", "shutdown.LAST_WORDS_S = 0.1\nend =")
     program += f"end.cancel(); time.sleep({LIMIT_S} + 0.5); print('alive', flush=True)"
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""How messages cross from one event loop to another."""
+"""Messages from one event loop to another."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.realtime
 PLAN = Plan.of()
 
 
-async def test_mail_is_taken_out_by_slices() -> None:
-    """Where handling a message takes long, the loop has its other callbacks between two messages."""
+async def test_messages_are_handled_in_slices() -> None:
+    """Other callbacks of the loop run between messages that are slow to handle."""
     loop, order = asyncio.get_running_loop(), []
 
     def slow(_: Job) -> None:
         order.append("message")
         end = time.monotonic() + 2 * SLICE_S
-        while time.monotonic() <= end:  # takes longer than a slice, whatever the machine
+        while time.monotonic() <= end:  # longer than a slice on any machine
             pass
 
     def tick() -> None:
@@ -43,8 +43,8 @@ async def test_mail_is_taken_out_by_slices() -> None:
     assert [pair for pair in pairwise(order) if pair == ("message", "message")] == []
 
 
-async def test_a_message_that_raises_holds_up_no_other() -> None:
-    """What was put behind it is handled all the same, in a later turn."""
+async def test_a_message_that_raises_stops_no_other() -> None:
+    """Messages after one that raises are handled in a later turn."""
     loop, got = asyncio.get_running_loop(), list[int]()
     loop.set_exception_handler(lambda *_: None)
     mailbox = Mailbox(loop)
@@ -57,7 +57,7 @@ async def test_a_message_that_raises_holds_up_no_other() -> None:
 
 
 async def test_a_turn_of_the_sender_wakes_the_other_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the turn's end, with all that was put in it; the next turn wakes it again."""
+    """The receiver is woken once per turn of the sender, with all messages of that turn."""
     other, here = asyncio.new_event_loop(), asyncio.get_running_loop()
     woken: list[Any] = []
     monkeypatch.setattr(other, "call_soon_threadsafe", woken.append)

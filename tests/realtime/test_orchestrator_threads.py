@@ -1,4 +1,4 @@
-"""Blocking stages and nodes: in threads, a bounded number of them, none of which holds anything up."""
+"""Blocking stages and nodes run in a bounded number of threads and block nothing else."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ PATIENT = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=dict.fromkeys(Stage
 
 @pytest.fixture
 def released() -> Iterator[threading.Event]:
-    """What blocked functions wait for; set at the end in any case."""
+    """The event that blocked functions wait for; set at the end in any case."""
     event = threading.Event()
     yield event
     event.set()
 
 
 class Blocker:
-    """A function that blocks, and tells how many are inside it."""
+    """A function that blocks and counts its concurrent calls."""
 
     def __init__(self, released: threading.Event) -> None:
         self.released = released
@@ -62,13 +62,13 @@ class Blocker:
         return args
 
     async def wait_for(self, count: int) -> None:
-        """Wait until that many calls have entered."""
+        """Wait until that many calls run."""
         for _ in range(count):
             await asyncio.to_thread(self.entered.get, timeout=GUARD_S)
 
 
 def app_of(work: Callable[..., Any]) -> Pipeline:
-    """An app whose node is this function."""
+    """Build an app whose node is this function."""
     app = Pipeline(builtins=False)
 
     @app.decision
@@ -80,7 +80,7 @@ def app_of(work: Callable[..., Any]) -> Pipeline:
 
 
 async def test_a_blocking_node_runs_beside_the_loop(released: threading.Event) -> None:
-    """While a node blocks, the loop goes on; here it is the loop that lets the node go."""
+    """The loop runs while a node blocks: here the loop releases it."""
     threads: list[str] = []
 
     def work(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
@@ -99,27 +99,27 @@ async def test_a_blocking_node_runs_beside_the_loop(released: threading.Event) -
 
 
 async def test_a_blocked_node_is_a_timeout(released: threading.Event) -> None:
-    """The query ends at its limit although the thread does not; the thread is counted as busy."""
+    """The query ends at its limit although the thread does not, which counts as busy."""
     orchestrator = Orchestrator(
         app_of(Blocker(released)),
         plan=Plan.of(stage_timeouts_ms={StageType.PROCESSING: 20}, total_timeout_ms=60_000),
     )
     result = await orchestrator.process_query("2+2")
     assert (result.status, result.stages[2].outcome) == (PipelineStatus.TIMEOUT, Outcome.TIMEOUT)
-    assert result.stages[2].timeout_ms >= 20  # more where a busy machine held its loop up
+    assert result.stages[2].timeout_ms >= 20  # more where a busy machine delayed its loop
     assert orchestrator.threads.busy == 1
     assert repr(orchestrator.threads) == "<ThreadPool 1 busy of 8, 1 lost>"
 
 
 async def free(pool: ThreadPool) -> None:
-    """Wait until a call would not have to wait."""
+    """Wait until a call would start at once."""
     async with asyncio.timeout(GUARD_S):
         while pool.is_full:
             await asyncio.sleep(0)
 
 
 async def test_without_kafka_the_deadline_holds_while_no_thread_is_free(released: threading.Event) -> None:
-    """The query ends then, and its call never runs; with a free thread the next one is answered."""
+    """Without a free thread the query ends at its deadline and its call never runs; the next is answered."""
     work = Blocker(released)
     orchestrator = Orchestrator(app_of(lambda _query, _ctx: work()), plan=PATIENT, threads=1)
     first = asyncio.create_task(orchestrator.process_query("2+2"))
@@ -136,7 +136,7 @@ async def test_without_kafka_the_deadline_holds_while_no_thread_is_free(released
 
 
 async def test_a_function_that_waited_for_a_thread_may_return_a_coroutine(released: threading.Event) -> None:
-    """It is awaited on the loop, as when a thread is free at once."""
+    """A coroutine returned after a wait for a thread is awaited on the loop, as without a wait."""
     work, home = Blocker(released), threading.current_thread()
 
     async def late() -> bool:
@@ -157,7 +157,7 @@ async def test_a_function_that_waited_for_a_thread_may_return_a_coroutine(releas
 
 
 async def test_a_pool_is_full_when_the_next_call_would_wait(released: threading.Event) -> None:
-    """Calls whose callers have gone do not count, as their threads are replaced."""
+    """Abandoned calls do not fill the pool, as their threads are replaced."""
     pool, work = ThreadPool(2), Blocker(released)
     calls = [pool.submit(work) for _ in range(2)]
     async with asyncio.timeout(GUARD_S):
@@ -175,8 +175,8 @@ async def test_a_pool_is_full_when_the_next_call_would_wait(released: threading.
     await free(pool)
 
 
-async def test_calls_that_cannot_wait_come_first(released: threading.Event) -> None:
-    """Each kind in its own order; one call of four is one that can wait, so those come forward too."""
+async def test_urgent_calls_come_first(released: threading.Event) -> None:
+    """Urgent calls come first in their order; every fourth call is one that can wait."""
     pool, work, order = ThreadPool(1), Blocker(released), list[str]()
     pool.submit(work)
     await work.wait_for(1)
@@ -204,8 +204,8 @@ async def test_calls_that_cannot_wait_come_first(released: threading.Event) -> N
         (TimeoutError("mine"), "TimeoutError"),
     ],
 )
-async def test_whatever_a_blocking_node_raises_is_an_error(error: BaseException, name: str) -> None:
-    """Also what would end a thread or a process; the same thread takes the next query."""
+async def test_any_exception_of_a_blocking_node_is_an_error(error: BaseException, name: str) -> None:
+    """Any BaseException is an error of its stage; the same thread takes the next query."""
     threads: list[str] = []
 
     def work(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
@@ -244,7 +244,7 @@ async def test_stages_may_use_the_threads_themselves() -> None:
 
 
 async def test_no_more_threads_than_its_size(released: threading.Event) -> None:
-    """Ten calls on three threads: three run, the rest wait their turn, all of them return."""
+    """Of ten calls on three threads three run and the rest wait; all return."""
     pool, blocker = ThreadPool(3), Blocker(released)
     calls = [asyncio.ensure_future(pool.run(blocker, n)) for n in range(10)]
     await blocker.wait_for(3)
@@ -256,14 +256,14 @@ async def test_no_more_threads_than_its_size(released: threading.Event) -> None:
 
 
 async def test_one_thread_after_the_other_is_enough_for_calls_in_sequence() -> None:
-    """A call that follows another finds its thread free: no thread per call."""
+    """Sequential calls reuse one thread."""
     pool = ThreadPool(8)
     names = {await pool.run(lambda: threading.current_thread().name) for _ in range(200)}
     assert names == {"fivestage-node-1"}
 
 
 class LingeringQueue(queue.SimpleQueue[Any]):
-    """A queue that hands an item over and does not return at once, as when the thread loses its turn."""
+    """A queue whose get() returns late, as when the thread is descheduled."""
 
     def __init__(self) -> None:
         self.linger = threading.Event()
@@ -271,7 +271,7 @@ class LingeringQueue(queue.SimpleQueue[Any]):
         self.go_on = threading.Event()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
-        """Take an item; with ``linger`` set, the first to do so waits."""
+        """Take an item; with ``linger`` set, the first caller waits."""
         item = super().get(block, timeout)
         if self.linger.is_set():
             self.linger.clear()
@@ -281,7 +281,7 @@ class LingeringQueue(queue.SimpleQueue[Any]):
 
 
 async def test_a_call_is_not_left_to_a_thread_that_has_just_taken_another() -> None:
-    """Between taking a call and beginning it a thread looks idle, but is not free for a second call."""
+    """A thread that has taken a call but not started it is not free for a second call."""
     pool = ThreadPool(2)
     pool._wakes = wakes = LingeringQueue()
     await pool.run(int)
@@ -297,8 +297,8 @@ async def test_a_call_is_not_left_to_a_thread_that_has_just_taken_another() -> N
     assert await asyncio.gather(*calls) == [0, 0]
 
 
-async def test_a_cancelled_call_that_waits_never_begins(released: threading.Event) -> None:
-    """Who gave up before a thread was free costs no thread."""
+async def test_a_cancelled_call_that_waits_never_starts(released: threading.Event) -> None:
+    """A call cancelled before a thread was free uses no thread."""
     pool, blocker = ThreadPool(1), Blocker(released)
     running = asyncio.ensure_future(pool.run(blocker))
     await blocker.wait_for(1)
@@ -314,7 +314,7 @@ async def test_a_cancelled_call_that_waits_never_begins(released: threading.Even
 
 
 async def test_a_cancelled_call_that_runs_frees_its_caller(released: threading.Event) -> None:
-    """The caller goes on at once; the thread is free again when the function returns."""
+    """The caller of a cancelled call continues at once; its thread is free when the function returns."""
     pool, blocker = ThreadPool(1), Blocker(released)
     running = asyncio.ensure_future(pool.run(blocker))
     await blocker.wait_for(1)
@@ -327,7 +327,7 @@ async def test_a_cancelled_call_that_runs_frees_its_caller(released: threading.E
 
 
 async def test_a_call_that_another_loop_takes_over(released: threading.Event) -> None:
-    """The one that waited before does not abandon it any more, even before the other has begun to wait."""
+    """A call taken over by another loop is not abandoned by the first, even before the second waits."""
     pool, blocker = ThreadPool(1), Blocker(released)
     call = pool.submit(blocker, "kept", name="node")
     first = asyncio.ensure_future(call.wait())
@@ -342,7 +342,7 @@ async def test_a_call_that_another_loop_takes_over(released: threading.Event) ->
 
 
 async def test_a_call_that_has_returned_a_coroutine_is_not_taken_over() -> None:
-    """The loop that it belongs to awaits that; a query that moves starts the stage again."""
+    """A call that has returned a coroutine belongs to its loop; a moved query restarts the stage."""
     pool = ThreadPool(1)
 
     async def answer() -> int:
@@ -353,8 +353,8 @@ async def test_a_call_that_has_returned_a_coroutine_is_not_taken_over() -> None:
     assert not call.adopt()
 
 
-def test_a_thread_outlives_the_loop_of_its_call(released: threading.Event) -> None:
-    """A function that returns after its loop was closed harms nothing: the next loop uses the pool."""
+def test_a_thread_survives_the_loop_of_its_call(released: threading.Event) -> None:
+    """A function that returns after its loop was closed does no harm: the next loop uses the pool."""
     pool, blocker = ThreadPool(1), Blocker(released)
 
     async def give_up() -> None:
@@ -368,7 +368,7 @@ def test_a_thread_outlives_the_loop_of_its_call(released: threading.Event) -> No
 
 
 async def test_close_lets_threads_end(released: threading.Event) -> None:
-    """Idle threads end at once, busy ones after their call; calls handed in before are carried out."""
+    """Idle threads end at once, busy ones after their call; submitted calls are carried out."""
     pool, blocker = ThreadPool(2, name="closing"), Blocker(released)
     calls = [asyncio.ensure_future(pool.run(blocker, n)) for n in range(3)]
     await blocker.wait_for(2)
@@ -383,7 +383,7 @@ async def test_close_lets_threads_end(released: threading.Event) -> None:
 
 
 def test_a_stuck_thread_does_not_hold_the_interpreter() -> None:
-    """A node that never returns: the query times out, and the process ends by itself, with exit code 0."""
+    """With a node that never returns, the query times out and the process exits with 0 by itself."""
     program = """
         import asyncio, threading
         from fivestage import Orchestrator, Pipeline
@@ -406,14 +406,14 @@ def test_a_stuck_thread_does_not_hold_the_interpreter() -> None:
 
 
 async def test_blocking_code_sees_the_callers_context() -> None:
-    """Context variables, such as the current span, are there in the thread."""
+    """Context variables, such as the current span, exist in the thread."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     variable.set("seen")
     assert await ThreadPool(1).run(variable.get) == "seen"
 
 
 async def test_a_closed_pool_says_so() -> None:
-    """Running something in a closed pool raises rather than waiting for ever."""
+    """A closed pool raises instead of waiting for ever."""
     pool = ThreadPool(1)
     pool.close()
     with pytest.raises(RuntimeError, match="closed"):

@@ -1,4 +1,4 @@
-"""Ordinary code behaves as it does under plain asyncio, in threads and in processes."""
+"""Ordinary asyncio code behaves in threads and processes as under plain asyncio."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.realtime
 STAGE_S = 30.0
 PLAN = Plan.of(total_timeout_ms=LONG_S * 1000, stage_timeouts_ms=dict.fromkeys(StageType, STAGE_S * 1000))
-"""So long that the test alone decides what ends when, and that no query moves away from a stalled loop."""
+"""Long enough that the test decides what ends when, and no query moves by itself."""
 HURRIED = process_app.PLAN
-"""With this, waiting at all would cost a query its answer, as its stages may take the whole of its time."""
+"""With this latency any wait costs a query its answer, as its stages may take the whole time."""
 SOON_S = 0.3
-"""Where a stall is wanted; with less a busy machine makes loops look stalled that are not."""
+"""For wanted stalls; with less, a busy machine causes false ones."""
 STALLS = 3
 SLOW = ordinary_app.SLOW
 
@@ -47,7 +47,7 @@ class Place(kinds.Place):
 
     @contextlib.asynccontextmanager
     async def serving(self, stall_s: float = LONG_S, plan: Plan = PLAN) -> AsyncIterator[Bus]:
-        """The executor with its bus; no worker may have been replaced meanwhile."""
+        """Run the executor with its bus; assert that no worker was replaced."""
         async with self.running(plan, stall_s=stall_s) as bus:
             yield bus
             assert self.observer.reasons == []
@@ -55,34 +55,34 @@ class Place(kinds.Place):
 
 @pytest.fixture(params=["thread", "process"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Each kind of executor."""
+    """Start an executor of each kind."""
     return Place(request.param, tmp_path, monkeypatch)
 
 
 def names_left(bus: Bus | MemoryBus) -> list[str]:
-    """Whose code runs on although its query has ended."""
+    """Return the nodes of abandoned code."""
     return [left.name for left in bus.executor.abandoned()]
 
 
 def pool_of(bus: Bus) -> WorkerPool:
-    """The workers."""
+    """Return the worker pool."""
     assert isinstance(bus.executor, WorkerPool)
     return bus.executor
 
 
 async def nothing_left(bus: Bus) -> None:
-    """Wait until no code of ended queries runs on."""
+    """Wait until there is no abandoned code."""
     await until(lambda: not bus.executor.abandoned())
     await until(lambda: not any(worker.registry.left for worker in pool_of(bus).workers))
 
 
 def rows_of(name: str) -> bytes:
-    """What the database has of a name."""
+    """Return the database's rows of a name."""
     return b'["%b-1","%b-2"]' % (name.encode(), name.encode())
 
 
-async def test_rows_go_to_the_caller_that_asked_for_them(place: Place) -> None:
-    """A reply that comes after its query's end is not what the next caller of the connection reads."""
+async def test_rows_go_to_the_caller_that_requested_them(place: Place) -> None:
+    """A reply after its query's end is not read by the next user of the connection."""
     async with place.serving() as bus:
         with place.slow.closed() as gate:
             late = bus.submit(f"rows {SLOW}")
@@ -99,7 +99,7 @@ async def test_rows_go_to_the_caller_that_asked_for_them(place: Place) -> None:
 
 
 async def test_a_connection_that_is_closed_when_its_query_is_cancelled(place: Place) -> None:
-    """The next callers get one of their own, and their own rows, before the late reply and after it."""
+    """The next callers get another connection and their own rows, before and after the late reply."""
     async with place.serving() as bus:
         with place.slow.closed() as gate:
             late = bus.submit(f"async-rows {SLOW}")
@@ -116,7 +116,7 @@ async def test_a_connection_that_is_closed_when_its_query_is_cancelled(place: Pl
 
 @pytest.fixture
 def library(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a library whose import waits at the gate."""
+    """Return the name of a library whose import blocks."""
     name = f"slow_library_of_{place.kind}"
     source = f"""
         from pathlib import Path
@@ -132,7 +132,7 @@ def library(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 async def test_a_lazy_import_that_takes_longer_than_the_limit(place: Place, library: str) -> None:
-    """Of 12 queries at once: those are late, none of their threads stays, and the next is answered."""
+    """Of 12 concurrent queries the importing ones time out, their threads return, the next is answered."""
     async with place.serving() as bus:
         with place.slow.closed() as gate:
             jobs = [bus.submit(f"imports {library}") for _ in range(12)]
@@ -148,7 +148,7 @@ async def test_a_lazy_import_that_takes_longer_than_the_limit(place: Place, libr
 
 
 async def test_a_log_handler_that_is_slow(place: Place) -> None:
-    """Queries that end while they wait for it, or in it, leave no lock of logging behind."""
+    """Queries that end in a slow log handler leave no logging lock held."""
     async with place.serving() as bus:
         with place.slow.closed() as gate:
             late = [bus.submit(f"logs {SLOW}")]
@@ -167,7 +167,7 @@ async def test_a_log_handler_that_is_slow(place: Place) -> None:
 
 
 async def test_to_thread_is_counted(place: Place) -> None:
-    """By its node, while it runs on; other calls work meanwhile, so does looking names up."""
+    """Its calls are counted by their node while they run; other calls, and name lookups, go on."""
     async with place.serving() as bus:
         with place.slow.closed() as gate:
             late = bus.submit(f"to-thread {SLOW}")
@@ -182,7 +182,7 @@ async def test_to_thread_is_counted(place: Place) -> None:
 
 
 async def stall(place: Place, bus: Bus, neighbour: Job) -> Job:
-    """Block the loop of a neighbour until that is noticed; returns the job that did."""
+    """Block another query's loop until the stall is noticed; return the job."""
     before = len(place.observer.stalled)
     with place.slow.closed() as gate:
         job = bus.submit("blocks")
@@ -196,7 +196,7 @@ async def stall(place: Place, bus: Bus, neighbour: Job) -> Job:
 
 @pytest.mark.parametrize("node", ["waits", "pays"])
 async def test_code_that_waits_beside_code_that_blocks(place: Place, node: str) -> None:
-    """Its loop is blocked again and again; its query is answered all the same, having run once."""
+    """A query whose loop is blocked repeatedly is answered and runs once."""
     async with place.serving(SOON_S) as bus:
         with Gate(place.folder, "enough").closed() as enough:
             job = bus.submit(f"{node} enough")
@@ -214,7 +214,7 @@ async def test_code_that_waits_beside_code_that_blocks(place: Place, node: str) 
 
 @pytest.mark.parametrize("place", ["thread"], indirect=True)
 async def test_a_call_in_a_thread_goes_on_when_its_query_moves(place: Place, tmp_path: Path) -> None:
-    """To the loop of a spare, which waits for the call that is under way: it runs once."""
+    """The loop of a spare waits for the running call, which runs once."""
     async with place.serving(SOON_S, HURRIED) as bus:
         with Gate(tmp_path, "enough").closed() as enough, place.slow.closed() as gate:
             job = bus.submit("pays enough")
@@ -231,7 +231,7 @@ async def test_a_call_in_a_thread_goes_on_when_its_query_moves(place: Place, tmp
 
 
 async def test_a_client_that_is_made_on_first_use(place: Place) -> None:
-    """It blocks each loop that makes one; queries caught behind it are answered there, having run once."""
+    """A client created on first use blocks each loop; queries behind it are answered and run once."""
     async with place.serving(SOON_S) as bus:
         with place.slow.closed() as gate:
             caught = [bus.submit(f"uses-client {number}") for number in range(6)]
@@ -247,7 +247,7 @@ async def test_a_client_that_is_made_on_first_use(place: Place) -> None:
 
 @pytest.mark.parametrize("end", ["deadline", "stop"])
 async def test_a_cancelled_node_finishes_its_clean_up(place: Place, end: str) -> None:
-    """It takes some turns of the loop, at the end of its query as at the executor's."""
+    """A clean-up of several loop turns completes, at the end of its query and of the executor."""
     async with place.serving() as bus:
         job = bus.submit("cleans-up")
         await place.noted("waits")
@@ -259,7 +259,7 @@ async def test_a_cancelled_node_finishes_its_clean_up(place: Place, end: str) ->
 
 
 async def test_a_node_whose_database_was_slow_for_a_moment(place: Place) -> None:
-    """Five calls came back late; the next 50 are answered, while those are still out."""
+    """Five calls return late; the next 50 are answered while those still run."""
     limits = {"total_timeout_ms": LONG_S * 1000, "stage_timeouts_ms": {"processing": STAGE_S * 1000}}
     settings = Settings.model_validate({"pipeline": limits})
     app = ordinary_app.make(place.folder)
@@ -277,7 +277,7 @@ async def test_a_node_whose_database_was_slow_for_a_moment(place: Place) -> None
 
 
 def line_that_blocks() -> str:
-    """Where the node ``blocks`` blocks its loop: file and line."""
+    """Return file and line where the node ``blocks`` blocks its loop."""
     path = Path(str(ordinary_app.__file__))
     lines = path.read_text().splitlines()
     [number] = [n for n, line in enumerate(lines, 1) if line.endswith(ordinary_app.BLOCKS_HERE)]
@@ -286,13 +286,13 @@ def line_that_blocks() -> str:
 
 @pytest.mark.parametrize("node", ["blocks", "leaves"])
 async def test_a_stall_is_logged(place: Place, node: str) -> None:
-    """With the node and stage, where there is one, how long, the line that blocks, and the setting."""
-    stall_s = 0.5  # a process is asked for the line once half of this is over, and needs CPU to answer
+    """The line has node and stage, if any, the duration, the blocking line, and the setting."""
+    stall_s = 0.5  # a process is asked for the line at half of this time, and needs CPU to answer
     with capture_logs() as logs:
         async with place.serving(stall_s) as bus:
             with place.slow.closed() as gate:
                 job = bus.submit(node)
-                beside = bus.submit("database quick")  # a loop without queries is not looked at
+                beside = bus.submit("database quick")  # a loop without queries is not checked
                 await until(lambda: [line for line in logs if line["event"] == "event loop blocked"])
                 gate.open()
                 await bus.ended(job, beside)
@@ -300,12 +300,12 @@ async def test_a_stall_is_logged(place: Place, node: str) -> None:
     known = ("blocks", "processing", "q") if node == "blocks" else (None, None, None)
     assert (line["node"], line["stage"], line["query_id"]) == known
     assert line["place"] == f"{line_that_blocks()} _block"
-    assert line["blocked_ms"] >= 0.9 * stall_s * 1000  # looks are not made to the millisecond
+    assert line["blocked_ms"] >= 0.9 * stall_s * 1000  # checks are not exact to the millisecond
     assert line["setting"] == "executor.stall_ms = 500"
 
 
-async def test_what_blocks_a_loop_for_ever_is_counted(place: Place) -> None:
-    """By its line, where it belongs to no query that runs; the loop is used again when it turns."""
+async def test_code_that_blocks_a_loop_for_ever_is_counted(place: Place) -> None:
+    """Code of no running query is counted by its line; the loop is used again when it turns."""
     async with place.serving(SOON_S) as bus:
         with place.slow.closed() as gate:
             caught = [bus.submit(text) for text in ("leaves", "database caught")]

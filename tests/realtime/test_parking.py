@@ -1,4 +1,4 @@
-"""Stages whose call waits for a thread: what is seen when one is free."""
+"""Calls that wait for a thread: checks made when one is free."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ PLAN = Plan.of(
     ("barred", "left_s", "called"),
     [(False, LONG_S, 1), (True, LONG_S, 0), (False, LONG_S / 4, 0), (False, inf, 1)],
 )
-async def test_a_call_that_is_of_no_use_any_more_is_not_made(
-    *, barred: bool, left_s: float, called: int
-) -> None:
-    """Its node must not be called meanwhile, or its deadline is nearer than what the call usually takes."""
+async def test_an_obsolete_call_is_not_made(*, barred: bool, left_s: float, called: int) -> None:
+    """A call is dropped if its node was suspended meanwhile, or its deadline is below its usual time."""
     calls: list[str] = []
     now, spec, pool = time.monotonic(), PLAN.stages[2], ThreadPool(1)
     ctx = StageContext("prod", inf, time.monotonic, StageType.PROCESSING)
@@ -49,7 +47,7 @@ async def test_a_call_that_is_of_no_use_any_more_is_not_made(
 
 
 async def test_a_query_that_moved_does_not_take_its_call_back() -> None:
-    """Its old place goes on after it has moved, for a thread has the call: the new place gets the outcome."""
+    """A thread that has a moved query's call gives its result to the new place only."""
     hold, work, app = threading.Event(), threading.Event(), Pipeline(builtins=False)
 
     @app.decision

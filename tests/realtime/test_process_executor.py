@@ -1,4 +1,4 @@
-"""What user code does to its process stays there: with real processes, and code at its worst."""
+"""Hostile user code affects only its own process; with real processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLAN = process_app.PLAN
 
 
 class ProcessBus(Bus):
-    """A process executor, and why its workers were replaced."""
+    """A process executor, and the reasons of its replaced workers."""
 
     executor: ProcessExecutor
 
@@ -43,7 +43,7 @@ class ProcessBus(Bus):
         super().__init__(process_app.executor(observer=self.observer, **options), PLAN)
 
     async def start(self) -> None:
-        """Start, and wait for the spare too: which worker gets the queries is then known."""
+        """Start, and wait for the spare too, so that it is known which worker gets the queries."""
         await super().start()
         await all_ready(self.executor)
 
@@ -65,14 +65,14 @@ class ProcessBus(Bus):
 
 @pytest.fixture
 async def bus() -> AsyncIterator[ProcessBus]:
-    """An executor with one worker, which a busy machine does not make look stalled."""
+    """An executor with one worker and a patience that a busy machine does not exceed."""
     bus = ProcessBus(stall_s=process_app.LONG_S)
     async with started(bus):
         yield bus
 
 
-async def test_what_a_node_raises_is_logged_by_its_process(capfd: pytest.CaptureFixture[str]) -> None:
-    """With where and whose; its text only where the settings of the bus's process say so."""
+async def test_exceptions_are_logged_by_their_process(capfd: pytest.CaptureFixture[str]) -> None:
+    """The line has place and query; the text only with the setting in the service's process."""
     for more in ((), ("show_text",)):
         bus = ProcessBus(setup=("fivestage.observability.logging:configure", "INFO", *more))
         async with started(bus):
@@ -81,13 +81,13 @@ async def test_what_a_node_raises_is_logged_by_its_process(capfd: pytest.Capture
         line = json.loads(lines[0])
         where, _, number = line["where"].rpartition(":")
         assert (len(lines), Path(where).name, int(number) > 0) == (1, "process_app.py", True)
-        told = line["error_type"], line["node"], line["stage"], line["query_id"], line["level"]
-        assert told == ("ValueError", "fails", "processing", "q", "warning")
+        logged = line["error_type"], line["node"], line["stage"], line["query_id"], line["level"]
+        assert logged == ("ValueError", "fails", "processing", "q", "warning")
         assert line.get("error") == ("\\udc80 is no text" if more else None)
 
 
 async def test_queries_are_shared_among_the_workers() -> None:
-    """Each has as many."""
+    """Workers get equal shares."""
     bus = ProcessBus(workers=2)
     async with started(bus):
         jobs = [bus.submit("pid") for _ in range(100)]
@@ -99,7 +99,7 @@ async def test_queries_are_shared_among_the_workers() -> None:
 
 
 async def test_code_that_keeps_the_interpreter_lock() -> None:
-    """Its neighbours go on elsewhere; some time after its end its process is killed, lock or no lock."""
+    """Other queries move; the process is killed after its query ends, even with the interpreter lock held."""
     bus = ProcessBus(stall_s=1.0)
     async with started(bus):
         neighbours = [bus.submit("naps") for _ in range(3)]
@@ -119,7 +119,7 @@ async def test_code_that_keeps_the_interpreter_lock() -> None:
 
 
 async def test_code_that_ends_its_process(bus: ProcessBus) -> None:
-    """Only its own query fails; its neighbours go on elsewhere."""
+    """Only its own query fails; the others move."""
     nodes = ("exits", "crashes", "closes", "scribbles", "leaves-a-fork")
     for number, node in enumerate(nodes, 1):
         neighbours = [bus.submit("naps") for _ in range(3)]
@@ -137,7 +137,7 @@ async def test_code_that_ends_its_process(bus: ProcessBus) -> None:
 
 
 async def test_a_worker_that_is_killed(bus: ProcessBus) -> None:
-    """By the system, for its memory, say: its queries go on in another."""
+    """Queries of a worker that is killed, for example for its memory, continue in another."""
     jobs = [bus.submit("naps") for _ in range(3)]
     for job in jobs:
         await bus.processing(job)
@@ -147,7 +147,7 @@ async def test_a_worker_that_is_killed(bus: ProcessBus) -> None:
 
 
 async def test_a_spare_that_is_killed(bus: ProcessBus) -> None:
-    """It is not used."""
+    """A killed spare is not used."""
     await until(lambda: len(pids_of(bus.executor)) == 3)
     _, worker, spare = pids_of(bus.executor)
     os.kill(spare, signal.SIGKILL)
@@ -158,7 +158,7 @@ async def test_a_spare_that_is_killed(bus: ProcessBus) -> None:
 
 
 async def test_a_thread_that_never_ends(bus: ProcessBus, tmp_path: Path) -> None:
-    """It is reported by name; then its worker gets no more queries, and ends with those it has."""
+    """The thread is reported by name; its worker gets no more queries and ends with the ones it has."""
     entered = tmp_path / "entered"
     pid, stays, stuck = await bus.worker_pid(), bus.submit("naps"), bus.submit(f"never {entered}")
     await bus.processing(stays)
@@ -176,7 +176,7 @@ async def test_a_thread_that_never_ends(bus: ProcessBus, tmp_path: Path) -> None
 
 
 async def test_a_node_that_forks(bus: ProcessBus) -> None:
-    """The copy ends where it gives control back, and the bus hears the original alone."""
+    """A fork ends where it returns, and the service hears the original only."""
     pid = await bus.ask("pid")
     job = await bus.ask("forks")
     assert answer_of(job) == b"0"
@@ -186,9 +186,9 @@ async def test_a_node_that_forks(bus: ProcessBus) -> None:
 
 
 async def test_large_data(bus: ProcessBus) -> None:
-    """More than the sockets hold crosses, both ways.
+    """Data larger than the socket buffers is sent, both ways.
 
-    What is too large does not: the stage succeeds without its data, and the encoder refuses the answer.
+    What is too large is not: the stage succeeds without its data, and the encoder rejects the answer.
     """
     text = "echo " + "x" * 450_000
     assert answer_of(await bus.ask(text)) == b'"%s"' % text.encode()
@@ -201,7 +201,7 @@ async def test_large_data(bus: ProcessBus) -> None:
 
 
 def half_open() -> RoutingSnapshot:
-    """A lane whose node ``echo`` may be tried once."""
+    """Build a lane whose node ``echo`` may be probed once."""
     routing = RoutingSnapshot.neutral(PLAN)
     routing.nodes = {"echo": NodeRouting(BreakerState.HALF_OPEN)}
     routing.probes = {"echo": True}
@@ -221,7 +221,7 @@ async def test_one_probe_is_made_whatever_the_number_of_workers() -> None:
 
 
 async def test_one_trial_is_made_whatever_the_number_of_workers() -> None:
-    """The permit goes to one worker; what fails in the trial is answered by the other node."""
+    """The permit goes to one worker; a failed trial is answered by the other node."""
     bus, routing = ProcessBus(workers=3), RoutingSnapshot.neutral(PLAN)
     routing.nodes = {"fails": NodeRouting(BreakerState.OPEN), "stands-in": NodeRouting(p95_s=0.01)}
     routing.trials = {"fails": True}
@@ -234,8 +234,8 @@ async def test_one_trial_is_made_whatever_the_number_of_workers() -> None:
     assert routing.trials == {}
 
 
-async def test_a_probe_that_was_not_made_is_given_back(bus: ProcessBus) -> None:
-    """The query it went with called another node."""
+async def test_an_unused_probe_permit_is_returned(bus: ProcessBus) -> None:
+    """The permit returns if its query called another node."""
     routing = half_open()
     job = bus.submit("pid", routing)
     assert routing.probes == {}
@@ -243,8 +243,8 @@ async def test_a_probe_that_was_not_made_is_given_back(bus: ProcessBus) -> None:
     assert routing.probes == {"echo": True}
 
 
-async def test_new_advice_reaches_the_workers(bus: ProcessBus) -> None:
-    """Before the next query of its lane."""
+async def test_a_changed_routing_snapshot_reaches_the_workers(bus: ProcessBus) -> None:
+    """A changed routing snapshot arrives before the next query of its lane."""
     routing = RoutingSnapshot.neutral(PLAN)
     first = bus.submit("echo", routing)
     await bus.ended(first)
@@ -255,7 +255,7 @@ async def test_new_advice_reaches_the_workers(bus: ProcessBus) -> None:
 
 
 async def test_signals(bus: ProcessBus) -> None:
-    """Ctrl-C or SIGTERM to the whole group of processes ends no worker, but what a node has started."""
+    """Ctrl-C or SIGTERM to the process group ends no worker, only processes that nodes started."""
     for pid in pids_of(bus.executor):
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
@@ -265,7 +265,7 @@ async def test_signals(bus: ProcessBus) -> None:
 
 
 async def test_stopping_ends_all_processes() -> None:
-    """Also one that is stuck, within the time."""
+    """Also a stuck process ends in time."""
     bus = ProcessBus(workers=2)
     async with started(bus):
         stuck = bus.submit("holds")
@@ -275,8 +275,8 @@ async def test_stopping_ends_all_processes() -> None:
     assert bus.finished == []
 
 
-async def test_the_death_of_the_bus_ends_all_processes() -> None:
-    """Nobody is left behind, whatever it died of."""
+async def test_the_death_of_the_service_ends_all_processes() -> None:
+    """No process is left, whatever the service died of."""
     program = [sys.executable, "-c", "from support.process_app import hold; hold()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(program, stdout=subprocess.PIPE, env=environment) as process:
@@ -305,7 +305,7 @@ async def test_the_death_of_the_bus_ends_all_processes() -> None:
 async def test_an_app_that_cannot_be_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, error: type[Exception], text: str
 ) -> None:
-    """The start fails and says why, however it fails; nothing is left running."""
+    """The start fails with the reason, in each way to fail; no process is left."""
     if source is not None:
         (tmp_path / "broken_app.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -320,7 +320,7 @@ async def test_an_app_that_cannot_be_imported(
 async def test_an_import_that_fails_shows_its_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """On standard error, from the author's first on: an app may fail only where it is imported once more."""
+    """Standard error has the author's frames, as an app may fail only at its second import."""
     (tmp_path / "failing_app.py").write_text("def load():\n    1 / 0\n\nload()\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InvalidAppError, match="importing failing_app:app failed: ZeroDivisionError"):
@@ -341,7 +341,7 @@ async def test_the_built_in_app_is_the_default() -> None:
 
 
 async def test_setup_comes_before_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is called in the process that imports the app, with the texts given."""
+    """Setup is called in the process that imports the app, with the given texts."""
     (tmp_path / "setup_app.py").write_text(
         "import os\nfrom fivestage import Pipeline\n"
         "seen = os.environ.get('SETUP', 'none')\n"

@@ -1,4 +1,4 @@
-"""Resources in worker processes: opened by each before its first query, closed in order when it ends."""
+"""Resources in worker processes: opened by each before its first query, closed in order at its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.realtime
 LONG_S = 120.0
 PLAN = Plan.of(total_timeout_ms=LONG_S * 1000, stage_timeouts_ms=dict.fromkeys(StageType, 30_000.0))
 SOON_S = 0.3
-"""Where a stall is wanted; with less a busy machine makes loops look stalled that are not."""
+"""For wanted stalls; with less, a busy machine causes false ones."""
 
 
 class Shop:
@@ -39,7 +39,7 @@ class Shop:
     async def running(
         self, *, workers: int = 1, spares: int = 0, open_s: float = LIMIT_S, stall_s: float = LONG_S
     ) -> AsyncIterator[Bus]:
-        """An executor that runs it."""
+        """Run it in an executor."""
         options: dict[str, Any] = {"workers": workers, "spares": spares, "stall_s": stall_s}
         executor = ProcessExecutor(
             "support.resource_app:app",
@@ -55,28 +55,28 @@ class Shop:
             yield bus
 
     def notes(self, start: str = "") -> list[str]:
-        """The notes so far, as far as they start so."""
+        """Return the notes so far with this prefix."""
         return [line for line in notes(self.folder) if line.startswith(start)]
 
     async def opened(self, count: int) -> list[int]:
-        """Wait until so many workers have opened everything; their numbers, in that order."""
+        """Wait until this many workers have opened everything; return their numbers in order."""
         await until(lambda: len(self.notes("open model")) == count)
         return [int(line.split()[-1]) for line in self.notes("open model")]
 
     def of(self, pid: int) -> list[str]:
-        """The notes of one process."""
+        """Return the notes of one process."""
         return [line.rpartition(" ")[0] for line in self.notes() if line.endswith(f" {pid}")]
 
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """The app, which has not started."""
+    """Return the app, not started."""
     monkeypatch.setenv(resource_app.VARIABLE, str(tmp_path))
     return Shop(tmp_path)
 
 
 def pid_of(job: Job) -> int:
-    """The process that answered a query."""
+    """Return the process that answered a query."""
     return int(answer_of(job) or b"")
 
 
@@ -85,7 +85,7 @@ CLOSED = ["close model", "close client"]
 
 
 async def test_each_worker_opens_its_own_before_the_first_query(shop: Shop) -> None:
-    """In the order of declaration; all queries use those; the end closes them, the last one first."""
+    """They open in order of declaration; all queries use them; the end closes them in reverse."""
     async with shop.running(workers=2) as bus:
         assert shop.notes("open client")
         pids = await shop.opened(2)
@@ -99,7 +99,7 @@ async def test_each_worker_opens_its_own_before_the_first_query(shop: Shop) -> N
 
 
 async def test_a_spare_has_opened_its_own(shop: Shop) -> None:
-    """While a node blocks the first worker, queries use what the spare had opened before."""
+    """While a node blocks the first worker, queries use the resources that the spare had opened."""
     async with shop.running(spares=1, stall_s=SOON_S) as bus:
         pids = await shop.opened(2)
         with Gate(shop.folder, "blocks").closed() as gate:
@@ -115,7 +115,7 @@ async def test_a_spare_has_opened_its_own(shop: Shop) -> None:
 
 
 async def test_a_resource_is_closed_after_the_last_query(shop: Shop) -> None:
-    """A query that the end cuts still finds it open in its clean-up."""
+    """A query cancelled by the shutdown still finds it open in its clean-up."""
     async with shop.running() as bus:
         job = bus.submit("waits")
         await bus.processing(job)
@@ -125,7 +125,7 @@ async def test_a_resource_is_closed_after_the_last_query(shop: Shop) -> None:
 
 
 async def test_a_replacement_opens_its_own(shop: Shop) -> None:
-    """Queries wait until it is ready, where there is no spare."""
+    """Without a spare, queries wait until the replacement is ready."""
     async with shop.running(stall_s=SOON_S) as bus:
         [pid] = await shop.opened(1)
         with Gate(shop.folder, "slow").closed() as slow, Gate(shop.folder, "blocks").closed() as gate:
@@ -140,7 +140,7 @@ async def test_a_replacement_opens_its_own(shop: Shop) -> None:
 
 
 async def test_a_resource_that_opens_at_the_second_attempt(shop: Shop) -> None:
-    """The start goes on, in the same process."""
+    """The start goes on in the same process."""
     (shop.folder / "fails-once").touch()
     async with shop.running() as bus:
         [pid] = await shop.opened(1)
@@ -149,7 +149,7 @@ async def test_a_resource_that_opens_at_the_second_attempt(shop: Shop) -> None:
 
 
 async def test_a_resource_that_does_not_open_ends_the_start(shop: Shop) -> None:
-    """With its name and the author's own error; what had been opened before is closed again."""
+    """The error has its name and the author's error; opened resources are closed again."""
     (shop.folder / "broken").touch()
     with pytest.raises(ResourceError) as raised:
         async with shop.running(open_s=0.3):
@@ -162,7 +162,7 @@ async def test_a_resource_that_does_not_open_ends_the_start(shop: Shop) -> None:
 
 
 async def test_a_resource_that_takes_too_long_ends_the_start(shop: Shop) -> None:
-    """The text names it, and the setting."""
+    """The error names the resource and the setting."""
     with Gate(shop.folder, "slow").closed(), pytest.raises(ResourceError) as raised:
         async with shop.running(open_s=0.3):
             pass

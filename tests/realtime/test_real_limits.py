@@ -1,7 +1,7 @@
 """The limits of a service, 250 ms and 50/100/120/40/30 ms, kept by each kind of executor.
 
-A busy machine may cost any one query its answer, or have it end in an earlier stage. So some are asked
-together, all must have ended as the contract says, and the best of them shows what the limits were.
+A busy machine may cost any one query its answer, or end it in an earlier stage. So several are asked
+together, all must end as the contract says, and the fastest of them shows what the limits were.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ SETTINGS = Settings()
 TOTAL_MS = 250.0
 LIMITS_MS = [50.0, 100.0, 120.0, 40.0, 30.0]
 LATE_MS = 5 * TOTAL_MS
-"""Later than this the best of some answers is on no machine, unless nothing ends it at its limit."""
+"""The fastest of some answers is never later than this, unless nothing ends it at its limit."""
 COUNT = 4
-"""One fewer calls of a node than make it refuse more of them would do, but it takes a second until then."""
+"""One fewer lost calls than suspend a node would do, but that takes a second."""
 ROUNDS = 4
-"""On a busy machine; with one more the breaker would have enough calls to open."""
+"""On a busy machine; one more would be enough calls to open the breaker."""
 KINDS = ("inline", "thread", "process")
 HANGING = ("waits", "ignores", "blocks-def", "blocks")
 
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Each kind of executor."""
+    """Start an executor of each kind."""
     return Place(contract_app, request.param, tmp_path, monkeypatch)
 
 
 @contextlib.asynccontextmanager
 async def serving(place: Place) -> AsyncIterator[MemoryBus]:
-    """A bus with the settings' defaults."""
+    """Start a bus with the default settings."""
     stall_s = SETTINGS.executor.stall_ms / 1000
     executor = place.executor(SETTINGS.pipeline.plan(), stall_s=stall_s)
     async with MemoryBus(contract_app.make(place.folder), settings=SETTINGS, executor=executor) as bus:
@@ -60,7 +60,7 @@ async def serving(place: Place) -> AsyncIterator[MemoryBus]:
 
 
 async def answered(bus: MemoryBus, text: str = "echo") -> PipelineResult:
-    """The first answer that a busy machine lets be in time."""
+    """Return the first answer that a busy machine lets be in time."""
     async with asyncio.timeout(LIMIT_S):
         while (result := await bus.ask(text)).status != "success" or result.degraded != (text != "echo"):
             pass
@@ -68,14 +68,14 @@ async def answered(bus: MemoryBus, text: str = "echo") -> PipelineResult:
 
 
 def times_of(results: Sequence[PipelineResult]) -> list[float]:
-    """How long the queries took, the quickest first."""
+    """Return the durations of the queries, the fastest first."""
     return sorted(result.metrics.total_duration_ms for result in results)
 
 
 async def test_limits_of_an_answer(place: Place) -> None:
-    """Each stage is granted its own limit, and the query the whole of its budget."""
+    """Each stage gets its own limit, and the query its whole budget."""
     async with serving(place) as bus:
-        for _ in range(ROUNDS):  # a first stage that a busy machine keeps waiting leaves less to the others
+        for _ in range(ROUNDS):  # a first stage delayed by a busy machine leaves less to the others
             result = await answered(bus)
             if [one.timeout_ms for one in result.stages] == pytest.approx(LIMITS_MS):
                 break
@@ -91,7 +91,7 @@ async def test_limits_of_an_answer(place: Place) -> None:
     indirect=["place"],
 )
 async def test_a_node_that_does_not_end(place: Place, node: str) -> None:
-    """Its query ends at the stage's limit all the same, once; then the bus is idle and answers as before."""
+    """Its query ends once, at the stage's limit; then the bus is idle and answers as before."""
     shown: list[PipelineResult] = []
     async with serving(place) as bus:
         for number in range(ROUNDS):
@@ -105,12 +105,12 @@ async def test_a_node_that_does_not_end(place: Place, node: str) -> None:
     assert set(ends(bus).values()) == {1}
     assert len(bus.sink.of(Output.STAGE_RESULTS)) == 5 * len(bus.results())
     granted_ms = min(stage(one, StageType.PROCESSING).timeout_ms for one in shown)
-    assert LIMITS_MS[2] - 0.1 <= granted_ms < TOTAL_MS  # more, where others kept the loop from turning
+    assert LIMITS_MS[2] - 0.1 <= granted_ms < TOTAL_MS  # more, where other code blocked the loop
     assert LIMITS_MS[2] <= times_of(shown)[0] <= LATE_MS
 
 
 async def all_hung(bus: MemoryBus, node: str, number: int) -> list[PipelineResult]:
-    """Ask a node that does not end, some times at once; each is a timeout, with an event that says so."""
+    """Query a hanging node several times concurrently; each is a timeout with its event."""
     ids = [f"hangs-{number}-{place}" for place in range(COUNT)]
     for query_id in ids:
         bus.put(query(query_id, node))
@@ -122,7 +122,7 @@ async def all_hung(bus: MemoryBus, node: str, number: int) -> list[PipelineResul
 
 
 def is_cut_by_its_stage(bus: MemoryBus, result: PipelineResult) -> bool:
-    """Whether a busy machine let its node be called in time to reach the stage's limit, not the query's."""
+    """Return whether the node was called in time to reach the stage's limit, not the query's."""
     [event] = [event for event in timeouts(bus) if event.query_id == result.query_id]
     if event.scope != "stage" or event.stage_type != "processing":
         return False
@@ -132,7 +132,7 @@ def is_cut_by_its_stage(bus: MemoryBus, result: PipelineResult) -> bool:
 
 
 async def test_a_validation_that_does_not_end(place: Place) -> None:
-    """The answer goes out at the limit of the validation, as degraded."""
+    """The degraded answer is published at the limit of the validation."""
     async with serving(place) as bus:
         result = await answered(bus, "echo doubtful")
     assert outcomes(result) in (
@@ -144,7 +144,7 @@ async def test_a_validation_that_does_not_end(place: Place) -> None:
 
 
 async def test_a_deadline_of_the_querys_own(place: Place) -> None:
-    """A budget that is shorter than a stage's limit ends the query: it is the pipeline's timeout."""
+    """A budget below a stage's limit ends the query as the pipeline's timeout."""
     async with serving(place) as bus:
         hung = [await bus.ask("waits", query_id=f"q{number}", budget_ms=60) for number in range(COUNT)]
     assert statuses(bus) == {"timeout": COUNT}

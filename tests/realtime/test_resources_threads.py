@@ -1,4 +1,4 @@
-"""``def`` resources: once per process, opened in threads; and both kinds together. On a real loop."""
+"""``def`` resources: once per process, opened in threads, beside ``async def`` ones; on a real loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.realtime
 
 
 class Sqlite:
-    """An app with a database that may be used in one thread alone, and a client of the loop."""
+    """An app with a database that is bound to one thread, and a client of the loop."""
 
     def __init__(self) -> None:
         self.app = app = Pipeline(builtins=False)
@@ -81,7 +81,7 @@ CLOSED = ["close last", "close model", "close first"]
 
 
 async def test_both_kinds_in_order() -> None:
-    """They open in the order of declaration and close in reverse, whatever kind they are.
+    """Both kinds open in the order of declaration and close in reverse.
 
     A ``def`` one closes in the thread that opened it, which is not the loop's.
     """
@@ -96,7 +96,7 @@ async def test_both_kinds_in_order() -> None:
 
 
 async def test_a_memory_bus_opens_both() -> None:
-    """The executor on the bus loop itself does as ``async with Orchestrator`` does."""
+    """The executor on the bus loop opens both as ``async with Orchestrator`` does."""
     sqlite = Sqlite()
     async with MemoryBus(sqlite.app) as bus:
         assert (await bus.ask("def")).answer == 42
@@ -104,7 +104,7 @@ async def test_a_memory_bus_opens_both() -> None:
 
 
 async def test_a_def_node_cannot_use_an_async_one() -> None:
-    """It belongs to the loop; the error says so and names both ways out."""
+    """An async resource belongs to the loop; the error says so and names both remedies."""
     async with Orchestrator(Sqlite().app) as orchestrator:
         result = await orchestrator.process_query("wrong")
     assert result.error_type == "ResourceError"
@@ -112,7 +112,7 @@ async def test_a_def_node_cannot_use_an_async_one() -> None:
 
 
 async def test_one_process_many_loops() -> None:
-    """As executors use it: ``def`` ones once, ``async def`` ones on each loop, which keeps its own."""
+    """As in executors: ``def`` ones open once, ``async def`` ones once per loop."""
     sqlite = Sqlite()
     resources = ResourceManager(sqlite.app.resources, start_timeout_s=60)
     process = await resources.open_process()
@@ -139,7 +139,7 @@ async def test_one_process_many_loops() -> None:
 
 
 def declared(open_it: Callable[[], Any], *, within_s: float = 60) -> tuple[ResourceManager, Resource[Any]]:
-    """A ``def`` resource that opens as it is said."""
+    """Declare a ``def`` resource with this behaviour."""
     app = Pipeline()
 
     @app.resource
@@ -149,8 +149,8 @@ def declared(open_it: Callable[[], Any], *, within_s: float = 60) -> tuple[Resou
     return ResourceManager(app.resources, start_timeout_s=within_s), model
 
 
-async def test_what_fails_in_a_thread_is_tried_again() -> None:
-    """As an ``async def`` one is."""
+async def test_a_failed_opening_in_a_thread_is_retried() -> None:
+    """A failed opening in a thread is retried as an ``async def`` one."""
     tries = iter([OSError("no file yet"), OSError("no file yet")])
 
     def load() -> str:
@@ -166,8 +166,8 @@ async def test_what_fails_in_a_thread_is_tried_again() -> None:
     await scope.close()
 
 
-async def test_what_hangs_in_a_thread_is_left_behind() -> None:
-    """The loop turns meanwhile; what comes late is closed, and never used."""
+async def test_a_hanging_opening_in_a_thread_is_left_behind() -> None:
+    """The loop is not blocked; a late resource is closed, and never used."""
     release, closed = threading.Event(), threading.Event()
     app = Pipeline()
 
@@ -188,7 +188,7 @@ async def test_what_hangs_in_a_thread_is_left_behind() -> None:
 
 
 async def test_a_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread can be started, that is the failure which is reported."""
+    """Where no thread can start, that failure is reported."""
 
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -199,8 +199,8 @@ async def test_a_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None
         await resources.open_process()
 
 
-async def test_what_hangs_while_it_closes() -> None:
-    """Is left behind in its thread; the others have their turn."""
+async def test_a_hanging_close_is_left_behind() -> None:
+    """A hanging close is left behind in its thread; the others are closed."""
     release, closed, app = threading.Event(), threading.Event(), Pipeline()
 
     @app.resource

@@ -1,4 +1,4 @@
-"""Resources on the thread executor: opened before queries, once per loop or per process, closed in order."""
+"""Resources on the thread executor: opened before queries, per loop or per process, closed in order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.realtime
 
 
 class Client:
-    """What an ``async def`` resource yields: it belongs to the loop that opened it."""
+    """An ``async def`` resource's value: it belongs to the loop that opened it."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -46,7 +46,7 @@ class Shop:
         self.may_open.set()
         self.go = threading.Event()
         self.blocked: asyncio.AbstractEventLoop | None = None
-        """Where a node blocks."""
+        """Blocks a node."""
         self.app = app = Pipeline(builtins=False)
 
         @app.resource
@@ -93,7 +93,7 @@ class Shop:
 
     @contextlib.asynccontextmanager
     async def running(self, *, spares: int = 0, start_timeout_ms: int = 60_000) -> AsyncIterator[MemoryBus]:
-        """The app on a thread executor."""
+        """Run the app on a thread executor."""
         limit_ms = round(LIMIT_S * 1000)
         limits = {"total_timeout_ms": limit_ms, "stage_timeouts_ms": dict.fromkeys(StageType, limit_ms)}
         settings = Settings.model_validate({"pipeline": limits})
@@ -105,7 +105,7 @@ class Shop:
 
 
 async def test_resources_are_open_before_the_first_query() -> None:
-    """The start waits for both kinds; queries share them; the end closes them, the process's own last."""
+    """The start waits for both kinds; queries share them; the end closes them, per-process ones last."""
     shop = Shop()
     async with shop.running() as bus:
         assert shop.log == ["open model", "open client"]
@@ -129,7 +129,7 @@ async def test_a_spare_has_opened_its_own() -> None:
 
 
 async def test_a_resource_is_closed_after_the_last_query() -> None:
-    """A query that the end cuts still finds it open in its clean-up."""
+    """A query cancelled by the shutdown still finds it open in its clean-up."""
     shop = Shop()
     async with shop.running() as bus:
         bus.put(orjson.dumps({"query_id": "cut", "user_input": "waits"}))
@@ -142,7 +142,7 @@ async def test_a_resource_is_closed_after_the_last_query() -> None:
 
 
 async def test_queries_wait_for_a_worker_that_opens_its_resources() -> None:
-    """Where every loop is blocked and there is no spare: a new one takes them when it is ready."""
+    """With every loop blocked and no spare, a new worker takes the queries when it is ready."""
     shop = Shop()
     async with shop.running() as bus:
         shop.may_open.clear()
@@ -150,7 +150,7 @@ async def test_queries_wait_for_a_worker_that_opens_its_resources() -> None:
         await until(lambda: "stalled=1" in repr(bus.executor))
         bus.put(orjson.dumps({"query_id": "waits", "user_input": "uses"}))
         await until(lambda: len(bus.dispatcher.active.jobs) == 2)
-        assert bus.executor.unready is None  # the blocked one may come back
+        assert bus.executor.unready is None  # the blocked one may return
         shop.may_open.set()
         await until(lambda: bus.result("waits"), "the query is answered")
         found = bus.result("waits")
@@ -167,7 +167,7 @@ async def test_a_resource_that_opens_at_the_second_attempt() -> None:
 
 
 async def test_a_resource_that_does_not_open_ends_the_start() -> None:
-    """With its name and the author's own error; what had been opened before is closed again."""
+    """The error has its name and the author's error; opened resources are closed again."""
     shop = Shop()
     shop.failures = [ConnectionRefusedError("the database is away") for _ in range(100)]
     with pytest.raises(ResourceError) as raised:

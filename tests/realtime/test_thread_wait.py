@@ -1,4 +1,4 @@
-"""Waiting for a thread is waiting for a slot: no time of the stage, or of the query, goes by meanwhile."""
+"""Waiting for a thread costs no time of the stage or query, as waiting for a slot."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.realtime
 LONG_MS = 60_000
 SOON_S = 0.3
-"""Where a stall is wanted; with less a busy machine makes loops look stalled that are not."""
+"""For wanted stalls; with less, a busy machine causes false ones."""
 
 
 class Place(kinds.Place):
@@ -50,7 +50,7 @@ class Place(kinds.Place):
         limit_ms: int | None = None,
         stall_s: float = LONG_S,
     ) -> AsyncIterator[MemoryBus]:
-        """A bus with so many threads, whose stages may each take *limit_ms*, or the whole time."""
+        """A bus with this many threads; each stage may take *limit_ms*, or the whole time."""
         limits: dict[str, Any] = {"total_timeout_ms": total_ms}
         limits["stage_timeouts_ms"] = dict.fromkeys(StageType, limit_ms or total_ms)
         if stall_s < LONG_S:  # no query may wait for its loop: that would cost it its answer
@@ -65,7 +65,7 @@ class Place(kinds.Place):
 
 @pytest.fixture(params=["inline", "thread", "process"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Each kind of executor."""
+    """Start an executor of each kind."""
     return Place(request.param, tmp_path, monkeypatch)
 
 
@@ -75,23 +75,23 @@ def put(bus: MemoryBus, node: str, count: int, **fields: Any) -> None:
         bus.put(query(f"{node}{number}", node, **fields))
 
 
-def of_node(bus: MemoryBus, node: str) -> list[PipelineResult]:
-    """The results of the queries for a node."""
+def results_of(bus: MemoryBus, node: str) -> list[PipelineResult]:
+    """Return the results of a node's queries."""
     return [result for result in bus.results() if result.query_id.startswith(node)]
 
 
 async def finish(bus: MemoryBus, count: int) -> None:
-    """Wait for so many terminal events, those of before included."""
+    """Wait until the total number of terminal events reaches this."""
     await until(lambda: len(bus.sink.of(Output.RESULTS)) >= count, f"{count} terminal events")
 
 
 async def parked(bus: MemoryBus, count: int) -> None:
-    """Wait until so many queries wait for a thread."""
+    """Wait until this many queries wait for a thread."""
     await until(lambda: bus.dispatcher.active.parked == count, f"{count} queries wait for a thread")
 
 
 def is_idle(bus: MemoryBus) -> bool:
-    """Nothing runs, waits, or holds a slot."""
+    """Return whether nothing runs, waits, or uses a slot."""
     dispatcher, running = bus.dispatcher, bus.dispatcher.active
     left = (
         dispatcher.in_flight,
@@ -104,7 +104,7 @@ def is_idle(bus: MemoryBus) -> bool:
 
 
 async def test_a_burst_over_few_threads_is_answered(place: Place) -> None:
-    """All 200, each run once, though the last ones wait longer than a query may take; no time is lost."""
+    """All 200 are answered and run once, though the last wait longer than a query may take."""
     threads, total_ms = 2, 4000
     assert 200 * busy_app.WORK_S / threads > total_ms / 1000
     async with place.bus(threads, total_ms=total_ms) as bus:
@@ -128,11 +128,11 @@ async def test_a_burst_over_few_threads_is_answered(place: Place) -> None:
         assert result.started_at <= node.started_at <= result.finished_at
     waited_ms = sorted(result.metrics.queue_ms for result in bus.results())
     assert waited_ms[0] == 0
-    assert waited_ms[-1] >= 500  # it has no timestamp: this is what it waited for a thread
+    assert waited_ms[-1] >= 500  # it has no timestamp: this is its wait for a thread
 
 
-async def test_other_queries_are_not_kept_waiting(place: Place) -> None:
-    """Beside 300 queries for blocked threads, with 256 slots, those that need no thread are answered."""
+async def test_other_queries_are_not_delayed(place: Place) -> None:
+    """Beside 300 queries for blocked threads, with 256 slots, queries that need no thread are answered."""
     async with place.bus(4) as bus:
         with place.hold.closed() as gate:
             put(bus, "holds", 300)
@@ -151,8 +151,8 @@ async def test_other_queries_are_not_kept_waiting(place: Place) -> None:
     assert len(place.notes("holds")) == 300
 
 
-async def test_calls_of_stages_that_run_are_not_kept_waiting(place: Place) -> None:
-    """A burst does not use up the limits of stages beside it that call ``asyncio.to_thread``."""
+async def test_calls_of_running_stages_are_not_delayed(place: Place) -> None:
+    """A burst does not use up the limits of concurrent stages that call ``asyncio.to_thread``."""
     threads, total_ms = 8, 1000
     async with place.bus(threads, total_ms=total_ms) as bus:
         put(bus, "works", 200)
@@ -164,7 +164,7 @@ async def test_calls_of_stages_that_run_are_not_kept_waiting(place: Place) -> No
 
 
 async def test_a_deadline_holds_while_no_thread_is_free(place: Place) -> None:
-    """The query ends then, and says why; its node never runs, and another one is answered."""
+    """The query ends with the reason; its node never runs, and another one is answered."""
     async with place.bus(2) as bus:
         with place.hold.closed() as gate:
             put(bus, "holds", 2)
@@ -186,7 +186,7 @@ async def test_a_deadline_holds_while_no_thread_is_free(place: Place) -> None:
 
 
 async def test_a_query_with_a_deadline_may_wait_for_a_thread(place: Place) -> None:
-    """It is answered when one gets free before that."""
+    """It is answered when a thread gets free before its deadline."""
     async with place.bus(1) as bus:
         with place.hold.closed() as gate:
             put(bus, "holds", 1)
@@ -199,8 +199,8 @@ async def test_a_query_with_a_deadline_may_wait_for_a_thread(place: Place) -> No
     assert statuses(bus) == {"success": 2}
 
 
-async def test_nothing_waits_for_ever_for_threads_that_hang(place: Place) -> None:
-    """Calls that hang are replaced as far as that goes; then those that still wait end, with the reason."""
+async def test_the_wait_for_hanging_threads_is_bounded(place: Place) -> None:
+    """Hanging calls are replaced up to a bound; then waiting queries end, with the reason."""
     threads, waiting = 16, 20
     async with place.bus(threads, total_ms=1000) as bus:
         with place.hold.closed():
@@ -210,7 +210,7 @@ async def test_nothing_waits_for_ever_for_threads_that_hang(place: Place) -> Non
             called = len(place.notes("holds"))
     assert threads <= called <= threads + MAX_REPLACED  # all of them, where the machine is not too busy
     found = Counter(result.error_type for result in bus.results())
-    # not as many timeouts as calls: one may begin while the breaker, in the bus, ends its query
+    # not as many timeouts as calls: one may start while the breaker, in the service, ends its query
     assert found["timeout"] > 0
     assert len(found) > 1
     assert found.keys() <= {"timeout", "node_stuck", "node_busy", "breaker_open"}
@@ -222,7 +222,7 @@ async def test_nothing_waits_for_ever_for_threads_that_hang(place: Place) -> Non
 async def test_queries_do_not_wait_to_call_a_node_that_fails(
     place: Place, node: str, answer: str | None, error_type: str | None
 ) -> None:
-    """Its breaker opens while they wait for a thread: another of its intent answers, or they end."""
+    """Its breaker opens while they wait for a thread: another node answers, or they end."""
     async with place.bus(2, limit_ms=LONG_MS // 2) as bus:
         with place.hold.closed():
             put(bus, "holds", 2)
@@ -235,16 +235,16 @@ async def test_queries_do_not_wait_to_call_a_node_that_fails(
             for number in range(200):
                 failing.breaker.record(now - 2 + number / 100, failed=True)
             await finish(bus, 5)
-            assert of_node(bus, "holds") == []  # no thread is free yet
+            assert results_of(bus, "holds") == []  # no thread is free yet
         await finish(bus, 7)
         await until(lambda: is_idle(bus))
     assert (len(place.notes("holds")), place.notes("works")) == (2, [])
-    assert {(one.answer, one.error_type) for one in of_node(bus, "waits")} == {(answer, error_type)}
+    assert {(one.answer, one.error_type) for one in results_of(bus, "waits")} == {(answer, error_type)}
 
 
 @pytest.mark.parametrize("place", ["thread"], indirect=True)
-async def test_a_loop_that_stalls_takes_nothing_from_those_that_wait(place: Place) -> None:
-    """In threads they keep their places in the line: they go on elsewhere, and each runs once."""
+async def test_waiting_queries_of_a_stalled_loop_continue(place: Place) -> None:
+    """In threads they keep their places: they continue elsewhere, and each runs once."""
     async with place.bus(1, stall_s=SOON_S) as bus:
         with place.hold.closed() as hold, place.loop.closed() as loop:
             put(bus, "holds", 1)
@@ -270,12 +270,12 @@ async def test_a_loop_that_stalls_takes_nothing_from_those_that_wait(place: Plac
         await until(lambda: is_idle(bus))
     assert statuses(bus) == {"success": 7}
     assert place.notes("works") == [f"works works{number}" for number in range(5)]
-    assert {stage(result, StageType.PROCESSING).attempt for result in of_node(bus, "works")} == {1}
+    assert {stage(result, StageType.PROCESSING).attempt for result in results_of(bus, "works")} == {1}
 
 
 @pytest.mark.parametrize("place", ["process"], indirect=True)
-async def test_those_that_wait_in_a_process_go_on_in_another(place: Place) -> None:
-    """When its loop stalls; there threads are free, and each runs once."""
+async def test_queries_that_wait_in_a_stalled_process_move(place: Place) -> None:
+    """Queries that wait in a stalled process move to one with free threads, and each runs once."""
     async with place.bus(2, stall_s=SOON_S) as bus:
         with place.hold.closed() as hold, place.loop.closed() as loop:
             put(bus, "holds", 2)
@@ -294,7 +294,7 @@ async def test_those_that_wait_in_a_process_go_on_in_another(place: Place) -> No
 
 
 async def test_a_drain_ends_in_its_time_and_loses_nothing(place: Place) -> None:
-    """What waits for a thread is in flight: a drain waits for it, as long as it may, and then leaves it."""
+    """Queries that wait for a thread are in flight: a drain waits for them up to its limit."""
     async with place.bus(1) as bus:
         with place.hold.closed() as gate:
             put(bus, "holds", 1)
@@ -308,7 +308,7 @@ async def test_a_drain_ends_in_its_time_and_loses_nothing(place: Place) -> None:
 
 
 async def test_partitions_may_go_while_queries_wait(place: Place) -> None:
-    """Nothing of them is published, and all slots are free again."""
+    """Nothing of revoked partitions is published, and all slots are free again."""
     async with place.bus(1) as bus:
         with place.hold.closed() as gate:
             put(bus, "holds", 1)
@@ -321,7 +321,7 @@ async def test_partitions_may_go_while_queries_wait(place: Place) -> None:
 
 
 async def test_the_executor_stops_while_queries_wait(place: Place) -> None:
-    """In its time; what it gives up is not answered."""
+    """The stop ends in its time, and its abandoned queries are not answered."""
     with place.hold.closed() as gate:
         async with place.bus(1) as bus:
             put(bus, "holds", 1)

@@ -1,1 +1,1 @@
-"""The service's bus side on a simulated Kafka, in virtual time: one seed is one schedule."""
+"""The service's Kafka side on a simulated Kafka, in virtual time: one seed is one schedule."""

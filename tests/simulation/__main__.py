@@ -1,4 +1,4 @@
-"""Run seeds: ``python -m tests.simulation --runs 100000``, or look at one: ``--seed N --trace``."""
+"""Run seeds: ``python -m tests.simulation --runs 100000``, or trace one: ``--seed N --trace``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .run import Outcome, quiet, run
 
 
 def main() -> int:
-    """Run what the arguments say; 1 when a seed broke a promise."""
+    """Parse the arguments and run; return 1 when a seed broke a promise."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--runs", type=int, default=1, help="how many seeds")
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def report(outcome: Outcome) -> None:
-    """Print what a seed broke."""
+    """Print the broken promises of a seed."""
     print(f"seed {outcome.seed}: {len(outcome.violations)} violations in {outcome.virtual_s:.1f} s")
     for violation in outcome.violations[:5]:
         print(f"    {violation}")

@@ -1,4 +1,4 @@
-"""What was written to the output topics, by the records it is about."""
+"""The records of the output topics, by their input records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .endings import STAGE_KINDS, ending_of
 if TYPE_CHECKING:
     from fivestage.core.job import Job
 
-    from .endings import CallResult
+    from .endings import QueryEnding
     from .questions import Query
     from .trace import Trace
 
@@ -24,10 +24,10 @@ Coordinates = tuple[int, int]
 
 
 class Written(NamedTuple):
-    """A record in an output topic."""
+    """A record of an output topic."""
 
     coordinates: Coordinates
-    """Of the query it is about."""
+    """Of its query."""
     kind: str
     """The end of its ``ce_id``, or ``dead_letter``."""
     status: str
@@ -38,34 +38,34 @@ class Written(NamedTuple):
     value: bytes | None = None
     headers: Sequence[tuple[str, bytes | None]] = ()
     event: Any = None
-    """What the value says; None where it is no JSON."""
+    """The parsed value; None if it is no JSON."""
     run: bytes = b""
-    """Its ``traceparent``: the same for all events of one answer, another one in every other answer."""
+    """Its ``traceparent``, which is the same for all events of one run and differs between runs."""
 
 
 class Answers:
-    """The output topics, and what must be there.
+    """The output topics, and the expected events.
 
     Args:
-        trace: Where results and dead letters are noted.
+        trace: The trace of results and dead letters.
     """
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self.rejects = False
-        """An answer that validation rejects is an error."""
+        """Whether an answer that validation rejects is an error."""
         self.asked: dict[Coordinates, Query] = {}
-        """What each record asks."""
+        """The expectations of each record."""
         self.jobs: dict[bytes, Job] = {}
-        """What executors ran, by the ``traceparent`` of its events."""
+        """The jobs of the executors, by the ``traceparent`` of their events."""
         self.suspect: set[Coordinates] = set()
         """Records that were damaged on their way to a client, at least once."""
         self.outputs: dict[tuple[str, int], list[Written]] = defaultdict(list)
         self.about: dict[Coordinates, list[Written]] = defaultdict(list)
-        """What was written about each record."""
+        """The events of each record."""
         self.refused: dict[tuple[Coordinates, bytes], dict[str, int]] = defaultdict(dict)
-        """The codes of events that were refused when they were sent alone, by record and run, and kind."""
-        self._endings: dict[bytes, CallResult] = {}
+        """The codes of rejected events, by record, run and kind."""
+        self._endings: dict[bytes, QueryEnding] = {}
         self._answered: set[Coordinates] = set()
 
     def append(
@@ -76,7 +76,7 @@ class Answers:
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
     ) -> None:
-        """A record is written to an output topic."""
+        """Append a record to an output topic."""
         named: dict[str, bytes] = {name: text or b"" for name, text in headers}
         if h.DLQ_REASON in named:
             coordinates = int(named[h.DLQ_PARTITION]), int(named[h.DLQ_OFFSET])
@@ -96,21 +96,21 @@ class Answers:
             self._trace.add("broker", kind, *coordinates, status, f"by {who}")
 
     def note_refused(self, headers: Sequence[tuple[str, bytes | None]], code: int) -> None:
-        """An event is not written, for what is in it."""
+        """Note that an event was rejected for its content."""
         named = dict(headers)
         _, partition, offset, kind = (named[h.CE_ID] or b"").decode().split("/", 3)
         coordinates, run = (int(partition), int(offset)), named[h.TRACEPARENT] or b""
         self.refused[coordinates, run][kind] = code
         self._trace.add("broker", "event refused", *coordinates, kind, code)
 
-    def ending(self, run: bytes) -> CallResult | None:
-        """What a run of a query must have ended as; None where no executor ran it."""
+    def ending(self, run: bytes) -> QueryEnding | None:
+        """Return the expected outcome of a run; None where no executor ran it."""
         if run not in self._endings and run in self.jobs:
             self._endings[run] = ending_of(self.jobs[run], rejects=self.rejects)
         return self._endings.get(run)
 
     def is_answered(self, coordinates: Coordinates) -> bool:
-        """All events of a record are there, and of one run of it."""
+        """Return whether all events of a record exist, of a single run."""
         if coordinates in self._answered:
             return True
         about = self.about.get(coordinates, ())
@@ -123,7 +123,7 @@ class Answers:
         return answered
 
     def _is_whole(self, coordinates: Coordinates, one: Written, runs: dict[bytes, set[str]]) -> bool:
-        """Whether *one* is a dead letter or a result, and everything that belongs to it is there."""
+        """Return whether *one* is a dead letter or a result with all events of its run."""
         if one.kind == "dead_letter":
             query = self.asked.get(coordinates)
             bare = query is None or not query.reason or query.query_id is None or coordinates in self.suspect

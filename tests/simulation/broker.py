@@ -1,4 +1,4 @@
-"""The brokers: logs, committed positions, and what may be said about them at every moment."""
+"""The brokers: logs and committed positions, with checks after every change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOPICS = TopicSettings()
 
 
 class Name(str):
-    """A topic's name whose hash is the same in every process, and with it the order of sets."""
+    """A topic name with the same hash in every process, and so the same order in sets."""
 
     __slots__ = ()
 
@@ -42,19 +42,19 @@ class Name(str):
 
 QUERIES = Name(TOPICS.queries)
 BROKERS = 2
-"""That lead output partitions."""
+"""The leaders of output partitions."""
 KNOWN_BATCHES = 5
-"""So many batches of a producer are known again when they come once more."""
+"""The number of recent batches per producer that are recognized as duplicates."""
 TAKES_BYTES = 20_000
-"""The largest batch that topics of events take where brokers refuse some, see ``Broker.refuses``."""
+"""The largest batch of event topics where brokers reject some, see ``Broker.refuses``."""
 UNWANTED = re.compile(rb'"to":"q\d*[05]"')
-"""Answers that such brokers refuse."""
+"""Answers that such brokers reject."""
 ELECTION_S = 1.0
 """The longest election."""
 
 
 class Fetched(NamedTuple):
-    """What a fetch got of one partition."""
+    """The result of a fetch for one partition."""
 
     highwater: int
     records: list[PlainRecord]
@@ -66,7 +66,7 @@ class Batch(NamedTuple):
     at: tuple[str, int]
     producer_id: int
     sequence: int
-    """The number of the first one."""
+    """The first sequence number."""
     records: Sequence[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]]
     """Key, value and headers of each."""
     size: int = 0
@@ -74,12 +74,12 @@ class Batch(NamedTuple):
 
 
 class Broker(Answers):
-    """All brokers of the cluster, as one.
+    """All brokers of the cluster as one.
 
     Args:
         partitions: Of the input topic.
         output_partitions: Of each output topic.
-        random: Decides how much a fetch gets.
+        random: Decides how much a fetch returns.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class Broker(Answers):
         """Records that no client can read."""
         self.committed: dict[int, int] = {}
         self.refuses = False
-        """Events may be refused for what is in them."""
+        """Whether events may be rejected for their content."""
         self.commits = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called after every commit."""
         self._latest: dict[tuple[int, str, int], deque[tuple[int, int]]] = defaultdict(
             lambda: deque(maxlen=KNOWN_BATCHES)
         )
-        """The sequence numbers of batches, and of what comes after them, by producer and partition."""
+        """The sequence numbers of recent batches, and the next ones, by producer and partition."""
         self._producers = self._moves = 0
         self._led_from = 0.0
         self._hungry: list[_Hungry] = []
@@ -111,7 +111,7 @@ class Broker(Answers):
     # The input
 
     def write(self, record: PlainRecord) -> None:
-        """A query comes."""
+        """Write a query."""
         self.queries[record.partition].append(record)
         self._trace.add("broker", "query", record.partition, record.offset)
         waiting, self._hungry = self._hungry, []
@@ -120,7 +120,7 @@ class Broker(Answers):
                 self._hungry.append(fetch)
 
     def fetch(self, reply: Reply, positions: dict[TopicPartition, int], max_wait_s: float) -> None:
-        """Fetch: at once when there is something, else when something comes, at the latest after a while."""
+        """Answer a fetch at once if there are records, when some arrive, or after a time limit."""
         fetch = _Hungry(reply, positions)
         if not fetch.feed(self):
             fetch.timer = self._loop.outside(max_wait_s, self._give_up, fetch)
@@ -132,7 +132,7 @@ class Broker(Answers):
             fetch.reply(self.read(fetch.positions))
 
     def read(self, positions: dict[TopicPartition, int]) -> dict[TopicPartition, Fetched]:
-        """Some records of each partition, from its position on."""
+        """Return some records of each partition, from its position on."""
         found = {}
         for partition, position in positions.items():
             log = self.queries[partition.partition]
@@ -140,11 +140,11 @@ class Broker(Answers):
         return found
 
     def beginnings(self, reply: Reply, partitions: list[TopicPartition]) -> None:
-        """ListOffsets: the earliest."""
+        """ListOffsets: the earliest offsets."""
         reply(dict.fromkeys(partitions, 0))
 
     def ends(self, reply: Reply, partitions: list[TopicPartition]) -> None:
-        """ListOffsets: one past the latest."""
+        """ListOffsets: one past the latest offsets."""
         reply({partition: len(self.queries[partition.partition]) for partition in partitions})
 
     def fetch_committed(self, reply: Reply, partitions: list[TopicPartition]) -> None:
@@ -175,20 +175,20 @@ class Broker(Answers):
         reply(self._producers)
 
     def move_leaders(self) -> None:
-        """The output partitions get other leaders, after an election."""
+        """Move the output partitions to other leaders, after an election."""
         self._moves += 1
         self._trace.add("broker", "leaders moved")
         self._led_from = self._loop.time() + self._random.random() * ELECTION_S
 
     def leaders(self, reply: Reply) -> None:
-        """Metadata: who leads each output partition; -1 = nobody now."""
+        """Metadata: the leader of each output partition; -1 = none."""
         reply([self._leader(number) for number in range(self.output_partitions)])
 
     def _leader(self, partition: int) -> int:
         return -1 if self._loop.time() < self._led_from else (partition + self._moves) % BROKERS
 
     def produce(self, reply: Reply, who: str, broker: int, batches: list[Batch]) -> None:
-        """Produce: append batches, unless they are there already; reply with a code for each."""
+        """Produce: append batches that are not duplicates; reply with a code for each."""
         reply([self._produce(who, broker, batch) for batch in batches])
 
     def _produce(self, who: str, broker: int, batch: Batch) -> int:
@@ -210,7 +210,7 @@ class Broker(Answers):
         return NoError.errno
 
     def _refused(self, batch: Batch) -> int:
-        """The code that a batch is refused with for what is in it; 0 where it is not."""
+        """Return the code that a batch is rejected with for its content, or 0."""
         if batch.at[0] not in (TOPICS.results, TOPICS.stage_results):
             return 0
         unwanted = any(UNWANTED.search(value or b"") for _, value, _ in batch.records)
@@ -221,12 +221,12 @@ class Broker(Answers):
 
     @property
     def is_finished(self) -> bool:
-        """Everything is answered and committed."""
+        """Return whether everything is answered and committed."""
         return all(self.committed.get(number, 0) == len(log) for number, log in enumerate(self.queries))
 
 
 class _Hungry:
-    """A fetch that waits."""
+    """A waiting fetch."""
 
     def __init__(self, reply: Reply, positions: dict[TopicPartition, int]) -> None:
         self.reply = reply
@@ -234,7 +234,7 @@ class _Hungry:
         self.timer: asyncio.TimerHandle | None = None
 
     def feed(self, broker: Broker) -> bool:
-        """Answer it if there is something."""
+        """Answer it if there are records."""
         if all(len(broker.queries[tp.partition]) <= at for tp, at in self.positions.items()):
             return False
         if self.timer is not None:

@@ -1,4 +1,4 @@
-"""What clients need to reach the simulated brokers."""
+"""Access of clients to the simulated brokers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Cluster(NamedTuple):
-    """The brokers, the way to them, and one process that goes it."""
+    """The brokers, the network, and one process that uses it."""
 
     broker: Broker
     network: Network
@@ -21,7 +21,7 @@ class Cluster(NamedTuple):
 
 
 class Client:
-    """What a consumer or a producer has its connections in; it knows all topics."""
+    """The connections of a consumer or a producer; it knows all topics."""
 
     def __init__(self) -> None:
         self._sync_task = None
@@ -29,13 +29,13 @@ class Client:
         self.cluster = self
 
     def _on_connection_closed(self, connection: object, reason: object) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     async def send(self, *_: Any, **__: Any) -> Any:
-        """What a consumer sends goes by its connections."""
+        """Send a consumer's request over its connections."""
 
     unauthorized_topics: frozenset[str] = frozenset()
 
     def partitions_for_topic(self, _: str) -> set[int]:
-        """Each topic is there."""
+        """Return the partitions: every topic exists."""
         return {0}

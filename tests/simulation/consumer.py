@@ -1,4 +1,4 @@
-"""What stands in for AIOKafkaConsumer.
+"""The double of AIOKafkaConsumer.
 
 Private names that the service touches (``kafka/aiokafka_internals.py``) are those of aiokafka.
 """
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class SimConsumer:
-    """A member of the group.
+    """A group member.
 
     Args:
-        cluster: Where it is.
-        options: Those of AIOKafkaConsumer.
+        cluster: The cluster.
+        options: The options of AIOKafkaConsumer.
     """
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
@@ -54,7 +54,7 @@ class SimConsumer:
         self._client._conns = {"group": self._coordinator.connection, "fetch": self._fetcher.connection}
 
     def subscribe(self, _: tuple[str, ...], *, pattern: str | None, listener: RebalanceListener) -> None:
-        """Join the group, soon."""
+        """Join the group soon."""
         assert pattern is None
         self._subscription.subscribe(listener)
 
@@ -69,7 +69,7 @@ class SimConsumer:
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int, max_records: int
     ) -> dict[TopicPartition, list[PlainRecord]]:
-        """Read."""
+        """Fetch records."""
         if self._closed:
             raise ConsumerStoppedError
         self._coordinator.check_errors()
@@ -79,51 +79,51 @@ class SimConsumer:
         return records
 
     def assignment(self) -> set[TopicPartition]:
-        """What is assigned, also while it is being taken away."""
+        """Return the assigned partitions, also while they are being revoked."""
         assignment = self._subscription.assignment
         return set() if assignment is None else set(assignment.states)
 
     def highwater(self, partition: TopicPartition) -> int | None:
-        """The end of the log, as of the last fetch."""
+        """Return the end of the log, as of the last fetch."""
         assert is_assigned(self._subscription.assignment, partition), "Partition is not assigned"
         return self._subscription.state(partition).highwater
 
     def pause(self, *partitions: TopicPartition) -> None:
-        """Read nothing of these; what was fetched ahead is thrown away."""
+        """Pause partitions; prefetched records are dropped."""
         for partition in partitions:
             self._subscription.state(partition).paused = True
 
     def resume(self, *partitions: TopicPartition) -> None:
-        """Read these again."""
+        """Resume partitions."""
         for partition in partitions:
             self._subscription.state(partition).paused = False
         self._fetcher.wake()
 
     def paused(self) -> set[TopicPartition]:
-        """Those of which nothing is read."""
+        """Return the paused partitions."""
         assignment = self._subscription.assignment
         states = assignment.states if assignment is not None else {}
         return {partition for partition, state in states.items() if state.paused}
 
     def partitions_for_topic(self, _: str) -> set[int]:
-        """The partitions of a topic."""
+        """Return the partitions of a topic."""
         return set(range(self._cluster.broker.partitions))
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where partitions begin."""
+        """Return the beginning offsets of partitions."""
         return dict(await self._fetcher.beginning_offsets(partitions, self._request_timeout_s * 1000))
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where partitions end."""
+        """Return the end offsets of partitions."""
         return dict(await self._fetcher.end_offsets(partitions, self._request_timeout_s * 1000))
 
     async def committed(self, partition: TopicPartition) -> int | None:
-        """The group's position."""
+        """Return the group's committed offset."""
         found: dict[TopicPartition, int] = await self._coordinator.committed([partition])
         return found.get(partition)
 
     async def position(self, partition: TopicPartition) -> int:
-        """Where the next record is read."""
+        """Return the offset of the next record."""
         subscription = self._subscription
         while True:
             assignment = subscription.assignment
@@ -136,12 +136,12 @@ class SimConsumer:
             await self._wait(asyncio.ensure_future(state.positioned.wait()))
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Read on from there."""
+        """Seek to an offset."""
         self._subscription.state(partition).seek(offset)
         self._fetcher.forget(partition)
 
     async def seek_to_beginning(self, partition: TopicPartition) -> bool:
-        """Read on from the beginning."""
+        """Seek to the beginning."""
         state = self._subscription.state(partition)
         state.reset()
         self._fetcher.forget(partition)
@@ -157,7 +157,7 @@ class SimConsumer:
         positioned.cancel()
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
-        """Commit; whether the partitions are assigned is looked at once, at the beginning."""
+        """Commit; the assignment is checked only once, at the beginning."""
         assignment = self._subscription.assignment
         if assignment is None:
             raise IllegalStateError("No partitions assigned")

@@ -1,7 +1,7 @@
-"""What a query that was started must end as, after what the executor double did with it.
+"""The expected outcome of a started query, from what the executor double did with it.
 
-The table of the contract (section 4), written a second time and in another way than in ``core.outcome``: the
-judge holds every event against it.
+The table of the contract (section 4), written independently of ``core.outcome``: the
+judge compares every event with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STAGES = tuple(StageType)
 STAGE_KINDS = frozenset(f"stage_result/{number}" for number in range(5))
 PROCESSING = 2
 CRITICAL = 3
-"""How many stages are critical: the first ones."""
+"""The number of critical stages: the first ones."""
 ROUNDING_S = 1e-6
 ROWS = frozenset(
     {
@@ -46,10 +46,10 @@ ROWS = frozenset(
         "unreadable",
     }
 )
-"""What the judge has a name for: the rows of the table, some of them in parts."""
+"""The named rows of the table, some of them in parts."""
 
 Stage = StageRun | RunningStage | None
-"""One that ended, the one that was running at the deadline, or one that was skipped."""
+"""A stage that ended, was running at the deadline, or was skipped."""
 
 
 class Attempt(NamedTuple):
@@ -60,8 +60,8 @@ class Attempt(NamedTuple):
     run: StageRun | RunningStage
 
 
-class CallResult(NamedTuple):
-    """What must be said about one run of a query."""
+class QueryEnding(NamedTuple):
+    """The expected result of one run of a query."""
 
     row: str
     status: str
@@ -75,16 +75,16 @@ class CallResult(NamedTuple):
     timeouts: tuple[str, ...]
     """The ends of the ids of its timeout events."""
     ran_out: Stage
-    """The stage that had no time left of the total; None where another event says what was late."""
+    """The stage that found no time left of the total; None where another event covers it."""
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The ends of the ids of all of its events."""
+        """Return the ends of the ids of all of its events."""
         return STAGE_KINDS.union(("result",), self.timeouts)
 
 
-def ending_of(job: Job, *, rejects: bool) -> CallResult:
-    """What a job that has ended must have ended as; *rejects*: an answer that is rejected is an error."""
+def ending_of(job: Job, *, rejects: bool) -> QueryEnding:
+    """Return the expected outcome of an ended job; with *rejects* a rejected answer is an error."""
     stages = _stages(job)
     outcomes = tuple(map(_outcome, stages))
     late = [one for one, outcome in zip(stages, outcomes, strict=True) if outcome == "timeout"]
@@ -109,14 +109,14 @@ def ending_of(job: Job, *, rejects: bool) -> CallResult:
     if last is not None:
         status, error_type = _failed(stages[last], outcomes[last], total="timeout" in timeouts)
     degraded = status == "success" and (verdict is False or set(outcomes) != {"success"})
-    ending = CallResult(
+    ending = QueryEnding(
         "", status, error_type, degraded, verdict, stages, outcomes, attempts, tuple(timeouts), ran_out
     )
     return ending._replace(row=_row(ending))
 
 
 def _attempts(job: Job, number: int, stage: Stage, outcome: str) -> Iterator[Attempt]:
-    """All attempts at a stage: those that failed, or were given up as the query was moved, then the last."""
+    """Return all attempts at a stage: failed ones, ones lost to moves, and the last."""
     failed = {one.attempt: one for one in job.history.superseded if one.spec.sequence == number}
     moved = {one.attempt: one for one in job.history.moved if one.spec.sequence == number}
     last = stage.attempt if stage is not None and outcome != "skipped" else 1 + max([0, *failed, *moved])
@@ -160,7 +160,7 @@ def _is_at_the_end(stage: Stage, job: Job) -> bool:
 
 
 def _last(stages: tuple[Stage, ...], outcomes: tuple[str, ...], *, rejects: bool) -> int | None:
-    """The stage that ended the query before its time; None where it went through."""
+    """Return the stage that ended the query early; None if there is none."""
     for number, (stage, outcome) in enumerate(zip(stages, outcomes, strict=True)):
         rejected = isinstance(stage, StageRun) and stage.verdict is False and rejects
         if rejected or (number < CRITICAL and outcome != "success"):
@@ -177,7 +177,7 @@ def _failed(stage: Stage, outcome: str, *, total: bool) -> tuple[str, str | None
     return "error", stage.error_type
 
 
-def _row(ending: CallResult) -> str:
+def _row(ending: QueryEnding) -> str:
     answered = ending.status == "success"
     if ending.validated is False:
         return "rejected" if answered else "rejected is an error"
@@ -191,8 +191,8 @@ def _row(ending: CallResult) -> str:
     return _way(ending)
 
 
-def _way(ending: CallResult) -> str:
-    """How a query came to its answer."""
+def _way(ending: QueryEnding) -> str:
+    """Return the way in which a query got its answer."""
     tried = [one for attempts in ending.attempts for one in attempts]
     if any(one.outcome == "timeout" for one in tried):
         return "answered by a second node in time"

@@ -1,7 +1,7 @@
-"""What each event must be: its topic, key, headers and value, held against what was asked and what was run.
+"""The checks of each event: its topic, key, headers and value, compared with the query and its run.
 
-Every value and every block of headers is compared as a whole, so that what is missing, wrong or too much is
-seen.
+Values and header blocks are compared as a whole, so that missing, wrong and additional parts are
+found.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ TYPES: Final[dict[str, tuple[str, bytes, type[BaseModel]]]] = {
 }
 """Topic, ``ce_type`` and model of each kind of event."""
 OWN = frozenset({h.CONTENT_TYPE, h.TRACEPARENT, h.TRACESTATE, h.LANE})
-"""What a dead letter keeps of its record's headers, beside those of CloudEvents."""
+"""The record's headers that a dead letter keeps, beside those of CloudEvents."""
 CORRUPT_RECORD: Final = "corrupt_record"
 SHAPES: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What reading a value raises that is not as it should be."""
+"""Exceptions while reading an invalid value."""
 CLOCK_S: Final = 3e-6
-"""Events have microseconds, and the float of the wall clock is not much finer."""
+"""Events have microseconds, and the wall clock as float is not much finer."""
 
 
 def check_run(asked: Asked, events: Sequence[Written], partitions: int, *, thorough: bool) -> Iterator[str]:
-    """All that is wrong with the events of one run; some of them may be missing, where it was broken off.
+    """Return all faults of one run's events, some of which may be missing if it was broken off.
 
     Args:
-        asked: What they are about.
+        asked: The record and the run.
         events: In the order they were written.
         partitions: Of each output topic.
-        thorough: Read values with their models, too.
+        thorough: Parse values with their models too.
     """
     first: dict[str, Written] = {}
     for one in events:
@@ -77,7 +77,7 @@ def check_run(asked: Asked, events: Sequence[Written], partitions: int, *, thoro
 
 
 def check_letter(asked: Asked, letter: Written, *, damaged: bool) -> Iterator[str]:
-    """All that is wrong with a dead letter; one of a record that was *damaged* on its way may be empty."""
+    """Return all faults of a dead letter; one of a *damaged* record may be empty."""
     record, found = asked.record, dict(letter.headers)
     lost = asked.query.reason == CORRUPT_RECORD or (
         damaged and found[h.DLQ_REASON] == CORRUPT_RECORD.encode()
@@ -106,7 +106,7 @@ def check_letter(asked: Asked, letter: Written, *, damaged: bool) -> Iterator[st
 
 
 def _headers(asked: Asked, leading: Written) -> dict[str, bytes]:
-    """What the headers of all events of a run say."""
+    """Return the expected headers of all events of a run."""
     record, query = asked.record, asked.query
     place = f"{record.topic}/{record.partition}/{record.offset}"
     headers = {
@@ -147,12 +147,12 @@ def _wrong_record(asked: Asked, one: Written, common: dict[str, bytes], partitio
 
 @lru_cache(maxsize=1024)
 def _partition(key: bytes, partitions: int) -> int:
-    """Where Kafka's own clients put a key."""
+    """Return the partition of a key by Kafka's own clients."""
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def _is_span(found: str, parent: str | None) -> bool:
-    """A span of its own, of the query's trace where that has one."""
+    """Return whether it is a new span, in the query's trace if that has one."""
     if [len(part) for part in found.split("-")] != [2, 32, 16, 2]:
         return False
     return parent is None or (found[:36] == parent[:36] and found[36:52] != parent[36:52])
@@ -192,7 +192,7 @@ def _wrong_values(asked: Asked, values: dict[str, Value], at: str) -> Iterator[s
 
 
 def _wrong_refusal(asked: Asked, values: dict[str, Value], at: str) -> Iterator[str]:
-    """Why a query was not started, and how long it had waited."""
+    """Return faults of the reason and the wait of a query that was not started."""
     query, result, note = asked.query, values.get("result"), values.get("timeout")
     written_s = asked.record.timestamp / 1000
     if result is not None and query.reason and not str(result["error"]).startswith(query.reason):
@@ -213,7 +213,7 @@ def _wrong_refusal(asked: Asked, values: dict[str, Value], at: str) -> Iterator[
 
 
 def _wrong_times(asked: Asked, job: Job, values: dict[str, Value]) -> Iterator[str]:
-    """Starts of the query and of its stages."""
+    """Return faults of the start times of the query and its stages."""
     result = values.get("result")
     if result is not None:
         metrics, written_s = result["metrics"], asked.record.timestamp / 1000
@@ -234,7 +234,7 @@ def _wrong_times(asked: Asked, job: Job, values: dict[str, Value]) -> Iterator[s
 
 
 def seconds(text: str) -> float:
-    """Seconds since the epoch of an event's time; 0 where it is none."""
+    """Return the seconds since the epoch of an event's time; 0 if it is invalid."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Where queries run in a simulation: quick, slow, at fault, or never ending."""
+"""The executor double: queries are fast, slow, fail, or never end."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ ODD = (
     "slow", "slow", "stuck", "late", "late", "fails", "fails", "skips", "rejected", "large",
     "second", "second", "moved",
 )  # fmt: skip
-"""What can become of a query that does not simply end well, see ``_Course``."""
+"""The possible courses of a query beside success, see ``_Course``."""
 LATE_AGAIN = 0.3
-"""How likely it is that a second node is not in time either."""
+"""The probability that a second node times out too."""
 PADDINGS = (15_000, 25_000, 50_000)
 """Bytes: fits, fits once but not twice, does not fit (see MAX_RECORD_BYTES)."""
 JUST_BEFORE_S = 1e-6
-"""So long before a deadline it is written how far its job has come."""
+"""The time before a deadline at which the job's progress is written."""
 Attempt = StageRun | RunningStage
-"""One that ends, or one that is given up since the query is moved."""
+"""An attempt that ends, or one lost to a move."""
 ERROR_TYPES = ("RuntimeError", "breaker_open", "node_busy", "worker_died")
 
 
 class Manners(NamedTuple):
-    """How likely it is that a query does not end soon and well."""
+    """The probabilities of failures and delays."""
 
     odd: float
 
 
 class SimExecutor:
-    """Runs nothing, and says after a while that it has run.
+    """Runs no code, and reports results after a while.
 
     Args:
-        random: Decides what becomes of each query.
-        manners: With what likelihood.
-        jobs: Where each job is kept, by the ``traceparent`` of its events.
+        random: Decides the course of each query.
+        manners: The probabilities.
+        jobs: Store of jobs, by the ``traceparent`` of their events.
     """
 
     def __init__(self, random: Random, manners: Manners, jobs: dict[bytes, Job]) -> None:
@@ -101,9 +101,9 @@ class SimExecutor:
         self._on_finished(job)
 
     def _at_deadline(self) -> None:
-        """Write trails, which are read then, as far as the jobs have come at their deadlines.
+        """Write the histories of due jobs at their deadlines, as the service reads them then.
 
-        All that are due: where the loop comes late, one timer of the service may end several.
+        All due ones: after a late loop one timer of the service may end several.
         """
         now = asyncio.get_running_loop().time() + JUST_BEFORE_S
         for job in [job for job in self._courses if job.ends_at <= now]:
@@ -120,7 +120,7 @@ class SimExecutor:
             _end(job, course, number)
 
     def cancel(self, job: Job) -> None:
-        """See Executor; what was to end later still does, and is dropped."""
+        """See Executor; results that come later are dropped."""
         self._courses.pop(job, None)
         job.history.closed = True
 
@@ -137,7 +137,7 @@ class SimExecutor:
 
 
 def _course(random: Random, job: Job, fate: str, now: float) -> list[Attempt]:
-    """How the stages that are left will go, if there is time."""
+    """Draw the rest of the stages, while there is time."""
     left = job.plan.stages[len(job.history.runs) :]
     odd = random.choice(left).sequence
     in_all_s = random.random() * (SLOW_S if fate == "slow" else QUICK_S)
@@ -174,7 +174,7 @@ def _process(random: Random, job: Job, run: StageRun, fate: str) -> None:
 
 
 def _fail_first(random: Random, run: StageRun) -> StageRun:
-    """The attempt before: a node that cannot be called, that fails, or that is not in time."""
+    """Draw the earlier attempt: a node that is suspended, fails, or times out."""
     first = StageRun(run.spec, Outcome.ERROR, node="first", started_at=run.started_at, granted_s=LIMIT_S)
     first.duration_s = random.random() * QUICK_S
     first.error, first.error_type = "it failed", random.choice(("breaker_open", "LookupError", "timeout"))
@@ -188,7 +188,7 @@ def _fail_first(random: Random, run: StageRun) -> StageRun:
 
 
 def _move(random: Random, run: StageRun) -> RunningStage:
-    """The attempt before: it was under way when its loop was found to stand still."""
+    """Draw the earlier attempt: it ran when its loop stalled."""
     assert run.started_at is not None
     waited_s = random.choice((0.0, 0.002))
     moved = RunningStage(run.spec, run.started_at, LIMIT_S, run.node, run.attempt, False, waited_s)
@@ -202,7 +202,7 @@ def _follow(run: StageRun, after_s: float) -> None:
 
 
 def _ends_at(course: list[Attempt], number: int) -> float:
-    """When an attempt ends, or is given up: as the next one starts."""
+    """Return when an attempt ends, or is lost: when the next one starts."""
     run = course[number]
     if isinstance(run, RunningStage):
         run, took_s = course[number + 1], 0.0
@@ -238,7 +238,7 @@ _ODDITIES = {"late": _late, "fails": _fails, "skips": _skips}
 
 
 def _end(job: Job, course: list[Attempt], number: int) -> None:
-    """An attempt has ended: the answer is there before that is."""
+    """End an attempt: the answer is set before it ends."""
     run, history = course[number], job.history
     if isinstance(run, RunningStage):
         history.start(run)

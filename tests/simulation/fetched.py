@@ -1,4 +1,4 @@
-"""What a simulated consumer has fetched and not handed out yet."""
+"""Records that a simulated consumer has fetched and not returned yet."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Buffer:
-    """What was fetched of one partition and not read yet.
+    """Fetched and unread records of one partition.
 
     Args:
-        bad: What reading raises, by offset.
+        bad: The exceptions of unreadable records, by offset.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Buffer:
         self.is_empty = False
 
     def take(self, room: int) -> list[PlainRecord]:
-        """Take records, and move the position; nothing where it was moved meanwhile.
+        """Take records and advance the position; nothing if it was moved meanwhile.
 
         Raises:
-            CorruptRecordException: one cannot be read; the position stays.
+            CorruptRecordException: a record is unreadable; the position stays.
         """
         state = self._state
         if not self._assignment.active or state.paused or state.position != self._next or self.is_empty:
@@ -63,7 +63,7 @@ class Buffer:
 
 
 class Failed:
-    """What there is to say of a partition that has no position; said once, to whoever reads."""
+    """The error of a partition without a position, raised once to the next reader."""
 
     def __init__(self, error: KafkaError) -> None:
         self.error = error

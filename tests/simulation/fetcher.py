@@ -1,7 +1,7 @@
-"""How a simulated consumer gets its records; after aiokafka's fetcher.py, with what it loses.
+"""The fetcher of a simulated consumer; after aiokafka's fetcher.py, with its losses.
 
-A read that raises for one partition has already taken records of others, which are gone, and it raises
-again for the same record as long as the position is there. What it cannot find a position for it raises, too.
+A read that raises for one partition has already taken records of others, which are lost, and it raises
+again for the same record as long as the position stays. It also raises for partitions without a position.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from .subscription import Assignment, Subscription
 
 PREFETCH_BACKOFF_S = 0.1
-"""How long what was fetched of one partition keeps the others from being fetched."""
+"""How long fetched records of one partition keep the others from being fetched."""
 CLOCK_STEP_S = 1e-6
-"""A wait for less may not move the clock."""
+"""A shorter wait might not move the clock."""
 
 
 class Fetcher:
-    """Fetches ahead, for all assigned partitions at once.
+    """Prefetches all assigned partitions at once.
 
     Args:
-        cluster: Where the records are.
-        subscription: Which partitions are assigned.
-        membership: Knows the committed positions.
-        options: Those of AIOKafkaConsumer.
+        cluster: The source of the records.
+        subscription: The assigned partitions.
+        membership: Provides the committed positions.
+        options: The options of AIOKafkaConsumer.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Fetcher:
         self._fetch_task = self._loop.create_task(self._run())
 
     def forget(self, partition: TopicPartition) -> None:
-        """Its position was moved: what was fetched is of no use."""
+        """Drop fetched records: the position was moved."""
         self._records.pop(partition, None)
         self.wake()
 
     def wake(self) -> None:
-        """There may be something to fetch."""
+        """Check again for partitions to fetch."""
         if not self._wake.done():
             self._wake.set_result(None)
 
@@ -110,7 +110,7 @@ class Fetcher:
                     await pending
 
     def _begin(self, assignment: Assignment, backoff_s: float) -> asyncio.Task[bool] | None:
-        """Look for positions first; fetch when all are known and nothing fetched waits."""
+        """Look up positions first; fetch when all are known and no fetched record waits."""
         unknown = [
             partition
             for partition, state in assignment.states.items()
@@ -162,7 +162,7 @@ class Fetcher:
         return has_some
 
     def _unreadable(self, partition: int, records: list[PlainRecord]) -> dict[int, Exception]:
-        """What is corrupt, and what is damaged on the way: one record, or several of a batch."""
+        """Return the corrupt records, and those damaged on the way: one, or several of a batch."""
         broker, network = self._cluster.broker, self._cluster.network
         bad: dict[int, Exception] = {
             record.offset: CorruptRecordException("Invalid CRC")
@@ -186,7 +186,7 @@ class Fetcher:
             for partition in unasked:
                 state = states[partition]
                 if state.position is not None or state.awaiting_reset:
-                    continue  # somebody has sought meanwhile
+                    continue  # the position was moved by a seek meanwhile
                 if partition in committed:
                     state.seek(committed[partition])
                 else:
@@ -211,13 +211,13 @@ class Fetcher:
     async def beginning_offsets(
         self, partitions: list[TopicPartition], timeout_ms: float
     ) -> dict[TopicPartition, int]:
-        """Where partitions begin."""
+        """Return the beginning offsets of partitions."""
         return await self._patiently(self._cluster.broker.beginnings, partitions, timeout_ms)
 
     async def end_offsets(
         self, partitions: list[TopicPartition], timeout_ms: float
     ) -> dict[TopicPartition, int]:
-        """Where partitions end."""
+        """Return the end offsets of partitions."""
         return await self._patiently(self._cluster.broker.ends, partitions, timeout_ms)
 
     async def _patiently(
@@ -236,7 +236,7 @@ class Fetcher:
     async def read(
         self, partitions: tuple[TopicPartition, ...], timeout_s: float, room: int
     ) -> dict[TopicPartition, list[PlainRecord]]:
-        """What was fetched, of some partitions or of all; waits a little when there is nothing."""
+        """Return fetched records of some or all partitions; wait briefly when there are none."""
         clock, subscription = self._loop.time, self._subscription
         while True:
             if subscription.reassigning:
@@ -268,7 +268,7 @@ class Fetcher:
                     break
                 self.forget(partition)
                 raise buffer.error
-            records = buffer.take(room)  # what it raises takes with it what is drained
+            records = buffer.take(room)  # drained records are lost when it raises
             if buffer.is_empty:
                 del self._records[partition]
                 self.wake()

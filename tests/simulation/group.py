@@ -1,7 +1,7 @@
-"""A consumer group as its coordinator keeps it: generations, and rebalances that take everything away.
+"""A consumer group in its coordinator: generations, and rebalances that revoke everything.
 
-As in Kafka's classic protocol: a commit is accepted from every member of the current generation, whoever
-owns the partition, except while the assignment is being handed out.
+As in Kafka's classic protocol, a commit is accepted from every member of the current generation, even for
+partitions of others, except while the assignment is being distributed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     OnCommit = Callable[[str, bool, int, dict[int, int]], None]
 
 INITIAL_DELAY_S = 0.3
-"""How long a group that was empty waits for more members, at most."""
+"""How long an empty group waits for more members, at most."""
 
 
 class State(Enum):
-    """Of a group."""
+    """The state of a group."""
 
     EMPTY = auto()
     PREPARING = auto()
@@ -36,7 +36,7 @@ class State(Enum):
 
 
 class Joined(NamedTuple):
-    """The answer to a member that joined."""
+    """The response to a member that joined."""
 
     member_id: str
     generation: int
@@ -44,7 +44,7 @@ class Joined(NamedTuple):
 
 
 class GroupMember:
-    """One member, as the coordinator knows it."""
+    """A member, as the coordinator sees it."""
 
     def __init__(self, member_id: str, session_s: float, rebalance_s: float) -> None:
         self.id = member_id
@@ -58,11 +58,11 @@ class GroupMember:
 
 
 class Group:
-    """The only group there is, for one topic.
+    """The only group, for one topic.
 
     Args:
         partitions: Of the topic.
-        random: Assigns them.
+        random: Assigns partitions.
         on_commit: Called for every accepted commit with the member, whether it owns all of the partitions,
             the generation, and the positions.
     """
@@ -113,7 +113,7 @@ class Group:
             self.rebalance()
 
     def sync(self, reply: Reply, member_id: str, generation: int) -> None:
-        """SyncGroup; the leader's hands out the assignment."""
+        """SyncGroup; the leader's request distributes the assignment."""
         member = self._checked(reply, member_id, generation)
         if member is None:
             return
@@ -134,9 +134,9 @@ class Group:
             reply(RebalanceInProgressError if self.state is State.PREPARING else None)
 
     def commit(self, reply: Reply, member_id: str, generation: int, positions: dict[int, int]) -> None:
-        """OffsetCommit; also from outside of the group while it has no members, as tools do."""
+        """OffsetCommit; also from outside of the group while it has no members, as from tools."""
         if generation < 0 and not member_id and self.state is State.EMPTY:
-            self._on_commit("nobody", False, generation, positions)
+            self._on_commit("outsider", False, generation, positions)
             reply(None)
             return
         if self._checked(reply, member_id, generation) is None:
@@ -168,7 +168,7 @@ class Group:
     # Rebalances
 
     def rebalance(self) -> None:
-        """Ask all members to join anew; those who do not in time are expelled."""
+        """Ask all members to rejoin; members that do not in time are expelled."""
         was_empty = self.state is State.EMPTY
         for member in self.members.values():
             if member.syncing is not None:
@@ -185,7 +185,7 @@ class Group:
         self._complete_if_all_joined()
 
     def poke(self) -> None:
-        """Rebalance for no reason of the members', as when the topic gets partitions."""
+        """Rebalance for an outside reason, such as new partitions of the topic."""
         if self.state is State.STABLE:
             self.rebalance()
 
@@ -196,7 +196,7 @@ class Group:
             self._complete()
 
     def _complete(self) -> None:
-        """The members of the next generation are known."""
+        """Complete the next generation."""
         for member in [member for member in self.members.values() if member.joining is None]:
             self._trace.add("group", "expelled", member.id)
             self._forget(member)
@@ -263,7 +263,7 @@ class Group:
         member.expires_at = self._loop.time() + member.session_s
 
     def _watch(self, member: GroupMember) -> None:
-        """Expel a member that was not heard of for its session, unless it waits for an answer."""
+        """Expel a member without a heartbeat for its session, unless it waits for a response."""
         now = self._loop.time()
         if member.joining is not None or member.syncing is not None:
             self._touch(member)

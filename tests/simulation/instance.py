@@ -1,4 +1,4 @@
-"""One instance of the service: the real parts, on simulated clients."""
+"""One instance of the service: the real parts on simulated clients."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ if TYPE_CHECKING:
     from .executor import Manners
 
 SLACK_S = 0.001
-"""What a query may take beyond its budget, in a loop that is never busy."""
+"""How far a query may exceed its budget, in a loop that is never busy."""
 SOURCE = "/simulation"
 PROVIDER = Provider(EarlySampling(0.5), resource=Resource.get_empty(), shutdown_on_exit=False)
-"""Gives every run of a query a trace of its own."""
+"""Gives every run of a query a new trace."""
 APP = Pipeline()
 METRICS = Metrics(topic="queries", group_id="simulation")
-"""Of all instances: to make them takes a tenth of the time of a seed, and they are not looked at here."""
+"""Shared by all instances: creating them takes a tenth of a seed's time, and they are not checked."""
 
 
 class _Checks(Observer):
-    """Looks at every query that ends."""
+    """Checks every query that ends."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
 
     def concluded(self, lane: str, conclusion: QueryOutcome, queue_s: float) -> None:  # noqa: ARG002
-        """It must have had no more than its budget, unless its process was stopped meanwhile."""
+        """Check that it had at most its budget, unless its process was stopped meanwhile."""
         instance = self._instance
         late = conclusion.duration_s > conclusion.budget_s + SLACK_S
         if late and instance.cluster.process.continued_at < conclusion.started_at:
@@ -82,12 +82,12 @@ class _Checks(Observer):
 
 
 class _CheckedMember(GroupMember):
-    """Looks at how much is asked for, and how much comes."""
+    """Checks the requested and returned numbers of records."""
 
     instance: Instance
 
     async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
-        """No more must be asked for than there is room for, and no more must come."""
+        """Check that a fetch neither requests nor returns more than there is room for."""
         trace, back_pressure = self.instance.cluster.trace, self.instance.parts.poller.back_pressure
         self.instance.note_halts()
         if max_records > max(1, self.instance.max_taken_in - back_pressure.unfinished):
@@ -99,23 +99,23 @@ class _CheckedMember(GroupMember):
 
 
 class _NoDiagnosis:
-    """Why Kafka is out of reach is asked of real brokers only."""
+    """A diagnosis of unreachable brokers that does nothing."""
 
     cause = None
 
     async def run(self, _is_cut_off: object, _clients: object) -> None:
-        """Until the end."""
+        """Wait until the end."""
         await asyncio.get_running_loop().create_future()
 
 
 class Instance(Service):
-    """A member of the group.
+    """An instance of the service as group member.
 
     Args:
         settings: Of the service.
-        cluster: Where Kafka is, and as which process this runs.
-        manners: Of its queries.
-        max_taken_in: How many records may be unfinished before the source is paused.
+        cluster: The cluster, seen from the instance's process.
+        manners: The probabilities of its queries.
+        max_taken_in: The number of unfinished records at which the source is paused.
     """
 
     def __init__(self, settings: Settings, cluster: Cluster, manners: Manners, *, max_taken_in: int) -> None:
@@ -125,13 +125,13 @@ class Instance(Service):
         self._manners = manners
         self.max_taken_in = max_taken_in
         self.code: int | None = None
-        """What the process ended with; None while it runs, or when it was killed."""
+        """The error that the process ended with; None while it runs, or after a kill."""
         self.error: Exception | None = None
         self._halted: set[int] = set()
         self.diagnosis = cast("Any", _NoDiagnosis())
         self.stack = contextlib.AsyncExitStack()
         self.was_asked = self.started = False
-        """It was asked to end; it has come as far as serving."""
+        """It was asked to end; it has got as far as serving."""
         self.exited: asyncio.Future[None] = cluster.network.loop.create_future()
 
     def note(self, what: str, *details: object) -> None:
@@ -139,7 +139,7 @@ class Instance(Service):
         self.cluster.trace.add(self.cluster.process.name, what, *details)
 
     def note_halts(self) -> None:
-        """For the trace, and to be counted: partitions of which too much could not be read."""
+        """Trace and count halted partitions."""
         halted = {key.partition for key in self.ledger.halted()}
         for partition in halted - self._halted:
             self.note("partition halted", partition)
@@ -153,7 +153,7 @@ class Instance(Service):
             self.note("put back", count)
 
     async def run(self) -> None:
-        """As the service does, without signals and without tuning the interpreter."""
+        """Run as the service does, without signals and interpreter settings."""
         self.cluster.process.on_error = self._on_error
         async with self.stack:
             try:
@@ -168,7 +168,7 @@ class Instance(Service):
             raise self._failure
 
     async def main(self) -> None:
-        """Run as a process: until the end, which nothing outlives."""
+        """Run as a process, whose end nothing survives."""
         try:
             await self.run()
         except FivestageError as error:
@@ -180,11 +180,11 @@ class Instance(Service):
         self._exit()
 
     async def sigterm(self) -> None:
-        """Ask the process to end, when it has the CPU."""
+        """Ask the process to end, once it has the CPU."""
         self.stop()
 
     def break_something(self, random: Random) -> None:
-        """End a task inside a client, as a bug of it would; its heartbeats end by an answer, see FATAL."""
+        """End a task inside a client, as a bug would; heartbeats end by a response, see FATAL."""
         client: Any = self.parts.source.consumer
         coordinator, sender = client._coordinator, self.parts.sink._sender
         tasks = {
@@ -204,7 +204,7 @@ class Instance(Service):
             asyncio.get_running_loop().call_later(self._limit_s, self._end_hard, self._limit_s)
 
     def _end_hard(self, limit_s: float) -> None:
-        """The orderly end took too long."""
+        """End the process: its shutdown took too long."""
         if self.cluster.process.alive:
             self.code, self.error = 1, TimeoutError(f"the end took more than {limit_s} s")
             self._exit()

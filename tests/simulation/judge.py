@@ -1,4 +1,4 @@
-"""What must hold when all is over: the topics, held against each other."""
+"""The final checks of the topics against each other."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 RESULTS = TopicSettings().results
 THOROUGH = 10
-"""One seed in this many has its values read with their models, too, which costs as much as all else here."""
+"""One seed in this many has its values parsed by their models too, which doubles the cost."""
 
 
 def judge(broker: Broker, scenario: Scenario) -> Iterator[str]:
-    """All that is wrong with the topics, one sentence each."""
+    """Return all faults of the topics, one sentence each."""
     records = {(record.partition, record.offset): record for log in broker.queries for record in log}
     yield from lost(broker, records)
     yield from phantoms(broker, records)
@@ -38,22 +38,24 @@ def judge(broker: Broker, scenario: Scenario) -> Iterator[str]:
             yield f"{coordinates}: {sentence}"
     yield from uncommitted(broker)
     if scenario.settings.admission.ordering == "key":
-        # What was damaged may have become a dead letter first, and be answered only when it is read again.
+        # A damaged record may first become a dead letter, and be answered when it is fetched again.
         sound = {at: record for at, record in records.items() if at not in broker.suspect}
         yield from disordered(broker.outputs, sound)
     elif scenario.is_gentle and all(query.is_plain for query in broker.asked.values()):
-        yield from repeated(broker)  # else one may overtake another that is put back, and both come again
+        yield from repeated(
+            broker
+        )  # otherwise one may overtake another that is handed back, and both come again
 
 
 def lost(broker: Broker, records: dict[Coordinates, PlainRecord]) -> Iterator[str]:
-    """Records without all of their events."""
+    """Return records without all of their events."""
     for coordinates in records:
         if not broker.is_answered(coordinates):
             yield f"lost: {coordinates} has {sorted(one.kind for one in broker.about[coordinates])}"
 
 
 def phantoms(broker: Broker, records: dict[Coordinates, PlainRecord]) -> Iterator[str]:
-    """Events about records that are not there."""
+    """Return events about records that do not exist."""
     for coordinates in broker.about:
         if coordinates not in records and broker.about[coordinates]:
             yield f"phantom: {coordinates}"
@@ -62,7 +64,7 @@ def phantoms(broker: Broker, records: dict[Coordinates, PlainRecord]) -> Iterato
 def wrong(
     broker: Broker, coordinates: Coordinates, record: PlainRecord, ttl_ms: int, seed: int
 ) -> Iterator[str]:
-    """What is wrong with the events about one record."""
+    """Return the faults of one record's events."""
     query, damaged = due_query(broker.asked[coordinates], record, ttl_ms), coordinates in broker.suspect
     runs: dict[bytes, list[Written]] = defaultdict(list)
     for one in broker.about[coordinates]:
@@ -85,7 +87,7 @@ def wrong(
 
 
 def due_query(query: Query, record: PlainRecord, ttl_ms: int) -> Query:
-    """The query as it must be answered where records are of use for *ttl_ms* (0 = for ever)."""
+    """Return the query as it must be answered with a ttl of *ttl_ms* (0 = none)."""
     if not ttl_ms or query.reason:
         return query
     due_s = (record.timestamp + ttl_ms) / 1000 - WALL_AT_START
@@ -93,7 +95,7 @@ def due_query(query: Query, record: PlainRecord, ttl_ms: int) -> Query:
 
 
 def wrong_time(asked: Asked, events: list[Written]) -> Iterator[str]:
-    """A query was refused or started although its time says otherwise, or had more time than was its due."""
+    """Return faults of a query rejected or started against its deadline, or given too much time."""
     query, job = asked.query, asked.job
     expired = any(one.status == "expired" for one in events)
     if expired and query.due_s is None and query.budget_ms == TOTAL_MS:
@@ -108,7 +110,7 @@ def wrong_time(asked: Asked, events: list[Written]) -> Iterator[str]:
 
 
 def counted(broker: Broker) -> Counter[str]:
-    """How often each row of the contract's table occurred."""
+    """Count the occurrences of each row of the contract's table."""
     rows: Counter[str] = Counter()
     for about in broker.about.values():
         for one in about:
@@ -122,7 +124,7 @@ def counted(broker: Broker) -> Counter[str]:
 
 
 def row_of(broker: Broker, result: Written) -> str:
-    """Which row a result is of."""
+    """Return the row of a result."""
     if result.event.get("error_type") == "result_too_large":
         return "result too large"
     if result.event.get("error_type") == "publish_refused":
@@ -135,7 +137,7 @@ def row_of(broker: Broker, result: Written) -> str:
 
 
 def uncommitted(broker: Broker) -> Iterator[str]:
-    """Partitions whose end is not committed."""
+    """Return partitions whose end is not committed."""
     for number, log in enumerate(broker.queries):
         if broker.committed.get(number, 0) != len(log):
             yield f"uncommitted: partition {number} stands at {broker.committed.get(number)} of {len(log)}"
@@ -144,9 +146,9 @@ def uncommitted(broker: Broker) -> Iterator[str]:
 def disordered(
     outputs: dict[tuple[str, int], list[Written]], records: dict[Coordinates, PlainRecord]
 ) -> Iterator[str]:
-    """Results of equal keys whose first appearances are not in the order of their queries.
+    """Return results of equal keys whose first occurrences are not in the order of their queries.
 
-    What expires while it waits is published at its deadline, not in its turn.
+    A query that expires while it waits is published at its deadline, out of order.
     """
     highest: dict[tuple[int, bytes | None], int] = defaultdict(lambda: -1)
     for (topic, _), written in outputs.items():
@@ -155,7 +157,7 @@ def disordered(
             record = records.get(one.coordinates)
             if record is None or record.key is None or one.coordinates in seen:
                 continue
-            seen.add(one.coordinates)  # what comes later is another run
+            seen.add(one.coordinates)  # later ones are other runs
             if one.status == "expired":
                 continue
             line = record.partition, record.key
@@ -165,7 +167,7 @@ def disordered(
 
 
 def repeated(broker: Broker) -> Iterator[str]:
-    """Events that are there twice although nothing was lost on the way."""
+    """Return repeated events, where nothing was lost on the way."""
     for coordinates, about in broker.about.items():
         twice = [kind for kind, count in Counter(one.kind for one in about).items() if count > 1]
         if twice:

@@ -1,4 +1,4 @@
-"""One event loop for several processes: each can be stopped, continued and killed like a real one."""
+"""One event loop for several processes, each of which can be stopped, continued and killed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 MAX_TURNS = 100_000
 OUTSIDE = Context()
-"""Where what belongs to no process runs: brokers, the network, the scenario."""
+"""Runs what belongs to no process: brokers, the network, the scenario."""
 
 
 class Process:
-    """What a group of tasks and timers belongs to; they inherit it through their context."""
+    """A process: its tasks and timers inherit it through their context."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
         self.stopped = False
-        """It gets no CPU, for now or, when it is dead, for good."""
+        """It gets no CPU, for now or, when killed, for ever."""
         self.continued_at = 0.0
         """When it last got the CPU back."""
         self.on_error: ExceptionHandler | None = None
@@ -45,21 +45,21 @@ class SimLoop(asyncio.BaseEventLoop):
     """A loop in virtual time that runs nothing of a stopped process.
 
     Its clock jumps to the next timer whenever there is nothing else to do; timers of the same time fire in
-    the order they were set. Nothing of a killed process ever runs again: no ``finally``, no callback. What it
-    has sent is on its way.
+    the order they were set. Nothing of a killed process ever runs again: no ``finally``, no callback. Its
+    sent requests are on their way.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.complaints: list[dict[str, Any]] = []
-        """Errors of what belongs to no process."""
+        """Errors of callbacks that belong to no process."""
         self._now = 0.0
         self._turns = 0
         self._callbacks: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._numbers = count()
         self._tasks: list[asyncio.Task[Any]] = []
-        """All there ever were: those that nothing but a dead process holds would run their ``finally`` when
+        """All tasks: ones referenced by a dead process only would run their ``finally`` when
         they are collected."""
 
     def time(self) -> float:
@@ -67,7 +67,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return self._now
 
     def _run_once(self) -> None:
-        """One turn, as asyncio calls it again and again."""
+        """Run one turn; asyncio calls it repeatedly."""
         self._turns += 1
         if self._turns > MAX_TURNS:
             raise RuntimeError(f"no end after {MAX_TURNS} turns of the loop: something is busy")
@@ -94,21 +94,21 @@ class SimLoop(asyncio.BaseEventLoop):
         return context.run(lambda: self.create_task(main(), context=context))
 
     def stop_process(self, process: Process) -> None:
-        """Take the CPU away, as SIGSTOP does."""
+        """Suspend a process, as SIGSTOP does."""
         if process.stopped:
             return
         process.stopped = True
         for index, handle in enumerate(self._callbacks):
             if _process_of(handle) is process:
                 process.ready.append(handle)
-                self._callbacks[index] = _nothing(self)  # the turn under way has counted them
+                self._callbacks[index] = _nothing(self)  # the current turn has counted them
         mine = {number for _, number, timer in self._timers if _process_of(timer) is process}
         process.timers += [timer for _, number, timer in self._timers if number in mine]
         self._timers = [entry for entry in self._timers if entry[1] not in mine]
         heapq.heapify(self._timers)
 
     def continue_process(self, process: Process) -> None:
-        """Give the CPU back, as SIGCONT does: all timers that are due by now fire at once."""
+        """Continue a process, as SIGCONT does: all timers that are due fire at once."""
         if not process.alive or not process.stopped:
             return
         process.stopped = False
@@ -120,7 +120,7 @@ class SimLoop(asyncio.BaseEventLoop):
             heapq.heappush(self._timers, (timer.when(), next(self._numbers), timer))
 
     def kill(self, process: Process) -> None:
-        """End it at once, as SIGKILL does."""
+        """Kill a process, as SIGKILL does."""
         self.stop_process(process)
         process.alive = False
         process.ready.clear()
@@ -163,20 +163,20 @@ class SimLoop(asyncio.BaseEventLoop):
         return timer
 
     def outside(self, delay_s: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
-        """Call back after a while, whatever happens to the process that asks for it."""
+        """Call back after a while, even if the calling process ends."""
         return self.call_at(self._now + delay_s, callback, *args, context=OUTSIDE)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Pass it on to the process whose callback raised."""
+        """Pass it to the process whose callback raised."""
         handle = context.get("handle")
         process = None if handle is None else _process_of(handle)
         if process is not None and process.on_error is not None:
             process.on_error(self, context)
-        elif "was never retrieved" not in context["message"]:  # of what was cancelled or died: a log line
+        elif "was never retrieved" not in context["message"]:  # of cancelled or dead tasks: a log line
             self.complaints.append(context)
 
     def dispose(self) -> None:
-        """Close what is left of all tasks, without running them, and the loop."""
+        """Close what is left of all tasks without running them, and the loop."""
         for task in self._tasks:
             if task.done():
                 continue

@@ -1,4 +1,4 @@
-"""A simulated consumer's part in its group; after aiokafka's group_coordinator.py, await by await."""
+"""The group membership of a simulated consumer; after aiokafka's group_coordinator.py, await by await."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ GROUP_MOVED = (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgress
 
 
 class Membership:
-    """Joins, keeps up and leaves; commits.
+    """Joins, sends heartbeats, commits and leaves.
 
     Args:
-        cluster: Where the coordinator is.
-        subscription: Assigned to.
-        options: Those of AIOKafkaConsumer.
+        cluster: Reaches the coordinator.
+        subscription: Receives assignments.
+        options: The options of AIOKafkaConsumer.
     """
 
     def __init__(self, cluster: Cluster, subscription: Subscription, options: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ class Membership:
         self._coordination_task = loop.create_task(self._coordinate())
 
     def check_errors(self) -> None:
-        """Raise what the background tasks have met with."""
+        """Raise errors of the background tasks."""
         if self._coordination_task.done():
             self._coordination_task.result()
         if self._error_consumed is not None:
@@ -163,7 +163,7 @@ class Membership:
         await asyncio.wait({self._error_consumed, self._closing}, return_when=asyncio.FIRST_COMPLETED)
 
     async def _join_once(self) -> bool:
-        """One attempt: give up what there is, join, take what is given."""
+        """Try once: give up the assignment, join, take the new one."""
         subscription = self._subscription
         if not self._prepared:
             subscription.reassigning = True
@@ -212,7 +212,7 @@ class Membership:
         return assigned
 
     def _on_refusal(self, error: type[Exception]) -> None:
-        """JoinGroup or SyncGroup was answered with an error."""
+        """Handle an error of JoinGroup or SyncGroup."""
         if issubclass(error, COORDINATOR_MOVED):
             self._coordinator_is_dead()
         elif issubclass(error, (UnknownMemberIdError, IllegalGenerationError)):
@@ -220,7 +220,7 @@ class Membership:
         elif not issubclass(error, (GroupLoadInProgressError, RebalanceInProgressError)):
             raise KafkaError(repr(error()))
 
-    # Staying
+    # Heartbeats
 
     async def _stop_heartbeats(self) -> None:
         if self._heartbeat_task is not None:
@@ -269,7 +269,7 @@ class Membership:
     # Commits
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
-        """Commit, and try again for as long as there is hope."""
+        """Commit, and retry retriable errors."""
         while True:
             await self._ensure_coordinator()
             try:
@@ -286,7 +286,7 @@ class Membership:
 
     async def _do_commit_offsets(self, offsets: dict[TopicPartition, int]) -> None:
         positions = {partition.partition: offset for partition, offset in offsets.items()}
-        args = self.member_id, self.generation, positions  # the generation of now, whatever it was then
+        args = self.member_id, self.generation, positions  # the current generation, whatever it was then
         error = await self._send("commit", self._group.commit, *args)
         if error is None:
             return
@@ -299,7 +299,7 @@ class Membership:
         raise error
 
     async def committed(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's positions; partitions without one are absent."""
+        """Return the group's positions; partitions without one are absent."""
         while True:
             await self._ensure_coordinator()
             try:
@@ -322,5 +322,5 @@ def _numbers(partitions: set[TopicPartition]) -> list[int]:
 
 
 def is_assigned(assignment: Assignment | None, partition: TopicPartition) -> bool:
-    """Whether a partition is in an assignment."""
+    """Return whether a partition is in an assignment."""
     return assignment is not None and partition in assignment.states

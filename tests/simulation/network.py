@@ -1,4 +1,4 @@
-"""Requests and responses: late, lost, refused, but in order on each connection, one at a time."""
+"""Requests and responses: late, lost, rejected, but in order on each connection, one at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ROUND_TRIP_S = 0.002
 RETRY_BACKOFF_S = 0.1
-"""aiokafka's, between two attempts at anything."""
+"""aiokafka's pause between two attempts."""
 MOVED = (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError)
 REFUSALS: dict[str, tuple[type[Exception], ...]] = {
     "find coordinator": (GroupCoordinatorNotAvailableError,),
@@ -45,38 +45,38 @@ REFUSALS: dict[str, tuple[type[Exception], ...]] = {
     "fetch committed": (NotCoordinatorForGroupError, GroupLoadInProgressError),
     "produce": (NotLeaderForPartitionError,),
 }
-"""What real brokers answer with for a while, by request."""
+"""Temporary errors of real brokers, by request."""
 FATAL: dict[str, tuple[type[Exception], ...]] = {
     "commit": (TopicAuthorizationFailedError, UnknownError),
     "heartbeat": (UnknownError,),
     "produce": (TopicAuthorizationFailedError, UnknownError, UnknownError),
 }
-"""What they answer with when there is no hope for this client, or for any, by request."""
+"""Permanent errors for this client, or for any, by request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How likely it is that a request goes wrong."""
+    """The probabilities of request failures."""
 
     lost_request: float = 0.0
-    """The connection breaks before the broker has read it."""
+    """The connection breaks before the broker has read the request."""
     lost_response: float = 0.0
-    """The broker does what is asked, and the connection breaks."""
+    """The broker handles the request, and the connection breaks."""
     silence: float = 0.0
     """One of the two, and the client only notices by its timeout."""
     slow: float = 0.0
     slow_s: float = 1.0
-    """How long a slow one takes at most."""
+    """The longest delay of a slow one."""
     refused: float = 0.0
-    """The broker answers with an error that passes."""
+    """The broker answers with a temporary error."""
     fatal: float = 0.0
-    """The broker answers with one that does not."""
+    """The broker answers with a permanent error."""
     damage: float = 0.0
     """A fetched record is damaged on its way."""
 
     @property
     def fates(self) -> tuple[tuple[str, float], ...]:
-        """What can become of a request, with its likelihood."""
+        """Return the possible fates of a request, with their probabilities."""
         return (
             ("lost_request", self.lost_request),
             ("lost_response", self.lost_response),
@@ -90,11 +90,11 @@ NO_FAULTS = Faults()
 
 
 class Network:
-    """Carries everything between clients and brokers.
+    """Carries all traffic between clients and brokers.
 
     Args:
-        random: Decides what goes wrong.
-        faults: With what likelihood; can be changed at any time.
+        random: Decides the failures.
+        faults: Their probabilities; can be changed at any time.
     """
 
     def __init__(self, loop: SimLoop, random: Random, faults: Faults, trace: Trace) -> None:
@@ -103,12 +103,12 @@ class Network:
         self.faults = faults
         self.trace = trace
         self.fatal: set[str] = set()
-        """The clients that were refused something for good."""
+        """Clients that got a permanent error."""
         self.cut_off: set[str] = set()
-        """The clients that reach no broker."""
+        """Clients that reach no broker."""
 
     def latency_s(self) -> float:
-        """How long one way takes."""
+        """Return the latency of one way."""
         if self.faults.slow and self.random.random() < self.faults.slow:
             return self.random.random() * self.faults.slow_s
         return self.random.random() * ROUND_TRIP_S
@@ -125,11 +125,11 @@ class _Request(NamedTuple):
 
 
 class Connection:
-    """Of one client, to one broker, for one purpose. The broker takes one request at a time from it.
+    """A connection of a client to a broker for one purpose, with one request at a time in the broker.
 
     Args:
         who: The client, for the trace.
-        timeout_s: How long the client waits for an answer.
+        timeout_s: The client's response timeout.
     """
 
     def __init__(self, network: Network, who: str, *, timeout_s: float) -> None:
@@ -142,11 +142,11 @@ class Connection:
         self._asked: set[asyncio.Future[Any]] = set()
 
     async def call(self, what: str, handler: Handler, *args: Any) -> Any:
-        """Have *handler* called by the broker, with a reply function and *args*; return what it replies.
+        """Call the broker's *handler* with a reply function and *args*; return the reply.
 
         Raises:
-            KafkaConnectionError: the connection broke; whether the broker did it is not known.
-            RequestTimedOutError: no answer came; the same.
+            KafkaConnectionError: the connection broke; it is unknown whether the broker handled the request.
+            RequestTimedOutError: no response came; likewise.
         """
         network = self._network
         loop = network.loop
@@ -171,7 +171,7 @@ class Connection:
             self._asked.discard(answered)
 
     def close(self) -> None:
-        """Break it: nobody waits for an answer any more. What was sent is on its way."""
+        """Break the connection: requests sent before are on their way, and their responses are dropped."""
         for answered in self._asked:
             _fail(answered, KafkaConnectionError)
 
@@ -203,7 +203,7 @@ class Connection:
                 _fail_later(self._network, request.answered)
             request.handler(partial(self._reply, request), *request.args)
             if request.fate == "lost_response" and self._current is request:
-                self._current = None  # nobody waits on that connection any more
+                self._current = None  # the response on that connection is dropped
 
     def _reply(self, request: _Request, value: Any) -> None:
         self._respond(request, value)
@@ -212,7 +212,7 @@ class Connection:
             self._network.loop.call_soon(self._next)
 
     def _is_settled(self, request: _Request) -> bool:
-        """It goes wrong before the broker does anything."""
+        """Return whether it fails before the broker does anything."""
         network, fate = self._network, request.fate
         if fate == "lost_request" or (fate == "silence" and network.random.random() < 0.5):
             if fate == "lost_request":
@@ -242,9 +242,9 @@ def _answer(answered: asyncio.Future[Any], value: Any) -> None:
 def _fail(answered: asyncio.Future[Any], error: type[Exception]) -> None:
     if not answered.done():
         answered.set_exception(error())
-        answered._log_traceback = False  # whoever asked may be dead
+        answered._log_traceback = False  # the caller may be dead
 
 
 def _fail_later(network: Network, answered: asyncio.Future[Any]) -> None:
-    """Tell the client that its connection broke; of a silence its own timer tells it."""
+    """Report a broken connection to the client; a lost response is noticed by its own timer."""
     network.loop.outside(network.latency_s(), _fail, answered, KafkaConnectionError)

@@ -1,4 +1,4 @@
-"""Mistakes that the real code does not make, put into it one at a time: the simulation must find each."""
+"""Mistakes planted in the real code one at a time: the simulation must find each."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class _NoLock:
         return
 
 
-def closed_books() -> list[Any]:
-    """The committer goes on with the books of partitions that were taken away, until others are given."""
+def stale_offsets() -> list[Any]:
+    """The committer keeps the offsets of revoked partitions until the next assignment."""
     taken_away: WeakKeyDictionary[Ledger, dict[PartitionKey, PartitionOffsets]] = WeakKeyDictionary()
     assign_properly, revoke_properly = Ledger.assign, Ledger.revoke
     committable_properly = Ledger.committable
@@ -69,7 +69,7 @@ def closed_books() -> list[Any]:
 
 
 def no_lock() -> list[Any]:
-    """A rebalance does not wait for the commit under way."""
+    """A rebalance does not wait for the running commit."""
     original = Committer.commit
 
     async def commit(committer: Committer, timeout_s: float | None = None) -> bool:
@@ -80,7 +80,7 @@ def no_lock() -> list[Any]:
 
 
 def highest_finished() -> list[Any]:
-    """The highest finished offset is committed, whatever is below it."""
+    """The highest finished offset is committed, whatever is unfinished below it."""
     original = PartitionOffsets.finish
 
     def finish(book: PartitionOffsets, offset: int) -> None:
@@ -92,7 +92,7 @@ def highest_finished() -> list[Any]:
 
 
 def no_seek_back() -> list[Any]:
-    """After a fetch that raised, partitions are not put back to what was handed over."""
+    """After a failed fetch, partitions are not reset to the records handed over."""
 
     async def rewind(_recovery: FetchRecovery, _key: object) -> None:
         return
@@ -101,7 +101,7 @@ def no_seek_back() -> list[Any]:
 
 
 def acked_when_sent() -> list[Any]:
-    """Events count as acknowledged as soon as their batch is on its way."""
+    """Events count as acknowledged when their batch is sent."""
     original = Sender._next
 
     def taken(sender: Sender, broker: int) -> list[PartitionQueue]:
@@ -115,7 +115,7 @@ def acked_when_sent() -> list[Any]:
 
 
 def renumbered() -> list[Any]:
-    """A batch that is sent again gets new sequence numbers."""
+    """A retried batch gets new sequence numbers."""
     original = Sender._try_again
 
     def try_again(sender: Sender, queue: PartitionQueue, error: KafkaError) -> None:
@@ -127,7 +127,7 @@ def renumbered() -> list[Any]:
 
 
 def kept_over_a_rebalance() -> list[Any]:
-    """A recovery hands over what it has found before a rebalance, too."""
+    """A recovery also hands over records that it found before a rebalance."""
 
     async def recover(recovery: FetchRecovery, room: int) -> list[Any]:
         found: list[Any] = []
@@ -143,7 +143,7 @@ def kept_over_a_rebalance() -> list[Any]:
 
 
 def commit_not_cancelled() -> list[Any]:
-    """A commit that is not answered in time is left to the client, which goes on trying."""
+    """A timed-out commit is left to the client, which goes on retrying."""
 
     async def send(committer: Committer, offsets: dict[TopicPartition, int], timeout_s: float) -> str | None:
         sending = asyncio.ensure_future(committer._member.consumer.commit(offsets))
@@ -157,12 +157,12 @@ def commit_not_cancelled() -> list[Any]:
 
 
 def dropped_member() -> list[Any]:
-    """A commit is tried again after the group has dropped its member, as one from outside."""
+    """A commit is retried after the group has dropped its member, as one from outside."""
     return [patch.object(aiokafka_internals, "commit_only_as_member", lambda _: None)]
 
 
 def one_too_far() -> list[Any]:
-    """One more is committed than is finished."""
+    """One record more than finished is committed."""
     original = Ledger.committable
 
     def committable(ledger: Ledger) -> dict[PartitionKey, int]:
@@ -172,13 +172,13 @@ def one_too_far() -> list[Any]:
 
 
 def ends_late() -> list[Any]:
-    """A query whose time is up goes on for ten milliseconds."""
+    """An expired query runs on for ten milliseconds."""
     original = ActiveJobs._set_timer
     return [patch.object(ActiveJobs, "_set_timer", lambda running, at: original(running, at + 0.01))]
 
 
 def deadlines_unread() -> list[Any]:
-    """A query has the service's whole time, whatever it asks for."""
+    """Deadlines of queries are ignored."""
     original = Screening.budget
 
     def budget(screening: Screening, record: Any, readable: Any, *times: float) -> Any:
@@ -189,17 +189,17 @@ def deadlines_unread() -> list[Any]:
 
 
 def traces_broken() -> list[Any]:
-    """Events begin a trace of their own, whatever trace their query is of."""
+    """Events start a new trace instead of the query's."""
     return [patch.object(tracing, "_TRACEPARENT", re.compile("none"))]
 
 
 PLANTED: dict[str, Callable[[], list[Any]]] = {
-    "closed-books": closed_books,
+    "stale-offsets": stale_offsets,
     "no-lock": no_lock,
     "highest-finished": highest_finished,
     "no-seek-back": no_seek_back,
     "acked-when-sent": acked_when_sent,
-    "numbered-anew": renumbered,
+    "renumbered": renumbered,
     "commit-not-cancelled": commit_not_cancelled,
     "kept-over-a-rebalance": kept_over_a_rebalance,
     "dropped-member": dropped_member,

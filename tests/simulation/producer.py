@@ -1,4 +1,4 @@
-"""What stands in for the producer's client, ``bus/producer_client.py``.
+"""The double of the producer's client, ``kafka/producer/producer_client.py``.
 
 Private names that the service touches (``kafka/aiokafka_internals.py``) are those of aiokafka.
 """
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 class SimProducer:
-    """An idempotent producer: what is sent is sent by others, see ``kafka/producer/sender.py``.
+    """An idempotent producer, without the sending, which the real sender does.
 
     Args:
-        cluster: Where it is.
-        options: Those of AIOKafkaClient.
+        cluster: The cluster.
+        options: The options of AIOKafkaClient.
     """
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
@@ -43,13 +43,13 @@ class SimProducer:
         self.numbers: dict[TopicPartition, int] = defaultdict(int)
 
     async def start(self) -> None:
-        """Connect, and get an id."""
+        """Connect, and get a producer id."""
         await self.client.look()
         connection = self.client.connection(None)
         self.identity = await connection.call("init producer", self._cluster.broker.init_producer), 0
 
     async def partitions(self, topics: Iterable[str], _: float) -> dict[str, list[int]]:
-        """The partitions of topics."""
+        """Return the partitions of topics."""
         return {topic: list(range(self._cluster.broker.output_partitions)) for topic in topics}
 
     async def stop(self) -> None:
@@ -60,7 +60,7 @@ class SimProducer:
 
 
 class _ProducingClient(Client):
-    """Knows who led the partitions when it last looked."""
+    """Caches the partition leaders of its last metadata request."""
 
     def __init__(self, cluster: Cluster, timeout_s: float) -> None:
         super().__init__()
@@ -71,11 +71,11 @@ class _ProducingClient(Client):
         self.closed = False
 
     def leader_for_partition(self, place: TopicPartition) -> int:
-        """The broker that takes its batches; -1 while there is none."""
+        """Return the leader of a partition; -1 while there is none."""
         return self._leaders[place.partition]
 
     def force_metadata_update(self) -> asyncio.Future[None]:
-        """Look who leads; done when that is known, or could not be found out."""
+        """Request metadata; done with its result or failure."""
         if self._md_update_fut is None:
             self._md_update_fut = asyncio.get_running_loop().create_task(self._try_to_look())
         return asyncio.shield(self._md_update_fut)
@@ -86,11 +86,11 @@ class _ProducingClient(Client):
         self._md_update_fut = None
 
     async def look(self) -> None:
-        """See who leads."""
+        """Request the leaders."""
         self._leaders = await self.connection(None).call("metadata", self._cluster.broker.leaders)
 
     def connection(self, to: int | None) -> Connection:
-        """The one to a broker; None = any, for what all of them know."""
+        """Return the connection to a broker; None = any broker, for shared metadata."""
         cluster, found = self._cluster, self._conns.get(to)
         if found is None:
             found = Connection(cluster.network, cluster.process.name, timeout_s=self._timeout_s)
@@ -110,14 +110,14 @@ class _ProducingClient(Client):
         if {10, 87} & {*codes} and network.faults is not NO_FAULTS:
             network.fatal.add(
                 who
-            )  # where a batch was sent before, that costs a producer, and too many the end
+            )  # where a batch was sent before, that costs a producer, and too many end the service
         topics = [(*batch.at, code) for batch, code in zip(batches, codes, strict=True)]
         answers = [(topic, [(number, code)]) for topic, number, code in topics]
         return SimpleNamespace(topics=answers, throttle_time_ms=0)
 
 
 def _read(topic: str, partition: int, data: bytes) -> Batch:
-    """What a broker reads in a batch."""
+    """Parse a batch as a broker does."""
     batch = DefaultRecordBatch(data)
     records = [(one.key, one.value, one.headers) for one in batch]
     return Batch((topic, partition), batch.producer_id, batch.base_sequence, records, len(data))

@@ -1,4 +1,4 @@
-"""What is asked: records of the input topic, and what an answer to each of them must say."""
+"""The records of the input topic, and the expected answer to each."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 WALL_AT_START = 1_700_000_000.0
 """Seconds since the epoch at virtual time 0."""
 TOTAL_MS = 250.0
-"""What a query may take that asks for nothing else."""
+"""The budget of a query without its own."""
 CORRUPT = b"corrupt"
-"""The value of a record that cannot be read."""
+"""The value of an unreadable record."""
 LANES: tuple[dict[str, float], ...] = ({}, {}, {"prod": 2.0, "canary": 1.0})
-"""Settings of the service: which lanes it accepts, with their shares; empty = all of them."""
+"""Settings of the service: its accepted lanes with their shares; empty = all."""
 LANE = "prod"
-"""Of queries that name none."""
+"""Of queries without a lane."""
 
 
 class Query(NamedTuple):
-    """A record of the input topic before it has an offset, and what is to be read in it."""
+    """A record of the input topic before it has an offset, and its parsed content."""
 
     at_s: float
     partition: int
@@ -34,41 +34,41 @@ class Query(NamedTuple):
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     query_id: str | None = None
-    """None where it cannot be read."""
+    """None if unreadable."""
     asks: str = ""
     lane: str = LANE
     reason: str = ""
-    """What its dead letter says; empty for a query."""
+    """The reason of its dead letter; empty for a query."""
     budget_ms: float = TOTAL_MS
     due_s: float | None = None
-    """Virtual seconds until which an answer is of use."""
+    """Virtual seconds until its deadline."""
     causation: str | None = None
     correlation: str | None = None
     traceparent: str | None = None
-    """Where it is well-formed."""
+    """If well-formed."""
 
     @property
     def is_plain(self) -> bool:
-        """It can be read, and has the service's whole time."""
+        """Return whether it is readable, and has the whole budget."""
         return not self.reason and self.budget_ms == TOTAL_MS and self.due_s is None
 
 
 def answer_to(query_id: str, asks: str, padding: int = 0) -> dict[str, str]:
-    """The answer of the executor double: another one for each query."""
+    """Return the executor double's answer, which differs for each query."""
     return {"to": query_id, "asked": asks} | ({"padding": "x" * padding} if padding else {})
 
 
 def data_of(query_id: str, sequence: int) -> Any:
-    """What a stage other than processing returns: another value for each query and stage."""
+    """Return a stage's data, other than processing's; it differs for each query and stage."""
     return f"{query_id} {sequence}"
 
 
 def draw_queries(
     random: Random, partitions: int, chaos_s: float, lanes: Mapping[str, float], *, gentle: bool
 ) -> list[Query]:
-    """A burst, or a stream, or both; here and there one that is no query, or cannot be read.
+    """Draw a burst, or a stream, or both; a few records are unreadable or no queries.
 
-    Seldom there are many, so that it is known how long answers take, and queries with less time are refused.
+    In some seeds there are many, so that latencies are learned and queries with less time are rejected.
     """
     poison, hurried = random.choice((0.0, 0.0, 0.1, 0.3)), random.choice((0.0, 0.1, 0.2))
     burst, hurries = random.random(), HURRIED
@@ -93,7 +93,7 @@ def draw_queries(
 
 
 def _ordinary(random: Random, number: int, query: Query, lanes: Mapping[str, float]) -> Query:
-    """A query, in one of the three forms, with whatever headers it comes with."""
+    """Draw a query in one of the three forms, with any headers."""
     query_id, asks = f"q{number}", f"what is {number} + {number}?"
     fields: dict[str, Any] = {"query_id": query_id, "user_input": asks}
     query = query._replace(query_id=query_id, asks=asks)
@@ -146,7 +146,7 @@ def _related(random: Random, query: Query, headers: dict[str, str]) -> Query:
     return query
 
 
-# Queries that have less time
+# Queries with less time
 
 
 def _budget(random: Random, query: Query) -> Query:
@@ -189,7 +189,7 @@ def _no_json(query: Query) -> Query:
 
 
 def _no_json_with_id(query: Query) -> Query:
-    """Its headers tell its id, and more."""
+    """Draw a record whose headers have an id, and more."""
     headers = ((h.CE_ID, b"named"), (h.LANE, b"prod"), ("x-session", b"1"))
     bare = Query(query.at_s, query.partition, query.key, b"{", headers, "named", reason="not_json")
     return bare._replace(causation="named")
@@ -218,7 +218,7 @@ def _unknown_lane(query: Query) -> Query:
 
 
 def _no_budget(query: Query) -> Query:
-    """Whole but for one field; it may come as any of the three forms."""
+    """Draw a query with an invalid budget, in any of the three forms."""
     return _more(query, budget_ms=0)._replace(reason="invalid_field")
 
 

@@ -22,26 +22,26 @@ from .judge import counted, judge
 from .loop import Process, SimLoop
 from .network import NO_FAULTS, Network
 from .questions import CORRUPT, WALL_AT_START
-from .scenario import Befalls, Scenario, draw
+from .scenario import FaultKind, Scenario, draw
 from .trace import Event, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .questions import Query
-    from .scenario import Happening
+    from .scenario import TimedFault
 
 RECOVERY_S = 120.0
-"""How long it may take after the last trouble until all is answered and committed."""
+"""The time limit, after the last fault, until all is answered and committed."""
 END_S = 30.0
-"""How long the orderly end of an instance may take."""
+"""The time limit of an instance's shutdown."""
 RESTART_S = 1.0
-"""How soon, at most, one that ended is started again."""
+"""The shortest time until an ended instance starts again."""
 MAX_INSTANCES = 3
 
 
 class Outcome(NamedTuple):
-    """What came of a seed."""
+    """The result of a seed."""
 
     seed: int
     violations: list[str]
@@ -51,16 +51,16 @@ class Outcome(NamedTuple):
     """Terminal events beyond the first of each record."""
     rebalances: int
     rows: Counter[str]
-    """How often each row of the contract's table occurred."""
+    """The occurrences of each row of the contract's table."""
     paths: Counter[str]
-    """How often each kind of event occurred, see ``Trace``."""
+    """The occurrences of each kind of event, see ``Trace``."""
 
 
 class Simulation:
-    """One run.
+    """One run of a scenario.
 
     Args:
-        scenario: What happens.
+        scenario: The scenario.
     """
 
     def __init__(self, loop: SimLoop, scenario: Scenario) -> None:
@@ -83,7 +83,7 @@ class Simulation:
         self._over = False
 
     async def run(self) -> None:
-        """Let everything happen, then wait until all is well, then end."""
+        """Run the scenario, wait until all is well, then stop."""
         for query in self._scenario.queries:
             self._loop.outside(query.at_s, self._write, query)
         for happening in self._scenario.happenings:
@@ -100,7 +100,7 @@ class Simulation:
 
     @property
     def virtual_s(self) -> float:
-        """How long it took, in virtual time."""
+        """Return the virtual duration."""
         return self._loop.time()
 
     def _write(self, query: Query) -> None:
@@ -114,34 +114,34 @@ class Simulation:
         )
         self.broker.write(record)
 
-    # What happens
+    # Scenario events
 
     @property
     def _running(self) -> list[Instance]:
         return [one for one in self._instances if one.cluster.process.alive]
 
-    def _befall(self, happening: Happening) -> None:
+    def _befall(self, happening: TimedFault) -> None:
         running = self._running
-        if happening.what is Befalls.START:
+        if happening.what is FaultKind.START:
             if len(running) < MAX_INSTANCES:
                 self._start()
-        elif happening.what is Befalls.REBALANCE:
+        elif happening.what is FaultKind.REBALANCE:
             self.broker.group.poke()
         elif running:
             self._harm(self._random.choice(running), happening)
 
-    def _harm(self, instance: Instance, happening: Happening) -> None:
+    def _harm(self, instance: Instance, happening: TimedFault) -> None:
         process = instance.cluster.process
         instance.note(f"* {happening.what}", happening.for_s)
-        if happening.what is Befalls.TERM:
+        if happening.what is FaultKind.TERM:
             self._terminate(instance)
-        elif happening.what is Befalls.KILL:
+        elif happening.what is FaultKind.KILL:
             self._loop.kill(process)
             self._restart_soon(instance)
-        elif happening.what is Befalls.CUT:
+        elif happening.what is FaultKind.CUT:
             self._network.cut_off.add(process.name)
             self._loop.outside(happening.for_s, self._network.cut_off.discard, process.name)
-        elif happening.what is Befalls.BREAK:
+        elif happening.what is FaultKind.BREAK:
             if instance.started:
                 self._network.fatal.add(process.name)  # too often, and it ends
                 instance.break_something(self._random)
@@ -168,7 +168,7 @@ class Simulation:
         self._loop.spawn(instance.cluster.process, instance.sigterm)
 
     def _ended(self, instance: Instance) -> None:
-        """A process has ended by itself: for a reason?"""
+        """Check that an ended process had a reason."""
         hard = not self._scenario.is_gentle and (instance.was_asked or not instance.started)
         if instance.code != 0 and not hard and instance.cluster.process.name not in self._network.fatal:
             self.trace.violated("ends well", instance.cluster.process.name, repr(instance.error))
@@ -182,7 +182,7 @@ class Simulation:
         if not self._over and len(self._running) < MAX_INSTANCES:
             self._start()
 
-    # The end
+    # The shutdown
 
     def _calm_down(self) -> None:
         self.trace.add("SIM", "* all is well now")
@@ -221,7 +221,7 @@ class Simulation:
                 self.trace.violated("ends in time", instance.cluster.process.name)
 
     def abandon(self) -> None:
-        """Drop all that is left, without running it; what that brings to light says nothing."""
+        """Drop everything left without running it; its errors do not count."""
         self.trace.ended = True
         for instance in self._instances:
             instance.stack.pop_all()
@@ -247,8 +247,8 @@ def run(seed: int) -> Outcome:
 
 
 def simulate(seed: int) -> Simulation:
-    """Let everything happen; garbage is collected afterwards, which saves a fifth of the time."""
-    random.seed(f"seed {seed}")  # pauses before rebuilds, numbers of traces; not what the scenario draws
+    """Run it to the end; garbage is collected afterwards, which saves a fifth of the time."""
+    random.seed(f"seed {seed}")  # pauses before rebuilds, trace ids; not the draws of the scenario
     loop = SimLoop()
     simulation = Simulation(loop, draw(seed))
     asyncio.set_event_loop(None)
@@ -256,7 +256,7 @@ def simulate(seed: int) -> Simulation:
     gc.disable()
     try:
         loop.run_until_complete(simulation.run())
-    except RuntimeError as error:  # the loop has nothing to do any more
+    except RuntimeError as error:  # the loop is idle
         simulation.trace.violated("it goes on", error)
     finally:
         simulation.abandon()
@@ -267,7 +267,7 @@ def simulate(seed: int) -> Simulation:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The service's log is of no use here: it is not in virtual time."""
+    """Silence the service's log, which is not in virtual time."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:

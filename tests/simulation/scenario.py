@@ -1,4 +1,4 @@
-"""What a seed stands for: a history of queries, a service to answer them, and what befalls it."""
+"""The scenario of a seed: queries, the service's settings, and the faults."""
 
 from __future__ import annotations
 
@@ -28,60 +28,60 @@ BASE = Settings(
 )
 
 
-class Befalls(StrEnum):
-    """What can happen to an instance, or to the group."""
+class FaultKind(StrEnum):
+    """Faults of an instance, or of the group."""
 
     START = "start"
-    """An instance is started."""
+    """An instance starts."""
     TERM = "term"
-    """One is asked to end."""
+    """An instance is asked to end."""
     KILL = "kill"
-    """One vanishes."""
+    """An instance is killed."""
     STOP = "stop"
-    """One gets no CPU for a while."""
+    """An instance gets no CPU for a while."""
     CUT = "cut"
-    """One reaches no broker for a while."""
+    """An instance reaches no broker for a while."""
     BREAK = "break"
-    """A task inside one of its clients ends, without a word."""
+    """A task inside one of its clients ends silently."""
     REBALANCE = "rebalance"
-    """The group rebalances for a reason of its own."""
+    """The group rebalances for an outside reason."""
 
 
-class Happening(NamedTuple):
-    """Something that happens at a time."""
+class TimedFault(NamedTuple):
+    """A fault at a time."""
 
     at_s: float
-    what: Befalls
+    what: FaultKind
     for_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Everything that is decided beforehand; what is decided on the way is so by the same seed."""
+    """Everything decided in advance; the rest is drawn during the run from the same seed."""
 
     seed: int
     partitions: int
     output_partitions: int
     queries: Sequence[Query]
-    happenings: Sequence[Happening]
+    happenings: Sequence[TimedFault]
     faults: Faults
     manners: Manners
     settings: Settings
     max_taken_in: int
     chaos_s: float
-    """After so long all goes well."""
+    """After this time there are no faults."""
     refuses: bool
-    """Brokers refuse some events for what is in them."""
+    """Brokers reject some events for their content."""
 
     @property
     def is_gentle(self) -> bool:
-        """Nothing is lost or late, no process dies: nothing may be answered twice."""
-        rough = {Befalls.KILL, Befalls.STOP, Befalls.CUT, Befalls.BREAK}
+        """Return whether nothing is lost or late and no process dies: nothing may be answered twice."""
+        rough = {FaultKind.KILL, FaultKind.STOP, FaultKind.CUT, FaultKind.BREAK}
         return self.faults is NO_FAULTS and not any(one.what in rough for one in self.happenings)
 
 
 def draw(seed: int) -> Scenario:
-    """The scenario of a seed."""
+    """Draw the scenario of a seed."""
     random = Random(seed)
     gentle = random.random() < 0.15
     partitions = random.randint(1, 4)
@@ -102,23 +102,23 @@ def draw(seed: int) -> Scenario:
     )
 
 
-def _happenings(random: Random, chaos_s: float, *, gentle: bool) -> list[Happening]:
-    """At least one instance starts at once; the rest is left to chance."""
-    kinds = [Befalls.START, Befalls.TERM, Befalls.REBALANCE, Befalls.REBALANCE]
+def _happenings(random: Random, chaos_s: float, *, gentle: bool) -> list[TimedFault]:
+    """Draw the faults: at least one instance starts at once."""
+    kinds = [FaultKind.START, FaultKind.TERM, FaultKind.REBALANCE, FaultKind.REBALANCE]
     if not gentle:
-        kinds += [Befalls.KILL, Befalls.STOP, Befalls.STOP, Befalls.CUT, Befalls.BREAK]
-    happenings = [Happening(0.0, Befalls.START)]
-    happenings += [Happening(random.random() * 0.5, Befalls.START) for _ in range(random.randint(0, 2))]
+        kinds += [FaultKind.KILL, FaultKind.STOP, FaultKind.STOP, FaultKind.CUT, FaultKind.BREAK]
+    happenings = [TimedFault(0.0, FaultKind.START)]
+    happenings += [TimedFault(random.random() * 0.5, FaultKind.START) for _ in range(random.randint(0, 2))]
     stormy = random.random() < 0.3
     for _ in range(random.randint(4, 12) if stormy else random.randint(0, 6)):
         for_s = random.choice((0.05, 0.5, 2.0, 8.0))
-        what = Befalls.REBALANCE if stormy and random.random() < 0.6 else random.choice(kinds)
-        happenings.append(Happening(random.random() * chaos_s, what, for_s))
+        what = FaultKind.REBALANCE if stormy and random.random() < 0.6 else random.choice(kinds)
+        happenings.append(TimedFault(random.random() * chaos_s, what, for_s))
     return sorted(happenings, key=lambda happening: happening.at_s)
 
 
 def _faults(random: Random) -> Faults:
-    """How bad the network is: mostly one kind of trouble, sometimes several."""
+    """Draw the network faults: mostly one kind, sometimes several."""
     level = random.choice((0.01, 0.05, 0.2))
     chosen = [random.choice((0.0, 0.0, level)) for _ in range(5)]
     return Faults(
@@ -134,7 +134,7 @@ def _faults(random: Random) -> Faults:
 
 
 def _settings(random: Random, lanes: dict[str, float], *, gentle: bool) -> Settings:
-    """Of the service; made from one that is checked, as checking takes longer than a run."""
+    """Draw the service's settings, from a validated copy, as validation takes longer than a run."""
     heartbeat_ms = random.choice((200, 400, 1500))
     kafka = BASE.kafka.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""What a simulated consumer knows of its partitions; after aiokafka's subscription_state.py."""
+"""A simulated consumer's subscription; after aiokafka's subscription_state.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class RebalanceListener(Protocol):
-    """What the consumer calls around a rebalance."""
+    """The callbacks of a consumer around a rebalance."""
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None: ...
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None: ...
@@ -32,17 +32,17 @@ class PartitionState:
 
     @property
     def has_valid_position(self) -> bool:
-        """Whether it is known where to read on."""
+        """Return whether the next offset is known."""
         return self.position is not None
 
     def seek(self, position: int) -> None:
-        """Read on from there."""
+        """Seek to an offset."""
         self.position = position
         self.awaiting_reset = False
         self.positioned.set()
 
     def reset(self) -> None:
-        """Read on from the beginning, wherever that is."""
+        """Seek to the beginning, whose offset is unknown."""
         self.position = None
         self.awaiting_reset = True
         self.positioned.clear()
@@ -57,16 +57,16 @@ class Assignment:
 
     @property
     def active(self) -> bool:
-        """No other has taken its place."""
+        """Return whether no other has taken its place."""
         return not self.ended.done()
 
     def state_value(self, partition: TopicPartition) -> PartitionState | None:
-        """Of one partition, if it is in this assignment."""
+        """Return a partition's state, if it is in this assignment."""
         return self.states.get(partition)
 
 
 class Subscription:
-    """Which assignment holds, and who waits for the next one."""
+    """The current assignment, and the waiters for the next one."""
 
     def __init__(self) -> None:
         self.listener: RebalanceListener | None = None
@@ -78,16 +78,16 @@ class Subscription:
 
     @property
     def subscription(self) -> Subscription | None:
-        """Itself: the object in which aiokafka keeps the assignment. None before it subscribes."""
+        """Return itself, as aiokafka keeps the assignment in an object; None before it subscribes."""
         return self if self.listener is not None else None
 
     def subscribe(self, listener: RebalanceListener) -> None:
-        """From now on the group is to be joined."""
+        """Start to join the group."""
         self.listener = listener
         self.subscribed.set()
 
     def assign(self, partitions: list[TopicPartition]) -> None:
-        """A new assignment takes the place of the old one."""
+        """Replace the assignment."""
         if self.assignment is not None:
             self.assignment.ended.set_result(None)
         self.assignment = Assignment(partitions)
@@ -104,13 +104,13 @@ class Subscription:
         return waiter
 
     def abort(self, error: Exception) -> None:
-        """Tell all who wait that there is no use in it."""
+        """Abort all waiters."""
         for waiter in [*self._waiters, *self.fetch_waiters]:
             if not waiter.done():
                 waiter.set_exception(error)
 
     def state(self, partition: TopicPartition) -> PartitionState:
-        """Of one assigned partition.
+        """Return the state of an assigned partition.
 
         Raises:
             IllegalStateError: it is not assigned.

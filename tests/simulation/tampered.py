@@ -1,4 +1,4 @@
-"""Mistakes in what is published, put into the real encoder one at a time: the judge must find each."""
+"""Mistakes planted in the real encoder one at a time: the judge must find each."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 STAGES, RESULTS, TIMEOUTS, LETTERS = Output
 EVENTS = (STAGES, RESULTS, TIMEOUTS)
 STARTED, EXPIRED, UNREADABLE = "concluded", "expired", "unreadable"
-"""The encoder's methods, one for each way that a record can end."""
+"""The encoder's methods, one per kind of outcome."""
 
 
 def instead(change: Callable[[Records], Records], *methods: str) -> list[Any]:
-    """Have some of the encoder's methods, or all, return other records."""
+    """Replace the records that some or all of the encoder's methods return."""
 
     def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         def wrongly(encoder: Encoder, *args: Any) -> Any:
@@ -40,7 +40,7 @@ def instead(change: Callable[[Records], Records], *methods: str) -> list[Any]:
 
 
 def lost(output: Output, *methods: str, first: int | None = None) -> Plant:
-    """Records of a topic are not published: all, or the *first* of them."""
+    """Drop records of a topic: all, or the *first* of them."""
 
     def lose(records: Records) -> Records:
         gone = [id(one) for one in records if one.output is output][:first]
@@ -50,12 +50,12 @@ def lost(output: Output, *methods: str, first: int | None = None) -> Plant:
 
 
 def each(change: Change, *outputs: Output) -> Plant:
-    """The records of some topics are others."""
+    """Change the records of some topics."""
     return lambda: instead(lambda records: [change(one) if one.output in outputs else one for one in records])
 
 
 def value(change: Callable[[dict[str, Any]], object], *outputs: Output) -> Plant:
-    """The values of some topics say something else."""
+    """Change the values of some topics."""
 
     def changed(record: OutputRecord) -> OutputRecord:
         said = orjson.loads(record.value or b"")
@@ -66,29 +66,29 @@ def value(change: Callable[[dict[str, Any]], object], *outputs: Output) -> Plant
 
 
 def headed(record: OutputRecord, change: Callable[[dict[str, bytes]], object]) -> OutputRecord:
-    """The same record with other headers."""
+    """Return the same record with other headers."""
     named = dict(record.headers)
     change(named)
     return OutputRecord.of(record.output, record.key, record.value, list(named.items()))
 
 
 def headers(change: Callable[[dict[str, bytes]], object], *outputs: Output) -> Plant:
-    """The headers of some topics say something else."""
+    """Change the headers of some topics."""
     return each(lambda record: headed(record, change), *outputs)
 
 
 def without(name: str, *outputs: Output) -> Plant:
-    """A header is missing."""
+    """Drop a header."""
     return headers(lambda named: named.pop(name, None), *outputs)
 
 
 def redirected(topics: dict[Output, Output]) -> Plant:
-    """Records go to the topics of others."""
+    """Send records to the topics of others."""
     return each(lambda record: record._replace(output=topics[record.output]), *topics)
 
 
 def another_answer() -> list[Any]:
-    """A query is answered with the answer of the one before it."""
+    """Answer a query with the answer of the one before it."""
     before: list[Any] = []
 
     def change(said: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ def another_answer() -> list[Any]:
 
 
 def answered_twice() -> list[Any]:
-    """A result is published a second time, under another id."""
+    """Publish a result a second time, under another id."""
 
     def again(record: OutputRecord) -> OutputRecord:
         return headed(record, lambda named: named.update({h.CE_ID: named[h.CE_ID] + b"/2"}))
@@ -109,41 +109,41 @@ def answered_twice() -> list[Any]:
 
 
 def keyless_by_offset() -> list[Any]:
-    """Events about records without keys have some other key than the query's id."""
+    """Give events about records without keys another key than the query's id."""
     return [patch.object(encode, "output_key", lambda record, _: record.key or b"%d" % record.offset)]
 
 
 def next_sequence(named: dict[str, bytes]) -> None:
-    """The id of a stage result is that of the next stage."""
+    """Give a stage result the id of the next stage."""
     start, number = named[h.CE_ID].rsplit(b"/", 1)
     named[h.CE_ID] = b"%b/%d" % (start, int(number) + 1)
 
 
 def other_lane(said: dict[str, Any]) -> None:
-    """Two lanes are mixed up."""
+    """Mix up two lanes."""
     said["lane"] = {"prod": "canary", "canary": "prod"}.get(said["lane"], said["lane"])
 
 
 def first_timeout_succeeded(said: dict[str, Any]) -> None:
-    """A stage result says that a stage succeeded which was not in time."""
+    """Report success of a stage that timed out."""
     if said["outcome"] == "timeout":
         said.update(outcome="success", success=True, timeout=False, error=None, error_type=None)
 
 
 def without_earlier_attempts(said: dict[str, Any]) -> None:
-    """A stage result lists the last attempt only."""
+    """List only the last attempt in a stage result."""
     said["attempts"] = said["attempts"][-1:]
 
 
-def of_the_first_attempt(named: dict[str, bytes]) -> None:
-    """The id of a later attempt's timeout is that of the first one's."""
+def with_the_id_of_the_first_attempt(named: dict[str, bytes]) -> None:
+    """Give a later attempt's timeout the id of the first one's."""
     start, _ = named[h.CE_ID].rsplit(b"/", 1)
     if b"/timeout/" in start:
         named[h.CE_ID] = start
 
 
 def lost_where_answered() -> list[Any]:
-    """A timeout is not published where the query was answered all the same."""
+    """Drop a timeout where the query was answered all the same."""
 
     def lose(records: Records) -> Records:
         answered = any(dict(one.headers).get(h.STATUS) == b"success" for one in records)
@@ -155,7 +155,7 @@ def lost_where_answered() -> list[Any]:
 TAMPERED: dict[str, Plant] = {
     "timeouts lost": lost(TIMEOUTS, STARTED),
     "timeout lost where another node answered": lost_where_answered,
-    "timeouts of attempts share an id": headers(of_the_first_attempt, TIMEOUTS),
+    "timeouts of attempts share an id": headers(with_the_id_of_the_first_attempt, TIMEOUTS),
     "earlier attempts are not listed": value(without_earlier_attempts, STAGES),
     "attempts are all the first": value(
         lambda said: [one.update(kind="first") for one in said["attempts"]], STAGES

@@ -1,4 +1,4 @@
-"""The judge sees each field and each header of each event: changed, missing, or one too many."""
+"""The judge checks each field and each header of each event: changed, missing, or additional."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 SEEDS = range(6)
 CASES = 50
-"""How many events of each kind are looked at, at least."""
+"""The minimal number of events of each kind to check."""
 EVENTS = ("stage_result", "result", "timeout")
 KINDS = (*EVENTS, "dead_letter")
 PEOPLE = ("error", "dlq.detail")
-"""What is a text for people: any will do, but there must be one."""
+"""Texts for people: any non-empty one is right."""
 ELSEWHERE = b"elsewhere"
 
 
 class Case(NamedTuple):
-    """An event, and those that were published with it."""
+    """An event, and the events published with it."""
 
     asked: Asked
     event: Written
@@ -39,7 +39,7 @@ class Case(NamedTuple):
     partitions: int
 
     def complaints(self, **changes: Any) -> list[str]:
-        """What is wrong with it when something about it is changed."""
+        """Return the judge's findings after a change."""
         event = self.event._replace(**changes)
         if event.kind == "dead_letter":
             return list(check_letter(self.asked, event, damaged=False))
@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cases() -> dict[str, list[Case]]:
-    """The events that some seeds have left in the topics, by kind."""
+    """Return the published events of some seeds, by kind."""
     found: dict[str, list[Case]] = {kind: [] for kind in KINDS}
     with quiet():
         for seed in SEEDS:
@@ -72,15 +72,15 @@ def _cases(broker: Broker, ttl_ms: int) -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_events_as_they_are_published_are_right(cases: dict[str, list[Case]], kind: str) -> None:
-    """What the service publishes is what the judge works out for itself."""
+def test_published_events_are_right(cases: dict[str, list[Case]], kind: str) -> None:
+    """Events as published match the judge's own expectations."""
     assert cases[kind]
     assert not [complaint for case in cases[kind] for complaint in case.complaints()]
 
 
 @pytest.mark.parametrize("kind", EVENTS)
-def test_each_field_is_looked_at(cases: dict[str, list[Case]], kind: str) -> None:
-    """A value of which one field says something else, or nothing, or that has one more."""
+def test_each_field_is_checked(cases: dict[str, list[Case]], kind: str) -> None:
+    """A changed, missing or additional field of a value is found."""
     for case in cases[kind]:
         event = case.event.event
         free = PEOPLE if case.asked.job else (*PEOPLE, "queue_ms")  # measured before it is rejected
@@ -91,22 +91,22 @@ def test_each_field_is_looked_at(cases: dict[str, list[Case]], kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_header_is_looked_at(cases: dict[str, list[Case]], kind: str) -> None:
-    """A record of which one header says something else, or is missing, or that has one more."""
+def test_each_header_is_checked(cases: dict[str, list[Case]], kind: str) -> None:
+    """A changed, missing or additional header of a record is found."""
     for case in cases[kind]:
         headers = case.event.headers
         assert case.complaints(headers=[*headers, ("more", b"1")])
         assert case.complaints(headers=[*headers, headers[0]])
         for number, (name, _) in enumerate(headers):
             changed = [*headers[:number], (name, ELSEWHERE), *headers[number + 1 :]]
-            leading = name == "ce_time" and kind == "result"  # with this all others are compared
+            leading = name == "ce_time" and kind == "result"  # all others are compared with it
             assert case.complaints(headers=changed) or name in PEOPLE, name
             assert case.complaints(headers=[*headers[:number], *headers[number + 1 :]]) or leading, name
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_key_value_and_topic_are_looked_at(cases: dict[str, list[Case]], kind: str) -> None:
-    """A record with another key, without its value, in another topic."""
+def test_key_value_and_topic_are_checked(cases: dict[str, list[Case]], kind: str) -> None:
+    """A changed key, a missing value, and another topic are found."""
     for case in cases[kind]:
         assert case.complaints(key=ELSEWHERE)
         assert case.complaints(topic="elsewhere")
@@ -118,7 +118,7 @@ def test_key_value_and_topic_are_looked_at(cases: dict[str, list[Case]], kind: s
 
 
 def _leaves(event: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The fields of a value, and of the objects in it."""
+    """Return the fields of a value, and of the objects in it."""
     for name, said in event.items():
         yield (name,), said
         if isinstance(said, dict) and name in {"metrics", "source"}:
@@ -132,7 +132,7 @@ def _with(event: dict[str, Any], name: tuple[str, ...], said: Any) -> dict[str, 
 
 
 def _other(said: Any) -> Any:
-    """Something else of the same type."""
+    """Return another value of the same type."""
     if isinstance(said, bool):
         return not said
     if isinstance(said, (int, float)):
@@ -147,7 +147,7 @@ def _other(said: Any) -> Any:
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
-    """What a seed has left in the topics."""
+    """Return the topics after a seed."""
     with quiet():
         yield simulate(0).broker
 
@@ -164,20 +164,20 @@ def test_lost_events_are_seen(broker: Broker) -> None:
         assert broker.is_answered(coordinates)
 
 
-def test_what_is_not_committed_is_seen(broker: Broker) -> None:
+def test_uncommitted_ends_are_found(broker: Broker) -> None:
     """The end of each partition must be committed."""
     broker.committed[0] -= 1
     assert [sentence.split(":")[0] for sentence in judge(broker, draw(0))] == ["uncommitted"]
 
 
 def test_phantoms_are_seen(broker: Broker) -> None:
-    """Events about a record that is not there."""
+    """Events about a record that does not exist are found."""
     broker.about[0, 1000] = list(broker.about[0, 0])
     assert [sentence.split(":")[0] for sentence in judge(broker, draw(0))] == ["phantom"]
 
 
 def test_disorder_is_seen(broker: Broker) -> None:
-    """Results of one key that come in another order than their queries."""
+    """Results of one key in another order than their queries are found."""
     results = [one for _, about in sorted(broker.about.items()) for one in about if one.kind == "result"]
     first, second = [one for one in results if one.coordinates[0] == 0][:2]
     records = {
@@ -189,7 +189,7 @@ def test_disorder_is_seen(broker: Broker) -> None:
 
 
 def test_repetitions_are_seen(broker: Broker) -> None:
-    """An event that is there twice, where nothing was lost on the way."""
+    """A repeated event, where nothing was lost on the way, is found."""
     before = len(list(repeated(broker)))
     coordinates = next(place for place, about in broker.about.items() if len(about) == 7)
     broker.about[coordinates] *= 2

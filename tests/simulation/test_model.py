@@ -1,4 +1,4 @@
-"""The simulated Kafka and its processes do what real ones do, where it matters."""
+"""The simulated Kafka and its processes behave as real ones, where it matters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SESSION_S, REBALANCE_S = 6.0, 9.0
 
 @pytest.fixture
 def loop() -> Iterator[SimLoop]:
-    """A loop for processes."""
+    """Build a loop for processes."""
     loop = SimLoop()
     yield loop
     loop.dispose()
@@ -35,26 +35,26 @@ def loop() -> Iterator[SimLoop]:
 
 @pytest.fixture
 def broker(loop: SimLoop) -> Broker:
-    """Brokers with a topic of two partitions."""
+    """Build brokers with a topic of two partitions."""
     return Broker(loop, Random(1), Trace(loop.time), partitions=2, output_partitions=1)
 
 
 def ask(loop: SimLoop, handler: Callable[..., None], *args: Any) -> Any:
-    """What the broker replies."""
+    """Return the broker's reply."""
     replied: asyncio.Future[Any] = loop.create_future()
     handler(replied.set_result, *args)
     return loop.run_until_complete(asyncio.wait_for(replied, 60))
 
 
 def join(loop: SimLoop, broker: Broker, member_id: str = "") -> Joined:
-    """Join as the only member, and take what is given."""
+    """Join as the only member, and take the assignment."""
     joined: Joined = ask(loop, broker.group.join, "i0", member_id, SESSION_S, REBALANCE_S)
     ask(loop, broker.group.sync, joined.member_id, joined.generation)
     return joined
 
 
 def pass_time(loop: SimLoop, seconds: float) -> None:
-    """Wait."""
+    """Let time pass."""
     loop.run_until_complete(asyncio.sleep(seconds))
 
 
@@ -62,7 +62,7 @@ def pass_time(loop: SimLoop, seconds: float) -> None:
 
 
 def test_a_stopped_process_runs_late(loop: SimLoop) -> None:
-    """What was due while a process had no CPU happens at once when it gets it back, and not before."""
+    """Timers due while a process was stopped fire at once when it continues, and not before."""
     process, woke_at = Process("p"), []
 
     async def main() -> None:
@@ -78,7 +78,7 @@ def test_a_stopped_process_runs_late(loop: SimLoop) -> None:
 
 
 def test_a_killed_process_does_nothing_more(loop: SimLoop) -> None:
-    """Nothing of a killed process runs again, no ``finally`` either."""
+    """Nothing of a killed process runs again, not even ``finally``."""
     process, ran = Process("p"), []
 
     async def main() -> None:
@@ -98,7 +98,7 @@ def test_a_killed_process_does_nothing_more(loop: SimLoop) -> None:
 
 @pytest.mark.parametrize(("fate", "done"), [("lost_request", []), ("lost_response", ["it"])])
 def test_a_request_that_fails_may_have_been_done(loop: SimLoop, fate: str, done: list[str]) -> None:
-    """A client whose connection breaks does not know whether the broker did what was asked."""
+    """A client whose connection breaks does not know whether the broker handled the request."""
     network = Network(loop, Random(1), Faults(**{fate: 1.0}), Trace(loop.time))
     found: list[str] = []
 
@@ -113,7 +113,7 @@ def test_a_request_that_fails_may_have_been_done(loop: SimLoop, fate: str, done:
 
 
 def test_a_connection_carries_one_request_at_a_time(loop: SimLoop) -> None:
-    """What is sent after a request that waits at the broker is looked at after its answer."""
+    """A request behind one that waits in the broker is handled after its response."""
     network = Network(loop, Random(1), NO_FAULTS, Trace(loop.time))
     connection, seen = Connection(network, "c", timeout_s=5), []
 
@@ -136,9 +136,9 @@ def test_a_connection_carries_one_request_at_a_time(loop: SimLoop) -> None:
 
 
 def test_commits_of_members_that_own_nothing_are_taken(loop: SimLoop, broker: Broker) -> None:
-    """As in Kafka, generation and membership are looked at, not who owns the partition; the check is told."""
+    """As in Kafka, generation and membership are checked, not ownership; the callback is informed."""
     joined = join(loop, broker)
-    broker.group.owners = {0: "somebody else", 1: joined.member_id}
+    broker.group.owners = {0: "another member", 1: joined.member_id}
     broker.about[0, 0].append(Written((0, 0), "dead_letter", "", None, "i0"))
     assert ask(loop, broker.group.commit, joined.member_id, joined.generation, {0: 1}) is None
     assert broker.committed == {0: 1}
@@ -151,11 +151,11 @@ def test_commits_of_other_generations_are_refused(loop: SimLoop, broker: Broker)
     assert ask(loop, broker.group.commit, joined.member_id, joined.generation - 1, {0: 1}) is (
         IllegalGenerationError
     )
-    assert ask(loop, broker.group.commit, "nobody", joined.generation, {0: 1}) is UnknownMemberIdError
+    assert ask(loop, broker.group.commit, "unknown", joined.generation, {0: 1}) is UnknownMemberIdError
 
 
 def test_a_member_that_does_not_rejoin_is_expelled(loop: SimLoop, broker: Broker) -> None:
-    """A rebalance waits for its members, and goes on without those who do not come in time."""
+    """A rebalance waits for its members, and continues without those that do not rejoin in time."""
     first = join(loop, broker)
     replied: list[Any] = []
     broker.group.join(replied.append, "i1", "", SESSION_S, REBALANCE_S)
@@ -167,7 +167,7 @@ def test_a_member_that_does_not_rejoin_is_expelled(loop: SimLoop, broker: Broker
 
 
 def test_a_silent_member_is_expelled(loop: SimLoop, broker: Broker) -> None:
-    """Who sends no heartbeat for a session is no member any more."""
+    """A member without a heartbeat for a session is expelled."""
     join(loop, broker)
     pass_time(loop, SESSION_S + 1)
     assert broker.group.state is State.EMPTY
@@ -183,7 +183,7 @@ def query(broker: Broker, partition: int) -> None:
 
 
 def test_a_commit_ahead_of_the_answers_is_seen_at_once(loop: SimLoop, broker: Broker) -> None:
-    """A position above a record without its events breaks a promise the moment it is committed."""
+    """Committing past a record without its events breaks a promise at once."""
     joined = join(loop, broker)
     query(broker, 0)
     ask(loop, broker.group.commit, joined.member_id, joined.generation, {0: 1})
@@ -191,7 +191,7 @@ def test_a_commit_ahead_of_the_answers_is_seen_at_once(loop: SimLoop, broker: Br
 
 
 def test_a_fetch_waits_for_records(loop: SimLoop, broker: Broker) -> None:
-    """A fetch is answered when a record comes, or empty when none does in time."""
+    """A fetch returns when a record comes, or empty after a timeout."""
     partition = TopicPartition(QUERIES, 0)
     loop.call_later(0.5, query, broker, 0)
     fetched = ask(loop, broker.fetch, {partition: 0}, 1.0)

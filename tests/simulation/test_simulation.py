@@ -1,4 +1,4 @@
-"""Thousands of schedules of the service's bus side, in virtual time, none of which may break a promise."""
+"""Thousands of schedules of the service's Kafka side in virtual time, none of which may break a promise."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 FIXED = 300 if COMPILED else 1000
 FRESH, LONG = 300, 20_000
 SEED = "FIVESTAGE_TEST_SEED"
-"""The environment variable that names the first of the fresh seeds."""
+"""The environment variable with the first of the fresh seeds."""
 TAIL = 60
-"""How many of the last events of a failing seed are shown."""
+"""The number of last events shown of a failing seed."""
 FREQUENT = (
     "highest-finished",
     "no-seek-back",
     "acked-when-sent",
-    "numbered-anew",
+    "renumbered",
     "no-lock",
     "dropped-member",
     "one-too-far",
@@ -44,9 +44,9 @@ FREQUENT = (
     "traces-broken",
     *TAMPERED,
 )
-RARE = ("commit-not-cancelled", "closed-books", "kept-over-a-rebalance")
+RARE = ("commit-not-cancelled", "stale-offsets", "kept-over-a-rebalance")
 WITHIN, WITHIN_LONG = 300, 20_000
-"""In so many seeds a planted mistake must be found."""
+"""A planted mistake must be found within this many seeds."""
 PATHS = frozenset(
     {
         "leaders moved",
@@ -63,7 +63,7 @@ PATHS = frozenset(
         "* cut",
     }
 )
-"""What happens seldom: a rebuilt client, queries that a drain leaves to the next reader..."""
+"""Rare events: a rebuilt client, queries that a drain leaves to the next owner..."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -74,14 +74,14 @@ def _quiet() -> Iterator[None]:
 
 
 def failure_text(outcome: Outcome) -> str:
-    """What is wrong with a seed, how to run it once more, and how it came to be."""
+    """Return a seed's violations, the command to repeat it, and its trace."""
     tail = "\n".join(map(str, outcome.events[-TAIL:]))
     wrong = "\n".join(outcome.violations[:10])
     return f"python -m tests.simulation --seed {outcome.seed} --trace\n{wrong}\n{tail}"
 
 
-def none_breaks_a_promise(seeds: range) -> tuple[Counter[str], Counter[str]]:
-    """Run seeds; count the rows of the contract's table and what happened on the way."""
+def assert_no_broken_promise(seeds: range) -> tuple[Counter[str], Counter[str]]:
+    """Run seeds; count the rows of the contract's table and the kinds of events."""
     rows: Counter[str] = Counter()
     paths: Counter[str] = Counter()
     for seed in seeds:
@@ -94,8 +94,8 @@ def none_breaks_a_promise(seeds: range) -> tuple[Counter[str], Counter[str]]:
 
 @pytest.mark.fault(4, 5, 7, 8, 9, 11, 13, 26, 30)
 def test_no_schedule_breaks_a_promise(record_property: Callable[[str, object], None]) -> None:
-    """Whatever is late, lost, killed, stopped, broken: what is published is right, and committed after."""
-    rows, paths = none_breaks_a_promise(range(FIXED))
+    """With any delays, losses, kills, stops and faults the events are right, and committed afterwards."""
+    rows, paths = assert_no_broken_promise(range(FIXED))
     for name, count in (rows + paths).items():
         record_property(name, count)
     if COMPILED:  # fewer seeds, of the same schedules
@@ -106,24 +106,24 @@ def test_no_schedule_breaks_a_promise(record_property: Callable[[str, object], N
 
 
 def test_no_fresh_schedule_breaks_a_promise(record_property: Callable[[str, object], None]) -> None:
-    """Seeds that no run before this one had; FIVESTAGE_TEST_SEED names the first of them."""
+    """The same with new seeds from FIVESTAGE_TEST_SEED on."""
     first = int(os.environ.get(SEED) or secrets.randbelow(2**40))
     record_property("first seed", first)
-    none_breaks_a_promise(range(first, first + FRESH))
+    assert_no_broken_promise(range(first, first + FRESH))
 
 
 @pytest.mark.long
 def test_no_schedule_breaks_a_promise_in_hours(record_property: Callable[[str, object], None]) -> None:
-    """The same with many more fresh seeds."""
+    """The same with many more new seeds."""
     first = int(os.environ.get(SEED) or secrets.randbelow(2**40))
     record_property("first seed", first)
-    none_breaks_a_promise(range(first, first + LONG))
+    assert_no_broken_promise(range(first, first + LONG))
 
 
 @pytest.mark.interpreted
 @pytest.mark.parametrize("name", FREQUENT)
 def test_a_planted_mistake_is_found(name: str, record_property: Callable[[str, object], None]) -> None:
-    """Each mistake that is put into the real code breaks a promise, in one of the first schedules."""
+    """Each mistake planted in the real code breaks a promise in one of the first schedules."""
     record_property(name, seeds_until_found(name, WITHIN))
 
 
@@ -131,17 +131,17 @@ def test_a_planted_mistake_is_found(name: str, record_property: Callable[[str, o
 @pytest.mark.interpreted
 @pytest.mark.parametrize("name", RARE)
 def test_a_planted_race_is_found(name: str, record_property: Callable[[str, object], None]) -> None:
-    """Races that take a rebalance and an error at the same moment are found, in thousands of schedules."""
+    """Races that need a rebalance and an error at the same moment are found in thousands of schedules."""
     record_property(name, seeds_until_found(name, WITHIN_LONG))
 
 
-def test_every_planted_mistake_is_looked_for() -> None:
-    """Here or in the long run."""
+def test_every_planted_mistake_has_a_test() -> None:
+    """Each mistake is tested here or in the long run."""
     assert set(PLANTED) == {*FREQUENT, *RARE}
 
 
 def seeds_until_found(name: str, within: int) -> int:
-    """How many schedules it takes until a planted mistake breaks a promise."""
+    """Return the number of schedules until a planted mistake breaks a promise."""
     with planted(name):
         for seed in range(within):
             if run(seed).violations:
@@ -150,13 +150,13 @@ def seeds_until_found(name: str, within: int) -> int:
 
 
 def digest(seeds: range) -> str:
-    """What happened in some seeds, as one short text."""
+    """Return a short text of the events of some seeds."""
     events = "\n".join(str(event) for seed in seeds for event in run(seed).events)
     return hashlib.sha256(events.encode()).hexdigest()
 
 
 def test_a_seed_is_the_same_schedule_everywhere() -> None:
-    """A seed that failed once fails always: also in another process, where sets have another order."""
+    """A failing seed fails again, also in another process with another order of sets."""
     code = "from tests.simulation import test_simulation as t; print(t.digest(range(15)))"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     found = subprocess.run(

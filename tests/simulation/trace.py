@@ -1,4 +1,4 @@
-"""What happened, in order: so that a failing seed can be read."""
+"""The events of a run in order, for reading a failing seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Event(NamedTuple):
-    """One thing that happened."""
+    """An event of the run."""
 
     at: float
     """Virtual seconds."""
@@ -22,7 +22,7 @@ class Event(NamedTuple):
 
 
 class Trace:
-    """Keeps events, and what was found to be wrong.
+    """Collects events and violations.
 
     Args:
         clock: Virtual seconds.
@@ -33,14 +33,14 @@ class Trace:
         self.events: list[Event] = []
         self.violations: list[str] = []
         self.ended = False
-        """Nothing that comes now counts."""
+        """Whether later events are ignored."""
 
     def add(self, who: str, what: str, *details: object) -> None:
-        """Something happened."""
+        """Add an event."""
         self.events.append(Event(self._clock(), who, what, details))
 
     def violated(self, promise: str, *details: object) -> None:
-        """A promise was broken."""
+        """Add a violation."""
         if self.ended:
             return
         self.add("CHECK", promise, *details)

@@ -1,6 +1,6 @@
-"""What the values of events must say: worked out from what was asked and what was run.
+"""The expected values of events, from the query and its run.
 
-What only the service can know (a time, a text for people) is taken over from what is there.
+Values that only the service has (a time, a text for people) are copied from the event.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.records import PlainRecord
 
-    from .endings import Attempt, CallResult, Stage
+    from .endings import Attempt, QueryEnding, Stage
     from .questions import Query
 
     Value = dict[str, Any]
 
 PROCESSING: Final = 2
 TOO_LARGE: Final = 10
-"""The code of a record that is larger than its topic takes."""
+"""The code of a record larger than its topic allows."""
 MAX_RECORD_BYTES: Final = 40_000
-"""The largest record that the topics of events take."""
+"""The largest record of the event topics."""
 SKIPPED: Final[Value] = {
     "data": None, "error": None, "error_type": "skipped", "node": None, "attempt": 1, "attempts": [],
     "duration_ms": 0, "timeout_ms": 0, "started_at": None,
@@ -42,34 +42,34 @@ UNSTARTED: Final[Value] = {
 
 
 class Asked(NamedTuple):
-    """A record, what it asks, and one run of it: of what an executor ran, or of nothing."""
+    """A record with its expectations, and one run of it: by an executor, or by none."""
 
     record: PlainRecord
     query: Query
     job: Job | None
-    ending: CallResult | None
+    ending: QueryEnding | None
     refused: Mapping[str, int] = MappingProxyType({})
-    """The codes of events that the brokers have refused, by kind."""
+    """The codes of events that the brokers have rejected, by kind."""
 
     @property
     def query_id(self) -> str:
-        """The id that every event repeats."""
+        """Return the id in every event."""
         return self.query.query_id or ""
 
     @property
     def source(self) -> Value:
-        """Where the query came from."""
+        """Return the source of the query."""
         record = self.record
         return {"topic": str(record.topic), "partition": record.partition, "offset": record.offset}
 
     @property
     def common(self) -> Value:
-        """What every value says."""
+        """Return the common fields of every value."""
         return {"query_id": self.query_id, "lane": self.query.lane, "schema_version": "1"}
 
 
 def unstarted(asked: Asked, values: dict[str, Value], at: str) -> dict[str, Value]:
-    """The values of all events of a record that was rejected, or refused."""
+    """Return the values of all events of a rejected record."""
     found, note = values.get("result", {}), values.get("timeout", {})
     queue_ms = found.get("metrics", {}).get("queue_ms", note.get("elapsed_ms"))
     invalid = bool(asked.query.reason)
@@ -90,9 +90,9 @@ def unstarted(asked: Asked, values: dict[str, Value], at: str) -> dict[str, Valu
 
 
 def started(
-    asked: Asked, job: Job, ending: CallResult, values: dict[str, Value], at: str
+    asked: Asked, job: Job, ending: QueryEnding, values: dict[str, Value], at: str
 ) -> dict[str, Value]:
-    """The values of all events of a query that was started."""
+    """Return the values of all events of a started query."""
     answer = _answer(asked, ending)
     size = len(orjson.dumps(answer))
     due: dict[str, Value] = {}
@@ -116,13 +116,13 @@ def started(
         due[kind] = _instead(due[kind], "result_too_large" if code == TOO_LARGE else "publish_refused")
     for kind in ending.timeouts:
         due[kind] = _timeout(asked, ending, kind, result, at)
-        if "result" not in values and kind == "timeout":  # it alone says how long the query took
+        if "result" not in values and kind == "timeout":  # the only duration of the whole query
             due[kind]["elapsed_ms"] = values.get(kind, {}).get("elapsed_ms")
     return due
 
 
-def _answer(asked: Asked, ending: CallResult) -> Any:
-    """What processing answered; its padding is as long as the executor double has made it."""
+def _answer(asked: Asked, ending: QueryEnding) -> Any:
+    """Return the answer of processing, with the executor double's padding."""
     run = ending.stages[PROCESSING]
     if not isinstance(run, StageRun) or run.data_json is None:
         return None
@@ -149,7 +149,7 @@ def _stage(asked: Asked, stage: Stage, outcome: str, data: Any, found: Value, nu
 
 
 def _attempts(tried: tuple[Attempt, ...], stage: Value, found: Value) -> list[Value]:
-    """All attempts at a stage; the last one says what the stage says."""
+    """Return all attempts at a stage; the last one has the stage's outcome."""
     said = found.get("attempts") or []
     return [
         {
@@ -162,7 +162,7 @@ def _attempts(tried: tuple[Attempt, ...], stage: Value, found: Value) -> list[Va
 
 
 def _took_ms(number: int, tried: tuple[Attempt, ...], stage: Value, said: list[Value]) -> Any:
-    """How long an attempt lasted: one that was given up, until the next one started."""
+    """Return the duration of an attempt: a lost one lasts until the next one starts."""
     run, following = tried[number].run, tried[number + 1 :]
     if isinstance(run, StageRun):
         return ms(run.duration_s)
@@ -180,7 +180,7 @@ def _without_data(stage: Value, error_type: str = "result_too_large") -> Value:
 
 
 def _instead(due: Value, error_type: str) -> Value:
-    """What an event must say in whose place it is, as the broker has refused that one."""
+    """Return the replacement of a rejected event."""
     if "stages" not in due:
         return _without_data(due, error_type)
     stages = [_without_data(stage, error_type) for stage in due["stages"]]
@@ -189,12 +189,12 @@ def _instead(due: Value, error_type: str) -> Value:
 
 
 def _text(found: Value) -> Any:
-    """A text for people: whatever it is, as long as there is one."""
+    """Match any non-empty text for people."""
     return found.get("error") or ANY_TEXT
 
 
 class _AnyText(str):
-    """Equal to any text that is not empty."""
+    """Equal to any non-empty text."""
 
     __slots__ = ()
 
@@ -207,7 +207,7 @@ class _AnyText(str):
 ANY_TEXT: Final = _AnyText("some text")
 
 
-def _result(asked: Asked, job: Job, ending: CallResult, found: Value, stages: list[Value], at: str) -> Value:
+def _result(asked: Asked, job: Job, ending: QueryEnding, found: Value, stages: list[Value], at: str) -> Value:
     answered = ending.status == "success"
     return {
         "status": ending.status, "answer": stages[PROCESSING]["data"] if answered else None,
@@ -219,7 +219,7 @@ def _result(asked: Asked, job: Job, ending: CallResult, found: Value, stages: li
     } | asked.common  # fmt: skip
 
 
-def _metrics(job: Job, ending: CallResult, found: Value, stages: list[Value]) -> Value:
+def _metrics(job: Job, ending: QueryEnding, found: Value, stages: list[Value]) -> Value:
     outcomes, budget_ms = ending.outcomes, ms(job.ends_at - job.started_at)
     took_ms = found.get("total_duration_ms", 0.0)
     return {
@@ -234,7 +234,7 @@ def _metrics(job: Job, ending: CallResult, found: Value, stages: list[Value]) ->
     }  # fmt: skip
 
 
-def _timeout(asked: Asked, ending: CallResult, kind: str, result: Value, at: str) -> Value:
+def _timeout(asked: Asked, ending: QueryEnding, kind: str, result: Value, at: str) -> Value:
     metrics, outcomes = result["metrics"], ending.outcomes
     due: Value = {
         "scope": "pipeline", "reason": "pipeline_timeout", "stage_type": None, "node": None,
@@ -263,7 +263,7 @@ def ms(seconds: float) -> float:
 
 
 def difference(found: Any, due: Any) -> str:
-    """Where two objects differ, for people."""
+    """Return where two objects differ, for people."""
     if isinstance(found, list) and isinstance(due, list) and len(found) == len(due):
         found, due = dict(enumerate(found)), dict(enumerate(due))
     if not (isinstance(found, dict) and isinstance(due, dict)):

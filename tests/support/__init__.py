@@ -1,1 +1,1 @@
-"""What tests of the whole service share: the service as a process, a feeder, and the checker."""
+"""Shared by tests of the whole service: the service as a process, a feeder, and the checker."""

@@ -11,7 +11,7 @@ from fivestage import Pipeline, Query, StageContext
 builtin = Pipeline()
 
 load = Pipeline(builtins=False)
-"""One node that takes 20 ms, so that there is always something in flight; words in the question misbehave."""
+"""One node that takes 20 ms, so that queries are always in flight; words in the question misbehave."""
 
 
 @load.intent

@@ -1,7 +1,7 @@
-"""What a record of the queries' topic asks for, read without the service's own decoder.
+"""The expectations of an input record, parsed without the service's own decoder.
 
-Only what its events repeat: id, lane, key, trace. Whether it can be answered is not decided here: a record
-that no JSON parser reads has no id, and its events say for themselves that it was rejected.
+Only what its events repeat: id, lane, key, trace. Whether it is valid is not decided here: a record
+that no JSON parser reads has no id, and its events say themselves that it was rejected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Asked(NamedTuple):
-    """What the events of a record must repeat."""
+    """The fields that a record's events repeat."""
 
     query_id: str | None
     lane: str | None
@@ -39,7 +39,7 @@ class Asked(NamedTuple):
 
     @classmethod
     def of(cls, record: Record) -> Self:
-        """Read one."""
+        """Parse a record."""
         headers = _known_headers(record)
         fields = _fields(parsed(record.value), headers)
         trace = TRACEPARENT.fullmatch(headers.get("traceparent", ""))
@@ -57,7 +57,7 @@ class Asked(NamedTuple):
 
 
 def kept_headers(record: Record) -> list[tuple[str, bytes]]:
-    """The headers that a dead letter keeps: what it takes to read the record again."""
+    """Return the headers that a dead letter keeps for a replay."""
     return [
         (name, value)
         for name, value in record.headers[:MAX_HEADERS]
@@ -79,7 +79,7 @@ def _known_headers(record: Record) -> dict[str, str]:
 
 
 def _fields(value: Any, headers: dict[str, str]) -> dict[str, Any]:
-    """The query's fields; of a CloudEvent in structured mode its attributes go to the headers."""
+    """Return the query's fields; attributes of a structured CloudEvent go to the headers."""
     if not isinstance(value, dict):
         return {}
     if not headers.get("content-type", "").lower().startswith("application/cloudevents"):
@@ -95,5 +95,5 @@ def _fields(value: Any, headers: dict[str, str]) -> dict[str, Any]:
 
 
 def _first(pattern: re.Pattern[str], *candidates: object) -> str | None:
-    """The first that is a name."""
+    """Return the first valid name."""
     return next((text for text in candidates if isinstance(text, str) and pattern.fullmatch(text)), None)

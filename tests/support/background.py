@@ -1,4 +1,4 @@
-"""Calls that others wait for within a limit: one that never returns keeps no program from ending."""
+"""Calls in threads with a time limit; a call that never returns does not keep the program from ending."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def in_background(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> Future[T]:
-    """Call something in a thread of its own."""
+    """Call a function in a thread."""
     future: Future[T] = Future()
     threading.Thread(target=_settle, args=(future, lambda: call(*args, **options)), daemon=True).start()
     return future
@@ -29,7 +29,7 @@ class InOrder:
         threading.Thread(target=self._run, daemon=True).start()
 
     def submit(self, call: Callable[P, None], *args: P.args, **options: P.kwargs) -> Future[None]:
-        """Call something after all that was submitted before."""
+        """Call a function after all submitted before."""
         future: Future[None] = Future()
         self._calls.put((future, lambda: call(*args, **options)))
         return future
@@ -44,5 +44,5 @@ class InOrder:
 def _settle(future: Future[T], call: Callable[[], T]) -> None:
     try:
         future.set_result(call())
-    except BaseException as error:  # noqa: BLE001 - raised where the result is waited for
+    except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
         future.set_exception(error)

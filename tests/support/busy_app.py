@@ -1,6 +1,6 @@
 """Nodes that keep threads busy. The text of a query is its node.
 
-Gates and notes are in a folder: that of BUSY_APP_FOLDER where worker processes import this module, which
+Gates and notes are in a directory: BUSY_APP_FOLDER's where worker processes import this module, which
 makes ``app``.
 """
 
@@ -25,7 +25,7 @@ HOLD, LOOP = "hold", "loop"
 
 
 def make(folder: Path) -> Pipeline:
-    """The app, with its files in *folder*."""
+    """Build the app, with its files in *folder*."""
     app = Pipeline(builtins=False)
 
     @app.decision
@@ -38,7 +38,7 @@ def make(folder: Path) -> Pipeline:
 
     @app.node("works", intents={"work"})
     def works(query: Query, ctx: StageContext) -> list[float]:
-        """What it has left when it starts, and of what."""
+        """Note the remaining time at its start."""
         note(folder, f"works {query.query_id}")
         left_ms = ctx.remaining_ms()
         time.sleep(WORK_S)
@@ -52,7 +52,7 @@ def make(folder: Path) -> Pipeline:
 
     @app.node("asks")
     async def asks(query: Query, _ctx: StageContext) -> str:
-        """Its limit goes on while it waits for a thread."""
+        """Use up its limit while it waits for a thread."""
         await asyncio.to_thread(note, folder, f"asks {query.query_id}")
         return "asked"
 

@@ -1,4 +1,4 @@
-"""Certificates of an authority that lives as long as a test does."""
+"""Certificates of a temporary authority."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Authority:
-    """Issues certificates as files in a folder."""
+    """Issues certificates as files in a directory."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         self._folder = folder
@@ -23,7 +23,7 @@ class Authority:
         self._ca.cert_pem.write_to_path(str(self.file))
 
     def client(self, name: str) -> tuple[Path, Path]:
-        """A client's certificate and its key."""
+        """Return a client's certificate and its key."""
         issued = self._ca.issue_cert(f"{name}@client.test", common_name=name)
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         issued.cert_chain_pems[0].write_to_path(str(certificate))
@@ -31,13 +31,13 @@ class Authority:
         return certificate, key
 
     def server_context(self, *names: str, not_after: datetime | None = None) -> ssl.SSLContext:
-        """A server's side of TLS."""
+        """Return a server's TLS context."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._ca.issue_cert(*names, not_after=not_after).configure_cert(context)
         return context
 
     def broker_properties(self, *names: str, listener: str = "client") -> dict[str, str]:
-        """What one listener of a broker needs to speak TLS, and to trust this authority's clients."""
+        """Return properties of a TLS listener that trusts this authority's clients."""
         issued = self._ca.issue_cert(*names)
         key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), password=None)
         pkcs8 = key.private_bytes(

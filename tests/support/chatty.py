@@ -1,11 +1,11 @@
-"""``fivestage run support.chatty:app``: a user's module that turns on all the logging there is."""
+"""``fivestage run support.chatty:app``: a user's module that turns on all logging."""
 
 from __future__ import annotations
 
 import logging
 
 import aiokafka.conn
-import aiokafka.producer.producer  # noqa: F401 - its logger is there then
+import aiokafka.producer.producer  # noqa: F401 - its logger exists then
 
 from support.apps import load as app
 

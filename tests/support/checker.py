@@ -1,10 +1,10 @@
-"""The checker: what a run promised, held against what is in the topics.
+"""The checker: compares the promises of a run with the topics.
 
-Reads with librdkafka, not with our own client. What it looks for:
+Reads with librdkafka, not with the service's own client. It finds:
 
 * *lost*: a query without a result, or a record without a result or a dead letter;
 * *phantom*: an event of no record, or a dead letter of a readable record;
-* *malformed*: an event that is not what the contract says. Its value is its model's, no field missing or
+* *malformed*: an event that is not as the contract says. Its value is its model's, no field missing or
   unknown; it has every header, and no other; id, lane, key and trace are those of the record that its id
   names; status, answer, figures agree with the stages. A dead letter is its record, byte by byte;
 * *incomplete*: a result without the five stage results and the timeouts that belong to it, of one run;
@@ -15,7 +15,7 @@ Reads with librdkafka, not with our own client. What it looks for:
 * *commit-ahead*: a position committed before everything below it had all of its events. Kafka keeps each
   commit with its time, and the time at which it appended an event: compared, not sampled;
 * *commit-regression*: a position that went back. Within an epoch nothing may lower it, and the next owner
-  begins where the last one's commits end, so it may not go back between epochs either;
+  starts where the last one's commits end, so it may not go back between epochs either;
 * *repeated*: more events of queries that were run again than `Limits` allow;
 * *over cap*: more in flight, unfinished or resident than is allowed;
 * *late*: a query that ended, or whose event was written, too long after its budget;
@@ -34,11 +34,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .commits import read_commits
-from .history import OUTPUTS, CallResult, History, Interval, Sample, Snapshot, Tenure
+from .history import OUTPUTS, History, InstanceExit, Interval, Sample, Snapshot, Tenure
 from .judge import judge
 from .reading import (
-    OffsetReset,
     Place,
+    Positions,
     Record,
     committed,
     ends_now,
@@ -61,16 +61,16 @@ __all__ = [
     "CUT_OFF",
     "ONCE",
     "UNTIMED",
-    "CallResult",
     "CommitWatch",
     "CpuWatch",
     "History",
     "Instance",
+    "InstanceExit",
     "Interval",
     "Limits",
     "MetricsWatch",
-    "OffsetReset",
     "Place",
+    "Positions",
     "Record",
     "Report",
     "Sample",
@@ -90,9 +90,9 @@ __all__ = [
 ONCE = Limits(repeated=0)
 """Nothing was run again."""
 CUT_OFF = Limits(written_late_s=None)
-"""A broker, or the way to it, was away, and the history does not say when."""
+"""A broker, or the way to it, was unreachable, at times unknown to the history."""
 UNTIMED = Limits(late_s=None, written_late_s=None)
-"""An instance was stopped or starved, and the history does not say when."""
+"""An instance was stopped or starved, at times unknown to the history."""
 
 
 def check(
@@ -106,10 +106,10 @@ def check(
 
     Args:
         bootstrap: The brokers.
-        topics: The topics; the group is called as they are.
+        topics: The topics; the group has their prefix as its name.
         ids: Of all queries.
-        snapshots: Looks at the commits, for brokers that do not keep them in a topic.
-        limits: What is allowed.
+        snapshots: Snapshots of the commits, for brokers that do not keep them in a topic.
+        limits: The limits.
     """
     return judge(read_history(bootstrap, topics, ids, snapshots), limits)
 
@@ -117,7 +117,7 @@ def check(
 def read_history(
     bootstrap: str, topics: TopicSet, ids: Iterable[str], snapshots: Iterable[Snapshot] = ()
 ) -> History:
-    """Read what the topics say of a run; what else was seen of it can be added."""
+    """Read the history of a run from the topics; other observations can be added."""
     return History(
         asked=set(ids),
         topic=topics.queries,

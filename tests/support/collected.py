@@ -15,7 +15,7 @@ LIMIT_S = 300.0
 
 
 class _Listing:
-    """Prints the id of each test that is left after all choices, with the faults it is marked with."""
+    """Prints the id of each selected test, with its fault marks."""
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -28,7 +28,7 @@ class _Listing:
 
 
 def collected() -> dict[str, list[int]]:
-    """All tests by their ids, such as ``tests/x.py::test_y[1]``, with the faults that they prove."""
+    """Return all tests by their ids, such as ``tests/x.py::test_y[1]``, with their faults."""
     # without rewriting asserts, which takes most of the time
     command = [sys.executable, "-m", "support.collected", "--assert=plain", "-p", "no:cacheprovider"]
     left_out = ("PYTEST_", "PYTHONDONTWRITEBYTECODE")  # with bytecode it takes half the time

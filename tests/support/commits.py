@@ -1,8 +1,8 @@
-"""Reads every commit that a group ever made, from the topic in which Kafka itself keeps them.
+"""Reads every commit of a group from Kafka's own offsets topic.
 
-A look at the positions now and then misses what is wrong between two looks. Here each commit is a record of
-its own, with the time at which the group's coordinator took it, until the topic is compacted, which in the
-life of a test's broker it is not.
+Occasional looks at the positions miss faults between two looks. Here each commit is a record of
+its own, with the time at which the group's coordinator accepted it, until the topic is compacted, which a
+test's broker does not live to see.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .reading import committed, make_consumer, partitions_of, read_all
 
 TOPIC = "__consumer_offsets"
 _POSITION_KEYS = (0, 1)
-"""Versions of a key that speaks of a position; others speak of members."""
+"""Key versions of offset commits; other versions are about members."""
 _TIGHT_VERSION = 4
 """From this version on texts in the value have a length of variable size."""
 
@@ -26,14 +26,14 @@ class Commit(NamedTuple):
     position: int | None
     """None: it was deleted."""
     at_ms: int
-    """When the coordinator took it, by its clock; 0 for a deletion."""
+    """When the coordinator accepted it, by its clock; 0 for a deletion."""
 
 
 def read_commits(bootstrap: str, group_id: str, topic: str) -> list[Commit]:
-    """All commits of a group for a topic, in order; none where brokers have no such topic (mocks).
+    """Read all commits of a group for a topic, in order; none where brokers have no such topic (mocks).
 
     Raises:
-        AssertionError: the last of them are not where the group stands, so that they cannot be all.
+        AssertionError: the last of them differ from the group's positions, so that they cannot be all.
     """
     consumer = make_consumer(bootstrap)
     try:
@@ -57,7 +57,7 @@ def read_commits(bootstrap: str, group_id: str, topic: str) -> list[Commit]:
 
 
 def partition_of(group_id: str, partitions: int) -> int:
-    """Where Kafka keeps a group: by Java's hash of its name."""
+    """Return the offsets partition of a group: by Java's hash of its name."""
     hashed = 0
     for letter in group_id:
         hashed = (31 * hashed + ord(letter)) & 0xFFFFFFFF
@@ -65,7 +65,7 @@ def partition_of(group_id: str, partitions: int) -> int:
 
 
 def commit_of(key: bytes, value: bytes | None, group_id: str, topic: str) -> Commit | None:
-    """What one record says; None where it is about something else."""
+    """Parse one record; None where it is about something else."""
     if struct.unpack_from(">h", key)[0] not in _POSITION_KEYS:
         return None
     group, at = _text(key, 2)

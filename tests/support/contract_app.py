@@ -1,8 +1,8 @@
-"""Code that every kind of executor must cope with.
+"""Code that every kind of executor must handle.
 
 The first word of a query is the node, the rest its argument.
 
-Gates and notes are in a folder: that of CONTRACT_APP_FOLDER where worker processes import this module, which
+Gates and notes are in a directory: CONTRACT_APP_FOLDER's where worker processes import this module, which
 makes ``app``.
 """
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 VARIABLE = "CONTRACT_APP_FOLDER"
 GATE = "gate"
-"""What code waits at that blocks, or ignores its cancellation."""
+"""The gates of code that blocks, or ignores its cancellation."""
 MEETING = "meeting"
-"""What the node ``meets`` waits for."""
+"""The gate of the node ``meets``."""
 TASKS = 100
 
 
 class SpeechlessError(Exception):
-    """Has no text, and raises when it is asked for it."""
+    """Has no text, and raises in str()."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
 
 class Unencodable:
-    """Of no type that JSON has."""
+    """Of a type that JSON lacks."""
 
 
 ERRORS: dict[str, BaseException] = {
@@ -58,7 +58,7 @@ ERRORS: dict[str, BaseException] = {
 
 
 def nested(depth: int) -> list[Any]:
-    """Lists in lists."""
+    """Return lists in lists."""
     inner: list[Any] = []
     for _ in range(depth):
         inner = [inner]
@@ -66,7 +66,7 @@ def nested(depth: int) -> list[Any]:
 
 
 def circle() -> list[Any]:
-    """A list that contains itself."""
+    """Return a list that contains itself."""
     found: list[Any] = []
     found.append(found)
     return found
@@ -90,7 +90,7 @@ RESULTS: dict[str, Any] = {
 
 
 def make(folder: Path) -> Pipeline:
-    """The app, with its files in *folder*."""
+    """Build the app, with its files in *folder*."""
     app = Pipeline(builtins=False)
 
     @app.intent
@@ -122,7 +122,7 @@ def make(folder: Path) -> Pipeline:
 def _add_answers(app: Pipeline) -> None:
     @app.node("echo")
     async def echo(query: Query, _ctx: StageContext) -> dict[str, Any]:
-        """Also what JSON has no exact form for in every parser."""
+        """Echo, also values that some JSON parsers cannot represent exactly."""
         numbers = [0.1, 2**70, -0.0]
         return {"answer": query.user_input, "confidence": 0.75, "context": query.context, "numbers": numbers}
 
@@ -158,7 +158,7 @@ def _add_waiting(app: Pipeline, folder: Path) -> None:
 
     @app.node("late", intents={"late"})
     async def late(_query: Query, _ctx: StageContext) -> None:
-        """Wait for ever, and leave the answer to the next node."""
+        """Wait for ever; the next node answers."""
         await asyncio.Event().wait()
 
     @app.node("prompt", intents={"late"})
@@ -167,7 +167,7 @@ def _add_waiting(app: Pipeline, folder: Path) -> None:
 
     @app.node("waits")
     async def waits(query: Query, _ctx: StageContext) -> None:
-        """Wait for ever; when cancelled take some turns of the loop to clean up."""
+        """Wait for ever; when cancelled use several loop turns to clean up."""
         note(folder, f"waits {_argument(query)}".strip())
         try:
             await asyncio.Event().wait()
@@ -218,7 +218,7 @@ def _add_loop_enders(app: Pipeline, folder: Path) -> None:
 
     @app.node("ends-loop")
     async def ends_loop(query: Query, _ctx: StageContext) -> str:
-        """Stop the loop, or raise in a task what ends it."""
+        """Stop the loop, or raise in a task an exception that ends it."""
 
         async def leave() -> None:
             raise ERRORS[_argument(query)]

@@ -1,6 +1,6 @@
-"""What a query costs, counted and not timed: the same on any machine, however busy.
+"""The cost of a query in counts, the same on any machine, however busy.
 
-``python -m tests.support.costs`` prints it, with the names of those who make up the most of it.
+``python -m tests.support.costs`` prints them, with the largest contributors.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
     Instrument = Callable[[Counts], AbstractContextManager[None]]
 
 BURST = 64
-"""Queries that are counted together: as many as may run at first, so that none waits."""
+"""Queries counted together: as many as may run at first, so that none waits."""
 WARM = 512
-"""Queries before: for what is done once, and for windows of the last so many to be full."""
+"""Earlier queries: for one-time work, and for windows of recent ones to be full."""
 ONE_BY_ONE = 32
 BURSTS = 16
 SETTLE_S = 0.05
-"""Virtual seconds after which a burst is over: all that it does happens at one moment."""
+"""Virtual seconds after which a burst is over: all of it happens at one moment."""
 PLAN = Plan.of()
 PATIENT: dict[str, Any] = {"total_timeout_ms": 60_000, "stage_timeouts_ms": dict.fromkeys(StageType, 60_000)}
 """For real time: nothing is late, however busy the machine."""
@@ -56,7 +56,7 @@ PATIENT: dict[str, Any] = {"total_timeout_ms": 60_000, "stage_timeouts_ms": dict
 
 @dataclass(frozen=True)
 class Load:
-    """What there is much of."""
+    """The load of a measurement."""
 
     partitions: int = 1
     keys: int | None = None
@@ -66,11 +66,11 @@ class Load:
 
 
 def pure(instrument: Instrument) -> Counts:
-    """The core alone, for one query: read, grant, conclude, write."""
+    """Run the core alone for one query: decode, budget, outcome, encode."""
     encoder = Encoder(source="/costs", max_record_bytes=1_000_000, max_dead_letter_bytes=1_000_000)
     offsets, history = PartitionOffsets(1), _history()
     counts: Counts = Counter()
-    for number in range(2):  # the first time fills what is cached
+    for number in range(2):  # the first run fills caches
         record = _record(number, 0, None, 0)
         counts.clear()
         with instrument(counts):
@@ -100,7 +100,7 @@ def _answer(record: PlainRecord, offsets: PartitionOffsets, history: StageHistor
 
 
 def _history() -> StageHistory:
-    """Five stages that went well."""
+    """Build five successful stages."""
     history = StageHistory()
     for spec in PLAN.stages:
         at_s, node = spec.sequence * 0.01, "node-0" if spec.sequence == 2 else None
@@ -122,7 +122,7 @@ def _history() -> StageHistory:
 
 
 def inline(instrument: Instrument, load: Load = Load()) -> Counts:
-    """A burst on a bus in memory, the executor on its loop, with metrics and traces."""
+    """Run a burst on a memory bus, with the executor on its loop, metrics and traces."""
     counts: Counts = Counter()
 
     async def measure() -> None:
@@ -138,7 +138,7 @@ def inline(instrument: Instrument, load: Load = Load()) -> Counts:
 
 
 def on_inline_loop() -> Counts:
-    """The same burst: what is asked of the loop."""
+    """Run the same burst and count loop operations."""
     counts: Counts = Counter()
 
     async def measure() -> None:
@@ -153,7 +153,7 @@ def on_inline_loop() -> Counts:
 
 
 def on_thread_loops() -> Counts:
-    """Queries one by one, the executor in a thread: what is asked of both loops."""
+    """Run queries one by one with the executor in a thread, and count operations of both loops."""
     counts: Counts = Counter()
 
     async def measure() -> None:
@@ -173,7 +173,7 @@ def on_thread_loops() -> Counts:
 
 
 def kept() -> Counts:
-    """What a burst holds until it is acknowledged, what is left of many, and in cycles."""
+    """Measure the memory of a burst until its acknowledgement, the rest of many, and cycles."""
     counts: Counts = Counter()
 
     async def measure() -> None:
@@ -215,7 +215,7 @@ def _put(bus: MemoryBus, load: Load, size: int) -> None:
 
 
 def _options(load: Load, **pipeline: Any) -> dict[str, Any]:
-    """A bus as the service has it, but for Kafka. No trace is sampled, as 19 of 20 are not."""
+    """Return options of a bus as in the service, without Kafka. No trace is sampled, as 19 of 20 are not."""
     provider = TracerProvider(id_generator=EarlySampling(0))
     ordering = "unordered" if load.keys is None else "key"
     return {
@@ -227,7 +227,7 @@ def _options(load: Load, **pipeline: Any) -> dict[str, Any]:
 
 
 def _app(load: Load) -> Pipeline:
-    """Stages that do nothing, the built-in decision among them, and a node for each intent."""
+    """Build an app with empty stages, the built-in decision, and a node for each intent."""
     app = Pipeline(builtins=False)
 
     @app.intent

@@ -1,4 +1,4 @@
-"""Counts what code does: calls, lines, what is asked of an event loop, memory blocks."""
+"""Counts calls, lines, event loop operations, and memory blocks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 BY_THE_CLOCK = ("Watchdog._round", "LoopWorker._on_pong")
-"""Callbacks that come every few milliseconds, and not with a query."""
+"""Callbacks that come every few milliseconds, independent of queries."""
 CO_COROUTINE = 0x80
 
 Counts = Counter[tuple[str, str]]
-"""How often, by what it is and by the name of who does it."""
+"""Counts by kind and by the name of the caller."""
 
 
 def totals(counts: Counts) -> dict[str, int]:
-    """By what it is."""
+    """Sum the counts by kind."""
     found: Counter[str] = Counter()
     for (what, _), count in counts.items():
         found[what] += count
@@ -31,7 +31,7 @@ def totals(counts: Counts) -> dict[str, int]:
 
 @contextmanager
 def calls(counts: Counts) -> Iterator[None]:
-    """Count calls in this thread: of Python, of C, and how often a coroutine gets control."""
+    """Count calls in this thread: of Python, of C, and resumptions of coroutines."""
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         if event == "call":
@@ -52,7 +52,7 @@ def calls(counts: Counts) -> Iterator[None]:
 
 @contextmanager
 def lines(counts: Counts) -> Iterator[None]:
-    """Count the lines that are executed in this thread, in frames that begin meanwhile.
+    """Count the lines that are executed in this thread, in frames that start meanwhile.
 
     They show a loop that calls nothing, and differ less between versions of Python than instructions do.
     """
@@ -64,7 +64,7 @@ def lines(counts: Counts) -> Iterator[None]:
         return count
 
     with _without_collector():
-        before = sys.gettrace()  # of who measures coverage
+        before = sys.gettrace()  # of a coverage measurement
         sys.settrace(count)
         try:
             yield
@@ -75,13 +75,13 @@ def lines(counts: Counts) -> Iterator[None]:
 
 
 def watch_loop(loop: asyncio.AbstractEventLoop, counts: Counts, where: str) -> None:
-    """Count from now on what is asked of a loop, by the name of the callback."""
+    """Count the operations of a loop from now on, by the name of the callback."""
 
     def counted(method: str, what: str) -> None:
         original = getattr(loop, method)
 
         def ask(*args: Any, **options: Any) -> Any:
-            # The callback comes first, except for timers; a task's step has no name of its own.
+            # The callback comes first, except for timers; a task's step has no name itself.
             callback = args[1] if method == "call_at" else args[0]
             callback = getattr(callback, "func", callback)
             name = getattr(callback, "__qualname__", type(callback).__name__)
@@ -98,14 +98,14 @@ def watch_loop(loop: asyncio.AbstractEventLoop, counts: Counts, where: str) -> N
 
 
 def blocks_in_use() -> int:
-    """Memory blocks that are in use. A collection also empties the interpreter's lists of free objects."""
+    """Return the memory blocks in use. A collection also empties the interpreter's free lists."""
     gc.collect()
     return sys.getallocatedblocks()
 
 
 @contextmanager
 def cycles(counts: Counts) -> Iterator[None]:
-    """Count objects that only the collector finds, because they refer to each other."""
+    """Count objects in reference cycles, which only the collector finds."""
     gc.collect()
     with _without_collector():
         yield
@@ -114,7 +114,7 @@ def cycles(counts: Counts) -> Iterator[None]:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """When the collector runs depends on all that ran before, and it calls back."""
+    """Disable the collector: its runs depend on all earlier code, and it calls back."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Several results of one query: which of them contradict each other, and which do no harm."""
+"""Several results of one query: harmless duplicates and contradictions."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def judge_duplicates(report: Report, terminals: Iterable[Terminal], asked_again:
 
 
 def contradiction(events: Sequence[Terminal]) -> str | None:
-    """What is wrong with several terminal events of one id; None when a reader may take any of them.
+    """Return why terminal events of one id contradict; None when a reader may use any of them.
 
-    What depends on the record alone must be equal. A query that was run again may have ended otherwise, but
+    Fields that depend on the record alone must be equal. A query run again may have ended otherwise, but
     two successes have one answer, and one run has one end.
     """
     for name in ("query_id", "source", "key", "lane", "rejected"):

@@ -1,4 +1,4 @@
-"""One embedded broker for many tests: each has topics and a group of its own."""
+"""One embedded broker for many tests, each with its own topics and group."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Installation:
 
     Args:
         bootstrap: The broker.
-        name: What the names of the topics start with.
+        name: The prefix of the topics' names.
     """
 
     def __init__(self, bootstrap: str, name: str) -> None:
@@ -34,13 +34,13 @@ class Installation:
         self.topics = TopicSettings(**{output: f"{name}.{output}" for output in OUTPUTS})
 
     def settings(self, more: Mapping[str, object] | None = None) -> dict[str, object]:
-        """Settings of a service by their dotted keys."""
+        """Build settings of a service by their dotted keys."""
         names: dict[str, Any] = {f"topics.{output}": getattr(self.topics, output) for output in OUTPUTS}
         return {"kafka.group_id": self.name, **names, **(more or {})}
 
 
 class Broker:
-    """A broker as long as the ``with``: in a process of its own, which ends with its input."""
+    """A broker for the ``with`` block, in a child process that ends with its input."""
 
     def __enter__(self) -> Self:
         self._numbers = count()
@@ -69,7 +69,7 @@ class Broker:
             self._process.stdout.close()
 
     def installation(self) -> Installation:
-        """A new one; its topics appear, with 4 partitions, when a producer asks for them."""
+        """Return a new one; its topics appear, with 4 partitions, when a producer asks for them."""
         found = Installation(self._bootstrap, f"test-{next(self._numbers)}")
         producer = Producer({"bootstrap.servers": self._bootstrap})
         for output in OUTPUTS:

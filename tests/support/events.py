@@ -1,4 +1,4 @@
-"""One record of an output topic by itself: what it says, and what the contract wants it to say."""
+"""One event of an output topic: parsing, and the checks of the contract."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ _WANTED = {
     *("ce_causationid", "content-type", "traceparent", "lane"),
 }
 _STAMPED = {RESULTS: "finished_at", TIMEOUTS: "occurred_at"}
-"""The field that says the same as ``ce_time``."""
+"""The field equal to ``ce_time``."""
 
 
 class Event(NamedTuple):
-    """An event that names the record it is about."""
+    """An event that names its record."""
 
     output: str
     record: Record
@@ -65,22 +65,22 @@ class Event(NamedTuple):
 
     @property
     def ce_id(self) -> str:
-        """Its id."""
+        """Return its id."""
         return self.headers["ce_id"]
 
     @property
     def name(self) -> str:
-        """How complaints name it."""
+        """Return its name in complaints."""
         return f"{self.ce_id} at {self.output} {self.record.at[0]}/{self.record.at[1]}"
 
 
 def read_event(output: str, record: Record, topic: str) -> Event | str:
-    """Read one, or say why that cannot be done.
+    """Parse an event, or return why that fails.
 
     Args:
-        output: Where it was found.
+        output: The topic's key.
         record: The record.
-        topic: The queries'.
+        topic: The query topic.
     """
     name = f"{output} {record.at[0]}/{record.at[1]}"
     value = parsed(record.value)
@@ -94,13 +94,13 @@ def read_event(output: str, record: Record, topic: str) -> Event | str:
 
 
 def flaws(event: Event, asked: Asked | None, topic: str, lane: str) -> Iterator[str]:
-    """What is wrong with the key and headers of an event, and with what it says of its record.
+    """Return the faults of key and headers, and disagreements with the record.
 
     Args:
         event: The event.
-        asked: What the record asks for that it is about; None where that is not there any more.
-        topic: The queries'.
-        lane: The service's own.
+        asked: The expectations of its record; None where that no longer exists.
+        topic: The query topic.
+        lane: The service's own lane.
     """
     yield from _flaws_of_headers(event)
     if asked is not None:
@@ -108,7 +108,7 @@ def flaws(event: Event, asked: Asked | None, topic: str, lane: str) -> Iterator[
 
 
 def flaws_of_value(event: Event, topic: str) -> Iterator[str]:
-    """Where the value of an event is not its model."""
+    """Return where the value of an event does not match its model."""
     model, value = MODELS[event.output], event.value
     if event.output != STAGE_RESULTS:  # those are in their result, which is validated, and compared with it
         try:
@@ -165,7 +165,7 @@ def _flaws_of_headers(event: Event) -> Iterator[str]:
 
 
 def _disagreements(event: Event, asked: Asked, topic: str, lane: str) -> Iterator[str]:
-    """Where it says something else than the record it is about."""
+    """Return where it disagrees with its record."""
     headers, place = event.headers, f"{topic}/{event.source[0]}/{event.source[1]}"
     rejected = event.value.get("error_type") == "invalid_query"  # perhaps for its lane
     own = rejected and event.value.get("lane") == lane
@@ -185,7 +185,7 @@ def _disagreements(event: Event, asked: Asked, topic: str, lane: str) -> Iterato
 
 
 def instant(text: Any) -> float | None:
-    """Seconds since 1970, of RFC 3339 with an offset; None for anything else."""
+    """Return seconds since 1970, of RFC 3339 with an offset; None for anything else."""
     try:
         found = datetime.fromisoformat(text)
     except (ValueError, TypeError):

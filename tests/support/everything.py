@@ -1,4 +1,4 @@
-"""One run in virtual time in which a record becomes everything that it can become in one process."""
+"""One run in virtual time with every possible outcome of a record in one process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fivestage.dispatch.active_jobs import ActiveJobs
 
 EPOCH = 1_800_000_000.0
-"""The wall clock when the loop's clock shows 0."""
+"""The wall clock at loop time 0."""
 MAX_RECORD_BYTES = 8_000
 FAILING_CALLS = 60
 """More than a breaker needs to open."""
@@ -57,13 +57,13 @@ UNREADABLE: dict[str, bytes | None] = {
 
 
 class Numbers(IdGenerator):
-    """Ids of traces and spans that count."""
+    """Sequential ids of traces and spans."""
 
     def __init__(self) -> None:
         self._last = 0
 
     def generate_span_id(self) -> int:
-        """The next number."""
+        """Return the next number."""
         self._last += 1
         return self._last
 
@@ -71,7 +71,7 @@ class Numbers(IdGenerator):
 
 
 class Busy(InlineExecutor):
-    """Runs jobs on the loop, but for one whose node waits for a thread in vain first."""
+    """Runs jobs on the loop, except one whose node waits for a thread in vain first."""
 
     waits_for_thread: ActiveJobs | None = None
 
@@ -92,7 +92,7 @@ class Busy(InlineExecutor):
 
 
 def pipeline() -> Pipeline:
-    """Stages in which the first word of a question says what happens."""
+    """Build stages in which the first word of a question says what happens."""
     app = Pipeline(builtins=False)
 
     @app.intent
@@ -148,7 +148,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def run(observer: Observer | None = None) -> MemoryBus:
-    """Let everything happen, and return the bus with what was published."""
+    """Run everything, and return the bus with the published events."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(_run(observer))
 
@@ -199,7 +199,7 @@ async def _ask(bus: MemoryBus, query_id: str, text: str, **fields: Any) -> None:
 
 
 def _put_corrupt(bus: MemoryBus) -> None:
-    """A record that its client could not take out of its batch, in a partition of its own."""
+    """Add a record that its client could not read from its batch, in a separate partition."""
     key = PartitionKey("queries", 1)
     bus.ledger.assign(frozenset({key}))
     offsets = bus.ledger.offsets(key)

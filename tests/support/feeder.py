@@ -1,4 +1,4 @@
-"""Writes queries with a client that is not ours, in a thread, at a steady rate."""
+"""Writes queries with a foreign client, in a thread, at a steady rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_OUTAGE_S = 900
 
 
 def event(query_id: str, user_input: str = "work", **fields: Any) -> bytes:
-    """A query event as JSON."""
+    """Build a query event as JSON."""
     return json.dumps({"query_id": query_id, "user_input": user_input, **fields}).encode()
 
 
@@ -47,7 +47,7 @@ def write(
 
 
 class Feeder:
-    """Feeds ``count`` queries at ``rate`` a second during the ``with`` block; leaving it waits for all."""
+    """Writes ``count`` queries at ``rate`` a second during the ``with`` block, whose end waits for all."""
 
     def __init__(
         self, bootstrap: str, topic: str, *, count: int, rate: float, user_input: str = "work"
@@ -72,7 +72,7 @@ class Feeder:
         assert not self._failures, self._failures[:3]
 
     def wait_until_sent(self, count: int, limit_s: float = 60.0) -> None:
-        """Wait until so many queries were handed to the client."""
+        """Wait until this many queries were handed to the client."""
         with self._progress:
             assert self._progress.wait_for(lambda: self._sent >= count, limit_s)
 

@@ -1,4 +1,4 @@
-"""Comparing what is compared by identity in the service."""
+"""Equality of objects that the service compares by identity."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from typing import Any
 
 
 def fields(one: Any) -> dict[str, Any]:
-    """All public attributes of a run or of a running stage, compiled or not."""
+    """Return all public attributes of a run or of a running stage, compiled or not."""
     values = {name: getattr(one, name) for name in dir(one) if not name.startswith("_")}
     return {name: value for name, value in values.items() if not callable(value)}

@@ -1,4 +1,4 @@
-"""What a test and code in other processes say to each other: gates and notes, as files in one folder."""
+"""Communication between a test and code in other processes: gates and notes, as files in one directory."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ NOTES = "notes"
 
 
 class Gate:
-    """Keeps code waiting, without CPU, until the test opens it: a lock on a file."""
+    """Blocks code, without CPU, until the test opens it: a lock on a file."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / f"{name}.gate"
 
     @contextlib.contextmanager
     def closed(self) -> Iterator[_ClosedGate]:
-        """Closed until it is opened, or the block ends."""
+        """Close it until it is opened, or the block ends."""
         with self.path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield _ClosedGate(file.fileno())
 
     def wait(self) -> None:
-        """Block the thread until the gate is open; one that was never closed is."""
+        """Block the thread until the gate is open, as one never closed is."""
         with self.path.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
 
     def is_closed(self) -> bool:
-        """Whether one that waits would block."""
+        """Return whether a waiter would block."""
         with self.path.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -47,7 +47,7 @@ class _ClosedGate:
         self._fileno = fileno
 
     def open(self) -> None:
-        """Let everything go on that waits, and whatever comes later."""
+        """Release all current and later waiters."""
         fcntl.flock(self._fileno, fcntl.LOCK_UN)
 
 
@@ -61,6 +61,6 @@ def note(folder: Path, text: str) -> None:
 
 
 def notes(folder: Path) -> list[str]:
-    """All notes so far, in their order."""
+    """Return all notes, in order."""
     path = folder / NOTES
     return path.read_text().splitlines() if path.exists() else []

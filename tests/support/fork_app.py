@@ -1,4 +1,4 @@
-"""A Pipeline for a fork server that misbehaves while a file with the habit's name is in FORK_APP_FOLDER.
+"""A Pipeline whose fork server misbehaves while a file with the fault's name is in FORK_APP_FOLDER.
 
 The first word of a query is the node. The names of the files it makes itself end with ``-now``.
 """
@@ -45,7 +45,7 @@ async def _pid(_query: Query, _ctx: StageContext) -> int:
 
 @app.node("holds")
 async def _holds(_query: Query, _ctx: StageContext) -> None:
-    """Keeps the interpreter lock."""
+    """Hold the interpreter lock."""
     ctypes.PyDLL(None).sleep(int(LONG_S))
 
 
@@ -54,19 +54,19 @@ def _has(habit: str) -> bool:
 
 
 def _sleep(habit: str) -> None:
-    """Say so, and wait as long as the habit lasts."""
+    """Say so, and wait as long as the fault lasts."""
     (FOLDER / f"{habit}-now").touch()
     while _has(habit):
         time.sleep(0.01)
 
 
 def _open_files() -> list[int]:
-    """All but the three standard ones; a socket that was handed down may have any number."""
+    """Open descriptors up to the limit; a socket from the parent may have any number."""
     return [number for path in Path("/proc/self/fd").iterdir() if (number := int(path.name)) > 2]
 
 
 def _scribble() -> None:
-    """Write into every socket that keeps packets apart."""
+    """Write into every packet socket."""
     for fileno in _open_files():
         try:
             kind = socket.socket(fileno=os.dup(fileno))
@@ -78,7 +78,7 @@ def _scribble() -> None:
 
 
 def _fork() -> int:
-    """Stands for ``os.fork``."""
+    """Replace ``os.fork``."""
     if _has("no-memory"):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if _has("scribbles"):
@@ -97,7 +97,7 @@ def _fork() -> int:
 
 
 def _start_native_thread() -> None:
-    """Start a thread that the threading module does not know, with a name as gRPC gives it."""
+    """Start a thread unknown to the threading module, with a name as gRPC gives it."""
     named = threading.Event()
 
     def wait() -> None:
@@ -123,13 +123,13 @@ if FOLDER.exists():
 
 
 def executor(**options: Any) -> ProcessExecutor:
-    """An executor that runs this app."""
+    """Build an executor that runs this app."""
     chosen: dict[str, Any] = {"timeouts": ForkTimeouts(answer_s=1.0), "spares": 0, **options}
     return process_app.executor(app="support.fork_app:app", **chosen)
 
 
 def outlive() -> None:
-    """Have a worker that holds its interpreter outlive its fork server; print all pids, and wait."""
+    """Let a worker that holds its interpreter outlive its fork server; print all pids, and wait."""
 
     async def main() -> None:
         running = executor()

@@ -1,4 +1,4 @@
-"""Reviewed lists of what others rely on, one file each in ``tests/golden``."""
+"""Reviewed lists of the public surface, one file each in ``tests/golden``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ COMMAND = ".venv/bin/pytest tests/unit/test_golden.py tests/unit/test_golden_met
 
 
 def compare(name: str, found: Sequence[str]) -> None:
-    """Hold what the running product shows against a file, line by line.
+    """Compare the running product with a file, line by line.
 
-    The environment variable ``GOLDEN`` says what to do about a difference: ``add`` writes the file unless
-    a line of it is missing, ``break`` writes it whatever changed.
+    The environment variable ``GOLDEN`` says how to handle a difference: ``add`` writes the file unless
+    a line of it is missing, ``break`` always writes it.
 
     Raises:
         AssertionError: they differ.

@@ -1,4 +1,4 @@
-"""What was seen of a run: the records in its topics, commits, figures, endings."""
+"""The observations of a run: records in its topics, commits, figures, exits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .commits import Commit
-    from .reading import OffsetReset, Place, Record
+    from .reading import Place, Positions, Record
 
 RESULTS, STAGE_RESULTS, TIMEOUTS, DEAD_LETTERS = OUTPUTS = (
     "results",
@@ -20,14 +20,14 @@ RESULTS, STAGE_RESULTS, TIMEOUTS, DEAD_LETTERS = OUTPUTS = (
 
 @dataclass
 class Snapshot:
-    """Committed positions, and the ends of the topics of answers, read just after them.
+    """Committed positions, and the ends of the output topics, read just after them.
 
     For brokers that do not keep commits in a topic (mocks).
     """
 
-    committed: OffsetReset
-    results_end: OffsetReset
-    letters_end: OffsetReset = field(default_factory=dict)
+    committed: Positions
+    results_end: Positions
+    letters_end: Positions = field(default_factory=dict)
 
 
 class Sample(NamedTuple):
@@ -35,14 +35,14 @@ class Sample(NamedTuple):
 
     instance: str
     in_flight: float
-    """Queries that run."""
+    """Running queries."""
     unfinished: float
-    """Records taken in and not acknowledged."""
+    """Records read and not acknowledged."""
     rss_mb: float = 0.0
 
 
-class CallResult(NamedTuple):
-    """How an instance ended after it got SIGTERM."""
+class InstanceExit(NamedTuple):
+    """How an instance ended after SIGTERM."""
 
     instance: str
     took_s: float
@@ -51,23 +51,23 @@ class CallResult(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """From when to when, in seconds since 1970."""
+    """An interval, in seconds since 1970."""
 
     begin: float
     end: float
     instance: str = ""
-    """The one that it is about; empty: all."""
+    """Its instance; empty: all."""
     aftermath_s: float = 0.0
-    """For how long at its end the instance ran again."""
+    """How long the instance ran again at its end."""
 
     @property
     def continued(self) -> float:
-        """When the instance ran again."""
+        """Return when the instance ran again."""
         return self.end - self.aftermath_s
 
 
 class Tenure(NamedTuple):
-    """An instance had a partition, as it saw that itself, from when to when."""
+    """An interval in which an instance had a partition, as it saw that itself."""
 
     instance: str
     partition: int
@@ -77,26 +77,26 @@ class Tenure(NamedTuple):
 
 @dataclass
 class History:
-    """Everything that was seen of one run."""
+    """All observations of one run."""
 
     asked: set[str]
-    """The ids of all queries, of those too that cannot be read but for their id."""
+    """The ids of all queries, with those of unreadable ones with an id."""
     topic: str = "in"
-    """The queries' topic."""
+    """The query topic."""
     queries: list[Record] = field(default_factory=list)
     outputs: dict[str, list[Record]] = field(default_factory=lambda: {name: [] for name in OUTPUTS})
     """By their key in the settings."""
-    ends: OffsetReset = field(default_factory=dict)
+    ends: Positions = field(default_factory=dict)
     """The offsets after the last queries."""
     rejects: set[Place] | None = None
-    """Where the records are that cannot be read; None when that is not known."""
+    """The places of unreadable records; None when not known."""
     commits: list[Commit] = field(default_factory=list)
-    """Every one there was; or none, and snapshots."""
+    """Every commit; or none, and snapshots."""
     snapshots: list[Snapshot] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    endings: list[CallResult] = field(default_factory=list)
+    endings: list[InstanceExit] = field(default_factory=list)
     tenures: list[Tenure] = field(default_factory=list)
-    """Which instance had which partition; empty when that is not known."""
+    """The partitions of instances; empty when not known."""
     pauses: list[Interval] = field(default_factory=list)
     """When an instance was stopped: a query that ran on it then may end late."""
     starved: list[Interval] = field(default_factory=list)
@@ -104,4 +104,4 @@ class History:
     outages: list[Interval] = field(default_factory=list)
     """When a broker was away: an event that was due then may be written late."""
     lane: str = "prod"
-    """The service's own."""
+    """The service's own lane."""

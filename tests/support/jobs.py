@@ -1,4 +1,4 @@
-"""An executor as the bus uses it: jobs go in, and come back finished."""
+"""An executor as the service uses it: jobs are submitted, and returned finished."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT_S = 30.0
 
 
 class Replacements(Observer):
-    """Which code stalled workers, and why workers were replaced."""
+    """The code that stalled workers, and the reasons of their replacement."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -45,7 +45,7 @@ class Bus:
     """Submits jobs to an executor and checks it regularly, as the dispatcher does.
 
     Args:
-        executor: The one under test.
+        executor: The executor under test.
         plan: The limits of the jobs.
     """
 
@@ -53,7 +53,7 @@ class Bus:
         self.executor = executor
         self.finished: list[Job] = []
         self.threads: set[int] = set()
-        """In which ends of jobs were reported."""
+        """The threads in which ends of jobs were reported."""
         self._plan = plan
         self._checking: asyncio.Task[None] | None = None
 
@@ -105,7 +105,7 @@ class Bus:
 
 @contextlib.asynccontextmanager
 async def started(bus: Bus) -> AsyncIterator[None]:
-    """The time between a bus's start and stop."""
+    """Start a bus, and stop it at the end."""
     await bus.start()
     try:
         yield
@@ -114,7 +114,7 @@ async def started(bus: Bus) -> AsyncIterator[None]:
 
 
 async def until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait for a condition; *what* it is, for the failure."""
+    """Wait for a condition; *what* names it in a failure."""
     ends_at = time.monotonic() + LIMIT_S
     while not condition():
         if time.monotonic() > ends_at:
@@ -123,7 +123,7 @@ async def until(condition: Callable[[], object], what: str = "") -> None:
 
 
 def source_of(condition: Callable[[], object]) -> str:
-    """The lines that a condition was written in."""
+    """Return the source lines of a condition."""
     try:
         return inspect.getsource(condition).strip()
     except (OSError, TypeError):
@@ -131,17 +131,17 @@ def source_of(condition: Callable[[], object]) -> str:
 
 
 def running_stage(job: Job) -> StageType | None:
-    """The stage that the bus sees running."""
+    """Return the running stage, as the service sees it."""
     running = job.history.running
     return None if running is None else running.spec.stage_type
 
 
 def answer_of(job: Job) -> bytes | None:
-    """The answer of a query whose five stages succeeded."""
+    """Return the answer of a query whose five stages succeeded."""
     assert [run.outcome for run in job.history.runs] == [Outcome.SUCCESS] * 5, job.history.runs
     return job.history.answer_json
 
 
 def node_run(job: Job) -> StageRun:
-    """The run of the node."""
+    """Return the run of the node."""
     return job.history.runs[2]

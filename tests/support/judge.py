@@ -1,4 +1,4 @@
-"""Holds what was seen of a run against what was promised. Pure, so that it can be tested itself."""
+"""Compares the observations of a run with the promises. Pure, so that it can be tested itself."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ NEVER_MS = float("inf")
 
 @dataclass
 class Seen:
-    """The records of a run, read."""
+    """The parsed records of a run."""
 
     records: dict[Place, Record]
     asked: dict[Place, Asked]
     letters: list[Letter] = field(default_factory=list)
     events: dict[tuple[Place, str], list[Event]] = field(default_factory=lambda: defaultdict(list))
-    """By the record that they are about, and their kind."""
+    """By record and kind."""
     terminals: list[Terminal] = field(default_factory=list)
-    """The results that can be read."""
+    """The readable results."""
     answered_ms: dict[Place, float] = field(default_factory=dict)
-    """When the last event that a record needs was written, of the first run that has all."""
+    """When the last event of a record's first complete run was written."""
 
 
 def judge(history: History, limits: Limits | None = None) -> Report:
-    """Compare what was asked, answered, committed and measured."""
+    """Compare queries, answers, commits and measurements."""
     limits, report = limits or Limits(), Report()
     records = {record.at: record for record in history.queries}
     seen = Seen(records, {place: Asked.of(record) for place, record in records.items()})
@@ -95,15 +95,16 @@ def _read_letters(report: Report, history: History, seen: Seen) -> None:
 
 
 def _judge_presence(report: Report, history: History, seen: Seen) -> None:
-    """Each query has a result, each record a result or a dead letter, and nothing else has one."""
+    """Check that each query has a result, each record a result or a dead letter, and nothing else."""
     places = {place for place, kind in seen.events if kind == "result"}
     answered = {_answered_id(place, seen) for place in places}
     lost = history.asked - answered
     report.lost += sorted(lost)
     report.phantom += sorted(answered - history.asked)
     letters = {letter.source for letter in seen.letters}
+    ended = places | letters
     for place, asked in seen.asked.items():
-        if place not in places | letters and asked.query_id not in lost:
+        if place not in ended and asked.query_id not in lost:
             report.lost.append(f"anything about {name_of(place)}")
     if history.rejects is not None:
         report.lost += [f"dead letter of {name_of(place)}" for place in sorted(history.rejects - letters)]
@@ -111,24 +112,24 @@ def _judge_presence(report: Report, history: History, seen: Seen) -> None:
 
 
 def _answered_id(place: Place, seen: Seen) -> str:
-    """The id of the query that a result is about: its record's, where that has one."""
+    """Return the id of a result's query: its record's, where that has one."""
     asked, [event, *_] = seen.asked.get(place), seen.events[place, "result"]
     return (asked and asked.query_id) or str(event.value.get("query_id"))
 
 
 def _asked_again(seen: Seen) -> set[str]:
-    """Queries that are in their topic more than once: brokers that are all killed may take a batch twice."""
+    """Return queries repeated in their topic: brokers that are all killed may accept a batch twice."""
     times = Counter(asked.query_id for asked in seen.asked.values() if asked.query_id is not None)
     return {query_id for query_id, count in times.items() if count > 1}
 
 
 def _judge_runs(report: Report, seen: Seen) -> None:
-    """Each answer has the events of its run beside it, of one run at least; all else is of other runs."""
+    """Check that an answer has all events of one run; further events are of other runs."""
     letters: dict[Place, list[float]] = defaultdict(list)
     for letter in seen.letters:
         letters[letter.source].append(letter.record.timestamp_ms)
     wanted: set[tuple[str, Place]] = set()
-    """Events that some result wants."""
+    """Events that belong to some result."""
     missing: dict[Place, str] = {}
     for terminal in seen.terminals:
         place = terminal.source
@@ -151,7 +152,7 @@ def _judge_runs(report: Report, seen: Seen) -> None:
 def _companions(
     terminal: Terminal, seen: Seen, reading_s: float
 ) -> tuple[list[float], list[str], set[tuple[str, Place]]]:
-    """When a result and its companions were written, the kinds that are missing, and where the others are."""
+    """Return when a result was complete, its missing kinds, and the places of its events."""
     result = terminal.event
     written_ms: list[float] = [result.record.timestamp_ms]
     lacking: list[str] = []
@@ -166,7 +167,7 @@ def _companions(
 
 
 def _surplus(seen: Seen, wanted: set[tuple[str, Place]]) -> Counter[str]:
-    """Events of an id that another has too, and events that no result wants."""
+    """Check events with the id of another, and events that belong to no result."""
     found: Counter[str] = Counter()
     for (_, kind), events in seen.events.items():
         first = kind == "result" or any((event.output, event.record.at) in wanted for event in events)
@@ -182,5 +183,5 @@ def _judge_repetition(report: Report, limits: Limits) -> None:
 
 
 def name_of(place: Place) -> str:
-    """A place as text."""
+    """Return a place as text."""
     return f"{place[0]}/{place[1]}"

@@ -1,4 +1,4 @@
-"""Commits: none before everything below it had its events, none back."""
+"""Commits: none before everything below it had its events, none backwards."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
     from .history import History, Snapshot
     from .letters import Letter
-    from .reading import OffsetReset, Place
+    from .reading import Place, Positions
     from .report import Report
     from .terminal import Terminal
 
 
 def judge_commits(report: Report, history: History, answered_ms: Mapping[Place, float]) -> None:
-    """Compare every commit's time with those at which the brokers appended the events of what it passes.
+    """Compare every commit's time with the append times of the events below it.
 
-    Both are the brokers' own times, in milliseconds: what was passed a moment too early was passed too early.
+    Both are the brokers' own times, in milliseconds, so that no tolerance is needed.
     """
     there = {record.at for record in history.queries}
-    highest: OffsetReset = {}
+    highest: Positions = {}
     for partition, position, at_ms in history.commits:
         if position is None:  # the group was deleted
             highest.pop(partition, None)
@@ -39,13 +39,13 @@ def judge_commits(report: Report, history: History, answered_ms: Mapping[Place, 
 def judge_snapshots(
     report: Report, snapshots: Iterable[Snapshot], terminals: Iterable[Terminal], letters: Iterable[Letter]
 ) -> None:
-    """An offset is answered from the moment its first terminal event, or its dead letter, is in a topic."""
+    """Check snapshots: an offset is answered once its first terminal event, or dead letter, is in a topic."""
     answers: dict[Place, list[tuple[str, Place]]] = defaultdict(list)
     for terminal in terminals:
         answers[terminal.source].append(("results", terminal.at))
     for letter in letters:
         answers[letter.source].append(("letters", letter.record.at))
-    highest: OffsetReset = {}
+    highest: Positions = {}
     ends: dict[tuple[str, int], int] = {}
     for snapshot in snapshots:
         _extend(ends, snapshot)
@@ -60,7 +60,7 @@ def judge_snapshots(
 
 
 def _extend(ends: dict[tuple[str, int], int], snapshot: Snapshot) -> None:
-    """Topics only grow; a broker that has just become leader of a partition may not know its end yet."""
+    """Extend the known ends: a broker that has just become leader may not know its end yet."""
     for topic, seen in (("results", snapshot.results_end), ("letters", snapshot.letters_end)):
         for partition, end in seen.items():
             ends[topic, partition] = max(end, ends.get((topic, partition), 0))

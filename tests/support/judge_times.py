@@ -1,4 +1,4 @@
-"""How late queries ended and were written, what instances used, and how they ended."""
+"""Lateness of queries and events, resource use, and exits of instances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def judge_lateness(report: Report, history: History, terminals: Iterable[Terminal], limits: Limits) -> None:
-    """Only an instance that was stopped or starved itself may end its queries late."""
+    """Check lateness: only a stopped or starved instance may end its queries late."""
     excuses = _Excuses(history)
     outages = merged(history.outages)
     for event in terminals:
@@ -35,7 +35,7 @@ def judge_lateness(report: Report, history: History, terminals: Iterable[Termina
 
 
 class _Excuses:
-    """When queries may end late, by the instance that ran them.
+    """Intervals in which queries may end late, by their instance.
 
     Events do not name their instance. It is one that had the query's partition, by its own account, when the
     query started, and that was not stopped at that moment. There may be two of them for a short while: after
@@ -69,7 +69,7 @@ class _Excuses:
 
 
 def merged(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same moments as disjoint intervals, in order."""
+    """Merge into disjoint intervals, in order."""
     found: list[Interval] = []
     for interval in sorted(intervals):
         if found and interval.begin <= found[-1].end:
@@ -80,7 +80,7 @@ def merged(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def meets(disjoint: Sequence[Interval], begin: float, end: float) -> bool:
-    """Whether one of them has a moment in common with the time from *begin* to *end*."""
+    """Return whether one of them overlaps the time from *begin* to *end*."""
     at = bisect_right(disjoint, end, key=lambda interval: interval.begin)
     return at > 0 and disjoint[at - 1].end >= begin
 
@@ -95,7 +95,7 @@ def judge_samples(report: Report, samples: Iterable[Sample], limits: Limits) -> 
 
 
 def judge_endings(report: Report, history: History, limits: Limits) -> None:
-    """Without its broker an instance cannot commit what it has finished: it says so by ending with 1."""
+    """Check exits: without its broker an instance cannot commit, and may exit with 1."""
     outages = merged(history.outages)
     for ending in history.endings:
         excused = meets(outages, ending.began_at, ending.began_at + ending.took_s)

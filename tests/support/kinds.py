@@ -1,4 +1,4 @@
-"""Executors of each kind that run the same app, and the folder that the app and the test share."""
+"""Executors of each kind that run the same app, and the directory that app and test share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fivestage.executors import Executor
 
 LONG_S = 120.0
-"""After which a loop counts as stalled where no stall is wanted: a busy machine makes loops look so."""
+"""The stall limit where no stall is wanted: a busy machine causes false ones."""
 
 
 class Place:
@@ -34,7 +34,7 @@ class Place:
     Args:
         module: The app's.
         kind: ``inline``, ``thread`` or ``process``.
-        folder: The app's gates and notes are in it.
+        folder: The directory of the app's gates and notes.
         monkeypatch: Names the folder in the module's VARIABLE, where worker processes find it.
     """
 
@@ -48,7 +48,7 @@ class Place:
     def executor(
         self, plan: Plan, *, threads: int = 16, stall_s: float = LONG_S, spares: int = 1
     ) -> Executor:
-        """An executor that has not started, with the settings' defaults except for stalls."""
+        """Return an executor that is not started, with default settings except for stalls."""
         if self.kind == "process":
             return ProcessExecutor(
                 f"{self._module.__name__}:app",
@@ -67,18 +67,18 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def running(self, plan: Plan, **options: Any) -> AsyncIterator[Bus]:
-        """An executor with a bus that submits jobs to it and checks it."""
+        """Run an executor with a bus that submits jobs to it and checks it."""
         bus = Bus(self.executor(plan, **options), plan)
         async with started(bus):
             await all_ready(bus.executor)
             yield bus
 
     def gate(self, name: str) -> Gate:
-        """A gate that the app's code waits at."""
+        """Return a gate that the app's code waits at."""
         return Gate(self.folder, name)
 
     def notes(self, start: str = "") -> list[str]:
-        """The notes of nodes, as far as they start so."""
+        """Return the notes of nodes with this prefix."""
         return [line for line in notes(self.folder) if line.startswith(start)]
 
     async def noted(self, line: str, count: int = 1) -> None:
@@ -87,13 +87,13 @@ class Place:
 
 
 async def all_ready(executor: Executor) -> None:
-    """Wait for the spares too: which worker gets the queries is then known."""
+    """Wait for the spares too, so that it is known which worker gets the queries."""
     if isinstance(executor, WorkerPool):
         await until(lambda: all(worker.ready for worker in executor.workers), "all workers are ready")
 
 
 def processes_of(executor: Executor) -> list[int]:
-    """The executor's processes; none where it has none."""
+    """Return the executor's processes, if any."""
     return pids_of(executor) if isinstance(executor, ProcessExecutor) else []
 
 
@@ -106,7 +106,7 @@ def pids_of(executor: ProcessExecutor) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:  # noqa: PTH123 - quicker
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
@@ -115,5 +115,5 @@ def alive(pid: int) -> bool:
 
 
 def in_this_process(pid: int) -> bool:
-    """Whether the code that answered with its process's number ran in the test's own."""
+    """Return whether the answering code ran in the test's own process."""
     return pid == os.getpid()

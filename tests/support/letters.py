@@ -1,4 +1,4 @@
-"""Dead letters: each is the record that could not be read, as it came, and says why."""
+"""Dead letters: each is its unreadable record with the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_DETAIL = 512
 
 
 class Letter(NamedTuple):
-    """A dead letter, and where its record was."""
+    """A dead letter, and the place of its record."""
 
     record: Record
     source: Place
@@ -28,7 +28,7 @@ class Letter(NamedTuple):
 
 
 def read_letter(record: Record, topic: str) -> Letter | str | None:
-    """Read one, or say why that cannot be done; None for a mark that says that a letter was replayed."""
+    """Parse a letter, or return why that fails; None for the mark of a replay."""
     name = f"dead_letters {record.at[0]}/{record.at[1]}"
     headers = {header: (text or b"").decode(errors="replace") for header, text in record.headers}
     if "dlq.replayed" in headers:
@@ -42,7 +42,7 @@ def read_letter(record: Record, topic: str) -> Letter | str | None:
 
 
 def flaws_of_letter(letter: Letter, record: Record | None) -> Iterator[str]:
-    """What is wrong with a dead letter; *record* is None where that is not there any more."""
+    """Return the faults of a dead letter; *record* is None where that no longer exists."""
     headers, reason = letter.headers, letter.headers["dlq.reason"]
     if reason not in REASONS:
         yield f"dlq.reason is {reason!r}"

@@ -1,7 +1,7 @@
-"""A broker that fails as it is told: librdkafka's mock cluster in a process of its own, and a lying wire.
+"""A broker that fails on request: librdkafka's mock cluster in a child process, and a faulty wire.
 
 The mock's C API is driven through ctypes, as in ``fivestage.kafka.embedded_broker``; here it also answers
-with chosen error codes, or slowly. What it cannot do (see there) a test must ask of a real broker.
+with chosen error codes, or slowly. Tests of what it lacks (see there) need a real broker.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PRODUCE, FETCH, OFFSET_COMMIT, HEARTBEAT, SYNC_GROUP = 0, 1, 8, 12, 14
 """API keys of the Kafka protocol."""
 TESTS = Path(__file__).parents[1]
 SESSION: dict[str, object] = {"kafka.session_timeout_ms": 2500, "kafka.heartbeat_interval_ms": 250}
-"""For services: the mock takes as long as a session for a member that comes after another has left."""
+"""For services: the mock takes as long as a session for a member that joins after another has left."""
 GARBAGE = (b"\xff" * 64, b"\x00\x00\x00\x08GARBAGE!", b"\x00\x00\x00\x00")
 """A frame of a negative size, one that answers another request, and an empty one."""
 
 
 class Mock:
-    """The broker as a child process, for the length of a ``with``.
+    """The broker as a child process, while the ``with`` lasts.
 
     Args:
         partitions: Partitions of each of the five topics.
@@ -62,23 +62,23 @@ class Mock:
             self._process.stdout.close()
 
     def push(self, api: int, codes: Iterable[int]) -> None:
-        """Answer the next requests of an API, of whichever client, with these codes; 0 is no error."""
+        """Answer the next requests of an API, of any client, with these codes; 0 is no error."""
         self._do(do="push", api=api, codes=list(codes))
 
     def clear(self, api: int) -> None:
-        """Forget the codes that were not used yet."""
+        """Forget the unused codes."""
         self._do(do="clear", api=api)
 
     def slow_down(self, rtt_ms: int) -> None:
-        """Answer every request so much later."""
+        """Delay every response."""
         self._do(do="rtt", ms=rtt_ms)
 
     def requests(self, api: int) -> int:
-        """How many requests of an API there were."""
+        """Return the number of requests of an API."""
         return int(self._do(do="count", api=api)["count"])
 
     def go_away(self) -> None:
-        """Hang up on everybody, and on everybody who calls, until ``come_back``."""
+        """Close all connections, old and new, until ``come_back``."""
         self._do(do="away", away=True)
 
     def come_back(self) -> None:
@@ -86,15 +86,15 @@ class Mock:
         self._do(do="away", away=False)
 
     def refused(self) -> int:
-        """How many calls it hung up on."""
+        """Return the number of closed new connections."""
         return int(self._do(do="refused")["count"])
 
     def spoil(self, chunks: int) -> None:
-        """Put garbage in the place of the next answers on the wire."""
+        """Replace the next responses on the wire by garbage."""
         self._do(do="spoil", chunks=chunks)
 
     def spoiled(self) -> int:
-        """How many chunks are still to be spoiled."""
+        """Return how many chunks are still to be spoiled."""
         return int(self._do(do="spoiled")["left"])
 
     def _do(self, **command: Any) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class _Cluster(MockCluster):
 
 
 class _Wire:
-    """What clients connect to: passes bytes on, and spoils answers when told to."""
+    """The clients' address: forwards bytes, and spoils responses on request."""
 
     def __init__(self, cluster: _Cluster) -> None:
         self._host, _, port = cluster.bootstrap.rpartition(":")

@@ -1,4 +1,4 @@
-"""An issuer of tokens for OAUTHBEARER, and tokens that Kafka's own test validator takes."""
+"""An issuer of OAUTHBEARER tokens that Kafka's own test validator accepts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 
 def token(subject: str, life_s: float) -> str:
-    """An unsigned token, which brokers in production refuse."""
+    """Return an unsigned token, which brokers in production reject."""
     now = time.time()
     parts = ({"alg": "none"}, {"sub": subject, "iat": now, "exp": now + life_s})
     encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
@@ -19,14 +19,14 @@ def token(subject: str, life_s: float) -> str:
 
 
 class Issuer:
-    """Answers ``POST`` like an OAuth token endpoint; one that can be told to misbehave."""
+    """Answers ``POST`` like an OAuth token endpoint, or misbehaves on request."""
 
     def __init__(self, subject: str, life_s: float) -> None:
         self.issued = 0
         self.asked: list[tuple[str, str]] = []
         """Each request's Authorization and body."""
         self.answer: tuple[int, bytes] | None = None
-        """What it says instead of a token."""
+        """The response instead of a token."""
         self.hanging = threading.Event()
         self.released = threading.Event()
         self._changed = threading.Condition()
@@ -59,7 +59,7 @@ class Issuer:
             self._changed.notify_all()
 
     def wait_until_issued(self, count: int, limit_s: float = 30.0) -> None:
-        """Wait until so many were given."""
+        """Wait until this many tokens were issued."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.issued >= count, limit_s), self.issued
 

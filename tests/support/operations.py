@@ -1,4 +1,4 @@
-"""What an operator does to a cluster, and what is to be seen of a service."""
+"""Operations on a cluster, and observations of a service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _api: Any = confluent_kafka.admin  # its stubs do not export what its documents 
 
 
 class Operator:
-    """Changes things behind the service's back; each method returns when it is done."""
+    """Changes a cluster while the service runs; each method returns when it is done."""
 
     def __init__(self, bootstrap: str) -> None:
         self._admin: Any = _api.AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
@@ -43,7 +43,7 @@ class Operator:
     def set_position(self, group_id: str, topic: str, partition: int, offset: int) -> None:
         """Move the committed position of a group without members."""
 
-        def moved() -> bool:  # not before the broker has made the topic that it keeps positions in
+        def moved() -> bool:  # not before the broker has created its offsets topic
             wanted = ConsumerGroupTopicPartitions(group_id, [TopicPartition(topic, partition, offset)])
             [future] = self._admin.alter_consumer_group_offsets([wanted]).values()
             return all(place.error is None for place in future.result(LIMIT_S).topic_partitions)
@@ -55,11 +55,11 @@ class Operator:
         _done(self._admin.delete_consumer_groups([group_id]))
 
     def limit_records(self, topic: str, size: int) -> None:
-        """Set the largest record that a topic takes, in bytes."""
+        """Set the largest record of a topic, in bytes."""
         self.configure(topic, "max.message.bytes", str(size))
 
     def add_partitions(self, topic: str, total: int) -> None:
-        """Have a topic have more partitions."""
+        """Increase the partitions of a topic."""
         _done(self._admin.create_partitions([_api.NewPartitions(topic, total)]))
 
     def configure(self, topic: str, name: str, value: str) -> None:
@@ -70,11 +70,11 @@ class Operator:
         _done(self._admin.incremental_alter_configs([resource]))
 
     def deny(self, kind: str, name: str, operation: str) -> None:
-        """Take one right, such as ("TOPIC", "t", "WRITE"), from everybody, who had all of them."""
+        """Take a right, such as ("TOPIC", "t", "WRITE"), from everyone, who had all of them."""
         _done(self._admin.create_acls(_rules(kind, name, operation)))
 
     def allow(self, kind: str, name: str, operation: str) -> None:
-        """Give a right back that was taken."""
+        """Return a right that was taken."""
         rules = _rules(kind, name, operation)
         fields = ("restype", "name", "resource_pattern_type", "principal", "host", "operation")
         filters = [
@@ -99,18 +99,18 @@ def _done(futures: dict[Any, Any]) -> None:
 
 
 def port_of(service: ServiceProcess) -> int:
-    """Where a ready service's pages are."""
+    """Return the admin port of a ready service."""
     return int(next(line["admin_port"] for line in service.log if line["event"] == "ready"))
 
 
-def told(service: ServiceProcess, event: str) -> dict[str, Any]:
-    """The log line with this ``event``, which may have been read already."""
+def logged(service: ServiceProcess, event: str) -> dict[str, Any]:
+    """Return the log line with this ``event``, which may have been read already."""
     read = [line for line in service.log if line["event"] == event]
     return read[0] if read else service.wait_for(event)
 
 
 def until(condition: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
-    """Wait for a condition, looking ten times a second."""
+    """Poll a condition ten times a second."""
     end, pause = time.monotonic() + limit_s, threading.Event()
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {limit_s} s"

@@ -1,7 +1,7 @@
-"""Nodes as good engineers write them on a normal day; a test decides when what they wait for comes.
+"""Ordinary nodes of good engineers; a test decides when the things they wait for arrive.
 
-The first word of a query is the node, the second its argument. Gates and notes are in a folder: that of
-ORDINARY_APP_FOLDER where worker processes import this module, which makes ``app``.
+The first word of a query is the node, the second its argument. Gates and notes are in a directory:
+ORDINARY_APP_FOLDER's where worker processes import this module, which makes ``app``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "ORDINARY_APP_FOLDER"
 SLOW = "slow"
-"""The argument that keeps a node, or what it asks, waiting at the gate of this name."""
+"""The argument that makes a node, or its request, wait at the gate of this name."""
 BLOCKS_HERE = "# the line that blocks"
 FOREVER_S = 3600.0
 
@@ -40,7 +40,7 @@ class RowServer:
         self._folder = folder
 
     def connect(self) -> socket.socket:
-        """A connection of its own."""
+        """Connect."""
         near, far = socket.socketpair()
         threading.Thread(target=self._serve, args=(far,), daemon=True).start()
         return near
@@ -64,7 +64,7 @@ class Pool:
         self._connections.put(server.connect())
 
     def fetch(self, name: str) -> list[str]:
-        """Ask, and read up to the empty line."""
+        """Send a request, and read up to the empty line."""
         connection = self._connections.get()
         try:
             connection.sendall(f"{name}\n".encode())
@@ -76,7 +76,7 @@ class Pool:
             self._connections.put(connection)
 
     def close(self) -> None:
-        """Close the connection, which is not in use."""
+        """Close the unused connection."""
         self._connections.get().close()
 
 
@@ -88,7 +88,7 @@ def _read_line(connection: socket.socket) -> str:
 
 
 class AsyncPool:
-    """One connection; a caller that does not get all of its rows closes it."""
+    """One connection, which a caller that does not get all of its rows closes."""
 
     def __init__(self, folder: Path, server: RowServer) -> None:
         self._folder = folder
@@ -98,7 +98,7 @@ class AsyncPool:
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """The connection, or a new one."""
+        """Return the connection, or a new one."""
         async with self._free:
             if self._idle is None:
                 self._idle = await asyncio.open_connection(sock=self._server.connect())
@@ -113,7 +113,7 @@ class AsyncPool:
                 raise
 
     async def fetch(self, name: str) -> list[str]:
-        """Ask, and read up to the empty line."""
+        """Send a request, and read up to the empty line."""
         async with self.connection() as (reader, writer):
             writer.write(f"{name}\n".encode())
             await writer.drain()
@@ -123,7 +123,7 @@ class AsyncPool:
             return rows
 
     async def close(self) -> None:
-        """Close the connection, which is not in use."""
+        """Close the unused connection."""
         if self._idle is not None:
             _, writer = self._idle
             writer.close()
@@ -131,7 +131,7 @@ class AsyncPool:
 
 
 class GatedHandler(logging.Handler):
-    """A log handler that takes long, for one message: a network, a full disk, a rotation."""
+    """A log handler that is slow for one message: a network, a full disk, a rotation."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class GatedHandler(logging.Handler):
 
 
 def make(folder: Path) -> Pipeline:
-    """The app, with its files in *folder*."""
+    """Build the app, with its files in *folder*."""
     app = Pipeline(builtins=False)
     gate = Gate(folder, SLOW)
 
@@ -190,7 +190,7 @@ def _add_connections(app: Pipeline, folder: Path) -> None:
 
     @app.node("hangs-up")
     async def hangs_up(_query: Query, _ctx: StageContext) -> str:
-        """Closes the connections of its loop, and those of its process."""
+        """Close the connections of its loop, and those of its process."""
         for one in pools:
             one.close()
         for other in async_pools.values():
@@ -201,7 +201,7 @@ def _add_connections(app: Pipeline, folder: Path) -> None:
 def _add_clean_up(app: Pipeline, folder: Path) -> None:
     @app.node("cleans-up")
     async def cleans_up(_query: Query, _ctx: StageContext) -> None:
-        """Waits; when cancelled closes a connection, and has some more to say good-bye to."""
+        """Wait; when cancelled close a connection after further awaits."""
         _, writer = await asyncio.open_connection(sock=RowServer(folder).connect())
         note(folder, "waits")
         try:
@@ -232,7 +232,7 @@ def _add_libraries(app: Pipeline, folder: Path) -> None:
 
     @app.node("locks")
     def locks(query: Query, _ctx: StageContext) -> bool:
-        """Whether the handler's lock and that of all of logging are free."""
+        """Return whether the handler's lock and logging's global lock are free."""
         logging.getLogger(f"new.{query.query_id}.{id(query)}")
         assert handler.lock is not None
         if free := handler.lock.acquire(blocking=False):
@@ -275,7 +275,7 @@ def _add_blocking(app: Pipeline, folder: Path, gate: Gate) -> None:
 
     @app.node("leaves")
     async def leaves(_query: Query, _ctx: StageContext) -> str:
-        """Leaves something on the loop that blocks it."""
+        """Leave a callback on the loop that blocks it."""
         asyncio.get_running_loop().call_soon(_block, gate)
         return "left"
 
@@ -299,7 +299,7 @@ def _add_waiting(app: Pipeline, folder: Path, gate: Gate) -> None:
 
     @app.node("uses-client")
     async def uses_client(query: Query, _ctx: StageContext) -> str:
-        """Its client belongs to the loop, and takes a while to make."""
+        """Use a client that belongs to the loop, and takes a while to create."""
         note(folder, f"answers {_argument(query)}")
         loop = asyncio.get_running_loop()
         if loop not in clients:

@@ -1,4 +1,4 @@
-"""The nodes of ``support.apps`` and a few that faults need: ``fivestage run support.pipelines:app``."""
+"""The nodes of ``support.apps`` and a few for faults: ``fivestage run support.pipelines:app``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _held: set[str] = set()
 
 @app.node("holds")
 async def _holds(query: Query, _ctx: StageContext) -> dict[str, Any]:
-    """Keeps the interpreter lock for so many seconds, once: no Python code of this process runs meanwhile."""
+    """Hold the interpreter lock for some seconds, once: no Python code of this process runs meanwhile."""
     if query.query_id not in _held:  # it will be read again
         _held.add(query.query_id)
         ctypes.PyDLL(None).sleep(int(query.user_input.split()[1]))
@@ -27,20 +27,20 @@ async def _holds(query: Query, _ctx: StageContext) -> dict[str, Any]:
 
 @app.node("grips")
 async def _grips(query: Query, _ctx: StageContext) -> None:
-    """Keeps the interpreter lock for so many seconds, whenever it is asked."""
+    """Hold the interpreter lock for some seconds at every call."""
     ctypes.PyDLL(None).sleep(int(query.user_input.split()[1]))
 
 
 @app.node("naps")
 async def _naps(query: Query, _ctx: StageContext) -> dict[str, Any]:
-    """Takes so many seconds."""
+    """Sleep for some seconds."""
     await asyncio.sleep(float(query.user_input.split()[1]))
     return {"answer": "awake"}
 
 
 @app.node("stuck")
 def _stuck(_query: Query, _ctx: StageContext) -> None:
-    """Waits where no interruption reaches it."""
+    """Wait where no interruption arrives."""
     lock = threading.Lock()
     with lock:
         lock.acquire()

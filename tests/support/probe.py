@@ -1,4 +1,4 @@
-"""Asks a running service's admin server."""
+"""Requests to a running service's admin server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import urllib.request
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Status and body of a page."""
+    """Return status and body of a page."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
             return response.status, response.read().decode()
@@ -17,7 +17,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 def metrics(port: int, name: str) -> dict[str, float]:
-    """The values of a metric by their labels, as the text format writes them."""
+    """Return the values of a metric by their labels, as in the text format."""
     text = get(port, "/metrics")[1]
     found = re.findall(rf"^{re.escape(name)}(\{{.*?\}})? (\S+)", text, flags=re.MULTILINE)
     return {labels: float(value) for labels, value in found}

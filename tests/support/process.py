@@ -1,4 +1,4 @@
-"""The service as it is deployed: a process, its log lines, its signals."""
+"""The service as deployed: a process, its log lines, its signals."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LOG_S = 10.0
 
 
 class ServiceProcess:
-    """``fivestage run`` in a process of its own.
+    """``fivestage run`` in a child process.
 
     Args:
         app: ``MODULE:APP``.
         bootstrap: The broker.
-        settings: More settings by their dotted key, such as ``{"kafka.group_id": "g"}``.
-        arguments: More of the command line.
-        environment: More variables.
+        settings: Further settings by their dotted key, such as ``{"kafka.group_id": "g"}``.
+        arguments: Further command line arguments.
+        environment: Further variables.
         executable: Instead of this Python.
         own_group: Be the leader of a process group.
     """
@@ -95,7 +95,7 @@ class ServiceProcess:
         self._lines.put(None)
 
     def wait_for(self, event: str, limit_s: float = READY_S) -> dict[str, Any]:
-        """The next log line with this ``event``."""
+        """Return the next log line with this ``event``."""
         end = time.monotonic() + limit_s
         while True:
             try:
@@ -109,13 +109,13 @@ class ServiceProcess:
                 return line
 
     def end(self, number: signal.Signals = signal.SIGTERM, limit_s: float = 30.0) -> int:
-        """Send a signal and wait for the end; the exit code."""
+        """Send a signal and wait for the end; return the exit code."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.wait(limit_s)
 
     def wait(self, limit_s: float = 30.0) -> int:
-        """Wait for the end; the exit code."""
+        """Wait for the end; return the exit code."""
         assert self.process is not None
         try:
             code = self.process.wait(limit_s)

@@ -1,4 +1,4 @@
-"""A Pipeline for processes of its own: the first word of a query is the node, the second its argument."""
+"""A Pipeline for worker processes: the first word of a query is the node, the second its argument."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def _intent(query: Query, _ctx: StageContext) -> dict[str, Any]:
 
 @app.decision
 async def _decide(query: Query, ctx: StageContext) -> str:
-    """By name; after the word ``tries``, the node that the built-in decision chooses for an intent."""
+    """Decide by name; after the word ``tries``, choose a node by the built-in decision."""
     first = query.user_input.partition(" ")[0]
     return str(await _by_intent(query, ctx)) if first == "tries" else first
 
@@ -59,7 +59,7 @@ async def _reflect(_query: Query, ctx: StageContext) -> dict[str, Any]:
 
 @app.node("echo")
 async def _echo(query: Query, _ctx: StageContext) -> dict[str, Any]:
-    """Also what JSON has no exact form for in every parser."""
+    """Echo, also values that some JSON parsers cannot represent exactly."""
     numbers = [0.1, 2**70, -0.0]
     return {"answer": query.user_input, "confidence": 0.75, "context": query.context, "numbers": numbers}
 
@@ -91,7 +91,7 @@ async def _stands_in(_query: Query, _ctx: StageContext) -> str:
 
 @app.node("naps")
 async def _naps(_query: Query, ctx: StageContext) -> str:
-    """Answers when it is called again."""
+    """Answer at the second call."""
     if ctx.attempt == 1:
         await asyncio.sleep(LONG_S)
     return "awake"
@@ -104,7 +104,7 @@ async def _blocks(_query: Query, _ctx: StageContext) -> None:
 
 @app.node("holds")
 async def _holds(_query: Query, _ctx: StageContext) -> None:
-    """Keeps the interpreter lock: not even a thread of its process runs meanwhile."""
+    """Hold the interpreter lock: not even other threads of its process run meanwhile."""
     ctypes.PyDLL(None).sleep(int(LONG_S))
 
 
@@ -120,26 +120,26 @@ async def _crashes(_query: Query, _ctx: StageContext) -> None:
 
 @app.node("closes")
 async def _closes(_query: Query, _ctx: StageContext) -> None:
-    """Closes what is not its own."""
+    """Close descriptors of others."""
     os.closerange(3, 256)
-    time.sleep(LONG_S)  # noqa: ASYNC251 - it does not come back to see what it has done
+    time.sleep(LONG_S)  # noqa: ASYNC251 - it does not return
 
 
 @app.node("scribbles")
 async def _scribbles(_query: Query, _ctx: StageContext) -> None:
-    """Writes into every socket there is."""
+    """Write into every socket."""
     for fileno in range(3, 64):
         try:
             if stat.S_ISSOCK(os.fstat(fileno).st_mode):
                 os.write(fileno, b"\x10\x00\x00\x00\x00\x00\x00\x00 neither JSON nor")
         except OSError:
             continue
-    time.sleep(LONG_S)  # noqa: ASYNC251 - it does not come back to see what it has done
+    time.sleep(LONG_S)  # noqa: ASYNC251 - it does not return
 
 
 @app.node("never")
 def _never(query: Query, _ctx: StageContext) -> None:
-    """Makes the file that its argument names, then waits where no interruption reaches it."""
+    """Create the file of its argument, then wait where no interruption arrives."""
     Path(query.user_input.partition(" ")[2]).touch()
     lock = threading.Lock()
     with lock:
@@ -148,7 +148,7 @@ def _never(query: Query, _ctx: StageContext) -> None:
 
 @app.node("forks")
 async def _forks(_query: Query, _ctx: StageContext) -> int:
-    """Both copies return; the original answers how the other one ended."""
+    """Fork; both copies return, and the original answers how the other one ended."""
     pid = os.fork()
     if not pid:
         return 0
@@ -157,7 +157,7 @@ async def _forks(_query: Query, _ctx: StageContext) -> int:
 
 @app.node("leaves-a-fork")
 async def _leaves_a_fork(_query: Query, _ctx: StageContext) -> None:
-    """A copy lives on for a while, with the socket, after the original has ended."""
+    """Fork a copy that lives on for a while, with the socket, after the original has ended."""
     if os.fork():
         os._exit(4)
     time.sleep(2)  # noqa: ASYNC251 - the point of this node
@@ -175,7 +175,7 @@ async def _garbage(_query: Query, _ctx: StageContext) -> Any:
 
 @app.node("signals")
 def _signals(_query: Query, _ctx: StageContext) -> list[int]:
-    """How programs that a node starts end on Ctrl-C and SIGTERM, and so copies of its process."""
+    """Test how child processes of a node, and forks of its process, end on Ctrl-C and SIGTERM."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     programs = [subprocess.run(["sh", "-c", f"kill -{number:d} $$"], check=False) for number in numbers]
     return [*[program.returncode for program in programs], *map(_end_of_copy, numbers)]
@@ -185,7 +185,7 @@ def _end_of_copy(number: signal.Signals) -> int:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.write(writer, b".")  # a signal that comes before, Python forgets
+        os.write(writer, b".")  # Python drops an earlier signal
         time.sleep(LONG_S)
         os._exit(0)
     os.read(reader, 1)
@@ -196,7 +196,7 @@ def _end_of_copy(number: signal.Signals) -> int:
 
 
 def executor(**options: Any) -> ProcessExecutor:
-    """An executor that runs this app."""
+    """Build an executor that runs this app."""
     defaults: dict[str, Any] = {"workers": 1, "threads": 8, "observer": Observer(), "stall_s": 0.1}
     chosen = {"max_data_bytes": 1_000_000, **defaults, **options}
     found = ProcessExecutor(chosen.pop("app", "support.process_app:app"), PLAN, **chosen)
@@ -212,7 +212,7 @@ def hold() -> None:
         await running.start(lambda _: None)
         while len(pids_of(running)) < 4:
             await asyncio.sleep(0.01)
-        print(*pids_of(running), flush=True)  # noqa: T201 - whoever started it reads this
+        print(*pids_of(running), flush=True)  # noqa: T201 - the parent process reads this
         await asyncio.sleep(LONG_S)
 
     asyncio.run(main())

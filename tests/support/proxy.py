@@ -1,6 +1,6 @@
 """A TCP proxy that misbehaves, in front of a real broker.
 
-Clients go where a broker says it is, so the broker must advertise the proxy's address (``ADVERTISED`` of
+Clients connect to a broker's advertised address, so the broker must advertise the proxy's (``ADVERTISED`` of
 ``tests/kafka/broker.py``); then all its clients pass through here, those that feed and check as well.
 """
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PRODUCE = 0
-"""Kafka's api_key of a request that writes."""
+"""Kafka's api_key of a produce request."""
 
 
 class Mode(enum.Enum):
-    """What becomes of the bytes."""
+    """The treatment of the bytes."""
 
     PASS = "pass"  # noqa: S105 - no password
     LATENCY = "they come ``delay_s`` later, both ways"
@@ -36,7 +36,7 @@ class Mode(enum.Enum):
 
 
 class Proxy:
-    """Listens on the loopback address from its making on; runs in a thread of its own.
+    """Listens on the loopback address from its creation on; runs in a thread.
 
     Args:
         target: ``host:port`` of the broker; may be set later.
@@ -47,7 +47,7 @@ class Proxy:
         self.target = target
         self.delay_s = 0.2
         self.acks_to_lose = 0
-        """So many answers to requests that write are lost, each with its connection."""
+        """This many produce responses are lost, each with its connection."""
         self.acks_lost = 0
         self.passed_on = 0
         """Bytes that clients have sent to the broker."""
@@ -76,7 +76,7 @@ class Proxy:
 
     @property
     def mode(self) -> Mode:
-        """What becomes of the bytes now."""
+        """Return the current mode."""
         return self._mode
 
     @mode.setter
@@ -84,7 +84,7 @@ class Proxy:
         self._call(self._switch(mode))
 
     def reset(self) -> int:
-        """Break all connections; returns how many there were."""
+        """Reset all connections; return how many there were."""
         return self._call(self._reset())
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -107,7 +107,7 @@ class Proxy:
         await self._reset()
         if self._serving:
             await asyncio.wait(self._serving, timeout=5)
-        await asyncio.sleep(0.05)  # transports close in callbacks that nobody can wait for
+        await asyncio.sleep(0.05)  # transports close in callbacks that cannot be awaited
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(self, writer)
@@ -138,12 +138,12 @@ class _Link:
     def __init__(self, proxy: Proxy, client: asyncio.StreamWriter) -> None:
         self.dead = False
         self._gaps: set[Mode] = set()
-        """The directions in which bytes were lost: none come after those, which would be out of place."""
+        """The directions in which bytes were lost: later bytes would be out of place, and are dropped."""
         self._proxy = proxy
         self._client = client
         self._broker: asyncio.StreamWriter | None = None
         self._requests, self._responses = _Frames(), _Frames()
-        self._doomed: int | None = None  # the number of the request whose answer will be lost
+        self._doomed: int | None = None  # the number of the request whose response will be lost
         self._noise = random.Random(7)  # noqa: S311 - nonsense, repeatable
 
     async def run(self, reader: asyncio.StreamReader) -> None:
@@ -209,7 +209,7 @@ class _Frames:
         self._left = 0
 
     def feed(self, data: bytes) -> list[int]:
-        """The first two bytes of each frame that begins here."""
+        """Return the first two bytes of each frame that starts here."""
         kinds = []
         while data:
             skipped = min(self._left, len(data))

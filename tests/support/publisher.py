@@ -1,4 +1,4 @@
-"""A sink, with what it was given and what it tells."""
+"""A sink, with its published records and its reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Publisher(Observer):
     """Publishes results.
 
     Args:
-        settings: Of the sink.
+        settings: The sink's settings.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -62,12 +62,12 @@ class Publisher(Observer):
             self.sink.publish([record], functools.partial(self.acked.append, value))
 
     def look(self, times: int) -> None:
-        """Look after the sink as the watch does, a minute from now."""
+        """Check the sink as the health monitor does, a minute from now."""
         for _ in range(times):
             self.sink.look(asyncio.get_running_loop().time() + LATE_S)
 
     def written(self) -> list[str]:
-        """What is in the topic."""
+        """Return the content of the topic."""
         found = read_all(self._settings.kafka.bootstrap_servers, self._settings.topics.results)
         return [(one.value() or b"").decode() for one in found]
 

@@ -1,4 +1,4 @@
-"""Reads topics and positions with librdkafka, not with our own client."""
+"""Reads topics and positions with librdkafka, not with the service's own client."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-OffsetReset = dict[int, int]
+Positions = dict[int, int]
 """An offset for each partition."""
 LOOKS = 40
-"""How often a partition without a leader is looked at."""
+"""How often a partition without a leader is checked."""
 AWAY = (KafkaException, TimeoutError)
-"""What a call raises while a broker is away."""
+"""The errors of a call while a broker is away."""
 WAIT_S = 0.1
-"""librdkafka waits for so long where it has fewer records than it is asked for: at every end of a topic."""
+"""librdkafka waits this long where it has fewer records than requested: at every end of a topic."""
 Place = tuple[int, int]
-"""A partition and an offset: where a record is."""
+"""A partition and an offset: the place of a record."""
 
 
 class Record(NamedTuple):
-    """A record of any topic, as it is: nothing of it is parsed."""
+    """An unparsed record of any topic."""
 
     at: Place
     key: bytes | None
@@ -42,7 +42,7 @@ class Record(NamedTuple):
 
     @classmethod
     def of(cls, message: Message) -> Self:
-        """Read one, whatever bytes are in it."""
+        """Read a record with any bytes."""
         try:
             found: Any = message.headers() or []
         except UnicodeDecodeError:  # a name that is no text
@@ -54,7 +54,7 @@ class Record(NamedTuple):
 
 
 def parsed(value: bytes | None) -> Any:
-    """JSON, or None for bytes that are no JSON, or nested too deeply to be parsed here."""
+    """Return JSON, or None for bytes that are no JSON, or nested too deeply to be parsed here."""
     try:
         return json.loads(value or b"")
     except (ValueError, RecursionError):  # what is no Unicode is a ValueError too
@@ -66,12 +66,12 @@ def _bytes(part: Any) -> bytes | None:
 
 
 def read_records(bootstrap: str, topic: str) -> list[Record]:
-    """Everything that is in a topic now, as it is."""
+    """Read everything that is in a topic now, unparsed."""
     return [Record.of(message) for message in read_all(bootstrap, topic)]
 
 
 def read_all(bootstrap: str, topic: str, only: int | None = None) -> list[Message]:
-    """Everything that is in a topic, or in one partition of it, now."""
+    """Read everything that is in a topic, or in one partition of it, now."""
     consumer = make_consumer(bootstrap)
     try:
         partitions = partitions_of(consumer, topic) if only is None else [only]
@@ -94,24 +94,24 @@ def read_all(bootstrap: str, topic: str, only: int | None = None) -> list[Messag
 
 
 def headers_of(message: Message) -> dict[str, str]:
-    """A record's headers as text."""
+    """Return a record's headers as text."""
     found: Any = message.headers() or []  # a list of pairs, although its stub allows more
     return {name: value.decode() for name, value in found if value is not None}
 
 
 def json_of(message: Message) -> Any:
-    """A record's value, parsed."""
+    """Return a record's value, parsed."""
     value = message.value()
     return None if value is None else json.loads(value)
 
 
 def place_of(message: Message) -> Place:
-    """Where a record is."""
+    """Return the place of a record."""
     return message.partition() or 0, message.offset() or 0
 
 
 def wait_for_results(bootstrap: str, topic: str, count: int, limit_s: float = 60.0) -> None:
-    """Wait until a topic has at least so many records."""
+    """Wait until a topic has at least this many records."""
     consumer = make_consumer(bootstrap)
     try:
         end = time.monotonic() + limit_s
@@ -127,8 +127,8 @@ def wait_for_results(bootstrap: str, topic: str, count: int, limit_s: float = 60
         consumer.close()
 
 
-def committed(bootstrap: str, group_id: str, topic: str) -> OffsetReset:
-    """The group's committed positions; partitions without one are absent."""
+def committed(bootstrap: str, group_id: str, topic: str) -> Positions:
+    """Return the group's committed positions; partitions without one are absent."""
     consumer = make_consumer(bootstrap, group_id)
     try:
         return positions_of(consumer, topic)
@@ -154,7 +154,7 @@ def wait_until_committed(
 
 
 def make_consumer(bootstrap: str, group_id: str = "checker") -> Consumer:
-    """A consumer that commits nothing and says nothing."""
+    """Build a consumer that commits and logs nothing."""
     options: dict[str, Any] = {
         "bootstrap.servers": bootstrap,
         "group.id": group_id,
@@ -165,8 +165,8 @@ def make_consumer(bootstrap: str, group_id: str = "checker") -> Consumer:
     return Consumer(options)
 
 
-def ends_now(bootstrap: str, topic: str) -> OffsetReset:
-    """The same, with a consumer of its own."""
+def ends_now(bootstrap: str, topic: str) -> Positions:
+    """The same, with a consumer for this call."""
     consumer = make_consumer(bootstrap)
     try:
         return ends_of(consumer, topic)
@@ -174,26 +174,26 @@ def ends_now(bootstrap: str, topic: str) -> OffsetReset:
         consumer.close()
 
 
-def ends_of(consumer: Consumer, topic: str) -> OffsetReset:
-    """The offset after the last record of each partition."""
+def ends_of(consumer: Consumer, topic: str) -> Positions:
+    """Return the offset after the last record of each partition."""
     return {number: _watermarks(consumer, topic, number)[1] for number in partitions_of(consumer, topic)}
 
 
-def positions_of(consumer: Consumer, topic: str) -> OffsetReset:
-    """The committed positions of the consumer's group; partitions without one are absent."""
+def positions_of(consumer: Consumer, topic: str) -> Positions:
+    """Return the committed positions of the consumer's group; partitions without one are absent."""
     wanted = [TopicPartition(topic, number) for number in partitions_of(consumer, topic)]
     found = consumer.committed(wanted, timeout=20)
     return {position.partition: position.offset for position in found if position.offset >= 0}
 
 
 def partitions_of(consumer: Consumer, topic: str) -> list[int]:
-    """The numbers of a topic's partitions; none where there is no such topic."""
+    """Return the numbers of a topic's partitions; none where there is no such topic."""
     found = consumer.list_topics(timeout=20).topics.get(topic)
     return [] if found is None else sorted(found.partitions)
 
 
 def _watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
-    """Asked again while the partition, which may be new, has no leader."""
+    """Retry while the partition, which may be new, has no leader."""
     pause = threading.Event()
     for _ in range(LOOKS):
         try:

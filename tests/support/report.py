@@ -1,4 +1,4 @@
-"""What a run may cost, and what the checker found."""
+"""The limits of a run, and the findings of the checker."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 LATE_S = 5.0
-"""Generous: no machine is so busy that a query or its event is later."""
+"""Generous: no machine makes a query or its event later than this."""
 
 
 class Limits(NamedTuple):
-    """What is allowed; None: not looked at."""
+    """The limits; None: not checked."""
 
     in_flight: int | None = None
     unfinished: int | None = None
@@ -22,21 +22,21 @@ class Limits(NamedTuple):
     """By how much its event may be written after its budget."""
     shutdown_s: float | None = None
     repeated: int | None = None
-    """How many events may be there of queries that were run again."""
+    """The allowed number of events of queries that were run again."""
 
 
 @dataclass(repr=False)
 class Report:
-    """What the checker found: violations first, then what is no harm."""
+    """The findings of the checker: violations first, then harmless ones."""
 
     lost: list[str] = field(default_factory=list)
     phantom: list[str] = field(default_factory=list)
     malformed: list[str] = field(default_factory=list)
-    """Events that are not what the contract says: value, key, headers, or their sum."""
+    """Events that violate the contract: value, key, headers, or their combination."""
     incomplete: list[str] = field(default_factory=list)
     """Answers without all of their stage results and timeouts."""
     contradictions: dict[str, str] = field(default_factory=dict)
-    """What is wrong, by the query's or the event's id."""
+    """The fault, by the query's or the event's id."""
     commit_ahead: list[str] = field(default_factory=list)
     commit_regressions: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
@@ -45,18 +45,18 @@ class Report:
     bad_endings: list[str] = field(default_factory=list)
     duplicates: int = 0
     harmless: Counter[str] = field(default_factory=Counter)
-    """Duplicates that contradict nothing, by how they differ from the first."""
+    """Harmless duplicates, by how they differ from the first."""
     surplus: Counter[str] = field(default_factory=Counter)
     """Events of queries that were run again, by topic."""
     statuses: Counter[str] = field(default_factory=Counter)
     lateness_s: list[float] = field(default_factory=list)
-    """How late each query ended, in order; not those that ran while an instance was stopped or starved."""
+    """How late each query ended, in order; without those on stopped or starved instances."""
     written_lateness_s: list[float] = field(default_factory=list)
-    """Likewise how late it was written; those written while a broker was away left out too."""
+    """The same for its writing; without those written while a broker was away."""
 
     @property
     def found(self) -> dict[str, list[str]]:
-        """The violations of each kind; kinds without any are there too."""
+        """Return the violations of each kind, also empty ones."""
         return {
             "lost": self.lost,
             "phantom": self.phantom,
@@ -73,12 +73,12 @@ class Report:
 
     @property
     def violations(self) -> dict[str, int]:
-        """How many of each kind; kinds without any are there too."""
+        """Count the violations of each kind, also zero."""
         return {name: len(items) for name, items in self.found.items()}
 
     @property
     def silent(self) -> bool:
-        """Whether no promise was broken."""
+        """Return whether no promise was broken."""
         return not any(self.found.values())
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """A Pipeline with a resource of each kind for worker processes, with its files in RESOURCE_APP_FOLDER.
 
-What a worker opens and closes is in the notes, each with the number of its process. The resource ``model``
+A worker notes each opening and closing with its process's number. The resource ``model``
 fails while there is a file ``broken``, once where there is a file ``fails-once``, and waits at the gate
 ``slow`` before it is open.
 """
@@ -40,7 +40,7 @@ def _note(text: str) -> None:
 
 @app.resource
 async def client() -> AsyncIterator[Client]:
-    """Opens first, closes last."""
+    """Open first, close last."""
     _note("open client")
     opened = Client()
     yield opened
@@ -50,7 +50,7 @@ async def client() -> AsyncIterator[Client]:
 
 @app.resource
 def model() -> Iterator[int]:
-    """The number of its process."""
+    """Yield the number of its process."""
     if (FOLDER / "fails-once").exists():
         (FOLDER / "fails-once").unlink()
         raise ConnectionRefusedError("not yet")
@@ -69,7 +69,7 @@ async def _decide(query: Query, _ctx: StageContext) -> str:
 
 @app.node("uses")
 async def _uses(_query: Query, ctx: StageContext) -> int:
-    """The process that opened the model."""
+    """Return the process that opened the model."""
     found = ctx.use(client)
     assert (found.loop, found.is_open) == (asyncio.get_running_loop(), True)
     assert ctx.use(model) == os.getpid()

@@ -18,7 +18,7 @@ closes = Pipeline()
 
 @unopened.resource
 def missing_model() -> Iterator[str]:
-    """There is no such file."""
+    """Open a file that does not exist."""
     with open("no-such-model.bin", encoding="utf-8") as file:  # noqa: PTH123 - as authors write it
         yield file.read()
 

@@ -1,4 +1,4 @@
-"""A result, and the events that belong to it: those of the same run of the same query."""
+"""A result, and the events of the same run of its query."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 STAGES = ("intent", "decision", "processing", "validation", "reflection")
 LEFT_OUT = frozenset({"result_too_large", "publish_refused"})
-"""What events say that go without their data."""
+"""The text of events without their data."""
 _NOTHING: tuple[str, ...] = ()
 _DATA = ("data", "error", "error_type")
 _NEXT = {"error": "failover", "timeout": "failover", "skipped": "resumed"}
@@ -26,7 +26,7 @@ is not the clock that decides: where both are this close, either reading is righ
 
 
 def companions(result: Event, reading_s: float = _ROUNDING_S) -> dict[str, dict[str, Any]]:
-    """What a result wants beside it: by kind, the fields of the event's value that are known.
+    """Return the events that belong to a result: by kind, the known fields of the value.
 
     Args:
         result: The terminal event.
@@ -49,10 +49,10 @@ def companions(result: Event, reading_s: float = _ROUNDING_S) -> dict[str, dict[
 
 
 def is_companion(event: Event, result: Event, fields: dict[str, Any]) -> bool:
-    """Whether an event is of the same run as a result."""
+    """Return whether an event is of the same run as a result."""
     value, left_out = event.value, _NOTHING
     if LEFT_OUT & {value.get("error_type"), fields.get("error_type")}:
-        left_out = _DATA  # one of the two went without it, as it did not fit
+        left_out = _DATA  # one of the two is without data, as it did not fit
     trace = result.headers.get("traceparent", "")[3:35]
     return event.headers.get("traceparent", "")[3:35] == trace and all(
         name in left_out or value.get(name) == wanted for name, wanted in fields.items()
@@ -60,7 +60,7 @@ def is_companion(event: Event, result: Event, fields: dict[str, Any]) -> bool:
 
 
 def _timeouts(value: dict[str, Any], reading_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The timeouts of a query that was started, as section 4 of the contract has it."""
+    """Return the timeouts of a started query, as in section 4 of the contract."""
     stages = value["stages"]
     done = [stage["stage_type"] for stage in stages if stage["success"]]
     at_the_end = None
@@ -91,7 +91,7 @@ def _timeouts(value: dict[str, Any], reading_s: float) -> Iterator[tuple[str, di
 
 
 def _earlier(stage: dict[str, Any]) -> list[dict[str, Any]]:
-    """The attempts at a stage that were followed by another, or by no more than its being skipped."""
+    """Return the attempts at a stage that were followed by another, or by a skipped stage."""
     attempts: list[dict[str, Any]] = stage["attempts"]
     return attempts if stage["outcome"] == "skipped" else attempts[:-1]
 
@@ -99,7 +99,7 @@ def _earlier(stage: dict[str, Any]) -> list[dict[str, Any]]:
 def _stage_timeout(
     stage: dict[str, Any], late: dict[str, Any], number: int, done: list[str]
 ) -> tuple[str, dict[str, Any]]:
-    """The timeout of an attempt at a stage: kind, and what its event says."""
+    """Return the timeout of an attempt at a stage: kind, and fields."""
     kind = f"timeout/{stage['sequence']}"
     return (
         kind if number == 1 else f"{kind}/{number}",
@@ -116,7 +116,7 @@ def _stage_timeout(
 
 
 def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any], reading_s: float) -> bool:
-    """The stage was running at the deadline, or its limit was the deadline."""
+    """Return whether the stage ran until the deadline, or its limit was the deadline."""
     stage_at, query_at = instant(stage["started_at"]), instant(value["started_at"])
     if stage_at is None or query_at is None:
         return False
@@ -125,7 +125,7 @@ def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any], reading_s: flo
 
 
 def first_failure(value: dict[str, Any]) -> dict[str, Any] | None:
-    """The stage that a query failed with: a critical one that did not succeed, or a rejection."""
+    """Return the stage that failed the query: a critical one without success, or a rejection."""
     for stage in value["stages"]:
         rejected = stage["stage_type"] == "validation" and value["error_type"] == "rejected"
         if rejected or (stage["critical"] and not stage["success"]):
@@ -134,7 +134,7 @@ def first_failure(value: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def inconsistencies(result: Event) -> list[str]:
-    """Where a result contradicts its own stages, however its times are read."""
+    """Return where a result contradicts its own stages, with any reading of its times."""
     return min((list(_inconsistencies(result.value, reading_s)) for reading_s in READINGS_S), key=len)
 
 
@@ -167,7 +167,7 @@ def _flaws_of_stage(stage: dict[str, Any], value: dict[str, Any]) -> Iterator[st
 
 
 def _flaws_of_attempts(stage: dict[str, Any]) -> Iterator[str]:
-    """Each attempt is at the place of its number, follows from the one before; the last is the stage's."""
+    """Return faults of attempts: numbers, order, and the last one's equality with the stage."""
     attempts, name = stage["attempts"], stage["stage_type"]
     if stage["outcome"] != "skipped":
         if len(attempts) != stage["attempt"]:

@@ -1,7 +1,7 @@
 """A pipeline whose nodes break the service's own Kafka clients: ``fivestage run support.sabotage:app``.
 
-A question names what to break. A query that is asked again, because its answer was not committed, breaks
-nothing the second time.
+A question names the part to break. A query that is fetched again, because its answer was not committed,
+breaks nothing the second time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PATHS = {
     "heartbeat": "_coordinator._heartbeat_task",
     "position": "_coordinator._commit_refresh_task",
 }
-"""Where aiokafka keeps its background tasks."""
+"""The attributes of aiokafka's background tasks."""
 SENDER = "fivestage sender to "
-"""The names of ours, which live as long as there is something to send."""
+"""The service's own tasks, which live as long as there is something to send."""
 GAP = 7
 
 app = Pipeline(builtins=False)
@@ -69,7 +69,7 @@ async def _kill(query: Query, _ctx: StageContext) -> str:
 
 @app.node("gap")
 async def _gap(query: Query, _ctx: StageContext) -> str:
-    """Leave out some of the producer's sequence numbers, as a batch that was refused does."""
+    """Skip some of the producer's sequence numbers, as a rejected batch does."""
     producer = [one for one in _clients if isinstance(one, ProducerClient)][-1]
 
     async def leave_out() -> None:
@@ -82,7 +82,7 @@ async def _gap(query: Query, _ctx: StageContext) -> str:
 
 @app.node("hang")
 async def _hang(query: Query, _ctx: StageContext) -> str:
-    """Make the end of the clients hang: for ever, deaf to cancellation, or with the loop or the lock held."""
+    """Make the stop of the clients hang: for ever, uncancellable, or with the loop or the lock held."""
     how = query.user_input.split()[1]
 
     async def stop(_client: object) -> None:
@@ -111,18 +111,18 @@ async def hang(how: str) -> None:
 
 @app.node("tasks")
 async def _tasks(_query: Query, _ctx: StageContext) -> int:
-    """How many tasks there are on the loop that the service serves Kafka on."""
+    """Count the tasks on the loop that serves Kafka."""
     return len(asyncio.all_tasks(the(AIOKafkaConsumer)._loop))
 
 
 def the(kind: type[Any]) -> Any:
-    """The client of this process: the one of its kind that was not stopped."""
+    """Return this process's running client of this kind."""
     [found] = [one for one in _clients if isinstance(one, kind) and not one._closed]
     return found
 
 
 def once(query: Query, client: Any, action: Callable[[], Coroutine[Any, Any, None]]) -> str:
-    """Do something on the client's loop, unless this query did it before."""
+    """Run on the client's loop, unless this query did it before."""
     if query.query_id in _done:
         return "done before"
     _done.add(query.query_id)
@@ -131,7 +131,7 @@ def once(query: Query, client: Any, action: Callable[[], Coroutine[Any, Any, Non
 
 
 def _remember(kind: type) -> None:
-    """Have new clients noted: the garbage collector does not show objects that it was told to spare."""
+    """Record new clients: the garbage collector does not list frozen objects."""
     make: Any = kind.__init__  # type: ignore[misc] # of this class, which no other derives from
 
     def make_and_note(self: object, *args: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""A client that is not ours (librdkafka) with credentials: it makes topics, asks, and reads the answers."""
+"""A foreign client (librdkafka) with credentials: creates topics, asks, and reads the answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SecuredClient:
         self.admin = AdminClient(dict(self.options))
 
     def create_topics(self, partitions: int = 2) -> TopicSet:
-        """Make the five topics under a prefix of their own."""
+        """Create the five topics with a unique prefix."""
         topics = TopicSet(f"t{uuid.uuid4().hex[:12]}", partitions)
         wanted = [NewTopic(name, num_partitions=partitions, replication_factor=1) for name in topics.names]
         for future in self.admin.create_topics(wanted, operation_timeout=10, request_timeout=15).values():
@@ -44,7 +44,7 @@ class SecuredClient:
         assert not any(failures), failures[:3]
 
     def read(self, topic: str, count: int, limit_s: float = 60.0) -> list[Message]:
-        """The first records of a topic, as soon as there are so many."""
+        """Return the first records of a topic, as soon as there are this many."""
         consumer = Consumer(
             {**self.options, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"},
         )

@@ -1,4 +1,4 @@
-"""Models, classes and functions as lines of text, for lists of what others rely on."""
+"""Models, classes and functions as lines of text, for golden lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOUNDS = (
 
 
 def fields_of(model: type[BaseModel]) -> list[str]:
-    """The fields of a model: ``name: type, bounds = default``, without a default where one must be given."""
+    """Return the fields of a model: ``name: type, bounds = default``, without a default where required."""
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
     return [
@@ -33,7 +33,7 @@ def _default(field: dict[str, Any]) -> str:
 
 
 def shape(field: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """The type of a field in a JSON schema, in a few words."""
+    """Return the type of a field in a JSON schema, in a few words."""
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
         return "|".join(definitions[name].get("enum", [name]))
@@ -58,7 +58,7 @@ def _kind(field: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def members_of(name: str, value: Any) -> Iterator[str]:
-    """A public name and, of a class of ours, its public members; of functions their parameters."""
+    """Return a public name and, of this project's classes, public members; of functions parameters."""
     if inspect.isclass(value):
         yield f"{name}{_parameters(value)}"
         if not issubclass(value, BaseModel | Enum):  # their fields and words are events
@@ -77,7 +77,7 @@ def _members(value: type) -> Iterator[tuple[str, Any]]:
 
 
 def _parameters(value: Any) -> str:
-    """The parameters of what can be called; empty for anything else."""
+    """Return the parameters of a callable; empty for anything else."""
     if isinstance(value, staticmethod | classmethod):
         value = value.__func__
     if not inspect.isroutine(value) and not (inspect.isclass(value) and "__init__" in vars(value)):

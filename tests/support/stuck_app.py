@@ -1,6 +1,6 @@
-"""Nodes whose code runs on for ever, and one that answers: ``fivestage run support.stuck_app:app``.
+"""Nodes whose code never ends, and one that answers: ``fivestage run support.stuck_app:app``.
 
-Imported by services only: they wait less than usual for code to come back.
+Imported by services only: they wait less than usual for code to return.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ for _name in STUCK_NODES:
 
 @app.node("leaves")
 async def _leaves(_query: Query, _ctx: StageContext) -> str:
-    """Its background task blocks the loop."""
+    """Start a background task that blocks the loop."""
     asyncio.get_running_loop().call_soon(_poll)
     return "left"
 
@@ -48,7 +48,7 @@ def _poll() -> None:
 
 @app.node("spins")
 def _spin(_query: Query, _ctx: StageContext) -> None:
-    """Burns CPU."""
+    """Use CPU."""
     while True:
         pass
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """One record of the results' topic that can be read. Points in time are seconds since 1970."""
+    """A readable record of the results topic. Points in time are seconds since 1970."""
 
     event: Event
     query_id: str
@@ -23,7 +23,7 @@ class Terminal:
     key: bytes | None
     lane: str
     rejected: bool
-    """The record could not be read, but for its id."""
+    """The record was unreadable but for its id."""
     answer: str
     """As JSON."""
     started_at: float | None
@@ -34,7 +34,7 @@ class Terminal:
 
     @classmethod
     def of(cls, event: Event) -> Terminal:
-        """Read one."""
+        """Parse a record."""
         value = event.value
         return cls(
             event=event,
@@ -52,20 +52,20 @@ class Terminal:
 
     @property
     def ce_id(self) -> str:
-        """Its event's id."""
+        """Return its event's id."""
         return self.event.ce_id
 
     @property
     def source(self) -> Place:
-        """Where its query is."""
+        """Return the place of its query."""
         return self.event.source
 
     @property
     def at(self) -> Place:
-        """Where itself is."""
+        """Return its own place."""
         return self.event.record.at
 
     @property
     def written_at(self) -> float:
-        """When it was written: by the broker's clock, where topics have LogAppendTime."""
+        """Return when it was written: by the broker's clock, where topics have LogAppendTime."""
         return self.event.record.timestamp_ms / 1000

@@ -1,4 +1,4 @@
-"""Look at a run from outside while it goes on: the group's commits, the instances' figures."""
+"""Observes a running service from outside: the group's commits, the instances' figures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 0.2
 STARVED_S = 0.05
-"""Less than this between two looks, over all threads, is no excuse."""
+"""A shorter wait between two looks, over all threads, is no excuse."""
 
 
 class _Watch:
-    """A thread that looks again and again while the ``with`` block runs."""
+    """A thread that samples repeatedly while the ``with`` block runs."""
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
         self._interval_s = interval_s
@@ -45,7 +45,7 @@ class _Watch:
         try:
             while not self._stop.wait(self._interval_s):
                 self._look()
-        except Exception as error:  # noqa: BLE001 - raised where the block ends: nobody looked any more
+        except Exception as error:  # noqa: BLE001 - raised where the block ends
             self.failure = error
 
     def _look(self) -> None:
@@ -53,7 +53,7 @@ class _Watch:
 
 
 class CommitWatch(_Watch):
-    """Takes a snapshot of the commits again and again."""
+    """Takes snapshots of the commits repeatedly."""
 
     def __init__(self, bootstrap: str, group_id: str, topics: TopicSet) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class CommitWatch(_Watch):
 
 
 class Instance(NamedTuple):
-    """Where to look at one."""
+    """The addresses of an instance."""
 
     name: str
     pid: int
@@ -85,10 +85,10 @@ class Instance(NamedTuple):
 
 
 class MetricsWatch(_Watch):
-    """Takes samples of what ``/metrics`` and the system say of each instance.
+    """Samples ``/metrics`` and the system's figures of each instance.
 
     Args:
-        living: Names the instances that run now.
+        living: Names the running instances.
     """
 
     def __init__(self, living: Callable[[], Iterable[Instance]]) -> None:
@@ -106,7 +106,7 @@ class CpuWatch(_Watch):
     """Notes when a thread of an instance waited for a processor: it may have held the interpreter's lock.
 
     Args:
-        living: Names the instances that run now.
+        living: Names the running instances.
     """
 
     def __init__(self, living: Callable[[], Iterable[Instance]]) -> None:
@@ -127,7 +127,7 @@ class CpuWatch(_Watch):
 
 
 def waited(pid: int) -> float:
-    """For how many seconds the threads of a process have been ready to run without a processor, in all."""
+    """Return the seconds that threads of a process were ready to run without a processor."""
     total_ns = 0
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with contextlib.suppress(OSError):  # it has just ended
@@ -136,7 +136,7 @@ def waited(pid: int) -> float:
 
 
 def sample(instance: Instance, timeout_s: float = 10.0) -> Sample:
-    """Look at an instance now."""
+    """Sample an instance now."""
     url = f"http://127.0.0.1:{instance.admin_port}/metrics"
     with urllib.request.urlopen(url, timeout=timeout_s) as response:
         lines = [line for line in response.read().decode().splitlines() if not line.startswith("#")]

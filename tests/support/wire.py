@@ -1,4 +1,4 @@
-"""Record batches that no decent client writes, put on the wire by one that lets us."""
+"""Record batches that no valid client writes, put on the wire by a client that can be patched."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     Spoil = Callable[[bytearray], None]
 
 MARK = "MARKMARK"
-"""The name of a header on every record, for those who replace it."""
+"""The name of a header on every record, for tests that replace it."""
 HEADER_BYTES = 61
 LENGTH_AT, CRC_AT, CRC_FROM, ATTRIBUTES_AT = 8, 17, 21, 21
-"""Where a record batch (format v2) has its length, its checksum, what that covers, and the codec."""
+"""Where a record batch (format v2) has its length, its checksum, its content, and the codec."""
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 FRAMED_SNAPPY = SNAPPY | 0x100
-"""With the framing of Java's library, which Java's producer and aiokafka's use."""
+"""With the framing of Java's library, as of Java's producer and aiokafka."""
 CHUNK = b"\0" * 1_000_000
 
 
 async def write_batch(
     producer: AIOKafkaProducer, topic: str, partition: int, values: list[bytes], spoil: Spoil | None = None
 ) -> None:
-    """Write one batch, spoiled on its way."""
+    """Write one batch, corrupted on its way."""
     batch = producer.create_batch()
     for value in values:
         batch.append(timestamp=None, key=None, value=value, headers=[(MARK, b"x")])
@@ -44,24 +44,24 @@ async def write_batch(
 
 
 def bad_header_name(data: bytearray) -> None:
-    """A header name that is no UTF-8, under a checksum that is right: brokers take it."""
+    """Set a header name that is no UTF-8, under a valid checksum: brokers accept it."""
     data[:] = data.replace(MARK.encode(), b"\xff" * len(MARK))
     seal(data)
 
 
 def bad_checksum(data: bytearray) -> None:
-    """A checksum that is wrong."""
+    """Set a wrong checksum."""
     data[CRC_AT] ^= 0xFF
 
 
 def unknown_codec(data: bytearray) -> None:
-    """A codec that does not exist, under a checksum that is right."""
+    """Set an unknown codec, under a valid checksum."""
     data[ATTRIBUTES_AT + 1] |= 6
     seal(data)
 
 
 def not_gzip(data: bytearray) -> None:
-    """What says it is compressed, and is not."""
+    """Mark as compressed what is not."""
     data[ATTRIBUTES_AT + 1] |= GZIP
     seal(data)
 
@@ -76,7 +76,7 @@ def packed(codec: int) -> Spoil:
 
 
 def bomb(codec: int, size: int) -> Spoil:
-    """One record of so many zero bytes, compressed."""
+    """Put this many zero bytes in one record, compressed."""
     if codec == GZIP:
         return lambda data: repack(data, codec, gzip_bomb(size))
     return lambda data: repack(data, codec, compress(codec, one_record(b"\0" * size)))
@@ -90,7 +90,7 @@ def repack(data: bytearray, codec: int, records: bytes) -> None:
 
 
 def seal(data: bytearray) -> None:
-    """Put the length and the checksum right."""
+    """Set length and checksum."""
     struct.pack_into(">i", data, LENGTH_AT, len(data) - LENGTH_AT - 4)
     struct.pack_into(">I", data, CRC_AT, calc_crc32c(bytes(data[CRC_FROM:])))
 
@@ -109,7 +109,7 @@ def compress(codec: int, records: bytes) -> bytes:
 
 
 def gzip_bomb(size: int) -> bytes:
-    """A record of so many zero bytes, without ever holding it."""
+    """Build a record of this many zero bytes, without ever holding it."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     head, tail = record_around(size)
     parts = [packer.compress(head)]
@@ -118,19 +118,19 @@ def gzip_bomb(size: int) -> bytes:
 
 
 def one_record(value: bytes) -> bytes:
-    """A record with this value and nothing else."""
+    """Build a record with this value and nothing else."""
     head, tail = record_around(len(value))
     return head + value + tail
 
 
 def record_around(size: int) -> tuple[bytes, bytes]:
-    """What stands before and after a value of this size: no key, no headers."""
+    """Return the bytes before and after a value of this size: no key, no headers."""
     fields = b"\0\0\0" + varint(-1) + varint(size)
     return varint(len(fields) + size + 1) + fields, varint(0)
 
 
 def varint(number: int) -> bytes:
-    """A number in the encoding of records (zigzag, base 128)."""
+    """Encode a number as in records (zigzag, base 128)."""
     rest, found = (number << 1) ^ (number >> 63), bytearray()
     while rest > 0x7F:
         found.append(rest & 0x7F | 0x80)

@@ -77,7 +77,7 @@ def reflect(query: Query, ctx: StageContext) -> dict[str, Any]:
 
 
 class Client:
-    """What an author shares."""
+    """A shared client of an author."""
 
     def get(self, text: str) -> int:
         """Ask."""
@@ -110,7 +110,7 @@ def counted() -> Generator[int, None, None]:
 
 @app.node("sharing")
 async def sharing_node(query: Query, ctx: StageContext) -> int:
-    """What a handle yields has its type."""
+    """The value of a resource handle has its type."""
     assert_type(client, Resource[Client])
     assert_type(ctx.use(client), Client)
     assert_type(ctx.use(words), list[str])
@@ -120,7 +120,7 @@ async def sharing_node(query: Query, ctx: StageContext) -> int:
 
 
 async def with_resources() -> PipelineResult:
-    """They are open within ``async with``, and replaced by anything in a test."""
+    """Resources are open within ``async with``, and replaceable by anything in a test."""
     with app.override(client, object()), app.override(words, ["b"]):
         async with Orchestrator(app, start_timeout_ms=1000) as orchestrator:
             try:
@@ -172,7 +172,7 @@ def context() -> StageContext:
 
 
 def in_a_test() -> None:
-    """Virtual time in somebody else's tests, and the errors they may catch."""
+    """Virtual time in a user's tests, and the errors they may catch."""
     event: QueryEvent = QueryEvent(query_id="q", user_input="x", budget_ms=10)
     try:
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

@@ -1,7 +1,7 @@
-"""A run that went well, as records that tests change before the judge sees them.
+"""Records of a clean run, which tests change before the checker judges them.
 
-One partition. Records 0 to 5 are answered; 6 is no query at all; 7 has a slow stage; 8 had expired; 9 is no
-query but for its id; the budget of 10 ran out. Each begins a second after the one before.
+One partition: records 0 to 5 are answered, 6 is unreadable, 7 has a slow stage, 8 had expired, 9 is
+unreadable with an id, 10 runs out of budget. Each starts a second after the one before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from support.checker import CallResult, History, Record, Sample
+from support.checker import History, InstanceExit, Record, Sample
 from support.commits import Commit
 from support.history import DEAD_LETTERS, OUTPUTS, RESULTS, STAGE_RESULTS, TIMEOUTS
 
@@ -27,11 +27,11 @@ _TYPES = {RESULTS: "result", STAGE_RESULTS: "stage_result", TIMEOUTS: "timeout"}
 
 @dataclass
 class Event:
-    """An event that is still to be written."""
+    """An event that is not encoded yet."""
 
     output: str
     offset: int
-    """Of the record it is about."""
+    """The offset of its record."""
     kind: str
     key: bytes | None
     value: Any
@@ -39,7 +39,7 @@ class Event:
     timestamp_ms: int
 
     def again(self, **changes: Any) -> Event:
-        """The same, once more."""
+        """Return a copy."""
         copy: Event = replace(self, value=json.loads(json.dumps(self.value)), headers=dict(self.headers))
         copy.value.update(changes)
         return copy
@@ -47,7 +47,7 @@ class Event:
 
 @dataclass
 class Planted:
-    """What is to be judged."""
+    """The history under judgement."""
 
     queries: list[Record] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -55,15 +55,15 @@ class Planted:
     history: History = field(default_factory=lambda: History(asked=set()))
 
     def event(self, offset: int, kind: str = "result") -> Event:
-        """The first of its kind about a record."""
+        """Return the first event of this kind about a record."""
         return next(event for event in self.events if (event.offset, event.kind) == (offset, kind))
 
     def of(self, offset: int) -> list[Event]:
-        """All events about a record."""
+        """Return all events about a record."""
         return [event for event in self.events if event.offset == offset]
 
     def made(self) -> History:
-        """The history."""
+        """Return the finished history."""
         outputs: dict[str, list[Record]] = defaultdict(list, {DEAD_LETTERS: self.letters})
         for event in self.events:
             outputs[event.output].append(_written(event, len(outputs[event.output])))
@@ -71,7 +71,7 @@ class Planted:
 
 
 def clean() -> Planted:
-    """All is well."""
+    """Build the clean history."""
     planted = Planted()
     for offset in range(COUNT):
         planted.queries.append(_query(offset))
@@ -83,13 +83,13 @@ def clean() -> Planted:
         rejects={(0, UNREADABLE), (0, REJECTED)},
         commits=[Commit(0, offset + 1, _ms(1000.9 + offset)) for offset in range(COUNT)],
         samples=[Sample("a", 8, 16, 100.0)],
-        endings=[CallResult("a", 2.0, 0)],
+        endings=[InstanceExit("a", 2.0, 0)],
     )
     return planted
 
 
 def fail_over(planted: Planted, offset: int) -> None:
-    """Another node, which was not in time, was tried before the one that answered."""
+    """Add a failover: a node that timed out was called before the one that answered."""
     first = attempt("other", "timeout", 30.0, 30.0)
     second = attempt("work", "success", 20.0, 120.0, "failover")
     result = planted.event(offset)
@@ -103,7 +103,7 @@ def fail_over(planted: Planted, offset: int) -> None:
 
 
 def rerun(planted: Planted, offset: int, **changes: Any) -> None:
-    """The same query run a minute later: all of its events once more; *changes* are the result's."""
+    """Run a query again a minute later: repeat its events, with *changes* in the result."""
     at = 1060.0 + offset
     stages = planted.event(offset).again().value["stages"]
     for stage in stages:
@@ -225,7 +225,7 @@ def _stage(name: str, number: int, outcome: str, at: float) -> dict[str, Any]:
 def attempt(
     node: str | None, outcome: str, took_ms: float, limit_ms: float, kind: str = "first"
 ) -> dict[str, Any]:
-    """One attempt at a stage."""
+    """Build one attempt at a stage."""
     return {
         "node": node,
         "kind": kind,

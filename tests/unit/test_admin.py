@@ -1,4 +1,4 @@
-"""The admin endpoints as seen by somebody who means no good: what can be asked, and what it may cost."""
+"""The admin endpoints under attack: what can be requested, and what a request may cost."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CANARY = "canary-7f3a"
 
 
 def broken() -> Health:
-    """A probe with a bug."""
+    """Fail as a probe with a bug does."""
     raise RuntimeError(CANARY)
 
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    """An admin server by itself."""
+    """Start an admin server by itself."""
     admin = AdminServer(
         host="127.0.0.1", port=0, live=lambda: Health(ok=True), ready=broken, registry=CollectorRegistry()
     )
@@ -35,7 +35,7 @@ async def port() -> AsyncIterator[int]:
 
 
 async def ask(port: int, request: str) -> str:
-    """What comes back, until the end or for as long as a request may take."""
+    """Send a request and return the response, until its end or a time limit."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request.encode())
@@ -48,12 +48,12 @@ async def ask(port: int, request: str) -> str:
 
 
 def get(path: str, *headers: str, method: str = "GET") -> str:
-    """A request whose connection is not kept."""
+    """Build a request without keep-alive."""
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", "Connection: close", *headers, "", ""])
 
 
 async def test_pages(port: int) -> None:
-    """What is there answers; HEAD without the body."""
+    """Known pages answer; HEAD has no body."""
     answer = await ask(port, get("/livez"))
     assert answer.startswith("HTTP/1.1 200")
     assert answer.endswith("\r\n\r\nok\n")
@@ -65,13 +65,13 @@ async def test_pages(port: int) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"])
 async def test_nothing_can_be_changed(port: int, method: str) -> None:
-    """There is no method that could."""
+    """No method changes anything."""
     answer = await ask(port, get("/livez", method=method))
     assert answer.split()[1] in {"405", "400"}, answer
 
 
-async def test_no_traces(port: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """A bug is a 500 without a word about it."""
+async def test_errors_have_no_details(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """A bug is a 500 without details."""
     for accept in ("text/html", "*/*"):
         answer = await ask(port, get("/readyz", f"Accept: {accept}"))
         assert answer.startswith("HTTP/1.1 500")
@@ -93,7 +93,7 @@ async def test_no_traces(port: int, capfd: pytest.CaptureFixture[str]) -> None:
     ids=["long line", "long header", "many headers", "nonsense", "TLS"],
 )
 async def test_requests_have_limits(port: int, request_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than is needed is refused, and the server goes on."""
+    """Requests over the limits are rejected, and the server continues."""
     monkeypatch.setattr(http_server, "CONNECTION_S", 0.5)
     assert (await ask(port, request_text)).partition("\r\n")[0] in {
         "",
@@ -108,13 +108,13 @@ async def test_requests_have_limits(port: int, request_text: str, monkeypatch: p
 async def test_a_connection_does_not_live_for_ever(
     port: int, started: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who asks slowly, or sends without end, is cut off."""
+    """Slow and endless requests are cut off."""
     monkeypatch.setattr(http_server, "CONNECTION_S", 0.2)
-    await ask(port, started.replace("Connection: close", "Connection: keep-alive"))  # comes back
+    await ask(port, started.replace("Connection: close", "Connection: keep-alive"))  # the response
 
 
 async def test_connections_are_few(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than the limit are closed at once; when others end there is room again."""
+    """Connections over the limit are closed at once; ended ones make room again."""
     monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     assert await ask(port, get("/livez")) == ""

@@ -1,4 +1,4 @@
-"""The checker itself: it finds each anomaly in a history changed for it, and nothing in a clean one."""
+"""Tests of the checker: it finds each anomaly planted in a history, and nothing in a clean one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.checker import UNTIMED, CallResult, History, Interval, Limits, Sample, Snapshot, Tenure, judge
+from support.checker import UNTIMED, History, InstanceExit, Interval, Limits, Sample, Snapshot, Tenure, judge
 
 from .histories import COUNT, QUERIES, REJECTED, UNREADABLE, Planted, clean, rerun
 
@@ -20,7 +20,7 @@ LIMITS = Limits(in_flight=8, unfinished=16, rss_mb=500, late_s=0.5, written_late
 
 
 def test_clean() -> None:
-    """Nothing is found where nothing is wrong, and nothing where nothing was seen."""
+    """Clean and empty histories have no violations."""
     report = judge(clean().made(), LIMITS._replace(repeated=0))
     assert report.silent, report
     assert (report.duplicates, report.statuses["success"]) == (0, QUERIES + 1)
@@ -29,27 +29,27 @@ def test_clean() -> None:
 
 
 def lose_a_result(planted: Planted) -> None:
-    """Query 3 has no result."""
+    """Drop the result of query 3."""
     planted.events.remove(planted.event(3))
     planted.history.commits.clear()
 
 
 def lose_a_letter(planted: Planted) -> None:
-    """The unreadable record has no dead letter, and the rejects were not counted."""
+    """Drop the dead letter of the unreadable record, and leave the count of rejects at zero."""
     del planted.letters[0]
     planted.history.commits.clear()
     planted.history.rejects = None
 
 
-def answer_what_was_not_asked(planted: Planted) -> None:
-    """There is an event about a record behind the last one."""
+def answer_a_record_that_does_not_exist(planted: Planted) -> None:
+    """Add an event about a record behind the last one."""
     event = planted.event(2).again(source={"topic": "in", "partition": 0, "offset": COUNT})
     event.headers["ce_id"] = f"in/0/{COUNT}/result"
     planted.events.append(event)
 
 
-def reject_what_can_be_read(planted: Planted) -> None:
-    """A readable record has a dead letter."""
+def reject_a_readable_record(planted: Planted) -> None:
+    """Add a dead letter of a readable record."""
     record = planted.queries[2]
     headers = tuple(
         (name, b"2" if name == "dlq.offset" else text) for name, text in planted.letters[1].headers
@@ -63,7 +63,7 @@ def reject_what_can_be_read(planted: Planted) -> None:
 
 
 def answer_under_two_ids(planted: Planted) -> None:
-    """One query has results of two records."""
+    """Give one query results of two records."""
     for event in planted.of(3):
         event.key = b"q2"
         event.value["query_id"] = event.headers["ce_subject"] = event.headers["ce_correlationid"] = "q2"
@@ -74,8 +74,8 @@ def answer_under_two_ids(planted: Planted) -> None:
     planted.history.rejects = None
 
 
-def reject_what_was_read(planted: Planted) -> None:
-    """A record was read once and could not be read another time."""
+def reject_after_an_answer(planted: Planted) -> None:
+    """Read a record once, and reject it at the second reading."""
     other = planted.event(REJECTED)
     result = {
         name: other.value[name] for name in ("status", "answer", "error", "error_type", "metrics", "node")
@@ -86,7 +86,7 @@ def reject_what_was_read(planted: Planted) -> None:
 
 
 def change_the_answer(planted: Planted) -> None:
-    """Two successes have different answers."""
+    """Give a query two successes with different answers."""
     rerun(planted, 2, answer="other")
     for event in planted.events[-6:]:
         for stage in [event.value, *event.value.get("stages", ())]:
@@ -95,50 +95,50 @@ def change_the_answer(planted: Planted) -> None:
 
 
 def end_one_run_twice(planted: Planted) -> None:
-    """One run of a query has two ends."""
+    """End one run of a query twice."""
     planted.events.append(planted.event(2).again(confidence=0.5))
 
 
 def commit_too_early(planted: Planted) -> None:
-    """A position was committed a millisecond before the last event of what it passes was appended."""
+    """Commit a position a millisecond before the last event of its records was appended."""
     event = planted.event(3, "stage_result/4")
     event.timestamp_ms = planted.history.commits[3].at_ms + 1
 
 
 def commit_before_the_letter(planted: Planted) -> None:
-    """The position after the unreadable record was committed before its dead letter was appended."""
+    """Commit past the unreadable record before its dead letter was appended."""
     late_ms = planted.history.commits[UNREADABLE].at_ms + 1
     planted.letters[0] = planted.letters[0]._replace(timestamp_ms=late_ms)
 
 
 def commit_beyond_the_end(planted: Planted) -> None:
-    """A position is beyond the last record."""
+    """Commit a position beyond the last record."""
     last = planted.history.commits[-1]
     planted.history.commits.append(last._replace(position=COUNT + 1))
 
 
 def commit_backwards(planted: Planted) -> None:
-    """A position went back."""
+    """Commit a lower position."""
     planted.history.commits.append(planted.history.commits[2])
 
 
 def run_too_many(planted: Planted) -> None:
-    """More queries ran than there are slots."""
+    """Run more queries than there are slots."""
     planted.history.samples.append(Sample("a", 9, 9))
 
 
 def take_in_too_many(planted: Planted) -> None:
-    """More records were taken in than is allowed."""
+    """Take in more records than allowed."""
     planted.history.samples.append(Sample("a", 1, 17))
 
 
 def use_too_much_memory(planted: Planted) -> None:
-    """An instance was larger than is allowed."""
+    """Use more memory than allowed."""
     planted.history.samples.append(Sample("a", 1, 1, 501))
 
 
 def end_late(planted: Planted, late_s: int = 1) -> None:
-    """A query ended a second, or more, after its budget."""
+    """End a query a second, or more, after its budget."""
     event = planted.event(2)
     event.value["finished_at"] = event.headers["ce_time"] = f"1970-01-01T00:16:{42 + late_s}.250000Z"
     event.value["metrics"] |= {"total_duration_ms": 250.0 + 1000 * late_s, "within_budget": False}
@@ -147,25 +147,25 @@ def end_late(planted: Planted, late_s: int = 1) -> None:
 
 
 def write_late(planted: Planted) -> None:
-    """An answer was in time and written two seconds after its budget."""
+    """Write an answer that was in time two seconds after its budget."""
     planted.event(2).timestamp_ms = 1_004_250
     planted.history.commits.clear()
 
 
 def linger(planted: Planted) -> None:
-    """An instance took longer to end than is allowed."""
-    planted.history.endings.append(CallResult("a", 15.5, 0))
+    """Let an instance take longer to end than allowed."""
+    planted.history.endings.append(InstanceExit("a", 15.5, 0))
 
 
 def end_badly(planted: Planted) -> None:
-    """An instance ended with another code."""
-    planted.history.endings.append(CallResult("a", 1.0, 1, began_at=1004.0))
+    """End an instance with another exit code."""
+    planted.history.endings.append(InstanceExit("a", 1.0, 1, began_at=1004.0))
 
 
 ANOMALIES: dict[str, list[Callable[[Planted], None]]] = {
     "lost": [lose_a_result, lose_a_letter],
-    "phantom": [answer_what_was_not_asked, reject_what_can_be_read],
-    "contradictions": [answer_under_two_ids, reject_what_was_read, change_the_answer, end_one_run_twice],
+    "phantom": [answer_a_record_that_does_not_exist, reject_a_readable_record],
+    "contradictions": [answer_under_two_ids, reject_after_an_answer, change_the_answer, end_one_run_twice],
     "commit-ahead": [commit_too_early, commit_before_the_letter, commit_beyond_the_end],
     "commit-regressions": [commit_backwards],
     "over cap": [run_too_many, take_in_too_many, use_too_much_memory],
@@ -175,7 +175,7 @@ ANOMALIES: dict[str, list[Callable[[Planted], None]]] = {
 
 
 def found(report: Report) -> dict[str, int]:
-    """The kinds of violations that there are."""
+    """Return the kinds of violations found."""
     return {kind: count for kind, count in report.violations.items() if count}
 
 
@@ -183,7 +183,7 @@ def found(report: Report) -> dict[str, int]:
     ("kind", "doctor"), [(kind, doctor) for kind, doctors in ANOMALIES.items() for doctor in doctors]
 )
 def test_each_anomaly_is_found(kind: str, doctor: Callable[[Planted], None]) -> None:
-    """One thing is wrong, and that is what is found, once."""
+    """Each planted anomaly is found, exactly once and nothing else."""
     planted = clean()
     doctor(planted)
     report = judge(planted.made(), LIMITS)
@@ -193,7 +193,7 @@ def test_each_anomaly_is_found(kind: str, doctor: Callable[[Planted], None]) -> 
 
 
 def test_harmless_duplicates_are_counted() -> None:
-    """The same event again, a second run, and a second run that was not in time do no harm."""
+    """A duplicate event, a second run, and a second run that timed out are no violations."""
     planted = clean()
     planted.events.append(planted.event(1).again())
     rerun(planted, 2)
@@ -211,7 +211,7 @@ def test_harmless_duplicates_are_counted() -> None:
 
 
 def test_a_stopped_instance_excuses_lateness() -> None:
-    """A query that ran while an instance was stopped or starved may end late; one at another time may not."""
+    """A query that ran while an instance was stopped or starved may end late; others may not."""
     planted = clean()
     end_late(planted)
     history = planted.made()
@@ -221,7 +221,7 @@ def test_a_stopped_instance_excuses_lateness() -> None:
 
 
 def test_only_the_instance_that_ran_it_excuses_lateness() -> None:
-    """Another instance's pause is no excuse, nor is that of one that was stopped when the query started."""
+    """A pause of another instance, or before the query started, excuses no lateness."""
     planted = clean()
     end_late(planted)
     tenures = [Tenure("a", 0, 990.0, 1100.0), Tenure("b", 1, 990.0, 1100.0)]
@@ -238,7 +238,7 @@ def test_only_the_instance_that_ran_it_excuses_lateness() -> None:
 
 
 def test_a_broker_that_is_away_excuses_late_writing_only() -> None:
-    """While a broker is away an event may be written late, but its query must still end in time."""
+    """During a broker outage an event may be written late, but its query must end in time."""
     planted = clean()
     planted.history.outages = [Interval(1002.0, 1005.0)]
     write_late(planted)
@@ -248,17 +248,17 @@ def test_a_broker_that_is_away_excuses_late_writing_only() -> None:
 
 
 def test_an_ending_while_a_broker_is_away() -> None:
-    """While a broker is away an instance may end with 1: it could not commit. It may not crash."""
+    """During a broker outage an instance may exit with 1, as it could not commit, but not crash."""
     planted = clean()
     planted.history.outages = [Interval(1002.0, 1005.0)]
     end_badly(planted)
     assert judge(planted.made(), LIMITS).silent
-    planted.history.endings.append(CallResult("a", 1.0, -11, began_at=1004.0))
+    planted.history.endings.append(InstanceExit("a", 1.0, -11, began_at=1004.0))
     assert found(judge(planted.made(), LIMITS)) == {"bad endings": 1}
 
 
 def test_snapshots_instead_of_commits() -> None:
-    """Of a broker that keeps no commits, looks at the positions and the topics' ends find the same."""
+    """Without commits of the broker, snapshots of positions and topic ends find the same anomalies."""
     history = clean().made()
     letters = [0] * UNREADABLE + [0, 1, 1, 1, 2, 2]
     ends = [n - (n > UNREADABLE) for n in range(COUNT + 1)]
@@ -274,15 +274,15 @@ def test_snapshots_instead_of_commits() -> None:
     assert found(judge(replace(history, snapshots=[*looks, looks[2]]), LIMITS)) == {"commit-regressions": 1}
 
 
-def test_a_new_leader_that_does_not_know_the_end_yet() -> None:
-    """Topics only grow: what was seen in one once was there at every later look."""
+def test_a_new_leader_that_reports_an_earlier_end() -> None:
+    """Topics only grow: the end seen at one look holds at every later look."""
     history = replace(clean().made(), commits=[])
     looks = [Snapshot({0: 4}, {0: 5}, {0: 0}), Snapshot({0: 5}, {0: 3}, {0: 0})]
     assert judge(replace(history, snapshots=looks), LIMITS).silent
 
 
 def test_without_limits() -> None:
-    """Where none are given, sizes are not looked at, and times only for what no busy machine explains."""
+    """Without limits sizes are not checked, and times only beyond what a busy machine explains."""
     planted = clean()
     for doctor in (end_late, run_too_many, linger):
         doctor(planted)

@@ -1,4 +1,4 @@
-"""The checker looks at everything in every event: each part of one is changed, and that is found."""
+"""The checker checks every part of every event: each changed part is found."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ TIMEOUT_FIELDS: dict[str, Any] = {
 
 
 def kinds_found(planted: Planted) -> set[str]:
-    """The kinds of violations that there are."""
+    """Return the kinds of violations found."""
     return set(found(judge(planted.made())))
 
 
 @pytest.mark.parametrize(("offset", "kind"), KINDS)
 @pytest.mark.parametrize("value", [b"", b"rubbish", b"{}", b"[" * 100_000, b"\xff\xfe", b"7"])
 def test_rubbish_in_the_place_of_a_value(offset: int, kind: str, value: bytes) -> None:
-    """A value that is not its model is found, whatever bytes it has."""
+    """A value that does not match its model is found, whatever its bytes."""
     planted = clean()
     planted.event(offset, kind).value = value
     assert "malformed" in kinds_found(planted)
@@ -91,7 +91,7 @@ def test_rubbish_in_the_place_of_a_value(offset: int, kind: str, value: bytes) -
 
 @pytest.mark.parametrize(("offset", "kind"), KINDS)
 def test_each_field_is_needed_and_no_other(offset: int, kind: str) -> None:
-    """An event without one of its fields is found, and one with a field more."""
+    """An event without one of its fields, or with another one, is found."""
     for name in clean().event(offset, kind).value:
         planted = clean()
         del planted.event(offset, kind).value[name]
@@ -104,14 +104,14 @@ def test_each_field_is_needed_and_no_other(offset: int, kind: str) -> None:
 @pytest.mark.parametrize(("offset", "kind"), KINDS)
 @pytest.mark.parametrize("key", [b"constant", None, b""])
 def test_each_event_has_the_key_of_its_record(offset: int, kind: str, key: bytes | None) -> None:
-    """An event with another key is found: it may be in another partition."""
+    """An event with another key, and so perhaps in another partition, is found."""
     planted = clean()
     planted.event(offset, kind).key = key
     assert found(judge(planted.made())) == {"malformed": 1}
 
 
 def test_a_record_without_a_key_lends_its_id() -> None:
-    """Where a record has no key, its events have its id."""
+    """Events of a record without a key have its id as key."""
     planted = clean()
     planted.queries[0] = planted.queries[0]._replace(key=None)
     assert judge(planted.made()).silent
@@ -120,8 +120,8 @@ def test_a_record_without_a_key_lends_its_id() -> None:
 
 
 @pytest.mark.parametrize(("offset", "kind"), KINDS)
-def test_each_header_is_looked_at(offset: int, kind: str) -> None:
-    """A header that is missing, or says something else, is found; so is one that the contract lacks."""
+def test_each_header_is_checked(offset: int, kind: str) -> None:
+    """A missing, changed or additional header is found."""
     for name, other in HEADERS.items():
         planted = clean()
         planted.event(offset, kind).headers[name] = other
@@ -134,8 +134,8 @@ def test_each_header_is_looked_at(offset: int, kind: str) -> None:
     assert found(judge(planted.made())) == {"malformed": 1}
 
 
-def test_the_status_header_and_headers_that_are_there_twice() -> None:
-    """A result's header says its status; no header is there twice."""
+def test_the_status_header_and_repeated_headers() -> None:
+    """The status header matches the result, and no header is repeated."""
     for status in ("error", None):
         planted = clean()
         planted.event(0).headers.pop("status")
@@ -149,7 +149,7 @@ def test_the_status_header_and_headers_that_are_there_twice() -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_result_that_contradicts_its_stages_or_record(name: str) -> None:
-    """Status, answer, verdict, node follow from the stages; id, lane, source from the record."""
+    """Status, answer, verdict and node must follow from the stages; id, lane and source from the record."""
     planted = clean()
     event = planted.event(0)
     event.value[name] = FIELDS[name]
@@ -160,7 +160,7 @@ def test_a_result_that_contradicts_its_stages_or_record(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_that_contradict_the_stages(name: str) -> None:
-    """What a result counts is what its stages say."""
+    """The counts of a result must match its stages."""
     planted = clean()
     planted.event(0).value["metrics"][name] = FIGURES[name]
     assert found(judge(planted.made())) == {"malformed": 1}
@@ -168,15 +168,15 @@ def test_figures_that_contradict_the_stages(name: str) -> None:
 
 @pytest.mark.parametrize("name", STAGE_FIELDS)
 def test_a_stage_result_that_is_not_the_one_in_the_result(name: str) -> None:
-    """Every field of a stage result is that of the stage in the result."""
+    """Each field of a stage result must match the stage in the result."""
     planted = clean()
     planted.event(0, "stage_result/3").value[name] = STAGE_FIELDS[name]
     assert "incomplete" in kinds_found(planted)
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_each_stage_result_is_missed(number: int) -> None:
-    """A query that started has five."""
+def test_a_missing_stage_result_is_found(number: int) -> None:
+    """A missing stage result of a started query is found."""
     planted = clean()
     planted.events.remove(planted.event(0, f"stage_result/{number}"))
     planted.history.commits.clear()
@@ -184,8 +184,8 @@ def test_each_stage_result_is_missed(number: int) -> None:
 
 
 @pytest.mark.parametrize(("offset", "kind"), KINDS[2:])
-def test_each_timeout_is_missed(offset: int, kind: str) -> None:
-    """A stage's, the pipeline's and the queue's."""
+def test_a_missing_timeout_is_found(offset: int, kind: str) -> None:
+    """A missing timeout of a stage, the pipeline or the queue is found."""
     planted = clean()
     planted.events.remove(planted.event(offset, kind))
     planted.history.commits.clear()
@@ -193,7 +193,7 @@ def test_each_timeout_is_missed(offset: int, kind: str) -> None:
 
 
 def failed_over() -> Planted:
-    """A query of which one node was not in time, and another one answered."""
+    """Build a query whose first node timed out and whose second answered."""
     planted = clean()
     fail_over(planted, 0)
     planted.history.commits.clear()
@@ -201,7 +201,7 @@ def failed_over() -> Planted:
 
 
 def test_a_timeout_of_an_attempt_that_another_followed_is_missed() -> None:
-    """The query was answered in time; its attempts say what events it has."""
+    """A missing timeout event of an attempt is found although the query succeeded."""
     planted = failed_over()
     report = judge(planted.made())
     assert (report.silent, report.surplus) == (True, {})
@@ -229,7 +229,7 @@ def test_a_timeout_of_an_attempt_that_another_followed_is_missed() -> None:
     ],
 )
 def test_attempts_that_say_something_else(number: int, fields: dict[str, Any]) -> None:
-    """They follow from each other, the last is the stage's, and a timeout says what its attempt says."""
+    """Attempts are consecutive, the last is the stage's, and timeouts match theirs."""
     planted = failed_over()
     for stage in (planted.event(0).value["stages"][2], planted.event(0, "stage_result/2").value):
         stage["attempts"][number].update(fields)
@@ -238,7 +238,7 @@ def test_attempts_that_say_something_else(number: int, fields: dict[str, Any]) -
 
 
 def test_attempts_that_are_missing() -> None:
-    """As many as the stage's number says."""
+    """A stage has as many attempts as its number says."""
     planted = failed_over()
     for stage in (planted.event(0).value["stages"][2], planted.event(0, "stage_result/2").value):
         del stage["attempts"][0]
@@ -247,7 +247,7 @@ def test_attempts_that_are_missing() -> None:
 
 @pytest.mark.parametrize("name", TIMEOUT_FIELDS)
 def test_a_timeout_that_says_something_else(name: str) -> None:
-    """Scope, stage, limits and times of a timeout are those of the stage in the result."""
+    """Scope, stage, limits and times of a timeout match the stage in the result."""
     planted = clean()
     event = planted.event(SLOW, "timeout/2")
     event.value[name] = TIMEOUT_FIELDS[name]
@@ -256,7 +256,7 @@ def test_a_timeout_that_says_something_else(name: str) -> None:
 
 
 def test_a_timeout_of_a_query_that_was_in_time() -> None:
-    """Where nothing was run twice it is one too many; else it may be of a run that has no result."""
+    """A timeout without a late query is found, unless a second run may have no result."""
     planted = clean()
     event = planted.event(SLOW, "timeout/2").again(query_id="q0")
     event.value["source"]["offset"] = 0
@@ -270,7 +270,7 @@ def test_a_timeout_of_a_query_that_was_in_time() -> None:
 
 
 def test_the_events_of_one_run_have_one_trace() -> None:
-    """Also where the query had none."""
+    """All events of one run have one trace, also where the query had none."""
     planted = clean()
     planted.queries[0] = planted.queries[0]._replace(headers=())
     assert judge(planted.made()).silent
@@ -291,44 +291,44 @@ def test_one_run_must_be_whole() -> None:
 
 
 def change_value(letter: Record) -> Record:
-    """A byte less."""
+    """Drop a byte of the value."""
     return letter._replace(value=(letter.value or b"")[1:])
 
 
 def change_key(letter: Record) -> Record:
-    """A key that its record does not have."""
+    """Use a key that the record does not have."""
     return letter._replace(key=b"other")
 
 
 def lose_trace(letter: Record) -> Record:
-    """One of the record's own headers is gone."""
+    """Drop one of the record's own headers."""
     return letter._replace(headers=letter.headers[:-1])
 
 
 def keep_too_much(letter: Record) -> Record:
-    """A header that is not kept."""
+    """Keep a header that is to be dropped."""
     return letter._replace(headers=(*letter.headers, ("x-own", b"1")))
 
 
 def change_reason(letter: Record) -> Record:
-    """A reason that is none."""
+    """Use an unknown reason."""
     return letter._replace(headers=(("dlq.reason", b"no idea"), *letter.headers[1:]))
 
 
 def say_too_much(letter: Record) -> Record:
-    """A detail that is too long."""
+    """Use a detail that is too long."""
     detail = ("dlq.detail", b"x" * 513)
     return letter._replace(headers=(letter.headers[0], detail, *letter.headers[2:]))
 
 
 def move(letter: Record) -> Record:
-    """It says that it was in another topic."""
+    """Name another topic."""
     headers = [(name, b"other" if name == "dlq.topic" else text) for name, text in letter.headers]
     return letter._replace(headers=tuple(headers))
 
 
 def mistime(letter: Record) -> Record:
-    """Another time than its record's."""
+    """Use another time than the record's."""
     headers = [(name, b"7" if name == "dlq.timestamp" else text) for name, text in letter.headers]
     return letter._replace(headers=tuple(headers))
 
@@ -338,14 +338,14 @@ def mistime(letter: Record) -> Record:
     [change_value, change_key, lose_trace, keep_too_much, change_reason, say_too_much, move, mistime],
 )
 def test_a_dead_letter_is_its_record(change: Callable[[Record], Record]) -> None:
-    """Value, key and headers are its record's, and it says where that was, when, and why."""
+    """Value, key, headers, place, time and reason of a dead letter must match its record."""
     planted = clean()
     planted.letters[1] = change(planted.letters[1])
     assert "malformed" in kinds_found(planted)
 
 
 def test_a_rejection_without_its_dead_letter() -> None:
-    """A result that says that its record could not be read wants a dead letter."""
+    """A rejection without its dead letter is found."""
     planted = clean()
     planted.history.rejects = None
     planted.history.commits.clear()
@@ -357,8 +357,8 @@ def test_a_rejection_without_its_dead_letter() -> None:
 
 
 @pytest.mark.parametrize("value", [None, b"", b"[" * 100_000, b"\xff", b'"\xed\xa0\x80"', b"9" * 10_000])
-def test_whatever_bytes_are_in_the_topic_of_the_queries(value: bytes | None) -> None:
-    """A record that no parser here can read is a record without an id."""
+def test_any_bytes_in_the_topic_of_the_queries(value: bytes | None) -> None:
+    """An unparsable record is one without an id."""
     planted = clean()
     planted.queries[UNREADABLE] = planted.queries[UNREADABLE]._replace(value=value)
     planted.letters[0] = planted.letters[0]._replace(value=value)
@@ -366,8 +366,8 @@ def test_whatever_bytes_are_in_the_topic_of_the_queries(value: bytes | None) -> 
     assert judge(planted.made()).silent
 
 
-def test_what_kafka_keeps_of_a_commit() -> None:
-    """Both forms of the record are read: texts with a length of two bytes, and of variable size."""
+def test_commit_records_of_kafka() -> None:
+    """Both forms of a commit record are read: texts with two-byte lengths, and with varints."""
     key = b"\x00\x01\x00\x02gg\x00\x01t\x00\x00\x00\x03"
     moment = (1_795_742_697_910).to_bytes(8, "big")
     old = b"\x00\x03" + (7).to_bytes(8, "big") + b"\x00\x00\x00\x00\x00\x04meta" + moment

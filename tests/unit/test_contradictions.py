@@ -13,13 +13,13 @@ CORES = 2
 
 
 def found(**sections: Any) -> list[str]:
-    """The settings that the sentences are about."""
+    """Return the settings that the messages are about."""
     sentences = Settings.model_validate(sections).conflicts(CORES)
     return [sentence.split(":")[0] for sentence in sentences]
 
 
 def test_the_defaults_have_no_conflicts() -> None:
-    """Nothing is said of a service that is run as it comes."""
+    """The defaults have no contradictions."""
     assert found() == []
 
 
@@ -34,7 +34,7 @@ def test_the_defaults_have_no_conflicts() -> None:
     ],
 )
 def test_each_conflict_is_named(sections: dict[str, Any], named: str) -> None:
-    """One sentence, which begins with the setting."""
+    """Each contradiction gets one sentence, which starts with the setting."""
     assert found(**sections) == [named]
 
 
@@ -50,19 +50,19 @@ def test_each_conflict_is_named(sections: dict[str, Any], named: str) -> None:
     ],
 )
 def test_what_just_fits_is_no_conflict(sections: dict[str, Any]) -> None:
-    """The same settings, one less of each."""
+    """Settings at the boundary are accepted."""
     assert found(**sections) == []
 
 
 @pytest.mark.parametrize("name", [".", "..", "a b", "a/b", "fr\u00e4gen", "a\nb", "x" * 250])
 @pytest.mark.parametrize("topic", ["queries", "results", "dead_letters"])
-def test_names_that_no_broker_takes_are_refused(topic: str, name: str) -> None:
-    """At once, and not as a topic that is never found."""
+def test_invalid_topic_names_are_rejected(topic: str, name: str) -> None:
+    """Topic names that no broker accepts are rejected at once."""
     with pytest.raises(ConfigurationError, match="is no topic's name"):
         Settings.load(None, {"topics": {topic: name}})
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-9", "...", "x" * 249])
-def test_names_that_brokers_take(name: str) -> None:
-    """All that Kafka allows."""
+def test_valid_topic_names_are_accepted(name: str) -> None:
+    """Topic names that Kafka allows are accepted."""
     assert Settings.load(None, {"topics": {"queries": name}}).topics.queries == name

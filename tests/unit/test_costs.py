@@ -1,6 +1,6 @@
-"""What a query costs, in counts: a slip is seen on any machine, however busy, and without a clock.
+"""The cost of a query in counts, which finds regressions on any machine without a clock.
 
-``python -m tests.support.costs`` prints what is counted now, and who makes up the most of it.
+``python -m tests.support.costs`` prints the current counts and their largest parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from support.mock import PRODUCE, Mock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.interpreted  # what is compiled makes no calls of Python to be counted
+pytestmark = pytest.mark.interpreted  # compiled code makes no Python calls to be counted
 COSTS: dict[str, dict[str, float]] = {
     "core": {"calls of Python": 148, "calls of C": 126, "lines": 585},
     "inline": {
@@ -43,15 +43,15 @@ COSTS: dict[str, dict[str, float]] = {
     },
     "memory": {"blocks until acknowledged": 37, "blocks for ever": 0.5, "objects in cycles": 0},
 }
-"""Of one query, as counted with Python 3.11. What is not named here is not done at all."""
+"""Per query, counted with Python 3.11. Kinds without an entry must not occur."""
 MARGIN, MARGIN_OF_LINES = 1.1, 1.25
-"""Other versions of Python call a little more or less, and some see a comprehension as one line."""
+"""Other Python versions count slightly more or less, and some see a comprehension as one line."""
 A_NODE = 4
-"""Lines that each further node costs a query: the built-in decision looks at all of them, twice."""
+"""Lines per query for each further node: the built-in decision checks all of them, twice."""
 
 
 def assert_within(name: str, counts: Counts, queries: int) -> None:
-    """No figure is above its bound, and none is there that has no bound."""
+    """Assert that each figure has a bound and is within it."""
     bounds = COSTS[name]
     for what, total in totals(counts).items():
         margin = MARGIN_OF_LINES if what == "lines" else MARGIN
@@ -60,28 +60,28 @@ def assert_within(name: str, counts: Counts, queries: int) -> None:
 
 @pytest.mark.parametrize("instrument", [calls, lines])
 def test_the_core_does_no_more_than_it_did(instrument: costs.Instrument) -> None:
-    """Reading, granting, concluding and writing one query."""
+    """Decoding, budget, outcome and encoding of one query are within their bounds."""
     assert_within("core", costs.pure(instrument), 1)
 
 
 @pytest.mark.parametrize("instrument", [calls, lines])
 def test_a_query_costs_no_more_than_it_did(instrument: costs.Instrument) -> None:
-    """From the source to the acknowledgement, all stages on the bus loop."""
+    """From the source to the acknowledgement, with all stages on the bus loop."""
     assert_within("inline", costs.inline(instrument), BURST)
 
 
-def test_what_a_query_asks_of_the_loop() -> None:
-    """One task, one timer, three callbacks."""
+def test_loop_operations_of_a_query() -> None:
+    """A query uses one task, one timer, three callbacks."""
     assert_within("inline loop", costs.on_inline_loop(), BURST)
 
 
-def test_what_a_query_asks_of_two_loops() -> None:
-    """One task and one wake-up in each direction, although nothing is there to share them with."""
+def test_loop_operations_of_a_query_on_two_loops() -> None:
+    """A single query uses one task and one wake-up in each direction."""
     assert_within("thread loops", costs.on_thread_loops(), ONE_BY_ONE)
 
 
-def test_what_a_query_keeps() -> None:
-    """Little until it is acknowledged, nothing afterwards, and nothing for the collector to find."""
+def test_memory_of_a_query() -> None:
+    """A query keeps little until it is acknowledged, nothing afterwards, and nothing for the collector."""
     assert_within("memory", costs.kept(), BURST)
 
 
@@ -96,13 +96,13 @@ def test_what_a_query_keeps() -> None:
     ],
 )
 def test_more_of_everything_costs_a_query_no_more(load: Load, more: int) -> None:
-    """Nothing on the way of a query is done once for each partition, key or waiting query."""
+    """Nothing per query depends on the number of partitions, keys or waiting queries."""
     (usual,), (total,) = (totals(costs.inline(lines, one)).values() for one in (Load(), load))
     assert total / load.burst <= usual / BURST * MARGIN + more
 
 
 class Batches(Observer):
-    """Counts the batches that are acknowledged."""
+    """Counts the acknowledged batches."""
 
     count = 0
 
@@ -112,7 +112,7 @@ class Batches(Observer):
 
 @pytest.mark.broker
 async def test_a_burst_is_one_batch_a_partition() -> None:
-    """Queries that end in the same turn share a batch, and so do those that end while one is under way.
+    """Queries that end in the same turn share a batch, and so do queries that end during a request.
 
     All partitions of a broker share a request.
     """

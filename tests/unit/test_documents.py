@@ -41,7 +41,7 @@ CONTROLS, NODES = text_of("docs/controls.md"), text_of("docs/nodes.md")
 
 
 def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run one line as a user's shell would, with the command ``fivestage`` of this environment."""
+    """Run a line as a user's shell would, with this environment's ``fivestage``."""
     line = re.sub(r"(^|\| )fivestage ", rf"\1{shlex.quote(sys.executable)} -m fivestage ", command)
     return subprocess.run(
         ["bash", "-c", line],
@@ -162,7 +162,7 @@ def test_controls_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {(section, name) for section in given for name in given[section]} == switched
 
 
-def test_what_is_said_of_abandoned_code() -> None:
+def test_limits_of_abandoned_code() -> None:
     """Every limit that the page names is the one in the code."""
     text = " ".join(text_of("docs/blocking-code.md").split())
     executor = Settings().executor

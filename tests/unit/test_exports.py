@@ -18,13 +18,13 @@ MODULES = ["fivestage", "fivestage.executors", "fivestage.testing", "fivestage_s
 
 
 def place(name: str) -> tuple[int, str]:
-    """Constants first, then classes, then functions, each by name."""
+    """Sort key: constants first, then classes, then functions, each by name."""
     return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_exports_are_sorted_and_there(module: str) -> None:
-    """``__all__`` is in order, names nothing twice, and everything in it can be imported."""
+    """``__all__`` is sorted, without repeats, and everything in it can be imported."""
     loaded = importlib.import_module(module)
     assert loaded.__all__ == sorted(set(loaded.__all__), key=place)
     assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
@@ -32,7 +32,7 @@ def test_exports_are_sorted_and_there(module: str) -> None:
 
 @pytest.mark.parametrize("module", ["fivestage", "fivestage_schemas"])
 def test_nothing_leaks(module: str) -> None:
-    """No public name beside ``__all__`` and the submodules: what is not meant to be used cannot be found."""
+    """No public name exists beside ``__all__`` and the submodules."""
     names = {
         name
         for name, value in vars(importlib.import_module(module)).items()
@@ -42,8 +42,8 @@ def test_nothing_leaks(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_what_is_exported_has_a_docstring(module: str) -> None:
-    """Every public class and function says what it is."""
+def test_exports_have_docstrings(module: str) -> None:
+    """Every public class and function has a docstring."""
     loaded = importlib.import_module(module)
     exported = {name: getattr(loaded, name) for name in loaded.__all__}
     bare = [n for n, v in exported.items() if (inspect.isclass(v) or inspect.isfunction(v)) and not v.__doc__]
@@ -51,8 +51,8 @@ def test_what_is_exported_has_a_docstring(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_what_is_exported_is_never_compiled(module: str) -> None:
-    """Users may inherit from it, copy it, and read its docstring, whatever the build."""
+def test_exports_are_never_compiled(module: str) -> None:
+    """Exported classes and functions are not compiled: users inherit, copy and read them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
     compiled = {name.partition("/")[2].removesuffix(".py").replace("/", ".") for name in hook["modules"]}
@@ -65,7 +65,7 @@ def test_what_is_exported_is_never_compiled(module: str) -> None:
 
 
 def test_every_error_is_public_and_in_the_tree() -> None:
-    """All errors derive from one base, can be imported from the top, and stand in the module's docstring."""
+    """All errors derive from one base, are exported at the top, and are in the module's docstring."""
     found = {name: value for name, value in vars(errors).items() if inspect.isclass(value)}
     assert all(issubclass(value, errors.FivestageError) for value in found.values())
     assert found.keys() == {name for name in fivestage.__all__ if name.endswith("Error")} | {"Unanswerable"}

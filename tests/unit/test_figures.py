@@ -54,18 +54,18 @@ HOSTILE = {
 
 
 def measured(name: str) -> Any:
-    """The figures of one measurement."""
+    """Return the figures of one measurement."""
     return json.loads((BENCH / f"{name}.json").read_text(encoding="utf-8"))["figures"]
 
 
 def page(name: str) -> str:
-    """A page of docs/bench."""
+    """Return a page of docs/bench."""
     return (BENCH / f"{name}.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType], list[str]]:
-    """Makes a benchmark write its pages into a list."""
+    """Collect the pages that a benchmark writes in a list."""
 
     def catch(module: ModuleType) -> list[str]:
         pages: list[str] = []
@@ -78,7 +78,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType], list[str]
 
 @pytest.mark.parametrize("name", ["contest", "contest-kafka"])
 def test_contest(name: str) -> None:
-    """Medians of all rounds, and what they are by those of the hand-written consumer, round by round."""
+    """Medians of all rounds, and per-round ratios to the hand-written consumer."""
     rounds = measured(name)
     cpu = [{one: figures["cpu_us"] for one, figures in each.items()} for each in rounds]
     text = section(page(name.replace("contest", "bench")), "Contest")
@@ -86,9 +86,9 @@ def test_contest(name: str) -> None:
         mine = [each[row[0]] for each in rounds]
         ratio = paired(cpu, row[0], "handwritten")
         assert row[1:] == [
-            Spread.of([one["cpu_us"] for one in mine]).told(),
-            ratio.told(2) if ratio else "-",
-            Spread.of([one["per_second"] for one in mine]).told(),
+            Spread.of([one["cpu_us"] for one in mine]).text(),
+            ratio.text(2) if ratio else "-",
+            Spread.of([one["per_second"] for one in mine]).text(),
             f"{statistics.median(one['cores'] for one in mine):.2f}",
             str(round(statistics.median(1e6 / one["cpu_us"] for one in mine))),
             str(round(max(one["peak_mb"] for one in mine))),
@@ -122,9 +122,9 @@ def test_memory_idle_and_workers() -> None:
     ratio = paired(workers, "2", "1")
     assert ratio is not None
     assert [row[1] for row in table_under(section(text, "Worker processes"))] == [
-        Spread.of([one["1"] for one in workers]).told(),
-        Spread.of([one["2"] for one in workers]).told(),
-        ratio.told(2),
+        Spread.of([one["1"] for one in workers]).text(),
+        Spread.of([one["2"] for one in workers]).text(),
+        ratio.text(2),
     ]
 
 
@@ -140,7 +140,7 @@ def test_soak() -> None:
 
 
 def test_hostile_page(written: Callable[[ModuleType], list[str]]) -> None:
-    """The page is what its figures make, to the letter."""
+    """The page equals the one rendered from its figures."""
     pages = written(hostile)
     stored = json.loads((BENCH / "hostile.json").read_text(encoding="utf-8"))
     for row in stored["figures"]:
@@ -151,7 +151,7 @@ def test_hostile_page(written: Callable[[ModuleType], list[str]]) -> None:
 
 
 def test_ordinary_page(written: Callable[[ModuleType], list[str]]) -> None:
-    """The page is what its figures make, to the letter."""
+    """The page equals the one rendered from its figures."""
     pages = written(ordinary)
     stored = json.loads((BENCH / "ordinary.json").read_text(encoding="utf-8"))
     for row in stored["figures"]:
@@ -161,7 +161,7 @@ def test_ordinary_page(written: Callable[[ModuleType], list[str]]) -> None:
 
 
 def test_gallery_page() -> None:
-    """The page is what its figures make, to the letter."""
+    """The page equals the one rendered from its figures."""
     stored = json.loads((BENCH / "controls.json").read_text(encoding="utf-8"))
     found = [Figures(**one) for one in stored["figures"]]
     cells = [
@@ -203,7 +203,7 @@ def test_versions_of_the_alternatives() -> None:
 
 
 def test_hostile_nodes() -> None:
-    """Lateness and neighbours as measured on the embedded broker."""
+    """The README's lateness and neighbour figures are those of the embedded broker."""
     rows = [row for row in measured("hostile") if row["broker"] == "embedded"]
     found = {(row["kind"], row["executor"]): row for row in rows}
 
@@ -221,7 +221,7 @@ def test_hostile_nodes() -> None:
 
 
 def test_overload() -> None:
-    """Answers in time beyond capacity, and how soon they are again after a restart."""
+    """The README's goodput beyond capacity and recovery after a restart are as measured."""
     ours = [one for one in measured("overload") if one["contestant"] == "fivestage"]
     share = {one["load"]: f"{one['of_capacity']:.0f}" for one in ours}
     text = " ".join(section(BENCHMARKS, "Beyond capacity").split())

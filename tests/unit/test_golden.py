@@ -1,4 +1,4 @@
-"""What others rely on, as the running product shows it, beside the reviewed lists in ``tests/golden``."""
+"""The public surface of the running product, compared with the reviewed lists in ``tests/golden``."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ MODELS: dict[Output, type[BaseModel]] = {
     Output.TIMEOUTS: TimeoutEvent,
 }
 OF_PROCESSES = {"worker_died"}
-"""What takes a process: ``tests/realtime/test_process_executor.py`` has it."""
+"""Needs a process: ``tests/realtime/test_process_executor.py`` tests it."""
 
 
 @pytest.fixture(scope="module")
 def bus() -> MemoryBus:
-    """Everything that can become of a record, in virtual time."""
+    """Run every kind of record through a memory bus, in virtual time."""
     return everything.run()
 
 
 def letters(bus: MemoryBus) -> list[DeadLetter]:
-    """The dead letters, read back."""
+    """Return the dead letters, parsed."""
     found = [
         read_letter(PlainRecord("fivestage.dead-letters", 0, number, 0, one.key, one.value, one.headers))
         for number, one in enumerate(bus.sink.of(Output.DEAD_LETTERS))
@@ -55,7 +55,7 @@ def letters(bus: MemoryBus) -> list[DeadLetter]:
 
 
 def test_records(bus: MemoryBus) -> None:
-    """One of each kind of record that is published, to the byte: key, headers in their order, value."""
+    """One record of each published kind, to the byte: key, headers in order, value."""
     kinds: dict[tuple[object, ...], OutputRecord] = {}
     for record in bus.sink.records:
         kinds.setdefault(kind_of(record), record)
@@ -68,7 +68,7 @@ def test_records(bus: MemoryBus) -> None:
 
 
 def kind_of(record: OutputRecord) -> tuple[object, ...]:
-    """What tells a record from others: its topic, and what it says happened."""
+    """Return the kind of a record: its topic and outcome."""
     if record.output is Output.DEAD_LETTERS:
         headers = dict(record.headers)
         return record.output, headers["dlq.reason"].decode(), None if record.key else "without a key"
@@ -78,7 +78,7 @@ def kind_of(record: OutputRecord) -> tuple[object, ...]:
 
 
 def test_headers(bus: MemoryBus) -> None:
-    """The headers of each kind of record; with a ``?`` those that not each of its kind has."""
+    """The headers of each kind of record; ``?`` marks optional ones."""
     kinds: dict[str, list[set[str]]] = {}
     for record in bus.sink.records:
         kinds.setdefault(str(record.output), []).append({name for name, _ in record.headers})
@@ -93,7 +93,7 @@ def test_headers(bus: MemoryBus) -> None:
 
 
 def test_published_events_have_the_fields_of_their_models(bus: MemoryBus) -> None:
-    """Each event on the wire has every field of its model and no other, nested ones too."""
+    """Each published event has exactly the fields of its model, nested ones too."""
     seen = set()
     for record in bus.sink.records:
         if record.output in MODELS:
@@ -106,7 +106,7 @@ def test_published_events_have_the_fields_of_their_models(bus: MemoryBus) -> Non
 
 
 def structure(value: Any) -> Any:
-    """The names in a JSON value, without what they name."""
+    """Return the field names in a JSON value, without values."""
     if isinstance(value, dict):
         return {name: structure(one) for name, one in value.items()}
     return [structure(one) for one in value] if isinstance(value, list) else None
@@ -125,7 +125,7 @@ def test_events() -> None:
 
 
 def test_dead_letter_reasons(bus: MemoryBus) -> None:
-    """Every reason is given to some record, by its name."""
+    """Each reason is used by some record, by its name."""
     found = {letter.reason for letter in letters(bus)}
     compare("dlq_reasons.txt", sorted(found))
     assert found == set(UnreadableReason)
@@ -134,20 +134,20 @@ def test_dead_letter_reasons(bus: MemoryBus) -> None:
 
 
 def words_in(records: list[OutputRecord]) -> set[str]:
-    """The ``error_type`` of all events, class names of exceptions left out."""
+    """Return the ``error_type`` of all events, without class names of exceptions."""
     found = {orjson.loads(one.value or b"").get("error_type") for one in records if one.output in MODELS}
     return {word for word in found if word is not None and word.islower()}
 
 
 def test_error_types(bus: MemoryBus) -> None:
-    """The words that ``error_type`` may hold beside class names."""
+    """The fixed words of ``error_type`` beside class names."""
     refused = [without_data(one, REFUSED, "code 87") for one in bus.sink.of(Output.RESULTS)]
     words = words_in(bus.sink.records) | words_in([one for one in refused if one is not None])
     compare("error_types.txt", sorted(words | OF_PROCESSES))
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every setting with its type, its bounds and the default that ``fivestage config show`` prints."""
+    """Each setting with its type, bounds and the default that ``fivestage config show`` prints."""
     for name in [name for name in os.environ if name.startswith("FIVESTAGE_")]:
         monkeypatch.delenv(name)
     shown = CliRunner().invoke(app, ["config", "show"])
@@ -165,7 +165,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings_types(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Each setting's dotted key and its type."""
+    """Return each setting's dotted key and type."""
     types = dict(line.split(": ", 1) for line in fields_of(model))
     for name, field in model.model_fields.items():
         section = field.annotation
@@ -176,7 +176,7 @@ def settings_types(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[s
 
 
 def commands(command: Any, path: str = "fivestage") -> Iterator[str]:
-    """Every command, and its arguments and options."""
+    """Return every command with its arguments and options."""
     yield path
     for one in command.params:
         annotation = one.type_descriptor.annotation
@@ -197,7 +197,7 @@ def test_commands() -> None:
 
 
 def test_names() -> None:
-    """The public names in Python, with the members of classes and the parameters of functions."""
+    """The public Python names, with members of classes and parameters of functions."""
     lines: list[str] = []
     for name in ("fivestage", "fivestage.testing", "fivestage_schemas"):
         module = importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""The metrics of a service on the embedded broker, as a scrape shows them, beside the reviewed list."""
+"""The metrics of a service on the embedded broker, as scraped, compared with the reviewed list."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OF_BUCKETS = {"le"}
 
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
-    """A service that has answered a query."""
+    """Start a service that has answered a query."""
     async with EmbeddedBroker(TOPICS.all, partitions=1) as broker, contextlib.AsyncExitStack() as stack:
         given = {"kafka": {"bootstrap_servers": broker.bootstrap}, "admin": {"port": 0}}
         service = Service(Settings.model_validate(given), everything.pipeline())
@@ -51,7 +51,7 @@ async def service() -> AsyncIterator[Service]:
 
 
 def report_what_is_rare(metrics: Metrics) -> None:
-    """What a healthy service on one broker does not show: each once, as the parts that see it say it."""
+    """Report once each what a healthy service on one broker does not show."""
     metrics.expired("prod", TimeoutReason.WOULD_EXPIRE, 0.1)
     metrics.unreadable("prod", UnreadableReason.NOT_JSON, answered=False)
     metrics.position_reset("deleted", 1)
@@ -69,7 +69,7 @@ def report_what_is_rare(metrics: Metrics) -> None:
 
 @pytest.mark.broker
 async def test_metrics(service: Service) -> None:
-    """Every metric's name, type and labels."""
+    """Each metric has its name, type and labels."""
     report_what_is_rare(service.metrics)
     address = f"http://127.0.0.1:{service.admin_port}/metrics"
     request = urllib.request.Request(address, headers={"Accept": "application/openmetrics-text"})

@@ -1,4 +1,4 @@
-"""What must never be in the source, the locks and the deployment, whoever writes them."""
+"""Things that must never be in the source, the lock files and the deployment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """The names of all modules that are imported anywhere in a file."""
+    """Return the names of all modules imported in a file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -39,7 +39,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def called(tree: ast.AST) -> Iterator[str]:
-    """The plain names of all functions that are called, and ``shell=True`` where it is passed."""
+    """Return the plain names of all called functions, and ``shell=True`` where it is passed."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Name):
@@ -51,14 +51,14 @@ def called(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_turns_bytes_into_code(path: Path) -> None:
-    """No pickle or its like, no eval, no shell: what comes from outside stays data, between processes too."""
+    """No pickle, eval or shell: external bytes stay data, between processes too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert {name.partition(".")[0] for name in imported(tree)} & UNSAFE_MODULES == set()
     assert set(called(tree)) & (UNSAFE_CALLS | {"shell="}) == set()
 
 
-def test_the_linter_looks_too() -> None:
-    """All of ruff's rules are on, and none of those about security is switched off for the product."""
+def test_the_linter_checks_it_too() -> None:
+    """All of ruff's rules are on, and no security rule is off for the product."""
     lint = PROJECT["tool"]["ruff"]["lint"]
     assert lint["select"] == ["ALL"]
     ignored = {*lint["ignore"]}
@@ -70,7 +70,7 @@ def test_the_linter_looks_too() -> None:
 
 @pytest.mark.parametrize("name", ["runtime", "dev", "build", "bench", "bench-faust", "bench-quix", "sbom"])
 def test_every_requirement_has_its_hash(name: str) -> None:
-    """The locks name versions and hashes, and no index."""
+    """The lock files have versions and hashes, and no index."""
     text = (ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8")
     entries = re.split(r"\n(?=[A-Za-z0-9])", text)
     pinned = [entry for entry in entries if re.match(r"[A-Za-z0-9_.\[\]-]+==", entry)]
@@ -81,7 +81,7 @@ def test_every_requirement_has_its_hash(name: str) -> None:
 
 
 def test_the_container_has_no_rights() -> None:
-    """The image has a numeric user that is not root; compose takes away what it does not need."""
+    """The image has a numeric user that is not root; compose drops all unneeded rights."""
     dockerfile = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
     assert re.findall(r"^USER (.+)$", dockerfile, flags=re.MULTILINE) == ["65532:65532"]
     assert re.search(r'^ENTRYPOINT \["', dockerfile, flags=re.MULTILINE)
@@ -100,7 +100,7 @@ def test_the_container_has_no_rights() -> None:
 
 
 def test_no_secret_on_a_command_line() -> None:
-    """Secrets come from the environment or a file: no option of a command takes one."""
+    """Secrets come from the environment or a file: no command-line option takes one."""
     options = re.compile(r"--[a-z-]*(password|secret|token|key)\b")
     for path in (ROOT / "consumer/fivestage/cli").glob("*.py"):
         assert options.findall(path.read_text(encoding="utf-8")) == [], path.name

@@ -1,4 +1,4 @@
-"""Settings, metrics, modules and versions that documents name exist, with the values given there."""
+"""Settings, metrics, modules and versions named in documents exist, with the values given there."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ FEWEST_HEADERS = 5
 ELSEWHERE = ("dist/", "apache/kafka")
 """What verbs make, and an image."""
 IN_WORDS = {"lanes": "all, equal"}
-"""Defaults that a table describes rather than writes."""
+"""Defaults that a table describes instead of writing them."""
 
 
 def default_of(key: str) -> Any:
-    """The default of a setting by its dotted key, which must exist."""
+    """Return the default of a setting by its dotted key, which must exist."""
     head, _, name = key.partition(".")
     assert head in DEFAULTS, f"{key} is no setting"
     if not name:
@@ -46,7 +46,7 @@ def default_of(key: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A default as a table has it."""
+    """Return a default as a table shows it."""
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, bool):
@@ -57,7 +57,7 @@ def shown(value: Any) -> str:
 
 
 def defaults_in(cell: str, keys: list[str]) -> None:
-    """A cell gives the defaults of these settings, in their order."""
+    """Compare a cell with the defaults of these settings, in their order."""
     if keys == ["pipeline.critical"]:
         assert set(cell.split(", ")) == set(default_of(keys[0]))
         return
@@ -105,7 +105,7 @@ def test_settings_of_controls() -> None:
 
 
 def bounds_in(text: str, field: dict[str, Any], key: str) -> None:
-    """What a row says of the least and the most is what the setting takes."""
+    """Compare the bounds of a row with those of the setting."""
     for pattern, name in (
         (r"more than (\d+)", "exclusiveMinimum"),
         (r"(?:^|, )at most (\d+)", "maximum"),
@@ -121,7 +121,7 @@ def bounds_in(text: str, field: dict[str, Any], key: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_settings_named_in_text(document: str) -> None:
-    """Each one exists, and where its value follows in brackets that is its default."""
+    """Each named setting exists, and a value in brackets after it is its default."""
     heads = "|".join(head for head, value in DEFAULTS.items() if isinstance(value, dict))
     for key, given in re.findall(rf"`((?:{heads})\.[a-z_]+)`(?: \(([\w.]+(?: s)?)\))?", TEXTS[document]):
         if key in HEADERS or key.endswith((".py", ".toml", ".md")):
@@ -135,7 +135,7 @@ def test_settings_named_in_text(document: str) -> None:
 
 
 def metrics() -> dict[str, tuple[str, set[str]]]:
-    """The series of a scrape by name, with type and labels: test_golden_metrics.py holds the list."""
+    """Return the series by name, with type and labels: test_golden_metrics.py has the list."""
     found = {}
     for line in (ROOT / "tests/golden/metrics.txt").read_text(encoding="utf-8").splitlines():
         match = re.fullmatch(r"(\w+): (\w+)\{(.*)\}", line)
@@ -151,7 +151,7 @@ def metrics() -> dict[str, tuple[str, set[str]]]:
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, *DEPLOYED])
 def test_metrics_named_in_text(document: str) -> None:
-    """Each exists, and has the labels that are named with it."""
+    """Each named metric exists, and has the labels named with it."""
     series = metrics()
     for name, labels in SERIES.findall({**TEXTS, **DEPLOYED}[document]):
         if name in NO_METRICS:
@@ -162,7 +162,7 @@ def test_metrics_named_in_text(document: str) -> None:
 
 
 def test_labels_that_controls_names() -> None:
-    """The page gives all labels of the metric about changes."""
+    """The page has all labels of the metric about changes."""
     found = re.findall(r"`(fivestage_\w+)`\n?\(labels ([^)]*)\)", TEXTS["docs/controls.md"])
     assert found
     for name, labels in found:
@@ -171,7 +171,7 @@ def test_labels_that_controls_names() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_modules_named_in_text(document: str) -> None:
-    """Files and modules of the product that a document names are there."""
+    """Files and modules named in a document exist."""
     text = TEXTS[document]
     package = ROOT / "consumer/fivestage"
     for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]*(?:\.py)?)`", text):

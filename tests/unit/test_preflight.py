@@ -1,4 +1,4 @@
-"""The preflight against servers that are no Kafka, and addresses that lead away."""
+"""The preflight check against servers that are not Kafka, and advertised addresses elsewhere."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     ],
     ids=["nothing", "HTTP", "another correlation id", "too short", "silence"],
 )
-async def test_servers_that_are_no_kafka(
+async def test_servers_that_are_not_kafka(
     answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever listens there, the reason is one line and comes within a bound."""
+    """The reason is one line and comes within a time limit, whatever listens there."""
     monkeypatch.setattr(checks, "HANDSHAKE_TIMEOUT_S", 0.3)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -63,14 +63,14 @@ async def test_servers_that_are_no_kafka(
 
 
 def test_brokers_elsewhere() -> None:
-    """A server on this host that sends its clients on to others would have queries go unencrypted."""
+    """A local broker that advertises other hosts is rejected: queries would go there unencrypted."""
     checks._check_addresses([(1, "localhost", 9092), (2, "127.0.0.1", 9092), (3, "::1", 9092)])
     with pytest.raises(ConfigurationError, match=r"it sends clients on to broker\.example:9092, where"):
         checks._check_addresses([(1, "localhost", 9092), (2, "broker.example", 9092)])
 
 
 def test_an_encrypted_key(tmp_path: Path) -> None:
-    """Its password is a setting; without it nobody is asked at the terminal."""
+    """The key's password is a setting; without it there is no prompt at the terminal."""
     authority = Authority(tmp_path)
     certificate, key = authority.client("service")
     loaded = serialization.load_pem_private_key(key.read_bytes(), password=None)
@@ -96,14 +96,14 @@ def test_an_encrypted_key(tmp_path: Path) -> None:
 
 
 def test_no_credentials_without_sasl() -> None:
-    """A password that is set is not even given to a client that does not log in."""
+    """A configured password is not passed to a client without SASL."""
     kafka = KafkaSettings.model_validate({"sasl_username": "u", "sasl_password": "p"})
     assert not [name for name in connection_options(kafka) if name.startswith("sasl")]
 
 
 @contextlib.asynccontextmanager
 async def silent_server() -> AsyncIterator[str]:
-    """A server that accepts connections and says nothing."""
+    """Accept connections and send nothing."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -118,7 +118,7 @@ async def silent_server() -> AsyncIterator[str]:
 @pytest.mark.broker
 @pytest.mark.fault(37)
 async def test_a_silent_bootstrap_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All servers are asked side by side: one that says nothing is not waited for, wherever it is listed."""
+    """All servers are asked concurrently: a silent one delays nothing, wherever it is listed."""
     for name in ("CONNECT_TIMEOUT_S", "HANDSHAKE_TIMEOUT_S"):
         monkeypatch.setattr(checks, name, 3600.0)
     topics = TopicSettings()
@@ -137,7 +137,7 @@ async def test_a_silent_bootstrap_server(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.fault(37)
 async def test_a_broker_that_is_silent_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What topics take is asked or not known; where no broker answers the start fails, rather than guess."""
+    """Topic limits are read or unknown; where no broker answers the start fails."""
     monkeypatch.setattr("fivestage.kafka.topics._CHECK_TIMEOUT_S", 0.3)
     async with silent_server() as silent:
         host, _, port = silent.rpartition(":")
@@ -153,7 +153,7 @@ async def test_a_broker_that_is_silent_later(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.fault(37)
 async def test_brokers_that_are_gone_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same where all of them refuse connections; each is named."""
+    """The same where all brokers refuse connections; each is named."""
 
     async def reached(_: KafkaSettings) -> checks.Reached:
         return checks.Reached("127.0.0.1:1", [("127.0.0.1", 1)])

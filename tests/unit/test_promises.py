@@ -18,7 +18,7 @@ ROWS = [
 
 def test_promises_and_faults_are_held_by_tests_that_are_run() -> None:
     """Each id is one of a collected test; a test that runs with ``--long`` only does not count."""
-    tests = collected()  # once, for all of them
+    tests = collected()  # one collection for all of them
     names = {*tests, *(name.partition("[")[0] for name in tests)}
     assert len(ROWS) >= 55
     missing = {
@@ -32,7 +32,7 @@ def test_promises_and_faults_are_held_by_tests_that_are_run() -> None:
 
 
 def test_the_table_of_faults_is_that_of_the_catalogue() -> None:
-    """docs/faults.md has every fault with its promise, and saw none of them fail."""
+    """docs/faults.md lists every fault with its promise, and no failure."""
     rows = re.findall(
         r"^\| (\d+) \| (.*?) \| (.*?) \| (.*?) \| (\d+) \|",
         text_of("docs/faults.md"),

@@ -1,4 +1,4 @@
-"""What may be declared as a resource, and what tests put in its place."""
+"""Resource declarations and their overrides in tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def context() -> StageContext:
-    """A context as a test of a node makes it."""
+    """Build a context as a test of a node does."""
     return StageContext("prod", 1.0, lambda: 0.0, StageType.PROCESSING)
 
 
@@ -31,28 +31,28 @@ def model() -> Iterator[str]:
 
 
 def plain() -> str:
-    """Yields nothing."""
+    """Yield nothing."""
     return "value"
 
 
 async def awaited() -> str:
-    """Yields nothing."""
+    """Yield nothing."""
     return "value"
 
 
 def takes(url: str) -> Iterator[str]:
-    """Takes an argument."""
+    """Take an argument."""
     yield url
 
 
 async def takes_two(query: Any, ctx: Any) -> AsyncIterator[Any]:
-    """Takes what a node takes."""
+    """Take the arguments of a node."""
     yield query, ctx
 
 
 @contextlib.contextmanager
 def managed() -> Iterator[str]:
-    """Is a context manager already."""
+    """Be a context manager already."""
     yield "value"
 
 
@@ -70,8 +70,8 @@ def managed() -> Iterator[str]:
         (takes_two, "read what it needs inside the function"),
     ],
 )
-def test_what_is_refused(function: Any, said: str) -> None:
-    """What is no generator function without arguments is refused when it is declared, with the fix."""
+def test_invalid_declarations_are_rejected(function: Any, said: str) -> None:
+    """Anything but a generator function without arguments is rejected at declaration, with the fix."""
     app = Pipeline()
     with pytest.raises(InvalidAppError) as caught:
         app.resource(function)
@@ -80,7 +80,7 @@ def test_what_is_refused(function: Any, said: str) -> None:
 
 
 def test_names_are_taken_once() -> None:
-    """Two resources of one name are a slip, as one of them would never be used."""
+    """Two resources of one name are rejected: one of them would never be used."""
     app = Pipeline()
     app.resource(model)
     with pytest.raises(
@@ -90,7 +90,7 @@ def test_names_are_taken_once() -> None:
 
 
 def test_declared() -> None:
-    """They keep the order of their declaration, and say how often they are opened."""
+    """Resources keep the order of declaration, and say how often they are opened."""
     app = Pipeline()
     client, loaded = app.resource(http), app.resource(model)
     assert list(app.resources.values()) == [client, loaded]
@@ -99,14 +99,14 @@ def test_declared() -> None:
 
 
 def test_a_context_made_by_hand_says_what_to_do() -> None:
-    """Nothing is open in it, and the error names the line to write."""
+    """A hand-made context has nothing open, and the error names the line to write."""
     loaded = Pipeline().resource(model)
     with pytest.raises(ResourceError, match=r"'model' is not open.*`with app.override\(model, fake\):`"):
         context().use(loaded)
 
 
 def test_overrides_nest() -> None:
-    """The innermost counts, and each is gone after its ``with``, whatever the fakes are equal to."""
+    """The innermost override wins and ends with its ``with``, also for equal fakes."""
     app = Pipeline()
     loaded = app.resource(model)
     seen = list[Any]()
@@ -123,7 +123,7 @@ def test_overrides_nest() -> None:
 
 
 async def test_an_override_stands_in_for_an_async_one() -> None:
-    """In the test of an asynchronous node."""
+    """An asynchronous resource can be overridden in the test of an asynchronous node."""
     app = Pipeline()
     client = app.resource(http)
     with app.override(client, "fake"):
@@ -131,7 +131,7 @@ async def test_an_override_stands_in_for_an_async_one() -> None:
 
 
 def test_an_async_one_is_refused_outside_a_loop() -> None:
-    """A ``def`` node that uses what belongs to an event loop fails in its test too, with the fix."""
+    """A ``def`` node that uses a loop's resource fails in its test too, with the fix."""
     app = Pipeline()
     client = app.resource(http)
     with (
@@ -142,7 +142,7 @@ def test_an_async_one_is_refused_outside_a_loop() -> None:
 
 
 def test_only_its_own_are_overridden() -> None:
-    """A resource of another Pipeline, or something else, is a slip."""
+    """Overriding a resource of another Pipeline, or another object, raises."""
     other = Pipeline().resource(model)
     with (
         pytest.raises(InvalidAppError, match="does not belong to this Pipeline"),

@@ -1,4 +1,4 @@
-"""The events as readers and producers in Python see them."""
+"""The event models as readers and producers in Python use them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ MODELS: dict[str, type[Event]] = {
 
 
 def golden(name: str) -> dict[str, Any]:
-    """A sample."""
+    """Load a sample."""
     sample: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     return sample
 
 
-def test_there_is_a_sample_of_each_event() -> None:
-    """No more and no fewer files than events."""
+def test_each_event_has_a_sample() -> None:
+    """Samples and events match one to one."""
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_samples_come_through_unchanged(name: str) -> None:
-    """Reading and writing a sample gives the sample: every field is there, under its name, in its form."""
+    """Parsing and writing a sample gives the same content: all fields, names and forms."""
     event = MODELS[name].model_validate_json((GOLDEN / f"{name}.json").read_bytes())
     assert json.loads(event.model_dump_json()) == golden(name)
     assert MODELS[name].model_validate(event.model_dump()) == event
@@ -46,7 +46,7 @@ def test_samples_come_through_unchanged(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_unknown_fields_are_ignored(name: str) -> None:
-    """A reader of this version can read events of a later minor version."""
+    """Fields of a later minor version are ignored."""
     event = MODELS[name].model_validate({**golden(name), "a_later_field": {"a": 1}})
     assert event == MODELS[name].model_validate(golden(name))
 
@@ -54,14 +54,14 @@ def test_unknown_fields_are_ignored(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("version", ["2", 1, None, ""])
 def test_other_versions_are_refused(name: str, version: Any) -> None:
-    """A change that would break readers has another version, and readers see it."""
+    """Other versions are rejected: a breaking change has another version."""
     with pytest.raises(ValidationError, match="schema_version"):
         MODELS[name].model_validate({**golden(name), "schema_version": version})
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_events_are_values(name: str) -> None:
-    """They cannot be changed, and equal ones are equal."""
+    """Events are immutable, and equal by value."""
     event = MODELS[name].model_validate(golden(name))
     assert event == MODELS[name].model_validate(golden(name))
     with pytest.raises(ValidationError, match="frozen"):
@@ -80,7 +80,7 @@ REQUIRED = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_required_fields(name: str) -> None:
-    """What a producer must write and a reader may rely on; one more would break a producer."""
+    """The required fields are fixed: one more would break a producer."""
     model = MODELS[name]
     assert {field for field, info in model.model_fields.items() if info.is_required()} == REQUIRED[name]
     least = {field: value for field, value in golden(name).items() if field in REQUIRED[name]}
@@ -120,13 +120,13 @@ def test_required_fields(name: str) -> None:
     ],
 )
 def test_wrong_values_are_refused(name: str, wrong: dict[str, Any]) -> None:
-    """Each bound and each set of words of the contract."""
+    """Each bound and each set of words of the contract is enforced."""
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         MODELS[name].model_validate({**golden(name), **wrong})
 
 
 def test_words_of_the_contract() -> None:
-    """Readers branch on these: a word more or less is a new version."""
+    """Readers branch on these words: one more or less is a new version."""
     words = {
         schemas.StageType: "intent decision processing validation reflection",
         schemas.Outcome: "success timeout error skipped",
@@ -138,7 +138,7 @@ def test_words_of_the_contract() -> None:
 
 
 def test_header_names() -> None:
-    """The names on the wire, after CloudEvents' Kafka binding and W3C Trace Context."""
+    """Header names follow CloudEvents' Kafka binding and W3C Trace Context."""
     names = {value for name, value in vars(header_names).items() if name.isupper()}
     assert names == {
         "content-type", "application/json", "application/cloudevents",
@@ -152,7 +152,7 @@ def test_header_names() -> None:
 
 
 def test_schemas_are_light() -> None:
-    """A reader of results needs pydantic and nothing else of what the service needs."""
+    """Reading results needs pydantic and no other dependency of the service."""
     heavy = {
         "aiokafka",
         "aiohttp",

@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused, and in how many words."""
+"""Settings: sources, validation, and the length of error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECRET = "s3cret-7f3a"  # noqa: S105 - a canary
 
 
 def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line wins over the environment, the environment over the file, key by key."""
+    """Command line wins over environment, environment over file, key by key."""
     config = tmp_path / "fivestage.toml"
     config.write_text('[kafka]\ngroup_id = "file"\nclient_id = "file"\n[admission]\nquery_ttl_ms = 7\n')
     monkeypatch.setenv("FIVESTAGE_KAFKA__CLIENT_ID", "environment")
@@ -27,7 +27,7 @@ def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stage_limit_that_is_not_named_keeps_its_default() -> None:
-    """One limit can be set without repeating the other four."""
+    """One limit can be set without the other four."""
     settings = Settings.load(None, {"pipeline": {"stage_timeouts_ms": {"processing": 90}}})
     assert list(settings.pipeline.stage_timeouts_ms.values()) == [50, 100, 90, 40, 30]
     assert settings.pipeline.plan().stages[2].limit_s == pytest.approx(0.09)
@@ -101,8 +101,8 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
         ({"executor": {"stall_ms": 1}}, "executor.stall_ms"),
     ],
 )
-def test_what_is_refused(values: dict[str, Any], said: str) -> None:
-    """A wrong setting is one line that names its key, and no secret."""
+def test_invalid_settings_are_rejected(values: dict[str, Any], said: str) -> None:
+    """A wrong setting is one line that names its key and quotes no secret."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.load(None, values)
     assert said in str(caught.value)
@@ -115,7 +115,7 @@ def test_what_is_refused(values: dict[str, Any], said: str) -> None:
     [("LANES", "prod,canary"), ("PIPELINE__CRITICAL", "intent"), ("KAFKA", "{bad")],
 )
 def test_environment_that_is_no_json(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """A list written with commas is one line that shows how lists are written."""
+    """A list written with commas is one line that shows how to write it."""
     monkeypatch.setenv(f"FIVESTAGE_{name}", value)
     with pytest.raises(ConfigurationError, match="lists and tables are JSON") as caught:
         Settings.load()
@@ -123,7 +123,7 @@ def test_environment_that_is_no_json(monkeypatch: pytest.MonkeyPatch, name: str,
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file and one that is no TOML are told apart."""
+    """A missing file and an invalid TOML file have different errors."""
     with pytest.raises(ConfigurationError, match=r"cannot read .*No such file"):
         Settings.load(tmp_path / "missing.toml")
     (tmp_path / "bad.toml").write_text("= 1")
@@ -132,7 +132,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_secrets_are_masked() -> None:
-    """A password is in no representation of the settings."""
+    """No representation of the settings shows a password."""
     kafka = {**SASL, "sasl_username": "u", "sasl_password": SECRET}
     settings = Settings.load(None, {"kafka": kafka})
     assert SECRET not in f"{settings!r} {settings} {settings.model_dump(mode='json')}"
@@ -174,8 +174,8 @@ stall_ms = 50
 """
 
 
-def test_what_is_learned_and_admitted_comes_from_the_file(tmp_path: Path) -> None:
-    """Each new key of a TOML file arrives in the policy that it is for."""
+def test_policies_come_from_the_file(tmp_path: Path) -> None:
+    """Each key of a TOML file arrives in its policy."""
     (tmp_path / "fivestage.toml").write_text(LEARNING)
     settings = Settings.load(tmp_path / "fivestage.toml")
     assert (settings.lane, settings.lanes) == ("canary", {"prod": 0.9, "canary": 0.1})
@@ -192,8 +192,8 @@ def test_what_is_learned_and_admitted_comes_from_the_file(tmp_path: Path) -> Non
     assert (executor.kind, executor.workers, executor.stall_ms) == ("process", 4, 50)
 
 
-def test_what_is_learned_and_admitted_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same keys as variables; tables and lists as JSON."""
+def test_policies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same keys work as variables; tables and lists as JSON."""
     for name, value in {
         "LANES": '{"prod": 9, "canary": 1}',
         "ADAPTIVE__ENABLED": "false",
@@ -227,14 +227,14 @@ def test_lanes_as_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_breaker_that_opens_for_less_than_it_opens_first() -> None:
-    """A ceiling below the default of first_open_ms is the first open time too: such settings stay valid."""
+    """A ceiling below the default of first_open_ms also lowers that: such settings stay valid."""
     policy = Settings.model_validate({"breaker": {"open_ms": 400}}).breaker.policy(250)
     assert (policy.first_open_s, policy.open_s) == (0.4, 0.4)
 
 
 @pytest.mark.parametrize("given", ["a, b,,a", ["a", "b"]])
 def test_several_topics_of_queries(given: object) -> None:
-    """As a list or separated by commas; each once. A command that writes asks for the one that is meant."""
+    """Topics are a list or separated by commas, without repeats; commands that write need one of them."""
     topics = Settings.load(None, {"topics": {"queries": given}}).topics
     assert (topics.inputs, topics.all[:2], topics.pattern) == (("a", "b"), ("a", "b"), None)
     assert [topics.is_input(name) for name in ("a", "b", "ab")] == [True, True, False]
@@ -243,7 +243,7 @@ def test_several_topics_of_queries(given: object) -> None:
 
 
 def test_a_pattern_for_topics_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stands for names that begin so, and names no topic by itself."""
+    """A pattern matches names by their start, and names no topic itself."""
     monkeypatch.setenv("FIVESTAGE_TOPICS__QUERIES", r"^orders\.e{1,2}u")
     topics = Settings.load().topics
     assert (topics.inputs, topics.pattern, len(topics.all)) == ((), r"^orders\.e{1,2}u", 4)
@@ -252,6 +252,6 @@ def test_a_pattern_for_topics_of_queries(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_topics_of_queries_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names separated by commas need no JSON there."""
+    """Names separated by commas need no JSON in the environment."""
     monkeypatch.setenv("FIVESTAGE_TOPICS__QUERIES", "a,b")
     assert Settings.load().topics.inputs == ("a", "b")

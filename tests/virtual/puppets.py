@@ -1,4 +1,4 @@
-"""An executor that runs nothing: a job ends, hangs or waits for a thread when the test says so."""
+"""A fake executor that runs no code: tests decide when a job ends, hangs or waits for a thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Puppets:
     """See Executor.
 
     Args:
-        on_submitted: Called with each job that comes, or comes back.
+        on_submitted: Called with each job that is submitted, for the first time or again.
     """
 
     lag_s, failure, unready = 0.0, None, None
@@ -28,7 +28,7 @@ class Puppets:
         self._on_submitted = on_submitted
         self._on_finished: OnFinished = lambda _job: None
         self.jobs: list[Job] = []
-        """Those whose stages have not ended, the oldest first; their queries may have ended."""
+        """Jobs whose stages have not ended, oldest first; their queries may have ended."""
 
     async def start(self, on_finished: OnFinished) -> None:
         self._on_finished = on_finished
@@ -51,7 +51,7 @@ class Puppets:
         return []
 
     def end(self, job: Job, *, fails: bool = False) -> None:
-        """All stages of a job end, with success, or the third one fails."""
+        """End all stages of a job: with success, or with an error in the third."""
         self.jobs.remove(job)
         if not job.history.closed:
             for spec in job.plan.stages[len(job.history.runs) :]:
@@ -64,24 +64,24 @@ class Puppets:
         self._on_finished(job)
 
     def end_all(self) -> None:
-        """All stages of all jobs end."""
+        """End all stages of all jobs."""
         for job in list(self.jobs):
             if job.waits_since is not None:
                 self.unpark(job)
             self.end(job)
 
     def hang(self, job: Job) -> None:
-        """The next stage of a job starts, and never ends."""
+        """Start the job's next stage, which never ends."""
         job.history.start(self._next_stage(job))
 
     def park(self, job: Job) -> None:
-        """The next stage of a job waits for a thread."""
+        """Make the job's next stage wait for a thread."""
         assert job.watcher is not None
         job.history.waiting = self._next_stage(job)
         job.watcher.waits(job, job.history, "the pool")
 
     def unpark(self, job: Job) -> None:
-        """A thread takes the call of a job that waits."""
+        """Give a thread to a job that waits for one."""
         assert job.watcher is not None
         assert job.waits_since is not None
         waited_s = asyncio.get_running_loop().time() - job.waits_since

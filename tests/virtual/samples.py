@@ -1,4 +1,4 @@
-"""What tests on the memory bus share: nodes that do as they are told, and a wall clock in virtual time."""
+"""Shared by tests on the memory bus: scripted nodes, and a wall clock in virtual time."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from fivestage_schemas import PipelineResult, StageResult, TimeoutReason
 
 EPOCH = 1_800_000_000.0
-"""The wall clock when the loop's clock shows 0."""
+"""The wall clock at loop time 0."""
 KEY = PartitionKey(TOPIC, 0)
 NO_TIME: Mapping[StageType, float] = MappingProxyType({})
 
 
 class FakeNode:
-    """A node that does as it is told, and remembers who called it."""
+    """A scripted node that records its calls."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class FakeNode:
         self.calls: list[str] = []
         self.running: set[str] = set()
         self.highest = 0
-        """How many calls of it there were at a time, at most."""
+        """The highest number of concurrent calls seen."""
 
     async def __call__(self, query: Query, _ctx: StageContext) -> str:
         self.calls.append(query.query_id)
@@ -66,12 +66,12 @@ class FakeNode:
         finally:
             self.running.discard(query.query_id)
         if self.fails:
-            raise LookupError("as told")
+            raise LookupError("scripted")
         return query.user_input
 
 
 def pipeline(takes_s: Mapping[StageType, float] = NO_TIME, /, **nodes: FakeNode) -> Pipeline:
-    """Stages that take so long, and as long as the mapping says by then; the question is the intent."""
+    """Build stages that take the durations that the mapping holds at the call; the question is the intent."""
     app = Pipeline(builtins=False)
 
     async def take(ctx: StageContext) -> None:
@@ -106,7 +106,7 @@ def pipeline(takes_s: Mapping[StageType, float] = NO_TIME, /, **nodes: FakeNode)
 
 
 class Listening(Observer):
-    """Writes down what it is told."""
+    """Records the events of the bus."""
 
     def __init__(self) -> None:
         self.shed_: list[bool] = []
@@ -137,36 +137,36 @@ class Listening(Observer):
 
 
 def query(query_id: str, text: str = "any", **fields: Any) -> bytes:
-    """A query event."""
+    """Build a query event."""
     return orjson.dumps({"query_id": query_id, "user_input": text, **fields})
 
 
 def block(seconds: float) -> None:
-    """What ``time.sleep`` on the loop does: time goes by and nothing else happens."""
+    """Block the loop as ``time.sleep`` does: time passes and nothing else runs."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     loop._jumps.waited_s += seconds
 
 
 def in_virtual_time(bus: MemoryBus) -> None:
-    """Let the dispatcher's wall clock go with the loop's."""
+    """Make the dispatcher's wall clock follow the loop's clock."""
     clock = asyncio.get_running_loop().time
     bus.dispatcher._screening.wall_clock = lambda: EPOCH + clock()
 
 
 def timestamp() -> int:
-    """A record's timestamp for now."""
+    """Return the current time as a record timestamp."""
     return round((EPOCH + asyncio.get_running_loop().time()) * 1000)
 
 
 async def finish(bus: MemoryBus, count: int) -> None:
-    """Wait for so many terminal events, those of before included."""
+    """Wait until the total number of terminal events reaches this."""
     while len(bus.sink.of(Output.RESULTS)) < count:
         await bus.sink.published()
 
 
 async def ask_many(bus: MemoryBus, name: str, count: int, **fields: Any) -> None:
-    """Put *count* queries, as many at a time as there are slots, and wait for their ends."""
+    """Put *count* queries, as many at a time as there are slots, and wait until they end."""
     before = len(bus.sink.of(Output.RESULTS))
     for number in range(count):
         bus.put(query(f"{name}{number}", **fields))
@@ -174,7 +174,7 @@ async def ask_many(bus: MemoryBus, name: str, count: int, **fields: Any) -> None
 
 
 async def ask_for_a_second(bus: MemoryBus, count: int = 21, **fields: Any) -> None:
-    """Put *count* queries evenly within a second, the last at its end, and wait until they have ended."""
+    """Spread *count* queries evenly over one second, and wait until they have ended."""
     before = len(bus.sink.of(Output.RESULTS))
     for number in range(count):
         bus.put(query(f"within{before + number}", **fields))
@@ -184,38 +184,38 @@ async def ask_for_a_second(bus: MemoryBus, count: int = 21, **fields: Any) -> No
 
 
 async def ask_in_turn(bus: MemoryBus, count: int, **fields: Any) -> list[PipelineResult]:
-    """Ask one after the other."""
+    """Ask one query after the other."""
     return [await bus.ask("any", **fields) for _ in range(count)]
 
 
 def statuses(bus: MemoryBus) -> Counter[str]:
-    """How many queries ended how."""
+    """Count the queries by status."""
     return Counter(dict(record.headers)["status"].decode() for record in bus.sink.of(Output.RESULTS))
 
 
 def ends(bus: MemoryBus) -> Counter[bytes]:
-    """How many terminal events each query has."""
+    """Count the terminal events of each query."""
     return Counter(dict(record.headers)["ce_subject"] for record in bus.sink.of(Output.RESULTS))
 
 
 def timeouts(bus: MemoryBus) -> list[TimeoutEvent]:
-    """All timeout events."""
+    """Return all timeout events."""
     return [TimeoutEvent.model_validate_json(r.value or b"") for r in bus.sink.of(Output.TIMEOUTS)]
 
 
 def stage(result: PipelineResult, stage_type: StageType) -> StageResult:
-    """The result of one stage."""
+    """Return the result of one stage."""
     [found] = [stage for stage in result.stages if stage.stage_type == stage_type]
     return found
 
 
 def outcomes(result: PipelineResult) -> list[str]:
-    """How the stages ended."""
+    """Return the outcomes of the stages."""
     return [str(stage.outcome) for stage in result.stages]
 
 
 def know(bus: MemoryBus, takes_s: Mapping[StageType, float], lane: str = "prod") -> None:
-    """Let a lane have learned what the stages take."""
+    """Teach a lane the durations of its stages."""
     policy = bus.dispatcher.learned.lane(lane)
     for stage_type, limit in zip(StageType, policy.limits, strict=True):
         for _ in range(limit.policy.min_samples):

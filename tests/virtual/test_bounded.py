@@ -1,4 +1,4 @@
-"""Bounded calls on a loop that others keep from turning; time is moved by hand."""
+"""Bounded calls on a loop that other tasks block; time is moved by hand."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 async def blocks_after(delay_s: float, seconds: float) -> None:
-    """A neighbour that keeps the loop for a while."""
+    """Block the loop for a while, as another task would."""
     await asyncio.sleep(delay_s)
     block(seconds)
 
 
 async def run(call: Any, limit_s: float, *, latest_s: float) -> CallResult:
-    """Bound a call by *limit_s*, which may be put off to *latest_s*."""
+    """Bound a call by *limit_s*, which may be extended to *latest_s*."""
     now = asyncio.get_running_loop().time()
     return await Bounds(lambda: False, latest=now + latest_s).run(call, now + limit_s)
 
 
-async def test_time_lost_to_a_neighbour_is_given_back() -> None:
-    """A call whose wait was over in time succeeds although the loop came to it only after its limit."""
+async def test_time_lost_to_another_task_extends_the_limit() -> None:
+    """A call whose wait ended in time succeeds although the loop reached it only after its limit."""
     neighbour = asyncio.create_task(blocks_after(0.005, 0.1))
     ending = await run(asyncio.sleep(0.01, "done"), 0.05, latest_s=0.25)
     await neighbour
@@ -37,8 +37,8 @@ async def test_time_lost_to_a_neighbour_is_given_back() -> None:
     assert ending.extended_s == pytest.approx(0.11, abs=0.002)
 
 
-async def test_no_more_than_that_is_given_back() -> None:
-    """A call that needs longer than its limit and what it lost is a timeout."""
+async def test_only_the_lost_time_extends_the_limit() -> None:
+    """A call that needs longer than its limit plus the lost time is a timeout."""
     neighbour = asyncio.create_task(blocks_after(0.005, 0.1))
     ending = await run(asyncio.sleep(60), 0.05, latest_s=10)
     await neighbour
@@ -47,7 +47,7 @@ async def test_no_more_than_that_is_given_back() -> None:
 
 
 async def test_never_beyond_the_end_of_the_query() -> None:
-    """What is given back ends with the query."""
+    """Extended limits end with the query."""
     neighbour = asyncio.create_task(blocks_after(0.005, 0.1))
     ending = await run(asyncio.sleep(60), 0.05, latest_s=0.12)
     await neighbour
@@ -56,7 +56,7 @@ async def test_never_beyond_the_end_of_the_query() -> None:
 
 
 async def test_a_call_that_itself_keeps_the_loop_gets_nothing_back() -> None:
-    """Being late by one's own doing is a timeout, whether the call waits afterwards or not."""
+    """A call that blocks the loop itself is a timeout, whether it waits afterwards or not."""
 
     async def blocks(afterwards_s: float | None) -> str:
         block(0.1)
@@ -70,7 +70,7 @@ async def test_a_call_that_itself_keeps_the_loop_gets_nothing_back() -> None:
 
 
 async def test_a_call_whose_wait_is_over_gets_its_turn() -> None:
-    """Where a neighbour keeps the loop to just beyond its limit, what it waited for came in time."""
+    """A call whose wait ended in time still runs when another task blocks the loop just beyond its limit."""
     neighbour = asyncio.create_task(blocks_after(0.005, 0.046))
     ending = await run(asyncio.sleep(0.01, "done"), 0.05, latest_s=0.25)
     await neighbour
@@ -78,7 +78,7 @@ async def test_a_call_whose_wait_is_over_gets_its_turn() -> None:
 
 
 async def test_a_call_that_waits_for_its_turn_behind_a_neighbour() -> None:
-    """Its wait is over before the neighbour takes the loop, and it goes on before its timer does."""
+    """A call whose wait ends before another task takes the loop continues before its timer fires."""
     order = []
 
     async def waits(name: str, blocks_s: float) -> str:
@@ -94,8 +94,8 @@ async def test_a_call_that_waits_for_its_turn_behind_a_neighbour() -> None:
     assert (order, ending.outcome, ending.data) == (["neighbour", "call"], Outcome.SUCCESS, "call")
 
 
-async def test_such_a_turn_comes_once() -> None:
-    """Code that goes on waiting for short whiles, the loop being late each time, ends all the same."""
+async def test_the_extra_turn_is_granted_once() -> None:
+    """The extra turn is granted once: a call that waits repeatedly on a late loop still times out."""
 
     async def waits() -> None:
         while True:

@@ -1,6 +1,6 @@
-"""The brake on fetches that are refused, in virtual time, over a fetcher that answers as it is told.
+"""The pause after rejected fetches, in virtual time, over a scripted fetcher.
 
-The mock broker holds back even what it refuses, so this cannot be seen there.
+The mock broker delays rejected fetches itself, so this cannot be tested there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fivestage.kafka.aiokafka_internals import back_off_failed_fetches
 
 
 class Consumer:
-    """A consumer that is its own fetcher."""
+    """A consumer that is also its own fetcher."""
 
     def __init__(self, *, takes_s: float, brings: bool) -> None:
         self._fetcher = self
@@ -27,7 +27,7 @@ class Consumer:
 
 
 def braked(*, takes_s: float, brings: bool) -> Any:
-    """A fetcher with a brake."""
+    """Build a fetcher with the pause installed."""
     consumer: Any = Consumer(takes_s=takes_s, brings=brings)
     back_off_failed_fetches(consumer, soon_s=0.05, pause_s=0.1)
     return consumer
@@ -40,7 +40,7 @@ def braked(*, takes_s: float, brings: bool) -> Any:
     ids=["refused", "brings records", "nothing new", "brings records late"],
 )
 async def test_only_what_is_refused_waits(takes_s: float, brings: bool, expected_s: float) -> None:  # noqa: FBT001
-    """A fetch that comes back soon with nothing is followed by a pause; no other is slower than before."""
+    """A fetch that returns early and empty is followed by a pause; other fetches are not delayed."""
     consumer = braked(takes_s=takes_s, brings=brings)
     clock = asyncio.get_running_loop().time
     started_at = clock()
@@ -49,7 +49,7 @@ async def test_only_what_is_refused_waits(takes_s: float, brings: bool, expected
 
 
 async def test_the_pause_ends_with_the_consumer() -> None:
-    """Cancelled while it pauses, a fetch ends as one that brought nothing, which its fetcher counts on."""
+    """A fetch cancelled during its pause ends as an empty one, as its fetcher expects."""
     consumer = braked(takes_s=0, brings=False)
     fetching = asyncio.create_task(consumer._proc_fetch_request())
     await asyncio.sleep(0.01)

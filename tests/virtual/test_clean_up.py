@@ -1,4 +1,4 @@
-"""A cancelled node has 100 ms to clean up, whoever cancels it; nothing waits for that."""
+"""A cancelled node has 100 ms to clean up, whatever cancelled it; nothing waits for that."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PooledNode(FakeNode):
-    """Gives its connection back with some awaits after its cancellation, as HTTP clients do."""
+    """Returns its connection with several awaits after a cancellation, as HTTP clients do."""
 
     def __init__(self, clean_up_s: float = 0.05, *, deaf: bool = False) -> None:
         super().__init__(60, deaf=deaf)
@@ -55,7 +55,7 @@ async def answer(_query: Query, _ctx: StageContext) -> str:
 
 
 def limits(processing_ms: float, total_ms: int) -> dict[str, Any]:
-    """Settings with a limit for processing and one for the whole query, which nothing learned changes."""
+    """Build settings with a processing limit and a total, without learned limits."""
     stages = {"stage_timeouts_ms": {"processing": processing_ms}, "total_timeout_ms": total_ms}
     return {"pipeline": stages, "adaptive": {"enabled": False}}
 
@@ -70,7 +70,7 @@ def limits(processing_ms: float, total_ms: int) -> dict[str, Any]:
     ],
 )
 async def test_a_pooled_connection_is_given_back(processing_ms: int, budget_ms: int) -> None:
-    """A clean-up of 50 ms is not cut short by the end of the query, which does not wait for it."""
+    """A clean-up of 50 ms is not interrupted by the end of the query, which does not wait for it."""
     node, clock = PooledNode(), asyncio.get_running_loop().time
     settings = Settings.model_validate(limits(processing_ms, 250))
     async with MemoryBus(pipeline(any=node), settings=settings) as bus:
@@ -82,7 +82,7 @@ async def test_a_pooled_connection_is_given_back(processing_ms: int, budget_ms: 
 
 
 async def test_a_node_that_another_stands_in_for_cleans_up() -> None:
-    """Its query goes on elsewhere, is answered and ends; the clean-up is not cut by either."""
+    """Neither failover nor the end of the query interrupts the failed node's clean-up."""
     node, app = PooledNode(), pipeline(any=PooledNode())
     app.node("any", intents={"any"})(node)
     app.node("other", intents={"any"})(answer)
@@ -94,7 +94,7 @@ async def test_a_node_that_another_stands_in_for_cleans_up() -> None:
 
 
 async def test_a_moved_job_is_not_cancelled_again_at_its_limit() -> None:
-    """It was cancelled where it was, 10 ms before the limit of its stage: that limit says nothing there."""
+    """A job moved 10 ms before its stage limit is not cancelled a second time at that limit."""
     node, ended = PooledNode(), list[bool]()
     orchestrator = Orchestrator(
         pipeline(any=node), plan=Plan.of(stage_timeouts_ms={StageType.PROCESSING: 100})
@@ -132,8 +132,8 @@ async def test_a_single_stage_may_clean_up() -> None:
     assert (len(node.cancelled_at), node.given_back) == (1, 1)
 
 
-async def test_the_executor_ends_without_cutting_it() -> None:
-    """An executor that stops right after the limit gives the clean-up its time."""
+async def test_stopping_the_executor_does_not_interrupt_a_clean_up() -> None:
+    """An executor that stops right after the limit waits for the clean-up."""
     node = PooledNode()
     async with MemoryBus(pipeline(any=node), settings=Settings.model_validate(limits(100, 250))) as bus:
         bus.put(query("q"))
@@ -141,8 +141,8 @@ async def test_the_executor_ends_without_cutting_it() -> None:
     assert (len(node.cancelled_at), node.given_back) == (1, 1)
 
 
-async def test_what_does_not_end_is_cancelled_once_more() -> None:
-    """After 100 ms, and never again: code that ignores it twice ignores it always."""
+async def test_a_clean_up_that_overruns_is_cancelled_once_more() -> None:
+    """After 100 ms the clean-up is cancelled once more, and never again."""
     node = PooledNode(clean_up_s=10, deaf=True)
     settings = Settings.model_validate(limits(100, 250))
     async with MemoryBus(pipeline(any=node), settings=settings) as bus:
@@ -153,7 +153,7 @@ async def test_what_does_not_end_is_cancelled_once_more() -> None:
 
 
 async def test_a_stage_after_the_clean_up_is_cancelled_at_once() -> None:
-    """Only the clean-up is spared: a later stage of the same task ends with its query."""
+    """Only the clean-up is spared: a later stage of the same task is cancelled with its query."""
     app, ended_at = pipeline(any=PooledNode(0.0)), list[float]()
     clock = asyncio.get_running_loop().time
 

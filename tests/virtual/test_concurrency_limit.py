@@ -1,4 +1,4 @@
-"""The learned concurrency limit where queries meet it: on the bus."""
+"""The learned concurrency limit, on the memory bus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LLM = {"pipeline": {"total_timeout_ms": 10_000, "stage_timeouts_ms": {"processin
 
 
 class LimitedNode(FakeNode):
-    """Takes 20 ms for each of 16 calls at a time; the others wait inside."""
+    """Serves 16 concurrent calls in 20 ms each; further calls queue inside."""
 
     def __init__(self) -> None:
         super().__init__(0.02)
@@ -36,7 +36,7 @@ class LimitedNode(FakeNode):
 
 
 class LognormalNode(FakeNode):
-    """Takes as long as chance says, however many calls run."""
+    """Takes a lognormal random time, independent of the concurrency."""
 
     def __init__(self, median_s: float) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class LognormalNode(FakeNode):
 
 
 class Reports(Observer):
-    """Keeps what is reported about controls."""
+    """Records changes of controls."""
 
     def __init__(self) -> None:
         self.changes: list[ControlChange] = []
@@ -59,7 +59,7 @@ class Reports(Observer):
 
 
 class Surge(NamedTuple):
-    """What came of a surge."""
+    """The results of a surge of queries."""
 
     answered: int
     waited: int
@@ -68,7 +68,7 @@ class Surge(NamedTuple):
 
 
 async def surge(node: FakeNode, options: dict[str, Any], rate: float, seconds: float) -> Surge:
-    """Queries come at a rate; what came of it. Breakers and learned stage limits are left out."""
+    """Send queries at a fixed rate and collect the results; breakers and learned stage limits are off."""
     settings = Settings.model_validate(
         {"breaker": {"window": 10**6, "minimum_calls": 10**6}, "adaptive": {"enabled": False}, **options}
     )
@@ -86,7 +86,7 @@ async def surge(node: FakeNode, options: dict[str, Any], rate: float, seconds: f
 
 
 async def test_a_node_with_a_queue_inside_is_protected() -> None:
-    """16 slots of 20 ms at 150 %: the limit falls within 2 s, and more is answered than without it."""
+    """At 150 % load on a node with 16 slots of 20 ms the limit falls within 2 s and goodput rises."""
     learned = await surge(LimitedNode(), IN_NODE, 1200, 3)
     fixed = await surge(LimitedNode(), {**IN_NODE, "admission": {"adaptive_limit": False}}, 1200, 3)
     assert learned.lowered_at_s < 2
@@ -107,6 +107,6 @@ async def test_a_node_with_a_queue_inside_is_protected() -> None:
 async def test_nothing_waits_where_there_is_room(
     median_s: float, rate: float, seconds: float, options: dict[str, Any]
 ) -> None:
-    """Two nodes of lognormal latency that need 190 and 103 at a time, of 256, from a cold start."""
+    """Nodes of lognormal latency that need 190 and 103 concurrent calls of 256 are not throttled at start."""
     found = await surge(LognormalNode(median_s), options, rate, seconds)
     assert (found.waited, found.lowered_at_s) == (0, inf)

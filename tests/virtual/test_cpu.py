@@ -1,4 +1,4 @@
-"""What code that runs on costs: whether threads together use too much CPU for too long."""
+"""CPU use of abandoned code: detects threads that together use too much for too long."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOK_S = 0.5
 
 
 class Machine:
-    """Threads of nodes, each with the CPU seconds that it has used so far."""
+    """Node threads with the CPU seconds that each has used."""
 
     def __init__(self) -> None:
         self.use = CpuUse(LIMIT_S)
@@ -28,7 +28,7 @@ class Machine:
         self.used: dict[int, tuple[str, float | None]] = {}
 
     def run(self, seconds: float, shares: dict[int, float]) -> list[str]:
-        """Let time pass, in which threads get these shares of a core; what the last look finds."""
+        """Let time pass with these shares of a core per thread; return the last finding."""
         found: list[str] = []
         for _ in range(round(seconds / LOOK_S)):
             self.now += LOOK_S
@@ -39,12 +39,12 @@ class Machine:
         return found
 
     def look(self) -> list[str]:
-        """Look once."""
+        """Sample once."""
         return self.use.look({(1, thread): used for thread, used in self.used.items()}, self.now)
 
 
 def machine(*names: str) -> Machine:
-    """Threads 0, 1, ... in which code of these nodes runs on; each has run long before."""
+    """Build threads 0, 1, ... with abandoned calls of these nodes."""
     found = Machine()
     found.used = {number: (name, 1000.0) for number, name in enumerate(names)}
     found.look()
@@ -52,33 +52,33 @@ def machine(*names: str) -> Machine:
 
 
 def test_a_thread_that_burns() -> None:
-    """More than half a core, until the limit and not before; its node is named."""
+    """A thread above half a core is reported after the limit, not before, with its node."""
     one = machine("spins")
     assert one.run(LIMIT_S - LOOK_S, {0: 0.6}) == []
     assert one.run(LOOK_S, {0: 0.6}) == ["spins"]
 
 
-def test_what_waits_does_not_burn() -> None:
-    """Nor does code that uses less than half a core, however long."""
+def test_a_waiting_thread_does_not_count() -> None:
+    """Waiting threads, and threads below half a core, are never reported."""
     one = machine("waits", "computes")
     assert one.run(10 * LIMIT_S, {0: 0.0, 1: 0.4}) == []
 
 
 def test_threads_count_together() -> None:
-    """Those that share the interpreter use a part each; what only waits beside them is not named."""
+    """Threads that share the interpreter are added up; idle threads beside them are not named."""
     one = machine("a", "b", "a", "waits")
     assert one.run(LIMIT_S, {0: 0.3, 1: 0.3, 2: 0.3, 3: 0.0}) == ["a", "b"]
 
 
 def test_many_nodes_that_burn_a_little() -> None:
-    """Where none has a noteworthy share, those that use the most are named."""
+    """Where no thread has a large share, the nodes with the largest shares are named."""
     one = machine(*(f"node-{number:02}" for number in range(20)))
     found = one.run(LIMIT_S, dict.fromkeys(range(20), 0.05))
     assert found == [f"node-{number:02}" for number in range(20)]
 
 
-def test_it_begins_again_after_a_pause() -> None:
-    """A call that comes back, or rests, in time is a long one and no more."""
+def test_the_time_restarts_after_a_pause() -> None:
+    """A call that returns or pauses in time is not reported."""
     one = machine("long")
     assert one.run(LIMIT_S - LOOK_S, {0: 1.0}) == []
     assert one.run(2 * LIMIT_S, {0: 0.0}) == []
@@ -90,7 +90,7 @@ def test_it_begins_again_after_a_pause() -> None:
 
 
 def test_calls_that_take_turns() -> None:
-    """One ends and another takes its place: they burn together, whatever their threads did before."""
+    """Calls that replace each other burn together; earlier CPU use of their threads does not count."""
     one = machine("spins")
     for number in range(1, round(LIMIT_S)):
         one.run(1.0, {number - 1: 1.0})
@@ -100,7 +100,7 @@ def test_calls_that_take_turns() -> None:
 
 
 def test_a_thread_that_has_ended() -> None:
-    """What its time was cannot be read: it does not count."""
+    """A thread whose CPU time cannot be read does not count."""
     one = machine("ended")
     one.used[0] = "ended", None
     assert one.look() == []
@@ -108,7 +108,7 @@ def test_a_thread_that_has_ended() -> None:
 
 @pytest.mark.realtime
 def test_the_cpu_of_a_real_thread() -> None:
-    """It rises while the thread computes, is no less with its waits for a core, and ends with the thread."""
+    """A real thread's CPU time rises with its computing, includes waits for a core, and ends with it."""
     enough, numbers = threading.Event(), list[int]()
 
     def spin() -> None:
@@ -130,7 +130,7 @@ def test_the_cpu_of_a_real_thread() -> None:
 
 
 def test_waiting_for_a_core_counts_as_computing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's figures are nanoseconds on a core, and nanoseconds of waiting for one."""
+    """The kernel's figures are nanoseconds on a core, and nanoseconds of waiting for a core."""
     (tmp_path / "1" / "task" / "2").mkdir(parents=True)
     (tmp_path / "1" / "task" / "2" / "schedstat").write_text("250000000 500000000 9\n", encoding="ascii")
     monkeypatch.setattr(abandoned_cpu, "PROC", tmp_path)

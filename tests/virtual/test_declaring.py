@@ -1,4 +1,4 @@
-"""What is wrong with a declaration is said where it is declared, with what to write instead."""
+"""Wrong declarations fail where they are made, and the error says what to write instead."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ STAGES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize(("function", "text"), WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize("where", STAGES)
-def test_what_cannot_be_called_is_refused_when_declared(where: str, function: Any, text: str) -> None:
-    """Whatever it is declared for: not a query is needed to find out, and the text says what is wrong."""
+def test_wrong_callables_are_rejected_at_declaration(where: str, function: Any, text: str) -> None:
+    """Wrong callables are rejected at declaration, with a reason, whatever they are declared for."""
     with pytest.raises(InvalidAppError) as raised:
         STAGES[where](function)
     assert str(raised.value).startswith(f"{where}: ")
@@ -114,8 +114,8 @@ def decorated(function: Any) -> Any:
     ],
     ids=["async", "default", "star", "partial", "decorated", "async mock", "mock", "no signature", "in C"],
 )
-def test_what_can_be_called_is_taken(where: str, function: Any) -> None:
-    """Also what decorators, tests and C make, and what has no signature to look at."""
+def test_all_usable_callables_are_accepted(where: str, function: Any) -> None:
+    """Decorated functions, test doubles and C functions are accepted, also without a signature."""
     STAGES[where](function)
 
 
@@ -130,7 +130,7 @@ def test_what_can_be_called_is_taken(where: str, function: Any) -> None:
     ],
 )
 def test_intents_are_a_set_of_texts(intents: Any, text: str) -> None:
-    """A text would pass for the set of its letters, and the node would never be called."""
+    """A string would be taken as a set of letters and the node would never be called: it is rejected."""
     with pytest.raises(InvalidAppError, match="node 'mine': ") as raised:
         Pipeline().node("mine", intents=intents)
     assert text in str(raised.value)
@@ -143,7 +143,7 @@ def test_intents_are_a_set_of_texts(intents: Any, text: str) -> None:
     [(good, 'write @app.node("good") instead of @app.node'), ("", "got ''"), (None, "got None")],
 )
 def test_a_node_has_a_name(name: Any, text: str) -> None:
-    """A decorator without parentheses would swallow the function and declare nothing."""
+    """A decorator without parentheses is rejected: it would take the function as a name."""
     with pytest.raises(InvalidAppError) as raised:
         Pipeline().node(name)
     assert text in str(raised.value)
@@ -180,15 +180,15 @@ class Unsure(Matriz):
         (Unsure(), "node 'mine', its validate_output: validate_output"),
     ],
 )
-def test_the_methods_of_matriz_nodes_are_looked_at_too(node: Any, text: str) -> None:
-    """They take one argument."""
+def test_methods_of_matriz_nodes_are_checked(node: Any, text: str) -> None:
+    """Methods of MATRIZ nodes take exactly one argument."""
     with pytest.raises(InvalidAppError) as raised:
         Pipeline().add_node("mine", node)
     assert text in str(raised.value)
 
 
 def test_replacing_a_node_of_ones_own_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """With both places: it may be a copy whose name was not changed. Replacing a built-in one is meant."""
+    """Replacing one's own node is logged with both places; replacing a built-in node is not."""
     app = Pipeline()
     app.node("math")(good)
     assert caplog.messages == []
@@ -207,7 +207,7 @@ def three_with_defaults(query: Any, ctx: Any, more: Any = None) -> Any:
 
 
 def code_of(function: Any) -> Any:
-    """Where it was written."""
+    """Return the place where it was written."""
     return function.__code__
 
 

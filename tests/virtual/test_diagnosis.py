@@ -1,4 +1,4 @@
-"""What is done about being cut off, over clients that are fakes and a preflight that does as it is told."""
+"""Handling of clients that are cut off from the brokers, over fake clients and a scripted preflight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AWAY = ConfigurationError("cannot reach Kafka")
 
 
 class Clients:
-    """Hear of brokers, or not."""
+    """Clients that hear from brokers, or do not."""
 
     def __init__(self) -> None:
         self.hear = False
@@ -37,7 +37,7 @@ class Clients:
 
 
 class Kafka:
-    """What a new client meets with."""
+    """Brokers as a new client finds them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.problem: ConfigurationError | None = None
@@ -51,12 +51,12 @@ class Kafka:
 
 @pytest.fixture
 def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
-    """Brokers that let clients in."""
+    """Brokers that accept new clients."""
     return Kafka(monkeypatch)
 
 
 async def looks(diagnosis: Diagnosis, clients: Clients, count: float, *, cut_off: bool = True) -> None:
-    """Run for so many looks."""
+    """Run for a number of checks."""
     task = asyncio.create_task(diagnosis.run(lambda: cut_off, cast("Any", clients)))
     await asyncio.wait({task}, timeout=(count + 0.5) * (INTERVAL_S + 0.1))
     task.cancel()
@@ -65,20 +65,20 @@ async def looks(diagnosis: Diagnosis, clients: Clients, count: float, *, cut_off
 
 @pytest.mark.fault(41)
 async def test_clients_that_hear_nothing(kafka: Kafka) -> None:
-    """While Kafka lets new clients in, those that hear nothing for long are rebuilt, together."""
+    """Clients that hear nothing for long while new clients can connect are rebuilt together."""
     diagnosis, clients = Diagnosis(KafkaSettings()), Clients()
     assert kafka.problem is None
     await looks(diagnosis, clients, MAX_SILENT_CHECKS - 1)
     assert clients.rebuilt == []
     await looks(diagnosis, clients, 1)
     assert clients.rebuilt == ["cut_off"]
-    await looks(diagnosis, clients, MAX_SILENT_CHECKS - 1)  # the new ones have as long
+    await looks(diagnosis, clients, MAX_SILENT_CHECKS - 1)  # the new clients get the same time
     assert clients.rebuilt == ["cut_off"]
 
 
 @pytest.mark.fault(41)
 async def test_clients_that_hear_now_and_then(kafka: Kafka) -> None:
-    """They are not rebuilt: what they wait for is something else."""
+    """Clients that sometimes hear from a broker are not rebuilt: they wait for something else."""
     diagnosis, clients = Diagnosis(KafkaSettings()), Clients()
     assert kafka.problem is None
     for _ in range(3):
@@ -91,7 +91,7 @@ async def test_clients_that_hear_now_and_then(kafka: Kafka) -> None:
 
 @pytest.mark.fault(2)
 async def test_an_outage_rebuilds_nothing(kafka: Kafka) -> None:
-    """While new clients are not let in either, running ones stay as they are, and time does not count."""
+    """While new clients cannot connect either, running ones are kept and the time does not count."""
     diagnosis, clients = Diagnosis(KafkaSettings()), Clients()
     await looks(diagnosis, clients, MAX_SILENT_CHECKS - 1)
     kafka.problem = AWAY
@@ -105,9 +105,9 @@ async def test_an_outage_rebuilds_nothing(kafka: Kafka) -> None:
     assert 0 < diagnosis.reach.waited_s(0.0, asyncio.get_running_loop().time()) < MAX_SILENT_CHECKS * 5
 
 
-async def test_who_is_not_cut_off(kafka: Kafka) -> None:
-    """Clients that get through are asked nothing; their certificates are kept fresh."""
+async def test_connected_clients_are_not_checked(kafka: Kafka) -> None:
+    """Connected clients are not checked; their certificates are kept fresh."""
     diagnosis, clients = Diagnosis(KafkaSettings()), Clients()
-    kafka.problem = AWAY  # would be found
+    kafka.problem = AWAY  # a check would find a fault
     await looks(diagnosis, clients, 10, cut_off=False)
     assert (clients.looks, clients.renewals, clients.rebuilt, diagnosis.cause) == (0, 10, [], None)

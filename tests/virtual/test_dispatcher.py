@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Counting(Observer):
-    """Counts what it is told."""
+    """Counts the reported events."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
@@ -140,7 +140,7 @@ async def test_long_back_pressure_pauses_and_resumes() -> None:
         assert (len(bus.results()), bus.source.pauses, bus.dispatcher.in_flight) == (most, 1, most)
         bus.sink.acknowledge(1)
         await asyncio.sleep(5)
-        assert bus.source.paused  # hysteresis: one free place is not enough to start again
+        assert bus.source.paused  # hysteresis: one free slot is not enough to resume
         bus.sink.hold = False
         bus.sink.acknowledge()
         await finish(bus, everything)
@@ -148,7 +148,7 @@ async def test_long_back_pressure_pauses_and_resumes() -> None:
 
 
 async def test_large_answers_are_bounded_by_their_bytes() -> None:
-    """While the broker acknowledges nothing, no more begin than fit; afterwards all are answered."""
+    """While the broker acknowledges nothing, held answers stay within their bytes; then all are answered."""
 
     async def large(query: Query, _ctx: StageContext) -> str:
         return query.query_id.ljust(500_000)
@@ -160,7 +160,7 @@ async def test_large_answers_are_bounded_by_their_bytes() -> None:
             bus.put(query(f"q{number}", "large"))
         await asyncio.sleep(10)
         answered, held = len(bus.results()), sum(len(record.value or b"") for record in bus.sink.records)
-        # The answer that fills it gives its slot away before it is counted, and all that run then end too.
+        # The answer that fills it frees its slot before it is counted, and all running queries end too.
         room = (settings.admission.max_in_flight + 1) * held // answered
         assert MAX_HELD_BYTES <= held <= MAX_HELD_BYTES + room
         assert answered < 400
@@ -171,7 +171,7 @@ async def test_large_answers_are_bounded_by_their_bytes() -> None:
 
 
 async def test_dead_letters_are_bounded_by_their_bytes() -> None:
-    """While the broker acknowledges nothing, large dead letters fill no more than large answers do."""
+    """Unacknowledged dead letters are bounded by the same number of bytes as answers."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 1000}})
     async with MemoryBus(pipeline(), settings=settings, partitions=4) as bus:
         bus.sink.hold = True
@@ -193,7 +193,7 @@ async def test_dead_letters_are_bounded_by_their_bytes() -> None:
 
 
 async def test_large_queries_are_bounded_by_their_bytes() -> None:
-    """What was taken in counts until it ends, whether it runs or waits; more comes when some have ended."""
+    """Query bytes count until the query ends, running or waiting; reading resumes as queries end."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 16, "adaptive_limit": False}})
     async with MemoryBus(pipeline(), settings=settings) as bus:
         for number in range(1000):
@@ -205,8 +205,8 @@ async def test_large_queries_are_bounded_by_their_bytes() -> None:
     assert (bus.dispatcher.in_flight, bus.dispatcher.slots.input_bytes) == (0, 0)
 
 
-async def test_what_was_read_is_not_kept_until_it_is_acknowledged() -> None:
-    """The bytes of an answered query are free, however long the broker takes to acknowledge its events."""
+async def test_query_bytes_are_released_before_the_acknowledgement() -> None:
+    """The bytes of an answered query are released before its events are acknowledged."""
     async with MemoryBus(pipeline()) as bus:
         bus.sink.hold = True
         values = [query(f"q{number}", "echo", context={"text": "x" * 200_000}) for number in range(11)]
@@ -222,7 +222,7 @@ async def test_what_was_read_is_not_kept_until_it_is_acknowledged() -> None:
 
 
 async def test_a_deadline_is_watched_while_nothing_runs() -> None:
-    """A query waits, as too much is not acknowledged: it expires at its deadline, though nothing runs."""
+    """A query that waits because too much is unacknowledged expires at its deadline."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 1, "adaptive_limit": False}})
     async with MemoryBus(pipeline(), settings=settings) as bus:
         clock = asyncio.get_running_loop().time
@@ -253,8 +253,8 @@ async def test_offsets_commit_only_behind_acknowledged_events() -> None:
         assert bus.ledger.committable() == {key: 2}
 
 
-async def test_deaf_node_ends_at_its_limit() -> None:
-    """A node that ignores its cancellation holds nobody: its query ends at its limit, without its answer."""
+async def test_a_node_that_ignores_cancellation_ends_at_its_limit() -> None:
+    """A node that ignores its cancellation delays nothing: its query ends at its limit without its answer."""
     counting = Counting()
     loop = asyncio.get_running_loop()
     async with MemoryBus(pipeline(), observer=counting) as bus:
@@ -329,7 +329,7 @@ async def test_unreadable_records_do_not_stop_the_partition() -> None:
 
 
 async def test_results_of_a_lost_partition_are_dropped() -> None:
-    """What ends after its partition was taken away is neither published nor committed: another answers."""
+    """Results of a revoked partition are neither published nor committed: its next owner answers."""
     key = PartitionKey(TOPIC, 0)
     async with MemoryBus(pipeline()) as bus:
         bus.put(query("a", "work"))
@@ -342,32 +342,34 @@ async def test_results_of_a_lost_partition_are_dropped() -> None:
 
 @pytest.mark.fault(16)
 @pytest.mark.parametrize(("held_s", "last", "runs"), [(40, "expired", 2), (0.4, "timeout", 3)])
-async def test_what_held_up_the_process_is_not_run_for_ever(held_s: float, last: str, runs: int) -> None:
-    """A query that cost the membership twice, and is read again, is answered, and costs it no more."""
-    begun = 0
+async def test_a_query_that_stalled_the_process_twice_is_not_run_again(
+    held_s: float, last: str, runs: int
+) -> None:
+    """After two long stalls a query is answered `expired`, not run again; short stalls do not count."""
+    started = 0
 
     async def holds(_query: Query, _ctx: StageContext) -> None:
-        nonlocal begun
-        begun += 1
+        nonlocal started
+        started += 1
         block(held_s)
 
     async with MemoryBus(pipeline(holds=holds)) as bus:
         record = bus.put(query("a", "holds"))
         for answers in (1, 2):
             await finish(bus, answers)
-            bus.ledger.assign(frozenset({PartitionKey(TOPIC, 0)}))  # dropped, and back in the group
+            bus.ledger.assign(frozenset({PartitionKey(TOPIC, 0)}))  # dropped, and rejoined the group
             bus.source.put(record)
         await finish(bus, 3)
         results = bus.results()
         notes = [TimeoutEvent.model_validate_json(r.value or b"") for r in bus.sink.of(Output.TIMEOUTS)]
     assert [str(result.status) for result in results] == ["timeout", "timeout", last]
     assert ("stalled" in (results[-1].error or "")) is (last == "expired")
-    assert notes[-1].limit_ms == 250  # what it had, not what was left of it
-    assert begun == runs
+    assert notes[-1].limit_ms == 250  # its original budget, not the remainder
+    assert started == runs
 
 
-async def test_every_record_has_its_end_whatever_nodes_do() -> None:
-    """A mix of nodes that answer, raise, hang and bring garbage: as many terminal events as queries."""
+async def test_every_record_has_one_terminal_event_whatever_nodes_do() -> None:
+    """Nodes that answer, raise, hang or return garbage: each query has exactly one terminal event."""
 
     async def raises(_query: Query, _ctx: StageContext) -> None:
         raise SystemExit(1)
@@ -376,7 +378,7 @@ async def test_every_record_has_its_end_whatever_nodes_do() -> None:
         return object()
 
     async with MemoryBus(pipeline(raises=raises, garbage=garbage), partitions=3) as bus:
-        kinds = ["echo", "work", "deaf", "raises", "garbage", "nobody"]
+        kinds = ["echo", "work", "deaf", "raises", "garbage", "unknown"]
         for number in range(120):
             bus.put(query(f"q{number}", kinds[number % len(kinds)]), partition=number % 3)
         await finish(bus, 120)
@@ -388,7 +390,7 @@ async def test_every_record_has_its_end_whatever_nodes_do() -> None:
 
 @pytest.mark.fault(16)
 async def test_a_node_that_cancels_itself_is_an_error() -> None:
-    """Cancelling one's own task is that stage's error, at once, and not a timeout of the query."""
+    """Cancelling one's own task is an error of that stage, at once, not a timeout of the query."""
 
     async def cancels_itself(_query: Query, _ctx: StageContext) -> None:
         task = asyncio.current_task()
@@ -403,8 +405,8 @@ async def test_a_node_that_cancels_itself_is_an_error() -> None:
     assert (result.status, result.error_type) == (PipelineStatus.ERROR, "CancelledError")
 
 
-async def test_dead_letters_keep_what_reading_them_again_takes() -> None:
-    """A dead letter has the record's own headers that give it its meaning, and no others."""
+async def test_dead_letters_keep_the_headers_for_a_replay() -> None:
+    """A dead letter keeps the headers needed to replay it, and no others."""
     kept = [("content-type", b"application/cloudevents+json"), ("traceparent", b"00-x"), ("lane", b"canary")]
     async with MemoryBus(pipeline()) as bus:
         bus.put(b"{", headers=[*kept, ("x-secret", b"1")], key=b"k")
@@ -416,8 +418,8 @@ async def test_dead_letters_keep_what_reading_them_again_takes() -> None:
     assert len(letter.headers) == len(names) + len(kept)
 
 
-async def test_what_is_said_of_unreadable_queries_keeps_their_context() -> None:
-    """The error of a query that could not be read has its trace, its cause and its lane."""
+async def test_error_events_of_unreadable_queries_keep_their_context() -> None:
+    """The error event of an unreadable query has its trace, its cause and its lane."""
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = [("traceparent", f"00-{trace_id}-00f067aa0ba902b7-01".encode()), ("ce_id", b"cause-1")]
     async with MemoryBus(pipeline()) as bus:
@@ -431,7 +433,7 @@ async def test_what_is_said_of_unreadable_queries_keeps_their_context() -> None:
 
 
 async def test_records_of_an_earlier_assignment_are_not_dispatched() -> None:
-    """What was fetched before its partition was taken away and given back is left to be read again."""
+    """Records fetched before a partition was revoked and reassigned are left to be fetched again."""
     keys = frozenset({PartitionKey(TOPIC, 0)})
     async with MemoryBus(pipeline()) as bus:
         bus.poller.stop()
@@ -447,7 +449,7 @@ async def test_records_of_an_earlier_assignment_are_not_dispatched() -> None:
 
 @pytest.mark.interpreted
 async def test_records_are_taken_in_by_slices() -> None:
-    """Where taking in a record takes long, everything else has its turn between two records."""
+    """Other tasks run between two records when decoding is slow."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     turns: list[str] = []

@@ -1,4 +1,4 @@
-"""Deadlines of queries that wait: one heap and one timer, in counts and virtual time."""
+"""Deadlines of waiting queries: one heap and one timer, in counts and virtual time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fivestage.dispatch.queue_deadlines import FORGET_AT, QueueDeadlines
 from .samples import block
 
 pytestmark = pytest.mark.interpreted
-"""What waits here is no whole query."""
+"""A stand-in for a query."""
 
 
 class Expired:
-    """An expiry, and what it was called with."""
+    """An expiry callback that records its calls."""
 
     def __init__(self, takes_s: float = 0.0) -> None:
         self.calls: list[tuple[int, float]] = []
-        """Which query, and when."""
+        """The query and the time."""
         self._takes_s = takes_s
         self.expiry = QueueDeadlines(self._expire)
 
@@ -36,7 +36,7 @@ class Expired:
         block(self._takes_s)
 
     def wait(self, number: int, due_at: float | None) -> InFlightQuery:
-        """A query waits."""
+        """Add a waiting query."""
         unreadable = Unreadable(UnreadableReason.NOT_JSON, "")  # it is not looked at
         one = InFlightQuery(PlainRecord("q", 0, number), PartitionOffsets(1), unreadable, 0)
         one.budget = Budget(0.25, 0.25, 0.25, due_at=due_at)
@@ -46,7 +46,7 @@ class Expired:
 
 
 async def test_each_at_its_deadline() -> None:
-    """In whatever order they came; what has none, or waits no more, is left alone."""
+    """Each query expires at its deadline whatever the order of arrival; others are left alone."""
     seen = Expired()
     for number, due_at in enumerate((0.3, 0.1, None, 0.2, 0.1)):
         one = seen.wait(number, due_at)
@@ -56,8 +56,8 @@ async def test_each_at_its_deadline() -> None:
     assert len(seen.expiry) == 0
 
 
-async def test_what_goes_wrong_with_one_takes_nothing_from_the_others() -> None:
-    """An error goes to the loop, and the next deadline is kept."""
+async def test_an_error_in_one_expiry_does_not_stop_the_others() -> None:
+    """An error in one expiry goes to the loop's handler, and the next deadline is kept."""
     errors: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
     seen = Expired()
@@ -76,7 +76,7 @@ async def test_what_goes_wrong_with_one_takes_nothing_from_the_others() -> None:
 
 
 async def test_many_at_once_are_dealt_with_in_slices() -> None:
-    """Others have their turn after a millisecond."""
+    """Expiries run in slices of a millisecond."""
     seen = Expired(takes_s=SLICE_S / 10)
     for number in range(100):
         seen.wait(number, 0.1)
@@ -92,8 +92,8 @@ async def test_many_at_once_are_dealt_with_in_slices() -> None:
     assert max(after - before for before, after in itertools.pairwise(turns)) <= 11
 
 
-async def test_those_that_wait_no_more_are_forgotten() -> None:
-    """However far their deadlines are, only so many are kept; those that wait are not looked at."""
+async def test_ended_waits_are_removed() -> None:
+    """Entries that no longer wait are removed from the heap, however far their deadlines are."""
     seen = Expired()
     waiting = [seen.wait(number, 1e6) for number in range(100)]
     for number in range(10 * FORGET_AT):

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 PROCESSING = StageType.PROCESSING
 FIXED = Settings.model_validate({"adaptive": {"enabled": False}})
 HALF_LIVES_S = 240.0
-"""After so long a node that failed twice is as good as any."""
+"""The time after which a failed node has the health of any other."""
 
 
 async def test_the_second_answers_where_the_first_raises() -> None:
-    """One stage result, of the second attempt, and the node that answered is the result's."""
+    """One stage result: of the second attempt, with the node that answered."""
     first, second, listening = FakeNode(fails=True), FakeNode(0.01), Listening()
     async with MemoryBus(pipeline(first=first, second=second), observer=listening) as bus:
         result = await bus.ask("any")
@@ -54,7 +54,7 @@ async def test_the_second_answers_where_the_first_raises() -> None:
 
 
 async def test_the_last_one_tried_is_reported() -> None:
-    """Where all fail the stage has the error, the node and the attempt of the last."""
+    """Where all nodes fail, the stage reports the error, node and attempt of the last."""
     nodes = {name: FakeNode(fails=True) for name in ("first", "second", "third")}
     listening = Listening()
     async with MemoryBus(pipeline(**nodes), observer=listening) as bus:
@@ -67,7 +67,7 @@ async def test_the_last_one_tried_is_reported() -> None:
     assert outcomes(result) == ["success", "success", "error", "skipped", "skipped"]
 
 
-async def test_without_a_second_nothing_was_tried_again() -> None:
+async def test_a_single_node_has_no_failover() -> None:
     """A single node that fails is called once and counts as no failover."""
     node, listening = FakeNode(fails=True), Listening()
     async with MemoryBus(pipeline(only=node), observer=listening) as bus:
@@ -76,8 +76,8 @@ async def test_without_a_second_nothing_was_tried_again() -> None:
 
 
 @pytest.mark.parametrize(("budget_ms", "called"), [(80, False), (120, True)])
-async def test_not_without_the_time_for_it(budget_ms: int, *, called: bool) -> None:
-    """The second is called only if what is left covers what it is known to take."""
+async def test_failover_needs_enough_remaining_time(budget_ms: int, *, called: bool) -> None:
+    """The second node is called only if the remaining time covers its known latency."""
     first, second = FakeNode(0.05), FakeNode(0.05)
     async with MemoryBus(pipeline(first=first, second=second), settings=FIXED) as bus:
         first.fails = True
@@ -91,7 +91,7 @@ async def test_not_without_the_time_for_it(budget_ms: int, *, called: bool) -> N
         assert (str(result.status), processing.node, processing.attempt) == ("success", "second", 2)
     else:
         assert (result.error_type, processing.node, processing.attempt) == ("LookupError", "first", 1)
-        assert result.metrics.total_duration_ms == pytest.approx(50)  # told at once
+        assert result.metrics.total_duration_ms == pytest.approx(50)  # published at once
 
 
 async def test_a_timeout_is_followed_too() -> None:
@@ -105,7 +105,7 @@ async def test_a_timeout_is_followed_too() -> None:
 
 
 async def test_a_timeout_that_is_followed_has_its_event() -> None:
-    """Although the query ends as if the first node had not been; the attempts list both calls."""
+    """A timed-out attempt has its event although the query succeeds; the attempts list both calls."""
     first, second = FakeNode(10), FakeNode(0.01)
     async with MemoryBus(pipeline(first=first, second=second), settings=FIXED) as bus:
         result = await bus.ask("any")
@@ -149,7 +149,7 @@ def choosing(name: str, **nodes: FakeNode) -> Pipeline:
 
 
 async def test_a_choice_of_the_users_fails_over_too() -> None:
-    """A node named by the user's own decision has stand-ins if it declares the query's intent."""
+    """A node chosen by the user's own decision stage fails over if it declares the query's intent."""
     nodes = {"a": FakeNode(), "b": FakeNode(fails=True), "c": FakeNode(intents={"other"})}
     async with MemoryBus(choosing("b", **nodes)) as bus:
         result = await bus.ask("any")
@@ -158,8 +158,8 @@ async def test_a_choice_of_the_users_fails_over_too() -> None:
 
 
 @pytest.mark.parametrize("intents", [((), ("any",)), (("any",), ("other",)), ((), ())])
-async def test_without_a_common_intent_nobody_stands_in(intents: tuple[tuple[str, ...], ...]) -> None:
-    """Nodes that do not declare the intent both may do quite different things."""
+async def test_without_a_common_intent_there_is_no_failover(intents: tuple[tuple[str, ...], ...]) -> None:
+    """Nodes that do not both declare the intent do not replace each other."""
     chosen, other = FakeNode(fails=True, intents=intents[0]), FakeNode(intents=intents[1])
     async with MemoryBus(choosing("chosen", chosen=chosen, other=other)) as bus:
         result = await bus.ask("any")
@@ -167,7 +167,7 @@ async def test_without_a_common_intent_nobody_stands_in(intents: tuple[tuple[str
 
 
 async def test_the_healthier_node_is_chosen_until_the_failures_are_old() -> None:
-    """After a failure the second is chosen at once; with time the first is as good as it was."""
+    """After a failure the other node is preferred, until the failure is old."""
     first, second = FakeNode(0.01), FakeNode(0.01)
     async with MemoryBus(pipeline(first=first, second=second)) as bus:
         chosen = [(await bus.ask("any")).node]
@@ -199,8 +199,8 @@ async def test_an_open_breaker_costs_no_attempt() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_after_a_deaf_node_the_next_is_tried(*, known: bool) -> None:
-    """A node that ignores its cancellation at its limit does not keep a known one from answering in time."""
+async def test_failover_after_a_node_that_ignores_cancellation(*, known: bool) -> None:
+    """A node that ignores its cancellation does not keep another one from answering in time."""
     first, second = FakeNode(10, deaf=True), FakeNode(0.02)
     async with MemoryBus(pipeline(first=first, second=second), settings=FIXED) as bus:
         if known:
@@ -212,27 +212,32 @@ async def test_after_a_deaf_node_the_next_is_tried(*, known: bool) -> None:
     if known:
         assert (str(result.status), processing.node, processing.attempt) == ("success", "second", 2)
         assert 140 <= result.metrics.total_duration_ms <= 190
-    else:  # what is left is less than its limit, and nobody knows whether it would be enough
+    else:  # the remaining time is less than its limit, and its latency is unknown
         assert (str(result.status), processing.node, second.calls) == ("timeout", "first", [])
     assert len(bus.results()) == 1
 
 
 class Lost(InlineExecutor):
-    """Its jobs' first node fails, and then nothing is heard of them any more."""
+    """An executor whose jobs fail in their first node and then send nothing more."""
 
     def submit(self, job: Job) -> None:
         intent, decision, processing, *_ = job.plan.stages
         for spec in (intent, decision):
             job.history.finish(StageRun(spec, Outcome.SUCCESS, b"{}", started_at=job.started_at))
-        told = {"error": "boom", "error_type": "LookupError", "node": "first", "started_at": job.started_at}
-        job.history.fail_over(StageRun(processing, Outcome.ERROR, **told))  # type: ignore[arg-type]
+        attempt = {
+            "error": "boom",
+            "error_type": "LookupError",
+            "node": "first",
+            "started_at": job.started_at,
+        }
+        job.history.fail_over(StageRun(processing, Outcome.ERROR, **attempt))  # type: ignore[arg-type]
 
     def cancel(self, job: Job) -> None:
         pass
 
 
 async def test_a_failed_attempt_counts_once() -> None:
-    """Where the deadline comes between two attempts, one failure is not two, and no failover."""
+    """A deadline between two attempts counts one failure and no failover."""
     app, listening = pipeline(first=FakeNode(), second=FakeNode()), Listening()
     async with MemoryBus(app, executor=Lost(Orchestrator(app)), observer=listening) as bus:
         result = await bus.ask("any")
@@ -242,8 +247,8 @@ async def test_a_failed_attempt_counts_once() -> None:
     assert listening.failovers == 0
 
 
-class ToldTwice(Lost):
-    """It finds no other node then, and ends with the same attempt: a worker process sends it once more."""
+class ReportedTwice(Lost):
+    """An executor that reports the same failed attempt twice, as a worker process may."""
 
     async def start(self, on_finished: OnFinished) -> None:
         self._on_finished = on_finished
@@ -257,18 +262,18 @@ class ToldTwice(Lost):
         asyncio.get_running_loop().call_soon(self._on_finished, job)
 
 
-async def test_a_failed_attempt_that_is_told_twice_counts_once() -> None:
-    """For the breaker, for health, and as a failover."""
+async def test_a_failed_attempt_reported_twice_counts_once() -> None:
+    """A failed attempt reported twice counts once for breaker, health and failover."""
     app, listening = pipeline(first=FakeNode(), second=FakeNode()), Listening()
-    async with MemoryBus(app, executor=ToldTwice(Orchestrator(app)), observer=listening) as bus:
+    async with MemoryBus(app, executor=ReportedTwice(Orchestrator(app)), observer=listening) as bus:
         result = await bus.ask("any")
         node = bus.dispatcher.learned.lane("prod").nodes["first"]
         assert (node.breaker.recent.calls, node.breaker.recent.failed) == (1, 1)
     assert (result.error_type, listening.failovers) == ("LookupError", 0)
 
 
-async def test_what_was_superseded_counts_against_its_node() -> None:
-    """The breaker of a node that fails opens although every query is answered by another."""
+async def test_a_failed_attempt_counts_although_another_node_answers() -> None:
+    """The breaker of a failing node opens although another node answers every query."""
     first, second, listening = FakeNode(0.01), FakeNode(0.01), Listening()
     async with MemoryBus(choosing("first", first=first, second=second), observer=listening) as bus:
         first.fails = True
@@ -280,7 +285,7 @@ async def test_what_was_superseded_counts_against_its_node() -> None:
 
 
 async def test_stages_after_it_see_who_answered() -> None:
-    """Validation and reflection see the node that answered, not the one that was chosen."""
+    """Validation and reflection see the node that answered, not the one chosen first."""
     seen: list[Any] = []
     app = pipeline(first=FakeNode(fails=True), second=FakeNode())
 

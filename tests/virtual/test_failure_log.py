@@ -1,4 +1,4 @@
-"""What user code raises leaves a line that says where, and nothing of the query."""
+"""Exceptions of user code are logged with their place, and without text of the query."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET = "the-question"  # noqa: S105 - what must not be in the log
 
 
 def line_of(function: Callable[..., Any], after: int) -> str:
-    """File and line, so many lines after that of a function or of its first decorator."""
+    """Return file and line, by an offset from a function or its first decorator."""
     code = function.__code__
     return f"{code.co_filename}:{code.co_firstlineno + after}"
 
@@ -44,13 +44,13 @@ async def misuses(query: Any, ctx: Any) -> Any:  # noqa: ARG001
 
 
 async def in_a_group(query: Any, ctx: Any) -> Any:
-    """Raise in a task of its own."""
+    """Raise in a task of a TaskGroup."""
     async with asyncio.TaskGroup() as group:
         group.create_task(raises(query, ctx))
 
 
 async def no_json(query: Any, ctx: Any) -> Any:  # noqa: ARG001
-    """Return what no event can carry."""
+    """Return something that no event can carry."""
     return {query.user_input: b"x"}
 
 
@@ -60,7 +60,7 @@ def in_a_thread(query: Any, ctx: Any) -> Any:  # noqa: ARG001
 
 
 async def unsure(query: Any, ctx: Any) -> str:  # noqa: ARG001
-    """Return no verdict."""
+    """Return something that is not a verdict."""
     return "maybe"
 
 
@@ -85,7 +85,7 @@ async def ask(app: Pipeline) -> PipelineResult:
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record has beside its message."""
+    """Return the fields of a record other than its message."""
     names = ("error_type", "where", "node", "stage", "query_id", "error", "frames")
     return {name: getattr(record, name) for name in names if hasattr(record, name)}
 
@@ -103,7 +103,7 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
 async def test_a_node_that_fails_leaves_one_line(
     function: Any, error_type: str, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The class, the line of the author's own code, node, stage and query; nothing of the text."""
+    """The line has the class, the author's line, node, stage and query, and no text of the query."""
     result = await ask(app_of(function))
     [record] = caplog.records
     assert (record.name, record.levelno) == (LOGGER, logging.WARNING)
@@ -117,21 +117,23 @@ async def test_a_node_that_fails_leaves_one_line(
 
 @pytest.mark.parametrize("stage", [one for one in StageType if one is not StageType.PROCESSING])
 async def test_a_stage_that_fails_leaves_one_line(stage: StageType, caplog: pytest.LogCaptureFixture) -> None:
-    """Its name stands in the place of the node's."""
+    """The line of a failed stage names the stage instead of a node."""
     await ask(app_of(general, **{stage.value: raises}))
     [record] = caplog.records
     assert record.getMessage() == f"{stage} failed: LookupError at {line_of(raises, 3)}"
     assert (fields(record)["stage"], "node" in fields(record)) == (stage, False)
 
 
-async def test_a_wrong_result_is_told_with_its_function(caplog: pytest.LogCaptureFixture) -> None:
-    """No line of the author's raised, so it is that of the declaration."""
+async def test_a_wrong_result_is_logged_with_its_function(caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong result raised nowhere, so its line is that of the function's declaration."""
     await ask(app_of(general, validation=unsure))
     assert caplog.messages == [f"validation failed: NodeError at {line_of(unsure, 0)}"]
 
 
-async def test_what_a_node_raised_shows_although_another_answered(caplog: pytest.LogCaptureFixture) -> None:
-    """The results say nothing of the first: each attempt has its line."""
+async def test_a_failed_attempt_is_logged_although_another_node_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each failed attempt has its line although another node answered."""
     app = app_of()
     app.node("other", intents={"general"})(general)
     result = await ask(app)
@@ -139,8 +141,8 @@ async def test_what_a_node_raised_shows_although_another_answered(caplog: pytest
     assert caplog.messages == [f"node 'mine' failed: LookupError at {line_of(raises, 3)}"]
 
 
-async def test_what_is_no_failure_leaves_no_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Answers, rejected ones too, and timeouts, whatever the code raises when it is cancelled."""
+async def test_successes_and_timeouts_log_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Answers, rejected answers and timeouts log no line."""
 
     async def slow(query: Any, ctx: Any) -> Any:
         try:
@@ -160,7 +162,7 @@ async def test_what_is_no_failure_leaves_no_line(caplog: pytest.LogCaptureFixtur
 async def test_frames_and_text_where_they_are_wanted(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frames at DEBUG, without variables; the text by a setting of its own."""
+    """Frames are logged at DEBUG, without variables; the exception's text needs a setting."""
     caplog.set_level(logging.DEBUG, LOGGER)
     monkeypatch.setattr(failure_log, "shows_text", True)
     await ask(app_of())
@@ -170,8 +172,8 @@ async def test_frames_and_text_where_they_are_wanted(
     assert SECRET not in str(found["frames"])
 
 
-async def test_an_error_of_ours_is_told_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
-    """Where no code of the author's is to be seen, as with a node that there is not."""
+async def test_an_error_of_ours_is_logged_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    """An error without a frame of the author's code, such as an unknown node, is logged with our place."""
 
     async def chooses(query: Any, ctx: Any) -> str:  # noqa: ARG001
         ctx.results.clear()
@@ -186,14 +188,14 @@ async def test_an_error_of_ours_is_told_with_its_place(caplog: pytest.LogCapture
 
 
 def installed(text: str) -> Callable[..., Any]:
-    """A function as of a package that was installed."""
+    """Build a function that looks like one of an installed package."""
     names: dict[str, Any] = {"__name__": "theirs.app"}
     exec(compile(text, "/lib/site-packages/theirs/app.py", "exec"), names)  # noqa: S102 - our own text
     return names["node"]  # type: ignore[no-any-return]
 
 
 async def test_an_app_may_be_installed(caplog: pytest.LogCaptureFixture) -> None:
-    """Its own file counts as the author's then."""
+    """An app in an installed package counts as the author's code."""
     text = "import json\nasync def node(query, ctx):\n    inner()\ndef inner():\n    json.loads('{')\n"
     await ask(app_of(installed(text)))
     assert caplog.messages == ["node 'mine' failed: JSONDecodeError at /lib/site-packages/theirs/app.py:5"]
@@ -211,7 +213,7 @@ def sink(depth: int) -> None:
 
 
 def test_frames_are_bounded() -> None:
-    """The innermost are kept, and with them the author's innermost."""
+    """The innermost frames are kept, and the innermost one of the author's code."""
     deep = installed("def node(depth):\n    if depth: node(depth - 1)\n    raise LookupError\n")
     with pytest.raises(LookupError) as raised:
         sink(30)
@@ -250,7 +252,7 @@ asyncio.run(main())
     [(["INFO"], set()), (["DEBUG"], {"frames"}), (["WARNING", "show_text"], {"error"})],
 )
 def test_the_lines_are_json_and_few(arguments: list[str], more: set[str]) -> None:
-    """As the service writes them: whole, and a few for each node and line, however often it fails."""
+    """Lines are valid JSON, and limited per node and place however often it fails."""
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=True
     )

@@ -1,4 +1,4 @@
-"""What is changed about aiokafka's coordinator, over its own code and without a broker."""
+"""Patches of aiokafka's coordinator, over its own code and without a broker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Coordinator(GroupCoordinator):
         self._coordinator_dead_fut = asyncio.get_running_loop().create_future()
 
     def __del__(self, **_: object) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     async def _send_req(self, _: object) -> Any:
         await asyncio.sleep(1)
@@ -36,7 +36,7 @@ class Coordinator(GroupCoordinator):
 
     @property
     def state(self) -> tuple[int, str, bool]:
-        """Generation, member, and whether it is to join again."""
+        """Return generation, member, and whether it must rejoin."""
         return self.generation, self.member_id, self._rejoin_needed_fut.done()
 
 
@@ -51,7 +51,7 @@ async def commit(coordinator: Any) -> None:
     [(IllegalGenerationError, (-1, "", True)), (RebalanceInProgressError, (5, "member", True))],
 )
 async def test_a_late_answer_to_a_commit(error: type[KafkaError], after: tuple[int, str, bool]) -> None:
-    """One that comes when the member is in the next generation fails the commit, and changes nothing else."""
+    """A commit response that arrives in the next generation fails the commit and changes nothing else."""
     coordinator: Any = Coordinator(error.errno)  # type: ignore[attr-defined]
     commit_only_as_member(SimpleNamespace(_coordinator=coordinator))  # type: ignore[arg-type]
     committing = asyncio.ensure_future(commit(coordinator))
@@ -67,9 +67,9 @@ async def test_a_late_answer_to_a_commit(error: type[KafkaError], after: tuple[i
 
 
 async def test_a_static_member_that_is_not_known_any_more() -> None:
-    """It joins again as the one it was, which is how it is told whether another has taken its place."""
+    """A fenced static member rejoins under its old member id, so that the broker reports the conflict."""
     coordinator: Any = Coordinator(FENCED_INSTANCE_ID)
-    joins, told = [], []
+    joins, fenced = [], []
 
     async def join(_: object) -> bool:
         joins.append(coordinator.member_id)
@@ -78,9 +78,9 @@ async def test_a_static_member_that_is_not_known_any_more() -> None:
         return False
 
     coordinator._do_rejoin_group = join
-    when_fenced(SimpleNamespace(_coordinator=coordinator), lambda: told.append(True))  # type: ignore[arg-type]
+    when_fenced(SimpleNamespace(_coordinator=coordinator), lambda: fenced.append(True))  # type: ignore[arg-type]
     coordinator.reset_generation()
     assert coordinator.state == (-1, "member", True)
     await coordinator._do_rejoin_group(None)
-    assert (joins, told) == (["member"], [True])
+    assert (joins, fenced) == (["member"], [True])
     assert coordinator.state == (-1, "", True)

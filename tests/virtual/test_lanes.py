@@ -1,4 +1,4 @@
-"""Lanes share what may run, and nothing else: each learns for itself."""
+"""Lanes share slots, and nothing else: each has its own learned state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lanes(shares: Any, **admission: Any) -> Settings:
 
 
 async def running_in(shares: Any, arrivals: list[str]) -> tuple[set[tuple[int, ...]], Listening]:
-    """How many of each lane ran at a time while more of all lanes waited; and what was answered."""
+    """Return the highest concurrency of each lane while all lanes waited, and the answers."""
     listening, seen = Listening(), set()
     settings = lanes(shares)
     async with MemoryBus(pipeline(any=FakeNode(TAKES_S)), settings=settings, observer=listening) as bus:
@@ -52,7 +52,7 @@ async def running_in(shares: Any, arrivals: list[str]) -> tuple[set[tuple[int, .
 
 
 async def test_saturated_lanes_have_their_shares() -> None:
-    """With both lanes always waiting 18 and 2 of 20 slots, also where as much of both waits at first."""
+    """Two saturated lanes get 18 and 2 of 20 slots, also when both start with equal queues."""
     arrivals = [*["prod", "canary"] * 42, *[*["prod"] * 9, "canary"] * 92]
     seen, listening = await running_in({"prod": 0.9, "canary": 0.1}, arrivals)
     assert seen == {(18, 2)}
@@ -61,13 +61,13 @@ async def test_saturated_lanes_have_their_shares() -> None:
 
 @pytest.mark.parametrize("shares", [["prod", "canary"], {"prod": 7, "canary": 7}])
 async def test_a_list_of_lanes_means_equal_shares(shares: Any) -> None:
-    """Names alone, or equal figures of whatever size, give each lane half of the slots."""
+    """Names alone, or equal weights of any size, give each lane half of the slots."""
     seen, _ = await running_in(shares, ["prod", "canary"] * 400)
     assert seen == {(10, 10)}
 
 
 async def test_a_lane_alone_has_all_slots() -> None:
-    """The small share is no bound while nobody else wants more."""
+    """A lane may use all slots while no other lane wants more."""
     node = FakeNode(TAKES_S)
     async with MemoryBus(pipeline(any=node), settings=lanes({"prod": 0.9, "canary": 0.1})) as bus:
         await ask_many(bus, "q", 200, lane="canary")
@@ -76,7 +76,7 @@ async def test_a_lane_alone_has_all_slots() -> None:
 
 
 async def test_a_lane_that_comes_back_has_its_share_at_once() -> None:
-    """A burst of the large lane is given all slots that become free, up to its share."""
+    """A burst of the large lane gets every freed slot until it has its share."""
     async with MemoryBus(
         pipeline(any=FakeNode(TAKES_S)), settings=lanes({"prod": 0.9, "canary": 0.1})
     ) as bus:
@@ -92,7 +92,7 @@ async def test_a_lane_that_comes_back_has_its_share_at_once() -> None:
 
 
 async def test_a_lane_that_is_not_listed_is_refused() -> None:
-    """A query of another lane is no query: its asker is told, and it is a dead letter."""
+    """A query of an unlisted lane gets an error event and becomes a dead letter."""
     node = FakeNode()
     async with MemoryBus(pipeline(any=node), settings=lanes({"prod": 0.9, "canary": 0.1})) as bus:
         refused = await bus.ask("any", lane="staging")
@@ -103,7 +103,7 @@ async def test_a_lane_that_is_not_listed_is_refused() -> None:
 
 
 async def test_each_lane_has_its_own_breakers_and_limits() -> None:
-    """A node that fails and dawdles in one lane is called, and has its limit, in the other."""
+    """A node that fails and slows down in one lane keeps its breaker and limit in the other."""
     node = FakeNode(0.01)
     async with MemoryBus(pipeline(any=node)) as bus:
         await ask_in_turn(bus, 150, lane="canary")
@@ -120,7 +120,7 @@ async def test_each_lane_has_its_own_breakers_and_limits() -> None:
 
 
 async def test_lanes_without_number_share_one_policy() -> None:
-    """Whoever invents lanes makes us remember 32 of them; the breaker of the others is common to them."""
+    """At most 32 invented lanes have their own state; the others share one breaker."""
     node = FakeNode()
     async with MemoryBus(pipeline(any=node)) as bus:
         for number in range(MAX_LANES):
@@ -141,7 +141,7 @@ async def test_lanes_without_number_share_one_policy() -> None:
 
 
 async def test_the_lane_of_queries_that_name_none() -> None:
-    """They are in the default lane, and share its slots and its policy."""
+    """Queries without a lane share the slots and the state of the default lane."""
     async with MemoryBus(pipeline(any=FakeNode(0.01)), settings=lanes({"prod": 1, "b": 1})) as bus:
         bus.put(orjson.dumps({"query_id": "q", "user_input": "any"}))
         await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""What is learned from how queries end: needs, limits, breakers; and what follows for the next ones."""
+"""Learning from ended queries (latencies, limits, breakers), and its effect on later queries."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ CONFIGURED_MS = [50, 100, 120, 40, 30]
 
 
 def limits_ms(result: PipelineResult) -> list[float]:
-    """What the stages were granted."""
+    """Return the limits that the stages were given."""
     return [round(stage.timeout_ms or 0, 1) for stage in result.stages]
 
 
 def learned_ms(bus: MemoryBus, lane: str = "prod") -> list[float]:
-    """The limits that a lane has learned."""
+    """Return the learned limits of a lane."""
     return [round(limit.limit_s * 1000, 1) for limit in bus.dispatcher.learned.lane(lane).limits]
 
 
@@ -53,7 +53,7 @@ def learned_ms(bus: MemoryBus, lane: str = "prod") -> list[float]:
 
 
 async def test_a_critical_stage_leaves_later_ones_what_they_need() -> None:
-    """An early stage is cut so that the later critical ones have what they are known to need."""
+    """An early stage is cut so that later critical stages have their known latencies."""
     takes_s = {INTENT: 0.005, DECISION: 0.06, VALIDATION: 0.01, REFLECTION: 0.01}
     node = FakeNode(0.08)
     settings = Settings.model_validate(FIXED)
@@ -70,8 +70,8 @@ async def test_a_critical_stage_leaves_later_ones_what_they_need() -> None:
     assert cut.metrics.total_duration_ms == pytest.approx(30)
 
 
-async def test_an_early_stage_that_may_be_missed_does_not_cost_the_answer() -> None:
-    """A slow stage that is not critical gets what the critical ones after it leave, and the answer comes."""
+async def test_a_slow_non_critical_stage_does_not_cost_the_answer() -> None:
+    """A slow non-critical stage gets only what later critical stages leave, and the query is answered."""
     takes_s = {DECISION: 0.001}
     settings = Settings.model_validate({**FIXED, "pipeline": {"critical": ["processing"]}})
     async with MemoryBus(pipeline(takes_s, any=FakeNode(0.1)), settings=settings) as bus:
@@ -84,8 +84,8 @@ async def test_an_early_stage_that_may_be_missed_does_not_cost_the_answer() -> N
     assert (str(quick.status), outcomes(quick)[1], limits_ms(quick)[1]) == ("success", "success", 60)
 
 
-async def test_a_stage_that_may_be_missed_is_skipped_when_it_would_not_finish() -> None:
-    """With less time than it usually takes it is not begun, the reason has the figures, the answer stands."""
+async def test_a_non_critical_stage_without_enough_time_is_skipped() -> None:
+    """A non-critical stage with too little time is skipped, with the figures as its reason."""
     takes_s = {VALIDATION: 0.03, REFLECTION: 0.001}
     settings = Settings.model_validate(FIXED)
     async with MemoryBus(pipeline(takes_s, any=FakeNode(0.08)), settings=settings) as bus:
@@ -104,7 +104,7 @@ QUICK: dict[str, Any] = {"pipeline": {"total_timeout_ms": 400}}
 
 
 class Cache(FakeNode):
-    """Takes 5 ms, and 100 ms every so many calls."""
+    """Takes 5 ms, and 100 ms for every n-th call."""
 
     def __init__(self, slow_every: int) -> None:
         super().__init__()
@@ -116,14 +116,14 @@ class Cache(FakeNode):
 
 
 async def test_a_quick_stage_keeps_its_configured_limit_while_slots_are_free() -> None:
-    """What is learned falls to the floor, and is not applied: nothing would be gained by it."""
+    """The learned limit falls to the floor but is not applied while slots are free."""
     async with MemoryBus(pipeline(any=FakeNode(0.01))) as bus:
         results = await ask_in_turn(bus, 110)
         assert learned_ms(bus) == pytest.approx([25, 50, 60, 20, 15], abs=0.2)
     assert {tuple(limits_ms(result)) for result in results} == {tuple(CONFIGURED_MS)}
 
 
-async def test_now_and_then_slow_is_answered() -> None:
+async def test_occasional_slow_calls_are_answered() -> None:
     """A node with a cache takes 5 ms, and 100 of its 120 ms every 25th time: all 2,000 are answered."""
     async with MemoryBus(pipeline(any=Cache(25))) as bus:
         for number in range(2000):
@@ -139,7 +139,7 @@ async def test_now_and_then_slow_is_answered() -> None:
 async def test_while_queries_wait_a_limit_that_pays_is_applied(
     often: int, *, due: bool, lowered: bool
 ) -> None:
-    """One slow call in 25 is cut in favour of queries with deadlines that wait, one in two is not."""
+    """While queries with deadlines wait, one slow call in 25 is cut; one in two is not."""
     listening = Listening()
     settings = Settings.model_validate({"admission": {"max_in_flight": 8, "adaptive_limit": False}})
     fields = {"deadline": "2099-01-01T00:00:00Z"} if due else {}
@@ -160,7 +160,7 @@ async def test_while_queries_wait_a_limit_that_pays_is_applied(
 
 
 async def test_a_stage_that_becomes_slow_is_given_more() -> None:
-    """Timeouts count as longer than the limit: after some of them the stage has more than it takes."""
+    """Timeouts count as longer than the limit: after some of them the limit exceeds the latency."""
     node = FakeNode(0.01)
     async with MemoryBus(pipeline(any=node), settings=Settings.model_validate(QUICK)) as bus:
         await ask_in_turn(bus, 150)
@@ -170,11 +170,11 @@ async def test_a_stage_that_becomes_slow_is_given_more() -> None:
     assert [str(result.status) for result in slow[30:]] == ["success"] * 230
     granted = [limits_ms(result)[2] for result in slow]
     assert granted[0] == 120
-    assert granted[-1] == pytest.approx(225, abs=5)  # half as much again as it takes
+    assert granted[-1] == pytest.approx(225, abs=5)  # 1.5 times its latency
 
 
 @pytest.mark.parametrize("options", [{"enabled": False}, {"min_samples": 200}])
-async def test_nothing_moves_before_enough_is_known_or_when_off(options: dict[str, Any]) -> None:
+async def test_configured_limits_hold_without_samples_or_when_off(options: dict[str, Any]) -> None:
     """Below min_samples, and with adaptive.enabled off, the configured limits hold."""
     settings = Settings.model_validate({"adaptive": options})
     async with MemoryBus(pipeline(any=FakeNode(0.01)), settings=settings) as bus:
@@ -186,7 +186,7 @@ async def test_nothing_moves_before_enough_is_known_or_when_off(options: dict[st
 
 
 async def test_each_lane_learns_for_itself() -> None:
-    """What is quick in one lane keeps its limit in another."""
+    """A fast stage in one lane keeps its limit in another."""
     async with MemoryBus(pipeline(any=FakeNode(0.01))) as bus:
         await ask_in_turn(bus, 120)
         other = await bus.ask("any", lane="canary")
@@ -196,7 +196,7 @@ async def test_each_lane_learns_for_itself() -> None:
 
 
 def gauges_of(bus: MemoryBus) -> list[str]:
-    """The lines of the gauges that the service has, of a bus in memory."""
+    """Return the lines of the service's gauges for a memory bus."""
     metrics = Metrics(topic="queries", group_id="g")
     add_gauges(
         metrics,
@@ -210,7 +210,7 @@ def gauges_of(bus: MemoryBus) -> list[str]:
 
 
 async def test_the_learned_limits_are_shown() -> None:
-    """The gauge has a line for each lane and stage, with what is granted."""
+    """The gauge has a line per lane and stage, with the limit in force."""
     async with MemoryBus(pipeline(any=FakeNode(0.1))) as bus:
         await ask_in_turn(bus, 200)
         await bus.ask("any", lane="canary")
@@ -222,7 +222,7 @@ async def test_the_learned_limits_are_shown() -> None:
 
 
 async def test_the_gauges_of_nodes_and_queries() -> None:
-    """What runs, waits and is unfinished, the limit, and each node's health and breaker in each lane."""
+    """Running, waiting and unfinished queries, the limit, and each node's health and breaker per lane."""
     bad = FakeNode(fails=True, intents={"bad"})
     settings = Settings.model_validate({"admission": {"max_in_flight": 1}})
     async with MemoryBus(pipeline(any=FakeNode(0.05), bad=bad), settings=settings) as bus:
@@ -258,12 +258,12 @@ OPEN_AT_MOST_S = 1.2 * OPEN_S + 0.2
 
 
 def state(bus: MemoryBus, lane: str = "prod", node: str = "any") -> BreakerState:
-    """The breaker of a node as the stages see it."""
+    """Return a node's breaker state as the stages see it."""
     return bus.dispatcher.learned.lane(lane).routing.node(node).state
 
 
 async def opened(bus: MemoryBus, node: FakeNode, **fields: Any) -> None:
-    """Let a node fail until its breaker is open."""
+    """Fail a node until its breaker is open."""
     node.fails = True
     await ask_for_a_second(bus, **fields)
     await asyncio.sleep(0.1)
@@ -272,7 +272,7 @@ async def opened(bus: MemoryBus, node: FakeNode, **fields: Any) -> None:
 
 
 async def test_failures_for_a_second_open_it() -> None:
-    """15 of the last 20 are more than 30 % beyond doubt; then the node is not called, and why is reported."""
+    """15 failures of the last 20 open the breaker; the node is not called, and the reason is reported."""
     node, listening = FakeNode(), Listening()
     async with MemoryBus(pipeline(any=node), observer=listening) as bus:
         await ask_for_a_second(bus, 41)
@@ -291,7 +291,7 @@ async def test_failures_for_a_second_open_it() -> None:
 
 
 async def test_below_the_minimum_of_calls_it_stays_closed() -> None:
-    """Nineteen failures of nineteen are not enough to judge by; all twenty are."""
+    """Nineteen failures of nineteen do not open the breaker; the twentieth does."""
     node = FakeNode(fails=True)
     async with MemoryBus(pipeline(any=node)) as bus:
         await ask_for_a_second(bus, 19)
@@ -302,7 +302,7 @@ async def test_below_the_minimum_of_calls_it_stays_closed() -> None:
 
 
 async def test_one_probe_at_a_time_then_it_closes() -> None:
-    """After the open time one of many calls the node; when it is well, all do; all is told in order."""
+    """After the open time one call probes the node; successes close the breaker; changes come in order."""
     node, listening = FakeNode(0.02), Listening()
     async with MemoryBus(pipeline(any=node), observer=listening) as bus:
         await opened(bus, node)
@@ -323,7 +323,7 @@ async def test_one_probe_at_a_time_then_it_closes() -> None:
 
 
 async def test_a_probe_that_fails_opens_it_for_twice_as_long() -> None:
-    """After that the next one is tried."""
+    """A failed probe doubles the open time before the next probe."""
     node, listening = FakeNode(), Listening()
     async with MemoryBus(pipeline(any=node), observer=listening) as bus:
         await opened(bus, node)
@@ -339,12 +339,14 @@ async def test_a_probe_that_fails_opens_it_for_twice_as_long() -> None:
         assert [str(result.status) for result in await ask_in_turn(bus, 2)] == ["success", "success"]
         await asyncio.sleep(0.1)
     assert len(node.calls) == 3
-    told = [name for _, _, name in listening.breakers]
-    assert told == ["open", "half_open", "open", "half_open", "closed"]
+
+    logged_states = [name for _, _, name in listening.breakers]
+
+    assert logged_states == ["open", "half_open", "open", "half_open", "closed"]
 
 
 async def test_a_query_after_a_long_silence_is_the_probe() -> None:
-    """With nobody asking nothing brings the advice up to date: the first query must not see the old one."""
+    """The first query after a long idle time sees a fresh routing snapshot and becomes the probe."""
     node = FakeNode()
     async with MemoryBus(pipeline(any=node)) as bus:
         await opened(bus, node)
@@ -354,7 +356,7 @@ async def test_a_query_after_a_long_silence_is_the_probe() -> None:
 
 
 async def test_a_permit_lasts_as_long_as_the_probe() -> None:
-    """A permit that lay about for a while holds up other probes for as long as one that was taken at once."""
+    """A probe permit that was kept for a while blocks other probes no longer than one used at once."""
     node = FakeNode()
     quiet = FakeNode(0.005, intents={"quiet"})
     settings = Settings.model_validate(FIXED)
@@ -363,7 +365,7 @@ async def test_a_permit_lasts_as_long_as_the_probe() -> None:
         await asyncio.sleep(OPEN_AT_MOST_S)
         node.takes_s, node.highest = 0.11, 0
         node.calls.clear()
-        for _ in range(124):  # the half-open breaker is looked at all the time, but nobody calls the node
+        for _ in range(124):  # the half-open breaker is checked all the time, but the node is not called
             await bus.ask("quiet")
             await asyncio.sleep(0.005)
         for number in range(11):
@@ -374,7 +376,7 @@ async def test_a_permit_lasts_as_long_as_the_probe() -> None:
 
 
 async def test_timeouts_count() -> None:
-    """A node that does not answer in time is given up like one that raises."""
+    """Timeouts open the breaker as errors do."""
     node = FakeNode(10)
     async with MemoryBus(pipeline(any=node)) as bus:
         await ask_for_a_second(bus)
@@ -382,8 +384,8 @@ async def test_timeouts_count() -> None:
     assert (refused.error_type, len(node.calls)) == ("breaker_open", 21)
 
 
-async def test_a_breaker_is_its_lanes() -> None:
-    """Errors in one lane do not keep another from the node."""
+async def test_each_lane_has_its_own_breaker() -> None:
+    """Errors in one lane do not keep another lane from the node."""
     node, listening = FakeNode(), Listening()
     async with MemoryBus(pipeline(any=node), observer=listening) as bus:
         node.fails = True
@@ -396,7 +398,7 @@ async def test_a_breaker_is_its_lanes() -> None:
 
 
 async def test_a_shutdown_is_no_failure() -> None:
-    """Calls that are cancelled because the service ends say nothing about the node."""
+    """Calls that are cancelled by the shutdown do not count against the node."""
     node = FakeNode(0.1)
     async with MemoryBus(pipeline(any=node)) as bus:
         for number in range(40):
@@ -409,8 +411,8 @@ async def test_a_shutdown_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize("why", ["the stages before it were slow", "the producer left it less"])
-async def test_who_was_cut_short_is_not_to_blame(why: str) -> None:
-    """A node granted less than its fair share because of others may time out for ever, and is called."""
+async def test_timeouts_of_shortened_calls_do_not_count(why: str) -> None:
+    """Timeouts of a node that got less than its fair share of time do not open its breaker."""
     takes_s = {INTENT: 0.049, DECISION: 0.099} if why.startswith("the stages") else {}
     fields: dict[str, Any] = {"budget_ms": 230} if takes_s else {"budget_ms": 30}
     node = FakeNode(0.095)
@@ -426,7 +428,7 @@ async def test_who_was_cut_short_is_not_to_blame(why: str) -> None:
 
 @pytest.mark.parametrize(("rate", "called"), [(0.5, 20), (1.0, 30), (None, 30)])
 async def test_slow_calls_open_it_where_that_is_wanted(rate: float | None, called: int) -> None:
-    """Calls that use up nine tenths of their limit and more, though they succeed; at 1 they do not matter."""
+    """Calls that use nine tenths of their limit count as slow and open it, unless the setting is 1."""
     node = FakeNode(0.11 if rate else 0.105)
     breaker = {} if rate is None else {"slow_call_rate": rate}
     settings = Settings.model_validate({**FIXED, "breaker": breaker})

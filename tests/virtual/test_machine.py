@@ -1,4 +1,4 @@
-"""The dispatcher, its slots, lanes, order, books and drains, whatever happens in whatever order."""
+"""State machine test of the dispatcher: slots, lanes, key order, offsets and drains, in any interleaving."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STEPS_S = st.sampled_from([0.001, 0.004, 0.01, 0.03, 0.06, 0.13, 0.3])
 
 
 def times(budget_ms: int | None, due_at: float | None) -> dict[str, Any]:
-    """The fields that say how much time a query has."""
+    """Build the fields that set a query's budget and deadline."""
     fields: dict[str, Any] = {} if budget_ms is None else {"budget_ms": budget_ms}
     if due_at is not None:
         fields["deadline"] = datetime.fromtimestamp(WALL + due_at, UTC).isoformat()
@@ -42,13 +42,13 @@ def times(budget_ms: int | None, due_at: float | None) -> dict[str, Any]:
 
 
 class Drain:
-    """One drain, and what it is to leave behind."""
+    """A drain and the offsets that it should leave."""
 
     def __init__(self, world: World, keys: frozenset[PartitionKey] | None, limit_s: float) -> None:
         self.keys = keys
         books = world.ledger.partitions
         self.epochs = {key: offsets.epoch for key, offsets in books.items() if keys is None or key in keys}
-        """It speaks for these assignments, not for later ones of the same partitions."""
+        """The assignments that it covers; later ones of the same partitions are not."""
         self.disturbed = False
         self.ends_at = world.loop.time() + limit_s
         world.note_drain(keys)
@@ -56,7 +56,7 @@ class Drain:
 
 
 class DispatcherMachine(RuleBasedStateMachine):
-    """Records arrive and end, time passes, partitions come and go, drains begin, brokers are slow."""
+    """Random records, partition changes, drains and slow brokers, with time passing."""
 
     @initialize(ordering=st.sampled_from(["unordered", "key"]), limit=st.integers(1, MAX_IN_FLIGHT))
     def begin(self, ordering: str, limit: int) -> None:
@@ -64,17 +64,17 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.drains: list[Drain] = []
         self.world.slots._limiter.limit = limit
         self.is_well = True
-        """The last check has found nothing; otherwise there is nothing to be said about the end."""
+        """Whether the last check found no violation; otherwise the final checks are skipped."""
 
     def turn(self) -> None:
-        """Let happen what is due now."""
+        """Run everything that is due now."""
         self.world.run(asyncio.sleep(0))
         while done := [drain for drain in self.drains if drain.task.done()]:
             self.drains.remove(done[0])
             self.drained(done[0])
 
     def running(self, *, waiting: bool = False) -> list[Job]:
-        """The jobs that run, or wait for a thread; those whose queries have ended are not among them."""
+        """Jobs that run or wait for a thread, without those whose queries have ended."""
         jobs = self.world.executor.jobs
         return [job for job in jobs if not job.ended and (job.waits_since is not None) is waiting]
 
@@ -97,7 +97,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         budget_ms: int | None,
         due_ms: int | None,
     ) -> None:
-        """Some records of one key are written to a partition."""
+        """Write records of one key to a partition."""
         for kind in kinds:
             self.write(partition, key, kind, lane, budget_ms, due_ms)
         self.turn()
@@ -134,7 +134,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.004, 0.02, 0.06, 0.3]))
     def block(self, seconds: float) -> None:
-        """The loop does not turn for a while."""
+        """Block the loop for a while."""
         world, since = self.world, self.world.loop.time()
 
         async def hold() -> None:
@@ -149,7 +149,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.executor.jobs)
     @rule(number=NUMBERS, fails=st.booleans())
     def end(self, number: int, fails: bool) -> None:  # noqa: FBT001 - hypothesis gives it by name
-        """The stages of a query end, maybe too late."""
+        """End the stages of a query, possibly too late."""
         jobs = [job for job in self.world.executor.jobs if job.waits_since is None]
         if jobs:
             self.on_loop(lambda: self.world.executor.end(jobs[number % len(jobs)], fails=fails))
@@ -157,7 +157,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running())
     @rule(number=NUMBERS, parks=st.booleans())
     def hang(self, number: int, parks: bool) -> None:  # noqa: FBT001 - likewise
-        """A stage of a query never ends, or waits for a thread."""
+        """Start a stage that never ends, or one that waits for a thread."""
         jobs = self.running()
         job = jobs[number % len(jobs)]
         if job.history.running is None:
@@ -170,7 +170,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.on_loop(lambda: self.world.unpark(jobs[number % len(jobs)]))
 
     def on_loop(self, step: object) -> None:
-        """Take a step in a callback of the loop."""
+        """Run a step in a callback of the loop."""
         self.world.loop.call_soon(step)  # type: ignore[arg-type] # all are functions without arguments
         self.turn()
 
@@ -179,13 +179,13 @@ class DispatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.ledger.partitions)
     @rule(number=NUMBERS)
     def lose(self, number: int) -> None:
-        """A partition is gone before anything could be done about it."""
+        """Lose a partition without a drain."""
         keys = list(self.world.ledger.partitions)
         self.revoke(frozenset({keys[number % len(keys)]}))
         self.turn()
 
     def revoke(self, keys: frozenset[PartitionKey]) -> None:
-        """Partitions are gone. A drain that waits for them sees that when one of their queries ends."""
+        """Revoke partitions; a waiting drain notices when one of their queries ends."""
         self.world.ledger.revoke(keys)
         for drain in self.drains:
             drain.disturbed = True
@@ -193,7 +193,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.world.ledger.partitions) < len(KEYS))
     @rule()
     def assign(self) -> None:
-        """All partitions that are not being taken away are given again."""
+        """Assign all partitions that are not being revoked."""
         leaving = {key for drain in self.drains for key in drain.keys or ()}
         self.world.assign(frozenset(KEYS).difference(self.world.ledger.partitions, leaving))
         for drain in self.drains:
@@ -205,7 +205,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         which=st.sampled_from([(0,), (1,), (0, 1), None]), limit_s=st.sampled_from([0.0, 0.02, 0.4, 5.0, 5.0])
     )
     def drain(self, which: tuple[int, ...] | None, limit_s: float) -> None:
-        """Partitions are to be taken away, or the service ends."""
+        """Start to drain partitions, or everything at shutdown."""
         keys = None if which is None else frozenset(KEYS[number] for number in which)
         self.drains.append(Drain(self.world, keys, limit_s))
         self.turn()
@@ -213,7 +213,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.ledger.partitions and not self.drains)
     @rule(number=st.integers(0, 1))
     def rebalance(self, number: int) -> None:
-        """A partition is taken away in good order, and given again."""
+        """Drain a partition, revoke it and assign it again."""
         self.acknowledge_later(hold=False)
         self.on_loop(self.world.acknowledge_all)
         self.drain((number,), 5.0)
@@ -225,12 +225,12 @@ class DispatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.drains)
     @rule(number=NUMBERS)
     def cancel_drain(self, number: int) -> None:
-        """The client gives up on a drain: what it was to leave is lost."""
+        """Cancel a drain, as the client may; the offsets it would leave are lost."""
         self.drains[number % len(self.drains)].task.cancel()
         self.turn()
 
     def drained(self, drain: Drain) -> None:
-        """A drain is over: commit, and give the partitions up."""
+        """Commit after a drain, and give the partitions up."""
         world, ledger = self.world, self.world.ledger
         assigned = frozenset(ledger.partitions)
         keys = assigned if drain.keys is None else assigned & drain.keys
@@ -252,23 +252,23 @@ class DispatcherMachine(RuleBasedStateMachine):
                     "a drain does not give up early",
                     drain.ends_at,
                 )
-        for key in keys:  # a commit takes time: meanwhile more is read
+        for key in keys:  # a commit takes time, in which more records are read
             self.write(key.partition, None, "query", "prod", None, None)
         world.run(asyncio.sleep(COMMIT_S))
         self.revoke(keys)
         self.world.run(asyncio.sleep(0))
 
-    # Brokers, and what is learned
+    # Brokers and learned state
 
     @rule(hold=st.booleans())
     def acknowledge_later(self, hold: bool) -> None:  # noqa: FBT001 - likewise
-        """Acknowledgements stay away, or come at once; those of before stay away."""
+        """Delay later acknowledgements, or send them at once; earlier ones stay delayed."""
         self.world.hold = hold
 
     @precondition(lambda self: self.world.unacked)
     @rule(number=NUMBERS)
     def acknowledge(self, number: int) -> None:
-        """The events of any one record are acknowledged."""
+        """Acknowledge the events of one record."""
         self.on_loop(lambda: self.world.acknowledge(number % len(self.world.unacked)))
 
     @precondition(lambda self: self.world.unacked)
@@ -283,11 +283,11 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, MAX_IN_FLIGHT))
     def learn(self, limit: int) -> None:
-        """Fewer, or more, may run."""
+        """Lower or raise the concurrency limit."""
         self.world.slots._limiter.limit = limit
         self.on_loop(self.world.dispatcher._fill)
 
-    # What must hold at any time
+    # Invariants
 
     @invariant()
     def all_is_well(self) -> None:
@@ -301,7 +301,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.is_well = True
 
     def slots_are_those_of_what_runs(self) -> None:
-        """None is lost, none is counted twice, and none stays free while something waits."""
+        """No slot is lost, counted twice, or free while a query could use it."""
         world, slots = self.world, self.world.slots
         lanes = Counter(job.query.lane for job in self.running())
         assert {lane: slots._running[lane] for lane in WEIGHTS} == {lane: lanes[lane] for lane in WEIGHTS}
@@ -334,9 +334,9 @@ class DispatcherMachine(RuleBasedStateMachine):
             assert offsets.position == (unfinished if log else None)
 
     def drains_end(self) -> None:
-        """Once nothing is under way, nor to be answered before what is answered.
+        """A drain ends once nothing runs and nothing must be answered before something answered.
 
-        What waits behind a query of the same key that was taken away waits for its end.
+        Queries behind a revoked one of the same key wait for its end.
         """
         world = self.world
         if any(not job.ended and world.entries[job.number].job is not job for job in world.executor.jobs):
@@ -353,11 +353,11 @@ class DispatcherMachine(RuleBasedStateMachine):
                 )
 
     def is_leaving(self, entry: Entry) -> bool:
-        """Whether a drain has started since an entry was handed out: it may be left to the next reader."""
+        """Return whether a drain has started since the entry was handed out: the next owner may answer it."""
         return any(drain.keys is None or KEYS[entry.record.partition] in drain.keys for drain in self.drains)
 
     def teardown(self) -> None:
-        """In the end every record is answered and committed, and nothing is left anywhere."""
+        """In the end every record is answered and committed, and no state is left."""
         if not hasattr(self, "world"):
             return
         world = self.world
@@ -368,7 +368,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             world.close()
 
     def come_to_rest(self) -> None:
-        """Give all that is needed, until nothing more happens."""
+        """Provide whatever is missing, until nothing more happens."""
         world, dispatcher = self.world, self.world.dispatcher
         world.hold = False
         for drain in self.drains:

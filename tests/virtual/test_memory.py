@@ -1,4 +1,4 @@
-"""The bus in memory finds what was published."""
+"""The memory bus finds published events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .samples import FakeNode, pipeline
 
 
 async def test_results_are_found_by_id() -> None:
-    """The first one of an id, and None where there is none."""
+    """The first result of an id is returned, or None."""
     async with MemoryBus(pipeline(any=FakeNode())) as bus:
         first = await bus.ask("any", query_id="a")
         bus.put(b'{"query_id": "a"}')
@@ -23,8 +23,8 @@ async def test_results_are_found_by_id() -> None:
         assert [result.query_id for result in bus.results()] == ["a", "a", "b"]
 
 
-async def test_what_was_published_can_be_cleared() -> None:
-    """Afterwards only what came since is found, even if it is as much as there was."""
+async def test_published_events_can_be_cleared() -> None:
+    """After a clear only later events are found, even if there are as many as before."""
     async with MemoryBus(pipeline(any=FakeNode())) as bus:
         await bus.ask("any", query_id="a")
         bus.sink.records.clear()
@@ -45,7 +45,7 @@ async def test_what_was_published_can_be_cleared() -> None:
     ],
 )
 async def test_a_query_that_can_have_no_result_is_an_error(fields: dict[str, Any], why: str) -> None:
-    """Its record is a dead letter, and without an id no result will come: the text says what is wrong."""
+    """A query without an id becomes a dead letter; waiting for its result raises with the reason."""
     async with MemoryBus(pipeline(any=FakeNode())) as bus:
         bus.put(b"no JSON")
         with pytest.raises(ValueError, match=f"this query can have no result: {why}"):
@@ -54,7 +54,7 @@ async def test_a_query_that_can_have_no_result_is_an_error(fields: dict[str, Any
 
 
 async def test_a_query_with_an_id_has_a_result_although_it_is_a_dead_letter() -> None:
-    """What else is wrong with it is said by its result."""
+    """A wrong query with an id has a result that names the fault, although it is a dead letter."""
     async with MemoryBus(pipeline(any=FakeNode())) as bus:
         result = await bus.ask("any", query_id="a", budget_ms=0)
     assert (str(result.status), result.error_type) == ("error", "invalid_query")

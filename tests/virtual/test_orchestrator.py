@@ -1,4 +1,4 @@
-"""The orchestrator, in virtual time: to the millisecond, whatever user code does."""
+"""The orchestrator in virtual time, to the millisecond, with user code of every kind."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ GOOD: dict[StageType, Any] = {
 
 
 def now() -> float:
-    """Seconds of virtual time since the test began."""
+    """Return the virtual seconds since the test started."""
     return asyncio.get_running_loop().time()
 
 
 def returning(value: Any, *, after_ms: float = 0) -> Stage:
-    """A stage that takes some time and returns something."""
+    """Build a stage that takes a time and returns a value."""
 
     async def stage(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         if after_ms:
@@ -63,7 +63,7 @@ def returning(value: Any, *, after_ms: float = 0) -> Stage:
 
 
 def raising(error: BaseException, *, after_ms: float = 0) -> Stage:
-    """A stage that raises."""
+    """Build a stage that raises."""
 
     async def stage(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         if after_ms:
@@ -74,7 +74,7 @@ def raising(error: BaseException, *, after_ms: float = 0) -> Stage:
 
 
 def stubborn(value: Any, *, for_ms: float) -> Stage:
-    """A stage that swallows every cancellation until its time has come."""
+    """Build a stage that ignores cancellations until a time has passed."""
 
     async def stage(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         end = now() + for_ms / 1000
@@ -89,7 +89,7 @@ def stubborn(value: Any, *, for_ms: float) -> Stage:
 
 
 def app_of(**stages: Stage) -> Pipeline:
-    """An app with one node; the stages not given do their work at once."""
+    """Build an app with one node; the stages not given return at once."""
     app = Pipeline(builtins=False)
     for stage_type in StageType:
         function = stages.get(stage_type.value) or returning(GOOD[stage_type])
@@ -106,7 +106,7 @@ async def ask(*, plan: Any = None, **stages: Stage) -> PipelineResult:
 
 
 def outcomes(result: PipelineResult) -> list[Outcome]:
-    """How the five stages ended."""
+    """Return the outcomes of the five stages."""
     return [stage.outcome for stage in result.stages]
 
 
@@ -114,7 +114,7 @@ def outcomes(result: PipelineResult) -> list[Outcome]:
 
 
 async def test_virtual_time() -> None:
-    """A day passes at once and to the microsecond, in the order of the timers."""
+    """A day of timers passes at once, in order and to the microsecond."""
     order: list[str] = []
 
     async def sleeper(seconds: float, name: str) -> None:
@@ -127,7 +127,7 @@ async def test_virtual_time() -> None:
 
 
 def test_a_hang_is_an_error() -> None:
-    """Waiting for what nobody will do raises instead of blocking."""
+    """A wait for an event that cannot happen raises instead of blocking."""
     with (
         asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
         pytest.raises(RuntimeError, match="deadlock"),
@@ -135,11 +135,11 @@ def test_a_hang_is_an_error() -> None:
         runner.run(asyncio.Event().wait())
 
 
-# Plain sailing
+# Successes
 
 
 async def test_all_stages_in_time() -> None:
-    """The whole result of a query that went well, each figure to the millisecond."""
+    """A successful query has a complete result, with figures to the millisecond."""
     took_ms = [10, 20, 30, 20, 15]
     slow = {stage: returning(GOOD[stage], after_ms=ms) for stage, ms in zip(StageType, took_ms, strict=True)}
     app = app_of(**{stage.value: function for stage, function in slow.items()})
@@ -170,8 +170,8 @@ async def test_metrics() -> None:
     assert (metrics.timeout_count, metrics.budget_ms, metrics.within_budget) == (1, 250, True)
 
 
-async def test_what_stages_see() -> None:
-    """Each stage finds what those before it returned, its own limit, and the query's deadline."""
+async def test_stages_see_earlier_results_and_limits() -> None:
+    """Each stage sees the earlier results, its own limit, and the query's deadline."""
     seen: list[dict[str, Any]] = []
 
     def looking(stage_type: StageType) -> Stage:
@@ -218,7 +218,7 @@ async def test_what_stages_see() -> None:
     ],
 )
 async def test_the_verdict(stage: Stage, *, verdict: bool | None) -> None:
-    """Reflection sees the verdict of validation, and None when there is none."""
+    """Reflection sees the verdict of validation, or None without one."""
 
     async def reflect(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         return [ctx.validated, VALIDATION in ctx.results]
@@ -239,8 +239,8 @@ async def test_the_verdict(stage: Stage, *, verdict: bool | None) -> None:
         ({"valid": "yes"}, 'a dict whose "valid" is str'),
     ],
 )
-async def test_what_is_no_verdict_is_an_error(returned: Any, got: str) -> None:
-    """No verdict is made of it: validation has failed, and the text says what it takes."""
+async def test_an_invalid_verdict_is_an_error(returned: Any, got: str) -> None:
+    """An invalid verdict fails validation, and the error names what is valid."""
     result = await ask(validation=returning(returned))
     failed = result.stages[3]
     assert (failed.outcome, failed.error_type) == (E, "NodeError")
@@ -252,7 +252,7 @@ async def test_what_is_no_verdict_is_an_error(returned: Any, got: str) -> None:
     "plan", [Plan.of(rejected="error"), Plan.of(critical=StageType)], ids=["setting", "critical"]
 )
 async def test_a_rejected_answer_may_be_an_error(plan: Plan) -> None:
-    """The query then ends there, without an answer; an answer that is not rejected is a success as ever."""
+    """With the setting on, a rejected answer ends the query as an error; other answers succeed."""
     result = await ask(validation=returning(False), plan=plan)
     assert (result.status, result.error_type) == (FAILED, "rejected")
     assert result.error == "Validation rejected the answer"
@@ -281,14 +281,14 @@ async def test_a_rejected_answer_may_be_an_error(plan: Plan) -> None:
     ],
 )
 async def test_answers(data: Any, answer: Any, confidence: float | None) -> None:
-    """A dict with ``answer`` or the answer itself; a confidence that is none is no harm."""
+    """Answers are a dict with ``answer`` or any other value; an invalid confidence is ignored."""
     assert answer_of(data) == (answer, confidence)
     result = await ask(processing=returning(data))
     assert (result.status, result.answer, result.confidence) == (OK, answer, confidence)
 
 
 async def test_ids_are_made_up_when_missing() -> None:
-    """Two queries without an id are two queries."""
+    """Two queries without an id get different ids."""
     orchestrator = Orchestrator(app_of())
     first, second = await orchestrator.process_query("a"), await orchestrator.process_query("a")
     assert first.query_id != second.query_id
@@ -306,7 +306,7 @@ async def test_ids_are_made_up_when_missing() -> None:
     ],
 )
 async def test_wrong_arguments_are_refused_at_once(wrong: dict[str, Any]) -> None:
-    """What no event could carry is a ValueError before any stage runs, not after all of them."""
+    """Arguments that no event can carry raise ValueError before any stage runs."""
     started: list[str] = []
 
     async def intent(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
@@ -323,7 +323,7 @@ async def test_wrong_arguments_are_refused_at_once(wrong: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("stage", StageType)
 async def test_each_stage_has_its_own_limit(stage: StageType) -> None:
-    """A stage that hangs is cut at its limit, not later; the query's end follows from its criticality."""
+    """A hanging stage is cut at its limit; its criticality decides how the query ends."""
     result = await ask(**{stage.value: returning(1, after_ms=60_000)})
     place = list(StageType).index(stage)
     cut = result.stages[place]
@@ -337,7 +337,7 @@ async def test_each_stage_has_its_own_limit(stage: StageType) -> None:
 
 @pytest.mark.parametrize("stage", StageType)
 async def test_just_in_time(stage: StageType) -> None:
-    """One millisecond before its limit a stage is in time, one after it is not."""
+    """A stage one millisecond below its limit is in time, one millisecond above it is not."""
     for spare_ms, outcome in [(1, S), (-1, T)]:
         late = returning(GOOD[stage], after_ms=LIMITS_MS[stage] - spare_ms)
         result = await ask(**{stage.value: late})
@@ -347,7 +347,7 @@ async def test_just_in_time(stage: StageType) -> None:
 @pytest.mark.parametrize("way", ["raises", "hangs"])
 @pytest.mark.parametrize("stage", StageType)
 async def test_a_critical_stage_ends_the_query(stage: StageType, way: str) -> None:
-    """Any of the five, made the only critical one, fails the query with it; the later ones are skipped."""
+    """The only critical stage, any of the five, fails the query; later stages are skipped."""
     bad = raising(ValueError("boom")) if way == "raises" else returning(1, after_ms=999)
     result = await ask(plan=Plan.of(critical={stage}), **{stage.value: bad})
     place = list(StageType).index(stage)
@@ -361,7 +361,7 @@ async def test_a_critical_stage_ends_the_query(stage: StageType, way: str) -> No
 @pytest.mark.parametrize("way", ["raises", "hangs"])
 @pytest.mark.parametrize("stage", StageType)
 async def test_a_stage_that_is_not_critical_does_not_end_the_query(stage: StageType, way: str) -> None:
-    """Any of the five, made non-critical, may fail: the later ones run and the query is degraded."""
+    """A failed non-critical stage, any of the five, leaves a degraded query; later stages run."""
     bad = raising(ValueError("boom")) if way == "raises" else returning(1, after_ms=999)
     critical = set(StageType) - {stage} - ({PROCESSING} if stage is DECISION else set())
     result = await ask(plan=Plan.of(critical=critical), **{stage.value: bad})
@@ -372,11 +372,11 @@ async def test_a_stage_that_is_not_critical_does_not_end_the_query(stage: StageT
     assert result.answer == (None if stage in {DECISION, PROCESSING} else 22)
 
 
-# The total
+# The total budget
 
 
 async def test_340_ms_of_limits_in_250() -> None:
-    """The limits add up to more than the total: the later stages get what is left, and no more."""
+    """Where the limits exceed the total, the later stages get what is left."""
     result = await ask(
         intent=returning(GOOD[INTENT], after_ms=45),
         decision=returning("main", after_ms=95),
@@ -391,7 +391,7 @@ async def test_340_ms_of_limits_in_250() -> None:
 
 
 async def test_the_critical_tail_is_cut_at_the_total() -> None:
-    """Processing would have 120 ms and gets the 102 that intent and decision left."""
+    """Processing with a limit of 120 ms gets the 102 ms that intent and decision left."""
     result = await ask(
         intent=returning(GOOD[INTENT], after_ms=49),
         decision=returning("main", after_ms=99),
@@ -405,7 +405,7 @@ async def test_the_critical_tail_is_cut_at_the_total() -> None:
 
 
 async def test_time_that_is_not_used_flows_on() -> None:
-    """After quick stages the last one has its whole limit, which is less than what is left."""
+    """After fast stages the last one has its whole limit, which is less than what is left."""
     result = await ask(reflection=returning(1, after_ms=29))
     assert outcomes(result) == [S] * 5
     assert result.stages[4].timeout_ms == 30
@@ -413,7 +413,7 @@ async def test_time_that_is_not_used_flows_on() -> None:
 
 @pytest.mark.parametrize("budget_ms", [1, 20, 249, 250, 10_000])
 async def test_the_budget_of_a_query_only_shortens(budget_ms: int) -> None:
-    """A query that never answers ends after its budget or the total, whichever is less."""
+    """A hanging query ends after its own budget or the total, whichever is less."""
     plan = Plan.of(stage_timeouts_ms=dict.fromkeys(StageType, 1000))
     orchestrator = Orchestrator(app_of(intent=returning(1, after_ms=60_000)), plan=plan)
     result = await orchestrator.process_query("2+2", budget_ms=budget_ms)
@@ -427,7 +427,7 @@ async def test_the_budget_of_a_query_only_shortens(budget_ms: int) -> None:
 
 
 async def test_a_timeout_of_its_own_is_an_error() -> None:
-    """A stage that raises TimeoutError has failed; its limit has nothing to do with it."""
+    """A stage that raises TimeoutError before its limit is an error, not a timeout."""
 
     async def impatient(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         async with asyncio.timeout(0.01):
@@ -441,7 +441,7 @@ async def test_a_timeout_of_its_own_is_an_error() -> None:
 
 
 async def test_a_timeout_of_its_own_after_the_limit_is_a_timeout() -> None:
-    """Whatever is raised once the limit has passed, the limit has passed."""
+    """Anything raised after the limit is a timeout."""
 
     async def translating(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         try:
@@ -456,7 +456,7 @@ async def test_a_timeout_of_its_own_after_the_limit_is_a_timeout() -> None:
 @pytest.mark.parametrize("after_ms", [0, 10])
 @pytest.mark.parametrize("stage", [PROCESSING, VALIDATION])
 async def test_cancelled_error_raised_by_user_code(stage: StageType, after_ms: int) -> None:
-    """Nobody asked it to stop: it is an error of that stage and ends nothing else."""
+    """A CancelledError raised without a cancellation is an error of that stage only."""
     result = await ask(**{stage.value: raising(asyncio.CancelledError(), after_ms=after_ms)})
     place = list(StageType).index(stage)
     assert (result.stages[place].outcome, result.stages[place].error_type) == (E, "CancelledError")
@@ -477,7 +477,7 @@ async def test_a_cancelled_helper_task_is_an_error() -> None:
 
 @pytest.mark.parametrize("stage", [INTENT, DECISION, PROCESSING])
 async def test_swallowed_cancellation_does_not_hold_the_caller(stage: StageType) -> None:
-    """A stage that ignores its cancellation for two seconds: the result is there at the deadline."""
+    """A stage that ignores its cancellation for two seconds does not delay the result."""
     result = await ask(**{stage.value: stubborn(GOOD[stage], for_ms=2000)})
     assert now() == pytest.approx(0.25)
     place = list(StageType).index(stage)
@@ -488,7 +488,7 @@ async def test_swallowed_cancellation_does_not_hold_the_caller(stage: StageType)
 
 
 async def test_a_late_result_is_a_timeout() -> None:
-    """A stage that swallows its cancellation and then answers is late: its answer does not count."""
+    """An answer after a swallowed cancellation is late and does not count."""
     result = await ask(validation=stubborn(GOOD[VALIDATION], for_ms=70))
     assert outcomes(result) == [S, S, S, T, S]
     assert (result.stages[3].data, result.stages[3].timeout_ms) == (None, 40)
@@ -497,14 +497,14 @@ async def test_a_late_result_is_a_timeout() -> None:
 
 
 async def test_a_late_processing_result_is_not_answered() -> None:
-    """Likewise for the answer itself, also where processing is not critical."""
+    """A late answer of processing does not count either, critical or not."""
     result = await ask(plan=Plan.of(critical=[INTENT]), processing=stubborn(GOOD[PROCESSING], for_ms=150))
     assert outcomes(result) == [S, S, T, S, S]
     assert (result.answer, result.confidence) == (None, None)
 
 
 async def test_blocking_the_loop_past_the_limit_is_a_timeout() -> None:
-    """No timer can fire while a stage holds the loop; the clock tells afterwards."""
+    """A stage that blocks the loop past its limit is a timeout, although no timer could fire."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
 
@@ -518,7 +518,7 @@ async def test_blocking_the_loop_past_the_limit_is_a_timeout() -> None:
 
 
 class _OddError(BaseException):
-    """Not an Exception."""
+    """A BaseException that is not an Exception."""
 
 
 ERRORS: list[tuple[BaseException, str]] = [
@@ -540,7 +540,7 @@ ERRORS: list[tuple[BaseException, str]] = [
 @pytest.mark.parametrize("after_ms", [0, 1])
 @pytest.mark.parametrize(("error", "name"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
 async def test_whatever_a_stage_raises_is_an_error(error: BaseException, name: str, after_ms: int) -> None:
-    """Also what would end a process or a generator: it is that stage's error, before and after it waited."""
+    """Any BaseException that a stage raises, before or after an await, is an error of that stage."""
     result = await ask(processing=raising(error, after_ms=after_ms))
     assert (result.stages[2].outcome, result.stages[2].error_type) == (E, name)
     assert (result.status, result.error_type) == (FAILED, name)
@@ -566,7 +566,7 @@ class _MuteError(Exception):
     ],
 )
 async def test_error_texts_fit_the_events(error: Exception, text: str) -> None:
-    """At most 512 characters of valid text, whatever the exception says or fails to say."""
+    """Error texts are valid text of at most 512 characters, whatever the exception's str() does."""
     result = await ask(validation=raising(error))
     assert result.stages[3].error == text
     assert (result.stages[3].error_type, result.status) == (type(error).__name__, OK)
@@ -588,8 +588,8 @@ NOT_JSON: dict[str, Any] = {
 
 @pytest.mark.parametrize("value", NOT_JSON.values(), ids=NOT_JSON)
 @pytest.mark.parametrize("stage", [INTENT, PROCESSING, VALIDATION])
-async def test_what_is_not_json_is_an_error(stage: StageType, value: Any) -> None:
-    """A stage that returns what no event can carry has failed; nothing of it is passed on."""
+async def test_data_that_is_not_json_is_an_error(stage: StageType, value: Any) -> None:
+    """A result that no event can carry is an error of its stage and is not passed on."""
     result = await ask(**{stage.value: returning(value)})
     place = list(StageType).index(stage)
     assert (result.stages[place].outcome, result.stages[place].data) == (E, None)
@@ -623,8 +623,8 @@ class _Point:
         ({"at": [_Point(2**100)]}, {"at": [{"x": 2**100}]}),
     ],
 )
-async def test_what_can_be_made_json(value: Any, data: Any) -> None:
-    """The usual Python values arrive as their JSON."""
+async def test_usual_values_become_json(value: Any, data: Any) -> None:
+    """The usual Python values become JSON."""
     result = await ask(processing=returning(value), reflection=returning(value))
     assert (result.answer, result.stages[2].data, result.stages[4].data) == (data, data, data)
 
@@ -641,7 +641,7 @@ class _Judged:
 
 
 async def test_later_stages_see_what_the_event_says() -> None:
-    """A model, or a dataclass, is the dict that it becomes, as it is once its job was moved."""
+    """Later stages see a model or dataclass as the dict that is published, moved or not."""
     seen: list[Any] = []
 
     async def validate(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
@@ -659,8 +659,8 @@ async def test_later_stages_see_what_the_event_says() -> None:
     assert [stage.data for stage in result.stages[2:4]] == [whole, verdict]
 
 
-async def test_what_is_beside_data_that_is_too_large() -> None:
-    """An answer is made JSON by itself where the whole is left out."""
+async def test_an_answer_is_kept_beside_data_that_is_too_large() -> None:
+    """The answer is kept where the stage's other data is too large."""
     orchestrator = Orchestrator(
         app_of(processing=returning({"answer": Decimal(1), "text": "x" * 1001})), max_data_bytes=1000
     )
@@ -669,7 +669,7 @@ async def test_what_is_beside_data_that_is_too_large() -> None:
 
 
 async def test_verdicts_of_numpy() -> None:
-    """A comparison of numpy's numbers is a verdict, and one of its numbers a confidence."""
+    """Booleans of numpy are verdicts, and numpy numbers confidences."""
     numpy = pytest.importorskip("numpy")
     score = numpy.float32(0.25)
     found = {"answer": numpy.arange(3), "confidence": score}
@@ -686,8 +686,8 @@ class _HostileDict(dict[str, Any]):
 
 
 @pytest.mark.parametrize("stage", [PROCESSING, VALIDATION])
-async def test_data_that_cannot_be_looked_at_is_an_error(stage: StageType) -> None:
-    """JSON can be made of it, but asking it a question raises: that stage has failed, and only that stage."""
+async def test_data_that_cannot_be_inspected_is_an_error(stage: StageType) -> None:
+    """Data that is JSON but raises when inspected fails its stage only."""
     result = await ask(**{stage.value: returning(_HostileDict(answer=1))})
     failed = result.stages[list(StageType).index(stage)]
     assert (failed.outcome, failed.error_type, failed.data) == (E, "RuntimeError", None)
@@ -695,8 +695,8 @@ async def test_data_that_cannot_be_looked_at_is_an_error(stage: StageType) -> No
     assert now() == 0
 
 
-async def test_what_was_given_back_stays_so_when_the_data_is_refused() -> None:
-    """A stage that got time back, as a neighbour held the loop, tells its longer limit as an error too."""
+async def test_an_extended_limit_is_reported_with_rejected_data() -> None:
+    """A stage whose limit was extended reports the extended limit, also as an error."""
     loop = asyncio.get_running_loop()
 
     async def waiting(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
@@ -706,12 +706,12 @@ async def test_what_was_given_back_stays_so_when_the_data_is_refused() -> None:
 
     failed = (await ask(validation=waiting)).stages[3]
     assert (failed.outcome, failed.error_type) == (E, "RuntimeError")
-    assert failed.timeout_ms == pytest.approx(40 + 130, abs=2)  # it was noticed 65 ms late, at 105
+    assert failed.timeout_ms == pytest.approx(40 + 130, abs=2)  # noticed 65 ms late, at 105
 
 
-@pytest.mark.parametrize("chosen", ["nobody", "", None, 7, ["main"], {"node": "main"}])
+@pytest.mark.parametrize("chosen", ["unknown", "", None, 7, ["main"], {"node": "main"}])
 async def test_decisions_for_no_node(chosen: Any) -> None:
-    """A name that is not registered, and what is no name, are errors of the decision stage."""
+    """Names of unknown nodes, and values that are no names, are errors of the decision stage."""
     result = await ask(decision=returning(chosen))
     assert outcomes(result) == [S, E, X, X, X]
     assert result.error_type == ("NoNodeError" if isinstance(chosen, str) else "NodeError")
@@ -719,7 +719,7 @@ async def test_decisions_for_no_node(chosen: Any) -> None:
 
 
 async def test_without_any_node() -> None:
-    """An app without nodes answers with an error that says so."""
+    """A query to an app without nodes ends with an error that says so."""
     result = await Orchestrator(Pipeline(builtins=False)).process_query("2+2")
     assert (result.status, result.error_type) == (FAILED, "NoNodeError")
 
@@ -749,7 +749,7 @@ behaviours = st.one_of(
 def test_any_behaviour_has_a_valid_end_in_time(
     stages: dict[str, Stage], critical: set[StageType], budget_ms: int | None
 ) -> None:
-    """Whatever five stages do: one valid result with five stages, not later than the deadline."""
+    """Any behaviour of the five stages gives one valid result in time."""
 
     async def scenario() -> tuple[PipelineResult, float]:
         orchestrator = Orchestrator(app_of(**stages), plan=Plan.of(critical=critical))
@@ -772,11 +772,11 @@ def test_any_behaviour_has_a_valid_end_in_time(
     assert result.answer is None or (result.status is OK and result.stages[2].success)
 
 
-# Cancellation from outside
+# Cancellation by the caller
 
 
 async def test_cancelling_the_caller_propagates() -> None:
-    """Who cancels a query gets CancelledError at once, and its stage is cancelled too."""
+    """Cancelling the caller raises CancelledError at once and cancels the running stage."""
     ended: list[float] = []
 
     async def patient(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
@@ -796,7 +796,7 @@ async def test_cancelling_the_caller_propagates() -> None:
 
 
 async def test_cancelling_the_caller_does_not_wait_for_stubborn_stages() -> None:
-    """Nor does a stage that swallows its cancellation hold back who cancels."""
+    """A stage that ignores its cancellation does not delay a cancelled caller."""
     task = asyncio.ensure_future(ask(processing=stubborn(1, for_ms=900)))
     await asyncio.sleep(0.03)
     task.cancel()
@@ -806,7 +806,7 @@ async def test_cancelling_the_caller_does_not_wait_for_stubborn_stages() -> None
 
 
 async def test_a_timeout_around_a_query_works() -> None:
-    """``asyncio.timeout`` of the caller is the caller's, and ends the wait when it says."""
+    """``asyncio.timeout`` of the caller ends the wait on time."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.02):
             await ask(processing=returning(1, after_ms=100))
@@ -814,7 +814,7 @@ async def test_a_timeout_around_a_query_works() -> None:
 
 
 async def test_the_cancelled_stage_may_clean_up() -> None:
-    """A stage cut at its limit gets CancelledError and may still await what is quick."""
+    """A stage cut at its limit gets CancelledError and may still await briefly."""
     cleaned: list[float] = []
 
     async def tidy(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
@@ -829,11 +829,11 @@ async def test_the_cancelled_stage_may_clean_up() -> None:
     assert outcomes(result) == [S, S, S, T, S]
 
 
-# Many at a time
+# Concurrency
 
 
 async def test_concurrent_queries_share_nothing() -> None:
-    """A hundred queries at once, each with its own fate: every result has its own figures, exactly."""
+    """A hundred concurrent queries with different fates have exact results of their own."""
 
     async def decide(query: Query, ctx: StageContext) -> str:  # noqa: ARG001
         return "main"
@@ -887,13 +887,13 @@ async def test_concurrent_queries_share_nothing() -> None:
 
 
 async def work(value: Any, seconds: float = 0) -> Any:
-    """Take some time and return something."""
+    """Take a time and return a value."""
     await asyncio.sleep(seconds)
     return value
 
 
 async def test_run_with_timeout_success() -> None:
-    """What the coroutine returned, how long it took, and the stage it counts as."""
+    """The result has the return value, the duration, and the stage."""
     got = await run_with_timeout(work({"a": 1}, 0.02), INTENT)
     assert (got.outcome, got.success, got.timeout, got.data, got.error) == (S, True, False, {"a": 1}, None)
     assert (got.stage_type, got.sequence, got.critical) == (INTENT, 0, True)
@@ -903,7 +903,7 @@ async def test_run_with_timeout_success() -> None:
 
 @pytest.mark.parametrize("stage", StageType)
 async def test_run_with_timeout_uses_the_stages_default(stage: StageType) -> None:
-    """Without a limit of its own it is the stage's."""
+    """Without a given limit the stage's default holds."""
     got = await run_with_timeout(work(1, 5), stage)
     assert (got.outcome, got.timeout, got.success, got.data) == (T, True, False, None)
     assert got.duration_ms == pytest.approx(LIMITS_MS[stage], abs=0.01)
@@ -912,14 +912,14 @@ async def test_run_with_timeout_uses_the_stages_default(stage: StageType) -> Non
 
 
 async def test_run_with_timeout_with_a_limit() -> None:
-    """A given limit is used, shorter or longer than the default."""
+    """A given limit holds, shorter or longer than the default."""
     assert (await run_with_timeout(work(1, 0.2), INTENT, 0.3)).success
     got = await run_with_timeout(work(1, 0.2), INTENT, timeout_sec=0.01)
     assert (got.timeout, got.timeout_ms) == (True, 10)
 
 
 async def test_run_with_timeout_error() -> None:
-    """An exception is an error with its text and type, not raised."""
+    """An exception becomes an error result with text and type."""
 
     async def broken() -> None:
         raise LookupError("not there")
@@ -930,7 +930,7 @@ async def test_run_with_timeout_error() -> None:
 
 
 async def test_run_with_timeout_is_cancelled_with_its_caller() -> None:
-    """Cancelling the caller is no result."""
+    """Cancelling the caller raises and gives no result."""
     task = asyncio.ensure_future(run_with_timeout(work(1, 5), PROCESSING))
     await asyncio.sleep(0.01)
     task.cancel()
@@ -939,14 +939,14 @@ async def test_run_with_timeout_is_cancelled_with_its_caller() -> None:
 
 
 async def test_run_with_timeout_takes_any_awaitable() -> None:
-    """A future or a task is as good as a coroutine, as it was for the original."""
+    """Futures and tasks are accepted like coroutines."""
     future = asyncio.get_running_loop().create_future()
     future.set_result(7)
     assert (await run_with_timeout(future, StageType.INTENT)).data == 7
 
 
 async def test_run_with_timeout_leaves_a_deaf_coroutine_behind() -> None:
-    """The limit of a single stage holds as well when the code ignores its cancellation."""
+    """The limit holds for a coroutine that ignores its cancellation."""
     loop = asyncio.get_running_loop()
 
     async def deaf() -> None:
@@ -964,7 +964,7 @@ async def test_run_with_timeout_leaves_a_deaf_coroutine_behind() -> None:
 
 
 async def test_no_stage_follows_one_that_swallowed_the_end() -> None:
-    """When a query was given up while a stage swallowed its cancellation, the next stages are not run."""
+    """After a query was abandoned in a stage that ignores its cancellation, later stages do not run."""
     ran = []
     app = Pipeline(builtins=False)
 
@@ -986,7 +986,7 @@ async def test_no_stage_follows_one_that_swallowed_the_end() -> None:
 
 
 async def test_integers_of_any_size() -> None:
-    """JSON has no limit on integers, so neither has an answer."""
+    """Integers of any size are valid answers, as in JSON."""
     app = Pipeline(builtins=False)
 
     @app.decision
@@ -1003,14 +1003,14 @@ async def test_integers_of_any_size() -> None:
 
 @pytest.mark.realtime
 async def test_run_with_timeout_on_a_real_loop() -> None:
-    """On a real clock, where two timers are never due at once, a timeout is a timeout and raises nothing."""
+    """On a real clock, where two timers are never due at once, a timeout raises nothing."""
     for limit_s in (0.0, 1e-5, 0.001, 0.02):
         result = await run_with_timeout(asyncio.sleep(5), StageType.REFLECTION, limit_s)
         assert (result.timeout, result.error_type) == (True, "timeout")
 
 
 async def test_a_stage_that_cancels_its_task_and_returns() -> None:
-    """It is that stage's error; the next stage does not inherit the cancellation."""
+    """A stage that cancels its own task fails; the next stage is not cancelled."""
     app = Pipeline(builtins=False)
 
     @app.intent
@@ -1036,7 +1036,7 @@ async def test_a_stage_that_cancels_its_task_and_returns() -> None:
 
 @pytest.mark.parametrize("caught", [True, False])
 async def test_a_task_group_that_fails(*, caught: bool) -> None:
-    """Its errors are the stage's, or its author's to handle, as outside of a pipeline."""
+    """Errors of a TaskGroup are the stage's errors, or handled by its author, as usual."""
 
     async def breaks() -> None:
         await asyncio.sleep(0.01)
@@ -1058,14 +1058,14 @@ async def test_a_task_group_that_fails(*, caught: bool) -> None:
     assert now() == pytest.approx(0.01)
 
 
-# Where user code meets what is around it
+# Boundaries between user code and the pipeline
 
 
 @pytest.mark.parametrize(
     "chosen", [{"a", "b"}, object(), 7, None], ids=["set", "object", "number", "nothing"]
 )
-async def test_a_decision_that_is_no_name_is_told_as_that(chosen: Any) -> None:
-    """Whether or not it is JSON."""
+async def test_a_decision_that_is_no_name_is_an_error(chosen: Any) -> None:
+    """A decision that is no name is an error that says so, JSON or not."""
     result = await ask(decision=returning(chosen))
     assert (result.status, result.error_type) == (FAILED, "NodeError")
     assert "must return a node's name" in (result.error or "")
@@ -1073,11 +1073,11 @@ async def test_a_decision_that_is_no_name_is_told_as_that(chosen: Any) -> None:
 
 @pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError(), KeyError("x")], ids=repr)
 async def test_a_function_that_raises_before_there_is_anything_to_await(raised: BaseException) -> None:
-    """It is called a coroutine function, and is none: an error of its stage."""
+    """A callable that claims to be a coroutine function and raises at the call is an error of its stage."""
 
     class Early:
         async def __call__(self, query: Query, ctx: StageContext) -> Any:
-            """What it claims to be."""
+            """Raise, although it is declared as a coroutine function."""
 
     early = Early()
     type(early).__call__ = lambda *_: raises_it(raised)  # type: ignore[method-assign, assignment]
@@ -1094,7 +1094,7 @@ def raises_it(raised: BaseException) -> None:
 
 @pytest.mark.parametrize("shift_s", [100_000, -100_000])
 def test_a_loop_whose_clock_was_replaced(shift_s: float) -> None:
-    """Limits go by the loop's own idea of time, also where that was given to this one loop."""
+    """Limits follow the loop's own clock, also when one loop's clock was replaced."""
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         usual = loop.time

@@ -1,4 +1,4 @@
-"""admission.ordering = key: equal keys one after the other, and their results in the order they came."""
+"""admission.ordering = key: equal keys run one after the other, and their results keep the order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def by_key(**options: Any) -> Settings:
 
 
 def answered(bus: MemoryBus) -> dict[bytes | None, list[str]]:
-    """The ids of the results by key, in the order they were published."""
+    """Return the ids of the results by key, in the order of publication."""
     found: dict[bytes | None, list[str]] = defaultdict(list)
     for record in bus.sink.of(Output.RESULTS):
         found[record.key].append(dict(record.headers)["ce_subject"].decode())
@@ -37,14 +37,14 @@ def at(seconds: float) -> str:
 
 
 async def settled(bus: MemoryBus, committed: int) -> None:
-    """Nothing is under way, and so much may be committed."""
+    """Nothing is in flight, and this many records may be committed."""
     assert await bus.dispatcher.drain(5.0)
     assert (bus.dispatcher.in_flight, bus.dispatcher.waiting, bus.dispatcher.slots.running) == (0, 0, 0)
     assert bus.ledger.committable() == {KEY: committed}
 
 
 async def test_equal_keys_one_after_the_other() -> None:
-    """They never overlap, and their results come in the order of the queries; other keys go beside them."""
+    """Equal keys never overlap and keep their order; other keys run concurrently."""
     node = FakeNode(0.02)
     async with MemoryBus(pipeline(any=node), settings=by_key()) as bus:
         for number in range(10):
@@ -59,7 +59,7 @@ async def test_equal_keys_one_after_the_other() -> None:
 
 
 async def test_different_keys_at_the_same_time() -> None:
-    """Ten keys of ten queries each take as long as one of them, each in its order."""
+    """Ten keys of ten queries each take as long as one key, each in order."""
     node = FakeNode(0.02)
     async with MemoryBus(pipeline(any=node), settings=by_key()) as bus:
         for number in range(100):
@@ -73,7 +73,7 @@ async def test_different_keys_at_the_same_time() -> None:
 
 
 async def test_equal_keys_of_two_partitions_are_two() -> None:
-    """Order is within a partition, as Kafka's is."""
+    """Equal keys of two partitions are not ordered: order is per partition, as in Kafka."""
     node = FakeNode(0.02)
     async with MemoryBus(pipeline(any=node), settings=by_key(), partitions=2) as bus:
         for partition in (0, 1):
@@ -83,7 +83,7 @@ async def test_equal_keys_of_two_partitions_are_two() -> None:
 
 
 async def test_without_a_key_there_is_no_order() -> None:
-    """Records without a key all run at once, and the quick one is answered first."""
+    """Records without a key run concurrently, and the fastest is answered first."""
     slow, quick = FakeNode(0.05, intents={"slow"}), FakeNode(0.01, intents={"quick"})
     async with MemoryBus(pipeline(slow=slow, quick=quick), settings=by_key()) as bus:
         bus.put(query("a", "slow"))
@@ -94,7 +94,7 @@ async def test_without_a_key_there_is_no_order() -> None:
 
 
 async def test_the_default_is_unordered() -> None:
-    """Unless it is asked for, equal keys run beside each other."""
+    """By default equal keys run concurrently."""
     node = FakeNode(0.02)
     async with MemoryBus(pipeline(any=node)) as bus:
         for number in range(4):
@@ -103,8 +103,8 @@ async def test_the_default_is_unordered() -> None:
     assert node.highest == 4
 
 
-async def test_order_whatever_they_end_as() -> None:
-    """Unreadable, timed out, failed and good ones of a key keep their order; nothing is lost."""
+async def test_order_is_kept_whatever_the_outcomes() -> None:
+    """Unreadable, expired, failed and successful queries of a key keep their order; none is lost."""
     nodes = {"any": FakeNode(0.01), "late": FakeNode(10, intents={"late"})}
     nodes["bad"] = FakeNode(0.01, fails=True, intents={"bad"})
     async with MemoryBus(pipeline(**nodes), settings=by_key()) as bus:
@@ -116,21 +116,21 @@ async def test_order_whatever_they_end_as() -> None:
             query("4", "bad"),
             query("5"),
             query("6", "late"),
-            query("7", "nobody"),
+            query("7", "unknown"),
             query("8"),
         ]
         for value in values:
             bus.put(value, key=b"a")
         await finish(bus, 8)
         await settled(bus, 9)
-    assert answered(bus) == {b"a": list("20145678")}  # what has expired waits for none
+    assert answered(bus) == {b"a": list("20145678")}  # expired queries wait for no other
     assert statuses(bus) == {"timeout": 2, "error": 3, "expired": 1, "success": 2}
     assert len(bus.sink.of(Output.DEAD_LETTERS)) == 2
     assert max(node.highest for node in nodes.values()) == 1
 
 
-async def test_what_waits_behind_its_key_expires_at_its_deadline() -> None:
-    """A query whose deadline passes behind another of its key is answered then, and never runs."""
+async def test_a_query_behind_its_key_expires_at_its_deadline() -> None:
+    """A query that expires behind another of its key is answered at its deadline and never runs."""
     node = FakeNode(0.1)
     async with MemoryBus(pipeline(any=node), settings=by_key()) as bus:
         in_virtual_time(bus)
@@ -145,8 +145,8 @@ async def test_what_waits_behind_its_key_expires_at_its_deadline() -> None:
     assert node.calls == ["a0", "a2"]
 
 
-async def test_expired_ones_do_not_keep_the_line() -> None:
-    """Five thousand that expired behind one key are passed over when their turn comes."""
+async def test_expired_queries_do_not_block_their_key() -> None:
+    """Five thousand queries that expired behind one key are skipped when their turn comes."""
     node = FakeNode(0.1)
     async with MemoryBus(pipeline(any=node), settings=by_key(query_ttl_ms=40)) as bus:
         in_virtual_time(bus)
@@ -163,7 +163,7 @@ async def test_expired_ones_do_not_keep_the_line() -> None:
 
 
 async def test_a_drain_does_not_answer_early_what_it_leaves() -> None:
-    """What waits behind its key and may be left is left to the next reader, its deadline as well."""
+    """A drain leaves waiting queries of a key to the next owner, also past their deadlines."""
     node = FakeNode(0.1)
     async with MemoryBus(pipeline(any=node), settings=by_key()) as bus:
         in_virtual_time(bus)
@@ -178,7 +178,7 @@ async def test_a_drain_does_not_answer_early_what_it_leaves() -> None:
 
 
 async def test_a_hot_key_stops_no_other_partition() -> None:
-    """However much waits behind one key, the next query of another partition is answered at once."""
+    """Any number of queries behind one key does not delay another partition's next query."""
     node = FakeNode(0.1)
     async with MemoryBus(pipeline(any=node), settings=by_key(), partitions=2) as bus:
         for number in range(5000):
@@ -197,7 +197,7 @@ async def test_a_hot_key_stops_no_other_partition() -> None:
 
 
 async def test_large_records_in_line_are_bounded_by_their_bytes() -> None:
-    """Of a partition whose records are large fewer wait behind a key, and another partition is read."""
+    """Large records behind a key count by their bytes; other partitions are still read."""
     node = FakeNode(0.1)
     async with MemoryBus(pipeline(any=node), settings=by_key(), partitions=2) as bus:
         for number in range(600):
@@ -209,7 +209,7 @@ async def test_large_records_in_line_are_bounded_by_their_bytes() -> None:
 
 
 async def test_order_while_slots_are_short() -> None:
-    """Where keys wait for slots as well, equal keys still keep their order and never overlap."""
+    """Equal keys keep their order and never overlap while keys wait for slots."""
     node = FakeNode(0.02)
     async with MemoryBus(pipeline(any=node), settings=by_key(max_in_flight=3)) as bus:
         for number in range(60):
@@ -222,7 +222,7 @@ async def test_order_while_slots_are_short() -> None:
 
 
 async def test_the_commit_is_the_contiguous_prefix() -> None:
-    """Another key's later records end first, and are committed only behind the earlier ones."""
+    """Later records of other keys end first and are committed only behind the earlier ones."""
     slow, quick = FakeNode(0.05, intents={"slow"}), FakeNode(0.001, intents={"quick"})
     async with MemoryBus(pipeline(slow=slow, quick=quick), settings=by_key()) as bus:
         for number in range(2):
@@ -240,9 +240,9 @@ async def test_the_commit_is_the_contiguous_prefix() -> None:
 
 
 async def test_a_drain_puts_back_what_waits_behind_a_key() -> None:
-    """What had not begun is neither begun nor committed, and nothing is left under way.
+    """Queries that wait at a drain are neither started nor committed, and nothing stays in flight.
 
-    Unless something behind it is being answered already: the next reader would answer that once more.
+    Except before an answered record: the next owner would answer that one again.
     """
     node = FakeNode(0.05)
     async with MemoryBus(pipeline(any=node), settings=by_key(max_in_flight=2)) as bus:
@@ -261,8 +261,8 @@ async def test_a_drain_puts_back_what_waits_behind_a_key() -> None:
     assert set(ends(bus)) == {b"a0", b"b0", b"a1"}
 
 
-async def test_a_partition_that_leaves_takes_its_lines_along() -> None:
-    """After a revocation the same records, read again, are answered once each and in order."""
+async def test_a_revoked_partition_drops_its_key_queues() -> None:
+    """After a revocation the same records, fetched again, are answered once each and in order."""
     node, keys = FakeNode(0.05), frozenset({KEY})
     async with MemoryBus(pipeline(any=node), settings=by_key(), partitions=2) as bus:
         for number in range(4):
@@ -287,7 +287,7 @@ async def test_a_partition_that_leaves_takes_its_lines_along() -> None:
 
 
 async def test_a_revocation_does_not_end_a_shutdown() -> None:
-    """While all is drained a partition may be taken away: of the others nothing is begun after that."""
+    """When a partition is revoked during a shutdown, no query of the others starts."""
     quick, slow = FakeNode(0.01, intents={"quick"}), FakeNode(0.05, intents={"slow"})
     async with MemoryBus(pipeline(quick=quick, slow=slow), settings=by_key(), partitions=2) as bus:
         for number in range(3):
@@ -303,8 +303,8 @@ async def test_a_revocation_does_not_end_a_shutdown() -> None:
     assert (quick.calls, slow.calls) == (["a0"], ["b0"])
 
 
-async def test_nothing_overtakes_what_a_drain_has_put_back() -> None:
-    """A drain ends while a line is being put back, record by record: the rest of it is put back too."""
+async def test_nothing_overtakes_records_handed_back_by_a_drain() -> None:
+    """Where a drain ends while a key's queue is handed back, the rest of it is handed back too."""
     node = FakeNode(0.05)
     async with MemoryBus(pipeline(any=node), settings=by_key()) as bus:
         for number in range(5):
@@ -321,8 +321,8 @@ async def test_nothing_overtakes_what_a_drain_has_put_back() -> None:
     assert node.calls == ["a0"]
 
 
-async def test_a_partition_lost_without_a_word() -> None:
-    """Where it is gone before anybody could drain, what waits behind a key is dropped, not answered twice."""
+async def test_a_partition_lost_without_a_drain() -> None:
+    """After a loss without a drain, queries behind a key are dropped, not answered twice."""
     node, keys = FakeNode(0.05), frozenset({KEY})
     async with MemoryBus(pipeline(any=node), settings=by_key()) as bus:
         for number in range(4):
@@ -339,8 +339,8 @@ async def test_a_partition_lost_without_a_word() -> None:
     assert (node.highest, node.calls) == (1, ["a0", "a0", "a1", "a2", "a3"])
 
 
-async def test_a_long_line_does_not_run_out_of_stack() -> None:
-    """Five thousand unreadable records behind one key end one after the other."""
+async def test_a_long_queue_does_not_exhaust_the_stack() -> None:
+    """Five thousand unreadable records behind one key end without deep recursion."""
     settings = by_key()
     settings = settings.model_copy(update={"dlq": DlqSettings(max_consecutive=0, max_ratio=0)})
     async with MemoryBus(pipeline(any=FakeNode()), settings=settings) as bus:

@@ -1,4 +1,4 @@
-"""More queries than can be answered: who waits, who is refused, and how many are in time."""
+"""More queries than capacity: waiting, load shedding, and how many answers are in time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FIXED: dict[str, Any] = {"adaptive": {"enabled": False}}
 
 
 def admission(**options: Any) -> Settings:
-    """Settings with fixed stage limits and these of admission."""
+    """Build settings with fixed stage limits and these admission settings."""
     return Settings.model_validate({**FIXED, "admission": {"adaptive_limit": False, **options}})
 
 
@@ -50,7 +50,7 @@ def admission(**options: Any) -> Settings:
 
 
 async def test_waiting_costs_nothing_of_the_budget() -> None:
-    """Without an absolute deadline the time begins when the query does, also a budget of the producer's."""
+    """Without an absolute deadline the budget, also a producer's, starts when the query starts."""
     async with MemoryBus(pipeline(any=FakeNode(0.1)), settings=admission(max_in_flight=1)) as bus:
         for number in range(10):
             bus.put(query(f"q{number}", budget_ms=110))
@@ -61,8 +61,8 @@ async def test_waiting_costs_nothing_of_the_budget() -> None:
 
 
 @pytest.mark.parametrize("bound", ["deadline", "ttl"])
-async def test_who_waits_is_told_at_the_deadline(bound: str) -> None:
-    """A query whose time is up while it waits ends then, not when a slot becomes free, and never runs."""
+async def test_a_waiting_query_expires_at_its_deadline(bound: str) -> None:
+    """A query that expires while it waits ends at its deadline, not when a slot is free, and never runs."""
     node, listening = FakeNode(0.11), Listening()
     settings = admission(max_in_flight=1, query_ttl_ms=60 if bound == "ttl" else 0)
     async with MemoryBus(pipeline(any=node), settings=settings, observer=listening) as bus:
@@ -81,8 +81,8 @@ async def test_who_waits_is_told_at_the_deadline(bound: str) -> None:
 
 
 @pytest.mark.fault(19)
-async def test_a_wall_clock_set_back_gives_nobody_a_slot() -> None:
-    """A deadline is made once: that of a query that waits does not move when somebody sets the clock."""
+async def test_a_wall_clock_set_back_moves_no_deadline() -> None:
+    """Setting the wall clock back does not move the deadline of a waiting query."""
     node = FakeNode(0.11)
     settings = admission(max_in_flight=1, query_ttl_ms=60)
     async with MemoryBus(pipeline(any=node), settings=settings) as bus:
@@ -95,8 +95,8 @@ async def test_a_wall_clock_set_back_gives_nobody_a_slot() -> None:
     assert (statuses(bus), node.highest) == ({"success": 1, "expired": 1}, 1)
 
 
-async def test_a_drain_puts_back_what_waits() -> None:
-    """Once a drain has begun nothing that waits is begun: it is neither answered nor committed."""
+async def test_a_drain_hands_back_waiting_queries() -> None:
+    """Queries that wait when a drain starts are neither started nor answered nor committed."""
     node = FakeNode(0.05)
     async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=2)) as bus:
         for number in range(6):
@@ -115,8 +115,8 @@ async def test_a_drain_puts_back_what_waits() -> None:
 
 
 @pytest.mark.parametrize("value", [b'{"query_id":"q2"}', query("q2", deadline="2020-01-01T00:00:00Z")])
-async def test_a_drain_leaves_nothing_before_what_was_answered(value: bytes) -> None:
-    """Behind a query that waits another record was rejected: the query runs, or that is answered twice."""
+async def test_a_drain_leaves_nothing_before_an_answered_record(value: bytes) -> None:
+    """A query before a rejected record runs, or the next owner would publish that rejection again."""
     node = FakeNode(0.05)
     async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=1)) as bus:
         for one in (query("q0"), query("q1"), value):
@@ -127,8 +127,8 @@ async def test_a_drain_leaves_nothing_before_what_was_answered(value: bytes) -> 
     assert node.calls == ["q0", "q1"]
 
 
-async def test_what_comes_during_a_drain_that_waits_is_put_back() -> None:
-    """A record handed over while its partition leaves is left to the next reader; others go on."""
+async def test_records_that_arrive_during_a_drain_are_handed_back() -> None:
+    """A record delivered while its partition is drained is left to the next owner; other partitions go on."""
     node = FakeNode(0.05)
     async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=2), partitions=2) as bus:
         bus.put(query("a"))
@@ -145,10 +145,10 @@ async def test_what_comes_during_a_drain_that_waits_is_put_back() -> None:
 
 
 async def test_nothing_starts_after_a_drain() -> None:
-    """What comes until the books are closed, or waits when a drain is out of time, is read again."""
+    """Records that arrive before the revocation, or wait when a drain times out, are fetched again."""
     node, keys = FakeNode(0.1), frozenset({KEY})
     async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=1), partitions=2) as bus:
-        for value in (query("a"), query("b"), b"{", query("c")):  # b is before what is answered already
+        for value in (query("a"), query("b"), b"{", query("c")):  # b stands before an answered record
             bus.put(value)
         await asyncio.sleep(0.01)
         assert not await bus.dispatcher.drain(0.05, keys)
@@ -166,7 +166,7 @@ async def test_nothing_starts_after_a_drain() -> None:
 
 
 async def test_a_drain_that_is_cancelled_is_over() -> None:
-    """A client that dies in a rebalance cancels the drain: what comes to its successor is answered."""
+    """When a client dies in a rebalance and cancels the drain, records of its successor are answered."""
     node = FakeNode(0.05)
     async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=2)) as bus:
         bus.put(query("a"))
@@ -183,11 +183,11 @@ async def test_a_drain_that_is_cancelled_is_over() -> None:
     assert node.calls == ["a", "b"]
 
 
-# Queries whose answer would come too late
+# Queries that would expire before their answer
 
 
 async def learned(node: FakeNode, settings: Settings) -> tuple[MemoryBus, Listening]:
-    """A bus that knows how long an answer takes; not left yet."""
+    """Build a bus that has learned the latency of an answer; not stopped yet."""
     listening = Listening()
     bus = await MemoryBus(pipeline(any=node), settings=settings, observer=listening).__aenter__()
     in_virtual_time(bus)
@@ -195,8 +195,8 @@ async def learned(node: FakeNode, settings: Settings) -> tuple[MemoryBus, Listen
     return bus, listening
 
 
-async def test_an_answer_that_would_come_too_late_is_not_begun() -> None:
-    """With 5 ms left for what takes 20 a query is refused before anything runs, and told why."""
+async def test_a_query_that_would_expire_is_not_started() -> None:
+    """With 5 ms left of a 20 ms latency a query is rejected before it runs, with the reason."""
     node = FakeNode(0.02)
     bus, listening = await learned(node, admission())
     async with bus:
@@ -210,15 +210,15 @@ async def test_an_answer_that_would_come_too_late_is_not_begun() -> None:
     assert (str(result.status), result.stages, result.error_type) == ("expired", [], "expired")
     assert len(node.calls) == MIN_ANSWERS + 1  # one of twenty runs: the estimate may be wrong
     assert listening.expirations == {TimeoutReason.WOULD_EXPIRE: 19}
-    told = [note for note in timeouts(bus) if note.query_id == "q19"]
-    assert [(note.scope, note.reason) for note in told] == [(TimeoutScope.QUEUE, TimeoutReason.WOULD_EXPIRE)]
+    notes = [note for note in timeouts(bus) if note.query_id == "q19"]
+    assert [(note.scope, note.reason) for note in notes] == [(TimeoutScope.QUEUE, TimeoutReason.WOULD_EXPIRE)]
     assert listening.shed_ == [True] * 19
-    assert result.error == "less time was left than an answer takes"  # although it is of use for ever
+    assert result.error == "less time was left than an answer takes"  # although its answer is useful for ever
 
 
 @pytest.mark.parametrize(("mode", "counted"), [("observe", [False] * 20), ("off", [])])
-async def test_refusing_can_be_switched_off(mode: str, counted: list[bool]) -> None:
-    """``observe`` counts what it would have refused and runs it, ``off`` only runs it."""
+async def test_load_shedding_can_be_switched_off(mode: str, counted: list[bool]) -> None:
+    """``observe`` counts what it would reject and runs it, ``off`` only runs it."""
     node = FakeNode(0.02)
     bus, listening = await learned(node, admission(shed=mode))
     async with bus:
@@ -227,8 +227,8 @@ async def test_refusing_can_be_switched_off(mode: str, counted: list[bool]) -> N
     assert statuses(bus) == {"success": MIN_ANSWERS, "timeout": 20}
 
 
-async def test_whose_budget_is_whole_is_never_refused() -> None:
-    """However slow answers are, a query with all of its time is run."""
+async def test_a_query_with_its_whole_budget_is_never_rejected() -> None:
+    """A query with its whole budget runs, however slow answers are."""
     node, listening = FakeNode(10.0), Listening()
     async with MemoryBus(pipeline(any=node), settings=admission(), observer=listening) as bus:
         await ask_many(bus, "slow", 2 * MIN_ANSWERS)
@@ -240,7 +240,7 @@ async def test_whose_budget_is_whole_is_never_refused() -> None:
 
 @pytest.mark.parametrize("max_share", [0.95, 0.5])
 async def test_some_run_whatever_the_estimate_says(max_share: float) -> None:
-    """At least 1 - max_share of those that would be refused are run: the estimate may be wrong."""
+    """At least 1 - max_share of the queries to be rejected run: the estimate may be wrong."""
     node = FakeNode(0.02)
     bus, listening = await learned(node, admission(shed_max_share=max_share))
     async with bus:
@@ -254,7 +254,7 @@ async def test_some_run_whatever_the_estimate_says(max_share: float) -> None:
 
 
 async def test_a_wrong_estimate_is_found_out() -> None:
-    """When the node becomes fast, the few that run teach it, and soon nobody is refused any more."""
+    """When the node becomes fast, the sampled queries correct the estimate and rejections end."""
     node = FakeNode(0.1)
     bus, listening = await learned(node, admission(shed_max_share=0.9))
     async with bus:
@@ -269,8 +269,8 @@ async def test_a_wrong_estimate_is_found_out() -> None:
     assert len(listening.shed_) == refused
 
 
-async def test_who_knows_nothing_refuses_nobody() -> None:
-    """One answer short of enough, queries with next to no time left are run."""
+async def test_nothing_is_rejected_without_enough_samples() -> None:
+    """One answer below min_samples, queries with almost no time left run."""
     node, listening = FakeNode(0.02), Listening()
     async with MemoryBus(pipeline(any=node), settings=admission(), observer=listening) as bus:
         await ask_many(bus, "learn", MIN_ANSWERS - 1)
@@ -278,8 +278,8 @@ async def test_who_knows_nothing_refuses_nobody() -> None:
     assert (len(node.calls), listening.shed_) == (MIN_ANSWERS + 19, [])
 
 
-async def test_likely_where_slots_are_dear_else_about_even() -> None:
-    """Four answers of ten take long: for a second after somebody had to wait these count, then half does."""
+async def test_the_estimate_is_stricter_while_slots_are_scarce() -> None:
+    """While slots are scarce, and for a second after, the estimate is a higher quantile than the median."""
     node = FakeNode()
     async with MemoryBus(pipeline(any=node), settings=admission(max_in_flight=1, shed_max_share=1)) as bus:
         for number in range(2 * MIN_ANSWERS):
@@ -303,7 +303,7 @@ CAPACITY = SLOTS / TAKES_S
 
 
 async def overload(times: float, **options: Any) -> tuple[MemoryBus, Listening]:
-    """Arrivals at so many times the capacity for some seconds, each worth answering for 250 ms."""
+    """Send a multiple of the capacity for some seconds; each answer is useful for 250 ms."""
     listening = Listening()
     settings = admission(max_in_flight=SLOTS, query_ttl_ms=round(TTL_S * 1000), **options)
     async with MemoryBus(pipeline(any=FakeNode(TAKES_S)), settings=settings, observer=listening) as bus:
@@ -324,16 +324,16 @@ async def overload(times: float, **options: Any) -> tuple[MemoryBus, Listening]:
 
 @pytest.mark.parametrize("times", [3, 10])
 async def test_goodput_beyond_capacity(times: int) -> None:
-    """At 3 and 10 times what can be done, nine tenths of what can be done are in time; all are told."""
+    """At 3 and 10 times the capacity, nine tenths of the capacity are answered in time; each query ends."""
     bus, _ = await overload(times)
     found = statuses(bus)
-    assert found["success"] >= 0.9 * (SECONDS + TTL_S) * CAPACITY  # the last ones are worked off as well
+    assert found["success"] >= 0.9 * (SECONDS + TTL_S) * CAPACITY  # the last ones are finished as well
     assert found["timeout"] <= 0.05 * SECONDS * CAPACITY
     assert found["success"] + found["timeout"] + found["expired"] == times * SECONDS * CAPACITY
 
 
 async def test_goodput_without_refusing() -> None:
-    """Where those that would be late are run, they take the slots of those that would not."""
+    """Without rejections, queries that will be late take the slots of others."""
     bus, listening = await overload(3, shed="off")
     found = statuses(bus)
     assert listening.shed_ == []
@@ -341,11 +341,11 @@ async def test_goodput_without_refusing() -> None:
     assert found["timeout"] > SECONDS * CAPACITY
 
 
-# How many may run
+# The concurrency limit
 
 
 def keep_busy(source: MemorySource, bus: MemoryBus) -> Iterator[None]:
-    """At each step, more queries than can run are there."""
+    """Keep more queries waiting than can run, at each step."""
     number = 0
     while True:
         while len(source._records) < 100:
@@ -355,7 +355,7 @@ def keep_busy(source: MemorySource, bus: MemoryBus) -> Iterator[None]:
 
 
 async def limits_while_slow(settings: Settings, *phases: tuple[float, int]) -> list[int]:
-    """The concurrency limit after so many seconds of so many seconds a query, for each phase."""
+    """Return the concurrency limit after each phase of so many seconds at a latency."""
     node, found = FakeNode(), []
     async with MemoryBus(pipeline(any=node), settings=settings) as bus:
         busy = keep_busy(bus.source, bus)
@@ -375,20 +375,20 @@ SLOW_ALLOWED: dict[str, Any] = {"total_timeout_ms": 1000, "stage_timeouts_ms": {
 
 
 async def test_a_slow_dependency_is_not_throttled() -> None:
-    """One that becomes ten times slower, however many run, gets as many as before after one short trial."""
+    """A dependency that becomes ten times slower at any concurrency keeps the limit after one short trial."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 32}, "pipeline": SLOW_ALLOWED})
     assert await limits_while_slow(settings, (0.02, 2), (0.2, 6), (0.02, 3)) == [32, 32, 32]
 
 
 async def test_the_concurrency_limit_can_be_fixed() -> None:
-    """With adaptive_limit off it is max_in_flight, whatever happens."""
+    """With adaptive_limit off the limit is max_in_flight."""
     options = {"max_in_flight": 32, "adaptive_limit": False}
     settings = Settings.model_validate({"admission": options, "pipeline": SLOW_ALLOWED})
     assert await limits_while_slow(settings, (0.02, 1), (0.2, 10)) == [32, 32]
 
 
 class Noting(ConcurrencyLimiter):
-    """Notes which samples are drops."""
+    """Records which samples are drops."""
 
     def __init__(self) -> None:
         super().__init__(LimiterPolicy(max_limit=32))
@@ -402,7 +402,7 @@ class Noting(ConcurrencyLimiter):
 @pytest.mark.interpreted
 @pytest.mark.parametrize("total_ms", [250, 300, 310, 700])
 async def test_every_timeout_counts_for_the_concurrency_limit(total_ms: int) -> None:
-    """A query that had all of its time and was not in time is a drop, whatever the sum of floats says."""
+    """A late query with its whole budget is a drop, despite rounding errors of floats."""
     limits = {"total_timeout_ms": total_ms, "stage_timeouts_ms": {"processing": 2 * total_ms}}
     settings = Settings.model_validate({"pipeline": limits, **FIXED})
     async with MemoryBus(pipeline(any=FakeNode(10)), settings=settings) as bus:

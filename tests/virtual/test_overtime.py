@@ -1,4 +1,4 @@
-"""Which workers must go because code of ended queries computes on in them."""
+"""Selects workers to replace because code of ended queries uses CPU in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fivestage.pipeline.thread_pool import Abandoned
 
 
 class Machine:
-    """Threads, each with what it has used so far."""
+    """Threads with the CPU time that each has used."""
 
     def __init__(self) -> None:
         self.used: dict[tuple[int, int], float] = {}
@@ -16,7 +16,7 @@ class Machine:
         self.overtime = Overtime[str](self.used.get)
 
     def look(self, *calls: tuple[str, str, float, int]) -> list[str]:
-        """The workers to replace; each call is worker, node, its end, its thread."""
+        """Return the workers to replace; each call is worker, node, end of its query, thread."""
         self.now += 2 * LOOK_EVERY_S
         found = [(worker, Abandoned(node, since, (1, thread))) for worker, node, since, thread in calls]
         return self.overtime.too_much(found, self.now)
@@ -31,7 +31,7 @@ FIRST, SECOND, OTHER = ("a", "spins", 1.0, 1), ("b", "spins", 2.0, 2), ("c", "lo
 
 
 def test_one_call_of_each_node_may_compute_on() -> None:
-    """The one whose call ended first: it may be a first call that loads something."""
+    """The call whose query ended first may compute on: it may load something at a first call."""
     machine = Machine()
     machine.run(0, 1, 2, 3)
     assert machine.look(SECOND, FIRST, OTHER) == []
@@ -49,8 +49,8 @@ def test_code_that_waits_is_left_alone() -> None:
     assert machine.look(FIRST, SECOND) == []
 
 
-def test_there_is_an_end_to_it() -> None:
-    """Also the first one must go when it has used too much."""
+def test_the_first_call_may_not_compute_for_ever() -> None:
+    """The first call's worker is replaced too once it has used too much."""
     machine = Machine()
     machine.run(0, 1)
     machine.look(FIRST)
@@ -60,8 +60,8 @@ def test_there_is_an_end_to_it() -> None:
     assert machine.look(FIRST) == ["a"]
 
 
-def test_what_a_thread_used_before_does_not_count() -> None:
-    """A new call in the same thread starts from what that had used by then."""
+def test_earlier_use_of_a_thread_does_not_count() -> None:
+    """CPU time that a thread used before the call does not count."""
     machine = Machine()
     machine.run(0, 1)
     machine.look(FIRST)
@@ -73,14 +73,14 @@ def test_what_a_thread_used_before_does_not_count() -> None:
 
 
 def test_a_thread_that_has_ended_is_no_more() -> None:
-    """Nor is code that keeps no thread."""
+    """Ended threads and code without a thread do not count."""
     machine = Machine()
     assert machine.look(FIRST) == []
     assert machine.overtime.too_much([("a", Abandoned("deaf", 1.0))], machine.now + 1) == []
 
 
 def test_two_calls_in_one_worker_are_too_many() -> None:
-    """They take the interpreter from its other queries."""
+    """Two computing calls in one worker replace it: they slow its other queries."""
     machine = Machine()
     machine.run(0, 1, 2)
     both = FIRST, ("a", "spins", 2.0, 2)

@@ -1,4 +1,4 @@
-"""What users of the orchestrator that this one continues were promised by its tests, written anew."""
+"""The behaviour that users of the earlier orchestrator had by its tests, rewritten for this one."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ OK, FAILED, LATE = PipelineStatus.SUCCESS, PipelineStatus.ERROR, PipelineStatus.
 
 
 def now() -> float:
-    """Seconds of virtual time since the test began."""
+    """Return the virtual seconds since the test started."""
     return asyncio.get_running_loop().time()
 
 
 def node(seconds: float = 0.0, answer: Any = "done") -> Work:
-    """A node that works for some time."""
+    """Build a node that works for a time."""
 
     async def work(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG001
         await asyncio.sleep(seconds)
@@ -40,7 +40,7 @@ def node(seconds: float = 0.0, answer: Any = "done") -> Work:
 
 
 def app_of(work: Work | None = None, **stages: Work) -> Pipeline:
-    """The built-in stages around one node that takes every query, some stages replaced."""
+    """Build the built-in stages around one node that takes every query, with some stages replaced."""
     app = Pipeline(builtins=False)
     app.node("math", intents={"general", "mathematical", "factual"})(work or node())
     for stage, function in stages.items():
@@ -49,7 +49,7 @@ def app_of(work: Work | None = None, **stages: Work) -> Pipeline:
 
 
 async def ask(work: Work | None = None, *, plan: Any = None, **stages: Work) -> PipelineResult:
-    """One query."""
+    """Ask one query."""
     return await Orchestrator(app_of(work, **stages), plan=plan).process_query("What is 15 + 7?")
 
 
@@ -57,7 +57,7 @@ async def ask(work: Work | None = None, *, plan: Any = None, **stages: Work) -> 
 
 
 def test_defaults() -> None:
-    """250 ms in all, 50 for intent, and the three critical stages."""
+    """250 ms in total, 50 for intent, and the three critical stages."""
     plan = Orchestrator(app_of()).plan
     assert plan.total_s == 0.250
     assert plan.stages[0].limit_s == 0.05
@@ -68,7 +68,7 @@ def test_defaults() -> None:
 
 
 def test_limits_and_criticality_can_be_configured() -> None:
-    """Through the constructor, one stage or all of them."""
+    """The constructor sets one stage or all of them."""
     plan = Plan.of(
         total_timeout_ms=500, stage_timeouts_ms={StageType.INTENT: 10}, critical={StageType.REFLECTION}
     )
@@ -81,7 +81,7 @@ def test_limits_and_criticality_can_be_configured() -> None:
 
 
 async def test_stage_timeout() -> None:
-    """A stage that takes longer than its limit ends as a timeout at the limit."""
+    """A stage that takes longer than its limit is a timeout at the limit."""
     result = await run_with_timeout(asyncio.sleep(1), StageType.INTENT, timeout_sec=0.05)
     assert (result.success, result.timeout, result.stage_type) == (False, True, "intent")
     assert result.error == "timed out after 50 ms"
@@ -89,14 +89,14 @@ async def test_stage_timeout() -> None:
 
 
 async def test_stage_completes_in_time() -> None:
-    """One that does not, ends with its data."""
+    """A stage within its limit returns its data."""
     result = await run_with_timeout(asyncio.sleep(0.01, {"result": "ok"}), StageType.INTENT)
     assert (result.success, result.timeout, result.data) == (True, False, {"result": "ok"})
     assert result.duration_ms == pytest.approx(10, abs=0.01)
 
 
 async def test_stage_error() -> None:
-    """An exception is kept as text and type."""
+    """An exception becomes an error text and type."""
 
     async def broken() -> None:
         raise ValueError("Test error")
@@ -110,7 +110,7 @@ async def test_stage_error() -> None:
 
 
 async def test_fast_path() -> None:
-    """A quick node's answer comes with five successful stages, within the budget."""
+    """A fast node's answer comes with five successful stages, within the budget."""
     result = await ask(node(0.01, 22))
     assert (result.status, result.answer, result.confidence) == (OK, 22, 0.9)
     assert result.metrics.stages_completed == 5
@@ -119,14 +119,14 @@ async def test_fast_path() -> None:
 
 
 async def test_slow_node() -> None:
-    """A node that takes a second costs its limit of 120 ms, not a second."""
+    """A node that takes a second costs its limit of 120 ms."""
     result = await ask(node(1.0))
     assert (result.status, result.error) == (LATE, "Processing timed out after 120 ms")
     assert now() == pytest.approx(0.12)
 
 
 async def test_critical_failure() -> None:
-    """A node's exception fails the query, says so, and propagates nothing to the caller."""
+    """A node's exception fails the query with its text and raises nothing at the caller."""
 
     async def broken(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         raise RuntimeError("Node failed!")
@@ -140,7 +140,7 @@ async def test_critical_failure() -> None:
 @pytest.mark.parametrize("stage", ["validation", "reflection"])
 @pytest.mark.parametrize("way", ["fails", "hangs"])
 async def test_fail_soft(stage: str, way: str) -> None:
-    """Validation and reflection may fail or hang: the answer stands and is marked as degraded."""
+    """Failed or hanging validation and reflection leave the answer, marked as degraded."""
 
     async def bad(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         if way == "hangs":
@@ -153,7 +153,7 @@ async def test_fail_soft(stage: str, way: str) -> None:
 
 
 async def test_total_timeout() -> None:
-    """The whole takes no longer than the total, and what was done until then is told."""
+    """The query takes no longer than the total, and finished stages are reported."""
     plan = Plan.of(total_timeout_ms=100, stage_timeouts_ms={StageType.PROCESSING: 1000})
     result = await ask(node(1.0), plan=plan)
     assert now() == pytest.approx(0.1)
@@ -164,7 +164,7 @@ async def test_total_timeout() -> None:
 
 
 async def test_cascading_timeouts() -> None:
-    """When every stage uses up its limit the total still holds."""
+    """The total holds when every stage uses its whole limit."""
 
     async def slow(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         await asyncio.sleep(1)
@@ -177,7 +177,7 @@ async def test_cascading_timeouts() -> None:
 
 
 async def test_stage_trail() -> None:
-    """The stages come in order, with their names as plain words, durations and start times that rise."""
+    """Stages come in order, with plain names, durations and rising start times."""
     result = await ask(node(0.02))
     assert [stage.stage_type.value for stage in result.stages] == [
         "intent",
@@ -194,7 +194,7 @@ async def test_stage_trail() -> None:
 
 
 async def test_metrics() -> None:
-    """Durations by stage, counts of the completed, the failed and the late."""
+    """Durations per stage, and counts of completed, failed and late stages."""
     result = await ask(node(0.03))
     metrics = result.metrics
     assert set(metrics.stage_durations) == set(StageType)
@@ -204,7 +204,7 @@ async def test_metrics() -> None:
 
 
 async def test_metrics_do_not_add_up_over_queries() -> None:
-    """The second query's figures are the second query's."""
+    """The figures of a second query do not include the first."""
     orchestrator = Orchestrator(app_of(node(0.01)))
     for _ in range(3):
         result = await orchestrator.process_query("What is 15 + 7?")
@@ -212,13 +212,13 @@ async def test_metrics_do_not_add_up_over_queries() -> None:
 
 
 async def test_results_are_json() -> None:
-    """A result can be written and read again."""
+    """A result can be serialized and parsed."""
     result = await ask()
     assert type(result).model_validate(json.loads(result.model_dump_json())) == result
 
 
 async def test_context_is_preserved() -> None:
-    """What the producer sent along reaches every stage, unchanged by other queries."""
+    """The producer's context reaches every stage and is not shared between queries."""
     seen: dict[str, list[Any]] = {}
 
     async def work(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
@@ -236,14 +236,14 @@ async def test_context_is_preserved() -> None:
 
 
 async def test_context_variables_are_preserved() -> None:
-    """The built-in stages hand on what they found: intent to decision, answer to validation."""
+    """The built-in stages pass on their results: intent to decision, answer to validation."""
     result = await ask(node(answer=22))
     assert isinstance(result.stages[0].data, dict)
     assert result.stages[0].data["intent"] == "mathematical"
     assert (result.stages[1].data, result.stages[3].data) == ("math", True)
 
 
-# Many
+# Many queries
 
 
 async def test_flaky_node() -> None:
@@ -262,7 +262,7 @@ async def test_flaky_node() -> None:
 
 
 async def test_a_hundred_nodes() -> None:
-    """A hundred nodes: the one that decision names runs, and only that one."""
+    """Of a hundred nodes only the one chosen by decision runs."""
     ran: list[str] = []
     app = Pipeline(builtins=False)
 
@@ -286,7 +286,7 @@ async def test_a_hundred_nodes() -> None:
 
 
 async def test_ten_concurrent() -> None:
-    """Ten queries of 100 ms at once take 100 ms together."""
+    """Ten concurrent queries of 100 ms take 100 ms together."""
     orchestrator = Orchestrator(app_of(node(0.1)))
     results = await asyncio.gather(*(orchestrator.process_query(f"query {n}?") for n in range(10)))
     assert {result.status for result in results} == {OK}
@@ -295,7 +295,7 @@ async def test_ten_concurrent() -> None:
 
 
 async def test_a_thousand_concurrent() -> None:
-    """A thousand at once: all of them answered within the budget."""
+    """A thousand concurrent queries are answered within the budget."""
     orchestrator = Orchestrator(app_of(node(0.05)))
     results = await asyncio.gather(*(orchestrator.process_query(f"query {n}?") for n in range(1000)))
     assert [result.status for result in results] == [OK] * 1000
@@ -304,7 +304,7 @@ async def test_a_thousand_concurrent() -> None:
 
 
 async def test_cancellation() -> None:
-    """Half of the queries are cancelled: those raise, the others are answered."""
+    """Half of the queries are cancelled and raise; the others are answered."""
     orchestrator = Orchestrator(app_of(node(0.05)))
     tasks = [asyncio.ensure_future(orchestrator.process_query(f"query {n}?")) for n in range(10)]
     await asyncio.sleep(0.01)
@@ -316,7 +316,7 @@ async def test_cancellation() -> None:
 
 
 async def test_stress_mix() -> None:
-    """One in ten hangs, one in twenty raises: all hangs are found, the other 85 % are answered."""
+    """One in ten hangs, one in twenty raises: all hangs are cut, the other 85 % are answered."""
     fates = ["hang"] * 50 + ["raise"] * 25 + ["answer"] * 425
     shuffled = random.Random(7)  # noqa: S311 - a fixed order, not a secret
     shuffled.shuffle(fates)
@@ -344,7 +344,7 @@ async def test_stress_mix() -> None:
 
 @pytest.mark.parametrize("lane", ["prod", "canary", "candidate", "experimental"])
 async def test_lanes(lane: str) -> None:
-    """The lane belongs to the query, not to the process: stages see it, every event has it."""
+    """The lane is the query's, not the process's: stages and events have it."""
     seen: list[str] = []
 
     async def work(query: Query, ctx: StageContext) -> Any:
@@ -357,7 +357,7 @@ async def test_lanes(lane: str) -> None:
 
 
 async def test_concurrent_lanes_do_not_mix() -> None:
-    """Two lanes on one orchestrator at once: each query keeps its own."""
+    """Two lanes on one orchestrator do not mix."""
     lanes = ["prod", "canary"] * 20
     orchestrator = Orchestrator(app_of(node(0.01)))
     results = await asyncio.gather(*(orchestrator.process_query("2+2", lane=lane) for lane in lanes))

@@ -1,4 +1,4 @@
-"""The pytest fixture of ``fivestage.testing``, used as an author of nodes would."""
+"""The pytest fixture of ``fivestage.testing``, used as by an author of nodes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_run_app(run_app: Callable[..., Awaitable[MemoryBus]]) -> None:
 
 
 async def test_run_app_opens_resources(run_app: Callable[..., Awaitable[MemoryBus]]) -> None:
-    """They are open while the test asks, opened once."""
+    """Resources are opened once and stay open for the test."""
     app, opened = Pipeline(), list[str]()
 
     @app.resource

@@ -1,4 +1,4 @@
-"""Poison, floods of it, the same query twice, and clocks that jump: on the memory bus, in virtual time."""
+"""Poison pills, floods of them, duplicate queries and clock jumps, on the memory bus in virtual time."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TRACEPARENT = f"00-{TRACE_ID}-{PARENT}-01"
 
 
 def settings(**sections: Any) -> Settings:
-    """Settings with some sections changed."""
+    """Build settings with some sections changed."""
     return Settings.model_validate(sections)
 
 
 async def finish(bus: MemoryBus, count: int) -> None:
-    """Wait for so many terminal events; in virtual time a wait for what never comes has no end."""
+    """Wait for this many terminal events; raises after a virtual timeout."""
     async with asyncio.timeout(60):
         await samples.finish(bus, count)
 
@@ -45,7 +45,7 @@ async def finish(bus: MemoryBus, count: int) -> None:
 
 
 async def headers_of_events(*headers: tuple[str, bytes]) -> list[dict[str, bytes]]:
-    """What the events of a query with these headers have for headers."""
+    """Return the headers on the events of a query with these headers."""
     async with MemoryBus(pipeline(echo=FakeNode())) as bus:
         bus.put(query("q"), headers=headers)
         await finish(bus, 1)
@@ -73,8 +73,8 @@ BAD_TRACEPARENTS = {
 
 @pytest.mark.fault(31)
 @pytest.mark.parametrize("traceparent", BAD_TRACEPARENTS.values(), ids=BAD_TRACEPARENTS)
-async def test_a_bad_traceparent_begins_a_new_trace(traceparent: str) -> None:
-    """The events have no trace at all without a tracer, and never what the header said."""
+async def test_an_invalid_traceparent_is_ignored(traceparent: str) -> None:
+    """Without a tracer the events of a query with an invalid traceparent have no trace."""
     for headers in await headers_of_events(("traceparent", traceparent.encode()), ("tracestate", b"a=1")):
         assert TRACE_ID.encode() not in headers.get("traceparent", b"")
         assert "tracestate" not in headers
@@ -95,15 +95,15 @@ async def test_a_bad_traceparent_begins_a_new_trace(traceparent: str) -> None:
     ids=["two", "long", "513 characters", "33 members", "line end", "no text", "empty"],
 )
 async def test_tracestate_is_bounded(tracestate: bytes, kept: bytes | None) -> None:
-    """A good one goes along; one beyond the limits is left out, and the trace goes on without."""
+    """A valid tracestate is passed on; one beyond the limits is dropped, and the trace continues."""
     for headers in await headers_of_events(("traceparent", TRACEPARENT.encode()), ("tracestate", tracestate)):
         assert headers["traceparent"].split(b"-")[1] == TRACE_ID.encode()
         assert headers.get("tracestate") == kept
 
 
 @pytest.mark.fault(31)
-async def test_foreign_headers_do_not_come_out() -> None:
-    """Baggage, authorization, the service's own names and 10,000 others: none is on any event."""
+async def test_foreign_headers_are_not_forwarded() -> None:
+    """Baggage, authorization, the service's own names and 10,000 others appear on no event."""
     foreign = {
         "baggage": b"user=7",
         "authorization": b"x",
@@ -120,7 +120,7 @@ async def test_foreign_headers_do_not_come_out() -> None:
 
 @pytest.mark.fault(29, 31)
 async def test_a_dead_letter_of_a_record_with_huge_headers() -> None:
-    """Its bytes are kept, its headers as far as they are read at all; it fits where the record did."""
+    """A dead letter keeps its record's bytes and bounded headers, so that it fits where the record did."""
     async with MemoryBus(pipeline()) as bus:
         headers = [("ce_big", b"x" * 1_000_000), ("lane", b"a")] + [("ce_n", b"1")] * 10_000
         bus.put(b"{", headers=headers)
@@ -141,7 +141,7 @@ async def acknowledged(bus: MemoryBus) -> None:
 
 @pytest.mark.fault(29)
 async def test_a_flood_of_poison_halts_its_partition() -> None:
-    """So many dead letters and no more; nothing beyond is committed; the other partition goes on."""
+    """A partition halts after a limit of dead letters and commits nothing beyond; the others go on."""
     limits = settings(dlq={"max_consecutive": 3})
     async with MemoryBus(pipeline(echo=FakeNode()), settings=limits, partitions=2) as bus:
         bus.put(query("a"))
@@ -161,7 +161,7 @@ async def test_a_flood_of_poison_halts_its_partition() -> None:
 
 @pytest.mark.fault(29)
 async def test_a_flood_by_ratio() -> None:
-    """Half of it rubbish is still taken; more is not."""
+    """Half of the records unreadable are accepted, more halt the partition."""
     limits = settings(dlq={"max_consecutive": 0, "max_ratio": 0.5, "window": 10})
     async with MemoryBus(pipeline(echo=FakeNode()), settings=limits) as bus:
         for number in range(20):
@@ -175,13 +175,13 @@ async def test_a_flood_by_ratio() -> None:
     assert len(bus.sink.of(Output.DEAD_LETTERS)) == 20
 
 
-# The same query twice
+# Duplicate queries
 
 
 @pytest.mark.fault(28)
 @given(places=st.lists(st.integers(0, 2), min_size=2, max_size=12), same=st.sets(st.integers(0, 11)))
-def test_equal_ids_are_told_apart(places: list[int], same: set[int]) -> None:
-    """Whichever partitions the copies are in: all finish, each with events under ids of its own."""
+def test_copies_of_a_query_have_different_event_ids(places: list[int], same: set[int]) -> None:
+    """Copies of a query in any partitions all finish, each with its own event ids."""
 
     async def scenario() -> MemoryBus:
         async with MemoryBus(pipeline(echo=FakeNode(0.01)), partitions=3) as bus:
@@ -208,7 +208,7 @@ def test_equal_ids_are_told_apart(places: list[int], same: set[int]) -> None:
 
 
 class Skews(Observer):
-    """Counts timestamps from the future."""
+    """Counts timestamps in the future."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -220,7 +220,7 @@ class Skews(Observer):
 @pytest.mark.fault(19)
 @pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
 async def test_a_jump_of_the_wall_clock_moves_no_running_deadline(jump_s: float) -> None:
-    """Queries that run, and those that begin after, take what they take, and end when they were to end."""
+    """A jump of the wall clock moves no deadline of running or later queries."""
     app = pipeline(quick=FakeNode(0.05, intents={"quick"}), deaf=FakeNode(10, deaf=True, intents={"deaf"}))
     async with MemoryBus(app) as bus:
         in_virtual_time(bus)
@@ -245,8 +245,8 @@ async def test_a_jump_of_the_wall_clock_moves_no_running_deadline(jump_s: float)
 
 @pytest.mark.fault(19)
 @pytest.mark.parametrize("ahead_s", [0.05, 60, 3600, 10_000_000])
-async def test_a_producer_ahead_of_us_gains_nothing(ahead_s: float) -> None:
-    """Its age is 0, not negative, its ttl counts from now, and it is counted."""
+async def test_a_timestamp_in_the_future_extends_nothing(ahead_s: float) -> None:
+    """A timestamp in the future counts as age 0, its ttl runs from now, and it is counted."""
     skews = Skews()
     limits = settings(admission={"query_ttl_ms": 100})
     async with MemoryBus(pipeline(slow=FakeNode(10)), settings=limits, observer=skews) as bus:
@@ -262,8 +262,8 @@ async def test_a_producer_ahead_of_us_gains_nothing(ahead_s: float) -> None:
 
 @pytest.mark.fault(19)
 @pytest.mark.parametrize("wall", [lambda: 0.0, lambda: -1e9, lambda: 253402300799.0], ids=["0", "<0", "9999"])
-async def test_a_wall_clock_that_is_nonsense(wall: Callable[[], float]) -> None:
-    """A relative budget holds whatever the date; events are stamped with what there is."""
+async def test_a_wrong_wall_clock(wall: Callable[[], float]) -> None:
+    """A relative budget holds with any wall clock; events are stamped with the clock's time."""
     async with MemoryBus(pipeline(echo=FakeNode())) as bus:
         bus.dispatcher._screening.wall_clock = wall
         bus.put(query("q", budget_ms=100), timestamp=timestamp())
@@ -271,7 +271,7 @@ async def test_a_wall_clock_that_is_nonsense(wall: Callable[[], float]) -> None:
     assert statuses(bus) == {"success": 1}
 
 
-# Whatever comes, in any mix
+# Any mix of records
 
 
 @pytest.mark.fault(29)
@@ -283,8 +283,8 @@ async def test_a_wall_clock_that_is_nonsense(wall: Callable[[], float]) -> None:
         max_size=25,
     )
 )
-def test_each_record_has_its_one_end(values: list[bytes | None]) -> None:
-    """A dead letter, or a result, or both where the id is known; everything is committed."""
+def test_each_record_ends_once(values: list[bytes | None]) -> None:
+    """Each record has a dead letter, a result, or both where the id is known; everything is committed."""
 
     async def scenario() -> MemoryBus:
         async with MemoryBus(pipeline(echo=FakeNode())) as bus:
@@ -297,12 +297,12 @@ def test_each_record_has_its_one_end(values: list[bytes | None]) -> None:
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         bus = runner.run(scenario())
-    told: dict[int, set[str]] = defaultdict(set)
+    published: dict[int, set[str]] = defaultdict(set)
     for record in bus.sink.records:
         headers = dict(record.headers)
         offset = headers.get("dlq.offset") or headers["ce_id"].split(b"/")[2]
-        told[int(offset)].add(str(record.output))
+        published[int(offset)].add(str(record.output))
         if record.output is Output.DEAD_LETTERS:
             assert record.value == values[int(offset)]
-    assert told.keys() == set(range(len(values)))
-    assert all(told[offset] & {"results", "dead_letters"} for offset in told)
+    assert published.keys() == set(range(len(values)))
+    assert all(published[offset] & {"results", "dead_letters"} for offset in published)

@@ -1,4 +1,4 @@
-"""The bus's view of a worker process, over a link to none."""
+"""The service's handle of a worker process, over a fake link."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAN = Plan.of()
 
 
 class Wire:
-    """A link that keeps what is written, and says what the test says."""
+    """A link that records what is written and delivers scripted frames."""
 
     def __init__(self) -> None:
         self.ready = True
@@ -36,7 +36,7 @@ class Wire:
         self.written += [frame.head[0] for frame in Decoder().feed(data)]
 
     def say(self, *head: object) -> None:
-        """Have a frame arrive."""
+        """Deliver a frame."""
         for frame in Decoder().feed(encode(head)):
             self.on_frame(frame)
 
@@ -45,7 +45,7 @@ class Wire:
 
 
 def busy_worker() -> tuple[Wire, ProcessWorker]:
-    """A worker whose query has just ended, and which has not answered the last ping yet."""
+    """A worker whose query has just ended and whose last ping is unanswered."""
     wire = Wire()
     worker = ProcessWorker(cast("WorkerLink", wire), lambda _: None, 0.03, b'""')
     worker.start(Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0))
@@ -56,7 +56,7 @@ def busy_worker() -> tuple[Wire, ProcessWorker]:
 
 
 async def test_a_worker_that_has_yet_to_answer_may_close_its_resources() -> None:
-    """It only has been slow so far: it is asked to end, and then has as long as any."""
+    """A worker that was only slow is asked to stop and has the usual time to close its resources."""
     wire, worker = busy_worker()
     worker.end(0.0)
     assert wire.written[-1] == messages.QUIT
@@ -68,7 +68,7 @@ async def test_a_worker_that_has_yet_to_answer_may_close_its_resources() -> None
 
 
 async def test_a_worker_that_does_not_answer_is_killed() -> None:
-    """Soon: something blocks its loop."""
+    """A worker that does not answer is killed soon: its loop is blocked."""
     wire, worker = busy_worker()
     worker.end(0.0)
     worker.end(ANSWER_S)

@@ -1,4 +1,4 @@
-"""How long a rebalance waits for queries in flight."""
+"""The time that a rebalance waits for queries in flight."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fivestage.settings import Settings
 def test_a_rebalance_waits_as_long_as_queries_may_run(
     total_ms: int, rebalance_ms: int, drain_s: float
 ) -> None:
-    """By the pipeline's total time; a commit that hangs, another one and the way back take the rest."""
+    """A rebalance waits for the pipeline's total time; commits and the rejoin have the rest."""
     kafka = {"rebalance_timeout_ms": rebalance_ms, "request_timeout_ms": rebalance_ms + 3000}
     settings = Settings.model_validate({"kafka": kafka, "pipeline": {"total_timeout_ms": total_ms}})
     assert revoke_drain_s(settings) == drain_s

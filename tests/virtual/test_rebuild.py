@@ -1,4 +1,4 @@
-"""Making a client anew, over clients that do as they are told, in virtual time."""
+"""Rebuilding a client, over scripted clients, in virtual time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAULT = ClientFault("fetch_ended", "the fetch task has ended")
 
 
 class Client:
-    """Starts and stops, fails, or hangs."""
+    """A client that starts and stops, fails, or hangs."""
 
     def __init__(self, *, fails: bool = False, hangs: bool = False) -> None:
         self.fails = fails
@@ -31,7 +31,7 @@ class Client:
         if self.hangs:
             await asyncio.sleep(1e6)
         if self.fails:
-            raise ConnectionError("nobody there")
+            raise ConnectionError("no broker there")
 
     async def stop(self) -> None:
         self.stopped = True
@@ -40,7 +40,7 @@ class Client:
 
 
 class Counted(Observer):
-    """Remembers the rebuilds."""
+    """Records the rebuilds."""
 
     def __init__(self) -> None:
         self.rebuilds: list[tuple[str, str]] = []
@@ -50,7 +50,7 @@ class Counted(Observer):
 
 
 async def test_a_budget_that_is_spent() -> None:
-    """The rebuild after the last allowed one is refused, and the refusal names the cause; time heals."""
+    """A rebuild beyond the budget is rejected and names its cause; the budget refills with time."""
     observer = Counted()
     rebuilds = Rebuilder("consumer", observer)
     for _ in range(MAX_REBUILDS):
@@ -63,7 +63,7 @@ async def test_a_budget_that_is_spent() -> None:
 
 
 async def test_brokers_that_come_back() -> None:
-    """A client is tried until it starts; those that failed or hung are stopped."""
+    """A client is retried until it starts; failed and hanging ones are stopped."""
     made = [Client(fails=True), Client(hangs=True), Client(fails=True), Client()]
     left = iter(made)
     client = await Rebuilder("producer", Observer()).connect(lambda: next(left), lambda one: one.start())
@@ -72,7 +72,7 @@ async def test_brokers_that_come_back() -> None:
 
 
 async def test_certificates_that_are_being_exchanged() -> None:
-    """A client that cannot be made now is tried again like one that cannot start."""
+    """A client that cannot be created is retried like one that cannot start."""
     left: list[Client] = [Client()]
 
     def make() -> Client:
@@ -90,7 +90,7 @@ def _no_certificates() -> Client:
 
 
 async def test_a_wait_for_brokers_that_is_given_up() -> None:
-    """It ends at once, whatever it was at; a client that has begun to start is stopped."""
+    """An abandoned wait ends at once; a client that was starting is stopped."""
     client = Client(fails=True)
     client.start = partial(asyncio.sleep, 1e6)  # type: ignore[method-assign] # does not fail, but wait
     rebuilding = asyncio.ensure_future(
@@ -106,7 +106,7 @@ async def test_a_wait_for_brokers_that_is_given_up() -> None:
 
 @pytest.mark.fault(2)
 async def test_an_outage_is_waited_for() -> None:
-    """While no broker can be reached the attempts go on; the limit counts from when one can be."""
+    """Attempts continue while no broker is reachable; the limit counts from the first connection."""
     clock, reach = asyncio.get_running_loop().time, Reachability()
     reach.lost()
     asyncio.get_running_loop().call_later(3600, lambda: reach.found(clock()))
@@ -120,7 +120,7 @@ async def test_an_outage_is_waited_for() -> None:
 
 @pytest.mark.parametrize("client", [Client(fails=True), Client(hangs=True)])
 async def test_brokers_that_stay_away(client: Client) -> None:
-    """After a while the attempts end with a reason, whether they fail or hang."""
+    """Attempts end with a reason after a while, whether they fail or hang."""
     clock = asyncio.get_running_loop().time
     before = clock()
     with pytest.raises(BrokerError, match="the producer could not be rebuilt within 120 s"):
@@ -128,8 +128,8 @@ async def test_brokers_that_stay_away(client: Client) -> None:
     assert PATIENCE_S < clock() - before < PATIENCE_S + ATTEMPT_S + STOP_S + 6
 
 
-async def test_a_step_that_is_deaf() -> None:
-    """What ignores its cancellation too is left behind."""
+async def test_a_step_that_ignores_its_cancellation() -> None:
+    """A step that ignores its cancellation is left behind."""
 
     async def deaf() -> None:
         while True:
@@ -143,19 +143,19 @@ async def test_a_step_that_is_deaf() -> None:
     await asyncio.sleep(200)
 
 
-async def test_what_a_step_ends_with() -> None:
-    """An error is told by its class and text; a step that is cancelled by somebody else is no success."""
+async def test_the_outcome_of_a_step() -> None:
+    """An error is reported by class and text; a step cancelled from outside is no success."""
 
     async def cancelled() -> None:
         raise asyncio.CancelledError
 
     assert await attempt_within(Client().start, 3) is None
-    assert await attempt_within(Client(fails=True).start, 3) == "ConnectionError: nobody there"
+    assert await attempt_within(Client(fails=True).start, 3) == "ConnectionError: no broker there"
     assert await attempt_within(cancelled, 3) == "cancelled by the client"
 
 
-async def test_the_brake_lets_go_of_a_fetch_that_is_cancelled() -> None:
-    """It ends at once: aiokafka waits for it, and if it is cancelled again meanwhile never knows."""
+async def test_a_cancelled_fetch_ends_its_pause() -> None:
+    """A cancelled fetch ends at once: aiokafka waits for it."""
 
     async def fetch() -> bool:  # as aiokafka's does
         try:

@@ -1,4 +1,4 @@
-"""A node that recovers is called again, one that stays dead is not, and no query pays for finding out."""
+"""A recovered node is called again, a dead one is not, and no query pays for the trials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEED = 14
 
 
 class Troubled(FakeNode):
-    """Fails while it is asked to; what it was called for is noted by the second."""
+    """Fails as scripted; records its calls by the second."""
 
     def __init__(self, is_down: Callable[[float], bool], takes_s: float = 0.005) -> None:
         super().__init__(takes_s)
@@ -39,7 +39,7 @@ class Troubled(FakeNode):
 
 
 async def ask_at(bus: MemoryBus, rate: int, seconds: float, **fields: Any) -> None:
-    """Put queries evenly, and wait until the last have ended."""
+    """Spread queries evenly, and wait until they have ended."""
     for number in range(round(rate * seconds)):
         bus.put(query(f"q{number}", **fields))
         await asyncio.sleep(1 / rate)
@@ -48,7 +48,7 @@ async def ask_at(bus: MemoryBus, rate: int, seconds: float, **fields: Any) -> No
 
 @pytest.mark.parametrize("outage_s", [5, 300])
 async def test_a_node_that_recovers_comes_back(outage_s: int) -> None:
-    """Within five seconds it has its calls again, however long it was away, and every query is answered."""
+    """A recovered node has its calls again within five seconds, and all queries are answered."""
     node, other, listening = Troubled(lambda s: 2 < s < 2 + outage_s), FakeNode(0.04), Listening()
     async with MemoryBus(pipeline(a=node, b=other), observer=listening) as bus:
         await ask_at(bus, 100, 5)
@@ -66,7 +66,7 @@ async def test_a_node_that_recovers_comes_back(outage_s: int) -> None:
 
 
 async def test_one_that_stays_dead_costs_little() -> None:
-    """At most 2 % of the queries go to it, and the other answers all of them."""
+    """A dead node gets at most 2 % of the queries, and the other node answers all of them."""
     node, other = Troubled(lambda _: True), FakeNode(0.04)
     async with MemoryBus(pipeline(a=node, b=other)) as bus:
         await ask_at(bus, 100, 60)
@@ -75,7 +75,7 @@ async def test_one_that_stays_dead_costs_little() -> None:
 
 
 async def test_a_rare_intent_in_a_busy_lane_pays_no_more() -> None:
-    """2 % of its own queries, however many others there are."""
+    """A rare intent spends 2 % of its own queries on trials, not of its lane's."""
     node, other = Troubled(lambda _: True), FakeNode(0.04)
     busy = FakeNode(0.001, intents={"busy"})
     async with MemoryBus(pipeline(a=node, b=other, busy=busy)) as bus:
@@ -85,11 +85,13 @@ async def test_a_rare_intent_in_a_busy_lane_pays_no_more() -> None:
             bus.put(query("rare"))
             await ask_at(bus, 100, 1, text="busy")
     assert statuses(bus) == {"success": 500 + 100 * 101}
-    assert node.seconds.total() - before <= 2 + 8  # of them 8 by the breaker: after 1, 2, 4, 8, 16, 30, 30 s
+    assert (
+        node.seconds.total() - before <= 2 + 8
+    )  # of them 8 probes of the breaker: after 1, 2, 4, 8, 16, 30, 30 s
 
 
 async def test_one_that_hangs_costs_no_answer_either() -> None:
-    """A trial is cut so that the other can still answer."""
+    """A trial that hangs is cut so that the other node can still answer."""
     node, other = Troubled(lambda _: True, takes_s=10.0), FakeNode(0.04)
     async with MemoryBus(pipeline(a=node, b=other)) as bus:
         await ask_at(bus, 100, 60)
@@ -98,7 +100,7 @@ async def test_one_that_hangs_costs_no_answer_either() -> None:
 
 
 async def test_time_that_is_short_is_not_spent_on_trials() -> None:
-    """Where what is left is just what the other needs, none is made; but the breaker's own probes are."""
+    """No trial is made when the remaining time is what the other node needs; breaker probes are."""
     node, other = Troubled(lambda _: True), FakeNode(0.04)
     async with MemoryBus(pipeline(a=node, b=other)) as bus:
         await ask_at(bus, 100, 5)
@@ -109,7 +111,7 @@ async def test_time_that_is_short_is_not_spent_on_trials() -> None:
 
 
 async def test_a_node_that_often_fails_is_not_preferred() -> None:
-    """One that fails for a fifth of the queries has a few per cent of them, beside one that does not."""
+    """A node that fails a fifth of its queries gets a few per cent of them beside a healthy one."""
     print(f"seed {SEED}")  # noqa: T201
     chance = random.Random(SEED)  # noqa: S311
     node, other = Troubled(lambda _: chance.random() < 0.2), FakeNode(0.04)

@@ -1,4 +1,4 @@
-"""A rebalance in the middle of what is done about a fetch that raised: nothing of before it counts."""
+"""Rebalances during the recovery from a failed fetch: results of the earlier assignment are dropped."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ BOTH = frozenset({FIRST, SECOND})
 
 
 def settings(reset: str = "earliest") -> Settings:
-    """Of the group g."""
+    """Return settings with the group g."""
     kafka = {"group_id": "g", "auto_offset_reset": reset}
     return Settings.load(None, {"kafka": kafka, "topics": {"queries": "queries"}})
 
 
 class RebalancingConsumer:
-    """A member whose group rebalances while it does *during* with a partition.
+    """A member whose group rebalances during the call *during* for a partition.
 
     Args:
-        ledger: Told of the rebalance, which gives back what it has taken.
-        during: The method and the partition.
+        ledger: Revokes and assigns the partitions of the rebalance.
+        during: The method and the partition that trigger the rebalance.
         corrupt: Partitions whose first record cannot be read.
-        position: Where the next record is read; None while that is not known.
+        position: The offset of the next record; None while unknown.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RebalancingConsumer:
         self._corrupt = corrupt
         self.rebalanced = False
         self.position: int | None = 5
-        """Where the group stands."""
+        """The committed offsets of the group."""
         self.sought: list[tuple[int, int]] = []
         """Partition and offset of every seek after the rebalance."""
 
@@ -82,33 +82,33 @@ class RebalancingConsumer:
             self._ledger.assign(BOTH)
 
     async def committed(self, partition: TopicPartition) -> int | None:
-        """Where the group stands."""
+        """Return the group's committed offset."""
         self._rebalance("committed", partition)
         return self.position
 
     async def seek_to_beginning(self, partition: TopicPartition) -> None:
-        """Read from there on."""
+        """Seek to the beginning."""
         self.seek(partition, 0)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Read on from there."""
+        """Seek to an offset."""
         if self.rebalanced:
             self.sought.append((partition.partition, offset))
 
     def end_task(self) -> None:
-        """One of the client's tasks ends; what it raised comes out of fetches."""
+        """Fail a task of the client; its exception is raised by fetches."""
         self._fetcher._fetch_task = SimpleNamespace(done=lambda: True)
 
     def highwater(self, _: TopicPartition) -> None:
-        """The end of the log is not known."""
+        """Return no end offset."""
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where the log begins."""
+        """Return the beginning offsets."""
         self._rebalance("beginning_offsets", partitions[0])
         return {partitions[0]: 3}
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where it ends."""
+        """Return the end offsets."""
         self._rebalance("end_offsets", partitions[0])
         return {partitions[0]: 9}
 
@@ -116,10 +116,10 @@ class RebalancingConsumer:
         self,
         partition: TopicPartition,
         *,
-        timeout_ms: int,  # noqa: ARG002 - it has something at once
+        timeout_ms: int,  # noqa: ARG002 - a record is ready
         max_records: int,
     ) -> dict[TopicPartition, list[PlainRecord]]:
-        """One record, unless it is corrupt."""
+        """Return one record, unless it is corrupt."""
         self._rebalance("read one" if max_records == 1 else "read all", partition)
         if PartitionKey(*partition) in self._corrupt:
             raise CorruptRecordException
@@ -129,7 +129,7 @@ class RebalancingConsumer:
 async def recover(
     during: tuple[str, PartitionKey], corrupt: Sequence[PartitionKey] = (), position: int | None = 7
 ) -> tuple[list[Any], RebalancingConsumer, Ledger]:
-    """What a recovery finds that is disturbed."""
+    """Run a recovery with a rebalance in the middle."""
     ledger = Ledger(max_span=10)
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, during, corrupt, position)
@@ -146,16 +146,16 @@ async def recover(
     return await recovery.recover(100), consumer, ledger
 
 
-async def test_records_of_before_a_rebalance_are_not_handed_over() -> None:
-    """They are in closed books: whoever has their partition now, be it the same member, reads them again."""
-    last = list(BOTH)[-1]  # in the order of the ledger's books
+async def test_records_of_a_revoked_assignment_are_dropped() -> None:
+    """Records of a revoked assignment are dropped: the partition's owner fetches them again."""
+    last = list(BOTH)[-1]  # in the order of the ledger's partitions
     found, _, ledger = await recover(("read all", last))
     assert [(record.partition, record.offset) for record in found] == [(last.partition, 5)]
     assert ledger.in_flight() == 1
 
 
-async def test_no_record_is_passed_over_for_one_of_before_a_rebalance() -> None:
-    """Where the corrupt record was is not where the next assignment reads."""
+async def test_a_corrupt_record_of_a_revoked_assignment_skips_none() -> None:
+    """A corrupt record of an earlier assignment skips no record of the present one."""
     found, consumer, ledger = await recover(("read one", FIRST), corrupt=[FIRST])
     assert (0, 8) not in consumer.sought
     offsets = ledger.offsets(FIRST)
@@ -164,14 +164,14 @@ async def test_no_record_is_passed_over_for_one_of_before_a_rebalance() -> None:
     assert not any(isinstance(one, CorruptRecord) for one in found)
 
 
-async def test_nothing_is_sought_in_an_assignment_it_was_not_asked_for() -> None:
-    """A position that was asked for before a rebalance may be behind the one of now."""
+async def test_a_position_of_an_earlier_assignment_is_not_sought() -> None:
+    """A position requested before a rebalance is not sought: it may be behind the present one."""
     _, consumer, _ = await recover(("committed", FIRST))
     assert (0, 5) not in consumer.sought
 
 
 async def test_a_position_that_may_never_come_is_not_waited_for() -> None:
-    """A partition that was given anew in the middle may have none, which only the next fetch can tell."""
+    """A partition reassigned meanwhile may have no position until the next fetch; nothing waits for it."""
     found, consumer, _ = await recover(("read all", FIRST), corrupt=[FIRST], position=None)
     assert consumer.sought == [(0, 5)]
     assert not any(isinstance(one, CorruptRecord) for one in found)
@@ -189,7 +189,7 @@ async def test_a_position_that_may_never_come_is_not_waited_for() -> None:
 async def test_a_position_is_restored_only_in_the_assignment_that_had_none(
     during: str, error: NoOffsetForPartitionError | OffsetOutOfRangeError
 ) -> None:
-    """Others may have committed one meanwhile: to begin anew would answer all before it again."""
+    """A position is restored only in its own assignment: another member may have committed since."""
     ledger = Ledger(max_span=10)
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, (during, FIRST))
@@ -200,8 +200,8 @@ async def test_a_position_is_restored_only_in_the_assignment_that_had_none(
     assert (consumer.sought, offsets.next_offset) == ([], None)
 
 
-async def test_a_halted_partition_is_put_back_too() -> None:
-    """A rebalance makes the client forget pauses: what the fetch brought of it is gone, and not read now."""
+async def test_a_halted_partition_stays_halted() -> None:
+    """A halted partition loses its pause in a rebalance: its records are dropped and it is paused again."""
     ledger = Ledger(max_span=10)
     ledger.assign(BOTH)
     ledger.guard.halted[FIRST] = Halt("too much of it cannot be read", None)
@@ -214,8 +214,8 @@ async def test_a_halted_partition_is_put_back_too() -> None:
     assert [record.partition for record in found if isinstance(record, PlainRecord)] == [1]
 
 
-async def test_a_task_of_the_client_that_dies_is_no_records_fault() -> None:
-    """What it raised comes out of a fetch, and no readable record is passed over for it."""
+async def test_a_failed_client_task_skips_no_record() -> None:
+    """A client task's exception raised by a fetch skips no readable record."""
     ledger = Ledger(max_span=10)
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST), [FIRST])
@@ -228,20 +228,20 @@ async def test_a_task_of_the_client_that_dies_is_no_records_fault() -> None:
 
 
 class Refusing(RebalancingConsumer):
-    """A member that cannot look up where a partition begins."""
+    """A member that may not look up beginning offsets."""
 
     def __init__(self, ledger: Ledger, error: KafkaError) -> None:
         super().__init__(ledger, ("nothing", FIRST))
         self._error = error
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Refused."""
+        """Fail with an authorization error."""
         assert partitions
         raise self._error
 
 
 async def test_a_position_that_cannot_be_looked_up() -> None:
-    """Without the right it is told what to grant; anything else is tried again, with a pause."""
+    """Without authorization the error names the right to grant; other errors are retried after a pause."""
     ledger = Ledger(max_span=10)
     ledger.assign(BOTH)
     lost = NoOffsetForPartitionError(TopicPartition(*FIRST))
@@ -254,8 +254,8 @@ async def test_a_position_that_cannot_be_looked_up() -> None:
     assert asyncio.get_running_loop().time() - before == pytest.approx(RETRY_S)
 
 
-async def test_a_log_that_is_shorter_than_before_is_another_log() -> None:
-    """What the old one had moves nothing any more: it begins in a new book."""
+async def test_a_shorter_log_starts_with_new_offsets() -> None:
+    """Offsets of a log that was recreated are forgotten: the partition starts with new offsets."""
     ledger = Ledger(max_span=10)
     ledger.assign(BOTH)
     old = ledger.offsets(FIRST)
@@ -271,11 +271,11 @@ LOST: dict[str, NoOffsetForPartitionError | OffsetOutOfRangeError] = {
     "deleted": OffsetOutOfRangeError({TopicPartition(*FIRST): 2}),
     "beyond_end": OffsetOutOfRangeError({TopicPartition(*FIRST): 12}),
 }
-"""The log that the consumer sees holds offsets from 3 up to 9."""
+"""The consumer's log holds offsets 3 to 9."""
 
 
 class Counting(Observer):
-    """Keeps which positions were given up."""
+    """Records the positions that were given up."""
 
     def __init__(self) -> None:
         self.resets: list[tuple[str, int]] = []
@@ -285,11 +285,11 @@ class Counting(Observer):
 
 
 async def restored(reset: str, lost: str) -> tuple[RebalancingConsumer, Ledger, Counting]:
-    """What becomes of a position that the log does not hold."""
+    """Return the position that replaces one outside of the log."""
     ledger, observer = Ledger(max_span=10), Counting()
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
-    consumer.rebalanced = True  # it keeps what is sought
+    consumer.rebalanced = True  # the consumer keeps what is sought
     client: Any = consumer
     await OffsetReset(client, ledger, observer, settings(reset)).restore(LOST[lost])
     return consumer, ledger, observer
@@ -297,7 +297,7 @@ async def restored(reset: str, lost: str) -> tuple[RebalancingConsumer, Ledger, 
 
 @pytest.mark.parametrize("lost", LOST)
 async def test_reading_starts_at_the_earliest_record(lost: str) -> None:
-    """By default; a group without a position commits none before it has answered something."""
+    """Without a position reading starts at the earliest record; nothing is committed before an answer."""
     consumer, ledger, observer = await restored("earliest", lost)
     assert consumer.sought == [(0, 3)]
     assert observer.resets == [(lost, 1 if lost == "deleted" else 0)]
@@ -306,7 +306,7 @@ async def test_reading_starts_at_the_earliest_record(lost: str) -> None:
 
 @pytest.mark.parametrize("lost", LOST)
 async def test_reading_starts_at_the_end(lost: str) -> None:
-    """With ``latest``; the end is committed, or the next member would start at another one."""
+    """With ``latest`` reading starts at the end, which is committed for the next member."""
     consumer, ledger, observer = await restored("latest", lost)
     assert consumer.sought == [(0, 9)]
     assert observer.resets == [(lost, 7 if lost == "deleted" else 0)]
@@ -315,14 +315,14 @@ async def test_reading_starts_at_the_end(lost: str) -> None:
 
 @pytest.mark.parametrize("lost", LOST)
 async def test_no_position_is_chosen(lost: str) -> None:
-    """With ``error`` the service ends instead, and its last line names group, partition and setting."""
+    """With ``error`` the service ends, and its last line names group, partition and setting."""
     said = r"group 'g' cannot read partition 0 of 'queries': .* kafka.auto_offset_reset is 'error'"
     with pytest.raises(ConfigurationError, match=said):
         await restored("error", lost)
 
 
 async def test_a_partition_that_was_never_read_keeps_no_position() -> None:
-    """After a fetch that raised, one without a position is not read from its beginning unless that is set."""
+    """After a failed fetch, a partition without a position is not read from its beginning by default."""
     ledger = Ledger(max_span=10)
     ledger.assign(BOTH)
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))

@@ -1,4 +1,4 @@
-"""Refusals are told when there is time: a backlog of them is read first. Time is moved by hand."""
+"""Rejection events are published at low priority, after a backlog was read. Time is moved by hand."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .samples import KEY, FakeNode, block, finish, in_virtual_time, pipeline, qu
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TELLING_S = 0.000_1
-"""How long it takes to tell one."""
+PUBLISH_S = 0.000_1
+"""The time to publish one rejection event."""
 
 
 def rejection(offset: int, over_s: float) -> InFlightQuery:
-    """One whose time was up so long ago."""
+    """Build a rejection that expired this long ago."""
     due_at = asyncio.get_running_loop().time() - over_s
     unreadable = Unreadable(UnreadableReason.NOT_JSON, "")  # it is not looked at
     one = InFlightQuery(PlainRecord("q", 0, offset), PartitionOffsets(1), unreadable, 0)
@@ -41,73 +41,73 @@ def rejection(offset: int, over_s: float) -> InFlightQuery:
     return one
 
 
-class Teller:
-    """Refusals that take a while to tell."""
+class SlowPublisher:
+    """A slow publisher of rejection events."""
 
     def __init__(self) -> None:
-        self.told: list[int] = []
-        self.rejections = Rejections(self._tell)
+        self.published: list[int] = []
+        self.rejections = Rejections(self._publish)
 
-    def _tell(self, rejection: InFlightQuery) -> None:
-        block(TELLING_S)
-        self.told.append(rejection.record.offset)
+    def _publish(self, rejection: InFlightQuery) -> None:
+        block(PUBLISH_S)
+        self.published.append(rejection.record.offset)
 
     def add(self, count: int, over_s: float) -> None:
-        """So many come in."""
+        """Add a number of rejections."""
         for number in range(count):
             self.rejections.add(rejection(number, over_s), asyncio.get_running_loop().time())
 
 
 @pytest.mark.parametrize(("over_s", "slice_s"), [(0.0, SLICE_S), (OLD_S, SLICE_S), (OLD_S + 0.01, BRIEF_S)])
-async def test_how_many_are_told_in_one_turn(over_s: float, slice_s: float) -> None:
-    """Others have their turn after a millisecond; after a quarter of it while a backlog is being read."""
-    teller = Teller()
-    teller.add(100, over_s)
+async def test_rejections_are_published_in_slices(over_s: float, slice_s: float) -> None:
+    """Other tasks run after a millisecond, or a quarter of it while a backlog is being read."""
+    publisher = SlowPublisher()
+    publisher.add(100, over_s)
     await asyncio.sleep(0)
-    assert len(teller.told) == pytest.approx(slice_s / TELLING_S, abs=1)
+    assert len(publisher.published) == pytest.approx(slice_s / PUBLISH_S, abs=1)
     await asyncio.sleep(READING_S)
     await asyncio.sleep(0)
-    assert teller.told == list(range(100))
+    assert publisher.published == list(range(100))
 
 
-async def test_a_backlog_that_has_been_read_is_told_at_full_speed() -> None:
-    """Old ones are hurried once no more of them come."""
-    teller = Teller()
-    teller.add(1000, OLD_S + 1)
+async def test_a_backlog_is_published_at_full_speed_once_it_was_read() -> None:
+    """Old rejections are published at full speed once no more arrive."""
+    publisher = SlowPublisher()
+    publisher.add(1000, OLD_S + 1)
     block(READING_S)
     await asyncio.sleep(0)
-    assert len(teller.told) == pytest.approx(SLICE_S / TELLING_S, abs=1)
+    assert len(publisher.published) == pytest.approx(SLICE_S / PUBLISH_S, abs=1)
 
 
-async def test_what_is_remembered_is_bounded() -> None:
-    """With so many to be told nothing more should be read, and they are told at full speed."""
-    teller = Teller()
-    teller.add(MAX_REMEMBERED - 1, OLD_S + 1)
-    assert not teller.rejections.is_full
-    teller.add(1, OLD_S + 1)
-    assert teller.rejections.is_full
+async def test_kept_rejections_are_bounded() -> None:
+    """Beyond a bound of kept rejections reading stops, and they are published at full speed."""
+    publisher = SlowPublisher()
+    publisher.add(MAX_REMEMBERED - 1, OLD_S + 1)
+    assert not publisher.rejections.is_full
+    publisher.add(1, OLD_S + 1)
+    assert publisher.rejections.is_full
     await asyncio.sleep(0)
-    assert len(teller.told) == pytest.approx(SLICE_S / TELLING_S, abs=1)
-    assert not teller.rejections.is_full
+    assert len(publisher.published) == pytest.approx(SLICE_S / PUBLISH_S, abs=1)
+    assert not publisher.rejections.is_full
 
 
-def tell_slowly(bus: MemoryBus) -> None:
-    """Let each refusal take a while."""
-    tell: Callable[[InFlightQuery], None] = bus.dispatcher.rejections._publish
+def publish_slowly(bus: MemoryBus) -> None:
+    """Make each rejection slow to publish."""
+    publish: Callable[[InFlightQuery], None] = bus.dispatcher.rejections._publish
 
     def slowly(rejection: InFlightQuery) -> None:
-        block(TELLING_S)
-        tell(rejection)
+        block(PUBLISH_S)
+        publish(rejection)
 
     bus.dispatcher.rejections._publish = slowly
 
 
-async def test_a_new_query_does_not_wait_for_a_backlog_to_be_told() -> None:
-    """It is answered while most of those before it in its partition have yet to be told; then all are."""
+async def test_a_new_query_does_not_wait_for_rejection_events() -> None:
+    """A new query is answered while most earlier rejections of its partition wait; then all are published."""
     settings = Settings.model_validate({"admission": {"query_ttl_ms": 250}})
     async with MemoryBus(pipeline(any=FakeNode()), settings=settings) as bus:
         in_virtual_time(bus)
-        tell_slowly(bus)
+        publish_slowly(bus)
         for number in range(2000):
             bus.put(query(f"old{number}"), timestamp=timestamp() - 60_000)
         bus.put(query("new"), timestamp=timestamp())
@@ -118,15 +118,15 @@ async def test_a_new_query_does_not_wait_for_a_backlog_to_be_told() -> None:
         await finish(bus, 2001)
         assert statuses(bus) == {"success": 1, "expired": 2000}
     ages = {round(result.metrics.queue_ms) for result in bus.results() if result.status == "expired"}
-    assert max(ages) - min(ages) < 20  # as they were read, however late they were told: that takes 200 ms
+    assert max(ages) - min(ages) < 20  # times of the decision, although publishing takes 200 ms
 
 
-async def test_at_the_end_all_are_told() -> None:
-    """A drain waits for them: what was answered behind them can be committed."""
+async def test_a_drain_publishes_all_rejections() -> None:
+    """A drain publishes all rejections, so that later answers can be committed."""
     settings = Settings.model_validate({"admission": {"query_ttl_ms": 250}})
     async with MemoryBus(pipeline(any=FakeNode()), settings=settings) as bus:
         in_virtual_time(bus)
-        tell_slowly(bus)
+        publish_slowly(bus)
         for number in range(1000):
             bus.put(query(f"old{number}"), timestamp=timestamp() - 60_000)
         while not bus.dispatcher.rejections:

@@ -8,12 +8,12 @@ from fivestage.observability.log_throttle import MAX_PLACES, LogThrottle
 
 
 def line(name: str = "aiokafka.consumer", number: int = 1) -> logging.LogRecord:
-    """A line from a place in the code."""
+    """Build a line of a place in the code."""
     return logging.LogRecord(name, logging.WARNING, "fetcher.py", number, "error %s", ("X",), None)
 
 
 def test_a_few_lines_are_enough() -> None:
-    """One place may log a few lines a while; others, and other loggers, are not held back by it."""
+    """One place may log a few lines per interval; other places and loggers are not limited by it."""
     now = 0.0
     repeats = LogThrottle("aiokafka", max_lines=2, window_s=10, clock=lambda: now)
     assert [repeats.filter(line()) for _ in range(5)] == [True, True, False, False, False]
@@ -30,7 +30,7 @@ def test_a_few_lines_are_enough() -> None:
 
 
 def test_each_node_at_a_place_may_log() -> None:
-    """One that fails all the time does not hide another that fails in the same helper."""
+    """A node that fails all the time does not hide another one that fails in the same helper."""
     repeats = LogThrottle("aiokafka", max_lines=1, clock=lambda: 0.0)
     for node in ("a", "b"):
         record = line()
@@ -38,8 +38,8 @@ def test_each_node_at_a_place_may_log() -> None:
         assert [repeats.filter(record) for _ in range(3)] == [True, False, False]
 
 
-def test_places_are_forgotten() -> None:
-    """However many places log, the memory of them is bounded."""
+def test_the_memory_of_places_is_bounded() -> None:
+    """The memory of places is bounded, however many places log."""
     repeats = LogThrottle("aiokafka")
     for number in range(3 * MAX_PLACES):
         assert repeats.filter(line(number=number))

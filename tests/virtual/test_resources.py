@@ -1,4 +1,4 @@
-"""``async def`` resources: opened before the first query, closed after the last; in virtual time."""
+"""``async def`` resources are opened before the first query and closed after the last; in virtual time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Recorded:
-    """An app whose resources write down when they open and close."""
+    """An app whose resources record when they open and close."""
 
     def __init__(self, *names: str) -> None:
         self.app = Pipeline(builtins=False)
@@ -50,7 +50,7 @@ class Recorded:
         opening: Callable[[], Awaitable[Any]] | None = None,
         closing: Callable[[], Awaitable[Any]] | None = None,
     ) -> Resource[str]:
-        """Declare one more; *opening* and *closing* are awaited where it does either."""
+        """Declare another resource; *opening* and *closing* are awaited there."""
 
         async def open_it() -> AsyncIterator[str]:
             self.log.append(f"open {name}")
@@ -67,12 +67,12 @@ class Recorded:
 
 
 def now() -> float:
-    """The time on the running loop."""
+    """Return the time of the running loop."""
     return asyncio.get_running_loop().time()
 
 
 async def test_a_memory_bus_opens_and_closes_them() -> None:
-    """In the order of declaration before the first query, in reverse order after the last one."""
+    """Resources open in the order of declaration before the first query, and close in reverse order."""
     recorded = Recorded("one", "two")
     async with MemoryBus(recorded.app) as bus:
         assert recorded.log == ["open one", "open two"]
@@ -81,7 +81,7 @@ async def test_a_memory_bus_opens_and_closes_them() -> None:
 
 
 async def test_an_orchestrator_opens_and_closes_them() -> None:
-    """``async with``, as often as one likes."""
+    """``async with`` opens and closes them, any number of times."""
     recorded = Recorded("one", "two")
     orchestrator = Orchestrator(recorded.app)
     for _ in range(2):
@@ -92,7 +92,7 @@ async def test_an_orchestrator_opens_and_closes_them() -> None:
 
 
 async def test_without_async_with_it_says_what_to_do() -> None:
-    """A query of an app whose resources are not open is refused at once, and opens nothing."""
+    """A query of an app with unopened resources raises at once with what to do."""
     recorded = Recorded("one", "two")
     orchestrator = Orchestrator(recorded.app)
     said = r"not open here: one, two; ask within `async with Orchestrator\(app\)"
@@ -105,15 +105,15 @@ async def test_without_async_with_it_says_what_to_do() -> None:
 
 
 async def test_entered_twice() -> None:
-    """One ``async with`` at a time, as the second would close what the first one uses."""
+    """A nested ``async with`` raises: its exit would close the resources of the outer one."""
     async with Orchestrator(Recorded("one").app) as orchestrator:
         with pytest.raises(RuntimeError, match="already"):
             await orchestrator.__aenter__()
         assert (await orchestrator.process_query("x")).answer == "one"
 
 
-async def test_what_is_overridden_is_not_opened() -> None:
-    """Before the start the fake is used and nothing opened; after its ``with`` the error says why."""
+async def test_an_overridden_resource_is_not_opened() -> None:
+    """A resource overridden before the start is not opened; after the override its use raises."""
     recorded = Recorded("one", "two")
     with recorded.app.override(recorded.handles["one"], "fake"):
         async with MemoryBus(recorded.app) as bus:
@@ -128,7 +128,7 @@ async def test_what_is_overridden_is_not_opened() -> None:
 
 
 async def test_an_override_while_it_runs() -> None:
-    """It counts from the next use on, and until its end."""
+    """An override at run time holds from the next use until its end."""
     recorded = Recorded("one")
     async with MemoryBus(recorded.app) as bus:
         with recorded.app.override(recorded.handles["one"], "fake"):
@@ -138,7 +138,7 @@ async def test_an_override_while_it_runs() -> None:
 
 
 async def test_opening_is_not_bound_by_stages() -> None:
-    """It may take seconds; the first query then has its whole budget."""
+    """Opening may take seconds; the first query then has its whole budget."""
     recorded = Recorded()
     recorded.add("slow", opening=lambda: asyncio.sleep(20))
     async with MemoryBus(recorded.app) as bus:
@@ -147,7 +147,7 @@ async def test_opening_is_not_bound_by_stages() -> None:
 
 
 async def test_a_resource_of_another_pipeline() -> None:
-    """Is an error of the node that says so."""
+    """Using a resource of another pipeline is an error of the node, with a text that says so."""
     recorded, other = Recorded("one"), Recorded("two")
     recorded.handles |= other.handles
     async with MemoryBus(recorded.app) as bus:
@@ -156,11 +156,11 @@ async def test_a_resource_of_another_pipeline() -> None:
         )
 
 
-# What fails at the start
+# Failures at the start
 
 
 class Flaky:
-    """Fails so often, then opens."""
+    """Fails a number of times, then opens."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -172,8 +172,8 @@ class Flaky:
             raise ConnectionRefusedError(f"no database at attempt {len(self.tried_at)}")
 
 
-async def test_what_fails_is_tried_again() -> None:
-    """With growing pauses, while the others stay open; each failure is a log line without its text."""
+async def test_a_failed_opening_is_retried() -> None:
+    """A failed opening is retried with growing pauses; others stay open; log lines have no exception text."""
     recorded, flaky = Recorded("one"), Flaky(3)
     recorded.add("flaky", opening=flaky)
     with capture_logs() as logs:
@@ -181,13 +181,13 @@ async def test_what_fails_is_tried_again() -> None:
             assert (await bus.ask("x")).answer == "one flaky"
     assert flaky.tried_at == pytest.approx([0, 0.1, 0.3, 0.7])
     assert recorded.log.count("open one") == 1
-    told = [(line["resource"], line["error_type"]) for line in logs if line["log_level"] == "warning"]
-    assert told == [("flaky", "ConnectionRefusedError")] * 3
+    warned = [(line["resource"], line["error_type"]) for line in logs if line["log_level"] == "warning"]
+    assert warned == [("flaky", "ConnectionRefusedError")] * 3
     assert "no database" not in str(logs)
 
 
-async def test_what_does_not_open_in_time_ends_the_start() -> None:
-    """The error has resource, setting, and the author's error in two lines; what was open is closed."""
+async def test_an_opening_that_takes_too_long_ends_the_start() -> None:
+    """A resource that does not open in time ends the start with the cause; opened ones are closed."""
     recorded, flaky = Recorded("one"), Flaky(1000)
     recorded.add("flaky", opening=flaky)
     recorded.add("never")
@@ -205,8 +205,8 @@ async def test_what_does_not_open_in_time_ends_the_start() -> None:
     assert "open never" not in recorded.log
 
 
-async def test_what_hangs_is_left_behind() -> None:
-    """Opening that never returns, even when it is cancelled, holds the start for so long and no longer."""
+async def test_a_hanging_opening_is_left_behind() -> None:
+    """An opening that hangs and ignores its cancellation delays the start only for a fixed time."""
 
     async def hangs() -> None:
         while now() < 1000:
@@ -242,7 +242,7 @@ async def test_a_failure_without_time_for_another_attempt() -> None:
 
 
 async def test_a_start_that_is_cancelled() -> None:
-    """Closes what is open and leaves the rest."""
+    """A cancelled start closes the opened resources."""
     recorded = Recorded("one")
     recorded.add("slow", opening=lambda: asyncio.sleep(20))
     starting = asyncio.create_task(ResourceManager(recorded.app.resources, start_timeout_s=60).open())
@@ -255,7 +255,7 @@ async def test_a_start_that_is_cancelled() -> None:
 
 
 async def exits() -> None:
-    """Ends the program, or so it thinks."""
+    """Call ``sys.exit``."""
     raise SystemExit("NO_SUCH_VARIABLE is not set")
 
 
@@ -268,7 +268,7 @@ async def test_an_opening_that_exits_is_a_failure() -> None:
 
 
 async def test_a_function_that_yields_nothing() -> None:
-    """Is a failure that names its line."""
+    """A generator that yields nothing is a failure that names its line."""
     app = Pipeline()
 
     @app.resource
@@ -282,16 +282,16 @@ async def test_a_function_that_yields_nothing() -> None:
         await ResourceManager(app.resources, start_timeout_s=0.1).open()
 
 
-# How they close
+# Closing
 
 
 async def fails() -> None:
-    """What raises."""
+    """Raise."""
     raise ValueError("secret")
 
 
-async def test_one_that_fails_to_close_keeps_no_other() -> None:
-    """It is logged by name and class, and raised nowhere."""
+async def test_a_failed_close_does_not_stop_the_others() -> None:
+    """A failed close is logged by name and class, raised nowhere, and does not stop the others."""
     recorded = Recorded("one")
     recorded.add("bad", closing=fails)
     recorded.add("three")
@@ -304,7 +304,7 @@ async def test_one_that_fails_to_close_keeps_no_other() -> None:
 
 
 async def test_closing_takes_two_seconds_in_all() -> None:
-    """One that hangs leaves the others a share each; then it is left behind."""
+    """Closing takes two seconds in total: a hanging one leaves a share to each of the others."""
     recorded = Recorded("one")
     recorded.add("hangs", closing=lambda: asyncio.sleep(1000))
     recorded.add("slow", closing=lambda: asyncio.sleep(0.5))
@@ -317,7 +317,7 @@ async def test_closing_takes_two_seconds_in_all() -> None:
 
 
 async def test_two_yields_are_a_failure_to_close() -> None:
-    """The second is never given to anybody."""
+    """A second yield is a failure to close."""
     app = Pipeline()
 
     @app.resource
@@ -332,7 +332,7 @@ async def test_two_yields_are_a_failure_to_close() -> None:
 
 
 async def test_each_is_closed_in_the_task_that_opened_it() -> None:
-    """Task groups and context variables, which demand that, work in a resource."""
+    """Each is closed in the task that opened it, as task groups and context variables need."""
     app, variable, ran = Pipeline(), ContextVar[str]("variable"), list[str]()
 
     async def background() -> None:
@@ -355,8 +355,8 @@ async def test_each_is_closed_in_the_task_that_opened_it() -> None:
     assert (ran, logs) == (["background", "closed"], [])
 
 
-async def test_what_fails_while_it_is_open_is_logged() -> None:
-    """What breaks is the author's to open again; a log line says so, and closing still works."""
+async def test_a_failure_while_open_is_logged() -> None:
+    """A failure while the resource is open is logged; closing still works."""
     app = Pipeline()
 
     @app.resource
@@ -374,7 +374,7 @@ async def test_what_fails_while_it_is_open_is_logged() -> None:
 
 
 async def test_a_query_in_flight_ends_before_they_close() -> None:
-    """What runs when the bus ends is cancelled, and cleans up with its resources open."""
+    """A query in flight at the end is cancelled and cleans up while its resources are open."""
     recorded = Recorded("one")
 
     @recorded.app.node("node")
@@ -392,7 +392,7 @@ async def test_a_query_in_flight_ends_before_they_close() -> None:
 
 
 async def test_every_stage_may_use_them() -> None:
-    """Not only nodes."""
+    """Every stage may use resources, not only nodes."""
     recorded, used = Recorded("one"), list[str]()
     handle = recorded.handles["one"]
 

@@ -1,4 +1,4 @@
-"""Jobs that go on elsewhere: what a new run makes of the trail it is given."""
+"""Jobs that continue in another worker, from their stage history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BIG = 2**100
 
 
 def app(seen: list[Any]) -> Pipeline:
-    """Answers with a big integer; validation notes what it sees."""
+    """An app that answers with a big integer and records what validation sees."""
     pipeline = Pipeline(builtins=False)
 
     @pipeline.decision
@@ -40,13 +40,13 @@ def app(seen: list[Any]) -> Pipeline:
 
 
 def job(orchestrator: Orchestrator) -> Job:
-    """A query that has just begun."""
+    """Build a job of a query that has just started."""
     now = asyncio.get_running_loop().time()
     return Job(Query("q", "x"), orchestrator.plan, started_at=now, ends_at=now + 0.25)
 
 
 async def test_a_moved_job_keeps_its_answer() -> None:
-    """Its answer is not written anew, and the stages after it see it exactly, and whose it is."""
+    """A moved job keeps its answer; later stages see the same value and its node."""
     seen: list[Any] = []
     orchestrator = Orchestrator(app(seen))
     one = job(orchestrator)
@@ -63,7 +63,7 @@ async def test_a_moved_job_keeps_its_answer() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.TIMEOUT])
 async def test_a_job_that_was_moved_after_its_end_runs_nothing(outcome: Outcome) -> None:
-    """A critical stage had failed when its worker was replaced: the later stages stay skipped."""
+    """A job moved after a critical stage failed runs nothing: later stages stay skipped."""
     seen: list[Any] = []
     orchestrator = Orchestrator(app(seen))
     one = job(orchestrator)
@@ -74,7 +74,7 @@ async def test_a_job_that_was_moved_after_its_end_runs_nothing(outcome: Outcome)
 
 
 async def test_a_moved_job_keeps_its_verdict() -> None:
-    """Reflection sees it, also where validation said more than an event takes."""
+    """Reflection sees the verdict in a moved job, also where validation returned too much for an event."""
     pipeline, seen = app([]), list[Any]()
 
     @pipeline.reflection
@@ -94,7 +94,7 @@ async def test_a_moved_job_keeps_its_verdict() -> None:
 
 
 async def test_a_job_that_was_moved_after_its_rejection_runs_nothing() -> None:
-    """Where a rejected answer is an error, reflection does not run, wherever the job is."""
+    """Where a rejected answer is an error, a moved job does not run reflection."""
     orchestrator = Orchestrator(app([]), plan=Plan.of(rejected="error"))
     one = job(orchestrator)
     for spec in one.plan.stages[:4]:
@@ -106,7 +106,7 @@ async def test_a_job_that_was_moved_after_its_rejection_runs_nothing() -> None:
 
 
 def running(history: StageHistory, sequence: int, attempt: int = 1) -> RunningStage:
-    """A stage that is running."""
+    """Build a running stage."""
     spec = Orchestrator().plan.stages[sequence]
     found = RunningStage(spec, 0.0, 0.1, attempt=attempt)
     history.start(found)
@@ -114,7 +114,7 @@ def running(history: StageHistory, sequence: int, attempt: int = 1) -> RunningSt
 
 
 def test_a_stage_that_ends_at_the_last_moment_is_not_awaited() -> None:
-    """Whoever wants to end it looks again: its run, or its failed attempt, may be there already."""
+    """The result of a stage that ends as it is cancelled is seen, and the stage is not awaited."""
     history = StageHistory()
     one = running(history, 0)
     assert history.awaits(one)

@@ -1,4 +1,4 @@
-"""The books of one place where jobs run: what counts as code that runs on."""
+"""The job registry of one worker: what counts as abandoned code."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ THREAD = (1, 2)
 
 
 class Place:
-    """A roster, and the jobs in it."""
+    """A registry and its jobs."""
 
     def __init__(self) -> None:
         self.finished: list[Job] = []
         self.registry = JobRegistry(self.finished.append)
 
     def job(self) -> Job:
-        """A job whose node runs."""
+        """Add a job whose node runs."""
         job = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0)
         self.registry.add(job)
         job.history.start(RunningStage(PLAN.stages[2], 0.0, 0.1, node="node"))
         return job
 
     def counted(self, number: int = 0) -> list[tuple[float, bool]]:
-        """Since when code runs on, and whether it keeps the thread."""
+        """Return since when the code is abandoned, and whether it holds the thread."""
         return [(one.since, one.thread is THREAD) for one in self.registry.abandoned(number, THREAD)]
 
 
-def test_code_runs_on_when_the_loop_has_turned_since() -> None:
-    """A busy loop that has not cancelled it yet says nothing; the code that has control counts at once."""
+def test_code_is_abandoned_when_the_loop_has_turned_since() -> None:
+    """Code counts as abandoned when the loop has turned since its end; code that blocks the loop, at once."""
     place = Place()
     job = place.job()
     place.registry.leave(job, 5.0)
@@ -41,8 +41,8 @@ def test_code_runs_on_when_the_loop_has_turned_since() -> None:
     assert place.counted() == [(5.0, False)]
 
 
-def test_a_stall_does_not_forget_code_that_runs_on() -> None:
-    """What had run on before goes on counting; what only waits counts from when the loop turns again."""
+def test_a_stall_keeps_abandoned_code_counted() -> None:
+    """A stall keeps abandoned code counted; waiting code counts from the loop's next turn."""
     place = Place()
     deaf, waits, blocks = place.job(), place.job(), place.job()
     place.registry.leave(deaf, 5.0)
@@ -55,8 +55,8 @@ def test_a_stall_does_not_forget_code_that_runs_on() -> None:
     assert place.counted() == [(5.0, False), (8.0, False), (7.0, False)]
 
 
-def test_what_an_excused_job_still_does_counts() -> None:
-    """It only waited; its clean-up may block the loop, or go on for ever, all the same."""
+def test_the_clean_up_of_an_excused_job_counts() -> None:
+    """The clean-up of an excused job counts if it blocks the loop or never ends."""
     place = Place()
     job = place.job()
     place.registry.leave(job, 5.0)
@@ -70,7 +70,7 @@ def test_what_an_excused_job_still_does_counts() -> None:
 
 
 def test_an_excused_job_is_not_late() -> None:
-    """It was answered elsewhere: that its task comes to an end here is no late answer."""
+    """A job that another worker answered is no late answer when its task ends."""
     place = Place()
     for excused in (True, False):
         job = place.job()

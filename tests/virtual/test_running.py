@@ -1,4 +1,4 @@
-"""Deadlines of queries that run: one timer for all of them."""
+"""Deadlines of running queries: one timer for all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATIENT = {"pipeline": {"total_timeout_ms": 60_000}}
 
 
 class Silent(InlineExecutor):
-    """Nothing is heard of its jobs."""
+    """An executor whose jobs send nothing."""
 
     def submit(self, job: Job) -> None:
         pass
@@ -39,7 +39,7 @@ class Silent(InlineExecutor):
 
 
 async def test_each_ends_at_its_own_deadline() -> None:
-    """In whatever order they began."""
+    """Each ends at its own deadline, in whatever order they started."""
     app = pipeline(any=FakeNode())
     loop, ends = asyncio.get_running_loop(), dict[int, int]()
     async with MemoryBus(app, executor=Silent(Orchestrator(app))) as bus:
@@ -55,7 +55,7 @@ async def test_each_ends_at_its_own_deadline() -> None:
 
 
 async def test_all_ends_that_are_due_are_published_before_a_query_starts() -> None:
-    """Where many deadlines coincide, slots are filled again after the last of them."""
+    """Where many deadlines coincide, slots are filled again after the last of them has ended."""
     app, steps = pipeline(any=FakeNode()), list[str]()
     executor = Silent(Orchestrator(app))
     settings = Settings.model_validate({"admission": {"max_in_flight": 20, "adaptive_limit": False}})
@@ -81,7 +81,7 @@ async def test_all_ends_that_are_due_are_published_before_a_query_starts() -> No
 
 
 async def test_nothing_starts_while_an_end_is_due() -> None:
-    """Where the loop turns only after deadlines have passed, ends come before starts all the same."""
+    """Where the loop turns only after deadlines have passed, overdue queries end before others start."""
     app, steps = pipeline(any=FakeNode()), list[str]()
     executor = Silent(Orchestrator(app))
     settings = Settings.model_validate({"admission": {"max_in_flight": 2, "adaptive_limit": False}})
@@ -99,7 +99,7 @@ async def test_nothing_starts_while_an_end_is_due() -> None:
         await asyncio.sleep(0.01)
         first, second = bus.dispatcher.active.jobs.values()
         block(0.3)
-        bus.dispatcher.active.finished(first)  # its executor was quicker than the timer of the second
+        bus.dispatcher.active.finished(first)  # its executor was faster than the timer of the second
         bus.dispatcher._fill_slice()
         assert steps == ["started", "started", "published"]
         await asyncio.sleep(0.01)
@@ -107,8 +107,8 @@ async def test_nothing_starts_while_an_end_is_due() -> None:
         assert steps == ["started", "started", "published", "published", "started", "started"]
 
 
-async def test_what_goes_wrong_with_one_takes_nothing_from_the_others() -> None:
-    """The ending of one raises: the others end at their deadlines all the same."""
+async def test_an_error_in_one_ending_does_not_stop_the_others() -> None:
+    """An error in one ending does not keep the others from ending at their deadlines."""
     app, ended = pipeline(any=FakeNode()), list[str]()
     async with MemoryBus(app, executor=Silent(Orchestrator(app))) as bus:
         running = bus.dispatcher.active
@@ -128,8 +128,8 @@ async def test_what_goes_wrong_with_one_takes_nothing_from_the_others() -> None:
     assert ended == ["q100", "q100", "q200"]
 
 
-async def test_ended_ones_are_forgotten() -> None:
-    """However far their deadlines are, only so many of them are kept."""
+async def test_entries_of_ended_queries_are_removed() -> None:
+    """Entries of ended queries are removed, however far their deadlines are."""
     app = pipeline(any=FakeNode())
     async with MemoryBus(app, settings=Settings.model_validate(PATIENT)) as bus:
         for number in range(FORGET_AT + 50):
@@ -141,7 +141,7 @@ async def test_ended_ones_are_forgotten() -> None:
 
 @contextlib.asynccontextmanager
 async def one_slot(**fields: Any) -> AsyncIterator[tuple[MemoryBus, Job]]:
-    """A bus with one slot, at time 0, and two queries: the first holds it, and is returned."""
+    """Build a bus with one slot, at time 0, and two queries; return the one that holds the slot."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 1}})
     app = pipeline(any=FakeNode())
     async with MemoryBus(app, settings=settings, executor=Silent(Orchestrator(app))) as bus:
@@ -155,27 +155,27 @@ async def one_slot(**fields: Any) -> AsyncIterator[tuple[MemoryBus, Job]]:
 
 
 def counts(bus: MemoryBus) -> tuple[int, int, int]:
-    """Queries that hold a slot, wait for one, and wait for a thread."""
+    """Return the numbers of queries with a slot, waiting for one, and waiting for a thread."""
     return bus.dispatcher.slots.running, bus.dispatcher.slots.waiting, bus.dispatcher.active.parked
 
 
 async def until(at: float) -> None:
-    """Sleep until the loop's clock shows that."""
+    """Sleep until this loop time."""
     await asyncio.sleep(at - asyncio.get_running_loop().time())
 
 
 async def test_a_query_that_waits_for_a_thread_holds_no_slot() -> None:
-    """The next one gets it; the first takes another when it goes on, with the time that it had left."""
+    """A query that waits for a thread frees its slot, and continues with another and its remaining time."""
     async with one_slot() as (bus, job):
         running = bus.dispatcher.active
         assert counts(bus) == (1, 1, 0)
         await until(0.1)
         running.waits(job, job.history, "pool")
-        running.waits(job, job.history, "pool")  # a trail that was handed over says so again
+        running.waits(job, job.history, "pool")  # a stage history that was handed over reports it again
         await asyncio.sleep(0)
         assert counts(bus) == (1, 0, 1)
         assert bus.dispatcher.waiting == 1
-        await until(0.4)  # after its deadline, which is none while it waits
+        await until(0.4)  # after its deadline, which does not exist while it waits
         assert list(running.jobs) == [job.number]  # the second has ended at its deadline
         running.goes_on(job, job.history, job.started_at + 0.3, job.ends_at + 0.3)
         assert counts(bus) == (1, 0, 0)
@@ -187,8 +187,8 @@ async def test_a_query_that_waits_for_a_thread_holds_no_slot() -> None:
     assert (metrics.total_duration_ms, metrics.budget_ms, metrics.queue_ms) == pytest.approx((250, 250, 300))
 
 
-async def test_a_query_waits_for_a_thread_only_so_long() -> None:
-    """Where no thread takes a call it ends as at any deadline, and its slot is not given back twice."""
+async def test_the_wait_for_a_thread_is_bounded() -> None:
+    """A query whose call gets no thread ends after a bounded wait, and frees its slot once."""
     async with one_slot() as (bus, job):
         await until(0.1)
         bus.dispatcher.active.waits(job, job.history, "pool")
@@ -201,7 +201,7 @@ async def test_a_query_waits_for_a_thread_only_so_long() -> None:
 
 
 async def test_a_query_that_waits_for_a_thread_ends_at_its_deadline() -> None:
-    """The one that its producer has set."""
+    """A query that waits for a thread ends at the deadline that its producer has set."""
     due = dt.datetime.fromtimestamp(EPOCH + 0.3, dt.UTC)
     async with one_slot(deadline=due.isoformat()) as (bus, job):
         await until(0.1)
@@ -212,8 +212,8 @@ async def test_a_query_that_waits_for_a_thread_ends_at_its_deadline() -> None:
     assert result.status == "timeout"
 
 
-async def test_what_a_trail_says_that_is_the_jobs_no_more() -> None:
-    """It has gone on elsewhere, or has ended: nothing changes."""
+async def test_reports_of_a_moved_or_ended_job_are_ignored() -> None:
+    """Reports of a job that has moved or ended change nothing."""
     async with one_slot() as (bus, job):
         running, old = bus.dispatcher.active, job.history
         job.move()
@@ -228,7 +228,7 @@ async def test_what_a_trail_says_that_is_the_jobs_no_more() -> None:
 
 
 async def test_a_query_that_moves_takes_its_slot_again() -> None:
-    """What it has waited does not count; where it goes on it may wait again."""
+    """A moved query takes its slot again, and may wait again where it continues."""
     async with one_slot() as (bus, job):
         running = bus.dispatcher.active
         running.waits(job, job.history, "pool")
@@ -241,8 +241,8 @@ async def test_a_query_that_moves_takes_its_slot_again() -> None:
         assert (running.parked, job.ends_at) == (0, 0.55)
 
 
-async def test_a_loop_that_did_not_turn_has_not_heard_of_threads() -> None:
-    """What waits when it turns again is not ended for that."""
+async def test_a_blocked_loop_reads_reports_before_it_ends_queries() -> None:
+    """A loop that was blocked does not end waiting queries before it has read their reports."""
     async with one_slot() as (bus, job):
         running = bus.dispatcher.active
         await until(0.1)

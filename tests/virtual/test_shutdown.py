@@ -1,4 +1,4 @@
-"""The time that the end may take, shared out in virtual time."""
+"""The time budget of a shutdown, in virtual time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LIMIT_S = 15.0
 
 
 def now() -> float:
-    """The time of the loop."""
+    """Return the time of the loop."""
     return asyncio.get_running_loop().time()
 
 
 async def test_the_end_is_in_time_whatever_hangs() -> None:
-    """Steps that all hang take less than the whole together, and each gets something."""
+    """Steps that all hang take less than the whole budget together, and each gets a share."""
     left, began_at = TimeLeft(LIMIT_S), now()
     left.begin()
     for _ in range(20):
@@ -28,7 +28,7 @@ async def test_the_end_is_in_time_whatever_hangs() -> None:
 
 
 async def test_a_step_has_its_own_limit() -> None:
-    """Before the end begins, and while there is plenty of time, a step takes what it wants."""
+    """Without a shutdown, and while time is plenty, a step has its own limit."""
     left = TimeLeft(LIMIT_S)
     assert left.share(100.0) == 100.0
     left.begin()
@@ -39,7 +39,7 @@ async def test_a_step_has_its_own_limit() -> None:
     ("gone_s", "most_s", "got_s"), [(0, 5, 5), (0, 14, 11), (5, 10, 6), (13, 5, 1), (15, 5, 0), (20, 5, 0)]
 )
 async def test_a_drain_leaves_some_to_others(gone_s: float, most_s: float, got_s: float) -> None:
-    """A step that needs to leave so much takes the rest, but at least half."""
+    """A step that must leave time to others gets the rest, but at least half."""
     left = TimeLeft(LIMIT_S)
     left.begin()
     await asyncio.sleep(gone_s)

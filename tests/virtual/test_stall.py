@@ -1,4 +1,4 @@
-"""Telling what is stalled, sharing jobs out around it, and what comes after: detector, fleet and patrol."""
+"""Stalled workers: the stall detector, job moves in the worker pool, replacement, and the watchdog."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ OUTSIDE_LOOKS = round(OUTSIDE_LIMIT_S / TICK_S)
 def looks(
     detector: StallDetector, number: int, *, answering: bool = False, elapsed_s: float = TICK_S
 ) -> list[str]:
-    """What so many looks in a row find."""
+    """Return the findings of this many checks in a row."""
     found = [detector.check(answering=answering, elapsed_s=elapsed_s) for _ in range(number)]
     return [why for why in found if why is not None]
 
 
-def test_a_busy_worker_is_not_held_up() -> None:
-    """A worker that goes from step to step is well, also when it never has the time to answer."""
+def test_a_busy_worker_is_not_stalled() -> None:
+    """A worker whose steps change is well, also when it is too busy to answer pings."""
     monitor = StepMonitor()
     detector = StallDetector(monitor, 0.03)
     for step in range(1000):
@@ -57,7 +57,7 @@ def test_a_busy_worker_is_not_held_up() -> None:
 
 
 def test_one_step_for_too_long() -> None:
-    """The same step look after look is a worker held up, once its patience is over, and from then on."""
+    """A worker in the same step at every check is stalled once its patience is over."""
     monitor = StepMonitor([7, 1])
     detector = StallDetector(monitor, 3 * TICK_S)
     assert looks(detector, 1 + 2) == []
@@ -68,13 +68,13 @@ def test_one_step_for_too_long() -> None:
 
 
 def test_an_answer_does_not_excuse_a_step() -> None:
-    """A ping answered before the step began says nothing about it."""
+    """A ping answered before the step started does not count as a sign of life."""
     detector = StallDetector(StepMonitor([7, 1]), 3 * TICK_S)
     assert looks(detector, 4, answering=True) == [IN_STAGE]
 
 
-def test_looks_that_come_late_do_not_count() -> None:
-    """A process that had no CPU for a while does not hold that against its workers."""
+def test_late_checks_do_not_count() -> None:
+    """A late check does not count against workers: the process itself had no CPU."""
     detector = StallDetector(StepMonitor([7, 1]), 3 * TICK_S)
     assert looks(detector, 1000, elapsed_s=0.0) == []
     assert looks(detector, 2) == []
@@ -83,7 +83,7 @@ def test_looks_that_come_late_do_not_count() -> None:
 
 
 def test_code_outside_of_stages_is_given_longer() -> None:
-    """Where no step is under way only a ping that stays unanswered tells, and that after a longer time."""
+    """Where no step runs, only an unanswered ping shows a stall, after a longer time."""
     detector = StallDetector(StepMonitor([0, 1]), 3 * TICK_S)
     assert looks(detector, OUTSIDE_LOOKS) == []
     assert looks(detector, 1, answering=True) == []
@@ -99,15 +99,15 @@ def test_more_patience_counts_outside_of_stages_too() -> None:
 
 
 def test_an_idle_worker_that_answers_is_well() -> None:
-    """However long nothing changes."""
+    """An idle worker that answers pings is well for ever."""
     assert looks(StallDetector(StepMonitor(), TICK_S), 1000, answering=True) == []
 
 
-# The fleet
+# The worker pool
 
 
 class FakeWorker:
-    """A worker in whatever state a test puts it."""
+    """A worker in any state that a test sets."""
 
     def __init__(self, on_finished: OnFinished) -> None:
         self.registry = JobRegistry(on_finished)
@@ -154,15 +154,15 @@ class FakeWorker:
         return self.registry.abandoned(self.blocking[0], self.thread)
 
     def ends(self, job: Job) -> None:
-        """A job comes to its end here."""
+        """End a job here."""
         self.registry.done(job, job.history, True)
 
     def stall(self, blocking_job: Job | None, why: str = IN_STAGE) -> None:
-        """It does not turn from now on."""
+        """Block its loop from now on."""
         self.why, self.is_blocking = why, blocking_job
 
     def turn(self) -> None:
-        """It turns again."""
+        """Unblock its loop."""
         self.why = self.is_blocking = None
 
 
@@ -180,12 +180,12 @@ class Counting(Observer):
         self.stalled.append(name)
 
 
-class Yard:
-    """A fleet of fake workers, and what it reported."""
+class Harness:
+    """A pool of fake workers, and its reports."""
 
     def __init__(self, size: int = 1, spares: int = 1, cpu_clock: Callable[[], float] = lambda: 0.0) -> None:
         self.workers: list[FakeWorker] = []
-        """All that were ever made."""
+        """All workers that were started."""
         self.no_room = False
         self.finished: list[Job] = []
         self.counting = Counting()
@@ -206,7 +206,7 @@ class Yard:
         return self.workers[-1]
 
     def submit(self, *, takes_s: float = 30.0) -> Job:
-        """A job of 60 s in its first stage, of which half is known to be needed."""
+        """Submit a job of 60 s in its first stage, half of which is its known latency."""
         now = asyncio.get_running_loop().time()
         job = Job(Query("q", "text"), PLAN, started_at=now, ends_at=now + 60)
         job.routing.stages = tuple(
@@ -218,365 +218,365 @@ class Yard:
         return job
 
     def check(self) -> bool:
-        """A look that is in time."""
+        """Check on time."""
         return self.pool.check(asyncio.get_running_loop().time())
 
     async def check_for(self, seconds: float) -> None:
-        """Looks as the patrol makes them."""
+        """Check as often as the watchdog does."""
         for _ in range(round(seconds / TICK_S)):
             self.check()
             await asyncio.sleep(TICK_S)
 
 
 def last_run(job: Job) -> StageRun:
-    """The last stage of a job's trail that has ended."""
+    """Return the last ended stage of a job."""
     return job.history.runs[-1]
 
 
 async def test_jobs_go_where_the_fewest_are() -> None:
-    """Jobs are shared evenly among as many workers as wanted; spares get none."""
-    yard = Yard(3)
-    jobs = [yard.submit() for _ in range(9)]
-    assert [len(worker.started) for worker in yard.workers] == [3, 3, 3, 0]
-    middle = yard.workers[1]
+    """Jobs are spread evenly over the wanted workers; spares get none."""
+    harness = Harness(3)
+    jobs = [harness.submit() for _ in range(9)]
+    assert [len(worker.started) for worker in harness.workers] == [3, 3, 3, 0]
+    middle = harness.workers[1]
     for job in middle.started[:2]:
         middle.ends(job)
-    more = [yard.submit(), yard.submit()]
+    more = [harness.submit(), harness.submit()]
     assert middle.started[3:] == more
-    assert yard.finished == middle.started[:2]
+    assert harness.finished == middle.started[:2]
     assert len(jobs) == 9
 
 
 async def test_a_stalled_worker_gets_no_new_jobs_and_keeps_its_own() -> None:
-    """A spare gets them; when the loop turns again, everything is as it was, and nothing ran twice."""
-    yard = Yard()
-    blocking_job, caught = yard.submit(), yard.submit()
-    first, spare = yard.workers
+    """A spare gets new jobs while a worker stalls; when its loop turns again, nothing ran twice."""
+    harness = Harness()
+    blocking_job, caught = harness.submit(), harness.submit()
+    first, spare = harness.workers
     first.stall(blocking_job)
-    assert yard.check()
-    assert not yard.check()
-    new = yard.submit()
+    assert harness.check()
+    assert not harness.check()
+    new = harness.submit()
     assert (first.started, spare.started) == ([blocking_job, caught], [new])
-    assert (blocking_job.is_blocking, caught.is_blocking, yard.counting.stalled) == (True, False, ["slow"])
+    assert (blocking_job.is_blocking, caught.is_blocking, harness.counting.stalled) == (True, False, ["slow"])
     first.turn()
-    yard.check()
-    back = yard.submit()
+    harness.check()
+    back = harness.submit()
     assert first.started == [blocking_job, caught, back]
     assert [job.history.attempt for job in (blocking_job, caught)] == [1, 1]
     first.ends(caught)
-    assert (yard.finished, yard.counting.replaced, len(yard.workers)) == ([caught], [], 2)
+    assert (harness.finished, harness.counting.replaced, len(harness.workers)) == ([caught], [], 2)
 
 
-async def test_caught_jobs_move_when_waiting_would_cost_their_answer() -> None:
-    """Not before; the job whose code it is stays; those that moved are nobody's abandoned code."""
-    yard = Yard()
-    blocking_job, caught, patient = yard.submit(), yard.submit(), yard.submit(takes_s=1.0)
-    first, spare = yard.workers
+async def test_waiting_jobs_move_when_waiting_would_cost_their_answer() -> None:
+    """Waiting jobs move before waiting costs their answer; the blocking job stays; none is abandoned."""
+    harness = Harness()
+    blocking_job, caught, patient = harness.submit(), harness.submit(), harness.submit(takes_s=1.0)
+    first, spare = harness.workers
     first.stall(blocking_job)
-    await yard.check_for(29.0)
+    await harness.check_for(29.0)
     assert spare.started == []
-    await yard.check_for(2.0)
+    await harness.check_for(2.0)
     assert (spare.started, caught.history.attempt) == ([caught], 2)
     assert list(first.registry.jobs.values()) == [blocking_job, patient]
-    assert (yard.pool.abandoned(), yard.finished) == ([], [])
-    await yard.check_for(28.5)
+    assert (harness.pool.abandoned(), harness.finished) == ([], [])
+    await harness.check_for(28.5)
     assert spare.started == [caught, patient]
 
 
-async def test_jobs_that_are_caught_again_and_again_are_not_at_fault() -> None:
-    """However often others stall the workers that a query is in: it goes on."""
-    yard = Yard()
-    caught = yard.submit(takes_s=59.99)
+async def test_a_job_in_several_stalled_workers_continues() -> None:
+    """A query whose workers are stalled by others several times continues."""
+    harness = Harness()
+    caught = harness.submit(takes_s=59.99)
     for _ in range(2 * MAX_DEATHS):
         worker = caught.place
         worker.stall(None)
-        await yard.check_for(0.5)
+        await harness.check_for(0.5)
         assert caught.place is not worker
         now, attempt = asyncio.get_running_loop().time(), caught.history.attempt
         caught.history.start(RunningStage(PLAN.stages[0], now, 30.0, attempt=attempt))
         worker.turn()
-        yard.check()
-    assert (yard.finished, caught.history.attempt) == ([], 2 * MAX_DEATHS + 1)
+        harness.check()
+    assert (harness.finished, caught.history.attempt) == ([], 2 * MAX_DEATHS + 1)
 
 
-async def test_caught_jobs_are_marked() -> None:
-    """So that what they do not do in time is not held against them; the job whose code it is is not."""
-    yard = Yard()
-    blocking_job, caught = yard.submit(), yard.submit()
-    yard.workers[0].stall(blocking_job)
+async def test_jobs_in_a_stalled_worker_are_marked() -> None:
+    """Jobs in a stalled worker are marked, so that late stages do not count; the blocking job is not."""
+    harness = Harness()
+    blocking_job, caught = harness.submit(), harness.submit()
+    harness.workers[0].stall(blocking_job)
     await asyncio.sleep(5)
-    yard.check()
+    harness.check()
     assert caught.held_at == asyncio.get_running_loop().time()
     assert blocking_job.held_at < 0
 
 
-async def test_a_caught_job_that_ends_leaves_no_code_behind() -> None:
-    """Its code runs when the loop turns, and ends then; that of the blocking job counts until it returns."""
-    yard = Yard()
-    blocking_job, caught = yard.submit(), yard.submit()
-    first = yard.workers[0]
+async def test_a_waiting_job_that_ends_leaves_no_code_behind() -> None:
+    """A waiting job's code ends when the loop turns; the blocking job's counts until it returns."""
+    harness = Harness()
+    blocking_job, caught = harness.submit(), harness.submit()
+    first = harness.workers[0]
     first.stall(blocking_job)
-    yard.check()
-    yard.pool.cancel(caught)
-    assert yard.pool.abandoned() == []
-    yard.pool.cancel(blocking_job)
-    assert [one.name for one in yard.pool.abandoned()] == ["slow"]
+    harness.check()
+    harness.pool.cancel(caught)
+    assert harness.pool.abandoned() == []
+    harness.pool.cancel(blocking_job)
+    assert [one.name for one in harness.pool.abandoned()] == ["slow"]
 
 
-async def test_jobs_that_ended_before_the_stall_was_seen_are_not_to_blame() -> None:
-    """Of those that have left, only the one whose code has control runs on."""
-    yard = Yard()
-    blocking_job, caught = yard.submit(), yard.submit()
-    first = yard.workers[0]
-    yard.pool.cancel(blocking_job)
-    yard.pool.cancel(caught)
+async def test_only_the_blocking_job_of_a_stall_counts_as_abandoned() -> None:
+    """Of the jobs that ended before the stall, only the one whose code blocks the loop is abandoned."""
+    harness = Harness()
+    blocking_job, caught = harness.submit(), harness.submit()
+    first = harness.workers[0]
+    harness.pool.cancel(blocking_job)
+    harness.pool.cancel(caught)
     first.why, first.number = IN_STAGE, blocking_job.number
-    yard.check()
-    assert [one.thread for one in yard.pool.abandoned()] == [first.thread]
+    harness.check()
+    assert [one.thread for one in harness.pool.abandoned()] == [first.thread]
 
 
 async def test_other_code_that_blocks_a_loop_is_counted() -> None:
-    """A background task, by the place where it is, as long as the loop does not turn."""
-    yard = Yard()
-    first = yard.workers[0]
+    """A background task that blocks the loop is counted by its place, until the loop turns."""
+    harness = Harness()
+    first = harness.workers[0]
     first.stall(None, OUTSIDE)
-    yard.check()
-    assert [one.name for one in yard.pool.abandoned()] == ["app.py:7 node"]
+    harness.check()
+    assert [one.name for one in harness.pool.abandoned()] == ["app.py:7 node"]
     first.turn()
-    yard.check()
-    assert yard.pool.abandoned() == []
+    harness.check()
+    assert harness.pool.abandoned() == []
 
 
 async def test_a_spare_is_replaced_when_the_stall_lasts() -> None:
-    """A stall of milliseconds costs no worker; with all of them stalled one is made at once."""
-    yard = Yard()
-    yard.workers[0].stall(None)
-    await yard.check_for(0.2)
-    assert len(yard.workers) == 2
-    await yard.check_for(0.1)
-    assert len(yard.workers) == 3
-    for worker in yard.workers:
+    """A short stall costs no worker; with all workers stalled one is started at once."""
+    harness = Harness()
+    harness.workers[0].stall(None)
+    await harness.check_for(0.2)
+    assert len(harness.workers) == 2
+    await harness.check_for(0.1)
+    assert len(harness.workers) == 3
+    for worker in harness.workers:
         worker.stall(None)
-    yard.check()
-    assert len(yard.workers) == 4
-    job = yard.submit()
-    assert yard.workers[3].started == [job]
+    harness.check()
+    assert len(harness.workers) == 4
+    job = harness.submit()
+    assert harness.workers[3].started == [job]
 
 
 async def test_workers_that_came_back_are_used_and_then_trimmed() -> None:
-    """More than are wanted end one by one when they have nothing to do, the last ones first."""
-    yard = Yard()
+    """Surplus workers end one by one when idle, the newest first."""
+    harness = Harness()
     for _ in range(3):
-        for worker in yard.workers:
+        for worker in harness.workers:
             worker.stall(None)
-        yard.check()
-    made = len(yard.workers)
-    for worker in yard.workers:
+        harness.check()
+    made = len(harness.workers)
+    for worker in harness.workers:
         worker.turn()
-    yard.check()
-    busy = yard.submit()
+    harness.check()
+    busy = harness.submit()
     await asyncio.sleep(made * (TRIM_AFTER_S + 1))
-    assert [worker.gone for worker in yard.workers] == [False, False] + [True] * (made - 2)
-    assert (yard.workers[0].started, yard.counting.replaced) == ([busy], [])
+    assert [worker.gone for worker in harness.workers] == [False, False] + [True] * (made - 2)
+    assert (harness.workers[0].started, harness.counting.replaced) == ([busy], [])
 
 
 async def test_a_worker_with_code_that_runs_on_is_not_trimmed() -> None:
-    """It could not end, and what runs on in it would be counted no more."""
-    yard = Yard()
-    deaf = yard.submit()
-    for worker in yard.workers:
+    """A worker with abandoned code is kept: it could not end, and the code would not be counted."""
+    harness = Harness()
+    deaf = harness.submit()
+    for worker in harness.workers:
         worker.stall(None)
-    yard.check()
-    for worker in yard.workers:
+    harness.check()
+    for worker in harness.workers:
         worker.turn()
-    yard.pool.cancel(deaf)
+    harness.pool.cancel(deaf)
     await asyncio.sleep(10 * TRIM_AFTER_S)
-    assert [worker.gone for worker in yard.workers] == [False, False, True]
+    assert [worker.gone for worker in harness.workers] == [False, False, True]
 
 
 async def test_jobs_do_not_wait_for_a_worker_that_opens_when_another_turns() -> None:
-    """They move to the one that has turned again."""
-    yard = Yard()
-    first, opening = yard.workers
-    opening.ready, yard.no_room = False, True
-    caught = yard.submit()
+    """Jobs move to a worker whose loop turns again before the one that is opening."""
+    harness = Harness()
+    first, opening = harness.workers
+    opening.ready, harness.no_room = False, True
+    caught = harness.submit()
     first.stall(None)
-    yard.check()
-    waiting = yard.submit()
-    await yard.check_for(40.0)
+    harness.check()
+    waiting = harness.submit()
+    await harness.check_for(40.0)
     assert (opening.started, first.started) == ([waiting], [caught])
     first.turn()
-    yard.check()
+    harness.check()
     assert (first.started, opening.registry.jobs) == ([caught, waiting], {})
 
 
-async def test_there_is_an_end_to_workers() -> None:
-    """With too many stalled ones jobs wait in those there are."""
-    yard = Yard()
+async def test_the_number_of_workers_is_bounded() -> None:
+    """With the maximum of stalled workers, jobs wait in the existing ones."""
+    harness = Harness()
     for _ in range(3 * MAX_STALLED):
-        for worker in yard.workers:
+        for worker in harness.workers:
             worker.stall(None)
-        yard.check()
-    assert len(yard.workers) == MAX_STALLED + 1
-    job = yard.submit()
-    yard.check()
+        harness.check()
+    assert len(harness.workers) == MAX_STALLED + 1
+    job = harness.submit()
+    harness.check()
     assert (job.history.attempt, len(job.place.started)) == (1, 1)
 
 
 async def test_a_worker_that_cannot_be_made() -> None:
-    """There are no descriptors, say: the others go on, and it is tried again after a while."""
-    yard = Yard(spares=0)
-    yard.no_room = True
-    yard.workers[0].stall(None)
-    await yard.check_for(MAKE_AGAIN_S / 2)
-    waiting = yard.submit()
-    yard.no_room = False
-    yard.check()
-    assert len(yard.workers) == 1
-    await yard.check_for(MAKE_AGAIN_S)
-    assert (len(yard.workers), yard.workers[0].started) == (2, [waiting])
+    """A worker that cannot be started, for lack of descriptors say, is retried later; the others go on."""
+    harness = Harness(spares=0)
+    harness.no_room = True
+    harness.workers[0].stall(None)
+    await harness.check_for(MAKE_AGAIN_S / 2)
+    waiting = harness.submit()
+    harness.no_room = False
+    harness.check()
+    assert len(harness.workers) == 1
+    await harness.check_for(MAKE_AGAIN_S)
+    assert (len(harness.workers), harness.workers[0].started) == (2, [waiting])
 
 
 async def test_jobs_wait_in_a_worker_that_gets_ready() -> None:
-    """Where no other is left; a ready one is preferred."""
-    yard = Yard()
-    yard.workers[1].ready = False
-    yard.workers[0].stall(None)
-    yard.check()
-    first = yard.submit()
-    assert yard.workers[1].started == [first]
-    yard.workers[1].stall(None)
-    yard.check()
-    second = yard.submit()
-    assert yard.workers[2].started == [second]
+    """Jobs wait in a starting worker where no other is left; a ready one is preferred."""
+    harness = Harness()
+    harness.workers[1].ready = False
+    harness.workers[0].stall(None)
+    harness.check()
+    first = harness.submit()
+    assert harness.workers[1].started == [first]
+    harness.workers[1].stall(None)
+    harness.check()
+    second = harness.submit()
+    assert harness.workers[2].started == [second]
 
 
 async def test_a_worker_that_died() -> None:
-    """The job whose code ended a worker ends as an error, at once; the others move, and are not at fault."""
-    yard = Yard()
-    blocking_job, other = yard.submit(), yard.submit()
-    dead = yard.workers[0]
+    """The job whose code ended a worker fails at once; the others move without a mark."""
+    harness = Harness()
+    blocking_job, other = harness.submit(), harness.submit()
+    dead = harness.workers[0]
     dead.why, dead.is_blocking, dead.gone = "it has ended", blocking_job, True
-    yard.check()
-    assert (yard.finished, yard.workers[1].started) == ([blocking_job], [other])
+    harness.check()
+    assert (harness.finished, harness.workers[1].started) == ([blocking_job], [other])
     assert (last_run(blocking_job).outcome, last_run(blocking_job).error_type) == (
         Outcome.ERROR,
         "worker_died",
     )
-    assert (other.deaths, yard.counting.replaced) == (0, ["it has ended"])
-    assert len(yard.workers) == 3
+    assert (other.deaths, harness.counting.replaced) == (0, ["it has ended"])
+    assert len(harness.workers) == 3
 
 
-async def test_a_query_that_is_there_whenever_a_worker_dies() -> None:
-    """It is the likely cause after some deaths of an unknown one, and ends as an error."""
-    yard = Yard()
-    job = yard.submit()
+async def test_a_query_present_at_every_worker_death() -> None:
+    """A query present at several unexplained worker deaths is the likely cause and ends as an error."""
+    harness = Harness()
+    job = harness.submit()
     for _ in range(MAX_DEATHS):
-        assert yard.finished == []
+        assert harness.finished == []
         job.place.why = "it has ended"
         job.place.gone = True
-        yard.check()
-        yard.workers = [worker for worker in yard.workers if not worker.gone]
-    assert yard.finished == [job]
+        harness.check()
+        harness.workers = [worker for worker in harness.workers if not worker.gone]
+    assert harness.finished == [job]
     assert last_run(job).error_type == "worker_died"
 
 
 async def test_a_worker_that_dies_after_it_stalled() -> None:
-    """The job whose code has control ends as an error then."""
-    yard = Yard()
-    blocking_job = yard.submit()
-    old = yard.workers[0]
+    """When a stalled worker dies, the blocking job ends as an error."""
+    harness = Harness()
+    blocking_job = harness.submit()
+    old = harness.workers[0]
     old.stall(blocking_job)
-    yard.check()
+    harness.check()
     await asyncio.sleep(1)
-    assert (yard.finished, old.ends_seen) == ([], 0)
+    assert (harness.finished, old.ends_seen) == ([], 0)
     old.gone = True
-    yard.check()
-    assert (yard.finished, last_run(blocking_job).error_type) == ([blocking_job], "worker_died")
+    harness.check()
+    assert (harness.finished, last_run(blocking_job).error_type) == ([blocking_job], "worker_died")
 
 
 async def test_a_worker_that_needs_replacement() -> None:
-    """It gets no more jobs and keeps those it has; it is ended when the last of them has."""
-    yard = Yard()
-    job = yard.submit()
-    old = yard.workers[0]
+    """A worker that needs replacement gets no more jobs and ends after its last one."""
+    harness = Harness()
+    job = harness.submit()
+    old = harness.workers[0]
     old.replacement = "code of ended queries runs on"
-    yard.check()
-    later = yard.submit()
-    assert (old.started, yard.workers[1].started, len(yard.counting.replaced)) == ([job], [later], 1)
+    harness.check()
+    later = harness.submit()
+    assert (old.started, harness.workers[1].started, len(harness.counting.replaced)) == ([job], [later], 1)
     await asyncio.sleep(1)
     assert (old.ends_seen, job.history.attempt) == (0, 1)
     old.ends(job)
     await asyncio.sleep(1)
-    assert (yard.finished, old.ends_seen, len(yard.workers)) == ([job], 1, 3)
+    assert (harness.finished, old.ends_seen, len(harness.workers)) == ([job], 1, 3)
 
 
 async def test_a_stalled_worker_that_needs_replacement() -> None:
-    """All its jobs but the blocking one move at once; it is ended again and again until it is gone."""
-    yard = Yard()
-    blocking_job, caught = yard.submit(), yard.submit()
-    old = yard.workers[0]
+    """All jobs but the blocking one leave it at once; it is terminated repeatedly until it is gone."""
+    harness = Harness()
+    blocking_job, caught = harness.submit(), harness.submit()
+    old = harness.workers[0]
     old.stall(blocking_job)
-    yard.check()
+    harness.check()
     old.replacement, old.gone_after = "code of ended queries runs on", 5
-    yard.check()
-    assert (list(old.registry.jobs.values()), yard.workers[1].started) == ([blocking_job], [caught])
-    yard.pool.cancel(blocking_job)
+    harness.check()
+    assert (list(old.registry.jobs.values()), harness.workers[1].started) == ([blocking_job], [caught])
+    harness.pool.cancel(blocking_job)
     await asyncio.sleep(10)
-    assert (old.ends_seen, yard.pool.abandoned()) == (5, [])
-    assert repr(yard.pool).endswith("retired=[]>")
+    assert (old.ends_seen, harness.pool.abandoned()) == (5, [])
+    assert repr(harness.pool).endswith("retired=[]>")
 
 
 async def test_a_retired_worker_that_stalls_or_dies() -> None:
-    """Its other jobs go on elsewhere; the blocking one keeps its chance, or ends with the worker."""
-    yard = Yard()
-    blocking_job, neighbour = yard.submit(), yard.submit()
-    old = yard.workers[0]
+    """Other jobs of a retired worker move; the blocking one continues, or ends with the worker."""
+    harness = Harness()
+    blocking_job, neighbour = harness.submit(), harness.submit()
+    old = harness.workers[0]
     old.replacement = "code of ended queries runs on"
-    yard.check()
+    harness.check()
     await asyncio.sleep(1)
-    assert yard.workers[1].started == []
+    assert harness.workers[1].started == []
     old.stall(blocking_job)
     await asyncio.sleep(2 * TICK_S)
-    assert (yard.workers[1].started, yard.finished) == ([neighbour], [])
+    assert (harness.workers[1].started, harness.finished) == ([neighbour], [])
     old.gone = True
     await asyncio.sleep(2 * TICK_S)
-    assert (yard.finished, last_run(blocking_job).error_type) == ([blocking_job], "worker_died")
+    assert (harness.finished, last_run(blocking_job).error_type) == ([blocking_job], "worker_died")
 
 
-async def test_only_looks_in_time_count() -> None:
-    """A worker learns whether a look came when it was due."""
-    yard = Yard()
+async def test_workers_learn_whether_a_check_was_on_time() -> None:
+    """A worker learns whether a check was on time."""
+    harness = Harness()
     for pause_s in (1.0, TICK_S, TICK_S, 5 * TICK_S, TICK_S):
         await asyncio.sleep(pause_s)
-        yard.check()
-    assert yard.workers[0].counted == [False, True, True, False, True]
+        harness.check()
+    assert harness.workers[0].counted == [False, True, True, False, True]
 
 
-async def test_looks_that_threads_of_the_process_keep_from_coming_count() -> None:
-    """Such a look is late although the process had the CPU: the time says that something blocks."""
+async def test_checks_delayed_by_this_process_count() -> None:
+    """A check delayed by threads of this process counts: the time shows that something blocks."""
     cpu_s = 0.0
-    yard = Yard(cpu_clock=lambda: cpu_s)
+    harness = Harness(cpu_clock=lambda: cpu_s)
     for _ in range(3):
         await asyncio.sleep(10 * TICK_S)
         cpu_s += 6 * TICK_S
-        yard.check()
-    assert yard.workers[0].counted == [True, True, True]
+        harness.check()
+    assert harness.workers[0].counted == [True, True, True]
 
 
-async def test_workers_that_end_with_the_fleet_are_not_replaced() -> None:
-    """A look that comes after the end makes no new worker."""
-    yard = Yard()
-    job = yard.submit()
-    await yard.pool.shut_down(1.0)
-    assert (job.ended, [worker.gone for worker in yard.workers]) == (True, [True, True])
-    yard.workers[0].why = "it has ended"
-    yard.check()
-    assert (len(yard.workers), yard.counting.replaced) == (2, [])
+async def test_workers_that_end_with_the_pool_are_not_replaced() -> None:
+    """A check after the shutdown starts no worker."""
+    harness = Harness()
+    job = harness.submit()
+    await harness.pool.shut_down(1.0)
+    assert (job.ended, [worker.gone for worker in harness.workers]) == (True, [True, True])
+    harness.workers[0].why = "it has ended"
+    harness.check()
+    assert (len(harness.workers), harness.counting.replaced) == (2, [])
 
 
 async def test_a_moved_job_whose_time_is_up_runs_nothing() -> None:
-    """One that starts again at its deadline calls no user code, and is a timeout of the pipeline."""
+    """A job moved at its deadline runs no user code and is a timeout of the pipeline."""
     calls: list[str] = []
     app = Pipeline(builtins=False)
 
@@ -585,13 +585,13 @@ async def test_a_moved_job_whose_time_is_up_runs_nothing() -> None:
         calls.append("intent")
         return {}
 
-    yard = Yard()
-    job = yard.submit()
+    harness = Harness()
+    job = harness.submit()
     await asyncio.sleep(60)
-    yard.workers[0].stalled_s = 60
-    yard.workers[0].stall(None)
-    yard.check()
-    assert yard.workers[1].started == [job]
+    harness.workers[0].stalled_s = 60
+    harness.workers[0].stall(None)
+    harness.check()
+    assert harness.workers[1].started == [job]
     await Orchestrator(app, plan=PLAN).run(job, job.history)
     now = asyncio.get_running_loop().time()
     conclusion = conclude(job.history, PLAN, started_at=job.started_at, ends_at=job.ends_at, now=now)
@@ -599,11 +599,11 @@ async def test_a_moved_job_whose_time_is_up_runs_nothing() -> None:
     assert [str(note.scope) for note in conclusion.timeouts] == ["pipeline"]
 
 
-# The patrol
+# The watchdog
 
 
 class Beat:
-    """Dispatcher, executor and policies of a patrol in one, in whatever state a test puts them."""
+    """Dispatcher, executor and learned state of a watchdog, in any state that a test sets."""
 
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
@@ -630,7 +630,7 @@ class Beat:
 
 
 def watchdog(beat: Any, spent: SpentCpu | None = None) -> Watchdog:
-    """A patrol of these parts that takes two calls of a node for too many."""
+    """Build a watchdog with these parts and a limit of two overdue calls per node."""
     return Watchdog(
         executor=beat,
         learned=beat,
@@ -641,12 +641,12 @@ def watchdog(beat: Any, spent: SpentCpu | None = None) -> Watchdog:
 
 
 def begin(rounds: Watchdog, beat: Any) -> None:
-    """The first query starts."""
+    """Start the first query."""
     rounds.watch(beat)
 
 
-async def test_the_patrol_rests_when_there_is_nothing_to_see() -> None:
-    """It makes rounds while queries run, or code runs on, and starts again with the next query."""
+async def test_the_watchdog_stops_when_nothing_runs() -> None:
+    """The watchdog runs while queries or abandoned code run, and starts again with the next query."""
     beat = Beat()
     rounds = watchdog(beat)
     assert repr(rounds) == "<Watchdog resting>"
@@ -662,7 +662,7 @@ async def test_the_patrol_rests_when_there_is_nothing_to_see() -> None:
 
 
 async def test_code_that_was_cancelled_just_now_is_not_overdue() -> None:
-    """A node gets no more calls when two of its own have run on for a second, and not before."""
+    """A node is suspended when two of its calls are overdue for a second, not at their cancellation."""
     beat = Beat()
     rounds = watchdog(beat)
     now = asyncio.get_running_loop().time()
@@ -679,7 +679,7 @@ async def test_code_that_was_cancelled_just_now_is_not_overdue() -> None:
 
 @pytest.mark.parametrize(("calls", "share"), [(1, 1.0), (1, 0.2), (4, 0.1)])
 async def test_calls_that_burn_cpu_count_by_what_they_use(calls: int, share: float) -> None:
-    """Each 15 ms of CPU after their ends counts as an overdue call, by one of them or by all together."""
+    """Each 15 ms of CPU after the end of its query counts as an overdue call, per call or in total."""
     beat, clock = Beat(), asyncio.get_running_loop().time
     began = clock()
     rounds = watchdog(beat, SpentCpu(lambda _thread: (clock() - began) * share))
@@ -694,10 +694,8 @@ async def test_calls_that_burn_cpu_count_by_what_they_use(calls: int, share: flo
 @pytest.mark.parametrize(
     ("late_s", "cpu_share", "starved"), [(0.1, 0.0, True), (0.1, 1.0, False), (0.02, 0.0, False)]
 )
-async def test_a_round_that_is_late_for_want_of_a_cpu(
-    late_s: float, cpu_share: float, *, starved: bool
-) -> None:
-    """Time that the machine spent on others is nobody's fault; time that this process spent may be."""
+async def test_a_round_delayed_by_other_processes(late_s: float, cpu_share: float, *, starved: bool) -> None:
+    """Delay by other processes does not count as a stall; delay by this process may."""
     beat = Beat()
     beat.left = [Abandoned("bad", 0.0)]
     rounds = watchdog(beat)
@@ -709,8 +707,8 @@ async def test_a_round_that_is_late_for_want_of_a_cpu(
     assert (beat.disturbed_at is not None) is starved
 
 
-async def test_the_patrol_survives_a_round_that_fails() -> None:
-    """The next one comes all the same."""
+async def test_a_failed_round_does_not_end_the_watchdog() -> None:
+    """A failed round does not end the watchdog."""
     beat = Beat()
     beat.left = [Abandoned("bad", 0.0)]
     rounds = watchdog(beat)
@@ -724,7 +722,7 @@ async def test_the_patrol_survives_a_round_that_fails() -> None:
 
 
 async def test_code_that_blocks_others_is_a_disturbance() -> None:
-    """The policies are told when."""
+    """The learned state gets the time of the disturbance."""
     beat = Beat()
     beat.left, beat.holds_up = [Abandoned("bad", 0.0)], True
     rounds = watchdog(beat)

@@ -1,4 +1,4 @@
-"""Metrics and traces of queries on the memory bus."""
+"""Metrics and traces of queries, on the memory bus."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SAMPLED = ("traceparent", f"00-{TRACE_ID}-{PARENT}-01".encode())
 
 
 def pipeline() -> Pipeline:
-    """Stages that answer; a question with ``boom`` makes the node raise with the question in its text."""
+    """Build stages that answer; a question with ``boom`` raises with the question in its text."""
     app = Pipeline(builtins=False)
 
     @app.intent
@@ -74,21 +74,21 @@ async def ask(
 
 
 def tracing_into(exporter: InMemorySpanExporter, **options: Any) -> Tracing:
-    """Tracing whose spans can be looked at."""
+    """Build tracing whose spans a test can read."""
     provider = TracerProvider(**options)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     return Tracing(results_topic="results", group_id="g", provider=provider)
 
 
 async def spans_of(text: str, *headers: tuple[str, bytes]) -> dict[str, ReadableSpan]:
-    """The spans of one query, by name."""
+    """Return the spans of one query, by name."""
     exporter = InMemorySpanExporter()
     await ask(text, *headers, tracing=tracing_into(exporter))
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
 async def test_metric_names_and_labels_of_the_contract() -> None:
-    """The four names kept from the system before this one have their labels and count one query."""
+    """The four metric names of the contract have their labels and count one query."""
     metrics = Metrics(topic="queries", group_id="g")
     await ask("x", metrics=metrics)
     text = render(metrics.registry, "")[0].decode()
@@ -103,7 +103,7 @@ async def test_metric_names_and_labels_of_the_contract() -> None:
 
 
 async def test_openmetrics_unless_asked_otherwise() -> None:
-    """OpenMetrics for whoever does not insist on the older text format."""
+    """OpenMetrics is the default unless the older text format is requested."""
     metrics = Metrics(topic="queries", group_id="g")
     for accept in ("", "*/*", "application/openmetrics-text; version=1.0.0"):
         body, content_type = render(metrics.registry, accept)
@@ -124,7 +124,7 @@ async def test_producers_cannot_fill_the_registry_with_lanes() -> None:
 
 
 async def test_spans_of_a_sampled_query() -> None:
-    """Process under the producer's span, five stages and the send below it, all in the producer's trace."""
+    """The process span is under the producer's, five stages and the send are below it, in one trace."""
     spans = await spans_of("x", SAMPLED)
     process = spans["process queries"]
     assert process.parent is not None
@@ -148,7 +148,7 @@ async def test_events_carry_the_send_span() -> None:
 
 
 async def test_unsampled_queries_still_carry_a_trace() -> None:
-    """Without sampling there is no span, but the events still have the query's trace."""
+    """Unsampled queries have no spans, but their events have a trace."""
     exporter = InMemorySpanExporter()
     bus = await ask("x", SAMPLED, tracing=tracing_into(exporter, sampler=ALWAYS_OFF))
     assert exporter.get_finished_spans() == ()
@@ -157,7 +157,7 @@ async def test_unsampled_queries_still_carry_a_trace() -> None:
 
 
 def both_ways(ratio: float, headers: dict[str, str]) -> list[str]:
-    """The traceparent that events get with the early decision, and with the SDK's own."""
+    """Return the traceparent of events with the early decision, and with the SDK's own."""
     found = []
     for numbering in (EarlySampling(ratio), None):
         options = {"sampler": ParentBasedTraceIdRatio(ratio), "id_generator": numbering}
@@ -172,7 +172,7 @@ def both_ways(ratio: float, headers: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 @pytest.mark.parametrize("flags", ["00", "01", "02", "03", None])
 def test_the_early_decision_is_that_of_the_sdk(ratio: float, flags: str | None) -> None:
-    """The same version, trace and flags; the same form of a span's number."""
+    """The early decision has the version, trace and flags of the SDK's, and a valid span id."""
     headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT}-{flags}"}
     early, sdk = (text.split("-") for text in both_ways(ratio, headers))
     assert (early[0], early[3], len(early[2])) == (sdk[0], sdk[3], len(sdk[2]))
@@ -180,8 +180,8 @@ def test_the_early_decision_is_that_of_the_sdk(ratio: float, flags: str | None) 
     assert (early[1] == sdk[1] == TRACE_ID) is (flags is not None)
 
 
-def test_as_many_are_sampled_as_was_asked_for() -> None:
-    """The decision is taken once: a query sampled early is sampled by the SDK too, under the same number."""
+def test_the_sampling_ratio_is_kept() -> None:
+    """The sampling decision is made once: the SDK samples the same queries under the same trace id."""
     exporter = InMemorySpanExporter()
     numbering = EarlySampling(0.25)
     tracing = tracing_into(exporter, sampler=ParentBasedTraceIdRatio(0.25), id_generator=numbering)
@@ -195,8 +195,8 @@ def test_as_many_are_sampled_as_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("flags", ["00", "01", "02", "03", None])
-def test_without_anybody_to_receive_them_no_spans_are_made(flags: str | None) -> None:
-    """The header is the same as with spans, until there is somebody."""
+def test_without_an_exporter_no_spans_are_created(flags: str | None) -> None:
+    """Without an exporter no span is created, and the header is the same as with spans."""
     exporter = InMemorySpanExporter()
     headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT}-{flags}"}
     provider = Provider(EarlySampling(1.0), sampler=ParentBasedTraceIdRatio(1.0))
@@ -223,7 +223,7 @@ async def test_a_failed_query_marks_its_spans() -> None:
 
 
 async def test_query_text_stays_out_of_metrics_and_spans() -> None:
-    """Neither a question nor the text of a node's exception gets into metrics or spans."""
+    """Neither questions nor exception texts of nodes reach metrics or spans."""
     exporter, metrics = InMemorySpanExporter(), Metrics(topic="queries", group_id="g")
     for text in (CANARY, f"boom {CANARY}"):
         bus = await ask(text, SAMPLED, metrics=metrics, tracing=tracing_into(exporter))
@@ -233,8 +233,8 @@ async def test_query_text_stays_out_of_metrics_and_spans() -> None:
     assert all(CANARY not in span.to_json() for span in exporter.get_finished_spans())
 
 
-async def test_metrics_tell_what_was_published() -> None:
-    """An answer too large for its topic, and a query that could not be read, count as the errors they are."""
+async def test_metrics_count_what_was_published() -> None:
+    """Too large answers and unreadable queries are counted as the published errors."""
     metrics = Metrics(topic="queries", group_id="g")
     settings = Settings.model_validate({"kafka": {"max_record_bytes": 5000}})
     async with MemoryBus(pipeline(), observer=metrics, settings=settings) as bus:
@@ -249,7 +249,7 @@ async def test_metrics_tell_what_was_published() -> None:
 
 
 async def test_nodes_cannot_fill_the_registry_with_error_types() -> None:
-    """Beyond a bound, new classes of errors share one label."""
+    """Beyond a bound, new error classes share one label."""
     metrics = Metrics(topic="queries", group_id="g")
     for number in range(MAX_ERROR_TYPES + 10):
         assert metrics._error_type(f"Error{number}") == (
@@ -258,12 +258,12 @@ async def test_nodes_cannot_fill_the_registry_with_error_types() -> None:
 
 
 def text_of(metrics: Metrics) -> list[str]:
-    """The lines of all metrics."""
+    """Return the lines of all metrics."""
     return render(metrics.registry, "")[0].decode().splitlines()
 
 
 async def test_ends_are_counted_by_query_and_by_stage() -> None:
-    """One that was refused ends too; a stage that was skipped is counted, and has no duration."""
+    """Rejected queries count as ended; skipped stages are counted without a duration."""
     metrics = Metrics(topic="queries", group_id="g")
     await ask("boom", metrics=metrics)
     metrics.expired("prod", TimeoutReason.EXPIRED_BEFORE_START, 3.0)
@@ -276,8 +276,8 @@ async def test_ends_are_counted_by_query_and_by_stage() -> None:
     assert 'fivestage_expired_total{lane="prod",reason="expired_before_start"} 1.0' in lines
 
 
-def test_a_bound_belongs_to_its_bucket() -> None:
-    """As Prometheus has it: less or equal; what is above all bounds is in the last."""
+def test_bucket_bounds_are_inclusive() -> None:
+    """Bucket bounds are inclusive, as in Prometheus; larger values are in the last bucket."""
     tally = Tally((0.1, 0.25))
     for seconds in (0.1, 0.2, 0.25, 0.3):
         tally.observe(seconds)
@@ -285,8 +285,8 @@ def test_a_bound_belongs_to_its_bucket() -> None:
     assert tally.sum_s == pytest.approx(0.85)
 
 
-async def test_what_is_refused_is_counted() -> None:
-    """By lane, and whether it was refused or only would have been."""
+async def test_rejections_are_counted() -> None:
+    """Rejections are counted by lane, and by whether they were only observed."""
     for mode, action in (("on", "refused"), ("observe", "observed")):
         metrics = Metrics(topic="queries", group_id="g")
         settings = Settings.model_validate({"admission": {"shed": mode, "shed_max_share": 1}})
@@ -301,7 +301,7 @@ async def test_what_is_refused_is_counted() -> None:
 
 
 async def test_breakers_and_failovers_are_counted() -> None:
-    """Each change of a breaker by lane, node and state; each node called after another had failed by lane."""
+    """Changes of a breaker are counted by lane, node and state; failovers by lane."""
     metrics = Metrics(topic="queries", group_id="g")
     bad, good = samples.FakeNode(fails=True), samples.FakeNode(fails=True)
     app = samples.pipeline(bad=bad, good=good)
@@ -324,7 +324,7 @@ async def test_breakers_and_failovers_are_counted() -> None:
 
 
 def test_changes_of_controls_are_counted_and_logged() -> None:
-    """One metric and one line each, which says whom it concerns and the figures behind it."""
+    """A changed control has a metric and a log line with its subject and figures."""
     metrics = Metrics(topic="queries", group_id="g")
     with capture_logs() as lines:
         metrics.control_changed(ControlChange("breaker", "open", "14 of 20 failed in 1.2 s", "prod", "math"))
@@ -340,7 +340,7 @@ def test_changes_of_controls_are_counted_and_logged() -> None:
 
 
 def test_replaced_executors_are_counted() -> None:
-    """By reason."""
+    """Replaced executors are counted by reason."""
     metrics = Metrics(topic="queries", group_id="g")
     for reason in ("stalled", "stalled", "died"):
         metrics.executor_replaced(reason)
@@ -350,7 +350,7 @@ def test_replaced_executors_are_counted() -> None:
 
 
 def test_lanes_of_the_new_metrics_are_bounded_too() -> None:
-    """Producers cannot fill the registry through these either."""
+    """Producers cannot fill the registry through the newer metrics either."""
     metrics = Metrics(topic="queries", group_id="g")
     for number in range(MAX_LANES + 5):
         metrics.shed(f"lane{number}", refused=True)

@@ -1,4 +1,4 @@
-"""What a node raises for a query that has no answer is not held against the node."""
+"""Exceptions declared as not_failures do not count against the node."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SEED = 40
 
 
 class NoUnit(Unanswerable):
-    """A class of the author's own."""
+    """An exception class of the author's."""
 
 
 async def in_a_group(error: Exception) -> None:
-    """Raise it as a TaskGroup does."""
+    """Raise inside a TaskGroup."""
 
     async def fail() -> None:
         raise error
@@ -39,7 +39,7 @@ async def in_a_group(error: Exception) -> None:
 
 
 def app_of(raises: Callable[[], Exception], *, grouped: bool = False, **options: Any) -> Pipeline:
-    """An app with a node that raises, and another that would answer."""
+    """Build an app with a node that raises, and another that would answer."""
     app = Pipeline(builtins=False)
 
     @app.intent
@@ -72,10 +72,10 @@ def app_of(raises: Callable[[], Exception], *, grouped: bool = False, **options:
         (ValueError, {"not_failures": ValueError, "grouped": True}, "ExceptionGroup"),
     ],
 )
-async def test_it_is_an_error_and_no_failure(
+async def test_an_unanswerable_question_is_an_error_but_no_failure(
     raises: Callable[[], Exception], options: dict[str, Any], error_type: str
 ) -> None:
-    """The stage ends with the class name, no other node is asked, breaker and health stay as they were."""
+    """The stage has the class name, there is no failover, breaker and health are unchanged."""
     async with MemoryBus(app_of(raises, **options)) as bus:
         results = [await bus.ask("any") for _ in range(3)]
         node = bus.dispatcher.learned.lane("prod").nodes["asked"]
@@ -91,7 +91,7 @@ async def test_it_is_an_error_and_no_failure(
 async def test_other_exceptions_are_failures(
     raises: Callable[[], Exception], options: dict[str, Any]
 ) -> None:
-    """They fail over, and count."""
+    """Other exceptions count and fail over."""
     async with MemoryBus(app_of(raises, **options)) as bus:
         result = await bus.ask("any")
         node = bus.dispatcher.learned.lane("prod").nodes["asked"]
@@ -101,7 +101,7 @@ async def test_other_exceptions_are_failures(
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.4])
 async def test_bad_questions_do_not_keep_the_good_ones_from_their_answers(share: float) -> None:
-    """With not_failures every good one is answered, whatever the share of the bad ones."""
+    """With not_failures all valid questions are answered, whatever the share of invalid ones."""
     print(f"seed {SEED}")  # noqa: T201
     chance, good = random.Random(SEED), Counter[bool]()  # noqa: S311
     app, listening = Pipeline(builtins=False), Listening()
@@ -127,7 +127,7 @@ async def test_bad_questions_do_not_keep_the_good_ones_from_their_answers(share:
 
 @pytest.mark.parametrize(("share", "rate"), [(0.1, 200), (0.2, 200)])
 async def test_a_fifth_of_failures_rejects_nothing(share: float, rate: int) -> None:
-    """Also where they are failures: fewer than 30 % do not open a breaker."""
+    """A failure rate below 30 % does not open the breaker."""
     print(f"seed {SEED}")  # noqa: T201
     chance = random.Random(SEED)  # noqa: S311
     app = Pipeline(builtins=False)
@@ -148,7 +148,7 @@ async def test_a_fifth_of_failures_rejects_nothing(share: float, rate: int) -> N
 
 
 async def test_failing_for_a_tenth_of_a_second_rejects_nothing() -> None:
-    """50 failures at 500/s are not an outage, neither for the breaker nor for those who ask."""
+    """50 failures at 500/s are no outage, neither for the breaker nor for health."""
     node, listening = FakeNode(0.005, intents={"general"}), Listening()
     app = Pipeline(builtins=False)
     app.node("n", intents={"general"})(node)
@@ -165,7 +165,7 @@ async def test_failing_for_a_tenth_of_a_second_rejects_nothing() -> None:
 
 
 async def test_in_other_stages_it_is_an_error_as_any() -> None:
-    """There is no other node to ask, and nothing that counts."""
+    """In other stages it is an ordinary error: there is no failover and nothing counts."""
     app = Pipeline(builtins=False)
     app.node("n", intents={"general"})(FakeNode())
 
@@ -180,18 +180,18 @@ async def test_in_other_stages_it_is_an_error_as_any() -> None:
 
 
 @pytest.mark.parametrize(("level", "lines"), [(logging.WARNING, 0), (logging.DEBUG, 1)])
-async def test_it_is_logged_for_debugging_only(
+async def test_an_unanswerable_question_is_logged_at_debug(
     caplog: pytest.LogCaptureFixture, level: int, lines: int
 ) -> None:
-    """A question without an answer is not a warning."""
+    """A question without an answer is logged at DEBUG."""
     with caplog.at_level(level, LOGGER):
         await Orchestrator(app_of(Unanswerable)).process_query("hello")
     assert [record.levelname for record in caplog.records if record.name == LOGGER] == ["DEBUG"] * lines
 
 
 @pytest.mark.parametrize("wrong", ["ValueError", ValueError("x"), (int,), [ValueError], KeyboardInterrupt])
-def test_what_is_no_class_of_exceptions_is_refused(wrong: Any) -> None:
-    """When it is declared, with what to write instead."""
+def test_only_exception_classes_are_accepted(wrong: Any) -> None:
+    """A value that is no exception class is rejected at declaration, with what to write instead."""
     app = Pipeline(builtins=False)
     with pytest.raises(
         InvalidAppError, match=r"node 'n': not_failures must be exception classes, got .*ValueE"
@@ -202,7 +202,7 @@ def test_what_is_no_class_of_exceptions_is_refused(wrong: Any) -> None:
 
 
 async def test_a_matriz_node_may_have_some_too() -> None:
-    """add_node takes them as well."""
+    """add_node accepts not_failures for MATRIZ nodes as well."""
 
     class Matriz:
         def process(self, _request: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ async def go_on(cancellations: list[None]) -> None:
 
 
 async def test_an_error_that_says_more_is_preferred() -> None:
-    """Where no step succeeds, whichever of them failed last."""
+    """Where no step succeeds, the most specific error is raised, whichever came last."""
     for errors in ([KeyError("a"), OSError("b")], [OSError("b"), KeyError("a")]):
         with pytest.raises(KeyError):
             await first_of([fail(error) for error in errors], prefer=KeyError)

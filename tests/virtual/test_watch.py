@@ -1,4 +1,4 @@
-"""The watch over fakes of the parts it looks at, in virtual time."""
+"""The health monitor over fakes of the parts it checks, in virtual time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fivestage.service.health import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, Healt
 
 
 class Parts:
-    """A source, dispatcher, executor and sink in one, in whatever state a test puts them."""
+    """Source, dispatcher, executor and sink in one, in any state that a test sets."""
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -32,10 +32,10 @@ class Parts:
         self.halted: str | None = None
         self.looks = 0
         self.cpu_share = 0.0
-        """Of a core, what each thread uses."""
+        """The share of a core that each thread uses."""
 
     def cpu_s(self, _thread: tuple[int, int]) -> float:
-        """See Watch."""
+        """See HealthMonitor."""
         return asyncio.get_running_loop().time() * self.cpu_share
 
     def look(self, _now: float | None = None) -> None:
@@ -48,8 +48,8 @@ class Parts:
         return self.left
 
 
-def watch(parts: Any, executor: Any = None, reach: Reachability | None = None) -> HealthMonitor:
-    """A watch over *parts*, and over another executor where one is given."""
+def monitor(parts: Any, executor: Any = None, reach: Reachability | None = None) -> HealthMonitor:
+    """Build a health monitor of *parts*, and of another executor where one is given."""
     return HealthMonitor(
         source=parts,
         progress=parts,
@@ -66,65 +66,65 @@ def watch(parts: Any, executor: Any = None, reach: Reachability | None = None) -
 async def given_up(
     parts: Parts, within_s: float, executor: Parts | None = None, reach: Reachability | None = None
 ) -> FivestageError | None:
-    """What the watch gives up with; None when it does not."""
+    """Return the error that the monitor ends the service with, or None."""
     try:
         async with asyncio.timeout(within_s):
-            await watch(parts, executor, reach).run(lambda: None)
+            await monitor(parts, executor, reach).run(lambda: None)
     except TimeoutError:
         return None
     except FivestageError as error:
         return error
-    raise AssertionError("the watch ended by itself")
+    raise AssertionError("the health monitor ended by itself")
 
 
 async def test_all_is_well() -> None:
-    """An idle service is ready at once, and stays so."""
+    """An idle service is ready at once and stays ready."""
     parts, ready = Parts(), []
-    looking = asyncio.create_task(watch(parts).run(lambda: ready.append(True)))
+    looking = asyncio.create_task(monitor(parts).run(lambda: ready.append(True)))
     await asyncio.sleep(600)
     looking.cancel()
     assert ready == [True]
-    assert watch(parts).ready() == (True, "ok")
+    assert monitor(parts).ready() == (True, "ok")
 
 
 async def test_an_executor_that_ended() -> None:
-    """A dead event loop of the nodes ends the service at the next look, and fails both probes."""
+    """A dead event loop of the nodes ends the service at the next check and fails both probes."""
     parts, executor = Parts(), Parts()
     executor.failure = "a node has ended it"
-    assert watch(parts, executor).live() == (False, "a node has ended it")
-    assert watch(parts, executor).ready() == (False, "a node has ended it")
+    assert monitor(parts, executor).live() == (False, "a node has ended it")
+    assert monitor(parts, executor).ready() == (False, "a node has ended it")
     assert isinstance(await given_up(parts, 5, executor), ExecutorError)
 
 
-async def test_a_producer_that_is_made_anew() -> None:
-    """The watch looks after the sink; while it gets a new producer, the service is not ready and lives on."""
+async def test_a_producer_that_is_being_rebuilt() -> None:
+    """While the sink rebuilds its producer, the service is not ready but live."""
     parts = Parts()
     parts.fault = ClientFault("sender_ended", "the send task has ended")
     assert await given_up(parts, 5) is None
     assert parts.looks > 5
-    assert watch(parts).ready() == (False, "the producer is being rebuilt: the send task has ended")
-    assert watch(parts).live().ok
+    assert monitor(parts).ready() == (False, "the producer is being rebuilt: the send task has ended")
+    assert monitor(parts).live().ok
 
 
 async def test_too_many_stuck_stages() -> None:
-    """More stages that do not come back than allowed end the service, and the reason names their nodes."""
+    """More abandoned stages than allowed end the service, and the reason names their nodes."""
     parts = Parts()
     parts.left = [Abandoned("bad", 0.0)] * 8 + [Abandoned("slow", 1e9)] * 20
     assert await given_up(parts, 60) is None
     parts.left += [Abandoned("bad", 0.0)]
-    assert watch(parts).ready().reason.startswith("9 calls have run on")
-    told = str(await given_up(parts, 60))
-    assert "executor.max_abandoned" in told
-    assert "bad" in told
-    assert "slow" not in told
+    assert monitor(parts).ready().reason.startswith("9 calls have run on")
+    reason = str(await given_up(parts, 60))
+    assert "executor.max_abandoned" in reason
+    assert "bad" in reason
+    assert "slow" not in reason
 
 
 async def test_slow_stages_are_not_stuck() -> None:
-    """Code that runs on for less than the time allowed is slow, however much there is of it."""
+    """Code that runs for less than the allowed time is slow, in any number."""
     parts = Parts()
     parts.left = [Abandoned("slow", 0.0)] * 100
     assert await given_up(parts, RUN_ON_S - 1) is None
-    assert watch(parts).live().ok
+    assert monitor(parts).live().ok
 
 
 def in_thread(name: str, *, process: int | None = None, number: int = 1) -> Abandoned:
@@ -133,7 +133,7 @@ def in_thread(name: str, *, process: int | None = None, number: int = 1) -> Aban
 
 
 async def test_code_that_burns_cpu() -> None:
-    """It ends the service after RUN_ON_S, few calls as there may be; the reason names the node."""
+    """Code that uses CPU ends the service after RUN_ON_S, even a single call; the reason names the node."""
     parts = Parts()
     parts.left, parts.cpu_share = [in_thread("spins"), Abandoned("waits", 0.0)], 0.9
     assert await given_up(parts, RUN_ON_S - 1) is None
@@ -145,9 +145,9 @@ async def test_code_that_burns_cpu() -> None:
 
 
 async def test_burning_fails_the_liveness_probe() -> None:
-    """A supervisor that asks may end the process before it does so itself."""
+    """Code that uses CPU fails the liveness probe before the service ends itself."""
     parts = Parts()
-    one = watch(parts)
+    one = monitor(parts)
     parts.left, parts.cpu_share = [in_thread("spins")], 0.9
     with pytest.raises(ExecutorError):
         await one.run(lambda: None)
@@ -156,105 +156,105 @@ async def test_burning_fails_the_liveness_probe() -> None:
 
 
 async def test_calls_that_only_block() -> None:
-    """A stalled database ends nothing below max_abandoned, however long it lasts."""
+    """Calls that only wait do not end the service below max_abandoned, as in a database stall."""
     parts = Parts()
     parts.left, parts.cpu_share = [in_thread("waits", number=number) for number in range(8)], 0.01
     assert await given_up(parts, 3600) is None
-    assert watch(parts).live().ok
+    assert monitor(parts).live().ok
 
 
 async def test_code_that_burns_in_another_process() -> None:
-    """Its process is replaced by the executor: that is no reason to end the service."""
+    """Code that uses CPU in another process does not end the service: the executor replaces that process."""
     parts = Parts()
     parts.left, parts.cpu_share = [in_thread("spins", process=os.getpid() + 1)], 1.0
     assert await given_up(parts, 60) is None
 
 
 async def test_background_tasks_that_block_loops() -> None:
-    """They belong to no query, so the reason names their place."""
+    """Background tasks belong to no query, so the reason names their place."""
     parts = Parts()
     parts.left = [Abandoned("/app/nodes.py:12 poll", 0.0)] * 9
     assert "/app/nodes.py:12 poll blocks" in str(await given_up(parts, 60))
 
 
 async def test_events_that_are_not_acknowledged() -> None:
-    """Unacknowledged events make the service unready, then end it; they do not make it dead meanwhile."""
+    """Unacknowledged events make the service unready, then end it; it stays live meanwhile."""
     parts = Parts()
     parts.unacked_since, parts.in_flight, parts.unacknowledged = 0.0, 5, 5
     assert await given_up(parts, UNACKED_UNREADY_S + 1) is None
-    assert (watch(parts).ready().ok, watch(parts).live().ok) == (False, True)
+    assert (monitor(parts).ready().ok, monitor(parts).live().ok) == (False, True)
     assert isinstance(await given_up(parts, 200), PublishError)
 
 
 @pytest.mark.fault(2)
 async def test_an_outage_ends_nothing() -> None:
-    """What waits while no broker can be reached does not count; once one can be, it counts from there."""
+    """Events that wait while no broker is reachable count only from the first connection."""
     parts, reach = Parts(), Reachability()
     parts.unacked_since, parts.in_flight, parts.unacknowledged = 0.0, 5, 5
     reach.lost()
     assert await given_up(parts, 3600, reach=reach) is None
-    assert (watch(parts, reach=reach).ready().ok, watch(parts, reach=reach).live().ok) == (False, True)
+    assert (monitor(parts, reach=reach).ready().ok, monitor(parts, reach=reach).live().ok) == (False, True)
     reach.found(asyncio.get_running_loop().time())
     assert await given_up(parts, 119, reach=reach) is None
     assert isinstance(await given_up(parts, 10, reach=reach), PublishError)
 
 
-async def test_a_producer_that_is_rebuilt_cuts_off() -> None:
-    """So that what keeps the new one from connecting is looked for, also where no event waits."""
+async def test_a_producer_that_is_rebuilt_counts_as_cut_off() -> None:
+    """A producer that is rebuilt counts as cut off, so that the cause is checked even without events."""
     parts = Parts()
-    assert not watch(parts).is_cut_off()
+    assert not monitor(parts).is_cut_off()
     parts.fault = ClientFault("sender_ended", "the send task has ended")
-    assert watch(parts).is_cut_off()
+    assert monitor(parts).is_cut_off()
 
 
 async def test_an_output_topic_that_is_gone() -> None:
-    """A topic that cannot be published to makes the service unready, and is named when it gives up."""
+    """A topic that rejects events makes the service unready, and is named when the service ends."""
     parts = Parts()
     parts.unacked_since, parts.unready = 0.0, "topic 'x' does not exist any more"
-    assert watch(parts).ready() == (False, "topic 'x' does not exist any more")
-    assert watch(parts).live().ok
+    assert monitor(parts).ready() == (False, "topic 'x' does not exist any more")
+    assert monitor(parts).live().ok
     assert str(await given_up(parts, 200)).endswith(": topic 'x' does not exist any more")
 
 
 async def test_no_query_ends() -> None:
-    """Queries in flight of which none ends, although each has a deadline, fail the liveness probe."""
+    """Queries in flight past their deadlines fail the liveness probe."""
     parts = Parts()
     parts.in_flight = 5
-    assert watch(parts).live().ok
+    assert monitor(parts).live().ok
     await asyncio.sleep(STUCK_S + 1)
-    assert not watch(parts).live().ok
+    assert not monitor(parts).live().ok
 
 
 async def test_a_query_that_may_take_long() -> None:
-    """A budget of a minute, and a wait for a thread before, do not fail the liveness probe."""
+    """A budget of a minute after a wait for a thread does not fail the liveness probe."""
     parts = Parts()
     parts.in_flight, parts.total_s = 1, 60.0
     await asyncio.sleep(STUCK_S + (1 + PATIENCE) * 60)
-    assert watch(parts).live().ok
+    assert monitor(parts).live().ok
     await asyncio.sleep(1)
-    assert not watch(parts).live().ok
+    assert not monitor(parts).live().ok
 
 
 @pytest.mark.parametrize("reason", ["not a member of the group yet", "the coordinator cannot be reached"])
 async def test_not_joined(reason: str) -> None:
-    """Whatever keeps this member from taking records makes it unready."""
+    """A member that has not joined its group is unready, whatever the cause."""
     parts = Parts()
     parts.unready = reason
-    assert watch(parts).ready() == (False, reason)
-    assert watch(parts).live().ok
+    assert monitor(parts).ready() == (False, reason)
+    assert monitor(parts).live().ok
 
 
 @pytest.mark.fault(29)
 async def test_a_halted_partition() -> None:
-    """It makes the service unready, with the reason, and not dead: the other partitions go on."""
+    """A halted partition makes the service unready with the reason, but live: other partitions continue."""
     parts = Parts()
     parts.halted = "halted: partition 3: why"
-    assert watch(parts).ready() == (False, "halted: partition 3: why")
-    assert watch(parts).live().ok
+    assert monitor(parts).ready() == (False, "halted: partition 3: why")
+    assert monitor(parts).live().ok
 
 
 async def test_a_process_that_was_stopped_for_a_while() -> None:
-    """After a pause in which all clocks went on, signs of life that come at the next look are in time."""
+    """After a suspended process resumes, signs of life at the next check are in time."""
     parts = Parts()
     parts.unacked_since = -600.0
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What crosses between the bus and its workers arrives as it was sent."""
+"""Frames between the service and its workers carry every field."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HEADS = st.lists(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT
 
 
 def frame_of(encoded: bytes) -> Frame:
-    """The one frame that this is."""
+    """Return the only frame."""
     (frame,) = Decoder().feed(encoded)
     return frame
 
@@ -63,7 +63,7 @@ def test_frames_arrive_however_the_stream_is_cut(
 
 
 def test_frames_arrive_byte_by_byte() -> None:
-    """The slowest stream there is."""
+    """Frames arrive from a stream that delivers single bytes."""
     decoder = Decoder()
     frames = [frame for byte in encode(["a", 1], b"blob") for frame in decoder.feed(bytes([byte]))]
     assert frames == [Frame(["a", 1], b"blob")]
@@ -72,13 +72,13 @@ def test_frames_arrive_byte_by_byte() -> None:
 
 @pytest.mark.parametrize("garbage", [b"\xff" * 8, b"\x00" * 4 + (MAX_BLOB_BYTES + 1).to_bytes(4, "little")])
 def test_garbage_is_refused(garbage: bytes) -> None:
-    """A stream that holds no frames is not waited for."""
+    """A stream without frames is rejected at once."""
     with pytest.raises(ValueError, match="too large"):
         list(Decoder().feed(garbage))
 
 
 def test_a_head_that_is_no_json_is_refused() -> None:
-    """After what came before it."""
+    """An invalid frame head is rejected after the valid frames before it."""
     stream = Decoder().feed(encode(["before"]) + b"\x02\x00\x00\x00\x00\x00\x00\x00{]")
     assert next(stream) == Frame(["before"])
     with pytest.raises(orjson.JSONDecodeError):
@@ -86,14 +86,14 @@ def test_a_head_that_is_no_json_is_refused() -> None:
 
 
 def test_lone_surrogates_do_not_stop_a_frame() -> None:
-    """The names of a user's classes may hold what is no text."""
+    """Class names of users may hold lone surrogates."""
     head = frame_of(encode(["k", "\udc80", ["\udc81"], {"\udc82": 1}])).head
     assert head == ["k", "\\udc80", ["\\udc81"], {"\\udc82": 1}]
 
 
 @given(st.lists(st.none() | st.binary()))
-def test_blobs_come_apart(blobs: list[bytes | None]) -> None:
-    """An absent blob is not an empty one."""
+def test_a_missing_blob_is_not_an_empty_one(blobs: list[bytes | None]) -> None:
+    """A missing blob is not an empty one."""
     reader = BlobReader(b"".join(blob or b"" for blob in blobs))
     assert [reader.read(None if blob is None else len(blob)) for blob in blobs] == blobs
 
@@ -106,7 +106,7 @@ def test_blobs_come_apart(blobs: list[bytes | None]) -> None:
     st.integers(1, 3),
     st.sampled_from([None, 12346.5]),
 )
-def test_a_job_goes_on_where_its_trail_ends(
+def test_a_job_continues_where_its_history_ends(
     text: str,
     context: dict[str, int],
     runs: list[StageRun],
@@ -114,7 +114,7 @@ def test_a_job_goes_on_where_its_trail_ends(
     attempt: int,
     due_at: float | None,
 ) -> None:
-    """The worker gets the query, what has ended, and which attempt comes next."""
+    """The worker gets the query, the ended stages, and the number of the next attempt."""
     query = Query("q", text, "lane", context)
     job = Job(query, PLAN, started_at=1.0, ends_at=12345.678901234, due_at=due_at)
     job.history.runs, job.history.superseded, job.history.attempt = runs, superseded, attempt
@@ -141,14 +141,14 @@ def test_a_job_goes_on_where_its_trail_ends(
     )
 )
 def test_a_running_stage_arrives(stage: RunningStage) -> None:
-    """Every field of it."""
+    """A running stage arrives with every field."""
     arrived = messages.decode_running(frame_of(messages.encode_running(3, stage)), PLAN)
     assert fields(arrived) == fields(stage)
 
 
 @given(RUNS, st.binary(), st.none() | SECONDS)
 def test_an_ended_stage_arrives(run: StageRun, answer: bytes, confidence: float | None) -> None:
-    """Every field of it, and the answer if it is the stage that gives one."""
+    """An ended stage arrives with every field, and its answer if it has one."""
     history = StageHistory()
     history.answer_json, history.confidence = answer, confidence
     ended = messages.decode_finished(
@@ -161,7 +161,7 @@ def test_an_ended_stage_arrives(run: StageRun, answer: bytes, confidence: float 
 
 
 def test_an_answer_that_is_too_large_does_not_cross() -> None:
-    """Its size is told."""
+    """Only the size of an answer that is too large is sent."""
     history = StageHistory()
     history.answer_json = b"x" * 11
     run = StageRun(PLAN.stages[2], Outcome.SUCCESS, None, "too large")
@@ -173,28 +173,28 @@ def test_an_answer_that_is_too_large_does_not_cross() -> None:
 
 
 def routing(state: BreakerState = BreakerState.HALF_OPEN) -> RoutingSnapshot:
-    """What is known of a lane with one node."""
+    """Build a routing snapshot of a lane with one node."""
     known = RoutingSnapshot(tuple(StageRouting(spec.limit_s, 0.1, inf, 0.2) for spec in PLAN.stages))
     known.nodes = {"node": NodeRouting(state, 0.5, inf), "unknown": NodeRouting()}
     known.stuck = frozenset({"b", "a"})
     return known
 
 
-def test_advice_arrives() -> None:
-    """All of it; infinity, which JSON has not, as more than anybody has."""
+def test_a_routing_snapshot_arrives() -> None:
+    """A routing snapshot arrives whole; infinity, which JSON lacks, as a huge number."""
     lanes: dict[str, RoutingSnapshot] = {}
     assert messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), ["node"])), lanes) == (
         "node",
     )
-    told = lanes["lane"]
-    assert told.stages[0] == StageRouting(PLAN.stages[0].limit_s, 0.1, 1e300, 0.2)
-    assert told.nodes == {"node": NodeRouting(BreakerState.HALF_OPEN, 0.5, 1e300), "unknown": NodeRouting()}
-    assert told.stuck == {"a", "b"}
-    assert told.probes == {"node": True}
+    lane = lanes["lane"]
+    assert lane.stages[0] == StageRouting(PLAN.stages[0].limit_s, 0.1, 1e300, 0.2)
+    assert lane.nodes == {"node": NodeRouting(BreakerState.HALF_OPEN, 0.5, 1e300), "unknown": NodeRouting()}
+    assert lane.stuck == {"a", "b"}
+    assert lane.probes == {"node": True}
 
 
-def test_running_jobs_see_new_advice() -> None:
-    """It changes in place; a permit is kept while its node is half open, and no longer."""
+def test_running_jobs_see_updates_of_the_routing_snapshot() -> None:
+    """Running jobs see updates of the snapshot; a permit is kept only while its node is half open."""
     lanes: dict[str, RoutingSnapshot] = {}
     messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), ["node"])), lanes)
     known = lanes["lane"]
@@ -206,7 +206,7 @@ def test_running_jobs_see_new_advice() -> None:
 
 
 def test_permits_for_trials_arrive() -> None:
-    """They are kept while their node is passed over, and no longer; they are none of the probes."""
+    """Permits for trials are kept only while their node is passed over, apart from the probes."""
     lanes: dict[str, RoutingSnapshot] = {}
     known = routing(BreakerState.OPEN)
     assert (
@@ -224,8 +224,8 @@ def test_permits_for_trials_arrive() -> None:
     assert lanes["lane"].trials == {}
 
 
-def test_lanes_do_not_pile_up() -> None:
-    """A producer that invents lanes fills no worker."""
+def test_lanes_do_not_accumulate() -> None:
+    """Lanes invented by a producer do not accumulate in a worker."""
     lanes: dict[str, RoutingSnapshot] = {}
     for number in range(3 * messages.MAX_LANES):
         messages.apply_routing(frame_of(messages.encode_routing(str(number), routing(), [])), lanes)
@@ -233,7 +233,7 @@ def test_lanes_do_not_pile_up() -> None:
 
 
 def test_a_plan_arrives() -> None:
-    """All of it."""
+    """A plan arrives whole."""
     limits = {StageType.INTENT: 5.6}
     plan = Plan.of(total_timeout_ms=123.4, stage_timeouts_ms=limits, critical=(), rejected="error")
     (values,) = frame_of(encode([messages.encode_plan(plan)])).head

@@ -1,7 +1,7 @@
-"""The real dispatcher between a topic, an executor and a sink that do what a state machine says.
+"""The real dispatcher between fake topic, executor and sink, driven by a state machine.
 
-What the dispatcher does is judged at once, by rules that are not its own: ``broken`` has the promises that it
-has broken.
+Every step of the dispatcher is checked at once against independent rules; ``broken`` lists the
+violations.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ MAX_HELD_BYTES = 8_000
 TOTAL_S = 0.25
 SLACK_S = 0.005
 CLOCK_S = 1e-6
-"""Smaller differences are lost in a wall clock: a float of today's seconds has no more digits."""
+"""Smaller differences are lost: a wall clock as float has no more digits."""
 MOST_TURNS = 1000
 WALL = 1_800_000_000.0
-"""The wall clock when the loop's clock shows 0."""
+"""The wall clock at loop time 0."""
 _ENCODER = Encoder(source="/world", max_record_bytes=100_000, max_dead_letter_bytes=100_000)
 _TRACING = Tracing(results_topic="results", group_id="world")
 
@@ -57,7 +57,7 @@ _SETTINGS = {ordering: _settings(ordering) for ordering in ("unordered", "key")}
 
 
 class Unacknowledged(NamedTuple):
-    """Events that were published."""
+    """Published events."""
 
     entry: Entry
     epoch: int
@@ -66,34 +66,34 @@ class Unacknowledged(NamedTuple):
 
 
 class Entry:
-    """A record of the topic, and what became of it in the present assignment of its partition."""
+    """A record of the topic, and its state in the present assignment of its partition."""
 
     def __init__(self, record: PlainRecord, lane: str | None, budget_s: float, due_at: float) -> None:
         self.record = record
         self.lane = lane
-        """None where it is no query."""
+        """None if the record is no query."""
         self.budget_s = budget_s
         self.due_at = due_at
         self.epoch = 0
-        """In which it was last handed out."""
+        """The assignment in which it was last fetched."""
         self.answers = 0
-        """How often it was answered, in all assignments."""
+        """The number of answers, over all assignments."""
 
     def __repr__(self) -> str:
         return f"<Entry {self.record.partition}/{self.record.offset} {self.record.key!r} {self.lane}>"
 
     def hand_out(self, epoch: int, now: float, turn: int) -> None:
-        """The source hands it out, as which of all."""
+        """Fetch it as the n-th record."""
         self.epoch, self.handed_at, self.turn = epoch, now, turn
         self.job: Job | None = None
         self.ends_at = inf
-        """By when it must be answered, since it runs."""
+        """The latest time of its answer, since it runs."""
         self.waits_since: float | None = None
         self.published = self.acked = False
 
 
 class World:
-    """The topic and the sink; its loop runs in virtual time."""
+    """Topic and sink; their loop runs in virtual time."""
 
     def __init__(self, ordering: str) -> None:
         self.loop = VirtualTimeLoop()
@@ -104,18 +104,18 @@ class World:
         self.committed, self.next, self.first = [0, 0], [0, 0], [0, 0]
         self._turns = 0
         self.drained: set[int] = set()
-        """Partitions of which a drain started in their present assignment: what waits may be left."""
+        """Partitions with a drain in their present assignment: waiting queries may be left."""
         self.over: set[int] = set()
-        """Partitions of which a drain has ended in their present assignment: nothing starts."""
+        """Partitions whose drain has ended in their present assignment: nothing starts."""
         self.unacked: list[Unacknowledged] = []
         self.hold = False
-        """Keep acknowledgements back."""
+        """Delay acknowledgements."""
         self.blocked: list[tuple[float, float]] = []
-        """When the loop did not turn."""
+        """When the loop was blocked."""
         self.ledger, self.arrived, self._paused = Ledger(max_span=10_000), asyncio.Event(), False
         self.executor = Puppets(self._submitted)
         self.entries: dict[int, Entry] = {}
-        """By the number of the job."""
+        """Entries by job number."""
         self.poller, self.dispatcher = build(
             _SETTINGS[ordering],
             ledger=self.ledger,
@@ -135,27 +135,27 @@ class World:
         self.polling = self.loop.create_task(self.poller.run(self))
 
     def run(self, steps: Coroutine[Any, Any, Any]) -> None:
-        """Run steps on the loop, and all that is due after them."""
+        """Run steps on the loop, and everything due after them."""
         self.loop.run_until_complete(steps)
         self.loop.run_until_complete(self._settle())
 
     async def _settle(self) -> None:
         for turn in range(MOST_TURNS):
-            # A timer may fire by a rounding error too early, is set again, and waits for the clock to move.
+            # A timer may fire slightly early by a rounding error, is set again, and waits for the clock.
             await asyncio.sleep(CLOCK_S if turn % 50 == 49 else 0)
             if not self.loop._ready:  # type: ignore[attr-defined] # of BaseEventLoop
                 return
         self.broken.append("the loop comes to no rest")
 
     def must(self, holds: bool, promise: str, *details: object) -> None:  # noqa: FBT001 - it is the subject
-        """A promise must hold."""
+        """Record a violation unless the condition holds."""
         if not holds:
             self.broken.append(f"{promise}: {details} at {self.loop.time():.4f}")
 
     # The topic: see RecordSource
 
     def assign(self, keys: frozenset[PartitionKey]) -> None:
-        """Give partitions: they are read from their committed positions on."""
+        """Assign partitions, which are fetched from their committed offsets."""
         self.ledger.assign(keys)
         self.drained -= {key.partition for key in keys}
         self.over -= {key.partition for key in keys}
@@ -164,11 +164,11 @@ class World:
         self.arrived.set()
 
     def note_drain(self, keys: frozenset[PartitionKey] | None) -> None:
-        """A drain of some partitions, or of all, goes on."""
+        """Note that a drain of some partitions, or all, is running."""
         self.drained |= self._numbers(keys)
 
     async def drain(self, limit_s: float, keys: frozenset[PartitionKey] | None) -> bool:
-        """Drain, and note the end of it."""
+        """Drain, and note its end."""
         try:
             return await self.dispatcher.drain(limit_s, keys)
         finally:
@@ -203,12 +203,12 @@ class World:
         self.arrived.set()
 
     def is_present(self, entry: Entry) -> bool:
-        """Whether an entry was handed out in the present assignment of its partition."""
+        """Return whether an entry was fetched in the present assignment of its partition."""
         offsets = self.ledger.offsets(KEYS[entry.record.partition])
         return offsets is not None and entry.epoch == offsets.epoch
 
     def present(self) -> list[Entry]:
-        """All that were."""
+        """Return the entries of the present assignments."""
         return [entry for log in self.logs for entry in log if self.is_present(entry)]
 
     # A query starts
@@ -244,7 +244,7 @@ class World:
         self.entries[job.number] = entry
 
     def _judge_turn(self, entry: Entry) -> None:
-        """What has a deadline may have been rejected, and what a drain has met may have been left."""
+        """Allow what has a deadline to be rejected, and what a drain met to be left."""
         for other in self.waiting():
             if (
                 other.lane == entry.lane
@@ -263,12 +263,12 @@ class World:
             self.must(before.record.key != key or before.published, "equal keys keep order", before, entry)
 
     def park(self, job: Job) -> None:
-        """A job waits for a thread."""
+        """Make a job wait for a thread."""
         self.entries[job.number].waits_since = self.loop.time()
         self.executor.park(job)
 
     def unpark(self, job: Job) -> None:
-        """A thread takes its call."""
+        """Give a thread to its call."""
         self._runs_again(self.entries[job.number])
         self.executor.unpark(job)
 
@@ -281,7 +281,7 @@ class World:
         return min(entry.ends_at + waits_s, entry.due_at)
 
     def latest(self, entry: Entry) -> float:
-        """When a record must be answered, at the latest."""
+        """Return the latest time at which a record must be answered."""
         if entry.job is not None:
             end = self._ends_at(entry)
         elif entry.lane is None:
@@ -333,26 +333,26 @@ class World:
             self.acknowledge(self.unacked.index(one))
 
     def acknowledge(self, number: int) -> None:
-        """The broker acknowledges the events of one record."""
+        """Acknowledge the events of one record."""
         one = self.unacked.pop(number)
         if one.epoch == one.entry.epoch:
             one.entry.acked = True
         one.on_acked()
 
     def acknowledge_all(self) -> None:
-        """All events are acknowledged."""
+        """Acknowledge all events."""
         while self.unacked:
             self.acknowledge(0)
 
     # At the end
 
     def waiting(self) -> list[Entry]:
-        """The queries that wait for a slot and for nothing else."""
+        """Return the queries that wait for nothing but a slot."""
         queries = [one for one in self.present() if one.lane and not (one.job or one.published)]
         return [one for one in queries if not self.by_key or one.record.key is None]
 
     def commit(self) -> None:
-        """Commit what may be committed."""
+        """Commit everything committable."""
         positions = self.ledger.committable()
         self.ledger.note_committed(positions, epoch=self.ledger.epoch)
         for key, position in positions.items():
@@ -360,7 +360,7 @@ class World:
             self.committed[key.partition] = position
 
     def is_committed(self, entry: Entry) -> bool:
-        """Whether it will not be read again."""
+        """Return whether it will not be fetched again."""
         return entry.record.offset < self.committed[entry.record.partition]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The command line as a user has it: processes of their own, their output, their exit codes."""
+"""The command line as users run it: separate processes, their output, their exit codes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ GENEROUS = {
     "PIPELINE__TOTAL_TIMEOUT_MS": "20000",
     "PIPELINE__STAGE_TIMEOUTS_MS": json.dumps(dict.fromkeys(STAGES, 4000)),
 }
-"""Limits that a busy machine does not reach."""
+"""Time limits that a busy machine does not reach."""
 
 
 class Ran(NamedTuple):
-    """How a command ended."""
+    """Output and exit code of an ended command."""
 
     code: int
     out: str
@@ -41,8 +41,8 @@ class Fivestage(Protocol):
         """Run it."""
 
 
-class ActiveJobs:
-    """A command that is still running, and the lines it prints."""
+class RunningCommand:
+    """A running command, and its output lines."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -57,7 +57,7 @@ class ActiveJobs:
         self._lines.put(None)
 
     def line(self, limit_s: float = LIMIT_S) -> str:
-        """The next line of standard output."""
+        """Return the next line of standard output."""
         try:
             line = self._lines.get(timeout=limit_s)
         except queue.Empty:
@@ -66,26 +66,26 @@ class ActiveJobs:
         return line
 
     def line_with(self, text: str) -> str:
-        """The next line that contains *text*."""
+        """Return the next line that contains *text*."""
         while text not in (line := self.line()):
             pass
         return line
 
     def end(self, number: int, limit_s: float = LIMIT_S) -> int:
-        """Send a signal; the exit code."""
+        """Send a signal; return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(limit_s)
 
 
 class Start(Protocol):
-    """Starts ``fivestage``; whatever runs at the end of the test is killed."""
+    """Starts ``fivestage``; commands still running at the end of the test are killed."""
 
-    def __call__(self, *arguments: str, **settings: str) -> ActiveJobs:
+    def __call__(self, *arguments: str, **settings: str) -> RunningCommand:
         """Start it."""
 
 
 class FirstLine(Protocol):
-    """Reads one line of a command and goes away."""
+    """Reads one line of a command's output and closes the pipe."""
 
     def __call__(self, *arguments: str, **settings: str) -> Ran:
         """Run it; ``out`` is the line."""
@@ -93,7 +93,7 @@ class FirstLine(Protocol):
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """An environment without settings."""
+    """Return an environment without settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FIVESTAGE_")}
     kept.pop("COLUMNS", None)
     return {**kept, "NO_COLOR": "1"}
@@ -101,13 +101,13 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that commands are run in."""
+    """Return the working directory of the commands."""
     return tmp_path_factory.mktemp("cli")
 
 
 @pytest.fixture(scope="session")
 def fivestage(environment: dict[str, str], folder: Path) -> Fivestage:
-    """Lend a function that runs the command to its end."""
+    """Return a function that runs a command to its end."""
 
     def run(*arguments: str, stdin: str = "", limit_s: float = LIMIT_S, **settings: str) -> Ran:
         done = subprocess.run(
@@ -127,10 +127,10 @@ def fivestage(environment: dict[str, str], folder: Path) -> Fivestage:
 
 @pytest.fixture(scope="session")
 def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
-    """Lend a function that starts the command; it runs until the end of the session."""
-    started: list[ActiveJobs] = []
+    """Return a function that starts a command, which runs until the end of the session."""
+    started: list[RunningCommand] = []
 
-    def start(*arguments: str, **settings: str) -> ActiveJobs:
+    def start(*arguments: str, **settings: str) -> RunningCommand:
         process = subprocess.Popen(
             [*COMMAND, *arguments],
             env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
@@ -139,7 +139,7 @@ def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        started.append(ActiveJobs(process))
+        started.append(RunningCommand(process))
         return started[-1]
 
     yield start
@@ -155,13 +155,13 @@ def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
 
 @pytest.fixture
 def start(start_for_session: Start) -> Start:
-    """Lend the same to a test that ends what it starts."""
+    """Return the same for a test that ends what it starts."""
     return start_for_session
 
 
 @pytest.fixture
 def first_line(environment: dict[str, str]) -> FirstLine:
-    """Lend a function that reads one line of a command, as ``head -1`` does, and waits for its end."""
+    """Return a function that reads one line of a command, as ``head -1`` does, and waits for its end."""
 
     def run(*arguments: str, **settings: str) -> Ran:
         with subprocess.Popen(
@@ -184,13 +184,13 @@ def first_line(environment: dict[str, str]) -> FirstLine:
 
 @pytest.fixture(scope="session")
 def bootstrap(start_for_session: Start) -> str:
-    """The address of a ``fivestage broker`` that all tests share."""
+    """Return the address of a ``fivestage broker`` shared by all tests."""
     return start_for_session("broker", "--port", "0", "--partitions", "4").line()
 
 
 @pytest.fixture(scope="session")
-def service(start_for_session: Start, bootstrap: str) -> ActiveJobs:
-    """A ``fivestage run`` on that broker, ready."""
+def service(start_for_session: Start, bootstrap: str) -> RunningCommand:
+    """Start ``fivestage run`` on that broker, until it is ready."""
     running = start_for_session("run", "--bootstrap", bootstrap, ADMIN__PORT="0", **GENEROUS)
     running.line_with('"ready"')
     return running

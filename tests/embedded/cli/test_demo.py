@@ -20,12 +20,12 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc"
 
 @pytest.fixture(scope="module")
 def ran(fivestage: Fivestage) -> Ran:
-    """Let the demo run once, with more inputs than there are kinds."""
+    """Run the demo once, with more inputs than there are kinds."""
     return fivestage("demo", "--queries", "40", limit_s=65)
 
 
 def test_demo_adds_up(ran: Ran) -> None:
-    """The demo ends by itself with exit code 0, and the figures it prints add up."""
+    """The demo ends by itself with exit code 0, and its figures add up."""
     assert (ran.code, ran.err) == (0, "")
     figures = _figures(ran.out)
     total = figures.pop("total")
@@ -41,7 +41,7 @@ def test_demo_adds_up(ran: Ran) -> None:
 
 
 def test_demo_rows(ran: Ran) -> None:
-    """Every input has a row of its own, with the five stages as marks where it was started."""
+    """Every input has its own row, with marks for the five stages where it was started."""
     rows = [line for line in ran.out.splitlines() if re.match(r"(q-\d+|-) ", line)]
     assert len(rows) == 40
     marked = [row for row in rows if re.search(r" [+TE-]( [+TE-]){4} ", row)]
@@ -51,7 +51,7 @@ def test_demo_rows(ran: Ran) -> None:
 
 
 def test_demo_needs_no_settings(fivestage: Fivestage) -> None:
-    """Settings meant for another broker don't reach the demo."""
+    """Settings of another broker do not reach the demo."""
     settings = {"KAFKA__BOOTSTRAP_SERVERS": "kafka.example:9092", "KAFKA__NONSENSE": "1"}
     ran = fivestage("demo", "--queries", "1", limit_s=65, **settings)
     assert ran.code == 0, ran
@@ -60,7 +60,7 @@ def test_demo_needs_no_settings(fivestage: Fivestage) -> None:
 @needs_proc
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_demo_interrupted(start: Start, number: signal.Signals, code: int) -> None:
-    """Ctrl-C and SIGTERM end the demo at once, without a traceback, and its children with it."""
+    """Ctrl-C and SIGTERM end the demo and its children at once, without a traceback."""
     demo = start("demo")
     demo.line_with("success")
     children = _descendants(demo.process.pid)
@@ -72,14 +72,14 @@ def test_demo_interrupted(start: Start, number: signal.Signals, code: int) -> No
 
 
 def test_demo_closed_pipe(first_line: FirstLine) -> None:
-    """A demo whose reader has gone ends without a traceback; exit code 1, as nothing was counted."""
+    """A closed pipe ends the demo without a traceback, with exit code 1."""
     ran = first_line("demo")
     assert ran.out.startswith("id ")
     assert (ran.code, ran.err) == (1, "")
 
 
 def _figures(text: str) -> dict[str, dict[str, int]]:
-    """The table of the summary: by kind of input, a figure for each column."""
+    """Return the summary table: by kind of input, a figure for each column."""
     heading = next(line for line in text.splitlines() if line.startswith("input "))
     names = [*KINDS, "total"]
     rows = {
@@ -103,7 +103,7 @@ def _found(pattern: str, text: str) -> tuple[str, ...]:
 
 
 def _descendants(parent: int) -> list[int]:
-    """The processes that *parent* has started."""
+    """Return the processes that *parent* has started."""
     return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 

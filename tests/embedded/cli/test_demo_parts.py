@@ -51,13 +51,13 @@ TIMEOUT = {
 
 
 def record(value: dict[str, Any]) -> Record:
-    """A record as it is on an output topic."""
+    """Build a record as on an output topic."""
     return PlainRecord("any", 0, 0, key=b"q-1", value=json.dumps(value).encode())
 
 
 @pytest.fixture
 def topics() -> Topics:
-    """Make the topics after one query that went well."""
+    """Build the topics after one successful query."""
     query = PlainRecord("q", 0, 7, key=b"q-1", value=b"{}", headers=[(KIND_HEADER, b"sum")])
     stages = [
         {
@@ -82,7 +82,7 @@ def topics() -> Topics:
 
 
 def test_mix_is_repeatable() -> None:
-    """The same seed asks the same questions, another one others; every kind is among them."""
+    """A seed determines the questions; every kind is among them."""
     first = make_inputs(60, 1)
     assert [(one.kind, one.question) for one in first] == [(o.kind, o.question) for o in make_inputs(60, 1)]
     assert [one.question for one in first] != [one.question for one in make_inputs(60, 2)]
@@ -91,7 +91,7 @@ def test_mix_is_repeatable() -> None:
 
 
 def test_audit_accepts(topics: Topics) -> None:
-    """One query, one result, five stage results: nothing to complain of."""
+    """One query with one result and five stage results passes the audit."""
     found = audit(topics, expected=1)
     assert found.problems == []
     assert found.total == Counter(sent=1, success=1)
@@ -108,12 +108,12 @@ def test_audit_accepts(topics: Topics) -> None:
     ],
 )
 def test_audit_finds(topics: Topics, topic: str, times: int, problem: str) -> None:
-    """What is missing from a topic, or on it twice, is found and named."""
+    """Missing and duplicate records are found and named."""
     topics[topic] = topics[topic] * times
     assert any(found.startswith(problem) for found in audit(topics, expected=1).problems)
 
 
 def test_audit_misses_timeout_event(topics: Topics) -> None:
-    """A timeout event for a query that was in time is found."""
+    """A timeout event of a query that was in time is found."""
     topics["timeouts"] = [record(TIMEOUT)]
     assert audit(topics, expected=1).problems == ["q-1: 1 timeout events"]

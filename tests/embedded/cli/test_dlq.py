@@ -22,7 +22,7 @@ SECRET = "correct-horse"  # noqa: S105 - stands for what a payload may hold
 
 
 class Post(NamedTuple):
-    """Two topics of the test's own, and the commands on them."""
+    """Two topics of the test, and the commands on them."""
 
     fivestage: Fivestage
     bootstrap: str
@@ -38,7 +38,7 @@ class Post(NamedTuple):
         )
 
     def listed(self, *arguments: str) -> list[dict[str, Any]]:
-        """What ``list --json`` prints."""
+        """Return the output of ``list --json``."""
         ran = self.dlq("list", "--json", *arguments)
         assert (ran.code, ran.err) == (0, "")
         return [json.loads(line) for line in ran.out.splitlines()]
@@ -59,13 +59,13 @@ class Post(NamedTuple):
         assert producer.flush(20) == 0
 
     def replayed(self) -> list[Message]:
-        """What was written to the input topic."""
+        """Return the records written to the input topic."""
         return [message for message in read_all(self.bootstrap, self.queries) if message.key() != b"first"]
 
 
 @pytest.fixture
 def post(fivestage: Fivestage, bootstrap: str) -> Post:
-    """Topics that nobody else uses; the embedded broker makes them when they are first written to."""
+    """Lend topics of this test alone; the embedded broker creates them at the first write."""
     name = uuid.uuid4().hex[:8]
     made = Post(fivestage, bootstrap, f"queries-{name}", f"letters-{name}")
     producer = Producer({"bootstrap.servers": bootstrap})
@@ -76,7 +76,7 @@ def post(fivestage: Fivestage, bootstrap: str) -> Post:
 
 
 def test_list(post: Post) -> None:
-    """Why, which record, how large; nothing of its content unless asked for; foreign records passed over."""
+    """The list has reason, record and size, the content only on request; foreign records are skipped."""
     post.add("not_json", 7, value=SECRET.encode())
     post.add("too_large", 8, value=None, headers={"dlq.truncated": "true"})
     [first, second] = sorted(post.listed(), key=lambda letter: letter["source"]["offset"])
@@ -95,7 +95,7 @@ def test_list(post: Post) -> None:
 
 
 def test_selection(post: Post) -> None:
-    """By reason, by the topic it came from, by time, and the newest so many."""
+    """Letters are selected by reason, original topic, time, and count of the newest."""
     now = round(time.time() * 1000)
     for number in range(5):
         post.add(
@@ -118,7 +118,7 @@ def test_selection(post: Post) -> None:
 
 
 def test_replay_each_once(post: Post) -> None:
-    """A record goes out as it came, with its key and headers, once; again only when told to."""
+    """A record is replayed unchanged, with key and headers, once; again only with the option."""
     expiry = {"ce_expirytime": "2020-01-01T00:00:00Z", "lane": "canary"}
     post.add("unknown_lane", 7, value=b'{"query_id":"a"}', headers=expiry)
     dry = post.dlq("replay", "--dry-run")
@@ -146,7 +146,7 @@ def test_replay_each_once(post: Post) -> None:
 
 
 def test_replay_of_some(post: Post) -> None:
-    """At most so many, of one reason, of this topic; the rest can follow."""
+    """Replays are limited by count, reason and topic; the rest can follow."""
     for number in range(6):
         post.add("not_json" if number < 5 else "missing_field", number)
     post.add("not_json", 9, topic="another")
@@ -159,8 +159,8 @@ def test_replay_of_some(post: Post) -> None:
     assert len(post.replayed()) == 5
 
 
-def test_replay_of_what_is_not_there(post: Post) -> None:
-    """Letters that have no bytes are told, with exit code 1; the others are replayed."""
+def test_replay_of_letters_without_bytes(post: Post) -> None:
+    """Letters without bytes are reported, with exit code 1; the others are replayed."""
     post.add("corrupt_record", 1, value=None)
     post.add("too_large", 2, value=None, headers={"dlq.truncated": "true"})
     post.add("not_json", 3)
@@ -181,7 +181,7 @@ def test_replay_of_what_is_not_there(post: Post) -> None:
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_wrong_use(post: Post, arguments: tuple[str, ...], text: str) -> None:
-    """One line that says what to do, with exit code 2."""
+    """Wrong use prints one line with the remedy, with exit code 2."""
     ran = post.dlq(*arguments)
     assert (ran.code, ran.out) == (2, "")
     assert text in ran.err

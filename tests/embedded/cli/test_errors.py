@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
-    """Hold a port on which something listens that is no broker."""
+    """Hold a port on which something other than a broker listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """Hold a port on which nothing listens, and nothing else can meanwhile."""
+    """Reserve a port on which nothing listens."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
@@ -49,7 +49,7 @@ def free_port() -> Iterator[int]:
     ids=" ".join,
 )
 def test_no_broker(fivestage: Fivestage, free_port: int, arguments: list[str]) -> None:
-    """Without a broker a command ends with exit code 2 within 20 s, says why, and how to get one."""
+    """Without a broker a command exits with 2 within 20 s, with the reason and how to start one."""
     started_at = time.monotonic()
     ran = fivestage(*arguments, "--bootstrap", f"127.0.0.1:{free_port}")
     assert time.monotonic() - started_at < 20
@@ -62,7 +62,7 @@ def test_no_broker(fivestage: Fivestage, free_port: int, arguments: list[str]) -
 
 @pytest.mark.broker
 def test_port_taken(fivestage: Fivestage, taken_port: int) -> None:
-    """A port that is taken is named, with what to do."""
+    """A port in use is named, with the remedy."""
     ran = fivestage("broker", "--port", str(taken_port))
     assert (ran.code, ran.out) == (2, "")
     assert ran.err == (
@@ -73,7 +73,7 @@ def test_port_taken(fivestage: Fivestage, taken_port: int) -> None:
 @pytest.mark.broker
 @pytest.mark.parametrize("arguments", [["run"], ["watch"]], ids=" ".join)
 def test_missing_topic(fivestage: Fivestage, bootstrap: str, arguments: list[str]) -> None:
-    """A topic that is not there is named, with the command that creates it."""
+    """A missing topic is named, with the command that creates it."""
     ran = fivestage(*arguments, "--bootstrap", bootstrap, TOPICS__RESULTS="nowhere")
     assert (ran.code, ran.out) == (2, "")
     assert "'nowhere' does not exist" in ran.err.replace('\\"', '"')
@@ -82,7 +82,7 @@ def test_missing_topic(fivestage: Fivestage, bootstrap: str, arguments: list[str
 
 @pytest.mark.broker
 def test_topics_check(fivestage: Fivestage, bootstrap: str) -> None:
-    """``topics check`` tells of every topic, and its exit code whether all are well."""
+    """``topics check`` reports every topic; its exit code says whether all are well."""
     good = fivestage("topics", "check", "--bootstrap", bootstrap)
     assert (good.code, good.err, good.out.count("can be used: 4 partitions")) == (0, "", 5)
     bad = fivestage("topics", "check", "--bootstrap", bootstrap, TOPICS__TIMEOUTS="nowhere")
@@ -90,7 +90,7 @@ def test_topics_check(fivestage: Fivestage, bootstrap: str) -> None:
 
 
 @pytest.mark.broker
-def test_topics_create_when_all_are_there(fivestage: Fivestage, bootstrap: str) -> None:
+def test_topics_create_when_all_exist(fivestage: Fivestage, bootstrap: str) -> None:
     """``topics create`` with nothing to do says so."""
     ran = fivestage("topics", "create", "--bootstrap", bootstrap)
     assert (ran.code, ran.out) == (0, "nothing to do: all topics are there\n")
@@ -98,7 +98,7 @@ def test_topics_create_when_all_are_there(fivestage: Fivestage, bootstrap: str) 
 
 @pytest.mark.broker
 def test_topics_create_on_the_embedded_broker(fivestage: Fivestage, bootstrap: str) -> None:
-    """A new name can be used at once; standard error says how many partitions it has if not as asked for."""
+    """A new name is usable at once; standard error reports a number of partitions other than requested."""
     ran = fivestage("topics", "create", "--bootstrap", bootstrap, TOPICS__RESULTS="new.results")
     assert (ran.code, ran.out) == (0, "created new.results\n")
     assert ran.err.startswith("fivestage: the embedded broker gives a new topic 4 partitions; ")
@@ -111,7 +111,7 @@ def test_topics_create_on_the_embedded_broker(fivestage: Fivestage, bootstrap: s
 
 @pytest.mark.broker
 def test_topics_create_setting_on_the_embedded_broker(start: Start, bootstrap: str) -> None:
-    """With topics.create a service makes what is missing on the embedded broker, too, and gets ready."""
+    """With topics.create a service creates missing topics on the embedded broker and gets ready."""
     own = {"TOPICS__CREATE": "true", "TOPICS__QUERIES": "own.queries", "KAFKA__GROUP_ID": "own"}
     running = start("run", "--bootstrap", bootstrap, ADMIN__PORT="0", **own)
     assert '"partitions":[0,1,2,3]' in running.line_with('"ready"')
@@ -119,7 +119,7 @@ def test_topics_create_setting_on_the_embedded_broker(start: Start, bootstrap: s
 
 
 def test_free_threaded_python(environment: dict[str, str]) -> None:
-    """A build of Python without the interpreter lock is refused in one line, before anything else happens."""
+    """Python without the interpreter lock is rejected in one line, before anything else."""
     free = "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1"
     script = f"{free}; from fivestage.__main__ import main; main()"
     ran = subprocess.run(
@@ -132,7 +132,7 @@ def test_free_threaded_python(environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("command", ["broker", "demo"])
 def test_the_embedded_broker_is_not_installed(environment: dict[str, str], command: str) -> None:
-    """Its extra is named in one line."""
+    """The missing extra is named in one line."""
     missing = "import sys; sys.modules['confluent_kafka'] = None"
     script = f"{missing}; from fivestage.__main__ import main; main()"
     ran = subprocess.run(
@@ -145,7 +145,7 @@ def test_the_embedded_broker_is_not_installed(environment: dict[str, str], comma
 
 
 def test_plaintext_off_loopback(fivestage: Fivestage) -> None:
-    """Queries are not sent unencrypted to another host unless somebody says so."""
+    """Queries are sent unencrypted to another host only with the setting."""
     ran = fivestage("watch", "--bootstrap", "kafka.example:9092")
     assert (ran.code, ran.out) == (2, "")
     assert "would send queries unencrypted" in ran.err
@@ -192,7 +192,7 @@ FAILING: dict[str, tuple[str, list[tuple[str, int]], str]] = {
 
 @pytest.mark.parametrize("name", FAILING)
 def test_an_app_that_cannot_be_imported(fivestage: Fivestage, folder: Path, name: str) -> None:
-    """The author's own frames, their first one first and none of ours, then what it came to; exit code 2."""
+    """The output has the author's frames only, then the error; exit code 2."""
     source, frames, text = FAILING[name]
     (folder / "failing_app.py").write_text(source)
     (folder / "failing_helper.py").write_text(HELPER)
@@ -208,7 +208,7 @@ def test_an_app_that_cannot_be_imported(fivestage: Fivestage, folder: Path, name
 
 
 def test_wrong_setting(fivestage: Fivestage, folder: Path) -> None:
-    """A wrong key or value is named by its key; the value, which may be a secret, is not shown."""
+    """A wrong key or value is named by its key; the value, which may be secret, is not shown."""
     (folder / "f.toml").write_text('[kafka]\nsasl_pasword = "hunter2"\n[admission]\nmax_in_flight = -12345\n')
     ran = fivestage("config", "check", "--config", "f.toml")
     assert (ran.code, ran.out) == (2, "")
@@ -219,7 +219,7 @@ def test_wrong_setting(fivestage: Fivestage, folder: Path) -> None:
 
 
 def test_config_show(fivestage: Fivestage, folder: Path) -> None:
-    """Every value is shown with its source, the stronger one; secrets are masked."""
+    """Every value is shown with its source; secrets are masked."""
     (folder / "f.toml").write_text('lane = "canary"\n[kafka]\ngroup_id = "from-file"\nclient_id = "mine"\n')
     ran = fivestage(
         *("config", "show", "--config", "f.toml", "--bootstrap", "localhost:1"),
@@ -240,7 +240,7 @@ def test_config_show(fivestage: Fivestage, folder: Path) -> None:
 
 
 def test_unknown_variable(fivestage: Fivestage) -> None:
-    """A misspelt environment variable, which has no effect, is pointed out."""
+    """A misspelt environment variable, which has no effect, is reported."""
     ran = fivestage("config", "check", KAFAK__GROUP_ID="x")
     assert (ran.code, ran.out) == (0, "the settings are valid\n")
     assert "FIVESTAGE_KAFAK__GROUP_ID" in ran.err
@@ -263,7 +263,7 @@ def test_unknown_variable(fivestage: Fivestage) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_one_line(arguments: list[str], text: str) -> None:
-    """What a user can mend is told in one line on standard error, with exit code 2."""
+    """Errors that a user can fix are one line on standard error, with exit code 2."""
     ran = CliRunner().invoke(app, arguments)
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert ran.stderr.startswith("fivestage: ")

@@ -28,7 +28,7 @@ HEAVY = {
 
 
 def _commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command by its path, the groups included."""
+    """Return every command by its path, the groups included."""
     yield path, command
     for name, child in getattr(command, "commands", {}).items():
         yield from _commands(child, *path, name)
@@ -45,16 +45,16 @@ def _examples() -> Iterator[str]:
 
 
 def test_examples_are_found() -> None:
-    """The tests below have something to look at."""
+    """The examples that the tests below check are found."""
     assert len(set(_examples())) >= 10
 
 
 @pytest.mark.parametrize("path", list(COMMANDS), ids=" ".join)
 def test_help_has_an_example(path: tuple[str, ...]) -> None:
-    """--help of every command works, says what it does, and shows an example of this very command."""
+    """--help of every command works, describes it, and shows an example of it."""
     shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
-    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.output)  # there are colours on a build server
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.output)  # build servers enable colours
     assert re.search(rf"Example: .*{' '.join(('fivestage', *path))}\b", text), text
 
 
@@ -74,13 +74,13 @@ def test_example_parses(line: str) -> None:
 
 
 def test_no_arguments_shows_help() -> None:
-    """``fivestage`` alone shows what there is, with exit code 2: nothing was done."""
+    """``fivestage`` alone shows the commands, with exit code 2: nothing was done."""
     shown = CliRunner().invoke(app, [])
     assert (shown.exit_code, "Usage:" in shown.output) == (2, True)
 
 
 def test_help_is_light() -> None:
-    """--help loads no Kafka client, no telemetry and no web server."""
+    """--help imports no Kafka client, telemetry or web server."""
     code = "import sys, fivestage.cli; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
@@ -92,7 +92,7 @@ def test_help_is_light() -> None:
     "arguments", [["nonsense"], ["watch", "--nonsense"], ["topics"], ["broker", "--port", "x"]]
 )
 def test_wrong_use(arguments: list[str]) -> None:
-    """Wrong use ends with exit code 2, with nothing on standard output but help."""
+    """Wrong use exits with 2, with only help on standard output."""
     ran = CliRunner().invoke(app, arguments)
     assert ran.exit_code == 2
     assert not ran.stdout or "Usage:" in ran.stdout

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .conftest import ActiveJobs, FirstLine, Fivestage, Start
+    from .conftest import FirstLine, Fivestage, RunningCommand, Start
 
     ResultOf = Callable[[str], dict[str, Any]]
 
@@ -23,7 +23,7 @@ QUESTION = '{"query_id":"a","user_input":"What is 15 + 7?"}\n'
 
 @pytest.fixture
 def result_of(start: Start, bootstrap: str) -> ResultOf:
-    """Lend a function that waits for the result of a query and returns it as ``watch --json`` shows it."""
+    """Return a function that waits for a query's result in the form of ``watch --json``."""
     watching = start("watch", "--from-beginning", "--json", "--bootstrap", bootstrap)
 
     def wait(query_id: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_round_trip(fivestage: Fivestage, bootstrap: str, result_of: ResultOf) -
 
 
 def test_table(fivestage: Fivestage, bootstrap: str, result_of: ResultOf) -> None:
-    """In a pipe the table has headings, plain marks and the whole id; only results are on stdout."""
+    """In a pipe the table has headings, plain marks and the whole id; stdout has results only."""
     asked = fivestage("produce", "What is 2 + 2?", "--bootstrap", bootstrap)
     result_of(asked.out.strip())
     ran = fivestage("watch", "--from-beginning", "--max", "1", "--bootstrap", bootstrap)
@@ -56,7 +56,7 @@ def test_table(fivestage: Fivestage, bootstrap: str, result_of: ResultOf) -> Non
 
 
 def test_watch_follows(start: Start, fivestage: Fivestage, bootstrap: str) -> None:
-    """``watch`` shows what comes while it runs, and Ctrl-C is its ordinary end."""
+    """``watch`` shows results as they come, and Ctrl-C is its normal end."""
     watching = start("watch", "--from-beginning", "--bootstrap", bootstrap)
     fivestage("produce", "-", "--bootstrap", bootstrap, stdin='{"query_id":"followed","user_input":"3*4"}')
     assert watching.line_with("followed ").split()[-1] == "12"
@@ -64,7 +64,7 @@ def test_watch_follows(start: Start, fivestage: Fivestage, bootstrap: str) -> No
 
 
 def test_watch_closed_pipe(first_line: FirstLine, fivestage: Fivestage, bootstrap: str) -> None:
-    """``watch | head -1`` ends when head does, and not only at the next result."""
+    """``watch | head -1`` ends when head does, not at the next result."""
     fivestage("produce", "1 + 1", "--bootstrap", bootstrap)
     ran = first_line("watch", "--from-beginning", "--bootstrap", bootstrap)
     assert ran.out.startswith("query ")
@@ -72,7 +72,7 @@ def test_watch_closed_pipe(first_line: FirstLine, fivestage: Fivestage, bootstra
 
 
 def test_produce_file(fivestage: Fivestage, bootstrap: str, folder: Path) -> None:
-    """A file of events is written line by line, empty lines left out; what has no id is counted too."""
+    """A file of events is written by line, without empty lines; events without an id are counted too."""
     lines = ['{"query_id":"f1","user_input":"2"}', "", "no JSON", '{"query_id":"f2","user_input":"3"}']
     (folder / "q.jsonl").write_text("\n".join(lines))
     ran = fivestage("produce", "--file", "q.jsonl", "--bootstrap", bootstrap)
@@ -80,7 +80,7 @@ def test_produce_file(fivestage: Fivestage, bootstrap: str, folder: Path) -> Non
 
 
 def test_produce_sends_while_waiting(start: Start, bootstrap: str, result_of: ResultOf) -> None:
-    """What was typed into ``produce -`` is sent although its input goes on; Ctrl-C ends it at once."""
+    """A line typed into ``produce -`` is sent before its input ends; Ctrl-C ends it at once."""
     producing = start("produce", "-", "--bootstrap", bootstrap)
     assert producing.process.stdin is not None
     producing.process.stdin.write('{"query_id":"typed","user_input":"5 + 5"}\n')
@@ -91,7 +91,7 @@ def test_produce_sends_while_waiting(start: Start, bootstrap: str, result_of: Re
 
 
 def test_produce_too_large(fivestage: Fivestage, bootstrap: str) -> None:
-    """A line that is too large for the broker is an error in one line, with exit code 1."""
+    """A line too large for the broker is a one-line error, with exit code 1."""
     ran = fivestage("produce", "-", "--bootstrap", bootstrap, stdin="x" * 2_000_000)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("fivestage: a record cannot be sent: MessageSizeTooLargeError")
@@ -99,11 +99,11 @@ def test_produce_too_large(fivestage: Fivestage, bootstrap: str) -> None:
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_broker_and_run_end(start: Start, fivestage: Fivestage, kind: str) -> None:
-    """A round trip on a broker of its own; Ctrl-C and SIGTERM end both with exit code 0."""
+    """A round trip on a separate broker; Ctrl-C and SIGTERM end both with exit code 0."""
     broker = start("broker", "--port", "0")
     bootstrap = broker.line()
     settings = {"EXECUTOR__KIND": kind, "ADMIN__PORT": "0", **GENEROUS}
-    running: ActiveJobs = start("run", "--bootstrap", bootstrap, **settings)
+    running: RunningCommand = start("run", "--bootstrap", bootstrap, **settings)
     assert json.loads(running.line_with('"ready"'))["partitions"] == list(range(8))
     fivestage("produce", "-", "--bootstrap", bootstrap, stdin=QUESTION)
     shown = fivestage("watch", "--from-beginning", "--json", "--max", "1", "--bootstrap", bootstrap)

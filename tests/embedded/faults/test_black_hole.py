@@ -1,4 +1,4 @@
-"""One broker of several that answers nothing, and hangs up on nobody: it costs its own partitions only."""
+"""One of several brokers accepts connections and never answers: only its own partitions suffer."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.broker
 TOPICS = TopicSet("fivestage", 2)
-"""The names are the defaults."""
+"""The default names."""
 LEADERS = (1, 2)
-"""Of the queries' partitions; all other topics, and the group, are the first broker's."""
+"""Of the query partitions; the first broker leads all other topics and the group."""
 TIMEOUTS = {"kafka.request_timeout_ms": 12_000, "kafka.rebalance_timeout_ms": 9000}
 
 
 @pytest.fixture
 def proxies() -> Iterator[list[Proxy]]:
-    """Three brokers, each reached through a proxy alone."""
+    """Three brokers, each behind a proxy of its own address."""
     with ExitStack() as stack:
         proxies = [stack.enter_context(Proxy()) for _ in range(SIZE)]
         brokers = stack.enter_context(Brokers([proxy.port for proxy in proxies], LEADERS))
@@ -49,7 +49,7 @@ def ask(bootstrap: str, partition: int, ids: list[str]) -> list[str]:
 
 
 def wait_until_called(proxy: Proxy, limit_s: float = 60.0) -> None:
-    """Wait until somebody has connected to the black hole."""
+    """Wait until a client has connected to the black hole."""
     end, pause = time.monotonic() + limit_s, threading.Event()
     while not proxy.swallowed:
         assert time.monotonic() < end
@@ -59,9 +59,9 @@ def wait_until_called(proxy: Proxy, limit_s: float = 60.0) -> None:
 @pytest.mark.fault(37)
 @pytest.mark.long
 def test_a_broker_that_is_a_black_hole(proxies: list[Proxy]) -> None:
-    """The partitions of the others are read on, also by connections that are made anew meanwhile.
+    """Partitions of the other brokers are read on, also over connections made meanwhile.
 
-    The client makes one connection at a time: while it waits for the black hole, nobody else gets one. That
+    The client makes one connection at a time: while it waits for the black hole, no other is made. That
     costs kafka.request_timeout_ms now and then, not more.
     """
     first, hole, third = proxies
@@ -77,7 +77,7 @@ def test_a_broker_that_is_a_black_hole(proxies: list[Proxy]) -> None:
         wait_for_results(bootstrap, TOPICS.results, 52)
         wait_until_called(hole)
         assert first.reset() > 0
-        ids += ask(bootstrap, 0, [f"anew-{n}" for n in range(50)])
+        ids += ask(bootstrap, 0, [f"again-{n}" for n in range(50)])
         wait_for_results(bootstrap, TOPICS.results, 102)
         wait_until_committed(bootstrap, "fivestage", TOPICS.queries, 102)
         hole.mode = Mode.PASS

@@ -1,4 +1,4 @@
-"""Answers that no client expects: unknown error codes, and bytes that are no answer at all."""
+"""Invalid responses: unknown error codes, and bytes that are no response."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOST_LINES = 60
 def test_unknown_error_codes(
     codes: tuple[int, int, int], record_property: Callable[[str, object], None]
 ) -> None:
-    """Each kind of request is answered with an unknown code under load: repaired, nothing lost, few lines."""
+    """Unknown codes to each kind of request under load are repaired, with no loss and few log lines."""
     ids = [f"q{number}" for number in range(1500)]
     with Mock() as mock:
         write(mock.bootstrap, TOPICS.queries, [(name, event(name, "fast")) for name in ids])
@@ -54,7 +54,7 @@ def test_unknown_error_codes(
 
 @pytest.mark.fault(39)
 def test_fetches_that_are_always_refused(record_property: Callable[[str, object], None]) -> None:
-    """Fetches that are answered with an unknown code again and again are told of a few times."""
+    """Fetches that always get an unknown code are logged a few times."""
     with Mock() as mock, ServiceProcess("support.apps:load", mock.bootstrap) as service:
         mock.push(FETCH, [-1] * 2000)
         before, pause = mock.requests(FETCH), threading.Event()
@@ -71,12 +71,12 @@ def test_fetches_that_are_always_refused(record_property: Callable[[str, object]
 
 @pytest.mark.fault(39)
 def test_garbage_on_the_wire(record_property: Callable[[str, object], None]) -> None:
-    """Bytes that are no answer cost a connection, not the service: it goes on, and says little."""
+    """Invalid bytes cost a connection, not the service: it continues, with few log lines."""
     ids = [f"q{number}" for number in range(1000)]
     with Mock() as mock:
         write(mock.bootstrap, TOPICS.queries, [(name, event(name)) for name in ids])
         with ServiceProcess("support.apps:load", mock.bootstrap, SESSION) as service:
-            mock.spoil(20)  # from here on nobody else talks to the broker, until that is done
+            mock.spoil(20)  # until that is done, only this test talks to the broker
             pause = threading.Event()
             while mock.spoiled():
                 pause.wait(0.1)

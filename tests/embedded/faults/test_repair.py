@@ -1,4 +1,4 @@
-"""The service repairs its own Kafka clients under load, and its end is bounded whatever hangs."""
+"""The service rebuilds its Kafka clients under load, and its shutdown is bounded whatever hangs."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.broker
 TOPICS = TopicSet("fivestage", 4)
-"""The names are the defaults."""
+"""The default names."""
 APP = "support.sabotage:app"
 MOST_TAKEN_IN = 1024
 MOST_TASKS = 100
 
 
 def rebuilds(service: ServiceProcess) -> dict[str, float]:
-    """How often a client was made anew, by its labels."""
+    """Count the rebuilds of a client, by labels."""
     [port] = [line["admin_port"] for line in service.log if line["event"] == "ready"]
     return metrics(port, "fivestage_client_rebuilds_total")
 
 
 def wait_until_rebuilt(service: ServiceProcess, times: int) -> None:
-    """Wait for so many rebuilds; the first may come before the service is ready."""
+    """Wait for a number of rebuilds; the first may come before the service is ready."""
     while [line["event"] for line in service.log].count("rebuilt") < times:
         service.wait_for("rebuilt")
 
 
 def all_answered(mock: Mock, ids: list[str], watch: CommitWatch | None = None) -> Report:
-    """What the checker finds when every query is answered and committed."""
+    """Return the checker's findings once every query is answered and committed."""
     wait_for_results(mock.bootstrap, TOPICS.results, len(ids))
     wait_until_committed(mock.bootstrap, "fivestage", TOPICS.queries, len(ids))
     return check(mock.bootstrap, TOPICS, ids, watch.snapshots if watch else (), CUT_OFF)
 
 
 def out_of_order(mock: Mock) -> list[str]:
-    """The keys whose results are not in the order of their queries; repetitions do not count."""
+    """Return the keys whose results are not in the order of their queries, without repetitions."""
     results = read_all(mock.bootstrap, TOPICS.results)
     offsets: dict[str, list[int]] = defaultdict(list)
     for message in sorted(results, key=lambda one: (one.partition() or 0, one.offset() or 0)):
@@ -68,7 +68,7 @@ def out_of_order(mock: Mock) -> list[str]:
 
 
 def wait_until_ready(port: int, limit_s: float = 30.0) -> None:
-    """Wait until the service says that it is ready."""
+    """Wait until the service reports ready."""
     end, pause = time.monotonic() + limit_s, threading.Event()
     while (said := get(port, "/readyz")) != (200, "ok\n"):
         assert time.monotonic() < end, said
@@ -77,9 +77,9 @@ def wait_until_ready(port: int, limit_s: float = 30.0) -> None:
 
 @pytest.mark.fault(38)
 def test_background_tasks_that_die(record_property: Callable[[str, object], None]) -> None:
-    """Each task of the clients is ended under load; each time a new client goes on, and nothing is lost.
+    """After each client task dies under load a new client continues, and nothing is lost.
 
-    One more within five minutes ends the process, with exit code 1 and the cause.
+    One more within five minutes exits the process with 1 and the cause.
     """
     killed = ("fetch", "sender", "heartbeat", "group")
     with Mock() as mock, ServiceProcess(APP, mock.bootstrap, SESSION) as service:
@@ -121,7 +121,7 @@ def test_background_tasks_that_die(record_property: Callable[[str, object], None
 def test_a_producer_beyond_repair(
     reasons: dict[int, str], record_property: Callable[[str, object], None]
 ) -> None:
-    """Each fatal answer to a batch under load costs one rebuild; all is published, keys keep their order."""
+    """Each fatal response to a batch under load costs one rebuild; all is published in key order."""
     ids = [f"q{number}" for number in range(1500)]
     with Mock() as mock:
         keys = [f"k{number % 100}" for number in range(len(ids))]
@@ -144,7 +144,7 @@ def test_a_producer_beyond_repair(
 @pytest.mark.fault(27)
 @pytest.mark.long
 def test_a_producer_that_is_refused_for_good() -> None:
-    """Where new producers are refused too, the process ends with exit code 1 and the cause."""
+    """Where new producers are rejected too, the process exits with 1 and the cause."""
     with Mock() as mock:
         write(mock.bootstrap, TOPICS.queries, [("q", event("q"))])
         mock.push(PRODUCE, [45] * 100)
@@ -158,7 +158,7 @@ def test_a_producer_that_is_refused_for_good() -> None:
 
 @pytest.mark.fault(25)
 def test_slow_acknowledgements(record_property: Callable[[str, object], None]) -> None:
-    """Where every answer of the broker takes 400 ms, fetching waits; neither queries nor tasks pile up."""
+    """Where every response takes 400 ms, fetching pauses; neither queries nor tasks accumulate."""
     ids = [f"q{number}" for number in range(1800)]
     texts = ["tasks" if number % 50 == 0 else "work" for number in range(len(ids))]
     with Mock() as mock, ServiceProcess(APP, mock.bootstrap) as service:
@@ -168,7 +168,7 @@ def test_slow_acknowledgements(record_property: Callable[[str, object], None]) -
         write(mock.bootstrap, TOPICS.queries, events)
         taken_in: list[float] = []
         pause = threading.Event()
-        while sum(count > 0.7 * MOST_TAKEN_IN for count in taken_in) < 10:  # it opens again at three quarters
+        while sum(count > 0.7 * MOST_TAKEN_IN for count in taken_in) < 10:  # it reopens at three quarters
             taken_in.append(metrics(port, "fivestage_unfinished")[""])
             assert len(taken_in) < 200, taken_in
             pause.wait(0.1)
@@ -187,12 +187,12 @@ def test_slow_acknowledgements(record_property: Callable[[str, object], None]) -
 
 
 ENDED_AFTER_S = 10.0
-"""Promised are 4 s; no machine is so busy that it takes as long as this."""
+"""The promise is 4 s; this is far more than any machine adds to it."""
 
 
 @pytest.mark.parametrize("how", ["await", "loop", "lock"])
-def test_an_end_that_hangs(how: str) -> None:
-    """Clients that never stop are left behind in time; where nothing turns any more the process is ended."""
+def test_a_shutdown_that_hangs(how: str) -> None:
+    """Clients that never stop are left behind in time; a blocked process is killed."""
     settings = {"shutdown.drain_timeout_ms": 500, "shutdown.total_timeout_ms": 2000}
     with Mock() as mock, ServiceProcess(APP, mock.bootstrap, settings) as service:
         write(mock.bootstrap, TOPICS.queries, [("hang", event("hang", f"hang {how}"))])
@@ -202,4 +202,4 @@ def test_an_end_that_hangs(how: str) -> None:
     said = [line["event"] for line in service.log]
     left_behind = [line["part"] for line in service.log if line["event"] == "left behind"]
     assert left_behind == (["consumer", "producer"] if how == "await" else [])
-    assert ("shutdown took too long" in said) == (how == "loop")  # of the lock the last guard cannot speak
+    assert ("shutdown took too long" in said) == (how == "loop")  # its last guard needs the lock

@@ -1,4 +1,4 @@
-"""Log and output that nobody takes: a full disk, closed streams, a reader that is gone or has stopped."""
+"""Log and output that cannot be written: a full disk, closed streams, a reader gone or stopped."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ async def _print(query: Query, _ctx: StageContext) -> str:
 
 @pytest.fixture
 async def bootstrap() -> AsyncIterator[str]:
-    """An embedded broker with the five topics."""
+    """Start an embedded broker with the five topics."""
     async with EmbeddedBroker(TOPICS.all, partitions=2) as broker:
         yield broker.bootstrap
 
 
 @pytest.fixture
 def full_disk() -> Iterator[int]:
-    """A device on which there is never room."""
+    """Open a device that is always full."""
     with Path("/dev/full").open("wb", buffering=0) as file:
         yield file.fileno()
 
 
 @pytest.fixture
-def nobody_reads() -> Iterator[int]:
-    """A pipe whose reader has gone: whoever writes gets SIGPIPE."""
+def closed_reader() -> Iterator[int]:
+    """Open a pipe whose reader has gone: writing raises SIGPIPE."""
     reader, writer = os.pipe()
     os.close(reader)
     yield writer
@@ -69,7 +69,7 @@ def nobody_reads() -> Iterator[int]:
 
 @pytest.fixture
 def stuck_reader() -> Iterator[int]:
-    """A full pipe whose reader does not read: whoever writes waits for ever."""
+    """Open a full pipe whose reader does not read: writing blocks for ever."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writer, False)
@@ -83,7 +83,7 @@ def stuck_reader() -> Iterator[int]:
 
 
 def leaves_no_core(pid: int) -> bool:
-    """Whether a process that crashes leaves no image of its memory, which would hold queries and secrets."""
+    """Return whether a process that crashes leaves no core dump with queries and secrets."""
     limits = Path(f"/proc/{pid}/limits").read_text()
     return re.search(r"^Max core file size +0 ", limits, flags=re.MULTILINE) is not None
 
@@ -91,7 +91,7 @@ def leaves_no_core(pid: int) -> bool:
 def start(
     bootstrap: str, stderr: int | None, stdout: int | None, command: str = ""
 ) -> subprocess.Popen[bytes]:
-    """A service with these streams."""
+    """Start a service with these streams."""
     settings = {"FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS": bootstrap, "FIVESTAGE_ADMIN__PORT": "0"}
     line = [
         sys.executable,
@@ -108,7 +108,7 @@ def start(
 
 
 async def goes_on(bootstrap: str, stderr: int | None, stdout: int | None, command: str = "") -> int:
-    """Whether a service with these streams answers everything, and ends well when told to; its exit code."""
+    """Assert that a service with these streams answers everything; return its exit code at SIGTERM."""
     service = start(bootstrap, stderr, stdout, command)
     try:
         write(bootstrap, TOPICS.queries, [(f"q{n}", event(f"q{n}", "hello")) for n in range(COUNT)])
@@ -122,26 +122,28 @@ async def goes_on(bootstrap: str, stderr: int | None, stdout: int | None, comman
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("descriptor", ["full_disk", "nobody_reads", "stuck_reader"])
-async def test_nobody_takes_the_log(bootstrap: str, descriptor: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("descriptor", ["full_disk", "closed_reader", "stuck_reader"])
+async def test_a_log_that_cannot_be_written(
+    bootstrap: str, descriptor: str, request: pytest.FixtureRequest
+) -> None:
     """The log is lost, the queries are answered, and SIGTERM ends with 0."""
     assert await goes_on(bootstrap, request.getfixturevalue(descriptor), subprocess.DEVNULL) == 0
 
 
 @pytest.mark.broker
-async def test_nobody_takes_the_output(bootstrap: str, full_disk: int) -> None:
-    """A node that prints has an error of its own at most; the service goes on and ends with 0."""
+async def test_output_that_cannot_be_written(bootstrap: str, full_disk: int) -> None:
+    """A node that prints has at most an error of its own; the service continues and exits with 0."""
     assert await goes_on(bootstrap, subprocess.DEVNULL, full_disk) == 0
 
 
 @pytest.mark.broker
 async def test_all_streams_closed(bootstrap: str) -> None:
-    """Started without input, output and log it runs all the same."""
+    """A service started without input, output and log runs all the same."""
     assert await goes_on(bootstrap, None, None, "<&- >&- 2>&-") == 0
 
 
 def test_lines_lost_are_counted() -> None:
-    """The first line that is taken again is one that tells how many were not."""
+    """The first line written again has the number of lost lines."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 16384)
     stream = LogStream(writer)
@@ -151,19 +153,19 @@ def test_lines_lost_are_counted() -> None:
     kept, lost = 300 - stream.lost, stream.lost
     assert len(os.read(reader, 65536).splitlines()) == kept
     stream.write("again\n")
-    told, again = os.read(reader, 65536).splitlines()
-    assert told == b'{"event":"log lines lost","level":"warning","count":%d}' % lost
+    lost_line, again = os.read(reader, 65536).splitlines()
+    assert lost_line == b'{"event":"log lines lost","level":"warning","count":%d}' % lost
     assert again == b"again"
     os.close(reader)
-    stream.write("nobody reads\n")
+    stream.write("not read\n")
     assert stream.lost == 1
     os.close(writer)
     stream.write("closed\n")
     assert stream.lost == 2
 
 
-def test_a_line_that_others_wait_for() -> None:
-    """It waits for a slow reader, in its place: behind what was lost before, before what comes after it."""
+def test_an_insisted_line_is_not_lost() -> None:
+    """An insisted line waits for a slow reader and keeps its place among lost and later lines."""
     reader, writer = os.pipe()
     size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 16384)
     stream = LogStream(writer)
@@ -172,19 +174,19 @@ def test_a_line_that_others_wait_for() -> None:
     stream.write_important("ready\n")
     stream.write("lost too\n")
     assert os.read(reader, size) == b"x" * size
-    told = b'{"event":"log lines lost","level":"warning","count":1}\n'
-    with os.fdopen(reader, "rb") as lines:  # waits until they come, though nobody writes any more
-        assert [lines.readline(), lines.readline()] == [told, b"ready\n"]
+    lost_line = b'{"event":"log lines lost","level":"warning","count":1}\n'
+    with os.fdopen(reader, "rb") as lines:  # waits until they come, without further writes
+        assert [lines.readline(), lines.readline()] == [lost_line, b"ready\n"]
         stream.write("next\n")
-        assert [lines.readline(), lines.readline()] == [told, b"next\n"]
-    stream.write_important("nobody reads\n")
+        assert [lines.readline(), lines.readline()] == [lost_line, b"next\n"]
+    stream.write_important("not read\n")
     assert stream.lost == 1
     os.close(writer)
 
 
 @pytest.mark.broker
 async def test_ready_comes_late_to_a_slow_reader(bootstrap: str) -> None:
-    """Who begins to read when the pipe has long been full is told that the service is ready, in its place."""
+    """A reader that starts when the pipe has long been full still gets the ready line, in its place."""
     reader, writer = os.pipe()
     filling = b"." * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
     os.write(writer, filling)
@@ -210,7 +212,7 @@ async def test_ready_comes_late_to_a_slow_reader(bootstrap: str) -> None:
 
 
 def test_a_torn_line_stays_alone() -> None:
-    """A line of which only a part was taken is ended before the next."""
+    """A partly written line is terminated before the next one."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 8192)
     stream = LogStream(writer)
@@ -225,7 +227,7 @@ def test_a_torn_line_stays_alone() -> None:
 
 @pytest.mark.fault(40)
 def test_a_finalizer_that_logs_while_a_line_is_written() -> None:
-    """Its line is lost and counted; the thread does not wait for itself."""
+    """A line logged by a finalizer during a write is lost and counted; there is no deadlock."""
     reader, writer = os.pipe()
     stream = LogStream(writer)
 
@@ -242,8 +244,8 @@ def test_a_finalizer_that_logs_while_a_line_is_written() -> None:
 
 
 @pytest.mark.fault(40)
-def test_a_copy_of_the_process_can_log() -> None:
-    """It was made while another thread wrote a line, and that thread is not there to finish it."""
+def test_a_fork_can_log() -> None:
+    """A fork made while another thread wrote a line can log: that thread does not exist in it."""
     reader, writer = os.pipe()
     stream = LogStream(writer)
     stream._lock.acquire()

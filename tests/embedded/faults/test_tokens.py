@@ -1,4 +1,4 @@
-"""The provider of tokens by itself: issuers that hang, refuse or talk nonsense, and files."""
+"""The token provider alone: issuers that hang, refuse or send invalid responses, and token files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECRET = "s3cret-7f3a"  # noqa: S105 - a canary
 
 
 def settings(url: str, **more: object) -> KafkaSettings:
-    """Settings of a client that takes its tokens there."""
+    """Build client settings with this token source."""
     given = {
         "security_protocol": "SASL_SSL",
         "sasl_mechanism": "OAUTHBEARER",
@@ -36,7 +36,7 @@ def settings(url: str, **more: object) -> KafkaSettings:
 
 
 async def test_a_token_is_kept_for_most_of_its_life() -> None:
-    """Many connections at once ask the issuer once, as OAuth's client credentials grant has it."""
+    """Concurrent connections ask the issuer once, as OAuth's client credentials grant has it."""
     with Issuer("service", life_s=3600) as issuer:
         provider = TokenProvider(settings(issuer.url, sasl_token_scope="read"))  # noqa: S106 - a scope
         found = await asyncio.gather(*(provider.token() for _ in range(5)))
@@ -48,7 +48,7 @@ async def test_a_token_is_kept_for_most_of_its_life() -> None:
 
 
 async def test_a_token_near_its_end_is_renewed_or_used_to_its_end() -> None:
-    """A short-lived one is asked for each time; an issuer in trouble costs nothing while one is valid."""
+    """A short-lived token is renewed each time; issuer failures cost nothing while one is valid."""
     with Issuer("service", life_s=0) as issuer:
         provider = TokenProvider(settings(issuer.url))
         await provider.token()
@@ -74,7 +74,7 @@ async def test_a_token_near_its_end_is_renewed_or_used_to_its_end() -> None:
     ],
 )
 async def test_an_issuer_that_gives_none(answer: tuple[int, bytes], said: str) -> None:
-    """The reason is told, without the answer's text and without the secret, as an error of Kafka's."""
+    """The error is Kafka's, with the reason and without the response's text and the secret."""
     with Issuer("service", life_s=60) as issuer:
         issuer.answer = answer
         with pytest.raises(AuthenticationFailedError) as caught:
@@ -84,7 +84,7 @@ async def test_an_issuer_that_gives_none(answer: tuple[int, bytes], said: str) -
 
 
 async def test_an_issuer_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not waited for longer than it may take, and nobody listening is told at once."""
+    """A hanging issuer times out; an unreachable one fails at once."""
     monkeypatch.setattr(oauth, "TOKEN_TIMEOUT_S", 0.2)
     with Issuer("service", life_s=60) as issuer:
         issuer.hanging.set()
@@ -96,7 +96,7 @@ async def test_an_issuer_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_file_is_read_at_every_connection(tmp_path: Path) -> None:
-    """What somebody else keeps fresh is used as it is now; a missing file is named."""
+    """A file is read at each connection, so that it can be rotated; a missing file is named."""
     path = tmp_path / "token"
     provider = TokenProvider(settings(path.as_uri()))
     for text in ("first\n", "second"):
@@ -111,7 +111,7 @@ async def test_a_file_is_read_at_every_connection(tmp_path: Path) -> None:
     "url", [None, "ftp://issuer/", "http://issuer.example/token", "token", "https://a:b@issuer/"]
 )
 def test_urls_that_are_refused(url: str | None) -> None:
-    """A secret goes to an issuer over TLS, or to this host."""
+    """A secret goes only to an issuer over TLS, or to this host."""
     kafka = settings("https://issuer.example/token").model_dump() | {"sasl_token_url": url}
     kafka["sasl_password"] = SECRET
     with pytest.raises(ConfigurationError, match="sasl_token_url is needed"):

@@ -1,8 +1,8 @@
-"""Builds the image and runs containers of it, through the command ``docker`` alone.
+"""Builds the image and runs containers of it, with the command ``docker``.
 
 The build uses no index and no registry: the wheels are downloaded on the host, once for each lock, and the
-base image is the one that FIVESTAGE_BASE_IMAGE names. An image is named by what goes into it, so that it is
-built once, however many processes and runs ask for it.
+base image is FIVESTAGE_BASE_IMAGE. The image's name is a hash of its content, so that it is built once for
+all processes and runs.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ HARDENED = (
     *("--memory", "512m", "--pids-limit", "256"),
 )
 BUILD_S = 900.0
-"""With a compiler, on a machine that is busy."""
+"""For a build with a compiler, on a busy machine."""
 READY_S = 30.0
 
 
 class UnavailableError(Exception):
-    """No image can be built here, and why."""
+    """No image can be built here, with the reason."""
 
 
 def docker(*args: str, limit_s: float = 60.0) -> str:
@@ -64,7 +64,7 @@ def docker(*args: str, limit_s: float = 60.0) -> str:
 
 
 def build(*, compiled: bool = False) -> str:
-    """Build the image unless it is there, and return its name.
+    """Build the image unless it exists, and return its name.
 
     Args:
         compiled: In the image with a compiler, which takes minutes.
@@ -108,7 +108,7 @@ def _build(tag: str, base: str, build_base: str) -> None:
 
 
 def _content(base: str, build_base: str) -> str:
-    """Names what goes into an image."""
+    """Return a hash of the image's content."""
     found = hashlib.sha256()
     for image in (base, build_base):
         found.update(docker("image", "inspect", "--format", "{{.Id}}", image).encode())
@@ -121,7 +121,7 @@ def _content(base: str, build_base: str) -> str:
 
 
 def build_image() -> str | None:
-    """The image with a compiler in it; None where there is none."""
+    """Return the image with a compiler, or None."""
     name = os.environ.get("FIVESTAGE_BUILD_IMAGE", "fivestage-build:latest")
     return name if _succeeds("docker", "image", "inspect", name) else None
 
@@ -133,12 +133,12 @@ def build_in(context: Path, tag: str, *options: str, arguments: Sequence[str] = 
 
 
 class Container:
-    """A container as deploy/README.md advises to run it, on the host's network, where the broker is.
+    """A container run as deploy/README.md advises, on the host's network, where the broker is.
 
     Args:
-        image: Its image.
+        image: The image.
         settings: Settings by their dotted key, such as ``{"kafka.group_id": "g"}``.
-        command: Instead of the image's own.
+        command: Replaces the image's own.
         mounts: Files of the host by their path in the container.
     """
 
@@ -173,15 +173,15 @@ class Container:
         docker("rm", "--force", "--volumes", self.name)
 
     def wait_until(self, what: str, holds: Callable[[], bool], limit_s: float = READY_S) -> None:
-        """Wait until something holds, or the container ends."""
+        """Wait for a condition, or the end of the container."""
         end, pause = time.monotonic() + limit_s, threading.Event()
         while not holds():
-            assert self.inspect("State")["ActiveJobs"], f"ended before {what}: {self.log()[-5:]}"
+            assert self.inspect("State")["Running"], f"ended before {what}: {self.log()[-5:]}"
             assert time.monotonic() < end, f"not within {limit_s} s: {what}; log: {self.log()[-5:]}"
             pause.wait(0.05)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask an endpoint, on an address that is not the default one; status 0 while nobody listens."""
+        """Request an endpoint on another address than the default; the status is 0 without a listener."""
         connection = http.client.HTTPConnection("127.0.0.2", self.port, timeout=5)
         try:
             connection.request("GET", path)
@@ -197,16 +197,16 @@ class Container:
         return docker("exec", self.name, *command)
 
     def stop(self) -> int:
-        """Stop it as ``docker stop`` does, with time to drain; the exit code."""
+        """Stop it as ``docker stop`` does, with time to drain; return the exit code."""
         docker("stop", "--time", "20", self.name)
         return int(self.inspect("State")["ExitCode"])
 
     def inspect(self, part: str) -> Any:
-        """A part of what Docker knows about the container."""
+        """Return a part of Docker's data of the container."""
         return json.loads(docker("inspect", "--format", f"{{{{json .{part}}}}}", self.name))
 
     def log(self) -> list[dict[str, Any]]:
-        """The service's log lines."""
+        """Return the service's log lines."""
         done = subprocess.run(["docker", "logs", self.name], capture_output=True, timeout=30, check=True)
         return [_line(line) for line in done.stderr.decode().splitlines()]
 
@@ -228,7 +228,7 @@ def _python_of(image: str) -> str:
 
 
 def _wheels(version: str) -> Path:
-    """Download what the locks name for one version of Python, unless it is there from an earlier run."""
+    """Download the locked packages for one version of Python, unless an earlier run did."""
     machine = platform.machine()
     inputs = "".join([version, machine, *((ROOT / lock).read_text() for lock in LOCKS)])
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -244,7 +244,7 @@ def _wheels(version: str) -> Path:
             command = [*_pip(), "download", "--quiet", *options, *platforms, f"--dest={part}", "-r", lock]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=BUILD_S, check=False)
             assert done.returncode == 0, done.stderr.decode()[-3000:]
-        with contextlib.suppress(OSError):  # another run was first
+        with contextlib.suppress(OSError):  # another run was faster
             Path(part).rename(folder)
     return folder
 

@@ -45,12 +45,12 @@ SLOW_APP = """
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """Build the image, as quickly as it can be: what every query passes through is not compiled."""
+    """Build the image without compiling the hot path, which is faster."""
     return built()
 
 
 def built(*, compiled: bool = False) -> str:
-    """The image; the test is skipped where none can be made."""
+    """Return the image, or skip the test where none can be built."""
     try:
         return build(compiled=compiled)
     except UnavailableError as problem:
@@ -61,7 +61,7 @@ def built(*, compiled: bool = False) -> str:
 
 @pytest.fixture
 def user_image(image: str, tmp_path: Path) -> Iterator[str]:
-    """Build the image with a user's own node that deploy/README.md shows, from its very text."""
+    """Build the image with a user's node from the text of deploy/README.md."""
     readme = (ROOT / "deploy/README.md").read_text()
     blocks = dict(re.findall(r"^```(python|dockerfile)\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)[:2])
     assert blocks["dockerfile"].startswith("FROM fivestage\n")
@@ -74,7 +74,7 @@ def user_image(image: str, tmp_path: Path) -> Iterator[str]:
 
 
 def settings_for(kafka: RealBroker, topics: TopicSet) -> dict[str, object]:
-    """Settings of a service on this broker and this set of topics."""
+    """Build settings of a service on this broker and these topics."""
     names = ("queries", "stage_results", "results", "timeouts", "dead_letters")
     return {
         "kafka.bootstrap_servers": kafka.bootstrap,
@@ -89,14 +89,14 @@ def ask(kafka: RealBroker, topics: TopicSet, text: str) -> None:
 
 
 def answer(kafka: RealBroker, topics: TopicSet) -> PipelineResult:
-    """Wait for the one result."""
+    """Wait for the result."""
     wait_for_results(kafka.bootstrap, topics.results, 1)
     (message,) = read_all(kafka.bootstrap, topics.results)
     return PipelineResult.model_validate_json(message.value() or b"")
 
 
 def test_answers_without_rights(image: str, kafka: RealBroker, topics: TopicSet) -> None:
-    """Read-only, without capabilities, not as root: it is ready, healthy, answers, and stops with code 0."""
+    """Read-only, without capabilities, not as root, it is ready, healthy, answers, and stops with 0."""
     with Container(image, settings_for(kafka, topics)) as service:
         ask(kafka, topics, "What is 15 + 7?")
         assert answer(kafka, topics).answer == 22
@@ -118,8 +118,8 @@ def test_answers_without_rights(image: str, kafka: RealBroker, topics: TopicSet)
     assert sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) == 1
 
 
-def test_health_check_fails_where_nobody_listens(image: str, kafka: RealBroker, topics: TopicSet) -> None:
-    """The image's health check ends with an error when the endpoint doesn't answer."""
+def test_health_check_fails_without_a_listener(image: str, kafka: RealBroker, topics: TopicSet) -> None:
+    """The image's health check fails when the endpoint does not answer."""
     with Container(image, settings_for(kafka, topics)) as service:
         _, *probe = service.inspect("Config.Healthcheck.Test")
         with pytest.raises(AssertionError, match="ConnectionRefusedError"):
@@ -127,7 +127,7 @@ def test_health_check_fails_where_nobody_listens(image: str, kafka: RealBroker, 
 
 
 def test_stop_lets_a_query_finish(image: str, kafka: RealBroker, topics: TopicSet, tmp_path: Path) -> None:
-    """What is in flight at ``docker stop`` is answered and committed before the end."""
+    """Queries in flight at ``docker stop`` are answered and committed before the end."""
     app = tmp_path / "slow.py"
     app.write_text(textwrap.dedent(SLOW_APP))
     app.chmod(0o644)
@@ -150,7 +150,7 @@ def test_stop_lets_a_query_finish(image: str, kafka: RealBroker, topics: TopicSe
 
 
 def test_own_node(user_image: str, kafka: RealBroker, topics: TopicSet) -> None:
-    """An image with a user's node, made as the README says, answers with it."""
+    """An image with a user's node, built as the README says, answers with it."""
     with Container(user_image, settings_for(kafka, topics)) as service:
         ask(kafka, topics, "hello")
         result = answer(kafka, topics)
@@ -160,7 +160,7 @@ def test_own_node(user_image: str, kafka: RealBroker, topics: TopicSet) -> None:
 
 @pytest.mark.long  # it compiles: make wheel and make test-compiled do the same outside of an image
 def test_with_a_compiler(kafka: RealBroker, topics: TopicSet) -> None:
-    """Built in an image that has one, what every query passes through is compiled, and answers."""
+    """Built in an image with a compiler, the hot path is compiled, and answers."""
     with Container(built(compiled=True), settings_for(kafka, topics)) as service:
         ask(kafka, topics, "What is 15 + 7?")
         assert answer(kafka, topics).answer == 22
@@ -170,7 +170,7 @@ def test_with_a_compiler(kafka: RealBroker, topics: TopicSet) -> None:
 
 
 def test_nothing_but_the_environment(image: str) -> None:
-    """No pip and no build tool is left in the image, and nothing in it is writable by its user."""
+    """The image has no pip and no build tool, and its user can write nothing in it."""
     code = (
         "import importlib.util as u, os\n"
         "print(*[n for n in ('pip', 'hatchling', 'setuptools') if u.find_spec(n)])\n"

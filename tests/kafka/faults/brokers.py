@@ -1,6 +1,6 @@
-"""Three brokers of librdkafka's mock in one child process, each behind an address of the test's choosing.
+"""Three brokers of librdkafka's mock in one child process, each advertised at a chosen address.
 
-What each partition is led by is chosen too: brokers that fail one by one must fail for chosen partitions.
+Partition leaders are chosen too: a test makes the broker of certain partitions fail.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ SIZE = 3
 
 
 class Brokers:
-    """The brokers 1 to 3, for the length of a ``with``.
+    """Brokers 1 to 3, while the ``with`` lasts.
 
     Args:
-        ports: Where clients are told that each is, on the loopback address.
-        leaders: The broker that leads each partition of the queries; all else is led by the first.
+        ports: The advertised port of each, on the loopback address.
+        leaders: The leader of each query partition; the first broker leads everything else.
     """
 
     def __init__(self, ports: Sequence[int], leaders: Sequence[int]) -> None:
         self._arguments = json.dumps({"ports": ports, "leaders": leaders})
         self.addresses: list[str] = []
-        """Where they really are."""
+        """Their real addresses."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -52,7 +52,7 @@ class Brokers:
 
 
 class _Cluster(MockCluster):
-    """The mock in the child process, with what it takes to tell the brokers apart."""
+    """The mock in the child process, with access to single brokers."""
 
     size = SIZE
 

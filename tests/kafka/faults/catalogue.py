@@ -1,4 +1,4 @@
-"""The faults that fivestage is held against, and what it promises for each."""
+"""The faults that fivestage is tested against, and its promise for each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """One of them."""
+    """A fault and its promise."""
 
     title: str
     promise: str
@@ -26,11 +26,11 @@ FAULTS: dict[int, Fault] = {
     11: Fault("SIGKILL at any moment", "nothing lost, few answered twice"),
     12: Fault("SIGKILL between answer and commit", "answered again under the same id"),
     13: Fault("stopped for longer than its session, then continued", "no commit for what it has lost"),
-    14: Fault("the event loop is held up", "late queries end as timeouts, it rejoins, nothing lost"),
+    14: Fault("the event loop is blocked", "late queries end as timeouts, it rejoins, nothing lost"),
     15: Fault("a stage ignores its cancellation or never returns", "its query ends in time; counted, capped"),
     16: Fault("a stage raises anything, or returns garbage", "an error event; nothing else suffers"),
     17: Fault("a thread is stuck", "deadlines hold, the pool is not used up, the exit is bounded"),
-    18: Fault("a backlog of expired queries", "each is told, none runs"),
+    18: Fault("a backlog of expired queries", "each has its expired event, none runs"),
     19: Fault("clocks jump, or disagree", "running deadlines do not move; ages are clamped and counted"),
     20: Fault("a backlog of 100,000", "memory bounded, worked off"),
     21: Fault("slow stages, fast input", "fetching pauses, the member stays in its group"),
@@ -49,7 +49,7 @@ FAULTS: dict[int, Fault] = {
     34: Fault("names do not resolve, at the start or later", "waits, unready, recovers"),
     35: Fault("TLS: expired, wrong authority or host, no client certificate, plain port", "refused, and why"),
     36: Fault("credentials change, or their provider hangs", "reconnects, bounded"),
-    37: Fault("the network swallows everything", "recovers; other brokers are not held up"),
+    37: Fault("the network swallows everything", "recovers; other brokers are not delayed"),
     38: Fault("the client's background task dies", "noticed; repaired, or the process ends"),
     39: Fault("unknown error codes, garbage frames", "rebuilt or ended, no busy loop, few log lines"),
     40: Fault("disk full, no stdout, port taken", "goes on, or ends with a reason"),

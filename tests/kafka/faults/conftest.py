@@ -1,4 +1,4 @@
-"""A broker that asks for credentials, for the tests of this folder."""
+"""A broker that requires credentials, for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedBroker]:
-    """Lend a broker with TLS, credentials and rights; all tests share it."""
+    """Lend a broker with TLS, credentials and ACLs, shared by all tests."""
     yield from guarded_broker(tmp_path_factory.mktemp("guarded"))

@@ -1,6 +1,6 @@
-"""A real broker as in production: TLS, credentials of three kinds, and no right that was not given.
+"""A real broker as in production: TLS, three kinds of credentials, and only the granted rights.
 
-The principal ``User:service`` is the service's, whichever way it proves who it is; ``User:admin`` may do all.
+The principal ``User:service`` is the service's, with any kind of credentials; ``User:admin`` may do all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PASSWORD = "canary-pass-7f3a"  # noqa: S105 - must never be seen anywhere
 SESSION_MS = 3000
-"""How long a connection lives: this client never re-authenticates, so the broker closes it then."""
+"""The lifetime of a connection: the client never re-authenticates, so the broker closes it then."""
 ROOT = Path(__file__).resolve().parents[3]
 _LOGIN = "org.apache.kafka.common.security"
 _SASL = "listener.name.client"
@@ -59,7 +59,7 @@ class GuardedBroker:
     folder: Path
 
     def kafka(self, mechanism: str, **more: object) -> dict[str, object]:
-        """``kafka.*`` settings of a service that logs in."""
+        """Build ``kafka.*`` settings of a service that logs in."""
         good = {
             "bootstrap_servers": self.broker.bootstrap,
             "security_protocol": "SASL_SSL",
@@ -71,7 +71,7 @@ class GuardedBroker:
         return {**good, **more}
 
     def settings(self, topics: TopicSet, mechanism: str, **more: object) -> dict[str, object]:
-        """All settings of such a service, by dotted key."""
+        """Build all settings of such a service, by dotted key."""
         kafka = {f"kafka.{name}": value for name, value in self.kafka(mechanism, **more).items()}
         return kafka | settings_for(topics)
 
@@ -83,7 +83,7 @@ class GuardedBroker:
             future.result(20)
 
     def topics(self, partitions: int = 2) -> TopicSet:
-        """Five topics, and the rights of ``deploy/acls.sh`` on them for the service."""
+        """Create five topics, and grant the service the rights of ``deploy/acls.sh``."""
         topics = self.admin.create_topics(partitions)
         for arguments in rights(topics, self.folder):
             self.broker.exec_tool("kafka-acls", *arguments)
@@ -91,7 +91,7 @@ class GuardedBroker:
 
 
 def rights(topics: TopicSet, folder: Path) -> list[list[str]]:
-    """What ``deploy/acls.sh`` would have Kafka's tool do, one list of arguments each time."""
+    """Return the calls of Kafka's tool in ``deploy/acls.sh``, each a list of arguments."""
     noted = folder / f"{topics.prefix}.arguments"
     tool = folder / "note-arguments"
     tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "" >>{noted}\n')

@@ -1,6 +1,6 @@
-"""``make faults``: what became of each fault, as a table.
+"""``make faults``: the result of each fault, as a table.
 
-A test says ``@pytest.mark.fault(11)``, and what it measured with ``record_property("killed", 50)``.
+A test has ``@pytest.mark.fault(11)``, and reports figures with ``record_property("killed", 50)``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORDER = ("failed", "error", "skipped", "passed")
-"""The worst comes first: a fault is as its worst test."""
+"""Worst first: a fault has the result of its worst test."""
 
 
 class FaultTable:
-    """Collects the outcomes of tests that are marked with faults.
+    """Collects the results of tests marked with faults.
 
     Args:
-        path: Where to write the table; it is printed too.
+        path: Output file of the table, which is printed too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class FaultTable:
         self._figures: dict[str, dict[str, object]] = defaultdict(dict)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Note which test is about which faults."""
+        """Note the faults of each test."""
         for item in items:
             for mark in item.iter_markers("fault"):
                 unknown = [number for number in mark.args if number not in FAULTS]
@@ -43,7 +43,7 @@ class FaultTable:
                 self._faults.setdefault(item.nodeid, []).extend(mark.args)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what became of a test."""
+        """Note the result of a test."""
         if report.nodeid in self._faults:
             worst = self._outcomes.get(report.nodeid, "passed")
             self._outcomes[report.nodeid] = min(worst, report.outcome, key=ORDER.index)

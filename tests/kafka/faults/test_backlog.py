@@ -1,4 +1,4 @@
-"""More than can be done at once: old queries, many queries, slow stages."""
+"""Backlogs: old queries, many queries, slow stages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOUR_MS = 3_600_000
 
 
 def write_as_of(bootstrap: str, topic: str, ids: Iterable[str], timestamp_ms: int) -> None:
-    """Write queries whose records are of an earlier time."""
+    """Write queries whose records have an earlier timestamp."""
     failures: list[object] = []
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
     for name in ids:
@@ -50,7 +50,7 @@ def write_as_of(bootstrap: str, topic: str, ids: Iterable[str], timestamp_ms: in
 def test_a_backlog_of_expired_queries(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty
 ) -> None:
-    """Each has its answer that it has expired, none runs."""
+    """Each has its `expired` answer, none runs."""
     topics = make_topics(8)
     ids = [f"q{number}" for number in range(5000)]
     write_as_of(kafka.bootstrap, topics.queries, ids, int(time.time() * 1000) - HOUR_MS)
@@ -66,15 +66,15 @@ def test_a_backlog_of_expired_queries(
     assert report.silent, report
     assert report.statuses == {"expired": len(ids)}
     assert read_all(kafka.bootstrap, topics.stage_results) == []
-    told = [
+    found = [
         TimeoutEvent.model_validate_json(m.value() or b"") for m in read_all(kafka.bootstrap, topics.timeouts)
     ]
-    assert {(one.scope, one.reason) for one in told} == {("queue", "expired_before_start")}
-    assert len(told) == len(ids)
+    assert {(one.scope, one.reason) for one in found} == {("queue", "expired_before_start")}
+    assert len(found) == len(ids)
 
 
 def peak_mb(pid: int) -> float:
-    """The most memory that a process has had so far, in MB."""
+    """Return the peak memory of a process, in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
@@ -85,7 +85,7 @@ def peak_mb(pid: int) -> float:
 def test_a_large_backlog(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty, count: int
 ) -> None:
-    """It is worked off, in time from each query's start, and memory does not follow its size."""
+    """Each query's time runs from its start, and memory does not depend on the backlog's size."""
     topics = make_topics(8)
     ids = [f"q{number}" for number in range(count)]
     write(kafka.bootstrap, topics.queries, ((name, event(name, "fast " + "x" * 200)) for name in ids))
@@ -111,7 +111,7 @@ def test_a_large_backlog(
 def test_slow_stages_and_fast_input(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty
 ) -> None:
-    """No more is taken in than can be held, fetching pauses, and the member stays in its group."""
+    """Queries in memory are bounded, fetching pauses, and the member stays in its group."""
     topics = make_topics(4)
     ids = [f"q{number}" for number in range(3000)]
     settings = settings_for(
@@ -133,7 +133,7 @@ def test_slow_stages_and_fast_input(
             seen.append({name: sum(metrics(port, f"fivestage_{name}").values()) for name in names})
             return sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) == len(ids)
 
-        until(worked_off, "all are told")
+        until(worked_off, "all are answered")
         assert service.end() == 0
     report = check(kafka.bootstrap, topics, ids, limits=ONCE)
     record_property("most in flight", max(one["in_flight"] for one in seen))

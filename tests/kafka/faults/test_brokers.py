@@ -1,4 +1,4 @@
-"""Brokers that go away and come back: three real ones, a service under load, and the checker at the end."""
+"""Broker outages: three real brokers, a service under load, and the checker at the end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ WAIT_S = 60.0
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Lend three brokers that these tests share; each test leaves them in sync."""
+    """Lend three brokers shared by these tests; each test leaves them in sync."""
     yield from lend_cluster()
 
 
@@ -96,7 +96,7 @@ def under_load(cluster: Cluster, count: int) -> Iterator[Run]:
 
 
 def judged(run: Run, record: Record, limits: Limits = LIMITS) -> Report:
-    """What the checker says, with the figures that the table of faults shows."""
+    """Return the checker's report, and record its figures for the table of faults."""
     report = judge(run.history, limits)
     written = sorted(record.timestamp_ms / 1000 for record in run.history.outputs["results"])
     gap_s = max(after - before for before, after in pairwise(written))
@@ -107,7 +107,7 @@ def judged(run: Run, record: Record, limits: Limits = LIMITS) -> Report:
 
 
 def is_ready(instance: Instance) -> bool:
-    """What ``/readyz`` says."""
+    """Return the status of ``/readyz``."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{instance.admin_port}/readyz", timeout=5):
             return True
@@ -117,7 +117,7 @@ def is_ready(instance: Instance) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], text: str) -> None:
-    """Look until it is so."""
+    """Poll until a condition holds."""
     end, pause = time.monotonic() + WAIT_S, threading.Event()
     while not condition():
         assert time.monotonic() < end, text
@@ -126,7 +126,7 @@ def wait_until(condition: Callable[[], bool], text: str) -> None:
 
 @pytest.mark.fault(1)
 def test_one_broker_restarts(cluster: Cluster, record_property: Record) -> None:
-    """One of three brokers stops and comes back under load: nothing is lost, nothing committed too early."""
+    """One of three brokers restarts under load: nothing is lost, nothing committed too early."""
     with under_load(cluster, 900) as run:
         run.feeder.wait_until_sent(200)
         cluster.stop(1)
@@ -138,7 +138,7 @@ def test_one_broker_restarts(cluster: Cluster, record_property: Record) -> None:
 
 @pytest.mark.fault(1)
 def test_start_while_a_broker_is_away(cluster: Cluster) -> None:
-    """What is asked before the start is answered by the other brokers while one is dead and still listed."""
+    """Queries of before the start are answered although one listed broker is dead."""
     topics = cluster.create_topics(1)
     Operator(cluster.bootstrap).limit_records(topics.results, 20_000)
     names = {name: getattr(topics, name) for name in TopicSettings.model_fields if name != "create"}
@@ -162,9 +162,9 @@ def test_start_while_a_broker_is_away(cluster: Cluster) -> None:
     "away_s", [0, pytest.param(600, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
 )
 def test_all_brokers_away(cluster: Cluster, record_property: Record, away_s: int) -> None:
-    """All brokers end at once: the service takes in no more than its cap, says so, and catches up later.
+    """All brokers end at once: the service reads up to its cap, reports it, and catches up later.
 
-    However long they are away: it neither ends nor rebuilds its clients for that.
+    During any outage it neither ends nor rebuilds its clients.
     """
     if away_s:  # longer than any other test may take
         faulthandler.cancel_dump_traceback_later()
@@ -176,7 +176,7 @@ def test_all_brokers_away(cluster: Cluster, record_property: Record, away_s: int
         wait_until(lambda: not is_ready(run.instance), "the service is unready")
         threading.Event().wait(
             began + away_s - time.monotonic()
-        )  # how long they are away is the fault itself
+        )  # the duration of the outage is the fault itself
         away = sample(run.instance)
         assert get(run.instance.admin_port, "/livez") == (200, "ok\n")
         assert "cannot reach Kafka" in get(run.instance.admin_port, "/readyz")[1] or not away_s
@@ -206,7 +206,7 @@ def test_leaders_move(cluster: Cluster, record_property: Record) -> None:
 
 @pytest.mark.fault(4)
 def test_coordinator_moves(cluster: Cluster, record_property: Record) -> None:
-    """The group's coordinator ends: another broker takes over, and commits resume while it is away."""
+    """The group's coordinator ends: another broker takes over, and commits resume."""
     with under_load(cluster, 900) as run:
         group = run.topics.prefix
         node = cluster.wait_for_coordinator(group)
@@ -222,7 +222,7 @@ def test_coordinator_moves(cluster: Cluster, record_property: Record) -> None:
 
 
 async def test_records_are_read_in_the_rack(cluster: Cluster) -> None:
-    """With ``kafka.client_rack`` every partition is read from the broker of that rack, whichever leads it."""
+    """With ``kafka.client_rack`` every partition is read from that rack's broker, whichever leads it."""
     topics = cluster.create_topics(6)
     leaders = cluster.leaders(topics.queries).items()
     followed = {TopicPartition(*place) for place, leader in leaders if leader != 2}

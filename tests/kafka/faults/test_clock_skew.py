@@ -1,4 +1,4 @@
-"""Instances of one group whose wall clocks disagree by minutes, with each other and with the broker."""
+"""Instances of one group whose wall clocks differ by minutes from each other and the broker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GENEROUS = {"pipeline__total_timeout_ms": 5000, "pipeline__stage_timeouts_ms": {
 
 
 def skewed(kafka: RealBroker, topics: TopicSet, skew_s: int) -> ServiceProcess:
-    """A service whose clock is off."""
+    """Start a service with a skewed clock."""
     path = os.pathsep.join([str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {"PYTHONPATH": path, "FIVESTAGE_TEST_SKEW_S": str(skew_s)}
     settings = settings_for(topics, **GENEROUS)
@@ -35,7 +35,7 @@ def skewed(kafka: RealBroker, topics: TopicSet, skew_s: int) -> ServiceProcess:
 
 @pytest.mark.fault(19)
 def test_clocks_that_disagree(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """All is answered and nothing expires, committed early or lost; times waited are never negative."""
+    """All is answered; nothing expires, is committed early or lost; waits are never negative."""
     topics = make_topics(8)
     with (
         skewed(kafka, topics, SKEW_S) as fast,
@@ -44,7 +44,7 @@ def test_clocks_that_disagree(kafka: RealBroker, make_topics: MakeTopics) -> Non
     ):
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 400)
         assert (fast.end(), slow.end()) == (0, 0)
-    by_its_own_clock = Limits(written_late_s=None)  # events are written by the broker's
+    by_its_own_clock = Limits(written_late_s=None)  # the broker's
     report = check(kafka.bootstrap, topics, feeder.ids, limits=by_its_own_clock)
     assert report.silent, report
     assert report.statuses["success"] > 0
@@ -54,8 +54,8 @@ def test_clocks_that_disagree(kafka: RealBroker, make_topics: MakeTopics) -> Non
         value = json.loads(message.value() or b"")
         started = instant(value["started_at"])
         assert started is not None
-        off_s = started - message.timestamp()[1] / 1000  # which is the broker's
+        off_s = started - message.timestamp()[1] / 1000  # the broker's
         ahead.add(off_s > 0)
         assert abs(abs(off_s) - SKEW_S) < SKEW_S / 2
-        assert (value["metrics"]["queue_ms"] > 0) == (off_s > 0)  # the age of what is from the future is 0
+        assert (value["metrics"]["queue_ms"] > 0) == (off_s > 0)  # a timestamp in the future has age 0
     assert ahead == {True, False}

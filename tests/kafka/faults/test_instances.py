@@ -1,4 +1,4 @@
-"""Instances that join, leave, die and come back: nothing lost, and nothing committed that others have."""
+"""Instances that join, leave, crash and return: nothing is lost, no stale commit is made."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NEVER_MS = 3_600_000
 
 
 def answered_ahead(kafka: RealBroker, topics: TopicSet) -> int:
-    """Records that were answered and not committed: what a successor answers again."""
+    """Return records answered and not committed, which a successor answers again."""
     positions = committed(kafka.bootstrap, topics.prefix, topics.queries)
     sources = [json_of(message)["source"] for message in read_all(kafka.bootstrap, topics.results)]
     answered = {(source["partition"], source["offset"]) for source in sources}
@@ -57,9 +57,9 @@ def answered_ahead(kafka: RealBroker, topics: TopicSet) -> int:
 
 
 def answered_too_often(kafka: RealBroker, topics: TopicSet, *services: ServiceProcess) -> dict[Place, int]:
-    """Records with more answers than times that their partition was assigned: each time reads each once.
+    """Return records answered more often than their partition was assigned.
 
-    How many are answered again after a time is for the machine to say: all that it left uncommitted.
+    How many are answered again after an assignment depends on the machine: the uncommitted ones.
     """
     lines = [line for service in services for line in service.log if line["event"] == "assigned"]
     assigned = Counter(partition for line in lines for partition in line["partitions"])
@@ -69,7 +69,7 @@ def answered_too_often(kafka: RealBroker, topics: TopicSet, *services: ServicePr
 
 
 async def storm(kafka: RealBroker, topics: TopicSet, steps: int) -> None:
-    """At every step, half a second apart or more, somebody joins the group or leaves it."""
+    """At every step, half a second apart or more, a member joins or leaves the group."""
     guest: AIOKafkaConsumer | None = None
     for _ in range(steps):
         pause = asyncio.create_task(asyncio.sleep(0.5))
@@ -95,7 +95,7 @@ async def storm(kafka: RealBroker, topics: TopicSet, steps: int) -> None:
 def test_members_come_and_go_all_the_time(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty, steps: int
 ) -> None:
-    """Two services go on answering while others join and leave, and repeat less than a fifth."""
+    """Two services continue while others join and leave, and repeat less than a fifth."""
     topics = make_topics(8)
     settings = settings_for(topics, kafka__heartbeat_interval_ms=300)
     with (
@@ -119,7 +119,7 @@ def test_members_come_and_go_all_the_time(
 
 
 class Half:
-    """The service's consuming half, which gives up its partitions only when it is told to."""
+    """The consuming half of the service, which gives up its partitions on request."""
 
     def __init__(self, kafka: RealBroker, topics: TopicSet) -> None:
         names = {
@@ -142,7 +142,7 @@ class Half:
         self.committed_in_time = await self.committer.commit()
 
     async def answer(self, count: int) -> None:
-        """Fetch and finish so many records."""
+        """Fetch and finish this many records."""
         while count:
             records = await self.source.fetch(count)
             count -= len(records)
@@ -153,7 +153,7 @@ class Half:
 
     @property
     def expelled(self) -> bool:
-        """The group has told this member that it is none."""
+        """Return whether the group has expelled this member."""
         coordinator: Any = self.source.consumer._coordinator
         return bool(coordinator.generation < 0)
 
@@ -163,7 +163,7 @@ class Half:
 async def test_giving_up_takes_longer_than_the_group_waits(
     kafka: RealBroker, make_topics: MakeTopics, successor: str
 ) -> None:
-    """A member that was expelled while it gave up its partitions commits nothing, although it tries."""
+    """A member expelled while it gave up its partitions commits nothing, although it tries."""
     topics = make_topics(1)
     write(kafka.bootstrap, topics.queries, [(None, event(f"q{n}")) for n in range(30)])
     slow, quick = Half(kafka, topics), Half(kafka, topics)
@@ -192,7 +192,7 @@ async def test_giving_up_takes_longer_than_the_group_waits(
 def test_sigkill_at_any_moment(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty, kills: int
 ) -> None:
-    """Whenever it is killed, what was answered and not committed is all that is answered again."""
+    """After a kill at any moment exactly the answered and uncommitted records are answered again."""
     topics, moments = make_topics(8), random.Random(11)  # noqa: S311
     settings = settings_for(topics, **SHORT_SESSION, admission__max_in_flight=8)
     count = 600 * kills
@@ -218,7 +218,7 @@ def test_sigkill_at_any_moment(
 
 @pytest.mark.fault(12)
 def test_sigkill_between_the_answer_and_its_commit(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """What was answered after the last commit is answered again: the same under the same id, once."""
+    """Records answered after the last commit are answered again once, under the same id."""
     topics = make_topics(4)
     ids = [f"q{number}" for number in range(300)]
     values: list[tuple[str | None, bytes | None]] = [(name, event(name, "fast")) for name in ids]
@@ -237,17 +237,17 @@ def test_sigkill_between_the_answer_and_its_commit(kafka: RealBroker, make_topic
     report = check(kafka.bootstrap, topics, ids)
     assert report.silent, report
     assert report.duplicates == 200
-    told: dict[str, set[str]] = {}
+    answers: dict[str, set[str]] = {}
     for message in read_all(kafka.bootstrap, topics.results):
         result = json_of(message)
-        if result["status"] == "success":  # one of the two may have run into its deadline
-            told.setdefault(headers_of(message)["ce_id"], set()).add(result["answer"])
-    assert set(map(len, told.values())) == {1}
+        if result["status"] == "success":  # one of the two may have timed out
+            answers.setdefault(headers_of(message)["ce_id"], set()).add(result["answer"])
+    assert set(map(len, answers.values())) == {1}
 
 
 @pytest.mark.fault(12)
 def test_sigkill_between_the_events_of_a_query(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Results that are out while the stages' are not acknowledged are not committed, but repeated."""
+    """Results published before their stage results are acknowledged are not committed, but repeated."""
     topics, operator = make_topics(4), Operator(kafka.bootstrap)
     ids = [f"q{number}" for number in range(100)]
     settings = settings_for(topics, kafka__commit_interval_ms=50, **SHORT_SESSION)
@@ -272,7 +272,7 @@ def test_sigkill_between_the_events_of_a_query(kafka: RealBroker, make_topics: M
 def test_stopped_for_longer_than_its_session(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty
 ) -> None:
-    """Whoever wakes up without its partitions commits nothing for them, and joins again."""
+    """A process that continues without its partitions commits nothing for them, and rejoins."""
     topics, more = make_topics(8), [f"more{number}" for number in range(200)]
     settings = settings_for(topics, **SHORT_SESSION)
     with (

@@ -1,4 +1,4 @@
-"""A real broker that comes back at another address, behind a bootstrap address that stays."""
+"""A real broker that returns at another address, behind a stable bootstrap address."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.fault(41)]
 
 @pytest.fixture
 def moving() -> Iterator[tuple[RealBroker, contextlib.ExitStack]]:
-    """A broker whose clients are sent to a proxy, which is closed with the stack."""
+    """Start a broker whose clients use a proxy, which is closed with the stack."""
     with contextlib.ExitStack() as old:
         proxy = old.enter_context(Proxy())
         for broker in _lend(properties={ADVERTISED: proxy.address}):
@@ -39,7 +39,7 @@ def moving() -> Iterator[tuple[RealBroker, contextlib.ExitStack]]:
 def test_brokers_at_other_addresses(
     moving: tuple[RealBroker, contextlib.ExitStack], record_property: RecordProperty
 ) -> None:
-    """Under load the broker moves: the service gets there by its bootstrap address, and nothing is lost."""
+    """The broker moves under load: the service reconnects by its bootstrap address, and nothing is lost."""
     broker, old = moving
     topics = create_topics(broker, 4)
     with (

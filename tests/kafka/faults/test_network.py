@@ -1,4 +1,4 @@
-"""A network that loses answers, swallows everything or forgets names, between a service and a real broker."""
+"""Network faults between a service and a real broker: lost responses, black holes, unresolved names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHORT = {
 
 @pytest.fixture(scope="module")
 def proxied() -> Iterator[tuple[RealBroker, Proxy]]:
-    """A broker that is reached through a proxy alone, as ``localhost``."""
+    """Start a broker that is reachable through a proxy only, as ``localhost``."""
     with Proxy() as proxy:
         for broker in _lend(properties={ADVERTISED: f"localhost:{proxy.port}"}):
             proxy.target = broker.bootstrap
@@ -47,7 +47,7 @@ def proxied() -> Iterator[tuple[RealBroker, Proxy]]:
 
 @pytest.fixture
 def network(proxied: tuple[RealBroker, Proxy]) -> Iterator[tuple[RealBroker, Proxy]]:
-    """The same, in order."""
+    """Start the same with a working proxy."""
     yield proxied
     proxied[1].mode = Mode.PASS
     proxied[1].acks_to_lose = 0
@@ -57,7 +57,7 @@ def network(proxied: tuple[RealBroker, Proxy]) -> Iterator[tuple[RealBroker, Pro
 def test_acknowledgements_are_lost(
     network: tuple[RealBroker, Proxy], record_property: Callable[[str, object], None]
 ) -> None:
-    """Events that were written and not acknowledged are sent again, and the broker keeps the first."""
+    """Events written and not acknowledged are sent again, and the broker keeps the first."""
     broker, proxy = network
     topics = create_topics(broker, 2)
     ids = [f"q{n}" for n in range(200)]
@@ -75,7 +75,7 @@ def test_acknowledgements_are_lost(
 
 @pytest.mark.fault(37)
 def test_connections_break(network: tuple[RealBroker, Proxy]) -> None:
-    """All connections are reset, three times under load: new ones are made, and nothing is lost."""
+    """All connections are reset three times under load: they are re-made, and nothing is lost."""
     broker, proxy = network
     topics = create_topics(broker, 2)
     with ServiceProcess("support.apps:load", proxy.address, settings_for(topics)) as service:
@@ -94,9 +94,9 @@ def test_connections_break(network: tuple[RealBroker, Proxy]) -> None:
 def test_half_open_connections(
     network: tuple[RealBroker, Proxy], record_property: Callable[[str, object], None]
 ) -> None:
-    """All connections go dead without being closed: after kafka.request_timeout_ms new ones are made.
+    """Connections that go dead without a close are replaced after kafka.request_timeout_ms.
 
-    The producer, which has had nothing to send, learns it from the consumer: it sends nothing on a dead one.
+    The idle producer learns it from the consumer: it sends nothing on a dead connection.
     """
     broker, proxy = network
     topics = create_topics(broker, 2)
@@ -121,7 +121,7 @@ def test_half_open_connections(
 def test_a_black_hole(
     network: tuple[RealBroker, Proxy], record_property: Callable[[str, object], None]
 ) -> None:
-    """Connections old and new are swallowed for a while: unready with the reason, then all is answered."""
+    """While all connections are swallowed the service is unready with the reason; then all is answered."""
     broker, proxy = network
     topics = create_topics(broker, 2)
     ids = [f"q{n}" for n in range(200)]
@@ -145,7 +145,7 @@ def test_a_black_hole(
 def test_one_direction_is_cut(
     network: tuple[RealBroker, Proxy], direction: Mode, record_property: Callable[[str, object], None]
 ) -> None:
-    """Connections to all brokers stay open and carry bytes one way: nothing is lost or committed early."""
+    """Connections to all brokers carry bytes one way: nothing is lost or committed early."""
     broker, proxy = network
     topics = create_topics(broker, 2)
     ids = [f"q{n}" for n in range(300)]
@@ -166,7 +166,7 @@ def test_one_direction_is_cut(
 
 
 def own_names(folder: Path) -> tuple[Path, Path]:
-    """A hosts file for one process and its children, and a command that gives it to them."""
+    """Create a hosts file for one process and its children, and the command prefix that mounts it."""
     hosts, switch, python = folder / "hosts", folder / "nsswitch.conf", folder / "python"
     hosts.write_text("127.0.0.1 localhost\n")
     switch.write_text("hosts: files\n")
@@ -179,15 +179,15 @@ def own_names(folder: Path) -> tuple[Path, Path]:
 
 
 def forget(hosts: Path, name: str) -> None:
-    """In place: the file is mounted."""
+    """Change the file in place, as it is mounted."""
     hosts.write_text(f"127.0.0.1 not-{name}\n")
 
 
 @pytest.mark.fault(34)
-def test_a_name_is_forgotten(network: tuple[RealBroker, Proxy], tmp_path: Path) -> None:
-    """While the broker's name does not resolve the service is unready and says so; then it goes on.
+def test_a_name_that_does_not_resolve(network: tuple[RealBroker, Proxy], tmp_path: Path) -> None:
+    """While the broker's name does not resolve the service is unready with the reason; then it continues.
 
-    With its own hosts file, in a mount namespace; that takes root.
+    Uses a separate hosts file in a mount namespace, which needs root.
     """
     broker, proxy = network
     hosts, python = own_names(tmp_path)
@@ -214,7 +214,7 @@ def test_a_name_is_forgotten(network: tuple[RealBroker, Proxy], tmp_path: Path) 
 
 @pytest.mark.fault(37)
 async def test_the_modes_of_the_proxy(kafka: RealBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each mode does what it says to a request for the topics."""
+    """Each mode of the proxy does what it says to a request for the topics."""
     with Proxy(kafka.bootstrap) as proxy:
         settings = KafkaSettings(bootstrap_servers=proxy.address)
         await preflight(settings)

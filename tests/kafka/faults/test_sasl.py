@@ -1,4 +1,4 @@
-"""Credentials and rights on a real broker that has neither by default."""
+"""Credentials and ACLs on a real broker that requires both."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ ASKED = {
     "raises": (f"raises {QUERY}", "error"),
     "exits": (f"exits {QUERY}", "error"),
     "garbage": (f"garbage {QUERY}", "error"),
-    "nobody": (f"unheard-of {QUERY}", "error"),
+    "unknown": (f"unheard-of {QUERY}", "error"),
     "larger": (f"large 3000000 {QUERY}", "error"),
 }
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Status and body of a page of the admin server."""
+    """Return status and body of a page of the admin server."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
             return response.status, response.read().decode()
@@ -57,7 +57,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 def wait_until_unready(service: ServiceProcess, reason: str, limit_s: float = 30.0) -> str:
-    """Wait until ``/readyz`` says 503 with this in its reason."""
+    """Wait until ``/readyz`` is 503 with this in its reason."""
     port = next(line["admin_port"] for line in service.log if line["event"] == "ready")
     end, pause = time.monotonic() + limit_s, threading.Event()
     while True:
@@ -69,7 +69,7 @@ def wait_until_unready(service: ServiceProcess, reason: str, limit_s: float = 30
 
 
 def test_least_rights_and_no_leaks(guarded: GuardedBroker, capfd: pytest.CaptureFixture[str]) -> None:
-    """With the rights of deploy/acls.sh alone every ending works, and nothing tells a secret or a query.
+    """With the rights of deploy/acls.sh alone everything works, and no output has a secret or a query.
 
     The client's loggers are at DEBUG, where they would print both; spans go to standard output.
     """
@@ -114,7 +114,7 @@ def test_least_rights_and_no_leaks(guarded: GuardedBroker, capfd: pytest.Capture
 
 
 def test_the_rights_are_few(tmp_path: Path) -> None:
-    """deploy/acls.sh asks for Read, Write and DescribeConfigs by literal names, and for nothing else."""
+    """deploy/acls.sh grants Read, Write and DescribeConfigs by literal names, and nothing else."""
     topics = TopicSet("t", 1)
     calls = rights(topics, tmp_path)
     assert len(calls) == 2
@@ -130,7 +130,7 @@ def test_the_rights_are_few(tmp_path: Path) -> None:
 
 
 def test_no_rights_to_everything() -> None:
-    """A name that Kafka takes for all names is refused."""
+    """A name that Kafka takes for all names is rejected."""
     done = subprocess.run(
         ["bash", "deploy/acls.sh", "User:service"],
         cwd=ROOT,
@@ -145,7 +145,7 @@ def test_no_rights_to_everything() -> None:
 
 @pytest.mark.fault(36)
 async def test_good_credentials(guarded: GuardedBroker, tmp_path: Path) -> None:
-    """Each of the three ways to log in is let in."""
+    """Each of the three mechanisms can log in."""
     path = tmp_path / "token"
     path.write_text(token("service", life_s=60))
     for mechanism in ("PLAIN", "SCRAM-SHA-512", "OAUTHBEARER"):
@@ -154,12 +154,14 @@ async def test_good_credentials(guarded: GuardedBroker, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(36)
-async def test_refused_again_and_again(guarded: GuardedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that is cut off tries its credentials three times, then gives up with Kafka's reason."""
+async def test_repeatedly_rejected_credentials(
+    guarded: GuardedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that is cut off tries its credentials three times, then exits with Kafka's reason."""
     monkeypatch.setattr("fivestage.kafka.connection.diagnosis.INTERVAL_S", 0.01)
     kafka = KafkaSettings.model_validate(guarded.kafka("SCRAM-SHA-512", sasl_password="wrong"))  # noqa: S106
     diagnosis = Diagnosis(kafka)
-    asked = iter([False, True, False, *[True] * 3])  # who is not cut off starts anew
+    asked = iter([False, True, False, *[True] * 3])  # a client that is not cut off restarts the count
     async with asyncio.timeout(20):
         with pytest.raises(AccessError, match="invalid credentials with SASL mechanism SCRAM-SHA-512"):
             await diagnosis.run(lambda: next(asked))
@@ -170,9 +172,9 @@ async def test_refused_again_and_again(guarded: GuardedBroker, monkeypatch: pyte
 @pytest.mark.fault(36)
 @pytest.mark.long
 def test_a_rotated_password(guarded: GuardedBroker, record_property: Callable[[str, object], None]) -> None:
-    """The broker closes the old connections: unready with the reason, an end within a bound, no query lost.
+    """The broker closes old connections: unready with the reason, a bounded end, no query lost.
 
-    Started again with the new password the service goes on where it was.
+    Restarted with the new password the service continues where it was.
     """
     topics = guarded.topics()
     guarded.set_password(PASSWORD)
@@ -200,7 +202,7 @@ def test_a_rotated_password(guarded: GuardedBroker, record_property: Callable[[s
 @pytest.mark.fault(36)
 @pytest.mark.long
 def test_tokens_expire_and_their_issuer_hangs(guarded: GuardedBroker) -> None:
-    """At a token's end the broker hangs up, a new one is used; a hanging issuer is named and waited for."""
+    """At a token's expiry the broker disconnects, a new token is used; a hanging issuer is awaited."""
     topics = guarded.topics()
     with Issuer("service", life_s=4) as issuer:
         settings = guarded.settings(topics, "OAUTHBEARER", sasl_token_url=issuer.url)
@@ -231,16 +233,16 @@ def test_tokens_expire_and_their_issuer_hangs(guarded: GuardedBroker) -> None:
         ),
         (
             "SCRAM-SHA-512",
-            {"sasl_username": "nobody"},
+            {"sasl_username": "unknown"},
             "invalid credentials with SASL mechanism SCRAM-SHA-512",
         ),
         ("SCRAM-SHA-256", {}, "it does not offer kafka.sasl_mechanism = SCRAM-SHA-256"),
     ],
 )
-async def test_refused_credentials(
+async def test_rejected_credentials(
     guarded: GuardedBroker, mechanism: str, more: dict[str, object], said: str
 ) -> None:
-    """Whatever is wrong with them is told as Kafka has it."""
+    """The error is Kafka's own, whatever is wrong with the credentials."""
     with pytest.raises(AccessError) as caught:
         await preflight(KafkaSettings.model_validate(guarded.kafka(mechanism, **more)))
     assert str(caught.value).startswith(f"Kafka at {guarded.broker.bootstrap} refuses this client: ")
@@ -249,8 +251,8 @@ async def test_refused_credentials(
 
 
 @pytest.mark.fault(36)
-async def test_a_token_that_is_refused(guarded: GuardedBroker, tmp_path: Path) -> None:
-    """The client library takes a refusal for a success; the preflight does not."""
+async def test_a_rejected_token(guarded: GuardedBroker, tmp_path: Path) -> None:
+    """The client library takes a rejection for a success; the preflight does not."""
     path = tmp_path / "token"
     path.write_text(token("service", life_s=-60))
     kafka = guarded.kafka("OAUTHBEARER", sasl_token_url=path.as_uri())
@@ -261,9 +263,9 @@ async def test_a_token_that_is_refused(guarded: GuardedBroker, tmp_path: Path) -
 
 
 async def test_a_port_without_sasl(kafka: RealBroker, guarded: GuardedBroker) -> None:
-    """Credentials are not sent to a port that does not ask for them, nor a request to one that does."""
-    asks_nobody = {"bootstrap_servers": kafka.bootstrap, "security_protocol": "SASL_PLAINTEXT"}
+    """Credentials are not sent to a port without SASL, nor plain requests to a port with it."""
+    without_credentials = {"bootstrap_servers": kafka.bootstrap, "security_protocol": "SASL_PLAINTEXT"}
     with pytest.raises(AccessError, match="its port does not use SASL"):
-        await preflight(KafkaSettings.model_validate(guarded.kafka("PLAIN", **asks_nobody)))
+        await preflight(KafkaSettings.model_validate(guarded.kafka("PLAIN", **without_credentials)))
     with pytest.raises(ConfigurationError, match=r"is kafka\.security_protocol = SSL what"):
         await preflight(KafkaSettings.model_validate(guarded.kafka("PLAIN", security_protocol="SSL")))

@@ -1,4 +1,4 @@
-"""Ends, and times when nothing runs: signals, stuck threads, a process held up as a whole."""
+"""Shutdowns and suspensions: signals, stuck threads, a stopped process."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ SESSION_S = 2
 SHORT_SESSION = {"kafka__session_timeout_ms": SESSION_S * 1000, "kafka__heartbeat_interval_ms": 500}
 LONG = pytest.mark.long
 NAP = "naps 0.08"
-"""Within its limit, and long enough that some always run: 16 at 200/s."""
+"""Below the limit, and long enough that some always run: 16 at 200/s."""
 
 
 @pytest.mark.fault(10)
 def test_a_second_sigterm_ends_at_once(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """The first one waits for a query that takes a minute, the second for nothing; nothing is lost."""
+    """The first signal waits for a query of a minute, the second ends at once; nothing is lost."""
     topics = make_topics(1)
     settings = settings_for(topics, **SHORT_SESSION)
     write(kafka.bootstrap, topics.queries, [("a", event("a", "naps 50"))])
@@ -68,7 +68,7 @@ def test_a_second_sigterm_ends_at_once(kafka: RealBroker, make_topics: MakeTopic
 def test_sigterm_with_threads_that_are_stuck(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty
 ) -> None:
-    """Threads that never come back keep neither their queries nor the end of the process."""
+    """Lost threads delay neither their queries nor the end of the process."""
     topics = make_topics(1)
     ids = [f"q{number}" for number in range(3)]
     write(kafka.bootstrap, topics.queries, [(name, event(name, "stuck")) for name in ids])
@@ -93,8 +93,8 @@ def test_sigterm_with_threads_that_are_stuck(
         pytest.param("interpreter lock", 4),
     ],
 )
-def test_the_process_is_held_up(kafka: RealBroker, make_topics: MakeTopics, how: str, held_s: int) -> None:
-    """What was running ends as a timeout; after more than a session it joins again; nothing is lost."""
+def test_the_process_is_suspended(kafka: RealBroker, make_topics: MakeTopics, how: str, held_s: int) -> None:
+    """Running queries time out; after more than a session the member rejoins; nothing is lost."""
     topics = make_topics(4)
     held_for_long = held_s > SESSION_S
     settings = settings_for(topics, **(SHORT_SESSION if held_for_long else {}))
@@ -120,7 +120,7 @@ def test_the_process_is_held_up(kafka: RealBroker, make_topics: MakeTopics, how:
     assert report.statuses["timeout"] > 0
     results = [json_of(message) for message in read_all(kafka.bootstrap, topics.results)]
     for result in results:
-        if result["status"] == "success":  # not what was done after the time was up
+        if result["status"] == "success":  # not later ones
             took_ms = sum(stage["duration_ms"] for stage in result["stages"] if stage["success"])
             assert took_ms <= result["metrics"]["budget_ms"]
 
@@ -128,7 +128,7 @@ def test_the_process_is_held_up(kafka: RealBroker, make_topics: MakeTopics, how:
 @pytest.mark.fault(14)
 @LONG
 def test_a_query_that_costs_the_membership(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Its answer cannot be committed, so it is read again; the third time it is told so, and not run."""
+    """Its answer cannot be committed, so it is fetched again; the third time it is `expired`."""
     topics = make_topics(1)
     with ServiceProcess(APP, kafka.bootstrap, settings_for(topics, **SHORT_SESSION)) as service:
         write(kafka.bootstrap, topics.queries, [("held", event("held", f"grips {2 * SESSION_S}"))])
@@ -142,7 +142,7 @@ def test_a_query_that_costs_the_membership(kafka: RealBroker, make_topics: MakeT
 
 
 def _stop(service: ServiceProcess, held_s: int) -> None:
-    """Let the process stand still: the length is the fault, so this is no waiting for something."""
+    """Suspend the process: its duration is the fault itself."""
     assert service.process is not None
     service.process.send_signal(signal.SIGSTOP)
     time.sleep(held_s)

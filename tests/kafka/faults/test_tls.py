@@ -1,4 +1,4 @@
-"""TLS with a real broker that asks for client certificates, and with servers that are not who they say."""
+"""TLS with a real broker that requires client certificates, and with servers of a wrong identity."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.fault(35)]
 
 
 class Secured(NamedTuple):
-    """A broker that speaks TLS alone, and those whom it trusts."""
+    """A broker with TLS only, and the authority that it trusts."""
 
     bootstrap: str
     authority: Authority
@@ -38,7 +38,7 @@ class Secured(NamedTuple):
     key: Path
 
     def kafka(self, **more: object) -> dict[str, object]:
-        """Settings of a client that the broker lets in."""
+        """Build settings of a client that the broker accepts."""
         good = {
             "bootstrap_servers": self.bootstrap,
             "security_protocol": "SSL",
@@ -51,7 +51,7 @@ class Secured(NamedTuple):
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """A broker with mutual TLS."""
+    """Start a broker with mutual TLS."""
     authority = Authority(tmp_path_factory.mktemp("tls"))
     properties = {
         "listener.security.protocol.map": "CLIENT:SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
@@ -63,7 +63,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 
 async def rejection(**kafka: object) -> str:
-    """What the preflight says of these settings; the text of a refusal, or of something to put right."""
+    """Return the preflight's error for these settings."""
     with pytest.raises(ConfigurationError) as caught:
         await preflight(KafkaSettings.model_validate(kafka))
     kind = "refused" if isinstance(caught.value, AccessError) else "wrong"
@@ -71,7 +71,7 @@ async def rejection(**kafka: object) -> str:
 
 
 def test_mutual_tls(secured: Secured) -> None:
-    """With a certificate that the broker trusts the service answers over TLS."""
+    """With a trusted certificate the service answers over TLS."""
     options = {
         "security.protocol": "ssl",
         "ssl.ca.location": str(secured.authority.file),
@@ -88,22 +88,22 @@ def test_mutual_tls(secured: Secured) -> None:
 
 
 async def test_no_client_certificate(secured: Secured) -> None:
-    """The broker's refusal is told, with what to set, although TLS 1.3 lets the handshake end well."""
+    """The broker's rejection is reported with the setting, although the TLS 1.3 handshake succeeds."""
     said = await rejection(**secured.kafka(ssl_certfile=None, ssl_keyfile=None))
     assert said.startswith(f"refused: Kafka at {secured.bootstrap} refuses this client: ")
     assert "it asks for a client certificate" in said
     assert "set kafka.ssl_certfile and kafka.ssl_keyfile" in said
 
 
-async def test_a_client_certificate_of_somebody_else(secured: Secured, tmp_path: Path) -> None:
-    """A certificate of an authority that the broker does not know is not accepted."""
+async def test_a_client_certificate_of_an_unknown_authority(secured: Secured, tmp_path: Path) -> None:
+    """A certificate of an authority unknown to the broker is rejected."""
     certificate, key = Authority(tmp_path, "stranger").client("service")
     said = await rejection(**secured.kafka(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
     assert "it does not accept the certificate in kafka.ssl_certfile" in said
 
 
 async def test_a_server_of_an_authority_that_is_not_trusted(secured: Secured, tmp_path: Path) -> None:
-    """The broker's certificate is held against kafka.ssl_cafile alone."""
+    """The broker's certificate is checked against kafka.ssl_cafile alone."""
     said = await rejection(**secured.kafka(ssl_cafile=str(Authority(tmp_path, "other").file)))
     assert "refused: " in said
     assert "certificate is not trusted (unable to get local issuer certificate)" in said
@@ -116,10 +116,10 @@ async def test_a_server_of_an_authority_that_is_not_trusted(secured: Secured, tm
         ("127.0.0.1", timedelta(hours=1), "certificate has expired"),
     ],
 )
-async def test_a_server_that_is_not_who_it_should_be(
+async def test_a_server_with_a_wrong_certificate(
     kafka: RealBroker, tmp_path: Path, name: str, age: timedelta | None, reason: str
 ) -> None:
-    """A certificate for another host, or an expired one, is refused before a byte reaches the broker."""
+    """A certificate for another host, or an expired one, is rejected before a byte reaches the broker."""
     authority = Authority(tmp_path)
     not_after = datetime.now(UTC) - age if age is not None else None
     with Proxy(kafka.bootstrap, tls=authority.server_context(name, not_after=not_after)) as proxy:
@@ -143,14 +143,14 @@ async def test_the_same_server_with_a_good_certificate(kafka: RealBroker, tmp_pa
 
 
 async def test_tls_to_a_plain_port(kafka: RealBroker, secured: Secured) -> None:
-    """There is no falling back to plain text: it is told what the port does not speak."""
+    """There is no fallback to plain text: the error names the protocol that the port lacks."""
     said = await rejection(**secured.kafka(bootstrap_servers=kafka.bootstrap))
     assert "TLS failed" in said
     assert "does the port speak TLS?" in said
 
 
 async def test_plain_text_to_a_tls_port(secured: Secured) -> None:
-    """The other way round the setting is named that does not suit the port."""
+    """Plain text to a TLS port fails, naming the setting that does not match the port."""
     said = await rejection(bootstrap_servers=secured.bootstrap)
     assert (
         "it closed the connection at the first request: is kafka.security_protocol = PLAINTEXT what" in said
@@ -158,7 +158,7 @@ async def test_plain_text_to_a_tls_port(secured: Secured) -> None:
 
 
 def test_the_service_ends_with_the_reason(secured: Secured) -> None:
-    """A refused start is exit code 2 and one log line that says why."""
+    """A rejected start exits with 2 and one log line with the reason."""
     given = secured.kafka(ssl_certfile=None, ssl_keyfile=None)
     settings = {f"kafka.{name}": value for name, value in given.items() if value is not None}
     service = ServiceProcess("support.apps:load", secured.bootstrap, settings)
@@ -168,8 +168,8 @@ def test_the_service_ends_with_the_reason(secured: Secured) -> None:
     assert service.log[-1]["event"] == "cannot run"
 
 
-def test_what_is_checked(tmp_path: Path) -> None:
-    """Certificates and host names are checked, nothing older than TLS 1.2 is spoken; no setting ends that."""
+def test_checks_cannot_be_turned_off(tmp_path: Path) -> None:
+    """Certificates and host names are checked, TLS is at least 1.2, and no setting turns that off."""
     context = ssl_context(KafkaSettings(security_protocol="SSL", ssl_cafile=Authority(tmp_path).file))
     assert context is not None
     assert context.check_hostname

@@ -1,4 +1,4 @@
-"""Topics, positions and rights that change behind the service's back."""
+"""Topics, positions and rights that change while the service runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import Feeder, event, write
-from support.operations import Operator, port_of, told, until
+from support.operations import Operator, logged, port_of, until
 from support.probe import get, metrics
 from support.process import ServiceProcess
 
@@ -39,7 +39,7 @@ APP = "support.apps:load"
 
 
 def ask(kafka: RealBroker, topics: TopicSet, first: int, end: int) -> list[str]:
-    """Write queries with these numbers; their ids."""
+    """Write queries with these numbers; return their ids."""
     ids = [f"q{number}" for number in range(first, end)]
     write(kafka.bootstrap, topics.queries, [(name, event(name, "fast")) for name in ids])
     return ids
@@ -47,7 +47,7 @@ def ask(kafka: RealBroker, topics: TopicSet, first: int, end: int) -> list[str]:
 
 @pytest.mark.fault(22)
 def test_an_output_topic_is_deleted_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Unready, and why; commits wait for what cannot be published; all is well when the topic is back."""
+    """Unready with the reason; commits wait for unpublished events; all is well when the topic is back."""
     topics, operator = make_topics(4), Operator(kafka.bootstrap)
     with (
         Feeder(kafka.bootstrap, topics.queries, count=1500, rate=300, user_input="fast") as feeder,
@@ -75,10 +75,10 @@ def test_an_output_topic_is_deleted_under_load(kafka: RealBroker, make_topics: M
     assert len(service.log) < 60
 
 
-@pytest.mark.long  # it takes METADATA_MAX_AGE_MS to see the new one
+@pytest.mark.long  # the new topic is seen after METADATA_MAX_AGE_MS
 @pytest.mark.fault(22)
-def test_the_input_topic_is_deleted_and_made_anew(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Unready, and why; the new topic is read from its beginning."""
+def test_the_input_topic_is_recreated(kafka: RealBroker, make_topics: MakeTopics) -> None:
+    """Unready with the reason; the recreated topic is read from its beginning."""
     topics, operator = make_topics(2), Operator(kafka.bootstrap)
     with ServiceProcess(APP, kafka.bootstrap, settings_for(topics)) as service:
         ids = ask(kafka, topics, 0, 100)
@@ -96,15 +96,15 @@ def test_the_input_topic_is_deleted_and_made_anew(kafka: RealBroker, make_topics
     report = check(kafka.bootstrap, topics, ids)
     assert first.silent, first
     assert not [*report.lost, *report.phantom], report
-    # Its records have the offsets of those before them, so their events have the same ids again.
+    # Its records have the offsets of earlier ones, so their events have the same ids again.
     assert all(why.startswith("query_id differs") for why in report.contradictions.values()), report
 
 
-@pytest.mark.long  # tests/kafka has it at the start, which is quick
+@pytest.mark.long  # tests/kafka has it at the start, which is faster
 @pytest.mark.fault(23)
 @pytest.mark.parametrize("own_kafka", [DENY], indirect=True)
 def test_rights_are_taken_away(own_kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """Each ends the service with exit code 2 and a line that names the right; nothing is committed ahead."""
+    """Each exits the service with 2 and a line that names the right; nothing is committed early."""
     operator = Operator(own_kafka.bootstrap)
     for kind, taken, right, text in (
         ("TOPIC", "results", "WRITE", "not allowed to write topic {results!r}"),
@@ -120,16 +120,16 @@ def test_rights_are_taken_away(own_kafka: RealBroker, make_topics: MakeTopics) -
             ask(own_kafka, topics, 100, 200)
             assert service.wait() == 2, service.log[-3:]
         assert text.format(**names) in service.log[-1]["error"]
-        if kind != "GROUP":  # else positions cannot be looked up either
+        if kind != "GROUP":  # otherwise positions cannot be looked up either
             answered = len(read_all(own_kafka.bootstrap, topics.results))
             assert sum(committed(own_kafka.bootstrap, topics.prefix, topics.queries).values()) <= answered
 
 
 @pytest.mark.fault(32)
-def test_records_are_deleted_while_nobody_reads(
+def test_records_are_deleted_while_the_service_is_stopped(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty
 ) -> None:
-    """A service that starts behind the log's beginning says so, counts them, and goes on."""
+    """A service that starts before the log's beginning reports and counts the lost records, and continues."""
     topics, operator = make_topics(1), Operator(kafka.bootstrap)
     ask(kafka, topics, 0, 100)
     operator.set_position(topics.prefix, topics.queries, 0, 100)
@@ -146,14 +146,14 @@ def test_records_are_deleted_while_nobody_reads(
 
 @pytest.mark.fault(32)
 def test_records_are_deleted_before_a_slow_reader(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """A service that retention overtakes says so, counts them, and goes on."""
+    """A service overtaken by retention reports and counts the lost records, and continues."""
     topics = make_topics(1)
     ids = ask(kafka, topics, 0, 100)
     with ServiceProcess(APP, kafka.bootstrap, settings_for(topics)) as service:
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 100)
         assert service.process is not None
         service.process.send_signal(signal.SIGSTOP)
-        ids += ask(kafka, topics, 100, 101)  # a fetch that is under way brings this one, and no other is made
+        ids += ask(kafka, topics, 100, 101)  # a running fetch brings this one, and no other is made
         ids += ask(kafka, topics, 101, 3000)
         Operator(kafka.bootstrap).delete_records(topics.queries, 0, 2900)
         service.process.send_signal(signal.SIGCONT)
@@ -164,8 +164,8 @@ def test_records_are_deleted_before_a_slow_reader(kafka: RealBroker, make_topics
 
 
 def _gap_of(service: ServiceProcess) -> dict[str, Any]:
-    """What the service says of the records it missed, in its log and its metrics."""
-    gap = told(service, "records were deleted before they were read")
+    """Return the log line of the lost records, and compare it with the metrics."""
+    gap = logged(service, "records were deleted before they were read")
     assert metrics(port_of(service), "fivestage_skipped_records_total") == {"": gap["skipped"]}
     return gap
 
@@ -173,7 +173,7 @@ def _gap_of(service: ServiceProcess) -> dict[str, Any]:
 def _check_gap(
     kafka: RealBroker, topics: TopicSet, ids: list[str], gap: dict[str, Any], limits: Limits | None = None
 ) -> None:
-    """Those that were skipped, and no others, have no answer."""
+    """Assert that exactly the skipped records have no answer."""
     report = check(kafka.bootstrap, topics, ids, limits=limits)
     skipped = {f"q{number}" for number in range(gap["position"], gap["offset"])}
     assert set(report.lost) == skipped
@@ -184,7 +184,7 @@ def _check_gap(
 
 @pytest.mark.fault(32)
 def test_all_records_are_deleted_before_they_are_read(kafka: RealBroker, make_topics: MakeTopics) -> None:
-    """The position moves behind the gap although nothing comes after it: a successor counts it not again."""
+    """The position moves past the gap without further records: a successor does not count it again."""
     topics, operator = make_topics(1), Operator(kafka.bootstrap)
     ask(kafka, topics, 0, 50)
     operator.set_position(topics.prefix, topics.queries, 0, 10)
@@ -204,7 +204,7 @@ def test_all_records_are_deleted_before_they_are_read(kafka: RealBroker, make_to
 async def test_records_are_deleted_before_a_command_reads_them(
     kafka: RealBroker, make_topics: MakeTopics, *, to_end: bool
 ) -> None:
-    """Commands that follow a topic, or read it to its end, go on with the earliest record that is left."""
+    """Commands that follow a topic, or read it to its end, continue with the earliest record left."""
     topics = make_topics(1)
     large = b"x" * 600_000  # a fetch brings one or two
     for number in range(12):
@@ -248,7 +248,7 @@ def test_an_operator_changes_the_committed_position(kafka: RealBroker, make_topi
 
 
 def _answer(kafka: RealBroker, topics: TopicSet, answers: int) -> dict[str, float]:
-    """Run a service until there are so many answers and all is committed; which positions it gave up."""
+    """Run a service until this many answers are committed; return the positions that it gave up."""
     with ServiceProcess(APP, kafka.bootstrap, settings_for(topics)) as service:
         port = port_of(service)
         wait_for_results(kafka.bootstrap, topics.results, answers)

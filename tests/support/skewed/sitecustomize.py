@@ -1,7 +1,7 @@
-"""A wall clock that is off, for processes with this folder on PYTHONPATH: Python imports it at their start.
+"""A skewed wall clock for processes with this folder on PYTHONPATH: Python imports it at their start.
 
-Shifts what ``time.time`` says by FIVESTAGE_TEST_SKEW_S seconds; the monotonic clock stays right, as it does
-on a machine whose wall clock is wrong.
+Shifts ``time.time`` by FIVESTAGE_TEST_SKEW_S seconds; the monotonic clock stays right, as it
+does on a machine whose wall clock is wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""fivestage beside others, its latency, its memory, and what was promised about all that: ``make bench``.
+"""Compares fivestage with others, and measures latency, memory and its promises: ``make bench``.
 
 Writes docs/bench/bench.md, contest.*, latency.* (with ``--kafka``: bench-kafka.md and so on). How to read it:
 tests/tools/bench/README.md. Exit code 1 when a bar is not kept.
@@ -31,16 +31,16 @@ PARTS: dict[str, Callable[[Options], Awaitable[Part]]] = {
 
 
 async def main() -> int:
-    """Run the parts, print what they found and write docs/bench; the exit code."""
+    """Run the parts, print the results and write docs/bench; return the exit code."""
     options, names = _arguments()
     bars: list[Bar] = []
     text = []
     for name in names:
         part = await PARTS[name](options)
-        told = f"## {part.title}\n\n{part.table}\n"
-        print(f"\n{told}", flush=True)
+        shown = f"## {part.title}\n\n{part.table}\n"
+        print(f"\n{shown}", flush=True)
         save(file_name(name, options), part.figures, {**options._asdict(), "kafka": bool(options.kafka)})
-        text.append(told)
+        text.append(shown)
         bars += part.bars
     verdict = table(["bar", "limit", "measured", "kept?"], [[*bar[:3], _word(bar.kept)] for bar in bars])
     print(f"\n{verdict}")

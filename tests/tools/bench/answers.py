@@ -1,4 +1,4 @@
-"""What is in the topics: queries with their timestamps, answers with theirs.
+"""The records of the topics: queries with their timestamps, answers with theirs.
 
 An answer's time is its record's CreateTime, which the client that writes it sets when it is handed over.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 READ_S = 60.0
 SUCCESS = "success"
 ANSWERED = "answered"
-"""Of answers that have no status: those of consumers that are not ours."""
+"""Status of answers without one, as of other consumers."""
 
 
 class Answer(NamedTuple):
@@ -34,14 +34,14 @@ class Answer(NamedTuple):
     error_type: str | None
     created_ms: int
     ends_ms: float | None
-    """When its time was up: its start and its budget (epoch milliseconds)."""
+    """Its deadline: its start and its budget (epoch milliseconds)."""
     finished_ms: float | None
     started_ms: float | None = None
     answer: Any = None
 
     @classmethod
     def of(cls, message: Message) -> Self:
-        """Read one."""
+        """Parse a record."""
         event: dict[str, Any] = orjson.loads(message.value() or b"null")
         started, finished = event.get("started_at"), event.get("finished_at")
         started_ms = _epoch_ms(started) if started else None
@@ -61,18 +61,18 @@ class Answer(NamedTuple):
 
     @property
     def good(self) -> bool:
-        """It holds an answer."""
+        """Return whether it holds an answer."""
         return self.status in {SUCCESS, ANSWERED}
 
     @property
     def ended_as(self) -> str:
-        """Its status, with the type of an error."""
+        """Return its status, with the type of an error."""
         kind = self.error_type
         return self.status if kind in {None, self.status} else f"{self.status} ({kind})"
 
 
 def created_ms(message: Message) -> int:
-    """A record's CreateTime (epoch milliseconds)."""
+    """Return a record's CreateTime (epoch milliseconds)."""
     kind, at = message.timestamp()
     if kind != TIMESTAMP_CREATE_TIME:
         raise SystemExit("the benchmark needs records with CreateTime (message.timestamp.type)")
@@ -91,7 +91,7 @@ class Tap:
             "bootstrap.servers": bootstrap,
             "group.id": "bench-tap",
             "enable.auto.commit": False,
-            "auto.offset.reset": "error",  # what the broker has dropped must not go unnoticed
+            "auto.offset.reset": "error",  # records that the broker has dropped must not go unnoticed
             "fetch.wait.max.ms": 20,
             **QUIET,
         }
@@ -102,7 +102,7 @@ class Tap:
         self._consumer.assign([TopicPartition(topic, number, 0) for number in self._next])
 
     def read(self, timeout_s: float = 0.1) -> list[Message]:
-        """What has come."""
+        """Read the records that have arrived."""
         messages = self._consumer.consume(10_000, timeout_s)
         for message in messages:
             if message.error() is not None:
@@ -111,7 +111,7 @@ class Tap:
         return messages
 
     def rest(self) -> list[Message]:
-        """All that is there now."""
+        """Read everything that is there now."""
         ends = {number: self._end(number) for number in self._next}
         messages, limit = [], time.monotonic() + READ_S
         while any(self._next[number] < end for number, end in ends.items()):
@@ -134,7 +134,7 @@ class Tap:
 
 
 def read_all(bootstrap: str, topic: str) -> list[Message]:
-    """Everything that is in a topic now."""
+    """Read everything in a topic now."""
     tap = Tap(bootstrap, topic)
     try:
         return tap.rest()
@@ -143,7 +143,7 @@ def read_all(bootstrap: str, topic: str) -> list[Message]:
 
 
 async def collect(bootstrap: str, topic: str, count: int, limit_s: float) -> list[Answer]:
-    """Read along until so many queries of ours are answered, or time is up."""
+    """Read until this many of our queries are answered, or until a time limit."""
     tap = await asyncio.to_thread(Tap, bootstrap, topic)
     answers: list[Answer] = []
     names: set[str] = set()
@@ -158,7 +158,7 @@ async def collect(bootstrap: str, topic: str, count: int, limit_s: float) -> lis
 
 
 def first_answers(answers: Iterable[Answer]) -> dict[str, Answer]:
-    """The earliest of each of our queries: one may be answered again, after a crash."""
+    """Return the earliest answer of each of our queries: after a crash one may be answered again."""
     first: dict[str, Answer] = {}
     for answer in answers:
         if number_of(answer.query_id) < 0:
@@ -170,7 +170,7 @@ def first_answers(answers: Iterable[Answer]) -> dict[str, Answer]:
 
 
 def asked_ms(bootstrap: str, topic: str) -> dict[str, int]:
-    """The timestamp of the record of each of our queries, by its id."""
+    """Return the record timestamp of each of our queries, by id."""
     messages = read_all(bootstrap, topic)
     found = {orjson.loads(m.value() or b"")["query_id"]: created_ms(m) for m in messages}
     return {name: at for name, at in found.items() if number_of(name) >= 0}

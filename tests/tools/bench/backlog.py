@@ -1,4 +1,4 @@
-"""Queries that lie ready, and how many answers there are: by offsets, which costs nobody a reading."""
+"""Writes a backlog of queries, and counts answers by offsets, without reading records."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from .place import Place
 
 SAMPLED_EVERY = 20
-"""So one in twenty is to be traced: the producer has decided, and all contestants follow it."""
+"""One in twenty is to be traced: the producer has decided, and all contestants follow it."""
 BATCH = 500
-"""Records a batch at most: the embedded broker gives out one batch a partition at a time."""
+"""Records per batch at most: the embedded broker serves one batch per partition at a time."""
 TRIES, TRY_AGAIN_S = 100, 0.2
 
 
 def write(place: Place, count: int, *, traced: bool = True) -> None:
-    """Write queries with a fast client that is no contestant's.
+    """Write queries with a fast client that no contestant uses.
 
     Raises:
         SystemExit: not all could be written.
@@ -54,12 +54,12 @@ def write(place: Place, count: int, *, traced: bool = True) -> None:
 
 
 def traceparent(number: int) -> str:
-    """Of a trace of its own: the same for all contestants, so that their events can be compared."""
+    """Return a new trace, the same for all contestants, so that their events can be compared."""
     return f"00-{number + 1:032x}-{number + 1:016x}-{number % SAMPLED_EVERY == 0:02x}"
 
 
 class Ends:
-    """The ends of a place's topics."""
+    """The end offsets of a place's topics."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -68,11 +68,11 @@ class Ends:
         self._partitions = sorted(self._client.list_topics(name, timeout=20).topics[name].partitions)
 
     def results(self) -> int:
-        """Records ever written to the topic of results."""
+        """Return the number of records ever written to the results topic."""
         return self._written(self._place.topics.results)
 
     def stage_results(self) -> int:
-        """Records ever written to the topic of stage results."""
+        """Return the number of records ever written to the stage results topic."""
         return self._written(self._place.topics.stage_results)
 
     def _written(self, topic: str) -> int:
@@ -88,7 +88,7 @@ class Ends:
         raise SystemExit(f"{one.topic}/{one.partition} does not tell its end")
 
     def committed(self) -> int:
-        """Queries before the positions that the place's group has committed."""
+        """Return the number of queries below the group's committed positions."""
         found = self._client.committed(self._all(self._place.topics.queries), timeout=20)
         return sum(max(0, one.offset) for one in found)
 

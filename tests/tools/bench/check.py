@@ -1,4 +1,4 @@
-"""Do the contestants do the work? A few queries each, and every record of theirs looked at."""
+"""Checks that each contestant does the work: a few queries each, and every published record."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ HEADERS = {
 
 
 async def check(field: dict[str, Contestant], kafka: str | None, limit_s: float) -> None:
-    """Let those that work answer a few queries.
+    """Let the working contestants answer a few queries.
 
     Raises:
-        SystemExit: one has not published exactly what it should have.
+        SystemExit: one has not published exactly the expected records.
     """
     working = {name: one for name, one in field.items() if one.works}
     async with places(len(working), kafka, PARTITIONS) as there:
@@ -50,16 +50,16 @@ async def check(field: dict[str, Contestant], kafka: str | None, limit_s: float)
 
 
 def problems_of(place: Place, count: int) -> list[str]:
-    """What is wrong with what was published for the first *count* queries."""
+    """Return the faults of the records published for the first *count* queries."""
     results = read_all(place.bootstrap, place.topics.results)
     stages = read_all(place.bootstrap, place.topics.stage_results)
     names = [query_id(number) for number in range(count)]
-    told = [orjson.loads(message.value() or b"null") for message in results]
+    answers = [orjson.loads(message.value() or b"null") for message in results]
     steps = Counter((one["query_id"], one["sequence"]) for one in map(_value, stages))
     wrong = {
-        "not one result each": Counter(one["query_id"] for one in told) != Counter(names),
+        "not one result each": Counter(one["query_id"] for one in answers) != Counter(names),
         "not five stage results each": steps != Counter((name, step) for name in names for step in STAGES),
-        "not all succeeded": any(one["status"] != "success" for one in told),
+        "not all succeeded": any(one["status"] != "success" for one in answers),
         "headers are missing": any(HEADERS - headers_of(message).keys() for message in [*results, *stages]),
         "an event's id is there twice": _repeats([*results, *stages]),
     }
@@ -72,7 +72,7 @@ def _value(message: Message) -> dict[str, Any]:
 
 
 def headers_of(message: Message) -> dict[str, str]:
-    """A record's headers as text."""
+    """Return a record's headers as text."""
     return {name: (value or b"").decode() for name, value in _pairs(message)}
 
 

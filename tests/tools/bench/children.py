@@ -1,4 +1,4 @@
-"""Processes under measurement: the service and its contestants, each in a session of its own."""
+"""Processes under measurement: the service and its contestants, each in its own session."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ ROOT = HERE.parents[2]
 READY_S = 60.0
 
 Samples = dict[str, float]
-"""What one scrape of /metrics said, by name and labels as they are written there."""
+"""One scrape of /metrics, by name and labels as written there."""
 
 
 class Child:
-    """One process; all that it forks ends with it.
+    """A process; its forks end with it.
 
     Args:
         arguments: Of this Python.
-        cwd: Where it runs.
-        settings: Environment variables beside ours.
+        cwd: Its working directory.
+        settings: Additional environment variables.
         python: Another Python to run it with.
     """
 
@@ -54,7 +54,7 @@ class Child:
         self.ready_at = 0.0
         """Wall clock."""
         self.stopping_at: float | None = None
-        """When it said that it gives up; wall clock."""
+        """The wall-clock time at which it said that it gives up."""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -65,12 +65,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """Return the process id."""
         assert self._process is not None
         return self._process.pid
 
     def workers(self) -> int:
-        """How many processes it has started itself."""
+        """Return the number of its child processes."""
         found = 0
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):  # it has just ended
@@ -86,7 +86,7 @@ class Child:
             *self._arguments,
             cwd=self._cwd,
             env={**os.environ, **self._settings},
-            stdout=asyncio.subprocess.DEVNULL,  # some greet their user there
+            stdout=asyncio.subprocess.DEVNULL,  # some print a greeting there
             stderr=asyncio.subprocess.PIPE,
             limit=1 << 20,
             start_new_session=True,
@@ -94,7 +94,7 @@ class Child:
         self._reading = asyncio.create_task(self._read(self._process))
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
-        """Take in the log: lines of JSON, and among them whatever else is said."""
+        """Read the log: JSON lines among other output."""
         assert process.stderr is not None
         async for line in process.stderr:
             try:
@@ -110,7 +110,7 @@ class Child:
                 self.stopping_at = time.time()
 
     async def until_ready(self) -> bool:
-        """Wait for the log line ``ready``; False when the process ended instead."""
+        """Wait for the log line ``ready``; return False when the process ended instead."""
         assert self.ready is not None
         ending = asyncio.ensure_future(self.exited())
         either: set[asyncio.Future[Any]] = {self.ready, ending}
@@ -119,12 +119,12 @@ class Child:
         return self.ready.done()
 
     async def exited(self) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for its end; return the exit code."""
         assert self._process is not None
         return await self._process.wait()
 
     async def end(self, number: signal.Signals = signal.SIGTERM, limit_s: float = 20.0) -> int:
-        """Send a signal, wait, and kill what is left of the session; the exit code."""
+        """Send a signal, wait, and kill what is left of the session; return the exit code."""
         assert self._process is not None
         if self._process.returncode is None:
             self._process.send_signal(number)
@@ -156,7 +156,7 @@ class Service(Child):
         super().__init__("-m", "fivestage", "run", app, cwd=HERE, settings=environment, python=python)
 
     async def scrape(self) -> Samples | None:
-        """What /metrics says; None when it does not answer."""
+        """Scrape /metrics; return None when it does not answer."""
         if self.ready is None or not self.ready.done():
             return None
         url = f"http://127.0.0.1:{self.ready.result()['admin_port']}/metrics"
@@ -173,6 +173,6 @@ def _samples(url: str) -> Samples:
 
 
 def total(samples: Samples, name: str) -> float | None:
-    """A metric, summed over its labels; None when it is not there."""
+    """Return a metric summed over its labels; None when it does not exist."""
     found = [value for key, value in samples.items() if key == name or key.startswith(name + "{")]
     return sum(found) if found else None

@@ -1,7 +1,7 @@
-"""Many deadlines in one millisecond: how late the terminal events are handed to the producer; no Kafka.
+"""Many deadlines in one millisecond: how late the terminal events reach the producer; no Kafka.
 
-As many queries run as may, all for a node that does not end, and as many wait for their slots: those
-that run are answered at the deadline, before the others are started.
+As many queries as allowed run, all for a node that does not end, and as many wait for their slots: the
+running ones are answered at the deadline, before the others start.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def _waits(_query: Any, _ctx: Any) -> None:
 
 
 class _Timed(ThreadExecutor):
-    """Notes when each query must end."""
+    """Records when each query must end."""
 
     def __init__(self) -> None:
         orchestrator = Orchestrator(app, plan=SETTINGS.pipeline.plan(), threads=4)
@@ -67,14 +67,14 @@ class _Timed(ThreadExecutor):
 
 
 async def measure(_options: Options) -> Part:
-    """Some rounds, in this process, tuned as the service is."""
+    """Run some rounds in this process, with the service's interpreter settings."""
     interpreter.share_the_interpreter()
     rounds = [await _late_ms() for _ in range(ROUNDS)]
     figures = {
         name: Spread.of([percentile(late, share) or 0.0 for late in rounds])
         for name, share in (("p50", 0.5), ("p99", 0.99))
     }
-    rows = [[name, spread.told(1)] for name, spread in figures.items()]
+    rows = [[name, spread.text(1)] for name, spread in figures.items()]
     bar = Bar.at_most(
         f"{QUERIES} deadlines in one millisecond, events late by (p99)",
         figures["p99"].median,
@@ -85,7 +85,7 @@ async def measure(_options: Options) -> Part:
 
 
 async def _late_ms() -> list[float]:
-    """How late the events of the first queries are, when as many wait for their slots."""
+    """Return the lateness of the first queries' events, with as many queries waiting."""
     executor, at = _Timed(), dict[str, float]()
     async with MemoryBus(app, settings=SETTINGS, executor=executor) as bus:
         publish = bus.sink.publish

@@ -1,4 +1,4 @@
-"""Who takes part in the measurement of overload: processes that do the same work."""
+"""The contestants of the overload measurement: processes that do the same work."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from .place import Place
 
 TTL_MS = 250
-"""For so long after its timestamp a query's answer is of use."""
+"""The time after its timestamp in which a query's answer is useful."""
 START_S = 30.0
 
 
 def fivestage(place: Place, slots: int) -> Service:
-    """The service, told how many at a time and for how long an answer is of use."""
+    """Start the service with this concurrency and deadline."""
     settings = {
         **place.settings,
         "admission.max_in_flight": slots,
@@ -58,7 +58,7 @@ CONTESTANTS: dict[str, Callable[[Place, int], Child]] = {
 
 
 async def until_it_answers(place: Place, child: Child) -> None:
-    """Ask again and again until something comes back: the same sign of readiness for all.
+    """Ask repeatedly until an answer comes: the same sign of readiness for all.
 
     Raises:
         SystemExit: nothing came, or the process ended.

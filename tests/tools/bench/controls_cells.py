@@ -1,4 +1,4 @@
-"""What became of the queries of a run, in a few figures, and columns compared within a cell."""
+"""The results of a run in a few figures, and columns compared within a cell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAITED_S = 0.001
 TOLERATED = 0.5
 """Percentage points of the queries answered in time: less is no difference."""
 TROUBLE = 0.9
-"""Of what the capacity allows to be answered in time: with less there is something to gain."""
+"""Of the answers that the capacity allows in time: with less there is something to gain."""
 NOT_CALLED = frozenset({"breaker_open", "node_busy", "node_stuck", "rejected"})
 
 
@@ -57,7 +57,7 @@ class Cell(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``worse``, ``better``, or nothing where on and off are as good as each other."""
+        """Return ``worse``, ``better``, or an empty text where on and off are equally good."""
         if abs(self.gain()) <= TOLERATED:
             return ""
         return "better" if self.gain() > 0 else "worse"

@@ -1,4 +1,4 @@
-"""When queries arrive: five loads, in multiples of what a shape can do."""
+"""Arrival times of queries: five loads, in multiples of a shape's capacity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BURST_EVERY_S, BURST_WITHIN_S = 1.0, 0.02
 OF_USE_S = 0.5
-"""How long after it was asked a query's answer is of use."""
+"""The time after it was asked in which a query's answer is useful."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Load:
     share: float
     """Of the capacity, evenly: a Poisson process."""
     burst_s: float = 0.0
-    """Every second, within 20 ms, as many more as take so many seconds of the capacity."""
+    """A burst every second, within 20 ms, worth this many seconds of the capacity."""
     longer: float = 1.0
-    """How many times as long as others it lasts."""
+    """Its duration relative to other loads."""
     has_deadline: bool = False
-    """The service knows how long an answer is of use (``admission.query_ttl_ms``)."""
+    """Whether the service knows the deadline of answers (``admission.query_ttl_ms``)."""
 
 
 # Beyond capacity all are answered while the queue fills, and a queue that may get longer fills for longer: it

@@ -1,4 +1,4 @@
-"""One run: the dispatcher and all that it decides with, nodes of one shape, a load, virtual time."""
+"""One run of the dispatcher with one shape and one load, in virtual time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TOPIC = "queries"
 WALL_AT_START = 1_700_000_000.0
 MAX_RECORD_BYTES = 1_000_000
 AFTER_S = 5.0
-"""How long after the last query answers are waited for: all that come later are late."""
+"""How long after the last query answers are awaited: all later ones are late."""
 
 CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
     "stage limits": {"adaptive": {"enabled": False}},
@@ -58,16 +58,16 @@ class End(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What became of one query."""
+    """The outcome of one query."""
 
     asked: Asked
     started_at: float | None
-    """When its first stage began; None where it was not started."""
+    """The start of its first stage; None where it was not started."""
     end: End | None
 
 
 def settings_for(column: str, load: Load) -> Settings:
-    """The settings of a column: the defaults, with controls switched off."""
+    """Return the settings of a column: the defaults, with controls switched off."""
     values: dict[str, Any] = {"admission": {"max_in_flight": SLOTS}}
     if load.has_deadline:
         values["admission"]["query_ttl_ms"] = round(OF_USE_S * 1000)
@@ -90,7 +90,7 @@ async def _run(shape: Shape, asked: list[Asked], settings: Settings, seed: int) 
 
 
 class _Sink:
-    """Notes how each query ended; acknowledges in a later turn of the loop."""
+    """Records how each query ended; acknowledges in a later turn of the loop."""
 
     def __init__(self, asked: int) -> None:
         self.ends: dict[int, End] = {}
@@ -164,7 +164,7 @@ class _Run:
         return handler
 
     async def all_queries(self) -> list[Seen]:
-        """Ask all of them, and wait for what becomes of them."""
+        """Ask all queries, and wait for their outcomes."""
         await self._executor.start(self._dispatcher.active.finished)
         reading = asyncio.create_task(self._poller.run(self._source))
         for number, query in enumerate(self._asked):

@@ -1,7 +1,7 @@
-"""How long calls take: thirteen shapes of latency, each a node or two with a number drawn for each query.
+"""Call durations: thirteen shapes of latency, each a node or two with a random number per query.
 
-What a call takes follows from its query's draw and from the state of the node (the time, how many calls run,
-what is cached), never from the order of draws, so that runs with other settings meet the same.
+A call's duration follows from its query's draw and the state of the node (the time, the running calls,
+the cache), never from the order of draws, so that runs with other settings get the same.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Shape:
     name: str
     meaning: str
     capacity_per_s: float
-    """Queries a second that can be answered in time when all is well."""
+    """Queries a second that can be answered in time without faults."""
     nodes: Callable[[], list[Node]]
     """Makes them, for one run."""
     slow_share: float = 0.0
     """The share of the queries that come in the lane ``slow``."""
     seconds: float = SECONDS
-    """How long queries arrive."""
+    """The duration of arrivals."""
 
 
 def clock() -> float:
@@ -85,7 +85,7 @@ def pareto(u: Draw) -> float:
 
 
 def mean_s(latency: Latency) -> float:
-    """What a call holds its slot for: the mean, cut at the limit."""
+    """Return the mean time that a call holds its slot, cut at the limit."""
     return fmean(min(latency((n + 0.5) / 2000), LIMIT_S) for n in range(2000))
 
 
@@ -124,7 +124,7 @@ def pausing(u: Draw) -> float:
 
 
 def slots_inside() -> Call:
-    """A server with 8 slots of 40 ms; it does not notice that a call is given up, and finishes its work."""
+    """A server with 8 slots of 40 ms, which does not notice abandoned calls and finishes them."""
     free_at = [0.0] * 8
     heapify(free_at)
 
@@ -156,11 +156,11 @@ KEYS = 300
 
 
 def cached() -> Call:
-    """35 ms for what is cached, else 110; it is emptied halfway, and what is given up is not cached."""
+    """35 ms for a cached key, else 110; the cache is emptied halfway, and abandoned calls are not cached."""
     known: dict[tuple[bool, int], bool] = {}
 
     async def call(u: Draw) -> None:
-        key = clock() >= SECONDS / 2, int(KEYS * u**3)  # some keys are asked for often
+        key = clock() >= SECONDS / 2, int(KEYS * u**3)  # some keys are frequent
         await asyncio.sleep(0.035 if key in known else 0.11)
         known[key] = True
 

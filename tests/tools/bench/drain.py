@@ -20,7 +20,7 @@ SETTLE_S = 20.0
 
 
 class Sample(NamedTuple):
-    """One look."""
+    """One sample."""
 
     at: float
     answered: int
@@ -28,18 +28,18 @@ class Sample(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """What one run took, from the first answer to the last."""
+    """The measurements of one run, from the first answer to the last."""
 
     queries: int
     cpu_us: float
-    """A query, of the process and its children."""
+    """Per query, of the process and its children."""
     per_second: float
     cores: float
     peak_mb: float
 
     @classmethod
     def between(cls, first: Sample, last: Sample, peak_mb: float) -> Drained:
-        """From two looks."""
+        """Compute from two samples."""
         queries, seconds, cpu_s = last.answered - first.answered, last.at - first.at, last.cpu_s - first.cpu_s
         return cls(queries, cpu_s / queries * 1e6, queries / seconds, cpu_s / seconds, peak_mb)
 
@@ -60,7 +60,7 @@ async def drain(place: Place, contestant: Contestant, count: int, limit_s: float
 async def work_off(
     place: Place, contestant: Contestant, count: int, limit_s: float
 ) -> tuple[Sample, Sample, float]:
-    """Let it work off *count* queries: looks at the first and the last answers, and its memory.
+    """Let it work off *count* queries; return samples at the first and last answers, and its memory.
 
     Raises:
         SystemExit: not all were answered in time, or some more than once, or events or positions are missing.
@@ -97,7 +97,7 @@ async def _answered(ends: backlog.Ends, child: Child, count: int, limit_s: float
 
 
 async def _complete(ends: backlog.Ends, child: Child, count: int) -> None:
-    """All is there, once, and committed."""
+    """Check that everything exists once and is committed."""
     wanted, limit = (count, 5 * count, count), time.monotonic() + SETTLE_S
     while True:
         found = await asyncio.to_thread(lambda: (ends.results(), ends.stage_results(), ends.committed()))

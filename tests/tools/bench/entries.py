@@ -1,4 +1,4 @@
-"""Who takes part in the contest: a process each, that works off what is in a place."""
+"""The contestants: a process each that works off a place's queries."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PATHS = f"{ROOT}{os.pathsep}{ROOT / 'schemas'}"
 
 
 class Contestant(NamedTuple):
-    """One of them."""
+    """A contestant."""
 
     start: Callable[[Place], Child]
     share: float
-    """How many queries it gets, as a share of the usual: all shall take about as long."""
+    """Its number of queries relative to the usual: all take about as long."""
     works: bool = True
-    """It does the work; the others only read and write."""
+    """Whether it does the work; the others only read and write."""
     missing: Callable[[], str | None] = lambda: None
     """Why it cannot take part here."""
 
 
 def service(*, environment: str | None = None, **settings: object) -> Callable[[Place], Child]:
-    """Fivestage as it comes, but for these settings (``__`` for the dot).
+    """Build fivestage with defaults except for these settings (``__`` for the dot).
 
     Args:
         environment: Where its Python is, if that is another one.
@@ -44,7 +44,7 @@ def service(*, environment: str | None = None, **settings: object) -> Callable[[
 def script(
     module: str, *options: str, environment: str | None = None, embedded: str = "", real: str = ""
 ) -> Callable[[Place], Child]:
-    """A module of contest/.
+    """Build a contestant from a module of contest/.
 
     Args:
         module: Its name.
@@ -67,17 +67,17 @@ def script(
 
 
 def python_of(environment: str) -> str:
-    """The Python of an environment that make has made."""
+    """Return the Python of an environment that make has created."""
     return str(ROOT / environment / "bin" / "python")
 
 
 def needs(module: str) -> Callable[[], str | None]:
-    """Whether a module can be imported here."""
+    """Return whether a module can be imported here."""
     return lambda: None if importlib.util.find_spec(module) else f"{module} is not installed"
 
 
 def needs_environment(environment: str) -> Callable[[], str | None]:
-    """Whether an environment is there."""
+    """Return whether an environment exists."""
     return lambda: None if os.access(python_of(environment), os.X_OK) else f"there is no {environment}"
 
 
@@ -109,10 +109,10 @@ CONTESTANTS: dict[str, Contestant] = {
 
 
 def chosen(names: str | None) -> dict[str, Contestant]:
-    """Those that are asked for and can take part; says who cannot.
+    """Return the requested contestants that can take part, and print which cannot.
 
     Raises:
-        SystemExit: there is none of that name.
+        SystemExit: no contestant has that name.
     """
     wanted = names.split(",") if names else list(CONTESTANTS)
     if unknown := [name for name in wanted if name not in CONTESTANTS]:

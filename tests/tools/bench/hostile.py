@@ -1,4 +1,4 @@
-"""Hostile and merely slow nodes among normal ones: what becomes of all other queries.
+"""Hostile and slow nodes among normal ones: their effect on all other queries.
 
 For each kind of node, executor and broker: is every query answered, how late, do the normal ones succeed,
 does the member stay in its group. Bars: nothing missing, no answer of another query; terminal events at most

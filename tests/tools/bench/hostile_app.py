@@ -1,6 +1,6 @@
-"""Nodes that do what nodes must not do, and ordinary ones that are slow now and then.
+"""Hostile nodes, and ordinary ones that are slow now and then.
 
-The question's first word decides which one gets it; a second one, "slow", makes the call slow.
+The question's first word is the node; a second one, "slow", makes the call slow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, object] = WeakKeyDictiona
 
 
 class Hostile(BaseException):
-    """What no handler of exceptions expects."""
+    """An exception that no handler expects."""
 
 
 @app.intent
@@ -121,7 +121,7 @@ def _backtrack(size: int) -> bool:
 
 
 def _size_for(wanted_s: float) -> int:
-    """How many letters take so long here: each doubles the time."""
+    """Return the number of letters that takes this long here: each doubles the time."""
     size, took_s = 12, 0.0
     while took_s < 0.02:
         size += 1
@@ -139,7 +139,7 @@ def never(_query: Query, _ctx: StageContext) -> None:
 
 @app.node("base-exception")
 async def base_exception(_query: Query, _ctx: StageContext) -> None:
-    """Raise what is no Exception."""
+    """Raise a BaseException."""
     raise Hostile
 
 
@@ -189,7 +189,7 @@ async def client_per_loop(query: Query, _ctx: StageContext) -> dict[str, Any]:
     """Make a client on first use in each event loop."""
     loop = asyncio.get_running_loop()
     if loop not in _clients:
-        time.sleep(CLIENT_S)  # noqa: ASYNC251 - as making one does
+        time.sleep(CLIENT_S)  # noqa: ASYNC251 - as creating one does
         _clients[loop] = object()
     await asyncio.sleep(WORK_S)
     return {"answer": query.query_id, "confidence": 1.0}

@@ -1,4 +1,4 @@
-"""The kinds of node in the table, and how queries for them are mixed with normal ones."""
+"""The kinds of node in the table, and the mix of their queries with normal ones."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ if TYPE_CHECKING:
 
 GOOD = ("good-async", "good-def")
 SLOW = " slow"
-"""The end of a question whose call is to be slow."""
+"""The end of a question whose call is slow."""
 MARGIN_MS = 50
 """How much longer than planned a slow call may hold others back."""
 
 
 class Kind(NamedTuple):
-    """What a node does, and what is expected of it."""
+    """A kind of node, and its expectations."""
 
     meaning: str
     ordinary: bool = False
-    """Its queries too must be answered in time, except those that are slow themselves."""
+    """Its queries too must be answered in time, except the slow ones."""
     burns: bool = False
-    """In a thread nothing can stop it: the service ends, and its supervisor starts it again."""
+    """Nothing can stop it in a thread: the service ends, and its supervisor restarts it."""
     process_only: bool = False
-    """In a thread of the service nothing can be done about it."""
+    """In a thread of the service it cannot be stopped."""
     seconds: float | None = None
-    """How long its load takes in threads, where that is not as for the others."""
+    """The duration of its load in threads, where it differs."""
     share: float | None = None
-    """Its part of the queries, where that is not as for the others."""
+    """Its share of the queries, where it differs."""
     slow_s: float = 0.0
-    """How long a slow call takes; 0 where none is too slow to be answered."""
+    """The duration of a slow call; 0 where none is too slow to be answered."""
     slow_every: int = 0
     """Which of its calls are slow: one in this many, or the first one with 0."""
     others_wait: bool = False
-    """Calls that come while a slow one runs wait for it, and so are as slow."""
+    """Calls that arrive during a slow one wait for it, and are as slow."""
 
     def slow(self, calls: Mapping[str, str], asked: Mapping[str, int]) -> set[str]:
-        """The ids of the queries that are slow themselves.
+        """Return the ids of the slow queries.
 
         Args:
             calls: The questions of all queries of this kind, by their ids, in their order.
@@ -97,7 +97,7 @@ KINDS = {
 
 
 def segment(name: str, *, size: int, share: float) -> Segment:
-    """Questions of which *share* are for the node *name*; the others take turns with the normal ones."""
+    """Build questions: *share* of them for the node *name*, the others in turn with the normal ones."""
     kind = KINDS[name]
     every = max(2, round(1 / (kind.share or share)))
     calls = max(2, kind.slow_every)
@@ -108,6 +108,6 @@ def segment(name: str, *, size: int, share: float) -> Segment:
 
 
 def calls_of(asked: Segment) -> dict[str, str]:
-    """The questions that are not for the normal nodes, by their queries' ids."""
+    """Return the questions for other than normal nodes, by query id."""
     texts = {query_id(number): asked.texts[number % len(asked.texts)] for number in range(asked.size)}
     return {name: text for name, text in texts.items() if text not in GOOD}

@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 MAX_P99_MS, MAX_MS, MIN_SUCCESS = 5.0, 50.0, 0.995
 SECONDS = 10.0
 GAVE_UP = 1
-"""The exit code of a service that cannot go on."""
+"""The exit code of a service that cannot continue."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much of what."""
+    """The amounts of a run."""
 
     rate: float
     seconds: float | None
-    """How long the load of a row takes; None for SECONDS, or what its kind needs."""
+    """The duration of a row's load; None for SECONDS, or its kind's."""
     share: float
     settle_s: float
 
     def segment(self, kind: str, executor: str) -> Segment:
-        """The queries of a row."""
+        """Return the queries of a row."""
         own = KINDS[kind].seconds if executor == "thread" else None
         return segment(kind, size=int(self.rate * (self.seconds or own or SECONDS)), share=self.share)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of all queries of one load."""
+    """The results of all queries of one load."""
 
     kind: str
     executor: str
@@ -53,7 +53,7 @@ class Row:
     again: int
     """Answers beyond the first of their query, after a restart."""
     left_out: int
-    """Queries under way during a restart: neither their success nor their lateness counts."""
+    """Queries in flight during a restart, whose success and lateness do not count."""
     late_p99_ms: float
     late_max_ms: float
     record_late_p99_ms: float
@@ -62,10 +62,10 @@ class Row:
     normal_ended_as: dict[str, int]
     normal_age_p99_ms: float | None
     ordinary_success: float | None
-    """Of the node's own queries that are not slow themselves; None where the node is hostile."""
+    """Of the node's own queries that are not slow; None where the node is hostile."""
     hostile_ended_as: dict[str, int]
     slow_ended_as: dict[str, int]
-    """Those of them that are slow themselves."""
+    """The slow ones among them."""
     rebalances: float | None
     restarts: int
     exit_codes: list[int | None]
@@ -74,12 +74,12 @@ class Row:
 
     @property
     def exit_code(self) -> int | None:
-        """How the last run of the service ended."""
+        """Return the exit code of the last run of the service."""
         return self.exit_codes[-1]
 
     @property
     def failed_bars(self) -> list[str]:
-        """The bars that it does not keep to."""
+        """Return the missed bars."""
         bars = {
             "missing": self.missing == 0,
             "wrong": self.wrong == 0,
@@ -128,7 +128,7 @@ async def run(kind: str, executor: str, kafka: str | None, options: Options) -> 
 
 
 def judge(kind: str, executor: str, broker: str, queries: Segment, observed: Observed) -> Row:
-    """The row of what was observed."""
+    """Build the row of what was observed."""
     asked, first, supervisor = observed.asked, observed.first, observed.supervisor
     left_out = observed.left_out()
     counted = asked.keys() - left_out
@@ -167,7 +167,7 @@ def judge(kind: str, executor: str, broker: str, queries: Segment, observed: Obs
 
 
 def _success(names: Collection[str], first: dict[str, Answer]) -> float:
-    """The share of these queries that were answered in time; 1 of none."""
+    """Return the share of these queries that were answered in time; 1 of none."""
     good = sum(name in first and first[name].status == SUCCESS for name in names)
     return good / len(names) if names else 1.0
 
@@ -177,6 +177,6 @@ def _ended_as(names: Iterable[str], first: dict[str, Answer]) -> dict[str, int]:
 
 
 def _late(times: Iterable[tuple[float | None, float | None]]) -> tuple[float, float]:
-    """How far ends lie behind deadlines: 99 of 100, and all."""
+    """Return how far ends are behind deadlines: 99 of 100, and all."""
     late = [max(0.0, end - deadline) for end, deadline in times if end is not None and deadline is not None]
     return percentile(late, 0.99) or 0.0, max(late, default=0.0)

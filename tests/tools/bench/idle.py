@@ -1,4 +1,4 @@
-"""What the service costs when there is nothing to do."""
+"""The cost of an idle service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_WAIT_MS = 100
 
 
 async def measure(options: Options) -> Part:
-    """CPU of a service that waits, with threads and with processes."""
+    """Measure the CPU of an idle service, with threads and with processes."""
     found: dict[str, float] = {}
     for kind in ("thread", "process"):
         async with places(1, options.kafka, PARTITIONS) as (place,):

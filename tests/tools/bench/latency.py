@@ -24,14 +24,14 @@ SHARES = (0.1, 0.5, 0.8)
 WARM_UP_S = 2.0
 LINGER_MS = 1.0
 EMBEDDED_WAIT_MS = 1
-"""The embedded broker answers a fetch that found nothing when its time is up, not when something comes."""
+"""The embedded broker answers an empty fetch at its timeout, not when a record arrives."""
 KAFKA_WAIT_MS = 100
 WAIT_S = 30.0
 MAX_P50_MS, MAX_P99_MS = 5.0, 20.0
 
 
 class Latency(NamedTuple):
-    """At one rate."""
+    """The latency at one rate."""
 
     share: float
     rate: float
@@ -39,7 +39,7 @@ class Latency(NamedTuple):
     p99_ms: float | None
     max_ms: float | None
     failed: int
-    """Queries that were not answered with success."""
+    """Queries without a success."""
     generator_late_p99_ms: float
 
 
@@ -66,7 +66,7 @@ async def measure(options: Options) -> Part:
 
 
 async def at(place: Place, share: float, capacity: float, seconds: float) -> Latency:
-    """At one rate."""
+    """Measure at one rate."""
     rate = share * capacity
     wait_ms = EMBEDDED_WAIT_MS if place.embedded else KAFKA_WAIT_MS
     settings = {**place.settings, "kafka.fetch_max_wait_ms": wait_ms}
@@ -83,7 +83,7 @@ async def at(place: Place, share: float, capacity: float, seconds: float) -> Lat
 
 
 def watch(place: Place, wait_ms: int, count: int, limit: float) -> dict[int, tuple[float, bool]]:
-    """When each result was here (epoch milliseconds), and whether it is a success."""
+    """Return when each result arrived (epoch milliseconds), and whether it is a success."""
     options: dict[str, Any] = {"bootstrap.servers": place.bootstrap, "group.id": "bench-watch", **QUIET}
     consumer = Consumer({**options, "fetch.wait.max.ms": wait_ms, "auto.offset.reset": "earliest"})
     topic = place.topics.results

@@ -1,7 +1,7 @@
-"""Offers queries at an exact rate, from a process of its own.
+"""Offers queries at an exact rate, from a separate process.
 
 The load is open: a query's timestamp is the moment at which it was due, not the one at which the generator
-came to it, so a generator that falls behind makes the answers look older and never the service better.
+wrote it, so a generator that falls behind makes the answers look older and never the service better.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HEAD_START_S = 0.2
-"""Between the start of the process and its first query: connecting must not make the first ones late."""
+"""Between the start of the process and its first query, so that connecting does not delay the first ones."""
 NAP_S = 0.001
 LINGER_MS = 5
-"""The embedded broker gives out one batch a partition and fetch, and batches of one would measure just that.
+"""The embedded broker returns one batch per partition and fetch, so batches of one would distort the result.
 Queries have no key, so the client writes some milliseconds' worth to one partition before it takes the next.
 """
 
 
 class Segment(NamedTuple):
-    """So many queries in a row, that take turns with these texts."""
+    """A run of queries that cycle through these texts."""
 
     size: int
     texts: list[str]
 
 
 class Load(NamedTuple):
-    """What to offer, and where."""
+    """The load to offer, and its place."""
 
     bootstrap: str
     topic: str
@@ -48,17 +48,17 @@ class Load(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Queries in all."""
+        """Return the number of queries."""
         return sum(segment.size for segment in self.segments)
 
     def texts(self) -> Iterator[str]:
-        """Each query's text."""
+        """Return each query's text."""
         for segment in self.segments:
             yield from itertools.islice(itertools.cycle(segment.texts), segment.size)
 
 
 class Offered(NamedTuple):
-    """What the generator did."""
+    """The performance of the generator."""
 
     first_ms: float
     """Epoch milliseconds at which the first query was due."""
@@ -71,17 +71,17 @@ class Offered(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Queries a second that it really offered."""
+        """Return the queries a second that it really offered."""
         return self.size / self.seconds
 
 
 def query_id(number: int) -> str:
-    """The id of a query."""
+    """Return the id of a query."""
     return f"q{number}"
 
 
 def number_of(name: str) -> int:
-    """The number of a query by its id; -1 of one that is not ours."""
+    """Return the number of a query by its id; -1 of a foreign one."""
     return int(name[1:]) if name[1:].isdecimal() else -1
 
 
@@ -119,7 +119,7 @@ def generate(load: Load) -> Offered:
         due = number / load.rate
         while (ahead := clock + due - time.monotonic()) > 0:
             producer.poll(0)
-            time.sleep(max(ahead, NAP_S))  # what falls due within a nap is sent at once after it
+            time.sleep(max(ahead, NAP_S))  # queries due within a nap are sent at once after it
         behind.append(-ahead)
         name = query_id(number)
         value = json.dumps({"query_id": name, "user_input": text})
@@ -127,7 +127,7 @@ def generate(load: Load) -> Offered:
         producer.produce(load.topic, value, timestamp=at, on_delivery=lambda error, _: failures.append(error))
     took = time.monotonic() - clock
     unsent = producer.flush(30) + len(failures)
-    return _told(wall, took, behind, unsent)
+    return _offered(wall, took, behind, unsent)
 
 
 def _producer(bootstrap: str, linger_ms: float) -> Producer:
@@ -143,7 +143,7 @@ def _producer(bootstrap: str, linger_ms: float) -> Producer:
     )
 
 
-def _told(wall: float, took: float, behind: list[float], unsent: int) -> Offered:
+def _offered(wall: float, took: float, behind: list[float], unsent: int) -> Offered:
     behind.sort()
     p99, worst = behind[len(behind) * 99 // 100], behind[-1]
     return Offered(wall * 1000, len(behind), took, p99 * 1000, worst * 1000, unsent)

@@ -14,7 +14,7 @@ from .system import peak_mb, resident_mb
 
 QUERIES = 1_000_000
 PARTITIONS = 32
-"""So many that the embedded broker, which keeps 5 MiB a partition, has room for them."""
+"""So many that the embedded broker, which keeps 5 MiB per partition, has room for them."""
 REST_S = 3.0
 LOOK_S = 0.5
 MIN_S = 10.0
@@ -36,7 +36,7 @@ async def measure(options: Options) -> Part:
 
 
 async def at_rest(place: Place) -> float:
-    """With nothing to do."""
+    """Return the memory of an idle service."""
     async with Service("trivial_app:app", place.settings) as service:
         await ready(service)
         await asyncio.sleep(REST_S)
@@ -44,7 +44,7 @@ async def at_rest(place: Place) -> float:
 
 
 async def at_work(place: Place, seconds: float) -> tuple[float, int]:
-    """The highest, and how many queries were answered until then."""
+    """Return the highest memory, and the number of queries answered until then."""
     ends = await asyncio.to_thread(backlog.Ends, place)
     async with Service("trivial_app:app", place.settings) as service:
         await ready(service)
@@ -59,7 +59,7 @@ async def at_work(place: Place, seconds: float) -> tuple[float, int]:
 
 
 async def ready(service: Service) -> None:
-    """Wait until it is.
+    """Wait until the service is ready.
 
     Raises:
         SystemExit: it ended instead.

@@ -1,4 +1,4 @@
-"""One load on the service, which a supervisor keeps running: what was asked, and what was answered."""
+"""One load on a supervised service: queries and answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ABANDONED = "fivestage_abandoned_tasks"
 
 
 class Observed(NamedTuple):
-    """What a run came to."""
+    """The observations of a run."""
 
     asked: dict[str, int]
     """When each query was asked (epoch milliseconds), by its id."""
@@ -33,7 +33,7 @@ class Observed(NamedTuple):
     supervisor: Supervisor
 
     def left_out(self) -> set[str]:
-        """The ids of the queries that were asked while no service was, or were in flight when one ended."""
+        """Return the ids of queries asked without a service, or in flight when one ended."""
         found = set()
         for from_ms, until_ms in self.supervisor.outages_ms:
             found |= {name for name, at_ms in self.asked.items() if from_ms <= at_ms <= until_ms}

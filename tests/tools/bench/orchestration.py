@@ -1,4 +1,4 @@
-"""The orchestrator alone: five stages that do nothing, beside nested ``asyncio.wait_for``; no Kafka.
+"""The orchestrator alone: five empty stages, beside nested ``asyncio.wait_for``; no Kafka.
 
 Both give each stage its limit and the whole its own, and end with the JSON of five StageResults.
 """
@@ -53,8 +53,8 @@ async def measure(_options: Options) -> Part:
     ]
     orchestrator.threads.close()
     ratio = paired(blocks, OURS, NESTED)
-    rows = [[name, Spread.of([one[name] for one in blocks]).told(1)] for name in (OURS, NESTED)]
-    rows.append(["ratio", ratio.told(2) if ratio else "-"])
+    rows = [[name, Spread.of([one[name] for one in blocks]).text(1)] for name in (OURS, NESTED)]
+    rows.append(["ratio", ratio.text(2) if ratio else "-"])
     bar = Bar.at_most(
         "orchestrator alone, CPU by that of nested wait_for", ratio.median if ratio else None, MAX_RATIO
     )
@@ -86,7 +86,7 @@ async def ours(orchestrator: Orchestrator) -> list[bytes]:
 
 
 async def nested() -> list[bytes]:
-    """As it is written by hand: a wait_for for the whole, and one for each stage."""
+    """Run as written by hand: a wait_for for the whole, and one for each stage."""
     return [result.model_dump_json().encode() for result in await asyncio.wait_for(_stages(), PLAN.total_s)]
 
 

@@ -1,4 +1,4 @@
-"""Apps as they are written on an ordinary day, beside plain asyncio doing the same: how often do they answer.
+"""Ordinary apps in the service and in plain asyncio: how often each answers.
 
 Bars: as often as plain asyncio, less 2 percentage points; with a declared client no event loop is blocked
 and no worker replaced.
@@ -49,12 +49,12 @@ TITLES = [
 
 @dataclass(frozen=True)
 class App:
-    """One of ``ordinary_app``."""
+    """An app of ``ordinary_app``."""
 
     meaning: str
     queries: int
     ask: Callable[[str], Awaitable[str]]
-    """What its node does."""
+    """Its node's behaviour."""
     declares: bool = False
     """Its client is a resource."""
 
@@ -68,7 +68,7 @@ APPS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What an app came to in one place."""
+    """The result of an app in one place."""
 
     app: str
     where: str
@@ -76,14 +76,14 @@ class Row:
     answered: float
     ended_as: dict[str, int]
     plain: float
-    """What plain asyncio answered."""
+    """The answers of plain asyncio."""
     restarts: int = 0
     blocked: float = 0.0
     replaced: float = 0.0
 
     @property
     def failed_bars(self) -> list[str]:
-        """The bars that it does not keep to."""
+        """Return the missed bars."""
         bars = {
             "answered": self.answered >= self.plain - MAX_LESS,
             "restarts": self.restarts == 0,
@@ -131,7 +131,7 @@ async def plain(name: str, queries: int, rate: float) -> Row:
 
 
 async def _within_limits(ask: Callable[[str], Awaitable[str]], question: str) -> str:
-    """How a query ends."""
+    """Return how a query ends."""
     try:
         async with asyncio.timeout(TOTAL_S):
             async with asyncio.timeout(INTENT_S):
@@ -159,7 +159,7 @@ async def service(beside: Row, executor: str, queries: int, rate: float, kafka: 
 
 
 def judge(beside: Row, where: str, queries: int, observed: Observed) -> Row:
-    """The row of what was observed."""
+    """Build the row of what was observed."""
     ended_as = Counter(one.ended_as for one in observed.first.values())
     supervisor = observed.supervisor
     return Row(

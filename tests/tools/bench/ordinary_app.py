@@ -1,4 +1,4 @@
-"""Apps as they are written on an ordinary day: a client made on first use, a language model's stream.
+"""Ordinary apps: a client created on first use, a language model's stream.
 
 ``cold`` and ``per_loop`` make their client on first use in each event loop; ``shared`` declares it.
 """
@@ -30,16 +30,16 @@ _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] =
 
 
 async def look_up() -> dict[str, Any]:
-    """What comes before the answer."""
+    """Look up before the answer."""
     await asyncio.sleep(LOOK_UP_S)
     return {"intent": "chat", "confidence": 1.0}
 
 
 async def ask_cold(_question: str) -> str:
-    """Ask with a client that takes long to make."""
+    """Ask with a client that takes long to create."""
     loop = asyncio.get_running_loop()
     if loop not in _cold_clients:
-        time.sleep(CLIENT_S)  # noqa: ASYNC251 - as making one does
+        time.sleep(CLIENT_S)  # noqa: ASYNC251 - as creating one does
         _cold_clients[loop] = object()
     await asyncio.sleep(COLD_S)
     return ANSWER
@@ -69,7 +69,7 @@ async def close_sessions() -> None:
 
 
 async def ask(session: aiohttp.ClientSession, question: str) -> str:
-    """Take in the stream of an answer.
+    """Read the stream of an answer.
 
     Raises:
         aiohttp.ClientResponseError: the server failed.
@@ -106,7 +106,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @cold.node("llm", intents={"chat"})
 async def llm_cold(query: Query, _ctx: StageContext) -> dict[str, Any]:
-    """Ask with a client that takes long to make."""
+    """Ask with a client that takes long to create."""
     return {"answer": await ask_cold(query.user_input), "confidence": 1.0}
 
 

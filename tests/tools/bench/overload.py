@@ -1,8 +1,8 @@
 """Goodput beyond capacity: fivestage, a hand-written aiokafka consumer and FastStream side by side.
 
-Each has 16 slots for work of 20 ms, so 800 queries a second are all that can be answered. An answer is of use
-for 250 ms from its query's timestamp; goodput is what comes in time. ``--restart`` measures instead how soon
-the service is in time again with a minute of backlog before it.
+Each has 16 slots for work of 20 ms, so 800 queries a second is the capacity. An answer is useful
+for 250 ms from its query's timestamp; goodput counts answers in time. ``--restart`` measures how soon
+answers are in time again with a backlog of a minute.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SLOTS = 16
 WORK_MS = 20
 CAPACITY = SLOTS * 1000 / WORK_MS
 MIN_OUTAGE_S = 35.0
-"""The embedded broker keeps a member that has left until its session (30 s) is over, and knows one only."""
+"""The embedded broker keeps a departed member until its session (30 s) is over, and knows one only."""
 AFTER_S = 1.0
-"""Answers that come later than this after the last query are of no use anyway."""
+"""Answers that come later than this after the last query do not count anyway."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ def _arguments() -> argparse.Namespace:
     )
     given = parser.parse_args()
     if given.restart and given.kafka is None and given.outage < MIN_OUTAGE_S:
-        parser.error(
-            f"the embedded broker lets nobody rejoin sooner: --outage {MIN_OUTAGE_S:.0f}, or --kafka"
-        )
+        parser.error(f"the embedded broker allows no earlier rejoin: --outage {MIN_OUTAGE_S:.0f}, or --kafka")
     return given
 
 

@@ -1,4 +1,4 @@
-"""What the parts of ``make bench`` are asked, and what they tell."""
+"""The options and results of the parts of ``make bench``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PARTITIONS = 8
 
 
 class Options(NamedTuple):
-    """How much of what."""
+    """The amounts of a run."""
 
     kafka: str | None
     rounds: int
@@ -23,7 +23,7 @@ class Options(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A promise, and what became of it."""
+    """A promise, and its measurement."""
 
     name: str
     limit: str
@@ -33,25 +33,25 @@ class Bar(NamedTuple):
 
     @classmethod
     def at_most(cls, name: str, measured: float | None, limit: float, unit: str = "") -> Bar:
-        """A figure that must not be larger."""
+        """Build a bar whose figure must not be larger."""
         kept = None if measured is None else measured <= limit
-        return cls(name, f"<= {limit:.3g}{unit}", _told(measured, unit), kept)
+        return cls(name, f"<= {limit:.3g}{unit}", _with_unit(measured, unit), kept)
 
     @classmethod
     def at_least(cls, name: str, measured: float | None, limit: float, unit: str = "") -> Bar:
-        """A figure that must not be smaller."""
+        """Build a bar whose figure must not be smaller."""
         kept = None if measured is None else measured >= limit
-        return cls(name, f">= {limit:.5g}{unit}", _told(measured, unit), kept)
+        return cls(name, f">= {limit:.5g}{unit}", _with_unit(measured, unit), kept)
 
 
-def _told(measured: float | None, unit: str) -> str:
+def _with_unit(measured: float | None, unit: str) -> str:
     if measured is None:
         return "-"
     return f"{measured:.0f}{unit}" if measured >= 1000 else f"{measured:.3g}{unit}"
 
 
 class Part(NamedTuple):
-    """What one part found."""
+    """The results of one part."""
 
     title: str
     figures: Any
@@ -68,20 +68,20 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of one figure in all rounds."""
+        """Summarize one figure of all rounds."""
         return cls(statistics.median(values), min(values), max(values))
 
-    def told(self, digits: int = 0) -> str:
-        """For a table."""
+    def text(self, digits: int = 0) -> str:
+        """Format for a table."""
         return f"{self.median:.{digits}f} ({self.low:.{digits}f}..{self.high:.{digits}f})"
 
 
 def paired(rounds: Sequence[Mapping[str, float]], one: str, other: str) -> Spread | None:
-    """One's figure by the other's, round by round: drift of the machine is in both."""
+    """Divide one figure by the other's per round, as drift of the machine is in both."""
     found = [each[one] / each[other] for each in rounds if one in each and other in each]
     return Spread.of(found) if found else None
 
 
 def file_name(name: str, options: Options) -> str:
-    """Of a part's files: those from a real Kafka have their own."""
+    """Return the name of a part's files: those from a real Kafka have their own."""
     return name if options.kafka is None else f"{name}-kafka"

@@ -1,4 +1,4 @@
-"""Where a measurement takes place: a fresh embedded broker, or topics of its own on a real one."""
+"""The place of a measurement: a fresh embedded broker, or new topics on a real one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 PARTITIONS = 16
-"""The embedded broker keeps 5 MiB a partition, and drops the oldest in silence."""
+"""The embedded broker keeps 5 MiB per partition, and drops the oldest silently."""
 LEADERS_S, SETTLE_S = 20.0, 1.0
 QUIET: dict[str, Any] = {"log_level": 0}
 """For clients of this benchmark: a broker that has done its work goes away before they do."""
@@ -31,9 +31,9 @@ class Place(NamedTuple):
     topics: TopicSettings
     group_id: str
     embedded: bool = True
-    """The broker is: it knows one member a group, and no configurations."""
+    """Whether the broker is embedded: it knows one member per group, and no configurations."""
     also: Mapping[str, object] = {}
-    """More settings of the service."""
+    """Further settings of the service."""
 
     @property
     def settings(self) -> dict[str, object]:
@@ -62,7 +62,7 @@ async def place(kafka: str | None = None, partitions: int = PARTITIONS) -> Async
 async def places(
     count: int, kafka: str | None = None, partitions: int = PARTITIONS
 ) -> AsyncIterator[list[Place]]:
-    """So many places on one broker, with topics of their own."""
+    """Yield several places on one broker, each with its own topics."""
     marks = [f"bench-{uuid.uuid4().hex[:8]}" for _ in range(count)]
     names = [
         TopicSettings(**{key: f"{mark}.{key}" for key in TopicSettings().model_dump(exclude={"create"})})
@@ -94,7 +94,7 @@ async def _topics(names: list[str], kafka: str | None, partitions: int) -> Async
 
 
 def _until_led(admin: AdminClient, names: list[str], partitions: int) -> None:
-    """Wait until all partitions have leaders: a consumer that looks too soon looks again only much later."""
+    """Wait until all partitions have leaders: a consumer that is too early retries only much later."""
     limit = time.monotonic() + LEADERS_S
     while time.monotonic() < limit:
         found = admin.list_topics(timeout=10).topics
@@ -102,4 +102,4 @@ def _until_led(admin: AdminClient, names: list[str], partitions: int) -> None:
         if len(led) == partitions * len(names) and all(led):
             break
         time.sleep(0.1)
-    time.sleep(SETTLE_S)  # the broker tells of a leader somewhat before it takes its requests
+    time.sleep(SETTLE_S)  # the broker announces a leader somewhat before it accepts requests for it

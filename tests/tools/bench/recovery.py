@@ -1,4 +1,4 @@
-"""How soon the service is in time again with a backlog before it: ``overload --restart``.
+"""The recovery after a restart with a backlog: ``overload --restart``.
 
 The service is stopped under load, the load goes on, the service is started again. Goodput is counted in bins
 of 250 ms, by the time of the answers.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BIN_MS = 250
 ENOUGH = 0.9
 STEADY_BINS = 4
-"""What follows the first good bin must be as good on average: one lucky bin is no recovery."""
+"""The bins after the first good one must be as good on average: one lucky bin is no recovery."""
 BEFORE_S, AFTER_S = 6.0, 15.0
 PARTITIONS = 32
 """A minute of expiries is some 50 MB of results."""
@@ -31,7 +31,7 @@ BAR_S = 2.0
 
 
 @dataclass(frozen=True)
-class FetchRecovery:
+class RecoveryTime:
     """One restart."""
 
     load: float
@@ -48,7 +48,7 @@ class FetchRecovery:
 
     @property
     def passed(self) -> bool:
-        """It keeps to the bar."""
+        """Return whether it meets the bar."""
         return self.ready_to_good_s is not None and self.ready_to_good_s <= BAR_S
 
 
@@ -61,7 +61,7 @@ async def restart(
     _publish(found, outage_s)
 
 
-def _publish(found: list[FetchRecovery], outage_s: float) -> None:
+def _publish(found: list[RecoveryTime], outage_s: float) -> None:
     titles = ["load", "offered/s", "before/s", "start to ready s", "ready to good s", "start to good s"]
     rows = [
         (
@@ -93,11 +93,11 @@ def _seconds(value: float | None) -> str | None:
     return None if value is None else f"{value:.2f}"
 
 
-def _mark(one: FetchRecovery) -> str:
+def _mark(one: RecoveryTime) -> str:
     return "yes" if one.passed else "NO"
 
 
-async def _measure(load: float, rate: float, slots: int, outage_s: float, kafka: str | None) -> FetchRecovery:
+async def _measure(load: float, rate: float, slots: int, outage_s: float, kafka: str | None) -> RecoveryTime:
     async with place(kafka, PARTITIONS) as here:
         queries = Segment(int(rate * (BEFORE_S + outage_s + AFTER_S)), ["20"])
         async with fivestage(here, slots) as first:
@@ -116,7 +116,7 @@ async def _measure(load: float, rate: float, slots: int, outage_s: float, kafka:
             return await asyncio.to_thread(_judge, here, load, rate, times)
 
 
-def _judge(here: Place, load: float, rate: float, times: tuple[float, float, float]) -> FetchRecovery:
+def _judge(here: Place, load: float, rate: float, times: tuple[float, float, float]) -> RecoveryTime:
     first_ms, started_ms, ready_ms = times
     asked = asked_ms(here.bootstrap, here.topics.queries)
     answers = first_answers(map(Answer.of, read_all(here.bootstrap, here.topics.results)))
@@ -129,7 +129,7 @@ def _judge(here: Place, load: float, rate: float, times: tuple[float, float, flo
     good_s = _recovered(bins, rate)
     measured = [at for at in in_time if first_ms + 2000 <= at < first_ms + (BEFORE_S - 1) * 1000]
     ready_s = (ready_ms - started_ms) / 1000
-    return FetchRecovery(
+    return RecoveryTime(
         load=load,
         rate=rate,
         before_per_s=len(measured) / (BEFORE_S - 3),
@@ -142,7 +142,7 @@ def _judge(here: Place, load: float, rate: float, times: tuple[float, float, flo
 
 
 def _bins(times: list[int], ready_ms: float, from_ms: float, until_ms: float) -> list[tuple[float, float]]:
-    """In time per second by seconds from ready."""
+    """Return answers in time per second by seconds from ready."""
     first, last = int((from_ms - ready_ms) // BIN_MS), int((until_ms - ready_ms) // BIN_MS)
     counts = dict.fromkeys(range(first, last), 0)
     for at in times:
@@ -153,7 +153,7 @@ def _bins(times: list[int], ready_ms: float, from_ms: float, until_ms: float) ->
 
 
 def _recovered(bins: list[tuple[float, float]], rate: float) -> float | None:
-    """The end of the first good bin from ready on, with good ones behind it."""
+    """Return the end of the first good bin from ready on, with good ones behind it."""
     for number, (at, per_s) in enumerate(bins):
         following = [one for _, one in bins[number : number + STEADY_BINS + 1]]
         steady = len(following) > STEADY_BINS and sum(following) / len(following) >= ENOUGH * rate

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 OUT = Path(os.environ.get("FIVESTAGE_BENCH_OUT") or ROOT / "docs" / "bench")
-"""Where figures are published; trials of the benchmarks themselves set another folder."""
+"""The directory of published figures; trials of the benchmarks themselves set another one."""
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; figures are set to the right."""
+    """Format a Markdown table; figures are aligned to the right."""
     cells = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(row[n]) for row in [list(titles), *cells]) for n in range(len(titles))]
     right = [bool(cells) and all(_is_figure(row[n]) for row in cells) for n in range(len(titles))]
@@ -45,7 +45,7 @@ def _is_figure(text: str) -> bool:
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The value below which that share of them lies; None when there are none."""
+    """Return the value below which this share lies; None when there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
 

@@ -1,4 +1,4 @@
-"""What deploys and crashes cost: two instances under a steady load, one restarted, killed, added or ended.
+"""The cost of deploys and crashes: two instances under a steady load, one restarted, killed, added or ended.
 
 A query is late when its answer comes more than 250 ms after its timestamp, by the record's own; the longest
 gap is the longest that any query waited for its first answer. ``make bench-restart`` writes
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LATE_MS = 250
 LEAD_S = 3.0
-"""Load before anything happens."""
+"""The duration of load before the event."""
 BETWEEN_S = 3.0
 """From one instance's being ready again to the restart of the next."""
 PARTITIONS = 8
@@ -54,7 +54,7 @@ Instances = list[Service]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one event cost."""
+    """The cost of one event."""
 
     name: str
     queries: int
@@ -69,7 +69,7 @@ class Cost:
     """From the start of an instance until it was ready, for each that was started."""
     generator_late_p99_ms: float
     generator_late_max_ms: float
-    """How late queries were written after they were asked: that is no instance's doing."""
+    """How late queries were written after they were asked, which is no instance's fault."""
 
     @property
     def late_share(self) -> float:
@@ -93,19 +93,19 @@ async def _rolling_restart(here: Place, running: Instances) -> None:
 
 
 async def _kill(_: Place, running: Instances) -> None:
-    """One instance is gone without a word."""
+    """Kill one instance."""
     await running[0].end(signal.SIGKILL)
 
 
 async def _join(here: Place, running: Instances) -> None:
-    """A third instance comes."""
+    """Start a third instance."""
     running.append(new := _service(here))
     await new.start()
     await _ready(new)
 
 
 async def _leave(_: Place, running: Instances) -> None:
-    """One instance ends in order."""
+    """Stop one instance cleanly."""
     await running[0].end()
 
 
@@ -114,7 +114,7 @@ class Event(NamedTuple):
 
     act: Callable[[Place, Instances], Awaitable[None]]
     seconds: float
-    """How long the load lasts, as a multiple of ``--seconds``."""
+    """The duration of the load, as a multiple of ``--seconds``."""
 
 
 EVENTS = {
@@ -145,7 +145,7 @@ async def _two(here: Place) -> AsyncIterator[Instances]:
 
 
 async def _measure(name: str, given: argparse.Namespace) -> Cost:
-    """One event under load, with topics and a group of its own."""
+    """Measure one event under load, with new topics and a new group."""
     event = EVENTS[name]
     async with place(given.kafka, PARTITIONS) as here, _two(here) as running:
         before = [*running]
@@ -182,7 +182,7 @@ def _judge(here: Place, name: str, ready_s: list[float], offered: Offered) -> Co
 
 
 def _bars(costs: dict[str, Cost], *, embedded: bool) -> list[Bar]:
-    """What is promised on a real Kafka; the groups of the embedded one are too slow for it."""
+    """Return the bars for a real Kafka; the groups of the embedded one are too slow for them."""
     rolling, kill = (None if embedded else costs.get(name) for name in ("rolling restart", "kill"))
     share = None if rolling is None else rolling.late_share
     gap_s, kill_gap_s = (None if cost is None else cost.longest_gap_s for cost in (rolling, kill))

@@ -1,4 +1,4 @@
-"""The contest: all work off a backlog in turn, round after round, on one broker each round."""
+"""The contest: all contestants work off a backlog in turn, on one new broker per round."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Round = dict[str, Drained]
 
 
 async def measure(options: Options) -> Part:
-    """Check them all, then run the rounds."""
+    """Check all contestants, then run the rounds."""
     field = chosen(options.only)
     await check(field, options.kafka, options.limit_s)
     rounds = [await _round(field, number, options) for number in range(options.rounds)]
@@ -74,9 +74,9 @@ def _table(field: dict[str, Contestant], rounds: Sequence[Round]) -> str:
         rows.append(
             [
                 name,
-                Spread.of([one.cpu_us for one in mine]).told(),
-                ratio.told(2) if ratio else None,
-                Spread.of([one.per_second for one in mine]).told(),
+                Spread.of([one.cpu_us for one in mine]).text(),
+                ratio.text(2) if ratio else None,
+                Spread.of([one.per_second for one in mine]).text(),
                 f"{Spread.of([one.cores for one in mine]).median:.2f}",
                 round(Spread.of([1e6 / one.cpu_us for one in mine]).median),
                 round(max(one.peak_mb for one in mine)),

@@ -1,7 +1,7 @@
-"""What a query costs as everything around it grows: ``make bench-scale``.
+"""The cost of a query as everything around it grows: ``make bench-scale``.
 
-One thing at a time is made larger; the points of all axes take turns, round by round, so that whatever else
-the machine does meanwhile meets all of them. Exit code 1 where a cost grows faster than in proportion.
+One quantity at a time grows; the points of all axes take turns, round by round, so that other load on
+the machine affects all of them. Exit code 1 where a cost grows faster than in proportion.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .scale_axes import Point
 
 FLAT, LINEAR = 0.15, 1.1
-"""Exponents of growth: 0 = does not grow at all, 1 = in proportion. A tenth is what two runs differ by."""
+"""Exponents of growth: 0 = does not grow at all, 1 = in proportion. Two runs differ by a tenth."""
 TITLES = ["", "us CPU a query", "least", "most", "queries/s", "good", "MB resident"]
 
 
@@ -43,7 +43,7 @@ class Step:
 
     @classmethod
     def of(cls, x: int, rounds: list[Figures]) -> Step:
-        """Sum up."""
+        """Summarize the rounds."""
         costs = [one.cpu_us for one in rounds]
         return cls(
             x,
@@ -58,14 +58,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Curve:
-    """How the cost of a query follows one axis."""
+    """The cost of a query along one axis."""
 
     axis: Axis
     steps: list[Step]
 
     @property
     def exponent(self) -> float:
-        """Of its steepest part: the cost grows with this power of what the axis says."""
+        """Return the exponent of its steepest part: the cost grows with this power of the axis's quantity."""
         found = [
             math.log(after.cpu_us / before.cpu_us) / math.log(after.x / before.x)
             for before, after in pairwise(self.steps)
@@ -74,12 +74,12 @@ class Curve:
 
     @property
     def gain(self) -> float:
-        """Throughput at its end, compared to its beginning."""
+        """Return the throughput at its end, relative to its beginning."""
         return self.steps[-1].per_second / self.steps[0].per_second
 
     @property
     def verdict(self) -> str:
-        """In a word."""
+        """Return the verdict in a word."""
         if self.exponent <= FLAT:
             return "flat"
         return "linear" if self.exponent <= LINEAR else "GROWS"
@@ -111,7 +111,7 @@ def _tell(text: str) -> None:
 
 
 def _chosen(names: str | None, kafka: str | None) -> list[Axis]:
-    """The axes to measure. An embedded broker knows one member a group, so it cannot serve all of them."""
+    """Return the axes to measure; an embedded broker, with one member per group, cannot serve all."""
     found = {axis.name: axis for axis in axes()}
     if names is None:
         left_out = [name for name, axis in found.items() if axis.needs_kafka and not kafka]
@@ -133,8 +133,8 @@ def _publish(curves: list[Curve], options: dict[str, Any]) -> None:
             for s in curve.steps
         ]
         print(f"\n{table([curve.axis.unit, *TITLES[1:]], rows)}")
-        told = f"exponent {curve.exponent:.2f}, {curve.gain:.2f} times the queries/s"
-        print(f"{curve.axis.name}: {curve.verdict}, {told}")
+        summary = f"exponent {curve.exponent:.2f}, {curve.gain:.2f} times the queries/s"
+        print(f"{curve.axis.name}: {curve.verdict}, {summary}")
     figures = {
         curve.axis.name: {
             "unit": curve.axis.unit,

@@ -1,4 +1,4 @@
-"""Pipelines of which one thing is large: answers, the number of nodes, or the work of one node."""
+"""Pipelines with one large quantity: answers, the number of nodes, or the work of one node."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 NODES = "nodes_"
 ROUNDS = 20_000
-"""Of a loop: some tenths of a millisecond, up to a millisecond, of pure Python."""
+"""Of a loop of pure Python: some tenths of a millisecond, up to a millisecond."""
 
 
 def _stages(app: Pipeline) -> Pipeline:
-    """Give it stages that do nothing; the decision is the built-in one, by intent."""
+    """Add empty stages; the decision is the built-in one, by intent."""
 
     @app.intent
     async def intent(query: Query, _ctx: StageContext) -> dict[str, Any]:
@@ -56,7 +56,7 @@ async def _echo(query: Query, _ctx: StageContext) -> dict[str, Any]:
 
 
 def _many(count: int) -> Pipeline:
-    """So many nodes, each for an intent of its own: the number that the query says."""
+    """Build this many nodes, each for its own intent: the number in the query."""
     app = _stages(Pipeline(builtins=False))
     for number in range(count):
         app.node(f"node-{number}", intents={str(number)})(_echo)
@@ -68,7 +68,7 @@ busy = _with_node(_work)
 
 
 def __getattr__(name: str) -> Pipeline:
-    """Make ``nodes_N`` when it is asked for: which N is the measurement's affair."""
+    """Create ``nodes_N`` on access: the measurement chooses N."""
     if not name.startswith(NODES):
         raise AttributeError(name)
     return _many(int(name.removeprefix(NODES)))

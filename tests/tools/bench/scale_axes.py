@@ -1,4 +1,4 @@
-"""What is made larger, step by step: one axis each, all else as it is everywhere."""
+"""The axes of growth, step by step: one each, everything else constant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from .scale_app import NODES
 
 PARTITIONS = 4
-"""As many as an embedded broker gives to a topic that it was not told of."""
+"""The partitions that an embedded broker gives to an unconfigured topic."""
 WIDE = 32
 BACKLOG = 120_000
 LARGE_BACKLOG = 1_000_000
@@ -16,18 +16,18 @@ KB = 1024
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One measurement: a backlog, and who works it off."""
+    """One measurement: a backlog, and its workers."""
 
     axis: str
     x: int
-    """How much there is of what the axis says."""
+    """The quantity of the axis."""
     app: str = "trivial_app:app"
     settings: dict[str, object] = field(default_factory=dict)
     backlog: int = BACKLOG
     texts: tuple[str, ...] = ("2+2",)
-    """What is asked, in turn."""
+    """The texts of the queries, in turn."""
     keys: int | None = None
-    """How many distinct ones the records have; each its own if None."""
+    """The number of distinct keys; each record its own if None."""
     inputs: int = PARTITIONS
     """Partitions of the topic of queries."""
     outputs: int = PARTITIONS
@@ -37,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that grows."""
+    """One quantity that grows."""
 
     name: str
     unit: str
@@ -45,12 +45,12 @@ class Axis:
 
     @property
     def needs_kafka(self) -> bool:
-        """An embedded broker knows one member a group."""
+        """Return whether it needs a real broker: an embedded one knows one member per group."""
         return any(point.services > 1 for point in self.points)
 
 
 def axes() -> list[Axis]:
-    """All of them."""
+    """Return all axes."""
     steps = (1, 10, 100, 1000)
     by_key: dict[str, object] = {"admission.ordering": "key"}
     in_processes: dict[str, object] = {"executor.kind": "process"}

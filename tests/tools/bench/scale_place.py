@@ -1,4 +1,4 @@
-"""Topics with as many partitions as a measurement wants, and a backlog in them."""
+"""Topics with any number of partitions, and a backlog in them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 WAIT_S = 180.0
 GONE_AT_ONCE = {"file.delete.delay.ms": "0"}
 GONE_S = 0.005
-"""What it takes a broker to delete a partition's files: by default it begins a minute later, in the
-midst of another measurement."""
+"""Settings for a broker to delete a partition's files at once: by default it starts a minute later, in the
+middle of another measurement."""
 INDEX_INTERVAL_BYTES, TOUCHES = 4096, 3
 POLL_EVERY = 10_000
 
@@ -54,7 +54,9 @@ async def place_for(point: Point, kafka: str | None) -> AsyncIterator[Place]:
     made = admin.create_topics(wanted, operation_timeout=WAIT_S)
     await asyncio.to_thread(lambda: [future.result(WAIT_S) for future in made.values()])
     try:
-        await asyncio.sleep(SETTLE_S)  # the broker tells of a leader somewhat before it takes its requests
+        await asyncio.sleep(
+            SETTLE_S
+        )  # the broker announces a leader somewhat before it accepts requests for it
         place = Place(kafka, topics, mark)
         await asyncio.to_thread(_touch, place, point)
         yield place
@@ -66,14 +68,14 @@ async def place_for(point: Point, kafka: str | None) -> AsyncIterator[Place]:
 
 @asynccontextmanager
 async def _embedded(point: Point) -> AsyncIterator[Place]:
-    """It makes a topic that it was not told of when it is first asked for, with PARTITIONS partitions."""
+    """Start a broker, which creates an unconfigured topic at its first use, with PARTITIONS partitions."""
     topics = TopicSettings()
-    told, partitions = [topics.queries], point.inputs
+    configured, partitions = [topics.queries], point.inputs
     if point.outputs != PARTITIONS:
         if point.inputs != PARTITIONS:
             raise SystemExit("an embedded broker has one number of partitions, besides the usual one")
-        told, partitions = list(topics.outputs.values()), point.outputs
-    async with EmbeddedBroker(told, partitions=partitions) as broker:
+        configured, partitions = list(topics.outputs.values()), point.outputs
+    async with EmbeddedBroker(configured, partitions=partitions) as broker:
         admin = AdminClient({"bootstrap.servers": broker.bootstrap, **QUIET})
         for name in topics.all:
             await asyncio.to_thread(admin.list_topics, name, timeout=WAIT_S)

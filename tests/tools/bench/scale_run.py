@@ -1,4 +1,4 @@
-"""One measurement: what a backlog costs those who work it off."""
+"""One measurement: the cost of a backlog to the services that work it off."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TICKS = os.sysconf("SC_CLK_TCK")
 LOOK_S = 0.5
 WARM_S = 1.0
-"""For the limits to be learned, and for all that is done once."""
+"""For the limits to be learned, and for one-time work."""
 START_S = 30.0
 ENDED = "lukhas_matriz_async_pipeline_total"
 SUCCESS = 'status="success"'
@@ -30,7 +30,7 @@ SUCCESS = 'status="success"'
 
 @dataclass(frozen=True)
 class Look:
-    """The services, at one time."""
+    """A sample of the services."""
 
     at_s: float
     cpu_s: float
@@ -41,12 +41,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Figures:
-    """What lay between two looks."""
+    """The differences between two samples."""
 
     cpu_us: float
     """CPU microseconds a query, of all processes of the services."""
     per_second: float
-    """Queries answered well, not only ended."""
+    """Queries answered successfully, not only ended."""
     success: float
     """Their share."""
     rss_mb: float
@@ -77,7 +77,7 @@ async def measure(point: Point, kafka: str | None, seconds: float) -> Figures:
 
 
 async def _warm(services: list[Service], point: Point) -> Look:
-    """Wait until all are at work, and have been for a while, but for no more than a tenth of the backlog."""
+    """Wait until all services have worked for a while, but for no more than a tenth of the backlog."""
     limit = time.monotonic() + START_S
     first = await _look(services)
     while not all([await _ended(service) for service in services]):
@@ -116,7 +116,7 @@ def _succeeded(scraped: list[Samples]) -> Iterable[float]:
 
 @dataclass(frozen=True)
 class _Process:
-    """A process and all that it has started: they share its session."""
+    """A process and its descendants, which share its session."""
 
     cpu_s: float
     rss_mb: float

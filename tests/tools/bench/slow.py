@@ -1,4 +1,4 @@
-"""A node that becomes ten times slower and recovers: what is learned of it, and what it costs.
+"""A node that becomes ten times slower and recovers: what is learned, and its cost.
 
 Its latency goes from 20 to 200 and back to 20 ms under a steady load of 60 % of what the service can do while
 it is slow, so that whatever is not answered in time is lost to limits and not to load. Scraped all along: the
@@ -32,7 +32,7 @@ SCRAPE_S = 0.5
 BIN_S = 0.5
 BUDGET_MS = 250
 TTL: dict[str, object] = {"admission.query_ttl_ms": BUDGET_MS}
-"""What is late is dropped, so that no phase suffers from the backlog of the one before."""
+"""Late queries are dropped, so that no phase suffers from the backlog of the one before."""
 SHARE = 0.6
 AFTER_S = 10.0
 PROBES, PROBE_RATE, PROBE_LIMIT_S = 6000, 20_000.0, 60.0
@@ -55,7 +55,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Scrape:
-    """What /metrics said at one time."""
+    """A scrape of /metrics at one time."""
 
     at_s: float
     stage_limit_ms: float | None
@@ -64,7 +64,7 @@ class Scrape:
 
 
 async def main() -> None:
-    """Measure; print what each phase was like and write docs/bench/slow.*."""
+    """Measure; print the figures of each phase and write docs/bench/slow.*."""
     parser = argparse.ArgumentParser(prog="make bench-slow", description=__doc__)
     parser.add_argument("--rate", type=float, help="queries a second; otherwise 60 %% of what is measured")
     parser.add_argument("--slots", type=int, default=256, help="admission.max_in_flight")
@@ -108,7 +108,7 @@ def _service(here: Place, slots: int, **given: object) -> Service:
 
 
 async def capacity(slots: int, kafka: str | None) -> float:
-    """Queries a second that the service answers out of a backlog, with the node at 20 ms."""
+    """Return the queries a second that the service answers from a backlog, with the node at 20 ms."""
     async with place(kafka) as here, _service(here, slots) as service:
         await until_it_answers(here, service)
         reading = asyncio.create_task(collect(here.bootstrap, here.topics.results, PROBES, PROBE_LIMIT_S))

@@ -1,4 +1,4 @@
-"""A module that takes long to import, as those do that load a model or a large table."""
+"""A module with a slow import, such as one that loads a model or a large table."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ time.sleep(0.6)
 
 
 def same(value: T) -> T:
-    """What it is given."""
+    """Return the argument."""
     return value

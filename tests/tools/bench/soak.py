@@ -1,4 +1,4 @@
-"""Hours at a steady load: what a leak would make grow stays as it was. ``make soak SECONDS=3600``.
+"""Hours at a steady load, to find leaks: ``make soak SECONDS=3600``.
 
 Exit code 1 when memory, tasks, threads or file descriptors of the last quarter exceed those of the second.
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TEXTS = ["good-async", "good-def"] * 47 + ["late-async", "late-def", "raises", "no-json", "unknown", ""]
-"""One in a hundred each of the ways to fail; the last is no valid query."""
+"""One in a hundred for each way to fail; the last is no valid query."""
 LOAD_S = 60.0
-"""A generator lives this long: its connections come and go as those of producers do."""
+"""The lifetime of a generator: its connections come and go as those of producers do."""
 SAMPLE_S = 5.0
 DRAIN_S = 60.0
 SILENT_S = 30.0
@@ -35,13 +35,13 @@ FEWEST = 4
 """Samples, one a quarter; fewer say nothing."""
 MAX_GROWTH = 1.05
 SPARE = {"rss_mb": 0.0, "tasks": 5.0, "threads": 1.0, "files": 2.0}
-"""What a figure that is small may differ by beside its 5 per cent."""
+"""The absolute tolerance of small figures beside the 5 per cent."""
 ANSWERED = "lukhas_matriz_async_pipeline_total"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at the service."""
+    """A sample of the service."""
 
     at_s: float
     rss_mb: float
@@ -50,7 +50,7 @@ class Sample:
     tasks: int
     objects: int
     cpu: float
-    """Share of a core since the last look."""
+    """The share of a core since the last sample."""
     answered: float
 
 
@@ -64,7 +64,7 @@ class Growth:
 
     @property
     def ok(self) -> bool:
-        """Whether it stayed as it was."""
+        """Return whether it is stable."""
         return self.last <= max(self.second * MAX_GROWTH, self.second + SPARE[self.name])
 
 
@@ -95,7 +95,7 @@ async def main() -> int:
 
 
 async def soak(here: Place, rate: float, seconds: float, executor: str) -> tuple[list[Sample], int]:
-    """Offer the load and look at the service meanwhile: the samples, and how many queries were offered."""
+    """Offer the load and sample the service; return the samples, and the number of queries."""
     samples: list[Sample] = []
     async with Service("soak_app:app", {**here.settings, "executor.kind": executor}) as service:
         if not await service.until_ready():
@@ -113,7 +113,7 @@ async def soak(here: Place, rate: float, seconds: float, executor: str) -> tuple
 
 
 def _check_answering(samples: list[Sample], service: Service) -> None:
-    """A service that hangs must not be waited for to the end.
+    """Check that the service still answers, so that a hang ends the run early.
 
     Raises:
         SystemExit: it has not answered for a while.
@@ -136,20 +136,20 @@ async def _look(service: Service, keep: Callable[[Sample], None]) -> None:
     last_cpu_s = cpu_seconds(service.pid)
     while True:
         await asyncio.sleep(SAMPLE_S)
-        told = next((line for line in reversed(service.log) if line["event"] == "soak"), None)
+        counted = next((line for line in reversed(service.log) if line["event"] == "soak"), None)
         figures = await service.scrape()
-        if told is None or figures is None:
+        if counted is None or figures is None:
             continue
         now, cpu_s = time.monotonic(), cpu_seconds(service.pid)
         rss_mb, threads, files = _process(service.pid)
         cpu, answered = (cpu_s - last_cpu_s) / (now - last_at), total(figures, ANSWERED) or 0.0
         at_s = now - started
-        keep(Sample(at_s, rss_mb, threads, files, told["tasks"], told["objects"], cpu, answered))
+        keep(Sample(at_s, rss_mb, threads, files, counted["tasks"], counted["objects"], cpu, answered))
         last_at, last_cpu_s = now, cpu_s
 
 
 def _process(pid: int) -> tuple[float, int, int]:
-    """Resident memory in MB, threads and file descriptors."""
+    """Return resident memory in MB, threads and file descriptors."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     status = dict(line.split(":", 1) for line in lines)
     files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
@@ -157,7 +157,7 @@ def _process(pid: int) -> tuple[float, int, int]:
 
 
 def growth(samples: list[Sample], name: str) -> Growth:
-    """A figure's medians of the second and the last quarter of the time."""
+    """Compute a figure's medians of the second and the last quarter of the time."""
     quarter = len(samples) // 4
     values = [float(getattr(sample, name)) for sample in samples]
     return Growth(
@@ -170,12 +170,12 @@ def _publish(samples: list[Sample], growths: list[Growth], options: dict[str, ob
         [one.name, one.second, one.last, f"{one.last / one.second - 1:+.1%}", "ok" if one.ok else "GROWS"]
         for one in growths
     ]
-    told = table(["figure", "second quarter", "last quarter", "growth", "verdict"], rows)
-    print(told)
+    shown = table(["figure", "second quarter", "last quarter", "growth", "verdict"], rows)
+    print(shown)
     hours, rate = samples[-1].at_s / 3600, options["rate"]
     write(
         "soak.md",
-        f"# Soak\n\nPrinted by `make soak`: {hours:.1f} h at {rate:.0f} queries a second.\n\n{told}\n",
+        f"# Soak\n\nPrinted by `make soak`: {hours:.1f} h at {rate:.0f} queries a second.\n\n{shown}\n",
     )
     save("soak", [asdict(sample) for sample in samples], options)
     minutes = [sample.at_s / 60 for sample in samples]

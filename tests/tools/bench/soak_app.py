@@ -1,6 +1,6 @@
-"""A pipeline for the soak: most queries go well, and all the ways to fail have their share.
+"""A pipeline for the soak: most queries succeed, and each way to fail has its share.
 
-The process tells how many asynchronous tasks are alive in it: a figure that nothing outside can see.
+The process logs its number of asynchronous tasks, which is invisible from outside.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def good_def(query: Query, _ctx: StageContext) -> dict[str, Any]:
 
 @app.node("late-async")
 async def late_async(_query: Query, _ctx: StageContext) -> None:
-    """Take too long, and let go when told to."""
+    """Take too long, and end when cancelled."""
     await asyncio.sleep(TOO_LONG_S)
 
 
 @app.node("late-def")
 def late_def(_query: Query, _ctx: StageContext) -> None:
-    """Take too long, in a thread that nobody can stop."""
+    """Take too long, in a thread that cannot be stopped."""
     time.sleep(TOO_LONG_S)
 
 
@@ -68,7 +68,7 @@ async def raises(query: Query, _ctx: StageContext) -> None:
 
 @app.node("no-json")
 async def no_json(_query: Query, _ctx: StageContext) -> Any:
-    """Return what is no JSON."""
+    """Return a value without JSON."""
     return {"answer": threading.Lock()}
 
 

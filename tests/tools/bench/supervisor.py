@@ -1,4 +1,4 @@
-"""A supervisor, as every deployment has one: starts the service again when it ends."""
+"""A supervisor as in every deployment: restarts the service when it ends."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Life:
 
     service: Service
     gone_at: float = inf
-    """When it ended, or said that it would; wall clock."""
+    """When it ended, or announced its end; wall clock."""
     exit_code: int | None = None
     samples: Samples = field(default_factory=dict)
     """The last scrape."""
     peaks: dict[str, float] = field(default_factory=dict)
-    """The highest figure of each metric that any scrape saw."""
+    """The highest value of each metric in any scrape."""
 
 
 class Supervisor:
-    """Keeps one service running during an ``async with``, and looks at its metrics.
+    """Keeps one service running during an ``async with``, and scrapes its metrics.
 
     Args:
-        make: Makes the service, once for each of its lives.
-        watched: Metrics whose highest figure is wanted.
-        with_workers: Whether the service must have processes of its own.
+        make: Builds the service, once for each of its lives.
+        watched: Metrics whose highest value is recorded.
+        with_workers: Whether the service must have worker processes.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class Supervisor:
 
     @property
     def restarts(self) -> int:
-        """How often it ended by itself."""
+        """Return how often it ended by itself."""
         return len(self.lives) - 1
 
     @property
     def outages_ms(self) -> list[tuple[float, float]]:
-        """From when each run ended, or said that it would, until the next one was ready (epoch ms)."""
+        """Return intervals from each end, or its announcement, until the next life was ready (epoch ms)."""
         pairs = itertools.pairwise(self.lives)
         return [(one.gone_at * 1000, (other.service.ready_at or inf) * 1000) for one, other in pairs]
 
@@ -111,15 +111,15 @@ class Supervisor:
                     life.peaks[name] = max(life.peaks.get(name, 0.0), total(samples, name) or 0.0)
 
     def highest(self, name: str) -> float | None:
-        """The highest last figure of a metric over all lives; None where it does not exist."""
+        """Return the highest last value of a metric over all lives; None where it does not exist."""
         found = [total(life.samples, name) for life in self.lives]
         return max((one for one in found if one is not None), default=None)
 
     def summed(self, name: str) -> float | None:
-        """A counter over all lives; None where it does not exist."""
+        """Return a counter over all lives; None where it does not exist."""
         found = [one for life in self.lives if (one := total(life.samples, name)) is not None]
         return sum(found) if found else None
 
     def peak(self, name: str) -> float:
-        """The highest figure of a watched metric."""
+        """Return the highest value of a watched metric."""
         return max((life.peaks.get(name, 0.0) for life in self.lives), default=0.0)

@@ -1,4 +1,4 @@
-"""What the system says of processes."""
+"""The operating system's figures of processes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SESSION, OWN_TIMES, ALL_TIMES = 3, slice(11, 13), slice(11, 15)
-"""Where they are in /proc/PID/stat, after the command's name; all times are with those of ended children."""
+"""Their fields in /proc/PID/stat after the command's name; all times include ended children."""
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
+    """Return user and system time of a process so far."""
     return sum(map(int, _stat(pid)[OWN_TIMES])) / TICKS
 
 
 def session_cpu_seconds(leader: int) -> float:
-    """User and system time so far of all processes of a session, those that have ended included."""
+    """Return user and system time so far of all processes of a session, ended ones included."""
     ticks = 0
     for pid in session(leader):
         with contextlib.suppress(OSError):  # it has just ended
@@ -30,7 +30,7 @@ def session_cpu_seconds(leader: int) -> float:
 
 
 def session_peak_mb(leader: int) -> float:
-    """The highest resident memory of each process of a session, added up: what they share counts for each."""
+    """Return the sum of the peak resident memory of a session's processes; shared memory counts for each."""
     kilobytes = 0
     for pid in session(leader):
         with contextlib.suppress(OSError):
@@ -39,17 +39,17 @@ def session_peak_mb(leader: int) -> float:
 
 
 def resident_mb(pid: int) -> float:
-    """The resident memory of a process now."""
+    """Return the resident memory of a process now."""
     return _status_kb(pid, "VmRSS") / 1024
 
 
 def peak_mb(pid: int) -> float:
-    """The highest resident memory of a process so far."""
+    """Return the highest resident memory of a process so far."""
     return _status_kb(pid, "VmHWM") / 1024
 
 
 def session(leader: int) -> Iterator[int]:
-    """The processes of the session that *leader* began."""
+    """Return the processes of the session that *leader* started."""
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if int(_stat(int(path.name))[SESSION]) == leader:

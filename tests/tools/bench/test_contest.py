@@ -33,24 +33,24 @@ NO_LIMITS = {
     **{f"pipeline.stage_timeouts_ms.{stage}": 60_000 for stage in StageType},
     "shutdown.drain_timeout_ms": 60_000,
 }
-"""A worker process that waits for a core of this machine is not what is compared."""
+"""A worker process that waits for a core of this machine is not compared."""
 OF_FIVESTAGE = {"attempts"}
-"""What only it has to say."""
+"""Fields of fivestage only."""
 LIMIT_S = 60.0
 APART = ("faust", "quix")
-"""In environments of their own, which ``make test-long`` makes."""
+"""Those in separate environments, which ``make test-long`` creates."""
 OTHERS = [name for name, one in CONTESTANTS.items() if one.works and name != HANDWRITTEN]
 
 
 def timeless(value: Any) -> Any:
-    """An event without what is different each time."""
+    """Remove from an event what differs each time."""
     if isinstance(value, dict):
         return {name: timeless(one) for name, one in value.items() if name not in OF_TIME | OF_FIVESTAGE}
     return [timeless(one) for one in value] if isinstance(value, list) else value
 
 
 def event(message: Message, place: Place) -> tuple[Any, dict[str, str]]:
-    """Its value and headers, as they would be in any other place."""
+    """Return its value and headers, independent of the place."""
     text = (message.value() or b"").replace(place.group_id.encode(), b"PLACE")
     headers = {name: value.replace(place.group_id, "PLACE") for name, value in headers_of(message).items()}
     trace, flags = headers["traceparent"][:36], headers["traceparent"][-2:]
@@ -59,7 +59,7 @@ def event(message: Message, place: Place) -> tuple[Any, dict[str, str]]:
 
 
 async def events_of(name: str) -> dict[str, Any]:
-    """What a contestant publishes for some queries, by the events' ids."""
+    """Return a contestant's events of some queries, by the events' ids."""
     async with places(1, partitions=4) as (found_place,):
         place = found_place._replace(also=NO_LIMITS)
         await work_off(place, CONTESTANTS[name], QUERIES, LIMIT_S)
@@ -74,7 +74,7 @@ async def events_of(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Any]:
-    """What the hand-written loop publishes."""
+    """Return the events of the hand-written loop."""
     return asyncio.run(events_of(HANDWRITTEN))
 
 
@@ -82,7 +82,7 @@ def expected() -> dict[str, Any]:
     "name", [pytest.param(name, marks=pytest.mark.long) if name in APART else name for name in OTHERS]
 )
 async def test_same_events(name: str, expected: dict[str, Any]) -> None:
-    """Each publishes what the hand-written loop does: values, ids, types, traces."""
+    """Each contestant publishes the same values, ids, types and traces as the hand-written loop."""
     if (reason := CONTESTANTS[name].missing()) is not None:  # as where only `make test` was run
         pytest.skip(reason)
     found = await events_of(name)

@@ -1,4 +1,4 @@
-"""The gallery: its arithmetic, and that controls never cost answers in a few telling cells."""
+"""The gallery: its arithmetic, and that controls never cost answers in a few significant cells."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CELLS = {
     ("slow lane", "10 %"): 8,
     ("bad node", "10 %"): 8,
 }
-"""What tells most at least cost, and for how many seconds queries arrive."""
+"""The most significant and least expensive cells, and the seconds of arrivals."""
 
 
 def took(call: shapes.Call, *draws: float, at: float = 0.0) -> list[int]:
-    """How many milliseconds calls take that begin together, *at* seconds after the start."""
+    """Return the milliseconds of calls that start together, *at* seconds after the start."""
 
     async def timed(draw: float) -> int:
         began_at = shapes.clock()
@@ -48,7 +48,7 @@ def took(call: shapes.Call, *draws: float, at: float = 0.0) -> list[int]:
 
 
 def test_the_capacity_of_a_drawn_shape() -> None:
-    """Slots by the mean of what calls hold them for, which the limit cuts."""
+    """Slots divided by the mean holding time of calls, which the limit cuts."""
     assert SHAPES["constant"].capacity_per_s == pytest.approx(800)
     assert shapes.mean_s(lambda u: 0.02 if u < 0.5 else 60) == pytest.approx((0.02 + 0.12) / 2)
     assert shapes.mean_s(shapes.pareto) == pytest.approx(0.0344, rel=0.01)
@@ -56,7 +56,7 @@ def test_the_capacity_of_a_drawn_shape() -> None:
 
 @pytest.mark.parametrize("name", LOADS)
 def test_the_rate_of_a_load(name: str) -> None:
-    """So many queries in the mean as its share of the capacity, and those of its bursts."""
+    """The mean number of queries is the load's share of the capacity, plus its bursts."""
     load, shape = LOADS[name], SHAPES["constant"]
     asked = queries(shape, load, 1)
     expected = load.share * 800 * shape.seconds * load.longer + load.burst_s * 800 * (shape.seconds - 1)
@@ -68,8 +68,8 @@ def test_the_rate_of_a_load(name: str) -> None:
     assert (in_bursts > 200 * 7) == (name == "bursts")
 
 
-def test_what_is_drawn_follows_from_the_seed() -> None:
-    """Columns of a cell meet the same queries, others meet others; one in ten comes in the slow lane."""
+def test_draws_follow_from_the_seed() -> None:
+    """Columns of a cell have the same queries, other cells others; one in ten is in the slow lane."""
     shape, load = SHAPES["slow lane"], LOADS["50 %"]
     asked = queries(shape, load, 1)
     assert queries(shape, load, 1) == asked
@@ -79,7 +79,7 @@ def test_what_is_drawn_follows_from_the_seed() -> None:
 
 
 def test_a_run_repeats() -> None:
-    """The same column with the same seed has the same figures, however busy the machine is."""
+    """The same column with the same seed has the same figures, on a busy machine too."""
     shape = replace(SHAPES["bad node"], seconds=4.5)
     first, again = (measure(shape, LOADS["10 %"], "on", 3) for _ in range(2))
     assert first == again
@@ -93,7 +93,7 @@ def test_columns_are_paired() -> None:
 
 
 def test_the_settings_of_columns() -> None:
-    """On is what is default; a control by itself is on where all others are off."""
+    """On is the default; a single control is on where all others are off."""
     on, load = settings_for("on", LOADS["10 %"]), LOADS["10 %"]
     assert on == Settings.model_validate({"admission": {"max_in_flight": shapes.SLOTS}})
     for name, off in CONTROLS.items():
@@ -108,7 +108,7 @@ def test_the_settings_of_columns() -> None:
 
 
 def test_nodes_with_state() -> None:
-    """What runs, what is cached and what time it is decide how long a call takes."""
+    """The duration depends on running calls, the cache and the time."""
     assert took(shapes.slots_inside(), *[0.5] * 9) == [40] * 8 + [80]
     assert took(shapes.thrashing(), *[0.5] * 16)[7:16:8] == [20, 80]
     assert took(shapes.cached(), 0.1, 0.1) == [110, 110]
@@ -119,8 +119,8 @@ def test_nodes_with_state() -> None:
     assert took(shapes.sleeps(shapes.warming_up), 0.5, at=1) == [60]
 
 
-def test_a_server_finishes_what_is_given_up() -> None:
-    """A call that nobody waits for any more goes on holding its slot."""
+def test_a_server_finishes_abandoned_calls() -> None:
+    """An abandoned call keeps its slot until it ends."""
 
     async def main() -> float:
         call = shapes.slots_inside()
@@ -134,12 +134,12 @@ def test_a_server_finishes_what_is_given_up() -> None:
         assert runner.run(main()) == pytest.approx(0.08)
 
 
-def test_what_is_counted() -> None:
-    """In time is what was answered soon enough; what was not started has waited until it was rejected."""
+def test_counts() -> None:
+    """In time is an answer within the limit; a query that was not started waited until its rejection."""
     asked = Asked(1.0, 0.5, "prod")
     seen = [
         Seen(asked, 1.0, End("success", None, 1.04)),
-        Seen(asked, 1.3, End("success", None, 1.501)),  # of no use any more
+        Seen(asked, 1.3, End("success", None, 1.501)),  # too late to be useful
         Seen(asked, None, End("expired", "expired", 1.4)),
         Seen(asked, 1.0, End("error", "breaker_open", 1.0)),
         Seen(asked, 1.0, End("timeout", "timeout", 1.12)),
@@ -152,7 +152,7 @@ def test_what_is_counted() -> None:
 
 
 def a_cell(**in_time: float) -> Cell:
-    """A cell with these columns."""
+    """Build a cell with these columns."""
     figures = [
         Figures("constant", "10 %", column.replace("_", " "), 1, 9, share, 0, 0, 0)
         for column, share in in_time.items()
@@ -171,13 +171,13 @@ def test_the_verdict(on: float, verdict: str) -> None:
     ("load", "off", "in_trouble"),
     [("90 %", 89.9, True), ("90 %", 90.1, False), ("150 %", 59.9, True), ("150 %", 60.1, False)],
 )
-def test_where_there_is_trouble(load: str, off: float, in_trouble: bool) -> None:  # noqa: FBT001 - a figure
-    """Less than nine tenths of what is possible: of one and a half times the capacity two thirds."""
+def test_cells_in_trouble(load: str, off: float, in_trouble: bool) -> None:  # noqa: FBT001 - a figure
+    """Trouble is less than nine tenths of what is possible: of 1.5 times the capacity two thirds."""
     assert a_cell(off=off)._replace(load=load).in_trouble == in_trouble
 
 
 def test_the_page() -> None:
-    """The mean of the seeds, the verdict, and what a single control costs."""
+    """The page has the mean of the seeds, the verdict, and the cost of a single control."""
     figures = [
         Figures("constant", "10 %", column, seed, 9, (80.0 if column == "breaker" else 90.0) + seed, 0, 0, 0)
         for column in COLUMNS
@@ -193,7 +193,7 @@ def test_the_page() -> None:
 
 @pytest.mark.parametrize(("shape", "load"), [*CELLS])
 def test_controls_never_cost_answers(shape: str, load: str, caplog: pytest.LogCaptureFixture) -> None:
-    """With all controls on as much is answered in time as with all off, less half a point at most."""
+    """All controls on answer as many in time as all off, less half a point at most."""
     caplog.set_level(logging.ERROR)  # the bad node fails often
     shorter = replace(SHAPES[shape], seconds=CELLS[shape, load])
     cell = on_and_off(shorter, load)
@@ -201,7 +201,7 @@ def test_controls_never_cost_answers(shape: str, load: str, caplog: pytest.LogCa
 
 
 KNOWN_WORSE = ("exponential", "150 %")
-"""Calls that do not age lose nothing when they start too late to end, so load shedding gains nothing."""
+"""Calls that do not age lose nothing when they start too late, so load shedding gains nothing."""
 KNOWN_NOT_BETTER = ("slow lane", "10 %")
 """All calls of one lane take longer than their limit: its breaker opens before the limit has risen."""
 
@@ -219,7 +219,7 @@ def test_the_gallery_holds(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def on_and_off(shape: Shape, load: str) -> Cell:
-    """Both columns of a cell, at all seeds."""
+    """Return both columns of a cell, at all seeds."""
     columns = ("off", "on")
     [cell] = cells(measure(shape, LOADS[load], column, seed) for column in columns for seed in SEEDS)
     return cell

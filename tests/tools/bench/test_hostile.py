@@ -24,7 +24,7 @@ BUDGET_MS = 250
 
 
 def a_supervisor(*, exit_codes: tuple[int, ...] = (0,), replaced: float = 0) -> Supervisor:
-    """It ran services that ended like this, with one restart from STOPPED_MS to READY_MS."""
+    """Build a supervisor of services that ended like this, with one restart from STOPPED_MS to READY_MS."""
     supervisor = Supervisor(lambda: Service("hostile_app:app", {}))
     samples = {"fivestage_rebalances_total": 1.0}
     if replaced:
@@ -37,14 +37,14 @@ def a_supervisor(*, exit_codes: tuple[int, ...] = (0,), replaced: float = 0) -> 
 
 
 def an_answer(number: int, started_ms: float, took_ms: float = 10, *, answer: str | None = None) -> Answer:
-    """A success, of its own query unless *answer* says otherwise."""
+    """Build a success, of its own query unless *answer* says otherwise."""
     name = query_id(number)
     end = started_ms + took_ms
     return Answer(name, "success", None, round(end), started_ms + BUDGET_MS, end, started_ms, answer or name)
 
 
 def a_row(kind: str, queries: Segment, answers: list[Answer], supervisor: Supervisor) -> Row:
-    """Of queries asked every 10 ms, in a thread."""
+    """Build a row of queries asked every 10 ms, in a thread."""
     asked = {query_id(number): number * 10 for number in range(queries.size)}
     first = {one.query_id: one for one in answers}
     return judge(kind, "thread", "embedded", queries, Observed(asked, first, 0, supervisor))
@@ -54,8 +54,8 @@ def a_row(kind: str, queries: Segment, answers: list[Answer], supervisor: Superv
     ("name", "expected"),
     [("lazy-import", {0, 1, 2}), ("slow-log", {50, 51, 52}), ("pooled", {50}), ("leak", set())],
 )
-def test_those_that_are_slow_themselves(name: str, expected: set[int]) -> None:
-    """A slow call, and where calls wait for each other those of its time."""
+def test_slow_queries(name: str, expected: set[int]) -> None:
+    """A slow call counts, and where calls wait for each other those of its time."""
     calls = {query_id(number): name + (" slow" if number == 50 else "") for number in range(99)}
     asked = {query_id(number): number * 250 for number in range(99)}
     assert KINDS[name].slow(calls, asked) == {query_id(number) for number in expected}
@@ -63,7 +63,7 @@ def test_those_that_are_slow_themselves(name: str, expected: set[int]) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_share_of_a_node(name: str) -> None:
-    """So many of the queries are for the node of the row, and of those so many are slow."""
+    """The node's share of the queries is as configured, and so is the slow part of it."""
     kind = KINDS[name]
     calls = calls_of(segment(name, size=4000, share=0.05))
     assert len(calls) == 4000 * (kind.share or 0.05)
@@ -71,8 +71,8 @@ def test_the_share_of_a_node(name: str) -> None:
     assert slow == (len(calls) // kind.slow_every if kind.slow_every else 0)
 
 
-def test_those_that_spin_in_threads_run_longer() -> None:
-    """Unless a length is given, they get 30 s; processes need no more than other kinds."""
+def test_nodes_that_spin_in_threads_run_longer() -> None:
+    """Unless a duration is given, they run 30 s in threads; in processes as other kinds."""
     sizes = {
         (kind, executor): Options(200, None, 0.05, 0).segment(kind, executor).size
         for kind in ("spin-def", "leak")
@@ -86,12 +86,12 @@ def test_those_that_spin_in_threads_run_longer() -> None:
     }
 
 
-def test_what_a_restart_touches_is_left_out() -> None:
-    """What was asked from when the service gave up until the next was ready, or was in flight then."""
+def test_queries_of_a_restart_are_left_out() -> None:
+    """Queries from the service's end until the next was ready, or in flight then, do not count."""
     queries = Segment(700, ["good-def"])
     answers = [an_answer(number, number * 10) for number in range(700)]
     answers[290] = an_answer(290, 2900, 900)  # was in flight
-    answers[280] = an_answer(280, 5100)  # waited to be read, and only began afterwards
+    answers[280] = an_answer(280, 5100)  # waited to be fetched, and only started afterwards
     row = a_row("spin-def", queries, answers, a_supervisor(exit_codes=(1, 0)))
     assert row.left_out == (READY_MS - STOPPED_MS) // 10 + 1 + 2  # 299 ended at the very moment
     assert row.failed_bars == []
@@ -99,8 +99,8 @@ def test_what_a_restart_touches_is_left_out() -> None:
     assert a_row("spin-def", queries, answers, a_supervisor(exit_codes=(1, 0))).late_max_ms == 150
 
 
-def test_none_may_be_missing() -> None:
-    """A query that was asked during a restart must be answered all the same."""
+def test_every_query_must_be_answered() -> None:
+    """A query asked during a restart must be answered all the same."""
     answers = [an_answer(number, number * 10) for number in range(700) if number != 400]
     row = a_row("spin-def", Segment(700, ["good-def"]), answers, a_supervisor(exit_codes=(1, 0)))
     assert row.failed_bars == ["missing"]
@@ -117,14 +117,14 @@ def test_none_may_be_missing() -> None:
     ],
 )
 def test_a_restart_where_it_is_expected(kind: str, exit_codes: tuple[int, ...], ok: bool) -> None:  # noqa: FBT001
-    """Code that spins in a thread ends the service, with exit code 1; nothing else does."""
+    """Only code that spins in a thread ends the service, with exit code 1."""
     answers = [an_answer(number, number * 10) for number in range(100)]
     row = a_row(kind, Segment(100, ["good-def"]), answers, a_supervisor(exit_codes=exit_codes))
     assert row.failed_bars == ([] if ok else ["group"])
 
 
 def test_ordinary_queries_must_succeed_too() -> None:
-    """One that is not slow itself and fails breaks a bar, and so does a worker that is replaced."""
+    """A failed query that is not slow misses a bar, and so does a replaced worker."""
     queries = segment("pooled", size=200, share=0.05)
     slow = query_id(199)
     assert calls_of(queries)[slow] == "pooled slow"
@@ -137,7 +137,7 @@ def test_ordinary_queries_must_succeed_too() -> None:
 
 
 def test_an_answer_of_another_query_is_wrong() -> None:
-    """What a node answers must be what its own query asked for."""
+    """A node's answer must be of its own query."""
     answers = [an_answer(number, number * 10) for number in range(200)]
     answers[3] = an_answer(3, 30, answer=query_id(2))
     row = a_row("pooled", segment("pooled", size=200, share=0.05), answers, a_supervisor())
@@ -145,7 +145,7 @@ def test_an_answer_of_another_query_is_wrong() -> None:
 
 
 class Asked:
-    """A query, as far as a node looks at it."""
+    """A query, as far as a node uses it."""
 
     def __init__(self, name: str) -> None:
         self.query_id = name
@@ -153,13 +153,13 @@ class Asked:
 
 
 def ask(name: str) -> Any:
-    """What the node with the pool answers."""
+    """Return the answer of the node with the pool."""
     return hostile_app.pooled(cast("Query", Asked(name)), cast("StageContext", None))["answer"]
 
 
 @pytest.mark.realtime
-def test_rows_of_another_caller_are_seen() -> None:
-    """A connection with rows that were not read gives the next caller those, and its answer shows it."""
+def test_rows_of_another_caller_are_found() -> None:
+    """Unread rows of a connection go to the next caller, whose answer shows it."""
     assert [ask("a"), ask("b")] == ["a", "b"]
     pool = hostile_app._pool()
     for connection in [pool.get() for _ in range(pool.qsize())]:
@@ -172,7 +172,7 @@ def test_rows_of_another_caller_are_seen() -> None:
 
 
 def test_an_app_answers_as_often_as_plain_asyncio() -> None:
-    """Less two percentage points; with a declared client nothing is blocked, and no worker replaced."""
+    """Less two percentage points; with a declared client no loop is blocked and no worker replaced."""
     row = ordinary.Row("shared", "thread", 500, 0.885, {}, plain=0.9)
     assert row.failed_bars == []
     assert replace(row, answered=0.87).failed_bars == ["answered"]

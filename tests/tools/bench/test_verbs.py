@@ -61,7 +61,7 @@ def name_of(verb: Verb) -> str:
 @pytest.mark.verb
 @pytest.mark.parametrize("verb", VERBS, ids=name_of)
 def test_a_verb_ends_and_publishes(verb: Verb, tmp_path: Path) -> None:
-    """It ends, and says by 0 or 1 whether its bars are kept: on a busy machine they need not be."""
+    """It ends, and its exit code says whether its bars are met: on a busy machine they need not be."""
     run = subprocess.Popen(
         [sys.executable, "-m", f"tests.tools.{verb.module}", *shlex.split(verb.options)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The trivial app, with its spans exported: without anybody to receive them the service makes none."""
+"""The trivial app, with its spans exported: without an exporter the service creates none."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ async def measure(options: Options) -> Part:
                 found[str(workers)] = drained.per_second
         rounds.append(found)
     ratio = paired(rounds, "2", "1")
-    rows = [[workers, Spread.of([one[workers] for one in rounds]).told()] for workers in ("1", "2")]
-    rows.append(["ratio", ratio.told(2) if ratio else "-"])
+    rows = [[workers, Spread.of([one[workers] for one in rounds]).text()] for workers in ("1", "2")]
+    rows.append(["ratio", ratio.text(2) if ratio else "-"])
     bar = Bar.at_least(
         "2 workers, queries a second by those of 1", ratio.median if ratio else None, MIN_RATIO
     )

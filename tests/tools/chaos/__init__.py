@@ -1,6 +1,8 @@
-"""Chaos: instances and brokers are killed, stopped and started at random while queries come in."""
+"""Chaos: instances and brokers are killed, stopped and started at random under load."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2]))  # what tests share, for ``python -m tests.tools.chaos``
+sys.path.append(
+    str(Path(__file__).parents[2])
+)  # shared code of the tests, for ``python -m tests.tools.chaos``

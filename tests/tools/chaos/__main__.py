@@ -14,7 +14,7 @@ from .runner import Plan, run
 from .schedule import schedule
 
 START_AND_END_S = 420
-"""How long a run may take beside the time in which queries come in."""
+"""The time limit of a run beyond the time of its load."""
 OUT = Path(__file__).parents[3] / "docs" / "chaos.md"
 
 
@@ -37,7 +37,7 @@ def main() -> int:
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(int(options.seconds + START_AND_END_S))
     faulthandler.dump_traceback_later(options.seconds + 1.5 * START_AND_END_S, exit=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is removed
     print(f"seed {options.seed}, {options.seconds:.0f} s", flush=True)
     outcome = run(Plan(options.seed, options.seconds, options.rate, options.logs))
     text = markdown(outcome)
@@ -54,7 +54,7 @@ class TooLongError(BaseException):
 
 
 def _too_long(*_: object) -> None:
-    """End a run that does not end; what it started is taken away on the way out."""
+    """End a run that does not end; the exit removes what it started."""
     faulthandler.dump_traceback()
     raise TooLongError(f"the run did not end within {START_AND_END_S} s after its queries")
 

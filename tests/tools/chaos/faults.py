@@ -1,4 +1,4 @@
-"""Carries out a schedule: on instances at once, on brokers in a thread of its own, in order."""
+"""Carries out a schedule: on instances at once, on brokers in a thread, in order."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.2
 BROKERS_S = 180.0
-"""How long after the end what is done to brokers may take."""
+"""The time limit of broker steps after the end."""
 AFTERMATH_S = 2.0
-"""After a broker is back and in sync, clients may need a moment to see that."""
+"""After a broker is back and in sync, clients may need a moment to notice."""
 
 
 class Faults:
-    """Carries out the steps: what is done to brokers in a thread of its own, in order."""
+    """Carries out the steps; broker steps run in a thread, in order."""
 
     def __init__(self, cluster: Cluster, instances: Instances) -> None:
         self._cluster = cluster
@@ -53,7 +53,7 @@ class Faults:
             pending.cancel()
 
     def carry_out(self, steps: list[Step], seconds: float) -> None:
-        """Do each at its time; between them start again what has ended by itself."""
+        """Carry out each step at its time; in between restart instances that have ended."""
         started = time.monotonic()
         for step in steps:
             self._wait_until(started + step.at_s)
@@ -61,7 +61,7 @@ class Faults:
         self._wait_until(started + seconds)
 
     def finish(self) -> None:
-        """Wait until the brokers are as they were."""
+        """Wait until the brokers are as before."""
         limit = time.monotonic() + BROKERS_S
         for step, pending in self._pending:
             try:

@@ -1,4 +1,4 @@
-"""The instances of the service: started, killed, stopped, continued, told to end, and looked after."""
+"""The instances of the service: started, killed, suspended, continued, stopped, and checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from kafka.broker import free_ports
 from support.background import in_background
-from support.checker import CallResult, Instance, Interval, Tenure
+from support.checker import Instance, InstanceExit, Interval, Tenure
 from support.process import ServiceProcess
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ PROCESS_SLOT = 2
 READY_S = 40.0
 END_S = 40.0
 AFTERMATH_S = 1.0
-"""What an instance that was stopped needs to catch up with its clocks."""
+"""The time that a suspended instance needs to catch up."""
 LAST_LINES = 8
 
 
@@ -39,12 +39,12 @@ class Life(NamedTuple):
 
 
 class Instances:
-    """The instances by slot; leaving the ``with`` block kills those that are left.
+    """The instances by slot; leaving the ``with`` block kills the remaining ones.
 
     Args:
         bootstrap: The brokers.
-        settings: Of every instance.
-        logs: A folder for what they log; None: forget it.
+        settings: Shared by all instances.
+        logs: A directory for their logs, or None.
     """
 
     def __init__(self, bootstrap: str, settings: Mapping[str, object], logs: Path | None) -> None:
@@ -57,11 +57,11 @@ class Instances:
         self._ends: list[Future[None]] = []
         self._lock = threading.Lock()
         self._count = 0
-        self.endings: list[CallResult] = []
+        self.endings: list[InstanceExit] = []
         self.pauses: list[Interval] = []
         self.tenures: list[Tenure] = []
         self.deaths: list[str] = []
-        """Ends that nobody asked for, with the last that was logged."""
+        """Return unrequested exits, with the last log line."""
 
     def __enter__(self) -> Self:
         return self
@@ -71,8 +71,8 @@ class Instances:
             life.service.__exit__()
 
     def living(self) -> list[Instance]:
-        """Those that are neither stopped nor leaving."""
-        lives = dict(self._lives)  # another thread asks
+        """Return the instances that are neither suspended nor leaving."""
+        lives = dict(self._lives)  # called from another thread
         return [life.instance for slot, life in lives.items() if slot not in self._paused]
 
     def start(self, slot: int) -> None:
@@ -93,21 +93,21 @@ class Instances:
             life.service.wait_for("ready", READY_S)
 
     def kill(self, slot: int) -> None:
-        """SIGKILL, and a new one in its place."""
+        """Send SIGKILL, and start a new one in its place."""
         life = self._lives.pop(slot)
         life.service.end(signal.SIGKILL)
         self._keep_log(life)
         self.start(slot)
 
     def pause(self, slot: int) -> None:
-        """SIGSTOP."""
+        """Send SIGSTOP."""
         process = self._lives[slot].service.process
         assert process is not None
         process.send_signal(signal.SIGSTOP)
         self._paused[slot] = time.time()
 
     def resume(self, slot: int) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         process = self._lives[slot].service.process
         assert process is not None
         process.send_signal(signal.SIGCONT)
@@ -115,27 +115,27 @@ class Instances:
         self.pauses.append(Interval(begin, time.time() + AFTERMATH_S, name, AFTERMATH_S))
 
     def leave(self, slot: int) -> None:
-        """SIGTERM once it is ready, without waiting for its end."""
+        """Send SIGTERM once it is ready, without waiting for its end."""
         life = self._lives.pop(slot)
         self._leaving.append(life)
         self._ends.append(in_background(self._end, life))
 
     def _end(self, life: Life) -> None:
         if not any(line["event"] == "ready" for line in life.service.log):
-            with contextlib.suppress(AssertionError):  # it may be long in getting ready, or have ended
+            with contextlib.suppress(AssertionError):  # it may be slow to get ready, or have ended
                 life.service.wait_for("ready", READY_S)
         began, began_at = time.monotonic(), time.time()
         try:
             code = life.service.end(signal.SIGTERM, END_S)
-        except AssertionError:  # it did not end: the time it took says so
+        except AssertionError:  # it did not end: its duration says so
             code = life.service.end(signal.SIGKILL)
         with self._lock:
-            self.endings.append(CallResult(life.instance.name, time.monotonic() - began, code, began_at))
+            self.endings.append(InstanceExit(life.instance.name, time.monotonic() - began, code, began_at))
         self._keep_log(life)
         self._leaving.remove(life)
 
     def look_after(self) -> None:
-        """Start those again that have ended by themselves, as a supervisor would."""
+        """Restart instances that have ended by themselves, as a supervisor would."""
         for slot, life in list(self._lives.items()):
             assert life.service.process is not None
             code = life.service.process.poll()
@@ -148,7 +148,7 @@ class Instances:
                 self.start(slot)
 
     def end_all(self) -> None:
-        """Continue what is stopped, SIGTERM to all, and wait for them."""
+        """Continue suspended instances, send SIGTERM to all, and wait for them."""
         for slot in list(self._paused):
             self.resume(slot)
         for slot in list(self._lives):
@@ -165,7 +165,7 @@ class Instances:
 
 
 def tenures(instance: str, log: Iterable[Mapping[str, Any]], ended_at: float) -> Iterator[Tenure]:
-    """When an instance had which partitions, by its own log."""
+    """Return an instance's partitions over time, by its own log."""
     had: list[int] = []
     begin = 0.0
     for line in [*log, {"event": "ended"}]:

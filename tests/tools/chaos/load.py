@@ -1,4 +1,4 @@
-"""The queries of a run: most are plain, some get a node that misbehaves, some records are no queries."""
+"""The queries of a run: most are plain, some get a misbehaving node, some records are unreadable."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Asked(NamedTuple):
     key: str | None
     value: bytes | None
     query_id: str | None
-    """None where the record has no id that could be answered."""
+    """None where the record has no id for an answer."""
     rejected: bool
-    """The record is no query: there will be a dead letter."""
+    """Whether the record is unreadable and must become a dead letter."""
 
 
 def record(seed: int, number: int) -> Asked:
-    """Record *number* of the run with this seed."""
-    draw = random.Random(f"{seed}/{number}")  # noqa: S311 - to be repeated, not to be secret
+    """Build record *number* of the run with this seed."""
+    draw = random.Random(f"{seed}/{number}")  # noqa: S311 - repeatable, not secret
     query_id, chance = f"q{number}", draw.random()
     if chance < POISON_SHARE / 2:
         return Asked(query_id, draw.choice(POISON), None, rejected=True)
@@ -63,12 +63,12 @@ def record(seed: int, number: int) -> Asked:
 
 
 class Load:
-    """Writes records at a steady rate during the ``with`` block, with a client that is not ours.
+    """Writes records at a steady rate during the ``with`` block, with a foreign client.
 
     Args:
         bootstrap: The brokers.
-        topic: Where to.
-        seed: Decides what is asked.
+        topic: The query topic.
+        seed: Decides the queries.
         rate: Records a second.
     """
 
@@ -82,7 +82,7 @@ class Load:
         self._thread = threading.Thread(target=self._feed, daemon=True)
         self.failures: list[str] = []
         self.places: dict[int, Place] = {}
-        """Where each record is, by its number."""
+        """The place of each record, by its number."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -92,7 +92,7 @@ class Load:
         self.finish()
 
     def finish(self) -> None:
-        """Write no more, and wait until the brokers have all."""
+        """Stop writing, and wait until the brokers have all."""
         self._stop.set()
         self._thread.join(FLUSH_S + 10)
         if self._thread.is_alive():
@@ -100,19 +100,19 @@ class Load:
 
     @property
     def ids(self) -> set[str]:
-        """The ids that must be answered."""
+        """Return the ids that must be answered."""
         asked = [record(self._seed, number).query_id for number in self.places]
         return {query_id for query_id in asked if query_id is not None}
 
     @property
     def rejects(self) -> set[Place]:
-        """Where the records are that must become dead letters."""
+        """Return the places of records that must become dead letters."""
         return {place for number, place in self.places.items() if record(self._seed, number).rejected}
 
     def _feed(self) -> None:
         try:
             self._write()
-        except Exception as error:  # noqa: BLE001 - the run is worth nothing, which must be said
+        except Exception as error:  # noqa: BLE001 - the run is invalid, which must be reported
             self.failures.append(f"the load ended: {error!r}")
 
     def _write(self) -> None:

@@ -1,4 +1,4 @@
-"""The outcome of a run as a table."""
+"""The result of a run as a table."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 
     from .runner import Outcome
 
-MAX_TOLD = 10
-"""How many of each kind of trouble are named."""
+MAX_SHOWN = 10
+"""How many violations of each kind are listed."""
 
 
 def markdown(outcome: Outcome) -> str:
-    """The whole report."""
+    """Format the whole report."""
     plan = outcome.plan
     verdict = "Nothing promised was broken." if outcome.ok else "BROKEN, see below."
     command = f"make chaos SECONDS={plan.seconds:.0f} SEED={plan.seed}"
-    told = (
+    intro = (
         f"Printed by `{command}`: three brokers, three instances in one group, {plan.rate:.0f} records a "
         f"second, and all of this happening to them. **{verdict}**"
     )
     lines = [
         "# Chaos",
         "",
-        told,
+        intro,
         "",
         "| what | figure |",
         "| --- | ---: |",
@@ -73,7 +73,7 @@ def _most(values: Iterable[float]) -> str:
 
 
 def _ms(ordered_s: list[float], share: float) -> str:
-    """By how much; 0 when it was in time."""
+    """Return the lateness; 0 when it was in time."""
     if not ordered_s:
         return "-"
     value_s = ordered_s[min(len(ordered_s) - 1, int(len(ordered_s) * share))]
@@ -85,7 +85,7 @@ def _troubles(outcome: Outcome) -> Iterator[str]:
     yield from outcome.problems
     yield from outcome.deaths
     for name, items in report.found.items():
-        for item in items[:MAX_TOLD]:
+        for item in items[:MAX_SHOWN]:
             yield f"{name}: {item}"
-        if len(items) > MAX_TOLD:
-            yield f"{name}: and {len(items) - MAX_TOLD} more"
+        if len(items) > MAX_SHOWN:
+            yield f"{name}: and {len(items) - MAX_SHOWN} more"

@@ -49,19 +49,19 @@ CATCH_UP_S = 180.0
 
 
 class Plan(NamedTuple):
-    """What to run."""
+    """The parameters of a run."""
 
     seed: int
     seconds: float
     rate: float = 60.0
     """Records a second."""
     logs: Path | None = None
-    """A folder for what the instances log."""
+    """A directory for the instances' logs."""
 
 
 @dataclass
 class Outcome:
-    """What came of a run."""
+    """The result of a run."""
 
     plan: Plan
     report: Report
@@ -69,18 +69,18 @@ class Outcome:
     sent: int
     done: Counter[Kind]
     skipped: int
-    """Broker faults left out because the brokers were not in sync in time."""
+    """Broker faults skipped because the brokers were not in sync in time."""
     deaths: list[str]
     catch_up_s: float | None
     """From the last record to the last commit; None when that took too long."""
     problems: list[str] = field(default_factory=list)
-    """What went wrong with the run itself."""
+    """Failures of the run itself."""
     took_s: dict[str, float] = field(default_factory=dict)
-    """How long each part of the run took."""
+    """The duration of each part of the run."""
 
     @property
     def ok(self) -> bool:
-        """Nothing promised was broken."""
+        """Return whether no promise was broken."""
         return self.report.silent and self.catch_up_s is not None and not self.problems
 
 
@@ -88,7 +88,7 @@ def run(plan: Plan) -> Outcome:
     """Run it.
 
     Raises:
-        BrokerError: there are no brokers to be had.
+        BrokerError: no brokers are available.
     """
     cluster = acquire_cluster()
     if isinstance(cluster, Unavailable):
@@ -103,14 +103,14 @@ def run(plan: Plan) -> Outcome:
 
 
 class _Clock:
-    """Notes how long each part of a run takes."""
+    """Records the duration of each part of a run."""
 
     def __init__(self) -> None:
         self.took_s: dict[str, float] = {}
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """A part has ended."""
+        """End a part."""
         now = time.monotonic()
         self.took_s[name], self._last = now - self._last, now
 
@@ -166,7 +166,7 @@ def _run_on(cluster: Cluster, topics: TopicSet, plan: Plan, clock: _Clock) -> Ou
 
 
 def _catch_up(bootstrap: str, topics: TopicSet, instances: Instances, count: int) -> float | None:
-    """Wait until everything is committed; how long that took."""
+    """Wait until everything is committed; return the duration."""
     began, pause, total = time.monotonic(), threading.Event(), 0
     consumer = make_consumer(bootstrap, topics.prefix)
     try:

@@ -1,4 +1,4 @@
-"""What is done to whom, and when: a pure function of the seed."""
+"""The faults of a run with their times and targets: a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ MIN_INSTANCES = 2
 BROKERS = (1, 2, 3)
 FIRST_S = 3.0
 GAP_S = (2.0, 6.0)
-"""Between one fault and the next."""
+"""The time between two faults."""
 PAUSE_S = (1.0, 12.0)
-"""How long an instance is stopped: shorter and longer than its session."""
+"""How long an instance is suspended: shorter and longer than its session."""
 AWAY_S = (3.0, 12.0)
 """How long a broker is away."""
 BROKER_REST_S = 15.0
-"""How long all brokers are left alone after one came back, so that they can get in sync."""
+"""How long all brokers are left alone after one came back, to get in sync."""
 
 
 class Kind(StrEnum):
-    """What can be done."""
+    """The kinds of faults."""
 
     KILL_INSTANCE = "SIGKILL of an instance, and a new one"
     PAUSE_INSTANCE = "SIGSTOP of an instance"
@@ -46,7 +46,7 @@ WEIGHTS = {
 
 
 class Step(NamedTuple):
-    """One thing to do."""
+    """One fault."""
 
     at_s: float
     """After the start."""
@@ -56,7 +56,7 @@ class Step(NamedTuple):
 
 
 def schedule(seed: int, seconds: float) -> list[Step]:
-    """All steps of a run, in order; what is stopped or killed is back before the end."""
+    """Return all steps of a run, in order; everything is running again before the end."""
     plan = _Plan(seed, seconds)
     at_s = FIRST_S
     while at_s < seconds:
@@ -66,10 +66,10 @@ def schedule(seed: int, seconds: float) -> list[Step]:
 
 
 class _Plan:
-    """Knows who runs at each moment of the run."""
+    """Tracks the running instances at each moment of the run."""
 
     def __init__(self, seed: int, seconds: float) -> None:
-        self.draw = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+        self.draw = random.Random(seed)  # noqa: S311 - repeatable, not secret
         self.steps: list[Step] = []
         self._seconds = seconds
         self._members = set(INSTANCES)
@@ -77,7 +77,7 @@ class _Plan:
         self._brokers_free_s = 0.0
 
     def add(self, at_s: float) -> None:
-        """Choose one of the things that can be done now."""
+        """Choose a fault that is possible now."""
         slot, until_s = self._paused
         idle = sorted(self._members - ({slot} if until_s >= at_s else set()))
         possible = {Kind.KILL_INSTANCE} if idle else set()

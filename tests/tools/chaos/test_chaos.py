@@ -1,4 +1,4 @@
-"""A short run of the real thing."""
+"""A short chaos run."""
 
 from __future__ import annotations
 

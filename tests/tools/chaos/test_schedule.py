@@ -21,7 +21,7 @@ DOWN = {Kind.KILL_BROKER, Kind.STOP_BROKER}
 
 
 def test_same_seed_same_schedule() -> None:
-    """A seed gives one schedule, another seed another one; so it is with the records."""
+    """A seed determines schedule and records, and another seed gives others."""
     assert schedule(7, 60) == schedule(7, 60)
     assert schedule(7, 60) != schedule(8, 60)
     assert [record(7, n) for n in range(200)] == [record(7, n) for n in range(200)]
@@ -29,7 +29,7 @@ def test_same_seed_same_schedule() -> None:
 
 
 def test_every_kind_happens() -> None:
-    """A run of five minutes has faults of every kind, a few seconds from each other."""
+    """A run of five minutes has faults of every kind, a few seconds apart."""
     steps = schedule(1, SECONDS)
     assert {step.kind for step in steps} == set(Kind)
     assert 60 < len(steps) < 200
@@ -37,7 +37,7 @@ def test_every_kind_happens() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_brokers_one_at_a_time(seed: int) -> None:
-    """A broker that goes away comes back before the end, and there is time to get in sync in between."""
+    """A broker returns before the end, and there is time to get in sync in between."""
     away: list[Step] = []
     last_back_s = -BROKER_REST_S
     for step in schedule(seed, SECONDS):
@@ -54,7 +54,7 @@ def test_brokers_one_at_a_time(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_instances_that_are_there(seed: int) -> None:
-    """Only who is there is killed, stopped or told to leave; one is stopped at a time; enough are left."""
+    """Only running instances are killed, suspended or stopped; at most one is suspended; enough are left."""
     members, stopped = set(INSTANCES), set[int]()
     for step in schedule(seed, SECONDS):
         assert step.at_s <= SECONDS

@@ -1,1 +1,1 @@
-"""What takes too long for every change: all of it in one night, with a report that names the commit."""
+"""Checks too long for every change: all of them in one night, with a report that names the commit."""

@@ -1,4 +1,4 @@
-"""``make long``: run each long verb, one after another, and write what became of them (docs/long.md)."""
+"""``make long``: run each long verb, one after another, and write the results (docs/long.md)."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ VERBS = {
     "bench-restart": "",
     "bench": "",
 }
-"""In this order, each with what else is given to make."""
+"""In this order, each with its arguments to make."""
 
 
 class Run(NamedTuple):
-    """What became of a verb."""
+    """The result of a verb."""
 
     verb: str
     code: int | None
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(verb: str, log: Path) -> Run:
     started = time.monotonic()
     sys.stderr.write(f"make {verb} {VERBS.get(verb, '')} (output in {log})\n")
-    left_out = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"}  # what was given to make long is not for the verb
+    left_out = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"}  # arguments of make long are not for the verb
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
     with log.open("wb") as output:
         make = subprocess.Popen(
@@ -99,14 +99,14 @@ def _run(verb: str, log: Path) -> Run:
 
 
 def commit() -> str:
-    """The commit that is checked out, and whether anything was changed since."""
+    """Return the checked-out commit, and whether files were changed since."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout.strip() or "unknown (no git here)"
 
 
 def report(runs: list[Run], name: str, at: dt.datetime) -> str:
-    """A page of Markdown."""
+    """Format a page of Markdown."""
     rows = [f"| `make {run.verb}` | {run.outcome} | {run.seconds / 60:.1f} |" for run in runs]
     heading = f"# The long checks\n\nCommit `{name}`, ended {at:%Y-%m-%d %H:%M} UTC (`make long`).\n"
     return "\n".join([heading, "| verb | outcome | minutes |", "| --- | --- | ---: |", *rows, ""])

@@ -12,7 +12,7 @@ AT = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
 
 
 def test_the_report_names_commit_and_outcomes() -> None:
-    """Each verb has a row that says how it ended."""
+    """Each verb has a row with its outcome."""
     runs = [Run("chaos", 0, 90.0), Run("soak", 2, 6.0), Run("bench", None, 7200.0)]
     lines = report(runs, "abc123", AT).splitlines()
     assert lines[2] == "Commit `abc123`, ended 2026-01-02 03:04 UTC (`make long`)."
@@ -30,5 +30,5 @@ def test_every_long_verb_exists() -> None:
 
 
 def test_the_commit_is_named() -> None:
-    """It is the one that is checked out, or said to be unknown where there is no git."""
+    """The commit is the checked-out one, or unknown without git."""
     assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown .*", commit())

@@ -1,4 +1,4 @@
-"""``make mutants``: plant each mistake, run its tests, and say which mistakes no test notices."""
+"""``make mutants``: plant each mistake, run its tests, and report mistakes that no test catches."""
 
 from __future__ import annotations
 

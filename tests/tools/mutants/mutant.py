@@ -1,4 +1,4 @@
-"""What a planted mistake is, and where the list of them comes from."""
+"""Planted mistakes and their list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILES = ("mutants.toml",)
 
 
 class MutantError(Exception):
-    """A planted mistake that cannot be put in."""
+    """A mistake that cannot be planted."""
 
 
 class Mutant(NamedTuple):
@@ -25,13 +25,13 @@ class Mutant(NamedTuple):
     """Found exactly once in the file."""
     new: str
     tests: tuple[str, ...]
-    """Ids, files or folders of tests of which at least one must fail."""
+    """Ids, files or folders of tests, at least one of which must fail."""
 
     def changed(self, root: Path) -> str:
-        """The file's text with the mistake in it.
+        """Return the file's text with the mistake in it.
 
         Raises:
-            MutantError: the old text does not stand in the file exactly once.
+            MutantError: the old text is not in the file exactly once.
         """
         text = (root / self.file).read_text(encoding="utf-8")
         found = text.count(self.old)
@@ -44,7 +44,7 @@ class Mutant(NamedTuple):
 
 
 def load() -> list[Mutant]:
-    """All planted mistakes, in the order of the list."""
+    """Load all planted mistakes, in the order of the list."""
     folder = Path(__file__).parent
     entries = [
         entry

@@ -21,30 +21,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 LIMIT_S = 600.0
-"""How long the tests of one mistake may take."""
+"""The time limit of the tests of one mistake."""
 TEST_LIMIT_S = 200
-"""How long one of them may take: a mistake may make it hang."""
+"""The time limit of one of them: a mistake may make it hang."""
 HUNG = "Timeout (>"
-"""What pytest-timeout says of a test that it ends."""
+"""pytest-timeout's message for a test that it ends."""
 COPIED = (".ci", ".github", "consumer", "deploy", "docs", "requirements", "schemas", "tests")
-"""Folders; files of the root are copied too."""
+"""Directories to copy; files of the root are copied too."""
 PASSED, FAILED, NO_END = 0, 1, -1
-"""Exit codes of pytest; all others, and its not ending, say nothing about the tests."""
+"""Exit codes of pytest that are results; others, and no exit, are none."""
 
 
 class Fate(StrEnum):
-    """What became of a planted mistake."""
+    """The result of a planted mistake."""
 
     CAUGHT = "caught"
     HUNG = "hung"
     """A time limit ended a test: the mistake is caught, unless the machine was too slow."""
     SURVIVED = "survived"
     BROKEN = "broken"
-    """Its tests could not be run, which says nothing about them."""
+    """Its tests could not be run."""
 
 
 class Verdict(NamedTuple):
-    """One planted mistake and what its tests said."""
+    """A planted mistake and the result of its tests."""
 
     mutant: Mutant
     fate: Fate
@@ -70,7 +70,7 @@ def run_unchanged(mutants: Sequence[Mutant]) -> tuple[int, str]:
 
 
 def copy_project(target: Path) -> Path:
-    """Copy what tests need, without environments and caches."""
+    """Copy the files that tests need, without environments and caches."""
     ignored = shutil.ignore_patterns("__pycache__", ".*_cache", ".hypothesis")
     for name in COPIED:
         shutil.copytree(ROOT / name, target / name, ignore=ignored)
@@ -111,7 +111,7 @@ def judge(mutant: Mutant, root: Path) -> Verdict:
 
 
 def run_tests(tests: Sequence[str], root: Path) -> tuple[int, str]:
-    """Run tests of the project at *root* against its own sources; pytest's exit code and output."""
+    """Run tests of the project at *root* on its own sources; return pytest's exit code and output."""
     sources = os.pathsep.join(str(root / name) for name in ("consumer", "schemas"))
     environment = {**os.environ, "PYTHONPATH": sources, "PYTHONDONTWRITEBYTECODE": "1"}
     environment["FIVESTAGE_TEST_PROFILE"] = "no-shrinking"

@@ -1,4 +1,4 @@
-"""The list of planted mistakes, and what becomes of one."""
+"""The list of planted mistakes, and the verdicts on mistakes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TESTS = "from product import double\n\n\ndef test_two():\n    assert double({num
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
 def test_a_mistake_can_be_planted(mutant: Mutant) -> None:
-    """Its old text stands in its file once, the new one is Python too, and its tests are there."""
+    """Its old text is in its file once, the new one is valid Python, and its tests exist."""
     changed = mutant.changed(ROOT)
     assert changed != (ROOT / mutant.file).read_text(encoding="utf-8")
     if mutant.file.endswith(".py"):
@@ -32,15 +32,15 @@ def test_a_mistake_can_be_planted(mutant: Mutant) -> None:
         assert names[-1:] == ["runTest"] or all(f"def {name}(" in text for name in names), test
 
 
-def test_there_are_enough() -> None:
-    """Each has a name of its own."""
+def test_there_are_enough_mistakes_with_unique_names() -> None:
+    """There are at least FEWEST mistakes, each with a unique name."""
     names = [mutant.name for mutant in MUTANTS]
     assert len(set(names)) == len(names) >= FEWEST
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A product of one module, with a test that notices a wrong factor and one that does not."""
+    """Create a product of one module, with a test that catches a wrong factor and one that does not."""
     (tmp_path / "consumer").mkdir()
     (tmp_path / "consumer" / "product.py").write_text(MODULE)
     (tmp_path / "test_good.py").write_text(TESTS.format(number=3, doubled=6))
@@ -56,8 +56,8 @@ def project(tmp_path: Path) -> Path:
         ("3 *", ("test_good.py",), Fate.BROKEN),
     ],
 )
-def test_what_becomes_of_a_mistake(project: Path, new: str, tests: tuple[str, ...], fate: Fate) -> None:
-    """It is caught where a test fails, survives where all pass, and is broken where none can be run."""
+def test_verdicts_on_a_mistake(project: Path, new: str, tests: tuple[str, ...], fate: Fate) -> None:
+    """It is caught where a test fails, survives where all pass, and is broken where none can run."""
     mutant = Mutant("factor", "consumer/product.py", "2 * n", new, tests)
     (project / mutant.file).write_text(mutant.changed(project))
     verdict = judge(mutant, project)
@@ -66,6 +66,6 @@ def test_what_becomes_of_a_mistake(project: Path, new: str, tests: tuple[str, ..
 
 @pytest.mark.parametrize("old", ["n", "4 * n"])
 def test_a_mistake_that_does_not_fit(project: Path, old: str) -> None:
-    """A text that stands there twice, or not at all, is an error that says what to change."""
+    """A text that occurs twice, or not at all, is an error that says what to change."""
     with pytest.raises(MutantError, match=r"change mutants\.toml"):
         Mutant("factor", "consumer/product.py", old, "3", ("test_good.py",)).changed(project)

@@ -23,12 +23,12 @@ SEED = 3
 
 @dataclass(eq=False)
 class Call:
-    """A query that runs."""
+    """A running query."""
 
     started_at: float
     started_among: int
     served: bool = False
-    """It has one of the node's own slots."""
+    """Whether it has one of the node's own slots."""
     ended: bool = False
 
 
@@ -37,11 +37,11 @@ class Service:
     """Runs queries of one node; times are in seconds.
 
     Args:
-        draw: How long the node takes: from chance, the time, and how many calls run.
-        slots: How many calls the node works on at a time, the others wait inside; None for any number.
-        max_limit: The greatest limit; the least is an eighth.
+        draw: Random durations of the node, from the time and the number of running calls.
+        slots: The node's own concurrency, beyond which calls wait inside; None for unlimited.
+        max_limit: The highest limit; the lowest is an eighth of it.
         adaptive: Learn the limit.
-        deadline_s: How long a query may run.
+        deadline_s: The time limit of a query.
     """
 
     draw: Draw
@@ -52,7 +52,7 @@ class Service:
     now: float = 0.0
     answered: int = 0
     waited: int = 0
-    """How many had to wait for the limit."""
+    """The number of queries that waited for the limit."""
     limits: list[tuple[float, int]] = field(default_factory=list)
     changes: list[ControlChange] = field(default_factory=list)
 
@@ -69,16 +69,16 @@ class Service:
 
     @property
     def limit(self) -> int:
-        """How many may run."""
+        """Return the current limit."""
         return self.limiter.limit
 
     def lowest(self, since: float) -> int:
-        """The least limit from then on, and so the one that trials start from."""
+        """Return the lowest limit from then on, from which trials start."""
         reached = [limit for at, limit in self.limits if at < since]
         return min(reached[-1:] + [limit for at, limit in self.limits if at >= since])
 
     def run(self, until: float, rate: float, *, backlog: int = 0) -> Service:
-        """Let *rate* queries a second arrive, after *backlog* at once."""
+        """Run *rate* arrivals a second, after an initial *backlog*."""
         for _ in range(backlog):
             self._arrive()
         while True:

@@ -1,4 +1,4 @@
-"""Values that several tests of the core start from."""
+"""Values that several tests of the core share."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ STARTED_WALL = 1_750_000_000.5
 
 
 def record(value: bytes | None = b"{}", **fields: Any) -> PlainRecord:
-    """A record of the input topic."""
+    """Build a record of the input topic."""
     return PlainRecord(**{"topic": "queries", "partition": 3, "offset": 42, "value": value, **fields})
 
 
 def envelope(source: PlainRecord | None = None, **fields: Any) -> Envelope:
-    """What all events of one query share."""
+    """Build the fields that all events of one query share."""
     defaults: dict[str, Any] = {
         "query_id": "q-1",
         "lane": "canary",
@@ -52,7 +52,7 @@ def run_of(
     granted_s: float | None = None,
     **fields: Any,
 ) -> StageRun:
-    """One stage that ended; its limit from the plan unless told."""
+    """Build an ended stage; its limit is the plan's unless given."""
     spec = plan.stages[list(StageType).index(stage)]
     if outcome is SKIPPED:
         return StageRun(spec, outcome, error="no time left", error_type="skipped")
@@ -66,7 +66,7 @@ def run_of(
 
 
 def altered(made: T, **fields: Any) -> T:
-    """A run that was just made, or a running stage, with other fields."""
+    """Return a run or a running stage with other fields."""
     for name, value in fields.items():
         setattr(made, name, value)
     return made
@@ -75,7 +75,7 @@ def altered(made: T, **fields: Any) -> T:
 def history_of(
     runs: Iterable[StageRun], running: RunningStage | None = None, answer: bytes = b"22"
 ) -> StageHistory:
-    """A trail on which *runs* ended and *running* has begun."""
+    """Build a stage history of *runs*, with *running* in progress."""
     history = StageHistory()
     for run in runs:
         history.start(RunningStage(run.spec, run.started_at or 0.0, run.granted_s, run.node, run.attempt))
@@ -88,13 +88,13 @@ def history_of(
 
 
 def running_of(stage: StageType, *, at: float, granted_s: float, plan: Plan = PLAN) -> RunningStage:
-    """A stage that has begun."""
+    """Build a stage in progress."""
     spec = plan.stages[list(StageType).index(stage)]
     return RunningStage(spec, at, granted_s, "math" if stage is PROCESSING else None)
 
 
 def ended(outcomes: Sequence[Outcome], *, plan: Plan = PLAN, **fields: Any) -> list[StageRun]:
-    """The first stages, one after the other, 10 ms each (a timeout takes its whole limit)."""
+    """Build the first stages in sequence, 10 ms each (a timeout takes its whole limit)."""
     runs: list[StageRun] = []
     at = STARTED_AT
     for stage, outcome in zip(StageType, outcomes, strict=False):
@@ -108,6 +108,6 @@ def ended(outcomes: Sequence[Outcome], *, plan: Plan = PLAN, **fields: Any) -> l
 def concluded(
     history: StageHistory, *, plan: Plan = PLAN, after_s: float = 0.05, budget_s: float = 0.25
 ) -> QueryOutcome:
-    """What a query that began at STARTED_AT ends as *after_s* seconds later."""
+    """Return the outcome of a query from STARTED_AT that ends after *after_s* seconds."""
     ends_at = STARTED_AT + budget_s
     return conclude(history, plan, started_at=STARTED_AT, ends_at=ends_at, now=STARTED_AT + after_s)

@@ -1,4 +1,4 @@
-"""The gate, and the slots."""
+"""The gate and the slots."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from fivestage.core.observer import ControlChange
 
 @pytest.mark.parametrize(("size", "low"), [(1, 0), (2, 1), (4, 3), (8, 6), (100, 75), (256, 192)])
 def test_a_quarter_must_be_free_again(size: int, low: int) -> None:
-    """The figure at which the gate opens again, also for the smallest limits."""
+    """The gate reopens at three quarters of its limit, also for the smallest limits."""
     gate = Gate(size)
     assert not gate.update(size)
     assert (gate.update(low + 1), gate.update(low)) == (False, True)
 
 
 def test_hysteresis() -> None:
-    """Closes when full, stays closed until there is room again, then opens."""
+    """The gate closes when full and opens again below a lower threshold."""
     gate = Gate(8)
     story = [(7, True), (8, False), (7, False), (6, True), (7, True), (9, False), (6, True), (0, True)]
     assert [(in_flight, gate.update(in_flight)) for in_flight, _ in story] == story
 
 
 def test_room() -> None:
-    """There is room up to the limit while the gate is open, and none while it is closed."""
+    """An open gate has room up to the limit, a closed one has none."""
     gate = Gate(8)
     assert [gate.room(n) for n in (0, 7, 8, 11)] == [8, 1, 0, 0]
     gate.update(8)
@@ -37,8 +37,8 @@ def test_room() -> None:
 
 
 @given(size=st.integers(1, 300), steps=st.lists(st.integers(-5, 5), max_size=200))
-def test_the_gate_never_lets_too_many_in(size: int, steps: list[int]) -> None:
-    """Whoever admits no more than there is room for never exceeds the limit, and an empty gate is open."""
+def test_the_gate_never_admits_too_many(size: int, steps: list[int]) -> None:
+    """Admitting no more than the room never exceeds the limit, and an empty gate is open."""
     gate, in_flight = Gate(size), 0
     for step in steps:
         gate.update(in_flight)
@@ -49,12 +49,12 @@ def test_the_gate_never_lets_too_many_in(size: int, steps: list[int]) -> None:
 
 
 def slots_of(limit: int, **shares: float) -> Slots[str]:
-    """So many slots, always."""
+    """Build slots with a fixed limit."""
     return Slots(ConcurrencyLimiter(LimiterPolicy(max_limit=limit, min_limit=limit)), LaneShares(shares))
 
 
-def test_nobody_passes_those_who_wait() -> None:
-    """A slot is free for a newcomer only where nobody waits, also while slots become free."""
+def test_a_new_query_does_not_overtake_waiting_ones() -> None:
+    """A freed slot goes to a waiting query before a new one."""
     slots = slots_of(2)
     assert slots.is_free
     slots.occupy("a", 0.0)
@@ -68,7 +68,7 @@ def test_nobody_passes_those_who_wait() -> None:
 
 
 def test_no_slot_beyond_the_limit() -> None:
-    """Who waits is given a slot only while fewer run than may."""
+    """A waiting query gets a slot only while fewer than the limit run."""
     slots = slots_of(1)
     slots.wait("a", "x")
     slots.wait("a", "y")
@@ -81,7 +81,7 @@ def test_no_slot_beyond_the_limit() -> None:
 
 
 def test_no_slot_while_too_many_bytes_are_held() -> None:
-    """Large answers that are not published yet keep the next ones from beginning, however few run."""
+    """Unpublished answers over their byte limit keep waiting queries from starting."""
     slots: Slots[str] = Slots(
         ConcurrencyLimiter(LimiterPolicy(max_limit=10, min_limit=10)), LaneShares({}), max_held_bytes=100
     )
@@ -97,7 +97,7 @@ def test_no_slot_while_too_many_bytes_are_held() -> None:
 
 
 def test_bytes_of_input_and_of_events_count_together() -> None:
-    """No more is taken in while they are too many; what was taken in may run, as only that frees it."""
+    """Queries and answers count together; over the limit reading stops, but queries already read may run."""
     slots: Slots[str] = Slots(
         ConcurrencyLimiter(LimiterPolicy(max_limit=10, min_limit=10)), LaneShares({}), max_held_bytes=100
     )
@@ -115,7 +115,7 @@ def test_bytes_of_input_and_of_events_count_together() -> None:
 
 
 def test_slots_by_lane() -> None:
-    """The next slot is that of the lane that uses least of its share."""
+    """The next slot goes to the lane that uses the smallest part of its share."""
     slots = slots_of(10, a=0.5, b=0.5)
     for lane in "aab":
         slots.occupy(lane, 0.0)
@@ -126,7 +126,7 @@ def test_slots_by_lane() -> None:
 
 
 def test_giving_up() -> None:
-    """Those whose time is up leave the line, and the others keep their places."""
+    """Expired queries leave the queue; the others keep their places."""
     slots = slots_of(1)
     assert slots.give_up(lambda _: True) == []
     slots.occupy("a", 0.0)
@@ -138,8 +138,8 @@ def test_giving_up() -> None:
     assert [slots.next(), slots.next(), slots.next()] == ["a2", "b1", None]
 
 
-def test_what_the_limiter_learns() -> None:
-    """How many ran at the start and at the end, the query itself included, and whether others wait."""
+def test_samples_of_the_limiter() -> None:
+    """A sample has the concurrency at start and end, the query included, and whether others wait."""
     limiter = ConcurrencyLimiter(LimiterPolicy(max_limit=8, window_s=0, window_samples=1))
     slots: Slots[str] = Slots(limiter, LaneShares({}))
     assert [slots.occupy("a", 0.0) for _ in range(8)] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -153,7 +153,7 @@ def test_what_the_limiter_learns() -> None:
 
 
 def test_a_change_of_the_limit_is_returned() -> None:
-    """What is to be reported comes from the call that learned it."""
+    """A change of the limit is returned by the call that learned it."""
     limiter = ConcurrencyLimiter(LimiterPolicy(max_limit=8))
     slots: Slots[str] = Slots(limiter, LaneShares({}))
     limiter._move(4, 0.0)

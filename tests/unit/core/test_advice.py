@@ -1,4 +1,4 @@
-"""What user code's side is told."""
+"""Routing snapshots: the limits, breakers and health that user code's side sees."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CLOSED, OPEN, HALF_OPEN = BreakerState
 
 
 def routing(**nodes: NodeRouting) -> RoutingSnapshot:
-    """Advice that knows these nodes."""
+    """Build a routing snapshot of these nodes."""
     made = RoutingSnapshot.neutral(PLAN)
     made.nodes = nodes
     return made
 
 
 def test_at_first_nothing_is_known() -> None:
-    """The limits of the plan, no needs, and every node may be called."""
+    """Without samples the limits are the plan's, nothing is reserved, and every node may be called."""
     made = RoutingSnapshot.neutral(PLAN)
     assert made.stages == tuple(StageRouting(spec.limit_s, 0.0, 0.0, 0.0) for spec in PLAN.stages)
     assert made.node("anyone") == NodeRouting(CLOSED, 1.0, None)
@@ -29,15 +29,15 @@ def test_at_first_nothing_is_known() -> None:
 
 
 @pytest.mark.parametrize(("state", "probe", "lets"), [(CLOSED, 0, 1), (OPEN, 0, 0), (HALF_OPEN, 0, 0)])
-def test_who_may_be_called(state: BreakerState, *, probe: bool, lets: bool) -> None:
-    """A closed breaker lets all pass, an open one none, a half-open one none without a permit."""
+def test_breakers_decide_which_nodes_may_be_called(state: BreakerState, *, probe: bool, lets: bool) -> None:
+    """A closed breaker allows calls, an open one none, a half-open one needs a permit."""
     made = routing(a=NodeRouting(state))
     assert made.allows("a") is bool(lets)
     assert made.take_probe("a") is bool(probe)
 
 
 def test_a_permit_is_for_one() -> None:
-    """Who takes the permit of a half-open node may call it; the next may not."""
+    """The permit of a half-open node is taken by one call; the next has none."""
     made = routing(a=NodeRouting(HALF_OPEN))
     made.probes["a"] = True
     assert made.allows("a")
@@ -45,15 +45,15 @@ def test_a_permit_is_for_one() -> None:
     assert not made.allows("a")
 
 
-def test_a_permit_of_before_is_none_for_an_open_breaker() -> None:
-    """A permit that was left over does not get through a breaker that has opened anew."""
+def test_an_old_permit_does_not_pass_an_open_breaker() -> None:
+    """A permit left over does not pass a breaker that has opened again."""
     made = routing(a=NodeRouting(OPEN))
     made.probes["a"] = True
     assert not made.allows("a")
 
 
 def test_stuck_nodes_are_not_called() -> None:
-    """However healthy, and also with a permit."""
+    """A stuck node is not called, whatever its health and permits."""
     made = routing(a=NodeRouting(CLOSED), b=NodeRouting(HALF_OPEN))
     made.probes["b"] = True
     made.stuck = frozenset({"a", "b"})
@@ -61,7 +61,7 @@ def test_stuck_nodes_are_not_called() -> None:
 
 
 def test_the_best_first() -> None:
-    """By health to a tenth; among equals the order given; those that may not be called are left out."""
+    """Nodes are ordered by health in tenths, then as given; nodes that may not be called are left out."""
     made = routing(
         poor=NodeRouting(score=0.2),
         fair=NodeRouting(score=0.96),
@@ -73,7 +73,7 @@ def test_the_best_first() -> None:
 
 
 def test_a_probe_that_is_due_goes_first() -> None:
-    """A half-open node is found well only by being tried, however badly it did."""
+    """A half-open node with a permit comes first: only a call shows whether it has recovered."""
     made = routing(bad=NodeRouting(HALF_OPEN, 0.1), good=NodeRouting(score=1.0))
     made.probes["bad"] = True
     assert made.rank(["good", "bad"]) == ["bad", "good"]

@@ -1,4 +1,4 @@
-"""Which attempts there were at a stage, beside the one that it ended with."""
+"""Earlier attempts at a stage, besides the one that ended it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOW = STARTED_AT + 0.2
 
 
 def failed(attempt: int, outcome: Outcome = ERROR) -> StageHistory:
-    """A trail on which so many nodes have failed."""
+    """Build a stage history in which this many nodes have failed."""
     history = history_of(ended([SUCCESS] * 2))
     for number in range(1, attempt + 1):
         at = STARTED_AT + number * 0.02
@@ -40,29 +40,29 @@ def failed(attempt: int, outcome: Outcome = ERROR) -> StageHistory:
 
 
 def start(history: StageHistory, attempt: int, at_s: float) -> None:
-    """An attempt at processing has started."""
+    """Start an attempt at processing."""
     running = running_of(PROCESSING, at=STARTED_AT + at_s, granted_s=0.05)
     history.start(altered(running, attempt=attempt, node=f"node-{attempt}", waited_s=0.001))
 
 
 def numbers(history: StageHistory, *runs: StageRun) -> list[tuple[int, str]]:
-    """Number and outcome of the earlier attempts."""
+    """Return number and outcome of the earlier attempts."""
     found = earlier_attempts(history, [*history.runs, *runs], NOW)
     return [(run.attempt, str(run.outcome)) for run in found]
 
 
 def test_most_queries_have_none() -> None:
-    """One attempt at each stage."""
+    """Without failures each stage has one attempt."""
     assert earlier_attempts(history_of(ended([SUCCESS] * 5)), ended([SUCCESS] * 5), NOW) == ()
 
 
-def test_those_that_failed_are_all_there() -> None:
-    """In the order in which they were made."""
+def test_all_failed_attempts_are_listed() -> None:
+    """Failed attempts are listed in order."""
     assert numbers(failed(3), run_of(PROCESSING, attempt=4)) == [(1, "error"), (2, "error"), (3, "error")]
 
 
-def test_one_that_the_stage_ended_with_is_none_of_them() -> None:
-    """Where no other followed; a worker process sends it a second time."""
+def test_the_attempt_that_ended_the_stage_is_not_listed() -> None:
+    """A failed attempt that ended the stage is not listed, also when a worker sends it twice."""
     history = failed(2)
     assert numbers(history, history.superseded[-1]) == [(1, "error")]
     again = run_of(PROCESSING, ERROR, attempt=2)
@@ -70,7 +70,7 @@ def test_one_that_the_stage_ended_with_is_none_of_them() -> None:
 
 
 def test_one_that_was_given_up_lasts_until_the_next() -> None:
-    """Its query was moved: its end is in no trail."""
+    """An attempt whose query was moved lasts until the next one starts."""
     history = history_of(ended([SUCCESS] * 2))
     start(history, 1, 0.02)
     history = history.continued()
@@ -83,7 +83,7 @@ def test_one_that_was_given_up_lasts_until_the_next() -> None:
 
 
 def test_one_that_was_given_up_and_not_followed_lasts_until_the_end() -> None:
-    """The stage is skipped; what was tried is still there."""
+    """An attempt whose query was moved and not retried lasts until the query ends; the stage is skipped."""
     history = history_of(ended([SUCCESS] * 2))
     start(history, 1, 0.02)
     (given_up,) = concluded(history.continued(), after_s=0.2).earlier
@@ -91,7 +91,7 @@ def test_one_that_was_given_up_and_not_followed_lasts_until_the_end() -> None:
 
 
 def test_a_call_that_goes_on_in_a_thread_is_not_given_up() -> None:
-    """It is waited for elsewhere, as the same attempt; without anything that waits for it, it is one more."""
+    """A thread call that another worker waits for is the same attempt; without a waiter it is one more."""
     history = history_of(ended([SUCCESS] * 2))
     start(history, 1, 0.02)
     assert history.running is not None
@@ -102,14 +102,14 @@ def test_a_call_that_goes_on_in_a_thread_is_not_given_up() -> None:
 
 
 def test_a_stage_that_its_worker_ended_was_not_given_up() -> None:
-    """The attempt is what the stage ended with, although the query was moved for it."""
+    """A stage that its worker ended is no lost attempt, although the query was moved for it."""
     history = history_of(ended([SUCCESS] * 2))
     start(history, 1, 0.02)
     assert numbers(history.continued(), run_of(PROCESSING, ERROR, attempt=1)) == []
 
 
 def test_failures_and_moves_together() -> None:
-    """Each at the place of its number."""
+    """Failures and moves are listed by attempt number."""
     history = failed(1)
     start(history, 2, 0.05)
     history = history.continued()
@@ -119,7 +119,7 @@ def test_failures_and_moves_together() -> None:
 
 
 def test_a_failure_that_the_stage_ended_with_hides_what_came_later() -> None:
-    """What started after it, and was given up, is no attempt before it."""
+    """Attempts after the failure that ended the stage are not listed."""
     history = failed(1)
     start(history, 2, 0.05)
     history = history.continued()
@@ -127,7 +127,7 @@ def test_a_failure_that_the_stage_ended_with_hides_what_came_later() -> None:
 
 
 def test_kinds() -> None:
-    """The first one; after a failure another node; after a move the same once more."""
+    """The kinds are: first, other node after a failure, same node after a move."""
     first, second = run_of(PROCESSING, TIMEOUT), run_of(PROCESSING, attempt=2)
     assert [str(kind_of(first, None)), str(kind_of(second, first))] == ["first", "failover"]
     assert str(kind_of(second, altered(first, outcome=SKIPPED))) == "resumed"

@@ -17,12 +17,12 @@ from fivestage.core.adaptive.breaker import Breaker, BreakerPolicy, BreakerState
 
 CLOSED, OPEN, HALF_OPEN = BreakerState
 SMALL = BreakerPolicy(failure_rate=1.0, window=4, minimum_calls=2, first_open_s=10.0, open_s=40.0)
-"""Opens at 1 after two failures, at 0 and 1, and nothing else."""
+"""Opens at 1 after two failures, at 0 and 1."""
 SEED = 20261126
 
 
 def breaker_of(calls: str, policy: BreakerPolicy = SMALL, *, jitter: float = 0.0) -> Breaker:
-    """A breaker that saw these calls evenly from 0 to 1: `.` good, `s` slow, `x` failed, `X` both."""
+    """Build a breaker with these calls spread over 0 to 1: `.` good, `s` slow, `x` failed, `X` both."""
     breaker = Breaker(policy, lambda: jitter)
     for place, call in enumerate(calls):
         now = place / max(1, len(calls) - 1)
@@ -31,7 +31,7 @@ def breaker_of(calls: str, policy: BreakerPolicy = SMALL, *, jitter: float = 0.0
 
 
 def half_open(policy: BreakerPolicy = SMALL) -> Breaker:
-    """A breaker that is half open at 11, having opened at 1."""
+    """Build a breaker that opened at 1 and is half open at 11."""
     breaker = breaker_of("x" * max(2, policy.minimum_calls), policy)
     assert breaker.state(11.0) is HALF_OPEN
     return breaker
@@ -54,7 +54,7 @@ def half_open(policy: BreakerPolicy = SMALL) -> Breaker:
     ],
 )
 def test_when_it_opens(calls: str, state: BreakerState) -> None:
-    """With the defaults, over one second: more than 30 % of the calls failed, with confidence."""
+    """With the defaults, it opens when more than 30 % of one second's calls failed, with confidence."""
     breaker = breaker_of(calls, BreakerPolicy())
     assert breaker.state(1.0) is state
 
@@ -63,7 +63,7 @@ def test_when_it_opens(calls: str, state: BreakerState) -> None:
     ("calls", "state"), [("sssss" * 8, OPEN), ("..sss" * 8, CLOSED), ("XX.s." * 8, CLOSED)]
 )
 def test_slow_calls_where_they_matter(calls: str, state: BreakerState) -> None:
-    """Below 1, slow_call_rate is judged like failure_rate; failed calls that were slow are slow too."""
+    """With slow_call_rate below 1 slow calls open it like failures; slow failures count as slow too."""
     breaker = breaker_of(calls, BreakerPolicy(slow_call_rate=0.5, failure_rate=0.9))
     assert breaker.state(1.0) is state
     assert breaker.why == ("40 of 40 calls were slow in 1.0 s: open for 1 s" if state is OPEN else "")
@@ -79,12 +79,12 @@ def test_slow_calls_where_they_matter(calls: str, state: BreakerState) -> None:
     ],
 )
 def test_rates_near_one(rate: float, calls: str, state: BreakerState) -> None:
-    """A failure rate of 1 means all; one that no window can be above beyond doubt, a window of failures."""
+    """A failure rate of 1 means all calls; an unreachable bound means a window of failures."""
     assert breaker_of(calls, BreakerPolicy(failure_rate=rate)).state(1.0) is state
 
 
 def fail_for(seconds: float, rate: int, *, good_s: float = 0.0) -> tuple[Breaker, float | None]:
-    """A breaker after that time of good calls and *seconds* of failing ones; how long until it opened."""
+    """Build a breaker after good and then *seconds* of failed calls; return it and its time to open."""
     breaker = Breaker(BreakerPolicy(), lambda: 0.0)
     for place in range(round(good_s * rate)):
         breaker.record(place / rate, failed=False)
@@ -97,8 +97,8 @@ def fail_for(seconds: float, rate: int, *, good_s: float = 0.0) -> tuple[Breaker
 
 @pytest.mark.parametrize("good_s", [0.0, 5.0, 1000.0])
 @pytest.mark.parametrize("rate", [20, 200, 500])
-def test_a_dead_node_is_left_alone_within_a_second_and_a_half(rate: int, good_s: float) -> None:
-    """Also after a long good past; and however long it stays dead, only probes are let through."""
+def test_a_dead_node_is_cut_off_within_a_second_and_a_half(rate: int, good_s: float) -> None:
+    """A dead node is cut off within 1.5 s, also after long success; later only probes are let through."""
     breaker, opened_s = fail_for(1.5, rate, good_s=good_s)
     assert opened_s is not None
     assert opened_s <= 1.5
@@ -114,13 +114,13 @@ def test_a_dead_node_is_left_alone_within_a_second_and_a_half(rate: int, good_s:
 
 @pytest.mark.parametrize("good_s", [1.0, 1000.0])
 def test_a_hiccup_opens_nothing(good_s: float) -> None:
-    """A tenth of a second of failures at 500/s is a tenth of the second that is judged."""
+    """A tenth of a second of failures at 500/s is a tenth of the window."""
     assert fail_for(0.1, 500, good_s=good_s)[1] is None
 
 
 @pytest.mark.parametrize(("rate", "calls"), [(200, 720_000), (20, 72_000)])
 def test_a_fifth_of_failures_never_opens_it_in_an_hour(rate: int, calls: int) -> None:
-    """Chance alone does not: it is judged after each failure, which is often."""
+    """A failure rate of 20 % does not open it within an hour of evaluations."""
     print(f"seed {SEED}")  # noqa: T201
     breaker, chance = Breaker(BreakerPolicy(), lambda: 0.0), random.Random(SEED).random  # noqa: S311
     for place in range(calls):
@@ -129,8 +129,8 @@ def test_a_fifth_of_failures_never_opens_it_in_an_hour(rate: int, calls: int) ->
 
 
 @pytest.mark.parametrize("share", [0.6, 1.0])
-def test_what_is_over_in_less_than_a_second_is_not_judged(share: float) -> None:
-    """Calls of one moment, however many, are one event; a second later they count."""
+def test_less_than_a_second_of_calls_is_not_judged(share: float) -> None:
+    """Calls of one moment, however many, count as one event; a second later they count."""
     breaker = Breaker(BreakerPolicy(), lambda: 0.0)
     for place in range(100):
         breaker.record(0.0, failed=place < share * 100)
@@ -141,7 +141,7 @@ def test_what_is_over_in_less_than_a_second_is_not_judged(share: float) -> None:
 
 
 def test_counts_stay_few() -> None:
-    """It remembers tenths of a second, not calls: as many as a window or a second need."""
+    """It stores tenths of a second, not calls: as many as a window or a second need."""
     for rate, at_most in ((5000, 12), (10, 101), (1, 101)):
         breaker = Breaker(BreakerPolicy(), lambda: 0.0)
         for place in range(20_000):
@@ -151,16 +151,16 @@ def test_counts_stay_few() -> None:
 
 
 @pytest.mark.parametrize(("jitter", "opens_again_at"), [(0.0, 11.0), (0.5, 13.5), (1.0, 16.0)])
-def test_it_stays_open_for_a_jittered_while(jitter: float, opens_again_at: float) -> None:
-    """It is half open from first_open_s times 1 + open_jitter * jitter() on, and open until then."""
+def test_the_open_time_has_jitter(jitter: float, opens_again_at: float) -> None:
+    """It is half open after first_open_s times 1 + open_jitter * jitter(), and open until then."""
     policy = BreakerPolicy(1.0, window=2, minimum_calls=2, first_open_s=10.0, open_jitter=0.5)
     breaker = breaker_of("xx", policy, jitter=jitter)
     assert breaker.state(opens_again_at - 0.001) is OPEN
     assert breaker.state(opens_again_at) is HALF_OPEN
 
 
-def test_it_opens_for_twice_as_long_each_time_up_to_the_ceiling() -> None:
-    """1, 2, 4 ... 30 s while probes fail; each opening draws its own jitter; the reason says how long."""
+def test_the_open_time_doubles_up_to_the_ceiling() -> None:
+    """Open times are 1, 2, 4 ... 30 s while probes fail, each with its own jitter, as its reason says."""
     draws = iter([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     breaker = Breaker(BreakerPolicy(), lambda: next(draws))
     for place in range(21):
@@ -177,8 +177,8 @@ def test_it_opens_for_twice_as_long_each_time_up_to_the_ceiling() -> None:
 
 
 @pytest.mark.parametrize(("well_s", "open_s"), [(2.9, 4.0), (3.1, 1.0)])
-def test_one_that_opens_again_at_once_goes_on_where_it_was(well_s: float, open_s: float) -> None:
-    """Closed by a probe and open again within its last open time and a second it doubles that."""
+def test_a_breaker_that_soon_opens_again_keeps_its_open_time(well_s: float, open_s: float) -> None:
+    """If it opens again soon after a probe closed it, the open time continues to double."""
     breaker = fail_for(1.5, 20)[0]
     breaker.state(2.0)
     breaker.record(2.0, failed=True, probe=True)
@@ -190,8 +190,8 @@ def test_one_that_opens_again_at_once_goes_on_where_it_was(well_s: float, open_s
     assert breaker.why.endswith(f"open for {open_s:.2g} s")
 
 
-def test_only_asking_makes_it_half_open() -> None:
-    """After the open time an outcome finds it still open; the next question, by either way, does not."""
+def test_only_a_query_makes_it_half_open() -> None:
+    """An outcome after the open time does not make it half open; the next query does."""
     asked, probed = breaker_of("xx"), breaker_of("xx")
     asked.record(12.0, failed=True, probe=True)
     assert repr(asked) == "<Breaker open calls=0 failed=0 slow=0>"
@@ -204,7 +204,7 @@ TWO_PROBES = BreakerPolicy(1.0, window=2, minimum_calls=2, first_open_s=10.0, ha
 
 
 def test_one_probe_at_a_time() -> None:
-    """While a probe is out there is no second; its good end gives the permit back."""
+    """Only one probe runs at a time; its success returns the permit."""
     breaker = half_open(TWO_PROBES)
     assert [breaker.try_probe(11.0), breaker.try_probe(11.0)] == [True, False]
     breaker.record(11.5, failed=False, probe=True)
@@ -212,20 +212,20 @@ def test_one_probe_at_a_time() -> None:
 
 
 def test_no_probes_unless_half_open() -> None:
-    """While closed nothing needs a probe, while open nothing passes."""
+    """There are no probes while closed or open."""
     assert not breaker_of("").try_probe(0.0)
     assert not breaker_of("xx").try_probe(10.9)
 
 
 def test_a_lost_probe_does_not_block_for_ever() -> None:
-    """A permit without an outcome is handed out again after probe_timeout_s, counted from the last time."""
+    """A permit without an outcome is issued again after probe_timeout_s since the last issue."""
     breaker = half_open()
     times = [11.0, 11.9, 12.0, 12.9, 13.0, 99.0]
     assert [breaker.try_probe(now) for now in times] == [True, False, True, False, True, True]
 
 
 def test_a_released_permit_is_free() -> None:
-    """A probe that was not run, or not the node's fault, neither closes nor opens, and blocks nothing."""
+    """A probe that did not run, or whose result does not count, leaves the state and frees its permit."""
     breaker = half_open()
     assert breaker.try_probe(11.0)
     breaker.release_probe()
@@ -234,7 +234,7 @@ def test_a_released_permit_is_free() -> None:
 
 
 def test_an_old_permit_does_not_keep_back_the_next_half_open() -> None:
-    """A second probe that failed opens it while the first one's permit is out: forgotten when it is asked."""
+    """A failed second probe opens it while the first permit is out, which is then forgotten."""
     breaker = half_open(
         BreakerPolicy(1.0, window=2, minimum_calls=2, first_open_s=10.0, probe_timeout_s=100.0)
     )
@@ -243,8 +243,8 @@ def test_an_old_permit_does_not_keep_back_the_next_half_open() -> None:
     assert breaker.try_probe(32.0)
 
 
-def test_a_good_probe_closes_it_without_a_past() -> None:
-    """Failures of before are forgotten: it takes a second of new ones to open it."""
+def test_a_successful_probe_clears_earlier_failures() -> None:
+    """A successful probe clears earlier failures: a second of new ones is needed to open it."""
     breaker = half_open()
     breaker.try_probe(11.0)
     breaker.record(11.5, failed=False, slow=True, probe=True)  # however long it took
@@ -256,7 +256,7 @@ def test_a_good_probe_closes_it_without_a_past() -> None:
 
 
 def test_probes_must_be_good_one_after_the_other() -> None:
-    """With three wanted, two good ones and a bad one open it again, and counting starts over."""
+    """With three probes required, a failure among them opens it again and the count restarts."""
     breaker = half_open(BreakerPolicy(1.0, window=2, minimum_calls=2, first_open_s=10.0, half_open_calls=3))
     for now, failed, state in [
         (11.0, False, HALF_OPEN),
@@ -273,8 +273,8 @@ def test_probes_must_be_good_one_after_the_other() -> None:
 
 
 @pytest.mark.parametrize("failed", [True, False])
-def test_calls_of_before_it_opened_do_not_count(*, failed: bool) -> None:
-    """What began while closed and ends while open or half open moves nothing and is not counted."""
+def test_calls_from_before_the_opening_do_not_count(*, failed: bool) -> None:
+    """Calls started while closed that end while open or half open are not counted."""
     breaker = breaker_of("xx")
     for now, state in [(5.0, OPEN), (11.0, HALF_OPEN)]:
         assert breaker.state(now) is state
@@ -286,7 +286,7 @@ def test_calls_of_before_it_opened_do_not_count(*, failed: bool) -> None:
 
 
 def test_a_call_made_while_it_is_open() -> None:
-    """One that fails lengthens nothing; as many good ones as half_open_calls close it early."""
+    """Failed calls while open do not extend it; half_open_calls successes close it early."""
     breaker = breaker_of("xx", TWO_PROBES)
     for now in (5.0, 6.0):
         breaker.record(now, failed=True, probe=True)
@@ -300,7 +300,7 @@ def test_a_call_made_while_it_is_open() -> None:
 
 @pytest.mark.parametrize("failed", [True, False])
 def test_a_probe_that_ends_once_it_is_closed_does_not_count(*, failed: bool) -> None:
-    """It was a probe of before: what is judged are the calls since."""
+    """A probe that ends after the breaker has closed does not count."""
     breaker = half_open()
     for _ in range(5):
         breaker.record(11.0, failed=False, probe=True)
@@ -308,8 +308,8 @@ def test_a_probe_that_ends_once_it_is_closed_does_not_count(*, failed: bool) -> 
     assert repr(breaker) == "<Breaker closed calls=0 failed=0 slow=0>"
 
 
-def test_the_policy_is_a_value() -> None:
-    """One policy may be shared by all nodes: nobody can change it."""
+def test_the_policy_is_immutable() -> None:
+    """A policy is immutable, so that all nodes may share it."""
     name = "window"
     with pytest.raises(FrozenInstanceError):
         setattr(BreakerPolicy(), name, 1)
@@ -321,26 +321,26 @@ def test_states_read_as_their_names() -> None:
 
 
 class NaiveBreaker:
-    """The same breaker as a diary: every figure is counted from all that happened."""
+    """A naive model of the breaker: every figure is counted from the whole history."""
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy = policy
-        self.moments: list[tuple[float, list[tuple[bool, bool]]]] = []  # calls since it closed last
+        self.moments: list[tuple[float, list[tuple[bool, bool]]]] = []  # calls since it last closed
         self.openings: list[tuple[float, float]] = []  # when, and until when
         self.closed_at = -inf
-        self.lasts_s = [0.0, 0.0]  # how long it opened last, without jitter and with it
-        self.probes: list[bool] = []  # good ones and bad ones, since it opened or was half open last
-        self.permits: list[float] = []  # when handed out and not given back
+        self.lasts_s = [0.0, 0.0]  # the last open time, without jitter and with it
+        self.probes: list[bool] = []  # successes and failures, since it last opened or was half open
+        self.permits: list[float] = []  # when issued and not returned
         self.name = "closed"
 
     def ask(self, now: float) -> str:
-        """The state at this moment."""
+        """Return the state at this moment."""
         if self.name == "open" and now >= self.openings[-1][1]:
             self.name, self.probes, self.permits = "half_open", [], []
         return self.name
 
     def permit(self, now: float) -> bool:
-        """May a probe go? Permits that are too old are as good as given back."""
+        """Ask for a probe permit; expired permits count as returned."""
         if self.ask(now) != "half_open":
             return False
         self.permits = [since for since in self.permits if now - since < self.policy.probe_timeout_s]
@@ -350,7 +350,7 @@ class NaiveBreaker:
         return True
 
     def end(self, now: float, jitter: float, *, failed: bool, slow: bool, probe: bool) -> None:
-        """A call ended."""
+        """End a call."""
         if self.name == "closed" and not probe:
             self.note(now, failed=failed, slow=slow)
             if (failed or slow) and self.is_bad(now):
@@ -367,7 +367,7 @@ class NaiveBreaker:
             self.open(now, jitter)
 
     def note(self, now: float, *, failed: bool, slow: bool) -> None:
-        """Write the call down with those of the same moment; drop moments that nothing needs."""
+        """Add the call to those of the same moment; drop moments that no window needs."""
         if not self.moments or self.moments[-1][0] != now:
             self.moments.append((now, []))
             while (
@@ -377,15 +377,15 @@ class NaiveBreaker:
         self.moments[-1][1].append((failed, slow))
 
     def needs_no(self, calls: list[tuple[bool, bool]]) -> bool:
-        """Whether there is a window without these."""
+        """Return whether there is a window without these."""
         return len(self.calls()) - len(calls) >= self.policy.window
 
     def calls(self, since: float = -inf) -> list[tuple[bool, bool]]:
-        """All that are kept, from a moment on."""
+        """Return all kept calls from a moment on."""
         return [call for moment, calls in self.moments if moment >= since for call in calls]
 
     def is_bad(self, now: float) -> bool:
-        """Judge all spans that are judged by counting them."""
+        """Evaluate all windows by counting."""
         policy = self.policy
         enough = [
             at for at, _ in self.moments if at <= now - 1 and len(self.calls(at)) >= policy.minimum_calls
@@ -393,7 +393,7 @@ class NaiveBreaker:
         return bool(enough) and (self.above(self.calls(enough[-1])) or self.above(self.calls()))
 
     def above(self, calls: list[tuple[bool, bool]]) -> bool:
-        """Whether too many of these failed or were slow: by the quadratic that Wilson's bounds solve."""
+        """Return whether too many failed or were slow: by the quadratic that Wilson's bounds solve."""
         for kind, rate in enumerate((self.policy.failure_rate, self.policy.slow_call_rate)):
             count, total = sum(call[kind] for call in calls), len(calls)
             share = count / total
@@ -404,7 +404,7 @@ class NaiveBreaker:
         return False
 
     def open(self, now: float, jitter: float) -> None:
-        """Leave it alone for a while."""
+        """Open for a while."""
         lasts_s = min(2 * self.lasts_s[0] or self.policy.first_open_s, self.policy.open_s)
         self.lasts_s = [lasts_s, lasts_s * (1 + self.policy.open_jitter * jitter)]
         self.openings.append((now, now + self.lasts_s[1]))
@@ -418,9 +418,9 @@ class NaiveBreaker:
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """Calls and probes end in any order, permits get lost or come back, time passes without a question.
+    """Calls and probes end in any order, permits are lost or returned, time passes without queries.
 
-    All times and rates are sums of powers of two, so that both sides meet every boundary exactly.
+    All times and rates are sums of powers of two, so that both sides hit every boundary exactly.
     """
 
     @initialize(
@@ -432,7 +432,7 @@ class BreakerMachine(RuleBasedStateMachine):
         open_jitter=st.sampled_from([0.0, 0.5]),
     )
     def start(self, *, minimum_calls: int, more: int, **options: Any) -> None:
-        """Any small policy."""
+        """Start with any small policy."""
         policy = BreakerPolicy(
             minimum_calls=minimum_calls,
             window=minimum_calls + more,
@@ -447,35 +447,35 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule(jitter=st.sampled_from([0.0, 0.5, 1.0]))
     def draw_jitter(self, jitter: float) -> None:
-        """The next opening takes this."""
+        """Draw the jitter of the next opening."""
         self.jitter = jitter
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 1.5, 2.0, 4.0, 8.0]))
     def time_passes(self, seconds: float) -> None:
-        """There is no question meanwhile."""
+        """Let time pass without a query."""
         self.now += seconds
 
     @rule(calls=st.lists(st.sampled_from("...sxX"), min_size=1, max_size=12))
     def calls_end(self, calls: list[str]) -> None:
-        """Some calls end, whenever they began."""
+        """End some calls, whenever they started."""
         for call in calls:
             self.end(call, probe=False)
 
     @rule(call=st.sampled_from(".sxX"))
     def probe_ends(self, call: str) -> None:
-        """A probe ends, in time or long after its permit was given to another."""
+        """End a probe, in time or long after its permit was issued again."""
         self.end(call, probe=True)
 
     @rule()
     def outage(self) -> None:
-        """All calls fail for a while."""
+        """Fail all calls for a while."""
         for _ in range(3):
             self.now += 0.5
             for _ in range(self.model.policy.window):
                 self.end("x", probe=False)
 
     def end(self, call: str, *, probe: bool) -> None:
-        """Tell both."""
+        """Report to breaker and model."""
         failed, slow = call in "xX", call in "sX"
         self.breaker.record(self.now, failed=failed, slow=slow, probe=probe)
         self.model.end(self.now, self.jitter, failed=failed, slow=slow, probe=probe)
@@ -483,23 +483,23 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule()
     def ask(self) -> None:
-        """Somebody looks."""
+        """Query the state."""
         assert self.breaker.state(self.now) == self.model.ask(self.now)
 
     @rule()
     def try_probe(self) -> None:
-        """Somebody wants to probe."""
+        """Ask for a probe permit."""
         assert self.breaker.try_probe(self.now) is self.model.permit(self.now)
 
     @rule()
     def release(self) -> None:
-        """A permit comes back unused, or a second time."""
+        """Return a permit unused, possibly a second time."""
         self.breaker.release_probe()
         self.model.permits = []
 
     @rule(seconds=st.sampled_from([4.0, 6.0, 16.0, 24.0]))
     def recover(self, seconds: float) -> None:
-        """The way back, which chance alone seldom takes: wait, then probe well as often as it takes."""
+        """Recover, which random steps rarely do: wait, then probe successfully as often as needed."""
         self.now += seconds
         for _ in range(self.model.policy.half_open_calls):
             self.try_probe()
@@ -507,7 +507,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees_with_the_model(self) -> None:
-        """State and counts are what the diary says, without being asked for the time."""
+        """State and counts match the model, without a query at the current time."""
         assert repr(self.breaker) == repr(self.model)
 
 
@@ -516,8 +516,8 @@ TestBreakerMachine.__doc__ = "The breaker does what a naive one does, whatever h
 TestBreakerMachine.settings = hypothesis.settings(max_examples=100, stateful_step_count=40)
 
 
-def test_one_that_is_switched_off_never_opens() -> None:
-    """However often a node fails, and however long."""
+def test_a_breaker_that_is_off_never_opens() -> None:
+    """A breaker that is off never opens."""
     breaker = Breaker(BreakerPolicy(enabled=False), lambda: 0.0)
     for place in range(1000):
         breaker.record(place / 100, failed=True)

@@ -1,4 +1,4 @@
-"""Dead letters, read back, and the records that replay them."""
+"""Dead letters parsed back, and the records that replay them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .samples import envelope, record
 
 
 def letter(reason: UnreadableReason = UnreadableReason.NOT_JSON, **fields: Any) -> DeadLetter:
-    """A letter as the encoder writes it and the topic gives it back."""
+    """Build a letter as encoded and read from the topic."""
     encoder = Encoder(source="/test", max_record_bytes=1000, max_dead_letter_bytes=1000)
     source = record(**{"value": b"{", "key": b"k", "timestamp": 1000, **fields})
     written, *_ = encoder.unreadable(envelope(source), Unreadable(reason, "why", None))
@@ -35,8 +35,8 @@ def letter(reason: UnreadableReason = UnreadableReason.NOT_JSON, **fields: Any) 
     return found
 
 
-def test_what_the_encoder_writes_is_read_back() -> None:
-    """Reason, detail, both places and times, and the size."""
+def test_encoded_letters_are_parsed_back() -> None:
+    """Reason, detail, both places and times, and the size are read back."""
     found = letter()
     assert (found.reason, found.detail) == ("not_json", "why")
     assert (found.source, found.source_timestamp) == (Place("queries", 3, 42), 1000)
@@ -47,7 +47,7 @@ def test_what_the_encoder_writes_is_read_back() -> None:
 
 
 def test_letters_without_their_bytes() -> None:
-    """What did not fit, and what could not be fetched, cannot be replayed."""
+    """Letters whose bytes did not fit, or could not be fetched, cannot be replayed."""
     assert not letter(value=b"x" * 2000).has_its_bytes
     assert not letter(UnreadableReason.CORRUPT_RECORD, value=None).has_its_bytes
     assert letter(UnreadableReason.EMPTY_VALUE, value=None).has_its_bytes
@@ -55,21 +55,21 @@ def test_letters_without_their_bytes() -> None:
 
 
 def test_the_headers_of_a_replayed_record() -> None:
-    """The producer's own that were kept, and where it was a letter; the expiry is over, and left out."""
+    """A replayed record has the producer's kept headers and the letter's place; the expiry is left out."""
     kept = [("content-type", b"application/json"), ("ce_id", b"7"), ("lane", b"canary")]
     found = letter(headers=[*kept, ("ce_expirytime", b"2020-01-01T00:00:00Z"), ("x-secret", b"1")])
     assert replay_headers(found) == [*kept, ("dlq.replayed-from", b"letters/2/9")]
 
 
-def test_where_a_letter_came_from_outlives_its_second_failure() -> None:
-    """A replayed record that fails again says which letter it was, and replays from the new one."""
+def test_a_letter_that_fails_again_keeps_its_origin() -> None:
+    """A replayed record that fails again names its first letter, and replays from the new one."""
     again = letter(headers=replay_headers(letter()))
     assert again.replayed_from == "letters/2/9"
     assert replay_headers(again) == [("dlq.replayed-from", b"letters/2/9")]
 
 
 def test_a_mark_names_its_letter() -> None:
-    """It is read back as what it was written for."""
+    """The mark of a replay is parsed back to its letter."""
     mark = PlainRecord("letters", 2, 10, 6000, b"k", None, mark_headers(letter()))
     assert read_letter(mark) == Mark(2, 9)
 
@@ -86,7 +86,7 @@ def test_a_mark_names_its_letter() -> None:
     ],
 )
 def test_selection(selection: Selection, *, matches: bool) -> None:
-    """By topic, reason and time, from inclusive and to exclusive."""
+    """Letters are selected by topic, reason and time, from inclusive and to exclusive."""
     assert selection.matches(letter()) is matches
 
 
@@ -103,6 +103,6 @@ def test_selection(selection: Selection, *, matches: bool) -> None:
     )
 )
 def test_foreign_records_are_no_letters(headers: list[Any]) -> None:
-    """Whatever else is in that topic is passed over, or read as far as it is one; it never raises."""
+    """Foreign records in the topic are skipped or parsed as far as possible, and never raise."""
     found = read_letter(PlainRecord("letters", 0, 0, 0, None, b"", headers))
     assert found is None or isinstance(found, DeadLetter | Mark)

@@ -19,12 +19,12 @@ NOW, WALL = 500.0, 1_750_000_000.0
 
 
 def at(seconds: float) -> datetime:
-    """The moment that many seconds after WALL."""
+    """Return the wall-clock time this many seconds after WALL."""
     return datetime.fromtimestamp(WALL + seconds, UTC)
 
 
 def granted(**bounds: Any) -> Budget:
-    """What a query gets at NOW out of a total of 250 ms."""
+    """Return the budget at NOW out of a total of 250 ms."""
     return grant(now=NOW, wall_now=WALL, total_s=0.25, **bounds)
 
 
@@ -63,7 +63,7 @@ def granted(**bounds: Any) -> Budget:
     ],
 )
 def test_the_earliest_bound_counts(bounds: dict[str, Any], granted_s: float, of_use_ms: float | None) -> None:
-    """Each bound by itself and against the others; the time of use counts from the record's timestamp."""
+    """The earliest bound wins, alone and combined; a ttl counts from the record's timestamp."""
     budget = granted(**bounds)
     assert budget.granted_s == pytest.approx(granted_s, abs=1e-5)
     assert budget.ends_at == pytest.approx(NOW + granted_s, abs=1e-5)
@@ -73,13 +73,13 @@ def test_the_earliest_bound_counts(bounds: dict[str, Any], granted_s: float, of_
 
 @pytest.mark.parametrize(("granted_s", "expired"), [(1e-9, False), (0.0, True), (-1e-9, True)])
 def test_expired_means_nothing_left(granted_s: float, *, expired: bool) -> None:
-    """Exactly nothing left is expired, the least bit more is not."""
+    """Zero remaining time is expired, any positive time is not."""
     assert Budget(NOW + granted_s, granted_s, 0.25).expired is expired
 
 
 @pytest.mark.parametrize("waited_s", [0.0, 0.05, 0.15, 0.3])
-def test_waiting_costs_only_who_has_a_deadline(waited_s: float) -> None:
-    """A query that begins later has its whole time from then on, but not beyond the time of its use."""
+def test_waiting_costs_only_queries_with_a_deadline(waited_s: float) -> None:
+    """A query that starts later has its whole budget from then on, but not beyond its absolute deadline."""
     free, due = granted(budget_ms=100), granted(budget_ms=100, deadline=at(0.2))
     started = NOW + waited_s
     assert free.started(started)[:2] == (started + 0.1, 0.1)
@@ -89,8 +89,8 @@ def test_waiting_costs_only_who_has_a_deadline(waited_s: float) -> None:
 
 
 @given(now=st.floats(0, 1e6), wall_now=st.floats(1.6e9, 1.9e9), left_s=st.floats(-1e-6, 0.0))
-def test_what_is_expired_stays_expired(now: float, wall_now: float, left_s: float) -> None:
-    """Who had no time left when it was read has none when it is begun, whatever the clocks' last digits."""
+def test_an_expired_query_stays_expired(now: float, wall_now: float, left_s: float) -> None:
+    """A query that had expired when it was read is expired when it starts, despite clock rounding."""
     deadline = datetime.fromtimestamp(wall_now + left_s, UTC)
     budget = grant(now=now, wall_now=wall_now, total_s=0.25, deadline=deadline)
     assert budget.started(now).expired or not budget.expired
@@ -113,7 +113,7 @@ def test_no_bound_lengthens_another(
     written_at: float | None,
     ttl_ms: int,
 ) -> None:
-    """Whatever is combined, what is granted is the least of what each bound alone would grant."""
+    """Any combination of bounds gives the smallest of the budgets that each one gives."""
     alone = [
         granted(budget_ms=budget_ms),
         granted(deadline=deadline),
@@ -136,7 +136,7 @@ def test_no_bound_lengthens_another(
 @pytest.mark.fault(19)
 @given(skew_s=st.floats(-1e7, 1e7))
 def test_wall_clock_does_not_move_relative_limits(skew_s: float) -> None:
-    """A wrong wall clock cannot change a query that has no absolute bound."""
+    """A wrong wall clock does not change a query without an absolute deadline."""
     here = grant(now=NOW, wall_now=WALL, total_s=0.25, budget_ms=80)
     there = grant(now=NOW, wall_now=WALL + skew_s, total_s=0.25, budget_ms=80)
     assert here == there
@@ -159,7 +159,7 @@ VALIDATION = Plan.of().stages[3]
 
 
 def advised(**known: float) -> StageRouting:
-    """What is known of a stage whose limit is 50 ms."""
+    """Build the routing data of a stage with a limit of 50 ms."""
     return StageRouting(**{"limit_s": 0.05, **known})
 
 
@@ -183,7 +183,7 @@ def advised(**known: float) -> StageRouting:
 def test_a_critical_stage_leaves_later_ones_what_they_need(
     left_s: float, known: dict[str, float], granted_s: float
 ) -> None:
-    """Its limit, cut to what remains when later critical stages have what they are known to need."""
+    """The stage limit is cut to leave later critical stages their known latencies."""
     assert INTENT.stage_type is StageType.INTENT
     seconds, refused = stage_grant(INTENT, advised(**known), now=NOW, ends_at=NOW + left_s)
     assert seconds == pytest.approx(granted_s, abs=1e-9)
@@ -201,9 +201,9 @@ def test_a_critical_stage_leaves_later_ones_what_they_need(
         pytest.param(0.0, {"p50_s": 0.03}, "no time left", id="nothing left"),
     ],
 )
-def test_a_stage_that_may_be_missed_is_not_begun_in_vain(
+def test_a_non_critical_stage_without_enough_time_is_skipped(
     left_s: float, known: dict[str, float], refused: str | None
 ) -> None:
-    """With less time than it usually takes a non-critical stage is skipped; the reason has the figures."""
+    """A non-critical stage with less than its usual time is skipped, and the reason has the figures."""
     assert not VALIDATION.critical
     assert stage_grant(VALIDATION, advised(**known), now=NOW, ends_at=NOW + left_s)[1] == refused

@@ -1,4 +1,4 @@
-"""Records to queries: the three forms, and everything that is none of them."""
+"""Decoding records into queries: the three forms, and everything else."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ Reason = UnreadableReason
 
 
 def query(**fields: Any) -> dict[str, Any]:
-    """The fields of a valid query."""
+    """Return the fields of a valid query."""
     return {"query_id": "q-1", "user_input": "2+2", **fields}
 
 
 def dump(value: Any) -> bytes:
-    """JSON, as a foreign library writes it."""
+    """Dump JSON as a foreign library does."""
     return json.dumps(value).encode()
 
 
@@ -52,7 +52,7 @@ def read(value: Any, *headers: tuple[str, Any], limits: DecodeLimits = LIMITS, *
 
 
 def envelope(data: Any, **attributes: Any) -> dict[str, Any]:
-    """A CloudEvent in structured mode."""
+    """Build a CloudEvent in structured mode."""
     return {
         "specversion": "1.0",
         "id": "ce-1",
@@ -63,11 +63,11 @@ def envelope(data: Any, **attributes: Any) -> dict[str, Any]:
     }
 
 
-# What is read
+# Readable records
 
 
 def test_bare_json() -> None:
-    """All fields of a query, without any header."""
+    """All fields of a query are read, without any header."""
     fields = query(
         lane="canary", deadline="2030-01-01T00:00:00+02:00", budget_ms=100, context={"a": [1, None]}
     )
@@ -81,14 +81,14 @@ def test_bare_json() -> None:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """A producer of a later minor version can be read."""
+    """Fields of a later minor version are ignored."""
     got = read(query(priority=9, schema_version="1"))
     assert isinstance(got, Readable)
     assert "priority" not in got.event.model_dump()
 
 
 def test_binary_cloudevent() -> None:
-    """Data in the value, attributes in the headers; foreign headers are left behind."""
+    """Data is read from the value, attributes from the headers; foreign headers are ignored."""
     got = read(
         query(),
         ("ce_specversion", b"1.0"),
@@ -130,7 +130,7 @@ def test_the_id_falls_back_to_that_of_the_cloudevent(own: str | None) -> None:
     ],
 )
 def test_structured_cloudevent(content_type: str) -> None:
-    """Data and attributes in the value, the media type in any case (CloudEvents Kafka binding, 3)."""
+    """Data and attributes are in the value, the media type in any case (CloudEvents Kafka binding, 3)."""
     value = envelope(query(), correlationid="c-1", expirytime="2030-01-01T00:00:00Z", traceparent="x")
     got = read(value, ("content-type", content_type.encode()))
     assert isinstance(got, Readable)
@@ -148,7 +148,7 @@ def test_other_content_types_are_bare_json(content_type: bytes) -> None:
 
 
 def cloudevent(**extensions: Any) -> CloudEvent:
-    """A query as a producer with the CloudEvents library makes it."""
+    """Build a query as a producer with the CloudEvents library does."""
     attributes = {
         "id": "ce-9",
         "source": "/oracle",
@@ -161,8 +161,8 @@ def cloudevent(**extensions: Any) -> CloudEvent:
 
 
 @pytest.mark.parametrize("mode", ["binary", "structured"])
-def test_what_the_cloudevents_library_writes_is_read(mode: str) -> None:
-    """Interoperability inwards: a foreign, independent implementation writes."""
+def test_records_of_the_cloudevents_library_are_read(mode: str) -> None:
+    """Records written by the CloudEvents library, an independent implementation, are read."""
     event = cloudevent(correlationid="c-9", expirytime="2030-01-01T00:00:00Z")
     write = cloudevents.to_binary_event if mode == "binary" else cloudevents.to_structured_event
     message = write(event)
@@ -178,7 +178,7 @@ def test_what_the_cloudevents_library_writes_is_read(mode: str) -> None:
     [(None, None, "prod"), ("a", None, "a"), (None, b"b", "b"), ("a", b"b", "a"), (None, b"", "prod")],
 )
 def test_lane(field: str | None, header: bytes | None, lane: str) -> None:
-    """The query's own lane, else the header's, else the service's."""
+    """The lane is the query's own, else the header's, else the service's."""
     fields = query(lane=field) if field else query()
     got = read(fields, *([("lane", header)] if header is not None else []))
     assert got.lane == lane
@@ -186,14 +186,14 @@ def test_lane(field: str | None, header: bytes | None, lane: str) -> None:
 
 @pytest.mark.parametrize("header", [b"two words", b"a\n", b"x" * 65, "grün".encode(), b"{}", b"a/b"])
 def test_the_lane_of_the_header_is_held_to_the_schema(header: bytes) -> None:
-    """What events and metrics could not carry is refused where it comes by header, too."""
+    """A lane in the header must match the schema too."""
     got = read(query(), ("lane", header))
     assert isinstance(got, Unreadable)
     assert (got.reason, got.query_id) == (Reason.INVALID_FIELD, "q-1")
 
 
 def test_lanes_not_accepted_here() -> None:
-    """With a list of lanes, another one is refused, whichever way it is named."""
+    """With a list of lanes, a lane outside of it is rejected in either place."""
     limits = DecodeLimits(default_lane="prod", lanes=frozenset({"prod", "canary"}))
     assert read(query(lane="canary"), limits=limits).lane == "canary"
     for got in (read(query(lane="x"), limits=limits), read(query(), ("lane", b"x"), limits=limits)):
@@ -201,7 +201,7 @@ def test_lanes_not_accepted_here() -> None:
 
 
 def test_a_number_of_edge_cases_that_are_readable() -> None:
-    """Empty input, the longest id, NUL and emoji in the input, a null for every optional field."""
+    """Empty input, the longest id, NUL and emoji, and null in every optional field are readable."""
     optional = dict.fromkeys(["lane", "deadline", "budget_ms", "context"])
     for fields in (
         query(user_input=""),
@@ -216,14 +216,14 @@ def test_a_number_of_edge_cases_that_are_readable() -> None:
         assert got.event.user_input == fields["user_input"]
 
 
-def test_of_duplicate_keys_the_last_counts() -> None:
-    """As for most JSON readers; never both."""
+def test_the_last_of_duplicate_keys_counts() -> None:
+    """The last of duplicate keys counts, as in most JSON readers."""
     got = read(b'{"query_id":"first","query_id":"last","user_input":"x"}')
     assert got.event.query_id == "last"
 
 
 def test_input_is_measured_in_bytes() -> None:
-    """Exactly 32 KiB of UTF-8 are read, one byte more is not, however few characters it has."""
+    """The input limit counts bytes: 32 KiB of UTF-8 pass, one byte more does not."""
     fits = read(query(user_input="ü" * 16384), limits=WIDE)
     assert isinstance(fits, Readable)
     long = read(query(user_input="ü" * 16384 + "x"), limits=WIDE)
@@ -231,11 +231,11 @@ def test_input_is_measured_in_bytes() -> None:
     assert read(query(user_input="x" * 32769), limits=WIDE).query_id == "q-1"
 
 
-# What is not read
+# Unreadable records
 
 
 def nested(depth: int) -> bytes:
-    """A query that is so many objects deep."""
+    """Build a query of this nesting depth."""
     inner = depth - 1
     return b'{"query_id":"q-1","user_input":"x","context":' + b'{"a":' * inner + b"1" + b"}" * (inner + 1)
 
@@ -315,7 +315,7 @@ POISON: dict[str, tuple[Any, UnreadableReason]] = {
 @pytest.mark.fault(29)
 @pytest.mark.parametrize(("value", "reason"), POISON.values(), ids=POISON)
 def test_poison(value: Any, reason: UnreadableReason) -> None:
-    """Each has its reason, a detail for people, and nothing of the payload in it."""
+    """Each has its reason and a detail for people without text of the payload."""
     got = read(value, limits=WIDE)
     assert isinstance(got, Unreadable)
     assert got.reason is reason
@@ -326,8 +326,8 @@ def test_poison(value: Any, reason: UnreadableReason) -> None:
 
 @pytest.mark.fault(29)
 @pytest.mark.parametrize("depth", [2, 100, 253, 254, 255, 256, 500, 1023, 1024, 1025])
-def test_what_is_read_can_be_written_again(depth: int) -> None:
-    """No query is so deep that it could not be handed to a worker process, or echoed in an answer."""
+def test_readable_queries_can_be_encoded_again(depth: int) -> None:
+    """The depth limit allows a query to be sent to a worker process and repeated in an answer."""
     got = read(nested(depth))
     assert isinstance(got, Readable) is (depth <= MAX_DEPTH)
     if isinstance(got, Readable):
@@ -338,7 +338,7 @@ def test_what_is_read_can_be_written_again(depth: int) -> None:
 
 @pytest.mark.fault(29)
 def test_many_brackets_are_not_depth() -> None:
-    """Width is bounded by the size alone, and brackets in text are text."""
+    """Only nesting counts as depth: width is bounded by size, and brackets in strings are text."""
     wide = query(context={"a": [[]] * 5000}, user_input="[" * 5000)
     assert isinstance(read(wide), Readable)
 
@@ -354,13 +354,13 @@ def test_many_brackets_are_not_depth() -> None:
     ],
 )
 def test_size_is_checked_before_anything_is_parsed(value: Any, reason: UnreadableReason) -> None:
-    """One byte more than is read is too large, whatever it holds."""
+    """One byte over the limit is too large, whatever the content."""
     assert read(value).reason is reason
 
 
 @pytest.mark.fault(29)
 def test_oversized_keys() -> None:
-    """A key is repeated on six events: the largest one is read, one byte more is not."""
+    """A key is repeated on six events: the largest one is accepted, one byte more is not."""
     assert isinstance(read(query(), key=b"k" * MAX_KEY_BYTES), Readable)
     assert read(query(), key=b"k" * (MAX_KEY_BYTES + 1)).reason is Reason.TOO_LARGE
 
@@ -382,7 +382,7 @@ BAD_ENVELOPES: dict[str, Any] = {
 @pytest.mark.fault(29)
 @pytest.mark.parametrize("value", BAD_ENVELOPES.values(), ids=BAD_ENVELOPES)
 def test_bad_envelopes(value: Any) -> None:
-    """A structured CloudEvent must have its version, its id, and an object for data."""
+    """A structured CloudEvent needs its version, its id, and an object as data."""
     assert read(value, STRUCTURED).reason is Reason.BAD_CLOUDEVENT
 
 
@@ -391,14 +391,14 @@ def test_bad_envelopes(value: Any) -> None:
     [b"application/cloudevents-batch+json", b"application/cloudevents+avro", b"application/cloudevents"],
 )
 def test_other_event_formats(content_type: bytes) -> None:
-    """Batches and other encodings of CloudEvents are not guessed at."""
+    """Batches and other CloudEvents encodings are rejected."""
     assert read(envelope(query()), ("content-type", content_type)).reason is Reason.BAD_CLOUDEVENT
 
 
 @pytest.mark.parametrize("text", ["tomorrow", "2030-01-01T00:00:00", "", "2030-13-01T00:00:00Z", SECRET])
 @pytest.mark.parametrize("structured", [False, True])
 def test_bad_expiry(text: str, *, structured: bool) -> None:
-    """An expiry without offset, or none at all, is not guessed at."""
+    """An expiry without offset, or an invalid one, is rejected."""
     if structured:
         got = read(envelope(query(), expirytime=text), STRUCTURED)
     else:
@@ -408,7 +408,7 @@ def test_bad_expiry(text: str, *, structured: bool) -> None:
 
 
 def test_long_attributes_are_dropped_in_both_modes() -> None:
-    """An envelope is no way around the limit on headers: they are repeated on every event of the query."""
+    """Over-long attributes are dropped in an envelope as in headers: every event repeats them."""
     long = "x" * 1025
     binary = read(query(), ("ce_correlationid", long.encode()))
     structured = read(envelope(query(), correlationid=long), STRUCTURED)
@@ -431,8 +431,8 @@ def test_long_attributes_are_dropped_in_both_modes() -> None:
         (envelope({"query_id": "q-1"}), [STRUCTURED], "q-1"),
     ],
 )
-def test_the_id_of_what_cannot_be_read(value: Any, headers: list[Any], query_id: str | None) -> None:
-    """Where the id is known, and fit to be repeated, the producer gets its terminal event."""
+def test_the_id_of_an_unreadable_query(value: Any, headers: list[Any], query_id: str | None) -> None:
+    """Where a valid id is known the producer gets a terminal event."""
     got = read(value, *headers, ("ce_correlationid", b"c-1"))
     assert isinstance(got, Unreadable)
     assert (got.query_id, got.headers["ce_correlationid"]) == (query_id, "c-1")
@@ -464,16 +464,16 @@ HEADERS: dict[str, tuple[list[tuple[str, Any]], dict[str, str]]] = {
 @pytest.mark.fault(31)
 @pytest.mark.parametrize(("headers", "known"), HEADERS.values(), ids=HEADERS)
 def test_headers(headers: list[tuple[str, Any]], known: dict[str, str]) -> None:
-    """Only what means something here and has a decent size is looked at, and nothing else does harm."""
+    """Only known headers of bounded size are read; others do no harm."""
     assert known_headers(headers) == known
     assert isinstance(read(query(), *headers), Readable)
 
 
-# Whatever comes
+# Arbitrary input
 
 
 def check(got: Readable | Unreadable, limits: DecodeLimits) -> None:
-    """What is true of any outcome."""
+    """Check the invariants of any result."""
     if isinstance(got, Readable):
         assert len(got.event.user_input.encode()) <= 32768
         orjson.dumps(got.event.context)
@@ -522,15 +522,15 @@ near_misses = st.dictionaries(
 
 @pytest.mark.fault(29)
 @given(value=st.none() | st.binary(max_size=200), key=st.none() | st.binary(max_size=20), headers=any_headers)
-def test_no_bytes_make_it_raise(value: bytes | None, key: bytes | None, headers: list[Any]) -> None:
+def test_arbitrary_bytes_do_not_raise(value: bytes | None, key: bytes | None, headers: list[Any]) -> None:
     """Arbitrary bytes are a query or a reason."""
     check(decode(PlainRecord("t", 0, 0, -1, key, value, headers), LIMITS), LIMITS)
 
 
 @pytest.mark.fault(29)
 @given(value=json_values | near_misses, headers=any_headers)
-def test_no_json_makes_it_raise(value: Any, headers: list[Any]) -> None:
-    """Arbitrary JSON, and JSON with a query's field names, is a query or a reason."""
+def test_arbitrary_json_does_not_raise(value: Any, headers: list[Any]) -> None:
+    """Arbitrary JSON, also with a query's field names, is a query or a reason."""
     limits = DecodeLimits(lanes=frozenset({"prod", "canary"}))
     check(read(value, *headers, limits=limits), limits)
 
@@ -544,7 +544,7 @@ def test_no_json_makes_it_raise(value: Any, headers: list[Any]) -> None:
     wrap=st.sampled_from([lambda s: s + " ", lambda s: [s], lambda s: {s: s}, lambda s: {s: [s]}]),
 )
 def test_the_detail_never_echoes(field: str, secret: str, wrap: Any) -> None:
-    """A word of the payload, in any field and any wrong form, as key or value, is not in the detail."""
+    """No word of the payload, as key or value of any form, appears in the detail."""
     got = read({**query(), field: wrap(secret), secret: 1})
     if isinstance(got, Unreadable):
         assert secret[:16] not in got.detail

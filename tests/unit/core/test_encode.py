@@ -1,4 +1,4 @@
-"""Events: valid by the models, the same as the models say field by field, and small enough."""
+"""Events are valid by the models, equal to them field by field, and small enough."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ ENCODER = Encoder(source="/fivestage/group", max_record_bytes=1_000_000, max_dea
 
 
 def records_of(encoder: Encoder, env: Envelope, end: QueryOutcome) -> list[OutputRecord]:
-    """The records of a query that was started."""
+    """Return the records of a started query."""
     return encoder.concluded(env, end)[0]
 
 
@@ -81,22 +81,22 @@ MODELS: dict[Output, type[BaseModel]] = {
 
 
 def ms(seconds: float) -> float:
-    """Milliseconds as events have them."""
+    """Convert to milliseconds as in events."""
     return max(0.0, round(seconds * 1000, 3))
 
 
 def wall(monotonic: float) -> datetime:
-    """When that was."""
+    """Convert to wall-clock time."""
     return datetime.fromtimestamp(STARTED_WALL + monotonic - STARTED_AT, UTC)
 
 
 def parsed(raw: bytes | None) -> Any:
-    """What a stage returned."""
+    """Parse a stage's returned data."""
     return None if raw is None else json.loads(raw)
 
 
 def attempt_models(run: StageRun, earlier: Sequence[StageRun]) -> list[Attempt]:
-    """All attempts at the stage of a run."""
+    """Build the models of all attempts at a stage."""
     tried = [one for one in earlier if one.spec is run.spec] + [run] * (run.outcome is not SKIPPED)
     after = [None, *[one.outcome for one in tried]]
     return [
@@ -115,7 +115,7 @@ def attempt_models(run: StageRun, earlier: Sequence[StageRun]) -> list[Attempt]:
 
 
 def stage_model(env: Envelope, run: StageRun, earlier: Sequence[StageRun] = ()) -> StageResult:
-    """The StageResult of a run."""
+    """Build the StageResult of a run."""
     return StageResult(
         query_id=env.query_id,
         stage_type=run.spec.stage_type,
@@ -138,12 +138,12 @@ def stage_model(env: Envelope, run: StageRun, earlier: Sequence[StageRun] = ()) 
 
 
 def source_model(env: Envelope) -> Source:
-    """Where the query came from."""
+    """Build the source of a query."""
     return Source(topic=env.record.topic, partition=env.record.partition, offset=env.record.offset)
 
 
 def result_model(env: Envelope, end: QueryOutcome) -> PipelineResult:
-    """The PipelineResult of a query that was started."""
+    """Build the PipelineResult of a started query."""
     counts = {outcome: sum(run.outcome is outcome for run in end.runs) for outcome in Outcome}
     return PipelineResult(
         query_id=env.query_id,
@@ -179,7 +179,7 @@ def result_model(env: Envelope, end: QueryOutcome) -> PipelineResult:
 
 
 def timeout_model(env: Envelope, end: QueryOutcome, note: TimeoutNote) -> TimeoutEvent:
-    """The TimeoutEvent of a note."""
+    """Build the TimeoutEvent of a note."""
     return TimeoutEvent(
         query_id=env.query_id,
         scope=note.scope,
@@ -196,7 +196,7 @@ def timeout_model(env: Envelope, end: QueryOutcome, note: TimeoutNote) -> Timeou
 
 
 def assert_same(value: bytes | None, expected: BaseModel) -> None:
-    """The JSON has exactly the model's fields, and each the model's value; times to the microsecond."""
+    """Assert equal fields and values, with times to the microsecond."""
     raw = orjson.loads(value or b"")
     assert set(raw) == set(type(expected).model_fields)
     got = type(expected).model_validate_json(value or b"")
@@ -215,7 +215,7 @@ def assert_same(value: bytes | None, expected: BaseModel) -> None:
 
 
 def models_of(env: Envelope, end: QueryOutcome) -> list[BaseModel]:
-    """All events of a query that was started, in the order of the records."""
+    """Build the events of a started query, in the order of the records."""
     return [
         *[stage_model(env, run, end.earlier) for run in end.runs],
         result_model(env, end),
@@ -224,14 +224,14 @@ def models_of(env: Envelope, end: QueryOutcome) -> list[BaseModel]:
 
 
 def headers_of(item: OutputRecord) -> dict[str, str]:
-    """The headers, none of them twice."""
+    """Return the headers, and assert that none is repeated."""
     found = {name: value.decode() for name, value in item.headers}
     assert len(found) == len(item.headers)
     return found
 
 
 def tried_thrice() -> StageHistory:
-    """Processing: one node was not in time, the next one was given up when the query was moved."""
+    """Build processing with a timed out node and an attempt lost to a move."""
     history = history_of(ended([SUCCESS] * 2))
     late = run_of(PROCESSING, TIMEOUT, at=STARTED_AT + 0.02, took_s=0.05, granted_s=0.05, node="first")
     history.fail_over(altered(late, waited_s=0.004))
@@ -261,7 +261,7 @@ ENDS: dict[str, QueryOutcome] = {
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_events_are_what_the_models_say(end: QueryOutcome) -> None:
-    """Every field of every event of every kind of end."""
+    """Each field of each event of each kind of outcome equals the model's."""
     env = envelope(queue_s=0.0123)
     records = records_of(ENCODER, env, end)
     models = models_of(env, end)
@@ -286,10 +286,10 @@ json_values = st.recursive(
 @given(
     made=histories(), answer=json_values, data=json_values, error=text, node=text, queue_s=st.floats(-1, 1e6)
 )
-def test_events_of_arbitrary_trails(
+def test_events_of_arbitrary_histories(
     made: tuple[StageHistory, Plan], answer: Any, data: Any, error: str, node: str, queue_s: float
 ) -> None:
-    """Whatever the stages did and said, all events are what the models say."""
+    """The events of arbitrary histories equal the models."""
     history, plan = made
     history.runs = [
         altered(
@@ -349,7 +349,7 @@ def test_correlation_and_causation_by_default() -> None:
     assert headers["ce_causationid"] == "queries/3/42"
 
 
-def test_stage_timeouts_have_ids_of_their_own() -> None:
+def test_stage_timeouts_have_different_ids() -> None:
     """Two late stages and the pipeline are three events with three ids."""
     runs = ended([SUCCESS, SUCCESS, SUCCESS, TIMEOUT])
     running = running_of(REFLECTION, at=STARTED_AT + 0.23, granted_s=0.02)
@@ -358,8 +358,8 @@ def test_stage_timeouts_have_ids_of_their_own() -> None:
     assert ids == ["queries/3/42/timeout/3", "queries/3/42/timeout"]
 
 
-def test_each_attempt_that_was_late_has_an_id_of_its_own() -> None:
-    """Without a number the first, as ever; those after it with theirs."""
+def test_late_attempts_have_different_ids() -> None:
+    """The first late attempt's id has no number; those of later attempts have theirs."""
     history = history_of(ended([SUCCESS] * 2))
     for attempt in (1, 2, 3):
         at = STARTED_AT + attempt * 0.02
@@ -376,7 +376,7 @@ def test_each_attempt_that_was_late_has_an_id_of_its_own() -> None:
 def test_ids_are_unique_and_depend_on_the_coordinates_only(
     made: tuple[StageHistory, Plan], offset: int
 ) -> None:
-    """A record read again gives the same ids, whatever else differs: that lets readers drop doubles."""
+    """Ids depend only on the record's coordinates, so that readers can drop duplicates after a replay."""
     history, plan = made
     end = concluded(history, plan=plan)
     source = record(offset=offset)
@@ -389,8 +389,8 @@ def test_ids_are_unique_and_depend_on_the_coordinates_only(
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_what_the_cloudevents_library_reads(end: QueryOutcome) -> None:
-    """Interoperability outwards: a foreign, independent implementation reads every event."""
+def test_events_are_read_by_the_cloudevents_library(end: QueryOutcome) -> None:
+    """The CloudEvents library, an independent implementation, reads every event."""
     for item in records_of(ENCODER, envelope(), end):
         message = cloudevents.KafkaMessage(dict(item.headers), item.key, item.value or b"")
         event = cloudevents.from_binary_event(message)
@@ -418,7 +418,7 @@ def test_what_the_cloudevents_library_reads(end: QueryOutcome) -> None:
     ],
 )
 def test_keys(key: bytes | None, expected: bytes) -> None:
-    """The input's key, byte for byte; the query's id where there is none fit to repeat; on every event."""
+    """Every event has the input's key byte for byte, or the query's id where the key cannot be repeated."""
     assert output_key(record(key=key), "q-1") == expected
     records = records_of(ENCODER, envelope(record(key=key)), ENDS["total timeout"])
     assert {item.key for item in records} == {expected}
@@ -430,7 +430,7 @@ def test_keys(key: bytes | None, expected: bytes) -> None:
 @pytest.mark.parametrize("of_use_ms", [2000.0, None])
 @pytest.mark.parametrize("cause", [EXPIRED, WOULD_EXPIRE, STALLED_TWICE])
 def test_expired(cause: RejectionCause, of_use_ms: float | None) -> None:
-    """One result and one timeout event of the queue, with the cause, and the time the answer was of use."""
+    """An expired query has one result and one queue timeout, with the cause and its deadline."""
     env = envelope(queue_s=2.5)
     result, timeout = ENCODER.expired(env, Budget(0.0, -0.5, 0.25, of_use_ms), cause)
     got = PipelineResult.model_validate_json(result.value or b"")
@@ -461,7 +461,7 @@ def test_expired(cause: RejectionCause, of_use_ms: float | None) -> None:
 
 
 def test_unreadable_without_id() -> None:
-    """A dead letter and nothing else: the bytes unchanged, the provenance in the headers."""
+    """Without an id there is only a dead letter: the bytes unchanged, the provenance in headers."""
     source = record(b"\xff\x00raw", key=b"\x00key", timestamp=1234)
     (letter,) = ENCODER.unreadable(envelope(source), Unreadable(UnreadableReason.NOT_JSON, "not JSON"))
     assert (letter.output, letter.key, letter.value) == (Output.DEAD_LETTERS, b"\x00key", b"\xff\x00raw")
@@ -476,7 +476,7 @@ def test_unreadable_without_id() -> None:
 
 
 def test_unreadable_with_id() -> None:
-    """Where the id is known there is a terminal event, too; a dead letter is keyless if its record was."""
+    """With an id there is a terminal event too; the dead letter has a key only if the record had."""
     unreadable = Unreadable(UnreadableReason.INVALID_FIELD, "lane: wrong", "q-1")
     letter, result = ENCODER.unreadable(envelope(record(key=None)), unreadable)
     assert (letter.output, letter.key, result.key) == (Output.DEAD_LETTERS, None, b"q-1")
@@ -488,7 +488,7 @@ def test_unreadable_with_id() -> None:
 
 
 def test_a_dead_letter_has_the_key_that_its_record_had() -> None:
-    """Also none: a replay would else have a key that its producer did not choose."""
+    """A dead letter keeps the record's key or its absence, for replays to the same partition."""
     unreadable = Unreadable(UnreadableReason.INVALID_FIELD, "lane: wrong", "q-1")
     letter, result = ENCODER.unreadable(envelope(record(b"{}", key=None)), unreadable)
     assert (letter.key, result.key) == (None, b"q-1")
@@ -496,13 +496,13 @@ def test_a_dead_letter_has_the_key_that_its_record_had() -> None:
 
 @pytest.mark.parametrize("value", [None, b""])
 def test_dead_letters_of_nothing(value: bytes | None) -> None:
-    """A tombstone stays one, and an empty value an empty one."""
+    """A tombstone stays a tombstone, and an empty value an empty one."""
     (letter,) = ENCODER.unreadable(envelope(record(value)), Unreadable(UnreadableReason.EMPTY_VALUE, "empty"))
     assert letter.value == value
 
 
 def test_the_detail_of_a_dead_letter_is_bounded() -> None:
-    """At most 512 characters, wherever the detail comes from."""
+    """The detail has at most 512 characters, whatever its origin."""
     (letter,) = ENCODER.unreadable(envelope(), Unreadable(UnreadableReason.CORRUPT_RECORD, "x" * 9999))
     assert len(headers_of(letter)["dlq.detail"]) == 512
 
@@ -516,7 +516,7 @@ def test_the_detail_of_a_dead_letter_is_bounded() -> None:
     ],
 )
 def test_dead_letters_too_large_for_their_topic(source: PlainRecord) -> None:
-    """What the topic would refuse for ever is left out, and said so: one record must not stop the service."""
+    """A dead letter too large for its topic is published without the bytes, and says so."""
     encoder = Encoder(source="/s", max_record_bytes=1_000, max_dead_letter_bytes=25_000)
     unreadable = Unreadable(UnreadableReason.TOO_LARGE, "too large")
     (letter,) = encoder.unreadable(envelope(source), unreadable)
@@ -529,7 +529,7 @@ def test_dead_letters_too_large_for_their_topic(source: PlainRecord) -> None:
 
 
 def large(*, data: int, answer: int) -> QueryOutcome:
-    """A success with that many bytes of data in validation and in the answer."""
+    """Build a success with this many bytes of data in validation and in the answer."""
     runs = ended([SUCCESS] * 5)
     runs[3] = run_of(VALIDATION, data_json=b'"' + b"d" * data + b'"')
     runs[2] = run_of(PROCESSING, data_json=b'"' + b"a" * answer + b'"', node="math")
@@ -541,7 +541,7 @@ SMALL = Encoder(source="/s", max_record_bytes=MAX, max_dead_letter_bytes=MAX)
 
 
 def sorted_out(records: list[OutputRecord]) -> tuple[list[StageResult], PipelineResult]:
-    """The five stage results and the result, all of a size that their topics take."""
+    """Encode, and assert that each event fits its topic."""
     assert all(item.size <= MAX for item in records)
     stages = [StageResult.model_validate_json(item.value or b"") for item in records[:5]]
     return stages, PipelineResult.model_validate_json(records[5].value or b"")
@@ -556,7 +556,7 @@ def test_a_result_that_fits_is_whole() -> None:
 
 @pytest.mark.parametrize(("less", "is_whole"), [(0, True), (1, False)])
 def test_an_event_may_be_as_large_as_its_topic_takes(less: int, is_whole: bool) -> None:  # noqa: FBT001
-    """To the byte."""
+    """An event may be exactly as large as its topic allows."""
     end = large(data=20_000, answer=10)
     largest = records_of(ENCODER, envelope(), end)[3].size
     encoder = Encoder(source="/fivestage/group", max_record_bytes=largest - less, max_dead_letter_bytes=MAX)
@@ -565,14 +565,14 @@ def test_an_event_may_be_as_large_as_its_topic_takes(less: int, is_whole: bool) 
 
 
 def test_a_time_at_the_very_beginning_of_a_second() -> None:
-    """Of the next one, where a query began in the middle of one."""
+    """A time at the start of a second is right for a query that started in the middle of one."""
     event = EventJson(envelope())
     assert [event.time(STARTED_AT + s)[-10:] for s in (0.25, 0.5)] == [b"40.750000Z", b"41.000000Z"]
 
 
 @pytest.mark.fault(24)
 def test_a_result_too_large_loses_the_stages_data_first() -> None:
-    """The answer is what counts; the data is still in the stage results."""
+    """A result too large loses the stages' data first, which the stage results still have."""
     stages, result = sorted_out(records_of(SMALL, envelope(), large(data=20_000, answer=9_000)))
     assert (result.status, result.answer) == (PipelineStatus.SUCCESS, "a" * 9_000)
     assert [stage.data for stage in result.stages] == [None] * 5
@@ -583,7 +583,7 @@ def test_a_result_too_large_loses_the_stages_data_first() -> None:
 
 @pytest.mark.fault(24)
 def test_an_answer_too_large_is_an_error() -> None:
-    """A terminal event there is in any case, and it says why it has no answer."""
+    """A result whose answer is too large is an error event that says so."""
     end = large(data=10, answer=31_000)._replace(degraded=True)
     records = records_of(SMALL, envelope(), end)
     stages, result = sorted_out(records)
@@ -598,7 +598,7 @@ def test_an_answer_too_large_is_an_error() -> None:
 @pytest.mark.fault(24)
 @given(data=st.integers(0, 70_000), answer=st.integers(0, 40_000), key=st.integers(0, MAX_KEY_BYTES))
 def test_no_event_is_larger_than_its_topic_takes(data: int, answer: int, key: int) -> None:
-    """At any sizes around the limit, keys included."""
+    """No event exceeds its topic's limit at any size near it, key included."""
     env = envelope(record(key=b"k" * key))
     stages, result = sorted_out(records_of(SMALL, env, large(data=data, answer=answer)))
     assert len(stages) == len(result.stages) == 5
@@ -608,14 +608,14 @@ def test_no_event_is_larger_than_its_topic_takes(data: int, answer: int, key: in
 @pytest.mark.fault(24)
 @pytest.mark.parametrize("data", range(MAX - 6000, MAX, 250))
 def test_keys_and_headers_count(data: int) -> None:
-    """A value that would fit by itself does not fit with the largest key: the whole record is measured."""
+    """A value that would fit by itself does not fit with the largest key."""
     env = envelope(record(key=b"k" * MAX_KEY_BYTES), correlation_id="c" * 1024)
     stages, _ = sorted_out(records_of(SMALL, env, large(data=data, answer=10)))
     assert (stages[3].data is None) is (stages[3].error_type == "result_too_large")
 
 
 def test_size_counts_everything() -> None:
-    """Key, value, each header, and room for the framing."""
+    """The size counts key, value, each header, and the framing."""
     assert OutputRecord.of(Output.RESULTS, None, None, []).size == 36 + 1
     headers = [("h", b"vv"), ("i", b"")]
     assert OutputRecord.of(Output.RESULTS, b"abc", b"12345", headers).size == 36 + 8 + 1 + 5 + 3
@@ -623,7 +623,7 @@ def test_size_counts_everything() -> None:
 
 @pytest.mark.parametrize("after_s", [-1.5, -0.2, 0.0, 0.05, 0.2, 59.9, 86_400.0])
 def test_times_in_another_second_than_the_beginning(after_s: float) -> None:
-    """A stage's time is right to the microsecond, in whichever second it lies."""
+    """A stage's time is exact to the microsecond in any second."""
     env = envelope(started_wall=1_750_000_000.9, started_at=7.0)
     got = StageResult.model_validate_json(EventJson(env).stage(run_of(PROCESSING, at=7.0 + after_s)))
     assert got.started_at is not None
@@ -631,8 +631,8 @@ def test_times_in_another_second_than_the_beginning(after_s: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
-def test_times_that_are_none_are_still_json(seconds: float) -> None:
-    """Whatever a broken clock makes of a duration."""
+def test_invalid_times_are_still_json(seconds: float) -> None:
+    """Durations of a broken clock are still valid JSON."""
     run = altered(run_of(PROCESSING, data_json=b"1"), duration_s=seconds, granted_s=seconds)
     assert StageResult.model_validate_json(EventJson(envelope()).stage(run)).duration_ms == 0
 
@@ -641,14 +641,14 @@ def test_times_that_are_none_are_still_json(seconds: float) -> None:
 
 
 def test_a_query_asked_directly_has_no_source() -> None:
-    """There are no coordinates to name."""
+    """A query asked directly has no coordinates."""
     env = envelope()
     direct = type(env)(NOT_FROM_KAFKA, "q-1", "prod", started_wall=STARTED_WALL, started_at=STARTED_AT)
     got = PipelineResult.model_validate_json(EventJson(direct).result(ENDS["success"], []))
     assert (got.source, got.status) == (None, PipelineStatus.SUCCESS)
 
 
-def test_what_a_stage_returned_is_embedded_as_it_was_encoded() -> None:
-    """Data is encoded once, where it ran: its bytes are in the event unchanged."""
+def test_stage_data_is_embedded_as_it_was_encoded() -> None:
+    """Stage data is encoded once, where it ran, and embedded unchanged."""
     raw = b'{"z":[1,2.50,"\xc3\xbc"],"a":null}'
     assert b'"data":' + raw + b"," in EventJson(envelope()).stage(run_of(PROCESSING, data_json=raw))

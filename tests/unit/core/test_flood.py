@@ -1,4 +1,4 @@
-"""The flood guard: when a partition is halted, for how long, and when it is over."""
+"""The flood guard: when a partition halts, for how long, and when it resumes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ GOOD, BAD = True, False
 
 
 def feed(guard: HaltGuard, *records: bool, now: float = 0.0, key: PartitionKey = KEY) -> list[bool]:
-    """What becomes of records, one after the other; nothing is asked of a halted partition."""
+    """Feed records until a halt; return the decisions."""
     return [key not in guard.halted and guard.admit(key, readable=record, now=now) for record in records]
 
 
-def test_so_many_in_a_row() -> None:
-    """The limit is reached, and not passed: the next one is not dealt with."""
+def test_a_run_of_unreadable_records_halts() -> None:
+    """The limit of unreadable records in a row halts the partition before the next one."""
     guard = HaltGuard(HaltPolicy(max_consecutive=3))
     assert feed(guard, BAD, BAD, GOOD, BAD, BAD, BAD, BAD) == [True] * 6 + [False]
     assert "dlq.max_consecutive" in guard.halted[KEY].reason
 
 
-def test_a_share_of_the_last_ones() -> None:
-    """Not judged before the window is full, and then by the window alone."""
+def test_a_share_of_unreadable_records_halts() -> None:
+    """The share of unreadable records is judged only over a full window."""
     guard = HaltGuard(HaltPolicy(max_consecutive=0, max_ratio=0.5, window=4))
     assert feed(guard, BAD, BAD, BAD) == [True] * 3
     assert feed(guard, GOOD, GOOD, GOOD) == [True] * 3
@@ -41,13 +41,13 @@ def test_off() -> None:
 
 
 def test_a_readable_record_never_halts() -> None:
-    """Only what cannot be read is refused."""
+    """Readable records never halt."""
     guard = HaltGuard(HaltPolicy(max_consecutive=1, max_ratio=0.1, window=2))
     assert feed(guard, BAD, GOOD, GOOD, GOOD) == [True] * 4
 
 
 def test_a_healthy_topic_with_its_share_of_rubbish() -> None:
-    """With the defaults, a third of rubbish and runs of 900 are no flood."""
+    """With the defaults, a third of unreadable records and runs of 900 do not halt."""
     guard = HaltGuard(HaltPolicy())
     assert all(feed(guard, *[BAD, GOOD, GOOD] * 2000))
     guard = HaltGuard(HaltPolicy())
@@ -55,15 +55,15 @@ def test_a_healthy_topic_with_its_share_of_rubbish() -> None:
 
 
 def test_partitions_are_judged_by_themselves() -> None:
-    """One is halted, the other goes on."""
+    """Each partition is judged separately."""
     guard = HaltGuard(HaltPolicy(max_consecutive=1))
     assert feed(guard, BAD, BAD) == [True, False]
     assert feed(guard, BAD, GOOD, BAD, key=OTHER) == [True] * 3
     assert list(guard.halted) == [KEY]
 
 
-def test_pauses_double_until_it_helps() -> None:
-    """Each halt in a row lasts twice as long, up to sixteen times; a healthy stretch ends that."""
+def test_successive_pauses_double() -> None:
+    """Successive pauses double, up to sixteen times; a healthy stretch resets them."""
     guard = HaltGuard(HaltPolicy(max_consecutive=1, window=1, max_ratio=0, pause_s=10))
     lasted = []
     now = 0.0
@@ -82,7 +82,7 @@ def test_pauses_double_until_it_helps() -> None:
 
 
 def test_a_pause_without_end() -> None:
-    """With a pause of 0 a partition stays halted until the service is started again."""
+    """With a pause of 0 a partition stays halted until a restart."""
     guard = HaltGuard(HaltPolicy(max_consecutive=1, pause_s=0))
     feed(guard, BAD, BAD)
     assert guard.halted[KEY].until is None
@@ -91,7 +91,7 @@ def test_a_pause_without_end() -> None:
 
 @given(records=st.lists(st.booleans(), max_size=80), limit=st.integers(1, 5), window=st.integers(1, 10))
 def test_limits_hold_whatever_comes(records: list[bool], limit: int, window: int) -> None:
-    """No run of admitted records is longer than allowed, and no full window has more than its share."""
+    """No admitted run is longer than the limit, and no full window exceeds the share."""
     guard = HaltGuard(HaltPolicy(max_consecutive=limit, max_ratio=0.5, window=window))
     admitted = []
     for record in records:
@@ -102,15 +102,15 @@ def test_limits_hold_whatever_comes(records: list[bool], limit: int, window: int
     for at, record in enumerate(admitted):
         run = 0 if record else run + 1
         assert run <= limit
-        if at >= window:  # the window was full before this one
+        if at >= window:  # the window was full before this record
             assert record or admitted[at - window + 1 : at + 1].count(BAD) <= window * 0.5
 
 
-# The ledger of a halted partition
+# The offsets of a halted partition
 
 
 def ledger() -> Ledger:
-    """Two partitions of which the first was halted at its third record."""
+    """Build a ledger of two partitions, the first halted at its third record."""
     books = Ledger(max_span=100, flood=HaltPolicy(max_consecutive=1, pause_s=10))
     books.assign(frozenset({KEY, OTHER}))
     offsets = books.partitions[KEY]
@@ -123,7 +123,7 @@ def ledger() -> Ledger:
 
 
 def test_nothing_beyond_a_halt_is_committed() -> None:
-    """What was taken in before is finished and committed, and the partition is fetched no more."""
+    """Records read before the halt are finished and committed; the partition is fetched no more."""
     books = ledger()
     assert books.within_span() == [OTHER]
     assert books.halted() == [KEY]
@@ -134,7 +134,7 @@ def test_nothing_beyond_a_halt_is_committed() -> None:
 
 
 def test_resumed_where_it_was_halted() -> None:
-    """Not before time is up and everything in flight is finished; then from the first record put back."""
+    """It resumes after the pause and once nothing is in flight, from the first record handed back."""
     books = ledger()
     assert books.resumable(10.0) == []
     books.partitions[KEY].finish(5)
@@ -149,7 +149,7 @@ def test_resumed_where_it_was_halted() -> None:
 
 
 def test_halted_across_a_rebalance() -> None:
-    """A partition that is taken and given back to the same member stays halted for its time."""
+    """A partition revoked and reassigned to the same member stays halted for its time."""
     books = ledger()
     books.revoke(frozenset({KEY}))
     assert (books.halted(), books.resumable(10.0)) == ([], [])
@@ -159,8 +159,8 @@ def test_halted_across_a_rebalance() -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_book_that_begins_again(*, finished: bool) -> None:
-    """Nothing of what was put back is remembered, be it the whole book or a part of it."""
+def test_new_offsets_forget_what_was_handed_back(*, finished: bool) -> None:
+    """New offsets of a partition, or of a part of it, forget what was handed back."""
     books = Ledger(max_span=10)
     books.assign(frozenset({KEY}))
     offsets = books.partitions[KEY]

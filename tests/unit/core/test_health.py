@@ -1,4 +1,4 @@
-"""How well a node is doing."""
+"""Node health."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fivestage.core.adaptive.node_health import NodeHealth
 
 
 def health_of(endings: str, *, start: float = 1000.0, half_life_s: float = 30.0) -> NodeHealth:
-    """The health of a node that ended so, once a second: `.` success, `x` failure, `t` timeout."""
+    """Build a node's health from outcomes, one per second: `.` success, `x` failure, `t` timeout."""
     health = NodeHealth(half_life_s)
     for place, ending in enumerate(endings):
         tell(health, ending, start + place)
@@ -20,7 +20,7 @@ def health_of(endings: str, *, start: float = 1000.0, half_life_s: float = 30.0)
 
 
 def tell(health: NodeHealth, ending: str, now: float) -> None:
-    """One call ended."""
+    """Record one call."""
     if ending == ".":
         health.succeeded(now, 0.01)
     elif ending == "x":
@@ -30,7 +30,7 @@ def tell(health: NodeHealth, ending: str, now: float) -> None:
 
 
 def test_an_unknown_node_is_healthy() -> None:
-    """Nothing known is as good as it gets: a new node is tried."""
+    """An unknown node has the highest score, so that it is tried."""
     assert [NodeHealth().score(now) for now in (0.0, 5.0, 1e9)] == [1.0, 1.0, 1.0]
 
 
@@ -38,7 +38,7 @@ def test_an_unknown_node_is_healthy() -> None:
     ("endings", "score"), [(".", 1), ("x", 1 / 2), ("t", 1 / 2), ("xx", 1 / 3), ("x.", 2 / 3), (".xt", 1 / 2)]
 )
 def test_the_score_is_the_share_of_successes(endings: str, score: float) -> None:
-    """With time standing still: (successes + 1) / (total + 1), where a timeout is a failure."""
+    """Without decay the score is (successes + 1) / (total + 1), where a timeout is a failure."""
     health = NodeHealth()
     for ending in endings:
         tell(health, ending, 7.0)
@@ -46,8 +46,8 @@ def test_the_score_is_the_share_of_successes(endings: str, score: float) -> None
 
 
 @pytest.mark.parametrize("start", [100.0, 0.0, -100.0])
-def test_what_was_halves_every_half_life(start: float) -> None:
-    """A failure a half life ago weighs a half, two ago a quarter, wherever the clock begins."""
+def test_weights_halve_every_half_life(start: float) -> None:
+    """A failure one half-life ago weighs a half, two ago a quarter, at any start of the clock."""
     health = NodeHealth(half_life_s=10.0)
     health.failed(start)
     assert [health.score(start + s) for s in (0.0, 10.0, 20.0)] == pytest.approx([1 / 2, 2 / 3, 4 / 5])
@@ -56,15 +56,15 @@ def test_what_was_halves_every_half_life(start: float) -> None:
     assert health.score(start + 20.0) == pytest.approx((0.5 + 1) / (0.75 + 1))
 
 
-def test_asking_changes_nothing() -> None:
-    """The score of a moment is the same however often, and for whichever other moment, it was asked."""
+def test_reading_the_score_changes_nothing() -> None:
+    """Reading the score changes nothing, at any moment."""
     health = health_of("x.xt.")
     before = health.score(1010.0)
     assert [health.score(now) for now in (5000.0, 1010.0)] == [pytest.approx(1.0), before]
 
 
 def test_a_node_long_unused_is_healthy_again() -> None:
-    """However badly it did, the score rises all the time and ends at 1."""
+    """Without calls the score rises to 1."""
     health = health_of("xt" * 50)
     scores = [health.score(1099.0 + minutes * 60.0) for minutes in range(30)]
     assert scores[0] < 0.05
@@ -73,7 +73,7 @@ def test_a_node_long_unused_is_healthy_again() -> None:
 
 
 def test_worse_nodes_score_less() -> None:
-    """Who fails more often, or failed more recently, comes after who does not."""
+    """More failures, or more recent ones, give a lower score."""
     stories = ["." * 40, "xxxx" + "." * 36, "." * 36 + "xxxx", "x." * 20, "x" * 40]
     scores = [health_of(story).score(1040.0) for story in stories]
     assert scores == sorted(scores, reverse=True)
@@ -81,7 +81,7 @@ def test_worse_nodes_score_less() -> None:
 
 
 def test_one_failure_of_a_busy_node_counts_little() -> None:
-    """Among two hundred successes a failure costs what its share is, not half of the score."""
+    """A failure among two hundred successes costs its share of the score."""
     assert 0.95 < health_of("." * 200 + "x").score(1200.0) < 1.0
 
 
@@ -93,7 +93,7 @@ def test_one_failure_of_a_busy_node_counts_little() -> None:
 def test_the_score_is_within_0_and_1(
     story: list[tuple[str, float]], half_life_s: float, later_s: float
 ) -> None:
-    """Whatever happens, told late or asked for an earlier moment, it is above 0 and at most 1."""
+    """The score is above 0 and at most 1, with late outcomes and for earlier moments."""
     health, now = NodeHealth(half_life_s), 0.0
     for ending, step_s in story:
         now += step_s
@@ -102,8 +102,8 @@ def test_the_score_is_within_0_and_1(
     assert 0.0 < health.score(now + later_s) <= 1.0
 
 
-def test_an_outcome_told_late_does_not_turn_time_back() -> None:
-    """An outcome older than the last one counts in full, and what comes after decays from the last."""
+def test_a_late_outcome_does_not_turn_time_back() -> None:
+    """An outcome older than the last one counts fully; decay continues from the last."""
     health = NodeHealth(half_life_s=10.0)
     health.failed(100.0)
     health.failed(90.0)
@@ -112,7 +112,7 @@ def test_an_outcome_told_late_does_not_turn_time_back() -> None:
 
 
 def test_durations() -> None:
-    """Below ten there is no P95; errors are no durations; a cut is longer than any."""
+    """Below ten durations there is no P95; errors are not counted; a timeout is longer than any."""
     health = NodeHealth()
     for place in range(9):
         health.succeeded(1.0, place / 100)
@@ -125,7 +125,7 @@ def test_durations() -> None:
 
 
 def test_a_rejected_answer_is_a_failure_with_a_duration() -> None:
-    """It counts like one that raised, and says how long the node takes."""
+    """A rejected answer counts as a failure, with its duration."""
     health = NodeHealth()
     for _ in range(10):
         health.rejected(100.0, 0.02)
@@ -134,7 +134,7 @@ def test_a_rejected_answer_is_a_failure_with_a_duration() -> None:
 
 
 def test_the_last_hundred_durations() -> None:
-    """Cuts of long ago leave the window, whatever the time."""
+    """The window holds the last hundred durations, timeouts included."""
     health = health_of("t" * 100)
     assert health.p95_s == inf
     for _ in range(95):
@@ -142,8 +142,8 @@ def test_the_last_hundred_durations() -> None:
     assert health.p95_s == 0.02
 
 
-def test_what_is_over_is_forgotten() -> None:
-    """Failures and durations of an outage say nothing about the node after it."""
+def test_a_clear_forgets_an_outage() -> None:
+    """After a clear, failures and durations of an outage have no effect."""
     health = health_of("t" * 100)
     health.forget()
     assert (health.score(1100.0), health.p95_s) == (1.0, None)

@@ -1,4 +1,4 @@
-"""What is remembered of queries that ran while the process stood still."""
+"""Poison pills: queries in flight during process-wide stalls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fivestage.core.records import PlainRecord
 
 
 def test_the_latest_are_remembered() -> None:
-    """Those that ended much too late twice, as many as may be; a record of a new log is another one."""
+    """A bounded number of queries that twice ended much too late is kept; a recreated log has new ones."""
     held = PoisonPills(most=2)
     records = [PlainRecord("queries", 0, offset, timestamp=7) for offset in range(4)]
     held.note(records[0], STALLED_S / 2)

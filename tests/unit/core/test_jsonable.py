@@ -1,4 +1,4 @@
-"""What authors return becomes JSON, or the text says what has none, and where it is."""
+"""Returned values become JSON, or the error names what has none, and where it is."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ BIG = 2**100
 
 
 class Colour(Enum):
-    """Neither text nor number."""
+    """An enumeration."""
 
     RED = "red"
 
 
 class Part(BaseModel):
-    """What a model holds."""
+    """A nested model."""
 
     at: datetime
     price: Decimal
@@ -50,7 +50,7 @@ class Whole(BaseModel):
 
 @dataclasses.dataclass(slots=True)
 class Point:
-    """A dataclass that holds anything."""
+    """A dataclass with any value."""
 
     x: Any
     _hidden: Any = None
@@ -58,13 +58,13 @@ class Point:
 
 @pydantic_dataclass
 class Checked:
-    """A dataclass of pydantic's."""
+    """A pydantic dataclass."""
 
     x: int
 
 
 class Share(float):
-    """A float of the user's own."""
+    """A subclass of float."""
 
 
 Named = namedtuple("Named", "a b")  # noqa: PYI024 - the plain kind
@@ -106,8 +106,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize(("value", "expected"), VALUES.values(), ids=VALUES)
-def test_what_authors_return_is_json(value: Any, expected: Any) -> None:
-    """It becomes a plain value, whose JSON is written as it is and says the same."""
+def test_returned_values_become_json(value: Any, expected: Any) -> None:
+    """Returned values become plain values with the same JSON."""
     made = plain(value)
     assert made == expected
     assert plain(made) == made
@@ -116,28 +116,28 @@ def test_what_authors_return_is_json(value: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("beside", [1, BIG])
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_a_number_that_is_none_is_null(number: float, beside: int) -> None:
-    """Also beside integers of more than 64 bits, which are written by another encoder."""
+def test_nan_and_infinity_are_null(number: float, beside: int) -> None:
+    """NaN and infinities become null, also beside integers over 64 bits, which use another encoder."""
     assert to_json({"a": [number], "b": beside, "c": "ü"}) == '{"a":[null],"b":%d,"c":"ü"}'.encode() % beside
 
 
 @pytest.mark.parametrize(
     "name", ["model", "dataclass", "set", "decimal", "date and time", "mapping", "float"]
 )
-def test_what_is_no_plain_value_is_noticed(name: str) -> None:
-    """Later stages would else see an object where the job was not moved, and a dict where it was."""
+def test_values_that_are_not_plain_are_detected(name: str) -> None:
+    """Values that are not plain are detected: later stages must see the same with and without a move."""
     with pytest.raises(TypeError):
         to_json({"answer": [VALUES[name][0]]})
 
 
 class Loose(BaseModel):
-    """A model that holds anything."""
+    """A model with any value."""
 
     value: Any
 
 
 class Raises:
-    """Raises when it is looked at."""
+    """Raises when inspected."""
 
     def __getattribute__(self, name: str) -> Any:
         if name == "__class__":
@@ -146,7 +146,7 @@ class Raises:
 
 
 def test_warnings_do_not_quote_what_a_model_holds() -> None:
-    """There are such warnings of a value that is not of the field's type, with the value."""
+    """Serializer warnings of pydantic quote values; they are suppressed."""
     wrong: dict[str, Any] = {"at": "secret", "price": 1, "tags": []}
     assert plain([Part.model_construct(**wrong)]) == [wrong]
 
@@ -188,8 +188,8 @@ NOT_JSON: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("value", "text"), NOT_JSON.values(), ids=NOT_JSON)
-def test_what_is_not_json_says_where(value: Any, text: str) -> None:
-    """The path to the first value that has no JSON, and its type; nothing of the value itself."""
+def test_errors_name_the_place(value: Any, text: str) -> None:
+    """The error has the path and type of the first value without JSON, and nothing of its content."""
     with pytest.raises(TypeError) as raised:
         plain(value)
     assert text in str(raised.value)
@@ -197,7 +197,7 @@ def test_what_is_not_json_says_where(value: Any, text: str) -> None:
 
 
 def test_the_search_is_bounded() -> None:
-    """The loop waits for it: where it would take long, the text says only what."""
+    """The search for the path is bounded in time; beyond that the error has no path."""
     with pytest.raises(TypeError) as raised:
         plain([*range(MAX_SEARCHED), b"x"])
     assert str(raised.value) == "not JSON: Type is not JSON serializable: bytes"
@@ -207,7 +207,7 @@ def test_the_search_is_bounded() -> None:
 
 
 def test_numpy_is_not_imported() -> None:
-    """It takes a tenth of a second, and most apps do without: only an app's own import counts."""
+    """The product does not import numpy: the import takes a tenth of a second."""
     program = (
         "import sys; sys.modules['numpy'] = None; "
         "from fivestage.core.codec.jsonable import plain; print(plain([{1}]))\n"
@@ -244,7 +244,7 @@ ARRAYS: dict[str, tuple[Callable[[Any], Any], Any]] = {
 
 @pytest.mark.parametrize(("make", "expected"), ARRAYS.values(), ids=ARRAYS)
 def test_numpy_is_json(make: Callable[[Any], Any], expected: Any) -> None:
-    """Scalars and arrays of any layout; floats of 32 bits with the digits they have."""
+    """Scalars and arrays of any layout become JSON; 32-bit floats with their own digits."""
     numpy = pytest.importorskip("numpy")
     assert plain(make(numpy)) == expected
 
@@ -258,8 +258,8 @@ def test_numpy_is_json(make: Callable[[Any], Any], expected: Any) -> None:
         (lambda np: [np.longdouble(1)], "[0]: longdouble"),
     ],
 )
-def test_what_numpy_cannot_make_json(make: Callable[[Any], Any], text: str) -> None:
-    """Bytes, complex numbers and objects have none inside an array either."""
+def test_numpy_values_without_json(make: Callable[[Any], Any], text: str) -> None:
+    """Bytes, complex numbers and objects inside an array have no JSON."""
     numpy = pytest.importorskip("numpy")
     with pytest.raises(TypeError) as raised:
         plain(make(numpy))

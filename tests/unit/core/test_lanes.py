@@ -1,4 +1,4 @@
-"""Lanes: who gets the next free slot."""
+"""Lanes: which one gets the next free slot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NINE_TO_ONE = LaneShares({"interactive": 0.9, "bulk": 0.1})
 
 
 def room_of(shares: LaneShares, *lanes: str) -> LaneQueues[str]:
-    """A room in which one of each of these lanes waits, in this order, named after lane and place."""
+    """Build queues with one item per named lane, in this order."""
     room: LaneQueues[str] = LaneQueues(shares)
     for place, lane in enumerate(lanes):
         room.put(lane, f"{lane}{place}")
@@ -25,7 +25,7 @@ def room_of(shares: LaneShares, *lanes: str) -> LaneQueues[str]:
 
 
 class Slots:
-    """A number of slots that are never free while something waits."""
+    """Slots that are never free while something waits."""
 
     def __init__(self, shares: LaneShares, size: int) -> None:
         self.room: LaneQueues[int] = LaneQueues(shares)
@@ -33,24 +33,24 @@ class Slots:
         self.size = size
 
     def want(self, *lanes: str, count: int = 1000) -> None:
-        """Let many of these lanes wait, and fill the slots."""
+        """Add many waiting items to these lanes, and fill the slots."""
         for number in range(count):
             for lane in lanes:
                 self.room.put(lane, number)
         self.fill()
 
     def fill(self) -> None:
-        """Give away free slots."""
+        """Give free slots to waiting items."""
         while self.running.total() < self.size and (taken := self.room.take(self.running)):
             self.running[taken[0]] += 1
 
     def release(self, lane: str) -> None:
-        """One of *lane* ends; its slot is given away."""
+        """End one item of *lane* and give its slot away."""
         self.running[lane] -= 1
         self.fill()
 
     def churn(self, random: Random, count: int) -> None:
-        """Slots become free at random."""
+        """Free slots at random."""
         for _ in range(count):
             self.release(random.choice(list(self.running.elements())))
 
@@ -59,7 +59,7 @@ class Slots:
 
 
 def test_weights() -> None:
-    """A named lane has its share; one not named the smallest there is, or 1 where none is named."""
+    """A named lane has its share; an unnamed one the smallest share, or 1 without any."""
     assert [NINE_TO_ONE.weight(lane) for lane in ("interactive", "bulk", "unheard of")] == [0.9, 0.1, 0.1]
     assert LaneShares({}).weight("any") == 1.0
 
@@ -72,11 +72,11 @@ def test_shares_do_not_change_afterwards() -> None:
     assert shares.weight("interactive") == 0.9
 
 
-# Who is next
+# The next lane
 
 
-def test_an_empty_room_has_nobody() -> None:
-    """Taking from an empty room, new or emptied, gives None."""
+def test_empty_queues_return_none() -> None:
+    """Taking from empty queues, new or emptied, returns None."""
     room = room_of(NINE_TO_ONE, "bulk")
     room.take({})
     assert room.take({}) is None
@@ -85,7 +85,7 @@ def test_an_empty_room_has_nobody() -> None:
 
 
 def test_first_in_first_out_within_a_lane() -> None:
-    """A lane alone is a plain queue, whatever runs."""
+    """A single lane is a plain queue."""
     room = room_of(NINE_TO_ONE, "bulk", "bulk", "bulk")
     assert [room.take({"bulk": n, "interactive": 0}) for n in (9, 10, 11)] == [
         ("bulk", "bulk0"),
@@ -105,7 +105,7 @@ def test_first_in_first_out_within_a_lane() -> None:
     ],
 )
 def test_the_lane_that_uses_least_of_its_weight(running: dict[str, int], served: str) -> None:
-    """The slot goes to the lane whose running by weight is lowest, whoever came first."""
+    """The slot goes to the lane with the fewest running per weight, whatever the order of arrival."""
     for order in (("interactive", "bulk"), ("bulk", "interactive")):
         taken = room_of(NINE_TO_ONE, *order).take(running)
         assert taken is not None
@@ -113,14 +113,14 @@ def test_the_lane_that_uses_least_of_its_weight(running: dict[str, int], served:
 
 
 def test_equals_take_turns() -> None:
-    """Among equals the lane that has waited longest is next: a long line does not keep out a short one."""
+    """Among equals the lane that waited longest is next: a long queue does not block a short one."""
     room = room_of(LaneShares({}), "a", "a", "a", "a", "b", "c", "c")
     taken = [room.take({}) for _ in range(7)]
     assert [item for _, item in filter(None, taken)] == ["a0", "b4", "c5", "a1", "c6", "a2", "a3"]
 
 
 def test_a_lane_that_comes_back_waits_from_then_on() -> None:
-    """A lane served to its end has no claim from before: its turn comes after that of those who wait."""
+    """A lane whose queue was empty is queued after the lanes that wait."""
     room = room_of(LaneShares({}), "a", "b", "c")
     room.take({})
     room.put("a", "again")
@@ -133,7 +133,7 @@ def test_a_lane_that_comes_back_waits_from_then_on() -> None:
 @pytest.mark.parametrize("size", [10, 30, 64, 256])
 @pytest.mark.parametrize("seed", range(3))
 def test_under_saturation_the_slots_settle_at_the_shares(size: int, seed: int) -> None:
-    """With both lanes always waiting, 90 % and 10 % of the slots, give or take one, at every moment."""
+    """Two saturated lanes have 90 % and 10 % of the slots, give or take one, at every moment."""
     slots = Slots(NINE_TO_ONE, size)
     slots.want("bulk", "interactive", count=5000)
     random = Random(seed)  # noqa: S311
@@ -145,7 +145,7 @@ def test_under_saturation_the_slots_settle_at_the_shares(size: int, seed: int) -
 
 @pytest.mark.parametrize("lane", ["interactive", "bulk"])
 def test_an_idle_share_is_used(lane: str) -> None:
-    """A lane that is alone has all slots, be its share ever so small."""
+    """A single lane may use all slots, however small its share."""
     slots = Slots(NINE_TO_ONE, 20)
     slots.want(lane)
     slots.churn(Random(1), 100)  # noqa: S311
@@ -156,7 +156,7 @@ def test_an_idle_share_is_used(lane: str) -> None:
     ("back", "borrower", "share"), [("interactive", "bulk", 18), ("bulk", "interactive", 2)]
 )
 def test_a_lane_that_comes_back_has_its_share_at_once(back: str, borrower: str, share: int) -> None:
-    """It is served until it has its share: within as many releases as its share has slots."""
+    """A returning lane gets every freed slot until it has its share."""
     slots = Slots(NINE_TO_ONE, 20)
     slots.want(borrower)
     slots.want(back)
@@ -166,8 +166,8 @@ def test_a_lane_that_comes_back_has_its_share_at_once(back: str, borrower: str, 
     assert slots.running == {back: share, borrower: 20 - share}
 
 
-def test_lanes_not_named_share_like_the_smallest() -> None:
-    """Who invents lanes gets the smallest share for each, and with no shares all are equal."""
+def test_unnamed_lanes_get_the_smallest_share() -> None:
+    """Each unnamed lane gets the smallest share; without shares all are equal."""
     slots = Slots(LaneShares({"interactive": 0.8, "bulk": 0.1}), 20)
     slots.want("interactive", "bulk", "invented")
     assert slots.running == {"interactive": 16, "bulk": 2, "invented": 2}
@@ -176,11 +176,11 @@ def test_lanes_not_named_share_like_the_smallest() -> None:
     assert set(equal.running.values()) == {5}
 
 
-# Taking out
+# Removal
 
 
-def test_remove_if_takes_out_in_order() -> None:
-    """Lane by lane, the oldest first; the others keep their order, and an emptied lane is gone."""
+def test_remove_if_keeps_the_order() -> None:
+    """Items are removed lane by lane, oldest first; the others keep their order, empty lanes are dropped."""
     room = room_of(LaneShares({}), "a", "b", "a", "c", "a", "b")
     assert room.remove_if(lambda item: item in {"a4", "a0", "c3", "b1"}) == ["a0", "a4", "b1", "c3"]
     assert (len(room), tuple(room._queues), len(room._queues["a"]), "c" in room._queues) == (
@@ -192,8 +192,8 @@ def test_remove_if_takes_out_in_order() -> None:
     assert [room.take({}), room.take({}), room.take({})] == [("a", "a2"), ("b", "b5"), None]
 
 
-def test_one_is_taken_out() -> None:
-    """Wherever it stands in its line; an emptied lane is gone, and what does not wait is an error."""
+def test_a_single_item_is_removed() -> None:
+    """A single item is removed at any place; an empty lane is dropped; an unknown item raises."""
     room: LaneQueues[str] = LaneQueues(LaneShares({}))
     items = [f"{lane}{place}" for place, lane in enumerate("aaab")]
     for item in items:
@@ -207,7 +207,7 @@ def test_one_is_taken_out() -> None:
 
 
 def test_a_predicate_that_raises_changes_nothing() -> None:
-    """Nothing is lost to an error: what was looked at before it still waits."""
+    """A predicate that raises removes nothing."""
     room = room_of(LaneShares({}), "a", "a", "b")
 
     def broken(item: str) -> bool:
@@ -221,13 +221,13 @@ def test_a_predicate_that_raises_changes_nothing() -> None:
 
 
 def test_repr() -> None:
-    """It shows who waits."""
+    """repr() shows the waiting items."""
     assert repr(room_of(NINE_TO_ONE, "a", "b", "a")) == "<LaneQueues a=2, b=1>"
     assert repr(room_of(NINE_TO_ONE)) == "<LaneQueues empty>"
 
 
 class RoomMachine(RuleBasedStateMachine):
-    """Items come, are taken and are taken out; the model is one list and a clock."""
+    """Items are added, taken and removed; the model is one list and a clock."""
 
     lane_names = ("interactive", "bulk", "x", "y")
 
@@ -240,7 +240,7 @@ class RoomMachine(RuleBasedStateMachine):
 
     @rule(lane=st.sampled_from(lane_names))
     def put(self, lane: str) -> None:
-        """One more waits."""
+        """Add an item."""
         self.clock += 1
         if lane not in {waiting for waiting, _ in self.items}:
             self.since[lane] = self.clock
@@ -250,7 +250,7 @@ class RoomMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.items)
     @rule(running=st.dictionaries(st.sampled_from(lane_names), st.integers(0, 10)))
     def take(self, running: dict[str, int]) -> None:
-        """A slot is free."""
+        """Take an item for a free slot."""
         self.clock += 1
         ranks = {
             lane: (running.get(lane, 0) / (0.9 if lane == "interactive" else 0.1), self.since[lane])
@@ -264,7 +264,7 @@ class RoomMachine(RuleBasedStateMachine):
 
     @rule(divisor=st.integers(1, 4))
     def remove(self, divisor: int) -> None:
-        """Some are taken out, or all."""
+        """Remove some items, or all."""
         expected = [item for lane in self.room._queues for name, item in self.items if name == lane]
         removed = self.room.remove_if(lambda item: item % divisor == 0)
         assert removed == [item for item in expected if item % divisor == 0]
@@ -272,7 +272,7 @@ class RoomMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees_with_the_model(self) -> None:
-        """Every figure is what the list says."""
+        """Every figure matches the list."""
         counts = Counter(lane for lane, _ in self.items)
         assert len(self.room) == len(self.items)
         assert list(self.room._queues) == sorted(counts, key=lambda lane: self.since[lane])

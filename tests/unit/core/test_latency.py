@@ -1,4 +1,4 @@
-"""What is remembered of latency."""
+"""Remembered latencies."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from fivestage.core.admission.latency import MEMORY, LatencyProfile
 
 
-def test_what_was_long_ago_is_forgotten() -> None:
-    """Of a latency that changed, nearly nothing is left after six times as many queries as are kept."""
+def test_old_latencies_are_forgotten() -> None:
+    """After six windows of queries almost nothing remains of an earlier latency."""
     profile = LatencyProfile()
     for log_s in [-1.0] * int(20 * MEMORY) + [-3.0] * int(6 * MEMORY):
         profile.add(1, log_s)

@@ -1,4 +1,4 @@
-"""The books: what may be committed."""
+"""Partition offsets: which may be committed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from fivestage.core.ledger import (
 A, B, C = PartitionKey("queries", 0), PartitionKey("queries", 1), PartitionKey("other", 0)
 
 
-def book_of(*offsets: int) -> PartitionOffsets:
-    """A book in which these were begun."""
+def offsets_with(*offsets: int) -> PartitionOffsets:
+    """Build partition offsets with these records started."""
     book = PartitionOffsets(epoch=1)
     for offset in offsets:
         book.begin(offset)
@@ -32,14 +32,14 @@ def book_of(*offsets: int) -> PartitionOffsets:
 
 
 def open_ledger(*keys: PartitionKey, max_span: int = 100) -> Ledger:
-    """A ledger with these partitions assigned."""
+    """Build a ledger with these partitions assigned."""
     ledger = Ledger(max_span=max_span)
     ledger.assign(frozenset(keys))
     return ledger
 
 
 def opened(ledger: Ledger, key: PartitionKey) -> PartitionOffsets:
-    """The open book of a partition."""
+    """Return the open offsets of a partition."""
     book = ledger.offsets(key)
     assert book is not None
     return book
@@ -64,8 +64,8 @@ def opened(ledger: Ledger, key: PartitionKey) -> PartitionOffsets:
 def test_the_contiguous_finished_prefix(
     started: list[int], finished: list[int], committable: int | None
 ) -> None:
-    """What may be committed is the end of the prefix in which everything received is finished."""
-    book = book_of(*started)
+    """The committable position is the end of the prefix in which every record is finished."""
+    book = offsets_with(*started)
     for offset in finished:
         book.finish(offset)
     assert book.committable == committable
@@ -74,8 +74,8 @@ def test_the_contiguous_finished_prefix(
 
 @pytest.mark.parametrize("order", list(permutations([3, 4, 8, 9])))
 def test_any_order_of_finishing_ends_in_the_same_place(order: tuple[int, ...]) -> None:
-    """The order of finishing matters only until everything is finished."""
-    book = book_of(3, 4, 8, 9)
+    """The order of finishing does not change the final position."""
+    book = offsets_with(3, 4, 8, 9)
     for offset in order:
         book.finish(offset)
     assert (book.committable, book.in_flight, book.span) == (10, 0, 0)
@@ -83,16 +83,16 @@ def test_any_order_of_finishing_ends_in_the_same_place(order: tuple[int, ...]) -
 
 @pytest.mark.parametrize("offset", [5, 6, 0])
 def test_offsets_rise(offset: int) -> None:
-    """A repeated or a smaller offset is a bug in the source and refused; the book stays as it was."""
-    book = book_of(5, 6)
+    """A repeated or lower offset is a bug of the source: it raises and changes nothing."""
+    book = offsets_with(5, 6)
     with pytest.raises(ValueError, match="received before; the next is 7"):
         book.begin(offset)
     assert (book.in_flight, book.next_offset) == (2, 7)
 
 
-def test_span_is_what_a_crash_would_repeat() -> None:
+def test_the_span_is_what_a_crash_would_repeat() -> None:
     """The span counts offsets, not records, from the commit position to the newest."""
-    book = book_of()
+    book = offsets_with()
     assert book.span == 0
     for offset, span in [(10, 1), (11, 2), (100, 91)]:
         book.begin(offset)
@@ -105,7 +105,7 @@ def test_span_is_what_a_crash_would_repeat() -> None:
 
 
 def test_a_partition_whose_span_is_at_the_cap_waits() -> None:
-    """One slow record holds back its own partition only, until it is finished."""
+    """A slow record stops its own partition at the maximal span, until it is finished."""
     ledger = open_ledger(A, B, max_span=3)
     for offset in (0, 1, 2):
         assert A in ledger.within_span()
@@ -120,7 +120,7 @@ def test_a_partition_whose_span_is_at_the_cap_waits() -> None:
 
 
 def test_a_partition_with_a_full_line_waits() -> None:
-    """Each partition has its share of what may wait for others of its keys, in records and in bytes."""
+    """Each partition has its share of the records and bytes that may wait for others of their keys."""
     ledger = open_ledger(A, B)
     opened(ledger, A).in_line = MAX_IN_LINE // 2 - 1
     opened(ledger, B).line_bytes = MAX_LINE_BYTES // 2 - 1
@@ -132,7 +132,7 @@ def test_a_partition_with_a_full_line_waits() -> None:
 
 
 def test_each_of_many_partitions_may_have_a_short_line() -> None:
-    """However many there are, a few records of each may wait."""
+    """With any number of partitions, a few records of each may wait."""
     keys = [PartitionKey("many", number) for number in range(MAX_IN_LINE)]
     ledger = open_ledger(*keys)
     for key in keys:
@@ -142,8 +142,8 @@ def test_each_of_many_partitions_may_have_a_short_line() -> None:
     assert keys[0] not in ledger.within_span()
 
 
-def test_only_what_is_new_is_committed() -> None:
-    """After the acknowledgement there is nothing to commit until more is finished."""
+def test_only_new_positions_are_committed() -> None:
+    """After a commit there is nothing to commit until more records finish."""
     ledger = open_ledger(A, B)
     for offset in (0, 1):
         opened(ledger, A).begin(offset)
@@ -156,7 +156,7 @@ def test_only_what_is_new_is_committed() -> None:
 
 
 def test_an_unacknowledged_commit_is_offered_again() -> None:
-    """Asking does not change the books: a commit that got lost is repeated, with newer positions."""
+    """Reading the positions changes nothing: a lost commit is repeated with newer positions."""
     ledger = open_ledger(A)
     opened(ledger, A).begin(7)
     opened(ledger, A).finish(7)
@@ -164,7 +164,7 @@ def test_an_unacknowledged_commit_is_offered_again() -> None:
 
 
 def test_a_revoked_partition_is_not_committed() -> None:
-    """What ends after the partition was taken away moves nothing, also through a book still held."""
+    """A record that ends after its partition was revoked moves no position, also in the old offsets."""
     ledger = open_ledger(A, B)
     held = opened(ledger, A)
     held.begin(1)
@@ -178,7 +178,7 @@ def test_a_revoked_partition_is_not_committed() -> None:
 
 @pytest.mark.fault(9)
 def test_a_new_assignment_starts_over() -> None:
-    """The same partition, assigned again, may re-read offsets; the old book can move nothing in it."""
+    """A reassigned partition may re-read offsets; its old offsets object cannot change the new one."""
     ledger = open_ledger(A)
     old = opened(ledger, A)
     for offset in (10, 11):
@@ -192,7 +192,7 @@ def test_a_new_assignment_starts_over() -> None:
 
 
 def test_an_acknowledgement_from_an_older_epoch_is_dropped() -> None:
-    """A commit sent before the rebalance and answered after it says nothing about the new book."""
+    """A commit sent before a rebalance and answered after it does not affect the new offsets."""
     ledger = open_ledger(A)
     opened(ledger, A).begin(10)
     opened(ledger, A).finish(10)
@@ -205,7 +205,7 @@ def test_an_acknowledgement_from_an_older_epoch_is_dropped() -> None:
 
 
 def test_in_flight_of_some_partitions() -> None:
-    """A drain may look at the partitions that are being taken away only."""
+    """In-flight records can be counted for the revoked partitions only."""
     ledger = open_ledger(A, B, C)
     for key, count in ((A, 1), (B, 2), (C, 4)):
         for offset in range(count):
@@ -216,7 +216,7 @@ def test_in_flight_of_some_partitions() -> None:
 
 
 class NaiveBook:
-    """The same book without a thought for speed. Positions move when a record ends, not when one comes."""
+    """A naive model: the position moves when a record ends, not when one starts."""
 
     def __init__(self) -> None:
         self.started: list[int] = []
@@ -226,36 +226,36 @@ class NaiveBook:
         self.end: int | None = None
 
     def begin(self, offset: int) -> None:
-        """A record comes; the first one is where reading began."""
+        """Start a record; the first one is where reading started."""
         if self.end is None:
             self.position = self.committed = offset
         self.started.append(offset)
         self.end = offset + 1
 
     def skip_to(self, offset: int) -> None:
-        """Records are gone: where nothing is in flight, the position moves behind them."""
+        """Skip deleted records: with nothing in flight, the position moves behind them."""
         self.end = offset
         if not self.unfinished:
             self.position = offset
 
     def finish(self, offset: int) -> None:
-        """A record ends: look for the first that has not."""
+        """End a record and move to the first unfinished one."""
         self.finished.add(offset)
         self.position = self.unfinished[0] if self.unfinished else self.end
 
     @property
     def unfinished(self) -> list[int]:
-        """What is in flight."""
+        """Return the records in flight."""
         return [offset for offset in self.started if offset not in self.finished]
 
     @property
     def committable(self) -> int | None:
-        """The position, unless the broker knows it."""
+        """Return the position, unless it is committed."""
         return None if self.position == self.committed else self.position
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Partitions come and go, records come and end in any order, commits are answered late or never."""
+    """Partitions are assigned and revoked, records start and end in any order, commits are late or lost."""
 
     max_span = 12
 
@@ -271,7 +271,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(keys=st.sets(st.sampled_from([A, B, C]), min_size=1))
     def assign(self, keys: set[PartitionKey]) -> None:
-        """A rebalance gives partitions, known ones too."""
+        """Assign partitions, possibly assigned ones too."""
         self.epoch += 1
         self.ledger.assign(frozenset(keys))
         for key in keys:
@@ -279,7 +279,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(keys=st.sets(st.sampled_from([A, B, C])))
     def revoke(self, keys: set[PartitionKey]) -> None:
-        """A rebalance takes partitions, unknown ones too."""
+        """Revoke partitions, possibly unassigned ones too."""
         self.ledger.revoke(frozenset(keys))
         for key in keys:
             self.model.pop(key, None)
@@ -287,7 +287,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data(), gap=st.integers(0, 5), start=st.integers(0, 10**12))
     def begin(self, data: Any, gap: int, start: int) -> None:
-        """A record comes, after a gap or not."""
+        """Start a record, possibly after a gap."""
         key = data.draw(st.sampled_from(sorted(self.model)))
         model, book = self.model[key], opened(self.ledger, key)
         offset = start if model.end is None else model.end + gap
@@ -298,7 +298,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data(), gap=st.integers(0, 5), start=st.integers(0, 10**12))
     def skip(self, data: Any, gap: int, start: int) -> None:
-        """Records are deleted before they come."""
+        """Skip deleted records."""
         key = data.draw(st.sampled_from(sorted(self.model)))
         model, book = self.model[key], opened(self.ledger, key)
         offset = start if model.end is None else model.end + gap
@@ -308,7 +308,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.pending)
     @rule(data=st.data())
     def finish(self, data: Any) -> None:
-        """Any record in flight ends, also one whose partition is gone."""
+        """End any record in flight, also one of a revoked partition."""
         place = data.draw(st.integers(0, len(self.pending) - 1))
         book, model, offset = self.pending.pop(place)
         book.finish(offset)
@@ -316,24 +316,24 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def send_commit(self) -> None:
-        """A commit leaves; its answer comes some time later, or never."""
+        """Send a commit, whose response comes later or never."""
         self.unanswered.append((self.ledger.committable(), self.ledger.epoch))
 
     @precondition(lambda self: self.unanswered)
     @rule(lost=st.booleans())
     def answer_commit(self, *, lost: bool) -> None:
-        """The oldest commit is acknowledged: one member's are answered in the order they were sent."""
+        """Acknowledge the oldest commit: responses of a member come in order."""
         positions, epoch = self.unanswered.pop(0)
         if lost:
             return
         self.ledger.note_committed(positions, epoch=epoch)
         for key, position in positions.items():
-            if key in self.model and self.epochs[key] <= epoch:  # not one that was opened since
+            if key in self.model and self.epochs[key] <= epoch:  # not one that was assigned since
                 self.model[key].committed = position
 
     @invariant()
     def agrees_with_the_model(self) -> None:
-        """Every figure is what the naive book says."""
+        """Every figure matches the naive model."""
         assert set(self.ledger.partitions) == set(self.model)
         assert self.ledger.epoch == self.epoch
         committable = {key: book.committable for key, book in self.model.items()}
@@ -349,7 +349,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def never_ahead_and_never_back(self) -> None:
-        """No unfinished record lies before a commit position, and within an epoch no position falls."""
+        """No unfinished record lies before a commit position, and in an epoch no position decreases."""
         for key, position in self.ledger.committable().items():
             model, slot = self.model[key], (key, self.epochs[key])
             assert all(offset in model.finished for offset in model.started if offset < position)
@@ -358,7 +358,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def closed_books_commit_nothing(self) -> None:
-        """A book of an earlier assignment has nothing to commit, whatever ends in it."""
+        """Offsets of an earlier assignment commit nothing, whatever ends in them."""
         for book, model, _ in self.pending:
             assert book.closed is (model not in self.model.values())
             assert not (book.closed and book.committable is not None)
@@ -371,9 +371,9 @@ TestLedgerMachine.settings = hypothesis.settings(max_examples=60, stateful_step_
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=30), st.randoms(use_true_random=False))
 def test_the_position_only_rises(gaps: list[int], random: Any) -> None:
-    """Whatever the order of endings, the position never falls and ends one past the last offset."""
+    """The position never decreases and ends one past the last offset, in any order."""
     offsets = [sum(gaps[: place + 1]) for place in range(len(gaps))]
-    book = book_of(*offsets)
+    book = offsets_with(*offsets)
     order = offsets.copy()
     random.shuffle(order)
     seen = [book.position or 0]
@@ -385,8 +385,8 @@ def test_the_position_only_rises(gaps: list[int], random: Any) -> None:
 
 
 @pytest.mark.parametrize("offset", [4, 5, 7])
-def test_only_what_is_in_flight_can_finish(offset: int) -> None:
-    """Finishing twice, or what was never begun, is a bug of the caller and told as such."""
+def test_only_records_in_flight_can_finish(offset: int) -> None:
+    """Finishing a record twice, or one that was not started, raises."""
     book = PartitionOffsets(epoch=1)
     for started in (5, 6):
         book.begin(started)
@@ -396,8 +396,8 @@ def test_only_what_is_in_flight_can_finish(offset: int) -> None:
     assert (book.in_flight, book.position) == (1, 6)
 
 
-def test_what_is_put_back_is_not_waited_for_and_not_committed() -> None:
-    """It counts as not in flight, and holds the commit position where it is, whatever ends after it."""
+def test_records_handed_back_are_neither_awaited_nor_committed() -> None:
+    """A record handed back is not in flight, and keeps the commit position before it."""
     ledger = open_ledger(A, B)
     book = opened(ledger, A)
     for offset in range(4):
@@ -411,8 +411,8 @@ def test_what_is_put_back_is_not_waited_for_and_not_committed() -> None:
     assert (ledger.committable(), book.span) == ({A: 1}, 3)
 
 
-def test_a_new_assignment_forgets_what_was_put_back() -> None:
-    """The next reader, also when it is the same, begins with what was left to it."""
+def test_a_new_assignment_forgets_records_handed_back() -> None:
+    """A new assignment starts with the records that were handed back."""
     ledger = open_ledger(A)
     opened(ledger, A).begin(0)
     opened(ledger, A).put_back()

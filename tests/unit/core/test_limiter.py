@@ -1,4 +1,4 @@
-"""The concurrency limit that is learned."""
+"""The learned concurrency limit."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(("max_limit", "min_limit"), [(100, 4), (3, 3), (1, 1)])
-def test_where_the_limit_begins(max_limit: int, min_limit: int) -> None:
-    """It starts at the maximum, and the minimum is never above it."""
+def test_the_limit_starts_at_the_maximum(max_limit: int, min_limit: int) -> None:
+    """The limit starts at the maximum, and the minimum is never above it."""
     policy = LimiterPolicy(max_limit)
     assert (policy.min_limit, ConcurrencyLimiter(policy).limit) == (min_limit, max_limit)
 
 
 def test_a_policy_is_frozen() -> None:
-    """It is configuration, not state."""
+    """A policy is immutable."""
     with pytest.raises(FrozenInstanceError):
         LimiterPolicy(10).max_limit = 0  # type: ignore[misc]
 
 
-# Latency that does not depend on the limit
+# Latency independent of the limit
 
 
 def constant(_random: Random, _now: float, _running: int) -> float:
@@ -43,7 +43,7 @@ def constant(_random: Random, _now: float, _running: int) -> float:
 
 
 def bimodal(random: Random, _now: float, _running: int) -> float:
-    """A cache: 50 ms, and every 25th time a second."""
+    """A cache: 50 ms, and every 25th call a second."""
     return 1.0 if random.random() < 0.04 else 0.05
 
 
@@ -68,12 +68,12 @@ def heavy_tail(random: Random, _now: float, _running: int) -> float:
 
 
 def drifting(_random: Random, now: float, _running: int) -> float:
-    """70 to 210 ms in 20 s."""
+    """70 to 210 ms over 20 s."""
     return 0.07 * (1 + 2 * min(1.0, now / 20))
 
 
 def pausing(_random: Random, now: float, _running: int) -> float:
-    """150 ms, and every five seconds nothing for 300 ms."""
+    """150 ms, and every five seconds a pause of 300 ms."""
     return 0.15 + max(0.0, 0.3 - now % 5)
 
 
@@ -83,7 +83,7 @@ def warming_up(_random: Random, now: float, _running: int) -> float:
 
 
 def cold_cache(random: Random, now: float, _running: int) -> float:
-    """500 ms, and 100 ms for more and more of the calls."""
+    """500 ms, falling to 100 ms for more and more of the calls."""
     return 0.5 if random.random() < exp(-now / 4) else 0.1
 
 
@@ -111,13 +111,13 @@ SHAPES = [
     (slow_lane, 0.18),
     (hanging, 0.11),
 ]
-"""Each with its mean in seconds, where it is highest."""
+"""Each with its highest mean in seconds."""
 NAMES = [f"{draw.__name__}, seed {SEED}" for draw, _ in SHAPES]
 
 
 @pytest.mark.parametrize(("draw", "mean_s"), SHAPES[:-1], ids=NAMES[:-1])
 def test_nothing_waits_where_capacity_allows(draw: Any, mean_s: float) -> None:
-    """At two thirds of what the maximum allows no query waits, from the start on, whatever the latency is."""
+    """At two thirds of the maximum's capacity no query waits, from the start on, at any latency."""
     service = Service(draw, max_limit=128)
     service.run(20, 128 / mean_s * (0.25 if draw is pausing else 0.67))
     assert (service.waited, service.limit) == (0, 128)
@@ -125,7 +125,7 @@ def test_nothing_waits_where_capacity_allows(draw: Any, mean_s: float) -> None:
 
 @pytest.mark.parametrize(("draw", "mean_s"), SHAPES, ids=NAMES)
 def test_overload_costs_no_goodput_where_latency_does_not_depend_on_it(draw: Any, mean_s: float) -> None:
-    """A minute of 150 %: at most one in two hundred is lost compared with a fixed limit."""
+    """In a minute at 150 % at most one answer in 200 is lost against a fixed limit."""
     rate, deadline_s = 1.5 * 64 / mean_s, 0.25 if draw is hanging else 10.0
     learned, fixed = (
         Service(draw, max_limit=64, adaptive=adaptive, deadline_s=deadline_s).run(60, rate)
@@ -136,13 +136,13 @@ def test_overload_costs_no_goodput_where_latency_does_not_depend_on_it(draw: Any
 
 
 @pytest.mark.parametrize("backlog", [0, 1000])
-def test_a_backlog_at_the_start_is_no_reason(backlog: int) -> None:
-    """A node of 1.6 s that starts into a backlog runs as many as it may, from the first moment on."""
+def test_a_backlog_at_the_start_does_not_lower_the_limit(backlog: int) -> None:
+    """A node of 1.6 s that starts with a backlog runs at the maximum from the start."""
     service = Service(llm, max_limit=256).run(30, 150, backlog=backlog)
     assert [limit for _, limit in service.limits] == [256]
 
 
-# Latency that does
+# Latency that depends on the limit
 
 
 def fast(_random: Random, _now: float, _running: int) -> float:
@@ -151,7 +151,7 @@ def fast(_random: Random, _now: float, _running: int) -> float:
 
 
 def thrashing(_random: Random, _now: float, running: int) -> float:
-    """A database of 5 ms that does most at 16 at a time."""
+    """A database of 5 ms with its best throughput at 16 concurrent calls."""
     return 0.005 * (1 + (running / 16) ** 2)
 
 
@@ -167,7 +167,7 @@ OVERLOADS = [
 def test_the_limit_falls_where_latency_rises_with_it(
     draw: Any, slots: int | None, rate: float, backlog: int
 ) -> None:
-    """At 150 % it falls within 2 s, ends low, and far more is answered in time than without it."""
+    """At 150 % the limit falls within 2 s, ends low, and many more answers are in time."""
     learned, fixed = (
         Service(draw, slots, adaptive=adaptive, deadline_s=0.25).run(10, rate, backlog=backlog)
         for adaptive in (True, False)
@@ -180,7 +180,7 @@ def test_the_limit_falls_where_latency_rises_with_it(
 
 
 def test_overload_after_ordinary_load() -> None:
-    """A surge after a time of normal latency: the limit is low within 2 s, and latency near the normal."""
+    """In a surge after normal load the limit is low within 2 s, and latency near normal."""
     service = Service(fast, 16, deadline_s=0.25).run(5, 560)
     assert (service.limit, service.waited) == (256, 0)
     service.run(7, 1200)
@@ -191,18 +191,18 @@ def test_overload_after_ordinary_load() -> None:
 
 
 def test_collapse_in_which_nothing_waits() -> None:
-    """Where all slots of a node are behind a queue so long that most time out, fewer are tried too."""
+    """Where a queue inside the node makes most calls time out, the limit falls too."""
     learned, fixed = (
         Service(fast, 16, adaptive=adaptive, deadline_s=0.25).run(12, 920) for adaptive in (True, False)
     )
     assert learned.answered > 1.5 * fixed.answered
 
 
-# The way up
+# Raising the limit
 
 
 def test_a_limit_that_is_outdated_is_raised() -> None:
-    """A node with 16 slots gets 256 of them: within 2 s nothing waits for nothing."""
+    """A node whose slots rise from 16 to 256 has no needless waits after 2 s."""
     service = Service(fast, 16, deadline_s=0.25).run(10, 1200)
     assert service.lowest(since=9) <= 64
     service.slots = 256
@@ -214,7 +214,7 @@ def test_a_limit_that_is_outdated_is_raised() -> None:
 
 
 def test_a_limit_is_raised_where_latency_is_another() -> None:
-    """16 slots become any number of 200 ms: the low limit is doubled, as goodput rises with it."""
+    """16 slots become unlimited at 200 ms: the limit doubles, as goodput rises with it."""
     service = Service(fast, 16, deadline_s=0.25).run(4, 1200)
     assert service.lowest(since=3) <= 64
     service.slots, service.draw = None, constant
@@ -223,7 +223,7 @@ def test_a_limit_is_raised_where_latency_is_another() -> None:
 
 
 def test_quiet_times_restore_the_maximum() -> None:
-    """After half a minute in which nothing waited the limit is the maximum at once when queries come."""
+    """After half a minute without waits the limit is the maximum when queries come again."""
     service = Service(fast, 16, deadline_s=0.25).run(4, 1200)
     assert service.limit <= 128
     service._waiting = 0
@@ -233,12 +233,12 @@ def test_quiet_times_restore_the_maximum() -> None:
 
 
 def stalled(_random: Random, now: float, _running: int) -> float:
-    """50 ms, and nothing for two seconds."""
+    """50 ms, with a stall of two seconds."""
     return 0.05 + (7 - now if 5 < now < 7 else 0.0)
 
 
-def test_a_node_that_hangs_teaches_nothing() -> None:
-    """Two seconds in which nothing ends: the limit is the maximum again as soon as calls end, and is kept."""
+def test_a_stall_does_not_lower_the_limit() -> None:
+    """After a stall of two seconds the limit returns to the maximum as soon as calls end."""
     stalled = lambda _random, now, _running: 0.05 + (7 - now if 5 < now < 7 else 0)  # noqa: E731
     learned, fixed = (
         Service(stalled, adaptive=adaptive, deadline_s=0.25).run(15, 4600) for adaptive in (True, False)
@@ -248,7 +248,7 @@ def test_a_node_that_hangs_teaches_nothing() -> None:
 
 
 def test_a_trial_while_a_breaker_is_open() -> None:
-    """Goodput that falls because nothing comes any more is not the limit's doing: the lower one is kept."""
+    """Goodput that falls because a breaker is open is not attributed to the limit."""
     service = Service(fast, 16, deadline_s=0.25)
     while service.limit == 256:
         service.run(service.now + 0.1, 1200)
@@ -260,11 +260,11 @@ def test_a_trial_while_a_breaker_is_open() -> None:
     assert {change.change for change in service.changes} == {"lowered"}
 
 
-# What is reported
+# Reports
 
 
 def test_changes_are_reported_with_their_figures() -> None:
-    """Lowered and restored say from what to what, and why; at most one a second."""
+    """Lowering and restoring report old limit, new limit and reason, at most once a second."""
     service = Service(fast, 16, deadline_s=0.25).run(4, 1200)
     first = service.changes[0]
     assert (first.control, first.change, first.lane, first.subject) == (
@@ -281,8 +281,8 @@ def test_changes_are_reported_with_their_figures() -> None:
     assert len(slower.changes) <= 60 / REPORT_S
 
 
-def test_what_it_shows() -> None:
-    """The limit, its bounds, and both latencies."""
+def test_the_shown_state() -> None:
+    """The state shows the limit, its bounds, and both latencies."""
     service = Service(constant).run(2, 100)
     assert repr(service.limiter) == (
         "<ConcurrencyLimiter limit=256 in 32..256 latency=200.0 ms normal=200.0 ms>"
@@ -292,7 +292,7 @@ def test_what_it_shows() -> None:
     )
 
 
-# Whatever comes
+# Arbitrary samples
 
 samples = st.tuples(
     st.floats(0, 5), st.floats(0, 60), st.integers(1, 300), st.integers(1, 300), st.booleans(), st.booleans()
@@ -303,7 +303,7 @@ samples = st.tuples(
 def test_the_limit_stays_in_its_bounds(
     max_limit: int, min_limit: int, seen: list[tuple[float, float, int, int, bool, bool]]
 ) -> None:
-    """Whatever the samples, the limit is between the minimum and the maximum."""
+    """The limit stays between minimum and maximum for any samples."""
     policy = LimiterPolicy(max_limit, min_limit, window_s=0.5, window_samples=3)
     limiter, now = ConcurrencyLimiter(policy), 0.0
     for pause_s, latency_s, started_among, running, waiting, dropped in seen:
@@ -321,13 +321,13 @@ def test_the_limit_stays_in_its_bounds(
 
 
 def test_a_fixed_limit_learns_nothing() -> None:
-    """With equal bounds nothing is learned, and nothing reported."""
+    """With equal bounds nothing is learned and nothing reported."""
     service = Service(fast, 16, adaptive=False, deadline_s=0.25).run(4, 1200)
     assert (service.limit, service.changes) == (256, [])
 
 
 def test_small_losses_do_not_add_up() -> None:
-    """Latency that rises a little less than concurrency, without timeouts: each lower limit is undone."""
+    """Where latency rises slightly less than concurrency, without timeouts, each lower limit is undone."""
 
     def nearly_proportional(rng: Random, _now: float, running: int) -> float:
         return float(0.004 * running**0.9 * rng.uniform(0.9, 1.1))

@@ -1,4 +1,4 @@
-"""Queries that wait behind the code of others: when they move, and when their stages are overdue."""
+"""Queries in a stalled worker: when they move, and when their stages are overdue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROCESSING = 2
 
 
 def processing(*, began_at: float = 0.0, needs_s: float = 0.0) -> Job:
-    """A query of 250 ms, from time 0 on, whose node is running; and what processing usually takes."""
+    """Build a query of 250 ms from time 0 whose node is running, with the latency of processing."""
     job = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=0.25)
     job.routing.stages = tuple(StageRouting(spec.limit_s, needs_s) for spec in PLAN.stages)
     job.history.runs = [StageRun(spec, Outcome.SUCCESS) for spec in PLAN.stages[:PROCESSING]]
@@ -26,13 +26,13 @@ def processing(*, began_at: float = 0.0, needs_s: float = 0.0) -> Job:
 
 @pytest.mark.parametrize(("now", "moves"), [(0.03, False), (0.189, False), (0.191, True)])
 def test_a_query_moves_when_waiting_would_cost_its_answer(now: float, *, moves: bool) -> None:
-    """What remains is compared with what the stage usually takes, and with what critical ones after it do."""
+    """It moves when the remaining time nears the latency of its stage and of later critical stages."""
     job = processing(needs_s=0.05)
     assert is_worth_moving(job, now, stalled_since=0.0, noticed_after_s=0.0) is moves
 
 
-def test_there_is_time_to_be_caught_again() -> None:
-    """Code that blocks one loop may soon block the next: the query moves while it can still move again."""
+def test_it_moves_early_enough_to_move_again() -> None:
+    """It moves early enough to move once more, as the blocking code may soon block the next loop."""
     job = processing(needs_s=0.05)
     latest = 0.25 - SLACK_S - 0.05 - MOVES * 0.02
     assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0, noticed_after_s=0.02)
@@ -40,7 +40,7 @@ def test_there_is_time_to_be_caught_again() -> None:
 
 
 def test_an_unknown_stage_is_taken_to_need_half_of_its_limit() -> None:
-    """Before anything is learned."""
+    """A stage without samples is assumed to take half of its limit."""
     job = processing()
     latest = 0.25 - SLACK_S - GUESS * 0.12
     assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0, noticed_after_s=0.0)
@@ -48,7 +48,7 @@ def test_an_unknown_stage_is_taken_to_need_half_of_its_limit() -> None:
 
 
 def test_critical_stages_ahead_count() -> None:
-    """A query in its first stage must leave time for decision and processing as well."""
+    """A query in its first stage reserves time for decision and processing too."""
     job = processing(needs_s=0.05)
     job.history.runs.clear()
     job.history.start(RunningStage(PLAN.stages[0], 0.0, 0.05))
@@ -58,14 +58,14 @@ def test_critical_stages_ahead_count() -> None:
 
 
 def test_a_stall_is_waited_for_as_long_as_what_a_move_would_lose() -> None:
-    """A stage that has waited 100 ms for its reply does not start again for a stall of 30."""
+    """A stage that has waited 100 ms for its reply does not restart for a stall of 30 ms."""
     job = processing(needs_s=0.15)
     assert not is_worth_moving(job, 0.13, stalled_since=0.1, noticed_after_s=0.0)
     assert is_worth_moving(job, 0.2, stalled_since=0.1, noticed_after_s=0.0)
 
 
 def test_a_call_in_a_thread_loses_nothing() -> None:
-    """It goes on while its loop does not turn: the move need not wait."""
+    """A call in a thread runs on during a stall: its query need not move."""
     job = processing(needs_s=0.15)
     assert job.history.running is not None
     job.history.running.call = object()
@@ -73,7 +73,7 @@ def test_a_call_in_a_thread_loses_nothing() -> None:
 
 
 def test_the_time_of_a_query_that_waits_for_a_thread_stands_still() -> None:
-    """Until its loop stalls: then nothing there says that a thread has taken its call."""
+    """The clock of a query that waits for a thread is stopped until its loop stalls."""
     job = processing(needs_s=0.05)
     job.history.running, job.waits_since = None, 0.1
     assert not is_worth_moving(job, 5.0, stalled_since=5.0, noticed_after_s=0.0)
@@ -82,7 +82,7 @@ def test_the_time_of_a_query_that_waits_for_a_thread_stands_still() -> None:
 
 
 def test_a_query_whose_stages_have_ended_stays() -> None:
-    """There is nothing to do elsewhere."""
+    """A query without stages left stays."""
     job = processing()
     job.history.runs = [StageRun(spec, Outcome.SUCCESS) for spec in PLAN.stages]
     job.history.running = None
@@ -91,7 +91,7 @@ def test_a_query_whose_stages_have_ended_stays() -> None:
 
 @pytest.mark.parametrize(("now", "overdue"), [(0.12, False), (0.139, False), (0.141, True), (0.26, False)])
 def test_overdue(now: float, *, overdue: bool) -> None:
-    """A stage has some grace after its limit; at the query's deadline that takes over."""
+    """A stage is overdue after its limit and some grace, or at the query's deadline."""
     job = processing()
     assert job.history.running is not None
     assert is_overdue(job, job.history.running, now, grace_s=0.02) is overdue
@@ -104,7 +104,7 @@ def test_overdue(now: float, *, overdue: bool) -> None:
 def test_a_stage_gets_back_the_time_that_its_loop_did_not_turn(
     held_at: float, now: float, *, overdue: bool
 ) -> None:
-    """What it lost beyond its limit is added; while it is held, it is not overdue at all."""
+    """Time lost to a stall beyond the limit is added; during the stall the stage is not overdue."""
     job = processing()
     job.held_at = held_at
     assert job.history.running is not None

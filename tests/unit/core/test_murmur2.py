@@ -1,4 +1,4 @@
-"""Keys go where other clients of Kafka put them."""
+"""Keys are partitioned as by other Kafka clients."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fivestage.kafka.producer.partitioner import murmur2
 
 
 @given(st.binary(max_size=70))
-def test_it_is_that_of_aiokafka(key: bytes) -> None:
-    """Whatever the key and its length."""
+def test_the_hash_equals_that_of_aiokafka(key: bytes) -> None:
+    """The hash equals aiokafka's for any key."""
     assert murmur2(key) == reference(key) & 0xFFFFFFFF
 
 
@@ -20,6 +20,6 @@ def test_it_is_that_of_aiokafka(key: bytes) -> None:
     ("key", "found"),
     [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)],
 )
-def test_it_is_that_of_kafka(key: bytes, found: int) -> None:
-    """Some of the values in the tests of Kafka's own client, which are signed."""
+def test_the_hash_equals_that_of_kafka(key: bytes, found: int) -> None:
+    """The hash equals values from the tests of Kafka's own client, which are signed."""
     assert murmur2(key) == found % (1 << 32)

@@ -14,12 +14,12 @@ from fivestage.core.admission.key_order import KeyOrder
 
 
 def waiting(order: KeyOrder[Any, Any]) -> int:
-    """How many items wait, of all keys."""
+    """Return how many items wait, of all keys."""
     return sum(len(queue or ()) for queue in order._queues.values())
 
 
 def test_one_of_a_key_at_a_time() -> None:
-    """The first starts, the others wait; each that ends lets the next one start, in order of arrival."""
+    """The first of a key starts, the others wait; each end starts the next, in order of arrival."""
     order: KeyOrder[bytes, int] = KeyOrder()
     assert [order.enter(b"k", number) for number in range(4)] == [True, False, False, False]
     assert waiting(order) == 3
@@ -27,8 +27,8 @@ def test_one_of_a_key_at_a_time() -> None:
     assert waiting(order) == 0
 
 
-def test_what_comes_later_waits_behind_those_in_line() -> None:
-    """A newcomer does not pass the line, also when the line has just been empty."""
+def test_new_items_wait_behind_the_queue() -> None:
+    """A new item does not overtake the queue, also when the queue has just become empty."""
     order: KeyOrder[bytes, str] = KeyOrder()
     order.enter(b"k", "a")
     order.enter(b"k", "b")
@@ -38,7 +38,7 @@ def test_what_comes_later_waits_behind_those_in_line() -> None:
 
 
 def test_keys_do_not_wait_for_each_other() -> None:
-    """Order is by key: another key starts at once, and so does the same key of another partition."""
+    """Another key starts at once, and so does the same key of another partition."""
     order: KeyOrder[tuple[str, int, bytes], str] = KeyOrder()
     keys = [("queries", 0, b"k"), ("queries", 0, b"l"), ("queries", 1, b"k"), ("others", 0, b"k")]
     assert all(order.enter(key, "item") for key in keys)
@@ -46,20 +46,20 @@ def test_keys_do_not_wait_for_each_other() -> None:
 
 
 def test_without_a_key_there_is_no_order() -> None:
-    """None is no key: all start, none is remembered, and leaving gives nobody."""
+    """Without a key all start, none is stored, and none starts another."""
     order: KeyOrder[bytes, int] = KeyOrder()
     assert [order.enter(None, number) for number in range(3)] == [True, True, True]
     assert (len(order._queues), waiting(order), order.leave(None)) == (0, 0, None)
 
 
 def test_an_empty_key_is_a_key() -> None:
-    """Kafka tells the empty key from none: its records are in order."""
+    """The empty key is a key, as in Kafka: its records are in order."""
     order: KeyOrder[bytes, int] = KeyOrder()
     assert [order.enter(b"", number) for number in range(2)] == [True, False]
 
 
-def test_items_that_look_like_nothing_keep_their_place() -> None:
-    """An item is handed on whatever it is."""
+def test_falsy_items_keep_their_place() -> None:
+    """Falsy items are queued like others."""
     order: KeyOrder[bytes, int] = KeyOrder()
     for item in (1, 0, 2):
         order.enter(b"k", item)
@@ -67,7 +67,7 @@ def test_items_that_look_like_nothing_keep_their_place() -> None:
 
 
 def test_ended_keys_are_forgotten() -> None:
-    """Memory holds keys under way only: a million keys leave nothing behind."""
+    """Only keys in flight are stored: a million ended keys leave nothing."""
     order: KeyOrder[int, str] = KeyOrder()
     for key in range(1000):
         order.enter(key, "first")
@@ -75,11 +75,11 @@ def test_ended_keys_are_forgotten() -> None:
         order.leave(key)
         order.leave(key)
     assert (len(order._queues), waiting(order)) == (0, 0)
-    assert order.enter(0, "starts anew") is True
+    assert order.enter(0, "starts again") is True
 
 
-def test_leaving_what_is_not_under_way() -> None:
-    """Leaving twice, or without having entered, is a bug of the caller and told as such."""
+def test_leaving_without_entering() -> None:
+    """Leaving twice, or without having entered, raises."""
     order: KeyOrder[bytes, int] = KeyOrder()
     with pytest.raises(ValueError, match="b'k' is running"):
         order.leave(b"k")
@@ -90,7 +90,7 @@ def test_leaving_what_is_not_under_way() -> None:
 
 
 class OrderMachine(RuleBasedStateMachine):
-    """Items of a few keys come and end; the model is one list in order of arrival."""
+    """Items of a few keys enter and leave; the model is one list in order of arrival."""
 
     keys: st.SearchStrategy[bytes | None] = st.sampled_from([None, b"", b"k", b"l"])
 
@@ -103,7 +103,7 @@ class OrderMachine(RuleBasedStateMachine):
 
     @rule(key=keys)
     def enter(self, key: bytes | None) -> None:
-        """One comes, and starts if it is alone of its key or has none."""
+        """Enter an item, which starts if it is alone of its key or has none."""
         self.arrivals += 1
         alone = key is None or key not in {other for other, _ in self.present}
         assert self.order.enter(key, self.arrivals) is alone
@@ -114,7 +114,7 @@ class OrderMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.started)
     @rule(data=st.data())
     def leave(self, data: Any) -> None:
-        """Any one under way ends; the oldest of its key is next."""
+        """Leave any running item; the oldest of its key is next."""
         ended = data.draw(st.sampled_from(sorted(self.started)))
         key = next(key for key, item in self.present if item == ended)
         self.present.remove((key, ended))
@@ -125,7 +125,7 @@ class OrderMachine(RuleBasedStateMachine):
 
     @invariant()
     def one_of_each_key_is_under_way(self) -> None:
-        """Never two of a key, never none while one waits, and the figures say so."""
+        """Each key has exactly one running item while any is queued, and the figures agree."""
         keyed = [(key, item) for key, item in self.present if key is not None]
         under_way = Counter(key for key, item in keyed if item in self.started)
         assert under_way == dict.fromkeys((key for key, _ in keyed), 1)

@@ -1,4 +1,4 @@
-"""What a query ends as: the table of the contract."""
+"""Query outcomes: the table of the contract."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ STAGE, PIPELINE = (
     ),
 )
 END = 0.25
-"""When the total runs out, in seconds after the start."""
+"""The total, in seconds after the start."""
 
 
 class Row(NamedTuple):
-    """One line of the table: what happened, and what it must end as."""
+    """One row of the table: what happened, and the expected outcome."""
 
     what: str
     history: Callable[[], StageHistory]
@@ -65,12 +65,12 @@ class Row(NamedTuple):
 
 
 def cut(stage: StageType, *, after: list[Outcome], at_s: float, granted_s: float) -> StageHistory:
-    """A trail on which a stage is still running."""
+    """Build a stage history with a stage still running."""
     return history_of(ended(after), running_of(stage, at=STARTED_AT + at_s, granted_s=granted_s))
 
 
 def late_reflection() -> StageHistory:
-    """Reflection was granted what was left of the total and used it up."""
+    """Build a reflection that timed out with the remaining total as its limit."""
     runs = ended([SUCCESS] * 4)
     at = STARTED_AT + END - 0.02
     return history_of([*runs, run_of(REFLECTION, TIMEOUT, at=at, granted_s=0.02, took_s=0.02)])
@@ -182,7 +182,7 @@ TABLE = [
         after_s=END,
     ),
     Row(
-        "nothing had begun at the deadline",
+        "nothing had started at the deadline",
         lambda: history_of([]),
         LATE,
         [X] * 5,
@@ -246,7 +246,7 @@ TABLE = [
 
 @pytest.mark.parametrize("row", TABLE, ids=[row.what for row in TABLE])
 def test_the_table(row: Row) -> None:
-    """Each line of the contract's table, for each stage it can happen to."""
+    """Each row of the contract's table holds for each stage that it can happen to."""
     got = concluded(row.history(), plan=row.plan, after_s=row.after_s)
     assert got.status is row.status
     assert [run.outcome for run in got.runs] == row.outcomes
@@ -259,8 +259,8 @@ def test_the_table(row: Row) -> None:
     assert got.node == ("math" if row.outcomes[2] is not SKIPPED else None)
 
 
-def test_the_notes_tell_figures() -> None:
-    """Limit, elapsed time, node and the stages that had finished, for a stage and for the pipeline."""
+def test_the_notes_have_figures() -> None:
+    """Timeout notes have limit, elapsed time, node and finished stages, for a stage and for the pipeline."""
     runs = ended([S, S, S, T])
     running = running_of(REFLECTION, at=STARTED_AT + END - 0.02, granted_s=0.02)
     stage, pipeline = concluded(history_of(runs, running), after_s=END).timeouts
@@ -270,8 +270,8 @@ def test_the_notes_tell_figures() -> None:
     assert pipeline.completed == (INTENT, DECISION, PROCESSING)
 
 
-def test_the_stage_that_was_running_is_told() -> None:
-    """What was cut at the deadline shows when it began, how long it had run, on which node and attempt."""
+def test_the_running_stage_is_reported() -> None:
+    """A stage cut at the deadline has its start, duration, node and attempt."""
     running = altered(running_of(PROCESSING, at=STARTED_AT + 0.2, granted_s=0.05), attempt=2)
     run = concluded(history_of(ended([S, S]), running), after_s=END).runs[2]
     assert (run.outcome, run.error_type, run.node, run.attempt) == (TIMEOUT, "timeout", "math", 2)
@@ -286,14 +286,14 @@ def test_the_stage_that_was_running_is_told() -> None:
     [([S, E], "decision did not succeed"), ([T], "intent did not succeed"), ([S, S], "no time left")],
 )
 def test_skipped_stages_say_why(outcomes: list[Outcome], reason: str) -> None:
-    """A stage that was not run names the stage that failed, or the lack of time; it has no times."""
+    """A skipped stage names the failed stage, or the lack of time; it has no times."""
     got = concluded(history_of(ended(outcomes)), after_s=END)
     for run in got.runs[len(outcomes) :]:
         assert (run.error, run.error_type, run.started_at, run.duration_s) == (reason, "skipped", None, 0.0)
 
 
 def test_an_answer_needs_a_processing_stage_that_succeeded() -> None:
-    """At the deadline a non-critical processing stage may just be writing its answer: it is not in time."""
+    """An answer that processing is writing at the deadline is not in time, also when non-critical."""
     plan = Plan.of(critical=[INTENT])
     history = history_of(
         ended([S, S], plan=plan), running_of(PROCESSING, at=STARTED_AT + 0.2, granted_s=0.05, plan=plan)
@@ -310,15 +310,15 @@ REJECTING = Plan.of(rejected="error")
 
 
 def validated(verdict: bool | None, plan: Plan = PLAN, *, runs: int = 5) -> StageHistory:  # noqa: FBT001
-    """A trail on which all stages succeeded, and validation gave a verdict."""
+    """Build a successful stage history with a verdict of validation."""
     made = ended([S] * runs, plan=plan)
     altered(made[3], verdict=verdict)
     return history_of(made)
 
 
 @pytest.mark.parametrize("verdict", [True, False, None])
-def test_the_verdict_is_part_of_the_end(verdict: bool | None) -> None:  # noqa: FBT001
-    """A rejected answer is a success that is degraded; a good one is none."""
+def test_the_verdict_is_part_of_the_outcome(verdict: bool | None) -> None:  # noqa: FBT001
+    """A rejected answer degrades a success; an accepted one does not."""
     got = concluded(validated(verdict))
     assert (got.status, got.answer_json, got.error_type) == (OK, b"22", None)
     assert (got.validated, got.degraded) == (verdict, verdict is False)
@@ -327,7 +327,7 @@ def test_the_verdict_is_part_of_the_end(verdict: bool | None) -> None:  # noqa: 
 @pytest.mark.parametrize("plan", [REJECTING, ALL_CRITICAL])
 @pytest.mark.parametrize("runs", [4, 5])
 def test_a_rejection_may_end_the_query(plan: Plan, runs: int) -> None:
-    """As an error without an answer; a stage that is not run any more says why."""
+    """With the setting on a rejection ends the query as an error; skipped stages name it."""
     got = concluded(validated(False, plan, runs=runs), plan=plan)
     assert (got.status, got.error_type, got.error) == (FAILED, "rejected", "Validation rejected the answer")
     assert (got.validated, got.degraded, got.answer_json) == (False, False, None)
@@ -336,14 +336,14 @@ def test_a_rejection_may_end_the_query(plan: Plan, runs: int) -> None:
     assert concluded(validated(True, plan), plan=plan).status is OK
 
 
-# Arbitrary trails
+# Arbitrary histories
 
 seconds = st.floats(0, 0.3, allow_subnormal=False)
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[StageHistory, Plan]:
-    """Any number of stages ended in any way, or none; one may be running; any stages are critical."""
+    """Any number of stages with any outcome, possibly one running; any stages critical."""
     critical = draw(st.sets(st.sampled_from(StageType)))
     plan = Plan.of(critical=critical, rejected=draw(st.sampled_from(["degrade", "error"])))
     outcomes = draw(st.lists(st.sampled_from(Outcome), max_size=5))
@@ -362,7 +362,7 @@ def histories(draw: st.DrawFn) -> tuple[StageHistory, Plan]:
 
 
 def check_runs(got: QueryOutcome, history: StageHistory) -> None:
-    """Five stages in order: those that ended as they were, then the one that was cut, then skipped ones."""
+    """Five stages in order: ended ones unchanged, then the one that was cut, then skipped ones."""
     assert [run.spec.stage_type for run in got.runs] == list(StageType)
     assert [run.spec.sequence for run in got.runs] == [0, 1, 2, 3, 4]
     done = len(history.runs)
@@ -374,12 +374,12 @@ def check_runs(got: QueryOutcome, history: StageHistory) -> None:
 
 
 def is_rejected(run: StageRun) -> bool:
-    """Whether it is validation, and its verdict ends the query."""
+    """Return whether it is validation with a verdict that ends the query."""
     return run.verdict is False and run.spec.rejects
 
 
 def check_status(got: QueryOutcome) -> None:
-    """Success when no critical stage is missing; degraded and answered only with success."""
+    """Success needs all critical stages; only a success is degraded or has an answer."""
     missing = [run for run in got.runs if (run.spec.critical and not run.success) or is_rejected(run)]
     assert (got.status is OK) is (not missing)
     assert got.validated is got.runs[3].verdict
@@ -397,7 +397,7 @@ def check_status(got: QueryOutcome) -> None:
 
 
 def check_timeouts(got: QueryOutcome) -> None:
-    """A note for each stage that was late; at most one of the pipeline, and that one last."""
+    """Each late stage has a note; the pipeline at most one, the last."""
     late = [run.spec.stage_type for run in got.runs if run.outcome is TIMEOUT]
     scopes = [note.scope for note in got.timeouts]
     assert scopes.count(TimeoutScope.PIPELINE) <= 1
@@ -412,8 +412,8 @@ def check_timeouts(got: QueryOutcome) -> None:
 
 
 @given(made=histories(), after_s=seconds)
-def test_any_trail_has_one_valid_end(made: tuple[StageHistory, Plan], after_s: float) -> None:
-    """Whatever is on the trail, the rules hold that readers rely on."""
+def test_any_history_has_one_valid_outcome(made: tuple[StageHistory, Plan], after_s: float) -> None:
+    """Any history has an outcome that keeps the rules readers rely on."""
     history, plan = made
     got = concluded(history, plan=plan, after_s=after_s, budget_s=END)
     check_runs(got, history)
@@ -429,7 +429,7 @@ def test_any_trail_has_one_valid_end(made: tuple[StageHistory, Plan], after_s: f
 
 
 def superseded_history(*, running: bool) -> StageHistory:
-    """Decision has ended, a first node has failed, a second one is running or was not begun."""
+    """Build a history: decision ended, a first node failed, a second is running or was not started."""
     history = history_of(ended([S, S]))
     history.fail_over(run_of(PROCESSING, ERROR, at=STARTED_AT + 0.02, node="first"))
     if running:
@@ -439,7 +439,7 @@ def superseded_history(*, running: bool) -> StageHistory:
 
 
 def test_the_deadline_between_two_attempts() -> None:
-    """Where no other node was begun the failure that is known is what is told, not a lack of time."""
+    """Without a second node the known failure is reported, not a lack of time."""
     got = concluded(superseded_history(running=False), after_s=END)
     assert (got.status, got.error, got.error_type) == (FAILED, "Processing failed: boom", "ValueError")
     assert [run.outcome for run in got.runs] == [S, S, E, X, X]
@@ -447,14 +447,14 @@ def test_the_deadline_between_two_attempts() -> None:
 
 
 def test_the_deadline_in_the_second_attempt() -> None:
-    """The attempt that was running is told, the failed one before it is not."""
+    """The running attempt is reported, the failed one before it is not."""
     got = concluded(superseded_history(running=True), after_s=END)
     assert (got.status, got.runs[2].outcome, got.runs[2].node) == (LATE, T, "second")
     assert (got.runs[2].attempt, got.node) == (2, "second")
 
 
 def test_the_deadline_after_a_second_attempt_that_answered() -> None:
-    """The failure of the first stands for no stage after it."""
+    """The first node's failure does not affect later stages."""
     history = superseded_history(running=True)
     history.answer_json = b"22"
     history.finish(run_of(PROCESSING, node="second", attempt=2))
@@ -464,7 +464,7 @@ def test_the_deadline_after_a_second_attempt_that_answered() -> None:
 
 
 def test_a_second_attempt_that_answered() -> None:
-    """Is a success like any other: nothing of the first is left in what readers see."""
+    """A success of the second attempt shows nothing of the first to readers."""
     history = superseded_history(running=True)
     history.answer_json = b"22"
     history.finish(run_of(PROCESSING, node="second", attempt=2))
@@ -476,7 +476,7 @@ def test_a_second_attempt_that_answered() -> None:
 
 
 def test_a_stage_that_was_given_up_before_the_deadline() -> None:
-    """Where the patrol ended a stage that may be missed, those after it say that it is for that one."""
+    """Where the watchdog ended a non-critical stage, skipped stages name that stage."""
     runs = [*ended([S, S, S]), run_of(VALIDATION, TIMEOUT, at=STARTED_AT + 0.03, took_s=0.06)]
     got = concluded(history_of(runs), after_s=0.1)
     assert (got.status, got.degraded, got.answer_json) == (OK, True, b"22")
@@ -485,7 +485,7 @@ def test_a_stage_that_was_given_up_before_the_deadline() -> None:
 
 
 def test_a_query_that_no_thread_was_free_for() -> None:
-    """Its stage never started: it is skipped, and says what was missing."""
+    """A stage that found no thread did not start: it is skipped with that reason."""
     history = history_of(ended([SUCCESS, SUCCESS]))
     history.waiting = running_of(PROCESSING, at=STARTED_AT, granted_s=0.0)
     got = concluded(history, after_s=END)

@@ -1,4 +1,4 @@
-"""What is learned of each lane."""
+"""The learned state of each lane."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ FAIR_SHARE_S = PLAN.stages[2].fair_share_s
 
 
 def call(outcome: Outcome = SUCCESS, *, took_s: float = 0.01, node: str = "math", **fields: Any) -> StageRun:
-    """A call of a node."""
+    """Build a call of a node."""
     return run_of(PROCESSING, outcome, took_s=took_s, node=node, **fields)
 
 
 def learn(policy: LaneState, *runs: StageRun, now: float = NOW) -> None:
-    """Tell a lane of attempts at processing, and nothing else."""
+    """Record attempts at processing only."""
     policy.concluded(concluded(history_of([])), runs, now)
 
 
 def lane(settings: LanePolicy = SETTINGS) -> LaneState:
-    """A lane of which nothing is known."""
+    """Build a lane without samples."""
     return LaneState("prod", settings, Pressure())
 
 
@@ -93,7 +93,7 @@ def lane(settings: LanePolicy = SETTINGS) -> LaneState:
     ],
 )
 def test_what_counts_against_a_node(run: StageRun, failures: int) -> None:
-    """Errors unless they are none of the node's; a timeout only if it had what all others must leave it."""
+    """Errors count unless declared otherwise; timeouts only with the time the others must leave."""
     node = NodeState(BREAKER, lambda: 0.0)
     node.record(run, NOW, limit_s=LIMIT_S)
     assert node.breaker.recent.failed == failures
@@ -102,7 +102,7 @@ def test_what_counts_against_a_node(run: StageRun, failures: int) -> None:
 
 @pytest.mark.parametrize("plan", [PLAN, Plan.of(rejected="error")], ids=["degrade", "error"])
 def test_a_rejected_answer_counts_for_health_alone(plan: Plan) -> None:
-    """The breaker is for nodes that do not answer; how long the stages took is learned as ever."""
+    """A rejected answer counts for health, not for the breaker; durations are learned."""
     policy = lane()
     runs = ended([SUCCESS] * 4, plan=plan)
     altered(runs[3], verdict=False)
@@ -112,16 +112,16 @@ def test_a_rejected_answer_counts_for_health_alone(plan: Plan) -> None:
     assert [len(limit._samples) for limit in policy.limits] == [1, 1, 1, 1, 0]
 
 
-def test_a_cut_that_was_not_its_own_doing_is_no_call_at_all() -> None:
-    """It enters neither the window of the breaker nor the durations."""
+def test_a_timeout_that_is_not_the_nodes_doing_does_not_count() -> None:
+    """A timeout that was not the node's doing enters neither the breaker's window nor the durations."""
     node = NodeState(BREAKER, lambda: 0.0)
     for _ in range(20):
         node.record(call(TIMEOUT, took_s=0.01, granted_s=0.01), NOW, limit_s=LIMIT_S)
     assert (node.breaker.recent.calls, node.health.p95_s) == (0, None)
 
 
-def test_what_was_held_up_by_others_says_nothing_of_its_node() -> None:
-    """Of what had begun before a disturbance timeouts do not count, while errors and successes do."""
+def test_timeouts_in_a_disturbance_do_not_count() -> None:
+    """Timeouts of calls started before a disturbance do not count; errors and successes do."""
     policy = lane()
     cut = altered(call(TIMEOUT, took_s=LIMIT_S), started_at=NOW)
     for run in (cut, altered(call(ERROR), started_at=NOW), altered(call(), started_at=NOW)):
@@ -132,8 +132,8 @@ def test_what_was_held_up_by_others_says_nothing_of_its_node() -> None:
     assert [(breaker.recent.calls, breaker.recent.failed)] == [(3, 2)]
 
 
-def test_a_probe_that_was_held_up_by_others_frees_its_permit() -> None:
-    """The next one may be tried at once."""
+def test_a_probe_in_a_disturbance_frees_its_permit() -> None:
+    """A probe that a disturbance made late frees its permit at once."""
     policy = lane()
     now = half_open(policy)
     assert policy.routing.take_probe("math")
@@ -143,8 +143,8 @@ def test_a_probe_that_was_held_up_by_others_frees_its_permit() -> None:
     assert policy.routing.probes == {"math": True}
 
 
-def test_who_has_less_time_than_it_takes_is_not_to_blame() -> None:
-    """A call cut before its limit, and before half of the node's calls have ended, does not count."""
+def test_calls_cut_below_the_median_do_not_count() -> None:
+    """A call cut before its limit and before the node's median does not count."""
     node = NodeState(BREAKER, lambda: 0.0)
     for _ in range(10):
         node.record(call(took_s=0.105), NOW, limit_s=LIMIT_S)
@@ -154,13 +154,13 @@ def test_who_has_less_time_than_it_takes_is_not_to_blame() -> None:
 
 
 def fail(policy: LaneState, now: float = NOW, node: str = "math") -> None:
-    """Let a node fail for a second, as often as it takes to open its breaker."""
+    """Fail a node for a second, as often as it takes to open its breaker."""
     for at in (now - 1, now):
         learn(policy, *[call(ERROR, node=node)] * 4, now=at)
 
 
 def half_open(policy: LaneState, now: float = NOW) -> float:
-    """Let ``math`` fail until its breaker opens, and wait until it is half open; returns when that is."""
+    """Open the breaker of ``math`` and wait until it is half open; return that time."""
     fail(policy, now)
     assert policy.routing.node("math").state is OPEN
     policy.refresh(now + BREAKER.first_open_s)
@@ -168,7 +168,7 @@ def half_open(policy: LaneState, now: float = NOW) -> float:
 
 
 def test_a_probe_cut_by_others_gives_its_permit_back() -> None:
-    """It says nothing about the node: the breaker stays half open, and the next may try at once."""
+    """A probe cut by others leaves the breaker half open and frees its permit."""
     policy = lane()
     now = half_open(policy)
     assert policy.routing.take_probe("math")
@@ -180,7 +180,7 @@ def test_a_probe_cut_by_others_gives_its_permit_back() -> None:
 
 @pytest.mark.parametrize(("rate", "state"), [(1.0, CLOSED), (0.9, OPEN)])
 def test_a_slow_probe(rate: float, state: BreakerState) -> None:
-    """A slow answer closes the breaker, unless slow calls are what opens it."""
+    """A slow answer closes the breaker, unless slow calls open it."""
     policy = lane(LanePolicy(PLAN, breaker=replace(BREAKER, slow_call_rate=rate)))
     now = half_open(policy)
     learn(policy, call(took_s=0.95 * LIMIT_S, probe=True), now=now)
@@ -188,13 +188,13 @@ def test_a_slow_probe(rate: float, state: BreakerState) -> None:
 
 
 def timeouts(policy: LaneState, now: float, count: int = 40) -> None:
-    """Timeouts at the limit, at one moment."""
+    """Build timeouts at the limit, at one moment."""
     limit_s = policy.routing.stages[2].limit_s
     learn(policy, *[call(TIMEOUT, took_s=limit_s, granted_s=limit_s)] * count, now=now)
 
 
 def test_a_node_that_becomes_slow_gets_a_second() -> None:
-    """With a limit that can follow, lateness does not open the breaker while it is new; later it does."""
+    """With an adaptive limit new lateness does not open the breaker for a second; then it does."""
     policy = lane(LanePolicy(PLAN, breaker=BreakerPolicy()))
     learned(policy, 0.02)
     for tenth in range(10):
@@ -209,7 +209,7 @@ def test_a_node_that_becomes_slow_gets_a_second() -> None:
 
 
 def test_a_node_that_never_answered_gets_none() -> None:
-    """There is nothing that its limit could follow: its timeouts count at once."""
+    """Timeouts of a node that never answered count at once: its limit has nothing to follow."""
     policy = lane(LanePolicy(PLAN, breaker=BreakerPolicy()))
     learned(policy, 0.02)
     limit_s = policy.routing.stages[2].limit_s
@@ -219,11 +219,11 @@ def test_a_node_that_never_answered_gets_none() -> None:
     assert policy.nodes["hangs"].breaker.state(NOW + 1) is OPEN
 
 
-# The advice
+# The routing snapshot
 
 
-def test_a_breaker_that_opens_is_told_at_once() -> None:
-    """Figures may be a tenth of a second old, an open breaker is known with the call that opened it."""
+def test_an_opening_breaker_is_visible_at_once() -> None:
+    """Figures may be a tenth of a second old, an open breaker is visible with the call that opened it."""
     policy = lane()
     policy.refresh(NOW)
     learn(policy, *[call()] * 2)
@@ -233,8 +233,8 @@ def test_a_breaker_that_opens_is_told_at_once() -> None:
     assert policy.routing.node("math").state is OPEN
 
 
-def test_advice_changes_only_when_it_matters() -> None:
-    """What did not change stays the same object, so that it need not be told again."""
+def test_unchanged_routing_stays_the_same_object() -> None:
+    """Unchanged parts stay the same object, so that they need not be sent again."""
     policy = lane()
     learn(policy, *[call()] * 20)
     policy.refresh(NOW)
@@ -246,7 +246,7 @@ def test_advice_changes_only_when_it_matters() -> None:
 
 
 def test_permits_come_and_go_with_the_state() -> None:
-    """Half open there is one permit, another after it was lost, and none once the breaker is closed."""
+    """Half open there is one permit, another after a loss, and none once closed."""
     policy = lane()
     now = half_open(policy)
     assert policy.routing.take_probe("math")
@@ -258,7 +258,7 @@ def test_permits_come_and_go_with_the_state() -> None:
 
 
 def test_a_permit_runs_from_when_it_is_taken() -> None:
-    """One that lay about is not handed out a second time while its probe is under way."""
+    """A permit's time runs from when it is taken, so that no second one is issued during the probe."""
     policy = lane()
     now = half_open(policy)
     for tenth in range(1, 13):
@@ -270,7 +270,7 @@ def test_a_permit_runs_from_when_it_is_taken() -> None:
 
 
 def test_needs_and_reserves() -> None:
-    """P95 and median of each stage, and what the critical ones after it need; nothing below min_samples."""
+    """P95 and median of each stage, and the time of later critical ones; none below min_samples."""
     policy = lane(LanePolicy(PLAN, AdaptivePolicy(enabled=False)))
     takes_s = (0.004, 0.01, 0.02, 0.03, 0.001)
     runs = [
@@ -293,14 +293,14 @@ def test_needs_and_reserves() -> None:
 
 
 def learned(policy: LaneState, took_s: float, count: int = 100) -> None:
-    """Let processing take so long so often."""
+    """Teach a number of durations of processing."""
     learn(policy, *[call(took_s=took_s)] * count)
     policy.refresh(NOW)
 
 
 @pytest.mark.parametrize("took_s", [0.08503, 0.0901, 0.1012])
 def test_timeouts_at_the_advised_limit_raise_it(took_s: float) -> None:
-    """What is granted is the limit to half a millisecond: a cut at that is a cut at the limit."""
+    """The limit is granted to half a millisecond: a timeout at that is one at the limit."""
     policy = lane(LanePolicy(PLAN, AdaptivePolicy(window=100)))
     learned(policy, took_s, 73)  # not quite at its target
     limit_s, advised_s = policy.limits[2].limit_s, policy.routing.stages[2].limit_s
@@ -313,8 +313,8 @@ def test_timeouts_at_the_advised_limit_raise_it(took_s: float) -> None:
     assert policy.limits[2].limit_s > 1.5 * limit_s
 
 
-def test_who_was_cut_shorter_says_nothing_about_the_limit() -> None:
-    """Timeouts of calls granted less than the limit, and errors, leave it alone."""
+def test_shortened_calls_do_not_move_the_limit() -> None:
+    """Timeouts of calls with less than the limit, and errors, do not move it."""
     policy = lane()
     learned(policy, 0.04)
     before = policy.limits[2].limit_s
@@ -323,7 +323,7 @@ def test_who_was_cut_shorter_says_nothing_about_the_limit() -> None:
 
 
 def test_a_node_that_mostly_hangs_is_never_cut_short() -> None:
-    """Of a node that is late more often than not, one more timeout counts where it had a fair time."""
+    """Timeouts of a node that mostly hangs count where it had its fair share of time."""
     policy = lane()
     learn(policy, *[call(TIMEOUT, took_s=0.12, granted_s=0.12)] * 20)
     before = policy.nodes["math"].health.score(NOW)
@@ -332,7 +332,7 @@ def test_a_node_that_mostly_hangs_is_never_cut_short() -> None:
 
 
 def test_stages_that_did_not_run_are_no_samples() -> None:
-    """Skipped stages took no time, which is not how long they take."""
+    """Skipped stages are no samples of duration."""
     policy = lane()
     for _ in range(60):
         policy.concluded(concluded(history_of(ended([SUCCESS, SUCCESS, ERROR]))), (), NOW)
@@ -340,11 +340,11 @@ def test_stages_that_did_not_run_are_no_samples() -> None:
     assert counts == [60, 60, 0, 0, 0]
 
 
-# How long an answer takes
+# The time to an answer
 
 
 def test_the_time_to_an_answer_is_that_of_the_critical_stages() -> None:
-    """From the start to the end of the last critical stage; the others may be cut without harm."""
+    """It runs from the start to the end of the last critical stage; others may be cut."""
     policy = lane()
     for number in range(MIN_ANSWERS):
         assert policy.answer_time_s(0.5) is None
@@ -362,7 +362,7 @@ def test_the_time_to_an_answer_is_that_of_the_critical_stages() -> None:
 
 
 def test_timeouts_count_only_with_all_of_their_time() -> None:
-    """With a whole budget no answer means longer than that, with a short one nothing."""
+    """Without an answer a whole budget is a censored sample, a short one is none."""
     policy = lane()
     late = history_of(ended([SUCCESS, SUCCESS]), running_of(PROCESSING, at=NOW + 0.02, granted_s=0.02))
     for _ in range(MIN_ANSWERS):
@@ -370,11 +370,11 @@ def test_timeouts_count_only_with_all_of_their_time() -> None:
     assert policy.answer_time_s(0.5) is None
     for _ in range(MIN_ANSWERS):
         policy.concluded(concluded(late, after_s=0.25, budget_s=0.25 - 1e-9), (), NOW)
-    assert policy.answer_time_s(0.5) == PLAN.total_s  # no more than all there is, whatever it would take
+    assert policy.answer_time_s(0.5) == PLAN.total_s  # at most the total
 
 
-def test_what_did_not_come_although_it_was_waited_for_takes_longer() -> None:
-    """Timeouts after longer than most answers take raise what is known, step by step; others say nothing."""
+def test_late_timeouts_raise_the_time_to_an_answer() -> None:
+    """Timeouts later than most answers raise the estimate stepwise; others do not."""
     policy = lane()
     for _ in range(ANSWERS):
         runs = ended([SUCCESS] * 5)
@@ -392,7 +392,7 @@ def test_what_did_not_come_although_it_was_waited_for_takes_longer() -> None:
 
 @pytest.mark.parametrize("outcomes", [[ERROR], [SUCCESS, SUCCESS, ERROR]])
 def test_errors_are_no_answers(outcomes: list[Outcome]) -> None:
-    """How long it took to fail says nothing about how long an answer takes."""
+    """The time to an error is no sample of the time to an answer."""
     policy = lane()
     for _ in range(MIN_ANSWERS):
         policy.concluded(concluded(history_of(ended(outcomes))), (), NOW)
@@ -400,7 +400,7 @@ def test_errors_are_no_answers(outcomes: list[Outcome]) -> None:
 
 
 def test_nothing_critical_and_nothing_run() -> None:
-    """A plan without critical stages has answers of which nobody knows how long they take."""
+    """A plan without critical stages has no known time to an answer."""
     plan = Plan.of(critical=())
     policy = lane(LanePolicy(plan))
     for _ in range(MIN_ANSWERS):
@@ -411,8 +411,8 @@ def test_nothing_critical_and_nothing_run() -> None:
 # Lanes and nodes without number
 
 
-class ReplayOutcome(Observer):
-    """Writes down changes of breakers."""
+class Changes(Observer):
+    """Records changes of breakers and controls."""
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, str, str]] = []
@@ -425,10 +425,10 @@ class ReplayOutcome(Observer):
         self.controls.append(change)
 
 
-def test_changes_are_told_once_and_in_order() -> None:
-    """Each change of each lane's breakers, at the next tick, with the lane it belongs to."""
-    told = ReplayOutcome()
-    learned = LearnedState(SETTINGS, told)
+def test_changes_are_reported_once_and_in_order() -> None:
+    """Changes of each lane's breakers are reported once, at the next tick, with their lane."""
+    recorded = Changes()
+    learned = LearnedState(SETTINGS, recorded)
     for name in ("a", "b"):
         fail(learned.lane(name))
         learned.tick(NOW, frozenset())
@@ -437,14 +437,14 @@ def test_changes_are_told_once_and_in_order() -> None:
     learned.tick(later, frozenset())
     learn(learned.lane("b"), call(probe=True), now=later)
     learned.tick(later, frozenset())
-    assert told.changes == [
+    assert recorded.changes == [
         ("a", "math", "open"),
         ("b", "math", "open"),
         ("a", "math", "half_open"),
         ("b", "math", "half_open"),
         ("b", "math", "closed"),
     ]
-    assert told.controls == [
+    assert recorded.controls == [
         ControlChange("breaker", "open", "7 of 7 calls failed in 1.0 s: open for 10 s", "a", "math"),
         ControlChange("breaker", "open", "7 of 7 calls failed in 1.0 s: open for 10 s", "b", "math"),
         ControlChange("breaker", "half_open", "was open for 10 s: one call may try the node", "a", "math"),
@@ -454,9 +454,9 @@ def test_changes_are_told_once_and_in_order() -> None:
 
 
 def test_the_choice_between_nodes_is_reported() -> None:
-    """A node is avoided when the one that answered in its place ranks higher, and returns once it is well."""
-    told = ReplayOutcome()
-    learned = LearnedState(SETTINGS, told)
+    """A node is reported avoided when the one that answered ranks higher, and back once it is well."""
+    recorded = Changes()
+    learned = LearnedState(SETTINGS, recorded)
     lane, runs = learned.lane("a"), ended([SUCCESS] * 5)
     altered(runs[2], node="other")
     for _ in range(3):
@@ -466,23 +466,23 @@ def test_the_choice_between_nodes_is_reported() -> None:
     learned.tick(NOW, frozenset())
     for later in (60.0, 180.0, 210.0, 220.0):
         learned.tick(NOW + later, frozenset())
-    assert told.controls == [
+    assert recorded.controls == [
         ControlChange("node_choice", "avoided", "health 0.5 of 1, that of node 'other' 1.0", "a", "math"),
         ControlChange("node_choice", "returned", "health 0.98 of 1, its failures are old", "a", "math"),
     ]
 
 
 def test_a_node_without_another_is_not_avoided() -> None:
-    """However it does: it is called, or its breaker says why not."""
-    told = ReplayOutcome()
-    learned = LearnedState(SETTINGS, told)
+    """A single node is never avoided, whatever its health."""
+    recorded = Changes()
+    learned = LearnedState(SETTINGS, recorded)
     learn(learned.lane("a"), call(), *[call(ERROR)] * 3)
     learned.tick(NOW, frozenset())
-    assert told.controls == []
+    assert recorded.controls == []
 
 
 def test_stuck_nodes_are_stuck_in_all_lanes() -> None:
-    """A node whose calls do not come back is left alone whoever asks; once they do it is called again."""
+    """A node whose calls do not return is stuck in all lanes, and called again once they do."""
     learned = LearnedState(SETTINGS, Observer())
     lanes = [learned.lane(name) for name in "ab"]
     learned.tick(NOW, frozenset({"math"}))
@@ -495,13 +495,13 @@ def test_stuck_nodes_are_stuck_in_all_lanes() -> None:
     ("names", "stuck"),
     [([], ""), (["a"] * 3, ""), (["a"] * 4, "a"), (["a", "b"] * 4 + ["c"], "ab"), ([""] * 9, "")],
 )
-def test_who_is_stuck(names: list[str], stuck: str) -> None:
-    """Four calls that did not come back, of one name."""
+def test_four_lost_calls_make_a_node_stuck(names: list[str], stuck: str) -> None:
+    """Four calls that did not return make a node stuck."""
     assert stuck_nodes(names, 4) == frozenset(stuck)
 
 
 def test_lanes_beyond_the_bound_share_one_policy() -> None:
-    """Producers choose lanes, but not how much is remembered."""
+    """Producers choose lanes, but not how many are stored."""
     learned = LearnedState(SETTINGS, Observer())
     made = [learned.lane(f"lane{number}") for number in range(MAX_LANES + 10)]
     assert len(learned.lanes) == MAX_LANES + 1
@@ -512,7 +512,7 @@ def test_lanes_beyond_the_bound_share_one_policy() -> None:
 
 
 def test_nodes_beyond_the_bound_are_not_learned_of() -> None:
-    """Names that a decision stage makes up do not fill memory; the known ones go on."""
+    """Names invented by a decision stage do not fill memory; known ones go on."""
     policy = lane()
     learn(policy, *[call(node=f"node{number}") for number in range(MAX_NODES + 10)])
     assert len(policy.nodes) == MAX_NODES

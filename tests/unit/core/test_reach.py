@@ -1,12 +1,12 @@
-"""What counts as waiting for brokers."""
+"""The time without reachable brokers."""
 
 from __future__ import annotations
 
 from fivestage.core.reachability import Reachability
 
 
-def test_a_doubt_costs_no_time() -> None:
-    """Until it is known whether brokers can be reached nothing counts; then all of it does."""
+def test_unknown_time_does_not_count() -> None:
+    """While it is unknown whether brokers are reachable no time counts; then all of it does."""
     reach = Reachability()
     reach.doubt()
     assert reach.waited_s(0.0, 50.0) == 0.0
@@ -14,8 +14,8 @@ def test_a_doubt_costs_no_time() -> None:
     assert reach.waited_s(0.0, 52.0) == 52.0
 
 
-def test_an_outage_begins_the_time_again() -> None:
-    """What waited through an outage has as long as what is sent at its end."""
+def test_an_outage_restarts_the_time() -> None:
+    """After an outage, waiting events have their whole time again."""
     reach = Reachability()
     reach.lost()
     reach.doubt()

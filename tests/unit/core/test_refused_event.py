@@ -1,4 +1,4 @@
-"""What takes the place of an event that the broker refuses: the same without data, of the same model."""
+"""Replacements of events that the broker rejects: the same model without data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ WHY = "INVALID_RECORD (code 87)"
 
 
 def events() -> list[OutputRecord]:
-    """Five stage results, of which one has data, and the result."""
+    """Build five stage results, one with data, and the result."""
     return ENCODER.concluded(envelope(), large(data=500, answer=700))[0]
 
 
 def instead_of(record: OutputRecord, error_type: str = REFUSED) -> OutputRecord:
-    """What is published in its place."""
+    """Return the replacement."""
     found = without_data(record, error_type, WHY)
     assert found is not None
     return found
@@ -32,7 +32,7 @@ def instead_of(record: OutputRecord, error_type: str = REFUSED) -> OutputRecord:
 
 @pytest.mark.parametrize("error_type", [TOO_LARGE, REFUSED])
 def test_a_result(error_type: str) -> None:
-    """An error without an answer and without the stages' data, under the same key and id."""
+    """The replacement of a result is an error without answer and stage data, under the same key and id."""
     [*_, refused] = events()
     other = instead_of(refused, error_type)
     result = PipelineResult.model_validate_json(other.value or b"")
@@ -45,8 +45,8 @@ def test_a_result(error_type: str) -> None:
     assert (other.output, other.key) == (refused.output, refused.key)
 
 
-def test_what_is_not_data_stays() -> None:
-    """Everything else that a result says is said by what takes its place."""
+def test_other_fields_stay() -> None:
+    """All other fields of the result stay."""
     [*_, refused] = events()
     before, after = orjson.loads(refused.value or b""), orjson.loads(instead_of(refused).value or b"")
     changed = {"status", "answer", "confidence", "degraded", "error", "error_type", "stages"}
@@ -57,7 +57,7 @@ def test_what_is_not_data_stays() -> None:
 
 
 def test_a_stage_result() -> None:
-    """It says what it said, without its data."""
+    """A stage result loses its data only."""
     refused = events()[3]
     other = instead_of(refused)
     stage, before = (StageResult.model_validate_json(one.value or b"") for one in (other, refused))
@@ -67,7 +67,7 @@ def test_a_stage_result() -> None:
 
 
 def test_a_dead_letter() -> None:
-    """It keeps the headers that name its record, and nothing that the record held."""
+    """A dead letter keeps the headers that name its record, and loses the record's content."""
     [letter] = ENCODER.unreadable(envelope(), Unreadable(UnreadableReason.NOT_JSON, "x"))
     other = instead_of(letter)
     assert (other.key, other.value, dict(other.headers)["dlq.truncated"]) == (None, None, b"true")
@@ -75,8 +75,8 @@ def test_a_dead_letter() -> None:
     assert name_of(letter) == name_of(other)
 
 
-def test_nothing_is_left_out_twice() -> None:
-    """What is without data already, or never has any, has no other to take its place."""
+def test_an_event_without_data_has_no_replacement() -> None:
+    """An event that has no data has no replacement."""
     [letter] = ENCODER.unreadable(envelope(), Unreadable(UnreadableReason.NOT_JSON, "x"))
     others = [instead_of(one) for one in (*events(), letter)]
     timeout = OutputRecord.of(Output.TIMEOUTS, b"key", b"{}", [])
@@ -84,7 +84,7 @@ def test_nothing_is_left_out_twice() -> None:
 
 
 def test_events_are_named_by_their_ids() -> None:
-    """Dead letters, which have none of their own, by their record."""
+    """Dead letters have no id and are named by their record."""
     [letter] = ENCODER.unreadable(envelope(), Unreadable(UnreadableReason.NOT_JSON, "x"))
     record = envelope().record
     place = f"{record.topic}/{record.partition}/{record.offset}"

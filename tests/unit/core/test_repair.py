@@ -1,4 +1,4 @@
-"""When a client is made anew: the budget, the pauses, and what counts as no progress."""
+"""Rebuilds of a client: budget, pauses, and what counts as no progress."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ A, B = PartitionKey("q", 0), PartitionKey("q", 1)
 
 
 def test_a_budget_is_spent_and_comes_back() -> None:
-    """So many rebuilds within the window, each after a longer pause; one more for each that has aged."""
+    """The budget of the window allows some rebuilds, with growing pauses; aged ones are refunded."""
     budget = RebuildBudget(lambda: 0.0, most=3, window_s=300)
     assert [budget.take(now) for now in (0, 100, 200, 250)] == [0.2, 0.8, 3.2, None]
     assert [budget.take(now) for now in (300, 301)] == [3.2, None]
 
 
-def test_another_trouble_is_seen_for_the_first_time() -> None:
-    """Only the same trouble, seen before, is more than a moment's."""
+def test_another_fault_starts_with_a_short_pause() -> None:
+    """Only the same fault, seen before, lengthens the pause."""
     debounce = Debounce(apart_s=0.1)
     assert [debounce.update(seen, now) for seen, now in (("a", 1.0), ("b", 1.2), ("b", 1.4))] == [
         None,
@@ -35,7 +35,7 @@ def test_another_trouble_is_seen_for_the_first_time() -> None:
 
 
 def test_a_refused_rebuild_costs_nothing() -> None:
-    """Asking again and again does not prolong the wait."""
+    """Rejected rebuilds do not prolong the wait."""
     budget = RebuildBudget(lambda: 0.0, most=1, window_s=10)
     assert budget.take(0) is not None
     assert {budget.take(now) for now in range(1, 10)} == {None}
@@ -44,7 +44,7 @@ def test_a_refused_rebuild_costs_nothing() -> None:
 
 @pytest.mark.parametrize("attempt", [0, 1, 2, 5, 1000])
 def test_pauses_are_bounded(attempt: int) -> None:
-    """A pause is never longer than the longest, and chance takes off half of it at most."""
+    """A pause is at most the longest one; jitter takes off half of it at most."""
     longest, shortest = pause_s(attempt, 0.0), pause_s(attempt, 1.0)
     assert 0 < longest <= LONGEST_PAUSE_S
     assert shortest == longest / 2
@@ -53,13 +53,13 @@ def test_pauses_are_bounded(attempt: int) -> None:
 def look(
     progress: StallTracker, seconds: range, **positions: int | None
 ) -> list[dict[PartitionKey, int | None]]:
-    """Look once a second; what was found quiet, without the empty answers."""
+    """Check once a second; return the quiet partitions found, without empty results."""
     where = {A: positions["a"], **({B: positions["b"]} if "b" in positions else {})}
     return [quiet for now in seconds if (quiet := progress.update(where, float(now)))]
 
 
 def test_a_partition_that_does_not_move() -> None:
-    """It is named once per limit, and those that move are not."""
+    """A stuck partition is named once per limit, moving ones are not."""
     progress = StallTracker(limit_s=10)
     assert look(progress, range(10), a=5, b=1) == []
     assert look(progress, range(10, 12), a=5, b=2) == [{A: 5}]
@@ -68,12 +68,12 @@ def test_a_partition_that_does_not_move() -> None:
 
 
 def test_a_position_that_is_never_found() -> None:
-    """No position for long is no progress either."""
+    """A position that stays unknown is no progress either."""
     assert look(StallTracker(limit_s=10), range(12), a=None) == [{A: None}]
 
 
-def test_excuses() -> None:
-    """Time in which nothing was read does not count, whether it was said so or nobody looked."""
+def test_pauses_do_not_count() -> None:
+    """Reported pauses, and time without a check, do not count."""
     progress = StallTracker(limit_s=10)
     look(progress, range(9), a=5)
     progress.reset()
@@ -84,7 +84,7 @@ def test_excuses() -> None:
 
 
 def test_a_partition_that_was_away() -> None:
-    """A partition that could not be read for a while begins anew."""
+    """A partition that was not readable for a while starts again."""
     progress = StallTracker(limit_s=10)
     look(progress, range(9), a=5, b=5)
     look(progress, range(9, 10), a=6)

@@ -1,4 +1,4 @@
-"""Refusing what would be answered too late."""
+"""Load shedding: rejecting queries that would be answered too late."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ TOTAL_S = 2.0
 
 
 def shed(policy: ShedPolicy, pressure: Pressure | None = None) -> Shedder:
-    """A shedder where queries have two seconds in all."""
+    """Build a shedder for queries of two seconds."""
     return Shedder(policy, TOTAL_S, pressure or Pressure())
 
 
 def judge(
     shedder: Shedder, now: float, *, left_s: float, needed_s: float | None, due: bool = True
 ) -> Verdict:
-    """Judge a query of which half, and nearly all, are answered within the same time."""
+    """Judge a query with the same median and P95."""
     budget = Budget(now + left_s, left_s, TOTAL_S, due_at=now + left_s if due else None)
     return shedder.judge(budget, lambda _share: needed_s, now)
 
 
 def verdicts(shedder: Shedder, count: int, *, now: float = 100.0) -> list[Verdict]:
-    """Judge so many that have 5 ms for what takes 20."""
+    """Judge a number of queries with 5 ms left of a 20 ms latency."""
     return [judge(shedder, now, left_s=0.005, needed_s=0.02) for _ in range(count)]
 
 
@@ -54,19 +54,19 @@ def verdicts(shedder: Shedder, count: int, *, now: float = 100.0) -> list[Verdic
     ],
 )
 def test_the_verdict(mode: ShedMode, left_s: float, needed_s: float | None, verdict: Verdict) -> None:
-    """Refused, observed or run: by mode, by what is left, and by what is known to be needed."""
+    """Rejected, observed or run: by mode, remaining time, and known latency."""
     shedder = shed(ShedPolicy(mode, max_share=1.0))
     assert judge(shedder, 0.0, left_s=left_s, needed_s=needed_s) is verdict
 
 
 @pytest.mark.parametrize(("max_share", "refused"), [(0.95, 95), (0.5, 50), (0.01, 1), (1.0, 100)])
 def test_the_cap(max_share: float, refused: int) -> None:
-    """Of those that should all be refused, no more than the share is."""
+    """The rejected share of hopeless queries stays within the cap."""
     assert verdicts(shed(ShedPolicy(max_share=max_share)), 100).count(REJECT) == refused
 
 
 def test_the_share_is_of_all_queries_seen() -> None:
-    """Those that are run for other reasons count: among many good ones all bad ones may be refused."""
+    """The cap is a share of all queries: among many good ones all bad ones may be rejected."""
     shedder = shed(ShedPolicy(max_share=0.5))
     for _ in range(50):
         judge(shedder, 100.0, left_s=1.0, needed_s=0.02)
@@ -74,7 +74,7 @@ def test_the_share_is_of_all_queries_seen() -> None:
 
 
 def test_the_share_is_of_the_last_seconds() -> None:
-    """What was seen ten seconds ago neither permits nor forbids to refuse."""
+    """Queries of ten seconds ago have no effect on the share."""
     shedder = shed(ShedPolicy(max_share=0.5, window_s=10.0))
     for _ in range(100):
         judge(shedder, 100.0, left_s=1.0, needed_s=0.02)
@@ -83,8 +83,8 @@ def test_the_share_is_of_the_last_seconds() -> None:
     assert repr(shedder) == "<Shedder on rejected 2 of 4>"
 
 
-def test_a_query_with_all_of_its_time_is_begun() -> None:
-    """It may well take longer than usual: others would fare no better."""
+def test_a_query_with_its_whole_budget_runs() -> None:
+    """A query with its whole budget runs, however slow answers are."""
     assert judge(shed(ShedPolicy(max_share=1.0)), 0.0, left_s=TOTAL_S, needed_s=9.9) is RUN
 
 
@@ -97,11 +97,13 @@ def test_a_query_with_all_of_its_time_is_begun() -> None:
         (0.1, 0.05, False, 0.1),
     ],
 )
-def test_where_slots_are_scarce(likely_s: float, even_s: float, *, due: bool, needed_s: float) -> None:
-    """For a second after a wait an answer must be likely, while waiting lasts more so; else hardly at all."""
+def test_the_estimate_is_stricter_while_slots_are_scarce(
+    likely_s: float, even_s: float, *, due: bool, needed_s: float
+) -> None:
+    """The estimate is strict for a second after a wait, stricter while waiting lasts, else lenient."""
 
     def needs(now: float) -> float:
-        """The least time that is enough, to a millisecond."""
+        """Return the smallest sufficient time, to a millisecond."""
         return next(
             left_ms / 1000
             for left_ms in range(1, 2000)
@@ -128,8 +130,8 @@ def test_where_slots_are_scarce(likely_s: float, even_s: float, *, due: bool, ne
     max_share=st.floats(0.01, 1.0),
     story=st.lists(st.tuples(st.floats(0, 3), st.booleans()), min_size=1, max_size=200),
 )
-def test_the_cap_holds_at_every_refusal(max_share: float, story: list[tuple[float, bool]]) -> None:
-    """Whatever comes whenever, each refusal leaves the share of the window's refusals within the cap."""
+def test_the_cap_holds_at_every_rejection(max_share: float, story: list[tuple[float, bool]]) -> None:
+    """At every rejection the window's rejections are within the cap."""
     shedder, now = shed(ShedPolicy(max_share=max_share)), 0.0
     for pause_s, short in story:
         now += pause_s

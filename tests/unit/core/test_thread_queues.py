@@ -1,4 +1,4 @@
-"""How long queries wait for a thread: as long as that is of use."""
+"""The bounded wait of queries for a thread."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PATIENT_S = PATIENCE * 0.25
 
 
 def job(*, budget_s: float = 0.25, due_at: float | None = None) -> Job:
-    """A query that started at 0."""
+    """Build a job of a query that started at 0."""
     return Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=budget_s, due_at=due_at)
 
 
-def test_it_waits_while_the_queue_moves() -> None:
-    """A call that a thread takes gives the others of its pool the whole time again, and no others."""
+def test_the_wait_renews_while_the_queue_moves() -> None:
+    """A started call renews the wait of the others of its pool only."""
     queues = ThreadQueues()
     first, second, other = job(), job(budget_s=0.01), job()
     queues.enter(first, "pool", 1.0)
@@ -33,7 +33,7 @@ def test_it_waits_while_the_queue_moves() -> None:
 
 
 def test_one_that_gives_up_is_no_progress() -> None:
-    """It says nothing about the threads."""
+    """An expired wait does not count as progress."""
     queues = ThreadQueues()
     first, second = job(), job()
     queues.enter(first, "pool", 1.0)
@@ -43,7 +43,7 @@ def test_one_that_gives_up_is_no_progress() -> None:
 
 
 def test_an_empty_queue_is_forgotten() -> None:
-    """The next query has the whole time."""
+    """After its queue was empty the next query has the whole wait."""
     queues = ThreadQueues()
     queues.enter(first := job(), "pool", 1.0)
     queues.leave(first)
@@ -54,14 +54,14 @@ def test_an_empty_queue_is_forgotten() -> None:
 
 
 def test_a_deadline_is_kept() -> None:
-    """However the queue moves."""
+    """A deadline is kept, however the queue moves."""
     queues = ThreadQueues()
     queues.enter(first := job(due_at=1.1), "pool", 1.0)
     assert queues.ends_at(first) == 1.1
 
 
-def test_what_a_late_loop_has_not_heard_does_not_count() -> None:
-    """No queue loses the time in which the bus loop did not turn."""
+def test_time_of_a_blocked_loop_does_not_count() -> None:
+    """Time in which the service's loop was blocked does not count as waiting."""
     queues = ThreadQueues()
     queues.enter(first := job(), "pool", 1.0)
     queues.excuse(0.4)
@@ -72,7 +72,7 @@ def test_what_a_late_loop_has_not_heard_does_not_count() -> None:
     ("due_at", "until", "ends_at"), [(None, 1.5, 0.75), (0.4, 1.5, 0.4), (None, 0.9, 0.25)]
 )
 def test_the_time_of_a_query_stands_still(due_at: float | None, until: float, ends_at: float) -> None:
-    """By as long as it waits, and not beyond its deadline."""
+    """The query's clock stops while it waits, up to its deadline."""
     one = job(due_at=due_at)
     assert one.ends_after_wait(until) == 0.25
     ThreadQueues().enter(one, "pool", 1.0)

@@ -1,4 +1,4 @@
-"""The trail, read while it is written."""
+"""The stage history, read while another thread writes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLOT: Any = vars(StageHistory)["running"]
 
 
 class InterruptedHistory(StageHistory):
-    """Between the reader's first and second look, the writer goes on."""
+    """A history that writes between the reader's first and second look."""
 
     def __init__(self) -> None:
         self.meanwhile: Callable[[], None] = lambda: None
@@ -28,7 +28,7 @@ class InterruptedHistory(StageHistory):
 
     @property
     def running(self) -> RunningStage | None:
-        """The first look."""
+        """Return the running stage at the first look."""
         value: RunningStage | None = SLOT.__get__(self)
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
         meanwhile()
@@ -40,7 +40,7 @@ class InterruptedHistory(StageHistory):
 
 
 def writing(history: StageHistory) -> list[Callable[[], None]]:
-    """All that the writer does to a trail, one assignment or append at a time."""
+    """List the writes of a history, one assignment or append each."""
     steps: list[Callable[[], None]] = []
     for run in RUNS:
         running = running_of(run.spec.stage_type, at=0.0, granted_s=0.1)
@@ -51,7 +51,7 @@ def writing(history: StageHistory) -> list[Callable[[], None]]:
 
 
 def take(steps: list[Callable[[], None]]) -> None:
-    """Take these steps."""
+    """Perform these steps."""
     for step in steps:
         step()
 
@@ -59,7 +59,7 @@ def take(steps: list[Callable[[], None]]) -> None:
 @pytest.mark.interpreted
 @pytest.mark.parametrize("before", range(16))
 def test_a_snapshot_is_consistent_at_any_moment(before: int) -> None:
-    """However far the writer gets between the two looks, what runs is the stage after those that ended."""
+    """At any step of the writer the running stage is the one after the ended ones."""
     for between in range(16 - before):
         history = InterruptedHistory()
         steps = writing(history)
@@ -73,8 +73,8 @@ def test_a_snapshot_is_consistent_at_any_moment(before: int) -> None:
             assert (running is not None) is (before % 3 == 1)
 
 
-def test_a_trail_as_it_grows() -> None:
-    """Starting, finishing and the text for people."""
+def test_a_history_as_it_grows() -> None:
+    """Start, finish, and the text for people."""
     history = StageHistory()
     assert history.snapshot() == ((), None)
     running = running_of(StageType.INTENT, at=1.0, granted_s=0.05)
@@ -87,7 +87,7 @@ def test_a_trail_as_it_grows() -> None:
 
 
 def test_a_snapshot_does_not_grow() -> None:
-    """What was handed out stays as it was."""
+    """A snapshot does not change."""
     history = StageHistory()
     runs, _ = history.snapshot()
     history.finish(RUNS[0])
@@ -95,7 +95,7 @@ def test_a_snapshot_does_not_grow() -> None:
 
 
 def failed_over() -> StageHistory:
-    """Two stages have ended, and the first node of the third has failed."""
+    """Build a history with two ended stages and a failed node in the third."""
     history = history_of(RUNS[:2])
     history.start(running_of(PROCESSING, at=1.0, granted_s=0.1))
     history.fail_over(run_of(PROCESSING, ERROR, node="first"))
@@ -103,7 +103,7 @@ def failed_over() -> StageHistory:
 
 
 def test_a_failed_attempt_is_no_end_of_the_stage() -> None:
-    """It is kept apart, the next is another attempt, and the stage after it is a first one again."""
+    """A failed attempt is kept apart, the next one is numbered, and the next stage starts at one."""
     history = failed_over()
     assert ([run.node for run in history.superseded], history.attempt) == (["first"], 2)
     assert history.snapshot() == (tuple(RUNS[:2]), None)
@@ -114,8 +114,8 @@ def test_a_failed_attempt_is_no_end_of_the_stage() -> None:
     assert (history.attempt, len(history.superseded)) == (1, 2)
 
 
-def test_a_trail_goes_on_elsewhere() -> None:
-    """What has ended goes along, the running stage is begun anew, and the old trail is closed for good."""
+def test_a_history_continues_elsewhere() -> None:
+    """Ended stages are copied, the running stage restarts, and the old history is closed for good."""
     old = failed_over()
     old.start(altered(running_of(PROCESSING, at=1.1, granted_s=0.1), attempt=2))
     old.answer_json, old.confidence = b"1", 0.5
@@ -128,14 +128,14 @@ def test_a_trail_goes_on_elsewhere() -> None:
     assert (len(new.runs), len(new.superseded)) == (2, 1)
 
 
-def test_a_trail_that_goes_on_between_two_attempts() -> None:
-    """Nothing was running that would have to be begun anew: the attempt stays what it is."""
+def test_a_history_moved_between_two_attempts() -> None:
+    """Between two attempts nothing restarts: the attempt number stays."""
     assert failed_over().continued().attempt == 2
     assert history_of(RUNS[:2]).continued().attempt == 1
 
 
 def test_a_stage_that_waits_for_a_thread_goes_along() -> None:
-    """Its call keeps its place in the line; it has not started, so its attempt stays what it is."""
+    """A stage that waits for a thread keeps its place and its attempt number."""
     old = history_of(RUNS[:2])
     old.waiting = waiting = running_of(PROCESSING, at=1.0, granted_s=0.0)
     new = old.continued()
@@ -145,7 +145,7 @@ def test_a_stage_that_waits_for_a_thread_goes_along() -> None:
 
 
 def test_a_stage_that_has_started_waits_no_more() -> None:
-    """As soon as it runs it is what goes along, and there is nothing to wait for when it has ended."""
+    """Once a waiting stage runs it is moved as running; after its end nothing waits."""
     old = history_of(RUNS[:2])
     old.waiting = running_of(PROCESSING, at=1.0, granted_s=0.0)
     running = running_of(PROCESSING, at=2.0, granted_s=0.1)

@@ -1,4 +1,4 @@
-"""Finding out whether a node that is passed over has recovered."""
+"""Trial calls that show whether a node that is passed over has recovered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = 1000.0
 
 
 def node_of(calls: str, *, at: float = NOW) -> NodeState:
-    """A node that answered (`.`) and failed (`x`)."""
+    """Build a node with successes (`.`) and failures (`x`)."""
     node = NodeState(BreakerPolicy(), lambda: 0.0)
     for ending in calls:
         record(node, ending, at)
@@ -33,13 +33,13 @@ def node_of(calls: str, *, at: float = NOW) -> NodeState:
 
 
 def record(node: NodeState, ending: str, at: float, *, probe: bool = False) -> None:
-    """One call ended."""
+    """Record one call."""
     run = run_of(PROCESSING, SUCCESS if ending == "." else ERROR, node="a", probe=probe)
     node.record(run, at, limit_s=LIMIT_S)
 
 
 def refresh(trials: Trials, node: NodeState, now: float, routing: RoutingSnapshot) -> bool:
-    """Bring the advice up to date; whether the node may be tried."""
+    """Refresh the routing snapshot; return whether the node may be tried."""
     routing.nodes = {"a": node.routing(now)}
     trials.refresh(now, {"a": node}, routing)
     return "a" in routing.trials
@@ -55,13 +55,13 @@ def refresh(trials: Trials, node: NodeState, now: float, routing: RoutingSnapsho
         (NodeRouting(HALF_OPEN, 0.1), False),
     ],
 )
-def test_which_nodes_want_a_trial(known: NodeRouting, *, wants: bool) -> None:
-    """Those that rank behind a healthy one, and those that are open; a half-open one has its probes."""
+def test_nodes_that_get_trials(known: NodeRouting, *, wants: bool) -> None:
+    """Nodes ranked behind a healthy one, and open ones, get trials; a half-open one has its probes."""
     assert wants_trial(known) is wants
 
 
 def test_a_trial_needs_calls_and_time() -> None:
-    """One after so many queries and so much time since the node was called last, whichever is later."""
+    """A trial needs both a number of queries and some time since the node's last call."""
     trials, node, routing = Trials(), node_of("xx"), RoutingSnapshot.neutral(PLAN)
     assert not refresh(trials, node, NOW, routing)
     trials.calls = EVERY_CALLS
@@ -73,7 +73,7 @@ def test_a_trial_needs_calls_and_time() -> None:
 
 
 def test_a_share_of_the_calls_of_the_other_node() -> None:
-    """What counts is how often the other is called instead, not what else goes on in a busy lane."""
+    """The rate is a share of the calls of the node used instead, not of a busy lane."""
     trials, node, other, routing = Trials(), node_of("xx"), node_of("."), RoutingSnapshot.neutral(PLAN)
     nodes, node.fallback = {"a": node, "other": other}, "other"
 
@@ -95,8 +95,8 @@ def test_a_share_of_the_calls_of_the_other_node() -> None:
     assert not is_due(NOW + 200)
 
 
-def test_a_permit_that_lies_about_is_not_doubled() -> None:
-    """The next one is due as long after it was taken as after it was issued."""
+def test_a_late_trial_is_not_doubled() -> None:
+    """After a late trial the next one is due as long after its start as after its issue."""
     trials, node, routing = Trials(), node_of("xx"), RoutingSnapshot.neutral(PLAN)
     refresh(trials, node, NOW, routing)
     trials.calls = EVERY_CALLS
@@ -112,7 +112,7 @@ def test_a_permit_that_lies_about_is_not_doubled() -> None:
 
 
 def test_trials_that_are_answered_follow_each_other() -> None:
-    """Until it has recovered: then its failures are forgotten, and it needs no more of them."""
+    """Successful trials follow each other quickly until the node has recovered."""
     trials, node, routing = Trials(), node_of("x" * 50), RoutingSnapshot.neutral(PLAN)
     refresh(trials, node, NOW, routing)
     trials.calls, now, tried = EVERY_CALLS, NOW + 1, 0
@@ -124,7 +124,7 @@ def test_trials_that_are_answered_follow_each_other() -> None:
 
 
 def test_one_that_fails_again_waits_again() -> None:
-    """A failure among the answers ends the quick succession."""
+    """A failure among the trials ends the quick succession."""
     trials, node, routing = Trials(), node_of("x" * 50), RoutingSnapshot.neutral(PLAN)
     refresh(trials, node, NOW, routing)
     trials.calls = EVERY_CALLS
@@ -136,7 +136,7 @@ def test_one_that_fails_again_waits_again() -> None:
 
 
 def test_a_good_probe_starts_the_trials() -> None:
-    """Closing the breaker does not make the node the best one: answers in a row do."""
+    """A closed breaker does not make the node preferred: successes in a row do."""
     node = node_of("x" * 50)
     record(node, "x", NOW + 1)
     assert node.breaker.state(NOW + 2) is HALF_OPEN
@@ -150,13 +150,13 @@ def test_a_good_probe_starts_the_trials() -> None:
 
 
 def test_a_busy_node_keeps_its_past() -> None:
-    """What is called anyway is known by its share of failures, however many answers come in a row."""
+    """A node in use is judged by its failure rate, however many successes come in a row."""
     node = node_of("x" * 10 + "." * 3 * RECOVERED)
     assert node.health.score(NOW) < 0.9
 
 
 def test_a_trial_cut_short_says_nothing() -> None:
-    """It had less than its limit, so that another could answer: neither breaker nor health count it."""
+    """A trial shortened for another node's sake counts for neither breaker nor health."""
     node = node_of("." * 10 + "x")
     before = repr(node.breaker), node.health.score(NOW)
     cut = run_of(PROCESSING, TIMEOUT, took_s=0.05, granted_s=0.05, node="a", probe=True)
@@ -164,11 +164,11 @@ def test_a_trial_cut_short_says_nothing() -> None:
     assert (repr(node.breaker), node.health.score(NOW), node.in_a_row) == (*before, 0)
 
 
-# When a query may be spent on one
+# When a trial is made
 
 
 def routing(**nodes: NodeRouting) -> RoutingSnapshot:
-    """Advice of a lane whose processing takes at most 120 ms, typically 20, and leaves 10."""
+    """Build a snapshot of a lane: processing of at most 120 ms, usually 20, with 10 reserved."""
     stages = [StageRouting(spec.limit_s) for spec in PLAN.stages]
     stages[2] = StageRouting(LIMIT_S, p95_s=0.06, reserve_s=0.01, p50_s=0.02)
     made = RoutingSnapshot(tuple(stages))
@@ -201,14 +201,14 @@ GOOD, BAD, SHUT = NodeRouting(p95_s=0.04), NodeRouting(score=0.2, p95_s=0.03), N
 def test_a_trial_needs_one_that_answers_after_it(
     known: dict[str, NodeRouting], left_s: float, *, tried: bool
 ) -> None:
-    """Another node may be called, and time is left for it after the trial."""
+    """A trial needs another node that may be called, and time for it afterwards."""
     made = routing(**known)
     assert made.trial_of(["bad", "good"], left_s) == ("bad" if tried else None)
     assert made.trials == {"bad": True}
 
 
 def test_no_trial_where_it_is_not_needed_or_not_allowed() -> None:
-    """Without a permit, alone, of a node whose calls are stuck, or beside a probe that is due."""
+    """No trial without a permit, a second node, or while calls are stuck or a probe is due."""
     made = routing(good=GOOD, bad=BAD)
     assert made.trial_of(["bad"], 1.0) is None
     made.stuck = frozenset({"bad"})
@@ -220,8 +220,8 @@ def test_no_trial_where_it_is_not_needed_or_not_allowed() -> None:
     assert made.trial_of(["bad", "good"], 1.0) is None
 
 
-def test_how_long_a_trial_may_take() -> None:
-    """What is left, less what the other needs, what later stages need, and a moment to go on."""
+def test_the_duration_of_a_trial() -> None:
+    """A trial may take what is left, less the other node's time, later stages' time, and a margin."""
     assert routing(good=GOOD, bad=BAD).trial_s("bad", "good", 0.25) == pytest.approx(
         0.25 - 0.04 - 0.01 - TRIAL_SLACK_S
     )
@@ -229,7 +229,7 @@ def test_how_long_a_trial_may_take() -> None:
 
 @pytest.mark.parametrize("rate", [20, 100, 1000])
 def test_ten_minutes_beside_a_dead_node(rate: int) -> None:
-    """At most 2 % of the queries go to it, at any rate, breaker and probes included."""
+    """Within ten minutes a dead node gets at most 2 % of the queries at any rate, probes included."""
     lane, spent = LaneState("prod", LanePolicy(PLAN), Pressure()), 0
     runs = ended([SUCCESS] * 5)
     for place in range(600 * rate if rate < 1000 else 60 * rate):

@@ -1,4 +1,4 @@
-"""``new`` counts no fields, so its calls are counted here."""
+"""Calls of ``new``, which does not count fields, are checked here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(fivestage.__file__).parent
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:
-    """The calls of ``new``, with the module that each is in."""
+    """Return the calls of ``new`` with their modules."""
     for path in sorted(ROOT.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if "tuples import new" in text:
@@ -27,7 +27,7 @@ def calls() -> Iterator[tuple[str, ast.Call]]:
 
 
 def test_each_call_gives_each_field() -> None:
-    """As many values as the tuple has fields, each written down: a starred one could be any number."""
+    """Each call gives as many written values as the tuple has fields."""
     found = list(calls())
     assert len(found) >= 7
     for module, call in found:

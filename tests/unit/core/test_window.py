@@ -1,4 +1,4 @@
-"""The window of the last samples."""
+"""The sliding window of samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fivestage.core.adaptive.window import Window
 
 
 def window_of(*seconds: float, size: int = 100) -> Window:
-    """A window that these samples went through."""
+    """Build a window from samples."""
     window = Window(size)
     for sample in seconds:
         window.add(sample)
@@ -20,7 +20,7 @@ def window_of(*seconds: float, size: int = 100) -> Window:
 
 
 def naive_quantile(samples: list[float], percent: int) -> float | None:
-    """By nearest rank, in whole numbers."""
+    """Return the quantile by nearest rank, in integers."""
     if not samples:
         return None
     rank = -(-percent * len(samples) // 100)
@@ -31,8 +31,10 @@ SAMPLES = st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.3]) | st.floats(0, 1e6), s
 
 
 @given(st.integers(1, 12), st.lists(SAMPLES, max_size=60), st.integers(0, 100))
-def test_it_says_what_a_sorted_list_says(size: int, samples: list[tuple[float, bool]], percent: int) -> None:
-    """After every sample, doubles and censored ones too, any quantile is that of the last *size* sorted."""
+def test_quantiles_equal_those_of_a_sorted_list(
+    size: int, samples: list[tuple[float, bool]], percent: int
+) -> None:
+    """After every sample, quantiles equal those of the last *size* sorted, with equal and censored ones."""
     window, seen = Window(size), list[float]()
     assert window.quantile(percent / 100) is None
     for seconds, censored in samples:
@@ -45,7 +47,7 @@ def test_it_says_what_a_sorted_list_says(size: int, samples: list[tuple[float, b
 
 @pytest.mark.parametrize("count", [1, 3, 20, 100, 200, 1000])
 def test_no_percentile_is_off_by_a_rounding(count: int) -> None:
-    """In floats 0.07 * 100 is above 7: the rank of each whole percentile is exact all the same."""
+    """Floats: 0.07 * 100 is above 7, but the rank of each whole percentile is exact."""
     samples = [float(sample) for sample in range(count)]
     window = window_of(*samples, size=count)
     for percent in range(101):
@@ -53,18 +55,18 @@ def test_no_percentile_is_off_by_a_rounding(count: int) -> None:
 
 
 def test_empty() -> None:
-    """Without samples there are no quantiles, and none is made up."""
+    """Without samples there are no quantiles."""
     assert (len(Window(3)), Window(3).quantile(0.5)) == (0, None)
 
 
 def test_a_quantile_is_a_sample() -> None:
-    """Nearest rank: the lower one of two is their median, and 0 and 1 are the smallest and the largest."""
+    """By nearest rank the median of two is the lower; 0 and 1 are the smallest and largest."""
     window = window_of(0.4, 0.1)
     assert [window.quantile(q) for q in (0, 0.5, 0.51, 1)] == [0.1, 0.1, 0.4, 0.4]
 
 
 def test_the_oldest_leaves() -> None:
-    """A full window forgets in the order of arrival, whatever the size of a sample."""
+    """A full window drops the oldest sample."""
     window = window_of(9.0, 1.0, 2.0, size=3)
     assert window.quantile(1) == 9.0
     window.add(0.5)
@@ -72,7 +74,7 @@ def test_the_oldest_leaves() -> None:
 
 
 def test_censored_is_longer_than_any() -> None:
-    """A call cut after 1 ms says no less than that it took longer than all that ended."""
+    """A censored call is longer than any other, whatever its duration."""
     window = window_of(*[5.0] * 18)
     for _ in range(2):
         window.add(0.001, censored=True)
@@ -91,13 +93,13 @@ def test_censored_is_longer_than_any() -> None:
         ([0.0, 0.0], 0.1, 0.0, inf),
     ],
 )
-def test_what_a_slot_gives(samples: list[float], limit_s: float, other_s: float, rate: float) -> None:
-    """Answers within the limit, by the time that all together keep the slot, cut ones included."""
+def test_answers_per_slot_time(samples: list[float], limit_s: float, other_s: float, rate: float) -> None:
+    """Answers within the limit per slot time, with that of cut calls."""
     assert window_of(*samples).answers_per_second(limit_s, other_s) == pytest.approx(rate)
 
 
-def test_what_was_cut_gives_nothing() -> None:
-    """A censored sample keeps the slot until the limit."""
+def test_cut_calls_give_no_answers() -> None:
+    """A censored sample uses the slot until the limit and gives no answer."""
     window = window_of(0.1)
     window.add(0.05, censored=True)
     assert window.answers_per_second(0.3) == pytest.approx(1 / 0.4)
@@ -105,6 +107,6 @@ def test_what_was_cut_gives_nothing() -> None:
 
 @pytest.mark.parametrize("q", [-0.01, 1.01, 95, float("nan")])
 def test_no_such_quantile(q: float) -> None:
-    """A share is within 0..1: 95 for 0.95 is told at once, also while there are no samples."""
+    """A share outside 0..1, such as 95 for 0.95, raises even without samples."""
     with pytest.raises(ValueError, match=r"within 0\.\.1"):
         Window(3).quantile(q)

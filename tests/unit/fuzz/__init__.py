@@ -1,1 +1,1 @@
-"""Fuzzing what reads foreign bytes: ``cd tests; python -m fuzz --help``."""
+"""Fuzz tests of the parsers of foreign bytes: ``cd tests; python -m unit.fuzz --help``."""

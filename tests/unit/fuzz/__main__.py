@@ -1,6 +1,6 @@
 """Fuzz for long: ``cd tests; python -m unit.fuzz decoder --runs 1000000``.
 
-With atheris installed it is led by coverage, otherwise by mutation with a fixed seed.
+With atheris installed it is guided by coverage, otherwise by mutation with a fixed seed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Read the command line, and fuzz."""
+    """Parse the command line, and fuzz."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
     parser.add_argument("target", choices=["decoder", "batches"])
     parser.add_argument("--runs", type=int, default=1_000_000)
@@ -29,8 +29,8 @@ def main() -> None:
 
 
 def by_mutation(name: str, runs: int, seconds: int, seed: int) -> None:
-    """Run mutations of the corpus, and tell how many."""
-    from . import corpus, mutate, targets  # noqa: PLC0415 - atheris must be there before what it looks into
+    """Run mutations of the corpus, and print their number."""
+    from . import corpus, mutate, targets  # noqa: PLC0415 - atheris must be loaded before the modules that it instruments
 
     seeds = corpus.decoder_seeds() if name == "decoder" else corpus.batch_seeds()
     target, started, done = targets.TARGETS[name], time.monotonic(), 0
@@ -47,7 +47,7 @@ def by_mutation(name: str, runs: int, seconds: int, seed: int) -> None:
 
 
 def by_coverage(name: str, runs: int, seconds: int, seed: int) -> None:
-    """Let atheris find inputs that reach what no other has."""
+    """Let atheris search for inputs with new coverage."""
     import atheris  # type: ignore[import-untyped] # noqa: PLC0415 - no dependency; see above
 
     with atheris.instrument_imports(

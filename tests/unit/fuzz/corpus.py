@@ -1,4 +1,4 @@
-"""Where fuzzing begins: inputs that get far, and words they are made of."""
+"""The seeds of the fuzzers, and the words that mutations use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORDS: Final = [
 
 
 def decoder_seeds() -> list[bytes]:
-    """Records of the three forms, as ``targets.record_of`` reads them."""
+    """Return records of the three forms, as ``targets.record_of`` reads them."""
     bare, full, event = (json.dumps(value).encode() for value in (QUERY, FULL, EVENT))
     return [
         b"\0" + bare,
@@ -45,7 +45,7 @@ def decoder_seeds() -> list[bytes]:
 
 
 def batch_seeds() -> list[bytes]:
-    """Fetches: a plain batch, two in a row, one of each codec, a cut one."""
+    """Return fetches: a plain batch, two in a row, one of each codec, a truncated one."""
     plain = _batch()
     codecs = []
     for codec in (GZIP, SNAPPY, LZ4, ZSTD):
@@ -56,7 +56,7 @@ def batch_seeds() -> list[bytes]:
 
 
 def sealed(data: bytes) -> bytes:
-    """A batch whose length and checksum are right, so that what is in it is looked at."""
+    """Return a batch with correct length and checksum, so that its content is parsed."""
     if len(data) < 61:
         return data
     batch = bytearray(data)

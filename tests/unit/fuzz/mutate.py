@@ -1,4 +1,4 @@
-"""Inputs by mutation: a fixed seed gives the same ones again."""
+"""Input mutation, repeatable by a fixed seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_STEPS = 6
 
 
 def mutations(seeds: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
-    """*count* inputs, each a seed that was changed in a few places."""
+    """Return *count* inputs, each a seed changed in a few places."""
     chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
     for _ in range(count):
         data = bytearray(chance.choice(seeds))
@@ -25,7 +25,7 @@ def mutations(seeds: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
 
 
 def _step(data: bytearray, chance: random.Random, seeds: Sequence[bytes]) -> None:
-    """Change one thing."""
+    """Apply one change."""
     start = chance.randint(0, len(data))
     end = min(len(data), start + chance.choice((0, 1, 1, 2, 4, 8, 64)))
     match chance.randrange(6):

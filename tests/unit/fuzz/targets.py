@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes bytes, and raises when a promise is broken."""
+"""Fuzz targets: each takes bytes and raises when a promise is broken."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _DETAIL: Final = re.compile(
     r"|the lane is not one of those accepted here|ce_expirytime: RFC 3339 with offset is needed"
     rf'|schema_version must be "1"|({_FIELDS}): [a-z_]+( \(and \d+ more\))?'
 )
-"""All that a detail may be: it has no place for anything of the payload."""
+"""All valid details, none of which can hold text of the payload."""
 _ROOM: Final = mmap.mmap(-1, 1_000_000)
 
 
 class BrokenPromiseError(AssertionError):
-    """A target did what it must not."""
+    """A target broke a promise."""
 
 
 def record_of(data: bytes) -> PlainRecord:
-    """A record: the first byte says how many headers follow, each a byte for its name and a line."""
+    """Build a record: the first byte is the number of headers, each a byte for its name and a line."""
     count, rest = (data[0] % 5 if data else 0), data[1:]
     headers: list[tuple[str, bytes]] = []
     for _ in range(count):
@@ -55,7 +55,7 @@ def record_of(data: bytes) -> PlainRecord:
 
 
 def decoder(data: bytes) -> None:
-    """Any record is a query, or a reason that quotes nothing; its events can be written."""
+    """Check that any record is a query or a reason without text of it, and that its events can be encoded."""
     record = record_of(data)
     got = decode(record, LIMITS)
     extract(got.headers)
@@ -71,7 +71,7 @@ def decoder(data: bytes) -> None:
 
 
 def batches(data: bytes) -> None:
-    """Any bytes of a fetch are batches, or end in the one error of those; their records come, or raise."""
+    """Check that the bytes of any fetch are batches, or raise only the expected errors."""
     checked = CheckedRecords(_ROOM, data)
     try:
         while checked.has_next():
@@ -81,7 +81,7 @@ def batches(data: bytes) -> None:
 
 
 def _take_out(batch: Any) -> None:
-    """Read records as the client does; whatever it raises for one, it is that record that is passed over."""
+    """Read records as the client does; a record that raises is the one that is skipped."""
     with contextlib.suppress(Exception):
         for record in batch:
             len(record.value or b"")

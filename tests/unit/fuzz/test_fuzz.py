@@ -1,4 +1,4 @@
-"""A short run of the fuzzers, the same each time."""
+"""A short, repeatable run of the fuzzers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LONG_RUNS = 1_000_000
 @pytest.mark.fault(29)
 @pytest.mark.parametrize("seed", decoder_seeds())
 def test_seeds_of_the_decoder(seed: bytes) -> None:
-    """The corpus itself keeps every promise, and a record can be told from it."""
+    """The seeds keep every promise, and each is parsed as its kind."""
     decoder(seed)
     assert record_of(seed).value is not None
 
 
 @pytest.mark.fault(29)
 def test_mutated_records(record_property: Any) -> None:
-    """No mutation makes the decoder raise, echo, or let through what could not be passed on."""
+    """No mutation makes the decoder raise, quote the payload, or pass on an invalid query."""
     for data in mutations(decoder_seeds(), RUNS, seed=1):
         decoder(data)
     record_property("mutated_records", RUNS)
@@ -34,7 +34,7 @@ def test_mutated_records(record_property: Any) -> None:
 
 @pytest.mark.fault(30)
 def test_mutated_batches(record_property: Any) -> None:
-    """No mutation of a batch makes anything but the expected errors, with its checksum put right or not."""
+    """No mutation of a batch raises an unexpected error, with a correct or a wrong checksum."""
     for number, data in enumerate(mutations(batch_seeds(), RUNS, seed=1)):
         batches(sealed(data) if number % 4 else data)
     record_property("mutated_batches", RUNS)
@@ -43,7 +43,7 @@ def test_mutated_batches(record_property: Any) -> None:
 @pytest.mark.fault(30)
 @given(data=st.binary(max_size=300))
 def test_any_bytes_of_a_fetch(data: bytes) -> None:
-    """Likewise for bytes out of nowhere."""
+    """Random bytes raise no unexpected error either."""
     batches(data)
     batches(sealed(data))
 
@@ -52,7 +52,7 @@ def test_any_bytes_of_a_fetch(data: bytes) -> None:
 @pytest.mark.fault(29, 30)
 @pytest.mark.parametrize("seed", range(2, 5))
 def test_many_mutations(seed: int) -> None:
-    """A million of each, with other seeds."""
+    """A million mutations of each, with other seeds."""
     for data in mutations(decoder_seeds(), LONG_RUNS, seed):
         decoder(data)
     for data in mutations(batch_seeds(), LONG_RUNS, seed):

@@ -1,4 +1,4 @@
-"""What the tests of nodes share."""
+"""Fixtures of the tests of nodes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def ask() -> Callable[[str], Query]:
-    """Makes a query of a text."""
+    """Return a builder of queries from a text."""
     return lambda text: Query("q-1", text)
 
 
 @pytest.fixture
 def context() -> Callable[..., StageContext]:
-    """Makes a context; keywords are fields of StageContext, ``intent`` and ``result`` fill its results."""
+    """Return a builder of contexts from fields of StageContext; ``intent`` and ``result`` fill results."""
 
     def make(*, intent: Any = None, result: Any = None, **fields: Any) -> StageContext:
         fields = {"stage_type": StageType.VALIDATION, **fields}

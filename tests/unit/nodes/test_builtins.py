@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def run(app: Pipeline, query: Query, ctx: StageContext) -> dict[str, Any]:
-    """Take a query through the five stages in order, as the orchestrator does."""
+    """Run a query through the five stages in order, as the orchestrator does."""
     ctx.results[StageType.INTENT] = await app.stage(StageType.INTENT).call(query, ctx)
     ctx.node = await app.stage(StageType.DECISION).call(query, ctx)
     result = await app.find_node(ctx.node or "").handler.call(query, ctx)
@@ -46,7 +46,7 @@ async def test_five_stages(text: str, node: str, answer: Any, context: Callable[
 
 
 def test_nothing_needs_a_thread() -> None:
-    """All built-in stages, nodes and checks are coroutine functions: no query pays for a thread hop."""
+    """All built-in stages, nodes and checks are coroutine functions: no query needs a thread."""
     app = Pipeline()
     stages = [app.stage(stage) for stage in StageType if stage is not StageType.PROCESSING]
     assert all(stage.is_async for stage in stages)
@@ -57,7 +57,7 @@ def test_nothing_needs_a_thread() -> None:
 
 
 def test_facts_are_ready_at_registration() -> None:
-    """The index is there before the first query, and pipelines share it."""
+    """The index is built before the first query, and pipelines share it."""
     first, second = (builtin_nodes()["facts"].handler.call for _ in range(2))
     assert inspect.ismethod(first)
     assert inspect.ismethod(second)

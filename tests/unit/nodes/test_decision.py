@@ -37,15 +37,15 @@ def test_builtin_nodes() -> None:
 
 
 def test_user_before_builtin() -> None:
-    """A user's node is preferred to a built-in one, and among users' the first registered."""
+    """A user's node is preferred to a built-in one, and among users' nodes the first registered."""
     app = Pipeline()
     declare(app, "first", "mathematical")
     declare(app, "second", "mathematical")
     assert candidates(app.nodes, "mathematical") == ["first", "second", "math", "facts"]
 
 
-def test_general_before_last_resort() -> None:
-    """Who takes ``general`` takes what nobody else does; facts comes last."""
+def test_general_before_facts() -> None:
+    """A node that takes ``general`` gets queries that no other takes; facts comes last."""
     app = Pipeline()
     declare(app, "chat", "general")
     assert candidates(app.nodes, "greeting") == ["chat", "facts"]
@@ -54,7 +54,7 @@ def test_general_before_last_resort() -> None:
 
 
 def test_replaced_builtin() -> None:
-    """A node that took over a built-in name counts as the user's."""
+    """A node registered under a built-in name counts as the user's."""
     app = Pipeline()
     declare(app, "facts", "factual")
     declare(app, "encyclopedia", "factual")
@@ -62,7 +62,7 @@ def test_replaced_builtin() -> None:
 
 
 async def test_no_node(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
-    """Without any fitting node the error names the intent, the nodes there are, and the remedy."""
+    """Without a fitting node the error names the intent, the registered nodes, and the remedy."""
     app = Pipeline(builtins=False)
     declare(app, "sums", "mathematical")
     decide = app.stage(StageType.DECISION).call
@@ -90,7 +90,7 @@ def test_intent_of(result: Any, expected: str) -> None:
 
 
 def pair() -> Pipeline:
-    """Two nodes of the user's for sums, beside the built-in ones."""
+    """Register two user nodes for sums, beside the built-in ones."""
     app = Pipeline()
     declare(app, "first", "mathematical")
     declare(app, "second", "mathematical")
@@ -125,15 +125,15 @@ OPEN, HALF_OPEN = NodeRouting(BreakerState.OPEN), NodeRouting(BreakerState.HALF_
 async def test_health_and_breakers_decide(
     ask: Callable[..., Any], context: Callable[..., Any], known: dict[str, NodeRouting], chosen: str
 ) -> None:
-    """The healthiest of those that take the intent; another group only where no breaker of it lets any."""
+    """The healthiest node of the intent wins; another group only where all breakers of the first are open."""
     routing = RoutingSnapshot(())
     routing.nodes = known
     ctx = context(intent={"intent": "mathematical"}, routing=routing)
     assert await pair().stage(StageType.DECISION).call(ask(""), ctx) == chosen
 
 
-async def test_a_probe_that_is_due_is_made(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
-    """A half-open node is chosen before healthy ones while its permit is there, and asking takes none."""
+async def test_a_due_probe_is_made(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
+    """A half-open node with a permit is chosen before healthy ones; choosing takes no permit."""
     routing = RoutingSnapshot(())
     routing.nodes, routing.probes = {"second": HALF_OPEN}, {"second": True}
     ctx = context(intent={"intent": "mathematical"}, routing=routing)
@@ -150,10 +150,10 @@ async def test_a_probe_that_is_due_is_made(ask: Callable[..., Any], context: Cal
         ("mathematical", "math", ["first", "second"]),
         ("mathematical", "facts", []),
         ("greeting", "first", []),
-        ("mathematical", "nobody", []),
+        ("mathematical", "unknown", []),
         ("mathematical", None, []),
     ],
 )
-def test_who_may_stand_in(intent: str, chosen: str | None, others: list[str]) -> None:
-    """Those that declare the intent the chosen one was chosen for; nobody where it does not declare it."""
+def test_failover_candidates(intent: str, chosen: str | None, others: list[str]) -> None:
+    """Nodes that declare the query's intent are candidates, if the chosen one declares it too."""
     assert same_intent(pair().nodes, intent, chosen) == others

@@ -37,7 +37,7 @@ BAD: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD)
 def test_bad_file(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    """A file that is not as described is refused with its name, the line and what is wrong."""
+    """An invalid file is rejected with its name, the line and the fault."""
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(ConfigurationError) as raised:
@@ -65,7 +65,7 @@ def test_csv_lines(tmp_path: Path) -> None:
 
 
 def test_countries() -> None:
-    """The data that ships has 250 countries, each with a continent and codes, and believable figures."""
+    """The shipped data has 250 countries, each with a continent and codes, and plausible figures."""
     facts = list(read_countries())
     subjects = {fact.subject for fact in facts}
     by_attribute = {
@@ -91,8 +91,8 @@ def test_search_ranks_rare_words_first() -> None:
     assert index.find([]) == []
 
 
-def test_an_index_that_is_dropped_closes_its_connection() -> None:
-    """The memory is freed without a warning when nothing refers to the index any more."""
+def test_a_dropped_index_closes_its_connection() -> None:
+    """A dropped index closes its connection without a warning."""
     index = SearchIndex([("red house", "size")])
     connection = index._connection
     del index

@@ -105,7 +105,7 @@ async def test_known(
     ],
 )
 async def test_unknown(question: str, ask: Callable[..., Any], context: Callable[..., Any]) -> None:
-    """What the facts do not say, or say of several, is not guessed at; and saying so is valid."""
+    """Questions without an answer, or with several, are not guessed, and that is a valid result."""
     facts = builtin_facts()
     result = await facts.lookup(ask(question), context())
     assert result == {"answer": UNKNOWN, "confidence": 0.0}
@@ -113,14 +113,14 @@ async def test_unknown(question: str, ask: Callable[..., Any], context: Callable
 
 
 def test_several_subjects() -> None:
-    """A value that many countries share lists them all."""
+    """A value of many countries lists them all."""
     result = builtin_facts().ask("Which countries use the euro?")
     assert {"France", "Germany", "Croatia"} <= set(result["answer"])
     assert len(result["answer"]) == len(result["source"]["rows"]) == len(set(result["answer"]))
 
 
 def test_every_fact_can_be_asked_for() -> None:
-    """Each fact that ships is found under the subject's own name."""
+    """Each shipped fact is found under its subject's own name."""
     facts = builtin_facts()
     wrong = [
         fact
@@ -132,7 +132,7 @@ def test_every_fact_can_be_asked_for() -> None:
 
 
 def test_aliases_lead_to_the_subject() -> None:
-    """Each other name leads to its country, or to nothing when two countries share it."""
+    """Each alias leads to its country, or to nothing where two countries share it."""
     facts = builtin_facts()
     shared = {"Congo", "Korea", "Virgin Islands"}
     for fact in read_countries():
@@ -145,7 +145,7 @@ def test_aliases_lead_to_the_subject() -> None:
 @reproducible
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
-    """Every text gets an answer that says where it stands, or none."""
+    """Every text gets an answer with its source, or none."""
     result = builtin_facts().ask(text)
     assert (result["answer"] == UNKNOWN) == ("source" not in result)
 
@@ -157,7 +157,7 @@ def test_any_text(text: str) -> None:
     )
 )
 def test_words_in_any_order(spoken: list[str]) -> None:
-    """Whatever the order of words, a question that names two countries gets no answer."""
+    """A question that names two countries gets no answer, in any word order."""
     result = builtin_facts().ask(" ".join(spoken))
     if {"France", "Guinea"} <= set(spoken):
         assert result["answer"] == UNKNOWN
@@ -184,7 +184,7 @@ async def test_check_finds_forgeries(ask: Callable[..., Any], context: Callable[
 
 
 def test_many_threads() -> None:
-    """One index serves many threads at once, also those that did not build it."""
+    """One index serves many threads concurrently, also ones that did not build it."""
     facts = builtin_facts()
     start = threading.Barrier(8)
 
@@ -198,13 +198,13 @@ def test_many_threads() -> None:
 
 
 def test_built_once() -> None:
-    """Threads that ask for the built-in facts at the same time get the same object."""
+    """Threads that request the built-in facts concurrently get the same object."""
     with ThreadPoolExecutor(4) as pool:
         assert len({id(facts) for facts in pool.map(lambda _: builtin_facts(), range(8))}) == 1
 
 
 def test_own_facts(tmp_path: Path) -> None:
-    """A user's facts are found by name, other name and in part; they replace built-in ones."""
+    """A user's facts are found by name, alias and part, and replace built-in ones."""
     file = tmp_path / "own.csv"
     file.write_text(
         "subject,attribute,value,source\n"

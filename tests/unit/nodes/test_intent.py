@@ -87,12 +87,12 @@ def test_sum(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "expected"), OTHERS)
 def test_other(text: str, expected: str) -> None:
-    """Signs inside words, idioms, numbers to dial and dates make no sum."""
+    """Signs inside words, idioms, phone numbers and dates are no sums."""
     assert classify(text)[0] == expected
 
 
 async def test_stage_shape(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
-    """The stage returns intent, confidence and the rule, as the contract shows."""
+    """The stage returns intent, confidence and the rule, as in the contract."""
     assert await intent(ask("2+2"), context()) == {
         "intent": "mathematical",
         "confidence": 0.95,
@@ -111,5 +111,5 @@ def test_any_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1+" * 50_000, "(" * 100_000, "x" * 100_000, " " * 100_000, "1 " * 50_000])
 def test_huge_text(text: str) -> None:
-    """A text of 100,000 characters is judged by its beginning."""
+    """A text of 100,000 characters is classified by its beginning."""
     assert classify(text)[0] in INTENTS

@@ -119,7 +119,7 @@ ERRORS: list[tuple[str, type[MathError], str]] = [
 async def test_refused(
     text: str, error: type[MathError], message: str, ask: Callable[..., Any], context: Callable[..., Any]
 ) -> None:
-    """What cannot be computed raises a NodeError with a short text that does not repeat the input."""
+    """An expression that cannot be computed raises a short NodeError without the input."""
     with pytest.raises(error) as raised:
         await math.solve(ask(text), context())
     assert message in str(raised.value)
@@ -159,7 +159,7 @@ def test_two_ways(expression: str) -> None:
 @reproducible
 @given(st.integers(-(10**30), 10**30), st.integers(-(10**30), 10**30))
 def test_integers_are_exact(left: int, right: int) -> None:
-    """Whole numbers lose no digit, whatever their size."""
+    """Integers of any size are exact."""
     value, _, rational = evaluate(f"({left}) * ({right})")
     answer, exact = present(value, rational=rational)
     assert int(answer) == left * right
@@ -170,7 +170,7 @@ def test_integers_are_exact(left: int, right: int) -> None:
 @reproducible
 @given(st.text(alphabet="0123456789+-*/%^().,x squaredof\u00b2\u221a=\0", max_size=80))
 def test_any_text(text: str) -> None:
-    """A text made of the parts of arithmetic is computed and checked, or refused with a MathError."""
+    """A text of arithmetic parts is computed and checked, or raises MathError."""
     try:
         value, normalised, rational = evaluate(text)
     except MathError:
@@ -179,7 +179,7 @@ def test_any_text(text: str) -> None:
 
 
 async def test_wrong_answer(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
-    """The check rejects an answer that is off by one, of another type, or without an expression."""
+    """The check rejects an answer off by one, of another type, or without an expression."""
     query = ask("2+2")
     for result in (
         {"answer": 5, "expression": "2 + 2"},
@@ -223,7 +223,7 @@ def test_recompute_refuses(expression: str) -> None:
 
 @pytest.mark.parametrize("expression", ["9 ** 9 ** 9", "1 / 0", "0 ** -1", "(-1) ** 0.5", "sqrt(-1)"])
 def test_recompute_is_bounded(expression: str) -> None:
-    """The second evaluator refuses a huge power before computing it, like the first."""
+    """The second evaluator rejects a huge power before computing it, like the first."""
     with pytest.raises(ArithmeticError):
         recompute(expression)
 

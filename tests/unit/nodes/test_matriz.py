@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Echo:
-    """A node as MATRIZ has them, reduced to what the interface asks for."""
+    """A MATRIZ node reduced to its interface."""
 
     capabilities = ("echoing", "general")
 
@@ -23,12 +23,12 @@ class Echo:
         self.processing_history: list[dict[str, Any]] = []
 
     def process(self, input_data: dict[str, Any]) -> dict[str, Any]:
-        """Answer with what came in."""
+        """Answer with the request."""
         self.processing_history.append({"id": len(self.processing_history)})
         return {"answer": input_data, "confidence": 0.9, "matriz_node": {}, "processing_time": 0.0}
 
     def validate_output(self, output: dict[str, Any]) -> bool:
-        """Check the members that MATRIZ nodes look for."""
+        """Check the members of MATRIZ results."""
         return {"answer", "confidence", "matriz_node", "processing_time"} <= output.keys()
 
 
@@ -36,11 +36,11 @@ class AsyncEcho(Echo):
     """The same with coroutine methods."""
 
     async def process(self, input_data: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        """Answer with what came in."""
+        """Answer with the request."""
         return super().process(input_data)
 
     async def validate_output(self, output: dict[str, Any]) -> bool:  # type: ignore[override]
-        """Check as the other does."""
+        """Check as Echo does."""
         return super().validate_output(output)
 
 
@@ -62,7 +62,7 @@ def test_request_has_the_keys(context: Callable[..., Any]) -> None:
 
 
 def test_structured_request(context: Callable[..., Any]) -> None:
-    """A member of the query's context goes before the text of the question."""
+    """A member of the query's context wins over the text of the question."""
     call, _, _ = adapt_matriz_node("echo", Echo())
     assert call(Query("q-1", "x", context={"expression": "1+1"}), context())["answer"]["expression"] == "1+1"
 
@@ -78,7 +78,7 @@ async def test_async_node(context: Callable[..., Any]) -> None:
 
 
 def test_validation_sees_the_whole_output(context: Callable[..., Any]) -> None:
-    """``validate_output`` gets all that ``process`` returned, not only the answer."""
+    """``validate_output`` gets the whole result of ``process``, not only the answer."""
     call, _, validate = adapt_matriz_node("echo", Echo())
     assert validate is not None
     assert validate(QUERY, context(result=call(QUERY, context()))) is True
@@ -86,7 +86,7 @@ def test_validation_sees_the_whole_output(context: Callable[..., Any]) -> None:
 
 
 def test_intents() -> None:
-    """Capabilities are intents, and a telling name adds the intent that MATRIZ would choose it for."""
+    """Capabilities are intents; known names add the intent that MATRIZ chooses them for."""
     assert adapt_matriz_node("echo", Echo())[1] == {"echoing", "general"}
     assert adapt_matriz_node("my_math_node", Echo())[1] == {"echoing", "general", "mathematical"}
     app = Pipeline()
@@ -97,7 +97,7 @@ def test_intents() -> None:
 
 
 def test_history_is_bounded(context: Callable[..., Any]) -> None:
-    """The history that MATRIZ nodes keep does not grow without end, and its newest entries stay."""
+    """The history of MATRIZ nodes is bounded and keeps the newest entries."""
     node = Echo()
     call, _, _ = adapt_matriz_node("echo", node)
     for _ in range(2 * HISTORY):
@@ -107,7 +107,7 @@ def test_history_is_bounded(context: Callable[..., Any]) -> None:
 
 
 class Bare:
-    """Has a process, and nothing else."""
+    """A node with only ``process``."""
 
     capabilities = "one"
 
@@ -133,7 +133,7 @@ def test_minimal_node(context: Callable[..., Any]) -> None:
     ],
 )
 def test_no_node(node: Any, message: str) -> None:
-    """What has no ``process`` to call is refused when it is registered, with a remedy."""
+    """A node without ``process`` is rejected at registration, with a remedy."""
     with pytest.raises(InvalidAppError) as raised:
         Pipeline().add_node("x", node)
     assert message in str(raised.value)

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def pipeline(validate: Callable[..., Any] | None) -> Pipeline:
-    """A pipeline with one node that has this check."""
+    """Build a pipeline with one node that has this check."""
     app = Pipeline(builtins=False)
     app.node("mine", intents={"general"}, validate=validate)(lambda query, ctx: {"answer": 1})  # noqa: ARG005
     return app
 
 
 async def test_async_check_is_awaited(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
-    """A check that is a coroutine function decides, and sees the answer."""
+    """A coroutine function as check decides, and sees the answer."""
 
     async def check(query: Any, ctx: Any) -> bool:  # noqa: ARG001
         return bool(ctx.answer == 1)
@@ -32,7 +32,7 @@ async def test_async_check_is_awaited(ask: Callable[..., Any], context: Callable
 
 
 async def test_blocking_check_runs_in_a_thread(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
-    """A plain function is handed to the executor's threads, not called on the loop."""
+    """A plain function runs in the executor's threads, not on the loop."""
     handed: list[Any] = []
 
     class Threads:
@@ -49,7 +49,7 @@ async def test_blocking_check_runs_in_a_thread(ask: Callable[..., Any], context:
 
 
 async def test_check_without_verdict(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
-    """A check that forgets to return raises instead of counting as a rejection."""
+    """A check that returns nothing raises instead of counting as a rejection."""
     stage = pipeline(lambda query, ctx: None).stage(StageType.VALIDATION).call  # noqa: ARG005
     with pytest.raises(NodeError, match=r"mine\.validate must return True or False, it returned NoneType"):
         await stage(ask(""), context(node="mine", answer=1))
@@ -104,7 +104,7 @@ async def test_reflection(
     ask: Callable[..., Any],
     context: Callable[..., Any],
 ) -> None:
-    """The verdict of validation becomes a word, lowers the confidence, and is explained."""
+    """Reflection turns the verdict into a word, lowers the confidence, and explains it."""
     ctx = context(intent={"intent": "general"}, node="mine", answer=1, confidence=0.9, validated=validated)
     first = await reflection(ask(""), ctx)
     assert first == {
@@ -131,5 +131,5 @@ async def test_reflection(
 async def test_reflection_notes(
     fields: dict[str, Any], note: str, ask: Callable[..., Any], context: Callable[..., Any]
 ) -> None:
-    """Each circumstance that weakens an answer has its note, and nothing else is noted."""
+    """Each circumstance that weakens an answer has its note, and there are no others."""
     assert (await reflection(ask(""), context(validated=True, **fields)))["notes"] == [note]

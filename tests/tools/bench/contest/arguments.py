@@ -1,4 +1,4 @@
-"""What every contestant is told on its command line."""
+"""The command line of every contestant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 
 class Arguments(NamedTuple):
-    """Where to work."""
+    """The place of work."""
 
     bootstrap: str
     group_id: str
@@ -17,9 +17,9 @@ class Arguments(NamedTuple):
 
     @classmethod
     def read(cls) -> Self:
-        """From the command line."""
+        """Parse the command line."""
         return cls(*sys.argv[1:6])
 
     def topic(self, *, is_result: bool) -> str:
-        """Where an event goes."""
+        """Return the topic of an event."""
         return self.results if is_result else self.stage_results

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="import-not-found, misc, no-any-return"
 """A contestant in Arroyo: RunTask, a step that publishes six records a message, CommitOffsets.
 
-Its strategies are synchronous, so the stages, which are not, run on a loop of their own, a message at a time.
-Its own Produce publishes one record a message to one topic; this step does the same for six and two.
+Its strategies are synchronous, so the asynchronous stages run on a separate loop, a message at a time.
+Its own Produce publishes one record per message to one topic; this step does the same for six and two.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Factory(ProcessingStrategyFactory[KafkaPayload]):
     def create_with_partitions(
         self, commit: Commit, partitions: Mapping[Partition, int]
     ) -> ProcessingStrategy[KafkaPayload]:
-        """The steps, after each rebalance anew."""
+        """Build the steps after each rebalance."""
         del partitions
         return RunTask(self._answer, ProduceAll(self._producer, CommitOffsets(commit)))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BATCH = 500
 LINGER_MS = 5
-"""Where one message at a time waits for its acknowledgements, waiting for more would only be waiting."""
+"""More concurrency is useless where one message at a time waits for its acknowledgements."""
 QUERIES = list[QueryEvent]
 
 

@@ -1,6 +1,6 @@
-"""A contestant: a loop that a competent engineer writes on aiokafka.
+"""A contestant: a consumer loop by a competent engineer on aiokafka.
 
-A task for each query, so many at a time; an offset counts as done when the brokers have all six events.
+A task for each query, up to a limit; an offset is done when the brokers have all six events.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Loop:
                         tasks.create_task(self.answer(record, where))
 
     async def answer(self, record: Any, where: TopicPartition) -> None:
-        """Do the work of one query and publish what came of it."""
+        """Process one query and publish its events."""
         try:
             query = QueryEvent.model_validate_json(record.value)
             read = Where(
@@ -80,13 +80,13 @@ class Loop:
         self.unfinished[where].discard(record.offset)
 
     async def commit_often(self) -> None:
-        """Commit, again and again, what lies before the first unfinished query."""
+        """Commit repeatedly everything before the first unfinished query."""
         while True:
             await asyncio.sleep(COMMIT_S)
             await self.commit()
 
     async def commit(self) -> None:
-        """Commit what is done, once."""
+        """Commit finished offsets once."""
         offsets = {}
         for where in self.consumer.assignment():
             position = await self.consumer.position(where)

@@ -1,4 +1,4 @@
-"""What each contestant counts, with prometheus-client."""
+"""The metrics of each contestant, with prometheus-client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For those that do no work: the six records of some query, to be written over and over."""
+"""The six records of a query, for contestants that only read and write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Payload(NamedTuple):
 
 
 def payloads(given: Arguments) -> list[Payload]:
-    """As large as those of the others."""
+    """Build payloads as large as those of the other contestants."""
     where = Where(given.queries, 0, 12_345, 0, {"traceparent": TRACEPARENT})
     events = asyncio.run(Work(given.group_id).answer(QueryEvent(query_id="q12345", user_input="2+2"), where))
     return [Payload(given.topic(is_result=one.is_result), one.encoded(), one.header_list()) for one in events]

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="import-not-found, misc"
 """A contestant in Quix Streams: one StreamingDataFrame that makes six rows of one.
 
-It is synchronous, so the stages, which are not, run on a loop of their own, a message at a time. Its
-checkpoints wait for all that was published and commit then.
+It is synchronous, so the asynchronous stages run on a separate loop, a message at a time. Its
+checkpoints wait for all published records and commit then.
 """
 
 from __future__ import annotations

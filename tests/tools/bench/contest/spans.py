@@ -1,4 +1,4 @@
-"""Where the contestants' spans end: they are exported, and dropped instead of sent."""
+"""The span exporter of the contestants: spans are exported, and dropped instead of sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Five stages that do nothing, and their limits: those of the service."""
+"""Five empty stages, and the service's limits."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
 
 async def intent(_query: QueryEvent) -> Any:
-    """Always the same."""
+    """Return a fixed intent."""
     return {"intent": "any", "confidence": 1.0}
 
 
 async def decision(_query: QueryEvent) -> Any:
-    """The only node."""
+    """Return the only node."""
     return "echo"
 
 
 async def processing(query: QueryEvent) -> Any:
-    """The question."""
+    """Return the question."""
     return {"answer": query.user_input, "confidence": 1.0}
 
 
 async def validation(_query: QueryEvent) -> Any:
-    """Always right."""
+    """Accept every answer."""
     return True
 
 
 async def reflection(_query: QueryEvent) -> Any:
-    """Nothing to say."""
+    """Return nothing."""
     return {"verdict": "confirmed"}
 
 

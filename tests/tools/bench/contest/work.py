@@ -1,8 +1,8 @@
-"""The work, for contestants that are not fivestage: one query in, five stage results and a result out.
+"""The work of contestants other than fivestage: one query in, five stage results and a result out.
 
-Contestants differ in how records come in, go out and are committed; what happens between is this, for all of
-them. Needs nothing but pydantic, OpenTelemetry and prometheus-client: some contestants have an environment of
-their own.
+Contestants differ in how records are read, written and committed; this module is the common part in between.
+It needs only pydantic, OpenTelemetry and prometheus-client: some contestants have separate
+environments.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Where(NamedTuple):
-    """The record a query was read from."""
+    """The source record of a query."""
 
     topic: str
     partition: int
@@ -55,18 +55,18 @@ class Where(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What to publish."""
+    """An event to publish."""
 
     is_result: bool
     value: StageResult | PipelineResult
     headers: dict[str, str]
 
     def encoded(self) -> bytes:
-        """The record's value."""
+        """Return the record's value."""
         return self.value.model_dump_json().encode()
 
     def header_list(self) -> list[tuple[str, bytes]]:
-        """The record's headers, as clients take them."""
+        """Return the record's headers, as clients take them."""
         return [(name, text.encode()) for name, text in self.headers.items()]
 
 
@@ -122,7 +122,7 @@ class Work:
 
 
 class Run:
-    """One query on its way through the stages."""
+    """One query in the stages."""
 
     def __init__(self, query: QueryEvent, tracer: trace.Tracer | None, context: Any) -> None:
         self._query = query
@@ -135,7 +135,7 @@ class Run:
         self.stages: list[StageResult] = []
 
     async def attempt(self, stage: Stage) -> None:
-        """Run a stage within what time there is; later ones are skipped when a critical one fails."""
+        """Run a stage within the remaining time; later ones are skipped when a critical one fails."""
         at = self._clock()
         limit_s = min(stage.limit_s, self._started_at + TOTAL_S - at)
         data, error, outcome = None, None, Outcome.SKIPPED
@@ -172,7 +172,7 @@ class Run:
         )
 
     def result(self, where: Where) -> PipelineResult:
-        """The terminal event."""
+        """Build the terminal event."""
         took_s = self._clock() - self._started_at
         outcomes = [stage.outcome for stage in self.stages]
         failed, answer = self._failed, self.stages[2].data
@@ -210,7 +210,7 @@ class Run:
 
 
 async def _bounded(call: Awaitable[Any], limit_s: float) -> tuple[Any, str | None, Outcome]:
-    """What it returns, or why it did not; asyncio.timeout starts no task, which wait_for does."""
+    """Return its value or its failure; asyncio.timeout starts no task, unlike wait_for."""
     try:
         async with asyncio.timeout(limit_s) as limit:
             return await call, None, Outcome.SUCCESS
