@@ -47,8 +47,8 @@ class Watchdog:
 
     Args:
         executor: Runs the code of the queries.
-        learned: Told which nodes are stuck.
-        max_overdue: How many calls of one node may be overdue before it is called no more.
+        learned: Receives the names of the stuck nodes.
+        max_overdue: The number of overdue calls at which a node gets no further calls.
         cpu_clock: Returns the CPU seconds of this process.
         spent: Measures the CPU that abandoned calls use.
     """
