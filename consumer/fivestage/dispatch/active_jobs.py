@@ -39,7 +39,7 @@ class ActiveJobs:
         executor: Runs them.
         slots: Each takes one.
         learned: What is learned, lane by lane.
-        observer: Told of what comes after its job's end, and of nodes that stood in.
+        observer: Counts results that come after the end of their job, and failovers.
     """
 
     def __init__(

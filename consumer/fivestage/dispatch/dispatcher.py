@@ -81,7 +81,7 @@ class Dispatcher:
         admission: Who may run, and when.
         learned: What is learned, lane by lane.
         limits: What a record may look like.
-        ledger: Books of the assigned partitions; records are begun by the source and finished here.
+        ledger: Offsets of the assigned partitions; the source starts them, the dispatcher finishes them.
         encoder: Writes the events.
         running: Runs the queries.
     """
@@ -115,7 +115,7 @@ class Dispatcher:
         self._filling = False
         self._held_up = PoisonPills()
         self.rejections = Rejections(self._tell)
-        """Those who must be told that they are refused."""
+        """Rejected queries whose events are not published yet."""
         self._expiry = QueueDeadlines(self._expire)
         self._ends = 0
         """How many drains of all partitions are under way, those that are assigned meanwhile included."""
@@ -468,7 +468,7 @@ class Dispatcher:
 
     def _publish(self, ticket: Ticket, records: list[OutputRecord]) -> None:
         self._slots.input_bytes -= ticket.size
-        if ticket.offsets.closed:  # taken away meanwhile: whoever has the partition now answers
+        if ticket.offsets.closed:  # revoked meanwhile: the member that has the partition now answers
             self._acknowledged_for(ticket)
         else:
             size = sum([len(record.value or b"") for record in records])

@@ -46,7 +46,7 @@ class Poller:
         max_waiting: How many may wait for a slot. What waits for a thread does not count, so that queries
             that need none get past it; it is bounded by what is taken in. Nor does what waits for another of
             its key, so that other keys get past it; that has a bound for each partition (``core/ledger.py``).
-        observer: Told of what comes.
+        observer: Counts the records that are read.
     """
 
     def __init__(

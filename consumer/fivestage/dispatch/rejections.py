@@ -1,8 +1,8 @@
-"""Those who are refused: told so when there is time, since nobody gains by hearing it sooner than an answer.
+"""Publishes rejection events at low priority: answers come first.
 
-After a stop the source has a backlog of queries whose time is long up. Telling each takes three times as long
-as reading it, so while there are more of them to come they are only remembered, up to a bound: new queries,
-which are behind them in the same partitions, are reached in a third of the time.
+After a stop the source has a backlog of queries that expired long ago. Publishing a rejection takes three
+times as long as reading a record, so while more expired queries come they are only remembered, up to a bound:
+the new queries behind them in the same partitions are reached in a third of the time.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 MAX_REMEMBERED = 16_384
 """Half a kilobyte each, and a second's work, so that a rebalance need not leave them to be read again."""
 SLICE_S = 0.001
-"""How long they are told before everything else has its turn."""
+"""How long rejections are published before the loop does anything else."""
 BRIEF_S = 0.000_25
-"""The same while old ones are being read."""
+"""The same while a backlog of expired queries is read."""
 OLD_S = 1.0
-"""A query that was over for so long when it was read is from a backlog."""
+"""A query that had expired this long before it was read is from a backlog."""
 READING_S = 0.05
-"""How long after the last old one more of them are expected."""
+"""How long after one query of a backlog the next one is expected."""
 
 
 class Rejection(NamedTuple):
-    """A query that is refused: only what telling it takes."""
+    """A rejected query: only what its event needs."""
 
     record: PlainRecord
     offsets: PartitionOffsets
@@ -46,18 +46,18 @@ class Rejection(NamedTuple):
     queue_s: float
     """How old it was when it was rejected."""
     in_line: bool
-    """It stands behind another of its key: the next of that key does not wait for it."""
+    """It waited behind another query of its key: the next of that key does not wait for it."""
 
 
 class Rejections:
-    """Remembers refusals until they are told. Used on the bus loop.
+    """Keeps rejections until they are published. Used on the bus loop.
 
     Args:
-        tell: Publishes one.
+        publish: Publishes one.
     """
 
-    def __init__(self, tell: Callable[[Rejection], None]) -> None:
-        self._tell = tell
+    def __init__(self, publish: Callable[[Rejection], None]) -> None:
+        self._tell = publish
         self._waiting: deque[Rejection] = deque()
         self._telling = False
         self._reading_until = 0.0
@@ -66,15 +66,15 @@ class Rejections:
         return len(self._waiting)
 
     def __repr__(self) -> str:
-        return f"<Rejections {len(self)} to be told>"
+        return f"<Rejections {len(self)} waiting>"
 
     @property
     def is_full(self) -> bool:
-        """No more should be read until some are told."""
+        """Whether reading should pause until some are published."""
         return len(self) >= MAX_REMEMBERED
 
     def add(self, rejection: Rejection, now: float) -> None:
-        """Have one told, soon; *now* in monotonic seconds."""
+        """Publish one soon; *now* in monotonic seconds."""
         due_at = rejection.budget.due_at
         if due_at is not None and now - due_at > OLD_S:
             self._reading_until = now + READING_S

@@ -1,4 +1,4 @@
-"""Before a query is begun: how much time it has, and whether its answer would come in time."""
+"""Decides before a query starts how much time it has, and whether its answer would come in time."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _RUN: Final = Verdict.RUN
 
 
 class Screening:
-    """Gives a query its time, and refuses what cannot be answered within it.
+    """Grants a query its time, and rejects queries that cannot be answered within it.
 
     Args:
         shedder: Judges whether an answer would come in time.
         total_s: The time of a query that asks for nothing else.
         ttl_ms: How long after its timestamp a record is of use; 0 = for ever.
-        observer: Told of what is refused, and of clocks that disagree.
+        observer: Counts rejections, and clocks that disagree.
     """
 
     def __init__(self, shedder: Shedder, *, total_s: float, ttl_ms: int, observer: Observer) -> None:
@@ -51,7 +51,7 @@ class Screening:
         )
 
     def rejection(self, budget: Budget, state: LaneState, lane: str, now: float) -> RejectionCause | None:
-        """Why a query is not begun; None where it is."""
+        """Why a query is not started; None if it may start."""
         if budget.expired:
             return EXPIRED
         verdict = self._shedder.judge(budget, state.answer_time_s, now)

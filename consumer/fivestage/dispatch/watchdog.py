@@ -1,7 +1,7 @@
-"""The patrol: looks after what runs, every few milliseconds, while something does.
+"""Checks running queries every few milliseconds, while there are any.
 
-Queries' deadlines have a timer of their own. The patrol sees to the rest: code that does not give control
-back, stages that do not end at their limit, and nodes that had better not be called for now.
+Deadlines of queries have another timer (``active_jobs``). The watchdog finds code that does not give control
+back, stages that do not end at their limit, and nodes that should not be called for now.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Watchdog:
     Args:
         running: The queries that it looks after.
         executor: Where their code runs.
-        learned: Told which nodes are stuck.
+        learned: Keeps which nodes have too many calls that do not return.
         max_overdue: How many calls of one node may be overdue before it gets no more.
         cpu_clock: Seconds that this process has been given on any CPU.
         spent: Measures the CPU that abandoned calls use.
@@ -131,10 +131,9 @@ class Watchdog:
         return names
 
     def _end_stage(self, job: Job, running: RunningStage, now: float) -> None:
-        """A stage has not ended at its limit: it is a timeout, and nobody waits for its code any more.
+        """End a stage that has not ended at its limit as a timeout, and abandon its code.
 
-        Another node may answer in the time that is left. Otherwise the query ends: what there is of it goes
-        out now, not at the deadline.
+        Another node may answer in the remaining time. Otherwise the query ends now, not at the deadline.
         """
         self._executor.cancel(job)
         job.move()

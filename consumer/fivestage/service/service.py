@@ -122,8 +122,8 @@ class Service:
         """Begin the orderly end; *failure* is raised by ``run`` when it is done."""
         if failure is not None and self._failure is None:
             self._failure = failure
-            told = {"error": str(failure)} if isinstance(failure, FivestageError) else described(failure)
-            log.error("stopping", **{"error_type": type(failure).__name__, **told})
+            fields = {"error": str(failure)} if isinstance(failure, FivestageError) else described(failure)
+            log.error("stopping", **{"error_type": type(failure).__name__, **fields})
         if not self._ending.is_set():
             self._ending.set()
             self._end_within_limit()
@@ -334,7 +334,7 @@ def exit_code(failure: Exception | None) -> int:
 
 
 def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
-    """Run a service in this process until it is told to end; returns the exit code.
+    """Run a service in this process until it ends; return the exit code.
 
     0 after SIGTERM or SIGINT and a complete drain, 1 when Kafka or the drain failed, 2 when something must
     be put right first. The caller should end the process with ``os._exit``: a node's stuck thread or a
@@ -347,7 +347,7 @@ def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
         return loop.run_until_complete(_main(service))
     finally:
         for stream in (sys.stdout, sys.stderr):  # nodes may print
-            with contextlib.suppress(OSError, ValueError):  # full, closed, or nobody reads it any more
+            with contextlib.suppress(OSError, ValueError):  # full, closed, or without a reader
                 stream.flush()
         if service.hard_end is not None:
             service.hard_end.cancel()
@@ -363,7 +363,7 @@ async def _main(service: Service) -> int:
     except FivestageError as error:
         failure = error
         log.error("ended", error_type=type(error).__name__, error=str(error))  # noqa: TRY400
-    except Exception as error:  # noqa: BLE001 - a bug: told without its text, which may hold a query
+    except Exception as error:  # noqa: BLE001 - a bug: logged without its text, which may hold a query
         failure = error
         log.error("ended", **described(error))  # noqa: TRY400
     return exit_code(failure)

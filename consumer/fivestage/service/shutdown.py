@@ -70,7 +70,7 @@ class HardEnd:
         self._code = code
         self._done = threading.Event()
         self._nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
-        # To nowhere: a standard error that nobody reads would hold it up.
+        # To /dev/null: writing to a standard error without a reader would block.
         faulthandler.dump_traceback_later(limit_s + LAST_WORDS_S, exit=True, file=self._nowhere)
         threading.Thread(target=self._guard, name="fivestage-hard-end", daemon=True).start()
 

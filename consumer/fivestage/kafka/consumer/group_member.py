@@ -1,8 +1,8 @@
 """A member of the consumer group that replaces its consumer when it is broken.
 
 Before that, what is in flight is finished and committed as in a rebalance, if the old consumer still can. The
-new consumer joins as another member and opens its partitions anew, so what the old one finishes later moves
-no offset.
+new consumer joins as another member with new offsets for its partitions: what the old one finishes later
+moves no offset.
 """
 
 from __future__ import annotations
