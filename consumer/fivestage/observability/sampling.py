@@ -63,7 +63,7 @@ class EarlySampling(RandomIdGenerator):
 
 
 class Provider(TracerProvider):
-    """A tracer provider whose id generator knows whether spans are exported.
+    """A tracer provider that sets in its id generator whether spans are exported.
 
     Args:
         ids: Its id generator.
