@@ -31,7 +31,7 @@ help: ## Show the verbs
 demo: $(READY) ## Show everything on this machine, without Docker or Kafka
 	$(BIN)/fivestage demo
 
-test: $(READY) ## All tests; those on a real Kafka are skipped where there is none
+test: $(READY) ## The tests of the product; those on a real Kafka are skipped where there is none
 	$(BIN)/pytest -n auto
 
 test-fast: $(READY) ## The tests that need no Kafka and little time

@@ -45,7 +45,7 @@ async def first_of(steps: Sequence[Coroutine[Any, Any, T]], prefer: type[Excepti
         await cancel_all(tasks, CLEAN_UP_S)
 
 
-async def cancel_all(tasks: Iterable[asyncio.Task[Any]], limit_s: float | None = None) -> None:
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]], limit_s: float) -> None:
     """Cancel tasks and wait until they have ended, for at most *limit_s* seconds."""
     cancelled = list(tasks)
     for task in cancelled:

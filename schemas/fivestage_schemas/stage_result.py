@@ -51,7 +51,7 @@ class Attempt(Frozen):
     """``skipped``: abandoned because the query continued elsewhere; the next attempt is ``resumed``."""
     duration_ms: Milliseconds = 0.0
     timeout_ms: Milliseconds = 0.0
-    """Its time limit; 0 if nothing was called."""
+    """The time that it was granted; 0 if nothing was called."""
     waited_ms: Milliseconds = 0.0
     """How long it waited for a thread before it started; not part of its limit."""
 
@@ -85,7 +85,7 @@ class StageResult(Event):
     was skipped, usually none."""
     duration_ms: Milliseconds = 0.0
     timeout_ms: Milliseconds = 0.0
-    """The time limit of the stage."""
+    """The time that the stage was granted."""
     started_at: Timestamp | None = None
     """Null if the stage did not start."""
     lane: Lane

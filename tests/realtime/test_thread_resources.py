@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from fivestage import Orchestrator, Pipeline, ResourceError
 from fivestage.core.observer import Observer
@@ -176,3 +178,35 @@ async def test_a_resource_that_does_not_open_ends_the_start() -> None:
     assert "resource 'client'" in str(raised.value)
     assert "ConnectionRefusedError: the database is away" in str(raised.value)
     assert shop.log == ["open model", "close model"]
+
+
+async def test_a_clean_up_that_fails_is_logged() -> None:
+    """What a task of a node raises when its worker ends is logged, by its class."""
+    app, tasks, started = Pipeline(builtins=False), set(), threading.Event()
+
+    async def linger() -> None:
+        started.set()
+        try:
+            await asyncio.sleep(LIMIT_S)
+        finally:
+            raise LookupError("a query's text")
+
+    @app.decision
+    async def _choose(_query: Query, _ctx: StageContext) -> str:
+        return "starts-a-task"
+
+    @app.node("starts-a-task")
+    async def _start(_query: Query, _ctx: StageContext) -> str:
+        tasks.add(asyncio.create_task(linger()))
+        return "started"
+
+    with capture_logs() as log:
+        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
+        async with MemoryBus(app, executor=executor) as bus:
+            await bus.ask("any")
+            await until(started.is_set)
+        tasks.clear()
+        gc.collect()
+    errors = [line["error_type"] for line in log if line["event"].startswith("unhandled error")]
+    assert errors == ["LookupError"]
+    assert "a query's text" not in str(log)

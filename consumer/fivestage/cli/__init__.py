@@ -1,7 +1,7 @@
 """The command ``fivestage``: one module per command, each with its options, texts and output.
 
 ``common`` has what the commands share, ``rows`` prints tables, ``demo`` is a package. Called by ``__main__``.
-The imports of a command are inside its functions, so that ``--help`` is quick.
+Kafka clients are imported inside the commands' functions, so that ``--help`` is quick.
 
 Invariant: results go to standard output, everything else to standard error. Exit code 0: done; 1: done, with
 a bad result; 2: wrong usage, or settings, topics or permissions must be corrected first.

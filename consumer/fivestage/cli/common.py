@@ -64,7 +64,8 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
         try:
             yield
         finally:
-            sys.stdout.flush()  # if the pipe is closed, raises here and not when the interpreter exits
+            if sys.stdout is not None:  # the command was started without one: >&-
+                sys.stdout.flush()  # if the pipe is closed, raises here and not when the interpreter exits
     except ConfigurationError as error:
         _exit(f"fivestage: {error}", 2)
     except InvalidAppError as error:

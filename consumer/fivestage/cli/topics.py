@@ -57,7 +57,7 @@ async def _create(settings: Settings, partitions: int, replication_factor: int) 
         return created, ""
     return created, (
         f"the embedded broker gives a new topic {topics.EMBEDDED_PARTITIONS} partitions; for another number "
-        "start it with the topic's name in its settings, for example: fivestage broker --partitions 12"
+        "restart it with the same topics.* settings, for example: fivestage broker --partitions 12"
     )
 
 

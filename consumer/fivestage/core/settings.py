@@ -1,7 +1,7 @@
 """Settings of what the core decides: stage limits, learning, breakers, admission, dead letters.
 
-Each section makes the policy, or the plan, that the rest of the core works with; its defaults come from
-there. ``fivestage.settings`` puts the sections of all packages together.
+Most sections make the policy, or the plan, that the rest of the core works with, and take its defaults.
+``fivestage.settings`` puts the sections of all packages together.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class QueueDeadlines:
         return len(self._deadlines)
 
     def __repr__(self) -> str:
-        return f"<Expiry of {len(self)}>"
+        return f"<QueueDeadlines of {len(self)}>"
 
     def watch(self, candidate: Candidate) -> None:
         """Watch the deadline of a query that waits, where it has one, as long as it waits."""

@@ -116,7 +116,7 @@ class WorkerSet:
         return self.remove(worker)
 
     def remove(self, worker: Worker) -> Stall | None:
-        """Forget a worker that has ended; return its stall if it was stalled."""
+        """Take a worker out of the set; return its stall if it was stalled."""
         self.all.remove(worker)
         stall = self.stalled.pop(worker, None)
         self.choose()

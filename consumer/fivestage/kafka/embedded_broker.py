@@ -123,11 +123,13 @@ async def serve(
     if until_eof:
         loop.add_reader(sys.stdin.fileno(), _stop_at_eof, stop)
     server = await _forward_port(cluster, host, port) if port else None
-    print(f"{host}:{port}" if port else cluster.bootstrap, flush=True)  # noqa: T201 - the caller reads it
-    await stop.wait()
-    if server is not None:
-        server.close()
-    cluster.close()
+    try:
+        print(f"{host}:{port}" if port else cluster.bootstrap, flush=True)  # noqa: T201 - the caller reads it
+        await stop.wait()
+    finally:
+        if server is not None:
+            server.close()
+        cluster.close()
 
 
 def _stop_at_eof(stop: asyncio.Event) -> None:

@@ -8,5 +8,6 @@ A query runs in ``orchestrator``: ``stage_runner`` takes the stages in order and
 (``bounded_call``) and reads what it returned (``stage_results``). Blocking functions run in ``thread_pool``,
 or wait for a thread of it (``waiting_calls``). Called by ``executors``, and directly by users.
 
-Invariant: nothing here uses Kafka, the bus loop or another query's state; a stage never outlives its limit.
+Invariant: nothing here uses Kafka, the bus loop or another query's state; no query waits for a
+stage beyond its limit; code that does not end is abandoned.
 """

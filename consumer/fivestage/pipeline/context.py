@@ -30,7 +30,7 @@ class Query:
     """
 
     query_id: str
-    """The producer's id; unique among queries."""
+    """The producer's id."""
     user_input: str = field(repr=False)
     """The question's text."""
     lane: str = "prod"

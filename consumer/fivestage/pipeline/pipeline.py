@@ -24,7 +24,7 @@ from fivestage_schemas import StageType
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
-log = logging.getLogger("fivestage.pipeline.pipeline")
+log = logging.getLogger("fivestage.app")
 T = TypeVar("T")
 StageFunction = TypeVar("StageFunction", bound="Callable[..., Any]")
 

@@ -70,7 +70,10 @@ class Call:
             raise
 
     def pass_to(self, receive: Receiver) -> None:
-        """Pass the outcome to *receive* instead of the receiver so far; called in the thread of the call."""
+        """Pass the outcome to *receive* instead of the receiver so far.
+
+        *receive* is called in the thread of the call, or in this one if the call has ended already.
+        """
         with self._pool.lock:
             self.receive = receive
             outcome = self.outcome

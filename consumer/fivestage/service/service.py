@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from fivestage._asyncio import cancel_all, wait_at_most
+from fivestage._asyncio import cancel_all, ignore_result, wait_at_most
 from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.errors import (
     BrokerError,
@@ -300,8 +300,10 @@ class Service:
     async def _end_part(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         """Stop one part; log it if that hangs or fails, and go on with the next."""
         limit_s = self._time.share(STEP_S)
-        task = await wait_at_most(limit_s, step())
-        if not task.done():
+        task = asyncio.ensure_future(step())
+        task.add_done_callback(ignore_result)
+        await asyncio.wait({task}, timeout=limit_s)
+        if not task.done():  # not cancelled: it may still leave the group, or close a resource
             log.warning("left behind", part=name, after_s=round(limit_s, 3))
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.warning("ended badly", part=name, **described(error))

@@ -269,3 +269,18 @@ def test_one_line(arguments: list[str], text: str) -> None:
     assert ran.stderr.startswith("fivestage: ")
     assert text in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("config check --bootstrap kafka.example:9092", 2), ("produce", 2), ("run --help", 0)],
+    ids=["error", "usage", "help"],
+)
+def test_without_standard_output(environment: dict[str, str], arguments: str, code: int) -> None:
+    """Without a standard output a command keeps its exit code and its one line."""
+    command = f'exec "$0" -m fivestage {arguments} >&-'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable], env=environment, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr

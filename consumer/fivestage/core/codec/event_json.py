@@ -175,7 +175,7 @@ class EventJson:
         )
 
     def timeout(self, note: TimeoutNote, monotonic: float) -> bytes:
-        """The TimeoutEvent of a stage or the pipeline, as of *monotonic*."""
+        """The TimeoutEvent of *note*, as of *monotonic*."""
         return (
             b'{"query_id":%b,"scope":"%b","reason":"%b","stage_type":%b,"node":%b,"limit_ms":%b,"elapsed_ms":%b,'
             b'"completed":%b,"occurred_at":%b,"source":%b%b'

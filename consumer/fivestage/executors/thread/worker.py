@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from fivestage._asyncio import cancel_all
+from fivestage._asyncio import cancel_once
 from fivestage.errors import ResourceError
 from fivestage.executors.code_location import location_of
 from fivestage.executors.mailbox import Mailbox
@@ -200,7 +200,9 @@ class ThreadWorker(LoopWorker):
             await self._scope.close()
         this = asyncio.current_task()
         while tasks := asyncio.all_tasks() - {this}:
-            await cancel_all(tasks)
+            for task in tasks:
+                cancel_once(task)
+            await asyncio.wait(tasks)  # what they raise is logged: it is a node's own
 
     def _stop(self, _: object) -> None:
         self._is_ending = True

@@ -202,7 +202,7 @@ class GroupMember:
     # Replacing the consumer
 
     def stop_rebuilding(self) -> None:
-        """The service stops: make no new consumer and wait for none. A broken one is still retired."""
+        """Make no new consumer and wait for none: the service ends, and the present one still commits."""
         self._stopping = True
         if self._replacing is not None:
             self._replacing.cancel()

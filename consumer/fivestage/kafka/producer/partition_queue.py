@@ -67,8 +67,8 @@ class PartitionQueue:
         self.closed = False
         """Whether no producer can publish the records in it."""
 
-    def next_batch_bytes(self) -> int:
-        """The largest size of the next batch; 0 for a batch of one record."""
+    def size_next_batch(self) -> int:
+        """Decide, once for each batch, how large it may be; 0 for a batch of one record."""
         if self.single_records:
             self.single_records -= 1
             return 0

@@ -132,7 +132,7 @@ class Sender:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A task has ended. Unless its queues were empty, or ``cancel`` ended it, that is a fault."""
+        """Report a task that was cancelled, but not by ``cancel``, or that raised."""
         if task.cancelled():
             self._producer.rebuild(ClientFault("sender_ended", "the send task was cancelled"))
         elif (error := task.exception()) is not None:
@@ -165,7 +165,7 @@ class Sender:
         if not queue.pending:
             queue.busy, queue.sent_at = False, None
             return False
-        batch = RecordBatch(min(self._producer.max_batch_bytes, queue.next_batch_bytes()))
+        batch = RecordBatch(min(self._producer.max_batch_bytes, queue.size_next_batch()))
         queue.take(batch)
         queue.sequence = self._numbers[queue.partition]
         self._numbers[queue.partition] = (queue.sequence + len(batch)) % SEQUENCE_NUMBERS

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 LATE_LOOKS = 3
-"""How many looks in a row must find a batch late: one may follow a jump of the clock."""
+"""How many looks in a row must find a batch late: a process that was suspended finds its clock far ahead."""
 
 log = structlog.get_logger("fivestage.kafka.producer.sink")
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SEND_TIMEOUT_S = 15.0
 MAX_PENDING = 1000
+CANNOT_READ = "the records cannot be read"
 _POLL_MS = 200
 
 
@@ -112,7 +113,9 @@ async def answered(pending: Collection[asyncio.Future[object]]) -> None:
     Raises:
         BrokerError: it does not within SEND_TIMEOUT_S.
     """
-    late = (await asyncio.wait(pending, timeout=SEND_TIMEOUT_S))[1] if pending else ()
+    if not pending:
+        return
+    _, late = await asyncio.wait(pending, timeout=SEND_TIMEOUT_S)
     if late:
         raise BrokerError(f"{len(late)} records were not acknowledged within {SEND_TIMEOUT_S:.0f} s")
 
@@ -151,30 +154,33 @@ async def follow(
 
     Raises:
         ConfigurationError: a topic does not exist or may not be read.
+        BrokerError: no broker answers, or it does not let the topics be read any more.
     """
     found = await topics.require(settings, names, is_input=True)
     options = await reachable_options(settings.kafka)
     consumer = AIOKafkaConsumer(**options, fetch_max_wait_ms=50, group_id=None, auto_offset_reset="earliest")
-    await consumer.start()
+    partitions = [TopicPartition(name, number) for name in names for number in range(found[name].partitions)]
     try:
-        partitions = [
-            TopicPartition(name, number) for name in names for number in range(found[name].partitions)
-        ]
-        consumer.assign(partitions)
-        if from_beginning:
-            await consumer.seek_to_beginning(*partitions)
-        else:
-            await consumer.seek_to_end(*partitions)
-        left = await _unread(consumer, await consumer.end_offsets(partitions)) if to_end else None
+        with as_broker_error("cannot connect"):
+            await consumer.start()
+        with as_broker_error(CANNOT_READ):
+            consumer.assign(partitions)
+            if from_beginning:
+                await consumer.seek_to_beginning(*partitions)
+            else:
+                await consumer.seek_to_end(*partitions)
+            left = await _unread(consumer, await consumer.end_offsets(partitions)) if to_end else None
         while left is None or left:
-            fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+            with as_broker_error(CANNOT_READ):
+                fetched = await consumer.getmany(timeout_ms=_POLL_MS)
             for records in fetched.values():
                 for record in records:
                     yield record
             if left is not None:
-                left = await _unread(consumer, left)
+                with as_broker_error(CANNOT_READ):
+                    left = await _unread(consumer, left)
     finally:
-        await consumer.stop()
+        await attempt_within(consumer.stop, STOP_S)
 
 
 async def _unread(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:

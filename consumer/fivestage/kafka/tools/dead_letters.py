@@ -71,7 +71,7 @@ async def replay(
 
     Raises:
         ConfigurationError: a topic does not exist, or a right is missing.
-        BrokerError: the broker does not answer.
+        BrokerError: the broker does not answer, or rejects a record.
     """
     marked = {one async for one in letters(settings) if isinstance(one, Mark)}
     topic = selection.topic or settings.topics.only_input()
@@ -134,7 +134,7 @@ class _Replayer:
         """Write the records of letters; returns for each whether the broker has stored it.
 
         Raises:
-            BrokerError: the broker does not answer.
+            BrokerError: the broker does not answer, or rejects a record.
         """
         sent = [await self._send_record(letter) for letter in chosen]
         await answered([future for future in sent if future is not None])
