@@ -1,4 +1,8 @@
-"""Works out deadlines: monotonic times, set once when a record is read, and only ever shortened."""
+"""Works out the time of a query: computed at arrival, and made an absolute deadline at the start.
+
+Deadlines are monotonic seconds. After the start only a wait for a thread moves them
+(``pipeline.waiting_calls``).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The watch: is work progressing, can it be answered, and when is it time to give up.
+"""The health monitor: decides whether work progresses and can be answered, and when the service exits.
 
-Clients of Kafka that are beyond repair are rebuilt (``bus/``). What cannot be mended from inside ends the
-process, so that its supervisor starts a fresh one: nothing that was not answered is committed, and so nothing
-is lost. Brokers that are away are waited for: a fresh process would not reach them either.
+Kafka clients beyond repair are rebuilt (``kafka/connection/rebuild.py``). What cannot be repaired from inside
+ends the process, so that its supervisor starts a new one: nothing unanswered is committed, so nothing is
+lost. While no broker can be reached, the service waits: a new process could not reach them either.
 """
 
 from __future__ import annotations
