@@ -514,7 +514,7 @@ async def test_a_node_with_lost_calls_gets_no_more_calls(hostile: Hostile) -> No
     async with running(hostile, executor={"threads": 8}) as (bus, _):
         while calls < 2:  # on a busy machine a query may expire before its node is called
             assert (await ask(bus, "stuck", budget_ms=100)).status is PipelineStatus.TIMEOUT
-        routing = bus.inner.learned.lane("prod").routing
+        routing = bus.dispatcher.learned.lane("prod").routing
         await until(lambda: routing.stuck)
         refused, other = await ask(bus, "stuck"), await ask(bus, "echo")
         assert (calls, hostile.go.is_set()) == (2, False)

@@ -11,7 +11,8 @@ import pytest
 
 from fivestage import Plan, Query
 from fivestage.core.job import Job
-from fivestage.executors.mailbox import SLICE_S, Mailbox
+from fivestage.core.time_slice import SLICE_S
+from fivestage.executors.mailbox import Mailbox
 
 pytestmark = pytest.mark.realtime
 PLAN = Plan.of()

@@ -135,9 +135,9 @@ async def test_a_resource_is_closed_after_the_last_query() -> None:
     shop = Shop()
     async with shop.running() as bus:
         bus.put(orjson.dumps({"query_id": "cut", "user_input": "waits"}))
-        await until(lambda: bus.dispatcher.running and bus.inner.running.jobs)
+        await until(lambda: bus.dispatcher.slots.running and bus.dispatcher.active.jobs)
         await until(
-            lambda: [job.history.running for job in bus.inner.running.jobs.values() if job.history.runs]
+            lambda: [job.history.running for job in bus.dispatcher.active.jobs.values() if job.history.runs]
         )
         await bus.executor.stop(10.0)
     assert shop.log == ["open model", "open client", "last use: False", "close client", "close model"]
@@ -151,7 +151,7 @@ async def test_queries_wait_for_a_worker_that_opens_its_resources() -> None:
         bus.put(orjson.dumps({"query_id": "culprit", "user_input": "blocks"}))
         await until(lambda: "stalled=1" in repr(bus.executor))
         bus.put(orjson.dumps({"query_id": "waits", "user_input": "uses"}))
-        await until(lambda: len(bus.inner.running.jobs) == 2)
+        await until(lambda: len(bus.dispatcher.active.jobs) == 2)
         assert bus.executor.unready is None  # the blocked one may return
         shop.may_open.set()
         await until(lambda: bus.result("waits"), "the query is answered")

@@ -87,13 +87,19 @@ async def finish(bus: MemoryBus, count: int) -> None:
 
 async def parked(bus: MemoryBus, count: int) -> None:
     """Wait until this many queries wait for a thread."""
-    await until(lambda: bus.inner.running.parked == count, f"{count} queries wait for a thread")
+    await until(lambda: bus.dispatcher.active.parked == count, f"{count} queries wait for a thread")
 
 
 def is_idle(bus: MemoryBus) -> bool:
     """Return whether nothing runs, waits, or uses a slot."""
-    dispatcher, running = bus.dispatcher, bus.inner.running
-    left = (dispatcher.in_flight, dispatcher.running, dispatcher.waiting, running.parked, len(running.jobs))
+    dispatcher, running = bus.dispatcher, bus.dispatcher.active
+    left = (
+        dispatcher.in_flight,
+        dispatcher.slots.running,
+        dispatcher.waiting,
+        running.parked,
+        len(running.jobs),
+    )
     return left == (0,) * 5
 
 
@@ -135,7 +141,7 @@ async def test_other_queries_are_not_delayed(place: Place) -> None:
             await finish(bus, 50)
             assert statuses(bus) == {"success": 50}
             dispatcher = bus.dispatcher
-            assert (dispatcher.running, dispatcher.waiting, dispatcher.queued) == (4, 296, 0)
+            assert (dispatcher.slots.running, dispatcher.waiting, dispatcher.slots.waiting) == (4, 296, 0)
             assert len(place.notes("holds")) == 4
             gate.open()
             await finish(bus, 350)
@@ -224,7 +230,7 @@ async def test_queries_do_not_wait_to_call_a_node_that_fails(
             for number in range(5):
                 bus.put(query(f"waits{number}", node))
             await parked(bus, 5)
-            lane, now = bus.inner.learned.lane("prod"), asyncio.get_running_loop().time()
+            lane, now = bus.dispatcher.learned.lane("prod"), asyncio.get_running_loop().time()
             failing = lane.nodes[node] = NodeState(BreakerPolicy(first_open_s=60, open_s=60), lambda: 0.0)
             for number in range(200):
                 failing.breaker.record(now - 2 + number / 100, failed=True)
@@ -245,18 +251,18 @@ async def test_waiting_queries_of_a_stalled_loop_continue(place: Place) -> None:
             await until(lambda: place.notes("holds"))
             put(bus, "works", 5)
             await parked(bus, 5)
-            before = {job.number: job.place for job in bus.inner.running.jobs.values()}
+            before = {job.number: job.place for job in bus.dispatcher.active.jobs.values()}
             put(bus, "blocks", 1)
             await until(lambda: place.notes("blocks"))
             await until(
                 lambda: all(
                     job.place is not before[job.number]
-                    for job in bus.inner.running.jobs.values()
+                    for job in bus.dispatcher.active.jobs.values()
                     if job.number in before
                 )
             )
             await parked(bus, 5)
-            assert bus.dispatcher.running == 2
+            assert bus.dispatcher.slots.running == 2
             hold.open()
             await finish(bus, 6)
             loop.open()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.job import Job
     from fivestage.core.stage_history import StageHistory
-    from fivestage.dispatch.in_flight import Ticket
+    from fivestage.dispatch.in_flight import InFlightQuery
     from fivestage.executors.executor import OnFinished
     from fivestage.pipeline.thread_pool import Abandoned
 
@@ -72,7 +72,7 @@ class SimExecutor:
 
     def submit(self, job: Job) -> None:
         """See Executor."""
-        ticket: Ticket = job.origin
+        ticket: InFlightQuery = job.origin
         if ticket.envelope.trace_headers:
             self._jobs[ticket.envelope.trace_headers[0][1]] = job
         loop, random = asyncio.get_running_loop(), self._random

@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from fivestage.core.admission.slots import Gate
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.observer import Observer
-from fivestage.dispatch.build import Randomness, wire
+from fivestage.dispatch.build import build
 from fivestage.errors import FivestageError
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
@@ -25,7 +25,8 @@ from fivestage.pipeline.pipeline import Pipeline
 from fivestage.service import service
 from fivestage.service.assembly import COMMIT_TIMEOUT_S, Parts
 from fivestage.service.health import HealthMonitor
-from fivestage.service.service import Service, exit_code
+from fivestage.service.service import Service
+from fivestage.service.shutdown import exit_code
 
 from .consumer import SimConsumer
 from .executor import SimExecutor
@@ -67,7 +68,7 @@ class _Checks(Observer):
         late = conclusion.duration_s > conclusion.budget_s + SLACK_S
         if late and instance.cluster.process.continued_at < conclusion.started_at:
             instance.cluster.trace.violated("in time", conclusion.duration_s, conclusion.budget_s)
-        running, most = instance.parts.inner.dispatcher.running, instance.settings.admission.max_in_flight
+        running, most = instance.parts.dispatcher.slots.running, instance.settings.admission.max_in_flight
         if running > most:
             instance.cluster.trace.violated("no more run than may", running, most)
 
@@ -87,10 +88,10 @@ class _CheckedMember(GroupMember):
 
     async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
         """Check that a fetch neither requests nor returns more than there is room for."""
-        trace, dispatcher = self.instance.cluster.trace, self.instance.parts.inner.dispatcher
+        trace, back_pressure = self.instance.cluster.trace, self.instance.parts.poller.back_pressure
         self.instance.note_halts()
-        if max_records > max(1, self.instance.max_taken_in - dispatcher.taken_in):
-            trace.violated("no more is asked for than may", dispatcher.taken_in, max_records)
+        if max_records > max(1, self.instance.max_taken_in - back_pressure.unfinished):
+            trace.violated("no more is asked for than may", back_pressure.unfinished, max_records)
         fetched = await super().fetch(max_records)
         if len(fetched) > max_records:
             trace.violated("no more comes than was asked for", len(fetched), max_records)
@@ -223,7 +224,7 @@ class Instance(Service):
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         self.parts = parts = self._assemble()
-        await parts.executor.start(parts.inner.running.finished)
+        await parts.executor.start(parts.dispatcher.active.finished)
         stack.push_async_callback(self._end_part, parts.sink.stop, "producer")
         stack.push_async_callback(self._end_part, parts.source.stop, "consumer")
         await parts.sink.start()
@@ -241,7 +242,7 @@ class Instance(Service):
             make_producer=cast("Any", partial(SimProducer, self.cluster)),
         )
         clock = self.cluster.network.loop.time
-        inner = wire(
+        poller, dispatcher = build(
             settings,
             ledger=self.ledger,
             encoder=Encoder(
@@ -253,9 +254,11 @@ class Instance(Service):
             sink=sink,
             observer=checks,
             tracing=Tracing(results_topic="results", group_id="simulation", provider=PROVIDER),
-            randomness=Randomness(lambda: WALL_AT_START + clock(), clock, random.random),
+            wall_clock=lambda: WALL_AT_START + clock(),
+            cpu_clock=clock,
+            rng=random.random,
         )
-        inner.poller._gate = Gate(self.max_taken_in)
+        poller.back_pressure._gate = Gate(self.max_taken_in)
         source = _CheckedMember(
             settings,
             self.ledger,
@@ -273,10 +276,11 @@ class Instance(Service):
         )
         watch = HealthMonitor(
             source=source,
-            dispatcher=inner.dispatcher,
+            progress=dispatcher.progress,
+            total_s=settings.pipeline.total_timeout_ms / 1000,
             executor=executor,
             sink=sink,
             publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
             max_abandoned=settings.executor.max_abandoned,
         )
-        return Parts(source, inner, executor, sink, committer, watch)
+        return Parts(source, poller, dispatcher, executor, sink, committer, watch)

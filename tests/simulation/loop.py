@@ -177,13 +177,17 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def dispose(self) -> None:
         """Close what is left of all tasks without running them, and the loop."""
-        for task in self._tasks:
-            if task.done():
-                continue
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            with contextlib.suppress(RuntimeError):  # a ``finally`` that awaits
-                coroutine: Any = task.get_coro()
-                coroutine.close()
+        asyncio._set_running_loop(self)  # a ``finally`` may start tasks, which are closed here too
+        try:
+            for task in self._tasks:
+                if task.done():
+                    continue
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                with contextlib.suppress(RuntimeError):  # a ``finally`` that awaits
+                    coroutine: Any = task.get_coro()
+                    coroutine.close()
+        finally:
+            asyncio._set_running_loop(None)
         self._callbacks.clear()
         self._timers.clear()
         self.close()

@@ -169,7 +169,7 @@ async def _run(observer: Observer | None) -> MemoryBus:
     executor = Busy(Orchestrator(app, plan=settings.pipeline.plan()))
     bus = MemoryBus(app, settings=settings, observer=observer, tracing=tracing, executor=executor)
     clock = asyncio.get_running_loop().time
-    bus.dispatcher._wall_clock = lambda: EPOCH + clock()
+    bus.dispatcher._screening.wall_clock = lambda: EPOCH + clock()
     async with bus:
         for query_id, (text, fields) in QUESTIONS.items():
             await _ask(bus, query_id, text, **fields)
@@ -182,9 +182,9 @@ async def _run(observer: Observer | None) -> MemoryBus:
         for number in range(FAILING_CALLS):  # a second of them opens the breaker
             await _ask(bus, f"failing-{number}", "fails", lane="canary")
             await asyncio.sleep(0.025)
-        executor.waits_for_thread = bus.inner.running
+        executor.waits_for_thread = bus.dispatcher.active
         await _ask(bus, "busy", "answers")
-        bus.inner.learned.lane("prod").routing.stuck = frozenset({"answers"})
+        bus.dispatcher.learned.lane("prod").routing.stuck = frozenset({"answers"})
         await _ask(bus, "stuck", "answers")
     return bus
 

@@ -43,7 +43,7 @@ async def service() -> AsyncIterator[Service]:
             await asyncio.to_thread(write, broker.bootstrap, TOPICS.queries, [("a", event("a", "answers"))])
             await asyncio.to_thread(wait_for_results, broker.bootstrap, TOPICS.results, 1)
             # as the next query would: gauges show it
-            service.parts.inner.learned.lane("prod").refresh(asyncio.get_running_loop().time())
+            service.parts.dispatcher.learned.lane("prod").refresh(asyncio.get_running_loop().time())
             yield service
         finally:
             service._ending.set()

@@ -151,7 +151,7 @@ def block(seconds: float) -> None:
 def in_virtual_time(bus: MemoryBus) -> None:
     """Make the dispatcher's wall clock follow the loop's clock."""
     clock = asyncio.get_running_loop().time
-    bus.dispatcher._wall_clock = lambda: EPOCH + clock()
+    bus.dispatcher._screening.wall_clock = lambda: EPOCH + clock()
 
 
 def timestamp() -> int:
@@ -216,7 +216,7 @@ def outcomes(result: PipelineResult) -> list[str]:
 
 def know(bus: MemoryBus, takes_s: Mapping[StageType, float], lane: str = "prod") -> None:
     """Teach a lane the durations of its stages."""
-    policy = bus.inner.learned.lane(lane)
+    policy = bus.dispatcher.learned.lane(lane)
     for stage_type, limit in zip(StageType, policy.limits, strict=True):
         for _ in range(limit.policy.min_samples):
             limit.succeeded(takes_s.get(stage_type, 0.0))

@@ -80,7 +80,7 @@ async def surge(node: FakeNode, options: dict[str, Any], rate: float, seconds: f
             bus.put(query(f"q{number}"))
             await asyncio.sleep(1 / rate)
             waited += bus.dispatcher.waiting > 0
-            if bus.inner.slots.limit < settings.admission.max_in_flight:
+            if bus.dispatcher.slots.limit < settings.admission.max_in_flight:
                 lowered_at = min(lowered_at, clock() - began)
         return Surge(statuses(bus)["success"], waited, lowered_at, reports.changes)
 

@@ -17,7 +17,8 @@ from fivestage.core.admission.slots import MAX_HELD_BYTES
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.observer import Observer
 from fivestage.core.records import Output
-from fivestage.dispatch.poller import MIN_TAKEN_IN, SLICE_S
+from fivestage.core.time_slice import SLICE_S
+from fivestage.dispatch.back_pressure import MIN_UNFINISHED
 from fivestage.dispatch.watchdog import GRACE_S
 from fivestage.executors import TICK_S
 from fivestage.settings import Settings
@@ -129,7 +130,7 @@ async def test_in_flight_never_above_the_limit() -> None:
 async def test_long_back_pressure_pauses_and_resumes() -> None:
     """When nothing is acknowledged the source is paused once, memory stays bounded, work goes on after."""
     settings = Settings.model_validate({"admission": {"max_in_flight": 8}})
-    most, everything = MIN_TAKEN_IN, 2 * MIN_TAKEN_IN
+    most, everything = MIN_UNFINISHED, 2 * MIN_UNFINISHED
     async with MemoryBus(pipeline(), settings=settings) as bus:
         bus.sink.hold = True
         for number in range(everything):
@@ -184,7 +185,11 @@ async def test_dead_letters_are_bounded_by_their_bytes() -> None:
         while len(bus.sink.of(Output.DEAD_LETTERS)) < 600:
             await bus.sink.published()
         await asyncio.sleep(0)
-    assert (bus.dispatcher.in_flight, bus.inner.slots.held_bytes, bus.inner.slots.input_bytes) == (0, 0, 0)
+    assert (bus.dispatcher.in_flight, bus.dispatcher.slots.held_bytes, bus.dispatcher.slots.input_bytes) == (
+        0,
+        0,
+        0,
+    )
 
 
 async def test_large_queries_are_bounded_by_their_bytes() -> None:
@@ -194,10 +199,10 @@ async def test_large_queries_are_bounded_by_their_bytes() -> None:
         for number in range(1000):
             bus.put(query(f"q{number}", "work", context={"text": "x" * 255_000}))
         await asyncio.sleep(0.01)
-        assert MAX_HELD_BYTES <= bus.inner.slots.input_bytes <= MAX_HELD_BYTES + 2 * FETCH_BYTES
+        assert MAX_HELD_BYTES <= bus.dispatcher.slots.input_bytes <= MAX_HELD_BYTES + 2 * FETCH_BYTES
         await finish(bus, 1000)
         await asyncio.sleep(0)
-    assert (bus.dispatcher.in_flight, bus.inner.slots.input_bytes) == (0, 0)
+    assert (bus.dispatcher.in_flight, bus.dispatcher.slots.input_bytes) == (0, 0)
 
 
 async def test_query_bytes_are_released_before_the_acknowledgement() -> None:
@@ -209,7 +214,7 @@ async def test_query_bytes_are_released_before_the_acknowledgement() -> None:
             bus.put(value)
         await finish(bus, 10)
         assert bus.dispatcher.in_flight == 10
-        assert bus.inner.slots.input_bytes == 0
+        assert bus.dispatcher.slots.input_bytes == 0
         del value
         await asyncio.sleep(1)
         used = [sys.getrefcount(values[number]) for number in range(11)]
@@ -221,13 +226,13 @@ async def test_a_deadline_is_watched_while_nothing_runs() -> None:
     settings = Settings.model_validate({"admission": {"max_in_flight": 1, "adaptive_limit": False}})
     async with MemoryBus(pipeline(), settings=settings) as bus:
         clock = asyncio.get_running_loop().time
-        bus.dispatcher._wall_clock = lambda: EPOCH + clock()
+        bus.dispatcher._screening.wall_clock = lambda: EPOCH + clock()
         bus.sink.hold = True
-        bus.inner.slots._max_held_bytes = 2000
+        bus.dispatcher.slots._max_held_bytes = 2000
         bus.put(query("first"))
         bus.put(query("waits", deadline=dt.datetime.fromtimestamp(EPOCH + 5, dt.UTC).isoformat()))
         await asyncio.sleep(1)
-        assert (bus.dispatcher.running, bus.dispatcher.queued, len(bus.results())) == (0, 1, 1)
+        assert (bus.dispatcher.slots.running, bus.dispatcher.slots.waiting, len(bus.results())) == (0, 1, 1)
         await finish(bus, 2)
         assert clock() == pytest.approx(5)
         assert str(bus.results()[1].status) == "expired"
@@ -431,13 +436,13 @@ async def test_records_of_an_earlier_assignment_are_not_dispatched() -> None:
     """Records fetched before a partition was revoked and reassigned are left to be fetched again."""
     keys = frozenset({PartitionKey(TOPIC, 0)})
     async with MemoryBus(pipeline()) as bus:
-        bus.inner.poller.stop()
+        bus.poller.stop()
         await asyncio.sleep(1)  # the bus's own fetch loop has ended
         bus.put(query("a", "echo"))
         fetched = await bus.source.fetch(1)
         bus.ledger.revoke(keys)
         bus.ledger.assign(keys)
-        await bus.inner.poller._dispatch_all(fetched)
+        await bus.poller._dispatch_all(fetched)
         await asyncio.sleep(1)
     assert (len(fetched), bus.results(), bus.dispatcher.in_flight) == (1, [], 0)
 
@@ -460,7 +465,7 @@ async def test_records_are_taken_in_by_slices() -> None:
             await asyncio.sleep(0)
 
     async with MemoryBus(pipeline()) as bus:
-        bus.inner.poller.stop()
+        bus.poller.stop()
         await asyncio.sleep(1)
         for number in range(5):
             bus.put(query(f"q{number}", "echo"))
@@ -469,7 +474,7 @@ async def test_records_are_taken_in_by_slices() -> None:
         grant = screening.budget
         screening.budget = slow_grant  # type: ignore[method-assign, assignment]
         running = asyncio.create_task(neighbour())
-        await bus.inner.poller._dispatch_all(fetched)
+        await bus.poller._dispatch_all(fetched)
         running.cancel()
         await finish(bus, 5)
     assert ["record", "record"] not in [list(pair) for pair in pairwise(turns)]

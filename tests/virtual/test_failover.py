@@ -241,7 +241,7 @@ async def test_a_failed_attempt_counts_once() -> None:
     app, listening = pipeline(first=FakeNode(), second=FakeNode()), Listening()
     async with MemoryBus(app, executor=Lost(Orchestrator(app)), observer=listening) as bus:
         result = await bus.ask("any")
-        node = bus.inner.learned.lane("prod").nodes["first"]
+        node = bus.dispatcher.learned.lane("prod").nodes["first"]
         assert node.health.score(asyncio.get_running_loop().time()) == pytest.approx(0.5)
     assert (result.error_type, stage(result, PROCESSING).attempt) == ("LookupError", 1)
     assert listening.failovers == 0
@@ -267,7 +267,7 @@ async def test_a_failed_attempt_reported_twice_counts_once() -> None:
     app, listening = pipeline(first=FakeNode(), second=FakeNode()), Listening()
     async with MemoryBus(app, executor=ReportedTwice(Orchestrator(app)), observer=listening) as bus:
         result = await bus.ask("any")
-        node = bus.inner.learned.lane("prod").nodes["first"]
+        node = bus.dispatcher.learned.lane("prod").nodes["first"]
         assert (node.breaker.recent.calls, node.breaker.recent.failed) == (1, 1)
     assert (result.error_type, listening.failovers) == ("LookupError", 0)
 

@@ -43,7 +43,7 @@ async def running_in(shares: Any, arrivals: list[str]) -> tuple[set[tuple[int, .
         for number, lane in enumerate(arrivals):
             bus.put(query(f"q{number}", lane=lane))
         await asyncio.sleep(3.5 * TAKES_S)
-        slots = bus.inner.slots
+        slots = bus.dispatcher.slots
         while all(lane in slots._queues._queues for lane in settings.lanes):
             seen.add(tuple(slots._running[lane] for lane in settings.lanes))
             await asyncio.sleep(TAKES_S)
@@ -86,7 +86,7 @@ async def test_a_lane_that_comes_back_has_its_share_at_once() -> None:
         for number in range(24):
             bus.put(query(f"prod{number}", lane="prod"))
         await asyncio.sleep(TAKES_S)
-        slots = bus.inner.slots
+        slots = bus.dispatcher.slots
         assert (slots._running["prod"], slots._running["canary"]) == (18, 2)
         await finish(bus, 84)
 
@@ -111,7 +111,7 @@ async def test_each_lane_has_its_own_breakers_and_limits() -> None:
         await ask_for_a_second(bus, 101, lane="canary")
         node.fails = False
         canary, prod = await bus.ask("any", lane="canary"), await bus.ask("any", lane="prod")
-        lanes = bus.inner.learned.lanes
+        lanes = bus.dispatcher.learned.lanes
         assert set(lanes) == {"canary", "prod"}
         limits = {name: lane.limits[2].limit_s for name, lane in lanes.items()}
     assert (canary.error_type, str(prod.status)) == ("breaker_open", "success")
@@ -134,7 +134,7 @@ async def test_lanes_without_number_share_one_policy() -> None:
         node.fails = False
         late = await bus.ask("any", lane="late")
         early = await bus.ask("any", lane="lane0")
-        learned = bus.inner.learned
+        learned = bus.dispatcher.learned
         assert len(learned.lanes) == MAX_LANES + 1
         assert learned.lane("late") is learned.lane("more3") is learned.lanes[OTHER_LANES]
     assert (late.error_type, late.lane, str(early.status)) == ("breaker_open", "late", "success")
@@ -145,8 +145,8 @@ async def test_the_lane_of_queries_that_name_none() -> None:
     async with MemoryBus(pipeline(any=FakeNode(0.01)), settings=lanes({"prod": 1, "b": 1})) as bus:
         bus.put(orjson.dumps({"query_id": "q", "user_input": "any"}))
         await asyncio.sleep(0.005)
-        assert bus.inner.slots._running["prod"] == 1
+        assert bus.dispatcher.slots._running["prod"] == 1
         await finish(bus, 1)
     assert statuses(bus) == {"success": 1}
-    assert bus.inner.learned.lane("prod").nodes.keys() == {"any"}
+    assert bus.dispatcher.learned.lane("prod").nodes.keys() == {"any"}
     assert [str(stage.stage_type) for stage in bus.results()[0].stages] == list(StageType)

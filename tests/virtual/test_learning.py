@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.observability.gauges import add_gauges
 from fivestage.observability.metrics import Metrics, render
-from fivestage.service.assembly import Parts, _add_gauges
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
@@ -46,7 +46,7 @@ def limits_ms(result: PipelineResult) -> list[float]:
 
 def learned_ms(bus: MemoryBus, lane: str = "prod") -> list[float]:
     """Return the learned limits of a lane."""
-    return [round(limit.limit_s * 1000, 1) for limit in bus.inner.learned.lane(lane).limits]
+    return [round(limit.limit_s * 1000, 1) for limit in bus.dispatcher.learned.lane(lane).limits]
 
 
 # The budget flows
@@ -149,7 +149,7 @@ async def test_while_queries_wait_a_limit_that_pays_is_applied(
             for number in range(100):
                 bus.put(query(f"q{number}", **fields))
             await asyncio.sleep(0.05)
-        busy_s = bus.inner.learned.lane("prod").routing.stages[2].limit_s
+        busy_s = bus.dispatcher.learned.lane("prod").routing.stages[2].limit_s
         await finish(bus, 1610)
         await asyncio.sleep(1)
         calm = await ask_in_turn(bus, 2)
@@ -197,16 +197,15 @@ async def test_each_lane_learns_for_itself() -> None:
 
 def gauges_of(bus: MemoryBus) -> list[str]:
     """Return the lines of the service's gauges for a memory bus."""
-
-    class Nothing:
-        bus_lag_s = 0.0
-
-        def lag(self) -> dict[Any, int]:
-            return {}
-
-    nothing = cast("Any", Nothing())
     metrics = Metrics(topic="queries", group_id="g")
-    _add_gauges(metrics, Parts(nothing, bus.inner, bus.executor, nothing, nothing, nothing), bus.ledger)
+    add_gauges(
+        metrics,
+        dispatcher=bus.dispatcher,
+        executor=bus.executor,
+        ledger=bus.ledger,
+        lag=dict,
+        bus_lag_s=lambda: 0.0,
+    )
     return render(metrics.registry, "")[0].decode().splitlines()
 
 
@@ -260,7 +259,7 @@ OPEN_AT_MOST_S = 1.2 * OPEN_S + 0.2
 
 def state(bus: MemoryBus, lane: str = "prod", node: str = "any") -> BreakerState:
     """Return a node's breaker state as the stages see it."""
-    return bus.inner.learned.lane(lane).routing.node(node).state
+    return bus.dispatcher.learned.lane(lane).routing.node(node).state
 
 
 async def opened(bus: MemoryBus, node: FakeNode, **fields: Any) -> None:
@@ -408,7 +407,7 @@ async def test_a_shutdown_is_no_failure() -> None:
         assert not await bus.dispatcher.drain(0.01)
         await bus.executor.stop(1.0)
         assert (len(node.calls), node.running) == (40, set())
-        assert (bus.inner.learned.lane("prod").nodes, state(bus)) == ({}, BreakerState.CLOSED)
+        assert (bus.dispatcher.learned.lane("prod").nodes, state(bus)) == ({}, BreakerState.CLOSED)
 
 
 @pytest.mark.parametrize("why", ["the stages before it were slow", "the producer left it less"])
@@ -424,7 +423,7 @@ async def test_timeouts_of_shortened_calls_do_not_count(why: str) -> None:
         well = await bus.ask("any")
     assert {(str(result.status), outcomes(result)[2]) for result in late} == {("timeout", "timeout")}
     assert (str(well.status), len(node.calls)) == ("success", 31)
-    assert bus.inner.learned.lane("prod").nodes["any"].health.score(0) == 1.0
+    assert bus.dispatcher.learned.lane("prod").nodes["any"].health.score(0) == 1.0
 
 
 @pytest.mark.parametrize(("rate", "called"), [(0.5, 20), (1.0, 30), (None, 30)])

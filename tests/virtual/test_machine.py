@@ -285,7 +285,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def learn(self, limit: int) -> None:
         """Lower or raise the concurrency limit."""
         self.world.slots._limiter.limit = limit
-        self.on_loop(self.world.inner.running.on_slot_free)
+        self.on_loop(self.world.dispatcher._fill)
 
     # Invariants
 
@@ -305,7 +305,10 @@ class DispatcherMachine(RuleBasedStateMachine):
         world, slots = self.world, self.world.slots
         lanes = Counter(job.query.lane for job in self.running())
         assert {lane: slots._running[lane] for lane in WEIGHTS} == {lane: lanes[lane] for lane in WEIGHTS}
-        assert (slots.running, world.inner.running.parked) == (lanes.total(), len(self.running(waiting=True)))
+        assert (slots.running, world.dispatcher.active.parked) == (
+            lanes.total(),
+            len(self.running(waiting=True)),
+        )
         assert slots.held_bytes == sum(one.size for one in world.unacked)
         may_run = slots.running < slots.limit and slots.held_bytes < MAX_HELD_BYTES
         assert not (slots.waiting and may_run)
@@ -366,7 +369,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def come_to_rest(self) -> None:
         """Provide whatever is missing, until nothing more happens."""
-        world, inner = self.world, self.world.inner
+        world, dispatcher = self.world, self.world.dispatcher
         world.hold = False
         for drain in self.drains:
             drain.task.cancel()
@@ -382,11 +385,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert all(entry.answers for log in world.logs for entry in log)
         world.commit()
         assert world.committed == [len(log) for log in world.logs]
-        assert (inner.dispatcher.in_flight, inner.dispatcher.waiting, inner.slots.running) == (0, 0, 0)
-        assert (inner.slots.held_bytes, len(inner.dispatcher.rejections), inner.running.jobs) == (0, 0, {})
-        assert (inner.slots.input_bytes, inner.dispatcher.in_line) == (0, 0)
+        assert (dispatcher.in_flight, dispatcher.waiting, dispatcher.slots.running) == (0, 0, 0)
+        assert (dispatcher.slots.held_bytes, len(dispatcher.rejections), dispatcher.active.jobs) == (0, 0, {})
+        assert (dispatcher.slots.input_bytes, dispatcher.key_lines.length) == (0, 0)
         assert not any(offsets.in_line or offsets.line_bytes for offsets in world.ledger.partitions.values())
-        assert inner.dispatcher._order is None or not inner.dispatcher._order._queues
+        assert dispatcher.key_lines._order is None or not dispatcher.key_lines._order._queues
 
 
 TestDispatcherMachine = DispatcherMachine.TestCase

@@ -39,7 +39,7 @@ def at(seconds: float) -> str:
 async def settled(bus: MemoryBus, committed: int) -> None:
     """Nothing is in flight, and this many records may be committed."""
     assert await bus.dispatcher.drain(5.0)
-    assert (bus.dispatcher.in_flight, bus.dispatcher.waiting, bus.dispatcher.running) == (0, 0, 0)
+    assert (bus.dispatcher.in_flight, bus.dispatcher.waiting, bus.dispatcher.slots.running) == (0, 0, 0)
     assert bus.ledger.committable() == {KEY: committed}
 
 
@@ -50,7 +50,7 @@ async def test_equal_keys_one_after_the_other() -> None:
         for number in range(10):
             bus.put(query(f"a{number}"), key=b"a")
         await asyncio.sleep(0.01)
-        assert (bus.dispatcher.running, bus.dispatcher.waiting) == (1, 9)
+        assert (bus.dispatcher.slots.running, bus.dispatcher.waiting) == (1, 9)
         await finish(bus, 10)
         assert asyncio.get_running_loop().time() == pytest.approx(0.2)
         await settled(bus, 10)
@@ -154,7 +154,7 @@ async def test_expired_queries_do_not_block_their_key() -> None:
         for number in range(800):
             bus.put(query(f"q{number}"), key=b"a", timestamp=timestamp())
         await asyncio.sleep(0.05)
-        assert (bus.dispatcher.in_flight, bus.dispatcher.in_line) == (1, 0)
+        assert (bus.dispatcher.in_flight, bus.dispatcher.key_lines.length) == (1, 0)
         bus.put(query("last"), key=b"a")
         await finish(bus, 802)
         await settled(bus, 802)
@@ -172,7 +172,7 @@ async def test_a_drain_does_not_answer_early_what_it_leaves() -> None:
         await asyncio.sleep(0.01)
         assert await bus.dispatcher.drain(1.0)
         await asyncio.sleep(1)
-        assert (bus.dispatcher.in_flight, bus.dispatcher.in_line) == (0, 0)
+        assert (bus.dispatcher.in_flight, bus.dispatcher.key_lines.length) == (0, 0)
         assert bus.ledger.committable() == {KEY: 1}
     assert set(ends(bus)) == {b"a0"}
 
@@ -187,7 +187,7 @@ async def test_a_hot_key_stops_no_other_partition() -> None:
         while bus.result("cold") is None:
             await bus.sink.published()
         assert asyncio.get_running_loop().time() == pytest.approx(0.1)
-        assert bus.dispatcher.in_line <= 2 * MAX_IN_LINE
+        assert bus.dispatcher.key_lines.length <= 2 * MAX_IN_LINE
         await asyncio.sleep(3.0)
         bus.put(query("late"), key=b"cold", partition=1)
         while bus.result("late") is None:
@@ -205,7 +205,7 @@ async def test_large_records_in_line_are_bounded_by_their_bytes() -> None:
         bus.put(query("cold"), key=b"cold", partition=1)
         await finish(bus, 2)
         assert bus.result("cold") is not None
-        assert bus.inner.slots.input_bytes <= MAX_LINE_BYTES // 2 + 2 * 1_048_576
+        assert bus.dispatcher.slots.input_bytes <= MAX_LINE_BYTES // 2 + 2 * 1_048_576
 
 
 async def test_order_while_slots_are_short() -> None:
@@ -250,13 +250,13 @@ async def test_a_drain_puts_back_what_waits_behind_a_key() -> None:
             bus.put(query(name), key=name[:1].encode())
         bus.put(query("free"))
         await asyncio.sleep(0.01)
-        assert (bus.dispatcher.running, bus.dispatcher.waiting) == (2, 6)
+        assert (bus.dispatcher.slots.running, bus.dispatcher.waiting) == (2, 6)
         assert await bus.dispatcher.drain(1.0)
         await asyncio.sleep(1)
         assert (bus.dispatcher.in_flight, bus.dispatcher.waiting) == (0, 0)
         assert (bus.ledger.in_flight(), bus.ledger.committable()) == (0, {KEY: 3})
-        assert bus.inner.dispatcher._order is not None
-        assert not bus.inner.dispatcher._order._queues
+        assert bus.dispatcher.key_lines._order is not None
+        assert not bus.dispatcher.key_lines._order._queues
     assert node.calls == ["a0", "b0", "a1"]
     assert set(ends(bus)) == {b"a0", b"b0", b"a1"}
 

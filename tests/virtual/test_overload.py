@@ -90,7 +90,7 @@ async def test_a_wall_clock_set_back_moves_no_deadline() -> None:
         bus.put(query("runs"))
         bus.put(query("waits"), timestamp=timestamp())
         await asyncio.sleep(0.03)
-        bus.dispatcher._wall_clock = lambda: EPOCH
+        bus.dispatcher._screening.wall_clock = lambda: EPOCH
         await finish(bus, 2)
     assert (statuses(bus), node.highest) == ({"success": 1, "expired": 1}, 1)
 
@@ -364,8 +364,8 @@ async def limits_while_slow(settings: Settings, *phases: tuple[float, int]) -> l
             for _ in range(seconds * 50):
                 next(busy)
                 await asyncio.sleep(0.02)
-                assert bus.inner.slots.running <= settings.admission.max_in_flight
-            found.append(bus.inner.slots.limit)
+                assert bus.dispatcher.slots.running <= settings.admission.max_in_flight
+            found.append(bus.dispatcher.slots.limit)
         bus.source._records.clear()
     assert node.highest <= settings.admission.max_in_flight
     return found
@@ -406,7 +406,7 @@ async def test_every_timeout_counts_for_the_concurrency_limit(total_ms: int) -> 
     limits = {"total_timeout_ms": total_ms, "stage_timeouts_ms": {"processing": 2 * total_ms}}
     settings = Settings.model_validate({"pipeline": limits, **FIXED})
     async with MemoryBus(pipeline(any=FakeNode(10)), settings=settings) as bus:
-        bus.inner.slots._limiter = noting = Noting()
+        bus.dispatcher.slots._limiter = noting = Noting()
         await asyncio.sleep(0.0123)
         await ask_in_turn(bus, 15)
     assert noting.seen == {True: 15}

@@ -136,7 +136,7 @@ async def test_a_dead_letter_of_a_record_with_huge_headers() -> None:
 
 async def acknowledged(bus: MemoryBus) -> None:
     """Wait until nothing is in flight."""
-    assert await bus.dispatcher.progressed(lambda: bus.dispatcher.in_flight == 0, 5)
+    assert await bus.dispatcher.progress.wait_until(lambda: bus.dispatcher.in_flight == 0, 5)
 
 
 @pytest.mark.fault(29)
@@ -229,7 +229,7 @@ async def test_a_jump_of_the_wall_clock_moves_no_running_deadline(jump_s: float)
         bus.put(query("running", "deaf"), timestamp=timestamp())
         bus.put(query("fine", "quick"), timestamp=timestamp())
         await asyncio.sleep(0.02)
-        bus.dispatcher._wall_clock = lambda: EPOCH + clock() + jump_s
+        bus.dispatcher._screening.wall_clock = lambda: EPOCH + clock() + jump_s
         bus.put(query("after", "quick"), timestamp=timestamp())
         await finish(bus, 3)
         assert clock() - started < 0.26
@@ -265,7 +265,7 @@ async def test_a_timestamp_in_the_future_extends_nothing(ahead_s: float) -> None
 async def test_a_wrong_wall_clock(wall: Callable[[], float]) -> None:
     """A relative budget holds with any wall clock; events are stamped with the clock's time."""
     async with MemoryBus(pipeline(echo=FakeNode())) as bus:
-        bus.dispatcher._wall_clock = wall
+        bus.dispatcher._screening.wall_clock = wall
         bus.put(query("q", budget_ms=100), timestamp=timestamp())
         await finish(bus, 1)
     assert statuses(bus) == {"success": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fivestage.service.service import revoke_drain_s
+from fivestage.service.drain import revoke_drain_s
 from fivestage.settings import Settings
 
 

@@ -607,7 +607,6 @@ class Beat:
 
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
-        self.on_first: Callable[[], None] = lambda: None
         self.left: list[Abandoned] = []
         self.checks = 0
         self.lag_s = 0.0
@@ -633,7 +632,6 @@ class Beat:
 def watchdog(beat: Any, spent: SpentCpu | None = None) -> Watchdog:
     """Build a watchdog with these parts and a limit of two overdue calls per node."""
     return Watchdog(
-        running=beat,
         executor=beat,
         learned=beat,
         max_overdue=2,
@@ -642,14 +640,20 @@ def watchdog(beat: Any, spent: SpentCpu | None = None) -> Watchdog:
     )
 
 
+def begin(rounds: Watchdog, beat: Any) -> None:
+    """Start the first query."""
+    rounds.watch(beat)
+
+
 async def test_the_watchdog_stops_when_nothing_runs() -> None:
     """The watchdog runs while queries or abandoned code run, and starts again with the next query."""
     beat = Beat()
-    assert repr(watchdog(beat)) == "<Watchdog resting>"
+    rounds = watchdog(beat)
+    assert repr(rounds) == "<Watchdog resting>"
     for _ in range(2):
         before = beat.checks
         beat.left = [Abandoned("bad", 0.0)]
-        beat.on_first()
+        begin(rounds, beat)
         await asyncio.sleep(100.5 * TICK_S)
         assert beat.checks - before == 100
         beat.left = []
@@ -660,10 +664,10 @@ async def test_the_watchdog_stops_when_nothing_runs() -> None:
 async def test_code_that_was_cancelled_just_now_is_not_overdue() -> None:
     """A node is suspended when two of its calls are overdue for a second, not at their cancellation."""
     beat = Beat()
-    watchdog(beat)
+    rounds = watchdog(beat)
     now = asyncio.get_running_loop().time()
     beat.left = [Abandoned("bad", now), Abandoned("bad", now), Abandoned("once", now)]
-    beat.on_first()
+    begin(rounds, beat)
     await asyncio.sleep(OVERDUE_S)
     assert set(beat.stuck) == {frozenset()}
     await asyncio.sleep(2 * TICK_S)
@@ -678,9 +682,9 @@ async def test_calls_that_burn_cpu_count_by_what_they_use(calls: int, share: flo
     """Each 15 ms of CPU after the end of its query counts as an overdue call, per call or in total."""
     beat, clock = Beat(), asyncio.get_running_loop().time
     began = clock()
-    watchdog(beat, SpentCpu(lambda _thread: (clock() - began) * share))
+    rounds = watchdog(beat, SpentCpu(lambda _thread: (clock() - began) * share))
     beat.left = [Abandoned("bad", began, (1, number)) for number in range(calls)]
-    beat.on_first()
+    begin(rounds, beat)
     await asyncio.sleep(2 * OVERDUE_CPU_S / (calls * share))
     assert set(beat.stuck) <= {frozenset()}
     await asyncio.sleep(5 * TICK_S)
@@ -694,8 +698,8 @@ async def test_a_round_delayed_by_other_processes(late_s: float, cpu_share: floa
     """Delay by other processes does not count as a stall; delay by this process may."""
     beat = Beat()
     beat.left = [Abandoned("bad", 0.0)]
-    watchdog(beat)
-    beat.on_first()
+    rounds = watchdog(beat)
+    begin(rounds, beat)
     await asyncio.sleep(TICK_S / 2)
     block(late_s)
     beat.cpu_s += cpu_share * late_s
@@ -707,10 +711,10 @@ async def test_a_failed_round_does_not_end_the_watchdog() -> None:
     """A failed round does not end the watchdog."""
     beat = Beat()
     beat.left = [Abandoned("bad", 0.0)]
-    watchdog(beat)
+    rounds = watchdog(beat)
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     beat.fails = True
-    beat.on_first()
+    begin(rounds, beat)
     await asyncio.sleep(2.5 * TICK_S)
     beat.fails = False
     await asyncio.sleep(3 * TICK_S)
@@ -721,7 +725,7 @@ async def test_code_that_blocks_others_is_a_disturbance() -> None:
     """The learned state gets the time of the disturbance."""
     beat = Beat()
     beat.left, beat.holds_up = [Abandoned("bad", 0.0)], True
-    watchdog(beat)
-    beat.on_first()
+    rounds = watchdog(beat)
+    begin(rounds, beat)
     await asyncio.sleep(TICK_S)
     assert beat.disturbed_at == asyncio.get_running_loop().time()

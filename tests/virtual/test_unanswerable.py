@@ -78,7 +78,7 @@ async def test_an_unanswerable_question_is_an_error_but_no_failure(
     """The stage has the class name, there is no failover, breaker and health are unchanged."""
     async with MemoryBus(app_of(raises, **options)) as bus:
         results = [await bus.ask("any") for _ in range(3)]
-        node = bus.inner.learned.lane("prod").nodes["asked"]
+        node = bus.dispatcher.learned.lane("prod").nodes["asked"]
     assert {(str(r.status), r.error_type, r.node) for r in results} == {("error", error_type, "asked")}
     assert stage(results[0], StageType.PROCESSING).attempt == 1
     assert (node.breaker.recent.calls, node.health.score(1.0)) == (0, 1.0)
@@ -94,7 +94,7 @@ async def test_other_exceptions_are_failures(
     """Other exceptions count and fail over."""
     async with MemoryBus(app_of(raises, **options)) as bus:
         result = await bus.ask("any")
-        node = bus.inner.learned.lane("prod").nodes["asked"]
+        node = bus.dispatcher.learned.lane("prod").nodes["asked"]
     assert (str(result.status), result.node) == ("success", "other")
     assert (node.breaker.recent.failed, round(node.health.score(1.0), 1)) == (1, 0.5)
 

@@ -18,7 +18,7 @@ from fivestage.core.codec.encode import Encoder
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
 from fivestage.core.records import Output, PlainRecord
-from fivestage.dispatch.build import Randomness, wire
+from fivestage.dispatch.build import build
 from fivestage.observability.tracing import Tracing
 from fivestage.settings import Settings
 from fivestage.testing import VirtualTimeLoop
@@ -116,7 +116,7 @@ class World:
         self.executor = Puppets(self._submitted)
         self.entries: dict[int, Entry] = {}
         """Entries by job number."""
-        self.inner = wire(
+        self.poller, self.dispatcher = build(
             _SETTINGS[ordering],
             ledger=self.ledger,
             encoder=_ENCODER,
@@ -124,13 +124,15 @@ class World:
             sink=self,
             observer=Observer(),
             tracing=_TRACING,
-            randomness=Randomness(lambda: WALL + self.loop.time(), self.loop.time, lambda: 0.5),
+            wall_clock=lambda: WALL + self.loop.time(),
+            cpu_clock=self.loop.time,
+            rng=lambda: 0.5,
         )
-        self.slots, self.dispatcher = self.inner.slots, self.inner.dispatcher
+        self.slots = self.dispatcher.slots
         self.slots._max_held_bytes = MAX_HELD_BYTES
         self.assign(frozenset(KEYS))
-        self.run(self.executor.start(self.inner.running.finished))
-        self.poller = self.loop.create_task(self.inner.poller.run(self))
+        self.run(self.executor.start(self.dispatcher.active.finished))
+        self.polling = self.loop.create_task(self.poller.run(self))
 
     def run(self, steps: Coroutine[Any, Any, Any]) -> None:
         """Run steps on the loop, and everything due after them."""
@@ -363,6 +365,6 @@ class World:
 
     def close(self) -> None:
         """Stop, and close the loop."""
-        self.inner.poller.stop()
-        self.loop.run_until_complete(self.poller)
+        self.poller.stop()
+        self.loop.run_until_complete(self.polling)
         self.loop.close()

@@ -36,13 +36,13 @@ def run(
     gc.disable()  # imports make no garbage; looking for it would take a tenth of their time
     from fivestage.observability import logging
     from fivestage.pipeline.loader import load_app
-    from fivestage.service import service
+    from fivestage.service import entry
 
     gc.enable()
     settings = load_settings(config, bootstrap)
     app = load_app(target)
     logging.configure(log_level, settings.logging.show_text)
-    code = service.run(settings, app, target)
+    code = entry.run(settings, app, target)
     os._exit(code)  # exits even if a thread of a node or a task of the Kafka client hangs
 
 

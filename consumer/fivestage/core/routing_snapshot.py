@@ -59,7 +59,7 @@ class RoutingSnapshot:
         """In the order of the stages."""
         self.nodes: Mapping[str, NodeRouting] = {}
         self.probes: dict[str, bool] = {}
-        """Half-open nodes that may be called once, by the first query that takes the permit."""
+        """Half-open nodes that may be called once: the holder of the permit makes the probe call."""
         self.trials: dict[str, bool] = {}
         """Low-ranked nodes that may be called once, where another node can answer if they fail."""
         self.stuck: frozenset[str] = frozenset()

@@ -1,87 +1,121 @@
-"""What is kept of a record on its way through the dispatcher, step by step."""
+"""The one record of a query in flight, from its dispatch until its events are acknowledged."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
+from fivestage.core.codec.decode import Readable, Unreadable
+from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.records import PlainRecord
 from fivestage.core.tuples import new
+from fivestage_schemas import QueryEvent
 
 if TYPE_CHECKING:
-    from fivestage.core.codec.decode import Readable, Unreadable
+    from collections.abc import Mapping
+
     from fivestage.core.codec.event_json import Envelope
-    from fivestage.core.deadline import Budget
     from fivestage.core.ledger import PartitionOffsets
     from fivestage.core.records import Record
+    from fivestage.core.rejection_cause import RejectionCause
     from fivestage.observability.tracing import QueryTrace
 
+# What stands where a value was dropped, or where an unreadable record has none.
+NO_BUDGET: Final = Budget(0.0, 0.0, 0.0)
+NO_EVENT: Final = QueryEvent(query_id="none", user_input="none")
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
-class Arrival:
-    """A record that cannot be read."""
 
-    __slots__ = ("in_line", "offsets", "record", "unreadable")
+class InFlightQuery:
+    """A record in flight. Each step adds what it finds out and drops what no later step needs.
 
-    def __init__(self, record: Record, offsets: PartitionOffsets, unreadable: Unreadable) -> None:
+    ========== ===========================================================================================
+    dispatched record, offsets, size; of a query its id, lane, headers, event and budget; else ``unreadable``
+    waiting    ``in_line`` (behind its key), ``is_waiting`` (its deadline is watched)
+    started    the payload is dropped; ``trace`` and ``envelope`` are set
+    rejected   the payload is dropped; ``cause`` and ``queue_s``; when the event is published, as started
+    ========== ===========================================================================================
+    """
+
+    __slots__ = (
+        "budget",
+        "cause",
+        "envelope",
+        "event",
+        "headers",
+        "in_line",
+        "is_waiting",
+        "lane",
+        "offsets",
+        "query_id",
+        "queue_s",
+        "record",
+        "size",
+        "trace",
+        "unreadable",
+    )
+
+    trace: QueryTrace
+    envelope: Envelope
+    """What all its events say about where they come from."""
+    cause: RejectionCause
+    """Why it was rejected."""
+    queue_s: float
+    """Its age when it was rejected."""
+
+    def __init__(
+        self, record: Record, offsets: PartitionOffsets, decoded: Readable | Unreadable, size: int
+    ) -> None:
         self.record = record
         self.offsets = offsets
-        self.unreadable = unreadable
+        self.size = size
+        """The bytes of the record that count as input; 0 once they are given back."""
+        self.lane = decoded.lane
+        self.headers: Mapping[str, str] = decoded.headers
+        if isinstance(decoded, Readable):
+            self.unreadable: Unreadable | None = None
+            self.event: QueryEvent = decoded.event
+            self.query_id = decoded.event.query_id
+        else:
+            self.unreadable = decoded
+            self.event = NO_EVENT
+            self.query_id = decoded.query_id or ""
+        self.budget: Budget = NO_BUDGET
+        """What the query may take, as of when it was read."""
+        self.is_waiting = False
+        """It waits for a slot or behind its key, and its deadline is watched."""
         self.in_line = False
-        """It stands behind another of its key."""
+        """It stands behind an earlier record of its key; it keeps that place after its deadline."""
 
-
-class Candidate:
-    """A query that is to be started, or rejected."""
-
-    __slots__ = ("budget", "in_line", "offsets", "readable", "record", "waits")
-
-    def __init__(self, record: Record, offsets: PartitionOffsets, readable: Readable, budget: Budget) -> None:
-        self.record = record
-        self.offsets = offsets
-        self.readable = readable
-        self.budget = budget
-        """What it may take, as of when it was read."""
-        self.waits = False
-        """It waits for a slot or for another of its key, and its deadline is watched."""
-        self.in_line = False
-        """It stands behind another of its key; it keeps that place when its deadline has passed."""
+    def __repr__(self) -> str:
+        return f"<InFlightQuery {self.query_id} offset={self.record.offset}>"
 
     def is_due(self, now: float) -> bool:
-        """Whether its deadline has passed."""
+        """True once its deadline has passed; *now* in monotonic seconds."""
         due_at = self.budget.due_at
         return due_at is not None and due_at <= now
 
-
-class Ticket:
-    """A record in flight: what to publish about it, and where to enter that it is finished."""
-
-    __slots__ = ("envelope", "offsets", "size", "trace")
-
-    def __init__(self, envelope: Envelope, offsets: PartitionOffsets, trace: QueryTrace, size: int) -> None:
-        self.envelope = envelope
-        self.offsets = offsets
-        self.trace = trace
-        self.size = size
-        """The bytes of the record as it came in, which count until its events are published."""
+    def drop_payload(self) -> None:
+        """Keep of the record only what events say about it: they may wait long for acknowledgement."""
+        record = self.record
+        self.record = new(
+            PlainRecord,
+            (record.topic, record.partition, record.offset, record.timestamp, record.key, b"", ()),
+        )
+        self.event = NO_EVENT
 
 
 def partition_of(record: Record) -> PartitionKey:
-    """The partition it came from."""
+    """Return the partition that a record was read from."""
     return new(PartitionKey, (record.topic, record.partition))
 
 
 def order_key(record: Record) -> tuple[str, int, bytes] | None:
-    """What it shares with those that must come one after the other; None with one that has no key."""
+    """Return what records that must run one after the other share; None for a record without a key."""
     return None if record.key is None else (record.topic, record.partition, record.key)
 
 
 def size_of(record: Record) -> int:
-    """What it takes, in bytes."""
+    """Return the bytes of a record's value and key."""
     return len(record.value or b"") + len(record.key or b"")
-
-
-def without_value(record: Record) -> PlainRecord:
-    """What its events say about it: it may be long until they are acknowledged."""
-    return new(
-        PlainRecord, (record.topic, record.partition, record.offset, record.timestamp, record.key, b"", ())
-    )

@@ -1,4 +1,4 @@
-"""Watches the deadlines of queries that wait, for a slot or for another of their key."""
+"""Watches the deadlines of queries that wait for a slot or behind their key."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from fivestage.core.time_slice import TimeSlice
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.dispatch.in_flight import Candidate
+    from fivestage.dispatch.in_flight import InFlightQuery
 
-SLICE_S: Final = 0.001
-"""How long deadlines that have passed are dealt with before everything else has its turn."""
 FORGET_AT: Final = 1000
-"""So many deadlines of queries that do not wait any more are kept, and as many again as queries wait."""
+"""Stale deadlines are swept when the heap is longer than this plus twice the number of waiting queries."""
 
 
 class QueueDeadlines:
-    """Calls back at the deadline of each query that still waits then; one timer for all of them.
+    """Calls back at the deadline of each query that still waits then; one timer serves all of them.
 
     A query costs nothing but its place in a heap, however many wait. Used on the bus loop.
 
     Args:
-        expire: Called with a query that waits, and the time (monotonic seconds), from its deadline on.
+        expire: Called from its deadline on with a query that waits, and the time (monotonic seconds).
     """
 
-    def __init__(self, expire: Callable[[Candidate, float], None]) -> None:
+    def __init__(self, expire: Callable[[InFlightQuery, float], None]) -> None:
         self._expire = expire
-        self._deadlines: list[tuple[float, int, Candidate]] = []
+        self._deadlines: list[tuple[float, int, InFlightQuery]] = []
         self._numbers = count()
         self._forget_at = FORGET_AT
         self._rings_at = inf
@@ -40,22 +40,22 @@ class QueueDeadlines:
         return len(self._deadlines)
 
     def __repr__(self) -> str:
-        return f"<QueueDeadlines of {len(self)}>"
+        return f"<QueueDeadlines {len(self)}>"
 
-    def watch(self, candidate: Candidate) -> None:
-        """Watch the deadline of a query that waits, where it has one, as long as it waits."""
-        due_at = candidate.budget.due_at
+    def watch(self, query: InFlightQuery) -> None:
+        """Watch the deadline of a query, if it has one, as long as it waits."""
+        due_at = query.budget.due_at
         if due_at is None:
             return
         if len(self._deadlines) >= self._forget_at:
             self._forget()
-        heappush(self._deadlines, (due_at, next(self._numbers), candidate))
+        heappush(self._deadlines, (due_at, next(self._numbers), query))
         if due_at < self._rings_at:
             self._set_timer(due_at)
 
     def _forget(self) -> None:
-        """Drop the deadlines of those that do not wait any more."""
-        self._deadlines[:] = [one for one in self._deadlines if one[2].waits]
+        """Drop the deadlines of queries that no longer wait."""
+        self._deadlines[:] = [one for one in self._deadlines if one[2].is_waiting]
         heapify(self._deadlines)
         self._forget_at = FORGET_AT + 2 * len(self._deadlines)
 
@@ -66,16 +66,15 @@ class QueueDeadlines:
         self._timer = asyncio.get_running_loop().call_at(at, self._ring)
 
     def _ring(self) -> None:
-        deadlines, clock = self._deadlines, asyncio.get_running_loop().time
-        now = clock()
-        slice_end = now + SLICE_S
+        deadlines, turn = self._deadlines, TimeSlice(asyncio.get_running_loop().time)
         self._timer, self._rings_at = None, inf
         try:
-            while deadlines and now < slice_end and (deadlines[0][0] <= now or not deadlines[0][2].waits):
-                candidate = heappop(deadlines)[2]
-                if candidate.waits:
-                    self._expire(candidate, now)
-                    now = clock()
-        finally:  # whatever is wrong with one of them, the others have theirs
+            while deadlines and (deadlines[0][0] <= turn.now or not deadlines[0][2].is_waiting):
+                query = heappop(deadlines)[2]
+                if query.is_waiting:
+                    self._expire(query, turn.now)
+                    if turn.is_over():
+                        break
+        finally:  # an error with one query must not cost the others their deadlines
             if deadlines:
                 self._set_timer(deadlines[0][0])

@@ -1,96 +1,74 @@
-"""Publishes rejection events at low priority: answers come first.
+"""Publishes the events of rejected queries at low priority: answers come first.
 
-After a stop the source has a backlog of queries that expired long ago. Publishing a rejection takes three
-times as long as reading a record, so while more expired queries come they are only remembered, up to a bound:
-the new queries behind them in the same partitions are reached in a third of the time.
+After an outage the source has a backlog of expired queries. Publishing a rejection takes three times as long
+as reading the record. While more expired records are being read, rejections are therefore only remembered, up
+to a bound: fresh queries behind them in the same partitions are reached in a third of the time.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from fivestage.core.deadline import Budget
-from fivestage.core.ledger import PartitionOffsets
-from fivestage.core.records import PlainRecord
-from fivestage.core.rejection_cause import RejectionCause
+from fivestage.core.time_slice import SLICE_S, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fivestage.dispatch.in_flight import InFlightQuery
 
-MAX_REMEMBERED = 16_384
+MAX_REMEMBERED: Final = 16_384
 """Half a kilobyte each, and a second's work, so that a rebalance need not leave them to be read again."""
-SLICE_S = 0.001
-"""How long rejections are published before the loop does anything else."""
-BRIEF_S = 0.000_25
-"""The same while a backlog of expired queries is read."""
-OLD_S = 1.0
-"""A query that had expired this long before it was read is from a backlog."""
-READING_S = 0.05
-"""How long after one query of a backlog the next one is expected."""
-
-
-class Rejection(NamedTuple):
-    """A rejected query: only what its event needs."""
-
-    record: PlainRecord
-    offsets: PartitionOffsets
-    query_id: str
-    lane: str
-    headers: Mapping[str, str]
-    budget: Budget
-    cause: RejectionCause
-    queue_s: float
-    """How old it was when it was rejected."""
-    in_line: bool
-    """It waited behind another query of its key: the next of that key does not wait for it."""
+BRIEF_S: Final = 0.000_25
+"""The length of a time slice while a backlog is being read."""
+OLD_S: Final = 1.0
+"""A query that had expired for longer when it was read belongs to a backlog."""
+READING_S: Final = 0.05
+"""How long after the last old query more of them are expected."""
 
 
 class Rejections:
-    """Keeps rejections until they are published. Used on the bus loop.
+    """Remembers rejected queries until their events are published. Used on the bus loop.
 
     Args:
-        publish: Publishes one.
+        publish: Publishes the events of one.
     """
 
-    def __init__(self, publish: Callable[[Rejection], None]) -> None:
-        self._tell = publish
-        self._waiting: deque[Rejection] = deque()
-        self._telling = False
+    def __init__(self, publish: Callable[[InFlightQuery], None]) -> None:
+        self._publish = publish
+        self._waiting: deque[InFlightQuery] = deque()
+        self._is_scheduled = False
         self._reading_until = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def __repr__(self) -> str:
-        return f"<Rejections {len(self)} waiting>"
+        return f"<Rejections {len(self)} to publish>"
 
     @property
     def is_full(self) -> bool:
-        """Whether reading should pause until some are published."""
+        """Whether no more records should be read until some are published."""
         return len(self) >= MAX_REMEMBERED
 
-    def add(self, rejection: Rejection, now: float) -> None:
-        """Publish one soon; *now* in monotonic seconds."""
-        due_at = rejection.budget.due_at
+    def add(self, query: InFlightQuery, now: float) -> None:
+        """Have the events of a rejected query published soon; *now* in monotonic seconds."""
+        due_at = query.budget.due_at
         if due_at is not None and now - due_at > OLD_S:
             self._reading_until = now + READING_S
-        self._waiting.append(rejection)
-        if not self._telling:
-            self._telling = True
-            asyncio.get_running_loop().call_soon(self._tell_some)
+        self._waiting.append(query)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._publish_slice)
 
-    def _tell_some(self) -> None:
+    def _publish_slice(self) -> None:
         clock = asyncio.get_running_loop().time
-        now = clock()
-        brief = now < self._reading_until and not self.is_full
-        slice_end = now + (BRIEF_S if brief else SLICE_S)
+        is_backlog_read = clock() < self._reading_until and not self.is_full
+        turn = TimeSlice(clock, BRIEF_S if is_backlog_read else SLICE_S)
         waiting = self._waiting
-        while waiting and clock() < slice_end:
-            self._tell(waiting.popleft())
-        self._telling = bool(self._waiting)
-        if self._telling:
-            asyncio.get_running_loop().call_soon(self._tell_some)
+        while waiting and not turn.is_over():
+            self._publish(waiting.popleft())
+        self._is_scheduled = bool(waiting)
+        if self._is_scheduled:
+            asyncio.get_running_loop().call_soon(self._publish_slice)

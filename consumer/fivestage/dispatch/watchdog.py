@@ -1,7 +1,7 @@
-"""Checks running queries every few milliseconds, while there are any.
+"""Looks after running queries every few milliseconds, as long as there are any.
 
-Deadlines of queries have another timer (``active_jobs``). The watchdog finds code that does not give control
-back, stages that do not end at their limit, and nodes that should not be called for now.
+Deadlines of queries have a timer in ``active_jobs``. The watchdog finds the rest: code that blocks its event
+loop, stages that do not end at their limit, and nodes that must not be called for now.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive.lane_state import stuck_nodes
 from fivestage.core.blocked_queries import is_overdue
@@ -28,42 +28,40 @@ if TYPE_CHECKING:
     from fivestage.executors import Executor
     from fivestage.pipeline.thread_pool import Abandoned
 
-GRACE_S = 0.02
+GRACE_S: Final = 0.02
 """How long after its limit a stage may take to end by itself."""
-MAX_LAG_S = 0.05
-STARVED_S = 0.03
-"""A round that is late by more, while the process was given less than half of that time on a CPU, says that
-the machine was busy with other things."""
-OVERDUE_S = 1.0
+MAX_LAG_S: Final = 0.05
+"""At most this much of the executor's loop lag is added to the grace."""
+STARVED_S: Final = 0.03
+"""A round that is later than this shows that the machine was busy with other things, if the process got less
+than half of that time on a CPU."""
+OVERDUE_S: Final = 1.0
 """How long a call may run on after its end before it is overdue."""
-OVERDUE_CPU_S = 0.015
-"""So much CPU that calls of a node use after their ends counts as one more overdue call: each thread that
-computes takes its share of the interpreter from all others, and what waits for a database uses none."""
+OVERDUE_CPU_S: Final = 0.015
+"""Each time the calls of a node use this much CPU after their ends, they count as one more overdue call: a
+thread that computes takes its share of the interpreter from all others, one that waits takes none."""
 
 
 class Watchdog:
-    """Makes its rounds on the bus loop.
+    """Makes rounds on the bus loop while queries run, or abandoned code does.
 
     Args:
-        running: The queries that it looks after.
-        executor: Where their code runs.
-        learned: Keeps which nodes have too many calls that do not return.
-        max_overdue: How many calls of one node may be overdue before it gets no more.
-        cpu_clock: Seconds that this process has been given on any CPU.
+        executor: Runs the code of the queries.
+        learned: Receives the names of the stuck nodes.
+        max_overdue: The number of overdue calls at which a node gets no further calls.
+        cpu_clock: Returns the CPU seconds of this process.
         spent: Measures the CPU that abandoned calls use.
     """
 
     def __init__(
         self,
         *,
-        running: ActiveJobs,
         executor: Executor,
         learned: LearnedState,
         max_overdue: int,
         cpu_clock: Callable[[], float] = time.process_time,
         spent: SpentCpu | None = None,
     ) -> None:
-        self._running = running
         self._executor = executor
         self._learned = learned
         self._max_overdue = max_overdue
@@ -71,57 +69,56 @@ class Watchdog:
         self._cpu_clock = cpu_clock
         self._cpu_s = 0.0
         self._cpu = spent or SpentCpu()
-        running.on_first = self.begin
 
     def __repr__(self) -> str:
-        return f"<Watchdog {'resting' if self._due_at is None else 'under way'}>"
+        return f"<Watchdog {'resting' if self._due_at is None else 'watching'}>"
 
-    def begin(self) -> None:
-        """Make rounds as long as queries run, or code of ended ones runs on."""
+    def watch(self, active: ActiveJobs) -> None:
+        """Start making rounds, if none are being made; they stop by themselves."""
         if self._due_at is None:
             now = asyncio.get_running_loop().time()
-            self._learned.tick(now, frozenset())  # for the first query, not at the round after it
-            self._schedule(now + TICK_S)
+            self._learned.tick(now, frozenset())  # for the first query; the first round comes later
+            self._schedule(active, now + TICK_S)
 
-    def _schedule(self, due_at: float) -> None:
+    def _schedule(self, active: ActiveJobs, due_at: float) -> None:
         self._due_at = due_at
         self._cpu_s = self._cpu_clock()
-        asyncio.get_running_loop().call_at(due_at, self._round)
+        asyncio.get_running_loop().call_at(due_at, self._round, active)
 
-    def _is_starved(self, now: float) -> bool:
-        """Whether this round comes late because the process got no CPU."""
-        late_s = now - (now if self._due_at is None else self._due_at)
-        return late_s > STARVED_S and self._cpu_clock() - self._cpu_s < late_s / 2
-
-    def _round(self) -> None:
+    def _round(self, active: ActiveJobs) -> None:
         more = True
         try:
-            more = self._look_around(asyncio.get_running_loop().time())
-        finally:  # whatever goes wrong in one round, the next one comes
+            more = self._check_all(active, asyncio.get_running_loop().time())
+        finally:  # an error in one round must not prevent the next
             if more:
-                self._schedule(asyncio.get_running_loop().time() + TICK_S)
+                self._schedule(active, asyncio.get_running_loop().time() + TICK_S)
             else:
                 self._due_at = None
 
-    def _look_around(self, now: float) -> bool:
-        """Make a round; whether another is needed."""
+    def _check_all(self, active: ActiveJobs, now: float) -> bool:
+        """Make one round; return whether another is needed."""
         starved = self._is_starved(now)
         if self._executor.check(now) or starved:
             self._learned.disturbed_at = now
-        grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # others may have held its loop up
-        for job in tuple(self._running.jobs.values()):
+        grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # other code may have blocked its loop
+        for job in tuple(active.jobs.values()):
             running = job.history.running
             if job.waits_since is not None:
-                self._running.look_at_wait(job)
+                active.check_wait(job)
             elif running is not None and is_overdue(job, running, now, grace_s=grace_s):
-                self._end_stage(job, running, now)
+                self._end_stage(active, job, running, now)
         abandoned = self._executor.abandoned()
         self._cpu.look(abandoned, now)
         self._learned.tick(now, stuck_nodes(self._overdue(abandoned, now), self._max_overdue))
-        return bool(self._running.jobs or abandoned)
+        return bool(active.jobs or abandoned)
+
+    def _is_starved(self, now: float) -> bool:
+        """Return whether this round is late because the process got no CPU."""
+        late_s = now - (now if self._due_at is None else self._due_at)
+        return late_s > STARVED_S and self._cpu_clock() - self._cpu_s < late_s / 2
 
     def _overdue(self, abandoned: Sequence[Abandoned], now: float) -> list[str]:
-        """The names of the nodes whose calls are overdue: each as often as it has such calls."""
+        """Return the names of nodes with overdue calls, each once for every such call."""
         names = [left.name for left in abandoned if now - left.since > OVERDUE_S]
         spent_s: dict[str, float] = defaultdict(float)
         for left in abandoned:
@@ -130,10 +127,11 @@ class Watchdog:
             names += [name] * min(int(cpu_s / OVERDUE_CPU_S), self._max_overdue)
         return names
 
-    def _end_stage(self, job: Job, running: RunningStage, now: float) -> None:
-        """End a stage that has not ended at its limit as a timeout, and abandon its code.
+    def _end_stage(self, active: ActiveJobs, job: Job, running: RunningStage, now: float) -> None:
+        """Time out a stage that has not ended at its limit, and abandon its code.
 
-        Another node may answer in the remaining time. Otherwise the query ends now, not at the deadline.
+        Another node may answer in the time that is left. After other stages the query ends now, with what it
+        has, unless a critical stage that is still to come may give the answer.
         """
         self._executor.cancel(job)
         job.move()
@@ -148,6 +146,6 @@ class Watchdog:
         job.history.finish(run)
         later = job.plan.stages[running.spec.sequence + 1 :]
         if not running.spec.critical and any(spec.critical for spec in later):
-            self._executor.submit(job)  # there is no answer yet
+            self._executor.submit(job)
         else:
-            self._running.finished(job)
+            active.finished(job)

@@ -6,11 +6,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from fivestage.core.time_slice import TimeSlice
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-
-SLICE_S = 0.001
 
 
 class Mailbox:
@@ -54,12 +54,12 @@ class Mailbox:
     def _drain(self) -> None:
         # Cleared before reading: a message put meanwhile wakes the loop again rather than being missed.
         self._woken = False
-        messages, slice_end = self._messages, time.monotonic() + SLICE_S
+        messages, turn = self._messages, TimeSlice(time.monotonic)
         try:
             while messages:
                 receive, args = messages.popleft()
                 receive(*args)
-                if messages and time.monotonic() > slice_end:
+                if messages and turn.is_over():
                     return
         finally:  # even if a receiver raised: the messages behind it are delivered
             if messages and not self._woken:

@@ -1,7 +1,7 @@
 """Metrics, traces, logs, and the HTTP endpoints.
 
 - ``metrics``: all Prometheus metrics, an observer (``core.observer``); those of queries are in
-  ``query_metrics``, which is cheaper per query.
+  ``query_metrics``, which is cheaper per query; ``gauges`` read the parts of the service when scraped.
 - ``tracing``: the spans of queries; ``sampling`` decides early which queries need spans; ``trace_provider``
   configures OpenTelemetry.
 - ``logging``: the log's configuration; ``log_stream`` never blocks, ``log_throttle`` limits repeated lines,

@@ -1,5 +1,6 @@
-"""How the service starts, lives and ends: settings to parts, parts to a running whole.
+"""How the service starts, runs and ends.
 
-``service`` is the entry, ``assembly`` makes the parts, ``health`` decides liveness and readiness,
-``shutdown`` bounds the end. Called by ``cli.run``.
+``entry`` runs a ``service`` in this process, called by ``cli.run``. ``assembly`` makes the parts from the
+settings, ``health`` decides liveness and readiness, ``drain`` finishes what is in flight before partitions
+are left, ``shutdown`` bounds the end.
 """

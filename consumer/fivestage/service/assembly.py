@@ -1,18 +1,20 @@
-"""From settings to parts: what the service is made of, and what is measured of it."""
+"""Makes the parts of the service from its settings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.records import Output
-from fivestage.dispatch.build import Inner, wire
+from fivestage.dispatch.build import build
+from fivestage.dispatch.dispatcher import Dispatcher
+from fivestage.dispatch.poller import Poller
 from fivestage.executors import Executor, ProcessExecutor, ThreadExecutor
 from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
+from fivestage.observability.gauges import add_gauges
 from fivestage.observability.logging import level_name
 from fivestage.observability.trace_provider import make_provider
 from fivestage.observability.tracing import Tracing
@@ -22,30 +24,27 @@ from fivestage.service.health import HealthMonitor
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from fivestage.core.adaptive.lane_state import LearnedState
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.core.observer import Observer
     from fivestage.core.reachability import Reachability
-    from fivestage.core.routing_snapshot import NodeRouting
     from fivestage.kafka.consumer.source import MakeConsumer
     from fivestage.observability.metrics import Metrics
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.settings import Settings
 
 COMMIT_TIMEOUT_S = 5.0
-BREAKER_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
-PARTITION_LABELS = ("topic", "partition")
 
 
 class Parts(NamedTuple):
-    """The parts of a service, made and not yet started."""
+    """The parts of a service, in the order of a record's way through them; made and not yet started."""
 
     source: GroupMember
-    inner: Inner
+    poller: Poller
+    dispatcher: Dispatcher
     executor: Executor
     sink: Sink
     committer: Committer
-    watch: HealthMonitor
+    health: HealthMonitor
 
 
 def assemble(
@@ -61,15 +60,15 @@ def assemble(
     make_consumer: MakeConsumer,
     reach: Reachability,
 ) -> Parts:
-    """Make the parts and introduce them to each other.
+    """Make the parts, and add their gauges.
 
     Args:
-        settings: Everything that can be set.
+        settings: All settings.
         app: The user's stages and nodes.
-        app_path: Where worker processes import them from, ``MODULE:APP``; the built-in ones when None.
-        metrics: The observer of all of them.
+        app_path: Where worker processes import the app from, ``MODULE:APP``; the built-in one when None.
+        metrics: The observer of all parts.
         ledger: Shared by source, dispatcher and committer.
-        largest_records: What each output topic takes, in bytes.
+        largest_records: The largest record that each output topic takes, in bytes.
         on_revoked: See Source.
         on_failure: See Sink.
         make_consumer: See Source.
@@ -81,14 +80,18 @@ def assemble(
     executor = _executor(settings, app, app_path, metrics, largest_event=_largest_event(largest_records))
     largest = min(largest_records.values())
     sink = Sink(settings, metrics, on_failure, max_record_bytes=largest, reach=reach)
-    inner = wire(
+    poller, dispatcher = build(
         settings,
         ledger=ledger,
         encoder=_encoder(settings, largest_records),
         executor=executor,
         sink=sink,
         observer=metrics,
-        tracing=_tracing(settings),
+        tracing=Tracing(
+            results_topic=settings.topics.results,
+            group_id=settings.kafka.group_id,
+            provider=make_provider(settings.tracing.sample_ratio),
+        ),
     )
     source = GroupMember(
         settings,
@@ -101,18 +104,25 @@ def assemble(
     )
     interval_s = settings.kafka.commit_interval_ms / 1000
     committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
-    watch = HealthMonitor(
+    health = HealthMonitor(
         source=source,
-        dispatcher=inner.dispatcher,
+        progress=dispatcher.progress,
+        total_s=settings.pipeline.total_timeout_ms / 1000,
         executor=executor,
         sink=sink,
         publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
         max_abandoned=settings.executor.max_abandoned,
         reach=reach,
     )
-    parts = Parts(source, inner, executor, sink, committer, watch)
-    _add_gauges(metrics, parts, ledger)
-    return parts
+    add_gauges(
+        metrics,
+        dispatcher=dispatcher,
+        executor=executor,
+        ledger=ledger,
+        lag=source.lag,
+        bus_lag_s=lambda: health.bus_lag_s,
+    )
+    return Parts(source, poller, dispatcher, executor, sink, committer, health)
 
 
 def _executor(
@@ -121,6 +131,7 @@ def _executor(
     executor, plan = settings.executor, settings.pipeline.plan()
     stall_s = executor.stall_ms / 1000
     if executor.kind == "process":
+        show_text = ("show_text",) if settings.logging.show_text else ()
         return ProcessExecutor(
             app_path,
             plan,
@@ -131,7 +142,8 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
-            setup=("fivestage.observability.logging:configure", level_name(), *_show_text(settings)),
+            # The arguments of configure in worker processes are texts.
+            setup=("fivestage.observability.logging:configure", level_name(), *show_text),
         )
     orchestrator = Orchestrator(
         app,
@@ -143,11 +155,6 @@ def _executor(
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 
 
-def _show_text(settings: Settings) -> tuple[str, ...]:
-    """What is said to ``configure`` in worker processes, which takes texts."""
-    return ("show_text",) if settings.logging.show_text else ()
-
-
 def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:
     return Encoder(
         source=f"/fivestage/{settings.kafka.group_id}",
@@ -157,84 +164,5 @@ def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encod
 
 
 def _largest_event(largest_records: Mapping[Output, int]) -> int:
-    """The largest event that all topics of events take."""
+    """Return the largest event that all event topics take, in bytes."""
     return min(size for output, size in largest_records.items() if output is not Output.DEAD_LETTERS)
-
-
-def _tracing(settings: Settings) -> Tracing:
-    return Tracing(
-        results_topic=settings.topics.results,
-        group_id=settings.kafka.group_id,
-        provider=make_provider(settings.tracing.sample_ratio),
-    )
-
-
-def _add_gauges(metrics: Metrics, parts: Parts, ledger: Ledger) -> None:
-    """Add what is read when it is scraped."""
-    source, inner, executor, _, _, watch = parts
-    dispatcher = inner.dispatcher
-    metrics.gauge("in_flight", "Queries that run.", lambda: dispatcher.running)
-    metrics.gauge("concurrency_limit", "How many may run; learned.", lambda: inner.slots.limit)
-    metrics.gauge("waiting", "Records taken in that wait for a slot or thread.", lambda: dispatcher.waiting)
-    metrics.gauge("unfinished", "Records taken in and not acknowledged yet.", lambda: dispatcher.in_flight)
-    metrics.gauge("abandoned_tasks", "Stages that run on after their end.", lambda: len(executor.abandoned()))
-    metrics.gauges(
-        "event_loop_lag_seconds",
-        "How late a loop came to its last check.",
-        ("loop",),
-        lambda: [(("bus",), watch.bus_lag_s), (("executor",), executor.lag_s)],
-    )
-    metrics.gauges(
-        "lag",
-        "Records not handed over yet.",
-        PARTITION_LABELS,
-        lambda: [(_labels(key), lag) for key, lag in source.lag().items()],
-    )
-    metrics.gauges(
-        "uncommitted_span",
-        "Offsets between the commit position and the newest record.",
-        PARTITION_LABELS,
-        lambda: [(_labels(key), offsets.span) for key, offsets in list(ledger.partitions.items())],
-    )
-    metrics.gauges(
-        "partition_halted",
-        "1 for a partition that is halted because too much of it cannot be read.",
-        PARTITION_LABELS,
-        lambda: [(_labels(key), float(key in ledger.guard.halted)) for key in list(ledger.partitions)],
-    )
-    _add_lane_gauges(metrics, inner.learned)
-
-
-def _labels(key: PartitionKey) -> tuple[str, str]:
-    return key.topic, str(key.partition)
-
-
-def _add_lane_gauges(metrics: Metrics, learned: LearnedState) -> None:
-    """Add what is learned, by lane."""
-
-    def nodes() -> list[tuple[tuple[str, str], NodeRouting]]:
-        lanes = list(learned.lanes.values())
-        return [((lane.name, name), node) for lane in lanes for name, node in lane.routing.nodes.items()]
-
-    metrics.gauges(
-        "stage_limit_seconds",
-        "The limit of a stage; learned.",
-        ("lane", "stage"),
-        lambda: [
-            ((lane.name, spec.stage_type), stage.limit_s)
-            for lane in list(learned.lanes.values())
-            for spec, stage in zip(learned.plan.stages, lane.routing.stages, strict=True)
-        ],
-    )
-    metrics.gauges(
-        "node_health",
-        "Health of a node, 0 to 1.",
-        ("lane", "node"),
-        lambda: [(labels, node.score) for labels, node in nodes()],
-    )
-    metrics.gauges(
-        "breaker_state",
-        "Breaker of a node: 0 closed, 1 half open, 2 open.",
-        ("lane", "node"),
-        lambda: [(labels, BREAKER_VALUES[node.state]) for labels, node in nodes()],
-    )

@@ -1,8 +1,8 @@
-"""The health monitor: decides whether work progresses and can be answered, and when the service exits.
+"""Decides liveness and readiness, and ends a service that cannot recover.
 
-Kafka clients beyond repair are rebuilt (``kafka/connection/rebuild.py``). What cannot be repaired from inside
-ends the process, so that its supervisor starts a new one: nothing unanswered is committed, so nothing is
-lost. While no broker can be reached, the service waits: a new process could not reach them either.
+Broken Kafka clients are rebuilt (``kafka/``). What cannot be repaired inside the process ends it, and its
+supervisor starts a new one: only answered records are committed, so nothing is lost. Unreachable brokers do
+not end it: a new process would not reach them either.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fivestage.executors.abandoned_cpu import CpuUse, thread_busy_s
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.dispatch.dispatcher import Dispatcher
+    from fivestage.dispatch.progress import Progress
     from fivestage.executors import Executor
     from fivestage.kafka.consumer.group_member import GroupMember
     from fivestage.kafka.producer.sink import Sink
@@ -27,28 +27,34 @@ if TYPE_CHECKING:
 TICK_S = 0.5
 FIRST_TICK_S = 0.05
 STUCK_S = 30.0
-"""So much longer than any query may take nothing has ended: then nothing will."""
+"""When no query has ended for this long beyond the longest that one may take, the service is stuck."""
 UNACKED_UNREADY_S = 5.0
+"""How long an event may go unacknowledged before the service is not ready."""
 RUN_ON_S = 10.0
-"""Slow code comes back; what has not by then does not."""
+"""A call that runs on for longer after its end is not expected to return."""
 STRIKES = 3
-"""How often in a row trouble must be seen: a process that was stopped for a while finds its clocks ahead."""
+"""How many checks in a row must fail: after a pause of the process, all its clocks are ahead once."""
 
 
 class Health(NamedTuple):
-    """An answer to a probe."""
+    """The answer to a probe."""
 
     ok: bool
     reason: str = "ok"
 
 
 class HealthMonitor:
-    """Looks at the parts of a running service, from the bus loop.
+    """Checks the parts of a running service, from the bus loop.
 
     Args:
-        publish_timeout_s: How long an event may go unacknowledged, while brokers can be reached.
+        source: Consumes the records.
+        progress: Counts the records in flight.
+        total_s: The longest that a query may run.
+        executor: Runs the queries.
+        sink: Publishes the events.
+        publish_timeout_s: How long an event may go unacknowledged while brokers can be reached.
         max_abandoned: How many calls may run on for RUN_ON_S after their end.
-        busy_s: The seconds that a thread has computed, or waited for a core; None for one that has ended.
+        busy_s: Returns the seconds that a thread has computed or waited for a core; None if it has ended.
         reach: Whether brokers can be reached.
     """
 
@@ -56,7 +62,8 @@ class HealthMonitor:
         self,
         *,
         source: GroupMember,
-        dispatcher: Dispatcher,
+        progress: Progress,
+        total_s: float,
         executor: Executor,
         sink: Sink,
         publish_timeout_s: float,
@@ -66,7 +73,8 @@ class HealthMonitor:
     ) -> None:
         self._reach = reach or Reachability()
         self._source = source
-        self._dispatcher = dispatcher
+        self._progress = progress
+        self._total_s = total_s
         self._executor = executor
         self._sink = sink
         self._publish_timeout_s = publish_timeout_s
@@ -77,13 +85,13 @@ class HealthMonitor:
         self._strikes = 0
         self.draining = False
         self.bus_lag_s = 0.0
-        """How late the bus loop came to the last tick."""
+        """How late the bus loop came to its last check."""
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Look around until cancelled; *on_ready* is called when the service is ready for the first time.
+        """Check until cancelled; call *on_ready* when the service is ready for the first time.
 
         Raises:
-            FivestageError: it is time to give up.
+            FivestageError: the service cannot recover.
         """
         clock = asyncio.get_running_loop().time
         announced = False
@@ -96,13 +104,13 @@ class HealthMonitor:
             self.bus_lag_s = max(0.0, clock() - due)
             self._source.look()
             self._sink.look(clock())
-            trouble = self._trouble(clock())
-            self._strikes = self._strikes + 1 if trouble is not None else 0
-            if trouble is not None and self._strikes >= STRIKES:
-                raise trouble
+            failure = self._failure(clock())
+            self._strikes = self._strikes + 1 if failure is not None else 0
+            if failure is not None and self._strikes >= STRIKES:
+                raise failure
 
-    def _trouble(self, now: float) -> FivestageError | None:
-        """What cannot get better by itself."""
+    def _failure(self, now: float) -> FivestageError | None:
+        """Return what the service cannot recover from."""
         waited_s = self._reach.waited_s(now - self._sink.oldest_unacked_s(now), now)
         if waited_s > self._publish_timeout_s:
             why = self._sink.unready or "brokers can be reached, and do not take them"
@@ -115,14 +123,14 @@ class HealthMonitor:
         return None
 
     def _look_for_burning(self, now: float) -> None:
-        """Measure what the abandoned code of this process costs; that of others the executor ends."""
+        """Measure the CPU of abandoned code in this process; the executor ends that of other processes."""
         pid = os.getpid()
         own = [one for one in self._executor.abandoned() if one.thread is not None and one.thread[0] == pid]
         used = {one.thread: (one.name, self._busy_s(one.thread)) for one in own if one.thread is not None}
         self._burning = self._cpu_use.look(used, now)
 
     def _runs_on(self, now: float) -> str | None:
-        """Why the code that runs on after its end is too much."""
+        """Return why the code that runs on after its end is too much; None if it is not."""
         if self._burning:
             names = ", ".join(self._burning)
             return (
@@ -140,26 +148,26 @@ class HealthMonitor:
         )
 
     def live(self) -> Health:
-        """The loops turn and work progresses: what is in flight ends, because each query has a deadline."""
+        """Return whether the loops turn and queries end, as they must: each has a deadline."""
         now = asyncio.get_running_loop().time()
         if self._executor.failure is not None:
             return Health(ok=False, reason=self._executor.failure)
         if (reason := self._runs_on(now)) is not None:
             return Health(ok=False, reason=reason)
-        idle_s = now - self._dispatcher.last_progress_at
-        patience_s = STUCK_S + (1 + PATIENCE) * self._dispatcher.total_s  # it may wait for a thread before
-        if self._dispatcher.in_flight and not self._sink.unacknowledged and idle_s > patience_s:
+        idle_s = now - self._progress.last_at
+        patience_s = STUCK_S + (1 + PATIENCE) * self._total_s  # with its wait for a thread
+        if self._progress.in_flight and not self._sink.unacknowledged and idle_s > patience_s:
             return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")
         return Health(ok=True)
 
     def is_cut_off(self) -> bool:
-        """Nothing comes in, or nothing goes out: perhaps Kafka is out of reach."""
+        """Return whether nothing is consumed or nothing acknowledged: Kafka may be unreachable."""
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
         rebuilds = self._sink.fault is not None
         return rebuilds or waited_s > UNACKED_UNREADY_S or self._source.unready is not None
 
     def ready(self) -> Health:
-        """Joined, able to answer, not ending."""
+        """Return whether the service has joined the group, can publish, and is not shutting down."""
         if self.draining:
             return Health(ok=False, reason="draining")
         reason = self._source.unready or self._not_writable() or self._source.halted
@@ -167,9 +175,9 @@ class HealthMonitor:
         return self.live() if reason is None else Health(ok=False, reason=reason)
 
     def _not_writable(self) -> str | None:
-        """Why no event goes out now."""
-        if (trouble := self._sink.fault) is not None:
-            return f"the producer is being rebuilt: {trouble.text}"
+        """Return why no event can be published now."""
+        if (fault := self._sink.fault) is not None:
+            return f"the producer is being rebuilt: {fault.text}"
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
         waits = f"events have not been acknowledged for {waited_s:.0f} s"
         return self._sink.unready or (waits if waited_s > UNACKED_UNREADY_S else None)

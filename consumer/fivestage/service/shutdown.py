@@ -1,8 +1,10 @@
-"""The end: its steps share one limit, and when that is over the process is gone, whatever hangs in it.
+"""Bounds the shutdown: its steps share one time limit, and then the process ends, whatever hangs in it.
 
-The hard end has two guards, because the first needs the interpreter: a thread that says so in the log and
-exits with the code that was due, and the C thread of ``faulthandler``, which ends the process while a C
-function holds the interpreter's lock, or the log cannot be written.
+``service`` begins it, on a signal or a failure, and calls the steps.
+
+Two guards end the process. The first is a thread, which logs and exits with the exit code that was due. It
+needs the interpreter; the second, the C thread of ``faulthandler``, works even while a C function holds the
+interpreter's lock or the log cannot be written.
 """
 
 from __future__ import annotations
@@ -19,23 +21,25 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from fivestage.errors import ConfigurationError, InvalidAppError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LAST_WORDS_S = 2.0
-"""How long the first guard may take to write its line."""
+"""How long the first guard may take to write its log line."""
 
 log = structlog.get_logger("fivestage.service.shutdown")
 
 
 class TimeLeft:
-    """What is left of the time that the end may take.
+    """Shares the time for shutdown among its steps.
 
-    A step gets its own limit, or half of what is left, so that however many hang the whole comes to its end,
-    and those that come last get something too.
+    A step gets its own limit, or half of what is left: however many steps hang, the whole ends in time, and
+    the last ones get something too.
 
     Args:
-        limit_s: How long the whole may take; counted from ``begin`` on.
+        limit_s: How long all steps together may take, from ``begin`` on.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -46,11 +50,11 @@ class TimeLeft:
         return f"<TimeLeft limit_s={self._limit_s} ends_at={self._ends_at}>"
 
     def begin(self) -> None:
-        """The end begins."""
+        """Start the clock."""
         self._ends_at = asyncio.get_running_loop().time() + self._limit_s
 
     def share(self, most_s: float, *, leaving_s: float = inf) -> float:
-        """How long a step may take that wants *most_s*, and must leave at most *leaving_s* to others."""
+        """Return how long a step may take that wants *most_s*, and leaves others *leaving_s* at most."""
         if self._ends_at is None:
             return most_s
         left_s = max(0.0, self._ends_at - asyncio.get_running_loop().time())
@@ -58,11 +62,11 @@ class TimeLeft:
 
 
 class HardEnd:
-    """Ends the process; made once, when the orderly end begins.
+    """Ends the process unless the orderly shutdown is done in time.
 
     Args:
-        limit_s: How long that may take.
-        code: Tells the exit code of a process whose orderly end did not come in time.
+        limit_s: How long the orderly shutdown may take.
+        code: Returns the exit code for a process that is ended by force.
     """
 
     def __init__(self, limit_s: float, code: Callable[[], int]) -> None:
@@ -70,7 +74,7 @@ class HardEnd:
         self._code = code
         self._done = threading.Event()
         self._nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
-        # To /dev/null: writing to a standard error without a reader would block.
+        # Written to nowhere: a standard error that is not read would block it.
         faulthandler.dump_traceback_later(limit_s + LAST_WORDS_S, exit=True, file=self._nowhere)
         threading.Thread(target=self._guard, name="fivestage-hard-end", daemon=True).start()
 
@@ -84,6 +88,13 @@ class HardEnd:
         os._exit(self._code())
 
     def cancel(self) -> None:
-        """The orderly end has come."""
+        """Disarm both guards: the orderly shutdown is done."""
         self._done.set()
         faulthandler.cancel_dump_traceback_later()
+
+
+def exit_code(failure: Exception | None) -> int:
+    """Return 0 for no failure, 2 if something must be configured first, 1 for everything else."""
+    if failure is None:
+        return 0
+    return 2 if isinstance(failure, ConfigurationError | InvalidAppError) else 1

@@ -16,7 +16,7 @@ from fivestage.core.codec.encode import Encoder
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
 from fivestage.core.records import Output, OutputRecord, PlainRecord
-from fivestage.dispatch.build import wire
+from fivestage.dispatch.build import build
 from fivestage.executors import InlineExecutor
 from fivestage.observability.tracing import Tracing
 from fivestage.pipeline.orchestrator import Orchestrator
@@ -200,7 +200,7 @@ class MemoryBus:
                 start_timeout_ms=settings.executor.start_timeout_ms,
             )
         )
-        self.inner = wire(
+        self.poller, self.dispatcher = build(
             settings,
             ledger=self.ledger,
             encoder=Encoder(
@@ -213,17 +213,16 @@ class MemoryBus:
             observer=observer or Observer(),
             tracing=tracing or Tracing(results_topic="results", group_id="memory"),
         )
-        self.dispatcher = self.inner.dispatcher
         self._next_offsets = [0] * partitions
         self._running: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self.executor.start(self.inner.running.finished)
-        self._running = asyncio.create_task(self.inner.poller.run(self.source))
+        await self.executor.start(self.dispatcher.active.finished)
+        self._running = asyncio.create_task(self.poller.run(self.source))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.inner.poller.stop()
+        self.poller.stop()
         if self._running is not None:
             await self._running
         await self.executor.stop(STOP_S)

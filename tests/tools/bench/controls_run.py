@@ -13,7 +13,7 @@ from fivestage.core.codec.encode import Encoder
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
 from fivestage.core.records import Output, PlainRecord
-from fivestage.dispatch.build import Randomness, wire
+from fivestage.dispatch.build import build
 from fivestage.executors import InlineExecutor
 from fivestage.observability.tracing import Tracing
 from fivestage.pipeline.orchestrator import Orchestrator
@@ -125,7 +125,7 @@ class _Run:
         self._source = MemorySource(ledger)
         self._executor = InlineExecutor(Orchestrator(self._app(shape), plan=settings.pipeline.plan()))
         rng = random.Random(seed).random  # noqa: S311 - repeatable on purpose
-        self._inner = wire(
+        self._poller, self._dispatcher = build(
             settings,
             ledger=ledger,
             encoder=Encoder(
@@ -135,7 +135,9 @@ class _Run:
             sink=self._sink,
             observer=Observer(),
             tracing=Tracing(results_topic="results", group_id="bench"),
-            randomness=Randomness(lambda: WALL_AT_START + clock(), clock, rng),
+            wall_clock=lambda: WALL_AT_START + clock(),
+            cpu_clock=clock,
+            rng=rng,
         )
 
     def _app(self, shape: Shape) -> Pipeline:
@@ -163,8 +165,8 @@ class _Run:
 
     async def all_queries(self) -> list[Seen]:
         """Ask all queries, and wait for their outcomes."""
-        await self._executor.start(self._inner.running.finished)
-        reading = asyncio.create_task(self._inner.poller.run(self._source))
+        await self._executor.start(self._dispatcher.active.finished)
+        reading = asyncio.create_task(self._poller.run(self._source))
         for number, query in enumerate(self._asked):
             await asyncio.sleep(query.at - clock())
             self._source.put(_record(number, query))
@@ -174,7 +176,7 @@ class _Run:
         except TimeoutError:
             pass
         ends = dict(self._sink.ends)
-        self._inner.poller.stop()
+        self._poller.stop()
         await reading
         await self._executor.stop(1.0)
         return [Seen(one, self._started.get(n), ends.get(n)) for n, one in enumerate(self._asked)]

@@ -1,8 +1,8 @@
 """A member of the consumer group that replaces its consumer when it is broken.
 
-Before that, what is in flight is finished and committed as in a rebalance, if the old consumer still can. The
-new consumer joins as another member with new offsets for its partitions: what the old one finishes later
-moves no offset.
+Queries in flight are finished and committed first, as in a rebalance, if the old consumer still can commit.
+The new consumer joins as another member and opens its partitions again in the ledger, so queries of the old
+one that finish later move no offset.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class GroupMember:
     # Replacing the consumer
 
     def stop_rebuilding(self) -> None:
-        """Make no new consumer and wait for none: the service ends, and the present one still commits."""
+        """The service stops: make no new consumer and wait for none. A broken one is still retired."""
         self._stopping = True
         if self._replacing is not None:
             self._replacing.cancel()

@@ -37,7 +37,7 @@ _COLUMNS = {
 }
 _NUMBERS = frozenset({"population", "area_km2"})
 _UNSEARCHABLE = frozenset({"code", "code3", *_NUMBERS})
-"""Questions do not name a country by these: the codes of Iceland and India, IS and IN, are ordinary words."""
+"""Columns whose values do not name a country in a question; the codes IS and IN are ordinary words."""
 _REQUIRED = ("subject", "attribute", "value")
 _KNOWN = frozenset({*_REQUIRED, "source"})
 _LARGEST = 2**63

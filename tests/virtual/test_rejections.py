@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage.core.codec.decode import Unreadable, UnreadableReason
 from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.records import PlainRecord
-from fivestage.core.rejection_cause import EXPIRED
+from fivestage.core.time_slice import SLICE_S
+from fivestage.dispatch.in_flight import InFlightQuery
 from fivestage.dispatch.rejections import (
     BRIEF_S,
     MAX_REMEMBERED,
     OLD_S,
     READING_S,
-    SLICE_S,
-    Rejection,
     Rejections,
 )
 from fivestage.settings import Settings
@@ -32,12 +32,13 @@ PUBLISH_S = 0.000_1
 """The time to publish one rejection event."""
 
 
-def rejection(offset: int, over_s: float) -> Rejection:
+def rejection(offset: int, over_s: float) -> InFlightQuery:
     """Build a rejection that expired this long ago."""
     due_at = asyncio.get_running_loop().time() - over_s
-    budget = Budget(due_at, -over_s, 0.25, due_at=due_at)
-    record, offsets = PlainRecord("q", 0, offset), PartitionOffsets(1)
-    return Rejection(record, offsets, f"q{offset}", "prod", {}, budget, EXPIRED, over_s, in_line=False)
+    unreadable = Unreadable(UnreadableReason.NOT_JSON, "")  # it is not looked at
+    one = InFlightQuery(PlainRecord("q", 0, offset), PartitionOffsets(1), unreadable, 0)
+    one.budget = Budget(due_at, -over_s, 0.25, due_at=due_at)
+    return one
 
 
 class SlowPublisher:
@@ -45,9 +46,9 @@ class SlowPublisher:
 
     def __init__(self) -> None:
         self.published: list[int] = []
-        self.rejections = Rejections(self._tell)
+        self.rejections = Rejections(self._publish)
 
-    def _tell(self, rejection: Rejection) -> None:
+    def _publish(self, rejection: InFlightQuery) -> None:
         block(PUBLISH_S)
         self.published.append(rejection.record.offset)
 
@@ -92,13 +93,13 @@ async def test_kept_rejections_are_bounded() -> None:
 
 def publish_slowly(bus: MemoryBus) -> None:
     """Make each rejection slow to publish."""
-    tell: Callable[[Rejection], None] = bus.dispatcher.rejections._tell
+    publish: Callable[[InFlightQuery], None] = bus.dispatcher.rejections._publish
 
-    def slowly(rejection: Rejection) -> None:
+    def slowly(rejection: InFlightQuery) -> None:
         block(PUBLISH_S)
-        tell(rejection)
+        publish(rejection)
 
-    bus.dispatcher.rejections._tell = slowly
+    bus.dispatcher.rejections._publish = slowly
 
 
 async def test_a_new_query_does_not_wait_for_rejection_events() -> None:
@@ -130,7 +131,7 @@ async def test_a_drain_publishes_all_rejections() -> None:
             bus.put(query(f"old{number}"), timestamp=timestamp() - 60_000)
         while not bus.dispatcher.rejections:
             await asyncio.sleep(0.001)
-        bus.inner.poller.stop()
+        bus.poller.stop()
         assert await bus.dispatcher.drain(10.0)
         offsets = bus.ledger.offsets(KEY)
         assert offsets is not None

@@ -50,7 +50,7 @@ async def test_each_ends_at_its_own_deadline() -> None:
 
         started = loop.time()
         await asyncio.gather(*map(ask, (200, 50, 150, 100, 250)))
-        assert bus.inner.running.jobs == {}
+        assert bus.dispatcher.active.jobs == {}
     assert ends == {50: 50, 100: 100, 150: 150, 200: 200, 250: 250}
 
 
@@ -97,9 +97,9 @@ async def test_nothing_starts_while_an_end_is_due() -> None:
         for number in range(4):
             bus.put(query(f"q{number}"))
         await asyncio.sleep(0.01)
-        first, second = bus.inner.running.jobs.values()
+        first, second = bus.dispatcher.active.jobs.values()
         block(0.3)
-        bus.inner.running.finished(first)  # its executor was faster than the timer of the second
+        bus.dispatcher.active.finished(first)  # its executor was faster than the timer of the second
         bus.dispatcher._fill_slice()
         assert steps == ["started", "started", "published"]
         await asyncio.sleep(0.01)
@@ -111,8 +111,8 @@ async def test_an_error_in_one_ending_does_not_stop_the_others() -> None:
     """An error in one ending does not keep the others from ending at their deadlines."""
     app, ended = pipeline(any=FakeNode()), list[str]()
     async with MemoryBus(app, executor=Silent(Orchestrator(app))) as bus:
-        running = bus.inner.running
-        go_on = running.on_ended
+        running = bus.dispatcher.active
+        go_on = running._on_ended
 
         def on_ended(job: Job, conclusion: QueryOutcome, now: float) -> None:
             go_on(job, conclusion, now)
@@ -120,7 +120,7 @@ async def test_an_error_in_one_ending_does_not_stop_the_others() -> None:
             if len(ended) == 1:
                 raise RuntimeError("boom")
 
-        running.on_ended = on_ended
+        running._on_ended = on_ended
         for budget_ms in (100, 100, 200):
             bus.put(b'{"query_id":"q%d","user_input":"any","budget_ms":%d}' % (budget_ms, budget_ms))
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
@@ -136,7 +136,7 @@ async def test_entries_of_ended_queries_are_removed() -> None:
             bus.put(b'{"query_id":"q%d","user_input":"any"}' % number)
         await asyncio.sleep(10)
         assert len(bus.results()) == FORGET_AT + 50
-        assert len(bus.inner.running._deadlines) <= FORGET_AT
+        assert len(bus.dispatcher.active._deadlines) <= FORGET_AT
 
 
 @contextlib.asynccontextmanager
@@ -148,15 +148,15 @@ async def one_slot(**fields: Any) -> AsyncIterator[tuple[MemoryBus, Job]]:
         in_virtual_time(bus)
         bus.put(query("first", **fields), timestamp=timestamp())
         bus.put(query("second"), timestamp=timestamp())
-        while not bus.dispatcher.queued:
+        while not bus.dispatcher.slots.waiting:
             await asyncio.sleep(0)
-        [job] = bus.inner.running.jobs.values()
+        [job] = bus.dispatcher.active.jobs.values()
         yield bus, job
 
 
 def counts(bus: MemoryBus) -> tuple[int, int, int]:
     """Return the numbers of queries with a slot, waiting for one, and waiting for a thread."""
-    return bus.dispatcher.running, bus.dispatcher.queued, bus.inner.running.parked
+    return bus.dispatcher.slots.running, bus.dispatcher.slots.waiting, bus.dispatcher.active.parked
 
 
 async def until(at: float) -> None:
@@ -167,7 +167,7 @@ async def until(at: float) -> None:
 async def test_a_query_that_waits_for_a_thread_holds_no_slot() -> None:
     """A query that waits for a thread frees its slot, and continues with another and its remaining time."""
     async with one_slot() as (bus, job):
-        running = bus.inner.running
+        running = bus.dispatcher.active
         assert counts(bus) == (1, 1, 0)
         await until(0.1)
         running.waits(job, job.history, "pool")
@@ -191,7 +191,7 @@ async def test_the_wait_for_a_thread_is_bounded() -> None:
     """A query whose call gets no thread ends after a bounded wait, and frees its slot once."""
     async with one_slot() as (bus, job):
         await until(0.1)
-        bus.inner.running.waits(job, job.history, "pool")
+        bus.dispatcher.active.waits(job, job.history, "pool")
         while (result := bus.result("first")) is None:
             await bus.sink.published()
         assert asyncio.get_running_loop().time() == pytest.approx(0.1 + PATIENCE * 0.25)
@@ -205,7 +205,7 @@ async def test_a_query_that_waits_for_a_thread_ends_at_its_deadline() -> None:
     due = dt.datetime.fromtimestamp(EPOCH + 0.3, dt.UTC)
     async with one_slot(deadline=due.isoformat()) as (bus, job):
         await until(0.1)
-        bus.inner.running.waits(job, job.history, "pool")
+        bus.dispatcher.active.waits(job, job.history, "pool")
         while (result := bus.result("first")) is None:
             await bus.sink.published()
         assert asyncio.get_running_loop().time() == pytest.approx(0.3)
@@ -215,7 +215,7 @@ async def test_a_query_that_waits_for_a_thread_ends_at_its_deadline() -> None:
 async def test_reports_of_a_moved_or_ended_job_are_ignored() -> None:
     """Reports of a job that has moved or ended change nothing."""
     async with one_slot() as (bus, job):
-        running, old = bus.inner.running, job.history
+        running, old = bus.dispatcher.active, job.history
         job.move()
         running.waits(job, old, "pool")
         running.goes_on(job, old, 5.0, 6.0)
@@ -230,7 +230,7 @@ async def test_reports_of_a_moved_or_ended_job_are_ignored() -> None:
 async def test_a_query_that_moves_takes_its_slot_again() -> None:
     """A moved query takes its slot again, and may wait again where it continues."""
     async with one_slot() as (bus, job):
-        running = bus.inner.running
+        running = bus.dispatcher.active
         running.waits(job, job.history, "pool")
         await until(0.2)
         job.move()
@@ -244,7 +244,7 @@ async def test_a_query_that_moves_takes_its_slot_again() -> None:
 async def test_a_blocked_loop_reads_reports_before_it_ends_queries() -> None:
     """A loop that was blocked does not end waiting queries before it has read their reports."""
     async with one_slot() as (bus, job):
-        running = bus.inner.running
+        running = bus.dispatcher.active
         await until(0.1)
         running.waits(job, job.history, "pool")
         await until(0.2)

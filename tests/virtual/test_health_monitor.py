@@ -22,7 +22,7 @@ class Parts:
     def __init__(self) -> None:
         self.in_flight = 0
         self.total_s = 0.25
-        self.last_progress_at = 0.0
+        self.last_at = 0.0
         self.unacknowledged = 0
         self.unacked_since: float | None = None
         self.failure: str | None = None
@@ -52,7 +52,8 @@ def monitor(parts: Any, executor: Any = None, reach: Reachability | None = None)
     """Build a health monitor of *parts*, and of another executor where one is given."""
     return HealthMonitor(
         source=parts,
-        dispatcher=parts,
+        progress=parts,
+        total_s=parts.total_s,
         executor=executor or parts,
         sink=parts,
         publish_timeout_s=120.0,

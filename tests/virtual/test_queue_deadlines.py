@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage.core.codec.decode import Unreadable, UnreadableReason
 from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.records import PlainRecord
-from fivestage.dispatch.in_flight import Candidate
-from fivestage.dispatch.queue_deadlines import FORGET_AT, SLICE_S, QueueDeadlines
+from fivestage.core.time_slice import SLICE_S
+from fivestage.dispatch.in_flight import InFlightQuery
+from fivestage.dispatch.queue_deadlines import FORGET_AT, QueueDeadlines
 
 from .samples import block
-
-if TYPE_CHECKING:
-    from fivestage.core.codec.decode import Readable
 
 pytestmark = pytest.mark.interpreted
 """A stand-in for a query."""
@@ -32,17 +30,17 @@ class Expired:
         self._takes_s = takes_s
         self.expiry = QueueDeadlines(self._expire)
 
-    def _expire(self, candidate: Candidate, now: float) -> None:
+    def _expire(self, candidate: InFlightQuery, now: float) -> None:
         self.calls.append((candidate.record.offset, round(now, 6)))
-        candidate.waits = False
+        candidate.is_waiting = False
         block(self._takes_s)
 
-    def wait(self, number: int, due_at: float | None) -> Candidate:
+    def wait(self, number: int, due_at: float | None) -> InFlightQuery:
         """Add a waiting query."""
-        readable: Readable = None  # type: ignore[assignment] # it is not looked at
-        budget = Budget(0.25, 0.25, 0.25, due_at=due_at)
-        one = Candidate(PlainRecord("q", 0, number), PartitionOffsets(1), readable, budget)
-        one.waits = True
+        unreadable = Unreadable(UnreadableReason.NOT_JSON, "")  # it is not looked at
+        one = InFlightQuery(PlainRecord("q", 0, number), PartitionOffsets(1), unreadable, 0)
+        one.budget = Budget(0.25, 0.25, 0.25, due_at=due_at)
+        one.is_waiting = True
         self.expiry.watch(one)
         return one
 
@@ -52,7 +50,7 @@ async def test_each_at_its_deadline() -> None:
     seen = Expired()
     for number, due_at in enumerate((0.3, 0.1, None, 0.2, 0.1)):
         one = seen.wait(number, due_at)
-        one.waits = number != 3
+        one.is_waiting = number != 3
     await asyncio.sleep(1)
     assert seen.calls == [(1, 0.1), (4, 0.1), (0, 0.3)]
     assert len(seen.expiry) == 0
@@ -67,7 +65,7 @@ async def test_an_error_in_one_expiry_does_not_stop_the_others() -> None:
         seen.wait(number, 0.1).offsets = None if number == 1 else seen  # type: ignore[assignment]
     go_on = seen.expiry._expire
 
-    def expire(candidate: Candidate, now: float) -> None:
+    def expire(candidate: InFlightQuery, now: float) -> None:
         go_on(candidate, now)
         if candidate.offsets is None:
             raise RuntimeError
@@ -99,6 +97,6 @@ async def test_ended_waits_are_removed() -> None:
     seen = Expired()
     waiting = [seen.wait(number, 1e6) for number in range(100)]
     for number in range(10 * FORGET_AT):
-        seen.wait(number, 1e6).waits = False
+        seen.wait(number, 1e6).is_waiting = False
         assert len(seen.expiry) <= FORGET_AT + 3 * len(waiting)
-    assert sum(one[2].waits for one in seen.expiry._deadlines) == 100
+    assert sum(one[2].is_waiting for one in seen.expiry._deadlines) == 100

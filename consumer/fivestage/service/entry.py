@@ -1,0 +1,57 @@
+"""Runs the service in this process until it ends, and computes the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+
+from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
+from fivestage.observability.logging import described
+from fivestage.service.service import Service
+from fivestage.service.shutdown import exit_code
+
+if TYPE_CHECKING:
+    from fivestage.pipeline.pipeline import Pipeline
+    from fivestage.settings import Settings
+
+log = structlog.get_logger("fivestage.service.service")
+
+
+def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
+    """Run a service until SIGTERM or SIGINT, and return the exit code.
+
+    0 after a complete drain, 1 if Kafka or the drain failed, 2 if something must be configured first. The
+    caller should end the process with ``os._exit``: a stuck thread of a node, or a hung task of a client,
+    must not keep it alive.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    service = Service(settings, app, app_path)
+    try:
+        return loop.run_until_complete(_run(service))
+    finally:
+        for stream in (sys.stdout, sys.stderr):  # nodes may print
+            with contextlib.suppress(OSError, ValueError):  # the disk is full, or the stream is closed
+                stream.flush()
+        if service.hard_end is not None:
+            service.hard_end.cancel()
+
+
+async def _run(service: Service) -> int:
+    failure: Exception | None = None
+    try:
+        await service.run()
+    except (ConfigurationError, InvalidAppError) as error:
+        failure = error
+        log.error("cannot run", error=str(error))  # noqa: TRY400 - one line, no traceback
+    except FivestageError as error:
+        failure = error
+        log.error("ended", error_type=type(error).__name__, error=str(error))  # noqa: TRY400
+    except Exception as error:  # noqa: BLE001 - a bug; its text may contain query text and is not logged
+        failure = error
+        log.error("ended", **described(error))  # noqa: TRY400
+    return exit_code(failure)
