@@ -1,6 +1,6 @@
 """The document that ``/api/status`` returns: one service as an operator sees it.
 
-Times are ISO 8601 in UTC. Durations end in ``_ms`` or ``_s``; rates are per second; shares are between 0 and 1.
+Times are ISO 8601 in UTC. Durations end in ``_ms`` or ``_s``, rates are per second, shares from 0 to 1.
 None means that there is nothing to tell yet, such as a percentile of no queries. Readers must ignore unknown
 keys: keys are added, never removed.
 """
