@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PositiveBytes = Annotated[int, Field(gt=0, le=100 * 1024 * 1024)]
-"""At most the brokers' default of ``socket.request.max.bytes``."""
+"""A number of bytes, at most the brokers' default of ``socket.request.max.bytes``."""
 
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 

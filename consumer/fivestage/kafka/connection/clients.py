@@ -34,7 +34,7 @@ class Clients:
         self._producer = producer
         self._stamp = certificate_stamp(kafka)
         self._last_answers: dict[int, tuple[Any, float]] = {}
-        """When each client last received metadata, by the id of the client, which is kept so that it stays
+        """Each client, and when it last received metadata, by ``id(client)``; keeping the client keeps that
         unique."""
 
     def _connected(self) -> list[Any]:
@@ -47,7 +47,7 @@ class Clients:
         return found
 
     def all_have_answers(self) -> bool:
-        """Whether each client has received metadata since the last call; request it again from each."""
+        """Request metadata by each client; returns whether the last call's requests were all answered."""
         before, self._last_answers = self._last_answers, {}
         answered = True
         for client in self._connected():

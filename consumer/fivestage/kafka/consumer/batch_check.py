@@ -2,7 +2,7 @@
 
 aiokafka decompresses a batch to any size, and its error for a broken batch does not name the offsets. Here
 the size is limited before memory is allocated, and the error names the offsets. Only record format 2 is read:
-brokers have not written the formats of before Kafka 0.11 (2017) since version 3.0.
+since version 3.0 brokers no longer write the older formats (before Kafka 0.11, 2017).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DECOMPRESS: Final[dict[int, Callable[..., int]]] = {
 class UnreadableBatchError(CorruptRecordException):
     """The records of a batch, from offset *first* up to but not including *end*, cannot be read.
 
-    *end* is None where the header of the batch may be wrong too, and no next batch shows where it ends.
+    *end* is None if the header of the batch may be wrong too, and no next batch was fetched to show the end.
     """
 
     def __init__(self, first: int, end: int | None, detail: str) -> None:
@@ -70,7 +70,7 @@ class CheckedRecords:
         self._end = self._end_of_next()
 
     def size_in_bytes(self) -> int:
-        """The size of all batches, read or not."""
+        """The bytes of all batches, including those that were read."""
         return len(self._data)
 
     def has_next(self) -> bool:
@@ -78,11 +78,11 @@ class CheckedRecords:
         return self._end is not None
 
     def next_batch(self) -> DefaultRecordBatchProtocol | None:
-        """Read, verify and decompress the next batch.
+        """Read, verify and decompress the next batch; None if no complete batch is left.
 
         Raises:
-            UnreadableBatchError: it is broken, or too large once decompressed.
-            CorruptRecordException: it has another format, in which the offsets cannot be found.
+            UnreadableBatchError: the batch is broken, too large once decompressed, or has an unknown codec.
+            CorruptRecordException: the batch has another format, in which the offsets cannot be found.
         """
         if self._end is None:
             return None
@@ -112,14 +112,14 @@ class CheckedRecords:
             raise UnreadableBatchError(first, end, str(error)) from None
 
     def _next_base(self, first: int) -> int | None:
-        """The base offset of the next batch, if that much of it was fetched."""
+        """The base offset of the next batch; None if it was not fetched or is not above *first*."""
         if len(self._data) - self._start < _PREFIX.size:
             return None
         base: int = _PREFIX.unpack_from(self._data, self._start)[0]
         return base if base > first else None
 
     def _decompressed(self, data: bytes, codec: int) -> bytes:
-        """The same batch without compression. Its checksum stays that of the compressed one."""
+        """The same batch without compression. The checksum stays that of the compressed batch."""
         compressed = memoryview(data)[_HEADER_BYTES:]
         try:
             if codec == _SNAPPY:
@@ -143,7 +143,7 @@ class CheckedRecords:
 
 
 class _BrokenError(Exception):
-    """What is wrong with a batch; used in this module only."""
+    """A batch is broken; the text says how. Used in this module only."""
 
 
 def _unsnappy(compressed: memoryview, room: mmap.mmap) -> int:
@@ -169,5 +169,5 @@ def check_batches(consumer: AIOKafkaConsumer, *, max_bytes: int) -> None:
         consumer: Made with ``check_crcs=False``: checksums are verified here.
         max_bytes: The largest size of a decompressed batch.
     """
-    room = mmap.mmap(-1, max_bytes)  # memory is used only as far as it was ever written
+    room = mmap.mmap(-1, max_bytes)  # only pages that were ever written use memory
     aiokafka_internals.use_record_reader(consumer, partial(CheckedRecords, room))

@@ -27,13 +27,15 @@ def codec_of(name: str) -> Codec | None:
     """The codec of ``kafka.compression``; None for ``none``.
 
     Raises:
-        ConfigurationError: the library for it is not installed.
+        ConfigurationError: the library of the codec is not installed.
     """
     if name == "none":
         return None
     is_installed, found = _CODECS[name]
     if not is_installed():
-        raise ConfigurationError(f"kafka.compression = {name}: its library is not installed: install cramjam")
+        raise ConfigurationError(
+            f"kafka.compression = {name}: the library cramjam is not installed: install it"
+        )
     return found
 
 
