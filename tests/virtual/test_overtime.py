@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fivestage.executors.abandoned_cpu import LOOK_EVERY_S
+from fivestage.executors.abandoned_cpu import MEASURE_EVERY_S
 from fivestage.executors.process.overtime import COMPUTES_S, MOST_S, Overtime
 from fivestage.pipeline.thread_pool import Abandoned
 
@@ -17,7 +17,7 @@ class Machine:
 
     def look(self, *calls: tuple[str, str, float, int]) -> list[str]:
         """Return the workers to replace; each call is worker, node, end of its query, thread."""
-        self.now += 2 * LOOK_EVERY_S
+        self.now += 2 * MEASURE_EVERY_S
         found = [(worker, Abandoned(node, since, (1, thread))) for worker, node, since, thread in calls]
         return self.overtime.too_much(found, self.now)
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 WorkerT = TypeVar("WorkerT")
 
 COMPUTES_S: Final = 0.015
-"""Code that has used more CPU after its query's end computes, else it waits; the kernel counts by 10 ms."""
+"""CPU seconds after its query's end above which code computes, else it waits; the kernel counts by 10 ms."""
 MOST_S: Final = 5.0
-"""How much CPU a call may use after its query's end at all."""
+"""CPU seconds that any call may use after its query's end."""
 
 
 class Overtime(Generic[WorkerT]):
@@ -33,8 +33,8 @@ class Overtime(Generic[WorkerT]):
         self._cpu = SpentCpu(cpu_s)
 
     def too_much(self, calls: Sequence[tuple[WorkerT, Abandoned]], now: float) -> list[WorkerT]:
-        """Return the workers to replace, given all abandoned calls."""
-        if not self._cpu.look([call for _, call in calls], now):
+        """Return the workers to replace, given all abandoned calls; none if called before MEASURE_EVERY_S."""
+        if not self._cpu.measure([call for _, call in calls], now):
             return []
         computing: dict[str, list[tuple[float, float, WorkerT]]] = {}
         for worker, call in calls:
@@ -45,7 +45,7 @@ class Overtime(Generic[WorkerT]):
 
 
 def _all_but_first(found: list[tuple[float, float, WorkerT]]) -> list[WorkerT]:
-    """Return the workers of all calls but the one that ended first; also of that if it has used MOST_S."""
+    """Return the workers of all calls but the one abandoned first; its worker too if it has used MOST_S."""
     found.sort(key=lambda one: one[0])
     _, spent_s, _ = found[0]
     return [worker for _, _, worker in found[spent_s < MOST_S :]]
