@@ -22,7 +22,7 @@ async def warn_of_loss(settings: Settings, found: Mapping[str, TopicInfo]) -> No
     if settings.kafka.is_local:
         return
     in_sync = await topics.output_configs(settings, "min.insync.replicas")
-    single, weakly_acked = weak(found, in_sync)
+    single, weakly_acked = weak_topics(found, in_sync)
     if single:
         log.warning(
             "topics with one replica",
@@ -39,7 +39,7 @@ async def warn_of_loss(settings: Settings, found: Mapping[str, TopicInfo]) -> No
         )
 
 
-def weak(found: Mapping[str, TopicInfo], in_sync: Mapping[str, int]) -> tuple[list[str], list[str]]:
+def weak_topics(found: Mapping[str, TopicInfo], in_sync: Mapping[str, int]) -> tuple[list[str], list[str]]:
     """The topics with one replica, and the topics with several that acknowledge with one replica in sync.
 
     Args:

@@ -1,4 +1,4 @@
-"""The embedded development broker: librdkafka's mock cluster, in a process of its own.
+"""The embedded development broker: librdkafka's mock cluster, in a separate process.
 
 For trials and fast tests. It keeps at most 5 MiB per partition, loses everything when it ends, and does not
 detect duplicates of an idempotent producer. For its groups see ``embedded_group``. The mock is part of the C

@@ -74,7 +74,7 @@ async def describe(settings: Settings, names: Iterable[str] | None) -> dict[str,
     try:
         response = await _ask(settings, DescribeTopics(None if names is None else list(names)))
     except KafkaError as error:
-        raise _unanswered(settings, error) from None
+        raise _no_answer(settings, error) from None
     cluster_id = getattr(response, "cluster_id", None)
     wanted = [topic for topic in response.topics if names is not None or not topic[_IS_INTERNAL]]
     return {info.name: info for info in (_info(topic, cluster_id) for topic in wanted)}
@@ -110,7 +110,7 @@ async def _ask_one(kafka: KafkaSettings, host: str, port: int, request: Request[
         raise KafkaConnectionError(f"{host}:{port}: {error.strerror or type(error).__name__}") from None
 
 
-def _unanswered(settings: Settings, error: KafkaError) -> ConfigurationError:
+def _no_answer(settings: Settings, error: KafkaError) -> ConfigurationError:
     return ConfigurationError(
         f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
         "the credentials, and that this host can reach the addresses that the brokers advertise"
@@ -220,7 +220,7 @@ async def create(
 
 async def _create_on_cluster(settings: Settings, partitions: int, replication_factor: int) -> list[str]:
     admin = AIOKafkaAdminClient(**await reachable_options(settings.kafka))
-    # A dead letter is larger than its record by six headers, and must fit although the record just did.
+    # A dead letter is larger than its record, by six headers, so its topic must accept larger records.
     larger = {settings.topics.dead_letters: {"max.message.bytes": str(DEAD_LETTER_BYTES)}}
     # aiokafka accepts the default replication factor only with replica assignments, which may be empty.
     assignments: dict[int, list[int]] | None = {} if replication_factor == BROKERS_DEFAULT else None
@@ -242,7 +242,7 @@ async def _create_on_cluster(settings: Settings, partitions: int, replication_fa
 
 
 def _created(answers: Iterable[tuple[str, int, str | None]]) -> list[str]:
-    """The names of the new topics; raises for those that failed, which aiokafka does not."""
+    """The names of the new topics; raises for a topic that was not created, as aiokafka does not."""
     created = []
     for name, code, message in answers:
         error = for_code(code)
@@ -287,7 +287,7 @@ async def output_configs(settings: Settings, config: str) -> dict[str, int]:
     try:
         response = await _ask(settings, DescribeConfigsRequest(resources))
     except (KafkaConnectionError, RequestTimedOutError) as error:
-        raise _unanswered(settings, error) from None
+        raise _no_answer(settings, error) from None
     except (KafkaError, AttributeError):  # the broker does not support the request
         return {}
     return {

@@ -92,7 +92,7 @@ class Diagnosis:
             self.reach.lost()
 
     def _check_running(self, clients: Clients) -> None:
-        """Rebuild the running clients if, for MAX_SILENT_CHECKS in a row, only a new client gets answers."""
+        """Rebuild the running clients if not all of them had answers in MAX_SILENT_CHECKS in a row."""
         self._silent_checks = 0 if clients.all_have_answers() else self._silent_checks + 1
         if self._silent_checks >= MAX_SILENT_CHECKS:
             self._silent_checks = 0

@@ -60,7 +60,7 @@ async def preflight(kafka: KafkaSettings) -> Reached:
         AccessError: a server was reached and rejects this client.
         ConfigurationError: no bootstrap server can be used; the text has the cause for the last in the list.
     """
-    servers = [_parsed(server.strip()) for server in kafka.bootstrap_servers.split(",")]
+    servers = [_parse_server(server.strip()) for server in kafka.bootstrap_servers.split(",")]
     steps = [_reach(kafka, server, host, port) for server, host, port in servers]
     return await first_of(steps, prefer=AccessError)  # a rejection says more than another server's silence
 
@@ -75,7 +75,7 @@ async def reachable_options(kafka: KafkaSettings) -> dict[str, Any]:
     return {**client_options(kafka), "bootstrap_servers": await answering_server(kafka)}
 
 
-def _parsed(server: str) -> tuple[str, str, int]:
+def _parse_server(server: str) -> tuple[str, str, int]:
     host, _, port = server.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigurationError(f"kafka.bootstrap_servers: {server!r} is not host:port")
@@ -159,7 +159,7 @@ def _check_addresses(brokers: Iterable[tuple[int, str, int]]) -> None:
 async def _why_closed(
     kafka: KafkaSettings, host: str, port: int, error: KafkaConnectionError
 ) -> ConfigurationError:
-    """Explain why the server closed the connection after the handshake; TLS 1.3 rejects certificates so.
+    """Find out why the server closed the connection after the handshake, as TLS 1.3 rejects certificates.
 
     The alert may be lost when a request is in flight, so connect again and only listen.
     """

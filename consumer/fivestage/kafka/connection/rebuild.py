@@ -58,7 +58,7 @@ class Rebuilder:
         """Wait until the client may be rebuilt.
 
         Raises:
-            BrokerError: it was rebuilt too often lately.
+            BrokerError: the client was rebuilt too often lately.
         """
         wait_s = self._budget.take(asyncio.get_running_loop().time())
         if wait_s is None:
@@ -82,7 +82,7 @@ class Rebuilder:
         When this is cancelled, the client that is being started is stopped.
 
         Raises:
-            BrokerError: none has started for PATIENCE_S although brokers can be reached.
+            BrokerError: no client has started for PATIENCE_S although brokers can be reached.
         """
         clock = asyncio.get_running_loop().time
         started_at = clock()

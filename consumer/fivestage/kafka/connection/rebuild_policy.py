@@ -84,7 +84,7 @@ class Debounce:
         self._first: tuple[str, float] | None = None
 
     def update(self, seen: str | None, now: float) -> str | None:
-        """Record what is observed, None for nothing; returns it once it is confirmed."""
+        """Record an observation, None for nothing; return it once it is confirmed."""
         if seen is None:
             self._first = None
         elif self._first is None or self._first[0] != seen:

@@ -59,12 +59,12 @@ class CheckedRecords:
     """The fetched batches of one partition; replaces aiokafka's ``MemoryRecords``.
 
     Args:
-        room: The buffer for decompressed batches; a batch that does not fit is unreadable.
+        buffer: The buffer for decompressed batches; a batch that does not fit is unreadable.
         data: The batches, the last of which may be incomplete.
     """
 
-    def __init__(self, room: mmap.mmap, data: bytes) -> None:
-        self._room = room
+    def __init__(self, buffer: mmap.mmap, data: bytes) -> None:
+        self._buffer = buffer
         self._data = data
         self._start = 0
         self._end = self._end_of_next()
@@ -123,9 +123,9 @@ class CheckedRecords:
         compressed = memoryview(data)[_HEADER_BYTES:]
         try:
             if codec == _SNAPPY:
-                size = _unsnappy(compressed, self._room)
+                size = _unsnappy(compressed, self._buffer)
             elif codec in _DECOMPRESS:
-                size = _DECOMPRESS[codec](compressed, self._room)
+                size = _DECOMPRESS[codec](compressed, self._buffer)
             else:
                 raise _BrokenError(f"its batch uses an unknown compression codec, {codec}")
         except cramjam.DecompressionError as error:
@@ -133,12 +133,12 @@ class CheckedRecords:
         header = bytearray(data[:_HEADER_BYTES])
         attributes = _ATTRIBUTES.unpack_from(header, _ATTRIBUTES_AT)[0] & ~_CODEC_MASK
         _ATTRIBUTES.pack_into(header, _ATTRIBUTES_AT, attributes)
-        return bytes(header) + self._room[:size]
+        return bytes(header) + self._buffer[:size]
 
     def _why(self, error: Exception) -> str:
         text = str(error)
         if "whole buffer" in text or "smaller than required" in text:
-            return f"its decompressed batch is larger than {len(self._room)} bytes (kafka.max_batch_bytes)"
+            return f"its decompressed batch is larger than {len(self._buffer)} bytes (kafka.max_batch_bytes)"
         return "its batch cannot be decompressed"
 
 
@@ -146,12 +146,12 @@ class _BrokenError(Exception):
     """A batch is broken; the text says how. Used in this module only."""
 
 
-def _unsnappy(compressed: memoryview, room: mmap.mmap) -> int:
+def _unsnappy(compressed: memoryview, buffer: mmap.mmap) -> int:
     """Decompress snappy: in blocks, as Java clients frame it, or in one piece, as librdkafka writes it."""
     if bytes(compressed[: len(_XERIAL)]) != _XERIAL:
-        return cramjam.snappy.decompress_raw_into(compressed, room)
+        return cramjam.snappy.decompress_raw_into(compressed, buffer)
     at, size = _XERIAL_HEADER_BYTES, 0
-    with memoryview(room) as whole:
+    with memoryview(buffer) as whole:
         while at < len(compressed):
             end = at + 4 + int.from_bytes(compressed[at : at + 4], "big")
             if end > len(compressed):
@@ -169,5 +169,5 @@ def check_batches(consumer: AIOKafkaConsumer, *, max_bytes: int) -> None:
         consumer: Made with ``check_crcs=False``: checksums are verified here.
         max_bytes: The largest size of a decompressed batch.
     """
-    room = mmap.mmap(-1, max_bytes)  # only pages that were ever written use memory
-    aiokafka_internals.use_record_reader(consumer, partial(CheckedRecords, room))
+    buffer = mmap.mmap(-1, max_bytes)  # only pages that were ever written use memory
+    aiokafka_internals.use_record_reader(consumer, partial(CheckedRecords, buffer))

@@ -53,7 +53,7 @@ class Committer:
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Commit at every interval until cancelled; see commit for what it raises."""
+        """Commit at every interval until cancelled; raises what ``commit`` raises."""
         while True:
             await asyncio.sleep(self._interval_s)
             await self.commit()

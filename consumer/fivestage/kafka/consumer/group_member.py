@@ -51,7 +51,7 @@ class GroupMember:
         settings: Where to connect and how.
         ledger: See Source.
         on_revoked: See Source; also awaited before a consumer is replaced.
-        observer: Notified of every rebuild.
+        observer: See Source; also notified of every rebuild.
         on_unanswered: See Source.
         make_consumer: See Source.
         reach: Whether brokers can be reached.
@@ -143,7 +143,7 @@ class GroupMember:
                 self._fetching = scope
                 return await self._source.fetch(max_records)
         except TimeoutError:
-            return self._current_fault() or ClientFault("timeout", "the Kafka client gave up a fetch")
+            return self._current_fault() or ClientFault("timeout", "a fetch of the Kafka client timed out")
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -247,7 +247,7 @@ class GroupMember:
             if keys:
                 await self._on_revoked(keys)
         except FivestageError as error:
-            log.warning("not committed", error_type=type(error).__name__)
+            log.warning("not committed before the rebuild", error_type=type(error).__name__)
         finally:
             old.retire()
             self._ledger.revoke(frozenset(self._ledger.partitions))

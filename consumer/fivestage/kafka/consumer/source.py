@@ -136,7 +136,7 @@ class Source(ConsumerRebalanceListener):
         self._raise_failure()
         self.pauses.update()
         partitions = {TopicPartition(*key) for key in self._ledger.within_span()}
-        # Paused partitions bring nothing, but while all are halted the group must still see polls.
+        # Paused partitions deliver nothing, but while all are halted the group must still see polls.
         partitions = partitions or self.consumer.paused()
         if self._ledger.partitions and not partitions:
             await asyncio.sleep(FETCH_TIMEOUT_MS / 1000)
@@ -165,7 +165,7 @@ class Source(ConsumerRebalanceListener):
             return []
         if offsets.next_offset is not None and first.offset < offsets.next_offset:
             where = {"topic": key.topic, "partition": key.partition, "offset": first.offset}
-            log.warning("offsets went back: a new log", **where)
+            log.warning("offsets went back: the topic was recreated", **where)
             self._ledger.assign(frozenset({key}))
             return self._register(records)
         for record in records:
@@ -196,7 +196,7 @@ class Source(ConsumerRebalanceListener):
 
     @property
     def unready(self) -> str | None:
-        """Why this member can receive no records now, or None; a member without partitions is no reason."""
+        """Why this member can receive no records now; None otherwise, even if no partition is assigned."""
         if not self._joined:
             return "not a member of the group yet"
         if not aiokafka_internals.knows_coordinator(self.consumer):

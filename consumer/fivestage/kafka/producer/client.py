@@ -46,7 +46,7 @@ class ProducerClient:
         return f"<ProducerClient {self.identity[0]}>"
 
     async def start(self) -> None:
-        """Connect and get a producer id. The caller limits this.
+        """Connect and get a producer id. The caller limits the time.
 
         Raises:
             KafkaError: no broker answers, or this principal may not get a producer id.

@@ -12,14 +12,14 @@ from fivestage.errors import ConfigurationError
 GZIP_LEVEL: Final = 1
 LZ4_LEVEL: Final = 1
 ZSTD_LEVEL: Final = 1
-"""The fastest level of each: events are so repetitive that higher levels gain little for more CPU."""
+"""The fastest level of each codec: events are so repetitive that higher levels gain little for more CPU."""
 
 
 class Codec(NamedTuple):
     """A compression codec."""
 
     number: int
-    """Its number in the attributes of a batch."""
+    """The codec's number in the attributes of a batch."""
     compress: Callable[[bytes], bytes]
 
 

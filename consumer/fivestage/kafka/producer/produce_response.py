@@ -36,7 +36,7 @@ class ContentRefusedError(KafkaError):
 
     @property
     def is_too_large(self) -> bool:
-        """Whether a smaller batch may be accepted."""
+        """Whether the batch was too large, so that a smaller one may be accepted."""
         return self.code in TOO_LARGE
 
 

@@ -221,7 +221,7 @@ class Sender:
         self._pause(queue)
 
     def _pause(self, queue: PartitionQueue) -> None:
-        """Retry a queue after a pause, which lasts until metadata is no longer being requested."""
+        """Retry a queue after a pause, which goes on while metadata is being requested."""
         jitter = random.random()  # noqa: S311 - spreads retries
         pause_s = backoff_s(queue.retries, jitter, first_s=RETRY_S, max_s=LONGEST_RETRY_S, factor=2.0)
         queue.retries += 1
@@ -253,7 +253,7 @@ class Sender:
             task.cancel()
 
     async def close(self) -> None:
-        """Start no request, wait a little for those in flight, then cancel them.
+        """Start no more requests, wait a little for the ones in flight, then cancel these.
 
         Raises:
             BrokerError: a request ignores its cancellation.

@@ -1,9 +1,9 @@
 """Publishes events in batches, one batch in flight per partition.
 
 While a batch is in flight the next one fills, so batches grow with the load, and without load nothing waits.
-A batch that is not acknowledged is retried without end; the service watches ``oldest_unacked_s`` and limits
-that. When the producer is rebuilt, unacknowledged records return to the front of their queues and are
-published again, under the same ids and in the same order.
+A batch that is not acknowledged is retried without end; the service limits ``oldest_unacked_s``. When the
+producer is rebuilt, unacknowledged records return to the front of their queues and are published again, under
+the same ids and in the same order.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Sink:
 
     Args:
         settings: Where to connect and how.
-        observer: Notified of every acknowledged batch.
-        on_failure: Called when a partition can no longer be published to; its records stay unacknowledged.
+        observer: Notified of acknowledged batches and refused events, of rebuilds and throttling.
+        on_failure: Called when some or all events can no longer be published; they stay unacknowledged.
         max_record_bytes: The largest record that all output topics accept.
         make_producer: Makes the client; tests pass another.
         reach: Whether brokers can be reached.
@@ -122,7 +122,8 @@ class Sink:
     ) -> None:
         """Queue the records of one query; call *on_acked* when brokers have acknowledged all of them.
 
-        Records that are no longer wanted when their batch is filled are dropped and count as acknowledged.
+        Records that are no longer wanted when they come to the front of their queue are dropped, and count as
+        acknowledged.
         """
         loop = asyncio.get_running_loop()
         delivery = Delivery(len(records), on_acked, is_wanted, loop.time())
@@ -152,7 +153,7 @@ class Sink:
             self._sender.send(ready)
 
     def _drop_unwanted(self, queue: PartitionQueue) -> None:
-        """Drop events of queries whose partition was reassigned: the new owner answers these queries."""
+        """Drop events at the front whose input partition was reassigned: its new owner publishes them."""
         while queue.pending and not queue.pending[0][1].is_wanted():
             self._acknowledge([queue.pending.popleft()])
 
@@ -174,7 +175,7 @@ class Sink:
         log.error("unexpected error", exc_info=error)
         self._on_failure(PublishError(f"internal error: {type(error).__name__}"))
 
-    # Looking after the producer
+    # Checks of the producer
 
     def look(self, now: float) -> None:
         """Use added partitions, and rebuild the producer if a batch is late. Call this twice a second."""

@@ -50,9 +50,9 @@ class QueryProducer:
     async def send(
         self, value: bytes, *, key: bytes | None = None, headers: dict[str, bytes] | None = None
     ) -> str:
-        """Write one record; returns the query's id, or ``(no id)`` if its value has none.
+        """Write one record; returns the query's id, or ``(no id)`` if the value has none.
 
-        The default key is the query's id, so that its events share a partition in every topic.
+        The default key is the query's id, so that all events of a query go to the same partition of a topic.
 
         Raises:
             BrokerError: this record or an earlier one cannot be sent.
@@ -111,7 +111,7 @@ async def answered(pending: Collection[asyncio.Future[object]]) -> None:
     """Wait until the broker has answered for all records.
 
     Raises:
-        BrokerError: it does not within SEND_TIMEOUT_S.
+        BrokerError: the broker does not answer within SEND_TIMEOUT_S.
     """
     if not pending:
         return
@@ -124,7 +124,7 @@ async def acknowledged(pending: Collection[asyncio.Future[object]]) -> None:
     """Wait until the broker has acknowledged all records.
 
     Raises:
-        BrokerError: it rejects a record, or does not answer.
+        BrokerError: the broker rejects a record, or does not answer.
     """
     await answered(pending)
     for sent in pending:
