@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MAX_CORES: Final = 0.5
 """Cores that abandoned code may keep busy on average."""
-NOTEWORTHY: Final = 0.1
+NAMED_SHARE: Final = 0.1
 """A node is named if it used at least this share of the CPU of the node that used most."""
 MEASURE_EVERY_S: Final = 0.02
 PROC: Final = Path("/proc")
@@ -90,7 +90,7 @@ class CpuUse:
     tenth of a core.
 
     Args:
-        limit_s: Seconds that they may do so.
+        limit_s: Seconds that the threads may do so.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -120,5 +120,5 @@ class CpuUse:
             return []
         if took_s < self._limit_s:
             return []
-        least_s = NOTEWORTHY * max(self._by_name.values())
+        least_s = NAMED_SHARE * max(self._by_name.values())
         return sorted(name for name, spent_s in self._by_name.items() if spent_s >= least_s)

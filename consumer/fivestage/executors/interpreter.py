@@ -7,11 +7,11 @@ import sys
 from typing import Final
 
 GC_THRESHOLD: Final = 5_000
-"""New objects between two collections of the youngest generation. A handful of queries make Python's 700."""
+"""New objects between two collections of the youngest generation; a few queries reach Python's 700."""
 SWITCH_INTERVAL_S: Final = 0.0005
 """Seconds that a thread may keep the interpreter. With Python's 5 ms a node that spins delays deadlines."""
 CROWDED_INTERVAL_S: Final = 0.0001
-"""Seconds that a thread may keep it while abandoned code may spin; costs a few per cent of throughput."""
+"""The same while abandoned code runs, which may spin; costs a few per cent of throughput."""
 
 
 def share_the_interpreter() -> None:

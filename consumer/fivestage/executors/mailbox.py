@@ -1,4 +1,4 @@
-"""Passes messages to another event loop, and wakes it once for a burst of them."""
+"""Passes messages to another event loop, which a burst of messages wakes only once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Mailbox:
     def _wake(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._drain)
-        except RuntimeError:  # the loop is closed; the checks of its worker detect that
+        except RuntimeError:  # the loop is closed: no message is handled any more
             self._woken = False
 
     def _drain(self) -> None:
@@ -61,7 +61,7 @@ class Mailbox:
                 receive(*args)
                 if messages and time_slice.is_over():
                     return
-        finally:  # even if a receiver raised: the messages behind it are delivered
+        finally:  # even if a receiver raised: later messages are delivered
             if messages and not self._woken:
                 self._woken = True
                 self._loop.call_soon(self._drain)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fivestage.pipeline.step_monitor import StepMonitor
 
 OUTSIDE_LIMIT_S: Final = 0.1
-"""Seconds: the least limit for code outside of any stage, which shows only by an unanswered ping."""
+"""Seconds: the least limit for code outside of any stage, whose blocking shows only as an unanswered ping."""
 SLACK_S: Final = TICK_S / 2
 """Seconds taken off each limit: checks are not exactly TICK_S apart."""
 IN_STAGE: Final = "a stage did not give control back"
@@ -24,7 +24,7 @@ class StallDetector:
     check.
 
     Args:
-        monitor: The worker's.
+        monitor: The worker's monitor.
         limit_s: Seconds that one step may take.
     """
 

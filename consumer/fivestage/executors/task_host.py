@@ -84,7 +84,7 @@ def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[floa
     Args:
         pool: The threads that the job waits for.
         job: The job.
-        history: Its history.
+        history: The job's history.
         times: The job's new start and end once a thread has taken its call; None when the wait starts.
     """
     watcher = job.watcher

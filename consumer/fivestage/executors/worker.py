@@ -49,7 +49,7 @@ class Worker(Protocol):
         """Seconds that the loop has shown no progress, as of the last check."""
 
     def needs_replacement(self, now: float) -> str | None:
-        """Return why the worker must be replaced although its loop is not stalled; None if it need not be."""
+        """Return why the worker must be replaced before it ends; None if it need not be."""
 
     @property
     def blocking(self) -> tuple[int, Job | None]:
@@ -57,7 +57,7 @@ class Worker(Protocol):
 
     @property
     def thread(self) -> tuple[int, int] | None:
-        """The process id, and the kernel's id of the thread, that the loop runs in; None before it exists."""
+        """The process id and the kernel's thread id that the loop runs in; None before there is a process."""
 
     def location(self) -> str | None:
         """Return the line of code that is executing; None if unknown."""
@@ -87,7 +87,7 @@ class LoopWorker:
         self._monitor = monitor
         self._stall = StallDetector(monitor, stall_s)
         self._pinged_at: float | None = None
-        """When the ping was sent that is unanswered; None without one."""
+        """When the last ping was sent; None if it was answered."""
         self._last_lag_s = 0.0
 
     @property

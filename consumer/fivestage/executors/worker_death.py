@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
 
 MAX_DEATHS: Final = 3
-"""Deaths of workers for an unknown cause after which a query that was present at each is the likely cause."""
+"""A query that was present at this many deaths of workers for unknown causes is the likely cause."""
 
 
 def fatal_error(job: Job, blocking_job: Job | None) -> str | None:

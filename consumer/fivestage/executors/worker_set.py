@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MAX_STALLED: Final = 64
 """Stalled workers that are replaced; with more, queries wait in stalled ones."""
 SPARE_AFTER_S: Final = 0.25
-"""Seconds: a worker that recovers from its stall within this time is not replaced as a spare."""
+"""Seconds of a worker's stall after which another spare is made."""
 TRIM_AFTER_S: Final = 5.0
 """Seconds that there may be more workers than needed before one of them is retired."""
 MAKE_AGAIN_S: Final = 1.0
@@ -44,7 +44,7 @@ class WorkerSet:
         self.stalled: dict[Worker, Stall] = {}
         """The workers whose loops are blocked."""
         self.retired: list[Worker] = []
-        """The workers that get no more jobs, and end with their last one."""
+        """The workers that get no more jobs, and end with their last job."""
         self._make_again_at = 0.0
         self._too_many_since: float | None = None
 

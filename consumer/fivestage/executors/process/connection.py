@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from fivestage.executors.process.frames import Frame
 
 RECEIVE_BYTES: Final = 65536
-"""Bytes per read: that many, in the smallest of frames, are handled within a millisecond."""
+"""Bytes per read; even if these are all the smallest frames, they are handled within a millisecond."""
 MAX_READS: Final = 256
 """Most reads after the process has ended; the socket cannot hold more."""
 
 MAX_KEPT_BYTES: Final = 1 << 24
-"""Most bytes kept for a process that does not exist yet; with more, most jobs have ended: it is given up."""
+"""Most bytes kept until the process exists; with more, most jobs have ended, so the link is given up."""
 
 log = structlog.get_logger("fivestage.executor")
 _BUFFER: Final = bytearray(RECEIVE_BYTES)
@@ -40,8 +40,8 @@ class WorkerLink:
     """Sends frames to a worker process and receives its frames. Used from the bus loop.
 
     A link can be used before its process exists: frames are kept, and sent when the process starts. A link
-    has file descriptors only once the process is requested (``open``), so making it cannot fail. Nothing here
-    raises for what the process does: it may end at any moment, and its code may write anything into the
+    has file descriptors only once the process is requested (``open``), so making a link cannot fail. Nothing
+    here raises for what the process does: it may end at any time, and its code may write anything into the
     socket.
     """
 

@@ -22,7 +22,7 @@ POLL_S: Final = 0.01
 END_S: Final = 1.0
 """Seconds that the process may take to end after it has closed its socket."""
 LIMIT_STEPS: Final = 4
-"""Steps in which a limit is counted down: a time in which the bus loop did not run counts as one at most."""
+"""Steps in which a limit is counted down: time in which the bus loop did not run is one step at most."""
 
 _NOT_FOR_NODES: Final = "FIVESTAGE_KAFKA__"
 """The prefix of environment variables that may hold secrets of the connection, which nodes do not need."""
@@ -89,7 +89,7 @@ class ForkClient:
         socket.send_fds(self._control, [b"fork"], filenos)
 
     def limit(self, limit_s: float, why: str, steps: int = LIMIT_STEPS) -> None:
-        """Kill the process in *limit_s* seconds, because of *why*, unless it is set again or lifted."""
+        """Kill the process in *limit_s* seconds, because of *why*. This replaces an earlier limit."""
         self.lift_limit()
         if not steps:
             self.kill(why)

@@ -69,7 +69,7 @@ class ForkRequests:
         self.server: ForkClient | None = None
         """The current or last fork server."""
         self.loaded: asyncio.Future[None] = self._loop.create_future()
-        """Done when the first fork server has loaded the app; its exception says why it cannot."""
+        """Done when the first fork server has loaded the app; an exception says why it cannot be loaded."""
         self.has_resources = False
         """Whether the loaded app has resources, which workers open before they are ready."""
         self.backoff = Backoff()

@@ -168,7 +168,7 @@ class ForkServer:
         if pid == 0:
             self._become_worker(filenos)
         try:
-            return pid, os.pidfd_open(pid)  # before it is reaped, so the number is not used again
+            return pid, os.pidfd_open(pid)  # before the child is reaped, so its number is not reused
         except OSError:
             os.kill(pid, signal.SIGKILL)
             _reap(pid)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Outbox:
-    """Sends frames to the main process. Blocks while the socket is full, which the main process reads."""
+    """Sends frames to the main process. Blocks while the socket is full, until the main process reads."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection

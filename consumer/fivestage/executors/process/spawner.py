@@ -22,7 +22,7 @@ log = structlog.get_logger("fivestage.executor")
 
 
 class Spawner:
-    """Makes the links to worker processes, and reports when none is ready for long. Used from the bus loop.
+    """Makes the links to worker processes, and reports that no worker is ready. Used from the bus loop.
 
     Args:
         config: What the fork server loads, see ``ForkClient``.

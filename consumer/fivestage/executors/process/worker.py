@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 HELLO_S: Final = 5.0
 """Seconds that a forked process may take to be ready, besides the time for its resources."""
 FRESH_S: Final = 0.25
-"""Seconds since the last pong in which the reported calls count: without CPU a process cannot report ends."""
+"""Seconds after a pong in which the reported calls count: a process without CPU cannot report their end."""
 QUIT_S: Final = CLOSE_S + 0.5
 """Seconds that a worker that responds may take to close its resources and end."""
 ANSWER_S: Final = 1.0
 """Seconds that a worker that is to end may take to answer a ping; then it is killed as stalled."""
 RUN_ON_S: Final = 10.0
-"""Seconds that code may run on. With less, a first call that imports or connects would never succeed."""
+"""Seconds that code may run on after its query's end. With less, a slow first call would never succeed."""
 
 
 class ProcessWorker(LoopWorker):

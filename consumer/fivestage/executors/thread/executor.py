@@ -51,7 +51,7 @@ class ThreadExecutor(WorkerPool):
         )
 
     async def start(self, on_finished: OnFinished) -> None:
-        """See Executor. Returns when the resources are open.
+        """See Executor. Returns when the resources of the process and of the first loop are open.
 
         Raises:
             ResourceError: a resource cannot be opened.

@@ -128,7 +128,7 @@ class ThreadWorker(LoopWorker):
         return location_of(self._thread.ident)
 
     def end(self, now: float) -> None:
-        """See Worker. A thread cannot be ended by force: if its code does not end, it is left behind."""
+        """See Worker. A thread cannot be ended by force; one whose code does not end is left behind."""
         if self._asked_to_end_at is None:
             self._asked_to_end_at = now
             self._call(lambda: self._loop.create_task(self._close()).add_done_callback(self._stop))
