@@ -159,7 +159,7 @@ def _check_addresses(brokers: Iterable[tuple[int, str, int]]) -> None:
 async def _why_closed(
     kafka: KafkaSettings, host: str, port: int, error: KafkaConnectionError
 ) -> ConfigurationError:
-    """Find out why the server closed the connection after the handshake, as TLS 1.3 rejects certificates.
+    """Find out why the server closed the connection. In TLS 1.3 it does so to reject a certificate.
 
     The alert may be lost when a request is in flight, so connect again and only listen.
     """

@@ -64,7 +64,7 @@ class PartitionQueue:
         self.sent_at: float | None = None
         """When sending the front of the queue was first tried; None while nothing is to be sent."""
         self.busy = False
-        """Whether the queue is scheduled or being sent; ``publish`` need not schedule it then."""
+        """Whether the queue is scheduled, being sent, or rejected: ``publish`` must not schedule it."""
         self.closed = False
         """Whether no producer can publish the records in the queue."""
 
