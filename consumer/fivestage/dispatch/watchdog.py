@@ -108,7 +108,7 @@ class Watchdog:
             elif running is not None and is_overdue(job, running, now, grace_s=grace_s):
                 self._end_stage(active, job, running, now)
         abandoned = self._executor.abandoned()
-        self._cpu.look(abandoned, now)
+        self._cpu.measure(abandoned, now)
         self._learned.tick(now, stuck_nodes(self._overdue(abandoned, now), self._max_overdue))
         return bool(active.jobs or abandoned)
 

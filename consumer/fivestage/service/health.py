@@ -127,7 +127,7 @@ class HealthMonitor:
         pid = os.getpid()
         own = [one for one in self._executor.abandoned() if one.thread is not None and one.thread[0] == pid]
         used = {one.thread: (one.name, self._busy_s(one.thread)) for one in own if one.thread is not None}
-        self._burning = self._cpu_use.look(used, now)
+        self._burning = self._cpu_use.update(used, now)
 
     def _runs_on(self, now: float) -> str | None:
         """Return why the code that runs on after its end is too much; None if it is not."""
