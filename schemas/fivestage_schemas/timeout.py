@@ -38,7 +38,7 @@ class TimeoutEvent(Event):
     """The stage that was running; null if none was."""
     node: str | None = None
     limit_ms: Milliseconds
-    """The time limit; for ``queue``, the time from the record's timestamp to the end-to-end deadline."""
+    """The time limit; for ``queue``, the record's age at the end-to-end deadline, if there is one."""
     elapsed_ms: Milliseconds
     completed: list[StageType] = Field(default_factory=list)
     """The stages that had succeeded."""
