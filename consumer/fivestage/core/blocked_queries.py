@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 SLACK_S: Final = 0.01
 """Seconds for the move itself, and until the next check."""
-MOVES: Final = 3
+FURTHER_STALLS: Final = 3
 """Further stalls for whose detection time must be left: code that blocks one loop may block the next."""
-GUESS: Final = 0.5
+ASSUMED_SHARE: Final = 0.5
 """The share of its limit that a stage is assumed to take while its p95 is unknown."""
 
 
@@ -37,11 +37,11 @@ def is_worth_moving(job: Job, now: float, *, stalled_since: float, noticed_after
     done_s = 0.0
     if running is not None and running.call is None:
         done_s = max(0.0, stalled_since - running.started_at)
-    needed_s = SLACK_S + MOVES * noticed_after_s
+    needed_s = SLACK_S + FURTHER_STALLS * noticed_after_s
     for spec in ahead:
         if spec.critical or spec is ahead[0]:
             stage = job.routing.stages[spec.sequence]
-            needed_s += stage.p95_s or GUESS * stage.limit_s
+            needed_s += stage.p95_s or ASSUMED_SHARE * stage.limit_s
     ends_at = job.ends_after_wait(stalled_since)
     return now + max(needed_s, done_s) >= ends_at and now - stalled_since >= done_s
 

@@ -71,11 +71,11 @@ class Job:
         self.ended = False
         """Set by the bus loop when the query ends; later results are dropped."""
         self.is_blocking = False
-        """Its code has blocked an event loop."""
+        """Code of this job has blocked an event loop."""
         self.held_at = -inf
         """When other code was last seen to block the event loop of this job."""
         self.deaths = 0
-        """How often a worker that ran it failed for an unknown reason."""
+        """Failures, for an unknown reason, of workers that ran this job."""
         self.place: Any = None
         """The worker that runs the job; set by the executor."""
         self.waits_since: float | None = None

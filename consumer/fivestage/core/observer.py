@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ControlChange(NamedTuple):
-    """A change in what an adaptive control does with queries."""
+    """A change in the behaviour of an adaptive control."""
 
     control: str
     """``breaker``, ``concurrency_limit``, ``stage_limit`` or ``node_choice``."""
@@ -39,7 +39,7 @@ class Observer:
         """A query was rejected before its start: too late for an answer, or suspected as a poison pill."""
 
     def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:
-        """A record became a dead letter; *answered*: its id could be read, so a result is published."""
+        """A record became a dead letter; *answered*: its query id could be read: a result is published."""
 
     def published(self, topic: str, count: int, duration_s: float) -> None:
         """A batch of records was acknowledged."""

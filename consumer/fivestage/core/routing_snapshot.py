@@ -37,7 +37,7 @@ class NodeRouting(NamedTuple):
     score: float = 1.0
     """Health, 0..1."""
     p95_s: float | None = None
-    """The p95 of the call's duration; None while unknown."""
+    """The p95 of the durations of its calls; None while unknown."""
 
 
 UNKNOWN: Final = NodeRouting()
@@ -130,7 +130,7 @@ class RoutingSnapshot:
         return most_s if most_s >= expected_s else 0.0
 
     def needed_s(self, name: str) -> float:
-        """The time that a node needs to answer: its p95, else that of the stage, at most the limit."""
+        """The time that a node needs to answer: its p95, or else the stage's p95, at most the limit."""
         stage, p95_s = self.stages[_PROCESSING], self.node(name).p95_s
         return (stage.p95_s or stage.limit_s) if p95_s is None else min(p95_s, stage.limit_s)
 
@@ -144,5 +144,5 @@ class RoutingSnapshot:
 
 
 def wants_trial(known: NodeRouting) -> bool:
-    """Whether a node ranks so low that it needs trial calls; half-open nodes get probes instead."""
+    """Whether a node needs trials: it ranks low, or its breaker is open; half-open nodes get probes."""
     return known.state is _OPEN or (known.state is _CLOSED and round(known.score, 1) < 1)

@@ -1,4 +1,4 @@
-"""Settings of what the core decides: stage limits, learning, breakers, admission, dead letters.
+"""Settings of the core's decisions: stage limits, learning, breakers, admission, dead letters.
 
 Most sections build a policy or the plan, which the rest of the core uses, and take their defaults from it.
 ``fivestage.settings`` puts the sections of all packages together.
@@ -95,8 +95,8 @@ class BreakerSettings(Section):
     first_open_ms: PositiveMs = int(_BREAKER.first_open_s * 1000)
     """How long a breaker stays open the first time. Doubles with each failed probe call, up to open_ms."""
     open_ms: PositiveMs = int(_BREAKER.open_s * 1000)
-    """The longest time it stays open. Up to a fifth is added at random, so that breakers do not all probe at
-    the same moment."""
+    """The longest time a breaker stays open. Up to a fifth is added at random, so that breakers do not all
+    probe at the same moment."""
     half_open_calls: PositiveInt = _BREAKER.half_open_calls
     """How many probe calls, one at a time, must succeed before the breaker closes."""
 

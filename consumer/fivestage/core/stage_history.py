@@ -55,7 +55,7 @@ class StageRun:
         self.probe = probe
         """The call was the probe of a half-open breaker, or a trial while the breaker was not closed."""
         self.verdict = verdict
-        """Whether validation accepted the answer; None for other stages, and where it did not succeed."""
+        """Whether validation accepted the answer; None without a verdict, and for other stages."""
         self.excused = excused
         """The node raised because the query has no answer, which does not count as its failure."""
         self.waited_s = waited_s

@@ -158,7 +158,7 @@ class Breaker:
         newest = self.recent.newest(now, self.policy.minimum_calls)
         if newest is None:
             return
-        why = self._trips(newest, now) or self._trips(self.recent.all(), now)
+        why = self._trips(newest, now) or self._trips(self.recent.kept(), now)
         if why:
             if now - self._closed_at > self._lasts_s + SPAN_S:  # otherwise it is the same disturbance
                 self._open_s = 0.0

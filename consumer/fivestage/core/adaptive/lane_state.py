@@ -40,7 +40,7 @@ BACK_OFF = 1.25
 this factor. As in TCP, which doubles its retransmission timer at each timeout (RFC 6298, 5.5), the estimate
 then rises until it is long enough, even if no query has the total time because all had to wait."""
 REFRESH_S = 0.1
-"""Seconds between updates of the routing snapshot; when a breaker changes, it is updated at once."""
+"""Seconds between updates of the routing snapshot; a change of a breaker updates the snapshot at once."""
 OTHER_LANES = "other"
 _SUCCESS: Final = Outcome.SUCCESS
 _TIMEOUT: Final = Outcome.TIMEOUT

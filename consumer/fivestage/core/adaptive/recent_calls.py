@@ -87,7 +87,7 @@ class RecentCalls:
                 return Span(calls, failed, slow, bucket.start)
         return None
 
-    def all(self) -> Span:
+    def kept(self) -> Span:
         """All calls that are kept; there must be at least one."""
         return Span(self.calls, self.failed, self.slow, self._buckets[0].start)
 

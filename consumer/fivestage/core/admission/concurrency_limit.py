@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 MAX_DOWN_S, MAX_UP_S = 60.0, 30.0
 """Longest backoffs, in seconds, between trials of a lower and of a higher limit."""
-CUT: Final = 0.5
+LEFT_SHARE: Final = 0.5
 """The part of the limit that a trial leaves: at least this without many timeouts, and just this where latency
 gives no lower figure."""
-RAISE: Final = 1.5
+MAX_RAISE: Final = 1.5
 """The largest factor of one raise."""
 RAISE_S: Final = 0.05
 """Seconds between raises while latency is normal; the mean latency where that is longer."""
@@ -79,22 +79,8 @@ class ConcurrencyLimiter:
     """Learns the limit from how each query ended; ``limit`` is how many may run now."""
 
     __slots__ = (
-        "_bound_at",
-        "_changed_at",
-        "_closes_at",
-        "_down",
-        "_ended_at",
-        "_evaluates_at",
-        "_evidence",
-        "_last_goodput",
-        "_length_s",
-        "_mean_s",
-        "_policy",
-        "_profile",
-        "_report",
-        "_trial",
-        "_up",
-        "_window",
+        "_bound_at", "_changed_at", "_closes_at", "_down", "_ended_at", "_evaluates_at", "_evidence",
+        "_last_goodput", "_length_s", "_mean_s", "_policy", "_profile", "_report", "_trial", "_up", "_window",
         "limit",
     )  # fmt: skip
 
@@ -139,8 +125,8 @@ class ConcurrencyLimiter:
         Args:
             now: Monotonic seconds.
             latency_s: How long it ran.
-            started_among: How many ran when it had started, itself included.
-            running: How many run now, itself included.
+            started_among: Queries that ran at its start, itself included.
+            running: Queries that run now, itself included.
             waiting: Whether others wait for its slot.
             dropped: It ended at its deadline, and would have taken longer than *latency_s*.
 
@@ -239,7 +225,7 @@ class ConcurrencyLimiter:
         fitting = 0.0
         if normal is not None:
             fitting = now_used * self._policy.tolerance * normal.seconds / window.latency().seconds
-        half = now_used * CUT
+        half = now_used * LEFT_SHARE
         if window.drop_share >= NEARLY_ALL:
             fitting = 0.0
         elif window.drop_share >= MANY_DROPS:
@@ -253,7 +239,7 @@ class ConcurrencyLimiter:
         normal, latency = self._normal(), window.latency()
         if normal is None:
             return False
-        factor = min(RAISE, self._policy.tolerance * normal.seconds / latency.seconds)
+        factor = min(MAX_RAISE, self._policy.tolerance * normal.seconds / latency.seconds)
         if factor < MARGIN:
             return False
         why = f"latency {latency.seconds * 1000:.0f} ms is normal, and queries wait"

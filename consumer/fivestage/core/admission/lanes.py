@@ -71,7 +71,7 @@ class LaneQueues(Generic[T]):
         """Remove and return the item that gets the next slot, with its lane; None when none waits.
 
         The lane is the one with the fewest *running* slots by weight; among equals, the one that has waited
-        longest since it was last served or got its first waiting item. Its oldest item is next.
+        longest since it was last served or got its first waiting item. The oldest item of that lane is next.
 
         Args:
             running: How many slots each lane uses; 0 for a lane not named.

@@ -61,8 +61,8 @@ class _Level:
 class LatencyProfile:
     """The latency of queries by how many ran when they started, themselves included.
 
-    The number at the start is used because it is no result of the latency: at a fixed rate of arrivals a slow
-    query ends among more queries than a fast one, whatever slowed it down.
+    The number at the start is used because a query's latency does not affect it: at a fixed rate of arrivals
+    a slow query ends among more queries than a fast one, whatever slowed it down.
     """
 
     __slots__ = ("_levels",)

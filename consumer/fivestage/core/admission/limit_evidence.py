@@ -15,7 +15,7 @@ SLOW_WINDOWS: Final = 2
 """Windows in a row that must be slow, or have timeouts: a single one may be due to a pause of a node. Where
 nearly all queries time out, one window is enough."""
 MARGIN: Final = 1.25
-"""Factor by which latency must miss the tolerance, or the limit its target, before the limit changes."""
+"""Factor by which latency must differ from the tolerance, or a new limit from the old one, for a change."""
 NEARLY_ALL: Final = 0.9
 IN_TIME_AGAIN: Final = 20
 """Queries in time in a row, after the last timeout, that make up for the timeouts of a window."""

@@ -43,7 +43,7 @@ class Verdict(StrEnum):
 
     RUN = "run"
     OBSERVED = "observed"
-    """The query would be rejected in the mode ``on``, and is run."""
+    """The query could be rejected in the mode ``on``, and is run."""
     REJECT = "reject"
 
 
