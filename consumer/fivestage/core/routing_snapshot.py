@@ -42,7 +42,7 @@ class NodeRouting(NamedTuple):
 
 UNKNOWN: Final = NodeRouting()
 TRIAL_SLACK_S: Final = 0.005
-"""The time from the end of a failed trial to the call of the node that answers instead."""
+"""Seconds from the end of a failed trial to the call of the node that answers instead."""
 _PROCESSING: Final = list(StageType).index(StageType.PROCESSING)
 _CLOSED: Final = BreakerState.CLOSED
 _OPEN: Final = BreakerState.OPEN
@@ -79,7 +79,7 @@ class RoutingSnapshot:
         return self.nodes.get(name, UNKNOWN)
 
     def allows(self, name: str) -> bool:
-        """Whether its breaker and its abandoned calls allow a call of a node."""
+        """Whether a node's breaker and its abandoned calls allow another call."""
         state = self.node(name).state
         closed = state is _CLOSED or (state is _HALF_OPEN and name in self.probes)
         return closed and name not in self.stuck

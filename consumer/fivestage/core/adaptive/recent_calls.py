@@ -23,7 +23,7 @@ class Span(NamedTuple):
     failed: int
     slow: int
     since: float
-    """When the first of these calls ended, to BUCKET_S (monotonic seconds)."""
+    """When the first of these calls ended (monotonic seconds)."""
 
 
 class _Bucket:
@@ -37,7 +37,7 @@ class _Bucket:
 
 
 class RecentCalls:
-    """Counts of the last *window* calls, or of those of the last second if there are more."""
+    """Counts of at least the last *window* calls, and at least those of the last second."""
 
     __slots__ = ("_buckets", "_window", "calls", "failed", "slow")
 

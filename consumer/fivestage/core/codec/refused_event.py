@@ -1,4 +1,4 @@
-"""Replaces an event that the broker rejects by the same event without data, and a result by an error.
+"""Replaces events that the broker rejects: by events without data, and a result by an error result.
 
 Key and id are those of the rejected event, so that readers find the replacement where they expect the event.
 Only a dead letter also loses its key.
