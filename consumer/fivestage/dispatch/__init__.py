@@ -9,6 +9,6 @@
   to the sink and finishes the record, ``progress`` counts the records in flight
 - ``build`` makes the poller, the dispatcher and their parts
 
-Called by ``service`` and ``testing``. The dispatcher makes the parts that need callbacks, and passes these to
-them. Invariant: nothing here waits for user code.
+Called by ``service`` and ``testing``. The dispatcher makes the parts that call back, and passes its
+methods to them. Invariant: nothing here waits for user code.
 """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fivestage.executors import Executor
 
 SWEEP_AT: Final = 1000
-"""Entries of the heap at which deadlines of ended jobs are swept, plus twice the number of jobs."""
+"""Heap entries, besides two for each job, above which the deadlines of ended jobs are swept."""
 LATE_S: Final = 0.03
 """Seconds of delay above which a timer shows a stall of the bus loop, in which no progress was noticed."""
 _PROCESSING: Final = StageType.PROCESSING
@@ -161,7 +161,7 @@ class ActiveJobs:
             self._run_again(job, now)
 
     def moves(self, job: Job) -> None:
-        """Give a slot to a job that stops waiting, because it moves; its wait does not count."""
+        """Give a slot to a job that stops waiting without a thread; its wait so far does not count."""
         if job.waits_since is None:
             return
         now = asyncio.get_running_loop().time()

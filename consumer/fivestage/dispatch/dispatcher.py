@@ -46,7 +46,7 @@ class Dispatcher:
         learned: The learned state of each lane.
         ledger: The offsets of the assigned partitions, started by the source and finished here.
         events: Writes the events.
-        sink: Publishes them.
+        sink: Publishes the events.
         executor: Runs the queries.
         watchdog: Looks for overdue and blocked queries.
         observer: Counts what happens to running queries.

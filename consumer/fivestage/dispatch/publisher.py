@@ -51,7 +51,7 @@ class Publisher:
         self._on_memory_freed = on_memory_freed
 
     def publish(self, query: InFlightQuery, records: list[OutputRecord]) -> None:
-        """Publish all events of a record, unless its partition was revoked: then its new owner does."""
+        """Publish all events of a record, unless its partition was revoked: the new owner answers."""
         self._slots.input_bytes -= query.size
         if query.offsets.closed:
             query.trace.acknowledged()

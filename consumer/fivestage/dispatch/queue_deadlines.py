@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fivestage.dispatch.in_flight import InFlightQuery
 
 SWEEP_AT: Final = 1000
-"""Entries of the heap at which it is swept, plus twice the queries that waited after the last sweep."""
+"""Heap entries, besides two for each query that the last sweep left, at which the next sweep comes."""
 
 
 class QueueDeadlines:

@@ -130,8 +130,8 @@ class Watchdog:
     def _end_stage(self, active: ActiveJobs, job: Job, running: RunningStage, now: float) -> None:
         """Time out a stage that has not ended at its limit, and abandon its code.
 
-        After processing, another node may answer in the time that is left. After another stage the query ends
-        now, unless the stage is not critical and a later one is.
+        If processing timed out, another node may answer in the time that is left. If another stage did, the
+        query ends now, unless that stage is not critical and a later one is.
         """
         self._executor.cancel(job)
         job.move()
