@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 MAX_IN_LINE: Final = 1024
+"""Records that may wait behind an earlier one of their key, in equal shares for all partitions."""
 MIN_IN_LINE: Final = 16
+"""The smallest share of a partition, in records."""
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""Most bytes, and MAX_IN_LINE most records, that wait behind earlier records of their keys. Each partition
-has an equal share, of at least MIN_IN_LINE records, and is not consumed while its share is used up."""
+"""Bytes of such records. A partition is not consumed while its share of records or bytes is used up."""
 
 
 class PartitionKey(NamedTuple):

@@ -124,8 +124,8 @@ class AdmissionSettings(Section):
     max_in_flight: Annotated[int, Field(gt=0, le=100_000)] = 256
     """How many queries run at the same time."""
     adaptive_limit: bool = True
-    """Run fewer than max_in_flight, at least an eighth of it, while latency rises with their number or many
-    time out, provided that a trial showed no fewer answers in time."""
+    """Run fewer queries than max_in_flight, at least an eighth, while latency rises with their number or many
+    of them time out, provided that a trial showed no fewer answers in time."""
     ordering: Literal["unordered", "key"] = "unordered"
     """``key``: queries with the same key run one after the other, and their results keep that order."""
     shed: ShedMode = _SHED.mode

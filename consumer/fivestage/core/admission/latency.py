@@ -122,7 +122,7 @@ class QueryWindow:
         return Latency(mean, max(0.0, self.squares / self.samples - mean * mean), self.samples)
 
     def goodput(self, now: float) -> float:
-        """Queries that ended in time, per second, without one for the query that opened the window."""
+        """Queries that ended in time, per second, minus one for the query that opened the window."""
         good = self.ended - self.dropped - 1
         return max(0.0, good) / (now - self.opened_at) if now > self.opened_at else 0.0
 
