@@ -82,6 +82,7 @@ class HealthMonitor:
         self._busy_s = busy_s
         self._cpu_use = CpuUse(RUN_ON_S)
         self._cpu_users: list[str] = []
+        """Names of the stages and nodes whose abandoned code keeps using CPU."""
         self._strikes = 0
         self.draining = False
         self.bus_lag_s = 0.0
@@ -123,7 +124,7 @@ class HealthMonitor:
         return None
 
     def _find_cpu_use(self, now: float) -> None:
-        """Find abandoned code in this process that keeps using CPU; the executor ends other processes."""
+        """Find abandoned code in this process that keeps using CPU; the executor handles worker processes."""
         pid = os.getpid()
         own = [one for one in self._executor.abandoned() if one.thread is not None and one.thread[0] == pid]
         used = {one.thread: (one.name, self._busy_s(one.thread)) for one in own if one.thread is not None}
@@ -161,13 +162,13 @@ class HealthMonitor:
         return Health(ok=True)
 
     def is_cut_off(self) -> bool:
-        """Return whether the consumer is not ready or events are not acknowledged: Kafka may be down."""
+        """Return whether Kafka may be unreachable: a client is not ready, or events are not acknowledged."""
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
         rebuilds = self._sink.fault is not None
         return rebuilds or waited_s > UNACKED_UNREADY_S or self._source.unready is not None
 
     def ready(self) -> Health:
-        """Return whether the service can consume all its partitions, run queries and publish."""
+        """Return whether the service is live and not draining, and can consume all partitions and publish."""
         if self.draining:
             return Health(ok=False, reason="draining")
         reason = self._source.unready or self._not_writable() or self._source.halted
