@@ -24,7 +24,7 @@ _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _REJECTED: Final = "Validation rejected the answer"
 NO_THREAD: Final = "no thread was free for its call: executor.threads of them were busy"
 CLOCK_SLACK_S = 1e-6
-"""Two sums of the same floats may differ by a rounding error."""
+"""Seconds by which two sums of the same floats may differ, as they are rounded."""
 
 
 class TimeoutNote(NamedTuple):

@@ -30,7 +30,7 @@ class HaltPolicy:
     window: int = 1000
     """Number of records that the share refers to; with fewer it does not apply."""
     pause_s: float = 60.0
-    """The first pause; 0 = until the service restarts."""
+    """Seconds of the first pause; 0 = until the service restarts."""
 
 
 class Halt(NamedTuple):
