@@ -1,5 +1,7 @@
 """Bounds the shutdown: its steps share one time limit, after which the process ends, whatever hangs.
 
+``service`` begins the shutdown, on a signal or a failure, and calls its steps.
+
 Two guards end the process. The first is a thread, which logs and exits with the exit code of the failure; it
 needs the interpreter. The second, the C thread of ``faulthandler``, works even while a C function holds the
 interpreter's lock or the log cannot be written.

@@ -1,4 +1,4 @@
-"""Reads dead letters, and makes the headers of the records that replay them.
+"""Reads dead letters, and makes the headers of the records that replay them; ``encode`` writes the letters.
 
 The topic of dead letters also holds marks: records without a value that name a replayed letter. A mark is
 newer than its letter, so retention deletes the letter first.

@@ -1,7 +1,7 @@
 """Replaces events that the broker rejects: by events without data, and a result by an error result.
 
 Key and id are those of the rejected event, so that readers find the replacement where they expect the event.
-Only a dead letter also loses its key.
+Only a dead letter also loses its key. Data known to be too large was left out before, by ``encode``.
 """
 
 from __future__ import annotations
