@@ -23,6 +23,7 @@ LONGEST_S: Final = 120.0
 _PER_FACTOR: Final = 1 / log(GROWTH)
 _OFFSET: Final = -log(SHORTEST_S) * _PER_FACTOR
 _SHORTEST: Final = SHORTEST_S
+_LONGEST: Final = LONGEST_S
 _LAST: Final = int(log(LONGEST_S) * _PER_FACTOR + _OFFSET)
 BUCKETS: Final = _LAST + 1
 
@@ -31,8 +32,9 @@ def bucket_of(seconds: float) -> int:
     """Return the index of the bucket that counts a duration."""
     if seconds <= _SHORTEST:
         return 0
-    found = int(log(seconds) * _PER_FACTOR + _OFFSET)
-    return min(found, _LAST)
+    if seconds >= _LONGEST:
+        return _LAST
+    return int(log(seconds) * _PER_FACTOR + _OFFSET)
 
 
 def percentiles_ms(counts: Sequence[int], shares: Sequence[float]) -> list[float | None]:
