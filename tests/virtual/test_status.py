@@ -95,6 +95,17 @@ async def test_stages_nodes_and_failures() -> None:
     assert CANARY not in json.dumps(found)
 
 
+async def test_only_slow_answers_are_kept() -> None:
+    """One that took more than half of its budget; an ordinary one is not."""
+    status = status_of()
+    async with status.bus as bus:
+        await bus.ask("fast", query_id="q-1", budget_ms=100)
+        await bus.ask("fast", query_id="q-2", budget_ms=15)
+        [slow] = (await status.read())["recent"]
+    assert slow["query_id"] == "q-2"
+    assert slow["why"] == "answered in 10 ms of 15 ms; processing (fast) took 10 ms"
+
+
 async def test_text_is_shown_only_if_wanted() -> None:
     """With admin.show_text, in slow and failed queries."""
     status = status_of(Settings(admin={"show_text": True}))

@@ -41,13 +41,6 @@ def ids(recent: RecentQueries) -> set[str]:
     return {kept.envelope.query_id for kept in recent.newest_first()}
 
 
-def test_ordinary_queries_are_not_kept() -> None:
-    """An answer within half of its budget."""
-    recent = RecentQueries(show_text=True)
-    look(recent, "q-1", took_s=0.12)
-    assert ids(recent) == set()
-
-
 def test_a_failed_query_has_its_place_attempts_and_reason() -> None:
     """The class of the exception and the line of the author's code; neither texts nor data."""
     recent = RecentQueries(show_text=False)
