@@ -138,12 +138,13 @@ class Readings:
             is_stage = call.name in _STAGES
             stage, node = (call.name, None) if is_stage else (str(StageType.PROCESSING), call.name or None)
             left.append({"stage": stage, "node": node, "for_s": round(max(0.0, now - call.since), 1)})
+        lag_s = self._executor.lag_s if self.dispatcher.active.jobs else 0.0  # else it is not measured
         return {
             "replaced": self.recorder.replaced,
             "blocked": self.recorder.blocked,
             "abandoned": left,
             "bus_lag_ms": round(self.health.bus_lag_s * 1000, 1),
-            "executor_lag_ms": round(self._executor.lag_s * 1000, 1),
+            "executor_lag_ms": round(lag_s * 1000, 1),
         }
 
     def stages(self) -> list[Stage]:
