@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from fivestage.core.adaptive.breaker import BreakerState
     from fivestage.core.codec.decode import UnreadableReason
+    from fivestage.core.codec.event_json import Envelope
     from fivestage.core.outcome import QueryOutcome
     from fivestage_schemas import TimeoutReason
 
@@ -32,8 +33,8 @@ class Observer:
     def received(self, count: int) -> None:
         """Records were fetched."""
 
-    def concluded(self, lane: str, outcome: QueryOutcome, queue_s: float) -> None:
-        """A query that was started has ended; *queue_s* is how long it had waited."""
+    def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:
+        """A query that was started has ended; *text* is its user's input."""
 
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
         """A query was not started because its answer would come too late."""

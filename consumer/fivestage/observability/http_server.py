@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from fivestage.errors import ConfigurationError
-from fivestage.observability.metrics import render
+from fivestage.observability.exposition import render
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -121,6 +121,7 @@ def assemble(
         ledger=ledger,
         lag=source.lag,
         bus_lag_s=lambda: health.bus_lag_s,
+        is_ready=lambda: health.is_ready,
     )
     return Parts(source, poller, dispatcher, executor, sink, committer, health)
 

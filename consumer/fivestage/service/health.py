@@ -86,6 +86,8 @@ class HealthMonitor:
         self.draining = False
         self.bus_lag_s = 0.0
         """How late the bus loop came to its last check."""
+        self.is_ready = False
+        """What ``ready`` returned at the last check, for other threads."""
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Check until cancelled; call *on_ready* when the service is ready for the first time.
@@ -96,7 +98,8 @@ class HealthMonitor:
         clock = asyncio.get_running_loop().time
         announced = False
         while True:
-            if not announced and self.ready().ok:
+            self.is_ready = self.ready().ok
+            if self.is_ready and not announced:
                 announced = True
                 on_ready()
             due = clock() + (TICK_S if announced else FIRST_TICK_S)
