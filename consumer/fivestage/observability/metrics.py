@@ -1,6 +1,7 @@
-"""All Prometheus metrics of the service, updated as an observer of what happens.
+"""The Prometheus counters of the service, updated as an observer of what happens.
 
-The table in ``metric_table`` has their names, labels and meanings.
+``metric_table`` has their names, labels and meanings. Ended queries are counted in ``query_metrics``, calls of
+nodes in ``node_metrics``; gauges are in ``gauges``.
 """
 
 from __future__ import annotations
