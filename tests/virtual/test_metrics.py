@@ -196,6 +196,14 @@ def test_nodes_that_are_not_called_are_not_counted(metrics: Metrics) -> None:
     assert "fivestage_node_calls_total{" not in text_of(metrics)
 
 
+def test_no_answer_is_no_failure(metrics: Metrics) -> None:
+    """A call that raised to say that its query has no answer is counted as excused."""
+    unanswerable = run_of(2, Outcome.ERROR, "facts")
+    unanswerable.excused = True
+    metrics.concluded(query_in(), outcome_of(unanswerable), "")
+    assert 'fivestage_node_calls_total{lane="prod",node="facts",outcome="excused"} 1.0' in text_of(metrics)
+
+
 def hostile_queries() -> Iterable[tuple[Envelope, QueryOutcome]]:
     """Queries in more lanes, with more nodes and error types than are shown, that end in every way."""
     for number in range(3 * MAX_LANES):
@@ -204,6 +212,7 @@ def hostile_queries() -> Iterable[tuple[Envelope, QueryOutcome]]:
             for duration_s in (0.1, 0.3):
                 runs = [run_of(stage, ran, f"node{number}") for stage in range(5) for ran in RAN]
                 runs += [StageRun(spec, Outcome.SKIPPED) for spec in PLAN.stages]
+                runs[0].excused = True
                 yield query, outcome_of(*runs, status=status, duration_s=duration_s)
         for other in range(3 * MAX_NODES):
             run = run_of(2, RAN[other % 3], f"node{other}")

@@ -1,7 +1,7 @@
 """The Prometheus counters of the service, updated as an observer of what happens.
 
-``metric_table`` has their names, labels and meanings. Ended queries are counted in ``query_metrics``, calls of
-nodes in ``node_metrics``; gauges are in ``gauges``.
+``metric_table`` has their names, labels and meanings. Ended queries are counted in ``query_metrics``, calls
+of nodes in ``node_metrics``; gauges are in ``gauges``.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fivestage.observability.label_bounds import Bounded
     from fivestage.observability.tally import TraceRef
 
+EXCUSED: Final = "excused"
+"""The outcome of a call that raised to say that its query has no answer: that is no failure of the node."""
 _SKIPPED: Final = Outcome.SKIPPED
 
 
@@ -41,9 +43,10 @@ class NodeMetrics:
             node = run.node
             if node is None or run.started_at is None or run.outcome is _SKIPPED:
                 continue
-            tally = calls.get((lane, node, run.outcome))
+            outcome = EXCUSED if run.excused else run.outcome
+            tally = calls.get((lane, node, outcome))
             if tally is None:
-                key = lane, self._names.of(node, lane), run.outcome
+                key = lane, self._names.of(node, lane), outcome
                 tally = calls.setdefault(key, Tally(NODE_BUCKETS_S))
             tally.observe(run.duration_s, trace)
 

@@ -138,7 +138,8 @@ NODE_CALLS: Final = MetricSpec(
     ("lane", "node", "outcome"),
     "calls",
     "Calls of a node, those that another node followed included.",
-    "Which node fails, also where another one then answers.",
+    "Which node fails, also where another one then answers. `excused`: it raised to say that the query has "
+    "no answer, which is no failure.",
 )
 NODE_DURATION: Final = MetricSpec(
     "Nodes",
