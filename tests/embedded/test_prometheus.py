@@ -1,0 +1,129 @@
+"""A real Prometheus scrapes a service on the embedded broker, and its alerts fire when something breaks."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fivestage.observability.metric_table import TABLE
+from support.checker import wait_for_results
+from support.embedded import Broker, Installation
+from support.feeder import Feeder, event, write
+from support.jobs import until
+from support.probe import get
+from support.process import ServiceProcess
+from support.programs import program
+from support.prometheus import Prometheus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.broker
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+SAMPLED = [("traceparent", f"00-{TRACE_ID}-00f067aa0ba902b7-01".encode())]
+PATIENT = {
+    "pipeline.total_timeout_ms": 20_000,
+    "pipeline.stage_timeouts_ms": dict.fromkeys(
+        ("intent", "decision", "processing", "validation", "reflection"), 20_000
+    ),
+    "executor.stall_ms": 5000,
+}
+"""Time limits that no answering node reaches on a busy machine."""
+QUERIES = 200
+"""Far more than a breaker needs to open, over more scrapes than a rate needs."""
+PIPELINES = "sum(lukhas_matriz_async_pipeline_total)"
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    """Start one broker for all tests of the module."""
+    program("prometheus")
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def place(broker: Broker) -> Installation:
+    """Lend topics and a group of this test."""
+    return broker.installation()
+
+
+@pytest.fixture
+def service(place: Installation) -> Iterator[ServiceProcess]:
+    """Start a service that has answered ten queries of a sampled trace."""
+    with ServiceProcess("support.apps:load", place.bootstrap, place.settings(PATIENT)) as service:
+        queries = [(None, event(f"a{number}")) for number in range(10)]
+        write(place.bootstrap, place.topics.queries, queries, SAMPLED)
+        wait_for_results(place.bootstrap, place.topics.results, 10)
+        yield service
+        assert service.end() == 0
+
+
+@pytest.fixture
+def prometheus(service: ServiceProcess, tmp_path: Path) -> Iterator[Prometheus]:
+    """Start a Prometheus that scrapes the service."""
+    with Prometheus(service.log[-1]["admin_port"], tmp_path) as prometheus:
+        yield prometheus
+
+
+def test_promtool_finds_no_fault(service: ServiceProcess) -> None:
+    """Prometheus's linter of metrics has nothing to say about the page."""
+    page = get(service.log[-1]["admin_port"], "/metrics")[1]
+    done = subprocess.run(
+        [program("promtool", "prometheus"), "check", "metrics"],
+        input=page,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+async def test_prometheus_scrapes_the_service(prometheus: Prometheus) -> None:
+    """It reads each metric with its type and help, answers a query, and stores the trace of a slow bucket."""
+    await until(lambda: prometheus.value(PIPELINES) == 10, "all queries are counted")
+    assert prometheus.value("up") == 1
+    assert prometheus.value("fivestage_ready") == 1
+    assert prometheus.value("fivestage_budget_seconds") == 20
+    calls = 'fivestage_node_calls_total{lane="prod",node="work",outcome="success"}'
+    assert prometheus.value(calls) == 10
+    [target] = prometheus.ask("targets")["activeTargets"]
+    assert target["lastError"] == ""
+    described = {name: found[0] for name, found in prometheus.ask("metadata").items()}
+    for spec in TABLE:
+        known = described.get(spec.name) or described[spec.name.removesuffix("_total")]
+        assert (known["type"], known["help"]) == (spec.kind, spec.meaning), spec.name
+    for name in ("lukhas_matriz_async_pipeline_duration_seconds", "fivestage_node_call_duration_seconds"):
+        found = prometheus.ask("query_exemplars", query=f"{name}_bucket", start="0", end="9999999999")
+        ids = {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
+        assert ids == {TRACE_ID}, name
+
+
+async def test_a_failing_node_makes_alerts_fire(place: Installation, prometheus: Prometheus) -> None:
+    """Nothing fires while all is well; a node that fails opens its breaker and burns the error budget."""
+    await until(lambda: prometheus.value(PIPELINES) == 10, "all queries are counted")
+    await until(lambda: prometheus.firing() == set(), "nothing fires, as the service is found")
+    with Feeder(place.bootstrap, place.topics.queries, count=QUERIES, rate=50, user_input="raises"):
+        wanted = {"FivestageBreakerOpen"} | {f"FivestageErrorBudgetBurn{factor}x" for factor in (14, 6, 1)}
+        await until(lambda: wanted <= prometheus.firing(), "the alerts fire")
+    assert prometheus.firing() == wanted
+    [[labels, state]] = prometheus.values("fivestage_breaker_state > 0").items()
+    assert (("lane", "prod") in labels, ("node", "raises") in labels, state >= 1) == (True, True, True)
+    assert prometheus.value("fivestage:not_in_time:ratio_rate5m") > 0.9
+
+
+async def test_rubbish_makes_an_alert_fire(place: Installation, prometheus: Prometheus) -> None:
+    """Records that cannot be read make the alert about dead letters fire, and not that about breakers."""
+    await until(lambda: prometheus.value(PIPELINES) == 10, "all queries are counted")
+
+    def fires() -> bool:
+        write(place.bootstrap, place.topics.queries, [(None, b"rubbish")] * 5)
+        return "FivestageDeadLetters" in prometheus.firing()
+
+    await until(fires, "the alert fires")
+    assert "FivestageBreakerOpen" not in prometheus.firing()
+    assert prometheus.value('sum(fivestage_dead_letters_total{reason="not_json"})') >= 5
