@@ -116,6 +116,35 @@ async def test_a_failing_node_makes_alerts_fire(place: Installation, prometheus:
     assert prometheus.value("fivestage:not_in_time:ratio_rate5m") > 0.9
 
 
+async def test_a_lost_broker_makes_an_alert_fire(tmp_path: Path) -> None:
+    """A service whose broker is gone is not ready, and says so in its metrics as long as that lasts."""
+    with Broker() as broker:
+        place = broker.installation()
+        with (
+            ServiceProcess("support.apps:load", place.bootstrap, place.settings(PATIENT)) as service,
+            Prometheus(service.log[-1]["admin_port"], tmp_path) as prometheus,
+        ):
+            await until(lambda: prometheus.value("fivestage_ready") == 1, "it is ready")
+            broker.__exit__()
+            await until(lambda: "FivestageNotReady" in prometheus.firing(), "the alert fires")
+            assert prometheus.value("up") == 1
+            assert get(service.log[-1]["admin_port"], "/readyz")[0] == 503
+
+
+async def test_a_blocking_node_makes_an_alert_fire(place: Installation, tmp_path: Path) -> None:
+    """A node that blocks its event loop is named by the alert, while its answers are in time."""
+    settings = place.settings({**PATIENT, "executor.stall_ms": 50})
+    with (
+        ServiceProcess("support.pipelines:app", place.bootstrap, settings) as service,
+        Prometheus(service.log[-1]["admin_port"], tmp_path) as prometheus,
+        Feeder(place.bootstrap, place.topics.queries, count=40, rate=4, user_input="hogs"),
+    ):
+        await until(lambda: "FivestageEventLoopsBlocked" in prometheus.firing(), "the alert fires")
+        [labels] = prometheus.values('ALERTS{alertname="FivestageEventLoopsBlocked"}')
+        assert ("node", "hogs") in labels
+        assert prometheus.value("fivestage:not_in_time:ratio_rate5m") == 0
+
+
 async def test_rubbish_makes_an_alert_fire(place: Installation, prometheus: Prometheus) -> None:
     """Records that cannot be read make the alert about dead letters fire, and not that about breakers."""
     await until(lambda: prometheus.value(PIPELINES) == 10, "all queries are counted")
