@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 READY_S = 30.0
 STOP_S = 20.0
 CONFIG = """
-global: {{scrape_interval: 250ms, evaluation_interval: 250ms}}
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: [rules.yaml]
 scrape_configs:
   - job_name: fivestage

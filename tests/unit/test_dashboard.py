@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.documents import ROOT
+from support.dashboard import BOARD, PANELS, expressions, filled
 from support.promql import SERIES, faults_of
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-BOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/fivestage.json").read_text(encoding="utf-8"))
-PANELS: list[dict[str, Any]] = BOARD["panels"]
 VARIABLES = {one["name"] for one in BOARD["templating"]["list"]}
 WIDTH = 24
 ROWS = ["In time", "Where the time goes", "Nodes", "Running and waiting", "Kafka", "Workers", "What changed"]
@@ -29,19 +22,10 @@ NOT_SHOWN = {
 """For a query by hand, when the dashboard shows that something is wrong."""
 
 
-def expressions() -> Iterator[tuple[str, str]]:
-    """The expressions of panels and annotations, with the title above each."""
-    for panel in PANELS:
-        for target in panel.get("targets", ()):
-            yield f"{panel['title']} {target['refId']}", target["expr"]
-    for annotation in BOARD["annotations"]["list"]:
-        yield annotation["name"], annotation["expr"]
-
-
 @pytest.mark.parametrize(("title", "expression"), list(expressions()), ids=lambda text: str(text)[:40])
 def test_expressions_name_what_exists(title: str, expression: str) -> None:
     """Each expression parses, and names only metrics, labels and variables that exist."""
-    assert faults_of(expression.replace("$__rate_interval", "5m"), {}) == [], title
+    assert faults_of(filled(expression), {}) == [], title
     used = set(re.findall(r"\$\{?(\w+)", expression))
     assert used - VARIABLES - {"__rate_interval"} == set(), title
     assert 'job=~"$job"' in expression, title
