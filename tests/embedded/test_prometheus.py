@@ -106,6 +106,7 @@ async def test_prometheus_scrapes_the_service(prometheus: Prometheus) -> None:
     assert prometheus.value(calls) == 10
     [target] = prometheus.ask("targets")["activeTargets"]
     assert target["lastError"] == ""
+    assert prometheus.value("scrape_samples_scraped") < 300
     described = {name: found[0] for name, found in prometheus.ask("metadata").items()}
     for spec in TABLE:
         known = described.get(spec.name) or described[spec.name.removesuffix("_total")]

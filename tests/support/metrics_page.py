@@ -22,7 +22,7 @@ Prometheus keeps with `--enable-feature=exemplar-storage`. [Dashboard and
 alerts](../deploy/README.md#prometheus-and-grafana) use the metrics, and [Runbooks](runbooks.md) say
 what to do when an alert fires.
 
-A usual service, with one lane and three nodes, has about 500 time series, and three more per assigned
+A usual service, with one lane and three nodes, has about 300 time series, and three more per assigned
 partition. Producers choose lanes, and nodes raise what they like, so these are limited: {MAX_LANES}
 lanes, {MAX_ERROR_TYPES} error types, {MAX_NODES} pairs of lane and node; further ones share the value
 `other`. So there are never more than {MAX_SERIES:,} time series. The setting `lanes` limits the lanes
