@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fivestage.settings import Settings
 from support.documents import ROOT, text_of
 from support.programs import program
 from support.promql import SERIES, faults_of
@@ -22,7 +23,6 @@ RULES: list[dict[str, Any]] = [
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED = {rule["record"]: {"job", "topic"} for rule in RULES if "record" in rule}
 TESTS = yaml.safe_load((FOLDER / "rules_test.yaml").read_text(encoding="utf-8"))["tests"]
-OBJECTIVE = 0.995
 
 
 def promtool(*arguments: str) -> str:
@@ -99,7 +99,7 @@ def test_the_objective_is_that_of_the_status_page() -> None:
     """The rules burn the budget that the objective leaves, by the factors of the workbook."""
     burns = {name: rule["expr"] for name, rule in ALERTS.items() if "Burn" in name}
     left = {float(left) for expr in burns.values() for left in re.findall(r"\* (0\.\d+)", expr)}
-    assert left == {round(1 - OBJECTIVE, 6)}
+    assert left == {round(1 - Settings().admin.objective, 6)}
     factors = {name: set(re.findall(r"> ([\d.]+) \*", expr)) for name, expr in burns.items()}
     assert factors == {f"FivestageErrorBudgetBurn{n}x": {f} for n, f in ((14, "14.4"), (6, "6"), (1, "1"))}
 

@@ -36,7 +36,7 @@ COMMIT_TIMEOUT_S = 5.0
 
 
 class Parts(NamedTuple):
-    """The parts of a service, in the order of a record's way through them; made and not yet started."""
+    """The parts of a service, made and not yet started; a record passes them in this order."""
 
     source: GroupMember
     poller: Poller
@@ -47,12 +47,13 @@ class Parts(NamedTuple):
     health: HealthMonitor
 
 
-def assemble(
+def assemble(  # noqa: PLR0913 - by keyword
     settings: Settings,
     app: Pipeline,
     *,
     app_path: str | None,
     metrics: Metrics,
+    observer: Observer,
     ledger: Ledger,
     largest_records: Mapping[Output, int],
     on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
@@ -66,27 +67,28 @@ def assemble(
         settings: All settings.
         app: The user's stages and nodes.
         app_path: Where worker processes import the app from, ``MODULE:APP``; the built-in one when None.
-        metrics: The observer of all parts.
+        metrics: Gets the gauges.
+        observer: The observer of all parts.
         ledger: Shared by source, dispatcher and committer.
-        largest_records: The largest record that each output topic takes, in bytes.
+        largest_records: Bytes of the largest record that each output topic takes.
         on_revoked: See Source.
         on_failure: See Sink.
         make_consumer: See Source.
         reach: Whether brokers can be reached.
 
     Raises:
-        ConfigurationError: the exporter of traces that the environment asks for is not installed.
+        ConfigurationError: OTEL_TRACES_EXPORTER is unknown, or its exporter is not installed.
     """
-    executor = _executor(settings, app, app_path, metrics, largest_event=_largest_event(largest_records))
+    executor = _executor(settings, app, app_path, observer, largest_event=_largest_event(largest_records))
     largest = min(largest_records.values())
-    sink = Sink(settings, metrics, on_failure, max_record_bytes=largest, reach=reach)
+    sink = Sink(settings, observer, on_failure, max_record_bytes=largest, reach=reach)
     poller, dispatcher = build(
         settings,
         ledger=ledger,
         encoder=_encoder(settings, largest_records),
         executor=executor,
         sink=sink,
-        observer=metrics,
+        observer=observer,
         tracing=Tracing(
             results_topic=settings.topics.results,
             group_id=settings.kafka.group_id,
@@ -97,13 +99,13 @@ def assemble(
         settings,
         ledger,
         on_revoked,
-        metrics,
+        observer,
         on_unanswered=sink.producer.close_idle_connections,
         make_consumer=make_consumer,
         reach=reach,
     )
     interval_s = settings.kafka.commit_interval_ms / 1000
-    committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
+    committer = Committer(source, ledger, observer, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     health = HealthMonitor(
         source=source,
         progress=dispatcher.progress,
@@ -143,7 +145,7 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
-            # The arguments of configure in worker processes are texts.
+            # configure is called in worker processes, with texts as arguments.
             setup=("fivestage.observability.logging:configure", level_name(), *show_text),
         )
     orchestrator = Orchestrator(
@@ -165,5 +167,5 @@ def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encod
 
 
 def _largest_event(largest_records: Mapping[Output, int]) -> int:
-    """Return the largest event that all event topics take, in bytes."""
+    """Return the bytes of the largest event that every event topic takes."""
     return min(size for output, size in largest_records.items() if output is not Output.DEAD_LETTERS)
