@@ -14,13 +14,13 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio
 from structlog.testing import capture_logs
 
 from fivestage import Pipeline
-from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.adaptive.lane_state import MIN_ANSWERS
 from fivestage.core.observer import ControlChange
 from fivestage.core.records import NOT_FROM_KAFKA, Output
-from fivestage.observability.metrics import MAX_ERROR_TYPES, MAX_LANES, Metrics, render
-from fivestage.observability.query_metrics import Tally
+from fivestage.observability.exposition import render
+from fivestage.observability.metrics import Metrics
 from fivestage.observability.sampling import EarlySampling, Provider
+from fivestage.observability.tally import Tally
 from fivestage.observability.tracing import Tracing
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
@@ -101,27 +101,6 @@ async def test_metric_names_and_labels_of_the_contract() -> None:
         assert f"lukhas_matriz_async_stage_total{stage_labels} 1.0" in text
         assert f"lukhas_matriz_async_stage_duration_seconds_count{stage_labels} 1.0" in text
     assert 'le="0.25"' in text
-
-
-async def test_openmetrics_unless_asked_otherwise() -> None:
-    """OpenMetrics is the default unless the older text format is requested."""
-    metrics = Metrics(topic="queries", group_id="g")
-    for accept in ("", "*/*", "application/openmetrics-text; version=1.0.0"):
-        body, content_type = render(metrics.registry, accept)
-        assert content_type.startswith("application/openmetrics-text")
-        assert body.rstrip().endswith(b"# EOF")
-    assert render(metrics.registry, "text/plain;version=0.0.4")[1].startswith("text/plain")
-
-
-async def test_producers_cannot_fill_the_registry_with_lanes() -> None:
-    """Beyond a bound, new lanes share one label."""
-    metrics = Metrics(topic="queries", group_id="g")
-    for number in range(MAX_LANES + 10):
-        await ask("x", metrics=metrics, lane=f"lane{number}")
-    text = render(metrics.registry, "")[0].decode()
-    lines = [line for line in text.splitlines() if line.startswith("lukhas_matriz_async_pipeline_total")]
-    assert len(lines) == MAX_LANES + 1
-    assert any('lane="other"' in line and line.endswith(" 10.0") for line in lines)
 
 
 async def test_spans_of_a_sampled_query() -> None:
@@ -249,15 +228,6 @@ async def test_metrics_count_what_was_published() -> None:
     assert 'fivestage_dead_letters_total{reason="missing_field"} 1.0' in text
 
 
-async def test_nodes_cannot_fill_the_registry_with_error_types() -> None:
-    """Beyond a bound, new error classes share one label."""
-    metrics = Metrics(topic="queries", group_id="g")
-    for number in range(MAX_ERROR_TYPES + 10):
-        assert metrics._error_type(f"Error{number}") == (
-            f"Error{number}" if number < MAX_ERROR_TYPES else "other"
-        )
-
-
 def text_of(metrics: Metrics) -> list[str]:
     """Return the lines of all metrics."""
     return render(metrics.registry, "")[0].decode().splitlines()
@@ -348,16 +318,3 @@ def test_replaced_executors_are_counted() -> None:
     lines = text_of(metrics)
     assert 'fivestage_replaced_executors_total{reason="stalled"} 2.0' in lines
     assert 'fivestage_replaced_executors_total{reason="died"} 1.0' in lines
-
-
-def test_lanes_of_the_new_metrics_are_bounded_too() -> None:
-    """Producers cannot fill the registry through the newer metrics either."""
-    metrics = Metrics(topic="queries", group_id="g")
-    for number in range(MAX_LANES + 5):
-        metrics.shed(f"lane{number}", refused=True)
-        metrics.failed_over(f"lane{number}", 1)
-        metrics.breaker_changed(f"lane{number}", "node", BreakerState.OPEN)
-    for name in ("shed", "failovers", "breaker_transitions"):
-        lines = [line for line in text_of(metrics) if line.startswith(f"fivestage_{name}_total{{")]
-        assert len(lines) == MAX_LANES + 1
-        assert any('lane="other"' in line and line.endswith(" 5.0") for line in lines)

@@ -1,7 +1,9 @@
 """Metrics, traces, logs, and the HTTP endpoints.
 
-- ``metrics``: all Prometheus metrics, an observer (``core.observer``); those of queries are in
-  ``query_metrics``, which is cheaper per query; ``gauges`` read the parts of the service when scraped.
+- ``metric_table``: the name, labels and meaning of each metric. ``metrics`` counts them, an observer
+  (``core.observer``); queries and calls of nodes are counted by ``query_metrics`` and ``node_metrics`` as
+  plain numbers (``tally``), which is cheaper per query; ``gauges`` read the parts of the service when
+  scraped. ``label_bounds`` limits the number of series, ``exposition`` chooses the format.
 - ``tracing``: the spans of queries; ``sampling`` decides early which queries need spans; ``trace_provider``
   configures OpenTelemetry.
 - ``logging``: the log's configuration; ``log_stream`` never blocks, ``log_throttle`` limits repeated lines,

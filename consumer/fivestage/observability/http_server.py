@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from fivestage.errors import ConfigurationError
+from fivestage.observability.exposition import render
 from fivestage.observability.http_connections import LimitedServer
-from fivestage.observability.metrics import render
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

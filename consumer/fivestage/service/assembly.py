@@ -123,6 +123,7 @@ def assemble(  # noqa: PLR0913 - by keyword
         ledger=ledger,
         lag=source.lag,
         bus_lag_s=lambda: health.bus_lag_s,
+        is_ready=lambda: health.is_ready,
     )
     return Parts(source, poller, dispatcher, executor, sink, committer, health)
 

@@ -89,6 +89,8 @@ class HealthMonitor:
         """It has been ready once."""
         self.bus_lag_s = 0.0
         """Seconds by which the last check was late on the bus loop."""
+        self.is_ready = False
+        """What ``ready`` returned at the last check, for other threads."""
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Check until cancelled; call *on_ready* when the service is ready for the first time.
@@ -98,7 +100,8 @@ class HealthMonitor:
         """
         clock = asyncio.get_running_loop().time
         while True:
-            if not self.was_ready and self.ready().ok:
+            self.is_ready = self.ready().ok
+            if self.is_ready and not self.was_ready:
                 self.was_ready = True
                 on_ready()
             due = clock() + (TICK_S if self.was_ready else FIRST_TICK_S)
