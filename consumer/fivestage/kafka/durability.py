@@ -27,14 +27,14 @@ async def warn_of_loss(settings: Settings, found: Mapping[str, TopicInfo]) -> No
         log.warning(
             "topics with one replica",
             topics=single,
-            cause="the records are gone with the broker that has them",
+            reason="the records are gone with the broker that has them",
             advice="use a replication factor of 3",
         )
     if weakly_acked:
         log.warning(
             "topics that acknowledge with one replica in sync",
             topics=weakly_acked,
-            cause="what was acknowledged is gone when that broker is lost",
+            reason="what was acknowledged is gone when that broker is lost",
             advice="set min.insync.replicas to 2",
         )
 

@@ -45,13 +45,15 @@ async def _run(service: Service) -> int:
     failure: Exception | None = None
     try:
         await service.run()
-    except (ConfigurationError, InvalidAppError) as error:
+    except Exception as error:  # noqa: BLE001 - logged below
         failure = error
-        log.error("cannot run", error=str(error))  # noqa: TRY400 - one line, no traceback
-    except FivestageError as error:
-        failure = error
-        log.error("ended", error_type=type(error).__name__, error=str(error))  # noqa: TRY400
-    except Exception as error:  # noqa: BLE001 - a bug; its text may contain query text and is not logged
-        failure = error
-        log.error("ended", **described(error))  # noqa: TRY400
-    return exit_code(failure)
+    code = exit_code(failure)
+    if failure is None:
+        log.info("ended", exit_code=code)
+    elif isinstance(failure, ConfigurationError | InvalidAppError):
+        log.error("cannot run", error=str(failure), exit_code=code)
+    elif isinstance(failure, FivestageError):
+        log.error("ended", error_type=type(failure).__name__, error=str(failure), exit_code=code)
+    else:  # a bug; its text may contain query text and is not logged
+        log.error("ended", **described(failure), exit_code=code)
+    return code

@@ -180,8 +180,9 @@ class ForkServer:
         if names:
             self._warned = True
             log.warning(
-                "importing the app started threads; worker processes have none of them and may hang: import "
-                "the library where it is used, or open it as a resource (@app.resource)",
+                "importing the app started threads",
+                advice="worker processes have none of them and may hang: import the library where it is "
+                "used, or open it as a resource (@app.resource)",
                 threads=len(names),
                 names=sorted(set(names)),
             )
