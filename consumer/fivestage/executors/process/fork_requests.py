@@ -103,8 +103,8 @@ class ForkRequests:
             log.warning(
                 "no worker process can be made",
                 reason=why,
-                advice="check memory, and the limits of processes (ulimit -u, or the container's) and of open "
-                "files (ulimit -n)",
+                advice="check memory, the limit of processes (ulimit -u, or the container's) and that of "
+                "open files (ulimit -n)",
                 attempts=self.backoff.failures,
             )
         if self._send_timer is None and not self._closed:
