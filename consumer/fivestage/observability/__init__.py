@@ -4,8 +4,9 @@
   ``query_metrics``, which is cheaper per query; ``gauges`` read the parts of the service when scraped.
 - ``tracing``: the spans of queries; ``sampling`` decides early which queries need spans; ``trace_provider``
   configures OpenTelemetry.
-- ``logging``: the log's configuration; ``log_stream`` never blocks, ``log_throttle`` limits repeated lines,
-  ``control_log`` logs changes of adaptive controls.
+- ``logging``: the log's configuration. ``log_line`` has the shape of lines, ``log_output`` writes them,
+  ``log_stream`` never blocks, ``log_throttle`` limits repeated lines, ``log_hooks`` replace what
+  Python would write, ``control_log`` logs changes of adaptive controls.
 - ``http_server``: ``/livez``, ``/readyz`` and ``/metrics``.
 - ``build_info``: version. ``settings``: the sections of HTTP, log and traces.
 

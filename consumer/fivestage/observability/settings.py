@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ class AdminSettings(Section):
 class LoggingSettings(Section):
     """The log."""
 
+    format: Literal["auto", "json", "text"] = "auto"
+    """``text`` is for people, with the local time; ``auto`` is that on a terminal, and else JSON."""
     show_text: bool = False
     """Log the messages of exceptions that nodes raise; they may contain query text."""
 

@@ -32,7 +32,7 @@ LAST_COMMIT_S = 2.0
 AFTER_DRAIN_S = 4.0
 """How much of the time for shutdown a drain leaves to commit and to disconnect."""
 
-log = structlog.get_logger("fivestage.service.service")
+log = structlog.get_logger("fivestage.service")
 
 
 def revoke_drain_s(settings: Settings) -> float:

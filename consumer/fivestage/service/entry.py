@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
-from fivestage.observability.logging import described
+from fivestage.observability.log_line import described
 from fivestage.service.service import Service
 from fivestage.service.shutdown import exit_code
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.settings import Settings
 
-log = structlog.get_logger("fivestage.service.service")
+log = structlog.get_logger("fivestage.service")
 
 
 def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:

@@ -27,7 +27,8 @@ from fivestage.kafka.durability import warn_of_loss
 from fivestage.kafka.embedded_group import consumer_class
 from fivestage.observability.build_info import COMPILED, __version__
 from fivestage.observability.http_server import AdminServer
-from fivestage.observability.logging import announce, described
+from fivestage.observability.log_line import described
+from fivestage.observability.logging import announce
 from fivestage.observability.metrics import Metrics
 from fivestage.observability.trace_provider import flush_provider
 from fivestage.service.assembly import assemble
@@ -48,7 +49,7 @@ EXECUTOR_STOP_S = 2.8
 STEP_S = 3.0
 """How long one part may take to stop."""
 
-log = structlog.get_logger("fivestage.service.service")
+log = structlog.get_logger("fivestage.service")
 
 
 class Service:

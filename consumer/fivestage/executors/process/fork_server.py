@@ -80,27 +80,33 @@ def run() -> None:
 
 
 def load(config: Mapping[str, Any]) -> child.WorkerConfig:
-    """Import the app, with the bus's module search path and after its setup function.
+    """Import the app, with the bus's module search path; call its setup function before and after.
 
     Raises:
         BaseException: whatever the app's module raises.
     """
     sys.path[:] = config["path"]
-    if config["setup"]:
-        name, *arguments = config["setup"]
-        module, _, function = name.partition(":")
-        getattr(importlib.import_module(module), function)(*arguments)
     plan = decode_plan(config["plan"])
+    _set_up(config["setup"])
     app = load_app(config["app"])
+    _set_up(config["setup"])  # the app may have configured the log, for instance
     return child.WorkerConfig(app, plan, config["threads"], config["max_data_bytes"], config["open_s"])
 
 
+def _set_up(setup: Sequence[str]) -> None:
+    if setup:
+        name, *arguments = setup
+        module, _, function = name.partition(":")
+        getattr(importlib.import_module(module), function)(*arguments)
+
+
 def describe(error: BaseException) -> dict[str, str]:
-    """Describe a failed import in one line for the bus, and write the traceback to standard error."""
+    """Describe a failed import in one line for the bus, and log the traceback."""
     if isinstance(error, InvalidAppError):
-        sys.stderr.write(authors_traceback(error))
+        if text := authors_traceback(error):
+            log.error("app cannot be imported", traceback=text)
         return {"invalid": str(error)}
-    traceback.print_exception(error)
+    log.error("app cannot be imported", traceback="".join(traceback.format_exception(error)))
     text = f"{type(error).__name__}: {error}"[:512]
     return {"failed": text.encode("utf-8", "backslashreplace").decode()}
 
@@ -195,7 +201,7 @@ class ForkServer:
                 os.close(pidfd)
             child.main(self._config, *filenos)
         except BaseException as error:  # noqa: BLE001 - the child must not return into the server's loop
-            traceback.print_exception(error)
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             os._exit(1)
 
