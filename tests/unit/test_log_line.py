@@ -119,8 +119,10 @@ def test_exceptions_without_their_message(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_text() -> None:
     """Text has time, level, event, logger and fields on one line; long values below, and no escapes."""
-    made = line("two\nlines", n=1, said="\x1b[2J", traceback="File x\n  raise\n", frames=["f:1 g"])
+    made = line("two\nlines", n=[1, 2], said="\x1b[2J", traceback="File x\n  raise\n", frames=["f:1 g"])
     first, *below = AsText(colors=False)(made).split("\n")
-    assert re.fullmatch(r"\d\d:04:05\.000 \[info +\] two +\[a\.b\] n=1 said=\\x1b\[2J frames='f:1 g'", first)
+    assert re.fullmatch(
+        r"\d\d:04:05\.000 \[info +\] two +\[a\.b\] n=\[1, 2\] said=\\x1b\[2J frames='f:1 g'", first
+    )
     assert below == ["    lines", "    traceback:", "    File x", "      raise"]
     assert "\x1b[" in AsText(colors=True)(line())

@@ -126,19 +126,31 @@ class AsText:
 
     def _text(self, line: Line) -> str:
         frames = {"frames": "\n".join(line["frames"])} if "frames" in line else {}
-        shown = {name: _escaped(value) for name, value in {**line, **frames}.items()}
+        shown: Line = {name: _shown(value) for name, value in {**line, **frames}.items()}
         shown["timestamp"] = _local_time(line["timestamp"])
-        below = {name: shown.pop(name) for name, value in line.items() if "\n" in shown[name]}
+        below = {
+            name: shown.pop(name) for name in line if isinstance(shown[name], str) and "\n" in shown[name]
+        }
         first, *more = below.pop("event", shown.get("event", "")).split("\n")
         text = str(self._render(None, "", {**shown, "event": first}))
         blocks = ["\n".join(more), *(f"{name}:\n{value}" for name, value in below.items())]
         return "\n".join([text, *(_indented(block) for block in blocks if block)])
 
 
-def _escaped(value: Any) -> str:
+class _Verbatim(str):
+    """A text that the renderer writes without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _shown(value: Any) -> str:
     """A value as text, without the control characters that could steer a terminal."""
-    text = value if isinstance(value, str) else _printed(value, repr)
-    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
+    if isinstance(value, str):
+        return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in value)
+    return _Verbatim(_shown(_printed(value, repr)).replace("\n", " "))
 
 
 def _local_time(stamp: str) -> str:
