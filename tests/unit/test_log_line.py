@@ -70,6 +70,11 @@ def test_json_of_any_value(value: Any, written: Any) -> None:
     assert json.loads(text) == HEAD | {"value": written, "other": 7}
 
 
+def test_events_of_any_kind() -> None:
+    """An event need not be a text."""
+    assert [line(event)["event"] for event in (7, OSError("x"), Odd())] == ["7", "x", "<Odd>"]
+
+
 def test_json_of_a_circle() -> None:
     """A value that contains itself is printed."""
     circle: dict[str, Any] = {}

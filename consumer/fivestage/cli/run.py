@@ -45,16 +45,13 @@ def run(
     from fivestage.service import entry
 
     gc.enable()
-    logging.configure(
-        log_level
-    )  # for all lines until the settings are known, such as those of the app's import
+    logging.configure(log_level)  # for what comes before the settings are known
     with errors_as_log_lines():
         settings = load_settings(config, bootstrap)
-        logging.configure(log_level, settings.logging.show_text, settings.logging.format)
+        chosen = log_level, settings.logging.show_text, settings.logging.format
+        logging.configure(*chosen)
         app = load_app(target)
-    logging.configure(
-        log_level, settings.logging.show_text, settings.logging.format
-    )  # whatever the app has set
+    logging.configure(*chosen)  # the app may have configured the log
     code = entry.run(settings, app, target)
     os._exit(code)  # exits even if a thread of a node or a task of the Kafka client hangs
 

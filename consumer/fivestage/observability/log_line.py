@@ -38,7 +38,7 @@ def line_of(created: float, level: str, event: object, logger: str, fields: Mapp
         fields: All else, without what is None. One that is named like a part of the head gets a ``_``.
     """
     stamp = datetime.fromtimestamp(created, UTC).isoformat(timespec="microseconds")
-    line = dict(zip(_HEAD, (stamp.replace("+00:00", "Z"), level, str(event), logger), strict=True))
+    line = dict(zip(_HEAD, (stamp.replace("+00:00", "Z"), level, _printed(event, str), logger), strict=True))
     for name, value in fields.items():
         if value is not None:
             line[f"{name}_" if name in _HEAD else str(name)] = value
@@ -100,7 +100,7 @@ def _dumps(value: Any) -> str:
 
 
 def _printed(value: Any, function: Any) -> str:
-    """Apply ``str``, ``repr`` or ``ascii`` to a value, whose class may be one of the app's."""
+    """Apply ``str`` or ``repr`` to a value, whose class may be one of the app's."""
     try:
         return str(function(value))
     except Exception:  # noqa: BLE001 - the app's own __repr__ may raise anything

@@ -21,6 +21,7 @@ from fivestage.pipeline.failure_log import LOGGER, failure_log
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+    from types import FrameType
 
     from fivestage.observability.log_line import Line
 
@@ -132,8 +133,8 @@ def _line_of_structlog(
 
 def _caller() -> str:
     """The name of the module that logs, for a logger without a name."""
-    frame = sys._getframe(1)  # noqa: SLF001 - as the standard library's own logging does
-    while frame.f_back is not None:
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as the standard library's own logging does
+    while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if name != __name__ and name.partition(".")[0] != "structlog":
             return name

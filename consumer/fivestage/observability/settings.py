@@ -24,7 +24,7 @@ class LoggingSettings(Section):
     format: Literal["auto", "json", "text"] = "auto"
     """``text`` is for people, with the local time; ``auto`` is that on a terminal, and else JSON."""
     show_text: bool = False
-    """Log the messages of exceptions that nodes raise; they may contain query text."""
+    """Log the messages of exceptions; they may contain query text."""
 
 
 class TracingSettings(Section):
