@@ -129,7 +129,7 @@ class ConcurrencyLimiter:
             dropped: It ended at its deadline: it would have taken at least *latency_s*.
 
         Returns:
-            A change of the limit to report: rarely, and at most once a second.
+            A change of the limit to report: rarely, and at most once in ten seconds.
         """
         policy = self._policy
         if policy.min_limit == policy.max_limit:
