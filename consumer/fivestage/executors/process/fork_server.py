@@ -50,7 +50,7 @@ def main() -> None:
     try:
         run()
     except BaseException as error:  # noqa: BLE001 - the interpreter would wait for threads of the app
-        traceback.print_exception(error)
+        sys.excepthook(type(error), error, error.__traceback__)
         os._exit(1)
     finally:
         child.end()
