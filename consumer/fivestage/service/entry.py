@@ -22,11 +22,11 @@ log = structlog.get_logger("fivestage.service")
 
 
 def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
-    """Run a service until SIGTERM or SIGINT, and return the exit code.
+    """Run a service until SIGTERM or SIGINT, or a failure, and return the exit code.
 
-    0 after a complete drain, 1 if Kafka or the drain failed, 2 if something must be configured first. The
-    caller should end the process with ``os._exit``: a stuck thread of a node, or a hung task of a client,
-    must not keep it alive.
+    0 after a complete drain, 2 for a ConfigurationError or InvalidAppError, 1 for any other failure. The
+    caller should end the process with ``os._exit``: a blocked thread of a node, or a hung task of a client,
+    must not keep the process alive.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
