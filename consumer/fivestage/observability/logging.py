@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from fivestage.observability import log_hooks
+from fivestage.observability.event_log import event_log
 from fivestage.observability.log_line import described, line_of
 from fivestage.observability.log_output import output
 from fivestage.observability.log_throttle import FailureThrottle, LogThrottle
@@ -44,6 +45,7 @@ def configure(level: str = "INFO", show_text: bool | str = False, style: str = "
     """
     failure_log.shows_text = bool(show_text)
     output.open(style)
+    output.listener = event_log.remember
     log_hooks.install()
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(

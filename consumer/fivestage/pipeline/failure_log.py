@@ -28,10 +28,11 @@ class FailureLog:
         stage: str,
         query_id: str,
         declared: tuple[str, int] | None,
-    ) -> None:
+    ) -> str:
         """Log a call that ended with an error, as a warning; at DEBUG with its innermost frames.
 
-        An error that is not a failure of the node is logged at DEBUG only.
+        An error that is not a failure of the node is logged at DEBUG only. Returns the ``file:line`` where it
+        was raised.
 
         Args:
             result: How the call ended.
@@ -40,11 +41,11 @@ class FailureLog:
             query_id: The query's id.
             declared: File and line of the function; logged if the error was not raised in the author's code.
         """
+        file, line = _place(result.frames, declared)
+        where = f"{file}:{line}".encode("utf-8", "backslashreplace").decode()  # a path may not be UTF-8
         level = logging.DEBUG if result.excused else logging.WARNING
         if not log.isEnabledFor(level):
-            return
-        file, line = _place(result.frames, declared)
-        where = f"{file}:{line}"
+            return where
         fields: dict[str, Any] = {"error_type": result.error_type, "where": where}
         fields |= {"stage": stage, "query_id": query_id}
         fields["event"] = "stage failed" if node is None else "node failed"
@@ -59,6 +60,7 @@ class FailureLog:
         log.handle(
             log.makeRecord(LOGGER, level, file, line, "%s failed: %s at %s", arguments, None, extra=fields)
         )
+        return where
 
 
 failure_log: Final = FailureLog()

@@ -1,0 +1,59 @@
+"""Remembers the last lines that the service wrote to its log about itself, for the status page.
+
+The page and the log so say the same. Lines of the app's own loggers and of libraries are left out, and so are
+fields that may hold text of queries.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from fivestage.observability.status.model import Event
+
+MAX_EVENTS: Final = 100
+MAX_CHARS: Final = 500
+MAX_ITEMS: Final = 32
+"""Of a list in a field."""
+_NOT_SHOWN: Final = frozenset({"event", "level", "timestamp", "logger", "error", "frames"})
+"""``error`` is the text of an exception; the others are fields of the document itself, or long."""
+
+
+class EventLog:
+    """The last lines, the newest last. Lines come from any thread: an append is one step."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
+        self.count = 0
+        """How many lines have come; two readings differ if a line came between them."""
+
+    def remember(self, fields: Mapping[str, Any]) -> None:
+        """Add a line, before it is written as JSON or text."""
+        level = str(fields.get("level", "info"))
+        if level == "debug":
+            return
+        shown = {name: _short(value) for name, value in fields.items() if name not in _NOT_SHOWN}
+        text, at = str(fields.get("event", ""))[:MAX_CHARS], str(fields.get("timestamp", ""))
+        self._events.append({"at": at, "level": level, "text": text, "fields": shown})
+        self.count += 1
+
+    def newest_first(self) -> list[Event]:
+        """Return the lines."""
+        return list(reversed(tuple(self._events)))
+
+
+event_log: Final = EventLog()
+"""One per process, like the log."""
+
+
+def _short(value: Any) -> object:
+    """Make a field's value short, and plain JSON."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        items: Iterable[Any] = list(value)[:MAX_ITEMS]
+        return [_short(item) for item in items]
+    return str(value).encode("utf-8", "backslashreplace").decode()[:MAX_CHARS]
