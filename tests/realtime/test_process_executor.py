@@ -320,17 +320,18 @@ async def test_an_app_that_cannot_be_imported(
 async def test_an_import_that_fails_shows_its_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Standard error has the author's frames, as an app may fail only at its second import."""
+    """A log line has the author's frames, as an app may fail only at its second import."""
     (tmp_path / "failing_app.py").write_text("def load():\n    1 / 0\n\nload()\n")
     monkeypatch.syspath_prepend(tmp_path)
+    setup = ("fivestage.observability.logging:configure",)
     with pytest.raises(InvalidAppError, match="importing failing_app:app failed: ZeroDivisionError"):
-        await ProcessBus(app="failing_app:app").start()
-    err = capfd.readouterr().err
-    assert re.findall(r'File "(.*)", line (\d+), in (.*)', err) == [
+        await ProcessBus(app="failing_app:app", setup=setup).start()
+    traceback = json.loads(capfd.readouterr().err)["traceback"]
+    assert re.findall(r'File "(.*)", line (\d+), in (.*)', traceback) == [
         (str(tmp_path / "failing_app.py"), "4", "<module>"),
         (str(tmp_path / "failing_app.py"), "2", "load"),
     ]
-    assert err.endswith("ZeroDivisionError: division by zero\n")
+    assert traceback.endswith("ZeroDivisionError: division by zero\n")
 
 
 async def test_the_built_in_app_is_the_default() -> None:

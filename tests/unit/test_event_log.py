@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from fivestage.observability import log_hooks
 from fivestage.observability import logging as configuration
 from fivestage.observability.event_log import MAX_CHARS, MAX_EVENTS, MAX_ITEMS, EventLog
+from fivestage.observability.log_output import output
 from fivestage.observability.logging import announce
 from fivestage.pipeline.failure_log import LOGGER, failure_log
 
@@ -24,6 +26,8 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[EventLog]:
     """Configure the log, with an event log of this test."""
     found = EventLog()
     monkeypatch.setattr(configuration, "event_log", found)
+    monkeypatch.setattr(log_hooks, "install", lambda: None)  # pytest has hooks too
+    monkeypatch.setattr(output, "listener", None)
     loggers = [logging.getLogger(name) for name in ("", "aiokafka", LOGGER)]
     states = [(one, one.handlers, one.propagate, one.level) for one in loggers]
     before = structlog.get_config()
@@ -55,7 +59,7 @@ def test_lines_of_others_are_not_shown(lines: EventLog) -> None:
     logging.getLogger("aiokafka.conn").warning(CANARY)
     logging.getLogger("fivestage.nodes").warning("node failed", extra={"error": CANARY, "node": "pricing"})
     [failed] = lines.newest_first()
-    assert (failed["text"], failed["fields"]) == ("node failed", {"node": "pricing"})
+    assert (failed["text"], failed["fields"]) == ("node failed", {"node": "pricing", "count": 1})
     assert CANARY not in repr(lines.newest_first())
 
 

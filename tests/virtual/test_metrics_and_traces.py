@@ -302,10 +302,11 @@ def test_changes_of_controls_are_counted_and_logged() -> None:
     assert 'fivestage_control_changes_total{change="open",control="breaker"} 1.0' in text_of(metrics)
     assert lines == [
         {
-            "event": "breaker open: 14 of 20 failed in 1.2 s",
+            "event": "breaker opened",
             "log_level": "warning",
+            "reason": "14 of 20 failed in 1.2 s",
+            "node": "math",
             "lane": "prod",
-            "subject": "math",
         }
     ]
 

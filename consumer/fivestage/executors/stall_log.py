@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fivestage.core.job import Job
-    from fivestage.executors.worker import Worker
+    from fivestage.executors.worker import Stall, Worker
 
 LOG_EVERY_S: Final = 5.0
 """Least seconds between two log lines about one place in the code; the metric counts every stall."""
@@ -30,21 +32,24 @@ class StallLog:
         self._stall_ms = stall_ms
         self._logged: dict[tuple[str | None, ...], float] = {}
 
-    def add(self, worker: Worker, job: Job | None, location: str | None, why: str, now: float) -> None:
-        """Log that *job*, or other code if None, blocks a worker's event loop."""
-        node, stage = code_of(job)
-        if self._is_due((node, stage, location), now):
+    def begins(self, worker: Worker, about: Mapping[str, str | None], why: str, now: float) -> bool:
+        """Log that code blocks a worker's event loop, if that is due; *about* is from ``fields_of``."""
+        is_due = self._is_due((about["node"], about["stage"], about["where"]), now)
+        if is_due:
             log.warning(
                 "event loop blocked",
                 reason=why,
-                node=node,
-                stage=stage,
-                query_id=None if job is None else job.query.query_id,
-                place=location,
+                **about,
                 blocked_ms=round(worker.stalled_s * 1000),
                 setting=f"executor.stall_ms = {self._stall_ms}",
-                queries_waiting=len(worker.registry) - (job is not None),
+                queries_waiting=len(worker.registry) - (about["query_id"] is not None),
             )
+        return is_due
+
+    def ends(self, stall: Stall | None, now: float) -> None:
+        """Log that an event loop turns again, with the time that it was blocked, if its begin was logged."""
+        if stall is not None and stall.is_logged:
+            log.info("event loop responds", **stall.about, blocked_ms=round((now - stall.since) * 1000))
 
     def _is_due(self, what: tuple[str | None, ...], now: float) -> bool:
         if now - self._logged.get(what, -inf) < LOG_EVERY_S:
@@ -53,6 +58,13 @@ class StallLog:
             self._logged.clear()
         self._logged[what] = now
         return True
+
+
+def fields_of(job: Job | None, location: str | None) -> dict[str, str | None]:
+    """The fields of log lines about code that blocks: of *job*, or other code if None."""
+    node, stage = code_of(job)
+    query_id = None if job is None else job.query.query_id
+    return {"node": node, "stage": stage, "query_id": query_id, "where": location}
 
 
 def code_of(job: Job | None) -> tuple[str | None, str | None]:

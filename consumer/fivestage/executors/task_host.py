@@ -99,5 +99,5 @@ def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[floa
 def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an error of a node's own tasks by its class only: the message may contain query text."""
     error = context.get("exception")
-    said = str(context.get("message", "")).partition("<")[0][:80]  # what follows describes objects
-    log.error("unhandled error in a task that a node started", said=said, error_type=type(error).__name__)
+    message = str(context.get("message", "")).partition("<")[0][:80]  # what follows describes objects
+    log.error("task of a node failed", message=message, error_type=type(error).__name__)

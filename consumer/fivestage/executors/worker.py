@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.core.job import Job
@@ -125,3 +126,7 @@ class Stall(NamedTuple):
     """The job whose code is executing; None if that job has ended, or if other code is executing."""
     other: Abandoned | None
     """The code that is executing, if it belongs to no job."""
+    about: Mapping[str, str | None]
+    """Whose code is executing, as fields of log lines."""
+    is_logged: bool
+    """Its begin was logged."""

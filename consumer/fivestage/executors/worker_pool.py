@@ -17,7 +17,7 @@ import structlog
 
 from fivestage.core.blocked_queries import is_over, is_worth_moving
 from fivestage.executors.executor import TICK_S
-from fivestage.executors.stall_log import StallLog, code_of
+from fivestage.executors.stall_log import StallLog, code_of, fields_of
 from fivestage.executors.worker import Stall
 from fivestage.executors.worker_death import fail_stage, fatal_error
 from fivestage.executors.worker_set import WorkerSet
@@ -178,7 +178,7 @@ class WorkerPool:
             return True
         stalled = worker in self._set.stalled
         if why is None:
-            self._set.stalled.pop(worker, None)
+            self._stall_log.ends(self._set.stalled.pop(worker, None), now)
         elif not stalled:
             self._set.stalled[worker] = self._stall(worker, now, why)
         if (reason := worker.needs_replacement(now)) is not None:
@@ -215,13 +215,12 @@ class WorkerPool:
         worker.registry.restart_clocks_except(number, now)
         if job is not None:
             job.is_blocking = True
-        node, stage = code_of(job)
-        self._observer.executor_stalled(node or stage or "")
-        location, since = worker.location(), now - worker.stalled_s
-        self._stall_log.add(worker, job, location, why, now)
+        about, since = fields_of(job, worker.location()), now - worker.stalled_s
+        self._observer.executor_stalled(about["node"] or about["stage"] or "")
+        is_logged = self._stall_log.begins(worker, about, why, now)
         known = job is not None or worker.registry.has_code_of(number)
-        other = None if known else Abandoned(location or "a background task", since, worker.thread)
-        return Stall(since, job, other)
+        other = None if known else Abandoned(about["where"] or "a background task", since, worker.thread)
+        return Stall(since, job, other, about, is_logged)
 
     def _move_blocked(self, worker: Worker, stall: Stall, now: float) -> None:
         """Mark the jobs that wait in a stalled worker; move those that would lose their answer by waiting."""
@@ -273,8 +272,10 @@ class WorkerPool:
         self._observer.executor_replaced(why)
         left = worker.abandoned() + ([stall.other] if stall is not None and stall.other is not None else [])
         names = sorted({one.name for one in left})
-        log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.registry))
-        self._set.add(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        blocked = {} if stall is None else {**stall.about, "blocked_ms": round((now - stall.since) * 1000)}
+        log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.registry), **blocked)
+        self._set.add(now)
         if stall is not None:
             self._move_all_but(worker, stall.job)
 

@@ -101,7 +101,7 @@ class WorkerSet:
         except (OSError, RuntimeError) as error:  # no more descriptors, or threads
             self._make_again_at = now + MAKE_AGAIN_S
             what = f"{type(error).__name__}: {error}"
-            log.error("no worker could be started", error=what, again_s=MAKE_AGAIN_S)  # noqa: TRY400
+            log.error("no worker could be started", error=what, retry_in_s=MAKE_AGAIN_S)  # noqa: TRY400
         self.choose()
 
     def _trim(self) -> None:

@@ -27,14 +27,14 @@ async def warn_of_loss(settings: Settings, found: Mapping[str, TopicInfo]) -> No
         log.warning(
             "topics with one replica",
             topics=single,
-            cause="when the broker that has the replica is lost, the records are lost",
+            reason="when the broker that has the replica is lost, the records are lost",
             advice="use a replication factor of 3",
         )
     if weakly_acked:
         log.warning(
             "topics that acknowledge with one replica in sync",
             topics=weakly_acked,
-            cause="when the broker with that replica is lost, acknowledged records are lost",
+            reason="when the broker with that replica is lost, acknowledged records are lost",
             advice="set min.insync.replicas to 2",
         )
 

@@ -6,8 +6,9 @@
   scraped. ``label_bounds`` limits the number of series, ``exposition`` chooses the format.
 - ``tracing``: the spans of queries; ``sampling`` decides early which queries need spans; ``trace_provider``
   configures OpenTelemetry.
-- ``logging``: the log's configuration; ``log_stream`` never blocks, ``log_throttle`` limits repeated lines,
-  ``control_log`` logs changes of adaptive controls.
+- ``logging``: the log's configuration. ``log_line`` has the shape of lines, ``log_output`` writes them,
+  ``log_stream`` never blocks, ``log_throttle`` limits repeated lines, ``log_hooks`` replace what
+  Python would write, ``control_log`` logs changes of adaptive controls.
 - ``http_server``: ``/livez``, ``/readyz``, ``/metrics`` and further routes; ``http_connections`` limits the
   connections, ``http_access`` decides who may read the status page.
 - ``status``: the figures behind the status page; ``event_log`` remembers the last log lines for it.

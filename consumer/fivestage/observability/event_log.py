@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, MutableMapping
+    from collections.abc import Iterable, Mapping
 
     from fivestage.observability.status.model import Event
 
@@ -18,7 +18,6 @@ MAX_EVENTS: Final = 100
 MAX_CHARS: Final = 500
 MAX_ITEMS: Final = 32
 """Of a list in a field."""
-OURS: Final = "fivestage."
 _NOT_SHOWN: Final = frozenset({"event", "level", "timestamp", "logger", "error", "frames"})
 """``error`` is the text of an exception; the others are fields of the document itself, or long."""
 
@@ -32,7 +31,7 @@ class EventLog:
         """How many lines have come; two readings differ if a line came between them."""
 
     def remember(self, fields: Mapping[str, Any]) -> None:
-        """Add a line, as the log's renderer gets it."""
+        """Add a line, before it is written as JSON or text."""
         level = str(fields.get("level", "info"))
         if level == "debug":
             return
@@ -44,19 +43,6 @@ class EventLog:
     def newest_first(self) -> list[Event]:
         """Return the lines."""
         return list(reversed(tuple(self._events)))
-
-    def processor(self, _: Any, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Add a line of the service, as a processor of structlog before the renderer."""
-        self.remember(fields)
-        return fields
-
-    def foreign_processor(
-        self, _: Any, __: str, fields: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
-        """The same for a line of the standard library's loggers, if it is one of ours."""
-        if str(fields.get("logger", "")).startswith(OURS):
-            self.remember(fields)
-        return fields
 
 
 event_log: Final = EventLog()

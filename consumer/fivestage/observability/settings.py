@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -49,8 +49,10 @@ def _check_address(name: str) -> None:
 class LoggingSettings(Section):
     """The log."""
 
+    format: Literal["auto", "json", "text"] = "auto"
+    """``text`` is for people, with the local time; ``auto`` is that on a terminal, and else JSON."""
     show_text: bool = False
-    """Log the messages of exceptions that nodes raise; they may contain query text."""
+    """Log the messages of exceptions; they may contain query text."""
 
 
 class TracingSettings(Section):

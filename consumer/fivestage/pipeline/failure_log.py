@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from fivestage.pipeline.call_result import CallResult
 
 LOGGER: Final = "fivestage.nodes"
-FIELDS: Final = ("error_type", "where", "node", "stage", "query_id", "error", "frames")
-"""The fields that a log record may have beside its message."""
 log = logging.getLogger(LOGGER)
 
 
@@ -50,6 +48,7 @@ class FailureLog:
             return where
         fields: dict[str, Any] = {"error_type": result.error_type, "where": where}
         fields |= {"stage": stage, "query_id": query_id}
+        fields["event"] = "stage failed" if node is None else "node failed"
         if node is not None:
             fields["node"] = node
         if self.shows_text:

@@ -255,8 +255,9 @@ class Pipeline:
     def _register(self, name: str, node: Node) -> None:
         replaced = self._nodes.get(name)
         if replaced is not None and not replaced.is_builtin:
-            places = (":".join(map(str, one.handler.place or ("?",))) for one in (node, replaced))
-            log.warning("node %r at %s replaces the one at %s", name, *places)
+            new, old = (":".join(map(str, one.handler.place or ("?",))) for one in (node, replaced))
+            fields = {"event": "node registered twice", "node": name, "where": new, "replaced": old}
+            log.warning("node %r at %s replaces the one at %s", name, new, old, extra=fields)
         self._nodes[name] = node
 
 

@@ -127,7 +127,7 @@ class ResourceManager:
                 text = f"could not be opened within {self._limit}:\n{error_text(resource, failure)}"
                 raise ResourceError(f"resource {resource.name!r} {text}") from failure
             about = error_fields(resource, failure)
-            log_event("warning", "a resource did not open", again_in_s=pause_s, **about)
+            log_event("warning", "a resource did not open", retry_in_s=pause_s, **about)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_history import StageRun
 from fivestage.pipeline.node_choice import fallback_node, start_trial
+from fivestage.pipeline.running_call import name_calls
 from fivestage.pipeline.stage_attempt import StageAttempts
-from fivestage.pipeline.thread_pool import running_name
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class StageRunner(StageAttempts):
     async def run(self) -> None:
         """Run the stages up to the last one, or to one that ends the query."""
         ctx, history = self._ctx, self._history
-        running_name.set(lambda: ctx.running)
+        name_calls(self._job.query, ctx)
         for spec in self._job.plan.stages[len(history.runs) :]:
             if history.closed:  # a stage swallowed the cancellation
                 return

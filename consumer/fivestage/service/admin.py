@@ -10,7 +10,7 @@ import structlog
 from fivestage.observability.event_log import event_log
 from fivestage.observability.http_access import PageAccess, guard
 from fivestage.observability.http_server import AdminServer, probe_routes
-from fivestage.observability.logging import described
+from fivestage.observability.log_line import described
 from fivestage.observability.status.document import StatusDocument
 from fivestage.observability.status.feed import EventFeed
 from fivestage.observability.status.routes import status_routes

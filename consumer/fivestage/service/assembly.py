@@ -134,7 +134,7 @@ def _executor(
     executor, plan = settings.executor, settings.pipeline.plan()
     stall_s = executor.stall_ms / 1000
     if executor.kind == "process":
-        show_text = ("show_text",) if settings.logging.show_text else ()
+        show_text = "show_text" if settings.logging.show_text else ""
         return ProcessExecutor(
             app_path,
             plan,
@@ -146,7 +146,12 @@ def _executor(
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
             # configure is called in worker processes, with texts as arguments.
-            setup=("fivestage.observability.logging:configure", level_name(), *show_text),
+            setup=(
+                "fivestage.observability.logging:configure",
+                level_name(),
+                show_text,
+                settings.logging.format,
+            ),
         )
     orchestrator = Orchestrator(
         app,

@@ -33,7 +33,7 @@ LAST_COMMIT_S = 2.0
 AFTER_DRAIN_S = 4.0
 """Seconds, at most, that a drain at shutdown leaves for committing and disconnecting."""
 
-log = structlog.get_logger("fivestage.service.service")
+log = structlog.get_logger("fivestage.service")
 
 
 def revoke_drain_s(settings: Settings) -> float:
@@ -51,7 +51,8 @@ async def drain_revoked(
     drained = await parts.dispatcher.drain(revoke_drain_s(settings), keys)
     committed = await parts.committer.commit(REVOKE_COMMIT_S)
     left = ledger.in_flight(keys)
-    log.info("revoked", partitions=numbers_of(keys), drained=drained, committed=committed, abandoned=left)
+    write = log.info if drained and committed else log.warning
+    write("revoked", partitions=numbers_of(keys), drained=drained, committed=committed, abandoned=left)
 
 
 async def drain_all(
@@ -83,10 +84,13 @@ async def drain_all(
     drained = not can_publish() or await parts.dispatcher.drain(limit_s)
     failures: list[FivestageError] = []
     # A rebalance may make the first commit fail, and have ended by the second.
-    if not (await _commit(parts, time_left) or await _commit(parts, time_left)):
+    committed = await _commit(parts, time_left) or await _commit(parts, time_left)
+    left = parts.dispatcher.in_flight
+    write = log.info if drained and committed else log.warning
+    write("drained", drained=drained, committed=committed, abandoned=left)
+    if not committed:
         failures.append(BrokerError("the last commit failed: its queries will be answered again"))
     if not drained:
-        left = parts.dispatcher.in_flight
         failures.append(DrainTimeoutError(f"{left} queries were still in flight after {limit_s:.0f} s"))
     return failures
 

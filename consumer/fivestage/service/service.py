@@ -27,7 +27,8 @@ from fivestage.kafka.connection.diagnosis import Diagnosis
 from fivestage.kafka.durability import warn_of_loss
 from fivestage.kafka.embedded_group import consumer_class
 from fivestage.observability.build_info import COMPILED, __version__
-from fivestage.observability.logging import announce, described
+from fivestage.observability.log_line import described
+from fivestage.observability.logging import announce
 from fivestage.observability.metrics import Metrics
 from fivestage.observability.status.readings import Readings
 from fivestage.observability.status.recorder import StatusRecorder
@@ -52,7 +53,7 @@ EXECUTOR_STOP_S = 2.8
 STEP_S = 3.0
 """Seconds that one part may take to stop."""
 
-log = structlog.get_logger("fivestage.service.service")
+log = structlog.get_logger("fivestage.service")
 
 
 class Service:

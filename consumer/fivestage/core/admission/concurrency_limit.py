@@ -131,7 +131,7 @@ class ConcurrencyLimiter:
             dropped: It ended at its deadline, and would have taken longer than *latency_s*.
 
         Returns:
-            A change of the limit to report, at most once a second; usually None.
+            A change of the limit to report, at most once in ten seconds; usually None.
         """
         policy = self._policy
         if policy.min_limit == policy.max_limit:

@@ -1,4 +1,4 @@
-"""Reports changes of the concurrency limit, at most one a second."""
+"""Reports changes of the concurrency limit, at most one in ten seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from fivestage.core.observer import ControlChange
 
-REPORT_S: Final = 1.0
+REPORT_S: Final = 10.0
 """Fewest seconds between two reports."""
 
 

@@ -181,7 +181,7 @@ class _Child:
                 self._loop.run_forever()
             except BaseException as error:  # noqa: BLE001 - likewise
                 log.warning(
-                    "a task that a node started has stopped the event loop; it goes on",
+                    "task of a node stopped the event loop",
                     error_type=type(error).__name__,
                 )
         end()

@@ -232,7 +232,7 @@ class WorkerLink:
                 else:
                     self.on_frame(frame)
         except (ValueError, TypeError, LookupError) as error:
-            log.warning("a worker's socket holds invalid data", pid=self.pid, error_type=type(error).__name__)
+            log.warning("worker sent invalid data", pid=self.pid, error_type=type(error).__name__)
             self._end()
 
     def _end(self) -> None:

@@ -101,9 +101,10 @@ class ForkRequests:
         """Go on with the requests after a pause: no process can be made now, because of *why*."""
         if self.backoff.failed(why, self._loop.time()):
             log.warning(
-                "no worker process can be made; trying again. Check memory, the limit of processes "
-                "(ulimit -u, or the container's) and of open files (ulimit -n)",
+                "no worker process can be made",
                 reason=why,
+                advice="check memory, the limit of processes (ulimit -u, or the container's) and that of "
+                "open files (ulimit -n)",
                 attempts=self.backoff.failures,
             )
         if self._send_timer is None and not self._closed:
@@ -234,9 +235,7 @@ class ForkRequests:
             self._ends.popleft()
         again = len(self._ends) - 1
         pause_s = min(RESTART_PAUSE_S * 2.0 ** min(again - 1, 10), MAX_RESTART_PAUSE_S) if again else 0.0
-        log.warning(
-            "fork server replaced, its workers go on", reason=why, ends=len(self._ends), pause_s=pause_s
-        )
+        log.warning("fork server replaced", reason=why, ends=len(self._ends), pause_s=pause_s)
         self._restart_timer = self._loop.call_later(pause_s, self._restart)
 
     def _restart(self) -> None:

@@ -51,7 +51,7 @@ def main() -> None:
     try:
         run()
     except BaseException as error:  # noqa: BLE001 - the interpreter would wait for threads of the app
-        traceback.print_exception(error)
+        sys.excepthook(type(error), error, error.__traceback__)
         os._exit(1)
     finally:
         child.end()
@@ -81,28 +81,34 @@ def run() -> None:
 
 
 def load(config: Mapping[str, Any]) -> child.WorkerConfig:
-    """Import the app, with the main process's module search path, after calling the setup function.
+    """Import the app, with the main process's module search path; call the setup function before and after.
 
     Raises:
         InvalidAppError: see ``load_app``.
         BaseException: whatever the setup function raises.
     """
     sys.path[:] = config["path"]
-    if config["setup"]:
-        name, *arguments = config["setup"]
-        module, _, function = name.partition(":")
-        getattr(importlib.import_module(module), function)(*arguments)
     plan = decode_plan(config["plan"])
+    _set_up(config["setup"])
     app = load_app(config["app"])
+    _set_up(config["setup"])  # the app may have configured the log, for instance
     return child.WorkerConfig(app, plan, config["threads"], config["max_data_bytes"], config["open_s"])
 
 
+def _set_up(setup: Sequence[str]) -> None:
+    if setup:
+        name, *arguments = setup
+        module, _, function = name.partition(":")
+        getattr(importlib.import_module(module), function)(*arguments)
+
+
 def describe(error: BaseException) -> dict[str, str]:
-    """Describe a failed load in one line for the main process; write the traceback to standard error."""
+    """Describe a failed load in one line for the main process, and log the traceback."""
     if isinstance(error, InvalidAppError):
-        sys.stderr.write(authors_traceback(error))
+        if text := authors_traceback(error):
+            log.error("app cannot be imported", traceback=text)
         return {"invalid": str(error)}
-    traceback.print_exception(error)
+    log.error("app cannot be imported", traceback="".join(traceback.format_exception(error)))
     text = f"{type(error).__name__}: {error}"[:512]
     return {"failed": text.encode("utf-8", "backslashreplace").decode()}
 
@@ -182,8 +188,9 @@ class ForkServer:
         if names:
             self._warned = True
             log.warning(
-                "importing the app started threads; worker processes have none of them and may hang: import "
-                "the library where it is used, or open it as a resource (@app.resource)",
+                "importing the app started threads",
+                advice="worker processes have none of them and may hang: import the library where it is "
+                "used, or open it as a resource (@app.resource)",
                 threads=len(names),
                 names=sorted(set(names)),
             )
@@ -196,7 +203,7 @@ class ForkServer:
                 os.close(pidfd)
             child.main(self._config, *filenos)
         except BaseException as error:  # noqa: BLE001 - the child must not return into the server's loop
-            traceback.print_exception(error)
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             os._exit(1)
 

@@ -74,7 +74,7 @@ class Rebuilder:
         """Stop the old client; if that fails or hangs, the caller must abort the client."""
         failure = await attempt_within(client.stop, STOP_S)
         if failure is not None:
-            log.warning("left behind", part=self._name, cause=failure)
+            log.warning("left behind", part=self._name, reason=failure)
 
     async def connect(self, make: Callable[[], C], start: Callable[[C], Awaitable[object]]) -> C:
         """Make and start clients until one starts. While no broker can be reached there is no limit.

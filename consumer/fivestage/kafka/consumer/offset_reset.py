@@ -83,7 +83,7 @@ class OffsetReset:
         self._consumer.seek(partition, offset)
         self._skip_to_end(offsets, offset)
         self._observer.position_reset("none", 0)
-        log.info("no position", **_where(partition), offset=offset, from_the=self._reset)
+        log.info("no committed position", **_where(partition), offset=offset, from_the=self._reset)
 
     def _skip_to_end(self, offsets: PartitionOffsets, offset: int) -> None:
         """With ``latest``, let *offset* be committed: the next owner would start at a later end otherwise."""

@@ -61,7 +61,7 @@ class PartitionPauses:
             if not self.all_paused:
                 self._consumer.resume(partition)
             self._halted.discard(key)
-            log.warning("partition resumed", topic=key.topic, partition=key.partition, offset=offset)
+            log.info("partition resumed", topic=key.topic, partition=key.partition, offset=offset)
         for key in self._ledger.halted():
             if key not in self._halted:
                 self._halted.add(key)

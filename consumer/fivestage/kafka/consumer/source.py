@@ -165,7 +165,7 @@ class Source(ConsumerRebalanceListener):
             return []
         if offsets.next_offset is not None and first.offset < offsets.next_offset:
             where = {"topic": key.topic, "partition": key.partition, "offset": first.offset}
-            log.warning("offsets went back: the topic was recreated", **where)
+            log.warning("offsets went back", **where)
             self._ledger.assign(frozenset({key}))
             return self._register(records)
         for record in records:

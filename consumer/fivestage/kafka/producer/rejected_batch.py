@@ -80,7 +80,7 @@ class RejectedBatches:
             self._fail(queue, PublishError(text))
             return False
         self._observer.event_refused(error_type)
-        log.warning("event refused", topic=topic, event_id=name, cause=error.why)
+        log.warning("event refused", topic=topic, event_id=name, reason=error.why)
         queue.in_flight[0] = (replacement, delivery)
         queue.refused_bytes = ANY_SIZE
         return True
