@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from fivestage import Pipeline
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.adaptive.lane_state import MIN_ANSWERS
+from fivestage.core.codec.event_json import Envelope
 from fivestage.core.observer import ControlChange
 from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.observability.metrics import MAX_ERROR_TYPES, MAX_LANES, Metrics, render
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from fivestage import Query, StageContext
 
+ENVELOPE = Envelope(NOT_FROM_KAFKA, "q", "prod")
 CANARY = "canary-7f3a"
 TRACE_ID, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = ("traceparent", f"00-{TRACE_ID}-{PARENT}-01".encode())
@@ -162,8 +164,8 @@ def both_ways(ratio: float, headers: dict[str, str]) -> list[str]:
     for numbering in (EarlySampling(ratio), None):
         options = {"sampler": ParentBasedTraceIdRatio(ratio), "id_generator": numbering}
         tracing = tracing_into(InMemorySpanExporter(), **options)
-        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q")
-        trace.end(error_type=None)
+        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q", 0.0)
+        trace.reject(ENVELOPE, "expired", "expired_before_start")
         trace.acknowledged()
         found.append(dict(trace.headers)["traceparent"].decode())
     return found
@@ -187,10 +189,11 @@ def test_the_sampling_ratio_is_kept() -> None:
     tracing = tracing_into(exporter, sampler=ParentBasedTraceIdRatio(0.25), id_generator=numbering)
     sampled = 0
     for _ in range(2000):
-        trace = tracing.begin({}, NOT_FROM_KAFKA, "q")
+        trace = tracing.begin({}, NOT_FROM_KAFKA, "q", 0.0)
         sampled += dict(trace.headers)["traceparent"].endswith(b"3")
-        trace.end(error_type=None)
-    assert len(exporter.get_finished_spans()) == sampled
+        trace.reject(ENVELOPE, "expired", "expired_before_start")
+        trace.acknowledged()
+    assert len(exporter.get_finished_spans()) == 2 * sampled
     assert 380 <= sampled <= 620  # six standard deviations
 
 
@@ -205,8 +208,8 @@ def test_without_an_exporter_no_spans_are_created(flags: str | None) -> None:
     for received in (False, True):
         if received:
             provider.add_span_processor(SimpleSpanProcessor(exporter))
-        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q")
-        trace.end(error_type=None)
+        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q", 0.0)
+        trace.reject(ENVELOPE, "expired", "expired_before_start")
         trace.acknowledged()
         found.append(dict(trace.headers)["traceparent"].decode().split("-"))
         assert bool(exporter.get_finished_spans()) is (received and flags not in {"00", "02"})

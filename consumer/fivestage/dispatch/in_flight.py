@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fivestage.core.ledger import PartitionOffsets
     from fivestage.core.records import Record
     from fivestage.core.rejection_cause import RejectionCause
-    from fivestage.observability.tracing import QueryTrace
+    from fivestage.observability.query_trace import QueryTrace
 
 # What stands where a value was dropped, or where an unreadable record has none.
 NO_BUDGET: Final = Budget(0.0, 0.0, 0.0)
