@@ -86,13 +86,21 @@ def load(config: Mapping[str, Any]) -> child.WorkerConfig:
         BaseException: whatever the app's module raises.
     """
     sys.path[:] = config["path"]
-    if config["setup"]:
-        name, *arguments = config["setup"]
-        module, _, function = name.partition(":")
-        getattr(importlib.import_module(module), function)(*arguments)
+    _call(config["setup"])
+    on_start = _call(config["worker_setup"])
     plan = decode_plan(config["plan"])
     app = load_app(config["app"])
-    return child.WorkerConfig(app, plan, config["threads"], config["max_data_bytes"], config["open_s"])
+    limits = config["threads"], config["max_data_bytes"], config["open_s"]
+    return child.WorkerConfig(app, plan, *limits, on_start)
+
+
+def _call(setup: Sequence[str]) -> Any:
+    """Call a function by its name, ``MODULE:FUNCTION``, with the arguments that follow; None for no name."""
+    if not setup:
+        return None
+    name, *arguments = setup
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)(*arguments)
 
 
 def describe(error: BaseException) -> dict[str, str]:
