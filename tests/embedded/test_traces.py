@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from fivestage_schemas import StageType
+from support import traced_app
 from support.checker import json_of, read_all
 from support.embedded import Broker
 from support.feeder import event, write
 from support.otlp import Collector, Received, tree
 from support.process import ServiceProcess
 from support.reading import headers_of, wait_for_results
-from support.traced_app import URL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ LIMITS = {
     "executor.stall_ms": 5000,
 }
 """Only the node that waits for ever reaches a limit, also on a busy machine."""
+APP = Path(traced_app.__file__)
 BEFORE = ["  stage intent", "  stage decision"]
 AFTER = ["  stage validation", "  stage reflection", "  send {} PRODUCER"]
 
@@ -100,7 +102,7 @@ def traced(request: pytest.FixtureRequest) -> Iterator[Traced]:
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "50",
-            URL: f"{collector.url}/called",
+            traced_app.URL: f"{collector.url}/called",
         }
         app = "support.traced_app:app"
         with ServiceProcess(
@@ -196,8 +198,9 @@ def test_failover(traced: Traced) -> None:
     node = ["  stage processing", "    node first !LookupError", "    node second"]
     assert answer.lines() == traced.lines(*node)
     [(name, attributes)] = answer.one("node first").events
-    assert (name, attributes["exception.type"]) == ("exception", "LookupError")
-    assert "exception.message" not in attributes
+    line = next(number for number, line in enumerate(APP.read_text().splitlines(), 1) if "raise Look" in line)
+    place = {"code.file.path": str(APP), "code.line.number": line}
+    assert (name, attributes) == ("exception", {"exception.type": "LookupError", **place})
     assert answer.named(answer.result["answer"]["itself"]) == "node second"
     assert answer.one("node second").attributes["lukhas.matriz.attempt_kind"] == "failover"
 

@@ -142,7 +142,10 @@ class SpanMaker:
         error_type = run.error_type or "error"
         mark_failed(span, error_type)
         if run.outcome is Outcome.ERROR:
-            attributes = {"exception.type": error_type}
+            attributes: dict[str, Any] = {"exception.type": error_type}
+            if run.where is not None:
+                path, _, line = run.where.rpartition(":")
+                attributes |= {"code.file.path": path, "code.line.number": int(line)}
             if self._show_text and run.error is not None:
                 attributes["exception.message"] = run.error
             span.add_event("exception", attributes, timestamp=_ns(wall_s))

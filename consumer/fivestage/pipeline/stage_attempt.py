@@ -250,8 +250,7 @@ class StageAttempts:
         """Make the run of an attempt that has ended; a success is shown to the later stages."""
         if result.outcome is _SUCCESS:
             result = self._recorded(result)
-        if result.outcome is _ERROR and not self._history.closed:
-            self._log(running, result)
+        failed = result.outcome is _ERROR and not self._history.closed
         return StageRun(
             running.spec,
             result.outcome,
@@ -267,6 +266,7 @@ class StageAttempts:
             self._ctx.validated if running.spec.stage_type is _VALIDATION else None,
             result.excused,
             running.waited_s,
+            self._log(running, result) if failed else None,
         )
 
     def _recorded(self, result: CallResult) -> CallResult:
@@ -284,10 +284,10 @@ class StageAttempts:
             return failed
         return result
 
-    def _log(self, running: RunningStage, result: CallResult) -> None:
+    def _log(self, running: RunningStage, result: CallResult) -> str:
         declared = place_of(self._app, self._ctx)
         stage, query_id = str(running.spec.stage_type), self._job.query.query_id
-        failure_log.write(result, node=running.node, stage=stage, query_id=query_id, declared=declared)
+        return failure_log.write(result, node=running.node, stage=stage, query_id=query_id, declared=declared)
 
     def _check_decision(self, data: Any) -> None:
         if not isinstance(data, str):
