@@ -23,7 +23,8 @@ _KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Co
 def enter_query(trace_context: TraceContext | None) -> TraceContext | None:
     """Make the process span of a query the current one of this task.
 
-    What runs in a thread or in a task gets a copy of the context when it starts.
+    What runs in a thread or in a task gets a copy of the context when it starts. Without spans this is done
+    once for all stages, which costs a third of once for each.
 
     Returns:
         *trace_context* if each call of the query's code has a span, see ``enter_call``; else None.
