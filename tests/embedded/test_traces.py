@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -254,3 +255,26 @@ def test_unsampled(traced: Traced) -> None:
     assert [found[-3:] for found in called if client.trace_id in found] == ["-00"]
     inside = {found for name, found in coroutine.result["answer"].items() if name != "below its own"}
     assert inside == {coroutine.traceparent}
+
+
+def test_a_receiver_that_does_not_answer() -> None:
+    """Queries are answered, and the service ends as usual, while nothing accepts its spans."""
+    with Broker() as broker, socket.create_server(("127.0.0.1", 0)) as mute:
+        place = broker.installation()
+        settings = LIMITS | {"executor.kind": "process", "tracing.sample_ratio": 1.0}
+        environment = {
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{mute.getsockname()[1]}",
+        }
+        app = "support.traced_app:app"
+        with ServiceProcess(
+            app, place.bootstrap, place.settings(settings), environment=environment
+        ) as service:
+            values = [(str(number), event(f"q{number}", "function")) for number in range(20)]
+            write(place.bootstrap, place.topics.queries, values)
+            wait_for_results(place.bootstrap, place.topics.results, len(values))
+            assert service.end() == 0
+        assert {json_of(one)["status"] for one in read_all(place.bootstrap, place.topics.results)} == {
+            "success"
+        }
+        assert "left behind" not in {line["event"] for line in service.log}

@@ -13,10 +13,17 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 
 from fivestage import Orchestrator, Pipeline
-from fivestage.core.records import Output
+from fivestage.core.codec.event_json import Envelope
+from fivestage.core.outcome import QueryOutcome
+from fivestage.core.plan import Plan
+from fivestage.core.records import NOT_FROM_KAFKA, Output
+from fivestage.core.stage_history import StageRun
+from fivestage.core.trace_context import call_number, span_id_of
 from fivestage.observability.sampling import EarlySampling
 from fivestage.observability.tracing import Tracing
 from fivestage.testing.memory import MemoryBus
+from fivestage_schemas import Outcome, PipelineStatus
+from support.documents import blocks, text_of
 
 from .test_metrics_and_traces import CANARY, PARENT, SAMPLED, TRACE_ID, ask, tracing_into
 
@@ -185,3 +192,43 @@ async def test_a_foreign_sampler_decides() -> None:
     [value] = {dict(record.headers)["traceparent"].decode() for record in bus.sink.records}
     trace_id, span_id, sampled = seen["q node node"]
     assert value == f"00-{trace_id}-{span_id}-{sampled:02x}" == f"00-{TRACE_ID}-{span_id}-00"
+
+
+async def test_the_printed_node_has_a_span() -> None:
+    """The node of docs/traces.md runs, and its own span is below the node's."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    found: dict[str, Any] = {"__name__": "printed"}
+    exec(blocks("python", text_of("docs/traces.md"))[0], found)  # noqa: S102
+    found["tracer"] = provider.get_tracer("author")
+    tracing = Tracing(results_topic="results", group_id="g", provider=provider)
+    async with MemoryBus(found["app"], tracing=tracing) as bus:
+        assert (await bus.ask("hello there")).answer == "Hello!"
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    own = spans["find the words"]
+    assert own.parent is not None
+    assert own.parent.span_id == spans["node greeter"].context.span_id
+
+
+def test_a_stage_that_was_started_again() -> None:
+    """Each attempt has a span with the id that its code saw, and says why it was made."""
+    exporter = InMemorySpanExporter()
+    trace_ = tracing_into(exporter).begin({"traceparent": SAMPLED[1].decode()}, NOT_FROM_KAFKA, "q", 100.0)
+    plan = Plan.of()
+    given_up = StageRun(plan.stages[0], Outcome.SKIPPED, attempt=1, started_at=5.0, duration_s=0.01)
+    again = StageRun(plan.stages[0], Outcome.TIMEOUT, error_type="timeout", attempt=2, started_at=5.01)
+    runs = [again, *(StageRun(spec, Outcome.SKIPPED) for spec in plan.stages[1:])]
+    outcome = QueryOutcome(
+        PipelineStatus.TIMEOUT, tuple(runs), (), 5.0, 0.02, 0.25, error_type="timeout", earlier=(given_up,)
+    )
+    trace_.conclude(Envelope(NOT_FROM_KAFKA, "q", "prod", started_wall=100.0, started_at=5.0), outcome)
+    trace_.acknowledged()
+    process = next(span for span in exporter.get_finished_spans() if span.name.startswith("process"))
+    first, second = (span for span in exporter.get_finished_spans() if span.name == "stage intent")
+    for number, span in enumerate((first, second), 1):
+        assert span.context.span_id == span_id_of(process.context.span_id, call_number(0, number))
+    kinds = [(span.attributes or {})["lukhas.matriz.attempt_kind"] for span in (first, second)]
+    assert kinds == ["first", "resumed"]
+    assert [span.status.is_ok for span in (first, second)] == [True, False]
+    assert (first.start_time, first.end_time) == (100_000_000_000, 100_010_000_000)

@@ -2,13 +2,14 @@
 
 - ``metrics``: all Prometheus metrics, an observer (``core.observer``); those of queries are in
   ``query_metrics``, which is cheaper per query; ``gauges`` read the parts of the service when scraped.
-- ``tracing``: the spans of queries; ``sampling`` decides early which queries need spans; ``trace_provider``
+- ``tracing`` begins the trace of each query; ``sampling`` decides early which queries need spans,
+  ``query_trace`` is the trace of one in flight, ``query_spans`` makes its spans; ``trace_provider``
   configures OpenTelemetry.
 - ``logging``: the log's configuration; ``log_stream`` never blocks, ``log_throttle`` limits repeated lines,
   ``control_log`` logs changes of adaptive controls.
 - ``http_server``: ``/livez``, ``/readyz`` and ``/metrics``.
 - ``build_info``: version. ``settings``: the sections of HTTP, log and traces.
 
-Only this package imports prometheus_client and opentelemetry, and configures structlog. Called through the
-observer and by ``service``. Invariant: a failure here never fails a query.
+Only this package imports prometheus_client and the OpenTelemetry SDK, and configures structlog. Called
+through the observer and by ``service``. Invariant: a failure here never fails a query.
 """

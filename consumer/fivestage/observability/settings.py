@@ -22,7 +22,7 @@ class LoggingSettings(Section):
     """The log."""
 
     show_text: bool = False
-    """Log the messages of exceptions that nodes raise; they may contain query text."""
+    """Log the messages of exceptions that nodes raise, and add them to spans; they may contain query text."""
 
 
 class TracingSettings(Section):

@@ -66,7 +66,7 @@ def make_provider(sample_ratio: float) -> TracerProvider:
 
 
 def prepare_workers(sample_ratio: str) -> Callable[[], Callable[[], None]]:
-    """Import what worker processes need, before they are forked.
+    """Load what worker processes need, before they are forked.
 
     Args:
         sample_ratio: For traces that begin in a worker.
@@ -75,7 +75,10 @@ def prepare_workers(sample_ratio: str) -> Callable[[], Callable[[], None]]:
         A function for each worker to call after the fork, since the thread that exports would not survive
         it. It returns a function that exports the last spans.
     """
-    _exporter_class()
+    make_exporter = _exporter_class()
+    if make_exporter is not None:
+        make_exporter()  # the first one imports the HTTP client, which would cost each worker 0.1 s
+    _resource()  # likewise
 
     def start() -> Callable[[], None]:
         make_provider(float(sample_ratio))
