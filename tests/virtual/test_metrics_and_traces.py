@@ -173,7 +173,7 @@ def both_ways(ratio: float, headers: dict[str, str]) -> list[str]:
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 @pytest.mark.parametrize("flags", ["00", "01", "02", "03", None])
-def test_the_early_decision_is_that_of_the_sdk(ratio: float, flags: str | None) -> None:
+async def test_the_early_decision_is_that_of_the_sdk(ratio: float, flags: str | None) -> None:
     """The early decision has the version, trace and flags of the SDK's, and a valid span id."""
     headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT}-{flags}"}
     early, sdk = (text.split("-") for text in both_ways(ratio, headers))
@@ -182,7 +182,7 @@ def test_the_early_decision_is_that_of_the_sdk(ratio: float, flags: str | None) 
     assert (early[1] == sdk[1] == TRACE_ID) is (flags is not None)
 
 
-def test_the_sampling_ratio_is_kept() -> None:
+async def test_the_sampling_ratio_is_kept() -> None:
     """The sampling decision is made once: the SDK samples the same queries under the same trace id."""
     exporter = InMemorySpanExporter()
     numbering = EarlySampling(0.25)
@@ -193,12 +193,13 @@ def test_the_sampling_ratio_is_kept() -> None:
         sampled += dict(trace.headers)["traceparent"].endswith(b"3")
         trace.reject(ENVELOPE, "expired", "expired_before_start")
         trace.acknowledged()
+    await asyncio.sleep(0.1)
     assert len(exporter.get_finished_spans()) == 2 * sampled
     assert 380 <= sampled <= 620  # six standard deviations
 
 
 @pytest.mark.parametrize("flags", ["00", "01", "02", "03", None])
-def test_without_an_exporter_no_spans_are_created(flags: str | None) -> None:
+async def test_without_an_exporter_no_spans_are_created(flags: str | None) -> None:
     """Without an exporter no span is created, and the header is the same as with spans."""
     exporter = InMemorySpanExporter()
     headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT}-{flags}"}
@@ -211,6 +212,7 @@ def test_without_an_exporter_no_spans_are_created(flags: str | None) -> None:
         trace = tracing.begin(headers, NOT_FROM_KAFKA, "q", 0.0)
         trace.reject(ENVELOPE, "expired", "expired_before_start")
         trace.acknowledged()
+        await asyncio.sleep(0.1)
         found.append(dict(trace.headers)["traceparent"].decode().split("-"))
         assert bool(exporter.get_finished_spans()) is (received and flags not in {"00", "02"})
     assert found[0][3] == found[1][3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
+from structlog.testing import capture_logs
 
 from fivestage import Orchestrator, Pipeline
 from fivestage.core.codec.event_json import Envelope
@@ -18,6 +20,7 @@ from fivestage.core.outcome import QueryOutcome
 from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.core.stage_history import StageRun
+from fivestage.core.time_slice import SLICE_S
 from fivestage.core.trace_context import call_number, span_id_of
 from fivestage.observability.sampling import EarlySampling
 from fivestage.observability.tracing import Tracing
@@ -211,7 +214,7 @@ async def test_the_printed_node_has_a_span() -> None:
     assert own.parent.span_id == spans["node greeter"].context.span_id
 
 
-def test_a_stage_that_was_started_again() -> None:
+async def test_a_stage_that_was_started_again() -> None:
     """Each attempt has a span with the id that its code saw, and says why it was made."""
     exporter = InMemorySpanExporter()
     trace_ = tracing_into(exporter).begin({"traceparent": SAMPLED[1].decode()}, NOT_FROM_KAFKA, "q", 100.0)
@@ -224,6 +227,7 @@ def test_a_stage_that_was_started_again() -> None:
     )
     trace_.conclude(Envelope(NOT_FROM_KAFKA, "q", "prod", started_wall=100.0, started_at=5.0), outcome)
     trace_.acknowledged()
+    await asyncio.sleep(0.1)
     process = next(span for span in exporter.get_finished_spans() if span.name.startswith("process"))
     first, second = (span for span in exporter.get_finished_spans() if span.name == "stage intent")
     for number, span in enumerate((first, second), 1):
@@ -232,3 +236,25 @@ def test_a_stage_that_was_started_again() -> None:
     assert kinds == ["first", "resumed"]
     assert [span.status.is_ok for span in (first, second)] == [True, False]
     assert (first.start_time, first.end_time) == (100_000_000_000, 100_010_000_000)
+
+
+async def test_spans_are_made_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries that are acknowledged together do not keep the loop; beyond a bound spans are left out."""
+    monkeypatch.setattr("fivestage.observability.span_queue.MAX_WAITING", 50)
+    exporter, turns = InMemorySpanExporter(), 0
+    tracing = tracing_into(exporter)
+    loop = asyncio.get_running_loop()
+    headers = {"traceparent": SAMPLED[1].decode()}
+    traces = [tracing.begin(headers, NOT_FROM_KAFKA, f"q{number}", 0.0) for number in range(60)]
+    looks = count()
+    monkeypatch.setattr(loop, "time", lambda: next(looks) * SLICE_S / 2)  # so long does a query take
+    with capture_logs() as lines:
+        for one in traces:
+            one.reject(Envelope(NOT_FROM_KAFKA, "q", "prod"), "expired", "expired_before_start")
+            one.acknowledged()
+        while not lines:
+            await asyncio.sleep(0)
+            turns += 1
+    assert turns >= 25  # two at a time at most, where the sum of floats is short
+    assert len(exporter.get_finished_spans()) == 2 * 50
+    assert [line["queries"] for line in lines] == [10]

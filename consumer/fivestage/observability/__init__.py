@@ -3,8 +3,8 @@
 - ``metrics``: all Prometheus metrics, an observer (``core.observer``); those of queries are in
   ``query_metrics``, which is cheaper per query; ``gauges`` read the parts of the service when scraped.
 - ``tracing`` begins the trace of each query; ``sampling`` decides early which queries need spans,
-  ``query_trace`` is the trace of one in flight, ``query_spans`` makes its spans; ``trace_provider``
-  configures OpenTelemetry.
+  ``query_trace`` is the trace of one in flight, ``span_queue`` and ``query_spans`` make its spans;
+  ``trace_provider`` configures OpenTelemetry.
 - ``logging``: the log's configuration; ``log_stream`` never blocks, ``log_throttle`` limits repeated lines,
   ``control_log`` logs changes of adaptive controls.
 - ``http_server``: ``/livez``, ``/readyz`` and ``/metrics``.

@@ -141,11 +141,10 @@ class SpanMaker:
         """Mark the span of a call that failed; an exception is an event, with its class and place."""
         error_type = run.error_type or "error"
         mark_failed(span, error_type)
-        if run.outcome is Outcome.ERROR:
+        if run.where is not None:  # else it raised nothing: its worker died, for instance
+            path, _, line = run.where.rpartition(":")
             attributes: dict[str, Any] = {"exception.type": error_type}
-            if run.where is not None:
-                path, _, line = run.where.rpartition(":")
-                attributes |= {"code.file.path": path, "code.line.number": int(line)}
+            attributes |= {"code.file.path": path, "code.line.number": int(line)}
             if self._show_text and run.error is not None:
                 attributes["exception.message"] = run.error
             span.add_event("exception", attributes, timestamp=_ns(wall_s))
@@ -177,7 +176,8 @@ class _Stages:
         stage = self._spans.start(name, stage_id, self._parent, began_at, _stage_attributes(last))
         before = None
         for run, started_at in called:
-            self._call(f"node {run.node}", run, started_at, trace.set_span_in_context(stage), before)
+            name = f"node {run.node}" if run.node else "node"
+            self._call(name, run, started_at, trace.set_span_in_context(stage), before)
             before = run
         if last.outcome in _FAILED:
             mark_failed(stage, last.error_type or "error")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import structlog
-
 from fivestage.core.codec.event_json import Envelope
 from fivestage.core.outcome import QueryOutcome
 from fivestage.core.trace_context import SEND, span_id_of
@@ -16,11 +14,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from fivestage.core.trace_context import TraceContext
-    from fivestage.observability.query_spans import SpanMaker
+    from fivestage.observability.span_queue import SpanQueue
 
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
-
-log = structlog.get_logger("fivestage.tracing")
 
 
 class QueryTrace:
@@ -78,12 +74,12 @@ class RecordedTrace(QueryTrace):
     Args:
         context: That of its process span.
         span: The process span, which has started.
-        spans: Makes the others.
+        spans: Takes it when the query has ended, and makes the others.
     """
 
     __slots__ = ("_ending", "_span", "_spans")
 
-    def __init__(self, context: TraceContext, span: Span, spans: SpanMaker) -> None:
+    def __init__(self, context: TraceContext, span: Span, spans: SpanQueue) -> None:
         super().__init__(context)
         send = span_id_of(span.get_span_context().span_id, SEND)
         traceparent = f"{context.traceparent[:36]}{send:016x}{context.traceparent[52:]}"
@@ -107,9 +103,5 @@ class RecordedTrace(QueryTrace):
     def acknowledged(self) -> None:
         """See QueryTrace."""
         ending, self._ending = self._ending, None
-        if ending is None:
-            return
-        try:
-            self._spans.make(self._span, ending)
-        except Exception as error:  # noqa: BLE001 - the span processors may be the operator's own
-            log.warning("the spans of a query could not be made", error_type=type(error).__name__)
+        if ending is not None:
+            self._spans.add(self._span, ending)

@@ -17,6 +17,7 @@ from fivestage.core.trace_context import TraceContext
 from fivestage.core.tuples import new
 from fivestage.observability.query_spans import ChosenIds, SpanMaker
 from fivestage.observability.query_trace import QueryTrace, RecordedTrace
+from fivestage.observability.span_queue import SpanQueue
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
@@ -60,9 +61,11 @@ class Tracing:
         self._tracer = chosen.get_tracer("fivestage", schema_url=SCHEMA_URL)
         ids = getattr(chosen, "id_generator", None)
         self._early: EarlySampling | None = ids if hasattr(ids, "unrecorded") else None
-        self._spans = SpanMaker(
+        maker = SpanMaker(
             self._tracer, ChosenIds.of(self._tracer), results_topic=results_topic, show_text=show_text
         )
+        self._can_record = maker.can_record
+        self._spans = SpanQueue(maker)
         self._constant: dict[str, str | int] = {
             "messaging.system": "kafka",
             "messaging.operation.name": "process",
@@ -81,8 +84,8 @@ class Tracing:
             query_id: Its id, if it could be read.
             wall_s: When it starts, seconds since the epoch.
         """
-        found = headers.get(h.TRACEPARENT, "")
-        parent = found if _TRACEPARENT.fullmatch(found) is not None else None
+        traceparent = headers.get(h.TRACEPARENT, "")
+        parent = traceparent if _TRACEPARENT.fullmatch(traceparent) is not None else None
         state = "" if parent is None or h.TRACESTATE not in headers else _state_of(headers[h.TRACESTATE])
         if self._early is not None and (unrecorded := self._early.unrecorded(parent)) is not None:
             return QueryTrace(new(TraceContext, (unrecorded, state, False)))
@@ -117,7 +120,7 @@ class Tracing:
         context = TraceContext(
             f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}",
             own.trace_state.to_header() if own.trace_state else "",
-            span.is_recording() and self._spans.can_record,
+            span.is_recording() and self._can_record,
         )
         return RecordedTrace(context, span, self._spans) if context.recorded else QueryTrace(context)
 
