@@ -34,6 +34,7 @@ class SpanQueue:
         self._waiting: deque[tuple[Span, Ending]] = deque()
         self._is_scheduled = False
         self._left_out = 0
+        self._has_failed = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -59,10 +60,18 @@ class SpanQueue:
             try:
                 self._spans.make(process, ending)
             except Exception as error:  # noqa: BLE001 - the span processors may be the operator's own
-                log.warning("the spans of a query could not be made", error_type=type(error).__name__)
+                self._failed(error)
         self._is_scheduled = bool(waiting)
         if waiting:
             loop.call_soon(self._make_slice)
         elif self._left_out:
             log.warning("spans left out: too many queries are sampled", queries=self._left_out)
             self._left_out = 0
+
+    def _failed(self, error: Exception) -> None:
+        """Log the first failure: there may be one for each query."""
+        if not self._has_failed:
+            self._has_failed = True
+            log.warning(
+                "the spans of a query could not be made; logged once", error_type=type(error).__name__
+            )

@@ -45,7 +45,8 @@ def make_provider(sample_ratio: float) -> TracerProvider:
     exported with OTEL_TRACES_EXPORTER=otlp, which needs ``fivestage[otlp]``, or =console.
 
     Raises:
-        ConfigurationError: OTEL_TRACES_EXPORTER names another exporter, or otlp is not installed.
+        ConfigurationError: OTEL_TRACES_EXPORTER names another exporter, otlp is not installed, or another
+            variable has a value that the SDK rejects.
     """
     current = trace.get_tracer_provider()
     if isinstance(current, TracerProvider):
@@ -60,7 +61,12 @@ def make_provider(sample_ratio: float) -> TracerProvider:
         ids = EarlySampling(sample_ratio)
         provider = Provider(ids, sampler=sampler, resource=_resource(), shutdown_on_exit=False)
     if make_exporter is not None:
-        provider.add_span_processor(_in_batches(make_exporter()))
+        try:
+            provider.add_span_processor(_in_batches(make_exporter()))
+        except ValueError as error:
+            raise ConfigurationError(
+                f"a variable OTEL_BSP_* or OTEL_EXPORTER_OTLP_* is wrong: {error}"
+            ) from None
     trace.set_tracer_provider(provider)
     return provider
 
@@ -109,7 +115,9 @@ def _resource() -> Resource:
 def _in_batches(exporter: SpanExporter) -> BatchSpanProcessor:
     """Export in a thread, in batches that are small unless the environment says otherwise."""
     delay_ms = None if "OTEL_BSP_SCHEDULE_DELAY" in os.environ else DELAY_MS
-    size = None if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in os.environ else BATCH
+    size = None
+    if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" not in os.environ:  # which may not be above the size of the queue
+        size = min(BATCH, int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", BATCH)))
     return BatchSpanProcessor(exporter, schedule_delay_millis=delay_ms, max_export_batch_size=size)
 
 

@@ -66,6 +66,7 @@ class Tracing:
         )
         self._can_record = maker.can_record
         self._spans = SpanQueue(maker)
+        self._has_failed = False
         self._constant: dict[str, str | int] = {
             "messaging.system": "kafka",
             "messaging.operation.name": "process",
@@ -92,7 +93,9 @@ class Tracing:
         try:
             return self._start(parent, state, headers, record, query_id, wall_s)
         except Exception as error:  # noqa: BLE001 - samplers and processors may be the operator's own
-            log.warning("a span could not be started", error_type=type(error).__name__)
+            if not self._has_failed:  # else possibly a line for each query
+                self._has_failed = True
+                log.warning("a span could not be started; logged once", error_type=type(error).__name__)
             return QueryTrace(None if parent is None else TraceContext(parent, state))
 
     def _start(
