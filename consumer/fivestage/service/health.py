@@ -85,6 +85,8 @@ class HealthMonitor:
         """Names of the stages and nodes whose abandoned code keeps using CPU."""
         self._strikes = 0
         self.draining = False
+        self.was_ready = False
+        """It has been ready once."""
         self.bus_lag_s = 0.0
         """Seconds by which the last check was late on the bus loop."""
 
@@ -95,12 +97,11 @@ class HealthMonitor:
             FivestageError: the service cannot recover, by STRIKES checks in a row.
         """
         clock = asyncio.get_running_loop().time
-        announced = False
         while True:
-            if not announced and self.ready().ok:
-                announced = True
+            if not self.was_ready and self.ready().ok:
+                self.was_ready = True
                 on_ready()
-            due = clock() + (TICK_S if announced else FIRST_TICK_S)
+            due = clock() + (TICK_S if self.was_ready else FIRST_TICK_S)
             await asyncio.sleep(due - clock())
             self.bus_lag_s = max(0.0, clock() - due)
             self._source.look()
