@@ -17,6 +17,7 @@ import pytest
 from fivestage import ConfigurationError, InvalidAppError
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot
+from fivestage.executors.process.executor import Setup
 from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.executors.process.worker import ProcessWorker
 from fivestage_schemas import Outcome, StageType
@@ -74,7 +75,7 @@ async def bus() -> AsyncIterator[ProcessBus]:
 async def test_exceptions_are_logged_by_their_process(capfd: pytest.CaptureFixture[str]) -> None:
     """The line has place and query; the text only with the setting in the service's process."""
     for more in ((), ("show_text",)):
-        bus = ProcessBus(setup=("fivestage.observability.logging:configure", "INFO", *more))
+        bus = ProcessBus(setup=Setup(("fivestage.observability.logging:configure", "INFO", *more)))
         async with started(bus):
             await bus.ask("fails")
         lines = [line for line in capfd.readouterr().err.splitlines() if "fivestage.nodes" in line]
@@ -352,6 +353,6 @@ async def test_setup_comes_before_the_app(tmp_path: Path, monkeypatch: pytest.Mo
     )
     (tmp_path / "setup_first.py").write_text("import os\ndef before(text): os.environ['SETUP'] = text\n")
     monkeypatch.syspath_prepend(tmp_path)
-    bus = ProcessBus(app="setup_app:app", setup=("setup_first:before", "hello"))
+    bus = ProcessBus(app="setup_app:app", setup=Setup(("setup_first:before", "hello")))
     async with started(bus):
         assert answer_of(await bus.ask("?")) == b'"hello"'

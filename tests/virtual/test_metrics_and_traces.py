@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from fivestage import Pipeline
 from fivestage.core.adaptive.lane_state import MIN_ANSWERS
+from fivestage.core.codec.event_json import Envelope
 from fivestage.core.observer import ControlChange
 from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.observability.exposition import render
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from fivestage import Query, StageContext
 
+ENVELOPE = Envelope(NOT_FROM_KAFKA, "q", "prod")
 CANARY = "canary-7f3a"
 TRACE_ID, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = ("traceparent", f"00-{TRACE_ID}-{PARENT}-01".encode())
@@ -142,8 +144,8 @@ def both_ways(ratio: float, headers: dict[str, str]) -> list[str]:
     for numbering in (EarlySampling(ratio), None):
         options = {"sampler": ParentBasedTraceIdRatio(ratio), "id_generator": numbering}
         tracing = tracing_into(InMemorySpanExporter(), **options)
-        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q")
-        trace.end(error_type=None)
+        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q", 0.0)
+        trace.reject(ENVELOPE, "expired", "expired_before_start")
         trace.acknowledged()
         found.append(dict(trace.headers)["traceparent"].decode())
     return found
@@ -151,7 +153,7 @@ def both_ways(ratio: float, headers: dict[str, str]) -> list[str]:
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 @pytest.mark.parametrize("flags", ["00", "01", "02", "03", None])
-def test_the_early_decision_is_that_of_the_sdk(ratio: float, flags: str | None) -> None:
+async def test_the_early_decision_is_that_of_the_sdk(ratio: float, flags: str | None) -> None:
     """The early decision has the version, trace and flags of the SDK's, and a valid span id."""
     headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT}-{flags}"}
     early, sdk = (text.split("-") for text in both_ways(ratio, headers))
@@ -160,22 +162,24 @@ def test_the_early_decision_is_that_of_the_sdk(ratio: float, flags: str | None) 
     assert (early[1] == sdk[1] == TRACE_ID) is (flags is not None)
 
 
-def test_the_sampling_ratio_is_kept() -> None:
+async def test_the_sampling_ratio_is_kept() -> None:
     """The sampling decision is made once: the SDK samples the same queries under the same trace id."""
     exporter = InMemorySpanExporter()
     numbering = EarlySampling(0.25)
     tracing = tracing_into(exporter, sampler=ParentBasedTraceIdRatio(0.25), id_generator=numbering)
     sampled = 0
     for _ in range(2000):
-        trace = tracing.begin({}, NOT_FROM_KAFKA, "q")
+        trace = tracing.begin({}, NOT_FROM_KAFKA, "q", 0.0)
         sampled += dict(trace.headers)["traceparent"].endswith(b"3")
-        trace.end(error_type=None)
-    assert len(exporter.get_finished_spans()) == sampled
+        trace.reject(ENVELOPE, "expired", "expired_before_start")
+        trace.acknowledged()
+    await asyncio.sleep(0.1)
+    assert len(exporter.get_finished_spans()) == 2 * sampled
     assert 380 <= sampled <= 620  # six standard deviations
 
 
 @pytest.mark.parametrize("flags", ["00", "01", "02", "03", None])
-def test_without_an_exporter_no_spans_are_created(flags: str | None) -> None:
+async def test_without_an_exporter_no_spans_are_created(flags: str | None) -> None:
     """Without an exporter no span is created, and the header is the same as with spans."""
     exporter = InMemorySpanExporter()
     headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT}-{flags}"}
@@ -185,9 +189,10 @@ def test_without_an_exporter_no_spans_are_created(flags: str | None) -> None:
     for received in (False, True):
         if received:
             provider.add_span_processor(SimpleSpanProcessor(exporter))
-        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q")
-        trace.end(error_type=None)
+        trace = tracing.begin(headers, NOT_FROM_KAFKA, "q", 0.0)
+        trace.reject(ENVELOPE, "expired", "expired_before_start")
         trace.acknowledged()
+        await asyncio.sleep(0.1)
         found.append(dict(trace.headers)["traceparent"].decode().split("-"))
         assert bool(exporter.get_finished_spans()) is (received and flags not in {"00", "02"})
     assert found[0][3] == found[1][3]

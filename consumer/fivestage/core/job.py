@@ -11,6 +11,7 @@ from fivestage.core.stage_history import StageHistory
 
 if TYPE_CHECKING:
     from fivestage.core.plan import Plan
+    from fivestage.core.trace_context import TraceContext
     from fivestage.pipeline.context import Query
 
 
@@ -39,7 +40,8 @@ class Job:
 
     __slots__ = (
         "deaths", "due_at", "ended", "ends_at", "held_at", "history", "is_blocking", "number", "origin",
-        "place", "plan", "pool", "query", "routing", "started_among", "started_at", "waits_since", "watcher",
+        "place", "plan", "pool", "query", "routing", "started_among", "started_at", "trace", "waits_since",
+        "watcher",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +54,7 @@ class Job:
         due_at: float | None = None,
         routing: RoutingSnapshot | None = None,
         origin: Any = None,
+        trace: TraceContext | None = None,
     ) -> None:
         self.number = next(_numbers)
         """Identifies the job across threads and processes; never 0."""
@@ -67,6 +70,8 @@ class Job:
         """The end-to-end deadline; infinite if none was set."""
         self.origin = origin
         """What the creator of the job needs at its end."""
+        self.trace = trace
+        """The trace that the code of the job continues; None if it has none."""
         self.history = StageHistory()
         self.ended = False
         """Set by the bus loop when the query ends; later results are dropped."""

@@ -208,6 +208,7 @@ class Dispatcher:
                 due_at=budget.due_at,
                 routing=lane.routing,
                 origin=query,
+                trace=query.trace.context,
             )
         )
         return None

@@ -46,7 +46,7 @@ class EventWriter:
             queue_s: The age of the record.
         """
         headers, record, query_id = query.headers, query.record, query.query_id
-        query.trace = trace = self._tracing.begin(headers, record, query_id)
+        query.trace = trace = self._tracing.begin(headers, record, query_id, wall_now)
         ids = headers.get(h.CE_CORRELATION_ID), headers.get(h.CE_ID)
         query.headers = NO_HEADERS
         lane = query.lane or self._default_lane
@@ -68,7 +68,7 @@ class EventWriter:
         """Return the events of a query that was not started."""
         self.begin(query, now, wall_now, query.queue_s)
         self._observer.expired(query.envelope, query.cause.reason)
-        query.trace.end(error_type="expired")
+        query.trace.reject(query.envelope, "expired", query.cause.reason.value)
         return self._encoder.expired(query.envelope, query.budget, query.cause)
 
     def dead_letter(
@@ -78,5 +78,5 @@ class EventWriter:
         self.begin(query, 0.0, wall_now, 0.0)
         lane, answered = query.envelope.lane, unreadable.query_id is not None
         self._observer.unreadable(lane, unreadable.reason, answered=answered)
-        query.trace.end(error_type="invalid_query")
+        query.trace.reject(query.envelope, "invalid_query", unreadable.reason.value)
         return self._encoder.unreadable(query.envelope, unreadable)

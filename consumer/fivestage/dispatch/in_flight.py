@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fivestage.core.ledger import PartitionOffsets
     from fivestage.core.records import Record
     from fivestage.core.rejection_cause import RejectionCause
-    from fivestage.observability.tracing import QueryTrace
+    from fivestage.observability.query_trace import QueryTrace
 
 # Placeholders for values that were dropped, or that an unreadable record does not have.
 NO_BUDGET: Final = Budget(0.0, 0.0, 0.0)

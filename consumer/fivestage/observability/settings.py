@@ -52,7 +52,7 @@ class LoggingSettings(Section):
     format: Literal["auto", "json", "text"] = "auto"
     """``text`` is for people, with the local time; ``auto`` is that on a terminal, and else JSON."""
     show_text: bool = False
-    """Log the messages of exceptions; they may contain query text."""
+    """Log the messages of exceptions, and add them to spans; they may contain query text."""
 
 
 class TracingSettings(Section):

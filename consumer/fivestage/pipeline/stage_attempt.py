@@ -10,12 +10,13 @@ from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.data_json import as_json
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_history import RunningStage, StageRun
-from fivestage.errors import NodeError, NoNodeError
+from fivestage.errors import NodeError
 from fivestage.pipeline.bounded_call import Bounds
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import StageContext
+from fivestage.pipeline.current_span import enter_call, enter_query
 from fivestage.pipeline.failure_log import failure_log
-from fivestage.pipeline.stage_call import coroutine_of, handler_of, outcome_of
+from fivestage.pipeline.stage_call import coroutine_of, handler_of, needs_thread, outcome_of, place_of
 from fivestage.pipeline.stage_results import record
 from fivestage.pipeline.waiting_calls import Parked, Times
 from fivestage_schemas import Outcome, StageType
@@ -63,7 +64,8 @@ class StageAttempts:
     """
 
     __slots__ = (
-        "_app", "_bounds", "_clock", "_ctx", "_history", "_job", "_limit", "_threads", "_times", "_trial_s",
+        "_app", "_bounds", "_clock", "_ctx", "_history", "_job", "_limit", "_threads", "_times",
+        "_traced", "_trial_s",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +85,7 @@ class StageAttempts:
         self._limit = limit
         self._trial_s = 0.0
         """Seconds that the next call may take if it is a trial; else 0.0."""
+        self._traced = enter_query(job.trace)
         self._times = Times(job.started_at, job.ends_at, job.due_at)
         self._bounds = Bounds(
             lambda: history.closed,
@@ -126,7 +129,9 @@ class StageAttempts:
         )
         if skipped is not None:
             return self._skipped(spec, skipped, ctx.attempt)
-        if self._threads.is_full and self._needs_thread():
+        if self._traced is not None:
+            enter_call(self._traced, spec.sequence, ctx.attempt)
+        if self._threads.is_full and needs_thread(self._app, self._ctx):
             return self._wait_for_thread(self._park(spec, node, started_at))
         probe = False
         if node is not None:
@@ -179,16 +184,12 @@ class StageAttempts:
         """Wait for a call that runs in a thread already."""
         ctx = self._ctx
         ctx.attempt = running.attempt
+        if self._traced is not None:
+            enter_call(self._traced, running.spec.sequence, running.attempt)
         ends_at = max(running.started_at + running.granted_s, self._clock() + RESUME_S)
         ctx.stage_deadline = ends_at = min(ends_at, self._times.ends_at)
         self._history.start(running)
         return self._run_call(running, outcome_of(running.call, running), ends_at)
-
-    def _needs_thread(self) -> bool:
-        try:
-            return not handler_of(self._app, self._ctx).is_async
-        except Exception:  # noqa: BLE001 - the call will raise the same, and is reported there
-            return False
 
     def _park(self, spec: StageSpec, node: str | None, now: float) -> RunningStage:
         """Queue the stage's call for a thread; the stage starts when a thread takes the call."""
@@ -284,10 +285,7 @@ class StageAttempts:
         return result
 
     def _log(self, running: RunningStage, result: CallResult) -> str:
-        try:
-            declared = handler_of(self._app, self._ctx).place
-        except NoNodeError:
-            declared = None
+        declared = place_of(self._app, self._ctx)
         stage, query_id = str(running.spec.stage_type), self._job.query.query_id
         return failure_log.write(result, node=running.node, stage=stage, query_id=query_id, declared=declared)
 

@@ -10,13 +10,14 @@ from fivestage.dispatch.build import build
 from fivestage.dispatch.dispatcher import Dispatcher
 from fivestage.dispatch.poller import Poller
 from fivestage.executors import Executor, ProcessExecutor, ThreadExecutor
+from fivestage.executors.process.executor import Setup
 from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
 from fivestage.observability.gauges import add_gauges
 from fivestage.observability.logging import level_name
-from fivestage.observability.trace_provider import make_provider
+from fivestage.observability.trace_provider import exports_spans, make_provider
 from fivestage.observability.tracing import Tracing
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.service.health import HealthMonitor
@@ -93,6 +94,7 @@ def assemble(  # noqa: PLR0913 - by keyword
             results_topic=settings.topics.results,
             group_id=settings.kafka.group_id,
             provider=make_provider(settings.tracing.sample_ratio),
+            show_text=settings.logging.show_text,
         ),
     )
     source = GroupMember(
@@ -145,12 +147,15 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
-            # configure is called in worker processes, with texts as arguments.
-            setup=(
-                "fivestage.observability.logging:configure",
-                level_name(),
-                show_text,
-                settings.logging.format,
+            setup=Setup(
+                # Both are called with texts as arguments.
+                (
+                    "fivestage.observability.logging:configure",
+                    level_name(),
+                    show_text,
+                    settings.logging.format,
+                ),
+                _worker_tracing(settings) if exports_spans() else (),
             ),
         )
     orchestrator = Orchestrator(
@@ -161,6 +166,10 @@ def _executor(
         start_timeout_ms=executor.start_timeout_ms,
     )
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
+
+
+def _worker_tracing(settings: Settings) -> tuple[str, ...]:
+    return "fivestage.observability.trace_provider:prepare_workers", str(settings.tracing.sample_ratio)
 
 
 def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.errors import ExecutorError, ResourceError
 from fivestage.executors.executor import TICK_S
@@ -16,7 +17,7 @@ from fivestage.executors.worker import Worker
 from fivestage.executors.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fivestage.core.observer import Observer
     from fivestage.core.plan import Plan
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 SERVER_STOP_S: Final = 0.5
 """Seconds of the time to stop that are kept for the fork server."""
+
+
+class Setup(NamedTuple):
+    """Functions to call in the fork server: each ``MODULE:FUNCTION``, and the texts to call it with."""
+
+    server: Sequence[str]
+    worker: Sequence[str] = ()
+    """Returns a function that each worker calls first, see ``WorkerConfig.on_start``."""
 
 
 class ProcessExecutor(WorkerPool):
@@ -37,7 +46,7 @@ class ProcessExecutor(WorkerPool):
         observer: Notified when a worker stalls or is replaced.
         stall_s: Seconds that one step of user code may take.
         max_data_bytes: Larger data and answers of stages are left out.
-        setup: ``MODULE:FUNCTION``, called before the app is imported, and the texts to call it with.
+        setup: What to call before the app is imported.
         spares: The number of further processes that are kept ready.
         timeouts: How long importing the app, opening its resources, and forking may take.
     """
@@ -52,7 +61,7 @@ class ProcessExecutor(WorkerPool):
         observer: Observer,
         stall_s: float,
         max_data_bytes: int,
-        setup: Sequence[str] = (),
+        setup: Setup | None = None,
         spares: int = 1,
         timeouts: ForkTimeouts | None = None,
     ) -> None:
@@ -62,7 +71,8 @@ class ProcessExecutor(WorkerPool):
             "plan": messages.encode_plan(plan),
             "threads": threads,
             "max_data_bytes": max_data_bytes,
-            "setup": list(setup),
+            "setup": list(setup.server) if setup else [],
+            "worker_setup": list(setup.worker) if setup else [],
             "open_s": self._timeouts.open_s,
         }
         self._stall_s = stall_s

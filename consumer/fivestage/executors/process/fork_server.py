@@ -89,17 +89,21 @@ def load(config: Mapping[str, Any]) -> child.WorkerConfig:
     """
     sys.path[:] = config["path"]
     plan = decode_plan(config["plan"])
-    _set_up(config["setup"])
+    _call(config["setup"])
+    on_start = _call(config["worker_setup"])
     app = load_app(config["app"])
-    _set_up(config["setup"])  # the app may have configured the log, for instance
-    return child.WorkerConfig(app, plan, config["threads"], config["max_data_bytes"], config["open_s"])
+    _call(config["setup"])  # the app may have configured the log, for instance
+    limits = config["threads"], config["max_data_bytes"], config["open_s"]
+    return child.WorkerConfig(app, plan, *limits, on_start)
 
 
-def _set_up(setup: Sequence[str]) -> None:
-    if setup:
-        name, *arguments = setup
-        module, _, function = name.partition(":")
-        getattr(importlib.import_module(module), function)(*arguments)
+def _call(setup: Sequence[str]) -> Any:
+    """Call a function by its name, ``MODULE:FUNCTION``, with the arguments that follow; None for no name."""
+    if not setup:
+        return None
+    name, *arguments = setup
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)(*arguments)
 
 
 def describe(error: BaseException) -> dict[str, str]:
