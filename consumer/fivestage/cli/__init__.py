@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from fivestage.cli import broker, config, demo, dlq, produce, run, topics, watch
 from fivestage.cli.common import errors_as_one_line, quieten_clients
+from fivestage.cli.version import VersionOption
 
 
 class _Commands(TyperGroup):
@@ -29,15 +30,21 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="fivestage",
-    help="""Run each query from Kafka through five stages within a hard deadline; publish one answer for each.
-
-    Example: `fivestage demo` shows all of it on this machine
-    """,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+@app.callback()
+def _options(version: VersionOption = False) -> None:  # noqa: FBT002 - its callback prints it
+    """Run each query from Kafka through five stages within a hard deadline; publish one answer for each.
+
+    Example: `fivestage demo` shows all of it on this machine
+    """
+
+
 app.command("run")(run.run)
 app.command("demo")(demo.demo)
 app.command("produce")(produce.produce)
