@@ -21,7 +21,7 @@ PIPE_WIDTH: Final = 160
 _GAP: Final = "  "
 _MARKS: Final = {"success": "+", "timeout": "T", "error": "E", "skipped": "-"}
 _UNICODE_MARKS: Final = {"success": "✓", "timeout": "T", "error": "✗", "skipped": "·"}
-_STYLES: Final = {
+STYLES: Final = {
     "success": "green",
     "degraded": "yellow",
     "timeout": "magenta",
@@ -58,6 +58,12 @@ class OutputConsole(Console):
             markup=False,
             soft_wrap=False,
         )
+
+    @property
+    def draws_unicode(self) -> bool:
+        """Whether lines and bars are drawn with more than ASCII: on a terminal with UTF-8 and colours."""
+        colours = self.color_system is not None and not self.no_color
+        return self.is_terminal and colours and self.encoding.startswith("utf")
 
     def on_broken_pipe(self) -> None:
         """Let the command handle a closed pipe; rich would exit the process at once."""
@@ -96,7 +102,7 @@ class RowPrinter:
     def marks(self, result: PipelineResult) -> Text:
         """Return one mark for each of the five stages."""
         outcomes = [stage.outcome for stage in result.stages]
-        return Text(" ").join(Text(self._marks[outcome], style=_STYLES[outcome]) for outcome in outcomes)
+        return Text(" ").join(Text(self._marks[outcome], style=STYLES[outcome]) for outcome in outcomes)
 
     def _print(self, cells: Sequence[str | Text]) -> None:
         line, left = Text(), self._console.width
@@ -118,7 +124,7 @@ def clean(text: str) -> str:
 
 def status_text(status: str) -> Text:
     """Return a status in its colour."""
-    return Text(status, style=_STYLES.get(status, ""))
+    return Text(status, style=STYLES.get(status, ""))
 
 
 def status_of(result: PipelineResult) -> str:
