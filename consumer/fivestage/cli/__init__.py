@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fivestage.cli import broker, config, demo, dlq, explain, produce, run, topics, watch
+from fivestage.cli import broker, config, demo, dlq, explain, produce, run, top, topics, watch
 from fivestage.cli.common import errors_as_one_line, quieten_clients
 from fivestage.cli.version import VersionOption
 
@@ -49,6 +49,7 @@ app.command("run")(run.run)
 app.command("demo")(demo.demo)
 app.command("produce")(produce.produce)
 app.command("watch")(watch.watch)
+app.command("top")(top.top)
 app.command("explain")(explain.explain)
 app.command("broker")(broker.broker)
 app.add_typer(topics.app, name="topics")

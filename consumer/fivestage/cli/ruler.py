@@ -68,15 +68,16 @@ class Ruler:
         return round(ms / (self.end_ms - self.begin_ms) * self.cells)
 
     def labels(self) -> str:
-        """Return the line with the labels, each of which begins at its moment."""
-        step = self._step()
-        line = [" "] * (self.cells + LABEL_CELLS)
-        at = 0.0
+        """Return the line with the labels, each of which begins at its moment; the last one may end there."""
+        step, at = self._step(), 0.0
+        line = ""
         while at <= self.end_ms:
-            start = self.cell(at)
-            line[start : start + LABEL_CELLS] = f"{at:g}".ljust(LABEL_CELLS)
+            label = f"{at:g}"
+            start = min(self.cell(at), self.cells - len(label))
+            if start > len(line) or not line:
+                line = line.ljust(start) + label
             at += step
-        return "".join(line).rstrip()[: self.cells + 2]
+        return line
 
     def _step(self) -> float:
         fits = max(1, self.cells // LABEL_CELLS)
