@@ -16,7 +16,7 @@ from fivestage.cli.top.frame import frame
 from fivestage.cli.top.live import Screen
 from fivestage.cli.top.words import duration, rate, rough, sparkline
 from fivestage.errors import ConfigurationError
-from support import status as sample
+from support import status_document as sample
 
 if TYPE_CHECKING:
     from fivestage.observability.status.model import Status

@@ -43,10 +43,11 @@ class EventFeed:
         self._latest: Sections = {}
         self._made_at = -UPDATE_S
         self._closing = asyncio.Event()
-        self._streams = 0
+        self.streams = 0
+        """How many are open."""
 
     def __repr__(self) -> str:
-        return f"<EventFeed {self._streams} streams>"
+        return f"<EventFeed {self.streams} streams>"
 
     def close(self) -> None:
         """End all streams now, and take no new ones."""
@@ -62,11 +63,11 @@ class EventFeed:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Stream events until the client goes, is too slow, or the service ends."""
-        if self._streams >= MAX_STREAMS or self._closing.is_set():
+        if self.streams >= MAX_STREAMS or self._closing.is_set():
             text = f"{MAX_STREAMS} event streams are open, no more are served; /api/status still answers\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "5"})
         response = web.StreamResponse(headers=HEADERS)
-        self._streams += 1
+        self.streams += 1
         try:
             with exempt(request):
                 await response.prepare(request)
@@ -76,7 +77,7 @@ class EventFeed:
             if request.transport is not None:
                 request.transport.abort()
         finally:
-            self._streams -= 1
+            self.streams -= 1
         return response
 
     async def _stream(self, response: web.StreamResponse, transport: asyncio.Transport | None) -> None:
