@@ -118,7 +118,7 @@ TIMELINE = Timeline(
 def test_drawing() -> None:
     """Bars are on the ruler of the budget, with the wait before it, limits, failures and the publication."""
     assert drawn(TIMELINE, 119) == [
-        "                                 0         50        100       150       200      250",
+        "                                 0         50        100       150       200    250",
         "queued         1000 ms <.........",
         "intent         50 / 50           ##########",
         "processing   100 / 100                     ###################x                      a, timeout",

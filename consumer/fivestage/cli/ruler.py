@@ -129,7 +129,10 @@ def bar_line(timeline: Timeline, cells: int, *, unicode: bool) -> Text:
         if step.start_ms is None:
             continue
         first = ruler.cell(step.start_ms)
-        last = min(cells, first + max(1, ruler.length(step.duration_ms))) - 1
+        length = ruler.length(step.duration_ms)
+        if not length and drawn[first].plain != " ":
+            continue  # it took no time, and does not hide what did
+        last = min(cells, first + max(1, length)) - 1
         style = rows.STYLES.get(step.outcome, "")
         drawn[first : last + 1] = [Text(step.stage[0].upper(), style)] * (last + 1 - first)
         if step.outcome in {"timeout", "error"}:
