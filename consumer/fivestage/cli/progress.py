@@ -16,18 +16,20 @@ SHOWN_AFTER_S = 0.7
 
 
 @contextmanager
-def counting(text: str, unit: str = "", total: float | None = None) -> Iterator[Callable[[float], None]]:
+def counting(
+    text: str, unit: str = "", total: float | None = None, *, prints: bool = False
+) -> Iterator[Callable[[float], None]]:
     """Show a bar, or a count if *total* is None, on standard error; yields a function that counts on.
 
-    Nothing is shown if standard error is no terminal, or if the block ends within SHOWN_AFTER_S. What the
-    command prints meanwhile is above the bar.
+    Nothing is shown if standard error is no terminal, or if the block ends within SHOWN_AFTER_S.
 
     Args:
         text: What is done.
         unit: What is counted; empty for nothing.
         total: How much there is to count.
+        prints: The command prints its results meanwhile: on a terminal these are what is seen.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or (prints and sys.stdout is not None and sys.stdout.isatty()):
         yield lambda _: None
         return
     progress = _progress(unit, has_total=total is not None)
@@ -60,5 +62,5 @@ def _progress(unit: str, *, has_total: bool) -> Progress:
         *columns,
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+        redirect_stdout=False,
     )
