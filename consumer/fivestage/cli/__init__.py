@@ -1,6 +1,8 @@
 """The command ``fivestage``: one module per command, each with its options, texts and output.
 
-``common`` has what the commands share, ``rows`` prints tables, ``demo`` is a package. Called by ``__main__``.
+``common`` has what the commands share. ``rows`` prints tables, ``timeline`` lists the attempts of a query and
+``ruler`` draws them, ``progress`` shows how far a command is. ``demo``, ``explain`` and ``top`` are packages.
+Called by ``__main__``.
 Kafka clients are imported inside the commands' functions, so that ``--help`` is quick.
 
 Invariant: results go to standard output, everything else to standard error. Exit code 0: done; 1: done, with
