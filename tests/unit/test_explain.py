@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage.cli.explain import since_ms
 from fivestage.cli.explain.explanation import Explanation, of_lines, of_records
 from fivestage.cli.explain.view import print_explanation, ranges
 from fivestage.core.codec.dead_letter import Place
@@ -124,3 +127,39 @@ def test_ranges() -> None:
     """Events beside each other are written as one range."""
     places = [Place("a", 0, 7), Place("a", 0, 8), Place("a", 0, 9), Place("a", 1, 10), Place("b", 1, 11)]
     assert list(ranges(places)) == ["a/0/7-9", "a/1/10", "b/1/11"]
+
+
+@pytest.mark.parametrize(
+    ("since", "seconds"),
+    [("90s", 90), ("30m", 1800), ("2h", 7200), ("7d", 604_800), ("9" * 400 + "d", math.inf)],
+)
+def test_since(since: str, seconds: float) -> None:
+    """A length of time ends now, however long it is."""
+    before = time.time()
+    found = since_ms(since)
+    assert before - seconds <= found / 1000 <= time.time() - seconds
+
+
+def test_since_a_time() -> None:
+    """A time without an offset is UTC."""
+    assert since_ms("2026-01-31T12:00:00") == since_ms("2026-01-31T13:00:00+01:00") == 1_769_860_800_000
+
+
+def test_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    """An id or a name from elsewhere cannot control the terminal."""
+    bad = "\x1b[2J\n"
+    letter = PlainRecord(
+        "dead", 0, 0, 0, bad.encode(), b"{", [("dlq.reason", bad.encode()), ("dlq.detail", b"\x1b")]
+    )
+    place = [("dlq.topic", b"q"), ("dlq.partition", b"0"), ("dlq.offset", b"1"), ("dlq.timestamp", b"0")]
+    found = of_records(
+        bad,
+        NOTHING._replace(
+            events={
+                **NOTHING.events,
+                Output.DEAD_LETTERS: [letter._replace(headers=[*letter.headers, *place])],
+            }
+        ),
+    )
+    assert found.letter is not None
+    assert "\x1b" not in printed(found, capsys, show_text=True)

@@ -122,6 +122,17 @@ def clean(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def spread(parts: Sequence[Text], width: int, gap: int = 3) -> list[Text]:
+    """Put parts beside each other on as few lines as they need."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + gap + part.cell_len <= width:
+            lines[-1] = lines[-1] + Text(" " * gap) + part
+        else:
+            lines.append(part)
+    return lines
+
+
 def status_text(status: str) -> Text:
     """Return a status in its colour."""
     return Text(status, style=STYLES.get(status, ""))

@@ -180,7 +180,7 @@ def _bar(step: Step, ruler: Ruler, signs: _Signs) -> Text:
         whole = signs.bar * (length - 1) + signs.failed
     bar.append(whole, rows.STYLES.get(step.outcome, ""))
     limit = ruler.cell(start_ms + step.limit_ms)
-    if step.limit_ms and limit > bar.cell_len:
+    if step.limit_ms and limit > bar.cell_len and step.outcome != "timeout":
         bar.append(" " * (limit - bar.cell_len) + signs.limit, "dim")
     return bar
 

@@ -117,6 +117,7 @@ def test_lines(fivestage: Fivestage, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["--since", "-1h"], "--since: '-1h' is no length of time"),
         (["--since", "soon"], "--since: 'soon' is no length of time"),
         (["--file", "nowhere"], "cannot read nowhere"),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fivestage.cli.explain.explanation import Explanation
     from fivestage.settings import Settings
 
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def explain(
@@ -60,7 +60,7 @@ def explain(
 
     if file is None:
         settings = load_settings(config, bootstrap)
-        found = run_while_read(_from_topics(settings, query_id, _since_ms(since), show_text=show_text))
+        found = run_while_read(_from_topics(settings, query_id, since_ms(since), show_text=show_text))
     else:
         found = _from_file(file, query_id)
     if as_json:
@@ -72,11 +72,11 @@ def explain(
         raise typer.Exit(1)
 
 
-def _since_ms(text: str) -> float:
+def since_ms(text: str) -> float:
     """Return the time from which on records are read, in milliseconds since the epoch."""
-    number, unit = text[:-1], UNITS.get(text[-1:])
-    if unit is not None and number.isdecimal():
-        return (time.time() - timedelta(**{unit: int(number)}).total_seconds()) * 1000
+    number, unit_s = text[:-1], UNITS_S.get(text[-1:])
+    if unit_s is not None and number.isdecimal():
+        return (time.time() - float(number) * unit_s) * 1000
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
@@ -109,8 +109,10 @@ def _from_file(file: Path, query_id: str) -> Explanation:
 
 
 def _print_missing(found: Explanation, since: str | None) -> None:
+    from fivestage.cli.rows import clean
+
     where = "; ".join(found.searched) or "nothing"
     advice = f"; for older records give --since more than {since}" if since else ""
-    print(f"fivestage: {found.query_id}: no result; searched {where}{advice}", file=sys.stderr)
+    print(f"fivestage: {clean(found.query_id)}: no result; searched {where}{advice}", file=sys.stderr)
     for problem in found.not_searched:
         print(f"fivestage: not searched: {problem}", file=sys.stderr)

@@ -31,7 +31,10 @@ def print_explanation(found: Explanation, *, show_text: bool) -> None:
     facts = list(_facts(found))
     if show_text:
         facts += [(name, _shown(value)) for name, value in found.text().items()]
-    lines = [*_head(found), *_timeline(found, width, unicode=console.draws_unicode)]
+    lines = rows.spread(_head(found), width, gap=2)
+    lines += _timeline(found, width, unicode=console.draws_unicode)
+    for line in lines:
+        line.truncate(width)
     lines += [
         line for name, value in facts for line in _fact(name, value, width if console.is_terminal else None)
     ]
@@ -39,18 +42,16 @@ def print_explanation(found: Explanation, *, show_text: bool) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _head(found: Explanation) -> Iterator[Text]:
+def _head(found: Explanation) -> list[Text]:
+    """The id, how the query ended, where and how long it ran."""
     result = found.result
-    line = Text(rows.clean(found.query_id), "bold")
+    query_id = Text(rows.clean(found.query_id), "bold")
     if result is None:
-        status = "dead letter" if found.letter is not None else "no result"
-        yield line.append("  ").append_text(rows.status_text(status))
-        return
-    line.append("  ").append_text(rows.status_text(rows.status_of(result)))
-    for name, value in (("", result.error_type), ("node ", result.node), ("lane ", result.lane)):
-        if value and value != result.status:
-            line.append(f"  {name}{rows.clean(value)}")
-    yield line.append(f"  {_times(result)}")
+        return [query_id, rows.status_text("dead letter" if found.letter is not None else "no result")]
+    facts = [result.error_type if result.error_type != result.status else None]
+    facts += [f"node {result.node}" if result.node else None, f"lane {result.lane}", _times(result)]
+    shown = [Text(rows.clean(fact)) for fact in facts if fact]
+    return [query_id, rows.status_text(rows.status_of(result)), *shown]
 
 
 def _times(result: PipelineResult) -> str:

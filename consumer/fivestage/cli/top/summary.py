@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
+from fivestage.cli.rows import spread
 from fivestage.cli.top.words import (
     ALARM,
     HEADING,
@@ -16,7 +17,6 @@ from fivestage.cli.top.words import (
     rate,
     share,
     sparkline,
-    spread,
 )
 
 if TYPE_CHECKING:

@@ -64,17 +64,6 @@ def sparkline(values: Sequence[float | None], cells: int, *, unicode: bool) -> s
     return "".join(drawn)
 
 
-def spread(parts: Sequence[Text], width: int, gap: int = 3) -> list[Text]:
-    """Put parts beside each other on as few lines as they need."""
-    lines: list[Text] = []
-    for part in parts:
-        if lines and lines[-1].cell_len + gap + part.cell_len <= width:
-            lines[-1] = lines[-1] + Text(" " * gap) + part
-        else:
-            lines.append(part)
-    return lines
-
-
 def headed(name: str, rest: str | Text, style: str = "") -> Text:
     """Put the name of a block before a text."""
     return Text.assemble((f"{name} ", HEADING), Text(rest, style) if isinstance(rest, str) else rest)
