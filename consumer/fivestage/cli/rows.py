@@ -65,6 +65,11 @@ class OutputConsole(Console):
         colours = self.color_system is not None and not self.no_color
         return self.is_terminal and colours and self.encoding.startswith("utf")
 
+    @property
+    def is_live(self) -> bool:
+        """Whether what was written can be replaced: on a terminal that moves its cursor."""
+        return self.is_terminal and not self.is_dumb_terminal
+
     def on_broken_pipe(self) -> None:
         """Let the command handle a closed pipe; rich would exit the process at once."""
         raise BrokenPipeError

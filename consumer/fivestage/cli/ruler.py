@@ -18,7 +18,8 @@ QUEUE_SHARE: Final = 0.2
 """How much of the ruler the wait before the start may take, as a share of the budget."""
 LABEL_CELLS: Final = 8
 """The least distance of two labels of the ruler."""
-STEPS_MS: Final = (1, 2, 5)
+FACTORS: Final = (1, 2, 5)
+"""Times a power of ten: the distance of two labels, in milliseconds."""
 NOTE_CELLS: Final = 34
 """From this room beside the ruler on, notes are on the lines of their bars."""
 NAME_CELLS: Final = 10
@@ -83,7 +84,7 @@ class Ruler:
         fits = max(1, self.cells // LABEL_CELLS)
         least, scale = (self.end_ms - self.begin_ms) / fits, 1.0
         while True:
-            for factor in STEPS_MS:
+            for factor in FACTORS:
                 if factor * scale >= least:
                     return factor * scale
             scale *= 10

@@ -125,7 +125,7 @@ async def _watch(
     async with aclosing(follow(settings, topic, from_beginning=from_beginning)) as records:
         async for record in records:
             value = record.value or b""
-            result = _result(value)
+            result = None if table is None and chosen.is_empty else _result(value)
             if not chosen.is_empty and (result is None or not chosen.matches(result)):
                 continue
             if table is None:

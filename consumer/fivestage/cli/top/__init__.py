@@ -6,7 +6,6 @@ order of the status page: ``summary``, ``stages``, ``nodes``, ``recent``; ``word
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,13 +38,14 @@ def top(
 
     Example: `fivestage top localhost:8081 --once`
     """
+    from fivestage.cli.rows import OutputConsole
     from fivestage.cli.top.client import StatusClient, base_url
 
     admin = load_settings(config).admin
     client = StatusClient(base_url(address, admin.host, admin.port))
     if as_json:
         print(run_while_read(_read(client)))
-    elif once or not sys.stdout.isatty():
+    elif once or not OutputConsole().is_live:
         run_while_read(_print(client))
     else:
         with errors_as_one_line(interrupted=0):

@@ -35,7 +35,8 @@ def _query(query: RecentQuery, width: int, *, unicode: bool) -> Text:
     line.append(f"{ms(query['duration_ms']):>6} ms ")
     if width >= WIDE:
         line.append_text(bar_line(_timeline(query), WATERFALL_CELLS, unicode=unicode)).append(" ")
-    return line.append(query["why"])
+    line.append(query["why"])
+    return line if query["text"] is None else line.append(f"  {query['text']}", "dim")
 
 
 def _timeline(query: RecentQuery) -> Timeline:

@@ -77,8 +77,9 @@ async def search(
         ConfigurationError: no broker answers, or the topic of results cannot be read.
         BrokerError: a topic cannot be read any more.
     """
-    _, infos = await topics.look_up(settings)
-    problem = topics.problem_of(infos.get(settings.topics.results), settings.topics.results, is_input=True)
+    names = settings.topics
+    infos = await topics.describe(settings, names.all if names.pattern is None else None)
+    problem = topics.problem_of(infos.get(names.results), names.results, is_input=True)
     if problem is not None:
         raise ConfigurationError(problem)
     async with open_consumer(settings) as consumer:
@@ -141,10 +142,12 @@ class _Search:
             self._problems.append(problem or "")
             return []
         likely = (murmur2(self._key) & 0x7FFFFFFF) % info.partitions
+        others = [number for number in range(info.partitions) if number != likely]
         found: list[Record] = []
-        count = 0
-        for numbers in ([likely], [number for number in range(info.partitions) if number != likely]):
+        looked_at = count = 0
+        for numbers in filter(None, ([likely], others)):
             partitions = [TopicPartition(topic, number) for number in numbers]
+            looked_at += len(numbers)
             scan = await newest_first(
                 self._consumer,
                 partitions,
@@ -156,9 +159,7 @@ class _Search:
             found, count = [*found, *scan.matching], count + scan.read
             if len(found) >= enough:
                 break
-        self._searched.append(
-            Searched(topic, len(numbers) if numbers == [likely] else info.partitions, info.partitions, count)
-        )
+        self._searched.append(Searched(topic, looked_at, info.partitions, count))
         return sorted(found, key=lambda record: (record.timestamp, record.partition, record.offset))
 
     def _is_event(self, record: Record) -> bool:
