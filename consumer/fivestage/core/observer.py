@@ -1,4 +1,4 @@
-"""Interface of observers, such as the metrics: a method for each thing that can happen."""
+"""Interface of observers, such as the metrics: one method for each kind of event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ControlChange(NamedTuple):
-    """A change in what an adaptive control does with queries."""
+    """A change in the behaviour of an adaptive control."""
 
     control: str
     """``breaker``, ``concurrency_limit``, ``stage_limit`` or ``node_choice``."""
@@ -36,28 +36,28 @@ class Observer:
         """Records were fetched."""
 
     def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:
-        """A query that was started has ended; *text* is its user's input."""
+        """A started query has ended; *text* is its user's input."""
 
-    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
-        """A query was not started because its answer would come too late."""
+    def expired(self, query: Envelope, reason: TimeoutReason) -> None:
+        """A query was rejected before its start: too late for an answer, or suspected as a poison pill."""
 
     def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:
-        """A record became a dead letter; *answered*: its id could be read, so a result is published."""
+        """A record became a dead letter; *answered*: its query id could be read: a result is published."""
 
     def published(self, topic: str, count: int, duration_s: float) -> None:
         """A batch of records was acknowledged."""
 
     def event_refused(self, error_type: str) -> None:
-        """The broker rejected an event itself: it is published without data, as *error_type*."""
+        """The broker rejected an event for its content: it is published without data, as *error_type*."""
 
     def throttled(self, client: str, duration_s: float) -> None:
-        """The broker throttled a client by its quotas: ``consumer`` or ``producer``."""
+        """The broker's quotas delayed a *client*, ``consumer`` or ``producer``."""
 
     def rebalanced(self) -> None:
         """Partitions were assigned."""
 
     def position_reset(self, reason: str, skipped: int) -> None:
-        """A partition is consumed from its earliest record.
+        """A partition has no usable position: it is consumed as ``kafka.auto_offset_reset`` says.
 
         Args:
             reason: ``none``: there was no committed position; ``deleted``: the records at the position were
@@ -72,10 +72,10 @@ class Observer:
         """A commit failed; it is retried with newer positions."""
 
     def client_rebuilt(self, client: str, reason: str) -> None:
-        """A Kafka client is being rebuilt: ``consumer`` or ``producer``, and the reason in a word."""
+        """A *client*, ``consumer`` or ``producer``, is being rebuilt; *reason* is one word."""
 
     def came_late(self) -> None:
-        """An executor delivered a query that had already ended; its result was dropped."""
+        """An executor finished a query that had already ended; the late result was dropped."""
 
     def clock_skewed(self) -> None:
         """A record's timestamp lies in the future."""
@@ -93,7 +93,7 @@ class Observer:
         """The breaker of a node opened, half opened or closed."""
 
     def failed_over(self, lane: str, attempts: int) -> None:
-        """Processing was retried with *attempts* further nodes."""
+        """*attempts* failed attempts of a query at processing were followed by another node."""
 
     def control_changed(self, change: ControlChange) -> None:
         """An adaptive control changed."""

@@ -132,11 +132,11 @@ def _earlier(stage: StageResult) -> str:
 
 
 def _degraded(result: PipelineResult) -> str:
-    """Say which stage is missing from an answer."""
-    failed = [_failed(stage) for stage in result.stages if not stage.success]
+    """Say which stage did not succeed, or that validation rejected the answer."""
+    failed = ", ".join(_failed(stage) for stage in result.stages if not stage.success)
     if result.validated is False:
-        failed.insert(0, _REASONS["rejected"])
-    return "answered without all stages: " + ", ".join(failed) if failed else "the answer is degraded"
+        return f"answered, but {_REASONS['rejected']}" + (f"; {failed}" if failed else "")
+    return f"answered without all stages: {failed}"
 
 
 def _slow(result: PipelineResult) -> str:

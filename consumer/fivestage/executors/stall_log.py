@@ -1,4 +1,4 @@
-"""Logs blocked event loops, and limits how often."""
+"""Logs blocked event loops, at a limited rate."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from fivestage.executors.worker import Worker
 
 LOG_EVERY_S: Final = 5.0
-"""How often one place that blocks is logged; the metric counts each time."""
+"""Least seconds between two log lines about one place in the code; the metric counts every stall."""
 MAX_LOGGED: Final = 256
+"""Most places remembered; after that all may be logged again."""
 
 log = structlog.get_logger("fivestage.executor")
 
 
 class StallLog:
-    """Logs each place in user code that blocks at most once in LOG_EVERY_S.
+    """Logs code that blocks an event loop, each place at most once in LOG_EVERY_S.
 
     Args:
-        stall_ms: The setting that the log line names.
+        stall_ms: ``executor.stall_ms``, which the log line names.
     """
 
     def __init__(self, stall_ms: int) -> None:

@@ -1,4 +1,4 @@
-"""What the worker pool needs of a worker: one event loop, in a thread or in a process."""
+"""The interface of a worker, one event loop in a thread or in a process, and what both kinds share."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class Worker(Protocol):
         """Start a job at the stage where its history ends."""
 
     def cancel(self, job: Job) -> None:
-        """Ask a job's code to stop."""
+        """Cancel a job; its code may run on."""
 
     def check(self, now: float, *, elapsed_s: float) -> str | None:
-        """Check the event loop; return why it is stalled, once that is certain.
+        """Check the event loop; return why it is stalled, once that is certain, or why the worker has ended.
 
         Args:
             now: Monotonic seconds.
-            elapsed_s: The time since the last check that counts towards a stall.
+            elapsed_s: Seconds since the last check that count towards a stall.
         """
 
     @property
     def lag_s(self) -> float:
-        """How long the last ping took to be answered, or has been unanswered."""
+        """Seconds that the last ping took to be answered, or has been unanswered."""
 
     @property
     def stalled_s(self) -> float:
-        """How long the loop has shown no progress, as of the last check."""
+        """Seconds that the loop has shown no progress, as of the last check."""
 
     def needs_replacement(self, now: float) -> str | None:
-        """Return why the worker must be replaced although it runs; None if it need not be."""
+        """Return why the worker must be replaced before it ends; None if it need not be."""
 
     @property
     def blocking(self) -> tuple[int, Job | None]:
@@ -57,7 +57,7 @@ class Worker(Protocol):
 
     @property
     def thread(self) -> tuple[int, int] | None:
-        """The process id, and the kernel's id of the thread, that the loop runs in."""
+        """The process id and the kernel's thread id that the loop runs in; None before there is a process."""
 
     def location(self) -> str | None:
         """Return the line of code that is executing; None if unknown."""
@@ -70,7 +70,7 @@ class Worker(Protocol):
         """Whether the worker has ended."""
 
     def abandoned(self) -> list[Abandoned]:
-        """Return the code of ended jobs that still runs here."""
+        """Return the code that still runs here of jobs that have ended or moved."""
 
 
 class LoopWorker:
@@ -79,7 +79,7 @@ class LoopWorker:
     Args:
         on_finished: See Executor.
         monitor: Shows whose code is executing.
-        stall_s: How long one step of user code may take.
+        stall_s: Seconds that one step of user code may take.
     """
 
     def __init__(self, on_finished: OnFinished, monitor: StepMonitor, stall_s: float) -> None:
@@ -87,7 +87,7 @@ class LoopWorker:
         self._monitor = monitor
         self._stall = StallDetector(monitor, stall_s)
         self._pinged_at: float | None = None
-        """When the ping was sent that has not been answered."""
+        """When the last ping was sent; None if it was answered."""
         self._last_lag_s = 0.0
 
     @property
@@ -108,7 +108,7 @@ class LoopWorker:
         return number, self.registry.blocking(number) if number else None
 
     def _on_pong(self) -> None:
-        """The loop has answered the ping; in a thread this is called on the loop itself."""
+        """Record that the loop has answered the ping; a thread's loop calls this itself."""
         pinged_at = self._pinged_at
         if pinged_at is not None:
             self._last_lag_s = time.monotonic() - pinged_at

@@ -69,7 +69,7 @@ failure_log: Final = FailureLog()
 
 
 def _place(frames: tuple[Frame, ...], declared: tuple[str, int] | None) -> tuple[str, int]:
-    """The innermost frame of the author's code, else of the function's file, which may be installed."""
+    """File and line of the author's innermost frame, else of one in the function's file, else *declared*."""
     home = declared[0] if declared else None
     for frame in reversed(frames):
         if frame.is_own:

@@ -1,4 +1,4 @@
-"""Makes one attempt at a stage: calls its function within the time granted, or waits for a thread first."""
+"""Makes attempts at a stage: calls its function within the time granted, after any wait for a thread."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from fivestage.pipeline.waiting_calls import Start
 
     Attempted = StageRun | Coroutine[Any, Any, StageRun]
-    """An attempt at a stage: how it went, or a coroutine that returns that."""
+    """The run of a stage, or a coroutine that returns the run."""
 
 RESUME_S: Final = 0.005
-"""The least time that a stage has, after its query was moved, to see how its running call ended."""
+"""Least seconds that a stage gets to collect the outcome of a call that runs in a thread already."""
 FOREVER_S: Final = 1e6
-"""A wait for a thread has no limit here: the dispatcher ends queries that wait too long."""
+"""Seconds: a wait for a thread has no limit here, as the dispatcher ends queries that wait too long."""
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
 _ERROR: Final = Outcome.ERROR
@@ -50,14 +50,14 @@ _VALIDATION: Final = StageType.VALIDATION
 
 
 class StageAttempts:
-    """Makes attempts at the stages of one job. ``StageRunner`` says in which order.
+    """Makes attempts at the stages of one job, in the order that ``StageRunner`` decides.
 
     Args:
         app: Stages and nodes.
         threads: Runs ``def`` stages and nodes.
         resources: What stages and nodes get by ``ctx.use``.
         job: The query.
-        history: Gets what happens.
+        history: Gets the stages as they start and end.
         monitor: Shows the executor whose code has control of the loop.
         limit: The largest data that a stage may return.
     """
@@ -82,7 +82,7 @@ class StageAttempts:
         self._history = history
         self._limit = limit
         self._trial_s = 0.0
-        """How long the next call may take if it is a trial; else 0.0."""
+        """Seconds that the next call may take if it is a trial; else 0.0."""
         self._times = Times(job.started_at, job.ends_at, job.due_at)
         self._bounds = Bounds(
             lambda: history.closed,
@@ -116,7 +116,7 @@ class StageAttempts:
         return StageRun(spec, _SKIPPED, error=why, error_type="skipped", attempt=attempt)
 
     def _attempt(self, spec: StageSpec, node: str | None) -> Attempted:
-        """Call the stage's function once, within the time that is granted to it."""
+        """Call the stage's function within the time granted, after any wait for a thread; or skip it."""
         ctx = self._ctx
         if self._history.resumed is not None and (moved := self._continue_moved()) is not None:
             return moved
@@ -143,7 +143,7 @@ class StageAttempts:
         return self._run_call(running, call, ends_at)
 
     def _granted(self, node: str, granted_s: float) -> tuple[float, bool]:
-        """How long the call of a node may take, and whether its outcome decides about the node's breaker."""
+        """Seconds that a node's call may take, and whether the outcome decides about the node's breaker."""
         routing = self._job.routing
         probe = routing.take_probe(node)
         if self._trial_s:
@@ -165,7 +165,7 @@ class StageAttempts:
         return resumed if resumed is not None and self._history.awaits(resumed) else None
 
     def _continue_moved(self) -> Attempted | None:
-        """Go on with the attempt of before the move; None if the stage must be started again."""
+        """Go on with the attempt from before the move; None if the stage must be started again."""
         resumed = self._resumed()
         if resumed is None:
             return None
@@ -191,13 +191,13 @@ class StageAttempts:
             return False
 
     def _park(self, spec: StageSpec, node: str | None, now: float) -> RunningStage:
-        """Queue the stage's call for a thread; the stage starts when a thread takes it."""
+        """Queue the stage's call for a thread; the stage starts when a thread takes the call."""
         ctx = self._ctx
         waiting = RunningStage(spec, now, 0.0, node or None, ctx.attempt)
         routing, on_trial = self._job.routing, bool(self._trial_s)
 
         def is_barred() -> bool:
-            """Other calls of the node may have failed, or not have come back, during the wait."""
+            """Whether other calls of the node have failed, or not come back, during the wait."""
             return bool(node) and not on_trial and not routing.allows(node or "")
 
         parked = Parked(spec, routing.stages[spec.sequence], ctx, self._times, now, is_barred)
@@ -206,7 +206,7 @@ class StageAttempts:
         return waiting
 
     async def _wait_for_thread(self, waiting: RunningStage) -> StageRun:
-        """Wait until a thread takes the stage's call, then for its end; the query's time runs only then."""
+        """Wait for a thread, while the query's time stands still; then for the end of the stage's call."""
         job, history, bounds = self._job, self._history, self._bounds
         parked: Parked = waiting.parked
         self._ctx.attempt, bounds.check = waiting.attempt, None
@@ -246,7 +246,7 @@ class StageAttempts:
         return self._ended(running, await rest)
 
     def _ended(self, running: RunningStage, result: CallResult) -> StageRun:
-        """Make the run of an attempt that has ended; a success is shown to the later stages."""
+        """Make the run of an attempt that has ended; the later stages see the data of a success."""
         if result.outcome is _SUCCESS:
             result = self._recorded(result)
         failed = result.outcome is _ERROR and not self._history.closed
@@ -269,7 +269,7 @@ class StageAttempts:
         )
 
     def _recorded(self, result: CallResult) -> CallResult:
-        """Put the data where the later stages see it; if reading it raises, the stage has failed."""
+        """Put the data where the later stages see it; if reading the data raises, the stage has failed."""
         ctx = self._ctx
         try:
             record(ctx, result.data)
@@ -277,7 +277,7 @@ class StageAttempts:
                 self._history.confidence = ctx.confidence
                 ctx.answer, answer_json = as_json(ctx.answer, self._limit.max_bytes)
                 self._history.answer_json = answer_json or self._limit.left_out
-        except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
+        except BaseException as raised:  # noqa: BLE001 - the class of the data may be the author's
             failed = CallResult.of_error(raised, result.duration_s)
             failed.extended_s = result.extended_s
             return failed

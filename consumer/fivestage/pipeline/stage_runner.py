@@ -1,7 +1,7 @@
 """Runs the stages of one query one after the other, each within its limit.
 
-Runs where user code runs: on the loop of an executor. It only writes the query's history; what the query's
-answer is, and whether it succeeded, is decided by ``core.outcome``.
+Runs where user code runs: on the loop of an executor. It only writes the query's history; ``core.outcome``
+decides what the answer is, and whether the query succeeded.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _PROCESSING: Final = StageType.PROCESSING
 
 
 class StageRunner(StageAttempts):
-    """Runs the stages of one job that its history does not have yet."""
+    """Runs those stages of one job that are not in its history yet."""
 
     __slots__ = ()
 
     async def run(self) -> None:
-        """Run the stages up to the last one, or to one whose failure ends the query."""
+        """Run the stages up to the last one, or to one that ends the query."""
         ctx, history = self._ctx, self._history
         running_name.set(lambda: ctx.running)
         for spec in self._job.plan.stages[len(history.runs) :]:
@@ -65,7 +65,7 @@ class StageRunner(StageAttempts):
             ctx.attempt = history.attempt
 
     def _next_node(self, spec: StageSpec) -> str | None:
-        """The node to call now: decision's choice, or another one after a failure or if that is barred."""
+        """The node to call now: decision's choice, or another if that failed or is barred; else None."""
         ctx, routing, nodes = self._ctx, self._job.routing, self._app.nodes
         chosen, superseded = ctx.results.get(_DECISION), self._history.superseded
         if not superseded:

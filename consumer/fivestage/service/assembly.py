@@ -36,7 +36,7 @@ COMMIT_TIMEOUT_S = 5.0
 
 
 class Parts(NamedTuple):
-    """The parts of a service, in the order of a record's way through them; made and not yet started."""
+    """The parts of a service, made and not yet started; a record passes them in this order."""
 
     source: GroupMember
     poller: Poller
@@ -70,14 +70,14 @@ def assemble(  # noqa: PLR0913 - by keyword
         metrics: Gets the gauges.
         observer: The observer of all parts.
         ledger: Shared by source, dispatcher and committer.
-        largest_records: The largest record that each output topic takes, in bytes.
+        largest_records: Bytes of the largest record that each output topic takes.
         on_revoked: See Source.
         on_failure: See Sink.
         make_consumer: See Source.
         reach: Whether brokers can be reached.
 
     Raises:
-        ConfigurationError: the exporter of traces that the environment asks for is not installed.
+        ConfigurationError: OTEL_TRACES_EXPORTER is unknown, or its exporter is not installed.
     """
     executor = _executor(settings, app, app_path, observer, largest_event=_largest_event(largest_records))
     largest = min(largest_records.values())
@@ -144,7 +144,7 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
-            # The arguments of configure in worker processes are texts.
+            # configure is called in worker processes, with texts as arguments.
             setup=("fivestage.observability.logging:configure", level_name(), *show_text),
         )
     orchestrator = Orchestrator(
@@ -166,5 +166,5 @@ def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encod
 
 
 def _largest_event(largest_records: Mapping[Output, int]) -> int:
-    """Return the largest event that all event topics take, in bytes."""
+    """Return the bytes of the largest event that every event topic takes."""
     return min(size for output, size in largest_records.items() if output is not Output.DEAD_LETTERS)

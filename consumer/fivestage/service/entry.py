@@ -22,11 +22,11 @@ log = structlog.get_logger("fivestage.service.service")
 
 
 def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
-    """Run a service until SIGTERM or SIGINT, and return the exit code.
+    """Run a service until SIGTERM or SIGINT, or a failure, and return the exit code.
 
-    0 after a complete drain, 1 if Kafka or the drain failed, 2 if something must be configured first. The
-    caller should end the process with ``os._exit``: a stuck thread of a node, or a hung task of a client,
-    must not keep it alive.
+    0 after a complete drain, 2 for a ConfigurationError or InvalidAppError, 1 for any other failure. The
+    caller should end the process with ``os._exit``: a blocked thread of a node, or a hung task of a client,
+    must not keep the process alive.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -51,7 +51,7 @@ async def _run(service: Service) -> int:
     except FivestageError as error:
         failure = error
         log.error("ended", error_type=type(error).__name__, error=str(error))  # noqa: TRY400
-    except Exception as error:  # noqa: BLE001 - a bug; its text may contain query text and is not logged
+    except Exception as error:  # noqa: BLE001 - a bug; its text is not logged, as it may contain query text
         failure = error
         log.error("ended", **described(error))  # noqa: TRY400
     return exit_code(failure)

@@ -1,7 +1,7 @@
 """One member of the consumer group: starts all parts, runs them, and shuts them down in order.
 
-Shutdown: stop polling, finish what is in flight, commit, leave the group, disconnect. Each step has a
-timeout, and all share one limit: a step that hangs is abandoned, and what is not committed is read again.
+Shutdown: stop polling, finish records in flight, commit, leave the group, disconnect. Each step has a
+timeout, and all share one limit: a step that hangs is abandoned, and uncommitted records are read again.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 START_TIMEOUT_S = 18.0
+"""Seconds for the start, without the import of the app in worker processes and the opening of resources."""
 EXECUTOR_STOP_S = 2.8
-"""For cancelled nodes to clean up, and for resources to close."""
+"""Seconds for cancelled nodes to clean up, and for resources to close."""
 STEP_S = 3.0
-"""How long one part may take to stop."""
+"""Seconds that one part may take to stop."""
 
 log = structlog.get_logger("fivestage.service.service")
 
@@ -74,7 +75,7 @@ class Service:
         self._limit_s = settings.shutdown.total_timeout_ms / 1000
         self._time = TimeLeft(self._limit_s)
         self.hard_end: HardEnd | None = None
-        """Ends the process if the orderly shutdown does not."""
+        """Ends the process if the orderly shutdown takes too long; None before the shutdown."""
         self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
         self.diagnosis = Diagnosis(settings.kafka)
@@ -84,7 +85,7 @@ class Service:
 
         Raises:
             ConfigurationError: something outside the process must be corrected first.
-            FivestageError: it cannot continue; the process should end and be restarted.
+            FivestageError: the service cannot continue, or the shutdown was incomplete.
         """
         self._listen_for_signals()
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
@@ -98,12 +99,12 @@ class Service:
                 self._failure = self._failure or error
                 raise
             finally:
-                self._end_within_limit()  # also if nothing has called stop()
+                self._end_within_limit()  # after a failure nothing has called stop()
         if self._failure is not None:
             raise self._failure
 
     def stop(self, failure: Exception | None = None) -> None:
-        """Begin the orderly shutdown; ``run`` raises *failure* when it is done."""
+        """Begin the orderly shutdown; at its end ``run`` raises the first *failure*."""
         if failure is not None and self._failure is None:
             self._failure = failure
             what = {"error": str(failure)} if isinstance(failure, FivestageError) else described(failure)
@@ -113,7 +114,7 @@ class Service:
             self._end_within_limit()
 
     def _end_within_limit(self) -> None:
-        """End the process after the limit, whatever hangs in it."""
+        """Start the time limit of the shutdown, after which the process ends, whatever hangs."""
         if self.hard_end is None:
             self._time.begin()
             self.hard_end = HardEnd(self._limit_s, lambda: max(1, exit_code(self._failure)))
@@ -121,7 +122,12 @@ class Service:
     # Starting
 
     async def _started_before_the_end(self, stack: contextlib.AsyncExitStack) -> bool:
-        """Start unless a signal comes first; return whether the start is complete."""
+        """Start the parts; return False if the shutdown began before the start was complete.
+
+        Raises:
+            ConfigurationError: the start took too long, or something must be corrected first.
+            FivestageError: the start failed.
+        """
         starting = asyncio.ensure_future(self._start(stack))
         ending = asyncio.ensure_future(self._ending.wait())
         try:
@@ -130,7 +136,7 @@ class Service:
             )
             if not starting.done() and not ending.done():
                 raise ConfigurationError(
-                    f"Kafka does not let this client in within {self._start_timeout_s:.0f} s: are all "
+                    f"the start was not complete within {self._start_timeout_s:.0f} s: are all "
                     "brokers reachable at the addresses they advertise, and may this principal produce "
                     "idempotently?"
                 )
@@ -200,7 +206,7 @@ class Service:
         stack.push_async_callback(self._end_part, admin.stop, "admin server")
 
     def _ready(self) -> Health:
-        """Return the readiness, with the cause that the diagnosis has found."""
+        """Return the readiness; if not ready, with the cause that the diagnosis has found."""
         health, cause = self.parts.health.ready(), self.diagnosis.cause
         return health if health.ok or cause is None else Health(ok=False, reason=f"{health.reason}: {cause}")
 
@@ -240,7 +246,7 @@ class Service:
             self.stop(error if isinstance(error, Exception) else BrokerError(type(error).__name__))
 
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Stop after an error in a callback of the bus loop: a bug, and a query might never be answered."""
+        """Log an unexpected error; after one in a callback stop, as a query might never be answered."""
         error = context.get("exception")
         log.error("unexpected error", **described(error))
         if "handle" in context:
@@ -263,12 +269,12 @@ class Service:
     # Stopping
 
     async def _end_part(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        """Stop one part; log it if that hangs or fails, and go on with the next."""
+        """Stop one part; if this hangs or fails, log that and return."""
         limit_s = self._time.share(STEP_S)
         task = asyncio.ensure_future(step())
         task.add_done_callback(ignore_result)
         await asyncio.wait({task}, timeout=limit_s)
-        if not task.done():  # not cancelled: it may still leave the group, or close a resource
+        if not task.done():  # goes on: it may still leave the group, or close a resource
             log.warning("left behind", part=name, after_s=round(limit_s, 3))
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.warning("ended badly", part=name, **described(error))

@@ -1,4 +1,4 @@
-"""Runs user code in worker processes: what it does to its process affects no other."""
+"""Runs user code in worker processes: what the code does to its process affects no other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fivestage.executors.executor import OnFinished
 
 SERVER_STOP_S: Final = 0.5
-"""How much of the time to stop is kept for the fork server."""
+"""Seconds of the time to stop that are kept for the fork server."""
 
 
 class ProcessExecutor(WorkerPool):
@@ -32,13 +32,13 @@ class ProcessExecutor(WorkerPool):
     Args:
         app_path: ``MODULE:APP``, imported in another process; the built-in Pipeline when None.
         plan: Limits and criticality.
-        workers: How many processes run jobs.
-        threads: How many blocking (``def``) stages and nodes may run at a time in each.
+        workers: The number of processes that run jobs.
+        threads: How many blocking (``def``) stages and nodes may run at a time in each process.
         observer: Notified when a worker stalls or is replaced.
-        stall_s: How long one step of user code may take.
+        stall_s: Seconds that one step of user code may take.
         max_data_bytes: Larger data and answers of stages are left out.
-        setup: ``MODULE:FUNCTION`` and the texts to call it with before the app is imported there.
-        spares: How many more processes are kept ready.
+        setup: ``MODULE:FUNCTION``, called before the app is imported, and the texts to call it with.
+        spares: The number of further processes that are kept ready.
         timeouts: How long importing the app, opening its resources, and forking may take.
     """
 
@@ -67,11 +67,11 @@ class ProcessExecutor(WorkerPool):
         }
         self._stall_s = stall_s
         self.run_on_s = RUN_ON_S
-        """How long code may run on after its query's end before its process is replaced."""
+        """Seconds that code may run on after its query's end before its process is replaced."""
         self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder rejects it for its size
         self._spawner: Spawner | None = None
         self._errors: list[str] = []
-        """Why workers could not open their resources, until one is ready."""
+        """Why workers could not open their resources, until a worker is ready."""
         self._overtime = Overtime[Worker]()
         super().__init__(
             self._make, size=workers, spares=spares, stall_ms=round(stall_s * 1000), observer=observer
@@ -81,9 +81,9 @@ class ProcessExecutor(WorkerPool):
         """See Executor. Returns when the first worker is ready.
 
         Raises:
-            InvalidAppError: there is no app at the path.
-            ConfigurationError: importing it failed, or took too long.
-            ResourceError: one of its resources cannot be opened.
+            InvalidAppError: there is no app at the path, or importing it raised.
+            ConfigurationError: the setup function raised, or the fork server ended or took too long.
+            ResourceError: one of the app's resources cannot be opened.
             ExecutorError: no worker process became ready.
         """
         self._spawner = spawner = Spawner(self._config, self._timeouts)
@@ -97,7 +97,7 @@ class ProcessExecutor(WorkerPool):
             raise
 
     def _hello_s(self, spawner: Spawner) -> float:
-        """Return how long a worker may take to be ready."""
+        """Return the seconds that a worker may take to be ready."""
         return HELLO_S + (self._timeouts.open_s if spawner.has_resources else 0.0)
 
     async def _first_ready(self, spawner: Spawner) -> None:

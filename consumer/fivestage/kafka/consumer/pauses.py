@@ -53,7 +53,7 @@ class PartitionPauses:
             self.pause_all()
 
     def update(self) -> None:
-        """Pause partitions that were halted, resume those whose halt is over."""
+        """Pause partitions that were halted since the last call; resume those whose halt is over."""
         for key in self._ledger.resumable(asyncio.get_running_loop().time()):
             offset, partition = self._ledger.resume(key), TopicPartition(*key)
             if offset is not None:
@@ -72,7 +72,7 @@ class PartitionPauses:
 
     @property
     def halted(self) -> str | None:
-        """Which partitions are halted and why; None while none is."""
+        """Which partitions are halted, and why the first of them is; None while none is halted."""
         halted = self._ledger.halted()
         if not halted:
             return None
