@@ -41,6 +41,7 @@ def free_port() -> Iterator[int]:
     [
         ["run"],
         ["watch"],
+        ["explain", "a"],
         ["produce", "hello"],
         ["topics", "check"],
         ["topics", "create"],
@@ -72,7 +73,7 @@ def test_port_taken(fivestage: Fivestage, taken_port: int) -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("arguments", [["run"], ["watch"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["run"], ["watch"], ["explain", "a"]], ids=" ".join)
 def test_missing_topic(fivestage: Fivestage, bootstrap: str, arguments: list[str]) -> None:
     """A missing topic is named, with the command that creates it."""
     ran = fivestage(*arguments, "--bootstrap", bootstrap, TOPICS__RESULTS="nowhere")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SEND_TIMEOUT_S = 15.0
 MAX_PENDING = 1000
 CANNOT_READ = "the records cannot be read"
-_POLL_MS = 200
+POLL_MS = 200
 
 
 class QueryProducer:
@@ -157,12 +157,8 @@ async def follow(
         BrokerError: the connection failed after these checks, or the topics cannot be read any more.
     """
     found = await topics.require(settings, names, is_input=True)
-    options = await reachable_options(settings.kafka)
-    consumer = AIOKafkaConsumer(**options, fetch_max_wait_ms=50, group_id=None, auto_offset_reset="earliest")
     partitions = [TopicPartition(name, number) for name in names for number in range(found[name].partitions)]
-    try:
-        with as_broker_error("cannot connect"):
-            await consumer.start()
+    async with open_consumer(settings) as consumer:
         with as_broker_error(CANNOT_READ):
             consumer.assign(partitions)
             if from_beginning:
@@ -172,13 +168,28 @@ async def follow(
             left = await _unread(consumer, await consumer.end_offsets(partitions)) if to_end else None
         while left is None or left:
             with as_broker_error(CANNOT_READ):
-                fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+                fetched = await consumer.getmany(timeout_ms=POLL_MS)
             for records in fetched.values():
                 for record in records:
                     yield record
             if left is not None:
                 with as_broker_error(CANNOT_READ):
                     left = await _unread(consumer, left)
+
+
+@asynccontextmanager
+async def open_consumer(settings: Settings) -> AsyncGenerator[AIOKafkaConsumer, None]:
+    """Connect a consumer without a group and without partitions; disconnect it at the end.
+
+    Raises:
+        BrokerError: no broker answers.
+    """
+    options = await reachable_options(settings.kafka)
+    consumer = AIOKafkaConsumer(**options, fetch_max_wait_ms=50, group_id=None, auto_offset_reset="earliest")
+    try:
+        with as_broker_error("cannot connect"):
+            await consumer.start()
+        yield consumer
     finally:
         await attempt_within(consumer.stop, STOP_S)
 
