@@ -36,6 +36,11 @@ class Budget(NamedTuple):
         """No time is left: the query must not start."""
         return self.granted_s <= 0
 
+    @property
+    def read_at(self) -> float:
+        """When it was computed (monotonic seconds)."""
+        return self.ends_at - self.granted_s
+
     def started(self, now: float) -> Budget:
         """The budget of a query that starts at *now*; changes of the wall clock do not matter."""
         granted_s = self.total_s if self.due_at is None else min(self.total_s, self.due_at - now)

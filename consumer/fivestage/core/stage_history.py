@@ -21,7 +21,7 @@ class StageRun:
 
     __slots__ = (
         "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
-        "outcome", "probe", "spec", "started_at", "verdict", "waited_s",
+        "outcome", "probe", "spec", "started_at", "verdict", "waited_s", "where",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - the fields of a StageResult
@@ -40,6 +40,7 @@ class StageRun:
         verdict: bool | None = None,  # noqa: FBT001 - likewise
         excused: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
+        where: str | None = None,
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -60,6 +61,8 @@ class StageRun:
         """The node raised to say that the query has no answer; that is no failure of the node."""
         self.waited_s = waited_s
         """How long its call waited for a thread before it started."""
+        self.where = where
+        """``file:line`` of the author's code that raised."""
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"

@@ -106,6 +106,10 @@ class Dispatcher:
         """Records in flight that wait for a slot, for a thread, or behind their key."""
         return self.slots.waiting + self.key_lines.length + self.active.parked
 
+    def oldest_wait_since(self) -> float | None:
+        """Since when the oldest query has waited for a slot (monotonic seconds); None if none waits."""
+        return min((one.budget.read_at for one in self.slots.oldest()), default=None)
+
     # Arrival
 
     def dispatch(self, item: Record | CorruptRecord) -> None:

@@ -60,7 +60,7 @@ class EventWriter:
         if job.started_at > envelope.started_at:  # rare: it has waited for threads
             envelope = envelope.after_wait(job.started_at - envelope.started_at)
         records, outcome = self._encoder.concluded(envelope, outcome)
-        self._observer.concluded(query.lane, outcome, envelope.queue_s)
+        self._observer.concluded(envelope, outcome, job.query.user_input)
         query.trace.conclude(envelope, outcome)
         return records
 

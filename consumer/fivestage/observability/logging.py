@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
+from fivestage.observability.event_log import event_log
 from fivestage.observability.log_stream import LogStream
 from fivestage.observability.log_throttle import LogThrottle
 from fivestage.pipeline.failure_log import FIELDS, LOGGER, failure_log
@@ -45,7 +46,7 @@ def configure(level: str = "INFO", show_text: bool | str = False) -> None:  # no
         _describe_exception,
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer(serializer=_dumps)],
+        processors=[*shared, event_log.processor, structlog.processors.JSONRenderer(serializer=_dumps)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
@@ -54,6 +55,7 @@ def configure(level: str = "INFO", show_text: bool | str = False) -> None:  # no
         foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(FIELDS), *shared],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            event_log.foreign_processor,
             structlog.processors.JSONRenderer(serializer=_dumps),
         ],
     )
@@ -104,7 +106,9 @@ def described(error: BaseException | None) -> dict[str, Any]:
 def announce(event: str, **fields: Any) -> None:
     """Write a line that must not be lost, at any log level, even if the log is read slowly."""
     stamp = datetime.now(UTC).isoformat()
-    line = _dumps({"event": event, "level": "info", "timestamp": stamp, **fields}) + "\n"
+    written = {"event": event, "level": "info", "timestamp": stamp, **fields}
+    event_log.remember(written)
+    line = _dumps(written) + "\n"
     stream = _stream_in_use()
     if isinstance(stream, LogStream):
         stream.write_important(line)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.adaptive.breaker import BreakerState
     from fivestage.core.codec.decode import UnreadableReason
+    from fivestage.core.codec.event_json import Envelope
     from fivestage.core.observer import ControlChange
     from fivestage.core.outcome import QueryOutcome
     from fivestage_schemas import TimeoutReason
@@ -154,8 +155,9 @@ class Metrics(Observer):
     def received(self, count: int) -> None:
         self._consumed.inc(count)
 
-    def concluded(self, lane: str, outcome: QueryOutcome, queue_s: float) -> None:
-        self._tallies(lane).concluded(outcome, queue_s, self._error_type(outcome.error_type or ""))
+    def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:  # noqa: ARG002
+        error_type = self._error_type(outcome.error_type or "")
+        self._tallies(query.lane).concluded(outcome, query.queue_s, error_type)
 
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
         tallies = self._tallies(lane)

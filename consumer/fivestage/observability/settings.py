@@ -8,6 +8,9 @@ from pydantic import Field
 
 from fivestage.core.settings import Section
 
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\[\]-]{1,253}$")]
+"""A name or address, without a port."""
+
 
 class AdminSettings(Section):
     """The HTTP endpoints."""
@@ -16,6 +19,14 @@ class AdminSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """0 takes any free port; the ``ready`` log line names it."""
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Further names under which browsers may open the status page, besides localhost and ``host``. If
+    ``host`` is a wildcard (``0.0.0.0``), the page is served to other machines only if this is set."""
+    objective: Annotated[float, Field(gt=0, lt=1)] = 0.995
+    """The share of queries that should be answered in time; the status page shows how fast the rest is used
+    up."""
+    show_text: bool = False
+    """Show on the status page what users asked in slow and failed queries."""
 
 
 class LoggingSettings(Section):

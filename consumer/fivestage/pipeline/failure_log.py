@@ -30,10 +30,11 @@ class FailureLog:
         stage: str,
         query_id: str,
         declared: tuple[str, int] | None,
-    ) -> None:
+    ) -> str:
         """Log a call that ended with an error, as a warning; at DEBUG with its innermost frames.
 
-        An error that is not a failure of the node is logged at DEBUG only.
+        An error that is not a failure of the node is logged at DEBUG only. Returns the ``file:line`` where it
+        was raised.
 
         Args:
             result: How the call ended.
@@ -42,11 +43,11 @@ class FailureLog:
             query_id: The query's id.
             declared: File and line of the function; logged if the error was not raised in the author's code.
         """
+        file, line = _place(result.frames, declared)
+        where = f"{file}:{line}".encode("utf-8", "backslashreplace").decode()  # a path may not be UTF-8
         level = logging.DEBUG if result.excused else logging.WARNING
         if not log.isEnabledFor(level):
-            return
-        file, line = _place(result.frames, declared)
-        where = f"{file}:{line}"
+            return where
         fields: dict[str, Any] = {"error_type": result.error_type, "where": where}
         fields |= {"stage": stage, "query_id": query_id}
         if node is not None:
@@ -60,6 +61,7 @@ class FailureLog:
         log.handle(
             log.makeRecord(LOGGER, level, file, line, "%s failed: %s at %s", arguments, None, extra=fields)
         )
+        return where
 
 
 failure_log: Final = FailureLog()

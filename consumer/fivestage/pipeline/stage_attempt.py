@@ -249,8 +249,7 @@ class StageAttempts:
         """Make the run of an attempt that has ended; a success is shown to the later stages."""
         if result.outcome is _SUCCESS:
             result = self._recorded(result)
-        if result.outcome is _ERROR and not self._history.closed:
-            self._log(running, result)
+        failed = result.outcome is _ERROR and not self._history.closed
         return StageRun(
             running.spec,
             result.outcome,
@@ -266,6 +265,7 @@ class StageAttempts:
             self._ctx.validated if running.spec.stage_type is _VALIDATION else None,
             result.excused,
             running.waited_s,
+            self._log(running, result) if failed else None,
         )
 
     def _recorded(self, result: CallResult) -> CallResult:
@@ -283,13 +283,13 @@ class StageAttempts:
             return failed
         return result
 
-    def _log(self, running: RunningStage, result: CallResult) -> None:
+    def _log(self, running: RunningStage, result: CallResult) -> str:
         try:
             declared = handler_of(self._app, self._ctx).place
         except NoNodeError:
             declared = None
         stage, query_id = str(running.spec.stage_type), self._job.query.query_id
-        failure_log.write(result, node=running.node, stage=stage, query_id=query_id, declared=declared)
+        return failure_log.write(result, node=running.node, stage=stage, query_id=query_id, declared=declared)
 
     def _check_decision(self, data: Any) -> None:
         if not isinstance(data, str):

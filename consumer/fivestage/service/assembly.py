@@ -47,12 +47,13 @@ class Parts(NamedTuple):
     health: HealthMonitor
 
 
-def assemble(
+def assemble(  # noqa: PLR0913 - by keyword
     settings: Settings,
     app: Pipeline,
     *,
     app_path: str | None,
     metrics: Metrics,
+    observer: Observer,
     ledger: Ledger,
     largest_records: Mapping[Output, int],
     on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
@@ -66,7 +67,8 @@ def assemble(
         settings: All settings.
         app: The user's stages and nodes.
         app_path: Where worker processes import the app from, ``MODULE:APP``; the built-in one when None.
-        metrics: The observer of all parts.
+        metrics: Gets the gauges.
+        observer: The observer of all parts.
         ledger: Shared by source, dispatcher and committer.
         largest_records: The largest record that each output topic takes, in bytes.
         on_revoked: See Source.
@@ -77,16 +79,16 @@ def assemble(
     Raises:
         ConfigurationError: the exporter of traces that the environment asks for is not installed.
     """
-    executor = _executor(settings, app, app_path, metrics, largest_event=_largest_event(largest_records))
+    executor = _executor(settings, app, app_path, observer, largest_event=_largest_event(largest_records))
     largest = min(largest_records.values())
-    sink = Sink(settings, metrics, on_failure, max_record_bytes=largest, reach=reach)
+    sink = Sink(settings, observer, on_failure, max_record_bytes=largest, reach=reach)
     poller, dispatcher = build(
         settings,
         ledger=ledger,
         encoder=_encoder(settings, largest_records),
         executor=executor,
         sink=sink,
-        observer=metrics,
+        observer=observer,
         tracing=Tracing(
             results_topic=settings.topics.results,
             group_id=settings.kafka.group_id,
@@ -97,13 +99,13 @@ def assemble(
         settings,
         ledger,
         on_revoked,
-        metrics,
+        observer,
         on_unanswered=sink.producer.close_idle_connections,
         make_consumer=make_consumer,
         reach=reach,
     )
     interval_s = settings.kafka.commit_interval_ms / 1000
-    committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
+    committer = Committer(source, ledger, observer, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     health = HealthMonitor(
         source=source,
         progress=dispatcher.progress,

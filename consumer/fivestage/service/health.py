@@ -84,6 +84,8 @@ class HealthMonitor:
         self._burning: list[str] = []
         self._strikes = 0
         self.draining = False
+        self.was_ready = False
+        """It has been ready once."""
         self.bus_lag_s = 0.0
         """How late the bus loop came to its last check."""
 
@@ -94,12 +96,11 @@ class HealthMonitor:
             FivestageError: the service cannot recover.
         """
         clock = asyncio.get_running_loop().time
-        announced = False
         while True:
-            if not announced and self.ready().ok:
-                announced = True
+            if not self.was_ready and self.ready().ok:
+                self.was_ready = True
                 on_ready()
-            due = clock() + (TICK_S if announced else FIRST_TICK_S)
+            due = clock() + (TICK_S if self.was_ready else FIRST_TICK_S)
             await asyncio.sleep(due - clock())
             self.bus_lag_s = max(0.0, clock() - due)
             self._source.look()

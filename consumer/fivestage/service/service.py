@@ -16,6 +16,7 @@ import structlog
 
 from fivestage._asyncio import cancel_all, ignore_result
 from fivestage.core.ledger import Ledger, numbers_of
+from fivestage.core.observer import fan_out
 from fivestage.errors import BrokerError, ConfigurationError, FivestageError, PublishError
 from fivestage.executors import interpreter
 from fivestage.executors.process.fork_requests import ForkTimeouts
@@ -26,10 +27,12 @@ from fivestage.kafka.connection.diagnosis import Diagnosis
 from fivestage.kafka.durability import warn_of_loss
 from fivestage.kafka.embedded_group import consumer_class
 from fivestage.observability.build_info import COMPILED, __version__
-from fivestage.observability.http_server import AdminServer
 from fivestage.observability.logging import announce, described
 from fivestage.observability.metrics import Metrics
+from fivestage.observability.status.readings import Readings
+from fivestage.observability.status.recorder import StatusRecorder
 from fivestage.observability.trace_provider import flush_provider
+from fivestage.service.admin import Admin
 from fivestage.service.assembly import assemble
 from fivestage.service.drain import drain_all, drain_revoked
 from fivestage.service.health import Health
@@ -155,11 +158,13 @@ class Service:
             await topics.create(settings)
         found = await topics.check(settings)
         await warn_of_loss(settings, found)
+        recorder = StatusRecorder(show_text=settings.admin.show_text)
         self.parts = parts = assemble(
             settings,
             self.app,
             app_path=self.app_path,
             metrics=self.metrics,
+            observer=fan_out(self.metrics, recorder) if settings.admin.enabled else self.metrics,
             ledger=self.ledger,
             largest_records=await topics.largest_records(settings),
             on_revoked=self._on_revoked,
@@ -167,7 +172,7 @@ class Service:
             make_consumer=consumer_class(embedded=topics.is_embedded(found)),
             reach=self.diagnosis.reach,
         )
-        await self._start_admin(stack)
+        await self._start_admin(stack, recorder)
         await parts.executor.start(parts.dispatcher.active.finished)
         stack.push_async_callback(self._end_part, lambda: asyncio.to_thread(flush_provider), "traces")
         stack.push_async_callback(self._end_part, lambda: parts.executor.stop(EXECUTOR_STOP_S), "executor")
@@ -176,19 +181,23 @@ class Service:
         await parts.sink.start()
         await parts.source.start()
 
-    async def _start_admin(self, stack: contextlib.AsyncExitStack) -> None:
-        admin = self.settings.admin
-        if not admin.enabled:
+    async def _start_admin(self, stack: contextlib.AsyncExitStack, recorder: StatusRecorder) -> None:
+        settings, parts = self.settings, self.parts
+        if not settings.admin.enabled:
             return
-        server = AdminServer(
-            host=admin.host,
-            port=admin.port,
-            live=self.parts.health.live,
+        readings = Readings(
+            settings=settings,
+            recorder=recorder,
+            dispatcher=parts.dispatcher,
+            executor=parts.executor,
+            ledger=self.ledger,
+            health=parts.health,
             ready=self._ready,
-            registry=self.metrics.registry,
+            lags=parts.source.lag,
         )
-        self.admin_port = await server.start()
-        stack.push_async_callback(self._end_part, server.stop, "admin server")
+        admin = Admin(settings.admin, readings, registry=self.metrics.registry)
+        self.admin_port = await admin.start()
+        stack.push_async_callback(self._end_part, admin.stop, "admin server")
 
     def _ready(self) -> Health:
         """Return the readiness, with the cause that the diagnosis has found."""

@@ -110,6 +110,10 @@ class Breaker:
             self.why = f"was open for {self._lasts_s:.2g} s: one call may try the node"
         return self._state
 
+    def retry_in_s(self, now: float) -> float | None:
+        """Return how long it stays open; None if it is not open."""
+        return max(0.0, self._open_until - now) if self._state is _OPEN else None
+
     def try_probe(self, now: float) -> bool:
         """Take the permit for a probe; False if it is taken, or the breaker is not half open.
 

@@ -93,6 +93,10 @@ class LaneQueues(Generic[T]):
         weight = self._shares.weight
         return min(self._queues, key=lambda lane: running.get(lane, 0) / weight(lane))
 
+    def oldest(self) -> list[T]:
+        """Return the oldest item of each lane that waits."""
+        return [next(iter(queue.values())) for queue in self._queues.values()]
+
     def remove(self, lane: str, item: T) -> None:
         """Remove one item from the queue of *lane*, wherever it stands there.
 

@@ -113,6 +113,10 @@ class Slots(Generic[T]):
         found = self._queues.take(self._running)
         return None if found is None else found[1]
 
+    def oldest(self) -> list[T]:
+        """Return the oldest waiting item of each lane."""
+        return self._queues.oldest()
+
     def give_up(self, predicate: Callable[[T], bool]) -> list[T]:
         """Remove the waiting items for which *predicate* is true, and return them."""
         return self._queues.remove_if(predicate) if self._queues else []

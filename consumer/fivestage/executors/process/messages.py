@@ -164,7 +164,7 @@ def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
     times = run.started_at, run.duration_s, run.granted_s
-    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s
+    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:

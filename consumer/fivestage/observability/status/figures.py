@@ -1,0 +1,162 @@
+"""Counts how queries, stages and nodes end, in slots of time; computes figures only when they are read.
+
+A query costs a few additions. A slot is closed every SLOT_S by whoever calls ``close_slot``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from fivestage.observability.status.durations import BUCKETS, RollingCounts, bucket_of, percentiles_ms
+from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason
+
+if TYPE_CHECKING:
+    from fivestage.core.outcome import QueryOutcome
+    from fivestage.core.stage_history import StageRun
+
+SLOT_S: Final = 5.0
+RECENT_SLOTS: Final = 60
+"""Percentiles and outcomes cover these slots: five minutes."""
+SLOTS: Final = 720
+"""Counts and series cover these: an hour."""
+MAX_NODES: Final = 64
+"""Nodes, each in each lane, that are counted apart: producers choose the lanes."""
+OTHER: Final = "other"
+OUTCOMES: Final = tuple(Outcome)
+_SUCCESS: Final = Outcome.SUCCESS
+_SKIPPED: Final = Outcome.SKIPPED
+_SUCCEEDED: Final = PipelineStatus.SUCCESS
+_TIMED_OUT: Final = PipelineStatus.TIMEOUT
+_INDEX: Final = {outcome: BUCKETS + number for number, outcome in enumerate(OUTCOMES)}
+"""Where the outcomes of a stage are counted."""
+
+
+class Slot:
+    """What happened within SLOT_S."""
+
+    __slots__ = (
+        "answered", "dead_letters", "ended", "errors", "expired", "in_time", "lag", "p50_ms", "p95_ms",
+        "rejected", "running", "timeouts",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.ended = 0
+        """Queries with a terminal event, by any status."""
+        self.in_time = 0
+        """Those that succeeded within their budget."""
+        self.answered = 0
+        self.timeouts = 0
+        self.errors = 0
+        self.expired = 0
+        self.rejected = 0
+        self.dead_letters = 0
+        # When it was closed:
+        self.running = 0
+        self.lag = 0
+        self.p50_ms: float | None = None
+        self.p95_ms: float | None = None
+
+
+class NodeFigures:
+    """The calls of a node in one lane."""
+
+    __slots__ = ("counts", "failed_at", "failure")
+
+    def __init__(self) -> None:
+        self.counts = RollingCounts(RECENT_SLOTS, 1)
+        """The only outcome is a failure."""
+        self.failed_at = 0.0
+        """When a call last failed (monotonic seconds)."""
+        self.failure: StageRun | None = None
+        """That call."""
+
+
+class Figures:
+    """The counts of the last hour. Used on the bus loop."""
+
+    __slots__ = ("_others", "nodes", "slot", "slots", "stages", "whole")
+
+    def __init__(self) -> None:
+        self.slot = Slot()
+        """The one that is being filled."""
+        self.slots: deque[Slot] = deque()
+        """The closed ones, the oldest first."""
+        self.whole = RollingCounts(RECENT_SLOTS, 0)
+        """The durations of queries that ran."""
+        self.stages = [RollingCounts(RECENT_SLOTS, len(OUTCOMES)) for _ in StageType]
+        self.nodes: dict[tuple[str, str], NodeFigures] = {}
+        """By lane and node."""
+        self._others = NodeFigures()
+
+    def concluded(self, lane: str, outcome: QueryOutcome) -> None:
+        """Count a query that ran, with its stages and the calls of nodes."""
+        slot, status = self.slot, outcome.status
+        slot.ended += 1
+        if status is _SUCCEEDED:
+            slot.answered += 1
+            slot.in_time += outcome.within_budget
+        elif status is _TIMED_OUT:
+            slot.timeouts += 1
+        else:
+            slot.errors += 1
+        self.whole.current[bucket_of(outcome.duration_s)] += 1
+        for run in outcome.runs:
+            counts = self.stages[run.spec.sequence].current
+            counts[_INDEX[run.outcome]] += 1
+            if run.started_at is not None:
+                counts[bucket_of(run.duration_s)] += 1
+                if run.node is not None:
+                    self._called(lane, run)
+        for run in outcome.earlier:
+            if run.started_at is not None and run.node is not None and run.outcome is not _SKIPPED:
+                self._called(lane, run)
+
+    def _called(self, lane: str, run: StageRun) -> None:
+        """Count a call of a node."""
+        key = (lane, run.node or "")
+        node = self.nodes.get(key)
+        if node is None:
+            if len(self.nodes) >= MAX_NODES - 1:
+                key, node = (OTHER, OTHER), self._others
+            else:
+                node = NodeFigures()
+            self.nodes[key] = node
+        counts = node.counts.current
+        counts[bucket_of(run.duration_s)] += 1
+        if run.outcome is not _SUCCESS and not run.excused:
+            counts[BUCKETS] += 1
+            node.failed_at = (run.started_at or 0.0) + run.duration_s
+            node.failure = run
+
+    def unstarted(self, reason: TimeoutReason) -> None:
+        """Count a query that was not started."""
+        self.slot.ended += 1
+        if reason is TimeoutReason.WOULD_EXPIRE:
+            self.slot.rejected += 1
+        else:
+            self.slot.expired += 1
+
+    def unreadable(self, *, answered: bool) -> None:
+        """Count a dead letter; *answered* with an error, if the query's id could be read."""
+        self.slot.dead_letters += 1
+        if answered:
+            self.slot.ended += 1
+            self.slot.errors += 1
+
+    def close_slot(self, *, running: int, lag: int) -> None:
+        """Start a new slot; *running* queries and a *lag* of records are its last samples."""
+        slot = self.slot
+        slot.running, slot.lag = running, lag
+        slot.p50_ms, slot.p95_ms = percentiles_ms(self.whole.current, (0.5, 0.95))
+        self.slots.append(slot)
+        if len(self.slots) > SLOTS:
+            self.slots.popleft()
+        self.slot = Slot()
+        self.whole.close_slot()
+        for stage in self.stages:
+            stage.close_slot()
+        for key, node in list(self.nodes.items()):
+            node.counts.close_slot()
+            if node.counts.is_empty:
+                del self.nodes[key]

@@ -1,0 +1,89 @@
+"""The observer behind the status document: counts what happens, beside the metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from fivestage.core.observer import Observer
+from fivestage.observability.status.figures import RECENT_SLOTS, SLOT_S, Figures
+from fivestage.observability.status.lag import LagHistory
+from fivestage.observability.status.recent import RecentQueries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from fivestage.core.adaptive.breaker import BreakerState
+    from fivestage.core.codec.decode import UnreadableReason
+    from fivestage.core.codec.event_json import Envelope
+    from fivestage.core.ledger import PartitionKey
+    from fivestage.core.outcome import QueryOutcome
+    from fivestage_schemas import TimeoutReason
+
+MAX_BREAKERS: Final = 1024
+
+
+class StatusRecorder(Observer):
+    """Keeps the figures of the last hour, the last slow and failed queries, and when breakers changed.
+
+    Args:
+        show_text: Keep what the users asked (``admin.show_text``).
+        wall_clock: Seconds since the epoch.
+    """
+
+    def __init__(self, *, show_text: bool = False, wall_clock: Callable[[], float] = time.time) -> None:
+        self.wall_clock = wall_clock
+        self.figures = Figures()
+        self.recent = RecentQueries(show_text=show_text)
+        self.lag = LagHistory(SLOT_S)
+        self.replaced = 0
+        """Workers that were replaced."""
+        self.blocked = 0
+        """Event loops that were blocked."""
+        self.breaker_changes: dict[tuple[str, str], float] = {}
+        """When the breaker of a lane and node last changed (seconds since the epoch)."""
+        self.closed = 0
+        """How many slots have been closed."""
+
+    def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:
+        """See Observer."""
+        self.figures.concluded(query.lane, outcome)
+        self.recent.look(query, outcome, text)
+
+    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:  # noqa: ARG002
+        """See Observer."""
+        self.figures.unstarted(reason)
+
+    def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:  # noqa: ARG002
+        """See Observer."""
+        self.figures.unreadable(answered=answered)
+
+    def executor_replaced(self, reason: str) -> None:  # noqa: ARG002
+        """See Observer."""
+        self.replaced += 1
+
+    def executor_stalled(self, name: str) -> None:  # noqa: ARG002
+        """See Observer."""
+        self.blocked += 1
+
+    def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:  # noqa: ARG002
+        """See Observer."""
+        changes = self.breaker_changes
+        changes.pop((lane, node), None)
+        changes[lane, node] = self.wall_clock()
+        if len(changes) > MAX_BREAKERS:
+            del changes[next(iter(changes))]
+
+    def close_slot(self, now: float, *, running: int, lags: Mapping[PartitionKey, int]) -> None:
+        """End a slot of SLOT_S.
+
+        Args:
+            now: Monotonic seconds.
+            running: How many queries run.
+            lags: How many records of each partition were not taken in yet.
+        """
+        self.lag.add(now, lags)
+        self.figures.close_slot(running=running, lag=sum(lags.values()))
+        self.closed += 1
+        if self.closed % RECENT_SLOTS == 0:
+            self.recent.forget_slow()
