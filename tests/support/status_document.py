@@ -170,8 +170,8 @@ def status_document() -> Status:
             {
                 "at": "2026-05-04T14:02:11.000Z",
                 "level": "warning",
-                "text": "breaker of pricing opened",
-                "fields": {},
+                "text": "breaker open: 14 of 20 calls failed",
+                "fields": {"lane": "prod", "subject": "pricing", "query_id": "q-1"},
             }
         ],
     }

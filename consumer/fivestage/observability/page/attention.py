@@ -41,7 +41,12 @@ def failure(last: Failure | None) -> str:
     """Return the last failure of a node as words."""
     if last is None:
         return ""
-    return last["error_type"] + (f" at {last['where']}" if last["where"] else "")
+    return last["error_type"] + (f" at {place(last['where'])}" if last["where"] else "")
+
+
+def place(where: str) -> str:
+    """Return ``file:line`` without the folders."""
+    return where.rpartition("/")[2]
 
 
 def abandoned(call: AbandonedCall) -> str:

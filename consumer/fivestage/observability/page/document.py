@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -30,7 +30,7 @@ BLOCKS: Final[dict[str, Block]] = {
     "updated": Block(overview.updated, itemgetter("at")),
     "problems": Block(overview.problems, _all),
     "figures": Block(overview.figures, itemgetter("windows", "rates", "latency", "objective", "budget_ms")),
-    "series": Block(series.series, series.complete),
+    "series": Block(series.series, itemgetter("series")),
     "stages": Block(stages.stages, itemgetter("stages", "latency", "budget_ms")),
     "nodes": Block(nodes.nodes, itemgetter("nodes")),
     "load": Block(load.load, itemgetter("load", "lag", "partitions", "workers")),
@@ -64,12 +64,13 @@ class Page:
         self._blocks["title"] = title(status)
         return dict(self._blocks)
 
-    def page(self, status: Status) -> str:
-        """Return the whole page."""
-        found = _TEMPLATE
-        for name, content in self.blocks(status).items():
-            found = found.replace(f"<!--{name}-->", content, 1)
-        return found
+
+def fill(blocks: Mapping[str, str]) -> str:
+    """Return the page with its blocks."""
+    found = _TEMPLATE
+    for name, content in blocks.items():
+        found = found.replace(f"<!--{name}-->", content, 1)
+    return found
 
 
 def title(status: Status) -> str:

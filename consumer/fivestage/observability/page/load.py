@@ -34,7 +34,7 @@ def load(status: Status) -> list[Element]:
                 "Waiting", "fivestage_waiting", count(now["waiting"]), f"oldest {ms(now['oldest_wait_ms'])}"
             ),
             _figure("Unfinished", "fivestage_unfinished", count(now["in_flight"]), "records, read in"),
-            _figure("Lag", "fivestage_lag", count(lag["records"]), f"records, {_trend(lag)}"),
+            _figure("Lag", "fivestage_lag", count(lag["records"]), _trend(lag)),
             class_="figures",
         ),
         _partitions(status),
@@ -47,6 +47,8 @@ def _figure(text: str, metric: str, value: str, note: str) -> Element:
 
 
 def _trend(lag: Lag) -> str:
+    if not lag["records"]:
+        return "all taken in"
     text = f"{ARROWS[lag['trend']]} {lag['trend']}"
     return text if lag["catch_up_s"] is None else f"{text}, gone in {seconds(max(lag['catch_up_s'], 1.0))}"
 

@@ -21,11 +21,13 @@ let stream = null;
 
 function connect() {
   stream = new EventSource("api/events?view=page");
-  stream.addEventListener("message", ({ data }) => {
+  const receive = ({ data }) => {
     receivedAt = performance.now();
     show("live", "Live");
     update(JSON.parse(data));
-  });
+  };
+  stream.addEventListener("status", receive); // all blocks
+  stream.addEventListener("update", receive); // those that changed
   stream.addEventListener("error", () => {
     show("gone", "No connection to the service; trying again. Figures from");
     if (stream.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS); // refused: not retried by itself
@@ -46,7 +48,10 @@ function checkAge() {
 }
 
 function update({ title, ...blocks }) {
-  if (title !== undefined) document.title = title;
+  if (title !== undefined && title !== document.title) {
+    document.title = title;
+    document.getElementById("announcement").textContent = title; // read by screen readers, unlike each figure
+  }
   for (const [id, html] of Object.entries(blocks)) {
     const block = document.getElementById(id);
     if (block === null) continue; // from another version of the service
@@ -94,16 +99,10 @@ function replaceNode(old, fresh) {
   replaceChildren(old, fresh);
 }
 
-// Charts: drawn from the table of the series, which has the same figures for those who cannot see them.
-
-function readSeries() {
-  const rows = [...document.querySelectorAll("#series tbody tr")];
-  const value = (cell) => (cell.firstElementChild === null ? null : Number(cell.firstElementChild.value));
-  return Array.from({ length: 7 }, (_, column) => rows.map((row) => value(row.cells[column])));
-}
+// Charts: drawn from the points that are beside the table of the series.
 
 function drawCharts() {
-  const series = readSeries();
+  const series = JSON.parse(document.getElementById("points").value);
   for (const { plot, latest, columns, write } of charts) {
     plot.setData([series[0], ...columns.map((column) => series[column])]);
     latest.textContent = columns.map((column) => series[column].at(-1) ?? null).map((last) => (last === null ? "–" : write(last))).join(", ");
@@ -141,7 +140,7 @@ function options({ columns, write, most }, style, latest) {
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
     scales: { y: { range } },
     axes: [
-      { ...axis, grid: { show: false }, size: 20, space: 70, values: "{HH}:{mm}" },
+      { ...axis, grid: { show: false }, size: 20, space: 70, values: writeTimes },
       { ...axis, grid: { stroke: colour("--grid"), width: 1 }, size: 44, space: 30, values: (plot, ticks) => ticks.map((tick) => (most === undefined ? tick : `${+(100 * tick).toFixed(1)}%`)) },
     ],
     series: [{}, ...columns.map((column, index) => ({ stroke: colour("--blue"), dash: DASHES[index], width: 1.5, points: { show: false } }))],
@@ -152,6 +151,12 @@ function options({ columns, write, most }, style, latest) {
       }],
     },
   };
+}
+
+/** Writes times of day; with seconds where the whole chart is a few minutes. */
+function writeTimes(plot, ticks) {
+  const length = plot.scales.x.max - plot.scales.x.min < 600 ? 19 : 16;
+  return ticks.map((tick) => new Date(tick * 1000).toISOString().slice(11, length));
 }
 
 function resizeCharts() {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final
 
+from fivestage.observability.page.attention import place
 from fivestage.observability.page.elements import el, heading, name, state, table
 from fivestage.observability.page.numbers import NONE, clock, ms
 from fivestage.observability.page.ruler import Ruler
@@ -18,6 +19,8 @@ MAX_QUERIES: Final = 20
 MAX_EVENTS: Final = 30
 KINDS: Final = {"error": "bad", "timeout": "bad"}
 WORDS: Final = {"success": "slow"}
+MAX_FIELDS: Final = 3
+HIDDEN: Final = {"query_id", "trace_id", "span_id"}
 LEVELS: Final = {"error": "bad", "critical": "bad", "warning": "warning"}
 
 
@@ -31,14 +34,14 @@ def recent(status: Status) -> list[Element]:
 
 def _query(query: RecentQuery) -> Element:
     words = "degraded" if query["degraded"] else WORDS.get(query["status"], query["status"])
-    place = " · ".join(part for part in (query["stage"], query["node"]) if part)
-    error = " at ".join(part for part in (query["error_type"], query["where"]) if part)
+    step = " · ".join(part for part in (query["stage"], query["node"]) if part)
+    error = " at ".join(part for part in (query["error_type"], place(query["where"] or "")) if part)
     summary = el(
         "summary",
         el("time", clock(query["at"]), datetime=query["at"]),
         state(KINDS.get(query["status"], "warning"), words),
         el("span", ms(query["duration_ms"]), class_="number"),
-        el("span", name(place), class_="place"),
+        el("span", name(step), class_="place"),
         el("span", name(error or query["query_id"]), class_="error"),
     )
     details = el("details", summary, *_details(query))
@@ -48,6 +51,7 @@ def _query(query: RecentQuery) -> Element:
 def _details(query: RecentQuery) -> list[Element]:
     facts = [
         ("Why", name(query["why"])),
+        ("Where", el("code", name(query["where"])) if query["where"] else None),
         ("Query", el("code", name(query["query_id"]))),
         ("Lane", name(query["lane"])),
         ("Waited", el("span", f"{ms(query['queue_ms'])} for its start; budget {ms(query['budget_ms'])}")),
@@ -94,11 +98,12 @@ def _attempt(one: Attempt, ruler: Ruler) -> Element:
         marks.append(ruler.bar(start_ms, one["duration_ms"], kind))
         if (limit := ruler.tick(start_ms + one["limit_ms"])) is not None:
             marks.append(limit)
+    error = one["error_type"] if one["error_type"] != one["outcome"] else None
     again = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
     return el(
         "tr",
         el("th", one["stage"], el("small", " ", name((one["node"] or "") + again)), scope="row"),
-        el("td", one["outcome"], el("small", " ", name(one["error_type"] or ""))),
+        el("td", one["outcome"], el("small", " ", name(error or ""))),
         el("td", ms(one["duration_ms"]) if start_ms is not None else "not run", class_="number"),
         el("td", ruler.row(*marks, lines=False), class_="drawn"),
     )
@@ -115,4 +120,13 @@ def changes(status: Status) -> list[Element]:
 def _event(event: Event) -> Element:
     kind = LEVELS.get(event["level"], "quiet")
     when = el("time", clock(event["at"]), datetime=event["at"])
-    return el("li", when, state(kind, name(event["text"])), data_key=f"{event['at']} {event['text']}")
+    fields = dict(event["fields"])
+    subject = fields.pop("subject", None)
+    text = event["text"] if subject is None else f"{subject}: {event['text']}"
+    more = [
+        f"{field} {value}"
+        for field, value in fields.items()
+        if str(value) not in text and field not in HIDDEN
+    ]
+    words = el("span", name(text), el("small", " ", name(", ".join(more[:MAX_FIELDS]))))
+    return el("li", when, state(kind, words), data_key=f"{event['at']} {event['text']}")

@@ -13,6 +13,8 @@ from fivestage.observability.http_connections import exempt
 from fivestage.observability.status.document import as_json
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from fivestage.observability.status.document import Sections, StatusDocument
 
 MAX_STREAMS: Final = 8
@@ -44,9 +46,14 @@ class EventFeed:
         self._made_at = -UPDATE_S
         self._closing = asyncio.Event()
         self._streams = 0
+        self._views: dict[str | None, Callable[[], Awaitable[Sections]]] = {None: self.latest}
 
     def __repr__(self) -> str:
         return f"<EventFeed {self._streams} streams>"
+
+    def add_view(self, name: str, latest: Callable[[], Awaitable[Sections]]) -> None:
+        """Serve with ``?view=name`` what *latest* returns instead of the document."""
+        self._views[name] = latest
 
     def close(self) -> None:
         """End all streams now, and take no new ones."""
@@ -62,6 +69,9 @@ class EventFeed:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Stream events until the client goes, is too slow, or the service ends."""
+        latest = self._views.get(request.query.get("view"))
+        if latest is None:
+            return web.Response(status=404, text="There is no such view\n")
         if self._streams >= MAX_STREAMS or self._closing.is_set():
             text = f"{MAX_STREAMS} event streams are open, no more are served; /api/status still answers\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "5"})
@@ -71,7 +81,7 @@ class EventFeed:
             with exempt(request):
                 await response.prepare(request)
                 if request.method == "GET":
-                    await self._stream(response, request.transport)
+                    await self._stream(response, request.transport, latest)
         except (ConnectionError, TimeoutError):
             if request.transport is not None:
                 request.transport.abort()
@@ -79,14 +89,19 @@ class EventFeed:
             self._streams -= 1
         return response
 
-    async def _stream(self, response: web.StreamResponse, transport: asyncio.Transport | None) -> None:
+    async def _stream(
+        self,
+        response: web.StreamResponse,
+        transport: asyncio.Transport | None,
+        latest: Callable[[], Awaitable[Sections]],
+    ) -> None:
         """Write events; a reader that has not taken the last one gets no other, and then all changes."""
         clock = asyncio.get_running_loop().time
         stream, written_at = _Stream(clock()), clock()
         while not self._closing.is_set() and transport is not None and not transport.is_closing():
             if not transport.get_write_buffer_size():
                 written_at = clock()
-                if chunk := stream.next_chunk(await self.latest(), written_at):
+                if chunk := stream.next_chunk(await latest(), written_at):
                     async with asyncio.timeout(WRITE_S):
                         await response.write(chunk)
             elif clock() - written_at > WRITE_S:

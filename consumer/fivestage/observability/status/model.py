@@ -113,6 +113,7 @@ class Node(TypedDict):
     health: float
     breaker: Breaker
     breaker_since: str | None
+    """Since when the breaker has not been closed, whatever probes it has let through; None if it is."""
     retry_in_s: float | None
     """When an open breaker lets a call through again."""
     abandoned: int

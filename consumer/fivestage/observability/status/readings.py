@@ -190,7 +190,7 @@ class Readings:
         calls, failed = sum(total[:BUCKETS]), total[BUCKETS]
         p50_ms, p95_ms = percentiles_ms(total, (0.5, 0.95))
         wall = self.recorder.wall_clock()
-        since = self.recorder.breaker_changes.get(key)
+        since = self.recorder.open_since.get(key)
         failure = None if figures is None else figures.failure
         return {
             "node": name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.observer import Observer
 from fivestage.observability.status.figures import RECENT_SLOTS, SLOT_S, Figures
 from fivestage.observability.status.lag import LagHistory
@@ -13,7 +14,6 @@ from fivestage.observability.status.recent import RecentQueries
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from fivestage.core.adaptive.breaker import BreakerState
     from fivestage.core.codec.decode import UnreadableReason
     from fivestage.core.codec.event_json import Envelope
     from fivestage.core.ledger import PartitionKey
@@ -40,8 +40,8 @@ class StatusRecorder(Observer):
         """Workers that were replaced."""
         self.blocked = 0
         """Event loops that were blocked."""
-        self.breaker_changes: dict[tuple[str, str], float] = {}
-        """When the breaker of a lane and node last changed (seconds since the epoch)."""
+        self.open_since: dict[tuple[str, str], float] = {}
+        """When the breaker of a lane and node was last closed (seconds since the epoch), unless it is."""
         self.closed = 0
         """How many slots have been closed."""
 
@@ -66,13 +66,14 @@ class StatusRecorder(Observer):
         """See Observer."""
         self.blocked += 1
 
-    def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:  # noqa: ARG002
+    def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
         """See Observer."""
-        changes = self.breaker_changes
-        changes.pop((lane, node), None)
-        changes[lane, node] = self.wall_clock()
-        if len(changes) > MAX_BREAKERS:
-            del changes[next(iter(changes))]
+        if state is BreakerState.CLOSED:
+            self.open_since.pop((lane, node), None)
+            return
+        self.open_since.setdefault((lane, node), self.wall_clock())
+        if len(self.open_since) > MAX_BREAKERS:
+            del self.open_since[next(iter(self.open_since))]
 
     def close_slot(self, now: float, *, running: int, lags: Mapping[PartitionKey, int]) -> None:
         """End a slot of SLOT_S.
