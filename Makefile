@@ -18,9 +18,9 @@ install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin
 FAST := tests/unit/core tests/unit/nodes tests/virtual tests/realtime tests/embedded/cli/test_round_trip.py tests/unit/test_admin.py \
 	tests/unit/test_exports.py tests/unit/test_schemas.py tests/unit/test_settings.py
 # What is learned, in virtual hours: arithmetic, which is the same in each version and in each build.
-ARITHMETIC := tests/virtual/test_recovering.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
+ARITHMETIC := tests/virtual/test_recovered_node.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
 	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py
-SLOW := $(ARITHMETIC) tests/virtual/test_machine.py tests/unit/core/test_limiter.py tests/unit/core/test_trials.py
+SLOW := $(ARITHMETIC) tests/virtual/test_machine.py tests/unit/core/test_concurrency_limit.py tests/unit/core/test_node_trials.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-tools test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock

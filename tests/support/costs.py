@@ -17,7 +17,7 @@ from fivestage import Orchestrator, Pipeline
 from fivestage.core.codec.decode import DecodeLimits, Readable, decode
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.codec.event_json import Envelope
-from fivestage.core.deadline import grant
+from fivestage.core.deadline import budget_of
 from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
@@ -83,7 +83,7 @@ def _answer(record: PlainRecord, offsets: PartitionOffsets, history: StageHistor
     read = decode(record, DecodeLimits("prod"))
     assert isinstance(read, Readable)
     event = read.event
-    budget = grant(
+    budget = budget_of(
         now=0.0,
         wall_now=1.0,
         total_s=PLAN.total_s,

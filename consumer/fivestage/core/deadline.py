@@ -1,7 +1,7 @@
-"""Works out the time of a query: computed at arrival, and made an absolute deadline at the start.
+"""Works out the time of a query, and how much of it each stage is granted.
 
-Deadlines are monotonic seconds. After the start only a wait for a thread moves them
-(``pipeline.waiting_calls``).
+A budget is computed at arrival, and made an absolute deadline at the start. Deadlines are monotonic
+seconds. After the start only a wait for a thread moves them (``pipeline.waiting_calls``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Budget(NamedTuple):
         return new(Budget, (now + granted_s, granted_s, self.total_s, self.of_use_ms, self.due_at))
 
 
-def grant(
+def budget_of(
     *,
     now: float,
     wall_now: float,

@@ -44,7 +44,7 @@ class Dispatcher:
         screening: Reads the records, and rejects queries that cannot be answered in time.
         by_key: Run records of equal keys one after the other.
         learned: What is learned, lane by lane.
-        ledger: The offsets of the assigned partitions, started by the source and finished here.
+        ledger: The offsets of the assigned partitions, started by the source and finished by the publisher.
         events: Writes the events.
         sink: Publishes them.
         executor: Runs the queries.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.admission.load_shedding import Shedder, Verdict
 from fivestage.core.codec.decode import DecodeLimits, Readable, Unreadable, UnreadableReason, decode
-from fivestage.core.deadline import Budget, grant
+from fivestage.core.deadline import Budget, budget_of
 from fivestage.core.records import CorruptRecord
 from fivestage.core.rejection_cause import EXPIRED, WOULD_EXPIRE
 from fivestage.dispatch.in_flight import InFlightQuery, size_of
@@ -69,7 +69,7 @@ class Screening:
 
     def budget(self, record: Record, readable: Readable, now: float, wall_now: float) -> Budget:
         """Return a query's budget; *now* in monotonic seconds, *wall_now* in seconds since the epoch."""
-        return grant(
+        return budget_of(
             now=now,
             wall_now=wall_now,
             total_s=self._total_s,

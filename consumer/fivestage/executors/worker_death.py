@@ -1,4 +1,7 @@
-"""Ends the stage of a job whose worker died, as an error."""
+"""Decides which jobs of a dead worker end with it, and ends their stage as an error.
+
+Called by ``worker_pool``. The death of a process is noticed in ``process.connection``.
+"""
 
 from __future__ import annotations
 

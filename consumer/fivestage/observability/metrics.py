@@ -1,7 +1,8 @@
-"""All Prometheus metrics of the service, updated as an observer of what happens.
+"""The Prometheus counters of the service, updated as an observer of what happens.
 
-The names ``lukhas_matriz_async_*`` are kept from the system before this one; the ``messaging_*`` names
-are OpenTelemetry's, spelled as Prometheus spells them.
+Metrics of ended queries are in ``query_metrics``, gauges in ``gauges``. The names ``lukhas_matriz_async_*``
+are kept from the system before this one; the ``messaging_*`` names are OpenTelemetry's, spelled as
+Prometheus spells them.
 """
 
 from __future__ import annotations

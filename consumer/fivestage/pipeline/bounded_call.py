@@ -9,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.codec.data_json import as_json
+from fivestage.core.codec.refused_event import TOO_LARGE
 from fivestage.pipeline import fork_guard
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.step_monitor import StepMonitor
@@ -21,7 +22,6 @@ LATE_S = 0.005
 """A timer that fires later than this was delayed by other code on the loop."""
 TURN_S = 0.02
 """How long a busy loop may take to resume code whose wait is over."""
-TOO_LARGE = "result_too_large"
 _SUCCESS: Final = Outcome.SUCCESS
 _UNWATCHED: Final = StepMonitor()
 

@@ -1,4 +1,4 @@
-"""The result of one bounded call of user code."""
+"""The result of one bounded call of user code; makes the error text and type of an exception."""
 
 from __future__ import annotations
 

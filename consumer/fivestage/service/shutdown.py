@@ -1,5 +1,7 @@
 """Bounds the shutdown: its steps share one time limit, and then the process ends, whatever hangs in it.
 
+``service`` begins it, on a signal or a failure, and calls the steps.
+
 Two guards end the process. The first is a thread, which logs and exits with the exit code that was due. It
 needs the interpreter; the second, the C thread of ``faulthandler``, works even while a C function holds the
 interpreter's lock or the log cannot be written.

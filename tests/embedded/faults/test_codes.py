@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from embedded.faults.test_repair import TOPICS, all_answered, rebuilds, wait_until_rebuilt
+from embedded.faults.test_rebuild import TOPICS, all_answered, rebuilds, wait_until_rebuilt
 from support.feeder import event, write
 from support.mock import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, SESSION, Mock
 from support.process import ServiceProcess

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.deadline import Budget, grant, stage_grant
+from fivestage.core.deadline import Budget, budget_of, stage_grant
 from fivestage.core.plan import Plan
 from fivestage.core.routing_snapshot import StageRouting
 from fivestage_schemas import StageType
@@ -25,7 +25,7 @@ def at(seconds: float) -> datetime:
 
 def granted(**bounds: Any) -> Budget:
     """Return the budget at NOW out of a total of 250 ms."""
-    return grant(now=NOW, wall_now=WALL, total_s=0.25, **bounds)
+    return budget_of(now=NOW, wall_now=WALL, total_s=0.25, **bounds)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_waiting_costs_only_queries_with_a_deadline(waited_s: float) -> None:
 def test_an_expired_query_stays_expired(now: float, wall_now: float, left_s: float) -> None:
     """A query that had expired when it was read is expired when it starts, despite clock rounding."""
     deadline = datetime.fromtimestamp(wall_now + left_s, UTC)
-    budget = grant(now=now, wall_now=wall_now, total_s=0.25, deadline=deadline)
+    budget = budget_of(now=now, wall_now=wall_now, total_s=0.25, deadline=deadline)
     assert budget.started(now).expired or not budget.expired
 
 
@@ -137,8 +137,8 @@ def test_no_bound_lengthens_another(
 @given(skew_s=st.floats(-1e7, 1e7))
 def test_wall_clock_does_not_move_relative_limits(skew_s: float) -> None:
     """A wrong wall clock does not change a query without an absolute deadline."""
-    here = grant(now=NOW, wall_now=WALL, total_s=0.25, budget_ms=80)
-    there = grant(now=NOW, wall_now=WALL + skew_s, total_s=0.25, budget_ms=80)
+    here = budget_of(now=NOW, wall_now=WALL, total_s=0.25, budget_ms=80)
+    there = budget_of(now=NOW, wall_now=WALL + skew_s, total_s=0.25, budget_ms=80)
     assert here == there
 
 

@@ -1,7 +1,7 @@
-"""Rejects queries that would be answered too late, before they use any resources.
+"""Judges before a query starts whether it would be answered too late, and must be rejected.
 
 After Finagle's DeadlineFilter: the estimate may be wrong, and rejected queries give no feedback, so the
-rejected share is capped, and a dark mode only counts.
+rejected share is capped, and the mode ``observe`` only counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads dead letters, and makes the headers of the records that replay them.
+"""Reads dead letters, and makes the headers of the records that replay them; ``encode`` writes the letters.
 
 Besides dead letters the topic holds marks: records without a value that name a letter that was replayed. A
 mark is newer than its letter, so retention deletes it later.

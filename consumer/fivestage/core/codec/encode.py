@@ -1,4 +1,7 @@
-"""Encodes the outcome of a record: its events, or its dead letter."""
+"""Encodes the outcome of a record: the headers and values of its events, or its dead letter.
+
+Data that make an event too large for its topic are left out.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from fivestage.core.codec.decode import (
 )
 from fivestage.core.codec.event_json import EventJson
 from fivestage.core.codec.record_format import header, sized, varint
+from fivestage.core.codec.refused_event import TOO_LARGE
 from fivestage.core.outcome import QueryOutcome, TimeoutNote
 from fivestage.core.records import Output, OutputRecord
 from fivestage.core.stage_history import StageRun
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from fivestage.core.rejection_cause import RejectionCause
 
 MAX_KEY_AND_HEADER_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_HEADER_BYTES
-_TOO_LARGE: Final = "result_too_large"
 _ELSEWHERE: Final = "data left out for the result to fit its topic; the stage result has it"
 _NOWHERE: Final = "data left out: it does not fit the topic"
 _TYPE_HEADERS: Final = {
@@ -135,7 +138,7 @@ class Encoder:
             confidence=None,
             degraded=False,
             error=f"the answer takes more than the {self._max_record_bytes} bytes of the topic's records",
-            error_type=_TOO_LARGE,
+            error_type=TOO_LARGE,
         )
         return self._result(stamp, failed, bare), failed
 
@@ -255,7 +258,7 @@ def _without_data(run: StageRun, why: str) -> StageRun:
         run.outcome,
         None,
         why,
-        _TOO_LARGE,
+        TOO_LARGE,
         run.node,
         run.attempt,
         run.started_at,

@@ -1,6 +1,7 @@
 """Replaces an event that the broker rejects by the same event without data.
 
 Key and id are those of the rejected event, so that readers find the replacement where they expect the event.
+What is known to be too large was left out before, by ``encode``.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _partitions(status: Status) -> Element:
     headings = [
         heading("Partition"),
         heading("Lag", "fivestage_lag", class_="number"),
-        heading("Trend"),
+        heading("Trend", class_="wide"),
         heading("Not committed", "fivestage_uncommitted_span", class_="number"),
         heading("State", "fivestage_partition_halted"),
     ]
@@ -77,7 +77,7 @@ def _partition(one: Partition) -> Element:
         "tr",
         el("th", name(which), scope="row"),
         el("td", count(one["records"]), class_="number"),
-        el("td", _trend(one)),
+        el("td", _trend(one), class_="wide"),
         el("td", count(one["uncommitted"]), class_="number"),
         el("td", state("bad", "halted") if one["halted"] else state("good", "read")),
         data_key=which,

@@ -48,9 +48,9 @@ def rate(value: float) -> str:
     return f"{_short(value)}/s"
 
 
-def count(value: int) -> str:
-    """Return a number with a space between thousands."""
-    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+def count(value: float) -> str:
+    """Return a whole number with a space between thousands."""
+    return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def counted(value: int, noun: str) -> str:

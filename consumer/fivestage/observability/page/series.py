@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from fivestage.observability.page.elements import el, heading, table
-from fivestage.observability.page.numbers import count, ms, rate, share
+from fivestage.observability.page.numbers import NONE, count, ms, rate, share
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
     from xml.etree.ElementTree import Element
 
     from fivestage.observability.status.model import Status
 
 ROWS: Final = 30
 """At most, over the whole time."""
+WRITERS: Final[tuple[Callable[[float], str], ...]] = (share, rate, ms, ms, count, count)
 HEADINGS: Final = ("Time, UTC", "In time", "Ended", "p50", "p95", "Running", "Lag")
 
 
@@ -26,7 +28,7 @@ def series(status: Status) -> list[Element]:
     interval_s, number = points["interval_s"], len(points["ended"])
     begin = datetime.fromisoformat(points["started_at"])
     times = [begin + timedelta(seconds=interval_s * index) for index in range(number)]
-    columns = [
+    columns: list[Sequence[float | None]] = [
         points["in_time"],
         [ended / interval_s for ended in points["ended"]],
         points["p50_ms"],
@@ -36,7 +38,7 @@ def series(status: Status) -> list[Element]:
     ]
     every = -(-number // ROWS) or 1
     rows = [
-        _row(f"{times[index]:%H:%M:%S}", *(column[index] for column in columns))
+        _row(f"{times[index]:%H:%M:%S}", (column[index] for column in columns))
         for index in range(number - 1, -1, -every)
     ]
     data = orjson.dumps([[round(time.timestamp()) for time in times], *columns]).decode()
@@ -44,14 +46,6 @@ def series(status: Status) -> list[Element]:
     return [el("data", value=data, id="points"), table(caption, [heading(text) for text in HEADINGS], rows)]
 
 
-def _row(
-    at: str,
-    in_time: float | None,
-    ended: float,
-    p50_ms: float | None,
-    p95_ms: float | None,
-    running: float,
-    lag: float,
-) -> Element:
-    values = share(in_time), rate(ended), ms(p50_ms), ms(p95_ms), count(int(running)), count(int(lag))
-    return el("tr", el("th", at, scope="row"), *(el("td", value) for value in values))
+def _row(at: str, values: Iterable[float | None]) -> Element:
+    cells = [NONE if value is None else write(value) for write, value in zip(WRITERS, values, strict=True)]
+    return el("tr", el("th", at, scope="row"), *(el("td", cell) for cell in cells))

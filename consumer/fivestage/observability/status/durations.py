@@ -23,6 +23,7 @@ LONGEST_S: Final = 120.0
 _PER_FACTOR: Final = 1 / log(GROWTH)
 _OFFSET: Final = -log(SHORTEST_S) * _PER_FACTOR
 _SHORTEST: Final = SHORTEST_S
+_LONGEST: Final = LONGEST_S
 _LAST: Final = int(log(LONGEST_S) * _PER_FACTOR + _OFFSET)
 BUCKETS: Final = _LAST + 1
 
@@ -31,8 +32,9 @@ def bucket_of(seconds: float) -> int:
     """Return the index of the bucket that counts a duration."""
     if seconds <= _SHORTEST:
         return 0
-    found = int(log(seconds) * _PER_FACTOR + _OFFSET)
-    return min(found, _LAST)
+    if seconds >= _LONGEST:
+        return _LAST
+    return int(log(seconds) * _PER_FACTOR + _OFFSET)
 
 
 def percentiles_ms(counts: Sequence[int], shares: Sequence[float]) -> list[float | None]:
@@ -71,19 +73,24 @@ class RollingCounts:
         """The counts of this slot: the buckets, then the outcomes."""
         self._older = [0] * (BUCKETS + outcomes)
         """The sum of the slots that are closed."""
-        self._closed: deque[array[int] | None] = deque()
-        """Their counts; None for a slot without any."""
+        self._closed: deque[array[int]] = deque()
+        """Of each of them the counts that are not 0: index, count, index, count and so on."""
 
     def close_slot(self) -> None:
         """Start a new slot, and forget the oldest one."""
-        if any(self.current):
-            self._older = [before + now for before, now in zip(self._older, self.current, strict=True)]
-            self._closed.append(array("I", self.current))
-            self.current = [0] * len(self.current)
-        else:
-            self._closed.append(None)
-        if len(self._closed) > self.slots and (oldest := self._closed.popleft()) is not None:
-            self._older = [before - then for before, then in zip(self._older, oldest, strict=True)]
+        current, older = self.current, self._older
+        counted = array("I")
+        if any(current):
+            for index, count in enumerate(current):
+                if count:
+                    older[index] += count
+                    counted.extend((index, count))
+            self.current = [0] * len(current)
+        self._closed.append(counted)
+        if len(self._closed) > self.slots:
+            oldest = self._closed.popleft()
+            for place in range(0, len(oldest), 2):
+                older[oldest[place]] -= oldest[place + 1]
 
     @property
     def is_empty(self) -> bool:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from fivestage.observability.status.document import Sections, StatusDocument
 
+    Latest = Callable[[], Awaitable[Sections]]
+
 MAX_STREAMS: Final = 8
 UPDATE_S: Final = 0.25
 """The least time between two updates."""
@@ -45,13 +47,14 @@ class EventFeed:
         self._latest: Sections = {}
         self._made_at = -UPDATE_S
         self._closing = asyncio.Event()
-        self._streams = 0
-        self._views: dict[str | None, Callable[[], Awaitable[Sections]]] = {None: self.latest}
+        self._views: dict[str | None, Latest] = {None: self.latest}
+        self.streams = 0
+        """How many are open."""
 
     def __repr__(self) -> str:
-        return f"<EventFeed {self._streams} streams>"
+        return f"<EventFeed {self.streams} streams>"
 
-    def add_view(self, name: str, latest: Callable[[], Awaitable[Sections]]) -> None:
+    def add_view(self, name: str, latest: Latest) -> None:
         """Serve with ``?view=name`` what *latest* returns instead of the document."""
         self._views[name] = latest
 
@@ -72,11 +75,11 @@ class EventFeed:
         latest = self._views.get(request.query.get("view"))
         if latest is None:
             return web.Response(status=404, text="There is no such view\n")
-        if self._streams >= MAX_STREAMS or self._closing.is_set():
+        if self.streams >= MAX_STREAMS or self._closing.is_set():
             text = f"{MAX_STREAMS} event streams are open, no more are served; /api/status still answers\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "5"})
         response = web.StreamResponse(headers=HEADERS)
-        self._streams += 1
+        self.streams += 1
         try:
             with exempt(request):
                 await response.prepare(request)
@@ -86,14 +89,11 @@ class EventFeed:
             if request.transport is not None:
                 request.transport.abort()
         finally:
-            self._streams -= 1
+            self.streams -= 1
         return response
 
     async def _stream(
-        self,
-        response: web.StreamResponse,
-        transport: asyncio.Transport | None,
-        latest: Callable[[], Awaitable[Sections]],
+        self, response: web.StreamResponse, transport: asyncio.Transport | None, latest: Latest
     ) -> None:
         """Write events; a reader that has not taken the last one gets no other, and then all changes."""
         clock = asyncio.get_running_loop().time

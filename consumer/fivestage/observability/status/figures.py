@@ -20,6 +20,8 @@ RECENT_SLOTS: Final = 60
 """Percentiles and outcomes cover these slots: five minutes."""
 SLOTS: Final = 720
 """Counts and series cover these: an hour."""
+SLOW_SHARE: Final = 0.5
+"""An answer in time is slow if it took a larger share of its budget."""
 MAX_NODES: Final = 64
 """Nodes, each in each lane, that are counted apart: producers choose the lanes."""
 OTHER: Final = "other"
@@ -89,13 +91,18 @@ class Figures:
         """By lane and node."""
         self._others = NodeFigures()
 
-    def concluded(self, lane: str, outcome: QueryOutcome) -> None:
-        """Count a query that ran, with its stages and the calls of nodes."""
+    def concluded(self, lane: str, outcome: QueryOutcome) -> bool:
+        """Count a query that ran, with its stages and the calls of nodes; return whether all was well.
+
+        Well is an answer with all stages, within SLOW_SHARE of the budget.
+        """
         slot, status = self.slot, outcome.status
+        well = False
         slot.ended += 1
         if status is _SUCCEEDED:
+            well = not outcome.degraded and outcome.duration_s <= SLOW_SHARE * outcome.budget_s
             slot.answered += 1
-            slot.in_time += outcome.within_budget
+            slot.in_time += well or outcome.within_budget
         elif status is _TIMED_OUT:
             slot.timeouts += 1
         else:
@@ -111,6 +118,7 @@ class Figures:
         for run in outcome.earlier:
             if run.started_at is not None and run.node is not None and run.outcome is not _SKIPPED:
                 self._called(lane, run)
+        return well
 
     def _called(self, lane: str, run: StageRun) -> None:
         """Count a call of a node."""

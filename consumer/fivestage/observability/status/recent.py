@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from fivestage.core.outcome import QueryOutcome
     from fivestage.observability.status.model import Attempt, RecentQuery
 
-SLOW_SHARE: Final = 0.5
-"""An answer in time is slow if it took a larger share of its budget."""
 SLOWEST: Final = 8
 """How many of them are kept, of these five minutes and of the five before."""
 KINDS: Final = 12
@@ -99,10 +97,10 @@ class RecentQueries:
         """Shorter answers are not among the slowest."""
 
     def look(self, envelope: Envelope, outcome: QueryOutcome, text: str) -> None:
-        """Keep a query that has ended, if it is slow, late, degraded or failed."""
+        """Keep a query that was late or failed; if it was only slow, as long as it is one of the slowest."""
         if outcome.status is not _SUCCEEDED or outcome.degraded:
             self._keep_failed(envelope, outcome, text)
-        elif outcome.duration_s > self._slow_s and outcome.duration_s > SLOW_SHARE * outcome.budget_s:
+        elif outcome.duration_s > self._slow_s:
             self._keep_slow(envelope, outcome, text)
 
     def _keep_failed(self, envelope: Envelope, outcome: QueryOutcome, text: str) -> None:

@@ -47,8 +47,8 @@ class StatusRecorder(Observer):
 
     def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:
         """See Observer."""
-        self.figures.concluded(query.lane, outcome)
-        self.recent.look(query, outcome, text)
+        if not self.figures.concluded(query.lane, outcome):
+            self.recent.look(query, outcome, text)
 
     def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:  # noqa: ARG002
         """See Observer."""
