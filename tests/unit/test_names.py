@@ -31,7 +31,7 @@ HEADERS = {value for name, value in vars(headers).items() if name.isupper()}
 FEWEST_HEADERS = 5
 ELSEWHERE = ("dist/", "apache/kafka")
 """What verbs make, and an image."""
-IN_WORDS = {"lanes": "all, equal"}
+IN_WORDS = {"lanes": "all, equal", "admin.allowed_hosts": "none"}
 """Defaults that a table describes instead of writing them."""
 
 

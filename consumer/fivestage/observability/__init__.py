@@ -6,7 +6,9 @@
   configures OpenTelemetry.
 - ``logging``: the log's configuration; ``log_stream`` never blocks, ``log_throttle`` limits repeated lines,
   ``control_log`` logs changes of adaptive controls.
-- ``http_server``: ``/livez``, ``/readyz`` and ``/metrics``.
+- ``http_server``: ``/livez``, ``/readyz``, ``/metrics`` and further routes; ``http_connections`` limits the
+  connections, ``http_access`` decides who may read the status page.
+- ``status``: the figures behind the status page; ``event_log`` remembers the last log lines for it.
 - ``build_info``: version. ``settings``: the sections of HTTP, log and traces.
 
 Only this package imports prometheus_client and opentelemetry, and configures structlog. Called through the

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from fivestage.observability.status.model import Event
 
-MAX_EVENTS: Final = 200
+MAX_EVENTS: Final = 100
 MAX_CHARS: Final = 500
 MAX_ITEMS: Final = 32
 """Of a list in a field."""

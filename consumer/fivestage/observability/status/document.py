@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fivestage.observability.event_log import EventLog
     from fivestage.observability.status.model import RecentQuery, Series
     from fivestage.observability.status.readings import Readings
+    from fivestage.observability.status.recent import KeptQuery
 
 RECENT_EVERY_S: Final = 1.0
 """How often the list of recent queries is made: while everything fails, each is another one."""
@@ -41,9 +43,10 @@ class StatusDocument:
         self._clock = asyncio.get_running_loop().time
         self._started_at = self._slot_at = self._clock()
         self._series: tuple[int, Series] | None = None
-        self._recent: list[RecentQuery] = []
+        self._recent: list[KeptQuery] = []
         self._recent_at = -RECENT_EVERY_S
         self._lock = asyncio.Lock()
+        self._turn = TimeSlice(self._clock)
 
     async def run(self) -> None:
         """Close a slot every SLOT_S, until cancelled."""
@@ -62,13 +65,26 @@ class StatusDocument:
     async def sections(self) -> Sections:
         """Return the document as it is now. One is made at a time; others wait for theirs."""
         async with self._lock:
-            turn = TimeSlice(self._clock)
+            self._turn = TimeSlice(self._clock)
             found: Sections = {}
             for name, build in self._builders().items():
-                found[name] = orjson.dumps(build())
-                turn = await _rest(turn, self._clock)
-            found["recent"] = orjson.dumps(await self._recent_queries())
+                value = build()
+                await self._rest()
+                found[name] = orjson.dumps(await self._rows(value) if isinstance(value, Iterator) else value)
             return found
+
+    async def _rows(self, rows: Iterator[Any]) -> list[Any]:
+        found = []
+        for row in rows:
+            found.append(row)
+            await self._rest()
+        return found
+
+    async def _rest(self) -> None:
+        """Let the loop do other work if the slice is over."""
+        if self._turn.is_over():
+            await asyncio.sleep(0)
+            self._turn = TimeSlice(self._clock)
 
     def _builders(self) -> Mapping[str, Callable[[], Any]]:
         readings, figures = self._readings, self._recorder.figures
@@ -91,6 +107,7 @@ class StatusDocument:
             "lag": lambda: readings.lag(clock()),
             "partitions": lambda: readings.partitions(clock()),
             "workers": lambda: readings.workers(clock()),
+            "recent": self._recent_queries,
             "events": self._events.newest_first,
         }
 
@@ -102,23 +119,11 @@ class StatusDocument:
             self._series = recorder.closed, series(recorder.figures, slot_started_wall)
         return self._series[1]
 
-    async def _recent_queries(self) -> list[RecentQuery]:
+    def _recent_queries(self) -> Iterator[RecentQuery]:
         if self._clock() - self._recent_at >= RECENT_EVERY_S:
             self._recent_at = self._clock()
-            turn, found = TimeSlice(self._clock), []
-            for kept in self._recorder.recent.newest_first():
-                found.append(kept.document())
-                turn = await _rest(turn, self._clock)
-            self._recent = found
-        return self._recent
-
-
-async def _rest(turn: TimeSlice, clock: Callable[[], float]) -> TimeSlice:
-    """Let the loop do other work if the slice is over; return the slice to go on in."""
-    if not turn.is_over():
-        return turn
-    await asyncio.sleep(0)
-    return TimeSlice(clock)
+            self._recent = self._recorder.recent.newest_first()
+        return (kept.document() for kept in self._recent)
 
 
 def as_json(sections: Sections) -> bytes:

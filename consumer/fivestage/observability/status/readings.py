@@ -12,7 +12,7 @@ from fivestage.observability.status.summary import iso, outcomes
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.core.routing_snapshot import NodeRouting
@@ -166,8 +166,8 @@ class Readings:
             )
         return rows
 
-    def nodes(self, now: float, seconds: float) -> list[Node]:
-        """The nodes by lane that were called lately, and those whose breaker is not closed.
+    def nodes(self, now: float, seconds: float) -> Iterator[Node]:
+        """Yield the nodes by lane that were called lately, and those whose breaker is not closed.
 
         Args:
             now: Monotonic seconds.
@@ -181,7 +181,7 @@ class Readings:
                 if key in called or node.state is not _CLOSED:
                     routed[key] = node
         keys = sorted(called.keys() | routed.keys(), key=lambda key: (key not in called, key[1], key[0]))
-        return [self._node(key, routed.get(key), now, seconds) for key in keys[: 2 * MAX_NODES]]
+        return (self._node(key, routed.get(key), now, seconds) for key in keys[: 2 * MAX_NODES])
 
     def _node(self, key: tuple[str, str], routing: NodeRouting | None, now: float, seconds: float) -> Node:
         lane_name, name = key

@@ -1,0 +1,74 @@
+"""The log lines that the status page shows."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from fivestage.observability import logging as configuration
+from fivestage.observability.event_log import MAX_CHARS, MAX_EVENTS, MAX_ITEMS, EventLog
+from fivestage.observability.logging import announce
+from fivestage.pipeline.failure_log import LOGGER, failure_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CANARY = "canary-4711"
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[EventLog]:
+    """Configure the log, with an event log of this test."""
+    found = EventLog()
+    monkeypatch.setattr(configuration, "event_log", found)
+    loggers = [logging.getLogger(name) for name in ("", "aiokafka", LOGGER)]
+    states = [(one, one.handlers, one.propagate, one.level) for one in loggers]
+    before = structlog.get_config()
+    configuration.configure("INFO", show_text=True)
+    yield found
+    structlog.configure(**before)
+    failure_log.shows_text = False
+    for logger, handlers, propagate, level in states:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def test_lines_of_the_service_are_shown(lines: EventLog) -> None:
+    """Those that are written, the newest first, with level, time and fields."""
+    log = structlog.get_logger("fivestage.controls")
+    log.warning("breaker open: 14 of 20 calls failed", lane="prod", subject="pricing")
+    log.debug("not written, and not shown")
+    announce("ready", partitions=[0, 1])
+    ready, opened = lines.newest_first()
+    assert (ready["text"], ready["fields"]) == ("ready", {"partitions": [0, 1]})
+    assert (opened["level"], opened["text"]) == ("warning", "breaker open: 14 of 20 calls failed")
+    assert opened["fields"] == {"lane": "prod", "subject": "pricing"}
+    assert opened["at"].endswith("Z")
+
+
+def test_lines_of_others_are_not_shown(lines: EventLog) -> None:
+    """An app's own lines may hold text of queries, and so may exceptions; libraries have their own story."""
+    logging.getLogger("pricing").warning(CANARY)
+    logging.getLogger("aiokafka.conn").warning(CANARY)
+    logging.getLogger("fivestage.nodes").warning("node failed", extra={"error": CANARY, "node": "pricing"})
+    [failed] = lines.newest_first()
+    assert (failed["text"], failed["fields"]) == ("node failed", {"node": "pricing"})
+    assert CANARY not in repr(lines.newest_first())
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 10_000, list(range(10_000)), {"a": "x" * 10_000}, b"\xff" * 999, "\ud800"]
+)
+def test_lines_are_bounded(value: Any) -> None:
+    """Their number and the size of their fields, whatever is logged."""
+    lines = EventLog()
+    for number in range(3 * MAX_EVENTS):
+        lines.remember({"event": f"line {number}", "level": "info", "field": value})
+    found = lines.newest_first()
+    assert len(found) == MAX_EVENTS
+    assert found[0]["text"] == f"line {3 * MAX_EVENTS - 1}"
+    assert len(repr(found[0]["fields"])) < 2 * max(MAX_CHARS, 8 * MAX_ITEMS)
+    assert lines.count == 3 * MAX_EVENTS
