@@ -133,7 +133,7 @@ def status_document() -> Status:
         "stages": [
             stage("intent", 2.0, 9.0, success=1.0),
             stage("decision", 0.2, 1.0, success=1.0),
-            stage("processing", 41.0, 96.0, success=0.98, timeout=0.02),
+            stage("processing", 41.0, 96.0, success=0.96, timeout=0.02, error=0.01, skipped=0.01),
             stage("validation", 3.0, 12.0, success=1.0),
             stage("reflection", None, None),
         ],

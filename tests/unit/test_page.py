@@ -7,9 +7,12 @@ import re
 from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
 
 from fivestage.observability.page import assets, attention, numbers, recent
 from fivestage.observability.page.document import BLOCKS, Page, fill
@@ -164,7 +167,7 @@ def test_metrics_exist() -> None:
     ("text", "expected"),
     [
         (numbers.ms(None), "–"),  # noqa: RUF001
-        (numbers.ms(0.04), "0.0 ms"),
+        (numbers.ms(0.04), "0.04 ms"),
         (numbers.ms(9.96), "10 ms"),
         (numbers.ms(1234.0), "1 234 ms"),
         (numbers.ms(61_000.0), "1 min 1 s"),
@@ -202,6 +205,16 @@ def test_vendored_files_are_unchanged() -> None:
     del found["SHA256SUMS"]
     assert found == recorded
     assert "(v1.6.32)" in folder.joinpath("uPlot.iife.min.js").read_text(encoding="utf-8")[:80]
+
+
+@pytest.mark.parametrize("builder", [WheelBuilder, SdistBuilder])
+def test_packages_have_the_files(builder: type[WheelBuilder | SdistBuilder]) -> None:
+    """The wheel and the sdist contain each file of the page."""
+    packed = {Path(file.path) for file in builder(str(ROOT)).recurse_included_files()}
+    folder = ROOT / "consumer/fivestage/observability/page"
+    expected = {path for path in folder.rglob("*.*") if path.suffix != ".pyc"} | {folder / "uplot/LICENSE"}
+    assert len(expected) > 15
+    assert expected <= packed
 
 
 def test_the_page_needs_its_own_files_only() -> None:

@@ -17,7 +17,7 @@ from support.feeder import event, write  # noqa: E402
 from support.process import ServiceProcess  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from playwright.sync_api import ViewportSize
 
     from support.embedded import Installation
 
@@ -25,7 +25,7 @@ SECONDS: Final = 110
 LOST_AFTER_S: Final = 80
 """When the server of the node ``pricing`` goes."""
 PER_BATCH, EVERY_S = 12, 0.2
-SIZE: Final = {"width": 1180, "height": 980}
+SIZE: Final[ViewportSize] = {"width": 1120, "height": 1115}
 APP: Final = "tools.screenshot.assistant:app"
 
 
@@ -33,18 +33,21 @@ def main() -> None:
     """Run a service under load until a node has broken, and take a picture in each colour scheme."""
     with start_browser() as browser, Broker() as broker:
         place = broker.installation()
-        with ServiceProcess(APP, place.bootstrap, place.settings()) as service:
-            address = f"http://127.0.0.1:{service.log[-1]['admin_port']}/"
-            for _ in load(place):
-                pass
-            for scheme in ("light", "dark"):
-                page = browser.new_context(color_scheme=scheme, viewport=SIZE).new_page()  # type: ignore[arg-type]
-                page.goto(address)
-                page.locator(".live #charts canvas").first.wait_for()
+        with ServiceProcess(APP, place.bootstrap, place.settings({"kafka.group_id": "assistant"})) as service:
+            pages = {
+                scheme: browser.new_context(
+                    color_scheme=scheme, viewport=SIZE, device_scale_factor=0.8
+                ).new_page()
+                for scheme in ("light", "dark")
+            }
+            for page in pages.values():
+                page.goto(f"http://127.0.0.1:{service.log[-1]['admin_port']}/")
+            load(place)
+            for scheme, page in pages.items():
                 page.screenshot(path=ROOT / "docs/images" / f"status-{scheme}.png")
 
 
-def load(place: Installation) -> Iterator[None]:
+def load(place: Installation) -> None:
     """Write queries at a steady rate."""
     chance, started_at, number = random.Random(1), time.monotonic(), 0  # noqa: S311 - not for secrets
     while (passed_s := time.monotonic() - started_at) < SECONDS:
@@ -54,7 +57,6 @@ def load(place: Installation) -> Iterator[None]:
         number += PER_BATCH
         write(place.bootstrap, place.topics.queries, values)
         time.sleep(max(0.0, started_at + EVERY_S * number / PER_BATCH - time.monotonic()))
-        yield
 
 
 if __name__ == "__main__":

@@ -66,4 +66,6 @@ def clock(at: str) -> str:
 def _short(value: float) -> str:
     if value == 0:
         return "0"
-    return count(round(value)) if value >= 9.95 else f"{value:.1f}"  # noqa: PLR2004 - two digits
+    if value < 0.095:  # noqa: PLR2004 - two digits
+        return f"{max(value, 0.01):.2f}"
+    return count(value) if value >= 9.95 else f"{value:.1f}"  # noqa: PLR2004 - two digits

@@ -6,7 +6,7 @@ const RETRY_MS = 3000;
 const CHARTS = [
   { title: "In time", columns: [1], write: (share) => `${+(100 * share).toFixed(2)} %`, most: 1 },
   { title: "Ended, per second", columns: [2], write: (rate) => `${+rate.toFixed(1)}/s` },
-  { title: "p50 and p95", columns: [3, 4], write: (ms) => `${Math.round(ms)} ms` },
+  { title: "p50 and p95, ms", columns: [3, 4], write: (ms) => `${Math.round(ms)}` },
   { title: "Running", columns: [5], write: String },
   { title: "Lag, in records", columns: [6], write: String },
 ];
