@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+
+from support.programs import program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Page
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 LIMIT_MS = 20_000
 
 
@@ -21,13 +21,11 @@ LIMIT_MS = 20_000
 def start_browser() -> Iterator[Browser]:
     """Start Chromium for the ``with`` block; skip the test where it or Playwright is missing."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if program is None:
-        pytest.skip("Chromium is not installed")
+    path = program("chromium")
     with api.sync_playwright() as playwright:
         # Without the sandbox, which root cannot use; with exact figures of the heap.
         flags = ["--no-sandbox", "--enable-precise-memory-info"]
-        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
         try:
             yield browser
         finally:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage.observability.status.feed import MAX_STREAMS
 from support.feeder import Feeder
 from support.page_app import HOSTILE
 
@@ -100,6 +101,20 @@ def test_the_service_goes_and_returns(service: ServiceProcess, address: str, bro
     service.wait_for("ready")
     expect(page.locator("#connection")).to_have_text("Live", timeout=LIMIT_MS)
     page.context.close()
+
+
+def test_too_many_pages(address: str, browser: Browser, open_page: Open) -> None:
+    """A page beyond the limit of streams says so, and gets updates when another one closes."""
+    others = [open_page(address) for _ in range(MAX_STREAMS)]
+    for page in others:
+        expect(page.locator("#connection")).to_have_text("Live", timeout=LIMIT_MS)
+    late = browser.new_context().new_page()  # not open_page: the browser complains of the refusal
+    late.goto(address)
+    expect(late.locator("#connection")).to_contain_text("too many pages", timeout=LIMIT_MS)
+    expect(late.locator("#service")).to_contain_text("ready")
+    others[0].close()
+    expect(late.locator("#connection")).to_have_text("Live", timeout=LIMIT_MS)
+    late.context.close()
 
 
 def test_a_service_that_hangs(service: ServiceProcess, address: str, open_page: Open) -> None:

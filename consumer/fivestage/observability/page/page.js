@@ -29,8 +29,12 @@ function connect() {
   stream.addEventListener("status", receive); // all blocks
   stream.addEventListener("update", receive); // those that changed
   stream.addEventListener("error", () => {
-    show("gone", "No connection to the service; trying again. Figures from");
-    if (stream.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS); // refused: not retried by itself
+    if (stream.readyState === EventSource.CLOSED) { // refused, so that the browser does not try again
+      show("stale", "No updates: too many pages are open; trying again. Figures from");
+      setTimeout(connect, RETRY_MS);
+    } else {
+      show("gone", "No connection to the service; trying again. Figures from");
+    }
   });
 }
 
