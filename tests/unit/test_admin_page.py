@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
 from fivestage import Pipeline
+from fivestage.errors import ConfigurationError
 from fivestage.observability import http_connections
 from fivestage.observability.http_access import PageAccess, guard
 from fivestage.observability.http_server import AdminServer, probe_routes
@@ -20,6 +21,7 @@ from fivestage.observability.status import feed
 from fivestage.observability.status.feed import MAX_STREAMS, EventFeed
 from fivestage.observability.status.routes import status_routes
 from fivestage.service.health import Health
+from fivestage.settings import Settings
 from support.status import StatusOfBus
 
 if TYPE_CHECKING:
@@ -182,6 +184,9 @@ class Asks:
         ("::", (), "::ffff:127.0.0.1", "localhost", True),
         ("::", (), "::ffff:10.0.0.9", "localhost", False),
         ("", (), "10.0.0.9", "localhost", False),
+        ("0", (), "10.0.0.9", "localhost", False),
+        ("0.0", (), "10.0.0.9", "0", False),
+        ("0x0.0.0.0", (), "10.0.0.9", "localhost", False),
         (EVERYWHERE, ("localhost",), "172.17.0.1", "localhost:8080", True),
         (EVERYWHERE, ("status.example",), "10.0.0.9", "status.example", True),
         (EVERYWHERE, ("status.example",), "10.0.0.9", "10.0.0.1", False),
@@ -196,6 +201,19 @@ def test_beyond_this_machine(
     """An address of admin.host opens the page; all addresses, as in the image, only with allowed_hosts."""
     request: Any = Asks(remote, asked)
     assert (PageAccess(host, allowed).refusal(request) is None) == served
+
+
+@pytest.mark.parametrize("name", ["status.example:8080", "localhost:1", "[::1]:8080"])
+def test_allowed_hosts_have_no_port(name: str) -> None:
+    """A port would never match; the error says what to write."""
+    with pytest.raises(ConfigurationError, match=r"admin.allowed_hosts: hosts have no port here"):
+        Settings.load(None, {"admin": {"allowed_hosts": [name]}})
+
+
+def test_allowed_hosts_may_be_addresses() -> None:
+    """Names, IPv4 and IPv6."""
+    names = ("status.example", "10.0.0.1", "fd00::1", "[fd00::2]")
+    assert Settings(admin={"allowed_hosts": names}).admin.allowed_hosts == names
 
 
 async def test_a_refusal_says_what_to_do() -> None:

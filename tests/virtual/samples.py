@@ -130,7 +130,7 @@ class Listening(Observer):
     def failed_over(self, lane: str, attempts: int) -> None:  # noqa: ARG002
         self.failovers += attempts
 
-    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:  # noqa: ARG002
+    def expired(self, query: Envelope, reason: TimeoutReason) -> None:  # noqa: ARG002
         self.expirations[reason] += 1
 
     def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:  # noqa: ARG002

@@ -25,6 +25,7 @@ from fivestage.observability.tracing import Tracing
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import TimeoutReason
+from unit.core.samples import envelope
 
 from . import samples
 
@@ -266,7 +267,7 @@ async def test_ends_are_counted_by_query_and_by_stage() -> None:
     """Rejected queries count as ended; skipped stages are counted without a duration."""
     metrics = Metrics(topic="queries", group_id="g")
     await ask("boom", metrics=metrics)
-    metrics.expired("prod", TimeoutReason.EXPIRED_BEFORE_START, 3.0)
+    metrics.expired(envelope(lane="prod", queue_s=3.0), TimeoutReason.EXPIRED_BEFORE_START)
     lines = text_of(metrics)
     ended, stage = "lukhas_matriz_async_pipeline_total", "lukhas_matriz_async_stage"
     assert f'{ended}{{lane="prod",status="expired",within_budget="false"}} 1.0' in lines

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fivestage import Pipeline
 from fivestage.core.ledger import PartitionKey
 from fivestage.observability.status.figures import MAX_NODES, RECENT_SLOTS, SLOTS
-from fivestage.observability.status.recent import MAX_QUERIES
+from fivestage.observability.status.recent import MAX_QUERIES, KeptQuery
 from fivestage.settings import Settings
 from support.status import StatusOfBus
-from virtual.samples import EPOCH
+from virtual.samples import EPOCH, block
+
+if TYPE_CHECKING:
+    from fivestage.observability.status.model import RecentQuery
 
 CANARY = "canary-4711"
 app = Pipeline(builtins=False)
@@ -112,6 +115,49 @@ async def test_text_is_shown_only_if_wanted() -> None:
     async with status.bus as bus:
         await bus.ask(f"broken {CANARY}")
         assert (await status.read())["recent"][0]["text"] == f"broken {CANARY}"
+
+
+async def test_a_long_document_does_not_keep_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between rows that take long, the loop does other work."""
+    status = status_of()
+    async with status.bus as bus:
+        for number in range(3):
+            await bus.ask("broken", query_id=f"q-{number}")
+        document = KeptQuery.document
+
+        def takes_long(kept: KeptQuery) -> RecentQuery:
+            block(0.002)
+            return document(kept)
+
+        monkeypatch.setattr(KeptQuery, "document", takes_long)
+        turns = 0
+
+        async def other_work() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        working = asyncio.create_task(other_work())
+        found = await status.read()
+        working.cancel()
+    assert len(found["recent"]) == 3
+    assert turns >= 3
+
+
+async def test_what_did_not_change_is_the_same() -> None:
+    """Sections that did not change are equal byte by byte: streams leave them out."""
+    status = status_of()
+    async with status.bus as bus:
+        await bus.ask("broken")
+        await asyncio.sleep(1)
+        before = await status.document.sections()
+        await asyncio.sleep(0.0123)
+        after = await status.document.sections()
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed <= {"at", "rates", "nodes"}
+    last = [json.loads(one["nodes"])[0]["last_failure"] for one in (before, after)]
+    assert last[0] == last[1]
 
 
 async def test_an_open_breaker_says_since_when_and_until_when() -> None:

@@ -38,7 +38,7 @@ class Observer:
     def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:
         """A query that was started has ended; *text* is its user's input."""
 
-    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
+    def expired(self, query: Envelope, reason: TimeoutReason) -> None:
         """A query was not started because its answer would come too late."""
 
     def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:

@@ -67,7 +67,7 @@ class EventWriter:
     def rejection(self, query: InFlightQuery, now: float, wall_now: float) -> list[OutputRecord]:
         """Return the events of a query that was not started."""
         self.begin(query, now, wall_now, query.queue_s)
-        self._observer.expired(query.lane, query.cause.reason, query.queue_s)
+        self._observer.expired(query.envelope, query.cause.reason)
         query.trace.end(error_type="expired")
         return self._encoder.expired(query.envelope, query.budget, query.cause)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -99,8 +100,14 @@ def _is_loopback(address: str) -> bool:
 
 
 def _is_wildcard(host: str) -> bool:
+    """Whether a socket listens on all addresses: no host, and each spelling of 0, such as ``::``."""
     found = _address(_plain(host))
-    return host == "" or (found is not None and found.is_unspecified)
+    if host == "" or (found is not None and found.is_unspecified):
+        return True
+    try:
+        return not any(socket.inet_aton(host))
+    except OSError:
+        return False
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -160,11 +160,11 @@ class Metrics(Observer):
         error_type = self._error_type(outcome.error_type or "")
         self._tallies(query.lane).concluded(outcome, query.queue_s, error_type)
 
-    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
-        tallies = self._tallies(lane)
-        tallies.queue.observe(queue_s)
+    def expired(self, query: Envelope, reason: TimeoutReason) -> None:
+        tallies = self._tallies(query.lane)
+        tallies.queue.observe(query.queue_s)
         tallies.unstarted["expired"] += 1
-        self._expired_child(self._lane(lane), reason).inc()
+        self._expired_child(self._lane(query.lane), reason).inc()
 
     def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:
         self._dead_letters.labels(reason).inc()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fivestage.core.settings import Section
 
@@ -27,6 +28,22 @@ class AdminSettings(Section):
     up."""
     show_text: bool = False
     """Show on the status page what users asked in slow and failed queries."""
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _without_ports(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if ":" in name:
+                _check_address(name)
+        return given
+
+
+def _check_address(name: str) -> None:
+    """Raise ValueError if a name with colons is no IPv6 address."""
+    try:
+        ipaddress.IPv6Address(name.strip("[]"))
+    except ValueError:
+        raise ValueError("hosts have no port here, write the name alone") from None
 
 
 class LoggingSettings(Section):

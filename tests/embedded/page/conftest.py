@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop runs until the end, so other tests can have none
 def browser() -> Iterator[Browser]:
-    """Start one browser for all tests."""
+    """Start one browser for the tests of a module, which are not asynchronous."""
     with start_browser() as browser:
         yield browser
 

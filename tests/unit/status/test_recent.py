@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from fivestage.observability.status.recent import KINDS, MAX_QUERIES, OF_EACH_KIND, SLOWEST, RecentQueries
+from fivestage_schemas import TimeoutReason
 from unit.core.samples import (
     ERROR,
     PROCESSING,
@@ -69,6 +70,23 @@ def test_text_is_kept_only_if_wanted() -> None:
     recent = RecentQueries(show_text=True)
     look(recent, "q-1", ERROR)
     assert recent.newest_first()[0].document()["text"] == CANARY
+
+
+def test_queries_that_were_not_started() -> None:
+    """With reason and age; of a backlog the last ones, some apart."""
+    recent = RecentQueries(show_text=True)
+    for number in range(1000):
+        query = envelope(query_id=f"q-{number}", started_at=STARTED_AT + number / 64, queue_s=2.5)
+        recent.look_at_unstarted(query, TimeoutReason.WOULD_EXPIRE)
+    recent.look_at_unstarted(envelope(query_id="other"), TimeoutReason.EXPIRED_BEFORE_START)
+    assert ids(recent) == {"q-980", "q-987", "q-994", "other"}
+    found = recent.newest_first()[0].document()
+    assert found["status"] == "expired"
+    assert found["queue_ms"] == 2500
+    assert found["why"].startswith(
+        "less time was left than an answer takes, so it was not started; it was 2500"
+    )
+    assert found["attempts"] == []
 
 
 def test_attempts_are_in_order_with_their_times() -> None:

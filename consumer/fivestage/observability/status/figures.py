@@ -14,6 +14,7 @@ from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason
 if TYPE_CHECKING:
     from fivestage.core.outcome import QueryOutcome
     from fivestage.core.stage_history import StageRun
+    from fivestage.observability.status.model import Failure
 
 SLOT_S: Final = 5.0
 RECENT_SLOTS: Final = 60
@@ -63,15 +64,15 @@ class Slot:
 class NodeFigures:
     """The calls of a node in one lane."""
 
-    __slots__ = ("counts", "failed_at", "failure")
+    __slots__ = ("counts", "failure", "shown")
 
     def __init__(self) -> None:
         self.counts = RollingCounts(RECENT_SLOTS, 1)
         """The only outcome is a failure."""
-        self.failed_at = 0.0
-        """When a call last failed (monotonic seconds)."""
         self.failure: StageRun | None = None
-        """That call."""
+        """The last call that failed."""
+        self.shown: tuple[StageRun, Failure] | None = None
+        """What the document last showed as the last failure."""
 
 
 class Figures:
@@ -134,7 +135,6 @@ class Figures:
         counts[bucket_of(run.duration_s)] += 1
         if run.outcome is not _SUCCESS and not run.excused:
             counts[BUCKETS] += 1
-            node.failed_at = (run.started_at or 0.0) + run.duration_s
             node.failure = run
 
     def unstarted(self, reason: TimeoutReason) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.routing_snapshot import UNKNOWN
 from fivestage.observability.build_info import COMPILED, __version__
 from fivestage.observability.status.durations import BUCKETS, percentiles_ms
 from fivestage.observability.status.figures import MAX_NODES
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
     from fivestage.core.routing_snapshot import NodeRouting
     from fivestage.dispatch.dispatcher import Dispatcher
     from fivestage.executors import Executor
+    from fivestage.observability.status.figures import NodeFigures
     from fivestage.observability.status.model import (
         AbandonedCall,
+        Failure,
         Lag,
         Load,
         Node,
@@ -134,12 +138,13 @@ class Readings:
             is_stage = call.name in _STAGES
             stage, node = (call.name, None) if is_stage else (str(StageType.PROCESSING), call.name or None)
             left.append({"stage": stage, "node": node, "for_s": round(max(0.0, now - call.since), 1)})
+        lag_s = self._executor.lag_s if self.dispatcher.active.jobs else 0.0  # else it is not measured
         return {
             "replaced": self.recorder.replaced,
             "blocked": self.recorder.blocked,
             "abandoned": left,
             "bus_lag_ms": round(self.health.bus_lag_s * 1000, 1),
-            "executor_lag_ms": round(self._executor.lag_s * 1000, 1),
+            "executor_lag_ms": round(lag_s * 1000, 1),
         }
 
     def stages(self) -> list[Stage]:
@@ -181,17 +186,19 @@ class Readings:
                 if key in called or node.state is not _CLOSED:
                     routed[key] = node
         keys = sorted(called.keys() | routed.keys(), key=lambda key: (key not in called, key[1], key[0]))
-        return (self._node(key, routed.get(key), now, seconds) for key in keys[: 2 * MAX_NODES])
+        abandoned = Counter(call.name for call in self._executor.abandoned())
+        for key in keys[: 2 * MAX_NODES]:
+            row = self._node(key, routed.get(key, UNKNOWN), now, seconds)
+            row["abandoned"] = abandoned[row["node"]]
+            yield row
 
-    def _node(self, key: tuple[str, str], routing: NodeRouting | None, now: float, seconds: float) -> Node:
+    def _node(self, key: tuple[str, str], routing: NodeRouting, now: float, seconds: float) -> Node:
         lane_name, name = key
         figures = self.recorder.figures.nodes.get(key)
         total = [0] * (BUCKETS + 1) if figures is None else figures.counts.total()
         calls, failed = sum(total[:BUCKETS]), total[BUCKETS]
         p50_ms, p95_ms = percentiles_ms(total, (0.5, 0.95))
-        wall = self.recorder.wall_clock()
         since = self.recorder.open_since.get(key)
-        failure = None if figures is None else figures.failure
         return {
             "node": name,
             "lane": lane_name,
@@ -199,19 +206,22 @@ class Readings:
             "p50_ms": p50_ms,
             "p95_ms": p95_ms,
             "failed": round(failed / calls, 4) if calls else None,
-            "health": 1.0 if routing is None else round(routing.score, 3),
-            "breaker": "closed" if routing is None else routing.state.value,
+            "health": round(routing.score, 3),
+            "breaker": routing.state.value,
             "breaker_since": None if since is None else iso(since),
             "retry_in_s": self._retry_in_s(key, now),
-            "abandoned": sum(call.name == name for call in self._executor.abandoned()),
-            "last_failure": None
-            if failure is None or figures is None
-            else {
-                "at": iso(wall - now + figures.failed_at),
-                "error_type": failure.error_type or str(failure.outcome),
-                "where": failure.where,
-            },
+            "abandoned": 0,
+            "last_failure": None if figures is None else self._last_failure(figures, now),
         }
+
+    def _last_failure(self, figures: NodeFigures, now: float) -> Failure | None:
+        """The last failure of a node; made once, because the two clocks never differ by quite the same."""
+        run = figures.failure
+        if run is not None and (figures.shown is None or figures.shown[0] is not run):
+            at = iso(self.recorder.wall_clock() - now + (run.started_at or now) + run.duration_s)
+            kind = run.error_type or str(run.outcome)
+            figures.shown = run, {"at": at, "error_type": kind, "where": run.where}
+        return None if figures.shown is None else figures.shown[1]
 
     def _retry_in_s(self, key: tuple[str, str], now: float) -> float | None:
         lane = self.dispatcher.learned.lanes.get(key[0])

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from fivestage.core.codec.event_json import EventJson
+from fivestage.core.outcome import QueryOutcome
 from fivestage.core.stage_history import StageRun
 from fivestage.core.why import decisive, why
 from fivestage_schemas import Outcome, PipelineResult, PipelineStatus
@@ -17,13 +18,14 @@ from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
     from fivestage.core.codec.event_json import Envelope
-    from fivestage.core.outcome import QueryOutcome
     from fivestage.observability.status.model import Attempt, RecentQuery
+    from fivestage_schemas import TimeoutReason
 
 SLOWEST: Final = 8
 """How many of them are kept, of these five minutes and of the five before."""
 KINDS: Final = 12
 OF_EACH_KIND: Final = 3
+UNSTARTED_EVERY_S: Final = 0.1
 MAX_QUERIES: Final = KINDS * OF_EACH_KIND + 2 * SLOWEST
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 
@@ -33,11 +35,19 @@ Kind = tuple[str, str, str, str]
 class KeptQuery:
     """A query that ended, without its data."""
 
-    __slots__ = ("_document", "envelope", "outcome", "text")
+    __slots__ = ("_document", "envelope", "outcome", "text", "unstarted")
 
-    def __init__(self, envelope: Envelope, outcome: QueryOutcome, text: str | None) -> None:
+    def __init__(
+        self,
+        envelope: Envelope,
+        outcome: QueryOutcome,
+        text: str | None = None,
+        unstarted: TimeoutReason | None = None,
+    ) -> None:
         self.envelope = envelope
         self.text = text
+        self.unstarted = unstarted
+        """Why it was not started."""
         runs, earlier = tuple(map(_bare, outcome.runs)), tuple(map(_bare, outcome.earlier))
         self.outcome = outcome._replace(runs=runs, earlier=earlier, answer_json=None, error=None)
         self._document: RecentQuery | None = None
@@ -74,7 +84,7 @@ class KeptQuery:
             "where": next((run.where for run in reversed(runs) if run.where is not None), None),
             "trace_id": _trace_id(envelope),
             "attempts": [_attempt(run, outcome.started_at) for run in sorted(runs, key=_order)],
-            "why": why(result),
+            "why": why(result, self.unstarted),
             "text": self.text,
         }
 
@@ -103,8 +113,22 @@ class RecentQueries:
         elif outcome.duration_s > self._slow_s:
             self._keep_slow(envelope, outcome, text)
 
+    def look_at_unstarted(self, envelope: Envelope, reason: TimeoutReason) -> None:
+        """Keep a query that was not started, at most one of each reason within UNSTARTED_EVERY_S.
+
+        In a backlog of them they come much faster than queries that run. Their text is not known any more.
+        """
+        queries = self._of_kind((str(PipelineStatus.EXPIRED), "", "", str(reason)))
+        at = envelope.started_at
+        if not queries or at - queries[-1].ended_at >= UNSTARTED_EVERY_S:
+            outcome = QueryOutcome(PipelineStatus.EXPIRED, (), (), at, 0.0, 0.0, error_type="expired")
+            queries.append(KeptQuery(envelope, outcome, unstarted=reason))
+
     def _keep_failed(self, envelope: Envelope, outcome: QueryOutcome, text: str) -> None:
-        kind = _kind_of(outcome)
+        self._of_kind(_kind_of(outcome)).append(self._kept(envelope, outcome, text))
+
+    def _of_kind(self, kind: Kind) -> deque[KeptQuery]:
+        """Return the kept queries of a kind, which now is the last one that occurred."""
         queries = self._failed.get(kind)
         if queries is None:
             if len(self._failed) >= KINDS:
@@ -112,7 +136,7 @@ class RecentQueries:
             queries = self._failed[kind] = deque(maxlen=OF_EACH_KIND)
         else:
             self._failed.move_to_end(kind)
-        queries.append(self._kept(envelope, outcome, text))
+        return queries
 
     def _keep_slow(self, envelope: Envelope, outcome: QueryOutcome, text: str) -> None:
         self._slow.append(self._kept(envelope, outcome, text))

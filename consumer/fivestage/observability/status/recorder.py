@@ -50,9 +50,10 @@ class StatusRecorder(Observer):
         if not self.figures.concluded(query.lane, outcome):
             self.recent.look(query, outcome, text)
 
-    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:  # noqa: ARG002
+    def expired(self, query: Envelope, reason: TimeoutReason) -> None:
         """See Observer."""
         self.figures.unstarted(reason)
+        self.recent.look_at_unstarted(query, reason)
 
     def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:  # noqa: ARG002
         """See Observer."""
