@@ -66,11 +66,18 @@ function update({ title, ...blocks }) {
   if (blocks.series !== undefined) drawCharts();
 }
 
-/** Makes the children of *old* equal those of *fresh*. Elements stay, so that focus, selection and open folds do. */
+/** Makes the children of *old* equal those of *fresh*. Elements stay, so that focus, selection and open folds do;
+ *  and so does a row that is open, even if it is not among the fresh ones any more: someone reads it. */
 function replaceChildren(old, fresh) {
+  const keys = new Set([...fresh.children].map((one) => one.dataset.key));
+  const isGone = (node) => Boolean(node?.dataset?.key) && !keys.has(node.dataset.key);
+  for (const one of [...old.children]) {
+    if (isGone(one) && one.querySelector(":scope > details[open]") === null) one.remove();
+  }
   const keyed = new Map([...old.children].filter((one) => one.dataset.key).map((one) => [one.dataset.key, one]));
   let at = old.firstChild;
   for (const next of [...fresh.childNodes]) {
+    while (isGone(at)) at = at.nextSibling;
     const key = next.dataset?.key;
     const same = key ? keyed.get(key) : at && at.nodeName === next.nodeName && !at.dataset?.key ? at : undefined;
     keyed.delete(key);
@@ -84,7 +91,7 @@ function replaceChildren(old, fresh) {
   }
   while (at !== null) {
     const next = at.nextSibling;
-    at.remove();
+    if (!isGone(at)) at.remove();
     at = next;
   }
 }
