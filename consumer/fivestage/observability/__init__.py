@@ -12,7 +12,8 @@
   Python would write, ``control_log`` logs changes of adaptive controls.
 - ``http_server``: ``/livez``, ``/readyz``, ``/metrics`` and further routes; ``http_connections`` limits the
   connections, ``http_access`` decides who may read the status page.
-- ``status``: the figures behind the status page; ``event_log`` remembers the last log lines for it.
+- ``status``: the figures behind the status page; ``event_log`` remembers the last log lines for it; ``page``
+  renders it.
 - ``build_info``: version. ``settings``: the sections of HTTP, log and traces.
 
 Only this package imports prometheus_client and the OpenTelemetry SDK, and configures structlog. Called

@@ -11,6 +11,7 @@ from fivestage.observability.event_log import event_log
 from fivestage.observability.http_access import PageAccess, guard
 from fivestage.observability.http_server import AdminServer, probe_routes
 from fivestage.observability.log_line import described
+from fivestage.observability.page.view import PageView, page_routes
 from fivestage.observability.status.document import StatusDocument
 from fivestage.observability.status.feed import EventFeed
 from fivestage.observability.status.routes import status_routes
@@ -37,10 +38,12 @@ class Admin:
         self._document = StatusDocument(readings, event_log)
         self._feed = EventFeed(self._document)
         self._slots: asyncio.Task[None] | None = None
+        view = PageView(self._feed.latest)
+        self._feed.add_view("page", view.blocks)
         access = PageAccess(settings.host, settings.allowed_hosts)
         routes = {
             **probe_routes(live=readings.health.live, ready=readings.ready, registry=registry),
-            **guard(status_routes(self._feed), access),
+            **guard({**status_routes(self._feed), **page_routes(view)}, access),
         }
         self._server = AdminServer(host=settings.host, port=settings.port, routes=routes)
 

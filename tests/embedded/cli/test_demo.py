@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,17 @@ def test_demo_needs_no_settings(fivestage: Fivestage) -> None:
     settings = {"KAFKA__BOOTSTRAP_SERVERS": "kafka.example:9092", "KAFKA__NONSENSE": "1"}
     ran = fivestage("demo", "--queries", "1", limit_s=65, **settings)
     assert ran.code == 0, ran
+
+
+def test_demo_serves(start: Start) -> None:
+    """With ``--serve`` the page stays open after the summary, and Ctrl-C ends the service and the demo."""
+    demo = start("demo", "--queries", "10", "--serve")
+    assert "adds up" in demo.line_with(" terminal events + ")
+    address = demo.line_with("status page: ").removeprefix("status page: ")
+    with urllib.request.urlopen(address, timeout=20) as page:
+        assert "What needs attention" in page.read().decode()
+    demo.line_with("until Ctrl-C")
+    assert demo.end(signal.SIGINT) == 0
 
 
 @needs_proc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from typing import Self
@@ -61,6 +62,11 @@ class ServiceProcess:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise FivestageError(f"the service was not ready within {READY_TIMEOUT_S:.0f} s") from None
+
+    def page(self) -> str:
+        """Return the address of the status page, once the service is ready."""
+        found = re.search(r'"admin_port": ?(\d+)', self.log())
+        return f"http://127.0.0.1:{found[1]}/" if found else "not served"
 
     async def fail_when_it_ends(self) -> None:
         """Wait until the service ends, which it should not do by itself.

@@ -52,6 +52,10 @@ class DemoView:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove the progress."""
         if self._live:
             self._live.stop()
 

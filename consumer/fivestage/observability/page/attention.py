@@ -1,0 +1,133 @@
+"""What needs a hand, from the status document: the first thing that an operator reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fivestage.observability.page.elements import el, name, state
+from fivestage.observability.page.numbers import clock, count, counted, ms, seconds, share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from xml.etree.ElementTree import Element
+
+    from fivestage.observability.status.model import AbandonedCall, Failure, Status
+
+MAX_PROBLEMS: Final = 8
+BURNS_FAST: Final = 14.4
+"""Above this burn rate the budget of a month is gone within two days."""
+TIMEOUTS: Final = 0.01
+FAILED: Final = 0.1
+"""From which shares on a stage or a node is mentioned."""
+
+
+def problems(status: Status) -> list[tuple[str, Element]]:
+    """Return all problems, the worst first, as the kind of state (``bad`` or ``warning``) and a sentence."""
+    found = [*_service(status), *_in_time(status), *_nodes(status), *_stages(status), *_work(status)]
+    return sorted(found, key=lambda problem: problem[0] != "bad")
+
+
+def lines(found: list[tuple[str, Element]]) -> list[Element]:
+    """Return the problems as items of a list, or one item that says that there is none."""
+    if not found:
+        return [el("li", state("good", "Nothing needs attention."))]
+    items = [el("li", state(kind, sentence)) for kind, sentence in found[:MAX_PROBLEMS]]
+    if len(found) > MAX_PROBLEMS:
+        items.append(el("li", f"And {len(found) - MAX_PROBLEMS} more."))
+    return items
+
+
+def failure(last: Failure | None) -> str:
+    """Return the last failure of a node as words."""
+    if last is None:
+        return ""
+    return last["error_type"] + (f" at {place(last['where'])}" if last["where"] else "")
+
+
+def place(where: str) -> str:
+    """Return ``file:line`` without the folders."""
+    return where.rpartition("/")[2]
+
+
+def abandoned(call: AbandonedCall) -> str:
+    """Return an abandoned call as words."""
+    return f"{call['node'] or call['stage']} for {seconds(call['for_s'])}"
+
+
+def _problem(kind: str, *text: Element | str) -> tuple[str, Element]:
+    return kind, el("span", *text)
+
+
+def _service(status: Status) -> Iterator[tuple[str, Element]]:
+    service = status["service"]
+    if not service["live"]:
+        yield _problem("bad", "The service makes no progress.")
+    if service["state"] == "unready":
+        yield _problem("bad", el("b", "Not ready"), ": ", name(service["reason"]))
+    elif service["state"] != "ready":
+        yield _problem("warning", el("b", service["state"].capitalize()), ": ", name(service["reason"]))
+
+
+def _in_time(status: Status) -> Iterator[tuple[str, Element]]:
+    window = status["windows"][0]
+    if (in_time := window["in_time"]) is None or in_time >= status["objective"]:
+        return
+    burn = window["burn_rate"] or 0.0
+    yield _problem(
+        "bad" if burn >= BURNS_FAST else "warning",
+        el("b", f"Only {share(in_time)} in time"),
+        f" within {seconds(window['window_s'])}; the objective is {share(status['objective'])}.",
+    )
+
+
+def _nodes(status: Status) -> Iterator[tuple[str, Element]]:
+    lanes = {node["lane"] for node in status["nodes"]}
+    for node in status["nodes"]:
+        which: list[Element | str] = [el("b", name(node["node"]))]
+        if len(lanes) > 1:
+            which += [" in lane ", name(node["lane"])]
+        cause = failure(node["last_failure"])
+        if node["breaker"] != "closed":
+            since = f" since {clock(node['breaker_since'])}" if node["breaker_since"] else ""
+            text = f" is broken{since}, breaker {BREAKERS[node['breaker']]}"
+            yield _problem("bad", *which, text, ": " if cause else "", name(cause), ".")
+        elif (node["failed"] or 0.0) >= FAILED:
+            text = f" fails {share(node['failed'])} of its calls"
+            yield _problem("warning", *which, text, ": " if cause else "", name(cause), ".")
+
+
+BREAKERS: Final = {"closed": "closed", "half_open": "half open", "open": "open"}
+
+
+def _stages(status: Status) -> Iterator[tuple[str, Element]]:
+    for stage in status["stages"]:
+        if (timeouts := stage["outcomes"].get("timeout", 0.0)) >= TIMEOUTS:
+            limit = ms(stage["learned_ms"])
+            yield _problem(
+                "warning",
+                el("b", stage["stage"]),
+                f" reaches its limit of {limit} in {share(timeouts)} of calls.",
+            )
+
+
+def _work(status: Status) -> Iterator[tuple[str, Element]]:
+    lag = status["lag"]
+    if lag["trend"] == "rising" and lag["records"]:
+        yield _problem(
+            "warning",
+            el("b", "Work arrives faster than it leaves"),
+            f": lag {count(lag['records'])}, rising.",
+        )
+    for partition in status["partitions"]:
+        if partition["halted"]:
+            which = f"{partition['topic']}/{partition['partition']}"
+            yield _problem("bad", "Partition ", el("b", name(which)), " is halted.")
+    if calls := status["workers"]["abandoned"]:
+        number = counted(len(calls), "call")
+        longest = max(calls, key=lambda call: call["for_s"])
+        text = f" run on after their end; longest: {abandoned(longest)}."
+        yield _problem(
+            "warning",
+            el("b", number),
+            text if len(calls) > 1 else f" runs on after its end: {abandoned(longest)}.",
+        )
