@@ -65,13 +65,11 @@ class SpanQueue:
         if waiting:
             loop.call_soon(self._make_slice)
         elif self._left_out:
-            log.warning("spans left out: too many queries are sampled", queries=self._left_out)
+            log.warning("spans left out", queries=self._left_out)
             self._left_out = 0
 
     def _failed(self, error: Exception) -> None:
         """Log the first failure: there may be one for each query."""
         if not self._has_failed:
             self._has_failed = True
-            log.warning(
-                "the spans of a query could not be made; logged once", error_type=type(error).__name__
-            )
+            log.warning("the spans of a query could not be made", error_type=type(error).__name__)

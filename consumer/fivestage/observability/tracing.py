@@ -95,7 +95,7 @@ class Tracing:
         except Exception as error:  # noqa: BLE001 - samplers and processors may be the operator's own
             if not self._has_failed:  # else possibly a line for each query
                 self._has_failed = True
-                log.warning("a span could not be started; logged once", error_type=type(error).__name__)
+                log.warning("a span could not be started", error_type=type(error).__name__)
             return QueryTrace(None if parent is None else TraceContext(parent, state))
 
     def _start(
