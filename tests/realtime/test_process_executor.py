@@ -324,7 +324,7 @@ async def test_an_import_that_fails_shows_its_frames(
     """A log line has the author's frames, as an app may fail only at its second import."""
     (tmp_path / "failing_app.py").write_text("def load():\n    1 / 0\n\nload()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    setup = ("fivestage.observability.logging:configure",)
+    setup = Setup(("fivestage.observability.logging:configure",))
     with pytest.raises(InvalidAppError, match="importing failing_app:app failed: ZeroDivisionError"):
         await ProcessBus(app="failing_app:app", setup=setup).start()
     traceback = json.loads(capfd.readouterr().err)["traceback"]

@@ -22,6 +22,7 @@ def start_browser() -> Iterator[Browser]:
     """Start Chromium for the ``with`` block; skip the test where it or Playwright is missing."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     path = program("chromium")
+    api.expect.set_options(timeout=LIMIT_MS)
     with api.sync_playwright() as playwright:
         # Without the sandbox, which root cannot use; with exact figures of the heap.
         flags = ["--no-sandbox", "--enable-precise-memory-info"]
