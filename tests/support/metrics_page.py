@@ -22,11 +22,16 @@ Prometheus keeps with `--enable-feature=exemplar-storage`. [Dashboard and
 alerts](../deploy/README.md#prometheus-and-grafana) use the metrics, and [Runbooks](runbooks.md) say
 what to do when an alert fires.
 
-A usual service, with one lane and three nodes, has about 300 time series, and three more per assigned
+A usual service, with one lane and three nodes, has about 350 time series, and three more per assigned
 partition. Producers choose lanes, and nodes raise what they like, so these are limited: {MAX_LANES}
 lanes, {MAX_ERROR_TYPES} error types, {MAX_NODES} pairs of lane and node; further ones share the value
 `other`. So there are never more than {MAX_SERIES:,} time series. The setting `lanes` limits the lanes
 further. Gauges show the first {MAX_NODES} pairs.
+
+Counters of what is known in advance are 0 from the start, so that `rate()` sees the first event: ways to
+end of the lanes in `lane` and `lanes`, breakers and blocked event loops of the app's nodes, reasons of dead
+letters, rebuilt clients and replaced workers, changes of controls. Those by `error_type`, and those of a lane
+that only producers name, begin with the first event.
 
 Labels: `lane` is that of the query, `stage` one of the five, `outcome` what a stage or call ended as,
 `status` and `within_budget` as in the result, `error_type` as in the [events](events.md).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from fivestage.observability.known_labels import ENDINGS
 from fivestage.observability.metric_table import queries as table
 from fivestage.observability.metric_table.spec import QUEUE_BUCKETS_S
 from fivestage.observability.tally import Tally, counter, histogram
@@ -76,6 +77,8 @@ class QueryMetrics:
         durations: dict[tuple[str, ...], Tally] = defaultdict(Tally)
         totals: dict[tuple[str, ...], int] = defaultdict(int)
         for name, lane in lanes.items():
+            for ending in ENDINGS:
+                totals[name, *ending] = 0
             for (status, within_budget, _), tally in lane.ended.items():
                 key = (name, status, "true" if within_budget else "false")
                 durations[key].add(tally)
