@@ -23,6 +23,7 @@ from fivestage.observability.gauges import add_gauges
 from fivestage.observability.known_labels import REBUILDS
 from fivestage.observability.label_bounds import MAX_ERROR_TYPES, MAX_LANES, MAX_NODES, MAX_SERIES
 from fivestage.observability.metric_table import TABLE
+from fivestage.observability.metric_table.spec import BUCKETS_S
 from fivestage.observability.metrics import Metrics
 from fivestage.observability.tally import Tally, TraceRef
 from fivestage.testing.memory import MemoryBus
@@ -231,6 +232,19 @@ def test_counters_exist_before_their_first_event() -> None:
         assert ("fivestage_control_changes_total", change, control) in zeros
 
 
+def test_buckets_follow_the_budget() -> None:
+    """With a budget of 4 s it is visible that queries take 90 % of it; the usual bounds are there too."""
+    metrics = Metrics(topic="queries", group_id="g", budget_s=4.0)
+    metrics.concluded(query_in(), outcome_of(run_of(2, Outcome.SUCCESS, "math"), duration_s=3.7), "")
+    found = [one for family in families(text_of(metrics), parse_text) for one in family.samples]
+    for name in ("lukhas_matriz_async_pipeline", "lukhas_matriz_async_stage"):
+        buckets = {one.labels["le"] for one in found if one.name == f"{name}_duration_seconds_bucket"}
+        assert buckets == {*map(str, BUCKETS_S), "3.2", "3.6", "4.0", "4.8", "+Inf"}
+    name = "lukhas_matriz_async_pipeline_duration_seconds_bucket"
+    counts = {one.labels["le"]: one.value for one in found if one.name == name}
+    assert (counts["3.6"], counts["4.0"]) == (0.0, 1.0)
+
+
 def test_reasons_of_rebuilds_are_known() -> None:
     """Each reason that the code gives for a rebuilt client is there before the first one."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "consumer").rglob("kafka/**/*.py"))
@@ -274,7 +288,9 @@ def flood(metrics: Metrics) -> None:
 
 async def test_the_number_of_series_is_bounded() -> None:
     """Hostile lanes, nodes and error types stay below the stated number; further ones share ``other``."""
-    metrics = Metrics(topic="queries", group_id="g", lanes=["lane0", "lane1"], nodes=["node0", "node1"])
+    metrics = Metrics(
+        topic="queries", group_id="g", lanes=["lane0", "lane1"], nodes=["node0", "node1"], budget_s=4.0
+    )
     flood(metrics)
     async with MemoryBus(samples.pipeline()) as bus:
         learned = bus.dispatcher.learned
@@ -292,7 +308,7 @@ async def test_the_number_of_series_is_bounded() -> None:
             is_ready=lambda: True,
         )
         series = [one for family in families(text_of(metrics), parse_text) for one in family.samples]
-    assert 0.9 * MAX_SERIES < len(series) <= MAX_SERIES
+    assert 0.9 * MAX_SERIES < len(series) <= MAX_SERIES, len(series)
     most = {"lane": MAX_LANES + 1, "error_type": MAX_ERROR_TYPES + 1}
     for label, number in most.items():
         values = {one.labels[label] for one in series if label in one.labels}

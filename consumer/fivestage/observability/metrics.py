@@ -15,11 +15,13 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.decode import UnreadableReason
 from fivestage.core.observer import Observer
+from fivestage.core.plan import DEFAULT_TOTAL_TIMEOUT_MS
 from fivestage.observability import known_labels
 from fivestage.observability.build_info import __version__
 from fivestage.observability.control_log import EVENTS, log_change
 from fivestage.observability.label_bounds import MAX_ERROR_TYPES, MAX_LANES, MAX_NODES, Bounded
 from fivestage.observability.metric_table import queries, service
+from fivestage.observability.metric_table.spec import bounds_for
 from fivestage.observability.node_metrics import NodeMetrics
 from fivestage.observability.query_metrics import LaneTallies, QueryMetrics
 from fivestage.observability.tally import sampled
@@ -45,17 +47,25 @@ class Metrics(Observer):
         group_id: The consumer group.
         lanes: The lanes that are known in advance.
         nodes: The nodes of the app.
+        budget_s: Time limit of a query: durations are counted more finely around it.
     """
 
     def __init__(
-        self, *, topic: str, group_id: str, lanes: Collection[str] = (), nodes: Collection[str] = ()
+        self,
+        *,
+        topic: str,
+        group_id: str,
+        lanes: Collection[str] = (),
+        nodes: Collection[str] = (),
+        budget_s: float = DEFAULT_TOTAL_TIMEOUT_MS / 1000,
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
         self.registry = CollectorRegistry()
         self._topic = topic
         self._lanes, self._nodes = Bounded(MAX_LANES), Bounded(MAX_NODES)
         self._error_types = Bounded(MAX_ERROR_TYPES)
-        self._queries = QueryMetrics(topic=topic, group_id=group_id)
+        self._bounds = bounds_for(budget_s)
+        self._queries = QueryMetrics(topic=topic, group_id=group_id, bounds=self._bounds)
         self._calls = NodeMetrics(self._nodes)
         self.registry.register(self._queries)
         self.registry.register(self._calls)
@@ -224,7 +234,7 @@ class Metrics(Observer):
         found = lanes.get(lane)
         if found is None:
             lane = self._lanes.of(lane)
-            found = lanes.setdefault(lane, LaneTallies())
+            found = lanes.setdefault(lane, LaneTallies(self._bounds))
         return lane, found
 
     @lru_cache(maxsize=128)  # noqa: B019 - one Metrics a process

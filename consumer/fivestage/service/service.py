@@ -82,6 +82,7 @@ class Service:
             group_id=settings.kafka.group_id,
             lanes=settings.lanes or (settings.lane,),
             nodes=app.nodes,
+            budget_s=settings.pipeline.total_timeout_ms / 1000,
         )
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
         self.diagnosis = Diagnosis(settings.kafka)
