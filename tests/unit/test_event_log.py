@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 import structlog
 
@@ -61,6 +63,51 @@ def test_lines_of_others_are_not_shown(lines: EventLog) -> None:
     [failed] = lines.newest_first()
     assert (failed["text"], failed["fields"]) == ("node failed", {"node": "pricing", "count": 1})
     assert CANARY not in repr(lines.newest_first())
+
+
+def test_what_the_app_binds_is_not_shown(lines: EventLog) -> None:
+    """What an app binds to structlog's context may be secret: the service's own lines are without it."""
+    with structlog.contextvars.bound_contextvars(api_key=CANARY):
+        structlog.get_logger("fivestage.controls").warning("breaker opened", node="pricing")
+        announce("ready")
+    assert CANARY not in repr(lines.newest_first())
+    assert len(lines.newest_first()) == 2
+
+
+@pytest.mark.usefixtures("lines")
+def test_lines_of_the_app_have_what_it_binds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The context that an app binds is in its own lines; fields of the call come first."""
+    monkeypatch.setattr(output, "stream", StringIO())
+    log = structlog.get_logger("pricing")
+    with structlog.contextvars.bound_contextvars(customer="c-1", price=1):
+        log.warning("priced", price=2)
+    line = orjson.loads(output.stream.getvalue())  # type: ignore[union-attr]
+    assert (line["customer"], line["price"]) == ("c-1", 2)
+
+
+class Unprintable:
+    """Raises when it is printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2**200, -(2**64), 2**53, Unprintable(), [2**200, Unprintable()], CIRCLE, {1: Unprintable()}, 1e400],
+)
+def test_lines_can_be_sent(value: Any) -> None:
+    """Whatever a field or a text is, the page gets JSON that its reader can read."""
+    lines = EventLog()
+    lines.remember({"event": value, "level": "info", "field": value, "small": [1, True, None, 0.5]})
+    [line] = orjson.loads(orjson.dumps(lines.newest_first()))
+    assert line["fields"]["small"] == [1, True, None, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from fivestage.observability.log_line import printed
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from fivestage.observability.status.model import Event
 
@@ -18,6 +20,9 @@ MAX_EVENTS: Final = 100
 MAX_CHARS: Final = 500
 MAX_ITEMS: Final = 32
 """Of a list in a field."""
+MAX_NUMBER: Final = 2**53
+"""Whole numbers from this one on are texts: not every reader of JSON has more digits."""
+_PLAIN: Final = frozenset({type(None), bool, float})
 _NOT_SHOWN: Final = frozenset({"event", "level", "timestamp", "logger", "error", "frames"})
 """``error`` is the text of an exception; the others are fields of the document itself, or long."""
 
@@ -32,11 +37,11 @@ class EventLog:
 
     def remember(self, fields: Mapping[str, Any]) -> None:
         """Add a line, before it is written as JSON or text."""
-        level = str(fields.get("level", "info"))
+        level = _text(fields.get("level", "info"))
         if level == "debug":
             return
-        shown = {name: _short(value) for name, value in fields.items() if name not in _NOT_SHOWN}
-        text, at = str(fields.get("event", ""))[:MAX_CHARS], str(fields.get("timestamp", ""))
+        shown = {_text(name): _short(value) for name, value in fields.items() if name not in _NOT_SHOWN}
+        text, at = _text(fields.get("event", "")), _text(fields.get("timestamp", ""))
         self._events.append({"at": at, "level": level, "text": text, "fields": shown})
         self.count += 1
 
@@ -51,9 +56,16 @@ event_log: Final = EventLog()
 
 def _short(value: Any) -> object:
     """Make a field's value short, and plain JSON."""
-    if value is None or isinstance(value, bool | int | float):
-        return value
     if isinstance(value, list | tuple | set | frozenset):
-        items: Iterable[Any] = list(value)[:MAX_ITEMS]
-        return [_short(item) for item in items]
-    return str(value).encode("utf-8", "backslashreplace").decode()[:MAX_CHARS]
+        return [_plain(item) for item in list(value)[:MAX_ITEMS]]
+    return _plain(value)
+
+
+def _plain(value: Any) -> object:
+    if type(value) in _PLAIN or (type(value) is int and abs(value) < MAX_NUMBER):
+        return value
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    return printed(value, str).encode("utf-8", "backslashreplace").decode()[:MAX_CHARS]
