@@ -170,8 +170,24 @@ def status_document() -> Status:
             {
                 "at": "2026-05-04T14:02:11.000Z",
                 "level": "warning",
-                "text": "breaker open: 14 of 20 calls failed",
-                "fields": {"lane": "prod", "subject": "pricing", "query_id": "q-1"},
-            }
+                "text": "breaker opened",
+                "times": 3,
+                "fields": {"reason": "14 of 20 calls failed", "node": "pricing", "lane": "prod"},
+            },
+            {
+                "at": "2026-05-04T14:02:10.000Z",
+                "level": "warning",
+                "text": "node failed",
+                "times": 1,
+                "fields": {
+                    "node": "pricing",
+                    "stage": "processing",
+                    "error_type": "ConnectionError",
+                    "where": "/srv/app/pricing.py:31",
+                    "query_id": "q-1",
+                    "lane": "prod",
+                    "count": 7,
+                },
+            },
         ],
     }

@@ -171,7 +171,13 @@ def status(**fields: Any) -> Status:
         },
         "recent": [query("q-8812"), query("q-8810", status="success", degraded=True)],
         "events": [
-            {"at": AT, "level": "warning", "text": "breaker opened", "fields": {"subject": "pricing"}}
+            {
+                "at": AT,
+                "level": "warning",
+                "text": "breaker opened",
+                "times": 2,
+                "fields": {"reason": "14 of 20 calls failed", "node": "pricing", "lane": "prod"},
+            }
         ],
         **fields,
     }

@@ -45,13 +45,13 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[EventLog]:
 def test_lines_of_the_service_are_shown(lines: EventLog) -> None:
     """Those that are written, the newest first, with level, time and fields."""
     log = structlog.get_logger("fivestage.controls")
-    log.warning("breaker open: 14 of 20 calls failed", lane="prod", subject="pricing")
+    log.warning("breaker opened", reason="14 of 20 calls failed", node="pricing", lane="prod")
     log.debug("not written, and not shown")
     announce("ready", partitions=[0, 1])
     ready, opened = lines.newest_first()
     assert (ready["text"], ready["fields"]) == ("ready", {"partitions": [0, 1]})
-    assert (opened["level"], opened["text"]) == ("warning", "breaker open: 14 of 20 calls failed")
-    assert opened["fields"] == {"lane": "prod", "subject": "pricing"}
+    assert (opened["level"], opened["text"]) == ("warning", "breaker opened")
+    assert opened["fields"] == {"reason": "14 of 20 calls failed", "node": "pricing", "lane": "prod"}
     assert opened["at"].endswith("Z")
 
 
@@ -83,6 +83,24 @@ def test_lines_of_the_app_have_what_it_binds(monkeypatch: pytest.MonkeyPatch) ->
         log.warning("priced", price=2)
     line = orjson.loads(output.stream.getvalue())  # type: ignore[union-attr]
     assert (line["customer"], line["price"]) == ("c-1", 2)
+
+
+def test_a_line_that_comes_again_is_counted(lines: EventLog) -> None:
+    """A breaker that opens all the time does not push out what happened once."""
+    log = structlog.get_logger("fivestage.controls")
+    log.info("assigned", partitions=[0])
+    for number in range(2 * MAX_EVENTS):
+        log.warning("breaker opened", reason=f"{number} failed", node="pricing", lane="prod")
+        log.info("breaker half-opened", node="pricing", lane="prod")
+    log.warning("breaker opened", node="pricing", lane="test")
+    found = [(line["text"], line["times"]) for line in lines.newest_first()]
+    assert found == [
+        ("breaker opened", 1),
+        ("breaker half-opened", 2 * MAX_EVENTS),
+        ("breaker opened", 2 * MAX_EVENTS),
+        ("assigned", 1),
+    ]
+    assert lines.newest_first()[2]["fields"]["reason"] == f"{2 * MAX_EVENTS - 1} failed"
 
 
 class Unprintable:

@@ -86,7 +86,8 @@ def test_it_answers_the_questions_of_a_night() -> None:
         "Partition queries/3 is halted.",
         "1 call runs on after its end: pricing for 4 s.",
         "fivestage explain q-1",
-        "pricing: breaker open: 14 of 20 calls failed lane prod",
+        "pricing: breaker opened (3 times) 14 of 20 calls failed, lane prod",
+        "pricing: node failed ConnectionError, at pricing.py:31, count 7",
     ):
         assert sentence in text, sentence
 

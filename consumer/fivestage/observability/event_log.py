@@ -6,7 +6,8 @@ fields that may hold text of queries.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.observability.log_line import printed
@@ -22,16 +23,23 @@ MAX_ITEMS: Final = 32
 """Of a list in a field."""
 MAX_NUMBER: Final = 2**53
 """Whole numbers from this one on are texts: not every reader of JSON has more digits."""
+_SAME: Final = ("node", "stage", "lane")
+"""Lines with the same text and the same of these fields are the same."""
 _PLAIN: Final = frozenset({type(None), bool, float})
 _NOT_SHOWN: Final = frozenset({"event", "level", "timestamp", "logger", "error", "frames"})
 """``error`` is the text of an exception; the others are fields of the document itself, or long."""
 
 
 class EventLog:
-    """The last lines, the newest last. Lines come from any thread: an append is one step."""
+    """The last lines. They come from any thread, and from finalizers: hence a lock that may be taken twice.
+
+    A line that comes again replaces the earlier one, so that one that comes often does not push out others.
+    """
 
     def __init__(self) -> None:
-        self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
+        self._events: OrderedDict[tuple[object, ...], Event] = OrderedDict()
+        """By what makes a line the same as an earlier one; the newest last."""
+        self._lock = RLock()
         self.count = 0
         """How many lines have come; two readings differ if a line came between them."""
 
@@ -42,12 +50,19 @@ class EventLog:
             return
         shown = {_text(name): _short(value) for name, value in fields.items() if name not in _NOT_SHOWN}
         text, at = _text(fields.get("event", "")), _text(fields.get("timestamp", ""))
-        self._events.append({"at": at, "level": level, "text": text, "fields": shown})
-        self.count += 1
+        key = text, *(str(shown.get(name)) for name in _SAME)
+        with self._lock:
+            earlier = self._events.pop(key, None)
+            times = 1 if earlier is None else earlier["times"] + 1
+            self._events[key] = {"at": at, "level": level, "text": text, "times": times, "fields": shown}
+            if len(self._events) > MAX_EVENTS:
+                self._events.popitem(last=False)
+            self.count += 1
 
     def newest_first(self) -> list[Event]:
         """Return the lines."""
-        return list(reversed(tuple(self._events)))
+        with self._lock:
+            return list(reversed(self._events.values()))
 
 
 event_log: Final = EventLog()

@@ -65,6 +65,8 @@ def changes(status: Status) -> list[Text]:
 def _event(event: Event) -> Text:
     said = event["text"], LEVEL_STYLES.get(event["level"], "")
     line = Text.assemble((f"{clock(event['at'])} ", "dim"), said)
+    if (times := event["times"]) > 1:
+        line.append(f" ({times} times)")
     fields = " ".join(
         f"{name}={value}" for name, value in event["fields"].items() if str(value) not in event["text"]
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.observability.page.attention import place
 from fivestage.observability.page.elements import el, heading, name, state, table
-from fivestage.observability.page.numbers import NONE, clock, ms
+from fivestage.observability.page.numbers import NONE, clock, count, ms
 from fivestage.observability.page.ruler import Ruler
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ MAX_EVENTS: Final = 30
 KINDS: Final = {"error": "bad", "timeout": "bad"}
 WORDS: Final = {"success": "slow"}
 MAX_FIELDS: Final = 3
+FIELDS: Final = ("reason", "error_type", "where", "blocked_ms", "count", "lane")
+"""Of a line in the log those that come first, in this order."""
 HIDDEN: Final = {"query_id", "trace_id", "span_id"}
 LEVELS: Final = {"error": "bad", "critical": "bad", "warning": "warning"}
 
@@ -120,13 +122,18 @@ def changes(status: Status) -> list[Element]:
 def _event(event: Event) -> Element:
     kind = LEVELS.get(event["level"], "quiet")
     when = el("time", clock(event["at"]), datetime=event["at"])
-    fields = dict(event["fields"])
-    subject = fields.pop("subject", None)
+    fields = {field: value for field, value in event["fields"].items() if field not in HIDDEN}
+    subject = fields.pop("node", None) or fields.pop("stage", None)
     text = event["text"] if subject is None else f"{subject}: {event['text']}"
-    more = [
-        f"{field} {value}"
-        for field, value in fields.items()
-        if str(value) not in text and field not in HIDDEN
-    ]
-    words = el("span", name(text), el("small", " ", name(", ".join(more[:MAX_FIELDS]))))
+    if event["times"] > 1:
+        text += f" ({count(event['times'])} times)"
+    order = [field for field in FIELDS if field in fields] + [one for one in fields if one not in FIELDS]
+    more = ", ".join(_field(field, fields[field]) for field in order[:MAX_FIELDS])
+    words = el("span", name(text), el("small", " ", name(more)))
     return el("li", when, state(kind, words), data_key=f"{event['at']} {event['text']}")
+
+
+def _field(field: str, value: object) -> str:
+    if field == "where":
+        return f"at {place(str(value))}"
+    return str(value) if field in {"reason", "error_type"} else f"{field} {value}"

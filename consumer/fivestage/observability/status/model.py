@@ -215,6 +215,9 @@ class Event(TypedDict):
     """Something that changed: a log line of the service."""
 
     at: str
+    """When it was last written."""
+    times: int
+    """How often a line with this text, node, stage and lane was written; the fields are those of the last."""
     level: str
     text: str
     fields: dict[str, object]
