@@ -20,6 +20,7 @@ def stage(name: str, **fields: Any) -> Stage:
         "ended": 100,
         "p50_ms": 1.0,
         "p95_ms": 2.0,
+        "time_share": 0.02,
         "outcomes": {"success": 1.0},
         **fields,
     }
@@ -143,7 +144,14 @@ def status(**fields: Any) -> Status:
         "stages": [
             stage("intent"),
             stage("decision"),
-            stage("processing", p50_ms=41.0, p95_ms=96.0, learned_ms=144.0, outcomes={"timeout": 0.004}),
+            stage(
+                "processing",
+                p50_ms=41.0,
+                p95_ms=96.0,
+                time_share=0.92,
+                learned_ms=144.0,
+                outcomes={"timeout": 0.004},
+            ),
             stage("validation", critical=False),
             stage("reflection", critical=False),
         ],

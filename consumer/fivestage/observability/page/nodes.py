@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 MAX_NODES: Final = 50
 KINDS: Final = {"closed": "good", "half_open": "warning", "open": "bad"}
-CALLS: Final = "lukhas_matriz_async_stage_total"
-DURATION: Final = "lukhas_matriz_async_stage_duration_seconds"
+CALLS: Final = "fivestage_node_calls_total"
+DURATION: Final = "fivestage_node_call_duration_seconds"
 
 
 def nodes(status: Status) -> list[Element]:

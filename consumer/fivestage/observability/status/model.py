@@ -87,6 +87,8 @@ class Stage(TypedDict):
     ended: int
     p50_ms: float | None
     p95_ms: float | None
+    time_share: float | None
+    """Share of the time of all stages together; None if there were no calls."""
     outcomes: dict[str, float]
     """Share of each outcome: success, timeout, error, skipped."""
 
