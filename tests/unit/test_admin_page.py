@@ -16,7 +16,7 @@ from fivestage import Pipeline
 from fivestage.errors import ConfigurationError
 from fivestage.observability import http_connections
 from fivestage.observability.http_access import PageAccess, guard
-from fivestage.observability.http_server import AdminServer, probe_routes
+from fivestage.observability.http_server import AdminServer, metrics_routes, probe_routes
 from fivestage.observability.status import feed
 from fivestage.observability.status.feed import MAX_STREAMS, EventFeed
 from fivestage.observability.status.routes import status_routes
@@ -38,9 +38,11 @@ class Served:
         self.status = StatusOfBus(Pipeline(), wall_clock=time.time)
         self.feed = EventFeed(self.status.document)
         ready = Health(ok=True)
-        probes = probe_routes(live=lambda: ready, ready=lambda: ready, registry=CollectorRegistry())
-        page = guard(status_routes(self.feed), PageAccess(host, allowed_hosts))
-        self.server = AdminServer(host=host, port=0, routes={**probes, **page})
+        probes = probe_routes(live=lambda: ready, ready=lambda: ready)
+        access = PageAccess(host, allowed_hosts)
+        metrics = guard(metrics_routes(CollectorRegistry()), access.metrics_refusal)
+        page = guard(status_routes(self.feed), access.refusal)
+        self.server = AdminServer(host=host, port=0, routes={**probes, **metrics, **page})
         self.port = 0
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -141,7 +143,9 @@ async def test_names_of_this_machine(served: Served, host: str) -> None:
 )
 async def test_names_of_other_sites(served: Served, host: str) -> None:
     """A page of another site reaches the server under its own name (DNS rebinding) and is refused."""
-    for path in (STATUS, EVENTS):
+    for path in (STATUS, EVENTS, "/metrics"):
+        if path == "/metrics" and host in {"10.0.0.1", EVERYWHERE}:
+            continue  # no page of another site has an address as its name
         answer = await served.ask(path, host=host)
         assert answer.split()[1] in {"403", "400"}, answer
         assert "ready" not in answer
@@ -185,6 +189,7 @@ class Asks:
         ("::", (), "::ffff:10.0.0.9", "localhost", False),
         ("", (), "10.0.0.9", "localhost", False),
         ("0", (), "10.0.0.9", "localhost", False),
+        ("::ffff:0.0.0.0", (), "10.0.0.9", "localhost", False),
         ("0.0", (), "10.0.0.9", "0", False),
         ("0x0.0.0.0", (), "10.0.0.9", "localhost", False),
         (EVERYWHERE, ("localhost",), "172.17.0.1", "localhost:8080", True),
@@ -201,6 +206,24 @@ def test_beyond_this_machine(
     """An address of admin.host opens the page; all addresses, as in the image, only with allowed_hosts."""
     request: Any = Asks(remote, asked)
     assert (PageAccess(host, allowed).refusal(request) is None) == served
+
+
+@pytest.mark.parametrize(
+    ("remote", "asked", "served"),
+    [
+        ("127.0.0.1", "localhost:8080", True),
+        ("127.0.0.1", "10.0.0.1:8080", True),
+        ("127.0.0.1", "status.example", True),
+        ("127.0.0.1", "evil.example", False),
+        ("::1", "evil.example:8080", False),
+        ("::ffff:127.0.0.1", "evil.example", False),
+        ("10.0.0.9", "fivestage.monitoring.svc:8080", True),
+    ],
+)
+def test_scrapers_use_any_name_and_browsers_here_do_not(remote: str, asked: str, *, served: bool) -> None:
+    """The metrics are open to the network; a browser on this machine must not read them for another site."""
+    request: Any = Asks(remote, asked)
+    assert (PageAccess(EVERYWHERE, ("status.example",)).metrics_refusal(request) is None) == served
 
 
 @pytest.mark.parametrize("name", ["status.example:8080", "localhost:1", "[::1]:8080"])
