@@ -320,7 +320,7 @@ async def test_a_slow_reader_is_dropped(served: Served, monkeypatch: pytest.Monk
     async with asyncio.timeout(60):
         while served.feed.streams != 1:
             for number in range(200):  # another long list of events for each update
-                served.status.events.remember({"event": text, "number": number})
+                served.status.events.remember({"event": f"{number} {text}"})
             await next_event(other)
 
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 from hatchling.builders.sdist import SdistBuilder
@@ -22,6 +22,9 @@ from fivestage.observability.page.ruler import Ruler
 from fivestage.observability.status.model import State, Status
 from support.documents import ROOT
 from support.page_document import failed_query, node, stage, status_document
+
+if TYPE_CHECKING:
+    from fivestage.observability.status.model import RecentQuery
 
 PAGE = files("fivestage.observability.page")
 HOSTILE = "\"'><script>alert(1)</script><!--nodes--><img src=x onerror=alert(1)>"
@@ -210,6 +213,34 @@ def test_a_command_is_quoted_for_the_shell() -> None:
     assert command("a; rm b") == "fivestage explain 'a; rm b'"
     assert command("-x") == "fivestage explain -- -x"
     assert command("a\nb\x1b[201~") == ""
+
+
+def test_times_of_other_days_have_a_date() -> None:
+    """A breaker that opened yesterday, and what failed and changed then."""
+    document = status_document()
+    assert "05-04" not in render(document).text
+    document["at"] = "2026-05-05T00:00:01.000Z"
+    text = render(document).text
+    assert "pricing is broken since 05-04 14:02:11" in text
+    assert text.count("05-04 14:02:19") == 2
+    assert text.count("05-04 14:02:11") == 3
+
+
+def test_failures_come_before_slow_answers() -> None:
+    """All are shown, and many that were slow leave a failure where it can be seen."""
+    document = status_document()
+    slow = {**failed_query("slow"), "status": "success"}
+    document["recent"] = [*[cast("RecentQuery", slow)] * 40, failed_query("failed")]
+    found = html(*recent.recent(document))
+    assert found.count("<summary>") == 41
+    assert found.index("failed") < found.index("slow")
+
+
+def test_a_query_that_did_not_start_has_no_budget() -> None:
+    """Rather than one of 0 ms."""
+    document = status_document()
+    document["recent"][0]["budget_ms"] = 0.0
+    assert "budget 0 ms" not in render(document).text
 
 
 def test_nothing_is_rendered_twice() -> None:

@@ -42,7 +42,7 @@ def header(status: Status, width: int) -> list[Text]:
         f"{service['version']} {build}",
         f"up {duration(service['uptime_s'])}",
         executor,
-        f"at {clock(status['at'])} UTC",
+        f"at {clock(status['at'], status['at'])} UTC",
     ]
     lines = spread([state, *(Text(fact, "dim") for fact in facts)], width)
     if service["reason"] and service["state"] != "ready":

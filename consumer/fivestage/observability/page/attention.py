@@ -98,7 +98,7 @@ def _nodes(status: Status) -> Iterator[tuple[str, Element]]:
             which += [" in lane ", name(node["lane"])]
         cause = failure(node["last_failure"])
         if node["breaker"] != "closed":
-            since = f" since {clock(node['breaker_since'])}" if node["breaker_since"] else ""
+            since = f" since {clock(node['breaker_since'], status['at'])}" if node["breaker_since"] else ""
             text = f" is broken{since}, breaker {BREAKERS[node['breaker']]}"
             yield _problem("bad", *which, text, ": " if cause else "", name(cause), ".")
         elif (node["failed"] or 0.0) >= NODE_FAILS:

@@ -95,4 +95,4 @@ def _figure(text: str, metric: str, value: str, note: str, *, class_: str | None
 
 def updated(status: Status) -> list[Element]:
     """Return when the figures are from."""
-    return [el("time", f"{clock(status['at'])} UTC", datetime=status["at"])]
+    return [el("time", f"{clock(status['at'], status['at'])} UTC", datetime=status["at"])]
