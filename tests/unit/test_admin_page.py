@@ -158,6 +158,12 @@ async def test_two_host_headers(served: Served) -> None:
         assert (await served.ask(STATUS, f"Host: {other}", host=one)).split()[1] in {"403", "400"}
 
 
+async def test_large_cookies(served: Served) -> None:
+    """A browser sends localhost the cookies of each service that runs there."""
+    answer = await served.ask(STATUS, f"Cookie: session={'x' * 12_000}")
+    assert answer.startswith("HTTP/1.1 200")
+
+
 async def test_pages_of_other_sites(served: Served) -> None:
     """A browser says that another site asks; a link to the page may be followed."""
     for site, mode, status in (
@@ -332,7 +338,10 @@ async def test_streams_end_with_the_service(served: Served) -> None:
     async with asyncio.timeout(20):
         rest = await reader.readuntil(b"0\r\n\r\n")
     assert rest.endswith(b"0\r\n\r\n")
-    assert (await served.ask(EVENTS)).startswith("HTTP/1.1 503")
+    refused = await served.ask(EVENTS)
+    assert refused.startswith("HTTP/1.1 503")
+    assert "the service ends" in refused
+    assert "are open" not in refused
 
 
 async def test_without_streams_nothing_is_computed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
