@@ -148,6 +148,7 @@ def status_document() -> Status:
             "waiting": 0,
             "oldest_wait_ms": 0.0,
             "in_flight": 42,
+            "assigned": 300,
         },
         "lag": {"records": 12, "trend": "rising", "catch_up_s": None},
         "partitions": [

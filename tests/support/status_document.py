@@ -167,6 +167,7 @@ def status(**fields: Any) -> Status:
             "waiting": 2,
             "oldest_wait_ms": 12.0,
             "in_flight": 40,
+            "assigned": 300,
         },
         "lag": {"records": 12, "trend": "falling", "catch_up_s": 30.0},
         "partitions": [partition(0, records=12, trend="falling"), partition(1, halted=True)],

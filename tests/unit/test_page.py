@@ -88,6 +88,8 @@ def test_it_answers_the_questions_of_a_night() -> None:
         "processing takes 90 % of the time of all stages (p50 41 ms, p95 96 ms).",
         "Work arrives faster than it leaves: lag 12, rising.",
         "Partition queries/3 is halted.",
+        "300 partitions",
+        "Partitions: 300 assigned",
         "1 call runs on after its end: pricing for 4 s.",
         "fivestage explain q-1",
         "pricing: breaker opened (3 times) 14 of 20 calls failed, lane prod",

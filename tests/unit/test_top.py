@@ -32,6 +32,7 @@ def test_blocks_in_order() -> None:
     text = shown(sample.status())
     wanted = [
         "fivestage ready",
+        "300 partitions",
         "up 3 h 12 min",
         "IN TIME   5 min 99.41 % burn 1.2x   1 h 99.87 % burn 0.3x   objective 99.50 %",
         "ANSWERED 412/s",

@@ -200,6 +200,7 @@ async def test_lag_of_partitions() -> None:
         await later(status, 10.5)
         status.lags = {key: 500}
         found = await status.read()
+    assert found["load"]["assigned"] == 1
     assert found["lag"] == {"records": 500, "trend": "falling", "catch_up_s": pytest.approx(5.5, abs=0.2)}
     assert found["partitions"] == [
         {**found["lag"], "topic": "queries", "partition": 0, "uncommitted": 0, "halted": False}

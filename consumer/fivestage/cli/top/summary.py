@@ -35,10 +35,11 @@ def header(status: Status, width: int) -> list[Text]:
     state = headed("fivestage", service["state"], _STATES.get(service["state"], ALARM))
     build = "compiled" if service["compiled"] else "not compiled"
     count = service["workers"]
+    assigned = status["load"]["assigned"]
     executor = f"{count} {service['executor']}{'' if count == 1 else 's'}"
     facts = [
         f"group {service['group']}",
-        f"{len(status['partitions'])} partitions",
+        f"{assigned} partition{'' if assigned == 1 else 's'}",
         f"{service['version']} {build}",
         f"up {duration(service['uptime_s'])}",
         executor,
@@ -70,7 +71,7 @@ def in_time(status: Status, width: int, *, unicode: bool) -> list[Text]:
 
 def _rates(status: Status, *, unicode: bool) -> list[Text]:
     rates = status["rates"]
-    ended = [float(one) for one in status["series"]["ended"][:-1]]
+    ended = [float(one) for one in status["series"]["ended"]]
     answered = Text(f"{rate(rates['answered'])}/s")
     if any(ended[-SPARK_CELLS:]):
         answered.append(f" {sparkline(ended, SPARK_CELLS, unicode=unicode)}", "dim")

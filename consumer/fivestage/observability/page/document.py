@@ -27,12 +27,16 @@ def _with_day(*keys: str) -> Callable[[Status], object]:
     return lambda status: (read(status), status["at"][:10])
 
 
+def _service(status: Status) -> object:
+    return status["service"], status["load"]["assigned"]
+
+
 def _all(status: Status) -> object:
     return status
 
 
 BLOCKS: Final[dict[str, Block]] = {
-    "service": Block(overview.service, itemgetter("service", "partitions")),
+    "service": Block(overview.service, _service),
     "updated": Block(overview.updated, itemgetter("at")),
     "problems": Block(overview.problems, _all),
     "figures": Block(overview.figures, itemgetter("windows", "rates", "latency", "objective", "budget_ms")),

@@ -35,7 +35,7 @@ def service(status: Status) -> list[Element]:
         state(kind, el("strong", about["state"])),
         el("span", "group ", name(about["group"])),
         el("span", "topic ", name(about["topic"])),
-        el("span", counted(len(status["partitions"]), "partition")),
+        el("span", counted(status["load"]["assigned"], "partition")),
         *(el("span", word) for word in words),
     ]
 

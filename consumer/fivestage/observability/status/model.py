@@ -62,7 +62,7 @@ class Percentiles(TypedDict):
 
 
 class Series(TypedDict):
-    """Points of equal intervals, the oldest first; the last one is not complete."""
+    """Points of equal intervals, the oldest first; only intervals that are over have one."""
 
     interval_s: float
     started_at: str
@@ -134,6 +134,8 @@ class Load(TypedDict):
     oldest_wait_ms: float
     in_flight: int
     """Records taken in and not acknowledged."""
+    assigned: int
+    """Partitions, also those that are not listed in ``partitions``."""
 
 
 class Lag(TypedDict):

@@ -110,6 +110,7 @@ class Readings:
             "waiting": self.dispatcher.waiting,
             "oldest_wait_ms": 0.0 if waits_since is None else round(max(0.0, now - waits_since) * 1000, 1),
             "in_flight": self.dispatcher.in_flight,
+            "assigned": len(self._ledger.partitions),
         }
 
     def lag(self, now: float) -> Lag:
