@@ -85,6 +85,17 @@ def test_lines_of_the_app_have_what_it_binds(monkeypatch: pytest.MonkeyPatch) ->
     assert (line["customer"], line["price"]) == ("c-1", 2)
 
 
+@pytest.mark.parametrize("logger", [logging.getLogger("pricing"), structlog.get_logger("pricing")])
+@pytest.mark.usefixtures("lines")
+def test_stacks_are_written(monkeypatch: pytest.MonkeyPatch, logger: Any) -> None:
+    """With stack_info a line has the stack of the call that logs."""
+    monkeypatch.setattr(output, "stream", StringIO())
+    logger.warning("priced", stack_info=True)
+    line = orjson.loads(output.stream.getvalue())  # type: ignore[union-attr]
+    assert line["stack"].splitlines()[-1].strip() == 'logger.warning("priced", stack_info=True)'
+    assert "stack_info" not in line
+
+
 def test_a_line_that_comes_again_is_counted(lines: EventLog) -> None:
     """A breaker that opens all the time does not push out what happened once."""
     log = structlog.get_logger("fivestage.controls")

@@ -26,7 +26,7 @@ MAX_NUMBER: Final = 2**53
 _SAME: Final = ("node", "stage", "lane")
 """Lines with the same text and the same of these fields are the same."""
 _PLAIN: Final = frozenset({type(None), bool, float})
-_NOT_SHOWN: Final = frozenset({"event", "level", "timestamp", "logger", "error", "frames"})
+_NOT_SHOWN: Final = frozenset({"event", "level", "timestamp", "logger", "error", "frames", "stack"})
 """``error`` is the text of an exception; the others are fields of the document itself, or long."""
 
 

@@ -67,7 +67,7 @@ def described(error: BaseException | None) -> dict[str, Any]:
     local variables always are.
     """
     walk = traceback.walk_tb(error.__traceback__ if error is not None else None)
-    frames = traceback.StackSummary.extract(walk, lookup_lines=False)[-MAX_FRAMES:]  # without reading files
+    frames = traceback.StackSummary.extract(walk, limit=-MAX_FRAMES, lookup_lines=False)  # reads no files
     about: dict[str, Any] = {"error_type": type(error).__name__}
     if frames:
         about["where"] = f"{frames[-1].filename}:{frames[-1].lineno}"

@@ -49,7 +49,7 @@ def configure(level: str = "INFO", show_text: bool | str = False, style: str = "
     log_hooks.install()
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[_line_of_structlog],
+        processors=[structlog.processors.StackInfoRenderer(), _line_of_structlog],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=_StructlogLogger,
         cache_logger_on_first_use=True,
@@ -92,6 +92,8 @@ class _LogHandler(logging.Handler):
         fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info and record.exc_info[1] is not None:
             fields |= described(record.exc_info[1])
+        if record.stack_info:
+            fields["stack"] = record.stack_info
         try:
             event, level = record.getMessage(), record.levelname.lower()
             if record.name.startswith("fivestage."):  # which have a constant text for the event as well
