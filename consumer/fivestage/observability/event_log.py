@@ -1,7 +1,8 @@
 """Remembers the last lines that the service wrote to its log about itself, for the status page.
 
 The page and the log so say the same. Lines of the app's own loggers and of libraries are left out, and so are
-fields that may hold text of queries.
+fields that may hold text of queries. So are lines that worker processes write (``executor.kind`` =
+``process``), such as ``node failed``; the status document has these failures with their nodes and queries.
 """
 
 from __future__ import annotations
