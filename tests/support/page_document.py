@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 POINTS = 4
 
 
-def stage(name: str, p50_ms: float | None, p95_ms: float | None, **outcomes: float) -> Stage:
+def stage(
+    name: str, p50_ms: float | None, p95_ms: float | None, time_share: float | None, **outcomes: float
+) -> Stage:
     """Build a stage whose limit was not changed."""
     return {
         "stage": name,
@@ -20,6 +22,7 @@ def stage(name: str, p50_ms: float | None, p95_ms: float | None, **outcomes: flo
         "ended": 1000 if p50_ms is not None else 0,
         "p50_ms": p50_ms,
         "p95_ms": p95_ms,
+        "time_share": time_share,
         "outcomes": outcomes,
     }
 
@@ -131,11 +134,11 @@ def status_document() -> Status:
             "lag": [12] * POINTS,
         },
         "stages": [
-            stage("intent", 2.0, 9.0, success=1.0),
-            stage("decision", 0.2, 1.0, success=1.0),
-            stage("processing", 41.0, 96.0, success=0.96, timeout=0.02, error=0.01, skipped=0.01),
-            stage("validation", 3.0, 12.0, success=1.0),
-            stage("reflection", None, None),
+            stage("intent", 2.0, 9.0, 0.04, success=1.0),
+            stage("decision", 0.2, 1.0, 0.01, success=1.0),
+            stage("processing", 41.0, 96.0, 0.9, success=0.46, timeout=0.02, error=0.02, skipped=0.5),
+            stage("validation", 3.0, 12.0, 0.05, success=1.0),
+            stage("reflection", None, None, None),
         ],
         "nodes": [node("llm"), node("pricing", broken=True)],
         "load": {
@@ -145,6 +148,7 @@ def status_document() -> Status:
             "waiting": 0,
             "oldest_wait_ms": 0.0,
             "in_flight": 42,
+            "assigned": 300,
         },
         "lag": {"records": 12, "trend": "rising", "catch_up_s": None},
         "partitions": [
@@ -170,8 +174,24 @@ def status_document() -> Status:
             {
                 "at": "2026-05-04T14:02:11.000Z",
                 "level": "warning",
-                "text": "breaker open: 14 of 20 calls failed",
-                "fields": {"lane": "prod", "subject": "pricing", "query_id": "q-1"},
-            }
+                "text": "breaker opened",
+                "times": 3,
+                "fields": {"reason": "14 of 20 calls failed", "node": "pricing", "lane": "prod"},
+            },
+            {
+                "at": "2026-05-04T14:02:10.000Z",
+                "level": "warning",
+                "text": "node failed",
+                "times": 1,
+                "fields": {
+                    "node": "pricing",
+                    "stage": "processing",
+                    "error_type": "ConnectionError",
+                    "where": "/srv/app/pricing.py:31",
+                    "query_id": "q-1",
+                    "lane": "prod",
+                    "count": 7,
+                },
+            },
         ],
     }

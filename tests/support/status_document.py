@@ -20,6 +20,7 @@ def stage(name: str, **fields: Any) -> Stage:
         "ended": 100,
         "p50_ms": 1.0,
         "p95_ms": 2.0,
+        "time_share": 0.02,
         "outcomes": {"success": 1.0},
         **fields,
     }
@@ -143,7 +144,14 @@ def status(**fields: Any) -> Status:
         "stages": [
             stage("intent"),
             stage("decision"),
-            stage("processing", p50_ms=41.0, p95_ms=96.0, learned_ms=144.0, outcomes={"timeout": 0.004}),
+            stage(
+                "processing",
+                p50_ms=41.0,
+                p95_ms=96.0,
+                time_share=0.92,
+                learned_ms=144.0,
+                outcomes={"timeout": 0.004},
+            ),
             stage("validation", critical=False),
             stage("reflection", critical=False),
         ],
@@ -159,6 +167,7 @@ def status(**fields: Any) -> Status:
             "waiting": 2,
             "oldest_wait_ms": 12.0,
             "in_flight": 40,
+            "assigned": 300,
         },
         "lag": {"records": 12, "trend": "falling", "catch_up_s": 30.0},
         "partitions": [partition(0, records=12, trend="falling"), partition(1, halted=True)],
@@ -171,7 +180,13 @@ def status(**fields: Any) -> Status:
         },
         "recent": [query("q-8812"), query("q-8810", status="success", degraded=True)],
         "events": [
-            {"at": AT, "level": "warning", "text": "breaker opened", "fields": {"subject": "pricing"}}
+            {
+                "at": AT,
+                "level": "warning",
+                "text": "breaker opened",
+                "times": 2,
+                "fields": {"reason": "14 of 20 calls failed", "node": "pricing", "lane": "prod"},
+            }
         ],
         **fields,
     }

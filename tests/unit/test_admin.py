@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from fivestage.observability import http_connections
-from fivestage.observability.http_server import AdminServer, probe_routes
+from fivestage.observability.http_server import AdminServer, metrics_routes, probe_routes
 from fivestage.service.health import Health
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def broken() -> Health:
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     """Start an admin server by itself."""
-    routes = probe_routes(live=lambda: Health(ok=True), ready=broken, registry=CollectorRegistry())
+    probes = probe_routes(live=lambda: Health(ok=True), ready=broken)
+    routes = {**probes, **metrics_routes(CollectorRegistry())}
     admin = AdminServer(host="127.0.0.1", port=0, routes=routes)
     yield await admin.start()
     await admin.stop()

@@ -16,7 +16,7 @@ from fivestage import Pipeline
 from fivestage.errors import ConfigurationError
 from fivestage.observability import http_connections
 from fivestage.observability.http_access import PageAccess, guard
-from fivestage.observability.http_server import AdminServer, probe_routes
+from fivestage.observability.http_server import AdminServer, metrics_routes, probe_routes
 from fivestage.observability.status import feed
 from fivestage.observability.status.feed import MAX_STREAMS, EventFeed
 from fivestage.observability.status.routes import status_routes
@@ -38,9 +38,11 @@ class Served:
         self.status = StatusOfBus(Pipeline(), wall_clock=time.time)
         self.feed = EventFeed(self.status.document)
         ready = Health(ok=True)
-        probes = probe_routes(live=lambda: ready, ready=lambda: ready, registry=CollectorRegistry())
-        page = guard(status_routes(self.feed), PageAccess(host, allowed_hosts))
-        self.server = AdminServer(host=host, port=0, routes={**probes, **page})
+        probes = probe_routes(live=lambda: ready, ready=lambda: ready)
+        access = PageAccess(host, allowed_hosts)
+        metrics = guard(metrics_routes(CollectorRegistry()), access.metrics_refusal)
+        page = guard(status_routes(self.feed), access.refusal)
+        self.server = AdminServer(host=host, port=0, routes={**probes, **metrics, **page})
         self.port = 0
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -141,7 +143,9 @@ async def test_names_of_this_machine(served: Served, host: str) -> None:
 )
 async def test_names_of_other_sites(served: Served, host: str) -> None:
     """A page of another site reaches the server under its own name (DNS rebinding) and is refused."""
-    for path in (STATUS, EVENTS):
+    for path in (STATUS, EVENTS, "/metrics"):
+        if path == "/metrics" and host in {"10.0.0.1", EVERYWHERE}:
+            continue  # no page of another site has an address as its name
         answer = await served.ask(path, host=host)
         assert answer.split()[1] in {"403", "400"}, answer
         assert "ready" not in answer
@@ -152,6 +156,12 @@ async def test_two_host_headers(served: Served) -> None:
     """Neither is believed."""
     for one, other in (("localhost", "evil.example"), ("evil.example", "localhost")):
         assert (await served.ask(STATUS, f"Host: {other}", host=one)).split()[1] in {"403", "400"}
+
+
+async def test_large_cookies(served: Served) -> None:
+    """A browser sends localhost the cookies of each service that runs there."""
+    answer = await served.ask(STATUS, f"Cookie: session={'x' * 12_000}")
+    assert answer.startswith("HTTP/1.1 200")
 
 
 async def test_pages_of_other_sites(served: Served) -> None:
@@ -185,6 +195,7 @@ class Asks:
         ("::", (), "::ffff:10.0.0.9", "localhost", False),
         ("", (), "10.0.0.9", "localhost", False),
         ("0", (), "10.0.0.9", "localhost", False),
+        ("::ffff:0.0.0.0", (), "10.0.0.9", "localhost", False),
         ("0.0", (), "10.0.0.9", "0", False),
         ("0x0.0.0.0", (), "10.0.0.9", "localhost", False),
         (EVERYWHERE, ("localhost",), "172.17.0.1", "localhost:8080", True),
@@ -201,6 +212,24 @@ def test_beyond_this_machine(
     """An address of admin.host opens the page; all addresses, as in the image, only with allowed_hosts."""
     request: Any = Asks(remote, asked)
     assert (PageAccess(host, allowed).refusal(request) is None) == served
+
+
+@pytest.mark.parametrize(
+    ("remote", "asked", "served"),
+    [
+        ("127.0.0.1", "localhost:8080", True),
+        ("127.0.0.1", "10.0.0.1:8080", True),
+        ("127.0.0.1", "status.example", True),
+        ("127.0.0.1", "evil.example", False),
+        ("::1", "evil.example:8080", False),
+        ("::ffff:127.0.0.1", "evil.example", False),
+        ("10.0.0.9", "fivestage.monitoring.svc:8080", True),
+    ],
+)
+def test_scrapers_use_any_name_and_browsers_here_do_not(remote: str, asked: str, *, served: bool) -> None:
+    """The metrics are open to the network; a browser on this machine must not read them for another site."""
+    request: Any = Asks(remote, asked)
+    assert (PageAccess(EVERYWHERE, ("status.example",)).metrics_refusal(request) is None) == served
 
 
 @pytest.mark.parametrize("name", ["status.example:8080", "localhost:1", "[::1]:8080"])
@@ -297,7 +326,7 @@ async def test_a_slow_reader_is_dropped(served: Served, monkeypatch: pytest.Monk
     async with asyncio.timeout(60):
         while served.feed.streams != 1:
             for number in range(200):  # another long list of events for each update
-                served.status.events.remember({"event": text, "number": number})
+                served.status.events.remember({"event": f"{number} {text}"})
             await next_event(other)
 
 
@@ -309,7 +338,10 @@ async def test_streams_end_with_the_service(served: Served) -> None:
     async with asyncio.timeout(20):
         rest = await reader.readuntil(b"0\r\n\r\n")
     assert rest.endswith(b"0\r\n\r\n")
-    assert (await served.ask(EVENTS)).startswith("HTTP/1.1 503")
+    refused = await served.ask(EVENTS)
+    assert refused.startswith("HTTP/1.1 503")
+    assert "the service ends" in refused
+    assert "are open" not in refused
 
 
 async def test_without_streams_nothing_is_computed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,13 +29,16 @@ warnings.warn("old", FutureWarning)
 warnings.showwarning("to a file", UserWarning, "app.py", 7, sys.stdout)
 configure(style="text")
 log.info("second")
+configure("ERROR")
+warnings.warn("not written", FutureWarning)
+Finalizer()
 configure()
 fail()
 """
 
 
 def test_python_writes_log_lines() -> None:
-    """Uncaught exceptions and warnings are lines without messages; loggers follow the last configuration."""
+    """Uncaught exceptions and warnings are lines without messages, from the level that is configured on."""
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
     )

@@ -8,19 +8,23 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
+from fivestage.observability.metric_table import TABLE
 from fivestage.observability.page import assets, attention, numbers, recent
 from fivestage.observability.page.document import BLOCKS, Page, fill
 from fivestage.observability.page.elements import html
 from fivestage.observability.page.ruler import Ruler
-from fivestage.observability.status.model import State
+from fivestage.observability.status.model import State, Status
 from support.documents import ROOT
-from support.page_document import failed_query, node, status_document
+from support.page_document import failed_query, node, stage, status_document
+
+if TYPE_CHECKING:
+    from fivestage.observability.status.model import RecentQuery
 
 PAGE = files("fivestage.observability.page")
 HOSTILE = "\"'><script>alert(1)</script><!--nodes--><img src=x onerror=alert(1)>"
@@ -66,7 +70,7 @@ def with_text(value: Any, text: str, key: str = "") -> Any:
 def without_figures(value: Any) -> Any:
     """Replace each share and percentile by None."""
     if isinstance(value, dict):
-        none = {"in_time", "burn_rate", "failed", "p50_ms", "p95_ms", "p99_ms"}
+        none = {"in_time", "burn_rate", "failed", "p50_ms", "p95_ms", "p99_ms", "time_share"}
         return {
             name: one if name == "series" else None if name in none else without_figures(one)
             for name, one in value.items()
@@ -80,26 +84,95 @@ def test_it_answers_the_questions_of_a_night() -> None:
     for sentence in (
         "pricing is broken since 14:02:11, breaker open: ConnectionError at pricing.py:31.",
         "Only 98.7 % in time within 5 min; the objective is 99.5 %.",
-        "processing reaches its limit of 100 ms in 2 % of calls.",
-        "processing takes most of the time: 41 ms at the median, of the 48 ms of a query.",
+        "processing timed out in 4 % of its calls; its limit is now 100 ms.",
+        "processing takes 90 % of the time of all stages (p50 41 ms, p95 96 ms).",
         "Work arrives faster than it leaves: lag 12, rising.",
         "Partition queries/3 is halted.",
+        "300 partitions",
+        "Partitions: 300 assigned",
         "1 call runs on after its end: pricing for 4 s.",
         "fivestage explain q-1",
-        "pricing: breaker open: 14 of 20 calls failed lane prod",
+        "pricing: breaker opened (3 times) 14 of 20 calls failed, lane prod",
+        "pricing: node failed ConnectionError, at pricing.py:31, count 7",
     ):
         assert sentence in text, sentence
 
 
-def test_all_is_well() -> None:
-    """Without a problem it says so."""
+def healthy() -> Status:
+    """Build a document without a problem."""
     document = status_document()
     document["windows"][0]["in_time"] = 1.0
     document["stages"], document["nodes"], document["partitions"] = [], [node("llm")], []
     document["lag"]["trend"] = "steady"
     document["workers"]["abandoned"] = []
+    return document
+
+
+def sentences(document: Status) -> list[tuple[str, str]]:
+    """Return the problems as text."""
+    found = attention.problems(document)
+    return [(kind, "".join(one.itertext()).replace(numbers.SPACE, " ")) for kind, one in found]
+
+
+def test_all_is_well() -> None:
+    """Without a problem it says so."""
+    document = healthy()
     assert attention.problems(document) == []
     assert "Nothing needs attention." in render(document).text
+
+
+@pytest.mark.parametrize(
+    ("critical", "outcomes", "expected"),
+    [
+        (True, {"error": 1.0}, ("bad", "validation fails 100 % of its calls.")),
+        (False, {"error": 0.1, "skipped": 0.5}, ("warning", "validation fails 20 % of its calls.")),
+        (True, {"skipped": 1.0}, None),
+        (True, {"error": 0.001}, None),
+        (
+            True,
+            {"timeout": 0.5},
+            ("warning", "validation timed out in 50 % of its calls; its limit is now 250 ms."),
+        ),
+    ],
+)
+def test_a_stage_that_fails(
+    critical: bool,  # noqa: FBT001
+    outcomes: dict[str, float],
+    expected: tuple[str, str] | None,
+) -> None:
+    """What fails is a share of the calls that were made; a limit is at most the budget."""
+    document = healthy()
+    found = stage("validation", 3.0, 12.0, 0.05, **outcomes)
+    document["stages"] = [{**found, "critical": critical, "learned_ms": 278.0}]
+    assert sentences(document) == ([] if expected is None else [expected])
+
+
+def test_records_that_cannot_be_read() -> None:
+    """From the share of the alert on."""
+    document = healthy()
+    document["rates"]["dead_letters"] = 4.0
+    assert sentences(document) == []
+    document["rates"]["dead_letters"] = 5.0
+    assert sentences(document) == [("warning", "5.0/s dead letters: records that cannot be read.")]
+
+
+def test_the_busiest_stage_takes_most_of_the_time() -> None:
+    """A stage that is quick for most queries and slow for some may take more time than all others."""
+    document = status_document()
+    document["stages"] = [stage("intent", 0.09, 0.1, 0.02), stage("validation", 0.02, 250.0, 0.98)]
+    page = html(*BLOCKS["problems"].render(document), *BLOCKS["stages"].render(document))
+    assert "<b>validation</b> takes 98" in page
+    assert page.count("<b>validation</b>") == 2
+    assert "<b>intent</b>" not in page
+
+
+def test_labels_are_metrics() -> None:
+    """Each tooltip names a metric that exists."""
+    found = html(*(one for block in BLOCKS.values() for one in block.render(status_document())))
+    named = set(re.findall(r'role="tooltip">(\w+)', found))
+    assert {"fivestage_node_calls_total", "fivestage_expired_total"} <= named
+    names = {spec.name for spec in TABLE}
+    assert named <= names
 
 
 @pytest.mark.parametrize("state", get_args(State))
@@ -142,6 +215,34 @@ def test_a_command_is_quoted_for_the_shell() -> None:
     assert command("a; rm b") == "fivestage explain 'a; rm b'"
     assert command("-x") == "fivestage explain -- -x"
     assert command("a\nb\x1b[201~") == ""
+
+
+def test_times_of_other_days_have_a_date() -> None:
+    """A breaker that opened yesterday, and what failed and changed then."""
+    document = status_document()
+    assert "05-04" not in render(document).text
+    document["at"] = "2026-05-05T00:00:01.000Z"
+    text = render(document).text
+    assert "pricing is broken since 05-04 14:02:11" in text
+    assert text.count("05-04 14:02:19") == 2
+    assert text.count("05-04 14:02:11") == 3
+
+
+def test_failures_come_before_slow_answers() -> None:
+    """All are shown, and many that were slow leave a failure where it can be seen."""
+    document = status_document()
+    slow = {**failed_query("slow"), "status": "success"}
+    document["recent"] = [*[cast("RecentQuery", slow)] * 40, failed_query("failed")]
+    found = html(*recent.recent(document))
+    assert found.count("<summary>") == 41
+    assert found.index("failed") < found.index("slow")
+
+
+def test_a_query_that_did_not_start_has_no_budget() -> None:
+    """Rather than one of 0 ms."""
+    document = status_document()
+    document["recent"][0]["budget_ms"] = 0.0
+    assert "budget 0 ms" not in render(document).text
 
 
 def test_nothing_is_rendered_twice() -> None:

@@ -32,6 +32,7 @@ def test_blocks_in_order() -> None:
     text = shown(sample.status())
     wanted = [
         "fivestage ready",
+        "300 partitions",
         "up 3 h 12 min",
         "IN TIME   5 min 99.41 % burn 1.2x   1 h 99.87 % burn 0.3x   objective 99.50 %",
         "ANSWERED 412/s",
@@ -49,7 +50,7 @@ def test_blocks_in_order() -> None:
         "q-8812           error",
         "q-8810           degraded",
         "WHAT CHANGED",
-        "breaker opened  subject=pricing",
+        "breaker opened (2 times)  reason=14 of 20 calls failed node=pricing lane=prod",
     ]
     places = [text.find(part) for part in wanted]
     assert [part for part, at in zip(wanted, places, strict=True) if at < 0] == []
@@ -112,7 +113,7 @@ def test_control_characters() -> None:
         nodes=[sample.node(bad, lane=bad, last_failure=failure, breaker=bad)],
         partitions=[sample.partition(0, topic=bad, records=1)],
         recent=[sample.query(bad, why=bad, status=bad, at=bad)],
-        events=[{"at": bad, "level": bad, "text": bad, "fields": {bad: bad}}],
+        events=[{"at": bad, "level": bad, "text": bad, "times": 1, "fields": {bad: bad}}],
     )
     assert all(line.isprintable() for line in shown(status).split("\n"))
 

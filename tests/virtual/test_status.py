@@ -88,6 +88,8 @@ async def test_stages_nodes_and_failures() -> None:
     assert nodes["broken"]["last_failure"]["error_type"] == "ConnectionError"
     stages = {stage["stage"]: stage for stage in found["stages"]}
     assert stages["processing"]["outcomes"] == {"success": 0.5, "timeout": 0.25, "error": 0.25}
+    assert sum(stage["time_share"] or 0.0 for stage in found["stages"]) == pytest.approx(1, abs=0.001)
+    assert (stages["processing"]["time_share"] or 0.0) > 0.5
     assert stages["processing"]["limit_ms"] == 120
     assert found["latency"]["p99_ms"] == pytest.approx(120, rel=0.05)
     assert found["windows"][0] == {"window_s": 300, "ended": 4, "in_time": 0.5, "burn_rate": 100}
@@ -198,6 +200,7 @@ async def test_lag_of_partitions() -> None:
         await later(status, 10.5)
         status.lags = {key: 500}
         found = await status.read()
+    assert found["load"]["assigned"] == 1
     assert found["lag"] == {"records": 500, "trend": "falling", "catch_up_s": pytest.approx(5.5, abs=0.2)}
     assert found["partitions"] == [
         {**found["lag"], "topic": "queries", "partition": 0, "uncommitted": 0, "halted": False}

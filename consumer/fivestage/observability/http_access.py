@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -32,8 +33,15 @@ PAGE_HEADERS: Final = {
 _HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 
 
+_UNKNOWN_HOST: Final = (
+    "The Host header is not a name of this server. Use localhost, or name it in admin.allowed_hosts "
+    "(FIVESTAGE_ADMIN__ALLOWED_HOSTS)."
+)
+Refusal = Callable[[web.BaseRequest], str | None]
+
+
 class PageAccess:
-    """Who may read the page.
+    """Who may read the page and the metrics.
 
     Args:
         host: ``admin.host``, where the server listens.
@@ -49,13 +57,9 @@ class PageAccess:
 
     def refusal(self, request: web.BaseRequest) -> str | None:
         """Return why a request is refused; None if it is not."""
-        hosts = request.headers.getall("Host", [])
-        found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if found is None or not self._is_known(_plain(found["name"])):
-            return (
-                "The Host header is not a name of this server. Use localhost, or name it in "
-                "admin.allowed_hosts (FIVESTAGE_ADMIN__ALLOWED_HOSTS)."
-            )
+        name = _host_of(request)
+        if name is None or not self._is_known(name):
+            return _UNKNOWN_HOST
         if not self._is_open and not _is_loopback(str(request.remote)):
             return (
                 "The status page is served to this machine only, because admin.host listens on all "
@@ -67,18 +71,30 @@ class PageAccess:
             return "Requests from pages of other sites are refused."
         return None
 
+    def metrics_refusal(self, request: web.BaseRequest) -> str | None:
+        """Return why a request for the metrics is refused; None if it is not.
+
+        Scrapers on other machines may use any name, and those behind a proxy on this one any address, which
+        no page of another site has as its own.
+        """
+        if not _is_loopback(str(request.remote)):
+            return None
+        name = _host_of(request)
+        is_served = name is not None and (self._is_known(name) or _address(name) is not None)
+        return None if is_served else _UNKNOWN_HOST
+
     def _is_known(self, name: str) -> bool:
         return name == "localhost" or name in self._names or _is_loopback(name)
 
 
-def guard(routes: Routes, access: PageAccess) -> Routes:
-    """Return the routes with the checks and headers of the page."""
-    return {path: _guarded(handler, access) for path, handler in routes.items()}
+def guard(routes: Routes, refusal: Refusal) -> Routes:
+    """Return the routes with one of the checks, and with the headers of the page."""
+    return {path: _guarded(handler, refusal) for path, handler in routes.items()}
 
 
-def _guarded(handler: Handler, access: PageAccess) -> Handler:
+def _guarded(handler: Handler, refusal: Refusal) -> Handler:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        reason = access.refusal(request)
+        reason = refusal(request)
         refused = reason is not None
         response = web.Response(status=403, text=f"{reason}\n") if refused else await handler(request)
         if not response.prepared:  # a stream has sent them
@@ -88,14 +104,19 @@ def _guarded(handler: Handler, access: PageAccess) -> Handler:
     return answer
 
 
+def _host_of(request: web.BaseRequest) -> str | None:
+    """Return the name in the only Host header."""
+    hosts = request.headers.getall("Host", [])
+    found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    return None if found is None else _plain(found["name"])
+
+
 def _plain(name: str) -> str:
     return name.lower().strip("[]").removesuffix(".")
 
 
 def _is_loopback(address: str) -> bool:
     found = _address(address)
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        return found.ipv4_mapped.is_loopback
     return found is not None and found.is_loopback
 
 
@@ -111,7 +132,10 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address; one of IPv4 that is written as one of IPv6 as what it is."""
     try:
-        return ipaddress.ip_address(text)
+        found = ipaddress.ip_address(text)
     except ValueError:
         return None
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found

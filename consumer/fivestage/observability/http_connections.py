@@ -19,7 +19,8 @@ MAX_CONNECTIONS: Final = 64
 CONNECTION_S: Final = 10.0
 """How long a connection may stay open: request, response, and keep-alive together."""
 MAX_LINE_BYTES: Final = 2048
-MAX_HEADER_BYTES: Final = 4096
+MAX_HEADER_BYTES: Final = 16_384
+"""Browsers send localhost the cookies of all that is served there, on any port."""
 MAX_HEADERS: Final = 64
 
 

@@ -74,23 +74,26 @@ class AdminServer:
         return await handler(request)
 
 
-def probe_routes(
-    *, live: Callable[[], Health], ready: Callable[[], Health], registry: CollectorRegistry
-) -> Routes:
-    """Return the routes of the probes and of the metrics.
+def probe_routes(*, live: Callable[[], Health], ready: Callable[[], Health]) -> Routes:
+    """Return the routes of the probes.
 
     Args:
         live: Returns whether the event loops run and work progresses. Does not contact the broker.
         ready: Returns whether queries are being consumed and can be answered.
-        registry: The metrics.
     """
-    rendering = asyncio.Lock()
 
     async def livez(_: web.BaseRequest) -> web.StreamResponse:
         return _probe(live())
 
     async def readyz(_: web.BaseRequest) -> web.StreamResponse:
         return _probe(ready())
+
+    return {"/livez": livez, "/readyz": readyz}
+
+
+def metrics_routes(registry: CollectorRegistry) -> Routes:
+    """Return the route of the metrics."""
+    rendering = asyncio.Lock()
 
     async def metrics(request: web.BaseRequest) -> web.StreamResponse:
         """Render in a thread, one scrape at a time: it takes milliseconds, which would delay queries."""
@@ -99,7 +102,7 @@ def probe_routes(
             body, content_type = await asyncio.to_thread(render, registry, accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    return {"/livez": livez, "/readyz": readyz, "/metrics": metrics}
+    return {"/metrics": metrics}
 
 
 def _probe(health: Health) -> web.Response:

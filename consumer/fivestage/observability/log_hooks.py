@@ -6,6 +6,7 @@ crashes stays as it is: no Python code can run then.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -56,9 +57,15 @@ def _on_warning(
     if file is not None:
         file.write(warnings.formatwarning(message, category, filename, lineno, line))
         return
-    fields = {"category": category.__name__, "where": f"{filename}:{lineno}"}
-    output.write(line_of(time.time(), "warning", str(message), "py.warnings", fields))
+    if _is_written("warning"):
+        fields = {"category": category.__name__, "where": f"{filename}:{lineno}"}
+        output.write(line_of(time.time(), "warning", str(message), "py.warnings", fields))
 
 
 def _write(level: str, event: str, **fields: Any) -> None:
-    output.write(line_of(time.time(), level, event, _LOGGER, fields))
+    if _is_written(level):
+        output.write(line_of(time.time(), level, event, _LOGGER, fields))
+
+
+def _is_written(level: str) -> bool:
+    return logging.getLogger().isEnabledFor(logging.getLevelNamesMapping()[level.upper()])

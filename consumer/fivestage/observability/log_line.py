@@ -38,7 +38,7 @@ def line_of(created: float, level: str, event: object, logger: str, fields: Mapp
         fields: All else, without what is None. One that is named like a part of the head gets a ``_``.
     """
     stamp = datetime.fromtimestamp(created, UTC).isoformat(timespec="microseconds")
-    line = dict(zip(_HEAD, (stamp.replace("+00:00", "Z"), level, _printed(event, str), logger), strict=True))
+    line = dict(zip(_HEAD, (stamp.replace("+00:00", "Z"), level, printed(event, str), logger), strict=True))
     for name, value in fields.items():
         if value is not None:
             line[f"{name}_" if name in _HEAD else str(name)] = value
@@ -67,13 +67,13 @@ def described(error: BaseException | None) -> dict[str, Any]:
     local variables always are.
     """
     walk = traceback.walk_tb(error.__traceback__ if error is not None else None)
-    frames = traceback.StackSummary.extract(walk, lookup_lines=False)[-MAX_FRAMES:]  # without reading files
+    frames = traceback.StackSummary.extract(walk, limit=-MAX_FRAMES, lookup_lines=False)  # reads no files
     about: dict[str, Any] = {"error_type": type(error).__name__}
     if frames:
         about["where"] = f"{frames[-1].filename}:{frames[-1].lineno}"
         about["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     if failure_log.shows_text:
-        about["error"] = _printed(error, str)
+        about["error"] = printed(error, str)
     return about
 
 
@@ -89,18 +89,18 @@ def _dumpable(value: Any) -> Any:
     try:
         _dumps(value)
     except Exception:  # noqa: BLE001 - likewise
-        text = value if isinstance(value, str) else _printed(value, repr)
+        text = value if isinstance(value, str) else printed(value, repr)
         return text.encode("utf-8", "backslashreplace").decode()
     return value
 
 
 def _dumps(value: Any) -> str:
     options = orjson.OPT_NON_STR_KEYS
-    return orjson.dumps(value, default=lambda odd: _printed(odd, repr), option=options).decode()
+    return orjson.dumps(value, default=lambda odd: printed(odd, repr), option=options).decode()
 
 
-def _printed(value: Any, function: Any) -> str:
-    """Apply ``str`` or ``repr`` to a value, whose class may be one of the app's."""
+def printed(value: Any, function: Any) -> str:
+    """Apply ``str`` or ``repr`` to a value, whose class may be one of the app's; never raises."""
     try:
         return str(function(value))
     except Exception:  # noqa: BLE001 - the app's own __repr__ may raise anything
@@ -150,7 +150,7 @@ def _shown(value: Any) -> str:
     """A value as text, without the control characters that could steer a terminal."""
     if isinstance(value, str):
         return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in value)
-    return _Verbatim(_shown(_printed(value, repr)).replace("\n", " "))
+    return _Verbatim(_shown(printed(value, repr)).replace("\n", " "))
 
 
 def _local_time(stamp: str) -> str:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from fivestage.observability.log_line import Line
 
-_OWN: Final = "fivestage."
+OWN: Final = "fivestage."
+"""How the names of the service's own loggers begin."""
 
 
 class LogOutput:
@@ -53,7 +54,7 @@ class LogOutput:
 
     def write(self, line: Line, *, important: bool = False) -> None:
         """Write a line; an important one is not lost if the log is read slowly."""
-        if self.listener is not None and line["logger"].startswith(_OWN):
+        if self.listener is not None and line["logger"].startswith(OWN):
             self.listener(line)
         text, stream = self.render(line) + "\n", self.stream
         if important and isinstance(stream, LogStream):

@@ -16,7 +16,7 @@ import structlog
 from fivestage.observability import log_hooks
 from fivestage.observability.event_log import event_log
 from fivestage.observability.log_line import described, line_of
-from fivestage.observability.log_output import output
+from fivestage.observability.log_output import OWN, output
 from fivestage.observability.log_throttle import FailureThrottle, LogThrottle
 from fivestage.pipeline.failure_log import LOGGER, failure_log
 
@@ -49,7 +49,7 @@ def configure(level: str = "INFO", show_text: bool | str = False, style: str = "
     log_hooks.install()
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _line_of_structlog],
+        processors=[structlog.processors.StackInfoRenderer(), _line_of_structlog],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=_StructlogLogger,
         cache_logger_on_first_use=True,
@@ -93,6 +93,8 @@ class _LogHandler(logging.Handler):
         fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info and record.exc_info[1] is not None:
             fields |= described(record.exc_info[1])
+        if record.stack_info:
+            fields["stack"] = record.stack_info
         try:
             event, level = record.getMessage(), record.levelname.lower()
             if record.name.startswith("fivestage."):  # which have a constant text for the event as well
@@ -123,14 +125,16 @@ class _StructlogLogger:
 def _line_of_structlog(
     logger: _StructlogLogger, method: str, fields: MutableMapping[str, Any]
 ) -> tuple[tuple[Line], dict[str, Any]]:
-    """Make the line of a structlog event."""
+    """Make the line of a structlog event; lines of the app also have what it has bound to the context."""
+    name = getattr(logger, "name", "")
+    if not name.startswith(OWN):
+        fields = {**structlog.contextvars.get_contextvars(), **fields}
     event, info = fields.pop("event", ""), fields.pop("exc_info", None)
     if info is True:
         info = sys.exc_info()
     error = info[1] if isinstance(info, tuple) else info
     if isinstance(error, BaseException):
         fields.update(described(error))
-    name = getattr(logger, "name", "")
     return (line_of(time.time(), _LEVELS.get(method, method), event, name, fields),), {}
 
 

@@ -9,7 +9,7 @@ import structlog
 
 from fivestage.observability.event_log import event_log
 from fivestage.observability.http_access import PageAccess, guard
-from fivestage.observability.http_server import AdminServer, probe_routes
+from fivestage.observability.http_server import AdminServer, metrics_routes, probe_routes
 from fivestage.observability.log_line import described
 from fivestage.observability.page.view import PageView, page_routes
 from fivestage.observability.status.document import StatusDocument
@@ -42,8 +42,9 @@ class Admin:
         self._feed.add_view("page", view.blocks)
         access = PageAccess(settings.host, settings.allowed_hosts)
         routes = {
-            **probe_routes(live=readings.health.live, ready=readings.ready, registry=registry),
-            **guard({**status_routes(self._feed), **page_routes(view)}, access),
+            **probe_routes(live=readings.health.live, ready=readings.ready),
+            **guard(metrics_routes(registry), access.metrics_refusal),
+            **guard({**status_routes(self._feed), **page_routes(view)}, access.refusal),
         }
         self._server = AdminServer(host=settings.host, port=settings.port, routes=routes)
 

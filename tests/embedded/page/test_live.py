@@ -36,7 +36,7 @@ def test_a_node_that_fails(address: str, ask: Ask, open_page: Open, place: Insta
         expect(page.locator("#problems")).to_contain_text("pricing is broken since", timeout=LIMIT_MS)
     expect(page.locator("#problems")).to_contain_text("ConnectionError at page_app.py:")
     expect(page.locator("#nodes tbody tr").first).to_contain_text("pricing")
-    expect(page.locator("#changes")).to_contain_text("pricing: breaker open")
+    expect(page.locator("#changes")).to_contain_text("pricing: breaker opened")
     expect(page.locator("#recent li").first).to_contain_text("ConnectionError")
     assert page.title().startswith("(")
     assert page.evaluate("document.body.dataset.same") == "page"

@@ -153,7 +153,7 @@ def documents() -> list[Any]:
         document["load"]["running"] = number
         document["series"]["running"] = [number // 5] * len(document["series"]["running"])
         document["events"] = [
-            {"at": document["at"], "level": "info", "text": f"change {index}", "fields": {}}
+            {"at": document["at"], "level": "info", "text": f"change {index}", "times": 1, "fields": {}}
             for index in range(number % 30)
         ]
         found.append(document)

@@ -15,6 +15,7 @@ from fivestage.observability.status.durations import (
     RollingCounts,
     bucket_of,
     percentiles_ms,
+    total_s,
 )
 
 ERROR = 0.05
@@ -65,3 +66,9 @@ def test_the_total_is_that_of_the_last_slots(slots: list[list[int]]) -> None:
     last = [outcome for filled in slots[-3:] for outcome in filled]
     assert rolling.total()[BUCKETS:] == [last.count(outcome) for outcome in range(5)]
     assert rolling.is_empty == (not last)
+
+
+@given(st.lists(st.floats(SHORTEST_S, LONGEST_S), max_size=200))
+def test_the_sum_is_near_the_exact_one(durations_s: list[float]) -> None:
+    """The sum of all durations is within 5 %; outcomes behind the buckets are not durations."""
+    assert total_s([*counted(durations_s), 1000]) == pytest.approx(sum(durations_s), rel=ERROR)

@@ -7,7 +7,14 @@ from typing import Any
 import orjson
 import pytest
 
-from fivestage.observability.status.recent import KINDS, MAX_QUERIES, OF_EACH_KIND, SLOWEST, RecentQueries
+from fivestage.observability.status.recent import (
+    FAILED_S,
+    KINDS,
+    MAX_QUERIES,
+    OF_EACH_KIND,
+    SLOWEST,
+    RecentQueries,
+)
 from fivestage_schemas import TimeoutReason
 from unit.core.samples import (
     ERROR,
@@ -111,11 +118,22 @@ def test_the_slowest_answers_are_kept() -> None:
         look(recent, f"q-{number}", took_s=0.13 + ((number * 37) % 100) / 1000)
     slowest = sorted(range(100), key=lambda number: -((number * 37) % 100))[:SLOWEST]
     assert ids(recent) == {f"q-{number}" for number in slowest}
-    recent.forget_slow()
+    recent.forget(STARTED_AT)
     look(recent, "later", took_s=0.13)
     assert len(ids(recent)) == SLOWEST + 1
-    recent.forget_slow()
+    recent.forget(STARTED_AT)
     assert ids(recent) == {"later"}
+
+
+def test_old_failures_are_forgotten() -> None:
+    """After an hour, each for itself."""
+    recent = RecentQueries(show_text=False)
+    look(recent, "late", TIMEOUT, took_s=0.2)
+    look(recent, "failed", ERROR, took_s=0.1)
+    recent.forget(STARTED_AT + FAILED_S)
+    assert ids(recent) == {"late", "failed"}
+    recent.forget(STARTED_AT + FAILED_S + 0.15)
+    assert ids(recent) == {"late"}
 
 
 def test_what_happens_often_does_not_push_out_what_is_rare() -> None:
@@ -137,6 +155,6 @@ def test_the_number_is_bounded(show_text: bool) -> None:  # noqa: FBT001
     for number in range(1000):
         look(recent, f"q-{number}", ERROR, error_type=f"Error{number % 500}")
         look(recent, f"slow-{number}", took_s=0.2)
-    recent.forget_slow()
+    recent.forget(STARTED_AT)
     assert len(recent.newest_first()) <= MAX_QUERIES
     assert {f"q-{number}" for number in range(1000 - KINDS, 1000)} <= ids(recent)

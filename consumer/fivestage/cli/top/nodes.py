@@ -49,7 +49,7 @@ def nodes(status: Status, width: int, most: int | None) -> list[Text]:
         figures = _figures(node)
         for column in columns:
             line.append_text(cells(figures[column.heading], column.width, right=True))
-        lines.append(line.append("  ").append_text(_breaker(node)))
+        lines.append(line.append("  ").append_text(_breaker(node, status["at"])))
     if len(found) > len(shown):
         lines.append(Text(f"and {len(found) - len(shown)} more", "dim"))
     return lines
@@ -71,12 +71,12 @@ def _figures(node: Node) -> dict[str, Text]:
     }
 
 
-def _breaker(node: Node) -> Text:
+def _breaker(node: Node, now: str) -> Text:
     """The state of the breaker in words, and what failed last."""
     state, since, retry = node["breaker"], node["breaker_since"], node["retry_in_s"]
     line = Text.assemble((state.replace("_", " "), "dim" if state == "closed" else ALARM))
     if state != "closed" and since is not None:
-        line.append(f" since {clock(since)}")
+        line.append(f" since {clock(since, now)}")
     if state == "open" and retry is not None:
         line.append(f", again in {duration(max(0.0, retry))}")
     if node["abandoned"]:
@@ -84,7 +84,7 @@ def _breaker(node: Node) -> Text:
     failure = node["last_failure"]
     if failure is not None:
         where = f" at {_short(failure['where'])}" if failure["where"] else ""
-        line.append(f"  {failure['error_type']}{where}, {clock(failure['at'])}", "dim")
+        line.append(f"  {failure['error_type']}{where}, {clock(failure['at'], now)}", "dim")
     return line
 
 

@@ -24,13 +24,13 @@ LEVEL_STYLES: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 def recent(status: Status, width: int, *, unicode: bool) -> list[Text]:
     """Return a line for each slow, late or failed query, the newest first."""
     lines = [headed("LAST SLOW, LATE, FAILED", " fivestage explain ID says more", "dim")]
-    lines += [_query(query, width, unicode=unicode) for query in status["recent"]]
+    lines += [_query(query, status["at"], width, unicode=unicode) for query in status["recent"]]
     return lines if len(lines) > 1 else []
 
 
-def _query(query: RecentQuery, width: int, *, unicode: bool) -> Text:
+def _query(query: RecentQuery, now: str, width: int, *, unicode: bool) -> Text:
     status = "degraded" if query["degraded"] and query["status"] == "success" else query["status"]
-    line = Text.assemble((f"{clock(query['at'])} ", "dim"), cells(query["query_id"], ID_CELLS), " ")
+    line = Text.assemble((f"{clock(query['at'], now)} ", "dim"), cells(query["query_id"], ID_CELLS), " ")
     line.append_text(cells(status_text(status), 9))
     line.append(f"{ms(query['duration_ms']):>6} ms ")
     if width >= WIDE:
@@ -58,13 +58,15 @@ def _timeline(query: RecentQuery) -> Timeline:
 def changes(status: Status) -> list[Text]:
     """Return a line for each change that the service has logged, the newest first."""
     lines = [Text("WHAT CHANGED", HEADING)]
-    lines += [_event(event) for event in status["events"]]
+    lines += [_event(event, status["at"]) for event in status["events"]]
     return lines if len(lines) > 1 else []
 
 
-def _event(event: Event) -> Text:
+def _event(event: Event, now: str) -> Text:
     said = event["text"], LEVEL_STYLES.get(event["level"], "")
-    line = Text.assemble((f"{clock(event['at'])} ", "dim"), said)
+    line = Text.assemble((f"{clock(event['at'], now)} ", "dim"), said)
+    if (times := event["times"]) > 1:
+        line.append(f" ({times} times)")
     fields = " ".join(
         f"{name}={value}" for name, value in event["fields"].items() if str(value) not in event["text"]
     )

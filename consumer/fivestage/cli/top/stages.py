@@ -37,9 +37,12 @@ def stages(status: Status, width: int, *, unicode: bool) -> list[Text]:
     figures = f"{'p50 / p95':>{FIGURES_CELLS - 1}} {ruler.labels()[:room]}"
     lines = [Text.assemble((f"{'WHERE':<{NAME_CELLS}}", HEADING), (figures, "dim"))]
     at = 0.0
+    most = max((stage["time_share"] or 0.0 for stage in status["stages"]), default=0.0)
     for stage in status["stages"]:
         bar = _bar(ruler, at, stage, stage["learned_ms"], unicode=unicode)
         lines.append(_line(stage["stage"], stage, bar, room))
+        if most and stage["time_share"] == most:
+            lines[-1].stylize(HEADING, 0, NAME_CELLS)
         if beside:
             lines[-1].append("  ").append_text(_note(stage))
         at += stage["p50_ms"] or 0.0

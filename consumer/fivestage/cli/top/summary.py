@@ -35,14 +35,15 @@ def header(status: Status, width: int) -> list[Text]:
     state = headed("fivestage", service["state"], _STATES.get(service["state"], ALARM))
     build = "compiled" if service["compiled"] else "not compiled"
     count = service["workers"]
+    assigned = status["load"]["assigned"]
     executor = f"{count} {service['executor']}{'' if count == 1 else 's'}"
     facts = [
         f"group {service['group']}",
-        f"{len(status['partitions'])} partitions",
+        f"{assigned} partition{'' if assigned == 1 else 's'}",
         f"{service['version']} {build}",
         f"up {duration(service['uptime_s'])}",
         executor,
-        f"at {clock(status['at'])} UTC",
+        f"at {clock(status['at'], status['at'])} UTC",
     ]
     lines = spread([state, *(Text(fact, "dim") for fact in facts)], width)
     if service["reason"] and service["state"] != "ready":
@@ -70,7 +71,7 @@ def in_time(status: Status, width: int, *, unicode: bool) -> list[Text]:
 
 def _rates(status: Status, *, unicode: bool) -> list[Text]:
     rates = status["rates"]
-    ended = [float(one) for one in status["series"]["ended"][:-1]]
+    ended = [float(one) for one in status["series"]["ended"]]
     answered = Text(f"{rate(rates['answered'])}/s")
     if any(ended[-SPARK_CELLS:]):
         answered.append(f" {sparkline(ended, SPARK_CELLS, unicode=unicode)}", "dim")

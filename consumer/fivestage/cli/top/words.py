@@ -50,9 +50,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
-def clock(at: str) -> str:
-    """Return the time of day of an ISO 8601 time."""
-    return at[11:19]
+def clock(at: str, now: str) -> str:
+    """Return the time of day of an ISO 8601 time; with the date if *now* is of another day."""
+    return at[11:19] if at[:10] == now[:10] else f"{at[5:10]} {at[11:19]}"
 
 
 def sparkline(values: Sequence[float | None], cells: int, *, unicode: bool) -> str:

@@ -5,25 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fivestage.observability.page.elements import el, name, state
-from fivestage.observability.page.numbers import clock, count, counted, ms, seconds, share
+from fivestage.observability.page.numbers import clock, count, counted, ms, rate, seconds, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from xml.etree.ElementTree import Element
 
-    from fivestage.observability.status.model import AbandonedCall, Failure, Status
+    from fivestage.observability.status.model import AbandonedCall, Failure, Rates, Stage, Status
 
 MAX_PROBLEMS: Final = 8
 BURNS_FAST: Final = 14.4
 """Above this burn rate the budget of a month is gone within two days."""
-TIMEOUTS: Final = 0.01
-FAILED: Final = 0.1
-"""From which shares on a stage or a node is mentioned."""
+STAGE_FAILS: Final = 0.01
+NODE_FAILS: Final = 0.1
+"""From which shares of its calls on a stage or a node is mentioned."""
+PROCESSING: Final = "processing"
+UNREADABLE: Final = 0.01
+"""From which share of the records on; as in the alert FivestageDeadLetters."""
 
 
 def problems(status: Status) -> list[tuple[str, Element]]:
     """Return all problems, the worst first, as the kind of state (``bad`` or ``warning``) and a sentence."""
-    found = [*_service(status), *_in_time(status), *_nodes(status), *_stages(status), *_work(status)]
+    found = [
+        *_service(status),
+        *_in_time(status),
+        *_nodes(status),
+        *_stages(status),
+        *_records(status),
+        *_work(status),
+    ]
     return sorted(found, key=lambda problem: problem[0] != "bad")
 
 
@@ -88,10 +98,10 @@ def _nodes(status: Status) -> Iterator[tuple[str, Element]]:
             which += [" in lane ", name(node["lane"])]
         cause = failure(node["last_failure"])
         if node["breaker"] != "closed":
-            since = f" since {clock(node['breaker_since'])}" if node["breaker_since"] else ""
+            since = f" since {clock(node['breaker_since'], status['at'])}" if node["breaker_since"] else ""
             text = f" is broken{since}, breaker {BREAKERS[node['breaker']]}"
             yield _problem("bad", *which, text, ": " if cause else "", name(cause), ".")
-        elif (node["failed"] or 0.0) >= FAILED:
+        elif (node["failed"] or 0.0) >= NODE_FAILS:
             text = f" fails {share(node['failed'])} of its calls"
             yield _problem("warning", *which, text, ": " if cause else "", name(cause), ".")
 
@@ -101,13 +111,36 @@ BREAKERS: Final = {"closed": "closed", "half_open": "half open", "open": "open"}
 
 def _stages(status: Status) -> Iterator[tuple[str, Element]]:
     for stage in status["stages"]:
-        if (timeouts := stage["outcomes"].get("timeout", 0.0)) >= TIMEOUTS:
-            limit = ms(stage["learned_ms"])
-            yield _problem(
-                "warning",
-                el("b", stage["stage"]),
-                f" reaches its limit of {limit} in {share(timeouts)} of calls.",
-            )
+        timeouts, errors = (_share_of_calls(stage, outcome) for outcome in ("timeout", "error"))
+        if timeouts >= STAGE_FAILS:
+            limit = ms(limit_ms(stage, status["budget_ms"]))
+            text = f" timed out in {share(timeouts)} of its calls; its limit is now {limit}."
+            yield _problem("warning", el("b", stage["stage"]), text)
+        if errors >= STAGE_FAILS and stage["stage"] != PROCESSING:  # whose nodes are named
+            kind = "bad" if stage["critical"] else "warning"
+            yield _problem(kind, el("b", stage["stage"]), f" fails {share(errors)} of its calls.")
+
+
+def _share_of_calls(stage: Stage, outcome: str) -> float:
+    called = 1 - stage["outcomes"].get("skipped", 0.0)
+    return stage["outcomes"].get(outcome, 0.0) / called if called > 0 else 0.0
+
+
+def limit_ms(stage: Stage, budget_ms: float) -> float:
+    """Return the limit in force: what is learned may exceed the budget, which ends the query first."""
+    return min(stage["learned_ms"], budget_ms)
+
+
+def _ended_per_s(rates: Rates) -> float:
+    return sum((rates["answered"], rates["timeouts"], rates["errors"], rates["expired"], rates["rejected"]))
+
+
+def _records(status: Status) -> Iterator[tuple[str, Element]]:
+    unreadable, ended = status["rates"]["dead_letters"], _ended_per_s(status["rates"])
+    if unreadable > UNREADABLE * (unreadable + ended):
+        yield _problem(
+            "warning", el("b", f"{rate(unreadable)} dead letters"), ": records that cannot be read."
+        )
 
 
 def _work(status: Status) -> Iterator[tuple[str, Element]]:

@@ -21,21 +21,31 @@ class Block(NamedTuple):
     """Returns the part of the status that *render* uses."""
 
 
+def _with_day(*keys: str) -> Callable[[Status], object]:
+    """Read these keys and which day it is: times of other days have a date."""
+    read = itemgetter(*keys)
+    return lambda status: (read(status), status["at"][:10])
+
+
+def _service(status: Status) -> object:
+    return status["service"], status["load"]["assigned"]
+
+
 def _all(status: Status) -> object:
     return status
 
 
 BLOCKS: Final[dict[str, Block]] = {
-    "service": Block(overview.service, itemgetter("service", "partitions")),
+    "service": Block(overview.service, _service),
     "updated": Block(overview.updated, itemgetter("at")),
     "problems": Block(overview.problems, _all),
     "figures": Block(overview.figures, itemgetter("windows", "rates", "latency", "objective", "budget_ms")),
     "series": Block(series.series, itemgetter("series")),
     "stages": Block(stages.stages, itemgetter("stages", "latency", "budget_ms")),
-    "nodes": Block(nodes.nodes, itemgetter("nodes")),
+    "nodes": Block(nodes.nodes, _with_day("nodes")),
     "load": Block(load.load, itemgetter("load", "lag", "partitions", "workers")),
-    "recent": Block(recent.recent, itemgetter("recent")),
-    "changes": Block(recent.changes, itemgetter("events")),
+    "recent": Block(recent.recent, _with_day("recent")),
+    "changes": Block(recent.changes, _with_day("events")),
 }
 """By the id of the element that contains them."""
 _TEMPLATE: Final = files(__package__).joinpath("page.html").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.observability.page.attention import abandoned
 from fivestage.observability.page.elements import el, fold, heading, label, name, state, table
-from fivestage.observability.page.numbers import NONE, count, counted, ms, seconds
+from fivestage.observability.page.numbers import NONE, SPACE, count, counted, ms, seconds
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -57,7 +57,7 @@ def _partitions(status: Status) -> Element:
     found = sorted(
         status["partitions"], key=lambda one: (not one["halted"], -one["records"], one["partition"])
     )
-    summary = f"Partitions: {counted(len(found), 'assigned')[:-1] if len(found) != 1 else '1 assigned'}"
+    summary = f"Partitions: {count(status['load']['assigned'])}{SPACE}assigned"
     headings = [
         heading("Partition"),
         heading("Lag", "fivestage_lag", class_="number"),

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 MAX_NODES: Final = 50
 KINDS: Final = {"closed": "good", "half_open": "warning", "open": "bad"}
-CALLS: Final = "lukhas_matriz_async_stage_total"
-DURATION: Final = "lukhas_matriz_async_stage_duration_seconds"
+CALLS: Final = "fivestage_node_calls_total"
+DURATION: Final = "fivestage_node_call_duration_seconds"
 
 
 def nodes(status: Status) -> list[Element]:
@@ -36,7 +36,9 @@ def nodes(status: Status) -> list[Element]:
         heading("Last failure", class_="wide"),
     ]
     caption = "Calls of each node over the last 5 minutes, and its breaker"
-    shown = [table(caption, headings, [_row(node) for node in found[:MAX_NODES]], class_="nodes")]
+    shown = [
+        table(caption, headings, [_row(node, status["at"]) for node in found[:MAX_NODES]], class_="nodes")
+    ]
     if len(found) > MAX_NODES:
         shown.append(el("p", f"{len(found) - MAX_NODES} more nodes are in /api/status.", class_="empty"))
     return shown
@@ -50,7 +52,7 @@ def _trouble(node: Node) -> tuple[int, float, float]:
     )
 
 
-def _row(node: Node) -> Element:
+def _row(node: Node, now: str) -> Element:
     broken = node["breaker"] != "closed"
     return el(
         "tr",
@@ -61,8 +63,8 @@ def _row(node: Node) -> Element:
         el("td", ms(node["p95_ms"]), class_="number"),
         el("td", share(node["failed"]), class_="number"),
         el("td", f"{node['health']:.2f}", class_="number wide"),
-        el("td", state(KINDS[node["breaker"]], BREAKERS[node["breaker"]] + _again(node)), _notes(node)),
-        el("td", _failure(node), class_="wide"),
+        el("td", state(KINDS[node["breaker"]], BREAKERS[node["breaker"]] + _again(node)), _notes(node, now)),
+        el("td", _failure(node, now), class_="wide"),
         data_key=f"{node['lane']}/{node['node']}",
         class_="broken" if broken else None,
     )
@@ -73,17 +75,17 @@ def _again(node: Node) -> str:
     return "" if retry is None else f", again in {seconds(max(retry, 1.0))}"
 
 
-def _notes(node: Node) -> Element | None:
+def _notes(node: Node, now: str) -> Element | None:
     notes = []
     if node["breaker_since"] and node["breaker"] != "closed":
-        notes.append(f"since {clock(node['breaker_since'])}")
+        notes.append(f"since {clock(node['breaker_since'], now)}")
     if node["abandoned"]:
         notes.append(f"{counted(node['abandoned'], 'call')} abandoned")
     return el("small", ", ".join(notes)) if notes else None
 
 
-def _failure(node: Node) -> Element:
+def _failure(node: Node, now: str) -> Element:
     last = node["last_failure"]
     if last is None:
         return el("span")
-    return el("span", name(failure(last)), el("small", f" {clock(last['at'])}"))
+    return el("span", name(failure(last)), el("small", f" {clock(last['at'], now)}"))

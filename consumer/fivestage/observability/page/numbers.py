@@ -58,9 +58,11 @@ def counted(value: int, noun: str) -> str:
     return f"{count(value)}{SPACE}{noun}{'' if value == 1 else 's'}"
 
 
-def clock(at: str) -> str:
-    """Return the time of day, in UTC, of an ISO 8601 time."""
-    return at[11:19] if len(at) > 11 else at  # noqa: PLR2004 - the date and the T
+def clock(at: str, now: str) -> str:
+    """Return the time of day, in UTC, of an ISO 8601 time; with the date if *now* is of another day."""
+    if len(at) <= 11:  # noqa: PLR2004 - the date and the T
+        return at
+    return at[11:19] if at[:10] == now[:10] else f"{at[5:10]} {at[11:19]}"
 
 
 def _short(value: float) -> str:

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Final
 from fivestage.observability.page import attention
 from fivestage.observability.page.elements import el, label, name, state
 from fivestage.observability.page.numbers import NONE, clock, counted, ms, rate, seconds, share
+from fivestage.observability.page.stages import busiest
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-    from fivestage.observability.status.model import Stage, Status, Window
+    from fivestage.observability.status.model import Status, Window
 
 STATES: Final = {"starting": "warning", "ready": "good", "unready": "bad", "draining": "warning"}
 PIPELINE: Final = "lukhas_matriz_async_pipeline_total"
+EXPIRED: Final = "fivestage_expired_total"
 DURATION: Final = "lukhas_matriz_async_pipeline_duration_seconds"
 
 
@@ -33,24 +35,19 @@ def service(status: Status) -> list[Element]:
         state(kind, el("strong", about["state"])),
         el("span", "group ", name(about["group"])),
         el("span", "topic ", name(about["topic"])),
-        el("span", counted(len(status["partitions"]), "partition")),
+        el("span", counted(status["load"]["assigned"], "partition")),
         *(el("span", word) for word in words),
     ]
 
 
 def problems(status: Status) -> list[Element]:
     """Return what needs a hand, and which stage takes most of the time."""
-    busiest = max(status["stages"], key=_p50, default=None)
     items = attention.lines(attention.problems(status))
-    if busiest is not None and (p50 := busiest["p50_ms"]):
-        whole = ms(status["latency"]["p50_ms"])
-        text = f" takes most of the time: {ms(p50)} at the median, of the {whole} of a query."
-        items.append(el("li", state("quiet", el("span", el("b", busiest["stage"]), text))))
+    if (stage := busiest(status)) is not None:
+        percentiles = f"(p50 {ms(stage['p50_ms'])}, p95 {ms(stage['p95_ms'])})"
+        text = f" takes {share(stage['time_share'])} of the time of all stages {percentiles}."
+        items.append(el("li", state("quiet", el("span", el("b", stage["stage"]), text))))
     return items
-
-
-def _p50(stage: Stage) -> float:
-    return stage["p50_ms"] or 0.0
 
 
 def figures(status: Status) -> list[Element]:
@@ -65,8 +62,10 @@ def figures(status: Status) -> list[Element]:
         _figure("Answered", f'{PIPELINE}{{status="success"}}', rate(rates["answered"]), "last minute"),
         _figure("Timeouts", f'{PIPELINE}{{status="timeout"}}', rate(rates["timeouts"]), "last minute"),
         _figure("Errors", f'{PIPELINE}{{status="error"}}', rate(rates["errors"]), "last minute"),
-        _figure("Expired", "fivestage_expired_total", rate(rates["expired"]), "last minute"),
-        _figure("Rejected", "fivestage_shed_total", rate(rates["rejected"]), "last minute"),
+        _figure(
+            "Expired", f'{EXPIRED}{{reason="expired_before_start"}}', rate(rates["expired"]), "last minute"
+        ),
+        _figure("Rejected", f'{EXPIRED}{{reason="would_expire"}}', rate(rates["rejected"]), "last minute"),
         _figure("Dead letters", "fivestage_dead_letters_total", rate(rates["dead_letters"]), "last minute"),
     ]
 
@@ -76,7 +75,11 @@ def _in_time(window: Window, objective: str) -> Element:
     note = objective if burn is None else f"{objective}, budget burns {burn:.1f}x"
     text = f"In time, {seconds(window['window_s'])}"
     return _figure(
-        text, f'{PIPELINE}{{within_budget="true"}}', share(window["in_time"]), note, class_="large"
+        text,
+        f'{PIPELINE}{{status="success",within_budget="true"}}',
+        share(window["in_time"]),
+        note,
+        class_="large",
     )
 
 
@@ -92,4 +95,4 @@ def _figure(text: str, metric: str, value: str, note: str, *, class_: str | None
 
 def updated(status: Status) -> list[Element]:
     """Return when the figures are from."""
-    return [el("time", f"{clock(status['at'])} UTC", datetime=status["at"])]
+    return [el("time", f"{clock(status['at'], status['at'])} UTC", datetime=status["at"])]

@@ -30,7 +30,7 @@ function connect() {
   stream.addEventListener("update", receive); // those that changed
   stream.addEventListener("error", () => {
     if (stream.readyState === EventSource.CLOSED) { // refused, so that the browser does not try again
-      show("stale", "No updates: too many pages are open; trying again. Figures from");
+      show("stale", "The service refused updates (too many pages are open, or it has a problem); trying again. Figures from");
       setTimeout(connect, RETRY_MS);
     } else {
       show("gone", "No connection to the service; trying again. Figures from");

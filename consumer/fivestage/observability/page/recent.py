@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.observability.page.attention import place
 from fivestage.observability.page.elements import el, heading, name, state, table
-from fivestage.observability.page.numbers import NONE, clock, ms
+from fivestage.observability.page.numbers import NONE, clock, count, ms
 from fivestage.observability.page.ruler import Ruler
 
 if TYPE_CHECKING:
@@ -15,30 +15,35 @@ if TYPE_CHECKING:
 
     from fivestage.observability.status.model import Attempt, Event, RecentQuery, Status
 
-MAX_QUERIES: Final = 20
 MAX_EVENTS: Final = 30
 KINDS: Final = {"error": "bad", "timeout": "bad"}
 WORDS: Final = {"success": "slow"}
 MAX_FIELDS: Final = 3
+FIELDS: Final = ("reason", "error_type", "where", "blocked_ms", "count", "lane")
+"""Of a line in the log those that come first, in this order."""
 HIDDEN: Final = {"query_id", "trace_id", "span_id"}
 LEVELS: Final = {"error": "bad", "critical": "bad", "warning": "warning"}
 
 
 def recent(status: Status) -> list[Element]:
-    """Return the queries, the newest first; each opens its details."""
-    found = status["recent"][:MAX_QUERIES]
+    """Return the queries, those that failed before those that were slow; each opens its details."""
+    found = sorted(status["recent"], key=_is_slow)
     if not found:
         return [el("p", "No query was slow, late or failed.", class_="empty")]
-    return [el("ol", *(_query(query) for query in found), class_="queries")]
+    return [el("ol", *(_query(query, status["at"]) for query in found), class_="queries")]
 
 
-def _query(query: RecentQuery) -> Element:
+def _is_slow(query: RecentQuery) -> bool:
+    return query["status"] == "success" and not query["degraded"]
+
+
+def _query(query: RecentQuery, now: str) -> Element:
     words = "degraded" if query["degraded"] else WORDS.get(query["status"], query["status"])
     step = " · ".join(part for part in (query["stage"], query["node"]) if part)
     error = " at ".join(part for part in (query["error_type"], place(query["where"] or "")) if part)
     summary = el(
         "summary",
-        el("time", clock(query["at"]), datetime=query["at"]),
+        el("time", clock(query["at"], now), datetime=query["at"]),
         state(KINDS.get(query["status"], "warning"), words),
         el("span", ms(query["duration_ms"]), class_="number"),
         el("span", name(step), class_="place"),
@@ -49,12 +54,13 @@ def _query(query: RecentQuery) -> Element:
 
 
 def _details(query: RecentQuery) -> list[Element]:
+    budget = f"; budget {ms(query['budget_ms'])}" if query["budget_ms"] else ""  # unknown if it did not start
     facts = [
         ("Why", name(query["why"])),
         ("Where", el("code", name(query["where"])) if query["where"] else None),
         ("Query", el("code", name(query["query_id"]))),
         ("Lane", name(query["lane"])),
-        ("Waited", el("span", f"{ms(query['queue_ms'])} for its start; budget {ms(query['budget_ms'])}")),
+        ("Waited", el("span", f"{ms(query['queue_ms'])} for its start{budget}")),
         ("Trace", el("code", query["trace_id"] or NONE)),
         ("Input", name(query["text"]) if query["text"] is not None else None),
         ("Explain", _command(query["query_id"])),
@@ -114,19 +120,24 @@ def changes(status: Status) -> list[Element]:
     found = status["events"][:MAX_EVENTS]
     if not found:
         return [el("p", "Nothing has changed since the start.", class_="empty")]
-    return [el("ol", *(_event(event) for event in found), class_="events")]
+    return [el("ol", *(_event(event, status["at"]) for event in found), class_="events")]
 
 
-def _event(event: Event) -> Element:
+def _event(event: Event, now: str) -> Element:
     kind = LEVELS.get(event["level"], "quiet")
-    when = el("time", clock(event["at"]), datetime=event["at"])
-    fields = dict(event["fields"])
-    subject = fields.pop("subject", None)
+    when = el("time", clock(event["at"], now), datetime=event["at"])
+    fields = {field: value for field, value in event["fields"].items() if field not in HIDDEN}
+    subject = fields.pop("node", None) or fields.pop("stage", None)
     text = event["text"] if subject is None else f"{subject}: {event['text']}"
-    more = [
-        f"{field} {value}"
-        for field, value in fields.items()
-        if str(value) not in text and field not in HIDDEN
-    ]
-    words = el("span", name(text), el("small", " ", name(", ".join(more[:MAX_FIELDS]))))
+    if event["times"] > 1:
+        text += f" ({count(event['times'])} times)"
+    order = [field for field in FIELDS if field in fields] + [one for one in fields if one not in FIELDS]
+    more = ", ".join(_field(field, fields[field]) for field in order[:MAX_FIELDS])
+    words = el("span", name(text), el("small", " ", name(more)))
     return el("li", when, state(kind, words), data_key=f"{event['at']} {event['text']}")
+
+
+def _field(field: str, value: object) -> str:
+    if field == "where":
+        return f"at {place(str(value))}"
+    return str(value) if field in {"reason", "error_type"} else f"{field} {value}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from fivestage.observability.page.attention import limit_ms
 from fivestage.observability.page.elements import el, heading, table
 from fivestage.observability.page.numbers import ms, share
 from fivestage.observability.page.ruler import Ruler
@@ -22,11 +23,9 @@ TROUBLE: Final = ("timeout", "error", "skipped")
 def stages(status: Status) -> list[Element]:
     """Return the waterfall: each stage begins where the median of those before it ends."""
     ruler, start_ms, rows = Ruler(status["budget_ms"]), 0.0, []
-    busiest = max((stage["p50_ms"] or 0.0 for stage in status["stages"]), default=0.0)
+    most = busiest(status)
     for stage in status["stages"]:
-        rows.append(
-            _row(stage, ruler, start_ms, busiest=bool(stage["p50_ms"]) and stage["p50_ms"] == busiest)
-        )
+        rows.append(_row(stage, ruler, start_ms, busiest=stage is most))
         start_ms += stage["p50_ms"] or 0.0
     headings = [
         heading("Stage"),
@@ -60,15 +59,22 @@ def _row(stage: Stage, ruler: Ruler, start_ms: float, *, busiest: bool) -> Eleme
         el("td", ms(stage["p50_ms"]), class_="number"),
         el("td", ms(stage["p95_ms"]), class_="number"),
         el("td", ruler.row(*marks), class_="drawn"),
-        el("td", _limit(stage), class_="number limits"),
+        el("td", _limit(stage, ruler.end_ms), class_="number limits"),
         el("td", _outcomes(stage), class_="trouble"),
         data_key=stage["stage"],
     )
 
 
-def _limit(stage: Stage) -> Element:
-    limit = el("span", ms(stage["learned_ms"]))
-    if round(stage["learned_ms"]) != round(stage["limit_ms"]):
+def busiest(status: Status) -> Stage | None:
+    """Return the stage that takes most of the time of all stages; None if none was called."""
+    called = [stage for stage in status["stages"] if stage["time_share"]]
+    return max(called, key=lambda stage: stage["time_share"] or 0.0, default=None)
+
+
+def _limit(stage: Stage, budget_ms: float) -> Element:
+    now_ms = limit_ms(stage, budget_ms)
+    limit = el("span", ms(now_ms))
+    if round(now_ms) != round(stage["limit_ms"]):
         limit.append(el("small", f" learned, set {ms(stage['limit_ms'])}"))
     return limit
 

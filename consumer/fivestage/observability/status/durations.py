@@ -26,6 +26,7 @@ _SHORTEST: Final = SHORTEST_S
 _LONGEST: Final = LONGEST_S
 _LAST: Final = int(log(LONGEST_S) * _PER_FACTOR + _OFFSET)
 BUCKETS: Final = _LAST + 1
+_MIDDLES_S: Final[tuple[float, ...]] = tuple(SHORTEST_S * GROWTH ** (index + 0.5) for index in range(BUCKETS))
 
 
 def bucket_of(seconds: float) -> int:
@@ -53,8 +54,13 @@ def percentiles_ms(counts: Sequence[int], shares: Sequence[float]) -> list[float
         rank = max(1.0, share * below[-1])
         while below[index] < rank:
             index += 1
-        found.append(round(1000 * SHORTEST_S * GROWTH ** (index + 0.5), 3))
+        found.append(round(1000 * _MIDDLES_S[index], 3))
     return found
+
+
+def total_s(counts: Sequence[int]) -> float:
+    """Return the sum of the durations in seconds; what follows the buckets is ignored."""
+    return sum(count * middle for count, middle in zip(counts, _MIDDLES_S, strict=False) if count)
 
 
 class RollingCounts:

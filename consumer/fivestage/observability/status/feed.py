@@ -75,9 +75,11 @@ class EventFeed:
         latest = self._views.get(request.query.get("view"))
         if latest is None:
             return web.Response(status=404, text="There is no such view\n")
-        if self.streams >= MAX_STREAMS or self._closing.is_set():
-            text = f"{MAX_STREAMS} event streams are open, no more are served; /api/status still answers\n"
-            return web.Response(status=503, text=text, headers={"Retry-After": "5"})
+        if self._closing.is_set():
+            return _refused("the service ends, so it serves no more event streams")
+        if self.streams >= MAX_STREAMS:
+            text = f"{MAX_STREAMS} event streams are open, no more are served; /api/status still answers"
+            return _refused(text)
         response = web.StreamResponse(headers=HEADERS)
         self.streams += 1
         try:
@@ -109,6 +111,10 @@ class EventFeed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(UPDATE_S):
                     await self._closing.wait()
+
+
+def _refused(text: str) -> web.Response:
+    return web.Response(status=503, text=f"{text}\n", headers={"Retry-After": "5"})
 
 
 class _Stream:

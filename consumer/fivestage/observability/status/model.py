@@ -62,7 +62,7 @@ class Percentiles(TypedDict):
 
 
 class Series(TypedDict):
-    """Points of equal intervals, the oldest first; the last one is not complete."""
+    """Points of equal intervals, the oldest first; only intervals that are over have one."""
 
     interval_s: float
     started_at: str
@@ -87,6 +87,8 @@ class Stage(TypedDict):
     ended: int
     p50_ms: float | None
     p95_ms: float | None
+    time_share: float | None
+    """Share of the time of all stages together; None if there were no calls."""
     outcomes: dict[str, float]
     """Share of each outcome: success, timeout, error, skipped."""
 
@@ -132,6 +134,8 @@ class Load(TypedDict):
     oldest_wait_ms: float
     in_flight: int
     """Records taken in and not acknowledged."""
+    assigned: int
+    """Partitions, also those that are not listed in ``partitions``."""
 
 
 class Lag(TypedDict):
@@ -215,6 +219,9 @@ class Event(TypedDict):
     """Something that changed: a log line of the service."""
 
     at: str
+    """When it was last written."""
+    times: int
+    """How often a line with this text, node, stage and lane was written; the fields are those of the last."""
     level: str
     text: str
     fields: dict[str, object]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.routing_snapshot import UNKNOWN
 from fivestage.observability.build_info import COMPILED, __version__
-from fivestage.observability.status.durations import BUCKETS, percentiles_ms
+from fivestage.observability.status.durations import BUCKETS, percentiles_ms, total_s
 from fivestage.observability.status.figures import MAX_NODES
 from fivestage.observability.status.summary import iso, outcomes
 from fivestage_schemas import StageType
@@ -110,6 +110,7 @@ class Readings:
             "waiting": self.dispatcher.waiting,
             "oldest_wait_ms": 0.0 if waits_since is None else round(max(0.0, now - waits_since) * 1000, 1),
             "in_flight": self.dispatcher.in_flight,
+            "assigned": len(self._ledger.partitions),
         }
 
     def lag(self, now: float) -> Lag:
@@ -152,8 +153,10 @@ class Readings:
         learned, found = self.dispatcher.learned, self.recorder.figures.stages
         lane = learned.lanes.get(self.settings.lane)
         rows: list[Stage] = []
-        for spec, counts in zip(learned.plan.stages, found, strict=True):
-            total = counts.total()
+        totals = [counts.total() for counts in found]
+        spent_s = [total_s(total) for total in totals]
+        whole_s = sum(spent_s)
+        for spec, total in zip(learned.plan.stages, totals, strict=True):
             ended, shares = outcomes(total)
             p50_ms, p95_ms = percentiles_ms(total, (0.5, 0.95))
             limit_s = spec.limit_s if lane is None else lane.routing.stages[spec.sequence].limit_s
@@ -166,6 +169,7 @@ class Readings:
                     "ended": ended,
                     "p50_ms": p50_ms,
                     "p95_ms": p95_ms,
+                    "time_share": round(spent_s[spec.sequence] / whole_s, 4) if whole_s else None,
                     "outcomes": shares,
                 }
             )
@@ -205,7 +209,7 @@ class Readings:
             "calls_per_s": round(calls / seconds, 2),
             "p50_ms": p50_ms,
             "p95_ms": p95_ms,
-            "failed": round(failed / calls, 4) if calls else None,
+            "failed": round(failed / calls, 6) if calls else None,
             "health": round(routing.score, 3),
             "breaker": routing.state.value,
             "breaker_since": None if since is None else iso(since),

@@ -25,6 +25,7 @@ SLOWEST: Final = 8
 """How many of them are kept, of these five minutes and of the five before."""
 KINDS: Final = 12
 OF_EACH_KIND: Final = 3
+FAILED_S: Final = 3600.0
 UNSTARTED_EVERY_S: Final = 0.1
 MAX_QUERIES: Final = KINDS * OF_EACH_KIND + 2 * SLOWEST
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
@@ -148,8 +149,16 @@ class RecentQueries:
     def _kept(self, envelope: Envelope, outcome: QueryOutcome, text: str) -> KeptQuery:
         return KeptQuery(envelope, outcome, text if self._show_text else None)
 
-    def forget_slow(self) -> None:
-        """Start a new list of the slowest; called every five minutes."""
+    def forget(self, now: float) -> None:
+        """Start a new list of the slowest, and drop failures of more than FAILED_S ago.
+
+        Called every five minutes; *now* is in monotonic seconds.
+        """
+        for kind, queries in list(self._failed.items()):
+            while queries and queries[0].ended_at < now - FAILED_S:
+                queries.popleft()
+            if not queries:
+                del self._failed[kind]
         self._slow_before, self._slow, self._slow_s = self._slow, [], 0.0
 
     def newest_first(self) -> list[KeptQuery]:

@@ -88,4 +88,4 @@ class StatusRecorder(Observer):
         self.figures.close_slot(running=running, lag=sum(lags.values()))
         self.closed += 1
         if self.closed % RECENT_SLOTS == 0:
-            self.recent.forget_slow()
+            self.recent.forget(now)

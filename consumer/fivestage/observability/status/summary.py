@@ -72,7 +72,7 @@ def outcomes(counts: list[int]) -> tuple[int, dict[str, float]]:
     found = counts[BUCKETS:]
     ended = sum(found)
     shares = {
-        str(name): round(count / ended, 4) for name, count in zip(OUTCOMES, found, strict=True) if count
+        str(name): round(count / ended, 6) for name, count in zip(OUTCOMES, found, strict=True) if count
     }
     return ended, shares
 
@@ -89,7 +89,7 @@ def series(figures: Figures, slot_started_at: float) -> Series:
         "interval_s": SLOT_S,
         "started_at": iso(slot_started_at - len(slots) * SLOT_S),
         "ended": [slot.ended for slot in slots],
-        "in_time": [round(slot.in_time / slot.ended, 4) if slot.ended else None for slot in slots],
+        "in_time": [round(slot.in_time / slot.ended, 6) if slot.ended else None for slot in slots],
         "p50_ms": [slot.p50_ms for slot in slots],
         "p95_ms": [slot.p95_ms for slot in slots],
         "running": [slot.running for slot in slots],
