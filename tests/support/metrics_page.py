@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, get_args
 
 from fivestage.observability.label_bounds import MAX_ERROR_TYPES, MAX_LANES, MAX_NODES, MAX_SERIES
 from fivestage.observability.metric_table import TABLE
-from fivestage.observability.metric_table.spec import Area
+from fivestage.observability.metric_table.spec import BUDGET_SHARES, Area
 
 if TYPE_CHECKING:
     from fivestage.observability.metric_table.spec import MetricSpec
 
+SHARES = ", ".join(f"{share:.0%}" for share in BUDGET_SHARES)
 COMMAND = "GOLDEN=add .venv/bin/pytest tests/unit/test_metrics_page.py"
 HEAD = f"""# Metrics
 
@@ -22,11 +23,18 @@ Prometheus keeps with `--enable-feature=exemplar-storage`. [Dashboard and
 alerts](../deploy/README.md#prometheus-and-grafana) use the metrics, and [Runbooks](runbooks.md) say
 what to do when an alert fires.
 
-A usual service, with one lane and three nodes, has about 300 time series, and three more per assigned
+A usual service, with one lane and three nodes, has about 350 time series, and three more per assigned
 partition. Producers choose lanes, and nodes raise what they like, so these are limited: {MAX_LANES}
 lanes, {MAX_ERROR_TYPES} error types, {MAX_NODES} pairs of lane and node; further ones share the value
 `other`. So there are never more than {MAX_SERIES:,} time series. The setting `lanes` limits the lanes
 further. Gauges show the first {MAX_NODES} pairs.
+
+Durations of queries and stages have further buckets around `pipeline.total_timeout_ms`, at {SHARES} of it.
+
+Counters of what is known in advance are 0 from the start, so that `rate()` sees the first event: ways to
+end of the lanes in `lane` and `lanes`, breakers and blocked event loops of the app's nodes, reasons of dead
+letters, rebuilt clients and replaced workers, changes of controls. Those by `error_type`, and those of a lane
+that only producers name, begin with the first event.
 
 Labels: `lane` is that of the query, `stage` one of the five, `outcome` what a stage or call ended as,
 `status` and `within_budget` as in the result, `error_type` as in the [events](events.md).

@@ -67,6 +67,14 @@ def test_each_alert_has_a_test() -> None:
         assert named & quiet & set(SERIES), name
 
 
+def test_the_runbooks_name_log_lines_that_exist() -> None:
+    """What they call a log line is an event of docs/logs.md."""
+    events = set(re.findall(r"^\| `([^`]+)` \|", text_of("docs/logs.md"), flags=re.MULTILINE))
+    named = re.findall(r"log\s+lines?\s+`([^`]+)`", text_of("docs/runbooks.md"))
+    assert len(named) >= 5
+    assert set(named) <= events
+
+
 def recorded_in(expression: str) -> list[str]:
     """Return the expressions of the recorded series that an expression names."""
     return [rule["expr"] for rule in RULES if rule.get("record", "?") in expression]

@@ -14,6 +14,8 @@ from tools.bench.contest.spans import Dropped
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "'zipkin' is unknown: choose otlp, console or none"),
         ({"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "max_queue_size must be"),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many"}, r"OTEL_\*.*'?many"),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many", "OTEL_TRACES_SAMPLER": "always_on"}, r"OTEL_\*"),
     ],
 )
 def test_a_wrong_variable(variables: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 from fivestage.observability.log_throttle import (
     FAILURE_S,
@@ -33,6 +35,18 @@ def test_a_few_lines_are_enough() -> None:
     record = line()
     assert repeats.filter(record)
     assert "left_out" not in vars(record)
+
+
+def test_a_collector_that_is_away_has_a_line_a_minute() -> None:
+    """OpenTelemetry logs each failed export, from several places: each has one line in a minute."""
+    program = (
+        "import logging\nfrom fivestage.observability.logging import configure\nconfigure()\n"
+        "log = logging.getLogger('opentelemetry.exporter.otlp')\n"
+        "for _ in range(3):\n    log.error('no collector')\n    log.warning('again in 1 s')\n"
+    )
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert [ran.stderr.count(text) for text in ("no collector", "again in 1 s")] == [1, 1]
 
 
 def failure(error_type: str = "OSError", node: str | None = "a") -> logging.LogRecord:

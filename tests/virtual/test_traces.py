@@ -22,7 +22,9 @@ from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.core.stage_history import StageRun
 from fivestage.core.time_slice import SLICE_S
 from fivestage.core.trace_context import call_number, span_id_of
+from fivestage.observability.query_spans import ChosenIds, SpanMaker
 from fivestage.observability.sampling import EarlySampling
+from fivestage.observability.span_queue import REPORT_S
 from fivestage.observability.tracing import Tracing
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import Outcome, PipelineStatus
@@ -254,9 +256,37 @@ async def test_spans_are_made_in_slices(monkeypatch: pytest.MonkeyPatch) -> None
         for one in traces:
             one.reject(Envelope(NOT_FROM_KAFKA, "q", "prod"), "expired", "expired_before_start")
             one.acknowledged()
-        while not lines:
+        while len(exporter.get_finished_spans()) < 2 * 50:
             await asyncio.sleep(0)
             turns += 1
     assert turns >= 25  # two at a time at most, where the sum of floats is short
-    assert len(exporter.get_finished_spans()) == 2 * 50
-    assert [line["queries"] for line in lines] == [10]
+    assert [line["queries"] for line in lines] == [1]
+
+
+async def test_spans_left_out_are_logged_while_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under lasting overload the log says how many spans are missing: at once, and then every 30 s."""
+    monkeypatch.setattr("fivestage.observability.span_queue.MAX_WAITING", 0)
+    tracing = tracing_into(InMemorySpanExporter())
+
+    def leave_out(number: int) -> None:
+        for _ in range(number):
+            trace_ = tracing.begin({"traceparent": SAMPLED[1].decode()}, NOT_FROM_KAFKA, "q", 0.0)
+            trace_.reject(Envelope(NOT_FROM_KAFKA, "q", "prod"), "expired", "expired_before_start")
+            trace_.acknowledged()
+
+    with capture_logs() as lines:
+        for number in (10, 4, 0, 0, 2):
+            leave_out(number)
+            await asyncio.sleep(REPORT_S + 1)
+    assert [line["queries"] for line in lines] == [1, 9, 4, 1, 1]
+
+
+def test_an_id_is_for_one_span_only() -> None:
+    """Where a sampler raises for a span, the next one does not get its id."""
+    tracer = TracerProvider(_Broken(), shutdown_on_exit=False).get_tracer("fivestage")
+    chosen = ChosenIds.of(tracer)
+    assert chosen is not None
+    spans = SpanMaker(tracer, chosen, results_topic="results", show_text=False)
+    with pytest.raises(RuntimeError, match=CANARY):
+        spans.start("send results", 7, context.Context(), 0.0, {})
+    assert chosen.generate_span_id() != 7

@@ -69,7 +69,7 @@ class JobRegistry:
             self.left[job.history] = left._replace(since=now, only_waited=True)
 
     def abandoned(self, number: int, thread: tuple[int, int] | None) -> list[Abandoned]:
-        """Return the code that still runs of jobs that have left.
+        """Return the code that still runs of jobs that have left. May be called in another thread.
 
         Code that a busy loop has not had the time to cancel does not count: the loop must have responded
         since the job left.
@@ -80,7 +80,7 @@ class JobRegistry:
         """
         return [
             Abandoned(one.name, one.since, thread if one.number == number else None)
-            for one in self.left.values()
+            for one in list(self.left.values())
             if one.number == number or one.since < self.responsive_at
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fivestage.core.job import Job
 from fivestage.executors.job_registry import JobRegistry
@@ -14,6 +14,13 @@ from fivestage.pipeline.thread_pool import Abandoned
 if TYPE_CHECKING:
     from fivestage.executors.executor import OnFinished
     from fivestage.pipeline.step_monitor import StepMonitor
+
+ENDED: Final = "its process has ended"
+NOT_READY: Final = "its process was not ready in time"
+BLOCKED: Final = "code of no query blocks its event loop"
+RUNS_ON: Final = "code of ended queries runs on"
+REPLACED_BECAUSE: Final = (ENDED, NOT_READY, BLOCKED, RUNS_ON)
+"""Why workers are replaced, apart from errors of their threads and apps."""
 
 
 class Worker(Protocol):

@@ -155,7 +155,8 @@ class WorkerPool:
         """See Executor."""
         workers = (*self._set.members, *self._set.retired)
         found = [left for worker in workers if not worker.gone for left in worker.abandoned()]
-        return found + [stall.other for stall in self._set.stalled.values() if stall.other is not None]
+        stalls = list(self._set.stalled.values())  # a copy: a scrape calls this in another thread
+        return found + [stall.other for stall in stalls if stall.other is not None]
 
     # Checks
 

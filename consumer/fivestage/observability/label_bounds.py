@@ -8,7 +8,7 @@ MAX_LANES: Final = 32
 MAX_ERROR_TYPES: Final = 64
 MAX_NODES: Final = 128
 """Pairs of lane and node."""
-MAX_SERIES: Final = 17_000
+MAX_SERIES: Final = 20_000
 """Time series of one service, without those of its partitions."""
 OTHER: Final = "other"
 """The label value that all further ones share."""

@@ -1,4 +1,4 @@
-"""Limits how often the same log line is repeated, by the Kafka client or by nodes that fail."""
+"""Limits how often the same log line is repeated, by libraries or by nodes that fail."""
 
 from __future__ import annotations
 

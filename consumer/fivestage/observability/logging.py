@@ -56,6 +56,7 @@ def configure(level: str = "INFO", show_text: bool | str = False, style: str = "
     )
     handler = _LogHandler()
     handler.addFilter(LogThrottle("aiokafka"))
+    handler.addFilter(LogThrottle("opentelemetry", max_lines=1, window_s=60.0))
     handler.addFilter(FailureThrottle(LOGGER))
     handler.addFilter(_is_allowed)
     root = logging.getLogger()

@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.codec.decode import UnreadableReason
 from fivestage.core.observer import Observer
+from fivestage.core.plan import DEFAULT_TOTAL_TIMEOUT_MS
+from fivestage.observability import known_labels
 from fivestage.observability.build_info import __version__
-from fivestage.observability.control_log import log_change
+from fivestage.observability.control_log import EVENTS, log_change
 from fivestage.observability.label_bounds import MAX_ERROR_TYPES, MAX_LANES, MAX_NODES, Bounded
 from fivestage.observability.metric_table import queries, service
+from fivestage.observability.metric_table.spec import bounds_for
 from fivestage.observability.node_metrics import NodeMetrics
 from fivestage.observability.query_metrics import LaneTallies, QueryMetrics
 from fivestage.observability.tally import sampled
+from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from fivestage.core.adaptive.breaker import BreakerState
-    from fivestage.core.codec.decode import UnreadableReason
     from fivestage.core.codec.event_json import Envelope
     from fivestage.core.observer import ControlChange
     from fivestage.core.outcome import QueryOutcome
@@ -36,15 +40,32 @@ if TYPE_CHECKING:
 
 
 class Metrics(Observer):
-    """All metrics of one service, in a registry of their own."""
+    """All metrics of one service, in a registry of their own.
 
-    def __init__(self, *, topic: str, group_id: str) -> None:
+    Args:
+        topic: The input topic.
+        group_id: The consumer group.
+        lanes: The lanes that are known in advance.
+        nodes: The nodes of the app.
+        budget_s: Time limit of a query: durations are counted more finely around it.
+    """
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        group_id: str,
+        lanes: Collection[str] = (),
+        nodes: Collection[str] = (),
+        budget_s: float = DEFAULT_TOTAL_TIMEOUT_MS / 1000,
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
         self.registry = CollectorRegistry()
         self._topic = topic
         self._lanes, self._nodes = Bounded(MAX_LANES), Bounded(MAX_NODES)
         self._error_types = Bounded(MAX_ERROR_TYPES)
-        self._queries = QueryMetrics(topic=topic, group_id=group_id)
+        self._bounds = bounds_for(budget_s)
+        self._queries = QueryMetrics(topic=topic, group_id=group_id, bounds=self._bounds)
         self._calls = NodeMetrics(self._nodes)
         self.registry.register(self._queries)
         self.registry.register(self._calls)
@@ -54,6 +75,11 @@ class Metrics(Observer):
         self._make_executor_metrics()
         spec = service.BUILD_INFO
         Gauge(spec.name, spec.meaning, spec.labels, registry=self.registry).labels(__version__).set(1)
+        self._start_at_zero()
+        for name in (*nodes, *StageType):
+            self._stalled.labels(self._nodes.of(name))
+        for lane in lanes:
+            self._start_lane_at_zero(self._tallies(lane)[0], nodes)
 
     def _counter(self, spec: MetricSpec) -> Counter:
         return Counter(spec.name, spec.meaning, spec.labels, registry=self.registry)
@@ -88,6 +114,29 @@ class Metrics(Observer):
     def _make_executor_metrics(self) -> None:
         self._stalled = self._counter(service.BLOCKED_LOOPS)
         self._replaced = self._counter(service.REPLACED)
+
+    # Counters of what is known in advance: see known_labels
+
+    def _start_at_zero(self) -> None:
+        for reason in UnreadableReason:
+            self._dead_letters.labels(reason)
+        for change in EVENTS:
+            self._control_changes.labels(*change)
+        for client, reasons in known_labels.REBUILDS.items():
+            self._throttled.labels(client)
+            for text in reasons:
+                self._client_rebuilds.labels(client, text)
+        for text in known_labels.REPLACED:
+            self._replaced.labels(text)
+
+    def _start_lane_at_zero(self, lane: str, nodes: Collection[str]) -> None:
+        for reason in known_labels.EXPIRED:
+            self._expired_child(lane, reason)
+        self._failovers.labels(lane)
+        for node in nodes:
+            name = self._nodes.of(node, lane)
+            for state in BreakerState:
+                self._breaker_changes.labels(lane, name, state)
 
     # Gauges: their values are read at each scrape
 
@@ -185,7 +234,7 @@ class Metrics(Observer):
         found = lanes.get(lane)
         if found is None:
             lane = self._lanes.of(lane)
-            found = lanes.setdefault(lane, LaneTallies())
+            found = lanes.setdefault(lane, LaneTallies(self._bounds))
         return lane, found
 
     @lru_cache(maxsize=128)  # noqa: B019 - one Metrics a process

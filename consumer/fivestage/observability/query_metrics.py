@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from fivestage.observability.known_labels import ENDINGS
 from fivestage.observability.metric_table import queries as table
-from fivestage.observability.metric_table.spec import QUEUE_BUCKETS_S
+from fivestage.observability.metric_table.spec import BUCKETS_S, QUEUE_BUCKETS_S
 from fivestage.observability.tally import Tally, counter, histogram
 
 if TYPE_CHECKING:
@@ -19,17 +20,21 @@ if TYPE_CHECKING:
 
 
 class LaneTallies:
-    """The numbers of one lane."""
+    """The numbers of one lane.
+
+    Args:
+        bounds: The buckets of the durations of queries and stages.
+    """
 
     __slots__ = ("ended", "queue", "skipped", "stages", "unstarted")
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: tuple[float, ...] = BUCKETS_S) -> None:
         self.queue = Tally(QUEUE_BUCKETS_S)
-        self.ended: dict[tuple[str, bool, str], Tally] = defaultdict(Tally)
+        self.ended: dict[tuple[str, bool, str], Tally] = defaultdict(lambda: Tally(bounds))
         """Durations of queries that ran, by status, whether within the budget, and error type."""
         self.unstarted: dict[str, int] = defaultdict(int)
         """Queries that did not run, by status."""
-        self.stages: dict[tuple[str, str], Tally] = defaultdict(Tally)
+        self.stages: dict[tuple[str, str], Tally] = defaultdict(lambda: Tally(bounds))
         """Durations of stages that ran, by stage and outcome."""
         self.skipped: dict[tuple[str, str], int] = defaultdict(int)
         """Stages that did not run, likewise."""
@@ -54,10 +59,12 @@ class QueryMetrics:
     Args:
         topic: The input topic.
         group_id: The consumer group.
+        bounds: The buckets of the durations of queries and stages.
     """
 
-    def __init__(self, *, topic: str, group_id: str) -> None:
+    def __init__(self, *, topic: str, group_id: str, bounds: tuple[float, ...]) -> None:
         self._consumer = ("kafka", topic, group_id)
+        self._bounds = bounds
         self.lanes: dict[str, LaneTallies] = {}
 
     def describe(self) -> list[Metric]:
@@ -73,9 +80,11 @@ class QueryMetrics:
         yield histogram(table.QUEUE_AGE, {(name,): lane.queue for name, lane in lanes.items()})
 
     def _pipelines(self, lanes: Mapping[str, _Snapshot]) -> Iterable[Metric]:
-        durations: dict[tuple[str, ...], Tally] = defaultdict(Tally)
+        durations: dict[tuple[str, ...], Tally] = defaultdict(lambda: Tally(self._bounds))
         totals: dict[tuple[str, ...], int] = defaultdict(int)
         for name, lane in lanes.items():
+            for ending in ENDINGS:
+                totals[name, *ending] = 0
             for (status, within_budget, _), tally in lane.ended.items():
                 key = (name, status, "true" if within_budget else "false")
                 durations[key].add(tally)
@@ -98,7 +107,7 @@ class QueryMetrics:
         yield counter(table.STAGE, totals)
 
     def _processes(self, lanes: Mapping[str, _Snapshot]) -> Metric:
-        durations: dict[tuple[str, ...], Tally] = defaultdict(Tally)
+        durations: dict[tuple[str, ...], Tally] = defaultdict(lambda: Tally(self._bounds))
         for lane in lanes.values():
             for (_, _, error_type), tally in lane.ended.items():
                 durations[*self._consumer, "process", error_type].add(tally)

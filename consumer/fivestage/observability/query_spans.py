@@ -133,9 +133,12 @@ class SpanMaker:
         """Start a span with a chosen id, at *wall_s* (seconds since the epoch)."""
         assert self._ids is not None  # noqa: S101 - see can_record
         self._ids.span_id = span_id
-        return self._tracer.start_span(
-            name, context=parent, kind=kind, attributes=attributes, start_time=_ns(wall_s)
-        )
+        try:
+            return self._tracer.start_span(
+                name, context=parent, kind=kind, attributes=attributes, start_time=_ns(wall_s)
+            )
+        finally:
+            self._ids.span_id = None  # where the sampler has raised, the next span must not get it
 
     def fail(self, span: trace.Span, run: StageRun, wall_s: float) -> None:
         """Mark the span of a call that failed; an exception is an event, with its class and place."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_WAITING: Final = 4096
 """Queries whose spans are not made yet. With more, more are sampled than there is time for."""
+REPORT_S: Final = 30.0
+"""How often at most the log says that spans were left out."""
 
 log = structlog.get_logger("fivestage.tracing")
 
@@ -34,6 +36,8 @@ class SpanQueue:
         self._waiting: deque[tuple[Span, Ending]] = deque()
         self._is_scheduled = False
         self._left_out = 0
+        """Queries since the last report."""
+        self._waits_to_report = False
         self._has_failed = False
 
     def __len__(self) -> int:
@@ -46,6 +50,8 @@ class SpanQueue:
         """Have the spans of a query made soon, or left out if too many wait."""
         if len(self._waiting) >= MAX_WAITING:
             self._left_out += 1
+            if not self._waits_to_report:
+                self._report()
             return
         self._waiting.append((process, ending))
         if not self._is_scheduled:
@@ -64,9 +70,14 @@ class SpanQueue:
         self._is_scheduled = bool(waiting)
         if waiting:
             loop.call_soon(self._make_slice)
-        elif self._left_out:
+
+    def _report(self) -> None:
+        """Log how many queries were left out since the last report, and again later if there are more."""
+        self._waits_to_report = self._left_out > 0
+        if self._left_out:
             log.warning("spans left out", queries=self._left_out)
             self._left_out = 0
+            asyncio.get_running_loop().call_later(REPORT_S, self._report)
 
     def _failed(self, error: Exception) -> None:
         """Log the first failure: there may be one for each query."""

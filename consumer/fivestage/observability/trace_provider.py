@@ -52,23 +52,23 @@ def make_provider(sample_ratio: float) -> TracerProvider:
     if isinstance(current, TracerProvider):
         return current
     make_exporter = _exporter_class()
-    provider: TracerProvider
-    # At exit the SDK would wait up to 30 s for a collector that does not answer: see flush_provider.
-    if os.environ.get("OTEL_TRACES_SAMPLER"):
-        provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-    else:
-        sampler = ParentBasedTraceIdRatio(sample_ratio)
-        ids = EarlySampling(sample_ratio)
-        provider = Provider(ids, sampler=sampler, resource=_resource(), shutdown_on_exit=False)
-    if make_exporter is not None:
-        try:
+    try:
+        provider = _new_provider(sample_ratio)
+        if make_exporter is not None:
             provider.add_span_processor(_in_batches(make_exporter()))
-        except ValueError as error:
-            raise ConfigurationError(
-                f"a variable OTEL_BSP_* or OTEL_EXPORTER_OTLP_* is wrong: {error}"
-            ) from None
+    except ValueError as error:
+        raise ConfigurationError(f"a variable OTEL_* of the environment is wrong: {error}") from None
     trace.set_tracer_provider(provider)
     return provider
+
+
+def _new_provider(sample_ratio: float) -> TracerProvider:
+    # At exit the SDK would wait up to 30 s for a collector that does not answer: see flush_provider.
+    if os.environ.get("OTEL_TRACES_SAMPLER"):
+        return TracerProvider(resource=_resource(), shutdown_on_exit=False)
+    sampler = ParentBasedTraceIdRatio(sample_ratio)
+    ids = EarlySampling(sample_ratio)
+    return Provider(ids, sampler=sampler, resource=_resource(), shutdown_on_exit=False)
 
 
 def prepare_workers(sample_ratio: str) -> Callable[[], Callable[[], None]]:

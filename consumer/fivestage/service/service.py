@@ -77,7 +77,13 @@ class Service:
         self._time = TimeLeft(self._limit_s)
         self.hard_end: HardEnd | None = None
         """Ends the process if the orderly shutdown takes too long; None before the shutdown."""
-        self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
+        self.metrics = Metrics(
+            topic=settings.topics.queries,
+            group_id=settings.kafka.group_id,
+            lanes=settings.lanes or (settings.lane,),
+            nodes=app.nodes,
+            budget_s=settings.pipeline.total_timeout_ms / 1000,
+        )
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
         self.diagnosis = Diagnosis(settings.kafka)
 

@@ -10,7 +10,7 @@ from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import encode
 from fivestage.executors.task_host import report_wait
-from fivestage.executors.worker import LoopWorker
+from fivestage.executors.worker import BLOCKED, ENDED, NOT_READY, RUNS_ON, LoopWorker
 from fivestage.pipeline.resource_manager import CLOSE_S
 from fivestage.pipeline.thread_pool import Abandoned
 
@@ -125,7 +125,7 @@ class ProcessWorker(LoopWorker):
         """See Worker."""
         link = self.link
         if link.gone:
-            return self.error or "its process has ended"
+            return self.error or ENDED
         if not link.ready:
             return None
         why = self._stall.check(answering=self._pinged_at is None, elapsed_s=elapsed_s)
@@ -171,13 +171,13 @@ class ProcessWorker(LoopWorker):
         spawned_at = self.link.spawned_at
         if not self.ready:
             late = spawned_at is not None and now - spawned_at > self._hello_s
-            return "its process was not ready in time" if late else None
+            return NOT_READY if late else None
         if self._stall.stalled_s > self._run_on_s and not self.registry.has_code_of(self.blocking[0]):
-            return "code of no query blocks its event loop"
+            return BLOCKED
         if not self._in_threads and not self.registry.left:
             return None
         too_long = any(now - one.since > self._run_on_s for one in self.abandoned())
-        return "code of ended queries runs on" if too_long else None
+        return RUNS_ON if too_long else None
 
     def abandoned(self) -> list[Abandoned]:
         """See Worker."""

@@ -177,9 +177,12 @@ class Source(ConsumerRebalanceListener):
         lags = {}
         # The metrics server calls this in another thread, while partitions may change.
         for key, offsets in list(self._ledger.partitions.items()):
-            highwater = self.consumer.highwater(TopicPartition(*key))
-            if highwater is not None and offsets.next_offset is not None:
-                lags[key] = max(0, highwater - offsets.next_offset)
+            partition, next_offset = TopicPartition(*key), offsets.next_offset
+            highwater = self.consumer.highwater(partition)
+            if highwater is not None and next_offset is not None:
+                # The position passes what is never handed over: transaction markers and aborted records.
+                position = aiokafka_internals.position_of(self.consumer, partition) or 0
+                lags[key] = max(0, highwater - max(next_offset, position))
         return lags
 
     @property

@@ -22,6 +22,7 @@ BUCKETS_S: Final[tuple[float, ...]] = (
     2.5,
 )
 """Contains 0.25, the default time limit of a query."""
+BUDGET_SHARES: Final = (0.8, 0.9, 1.0, 1.2)
 NODE_BUCKETS_S: Final[tuple[float, ...]] = (0.005, 0.025, 0.05, 0.1, 0.15, 0.25, 1.0)
 """Fewer: an app may have many nodes, in each lane."""
 QUEUE_BUCKETS_S: Final[tuple[float, ...]] = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3600.0)
@@ -45,3 +46,8 @@ class MetricSpec(NamedTuple):
     """When to look at it; Markdown."""
     buckets_s: tuple[float, ...] = ()
     """The bounds of a histogram, without infinity."""
+
+
+def bounds_for(budget_s: float) -> tuple[float, ...]:
+    """Return BUCKETS_S and bounds around the time limit of a query, for its durations and its stages'."""
+    return tuple(sorted({*BUCKETS_S, *(round(budget_s * share, 6) for share in BUDGET_SHARES)}))
