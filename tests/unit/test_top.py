@@ -107,7 +107,7 @@ def test_fields_of_an_event() -> None:
         "where": "/app/a/b.py:31",
         "node": "llm",
     }
-    event = {"at": sample.AT, "level": "error", "text": "node failed", "fields": fields}
+    event = {"at": sample.AT, "level": "error", "text": "node failed", "times": 1, "fields": fields}
     assert "node failed  node=llm where=b.py:31 error_type=E count=3 reason=r lane=prod" in shown(
         sample.status(events=[event])
     )

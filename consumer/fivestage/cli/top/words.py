@@ -50,11 +50,6 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
-def place(where: str) -> str:
-    """Return ``file:line`` without the folders."""
-    return where.rpartition("/")[2]
-
-
 def clock(at: str) -> str:
     """Return the time of day of an ISO 8601 time."""
     return at[11:19]
@@ -80,3 +75,8 @@ def cells(text: str | Text, width: int, *, right: bool = False) -> Text:
     found.truncate(width)
     found.align("right" if right else "left", width)
     return found
+
+
+def place(where: str) -> str:
+    """Return ``file:line`` without the folders."""
+    return where.rpartition("/")[2]
