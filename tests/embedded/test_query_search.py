@@ -52,6 +52,19 @@ async def test_the_newest_of_an_id(mock: Mock) -> None:
     assert ids == [b"fivestage.queries/0/2/result"] * 3
 
 
+async def test_question_of_a_late_answer(mock: Mock) -> None:
+    """The query is read where its result says it is, although it was written long before the result."""
+    asked = [(f"key-{number}", b"the question") for number in range(20)]  # some are in partition 0
+    write(mock.bootstrap, "fivestage.queries", asked, timestamp_ms=1_000_000)
+    put(mock, "late", 0)
+    now_ms = time.time() * 1000
+    found = await search(settings_of(mock), "late", since_ms=now_ms - HOUR_MS, with_query=True)
+    assert [record.value for record in found.queries] == [b"the question"]
+    put(mock, "gone", 99)
+    found = await search(settings_of(mock), "gone", since_ms=now_ms - HOUR_MS, with_query=True)
+    assert found.queries == []
+
+
 async def test_since(mock: Mock) -> None:
     """A window whose records are all older ends the search."""
     put(mock, "old", 1, MANY)

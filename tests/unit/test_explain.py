@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,6 +122,20 @@ def test_published_again(bus: MemoryBus, capsys: pytest.CaptureFixture[str]) -> 
     ][:1]
     query_id = json.loads(value)["query_id"]
     assert "copies     2: it was delivered again" in printed(of_lines(query_id, [value, value]), capsys)
+
+
+def test_time_of_the_last_copy(bus: MemoryBus) -> None:
+    """After a redelivery, result and time of publication are those of the same copy, the last one."""
+    [value] = [one.value or b"" for one in bus.sink.of(Output.RESULTS) if one.key == b"success"]
+    result = json.loads(value)
+    copies = []
+    for number, start in enumerate(
+        (datetime(2026, 1, 31, 12, tzinfo=UTC), datetime(2026, 1, 31, 13, tzinfo=UTC))
+    ):
+        event = json.dumps(result | {"started_at": start.isoformat()}).encode()
+        copies.append(PlainRecord("r", 0, number, int(start.timestamp() * 1000) + 30, b"success", event))
+    found = of_records("success", NOTHING._replace(events={**NOTHING.events, Output.RESULTS: copies}))
+    assert (found.copies, found.published_ms) == (2, 30)
 
 
 def test_ranges() -> None:

@@ -128,6 +128,25 @@ def test_drawing() -> None:
     ]
 
 
+def test_published_late() -> None:
+    """A publication long after the end is at the right end, with a sign; the stages keep their place."""
+    lines = drawn(TIMELINE._replace(published_ms=60_200.0), 119)
+    assert lines[2].endswith("########")
+    assert lines[-1].split() == ["published", "+60000", "ms", ">"]
+    at_the_end = drawn(TIMELINE._replace(published_ms=300.0), 119)[-1]
+    assert at_the_end.split() == ["published", "+100", "ms", "*"]
+    assert len(lines[-1]) == len(at_the_end)
+
+
+def test_no_stage_started() -> None:
+    """Where the whole time passed before the first stage, it is drawn as a hand-over."""
+    skipped = [Step("intent", "skipped", note="no time left")]
+    assert drawn(Timeline(skipped, 250.0, 250.0), 60)[1:] == [
+        "hand-over       250 ms ..................................",
+        "intent                 skipped: no time left",
+    ]
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 @pytest.mark.parametrize("unicode", [False, True])
 def test_widths(width: int, unicode: bool) -> None:  # noqa: FBT001
@@ -142,6 +161,8 @@ def test_widths(width: int, unicode: bool) -> None:  # noqa: FBT001
     [
         Timeline([], 0.0, 0.0),
         Timeline([Step("intent", "success", start_ms=-5.0, duration_ms=1e12)], 0.0, 1e12, 1e12, -5.0),
+        Timeline([Step("intent", "success", None, "first", 1.7e308, 1.7e308, 1e308, 1e308)], *[1.7e308] * 4),
+        Timeline([Step("intent", "success", start_ms=1.0, duration_ms=1.7e308)], 250.0, 250.0),
         Timeline([Step("intent", "?", "\x1b[2J\n", "?", 1e9, 0.0, 0.0, 1e9, "\x1b]0;")], 1.0, 0.0, 0.0),
     ],
 )

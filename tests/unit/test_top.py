@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from fivestage.cli.rows import OutputConsole
+from fivestage.cli.top import live
 from fivestage.cli.top.client import StatusClient, StatusError, base_url
 from fivestage.cli.top.frame import frame
 from fivestage.cli.top.live import Screen
@@ -87,6 +88,32 @@ def test_size(width: int, height: int) -> None:
         assert " more" in "\n".join(lines)
 
 
+def test_long_lines() -> None:
+    """A terminal cuts a long line, with a sign where it has UTF-8; a pipe gets the whole line."""
+    status = sample.status(recent=[sample.query("q-1", why="x" * 300)])
+    whole = next(line.plain for line in frame(status, None, unicode=False) if "xxx" in line.plain)
+    assert whole.endswith("x" * 300)
+    for unicode, end in ((True, "x…"), (False, "xx")):
+        [cut] = [line for line in shown(status, 120, unicode=unicode).splitlines() if "xxx" in line]
+        assert (len(cut), cut[-2:]) == (120, end)
+
+
+def test_fields_of_an_event() -> None:
+    """What says where and why comes first, whatever the order in the log."""
+    fields = {
+        "lane": "prod",
+        "reason": "r",
+        "count": 3,
+        "error_type": "E",
+        "where": "/app/a/b.py:31",
+        "node": "llm",
+    }
+    event = {"at": sample.AT, "level": "error", "text": "node failed", "times": 1, "fields": fields}
+    assert "node failed  node=llm where=b.py:31 error_type=E count=3 reason=r lane=prod" in shown(
+        sample.status(events=[event])
+    )
+
+
 @pytest.mark.parametrize("unicode", [False, True])
 def test_characters(unicode: bool) -> None:  # noqa: FBT001
     """Without UTF-8 all characters are ASCII."""
@@ -144,7 +171,9 @@ def test_address(address: str | None, url: str) -> None:
     assert base_url(address, "0.0.0.0", 8080) == url  # noqa: S104 - what a service listens on
 
 
-@pytest.mark.parametrize("address", [None, "", ":", "a:b", "localhost:99999", "ftp://a", "[::1"])
+@pytest.mark.parametrize(
+    "address", [None, "", ":", "a:b", "localhost:99999", "http://a..b", "ftp://a", "[::1"]
+)
 def test_no_address(address: str | None) -> None:
     """What is no address, or a port that only the service knows, is refused with what to give."""
     with pytest.raises(ConfigurationError, match="give"):
@@ -166,6 +195,8 @@ class Service:
 
     def __init__(self) -> None:
         self.answer = web.json_response(sample.status())
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def start(self, port: int = 0) -> int:
         """Listen; return the port."""
@@ -182,6 +213,7 @@ class Service:
         await self._runner.cleanup()
 
     async def _answer(self, _: web.Request) -> web.Response:
+        await self.answers.wait()
         return copy.copy(self.answer)
 
 
@@ -201,6 +233,40 @@ async def test_restart() -> None:
     assert away.startswith("no answer for ")
     assert "fivestage ready" in away
     assert back.startswith("fivestage ready")
+
+
+async def test_while_the_service_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a read hangs, the frame is drawn again and again, and a key ends it at once."""
+    monkeypatch.setattr(live, "EVERY_S", 0.01)
+    service, ended, drawn = Service(), asyncio.Event(), 0
+    port = await service.start()
+
+    def redraw() -> None:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 3:
+            ended.set()
+
+    async with StatusClient(f"http://127.0.0.1:{port}") as client:
+        screen = Screen(OutputConsole(), await client.status())
+        service.answers.clear()
+        await live.update(screen, client, ended, redraw)
+        assert (drawn, ended.is_set()) == (3, True)
+        assert screen.__rich__().plain.startswith("fivestage ready")
+    service.answers.set()
+    await service.stop()
+
+
+async def test_another_protocol() -> None:
+    """A port that closes the connection, as Kafka's does, is another program's."""
+
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(close, "127.0.0.1", 0)
+    async with server, StatusClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        with pytest.raises(StatusError, match=r"no fivestage answers at .* such as Kafka's"):
+            await client.status()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.text import Text
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from fivestage.cli.timeline import Step, Timeline
 
 QUEUE_SHARE: Final = 0.2
-"""How much of the ruler the wait before the start may take, as a share of the budget."""
+"""How much of the ruler the wait before the start, or for the publication, may take; of the budget."""
+MOST_MS: Final = 1e15
+"""Results come from elsewhere, with any number: beyond this one a ruler would have no labels."""
 LABEL_CELLS: Final = 8
 """The least distance of two labels of the ruler."""
 FACTORS: Final = (1, 2, 5)
@@ -39,10 +42,12 @@ class _Signs(NamedTuple):
     cut: str
     """The wait began before the ruler does."""
     published: str
+    later: str
+    """It was published after the ruler ends."""
 
 
-UNICODE: Final = _Signs("█", "▏", "░", "✗", "┊", "◂", "◆")
-ASCII: Final = _Signs("#", "|", ".", "x", ":", "<", "*")
+UNICODE: Final = _Signs("█", "▏", "░", "✗", "┊", "◂", "◆", "▸")
+ASCII: Final = _Signs("#", "|", ".", "x", ":", "<", "*", ">")
 
 
 class Ruler:
@@ -55,18 +60,20 @@ class Ruler:
 
     def __init__(self, timeline: Timeline, cells: int) -> None:
         self.cells = cells
-        self.begin_ms = -min(timeline.queue_ms, QUEUE_SHARE * timeline.budget_ms)
-        ends = timeline.budget_ms, timeline.total_ms, timeline.published_ms or 0.0
-        self.end_ms = max(*ends, 1.0)
+        self.begin_ms = -min(timeline.queue_ms, QUEUE_SHARE * timeline.budget_ms, MOST_MS)
+        ended_ms = max(timeline.budget_ms, timeline.total_ms, 1.0)
+        published_ms = min(timeline.published_ms or 0.0, ended_ms + QUEUE_SHARE * timeline.budget_ms)
+        self.end_ms = min(max(ended_ms, published_ms), MOST_MS)
 
     def cell(self, ms: float) -> int:
         """Return the cell of a moment; those outside are at the ends."""
         share = (ms - self.begin_ms) / (self.end_ms - self.begin_ms)
-        return min(self.cells - 1, max(0, int(share * self.cells)))
+        return min(self.cells - 1, max(0, int(share * self.cells))) if isfinite(share) else self.cells - 1
 
     def length(self, ms: float) -> int:
         """Return the number of cells of a duration; 0 if it is less than half a cell."""
-        return round(ms / (self.end_ms - self.begin_ms) * self.cells)
+        share = ms / (self.end_ms - self.begin_ms)
+        return round(min(share, 1.0) * self.cells) if isfinite(share) else self.cells
 
     def labels(self) -> str:
         """Return the line with the labels, each of which begins at its moment; the last one may end there."""
@@ -117,7 +124,8 @@ def draw(timeline: Timeline, width: int, *, unicode: bool) -> Iterator[Text]:
             yield Text("  ") + note
     if timeline.published_ms is not None:
         after_ms = max(0.0, timeline.published_ms - timeline.total_ms)
-        mark = Text(" " * ruler.cell(timeline.published_ms) + signs.published)
+        sign = signs.later if timeline.published_ms > ruler.end_ms else signs.published
+        mark = Text(" " * ruler.cell(timeline.published_ms) + sign)
         yield _line("published", f"+{after_ms:.0f} ms", mark)
 
 
@@ -156,10 +164,9 @@ def _wait(timeline: Timeline, ruler: Ruler, signs: _Signs) -> Text:
 def _hand_over(timeline: Timeline, ruler: Ruler, signs: _Signs) -> Text | None:
     """The time between the loops: before the first stage, and after the last one; None if it is short."""
     started = [step for step in timeline.steps if step.start_ms is not None]
-    if not started:
-        return None
-    first = started[0].start_ms or 0.0
-    last = min(timeline.total_ms, started[-1].end_ms)
+    first = last = timeline.total_ms
+    if started:
+        first, last = started[0].start_ms or 0.0, min(last, started[-1].end_ms)
     took_ms = first + timeline.total_ms - last
     if took_ms < 1:
         return None

@@ -93,7 +93,21 @@ def _out_of_time(result: PipelineResult, ended: StageResult) -> str:
         text += f" ({earlier})" if earlier else ""
     longest = sorted(before, key=lambda stage: stage.duration_ms, reverse=True)[:2]
     took_ms = [f"{_name(stage)} took {_ms(stage.duration_ms)}" for stage in longest]
+    if idle := _idle(result):
+        took_ms.insert(0, idle)
     return f"{text}; {' and '.join(took_ms)}" if took_ms else text
+
+
+def _idle(result: PipelineResult) -> str:
+    """Say how long no stage ran, if that is longer than each stage; otherwise nothing."""
+    idle_ms = result.metrics.total_duration_ms
+    for stage in result.stages:
+        calls = [call.duration_ms + call.waited_ms for call in stage.attempts]
+        idle_ms -= sum(calls) if calls else stage.duration_ms
+    longest = slowest(result)
+    if idle_ms < 1 or (longest is not None and idle_ms <= longest.duration_ms):
+        return ""
+    return f"{_ms(idle_ms)} passed while no stage ran: the event loop was busy or blocked"
 
 
 def _failed(stage: StageResult) -> str:
@@ -142,8 +156,10 @@ def _degraded(result: PipelineResult) -> str:
 def _slow(result: PipelineResult) -> str:
     metrics, longest = result.metrics, slowest(result)
     text = f"answered in {_ms(metrics.total_duration_ms)} of {_ms(metrics.budget_ms)}"
-    if longest is not None:
-        text += f"; {_name(longest)} took {_ms(longest.duration_ms)}"
+    idle = _idle(result)
+    text += f"; {idle}" if idle else ""
+    if longest is not None and (longest.duration_ms >= 1 or not idle):
+        text += f"{', and' if idle else ';'} {_name(longest)} took {_ms(longest.duration_ms)}"
         waited_ms = sum(attempt.waited_ms for attempt in longest.attempts)
         moved = any(attempt.kind is AttemptKind.RESUMED for attempt in longest.attempts)
         earlier = _earlier(longest)

@@ -82,7 +82,7 @@ def test_not_found(fivestage: Fivestage, asked: str) -> None:
     assert "no event was found" in ran.out
     assert re.fullmatch(
         r"fivestage: explained-nowhere: no result; searched fivestage\.results \(4 of 4 partitions, \d+ "
-        r"records\).*fivestage\.queries.*; for older records give --since more than 2h\n",
+        r"records\).*fivestage\.queries.*; for older records give --since 4h\n",
         ran.err,
     )
 
@@ -94,9 +94,12 @@ def test_since(fivestage: Fivestage, asked: str) -> None:
 
 
 def test_topic_that_may_not_be_read(fivestage: Fivestage, asked: str) -> None:
-    """A topic that does not exist is named as not searched; the result is found without it."""
+    """A topic that does not exist is always named as not searched; the result is found without it."""
     ran = fivestage("explain", BY_ID, "--bootstrap", asked, TOPICS__STAGE_RESULTS="nowhere")
     assert (ran.code, "success" in ran.out) == (0, True)
+    assert re.fullmatch("fivestage: not searched: topic 'nowhere' does not exist.*\n", ran.err)
+    ran = fivestage("explain", BY_ID, "--json", "--bootstrap", asked, TOPICS__STAGE_RESULTS="nowhere")
+    assert "'nowhere' does not exist" in json.loads(ran.out)["not_searched"][0]
     ran = fivestage("explain", "nowhere", "--bootstrap", asked, TOPICS__STAGE_RESULTS="nowhere")
     assert (ran.code, ran.err.count("not searched: topic 'nowhere' does not exist")) == (1, 1)
 

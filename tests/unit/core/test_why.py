@@ -9,7 +9,7 @@ import pytest
 from fivestage.core.codec.event_json import EventJson
 from fivestage.core.plan import Plan
 from fivestage.core.why import decisive, why
-from fivestage_schemas import PipelineResult, PipelineStatus, TimeoutReason
+from fivestage_schemas import PipelineResult, PipelineStatus, StageType, TimeoutReason
 
 from .samples import (
     DECISION,
@@ -66,6 +66,26 @@ def test_a_slow_answer_names_the_slowest_stage() -> None:
     runs[2] = run_of(PROCESSING, took_s=0.18, node="llm")
     got = why(published(concluded(history_of(runs), after_s=0.212)))
     assert got == "answered in 212 ms of 250 ms; processing (llm) took 180 ms"
+
+
+def test_time_in_which_no_stage_ran() -> None:
+    """The time between the stages is the cause if it is longer than each of them, however the query ended."""
+    runs = [run_of(stage, took_s=0.0004) for stage in StageType]
+    idle = "passed while no stage ran: the event loop was busy or blocked"
+    assert why(published(concluded(history_of(runs), after_s=0.225))) == (
+        f"answered in 225 ms of 250 ms; 223 ms {idle}"
+    )
+    runs[2] = run_of(PROCESSING, took_s=0.06, node="llm")
+    assert why(published(concluded(history_of(runs), after_s=0.225))) == (
+        f"answered in 225 ms of 250 ms; 163 ms {idle}, and processing (llm) took 60 ms"
+    )
+    assert why(published(concluded(history_of(runs[:2]), after_s=0.25))) == (
+        f"no time was left for processing within 250 ms; 249 ms {idle}"
+    )
+    running = running_of(PROCESSING, at=STARTED_AT + 0.24, granted_s=0.01)
+    assert why(published(concluded(history_of(runs[:2], running), after_s=0.25))) == (
+        f"the 250 ms of the query ran out while processing (math) had run for 10 ms; 239 ms {idle}"
+    )
 
 
 def test_the_wait_before_the_start_is_mentioned() -> None:

@@ -17,9 +17,11 @@ import typer
 from fivestage.cli.common import errors_as_one_line, run_while_read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fivestage.cli.demo.audit import Audit
+    from fivestage.cli.demo.questions import Input
+    from fivestage.cli.demo.service_process import ServiceProcess
     from fivestage.cli.rows import OutputConsole
 
 LIMIT_S = 58.0
@@ -65,18 +67,21 @@ def _use_defaults() -> None:
 
 def _run(queries: int, seed: int, watchdog: threading.Timer, *, plain: bool, serve: bool) -> list[str]:
     from fivestage.cli.demo.play import DemoError
-    from fivestage.cli.demo.view import print_summary
+    from fivestage.cli.demo.questions import make_inputs
+    from fivestage.cli.demo.view import print_served, print_summary
     from fivestage.cli.rows import OutputConsole
 
     console = OutputConsole(plain=plain)
 
-    def served(found: Audit, page: str) -> None:
+    inputs = make_inputs(queries, seed)
+
+    def served(found: Audit, service: ServiceProcess) -> None:
         watchdog.cancel()
         print_summary(console, found)
-        console.print(f"\nstatus page: {page}\nThe questions are repeated until Ctrl-C.")
+        print_served(console, service, inputs)
 
     try:
-        found = run_while_read(_play(console, queries, seed, served if serve else None))
+        found = run_while_read(_play(console, inputs, served if serve else None))
     except DemoError as error:
         _print_failure([str(error)], error.log)
         return [str(error)]
@@ -87,13 +92,11 @@ def _run(queries: int, seed: int, watchdog: threading.Timer, *, plain: bool, ser
 
 
 async def _play(
-    console: OutputConsole, queries: int, seed: int, served: Callable[[Audit, str], None] | None
+    console: OutputConsole, inputs: Sequence[Input], served: Callable[[Audit, ServiceProcess], None] | None
 ) -> Audit:
     from fivestage.cli.demo.play import play
-    from fivestage.cli.demo.questions import make_inputs
     from fivestage.cli.demo.view import DemoView
 
-    inputs = make_inputs(queries, seed)
     with DemoView(console, inputs) as view:
         return await play(inputs, view, served)
 

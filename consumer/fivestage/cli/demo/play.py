@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from fivestage.cli.demo.audit import Audit, audit
+from fivestage.cli.demo.questions import in_round
 from fivestage.cli.demo.service_process import ServiceProcess
 from fivestage.errors import FivestageError
 from fivestage.kafka.embedded_broker import EmbeddedBroker
@@ -45,12 +47,12 @@ class DemoError(FivestageError):
 
 
 async def play(
-    inputs: Sequence[Input], view: DemoView, served: Callable[[Audit, str], None] | None = None
+    inputs: Sequence[Input], view: DemoView, served: Callable[[Audit, ServiceProcess], None] | None = None
 ) -> Audit:
     """Write the inputs, wait for the results, end the service and audit the topics.
 
     With *served*, the topics are audited while the service runs; then *served* is called with what was found
-    and the address of the status page, and the questions are repeated until Ctrl-C.
+    and the service, and the questions are repeated until Ctrl-C.
 
     Raises:
         DemoError: the service failed.
@@ -69,7 +71,7 @@ async def play(
             if served is not None:
                 found = await _audit_running(settings, len(inputs))
                 view.stop()
-                served(found, service.page())
+                served(found, service)
                 await _repeat(settings, inputs, service)
                 await service.stop()
                 return found
@@ -96,15 +98,15 @@ async def _audit_running(settings: Settings, expected: int) -> Audit:
 
 
 async def _repeat(settings: Settings, inputs: Sequence[Input], service: ServiceProcess) -> None:
-    """Write the inputs again and again, until Ctrl-C."""
+    """Write the inputs again and again, with other ids, until Ctrl-C."""
     loop, interrupted = asyncio.get_running_loop(), asyncio.Event()
 
     async def wait() -> None:
         await interrupted.wait()
 
     async def feed() -> None:
-        while True:
-            await _feed(settings, inputs)
+        for number in itertools.count(2):
+            await _feed(settings, in_round(inputs, number))
 
     loop.add_signal_handler(signal.SIGINT, interrupted.set)
     try:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+MAX_DIGITS = 6
+"""Of a length of time for which a longer one is proposed."""
 
 
 def explain(
@@ -67,6 +69,7 @@ def explain(
         print(json.dumps(found.as_json(show_text=show_text)))
     else:
         print_explanation(found, show_text=show_text)
+    _print_not_searched(found, with_question=show_text and file is None)
     if not found.is_ended:
         _print_missing(found, None if file else since)
         raise typer.Exit(1)
@@ -112,7 +115,26 @@ def _print_missing(found: Explanation, since: str | None) -> None:
     from fivestage.cli.rows import clean
 
     where = "; ".join(found.searched) or "nothing"
-    advice = f"; for older records give --since more than {since}" if since else ""
+    advice = f"; for older records give {_earlier(since)}" if since else ""
     print(f"fivestage: {clean(found.query_id)}: no result; searched {where}{advice}", file=sys.stderr)
+
+
+def _earlier(since: str) -> str:
+    """Name an option that looks back further."""
+    number, unit = since[:-1], since[-1:]
+    if unit not in UNITS_S or len(number) > MAX_DIGITS:
+        return "an earlier --since"
+    return f"--since {max(1, 2 * int(number))}{unit}"
+
+
+def _print_not_searched(found: Explanation, *, with_question: bool) -> None:
+    """Say what is missing because it could not be read."""
+    from fivestage.cli.rows import clean
+
     for problem in found.not_searched:
         print(f"fivestage: not searched: {problem}", file=sys.stderr)
+    if with_question and found.is_ended and found.question is None:
+        where = found.result.source if found.result is not None else None
+        place = f" at {where.topic}/{where.partition}/{where.offset}" if where is not None else ""
+        text = f"the question was not found{place}; its topic may have deleted it"
+        print(f"fivestage: {clean(found.query_id)}: {clean(text)}", file=sys.stderr)

@@ -105,7 +105,8 @@ class Explanation:
         ]
         if letter is not None:
             found["dead_letter"] = {"reason": letter.reason, "detail": letter.detail, "at": str(letter.place)}
-        found |= {"trace_id": self.trace_id, "events": list(map(str, self.events)), "searched": self.searched}
+        found |= {"trace_id": self.trace_id, "events": list(map(str, self.events))}
+        found |= {"searched": self.searched, "not_searched": self.not_searched}
         return found | (self.text() if show_text else {})
 
     def text(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def of_records(query_id: str, found: Found) -> Explanation:
     for output in (Output.RESULTS, Output.STAGE_RESULTS, Output.TIMEOUTS):
         for record in found.events[output]:
             _take(explanation, record.value or b"")
-    for record in found.events[Output.RESULTS][:1]:
+    for record in found.events[Output.RESULTS][-1:]:
         explanation.published_at_ms = record.timestamp
     records = [*found.queries, *(record for output in Output for record in found.events[output])]
     explanation.events = [Place(record.topic, record.partition, record.offset) for record in records]

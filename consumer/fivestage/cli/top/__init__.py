@@ -64,7 +64,7 @@ async def _print(client: StatusClient) -> None:
     console = OutputConsole()
     async with client:
         status = await client.status()
-    for line in frame(status, console.width, unicode=console.draws_unicode):
+    for line in frame(status, console.width if console.is_terminal else None, unicode=console.draws_unicode):
         console.print(line, soft_wrap=True)
 
 

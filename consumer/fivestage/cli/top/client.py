@@ -49,6 +49,7 @@ def base_url(address: str | None, host: str, port: int) -> str:
     try:
         parts = urlsplit(url)
         is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname)
+        (parts.hostname or "").encode("idna")  # such as a..b: refused by the resolver with a UnicodeError
         number = parts.port or (DEFAULT_PORT if parts.scheme == "http" else None)
     except ValueError:
         is_valid = False
@@ -102,6 +103,11 @@ class StatusClient:
         except TimeoutError:
             raise StatusError(f"{self.url} does not answer within {TIMEOUT_S:.0f} s") from None
         except aiohttp.ClientError as error:
+            if not isinstance(error, aiohttp.ClientConnectorError):
+                raise StatusError(
+                    f"no fivestage answers at {self.url} ({_cause(error)}): is it another program's port, "
+                    "such as Kafka's? the service's log line ready has admin_port"
+                ) from None
             raise StatusError(
                 f"nothing answers at {self.url} ({_cause(error)}): start a service with fivestage run, or "
                 "give its address, such as fivestage top localhost:8081; its log line ready has admin_port"

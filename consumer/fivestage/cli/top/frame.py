@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
-from fivestage.cli.rows import clean
+from fivestage.cli.rows import PIPE_WIDTH, clean
 from fivestage.cli.top.client import StatusError
 from fivestage.cli.top.nodes import nodes
 from fivestage.cli.top.recent import changes, recent
@@ -27,12 +27,12 @@ LEAST_LIST: Final = 3
 """Lines of a list with its heading, where the terminal is not too short even for that."""
 
 
-def frame(status: Status, width: int, height: int | None = None, *, unicode: bool) -> list[Text]:
-    """Return the lines of a frame, each at most *width* cells.
+def frame(status: Status, width: int | None, height: int | None = None, *, unicode: bool) -> list[Text]:
+    """Return the lines of a frame.
 
     Args:
         status: The document of the service.
-        width: Of the terminal; less than LEAST_WIDTH cuts lines.
+        width: Of the terminal, where longer lines are cut; None if there is none.
         height: How many lines there may be: nodes and the two lists at the end are shortened. None for all.
         unicode: Whether more than ASCII may be drawn.
 
@@ -40,7 +40,7 @@ def frame(status: Status, width: int, height: int | None = None, *, unicode: boo
         StatusError: the document is not what this version reads.
     """
     try:
-        lines = _lines(status, width, height, unicode=unicode)
+        lines = _lines(status, width or PIPE_WIDTH, height, unicode=unicode)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise StatusError(
             f"the status is not one that this version can show ({type(error).__name__}: {error}): use the "
@@ -51,7 +51,8 @@ def frame(status: Status, width: int, height: int | None = None, *, unicode: boo
         lines = [*lines[: height - 1], Text(f"{more} more lines: fivestage top --once prints all", "dim")]
     for line in lines:
         line.plain = clean(line.plain)  # names and texts come from elsewhere
-        line.truncate(width)
+        if width is not None:
+            line.truncate(width, overflow="ellipsis" if unicode else "crop")
     return lines
 
 

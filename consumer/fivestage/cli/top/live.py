@@ -21,7 +21,7 @@ from fivestage.cli.top.frame import frame
 from fivestage.cli.top.words import ALARM, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fivestage.cli.top.client import StatusClient
     from fivestage.observability.status.model import Status
@@ -46,9 +46,26 @@ async def watch(client: StatusClient) -> None:
             while not ended.is_set():
                 live.refresh()
                 await _either(ended, EVERY_S)
-                await screen.update(client)
+                await update(screen, client, ended, live.refresh)
         finally:
             loop.remove_signal_handler(signal.SIGWINCH)
+
+
+async def update(
+    screen: Screen, client: StatusClient, ended: asyncio.Event, redraw: Callable[[], None]
+) -> None:
+    """Read the status, which may take as long as its limit; meanwhile keys and the clock go on."""
+    reading, quitting = asyncio.create_task(screen.update(client)), asyncio.create_task(ended.wait())
+    try:
+        while not reading.done() and not ended.is_set():
+            await asyncio.wait({reading, quitting}, timeout=EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            redraw()
+        if reading.done():
+            reading.result()
+    finally:
+        reading.cancel()
+        quitting.cancel()
+        await asyncio.gather(reading, quitting, return_exceptions=True)
 
 
 async def _either(ended: asyncio.Event, limit_s: float) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.text import Text
 
-from fivestage.cli.top.words import ALARM, HEADING, cells, clock, duration, ms, rate, rough
+from fivestage.cli.top.words import ALARM, HEADING, cells, clock, duration, ms, place, rate, rough
 
 if TYPE_CHECKING:
     from fivestage.observability.status.model import Node, Status
@@ -83,11 +83,6 @@ def _breaker(node: Node, now: str) -> Text:
         line.append(f"  {node['abandoned']} abandoned", "yellow")
     failure = node["last_failure"]
     if failure is not None:
-        where = f" at {_short(failure['where'])}" if failure["where"] else ""
+        where = f" at {place(failure['where'])}" if failure["where"] else ""
         line.append(f"  {failure['error_type']}{where}, {clock(failure['at'], now)}", "dim")
     return line
-
-
-def _short(where: str) -> str:
-    """The file without its folders."""
-    return where.rpartition("/")[2]

@@ -9,7 +9,7 @@ from rich.text import Text
 from fivestage.cli.rows import status_text
 from fivestage.cli.ruler import bar_line
 from fivestage.cli.timeline import Step, Timeline
-from fivestage.cli.top.words import HEADING, cells, clock, headed, ms
+from fivestage.cli.top.words import HEADING, cells, clock, headed, ms, place
 
 if TYPE_CHECKING:
     from fivestage.observability.status.model import Event, RecentQuery, Status
@@ -18,6 +18,8 @@ WIDE: Final = 110
 """From this width on, each query has a waterfall of its own."""
 WATERFALL_CELLS: Final = 25
 ID_CELLS: Final = 16
+FIRST: Final = ("node", "where", "error_type", "count", "reason")
+"""The fields of an event that are shown before the others, since a line may be cut."""
 LEVEL_STYLES: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 
 
@@ -67,7 +69,11 @@ def _event(event: Event, now: str) -> Text:
     line = Text.assemble((f"{clock(event['at'], now)} ", "dim"), said)
     if (times := event["times"]) > 1:
         line.append(f" ({times} times)")
+    given = event["fields"]
+    order = [name for name in FIRST if name in given] + [name for name in given if name not in FIRST]
     fields = " ".join(
-        f"{name}={value}" for name, value in event["fields"].items() if str(value) not in event["text"]
+        f"{name}={place(str(given[name])) if name == 'where' else given[name]}"
+        for name in order
+        if str(given[name]) not in event["text"]
     )
     return line.append(f"  {fields}" if fields else "", "dim")

@@ -75,3 +75,8 @@ def cells(text: str | Text, width: int, *, right: bool = False) -> Text:
     found.truncate(width)
     found.align("right" if right else "left", width)
     return found
+
+
+def place(where: str) -> str:
+    """Return ``file:line`` without the folders."""
+    return where.rpartition("/")[2]

@@ -76,6 +76,20 @@ async def newest_first(
     return Scan([record for record in found if record.timestamp >= since_ms], read)
 
 
+async def read_one(
+    consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int, on_read: Callable[[int], None]
+) -> Sequence[Record]:
+    """Read the record at an offset; nothing if the topic does not have it any more. Raises as above."""
+    with as_broker_error(CANNOT_READ):
+        firsts = await consumer.beginning_offsets([partition])
+        ends = await consumer.end_offsets([partition])
+    if not firsts[partition] <= offset < ends[partition]:
+        return []
+    window = _Window({partition: offset}, {partition: offset + 1})
+    await window.read(consumer, lambda _: True, on_read)
+    return window.matching
+
+
 class _Window:
     """Some offsets of each partition, and what was found there."""
 

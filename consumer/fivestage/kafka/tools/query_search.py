@@ -13,7 +13,7 @@ from fivestage.errors import ConfigurationError
 from fivestage.kafka import topics
 from fivestage.kafka.producer.partitioner import murmur2
 from fivestage.kafka.tools.client import open_consumer
-from fivestage.kafka.tools.newest_first import newest_first
+from fivestage.kafka.tools.newest_first import newest_first, read_one
 from fivestage_schemas import PipelineResult, PipelineStatus
 from fivestage_schemas import headers as h
 
@@ -124,7 +124,9 @@ class _Search:
             matches = self._is_letter if output is Output.DEAD_LETTERS else self._is_event
             events[output] = await self._find(names[output], matches, enough=enough) if enough else []
         queries: list[Record] = []
-        if with_query or not results:
+        if results:
+            queries += await self._at_source() if with_query else []
+        else:
             for name in filter(self._topics.is_input, self._infos):
                 queries += await self._find(name, self._is_query, enough=1)
         return Found(events, queries, self._searched, self._problems)
@@ -135,11 +137,21 @@ class _Search:
         self._source = _text(result, h.CE_ID).removesuffix("/result")
         self._since_ms = max(self._since_ms, result.timestamp - EARLIER_MS)
 
+    async def _at_source(self) -> Sequence[Record]:
+        """Read the query where its result says that it is, however old it is."""
+        topic, _, place = (self._source or "").partition("/")
+        number, _, offset = place.partition("/")
+        if not (number.isdecimal() and offset.isdecimal()):
+            return []
+        if (info := self._readable(topic)) is None or int(number) >= info.partitions:
+            return []
+        partition = TopicPartition(topic, int(number))
+        records = await read_one(self._consumer, partition, int(offset), self._on_read)
+        self._searched.append(Searched(topic, 1, info.partitions, len(records)))
+        return records
+
     async def _find(self, topic: str, matches: Callable[[Record], bool], *, enough: int) -> list[Record]:
-        info = self._infos.get(topic)
-        problem = topics.problem_of(info, topic, is_input=True)
-        if info is None or problem is not None:
-            self._problems.append(problem or "")
+        if (info := self._readable(topic)) is None:
             return []
         likely = (murmur2(self._key) & 0x7FFFFFFF) % info.partitions
         others = [number for number in range(info.partitions) if number != likely]
@@ -162,6 +174,15 @@ class _Search:
         self._searched.append(Searched(topic, looked_at, info.partitions, count))
         return sorted(found, key=lambda record: (record.timestamp, record.partition, record.offset))
 
+    def _readable(self, topic: str) -> TopicInfo | None:
+        """Return what is known of a topic; None, after noting why, if it cannot be read."""
+        info = self._infos.get(topic)
+        problem = topics.problem_of(info, topic, is_input=True)
+        if problem is not None:
+            self._problems.append(problem)
+            return None
+        return info
+
     def _is_event(self, record: Record) -> bool:
         if dict(record.headers).get(h.CE_SUBJECT) != self._id:
             return False
@@ -174,9 +195,7 @@ class _Search:
         return self._source == "/".join(place)
 
     def _is_query(self, record: Record) -> bool:
-        if self._source is None:
-            return self._has_id(record)
-        return self._source == f"{record.topic}/{record.partition}/{record.offset}"
+        return self._has_id(record)
 
     def _has_id(self, record: Record) -> bool:
         """Whether an input record has the id: as its key, in a header or in its value."""
