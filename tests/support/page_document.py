@@ -137,6 +137,7 @@ def status_document() -> Status:
             stage("validation", 3.0, 12.0, success=1.0),
             stage("reflection", None, None),
         ],
+        "between": {"p50_ms": 5.0, "p95_ms": 9.0, "share": 0.1},
         "nodes": [node("llm"), node("pricing", broken=True)],
         "load": {
             "running": 38,

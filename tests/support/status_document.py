@@ -147,6 +147,7 @@ def status(**fields: Any) -> Status:
             stage("validation", critical=False),
             stage("reflection", critical=False),
         ],
+        "between": {"p50_ms": 5.0, "p95_ms": 9.0, "share": 0.1},
         "nodes": [
             node("facts"),
             node("llm", p50_ms=41.0, p95_ms=96.0, failed=0.004),

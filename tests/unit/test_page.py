@@ -82,6 +82,8 @@ def test_it_answers_the_questions_of_a_night() -> None:
         "Only 98.7 % in time within 5 min; the objective is 99.5 %.",
         "processing reaches its limit of 100 ms in 2 % of calls.",
         "processing takes most of the time: 41 ms at the median, of the 48 ms of a query.",
+        "between stages",
+        "10 % of the time",
         "Work arrives faster than it leaves: lag 12, rising.",
         "Partition queries/3 is halted.",
         "1 call runs on after its end: pricing for 4 s.",

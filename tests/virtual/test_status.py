@@ -98,6 +98,29 @@ async def test_stages_nodes_and_failures() -> None:
     assert CANARY not in json.dumps(found)
 
 
+@app.node("hogs", intents={"hogs"})
+async def hogs(query: Any, ctx: Any) -> int:  # noqa: ARG001
+    """Block the event loop for 60 ms."""
+    block(0.06)
+    return 1
+
+
+async def test_time_between_stages() -> None:
+    """While a node blocks the loop, queries that wait for it spend their time between stages."""
+    status = status_of()
+    async with status.bus as bus:
+        await bus.ask("fast")
+        alone = (await status.read())["between"]
+        for number in range(3):
+            bus.put(f'{{"query_id":"q-{number}","user_input":"hogs"}}'.encode())
+        await asyncio.sleep(1)
+        found = await status.read()
+    assert alone["p95_ms"] < 1
+    assert alone["share"] < 0.01
+    assert found["between"]["p95_ms"] == pytest.approx(120, rel=0.06)
+    assert found["between"]["share"] == pytest.approx(360 / 550, rel=0.1)  # each waits for two others
+
+
 async def test_only_slow_answers_are_kept() -> None:
     """One that took more than half of its budget; an ordinary one is not."""
     status = status_of()

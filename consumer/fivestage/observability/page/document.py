@@ -31,7 +31,7 @@ BLOCKS: Final[dict[str, Block]] = {
     "problems": Block(overview.problems, _all),
     "figures": Block(overview.figures, itemgetter("windows", "rates", "latency", "objective", "budget_ms")),
     "series": Block(series.series, itemgetter("series")),
-    "stages": Block(stages.stages, itemgetter("stages", "latency", "budget_ms")),
+    "stages": Block(stages.stages, itemgetter("stages", "between", "latency", "budget_ms")),
     "nodes": Block(nodes.nodes, itemgetter("nodes")),
     "load": Block(load.load, itemgetter("load", "lag", "partitions", "workers")),
     "recent": Block(recent.recent, itemgetter("recent")),

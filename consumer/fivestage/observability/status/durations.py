@@ -57,6 +57,15 @@ def percentiles_ms(counts: Sequence[int], shares: Sequence[float]) -> list[float
     return found
 
 
+def total_s(counts: Sequence[int]) -> float:
+    """Return the sum of all durations in seconds, as exact as the buckets; arguments as above."""
+    found: float = 0.0
+    for index in range(BUCKETS):
+        if counts[index]:
+            found += counts[index] * SHORTEST_S * GROWTH ** (index + 0.5)
+    return found
+
+
 class RollingCounts:
     """Counts over the last slots of time: durations by bucket, and outcomes.
 

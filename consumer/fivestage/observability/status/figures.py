@@ -78,7 +78,7 @@ class NodeFigures:
 class Figures:
     """The counts of the last hour. Used on the bus loop."""
 
-    __slots__ = ("_others", "nodes", "slot", "slots", "stages", "whole")
+    __slots__ = ("_others", "between", "nodes", "slot", "slots", "stages", "whole")
 
     def __init__(self) -> None:
         self.slot = Slot()
@@ -87,6 +87,8 @@ class Figures:
         """The closed ones, the oldest first."""
         self.whole = RollingCounts(RECENT_SLOTS, 0)
         """The durations of queries that ran."""
+        self.between = RollingCounts(RECENT_SLOTS, 0)
+        """Of each of these durations the time in which no stage ran."""
         self.stages = [RollingCounts(RECENT_SLOTS, len(OUTCOMES)) for _ in StageType]
         self.nodes: dict[tuple[str, str], NodeFigures] = {}
         """By lane and node."""
@@ -109,16 +111,21 @@ class Figures:
         else:
             slot.errors += 1
         self.whole.current[bucket_of(outcome.duration_s)] += 1
+        between_s = outcome.duration_s  # without waits for threads, by which the query's start is moved
         for run in outcome.runs:
             counts = self.stages[run.spec.sequence].current
             counts[_INDEX[run.outcome]] += 1
             if run.started_at is not None:
                 counts[bucket_of(run.duration_s)] += 1
+                between_s -= run.duration_s
                 if run.node is not None:
                     self._called(lane, run)
         for run in outcome.earlier:
-            if run.started_at is not None and run.node is not None and run.outcome is not _SKIPPED:
-                self._called(lane, run)
+            if run.started_at is not None and run.outcome is not _SKIPPED:
+                between_s -= run.duration_s
+                if run.node is not None:
+                    self._called(lane, run)
+        self.between.current[bucket_of(between_s)] += 1
         return well
 
     def _called(self, lane: str, run: StageRun) -> None:
@@ -162,6 +169,7 @@ class Figures:
             self.slots.popleft()
         self.slot = Slot()
         self.whole.close_slot()
+        self.between.close_slot()
         for stage in self.stages:
             stage.close_slot()
         for key, node in list(self.nodes.items()):

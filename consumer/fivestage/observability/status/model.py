@@ -91,6 +91,18 @@ class Stage(TypedDict):
     """Share of each outcome: success, timeout, error, skipped."""
 
 
+class Between(TypedDict):
+    """The time of a query in which no stage ran, over the last five minutes.
+
+    It waited for an event loop, such as one that a node blocks, or for a worker process.
+    """
+
+    p50_ms: float | None
+    p95_ms: float | None
+    share: float | None
+    """Of the durations of all queries together."""
+
+
 class Failure(TypedDict):
     """The last failure of a node."""
 
@@ -235,6 +247,7 @@ class Status(TypedDict):
     latency: Percentiles
     series: Series
     stages: list[Stage]
+    between: Between
     nodes: list[Node]
     load: Load
     lag: Lag
