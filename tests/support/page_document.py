@@ -45,6 +45,8 @@ def node(name: str, *, broken: bool = False) -> Node:
         }
         if broken
         else None,
+        "blocked": 0,
+        "blocked_at": None,
     }
 
 
@@ -162,6 +164,7 @@ def status_document() -> Status:
         "workers": {
             "replaced": 0,
             "blocked": 0,
+            "blocked_by": [],
             "abandoned": [{"stage": "processing", "node": "pricing", "for_s": 4.2}],
             "bus_lag_ms": 0.4,
             "executor_lag_ms": 1.2,

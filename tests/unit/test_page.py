@@ -93,6 +93,19 @@ def test_it_answers_the_questions_of_a_night() -> None:
         assert sentence in text, sentence
 
 
+def test_a_node_that_blocks() -> None:
+    """It is named in the head, at the node and at the workers, though none of its calls fails."""
+    document = status_document()
+    at = "2026-05-04T14:02:13.000Z"
+    document["nodes"][0] |= {"blocked": 42, "blocked_at": at}
+    where = "/srv/llm.py:7 ask"
+    document["workers"]["blocked_by"] = [{"name": "llm", "count": 42, "at": at, "where": where}]
+    text = render(document).text
+    assert "llm blocks the event loop: 42 times in 5 min, last 14:02:13." in text
+    assert "blocks the event loop, 42 times, last 14:02:13" in text
+    assert "llm4214:02:13llm.py:7 ask" in text
+
+
 def test_all_is_well() -> None:
     """Without a problem it says so."""
     document = status_document()

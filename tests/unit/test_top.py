@@ -46,6 +46,7 @@ def test_blocks_in_order() -> None:
         "RUNNING 38 of 256 (limit 180, learned)   waiting 2, oldest 12 ms   LAG 12 records, falling",
         "PARTITIONS   queries/1 halted",
         "WORKERS replaced 2, blocked 3",
+        "blocked by llm at llm.py:7 ask",
         "abandoned: pricing for 4 s",
         "LAST SLOW, LATE, FAILED",
         "q-8812           error",
@@ -64,6 +65,14 @@ def test_broken_node_first() -> None:
     first = lines[next(number for number, line in enumerate(lines) if line.startswith("NODES")) + 1]
     assert first.startswith("pricing")
     assert "open since 14:02:11, again in 4 s  ConnectionError at pricing.py:31" in first
+
+
+def test_a_node_that_blocks() -> None:
+    """It follows broken nodes, with how often and when last."""
+    lines = shown(sample.status(), width=160).splitlines()
+    second = lines[next(number for number, line in enumerate(lines) if line.startswith("NODES")) + 2]
+    assert second.startswith("llm")
+    assert "blocks the loop, 3 times, last 14:02:20" in second
 
 
 def test_unready() -> None:

@@ -199,6 +199,27 @@ async def test_an_open_breaker_says_since_when_and_until_when() -> None:
         assert [one["node"] for one in (await status.read())["nodes"]] == ["broken"]
 
 
+async def test_nodes_that_block() -> None:
+    """Who blocks event loops: how often in five minutes, when last and where; names are bounded."""
+    status = status_of()
+    async with status.bus as bus:
+        await bus.ask("hogs")
+        for line in (7, 8):
+            status.recorder.executor_stalled("hogs", f"app.py:{line} hogs")
+        status.recorder.executor_stalled("", None)
+        found = await status.read()
+        [node] = found["nodes"]
+        by = found["workers"]["blocked_by"]
+        assert (node["blocked"], node["blocked_at"]) == (2, by[0]["at"])
+        assert by[0] == {"name": "hogs", "count": 2, "at": by[0]["at"], "where": "app.py:8 hogs"}
+        assert (by[1]["name"], by[1]["count"], found["workers"]["blocked"]) == ("", 1, 3)
+        for number in range(2 * MAX_NODES):
+            status.recorder.executor_stalled(f"node-{number}", None)
+        assert len((await status.read())["workers"]["blocked_by"]) == MAX_NODES
+        await later(status, 310)
+        assert (await status.read())["workers"]["blocked_by"] == []
+
+
 async def test_what_waits() -> None:
     """Running and waiting queries, and how long the oldest has waited."""
     status = status_of(Settings(admission={"max_in_flight": 1, "adaptive_limit": False}))

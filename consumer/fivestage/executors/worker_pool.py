@@ -216,7 +216,7 @@ class WorkerPool:
         if job is not None:
             job.is_blocking = True
         about, since = fields_of(job, worker.location()), now - worker.stalled_s
-        self._observer.executor_stalled(about["node"] or about["stage"] or "")
+        self._observer.executor_stalled(about["node"] or about["stage"] or "", about["where"])
         is_logged = self._stall_log.begins(worker, about, why, now)
         known = job is not None or worker.registry.has_code_of(number)
         other = None if known else Abandoned(about["where"] or "a background task", since, worker.thread)

@@ -23,7 +23,14 @@ FAILED: Final = 0.1
 
 def problems(status: Status) -> list[tuple[str, Element]]:
     """Return all problems, the worst first, as the kind of state (``bad`` or ``warning``) and a sentence."""
-    found = [*_service(status), *_in_time(status), *_nodes(status), *_stages(status), *_work(status)]
+    found = [
+        *_service(status),
+        *_in_time(status),
+        *_blocked(status),
+        *_nodes(status),
+        *_stages(status),
+        *_work(status),
+    ]
     return sorted(found, key=lambda problem: problem[0] != "bad")
 
 
@@ -94,6 +101,13 @@ def _nodes(status: Status) -> Iterator[tuple[str, Element]]:
         elif (node["failed"] or 0.0) >= FAILED:
             text = f" fails {share(node['failed'])} of its calls"
             yield _problem("warning", *which, text, ": " if cause else "", name(cause), ".")
+
+
+def _blocked(status: Status) -> Iterator[tuple[str, Element]]:
+    for one in status["workers"]["blocked_by"]:
+        if one["name"]:
+            times = f"{counted(one['count'], 'time')} in 5 min, last {clock(one['at'])}"
+            yield _problem("warning", el("b", name(one["name"])), f" blocks the event loop: {times}.")
 
 
 BREAKERS: Final = {"closed": "closed", "half_open": "half open", "open": "open"}

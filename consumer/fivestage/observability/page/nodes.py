@@ -42,9 +42,10 @@ def nodes(status: Status) -> list[Element]:
     return shown
 
 
-def _trouble(node: Node) -> tuple[int, float, float]:
+def _trouble(node: Node) -> tuple[int, bool, float, float]:
     return (
         ("open", "half_open", "closed").index(node["breaker"]),
+        not node["blocked"],
         -(node["failed"] or 0.0),
         -node["calls_per_s"],
     )
@@ -77,6 +78,9 @@ def _notes(node: Node) -> Element | None:
     notes = []
     if node["breaker_since"] and node["breaker"] != "closed":
         notes.append(f"since {clock(node['breaker_since'])}")
+    if node["blocked"] and node["blocked_at"]:
+        times = counted(node["blocked"], "time")
+        notes.append(f"blocks the event loop, {times}, last {clock(node['blocked_at'])}")
     if node["abandoned"]:
         notes.append(f"{counted(node['abandoned'], 'call')} abandoned")
     return el("small", ", ".join(notes)) if notes else None

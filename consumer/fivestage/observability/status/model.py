@@ -131,6 +131,10 @@ class Node(TypedDict):
     abandoned: int
     """Calls that run on after their end."""
     last_failure: Failure | None
+    blocked: int
+    """How often its code, in any lane, has blocked an event loop."""
+    blocked_at: str | None
+    """When it last did."""
 
 
 class Load(TypedDict):
@@ -173,12 +177,26 @@ class AbandonedCall(TypedDict):
     for_s: float
 
 
+class BlockedBy(TypedDict):
+    """Code that has blocked event loops within the last five minutes."""
+
+    name: str
+    """Of the node or stage; empty for other code."""
+    count: int
+    at: str
+    """When it last did."""
+    where: str | None
+    """Of the last time: ``file:line function``."""
+
+
 class Workers(TypedDict):
     """The executor."""
 
     replaced: int
     blocked: int
-    """How often an event loop was blocked."""
+    """How often an event loop was blocked, since the start."""
+    blocked_by: list[BlockedBy]
+    """The one that blocks most often first."""
     abandoned: list[AbandonedCall]
     bus_lag_ms: float
     executor_lag_ms: float
