@@ -33,6 +33,7 @@ def node(name: str, *, broken: bool = False) -> Node:
         "p50_ms": 41.0,
         "p95_ms": 96.0,
         "failed": 1.0 if broken else 0.0,
+        "failing_since": None,
         "health": 0.02 if broken else 1.0,
         "breaker": "open" if broken else "closed",
         "breaker_since": "2026-05-04T14:02:11.000Z" if broken else None,

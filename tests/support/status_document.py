@@ -35,6 +35,7 @@ def node(name: str, **fields: Any) -> Node:
         "p50_ms": 1.0,
         "p95_ms": 2.0,
         "failed": 0.0,
+        "failing_since": None,
         "health": 1.0,
         "breaker": "closed",
         "breaker_since": None,

@@ -106,6 +106,13 @@ def test_a_node_that_blocks() -> None:
     assert "llm4214:02:13llm.py:7 ask" in text
 
 
+def test_a_node_that_fails_has_a_since() -> None:
+    """Also while its breaker is closed."""
+    document = status_document()
+    document["nodes"][0] |= {"failed": 0.5, "failing_since": "2026-05-04T13:57:57.000Z"}
+    assert "fails 50 % since 13:57:57" in render(document).text
+
+
 def test_all_is_well() -> None:
     """Without a problem it says so."""
     document = status_document()

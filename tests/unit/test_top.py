@@ -75,6 +75,12 @@ def test_a_node_that_blocks() -> None:
     assert "blocks the loop, 3 times, last 14:02:20" in second
 
 
+def test_a_node_that_fails_has_a_since() -> None:
+    """Also while its breaker is closed."""
+    nodes = [sample.node("pricing", failed=0.5, failing_since=sample.AT)]
+    assert "closed, fails 50 % since 14:02:20" in shown(sample.status(nodes=nodes))
+
+
 def test_unready() -> None:
     """A service that is not ready has its reason below the first line."""
     service = {**sample.status()["service"], "state": "unready", "reason": "no broker answers", "live": False}

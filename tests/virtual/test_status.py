@@ -12,6 +12,7 @@ from fivestage import Pipeline
 from fivestage.core.ledger import PartitionKey
 from fivestage.observability.status.figures import MAX_NODES, RECENT_SLOTS, SLOTS
 from fivestage.observability.status.recent import MAX_QUERIES, KeptQuery
+from fivestage.observability.status.summary import iso
 from fivestage.settings import Settings
 from support.status import StatusOfBus
 from virtual.samples import EPOCH, block
@@ -96,6 +97,14 @@ async def test_stages_nodes_and_failures() -> None:
     assert late["why"] == "processing (slow) did not end within the 120 ms it was granted"
     assert (failed["query_id"], failed["where"]) == ("q-broken", f"{__file__}:{line}")
     assert CANARY not in json.dumps(found)
+
+
+@app.node("flaps", intents={"now"})
+async def flaps(query: Any, ctx: Any) -> int:  # noqa: ARG001
+    """Raise if the text says so."""
+    if query.user_input.endswith("broken"):
+        raise ConnectionError
+    return 1
 
 
 @app.node("hogs", intents={"hogs"})
@@ -218,6 +227,30 @@ async def test_nodes_that_block() -> None:
         assert len((await status.read())["workers"]["blocked_by"]) == MAX_NODES
         await later(status, 310)
         assert (await status.read())["workers"]["blocked_by"] == []
+
+
+async def test_a_node_that_fails_has_a_since() -> None:
+    """From the slot in which it began, through single answers, until it answers again."""
+    status = status_of()
+    async with status.bus as bus:
+        lane, begin = "prod", 0.0
+
+        async def slot(*texts: str) -> str | None:
+            nonlocal begin
+            begin = asyncio.get_running_loop().time()
+            for text in texts:
+                await bus.ask(text, lane=lane)
+            await later(status, 5.0 - (asyncio.get_running_loop().time() - begin) + 0.001)
+            found: str | None = (await status.read())["nodes"][0]["failing_since"]
+            return found
+
+        assert await slot(*4 * ["now and then fine"]) is None
+        assert await slot(*4 * ["now and then fine"], "now and then broken") is None
+        since = await slot(*4 * ["now and then broken"], "now and then fine")
+        assert since == iso(EPOCH + 10)
+        assert await slot() == since
+        assert await slot(*2 * ["now and then broken"], *3 * ["now and then fine"]) == since
+        assert [await slot(*5 * ["now and then fine"]) for _ in range(4)][-1] is None
 
 
 async def test_what_waits() -> None:

@@ -83,6 +83,8 @@ def _breaker(node: Node) -> Text:
         line.append(f" since {clock(since)}")
     if state == "open" and retry is not None:
         line.append(f", again in {duration(max(0.0, retry))}")
+    if node["failing_since"] is not None:
+        line.append(f", fails {rough(node['failed'])} since {clock(node['failing_since'])}", "red")
     if node["blocked"] and node["blocked_at"] is not None:
         times = f"{node['blocked']} time{'' if node['blocked'] == 1 else 's'}"
         line.append(f"  blocks the loop, {times}, last {clock(node['blocked_at'])}", "yellow")

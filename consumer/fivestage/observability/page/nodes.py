@@ -78,6 +78,8 @@ def _notes(node: Node) -> Element | None:
     notes = []
     if node["breaker_since"] and node["breaker"] != "closed":
         notes.append(f"since {clock(node['breaker_since'])}")
+    if node["failing_since"]:
+        notes.append(f"fails {share(node['failed'])} since {clock(node['failing_since'])}")
     if node["blocked"] and node["blocked_at"]:
         times = counted(node["blocked"], "time")
         notes.append(f"blocks the event loop, {times}, last {clock(node['blocked_at'])}")

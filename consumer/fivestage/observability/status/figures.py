@@ -26,6 +26,11 @@ SLOW_SHARE: Final = 0.5
 MAX_NODES: Final = 64
 """Nodes, each in each lane, that are counted apart: producers choose the lanes."""
 OTHER: Final = "other"
+FAILS_FROM: Final = 0.25
+FAILS_UNTIL: Final = 0.125
+"""A node fails from one share of its calls on, until it falls below the other one; later slots count more."""
+_WEIGHT: Final = 0.5
+"""Of what came before a slot, in these shares."""
 OUTCOMES: Final = tuple(Outcome)
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
@@ -64,7 +69,7 @@ class Slot:
 class NodeFigures:
     """The calls of a node in one lane."""
 
-    __slots__ = ("counts", "failure", "shown")
+    __slots__ = ("_calls", "_failed", "counts", "failing_since", "failure", "shown")
 
     def __init__(self) -> None:
         self.counts = RollingCounts(RECENT_SLOTS, 1)
@@ -73,6 +78,23 @@ class NodeFigures:
         """The last call that failed."""
         self.shown: tuple[StageRun, Failure] | None = None
         """What the document last showed as the last failure."""
+        self.failing_since: float | None = None
+        """The begin of the slot since which many of its calls fail (seconds since the epoch)."""
+        self._calls = self._failed = 0.0
+
+    def close_slot(self, started_at: float) -> None:
+        """Start a new slot; *started_at* is the begin of this one. A slot without calls says nothing."""
+        current = self.counts.current
+        calls, failed = sum(current[:BUCKETS]), current[BUCKETS]
+        if calls:
+            self._calls = calls + _WEIGHT * self._calls
+            self._failed = failed + _WEIGHT * self._failed
+            share = self._failed / self._calls
+            if share < FAILS_UNTIL:
+                self.failing_since = None
+            elif share >= FAILS_FROM and self.failing_since is None:
+                self.failing_since = started_at
+        self.counts.close_slot()
 
 
 class Figures:
@@ -159,8 +181,14 @@ class Figures:
             self.slot.ended += 1
             self.slot.errors += 1
 
-    def close_slot(self, *, running: int, lag: int) -> None:
-        """Start a new slot; *running* queries and a *lag* of records are its last samples."""
+    def close_slot(self, *, started_at: float, running: int, lag: int) -> None:
+        """Start a new slot.
+
+        Args:
+            started_at: The begin of the slot that ends (seconds since the epoch).
+            running: How many queries run.
+            lag: How many records were not taken in yet.
+        """
         slot = self.slot
         slot.running, slot.lag = running, lag
         slot.p50_ms, slot.p95_ms = percentiles_ms(self.whole.current, (0.5, 0.95))
@@ -173,6 +201,6 @@ class Figures:
         for stage in self.stages:
             stage.close_slot()
         for key, node in list(self.nodes.items()):
-            node.counts.close_slot()
+            node.close_slot(started_at)
             if node.counts.is_empty:
                 del self.nodes[key]

@@ -122,6 +122,8 @@ class Node(TypedDict):
     p95_ms: float | None
     failed: float | None
     """Share of its calls."""
+    failing_since: str | None
+    """Since when more than a quarter of its calls fail, whatever its breaker does; None if they do not."""
     health: float
     breaker: Breaker
     breaker_since: str | None

@@ -200,6 +200,7 @@ class Readings:
         calls, failed = sum(total[:BUCKETS]), total[BUCKETS]
         p50_ms, p95_ms = percentiles_ms(total, (0.5, 0.95))
         since = self.recorder.open_since.get(key)
+        failing = None if figures is None else figures.failing_since
         blocked, blocked_at = self.recorder.blocked.count_of(name)
         return {
             "node": name,
@@ -208,6 +209,7 @@ class Readings:
             "p50_ms": p50_ms,
             "p95_ms": p95_ms,
             "failed": round(failed / calls, 4) if calls else None,
+            "failing_since": None if failing is None else iso(failing),
             "health": round(routing.score, 3),
             "breaker": routing.state.value,
             "breaker_since": None if since is None else iso(since),

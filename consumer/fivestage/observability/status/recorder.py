@@ -85,7 +85,8 @@ class StatusRecorder(Observer):
             lags: How many records of each partition were not taken in yet.
         """
         self.lag.add(now, lags)
-        self.figures.close_slot(running=running, lag=sum(lags.values()))
+        started_at = self.wall_clock() - SLOT_S
+        self.figures.close_slot(started_at=started_at, running=running, lag=sum(lags.values()))
         self.blocked.close_slot()
         self.closed += 1
         if self.closed % RECENT_SLOTS == 0:
