@@ -89,7 +89,7 @@ class Observer:
     def executor_stalled(self, name: str, where: str | None) -> None:
         """Code of node or stage *name* blocks an event loop, in the line *where*, if that is known.
 
-        The name is empty for other code.
+        The name is empty for other code; without a line the loop may only have got no CPU.
         """
 
     def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:

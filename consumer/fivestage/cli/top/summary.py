@@ -105,7 +105,8 @@ def load(status: Status, width: int) -> list[Text]:
     ]
     for one in workers["blocked_by"][:MAX_NAMED]:
         where = f" at {one['where'].rpartition('/')[2]}" if one["where"] else ""
-        around.append(Text(f"blocked by {one['name'] or 'other code'}{where}", "yellow"))
+        by = one["name"] or ("other code" if where else "other code, or no CPU")
+        around.append(Text(f"blocked by {by}{where}", "yellow"))
     for call in sorted(workers["abandoned"], key=lambda one: -one["for_s"])[:MAX_NAMED]:
         name = call["node"] or call["stage"]
         around.append(Text(f"abandoned: {name} for {duration(call['for_s'])}", "yellow"))

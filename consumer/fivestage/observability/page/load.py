@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAX_PARTITIONS: Final = 200
 BLOCKED: Final = "fivestage_blocked_event_loops_total"
+OTHER_CODE: Final = ("other code", "other code, or no CPU")
 ARROWS: Final = {"falling": "↘", "steady": "→", "rising": "↗"}
 
 
@@ -118,7 +119,7 @@ def _blocked(found: list[BlockedBy]) -> list[Element]:
     rows = [
         el(
             "tr",
-            el("th", name(one["name"] or "other code"), scope="row"),
+            el("th", name(one["name"] or OTHER_CODE[one["where"] is None]), scope="row"),
             el("td", count(one["count"]), class_="number"),
             el("td", clock(one["at"]), class_="number"),
             el("td", name(place(one["where"] or "")), class_="wide"),

@@ -188,7 +188,7 @@ class BlockedBy(TypedDict):
     at: str
     """When it last did."""
     where: str | None
-    """Of the last time: ``file:line function``."""
+    """Of the last time: ``file:line function``; None if not known, or if the loop only got no CPU."""
 
 
 class Workers(TypedDict):
