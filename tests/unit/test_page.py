@@ -106,6 +106,16 @@ def test_a_node_that_blocks() -> None:
     assert "llm4214:02:13llm.py:7 ask" in text
 
 
+def test_waits_between_stages() -> None:
+    """They are mentioned if they are a large part of the time, and long."""
+    document = status_document()
+    document["between"] = {"p50_ms": 60.0, "p95_ms": 90.0, "share": 0.6}
+    sentence = "Waits for an event loop or a thread take 60 % of the time of queries, 90 ms at p95."
+    assert sentence in render(document).text
+    document["between"]["p95_ms"] = 2.0
+    assert sentence[:35] not in render(document).text
+
+
 def test_a_node_that_fails_has_a_since() -> None:
     """Also while its breaker is closed."""
     document = status_document()

@@ -17,6 +17,10 @@ MAX_PROBLEMS: Final = 8
 BURNS_FAST: Final = 14.4
 """Above this burn rate the budget of a month is gone within two days."""
 TIMEOUTS: Final = 0.01
+WAITS: Final = 0.25
+"""From which share of the time on waits between stages are mentioned, ..."""
+WAITS_LONG: Final = 0.1
+"""... if their p95 is this share of the budget."""
 FAILED: Final = 0.1
 """From which shares on a stage or a node is mentioned."""
 
@@ -27,6 +31,7 @@ def problems(status: Status) -> list[tuple[str, Element]]:
         *_service(status),
         *_in_time(status),
         *_blocked(status),
+        *_between(status),
         *_nodes(status),
         *_stages(status),
         *_work(status),
@@ -108,6 +113,13 @@ def _blocked(status: Status) -> Iterator[tuple[str, Element]]:
         if one["name"]:
             times = f"{counted(one['count'], 'time')} in 5 min, last {clock(one['at'])}"
             yield _problem("warning", el("b", name(one["name"])), f" blocks the event loop: {times}.")
+
+
+def _between(status: Status) -> Iterator[tuple[str, Element]]:
+    share_of, p95_ms = status["between"]["share"] or 0.0, status["between"]["p95_ms"] or 0.0
+    if share_of >= WAITS and p95_ms >= WAITS_LONG * status["budget_ms"]:
+        text = f" take {share(share_of)} of the time of queries, {ms(p95_ms)} at p95."
+        yield _problem("warning", el("b", "Waits for an event loop or a thread"), text)
 
 
 BREAKERS: Final = {"closed": "closed", "half_open": "half open", "open": "open"}
