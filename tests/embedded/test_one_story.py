@@ -131,7 +131,8 @@ async def test_a_node_blocks(broker: Broker, stack: ExitStack, tmp_path: Path) -
         await views.agree(
             alert="FivestageEventLoopsBlocked", event="event loop blocked", page=counted, top=counted
         )
-    assert {line["node"] for line in views.logged("event loop blocked")} == {"hogs"}
+    warned = [line for line in views.logged("event loop blocked") if line["level"] == "warning"]
+    assert {line["node"] for line in warned} == {"hogs"}  # of loops without CPU the level is info
 
 
 async def test_a_flood_of_rubbish(broker: Broker, stack: ExitStack, tmp_path: Path) -> None:
