@@ -107,7 +107,13 @@ def test_a_blocked_loop_is_reported_twice(place: Installation) -> None:
         write(place.bootstrap, place.topics.queries, [("b", event("b", "blocks"))])
         begin, end = service.wait_for("event loop blocked"), service.wait_for("event loop responds")
         assert service.end() == 0
-    about = {"node": "blocks", "stage": "processing", "query_id": "b", "where": begin["where"]}
+    about = {
+        "node": "blocks",
+        "stage": "processing",
+        "query_id": "b",
+        "lane": "prod",
+        "where": begin["where"],
+    }
     assert begin | about == begin
     assert end | about == end
     assert re.fullmatch(r".*/support/logging_app\.py:\d+ blocks", begin["where"])

@@ -137,7 +137,8 @@ async def test_a_node_blocks(broker: Broker, stack: ExitStack, tmp_path: Path) -
     views.show_neither(page, top)
     with Feeder(place.bootstrap, place.topics.queries, count=80, rate=4, user_input="hogs"):
         await views.agree(alert="FivestageEventLoopsBlocked", event="event loop blocked", page=page, top=top)
-    assert {line["node"] for line in views.logged("event loop blocked")} == {"hogs"}
+    warned = [line for line in views.logged("event loop blocked") if line["level"] == "warning"]
+    assert {line["node"] for line in warned} == {"hogs"}  # of loops without CPU the level is info
 
 
 async def test_a_flood_of_rubbish(broker: Broker, stack: ExitStack, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def node(name: str, *, broken: bool = False) -> Node:
         "p50_ms": 41.0,
         "p95_ms": 96.0,
         "failed": 1.0 if broken else 0.0,
+        "failing_since": None,
         "health": 0.02 if broken else 1.0,
         "breaker": "open" if broken else "closed",
         "breaker_since": "2026-05-04T14:02:11.000Z" if broken else None,
@@ -48,6 +49,8 @@ def node(name: str, *, broken: bool = False) -> Node:
         }
         if broken
         else None,
+        "blocked": 0,
+        "blocked_at": None,
     }
 
 
@@ -140,6 +143,7 @@ def status_document() -> Status:
             stage("validation", 3.0, 12.0, 0.05, success=1.0),
             stage("reflection", None, None, None),
         ],
+        "between": {"p50_ms": 5.0, "p95_ms": 9.0, "share": 0.1},
         "nodes": [node("llm"), node("pricing", broken=True)],
         "load": {
             "running": 38,
@@ -165,6 +169,7 @@ def status_document() -> Status:
         "workers": {
             "replaced": 0,
             "blocked": 0,
+            "blocked_by": [],
             "abandoned": [{"stage": "processing", "node": "pricing", "for_s": 4.2}],
             "bus_lag_ms": 0.4,
             "executor_lag_ms": 1.2,

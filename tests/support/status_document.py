@@ -36,12 +36,15 @@ def node(name: str, **fields: Any) -> Node:
         "p50_ms": 1.0,
         "p95_ms": 2.0,
         "failed": 0.0,
+        "failing_since": None,
         "health": 1.0,
         "breaker": "closed",
         "breaker_since": None,
         "retry_in_s": None,
         "abandoned": 0,
         "last_failure": None,
+        "blocked": 0,
+        "blocked_at": None,
         **fields,
     }
     return found  # type: ignore[no-any-return]
@@ -155,9 +158,10 @@ def status(**fields: Any) -> Status:
             stage("validation", critical=False),
             stage("reflection", critical=False),
         ],
+        "between": {"p50_ms": 5.0, "p95_ms": 9.0, "share": 0.1},
         "nodes": [
             node("facts"),
-            node("llm", p50_ms=41.0, p95_ms=96.0, failed=0.004),
+            node("llm", p50_ms=41.0, p95_ms=96.0, failed=0.004, blocked=3, blocked_at=AT),
             node("pricing", failed=1.0, health=0.02, last_failure=failure, **opened),
         ],
         "load": {
@@ -174,6 +178,7 @@ def status(**fields: Any) -> Status:
         "workers": {
             "replaced": 2,
             "blocked": 3,
+            "blocked_by": [{"name": "llm", "count": 3, "at": AT, "where": "/srv/llm.py:7 ask"}],
             "abandoned": [{"stage": "processing", "node": "pricing", "for_s": 4.0}],
             "bus_lag_ms": 1.0,
             "executor_lag_ms": 2.0,

@@ -60,7 +60,7 @@ def report_what_is_rare(metrics: Metrics) -> None:
     metrics.client_rebuilt("producer", "fenced")
     metrics.event_refused("publish_refused")
     metrics.throttled("producer", 0.1)
-    metrics.executor_stalled("node")
+    metrics.executor_stalled("node", None)
     metrics.executor_replaced("stalled")
     metrics.breaker_changed("prod", "node", BreakerState.OPEN)
     metrics.control_changed(ControlChange("breaker", "open", "14 of 20 calls failed"))

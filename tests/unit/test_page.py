@@ -86,6 +86,8 @@ def test_it_answers_the_questions_of_a_night() -> None:
         "Only 98.7 % in time within 5 min; the objective is 99.5 %.",
         "processing timed out in 4 % of its calls; its limit is now 100 ms.",
         "processing takes 90 % of the time of all stages (p50 41 ms, p95 96 ms).",
+        "between stages",
+        "10 % of the time",
         "Work arrives faster than it leaves: lag 12, rising.",
         "Partition queries/3 is halted.",
         "300 partitions",
@@ -96,6 +98,36 @@ def test_it_answers_the_questions_of_a_night() -> None:
         "pricing: node failed ConnectionError, at pricing.py:31, count 7",
     ):
         assert sentence in text, sentence
+
+
+def test_a_node_that_blocks() -> None:
+    """It is named in the head, at the node and at the workers, though none of its calls fails."""
+    document = status_document()
+    at = "2026-05-04T14:02:13.000Z"
+    document["nodes"][0] |= {"blocked": 42, "blocked_at": at}
+    where = "/srv/llm.py:7 ask"
+    document["workers"]["blocked_by"] = [{"name": "llm", "count": 42, "at": at, "where": where}]
+    text = render(document).text
+    assert "llm blocks the event loop: 42 times in 5 min, last 14:02:13." in text
+    assert "blocks the event loop, 42 times, last 14:02:13" in text
+    assert "llm4214:02:13llm.py:7 ask" in text
+
+
+def test_waits_between_stages() -> None:
+    """They are mentioned if they are a large part of the time, and long."""
+    document = status_document()
+    document["between"] = {"p50_ms": 60.0, "p95_ms": 90.0, "share": 0.6}
+    sentence = "Waits for an event loop or a thread take 60 % of the time of queries, 90 ms at p95."
+    assert sentence in render(document).text
+    document["between"]["p95_ms"] = 2.0
+    assert sentence[:35] not in render(document).text
+
+
+def test_a_node_that_fails_has_a_since() -> None:
+    """Also while its breaker is closed."""
+    document = status_document()
+    document["nodes"][0] |= {"failed": 0.5, "failing_since": "2026-05-04T13:57:57.000Z"}
+    assert "fails 50 % since 13:57:57" in render(document).text
 
 
 def healthy() -> Status:

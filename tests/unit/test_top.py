@@ -39,13 +39,16 @@ def test_blocks_in_order() -> None:
         "ANSWERED 412/s",
         "expired 3/s",
         "WHERE",
-        "processing    41 / 96",
+        "processing        41 / 96",
         "limit 120 now 144  timeout 0.4 %",
+        "between stages      5 / 9",
+        "10 % of the time",
         "p99 188 ms",
         "NODES",
         "RUNNING 38 of 256 (limit 180, learned)   waiting 2, oldest 12 ms   LAG 12 records, falling",
         "PARTITIONS   queries/1 halted",
         "WORKERS replaced 2, blocked 3",
+        "blocked by llm at llm.py:7 ask",
         "abandoned: pricing for 4 s",
         "LAST SLOW, LATE, FAILED",
         "q-8812           error",
@@ -64,6 +67,20 @@ def test_broken_node_first() -> None:
     first = lines[next(number for number, line in enumerate(lines) if line.startswith("NODES")) + 1]
     assert first.startswith("pricing")
     assert "open since 14:02:11, again in 4 s  ConnectionError at pricing.py:31" in first
+
+
+def test_a_node_that_blocks() -> None:
+    """It follows broken nodes, with how often and when last."""
+    lines = shown(sample.status(), width=160).splitlines()
+    second = lines[next(number for number, line in enumerate(lines) if line.startswith("NODES")) + 2]
+    assert second.startswith("llm")
+    assert "blocks the loop, 3 times, last 14:02:20" in second
+
+
+def test_a_node_that_fails_has_a_since() -> None:
+    """Also while its breaker is closed."""
+    nodes = [sample.node("pricing", failed=0.5, failing_since=sample.AT)]
+    assert "closed, fails 50 % since 14:02:20" in shown(sample.status(nodes=nodes))
 
 
 def test_unready() -> None:

@@ -281,7 +281,7 @@ def flood(metrics: Metrics) -> None:
         metrics.shed(lane, refused=False)
         metrics.failed_over(lane, 1)
         for node in range(3 * MAX_NODES):
-            metrics.executor_stalled(f"node{node}")
+            metrics.executor_stalled(f"node{node}", None)
             for state in BreakerState:
                 metrics.breaker_changed(lane, f"node{node}", state)
 

@@ -12,6 +12,7 @@ from fivestage import Pipeline
 from fivestage.core.ledger import PartitionKey
 from fivestage.observability.status.figures import MAX_NODES, RECENT_SLOTS, SLOTS
 from fivestage.observability.status.recent import MAX_QUERIES, KeptQuery
+from fivestage.observability.status.summary import iso
 from fivestage.settings import Settings
 from support.status import StatusOfBus
 from virtual.samples import EPOCH, block
@@ -100,6 +101,37 @@ async def test_stages_nodes_and_failures() -> None:
     assert CANARY not in json.dumps(found)
 
 
+@app.node("flaps", intents={"now"})
+async def flaps(query: Any, ctx: Any) -> int:  # noqa: ARG001
+    """Raise if the text says so."""
+    if query.user_input.endswith("broken"):
+        raise ConnectionError
+    return 1
+
+
+@app.node("hogs", intents={"hogs"})
+async def hogs(query: Any, ctx: Any) -> int:  # noqa: ARG001
+    """Block the event loop for 60 ms."""
+    block(0.06)
+    return 1
+
+
+async def test_time_between_stages() -> None:
+    """While a node blocks the loop, queries that wait for it spend their time between stages."""
+    status = status_of()
+    async with status.bus as bus:
+        await bus.ask("fast")
+        alone = (await status.read())["between"]
+        for number in range(3):
+            bus.put(f'{{"query_id":"q-{number}","user_input":"hogs"}}'.encode())
+        await asyncio.sleep(1)
+        found = await status.read()
+    assert alone["p95_ms"] < 1
+    assert alone["share"] < 0.01
+    assert found["between"]["p95_ms"] == pytest.approx(120, rel=0.06)
+    assert found["between"]["share"] == pytest.approx(360 / 550, rel=0.1)  # each waits for two others
+
+
 async def test_only_slow_answers_are_kept() -> None:
     """One that took more than half of its budget; an ordinary one is not."""
     status = status_of()
@@ -176,6 +208,51 @@ async def test_an_open_breaker_says_since_when_and_until_when() -> None:
         await asyncio.sleep(0)
         status.recorder.figures.nodes.clear()
         assert [one["node"] for one in (await status.read())["nodes"]] == ["broken"]
+
+
+async def test_nodes_that_block() -> None:
+    """Who blocks event loops: how often in five minutes, when last and where; names are bounded."""
+    status = status_of()
+    async with status.bus as bus:
+        await bus.ask("hogs")
+        for line in (7, 8):
+            status.recorder.executor_stalled("hogs", f"app.py:{line} hogs")
+        status.recorder.executor_stalled("", None)
+        found = await status.read()
+        [node] = found["nodes"]
+        by = found["workers"]["blocked_by"]
+        assert (node["blocked"], node["blocked_at"]) == (2, by[0]["at"])
+        assert by[0] == {"name": "hogs", "count": 2, "at": by[0]["at"], "where": "app.py:8 hogs"}
+        assert (by[1]["name"], by[1]["count"], found["workers"]["blocked"]) == ("", 1, 3)
+        for number in range(2 * MAX_NODES):
+            status.recorder.executor_stalled(f"node-{number}", None)
+        assert len((await status.read())["workers"]["blocked_by"]) == MAX_NODES
+        await later(status, 310)
+        assert (await status.read())["workers"]["blocked_by"] == []
+
+
+async def test_a_node_that_fails_has_a_since() -> None:
+    """From the slot in which it began, through single answers, until it answers again."""
+    status = status_of()
+    async with status.bus as bus:
+        lane, begin = "prod", 0.0
+
+        async def slot(*texts: str) -> str | None:
+            nonlocal begin
+            begin = asyncio.get_running_loop().time()
+            for text in texts:
+                await bus.ask(text, lane=lane)
+            await later(status, 5.0 - (asyncio.get_running_loop().time() - begin) + 0.001)
+            found: str | None = (await status.read())["nodes"][0]["failing_since"]
+            return found
+
+        assert await slot(*4 * ["now and then fine"]) is None
+        assert await slot(*4 * ["now and then fine"], "now and then broken") is None
+        since = await slot(*4 * ["now and then broken"], "now and then fine")
+        assert since == iso(EPOCH + 10)
+        assert await slot() == since
+        assert await slot(*2 * ["now and then broken"], *3 * ["now and then fine"]) == since
+        assert [await slot(*5 * ["now and then fine"]) for _ in range(4)][-1] is None
 
 
 async def test_what_waits() -> None:

@@ -86,8 +86,11 @@ class Observer:
     def executor_replaced(self, reason: str) -> None:
         """A worker failed or had to be replaced, and another one took over."""
 
-    def executor_stalled(self, name: str) -> None:
-        """Code of node or stage *name* blocks an event loop; the name is empty for other code."""
+    def executor_stalled(self, name: str, where: str | None) -> None:
+        """Code of node or stage *name* blocks an event loop, in the line *where*, if that is known.
+
+        The name is empty for other code; without a line the loop may only have got no CPU.
+        """
 
     def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
         """The breaker of a node opened, half opened or closed."""

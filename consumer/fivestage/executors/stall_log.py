@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from math import inf
+import logging
+import selectors
+from math import ceil, inf
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 LOG_EVERY_S: Final = 5.0
 """Least seconds between two log lines about one place in the code; the metric counts every stall."""
+NO_CPU: Final = "the loop was ready, but got no CPU"
+_SELECTORS: Final = f"{selectors.__file__}:"
 MAX_LOGGED: Final = 256
 """Most places remembered; after that all may be logged again."""
 
@@ -36,11 +40,13 @@ class StallLog:
         """Log that code blocks a worker's event loop, if that is due; *about* is from ``fields_of``."""
         is_due = self._is_due((about["node"], about["stage"], about["where"]), now)
         if is_due:
-            log.warning(
+            waits = is_waiting(about)
+            log.log(
+                logging.INFO if waits else logging.WARNING,
                 "event loop blocked",
-                reason=why,
+                reason=NO_CPU if waits else why,
                 **about,
-                blocked_ms=round(worker.stalled_s * 1000),
+                blocked_ms=max(ceil(worker.stalled_s * 1000), self._stall_ms),  # checks are not exact
                 setting=f"executor.stall_ms = {self._stall_ms}",
                 queries_waiting=len(worker.registry) - (about["query_id"] is not None),
             )
@@ -60,11 +66,23 @@ class StallLog:
         return True
 
 
+def is_waiting(about: Mapping[str, str | None]) -> bool:
+    """Whether no code blocks the loop: it is where it waits for events, which no stage's code is."""
+    return about["query_id"] is None and (about["where"] or "").startswith(_SELECTORS)
+
+
 def fields_of(job: Job | None, location: str | None) -> dict[str, str | None]:
     """The fields of log lines about code that blocks: of *job*, or other code if None."""
     node, stage = code_of(job)
-    query_id = None if job is None else job.query.query_id
-    return {"node": node, "stage": stage, "query_id": query_id, "where": location}
+    trace = None if job is None else job.trace
+    return {
+        "node": node,
+        "stage": stage,
+        "query_id": None if job is None else job.query.query_id,
+        "lane": None if job is None else job.query.lane,
+        "trace_id": None if trace is None else trace.trace_id,
+        "where": location,
+    }
 
 
 def code_of(job: Job | None) -> tuple[str | None, str | None]:

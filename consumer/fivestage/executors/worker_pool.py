@@ -17,7 +17,7 @@ import structlog
 
 from fivestage.core.blocked_queries import is_over, is_worth_moving
 from fivestage.executors.executor import TICK_S
-from fivestage.executors.stall_log import StallLog, code_of, fields_of
+from fivestage.executors.stall_log import StallLog, code_of, fields_of, is_waiting
 from fivestage.executors.worker import Stall
 from fivestage.executors.worker_death import fail_stage, fatal_error
 from fivestage.executors.worker_set import WorkerSet
@@ -217,7 +217,8 @@ class WorkerPool:
         if job is not None:
             job.is_blocking = True
         about, since = fields_of(job, worker.location()), now - worker.stalled_s
-        self._observer.executor_stalled(about["node"] or about["stage"] or "")
+        where = None if is_waiting(about) else about["where"]
+        self._observer.executor_stalled(about["node"] or about["stage"] or "", where)
         is_logged = self._stall_log.begins(worker, about, why, now)
         known = job is not None or worker.registry.has_code_of(number)
         other = None if known else Abandoned(about["where"] or "a background task", since, worker.thread)

@@ -209,7 +209,7 @@ class Metrics(Observer):
     def shed(self, lane: str, *, refused: bool) -> None:
         self._shed.labels(self._lanes.of(lane), "refused" if refused else "observed").inc()
 
-    def executor_stalled(self, name: str) -> None:
+    def executor_stalled(self, name: str, where: str | None) -> None:  # noqa: ARG002
         self._stalled.labels(self._nodes.of(name)).inc()
 
     def executor_replaced(self, reason: str) -> None:

@@ -30,7 +30,7 @@ def count(
 def pass_slots(figures: Figures, slots: int) -> None:
     """Close slots."""
     for _ in range(slots):
-        figures.close_slot(running=0, lag=0)
+        figures.close_slot(started_at=0.0, running=0, lag=0)
 
 
 def test_windows_and_burn_rate() -> None:
@@ -104,8 +104,8 @@ def test_a_series_has_a_point_for_each_closed_slot() -> None:
     """Counts, percentiles and samples, the oldest first; no more than an hour."""
     figures = Figures()
     count(figures, times=4)
-    figures.close_slot(running=3, lag=70)
-    figures.close_slot(running=0, lag=0)
+    figures.close_slot(started_at=0.0, running=3, lag=70)
+    figures.close_slot(started_at=0.0, running=0, lag=0)
     found = series(figures, 1000.0)
     assert (found["ended"], found["in_time"], found["running"], found["lag"]) == (
         [4, 0],

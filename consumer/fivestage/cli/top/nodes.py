@@ -34,8 +34,8 @@ COLUMNS: Final = (
 
 
 def nodes(status: Status, width: int, most: int | None) -> list[Text]:
-    """Return at most *most* lines, one for each node: an open breaker first, then those that fail most."""
-    found = sorted(status["nodes"], key=lambda node: (node["breaker"] == "closed", -(node["failed"] or 0.0)))
+    """Return at most *most* lines, one for each node: open breakers, then what blocks, then what fails."""
+    found = sorted(status["nodes"], key=_order)
     if not found:
         return []
     several = len({node["lane"] for node in found}) > 1
@@ -53,6 +53,10 @@ def nodes(status: Status, width: int, most: int | None) -> list[Text]:
     if len(found) > len(shown):
         lines.append(Text(f"and {len(found) - len(shown)} more", "dim"))
     return lines
+
+
+def _order(node: Node) -> tuple[bool, bool, float]:
+    return node["breaker"] == "closed", not node["blocked"], -(node["failed"] or 0.0)
 
 
 def _name(node: Node, *, several: bool) -> str:
@@ -79,6 +83,11 @@ def _breaker(node: Node, now: str) -> Text:
         line.append(f" since {clock(since, now)}")
     if state == "open" and retry is not None:
         line.append(f", again in {duration(max(0.0, retry))}")
+    if node["failing_since"] is not None:
+        line.append(f", fails {rough(node['failed'])} since {clock(node['failing_since'], now)}", "red")
+    if node["blocked"] and node["blocked_at"] is not None:
+        times = f"{node['blocked']} time{'' if node['blocked'] == 1 else 's'}"
+        line.append(f"  blocks the loop, {times}, last {clock(node['blocked_at'], now)}", "yellow")
     if node["abandoned"]:
         line.append(f"  {node['abandoned']} abandoned", "yellow")
     failure = node["last_failure"]

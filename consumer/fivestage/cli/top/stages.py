@@ -12,9 +12,9 @@ from fivestage.cli.timeline import Timeline
 from fivestage.cli.top.words import HEADING, cells, ms, rough
 
 if TYPE_CHECKING:
-    from fivestage.observability.status.model import Percentiles, Stage, Status
+    from fivestage.observability.status.model import Between, Percentiles, Stage, Status
 
-NAME_CELLS: Final = 11
+NAME_CELLS: Final = 15
 FIGURES_CELLS: Final = 11
 LEAST_RULER: Final = 12
 RULER_CELLS: Final = 24
@@ -46,18 +46,24 @@ def stages(status: Status, width: int, *, unicode: bool) -> list[Text]:
         if beside:
             lines[-1].append("  ").append_text(_note(stage))
         at += stage["p50_ms"] or 0.0
+    between = status["between"]
+    lines.append(_line("between stages", between, _bar(ruler, at, between, None, unicode=unicode), room))
+    if beside and between["share"] is not None:
+        lines[-1].append(f"  {rough(between['share'])} of the time: waiting for a loop", "dim")
     lines.append(_line("whole", latency, _bar(ruler, 0.0, latency, None, unicode=unicode), room))
     if beside:
         lines[-1].append(f"  p99 {ms(latency['p99_ms'])} ms", "dim")
     return lines
 
 
-def _line(name: str, of: Stage | Percentiles, bar: Text, room: int) -> Text:
+def _line(name: str, of: Stage | Between | Percentiles, bar: Text, room: int) -> Text:
     figures = f"{ms(of['p50_ms'])} / {ms(of['p95_ms'])}"
     return Text(f"{name:<{NAME_CELLS}}{figures:>{FIGURES_CELLS - 1}} ") + cells(bar, room)
 
 
-def _bar(ruler: Ruler, at: float, of: Stage | Percentiles, limit: float | None, *, unicode: bool) -> Text:
+def _bar(
+    ruler: Ruler, at: float, of: Stage | Between | Percentiles, limit: float | None, *, unicode: bool
+) -> Text:
     """Draw p50 solid, p95 behind it, and the limit; all after *at*."""
     solid, ghost, tick, moment = SIGNS if unicode else ASCII_SIGNS
     p50, p95 = ruler.length(of["p50_ms"] or 0.0), ruler.length(of["p95_ms"] or 0.0)

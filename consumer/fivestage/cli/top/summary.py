@@ -104,6 +104,10 @@ def load(status: Status, width: int) -> list[Text]:
         headed("WORKERS", f"replaced {workers['replaced']}, blocked {workers['blocked']}"),
         Text(f"loop late {ms(workers['bus_lag_ms'])} ms, executor {ms(workers['executor_lag_ms'])} ms"),
     ]
+    for one in workers["blocked_by"][:MAX_NAMED]:
+        where = f" at {one['where'].rpartition('/')[2]}" if one["where"] else ""
+        by = one["name"] or ("other code" if where else "other code, or no CPU")
+        around.append(Text(f"blocked by {by}{where}", "yellow"))
     for call in sorted(workers["abandoned"], key=lambda one: -one["for_s"])[:MAX_NAMED]:
         name = call["node"] or call["stage"]
         around.append(Text(f"abandoned: {name} for {duration(call['for_s'])}", "yellow"))

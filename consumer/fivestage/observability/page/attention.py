@@ -19,6 +19,10 @@ BURNS_FAST: Final = 14.4
 STAGE_FAILS: Final = 0.01
 NODE_FAILS: Final = 0.1
 """From which shares of its calls on a stage or a node is mentioned."""
+WAITS: Final = 0.25
+"""From which share of the time on waits between stages are mentioned, ..."""
+WAITS_LONG: Final = 0.1
+"""... if their p95 is this share of the budget."""
 PROCESSING: Final = "processing"
 UNREADABLE: Final = 0.01
 """From which share of the records on; as in the alert FivestageDeadLetters."""
@@ -29,6 +33,8 @@ def problems(status: Status) -> list[tuple[str, Element]]:
     found = [
         *_service(status),
         *_in_time(status),
+        *_blocked(status),
+        *_between(status),
         *_nodes(status),
         *_stages(status),
         *_records(status),
@@ -104,6 +110,20 @@ def _nodes(status: Status) -> Iterator[tuple[str, Element]]:
         elif (node["failed"] or 0.0) >= NODE_FAILS:
             text = f" fails {share(node['failed'])} of its calls"
             yield _problem("warning", *which, text, ": " if cause else "", name(cause), ".")
+
+
+def _blocked(status: Status) -> Iterator[tuple[str, Element]]:
+    for one in status["workers"]["blocked_by"]:
+        if one["name"]:
+            times = f"{counted(one['count'], 'time')} in 5 min, last {clock(one['at'], status['at'])}"
+            yield _problem("warning", el("b", name(one["name"])), f" blocks the event loop: {times}.")
+
+
+def _between(status: Status) -> Iterator[tuple[str, Element]]:
+    share_of, p95_ms = status["between"]["share"] or 0.0, status["between"]["p95_ms"] or 0.0
+    if share_of >= WAITS and p95_ms >= WAITS_LONG * status["budget_ms"]:
+        text = f" take {share(share_of)} of the time of queries, {ms(p95_ms)} at p95."
+        yield _problem("warning", el("b", "Waits for an event loop or a thread"), text)
 
 
 BREAKERS: Final = {"closed": "closed", "half_open": "half open", "open": "open"}

@@ -41,9 +41,9 @@ BLOCKS: Final[dict[str, Block]] = {
     "problems": Block(overview.problems, _all),
     "figures": Block(overview.figures, itemgetter("windows", "rates", "latency", "objective", "budget_ms")),
     "series": Block(series.series, itemgetter("series")),
-    "stages": Block(stages.stages, itemgetter("stages", "latency", "budget_ms")),
+    "stages": Block(stages.stages, itemgetter("stages", "between", "latency", "budget_ms")),
     "nodes": Block(nodes.nodes, _with_day("nodes")),
-    "load": Block(load.load, itemgetter("load", "lag", "partitions", "workers")),
+    "load": Block(load.load, _with_day("load", "lag", "partitions", "workers")),
     "recent": Block(recent.recent, _with_day("recent")),
     "changes": Block(recent.changes, _with_day("events")),
 }

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.observability.page.attention import abandoned
+from fivestage.observability.page.attention import abandoned, place
 from fivestage.observability.page.elements import el, fold, heading, label, name, state, table
-from fivestage.observability.page.numbers import NONE, SPACE, count, counted, ms, seconds
+from fivestage.observability.page.numbers import NONE, SPACE, clock, count, counted, ms, seconds
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-    from fivestage.observability.status.model import Lag, Partition, Status
+    from fivestage.observability.status.model import BlockedBy, Lag, Partition, Status
 
 MAX_PARTITIONS: Final = 200
+BLOCKED: Final = "fivestage_blocked_event_loops_total"
+OTHER_CODE: Final = ("other code", "other code, or no CPU")
 ARROWS: Final = {"falling": "↘", "steady": "→", "rising": "↗"}
 
 
@@ -93,7 +95,7 @@ def _workers(status: Status) -> Element:
     )
     rows = [
         ("Replaced", "fivestage_replaced_executors_total", count(workers["replaced"])),
-        ("Blocked event loops", "fivestage_blocked_event_loops_total", count(workers["blocked"])),
+        ("Blocked event loops", BLOCKED, count(workers["blocked"])),
         ("Bus loop, delay", "fivestage_event_loop_lag_seconds", ms(workers["bus_lag_ms"])),
         ("Executor loops, delay", "fivestage_event_loop_lag_seconds", ms(workers["executor_lag_ms"])),
         ("Abandoned calls", "fivestage_abandoned_tasks", ", ".join(map(abandoned, calls)) or NONE),
@@ -102,6 +104,27 @@ def _workers(status: Status) -> Element:
         el("tr", el("th", label(text, metric), scope="row"), el("td", name(value)))
         for text, metric, value in rows
     ]
-    return fold(
-        summary, table("Workers since the start", [heading("Figure"), heading("Value")], body), key="workers"
-    )
+    figures = table("Workers since the start", [heading("Figure"), heading("Value")], body)
+    return fold(summary, figures, *_blocked(workers["blocked_by"], status["at"]), key="workers")
+
+
+def _blocked(found: list[BlockedBy], now: str) -> list[Element]:
+    """Return whose code has blocked an event loop, if any."""
+    headings = [
+        heading("Blocks the event loop", BLOCKED),
+        heading("Times in 5 min", class_="number"),
+        heading("Last", class_="number"),
+        heading("Where", class_="wide"),
+    ]
+    rows = [
+        el(
+            "tr",
+            el("th", name(one["name"] or OTHER_CODE[one["where"] is None]), scope="row"),
+            el("td", count(one["count"]), class_="number"),
+            el("td", clock(one["at"], now), class_="number"),
+            el("td", name(place(one["where"] or "")), class_="wide"),
+            data_key=one["name"] or "other code",
+        )
+        for one in found
+    ]
+    return [table("Code that blocks event loops", headings, rows)] if rows else []

@@ -44,9 +44,10 @@ def nodes(status: Status) -> list[Element]:
     return shown
 
 
-def _trouble(node: Node) -> tuple[int, float, float]:
+def _trouble(node: Node) -> tuple[int, bool, float, float]:
     return (
         ("open", "half_open", "closed").index(node["breaker"]),
+        not node["blocked"],
         -(node["failed"] or 0.0),
         -node["calls_per_s"],
     )
@@ -79,6 +80,11 @@ def _notes(node: Node, now: str) -> Element | None:
     notes = []
     if node["breaker_since"] and node["breaker"] != "closed":
         notes.append(f"since {clock(node['breaker_since'], now)}")
+    if node["failing_since"]:
+        notes.append(f"fails {share(node['failed'])} since {clock(node['failing_since'], now)}")
+    if node["blocked"] and node["blocked_at"]:
+        times = counted(node["blocked"], "time")
+        notes.append(f"blocks the event loop, {times}, last {clock(node['blocked_at'], now)}")
     if node["abandoned"]:
         notes.append(f"{counted(node['abandoned'], 'call')} abandoned")
     return el("small", ", ".join(notes)) if notes else None

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fivestage.observability.page.attention import limit_ms
-from fivestage.observability.page.elements import el, heading, table
+from fivestage.observability.page.elements import el, heading, label, table
 from fivestage.observability.page.numbers import ms, share
 from fivestage.observability.page.ruler import Ruler
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-    from fivestage.observability.status.model import Stage, Status
+    from fivestage.observability.status.model import Between, Percentiles, Stage, Status
 
 DURATION: Final = "lukhas_matriz_async_stage_duration_seconds"
 LIMIT: Final = "fivestage_stage_limit_seconds"
 OUTCOMES: Final = "lukhas_matriz_async_stage_total"
+BETWEEN: Final = "no stage runs: waiting for an event loop or a thread"
 TROUBLE: Final = ("timeout", "error", "skipped")
 
 
@@ -42,15 +43,12 @@ def stages(status: Status) -> list[Element]:
         heading("Not successful", OUTCOMES, class_="trouble"),
     ]
     caption = "Duration and limit of each stage over the last 5 minutes"
-    return [table(caption, headings, [*rows, _whole(status, ruler)], class_="waterfall")]
+    rows += [_between(status["between"], ruler, start_ms), _whole(status, ruler)]
+    return [table(caption, headings, rows, class_="waterfall")]
 
 
 def _row(stage: Stage, ruler: Ruler, start_ms: float, *, busiest: bool) -> Element:
-    marks = []
-    if stage["p95_ms"] is not None:
-        marks.append(ruler.bar(start_ms, stage["p95_ms"], "ghost"))
-    if stage["p50_ms"] is not None:
-        marks.append(ruler.bar(start_ms, stage["p50_ms"], "solid"))
+    marks = _bars(ruler, start_ms, stage)
     if (limit := ruler.tick(start_ms + stage["learned_ms"])) is not None:
         marks.append(limit)
     return el(
@@ -69,6 +67,26 @@ def busiest(status: Status) -> Stage | None:
     """Return the stage that takes most of the time of all stages; None if none was called."""
     called = [stage for stage in status["stages"] if stage["time_share"]]
     return max(called, key=lambda stage: stage["time_share"] or 0.0, default=None)
+
+
+def _bars(ruler: Ruler, start_ms: float, of: Stage | Between | Percentiles) -> list[Element]:
+    """Draw p50 over p95."""
+    found = ((of["p95_ms"], "ghost"), (of["p50_ms"], "solid"))
+    return [ruler.bar(start_ms, value, kind) for value, kind in found if value is not None]
+
+
+def _between(between: Between, ruler: Ruler, start_ms: float) -> Element:
+    share_of = between["share"]
+    return el(
+        "tr",
+        el("th", label("between stages", BETWEEN), scope="row"),
+        el("td", ms(between["p50_ms"]), class_="number"),
+        el("td", ms(between["p95_ms"]), class_="number"),
+        el("td", ruler.row(*_bars(ruler, start_ms, between)), class_="drawn"),
+        el("td", class_="number limits"),
+        el("td", "" if share_of is None else f"{share(share_of)} of the time", class_="trouble"),
+        data_key="between stages",
+    )
 
 
 def _limit(stage: Stage, budget_ms: float) -> Element:
@@ -92,17 +110,13 @@ def _outcomes(stage: Stage) -> Element:
 
 
 def _whole(status: Status, ruler: Ruler) -> Element:
-    latency, marks = status["latency"], []
-    if latency["p95_ms"] is not None:
-        marks.append(ruler.bar(0.0, latency["p95_ms"], "ghost"))
-    if latency["p50_ms"] is not None:
-        marks.append(ruler.bar(0.0, latency["p50_ms"], "solid"))
+    latency = status["latency"]
     return el(
         "tr",
         el("th", "whole query", scope="row"),
         el("td", ms(latency["p50_ms"]), class_="number"),
         el("td", ms(latency["p95_ms"]), class_="number"),
-        el("td", ruler.row(*marks), class_="drawn"),
+        el("td", ruler.row(*_bars(ruler, 0.0, latency)), class_="drawn"),
         el("td", ms(status["budget_ms"]), class_="number limits"),
         el("td", f"p99 {ms(latency['p99_ms'])}", class_="trouble"),
         class_="whole",

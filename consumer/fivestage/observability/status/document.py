@@ -10,7 +10,7 @@ import orjson
 
 from fivestage.core.time_slice import TimeSlice
 from fivestage.observability.status.figures import RECENT_SLOTS, SLOT_S
-from fivestage.observability.status.summary import iso, percentiles, rates, series, windows
+from fivestage.observability.status.summary import between, iso, percentiles, rates, series, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,6 +102,7 @@ class StatusDocument:
             "latency": lambda: percentiles(figures.whole),
             "series": self._points,
             "stages": readings.stages,
+            "between": lambda: between(figures),
             "nodes": lambda: readings.nodes(clock(), recent_s),
             "load": lambda: readings.load(clock()),
             "lag": lambda: readings.lag(clock()),

@@ -26,6 +26,11 @@ SLOW_SHARE: Final = 0.5
 MAX_NODES: Final = 64
 """Nodes, each in each lane, that are counted apart: producers choose the lanes."""
 OTHER: Final = "other"
+FAILS_FROM: Final = 0.25
+FAILS_UNTIL: Final = 0.125
+"""A node fails from one share of its calls on, until it falls below the other one; later slots count more."""
+_WEIGHT: Final = 0.5
+"""Of what came before a slot, in these shares."""
 OUTCOMES: Final = tuple(Outcome)
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
@@ -64,7 +69,7 @@ class Slot:
 class NodeFigures:
     """The calls of a node in one lane."""
 
-    __slots__ = ("counts", "failure", "shown")
+    __slots__ = ("_calls", "_failed", "counts", "failing_since", "failure", "shown")
 
     def __init__(self) -> None:
         self.counts = RollingCounts(RECENT_SLOTS, 1)
@@ -73,12 +78,29 @@ class NodeFigures:
         """The last call that failed."""
         self.shown: tuple[StageRun, Failure] | None = None
         """What the document last showed as the last failure."""
+        self.failing_since: float | None = None
+        """The begin of the slot since which many of its calls fail (seconds since the epoch)."""
+        self._calls = self._failed = 0.0
+
+    def close_slot(self, started_at: float) -> None:
+        """Start a new slot; *started_at* is the begin of this one. A slot without calls says nothing."""
+        current = self.counts.current
+        calls, failed = sum(current[:BUCKETS]), current[BUCKETS]
+        if calls:
+            self._calls = calls + _WEIGHT * self._calls
+            self._failed = failed + _WEIGHT * self._failed
+            share = self._failed / self._calls
+            if share < FAILS_UNTIL:
+                self.failing_since = None
+            elif share >= FAILS_FROM and self.failing_since is None:
+                self.failing_since = started_at
+        self.counts.close_slot()
 
 
 class Figures:
     """The counts of the last hour. Used on the bus loop."""
 
-    __slots__ = ("_others", "nodes", "slot", "slots", "stages", "whole")
+    __slots__ = ("_others", "between", "nodes", "slot", "slots", "stages", "whole")
 
     def __init__(self) -> None:
         self.slot = Slot()
@@ -87,6 +109,8 @@ class Figures:
         """The closed ones, the oldest first."""
         self.whole = RollingCounts(RECENT_SLOTS, 0)
         """The durations of queries that ran."""
+        self.between = RollingCounts(RECENT_SLOTS, 0)
+        """Of each of these durations the time in which no stage ran."""
         self.stages = [RollingCounts(RECENT_SLOTS, len(OUTCOMES)) for _ in StageType]
         self.nodes: dict[tuple[str, str], NodeFigures] = {}
         """By lane and node."""
@@ -109,16 +133,21 @@ class Figures:
         else:
             slot.errors += 1
         self.whole.current[bucket_of(outcome.duration_s)] += 1
+        between_s = outcome.duration_s  # without waits for threads, by which the query's start is moved
         for run in outcome.runs:
             counts = self.stages[run.spec.sequence].current
             counts[_INDEX[run.outcome]] += 1
             if run.started_at is not None:
                 counts[bucket_of(run.duration_s)] += 1
+                between_s -= run.duration_s
                 if run.node is not None:
                     self._called(lane, run)
         for run in outcome.earlier:
-            if run.started_at is not None and run.node is not None and run.outcome is not _SKIPPED:
-                self._called(lane, run)
+            if run.started_at is not None and run.outcome is not _SKIPPED:
+                between_s -= run.duration_s
+                if run.node is not None:
+                    self._called(lane, run)
+        self.between.current[bucket_of(between_s)] += 1
         return well
 
     def _called(self, lane: str, run: StageRun) -> None:
@@ -152,8 +181,14 @@ class Figures:
             self.slot.ended += 1
             self.slot.errors += 1
 
-    def close_slot(self, *, running: int, lag: int) -> None:
-        """Start a new slot; *running* queries and a *lag* of records are its last samples."""
+    def close_slot(self, *, started_at: float, running: int, lag: int) -> None:
+        """Start a new slot.
+
+        Args:
+            started_at: The begin of the slot that ends (seconds since the epoch).
+            running: How many queries run.
+            lag: How many records were not taken in yet.
+        """
         slot = self.slot
         slot.running, slot.lag = running, lag
         slot.p50_ms, slot.p95_ms = percentiles_ms(self.whole.current, (0.5, 0.95))
@@ -162,9 +197,10 @@ class Figures:
             self.slots.popleft()
         self.slot = Slot()
         self.whole.close_slot()
+        self.between.close_slot()
         for stage in self.stages:
             stage.close_slot()
         for key, node in list(self.nodes.items()):
-            node.counts.close_slot()
+            node.close_slot(started_at)
             if node.counts.is_empty:
                 del self.nodes[key]

@@ -93,6 +93,18 @@ class Stage(TypedDict):
     """Share of each outcome: success, timeout, error, skipped."""
 
 
+class Between(TypedDict):
+    """The time of a query in which no stage ran, over the last five minutes.
+
+    It waited for an event loop, such as one that a node blocks, or for a worker process.
+    """
+
+    p50_ms: float | None
+    p95_ms: float | None
+    share: float | None
+    """Of the durations of all queries together."""
+
+
 class Failure(TypedDict):
     """The last failure of a node."""
 
@@ -112,6 +124,8 @@ class Node(TypedDict):
     p95_ms: float | None
     failed: float | None
     """Share of its calls."""
+    failing_since: str | None
+    """Since when more than a quarter of its calls fail, whatever its breaker does; None if they do not."""
     health: float
     breaker: Breaker
     breaker_since: str | None
@@ -121,6 +135,10 @@ class Node(TypedDict):
     abandoned: int
     """Calls that run on after their end."""
     last_failure: Failure | None
+    blocked: int
+    """How often its code, in any lane, has blocked an event loop."""
+    blocked_at: str | None
+    """When it last did."""
 
 
 class Load(TypedDict):
@@ -165,12 +183,26 @@ class AbandonedCall(TypedDict):
     for_s: float
 
 
+class BlockedBy(TypedDict):
+    """Code that has blocked event loops within the last five minutes."""
+
+    name: str
+    """Of the node or stage; empty for other code."""
+    count: int
+    at: str
+    """When it last did."""
+    where: str | None
+    """Of the last time: ``file:line function``; None if not known, or if the loop only got no CPU."""
+
+
 class Workers(TypedDict):
     """The executor."""
 
     replaced: int
     blocked: int
-    """How often an event loop was blocked."""
+    """How often an event loop was blocked, since the start."""
+    blocked_by: list[BlockedBy]
+    """The one that blocks most often first."""
     abandoned: list[AbandonedCall]
     bus_lag_ms: float
     executor_lag_ms: float
@@ -242,6 +274,7 @@ class Status(TypedDict):
     latency: Percentiles
     series: Series
     stages: list[Stage]
+    between: Between
     nodes: list[Node]
     load: Load
     lag: Lag

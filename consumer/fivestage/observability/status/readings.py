@@ -142,7 +142,8 @@ class Readings:
         lag_s = self._executor.lag_s if self.dispatcher.active.jobs else 0.0  # else it is not measured
         return {
             "replaced": self.recorder.replaced,
-            "blocked": self.recorder.blocked,
+            "blocked": self.recorder.blocked.total,
+            "blocked_by": self.recorder.blocked.rows(),
             "abandoned": left,
             "bus_lag_ms": round(self.health.bus_lag_s * 1000, 1),
             "executor_lag_ms": round(lag_s * 1000, 1),
@@ -203,6 +204,8 @@ class Readings:
         calls, failed = sum(total[:BUCKETS]), total[BUCKETS]
         p50_ms, p95_ms = percentiles_ms(total, (0.5, 0.95))
         since = self.recorder.open_since.get(key)
+        failing = None if figures is None else figures.failing_since
+        blocked, blocked_at = self.recorder.blocked.count_of(name)
         return {
             "node": name,
             "lane": lane_name,
@@ -210,12 +213,15 @@ class Readings:
             "p50_ms": p50_ms,
             "p95_ms": p95_ms,
             "failed": round(failed / calls, 6) if calls else None,
+            "failing_since": None if failing is None else iso(failing),
             "health": round(routing.score, 3),
             "breaker": routing.state.value,
             "breaker_since": None if since is None else iso(since),
             "retry_in_s": self._retry_in_s(key, now),
             "abandoned": 0,
             "last_failure": None if figures is None else self._last_failure(figures, now),
+            "blocked": blocked,
+            "blocked_at": blocked_at,
         }
 
     def _last_failure(self, figures: NodeFigures, now: float) -> Failure | None:

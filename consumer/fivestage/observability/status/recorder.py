@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.observer import Observer
+from fivestage.observability.status.blocked import BlockedLoops
 from fivestage.observability.status.figures import RECENT_SLOTS, SLOT_S, Figures
 from fivestage.observability.status.lag import LagHistory
 from fivestage.observability.status.recent import RecentQueries
@@ -38,8 +39,7 @@ class StatusRecorder(Observer):
         self.lag = LagHistory(SLOT_S)
         self.replaced = 0
         """Workers that were replaced."""
-        self.blocked = 0
-        """Event loops that were blocked."""
+        self.blocked = BlockedLoops()
         self.open_since: dict[tuple[str, str], float] = {}
         """When the breaker of a lane and node was last closed (seconds since the epoch), unless it is."""
         self.closed = 0
@@ -63,9 +63,9 @@ class StatusRecorder(Observer):
         """See Observer."""
         self.replaced += 1
 
-    def executor_stalled(self, name: str) -> None:  # noqa: ARG002
+    def executor_stalled(self, name: str, where: str | None) -> None:
         """See Observer."""
-        self.blocked += 1
+        self.blocked.add(name, where, self.wall_clock())
 
     def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
         """See Observer."""
@@ -85,7 +85,9 @@ class StatusRecorder(Observer):
             lags: How many records of each partition were not taken in yet.
         """
         self.lag.add(now, lags)
-        self.figures.close_slot(running=running, lag=sum(lags.values()))
+        started_at = self.wall_clock() - SLOT_S
+        self.figures.close_slot(started_at=started_at, running=running, lag=sum(lags.values()))
+        self.blocked.close_slot()
         self.closed += 1
         if self.closed % RECENT_SLOTS == 0:
             self.recent.forget(now)

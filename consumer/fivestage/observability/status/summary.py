@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from fivestage.observability.status.durations import BUCKETS, percentiles_ms
+from fivestage.observability.status.durations import BUCKETS, percentiles_ms, total_s
 from fivestage.observability.status.figures import OUTCOMES, RECENT_SLOTS, SLOT_S, SLOTS
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from fivestage.observability.status.durations import RollingCounts
     from fivestage.observability.status.figures import Figures, Slot
-    from fivestage.observability.status.model import Percentiles, Rates, Series, Window
+    from fivestage.observability.status.model import Between, Percentiles, Rates, Series, Window
 
 RATE_SLOTS: Final = 12
 """Rates are those of the last minute."""
@@ -65,6 +65,14 @@ def percentiles(counts: RollingCounts) -> Percentiles:
     """Return the percentiles of the last five minutes."""
     p50_ms, p95_ms, p99_ms = percentiles_ms(counts.total(), (0.5, 0.95, 0.99))
     return {"p50_ms": p50_ms, "p95_ms": p95_ms, "p99_ms": p99_ms}
+
+
+def between(figures: Figures) -> Between:
+    """Return how long no stage ran, in the last five minutes."""
+    counts, whole_s = figures.between.total(), total_s(figures.whole.total())
+    p50_ms, p95_ms = percentiles_ms(counts, (0.5, 0.95))
+    share = min(1.0, round(total_s(counts) / whole_s, 4)) if whole_s else None
+    return {"p50_ms": p50_ms, "p95_ms": p95_ms, "share": share}
 
 
 def outcomes(counts: list[int]) -> tuple[int, dict[str, float]]:
