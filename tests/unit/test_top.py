@@ -54,7 +54,7 @@ def test_blocks_in_order() -> None:
         "q-8812           error",
         "q-8810           degraded",
         "WHAT CHANGED",
-        "breaker opened (2 times)  reason=14 of 20 calls failed node=pricing lane=prod",
+        "breaker opened (2 times)  node=pricing reason=14 of 20 calls failed lane=prod",
     ]
     places = [text.find(part) for part in wanted]
     assert [part for part, at in zip(wanted, places, strict=True) if at < 0] == []
