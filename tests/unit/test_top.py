@@ -208,7 +208,7 @@ def test_words() -> None:
 
 
 class Service:
-    """An HTTP server that answers with a status, or as it is told to."""
+    """An HTTP server that answers with a status, or as a test says."""
 
     def __init__(self) -> None:
         self.answer = web.json_response(sample.status())

@@ -231,7 +231,7 @@ class Dispatcher:
         self.rejections.add(query, now)
 
     def _publish_rejection(self, query: InFlightQuery) -> None:
-        if query.offsets.closed:  # no trace has begun that must end
+        if query.offsets.closed:  # there is no trace to end
             self.progress.finished()
         else:
             now, wall_now = asyncio.get_running_loop().time(), self._screening.wall_clock()

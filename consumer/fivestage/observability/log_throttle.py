@@ -16,7 +16,7 @@ MAX_PLACES: Final = 1000
 FAILURE_S: Final = 60.0
 """How often each kind of failure of a node has a line."""
 MAX_KINDS: Final = 5
-"""How many kinds of failure of one node are told apart within FAILURE_S; the others share a line."""
+"""How many kinds of failure of one node get lines within FAILURE_S; all others share one."""
 
 
 class LogThrottle(logging.Filter):

@@ -68,7 +68,7 @@ class RollingCounts:
 
     Args:
         slots: How many slots are kept, besides the current one.
-        outcomes: How many outcomes are told apart.
+        outcomes: How many outcomes are counted separately.
     """
 
     __slots__ = ("_closed", "_older", "current", "slots")

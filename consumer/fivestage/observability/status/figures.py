@@ -1,6 +1,6 @@
 """Counts how queries, stages and nodes end, in slots of time; computes figures only when they are read.
 
-A query costs a few additions. A slot is closed every SLOT_S by whoever calls ``close_slot``.
+A query costs a few additions. A slot is closed by ``close_slot``, every SLOT_S.
 """
 
 from __future__ import annotations
