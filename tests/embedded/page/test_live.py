@@ -82,7 +82,7 @@ def test_without_script(address: str, ask: Ask, open_page: Open) -> None:
     page = open_page(address, java_script_enabled=False)
     expect(page.locator("#connection")).to_have_text("Snapshot")
     expect(page.locator("#nodes tbody tr")).to_have_count(2)
-    expect(page.locator("#stages tbody tr")).to_have_count(6)
+    expect(page.locator("#stages tbody tr")).to_have_count(7)
     page.locator("#recent summary").click()
     expect(page.locator("#recent .command")).to_contain_text("fivestage explain bad-0")
     expect(page.locator(".copy")).to_be_hidden()

@@ -92,7 +92,7 @@ def test_what_a_screen_reader_finds(page: Page) -> None:
         assert elements(page, expression) == [], problem
     page.set_viewport_size({"width": 360, "height": 800})  # where tables are laid out otherwise
     stages = page.get_by_role("table", name="Duration and limit of each stage")
-    expect(stages.get_by_role("row")).to_have_count(7)
+    expect(stages.get_by_role("row")).to_have_count(8)
     expect(stages.get_by_role("rowheader", name="processing")).to_have_count(1)
 
 
