@@ -1,4 +1,4 @@
-"""Bounded waits: cancel what takes too long, and go on without waiting for its end."""
+"""Bounded waits: cancel a task that takes too long, and go on without waiting for its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLEAN_UP_S: Final = 0.1
-"""How long a cancelled task may clean up before it is cancelled again."""
+"""Seconds that a cancelled task has to clean up before it is cancelled again."""
 
 
 async def wait_at_most(limit_s: float, work: Awaitable[T]) -> asyncio.Task[T]:
@@ -32,12 +32,12 @@ async def wait_at_most(limit_s: float, work: Awaitable[T]) -> asyncio.Task[T]:
 async def first_of(steps: Sequence[Coroutine[Any, Any, T]], prefer: type[Exception] | tuple[()] = ()) -> T:
     """Return the result of the first step that succeeds, and cancel the others.
 
-    If none succeeds, raise an error of the class *prefer* if there is one, else the error of the last step.
+    If none succeeds, raise an error of the class *prefer* if there is one, else the error of ``steps[-1]``.
     """
     tasks = [asyncio.create_task(step) for step in steps]
     try:
         for ended in asyncio.as_completed(tasks):
-            with contextlib.suppress(Exception):  # kept in its task
+            with contextlib.suppress(Exception):  # its task keeps the error
                 return await ended
         preferred = [task for task in tasks if not task.cancelled() and isinstance(task.exception(), prefer)]
         return [*tasks, *preferred][-1].result()
@@ -55,7 +55,7 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]], limit_s: float) -> None
 
 
 def leave_behind(task: asyncio.Task[Any]) -> None:
-    """Cancel a task without waiting for it, as it may never end; its error is not logged."""
+    """Cancel a task without waiting for its end, which may never come; its error is not logged."""
     cancel_once(task)
     task.add_done_callback(ignore_result)
 
@@ -63,11 +63,11 @@ def leave_behind(task: asyncio.Task[Any]) -> None:
 def cancel_once(task: asyncio.Task[Any]) -> None:
     """Cancel a task; if it is being cancelled already, cancel it again only after CLEAN_UP_S.
 
-    A second cancellation interrupts what ``finally`` and ``async with`` await, and HTTP clients then lose
+    A second cancellation interrupts the awaits of ``finally`` and ``async with``: HTTP clients then lose
     connections of their pool for good (encode/httpx#3782). Returns at once.
     """
     if task.cancelling():
-        task.get_loop().call_later(CLEAN_UP_S, task.cancel)  # does nothing if it has ended by then
+        task.get_loop().call_later(CLEAN_UP_S, task.cancel)  # does nothing to an ended task
     else:
         task.cancel()
 

@@ -3,18 +3,18 @@
 ::
 
     FivestageError
-    ├── ConfigurationError      settings, topics or permissions are wrong; exit code 2
-    │   └── AccessError         Kafka rejected this client's credentials, or the TLS handshake failed
+    ├── ConfigurationError      something outside the code must be corrected first; exit code 2
+    │   └── AccessError         Kafka was reached and rejects this client
     ├── InvalidAppError         the Pipeline cannot run as it was declared
     ├── ResourceError           a resource could not be opened in time, or is used where it is not open
-    ├── NodeError               a stage failed; the class name becomes ``error_type`` of its StageResult
-    │   ├── NoNodeError         no node is registered for the intent, or the decision named an unknown node
+    ├── NodeError               a stage returned an invalid value; base of the errors of stages and nodes
+    │   ├── NoNodeError         no node handles the intent, or the decision named an unknown node or none
     │   └── Unanswerable        raised by a node for a query without an answer; not a failure of the node
-    ├── BrokerError             Kafka cannot be used any more; the process exits, and no query is lost
-    │   ├── PublishError        an event was not acknowledged in time
+    ├── BrokerError             Kafka cannot be used, or a bus task failed; no query is lost
+    │   ├── PublishError        events cannot be published, or were not acknowledged in time
     │   └── FencedError         another process joined the group with the same group_instance_id
-    ├── ExecutorError           stages and nodes can no longer be run; the process exits
-    └── DrainTimeoutError       shutdown exceeded its time limit
+    ├── ExecutorError           stages and nodes cannot be run, or too much abandoned code runs on
+    └── DrainTimeoutError       queries were still in flight at the end of the drain
 """
 
 
@@ -23,15 +23,15 @@ class FivestageError(Exception):
 
 
 class ConfigurationError(FivestageError):
-    """Settings, topics or permissions must be corrected first. The text says which, and how."""
+    """Settings, files, packages, topics, permissions or brokers must be corrected; the text says how."""
 
 
 class AccessError(ConfigurationError):
-    """Kafka rejected this client's credentials, or the TLS handshake failed. The text says why."""
+    """Kafka was reached and rejects this client: its certificate, credentials or security protocol."""
 
 
 class InvalidAppError(FivestageError):
-    """A Pipeline cannot run as it was declared. The text says why."""
+    """A Pipeline cannot be imported, or cannot run as it was declared. The text says why."""
 
 
 class ResourceError(FivestageError):
@@ -39,11 +39,11 @@ class ResourceError(FivestageError):
 
 
 class NodeError(FivestageError):
-    """A stage failed."""
+    """A stage returned an invalid value. The class name of any error is the ``error_type`` of its stage."""
 
 
 class NoNodeError(NodeError):
-    """No node is registered for the intent, or for the name that the decision stage chose."""
+    """No node is registered for the intent or the name that the decision chose, or it chose none."""
 
 
 class Unanswerable(NodeError):  # noqa: N818 - describes the query, not a fault
@@ -56,11 +56,11 @@ class Unanswerable(NodeError):  # noqa: N818 - describes the query, not a fault
 
 
 class BrokerError(FivestageError):
-    """Kafka cannot be used any more: the process must be restarted."""
+    """Kafka cannot be used, or a task of the bus loop failed: the process must be restarted."""
 
 
 class PublishError(BrokerError):
-    """An event could not be published; its query was not committed and will be read again."""
+    """Events cannot be published; their queries are not committed and will be read again."""
 
 
 class FencedError(BrokerError):
@@ -68,8 +68,8 @@ class FencedError(BrokerError):
 
 
 class ExecutorError(FivestageError):
-    """The executor cannot run stages and nodes any more: the process must be restarted."""
+    """The executor cannot run queries, or too much abandoned code runs on: the process must be restarted."""
 
 
 class DrainTimeoutError(FivestageError):
-    """Queries in flight did not end within the time limit of the shutdown."""
+    """Queries were still in flight when the drain at shutdown reached its time limit."""

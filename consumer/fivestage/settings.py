@@ -2,8 +2,8 @@
 
 The command line wins over the environment (``FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS``), the environment over the
 file (``--config fivestage.toml``), the file over the defaults. Each package has the sections that concern it;
-this module puts them together and reads them. The sections of the packages above it, and of ``executors``,
-whose import loads every executor, are here too.
+this module puts the sections together and reads them. It also holds those of the packages above it, and of
+``executors``, whose import would load every executor.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class ExecutorSettings(Section):
     threads: Annotated[int, Field(gt=0, le=1000)] = 16
     """How many blocking calls (``def`` stages and nodes, ``asyncio.to_thread``) run at the same time in each
     process, not counting calls that continue after their time limit. A ``def`` stage waits for a free thread
-    without occupying a slot; its limit and its query's time start when a thread takes its call."""
+    without occupying a slot; until a thread takes its call, neither its limit nor its query's time runs."""
     stall_ms: Annotated[int, Field(ge=10)] = 30
     """How long a stage may block its event loop before the loop gets no new queries."""
     max_abandoned: Annotated[int, Field(ge=0)] = 64
-    """How many calls may continue for more than 10 s after their time limit; with more, the service exits so
-    that it is restarted. Long before that, a node with ``threads`` / 4 calls that continue for 1 s, or still
-    use the CPU, gets no more calls until one returns."""
+    """How many calls may continue for more than 10 s after their time limit; with one more, the service exits
+    to be restarted. Long before that, a node with ``threads`` / 4 calls that continue for 1 s, or still use
+    the CPU, gets no more calls until one returns."""
     start_timeout_ms: PositiveMs = 60_000
-    """How long the app's resources may take to open; one that fails to open is retried until then."""
+    """How long the app's resources may take to open; one that fails to open is retried meanwhile."""
     spares: Annotated[int, Field(ge=0, le=16)] = 1
     """How many event loops or worker processes are kept ready, with their resources open, to replace one that
     is blocked."""
@@ -103,9 +103,9 @@ class ShutdownSettings(Section):
     """How long a shutdown may take."""
 
     drain_timeout_ms: PositiveMs = 5000
-    """For finishing the queries in flight and publishing their events."""
+    """Time to finish the queries in flight and to publish their events."""
     total_timeout_ms: PositiveMs = 15000
-    """For the whole shutdown; then the process exits in any case."""
+    """Time for the whole shutdown; after it the process exits in any case."""
 
 
 class Settings(BaseSettings):
@@ -149,7 +149,7 @@ class Settings(BaseSettings):
             raise ValueError(f"lane: queries that name no lane would be rejected, add {self.lane!r} to lanes")
         if names := invalid_names(self.topics.all):
             raise ValueError(
-                f"topics: {names[0]!r} is no topic's name: Kafka allows 1 to 249 of A-Z a-z 0-9 . _ -"
+                f"topics: {names[0]!r} is not a valid topic name: Kafka allows 1 to 249 of A-Z a-z 0-9 . _ -"
             )
         return self
 
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
             overrides: Nested values, such as those of the command line, that win over all others.
 
         Raises:
-            ConfigurationError: a value is invalid; the text names its key but does not quote the value.
+            ConfigurationError: a value is invalid (the text names its key, not the value), or the file is.
         """
         from_file = read_toml(config) if config else {}
 
@@ -179,7 +179,7 @@ class Settings(BaseSettings):
             return _WithFile(**(overrides or {}))
         except ValidationError as error:
             raise ConfigurationError(_explain(error)) from None
-        except SettingsError as error:  # names the field and the source, not the value
+        except SettingsError as error:  # its text names the field and the source, not the value
             example = 'in the environment, lists and tables are JSON, such as ["prod", "canary"]'
             raise ConfigurationError(f"{error}: {example}") from None
 
@@ -224,7 +224,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Parse a configuration file.
 
     Raises:
-        ConfigurationError: it cannot be read or is not TOML.
+        ConfigurationError: the file cannot be read or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 SCHEMA_VERSION: Literal["1"] = "1"
 
 JsonValue = Any
-"""Any JSON value. Not validated: it was just parsed from JSON."""
+"""Any JSON value. Not validated, because events are parsed from JSON."""
 
 QueryId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
 """The id of a query, chosen by the producer: 1 to 128 characters of ``A-Za-z0-9._:-``."""
@@ -19,7 +19,7 @@ Milliseconds = Annotated[float, Field(ge=0)]
 """A duration in milliseconds."""
 
 Timestamp = AwareDatetime
-"""RFC 3339 with offset. Taken from a wall clock, so not suited to measure durations."""
+"""RFC 3339 with offset, from a wall clock; do not measure durations with it."""
 
 
 class Frozen(BaseModel):
@@ -32,7 +32,7 @@ class Event(Frozen):
     """The value of a record on one of the topics."""
 
     schema_version: Literal["1"] = SCHEMA_VERSION
-    """Changes only with incompatible changes."""
+    """The version of the contract; raised only by incompatible changes."""
 
 
 class Source(Frozen):

@@ -24,7 +24,7 @@ def _rfc3339(value: object) -> object:
 
 
 def _short_enough(value: str) -> str:
-    if len(value) * 4 > MAX_USER_INPUT_BYTES:  # else it is short enough in any case
+    if len(value) * 4 > MAX_USER_INPUT_BYTES:  # a character takes at most four bytes
         size = len(value.encode("utf-8", "surrogatepass"))
         if size > MAX_USER_INPUT_BYTES:
             raise PydanticCustomError("too_large", "{size} bytes are more than 32 KiB", {"size": size})
@@ -40,7 +40,7 @@ class QueryEvent(Event):
     lane: Lane | None = None
     """The traffic class; the service's default lane if absent."""
     deadline: Annotated[Timestamp | None, BeforeValidator(_rfc3339)] = None
-    """When the answer stops being useful: a point in time, by the wall clock."""
+    """The end-to-end deadline: when the answer stops being useful, by the wall clock."""
     budget_ms: Annotated[int, Field(ge=1, strict=True)] | None = None
     """How long the query may take from its start; can only shorten the service's limit."""
     context: dict[str, JsonValue] | None = None

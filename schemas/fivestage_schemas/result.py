@@ -24,9 +24,10 @@ class PipelineMetrics(Frozen):
     total_duration_ms: Milliseconds
     """From the start of the first stage to the end of the query."""
     queue_ms: Milliseconds
-    """From the record's timestamp to the start; 0 if the clocks disagree."""
+    """From the record's timestamp to the start or the rejection, 0 if the clocks disagree; plus waits for
+    threads."""
     stage_durations: dict[str, Milliseconds]
-    """By stage type, for the stages that ran."""
+    """Duration by stage type, for the stages that ran."""
     stages_completed: Annotated[int, Field(ge=0, le=5)]
     stages_failed: Annotated[int, Field(ge=0, le=5)]
     """Stages that ended as ``error`` or ``timeout``."""
@@ -34,12 +35,12 @@ class PipelineMetrics(Frozen):
     timeout_count: Annotated[int, Field(ge=0, le=5)]
     """Stages that ended as ``timeout``; attempts that another attempt followed do not count."""
     budget_ms: Milliseconds
-    """The time limit of the query."""
+    """The time that the query had from its start; 0 if it was not started."""
     within_budget: bool
 
 
 class PipelineResult(Event):
-    """The result of a query. Exactly one is published for each query, whatever happened to it."""
+    """The result of a query. Each query has exactly one result, however it ended."""
 
     query_id: QueryId
     status: PipelineStatus

@@ -38,7 +38,7 @@ class AttemptKind(StrEnum):
     HEDGE = "hedge"
     """Another node in parallel to one that was slow."""
     RESUMED = "resumed"
-    """Another event loop or process continued the query, because its own was blocked or had died."""
+    """The same stage on another event loop or process, because the first was blocked or had died."""
 
 
 class Attempt(Frozen):
@@ -51,9 +51,9 @@ class Attempt(Frozen):
     """``skipped``: abandoned because the query continued elsewhere; the next attempt is ``resumed``."""
     duration_ms: Milliseconds = 0.0
     timeout_ms: Milliseconds = 0.0
-    """The time that it was granted; 0 if nothing was called."""
+    """The time that the attempt was granted; 0 if nothing was called."""
     waited_ms: Milliseconds = 0.0
-    """How long it waited for a thread before it started; not part of its limit."""
+    """How long the attempt waited for a thread before it started; not part of its limit."""
 
 
 class StageResult(Event):
@@ -71,18 +71,19 @@ class StageResult(Event):
     critical: bool
     """Whether the query fails if this stage does."""
     data: JsonValue = None
-    """What the stage returned; null unless it succeeded."""
+    """What the stage returned; null unless it succeeded, or if the data was too large."""
     error: str | None = None
-    """What went wrong, or why the stage was skipped, for people."""
+    """What went wrong, or why stage or data are missing, for people."""
     error_type: str | None = None
-    """The same for programs: ``timeout``, ``skipped``, or the class name of the exception."""
+    """The same for programs: ``timeout``, ``skipped``, ``node_busy``, ``result_too_large``... or the class
+    name of an exception."""
     node: str | None = None
     """The node that ran (processing only)."""
     attempt: Annotated[int, Field(ge=1)] = 1
     """The number of the attempt that the stage ended with, counted from 1."""
     attempts: list[Attempt] = Field(default_factory=list)
-    """All attempts, in order; the stage ended with the last one. A skipped stage lists the attempts before it
-    was skipped, usually none."""
+    """All attempts, in order; the stage ended with the last one. For a skipped stage, the attempts before the
+    skip, usually none."""
     duration_ms: Milliseconds = 0.0
     timeout_ms: Milliseconds = 0.0
     """The time that the stage was granted."""

@@ -26,7 +26,7 @@ class TimeoutReason(StrEnum):
 
 
 class TimeoutEvent(Event):
-    """Published for each stage that timed out, each query that timed out or expired before its start.
+    """Published for each stage or query that timed out, and each query that was rejected before its start.
 
     Each attempt at a stage that timed out has its own event, even if a later attempt succeeded.
     """
@@ -35,13 +35,13 @@ class TimeoutEvent(Event):
     scope: TimeoutScope
     reason: TimeoutReason
     stage_type: StageType | None = None
-    """The stage that was running; null if the query was not started."""
+    """The stage that was running; null if none was."""
     node: str | None = None
     limit_ms: Milliseconds
-    """The time limit; for ``queue``, how long after the record was written its answer was useful."""
+    """The time limit; for ``queue``, the record's age at the end-to-end deadline, if there is one."""
     elapsed_ms: Milliseconds
     completed: list[StageType] = Field(default_factory=list)
-    """The stages that had finished."""
+    """The stages that had succeeded."""
     lane: Lane
     occurred_at: Timestamp
     source: Source | None = None

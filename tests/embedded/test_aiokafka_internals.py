@@ -15,7 +15,7 @@ from fivestage.kafka import aiokafka_check
 from fivestage.kafka.consumer.client import when_throttled
 
 BUS = Path(__file__).parents[2] / "consumer" / "fivestage"
-OWN = {"observability/query_metrics.py", "executors/code_location.py"}
+OWN = {"executors/code_location.py", "observability/http_connections.py", "observability/logging.py"}
 """Modules that use a private name of something else."""
 
 

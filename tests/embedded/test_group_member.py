@@ -111,7 +111,7 @@ async def test_a_stall_without_a_cause(reader: Reader) -> None:
     [reason] = reader.reasons
     assert reason is not None
     assert reason.startswith("the consumer is being rebuilt: partitions [")
-    assert reason.endswith("] have records to read, but bring none")
+    assert reason.endswith("] have records to read, but deliver none")
 
 
 @pytest.mark.fault(38)

@@ -19,7 +19,7 @@ from support.feeder import event, write
 from support.mock import Mock
 from support.operations import port_of
 from support.operations import until as wait_until
-from support.probe import get, metrics
+from support.probe import counted, get
 from support.process import ServiceProcess
 from support.proxy import Proxy
 from support.publisher import Publisher, until
@@ -50,7 +50,7 @@ def test_brokers_that_are_replaced() -> None:
         wait_until(lambda: get(port, "/readyz") == (200, "ok\n"), "ready again", 120)
         write(new.bootstrap, TOPICS.queries, [(None, event("after", "fast"))])
         wait_for_results(new.bootstrap, TOPICS.results, 1)
-        assert metrics(port, "fivestage_client_rebuilds_total") == {
+        assert counted(port, "fivestage_client_rebuilds_total") == {
             '{client="consumer",reason="cut_off"}': 1,
             '{client="producer",reason="cut_off"}': 1,
         }

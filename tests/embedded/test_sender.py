@@ -14,7 +14,7 @@ from fivestage.errors import ConfigurationError, PublishError
 from fivestage.kafka.connection.rebuild_policy import ClientFault
 from fivestage.kafka.producer.partitioner import murmur2
 from fivestage.kafka.producer.sender import SEQUENCE_NUMBERS, Sender
-from fivestage.kafka.producer.sink import LATE_LOOKS
+from fivestage.kafka.producer.sink import LATE_CHECKS
 from fivestage.settings import KafkaSettings, TopicSettings
 from support.mock import PRODUCE
 from support.publisher import Publisher, until
@@ -227,7 +227,7 @@ async def test_dropped_records_have_no_age(publisher: Publisher) -> None:
     cluster.leader_for_partition = own
     await until(lambda: publisher.acked)
     assert (queue.busy, queue.sent_at) == (False, None)
-    publisher.look(LATE_LOOKS)
+    publisher.look(LATE_CHECKS)
     assert publisher.rebuilds == []
 
 

@@ -198,7 +198,8 @@ def test_exceptions_of_nodes_are_logged(place: Installation, kind: str) -> None:
         wait(place, 1)
         assert service.end() == 0
     [line] = [line for line in service.log if line.get("logger") == "fivestage.nodes"]
-    assert re.fullmatch(r"node 'raises' failed: ValueError at .*/support/apps\.py:\d+", line["event"])
+    assert (line["event"], line["error_type"], line["count"]) == ("node failed", "ValueError", 1)
+    assert re.fullmatch(r".*/support/apps\.py:\d+", line["where"])
     assert (line["node"], line["stage"], line["query_id"]) == ("raises", "processing", "raises")
     assert line["error"] == "cannot answer 6 characters"
 
@@ -269,7 +270,7 @@ def test_wrong_app() -> None:
     service.launch()
     assert service.wait(20) == 2
     assert len(service.log) == 1
-    assert "cannot import support.no_such:app" in service.log[0]["line"]
+    assert "cannot import support.no_such:app" in service.log[0]["error"]
 
 
 async def test_sigterm_before_kafka_lets_it_in() -> None:

@@ -16,7 +16,7 @@ from fivestage.core.records import Output, OutputRecord
 from fivestage.errors import ConfigurationError, PublishError
 from fivestage.kafka.aiokafka_internals import abort_producer
 from fivestage.kafka.producer.produce_request import EventRequest
-from fivestage.kafka.producer.sink import LATE_LOOKS
+from fivestage.kafka.producer.sink import LATE_CHECKS
 from fivestage.settings import TopicSettings
 from support.checker import read_all
 from support.mock import PRODUCE
@@ -47,9 +47,9 @@ async def test_a_batch_that_is_not_acknowledged(publisher: Publisher, mock: Mock
     publisher.publish("a")
     await until(lambda: mock.requests(PRODUCE))
     publisher.publish("b")
-    publisher.look(LATE_LOOKS - 1)
+    publisher.look(LATE_CHECKS - 1)
     publisher.sink.look(asyncio.get_running_loop().time())  # in time by a clock that does not jump
-    publisher.look(LATE_LOOKS - 1)
+    publisher.look(LATE_CHECKS - 1)
     assert publisher.sink.fault is None
     publisher.look(1)
     assert publisher.sink.fault is not None
@@ -65,7 +65,7 @@ async def test_brokers_that_are_away_meanwhile(publisher: Publisher, mock: Mock)
     mock.go_away()
     publisher.publish("a")
     await until(lambda: publisher.sink._sender and publisher.sink._sender._paused)
-    publisher.look(LATE_LOOKS)
+    publisher.look(LATE_CHECKS)
     publisher.publish("b")
     refused = mock.refused()
     await until(lambda: mock.refused() > refused + 2)

@@ -8,7 +8,7 @@ import pytest
 
 from support.checker import CUT_OFF, check, wait_for_results, wait_until_committed
 from support.feeder import Feeder, event, write
-from support.probe import metrics
+from support.probe import counted
 from support.process import ServiceProcess
 
 from .test_service import settings_for
@@ -35,7 +35,7 @@ def test_clients_are_rebuilt(
         ids = [*feeder.ids, "break-1", "break-2", "break-3"]
         wait_for_results(kafka.bootstrap, topics.results, len(ids))
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, len(ids))
-        assert metrics(port, "fivestage_client_rebuilds_total") == {
+        assert counted(port, "fivestage_client_rebuilds_total") == {
             '{client="producer",reason="OutOfOrderSequenceNumber"}': 1,
             '{client="consumer",reason="fetch_ended"}': 1,
             '{client="consumer",reason="group_ended"}': 1,

@@ -23,7 +23,7 @@ from support.checker import (
 )
 from support.feeder import Feeder, event, write
 from support.operations import Operator
-from support.probe import metrics
+from support.probe import counted
 from support.process import ServiceProcess
 
 from .broker import TopicSet
@@ -266,7 +266,7 @@ def test_answers_that_become_too_large_under_load(kafka: RealBroker, topics: Top
         write(kafka.bootstrap, topics.queries, values[300:])
         ids += probes
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, len(ids))
-        assert metrics(int(service.log[-1]["admin_port"]), "fivestage_client_rebuilds_total") == {}
+        assert counted(int(service.log[-1]["admin_port"]), "fivestage_client_rebuilds_total") == {}
         assert service.end() == 0
     results = {result.query_id: result for result in _results(kafka, topics)}
     late = [results[f"q{number}"].error_type for number in range(305, 600, 10)]

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from fivestage.kafka import topics as checks
-from fivestage.kafka.durability import warn_of_loss, weak
+from fivestage.kafka.durability import warn_of_loss, weak_topics
 from fivestage.kafka.topics import TopicInfo
 from fivestage.settings import KafkaSettings, Settings
 from support.checker import json_of, read_all, wait_for_results, wait_until_committed
@@ -91,4 +91,4 @@ async def test_topics_with_one_replica(
 def test_topics_that_acknowledge_too_soon() -> None:
     """One in-sync replica is named where there are several; a single replica is the worse fault."""
     found = {name: TopicInfo(name, 1, replicas=count) for name, count in {"a": 3, "b": 1, "c": 3}.items()}
-    assert weak(found, {"a": 1, "b": 1, "c": 2}) == (["b"], ["a"])
+    assert weak_topics(found, {"a": 1, "b": 1, "c": 2}) == (["b"], ["a"])

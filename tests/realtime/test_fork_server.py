@@ -205,7 +205,7 @@ async def test_a_stopped_fork_server_is_replaced(folder: Path) -> None:
     ("name", "reason"),
     [
         ("hangs", "did not answer"),
-        ("scribbles", "nonsense"),
+        ("scribbles", "invalid data"),
         ("closes", "ended with signal 9"),
     ],
 )
@@ -443,7 +443,7 @@ async def test_a_fork_server_that_writes_nonsense_at_the_start(
     (folder / "scribbling_app.py").write_text("from support.fork_app import _scribble\n_scribble()\n")
     monkeypatch.syspath_prepend(folder)
     executor = process_app.executor(app="scribbling_app:app")
-    with pytest.raises(ConfigurationError, match=r"importing scribbling_app:app failed: .* nonsense"):
+    with pytest.raises(ConfigurationError, match=r"importing scribbling_app:app failed: .* invalid data"):
         await executor.start(lambda _: None)
     assert not alive(pids_of(executor)[0])
 

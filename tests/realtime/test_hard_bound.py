@@ -56,7 +56,7 @@ class Counting(Observer):
     def executor_replaced(self, reason: str) -> None:
         self.replaced.append(reason)
 
-    def executor_stalled(self, name: str) -> None:
+    def executor_stalled(self, name: str, where: str | None) -> None:  # noqa: ARG002
         self.stalled.append(name)
 
     def came_late(self) -> None:

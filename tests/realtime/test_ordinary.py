@@ -299,8 +299,8 @@ async def test_a_stall_is_logged(place: Place, node: str) -> None:
     [line] = [line for line in logs if line["event"] == "event loop blocked"]
     known = ("blocks", "processing", "q") if node == "blocks" else (None, None, None)
     assert (line["node"], line["stage"], line["query_id"]) == known
-    assert line["place"] == f"{line_that_blocks()} _block"
-    assert line["blocked_ms"] >= 0.9 * stall_s * 1000  # checks are not exact to the millisecond
+    assert line["where"] == f"{line_that_blocks()} _block"
+    assert line["blocked_ms"] >= stall_s * 1000
     assert line["setting"] == "executor.stall_ms = 500"
 
 

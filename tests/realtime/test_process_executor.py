@@ -17,6 +17,7 @@ import pytest
 from fivestage import ConfigurationError, InvalidAppError
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot
+from fivestage.executors.process.executor import Setup
 from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.executors.process.worker import ProcessWorker
 from fivestage_schemas import Outcome, StageType
@@ -74,7 +75,7 @@ async def bus() -> AsyncIterator[ProcessBus]:
 async def test_exceptions_are_logged_by_their_process(capfd: pytest.CaptureFixture[str]) -> None:
     """The line has place and query; the text only with the setting in the service's process."""
     for more in ((), ("show_text",)):
-        bus = ProcessBus(setup=("fivestage.observability.logging:configure", "INFO", *more))
+        bus = ProcessBus(setup=Setup(("fivestage.observability.logging:configure", "INFO", *more)))
         async with started(bus):
             await bus.ask("fails")
         lines = [line for line in capfd.readouterr().err.splitlines() if "fivestage.nodes" in line]
@@ -320,17 +321,18 @@ async def test_an_app_that_cannot_be_imported(
 async def test_an_import_that_fails_shows_its_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Standard error has the author's frames, as an app may fail only at its second import."""
+    """A log line has the author's frames, as an app may fail only at its second import."""
     (tmp_path / "failing_app.py").write_text("def load():\n    1 / 0\n\nload()\n")
     monkeypatch.syspath_prepend(tmp_path)
+    setup = Setup(("fivestage.observability.logging:configure",))
     with pytest.raises(InvalidAppError, match="importing failing_app:app failed: ZeroDivisionError"):
-        await ProcessBus(app="failing_app:app").start()
-    err = capfd.readouterr().err
-    assert re.findall(r'File "(.*)", line (\d+), in (.*)', err) == [
+        await ProcessBus(app="failing_app:app", setup=setup).start()
+    traceback = json.loads(capfd.readouterr().err)["traceback"]
+    assert re.findall(r'File "(.*)", line (\d+), in (.*)', traceback) == [
         (str(tmp_path / "failing_app.py"), "4", "<module>"),
         (str(tmp_path / "failing_app.py"), "2", "load"),
     ]
-    assert err.endswith("ZeroDivisionError: division by zero\n")
+    assert traceback.endswith("ZeroDivisionError: division by zero\n")
 
 
 async def test_the_built_in_app_is_the_default() -> None:
@@ -351,6 +353,6 @@ async def test_setup_comes_before_the_app(tmp_path: Path, monkeypatch: pytest.Mo
     )
     (tmp_path / "setup_first.py").write_text("import os\ndef before(text): os.environ['SETUP'] = text\n")
     monkeypatch.syspath_prepend(tmp_path)
-    bus = ProcessBus(app="setup_app:app", setup=("setup_first:before", "hello"))
+    bus = ProcessBus(app="setup_app:app", setup=Setup(("setup_first:before", "hello")))
     async with started(bus):
         assert answer_of(await bus.ask("?")) == b'"hello"'

@@ -207,6 +207,6 @@ async def test_a_clean_up_that_fails_is_logged() -> None:
             await until(started.is_set)
         tasks.clear()
         gc.collect()
-    errors = [line["error_type"] for line in log if line["event"].startswith("unhandled error")]
+    errors = [line["error_type"] for line in log if line["event"] == "task of a node failed"]
     assert errors == ["LookupError"]
     assert "a query's text" not in str(log)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+    from fivestage.core.codec.event_json import Envelope
     from fivestage.core.ledger import PartitionKey
     from fivestage.core.outcome import QueryOutcome
     from fivestage.core.records import CorruptRecord, Record
@@ -62,12 +63,12 @@ class _Checks(Observer):
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
 
-    def concluded(self, lane: str, conclusion: QueryOutcome, queue_s: float) -> None:  # noqa: ARG002
+    def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:  # noqa: ARG002
         """Check that it had at most its budget, unless its process was stopped meanwhile."""
         instance = self._instance
-        late = conclusion.duration_s > conclusion.budget_s + SLACK_S
-        if late and instance.cluster.process.continued_at < conclusion.started_at:
-            instance.cluster.trace.violated("in time", conclusion.duration_s, conclusion.budget_s)
+        late = outcome.duration_s > outcome.budget_s + SLACK_S
+        if late and instance.cluster.process.continued_at < outcome.started_at:
+            instance.cluster.trace.violated("in time", outcome.duration_s, outcome.budget_s)
         running, most = instance.parts.dispatcher.slots.running, instance.settings.admission.max_in_flight
         if running > most:
             instance.cluster.trace.violated("no more run than may", running, most)

@@ -22,9 +22,13 @@ def event(query_id: str, user_input: str = "work", **fields: Any) -> bytes:
 
 
 def write(
-    bootstrap: str, topic: str, values: Iterable[tuple[str | None, bytes | None]], headers: Any = None
+    bootstrap: str,
+    topic: str,
+    values: Iterable[tuple[str | None, bytes | None]],
+    headers: Any = None,
+    timestamp_ms: int = 0,
 ) -> None:
-    """Write records and wait until the broker has them."""
+    """Write records and wait until the broker has them; without a timestamp it is now."""
     failures: list[object] = []
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5})
     for key, value in values:
@@ -35,6 +39,7 @@ def write(
                     value,
                     key=key,
                     headers=headers,
+                    timestamp=timestamp_ms,
                     on_delivery=lambda error, _: failures.append(error),
                 )
                 break

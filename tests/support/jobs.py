@@ -34,7 +34,7 @@ class Replacements(Observer):
         self.reasons: list[str] = []
         self.stalled: list[str] = []
 
-    def executor_stalled(self, name: str) -> None:
+    def executor_stalled(self, name: str, where: str | None) -> None:  # noqa: ARG002
         self.stalled.append(name)
 
     def executor_replaced(self, reason: str) -> None:

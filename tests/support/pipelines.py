@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from support.apps import load as app
@@ -36,6 +37,13 @@ async def _naps(query: Query, _ctx: StageContext) -> dict[str, Any]:
     """Sleep for some seconds."""
     await asyncio.sleep(float(query.user_input.split()[1]))
     return {"answer": "awake"}
+
+
+@app.node("hogs")
+async def _hogs(_query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Block the event loop for a moment."""
+    time.sleep(0.2)  # noqa: ASYNC251 - the point of this node
+    return {"answer": "done"}
 
 
 @app.node("stuck")

@@ -21,3 +21,8 @@ def metrics(port: int, name: str) -> dict[str, float]:
     text = get(port, "/metrics")[1]
     found = re.findall(rf"^{re.escape(name)}(\{{.*?\}})? (\S+)", text, flags=re.MULTILINE)
     return {labels: float(value) for labels, value in found}
+
+
+def counted(port: int, name: str) -> dict[str, float]:
+    """Return the values of a counter that are not 0, by their labels."""
+    return {labels: value for labels, value in metrics(port, name).items() if value}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry
 
-from fivestage.observability import http_server
-from fivestage.observability.http_server import AdminServer
+from fivestage.observability import http_connections
+from fivestage.observability.http_server import AdminServer, metrics_routes, probe_routes
 from fivestage.service.health import Health
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def broken() -> Health:
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     """Start an admin server by itself."""
-    admin = AdminServer(
-        host="127.0.0.1", port=0, live=lambda: Health(ok=True), ready=broken, registry=CollectorRegistry()
-    )
+    probes = probe_routes(live=lambda: Health(ok=True), ready=broken)
+    routes = {**probes, **metrics_routes(CollectorRegistry())}
+    admin = AdminServer(host="127.0.0.1", port=0, routes=routes)
     yield await admin.start()
     await admin.stop()
 
@@ -84,9 +84,9 @@ async def test_errors_have_no_details(port: int, capfd: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     "request_text",
     [
-        get("/" + "x" * (http_server.MAX_LINE_BYTES + 10)),
-        get("/livez", "X: " + "x" * (http_server.MAX_HEADER_BYTES + 10)),
-        get("/livez", *(f"X{n}: x" for n in range(http_server.MAX_HEADERS + 10))),
+        get("/" + "x" * (http_connections.MAX_LINE_BYTES + 10)),
+        get("/livez", "X: " + "x" * (http_connections.MAX_HEADER_BYTES + 10)),
+        get("/livez", *(f"X{n}: x" for n in range(http_connections.MAX_HEADERS + 10))),
         "nonsense\r\n\r\n",
         "\x16\x03\x01",
     ],
@@ -94,7 +94,7 @@ async def test_errors_have_no_details(port: int, capfd: pytest.CaptureFixture[st
 )
 async def test_requests_have_limits(port: int, request_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests over the limits are rejected, and the server continues."""
-    monkeypatch.setattr(http_server, "CONNECTION_S", 0.5)
+    monkeypatch.setattr(http_connections, "CONNECTION_S", 0.5)
     assert (await ask(port, request_text)).partition("\r\n")[0] in {
         "",
         "HTTP/1.0 400 Bad Request",
@@ -109,13 +109,13 @@ async def test_a_connection_does_not_live_for_ever(
     port: int, started: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slow and endless requests are cut off."""
-    monkeypatch.setattr(http_server, "CONNECTION_S", 0.2)
+    monkeypatch.setattr(http_connections, "CONNECTION_S", 0.2)
     await ask(port, started.replace("Connection: close", "Connection: keep-alive"))  # the response
 
 
 async def test_connections_are_few(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections over the limit are closed at once; ended ones make room again."""
-    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 5)
+    monkeypatch.setattr(http_connections, "MAX_CONNECTIONS", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     assert await ask(port, get("/livez")) == ""
     for _, writer in held:

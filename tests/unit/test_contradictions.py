@@ -58,7 +58,7 @@ def test_what_just_fits_is_no_conflict(sections: dict[str, Any]) -> None:
 @pytest.mark.parametrize("topic", ["queries", "results", "dead_letters"])
 def test_invalid_topic_names_are_rejected(topic: str, name: str) -> None:
     """Topic names that no broker accepts are rejected at once."""
-    with pytest.raises(ConfigurationError, match="is no topic's name"):
+    with pytest.raises(ConfigurationError, match="is not a valid topic name"):
         Settings.load(None, {"topics": {topic: name}})
 
 

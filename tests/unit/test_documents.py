@@ -19,7 +19,7 @@ from fivestage.cli import app
 from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S
 from fivestage.executors.abandoned_cpu import MAX_CORES
 from fivestage.executors.process import worker
-from fivestage.executors.process.overtime import MOST_S
+from fivestage.executors.process.overtime import MAX_CPU_S
 from fivestage.executors.stall_detector import OUTSIDE_LIMIT_S
 from fivestage.executors.worker_set import MAX_STALLED
 from fivestage.kafka.embedded_broker import EmbeddedBroker
@@ -173,7 +173,7 @@ def test_limits_of_abandoned_code() -> None:
         f"for more than half of {health.RUN_ON_S:g} s",
         f"`executor.max_abandoned` calls ({executor.max_abandoned}) have run on for {health.RUN_ON_S:g} s",
         f"costs a thread. Up to {MAX_REPLACED} are replaced",
-        f"up to {MOST_S:g} s of CPU and {worker.RUN_ON_S:g} s in all",
+        f"up to {MAX_CPU_S:g} s of CPU and {worker.RUN_ON_S:g} s in all",
         f"{worker.RUN_ON_S:g} s after the end its process is killed",
         f"Noticed after {OUTSIDE_LIMIT_S * 1000:g} ms",
         f"once more after {CLEAN_UP_S * 1000:g} ms",

@@ -21,6 +21,7 @@ from support import everything
 from support.checker import wait_for_results
 from support.feeder import event, write
 from support.golden import compare
+from unit.core.samples import envelope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,14 +53,14 @@ async def service() -> AsyncIterator[Service]:
 
 def report_what_is_rare(metrics: Metrics) -> None:
     """Report once each what a healthy service on one broker does not show."""
-    metrics.expired("prod", TimeoutReason.WOULD_EXPIRE, 0.1)
+    metrics.expired(envelope(lane="prod", queue_s=0.1), TimeoutReason.WOULD_EXPIRE)
     metrics.unreadable("prod", UnreadableReason.NOT_JSON, answered=False)
     metrics.position_reset("deleted", 1)
     metrics.commit_failed("timeout")
     metrics.client_rebuilt("producer", "fenced")
     metrics.event_refused("publish_refused")
     metrics.throttled("producer", 0.1)
-    metrics.executor_stalled("node")
+    metrics.executor_stalled("node", None)
     metrics.executor_replaced("stalled")
     metrics.breaker_changed("prod", "node", BreakerState.OPEN)
     metrics.control_changed(ControlChange("breaker", "open", "14 of 20 calls failed"))

@@ -10,6 +10,7 @@ from tools.long.__main__ import VERBS as LONG_VERBS
 RUN, HELP = "tests/unit/test_documents.py", "tests/embedded/cli/test_help.py::test_example_parses"
 WITH_A_BROKER, SETTINGS = f"{RUN}::test_commands_with_a_broker", f"{RUN}::test_config_commands"
 IMAGE = "tests/kafka/deploy/test_image.py::test_answers_without_rights"
+TERMINAL = "tests/embedded/cli/test_terminal_page.py::test_printed_commands"
 TOPICS = "tests/kafka/test_commands.py::test_create_then_check"
 KAFKA_IMAGE = "tests/kafka/test_broker.py::test_version"
 RUN_BY = {
@@ -20,6 +21,11 @@ RUN_BY = {
     """echo '{"query_id":"a","user_input":"What is 15 + 7?"}' | fivestage produce -""": WITH_A_BROKER,
     'fivestage produce "hello there"': WITH_A_BROKER,
     "fivestage watch --from-beginning --max 2": WITH_A_BROKER,
+    "fivestage top": TERMINAL,
+    "fivestage watch --status timeout": TERMINAL,
+    "fivestage watch --from-beginning --node": TERMINAL,
+    "fivestage explain a": TERMINAL,
+    "fivestage watch --from-beginning --max 1 --json | fivestage explain": TERMINAL,
     "fivestage topics create --partitions 8": TOPICS,
     "fivestage topics check": TOPICS,
     "fivestage dlq list": WITH_A_BROKER,
@@ -75,7 +81,8 @@ def _ci() -> str:
 def test_every_printed_verb_is_run() -> None:
     """Each verb of make exists, and CI runs it, or ``make long`` where it takes hours."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    ci = set(re.findall(r"^\s*(?:\w+=\S+ )*make (?:[A-Z]+=\S+ )*([\w-]+)", _ci(), re.MULTILINE))
+    step = r"^\s*step (?:env )?(?:\w+=\S+ )*make (?:\S*[=$]\S* )*\"?([\w-]+)"
+    ci = set(re.findall(step, _ci(), re.MULTILINE))
     texts = list(map(text_of, DOCUMENTS))
     verbs = {line.split()[1] for text in texts for line in commands(text) if line.startswith("make ")}
     verbs |= {verb for text in texts for verb in re.findall(r"`make ([a-z-]+)", text)}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from fivestage import Query, StageContext
     from fivestage.core.adaptive.breaker import BreakerState
+    from fivestage.core.codec.event_json import Envelope
     from fivestage.core.observer import ControlChange
     from fivestage.core.outcome import QueryOutcome
     from fivestage.testing.memory import MemoryBus
@@ -129,11 +130,11 @@ class Listening(Observer):
     def failed_over(self, lane: str, attempts: int) -> None:  # noqa: ARG002
         self.failovers += attempts
 
-    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:  # noqa: ARG002
+    def expired(self, query: Envelope, reason: TimeoutReason) -> None:  # noqa: ARG002
         self.expirations[reason] += 1
 
-    def concluded(self, lane: str, conclusion: QueryOutcome, queue_s: float) -> None:  # noqa: ARG002
-        self.answered[lane] += conclusion.status == "success"
+    def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:  # noqa: ARG002
+        self.answered[query.lane] += outcome.status == "success"
 
 
 def query(query_id: str, text: str = "any", **fields: Any) -> bytes:

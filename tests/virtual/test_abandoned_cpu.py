@@ -40,7 +40,7 @@ class Machine:
 
     def look(self) -> list[str]:
         """Sample once."""
-        return self.use.look({(1, thread): used for thread, used in self.used.items()}, self.now)
+        return self.use.update({(1, thread): used for thread, used in self.used.items()}, self.now)
 
 
 def machine(*names: str) -> Machine:

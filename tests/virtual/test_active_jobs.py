@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.core.admission.thread_queues import PATIENCE
-from fivestage.dispatch.active_jobs import FORGET_AT
+from fivestage.dispatch.active_jobs import SWEEP_AT
 from fivestage.executors import InlineExecutor
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.settings import Settings
@@ -132,11 +132,11 @@ async def test_entries_of_ended_queries_are_removed() -> None:
     """Entries of ended queries are removed, however far their deadlines are."""
     app = pipeline(any=FakeNode())
     async with MemoryBus(app, settings=Settings.model_validate(PATIENT)) as bus:
-        for number in range(FORGET_AT + 50):
+        for number in range(SWEEP_AT + 50):
             bus.put(b'{"query_id":"q%d","user_input":"any"}' % number)
         await asyncio.sleep(10)
-        assert len(bus.results()) == FORGET_AT + 50
-        assert len(bus.dispatcher.active._deadlines) <= FORGET_AT
+        assert len(bus.results()) == SWEEP_AT + 50
+        assert len(bus.dispatcher.active._deadlines) <= SWEEP_AT
 
 
 @contextlib.asynccontextmanager

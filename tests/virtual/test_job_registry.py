@@ -41,6 +41,23 @@ def test_code_is_abandoned_when_the_loop_has_turned_since() -> None:
     assert place.counted() == [(5.0, False)]
 
 
+def test_jobs_end_while_abandoned_code_is_counted() -> None:
+    """A scrape counts in another thread, while the bus loop removes what has ended."""
+    place = Place()
+
+    class Clock(float):
+        """While it is compared, code ends."""
+
+        def __gt__(self, other: object) -> bool:
+            place.registry.left.popitem()
+            return True
+
+    for job in [place.job() for _ in range(3)]:
+        place.registry.leave(job, 5.0)
+    place.registry.responsive_at = Clock(6.0)
+    assert len(place.counted()) == 3
+
+
 def test_a_stall_keeps_abandoned_code_counted() -> None:
     """A stall keeps abandoned code counted; waiting code counts from the loop's next turn."""
     place = Place()

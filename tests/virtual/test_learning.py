@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.observability.exposition import render
 from fivestage.observability.gauges import add_gauges
-from fivestage.observability.metrics import Metrics, render
+from fivestage.observability.metrics import Metrics
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
@@ -205,6 +206,7 @@ def gauges_of(bus: MemoryBus) -> list[str]:
         ledger=bus.ledger,
         lag=dict,
         bus_lag_s=lambda: 0.0,
+        is_ready=lambda: True,
     )
     return render(metrics.registry, "")[0].decode().splitlines()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fivestage.executors.abandoned_cpu import LOOK_EVERY_S
-from fivestage.executors.process.overtime import COMPUTES_S, MOST_S, Overtime
+from fivestage.executors.abandoned_cpu import MEASURE_EVERY_S
+from fivestage.executors.process.overtime import COMPUTING_S, MAX_CPU_S, Overtime
 from fivestage.pipeline.thread_pool import Abandoned
 
 
@@ -17,7 +17,7 @@ class Machine:
 
     def look(self, *calls: tuple[str, str, float, int]) -> list[str]:
         """Return the workers to replace; each call is worker, node, end of its query, thread."""
-        self.now += 2 * LOOK_EVERY_S
+        self.now += 2 * MEASURE_EVERY_S
         found = [(worker, Abandoned(node, since, (1, thread))) for worker, node, since, thread in calls]
         return self.overtime.too_much(found, self.now)
 
@@ -35,7 +35,7 @@ def test_one_call_of_each_node_may_compute_on() -> None:
     machine = Machine()
     machine.run(0, 1, 2, 3)
     assert machine.look(SECOND, FIRST, OTHER) == []
-    machine.run(2 * COMPUTES_S, 1, 2, 3)
+    machine.run(2 * COMPUTING_S, 1, 2, 3)
     assert machine.look(SECOND, FIRST, OTHER) == ["b"]
     assert machine.look(FIRST, OTHER) == []
 
@@ -45,7 +45,7 @@ def test_code_that_waits_is_left_alone() -> None:
     machine = Machine()
     machine.run(0, 1, 2)
     machine.look(FIRST, SECOND)
-    machine.run(COMPUTES_S / 2, 1, 2)
+    machine.run(COMPUTING_S / 2, 1, 2)
     assert machine.look(FIRST, SECOND) == []
 
 
@@ -54,7 +54,7 @@ def test_the_first_call_may_not_compute_for_ever() -> None:
     machine = Machine()
     machine.run(0, 1)
     machine.look(FIRST)
-    machine.run(MOST_S - 0.01, 1)
+    machine.run(MAX_CPU_S - 0.01, 1)
     assert machine.look(FIRST) == []
     machine.run(0.02, 1)
     assert machine.look(FIRST) == ["a"]

@@ -13,7 +13,7 @@ from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.records import PlainRecord
 from fivestage.core.time_slice import SLICE_S
 from fivestage.dispatch.in_flight import InFlightQuery
-from fivestage.dispatch.queue_deadlines import FORGET_AT, QueueDeadlines
+from fivestage.dispatch.queue_deadlines import SWEEP_AT, QueueDeadlines
 
 from .samples import block
 
@@ -96,7 +96,7 @@ async def test_ended_waits_are_removed() -> None:
     """Entries that no longer wait are removed from the heap, however far their deadlines are."""
     seen = Expired()
     waiting = [seen.wait(number, 1e6) for number in range(100)]
-    for number in range(10 * FORGET_AT):
+    for number in range(10 * SWEEP_AT):
         seen.wait(number, 1e6).is_waiting = False
-        assert len(seen.expiry) <= FORGET_AT + 3 * len(waiting)
+        assert len(seen.expiry) <= SWEEP_AT + 3 * len(waiting)
     assert sum(one[2].is_waiting for one in seen.expiry._deadlines) == 100

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from selectors import DefaultSelector
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from fivestage import Orchestrator, Pipeline, Plan, Query
 from fivestage.core.job import Job
 from fivestage.core.observer import Observer
 from fivestage.core.outcome import conclude
 from fivestage.core.stage_history import RunningStage, StageRun
+from fivestage.core.trace_context import TraceContext
 from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S, Watchdog
 from fivestage.executors import TICK_S
 from fivestage.executors.abandoned_cpu import SpentCpu
@@ -120,6 +123,7 @@ class FakeWorker:
         self.thread = (1, 1)
         self.replacement: str | None = None
         self.is_blocking: Job | None = None
+        self.where = "app.py:7 node"
         self.number = 0
         self.ends_seen = 0
         self.gone_after = 1
@@ -144,7 +148,7 @@ class FakeWorker:
         return self.replacement
 
     def location(self) -> str | None:
-        return "app.py:7 node"
+        return self.where
 
     def end(self, _now: float) -> None:
         self.ends_seen += 1
@@ -172,12 +176,14 @@ class Counting(Observer):
     def __init__(self) -> None:
         self.replaced: list[str] = []
         self.stalled: list[str] = []
+        self.lines: list[str | None] = []
 
     def executor_replaced(self, reason: str) -> None:
         self.replaced.append(reason)
 
-    def executor_stalled(self, name: str) -> None:
+    def executor_stalled(self, name: str, where: str | None) -> None:
         self.stalled.append(name)
+        self.lines.append(where)
 
 
 class Harness:
@@ -265,6 +271,48 @@ async def test_a_stalled_worker_gets_no_new_jobs_and_keeps_its_own() -> None:
     assert [job.history.attempt for job in (blocking_job, caught)] == [1, 1]
     first.ends(caught)
     assert (harness.finished, harness.counting.replaced, len(harness.workers)) == ([caught], [], 2)
+
+
+async def test_the_log_line_of_a_blocked_loop() -> None:
+    """It has the query with its lane and trace, and never less time than the limit that it names."""
+    harness = Harness()
+    job = harness.submit()
+    job.trace = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    harness.workers[0].stalled_s = 0.027
+    harness.workers[0].stall(job)
+    with capture_logs() as logs:
+        harness.check()
+    assert logs == [
+        {
+            "event": "event loop blocked",
+            "log_level": "warning",
+            "reason": IN_STAGE,
+            "node": "slow",
+            "stage": "intent",
+            "query_id": "q",
+            "lane": "prod",
+            "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+            "where": "app.py:7 node",
+            "blocked_ms": 30,
+            "setting": "executor.stall_ms = 30",
+            "queries_waiting": 0,
+        }
+    ]
+    assert (harness.counting.stalled, harness.counting.lines) == (["slow"], ["app.py:7 node"])
+
+
+async def test_a_loop_that_gets_no_cpu() -> None:
+    """A loop that waits for events where it could go on is no blocked code, and the log says so."""
+    harness = Harness()
+    harness.submit()
+    worker, code = harness.workers[0], DefaultSelector.select.__code__
+    worker.where = f"{code.co_filename}:{code.co_firstlineno + 3} {code.co_name}"
+    worker.stall(None, OUTSIDE)
+    with capture_logs() as logs:
+        harness.check()
+    [line] = logs
+    assert (line["log_level"], line["reason"]) == ("info", "the loop was ready, but got no CPU")
+    assert (harness.counting.stalled, harness.counting.lines) == ([""], [None])
 
 
 async def test_waiting_jobs_move_when_waiting_would_cost_their_answer() -> None:

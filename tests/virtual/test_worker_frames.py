@@ -38,6 +38,7 @@ RUNS = st.builds(
     st.none() | st.booleans(),
     st.booleans(),
     SECONDS,
+    st.none() | TEXT,
 )
 HEADS = st.lists(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT, min_size=1)
 

@@ -1,6 +1,8 @@
 """The command ``fivestage``: one module per command, each with its options, texts and output.
 
-``common`` has what the commands share, ``rows`` prints tables, ``demo`` is a package. Called by ``__main__``.
+``common`` has what the commands share. ``rows`` prints tables, ``timeline`` lists the attempts of a query and
+``ruler`` draws them, ``progress`` shows how far a command is. ``demo``, ``explain`` and ``top`` are packages.
+Called by ``__main__``.
 Kafka clients are imported inside the commands' functions, so that ``--help`` is quick.
 
 Invariant: results go to standard output, everything else to standard error. Exit code 0: done; 1: done, with
@@ -12,8 +14,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fivestage.cli import broker, config, demo, dlq, produce, run, topics, watch
+from fivestage.cli import broker, config, demo, dlq, explain, produce, run, top, topics, watch
 from fivestage.cli.common import errors_as_one_line, quieten_clients
+from fivestage.cli.version import VersionOption
 
 
 class _Commands(TyperGroup):
@@ -29,19 +32,27 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="fivestage",
-    help="""Run each query from Kafka through five stages within a hard deadline; publish one answer for each.
-
-    Example: `fivestage demo` shows all of it on this machine
-    """,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+@app.callback()
+def _options(version: VersionOption = False) -> None:  # noqa: FBT002 - its callback prints it
+    """Run each query from Kafka through five stages within a hard deadline; publish one answer for each.
+
+    Example: `fivestage demo` shows all of it on this machine
+    """
+
+
 app.command("run")(run.run)
 app.command("demo")(demo.demo)
 app.command("produce")(produce.produce)
 app.command("watch")(watch.watch)
+app.command("top")(top.top)
+app.command("explain")(explain.explain)
 app.command("broker")(broker.broker)
 app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")

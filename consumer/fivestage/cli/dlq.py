@@ -20,6 +20,7 @@ from fivestage.cli.common import (
     load_settings,
     run_while_read,
 )
+from fivestage.cli.progress import counting
 from fivestage.core.codec.dead_letter import DeadLetter, Mark, Selection
 from fivestage.core.codec.decode import UnreadableReason
 from fivestage.errors import ConfigurationError
@@ -136,13 +137,15 @@ async def _list(
 
     found: list[DeadLetter] = []
     marked: set[Mark] = set()
-    async for one in letters(settings):
-        if isinstance(one, Mark):
-            marked.add(one)
-        elif selection.matches(one):
-            found.append(one if show_payload else one.without_value())
-            if limit and len(found) >= 2 * limit:  # bounds the memory
-                found = _newest(found, limit)
+    with counting("reading", "dead letters") as count:
+        async for one in letters(settings):
+            count(1)
+            if isinstance(one, Mark):
+                marked.add(one)
+            elif selection.matches(one):
+                found.append(one if show_payload else one.without_value())
+                if limit and len(found) >= 2 * limit:  # bounds the memory
+                    found = _newest(found, limit)
     table = None if as_json else _table()
     for letter in _newest(found, limit):
         replayed = Mark(letter.place.partition, letter.place.offset) in marked
@@ -214,11 +217,13 @@ async def _replay(
 
     counts: Counter[str] = Counter()
     working = replay(settings, selection, limit=limit, again=again, dry_run=dry_run)
-    async with aclosing(working) as outcomes:
-        async for letter, fate in outcomes:
-            counts[fate] += 1
-            verb = "would be replayed" if dry_run and fate is Fate.REPLAYED else fate
-            print(f"{letter.source} {letter.reason}: {verb}", flush=True)
+    with counting("replaying", "dead letters", prints=True) as count:
+        async with aclosing(working) as outcomes:
+            async for letter, fate in outcomes:
+                count(1)
+                counts[fate] += 1
+                verb = "would be replayed" if dry_run and fate is Fate.REPLAYED else fate
+                print(f"{letter.source} {letter.reason}: {verb}", flush=True)
     summary = ", ".join(f"{counts[fate]} {fate}" for fate in Fate)
     print(f"fivestage: {'dry run: ' if dry_run else ''}{summary}", file=sys.stderr)
     return counts

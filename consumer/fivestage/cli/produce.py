@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
 import sys
 import uuid
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
@@ -14,11 +15,12 @@ import typer
 from pydantic import ValidationError
 
 from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
+from fivestage.cli.progress import counting
 from fivestage.errors import ConfigurationError
 from fivestage_schemas import QueryEvent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from fivestage.settings import Settings
 
@@ -54,9 +56,15 @@ def produce(
     with contextlib.ExitStack() as stack:
         if event is not None:
             values = _once(event)
+            count = stack.enter_context(counting("writing", prints=True))
+        elif file is not None:
+            stream = stack.enter_context(_open(file))
+            values = _lines(stream)
+            count = stack.enter_context(counting(f"writing {file.name}", total=_size(stream), prints=True))
         else:
-            values = _lines(stack.enter_context(_open(file)) if file else sys.stdin.buffer)
-        asyncio.run(_produce(settings, values))
+            values = _lines(sys.stdin.buffer)
+            count = stack.enter_context(counting("writing", "bytes", prints=True))
+        asyncio.run(_produce(settings, values, count))
 
 
 def _check_usage(text: str | None, file: Path | None, lane: str | None, budget_ms: int | None) -> None:
@@ -86,6 +94,12 @@ def _open(file: Path) -> BinaryIO:
         raise ConfigurationError(f"cannot read {file}: {error.strerror}") from None
 
 
+def _size(stream: BinaryIO) -> int | None:
+    """Return the size in bytes; None for what is no file, such as a pipe."""
+    found = os.fstat(stream.fileno())
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
 async def _once(value: bytes) -> AsyncIterator[bytes]:
     yield value
 
@@ -109,9 +123,10 @@ async def _lines(stream: BinaryIO) -> AsyncIterator[bytes]:
         yield rest.strip()
 
 
-async def _produce(settings: Settings, values: AsyncIterator[bytes]) -> None:
+async def _produce(settings: Settings, values: AsyncIterator[bytes], count: Callable[[float], None]) -> None:
     from fivestage.kafka.tools.client import QueryProducer
 
     async with QueryProducer(settings) as producer:
         async for value in values:
             print(await producer.send(value), flush=True)
+            count(len(value) + 1)

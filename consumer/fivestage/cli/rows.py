@@ -21,7 +21,7 @@ PIPE_WIDTH: Final = 160
 _GAP: Final = "  "
 _MARKS: Final = {"success": "+", "timeout": "T", "error": "E", "skipped": "-"}
 _UNICODE_MARKS: Final = {"success": "✓", "timeout": "T", "error": "✗", "skipped": "·"}
-_STYLES: Final = {
+STYLES: Final = {
     "success": "green",
     "degraded": "yellow",
     "timeout": "magenta",
@@ -58,6 +58,17 @@ class OutputConsole(Console):
             markup=False,
             soft_wrap=False,
         )
+
+    @property
+    def draws_unicode(self) -> bool:
+        """Whether lines and bars are drawn with more than ASCII: on a terminal with UTF-8 and colours."""
+        colours = self.color_system is not None and not self.no_color
+        return self.is_terminal and colours and self.encoding.startswith("utf")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether what was written can be replaced: on a terminal that moves its cursor."""
+        return self.is_terminal and not self.is_dumb_terminal
 
     def on_broken_pipe(self) -> None:
         """Let the command handle a closed pipe; rich would exit the process at once."""
@@ -96,7 +107,7 @@ class RowPrinter:
     def marks(self, result: PipelineResult) -> Text:
         """Return one mark for each of the five stages."""
         outcomes = [stage.outcome for stage in result.stages]
-        return Text(" ").join(Text(self._marks[outcome], style=_STYLES[outcome]) for outcome in outcomes)
+        return Text(" ").join(Text(self._marks[outcome], style=STYLES[outcome]) for outcome in outcomes)
 
     def _print(self, cells: Sequence[str | Text]) -> None:
         line, left = Text(), self._console.width
@@ -116,9 +127,20 @@ def clean(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def spread(parts: Sequence[Text], width: int, gap: int = 3) -> list[Text]:
+    """Put parts beside each other on as few lines as they need."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + gap + part.cell_len <= width:
+            lines[-1] = lines[-1] + Text(" " * gap) + part
+        else:
+            lines.append(part)
+    return lines
+
+
 def status_text(status: str) -> Text:
     """Return a status in its colour."""
-    return Text(status, style=_STYLES.get(status, ""))
+    return Text(status, style=STYLES.get(status, ""))
 
 
 def status_of(result: PipelineResult) -> str:

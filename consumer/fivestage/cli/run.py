@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
+from fivestage.errors import ConfigurationError, InvalidAppError
+from fivestage.pipeline.loader import authors_traceback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -26,7 +32,7 @@ def run(
         LogLevel, typer.Option(case_sensitive=False, help="The lowest level that is logged.")
     ] = "INFO",
 ) -> None:
-    """Run the service until SIGTERM or Ctrl-C; it logs JSON lines to standard error.
+    """Run the service until SIGTERM or Ctrl-C; it logs to standard error, as JSON if that is no terminal.
 
     Example: `fivestage run` answers with the built-in stages and nodes
 
@@ -39,11 +45,33 @@ def run(
     from fivestage.service import entry
 
     gc.enable()
-    settings = load_settings(config, bootstrap)
-    app = load_app(target)
-    logging.configure(log_level, settings.logging.show_text)
+    logging.configure(log_level)  # for what comes before the settings are known
+    with errors_as_log_lines():
+        settings = load_settings(config, bootstrap)
+        chosen = log_level, settings.logging.show_text, settings.logging.format
+        logging.configure(*chosen)
+        app = load_app(target)
+    logging.configure(*chosen)  # the app may have configured the log
     code = entry.run(settings, app, target)
     os._exit(code)  # exits even if a thread of a node or a task of the Kafka client hangs
+
+
+@contextlib.contextmanager
+def errors_as_log_lines() -> Iterator[None]:
+    """Log what prevents the start, with exit code 2. On a terminal it is printed as by other commands."""
+    import structlog
+
+    from fivestage.observability.log_output import output
+
+    try:
+        yield
+    except (ConfigurationError, InvalidAppError) as error:
+        if output.is_text:
+            raise
+        traceback = authors_traceback(error) if isinstance(error, InvalidAppError) else ""
+        log = structlog.get_logger("fivestage.service")
+        log.error("cannot run", error=str(error), traceback=traceback or None, exit_code=2)  # noqa: TRY400
+        raise typer.Exit(2) from None
 
 
 def _harden_process() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
+from fivestage.cli.progress import counting
 
 if TYPE_CHECKING:
     from fivestage.settings import Settings
@@ -33,7 +34,8 @@ def create(
     Example: `fivestage topics create --partitions 12 --replication-factor 3`
     """
     settings = load_settings(config, bootstrap)
-    created, note = asyncio.run(_create(settings, partitions, replication_factor))
+    with counting("creating topics"):
+        created, note = asyncio.run(_create(settings, partitions, replication_factor))
     for name in created:
         print(f"created {name}")
     if not created:
@@ -70,7 +72,8 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
     from fivestage.kafka import topics
 
     settings = load_settings(config, bootstrap)
-    names, found = asyncio.run(topics.look_up(settings))
+    with counting("looking at the topics"):
+        names, found = asyncio.run(topics.look_up(settings))
     problems = [
         topics.problem_of(found.get(name), name, is_input=settings.topics.is_input(name)) for name in names
     ]

@@ -1,4 +1,4 @@
-"""Lists the attempts at the stages of a query that another attempt followed."""
+"""Lists the superseded attempts of a query: another attempt at the same stage followed each of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ _SKIPPED: Final = Outcome.SKIPPED
 
 
 def earlier_attempts(history: StageHistory, runs: Sequence[StageRun], now: float) -> tuple[StageRun, ...]:
-    """The attempts that others followed, in order; without the last attempt at each stage.
+    """The superseded attempts in order: all but the last attempt at each stage.
 
     Args:
         history: Holds the failed attempts, and those abandoned when the query was moved.
-        runs: The last attempts. If one of them failed, a worker process may have sent it as a failed attempt
-        of
-            *history* too.
+        runs: The last attempt at each stage. A failed one may be in *history* too, if a worker process sent
+            it as a failed attempt.
         now: Monotonic seconds.
     """
     resumed = history.resumed
@@ -46,7 +45,7 @@ def earlier_attempts(history: StageHistory, runs: Sequence[StageRun], now: float
 
 
 def _abandoned(running: RunningStage, following: StageRun | None, now: float) -> StageRun:
-    """The run of an attempt that was abandoned unfinished: it lasted until the next one started."""
+    """The run of an abandoned attempt: it lasted until the next one started, or else until *now*."""
     until = now if following is None or following.started_at is None else following.started_at
     return running.end(until, _SKIPPED)
 

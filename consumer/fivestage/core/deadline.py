@@ -1,4 +1,4 @@
-"""Works out the time of a query, and how much of it each stage is granted.
+"""Computes the budget of a query, and how much of it each stage is granted.
 
 A budget is computed at arrival, and made an absolute deadline at the start. Deadlines are monotonic
 seconds. After the start only a wait for a thread moves them (``pipeline.waiting_calls``).
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Budget(NamedTuple):
     """The time that a query may take.
 
-    ``ends_at`` is on the monotonic clock; ``total_s`` is the longest time. If producer or service set an
-    expiry, ``due_at`` is that moment on the monotonic clock, and ``of_use_ms`` the time to it from the
-    record's timestamp.
+    ``granted_s`` is the time until ``ends_at`` (monotonic seconds), at most ``total_s``; not above 0 if the
+    query is expired. With an end-to-end deadline, set by the producer or by ``query_ttl_ms``, ``due_at`` is
+    that deadline in monotonic seconds, and ``of_use_ms`` the time from the record's timestamp to it.
     """
 
     ends_at: float
@@ -33,11 +33,16 @@ class Budget(NamedTuple):
 
     @property
     def expired(self) -> bool:
-        """No time is left: the query must not start."""
+        """Whether no time is left: the query must not start."""
         return self.granted_s <= 0
 
+    @property
+    def read_at(self) -> float:
+        """When it was computed (monotonic seconds)."""
+        return self.ends_at - self.granted_s
+
     def started(self, now: float) -> Budget:
-        """The budget of a query that starts at *now*; changes of the wall clock do not matter."""
+        """The budget of a query that starts at *now*; the wall clock may have changed since its arrival."""
         granted_s = self.total_s if self.due_at is None else min(self.total_s, self.due_at - now)
         return new(Budget, (now + granted_s, granted_s, self.total_s, self.of_use_ms, self.due_at))
 
@@ -53,20 +58,20 @@ def budget_of(
     written_at: float | None = None,
     ttl_ms: int = 0,
 ) -> Budget:
-    """Work out the budget of a query from the earliest of its limits.
+    """Compute the budget of a query from the earliest of its limits.
 
     Args:
         now: Monotonic seconds.
         wall_now: Seconds since the epoch; used only to convert absolute deadlines.
         total_s: The service's total limit.
         budget_ms: The producer's limit, from the start.
-        deadline: ``deadline`` of the query.
+        deadline: The field ``deadline`` of the query.
         expiry_time: The header ``ce_expirytime``.
         written_at: The record's timestamp, seconds since the epoch.
-        ttl_ms: How long after its timestamp a record is worth answering; 0 = for ever.
+        ttl_ms: How long after its timestamp a record is worth answering; 0 = no limit.
     """
     if written_at is not None:
-        written_at = min(written_at, wall_now)  # a producer clock that runs ahead must gain nothing
+        written_at = min(written_at, wall_now)  # a producer gains no time by a clock that runs ahead
     total = total_s if budget_ms is None else min(total_s, budget_ms / 1000)
     ends = [when.timestamp() for when in (deadline, expiry_time) if when is not None]
     if ttl_ms and written_at is not None:
@@ -82,7 +87,7 @@ def budget_of(
 def stage_grant(
     spec: StageSpec, routing: StageRouting, *, now: float, ends_at: float
 ) -> tuple[float, str | None]:
-    """Grant a stage its limit, or less, to leave the later critical stages the time that they need.
+    """Grant a stage its limit, or less, to leave the later critical stages their p95.
 
     Returns the time in seconds, and the reason for not starting the stage, if there is one.
 

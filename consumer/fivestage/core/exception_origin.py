@@ -1,4 +1,4 @@
-"""Finds the stack frames of an exception, without its text and variables, which may contain query text."""
+"""Finds the stack frames of an exception, without text and variables, which may contain query text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MAX_FRAMES: Final = 20
 _FRAMES: Final = "_fivestage_frames"
-_OURS: Final = "fivestage"
+_PACKAGE: Final = "fivestage"
 _INSTALLED: Final = ("site-packages", "dist-packages")
 
 
@@ -32,31 +32,31 @@ class Frame(NamedTuple):
 
 
 def call_in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a thread, and attach the frames to an exception that it raises.
+    """Call a function for a coroutine of another thread; attach the frames to an exception that it raises.
 
-    The exception is later thrown into coroutines of another thread, and compiled ones drop the traceback.
+    The exception is later thrown into that coroutine, and compiled coroutines drop the traceback.
     """
     try:
         return function(*args)
     except BaseException as raised:
-        with contextlib.suppress(Exception):  # a class of the application
-            setattr(raised, _FRAMES, _look(raised))
+        with contextlib.suppress(Exception):  # a class of the application may refuse attributes
+            setattr(raised, _FRAMES, _collect(raised))
         raise
 
 
 def frames_of(error: BaseException) -> tuple[Frame, ...]:
     """The innermost frames of *error*, the innermost last.
 
-    If none of them is application code, the innermost frame of application code comes first. Of an exception
-    group the first exception is used.
+    If none of them is application code, the innermost frame of application code comes first. An exception
+    group is followed into its first exception.
     """
-    with contextlib.suppress(Exception):  # usually a KeyError
+    with contextlib.suppress(Exception):  # usually a KeyError: none are attached
         carried: tuple[Frame, ...] = error.__dict__[_FRAMES]
         return carried
-    return _look(error)
+    return _collect(error)
 
 
-def _look(error: BaseException) -> tuple[Frame, ...]:
+def _collect(error: BaseException) -> tuple[Frame, ...]:
     last: deque[Frame] = deque(maxlen=MAX_FRAMES)
     own: Frame | None = None
     try:
@@ -70,7 +70,7 @@ def _look(error: BaseException) -> tuple[Frame, ...]:
             )
             last.append(made)
             own = made if made.is_own else own
-    except Exception:  # noqa: BLE001 - classes of the application
+    except Exception:  # noqa: BLE001 - classes of the application may raise
         return tuple(last)
     return tuple(last) if own is None or own in last else (own, *last)
 
@@ -90,7 +90,7 @@ def _walk(error: BaseException) -> Iterator[tuple[FrameType, int]]:
 def is_own(module: str, path: str) -> bool:
     """Whether a module is application code, rather than of Python, an installed package or fivestage."""
     package = module.partition(".")[0]
-    if package == _OURS or package in sys.stdlib_module_names:
+    if package == _PACKAGE or package in sys.stdlib_module_names:
         return False
     if path.startswith(("<frozen ", "<string>")):  # no file; `<string>` is the command line of a fork server
         return False

@@ -11,6 +11,7 @@ from fivestage.core.stage_history import StageHistory
 
 if TYPE_CHECKING:
     from fivestage.core.plan import Plan
+    from fivestage.core.trace_context import TraceContext
     from fivestage.pipeline.context import Query
 
 
@@ -24,22 +25,23 @@ class Watcher(Protocol):
         """The job starts to wait for a thread of *pool*."""
 
     def goes_on(self, job: Job, history: StageHistory, started_at: float, ends_at: float) -> None:
-        """A thread has taken its call; start and end of the job, without the wait (monotonic seconds)."""
+        """A thread has taken the job's call; its new start and end, moved by the wait (monotonic seconds)."""
 
     def moves(self, job: Job) -> None:
-        """A waiting job is about to be moved; it may wait again there."""
+        """A waiting job is about to move, or to give up its call; after that it may wait again."""
 
 
 class Job:
     """One query on its way through the stages.
 
-    The bus loop creates it and alone decides when it has ended; the executor writes the stage history. Times
-    are monotonic seconds.
+    The bus loop creates a job and alone ends it; the executor writes the stage history. Times are monotonic
+    seconds.
     """
 
     __slots__ = (
         "deaths", "due_at", "ended", "ends_at", "held_at", "history", "is_blocking", "number", "origin",
-        "place", "plan", "pool", "query", "routing", "started_among", "started_at", "waits_since", "watcher",
+        "place", "plan", "pool", "query", "routing", "started_among", "started_at", "trace", "waits_since",
+        "watcher",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +54,7 @@ class Job:
         due_at: float | None = None,
         routing: RoutingSnapshot | None = None,
         origin: Any = None,
+        trace: TraceContext | None = None,
     ) -> None:
         self.number = next(_numbers)
         """Identifies the job across threads and processes; never 0."""
@@ -60,45 +63,47 @@ class Job:
         self.routing = routing or RoutingSnapshot.neutral(plan)
         self.started_at = started_at
         self.started_among = 0
-        """How many queries ran when it started, itself included."""
+        """Queries that ran when this one last took a slot, itself included."""
         self.ends_at = ends_at
         """The deadline; extended by waits for threads, up to ``due_at``."""
         self.due_at = inf if due_at is None else due_at
-        """The expiry of the query; infinite if none was set."""
+        """The end-to-end deadline; infinite if none was set."""
         self.origin = origin
-        """Data of the creator, for the end of the query."""
+        """What the creator of the job needs at its end."""
+        self.trace = trace
+        """The trace that the code of the job continues; None if it has none."""
         self.history = StageHistory()
         self.ended = False
-        """Set by the bus loop; later results are dropped."""
+        """Set by the bus loop when the query ends; later results are dropped."""
         self.is_blocking = False
-        """Its code has blocked an event loop."""
+        """Code of this job has blocked an event loop."""
         self.held_at = -inf
-        """When other code was last seen blocking its event loop."""
+        """When other code was last seen to block the event loop of this job."""
         self.deaths = 0
-        """How often a worker that ran it failed for an unknown reason."""
+        """Failures, for an unknown reason, of workers that ran this job."""
         self.place: Any = None
-        """The place where the executor runs it."""
+        """The worker that runs the job; set by the executor."""
         self.waits_since: float | None = None
-        """Since when it waits for a thread; None while it runs."""
+        """When the job started to wait for a thread; None while it runs."""
         self.pool: object = None
-        """The pool of threads that it waits for."""
+        """The pool of threads that the job waits for."""
         self.watcher: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.query.query_id} {'ended' if self.ended else 'running'} {self.history}>"
 
     def end(self) -> None:
-        """End it: no further stage runs, and later results are dropped."""
+        """End the job: no further stage runs, and later results are dropped."""
         self.ended = self.history.closed = True
 
     def ends_after_wait(self, until: float) -> float:
-        """The deadline if a thread takes its call at *until*; ``ends_at`` if it does not wait."""
+        """The deadline if a thread takes the call at *until*; ``ends_at`` if the job does not wait."""
         if self.waits_since is None:
             return self.ends_at
         return min(self.ends_at + max(0.0, until - self.waits_since), self.due_at)
 
     def move(self) -> None:
-        """Prepare it to continue elsewhere, with the stage that was running."""
+        """Continue with a new stage history: what the old worker or call still writes has no effect."""
         if self.waits_since is not None and self.watcher is not None:
             self.watcher.moves(self)
         self.history = self.history.continued()

@@ -1,4 +1,4 @@
-"""Tracks finished offsets, and how far each partition may be committed.
+"""Tracks finished offsets, and the position to which each partition may be committed.
 
 The commit position of a partition is the end of its contiguous finished prefix, as in
 confluentinc/parallel-consumer. Only offsets that were *received* count, so gaps left by compaction or
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 MAX_IN_LINE: Final = 1024
+"""Records that may wait behind an earlier one of their key, in equal shares for all partitions."""
 MIN_IN_LINE: Final = 16
+"""The smallest share of a partition, in records."""
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""The most records that may wait behind another of their key, and their bytes. Each partition has its share,
-of at least MIN_IN_LINE records. A partition that has used it up is not consumed until some have started."""
+"""Bytes of such records. A partition is not consumed while its share of records or bytes is used up."""
 
 
 class PartitionKey(NamedTuple):
@@ -60,24 +61,24 @@ class PartitionOffsets:
         self.closed = False
         """The partition was revoked: nothing may be committed any more."""
         self.committed: int | None = None
-        """The position last acknowledged by the broker; at first the start of this epoch."""
+        """The position that the broker last acknowledged; before that, the first received offset."""
         self.reached = -1
         """The highest offset already decided (rejected, started or answered). Lower offsets must not be
         handed back, or later ones would be answered twice."""
         self.leaving = False
-        """A drain has started: records that have not started are handed back, if they may be."""
+        """A drain has started: records that have not started are handed back, unless below ``reached``."""
         self.drained = False
         """The drain is over: all records that have not started are handed back."""
         self.in_line = 0
         """Records that wait behind another of their key."""
         self.line_bytes = 0
-        """The bytes of these records."""
+        """Bytes of the records that wait behind another of their key."""
         self.next_offset: int | None = None
         """One past the highest offset received or skipped; None before the first."""
         self._started: deque[int] = deque()
         self._finished: set[int] = set()
         self.position: int | None = None
-        """The end of the contiguous finished prefix; None before the first record."""
+        """The end of the contiguous finished prefix; None before the first received or skipped offset."""
         self._put_back = 0
 
     def __repr__(self) -> str:
@@ -128,11 +129,11 @@ class PartitionOffsets:
         self.reached = max(self.reached, offset)
 
     def put_back(self) -> None:
-        """Hand a received record back to the next consumer of the partition: it stays uncommitted."""
+        """Hand back a received record: it stays uncommitted, to be read again, perhaps by another member."""
         self._put_back += 1
 
     def begin_again(self) -> None:
-        """Receive again what was handed back. All records before it must be finished."""
+        """Prepare to receive handed-back records again. No other record may be in flight."""
         if self.position is not None:
             self._started.clear()
             self._finished.clear()
@@ -153,7 +154,7 @@ class PartitionOffsets:
 
     @property
     def span(self) -> int:
-        """Offsets from the commit position to the highest received one: a crash would repeat these."""
+        """Offsets from the finished prefix to the highest received one: a crash repeats at least these."""
         if self.next_offset is None or self.position is None:
             return 0
         return self.next_offset - self.position
@@ -164,7 +165,7 @@ class Ledger:
 
     Args:
         max_span: How far a partition may be consumed ahead of its commit position, in offsets.
-        flood: When a partition is halted because too many of its records are unreadable.
+        flood: When to halt a partition because too many of its records are unreadable.
     """
 
     def __init__(self, *, max_span: int, flood: HaltPolicy | None = None) -> None:
@@ -241,8 +242,8 @@ class Ledger:
         return {key: position for key, position in found.items() if position is not None}
 
     def note_committed(self, positions: dict[PartitionKey, int], *, epoch: int) -> None:
-        """Record that the broker acknowledged a commit sent in *epoch*."""
+        """Record that the broker acknowledged a commit sent in *epoch*, unless reassigned since."""
         for key, position in positions.items():
             offsets = self.partitions.get(key)
-            if offsets is not None and offsets.epoch <= epoch:  # not assigned since then
+            if offsets is not None and offsets.epoch <= epoch:  # not reassigned
                 offsets.committed = position

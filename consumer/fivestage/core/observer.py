@@ -1,18 +1,21 @@
-"""Interface of observers, such as the metrics: a method for each thing that can happen."""
+"""Interface of observers, such as the metrics: one method for each kind of event."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fivestage.core.adaptive.breaker import BreakerState
     from fivestage.core.codec.decode import UnreadableReason
+    from fivestage.core.codec.event_json import Envelope
     from fivestage.core.outcome import QueryOutcome
     from fivestage_schemas import TimeoutReason
 
 
 class ControlChange(NamedTuple):
-    """A change in what an adaptive control does with queries."""
+    """A change in the behaviour of an adaptive control."""
 
     control: str
     """``breaker``, ``concurrency_limit``, ``stage_limit`` or ``node_choice``."""
@@ -32,29 +35,29 @@ class Observer:
     def received(self, count: int) -> None:
         """Records were fetched."""
 
-    def concluded(self, lane: str, outcome: QueryOutcome, queue_s: float) -> None:
-        """A query that was started has ended; *queue_s* is how long it had waited."""
+    def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:
+        """A started query has ended; *text* is its user's input."""
 
-    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
-        """A query was not started because its answer would come too late."""
+    def expired(self, query: Envelope, reason: TimeoutReason) -> None:
+        """A query was rejected before its start: too late for an answer, or suspected as a poison pill."""
 
     def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:
-        """A record became a dead letter; *answered*: its id could be read, so a result is published."""
+        """A record became a dead letter; *answered*: its query id could be read: a result is published."""
 
     def published(self, topic: str, count: int, duration_s: float) -> None:
         """A batch of records was acknowledged."""
 
     def event_refused(self, error_type: str) -> None:
-        """The broker rejected an event itself: it is published without data, as *error_type*."""
+        """The broker rejected an event for its content: it is published without data, as *error_type*."""
 
     def throttled(self, client: str, duration_s: float) -> None:
-        """The broker throttled a client by its quotas: ``consumer`` or ``producer``."""
+        """The broker's quotas delayed a *client*, ``consumer`` or ``producer``."""
 
     def rebalanced(self) -> None:
         """Partitions were assigned."""
 
     def position_reset(self, reason: str, skipped: int) -> None:
-        """A partition is consumed from its earliest record.
+        """A partition has no usable position: it is consumed as ``kafka.auto_offset_reset`` says.
 
         Args:
             reason: ``none``: there was no committed position; ``deleted``: the records at the position were
@@ -69,10 +72,10 @@ class Observer:
         """A commit failed; it is retried with newer positions."""
 
     def client_rebuilt(self, client: str, reason: str) -> None:
-        """A Kafka client is being rebuilt: ``consumer`` or ``producer``, and the reason in a word."""
+        """A *client*, ``consumer`` or ``producer``, is being rebuilt; *reason* is one word."""
 
     def came_late(self) -> None:
-        """An executor delivered a query that had already ended; its result was dropped."""
+        """An executor finished a query that had already ended; the late result was dropped."""
 
     def clock_skewed(self) -> None:
         """A record's timestamp lies in the future."""
@@ -83,14 +86,39 @@ class Observer:
     def executor_replaced(self, reason: str) -> None:
         """A worker failed or had to be replaced, and another one took over."""
 
-    def executor_stalled(self, name: str) -> None:
-        """Code of node or stage *name* blocks an event loop; the name is empty for other code."""
+    def executor_stalled(self, name: str, where: str | None) -> None:
+        """Code of node or stage *name* blocks an event loop, in the line *where*, if that is known.
+
+        The name is empty for other code; without a line the loop may only have got no CPU.
+        """
 
     def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
         """The breaker of a node opened, half opened or closed."""
 
     def failed_over(self, lane: str, attempts: int) -> None:
-        """Processing was retried with *attempts* further nodes."""
+        """*attempts* failed attempts of a query at processing were followed by another node."""
 
     def control_changed(self, change: ControlChange) -> None:
         """An adaptive control changed."""
+
+
+def fan_out(*observers: Observer) -> Observer:
+    """Return an observer that hands each event to those of *observers* that handle it, in their order.
+
+    Which do is found out once: an event that one observer handles costs no more than with it alone.
+    """
+    combined = Observer()
+    for name in [name for name in vars(Observer) if not name.startswith("_")]:
+        ignored = getattr(Observer, name)
+        listeners = [getattr(one, name) for one in observers if getattr(type(one), name) is not ignored]
+        if listeners:
+            setattr(combined, name, listeners[0] if len(listeners) == 1 else _each(tuple(listeners)))
+    return combined
+
+
+def _each(listeners: tuple[Callable[..., None], ...]) -> Callable[..., None]:
+    def call(*args: Any, **fields: Any) -> None:
+        for listener in listeners:
+            listener(*args, **fields)
+
+    return call

@@ -24,7 +24,7 @@ _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _REJECTED: Final = "Validation rejected the answer"
 NO_THREAD: Final = "no thread was free for its call: executor.threads of them were busy"
 CLOCK_SLACK_S = 1e-6
-"""Two sums of the same floats may differ by a rounding error."""
+"""Seconds by which two sums of the same floats may differ, as they are rounded."""
 
 
 class TimeoutNote(NamedTuple):
@@ -41,7 +41,7 @@ class TimeoutNote(NamedTuple):
 
 
 class QueryOutcome(NamedTuple):
-    """How a query that was started has ended."""
+    """How a query that was started ended."""
 
     status: PipelineStatus
     runs: tuple[StageRun, ...]
@@ -58,17 +58,17 @@ class QueryOutcome(NamedTuple):
     validated: bool | None = None
     """The verdict of validation; None if there is none."""
     earlier: tuple[StageRun, ...] = ()
-    """The superseded attempts at the stages, in order; with the outcome skipped if they were abandoned when
-    the query was moved."""
+    """The superseded attempts at the stages, in order. Those abandoned when the query was moved have the
+    outcome skipped."""
 
     @property
     def superseded(self) -> list[StageRun]:
-        """The earlier attempts that failed, so that another one followed."""
+        """The attempts that failed and were followed by another one."""
         return [run for run in self.earlier if run.outcome is not _SKIPPED]
 
     @property
     def within_budget(self) -> bool:
-        """Whether it ended by itself, and before its deadline."""
+        """Whether the query ended before its deadline, and not because its total time ran out."""
         return self.duration_s <= self.budget_s and not (
             self.timeouts and any(note.scope is TimeoutScope.PIPELINE for note in self.timeouts)
         )
@@ -79,8 +79,8 @@ def conclude(
 ) -> QueryOutcome:
     """Decide how a query ends, from its stage history at *now*.
 
-    Called when the history is complete, or at the deadline: a stage that is still running is then a timeout,
-    and the stages after it are skipped. All times are monotonic seconds.
+    Called when the executor is done with the query, or at the deadline: a stage that is still running is then
+    a timeout. Stages that have not started are skipped. All times are monotonic seconds.
     """
     ended, running = history.snapshot()
     superseded = tuple(history.superseded)
@@ -98,7 +98,7 @@ def conclude(
     timeouts = _timeouts(runs, earlier, started_at=started_at, ends_at=ends_at, now=now, failed=failed)
     status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
     succeeded, verdict = status is PipelineStatus.SUCCESS, runs[_VALIDATION].verdict
-    # The executor writes the answer before it ends the stage; cut off in between, the answer is too late.
+    # The executor writes the answer before it ends the stage; if the query ends in between, it has no answer.
     answered = succeeded and any(run.success for run in runs if run.spec.stage_type is StageType.PROCESSING)
     return QueryOutcome(
         status=status,
@@ -135,7 +135,7 @@ def _success(
     ends_at: float,
     now: float,
 ) -> QueryOutcome:
-    """The result of the general rules for a query without failures: the fast path of nearly all."""
+    """The outcome of a query without failures, as the general rules give it: a fast path for nearly all."""
     return new(
         QueryOutcome,
         (
@@ -166,7 +166,7 @@ def _complete(
     now: float,
     waits: bool,
 ) -> tuple[StageRun, ...]:
-    """The five runs: the ended ones, the interrupted one, and the rest as skipped."""
+    """The runs of all five stages: the ended ones, the interrupted one, and the rest as skipped."""
     runs = list(ended)
     abandoned = runs[-1] if runs and running is None and now < ends_at - CLOCK_SLACK_S else None
     if running is not None:
@@ -204,7 +204,7 @@ def _timeouts(
     now: float,
     failed: StageRun | None,
 ) -> tuple[TimeoutNote, ...]:
-    """A note for each attempt that exceeded its own limit, and one if the total time ran out."""
+    """A note for each attempt that exceeded its own limit, and one note if the total time ran out."""
     late = [run for run in runs if run.outcome is Outcome.TIMEOUT]
     notes = [*_late_attempts(runs, earlier)]
     notes += [_stage_note(run, runs) for run in late if not _ran_to_the_end(run, ends_at)]
@@ -217,7 +217,7 @@ def _timeouts(
 
 
 def _ran_to_the_end(run: StageRun, ends_at: float) -> bool:
-    """Whether the stage ran until the deadline, or was granted time until then: the total ran out."""
+    """Whether a stage ran until the query's deadline, or its grant reached there: the total time ran out."""
     took_s = max(run.granted_s, run.duration_s)
     return run.started_at is not None and run.started_at + took_s >= ends_at - CLOCK_SLACK_S
 

@@ -1,8 +1,8 @@
 """Halts partitions in which too many records are unreadable.
 
-A producer with another format, or a wrong topic, would turn a whole partition into dead letters, which are
-committed and no longer in the queue. Beyond the limits the partition is halted instead: earlier records are
-answered and committed, later ones stay in it. It is resumed after a pause, which doubles each time in a row.
+A producer with another format, or a wrong topic, would turn a whole partition into committed dead letters.
+Beyond the limits the partition is halted instead: earlier records are answered and committed, later ones stay
+uncommitted. The partition is resumed after a pause, which doubles with each halt in a row.
 The limits are those of getsentry/arroyo's dead-letter policy.
 """
 
@@ -28,9 +28,9 @@ class HaltPolicy:
     max_consecutive: int = 1000
     """The longest run of unreadable records; 0 = any length."""
     window: int = 1000
-    """How many records the share refers to; not judged with fewer."""
+    """Number of records that the share refers to; with fewer it does not apply."""
     pause_s: float = 60.0
-    """The first pause; 0 = until the service restarts."""
+    """Seconds of the first pause; 0 = until the service restarts."""
 
 
 class Halt(NamedTuple):
@@ -51,7 +51,7 @@ class _Recent:
         self.window: deque[bool] = deque()
         self.unreadable = 0
         self.pauses = 0
-        """How often in a row it was halted."""
+        """How often in a row the partition was halted."""
         self.since_halt = 0
 
 
@@ -71,7 +71,7 @@ class HaltGuard:
         self.halted: dict[PartitionKey, Halt] = {}
 
     def admit(self, key: PartitionKey, *, readable: bool, now: float) -> bool:
-        """Return True if a record may be processed; False if its partition is now halted before it."""
+        """Return True if a record may be processed; False if its partition is now halted at this record."""
         recent = self._recent.get(key)
         if recent is None:
             recent = self._recent[key] = _Recent()
@@ -82,7 +82,7 @@ class HaltGuard:
         return True
 
     def _beyond(self, recent: _Recent) -> str | None:
-        """The limit that one more unreadable record would exceed, in words; None for none."""
+        """The limit that one more unreadable record would exceed, as text; None for none."""
         policy = self._policy
         if policy.max_consecutive and recent.consecutive >= policy.max_consecutive:
             return f"{policy.max_consecutive} records in a row could not be read (dlq.max_consecutive)"
@@ -104,7 +104,7 @@ class HaltGuard:
 
     @property
     def _recovered_after(self) -> int:
-        """After this many records since a halt the next one has the first pause again."""
+        """Records after a halt, the last of them readable, after which the next halt has the first pause."""
         return max(self._policy.window, self._policy.max_consecutive)
 
     def _halt(self, key: PartitionKey, recent: _Recent, reason: str, now: float) -> None:
@@ -115,7 +115,7 @@ class HaltGuard:
         self.halted[key] = Halt(reason, now + pause_s if pause_s else None)
 
     def over(self, now: float) -> list[PartitionKey]:
-        """The partitions whose pause is over, to be resumed."""
+        """The halted partitions whose pause is over."""
         return [key for key, halt in self.halted.items() if halt.until is not None and halt.until <= now]
 
     def resume(self, key: PartitionKey) -> None:

@@ -1,4 +1,4 @@
-"""The plan of a pipeline: five stages in order, with their time limits; critical ones fail the query."""
+"""The plan of a pipeline: five stages in order, their time limits, and which must succeed (critical)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class StageSpec:
     limit_s: float
     critical: bool
     fair_share_s: float
-    """The time left for it even if earlier stages use up their limits. A timeout counts against the stage
-    only if it was granted this much."""
+    """The time that a stage has even if earlier ones use up their limits: its limit, or less. A timeout after
+    a smaller grant does not count against the stage."""
     rejects: bool = False
     """For validation: a rejected answer is an error, not a degraded success."""
 
@@ -58,7 +58,7 @@ class Plan:
         critical: Iterable[StageType] = DEFAULT_CRITICAL,
         rejected: Literal["degrade", "error"] = "degrade",
     ) -> Plan:
-        """Build a plan from limits in milliseconds; stages not named keep their defaults.
+        """Build a plan from limits in milliseconds; a stage without a given limit keeps its default.
 
         Args:
             total_timeout_ms: The limit of a query.

@@ -1,4 +1,4 @@
-"""Tracks whether brokers can be reached; during an outage no time counts against what waits for them."""
+"""Tracks whether brokers can be reached: time waited for brokers does not count during an outage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import inf
 
 
 class Reachability:
-    """Whether brokers can be reached, as far as known; assumed at the start.
+    """Whether brokers can be reached, as far as known; at the start they are assumed to be.
 
     >>> reach = Reachability()
     >>> reach.waited_s(0.0, 30.0)
@@ -40,5 +40,5 @@ class Reachability:
         self._counts, self._was_lost = True, False
 
     def waited_s(self, since: float, now: float) -> float:
-        """How long brokers could have answered a request made at *since*; an outage restarts it."""
+        """Seconds since *since* or the end of a later outage; 0 unless brokers are known to be reachable."""
         return now - max(since, self._since) if self._counts else 0.0

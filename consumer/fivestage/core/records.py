@@ -33,7 +33,7 @@ class Record(Protocol):
 
 
 class PlainRecord(NamedTuple):
-    """A record not made by the client: from the memory bus, or without the parts that were not kept."""
+    """A record not made by the client: from the memory bus, or reduced to what is still needed."""
 
     topic: str
     partition: int
@@ -45,7 +45,7 @@ class PlainRecord(NamedTuple):
 
 
 class CorruptRecord(NamedTuple):
-    """A record that the client could not read from its batch: only its coordinates are known."""
+    """A record that the client could not read from its batch: only the coordinates are known."""
 
     record: PlainRecord
     detail: str
@@ -53,7 +53,7 @@ class CorruptRecord(NamedTuple):
 
 
 NOT_FROM_KAFKA = PlainRecord("", 0, 0)
-"""The record of queries that do not come from Kafka, as with the memory bus."""
+"""Stands in for the record of a query that does not come from a bus (``Orchestrator.process_query``)."""
 
 
 class Output(StrEnum):
@@ -88,5 +88,5 @@ class OutputRecord(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of key, value and headers, and 36 bytes for the framing, which takes no more."""
+        """Bytes of key, value and headers, plus 36 bytes, the most that their framing takes."""
         return _FRAMING_BYTES + len(self.key or b"") + len(self.value or b"") + len(self.block)

@@ -24,4 +24,4 @@ STALLED_TWICE: Final = RejectionCause(
     TimeoutReason.EXPIRED_BEFORE_START,
     "not started a third time: twice the process stalled past its deadline",
 )
-"""It may be what stalls the process (see ``admission.poison_pills``)."""
+"""The query may be what stalls the process (see ``admission.poison_pills``)."""

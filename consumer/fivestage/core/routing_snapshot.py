@@ -1,7 +1,7 @@
 """Snapshot of limits, breakers and node health for the stage runner.
 
-Updated on the bus loop, which sees every outcome; read where user code runs, possibly in another thread. Each
-update is one assignment, so a reader sees the old value or the new one.
+Updated on the bus loop, which sees every outcome; read where user code runs: in another thread, or as a copy
+in a worker process. Each update is one assignment, so a reader sees the old value or the new one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class StageRouting(NamedTuple):
     limit_s: float
     """The limit in force: configured, or learned."""
     p95_s: float = 0.0
-    """0 while unknown."""
+    """The p95 of its duration; 0 while unknown."""
     reserve_s: float = 0.0
     """The sum of the p95 of the later critical stages."""
     p50_s: float = 0.0
-    """0 while unknown."""
+    """The median of its duration; 0 while unknown."""
 
 
 class NodeRouting(NamedTuple):
@@ -37,12 +37,12 @@ class NodeRouting(NamedTuple):
     score: float = 1.0
     """Health, 0..1."""
     p95_s: float | None = None
-    """None while unknown."""
+    """The p95 of the durations of its calls; None while unknown."""
 
 
 UNKNOWN: Final = NodeRouting()
 TRIAL_SLACK_S: Final = 0.005
-"""The time from the end of a failed trial to the call of the node that answers instead."""
+"""Seconds from the end of a failed trial to the call of the node that answers instead."""
 _PROCESSING: Final = list(StageType).index(StageType.PROCESSING)
 _CLOSED: Final = BreakerState.CLOSED
 _OPEN: Final = BreakerState.OPEN
@@ -56,18 +56,18 @@ class RoutingSnapshot:
 
     def __init__(self, stages: tuple[StageRouting, ...]) -> None:
         self.stages = stages
-        """In the order of the stages."""
+        """The figures of each stage, in the order of the stages."""
         self.nodes: Mapping[str, NodeRouting] = {}
         self.probes: dict[str, bool] = {}
         """Half-open nodes that may be called once: the holder of the permit makes the probe call."""
         self.trials: dict[str, bool] = {}
-        """Low-ranked nodes that may be called once, where another node can answer if they fail."""
+        """Low-ranked nodes that may be called once, if another node can still answer after a failure."""
         self.stuck: frozenset[str] = frozenset()
         """Nodes with too many calls that do not return: not called until some return."""
 
     @classmethod
     def neutral(cls, plan: Plan) -> RoutingSnapshot:
-        """The snapshot before anything was learned: the configured limits."""
+        """The snapshot before anything is learned: the configured limits."""
         return cls(tuple(StageRouting(spec.limit_s) for spec in plan.stages))
 
     def __repr__(self) -> str:
@@ -75,11 +75,11 @@ class RoutingSnapshot:
         return f"<RoutingSnapshot limits=[{limits}] ms nodes={dict(self.nodes)} stuck={sorted(self.stuck)}>"
 
     def node(self, name: str) -> NodeRouting:
-        """The figures of a node; the defaults while nothing was learned."""
+        """The figures of a node; the defaults while nothing is learned."""
         return self.nodes.get(name, UNKNOWN)
 
     def allows(self, name: str) -> bool:
-        """Whether a node may be called, by its breaker and its abandoned calls."""
+        """Whether a node's breaker and its abandoned calls allow another call."""
         state = self.node(name).state
         closed = state is _CLOSED or (state is _HALF_OPEN and name in self.probes)
         return closed and name not in self.stuck
@@ -102,7 +102,7 @@ class RoutingSnapshot:
         )
 
     def trial_of(self, names: Sequence[str], left_s: float) -> str | None:
-        """The node of *names* that gets a trial call now, although others rank higher; None for no trial.
+        """The node of *names* to call now as a trial, although others rank higher; None for no trial.
 
         Args:
             names: Nodes that can replace each other.
@@ -118,7 +118,7 @@ class RoutingSnapshot:
         return None
 
     def trial_s(self, name: str, other: str, left_s: float) -> float:
-        """How long a trial may take so that *other* can still answer in time; 0 if that is too short."""
+        """How long a trial of *name* may take for *other* to still answer in time; 0 if it must not start."""
         stage = self.stages[_PROCESSING]
         if name in self.stuck:
             return 0.0
@@ -130,7 +130,7 @@ class RoutingSnapshot:
         return most_s if most_s >= expected_s else 0.0
 
     def needed_s(self, name: str) -> float:
-        """The time that a node needs to answer: its p95, else that of the stage, at most the limit."""
+        """The time that a node needs to answer: its p95, or else the stage's p95, at most the limit."""
         stage, p95_s = self.stages[_PROCESSING], self.node(name).p95_s
         return (stage.p95_s or stage.limit_s) if p95_s is None else min(p95_s, stage.limit_s)
 
@@ -144,5 +144,5 @@ class RoutingSnapshot:
 
 
 def wants_trial(known: NodeRouting) -> bool:
-    """Whether a node is called only where no better one exists; half-open nodes get probes instead."""
+    """Whether a node needs trials: it ranks low, or its breaker is open; half-open nodes get probes."""
     return known.state is _OPEN or (known.state is _CLOSED and round(known.score, 1) < 1)

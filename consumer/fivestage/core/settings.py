@@ -1,6 +1,6 @@
-"""Settings of what the core decides: stage limits, learning, breakers, admission, dead letters.
+"""Settings of the core's decisions: stage limits, learning, breakers, admission, dead letters.
 
-Most sections make the policy, or the plan, that the rest of the core works with, and take its defaults.
+Most sections build a policy or the plan, which the rest of the core uses, and take their defaults from it.
 ``fivestage.settings`` puts the sections of all packages together.
 """
 
@@ -21,7 +21,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveMs = PositiveInt
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-"""A part of a whole; never none of it."""
+"""A share of a whole, above 0 and at most 1."""
 
 _ADAPTIVE: Final = AdaptivePolicy()
 _BREAKER: Final = BreakerPolicy()
@@ -65,11 +65,11 @@ class AdaptiveSettings(Section):
 
     enabled: bool = _ADAPTIVE.enabled
     min_samples: Annotated[int, Field(gt=0, le=_ADAPTIVE.window)] = _ADAPTIVE.min_samples
-    """With fewer of the last 200 samples the configured limits apply."""
+    """Fewest samples of a stage, of the last 200; with fewer its configured limit applies."""
     floor_ratio: Share = _ADAPTIVE.floor_ratio
-    """The lowest that a limit can become, as a share of the configured limit."""
+    """The lowest learned limit, as a share of the configured limit."""
     ceiling_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = _ADAPTIVE.ceiling_ratio
-    """The highest, likewise; never more than what remains of the query's time."""
+    """The highest learned limit, as a multiple of the configured limit; the query's deadline still holds."""
     learning_rate: Share = _ADAPTIVE.learning_rate
     """How far a limit moves towards its target with each sample."""
 
@@ -84,21 +84,21 @@ class BreakerSettings(Section):
     enabled: bool = _BREAKER.enabled
     """If false, nodes are called however often they fail; their health still decides between them."""
     failure_rate: Share = _BREAKER.failure_rate
-    """It opens when significantly more than this share of the calls failed or timed out, for at least a
-    second; at 1 it opens when all calls did."""
+    """The breaker opens when significantly more than this share of the calls failed or timed out, for at
+    least a second; at 1 it opens when all calls did."""
     slow_call_rate: Share = _BREAKER.slow_call_rate
-    """The same for calls that took more than nine tenths of their limit; 1 = slow calls do not count."""
+    """The same for slow calls, which took more than nine tenths of their limit; 1 = they do not count."""
     window: PositiveInt = _BREAKER.window
-    """How many calls the rates are computed over; over those of the last second if they are more."""
+    """The rates are computed over this many of the last calls, or all of the last second if more."""
     minimum_calls: PositiveInt = _BREAKER.minimum_calls
-    """With fewer calls it stays closed."""
+    """With fewer calls the breaker stays closed."""
     first_open_ms: PositiveMs = int(_BREAKER.first_open_s * 1000)
-    """How long it stays open the first time. Doubles with each probe call that fails, up to open_ms."""
+    """How long a breaker stays open the first time. Doubles with each failed probe call, up to open_ms."""
     open_ms: PositiveMs = int(_BREAKER.open_s * 1000)
-    """The longest time it stays open. Up to a fifth is added at random, so that breakers do not all probe at
-    the same moment."""
+    """The longest time a breaker stays open. Up to a fifth is added at random, so that breakers do not all
+    probe at the same moment."""
     half_open_calls: PositiveInt = _BREAKER.half_open_calls
-    """How many probe calls, one at a time, must succeed before it closes."""
+    """How many probe calls, one at a time, must succeed before the breaker closes."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -124,15 +124,16 @@ class AdmissionSettings(Section):
     max_in_flight: Annotated[int, Field(gt=0, le=100_000)] = 256
     """How many queries run at the same time."""
     adaptive_limit: bool = True
-    """Lower that number, at most to an eighth, while latency rises with it or many queries time out, provided
-    that a trial showed no fewer answers in time."""
+    """Run fewer queries than max_in_flight, at least an eighth, while latency rises with their number or many
+    of them time out, provided that a trial showed no fewer answers in time."""
     ordering: Literal["unordered", "key"] = "unordered"
     """``key``: queries with the same key run one after the other, and their results keep that order."""
     shed: ShedMode = _SHED.mode
     """Load shedding, for queries with less time left than an answer takes: ``on`` rejects them, ``observe``
     runs them and counts them."""
     shed_max_share: Share = _SHED.max_share
-    """The largest share of the queries of two seconds that is rejected, in case the estimate is wrong."""
+    """The largest share rejected, of the queries of two seconds that have less than the total time left: the
+    estimate may be wrong."""
     max_uncommitted_span: PositiveInt = 20_000
     """Largest distance, in offsets, between a partition's committed position and its newest query. A
     partition that reaches it is not read until more is committed."""
@@ -150,7 +151,7 @@ class DlqSettings(Section):
     max_consecutive: Count = _HALT.max_consecutive
     """How many unreadable records of a partition may follow each other; 0 = no limit."""
     window: Annotated[int, Field(gt=0, le=1_000_000)] = _HALT.window
-    """How many records max_ratio is computed over."""
+    """Number of records that max_ratio is computed over; with fewer it does not apply."""
     pause_ms: Count = int(_HALT.pause_s * 1000)
     """How long a halted partition waits before it is read again. Doubles with each halt in a row, up to 16
     times the first. 0 = until the service is restarted."""

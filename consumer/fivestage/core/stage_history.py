@@ -15,13 +15,13 @@ _SUCCESS: Final = Outcome.SUCCESS
 class StageRun:
     """A stage that has ended. Times are monotonic seconds.
 
-    Immutable once it is in a history. Not a NamedTuple, and neither is RunningStage: compiled, a native class
-    is ten times as fast to create and read, and a query has ten of them.
+    Immutable once it is in a history. Like RunningStage not a NamedTuple: compiled, a native class is ten
+    times as fast to create and read, and a query has ten of both.
     """
 
     __slots__ = (
         "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
-        "outcome", "probe", "spec", "started_at", "verdict", "waited_s",
+        "outcome", "probe", "spec", "started_at", "verdict", "waited_s", "where",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - the fields of a StageResult
@@ -40,11 +40,12 @@ class StageRun:
         verdict: bool | None = None,  # noqa: FBT001 - likewise
         excused: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
+        where: str | None = None,
     ) -> None:
         self.spec = spec
         self.outcome = outcome
         self.data_json = data_json
-        """What the stage returned, encoded where it ran."""
+        """What the stage returned, encoded by the executor."""
         self.error = error
         self.error_type = error_type
         self.node = node
@@ -53,13 +54,15 @@ class StageRun:
         self.duration_s = duration_s
         self.granted_s = granted_s
         self.probe = probe
-        """It was the probe of a half-open breaker, or a trial while the breaker was open."""
+        """The call was the probe of a half-open breaker, or a trial while the breaker was not closed."""
         self.verdict = verdict
-        """Whether validation accepted the answer; None for other stages, and where it did not succeed."""
+        """Whether validation accepted the answer; None without a verdict, and for other stages."""
         self.excused = excused
-        """The node raised to say that the query has no answer; that is no failure of the node."""
+        """The node raised because the query has no answer, which does not count as its failure."""
         self.waited_s = waited_s
-        """How long its call waited for a thread before it started."""
+        """Seconds that the call waited for a thread before the stage started."""
+        self.where = where
+        """``file:line`` of the author's code that raised."""
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
@@ -71,7 +74,7 @@ class StageRun:
 
     @property
     def ends_query(self) -> bool:
-        """Whether the query ends with it: critical without success, or a rejection that is an error."""
+        """Whether the query ends with this stage: critical and not successful, or rejected as an error."""
         spec = self.spec
         return (spec.critical and self.outcome is not _SUCCESS) or (self.verdict is False and spec.rejects)
 
@@ -100,16 +103,16 @@ class RunningStage:
         self.attempt = attempt
         self.probe = probe
         self.waited_s = waited_s
-        """How long its call waited for a thread before."""
+        """Seconds that the call waited for a thread before the stage started."""
         self.call: Any = None
-        """Its call, where a thread makes it: the call goes on while the event loop stalls."""
+        """The call, if a thread makes it: it goes on while the event loop stalls."""
         self.parked: Any = None
-        """Its ``Parked``, while the stage has not started because no thread is free for its call."""
+        """The ``Parked`` of a call that waits for a thread; the stage has not started then."""
 
     def end(
         self, now: float, outcome: Outcome, error: str | None = None, error_type: str | None = None
     ) -> StageRun:
-        """The run of the stage if it is abandoned at *now*, without a result."""
+        """The run of a stage that is abandoned at *now*, without a result."""
         run = StageRun(self.spec, outcome, None, error, error_type, self.node, self.attempt, self.started_at)
         run.duration_s, run.granted_s = now - self.started_at, self.granted_s
         run.probe, run.waited_s = self.probe, self.waited_s
@@ -124,7 +127,7 @@ class StageHistory:
 
     One writer (the executor) and one reader (the bus loop), possibly in two threads. Each step is one
     assignment or one append, and the reader tolerates any state between two steps. A query that is moved to
-    another event loop or worker gets a new history, so that late writes of the old one go unread.
+    another event loop or worker gets a new history, so that late writes of the old worker are not read.
     """
 
     __slots__ = (
@@ -136,7 +139,7 @@ class StageHistory:
         self.runs: list[StageRun] = []
         self.running: RunningStage | None = None
         self.superseded: list[StageRun] = []
-        """Failed attempts at processing that another one followed."""
+        """Attempts at processing that failed and that another node may follow."""
         self.moved: list[RunningStage] = []
         """Attempts at any stage that were abandoned when the query was moved."""
         self.attempt = 1
@@ -146,12 +149,12 @@ class StageHistory:
         self.answer_json: bytes | None = None
         self.confidence: float | None = None
         self.resumed: RunningStage | None = None
-        """A stage whose call was running when the query was moved: the call is awaited, not restarted."""
+        """A stage whose call had, or waited for, a thread when the query was moved: the call is awaited."""
         self.waiting: RunningStage | None = None
         """The next stage, while its call waits for a thread: it starts when a thread takes the call."""
         self.on_wait: Any = None
-        """Callback with the job, this history, and None when the query starts to wait for a thread, or its
-        new start and end (monotonic seconds) when it continues."""
+        """Callback for waits for a thread, with the job and this history; then with None at the start of a
+        wait, with the query's new start and end (monotonic seconds) at its end."""
 
     def __repr__(self) -> str:
         ended = ", ".join(f"{run.spec.stage_type}={run.outcome}" for run in self.runs)
@@ -169,7 +172,7 @@ class StageHistory:
         self.attempt = 1
 
     def fail_over(self, run: StageRun) -> None:
-        """End a failed attempt that another node follows."""
+        """End a failed attempt that another node may follow."""
         self.superseded.append(run)
         self.running = self.resumed = self.waiting = None
         self.attempt = run.attempt + 1
@@ -181,12 +184,12 @@ class StageHistory:
         that waits for a thread keeps its place in the queue.
         """
         self.closed = True
-        waiting = self.waiting  # read before `running`: the writer sets that first, then clears this
+        waiting = self.waiting  # read first: the writer sets `running`, then clears `waiting`
         ended, running = self.snapshot()
         history = StageHistory()
         history.moved = list(self.moved)
         if running is None:
-            history.resumed = waiting or self.resumed  # moved before, and no stage started since
+            history.resumed = waiting or self.resumed  # set by an earlier move; no stage has started since
         elif running.call is not None:
             history.resumed = running
         else:

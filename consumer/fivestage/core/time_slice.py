@@ -1,4 +1,4 @@
-"""Bounds how long an event loop works on one thing before everything else has its turn."""
+"""Bounds how long one task keeps an event loop busy before timers and other callbacks run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SLICE_S: Final = 0.001
-"""The usual length: short against a query's deadline, long against one step of work."""
+"""The usual length in seconds: short against a query's deadline, long against one step of work."""
 
 
 class TimeSlice:
-    """Counts from its creation on.
+    """One slice of time, from its creation on.
 
-    An event loop runs its timers only between callbacks. Work that comes in bursts is therefore done by
-    slices, and the rest rescheduled.
+    An event loop runs its timers only between callbacks. Work that comes in bursts is therefore done in
+    slices; what is left at the end of a slice is rescheduled.
 
     Args:
         clock: Returns seconds.
-        length_s: How long the slice is.
+        length_s: The length of the slice.
     """
 
     __slots__ = ("_clock", "_ends_at", "now")
@@ -27,7 +27,7 @@ class TimeSlice:
     def __init__(self, clock: Callable[[], float], length_s: float = SLICE_S) -> None:
         self._clock = clock
         self.now = clock()
-        """The clock when it was last read."""
+        """The time at the last reading of the clock."""
         self._ends_at = self.now + length_s
 
     def __repr__(self) -> str:

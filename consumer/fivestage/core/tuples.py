@@ -8,4 +8,4 @@ from __future__ import annotations
 from typing import Final
 
 new: Final = tuple.__new__
-"""``new(Kind, (every, field, in, order))``: without defaults; only ``test_tuples`` counts the fields."""
+"""``new(Kind, (every, field, in, order))``: ignores defaults; only ``test_tuples`` counts the fields."""

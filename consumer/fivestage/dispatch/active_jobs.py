@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from fivestage.dispatch.watchdog import Watchdog
     from fivestage.executors import Executor
 
-FORGET_AT: Final = 1000
-"""Deadlines of ended jobs are swept when the heap is longer than this plus twice the number of jobs."""
+SWEEP_AT: Final = 1000
+"""Heap entries, besides two for each job, above which the deadlines of ended jobs are swept."""
 LATE_S: Final = 0.03
-"""A timer that fires later than this shows that the bus loop did not turn, nor hear of threads."""
+"""Seconds of delay above which a timer shows a stall of the bus loop, in which no progress was noticed."""
 _PROCESSING: Final = StageType.PROCESSING
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _TIMED_OUT: Final = PipelineStatus.TIMEOUT
@@ -36,18 +36,19 @@ _TIMED_OUT: Final = PipelineStatus.TIMEOUT
 class ActiveJobs:
     """The jobs of all queries that run. Each ends when its executor is done or its time is up.
 
-    A job that waits for a thread of the executor gives its slot back, and its time stands still.
+    A job that waits for a thread of the executor gives its slot back. Its deadline moves by the wait, at most
+    to the end-to-end deadline.
 
     Args:
         executor: Runs the jobs.
         slots: Each running job takes one.
-        learned: What is learned, lane by lane.
+        learned: The learned state of each lane.
         observer: Counts failovers, changes of the concurrency limit, and results that come too late.
         watchdog: Looks for overdue and blocked jobs while there are any.
         on_ended: Called with a job that has ended, its outcome and the time (monotonic seconds); its slot is
             free by then.
-        on_slot_free: Called when waiting queries may get slots: a job waits for a thread and gives its slot
-            back, or it goes on, which may raise the limit.
+        on_slot_free: Called when waiting queries may get slots: a job has given its slot back to wait for a
+            thread, or takes a slot again, which may raise the limit.
     """
 
     def __init__(
@@ -69,9 +70,9 @@ class ActiveJobs:
         self._on_ended = on_ended
         self._on_slot_free = on_slot_free
         self.jobs: dict[int, Job] = {}
-        """By number, the oldest first."""
+        """The jobs by number, the oldest first."""
         self._deadlines: list[tuple[float, int]] = []
-        """A heap of the times when jobs must end; some of these jobs may have ended."""
+        """A heap of the deadlines of jobs, some of which may have ended or have a later deadline."""
         self.next_end_at = inf
         """When the next job may have to end."""
         self._timer: asyncio.TimerHandle | None = None
@@ -95,7 +96,7 @@ class ActiveJobs:
         self._executor.submit(job)
 
     def _run(self, job: Job, now: float) -> None:
-        """Take a slot, and set the deadline."""
+        """Take a slot, and watch the deadline."""
         job.started_among = self._slots.occupy(job.query.lane, now)
         heappush(self._deadlines, (job.ends_at, job.number))
         if job.ends_at < self.next_end_at:
@@ -109,9 +110,9 @@ class ActiveJobs:
         self._timer = asyncio.get_running_loop().call_at(at, self._at_deadline)
 
     def _at_deadline(self) -> None:
-        """End all jobs whose time is up, and set the timer for the next one.
+        """End all jobs whose time is up, and set the timer for the next deadline.
 
-        All results are published before any code is cancelled: cancelling takes time, and the interpreter.
+        All results are published before any code is cancelled, because cancelling takes time.
         """
         over: list[Job] = []
         deadlines, now = self._deadlines, asyncio.get_running_loop().time()
@@ -124,7 +125,7 @@ class ActiveJobs:
                 if job is None:
                     continue
                 due_at = job.ends_at if job.waits_since is None else self._queues.ends_at(job)
-                if due_at > now:  # it waits for a thread, or has waited: its time is not up yet
+                if due_at > now:  # a wait for a thread has moved the deadline
                     heappush(deadlines, (due_at, job.number))
                 elif job.due_at > now and (waiting := self._call_waiting_for_thread(job)) is not None:
                     self._skip_waiting_call(job, waiting, "node_busy", NO_THREAD)
@@ -140,7 +141,7 @@ class ActiveJobs:
     # Waiting for a thread: see core.job.Watcher
 
     def waits(self, job: Job, history: StageHistory, pool: object) -> None:
-        """Take the slot of a job that waits for a thread, and stop its time."""
+        """Take the slot from a job that starts to wait for a thread, whose deadline now moves."""
         if job.ended or history is not job.history or job.waits_since is not None:
             return
         now = asyncio.get_running_loop().time()
@@ -153,14 +154,14 @@ class ActiveJobs:
         """Give a slot to a job whose call a thread has taken, even if none is free."""
         if job.ended or history is not job.history:
             return
-        job.started_at, job.ends_at = started_at, ends_at  # before waits_since, which others read first
+        job.started_at, job.ends_at = started_at, ends_at  # before waits_since: see ends_after_wait
         if job.waits_since is not None:
             now = asyncio.get_running_loop().time()
             self._queues.leave(job, now)
             self._run_again(job, now)
 
     def moves(self, job: Job) -> None:
-        """Give a slot to a job that stops waiting and continues elsewhere; its wait does not count."""
+        """Give a slot to a job that stops waiting without a thread; its wait so far does not count."""
         if job.waits_since is None:
             return
         now = asyncio.get_running_loop().time()
@@ -171,16 +172,16 @@ class ActiveJobs:
 
     def _run_again(self, job: Job, now: float) -> None:
         self._run(job, now)
-        self._on_slot_free()  # a start after a quiet time raises the limit
+        self._on_slot_free()  # taking a slot after a quiet time raises the limit
 
     def check_wait(self, job: Job) -> None:
-        """Let another node answer if a job waits for a thread to call a node that must not be called now."""
+        """Skip the node for whose call a job waits, if that node must not be called any more."""
         waiting = self._call_waiting_for_thread(job)
         if waiting is not None and waiting.node and not job.routing.allows(waiting.node):
             self._skip_waiting_call(job, waiting, *job.routing.rejection(waiting.node))
 
     def _call_waiting_for_thread(self, job: Job) -> RunningStage | None:
-        """Return the call of a node that waits for a thread, and that another node may replace."""
+        """Return the processing stage whose call waits for a thread; None if there is none."""
         waiting = None if job.waits_since is None else job.history.waiting
         return waiting if waiting is not None and waiting.spec.stage_type is _PROCESSING else None
 
@@ -197,7 +198,7 @@ class ActiveJobs:
     # Ending
 
     def finished(self, job: Job) -> None:
-        """End a job that the executor is done with (its ``on_finished``)."""
+        """End a job that the executor is done with; this is the ``on_finished`` of the executor."""
         if job.ended:
             self._observer.came_late()
         else:
@@ -209,12 +210,12 @@ class ActiveJobs:
         parked = job.waits_since is not None
         if parked:
             self._queues.leave(job)
-            over_s = max(0.0, now - job.ends_at)  # no thread has run it meanwhile
+            over_s = max(0.0, now - job.ends_at)  # the wait for a thread, beyond the deadline
             job.started_at, job.ends_at = job.started_at + over_s, job.ends_at + over_s
         outcome = conclude(job.history, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         self._learn(job, outcome, now, ran=not parked)
         del self.jobs[job.number]
-        if len(self._deadlines) > FORGET_AT + 2 * len(self.jobs):
+        if len(self._deadlines) > SWEEP_AT + 2 * len(self.jobs):
             self._deadlines[:] = [(one.ends_at, one.number) for one in self.jobs.values()]
             heapify(self._deadlines)
         if not parked:
@@ -233,7 +234,7 @@ class ActiveJobs:
             self._learn_limit(job, outcome, now)
 
     def _learn_limit(self, job: Job, outcome: QueryOutcome, now: float) -> None:
-        """Adjust the concurrency limit; while queries wait, a timeout counts even for a shortened budget."""
+        """Adjust the concurrency limit; while queries wait, timeouts with shortened budgets count too."""
         change = self._slots.learn(
             now,
             duration_s=outcome.duration_s,

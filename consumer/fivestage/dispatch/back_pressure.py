@@ -1,6 +1,6 @@
 """All valves between the brokers and the executor, in one table.
 
-From the executor outwards; each valve holds back what is above it in the stream:
+The valve next to the executor comes first; each holds back the step that the last column names:
 
 ====================  =============================  =========================================================
 valve                 closes when                    holds back, and where it stands
@@ -9,14 +9,15 @@ slots                 as many queries run as the     starting: ``core.admission.
                       learned limit allows           queue of their lane
 held bytes            unacknowledged events take     starting: ``core.admission.slots``
                       ``MAX_HELD_BYTES``
-memory                these and records in flight    polling: here
-                      take ``MAX_HELD_BYTES``
+memory                these events and received      polling: here
+                      records together take
+                      ``MAX_HELD_BYTES``
 queue                 ``max_waiting`` queries wait   polling: here
                       for a slot
 rejections            ``MAX_REMEMBERED`` are not     polling: here; see ``rejections``
                       published
-gate                  so many records are not        polling: here; opens when a quarter is acknowledged
-                      acknowledged
+gate                  the limit of unacknowledged    polling: here; opens when a quarter is acknowledged
+                      records is reached
 pause                 polling was held back for      fetching: ``poller`` pauses the source, but polls it on
                       ``LONG_WAIT_S``                it to stay in the group
 key lines             a partition has its share of   reading that partition: ``core.ledger``
@@ -28,8 +29,8 @@ uncommitted span      a partition is read            reading that partition: ``c
                       ahead of its commit position
 ====================  =============================  =========================================================
 
-A query that waits for a thread or behind its key is not in the queue: queries that need no thread, and other
-keys, get past it.
+Queries that wait for a thread or behind their key are not in this queue, so queries that need no thread, and
+other keys, do not wait for them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from fivestage.dispatch.dispatcher import Dispatcher
 
 MIN_UNFINISHED: Final = 1024
-"""Acknowledgements take time whatever the number of slots: at least so many records may await them."""
+"""Records, at least, that may await acknowledgement, which takes time whatever the number of slots."""
 UNFINISHED_PER_SLOT: Final = 4
 
 
@@ -50,9 +51,9 @@ class BackPressure:
     """The valves that hold back polling.
 
     Args:
-        dispatcher: Has the records in flight.
-        max_in_flight: How many queries may run: a few times as many records are taken in, so that slots
-            wait neither for the source nor for acknowledgements.
+        dispatcher: Owns the records in flight.
+        max_in_flight: How many queries may run: a few times as many records are taken in, so that no slot
+            stays free because of the source or of acknowledgements.
         max_waiting: How many queries may wait for a slot.
     """
 
@@ -85,6 +86,6 @@ class BackPressure:
 
     @property
     def unfinished(self) -> int:
-        """Records in flight, without those that have bounds of their own: key lines and rejections."""
+        """Records in flight, without key lines and rejections, which have other bounds."""
         dispatcher = self._dispatcher
         return dispatcher.in_flight - dispatcher.key_lines.length - len(dispatcher.rejections)

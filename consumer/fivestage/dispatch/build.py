@@ -44,17 +44,17 @@ def build(
     cpu_clock: Callable[[], float] = time.process_time,
     rng: Callable[[], float] = random.random,
 ) -> tuple[Poller, Dispatcher]:
-    """Make what stands between source and sink.
+    """Make the poller and the dispatcher, with all parts between source and sink.
 
     Args:
-        settings: Pipeline, lanes, admission, and what is learned.
+        settings: The settings of pipeline, lanes, admission, executor and learning.
         ledger: The offsets of the assigned partitions.
         encoder: Encodes the events.
         executor: Runs the queries; start it with the dispatcher's ``active.finished``.
         sink: Publishes the events.
-        observer: Receives what is measured.
+        observer: Counts what happens.
         tracing: Begins the traces.
-        wall_clock: Returns seconds since the epoch. Simulations bring clocks and random numbers of their own.
+        wall_clock: Returns seconds since the epoch; simulations pass other clocks and random numbers.
         cpu_clock: Returns the CPU seconds of this process.
         rng: Returns random numbers from 0 to 1.
     """
@@ -83,7 +83,7 @@ def build(
         watchdog=Watchdog(executor=executor, learned=learned, max_overdue=max_overdue, cpu_clock=cpu_clock),
         observer=observer,
     )
-    # A lane can only use its share while its queries are in the queue to choose from.
+    # A lane gets its share only while some of its queries wait, so with lanes more may wait.
     max_waiting = max(1024 if settings.lanes else 256, admission.max_in_flight)
     back_pressure = BackPressure(dispatcher, max_in_flight=admission.max_in_flight, max_waiting=max_waiting)
     return Poller(dispatcher, back_pressure, observer), dispatcher

@@ -40,16 +40,16 @@ class Dispatcher:
     """Owns each record in flight: queues its query, starts it or rejects it, and has the outcome published.
 
     Args:
-        slots: How many queries may run, and which one is next.
+        slots: Limits how many queries run, and chooses the next one.
         screening: Reads the records, and rejects queries that cannot be answered in time.
         by_key: Run records of equal keys one after the other.
-        learned: What is learned, lane by lane.
+        learned: The learned state of each lane.
         ledger: The offsets of the assigned partitions, started by the source and finished by the publisher.
         events: Writes the events.
-        sink: Publishes them.
+        sink: Publishes the events.
         executor: Runs the queries.
         watchdog: Looks for overdue and blocked queries.
-        observer: Receives what is measured of running queries.
+        observer: Counts what happens to running queries.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Dispatcher:
         self._deadlines = QueueDeadlines(self._expire)
         self._is_fill_scheduled = False
         self._full_drains = 0
-        """Drains of all partitions under way; they include partitions that are assigned meanwhile."""
+        """Running drains of all partitions; these include partitions assigned during the drain."""
         self.key_lines = KeyLines(self._admit, enabled=by_key)
         """Records that wait behind an earlier one of their key."""
         self.rejections = Rejections(self._publish_rejection)
@@ -106,6 +106,10 @@ class Dispatcher:
         """Records in flight that wait for a slot, for a thread, or behind their key."""
         return self.slots.waiting + self.key_lines.length + self.active.parked
 
+    def oldest_wait_since(self) -> float | None:
+        """Since when the oldest query has waited for a slot (monotonic seconds); None if none waits."""
+        return min((one.budget.read_at for one in self.slots.oldest()), default=None)
+
     # Arrival
 
     def dispatch(self, item: Record | CorruptRecord) -> None:
@@ -114,7 +118,7 @@ class Dispatcher:
         key = partition_of(record)
         offsets = self._ledger.offsets(key)
         if offsets is None or offsets.next_offset is None:
-            return  # revoked since the fetch, perhaps assigned again: it will be read again
+            return  # revoked since the fetch, perhaps assigned again: the record will be read again
         now = asyncio.get_running_loop().time()
         query, guard = self._screening.read(item, offsets, now), self._ledger.guard
         if key in guard.halted or not guard.admit(key, readable=query.unreadable is None, now=now):
@@ -130,7 +134,7 @@ class Dispatcher:
     def _admit(self, query: InFlightQuery, now: float) -> None:
         """Start a query, reject it, or let it wait for a slot."""
         if query.offsets.closed:  # revoked while it waited behind its key
-            self._forget(query)
+            self._drop(query)
         elif self._is_left_behind(query):
             self._put_back(query)
         elif query.unreadable is not None:
@@ -146,42 +150,42 @@ class Dispatcher:
             self._reject(query, cause, now)
 
     def _expire(self, query: InFlightQuery, now: float) -> None:
-        """Reject a query whose deadline passes while it waits; behind its key it keeps its place."""
+        """Reject a waiting query at its end-to-end deadline; one behind its key keeps its place in line."""
         if not query.in_line:
             self.slots.remove(query.lane, query)
             query.is_waiting = False
             self._reject(query, EXPIRED, now)
-        elif not (query.offsets.closed or self._is_left_behind(query)):  # else it is dropped in its turn
+        elif not (query.offsets.closed or self._is_left_behind(query)):  # else dropped in its turn
             self.key_lines.stop_waiting(query)
             self._reject(query, EXPIRED, now)
 
     # Starting and ending
 
     def _fill(self) -> None:
-        """Give free slots to waiting queries in a later turn of the loop: events are published first."""
+        """Give free slots to waiting queries in the next pass of the loop: events are published first."""
         if self.slots.waiting and not self._is_fill_scheduled:
             self._is_fill_scheduled = True
             asyncio.get_running_loop().call_soon(self._fill_slice)
 
     def _fill_slice(self) -> None:
-        """Start waiting queries for one time slice, but none while a running one is due to end."""
+        """Start waiting queries for one time slice; stop when a running query is due to end."""
         self._is_fill_scheduled = False
-        turn = TimeSlice(asyncio.get_running_loop().time)
-        while turn.now < self.active.next_end_at:
+        time_slice = TimeSlice(asyncio.get_running_loop().time)
+        while time_slice.now < self.active.next_end_at:
             if (query := self.slots.next()) is None:
                 return
             query.is_waiting = False
-            self.learned.pressure.note_wait(turn.now, due=query.budget.due_at is not None)
+            self.learned.pressure.note_wait(time_slice.now, due=query.budget.due_at is not None)
             if query.offsets.closed:  # revoked while it waited
-                self._forget(query)
-            elif (cause := self._start(query, turn.now)) is not None:
-                self._reject(query, cause, turn.now)
-            if turn.is_over():
+                self._drop(query)
+            elif (cause := self._start(query, time_slice.now)) is not None:
+                self._reject(query, cause, time_slice.now)
+            if time_slice.is_over():
                 break
         self._fill()
 
     def _start(self, query: InFlightQuery, now: float) -> RejectionCause | None:
-        """Start a query; return why not if it is to be rejected instead."""
+        """Start a query; if it must be rejected instead, return why."""
         record, event = query.record, query.event
         if record in self._poison_pills:
             return STALLED_TWICE
@@ -204,12 +208,13 @@ class Dispatcher:
                 due_at=budget.due_at,
                 routing=lane.routing,
                 origin=query,
+                trace=query.trace.context,
             )
         )
         return None
 
     def _ended(self, job: Job, outcome: QueryOutcome, now: float) -> None:
-        """Publish the outcome of a query that ran; its slot and its key are free for the next one."""
+        """Publish the outcome of a query that ran; then its slot and its key go to the next one."""
         query: InFlightQuery = job.origin
         self._poison_pills.note(query.record, now - job.ends_at)
         self._publisher.publish(query, self._events.outcome(query, job, outcome))
@@ -226,7 +231,7 @@ class Dispatcher:
         self.rejections.add(query, now)
 
     def _publish_rejection(self, query: InFlightQuery) -> None:
-        if query.offsets.closed:  # it has no trace yet that must end
+        if query.offsets.closed:  # there is no trace to end
             self.progress.finished()
         else:
             now, wall_now = asyncio.get_running_loop().time(), self._screening.wall_clock()
@@ -239,11 +244,12 @@ class Dispatcher:
     async def drain(self, timeout_s: float, keys: frozenset[PartitionKey] | None = None) -> bool:
         """Wait until all records in flight, or those of the partitions *keys*, are finished.
 
-        Queries that have not started are left to the next reader, unless a later one of their partition has
-        been answered. Afterwards nothing more starts in these partitions until they are assigned again.
+        Queries that have not started are put back for the next reader, unless a later record of their
+        partition was started, rejected or answered. Afterwards nothing starts in these partitions until they
+        are assigned again.
 
         Returns:
-            Whether all are finished.
+            Whether all records were finished or put back within *timeout_s*.
         """
         drained = [offsets for key, offsets in self._ledger.partitions.items() if keys is None or key in keys]
         for offsets in drained:
@@ -259,7 +265,7 @@ class Dispatcher:
             self._put_back_waiting()
 
     def _put_back_waiting(self) -> None:
-        """Leave to the next reader what waits for a slot and may be left."""
+        """Put back the queries that wait for a slot and that the drain leaves to the next reader."""
         for query in self.slots.give_up(self._is_left_behind):
             query.is_waiting = False
             self._put_back(query)
@@ -269,17 +275,17 @@ class Dispatcher:
         offsets = query.offsets
         if offsets.drained:
             return True
-        if query.record.offset < offsets.reached:  # the next reader would repeat what is answered behind it
+        if query.record.offset < offsets.reached:  # the next reader would repeat later records
             return False
         return offsets.leaving or self._full_drains > 0
 
     def _put_back(self, query: InFlightQuery) -> None:
-        if query.record.offset >= query.offsets.reached:  # else the partition does not count as drained
+        if query.record.offset >= query.offsets.reached:  # else it stays in flight: the drain is incomplete
             query.offsets.put_back()
-        self._forget(query)
+        self._drop(query)
 
-    def _forget(self, query: InFlightQuery) -> None:
-        """Drop a record: its partition was revoked, or it will be read again."""
+    def _drop(self, query: InFlightQuery) -> None:
+        """Drop a record that was put back, or whose partition was revoked."""
         self.slots.input_bytes -= query.size
         self.progress.finished()
         self.key_lines.leave(query)

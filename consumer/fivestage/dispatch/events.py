@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class EventWriter:
-    """Turns what became of a record into the events to publish.
+    """Turns the end of a record into the events to publish.
 
     Args:
         encoder: Encodes the events.
         tracing: Begins the traces.
         observer: Counts the outcomes.
-        default_lane: The lane of records whose own cannot be read.
+        default_lane: The lane of records whose lane is unknown.
     """
 
     def __init__(self, encoder: Encoder, tracing: Tracing, observer: Observer, *, default_lane: str) -> None:
@@ -37,7 +37,7 @@ class EventWriter:
         self._default_lane = default_lane
 
     def begin(self, query: InFlightQuery, now: float, wall_now: float, queue_s: float) -> None:
-        """Begin the trace of a record, and set the envelope of its events.
+        """Start the trace of a record, and set the envelope of its events.
 
         Args:
             query: The record.
@@ -46,7 +46,7 @@ class EventWriter:
             queue_s: The age of the record.
         """
         headers, record, query_id = query.headers, query.record, query.query_id
-        query.trace = trace = self._tracing.begin(headers, record, query_id)
+        query.trace = trace = self._tracing.begin(headers, record, query_id, wall_now)
         ids = headers.get(h.CE_CORRELATION_ID), headers.get(h.CE_ID)
         query.headers = NO_HEADERS
         lane = query.lane or self._default_lane
@@ -57,18 +57,18 @@ class EventWriter:
     def outcome(self, query: InFlightQuery, job: Job, outcome: QueryOutcome) -> list[OutputRecord]:
         """Return the events of a query that ran."""
         envelope = query.envelope
-        if job.started_at > envelope.started_at:  # rare: it has waited for threads
+        if job.started_at > envelope.started_at:  # rare: the job has waited for threads
             envelope = envelope.after_wait(job.started_at - envelope.started_at)
         records, outcome = self._encoder.concluded(envelope, outcome)
-        self._observer.concluded(query.lane, outcome, envelope.queue_s)
+        self._observer.concluded(envelope, outcome, job.query.user_input)
         query.trace.conclude(envelope, outcome)
         return records
 
     def rejection(self, query: InFlightQuery, now: float, wall_now: float) -> list[OutputRecord]:
         """Return the events of a query that was not started."""
         self.begin(query, now, wall_now, query.queue_s)
-        self._observer.expired(query.lane, query.cause.reason, query.queue_s)
-        query.trace.end(error_type="expired")
+        self._observer.expired(query.envelope, query.cause.reason)
+        query.trace.reject(query.envelope, "expired", query.cause.reason.value)
         return self._encoder.expired(query.envelope, query.budget, query.cause)
 
     def dead_letter(
@@ -78,5 +78,5 @@ class EventWriter:
         self.begin(query, 0.0, wall_now, 0.0)
         lane, answered = query.envelope.lane, unreadable.query_id is not None
         self._observer.unreadable(lane, unreadable.reason, answered=answered)
-        query.trace.end(error_type="invalid_query")
+        query.trace.reject(query.envelope, "invalid_query", unreadable.reason.value)
         return self._encoder.unreadable(query.envelope, unreadable)

@@ -1,4 +1,4 @@
-"""The one record of a query in flight, from its dispatch until its events are acknowledged."""
+"""The state of a record in flight, from its dispatch until its events are acknowledged."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from fivestage.core.ledger import PartitionOffsets
     from fivestage.core.records import Record
     from fivestage.core.rejection_cause import RejectionCause
-    from fivestage.observability.tracing import QueryTrace
+    from fivestage.observability.query_trace import QueryTrace
 
-# What stands where a value was dropped, or where an unreadable record has none.
+# Placeholders for values that were dropped, or that an unreadable record does not have.
 NO_BUDGET: Final = Budget(0.0, 0.0, 0.0)
 NO_EVENT: Final = QueryEvent(query_id="none", user_input="none")
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class InFlightQuery:
-    """A record in flight. Each step adds what it finds out and drops what no later step needs.
+    """A record in flight. Each step adds fields, and drops values that no later step needs.
 
     ========== ===========================================================================================
     dispatched record, offsets, size; of a query its id, lane, headers, event and budget; else ``unreadable``
-    waiting    ``in_line`` (behind its key), ``is_waiting`` (its deadline is watched)
+    waiting    ``in_line`` (behind its key), ``is_waiting`` (its end-to-end deadline is watched)
     started    the payload is dropped; ``trace`` and ``envelope`` are set
     rejected   the payload is dropped; ``cause`` and ``queue_s``; when the event is published, as started
     ========== ===========================================================================================
@@ -58,11 +58,11 @@ class InFlightQuery:
 
     trace: QueryTrace
     envelope: Envelope
-    """What all its events say about where they come from."""
+    """The source, ids and times that all its events share."""
     cause: RejectionCause
     """Why it was rejected."""
     queue_s: float
-    """Its age when it was rejected."""
+    """Seconds from the record's timestamp to its rejection."""
 
     def __init__(
         self, record: Record, offsets: PartitionOffsets, decoded: Readable | Unreadable, size: int
@@ -70,7 +70,7 @@ class InFlightQuery:
         self.record = record
         self.offsets = offsets
         self.size = size
-        """The bytes of the record that count as input; 0 once they are given back."""
+        """Bytes of the record that count as input; 0 after a rejection."""
         self.lane = decoded.lane
         self.headers: Mapping[str, str] = decoded.headers
         if isinstance(decoded, Readable):
@@ -82,22 +82,22 @@ class InFlightQuery:
             self.event = NO_EVENT
             self.query_id = decoded.query_id or ""
         self.budget: Budget = NO_BUDGET
-        """What the query may take, as of when it was read."""
+        """The budget computed at arrival; NO_BUDGET after the start and for unreadable records."""
         self.is_waiting = False
-        """It waits for a slot or behind its key, and its deadline is watched."""
+        """The query waits for a slot or behind its key, not past its end-to-end deadline."""
         self.in_line = False
-        """It stands behind an earlier record of its key; it keeps that place after its deadline."""
+        """The record is in line behind an earlier one of its key, even after its end-to-end deadline."""
 
     def __repr__(self) -> str:
         return f"<InFlightQuery {self.query_id} offset={self.record.offset}>"
 
     def is_due(self, now: float) -> bool:
-        """True once its deadline has passed; *now* in monotonic seconds."""
+        """Whether the end-to-end deadline has passed; *now* in monotonic seconds."""
         due_at = self.budget.due_at
         return due_at is not None and due_at <= now
 
     def drop_payload(self) -> None:
-        """Keep of the record only what events say about it: they may wait long for acknowledgement."""
+        """Keep only what events need of the record, as these may wait long for acknowledgement."""
         record = self.record
         self.record = new(
             PlainRecord,
@@ -112,7 +112,7 @@ def partition_of(record: Record) -> PartitionKey:
 
 
 def order_key(record: Record) -> tuple[str, int, bytes] | None:
-    """Return what records that must run one after the other share; None for a record without a key."""
+    """Return the key for running records one after the other; None for a record without a key."""
     return None if record.key is None else (record.topic, record.partition, record.key)
 
 

@@ -18,15 +18,15 @@ class KeyLines:
     """One line for each partition and key that has a record in flight. Used on the bus loop.
 
     Args:
-        enabled: Keep the order; otherwise nothing ever waits here.
         admit: Called with the next record of a key, and the time (monotonic seconds).
+        enabled: Keep the order; otherwise no record waits here.
     """
 
     def __init__(self, admit: Callable[[InFlightQuery, float], None], *, enabled: bool) -> None:
         self._admit = admit
         self._order: KeyOrder[tuple[str, int, bytes], InFlightQuery] | None = KeyOrder() if enabled else None
         self.length = 0
-        """Records that wait, behind all keys."""
+        """Records that wait, in all lines together."""
 
     def __repr__(self) -> str:
         return f"<KeyLines length={self.length} {self._order}>"
@@ -43,19 +43,19 @@ class KeyLines:
         return False
 
     def stop_waiting(self, query: InFlightQuery) -> None:
-        """Count a record no longer as waiting: it is admitted, or rejected at its deadline."""
+        """Count a record as no longer waiting: it is admitted, or rejected at its end-to-end deadline."""
         query.is_waiting = False
         self.length -= 1
         query.offsets.in_line -= 1
         query.offsets.line_bytes -= query.size
 
     def leave(self, query: InFlightQuery) -> None:
-        """Admit the next record of the key in a later turn: the events of *query* are published first."""
+        """Admit the next record of the key in the next pass of the loop, after the events of *query*."""
         if self._order is not None and (following := self._order.leave(order_key(query.record))) is not None:
             asyncio.get_running_loop().call_soon(self._admit_next, following)
 
     def _admit_next(self, query: InFlightQuery) -> None:
-        if query.unreadable is None and not query.is_waiting:  # it was rejected at its deadline
+        if query.unreadable is None and not query.is_waiting:  # rejected while it waited
             self.leave(query)
             return
         self.stop_waiting(query)

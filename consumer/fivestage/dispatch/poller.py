@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from fivestage.dispatch.dispatcher import Dispatcher
 
 LONG_WAIT_S: Final = 1.0
-"""How long back-pressure must last before the source is paused; before that it is only not polled."""
+"""Seconds of back-pressure after which the source is paused; until then it is only not polled."""
 
 
 class RecordSource(Protocol):
     """What the poller needs of a source."""
 
     async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
-        """Return the next records; an empty list after a short wait."""
+        """Return the next records; an empty list if none come within a short wait."""
 
     def pause(self) -> None:
-        """Fetch nothing until resumed; ``fetch`` is still called."""
+        """Fetch no records until ``resume``; ``fetch`` is still called."""
 
     def resume(self) -> None:
         """Undo ``pause``."""
@@ -37,7 +37,7 @@ class Poller:
 
     Args:
         dispatcher: Takes the records.
-        back_pressure: Says when there is room for more, and for how many.
+        back_pressure: Decides when to poll, and how many records.
         observer: Receives the number of records polled.
     """
 
@@ -59,7 +59,7 @@ class Poller:
             await self._dispatch_all(await source.fetch(self.back_pressure.room()))
 
     def stop(self) -> None:
-        """Poll no more; what is in flight goes on."""
+        """Poll no more; records in flight go on."""
         self._stopping = True
 
     async def _dispatch_all(self, fetched: Sequence[Record | CorruptRecord]) -> None:
@@ -67,12 +67,12 @@ class Poller:
         if fetched:
             self._observer.received(len(fetched))
         clock = asyncio.get_running_loop().time
-        turn = TimeSlice(clock)
+        time_slice = TimeSlice(clock)
         for item in fetched:
             self._dispatcher.dispatch(item)
-            if turn.is_over():
+            if time_slice.is_over():
                 await asyncio.sleep(0)
-                turn = TimeSlice(clock)
+                time_slice = TimeSlice(clock)
 
     async def _wait_for_room(self, source: RecordSource) -> None:
         """Wait for room. A long wait pauses the source but goes on polling it, to stay in the group."""

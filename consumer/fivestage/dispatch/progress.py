@@ -1,4 +1,4 @@
-"""Counts the records in flight, and wakes what waits for them to finish."""
+"""Counts the records in flight, and wakes tasks that wait for records to finish."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Progress:
         self.in_flight = 0
         """Records between dispatch and acknowledgement."""
         self.last_at = 0.0
-        """When a record last finished, or the first of a burst arrived (monotonic seconds)."""
+        """When a record last finished, or arrived while none was in flight (monotonic seconds)."""
 
     def __repr__(self) -> str:
         return f"<Progress in_flight={self.in_flight} last_at={self.last_at}>"
@@ -29,13 +29,16 @@ class Progress:
         self.in_flight += 1
 
     def finished(self) -> None:
-        """Count a record that is acknowledged, or dropped because its partition was revoked."""
+        """Count a record that is acknowledged, put back, or dropped because its partition was revoked."""
         self.in_flight -= 1
         self.last_at = asyncio.get_running_loop().time()
         self._finished.set()
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until *condition* holds, testing it whenever a record finishes; False after *timeout_s*."""
+        """Wait until *condition*, tested whenever a record finishes, holds; return False if it never did.
+
+        After *timeout_s* the condition is tested a last time.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():

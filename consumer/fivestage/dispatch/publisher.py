@@ -1,4 +1,4 @@
-"""Hands the events of each record to the sink, and finishes the record when the broker has them."""
+"""Hands the events of each record to the sink, and finishes the record after the acknowledgement."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class EventSink(Protocol):
         on_acked: Callable[[], None],
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Publish *records*, unless they are no longer wanted by then; then call *on_acked*."""
+        """Publish *records*, or drop them once *is_wanted* is false; call *on_acked* when none is left."""
 
 
 class Publisher:
-    """Publishes events, and allows the offset of their record to be committed once they are acknowledged.
+    """Publishes events; once they are acknowledged, the offset of their record may be committed.
 
     Args:
         sink: Takes the events.
@@ -51,20 +51,20 @@ class Publisher:
         self._on_memory_freed = on_memory_freed
 
     def publish(self, query: InFlightQuery, records: list[OutputRecord]) -> None:
-        """Publish all events of a record, unless its partition was revoked: the new owner answers then."""
+        """Publish all events of a record, unless its partition was revoked: the new owner answers."""
         self._slots.input_bytes -= query.size
         if query.offsets.closed:
             query.trace.acknowledged()
             self._progress.finished()
             return
         size = sum([len(record.value or b"") for record in records])
-        if records[0].output is Output.DEAD_LETTERS:  # its key may be as large as a record
+        if records[0].output is Output.DEAD_LETTERS:  # the key of a dead letter may be large
             size += len(records[0].key or b"")
         self._slots.hold(size)
         self._sink.publish(records, lambda: self._acknowledged(query, size), lambda: not query.offsets.closed)
 
     def _acknowledged(self, query: InFlightQuery, size: int) -> None:
-        """Finish a record whose events the broker has: its offset may be committed."""
+        """Finish a record whose events are acknowledged or no longer wanted."""
         query.offsets.finish(query.record.offset)
         query.trace.acknowledged()
         self._progress.finished()

@@ -1,8 +1,8 @@
 """Publishes the events of rejected queries at low priority: answers come first.
 
 After an outage the source has a backlog of expired queries. Publishing a rejection takes three times as long
-as reading the record. While more expired records are being read, rejections are therefore only remembered, up
-to a bound: fresh queries behind them in the same partitions are reached in a third of the time.
+as reading the record. While a backlog is read, most rejections are therefore kept for later, up to a bound:
+fresh queries behind the backlog in the same partitions are reached in a third of the time.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from fivestage.dispatch.in_flight import InFlightQuery
 
 MAX_REMEMBERED: Final = 16_384
-"""Half a kilobyte each, and a second's work, so that a rebalance need not leave them to be read again."""
+"""Rejections kept: half a kilobyte each, and together a second's work, for which a rebalance can wait."""
 BRIEF_S: Final = 0.000_25
-"""The length of a time slice while a backlog is being read."""
+"""Seconds of a time slice while a backlog is read."""
 OLD_S: Final = 1.0
-"""A query that had expired for longer when it was read belongs to a backlog."""
+"""Seconds after its end-to-end deadline from which on a rejected query belongs to a backlog."""
 READING_S: Final = 0.05
-"""How long after the last old query more of them are expected."""
+"""Seconds after a query of a backlog for which more are expected."""
 
 
 class Rejections:
-    """Remembers rejected queries until their events are published. Used on the bus loop.
+    """Keeps rejected queries until their events are published. Used on the bus loop.
 
     Args:
-        publish: Publishes the events of one.
+        publish: Publishes the events of one rejected query.
     """
 
     def __init__(self, publish: Callable[[InFlightQuery], None]) -> None:
@@ -49,11 +49,11 @@ class Rejections:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more records should be read until some are published."""
+        """Whether no more records should be polled until some rejections are published."""
         return len(self) >= MAX_REMEMBERED
 
     def add(self, query: InFlightQuery, now: float) -> None:
-        """Have the events of a rejected query published soon; *now* in monotonic seconds."""
+        """Schedule the events of a rejected query; *now* in monotonic seconds."""
         due_at = query.budget.due_at
         if due_at is not None and now - due_at > OLD_S:
             self._reading_until = now + READING_S
@@ -65,9 +65,9 @@ class Rejections:
     def _publish_slice(self) -> None:
         clock = asyncio.get_running_loop().time
         is_backlog_read = clock() < self._reading_until and not self.is_full
-        turn = TimeSlice(clock, BRIEF_S if is_backlog_read else SLICE_S)
+        time_slice = TimeSlice(clock, BRIEF_S if is_backlog_read else SLICE_S)
         waiting = self._waiting
-        while waiting and not turn.is_over():
+        while waiting and not time_slice.is_over():
             self._publish(waiting.popleft())
         self._is_scheduled = bool(waiting)
         if self._is_scheduled:

@@ -1,4 +1,4 @@
-"""Reads each record, computes the budget of its query, and rejects it if its answer would come too late."""
+"""Decodes each record, computes the budget of its query, and rejects queries that cannot be in time."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Screening:
 
     Args:
         shedder: Estimates whether an answer would come in time.
-        limits: What a record may look like.
-        total_s: The budget of a query that sets none.
-        ttl_ms: How long after its timestamp a record is of use; 0 = no limit.
+        limits: The accepted lanes and sizes of records.
+        total_s: The longest budget of a query, and the default.
+        ttl_ms: How long after its timestamp a record is worth answering; 0 = no limit.
         observer: Counts shed queries, and records with timestamps in the future.
         wall_clock: Returns seconds since the epoch.
     """

@@ -1,7 +1,7 @@
-"""Looks after running queries every few milliseconds, as long as there are any.
+"""Checks running queries every 10 ms, as long as queries or abandoned code run.
 
-Deadlines of queries have a timer in ``active_jobs``. The watchdog finds the rest: code that blocks its event
-loop, stages that do not end at their limit, and nodes that must not be called for now.
+The deadlines of queries have a timer in ``active_jobs``. The watchdog finds code that blocks its event loop,
+stages that do not end at their limit, and nodes that must not be called for now.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from fivestage.pipeline.thread_pool import Abandoned
 
 GRACE_S: Final = 0.02
-"""How long after its limit a stage may take to end by itself."""
+"""Seconds after its limit within which a stage may still end by itself."""
 MAX_LAG_S: Final = 0.05
-"""At most this much of the executor's loop lag is added to the grace."""
+"""Most seconds of the executor's loop lag that are added to the grace."""
 STARVED_S: Final = 0.03
-"""A round that is later than this shows that the machine was busy with other things, if the process got less
-than half of that time on a CPU."""
+"""Seconds of delay above which a round shows that the machine was busy with other processes, if this process
+was on a CPU for less than half of the delay."""
 OVERDUE_S: Final = 1.0
-"""How long a call may run on after its end before it is overdue."""
+"""Seconds that a call may run on after its end before it is overdue."""
 OVERDUE_CPU_S: Final = 0.015
-"""Each time the calls of a node use this much CPU after their ends, they count as one more overdue call: a
-thread that computes takes its share of the interpreter from all others, one that waits takes none."""
+"""CPU seconds, used after their ends, for which the abandoned calls of a node count as one more overdue call:
+a thread that computes slows down all others, one that waits does not."""
 
 
 class Watchdog:
-    """Makes rounds on the bus loop while queries run, or abandoned code does.
+    """Makes rounds on the bus loop while queries or abandoned code run.
 
     Args:
         executor: Runs the code of the queries.
@@ -74,10 +74,10 @@ class Watchdog:
         return f"<Watchdog {'resting' if self._due_at is None else 'watching'}>"
 
     def watch(self, active: ActiveJobs) -> None:
-        """Start making rounds, if none are being made; they stop by themselves."""
+        """Start the rounds, unless they are running; they stop when nothing is left to check."""
         if self._due_at is None:
             now = asyncio.get_running_loop().time()
-            self._learned.tick(now, frozenset())  # for the first query; the first round comes later
+            self._learned.tick(now, frozenset())  # the first query starts before the first round
             self._schedule(active, now + TICK_S)
 
     def _schedule(self, active: ActiveJobs, due_at: float) -> None:
@@ -108,17 +108,17 @@ class Watchdog:
             elif running is not None and is_overdue(job, running, now, grace_s=grace_s):
                 self._end_stage(active, job, running, now)
         abandoned = self._executor.abandoned()
-        self._cpu.look(abandoned, now)
+        self._cpu.measure(abandoned, now)
         self._learned.tick(now, stuck_nodes(self._overdue(abandoned, now), self._max_overdue))
         return bool(active.jobs or abandoned)
 
     def _is_starved(self, now: float) -> bool:
-        """Return whether this round is late because the process got no CPU."""
+        """Return whether this round is late because the process got too little CPU."""
         late_s = now - (now if self._due_at is None else self._due_at)
         return late_s > STARVED_S and self._cpu_clock() - self._cpu_s < late_s / 2
 
     def _overdue(self, abandoned: Sequence[Abandoned], now: float) -> list[str]:
-        """Return the names of nodes with overdue calls, each once for every such call."""
+        """Return the names of nodes: one for each overdue call, and one for each OVERDUE_CPU_S."""
         names = [left.name for left in abandoned if now - left.since > OVERDUE_S]
         spent_s: dict[str, float] = defaultdict(float)
         for left in abandoned:
@@ -130,8 +130,8 @@ class Watchdog:
     def _end_stage(self, active: ActiveJobs, job: Job, running: RunningStage, now: float) -> None:
         """Time out a stage that has not ended at its limit, and abandon its code.
 
-        Another node may answer in the time that is left. After other stages the query ends now, with what it
-        has, unless a critical stage that is still to come may give the answer.
+        If processing timed out, another node may answer in the time that is left. If another stage did, the
+        query ends now, unless that stage is not critical and a later one is.
         """
         self._executor.cancel(job)
         job.move()

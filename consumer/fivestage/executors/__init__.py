@@ -1,8 +1,8 @@
 """Where user code runs: on event loops in threads, or in worker processes.
 
 ``executor`` is the interface that ``dispatch`` uses. ``thread`` and ``process`` implement it on
-``worker_pool``, which distributes jobs to workers and moves them away from blocked ones: ``worker`` is what
-it needs of a worker, ``worker_set`` decides which workers there are, ``stall_detector``, ``stall_log`` and
+``worker_pool``, which distributes jobs to workers and moves jobs away from blocked ones: ``worker`` is the
+interface of a worker, ``worker_set`` decides which workers there are, ``stall_detector``, ``stall_log`` and
 ``code_location`` are about blocked loops, ``worker_death`` ends the jobs that a dead worker takes with it,
 ``job_registry`` records what runs where. ``task_host`` runs jobs as tasks of one loop, ``mailbox`` connects
 two loops, ``abandoned_cpu`` and ``interpreter`` limit what abandoned code costs. ``inline`` runs jobs on

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from fivestage.pipeline.thread_pool import Abandoned
 
 MAX_CORES: Final = 0.5
-"""How many cores abandoned code may keep busy on average."""
-NOTEWORTHY: Final = 0.1
-"""The least share of the largest user's CPU with which a node is named."""
-LOOK_EVERY_S: Final = 0.02
+"""Cores that abandoned code may keep busy on average."""
+NAMED_SHARE: Final = 0.1
+"""A node is named if it used at least this share of the CPU of the node that used most."""
+MEASURE_EVERY_S: Final = 0.02
 PROC: Final = Path("/proc")
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME: Final = 11
@@ -39,8 +39,8 @@ def thread_cpu_s(thread: tuple[int, int]) -> float | None:
 def thread_busy_s(thread: tuple[int, int]) -> float | None:
     """Return the seconds that a thread has computed or waited for a core; None if it has ended.
 
-    On a busy machine code that never waits gets less than half a core, but wants all of it. Where the kernel
-    does not keep these figures, the CPU seconds alone.
+    On a busy machine code that always computes may get less than half a core, so its wait for a core counts
+    too. Where the kernel does not keep these figures, only the CPU seconds count.
     """
     process, number = thread
     try:
@@ -62,13 +62,13 @@ class SpentCpu:
         self._cpu_s = cpu_s
         self._before: dict[tuple[tuple[int, int], float], float] = {}
         self._spent: dict[tuple[tuple[int, int], float], float] = {}
-        self._looked_at = 0.0
+        self._measured_at = 0.0
 
-    def look(self, calls: Iterable[Abandoned], now: float) -> bool:
-        """Measure, at most every LOOK_EVERY_S as it costs some 20 us a thread; return whether it was done."""
-        if now - self._looked_at < LOOK_EVERY_S:
+    def measure(self, calls: Iterable[Abandoned], now: float) -> bool:
+        """Measure the calls, at some 20 us a thread; return False if MEASURE_EVERY_S has not passed yet."""
+        if now - self._measured_at < MEASURE_EVERY_S:
             return False
-        self._looked_at = now
+        self._measured_at = now
         before, self._before, self._spent = self._before, {}, {}
         for call in calls:
             used_s = None if call.thread is None else self._cpu_s(call.thread)
@@ -86,20 +86,21 @@ class SpentCpu:
 class CpuUse:
     """Finds out whether threads together keep more than MAX_CORES busy for a while.
 
-    Together, because threads that spin in one process share the interpreter lock: each of ten uses a tenth.
+    Counted together, because threads that spin in one process share the interpreter lock: each of ten uses a
+    tenth of a core.
 
     Args:
-        limit_s: How long that may last.
+        limit_s: Seconds that the threads may do so.
     """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._used: dict[tuple[int, int], float] = {}
         self._since: float | None = None
-        """Since when the threads have used more than MAX_CORES on average."""
+        """When the measurement started; restarted whenever the average since then is below MAX_CORES."""
         self._by_name: dict[str, float] = {}
 
-    def look(self, used: Mapping[tuple[int, int], tuple[str, float | None]], now: float) -> list[str]:
+    def update(self, used: Mapping[tuple[int, int], tuple[str, float | None]], now: float) -> list[str]:
         """Return the names of the nodes whose threads have used too much CPU for limit_s, if any.
 
         Args:
@@ -119,5 +120,5 @@ class CpuUse:
             return []
         if took_s < self._limit_s:
             return []
-        least_s = NOTEWORTHY * max(self._by_name.values())
+        least_s = NAMED_SHARE * max(self._by_name.values())
         return sorted(name for name, spent_s in self._by_name.items() if spent_s >= least_s)

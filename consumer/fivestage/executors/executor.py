@@ -1,4 +1,4 @@
-"""The interface between the bus and whatever runs user code."""
+"""The interface between the bus loop and whatever runs user code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fivestage.pipeline.thread_pool import Abandoned
 
 TICK_S = 0.01
-"""How often ``check`` is called while queries are in flight."""
+"""Seconds between two calls of ``check`` while queries are in flight."""
 OnFinished = Callable[[Job], None]
 """Called on the bus loop when the executor has finished with a job."""
 
@@ -19,7 +19,7 @@ OnFinished = Callable[[Job], None]
 class Executor(Protocol):
     """Runs jobs. Every method is called on the bus loop and must not block it.
 
-    The bus ends a job at its deadline itself, so an executor may be late, or never answer.
+    The bus loop ends a job at its deadline itself, so an executor may be late, or never report the end.
     """
 
     async def start(self, on_finished: OnFinished) -> None:
@@ -31,7 +31,7 @@ class Executor(Protocol):
         """
 
     def submit(self, job: Job) -> None:
-        """Start *job*, or continue it where its stage history ends; that grows as the stages end."""
+        """Start *job*, or continue it where its stage history ends; the history grows as the stages end."""
 
     def cancel(self, job: Job) -> None:
         """Stop working on *job*, which has ended or moves to another worker. Its code may run on."""
@@ -41,7 +41,7 @@ class Executor(Protocol):
 
         Called every TICK_S. Jobs behind such code get ``Job.held_at``, and are moved (``Job.move``) if
         waiting longer would cost them their answer; the job that blocks gets ``Job.is_blocking``. Returns
-        whether new such code was found.
+        whether a loop has stalled, or a worker has died, since the last check.
         """
 
     async def stop(self, timeout_s: float) -> None:
@@ -49,7 +49,7 @@ class Executor(Protocol):
 
     @property
     def lag_s(self) -> float:
-        """How long user code has kept an event loop from responding, as of the last check."""
+        """Seconds that the slowest event loop took to respond, or has not responded."""
 
     @property
     def failure(self) -> str | None:
@@ -60,4 +60,4 @@ class Executor(Protocol):
         """Why no job can be run now; None if jobs can be run."""
 
     def abandoned(self) -> Sequence[Abandoned]:
-        """Return the code that still runs, on loops and in threads, although its query has ended."""
+        """Return the code that runs, on loops and in threads, although no running query waits for it."""

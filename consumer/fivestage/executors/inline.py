@@ -56,7 +56,7 @@ class InlineExecutor:
         """See Executor."""
         clock = asyncio.get_running_loop().time
         ends_at = clock() + timeout_s
-        for job in list(self._registry.jobs.values()):  # what they still return is ignored
+        for job in list(self._registry.jobs.values()):  # what their code still returns is ignored
             self.cancel(job)
             job.end()
         await self._host.stop(max(timeout_s - CLOSE_S, timeout_s / 2))

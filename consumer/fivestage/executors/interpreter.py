@@ -1,4 +1,4 @@
-"""Settings of the interpreter for processes that must keep deadlines: the bus, and every worker process."""
+"""Settings of the interpreter for processes that must keep deadlines: the main process and the workers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import sys
 from typing import Final
 
 GC_THRESHOLD: Final = 5_000
-"""New objects between two collections of the youngest generation. Python's 700 are a handful of queries."""
+"""New objects between two collections of the youngest generation; a few queries reach Python's 700."""
 SWITCH_INTERVAL_S: Final = 0.0005
-"""How long a thread may keep the interpreter. With Python's 5 ms a node that spins delays deadlines."""
+"""Seconds that a thread may keep the interpreter. With Python's 5 ms a node that spins delays deadlines."""
 CROWDED_INTERVAL_S: Final = 0.0001
-"""The same while many threads may spin; it costs a few per cent of throughput."""
+"""The same while abandoned code runs, which may spin; costs a few per cent of throughput."""
 
 
 def share_the_interpreter() -> None:
-    """Let threads take turns often enough for deadlines."""
+    """Set SWITCH_INTERVAL_S, so that threads switch often enough to keep deadlines."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 class SwitchInterval:
-    """Lets threads take turns more often while abandoned code runs, which may spin."""
+    """Shortens the switch interval while abandoned code runs, which may spin."""
 
     def __init__(self) -> None:
         self._usual_s: float | None = None
@@ -36,7 +36,7 @@ class SwitchInterval:
 
 
 def freeze_gc() -> None:
-    """Exclude existing objects from garbage collection: that would also copy their pages into every fork."""
+    """Exclude existing objects from garbage collection, which would also copy their pages into every fork."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 10, 10)

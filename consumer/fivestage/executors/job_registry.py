@@ -40,9 +40,9 @@ class JobRegistry:
         self.jobs: dict[StageHistory, Job] = {}
         """The jobs that run here."""
         self.left: dict[StageHistory, Leftover] = {}
-        """Code of jobs that have ended or moved, until it has ended here."""
+        """Code of jobs that have ended or moved, until that code has ended here."""
         self.responsive_at = -inf
-        """A time after which the event loop has responded (monotonic seconds)."""
+        """When the last answered ping was sent: the event loop has responded since (monotonic seconds)."""
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -55,7 +55,7 @@ class JobRegistry:
         self.jobs[job.history] = job
 
     def leave(self, job: Job, now: float) -> None:
-        """Record that a job has ended or moves, and close its history: its code writes to it in vain."""
+        """Record that a job has ended or moves; close its history, so that later writes have no effect."""
         job.history.closed = True
         if self.jobs.pop(job.history, None) is not None:
             running = job.history.running or job.history.waiting
@@ -63,16 +63,16 @@ class JobRegistry:
             self.left[job.history] = Leftover(job.number, name, now)
 
     def mark_as_waiting(self, job: Job, now: float) -> None:
-        """Record that a job that left only waited here: its code may end once the loop responds."""
+        """Record that a job that left had only waited here; its code can end only once the loop responds."""
         left = self.left.get(job.history)
         if left is not None:
             self.left[job.history] = left._replace(since=now, only_waited=True)
 
     def abandoned(self, number: int, thread: tuple[int, int] | None) -> list[Abandoned]:
-        """Return the code of jobs that have left and that still runs.
+        """Return the code that still runs of jobs that have left. May be called in another thread.
 
         Code that a busy loop has not had the time to cancel does not count: the loop must have responded
-        since.
+        since the job left.
 
         Args:
             number: The job whose code is executing now; 0 = none.
@@ -80,7 +80,7 @@ class JobRegistry:
         """
         return [
             Abandoned(one.name, one.since, thread if one.number == number else None)
-            for one in self.left.values()
+            for one in list(self.left.values())
             if one.number == number or one.since < self.responsive_at
         ]
 

@@ -1,4 +1,4 @@
-"""Passes messages to another event loop, and wakes it once for a burst of them."""
+"""Passes messages to another event loop, which a burst of messages wakes only once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Mailbox:
 
     Args:
         loop: The other loop.
-        sender: The loop that puts the messages. If given, it wakes the other loop at the end of its turn, so
-            that it does not compete for the interpreter lock after each message. Omit it if a turn of the
-            sender may be long.
+        sender: The loop that puts the messages. If given, the other loop is woken after the sender's current
+            round, so that the two do not compete for the interpreter lock after each message. Omit it if a
+            round of the sender may be long.
     """
 
     def __init__(
@@ -48,20 +48,20 @@ class Mailbox:
     def _wake(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._drain)
-        except RuntimeError:  # the loop is closed; its owner notices that
+        except RuntimeError:  # the loop is closed: no message is handled any more
             self._woken = False
 
     def _drain(self) -> None:
         # Cleared before reading: a message put meanwhile wakes the loop again rather than being missed.
         self._woken = False
-        messages, turn = self._messages, TimeSlice(time.monotonic)
+        messages, time_slice = self._messages, TimeSlice(time.monotonic)
         try:
             while messages:
                 receive, args = messages.popleft()
                 receive(*args)
-                if messages and turn.is_over():
+                if messages and time_slice.is_over():
                     return
-        finally:  # even if a receiver raised: the messages behind it are delivered
+        finally:  # even if a receiver raised: later messages are delivered
             if messages and not self._woken:
                 self._woken = True
                 self._loop.call_soon(self._drain)

@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from fivestage.pipeline.step_monitor import StepMonitor
 
 OUTSIDE_LIMIT_S: Final = 0.1
-"""The least limit for code outside of any stage: only the missing answer to a ping shows that it blocks."""
+"""Seconds: the least limit for code outside of any stage, whose blocking shows only as an unanswered ping."""
 SLACK_S: Final = TICK_S / 2
-"""Checks are not exactly TICK_S apart."""
+"""Seconds taken off each limit: checks are not exactly TICK_S apart."""
 IN_STAGE: Final = "a stage did not give control back"
 OUTSIDE: Final = "code outside of any stage did not give control back"
 
 
 class StallDetector:
-    """Compares a worker's monitor every TICK_S with what it showed before.
+    """Compares what a worker's monitor shows every TICK_S with what it showed before.
 
     A worker that is busy with many queries goes from step to step; a stalled one shows the same step in every
     check.
 
     Args:
-        monitor: The worker's.
-        limit_s: How long one step may take.
+        monitor: The worker's monitor.
+        limit_s: Seconds that one step may take.
     """
 
     def __init__(self, monitor: StepMonitor, limit_s: float) -> None:
@@ -34,7 +34,7 @@ class StallDetector:
         self._outside_limit_s = max(limit_s, OUTSIDE_LIMIT_S) - SLACK_S
         self._seen = (0, 0)
         self.stalled_s = 0.0
-        """How long the monitor has shown the same step."""
+        """Seconds that the monitor has shown the same step."""
         self.may_be_stalled = False
         """The last two checks or more have seen the same step, but not for long enough to be a stall."""
 
@@ -42,8 +42,8 @@ class StallDetector:
         """Check once; return why the worker is stalled, once that is certain.
 
         Args:
-            answering: It has answered the last ping.
-            elapsed_s: The time since the last check that counts: none if this process itself got no CPU.
+            answering: The worker has answered the last ping.
+            elapsed_s: Seconds since the last check that count: 0 if this process itself got no CPU.
         """
         seen = self._monitor.seen()
         if seen != self._seen or (not seen[0] and answering):

@@ -1,49 +1,61 @@
-"""Logs blocked event loops, and limits how often."""
+"""Logs blocked event loops, at a limited rate."""
 
 from __future__ import annotations
 
-from math import inf
+import logging
+import selectors
+from math import ceil, inf
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fivestage.core.job import Job
-    from fivestage.executors.worker import Worker
+    from fivestage.executors.worker import Stall, Worker
 
 LOG_EVERY_S: Final = 5.0
-"""How often one place that blocks is logged; the metric counts each time."""
+"""Least seconds between two log lines about one place in the code; the metric counts every stall."""
+NO_CPU: Final = "the loop was ready, but got no CPU"
+_SELECTORS: Final = f"{selectors.__file__}:"
 MAX_LOGGED: Final = 256
+"""Most places remembered; after that all may be logged again."""
 
 log = structlog.get_logger("fivestage.executor")
 
 
 class StallLog:
-    """Logs each place in user code that blocks at most once in LOG_EVERY_S.
+    """Logs code that blocks an event loop, each place at most once in LOG_EVERY_S.
 
     Args:
-        stall_ms: The setting that the log line names.
+        stall_ms: ``executor.stall_ms``, which the log line names.
     """
 
     def __init__(self, stall_ms: int) -> None:
         self._stall_ms = stall_ms
         self._logged: dict[tuple[str | None, ...], float] = {}
 
-    def add(self, worker: Worker, job: Job | None, location: str | None, why: str, now: float) -> None:
-        """Log that *job*, or other code if None, blocks a worker's event loop."""
-        node, stage = code_of(job)
-        if self._is_due((node, stage, location), now):
-            log.warning(
+    def begins(self, worker: Worker, about: Mapping[str, str | None], why: str, now: float) -> bool:
+        """Log that code blocks a worker's event loop, if that is due; *about* is from ``fields_of``."""
+        is_due = self._is_due((about["node"], about["stage"], about["where"]), now)
+        if is_due:
+            waits = is_waiting(about)
+            log.log(
+                logging.INFO if waits else logging.WARNING,
                 "event loop blocked",
-                reason=why,
-                node=node,
-                stage=stage,
-                query_id=None if job is None else job.query.query_id,
-                place=location,
-                blocked_ms=round(worker.stalled_s * 1000),
+                reason=NO_CPU if waits else why,
+                **about,
+                blocked_ms=max(ceil(worker.stalled_s * 1000), self._stall_ms),  # checks are not exact
                 setting=f"executor.stall_ms = {self._stall_ms}",
-                queries_waiting=len(worker.registry) - (job is not None),
+                queries_waiting=len(worker.registry) - (about["query_id"] is not None),
             )
+        return is_due
+
+    def ends(self, stall: Stall | None, now: float) -> None:
+        """Log that an event loop turns again, with the time that it was blocked, if its begin was logged."""
+        if stall is not None and stall.is_logged:
+            log.info("event loop responds", **stall.about, blocked_ms=round((now - stall.since) * 1000))
 
     def _is_due(self, what: tuple[str | None, ...], now: float) -> bool:
         if now - self._logged.get(what, -inf) < LOG_EVERY_S:
@@ -52,6 +64,25 @@ class StallLog:
             self._logged.clear()
         self._logged[what] = now
         return True
+
+
+def is_waiting(about: Mapping[str, str | None]) -> bool:
+    """Whether no code blocks the loop: it is where it waits for events, which no stage's code is."""
+    return about["query_id"] is None and (about["where"] or "").startswith(_SELECTORS)
+
+
+def fields_of(job: Job | None, location: str | None) -> dict[str, str | None]:
+    """The fields of log lines about code that blocks: of *job*, or other code if None."""
+    node, stage = code_of(job)
+    trace = None if job is None else job.trace
+    return {
+        "node": node,
+        "stage": stage,
+        "query_id": None if job is None else job.query.query_id,
+        "lane": None if job is None else job.query.lane,
+        "trace_id": None if trace is None else trace.trace_id,
+        "where": location,
+    }
 
 
 def code_of(job: Job | None) -> tuple[str | None, str | None]:

@@ -21,7 +21,7 @@ log = structlog.get_logger("fivestage.executor")
 
 
 class TaskHost:
-    """Starts and cancels jobs. Used from the loop they run on.
+    """Starts and cancels jobs. Used from the loop that the jobs run on.
 
     A job that is moved away and back may have two tasks here for a while, one for each stage history.
 
@@ -49,7 +49,7 @@ class TaskHost:
         return f"<TaskHost {len(self._tasks)} running>"
 
     def start(self, job: Job, history: StageHistory) -> None:
-        """Start a job where *history* ends, unless it has ended or moved on its way here."""
+        """Start a job where *history* ends, unless the job has ended or moved meanwhile."""
         if history.closed:
             self._on_done(job, history, False)
             return
@@ -59,7 +59,7 @@ class TaskHost:
         task.add_done_callback(partial(self._done, job, history))
 
     def cancel(self, _: Job, history: StageHistory) -> None:
-        """Cancel a job's task, without interrupting a clean-up that has started already."""
+        """Cancel a job's task; if it is being cancelled already, again after CLEAN_UP_S."""
         task = self._tasks.get(history)
         if task is not None:
             cancel_once(task)
@@ -84,8 +84,8 @@ def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[floa
     Args:
         pool: The threads that the job waits for.
         job: The job.
-        history: Its history.
-        times: Its new start and end when it goes on; None when it starts to wait.
+        history: The job's history.
+        times: The job's new start and end once a thread has taken its call; None when the wait starts.
     """
     watcher = job.watcher
     if watcher is None:
@@ -97,7 +97,7 @@ def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[floa
 
 
 def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log only the class of what a node's own tasks raise: the message may contain query text."""
+    """Log an error of a node's own tasks by its class only: the message may contain query text."""
     error = context.get("exception")
-    said = str(context.get("message", "")).partition("<")[0][:80]  # what follows describes objects
-    log.error("unhandled error in a task that a node started", said=said, error_type=type(error).__name__)
+    message = str(context.get("message", "")).partition("<")[0][:80]  # what follows describes objects
+    log.error("task of a node failed", message=message, error_type=type(error).__name__)

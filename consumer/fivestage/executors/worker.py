@@ -1,9 +1,10 @@
-"""What the worker pool needs of a worker: one event loop, in a thread or in a process."""
+"""The interface of a worker, one event loop in a thread or in a process, and what both kinds share."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fivestage.core.job import Job
 from fivestage.executors.job_registry import JobRegistry
@@ -13,6 +14,13 @@ from fivestage.pipeline.thread_pool import Abandoned
 if TYPE_CHECKING:
     from fivestage.executors.executor import OnFinished
     from fivestage.pipeline.step_monitor import StepMonitor
+
+ENDED: Final = "its process has ended"
+NOT_READY: Final = "its process was not ready in time"
+BLOCKED: Final = "code of no query blocks its event loop"
+RUNS_ON: Final = "code of ended queries runs on"
+REPLACED_BECAUSE: Final = (ENDED, NOT_READY, BLOCKED, RUNS_ON)
+"""Why workers are replaced, apart from errors of their threads and apps."""
 
 
 class Worker(Protocol):
@@ -30,26 +38,26 @@ class Worker(Protocol):
         """Start a job at the stage where its history ends."""
 
     def cancel(self, job: Job) -> None:
-        """Ask a job's code to stop."""
+        """Cancel a job; its code may run on."""
 
     def check(self, now: float, *, elapsed_s: float) -> str | None:
-        """Check the event loop; return why it is stalled, once that is certain.
+        """Check the event loop; return why it is stalled, once that is certain, or why the worker has ended.
 
         Args:
             now: Monotonic seconds.
-            elapsed_s: The time since the last check that counts towards a stall.
+            elapsed_s: Seconds since the last check that count towards a stall.
         """
 
     @property
     def lag_s(self) -> float:
-        """How long the last ping took to be answered, or has been unanswered."""
+        """Seconds that the last ping took to be answered, or has been unanswered."""
 
     @property
     def stalled_s(self) -> float:
-        """How long the loop has shown no progress, as of the last check."""
+        """Seconds that the loop has shown no progress, as of the last check."""
 
     def needs_replacement(self, now: float) -> str | None:
-        """Return why the worker must be replaced although it runs; None if it need not be."""
+        """Return why the worker must be replaced before it ends; None if it need not be."""
 
     @property
     def blocking(self) -> tuple[int, Job | None]:
@@ -57,7 +65,7 @@ class Worker(Protocol):
 
     @property
     def thread(self) -> tuple[int, int] | None:
-        """The process id, and the kernel's id of the thread, that the loop runs in."""
+        """The process id and the kernel's thread id that the loop runs in; None before there is a process."""
 
     def location(self) -> str | None:
         """Return the line of code that is executing; None if unknown."""
@@ -70,7 +78,7 @@ class Worker(Protocol):
         """Whether the worker has ended."""
 
     def abandoned(self) -> list[Abandoned]:
-        """Return the code of ended jobs that still runs here."""
+        """Return the code that still runs here of jobs that have ended or moved."""
 
 
 class LoopWorker:
@@ -79,7 +87,7 @@ class LoopWorker:
     Args:
         on_finished: See Executor.
         monitor: Shows whose code is executing.
-        stall_s: How long one step of user code may take.
+        stall_s: Seconds that one step of user code may take.
     """
 
     def __init__(self, on_finished: OnFinished, monitor: StepMonitor, stall_s: float) -> None:
@@ -87,7 +95,7 @@ class LoopWorker:
         self._monitor = monitor
         self._stall = StallDetector(monitor, stall_s)
         self._pinged_at: float | None = None
-        """When the ping was sent that has not been answered."""
+        """When the last ping was sent; None if it was answered."""
         self._last_lag_s = 0.0
 
     @property
@@ -108,7 +116,7 @@ class LoopWorker:
         return number, self.registry.blocking(number) if number else None
 
     def _on_pong(self) -> None:
-        """The loop has answered the ping; in a thread this is called on the loop itself."""
+        """Record that the loop has answered the ping; a thread's loop calls this itself."""
         pinged_at = self._pinged_at
         if pinged_at is not None:
             self._last_lag_s = time.monotonic() - pinged_at
@@ -125,3 +133,7 @@ class Stall(NamedTuple):
     """The job whose code is executing; None if that job has ended, or if other code is executing."""
     other: Abandoned | None
     """The code that is executing, if it belongs to no job."""
+    about: Mapping[str, str | None]
+    """Whose code is executing, as fields of log lines."""
+    is_logged: bool
+    """Its begin was logged."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
 
 MAX_DEATHS: Final = 3
-"""A query that is present whenever a worker dies of an unknown cause is the likely cause."""
+"""A query that was present at this many deaths of workers for unknown causes is the likely cause."""
 
 
 def fatal_error(job: Job, blocking_job: Job | None) -> str | None:
@@ -36,7 +36,7 @@ def fail_stage(job: Job, error: str) -> None:
     running = job.history.running
     job.history = history = job.history.continued()
     ended = len(history.runs)
-    if ended == len(job.plan.stages):  # the last one ended just before the worker died
+    if ended == len(job.plan.stages):  # the last stage ended just before the worker died
         return
     if running is not None and not history.awaits(running):
         running = None

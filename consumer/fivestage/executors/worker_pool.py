@@ -3,7 +3,8 @@
 A loop that does not respond for a while is *stalled*. Its worker gets no new jobs: a spare does. The jobs
 behind the code that blocks stay as long as waiting does not cost them their answer; then they continue on
 another worker, at the stage they were in. A worker whose loop responds again is used again. A worker that has
-died is replaced, and one that must go is *retired*: it gets no more jobs, and ends with its last one.
+died is replaced. One that needs replacement but runs is *retired*: it gets no more jobs, and ends with its
+last one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import structlog
 
 from fivestage.core.blocked_queries import is_over, is_worth_moving
 from fivestage.executors.executor import TICK_S
-from fivestage.executors.stall_log import StallLog, code_of
+from fivestage.executors.stall_log import StallLog, code_of, fields_of, is_waiting
 from fivestage.executors.worker import Stall
 from fivestage.executors.worker_death import fail_stage, fatal_error
 from fivestage.executors.worker_set import WorkerSet
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fivestage.executors.worker import Worker
 
 LATE_S: Final = 5 * TICK_S
+"""Seconds since the last check above which a check is late."""
 
 log = structlog.get_logger("fivestage.executor")
 
@@ -41,11 +43,11 @@ class WorkerPool:
     Args:
         make_worker: Makes a worker with two callbacks: for finished jobs, and for when it is ready. Raises
             OSError or RuntimeError if the system has no room for it.
-        size: How many workers get jobs.
-        spares: How many more are kept ready.
-        stall_ms: The setting that the log names.
+        size: The number of workers that get jobs.
+        spares: The number of further workers that are kept ready.
+        stall_ms: ``executor.stall_ms``, which the log names.
         observer: Notified when a worker stalls or is replaced.
-        cpu_clock: The CPU seconds that this process has used.
+        cpu_clock: Returns the CPU seconds that this process has used.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class WorkerPool:
             lambda on_ready: make_worker(self._on_finished, on_ready), size=size, spares=spares
         )
         self._noticed_after_s = stall_ms / 1000 + TICK_S
-        """How long a stall lasts before it is noticed."""
+        """Seconds that a stall lasts before it is noticed."""
         self._stall_log = StallLog(stall_ms)
         self._observer = observer
         self._on_finished: OnFinished
@@ -77,8 +79,8 @@ class WorkerPool:
 
     @property
     def workers(self) -> list[Worker]:
-        """The workers that may get jobs, in the order of preference."""
-        return self._set.all
+        """The workers that are not retired, in the order of preference."""
+        return self._set.members
 
     def launch(self, on_finished: OnFinished) -> None:
         """Make the workers; raises what making them raises."""
@@ -92,7 +94,7 @@ class WorkerPool:
         if not workers:
             raise RuntimeError("the executor has not been started")
         if job.place in workers and job.place.blocking[0] == job.number:
-            workers = self._set.others(job.place)  # its own abandoned code blocks that worker
+            workers = self._set.others(job.place)  # the job's own abandoned code blocks that worker
         worker = workers[0] if len(workers) == 1 else min(workers, key=lambda worker: len(worker.registry))
         job.place = worker
         worker.start(job)
@@ -110,7 +112,7 @@ class WorkerPool:
         if self._ending:  # workers that end are not replaced
             return False
         elapsed_s = self._elapsed_s(now)
-        found = [self._check_worker(worker, now, elapsed_s) for worker in tuple(self._set.all)]
+        found = [self._check_worker(worker, now, elapsed_s) for worker in tuple(self._set.members)]
         self._set.choose()
         if self._set.is_ready:
             self._empty_unready_workers()
@@ -125,14 +127,14 @@ class WorkerPool:
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_s
         self._ending = True
-        workers = [*self._set.all, *self._set.retired]
+        workers = [*self._set.members, *self._set.retired]
         if self._timer is not None:
             self._timer.cancel()
         for worker in workers:
             for job in list(worker.registry.jobs.values()):
                 worker.cancel(job)
                 job.end()
-        while any(worker.registry.left for worker in self._set.all) and clock() < end - timeout_s / 2:  # noqa: ASYNC110 - other threads change it
+        while any(worker.registry.left for worker in self._set.members) and clock() < end - timeout_s / 2:  # noqa: ASYNC110 - other threads change it
             await asyncio.sleep(TICK_S)
         while not all(worker.gone for worker in workers) and clock() < end:
             for worker in workers:
@@ -142,7 +144,7 @@ class WorkerPool:
     @property
     def unready(self) -> str | None:
         """See Executor."""
-        return None if any(worker.ready for worker in self._set.all) else "no worker is ready"
+        return None if any(worker.ready for worker in self._set.members) else "no worker is ready"
 
     @property
     def lag_s(self) -> float:
@@ -151,14 +153,15 @@ class WorkerPool:
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
-        workers = (*self._set.all, *self._set.retired)
+        workers = (*self._set.members, *self._set.retired)
         found = [left for worker in workers if not worker.gone for left in worker.abandoned()]
-        return found + [stall.other for stall in self._set.stalled.values() if stall.other is not None]
+        stalls = list(self._set.stalled.values())  # a copy: a scrape calls this in another thread
+        return found + [stall.other for stall in stalls if stall.other is not None]
 
     # Checks
 
     def _elapsed_s(self, now: float) -> float:
-        """Return the time since the last check, or 0 if that time says nothing about the workers.
+        """Return the seconds since the last check, or 0 if they say nothing about the workers.
 
         A late check may only mean that this process had no CPU. If it did have CPU, its own threads delayed
         the check, and the time counts.
@@ -176,7 +179,7 @@ class WorkerPool:
             return True
         stalled = worker in self._set.stalled
         if why is None:
-            self._set.stalled.pop(worker, None)
+            self._stall_log.ends(self._set.stalled.pop(worker, None), now)
         elif not stalled:
             self._set.stalled[worker] = self._stall(worker, now, why)
         if (reason := worker.needs_replacement(now)) is not None:
@@ -188,7 +191,7 @@ class WorkerPool:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._check_by_timer)
 
     def _check_by_timer(self) -> None:
-        """End retired workers that have no jobs. ``check`` is not called while there are no queries."""
+        """End retired workers that have no jobs, and check the others while nothing else calls ``check``."""
         self._timer = None
         now = asyncio.get_running_loop().time()
         for worker in self._set.retired:
@@ -201,7 +204,7 @@ class WorkerPool:
             elif why is not None:
                 self._move_all_but(worker, blocking)
         self._set.retired = [worker for worker in self._set.retired if not worker.gone]
-        if now - self._checked_at > 1.5 * TICK_S:  # there are no queries, so nothing else calls it
+        if now - self._checked_at > 1.5 * TICK_S:  # there are no queries
             self.check(now)
         self._check_later()
 
@@ -213,13 +216,13 @@ class WorkerPool:
         worker.registry.restart_clocks_except(number, now)
         if job is not None:
             job.is_blocking = True
-        node, stage = code_of(job)
-        self._observer.executor_stalled(node or stage or "")
-        location, since = worker.location(), now - worker.stalled_s
-        self._stall_log.add(worker, job, location, why, now)
+        about, since = fields_of(job, worker.location()), now - worker.stalled_s
+        where = None if is_waiting(about) else about["where"]
+        self._observer.executor_stalled(about["node"] or about["stage"] or "", where)
+        is_logged = self._stall_log.begins(worker, about, why, now)
         known = job is not None or worker.registry.has_code_of(number)
-        other = None if known else Abandoned(location or "a background task", since, worker.thread)
-        return Stall(since, job, other)
+        other = None if known else Abandoned(about["where"] or "a background task", since, worker.thread)
+        return Stall(since, job, other, about, is_logged)
 
     def _move_blocked(self, worker: Worker, stall: Stall, now: float) -> None:
         """Mark the jobs that wait in a stalled worker; move those that would lose their answer by waiting."""
@@ -228,7 +231,7 @@ class WorkerPool:
             if job is stall.job:
                 continue
             job.held_at = now
-            if is_over(job):  # the blocked loop has not been able to report it
+            if is_over(job):  # the blocked loop has not been able to report the end
                 self._withdraw(worker, job)
                 self._on_finished(job)
             elif movable and is_worth_moving(
@@ -237,8 +240,8 @@ class WorkerPool:
                 self._move(worker, job)
 
     def _empty_unready_workers(self) -> None:
-        """Move jobs that wait for a worker to get ready: another worker runs them at once."""
-        for worker in self._set.all:
+        """Move the jobs in workers that are not ready to workers that run them at once."""
+        for worker in self._set.members:
             if not worker.ready:
                 self._move_all_but(worker, None)
 
@@ -255,7 +258,7 @@ class WorkerPool:
         self._move_from_dead(worker, blocking_job, known=number != 0)
 
     def _move_from_dead(self, worker: Worker, blocking_job: Job | None, *, known: bool) -> None:
-        """Move the jobs of a dead worker, except the one that ended it, certainly or most likely."""
+        """Move the jobs of a dead worker; end a job that caused the death, certainly or most likely."""
         for job in list(worker.registry.jobs.values()):
             job.deaths += not known
             if (error := fatal_error(job, blocking_job)) is not None:
@@ -266,13 +269,15 @@ class WorkerPool:
                 self._move(worker, job)
 
     def _retire(self, worker: Worker, why: str) -> None:
-        """Replace a worker that still runs; its jobs may finish there unless it is stalled."""
+        """Replace a worker that still runs. If it is stalled, its waiting jobs move, else all may finish."""
         stall = self._set.retire(worker)
         self._observer.executor_replaced(why)
         left = worker.abandoned() + ([stall.other] if stall is not None and stall.other is not None else [])
         names = sorted({one.name for one in left})
-        log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.registry))
-        self._set.add(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        blocked = {} if stall is None else {**stall.about, "blocked_ms": round((now - stall.since) * 1000)}
+        log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.registry), **blocked)
+        self._set.add(now)
         if stall is not None:
             self._move_all_but(worker, stall.job)
 
@@ -291,6 +296,6 @@ class WorkerPool:
         self.submit(job)
 
     def _withdraw(self, worker: Worker, job: Job) -> None:
-        """Take a job that only waits there out of a worker: none of its code runs on."""
+        """Remove a job from a worker where it only waits, so that none of its code runs on."""
         worker.cancel(job)
         worker.registry.mark_as_waiting(job, asyncio.get_running_loop().time())

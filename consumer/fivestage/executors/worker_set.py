@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from fivestage.executors.worker import Stall, Worker
 
 MAX_STALLED: Final = 64
-"""How many stalled workers are replaced; with more, queries wait in stalled ones."""
+"""Stalled workers that are replaced; with more, queries wait in stalled ones."""
 SPARE_AFTER_S: Final = 0.25
-"""A stalled worker that recovers within this time costs no new spare."""
+"""Seconds of a worker's stall after which another spare is made."""
 TRIM_AFTER_S: Final = 5.0
-"""How long there may be more workers than needed before one of them is ended."""
+"""Seconds that there may be more workers than needed before one of them is retired."""
 MAKE_AGAIN_S: Final = 1.0
-"""The pause after a worker could not be started."""
+"""Seconds to pause after a worker could not be started."""
 
 log = structlog.get_logger("fivestage.executor")
 
@@ -29,38 +29,38 @@ class WorkerSet:
     Args:
         make: Makes a worker, which calls the given function once it is ready. Raises OSError or RuntimeError
             if the system has no room for it.
-        size: How many workers get jobs.
-        spares: How many more are kept ready.
+        size: The number of workers that get jobs.
+        spares: The number of further workers that are kept ready.
     """
 
     def __init__(self, make: Callable[[Callable[[], None]], Worker], *, size: int, spares: int) -> None:
         self._make = make
         self._size = size
         self._spares = spares
-        self.all: list[Worker] = []
-        """The workers that may get jobs, in the order of preference."""
+        self.members: list[Worker] = []
+        """The workers that are not retired, also stalled ones, in the order of preference."""
         self.active: list[Worker] = []
         """The workers that get jobs now."""
         self.stalled: dict[Worker, Stall] = {}
         """The workers whose loops are blocked."""
         self.retired: list[Worker] = []
-        """The workers that get no more jobs, and end with their last one."""
+        """The workers that get no more jobs, and end with their last job."""
         self._make_again_at = 0.0
         self._too_many_since: float | None = None
 
     def __repr__(self) -> str:
-        return f"{self.all} stalled={len(self.stalled)} retired={self.retired}"
+        return f"{self.members} stalled={len(self.stalled)} retired={self.retired}"
 
     def launch(self) -> None:
         """Make the first workers; raises what making them raises."""
-        self.all = [self._make(self.choose) for _ in range(self._size + self._spares)]
+        self.members = [self._make(self.choose) for _ in range(self._size + self._spares)]
         self.choose()
 
     def choose(self) -> None:
         """Choose the workers that get jobs: ready ones; else those getting ready; else stalled ones."""
-        running = [worker for worker in self.all if worker not in self.stalled]
+        running = [worker for worker in self.members if worker not in self.stalled]
         ready = [worker for worker in running if worker.ready]
-        self.active = ready[: self._size] or running[: self._size] or self.all
+        self.active = ready[: self._size] or running[: self._size] or self.members
 
     @property
     def is_ready(self) -> bool:
@@ -69,18 +69,18 @@ class WorkerSet:
 
     def others(self, blocked: Worker) -> list[Worker]:
         """Return the workers for a job that *blocked* cannot run."""
-        others = [one for one in self.all if one.ready and one is not blocked and one not in self.stalled]
+        others = [one for one in self.members if one.ready and one is not blocked and one not in self.stalled]
         return others or self.active
 
     @property
     def unsettled(self) -> bool:
         """Whether something changes with time alone, so that the workers must be checked without jobs too."""
-        undecided = any(not worker.ready or worker.registry.left for worker in self.all)
+        undecided = any(not worker.ready or worker.registry.left for worker in self.members)
         return bool(self.stalled or self.retired or undecided or self._too_many_since is not None)
 
     def keep_up(self, now: float) -> None:
         """Add a worker if one is missing; retire one if there has been one too many for a while."""
-        running, wanted = len(self.all) - len(self.stalled), self._size + self._spares
+        running, wanted = len(self.members) - len(self.stalled), self._size + self._spares
         just_stalled = sum(now - stall.since < SPARE_AFTER_S for stall in self.stalled.values())
         if running < self._size or running + just_stalled < wanted:
             self.add(now)
@@ -97,16 +97,16 @@ class WorkerSet:
         if now < self._make_again_at or len(self.stalled) > MAX_STALLED:
             return
         try:
-            self.all.append(self._make(self.choose))
+            self.members.append(self._make(self.choose))
         except (OSError, RuntimeError) as error:  # no more descriptors, or threads
             self._make_again_at = now + MAKE_AGAIN_S
             what = f"{type(error).__name__}: {error}"
-            log.error("no worker could be started", error=what, again_s=MAKE_AGAIN_S)  # noqa: TRY400
+            log.error("no worker could be started", error=what, retry_in_s=MAKE_AGAIN_S)  # noqa: TRY400
         self.choose()
 
     def _trim(self) -> None:
         """Retire the last idle worker."""
-        idle = [one for one in self.all if not (one.registry or one.registry.left or one in self.stalled)]
+        idle = [one for one in self.members if not (one.registry or one.registry.left or one in self.stalled)]
         if idle:
             self.retire(idle[-1])
 
@@ -117,7 +117,7 @@ class WorkerSet:
 
     def remove(self, worker: Worker) -> Stall | None:
         """Take a worker out of the set; return its stall if it was stalled."""
-        self.all.remove(worker)
+        self.members.remove(worker)
         stall = self.stalled.pop(worker, None)
         self.choose()
         return stall

@@ -42,7 +42,7 @@ NAMES: Final[dict[type[Any], tuple[str, ...]]] = {
     ClusterMetadata: ("_last_successful_refresh_ms",),
     MessageAccumulator: ("_batches", "_pending_batches"),
 }
-"""The attributes and methods that ``aiokafka_internals`` uses, by class. A test keeps the two equal."""
+"""The attributes and methods that ``aiokafka_internals`` uses, by class; a test compares both."""
 
 
 def check_installed_aiokafka() -> None:
@@ -53,11 +53,11 @@ def check_installed_aiokafka() -> None:
     """
     for kind, names in NAMES.items():
         functions = [member for member in vars(kind).values() if isinstance(member, FunctionType)]
-        # An instance attribute is no member of its class, but the code of a method mentions it.
+        # vars() of a class has no instance attributes, but the code of some method names them.
         known = {*vars(kind), *(name for function in functions for name in function.__code__.co_names)}
         for name in names:
             if name not in known:
                 raise ConfigurationError(
                     f"aiokafka {aiokafka.__version__} lacks {kind.__name__}.{name}, which this release of "
-                    "fivestage uses: install the aiokafka version that it requires"
+                    "fivestage uses: install the aiokafka version that fivestage requires"
                 )

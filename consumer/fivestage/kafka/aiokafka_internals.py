@@ -1,7 +1,7 @@
 """All uses of aiokafka's private names: task health, corrections of its behaviour, forced disconnects.
 
 Written for aiokafka 0.14.0, which is pinned. ``aiokafka_check`` lists the names and checks the installed
-version for them. What each correction is for stands in ``consumer/source.py``.
+version for them. ``consumer/source.py`` says why each correction is needed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def has_buffered(consumer: AIOKafkaConsumer, partition: TopicPartition) -> bool:
 async def end_offsets(
     consumer: AIOKafkaConsumer, partitions: list[TopicPartition], timeout_ms: int
 ) -> dict[TopicPartition, int]:
-    """Look up the ends of partitions, as ``consumer.end_offsets`` does, with another timeout."""
+    """Look up the ends of partitions as ``consumer.end_offsets`` does, but with *timeout_ms*."""
     fetcher: Any = consumer._fetcher
     ends: dict[TopicPartition, int] = await fetcher.end_offsets(partitions, timeout_ms)
     return ends
@@ -84,7 +84,7 @@ async def end_offsets(
 def ended_task(consumer: AIOKafkaConsumer) -> str | None:
     """The name of a background task that ended although the consumer is in use; aiokafka does not report it.
 
-    Act only on an answer that persists: the loop may run once between two "position" tasks.
+    Act only on an answer that persists: aiokafka may replace an ended "position" task one round later.
     """
     client: Any = consumer
     coordinator, subscription = client._coordinator, client._subscription.subscription
@@ -115,12 +115,12 @@ def knows_coordinator(consumer: AIOKafkaConsumer) -> bool:
 def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:
     """Make commits fail, retries included, once the group has dropped this member.
 
-    aiokafka sends the commit of a dropped member like that of a consumer without a group. Brokers accept that
-    while the group is empty, and it would overwrite newer commits of other members.
+    aiokafka sends the commit of a dropped member like that of a consumer without a group. Brokers accept such
+    a commit while the group is empty, so it would overwrite newer commits of other members.
 
-    A late answer to a commit of an earlier generation fails that commit only. aiokafka would apply it to the
-    current generation and make the member rejoin under a new id. The task in which aiokafka commits outlives
-    a cancelled caller, so its exception is retrieved here.
+    A late answer to a commit of an earlier generation fails that commit only. aiokafka would apply the answer
+    to the current generation and make the member rejoin under a new id. The task in which aiokafka commits
+    outlives a cancelled caller, so the task's exception is retrieved here.
     """
     coordinator: Any = consumer._coordinator
     send = coordinator._do_commit_offsets.__func__
@@ -159,8 +159,8 @@ def when_fenced(consumer: AIOKafkaConsumer, call: Callable[[], None]) -> None:
     """Call *call* when another process has joined with this static member's instance id.
 
     Brokers report that only to a member that joins with its old member id. aiokafka's heartbeats carry no
-    instance id, so the answer is "unknown member"; aiokafka would join as a new member and take the place
-    back, and the two processes would replace each other for ever.
+    instance id, so brokers answer them with "unknown member"; aiokafka would then join as a new member and
+    take the place back, and the two processes would replace each other for ever.
     """
     coordinator: Any = consumer._coordinator
     reset, join, send = coordinator.reset_generation, coordinator._do_rejoin_group, coordinator._send_req
@@ -228,14 +228,14 @@ def bootstrap_from(client: Any, find_server: Callable[[], Awaitable[str]]) -> No
 def when_unanswered(consumer: AIOKafkaConsumer, call: Callable[[str, int], None]) -> None:
     """Call *call* with a broker's host and port when a request of this consumer to it timed out."""
     client: Any = consumer._client
-    forget = client._on_connection_closed
+    original = client._on_connection_closed
 
-    def forget_and_report(connection: Any, reason: CloseReason | None) -> None:
-        forget(connection, reason)
+    def remove_and_report(connection: Any, reason: CloseReason | None) -> None:
+        original(connection, reason)
         if reason is CloseReason.CONNECTION_TIMEOUT:
             call(connection.host, connection.port)
 
-    client._on_connection_closed = forget_and_report
+    client._on_connection_closed = remove_and_report
 
 
 def close_idle_connections(client: Any, host: str, port: int) -> None:
@@ -277,7 +277,7 @@ def abort_producer(producer: AIOKafkaProducer) -> None:
     client: Any = producer
     accumulator, sender = client._message_accumulator, client._sender
     queued = [batch for batches in accumulator._batches.values() for batch in batches]
-    # A batch that was sent before removes itself from this set when it ends, and raises if it is not in it.
+    # A batch that ends removes itself from this set if it was sent before, and raises if the set lacks it.
     accumulator._pending_batches.update(queued)
     for batch in list(accumulator._pending_batches):
         batch.future.cancel()

@@ -18,29 +18,29 @@ log = structlog.get_logger("fivestage.kafka.durability")
 
 
 async def warn_of_loss(settings: Settings, found: Mapping[str, TopicInfo]) -> None:
-    """Log a warning about topics with one replica, or with min.insync.replicas = 1; not on loopback."""
+    """Warn of topics with one replica or min.insync.replicas = 1, unless all bootstrap servers are local."""
     if settings.kafka.is_local:
         return
     in_sync = await topics.output_configs(settings, "min.insync.replicas")
-    single, weakly_acked = weak(found, in_sync)
+    single, weakly_acked = weak_topics(found, in_sync)
     if single:
         log.warning(
             "topics with one replica",
             topics=single,
-            cause="the records are gone with the broker that has them",
+            reason="when the broker that has the replica is lost, the records are lost",
             advice="use a replication factor of 3",
         )
     if weakly_acked:
         log.warning(
             "topics that acknowledge with one replica in sync",
             topics=weakly_acked,
-            cause="what was acknowledged is gone when that broker is lost",
+            reason="when the broker with that replica is lost, acknowledged records are lost",
             advice="set min.insync.replicas to 2",
         )
 
 
-def weak(found: Mapping[str, TopicInfo], in_sync: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """The topics with one replica, and those with more that acknowledge with one replica in sync.
+def weak_topics(found: Mapping[str, TopicInfo], in_sync: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """The topics with one replica, and the topics with several that acknowledge with one replica in sync.
 
     Args:
         found: The topics.

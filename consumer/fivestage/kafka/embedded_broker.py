@@ -1,4 +1,4 @@
-"""The embedded development broker: librdkafka's mock cluster, in a process of its own.
+"""The embedded development broker: librdkafka's mock cluster, in a separate process.
 
 For trials and fast tests. It keeps at most 5 MiB per partition, loses everything when it ends, and does not
 detect duplicates of an idempotent producer. For its groups see ``embedded_group``. The mock is part of the C
@@ -27,7 +27,7 @@ _COPY_BYTES = 64 * 1024
 
 
 class MockCluster:
-    """A mock cluster of librdkafka in this process, which a failed assertion of the mock aborts."""
+    """A mock cluster of librdkafka in this process; a failed assertion in the mock aborts the process."""
 
     size = 1
 
@@ -36,7 +36,7 @@ class MockCluster:
         error = ctypes.create_string_buffer(512)
         self._lib = lib
         conf = lib.rd_kafka_conf_new()
-        # Above "notice" in severity: the client that carries the mock connects to nothing and would log that.
+        # Warnings and worse only: the client that the mock needs connects to no broker, and would log that.
         lib.rd_kafka_conf_set(conf, b"log_level", b"4", error, len(error))
         self._client = lib.rd_kafka_new(0, conf, error, len(error))
         if not self._client:
@@ -52,7 +52,7 @@ class MockCluster:
         self._lib.rd_kafka_mock_broker_set_host_port(self._cluster, 1, host.encode(), port)
 
     def close(self) -> None:
-        """End the broker; its records are gone."""
+        """End the broker and delete its records."""
         self._lib.rd_kafka_mock_cluster_destroy(self._cluster)
 
 
@@ -107,13 +107,13 @@ async def serve(
 
     Args:
         topics: Topics to create; others are created at their first use, with 4 partitions.
-        partitions: The number of partitions of each.
+        partitions: The number of partitions of each of *topics*.
         host: The address to listen on, if *port* is given.
-        port: The port to listen on; 0 for the random one of the mock.
+        port: The port to listen on; 0 for the mock's random port.
         until_eof: End with standard input, so that the broker does not outlive the process that started it.
 
     Raises:
-        ConfigurationError: the port is taken.
+        ConfigurationError: the broker is not installed or cannot start, or the port cannot be used.
     """
     cluster = MockCluster(topics, partitions)
     stop = asyncio.Event()
@@ -138,7 +138,7 @@ def _stop_at_eof(stop: asyncio.Event) -> None:
 
 
 async def _forward_port(cluster: MockCluster, host: str, port: int) -> asyncio.Server:
-    """Forward a chosen port to the random one of the mock, which cannot choose its port."""
+    """Forward a chosen port to the mock's, which is always random."""
     upstream_host, _, upstream_port = cluster.bootstrap.rpartition(":")
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,8 +3,9 @@
 librdkafka's mock (``rdkafka_mock_cgrp.c``, 2.16):
 
 * keeps a group closed for the session timeout less 1 s after a member has left, even the last one. With a
-  session of 30 s a restart would wait that long; its join request times out and adds a member for ever;
-* rejects a member whose SyncGroup arrives after the leader's, so the leader sends its own a little later.
+  session timeout of 30 s a restarted member would wait 29 s, and each join request that times out meanwhile
+  would leave a dead member in the group for ever;
+* rejects a member whose SyncGroup arrives after the leader's, so the leader delays its SyncGroup.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from aiokafka import AIOKafkaConsumer
 from fivestage.kafka import aiokafka_internals
 
 SESSION_MS: Final = 3000
-"""A restart waits 1 s less than this. Long enough for a process that gets no CPU for a moment."""
+"""Milliseconds: short, as a restart waits for all but 1 s of them; long enough for a moment without CPU."""
 HEARTBEAT_MS: Final = 300
-"""How soon a member notices that another joins; it must rejoin within SESSION_MS less 1 s."""
+"""Milliseconds until a member notices that another one joins; then it must rejoin in SESSION_MS less 1 s."""
 LEADER_DELAY_S: Final = 0.2
-"""How much later than the other members the leader syncs; they need one local roundtrip."""
+"""Seconds by which the leader syncs after the other members, which need one local roundtrip."""
 
 
 class EmbeddedConsumer(AIOKafkaConsumer):
-    """A consumer with at most the session timeout and heartbeat interval above."""
+    """A consumer whose session timeout is at most SESSION_MS, its heartbeat interval at most HEARTBEAT_MS."""
 
     def __init__(
         self, *topics: str, session_timeout_ms: int, heartbeat_interval_ms: int, **options: Any

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PositiveBytes = Annotated[int, Field(gt=0, le=100 * 1024 * 1024)]
-"""At most the brokers' default of ``socket.request.max.bytes``."""
+"""A number of bytes, at most the brokers' default of ``socket.request.max.bytes``."""
 
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -74,7 +74,8 @@ class KafkaSettings(Section):
     """Maximum decompressed size of a record batch of the input topics; the records of a larger batch become
     dead letters."""
     max_record_bytes: PositiveInt = 1_048_000
-    """Maximum size of a published record; at most the output topics' ``max.message.bytes``."""
+    """Maximum size of a published record; at most the output topics' ``max.message.bytes``. A dead letter may
+    be as large as its topic accepts."""
     publish_batch_bytes: PositiveBytes = 65_536
     """Events are added to a batch until it has this size; a larger event gets a batch to itself."""
     publish_request_bytes: PositiveBytes = 1_048_576

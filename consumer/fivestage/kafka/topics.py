@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     from fivestage.settings import KafkaSettings, Settings
 
 _IS_INTERNAL: Final = 2
-"""The index of that field in a topic of the response to DescribeTopics."""
+"""The index of ``is_internal`` in a topic of the response to DescribeTopics."""
 _READ, _WRITE = 3, 4
 """Bits of a set of rights (Kafka's AclOperation codes)."""
 _EMBEDDED_CLUSTER: Final = "mockCluster"
 """The prefix of the cluster id of librdkafka's mock; that of real brokers is 22 random characters."""
 EMBEDDED_PARTITIONS: Final = 4
-"""How many partitions the embedded broker gives to a topic that a client creates."""
+"""Partitions that the embedded broker gives to a topic that a client creates."""
 BROKERS_DEFAULT: Final = -1
-"""As replication factor: use the brokers' ``default.replication.factor``."""
+"""A replication factor: the brokers use their ``default.replication.factor``."""
 _RIGHTS_UNKNOWN: Final = -(2**31)
 _CHECK_TIMEOUT_S: Final = 12.0
 _VISIBLE_TRIES: Final = 20
 _VISIBLE_PAUSE_S: Final = 0.25
 DEAD_LETTER_BYTES: Final = 2 * 1024 * 1024
 BATCH_OVERHEAD_BYTES: Final = 100
-"""How much larger a batch of one record is than the record, rounded up."""
+"""Bytes by which a batch of one record is larger than the record, rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ async def describe(settings: Settings, names: Iterable[str] | None) -> dict[str,
     try:
         response = await _ask(settings, DescribeTopics(None if names is None else list(names)))
     except KafkaError as error:
-        raise _unanswered(settings, error) from None
+        raise _no_answer(settings, error) from None
     cluster_id = getattr(response, "cluster_id", None)
     wanted = [topic for topic in response.topics if names is not None or not topic[_IS_INTERNAL]]
     return {info.name: info for info in (_info(topic, cluster_id) for topic in wanted)}
@@ -83,7 +83,7 @@ async def describe(settings: Settings, names: Iterable[str] | None) -> dict[str,
 async def _ask(settings: Settings, request: Request[Any]) -> Any:
     """Send a request to all brokers at once; returns the first answer.
 
-    One broker is not enough: a lost broker is advertised for a while.
+    One broker is not enough: a lost broker is still advertised for a while.
 
     Raises:
         ConfigurationError: no bootstrap server can be reached, or no broker answers in time.
@@ -110,7 +110,7 @@ async def _ask_one(kafka: KafkaSettings, host: str, port: int, request: Request[
         raise KafkaConnectionError(f"{host}:{port}: {error.strerror or type(error).__name__}") from None
 
 
-def _unanswered(settings: Settings, error: KafkaError) -> ConfigurationError:
+def _no_answer(settings: Settings, error: KafkaError) -> ConfigurationError:
     return ConfigurationError(
         f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
         "the credentials, and that this host can reach the addresses that the brokers advertise"
@@ -136,7 +136,7 @@ async def check(settings: Settings) -> dict[str, TopicInfo]:
     """Describe all topics of the service.
 
     Raises:
-        ConfigurationError: a topic or a right is missing; the text says what to do.
+        ConfigurationError: a topic or a right is missing, or no broker answers; the text says what to do.
     """
     names, found = await look_up(settings)
     for name in names:
@@ -200,12 +200,12 @@ def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | No
 async def create(
     settings: Settings, *, partitions: int = 8, replication_factor: int = BROKERS_DEFAULT
 ) -> list[str]:
-    """Create the missing topics of the service; returns their names once they can be used.
+    """Create the missing topics of the service; returns their names once they can be used, or after 5 s.
 
     The embedded broker gives each EMBEDDED_PARTITIONS, whatever *partitions* is.
 
     Raises:
-        ConfigurationError: the cluster does not create one.
+        ConfigurationError: no broker answers, or the cluster does not create a topic.
     """
     found = await describe(settings, settings.topics.all)
     if is_embedded(found):
@@ -220,7 +220,7 @@ async def create(
 
 async def _create_on_cluster(settings: Settings, partitions: int, replication_factor: int) -> list[str]:
     admin = AIOKafkaAdminClient(**await reachable_options(settings.kafka))
-    # A dead letter is its record with six more headers: it must fit where its record did.
+    # A dead letter is larger than its record, by six headers, so its topic must accept larger records.
     larger = {settings.topics.dead_letters: {"max.message.bytes": str(DEAD_LETTER_BYTES)}}
     # aiokafka accepts the default replication factor only with replica assignments, which may be empty.
     assignments: dict[int, list[int]] | None = {} if replication_factor == BROKERS_DEFAULT else None
@@ -242,7 +242,7 @@ async def _create_on_cluster(settings: Settings, partitions: int, replication_fa
 
 
 def _created(answers: Iterable[tuple[str, int, str | None]]) -> list[str]:
-    """The names of the new topics; raises for those that failed, which aiokafka does not."""
+    """The names of the new topics; raises for a topic that was not created, as aiokafka does not."""
     created = []
     for name, code, message in answers:
         error = for_code(code)
@@ -254,7 +254,7 @@ def _created(answers: Iterable[tuple[str, int, str | None]]) -> list[str]:
 
 
 async def _until_visible(settings: Settings, names: list[str]) -> None:
-    """Wait until new topics have partitions: brokers learn of them one after the other."""
+    """Wait a few seconds until new topics can be used: the brokers create them one after the other."""
     for _ in range(_VISIBLE_TRIES if names else 0):
         found = await describe(settings, names)
         if all(problem_of(found.get(name), name, is_input=False) is None for name in names):
@@ -263,7 +263,9 @@ async def _until_visible(settings: Settings, names: list[str]) -> None:
 
 
 async def largest_records(settings: Settings) -> dict[Output, int]:
-    """The largest record that each output topic accepts, in bytes; the setting if the cluster does not say.
+    """The bytes of the largest record that each output topic accepts.
+
+    At most ``kafka.max_record_bytes``, except for dead letters; that setting where the limit cannot be read.
 
     Reading a topic's configuration needs the right DescribeConfigs, which is optional.
 
@@ -285,7 +287,7 @@ async def output_configs(settings: Settings, config: str) -> dict[str, int]:
     try:
         response = await _ask(settings, DescribeConfigsRequest(resources))
     except (KafkaConnectionError, RequestTimedOutError) as error:
-        raise _unanswered(settings, error) from None
+        raise _no_answer(settings, error) from None
     except (KafkaError, AttributeError):  # the broker does not support the request
         return {}
     return {

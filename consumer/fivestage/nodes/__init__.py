@@ -1,7 +1,7 @@
 """The stages and nodes that a Pipeline starts with.
 
 ``intent``, ``decision``, ``validation`` and ``reflection`` are one stage each; ``math`` and ``facts`` are
-nodes; ``text`` makes words comparable. Used by ``Pipeline``. Nothing in them blocks.
+nodes; ``text`` makes words comparable. Used by ``Pipeline``. None of them blocks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["builtin_nodes", "builtin_stages"]
 
 
 def builtin_stages(nodes: Mapping[str, Node]) -> Mapping[StageType, Callable[..., Any]]:
-    """The built-in stages, without processing, which calls a node. They read *nodes* when they run."""
+    """The built-in stages, without processing, which calls a node. The stages read *nodes* when they run."""
     return {
         StageType.INTENT: intent,
         StageType.DECISION: decision_stage(nodes),
@@ -36,8 +36,8 @@ def builtin_stages(nodes: Mapping[str, Node]) -> Mapping[StageType, Callable[...
 def builtin_nodes() -> dict[str, Node]:
     """The built-in nodes by name.
 
-    The index of facts is built here, once per process: built by the first query, it would make that one miss
-    its deadline. A pipeline without built-in nodes does not build it.
+    The index of facts is built here, once per process: the first query would miss its deadline if it had to
+    build the index. A pipeline without built-in nodes does not build it.
     """
     countries = builtin_facts()
     return {

@@ -23,8 +23,8 @@ LAST_RESORT = "facts"
 def decision_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext], Awaitable[str]]:
     """Make the stage function for *nodes*: it returns the healthiest candidate that may be called.
 
-    Now and then it returns another one of the same intent, to find out whether that has recovered. It raises
-    NoNodeError if no node takes the intent and there is none to fall back to.
+    Now and then it returns another node of the same intent, to test whether that node has recovered. It
+    raises NoNodeError if no node takes the intent and there is none to fall back to.
     """
 
     async def decision(query: Query, ctx: StageContext) -> str:  # noqa: ARG001
@@ -32,7 +32,7 @@ def decision_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext],
         groups = candidate_groups(nodes, intent)
         if not groups:
             raise NoNodeError(_no_node(nodes, intent))
-        if ctx.routing.trials and intent in nodes[groups[0][0]].intents:  # else no node could answer after it
+        if ctx.routing.trials and intent in nodes[groups[0][0]].intents:  # else no other node could answer
             tried = ctx.routing.trial_of(groups[0], ctx.deadline - ctx.clock())
             if tried is not None:
                 ctx.on_trial = True

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 MATHEMATICAL, FACTUAL, GREETING, GENERAL = "mathematical", "factual", "greeting", "general"
 
-LOOKED_AT = 500
-"""The rules look at this many characters of a question."""
+MAX_LENGTH = 500
+"""Characters of a question that the rules read."""
 
 _GREETINGS = word_set(
     "hello hi hey hiya howdy greetings morning afternoon evening welcome bye goodbye cheers"
@@ -48,7 +48,7 @@ async def intent(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: AR
 
 def classify(text: str) -> tuple[str, float, str]:
     """The intent of *text*, the confidence in it (0..1), and the rule that decided."""
-    text = text[:LOOKED_AT]
+    text = text[:MAX_LENGTH]
     found = find_sum(text)
     if found is not None:
         return MATHEMATICAL, (0.98 if found.asked else 0.95), "sum"

@@ -11,21 +11,25 @@ from fivestage_schemas import StageType
 if TYPE_CHECKING:
     from fivestage.pipeline.context import Query, StageContext
 
-DOUBT = 0.25
+DOUBTED_FACTOR = 0.25
 """Factor of the node's confidence if validation rejected its answer."""
-UNCHECKED = 0.8
-"""Factor of it if validation reached no verdict."""
-LOW = 0.6
-"""A lower confidence gets a note."""
+UNCHECKED_FACTOR = 0.8
+"""Factor of the node's confidence if validation reached no verdict."""
+LOW_CONFIDENCE = 0.6
+"""A confidence below this gets a note."""
 
-_VERDICTS = {True: ("confirmed", 1.0), False: ("doubted", DOUBT), None: ("unchecked", UNCHECKED)}
+_VERDICTS = {
+    True: ("confirmed", 1.0),
+    False: ("doubted", DOUBTED_FACTOR),
+    None: ("unchecked", UNCHECKED_FACTOR),
+}
 
 
 async def reflection(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG001
     """Weigh the answer. The same inputs give the same result.
 
     Returns:
-        ``verdict``: ``confirmed``, ``doubted`` (validation said no) or ``unchecked`` (it did not finish);
+        ``verdict``: ``confirmed``, ``doubted`` (the answer was rejected) or ``unchecked`` (no verdict);
         ``confidence``: the node's, 0..1, lowered by the verdict; None if the node gave none;
         ``intent`` and ``node``: how the query was routed; ``notes``: texts for people, most important first.
     """
@@ -45,10 +49,10 @@ def _notes(ctx: StageContext) -> list[str]:
         notes.append("the node gave no confidence")
     elif ctx.confidence == 0:
         notes.append("the node did not know")
-    elif ctx.confidence < LOW:
+    elif ctx.confidence < LOW_CONFIDENCE:
         notes.append(f"the node was not sure ({ctx.confidence:.2f})")
     certainty = _member(ctx, StageType.INTENT, "confidence")
-    if isinstance(certainty, int | float) and certainty < LOW:
+    if isinstance(certainty, int | float) and certainty < LOW_CONFIDENCE:
         notes.append(f"the intent was not clear ({certainty:.2f})")
     if _member(ctx, StageType.PROCESSING, "exact") is False:
         notes.append("the answer is rounded")

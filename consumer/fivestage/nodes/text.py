@@ -9,7 +9,7 @@ _DOTTED = re.compile(r"\b(?:[A-Za-z]\.){2,}")
 _US = re.compile(r"\bUS\b")
 _POSSESSIVE = re.compile(r"['’]s\b", re.IGNORECASE)  # noqa: RUF001
 _WORD = re.compile(r"[^\W_]+")
-_INVISIBLE = str.maketrans("", "", "\u02bb\u02bc")  # the okina and its kin stand inside words
+_INVISIBLE = str.maketrans("", "", "\u02bb\u02bc")  # the okina and the modifier apostrophe
 _SYNONYMS = {"st": "saint"}
 
 

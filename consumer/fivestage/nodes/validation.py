@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext], Awaitable[bool]]:
     """Make the stage function for *nodes*.
 
-    A node's ``validate`` decides if it has one; if that is a ``def``, it runs in a thread, since it may
-    block. Without one, ``is_plausible`` decides. The function raises NodeError if ``validate`` returns
+    The called node's ``validate`` decides; a ``def`` runs in a thread, since it may block. For a node without
+    ``validate``, ``is_plausible`` decides. The stage function raises NodeError if ``validate`` returns
     anything but True or False.
     """
 
@@ -43,7 +43,7 @@ def is_plausible(answer: Any, result: Any = None, confidence: Any = None) -> boo
     Args:
         answer: The answer; None, blank text and empty collections are no answer, 0 and False are one.
         result: All that the node returned; a ``confidence`` in it is checked too.
-        confidence: The confidence that the pipeline read in it; None if the node gave none.
+        confidence: The confidence that the pipeline read in *result*; None if the node gave none.
     """
     if answer is None or (isinstance(answer, Sized) and not len(answer)):
         return False

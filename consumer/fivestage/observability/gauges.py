@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.observability.label_bounds import MAX_NODES
+from fivestage.observability.metric_table import queries, service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fivestage.core.adaptive.lane_state import LearnedState
     from fivestage.core.ledger import Ledger, PartitionKey
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from fivestage.observability.metrics import Metrics
 
 BREAKER_VALUES: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
-PARTITION_LABELS: Final = ("topic", "partition")
 
 
 def add_gauges(
@@ -28,6 +30,7 @@ def add_gauges(
     ledger: Ledger,
     lag: Callable[[], dict[PartitionKey, int]],
     bus_lag_s: Callable[[], float],
+    is_ready: Callable[[], bool],
 ) -> None:
     """Add the gauges of the service.
 
@@ -38,35 +41,24 @@ def add_gauges(
         ledger: Has the partitions.
         lag: Returns how many records of each partition were not polled yet.
         bus_lag_s: Returns how late the bus loop came to its last check.
+        is_ready: Returns whether the service was ready at its last check.
     """
     slots = dispatcher.slots
-    metrics.gauge("in_flight", "Queries that run.", lambda: slots.running)
-    metrics.gauge("concurrency_limit", "How many may run; learned.", lambda: slots.limit)
-    metrics.gauge("waiting", "Records taken in that wait for a slot or thread.", lambda: dispatcher.waiting)
-    metrics.gauge("unfinished", "Records taken in and not acknowledged yet.", lambda: dispatcher.in_flight)
-    metrics.gauge("abandoned_tasks", "Stages that run on after their end.", lambda: len(executor.abandoned()))
+    metrics.gauge(service.READY, lambda: float(is_ready()))
+    metrics.gauge(queries.BUDGET, lambda: dispatcher.learned.plan.total_s)
+    metrics.gauge(service.IN_FLIGHT, lambda: slots.running)
+    metrics.gauge(service.CONCURRENCY_LIMIT, lambda: slots.limit)
+    metrics.gauge(service.WAITING, lambda: dispatcher.waiting)
+    metrics.gauge(service.UNFINISHED, lambda: dispatcher.in_flight)
+    metrics.gauge(service.ABANDONED, lambda: len(executor.abandoned()))
+    metrics.gauges(service.LOOP_LAG, lambda: [(("bus",), bus_lag_s()), (("executor",), executor.lag_s)])
+    metrics.gauges(service.LAG, lambda: [(_labels(key), records) for key, records in lag().items()])
     metrics.gauges(
-        "event_loop_lag_seconds",
-        "How late a loop came to its last check.",
-        ("loop",),
-        lambda: [(("bus",), bus_lag_s()), (("executor",), executor.lag_s)],
-    )
-    metrics.gauges(
-        "lag",
-        "Records not handed over yet.",
-        PARTITION_LABELS,
-        lambda: [(_labels(key), records) for key, records in lag().items()],
-    )
-    metrics.gauges(
-        "uncommitted_span",
-        "Offsets between the commit position and the newest record.",
-        PARTITION_LABELS,
+        service.UNCOMMITTED,
         lambda: [(_labels(key), offsets.span) for key, offsets in list(ledger.partitions.items())],
     )
     metrics.gauges(
-        "partition_halted",
-        "1 for a partition that is halted because too much of it cannot be read.",
-        PARTITION_LABELS,
+        service.HALTED,
         lambda: [(_labels(key), float(key in ledger.guard.halted)) for key in list(ledger.partitions)],
     )
     _add_lane_gauges(metrics, dispatcher.learned)
@@ -79,29 +71,23 @@ def _labels(key: PartitionKey) -> tuple[str, str]:
 def _add_lane_gauges(metrics: Metrics, learned: LearnedState) -> None:
     """Add what is learned, by lane."""
 
-    def nodes() -> list[tuple[tuple[str, str], NodeRouting]]:
-        lanes = list(learned.lanes.values())
-        return [((lane.name, name), node) for lane in lanes for name, node in lane.routing.nodes.items()]
+    def nodes() -> Iterator[tuple[tuple[str, str], NodeRouting]]:
+        found = (
+            ((lane.name, name), node)
+            for lane in list(learned.lanes.values())
+            for name, node in lane.routing.nodes.items()
+        )
+        return islice(found, MAX_NODES)
 
     metrics.gauges(
-        "stage_limit_seconds",
-        "The limit of a stage; learned.",
-        ("lane", "stage"),
+        queries.STAGE_LIMIT,
         lambda: [
             ((lane.name, spec.stage_type), stage.limit_s)
             for lane in list(learned.lanes.values())
             for spec, stage in zip(learned.plan.stages, lane.routing.stages, strict=True)
         ],
     )
+    metrics.gauges(queries.NODE_HEALTH, lambda: [(labels, node.score) for labels, node in nodes()])
     metrics.gauges(
-        "node_health",
-        "Health of a node, 0 to 1.",
-        ("lane", "node"),
-        lambda: [(labels, node.score) for labels, node in nodes()],
-    )
-    metrics.gauges(
-        "breaker_state",
-        "Breaker of a node: 0 closed, 1 half open, 2 open.",
-        ("lane", "node"),
-        lambda: [(labels, BREAKER_VALUES[node.state]) for labels, node in nodes()],
+        queries.BREAKER_STATE, lambda: [(labels, BREAKER_VALUES[node.state]) for labels, node in nodes()]
     )

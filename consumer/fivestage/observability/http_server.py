@@ -1,60 +1,43 @@
-"""Serves ``/livez``, ``/readyz`` and ``/metrics``, on the bus loop, so that a blocked loop fails the probes.
+"""Serves the probes, the metrics and other routes on the bus loop, so that a blocked loop fails the probes.
 
-A client can only read them: GET and HEAD are the only methods. The number of connections, their duration and
-their headers are limited, so that the probes of the orchestrator are always served before long.
+A client can only read: GET and HEAD are the only methods.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from fivestage.errors import ConfigurationError
-from fivestage.observability.metrics import render
+from fivestage.observability.exposition import render
+from fivestage.observability.http_connections import LimitedServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from prometheus_client import CollectorRegistry
 
     from fivestage.service.health import Health
 
-MAX_CONNECTIONS: Final = 64
-CONNECTION_S: Final = 10.0
-"""How long a connection may stay open: request, response, and keep-alive together."""
-MAX_LINE_BYTES: Final = 2048
-MAX_HEADER_BYTES: Final = 4096
-MAX_HEADERS: Final = 64
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Routes = Mapping[str, Handler]
+"""Handlers by exact path."""
 
 
 class AdminServer:
-    """Serves the probes and the metrics.
+    """Serves GET and HEAD.
 
     Args:
         host: The address to listen on.
         port: 0 takes any free port.
-        live: Returns whether the event loops run and work progresses. Does not contact the broker.
-        ready: Returns whether queries are being consumed and can be answered.
-        registry: The metrics.
+        routes: What is served.
     """
 
-    def __init__(
-        self,
-        *,
-        host: str,
-        port: int,
-        live: Callable[[], Health],
-        ready: Callable[[], Health],
-        registry: CollectorRegistry,
-    ) -> None:
+    def __init__(self, *, host: str, port: int, routes: Routes) -> None:
         self._host = host
         self._port = port
-        self._live = live
-        self._ready = ready
-        self._registry = registry
-        self._rendering = asyncio.Lock()
+        self._routes = routes
         self._runner: web.ServerRunner | None = None
 
     async def start(self) -> int:
@@ -63,16 +46,9 @@ class AdminServer:
         Raises:
             ConfigurationError: the host and port cannot be used.
         """
-        server = _Server(
-            self._answer,
-            access_log=None,
-            keepalive_timeout=CONNECTION_S,
-            lingering_time=1.0,
-            max_line_size=MAX_LINE_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            max_headers=MAX_HEADERS,
+        self._runner = web.ServerRunner(
+            LimitedServer(self._answer), handle_signals=False, shutdown_timeout=1.0
         )
-        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
         try:
@@ -92,51 +68,42 @@ class AdminServer:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in {"GET", "HEAD"}:
             raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
-        match request.path:
-            case "/livez":
-                return _probe(self._live())
-            case "/readyz":
-                return _probe(self._ready())
-            case "/metrics":
-                return await self._metrics(request)
-        raise web.HTTPNotFound
+        handler = self._routes.get(request.path)
+        if handler is None:
+            raise web.HTTPNotFound
+        return await handler(request)
 
-    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+
+def probe_routes(*, live: Callable[[], Health], ready: Callable[[], Health]) -> Routes:
+    """Return the routes of the probes.
+
+    Args:
+        live: Returns whether the event loops run and work progresses. Does not contact the broker.
+        ready: Returns whether queries are being consumed and can be answered.
+    """
+
+    async def livez(_: web.BaseRequest) -> web.StreamResponse:
+        return _probe(live())
+
+    async def readyz(_: web.BaseRequest) -> web.StreamResponse:
+        return _probe(ready())
+
+    return {"/livez": livez, "/readyz": readyz}
+
+
+def metrics_routes(registry: CollectorRegistry) -> Routes:
+    """Return the route of the metrics."""
+    rendering = asyncio.Lock()
+
+    async def metrics(request: web.BaseRequest) -> web.StreamResponse:
         """Render in a thread, one scrape at a time: it takes milliseconds, which would delay queries."""
-        async with self._rendering:
+        async with rendering:
             accept = request.headers.get("Accept", "")
-            body, content_type = await asyncio.to_thread(render, self._registry, accept)
+            body, content_type = await asyncio.to_thread(render, registry, accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+    return {"/metrics": metrics}
 
 
 def _probe(health: Health) -> web.Response:
     return web.Response(status=200 if health.ok else 503, text=health.reason + "\n")
-
-
-class _Server(web.Server):
-    """Handles each connection with ``_Connection``."""
-
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-
-class _Connection(web.RequestHandler):
-    """A connection, limited in number and in time."""
-
-    _expiry: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Set the time limit; abort if there are too many connections."""
-        super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
-        server = self._manager
-        if server is not None and len(server.connections) > MAX_CONNECTIONS:
-            transport.abort()
-        else:
-            self._expiry = asyncio.get_running_loop().call_later(CONNECTION_S, transport.abort)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Cancel the time limit."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        super().connection_lost(exc)

@@ -7,7 +7,10 @@ import os
 import select
 import threading
 import weakref
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ATOMIC_BYTES: Final = select.PIPE_BUF
 """A pipe that is ready for writing accepts at least this many bytes at once."""
@@ -21,10 +24,15 @@ class LogStream:
 
     The garbage collector may run a finalizer that logs while this thread is writing a line. That nested line
     is lost: waiting for the outer one would be a deadlock.
+
+    Args:
+        descriptor: Where the lines go.
+        lost_line: Makes the line that says how many were lost; must not raise.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, lost_line: Callable[[int], str]) -> None:
         self._descriptor = descriptor
+        self._make_lost_line = lost_line
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self.reset_lock()
@@ -107,7 +115,7 @@ class LogStream:
         return True
 
     def _lost_line(self) -> bytes:
-        return b'{"event":"log lines lost","level":"warning","count":%d}\n' % self.lost
+        return self._make_lost_line(self.lost).encode(errors="replace")
 
     def _write_line(self, data: bytes) -> bool:
         """Write a line, on a new line if the last one was cut; return True if all of it was accepted."""

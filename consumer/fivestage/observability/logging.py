@@ -1,66 +1,63 @@
-"""Configures the log: JSON lines on standard error, without query text."""
+"""Configures the log: all lines go to standard error in one shape, without query text.
+
+The service's own lines come from structlog and go straight to the stream, whatever the app does to the
+standard library's loggers. The lines of the app and of libraries come from those.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import traceback
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 import structlog
 
-from fivestage.observability.log_stream import LogStream
-from fivestage.observability.log_throttle import LogThrottle
-from fivestage.pipeline.failure_log import FIELDS, LOGGER, failure_log
+from fivestage.observability import log_hooks
+from fivestage.observability.event_log import event_log
+from fivestage.observability.log_line import described, line_of
+from fivestage.observability.log_output import OWN, output
+from fivestage.observability.log_throttle import FailureThrottle, LogThrottle
+from fivestage.pipeline.failure_log import LOGGER, failure_log
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
-    from typing import TextIO
+    from types import FrameType
 
-_AIOKAFKA_LEVEL = logging.WARNING
+    from fivestage.observability.log_line import Line
+
+_AIOKAFKA_LEVEL: Final = logging.WARNING
 """Nothing of aiokafka below this level is written: at DEBUG it logs SASL passwords and record values."""
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""The attributes of every log record; all others are fields that the app has added."""
+_LEVELS: Final = {"warn": "warning", "exception": "error", "fatal": "critical", "msg": "info"}
+"""The level of those methods of a structlog logger that are not named like one."""
 
-MAX_FRAMES = 20
 
-
-def configure(level: str = "INFO", show_text: bool | str = False) -> None:  # noqa: FBT001, FBT002
-    """Send structlog and the standard library's loggers to standard error as JSON lines.
+def configure(level: str = "INFO", show_text: bool | str = False, style: str = "auto") -> None:  # noqa: FBT001, FBT002
+    """Send structlog and the standard library's loggers to standard error.
 
     Args:
         level: The lowest level that is written; DEBUG adds the stack frames of exceptions that nodes raise.
-        show_text: If true, the messages of these exceptions are written. Worker processes pass a string, any
-            of which counts as true.
+        show_text: If true, the messages of exceptions are written. Worker processes pass a string, any of
+            which but the empty one counts as true.
+        style: ``json``, ``text``, or ``auto`` for text on a terminal and else JSON.
     """
     failure_log.shows_text = bool(show_text)
-    stream = _stream()
+    output.open(style)
+    output.listener = event_log.remember
+    log_hooks.install()
     number = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _describe_exception,
-    ]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer(serializer=_dumps)],
+        processors=[structlog.processors.StackInfoRenderer(), _line_of_structlog],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=_StructlogLogger,
         cache_logger_on_first_use=True,
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(FIELDS), *shared],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.JSONRenderer(serializer=_dumps),
-        ],
-    )
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter)
+    handler = _LogHandler()
     handler.addFilter(LogThrottle("aiokafka"))
-    handler.addFilter(LogThrottle(LOGGER))
+    handler.addFilter(LogThrottle("opentelemetry", max_lines=1, window_s=60.0))
+    handler.addFilter(FailureThrottle(LOGGER))
     handler.addFilter(_is_allowed)
     root = logging.getLogger()
     root.handlers = [handler]
@@ -74,14 +71,6 @@ def configure(level: str = "INFO", show_text: bool | str = False) -> None:  # no
     nodes.handlers, nodes.propagate = [handler], False
 
 
-def _stream() -> TextIO:
-    """Return standard error as a stream that neither blocks nor raises."""
-    try:
-        return LogStream(sys.stderr.fileno())  # type: ignore[return-value] # has the methods that are used
-    except (AttributeError, OSError):  # there is none, or it is not a real file
-        return sys.stderr or Path(os.devnull).open("w", encoding="utf-8")
-
-
 def _is_allowed(record: logging.LogRecord) -> bool:
     return record.levelno >= _AIOKAFKA_LEVEL or record.name.partition(".")[0] != "aiokafka"
 
@@ -91,46 +80,70 @@ def level_name() -> str:
     return logging.getLevelName(logging.getLogger().level)
 
 
-def described(error: BaseException | None) -> dict[str, Any]:
-    """Describe an exception by its class and stack frames.
-
-    Its message and local variables are left out, as both may contain query text.
-    """
-    frames = traceback.extract_tb(error.__traceback__ if error is not None else None)[-MAX_FRAMES:]
-    where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-    return {"error_type": type(error).__name__, "where": where}
-
-
 def announce(event: str, **fields: Any) -> None:
     """Write a line that must not be lost, at any log level, even if the log is read slowly."""
-    stamp = datetime.now(UTC).isoformat()
-    line = _dumps({"event": event, "level": "info", "timestamp": stamp, **fields}) + "\n"
-    stream = _stream_in_use()
-    if isinstance(stream, LogStream):
-        stream.write_important(line)
-    else:
-        stream.write(line)
-        stream.flush()
+    output.write(line_of(time.time(), "info", event, "fivestage.service", fields), important=True)
 
 
-def _stream_in_use() -> TextIO | LogStream:
-    """Return the stream of all other lines, if ``configure`` made it, so that the order of lines is kept."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler) and isinstance(handler.stream, LogStream):
-            return handler.stream
-    return _stream()
+class _LogHandler(logging.Handler):
+    """Writes the records of the standard library's loggers."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; one that cannot be formatted is replaced by a line that says so."""
+        fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields |= described(record.exc_info[1])
+        if record.stack_info:
+            fields["stack"] = record.stack_info
+        try:
+            event, level = record.getMessage(), record.levelname.lower()
+            if record.name.startswith("fivestage."):  # which have a constant text for the event as well
+                event = fields.pop("event", event)
+        except Exception as error:  # noqa: BLE001 - the arguments are the app's: they may raise anything
+            event, level = "log call failed", "error"
+            fields = {"error_type": type(error).__name__, "where": f"{record.pathname}:{record.lineno}"}
+        output.write(line_of(record.created, level, event, record.name, fields))
 
 
-def _describe_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace ``exc_info`` by the fields of ``described``."""
-    info = event.pop("exc_info", None)
+class _StructlogLogger:
+    """What structlog's bound loggers write to: it has the name, and a method for each level.
+
+    Args:
+        name: The name that ``structlog.get_logger`` was called with; by default the module that logs.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or _caller()
+
+    def msg(self, line: Line) -> None:
+        """Write a line."""
+        output.write(line)
+
+    log = debug = info = warn = warning = error = exception = critical = fatal = msg
+
+
+def _line_of_structlog(
+    logger: _StructlogLogger, method: str, fields: MutableMapping[str, Any]
+) -> tuple[tuple[Line], dict[str, Any]]:
+    """Make the line of a structlog event; lines of the app also have what it has bound to the context."""
+    name = getattr(logger, "name", "")
+    if not name.startswith(OWN):
+        fields = {**structlog.contextvars.get_contextvars(), **fields}
+    event, info = fields.pop("event", ""), fields.pop("exc_info", None)
     if info is True:
         info = sys.exc_info()
     error = info[1] if isinstance(info, tuple) else info
     if isinstance(error, BaseException):
-        event.update(described(error))
-    return event
+        fields.update(described(error))
+    return (line_of(time.time(), _LEVELS.get(method, method), event, name, fields),), {}
 
 
-def _dumps(value: Any, **_: Any) -> str:
-    return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+def _caller() -> str:
+    """The name of the module that logs, for a logger without a name."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as the standard library's own logging does
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if name != __name__ and name.partition(".")[0] != "structlog":
+            return name
+        frame = frame.f_back
+    return "structlog"

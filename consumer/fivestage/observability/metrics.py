@@ -1,173 +1,177 @@
 """The Prometheus counters of the service, updated as an observer of what happens.
 
-Metrics of ended queries are in ``query_metrics``, gauges in ``gauges``. The names ``lukhas_matriz_async_*``
-are kept from the system before this one; the ``messaging_*`` names are OpenTelemetry's, spelled as
-Prometheus spells them.
+``metric_table`` has their names, labels and meanings. Ended queries are counted in ``query_metrics``, calls
+of nodes in ``node_metrics``; gauges are in ``gauges``.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
 
+from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.codec.decode import UnreadableReason
 from fivestage.core.observer import Observer
+from fivestage.core.plan import DEFAULT_TOTAL_TIMEOUT_MS
+from fivestage.observability import known_labels
 from fivestage.observability.build_info import __version__
-from fivestage.observability.control_log import log_change
-from fivestage.observability.query_metrics import BUCKETS_S, CONSUMER_LABELS, LaneTallies, QueryMetrics
+from fivestage.observability.control_log import EVENTS, log_change
+from fivestage.observability.label_bounds import MAX_ERROR_TYPES, MAX_LANES, MAX_NODES, Bounded
+from fivestage.observability.metric_table import queries, service
+from fivestage.observability.metric_table.spec import bounds_for
+from fivestage.observability.node_metrics import NodeMetrics
+from fivestage.observability.query_metrics import LaneTallies, QueryMetrics
+from fivestage.observability.tally import sampled
+from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from fivestage.core.adaptive.breaker import BreakerState
-    from fivestage.core.codec.decode import UnreadableReason
+    from fivestage.core.codec.event_json import Envelope
     from fivestage.core.observer import ControlChange
     from fivestage.core.outcome import QueryOutcome
+    from fivestage.observability.metric_table.spec import MetricSpec
     from fivestage_schemas import TimeoutReason
 
     Readings = Callable[[], Iterable[tuple[Sequence[str], float]]]
 
-OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
-MAX_ERROR_TYPES: Final = 64
-MAX_LANES: Final = 32
-"""More lanes share one label: producers choose the lanes, and must not use up the memory."""
-
 
 class Metrics(Observer):
-    """All metrics of one service, in a registry of their own."""
+    """All metrics of one service, in a registry of their own.
 
-    def __init__(self, *, topic: str, group_id: str) -> None:
+    Args:
+        topic: The input topic.
+        group_id: The consumer group.
+        lanes: The lanes that are known in advance.
+        nodes: The nodes of the app.
+        budget_s: Time limit of a query: durations are counted more finely around it.
+    """
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        group_id: str,
+        lanes: Collection[str] = (),
+        nodes: Collection[str] = (),
+        budget_s: float = DEFAULT_TOTAL_TIMEOUT_MS / 1000,
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
         self.registry = CollectorRegistry()
         self._topic = topic
-        self._queries = QueryMetrics(topic=topic, group_id=group_id)
+        self._lanes, self._nodes = Bounded(MAX_LANES), Bounded(MAX_NODES)
+        self._error_types = Bounded(MAX_ERROR_TYPES)
+        self._bounds = bounds_for(budget_s)
+        self._queries = QueryMetrics(topic=topic, group_id=group_id, bounds=self._bounds)
+        self._calls = NodeMetrics(self._nodes)
         self.registry.register(self._queries)
-        self._lanes: set[str] = set()
-        self._error_types: set[str] = set()
-        self._make_messaging_metrics(group_id)
+        self.registry.register(self._calls)
         self._make_query_metrics()
+        self._make_record_metrics(group_id)
         self._make_kafka_metrics()
         self._make_executor_metrics()
-        info = Gauge("fivestage_build_info", "The running version.", ("version",), registry=self.registry)
-        info.labels(__version__).set(1)
+        spec = service.BUILD_INFO
+        Gauge(spec.name, spec.meaning, spec.labels, registry=self.registry).labels(__version__).set(1)
+        self._start_at_zero()
+        for name in (*nodes, *StageType):
+            self._stalled.labels(self._nodes.of(name))
+        for lane in lanes:
+            self._start_lane_at_zero(self._tallies(lane)[0], nodes)
 
-    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def _make_messaging_metrics(self, group_id: str) -> None:
-        consumed = self._counter(
-            "messaging_client_consumed_messages_total", "Records received.", CONSUMER_LABELS
-        )
-        self._consumed = consumed.labels("kafka", self._topic, group_id)
-        self._sent = self._counter(
-            "messaging_client_sent_messages_total",
-            "Records acknowledged by the broker.",
-            ("messaging_system", "messaging_destination_name"),
-        )
-        self._operation_duration = Histogram(
-            "messaging_client_operation_duration_seconds",
-            "Duration of one client operation: sending a batch, or a commit.",
-            ("messaging_system", "messaging_operation_name", "messaging_destination_name"),
-            buckets=BUCKETS_S,
-            registry=self.registry,
-        )
+    def _counter(self, spec: MetricSpec) -> Counter:
+        return Counter(spec.name, spec.meaning, spec.labels, registry=self.registry)
 
     def _make_query_metrics(self) -> None:
-        counter = self._counter
-        self._expired = counter(
-            "fivestage_expired_total", "Queries not started because they would be late.", ("lane", "reason")
-        )
-        self._dead_letters = counter("fivestage_dead_letters_total", "Unreadable records.", ("reason",))
-        self._late_results = counter(
-            "fivestage_late_results_total", "Results dropped because their query had ended."
-        )
-        self._shed = counter(
-            "fivestage_shed_total",
-            "Queries with less time left than an answer takes: rejected, or only counted.",
-            ("lane", "action"),
-        )
-        self._clock_skew = counter("fivestage_clock_skew_total", "Records with a timestamp in the future.")
-        self._breaker_changes = counter(
-            "fivestage_breaker_transitions_total",
-            "Breakers that opened, half-opened or closed.",
-            ("lane", "node", "state"),
-        )
-        self._control_changes = counter(
-            "fivestage_control_changes_total",
-            "Changes of adaptive controls: breakers, limits, the choice of nodes.",
-            ("control", "change"),
-        )
-        self._failovers = counter(
-            "fivestage_failovers_total", "Nodes called after another failed.", ("lane",)
-        )
+        self._expired = self._counter(queries.EXPIRED)
+        self._shed = self._counter(queries.SHED)
+        self._late_results = self._counter(queries.LATE_RESULTS)
+        self._clock_skew = self._counter(queries.CLOCK_SKEW)
+        self._breaker_changes = self._counter(queries.BREAKER_TRANSITIONS)
+        self._failovers = self._counter(queries.FAILOVERS)
+        self._control_changes = self._counter(service.CONTROL_CHANGES)
+
+    def _make_record_metrics(self, group_id: str) -> None:
+        self._consumed = self._counter(service.CONSUMED).labels("kafka", self._topic, group_id)
+        self._sent = self._counter(service.SENT)
+        self._dead_letters = self._counter(service.DEAD_LETTERS)
+        self._skipped = self._counter(service.SKIPPED)
+        self._refused_events = self._counter(service.REFUSED_EVENTS)
 
     def _make_kafka_metrics(self) -> None:
-        counter = self._counter
-        self._rebalances = counter("fivestage_rebalances_total", "Assignments of partitions.")
-        self._position_resets = counter(
-            "fivestage_position_resets_total",
-            "Partitions read from their earliest record: no committed offset, or one out of range.",
-            ("reason",),
-        )
-        self._skipped = counter("fivestage_skipped_records_total", "Records deleted before they were read.")
-        self._commit_failures = counter("fivestage_commit_failures_total", "Failed commits.", ("error_type",))
-        self._client_rebuilds = counter(
-            "fivestage_client_rebuilds_total",
-            "Kafka clients rebuilt because they could not recover.",
-            ("client", "reason"),
-        )
-        self._refused_events = counter(
-            "fivestage_refused_events_total",
-            "Events published without their data because the broker rejected them.",
-            ("error_type",),
-        )
-        self._throttled = counter(
-            "fivestage_throttled_seconds_total",
-            "Time a client waited for quotas of the brokers.",
-            ("client",),
+        self._rebalances = self._counter(service.REBALANCES)
+        self._position_resets = self._counter(service.POSITION_RESETS)
+        self._commit_failures = self._counter(service.COMMIT_FAILURES)
+        self._client_rebuilds = self._counter(service.CLIENT_REBUILDS)
+        self._throttled = self._counter(service.THROTTLED)
+        spec = service.OPERATION_DURATION
+        self._operation_duration = Histogram(
+            spec.name, spec.meaning, spec.labels, buckets=spec.buckets_s, registry=self.registry
         )
 
     def _make_executor_metrics(self) -> None:
-        self._stalled = self._counter(
-            "fivestage_blocked_event_loops_total",
-            "Event loops that were blocked, by the node or stage that blocked them.",
-            ("node",),
-        )
-        self._replaced = self._counter(
-            "fivestage_replaced_executors_total", "Event loops and processes that were replaced.", ("reason",)
-        )
+        self._stalled = self._counter(service.BLOCKED_LOOPS)
+        self._replaced = self._counter(service.REPLACED)
+
+    # Counters of what is known in advance: see known_labels
+
+    def _start_at_zero(self) -> None:
+        for reason in UnreadableReason:
+            self._dead_letters.labels(reason)
+        for change in EVENTS:
+            self._control_changes.labels(*change)
+        for client, reasons in known_labels.REBUILDS.items():
+            self._throttled.labels(client)
+            for text in reasons:
+                self._client_rebuilds.labels(client, text)
+        for text in known_labels.REPLACED:
+            self._replaced.labels(text)
+
+    def _start_lane_at_zero(self, lane: str, nodes: Collection[str]) -> None:
+        for reason in known_labels.EXPIRED:
+            self._expired_child(lane, reason)
+        self._failovers.labels(lane)
+        for node in nodes:
+            name = self._nodes.of(node, lane)
+            for state in BreakerState:
+                self._breaker_changes.labels(lane, name, state)
 
     # Gauges: their values are read at each scrape
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a gauge that calls *read* at each scrape, in another thread."""
-        Gauge(f"fivestage_{name}", text, registry=self.registry).set_function(read)
+    def gauge(self, spec: MetricSpec, read: Callable[[], float]) -> None:
+        """Add a gauge without labels that calls *read* at each scrape, in another thread."""
+        Gauge(spec.name, spec.meaning, registry=self.registry).set_function(read)
 
-    def gauges(self, name: str, text: str, labels: Sequence[str], read: Readings) -> None:
+    def gauges(self, spec: MetricSpec, read: Readings) -> None:
         """Add a gauge whose label values and values *read* returns at each scrape, in another thread."""
-        self.registry.register(_Gauges(f"fivestage_{name}", text, labels, read))
+        self.registry.register(_Gauges(spec, read))
 
     # Observer
 
     def received(self, count: int) -> None:
         self._consumed.inc(count)
 
-    def concluded(self, lane: str, outcome: QueryOutcome, queue_s: float) -> None:
-        self._tallies(lane).concluded(outcome, queue_s, self._error_type(outcome.error_type or ""))
+    def concluded(self, query: Envelope, outcome: QueryOutcome, text: str) -> None:  # noqa: ARG002
+        lane, tallies = self._tallies(query.lane)
+        error_type = self._error_types.of(outcome.error_type or "")
+        trace = sampled(query, outcome)
+        tallies.concluded(outcome, query.queue_s, error_type, trace)
+        self._calls.count(lane, outcome.runs, trace)
+        if outcome.earlier:
+            self._calls.count(lane, outcome.earlier, trace)
 
-    def expired(self, lane: str, reason: TimeoutReason, queue_s: float) -> None:
-        tallies = self._tallies(lane)
-        tallies.queue.observe(queue_s)
+    def expired(self, query: Envelope, reason: TimeoutReason) -> None:
+        label, tallies = self._tallies(query.lane)
+        tallies.queue.observe(query.queue_s)
         tallies.unstarted["expired"] += 1
-        self._expired_child(self._lane(lane), reason).inc()
+        self._expired_child(label, reason).inc()
 
     def unreadable(self, lane: str, reason: UnreadableReason, *, answered: bool) -> None:
         self._dead_letters.labels(reason).inc()
         if answered:
-            self._tallies(lane).unstarted["error"] += 1
+            self._tallies(lane)[1].unstarted["error"] += 1
 
     def rebalanced(self) -> None:
         self._rebalances.inc()
@@ -203,40 +207,35 @@ class Metrics(Observer):
         self._clock_skew.inc()
 
     def shed(self, lane: str, *, refused: bool) -> None:
-        self._shed.labels(self._lane(lane), "refused" if refused else "observed").inc()
+        self._shed.labels(self._lanes.of(lane), "refused" if refused else "observed").inc()
 
-    def executor_stalled(self, name: str) -> None:
-        self._stalled.labels(name).inc()
+    def executor_stalled(self, name: str, where: str | None) -> None:  # noqa: ARG002
+        self._stalled.labels(self._nodes.of(name)).inc()
 
     def executor_replaced(self, reason: str) -> None:
         self._replaced.labels(reason).inc()
 
     def breaker_changed(self, lane: str, node: str, state: BreakerState) -> None:
-        self._breaker_changes.labels(self._lane(lane), node, state).inc()
+        label = self._lanes.of(lane)
+        self._breaker_changes.labels(label, self._nodes.of(node, label), state).inc()
 
     def failed_over(self, lane: str, attempts: int) -> None:
-        self._failovers.labels(self._lane(lane)).inc(attempts)
+        self._failovers.labels(self._lanes.of(lane)).inc(attempts)
 
     def control_changed(self, change: ControlChange) -> None:
         self._control_changes.labels(change.control, change.change).inc()
         log_change(change)
 
-    # Label values chosen by producers and nodes: their number is limited
+    # Metrics with resolved labels, kept: resolving takes a lock
 
-    def _error_type(self, name: str) -> str:
-        return _bounded(name, self._error_types, MAX_ERROR_TYPES)
-
-    def _lane(self, lane: str) -> str:
-        return _bounded(lane, self._lanes, MAX_LANES)
-
-    def _tallies(self, lane: str) -> LaneTallies:
+    def _tallies(self, lane: str) -> tuple[str, LaneTallies]:
+        """Return a lane's label and numbers."""
         lanes = self._queries.lanes
         found = lanes.get(lane)
         if found is None:
-            found = lanes.setdefault(self._lane(lane), LaneTallies())
-        return found
-
-    # Metrics with resolved labels, cached: resolving takes a lock
+            lane = self._lanes.of(lane)
+            found = lanes.setdefault(lane, LaneTallies(self._bounds))
+        return lane, found
 
     @lru_cache(maxsize=128)  # noqa: B019 - one Metrics a process
     def _expired_child(self, lane: str, reason: str) -> Counter:
@@ -247,38 +246,18 @@ class Metrics(Observer):
         return self._sent.labels("kafka", topic), self._operation_duration.labels("kafka", "send", topic)
 
 
-def _bounded(value: str, seen: set[str], most: int) -> str:
-    """Return a label value; ``other`` if it is new and *most* values have been seen."""
-    if value not in seen:
-        if len(seen) >= most:
-            return "other"
-        seen.add(value)
-    return value
-
-
 class _Gauges:
     """A gauge whose set of label values changes, such as the assigned partitions."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], read: Readings) -> None:
-        self._name = name
-        self._text = text
-        self._labels = labels
+    def __init__(self, spec: MetricSpec, read: Readings) -> None:
+        self._spec = spec
         self._read = read
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        family = GaugeMetricFamily(self._spec.name, self._spec.meaning, labels=self._spec.labels)
         for values, value in self._read():
             family.add_metric(values, value)
         yield family
-
-
-def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """Return all metrics and their content type: OpenMetrics unless *accept* names text/plain.
-
-    Takes milliseconds: call it in a thread.
-    """
-    encoder, content_type = choose_encoder(accept if "text/plain" in accept else OPENMETRICS)
-    return encoder(registry), content_type

@@ -35,11 +35,11 @@ class CallResult:
         self.error = error
         self.error_type = error_type
         self.extended_s = 0.0
-        """What was added to the limit because other code blocked the loop."""
+        """Seconds added to the limit because other code blocked the loop."""
         self.excused = False
-        """The exception says something about the query; it is not a failure of the node."""
+        """The exception says something about the query, and is no failure of the node."""
         self.frames: tuple[Frame, ...] = ()
-        """Where it raised, the innermost frame last; the exception itself would keep its frames alive."""
+        """Where the call raised, the innermost frame last; the exception would keep local variables alive."""
 
     def __repr__(self) -> str:
         return f"<CallResult {self.outcome} after {self.duration_s * 1000:.0f} ms {self.error or ''}>"

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class DefaultExecutor(concurrent.futures.ThreadPoolExecutor):
-    """Runs what ``asyncio.to_thread`` and the resolver of host names run, in the pool.
+    """Runs the functions of ``asyncio.to_thread`` and of the host name resolver in the pool.
 
-    So these calls are bounded and counted like every other blocking call.
+    So their calls are bounded and counted like every other blocking call.
     """
 
     def __init__(self, pool: ThreadPool) -> None:

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from fivestage.pipeline.call_result import CallResult
 
 LOGGER: Final = "fivestage.nodes"
-FIELDS: Final = ("error_type", "where", "node", "stage", "query_id", "error", "frames")
-"""The fields that a log record may have beside its message."""
 log = logging.getLogger(LOGGER)
 
 
@@ -30,10 +28,11 @@ class FailureLog:
         stage: str,
         query_id: str,
         declared: tuple[str, int] | None,
-    ) -> None:
+    ) -> str:
         """Log a call that ended with an error, as a warning; at DEBUG with its innermost frames.
 
-        An error that is not a failure of the node is logged at DEBUG only.
+        An error that is not a failure of the node is logged at DEBUG only. Returns the ``file:line`` where it
+        was raised.
 
         Args:
             result: How the call ended.
@@ -42,13 +41,14 @@ class FailureLog:
             query_id: The query's id.
             declared: File and line of the function; logged if the error was not raised in the author's code.
         """
+        file, line = _place(result.frames, declared)
+        where = f"{file}:{line}".encode("utf-8", "backslashreplace").decode()  # a path may not be UTF-8
         level = logging.DEBUG if result.excused else logging.WARNING
         if not log.isEnabledFor(level):
-            return
-        file, line = _place(result.frames, declared)
-        where = f"{file}:{line}"
+            return where
         fields: dict[str, Any] = {"error_type": result.error_type, "where": where}
         fields |= {"stage": stage, "query_id": query_id}
+        fields["event"] = "stage failed" if node is None else "node failed"
         if node is not None:
             fields["node"] = node
         if self.shows_text:
@@ -60,6 +60,7 @@ class FailureLog:
         log.handle(
             log.makeRecord(LOGGER, level, file, line, "%s failed: %s at %s", arguments, None, extra=fields)
         )
+        return where
 
 
 failure_log: Final = FailureLog()
@@ -67,7 +68,7 @@ failure_log: Final = FailureLog()
 
 
 def _place(frames: tuple[Frame, ...], declared: tuple[str, int] | None) -> tuple[str, int]:
-    """The innermost frame of the author's code, else of the function's file, which may be installed."""
+    """File and line of the author's innermost frame, else of one in the function's file, else *declared*."""
     home = declared[0] if declared else None
     for frame in reversed(frames):
         if frame.is_own:

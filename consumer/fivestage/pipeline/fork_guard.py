@@ -10,7 +10,7 @@ import os
 from typing import Final
 
 count: Final = [0]
-"""How many forks lie between the first process and this one; it changes only in the copies."""
+"""The number of forks between the first process and this one; changes only in the copies."""
 
 
 def end() -> None:

@@ -23,8 +23,8 @@ def load_app(target: str | None) -> Pipeline:
         target: ``MODULE:APP``, or ``MODULE`` for its ``app``; the built-in Pipeline when None.
 
     Raises:
-        InvalidAppError: there is none at *target*, or importing it raised. Then that exception is the cause,
-            and its traceback has only the author's frames (see ``authors_traceback``).
+        InvalidAppError: there is no Pipeline at *target*, or importing the module raised. In the second case
+            that exception is the cause, with only the author's frames (see ``authors_traceback``).
     """
     if target is None:
         return Pipeline()

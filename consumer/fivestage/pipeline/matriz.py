@@ -34,17 +34,19 @@ Adapted = tuple["Callable[..., Any]", frozenset[str], "Callable[..., Any] | None
 
 
 def adapt_matriz_node(name: str, node: Any) -> Adapted:
-    """Make what a Pipeline registers of a MATRIZ node object.
+    """Return what a Pipeline registers for a MATRIZ node object.
 
     Returns:
         ``call``: ``(query, ctx)``, a coroutine function if ``process`` is one, else a function that runs in a
         thread; several calls may run at a time, as under the MATRIZ orchestrator.
         ``intents``: the node's ``capabilities`` and, as MATRIZ chooses by name, the intent that belongs to a
         name with "math", "fact" or "symbolic" in it.
-        ``validate``: calls ``validate_output`` with all that ``process`` returned; None if there is none.
+        ``validate``: calls ``validate_output`` with all that ``process`` returned; None without that
+        method.
 
     Raises:
-        InvalidAppError: *node* has no ``process``, or is a class instead of an object.
+        InvalidAppError: *node* is a class instead of an object, has no ``process``, or a method that takes
+            other arguments.
     """
     if inspect.isclass(node):
         raise InvalidAppError(f"node {name!r}: expected an object, got the class; pass {node.__name__}(...)")
@@ -62,7 +64,7 @@ def request(query: Query) -> dict[str, Any]:
     """The dict that ``process`` gets: the question under each key that MATRIZ nodes read it from.
 
     Members of the query's context are at the top level too, where nodes with a structured request look for
-    them (``premises``, ``tool_name``); they replace the question where the key is the same.
+    them (``premises``, ``tool_name``); a member replaces the question where the key is the same.
     """
     text = query.user_input
     context = dict(query.context)

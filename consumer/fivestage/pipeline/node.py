@@ -28,7 +28,7 @@ class Handler:
 
     @classmethod
     def of(cls, name: str, call: Callable[..., Any]) -> Handler:
-        """Inspect *call* once, so that no query pays for it.
+        """Inspect *call* once, when it is declared.
 
         Raises:
             InvalidAppError: it cannot be called with ``(query, ctx)``, or it yields.
@@ -73,7 +73,7 @@ def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS)
     try:
         # Not of the function that a decorator wraps: the decorator may add or remove arguments.
         signature = inspect.signature(call, follow_wrapped=False)
-    except (ValueError, TypeError):  # some functions written in C have none
+    except (ValueError, TypeError):  # some functions written in C have no signature
         return
     try:
         signature.bind(*parameters)

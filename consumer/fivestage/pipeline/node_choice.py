@@ -1,4 +1,4 @@
-"""Chooses another node than decision did: one to fail over to, or one on trial.
+"""Chooses the node to fail over to, and permits the trial of a node that decision chose.
 
 Called by the stage runner, which follows decision's choice otherwise.
 """
@@ -29,7 +29,7 @@ def fallback_node(
 
     Args:
         nodes: All nodes by name.
-        routing: Which of them may be called, and how good they are.
+        routing: Which nodes may be called, and how good they are.
         ctx: Has the results of intent and decision.
         failed: Nodes that failed for this query already. After a failure, *left_s* must cover the time that
             the next node is known to need.
@@ -47,8 +47,8 @@ def start_trial(
     """Take the permit to try the node that decision chose.
 
     Returns:
-        How long the call may take, in seconds, so that another node can answer if it fails; 0.0 if there is
-        no permit any more, no other node, or too little time.
+        Seconds that the call may take, so that another node can answer if that fails; 0.0 if there is no
+        permit any more, no other node, or too little time.
     """
     ctx.on_trial = False
     chosen: Any = ctx.results.get(StageType.DECISION)

@@ -43,17 +43,17 @@ class Orchestrator:
         app: Stages and nodes; ``Pipeline()``, the built-in ones, if None.
         plan: Time limits, and which stages are critical; ``Plan.of()`` if None.
         threads: How many blocking (``def``) stages and nodes may run at a time.
-        max_data_bytes: Data of a stage that takes more bytes as JSON is left out of its result, with
+        max_data_bytes: Data of a stage that takes more bytes as JSON is left out of the stage's result, with
             ``error_type`` ``result_too_large``; None = no limit.
-        start_timeout_ms: How long the app's resources may take to open.
+        start_timeout_ms: Milliseconds that the app's resources may take to open.
 
     Example:
         >>> result = await Orchestrator().process_query("What is 15 + 7?")  # doctest: +SKIP
         >>> result.answer  # doctest: +SKIP
         22
 
-    An app with resources needs ``async with``, which opens them on the running loop and closes them there. It
-    raises ResourceError if one cannot be opened.
+    An app with resources needs ``async with``, which opens the resources on the running loop, closes them
+    there, and raises ResourceError if one cannot be opened.
 
         >>> async with Orchestrator(app) as orchestrator:  # doctest: +SKIP
         ...     result = await orchestrator.process_query("What is 15 + 7?")
@@ -101,8 +101,8 @@ class Orchestrator:
     ) -> PipelineResult:
         """Answer one query without Kafka.
 
-        Returns at the deadline at the latest: a stage that ignores its cancellation is left behind. The time
-        spent waiting for a free thread counts. What a stage raises is in the result, not raised.
+        Returns at the deadline at the latest: a stage that ignores its cancellation is left behind. The wait
+        for a free thread counts as the query's time. What a stage raises is in the result, not raised.
 
         Args:
             user_input: The question.
@@ -149,18 +149,18 @@ class Orchestrator:
         return PipelineResult.model_validate_json(events.result(outcome, stages))
 
     async def run(self, job: Job, history: StageHistory, monitor: StepMonitor | None = None) -> None:
-        """Run the stages of *job* that have not ended; stop after a critical stage that fails.
+        """Run the stages of *job* that have not ended; stop after one that ends the query.
 
         Args:
             job: The query.
             history: The stages that have ended; gets the others as they end. When the job is moved to another
-                executor it gets a new history, and this one is closed.
+                executor the job gets a new history, and this one is closed.
             monitor: Shows the executor whose code has control of the loop.
 
         Raises:
             asyncio.CancelledError: the job was cancelled from outside; its history stays as it is.
         """
-        if not any(run.ends_query for run in history.runs):  # else the job was moved after its last stage
+        if not any(run.ends_query for run in history.runs):  # else the job was moved after that
             runner = StageRunner(self.app, self.threads, self.resources, job, history, monitor, self._limit)
             await runner.run()
 

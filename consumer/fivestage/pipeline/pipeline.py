@@ -32,11 +32,11 @@ StageFunction = TypeVar("StageFunction", bound="Callable[..., Any]")
 class Pipeline:
     """Five stages, and the nodes that the processing stage calls.
 
-    A new Pipeline has the built-in stages and nodes (``math``, ``facts``). Declaring another of the same name
-    replaces one.
+    A new Pipeline has the built-in stages and nodes (``math``, ``facts``). A later declaration of a stage or
+    of a node's name replaces the earlier one.
 
     Args:
-        builtins: Whether it starts with the built-in nodes.
+        builtins: Whether the Pipeline starts with the built-in nodes.
 
     Example:
         >>> from fivestage import Pipeline
@@ -66,8 +66,8 @@ class Pipeline:
     def intent(self, function: StageFunction) -> StageFunction:
         """Declare the intent stage: ``(query, ctx) -> {"intent": str, "confidence": float, ...}``.
 
-        The intent decides which nodes may answer. Raises InvalidAppError if *function* cannot be called so;
-        the other stages do the same.
+        The intent decides which nodes may answer. Raises InvalidAppError if *function* cannot be called so,
+        as the declarations of the other stages do.
         """
         return self._stage(StageType.INTENT, function)
 
@@ -106,8 +106,8 @@ class Pipeline:
 
         Args:
             name: The node's name, as decision returns it.
-            intents: The intents it takes.
-            validate: Its own check of its answer, ``(query, ctx) -> bool``; called by the built-in
+            intents: The intents that the node takes.
+            validate: The node's own check of its answer, ``(query, ctx) -> bool``; called by the built-in
                 validation.
             not_failures: Exceptions that say something about the query and not about the node, like
                 ``Unanswerable``: the stage ends as an error, no other node is called, and neither the node's
@@ -148,11 +148,11 @@ class Pipeline:
             name: The node's name, as decision returns it.
             node: An object with ``process(dict) -> dict`` and, optionally, ``validate_output(dict) -> bool``
                 and ``capabilities`` (used as intents if none are given).
-            intents: The intents it takes.
+            intents: The intents that the node takes.
             not_failures: See ``node``.
 
         Raises:
-            InvalidAppError: *node* has no such ``process``, or another argument is not as described.
+            InvalidAppError: *node* has no such ``process``, or an argument is not as described.
         """
         taken, excused = _checked(name, intents, not_failures)
         call, own_intents, validate = adapt_matriz_node(name, node)
@@ -166,8 +166,8 @@ class Pipeline:
     def resource(self, function: Callable[[], Any]) -> Resource[Any]:
         """Declare what stages and nodes share: a client, a connection pool, a model.
 
-        The function opens it, yields it once, and closes it. An ``async def`` is opened once per event loop,
-        for ``async def`` stages and nodes; a ``def`` once per process, for all.
+        The function opens the resource, yields it once, and closes it. An ``async def`` resource is opened
+        once per event loop, for ``async def`` stages and nodes; a ``def`` resource once per process, for all.
 
         Resources are opened in the order of their declaration, before the first query and without a stage's
         limit. They are closed in reverse order after the last query, within 2 s in all. A worker that is
@@ -186,7 +186,7 @@ class Pipeline:
             ...         return await reply.text()
 
         Raises:
-            InvalidAppError: it is not a generator function, takes arguments, or its name is taken.
+            InvalidAppError: *function* is not a generator function, takes arguments, or its name is taken.
         """
         declared: Resource[Any] = Resource(function)
         if declared.name in self._resources:
@@ -198,8 +198,8 @@ class Pipeline:
     def override(self, resource: Resource[Any], fake: Any) -> Iterator[None]:
         """Let ``ctx.use`` return *fake* instead of a resource within a ``with`` block; for tests.
 
-        Works before the app starts and while it runs, on all loops of this process; worker processes do not
-        see it. A resource that is overridden when the app starts is not opened. Overrides may be nested.
+        Works before the app starts and while it runs, on all loops of this process, but not in worker
+        processes. A resource that is overridden when the app starts is not opened. Overrides may be nested.
 
         Raises:
             InvalidAppError: the resource does not belong to this Pipeline.
@@ -240,7 +240,7 @@ class Pipeline:
         """The node called *name*.
 
         Raises:
-            NoNodeError: it is not registered.
+            NoNodeError: no node of that name is registered.
         """
         node = self._nodes.get(name)
         if node is None:
@@ -255,15 +255,16 @@ class Pipeline:
     def _register(self, name: str, node: Node) -> None:
         replaced = self._nodes.get(name)
         if replaced is not None and not replaced.is_builtin:
-            places = (":".join(map(str, one.handler.place or ("?",))) for one in (node, replaced))
-            log.warning("node %r at %s replaces the one at %s", name, *places)
+            new, old = (":".join(map(str, one.handler.place or ("?",))) for one in (node, replaced))
+            fields = {"event": "node registered twice", "node": name, "where": new, "replaced": old}
+            log.warning("node %r at %s replaces the one at %s", name, new, old, extra=fields)
         self._nodes[name] = node
 
 
 def _checked(
     name: Any, intents: Any, not_failures: Any
 ) -> tuple[frozenset[str], tuple[type[BaseException], ...]]:
-    """The intents and the excused exceptions of a node, once its name is found right."""
+    """Check a node's arguments; return its intents and its excused exceptions."""
     if not (isinstance(name, str) and name):
         if callable(name):
             example = getattr(name, "__name__", "name")

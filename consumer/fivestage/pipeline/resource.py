@@ -49,12 +49,12 @@ class Resource(Generic[T]):
 
     def __init__(self, function: Callable[[], AsyncIterator[T]] | Callable[[], Iterator[T]]) -> None:
         self.is_async = _is_async(function)
-        """Opened once per event loop (``async def``), not once per process (``def``)."""
+        """Whether the value is opened once per event loop (``async def``), or once per process (``def``)."""
         self.function: Callable[[], Any] = function
         """Opens the value before its one ``yield``, closes it after that."""
         self.name = function.__name__
         self.stand_ins: list[StandIn] = []
-        """The overrides in force, the innermost last; that one counts."""
+        """The overrides in force; the last and innermost one counts."""
 
     def __repr__(self) -> str:
         return f"<Resource {self.name}, once per {'event loop' if self.is_async else 'process'}>"
@@ -99,12 +99,12 @@ def log_event(level: str, event: str, **fields: Any) -> None:
     getattr(structlog.get_logger("fivestage.resources"), level)(event, **fields)
 
 
-def described(resource: Resource[Any], error: BaseException) -> dict[str, str]:
-    """The fields of a log line about an error: not its message, which may hold secrets of the author's."""
+def error_fields(resource: Resource[Any], error: BaseException) -> dict[str, str]:
+    """The fields of a log line about an error, without the message, which may hold secrets."""
     return {"resource": resource.name, "error_type": type(error).__name__, "where": where(resource, error)}
 
 
-def explained(resource: Resource[Any], error: BaseException) -> str:
+def error_text(resource: Resource[Any], error: BaseException) -> str:
     """An error of an author's function in two lines: class and message, and where it was raised."""
     result = CallResult.of_error(error)
     return f"  {result.error_type}: {result.error}\n  at {where(resource, error)}"

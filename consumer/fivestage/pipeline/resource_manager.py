@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fivestage.errors import ResourceError
-from fivestage.pipeline.resource import described, explained, log_event, where
+from fivestage.pipeline.resource import error_fields, error_text, log_event, where
 from fivestage.pipeline.resource_holder import hold
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLOSE_S: Final = 2.0
-"""How long closing may take, for all resources of a scope together."""
+"""Seconds that closing may take, for all resources of a scope together."""
 SHARE_S: Final = 0.1
-"""Of that time, what is kept back for each resource that is still to be closed."""
+"""Seconds of CLOSE_S that are kept for each resource that is still to be closed."""
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 
@@ -38,14 +38,14 @@ class ResourceManager:
 
     Args:
         declared: ``Pipeline.resources``.
-        start_timeout_s: How long opening may take, for all that one call opens.
+        start_timeout_s: Seconds that opening may take, for all resources that one call opens.
     """
 
     def __init__(self, declared: Mapping[str, Resource[Any]], *, start_timeout_s: float) -> None:
         self._declared = declared
         self.start_timeout_s: Final = start_timeout_s
         self._open: dict[tuple[Place, Resource[Any]], Any] = {}
-        """Loops in several threads use it, so each change is one operation on the dict."""
+        """The values of open resources. Several threads share the dict, so each change is one operation."""
 
     def __repr__(self) -> str:
         return f"<ResourceManager {len(self._open)} open of {list(self._declared)}>"
@@ -59,7 +59,7 @@ class ResourceManager:
         """What *resource* yielded, on this loop or in this process.
 
         Raises:
-            ResourceError: it is not open here.
+            ResourceError: the resource is not open here.
         """
         try:
             value: T = self._open[_place_of(resource), resource]
@@ -74,15 +74,15 @@ class ResourceManager:
     async def open(self) -> Scope:
         """Open everything that is not open yet on the running loop and in this process.
 
-        Opens in the order of declaration, without what is overridden. What fails is tried again until the
-        time is up.
+        Opens resources in the order of declaration, without those that are overridden. A resource that fails
+        is tried again until the time is up.
 
         Returns:
             What was opened, to be closed on the same loop.
 
         Raises:
-            ResourceError: one failed, or took too long; its text names the resource and holds the author's
-                own error, which is the cause. What this call had opened before is closed again.
+            ResourceError: a resource failed, or took too long; the text names it and holds the author's own
+                error, if there was one, which is the cause. What this call had opened is closed again.
         """
         return await self._open_all(self._declared.values(), self.start_timeout_s)
 
@@ -124,10 +124,10 @@ class ResourceManager:
             if failure is None:
                 return holder
             if clock() + pause_s >= ends_at:
-                text = f"could not be opened within {self._limit}:\n{explained(resource, failure)}"
+                text = f"could not be opened within {self._limit}:\n{error_text(resource, failure)}"
                 raise ResourceError(f"resource {resource.name!r} {text}") from failure
-            about = described(resource, failure)
-            log_event("warning", "a resource did not open", again_in_s=pause_s, **about)
+            about = error_fields(resource, failure)
+            log_event("warning", "a resource did not open", retry_in_s=pause_s, **about)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -151,7 +151,7 @@ class ResourceManager:
             "reached its yield; allow more time if it needs that"
         )
         if failure is not None:
-            text += f"\nthe attempt before failed:\n{explained(resource, failure)}"
+            text += f"\nthe attempt before failed:\n{error_text(resource, failure)}"
         return ResourceError(text)
 
     @property
@@ -160,7 +160,7 @@ class ResourceManager:
 
 
 class Scope:
-    """What one call has opened, in that order."""
+    """The resources that one call has opened, in that order."""
 
     def __init__(self, opened: dict[tuple[Place, Resource[Any]], Any]) -> None:
         self._open = opened
@@ -175,10 +175,10 @@ class Scope:
         self._holders.append(holder)
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Close everything, the last one first. Called after the last job, on the loop that opened it.
+        """Close all resources, the last one first. Called after the last job, on the loop that opened them.
 
-        What a resource raises is logged, not raised. What does not close in time is left behind, and so is
-        everything when the caller is cancelled. A second call does nothing.
+        What a resource raises is logged, not raised. A resource that does not close in time is left behind,
+        and so are all others when the caller is cancelled. A second call does nothing.
         """
         clock = asyncio.get_running_loop().time
         ends_at = clock() + timeout_s
@@ -203,11 +203,11 @@ class Scope:
 
 
 def _place_of(resource: Resource[Any]) -> Place:
-    """Where the running code finds a resource."""
+    """The place where the running code finds a resource."""
     return asyncio.get_running_loop() if resource.is_async else None
 
 
 async def _done(future: Future[None], limit_s: float) -> bool:
-    """Whether a future that another thread may set is done in time."""
+    """Wait *limit_s* seconds for a future that another thread may set; return whether it is done."""
     await asyncio.wait({asyncio.wrap_future(future)}, timeout=max(0.0, limit_s))
     return future.done()

@@ -1,4 +1,4 @@
-"""Makes one attempt at a stage: calls its function within the time granted, or waits for a thread first."""
+"""Makes attempts at a stage: calls its function within the time granted, after any wait for a thread."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.data_json import as_json
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_history import RunningStage, StageRun
-from fivestage.errors import NodeError, NoNodeError
+from fivestage.errors import NodeError
 from fivestage.pipeline.bounded_call import Bounds
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import StageContext
+from fivestage.pipeline.current_span import enter_call, enter_query
 from fivestage.pipeline.failure_log import failure_log
-from fivestage.pipeline.stage_call import coroutine_of, handler_of, outcome_of
+from fivestage.pipeline.stage_call import coroutine_of, handler_of, needs_thread, outcome_of, place_of
 from fivestage.pipeline.stage_results import record
 from fivestage.pipeline.waiting_calls import Parked, Times
 from fivestage_schemas import Outcome, StageType
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
     from fivestage.pipeline.waiting_calls import Start
 
     Attempted = StageRun | Coroutine[Any, Any, StageRun]
-    """An attempt at a stage: how it went, or a coroutine that returns that."""
+    """The run of a stage, or a coroutine that returns the run."""
 
 RESUME_S: Final = 0.005
-"""The least time that a stage has, after its query was moved, to see how its running call ended."""
+"""Least seconds that a stage gets to collect the outcome of a call that runs in a thread already."""
 FOREVER_S: Final = 1e6
-"""A wait for a thread has no limit here: the dispatcher ends queries that wait too long."""
+"""Seconds: a wait for a thread has no limit here, as the dispatcher ends queries that wait too long."""
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
 _ERROR: Final = Outcome.ERROR
@@ -50,20 +51,21 @@ _VALIDATION: Final = StageType.VALIDATION
 
 
 class StageAttempts:
-    """Makes attempts at the stages of one job. ``StageRunner`` says in which order.
+    """Makes attempts at the stages of one job, in the order that ``StageRunner`` decides.
 
     Args:
         app: Stages and nodes.
         threads: Runs ``def`` stages and nodes.
         resources: What stages and nodes get by ``ctx.use``.
         job: The query.
-        history: Gets what happens.
+        history: Gets the stages as they start and end.
         monitor: Shows the executor whose code has control of the loop.
         limit: The largest data that a stage may return.
     """
 
     __slots__ = (
-        "_app", "_bounds", "_clock", "_ctx", "_history", "_job", "_limit", "_threads", "_times", "_trial_s",
+        "_app", "_bounds", "_clock", "_ctx", "_history", "_job", "_limit", "_threads", "_times",
+        "_traced", "_trial_s",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +84,8 @@ class StageAttempts:
         self._history = history
         self._limit = limit
         self._trial_s = 0.0
-        """How long the next call may take if it is a trial; else 0.0."""
+        """Seconds that the next call may take if it is a trial; else 0.0."""
+        self._traced = enter_query(job.trace)
         self._times = Times(job.started_at, job.ends_at, job.due_at)
         self._bounds = Bounds(
             lambda: history.closed,
@@ -116,7 +119,7 @@ class StageAttempts:
         return StageRun(spec, _SKIPPED, error=why, error_type="skipped", attempt=attempt)
 
     def _attempt(self, spec: StageSpec, node: str | None) -> Attempted:
-        """Call the stage's function once, within the time that is granted to it."""
+        """Call the stage's function within the time granted, after any wait for a thread; or skip it."""
         ctx = self._ctx
         if self._history.resumed is not None and (moved := self._continue_moved()) is not None:
             return moved
@@ -126,7 +129,9 @@ class StageAttempts:
         )
         if skipped is not None:
             return self._skipped(spec, skipped, ctx.attempt)
-        if self._threads.is_full and self._needs_thread():
+        if self._traced is not None:
+            enter_call(self._traced, spec.sequence, ctx.attempt)
+        if self._threads.is_full and needs_thread(self._app, self._ctx):
             return self._wait_for_thread(self._park(spec, node, started_at))
         probe = False
         if node is not None:
@@ -143,7 +148,7 @@ class StageAttempts:
         return self._run_call(running, call, ends_at)
 
     def _granted(self, node: str, granted_s: float) -> tuple[float, bool]:
-        """How long the call of a node may take, and whether its outcome decides about the node's breaker."""
+        """Seconds that a node's call may take, and whether the outcome decides about the node's breaker."""
         routing = self._job.routing
         probe = routing.take_probe(node)
         if self._trial_s:
@@ -165,7 +170,7 @@ class StageAttempts:
         return resumed if resumed is not None and self._history.awaits(resumed) else None
 
     def _continue_moved(self) -> Attempted | None:
-        """Go on with the attempt of before the move; None if the stage must be started again."""
+        """Go on with the attempt from before the move; None if the stage must be started again."""
         resumed = self._resumed()
         if resumed is None:
             return None
@@ -179,25 +184,21 @@ class StageAttempts:
         """Wait for a call that runs in a thread already."""
         ctx = self._ctx
         ctx.attempt = running.attempt
+        if self._traced is not None:
+            enter_call(self._traced, running.spec.sequence, running.attempt)
         ends_at = max(running.started_at + running.granted_s, self._clock() + RESUME_S)
         ctx.stage_deadline = ends_at = min(ends_at, self._times.ends_at)
         self._history.start(running)
         return self._run_call(running, outcome_of(running.call, running), ends_at)
 
-    def _needs_thread(self) -> bool:
-        try:
-            return not handler_of(self._app, self._ctx).is_async
-        except Exception:  # noqa: BLE001 - the call will raise the same, and is reported there
-            return False
-
     def _park(self, spec: StageSpec, node: str | None, now: float) -> RunningStage:
-        """Queue the stage's call for a thread; the stage starts when a thread takes it."""
+        """Queue the stage's call for a thread; the stage starts when a thread takes the call."""
         ctx = self._ctx
         waiting = RunningStage(spec, now, 0.0, node or None, ctx.attempt)
         routing, on_trial = self._job.routing, bool(self._trial_s)
 
         def is_barred() -> bool:
-            """Other calls of the node may have failed, or not have come back, during the wait."""
+            """Whether other calls of the node have failed, or not come back, during the wait."""
             return bool(node) and not on_trial and not routing.allows(node or "")
 
         parked = Parked(spec, routing.stages[spec.sequence], ctx, self._times, now, is_barred)
@@ -206,7 +207,7 @@ class StageAttempts:
         return waiting
 
     async def _wait_for_thread(self, waiting: RunningStage) -> StageRun:
-        """Wait until a thread takes the stage's call, then for its end; the query's time runs only then."""
+        """Wait for a thread, while the query's time stands still; then for the end of the stage's call."""
         job, history, bounds = self._job, self._history, self._bounds
         parked: Parked = waiting.parked
         self._ctx.attempt, bounds.check = waiting.attempt, None
@@ -246,11 +247,10 @@ class StageAttempts:
         return self._ended(running, await rest)
 
     def _ended(self, running: RunningStage, result: CallResult) -> StageRun:
-        """Make the run of an attempt that has ended; a success is shown to the later stages."""
+        """Make the run of an attempt that has ended; the later stages see the data of a success."""
         if result.outcome is _SUCCESS:
             result = self._recorded(result)
-        if result.outcome is _ERROR and not self._history.closed:
-            self._log(running, result)
+        failed = result.outcome is _ERROR and not self._history.closed
         return StageRun(
             running.spec,
             result.outcome,
@@ -266,10 +266,11 @@ class StageAttempts:
             self._ctx.validated if running.spec.stage_type is _VALIDATION else None,
             result.excused,
             running.waited_s,
+            self._log(running, result) if failed else None,
         )
 
     def _recorded(self, result: CallResult) -> CallResult:
-        """Put the data where the later stages see it; if reading it raises, the stage has failed."""
+        """Put the data where the later stages see it; if reading the data raises, the stage has failed."""
         ctx = self._ctx
         try:
             record(ctx, result.data)
@@ -277,19 +278,16 @@ class StageAttempts:
                 self._history.confidence = ctx.confidence
                 ctx.answer, answer_json = as_json(ctx.answer, self._limit.max_bytes)
                 self._history.answer_json = answer_json or self._limit.left_out
-        except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
+        except BaseException as raised:  # noqa: BLE001 - the class of the data may be the author's
             failed = CallResult.of_error(raised, result.duration_s)
             failed.extended_s = result.extended_s
             return failed
         return result
 
-    def _log(self, running: RunningStage, result: CallResult) -> None:
-        try:
-            declared = handler_of(self._app, self._ctx).place
-        except NoNodeError:
-            declared = None
+    def _log(self, running: RunningStage, result: CallResult) -> str:
+        declared = place_of(self._app, self._ctx)
         stage, query_id = str(running.spec.stage_type), self._job.query.query_id
-        failure_log.write(result, node=running.node, stage=stage, query_id=query_id, declared=declared)
+        return failure_log.write(result, node=running.node, stage=stage, query_id=query_id, declared=declared)
 
     def _check_decision(self, data: Any) -> None:
         if not isinstance(data, str):

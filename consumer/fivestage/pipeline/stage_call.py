@@ -36,6 +36,22 @@ def handler_of(app: Pipeline, ctx: StageContext) -> Handler:
     return app.find_node(ctx.node).handler
 
 
+def place_of(app: Pipeline, ctx: StageContext) -> tuple[str, int] | None:
+    """File and line of that function; None if there is none."""
+    try:
+        return handler_of(app, ctx).place
+    except NoNodeError:
+        return None
+
+
+def needs_thread(app: Pipeline, ctx: StageContext) -> bool:
+    """Whether that function runs in a thread."""
+    try:
+        return not handler_of(app, ctx).is_async
+    except Exception:  # noqa: BLE001 - the call will raise the same, and is reported there
+        return False
+
+
 def coroutine_of(
     app: Pipeline, threads: ThreadPool, query: Query, ctx: StageContext, history: StageHistory
 ) -> Coroutine[Any, Any, Any]:

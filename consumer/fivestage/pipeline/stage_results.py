@@ -46,23 +46,23 @@ def record(ctx: StageContext, data: Any) -> None:
 
 def answer_of(data: Any) -> tuple[Any, float | None]:
     """Answer and confidence in what a node returned: a dict with ``answer``, or the answer itself."""
-    looked: Any = data  # untyped: compiled code would bypass the methods of a subclass of dict
-    if not isinstance(data, dict) or "answer" not in looked:
+    untyped: Any = data  # compiled code would bypass the methods of a subclass of dict
+    if not isinstance(data, dict) or "answer" not in untyped:
         return data, None
-    answer, confidence = looked["answer"], looked.get("confidence")
+    answer, confidence = untyped["answer"], untyped.get("confidence")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float):
         return answer, None
     return answer, min(1.0, max(0.0, float(confidence)))
 
 
 def verdict_of(data: Any) -> bool:
-    """The verdict that validation returned: True or False, or a dict with it as ``valid``.
+    """The verdict that validation returned: True or False, or a dict with the verdict as ``valid``.
 
     Raises:
-        NodeError: it returned something else.
+        NodeError: validation returned something else.
     """
-    looked: Any = data  # as above
-    verdict: Any = looked.get("valid") if isinstance(data, dict) else data
+    untyped: Any = data  # as above
+    verdict: Any = untyped.get("valid") if isinstance(data, dict) else data
     if isinstance(verdict, bool):
         return verdict
     found = type(verdict).__name__

@@ -1,7 +1,7 @@
 """Runs the stages of one query one after the other, each within its limit.
 
-Runs where user code runs: on the loop of an executor. It only writes the query's history; what the query's
-answer is, and whether it succeeded, is decided by ``core.outcome``.
+Runs where user code runs: on the loop of an executor. It only writes the query's history; ``core.outcome``
+decides what the answer is, and whether the query succeeded.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_history import StageRun
 from fivestage.pipeline.node_choice import fallback_node, start_trial
+from fivestage.pipeline.running_call import name_calls
 from fivestage.pipeline.stage_attempt import StageAttempts
-from fivestage.pipeline.thread_pool import running_name
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ _PROCESSING: Final = StageType.PROCESSING
 
 
 class StageRunner(StageAttempts):
-    """Runs the stages of one job that its history does not have yet."""
+    """Runs those stages of one job that are not in its history yet."""
 
     __slots__ = ()
 
     async def run(self) -> None:
-        """Run the stages up to the last one, or to one whose failure ends the query."""
+        """Run the stages up to the last one, or to one that ends the query."""
         ctx, history = self._ctx, self._history
-        running_name.set(lambda: ctx.running)
+        name_calls(self._job.query, ctx)
         for spec in self._job.plan.stages[len(history.runs) :]:
             if history.closed:  # a stage swallowed the cancellation
                 return
@@ -65,7 +65,7 @@ class StageRunner(StageAttempts):
             ctx.attempt = history.attempt
 
     def _next_node(self, spec: StageSpec) -> str | None:
-        """The node to call now: decision's choice, or another one after a failure or if that is barred."""
+        """The node to call now: decision's choice, or another if that failed or is barred; else None."""
         ctx, routing, nodes = self._ctx, self._job.routing, self._app.nodes
         chosen, superseded = ctx.results.get(_DECISION), self._history.superseded
         if not superseded:

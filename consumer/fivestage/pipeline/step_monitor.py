@@ -8,8 +8,8 @@ from typing import Any
 class StepMonitor:
     """Two cells that another thread or process reads to detect a stalled loop.
 
-    They are written around every step of user code: the number of the job that runs (0 = none), and a count
-    of steps. If both stay the same for a while, one step has not given control back.
+    They are written around every step of user code: the number of the job whose code runs (0 = none), and a
+    count of steps. If both stay the same for a while, one step has not given control back.
     """
 
     __slots__ = ("cells",)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """One function in the pool. One receiver at a time gets its outcome; another may take over.
+    """One call of a function in the pool. One receiver gets the outcome; another may take over before.
 
     Fields change with the pool's lock held.
     """
@@ -30,15 +30,15 @@ class Call:
     def __init__(self, pool: ThreadPool, function: Callable[[], Any], name: str) -> None:
         self._pool = pool
         self.function: Callable[[], Any] | None = function
-        """None when it was abandoned before it started, and after its end."""
+        """None when the call was abandoned before its start, and after its end."""
         self.name = name
         self.receive: Receiver | None = None
         self.outcome: ValueOrError | None = None
         self.started = False
         self.thread = 0
-        """The kernel's number of the thread that runs it."""
+        """The kernel's number of the thread that runs the call."""
         self.abandoned_at: float | None = None
-        """Monotonic seconds; None while something waits for it."""
+        """When the call was abandoned (monotonic seconds); None if it is not abandoned."""
 
     def __repr__(self) -> str:
         return f"<Call of {self.name} {'running' if self.started and self.outcome is None else ''}>"
@@ -81,7 +81,7 @@ class Call:
             receive(outcome)
 
     def abandon(self, receive: Receiver) -> None:
-        """Drop the outcome, unless another receiver has taken over."""
+        """Abandon the call, unless another receiver has taken over; if it has not started, it never runs."""
         self._pool.abandon(self, receive)
 
     def adopt(self) -> bool:
@@ -110,7 +110,7 @@ def settle(future: asyncio.Future[Any] | concurrent.futures.Future[Any], outcome
     value, error = outcome
     if error is None:
         future.set_result(value)
-    elif isinstance(error, StopIteration | GeneratorExit):  # a future refuses one, a task ends on the other
+    elif isinstance(error, StopIteration | GeneratorExit):  # neither passes through a future
         future.set_exception(RuntimeError(f"the function raised {type(error).__name__}"))
     else:
         future.set_exception(error)

@@ -10,7 +10,6 @@ where ``acquire()`` or ``recv()`` returns, and leak the lock or the pooled conne
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import os
 import queue
@@ -19,6 +18,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from fivestage.pipeline.running_call import context_of, running_call
 from fivestage.pipeline.thread_call import Call
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ MAX_REPLACED: Final = 64
 """How many threads with abandoned calls are replaced; above that, new calls wait for a free thread."""
 FAIR_SHARE: Final = 4
 """While both kinds of calls wait, one in this number of calls that threads take is a parked one."""
-running_name: Final[contextvars.ContextVar[Callable[[], str]]] = contextvars.ContextVar("fivestage_running")
-"""Returns the name of the node or stage that runs in this context, for calls without a name."""
 
 
 class Abandoned(NamedTuple):
@@ -112,9 +110,10 @@ class ThreadPool:
         """
         if self._closed:
             raise RuntimeError("the thread pool is closed")
-        if not name and (current := running_name.get(None)) is not None:
-            name = current()
-        in_context = contextvars.copy_context().run  # the current span, for instance
+        running = running_call()
+        if not name and running is not None:
+            name = running.name
+        in_context = context_of(running).run  # the current span, for instance
         call = Call(self, functools.partial(in_context, function, *args), name)
         with self.lock:
             self._unfinished += 1

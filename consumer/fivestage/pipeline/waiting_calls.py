@@ -1,7 +1,7 @@
 """Calls of ``def`` stages that wait for a thread.
 
 Where all threads of the pool are busy, a ``def`` stage does not start yet. Its call is queued in the pool at
-once, so that the next free thread takes it without delay. Until then the query's time does not run.
+once, so that the next free thread takes the call without delay. Until then the query's time stands still.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from fivestage.pipeline.thread_pool import ThreadPool
 
 MARGIN: Final = 1.1
-"""Near the query's deadline, a call that has waited starts only if this many times its median is left."""
+"""A call that has waited starts only if this many times its median is left before ``due_at``."""
 
 
 class Times(NamedTuple):
-    """When a query started, when it ends, and until when its answer is of use (monotonic seconds)."""
+    """The start, the deadline and the end-to-end deadline of a query (monotonic seconds)."""
 
     started_at: float
     ends_at: float
     due_at: float
 
     def later(self, waited_s: float) -> Times:
-        """The times after a wait for a thread, which does not count as the query's time."""
+        """The times after a wait for a thread, which moves all but the end-to-end deadline."""
         return Times(self.started_at + waited_s, min(self.ends_at + waited_s, self.due_at), self.due_at)
 
 
 class Start(NamedTuple):
-    """A thread has taken the call: the stage starts, or is found not worth starting."""
+    """How a stage starts when a thread has taken its call, or why its function is not called."""
 
     at: float
     """Monotonic seconds."""
@@ -61,7 +61,7 @@ class Parked:
         ctx: Gets the new deadlines when the stage starts.
         times: The query's times now.
         now: When the wait began (monotonic seconds).
-        is_barred: Whether the node may not be called; asked when a thread is free.
+        is_barred: Returns whether the node may not be called; called when a thread is free.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Parked:
         return self.start or self._start()
 
     async def wait(self, call: Call) -> None:
-        """Wait until a thread takes *call*. A later caller of this replaces an earlier one.
+        """Wait until a thread takes *call*. A later caller replaces an earlier one.
 
         Cancelling the wait abandons the call: if it has not started, it never runs.
         """
@@ -107,7 +107,7 @@ class Parked:
                 loop.call_soon_threadsafe(_set, future)
 
         def receive(_: ValueOrError) -> None:
-            """Ignore the outcome: the stage runner asks for it after the start."""
+            """Ignore the outcome: the stage runner waits for it after the start."""
 
         call.pass_to(receive)
         self._notify = notify
@@ -120,7 +120,7 @@ class Parked:
             raise
 
     def _run(self, function: Callable[..., Any], query: Query) -> Any:
-        """Start the stage and call its function; runs in a thread of the pool."""
+        """Start the stage and call its function, unless it is barred or skipped; runs in a thread."""
         start = self._start()
         self._ctx.deadline, self._ctx.stage_deadline = start.times.ends_at, start.at + start.granted_s
         self.start = start

@@ -10,13 +10,14 @@ from fivestage.dispatch.build import build
 from fivestage.dispatch.dispatcher import Dispatcher
 from fivestage.dispatch.poller import Poller
 from fivestage.executors import Executor, ProcessExecutor, ThreadExecutor
+from fivestage.executors.process.executor import Setup
 from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
 from fivestage.observability.gauges import add_gauges
 from fivestage.observability.logging import level_name
-from fivestage.observability.trace_provider import make_provider
+from fivestage.observability.trace_provider import exports_spans, make_provider
 from fivestage.observability.tracing import Tracing
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.service.health import HealthMonitor
@@ -36,7 +37,7 @@ COMMIT_TIMEOUT_S = 5.0
 
 
 class Parts(NamedTuple):
-    """The parts of a service, in the order of a record's way through them; made and not yet started."""
+    """The parts of a service, made and not yet started; a record passes them in this order."""
 
     source: GroupMember
     poller: Poller
@@ -47,12 +48,13 @@ class Parts(NamedTuple):
     health: HealthMonitor
 
 
-def assemble(
+def assemble(  # noqa: PLR0913 - by keyword
     settings: Settings,
     app: Pipeline,
     *,
     app_path: str | None,
     metrics: Metrics,
+    observer: Observer,
     ledger: Ledger,
     largest_records: Mapping[Output, int],
     on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
@@ -66,44 +68,46 @@ def assemble(
         settings: All settings.
         app: The user's stages and nodes.
         app_path: Where worker processes import the app from, ``MODULE:APP``; the built-in one when None.
-        metrics: The observer of all parts.
+        metrics: Gets the gauges.
+        observer: The observer of all parts.
         ledger: Shared by source, dispatcher and committer.
-        largest_records: The largest record that each output topic takes, in bytes.
+        largest_records: Bytes of the largest record that each output topic takes.
         on_revoked: See Source.
         on_failure: See Sink.
         make_consumer: See Source.
         reach: Whether brokers can be reached.
 
     Raises:
-        ConfigurationError: the exporter of traces that the environment asks for is not installed.
+        ConfigurationError: OTEL_TRACES_EXPORTER is unknown, or its exporter is not installed.
     """
-    executor = _executor(settings, app, app_path, metrics, largest_event=_largest_event(largest_records))
+    executor = _executor(settings, app, app_path, observer, largest_event=_largest_event(largest_records))
     largest = min(largest_records.values())
-    sink = Sink(settings, metrics, on_failure, max_record_bytes=largest, reach=reach)
+    sink = Sink(settings, observer, on_failure, max_record_bytes=largest, reach=reach)
     poller, dispatcher = build(
         settings,
         ledger=ledger,
         encoder=_encoder(settings, largest_records),
         executor=executor,
         sink=sink,
-        observer=metrics,
+        observer=observer,
         tracing=Tracing(
             results_topic=settings.topics.results,
             group_id=settings.kafka.group_id,
             provider=make_provider(settings.tracing.sample_ratio),
+            show_text=settings.logging.show_text,
         ),
     )
     source = GroupMember(
         settings,
         ledger,
         on_revoked,
-        metrics,
+        observer,
         on_unanswered=sink.producer.close_idle_connections,
         make_consumer=make_consumer,
         reach=reach,
     )
     interval_s = settings.kafka.commit_interval_ms / 1000
-    committer = Committer(source, ledger, metrics, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
+    committer = Committer(source, ledger, observer, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     health = HealthMonitor(
         source=source,
         progress=dispatcher.progress,
@@ -121,6 +125,7 @@ def assemble(
         ledger=ledger,
         lag=source.lag,
         bus_lag_s=lambda: health.bus_lag_s,
+        is_ready=lambda: health.is_ready,
     )
     return Parts(source, poller, dispatcher, executor, sink, committer, health)
 
@@ -131,7 +136,7 @@ def _executor(
     executor, plan = settings.executor, settings.pipeline.plan()
     stall_s = executor.stall_ms / 1000
     if executor.kind == "process":
-        show_text = ("show_text",) if settings.logging.show_text else ()
+        show_text = "show_text" if settings.logging.show_text else ""
         return ProcessExecutor(
             app_path,
             plan,
@@ -142,8 +147,16 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
-            # The arguments of configure in worker processes are texts.
-            setup=("fivestage.observability.logging:configure", level_name(), *show_text),
+            setup=Setup(
+                # Both are called with texts as arguments.
+                (
+                    "fivestage.observability.logging:configure",
+                    level_name(),
+                    show_text,
+                    settings.logging.format,
+                ),
+                _worker_tracing(settings) if exports_spans() else (),
+            ),
         )
     orchestrator = Orchestrator(
         app,
@@ -155,6 +168,10 @@ def _executor(
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 
 
+def _worker_tracing(settings: Settings) -> tuple[str, ...]:
+    return "fivestage.observability.trace_provider:prepare_workers", str(settings.tracing.sample_ratio)
+
+
 def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:
     return Encoder(
         source=f"/fivestage/{settings.kafka.group_id}",
@@ -164,5 +181,5 @@ def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encod
 
 
 def _largest_event(largest_records: Mapping[Output, int]) -> int:
-    """Return the largest event that all event topics take, in bytes."""
+    """Return the bytes of the largest event that every event topic takes."""
     return min(size for output, size in largest_records.items() if output is not Output.DEAD_LETTERS)

@@ -1,4 +1,4 @@
-"""Finishes and commits what is in flight, when partitions are revoked and at shutdown."""
+"""Finishes and commits records in flight, when partitions are revoked and at shutdown."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 REVOKE_DRAIN_S = 1.0
-"""How long a rebalance waits for queries in flight at least, and ..."""
+"""Seconds that a rebalance waits for queries in flight, at least."""
 DRAIN_BEYOND_S = 0.75
-"""... how much longer than a query may run, as far as the rebalance timeout allows."""
+"""Seconds beyond the total time of a query that a rebalance waits, if kafka.rebalance_timeout_ms allows."""
 REVOKE_COMMIT_S = 2.0
-"""Even after a commit that hangs (COMMIT_TIMEOUT_S), the sum stays below kafka.rebalance_timeout_ms."""
+"""Seconds for the commit of a rebalance; an earlier commit may hang for COMMIT_TIMEOUT_S before that."""
 REJOIN_S = 1.0
-"""The part of the rebalance timeout that is left to join again."""
+"""Seconds of kafka.rebalance_timeout_ms that are left to join again."""
 LAST_COMMIT_S = 2.0
+"""Seconds for each of the two last commits at shutdown."""
 AFTER_DRAIN_S = 4.0
-"""How much of the time for shutdown a drain leaves to commit and to disconnect."""
+"""Seconds, at most, that a drain at shutdown leaves for committing and disconnecting."""
 
-log = structlog.get_logger("fivestage.service.service")
+log = structlog.get_logger("fivestage.service")
 
 
 def revoke_drain_s(settings: Settings) -> float:
-    """Return how long a rebalance waits for queries in flight: as long as they may run, if it allows that."""
+    """Return how long a rebalance waits for queries in flight: as long as they may run, if there is time."""
     rebalance_s = settings.kafka.rebalance_timeout_ms / 1000
     most_s = rebalance_s - COMMIT_TIMEOUT_S - REVOKE_COMMIT_S - REJOIN_S
     wanted_s = settings.pipeline.total_timeout_ms / 1000 + DRAIN_BEYOND_S
@@ -46,11 +47,12 @@ def revoke_drain_s(settings: Settings) -> float:
 async def drain_revoked(
     settings: Settings, parts: Parts, ledger: Ledger, keys: frozenset[PartitionKey]
 ) -> None:
-    """Finish and commit what is in flight on partitions that are being revoked."""
+    """Finish and commit the records in flight of partitions that are being revoked."""
     drained = await parts.dispatcher.drain(revoke_drain_s(settings), keys)
     committed = await parts.committer.commit(REVOKE_COMMIT_S)
     left = ledger.in_flight(keys)
-    log.info("revoked", partitions=numbers_of(keys), drained=drained, committed=committed, abandoned=left)
+    write = log.info if drained and committed else log.warning
+    write("revoked", partitions=numbers_of(keys), drained=drained, committed=committed, abandoned=left)
 
 
 async def drain_all(
@@ -60,17 +62,17 @@ async def drain_all(
     timeout_s: float,
     can_publish: Callable[[], bool],
 ) -> list[FivestageError]:
-    """Stop polling, finish what is in flight, and commit it.
+    """Stop polling, finish the records in flight, and commit them.
 
     Args:
         parts: The running service.
         fetching: The task of the poller.
-        time_left: For the whole shutdown.
+        time_left: The time for the whole shutdown.
         timeout_s: How long the drain may take.
         can_publish: Returns whether it makes sense to wait for acknowledgements.
 
     Returns:
-        What could not be done.
+        An error if the last commits failed, and one if records were still in flight.
     """
     parts.health.draining = True
     parts.poller.stop()
@@ -81,11 +83,14 @@ async def drain_all(
     limit_s = time_left.share(timeout_s, leaving_s=AFTER_DRAIN_S)
     drained = not can_publish() or await parts.dispatcher.drain(limit_s)
     failures: list[FivestageError] = []
-    # A rebalance may make the first commit fail, and be over by the second.
-    if not (await _commit(parts, time_left) or await _commit(parts, time_left)):
-        failures.append(BrokerError("the last results could not be committed: they will be answered again"))
+    # A rebalance may make the first commit fail, and have ended by the second.
+    committed = await _commit(parts, time_left) or await _commit(parts, time_left)
+    left = parts.dispatcher.in_flight
+    write = log.info if drained and committed else log.warning
+    write("drained", drained=drained, committed=committed, abandoned=left)
+    if not committed:
+        failures.append(BrokerError("the last commit failed: its queries will be answered again"))
     if not drained:
-        left = parts.dispatcher.in_flight
         failures.append(DrainTimeoutError(f"{left} queries were still in flight after {limit_s:.0f} s"))
     return failures
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
-from fivestage.observability.logging import described
+from fivestage.observability.log_line import described
 from fivestage.service.service import Service
 from fivestage.service.shutdown import exit_code
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.settings import Settings
 
-log = structlog.get_logger("fivestage.service.service")
+log = structlog.get_logger("fivestage.service")
 
 
 def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
-    """Run a service until SIGTERM or SIGINT, and return the exit code.
+    """Run a service until SIGTERM or SIGINT, or a failure, and return the exit code.
 
-    0 after a complete drain, 1 if Kafka or the drain failed, 2 if something must be configured first. The
-    caller should end the process with ``os._exit``: a stuck thread of a node, or a hung task of a client,
-    must not keep it alive.
+    0 after a complete drain, 2 for a ConfigurationError or InvalidAppError, 1 for any other failure. The
+    caller should end the process with ``os._exit``: a blocked thread of a node, or a hung task of a client,
+    must not keep the process alive.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -45,13 +45,15 @@ async def _run(service: Service) -> int:
     failure: Exception | None = None
     try:
         await service.run()
-    except (ConfigurationError, InvalidAppError) as error:
+    except Exception as error:  # noqa: BLE001 - logged below
         failure = error
-        log.error("cannot run", error=str(error))  # noqa: TRY400 - one line, no traceback
-    except FivestageError as error:
-        failure = error
-        log.error("ended", error_type=type(error).__name__, error=str(error))  # noqa: TRY400
-    except Exception as error:  # noqa: BLE001 - a bug; its text may contain query text and is not logged
-        failure = error
-        log.error("ended", **described(error))  # noqa: TRY400
-    return exit_code(failure)
+    code = exit_code(failure)
+    if failure is None:
+        log.info("ended", exit_code=code)
+    elif isinstance(failure, ConfigurationError | InvalidAppError):
+        log.error("cannot run", error=str(failure), exit_code=code)
+    elif isinstance(failure, FivestageError):
+        log.error("ended", error_type=type(failure).__name__, error=str(failure), exit_code=code)
+    else:  # a bug; its text may contain query text and is not logged
+        log.error("ended", **described(failure), exit_code=code)
+    return code

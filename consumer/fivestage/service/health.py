@@ -1,8 +1,8 @@
 """Decides liveness and readiness, and ends a service that cannot recover.
 
-Broken Kafka clients are rebuilt (``kafka/``). What cannot be repaired inside the process ends it, and its
-supervisor starts a new one: only answered records are committed, so nothing is lost. Unreachable brokers do
-not end it: a new process would not reach them either.
+Broken Kafka clients are rebuilt (``kafka/``). A failure that cannot be repaired inside the process ends the
+service, and a supervisor starts a new process: only answered records are committed, so nothing is lost.
+Unreachable brokers do not end the service: a new process would not reach them either.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 TICK_S = 0.5
 FIRST_TICK_S = 0.05
 STUCK_S = 30.0
-"""When no query has ended for this long beyond the longest that one may take, the service is stuck."""
+"""Seconds without a finished record, beyond the longest query, after which the service is not live."""
 UNACKED_UNREADY_S = 5.0
-"""How long an event may go unacknowledged before the service is not ready."""
+"""Seconds that an event may go unacknowledged before the service is not ready."""
 RUN_ON_S = 10.0
-"""A call that runs on for longer after its end is not expected to return."""
+"""Seconds after its end beyond which a running call is not expected to return."""
 STRIKES = 3
-"""How many checks in a row must fail: after a pause of the process, all its clocks are ahead once."""
+"""Failed checks in a row that end the service: the first one after a pause of the process proves nothing."""
 
 
 class Health(NamedTuple):
@@ -53,8 +53,8 @@ class HealthMonitor:
         executor: Runs the queries.
         sink: Publishes the events.
         publish_timeout_s: How long an event may go unacknowledged while brokers can be reached.
-        max_abandoned: How many calls may run on for RUN_ON_S after their end.
-        busy_s: Returns the seconds that a thread has computed or waited for a core; None if it has ended.
+        max_abandoned: How many calls may run on for more than RUN_ON_S after their end.
+        busy_s: Returns the seconds that a thread has computed or waited for a core; None for an ended thread.
         reach: Whether brokers can be reached.
     """
 
@@ -81,25 +81,30 @@ class HealthMonitor:
         self._max_abandoned = max_abandoned
         self._busy_s = busy_s
         self._cpu_use = CpuUse(RUN_ON_S)
-        self._burning: list[str] = []
+        self._cpu_users: list[str] = []
+        """Names of the stages and nodes whose abandoned code keeps using CPU."""
         self._strikes = 0
         self.draining = False
+        self.was_ready = False
+        """It has been ready once."""
         self.bus_lag_s = 0.0
-        """How late the bus loop came to its last check."""
+        """Seconds by which the last check was late on the bus loop."""
+        self.is_ready = False
+        """What ``ready`` returned at the last check, for other threads."""
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Check until cancelled; call *on_ready* when the service is ready for the first time.
 
         Raises:
-            FivestageError: the service cannot recover.
+            FivestageError: the service cannot recover, by STRIKES checks in a row.
         """
         clock = asyncio.get_running_loop().time
-        announced = False
         while True:
-            if not announced and self.ready().ok:
-                announced = True
+            self.is_ready = self.ready().ok
+            if self.is_ready and not self.was_ready:
+                self.was_ready = True
                 on_ready()
-            due = clock() + (TICK_S if announced else FIRST_TICK_S)
+            due = clock() + (TICK_S if self.was_ready else FIRST_TICK_S)
             await asyncio.sleep(due - clock())
             self.bus_lag_s = max(0.0, clock() - due)
             self._source.look()
@@ -110,29 +115,29 @@ class HealthMonitor:
                 raise failure
 
     def _failure(self, now: float) -> FivestageError | None:
-        """Return what the service cannot recover from."""
+        """Return an error from which the service cannot recover; None if there is none."""
         waited_s = self._reach.waited_s(now - self._sink.oldest_unacked_s(now), now)
         if waited_s > self._publish_timeout_s:
             why = self._sink.unready or "brokers can be reached, and do not take them"
             return PublishError(f"events were not acknowledged for {waited_s:.0f} s: {why}")
         if self._executor.failure is not None:
             return ExecutorError(self._executor.failure)
-        self._look_for_burning(now)
+        self._find_cpu_use(now)
         if (reason := self._runs_on(now)) is not None:
             return ExecutorError(reason)
         return None
 
-    def _look_for_burning(self, now: float) -> None:
-        """Measure the CPU of abandoned code in this process; the executor ends that of other processes."""
+    def _find_cpu_use(self, now: float) -> None:
+        """Find abandoned code in this process that keeps using CPU; the executor handles worker processes."""
         pid = os.getpid()
         own = [one for one in self._executor.abandoned() if one.thread is not None and one.thread[0] == pid]
         used = {one.thread: (one.name, self._busy_s(one.thread)) for one in own if one.thread is not None}
-        self._burning = self._cpu_use.look(used, now)
+        self._cpu_users = self._cpu_use.update(used, now)
 
     def _runs_on(self, now: float) -> str | None:
-        """Return why the code that runs on after its end is too much; None if it is not."""
-        if self._burning:
-            names = ", ".join(self._burning)
+        """Return why too much code runs on after its end; None if it does not."""
+        if self._cpu_users:
+            names = ", ".join(self._cpu_users)
             return (
                 f"code of {names} has kept over half a core busy for {RUN_ON_S:.0f} s after its queries "
                 "ended; a thread cannot be stopped, so the service ends "
@@ -148,26 +153,26 @@ class HealthMonitor:
         )
 
     def live(self) -> Health:
-        """Return whether the loops turn and queries end, as they must: each has a deadline."""
+        """Return whether the executor works, abandoned code is bounded, and records in flight finish."""
         now = asyncio.get_running_loop().time()
         if self._executor.failure is not None:
             return Health(ok=False, reason=self._executor.failure)
         if (reason := self._runs_on(now)) is not None:
             return Health(ok=False, reason=reason)
         idle_s = now - self._progress.last_at
-        patience_s = STUCK_S + (1 + PATIENCE) * self._total_s  # with its wait for a thread
+        patience_s = STUCK_S + (1 + PATIENCE) * self._total_s  # with a wait for a thread
         if self._progress.in_flight and not self._sink.unacknowledged and idle_s > patience_s:
             return Health(ok=False, reason=f"no query has ended for {idle_s:.0f} s")
         return Health(ok=True)
 
     def is_cut_off(self) -> bool:
-        """Return whether nothing is consumed or nothing acknowledged: Kafka may be unreachable."""
+        """Return whether Kafka may be unreachable: a client is not ready, or events are not acknowledged."""
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
         rebuilds = self._sink.fault is not None
         return rebuilds or waited_s > UNACKED_UNREADY_S or self._source.unready is not None
 
     def ready(self) -> Health:
-        """Return whether the service has joined the group, can publish, and is not shutting down."""
+        """Return whether the service is live and not draining, and can consume all partitions and publish."""
         if self.draining:
             return Health(ok=False, reason="draining")
         reason = self._source.unready or self._not_writable() or self._source.halted

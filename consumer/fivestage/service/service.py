@@ -1,7 +1,7 @@
 """One member of the consumer group: starts all parts, runs them, and shuts them down in order.
 
-Shutdown: stop polling, finish what is in flight, commit, leave the group, disconnect. Each step has a
-timeout, and all share one limit: a step that hangs is abandoned, and what is not committed is read again.
+Shutdown: stop polling, finish records in flight, commit, leave the group, disconnect. Each step has a
+timeout, and all share one limit: a step that hangs is abandoned, and uncommitted records are read again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import structlog
 
 from fivestage._asyncio import cancel_all, ignore_result
 from fivestage.core.ledger import Ledger, numbers_of
+from fivestage.core.observer import fan_out
 from fivestage.errors import BrokerError, ConfigurationError, FivestageError, PublishError
 from fivestage.executors import interpreter
 from fivestage.executors.process.fork_requests import ForkTimeouts
@@ -26,10 +27,13 @@ from fivestage.kafka.connection.diagnosis import Diagnosis
 from fivestage.kafka.durability import warn_of_loss
 from fivestage.kafka.embedded_group import consumer_class
 from fivestage.observability.build_info import COMPILED, __version__
-from fivestage.observability.http_server import AdminServer
-from fivestage.observability.logging import announce, described
+from fivestage.observability.log_line import described
+from fivestage.observability.logging import announce
 from fivestage.observability.metrics import Metrics
+from fivestage.observability.status.readings import Readings
+from fivestage.observability.status.recorder import StatusRecorder
 from fivestage.observability.trace_provider import flush_provider
+from fivestage.service.admin import Admin
 from fivestage.service.assembly import assemble
 from fivestage.service.drain import drain_all, drain_revoked
 from fivestage.service.health import Health
@@ -43,12 +47,13 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 START_TIMEOUT_S = 18.0
+"""Seconds for the start, without the import of the app in worker processes and the opening of resources."""
 EXECUTOR_STOP_S = 2.8
-"""For cancelled nodes to clean up, and for resources to close."""
+"""Seconds for cancelled nodes to clean up, and for resources to close."""
 STEP_S = 3.0
-"""How long one part may take to stop."""
+"""Seconds that one part may take to stop."""
 
-log = structlog.get_logger("fivestage.service.service")
+log = structlog.get_logger("fivestage.service")
 
 
 class Service:
@@ -71,8 +76,14 @@ class Service:
         self._limit_s = settings.shutdown.total_timeout_ms / 1000
         self._time = TimeLeft(self._limit_s)
         self.hard_end: HardEnd | None = None
-        """Ends the process if the orderly shutdown does not."""
-        self.metrics = Metrics(topic=settings.topics.queries, group_id=settings.kafka.group_id)
+        """Ends the process if the orderly shutdown takes too long; None before the shutdown."""
+        self.metrics = Metrics(
+            topic=settings.topics.queries,
+            group_id=settings.kafka.group_id,
+            lanes=settings.lanes or (settings.lane,),
+            nodes=app.nodes,
+            budget_s=settings.pipeline.total_timeout_ms / 1000,
+        )
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
         self.diagnosis = Diagnosis(settings.kafka)
 
@@ -81,7 +92,7 @@ class Service:
 
         Raises:
             ConfigurationError: something outside the process must be corrected first.
-            FivestageError: it cannot continue; the process should end and be restarted.
+            FivestageError: the service cannot continue, or the shutdown was incomplete.
         """
         self._listen_for_signals()
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
@@ -95,12 +106,12 @@ class Service:
                 self._failure = self._failure or error
                 raise
             finally:
-                self._end_within_limit()  # also if nothing has called stop()
+                self._end_within_limit()  # after a failure nothing has called stop()
         if self._failure is not None:
             raise self._failure
 
     def stop(self, failure: Exception | None = None) -> None:
-        """Begin the orderly shutdown; ``run`` raises *failure* when it is done."""
+        """Begin the orderly shutdown; at its end ``run`` raises the first *failure*."""
         if failure is not None and self._failure is None:
             self._failure = failure
             what = {"error": str(failure)} if isinstance(failure, FivestageError) else described(failure)
@@ -110,7 +121,7 @@ class Service:
             self._end_within_limit()
 
     def _end_within_limit(self) -> None:
-        """End the process after the limit, whatever hangs in it."""
+        """Start the time limit of the shutdown, after which the process ends, whatever hangs."""
         if self.hard_end is None:
             self._time.begin()
             self.hard_end = HardEnd(self._limit_s, lambda: max(1, exit_code(self._failure)))
@@ -118,7 +129,12 @@ class Service:
     # Starting
 
     async def _started_before_the_end(self, stack: contextlib.AsyncExitStack) -> bool:
-        """Start unless a signal comes first; return whether the start is complete."""
+        """Start the parts; return False if the shutdown began before the start was complete.
+
+        Raises:
+            ConfigurationError: the start took too long, or something must be corrected first.
+            FivestageError: the start failed.
+        """
         starting = asyncio.ensure_future(self._start(stack))
         ending = asyncio.ensure_future(self._ending.wait())
         try:
@@ -127,7 +143,7 @@ class Service:
             )
             if not starting.done() and not ending.done():
                 raise ConfigurationError(
-                    f"Kafka does not let this client in within {self._start_timeout_s:.0f} s: are all "
+                    f"the start was not complete within {self._start_timeout_s:.0f} s: are all "
                     "brokers reachable at the addresses they advertise, and may this principal produce "
                     "idempotently?"
                 )
@@ -155,11 +171,13 @@ class Service:
             await topics.create(settings)
         found = await topics.check(settings)
         await warn_of_loss(settings, found)
+        recorder = StatusRecorder(show_text=settings.admin.show_text)
         self.parts = parts = assemble(
             settings,
             self.app,
             app_path=self.app_path,
             metrics=self.metrics,
+            observer=fan_out(self.metrics, recorder) if settings.admin.enabled else self.metrics,
             ledger=self.ledger,
             largest_records=await topics.largest_records(settings),
             on_revoked=self._on_revoked,
@@ -167,7 +185,7 @@ class Service:
             make_consumer=consumer_class(embedded=topics.is_embedded(found)),
             reach=self.diagnosis.reach,
         )
-        await self._start_admin(stack)
+        await self._start_admin(stack, recorder)
         await parts.executor.start(parts.dispatcher.active.finished)
         stack.push_async_callback(self._end_part, lambda: asyncio.to_thread(flush_provider), "traces")
         stack.push_async_callback(self._end_part, lambda: parts.executor.stop(EXECUTOR_STOP_S), "executor")
@@ -176,22 +194,26 @@ class Service:
         await parts.sink.start()
         await parts.source.start()
 
-    async def _start_admin(self, stack: contextlib.AsyncExitStack) -> None:
-        admin = self.settings.admin
-        if not admin.enabled:
+    async def _start_admin(self, stack: contextlib.AsyncExitStack, recorder: StatusRecorder) -> None:
+        settings, parts = self.settings, self.parts
+        if not settings.admin.enabled:
             return
-        server = AdminServer(
-            host=admin.host,
-            port=admin.port,
-            live=self.parts.health.live,
+        readings = Readings(
+            settings=settings,
+            recorder=recorder,
+            dispatcher=parts.dispatcher,
+            executor=parts.executor,
+            ledger=self.ledger,
+            health=parts.health,
             ready=self._ready,
-            registry=self.metrics.registry,
+            lags=parts.source.lag,
         )
-        self.admin_port = await server.start()
-        stack.push_async_callback(self._end_part, server.stop, "admin server")
+        admin = Admin(settings.admin, readings, registry=self.metrics.registry)
+        self.admin_port = await admin.start()
+        stack.push_async_callback(self._end_part, admin.stop, "admin server")
 
     def _ready(self) -> Health:
-        """Return the readiness, with the cause that the diagnosis has found."""
+        """Return the readiness; if not ready, with the cause that the diagnosis has found."""
         health, cause = self.parts.health.ready(), self.diagnosis.cause
         return health if health.ok or cause is None else Health(ok=False, reason=f"{health.reason}: {cause}")
 
@@ -231,7 +253,7 @@ class Service:
             self.stop(error if isinstance(error, Exception) else BrokerError(type(error).__name__))
 
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Stop after an error in a callback of the bus loop: a bug, and a query might never be answered."""
+        """Log an unexpected error; after one in a callback stop, as a query might never be answered."""
         error = context.get("exception")
         log.error("unexpected error", **described(error))
         if "handle" in context:
@@ -254,12 +276,12 @@ class Service:
     # Stopping
 
     async def _end_part(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        """Stop one part; log it if that hangs or fails, and go on with the next."""
+        """Stop one part; if this hangs or fails, log that and return."""
         limit_s = self._time.share(STEP_S)
         task = asyncio.ensure_future(step())
         task.add_done_callback(ignore_result)
         await asyncio.wait({task}, timeout=limit_s)
-        if not task.done():  # not cancelled: it may still leave the group, or close a resource
+        if not task.done():  # goes on: it may still leave the group, or close a resource
             log.warning("left behind", part=name, after_s=round(limit_s, 3))
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.warning("ended badly", part=name, **described(error))

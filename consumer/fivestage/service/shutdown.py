@@ -1,9 +1,9 @@
-"""Bounds the shutdown: its steps share one time limit, and then the process ends, whatever hangs in it.
+"""Bounds the shutdown: its steps share one time limit, after which the process ends, whatever hangs.
 
-``service`` begins it, on a signal or a failure, and calls the steps.
+``service`` begins the shutdown, on a signal or a failure, and calls its steps.
 
-Two guards end the process. The first is a thread, which logs and exits with the exit code that was due. It
-needs the interpreter; the second, the C thread of ``faulthandler``, works even while a C function holds the
+Two guards end the process. The first is a thread, which logs and exits with the exit code of the failure; it
+needs the interpreter. The second, the C thread of ``faulthandler``, works even while a C function holds the
 interpreter's lock or the log cannot be written.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LAST_WORDS_S = 2.0
-"""How long the first guard may take to write its log line."""
+"""Seconds that the first guard may take to log and exit."""
 
 log = structlog.get_logger("fivestage.service.shutdown")
 
@@ -35,8 +35,8 @@ log = structlog.get_logger("fivestage.service.shutdown")
 class TimeLeft:
     """Shares the time for shutdown among its steps.
 
-    A step gets its own limit, or half of what is left: however many steps hang, the whole ends in time, and
-    the last ones get something too.
+    A step gets its own limit, or at most half of the time left, or more if that leaves enough: however many
+    steps hang, all end in time, and the last ones still get some time.
 
     Args:
         limit_s: How long all steps together may take, from ``begin`` on.
@@ -54,7 +54,7 @@ class TimeLeft:
         self._ends_at = asyncio.get_running_loop().time() + self._limit_s
 
     def share(self, most_s: float, *, leaving_s: float = inf) -> float:
-        """Return how long a step may take that wants *most_s*, and leaves others *leaving_s* at most."""
+        """Return how long a step may take: *most_s*, or less to leave half of the time, or *leaving_s*."""
         if self._ends_at is None:
             return most_s
         left_s = max(0.0, self._ends_at - asyncio.get_running_loop().time())
@@ -73,8 +73,8 @@ class HardEnd:
         self._limit_s = limit_s
         self._code = code
         self._done = threading.Event()
-        self._nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
-        # Written to nowhere: a standard error that is not read would block it.
+        self._nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - stays open
+        # To the null device: a full pipe as standard error would block the dump.
         faulthandler.dump_traceback_later(limit_s + LAST_WORDS_S, exit=True, file=self._nowhere)
         threading.Thread(target=self._guard, name="fivestage-hard-end", daemon=True).start()
 

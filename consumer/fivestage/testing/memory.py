@@ -38,7 +38,7 @@ FETCH_BYTES = 1_048_576
 
 
 class MemorySource:
-    """Returns the records that were put in, as the Kafka source does, and registers them in the ledger."""
+    """Returns the records that were put in, and registers them in the ledger; halts no partition."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -46,7 +46,7 @@ class MemorySource:
         self._arrived = asyncio.Event()
         self.paused = False
         self.pauses = 0
-        """How often the source was paused."""
+        """The number of calls of ``pause``."""
 
     def put(self, record: Record) -> None:
         """Add a record to the end of its partition."""
@@ -64,7 +64,7 @@ class MemorySource:
         return self._take(max_records)
 
     def _take(self, max_records: int) -> list[Record]:
-        """Return the next records of partitions that may be read."""
+        """Return the next records, without those of partitions with too many that wait for their key."""
         fetched: list[Record] = []
         skipped: list[Record] = []
         size = 0
@@ -106,7 +106,7 @@ class MemorySink:
         self._last: OutputRecord | None = None
         self._by_output: dict[Output, list[OutputRecord]] = {output: [] for output in Output}
         self._first_results: dict[bytes, OutputRecord] = {}
-        """By query id."""
+        """The first terminal event of each query, by query id."""
 
     def publish(
         self,
@@ -169,7 +169,7 @@ class MemoryBus:
 
     Args:
         app: The pipeline.
-        settings: Limits and admission; the section for Kafka is ignored.
+        settings: Limits and admission; of the section for Kafka only ``max_record_bytes`` is used.
         partitions: Number of partitions of the input topic.
         observer: Receives all events of ``core.observer``.
         tracing: Makes the spans; by default with OpenTelemetry's global provider.

@@ -1,4 +1,4 @@
-"""The pytest fixture ``run_app`` for authors of nodes; available wherever fivestage is installed.
+"""The pytest fixture ``run_app`` for authors of nodes; needs pytest-asyncio.
 
 Example::
 

@@ -8,7 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pytest
 
@@ -46,6 +46,8 @@ class RunningCommand:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
+        self.ready: dict[str, Any] = {}
+        """The log line of a service that is ready."""
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -95,7 +97,8 @@ class FirstLine(Protocol):
 def environment() -> dict[str, str]:
     """Return an environment without settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FIVESTAGE_")}
-    kept.pop("COLUMNS", None)
+    for name in ("COLUMNS", "LINES"):
+        kept.pop(name, None)
     return {**kept, "NO_COLOR": "1"}
 
 
@@ -192,5 +195,5 @@ def bootstrap(start_for_session: Start) -> str:
 def service(start_for_session: Start, bootstrap: str) -> RunningCommand:
     """Start ``fivestage run`` on that broker, until it is ready."""
     running = start_for_session("run", "--bootstrap", bootstrap, ADMIN__PORT="0", **GENEROUS)
-    running.line_with('"ready"')
+    running.ready = json.loads(running.line_with('"ready"'))
     return running

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,22 @@ def test_demo_needs_no_settings(fivestage: Fivestage) -> None:
     settings = {"KAFKA__BOOTSTRAP_SERVERS": "kafka.example:9092", "KAFKA__NONSENSE": "1"}
     ran = fivestage("demo", "--queries", "1", limit_s=65, **settings)
     assert ran.code == 0, ran
+
+
+def test_demo_serves(start: Start, fivestage: Fivestage) -> None:
+    """With ``--serve`` page, broker and log stay after the summary; Ctrl-C ends the service and the demo."""
+    demo = start("demo", "--queries", "10", "--serve")
+    assert "adds up" in demo.line_with(" terminal events + ")
+    address = demo.line_with("status page: ").removeprefix("status page: ")
+    with urllib.request.urlopen(address, timeout=20) as page:
+        assert "What needs attention" in page.read().decode()
+    assert '"event":"ready"' in Path(demo.line_with("log: ").removeprefix("log: ").strip()).read_text()
+    commands = [demo.line_with(f"fivestage {name} ").split()[1:] for name in ("explain", "top")]
+    demo.line_with("until Ctrl-C")
+    explained, shown = (fivestage(*command) for command in commands)
+    assert (explained.code, "why " in explained.out) == (0, True)
+    assert (shown.code, "IN TIME" in shown.out) == (0, True)
+    assert demo.end(signal.SIGINT) == 0
 
 
 @needs_proc

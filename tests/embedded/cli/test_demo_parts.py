@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.cli.demo.audit import audit
-from fivestage.cli.demo.questions import KIND_HEADER, KINDS, make_inputs
+from fivestage.cli.demo.questions import KIND_HEADER, KINDS, NO_ID, in_round, make_inputs
 from fivestage.core.records import PlainRecord
 
 if TYPE_CHECKING:
@@ -88,6 +88,20 @@ def test_mix_is_repeatable() -> None:
     assert [one.question for one in first] != [one.question for one in make_inputs(60, 2)]
     assert {one.kind for one in make_inputs(len(KINDS), 5)} == set(KINDS)
     assert len(make_inputs(137, 1)) == 137
+
+
+def test_rounds() -> None:
+    """A repeated round has ids of that round; all else is as before."""
+    first = make_inputs(60, 1)
+    third = in_round(first, 3)
+    for one, again in zip(first, third, strict=True):
+        assert (again.kind, again.question) == (one.kind, one.question)
+        if one.kind != NO_ID:
+            assert again.query_id == f"{one.query_id}-3"
+            wanted = {**json.loads(one.value), "query_id": again.query_id}
+            assert json.loads(again.value) == wanted
+        else:
+            assert again == one
 
 
 def test_audit_accepts(topics: Topics) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -40,6 +41,7 @@ def free_port() -> Iterator[int]:
     [
         ["run"],
         ["watch"],
+        ["explain", "a"],
         ["produce", "hello"],
         ["topics", "check"],
         ["topics", "create"],
@@ -71,7 +73,7 @@ def test_port_taken(fivestage: Fivestage, taken_port: int) -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("arguments", [["run"], ["watch"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["run"], ["watch"], ["explain", "a"]], ids=" ".join)
 def test_missing_topic(fivestage: Fivestage, bootstrap: str, arguments: list[str]) -> None:
     """A missing topic is named, with the command that creates it."""
     ran = fivestage(*arguments, "--bootstrap", bootstrap, TOPICS__RESULTS="nowhere")
@@ -199,12 +201,24 @@ def test_an_app_that_cannot_be_imported(fivestage: Fivestage, folder: Path, name
     (folder / "failing_syntax.py").write_text("def\n")
     ran = fivestage("run", "failing_app:app")
     assert (ran.code, ran.out) == (2, "")
-    found = re.findall(r'File "(.*)", line (\d+)', ran.err)
+    line = json.loads(ran.err)
+    traceback = line.get("traceback", "")
+    found = re.findall(r'File "(.*)", line (\d+)', traceback)
     assert found == [(str(folder / f"failing_{module}.py"), str(line)) for module, line in frames]
-    assert "importlib" not in ran.err
-    *_, raised, last = ran.err.splitlines()
-    assert raised
-    assert last.startswith(f"fivestage: importing failing_app:app failed: {text}")
+    assert "importlib" not in traceback
+    assert line["event"] == "cannot run"
+    assert line["error"].startswith(f"importing failing_app:app failed: {text}")
+
+
+def test_a_start_that_fails_on_a_terminal(fivestage: Fivestage, folder: Path) -> None:
+    """For people the traceback and the error are plain text, as from other commands."""
+    (folder / "failing_app.py").write_text("raise LookupError('no model')\n")
+    (folder / "f.toml").write_text('[logging]\nformat = "text"\n')
+    ran = fivestage("run", "failing_app:app", "--config", "f.toml")
+    assert (ran.code, ran.out) == (2, "")
+    first, *_, last = ran.err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert last == "fivestage: importing failing_app:app failed: LookupError: no model"
 
 
 def test_wrong_setting(fivestage: Fivestage, folder: Path) -> None:
@@ -255,10 +269,6 @@ def test_unknown_variable(fivestage: Fivestage) -> None:
         (["produce", "hello", "--file", "f"], "give one of TEXT, --file FILE, or -"),
         (["produce", "-", "--lane", "prod"], "--lane and --budget-ms need TEXT"),
         (["produce", "hello", "--lane", "a b"], "lane: "),
-        (["run", "nowhere:app"], "cannot import nowhere:app"),
-        (["run", "json:loads"], "json:loads is a function, not a fivestage.Pipeline"),
-        (["run", "json:nothing"], "module json has no 'nothing'"),
-        (["run", ":app"], "names no module"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -269,6 +279,27 @@ def test_one_line(arguments: list[str], text: str) -> None:
     assert ran.stderr.startswith("fivestage: ")
     assert text in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["nowhere:app"], "cannot import nowhere:app"),
+        (["json:loads"], "json:loads is a function, not a fivestage.Pipeline"),
+        (["json:nothing"], "module json has no 'nothing'"),
+        ([":app"], "names no module"),
+        (["--config", "nowhere.toml"], "cannot read nowhere.toml: No such file"),
+    ],
+    ids=" ".join,
+)
+def test_a_start_that_fails(fivestage: Fivestage, arguments: list[str], text: str) -> None:
+    """What prevents the start of the service is one line of its log, with exit code 2."""
+    ran = fivestage("run", *arguments)
+    line = json.loads(ran.err)
+    assert (ran.code, ran.out) == (2, "")
+    assert list(line) == ["timestamp", "level", "event", "logger", "error", "exit_code"]
+    assert (line["level"], line["event"], line["exit_code"]) == ("error", "cannot run", 2)
+    assert text in line["error"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import platform
 import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from fivestage.cli import app
+from fivestage.observability.build_info import COMPILED
 from support.documents import DOCUMENTS, commands, text_of
 
 if TYPE_CHECKING:
@@ -96,3 +99,11 @@ def test_wrong_use(arguments: list[str]) -> None:
     ran = CliRunner().invoke(app, arguments)
     assert ran.exit_code == 2
     assert not ran.stdout or "Usage:" in ran.stdout
+
+
+def test_version() -> None:
+    """``--version`` prints the installed version, the kind of build and the version of Python."""
+    ran = CliRunner().invoke(app, ["--version"])
+    build = "compiled" if COMPILED else "not compiled"
+    assert ran.output == f"fivestage {version('fivestage')} ({build}), Python {platform.python_version()}\n"
+    assert ran.exit_code == 0

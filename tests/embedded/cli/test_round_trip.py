@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,39 @@ def test_table(fivestage: Fivestage, bootstrap: str, result_of: ResultOf) -> Non
     assert "+ + + + +" in row
     assert "\x1b" not in ran.out
     assert (ran.code, ran.err) == (0, "")
+
+
+def test_watch_filters(fivestage: Fivestage, bootstrap: str, result_of: ResultOf) -> None:
+    """``watch`` shows only results that match: status, node, lane, and how long they took."""
+    lines = ['{"query_id":"sum","user_input":"2 + 3"}', '{"query_id":"late","user_input":"2","budget_ms":1}']
+    expired = '{"query_id":"old","user_input":"2","deadline":"2020-01-01T00:00:00Z"}'
+    fivestage("produce", "-", "--bootstrap", bootstrap, stdin="\n".join([*lines, expired]))
+    result_of("old")
+    follow = ("watch", "--from-beginning", "--json", "--max", "1", "--bootstrap", bootstrap)
+    for options, key, value in (
+        (("--status", "expired"), "status", "expired"),
+        (("--node", "math"), "node", "math"),
+        (("--lane", "nowhere", "--lane", "prod", "--status", "success"), "status", "success"),
+    ):
+        ran = fivestage(*follow, *options)
+        assert (ran.code, json.loads(ran.out)[key]) == (0, value)
+
+
+def test_watch_waterfall(fivestage: Fivestage, bootstrap: str, result_of: ResultOf) -> None:
+    """``watch --waterfall`` draws where the time of a query went."""
+    fivestage("produce", "-", "--bootstrap", bootstrap, stdin='{"query_id":"drawn","user_input":"2 + 4"}')
+    result_of("drawn")
+    options = ("--waterfall", "--status", "success", "--max", "1")
+    heading, row = fivestage("watch", "--from-beginning", "--bootstrap", bootstrap, *options).out.splitlines()
+    assert re.search(" waterfall +answer or error$", heading)
+    assert set(row[heading.index("waterfall") :][:25].strip()) <= set("IDPVR ")
+
+
+def test_watch_no_such_status(fivestage: Fivestage, bootstrap: str) -> None:
+    """A status that no result has is refused with those that there are."""
+    ran = fivestage("watch", "--status", "late", "--bootstrap", bootstrap)
+    assert (ran.code, ran.out) == (2, "")
+    assert "there is no 'late', but success, error, timeout, expired, degraded" in ran.err
 
 
 def test_watch_follows(start: Start, fivestage: Fivestage, bootstrap: str) -> None:

@@ -21,7 +21,7 @@ from support.checker import (
 )
 from support.feeder import Feeder, event, write
 from support.mock import PRODUCE, SESSION, Mock
-from support.probe import get, metrics
+from support.probe import counted, get, metrics
 from support.process import ServiceProcess
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ MOST_TASKS = 100
 def rebuilds(service: ServiceProcess) -> dict[str, float]:
     """Count the rebuilds of a client, by labels."""
     [port] = [line["admin_port"] for line in service.log if line["event"] == "ready"]
-    return metrics(port, "fivestage_client_rebuilds_total")
+    return counted(port, "fivestage_client_rebuilds_total")
 
 
 def wait_until_rebuilt(service: ServiceProcess, times: int) -> None:

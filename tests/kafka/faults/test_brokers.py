@@ -38,7 +38,7 @@ from support.checker import (
 )
 from support.feeder import Feeder, write
 from support.operations import Operator
-from support.probe import get, metrics
+from support.probe import counted, get
 from support.process import ServiceProcess
 from support.watches import sample
 
@@ -183,7 +183,7 @@ def test_all_brokers_away(cluster: Cluster, record_property: Record, away_s: int
         cluster.start_all()
         cluster.wait_until_in_sync()
         wait_until(lambda: is_ready(run.instance), "the service is ready again")
-        assert metrics(run.instance.admin_port, "fivestage_client_rebuilds_total") == {}
+        assert counted(run.instance.admin_port, "fivestage_client_rebuilds_total") == {}
     record_property("MB before", round(before.rss_mb))
     record_property("MB away", round(away.rss_mb))
     report = judged(run, record_property, LIMITS._replace(rss_mb=before.rss_mb + 100))

@@ -13,7 +13,7 @@ from kafka.test_service import settings_for
 from support.checker import CUT_OFF, check, wait_for_results, wait_until_committed
 from support.feeder import Feeder
 from support.operations import port_of, until
-from support.probe import get, metrics
+from support.probe import counted, get
 from support.process import ServiceProcess
 from support.proxy import Proxy
 
@@ -55,7 +55,7 @@ def test_brokers_at_other_addresses(
         broker.start()
         until(lambda: get(port_of(service), "/readyz") == (200, "ok\n"), "ready again", 120)
         wait_until_committed(new.address, topics.prefix, topics.queries, 1200)
-        rebuilt = metrics(port_of(service), "fivestage_client_rebuilds_total")
+        rebuilt = counted(port_of(service), "fivestage_client_rebuilds_total")
         assert rebuilt == dict.fromkeys(
             ('{client="consumer",reason="cut_off"}', '{client="producer",reason="cut_off"}'), 1
         )

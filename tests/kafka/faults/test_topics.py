@@ -96,7 +96,9 @@ def test_the_input_topic_is_recreated(kafka: RealBroker, make_topics: MakeTopics
         assert service.end() == 0
     report = check(kafka.bootstrap, topics, ids)
     assert first.silent, first
-    assert not [*report.lost, *report.phantom], report
+    # The checker reads the recreated topic: it has no record of queries that were answered before.
+    assert set(report.lost) == set(ids[:100]), report
+    assert all("there is no such record" in text for text in report.phantom), report
     # Its records have the offsets of earlier ones, so their events have the same ids again.
     assert all(why.startswith("query_id differs") for why in report.contradictions.values()), report
 
@@ -242,7 +244,9 @@ def test_an_operator_changes_the_committed_position(kafka: RealBroker, make_topi
         assert resets == ({f'{{reason="{reason}"}}': 1} if reason else {})
     report = check(kafka.bootstrap, topics, ids)
     assert [text.split(",")[0] for text in report.commit_ahead] == [f"0/{n}" for n in range(5000)]
-    assert report.commit_regressions == ["0: 5000 -> 100", "0: 100 -> 40"]
+    *between, last, back = report.commit_regressions
+    assert (last, back) == ("0: 5000 -> 100", "0: 100 -> 40")
+    assert all(text.startswith("0: 5000 -> ") for text in between)  # a slow service commits on the way
     report.commit_ahead, report.commit_regressions = [], []  # they are the operator's
     assert report.silent, report
     assert report.duplicates == answers - 100

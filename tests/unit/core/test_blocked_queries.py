@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fivestage import Plan, Query
-from fivestage.core.blocked_queries import GUESS, MOVES, SLACK_S, is_overdue, is_worth_moving
+from fivestage.core.blocked_queries import ASSUMED_SHARE, FURTHER_STALLS, SLACK_S, is_overdue, is_worth_moving
 from fivestage.core.job import Job
 from fivestage.core.routing_snapshot import StageRouting
 from fivestage.core.stage_history import RunningStage, StageRun
@@ -34,7 +34,7 @@ def test_a_query_moves_when_waiting_would_cost_its_answer(now: float, *, moves: 
 def test_it_moves_early_enough_to_move_again() -> None:
     """It moves early enough to move once more, as the blocking code may soon block the next loop."""
     job = processing(needs_s=0.05)
-    latest = 0.25 - SLACK_S - 0.05 - MOVES * 0.02
+    latest = 0.25 - SLACK_S - 0.05 - FURTHER_STALLS * 0.02
     assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0, noticed_after_s=0.02)
     assert is_worth_moving(job, latest + 0.001, stalled_since=0.0, noticed_after_s=0.02)
 
@@ -42,7 +42,7 @@ def test_it_moves_early_enough_to_move_again() -> None:
 def test_an_unknown_stage_is_taken_to_need_half_of_its_limit() -> None:
     """A stage without samples is assumed to take half of its limit."""
     job = processing()
-    latest = 0.25 - SLACK_S - GUESS * 0.12
+    latest = 0.25 - SLACK_S - ASSUMED_SHARE * 0.12
     assert not is_worth_moving(job, latest - 0.001, stalled_since=0.0, noticed_after_s=0.0)
     assert is_worth_moving(job, latest + 0.001, stalled_since=0.0, noticed_after_s=0.0)
 

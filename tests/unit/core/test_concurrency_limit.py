@@ -264,7 +264,7 @@ def test_a_trial_while_a_breaker_is_open() -> None:
 
 
 def test_changes_are_reported_with_their_figures() -> None:
-    """Lowering and restoring report old limit, new limit and reason, at most once a second."""
+    """Lowering and restoring report old limit, new limit and reason, at most once in ten seconds."""
     service = Service(fast, 16, deadline_s=0.25).run(4, 1200)
     first = service.changes[0]
     assert (first.control, first.change, first.lane, first.subject) == (

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from fivestage.core.adaptive.slot_pressure import GAP_S, PRESSURE_S, Pressure
 from fivestage.core.admission.load_shedding import (
-    EVEN_MARGIN,
-    MARGIN,
     MAX_SHARE,
+    P50_MARGIN,
+    P95_MARGIN,
     Shedder,
     ShedMode,
     ShedPolicy,
@@ -91,9 +91,9 @@ def test_a_query_with_its_whole_budget_runs() -> None:
 @pytest.mark.parametrize(
     ("likely_s", "even_s", "due", "needed_s"),
     [
-        (0.1, 0.05, True, MARGIN * 0.1),
+        (0.1, 0.05, True, P95_MARGIN * 0.1),
         (0.9, 0.1, True, MAX_SHARE * TOTAL_S),
-        (1.8, 1.5, True, EVEN_MARGIN * 1.5),  # half of them do not make it in half of the time
+        (1.8, 1.5, True, P50_MARGIN * 1.5),  # half of them do not make it in half of the time
         (0.1, 0.05, False, 0.1),
     ],
 )

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from aiokafka.errors import CorruptRecordException
+from opentelemetry.sdk.trace import TracerProvider
 
 from fivestage.core.codec.decode import DecodeLimits, Readable, UnreadableReason, decode
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.codec.event_json import Envelope
 from fivestage.core.records import PlainRecord
 from fivestage.kafka.consumer.batch_check import CheckedRecords
-from fivestage.observability.tracing import extract
+from fivestage.observability.tracing import Tracing
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 LIMITS: Final = DecodeLimits(lanes=frozenset({"prod", "canary"}), max_value_bytes=65536)
 ENCODER: Final = Encoder(source="/fuzz", max_record_bytes=100_000, max_dead_letter_bytes=200_000)
+TRACING: Final = Tracing(
+    results_topic="results", group_id="g", provider=TracerProvider(shutdown_on_exit=False)
+)
 NAMES: Final = (h.CONTENT_TYPE, h.CE_ID, h.CE_EXPIRY_TIME, h.LANE, h.TRACEPARENT, h.TRACESTATE, "ce_x", "x")
 _FIELDS: Final = "query_id|user_input|lane|deadline|budget_ms|context|schema_version"
 _DETAIL: Final = re.compile(
@@ -58,7 +62,7 @@ def decoder(data: bytes) -> None:
     """Check that any record is a query or a reason without text of it, and that its events can be encoded."""
     record = record_of(data)
     got = decode(record, LIMITS)
-    extract(got.headers)
+    TRACING.begin(got.headers, record, None, 0.0)
     if isinstance(got, Readable):
         orjson.dumps(got.event.context)
         _require(got.lane in LIMITS.lanes, "a lane that is not accepted")

@@ -17,7 +17,11 @@ import typer
 from fivestage.cli.common import errors_as_one_line, run_while_read
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from fivestage.cli.demo.audit import Audit
+    from fivestage.cli.demo.questions import Input
+    from fivestage.cli.demo.service_process import ServiceProcess
     from fivestage.cli.rows import OutputConsole
 
 LIMIT_S = 58.0
@@ -29,6 +33,9 @@ def demo(
         int, typer.Option("--queries", "-n", min=1, max=2000, help="How many inputs to write.")
     ] = 60,
     seed: Annotated[int, typer.Option(help="Determines the questions and their order.")] = 1,
+    serve: Annotated[  # noqa: FBT002
+        bool, typer.Option("--serve", help="Keep the service and its status page open, until Ctrl-C.")
+    ] = False,
     plain: Annotated[  # noqa: FBT002
         bool, typer.Option("--plain", help="Print plain text on a terminal too, as in a pipe.")
     ] = False,
@@ -39,14 +46,14 @@ def demo(
     broken nodes, expired and malformed records. At the end all topics are read back and counted: exit code 0
     if each input has exactly one result or, without a readable id, one dead letter; otherwise 1.
 
-    Example: `fivestage demo --queries 200`
+    Example: `fivestage demo --serve`
     """
     _use_defaults()
     watchdog = threading.Timer(LIMIT_S, _give_up)
     watchdog.daemon = True
     watchdog.start()
     with errors_as_one_line(reader_gone=1):
-        problems = _run(queries, seed, plain=plain)
+        problems = _run(queries, seed, watchdog, plain=plain, serve=serve)
     watchdog.cancel()
     raise typer.Exit(1 if problems else 0)
 
@@ -58,30 +65,40 @@ def _use_defaults() -> None:
             del os.environ[name]
 
 
-def _run(queries: int, seed: int, *, plain: bool) -> list[str]:
+def _run(queries: int, seed: int, watchdog: threading.Timer, *, plain: bool, serve: bool) -> list[str]:
     from fivestage.cli.demo.play import DemoError
-    from fivestage.cli.demo.view import print_summary
+    from fivestage.cli.demo.questions import make_inputs
+    from fivestage.cli.demo.view import print_served, print_summary
     from fivestage.cli.rows import OutputConsole
 
     console = OutputConsole(plain=plain)
+
+    inputs = make_inputs(queries, seed)
+
+    def served(found: Audit, service: ServiceProcess) -> None:
+        watchdog.cancel()
+        print_summary(console, found)
+        print_served(console, service, inputs)
+
     try:
-        found = run_while_read(_play(console, queries, seed))
+        found = run_while_read(_play(console, inputs, served if serve else None))
     except DemoError as error:
         _print_failure([str(error)], error.log)
         return [str(error)]
-    print_summary(console, found)
+    if not serve:
+        print_summary(console, found)
     _print_failure(found.problems, "")
     return found.problems
 
 
-async def _play(console: OutputConsole, queries: int, seed: int) -> Audit:
+async def _play(
+    console: OutputConsole, inputs: Sequence[Input], served: Callable[[Audit, ServiceProcess], None] | None
+) -> Audit:
     from fivestage.cli.demo.play import play
-    from fivestage.cli.demo.questions import make_inputs
     from fivestage.cli.demo.view import DemoView
 
-    inputs = make_inputs(queries, seed)
     with DemoView(console, inputs) as view:
-        return await play(inputs, view)
+        return await play(inputs, view, served)
 
 
 def _print_failure(problems: list[str], log: str) -> None:

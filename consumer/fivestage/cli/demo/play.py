@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import signal
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from fivestage.cli.demo.audit import Audit, audit
+from fivestage.cli.demo.questions import in_round
 from fivestage.cli.demo.service_process import ServiceProcess
 from fivestage.errors import FivestageError
 from fivestage.kafka.embedded_broker import EmbeddedBroker
@@ -17,7 +20,7 @@ from fivestage_schemas import PipelineResult
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from fivestage.cli.demo.questions import Input
     from fivestage.cli.demo.view import DemoView
@@ -29,6 +32,8 @@ FEED_S = 4.0
 """How long writing all inputs may take; with many inputs the interval is shorter."""
 ANSWERS_S = 20.0
 """How long after the first input the last result may arrive."""
+EVENTS_S = 5.0
+"""How long after the last result its other events may arrive."""
 _LATE = f"not everything was answered within {ANSWERS_S:.0f} s"
 ROLES = ("queries", "stage_results", "results", "timeouts", "dead_letters")
 
@@ -41,8 +46,13 @@ class DemoError(FivestageError):
         self.log = log
 
 
-async def play(inputs: Sequence[Input], view: DemoView) -> Audit:
+async def play(
+    inputs: Sequence[Input], view: DemoView, served: Callable[[Audit, ServiceProcess], None] | None = None
+) -> Audit:
     """Write the inputs, wait for the results, end the service and audit the topics.
+
+    With *served*, the topics are audited while the service runs; then *served* is called with what was found
+    and the service, and the questions are repeated until Ctrl-C.
 
     Raises:
         DemoError: the service failed.
@@ -58,6 +68,13 @@ async def play(inputs: Sequence[Input], view: DemoView) -> Audit:
             await service.ready()
             view.note(f"asking {len(inputs)} questions")
             complete = await _ask(settings, inputs, view, service)
+            if served is not None:
+                found = await _audit_running(settings, len(inputs))
+                view.stop()
+                served(found, service)
+                await _repeat(settings, inputs, service)
+                await service.stop()
+                return found
             view.note("draining the service, then reading all topics")
             await service.stop()
             found = audit(await _read_all(settings), expected=len(inputs))
@@ -69,6 +86,33 @@ async def play(inputs: Sequence[Input], view: DemoView) -> Audit:
         if any(one.question in service.log() for one in inputs):
             found.problems.append("the service's log has the text of a question in it")
         return found
+
+
+async def _audit_running(settings: Settings, expected: int) -> Audit:
+    """Audit the topics, again until all adds up: other events of a query may follow its result."""
+    ends_at = asyncio.get_running_loop().time() + EVENTS_S
+    while (found := audit(await _read_all(settings), expected=expected)).problems:
+        if asyncio.get_running_loop().time() > ends_at:
+            break
+    return found
+
+
+async def _repeat(settings: Settings, inputs: Sequence[Input], service: ServiceProcess) -> None:
+    """Write the inputs again and again, with other ids, until Ctrl-C."""
+    loop, interrupted = asyncio.get_running_loop(), asyncio.Event()
+
+    async def wait() -> None:
+        await interrupted.wait()
+
+    async def feed() -> None:
+        for number in itertools.count(2):
+            await _feed(settings, in_round(inputs, number))
+
+    loop.add_signal_handler(signal.SIGINT, interrupted.set)
+    try:
+        await _first(asyncio.create_task(wait()), feed(), service.fail_when_it_ends())
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 async def _ask(settings: Settings, inputs: Sequence[Input], view: DemoView, service: ServiceProcess) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -83,6 +83,16 @@ def make_inputs(count: int, seed: int) -> list[Input]:
     return [
         _make(kind, f"q-{number:0{width}}", rng) for number, kind in enumerate(_choose_kinds(count, rng), 1)
     ]
+
+
+def in_round(inputs: Sequence[Input], number: int) -> list[Input]:
+    """Return the inputs with other ids, such as ``q-45-3`` in the third round."""
+    return [one if one.kind == NO_ID else _renamed(one, f"{one.query_id}-{number}") for one in inputs]
+
+
+def _renamed(one: Input, query_id: str) -> Input:
+    event = json.loads(one.value) | {"query_id": query_id}
+    return one._replace(query_id=query_id, value=json.dumps(event).encode())
 
 
 def _choose_kinds(count: int, rng: random.Random) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from typing import Self
@@ -26,7 +27,8 @@ class ServiceProcess:
     def __init__(self, bootstrap: str) -> None:
         app = "fivestage.cli.demo.child_app:app"
         self._arguments = ["-m", "fivestage", "run", app, "--bootstrap", bootstrap]
-        self._log = tempfile.TemporaryFile(prefix="fivestage-demo-", suffix=".log")  # noqa: SIM115 - see __aexit__
+        self.bootstrap = bootstrap
+        self._log = tempfile.NamedTemporaryFile(prefix="fivestage-demo-", suffix=".log")  # noqa: SIM115 - see __aexit__
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -61,6 +63,16 @@ class ServiceProcess:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise FivestageError(f"the service was not ready within {READY_TIMEOUT_S:.0f} s") from None
+
+    def page(self) -> str:
+        """Return the address of the status page, once the service is ready."""
+        found = re.search(r'"admin_port": ?(\d+)', self.log())
+        return f"http://127.0.0.1:{found[1]}/" if found else "not served"
+
+    @property
+    def log_path(self) -> str:
+        """The file with the log, as long as the service runs."""
+        return self._log.name
 
     async def fail_when_it_ends(self) -> None:
         """Wait until the service ends, which it should not do by itself.

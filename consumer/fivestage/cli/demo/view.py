@@ -13,12 +13,14 @@ from rich.text import Text
 
 from fivestage.cli import rows
 from fivestage.cli.demo.audit import COLUMNS, SLACK_MS
+from fivestage.cli.demo.questions import NO_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fivestage.cli.demo.audit import Audit
     from fivestage.cli.demo.questions import Input
+    from fivestage.cli.demo.service_process import ServiceProcess
     from fivestage_schemas import PipelineResult
 
 _BAR_WIDTH = 24
@@ -52,6 +54,10 @@ class DemoView:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove the progress."""
         if self._live:
             self._live.stop()
 
@@ -101,6 +107,26 @@ def print_summary(console: rows.OutputConsole, found: Audit) -> None:
     console.print(table)
     console.print()
     for line in _sentences(found):
+        console.print(line, soft_wrap=True)
+
+
+def print_served(console: rows.OutputConsole, service: ServiceProcess, inputs: Sequence[Input]) -> None:
+    """Print where the service that goes on can be seen, and commands to try."""
+    page = service.page()
+    query_id = max(inputs, key=lambda one: (one.kind == "slow node", one.kind != NO_ID)).query_id
+    lines = (
+        "",
+        f"status page: {page}",
+        f"broker:      {service.bootstrap}",
+        f"log:         {service.log_path}",
+        "",
+        "In another terminal:",
+        f"  fivestage explain {query_id} -b {service.bootstrap}",
+        f"  fivestage top {page.removeprefix('http://').removesuffix('/')}",
+        "",
+        "The questions are repeated until Ctrl-C.",
+    )
+    for line in lines:
         console.print(line, soft_wrap=True)
 
 

@@ -2,8 +2,8 @@
 
 The closed state counts calls in a sliding window, as resilience4j's CircuitBreaker does, but opens only where
 the rate of failed or slow calls is significantly above its threshold, over calls and time (``recent_calls``).
-Half open is stricter than there: probes run one at a time, and the first failed probe opens the breaker for
-twice as long as before.
+Half open is stricter than in resilience4j: probes run one at a time, and the first failed probe opens the
+breaker for twice as long as before.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _HALF_OPEN: Final = BreakerState.HALF_OPEN
 class BreakerPolicy:
     """When a breaker opens, for how long, and what closes it.
 
-    Rates are judged over at least *minimum_calls* calls and a second: over the newest of them, and over the
-    last *window* calls (or the last second, where that is more). A *slow_call_rate* of 1 means that slow
-    calls do not matter, a *failure_rate* of 1 that all calls must fail.
+    Rates are judged over the last second, extended to *minimum_calls* calls, and over the last *window* calls
+    (or the last second, if it has more). With a *slow_call_rate* of 1 slow calls do not count; with a
+    *failure_rate* of 1 all calls must fail.
 
-    It opens for *first_open_s*, for twice as long after each failed probe, and for *open_s* at most;
-    *open_jitter* adds up to this share, so that many breakers do not probe at the same moment. A breaker that
-    opens again within as long after closing as it was open continues with the doubled time. *half_open_calls*
-    successful probes in a row close it; a probe without an outcome for *probe_timeout_s* does not block the
-    next one. If not *enabled* it never opens.
+    A breaker opens for *first_open_s*, for twice as long after each failed probe, and for *open_s* at most;
+    *open_jitter* adds up to this share, so that breakers do not all probe at once. If it opens again soon
+    after closing (within the time for which it was open, plus a second), it opens for twice as long too.
+    *half_open_calls* successful probes in a row close it; a probe without an outcome for *probe_timeout_s*
+    does not block the next one. If not *enabled*, the breaker never opens.
     """
 
     failure_rate: float = 0.3
@@ -67,9 +67,9 @@ class BreakerPolicy:
 class Breaker:
     """The state of one breaker.
 
-    The caller asks before a call and records it afterwards. While half open it calls only with a permit of
-    ``try_probe``, and records that call as a probe or releases the permit. A trial call made while the
-    breaker is open, where another node can answer if it fails, is recorded as a probe too.
+    The caller reads the state before a call and records the call afterwards. While half open, the caller
+    needs a permit of ``try_probe``, and records that call as a probe or releases the permit. A trial call
+    while the breaker is open is recorded as a probe too.
 
     Args:
         policy: When to open and close.
@@ -84,14 +84,15 @@ class Breaker:
     def __init__(self, policy: BreakerPolicy, jitter: Callable[[], float]) -> None:
         self.policy = policy
         self.recent = RecentCalls(policy.window)
-        """The calls since it closed; empty while it is not closed."""
+        """The recent calls since the breaker closed; empty while it is not closed."""
         self.why = ""
-        """The reason for its state, with the figures."""
+        """The reason for the state, with the figures."""
         self._jitter = jitter
         self._state: BreakerState = _CLOSED
         self._open_s = 0.0
-        """For how long it last opened, without jitter; 0 = never."""
+        """The last open time without jitter; 0 if the next one is ``first_open_s``."""
         self._lasts_s = 0.0
+        """The last open time with jitter."""
         self._open_until = 0.0
         self._closed_at = -inf
         self._good_probes = 0
@@ -103,17 +104,21 @@ class Breaker:
         return f"<Breaker {self._state} {calls}>"
 
     def state(self, now: float) -> BreakerState:
-        """Return the state; the first call after the open time makes it half open."""
+        """Return the state; after the open time this changes it to half open."""
         if self._state is _OPEN and now >= self._open_until:
             self._state = _HALF_OPEN
             self._good_probes = 0
             self.why = f"was open for {self._lasts_s:.2g} s: one call may try the node"
         return self._state
 
+    def retry_in_s(self, now: float) -> float | None:
+        """Return how long it stays open; None if it is not open."""
+        return max(0.0, self._open_until - now) if self._state is _OPEN else None
+
     def try_probe(self, now: float) -> bool:
         """Take the permit for a probe; False if it is taken, or the breaker is not half open.
 
-        A permit whose call has had no outcome for ``probe_timeout_s`` is issued again.
+        A permit is issued again after ``probe_timeout_s`` without an outcome or a release.
         """
         if self.state(now) is not _HALF_OPEN:
             return False
@@ -129,14 +134,14 @@ class Breaker:
     def record(self, now: float, *, failed: bool, slow: bool = False, probe: bool = False) -> None:
         """Record a call that ended.
 
-        While closed, calls are counted. Probes count while half open, successful ones while open too; a
-        failed one says nothing new then. Other calls started in an earlier state and are ignored.
+        While closed, only calls that are not probes count. While half open, only probes do; while open, only
+        successful probes. All others started in an earlier state, or say nothing new, and are ignored.
 
         Args:
             now: Monotonic seconds.
-            failed: It failed because of the node.
-            slow: It took too long, failed or not; ignored in a probe.
-            probe: It ran with a permit of ``try_probe``, or as a trial while the breaker was open.
+            failed: The call failed because of the node.
+            slow: The call took too long, whether it failed or not; ignored for a probe.
+            probe: The call had a permit of ``try_probe``, or was a trial while the breaker was open.
         """
         if self._state is _CLOSED:
             if not probe:
@@ -153,11 +158,11 @@ class Breaker:
             self._open(now, "a probe failed")
 
     def _judge(self, now: float) -> None:
-        """Open if too many calls fail: of the newest, so that earlier successes hide nothing, or of all."""
+        """Open if too many of the newest calls, or of all, failed or were slow: old ones hide no failure."""
         newest = self.recent.newest(now, self.policy.minimum_calls)
         if newest is None:
             return
-        why = self._trips(newest, now) or self._trips(self.recent.all(), now)
+        why = self._trips(newest, now) or self._trips(self.recent.kept(), now)
         if why:
             if now - self._closed_at > self._lasts_s + SPAN_S:  # otherwise it is the same disturbance
                 self._open_s = 0.0

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from fivestage.core.plan import Plan, StageSpec
     from fivestage.core.routing_snapshot import StageRouting
 
-WELL: Final = 0.98
-"""The score at which a node is reported as returned; hysteresis against alternating reports."""
+RETURNED_SCORE: Final = 0.98
+"""The score (or that of the fallback, if lower) at which a node is reported as returned: well above the score
+at which it is avoided, so that reports do not alternate."""
 
 
 class Changes:
-    """Compares the state of each lane with what was last reported."""
+    """Compares the state of each lane with the last reported state."""
 
     __slots__ = ("_avoided", "_lowered", "_observer", "_plan", "_states")
 
@@ -27,36 +28,36 @@ class Changes:
         self._observer = observer
         self._plan = plan
         self._lowered: set[tuple[str, str]] = set()
-        """Lane and stage of each limit below the configured one."""
+        """Lane and stage of each limit that was reported as lowered."""
         self._states: dict[tuple[str, str], BreakerState] = {}
         self._avoided: set[tuple[str, str]] = set()
 
-    def look(self, lane: LaneState) -> None:
-        """Report what has changed in the routing snapshot of a lane."""
+    def report(self, lane: LaneState) -> None:
+        """Report the changes in the routing snapshot of a lane."""
         for name, node in lane.routing.nodes.items():
             if node.state is not self._states.get((lane.name, name), BreakerState.CLOSED):
                 self._states[lane.name, name] = node.state
                 self._observer.breaker_changed(lane.name, name, node.state)
                 self._report("breaker", str(node.state), lane.nodes[name].breaker.why, lane, name)
             if lane.nodes[name].fallback:
-                self._look_at_choice(lane, name)
+                self._report_choice(lane, name)
         for spec, stage in zip(self._plan.stages, lane.routing.stages, strict=True):
-            self._look_at_limit(lane, spec, stage)
+            self._report_limit(lane, spec, stage)
 
-    def _look_at_limit(self, lane: LaneState, spec: StageSpec, stage: StageRouting) -> None:
+    def _report_limit(self, lane: LaneState, spec: StageSpec, stage: StageRouting) -> None:
         """Report a stage limit that falls below the configured one, or returns to it."""
         key, configured_ms = (lane.name, spec.stage_type), spec.limit_s * 1000
         limit = f"{stage.limit_s * 1000:g} ms"
         if key not in self._lowered and stage.limit_s < spec.limit_s - SLACK_S:
             self._lowered.add(key)
-            why = f"{limit} of {configured_ms:g}: queries wait, and more are answered so"
+            why = f"{limit} of {configured_ms:g}: queries wait, and this limit gives more answers"
             self._report("stage_limit", "lowered", why, lane, spec.stage_type)
         elif key in self._lowered and stage.limit_s >= spec.limit_s - SLACK_S:
             self._lowered.discard(key)
             why = f"{limit}: a lower limit gains nothing"
             self._report("stage_limit", "restored", why, lane, spec.stage_type)
 
-    def _look_at_choice(self, lane: LaneState, name: str) -> None:
+    def _report_choice(self, lane: LaneState, name: str) -> None:
         """Report a node that its fallback now replaces, or that is preferred again."""
         fallback, key = lane.nodes[name].fallback, (lane.name, name)
         own, other = lane.routing.node(name), lane.routing.node(fallback)
@@ -65,7 +66,7 @@ class Changes:
                 self._avoided.add(key)
                 why = f"health {own.score} of 1, that of node {fallback!r} {other.score}"
                 self._report("node_choice", "avoided", why, lane, name)
-        elif own.state is BreakerState.CLOSED and own.score >= min(WELL, other.score):
+        elif own.state is BreakerState.CLOSED and own.score >= min(RETURNED_SCORE, other.score):
             self._avoided.discard(key)
             in_a_row = lane.nodes[name].in_a_row
             why = f"its last {in_a_row} calls were answered" if in_a_row else "its failures are old"

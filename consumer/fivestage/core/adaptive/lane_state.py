@@ -1,6 +1,6 @@
 """Learns from how the queries of each lane end, and keeps the lane's RoutingSnapshot up to date.
 
-Runs on the bus loop, which sees every outcome, also those of failed workers. The stage runner reads the
+Runs on the bus loop, which sees every outcome, also of jobs whose worker failed. The stage runner reads the
 snapshot.
 """
 
@@ -33,14 +33,14 @@ MAX_LANES = 32
 """Lanes beyond these share one state: producers choose lanes, but must not fill the memory."""
 MAX_NODES = 256
 ANSWERS = 200
-"""How many of the last answers give the time to an answer."""
+"""Number of last answers from which the time to an answer is computed."""
 MIN_ANSWERS = 50
 BACK_OFF = 1.25
-"""An answer that did not come, although it was waited for longer than most take, counts as one that takes
-longer by this factor. As in TCP, which doubles its retransmission timer at each timeout (RFC 6298, 5.5), the
-estimate then rises until it is long enough, also where queueing leaves no query the whole time."""
+"""A query that timed out after at least the median time to an answer counts as an answer that took longer by
+this factor. As in TCP, which doubles its retransmission timer at each timeout (RFC 6298, 5.5), the estimate
+then rises until it is long enough, even if no query has the total time because all had to wait."""
 REFRESH_S = 0.1
-"""How often figures in the routing snapshot are updated; breakers are updated at once."""
+"""Seconds between updates of the routing snapshot; a change of a breaker updates the snapshot at once."""
 OTHER_LANES = "other"
 _SUCCESS: Final = Outcome.SUCCESS
 _TIMEOUT: Final = Outcome.TIMEOUT
@@ -50,13 +50,13 @@ _SUCCEEDED: Final = PipelineStatus.SUCCESS
 
 @dataclass(frozen=True, slots=True)
 class LanePolicy:
-    """The configuration that all lanes have in common."""
+    """The configuration that all lanes share."""
 
     plan: Plan
     adaptive: AdaptivePolicy = field(default_factory=AdaptivePolicy)
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     jitter: Callable[[], float] = lambda: 0.0
-    """Random numbers, 0..1."""
+    """Returns random numbers, 0..1."""
 
 
 class LaneState:
@@ -71,7 +71,7 @@ class LaneState:
         self._policy = policy
         self._pressure = pressure
         self.limits = tuple(LearnedLimit(spec.limit_s, policy.adaptive) for spec in policy.plan.stages)
-        """In the order of the stages."""
+        """The learned limit of each stage, in the order of the stages."""
         self.nodes: dict[str, NodeState] = {}
         self._answers = Window(ANSWERS)
         self._trials = Trials()
@@ -93,10 +93,10 @@ class LaneState:
 
         Args:
             outcome: How it ended.
-            superseded: Failed attempts that another one followed.
+            superseded: Failed attempts that were followed by another one.
             now: Monotonic seconds.
-            disturbed_at: When something else last delayed it: stages that had started before and timed out
-                say nothing about themselves.
+            disturbed_at: When other code or a busy machine last delayed the query: a timeout of a stage that
+                had started by then is not counted.
         """
         self._trials.calls += 1
         rejected = outcome.validated is False
@@ -138,7 +138,7 @@ class LaneState:
                 routing.probes.pop(name, None)
                 continue
             if name in routing.probes:
-                node.breaker.release_probe()  # it was not taken: renew its time
+                node.breaker.release_probe()  # not taken yet: issue the permit again
             if node.breaker.try_probe(now):
                 routing.probes[name] = True
         self._trials.refresh(now, self.nodes, routing)
@@ -157,7 +157,7 @@ class LaneState:
         if run.outcome is _SUCCESS:
             limit.succeeded(run.duration_s)
         elif run.outcome is _TIMEOUT and had_fair_share(run, self._limit_in_force_s(run)):
-            limit.timed_out(run.duration_s)  # with less time it says nothing about the limit
+            limit.timed_out(run.duration_s)  # a timeout with less time says nothing about the limit
 
     def _learn_node(self, name: str, run: StageRun, now: float, *, rejected: bool = False) -> None:
         node = self.nodes.get(name)
@@ -206,7 +206,7 @@ class LearnedState:
         self.lanes: dict[str, LaneState] = {}
         self.pressure = Pressure()
         self.disturbed_at = -inf
-        """When a stall of the process last delayed queries (monotonic seconds)."""
+        """When blocking code or a busy machine last delayed queries (monotonic seconds)."""
 
     def __repr__(self) -> str:
         return f"<LearnedState {list(self.lanes.values())}>"
@@ -217,7 +217,7 @@ class LearnedState:
         return self._policy.plan
 
     def lane(self, name: str) -> LaneState:
-        """The state of a lane; beyond MAX_LANES one that all further lanes share."""
+        """The state of a lane; lanes beyond MAX_LANES share one state."""
         state = self.lanes.get(name)
         if state is None and len(self.lanes) >= MAX_LANES:
             name = OTHER_LANES
@@ -237,7 +237,7 @@ class LearnedState:
             if lane.routing.stuck != stuck:
                 lane.routing.stuck = stuck
             lane.refresh_if_due(now)
-            self._changes.look(lane)
+            self._changes.report(lane)
 
 
 def stuck_nodes(names: Sequence[str], most: int) -> frozenset[str]:
@@ -246,5 +246,5 @@ def stuck_nodes(names: Sequence[str], most: int) -> frozenset[str]:
 
 
 def _rounded(seconds: float | None) -> float:
-    """Round to half milliseconds, so that the snapshot changes only when it matters; 0 for unknown."""
+    """Round to half milliseconds, so that tiny changes do not change the snapshot; 0 for None."""
     return 0.0 if seconds is None else round(seconds * 2000) / 2000

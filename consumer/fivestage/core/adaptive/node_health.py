@@ -1,8 +1,8 @@
 """Scores the health of a node from the outcomes of its calls.
 
 Successes and calls are counted with weights that halve every half-life, as in Finagle's FailureAccrualPolicy
-by success rate within a duration. A prior success of constant weight makes a node that is new, or was not
-used for long, healthy: it deserves to be tried.
+by success rate within a duration. A prior success of constant weight makes a node healthy that is new or was
+not used for long, so that it is tried.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from fivestage.core.adaptive.window import Window
 PRIOR = 1.0
 """The weight of the success that every node is credited with."""
 DURATIONS = 100
-"""How many of the last durations are kept."""
+"""Number of last durations that are kept."""
 MIN_DURATIONS = 10
-"""Fewer give no quantile."""
+"""Fewest durations for a quantile."""
 
 
 class NodeHealth:
@@ -52,7 +52,7 @@ class NodeHealth:
         self._count(now, success=0.0)
 
     def timed_out(self, now: float, duration_s: float) -> None:
-        """Count a call that was cancelled after *duration_s*: a failure, and a longer duration."""
+        """Count a call that was cancelled after *duration_s*: a failure that would have taken longer."""
         self._durations.add(duration_s, censored=True)
         self._count(now, success=0.0)
 
@@ -68,7 +68,7 @@ class NodeHealth:
         self._at = max(now, self._at)
 
     def _kept(self, now: float) -> float:
-        """The share of the weights that is left at *now*; 1 if the last outcome is later than that."""
+        """The share of the weights that is left at *now*; 1 if the last outcome is later than *now*."""
         return exp2(-max(now - self._at, 0.0) / self.half_life_s)
 
     def score(self, now: float) -> float:

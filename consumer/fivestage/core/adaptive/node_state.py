@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 SLOW_SHARE: Final = 0.9
 """A call that took a larger share of its limit is slow."""
 PATIENCE_S: Final = 1.0
-"""How long a node that used to answer may be late before that counts for its breaker. A dependency that
-becomes slower needs a higher limit, which takes some samples, not an open breaker."""
+"""Seconds for which timeouts of a node that used to answer do not count for its breaker, if its limit is
+learned: a slower dependency needs a higher limit, which takes some samples, not an open breaker."""
 RECOVERED: Final = 20
-"""After this many answers in a row the earlier failures of a node on trial are forgotten. A node that fails
-for a fifth of the queries rarely gets there (1 %)."""
+"""Answers in a row after which the earlier failures of a node on trial are dropped. A node that fails for a
+fifth of the queries rarely gets there (1 %)."""
 SLACK_S: Final = 1e-6
 _SUCCESS: Final = Outcome.SUCCESS
 _TIMEOUT: Final = Outcome.TIMEOUT
@@ -48,11 +48,11 @@ class NodeState:
         self.calls = 0
         """How many calls have ended."""
         self.in_a_row = 0
-        """Answers since the last failure."""
+        """Accepted answers since the last failure or rejected answer."""
         self.is_on_trial = False
-        """Trial calls find out whether it has recovered."""
+        """Whether trials or a probe are testing if the node has recovered."""
         self.fallback = ""
-        """The node that answered when this one last failed."""
+        """The node that answered the query when this one last failed."""
         self.tried_at = -inf
         """When the last call ended (monotonic seconds)."""
         self._timeout_at = -inf
@@ -66,8 +66,8 @@ class NodeState:
         Args:
             run: The call.
             now: Monotonic seconds.
-            limit_s: The limit of its stage.
-            learning: The limit is learned, so it may still rise.
+            limit_s: The limit in force of its stage.
+            learning: This limit is learned, so it may still rise.
             rejected: Validation rejected the answer: that counts for the health of the node, not for its
                 breaker, which is for nodes that do not answer.
         """
@@ -96,14 +96,14 @@ class NodeState:
         else:
             self.health.succeeded(now, run.duration_s)
         slow = run.duration_s > SLOW_SHARE * run.granted_s
-        if run.probe and self.breaker.policy.slow_call_rate < 1:  # only then slow calls open it
+        if run.probe and self.breaker.policy.slow_call_rate < 1:  # at 1 slow calls do not count
             failed = failed or slow
         self.breaker.record(now, failed=failed, slow=slow, probe=run.probe)
         if run.probe or self.is_on_trial:
             self._check_recovery(now)
 
     def _check_recovery(self, now: float) -> None:
-        """End the trial of a node that answers: called after a probe, and for each call on trial."""
+        """Keep the node on trial until RECOVERED answers in a row; called for probes and calls on trial."""
         if self.breaker.state(now) is not _CLOSED:
             return
         self.is_on_trial = True
@@ -117,7 +117,7 @@ class NodeState:
         return p50_s is not None and p50_s < inf and run.granted_s < min(limit_s, p50_s)
 
     def _is_newly_late(self, now: float) -> bool:
-        """Whether a node that used to answer has just become late: the limit gets a while to follow."""
+        """Whether a node that used to answer has just become late: the limit needs a while to rise."""
         if now - self._timeout_at > PATIENCE_S:
             p95_s = self.health.p95_s
             used_to_answer = p95_s is not None and p95_s < inf
@@ -126,17 +126,17 @@ class NodeState:
         return now < self._patient_until
 
     def _excuse(self, run: StageRun, now: float) -> None:
-        """Ignore an excused error, except that as a probe it shows that the node works."""
+        """Ignore an excused error; only that of a probe counts, since it shows that the node works."""
         if run.probe:
             self.breaker.record(now, failed=False, probe=True)
 
     def ignore(self, run: StageRun) -> None:
-        """Release the permit of a call that says nothing about the node."""
+        """Learn nothing from a call; release its permit if it was a probe."""
         if run.probe:
             self.breaker.release_probe()
 
     def routing(self, now: float) -> NodeRouting:
-        """What the routing snapshot says about the node."""
+        """The figures of the node for the routing snapshot."""
         return NodeRouting(self.breaker.state(now), round(self.health.score(now), 2), self.health.p95_s)
 
 

@@ -1,9 +1,9 @@
 """Issues permits for trial calls of low-ranked nodes, to find out whether they have recovered.
 
-A node that ranks low is not called where another one handles the same intent, so nothing new would be learned
-of it. As in every bandit problem a small share of the calls explores: here one in a hundred, and only where
-the other node can still answer in time if the trial fails (``RoutingSnapshot.trial_of``). While trials are
-answered they follow each other quickly, which costs nothing.
+A node that ranks low is not called while another one handles the same intent, so its recovery would go
+unnoticed. As in every bandit problem a small share of the calls explores: here one in a hundred, and only if
+the other node can still answer in time after a failed trial (``RoutingSnapshot.trial_of``). Once a trial is
+answered, the next follow without a pause: they lose nothing.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from fivestage.core.routing_snapshot import RoutingSnapshot
 
 EVERY_CALLS: Final = 100
-"""One trial for this many calls of the fallback node, or queries of the lane while that is unknown."""
+"""Calls of the fallback node, or queries of the lane while no fallback is known, for each trial."""
 EVERY_S: Final = 1.0
-"""The shortest time from one trial of a node to the next."""
+"""Fewest seconds from one trial of a node to the next."""
 
 
 class Trials:
-    """The permits of one lane."""
+    """Issues the trial permits of one lane."""
 
     __slots__ = ("_since", "calls")
 
     def __init__(self) -> None:
         self.calls = 0
-        """How many queries of the lane have ended; the lane counts them."""
+        """Queries of the lane that have ended; counted by the lane."""
         self._since: dict[str, tuple[float, int, str]] = {}
-        """For each node when it was last tried, or could have been, and how many calls of which fallback (or
-        queries of the lane) had ended by then."""
+        """For each node: when it was last called or had a permit, the calls of its fallback (or queries of
+        the lane) that had ended by then, and the name of that fallback."""
 
     def __repr__(self) -> str:
         return f"<Trials calls={self.calls} of {sorted(self._since)}>"
 
     def refresh(self, now: float, nodes: Mapping[str, NodeState], routing: RoutingSnapshot) -> None:
-        """Issue and withdraw permits in *routing*, whose nodes are up to date."""
+        """Issue and withdraw permits in *routing*, after its nodes were updated."""
         for name, known in routing.nodes.items():
             if not wants_trial(known):
                 if self._since.pop(name, None) is not None:

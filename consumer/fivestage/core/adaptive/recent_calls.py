@@ -7,23 +7,23 @@ from math import sqrt
 from typing import Final, NamedTuple
 
 BUCKET_S: Final = 0.1
-"""Calls that end within this time are counted together."""
+"""Seconds within which calls that end are counted together."""
 SPAN_S: Final = 1.0
-"""A breaker judges at least this much time: a shorter disturbance is a hiccup."""
+"""Fewest seconds that a breaker judges: shorter disturbances do not open it."""
 Z: Final = 4.0
-"""Standard deviations between a share and the rate that it exceeds. The breaker judges after each failed
-call: with 3.1 (99.9 %) a node of which 20 % fail, at 20 calls/s, is found above 30 % every 2.5 hours by
-chance, with 4 every 50 hours (simulated), and at 200/s never."""
+"""Standard deviations by which a share must exceed a rate. The breaker judges after each failed call: at 20
+calls/s, a node that fails 20 % of them is by chance found above 30 % every 2.5 hours with 3.1 (99.9 %), and
+every 50 hours with 4; at 200/s never (simulated)."""
 
 
 class Span(NamedTuple):
-    """The calls since a moment."""
+    """Counts of the calls that ended from *since* on."""
 
     calls: int
     failed: int
     slow: int
     since: float
-    """When the first of them ended (monotonic seconds)."""
+    """When the first of these calls ended (monotonic seconds)."""
 
 
 class _Bucket:
@@ -37,7 +37,7 @@ class _Bucket:
 
 
 class RecentCalls:
-    """The last *window* calls, or those of the last second where that is more."""
+    """Counts of at least the last *window* calls, and at least those of the last second."""
 
     __slots__ = ("_buckets", "_window", "calls", "failed", "slow")
 
@@ -49,7 +49,7 @@ class RecentCalls:
         self.slow = 0
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Drop all calls."""
         self._buckets.clear()
         self.calls = self.failed = self.slow = 0
 
@@ -59,7 +59,7 @@ class RecentCalls:
         if not buckets or now - buckets[-1].start >= BUCKET_S:
             buckets.append(_Bucket(now))
             while len(buckets) > 1 and self._is_outside(buckets[0], buckets[1], now):
-                self._forget(buckets.popleft())
+                self._drop(buckets.popleft())
         last = buckets[-1]
         last.calls += 1
         last.failed += failed
@@ -71,13 +71,13 @@ class RecentCalls:
     def _is_outside(self, oldest: _Bucket, second: _Bucket, now: float) -> bool:
         return self.calls - oldest.calls >= self._window and now - second.start >= SPAN_S
 
-    def _forget(self, bucket: _Bucket) -> None:
+    def _drop(self, bucket: _Bucket) -> None:
         self.calls -= bucket.calls
         self.failed -= bucket.failed
         self.slow -= bucket.slow
 
     def newest(self, now: float, minimum: int) -> Span | None:
-        """The last second, extended to *minimum* calls; None where fewer are kept."""
+        """The last second, extended to *minimum* calls; None if fewer calls, or less time, are kept."""
         calls, failed, slow = 0, 0, 0
         for bucket in reversed(self._buckets):
             calls += bucket.calls
@@ -87,8 +87,8 @@ class RecentCalls:
                 return Span(calls, failed, slow, bucket.start)
         return None
 
-    def all(self) -> Span:
-        """All calls that are kept, of which there must be one."""
+    def kept(self) -> Span:
+        """All calls that are kept; there must be at least one."""
         return Span(self.calls, self.failed, self.slow, self._buckets[0].start)
 
 
@@ -96,9 +96,9 @@ def exceeds(count: int, calls: int, rate: float, *, enough: int) -> bool:
     """Whether *count* of *calls* is significantly more than *rate*.
 
     That is so where the lower bound of Wilson's score interval is above *rate* (E. B. Wilson, *Probable
-    inference, the law of succession, and statistical inference*, 1927). A window is too short to show this
-    for rates near 1: there *count* must equal *calls*, for at least *enough* calls, or any number for a rate
-    of 1.
+    inference, the law of succession, and statistical inference*, 1927). For rates near 1 a window is too
+    short to show this: there *count* must equal *calls*, which must be at least *enough*; with a rate of 1
+    any number of calls is.
     """
     if count == calls:
         return rate >= 1 or calls >= enough or calls / (calls + Z * Z) > rate

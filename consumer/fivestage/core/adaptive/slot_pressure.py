@@ -1,7 +1,7 @@
-"""Detects slot pressure: queries had to wait for a slot recently.
+"""Detects slot pressure: queries recently had to wait for a slot.
 
-A learned limit may cut a query short only where another one gains by it, which is so only while slots are
-scarce.
+A learned limit below the configured one may end a query early only while slots are scarce: only then another
+query gains by it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from math import inf
 from typing import Final
 
 PRESSURE_S: Final = 1.0
-"""Slots are scarce for this time after a query had to wait."""
+"""Seconds for which slots count as scarce after a query had to wait."""
 GAP_S: Final = 0.1
-"""A longer pause between queries that had to wait ends a period of waiting."""
+"""Longest pause, in seconds, between queries that had to wait within one period of waiting."""
 LASTING_S: Final = 0.5
-"""A longer period of waiting is more than a burst."""
+"""Seconds of a period of waiting from which on it is more than a burst."""
 
 
 class Pressure:
@@ -33,13 +33,13 @@ class Pressure:
         self._since = -inf
         self._last = -inf
         self._due_at = -inf
-        """When a query with a deadline last had to wait."""
+        """When a query with an end-to-end deadline last had to wait."""
 
     def __repr__(self) -> str:
         return f"<Pressure from {self._since:.1f} to {self._last:.1f}>"
 
     def note_wait(self, now: float, *, due: bool = True) -> None:
-        """Record that a query had to wait at *now* (monotonic seconds); *due*: it has a deadline."""
+        """Record that a query had to wait at *now* (monotonic seconds); *due*: it has ``due_at``."""
         if now - self._last > GAP_S:
             self._since = now
         self._last = now
@@ -55,5 +55,5 @@ class Pressure:
         return now - self._last <= GAP_S and self._last - self._since >= LASTING_S
 
     def costs_answers(self, now: float) -> bool:
-        """Whether the pressure lasts and some waiting queries have deadlines: others only wait longer."""
+        """Whether the pressure lasts and waiting costs answers, of queries with an end-to-end deadline."""
         return self.is_lasting(now) and now - self._due_at <= GAP_S

@@ -34,7 +34,7 @@ class Window:
     def __init__(self, size: int) -> None:
         self._arrived: deque[float] = deque(maxlen=size)
         self._ordered: list[float] | None = []
-        """The samples sorted; None when a sample was added since."""
+        """The samples sorted; None after a sample was added."""
 
     def __repr__(self) -> str:
         size = self._arrived.maxlen
@@ -44,11 +44,11 @@ class Window:
         return len(self._arrived)
 
     def add(self, seconds: float, *, censored: bool = False) -> None:
-        """Add a sample; the oldest one leaves when the window is full.
+        """Add a sample; when the window is full, the oldest one leaves.
 
         Args:
-            seconds: How long it took; not NaN, which cannot be sorted.
-            censored: It would have taken longer, by an unknown time.
+            seconds: The sample; not NaN, which cannot be sorted.
+            censored: The true value is larger, but unknown.
         """
         self._arrived.append(inf if censored else seconds)
         self._ordered = None
@@ -56,7 +56,7 @@ class Window:
     def quantile(self, q: float) -> float | None:
         """The sample at or below which a share *q* of all lie, by nearest rank; never interpolated.
 
-        None when there are no samples; infinite when it falls among the censored ones.
+        None when there are no samples; infinite when this sample is censored.
 
         Raises:
             ValueError: *q* is not within 0..1.
@@ -74,8 +74,8 @@ class Window:
         """The rate of answers from one slot if work were cancelled at a limit.
 
         That is the share of samples within the limit, divided by the mean time that a sample occupies the
-        slot. A lower limit gives more answers where few samples take much longer than most. Where all take
-        about the same, or where the time so far says nothing about the time left, it gives no more, or fewer.
+        slot. A lower limit gives more answers if few samples take much longer than most. It gives no more, or
+        fewer, if all take about the same, or if the time so far does not predict the time left.
 
         Args:
             limit_s: Where work is cancelled, above 0; a censored sample counts as cancelled.

@@ -1,24 +1,24 @@
 """Adaptive concurrency limit: lowered only where a trial showed that no answers are lost.
 
 At a fixed rate of arrivals, concurrency is rate times latency (Little's law): whatever makes a node slower
-also makes more queries run. That both rise together therefore does not tell which caused which; only a change
-of the limit does. So a latency that rises with concurrency, or many timeouts, start a *trial*: the limit is
-lowered, and stays so if the goodput (queries that ended in time, per second) did not fall.
+also makes more queries run. That both rise together does not show which is the cause; only a change of the
+limit does. So a latency that rises with concurrency, or many timeouts, start a *trial*: the limit is lowered,
+and stays lower if the goodput (queries that ended in time, per second) did not fall.
 
 - The limit starts at its maximum. It matters, and is learned, only while queries wait for a slot.
-- *Lower*: where queries take significantly longer than those that started among a quarter of the limit took,
-  or many time out, or as an experiment once a minute. A trial that lost goodput is undone, its latency is
-  taken for normal, and the time to the next trial doubles.
-- *Raise*: by up to half at each look while latency is normal. Otherwise twice the limit is tried from time to
-  time, and kept if goodput rises with it.
-- After half a minute in which no query waited the limit is the maximum again.
+- *Lower*: where queries take significantly longer than those that started while at most a quarter of the
+  limit ran, or many time out, or as an experiment about once a minute. A trial that lost goodput is undone,
+  and the time to the next one doubles. If goodput fell with the limit, the latency before counts as normal.
+- *Raise*: by up to half at each evaluation while latency is normal. Otherwise twice the limit is tried from
+  time to time, and kept if goodput rises enough.
+- The first query that starts after half a minute without waiting queries restores the maximum.
 
-Sources: that latency beyond a tolerance means a queue, and the ratio of both by how much to change the limit,
-is from Gradient2 of Netflix/concurrency-limits. There a baseline follows the latency, so a node that becomes
-slower for other reasons is throttled for minutes. Measuring the normal latency at little load, and occasional
+Sources: that latency beyond a tolerance means a queue, and the ratio of both gives the new limit, is from
+Gradient2 of Netflix/concurrency-limits. There a baseline follows the latency, so a node that becomes slower
+for other reasons is throttled for minutes. Measuring the normal latency at little load, and occasional
 probing up and down, is from BBR's ProbeBW and ProbeRTT (Cardwell et al. 2016). Keeping a change by its effect
 on throughput is hill climbing, as in the .NET thread pool (Hellerstein et al. 2008). New here: latency alone
-never lowers the limit, and the normal latency is learned by the concurrency at the start of a query.
+never lowers the limit, and latency is recorded by the concurrency at the start of a query.
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ if TYPE_CHECKING:
     from fivestage.core.observer import ControlChange
 
 MAX_DOWN_S, MAX_UP_S = 60.0, 30.0
-"""The longest times between trials downwards and upwards."""
-CUT: Final = 0.5
-"""A trial takes at most half of the limit away, and at least that where latency gives no better figure."""
-RAISE: Final = 1.5
+"""Longest backoffs, in seconds, between trials of a lower and of a higher limit."""
+LEFT_SHARE: Final = 0.5
+"""The part of the limit that a trial leaves: at least this without many timeouts, and just this where latency
+gives no lower figure."""
+MAX_RAISE: Final = 1.5
+"""The largest factor of one raise."""
 RAISE_S: Final = 0.05
-"""While latency is normal the limit is raised at this interval, or the mean latency where that is longer."""
+"""Seconds between raises while latency is normal; the mean latency where that is longer."""
 MANY_DROPS: Final = 0.5
-"""From this share of timeouts on a trial takes half of the limit away at least; from NEARLY_ALL on, all of
-it."""
+"""The share of timeouts from which a trial takes away at least half of the limit; from NEARLY_ALL on, all but
+the minimum."""
 QUIET_S: Final = 30.0
-"""After this time in which no query waited the limit is the maximum again."""
+"""Seconds without a waiting query after which the next start restores the maximum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,12 @@ class LimiterPolicy:
     """The bounds of the limit, and the evidence that a change takes.
 
     Args:
-        max_limit: The largest limit, and the first.
-        min_limit: The smallest; where it is above *max_limit*, it is *max_limit*. Equal bounds fix the limit.
+        max_limit: The largest limit, and the initial one.
+        min_limit: The smallest limit, at most *max_limit*. Equal bounds fix the limit.
         tolerance: The latency to aim at, as a multiple of the normal latency.
-        window_s: Shortest window.
+        window_s: Shortest window, in seconds.
         window_samples: Fewest samples in a window.
-        drop_share: Share of timeouts, beyond the normal one, that starts a trial of a lower limit.
+        drop_share: Share of timeouts, above their normal share, that starts a trial of a lower limit.
     """
 
     max_limit: int
@@ -77,8 +79,8 @@ class ConcurrencyLimiter:
     """Learns the limit from how each query ended; ``limit`` is how many may run now."""
 
     __slots__ = (
-        "_bound_at", "_changed_at", "_closes_at", "_down", "_ended_at", "_evidence", "_last_goodput",
-        "_length_s", "_looks_at", "_mean_s", "_policy", "_profile", "_report", "_trial", "_up", "_window",
+        "_bound_at", "_changed_at", "_closes_at", "_down", "_ended_at", "_evaluates_at", "_evidence",
+        "_last_goodput", "_length_s", "_mean_s", "_policy", "_profile", "_report", "_trial", "_up", "_window",
         "limit",
     )  # fmt: skip
 
@@ -87,9 +89,9 @@ class ConcurrencyLimiter:
         self.limit = policy.max_limit
         self._profile = LatencyProfile()
         self._window = QueryWindow()
-        self._length_s = self._ended_at = self._closes_at = self._looks_at = 0.0
+        self._length_s = self._ended_at = self._closes_at = self._evaluates_at = 0.0
         self._mean_s = 0.0
-        """The latency of the last window."""
+        """The mean latency of the last window."""
         self._changed_at = -inf
         self._bound_at = -inf
         """When a query last ended while others waited for its slot, or the limit last changed."""
@@ -109,7 +111,7 @@ class ConcurrencyLimiter:
         )
 
     def started(self, now: float) -> None:
-        """Called when a query starts: restores the maximum after a time in which none waited."""
+        """Called when a query starts: restores the maximum after QUIET_S in which none waited."""
         if self.limit < self._policy.max_limit and now - self._bound_at >= QUIET_S:
             self._report.note(self.limit, "raised", f"nothing waited for {QUIET_S:.0f} s")
             self._trial = None
@@ -123,13 +125,13 @@ class ConcurrencyLimiter:
         Args:
             now: Monotonic seconds.
             latency_s: How long it ran.
-            started_among: How many ran when it had started, itself included.
-            running: How many run now, itself included.
+            started_among: Queries that ran at its start, itself included.
+            running: Queries that run now, itself included.
             waiting: Whether others wait for its slot.
-            dropped: It ended at its deadline: it would have taken at least *latency_s*.
+            dropped: It ended at its deadline, and would have taken longer than *latency_s*.
 
         Returns:
-            A change of the limit to report: rarely, and at most once a second.
+            A change of the limit to report, at most once in ten seconds; usually None.
         """
         policy = self._policy
         if policy.min_limit == policy.max_limit:
@@ -165,24 +167,24 @@ class ConcurrencyLimiter:
             window.samples += 1
             window.total += log_s
             window.squares += log_s * log_s
-        if now >= self._looks_at and window.samples >= policy.window_samples:
-            self._look(window, now)
+        if now >= self._evaluates_at and window.samples >= policy.window_samples:
+            self._evaluate(window, now)
         return self._report.take(now, self.limit) if self._report.is_pending else None
 
     def _open(self, window: QueryWindow, now: float) -> None:
-        """Start a window, for a whole number of latencies: calls that started together end together."""
+        """Start a window of a whole number of mean latencies: calls that started together end together."""
         mean_s = self._mean_s
         length_s = self._policy.window_s
         if mean_s:
             length_s = mean_s * max(2, ceil(length_s / mean_s))
         window.opened_at = now
         self._length_s = length_s
-        self._closes_at = self._looks_at = now + length_s
+        self._closes_at = self._evaluates_at = now + length_s
         if self._trial is None and self.limit < self._policy.max_limit:
-            self._looks_at = min(self._closes_at, now + max(RAISE_S, mean_s))
+            self._evaluates_at = min(self._closes_at, now + max(RAISE_S, mean_s))
 
-    def _look(self, window: QueryWindow, now: float) -> None:
-        """Evaluate a window: fully once it is over; before that only to raise the limit."""
+    def _evaluate(self, window: QueryWindow, now: float) -> None:
+        """Evaluate a window: fully once it is over, and only for a raise before that."""
         if now < self._closes_at:
             if window.all_bound:
                 self._raise(window, now)
@@ -211,19 +213,19 @@ class ConcurrencyLimiter:
         if not window.all_bound or self.limit == policy.max_limit or self._raise(window, now):
             return
         if abs(window.latency().mean - self._up.latency) > log(policy.tolerance * MARGIN):
-            self._up.restart()  # latency has changed, so earlier failures say nothing
+            self._up.restart()  # latency has changed since the failures
         if self._up.is_due(now) and not (self._evidence.slow and self.limit > policy.min_limit):
             limit = min(policy.max_limit, 2 * self.limit)
             self._try(limit, window, goodput, "queries wait", now)
 
     def _lower(self, window: QueryWindow) -> int:
-        """The lower limit to try: what would bring latency to the tolerance, within bounds (CUT)."""
+        """The lower limit to try: the one that would bring latency to the tolerance, within bounds."""
         normal, least = self._normal(), self._policy.min_limit
         now_used = min(self.limit, window.running)
         fitting = 0.0
         if normal is not None:
             fitting = now_used * self._policy.tolerance * normal.seconds / window.latency().seconds
-        half = now_used * CUT
+        half = now_used * LEFT_SHARE
         if window.drop_share >= NEARLY_ALL:
             fitting = 0.0
         elif window.drop_share >= MANY_DROPS:
@@ -237,7 +239,7 @@ class ConcurrencyLimiter:
         normal, latency = self._normal(), window.latency()
         if normal is None:
             return False
-        factor = min(RAISE, self._policy.tolerance * normal.seconds / latency.seconds)
+        factor = min(MAX_RAISE, self._policy.tolerance * normal.seconds / latency.seconds)
         if factor < MARGIN:
             return False
         why = f"latency {latency.seconds * 1000:.0f} ms is normal, and queries wait"

@@ -1,7 +1,6 @@
-"""Processing in key order: of all queries with the same key one runs, the others wait in a queue.
+"""Processing in key order: of all queries with the same key one runs, and the others wait in a queue.
 
-This is the processing order KEY of confluentinc/parallel-consumer. Nothing is polled here: the end of one
-item starts the next.
+This is the processing order KEY of confluentinc/parallel-consumer.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ class KeyOrder(Generic[K, T]):
 
     def __init__(self) -> None:
         self._queues: dict[K, deque[T] | None] = {}
-        """The waiting items of each key with a running item; None while none has ever waited."""
+        """The waiting items of each key with a running item; None until the first item of the key waits."""
 
     def enter(self, key: K | None, item: T) -> bool:
-        """Return True if *item* may start now (it then counts as running); otherwise queue it.
+        """Return True if *item* may start now, and count it as running; otherwise queue it.
 
         Items without a key (None) may always start.
         """
@@ -54,7 +53,7 @@ class KeyOrder(Generic[K, T]):
     def leave(self, key: K | None) -> T | None:
         """End the running item of *key*; return the next one, which now counts as running, or None.
 
-        Call it once for every item, however it ended. An item that expires while it waits keeps its place:
+        Call this once for every item, however it ended. An item that expires while it waits keeps its place:
         it is returned in its turn, and the caller ends it at once.
 
         Raises:

@@ -1,7 +1,7 @@
 """Chooses the lane that gets the next free slot: lanes share the slots by weight, and borrow idle ones.
 
-The rule is max-min fairness over the running queries: the next slot goes to the waiting lane that uses least
-of its weight. Nothing is reserved and no history is kept, so a lane that is alone may use all slots, and a
+The rule is max-min fairness over the running queries: the next slot goes to the waiting lane with the fewest
+slots by weight. Nothing is reserved and no history is kept, so a lane that is alone may use all slots, and a
 lane that returns is served first until it has its share.
 """
 
@@ -19,8 +19,8 @@ T = TypeVar("T")
 class LaneShares:
     """The weights of the lanes, relative to each other: 9 and 1 mean the same as 0.9 and 0.1.
 
-    A lane that is not named has the smallest weight, so that inventing lanes gains nothing; 1 when none is
-    named, which makes all lanes equal.
+    A lane without a share has the smallest weight, so that inventing lanes gains nothing. Without any shares
+    all lanes are equal.
 
     >>> LaneShares({"interactive": 0.9, "bulk": 0.1}).weight("unheard of")
     0.1
@@ -38,7 +38,7 @@ class LaneShares:
 
 
 class LaneQueues(Generic[T]):
-    """Queues of items that wait for a slot, one for each lane that has any; an item waits only once.
+    """Queues of items that wait for a slot, one for each lane with such items; no item is queued twice.
 
     ``put`` and ``remove`` take constant time, ``take`` grows with the number of waiting lanes, ``remove_if``
     with the number of waiting items.
@@ -49,7 +49,7 @@ class LaneQueues(Generic[T]):
     def __init__(self, shares: LaneShares) -> None:
         self._shares = shares
         self._queues: dict[str, OrderedDict[int, T]] = {}
-        """No queue is empty; the lane that was served longest ago, or never, comes first."""
+        """By lane, none empty; in the order in which lanes were last served, or had their first item."""
         self._size = 0
 
     def __repr__(self) -> str:
@@ -70,16 +70,16 @@ class LaneQueues(Generic[T]):
     def take(self, running: Mapping[str, int]) -> tuple[str, T] | None:
         """Remove and return the item that gets the next slot, with its lane; None when none waits.
 
-        It is the oldest item of the lane whose *running* by weight is lowest. Among equals it is the lane
-        that has waited longest: since it was last served, or since it has had a waiting item.
+        The lane is the one with the fewest *running* slots by weight; among equals, the one that has waited
+        longest since it was last served or got its first waiting item. The oldest item of that lane is next.
 
         Args:
-            running: How many slots each lane has; 0 for a lane not named.
+            running: How many slots each lane uses; 0 for a lane not named.
         """
         if not self._size:
             return None
         lane = self._next_lane(running)
-        # A lane that still waits goes to the end: the order of the lanes is the order of their turns.
+        # If items are left, the lane goes to the end: among equal lanes the first in the dict is next.
         queue = self._queues.pop(lane)
         item = queue.popitem(last=False)[1]
         if queue:
@@ -93,11 +93,15 @@ class LaneQueues(Generic[T]):
         weight = self._shares.weight
         return min(self._queues, key=lambda lane: running.get(lane, 0) / weight(lane))
 
+    def oldest(self) -> list[T]:
+        """Return the oldest item of each lane that waits."""
+        return [next(iter(queue.values())) for queue in self._queues.values()]
+
     def remove(self, lane: str, item: T) -> None:
         """Remove one item from the queue of *lane*, wherever it stands there.
 
         Raises:
-            KeyError: it does not wait there.
+            KeyError: *item* does not wait in *lane*.
         """
         queue = self._queues[lane]
         del queue[id(item)]
@@ -108,7 +112,7 @@ class LaneQueues(Generic[T]):
     def remove_if(self, predicate: Callable[[T], bool]) -> list[T]:
         """Remove and return the items for which *predicate* is true: lane by lane, the oldest first.
 
-        It is called once for each item. If it raises, nothing is removed.
+        *predicate* is called once for each item. If it raises, nothing is removed.
         """
         queues = self._queues.items()
         found = [(lane, item) for lane, queue in queues for item in queue.values() if predicate(item)]

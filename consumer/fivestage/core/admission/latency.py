@@ -1,4 +1,4 @@
-"""Latency of queries by how many ran at their start: the measurements behind the concurrency limit.
+"""Latency of queries by how many ran at their start: the measurements for the concurrency limit.
 
 All means are means of logarithms, that is geometric: one call in a hundred that takes fifty times as long
 makes an arithmetic mean useless, and a median ignores the slower of two kinds of query.
@@ -10,13 +10,13 @@ from math import exp, log, sqrt
 from typing import Final, NamedTuple
 
 MEMORY: Final = 64.0
-"""The mean of a level of concurrency covers about this many of its last queries."""
+"""Queries, about the last ones, that the mean of a level of concurrency covers."""
 FEWEST: Final = 8
-"""A mean of fewer samples is not used."""
+"""Fewest samples of a mean that is used."""
 LEVELS: Final = 32
-"""Concurrency by powers of two: 1, 2-3, 4-7, and so on."""
+"""Levels of concurrency, by powers of two: 1, 2-3, 4-7, and so on."""
 MIN_LATENCY_S: Final = 1e-4
-"""Shorter latencies count as this: below it, ratios are noise."""
+"""Shorter latencies count as this one: ratios of shorter ones are noise."""
 LOG_MIN: Final = log(MIN_LATENCY_S)
 
 
@@ -26,7 +26,7 @@ class Latency(NamedTuple):
     mean: float
     """Mean of the natural logarithms of seconds."""
     variance: float
-    """Of the logarithms."""
+    """Variance of these logarithms."""
     samples: float
 
     @property
@@ -61,8 +61,8 @@ class _Level:
 class LatencyProfile:
     """The latency of queries by how many ran when they started, themselves included.
 
-    The number at the start is used because it is no result of the latency: at a fixed rate of arrivals a slow
-    query ends among more queries than a fast one, whatever slowed it down.
+    The number at the start is used because a query's latency does not affect it: at a fixed rate of arrivals
+    a slow query ends among more queries than a fast one, whatever slowed it down.
     """
 
     __slots__ = ("_levels",)
@@ -85,13 +85,13 @@ class LatencyProfile:
         return Latency(mean, squares / count, count)
 
     def replace(self, latency: Latency) -> None:
-        """Set the latency of every concurrency: it was found not to depend on it."""
+        """Set the latency of all levels: it was found not to depend on the concurrency."""
         for level in self._levels:
             level.weight, level.mean, level.variance = MEMORY, latency.mean, latency.variance
 
 
 class QueryWindow:
-    """Sums over the queries that are judged together; ``ConcurrencyLimiter.record`` adds to them."""
+    """Sums over the queries that are evaluated together; ``ConcurrencyLimiter.record`` adds each query."""
 
     __slots__ = (
         "dropped", "ended", "free", "in_time", "longest_s", "opened_at", "running", "samples", "squares",
@@ -100,34 +100,35 @@ class QueryWindow:
 
     def __init__(self) -> None:
         self.opened_at = 0.0
-        """When the first of them ended; monotonic seconds."""
+        """When the first query ended; monotonic seconds."""
         self.ended = 0
         self.dropped = 0
         self.free = 0
-        """How many ended while none waited for their slot."""
+        """Queries that ended while none waited for their slot."""
         self.in_time = 0
-        """How many ended in time since the last timeout."""
+        """Queries that ended in time since the last timeout."""
         self.longest_s = 0.0
         self.running = 0
-        """The most that ran at a time."""
+        """Most queries that ran at a time."""
         self.samples = 0
-        """How many count for the latency, and the sums of their logarithms."""
+        """Queries that count for the latency."""
         self.total = 0.0
+        """Sum of the logarithms of their latencies; ``squares`` is the sum of the squares."""
         self.squares = 0.0
 
     def latency(self) -> Latency:
-        """The mean of the samples, of which there must be one."""
+        """The mean of the samples; there must be at least one."""
         mean = self.total / self.samples
         return Latency(mean, max(0.0, self.squares / self.samples - mean * mean), self.samples)
 
     def goodput(self, now: float) -> float:
-        """Queries that ended in time, per second. The first one opened the window and is not counted."""
+        """Queries that ended in time, per second, minus one for the query that opened the window."""
         good = self.ended - self.dropped - 1
         return max(0.0, good) / (now - self.opened_at) if now > self.opened_at else 0.0
 
     @property
     def all_bound(self) -> bool:
-        """Whether queries waited for a slot all the time."""
+        """Whether a query waited for a slot at the end of each query."""
         return not self.free
 
     @property

@@ -12,49 +12,50 @@ if TYPE_CHECKING:
 CONFIDENCE: Final = 3.0
 """Standard errors by which a latency must be beyond the tolerance."""
 SLOW_WINDOWS: Final = 2
-"""This many windows in a row must be slow, or have timeouts: one may be due to a pause of a node. Where
-nearly all queries time out, one is enough."""
+"""Windows in a row that must be slow, or have timeouts: a single one may be due to a pause of a node. Where
+nearly all queries time out, one window is enough."""
 MARGIN: Final = 1.25
-"""A limit that was set to bring latency to the tolerance is changed again when off by this factor."""
+"""Factor by which latency must differ from the tolerance, or a new limit from the old one, for a change."""
 NEARLY_ALL: Final = 0.9
 IN_TIME_AGAIN: Final = 20
-"""Timeouts are over when this many queries in a row were in time since."""
+"""Queries in time in a row, after the last timeout, that make up for the timeouts of a window."""
 EXPLORE_S, EXPLORE_LATENCIES = 60.0, 300.0
-"""After this time with waiting queries, and as many times the latency, a lower limit is tried in any case."""
-FORGET: Final = 0.05
-"""How much the normal share of timeouts falls towards that of a window with fewer."""
+"""Seconds, and multiples of the latency, for which queries must have waited (the longer one counts) until a
+lower limit is tried in any case."""
+DROPS_DECAY: Final = 0.05
+"""The part of the way that the normal share of timeouts falls towards the lower share of one window."""
 
 
 class LimitEvidence:
-    """What the last windows say against the limit in force."""
+    """The evidence of the last windows against the limit in force."""
 
     __slots__ = ("_bound_since", "_late", "_policy", "normal_drops", "slow")
 
     def __init__(self, policy: LimiterPolicy) -> None:
         self._policy = policy
         self._bound_since = inf
-        """Since when queries have waited all the time, or since the last failed trial (monotonic seconds)."""
+        """Since when queries have waited without a break, or when a trial last failed (monotonic seconds)."""
         self._late = 0
-        """In how many windows in a row many queries timed out."""
+        """Windows in a row in which many queries timed out."""
         self.slow = 0
-        """How many windows in a row were slow."""
+        """Windows in a row that were slow."""
         self.normal_drops = 0.0
         """The share of timeouts that does not depend on the limit."""
 
     def limit_changed(self) -> None:
-        """Start again: the windows so far say nothing about the new limit."""
+        """Count slow and late windows from 0: those so far say nothing about the new limit."""
         self.slow = self._late = 0
 
     def trial_failed(self, now: float) -> None:
-        """Wait for the full time at the limit before the next experiment."""
+        """Count the time of waiting queries from *now*: the next experiment comes after the full time."""
         self._bound_since = now
 
     def reason(self, window: QueryWindow, normal: Latency | None, now: float) -> str:
         """Add a window; return the reason for trying a lower limit, empty if there is none.
 
         Args:
-            window: It is over.
-            normal: The latency at little load; None while unknown.
+            window: A window that is over.
+            normal: The latency at low concurrency; None while unknown.
             now: Monotonic seconds.
         """
         self._bound_since = min(self._bound_since, window.opened_at) if window.all_bound else inf
@@ -78,7 +79,7 @@ class LimitEvidence:
         return ""
 
     def _has_timeouts(self, window: QueryWindow) -> bool:
-        self.normal_drops -= max(0.0, self.normal_drops - window.drop_share) * FORGET
+        self.normal_drops -= max(0.0, self.normal_drops - window.drop_share) * DROPS_DECAY
         many = min(1.0, self.normal_drops + self._policy.drop_share)
         late = window.drop_share >= many and window.in_time < IN_TIME_AGAIN
         nearly_all = window.drop_share >= NEARLY_ALL

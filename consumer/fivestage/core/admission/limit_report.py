@@ -1,4 +1,4 @@
-"""Reports changes of the concurrency limit, at most one a second."""
+"""Reports changes of the concurrency limit, at most one in ten seconds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 
 from fivestage.core.observer import ControlChange
 
-REPORT_S: Final = 1.0
-"""The shortest time between two reports."""
+REPORT_S: Final = 10.0
+"""Fewest seconds between two reports."""
 
 
 class LimitReport:
-    """Merges the changes since the last report: from the first one's limit, for the last one's reason."""
+    """Merges the changes since the last report: the limit before the first, the reason of the last."""
 
     __slots__ = ("_change", "_old", "_reported_at", "_why", "is_pending")
 
@@ -29,7 +29,7 @@ class LimitReport:
         self.is_pending, self._change, self._why = True, change, why
 
     def take(self, now: float, limit: int) -> ControlChange | None:
-        """Return the change to *limit*, once it is due to be reported; None if the limit is the same."""
+        """Return the merged change to *limit*; None before a report is due, or if *limit* is the old one."""
         if not self.is_pending or now < self._reported_at + REPORT_S:
             return None
         self.is_pending = False

@@ -1,6 +1,6 @@
 """Judges before a query starts whether it would be answered too late, and must be rejected.
 
-After Finagle's DeadlineFilter: the estimate may be wrong, and rejected queries give no feedback, so the
+As in Finagle's DeadlineFilter: the estimate may be wrong, and rejected queries give no feedback, so the
 rejected share is capped, and the mode ``observe`` only counts.
 """
 
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     AnswerTime = Callable[[float], float | None]
 
 BUCKET_S = 1.0
-LIKELY, EVEN, RARE = 0.95, 0.5, 0.02
+P95, P50, P02 = 0.95, 0.5, 0.02
 """Quantiles of the time to an answer. While slots are free, a query is rejected only if nearly all answers
-take longer than its time (RARE)."""
-MARGIN, MAX_SHARE, EVEN_MARGIN = 2.0, 0.5, 1.1
-"""While slots are scarce some queries are rejected in any case: better those that would be only just in time,
-since a queue worked off at the very edge of its deadlines loses many to the least disturbance. Needed is
-twice the p95, up to half of the total time; where answers take longer than that, a tenth more than the
-median."""
+take longer than its time (P02)."""
+P95_MARGIN, MAX_SHARE, P50_MARGIN = 2.0, 0.5, 1.1
+"""While slots stay scarce, a query needs P95_MARGIN times the p95, at most MAX_SHARE of the total time, and
+at least P50_MARGIN times the median. Some queries are rejected then in any case: without those that would be
+just in time, a small delay makes fewer of the others late."""
 
 
 class ShedMode(StrEnum):
@@ -35,7 +34,7 @@ class ShedMode(StrEnum):
 
     OFF = "off"
     OBSERVE = "observe"
-    """It is counted, and run."""
+    """The query is counted, and run."""
     ON = "on"
 
 
@@ -44,7 +43,7 @@ class Verdict(StrEnum):
 
     RUN = "run"
     OBSERVED = "observed"
-    """It would have been rejected, and is run."""
+    """The query could be rejected in the mode ``on``, and is run."""
     REJECT = "reject"
 
 
@@ -57,17 +56,17 @@ class ShedPolicy:
 
     mode: ShedMode = ShedMode.ON
     max_share: float = 0.95
-    """The largest share of the queries of the last window_s that is rejected."""
+    """The largest share rejected, of the queries of the last window_s with less than the total time."""
     window_s: float = 2.0
 
 
 class Shedder:
-    """Judges queries, and counts seen and rejected ones in buckets of a second.
+    """Judges queries, and counts those with less than the total time, and the rejected ones, by second.
 
     Args:
         policy: Whether and how many queries may be rejected.
-        total_s: The service's total limit.
-        pressure: Whether slots are scarce.
+        total_s: The total time of the pipeline.
+        pressure: Shows whether slots are scarce.
     """
 
     __slots__ = ("_buckets", "_policy", "_pressure", "_rejected", "_seen", "_total_s")
@@ -85,11 +84,11 @@ class Shedder:
         return f"<Shedder {self._policy.mode} rejected {self._rejected:.0f} of {self._seen:.0f}>"
 
     def judge(self, budget: Budget, answer_time_s: AnswerTime, now: float) -> Verdict:
-        """Judge one query; a query with the service's whole time is always run.
+        """Judge one query; a query with the total time is always run.
 
         Args:
-            budget: What is left of its time.
-            answer_time_s: A quantile of the time to an answer; None while unknown.
+            budget: The time that the query has left.
+            answer_time_s: Returns a quantile of the time to an answer; None while unknown.
             now: Monotonic seconds.
         """
         if budget.granted_s >= self._total_s:
@@ -111,13 +110,13 @@ class Shedder:
     def _needed_s(self, budget: Budget, answer_time_s: AnswerTime, now: float) -> float:
         """The time that a query must have left to be run."""
         if not self._pressure.is_on(now):
-            return answer_time_s(RARE) or 0.0
-        likely_s = answer_time_s(LIKELY) or 0.0
-        # Without a deadline waiting costs a query none of its time.
+            return answer_time_s(P02) or 0.0
+        p95_s = answer_time_s(P95) or 0.0
+        # Without an end-to-end deadline, a query keeps its time while it waits.
         if budget.due_at is None or not self._pressure.is_lasting(now):
-            return likely_s
-        even_s = answer_time_s(EVEN) or 0.0
-        return max(min(MARGIN * likely_s, MAX_SHARE * self._total_s), EVEN_MARGIN * even_s)
+            return p95_s
+        p50_s = answer_time_s(P50) or 0.0
+        return max(min(P95_MARGIN * p95_s, MAX_SHARE * self._total_s), P50_MARGIN * p50_s)
 
     def _bucket(self, now: float) -> list[float]:
         buckets = self._buckets

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_HELD_BYTES = 64 * 1024 * 1024
-"""With this many bytes of events unacknowledged no more queries start; running ones end. Together with the
-bytes of received records it also stops the poller."""
+"""Bytes of unacknowledged events at which no more queries start, and of these and received records together
+at which the poller stops. Running queries go on."""
 
 
 class Gate:
     """Closes at *limit* records in flight and opens again when a quarter is free.
 
-    Closing and opening at the same figure would pause and resume the source for every record, and each pause
-    discards what was prefetched.
+    Closing and opening at the same number would pause and resume the source for every record, and each pause
+    discards the prefetched records.
     """
 
     __slots__ = ("_high", "_low", "is_open")
@@ -41,7 +41,7 @@ class Gate:
         return f"<Gate {'open' if self.is_open else 'closed'} {self._low}..{self._high}>"
 
     def update(self, in_flight: int) -> bool:
-        """Open or close by the number in flight; return whether the gate is open."""
+        """Open or close the gate by the number in flight; return whether it is open."""
         threshold = self._high if self.is_open else self._low + 1
         self.is_open = in_flight < threshold
         return self.is_open
@@ -55,10 +55,10 @@ class Slots(Generic[T]):
     """The running queries, the queues of those that wait for a slot, and the choice of the next one.
 
     Args:
-        limiter: How many may run.
+        limiter: Limits how many may run.
         shares: The weights of the lanes.
-        max_held_bytes: No query starts while events of this many bytes are unacknowledged: large answers
-            would fill the memory long before their number reaches a limit.
+        max_held_bytes: Bytes of unacknowledged events at which no query starts: large answers would fill the
+            memory long before their number reaches a limit.
     """
 
     __slots__ = ("_limiter", "_max_held_bytes", "_queues", "_running", "held_bytes", "input_bytes", "running")
@@ -71,7 +71,7 @@ class Slots(Generic[T]):
         self.held_bytes = 0
         """Bytes of events and dead letters that are not acknowledged yet."""
         self.input_bytes = 0
-        """Bytes of received records whose queries have not ended yet."""
+        """Bytes of received records that are not answered, rejected or dropped yet."""
         self._queues: LaneQueues[T] = LaneQueues(shares)
         self._running: Counter[str] = Counter()
         self.running = 0
@@ -91,12 +91,12 @@ class Slots(Generic[T]):
 
     @property
     def is_free(self) -> bool:
-        """True if a slot is free and nothing is queued."""
+        """Whether a query may start now: a slot is free, no query waits, and bytes are left."""
         return not self._queues and self._may_run()
 
     @property
     def has_memory(self) -> bool:
-        """True if more records may be received, by the bytes of those in flight."""
+        """Whether the bytes of events and received records allow more records."""
         return self.held_bytes + self.input_bytes < self._max_held_bytes
 
     def _may_run(self) -> bool:
@@ -107,11 +107,15 @@ class Slots(Generic[T]):
         self._queues.put(lane, item)
 
     def next(self) -> T | None:
-        """Remove and return the item that may run now; None when none waits or no slot is free."""
+        """Remove and return the item that may run now; None when none waits or none may start."""
         if not (self._queues and self._may_run()):
             return None
         found = self._queues.take(self._running)
         return None if found is None else found[1]
+
+    def oldest(self) -> list[T]:
+        """Return the oldest waiting item of each lane."""
+        return self._queues.oldest()
 
     def give_up(self, predicate: Callable[[T], bool]) -> list[T]:
         """Remove the waiting items for which *predicate* is true, and return them."""
@@ -126,13 +130,13 @@ class Slots(Generic[T]):
         self.held_bytes += count
 
     def let_go(self, count: int) -> bool:
-        """Release bytes; return True if this reopened admission."""
+        """Release the bytes of acknowledged events; return True if queries may start again."""
         was_full = self.held_bytes >= self._max_held_bytes
         self.held_bytes -= count
         return was_full and self.held_bytes < self._max_held_bytes
 
     def occupy(self, lane: str, now: float) -> int:
-        """Take a slot at *now* (monotonic seconds); return how many are taken with it."""
+        """Take a slot at *now* (monotonic seconds); return how many are taken, this one included."""
         self._limiter.started(now)
         self.running += 1
         self._running[lane] += 1
@@ -154,7 +158,7 @@ class Slots(Generic[T]):
             now: Monotonic seconds.
             duration_s: How long it ran.
             started_among: What ``occupy`` returned for it.
-            dropped: It was not in time.
+            dropped: It ended at its deadline.
 
         Returns:
             A change of the limit to report, or None.

@@ -1,4 +1,4 @@
-"""Tracks the queries that wait for a thread of an executor, and until when their waiting makes sense."""
+"""Tracks the queries that wait for a thread of an executor, and how long waiting may still help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
 
 PATIENCE: Final = 2.0
-"""A call may use its query's whole time and block its thread as long; a busy loop notices the end later."""
+"""Multiples of the pipeline's total time without a taken call after which all threads count as blocked: a
+call may take the total time, and a busy loop notices its end later."""
 
 
 class _Queue:
@@ -19,14 +20,14 @@ class _Queue:
     def __init__(self, now: float) -> None:
         self.length = 0
         self.progress_at = now
-        """When a thread last took one of their calls, or when the first one came (monotonic seconds)."""
+        """When a thread last took a call of the queue, or else when the queue began (monotonic seconds)."""
 
 
 class ThreadQueues:
     """One queue for each pool of threads: one in this process, or one in each worker process.
 
-    A query waits as long as its queue moves. If no thread has taken a call for PATIENCE times the pipeline's
-    total time, all threads are blocked, and waiting is useless.
+    A query waits as long as threads take calls of its queue. If none was taken for PATIENCE times the
+    pipeline's total time, all threads count as blocked, and waiting is useless.
     """
 
     __slots__ = ("_length", "_queues")
@@ -51,7 +52,7 @@ class ThreadQueues:
         self._length += 1
 
     def leave(self, job: Job, served_at: float | None = None) -> None:
-        """End the waiting of a job; *served_at* is when a thread took its call, None if none did."""
+        """End the wait of a job; *served_at* is when a thread took its call, None if none did."""
         queue = self._queues[job.pool]
         queue.length -= 1
         self._length -= 1
@@ -62,10 +63,10 @@ class ThreadQueues:
         job.waits_since = job.pool = None
 
     def ends_at(self, job: Job) -> float:
-        """Until when a waiting job may wait, unless its queue moves before (monotonic seconds)."""
+        """Until when a job may wait if no thread takes a call of its queue (monotonic seconds)."""
         return min(job.due_at, self._queues[job.pool].progress_at + PATIENCE * job.plan.total_s)
 
     def excuse(self, late_s: float) -> None:
-        """Discount a stall of the bus loop: for *late_s* it could not have noticed any progress."""
+        """Discount a stall of the bus loop of *late_s*, in which progress went unnoticed."""
         for queue in self._queues.values():
             queue.progress_at += late_s

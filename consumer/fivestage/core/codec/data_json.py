@@ -1,4 +1,4 @@
-"""Encodes the data that stages return as JSON, once, where it was made; events embed it as it is."""
+"""Encodes the data of stages as JSON once, in the executor; events embed the bytes unchanged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import orjson
 from fivestage.core.codec.jsonable import plain, with_big_integers
 
 _OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-"""Dataclasses and times are no JSON yet: ``plain`` converts them, so that later stages see what the event
-says."""
+"""Dataclasses and times raise TypeError: ``plain`` then converts them, so that later stages see the data of
+the event."""
 
 
 def to_json(data: Any) -> bytes:
@@ -30,10 +30,11 @@ def to_json(data: Any) -> bytes:
 def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
     """Encode any JSON value; None if that takes more than *max_bytes*.
 
-    Text that is too long is not encoded at all, which would block the interpreter for tens of milliseconds.
+    A text of more than *max_bytes* characters is not encoded: that could block the interpreter for tens of
+    milliseconds.
 
     Raises:
-        TypeError, ValueError: as above.
+        TypeError, ValueError: as ``to_json``.
     """
     if max_bytes is None:
         return to_json(data)
@@ -45,12 +46,12 @@ def limited_json(data: Any, max_bytes: int | None) -> bytes | None:
 
 
 def as_json(data: Any, max_bytes: int | None) -> tuple[Any, bytes | None]:
-    """Encode what a stage returned; return it as later stages see it, with its JSON (None if too large).
+    """Encode what a stage returned; return the data for later stages, and its JSON (None if too large).
 
-    Objects with a JSON form are converted, so that later stages see what the event says.
+    Objects with a JSON form are converted, so that later stages see the data of the event.
 
     Raises:
-        TypeError, ValueError: it has no JSON form; the text names the path and the type.
+        TypeError, ValueError: *data* has no JSON form; the text of a TypeError names the path and the type.
     """
     try:
         return data, limited_json(data, max_bytes)

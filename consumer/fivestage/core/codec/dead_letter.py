@@ -1,7 +1,7 @@
 """Reads dead letters, and makes the headers of the records that replay them; ``encode`` writes the letters.
 
-Besides dead letters the topic holds marks: records without a value that name a letter that was replayed. A
-mark is newer than its letter, so retention deletes it later.
+The topic of dead letters also holds marks: records without a value that name a replayed letter. A mark is
+newer than its letter, so retention deletes the letter first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fivestage.core.codec.decode import UnreadableReason
 from fivestage.core.records import PlainRecord, Record
 from fivestage_schemas import headers as h
 
-_OWN: Final = "dlq."
+_DLQ_PREFIX: Final = "dlq."
 """The prefix of headers that the service added."""
 
 
@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """The letter at this partition and offset of the same topic was replayed."""
+    """A mark: the letter at this partition and offset of the same topic was replayed."""
 
     partition: int
     offset: int
@@ -47,11 +47,11 @@ class DeadLetter(NamedTuple):
     reason: str
     detail: str
     replayed_from: str | None
-    """The earlier letter of the record, if it was replayed and failed again."""
+    """The coordinates of an earlier letter, if the record is its replay and could not be read again."""
     size: int
-    """Bytes of its value."""
+    """Bytes of the letter's value."""
     has_its_bytes: bool
-    """Whether it holds the record: not if that was too large, or could not be fetched."""
+    """Whether the letter holds the record: not if the record was too large, corrupt or empty."""
     record: Record
 
     @property
@@ -71,9 +71,9 @@ class Selection(NamedTuple):
     """The topic of the unreadable record."""
     reasons: Collection[str] = ()
     since: float | None = None
-    """Written at that time or later, seconds since the epoch."""
+    """Letters written at that time or later, seconds since the epoch."""
     until: float | None = None
-    """Written before."""
+    """Letters written before that time."""
 
     def matches(self, letter: DeadLetter) -> bool:
         """Whether a letter is selected."""
@@ -90,7 +90,7 @@ def read_letter(record: Record) -> DeadLetter | Mark | None:
     found = {
         name: value.decode(errors="replace")
         for name, value in record.headers
-        if name.startswith(_OWN) and value is not None
+        if name.startswith(_DLQ_PREFIX) and value is not None
     }
     try:
         if h.DLQ_REPLAYED in found:
@@ -115,11 +115,11 @@ def read_letter(record: Record) -> DeadLetter | Mark | None:
 
 
 def replay_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """The headers for a replay: those of the producer, without an expiry, which has passed."""
+    """The headers for a replay: those of the producer, without ``ce_expirytime``, which may have passed."""
     kept = [
         (name, value)
         for name, value in letter.record.headers
-        if not name.startswith(_OWN) and name != h.CE_EXPIRY_TIME
+        if not name.startswith(_DLQ_PREFIX) and name != h.CE_EXPIRY_TIME
     ]
     return [*kept, (h.DLQ_REPLAYED_FROM, str(letter.place).encode())]
 

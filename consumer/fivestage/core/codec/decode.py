@@ -1,7 +1,7 @@
 """Decodes a record into a query: plain JSON, or CloudEvents in binary or structured mode.
 
-An unreadable record is a value (Unreadable) with a reason from a fixed set, never an exception, and never
-quotes the content. Size limits are checked before anything is parsed.
+An unreadable record gives a value (Unreadable) with a reason from a fixed set, never an exception, and never
+quotes the content. The size of a value is checked before parsing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_DETAIL_CHARS: Final = 512
 MAX_KEY_BYTES: Final = 4096
 MAX_DEPTH: Final = 254
-"""The deepest nesting, which is what orjson writes: it reads more, but that could not be encoded again."""
+"""The deepest nesting that orjson writes. It reads deeper values, but could not encode them again."""
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 1024
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -87,7 +87,7 @@ class Readable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """Limits and lanes for records."""
+    """The accepted lanes and sizes of records."""
 
     default_lane: str = "prod"
     lanes: frozenset[str] = field(default_factory=frozenset)
@@ -120,7 +120,7 @@ def decode(record: Record, limits: DecodeLimits) -> Readable | Unreadable:
 
 
 def known_headers(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
-    """The known headers as text; the last of a repeated one counts.
+    """The known headers as text; of a repeated header the last one counts.
 
     Unknown, oversized and undecodable headers are skipped.
     """
@@ -170,7 +170,7 @@ def _fields(value: bytes, headers: dict[str, str]) -> dict[str, Any]:
 
 
 def _structured(value: bytes, content_type: str, headers: dict[str, str]) -> dict[str, Any]:
-    """Unwrap a structured CloudEvent; its attributes replace the headers of binary mode."""
+    """Unwrap a structured CloudEvent; except for the trace, its attributes replace those in headers."""
     if not content_type.startswith("application/cloudevents+json"):
         raise _RejectedError(UnreadableReason.BAD_CLOUDEVENT, "only application/cloudevents+json is read")
     envelope = _object(value)
@@ -178,7 +178,7 @@ def _structured(value: bytes, content_type: str, headers: dict[str, str]) -> dic
         text = envelope.get(attribute)
         if isinstance(text, str) and len(text.encode()) <= MAX_HEADER_BYTES:
             headers[f"ce_{attribute}"] = text
-    for attribute in (h.TRACEPARENT, h.TRACESTATE):  # a header, if any, is from a later hop
+    for attribute in (h.TRACEPARENT, h.TRACESTATE):  # a trace header, if any, is from a later hop
         if isinstance(text := envelope.get(attribute), str):
             headers.setdefault(attribute, text)
     if not isinstance(envelope.get("specversion"), str) or h.CE_ID not in headers:
@@ -241,7 +241,7 @@ def _rejection(error: ValidationError) -> _RejectedError:
 
 
 def _id_of(fields: dict[str, Any], headers: dict[str, str]) -> str | None:
-    """The query id, if there is a valid one to publish."""
+    """The query id of an unreadable record; None if there is no valid one."""
     for candidate in (fields.get("query_id"), headers.get(h.CE_ID)):
         if isinstance(candidate, str) and _ID.fullmatch(candidate):
             return candidate

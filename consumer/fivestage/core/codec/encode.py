@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from fivestage.core.rejection_cause import RejectionCause
 
 MAX_KEY_AND_HEADER_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_HEADER_BYTES
-_ELSEWHERE: Final = "data left out for the result to fit its topic; the stage result has it"
-_NOWHERE: Final = "data left out: it does not fit the topic"
+_IN_STAGE_RESULT: Final = "data left out for the result to fit its topic; the stage result has it"
+_DATA_TOO_LARGE: Final = "data left out: it does not fit the topic"
 _TYPE_HEADERS: Final = {
     Output.STAGE_RESULTS: header(h.CE_TYPE, h.STAGE_RESULT_TYPE.encode()),
     Output.RESULTS: header(h.CE_TYPE, h.RESULT_TYPE.encode()),
@@ -50,7 +50,7 @@ _ID, _SUBJECT, _TIME, _CORRELATION_ID, _CAUSATION_ID, _LANE = (
     for name in (h.CE_ID, h.CE_SUBJECT, h.CE_TIME, h.CE_CORRELATION_ID, h.CE_CAUSATION_ID, h.LANE)
 )
 _OWN_HEADERS: Final = 10
-"""The number of headers of every event, without trace and status."""
+"""Number of headers of every event, not counting trace and status."""
 
 
 class Encoder:
@@ -71,7 +71,7 @@ class Encoder:
     def concluded(self, envelope: Envelope, outcome: QueryOutcome) -> tuple[list[OutputRecord], QueryOutcome]:
         """The events of a query that was started: five stage results, one result, its timeouts.
 
-        The outcome is returned with them: it is an error if the answer was too large for the topic.
+        Also returns the published outcome: an error if the answer was too large for the topic.
         """
         finished_at = envelope.started_at + outcome.duration_s
         stamp = _Stamp(envelope, self._constant, finished_at)
@@ -115,19 +115,19 @@ class Encoder:
     def _without_data(
         self, stamp: _Stamp, record: OutputRecord, run: StageRun, earlier: Sequence[StageRun]
     ) -> OutputRecord:
-        return record._replace(value=stamp.json.stage(_without_data(run, _NOWHERE), earlier))
+        return record._replace(value=stamp.json.stage(_without_data(run, _DATA_TOO_LARGE), earlier))
 
     def _result_record(
         self, stamp: _Stamp, outcome: QueryOutcome, stages: list[bytes]
     ) -> tuple[OutputRecord, QueryOutcome]:
-        """The complete result; if that is too large, without the data of the stages; else an error."""
+        """The complete result; if too large, one without data of stages; if still too large, an error."""
         size = len(outcome.answer_json or b"")
         if size + sum(map(len, stages)) <= self._max_record_bytes:
             record = self._result(stamp, outcome, stages)
             if self._fits(record):
                 return record, outcome
         earlier = outcome.earlier
-        bare = [stamp.json.stage(_without_data(run, _ELSEWHERE), earlier) for run in outcome.runs]
+        bare = [stamp.json.stage(_without_data(run, _IN_STAGE_RESULT), earlier) for run in outcome.runs]
         if size <= self._max_record_bytes:
             record = self._result(stamp, outcome, bare)
             if self._fits(record):
@@ -147,9 +147,9 @@ class Encoder:
         return stamp.record(_RESULTS, value, b"result", _STATUS_HEADERS[outcome.status])
 
     def _affordable(self, run: StageRun) -> StageRun:
-        """The run, without its data if that alone is too large: copying it would block the loop."""
+        """The run, without its data if this alone is too large: copying the data would block the loop."""
         too_large = run.data_json is not None and len(run.data_json) > self._max_record_bytes
-        return _without_data(run, _NOWHERE) if too_large else run
+        return _without_data(run, _DATA_TOO_LARGE) if too_large else run
 
     def _fits(self, record: OutputRecord) -> bool:
         # Key and headers of events are bounded, so the size of the value nearly always decides.
@@ -225,7 +225,7 @@ class _Stamp:
 
 
 def _timeout_kind(note: TimeoutNote) -> bytes:
-    """The end of the id of a timeout event: each attempt that timed out has its own."""
+    """The end of the id of a timeout event: each attempt that timed out has a different one."""
     if note.scope is not TimeoutScope.STAGE or note.spec is None:
         return b"timeout"
     kind = b"timeout/%d" % note.spec.sequence
@@ -233,13 +233,13 @@ def _timeout_kind(note: TimeoutNote) -> bytes:
 
 
 def output_key(record: Record, query_id: str) -> bytes:
-    """The key of the input record; the query id if it has none, or one too large to repeat six times."""
+    """The key of the input record; the query id if the record has no key, or one too large to repeat."""
     key = record.key
     return key if key is not None and len(key) <= MAX_KEY_BYTES else query_id.encode()
 
 
 def _kept_headers(record: Record) -> list[tuple[str, bytes]]:
-    """Content type, CloudEvents attributes, trace, lane: a replay needs them to read the same query."""
+    """Content type, CloudEvents attributes, trace and lane, which a replay needs, and the replayed letter."""
     return [
         (name, value)
         for name, value in record.headers[:MAX_HEADERS]

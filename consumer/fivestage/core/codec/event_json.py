@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FIRST: Final = {
     outcome: b',"kind":"first","outcome":"%b","duration_ms":' % outcome.encode() for outcome in Outcome
 }
-"""The part of an only attempt between node and duration."""
+"""The JSON between node and duration of a first and only attempt."""
 _SUCCESS: Final = Outcome.SUCCESS
 _TIMEOUT: Final = Outcome.TIMEOUT
 _SKIPPED: Final = Outcome.SKIPPED
@@ -42,7 +42,7 @@ _THREE_DIGITS: Final[list[bytes]] = [b"%03d" % number for number in range(1000)]
 
 
 class Envelope(NamedTuple):
-    """Source, ids and times that all events of one query share."""
+    """The source, ids and times that all events of one query share."""
 
     record: Record
     query_id: str
@@ -55,10 +55,10 @@ class Envelope(NamedTuple):
     started_at: float = 0.0
     """Monotonic seconds."""
     queue_s: float = 0.0
-    """From the record's timestamp to the start, 0 if the clocks disagree; plus waits for threads."""
+    """Seconds from the record's timestamp to the start, 0 if the clocks disagree; plus waits for threads."""
 
     def after_wait(self, waited_s: float) -> Envelope:
-        """A copy for a query that has waited for threads, and so started later."""
+        """A copy for a query that has waited for threads: its start moves by the wait."""
         return self._replace(
             started_wall=self.started_wall + waited_s,
             started_at=self.started_at + waited_s,
@@ -83,7 +83,7 @@ class EventJson:
         self._wall_s = envelope.started_wall - envelope.started_at
         second = int(envelope.started_wall)
         self._started = _second(second)
-        """The second of the start, formatted: most times are within it."""
+        """The second of the start, formatted: most times are within this second."""
         self._started_us = second * _SECOND_US
         self._source = b"null"
         if record is not NOT_FROM_KAFKA:
@@ -175,7 +175,7 @@ class EventJson:
         )
 
     def timeout(self, note: TimeoutNote, monotonic: float) -> bytes:
-        """The TimeoutEvent of *note*, as of *monotonic*."""
+        """The TimeoutEvent of *note*, which occurred at *monotonic*."""
         return (
             b'{"query_id":%b,"scope":"%b","reason":"%b","stage_type":%b,"node":%b,"limit_ms":%b,"elapsed_ms":%b,'
             b'"completed":%b,"occurred_at":%b,"source":%b%b'
@@ -226,7 +226,7 @@ class EventJson:
 
 
 def _attempts(run: StageRun, earlier: Sequence[StageRun]) -> bytes:
-    """The attempts at a stage, unless there was only a first one."""
+    """The attempts at a stage as JSON; ``stage`` has a fast path for a first and only attempt."""
     made = [one for one in earlier if one.spec.sequence == run.spec.sequence]
     if run.outcome is not _SKIPPED:
         made.append(run)

@@ -20,11 +20,11 @@ from pydantic_core import to_jsonable_python
 MAX_DEPTH: Final = 254
 """The deepest nesting; orjson's limit."""
 MAX_SEARCHED: Final = 10_000
-"""How many values are searched for the one without JSON; the event loop waits meanwhile."""
+"""Most values that are searched for the one without a JSON form: the search blocks the event loop."""
 MAX_KEY_CHARS: Final = 50
 _ARRAYS: Final = (list, tuple, set, frozenset, deque)
 _LEAVES: Final = (str, int, float, type(None))
-_AS_PYDANTIC_DOES: Final = (Decimal, timedelta, UUID)
+_PYDANTIC_TYPES: Final = (Decimal, timedelta, UUID)
 
 
 class NoJsonError(TypeError):
@@ -38,8 +38,10 @@ def plain(data: Any) -> Any:
     sets, tuples and numpy arrays lists; decimals strings; dates and times ISO 8601 strings.
 
     Raises:
-        TypeError: a value in it has no JSON form; the text says where and which type: ``items[3]: bytes``.
-        ValueError: it contains itself, or an integer of more than 4,300 digits.
+        TypeError: *data* is nested too deep, or a value in it has no JSON form; the text has the path and the
+            type: ``items[3]: bytes``.
+        ValueError: *data* has an integer of more than 4,300 digits, or a big integer before a value that
+            contains itself.
     """
     try:
         return json.loads(_encoded(data))
@@ -64,11 +66,11 @@ def with_big_integers(data: Any, default: Callable[[Any], Any] | None = None) ->
         default: Converts other objects to JSON values.
 
     Raises:
-        TypeError, ValueError: as above.
+        TypeError, ValueError: as ``plain``.
     """
     try:
         return _dumps(data, default, allow_nan=False)
-    except ValueError:  # usually for NaN or infinity: null, as in orjson
+    except ValueError:  # usually NaN or infinity, which become null, as in orjson
         data = json.loads(_dumps(data, default, allow_nan=True), parse_constant=_null)
         return _dumps(data, None, allow_nan=False)
 
@@ -78,7 +80,7 @@ def _dumps(data: Any, default: Callable[[Any], Any] | None, *, allow_nan: bool) 
 
 
 def _null(_: str) -> None:
-    """Replaces NaN, Infinity and -Infinity."""
+    """Return None in place of NaN, Infinity and -Infinity."""
 
 
 _PASSED_ON: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
@@ -88,10 +90,10 @@ def _converted(value: Any) -> Any:  # noqa: PLR0911 - a table
     """Convert one object by one step; the encoder calls this again for the objects inside.
 
     Raises:
-        NoJsonError: it has no JSON form.
+        NoJsonError: *value* has no JSON form.
     """
     if isinstance(value, BaseModel):
-        # Without warnings, which quote values of the model.
+        # No warnings, because they quote values of the model.
         return value.model_dump(mode="json", fallback=_converted, warnings=False)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
@@ -102,7 +104,7 @@ def _converted(value: Any) -> Any:  # noqa: PLR0911 - a table
         return dict(value)
     if isinstance(value, datetime | date | time):
         return value.isoformat()
-    if isinstance(value, _AS_PYDANTIC_DOES):
+    if isinstance(value, _PYDANTIC_TYPES):
         return to_jsonable_python(value)
     if isinstance(value, Enum):
         return value.value
@@ -110,7 +112,7 @@ def _converted(value: Any) -> Any:  # noqa: PLR0911 - a table
 
 
 def _from_numpy(value: Any) -> Any:
-    """Convert numpy scalars and arrays; there are none unless numpy has been imported."""
+    """Convert a numpy scalar or array; without an imported numpy there are none."""
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.generic | numpy.ndarray):
         if isinstance(value, float):  # a subclass, which orjson rejects
@@ -126,7 +128,7 @@ def _from_numpy(value: Any) -> Any:
 
 
 def _where(value: Any, path: str, depth: int, left: list[int]) -> str | None:
-    """Path and type of the first value without JSON form; None if it is not among *left[0]* values."""
+    """Path and type of the first value without a JSON form; None if the next *left[0]* values have one."""
     left[0] -= 1
     if left[0] < 0:
         return None

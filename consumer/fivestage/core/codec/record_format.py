@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 _NULL: Final = b"\x01"
 """The length -1."""
 _ATTRIBUTES_AND_TIME: Final = b"\x00\x00"
-"""No attributes, and the time of the batch."""
+"""No attributes, and no difference from the time of the batch."""
 _SMALL: Final = 8192
-"""Lengths below, of one or two bytes, come from a table."""
+"""Smaller numbers, one or two bytes as varints, come from a table."""
 
 
 def _varint(number: int) -> bytes:
@@ -40,7 +40,7 @@ def varint(number: int) -> bytes:
 
 
 def sized(content: bytes | None) -> bytes:
-    """Encode bytes with their length before them; None as the length -1."""
+    """Encode bytes, their length first; None as the length -1."""
     return _NULL if content is None else varint(len(content)) + content
 
 
@@ -56,7 +56,7 @@ def block(headers: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def headers_of(encoded: bytes) -> list[tuple[str, bytes]]:
-    """Decode what ``block`` has encoded."""
+    """Decode headers that ``block`` has encoded."""
     count, at = _read_varint(encoded, 0)
     found = []
     for _ in range(count):

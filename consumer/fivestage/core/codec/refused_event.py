@@ -1,7 +1,7 @@
-"""Replaces an event that the broker rejects by the same event without data.
+"""Replaces events that the broker rejects: by events without data, and a result by an error result.
 
 Key and id are those of the rejected event, so that readers find the replacement where they expect the event.
-What is known to be too large was left out before, by ``encode``.
+Only a dead letter also loses its key. Data known to be too large was left out before, by ``encode``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ERROR: Final = PipelineStatus.ERROR.encode()
 
 
 def without_data(record: OutputRecord, error_type: str, why: str) -> OutputRecord | None:
-    """The record to publish instead; None if it has no data to leave out.
+    """The record to publish instead; None if nothing can be left out.
 
     Args:
         record: The rejected record.
@@ -55,7 +55,7 @@ def _leave_out(stage: dict[str, Any], error_type: str, why: str) -> bool:
 
 
 def _truncated(letter: OutputRecord) -> OutputRecord | None:
-    """The dead letter without key, value and headers of its record."""
+    """The dead letter without key, value and headers of its record; None if they were left out before."""
     headers = [
         (name, text)
         for name, text in letter.headers

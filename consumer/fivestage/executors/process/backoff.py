@@ -22,7 +22,7 @@ class Backoff:
         return f"<Backoff {self.failures} times: {self.reason}>"
 
     def failed(self, reason: str, now: float) -> bool:
-        """Count a failure; return whether to log it, which is due every LOG_EVERY_S."""
+        """Count a failure; return whether to log it, at most every LOG_EVERY_S."""
         self.reason = reason
         self.failures += 1
         due = self._logged_at is None or now - self._logged_at >= LOG_EVERY_S
@@ -37,5 +37,5 @@ class Backoff:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait before the next attempt."""
+        """Seconds to wait before the next attempt."""
         return float(min(FIRST_PAUSE_S * 2.0 ** min(max(self.failures - 1, 0), 10), MAX_PAUSE_S))

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import structlog
@@ -53,6 +54,8 @@ class WorkerConfig(NamedTuple):
     max_data_bytes: int
     open_s: float
     """How long its resources may take to open, in seconds."""
+    on_start: Callable[[], Callable[[], None]] | None = None
+    """Called after the fork; returns a function that is called at the end, in a thread."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -114,6 +117,7 @@ def main(config: WorkerConfig, fileno: int, memory: int, lifeline: int, location
     """
     die_with_pipe(lifeline)
     ignore_group_signals()
+    at_end = None if config.on_start is None else config.on_start()
     page = mmap.mmap(memory, mmap.PAGESIZE)
     os.close(memory)
     monitor = StepMonitor(memoryview(page).cast("Q"))
@@ -121,7 +125,7 @@ def main(config: WorkerConfig, fileno: int, memory: int, lifeline: int, location
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(log_loop_error)
-    _Child(config, socket.socket(fileno=fileno), monitor, loop).run()
+    _Child(config, socket.socket(fileno=fileno), monitor, loop, at_end).run()
 
 
 class _Child:
@@ -133,8 +137,10 @@ class _Child:
         connection: socket.socket,
         monitor: StepMonitor,
         loop: asyncio.AbstractEventLoop,
+        at_end: Callable[[], None] | None,
     ) -> None:
         self._config = config
+        self._at_end = at_end
         self._socket = connection
         self._loop = loop
         self._outbox = Outbox(connection)
@@ -181,7 +187,7 @@ class _Child:
                 self._loop.run_forever()
             except BaseException as error:  # noqa: BLE001 - likewise
                 log.warning(
-                    "a task that a node started has stopped the event loop; it goes on",
+                    "task of a node stopped the event loop",
                     error_type=type(error).__name__,
                 )
         end()
@@ -233,6 +239,8 @@ class _Child:
         await self._host.stop(CLEAN_UP_S)
         if self._scope is not None:
             await self._scope.close()
+        if self._at_end is not None:
+            await asyncio.to_thread(self._at_end)
         self._quitting = True
         self._loop.stop()
 

@@ -1,4 +1,4 @@
-"""The bus's connection to one worker process: a socket, a page of shared memory, and a process handle."""
+"""The connection to one worker process: a socket, a page of shared memory, and a process handle."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from fivestage.executors.process.frames import Frame
 
 RECEIVE_BYTES: Final = 65536
-"""Read at a time: so many of the smallest frames are handled within a millisecond."""
+"""Bytes per read; even if these are all the smallest frames, they are handled within a millisecond."""
 MAX_READS: Final = 256
-"""How often to read after the process has ended; all that it has written fits in."""
+"""Most reads after the process has ended; the socket cannot hold more."""
 
 MAX_KEPT_BYTES: Final = 1 << 24
-"""Kept for a process that does not exist yet; with more, most of its jobs have ended: the link is closed."""
+"""Most bytes kept until the process exists; with more, most jobs have ended, so the link is given up."""
 
 log = structlog.get_logger("fivestage.executor")
 _BUFFER: Final = bytearray(RECEIVE_BYTES)
-"""Shared by all links: what one reads is handled before the next one reads."""
+"""Shared by all links: what one link reads is handled before the next link reads."""
 
 
 class WorkerLink:
     """Sends frames to a worker process and receives its frames. Used from the bus loop.
 
-    A link can be used before its process exists: frames are kept, and sent when the process starts. It takes
-    file descriptors only when the process is requested (``open``), so making a link cannot fail. Nothing here
-    raises for what the process does: it may end at any moment, and its code may write anything into the
+    A link can be used before its process exists: frames are kept, and sent when the process starts. A link
+    has file descriptors only once the process is requested (``open``), so making a link cannot fail. Nothing
+    here raises for what the process does: it may end at any time, and its code may write anything into the
     socket.
     """
 
@@ -49,7 +49,7 @@ class WorkerLink:
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._lifeline: int | None = None
-        """A pipe; the kernel kills the process when it is closed, see ``child.die_with_pipe``."""
+        """A pipe; when it is closed, the kernel kills the process, see ``child.die_with_pipe``."""
         self._location_requests: int | None = None
         """An eventfd, see loop_probe.py."""
         self._page: mmap.mmap | None = None
@@ -57,22 +57,22 @@ class WorkerLink:
         self.monitor = StepMonitor()
         """Shows whose code is executing; can still be read when the process has ended."""
         self.on_frame: Callable[[Frame], None] = lambda _: None
-        """Called with each frame; may raise ValueError, TypeError or LookupError if it makes no sense."""
+        """Called with each frame; may raise ValueError, TypeError or LookupError if the frame is invalid."""
         self.on_hello: Callable[[], None] = lambda: None
         """Called when the process is ready."""
         self.on_ready: Callable[[], None] = lambda: None
-        """Called after that."""
+        """Called after ``on_hello``."""
         self.on_gone: Callable[[WorkerLink], None] = lambda _: None
         """Called once, when ``gone`` has become true."""
         self.pid: int | None = None
         self.spawned_at: float | None = None
         self.ready = False
-        """The process has said hello."""
+        """The process has reported that it is ready; still True after its end."""
         self._pidfd: int | None = None
         self._decoder = Decoder()
         self._unsent: list[bytes] = []
         self._kept_bytes = 0
-        """How much was written before there was a process."""
+        """Bytes written before there was a process."""
         self._flushing = False
         self._at_end = False
         self._dead = False
@@ -91,7 +91,7 @@ class WorkerLink:
         """Make the descriptors for the process: of its socket, memory, lifeline and eventfd, in this order.
 
         Raises:
-            OSError: there is no room for them. None is left open.
+            OSError: there is no room for them. No descriptor is left open.
         """
         try:
             self._socket, child_socket = socket.socketpair()
@@ -168,7 +168,7 @@ class WorkerLink:
     # Writing
 
     def write(self, frame: bytes) -> None:
-        """Send a frame, in one system call with all others of this turn of the loop."""
+        """Send a frame, in one system call with all others of this round of the loop."""
         if self._at_end:
             return
         self._unsent.append(frame)
@@ -192,7 +192,7 @@ class WorkerLink:
             sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
-        except OSError:  # the process has closed its end; reading finds that out
+        except OSError:  # the process has closed its end, as reading shows
             self._unsent.clear()
             return
         self._unsent = [data[sent:]] if sent < len(data) else []
@@ -208,7 +208,7 @@ class WorkerLink:
     # Reading
 
     def _read(self) -> bool:
-        """Read once and handle it; return whether there may be more."""
+        """Read once and handle the data; return whether there may be more."""
         try:
             size = 0 if self._socket is None else self._socket.recv_into(_BUFFER)
         except BlockingIOError:
@@ -232,7 +232,7 @@ class WorkerLink:
                 else:
                     self.on_frame(frame)
         except (ValueError, TypeError, LookupError) as error:
-            log.warning("a worker's socket holds nonsense", pid=self.pid, error_type=type(error).__name__)
+            log.warning("worker sent invalid data", pid=self.pid, error_type=type(error).__name__)
             self._end()
 
     def _end(self) -> None:
@@ -261,7 +261,7 @@ class WorkerLink:
                 os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
             os.close(self._pidfd)
             self._pidfd = None
-        # Not until the end of the stream: a copy of the process that its code forked may keep it open.
+        # Not until the end of the stream: a copy of the process that its code forked may keep that open.
         for _ in range(MAX_READS):
             if self._at_end or not self._read():
                 break

@@ -1,9 +1,10 @@
-"""Runs user code in worker processes: what it does to its process affects no other."""
+"""Runs user code in worker processes: what the code does to its process affects no other."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.errors import ExecutorError, ResourceError
 from fivestage.executors.executor import TICK_S
@@ -16,14 +17,22 @@ from fivestage.executors.worker import Worker
 from fivestage.executors.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fivestage.core.observer import Observer
     from fivestage.core.plan import Plan
     from fivestage.executors.executor import OnFinished
 
 SERVER_STOP_S: Final = 0.5
-"""How much of the time to stop is kept for the fork server."""
+"""Seconds of the time to stop that are kept for the fork server."""
+
+
+class Setup(NamedTuple):
+    """Functions to call in the fork server: each ``MODULE:FUNCTION``, and the texts to call it with."""
+
+    server: Sequence[str]
+    worker: Sequence[str] = ()
+    """Returns a function that each worker calls first, see ``WorkerConfig.on_start``."""
 
 
 class ProcessExecutor(WorkerPool):
@@ -32,13 +41,13 @@ class ProcessExecutor(WorkerPool):
     Args:
         app_path: ``MODULE:APP``, imported in another process; the built-in Pipeline when None.
         plan: Limits and criticality.
-        workers: How many processes run jobs.
-        threads: How many blocking (``def``) stages and nodes may run at a time in each.
+        workers: The number of processes that run jobs.
+        threads: How many blocking (``def``) stages and nodes may run at a time in each process.
         observer: Notified when a worker stalls or is replaced.
-        stall_s: How long one step of user code may take.
+        stall_s: Seconds that one step of user code may take.
         max_data_bytes: Larger data and answers of stages are left out.
-        setup: ``MODULE:FUNCTION`` and the texts to call it with before the app is imported there.
-        spares: How many more processes are kept ready.
+        setup: What to call before the app is imported.
+        spares: The number of further processes that are kept ready.
         timeouts: How long importing the app, opening its resources, and forking may take.
     """
 
@@ -52,7 +61,7 @@ class ProcessExecutor(WorkerPool):
         observer: Observer,
         stall_s: float,
         max_data_bytes: int,
-        setup: Sequence[str] = (),
+        setup: Setup | None = None,
         spares: int = 1,
         timeouts: ForkTimeouts | None = None,
     ) -> None:
@@ -62,16 +71,17 @@ class ProcessExecutor(WorkerPool):
             "plan": messages.encode_plan(plan),
             "threads": threads,
             "max_data_bytes": max_data_bytes,
-            "setup": list(setup),
+            "setup": list(setup.server) if setup else [],
+            "worker_setup": list(setup.worker) if setup else [],
             "open_s": self._timeouts.open_s,
         }
         self._stall_s = stall_s
         self.run_on_s = RUN_ON_S
-        """How long code may run on after its query's end before its process is replaced."""
+        """Seconds that code may run on after its query's end before its process is replaced."""
         self._left_out = b'"%b"' % (b" " * max_data_bytes)  # the encoder rejects it for its size
         self._spawner: Spawner | None = None
         self._errors: list[str] = []
-        """Why workers could not open their resources, until one is ready."""
+        """Why workers could not open their resources, until a worker is ready."""
         self._overtime = Overtime[Worker]()
         super().__init__(
             self._make, size=workers, spares=spares, stall_ms=round(stall_s * 1000), observer=observer
@@ -81,9 +91,9 @@ class ProcessExecutor(WorkerPool):
         """See Executor. Returns when the first worker is ready.
 
         Raises:
-            InvalidAppError: there is no app at the path.
-            ConfigurationError: importing it failed, or took too long.
-            ResourceError: one of its resources cannot be opened.
+            InvalidAppError: there is no app at the path, or importing it raised.
+            ConfigurationError: the setup function raised, or the fork server ended or took too long.
+            ResourceError: one of the app's resources cannot be opened.
             ExecutorError: no worker process became ready.
         """
         self._spawner = spawner = Spawner(self._config, self._timeouts)
@@ -97,7 +107,7 @@ class ProcessExecutor(WorkerPool):
             raise
 
     def _hello_s(self, spawner: Spawner) -> float:
-        """Return how long a worker may take to be ready."""
+        """Return the seconds that a worker may take to be ready."""
         return HELLO_S + (self._timeouts.open_s if spawner.has_resources else 0.0)
 
     async def _first_ready(self, spawner: Spawner) -> None:

@@ -1,4 +1,4 @@
-"""Starts one fork server process and talks to it, without ever blocking the bus loop."""
+"""Starts one fork server process and exchanges messages with it, without ever blocking the bus loop."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.01
 END_S: Final = 1.0
-"""How long the process may take to end after it has closed its socket."""
+"""Seconds that the process may take to end after it has closed its socket."""
 LIMIT_STEPS: Final = 4
-"""A limit is counted in steps, so that time in which the bus itself did not run counts as one at most."""
+"""Steps in which a limit is counted down: time in which the bus loop did not run is one step at most."""
 
 _NOT_FOR_NODES: Final = "FIVESTAGE_KAFKA__"
-"""The prefix of settings that hold secrets of the connection, which nodes do not need."""
+"""The prefix of environment variables that may hold secrets of the connection, which nodes do not need."""
 _PROGRAM: Final = "from fivestage.executors.process.fork_server import main; main()"
 
 
@@ -33,9 +33,10 @@ class ForkClient:
     """Starts a fork server, limits its time to answer, and reaps it. Used from the bus loop.
 
     Args:
-        config: What it loads, see ``fork_server``; ``path`` and ``bus`` are added.
-        on_message: Called with each of its messages and the descriptors that came with it; those left in the
-            list are closed. May raise ValueError, TypeError or LookupError if the message makes no sense.
+        config: What the fork server loads, see ``fork_server``; ``path`` and ``bus`` are added.
+        on_message: Called with each message of the fork server and a list of the descriptors that came with
+            it; descriptors left in the list are closed. May raise ValueError, TypeError or LookupError if the
+            message is invalid.
         on_end: Called once with the reason, when the process has been reaped.
 
     Raises:
@@ -54,7 +55,7 @@ class ForkClient:
         self._timer: asyncio.TimerHandle | None = None
         self._why: str | None = None
         self._kill_at = inf
-        """When to kill it; infinite while it may run."""
+        """When to kill the process; infinite while it may run."""
         self.ended = False
         """The process has been reaped."""
         self._control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -68,7 +69,7 @@ class ForkClient:
             self._control.close()
             child_end.close()
             raise
-        with contextlib.suppress(ConnectionError):  # it has ended already; reading finds that out
+        with contextlib.suppress(ConnectionError):  # the process has ended already, as reading shows
             self._control.send(orjson.dumps({**config, "path": sys.path, "bus": os.getpid()}))
 
     def __repr__(self) -> str:
@@ -88,7 +89,7 @@ class ForkClient:
         socket.send_fds(self._control, [b"fork"], filenos)
 
     def limit(self, limit_s: float, why: str, steps: int = LIMIT_STEPS) -> None:
-        """Kill it in *limit_s* seconds, for the reason *why*, unless this or ``lift_limit`` is called."""
+        """Kill the process in *limit_s* seconds, because of *why*. This replaces an earlier limit."""
         self.lift_limit()
         if not steps:
             self.kill(why)
@@ -102,12 +103,12 @@ class ForkClient:
             self._timer = None
 
     def kill(self, why: str) -> None:
-        """Kill it at once, even if it is stopped (SIGSTOP)."""
+        """Kill the process at once, even if it is stopped (SIGSTOP)."""
         self._why = self._why or why
         self.hang_up(0.0)
 
     def hang_up(self, grace_s: float) -> None:
-        """Close the connection, which makes it end; kill it if it has not ended after *grace_s* seconds."""
+        """Close the connection, which ends the process; kill it if it still runs after *grace_s* seconds."""
         if grace_s <= 0:  # now, because the loop may not run again
             self._process.kill()
         first = self._kill_at == inf
@@ -142,7 +143,7 @@ class ForkClient:
         except OSError:
             self.hang_up(END_S)
         except (ValueError, TypeError, LookupError) as error:  # the app's code can write to the same socket
-            self.kill(f"its socket holds nonsense ({type(error).__name__})")
+            self.kill(f"its socket holds invalid data ({type(error).__name__})")
         finally:
             for handle in handles:
                 os.close(handle)
@@ -159,5 +160,5 @@ def _start(control: int) -> subprocess.Popen[bytes]:
 
 
 def exit_text(status: int) -> str:
-    """Say how a process ended: by a signal, or with an exit code."""
+    """How a process ended: by a signal, or with an exit code."""
     return f"signal {-status}" if status < 0 else f"exit_code {status}"

@@ -1,8 +1,8 @@
 """Requests worker processes from a fork server, until each request is fulfilled.
 
-A fork server that ends, hangs or writes nonsense is replaced; the workers that it has forked go on. While
-none can be forked, because the system is short of memory, process ids or descriptors, requests are repeated
-after a pause.
+A fork server that ends, hangs or sends invalid data is replaced; the workers that it has forked go on. While
+no worker can be forked, because the system is short of memory, process ids or descriptors, requests are
+repeated after a pause.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fivestage.executors.process.connection import WorkerLink
 
 RESTART_WINDOW_S: Final = 60.0
-"""How long the end of a fork server counts towards the pause after the next one's."""
+"""Seconds for which the end of a fork server lengthens the pause before the next restart."""
 RESTART_PAUSE_S: Final = 0.5
 MAX_RESTART_PAUSE_S: Final = 10.0
 
@@ -31,16 +31,16 @@ log = structlog.get_logger("fivestage.executor")
 
 
 class ForkTimeouts(NamedTuple):
-    """How long the bus waits for the fork server and its workers, in seconds."""
+    """How long the main process waits for the fork server and its workers, in seconds."""
 
     load_s: float = 60.0
-    """For the app to be imported."""
+    """Seconds for importing the app."""
     open_s: float = 60.0
-    """For its resources to be opened, in each worker."""
+    """Seconds for opening the app's resources, in each worker."""
     answer_s: float = 3.0
-    """For a worker to be forked: this takes milliseconds, or a second with tens of gigabytes in the app."""
+    """Seconds for forking a worker: it takes milliseconds, or a second with tens of gigabytes in the app."""
     give_up_s: float = 30.0
-    """For any worker at all, before the executor has failed."""
+    """Seconds without any ready worker after which the executor has failed."""
 
 
 class ForkRequests:
@@ -48,7 +48,7 @@ class ForkRequests:
 
     Args:
         config: What the fork server loads, see ``ForkClient``.
-        timeouts: How long to wait for it.
+        timeouts: How long to wait for the fork server.
     """
 
     def __init__(self, config: Mapping[str, Any], timeouts: ForkTimeouts) -> None:
@@ -67,11 +67,11 @@ class ForkRequests:
         """When fork servers have ended in the last RESTART_WINDOW_S."""
         self._closed = False
         self.server: ForkClient | None = None
-        """The current or last one."""
+        """The current or last fork server."""
         self.loaded: asyncio.Future[None] = self._loop.create_future()
-        """Done when the first fork server has loaded the app; its exception says why it cannot."""
+        """Done when the first fork server has loaded the app; an exception says why it cannot be loaded."""
         self.has_resources = False
-        """Whether the loaded app has any, which workers open before they are ready."""
+        """Whether the loaded app has resources, which workers open before they are ready."""
         self.backoff = Backoff()
         """Counts failed attempts to get a process."""
 
@@ -85,25 +85,26 @@ class ForkRequests:
         """Start a fork server.
 
         Raises:
-            OSError: there is no room for it.
+            OSError: there is no room for another process.
         """
         self.server = ForkClient(self._config, self._on_message, self._on_end)
         limit_s = self._timeouts.load_s
         self.server.limit(limit_s, f"importing {self._config['app']} takes more than {limit_s:.0f} s")
 
     def add(self, link: WorkerLink) -> None:
-        """Request a process for *link*, unless it is killed before."""
+        """Request a process for *link*, unless the link is killed before."""
         self._waiting.append(link)
         if self._send_timer is None:
             self._send()
 
     def pause(self, why: str) -> None:
-        """Go on with the requests after a pause, because there is no room for a process now."""
+        """Go on with the requests after a pause: no process can be made now, because of *why*."""
         if self.backoff.failed(why, self._loop.time()):
             log.warning(
-                "no worker process can be made; trying again. Check memory, the limit of processes "
-                "(ulimit -u, or the container's) and of open files (ulimit -n)",
+                "no worker process can be made",
                 reason=why,
+                advice="check memory, the limit of processes (ulimit -u, or the container's) and that of "
+                "open files (ulimit -n)",
                 attempts=self.backoff.failures,
             )
         if self._send_timer is None and not self._closed:
@@ -144,7 +145,7 @@ class ForkRequests:
                 self._expect_answer()
 
     def _repeat(self, link: WorkerLink) -> None:
-        """Request a process again: it was not made, or cannot be used."""
+        """Request a process again for a link whose process was not made or cannot be used."""
         if not link.gone:
             link.reset()
             self._waiting.appendleft(link)
@@ -195,13 +196,13 @@ class ForkRequests:
         self._expect_answer()
         if not self.loaded.done():
             self.loaded.set_result(None)
-        if not self:  # what the last server did not fulfil has been given up since
+        if not self:  # the requests that the last server left open have been given up since
             self.backoff.succeeded()
         if self._send_timer is None:
             self._send()
 
     def _on_failed_load(self, error: Exception) -> None:
-        """The app cannot be loaded: fail at the start; later try again, as it could be loaded before."""
+        """Fail, at the start; later restart the fork server, as the app could be loaded before."""
         if self.loaded.done() and self.server is not None:
             self.server.kill(str(error))
         else:
@@ -214,7 +215,7 @@ class ForkRequests:
             self.loaded.exception()  # retrieved: the start may have been cancelled
 
     def _on_end(self, why: str) -> None:
-        """The fork server has ended: the next one gets its open requests."""
+        """Restart the fork server, which has ended; the next one gets the open requests."""
         self._serving = False
         while self._sent:
             self._repeat(self._sent.pop())
@@ -226,7 +227,7 @@ class ForkRequests:
         self._restart_soon(f"the fork server was replaced: {why}")
 
     def _restart_soon(self, why: str) -> None:
-        """Restart the fork server: at once the first time, then after longer and longer pauses."""
+        """Restart the fork server: at once if none ended in RESTART_WINDOW_S, else after a growing pause."""
         now = self._loop.time()
         self.backoff.failed(why, now)
         self._ends.append(now)
@@ -234,9 +235,7 @@ class ForkRequests:
             self._ends.popleft()
         again = len(self._ends) - 1
         pause_s = min(RESTART_PAUSE_S * 2.0 ** min(again - 1, 10), MAX_RESTART_PAUSE_S) if again else 0.0
-        log.warning(
-            "fork server replaced, its workers go on", reason=why, ends=len(self._ends), pause_s=pause_s
-        )
+        log.warning("fork server replaced", reason=why, ends=len(self._ends), pause_s=pause_s)
         self._restart_timer = self._loop.call_later(pause_s, self._restart)
 
     def _restart(self) -> None:

@@ -1,13 +1,14 @@
-"""The main program of the fork server: imports the app once, then forks a worker for each request of the bus.
+"""The main program of the fork server: imports the app once, then forks a worker for each request.
 
-It has no event loop and no threads, so forking is safe and takes a millisecond or two whatever the app
-imports. That makes it cheap to kill a worker.
+The fork server has no event loop and starts no threads, so forking is safe and takes a millisecond or two
+whatever the app imports. That makes it cheap to replace a killed worker.
 
-Each packet on its socket is one message. From the bus: what to load; then, for each worker, its descriptors
-(see ``WorkerLink.open``). To the bus: whether the app was loaded; then, for each request in order, the
-worker's process id and a handle, or why it could not be forked; and how each worker ended.
+Each packet on its socket is one message. From the main process: what to load; then, for each worker, the
+worker's descriptors (see ``WorkerLink.open``). To the main process: whether the app was loaded; then, for
+each request in order, the worker's process id and a handle, or why it could not be forked; and how each
+worker ended.
 
-Workers outlive the fork server: if it fails, the bus starts another one for later requests.
+Workers outlive the fork server: if it fails, the main process starts another one for later requests.
 """
 
 from __future__ import annotations
@@ -40,29 +41,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 WORKER_DESCRIPTORS: Final = 4
-"""How many descriptors a worker gets, see ``WorkerLink.open``."""
+"""Descriptors that each worker gets, see ``WorkerLink.open``."""
 
 log = structlog.get_logger("fivestage.executor")
 
 
 def main() -> None:
-    """Load the app, then fork workers until the bus ends. Never returns."""
+    """Load the app, then fork workers until the main process ends. Never returns."""
     try:
         run()
     except BaseException as error:  # noqa: BLE001 - the interpreter would wait for threads of the app
-        traceback.print_exception(error)
+        sys.excepthook(type(error), error, error.__traceback__)
         os._exit(1)
     finally:
         child.end()
 
 
 def run() -> None:
-    """See ``main``; returns if the bus has ended, or if the app cannot be loaded."""
+    """See ``main``; returns only if the main process has ended before, or if the app cannot be loaded."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     child.ignore_group_signals()
     packet = control.recv(MAX_PACKET_BYTES)
-    if not packet:  # the bus has ended already
+    if not packet:  # the main process has ended already
         return
     config = orjson.loads(packet)
     child.die_with_parent(config["bus"])
@@ -80,27 +81,38 @@ def run() -> None:
 
 
 def load(config: Mapping[str, Any]) -> child.WorkerConfig:
-    """Import the app, with the bus's module search path and after its setup function.
+    """Import the app, with the main process's module search path; call the setup function before and after.
 
     Raises:
-        BaseException: whatever the app's module raises.
+        InvalidAppError: see ``load_app``.
+        BaseException: whatever the setup function raises.
     """
     sys.path[:] = config["path"]
-    if config["setup"]:
-        name, *arguments = config["setup"]
-        module, _, function = name.partition(":")
-        getattr(importlib.import_module(module), function)(*arguments)
     plan = decode_plan(config["plan"])
+    _call(config["setup"])
+    on_start = _call(config["worker_setup"])
     app = load_app(config["app"])
-    return child.WorkerConfig(app, plan, config["threads"], config["max_data_bytes"], config["open_s"])
+    _call(config["setup"])  # the app may have configured the log, for instance
+    limits = config["threads"], config["max_data_bytes"], config["open_s"]
+    return child.WorkerConfig(app, plan, *limits, on_start)
+
+
+def _call(setup: Sequence[str]) -> Any:
+    """Call a function by its name, ``MODULE:FUNCTION``, with the arguments that follow; None for no name."""
+    if not setup:
+        return None
+    name, *arguments = setup
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)(*arguments)
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """Describe a failed import in one line for the bus, and write the traceback to standard error."""
+    """Describe a failed load in one line for the main process, and log the traceback."""
     if isinstance(error, InvalidAppError):
-        sys.stderr.write(authors_traceback(error))
+        if text := authors_traceback(error):
+            log.error("app cannot be imported", traceback=text)
         return {"invalid": str(error)}
-    traceback.print_exception(error)
+    log.error("app cannot be imported", traceback="".join(traceback.format_exception(error)))
     text = f"{type(error).__name__}: {error}"[:512]
     return {"failed": text.encode("utf-8", "backslashreplace").decode()}
 
@@ -121,7 +133,7 @@ class ForkServer:
         return f"<ForkServer of {len(self._children)}>"
 
     def serve(self) -> None:
-        """Fork and reap workers until the bus ends; then kill all workers."""
+        """Fork and reap workers until the main process ends; then kill all workers, and end."""
         while True:
             for fileno, _ in self._poll.poll():
                 if fileno in self._children:
@@ -130,7 +142,7 @@ class ForkServer:
                     self._end()
 
     def _answer(self) -> bool:
-        """Handle one request: fork a worker, or answer why not. Returns False if the bus has ended."""
+        """Handle one request: fork a worker, or answer why not. False if the main process has ended."""
         filenos: Sequence[int] = ()
         try:
             data, filenos, _, _ = socket.recv_fds(
@@ -158,7 +170,7 @@ class ForkServer:
         """Fork a worker; return its process id and a pidfd.
 
         Raises:
-            OSError: the system, or this process, has no room for one more.
+            OSError: the system, or this process, has no room for another worker.
         """
         if len(filenos) < WORKER_DESCRIPTORS:  # the kernel omits those that this process has no room for
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -166,7 +178,7 @@ class ForkServer:
         if pid == 0:
             self._become_worker(filenos)
         try:
-            return pid, os.pidfd_open(pid)  # before it is reaped, so the number is not used again
+            return pid, os.pidfd_open(pid)  # before the child is reaped, so its number is not reused
         except OSError:
             os.kill(pid, signal.SIGKILL)
             _reap(pid)
@@ -180,8 +192,9 @@ class ForkServer:
         if names:
             self._warned = True
             log.warning(
-                "importing the app started threads; worker processes have none of them and may hang: import "
-                "the library where it is used, or open it as a resource (@app.resource)",
+                "importing the app started threads",
+                advice="worker processes have none of them and may hang: import the library where it is "
+                "used, or open it as a resource (@app.resource)",
                 threads=len(names),
                 names=sorted(set(names)),
             )
@@ -194,7 +207,7 @@ class ForkServer:
                 os.close(pidfd)
             child.main(self._config, *filenos)
         except BaseException as error:  # noqa: BLE001 - the child must not return into the server's loop
-            traceback.print_exception(error)
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             os._exit(1)
 
@@ -205,7 +218,7 @@ class ForkServer:
         self._send({"ended": pid, "status": os.waitstatus_to_exitcode(_reap(pid))})
 
     def _send(self, message: Mapping[str, Any], *filenos: int) -> None:
-        with contextlib.suppress(OSError):  # the bus has ended, as the next poll shows
+        with contextlib.suppress(OSError):  # the main process has ended, as the next poll shows
             socket.send_fds(self._control, [orjson.dumps(message)], filenos)
 
     def _end(self) -> None:
@@ -229,5 +242,5 @@ def thread_names() -> list[str]:
     try:
         tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
         return [known.get(task.name) or (task / "comm").read_text().strip() for task in tasks]
-    except OSError:  # one has just ended, or there are no descriptors: the next fork tries again
+    except OSError:  # a thread has just ended, or there are no descriptors: the next fork tries again
         return []

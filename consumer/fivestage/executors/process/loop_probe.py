@@ -1,8 +1,8 @@
 """Finds the line of code that a worker process is executing, while its event loop is blocked.
 
-The bus cannot inspect another process, and a blocked loop cannot answer. So a thread of that process waits
-for the bus's request, inspects the frames of the main thread, and writes the location into the shared memory.
-Code that keeps the interpreter lock stops that thread too: then there is no answer.
+The main process cannot inspect a worker process, and a blocked loop cannot answer. So a thread of the worker
+process waits for a request, inspects the frames of that process's main thread, and writes the location into
+the shared memory. Code that keeps the interpreter lock stops this thread too: then there is no answer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def report_location(page: mmap.mmap, monitor: StepMonitor, requests: int) -> Non
     Args:
         page: The shared memory.
         monitor: Shows the current step.
-        requests: An eventfd that the bus writes to.
+        requests: An eventfd that the main process writes to.
     """
     main = threading.get_ident()
 

@@ -16,6 +16,7 @@ from fivestage.core.job import Job
 from fivestage.core.plan import Plan, StageSpec
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting, wants_trial
 from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
+from fivestage.core.trace_context import TraceContext
 from fivestage.executors.process.frames import BlobReader, Frame, encode
 from fivestage.pipeline.context import Query
 from fivestage_schemas import Outcome, StageType
@@ -63,6 +64,7 @@ def encode_start(job: Job, serial: int) -> bytes:
             job.started_at, job.ends_at, job.due_at if isfinite(job.due_at) else None,
             history.attempt, len(context),
             [_values(run) for run in history.runs], [_values(run) for run in history.superseded],
+            job.trace and list(job.trace),
         ),
         context,
         *(run.data_json or b"" for run in ended),
@@ -80,7 +82,7 @@ def decode_start(
         history: Becomes the job's; gets the stages that have ended before.
         lanes: The routing of each lane, as far as it has been sent.
     """
-    _, number, serial, query_id, user_input, lane, *times, size, runs, superseded = frame.head
+    _, number, serial, query_id, user_input, lane, *times, size, runs, superseded, trace = frame.head
     reader = BlobReader(frame.blob)
     context = orjson.loads(reader.read(size) or b"") if size else {}
     started_at, ends_at, due_at, history.attempt = times
@@ -88,7 +90,7 @@ def decode_start(
     history.superseded = [_run(values, reader.read(values[_DATA]), plan) for values in superseded]
     query, routing = Query(query_id, user_input, lane, context), lanes.get(lane)
     job = Job(query, plan, started_at=started_at, ends_at=ends_at, due_at=due_at, routing=routing)
-    job.number, job.history = number, history
+    job.number, job.history, job.trace = number, history, trace and TraceContext(*trace)
     return job, serial
 
 
@@ -164,7 +166,7 @@ def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
     times = run.started_at, run.duration_s, run.granted_s
-    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s
+    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:

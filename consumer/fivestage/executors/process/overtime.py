@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 WorkerT = TypeVar("WorkerT")
 
-COMPUTES_S: Final = 0.015
-"""Code that has used more CPU after its query's end computes, else it waits; the kernel counts by 10 ms."""
-MOST_S: Final = 5.0
-"""How much CPU a call may use after its query's end at all."""
+COMPUTING_S: Final = 0.015
+"""Code that has used more CPU seconds after its query's end computes; the kernel counts by 10 ms."""
+MAX_CPU_S: Final = 5.0
+"""CPU seconds that any call may use after its query's end."""
 
 
 class Overtime(Generic[WorkerT]):
@@ -33,19 +33,19 @@ class Overtime(Generic[WorkerT]):
         self._cpu = SpentCpu(cpu_s)
 
     def too_much(self, calls: Sequence[tuple[WorkerT, Abandoned]], now: float) -> list[WorkerT]:
-        """Return the workers to replace, given all abandoned calls."""
-        if not self._cpu.look([call for _, call in calls], now):
+        """Return the workers to replace, given all abandoned calls; none before MEASURE_EVERY_S is over."""
+        if not self._cpu.measure([call for _, call in calls], now):
             return []
         computing: dict[str, list[tuple[float, float, WorkerT]]] = {}
         for worker, call in calls:
             spent_s = self._cpu.spent_s(call)
-            if spent_s > COMPUTES_S:
+            if spent_s > COMPUTING_S:
                 computing.setdefault(call.name, []).append((call.since, spent_s, worker))
         return list(dict.fromkeys(worker for found in computing.values() for worker in _all_but_first(found)))
 
 
 def _all_but_first(found: list[tuple[float, float, WorkerT]]) -> list[WorkerT]:
-    """Return the workers of all calls but the one that ended first; also of that if it has used MOST_S."""
+    """Return the workers of all calls but the first abandoned; of that call too if it has used MAX_CPU_S."""
     found.sort(key=lambda one: one[0])
     _, spent_s, _ = found[0]
-    return [worker for _, _, worker in found[spent_s < MOST_S :]]
+    return [worker for _, _, worker in found[spent_s < MAX_CPU_S :]]

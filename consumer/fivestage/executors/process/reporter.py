@@ -1,4 +1,4 @@
-"""Reports the progress of jobs from a worker process to the bus, in order and in time."""
+"""Reports the progress of jobs from a worker process to the main process, in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Outbox:
-    """Sends frames to the bus. Blocks while the socket is full; the bus reads it all the time."""
+    """Sends frames to the main process. Blocks while the socket is full, until the main process reads."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -26,18 +26,18 @@ class Outbox:
         self._frames.append(frame)
 
     def send(self, frame: bytes) -> None:
-        """Write a frame to the socket, from where the bus reads it even if this process dies."""
+        """Write a frame to the socket, where the main process reads it even if this process dies."""
         self._frames.append(frame)
         data = b"".join(self._frames)
         self._frames.clear()
         try:
             self._socket.sendall(data)
-        except OSError:  # the bus has ended
+        except OSError:  # the main process has ended
             os._exit(0)
 
 
 class Reporter(StageHistory):
-    """A stage history that the bus keeps a copy of."""
+    """A stage history that the main process keeps a copy of."""
 
     __slots__ = ("_max_data_bytes", "_outbox", "serial")
 
@@ -46,10 +46,10 @@ class Reporter(StageHistory):
         self._outbox = outbox
         self._max_data_bytes = max_data_bytes
         self.serial = 0
-        """The number that the bus has given it."""
+        """The number of the history in messages, given by the main process."""
 
     def start(self, running: RunningStage) -> None:
-        """Report a stage before its code runs: that may never give control back."""
+        """Report a stage before its code runs, which may never give control back."""
         super().start(running)
         self._outbox.send(messages.encode_running(self.serial, running))
 

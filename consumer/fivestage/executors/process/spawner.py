@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KILL_S: Final = 1.0
-"""How long processes may take to end after they have been killed."""
+"""Seconds that processes may take to end after they have been killed."""
 POLL_S: Final = 0.005
 
 log = structlog.get_logger("fivestage.executor")
 
 
 class Spawner:
-    """Makes the links to worker processes, and watches whether there is any worker. Used from the bus loop.
+    """Makes the links to worker processes, and reports that no worker is ready. Used from the bus loop.
 
     Args:
         config: What the fork server loads, see ``ForkClient``.
-        timeouts: How long to wait for it.
+        timeouts: How long to wait for the fork server and its workers.
     """
 
     def __init__(self, config: Mapping[str, Any], timeouts: ForkTimeouts) -> None:
@@ -36,7 +36,7 @@ class Spawner:
         self._links: set[WorkerLink] = set()
         """All links, until they are gone."""
         self._last_worker_at = self._loop.time()
-        """When a worker became ready last, or one that was ready ended."""
+        """When a worker last became ready, or a ready one ended; at first, the start."""
 
     def __repr__(self) -> str:
         return f"<Spawner of {len(self._links)}, {self._requests}>"
@@ -45,9 +45,9 @@ class Spawner:
         """Start the fork server and wait until it has loaded the app.
 
         Raises:
-            InvalidAppError: there is no app where it should be.
-            ConfigurationError: loading it failed, or takes too long.
-            ExecutorError: there is no room for the process.
+            InvalidAppError: there is no app at the path, or importing it raised.
+            ConfigurationError: the setup function raised, or the fork server ended or took too long.
+            ExecutorError: there is no room for the fork server's process.
         """
         try:
             self._requests.launch()
@@ -75,7 +75,10 @@ class Spawner:
 
     @property
     def failure(self) -> str | None:
-        """Why there is no worker: the app cannot be loaded, or none was ready for ``give_up_s``."""
+        """Why there will be no worker: the app cannot be loaded, or none was ready for ``give_up_s``.
+
+        With resources, also ``open_s`` must have passed. None while there may be a worker.
+        """
         loaded = self._requests.loaded
         if loaded.done() and (error := loaded.exception()) is not None:
             return str(error)
@@ -89,7 +92,8 @@ class Spawner:
     async def stop(self, timeout_s: float) -> None:
         """End all processes; kill the fork server if it takes longer than *timeout_s*.
 
-        If this is cancelled, or *timeout_s* is 0, it is killed at once. No descriptor is left open.
+        If this is cancelled, or *timeout_s* is 0, the fork server is killed at once. No descriptor is left
+        open.
         """
         try:
             self._requests.close(timeout_s)

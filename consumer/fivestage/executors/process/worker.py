@@ -1,4 +1,4 @@
-"""The bus's view of one worker process: which jobs run there, and whether its loop responds."""
+"""The main process's view of one worker process: which jobs run there, and whether its loop responds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import encode
 from fivestage.executors.task_host import report_wait
-from fivestage.executors.worker import LoopWorker
+from fivestage.executors.worker import BLOCKED, ENDED, NOT_READY, RUNS_ON, LoopWorker
 from fivestage.pipeline.resource_manager import CLOSE_S
 from fivestage.pipeline.thread_pool import Abandoned
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from fivestage.executors.process.frames import Frame
 
 HELLO_S: Final = 5.0
-"""How long a process that has been forked may take to say hello."""
+"""Seconds that a forked process may take to be ready, besides the time for its resources."""
 FRESH_S: Final = 0.25
-"""How old the last pong may be: a process without CPU cannot report what has ended either."""
+"""Seconds after a pong in which the reported calls count: a process without CPU cannot report their end."""
 QUIT_S: Final = CLOSE_S + 0.5
-"""How long a worker that responds may take to close its resources and end."""
+"""Seconds that a worker that responds may take to close its resources and end."""
 ANSWER_S: Final = 1.0
-"""How long a worker that is to end may take to answer a ping; if it does not, it is stalled."""
+"""Seconds that a worker that is to end may take to answer a ping; then it is killed as stalled."""
 RUN_ON_S: Final = 10.0
-"""How long code may run on. With less, a first call that imports or connects would never succeed."""
+"""Seconds that code may run on after its query's end. With less, a slow first call would never succeed."""
 
 
 class ProcessWorker(LoopWorker):
@@ -41,10 +41,10 @@ class ProcessWorker(LoopWorker):
     Args:
         link: The connection to the process.
         on_finished: See Executor.
-        stall_s: How long one step of user code may take.
-        left_out: Stands for an answer too large to be sent.
-        run_on_s: How long code may run on after its query's end before the process is replaced.
-        hello_s: How long the process may take to be ready.
+        stall_s: Seconds that one step of user code may take.
+        left_out: JSON that stands for an answer too large to be sent.
+        run_on_s: Seconds that code may run on after its query's end before the process is replaced.
+        hello_s: Seconds that the process may take to be ready.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class ProcessWorker(LoopWorker):
         self._hello_s = hello_s
         self._serials = count(1)
         self._jobs: dict[int, tuple[Job, StageHistory]] = {}
-        """What runs in the process, by the number that the history has there."""
+        """The jobs in the process, by the number that messages give to the history."""
         self._serial_of: dict[StageHistory, int] = {}
         self._sent_routing: dict[str, tuple[Any, ...]] = {}
-        """The routing of each lane as the process has it."""
+        """The routing that was last sent for each lane."""
         self._in_threads: list[Abandoned] = []
-        """Calls of ended jobs that still run in its threads."""
+        """Calls of ended jobs that still run in the process's threads, as it last reported."""
         self._quit_at: float | None = None
         self.error: str | None = None
-        """Why its resources could not be opened."""
+        """Why the process could not open its resources."""
         self.on_error: Callable[[str], None] | None = None
-        """Called with that."""
+        """Called with ``error``."""
         self._job_handlers = {
             messages.RUNNING: self._on_running,
             messages.WAITS: self._on_waits,
@@ -125,7 +125,7 @@ class ProcessWorker(LoopWorker):
         """See Worker."""
         link = self.link
         if link.gone:
-            return self.error or "its process has ended"
+            return self.error or ENDED
         if not link.ready:
             return None
         why = self._stall.check(answering=self._pinged_at is None, elapsed_s=elapsed_s)
@@ -167,17 +167,17 @@ class ProcessWorker(LoopWorker):
         return self.link.gone
 
     def needs_replacement(self, now: float) -> str | None:
-        """See Worker. Code of ended jobs may run on for a while; then the process is to be killed."""
+        """See Worker. Code of ended jobs may run on for ``run_on_s``; then the process must be replaced."""
         spawned_at = self.link.spawned_at
         if not self.ready:
             late = spawned_at is not None and now - spawned_at > self._hello_s
-            return "its process does not say hello" if late else None
+            return NOT_READY if late else None
         if self._stall.stalled_s > self._run_on_s and not self.registry.has_code_of(self.blocking[0]):
-            return "code of no query blocks its event loop"
+            return BLOCKED
         if not self._in_threads and not self.registry.left:
             return None
         too_long = any(now - one.since > self._run_on_s for one in self.abandoned())
-        return "code of ended queries runs on" if too_long else None
+        return RUNS_ON if too_long else None
 
     def abandoned(self) -> list[Abandoned]:
         """See Worker."""

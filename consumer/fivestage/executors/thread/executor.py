@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from fivestage.pipeline.thread_pool import Abandoned
 
 LAST_CHANCE_S: Final = 0.1
-"""The least time for the resources of a loop to open, when those of the process have used up theirs."""
+"""Least seconds for the resources of a loop to open, however long those of the process have taken."""
 
 
 class ThreadExecutor(WorkerPool):
-    """Runs jobs on event loops beside the bus, so that a node that blocks does not block the bus.
+    """Runs jobs on event loops in other threads, so that a node that blocks does not block the bus loop.
 
     Args:
         orchestrator: Runs the stages.
         observer: Notified when a loop stalls.
-        stall_s: How long one step of user code may take.
-        spares: How many more loops are kept ready.
+        stall_s: Seconds that one step of user code may take.
+        spares: The number of further loops that are kept ready.
     """
 
     failure = None
@@ -51,16 +51,16 @@ class ThreadExecutor(WorkerPool):
         )
 
     async def start(self, on_finished: OnFinished) -> None:
-        """See Executor. Returns when the resources are open.
+        """See Executor. Returns when the resources of the process and of the first loop are open.
 
         Raises:
-            ResourceError: one cannot be opened.
+            ResourceError: a resource cannot be opened.
         """
         clock, resources = asyncio.get_running_loop().time, self._orchestrator.resources
         ends_at = clock() + resources.start_timeout_s
         self._scope = await resources.open_process()
         try:
-            self._open_s = max(ends_at - clock(), LAST_CHANCE_S)  # at the start they share the time
+            self._open_s = max(ends_at - clock(), LAST_CHANCE_S)  # at the start both share the time
             self.launch(on_finished)
             self._open_s = resources.start_timeout_s
             first = self.workers[0]

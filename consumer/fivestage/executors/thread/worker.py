@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from fivestage.pipeline.thread_pool import Abandoned
 
 END_S: Final = CLOSE_S + 1.0
-"""How long the tasks and resources of a loop may take to end; then its thread is left behind."""
+"""Seconds that the tasks and resources of a loop may take to end; then the loop's thread is left behind."""
 CANCELLED_S: Final = 0.2
-"""How long cancelled jobs may take to end before the resources close."""
+"""Seconds that cancelled jobs may take to end before the resources close."""
 
 
 class ThreadWorker(LoopWorker):
@@ -42,8 +42,8 @@ class ThreadWorker(LoopWorker):
         orchestrator: Runs the stages.
         on_finished: See Executor.
         on_ready: Called on the bus loop when the resources are open.
-        stall_s: How long one step of user code may take.
-        open_s: How long the resources of this loop may take to open.
+        stall_s: Seconds that one step of user code may take.
+        open_s: Seconds that the resources of this loop may take to open.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ThreadWorker(LoopWorker):
         self._loop.set_exception_handler(log_loop_error)
         self._loop.set_default_executor(DefaultExecutor(orchestrator.threads))
         bus = asyncio.get_running_loop()
-        self._outbox = outbox = Mailbox(bus)  # without sender: a turn of the nodes' loop may be long
+        self._outbox = outbox = Mailbox(bus)  # without sender: a round of the nodes' loop may be long
         self._host = TaskHost(
             orchestrator.run,
             lambda *ending: outbox.put(self.registry.done, *ending),
@@ -116,7 +116,7 @@ class ThreadWorker(LoopWorker):
         return why
 
     def needs_replacement(self, _: float) -> None:
-        """See Worker. Never: a loop that responds again is as good as before."""
+        """See Worker. Always None: a loop that responds again is as good as before."""
 
     @property
     def thread(self) -> tuple[int, int]:
@@ -128,7 +128,7 @@ class ThreadWorker(LoopWorker):
         return location_of(self._thread.ident)
 
     def end(self, now: float) -> None:
-        """See Worker. A thread cannot be ended by force: if its code does not end, it is left behind."""
+        """See Worker. A thread cannot be ended by force; one whose code does not end is left behind."""
         if self._asked_to_end_at is None:
             self._asked_to_end_at = now
             self._call(lambda: self._loop.create_task(self._close()).add_done_callback(self._stop))
@@ -151,7 +151,7 @@ class ThreadWorker(LoopWorker):
             self._loop.call_soon_threadsafe(function)
 
     def _now_open(self, error: ResourceError | None) -> None:
-        """The resources are open, or cannot be opened. Called on the bus loop."""
+        """Record that the resources are open, or why they cannot be opened. Called on the bus loop."""
         if error is None:
             self.opened.set_result(None)
             self._on_ready()
@@ -175,7 +175,7 @@ class ThreadWorker(LoopWorker):
         self._loop.close()
 
     async def _open(self) -> None:
-        """Open the resources, then start the jobs that have arrived meanwhile; end if that fails."""
+        """Open the resources, then start the jobs that have arrived meanwhile; end the loop on a failure."""
         try:
             self._scope = await self._resources.open_loop(within_s=self._open_s)
         except ResourceError as error:
@@ -202,7 +202,7 @@ class ThreadWorker(LoopWorker):
         while tasks := asyncio.all_tasks() - {this}:
             for task in tasks:
                 cancel_once(task)
-            await asyncio.wait(tasks)  # what they raise is logged: it is a node's own
+            await asyncio.wait(tasks)  # a node's own tasks: what they raise is logged
 
     def _stop(self, _: object) -> None:
         self._is_ending = True

@@ -2,7 +2,7 @@
 
 - ``connection``: options and certificates; ``oauth``: tokens.
 - ``preflight``: connects step by step, and names the cause of a failure. Used before a client is made.
-- ``diagnosis``: repeats that while the running service is cut off. Uses ``clients``, the two running clients.
-- ``rebuild``: replaces a client; ``rebuild_policy``, ``backoff``: when, how often, after which pause. Pure.
+- ``diagnosis``: repeats the preflight while the service is cut off. ``clients``: the two running clients.
+- ``rebuild``: replaces a client; ``rebuild_policy``, ``backoff``, both pure: when, how often, which pauses.
 - ``metadata_request``: a request that aiokafka lacks.
 """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 _MAX_EXPONENT = 8
-"""Keeps the power small; every pause has reached its maximum by then."""
+"""The largest exponent, which keeps the power small; every pause has reached its maximum by then."""
 
 
 def backoff_s(attempt: int, random: float, *, first_s: float, max_s: float, factor: float) -> float:
-    """The pause after an attempt (the first is 0), less up to half of it by *random* (0 to 1).
+    """Seconds to pause after *attempt* (the first is 0), shortened by up to half by *random* (0 to 1).
 
     >>> [backoff_s(attempt, 0.0, first_s=0.2, max_s=5.0, factor=4.0) for attempt in range(4)]
     [0.2, 0.8, 3.2, 5.0]

@@ -34,8 +34,8 @@ class Clients:
         self._producer = producer
         self._stamp = certificate_stamp(kafka)
         self._last_answers: dict[int, tuple[Any, float]] = {}
-        """When each client last received metadata, by the id of the client, which is kept so that it stays
-        unique."""
+        """Each client and when it last received metadata, by ``id(client)``, which is unique while the client
+        is kept."""
 
     def _connected(self) -> list[Any]:
         """The aiokafka clients that are not being rebuilt."""
@@ -47,7 +47,7 @@ class Clients:
         return found
 
     def all_have_answers(self) -> bool:
-        """Whether each client has received metadata since the last call; request it again from each."""
+        """Let each client request metadata; return whether all requests of the last call were answered."""
         before, self._last_answers = self._last_answers, {}
         answered = True
         for client in self._connected():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fivestage.settings import KafkaSettings
 
 METADATA_MAX_AGE_MS = 30_000
-"""How soon clients notice added partitions, deleted topics and recreated ones."""
+"""Milliseconds until clients notice added partitions, and deleted or recreated topics."""
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
         return None
 
     def password() -> str:
-        """Called for an encrypted key only; without it OpenSSL would ask on the terminal."""
+        """Return the password of an encrypted key, for which OpenSSL would otherwise ask on the terminal."""
         if kafka.ssl_key_password is None:
             raise ConfigurationError("kafka.ssl_keyfile is encrypted: set kafka.ssl_key_password")
         return kafka.ssl_key_password.get_secret_value()
@@ -72,7 +72,7 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
 
 
 def certificate_stamp(kafka: KafkaSettings) -> tuple[tuple[int, int, int] | None, ...]:
-    """A value that changes whenever a certificate file is written or replaced; None for a missing file."""
+    """A value that changes whenever a certificate file is written, replaced or removed."""
     return tuple(
         _file_stamp(Path(file))
         for file in (kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile)

@@ -1,11 +1,11 @@
 """Finds out why Kafka is unreachable while the service runs, and reacts to it.
 
-aiokafka only logs why it cannot connect, and retries for ever. So, while the service is cut off, this
-connects like a new client every few seconds:
+aiokafka only logs why it cannot connect, and retries for ever. So, while the service is cut off,
+``Diagnosis`` connects like a new client every few seconds:
 
-* names, networks and brokers may recover: wait for them;
-* rejected credentials or certificates do not get better: after a few rejections in a row the process exits,
-  so that it is restarted with the current ones before the account is locked;
+* a host name, the network or the brokers fail: they may recover, so it waits;
+* credentials or certificates are rejected: retries do not help, so after a few rejections in a row the
+  process exits, to be restarted with current ones before the account is locked;
 * a new client connects but the running ones receive no answers: they use old broker addresses or old
   certificates, so they are rebuilt.
 """
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 INTERVAL_S: Final = 4.0
 MAX_REJECTIONS: Final = 3
-"""In a row: a broker that has just started may not have loaded all users."""
+"""Rejections in a row before the process exits; a broker that has just started may lack some users."""
 MAX_SILENT_CHECKS: Final = 4
-"""How many checks in a row new clients may connect while a running one receives no answer."""
+"""Checks in a row in which a new client connects but a running one has no answer, before both are rebuilt."""
 CUT_OFF: Final = ClientFault(
     "cut_off", "new clients can connect to Kafka, but the running ones get no answer"
 )
@@ -92,7 +92,7 @@ class Diagnosis:
             self.reach.lost()
 
     def _check_running(self, clients: Clients) -> None:
-        """A new client can connect: rebuild the running ones if they receive no answers for long."""
+        """Rebuild the running clients if not all of them had answers in MAX_SILENT_CHECKS in a row."""
         self._silent_checks = 0 if clients.all_have_answers() else self._silent_checks + 1
         if self._silent_checks >= MAX_SILENT_CHECKS:
             self._silent_checks = 0

@@ -2,7 +2,8 @@
 
 aiokafka requests a token for every connection, under a lock and without a timeout, so the timeout is here.
 Failures are raised as Kafka errors: aiokafka then treats the connection as failed and retries. aiokafka never
-re-authenticates a connection: when the token expires the broker closes it, and the next one gets a new token.
+re-authenticates a connection: when the token expires the broker closes the connection, and the next one gets
+a new token.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 TOKEN_TIMEOUT_S: Final = 5.0
 MAX_TOKEN_BYTES: Final = 64 * 1024
 RENEW_AFTER: Final = 0.8
-"""The share of its lifetime after which a token is renewed."""
+"""The share of a token's lifetime after which the token is renewed."""
 DEFAULT_LIFE_S: Final = 300.0
 """The lifetime of a token whose issuer does not state it."""
 _TOKEN: Final = re.compile(r"[\w.~+/-]+=*", re.ASCII)
 
 
 class TokenProvider(AbstractTokenProvider):
-    """Fetches tokens from ``kafka.sasl_token_url`` and caches them for most of their lifetime."""
+    """Fetches tokens from ``kafka.sasl_token_url``; caches those of an issuer for most of their lifetime."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._url = kafka.sasl_token_url or ""
@@ -44,7 +45,7 @@ class TokenProvider(AbstractTokenProvider):
         self._renew_at = self._expires_at = 0.0
 
     async def token(self) -> str:
-        """Return the cached token, or a new one; an old one is used until it expires if renewal fails.
+        """Return the cached token, or a new one; if renewal fails, the old one until it expires.
 
         Raises:
             AuthenticationFailedError: no valid token could be fetched within TOKEN_TIMEOUT_S.

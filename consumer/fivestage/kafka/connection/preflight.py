@@ -54,15 +54,15 @@ class Reached(NamedTuple):
 async def preflight(kafka: KafkaSettings) -> Reached:
     """Resolve, connect, encrypt and authenticate, up to the first answer of a broker.
 
-    Tries all bootstrap servers at the same time; the first answer counts, so a silent server costs nothing.
+    Tries all bootstrap servers at the same time; the first answer counts, so a silent server delays nothing.
 
     Raises:
         AccessError: a server was reached and rejects this client.
-        ConfigurationError: no bootstrap server can be used; the text has the cause for the last one.
+        ConfigurationError: no bootstrap server can be used; the text has the cause for the last in the list.
     """
-    places = [_place(server.strip()) for server in kafka.bootstrap_servers.split(",")]
-    steps = [_reach(kafka, server, host, port) for server, host, port in places]
-    return await first_of(steps, prefer=AccessError)  # says more than that another one is down
+    servers = [_parse_server(server.strip()) for server in kafka.bootstrap_servers.split(",")]
+    steps = [_reach(kafka, server, host, port) for server, host, port in servers]
+    return await first_of(steps, prefer=AccessError)  # a rejection says more than another server's silence
 
 
 async def answering_server(kafka: KafkaSettings) -> str:
@@ -75,7 +75,7 @@ async def reachable_options(kafka: KafkaSettings) -> dict[str, Any]:
     return {**client_options(kafka), "bootstrap_servers": await answering_server(kafka)}
 
 
-def _place(server: str) -> tuple[str, str, int]:
+def _parse_server(server: str) -> tuple[str, str, int]:
     host, _, port = server.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigurationError(f"kafka.bootstrap_servers: {server!r} is not host:port")
@@ -111,7 +111,7 @@ async def _try(kafka: KafkaSettings, host: str, port: int) -> list[tuple[str, in
         raise ConfigurationError(error.strerror or type(error).__name__) from None
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            return await _shake_hands(kafka, host, port)
+            return await _handshake(kafka, host, port)
     except TimeoutError:
         raise ConfigurationError(
             f"it accepts connections but does not answer within {HANDSHAKE_TIMEOUT_S:.0f} s"
@@ -137,7 +137,7 @@ async def ask(kafka: KafkaSettings, host: str, port: int, request: Request[Any])
             await asyncio.wait({closed}, timeout=CLOSE_TIMEOUT_S)
 
 
-async def _shake_hands(kafka: KafkaSettings, host: str, port: int) -> list[tuple[str, int]]:
+async def _handshake(kafka: KafkaSettings, host: str, port: int) -> list[tuple[str, int]]:
     answer = await ask(kafka, host, port, MetadataRequest([]))
     if kafka.sasl_mechanism == "OAUTHBEARER" and not answer.brokers:
         raise AccessError(_TOKEN_REJECTED)
@@ -147,7 +147,7 @@ async def _shake_hands(kafka: KafkaSettings, host: str, port: int) -> list[tuple
 
 
 def _check_addresses(brokers: Iterable[tuple[int, str, int]]) -> None:
-    """A bootstrap server on this host may advertise brokers on other hosts."""
+    """Reject brokers on other hosts, which a bootstrap server on this host may advertise."""
     away = next((f"{host}:{port}" for _, host, port, *_ in brokers if not is_loopback(host)), None)
     if away is not None:
         raise ConfigurationError(
@@ -159,9 +159,9 @@ def _check_addresses(brokers: Iterable[tuple[int, str, int]]) -> None:
 async def _why_closed(
     kafka: KafkaSettings, host: str, port: int, error: KafkaConnectionError
 ) -> ConfigurationError:
-    """The server closed the connection after the handshake, as it does in TLS 1.3 to reject a certificate.
+    """Find out why the server closed the connection. In TLS 1.3 it does so to reject a certificate.
 
-    Its alert may be lost when a request is in flight, so connect again and only listen.
+    The alert may be lost when a request is in flight, so connect again and only listen.
     """
     cause: BaseException | None = error.__cause__
     context = ssl_context(kafka)

@@ -1,4 +1,4 @@
-"""Replaces a broken Kafka client: waits for its turn, stops the old one, connects a new one."""
+"""Replaces a broken Kafka client, within a budget: stops the old client, connects a new one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from fivestage.core.observer import Observer
 
 STOP_S = 3.0
-"""How long an old client may take to stop."""
+"""Seconds that an old client may take to stop."""
 ATTEMPT_S = 15.0
-"""How long one attempt to connect may take."""
+"""Seconds that one attempt to connect may take."""
 PATIENCE_S = 120.0
-"""How long all attempts to connect may take while brokers can be reached."""
+"""Seconds that all attempts to connect may take while brokers can be reached."""
 
 log = structlog.get_logger("fivestage.kafka.connection.rebuild")
 
@@ -58,7 +58,7 @@ class Rebuilder:
         """Wait until the client may be rebuilt.
 
         Raises:
-            BrokerError: it was rebuilt too often lately.
+            BrokerError: the client was rebuilt too often lately.
         """
         wait_s = self._budget.take(asyncio.get_running_loop().time())
         if wait_s is None:
@@ -71,10 +71,10 @@ class Rebuilder:
         await asyncio.sleep(wait_s)
 
     async def stop(self, client: Client) -> None:
-        """Stop the old client; one that fails or hangs is left behind, for the caller to abort."""
+        """Stop the old client; if that fails or hangs, the caller must abort the client."""
         failure = await attempt_within(client.stop, STOP_S)
         if failure is not None:
-            log.warning("left behind", part=self._name, cause=failure)
+            log.warning("left behind", part=self._name, reason=failure)
 
     async def connect(self, make: Callable[[], C], start: Callable[[C], Awaitable[object]]) -> C:
         """Make and start clients until one starts. While no broker can be reached there is no limit.
@@ -82,7 +82,7 @@ class Rebuilder:
         When this is cancelled, the client that is being started is stopped.
 
         Raises:
-            BrokerError: none has started for PATIENCE_S although brokers can be reached.
+            BrokerError: no client has started for PATIENCE_S although brokers can be reached.
         """
         clock = asyncio.get_running_loop().time
         started_at = clock()
@@ -108,7 +108,7 @@ class Rebuilder:
 
 
 async def attempt_within(step: Callable[[], Awaitable[object]], limit_s: float) -> str | None:
-    """Run a step that may fail or hang: why it failed, or None. A step that hangs is cancelled and left."""
+    """Run a step, cancelled after *limit_s*; returns why it failed or did not end, None if it succeeded."""
     task = await wait_at_most(limit_s, step())
     if not task.done():
         return f"no end after {limit_s:.0f} s"

@@ -23,7 +23,7 @@ LONGEST_PAUSE_S = 5.0
 STALLED_AFTER_S = 30.0
 APART_S = 0.1
 MAX_GAP_S = 5.0
-"""After a longer gap between two updates (stopped process, blocked loop) earlier ones do not count."""
+"""Seconds: after a longer gap between updates (stopped process, blocked loop) earlier ones do not count."""
 
 
 class ClientFault(NamedTuple):
@@ -36,7 +36,7 @@ class ClientFault(NamedTuple):
 
 
 def pause_s(attempt: int, random: float) -> float:
-    """How long to wait before a rebuild or an attempt to connect; see backoff_s."""
+    """Seconds to wait before a rebuild or an attempt to connect; see backoff_s."""
     return backoff_s(attempt, random, first_s=FIRST_PAUSE_S, max_s=LONGEST_PAUSE_S, factor=4.0)
 
 
@@ -84,7 +84,7 @@ class Debounce:
         self._first: tuple[str, float] | None = None
 
     def update(self, seen: str | None, now: float) -> str | None:
-        """Record what is observed, None for nothing; returns it once it is confirmed."""
+        """Record an observation, None for nothing; return it once it is confirmed."""
         if seen is None:
             self._first = None
         elif self._first is None or self._first[0] != seen:
@@ -98,7 +98,7 @@ class StallTracker:
     """Finds partitions whose position does not move although they are read all the time.
 
     Args:
-        limit_s: How long a position must stay the same.
+        limit_s: Seconds after which a position that has stayed the same is stalled.
     """
 
     def __init__(self, limit_s: float = STALLED_AFTER_S) -> None:

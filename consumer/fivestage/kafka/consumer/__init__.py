@@ -1,11 +1,12 @@
 """Reads records and commits offsets.
 
-- ``group_member`` is the entry: it fetches from a ``source`` and replaces it when its consumer breaks.
-- ``source``: one consumer of aiokafka in a group, and the list of what is corrected of it.
+- ``group_member`` is the entry: it fetches from a ``source``, and replaces one whose consumer breaks.
+- ``source``: one aiokafka consumer in a group, and the list of corrections to aiokafka.
 - ``client``: the options of that consumer, and the corrections made when it starts.
 - ``batch_check``, ``fetch_recovery``, ``offset_reset``: unreadable batches and records, lost positions.
-- ``pauses``: back-pressure and halted partitions. ``progress``: partitions that have stalled.
-- ``committer``: commits what is finished.
+- ``pauses``: back-pressure and halted partitions. ``progress``: detects stalled partitions.
+- ``committer``: commits finished offsets.
 
-Invariant: no record is skipped, and none is handed over twice within an assignment.
+Invariant: only an offset reset skips records, and none is handed over twice within an assignment unless it
+was handed back.
 """

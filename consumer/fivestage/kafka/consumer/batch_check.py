@@ -2,7 +2,7 @@
 
 aiokafka decompresses a batch to any size, and its error for a broken batch does not name the offsets. Here
 the size is limited before memory is allocated, and the error names the offsets. Only record format 2 is read:
-brokers have not written the formats of before Kafka 0.11 (2017) since version 3.0.
+since version 3.0 brokers no longer write the older formats (before Kafka 0.11, 2017).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DECOMPRESS: Final[dict[int, Callable[..., int]]] = {
 class UnreadableBatchError(CorruptRecordException):
     """The records of a batch, from offset *first* up to but not including *end*, cannot be read.
 
-    *end* is None where the header of the batch may be wrong too, and no next batch shows where it ends.
+    *end* is None if the header of the batch may be wrong too, and no next batch was fetched to show the end.
     """
 
     def __init__(self, first: int, end: int | None, detail: str) -> None:
@@ -59,18 +59,18 @@ class CheckedRecords:
     """The fetched batches of one partition; replaces aiokafka's ``MemoryRecords``.
 
     Args:
-        room: The buffer for decompressed batches; a batch that does not fit is unreadable.
+        buffer: The buffer for decompressed batches; a batch that does not fit is unreadable.
         data: The batches, the last of which may be incomplete.
     """
 
-    def __init__(self, room: mmap.mmap, data: bytes) -> None:
-        self._room = room
+    def __init__(self, buffer: mmap.mmap, data: bytes) -> None:
+        self._buffer = buffer
         self._data = data
         self._start = 0
         self._end = self._end_of_next()
 
     def size_in_bytes(self) -> int:
-        """The size of all batches, read or not."""
+        """The bytes of all batches, including those that were read."""
         return len(self._data)
 
     def has_next(self) -> bool:
@@ -78,11 +78,11 @@ class CheckedRecords:
         return self._end is not None
 
     def next_batch(self) -> DefaultRecordBatchProtocol | None:
-        """Read, verify and decompress the next batch.
+        """Read, verify and decompress the next batch; None if no complete batch is left.
 
         Raises:
-            UnreadableBatchError: it is broken, or too large once decompressed.
-            CorruptRecordException: it has another format, in which the offsets cannot be found.
+            UnreadableBatchError: the batch is broken, too large once decompressed, or has an unknown codec.
+            CorruptRecordException: the batch has another format, in which the offsets cannot be found.
         """
         if self._end is None:
             return None
@@ -112,20 +112,20 @@ class CheckedRecords:
             raise UnreadableBatchError(first, end, str(error)) from None
 
     def _next_base(self, first: int) -> int | None:
-        """The base offset of the next batch, if that much of it was fetched."""
+        """The base offset of the next batch; None if it was not fetched or is not above *first*."""
         if len(self._data) - self._start < _PREFIX.size:
             return None
         base: int = _PREFIX.unpack_from(self._data, self._start)[0]
         return base if base > first else None
 
     def _decompressed(self, data: bytes, codec: int) -> bytes:
-        """The same batch without compression. Its checksum stays that of the compressed one."""
+        """The same batch without compression. The checksum stays that of the compressed batch."""
         compressed = memoryview(data)[_HEADER_BYTES:]
         try:
             if codec == _SNAPPY:
-                size = _unsnappy(compressed, self._room)
+                size = _unsnappy(compressed, self._buffer)
             elif codec in _DECOMPRESS:
-                size = _DECOMPRESS[codec](compressed, self._room)
+                size = _DECOMPRESS[codec](compressed, self._buffer)
             else:
                 raise _BrokenError(f"its batch uses an unknown compression codec, {codec}")
         except cramjam.DecompressionError as error:
@@ -133,25 +133,25 @@ class CheckedRecords:
         header = bytearray(data[:_HEADER_BYTES])
         attributes = _ATTRIBUTES.unpack_from(header, _ATTRIBUTES_AT)[0] & ~_CODEC_MASK
         _ATTRIBUTES.pack_into(header, _ATTRIBUTES_AT, attributes)
-        return bytes(header) + self._room[:size]
+        return bytes(header) + self._buffer[:size]
 
     def _why(self, error: Exception) -> str:
         text = str(error)
         if "whole buffer" in text or "smaller than required" in text:
-            return f"its decompressed batch is larger than {len(self._room)} bytes (kafka.max_batch_bytes)"
+            return f"its decompressed batch is larger than {len(self._buffer)} bytes (kafka.max_batch_bytes)"
         return "its batch cannot be decompressed"
 
 
 class _BrokenError(Exception):
-    """What is wrong with a batch; used in this module only."""
+    """A batch is broken; the text says how. Used in this module only."""
 
 
-def _unsnappy(compressed: memoryview, room: mmap.mmap) -> int:
+def _unsnappy(compressed: memoryview, buffer: mmap.mmap) -> int:
     """Decompress snappy: in blocks, as Java clients frame it, or in one piece, as librdkafka writes it."""
     if bytes(compressed[: len(_XERIAL)]) != _XERIAL:
-        return cramjam.snappy.decompress_raw_into(compressed, room)
+        return cramjam.snappy.decompress_raw_into(compressed, buffer)
     at, size = _XERIAL_HEADER_BYTES, 0
-    with memoryview(room) as whole:
+    with memoryview(buffer) as whole:
         while at < len(compressed):
             end = at + 4 + int.from_bytes(compressed[at : at + 4], "big")
             if end > len(compressed):
@@ -169,5 +169,5 @@ def check_batches(consumer: AIOKafkaConsumer, *, max_bytes: int) -> None:
         consumer: Made with ``check_crcs=False``: checksums are verified here.
         max_bytes: The largest size of a decompressed batch.
     """
-    room = mmap.mmap(-1, max_bytes)  # memory is used only as far as it was ever written
-    aiokafka_internals.use_record_reader(consumer, partial(CheckedRecords, room))
+    buffer = mmap.mmap(-1, max_bytes)  # only pages that were ever written use memory
+    aiokafka_internals.use_record_reader(consumer, partial(CheckedRecords, buffer))

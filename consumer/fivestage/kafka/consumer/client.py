@@ -60,13 +60,14 @@ async def start_consumer(
 
     Args:
         consumer: Made with ``consumer_options``.
-        kafka: The same settings.
+        kafka: The settings that *consumer* was made with.
         observer: Notified when brokers throttle the consumer.
         on_unanswered: Called with host and port of a broker when a request to it timed out.
         on_fenced: Called when another process has taken over this static member's place.
 
     Raises:
-        BrokerError: no broker answers.
+        ConfigurationError: no bootstrap server can be used; see preflight.
+        BrokerError: the connection failed although a server answered the preflight.
     """
     aiokafka_internals.bootstrap_from(aiokafka_internals.client_of(consumer), lambda: answering_server(kafka))
     try:

@@ -25,15 +25,15 @@ class Committer:
     """Commits the finished prefix of every assigned partition.
 
     The outcome of a commit that times out is unknown: the ledger stays as it is, and the next commit carries
-    newer positions. Brokers accept a commit for a partition that the member no longer owns, so a rebalance
-    commits under the same lock, after the commit in flight.
+    the same or newer positions. Brokers accept a commit for a partition that the member no longer owns, so a
+    rebalance commits under the same lock, after the commit in flight.
 
     Args:
-        member: The group member to commit as; its consumer is replaced when the broker rejects a commit.
+        member: The group member to commit as; its consumer is replaced when a commit is rejected for good.
         ledger: Which offsets are finished.
-        observer: Notified of every commit.
-        interval_s: The time between two commits.
-        timeout_s: The limit of one commit.
+        observer: Notified of every commit, also of a failed one.
+        interval_s: Seconds from the end of a commit to the next one.
+        timeout_s: Seconds that one commit may take.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Committer:
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Commit at every interval until cancelled; see commit for what it raises."""
+        """Commit at every interval until cancelled; raises what ``commit`` raises."""
         while True:
             await asyncio.sleep(self._interval_s)
             await self.commit()
 
     async def commit(self, timeout_s: float | None = None) -> bool:
-        """Commit what is finished now; returns whether it is committed.
+        """Commit the offsets that are finished now; False if the commit failed or has timed out.
 
         Raises:
             ConfigurationError: this principal may not commit.
@@ -89,7 +89,7 @@ class Committer:
                 return "timeout"
             task.result()
         except (CommitFailedError, IllegalStateError) as error:
-            return type(error).__name__  # the partitions are reassigned, and read again
+            return type(error).__name__  # the new owners of the partitions read their records again
         except KafkaError as error:
             name, group_id = type(error).__name__, str(error.args[0] if error.args else "")
             raise_if_forbidden(error, topic=next(iter(offsets)).topic, group_id=group_id)

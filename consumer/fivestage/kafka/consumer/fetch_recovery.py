@@ -2,9 +2,9 @@
 
 A fetch of aiokafka that raises for one partition may have moved the positions of others and dropped their
 records, and it raises for the same record at every call. So every partition is put back to the first record
-that was not handed over, and read alone. Where that raises too, it is read record by record, and the
-unreadable record is reported and passed over. A rebalance may interrupt this: records found before it are
-dropped, because their offsets are closed.
+that was not handed over, and read alone. If reading a partition alone raises too, it is read record by
+record, and the unreadable record is reported and passed over. A rebalance may interrupt the recovery: records
+found before the rebalance are dropped, because their offsets are closed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     """Records, each with the offsets in which it was registered."""
 
 READ_TIMEOUT_MS = 200
-"""How long to wait for a partition that may have no record."""
+"""Milliseconds to wait for records of a partition that may have none."""
 
 log = structlog.get_logger("fivestage.kafka.consumer.fetch_recovery")
 
@@ -69,8 +69,8 @@ class FetchRecovery:
         self._group_id = settings.kafka.group_id
         self._from_beginning = settings.kafka.auto_offset_reset == "earliest"
         self._patience_ms = max(READ_TIMEOUT_MS, 2 * settings.kafka.fetch_max_wait_ms)
-        """How long to wait for a record that exists. Longer than a fetch waits at the broker: aiokafka starts
-        none for a partition while one for others is in flight."""
+        """Milliseconds to wait for a record that exists. Longer than a fetch waits at the broker: aiokafka
+        starts no fetch for a partition while one for other partitions is in flight."""
 
     def is_harmless(self, error: Exception) -> bool:
         """True if *error* needs no recovery; False if a record may be unreadable.
@@ -94,7 +94,7 @@ class FetchRecovery:
         return False
 
     async def recover(self, room: int) -> list[Record | CorruptRecord]:
-        """Rewind every partition, then read each alone, up to *room* records."""
+        """Rewind every partition, then read each alone, up to *room* records in all."""
         found: Found = []
         keys = list(self._ledger.partitions)
         for key in keys:  # also halted ones: after a rebalance they are read until they are paused again
@@ -143,7 +143,7 @@ class FetchRecovery:
         found: Found = []
         while len(found) < room and (offsets := self._ledger.offsets(key)) is not None:
             position = aiokafka_internals.position_of(self._consumer, partition)
-            if position is None:  # reassigned meanwhile: the next fetch finds out
+            if position is None:  # reassigned meanwhile: the next fetch reads from the new position
                 return found
             try:
                 fetched = await self._consumer.getmany(partition, timeout_ms=self._patience_ms, max_records=1)
@@ -173,7 +173,7 @@ class FetchRecovery:
         first, end = position, position + 1
         detail = f"it cannot be read from its batch ({type(error).__name__})"
         if isinstance(error, UnreadableBatchError):
-            first, detail = max(position, error.first), error.detail  # compaction leaves gaps
+            first, detail = max(position, error.first), error.detail  # compaction leaves gaps before a batch
             known = min(error.end or 0, first + room, self._consumer.highwater(TopicPartition(*key)) or 0)
             end = max(first + 1, known)
         self._consumer.seek(TopicPartition(*key), end)

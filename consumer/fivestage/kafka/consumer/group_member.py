@@ -2,7 +2,7 @@
 
 Queries in flight are finished and committed first, as in a rebalance, if the old consumer still can commit.
 The new consumer joins as another member and opens its partitions again in the ledger, so queries of the old
-one that finish later move no offset.
+consumer that finish later move no offset.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 JOINED_WITHIN_S = 120.0
-"""How long joining may take: a rebalance takes kafka.rebalance_timeout_ms, or a few times that."""
+"""Seconds that joining may take: a rebalance takes kafka.rebalance_timeout_ms, or a few times that."""
 LOG_WAIT_AFTER_S = 1.0
-"""An ordinary rebalance takes less."""
+"""Seconds of joining after which the wait is logged; an ordinary rebalance takes less."""
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class GroupMember:
         settings: Where to connect and how.
         ledger: See Source.
         on_revoked: See Source; also awaited before a consumer is replaced.
-        observer: Notified of every rebuild.
+        observer: See Source; also notified of every rebuild.
         on_unanswered: See Source.
         make_consumer: See Source.
         reach: Whether brokers can be reached.
@@ -85,17 +85,17 @@ class GroupMember:
         self.progress = ProgressWatch(ledger, self.mark_for_replacement)
         self.join_tracker = StallTracker(JOINED_WITHIN_S)
         self._group = PartitionKey(settings.topics.queries, -1)
-        """Stands for the group in the tracker, which tracks partitions."""
+        """The key of the group in ``join_tracker``, whose keys are partitions."""
         self._joining_since: float | None = None
-        """When it began to wait for the group; infinite once that is logged."""
+        """When the member started to wait for the group; infinite once the wait is logged."""
         self._to_replace: ClientFault | None = None
         self._debounce = Debounce()
         self._fetching: asyncio.Timeout | None = None
-        """The time limit of the fetch in flight: none, until the consumer is found broken."""
+        """The timeout of the fetch in flight, without a limit until the consumer is found broken."""
         self._paused = False
         self._stopping = False
         self._replacing: asyncio.Task[Any] | None = None
-        """The step of a rebuild that is waited for, which may take long."""
+        """The step of a rebuild that ``stop_rebuilding`` cancels."""
         self.fault: ClientFault | None = None
         """Why the consumer is being replaced, while it is."""
 
@@ -112,10 +112,10 @@ class GroupMember:
         await self._source.start()
 
     async def fetch(self, max_records: int) -> Sequence[Record | CorruptRecord]:
-        """Wait a little for records; if the consumer is broken, until it is replaced. Do not cancel this.
+        """Wait a little for records, or replace a broken consumer and return none. Do not cancel this.
 
         Raises:
-            ConfigurationError: this principal may not read the topic or use the group.
+            ConfigurationError: see Source.
             FencedError: another process has this static member's place.
             BrokerError: the consumer was rebuilt too often, or a new one cannot connect.
         """
@@ -143,14 +143,14 @@ class GroupMember:
                 self._fetching = scope
                 return await self._source.fetch(max_records)
         except TimeoutError:
-            return self._current_fault() or ClientFault("timeout", "the Kafka client gave up a fetch")
+            return self._current_fault() or ClientFault("timeout", "a fetch of the Kafka client timed out")
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             return self._current_fault() or ClientFault("cancelled", "the Kafka client has cancelled a fetch")
         except FencedError:
-            raise  # a new consumer would take the place back, and so on
+            raise  # a new consumer would take the place back, and be replaced in turn, for ever
         except BrokerError as error:
             return ClientFault(type(error.__cause__ or error).__name__, str(error))
         finally:
@@ -162,7 +162,9 @@ class GroupMember:
         now = asyncio.get_running_loop().time()
         self._log_join(now, joining=joining)
         if self.join_tracker.update({self._group: None} if joining else {}, now):
-            text = "the group's coordinator answers, but the member could not join for long"
+            text = (
+                f"the group's coordinator answers, but the member has not joined for {JOINED_WITHIN_S:.0f} s"
+            )
             self.mark_for_replacement(self.consumer, ClientFault("not_joined", text))
         fetching = self._fetching
         if fetching is not None and not fetching.expired() and self._confirmed_fault() is not None:
@@ -191,18 +193,18 @@ class GroupMember:
         return self._to_replace or (fault if is_confirmed else None)
 
     def _current_fault(self) -> ClientFault | None:
-        """The likely cause of a fetch that has failed: no second observation is needed."""
+        """The likely cause of a failed fetch: the failure itself confirms an ended task."""
         return self._to_replace or self._source.fault
 
     def mark_for_replacement(self, consumer: AIOKafkaConsumer, fault: ClientFault) -> None:
-        """Replace *consumer* at the next fetch, unless it has been replaced already."""
+        """Replace *consumer* at the next fetch, unless it is being replaced or was replaced already."""
         if consumer is self.consumer and self.fault is None:
             self._to_replace = fault
 
     # Replacing the consumer
 
     def stop_rebuilding(self) -> None:
-        """The service stops: make no new consumer and wait for none. A broken one is still retired."""
+        """Make no new consumer and wait for none: the service stops. A retirement in progress is finished."""
         self._stopping = True
         if self._replacing is not None:
             self._replacing.cancel()
@@ -227,7 +229,7 @@ class GroupMember:
             self._source.pauses.pause_all()
 
     async def _unless_stopping(self, step: Coroutine[Any, Any, T]) -> T | None:
-        """Wait for a step of a rebuild; None if the service stops first."""
+        """Wait for a step of a rebuild; None if the service stops before the step has ended."""
         task = self._replacing = asyncio.ensure_future(step)
         if self._stopping:
             task.cancel()
@@ -245,7 +247,7 @@ class GroupMember:
             if keys:
                 await self._on_revoked(keys)
         except FivestageError as error:
-            log.warning("not committed", error_type=type(error).__name__)
+            log.warning("not committed before the rebuild", error_type=type(error).__name__)
         finally:
             old.retire()
             self._ledger.revoke(frozenset(self._ledger.partitions))
@@ -270,7 +272,7 @@ class GroupMember:
 
     @property
     def unready(self) -> str | None:
-        """See Source; also the fault while the consumer is being replaced."""
+        """See Source; the fault while the consumer is being replaced."""
         if self.fault is not None:
             return f"the consumer is being rebuilt: {self.fault.text}"
         return self._source.unready

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 LOST_POSITION = (NoOffsetForPartitionError, OffsetOutOfRangeError)
-"""What every fetch raises, for one partition at a time, until ``seek`` sets its position."""
+"""The errors that every fetch raises, for one partition at a time, until ``seek`` sets its position."""
 
 RETRY_S = 0.2
 
@@ -71,7 +71,7 @@ class OffsetReset:
             await asyncio.sleep(RETRY_S)
 
     async def _set_first(self, partition: TopicPartition) -> None:
-        """Nothing was ever committed, or the commit has expired."""
+        """Set the position of a partition where nothing was committed, or the commit has expired."""
         offsets = self._ledger.offsets(PartitionKey(*partition))
         if self._reset == "latest":
             offset = (await self._consumer.end_offsets([partition]))[partition]
@@ -83,10 +83,10 @@ class OffsetReset:
         self._consumer.seek(partition, offset)
         self._skip_to_end(offsets, offset)
         self._observer.position_reset("none", 0)
-        log.info("no position", **_where(partition), offset=offset, from_the=self._reset)
+        log.info("no committed position", **_where(partition), offset=offset, from_the=self._reset)
 
     def _skip_to_end(self, offsets: PartitionOffsets, offset: int) -> None:
-        """Let the end be committed, so that the next owner of the partition does not start at a later end."""
+        """With ``latest``, let *offset* be committed: the next owner would start at a later end otherwise."""
         if self._reset == "latest":
             offsets.skip_to(offset)
 
@@ -95,17 +95,18 @@ class OffsetReset:
             where = f"partition {partition.partition} of {partition.topic!r}"
             raise ConfigurationError(
                 f"group {self._group_id!r} cannot read {where}: {why}, and kafka.auto_offset_reset is "
-                "'error'. Set one (kafka-consumer-groups --reset-offsets), or choose earliest or latest"
+                "'error'. Set a position (kafka-consumer-groups --reset-offsets), or choose earliest or "
+                "latest"
             )
 
     async def _replace(self, partition: TopicPartition, position: int) -> None:
-        """The broker has answered that *position* is out of range."""
+        """Replace a position that, by the broker's answer, is out of range."""
         offsets = self._ledger.offsets(PartitionKey(*partition))
         begins_at = (await self._consumer.beginning_offsets([partition]))[partition]
         ends_at = (await self._consumer.end_offsets([partition]))[partition]
         if offsets is None or offsets.closed:  # reassigned meanwhile, perhaps with another position
             return
-        if begins_at <= position <= ends_at:  # a lagging replica has answered
+        if begins_at <= position <= ends_at:  # a lagging replica gave that answer
             await asyncio.sleep(RETRY_S)
             return
         kind = "beyond its end" if position > ends_at else "of deleted records"
@@ -116,7 +117,7 @@ class OffsetReset:
         self._consumer.seek(partition, offset)
         where = {**_where(partition), "position": position, "offset": offset}
         if position > ends_at:
-            self._start_new_log(partition, offset)
+            self._reopen(partition, offset)
             log.error("position beyond the end", **where, from_the=self._reset)
             return
         skipped = offset - position
@@ -124,8 +125,8 @@ class OffsetReset:
         log.error("records were deleted before they were read", skipped=skipped, **where)
         offsets.skip_to(offset)
 
-    def _start_new_log(self, partition: TopicPartition, offset: int) -> None:
-        """The topic was recreated: its offsets may be lower than those in the ledger, so open them again."""
+    def _reopen(self, partition: TopicPartition, offset: int) -> None:
+        """Open the partition in the ledger again: its topic was recreated, so offsets may have gone back."""
         key = PartitionKey(*partition)
         self._ledger.assign(frozenset({key}))
         self._skip_to_end(self._ledger.partitions[key], offset)

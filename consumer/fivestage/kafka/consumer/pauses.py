@@ -53,7 +53,7 @@ class PartitionPauses:
             self.pause_all()
 
     def update(self) -> None:
-        """Pause partitions that were halted, resume those whose halt is over."""
+        """Pause partitions that were halted since the last call; resume those whose halt is over."""
         for key in self._ledger.resumable(asyncio.get_running_loop().time()):
             offset, partition = self._ledger.resume(key), TopicPartition(*key)
             if offset is not None:
@@ -61,7 +61,7 @@ class PartitionPauses:
             if not self.all_paused:
                 self._consumer.resume(partition)
             self._halted.discard(key)
-            log.warning("partition resumed", topic=key.topic, partition=key.partition, offset=offset)
+            log.info("partition resumed", topic=key.topic, partition=key.partition, offset=offset)
         for key in self._ledger.halted():
             if key not in self._halted:
                 self._halted.add(key)
@@ -72,7 +72,7 @@ class PartitionPauses:
 
     @property
     def halted(self) -> str | None:
-        """Which partitions are halted and why; None while none is."""
+        """Which partitions are halted, and why the first of them is; None while none is halted."""
         halted = self._ledger.halted()
         if not halted:
             return None

@@ -1,4 +1,4 @@
-"""Detects partitions that have records but bring none, although every task of aiokafka runs."""
+"""Detects partitions that have records but deliver none, although every task of aiokafka runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CHECK_EVERY_S = 0.5
 CONFIRM_S = 5.0
-"""How soon records must come once the brokers have said that there are some."""
+"""Seconds within which records must arrive once the brokers have reported that there are some."""
 LOOK_UP_TIMEOUT_MS = 5000
 
 log = structlog.get_logger("fivestage.kafka.consumer.progress")
@@ -33,9 +33,9 @@ class ProgressWatch:
 
     Args:
         ledger: Which partitions may be read.
-        mark_for_replacement: Called with a consumer that has stalled partitions.
-        stalled_after_s: How long a position may stay the same before the brokers are asked for the end.
-        confirm_s: How long it may stay the same after that.
+        mark_for_replacement: Called with a consumer that has stalled partitions, and the fault.
+        stalled_after_s: Seconds that a position may stay the same before the partition's end is looked up.
+        confirm_s: Seconds that the position may stay the same after that look-up.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class ProgressWatch:
         self._lookup: asyncio.Task[None] | None = None
 
     def reset(self) -> None:
-        """Start again: nothing is read at the moment, so no position is expected to move."""
+        """Forget the positions seen so far: nothing is read at the moment, so none is expected to move."""
         self._tracker.reset()
         if self._lookup is not None:
             self._lookup.cancel()
 
     def check(self, consumer: AIOKafkaConsumer) -> None:
-        """Call this at every fetch of *consumer*; it checks twice a second."""
+        """Check the positions, at most twice a second. Call this at every fetch of *consumer*."""
         now = asyncio.get_running_loop().time()
         if now < self._next_check or self._lookup is not None:
             return
@@ -80,23 +80,23 @@ class ProgressWatch:
         }
 
     async def _compare(self, consumer: AIOKafkaConsumer, stalled: Positions) -> None:
-        """Mark the consumer for replacement if partitions have records and still do not move."""
+        """Mark the consumer for replacement if positions are before the end and still do not move."""
         partitions = [TopicPartition(*key) for key in stalled]
         try:
             ends = await aiokafka_internals.end_offsets(consumer, partitions, LOOK_UP_TIMEOUT_MS)
         except KafkaError:
-            return  # while the brokers are away, no record is expected
+            return  # while the brokers cannot be reached, no record is expected
         behind = [key for key, at in stalled.items() if at is None or ends[TopicPartition(*key)] > at]
         if not behind:
             return
         epoch = self._ledger.epoch
-        await asyncio.sleep(self._confirm_s)  # the records may be new
+        await asyncio.sleep(self._confirm_s)  # records that are new need a moment to arrive
         if epoch != self._ledger.epoch:
             return
         positions = self._positions(consumer)
         stuck = [key.partition for key in behind if key in positions and positions[key] == stalled[key]]
         if stuck:
-            text = f"partitions {sorted(stuck)} have records to read, but bring none"
+            text = f"partitions {sorted(stuck)} have records to read, but deliver none"
             self._mark_for_replacement(consumer, ClientFault("stalled", text))
 
     def _compared(self, task: asyncio.Task[None]) -> None:

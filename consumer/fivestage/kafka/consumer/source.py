@@ -10,17 +10,17 @@ Fetching
   ``batch_check`` reads batches instead.
 * After most error codes a fetch is repeated at once, thousands of times a second:
   ``aiokafka_internals.back_off_failed_fetches`` pauses.
-* Cancelling a fetch disables ``max_poll_interval_ms`` for good: fetches are never cancelled, and return after
-  FETCH_TIMEOUT_MS. Only a fetch of a broken consumer, which may never return, is (see ``group_member``).
+* Cancelling a fetch disables ``max_poll_interval_ms`` for good: a fetch returns after FETCH_TIMEOUT_MS and is
+  not cancelled, unless the consumer is broken and the fetch may never return (see ``group_member``).
 * Where a position is missing or out of range, reading starts elsewhere without a log line: ``offset_reset``
   chooses the position, logs it and counts it.
-* A pause drops the records fetched ahead and is forgotten in every rebalance: ``pauses`` applies it again,
-  and the poller uses it for long waits only.
+* A pause drops the records fetched ahead and is forgotten in every rebalance: ``pauses`` applies the
+  pause again, and the poller pauses for long waits only.
 * A partition may bring no records although all tasks run: ``progress`` compares positions with the brokers.
 
 Membership of the group
 
-* Exceptions of the rebalance listener are logged and ignored: they are kept here, and raised by ``fetch``.
+* Exceptions of the rebalance listener are logged and ignored: here the next ``fetch`` raises them.
 * A commit is retried after the group has dropped the member, and a late answer to a commit changes the state
   of a later generation: ``aiokafka_internals.commit_only_as_member`` prevents both.
 * A static member that is replaced takes its place back: ``aiokafka_internals.when_fenced`` reports it.
@@ -32,9 +32,9 @@ Connections
 
 * Bootstrap servers are tried in turn, each for a whole request timeout: ``aiokafka_internals.bootstrap_from``
   uses the first that answers.
-* Each client finds out for itself, after a whole request timeout, that a connection is dead:
+* Each client needs a whole request timeout to detect that its connection to a broker is dead:
   ``aiokafka_internals.when_unanswered`` lets the producer close its idle connections to the same broker.
-* Throttling by quotas is not reported: ``client.when_throttled`` is.
+* Throttling by quotas is not reported: ``client.when_throttled`` reports it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     MakeConsumer = Callable[..., AIOKafkaConsumer]
 
 FETCH_TIMEOUT_MS = 200
-"""How long a fetch waits for records; also how soon the poller notices that it should stop."""
+"""Milliseconds that a fetch waits for records; the poller notices a stop within this time."""
 
 log = structlog.get_logger("fivestage.kafka.consumer.source")
 
@@ -114,7 +114,7 @@ class Source(ConsumerRebalanceListener):
         """Connect and subscribe; the first ``fetch`` joins the group.
 
         Raises:
-            BrokerError: no broker answers.
+            ConfigurationError, BrokerError: see ``client.start_consumer``.
         """
         await start_consumer(
             self.consumer,
@@ -126,16 +126,17 @@ class Source(ConsumerRebalanceListener):
         self.consumer.subscribe(self._topics.inputs, pattern=self._topics.pattern, listener=self)
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
-        """Wait up to FETCH_TIMEOUT_MS for records. Do not cancel this.
+        """Wait up to FETCH_TIMEOUT_MS for records, longer to recover from an error. Do not cancel this.
 
         Raises:
-            ConfigurationError: this principal may not read the topic or use the group.
+            ConfigurationError: this principal may not read the topic or use the group, or a position is
+                missing and ``kafka.auto_offset_reset`` is ``error``.
             BrokerError: the consumer cannot go on.
         """
         self._raise_failure()
         self.pauses.update()
         partitions = {TopicPartition(*key) for key in self._ledger.within_span()}
-        # Paused partitions bring nothing, but while all are halted the group must still see polls.
+        # Paused partitions deliver nothing, but while all are halted the group must still see polls.
         partitions = partitions or self.consumer.paused()
         if self._ledger.partitions and not partitions:
             await asyncio.sleep(FETCH_TIMEOUT_MS / 1000)
@@ -156,7 +157,7 @@ class Source(ConsumerRebalanceListener):
         return [record for records in fetched.values() for record in self._register(records)]
 
     def _register(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Open the offsets of records of one partition; drops all if the partition was lost meanwhile."""
+        """Open the offsets of records of one partition; returns none if the partition was lost meanwhile."""
         first = records[0]
         key = PartitionKey(first.topic, first.partition)
         offsets = self._ledger.offsets(key)
@@ -164,7 +165,7 @@ class Source(ConsumerRebalanceListener):
             return []
         if offsets.next_offset is not None and first.offset < offsets.next_offset:
             where = {"topic": key.topic, "partition": key.partition, "offset": first.offset}
-            log.warning("offsets went back: a new log", **where)
+            log.warning("offsets went back", **where)
             self._ledger.assign(frozenset({key}))
             return self._register(records)
         for record in records:
@@ -176,9 +177,12 @@ class Source(ConsumerRebalanceListener):
         lags = {}
         # The metrics server calls this in another thread, while partitions may change.
         for key, offsets in list(self._ledger.partitions.items()):
-            highwater = self.consumer.highwater(TopicPartition(*key))
-            if highwater is not None and offsets.next_offset is not None:
-                lags[key] = max(0, highwater - offsets.next_offset)
+            partition, next_offset = TopicPartition(*key), offsets.next_offset
+            highwater = self.consumer.highwater(partition)
+            if highwater is not None and next_offset is not None:
+                # The position passes what is never handed over: transaction markers and aborted records.
+                position = aiokafka_internals.position_of(self.consumer, partition) or 0
+                lags[key] = max(0, highwater - max(next_offset, position))
         return lags
 
     @property
@@ -190,12 +194,12 @@ class Source(ConsumerRebalanceListener):
 
     @property
     def is_joining(self) -> bool:
-        """Whether it is not a member of the group, although the coordinator can be reached."""
+        """Whether this consumer is not a member of the group, although the coordinator can be reached."""
         return not self._joined and aiokafka_internals.knows_coordinator(self.consumer)
 
     @property
     def unready(self) -> str | None:
-        """Why this member receives no records now; None while it does, even if no partition is assigned."""
+        """Why this member can receive no records now; None otherwise, even if no partition is assigned."""
         if not self._joined:
             return "not a member of the group yet"
         if not aiokafka_internals.knows_coordinator(self.consumer):
@@ -215,7 +219,7 @@ class Source(ConsumerRebalanceListener):
     # Rebalances. aiokafka ignores exceptions of these two methods, so the next fetch raises them.
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        """Partitions are being revoked."""
+        """Finish what is in flight for the partitions being revoked, then close them in the ledger."""
         if self._retired:
             return
         self._joined = False
@@ -230,7 +234,7 @@ class Source(ConsumerRebalanceListener):
             self._failure = error
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Partitions were assigned; these are all that this member has now."""
+        """Open the assigned partitions in the ledger: all that this member has now."""
         if self._retired:
             return
         keys = frozenset(PartitionKey(*partition) for partition in assigned)
@@ -248,8 +252,8 @@ class Source(ConsumerRebalanceListener):
         kafka = self._kafka
         self._failure = FencedError(
             f"another process has joined group {kafka.group_id!r} with kafka.group_instance_id = "
-            f"{kafka.group_instance_id!r} and now has the partitions of this one: give each instance an id "
-            "of its own"
+            f"{kafka.group_instance_id!r} and now has the partitions of this one: give each process a "
+            "different id"
         )
 
     def _raise_failure(self) -> None:

@@ -29,7 +29,7 @@ PAUSE_S: Final = 0.1
 
 
 class ProducerClient:
-    """A client with one producer id. Brokers reject sequence numbers with a gap; then a new one is needed.
+    """A client with one producer id. Brokers reject a gap in the sequence numbers; then a new id is needed.
 
     Args:
         options: See AIOKafkaClient.
@@ -46,7 +46,7 @@ class ProducerClient:
         return f"<ProducerClient {self.identity[0]}>"
 
     async def start(self) -> None:
-        """Connect and get a producer id. The caller limits this.
+        """Connect and get a producer id. The caller limits the time.
 
         Raises:
             KafkaError: no broker answers, or this principal may not get a producer id.
@@ -57,7 +57,7 @@ class ProducerClient:
         self.identity = identity
 
     async def _request_id(self) -> tuple[int, int] | None:
-        """Ask any broker for an id; None if it must be asked again."""
+        """Request an id from any broker; None if that must be repeated."""
         request = InitProducerIdRequest(NO_TRANSACTION, NO_TIMEOUT_MS)
         try:
             answer: Any = await self.client.send(self.client.get_random_node(), request)

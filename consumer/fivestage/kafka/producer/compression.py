@@ -12,14 +12,14 @@ from fivestage.errors import ConfigurationError
 GZIP_LEVEL: Final = 1
 LZ4_LEVEL: Final = 1
 ZSTD_LEVEL: Final = 1
-"""The fastest level of each: events are so repetitive that higher levels gain little for more CPU."""
+"""The fastest level of each codec: events are so repetitive that higher levels gain little for more CPU."""
 
 
 class Codec(NamedTuple):
     """A compression codec."""
 
     number: int
-    """Its number in the attributes of a batch."""
+    """The codec's number in the attributes of a batch."""
     compress: Callable[[bytes], bytes]
 
 
@@ -27,13 +27,15 @@ def codec_of(name: str) -> Codec | None:
     """The codec of ``kafka.compression``; None for ``none``.
 
     Raises:
-        ConfigurationError: the library for it is not installed.
+        ConfigurationError: the library of the codec is not installed.
     """
     if name == "none":
         return None
     is_installed, found = _CODECS[name]
     if not is_installed():
-        raise ConfigurationError(f"kafka.compression = {name}: its library is not installed: install cramjam")
+        raise ConfigurationError(
+            f"kafka.compression = {name}: the library cramjam is not installed: install it"
+        )
     return found
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 ANY_SIZE: Final = 1 << 40
+"""Bytes: larger than any batch, so no limit."""
 
 
 class Delivery:
@@ -49,26 +50,26 @@ class PartitionQueue:
         self.sequence = 0
         """The sequence number of the first record of the batch."""
         self.attempts = 0
-        """How often the batch was sent."""
+        """Times the batch in flight was sent."""
         self.single_records = 0
-        """How many records at the front of the queue are each sent in a batch of one."""
+        """Records at the front of the queue that are each sent in a batch of one."""
         self.max_bytes = ANY_SIZE
-        """The largest batch of several records that may be sent."""
+        """Bytes of the largest batch of several records that may be sent."""
         self.refused_bytes = ANY_SIZE
-        """The size of the last batch that was rejected as too large, until its large record is found."""
+        """Bytes of the last batch that was rejected as too large, until the record at fault is found."""
         self.retries = 0
-        """How many pauses there were since the last success."""
+        """Pauses since a batch was last acknowledged or requeued."""
         self.retry_at = 0.0
         """When the current pause ends."""
         self.sent_at: float | None = None
         """When sending the front of the queue was first tried; None while nothing is to be sent."""
         self.busy = False
-        """Whether the sender has the queue."""
+        """Whether the queue is scheduled, being sent, or rejected: ``publish`` must not schedule it."""
         self.closed = False
-        """Whether no producer can publish the records in it."""
+        """Whether no producer can publish the records in the queue."""
 
     def size_next_batch(self) -> int:
-        """Decide, once for each batch, how large it may be; 0 for a batch of one record."""
+        """Return the bytes that the next batch may have, 0 for a batch of one record. Call once per batch."""
         if self.single_records:
             self.single_records -= 1
             return 0
@@ -89,12 +90,12 @@ class PartitionQueue:
         return settled
 
     def split(self) -> None:
-        """Requeue the batch in flight to be sent record by record; the sender keeps the queue."""
+        """Requeue the batch in flight to be sent record by record; the queue stays busy."""
         self.single_records += len(self.in_flight)
         self.requeue()
         self.busy = True
 
     def requeue(self) -> None:
-        """Put the batch in flight back at the front, and take the queue from the sender."""
+        """Put the batch in flight back at the front; the queue is no longer busy."""
         self.pending.extendleft(reversed(self.settle()))
         self.busy = False

@@ -1,7 +1,7 @@
 """MurmurHash2, the hash by which Kafka clients choose the partition of a key.
 
-The same as Kafka's ``Utils.murmur2``: Austin Appleby's 32-bit hash with Kafka's seed. It is compiled with the
-service, because in interpreted Python it takes as long as decoding the query.
+The same as Kafka's ``Utils.murmur2``: Austin Appleby's 32-bit hash with Kafka's seed. The module is compiled
+with the service, because in interpreted Python the hash takes as long as decoding the query.
 """
 
 from __future__ import annotations

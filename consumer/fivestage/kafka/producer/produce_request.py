@@ -28,7 +28,7 @@ _COUNT: Final = Struct(">i")
 _PARTITION_AND_SIZE: Final = Struct(">ii")
 OLDEST: Final = ProduceRequest_v3.API_VERSION
 NEWEST: Final = ProduceRequest_v7.API_VERSION
-"""From OLDEST to NEWEST the fields are the same; later versions are not used even if aiokafka gets them."""
+"""From OLDEST to NEWEST the fields are the same; later versions are not used even if aiokafka adds them."""
 
 
 class EventRequest(
@@ -38,7 +38,7 @@ class EventRequest(
 
     Args:
         acks: -1: all in-sync replicas must acknowledge.
-        timeout_ms: How long the broker may wait for them.
+        timeout_ms: Milliseconds that the broker may wait for these acknowledgements.
         topics: For each topic its partitions, each with its batch.
     """
 

@@ -19,7 +19,7 @@ LEADER_CHANGED: Final = {72: "LISTENER_NOT_FOUND", 74: "FENCED_LEADER_EPOCH", 75
 """Codes that aiokafka lacks or does not treat as a change of the leader."""
 TOO_LARGE: Final = {10: "MESSAGE_TOO_LARGE", 18: "RECORD_LIST_TOO_LARGE"}
 CONTENT: Final = {**TOO_LARGE, 32: "INVALID_TIMESTAMP", 87: "INVALID_RECORD"}
-"""Rejections of a batch for its content; no part of the batch is stored."""
+"""Codes by which a broker rejects a batch for its content; no part of the batch is stored."""
 
 
 class ContentRefusedError(KafkaError):
@@ -35,8 +35,8 @@ class ContentRefusedError(KafkaError):
         self.code = code
 
     @property
-    def is_size(self) -> bool:
-        """Whether a smaller batch may be accepted."""
+    def is_too_large(self) -> bool:
+        """Whether the batch was too large, so that a smaller one may be accepted."""
         return self.code in TOO_LARGE
 
 

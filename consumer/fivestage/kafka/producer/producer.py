@@ -84,7 +84,8 @@ class Producer:
         """Connect; returns the partitions of the output topics.
 
         Raises:
-            KafkaError: no broker answers.
+            ConfigurationError: no bootstrap server can be used; see preflight.
+            KafkaError: no broker answers, or a topic or a right is missing.
         """
         return await self._connect(self.client)
 
@@ -106,7 +107,7 @@ class Producer:
     def close_idle_connections(self, host: str, port: int) -> None:
         """Close idle connections to a broker that did not answer the consumer: they may be dead too.
 
-        Otherwise the next batch would find that out by a whole request timeout.
+        Otherwise the next batch would wait for a whole request timeout.
         """
         aiokafka_internals.close_idle_connections(self.client.client, host, port)
 

@@ -1,6 +1,6 @@
 """Builds record batches in Kafka's wire format.
 
-aiokafka builds them from keys, values and headers. Here ``core.codec`` has encoded the headers before.
+aiokafka's builder encodes the headers of each record; here ``core.codec`` has encoded them before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RecordBatch:
     """Records for one partition.
 
     Args:
-        max_bytes: The largest size before compression; a larger record is a batch by itself.
+        max_bytes: The largest size before compression; a larger record gets a batch to itself.
     """
 
     __slots__ = ("_max_bytes", "_records", "_timestamp", "size")
@@ -40,7 +40,7 @@ class RecordBatch:
         self._records: list[bytes] = []
         self._timestamp = int(time.time() * 1000)
         self.size = HEADER_BYTES
-        """In bytes, before compression."""
+        """Bytes of the batch before compression."""
 
     def __repr__(self) -> str:
         return f"<RecordBatch {len(self._records)} records, {self.size} bytes>"

@@ -1,4 +1,4 @@
-"""Handles batches that brokers reject for good: finds the bad record, or ends what cannot go on."""
+"""Handles batches that brokers reject for good: finds the bad record, rebuilds the producer, or fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fivestage.kafka.producer.producer import Producer
 
 PERMANENT_ERRORS = (InvalidTopicError, IncompatibleBrokerVersion)
-"""A new producer fails identically."""
+"""Errors that a new producer would get again."""
 
 log = structlog.get_logger("fivestage.kafka.producer.rejected_batch")
 
@@ -56,13 +56,13 @@ class RejectedBatches:
             self._producer.rebuild(ClientFault(type(error).__name__, text))
 
     def split(self, queue: PartitionQueue, error: ContentRefusedError) -> bool:
-        """A batch was rejected for its content, so nothing of it is stored: send its records one by one.
+        """Send the records of a batch that was rejected for its content one by one: none of them is stored.
 
-        The record that is rejected alone is replaced by one without its data. Returns whether the queue has
-        something to send.
+        A record that was rejected alone is replaced by one without its data. Returns False if that is
+        impossible, else True: the queue has something to send.
         """
         if len(queue.in_flight) > 1:
-            if error.is_size:
+            if error.is_too_large:
                 queue.refused_bytes = len(queue.batch)
         elif not self._replace(queue, error):
             return False
@@ -73,14 +73,14 @@ class RejectedBatches:
         """Replace the record in flight by one without its data; False if that is impossible."""
         [(record, delivery)] = queue.in_flight
         topic, name = queue.partition.topic, name_of(record)
-        error_type = TOO_LARGE if error.is_size else REFUSED
+        error_type = TOO_LARGE if error.is_too_large else REFUSED
         replacement = without_data(record, error_type, error.why)
         if replacement is None:
             text = f"cannot publish {name} to topic {topic!r}, even without its data: {error.why}"
             self._fail(queue, PublishError(text))
             return False
         self._observer.event_refused(error_type)
-        log.warning("refused", topic=topic, event_id=name, cause=error.why)
+        log.warning("event refused", topic=topic, event_id=name, reason=error.why)
         queue.in_flight[0] = (replacement, delivery)
         queue.refused_bytes = ANY_SIZE
         return True

@@ -1,8 +1,8 @@
-"""Sends partition queues, one request per broker at a time, and retries until they are acknowledged.
+"""Sends partition queues, one request per broker at a time, and retries until their records are acknowledged.
 
 aiokafka's sender sends the same requests, but creates a task, three futures and several dictionary entries
-for each batch. That costs more than twice as much CPU as everything else here, and small batches make it more
-per query.
+for each batch. That costs more than twice as much CPU as everything else here, and more per query the smaller
+the batches are.
 
 A retry sends the same bytes with the same sequence number, so a broker recognises a batch that it has already
 stored. Together with one request at a time per broker, that makes the producer idempotent.
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
 
 ACKS_OF_ALL: Final = -1
 RETRY_S: Final = 0.1
-"""The first pause before a retry; each further one is twice as long, up to LONGEST_RETRY_S."""
+"""Seconds before the first retry; each further pause is twice as long, up to LONGEST_RETRY_S."""
 LONGEST_RETRY_S: Final = 1.0
 CHECK_PAUSES_S: Final = 0.05
 CLOSE_S: Final = 1.0
-"""How long cancelled requests may take to end."""
+"""Seconds that cancelled requests may take to end."""
 SEQUENCE_NUMBERS: Final = 2**31
-"""How many sequence numbers there are; after the last one comes 0."""
+"""The count of sequence numbers; after the last one comes 0."""
 TIMED_OUT: Final = RequestTimedOutError()
 LOG_EVERY_S: Final = 30.0
-"""The least time between two log lines about batches that are retried."""
+"""Least seconds between two log lines about batches that are retried."""
 
 log = structlog.get_logger("fivestage.kafka.producer.sender")
 
@@ -67,7 +67,7 @@ class Sender:
         on_rejected: Called with a queue whose batch cannot be published by a retry, and the error.
         on_content_refused: Called with a queue whose batch was rejected for its content at the first attempt;
             returns whether the queue now has something else to send.
-        on_error: Called with an exception that one of these has raised.
+        on_error: Called with an unexpected exception in a send task, such as one that a callback raised.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Sender:
         while waiting and size < self._producer.max_request_bytes:
             queue = waiting.popleft()
             leader = self._client.cluster.leader_for_partition(queue.partition)
-            if leader != broker:  # it has changed since
+            if leader != broker:  # the leader has changed since
                 self.send((queue,))
             elif queue.batch or self._fill(queue):
                 found.append(queue)
@@ -191,7 +191,7 @@ class Sender:
             self._producer.rebuild(ClientFault("sender_ended", text))
             found = TIMED_OUT
         waiting = self._waiting[broker]
-        while waiting:  # the leader may change: wait until that is known
+        while waiting:  # their leader may have changed: wait for new metadata
             self._pause(waiting.popleft())
         return dict.fromkeys((queue.partition for queue in queues), found)
 
@@ -221,7 +221,7 @@ class Sender:
         self._pause(queue)
 
     def _pause(self, queue: PartitionQueue) -> None:
-        """Retry after a pause, once the leader is known."""
+        """Retry a queue after a pause, which goes on while metadata is being requested."""
         jitter = random.random()  # noqa: S311 - spreads retries
         pause_s = backoff_s(queue.retries, jitter, first_s=RETRY_S, max_s=LONGEST_RETRY_S, factor=2.0)
         queue.retries += 1
@@ -253,7 +253,7 @@ class Sender:
             task.cancel()
 
     async def close(self) -> None:
-        """Start no request, wait a little for those in flight, then cancel them.
+        """Start no more requests, wait a little for the ones in flight, then cancel these.
 
         Raises:
             BrokerError: a request ignores its cancellation.

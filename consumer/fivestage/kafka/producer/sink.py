@@ -1,9 +1,9 @@
 """Publishes events in batches, one batch in flight per partition.
 
 While a batch is in flight the next one fills, so batches grow with the load, and without load nothing waits.
-A batch that is not acknowledged is retried without end; the service watches ``oldest_unacked_s`` and limits
-that. When the producer is rebuilt, unacknowledged records return to the front of their queues and are
-published again, under the same ids and in the same order.
+A batch that is not acknowledged is retried without end; the service limits ``oldest_unacked_s``. When the
+producer is rebuilt, unacknowledged records return to the front of their queues and are published again, under
+the same ids and in the same order.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from fivestage.kafka.producer.partition_queue import QueuedRecord
     from fivestage.settings import Settings
 
-LATE_LOOKS = 3
-"""How many looks in a row must find a batch late: a process that was suspended finds its clock far ahead."""
+LATE_CHECKS = 3
+"""Checks in a row that must find a batch late: the first one after a suspension finds the clock far ahead."""
 
 log = structlog.get_logger("fivestage.kafka.producer.sink")
 
@@ -43,8 +43,8 @@ class Sink:
 
     Args:
         settings: Where to connect and how.
-        observer: Notified of every acknowledged batch.
-        on_failure: Called when a partition can no longer be published to; its records stay unacknowledged.
+        observer: Notified of acknowledged batches and refused events, of rebuilds and throttling.
+        on_failure: Called when some or all events can no longer be published; they stay unacknowledged.
         max_record_bytes: The largest record that all output topics accept.
         make_producer: Makes the client; tests pass another.
         reach: Whether brokers can be reached.
@@ -69,7 +69,7 @@ class Sink:
         self._ready: list[PartitionQueue] = []
         self._sender: Sender | None = None
         self._keyless = 0
-        self._late_looks = 0
+        self._late_checks = 0
         self._open: dict[Delivery, None] = {}
         self.producer = Producer(
             settings,
@@ -90,8 +90,8 @@ class Sink:
         """Connect and look up the partitions of the output topics.
 
         Raises:
-            BrokerError: no broker answers.
-            ConfigurationError: a right is missing.
+            ConfigurationError: no bootstrap server can be used, or the right IdempotentWrite is missing.
+            BrokerError: no broker answers, or a topic or a right on one is missing.
         """
         try:
             partitions = await self.producer.start()
@@ -122,7 +122,8 @@ class Sink:
     ) -> None:
         """Queue the records of one query; call *on_acked* when brokers have acknowledged all of them.
 
-        Records that are no longer wanted when their batch is filled are dropped and count as acknowledged.
+        Records that are no longer wanted when they come to the front of their queue are dropped, and count as
+        acknowledged.
         """
         loop = asyncio.get_running_loop()
         delivery = Delivery(len(records), on_acked, is_wanted, loop.time())
@@ -140,7 +141,7 @@ class Sink:
                 self._schedule(queue)
 
     def _schedule(self, queue: PartitionQueue) -> None:
-        """Send the queue at the end of this turn of the loop, with all records added until then."""
+        """Send the queue in the next round of the loop, with all records added until then."""
         queue.busy = True
         if not self._ready:
             asyncio.get_running_loop().call_soon(self._send_ready)
@@ -152,7 +153,7 @@ class Sink:
             self._sender.send(ready)
 
     def _drop_unwanted(self, queue: PartitionQueue) -> None:
-        """Drop answers to queries whose partition was reassigned: its new owner answers them."""
+        """Drop events at the front whose input partition was reassigned: its new owner publishes them."""
         while queue.pending and not queue.pending[0][1].is_wanted():
             self._acknowledge([queue.pending.popleft()])
 
@@ -174,7 +175,7 @@ class Sink:
         log.error("unexpected error", exc_info=error)
         self._on_failure(PublishError(f"internal error: {type(error).__name__}"))
 
-    # Looking after the producer
+    # Checks of the producer
 
     def look(self, now: float) -> None:
         """Use added partitions, and rebuild the producer if a batch is late. Call this twice a second."""
@@ -182,14 +183,14 @@ class Sink:
         sent = [queue.sent_at for queues in self._queues.values() for queue in queues]
         since = min((at for at in sent if at is not None), default=now)
         waited_s = self._reach.waited_s(since, now)
-        self._late_looks = self._late_looks + 1 if waited_s > self._batch_patience_s else 0
-        if self._late_looks >= LATE_LOOKS:
-            self._late_looks = 0
+        self._late_checks = self._late_checks + 1 if waited_s > self._batch_patience_s else 0
+        if self._late_checks >= LATE_CHECKS:
+            self._late_checks = 0
             text = f"a batch was not acknowledged for {waited_s:.0f} s"
             self.producer.rebuild(ClientFault("unacknowledged", text))
 
     def _add_partitions(self) -> None:
-        """Publish to all partitions that the client knows now; keys move as with every Kafka client."""
+        """Publish to all partitions that the client knows now; as with every Kafka client, keys may move."""
         for output, queues in self._queues.items():
             topic = self._topics[output]
             count = self.producer.partition_count(topic)
@@ -231,11 +232,11 @@ class Sink:
 
     @property
     def unacknowledged(self) -> int:
-        """How many queries have unacknowledged events."""
+        """The number of queries with unacknowledged events."""
         return len(self._open)
 
     def oldest_unacked_s(self, now: float) -> float:
-        """How long the oldest unacknowledged query has waited for its acknowledgement; 0 if there is none."""
+        """Seconds that the oldest unacknowledged query has waited; 0 if there is none."""
         oldest = next(iter(self._open), None)
         return now - oldest.published_at if oldest is not None else 0.0
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 SEND_TIMEOUT_S = 15.0
 MAX_PENDING = 1000
 CANNOT_READ = "the records cannot be read"
-_POLL_MS = 200
+POLL_MS = 200
 
 
 class QueryProducer:
-    """Writes queries; leaving the ``async with`` waits until the broker has acknowledged all of them."""
+    """Writes queries; leaving the ``async with`` without an exception waits until all are acknowledged."""
 
     def __init__(self, settings: Settings) -> None:
         self._topic = settings.topics.only_input()
@@ -50,9 +50,9 @@ class QueryProducer:
     async def send(
         self, value: bytes, *, key: bytes | None = None, headers: dict[str, bytes] | None = None
     ) -> str:
-        """Write one record; returns the query's id, or ``(no id)`` if its value has none.
+        """Write one record; returns the query's id, or ``(no id)`` if the value has none.
 
-        The default key is the query's id, so that its events share a partition in every topic.
+        The default key is the query's id, so that all events of a query go to the same partition of a topic.
 
         Raises:
             BrokerError: this record or an earlier one cannot be sent.
@@ -80,12 +80,12 @@ async def open_producer(
     """Connect an idempotent producer to topics that this principal may write; disconnect it at the end.
 
     Raises:
-        ConfigurationError: a topic does not exist or may not be written.
-        BrokerError: no broker answers.
+        ConfigurationError: no broker can be reached, or a topic does not exist or may not be written.
+        BrokerError: the connection failed after these checks.
     """
     await topics.require(settings, names, is_input=False)
     connection = await reachable_options(settings.kafka)
-    # Made after all checks: one that was never started warns when it is garbage collected.
+    # Made after all checks: a producer that was never started warns when it is garbage collected.
     producer = AIOKafkaProducer(**connection, **options, enable_idempotence=True, linger_ms=5)
     try:
         await producer.start()
@@ -93,7 +93,7 @@ async def open_producer(
         raise BrokerError(f"cannot connect: {error}") from None
     try:
         yield producer
-    finally:  # aiokafka waits without a limit for brokers that are away
+    finally:  # aiokafka waits without a limit for brokers that do not answer
         if await attempt_within(producer.stop, STOP_S) is not None:
             aiokafka_internals.abort_producer(producer)
 
@@ -111,7 +111,7 @@ async def answered(pending: Collection[asyncio.Future[object]]) -> None:
     """Wait until the broker has answered for all records.
 
     Raises:
-        BrokerError: it does not within SEND_TIMEOUT_S.
+        BrokerError: the broker does not answer within SEND_TIMEOUT_S.
     """
     if not pending:
         return
@@ -124,7 +124,7 @@ async def acknowledged(pending: Collection[asyncio.Future[object]]) -> None:
     """Wait until the broker has acknowledged all records.
 
     Raises:
-        BrokerError: it rejects a record, or does not answer.
+        BrokerError: the broker rejects a record, or does not answer.
     """
     await answered(pending)
     for sent in pending:
@@ -153,16 +153,12 @@ async def follow(
         to_end: Stop after the records that exist at the start.
 
     Raises:
-        ConfigurationError: a topic does not exist or may not be read.
-        BrokerError: no broker answers, or it does not let the topics be read any more.
+        ConfigurationError: no broker can be reached, or a topic does not exist or may not be read.
+        BrokerError: the connection failed after these checks, or the topics cannot be read any more.
     """
     found = await topics.require(settings, names, is_input=True)
-    options = await reachable_options(settings.kafka)
-    consumer = AIOKafkaConsumer(**options, fetch_max_wait_ms=50, group_id=None, auto_offset_reset="earliest")
     partitions = [TopicPartition(name, number) for name in names for number in range(found[name].partitions)]
-    try:
-        with as_broker_error("cannot connect"):
-            await consumer.start()
+    async with open_consumer(settings) as consumer:
         with as_broker_error(CANNOT_READ):
             consumer.assign(partitions)
             if from_beginning:
@@ -172,17 +168,32 @@ async def follow(
             left = await _unread(consumer, await consumer.end_offsets(partitions)) if to_end else None
         while left is None or left:
             with as_broker_error(CANNOT_READ):
-                fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+                fetched = await consumer.getmany(timeout_ms=POLL_MS)
             for records in fetched.values():
                 for record in records:
                     yield record
             if left is not None:
                 with as_broker_error(CANNOT_READ):
                     left = await _unread(consumer, left)
+
+
+@asynccontextmanager
+async def open_consumer(settings: Settings) -> AsyncGenerator[AIOKafkaConsumer, None]:
+    """Connect a consumer without a group and without partitions; disconnect it at the end.
+
+    Raises:
+        BrokerError: no broker answers.
+    """
+    options = await reachable_options(settings.kafka)
+    consumer = AIOKafkaConsumer(**options, fetch_max_wait_ms=50, group_id=None, auto_offset_reset="earliest")
+    try:
+        with as_broker_error("cannot connect"):
+            await consumer.start()
+        yield consumer
     finally:
         await attempt_within(consumer.stop, STOP_S)
 
 
 async def _unread(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
-    """The partitions that are not read up to their end yet."""
+    """The partitions that are not yet read up to their end, with that end."""
     return {partition: end for partition, end in ends.items() if await consumer.position(partition) < end}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 BATCH = 100
-"""How many records are written before their letters are marked; a crash in between may replay them twice."""
+"""Most records written before their letters are marked; a crash in between may replay them twice."""
 
 
 class Fate(StrEnum):
@@ -71,7 +71,7 @@ async def replay(
 
     Raises:
         ConfigurationError: a topic does not exist, or a right is missing.
-        BrokerError: the broker does not answer, or rejects a record.
+        BrokerError: the broker does not answer, a record cannot be sent, or a mark is rejected.
     """
     marked = {one async for one in letters(settings) if isinstance(one, Mark)}
     topic = selection.topic or settings.topics.only_input()
@@ -122,7 +122,7 @@ class _Replayer:
             return [ReplayOutcome(letter, Fate.REPLAYED) for letter in chosen]
         stored = await self._write_records(chosen)
         for index, letter in enumerate(chosen):
-            if not stored[index]:  # a rejected record takes its whole batch along: try it alone
+            if not stored[index]:  # one rejected record fails its whole batch: try each alone
                 [stored[index]] = await self._write_records([letter])
         pairs = list(zip(chosen, stored, strict=True))
         await acknowledged([await self._send_mark(letter) for letter, is_stored in pairs if is_stored])
@@ -134,7 +134,7 @@ class _Replayer:
         """Write the records of letters; returns for each whether the broker has stored it.
 
         Raises:
-            BrokerError: the broker does not answer, or rejects a record.
+            BrokerError: the broker does not answer, or a record cannot be sent.
         """
         sent = [await self._send_record(letter) for letter in chosen]
         await answered([future for future in sent if future is not None])

@@ -1,1 +1,1 @@
-"""The ``facts`` node: answers questions about countries, and about tables that users add."""
+"""The ``facts`` node: answers questions about countries, and from tables that users add."""

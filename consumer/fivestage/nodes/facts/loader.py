@@ -54,7 +54,7 @@ class Fact:
     source: str
     """The source to credit."""
     row: str
-    """Its place in the source: ``file:line``."""
+    """The fact's place in the source: ``file:line``, for an alias of a country ``file:line:alias``."""
     searchable: bool = True
     """Whether a question may name the subject by this value ("which country has the capital Nairobi")."""
 

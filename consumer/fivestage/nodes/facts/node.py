@@ -3,12 +3,12 @@
 It tries three ways, the most certain first:
 
 1. The question names one subject and one attribute, and nothing else (a dictionary look-up).
-2. The same after undoing one swap of two neighbouring letters ("Frnace"). Other misspellings are not
-   corrected: Granada is not Grenada, and Samos is not Samoa.
-3. Full-text search by bm25. All words of the question must be in the fact's names and attribute, all words of
-   the subject in the question, and no other hit may be as good as the best.
+2. The same after undoing one swap of two neighbouring letters in each unknown word ("Frnace"). Other
+   misspellings are not corrected: Granada is not Grenada, and Samos is not Samoa.
+3. Full-text search by bm25. The question must have all words of one of the subject's names, at least half of
+   the attribute's, and no others; and no other hit may be as good as the best.
 
-A question with an unknown word is answered with "I don't know".
+A question with another unknown word is answered with "I don't know".
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 UNKNOWN = "I don't know"
 MAX_LENGTH = 500
-"""Characters; a longer question gets no answer."""
+"""Characters; a longer question is answered with "I don't know"."""
 SHORTEST_SWAP, LONGEST_SWAP = 5, 16
 """Letters of a word that may have a swap; too many shorter words are one swap apart."""
 
-NAMED, SWAPPED, SEARCHED = 0.98, 0.8, 0.85
-"""Confidence by the way that gave the answer; less if a search covers only part of the attribute."""
+NAMED_CONFIDENCE, SWAP_CONFIDENCE, SEARCH_CONFIDENCE = 0.98, 0.8, 0.85
+"""By the way that found the answer; less if a search covers only part of the attribute."""
 
 
 class Facts:
@@ -56,7 +56,7 @@ class Facts:
         self._rows: dict[str, tuple[str, dict[str, Any]]] = {}
         """The rows that the facts were read from, to check answers: subject, and values by attribute."""
         self._by_key: dict[tuple[str, str], Fact] = {}
-        """The valid fact by subject and attribute."""
+        """The last fact read, by subject and attribute."""
         for fact in facts:
             self._add(fact)
         self._facts = list(self._by_key.values())
@@ -84,7 +84,7 @@ class Facts:
         return cls(itertools.chain(read_countries() if countries else (), *map(read_file, paths)))
 
     async def lookup(self, query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG002
-        """The node, see ``ask``; a coroutine, since microseconds are less than a hop to a thread."""
+        """The node, see ``ask``; a coroutine, since it takes microseconds, less than a hop to a thread."""
         return self.ask(query.user_input)
 
     def ask(self, question: str) -> dict[str, Any]:
@@ -92,17 +92,17 @@ class Facts:
 
         Returns:
             ``answer``: the value or, for "which country ...", the subject or a list of subjects;
-            ``confidence``: 0..1; ``fact``: subject, attribute, value, and unit if it has one; ``source``: the
+            ``confidence``: 0..1; ``fact``: subject, attribute, value, and unit if any; ``source``: the
             name to credit, and the rows as ``file:line``. If unknown, only ``answer`` "I don't know" and
             ``confidence`` 0.
         """
         spoken = words(question) if len(question) <= MAX_LENGTH else []
         reading = self._phrases.read(spoken)
         found = self._named(reading)
-        confidence = NAMED
+        confidence = NAMED_CONFIDENCE
         if not found and reading.unknown and (repaired := self._unswapped(spoken)) != spoken:
             reading = self._phrases.read(repaired)
-            found, confidence = self._named(reading), SWAPPED
+            found, confidence = self._named(reading), SWAP_CONFIDENCE
         if not found:
             found, confidence = self._searched(reading)
         if not found:
@@ -110,7 +110,7 @@ class Facts:
         return _answer(found, confidence, subject=reading.asks_for_subject)
 
     async def validate(self, query: Query, ctx: StageContext) -> bool:  # noqa: ARG002
-        """Whether the rows that the result names hold its fact; "I don't know" is valid."""
+        """Whether the rows that the result names hold the result's fact; "I don't know" is valid."""
         result = ctx.results.get(StageType.PROCESSING)
         if not isinstance(result, dict):
             return False
@@ -179,10 +179,10 @@ class Facts:
         hits = [at for score, at in scored if score == best]
         if best == 0 or len(hits) > 1:
             return [], 0.0
-        return [self._facts[hits[0]]], round(SEARCHED * best, 2)
+        return [self._facts[hits[0]]], round(SEARCH_CONFIDENCE * best, 2)
 
     def _fit(self, at: int, asked: frozenset[str]) -> float:
-        """The share of the attribute's words in the question; 0 if that is not about this fact."""
+        """The share of the attribute's words in the question; 0 if below half or about another fact."""
         names, attribute = self._words[at]
         covered = len(attribute & asked) / len(attribute)
         about = any(name <= asked <= name | attribute for name in names)

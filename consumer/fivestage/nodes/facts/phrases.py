@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fivestage.nodes.facts.loader import Fact
 
 MAX_VALUE_WORDS = 8
-"""Longer values are prose, by which a question cannot name a subject."""
+"""Words; a longer value is prose, by which a question cannot name a subject."""
 
 ATTRIBUTE_PHRASES: dict[str, tuple[str, ...]] = {
     "capital": ("capital", "capitals", "capital city", "capital cities"),
@@ -38,7 +38,7 @@ ATTRIBUTE_PHRASES: dict[str, tuple[str, ...]] = {
 """How people ask for the attributes of countries."""
 
 VAGUE_PHRASES = {"area": ("how big", "how large", "size"), "currency": ("money",)}
-"""They count only if nothing clearer names an attribute: "how large is the population"."""
+"""Phrases that count only if nothing clearer names an attribute: "how large is the population"."""
 
 _NOUNS = word_set("country countries nation nations state states territory territories")
 _ASKS_FOR_SUBJECT = ("whose", *(f"{word} {noun}" for word in ("which", "what") for noun in _NOUNS))
@@ -74,9 +74,9 @@ class Reading:
     values: list[list[int]] = field(default_factory=list)
     asks_for_subject: bool = False
     content: list[str] = field(default_factory=list)
-    """All words with a meaning."""
+    """All words that are not meaningless."""
     unknown: list[str] = field(default_factory=list)
-    """Those of ``content`` that are in no phrase."""
+    """The words of ``content`` that are in no phrase."""
 
     @property
     def attribute(self) -> str | None:
@@ -86,7 +86,7 @@ class Reading:
 
 
 class Phrases:
-    """All known phrases. Not changed after it is built, so any thread may read."""
+    """All known phrases. Not changed once built, so any thread may read."""
 
     def __init__(self) -> None:
         self._meanings: dict[str, Meaning] = {}
@@ -167,7 +167,7 @@ def phrases_of(names: Mapping[str, Iterable[str]], facts: Sequence[Fact]) -> Phr
 
 
 def _values(facts: Sequence[Fact]) -> dict[str, list[int]]:
-    """Positions of facts by value; a currency also by its last word, if no other ends with it ("yen")."""
+    """Positions of facts by value; a currency also by its last word, if that is unique ("yen")."""
     found: dict[str, list[int]] = defaultdict(list)
     currencies: dict[str, set[str]] = defaultdict(set)
     for at, fact in enumerate(facts):

@@ -1,1 +1,1 @@
-"""The ``math`` node: exact arithmetic on what people write."""
+"""The ``math`` node: exact arithmetic on sums as people write them."""

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 Exact = int | Fraction
 
 MAX_BITS = 4096
-"""The largest numerator or denominator, also of intermediate values (about 1,233 decimal digits)."""
+"""Bits of the largest numerator or denominator, also of intermediate values (about 1,233 decimal digits)."""
 DIGITS = 50
 """Significant digits of irrational values while computing."""
 
-_NOISE = Fraction(1, 10 ** (DIGITS - 20))  # what approximation may leave of zero
+_NOISE = Fraction(1, 10 ** (DIGITS - 20))  # an approximation of zero is below this
 _HALF = Fraction(1, 2)
 _DIVISIONS: dict[str, Callable[[Any, Any], Exact]] = {
     "/": Fraction,
@@ -34,7 +34,7 @@ _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, **_DIVISI
 
 
 class MathError(NodeError):
-    """A sum cannot be computed. The text says why and never repeats the input."""
+    """A sum cannot be computed. The text says why; it repeats at most one token of the input."""
 
 
 class NotAnExpressionError(MathError):
@@ -57,7 +57,7 @@ def binary(symbol: str, left: Exact, right: Exact) -> Exact:
 
 
 def power(base: Exact, exponent: Exact) -> tuple[Exact, bool]:
-    """*base* to the *exponent*, and whether that is exact rather than an approximation.
+    """*base* to the *exponent*, and whether the result is exact rather than an approximation.
 
     The size of the result is estimated first: 9 ** 9 ** 9 raises NumberTooLargeError at once.
     """
@@ -79,7 +79,7 @@ def power(base: Exact, exponent: Exact) -> tuple[Exact, bool]:
 
 
 def square_root(value: Exact) -> tuple[Exact, bool]:
-    """The square root of *value*, and whether that is exact rather than an approximation."""
+    """The square root of *value*, and whether the result is exact rather than an approximation."""
     if value < 0:
         raise MathError("the square root of a negative number is not real")
     top, bottom = math.isqrt(value.numerator), math.isqrt(value.denominator)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fivestage.pipeline.context import Query, StageContext
 
 MAX_DEPTH = 64
-"""Nested parentheses, signs and powers."""
+"""Most nested levels of an expression; also most percentages, squares and cubes in it."""
 SAFE_INTEGER = 2**53
 """Above this, JSON readers that use doubles lose digits; larger results are strings."""
 
@@ -46,7 +46,7 @@ _POSTFIX = frozenset({"%", "percent", "squared", "cubed"})
 
 
 async def solve(query: Query, ctx: StageContext) -> dict[str, Any]:  # noqa: ARG001
-    """Compute the sum in the question; a coroutine, since microseconds are less than a hop to a thread.
+    """Compute the sum in the question; a coroutine, since it takes less than a hop to a thread.
 
     Returns:
         ``answer``: an int, a float, or a string where a JSON number would lose digits or overflow;
@@ -87,7 +87,7 @@ def evaluate(text: str) -> tuple[Exact, str, bool]:
 
 
 def present(value: Exact, *, rational: bool = True) -> tuple[int | float | str, bool]:
-    """*value* as a JSON value, and whether that is exact."""
+    """*value* as a JSON value, and whether the JSON value is exact."""
     if not rational:
         value = rounded(value)
     if isinstance(value, int):
@@ -113,7 +113,7 @@ class _Parser:
         return self._tokens[position] if position < len(self._tokens) else ""
 
     def expression(self, binding: int, depth: int) -> tuple[Exact, str]:
-        """Read all that binds tighter than *binding*: its value, and its normalised text."""
+        """Read all that binds tighter than *binding*; return its value and its normalised text."""
         if depth > MAX_DEPTH:
             raise NumberTooLargeError(f"the expression nests deeper than {MAX_DEPTH} levels")
         value, text = self._prefix(depth)

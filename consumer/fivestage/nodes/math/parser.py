@@ -16,7 +16,7 @@ from functools import lru_cache
 from fivestage.nodes.text import word_set
 
 MAX_LENGTH = 500
-"""Characters of a question that are looked at."""
+"""Characters of a question that are read."""
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -127,7 +127,7 @@ def _single_words(text: str) -> str:
 def _read(text: str) -> Sum | None:
     """Split *text* into tokens; None at the first word or sign that does not belong to a sum."""
     tokens: list[str] = []
-    asked = closed = False  # closed: words after the sum end it
+    asked = closed = False  # closed: a word after the sum has ended it
     position, end = 0, len(text.rstrip())
     while position < end:
         match = _TOKEN.match(text, position)
@@ -143,7 +143,7 @@ def _read(text: str) -> Sum | None:
             asked = asked or word in _ASKING
             closed = bool(tokens) and (closed or word not in _INSIDE)
         elif symbol == "of" and last not in {"percent", "%"}:
-            if last:  # "the value of 3 + 4" begins with it
+            if last:  # it may only stand before the sum: "the value of 3 + 4"
                 return None
         elif closed or (_is_number(symbol) and (_is_number(last) or last in _POSTFIX)):
             return None

@@ -1,7 +1,7 @@
 """Computes the value of an expression a second way, to check the first.
 
-It shares no code with the math node: Python's own parser reads the expression, and a whitelist decides what
-may stand in it. Nothing is executed as code.
+The module shares no code with the math node: Python's parser reads the expression, and a whitelist decides
+what may stand in it. Nothing is executed as code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_BITS = 5000
 MAX_ROOT = 16
 """The highest root that is recognised as exact."""
 TOLERANCE = Fraction(1, 10**12)
-"""Relative; only for values that are not exact."""
+"""Relative tolerance, unless both values are whole."""
 
 
 def recompute(expression: str) -> Fraction:
@@ -39,7 +39,7 @@ def recompute(expression: str) -> Fraction:
     Raises:
         ValueError: it is too long, malformed, or has anything in it but numbers, ``+ - * / // % **``, signs
             and ``sqrt``.
-        ArithmeticError: division by zero, or a value grows too large.
+        ArithmeticError: division by zero, or a value that is too large or not real.
     """
     if len(expression) > MAX_LENGTH:
         raise ValueError("the expression is too long")
@@ -72,7 +72,7 @@ def agrees(answer: Any, value: Fraction) -> bool:
 
 
 def _value(node: ast.expr, source: str, values: Mapping[ast.expr, Fraction]) -> Fraction:
-    """The value of *node*, given those of its operands."""
+    """The value of *node*, given the values of its operands."""
     match node:
         case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
             # The digits as written: a float would already have lost some.
@@ -111,6 +111,6 @@ def _raise(base: Fraction, exponent: Fraction) -> Fraction:
     power = context.divide(Decimal(exponent.numerator), Decimal(exponent.denominator))
     result = Fraction(context.power(number, power))
     if exponent.denominator > MAX_ROOT:
-        return result  # the exponent is irrational itself: the exact check below would take too long
+        return result  # the exact check below would take too long
     near = Fraction(round(result * 10**15), 10**15)  # sqrt(81) is 9, not 9.000...01
     return near if near**exponent.denominator == base**exponent.numerator else result

@@ -1,0 +1,185 @@
+"""Says in words why a query ended as it did, from its published result; for the status page and ``explain``.
+
+Only what has no text of users and authors is read: stages, nodes, outcomes, durations and error types.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fivestage_schemas import AttemptKind, Outcome, PipelineStatus, TimeoutReason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fivestage_schemas import PipelineResult, StageResult
+    from fivestage_schemas.stage_result import Attempt
+
+WAITED_MS: Final = 100.0
+"""From this age on, the wait before the start is mentioned."""
+_CALLED: Final = {Outcome.SUCCESS: "answered", Outcome.TIMEOUT: "did not answer", Outcome.ERROR: "failed"}
+_NOT_CALLED: Final[Mapping[str, str]] = {
+    "breaker_open": "was not called because its breaker was open",
+    "node_busy": "was not called because no thread was free",
+    "node_stuck": "was not called because earlier calls of it have not returned",
+}
+_REASONS: Final[Mapping[str, str]] = {
+    "invalid_query": "the record could not be read as a query",
+    "publish_refused": "the broker refused an event of the query",
+    "result_too_large": "the answer is too large for its topic",
+    "worker_died": "the worker process died while it ran the query",
+    "rejected": "validation rejected the answer",
+}
+_UNSTARTED: Final[Mapping[TimeoutReason | None, str]] = {
+    None: "its answer would have come too late, so it was not started",
+    TimeoutReason.EXPIRED_BEFORE_START: "its deadline had passed before it could be started",
+    TimeoutReason.WOULD_EXPIRE: "less time was left than an answer takes, so it was not started",
+}
+
+
+def why(result: PipelineResult, unstarted: TimeoutReason | None = None) -> str:
+    """Return the reason in one line, without a full stop.
+
+    Args:
+        result: What was published about the query.
+        unstarted: The reason in the TimeoutEvent of a query that was not started, if it is known.
+    """
+    if result.status is PipelineStatus.EXPIRED:
+        return _with_wait(_UNSTARTED[unstarted], result, least_ms=0.0)
+    if result.status is PipelineStatus.SUCCESS:
+        return _degraded(result) if result.degraded else _slow(result)
+    ended = _stage_that_ended(result)
+    if (known := _REASONS.get(result.error_type or "")) is not None:
+        return known
+    if ended is None:
+        return f"it ended as {result.status} before any stage did"
+    if result.status is PipelineStatus.TIMEOUT and _ran_out(result, ended):
+        return _with_wait(_out_of_time(result, ended), result)
+    return _with_wait(_failed(ended), result)
+
+
+def slowest(result: PipelineResult) -> StageResult | None:
+    """Return the stage that took longest; None if none was started."""
+    ran = [stage for stage in result.stages if stage.started_at is not None]
+    return max(ran, key=lambda stage: stage.duration_ms, default=None)
+
+
+def decisive(result: PipelineResult) -> StageResult | None:
+    """Return the stage that failed or timed out, otherwise the one that took longest."""
+    failed = [stage for stage in result.stages if stage.outcome in {Outcome.ERROR, Outcome.TIMEOUT}]
+    critical = next((stage for stage in failed if stage.critical), None)
+    return critical or next(iter(failed), None) or slowest(result)
+
+
+def _stage_that_ended(result: PipelineResult) -> StageResult | None:
+    """The first critical stage without success; skipped for lack of time it ends the query too."""
+    return next((stage for stage in result.stages if stage.critical and not stage.success), decisive(result))
+
+
+def _ran_out(result: PipelineResult, ended: StageResult) -> bool:
+    """Whether the total time ran out, rather than the stage's own limit."""
+    return ended.outcome is Outcome.SKIPPED or not result.metrics.within_budget
+
+
+def _out_of_time(result: PipelineResult, ended: StageResult) -> str:
+    """Name the stage that was running, and what used up the time before it."""
+    before = [stage for stage in result.stages if stage.duration_ms >= 1 and stage is not ended]
+    if ended.outcome is Outcome.SKIPPED:
+        text = f"no time was left for {_name(ended)} within {_ms(result.metrics.budget_ms)}"
+    else:
+        took = f"had run for {_ms(ended.duration_ms)}"
+        text = f"the {_ms(result.metrics.budget_ms)} of the query ran out while {_name(ended)} {took}"
+        earlier = _earlier(ended)
+        text += f" ({earlier})" if earlier else ""
+    longest = sorted(before, key=lambda stage: stage.duration_ms, reverse=True)[:2]
+    took_ms = [f"{_name(stage)} took {_ms(stage.duration_ms)}" for stage in longest]
+    if idle := _idle(result):
+        took_ms.insert(0, idle)
+    return f"{text}; {' and '.join(took_ms)}" if took_ms else text
+
+
+def _idle(result: PipelineResult) -> str:
+    """Say how long no stage ran, if that is longer than each stage; otherwise nothing."""
+    idle_ms = result.metrics.total_duration_ms
+    for stage in result.stages:
+        calls = [call.duration_ms + call.waited_ms for call in stage.attempts]
+        idle_ms -= sum(calls) if calls else stage.duration_ms
+    longest = slowest(result)
+    if idle_ms < 1 or (longest is not None and idle_ms <= longest.duration_ms):
+        return ""
+    return f"{_ms(idle_ms)} passed while no stage ran: the event loop was busy or blocked"
+
+
+def _failed(stage: StageResult) -> str:
+    """Say how a stage failed, with the attempts before the last one."""
+    earlier = _earlier(stage)
+    text = _last(stage)
+    return f"{text}, after {earlier}" if earlier else text
+
+
+def _last(stage: StageResult) -> str:
+    name, kind = _name(stage), stage.error_type or ""
+    if kind in _NOT_CALLED and stage.node is not None:
+        return f"node {stage.node} {_NOT_CALLED[kind]}"
+    if stage.outcome is Outcome.TIMEOUT:
+        return f"{name} did not end within the {_ms(stage.timeout_ms)} it was granted"
+    if stage.outcome is Outcome.SKIPPED:
+        return f"{name} was skipped"
+    return f"{name} failed with {kind or 'an error'} after {_ms(stage.duration_ms)}"
+
+
+def _earlier(stage: StageResult) -> str:
+    """Describe the attempts that another one followed."""
+    attempts: Sequence[Attempt] = stage.attempts
+    if stage.outcome is not Outcome.SKIPPED:
+        attempts = attempts[:-1]
+    found = []
+    for attempt in attempts:
+        who = attempt.node or stage.stage_type
+        if attempt.outcome is Outcome.SKIPPED:
+            found.append(f"{who} was started again elsewhere after {_ms(attempt.duration_ms)}")
+        elif attempt.duration_ms or attempt.timeout_ms:
+            found.append(f"{who} {_CALLED[attempt.outcome]} in {_ms(attempt.duration_ms)}")
+        else:
+            found.append(f"{who} could not be called")
+    return " and ".join(found)
+
+
+def _degraded(result: PipelineResult) -> str:
+    """Say which stage did not succeed, or that validation rejected the answer."""
+    failed = ", ".join(_failed(stage) for stage in result.stages if not stage.success)
+    if result.validated is False:
+        return f"answered, but {_REASONS['rejected']}" + (f"; {failed}" if failed else "")
+    return f"answered without all stages: {failed}"
+
+
+def _slow(result: PipelineResult) -> str:
+    metrics, longest = result.metrics, slowest(result)
+    text = f"answered in {_ms(metrics.total_duration_ms)} of {_ms(metrics.budget_ms)}"
+    idle = _idle(result)
+    text += f"; {idle}" if idle else ""
+    if longest is not None and (longest.duration_ms >= 1 or not idle):
+        text += f"{', and' if idle else ';'} {_name(longest)} took {_ms(longest.duration_ms)}"
+        waited_ms = sum(attempt.waited_ms for attempt in longest.attempts)
+        moved = any(attempt.kind is AttemptKind.RESUMED for attempt in longest.attempts)
+        earlier = _earlier(longest)
+        text += f", after {earlier}" if earlier and not moved else ""
+        text += ", started again because its event loop was blocked" if moved else ""
+        text += f", and had waited {_ms(waited_ms)} for a thread" if waited_ms >= 1 else ""
+    return _with_wait(text, result)
+
+
+def _with_wait(text: str, result: PipelineResult, least_ms: float = WAITED_MS) -> str:
+    queue_ms = result.metrics.queue_ms
+    return f"{text}; it was {_ms(queue_ms)} old when it was reached" if queue_ms > least_ms else text
+
+
+def _name(stage: StageResult) -> str:
+    return stage.stage_type if stage.node is None else f"{stage.stage_type} ({stage.node})"
+
+
+def _ms(milliseconds: float) -> str:
+    """Format a duration: milliseconds below ten seconds, seconds above."""
+    if milliseconds >= 10_000:  # noqa: PLR2004 - ten seconds
+        return f"{milliseconds / 1000:.0f} s"
+    return f"{milliseconds:.0f} ms" if milliseconds >= 1 else "less than 1 ms"

@@ -1,0 +1,41 @@
+"""Which results ``fivestage watch`` shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from fivestage.cli.watch import Filter
+from fivestage.core.records import Output
+from fivestage_schemas import PipelineResult
+from support import everything
+
+SOME = frozenset
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, PipelineResult]:
+    """Return the results of every kind of query, by their ids."""
+    found = [
+        PipelineResult.model_validate_json(one.value or b"")
+        for one in everything.run().sink.of(Output.RESULTS)
+    ]
+    return {result.query_id: result for result in found}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"),
+    [
+        (Filter(), {"success", "stage-timeout", "pipeline-timeout", "degraded", "error", "expired"}),
+        (Filter(statuses=SOME({"timeout"})), {"stage-timeout", "pipeline-timeout"}),
+        (Filter(statuses=SOME({"success"})), {"success", "degraded"}),
+        (Filter(statuses=SOME({"degraded", "expired"})), {"degraded", "expired"}),
+        (Filter(nodes=SOME({"sleeps"})), {"stage-timeout", "pipeline-timeout"}),
+        (Filter(lanes=SOME({"canary"})), set()),
+        (Filter(slow_ms=100.0), {"stage-timeout"}),
+        (Filter(statuses=SOME({"timeout"}), slow_ms=100.0, lanes=SOME({"prod"})), {"stage-timeout"}),
+    ],
+)
+def test_filter(results: dict[str, PipelineResult], chosen: Filter, shown: set[str]) -> None:
+    """A result is shown if it matches all that is asked for; a degraded one is a success too."""
+    queries = {"success", "stage-timeout", "pipeline-timeout", "degraded", "error", "expired"}
+    assert {name for name in queries if chosen.matches(results[name])} == shown
