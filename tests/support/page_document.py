@@ -1,12 +1,23 @@
-"""A status document of a service with one broken node, for tests of what renders it."""
+"""The document of ``status_document`` with other figures, for tests of the status page."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from support import status_document as sample
 
 if TYPE_CHECKING:
     from fivestage.observability.status.model import Attempt, Node, RecentQuery, Stage, Status
 
+FAILED_AT = "2026-05-04T14:02:19.000Z"
+BROKEN: dict[str, Any] = {
+    "failed": 1.0,
+    "health": 0.02,
+    "breaker": "open",
+    "breaker_since": "2026-05-04T14:02:11.000Z",
+    "retry_in_s": 4.0,
+    "last_failure": {"at": FAILED_AT, "error_type": "ConnectionError", "where": "pricing.py:31"},
+}
 POINTS = 4
 
 
@@ -14,44 +25,14 @@ def stage(
     name: str, p50_ms: float | None, p95_ms: float | None, time_share: float | None, **outcomes: float
 ) -> Stage:
     """Build a stage whose limit was not changed."""
-    return {
-        "stage": name,
-        "critical": True,
-        "limit_ms": 100.0,
-        "learned_ms": 100.0,
-        "ended": 1000 if p50_ms is not None else 0,
-        "p50_ms": p50_ms,
-        "p95_ms": p95_ms,
-        "time_share": time_share,
-        "outcomes": outcomes,
-    }
+    ended = 1000 if p50_ms is not None else 0
+    figures = {"ended": ended, "p50_ms": p50_ms, "p95_ms": p95_ms, "time_share": time_share}
+    return sample.stage(name, limit_ms=100.0, learned_ms=100.0, outcomes=outcomes, **figures)
 
 
 def node(name: str, *, broken: bool = False) -> Node:
     """Build a node."""
-    return {
-        "node": name,
-        "lane": "prod",
-        "calls_per_s": 10.0,
-        "p50_ms": 41.0,
-        "p95_ms": 96.0,
-        "failed": 1.0 if broken else 0.0,
-        "failing_since": None,
-        "health": 0.02 if broken else 1.0,
-        "breaker": "open" if broken else "closed",
-        "breaker_since": "2026-05-04T14:02:11.000Z" if broken else None,
-        "retry_in_s": 4.0 if broken else None,
-        "abandoned": 0,
-        "last_failure": {
-            "at": "2026-05-04T14:02:19.000Z",
-            "error_type": "ConnectionError",
-            "where": "pricing.py:31",
-        }
-        if broken
-        else None,
-        "blocked": 0,
-        "blocked_at": None,
-    }
+    return sample.node(name, calls_per_s=10.0, p50_ms=41.0, p95_ms=96.0, **(BROKEN if broken else {}))
 
 
 def attempt(stage: str, node: str | None, outcome: str, start_ms: float | None) -> Attempt:
@@ -70,63 +51,31 @@ def attempt(stage: str, node: str | None, outcome: str, start_ms: float | None) 
 
 def failed_query(query_id: str) -> RecentQuery:
     """Build a query that failed."""
-    return {
-        "at": "2026-05-04T14:02:19.000Z",
-        "query_id": query_id,
-        "lane": "prod",
-        "status": "error",
-        "degraded": False,
-        "duration_ms": 62.0,
-        "budget_ms": 250.0,
-        "queue_ms": 1.5,
-        "stage": "processing",
-        "node": "pricing",
-        "error_type": "ConnectionError",
-        "where": "pricing.py:31",
-        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-        "attempts": [
+    return sample.query(
+        query_id,
+        at=FAILED_AT,
+        duration_ms=62.0,
+        queue_ms=1.5,
+        where="pricing.py:31",
+        trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+        attempts=[
             attempt("intent", None, "success", 0.0),
             attempt("processing", "pricing", "error", 2.0),
             attempt("validation", None, "skipped", None),
         ],
-        "why": "processing failed in node pricing.",
-        "text": None,
-    }
+        why="processing failed in node pricing.",
+    )
 
 
 def status_document() -> Status:
     """Build the document."""
-    return {
-        "schema_version": "1",
-        "at": "2026-05-04T14:02:21.500Z",
-        "service": {
-            "version": "0.4.0",
-            "compiled": True,
-            "state": "ready",
-            "reason": "ok",
-            "live": True,
-            "group": "fivestage",
-            "topic": "queries",
-            "uptime_s": 11530.0,
-            "executor": "thread",
-            "workers": 1,
-        },
-        "objective": 0.995,
-        "budget_ms": 250.0,
-        "windows": [
+    document = sample.status(
+        at="2026-05-04T14:02:21.500Z",
+        windows=[
             {"window_s": 300.0, "ended": 1000, "in_time": 0.987, "burn_rate": 2.6},
             {"window_s": 3600.0, "ended": 9000, "in_time": 0.999, "burn_rate": 0.2},
         ],
-        "rates": {
-            "answered": 412.0,
-            "timeouts": 5.3,
-            "errors": 1.2,
-            "expired": 3.0,
-            "rejected": 0.0,
-            "dead_letters": 0.0,
-        },
-        "latency": {"p50_ms": 48.0, "p95_ms": 121.0, "p99_ms": 188.0},
-        "series": {
+        series={
             "interval_s": 10.0,
             "started_at": "2026-05-04T14:01:45.000Z",
             "ended": [100] * POINTS,
@@ -136,37 +85,17 @@ def status_document() -> Status:
             "running": [38] * POINTS,
             "lag": [12] * POINTS,
         },
-        "stages": [
+        stages=[
             stage("intent", 2.0, 9.0, 0.04, success=1.0),
             stage("decision", 0.2, 1.0, 0.01, success=1.0),
             stage("processing", 41.0, 96.0, 0.9, success=0.46, timeout=0.02, error=0.02, skipped=0.5),
             stage("validation", 3.0, 12.0, 0.05, success=1.0),
             stage("reflection", None, None, None),
         ],
-        "between": {"p50_ms": 5.0, "p95_ms": 9.0, "share": 0.1},
-        "nodes": [node("llm"), node("pricing", broken=True)],
-        "load": {
-            "running": 38,
-            "limit": 180,
-            "max_in_flight": 256,
-            "waiting": 0,
-            "oldest_wait_ms": 0.0,
-            "in_flight": 42,
-            "assigned": 300,
-        },
-        "lag": {"records": 12, "trend": "rising", "catch_up_s": None},
-        "partitions": [
-            {
-                "records": 12,
-                "trend": "rising",
-                "catch_up_s": None,
-                "topic": "queries",
-                "partition": 3,
-                "uncommitted": 9,
-                "halted": True,
-            }
-        ],
-        "workers": {
+        nodes=[node("llm"), node("pricing", broken=True)],
+        lag={"records": 12, "trend": "rising", "catch_up_s": None},
+        partitions=[sample.partition(3, records=12, trend="rising", uncommitted=9, halted=True)],
+        workers={
             "replaced": 0,
             "blocked": 0,
             "blocked_by": [],
@@ -174,8 +103,8 @@ def status_document() -> Status:
             "bus_lag_ms": 0.4,
             "executor_lag_ms": 1.2,
         },
-        "recent": [failed_query("q-1")],
-        "events": [
+        recent=[failed_query("q-1")],
+        events=[
             {
                 "at": "2026-05-04T14:02:11.000Z",
                 "level": "warning",
@@ -199,4 +128,6 @@ def status_document() -> Status:
                 },
             },
         ],
-    }
+    )
+    document["rates"]["timeouts"] = 5.3
+    return document

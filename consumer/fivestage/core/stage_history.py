@@ -67,6 +67,26 @@ class StageRun:
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
 
+    def without_data(self, error: str | None, error_type: str | None) -> StageRun:
+        """Return a copy that has *error* and *error_type* instead of its data."""
+        return StageRun(
+            self.spec,
+            self.outcome,
+            None,
+            error,
+            error_type,
+            self.node,
+            self.attempt,
+            self.started_at,
+            self.duration_s,
+            self.granted_s,
+            self.probe,
+            self.verdict,
+            self.excused,
+            self.waited_s,
+            self.where,
+        )
+
     @property
     def success(self) -> bool:
         """Whether the stage succeeded."""

@@ -11,7 +11,7 @@ from fivestage.cli.top.client import StatusError
 from fivestage.cli.top.nodes import nodes
 from fivestage.cli.top.recent import changes, recent
 from fivestage.cli.top.stages import stages
-from fivestage.cli.top.summary import header, in_time, load
+from fivestage.cli.top.summary import header, in_time, load, problems
 
 if TYPE_CHECKING:
     from fivestage.observability.status.model import Status
@@ -21,7 +21,7 @@ MOST_WIDTH: Final = 120
 """Blocks of figures are not wider; lists are."""
 TALL: Final = 32
 """From this height on, there is an empty line between the blocks."""
-BLOCKS: Final = 6
+BLOCKS: Final = 7
 """How many blocks follow another one."""
 LEAST_LIST: Final = 3
 """Lines of a list with its heading, where the terminal is not too short even for that."""
@@ -61,6 +61,7 @@ def _lines(status: Status, width: int, height: int | None, *, unicode: bool) -> 
     gap = height is None or height >= TALL
     before = [
         header(status, room),
+        problems(status, None if height is None else LEAST_LIST, unicode=unicode),
         in_time(status, room, unicode=unicode),
         stages(status, room, unicode=unicode),
     ]

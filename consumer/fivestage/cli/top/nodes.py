@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.text import Text
 
-from fivestage.cli.top.words import ALARM, HEADING, cells, clock, duration, ms, place, rate, rough
+from fivestage.cli.top.words import ALARM, HEADING, cells, duration, ms, rate, rough
+from fivestage.observability.status.numbers import clock, place
 
 if TYPE_CHECKING:
     from fivestage.observability.status.model import Node, Status

@@ -9,7 +9,8 @@ from rich.text import Text
 from fivestage.cli.rows import status_text
 from fivestage.cli.ruler import bar_line
 from fivestage.cli.timeline import Step, Timeline
-from fivestage.cli.top.words import HEADING, cells, clock, headed, ms, place
+from fivestage.cli.top.words import HEADING, cells, headed, ms
+from fivestage.observability.status.numbers import clock, place
 
 if TYPE_CHECKING:
     from fivestage.observability.status.model import Event, RecentQuery, Status

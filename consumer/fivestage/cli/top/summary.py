@@ -10,7 +10,6 @@ from fivestage.cli.rows import spread
 from fivestage.cli.top.words import (
     ALARM,
     HEADING,
-    clock,
     duration,
     headed,
     ms,
@@ -18,8 +17,11 @@ from fivestage.cli.top.words import (
     share,
     sparkline,
 )
+from fivestage.observability.status import attention
+from fivestage.observability.status.numbers import SPACE, THIN_SPACE, clock
 
 if TYPE_CHECKING:
+    from fivestage.observability.status.attention import Sentence
     from fivestage.observability.status.model import Partition, Status
 
 _STATES: Final = {"ready": "bold green", "starting": "bold yellow", "draining": "bold yellow"}
@@ -27,6 +29,8 @@ SPARK_CELLS: Final = 20
 BURNS_FAST: Final = 1.0
 """A burn rate above this uses up more than the objective allows."""
 MAX_NAMED: Final = 3
+MARKS: Final = {"bad": ("■!", ALARM), "warning": ("▲*", "yellow"), "quiet": ("○-", "dim")}
+"""What precedes a sentence, with and without Unicode, and its style."""
 
 
 def header(status: Status, width: int) -> list[Text]:
@@ -51,6 +55,25 @@ def header(status: Status, width: int) -> list[Text]:
     if not service["live"]:
         lines.append(Text("not live: /livez fails, a supervisor should restart it", ALARM))
     return lines
+
+
+def problems(status: Status, most: int | None, *, unicode: bool) -> list[Text]:
+    """Return what needs attention, at most *most* lines, and which stage takes most of the time."""
+    found = attention.problems(status)
+    lines = [_sentence(one, unicode=unicode) for one in found[:most]]
+    if len(found) > len(lines):
+        lines.append(Text(f"and {len(found) - len(lines)} more", "dim"))
+    if (busiest := attention.most_of_the_time(status)) is not None:
+        lines.append(_sentence(busiest, unicode=unicode))
+    return lines
+
+
+def _sentence(sentence: Sentence, *, unicode: bool) -> Text:
+    kind, subject, rest, before = sentence
+    mark, style = MARKS[kind]
+    line = Text.assemble((mark[not unicode], style), f" {before}", (subject, "bold"), rest)
+    line.plain = line.plain.replace(SPACE, " ").replace(THIN_SPACE, " ")  # terminals need not know them
+    return line
 
 
 def in_time(status: Status, width: int, *, unicode: bool) -> list[Text]:

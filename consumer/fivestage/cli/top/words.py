@@ -50,11 +50,6 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
-def clock(at: str, now: str) -> str:
-    """Return the time of day of an ISO 8601 time; with the date if *now* is of another day."""
-    return at[11:19] if at[:10] == now[:10] else f"{at[5:10]} {at[11:19]}"
-
-
 def sparkline(values: Sequence[float | None], cells: int, *, unicode: bool) -> str:
     """Draw the last *cells* values between 0 and their maximum; a gap where there is none."""
     signs = SPARKS if unicode else ASCII_SPARKS
@@ -75,8 +70,3 @@ def cells(text: str | Text, width: int, *, right: bool = False) -> Text:
     found.truncate(width)
     found.align("right" if right else "left", width)
     return found
-
-
-def place(where: str) -> str:
-    """Return ``file:line`` without the folders."""
-    return where.rpartition("/")[2]

@@ -19,7 +19,6 @@ from fivestage.core.codec.record_format import header, sized, varint
 from fivestage.core.codec.refused_event import TOO_LARGE
 from fivestage.core.outcome import QueryOutcome, TimeoutNote
 from fivestage.core.records import Output, OutputRecord
-from fivestage.core.stage_history import StageRun
 from fivestage.core.tuples import new
 from fivestage_schemas import PipelineStatus, TimeoutScope
 from fivestage_schemas import headers as h
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from fivestage.core.deadline import Budget
     from fivestage.core.records import Record
     from fivestage.core.rejection_cause import RejectionCause
+    from fivestage.core.stage_history import StageRun
 
 MAX_KEY_AND_HEADER_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_HEADER_BYTES
 _IN_STAGE_RESULT: Final = "data left out for the result to fit its topic; the stage result has it"
@@ -251,21 +251,4 @@ def _kept_headers(record: Record) -> list[tuple[str, bytes]]:
 
 def _without_data(run: StageRun, why: str) -> StageRun:
     """A copy of the run with *why* instead of its data."""
-    if run.data_json is None:
-        return run
-    return StageRun(
-        run.spec,
-        run.outcome,
-        None,
-        why,
-        TOO_LARGE,
-        run.node,
-        run.attempt,
-        run.started_at,
-        run.duration_s,
-        run.granted_s,
-        run.probe,
-        run.verdict,
-        run.excused,
-        run.waited_s,
-    )
+    return run if run.data_json is None else run.without_data(why, TOO_LARGE)

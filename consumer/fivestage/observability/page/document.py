@@ -8,8 +8,9 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 from xml.etree.ElementTree import Element
 
-from fivestage.observability.page import attention, load, nodes, overview, recent, series, stages
+from fivestage.observability.page import load, nodes, overview, recent, series, stages
 from fivestage.observability.page.elements import html
+from fivestage.observability.status import attention
 from fivestage.observability.status.model import Status
 
 

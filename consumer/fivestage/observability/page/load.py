@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.observability.page.attention import abandoned, place
 from fivestage.observability.page.elements import el, fold, heading, label, name, state, table
-from fivestage.observability.page.numbers import NONE, SPACE, clock, count, counted, ms, seconds
+from fivestage.observability.status.attention import abandoned
+from fivestage.observability.status.numbers import NONE, SPACE, clock, count, counted, ms, place, seconds
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

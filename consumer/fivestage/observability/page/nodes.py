@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.observability.page.attention import BREAKERS, failure
 from fivestage.observability.page.elements import el, heading, name, state, table
-from fivestage.observability.page.numbers import clock, counted, ms, rate, seconds, share
+from fivestage.observability.status.attention import BREAKERS, failure
+from fivestage.observability.status.numbers import clock, counted, ms, rate, seconds, share
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.observability.page import attention
 from fivestage.observability.page.elements import el, label, name, state
-from fivestage.observability.page.numbers import NONE, clock, counted, ms, rate, seconds, share
-from fivestage.observability.page.stages import busiest
+from fivestage.observability.status import attention
+from fivestage.observability.status.numbers import NONE, clock, counted, ms, rate, seconds, share
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
+    from fivestage.observability.status.attention import Sentence
     from fivestage.observability.status.model import Status, Window
 
 STATES: Final = {"starting": "warning", "ready": "good", "unready": "bad", "draining": "warning"}
 PIPELINE: Final = "lukhas_matriz_async_pipeline_total"
 EXPIRED: Final = "fivestage_expired_total"
+MAX_PROBLEMS: Final = 8
 DURATION: Final = "lukhas_matriz_async_pipeline_duration_seconds"
 
 
@@ -41,13 +42,21 @@ def service(status: Status) -> list[Element]:
 
 
 def problems(status: Status) -> list[Element]:
-    """Return what needs a hand, and which stage takes most of the time."""
-    items = attention.lines(attention.problems(status))
-    if (stage := busiest(status)) is not None:
-        percentiles = f"(p50 {ms(stage['p50_ms'])}, p95 {ms(stage['p95_ms'])})"
-        text = f" takes {share(stage['time_share'])} of the time of all stages {percentiles}."
-        items.append(el("li", state("quiet", el("span", el("b", stage["stage"]), text))))
+    """Return what needs attention, and which stage takes most of the time."""
+    found = attention.problems(status)
+    items = [_item(sentence) for sentence in found[:MAX_PROBLEMS]]
+    if not found:
+        items.append(el("li", state("good", "Nothing needs attention.")))
+    if len(found) > MAX_PROBLEMS:
+        items.append(el("li", f"And {len(found) - MAX_PROBLEMS} more."))
+    if (most := attention.most_of_the_time(status)) is not None:
+        items.append(_item(most))
     return items
+
+
+def _item(sentence: Sentence) -> Element:
+    kind, subject, rest, before = sentence
+    return el("li", state(kind, el("span", before, el("b", name(subject)), name(rest))))
 
 
 def figures(status: Status) -> list[Element]:

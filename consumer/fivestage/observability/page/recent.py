@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from fivestage.observability.page.attention import place
 from fivestage.observability.page.elements import el, heading, name, state, table
-from fivestage.observability.page.numbers import NONE, clock, count, ms
 from fivestage.observability.page.ruler import Ruler
+from fivestage.observability.status.numbers import NONE, clock, count, ms, place
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

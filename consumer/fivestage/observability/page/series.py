@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from fivestage.observability.page.elements import el, heading, table
-from fivestage.observability.page.numbers import NONE, count, ms, rate, share
+from fivestage.observability.status.numbers import NONE, count, ms, rate, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.observability.page.attention import limit_ms
 from fivestage.observability.page.elements import el, heading, label, table
-from fivestage.observability.page.numbers import ms, share
 from fivestage.observability.page.ruler import Ruler
+from fivestage.observability.status.attention import busiest, limit_ms
+from fivestage.observability.status.numbers import ms, share
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -61,12 +61,6 @@ def _row(stage: Stage, ruler: Ruler, start_ms: float, *, busiest: bool) -> Eleme
         el("td", _outcomes(stage), class_="trouble"),
         data_key=stage["stage"],
     )
-
-
-def busiest(status: Status) -> Stage | None:
-    """Return the stage that takes most of the time of all stages; None if none was called."""
-    called = [stage for stage in status["stages"] if stage["time_share"]]
-    return max(called, key=lambda stage: stage["time_share"] or 0.0, default=None)
 
 
 def _bars(ruler: Ruler, start_ms: float, of: Stage | Between | Percentiles) -> list[Element]:

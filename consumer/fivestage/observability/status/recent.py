@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.codec.event_json import EventJson
 from fivestage.core.outcome import QueryOutcome
-from fivestage.core.stage_history import StageRun
 from fivestage.core.why import decisive, why
 from fivestage_schemas import Outcome, PipelineResult, PipelineStatus
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
     from fivestage.core.codec.event_json import Envelope
+    from fivestage.core.stage_history import StageRun
     from fivestage.observability.status.model import Attempt, RecentQuery
     from fivestage_schemas import TimeoutReason
 
@@ -177,23 +177,7 @@ def _kind_of(outcome: QueryOutcome) -> Kind:
 
 def _bare(run: StageRun) -> StageRun:
     """Copy a run without its data and without texts of exceptions."""
-    return StageRun(
-        run.spec,
-        run.outcome,
-        None,
-        None,
-        run.error_type,
-        run.node,
-        run.attempt,
-        run.started_at,
-        run.duration_s,
-        run.granted_s,
-        run.probe,
-        run.verdict,
-        run.excused,
-        run.waited_s,
-        run.where,
-    )
+    return run.without_data(None, run.error_type)
 
 
 def _order(run: StageRun) -> tuple[int, int]:

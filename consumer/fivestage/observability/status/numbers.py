@@ -7,6 +7,7 @@ from typing import Final
 
 NONE: Final = "\N{EN DASH}"
 SPACE: Final = "\N{NO-BREAK SPACE}"
+THIN_SPACE: Final = "\N{NARROW NO-BREAK SPACE}"
 UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -50,7 +51,7 @@ def rate(value: float) -> str:
 
 def count(value: float) -> str:
     """Return a whole number with a space between thousands."""
-    return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{value:,.0f}".replace(",", THIN_SPACE)
 
 
 def counted(value: int, noun: str) -> str:
@@ -63,6 +64,11 @@ def clock(at: str, now: str) -> str:
     if len(at) <= 11:  # noqa: PLR2004 - the date and the T
         return at
     return at[11:19] if at[:10] == now[:10] else f"{at[5:10]} {at[11:19]}"
+
+
+def place(where: str) -> str:
+    """Return ``file:line`` without the folders."""
+    return where.rpartition("/")[2]
 
 
 def _short(value: float) -> str:
