@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from opentelemetry import trace
 
 from fivestage import ConfigurationError
 from fivestage.observability.trace_provider import BATCH, _in_batches, make_provider
@@ -19,7 +20,8 @@ from tools.bench.contest.spans import Dropped
     ],
 )
 def test_a_wrong_variable(variables: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says which variable is wrong, and no provider is set."""
+    """The error says which variable is wrong, where no provider is set yet."""
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=text):
