@@ -11,42 +11,21 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from fivestage_schemas import StageType
 from support.checker import wait_for_results
-from support.embedded import Broker, Installation
+from support.embedded import Installation, patient
 from support.feeder import event, write
 from support.process import ServiceProcess
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.broker
 TESTS = Path(__file__).parents[1]
 APP = "support.logging_app:app"
 HEAD = ["timestamp", "level", "event", "logger"]
-SETTINGS = {
-    "pipeline.total_timeout_ms": 20_000,
-    "pipeline.stage_timeouts_ms": dict.fromkeys(StageType, 20_000),
-    "adaptive.enabled": False,
-}
+PATIENT = patient()
 QUERIES = ["talks", "talks-in-a-thread", "fails 1", "fails 2", "fails 3"]
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    """Start one broker for all tests of the module."""
-    with Broker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def place(broker: Broker) -> Installation:
-    """Lend topics and a group of this test."""
-    return broker.installation()
 
 
 def ask(place: Installation) -> None:
@@ -67,7 +46,7 @@ def line_of(log: list[dict[str, Any]], event: str) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_json_in_a_pipe(place: Installation, kind: str) -> None:
     """Each line has the shape; lines of nodes name their query, wherever they are written."""
-    settings = place.settings({**SETTINGS, "executor.kind": kind})
+    settings = place.settings({**PATIENT, "executor.kind": kind})
     with ServiceProcess(APP, place.bootstrap, settings) as service:
         ask(place)
         assert service.end() == 0
@@ -103,7 +82,7 @@ def test_json_in_a_pipe(place: Installation, kind: str) -> None:
 
 def test_a_blocked_loop_is_reported_twice(place: Installation) -> None:
     """The first line names node, place and query at once, the second one how long it took."""
-    with ServiceProcess(APP, place.bootstrap, place.settings(SETTINGS)) as service:
+    with ServiceProcess(APP, place.bootstrap, place.settings(PATIENT)) as service:
         write(place.bootstrap, place.topics.queries, [("b", event("b", "blocks"))])
         begin, end = service.wait_for("event loop blocked"), service.wait_for("event loop responds")
         assert service.end() == 0
@@ -123,7 +102,7 @@ def test_a_blocked_loop_is_reported_twice(place: Installation) -> None:
 
 def test_lines_before_the_settings(place: Installation) -> None:
     """What is logged while the app is imported has the shape too, whatever the app has configured."""
-    with ServiceProcess(APP, place.bootstrap, place.settings(SETTINGS)) as service:
+    with ServiceProcess(APP, place.bootstrap, place.settings(PATIENT)) as service:
         assert service.end() == 0
     [warned, imported] = service.log[:2]
     assert (warned["event"], warned["logger"], warned["category"]) == (
@@ -140,7 +119,7 @@ def test_lines_before_the_settings(place: Installation) -> None:
 def test_text_on_a_terminal(place: Installation, terminal: str) -> None:
     """People get aligned text without JSON or the escapes of nodes, in colours if the terminal has them."""
     ours, theirs = pty.openpty()
-    settings = {"kafka.bootstrap_servers": place.bootstrap, "admin.port": 0, **place.settings(SETTINGS)}
+    settings = {"kafka.bootstrap_servers": place.bootstrap, "admin.port": 0, **place.settings(PATIENT)}
     variables = {
         f"FIVESTAGE_{name.upper().replace('.', '__')}": _text(value) for name, value in settings.items()
     }

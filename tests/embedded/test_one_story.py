@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.embedded import Broker, Installation
+from support.embedded import Broker, Installation, patient
 from support.feeder import Feeder, event, write
 from support.jobs import until
 from support.probe import get
@@ -24,13 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.broker
-STAGES = ("intent", "decision", "processing", "validation", "reflection")
-PATIENT = {
-    "pipeline.total_timeout_ms": 20_000,
-    "pipeline.stage_timeouts_ms": dict.fromkeys(STAGES, 20_000),
-    "executor.stall_ms": 5000,
-}
-"""Time limits that no answering node reaches on a busy machine."""
+PATIENT = patient() | {"adaptive.enabled": True}
 
 
 class Views:

@@ -10,7 +10,7 @@ import pytest
 from fivestage.observability.metric_table import TABLE
 from support.checker import wait_for_results
 from support.dashboard import expressions, filled
-from support.embedded import Broker, Installation
+from support.embedded import Broker, Installation, patient
 from support.feeder import Feeder, event, write
 from support.jobs import until
 from support.probe import get
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.broker
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SAMPLED = [("traceparent", f"00-{TRACE_ID}-00f067aa0ba902b7-01".encode())]
-PATIENT = {
-    "pipeline.total_timeout_ms": 20_000,
-    "pipeline.stage_timeouts_ms": dict.fromkeys(
-        ("intent", "decision", "processing", "validation", "reflection"), 20_000
-    ),
-    "executor.stall_ms": 5000,
-}
-"""Time limits that no answering node reaches on a busy machine."""
+PATIENT = patient() | {"adaptive.enabled": True}
 NOTHING_WHILE_ALL_IS_WELL = {
     "Breakers opened",
     "Not ready",
@@ -44,23 +37,10 @@ NOTHING_WHILE_ALL_IS_WELL = {
 PIPELINES = "sum(lukhas_matriz_async_pipeline_total)"
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    """Start one broker for all tests of the module."""
-    program("prometheus")
-    with Broker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def place(broker: Broker) -> Installation:
-    """Lend topics and a group of this test."""
-    return broker.installation()
-
-
 @pytest.fixture
 def service(place: Installation) -> Iterator[ServiceProcess]:
     """Start a service that has answered ten queries of a sampled trace."""
+    program("prometheus")
     with ServiceProcess("support.apps:load", place.bootstrap, place.settings(PATIENT)) as service:
         queries = [(None, event(f"a{number}")) for number in range(10)]
         write(place.bootstrap, place.topics.queries, queries, SAMPLED)

@@ -22,7 +22,7 @@ import pytest
 from fivestage.service.shutdown import LAST_WORDS_S
 from fivestage_schemas import StageType
 from support.checker import json_of, read_all, wait_for_results
-from support.embedded import Broker, Installation
+from support.embedded import Installation, patient
 from support.feeder import event, write
 from support.jobs import until
 from support.kinds import alive
@@ -34,13 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.broker
 CANARY = "canary-7f3a"
-GENEROUS = {
-    "pipeline.total_timeout_ms": 20_000,
-    "pipeline.stage_timeouts_ms": {**dict.fromkeys(StageType, 20_000), StageType.PROCESSING: 3000},
-    "adaptive.enabled": False,
-    "executor.stall_ms": 5000,
-}
-"""Time limits that no answering node reaches on a busy machine."""
+GENEROUS = patient(processing_ms=3000)
 ENDLESS = {
     "pipeline.total_timeout_ms": 120_000,
     "pipeline.stage_timeouts_ms": dict.fromkeys(StageType, 120_000),
@@ -54,25 +48,9 @@ FAULTS, STUCK = "support.pipelines:app", "support.stuck_app:app"
 STUCK_NODES = ("stuck-1", "stuck-2")
 RUN_ON_S = 2.0
 """In the app STUCK; its import here would start its threads in this process too."""
-STUCK_LIMITS = GENEROUS | {
-    "pipeline.stage_timeouts_ms": {**dict.fromkeys(StageType, 20_000), StageType.PROCESSING: 1000},
-    "executor.stall_ms": 1000,
-}
-"""The same with shorter times, for nodes that mostly do not answer."""
+STUCK_LIMITS = patient(processing_ms=1000) | {"executor.stall_ms": 1000}
+"""With shorter times, for nodes that mostly do not answer."""
 both_kinds = pytest.mark.parametrize("kind", ["thread", "process"])
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    """Start one broker for all tests of the module."""
-    with Broker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def place(broker: Broker) -> Installation:
-    """Lend topics and a group of this test."""
-    return broker.installation()
 
 
 def service_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,36 +13,14 @@ from fivestage.observability.status import model
 from fivestage_schemas import StageType
 from support import apps
 from support.checker import wait_for_results
-from support.embedded import Broker, Installation
+from support.embedded import Installation, patient
 from support.feeder import event, write
 from support.probe import get, metrics
 from support.process import ServiceProcess
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = pytest.mark.broker
 CANARY = "canary-7f3a"
-LIMITS = {
-    "pipeline.total_timeout_ms": 20_000,
-    "pipeline.stage_timeouts_ms": {**dict.fromkeys(StageType, 20_000), StageType.PROCESSING: 2000},
-    "adaptive.enabled": False,
-    "executor.stall_ms": 5000,
-}
-"""Time limits that no answering node reaches on a busy machine."""
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    """Start one broker for all tests of the module."""
-    with Broker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def place(broker: Broker) -> Installation:
-    """Lend topics and a group of this test."""
-    return broker.installation()
+LIMITS = patient(processing_ms=2000)
 
 
 def service_of(place: Installation, **settings: object) -> ServiceProcess:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from fivestage_schemas import StageType
 from support import traced_app
 from support.checker import json_of, read_all
-from support.embedded import Broker
+from support.embedded import Broker, patient
 from support.feeder import event, write
 from support.otlp import Collector, Received, tree
 from support.process import ServiceProcess
@@ -26,12 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.broker
 PARENT = "00f067aa0ba902b7"
-LIMITS = {
-    "pipeline.total_timeout_ms": 20_000,
-    "pipeline.stage_timeouts_ms": {**dict.fromkeys(StageType, 20_000), StageType.PROCESSING: 1000},
-    "adaptive.enabled": False,
-    "executor.stall_ms": 5000,
-}
+LIMITS = patient(processing_ms=1000)
 """Only the node that waits for ever reaches a limit, also on a busy machine."""
 APP = Path(traced_app.__file__)
 BEFORE = ["  stage intent", "  stage decision"]

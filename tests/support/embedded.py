@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from confluent_kafka import Producer
 
 from fivestage.settings import TopicSettings
+from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,23 @@ if TYPE_CHECKING:
 READY_S = 30.0
 STOP_S = 10.0
 OUTPUTS = ("queries", "stage_results", "results", "timeouts", "dead_letters")
+
+
+def patient(processing_ms: float = 20_000) -> dict[str, object]:
+    """Return settings with time limits that no answering node reaches on a busy machine.
+
+    Args:
+        processing_ms: The limit of the processing stage, for nodes that do not answer.
+    """
+    return {
+        "pipeline.total_timeout_ms": 20_000,
+        "pipeline.stage_timeouts_ms": {
+            **dict.fromkeys(StageType, 20_000),
+            StageType.PROCESSING: processing_ms,
+        },
+        "adaptive.enabled": False,
+        "executor.stall_ms": 5000,
+    }
 
 
 class Installation:

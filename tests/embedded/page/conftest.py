@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.browser import LIMIT_MS, Complaints, start_browser
-from support.embedded import Broker
+from support.embedded import Broker, patient
 from support.feeder import event, write
 from support.process import ServiceProcess
 
@@ -29,13 +29,6 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(scope="session")
-def broker() -> Iterator[Broker]:
-    """Start one broker for all tests."""
-    with Broker() as broker:
-        yield broker
-
-
 @pytest.fixture
 def place(browser: Browser, broker: Broker) -> Installation:  # noqa: ARG001 - without one, nothing is started
     """Lend topics and a group."""
@@ -45,12 +38,8 @@ def place(browser: Browser, broker: Broker) -> Installation:  # noqa: ARG001 - w
 @pytest.fixture
 def service(place: Installation) -> Iterator[ServiceProcess]:
     """Start a service whose limits a busy machine does not reach."""
-    stages = ("intent", "decision", "processing", "validation", "reflection")
-    limits = {
-        "pipeline.total_timeout_ms": 20_000,
-        "pipeline.stage_timeouts_ms": dict.fromkeys(stages, 4000),
-    }
-    with ServiceProcess("support.page_app:app", place.bootstrap, place.settings(limits)) as service:
+    settings = place.settings(patient(processing_ms=4000) | {"adaptive.enabled": True})
+    with ServiceProcess("support.page_app:app", place.bootstrap, settings) as service:
         yield service
 
 
