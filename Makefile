@@ -17,6 +17,8 @@ install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin
 # What may differ between versions of Python and needs no Kafka; with one round trip on the embedded broker.
 FAST := tests/unit/core tests/unit/nodes tests/virtual tests/realtime tests/embedded/cli/test_round_trip.py tests/unit/test_admin.py \
 	tests/unit/test_exports.py tests/unit/test_schemas.py tests/unit/test_settings.py
+# What the compiled build may break besides.
+COMPILED_ONLY := tests/simulation tests/embedded/test_sink.py tests/embedded/test_sender.py tests/embedded/test_event_batch.py
 # What is learned, in virtual hours: arithmetic, which is the same in each version and in each build.
 ARITHMETIC := tests/virtual/test_recovered_node.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
 	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py
@@ -63,9 +65,7 @@ test-pythons: ## The fast tests on each other Python that is found
 wheel: $(WHEELS)/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
 test-compiled: $(COMPILED)/.ready ## The tests of compiled modules, against the compiled wheel
-	$(COMPILED)/bin/pytest -n auto tests/unit/core tests/virtual tests/realtime tests/simulation \
-		tests/embedded/test_sink.py tests/embedded/test_sender.py tests/embedded/test_event_batch.py \
-		$(addprefix --ignore=,$(ARITHMETIC))
+	$(COMPILED)/bin/pytest -n auto $(FAST) $(COMPILED_ONLY) $(addprefix --ignore=,$(ARITHMETIC))
 
 check: $(READY) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check $(SOURCES)
