@@ -82,7 +82,8 @@ def test_json_in_a_pipe(place: Installation, kind: str) -> None:
 
 def test_a_blocked_loop_is_reported_twice(place: Installation) -> None:
     """The first line names node, place and query at once, the second one how long it took."""
-    with ServiceProcess(APP, place.bootstrap, place.settings(PATIENT)) as service:
+    settings = place.settings(PATIENT | {"executor.stall_ms": 100})
+    with ServiceProcess(APP, place.bootstrap, settings) as service:
         write(place.bootstrap, place.topics.queries, [("b", event("b", "blocks"))])
         begin, end = service.wait_for("event loop blocked"), service.wait_for("event loop responds")
         assert service.end() == 0
