@@ -29,6 +29,13 @@ def text_of(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
 
 
+def section(heading: str, text: str) -> str:
+    """The text below a heading of the second level, up to the next one."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    assert found, heading
+    return found[1]
+
+
 def blocks(language: str, text: str) -> list[str]:
     """The code blocks of one language."""
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)

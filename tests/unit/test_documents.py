@@ -27,7 +27,7 @@ from fivestage.pipeline.thread_pool import MAX_REPLACED
 from fivestage.service import health
 from fivestage.settings import Settings, TopicSettings
 from support.checker import wait_for_results
-from support.documents import blocks, commands, text_of
+from support.documents import blocks, commands, section, text_of
 from support.feeder import write
 from tools.bench.controls_loads import LOADS
 from tools.bench.controls_run import CONTROLS as SWITCHES
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-CONTROLS, NODES = text_of("docs/controls.md"), text_of("docs/nodes.md")
+CONTROLS, AUTHORS = text_of("docs/controls.md"), text_of("docs/authors.md")
 
 
 def run(command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -107,7 +107,7 @@ async def test_commands_with_a_broker(tmp_path: Path) -> None:
     assert (dry.count("would be replayed"), replayed.count(": replayed\n")) == (2, 1)
 
 
-@pytest.mark.parametrize(("document", "most_lines"), [("README.md", 10), ("docs/nodes.md", 15)])
+@pytest.mark.parametrize(("document", "most_lines"), [("README.md", 10), ("docs/authors.md", 15)])
 def test_a_node_of_your_own(document: str, most_lines: int, tmp_path: Path) -> None:
     """The printed node answers the printed question without Kafka."""
     node, question, *_ = blocks("python", text_of(document))
@@ -124,7 +124,10 @@ def test_resources_of_your_own(tmp_path: Path) -> None:
         "        print((await orchestrator.process_query('hello')).answer)\n"
         "asyncio.run(main())\n"
     )
-    assert asked(blocks("python", NODES)[2], question, tmp_path) == "Hello!\n"
+    assert (
+        asked(blocks("python", section("Clients, pools, models", AUTHORS))[0], question, tmp_path)
+        == "Hello!\n"
+    )
 
 
 def asked(node: str, question: str, folder: Path) -> str:
