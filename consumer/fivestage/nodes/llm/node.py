@@ -1,0 +1,106 @@
+"""Declares a node that asks a language model."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from fivestage.nodes.llm.stream import ModelUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from fivestage.nodes.llm.client import ChatClient, ChatModel
+    from fivestage.pipeline.context import Query, StageContext
+    from fivestage.pipeline.pipeline import Pipeline
+    from fivestage.pipeline.resource import Resource
+
+    Messages = Sequence[Mapping[str, Any]]
+    Prompt = Callable[[Query, StageContext], Messages | Awaitable[Messages]]
+
+
+def add_llm_node(
+    app: Pipeline,
+    name: str,
+    model: ChatModel,
+    *,
+    intents: Iterable[str],
+    prompt: str | Prompt = "",
+    confidence: float = 0.8,
+    limit: int | None = None,
+    timeout_ms: float | None = None,
+    retries: int = 1,
+    pass_headers: bool = False,
+) -> Resource[ChatClient]:
+    """Declare a node that asks *model*, and offers the answer as far as it has come.
+
+    The request ends with the stage: a cancelled query closes its connection. Where the server fails, the node
+    is called once more, then another node that takes the intent, while there is time. Where the server has
+    too many requests, another node is called at once.
+
+    Args:
+        app: The pipeline.
+        name: The node's name.
+        model: The model and its server.
+        intents: The intents that the node takes.
+        prompt: The text of the system message; or a function ``(query, ctx)``, also an ``async def``, that
+            returns all messages of the chat.
+        confidence: Of a complete answer, 0 to 1; half of it of one that is not complete yet.
+        limit: Requests at a time, in each worker process; as many as the server answers well.
+        timeout_ms: Milliseconds that a request may take, if the stage does not grant less.
+        retries: Further requests for the same query after the server failed.
+        pass_headers: Send trace and deadline along (``ctx.headers()``). Leave it off for servers of others.
+
+    Returns:
+        The resource with the client, to use in other nodes, or to override in a test.
+
+    Example:
+        >>> from fivestage import Pipeline
+        >>> from fivestage.nodes.llm import ChatModel, add_llm_node
+        >>> app = Pipeline()
+        >>> model = ChatModel("http://127.0.0.1:8000/v1", "qwen3-4b", parameters={"max_tokens": 60})
+        >>> add_llm_node(app, "assistant", model, intents={"question"}, prompt="Answer in one sentence.")
+        <Resource assistant_client, once per event loop>
+    """
+
+    async def client() -> AsyncIterator[ChatClient]:
+        async with model.connect() as connected:
+            yield connected
+
+    client.__name__ = f"{name}_client"
+    resource = app.resource(client)
+
+    @app.node(
+        name,
+        intents=intents,
+        limit=limit,
+        timeout_ms=timeout_ms,
+        retries=retries,
+        retry_on=(ModelUnavailableError, aiohttp.ClientConnectionError) if retries else (),
+        idempotent=True,
+    )
+    async def ask(query: Query, ctx: StageContext) -> dict[str, Any]:
+        messages = await _messages(prompt, query, ctx)
+        headers = ctx.headers() if pass_headers else None
+        text = ""
+        answer = ctx.use(resource).stream(messages, timeout_s=ctx.timeout(), headers=headers)
+        async with aclosing(answer) as parts:
+            async for part in parts:
+                text += part
+                ctx.offer(text, confidence=confidence / 2)
+        if not text:
+            raise ModelUnavailableError("the model's answer is empty")
+        return {"answer": text, "confidence": confidence}
+
+    return resource
+
+
+async def _messages(prompt: str | Prompt, query: Query, ctx: StageContext) -> Messages:
+    if not isinstance(prompt, str):
+        messages = prompt(query, ctx)
+        return await messages if inspect.isawaitable(messages) else messages
+    question = {"role": "user", "content": query.user_input}
+    return [{"role": "system", "content": prompt}, question] if prompt else [question]
