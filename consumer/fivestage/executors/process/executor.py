@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fivestage.errors import ExecutorError, ResourceError
 from fivestage.executors.executor import TICK_S
@@ -17,7 +18,7 @@ from fivestage.executors.worker import Worker
 from fivestage.executors.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from fivestage.core.observer import Observer
     from fivestage.core.plan import Plan
@@ -49,9 +50,10 @@ class ProcessExecutor(WorkerPool):
         setup: What to call before the app is imported.
         spares: The number of further processes that are kept ready.
         timeouts: How long importing the app, opening its resources, and forking may take.
+        nodes: The settings of nodes and resources, and the sources of these, see ``NodeSettings``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by keyword
         self,
         app_path: str | None,
         plan: Plan,
@@ -64,6 +66,7 @@ class ProcessExecutor(WorkerPool):
         setup: Setup | None = None,
         spares: int = 1,
         timeouts: ForkTimeouts | None = None,
+        nodes: tuple[Mapping[str, Mapping[str, Any]], Mapping[str, str]] = ({}, {}),
     ) -> None:
         self._timeouts = timeouts or ForkTimeouts()
         self._config = {
@@ -74,6 +77,7 @@ class ProcessExecutor(WorkerPool):
             "setup": list(setup.server) if setup else [],
             "worker_setup": list(setup.worker) if setup else [],
             "open_s": self._timeouts.open_s,
+            "nodes": json.dumps(nodes),  # unlike orjson it keeps integers of any size, and infinity
         }
         self._stall_s = stall_s
         self.run_on_s = RUN_ON_S
