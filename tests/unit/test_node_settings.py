@@ -133,7 +133,9 @@ def test_errors_name_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("FIVESTAGE_NODES__QA__TOP_K", SECRET)
     monkeypatch.setenv("FIVESTAGE_NODES", '{"qa": {"since": "never"}}')
     said = refusal({}, config=config).split("; ")
-    assert f"nodes.qaa: there is no node or resource of this name (did you mean 'qa'?) (from {config})" in said
+    assert (
+        f"nodes.qaa: there is no node or resource of this name (did you mean 'qa'?) (from {config})" in said
+    )
     assert any(one.startswith("nodes.Old-1: ") and one.endswith(f"(from {config})") for one in said)
     [top_k] = [one for one in said if one.startswith("nodes.qa.top_k: ")]
     assert top_k.endswith("(from FIVESTAGE_NODES__QA__TOP_K)")
