@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 from fivestage import ConfigurationError, InvalidAppError, Orchestrator, Pipeline, StageContext, StageType
 from fivestage.cli import app as commands
+from fivestage.pipeline.loader import load_app
 from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.settings import MAX_BYTES
 from fivestage.settings import Settings
+from support.documents import blocks, section, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,10 +34,14 @@ names = ["a"]
 
 
 class Retry(BaseModel):
+    """A table within the settings."""
+
     most: int = 1
 
 
 class Qa(BaseModel):
+    """The settings of the node ``qa``."""
+
     url: str
     api_key: SecretStr = SecretStr("")
     top_k: int = Field(default=5, gt=0)
@@ -213,7 +219,7 @@ def test_config_show_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert nodes == {f"nodes.{key}": ('"**********"', source) for key, source in expected.items()}
     assert SECRET not in shown.output
     checked = CliRunner().invoke(commands, ["config", "check", "--config", file])
-    assert (checked.exit_code, checked.output) == (0, "the settings are valid\n")
+    assert (checked.exit_code, checked.stdout) == (0, "the settings are valid\n")
 
 
 def test_stages_before_the_choice_and_contexts_of_tests_have_none() -> None:
@@ -233,3 +239,24 @@ def test_only_resources_ask_the_app() -> None:
         app.settings("qa")
     with pytest.raises(InvalidAppError, match=r"'other'.*there is no node or resource of this name"):
         app.settings("other")
+
+
+async def test_the_printed_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers with the printed file and variable, and with settings that a test gives."""
+    page = section("Settings of a node", text_of("docs/authors.md"))
+    [node], [file] = blocks("python", page), blocks("toml", page)
+    (tmp_path / "search_app.py").write_text(node, encoding="utf-8")
+    (tmp_path / "f.toml").write_text(file, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    app = load_app("search_app:app")
+    monkeypatch.setenv("FIVESTAGE_NODES__SEARCH__API_KEY", SECRET)
+    loaded = Settings.load(tmp_path / "f.toml").for_nodes(app)
+    given = {"search": {"url": "here", "api_key": ""}}
+    answers = [await answer(app, "question", nodes) for nodes in (loaded, given)]
+    assert answers == ["5 pages from https://search.example", "3 pages from here"]
+
+
+async def answer(app: Pipeline, intent: str, nodes: Any) -> Any:
+    """Ask for an intent; return the answer."""
+    app.intent(lambda _query, _ctx: {"intent": intent, "confidence": 1.0})
+    return (await Orchestrator(app, nodes=nodes).process_query("what?")).answer
