@@ -121,8 +121,9 @@ class StageContext(Generic[S]):
     """Above 1 where the stage is restarted: another query blocked its loop, or another node failed."""
     stage_deadline: float = 0.0
     """When this stage ends (monotonic seconds)."""
-    results: dict[StageType, Any] = field(default_factory=dict, repr=False)
-    """What earlier stages returned, as JSON (see ``Pipeline.node``); a stage that failed has no entry."""
+    results: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What earlier stages returned, as JSON (see ``Pipeline.node``), by StageType or its name; a stage that
+    failed has no entry."""
     node: str | None = None
     """The node that decision chose; in processing and after it, the node that was called."""
     answer: Any = field(default=None, repr=False)

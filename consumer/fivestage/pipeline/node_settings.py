@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from fivestage.pipeline.node import Node
     from fivestage.pipeline.pipeline import Pipeline
 
-    Tables = Mapping[str, Mapping[str, Any] | BaseModel]
-    """For each name its values, or an instance of the node's model."""
+    Tables = Mapping[str, Any]
+    """For each name a mapping with its values, or an instance of the node's model."""
 
 T = TypeVar("T")
 
