@@ -9,6 +9,7 @@ this module puts the sections together and reads them. It also holds those of th
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
@@ -205,11 +206,12 @@ class Settings(BaseSettings):
         """Return what ``NodeSettings.of`` takes: the values of ``nodes``, and where each comes from."""
         return unmasked(self.nodes), self._sources
 
-    def conflicts(self, cores: int | None = None) -> Iterator[str]:
+    def conflicts(self, cores: int | None = None, platform: str = sys.platform) -> Iterator[str]:
         """Describe valid settings that limit or contradict each other, one sentence each.
 
         Args:
             cores: The number of CPU cores; by default how many this process may use.
+            platform: The operating system, as ``sys.platform`` has it.
         """
         total_ms, shutdown = self.pipeline.total_timeout_ms, self.shutdown
         for stage, limit_ms in self.pipeline.stage_timeouts_ms.items():
@@ -228,6 +230,8 @@ class Settings(BaseSettings):
                 f"shutdown.drain_timeout_ms: {shutdown.drain_timeout_ms} ms are more than "
                 f"shutdown.total_timeout_ms, {shutdown.total_timeout_ms} ms, which ends the shutdown earlier"
             )
+        if self.executor.kind == "process" and platform != "linux":
+            yield f"executor.kind: worker processes need Linux, and this is {platform}: use thread here"
         cores = cores or _cores()
         if self.executor.kind == "process" and self.executor.workers > cores:
             yield (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fivestage.errors import ExecutorError, ResourceError
+from fivestage.errors import ConfigurationError, ExecutorError, ResourceError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
 from fivestage.executors.process.fork_requests import ForkTimeouts
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from fivestage.core.plan import Plan
     from fivestage.executors.executor import OnFinished
 
+NEEDED: Final = ("memfd_create", "pidfd_open")
+"""Functions of ``os`` that there are on Linux only."""
 SERVER_STOP_S: Final = 0.5
 """Seconds of the time to stop that are kept for the fork server."""
 
@@ -51,6 +55,9 @@ class ProcessExecutor(WorkerPool):
         spares: The number of further processes that are kept ready.
         timeouts: How long importing the app, opening its resources, and forking may take.
         nodes: The settings of nodes and resources, and the sources of these, see ``NodeSettings``.
+
+    Raises:
+        ConfigurationError: this system is not Linux.
     """
 
     def __init__(  # noqa: PLR0913 - by keyword
@@ -68,6 +75,7 @@ class ProcessExecutor(WorkerPool):
         timeouts: ForkTimeouts | None = None,
         nodes: tuple[Mapping[str, Mapping[str, Any]], Mapping[str, str]] = ({}, {}),
     ) -> None:
+        _check_system()
         self._timeouts = timeouts or ForkTimeouts()
         self._config = {
             "app": app_path,
@@ -161,3 +169,11 @@ class ProcessExecutor(WorkerPool):
         if self.unready is not None:
             worker.on_error = self._errors.append
         return worker
+
+
+def _check_system() -> None:
+    if not all(hasattr(os, name) for name in NEEDED):
+        raise ConfigurationError(
+            f"worker processes need Linux, and this is {sys.platform}: use executor.kind = 'thread' here "
+            "(FIVESTAGE_EXECUTOR__KIND=thread)"
+        )
