@@ -25,6 +25,7 @@ from fivestage.pipeline.context import Query, StageContext
 from fivestage.pipeline.orchestrator import Orchestrator, run_with_timeout
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.resource import Resource
+from fivestage_schemas import Outcome, PipelineResult, PipelineStatus, StageResult, StageType
 
 __all__ = [
     "AccessError",
@@ -38,13 +39,18 @@ __all__ = [
     "NoNodeError",
     "NodeError",
     "Orchestrator",
+    "Outcome",
     "Pipeline",
+    "PipelineResult",
+    "PipelineStatus",
     "Plan",
     "PublishError",
     "Query",
     "Resource",
     "ResourceError",
     "StageContext",
+    "StageResult",
+    "StageType",
     "Unanswerable",
     "run_with_timeout",
 ]

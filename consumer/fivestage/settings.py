@@ -9,10 +9,10 @@ this module puts the sections together and reads them. It also holds those of th
 from __future__ import annotations
 
 import os
-import tomllib
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -33,10 +33,15 @@ from fivestage.core.settings import (
 from fivestage.errors import ConfigurationError
 from fivestage.kafka.settings import KafkaSettings, TopicSettings, invalid_names
 from fivestage.observability.settings import AdminSettings, LoggingSettings, TracingSettings
+from fivestage.pipeline.node_settings import NodeSettings
+from fivestage.pipeline.settings import NodeTables, unmasked
+from fivestage.setting_sources import flattened, read_toml, variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from fivestage.pipeline.pipeline import Pipeline
 
 __all__ = [
     "AdaptiveSettings",
@@ -52,7 +57,6 @@ __all__ = [
     "ShutdownSettings",
     "TopicSettings",
     "TracingSettings",
-    "read_toml",
 ]
 
 LaneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -136,6 +140,10 @@ class Settings(BaseSettings):
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
+    nodes: NodeTables = Field(default_factory=dict)
+    """The settings that nodes and resources define, a table for each name; shown masked."""
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    """The file or variable that sets a key of ``nodes``."""
 
     @field_validator("lanes", mode="before")
     @classmethod
@@ -176,18 +184,34 @@ class Settings(BaseSettings):
                 return sources["init_settings"], sources["env_settings"], file_source
 
         try:
-            return _WithFile(**(overrides or {}))
+            settings = _WithFile(**(overrides or {}))
         except ValidationError as error:
             raise ConfigurationError(_explain(error)) from None
         except SettingsError as error:  # its text names the field and the source, not the value
             example = 'in the environment, lists and tables are JSON, such as ["prod", "canary"]'
             raise ConfigurationError(f"{error}: {example}") from None
+        sources = {**dict.fromkeys(dict(flattened(from_file)), str(config)), **variables()}
+        settings._sources |= {key: one for key, one in sources.items() if key.startswith("nodes.")}  # noqa: SLF001
+        return settings
 
-    def conflicts(self, cores: int | None = None) -> Iterator[str]:
+    def for_nodes(self, app: Pipeline) -> NodeSettings:
+        """Check ``nodes`` against the nodes and resources of *app*.
+
+        Raises:
+            ConfigurationError: a name is unknown, or values do not fit the node's model.
+        """
+        return NodeSettings.of(app, *self.node_values())
+
+    def node_values(self) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Return what ``NodeSettings.of`` takes: the values of ``nodes``, and where each comes from."""
+        return unmasked(self.nodes), self._sources
+
+    def conflicts(self, cores: int | None = None, platform: str = sys.platform) -> Iterator[str]:
         """Describe valid settings that limit or contradict each other, one sentence each.
 
         Args:
             cores: The number of CPU cores; by default how many this process may use.
+            platform: The operating system, as ``sys.platform`` has it.
         """
         total_ms, shutdown = self.pipeline.total_timeout_ms, self.shutdown
         for stage, limit_ms in self.pipeline.stage_timeouts_ms.items():
@@ -206,6 +230,8 @@ class Settings(BaseSettings):
                 f"shutdown.drain_timeout_ms: {shutdown.drain_timeout_ms} ms are more than "
                 f"shutdown.total_timeout_ms, {shutdown.total_timeout_ms} ms, which ends the shutdown earlier"
             )
+        if self.executor.kind == "process" and platform != "linux":
+            yield f"executor.kind: worker processes need Linux, and this is {platform}: use thread here"
         cores = cores or _cores()
         if self.executor.kind == "process" and self.executor.workers > cores:
             yield (
@@ -218,20 +244,6 @@ def _cores() -> int:
     """Return how many CPU cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on every platform
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a configuration file.
-
-    Raises:
-        ConfigurationError: the file cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}") from None
 
 
 def _explain(error: ValidationError) -> str:

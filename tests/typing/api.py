@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, assert_type
 
+from pydantic import BaseModel
+
 from fivestage import (
     FivestageError,
     InvalidAppError,
     NodeError,
     NoNodeError,
     Orchestrator,
+    Outcome,
     Pipeline,
+    PipelineResult,
+    PipelineStatus,
     Plan,
     Query,
     Resource,
     ResourceError,
     StageContext,
+    StageResult,
+    StageType,
     run_with_timeout,
 )
-from fivestage.testing import VirtualTimeLoop
-from fivestage_schemas import Outcome, PipelineResult, PipelineStatus, QueryEvent, StageResult, StageType
+from fivestage.testing import MemoryBus, VirtualTimeLoop
+from fivestage_schemas import QueryEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
@@ -38,7 +45,7 @@ async def intent(query: Query, ctx: StageContext) -> dict[str, Any]:
 @app.decision
 async def choose(query: Query, ctx: StageContext) -> str:
     """A node's name."""
-    found: Any = ctx.results.get(StageType.INTENT)
+    found: Any = ctx.results.get(StageType.INTENT) or ctx.results["intent"]
     return "blocking" if found and query.context.get("slow") else "main"
 
 
@@ -127,6 +134,49 @@ async def with_resources() -> PipelineResult:
                 return await orchestrator.process_query("x")
             except ResourceError as unopened:
                 raise InvalidAppError(str(unopened)) from unopened
+
+
+class Search(BaseModel):
+    """The settings of a node."""
+
+    url: str
+    most: int = 3
+
+
+def check_url(query: Query, ctx: StageContext[Search]) -> bool:
+    """A node's own check has the node's settings."""
+    return bool(query.user_input) and assert_type(ctx.settings.most, int) > 0
+
+
+@app.node("search", intents={"question"}, settings=Search, validate=check_url)
+async def search_node(query: Query, ctx: StageContext[Search]) -> str:
+    """The settings have the class of the model."""
+    assert_type(ctx.settings, Search)
+    return f"{query.user_input} at {ctx.settings.url}"
+
+
+@app.node("searching")
+def plain_node(query: Query, ctx: StageContext) -> str:
+    """Without a model the settings are a mapping of any values."""
+    assert_type(ctx.settings, Any)
+    url: str = ctx.settings["url"]
+    return query.user_input + url
+
+
+@app.resource
+async def searching() -> AsyncIterator[str]:
+    """A resource has settings too."""
+    assert_type(app.settings("searching", Search), Search)
+    assert_type(app.settings("searching"), Any)
+    yield app.settings("searching", Search).url
+
+
+async def with_settings() -> StageResult:
+    """A test gives values, or an instance of the model."""
+    nodes = {"search": Search(url="here"), "searching": {"url": "there"}}
+    async with MemoryBus(app, nodes=nodes) as bus:
+        await bus.ask("x")
+    return (await Orchestrator(app, nodes=nodes).process_query("x")).stages[0]
 
 
 class Existing:

@@ -12,7 +12,6 @@ import typer
 from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 PREFIX = "FIVESTAGE_"
@@ -28,12 +27,14 @@ def show(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> None
 
     Example: `fivestage config show --config fivestage.toml`
     """
+    from fivestage.setting_sources import flattened
+
     settings = load_settings(config, bootstrap)
     sources = _sources(config, bootstrap)
-    values = dict(_flatten(settings.model_dump(mode="json")))
+    values = {key: _shown(value) for key, value in flattened(settings.model_dump(mode="json"))}
     width = max(len(f"{key} = {value}") for key, value in values.items())
     for key, value in values.items():
-        source = next((name for name, keys in sources if key in keys), "default")
+        source = next((name for name, keys in sources if _sets(keys, key)), "default")
         print(f"{f'{key} = {value}':<{width}}  # {source}")
 
 
@@ -55,34 +56,20 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
     print("the settings are valid")
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            text = sorted(value) if isinstance(value, list) else value
-            yield f"{prefix}{name}", "(none)" if text is None else json.dumps(text, default=str)
-
-
 def _sources(config: Path | None, bootstrap: str | None) -> list[tuple[str, set[str]]]:
     """Return the keys that each source sets, strongest source first."""
-    from fivestage.settings import read_toml
+    from fivestage.setting_sources import flattened, read_toml, variables
 
-    environment: set[str] = set()
-    for name, value in os.environ.items():
-        if name.upper().startswith(PREFIX):
-            environment |= _keys(name.upper().removeprefix(PREFIX).lower().replace("__", "."), value)
-    from_file = {key for key, _ in _flatten(read_toml(config))} if config else set()
+    from_file = {key for key, _ in flattened(read_toml(config))} if config else set()
     command_line = {"kafka.bootstrap_servers"} if bootstrap else set()
-    return [("command line", command_line), ("environment", environment), (str(config), from_file)]
+    return [("command line", command_line), ("environment", set(variables())), (str(config), from_file)]
 
 
-def _keys(key: str, value: str) -> set[str]:
-    """Return the settings that one variable sets: several if it holds a whole section as JSON."""
-    try:
-        section = json.loads(value)
-    except ValueError:
-        section = None
-    if isinstance(section, dict):
-        return {name for name, _ in _flatten(section, f"{key}.")}
-    return {key}
+def _sets(keys: set[str], key: str) -> bool:
+    """Whether *key*, or a part of its value, is among *keys*: a table of a node is shown as one value."""
+    return key in keys or any(one.startswith(f"{key}.") for one in keys)
+
+
+def _shown(value: Any) -> str:
+    value = sorted(value) if isinstance(value, list) else value
+    return "(none)" if value is None else json.dumps(value, default=str)

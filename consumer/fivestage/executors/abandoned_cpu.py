@@ -1,4 +1,7 @@
-"""Measures the CPU that abandoned code uses, and decides whether it is too much."""
+"""Measures the CPU that abandoned code uses, and decides whether it is too much.
+
+Without ``/proc``, as on macOS, the CPU of a thread is not known: abandoned code counts by its time alone.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _UTIME: Final = 11
 
 
 def thread_cpu_s(thread: tuple[int, int]) -> float | None:
-    """Return the CPU seconds that a thread has used so far; None if it has ended.
+    """Return the CPU seconds that a thread has used so far; None if it has ended, or without ``/proc``.
 
     Read from the file system: asking the C library for the clock of a thread that has ended is undefined.
     """
@@ -37,7 +40,7 @@ def thread_cpu_s(thread: tuple[int, int]) -> float | None:
 
 
 def thread_busy_s(thread: tuple[int, int]) -> float | None:
-    """Return the seconds that a thread has computed or waited for a core; None if it has ended.
+    """Return the seconds that a thread has computed or waited for a core; None as in ``thread_cpu_s``.
 
     On a busy machine code that always computes may get less than half a core, so its wait for a core counts
     too. Where the kernel does not keep these figures, only the CPU seconds count.

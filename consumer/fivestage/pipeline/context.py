@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
+
+from typing_extensions import TypeVar
 
 from fivestage.core.routing_snapshot import RoutingSnapshot
-from fivestage.errors import ResourceError
+from fivestage.errors import InvalidAppError, ResourceError
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from fivestage.pipeline.resource import Resource
 
 T = TypeVar("T")
+S = TypeVar("S", default=Any)
+"""The class of a node's settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,9 @@ class OpenResources(Protocol):
     def find(self, resource: Resource[T]) -> T:
         """What *resource* yielded here, on this loop or in this process; ResourceError if it is not open."""
 
+    def settings_of(self, node: str) -> Any:
+        """The settings of a node; see ``StageContext.settings``."""
+
 
 class NoResources:
     """Has no open resource."""
@@ -71,12 +78,19 @@ class NoResources:
             f"`with app.override({resource.name}, fake):`"
         )
 
+    def settings_of(self, node: str) -> Any:
+        """See OpenResources."""
+        raise InvalidAppError(
+            f"the settings of node {node!r} are not known: a context made in a test has none; run the node "
+            f"with Orchestrator(app, nodes={{{node!r}: ...}}), MemoryBus or run_app"
+        )
+
 
 _NO_RESOURCES: Final = NoResources()
 
 
 @dataclass(slots=True)
-class StageContext:
+class StageContext(Generic[S]):
     """The stage that runs: its time, the results of earlier stages, threads and resources.
 
     One context belongs to one query. It changes from stage to stage, so it must not be kept.
@@ -107,8 +121,9 @@ class StageContext:
     """Above 1 where the stage is restarted: another query blocked its loop, or another node failed."""
     stage_deadline: float = 0.0
     """When this stage ends (monotonic seconds)."""
-    results: dict[StageType, Any] = field(default_factory=dict, repr=False)
-    """What earlier stages returned, as JSON (see ``Pipeline.node``); a stage that failed has no entry."""
+    results: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What earlier stages returned, as JSON (see ``Pipeline.node``), by StageType or its name; a stage that
+    failed has no entry."""
     node: str | None = None
     """The node that decision chose; in processing and after it, the node that was called."""
     answer: Any = field(default=None, repr=False)
@@ -153,6 +168,24 @@ class StageContext:
             )
         stand_ins = resource.stand_ins
         return stand_ins[-1].value if stand_ins else self.resources.find(resource)
+
+    @property
+    def settings(self) -> S:
+        """The settings of the node, ``[nodes.NAME]``: an instance of the node's model, or a mapping.
+
+        In validation and reflection, those of the node that was called. With ``ctx: StageContext[Model]``
+        type checkers know the fields.
+
+        Raises:
+            InvalidAppError: no node has been chosen yet. Other stages get settings through a resource.
+        """
+        if self.node is None:
+            raise InvalidAppError(
+                f"ctx.settings are those of a node, and none has been chosen in the {self.stage_type} stage; "
+                "let a resource yield app.settings(...)"
+            )
+        settings: S = self.resources.settings_of(self.node)
+        return settings
 
     def rank_nodes(self, names: Iterable[str]) -> list[str]:
         """The nodes among *names* that may be called, the healthiest first; for decision stages.

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from fivestage.errors import InvalidAppError, Unanswerable
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Node:
     is_builtin: bool = False
     excused: tuple[type[BaseException], ...] = (Unanswerable,)
     """Exceptions that are not failures of the node."""
+    settings: type[BaseModel] | None = None
+    """What checks the node's settings; None if it takes any."""
 
 
 def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS) -> None:

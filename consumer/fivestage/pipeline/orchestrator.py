@@ -18,6 +18,7 @@ from fivestage.errors import ResourceError
 from fivestage.pipeline.bounded_call import Bounds, as_coroutine
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import Query
+from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.resource_manager import ResourceManager
 from fivestage.pipeline.stage_results import DataLimit
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from fivestage.core.stage_history import StageHistory
+    from fivestage.pipeline.node_settings import Tables
     from fivestage.pipeline.resource_manager import Scope
     from fivestage.pipeline.step_monitor import StepMonitor
 
@@ -46,6 +48,10 @@ class Orchestrator:
         max_data_bytes: Data of a stage that takes more bytes as JSON is left out of the stage's result, with
             ``error_type`` ``result_too_large``; None = no limit.
         start_timeout_ms: Milliseconds that the app's resources may take to open.
+        nodes: The settings of nodes and resources: for each name a mapping, or an instance of its model.
+
+    Raises:
+        ConfigurationError: *nodes* has an unknown name, or does not fit the models of the app's nodes.
 
     Example:
         >>> result = await Orchestrator().process_query("What is 15 + 7?")  # doctest: +SKIP
@@ -67,11 +73,15 @@ class Orchestrator:
         threads: int = DEFAULT_THREADS,
         max_data_bytes: int | None = None,
         start_timeout_ms: int = DEFAULT_START_TIMEOUT_MS,
+        nodes: NodeSettings | Tables | None = None,
     ) -> None:
         self.app = app or Pipeline()
         self.plan = plan or Plan.of()
         self.threads = ThreadPool(threads)
-        self.resources = ResourceManager(self.app.resources, start_timeout_s=start_timeout_ms / 1000)
+        settings = nodes if isinstance(nodes, NodeSettings) else NodeSettings.of(self.app, nodes)
+        self.resources = ResourceManager(
+            self.app.resources, start_timeout_s=start_timeout_ms / 1000, settings=settings
+        )
         """Opened by ``async with``, or by the executor that runs jobs."""
         self._scope: Scope | None = None
         self._limit = DataLimit.of(max_data_bytes)

@@ -18,15 +18,21 @@ from fivestage.errors import InvalidAppError, NoNodeError
 from fivestage.nodes import builtin_nodes, builtin_stages
 from fivestage.pipeline.matriz import adapt_matriz_node
 from fivestage.pipeline.node import Handler, Node, checked_intents, checked_not_failures
+from fivestage.pipeline.node_settings import checked_model, current
 from fivestage.pipeline.resource import Resource, StandIn
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
+    from pydantic import BaseModel
+
+    from fivestage.pipeline.context import Query, StageContext
+
 log = logging.getLogger("fivestage.app")
 T = TypeVar("T")
-StageFunction = TypeVar("StageFunction", bound="Callable[..., Any]")
+Model = TypeVar("Model", bound="BaseModel")
+StageFunction = TypeVar("StageFunction", bound="Callable[[Query, StageContext[Any]], Any]")
 
 
 class Pipeline:
@@ -88,8 +94,9 @@ class Pipeline:
         name: str,
         *,
         intents: Iterable[str] = (),
-        validate: Callable[..., Any] | None = None,
+        validate: Callable[[Query, StageContext[Any]], Any] | None = None,
         not_failures: type[Exception] | tuple[type[Exception], ...] = (),
+        settings: type[BaseModel] | None = None,
     ) -> Callable[[StageFunction], StageFunction]:
         """Declare a node: ``(query, ctx) -> {"answer": ..., "confidence": ...}`` or any JSON value.
 
@@ -112,6 +119,8 @@ class Pipeline:
             not_failures: Exceptions that say something about the query and not about the node, like
                 ``Unanswerable``: the stage ends as an error, no other node is called, and neither the node's
                 breaker nor its health count it.
+            settings: A model of pydantic. ``[nodes.NAME]`` of the settings must fit it when the app starts,
+                and ``ctx.settings`` is an instance of it.
 
         Raises:
             InvalidAppError: the function, or an argument, is not as described; the text says what to write.
@@ -127,9 +136,11 @@ class Pipeline:
         """
         taken, excused = _checked(name, intents, not_failures)
         check = Handler.of(f"{name}.validate", validate) if validate else None
+        model = checked_model(name, settings)
 
         def declare(function: StageFunction) -> StageFunction:
-            self._register(name, Node(Handler.of(name, function), taken, check, excused=excused))
+            node = Node(Handler.of(name, function), taken, check, excused=excused, settings=model)
+            self._register(name, node)
             return function
 
         return declare
@@ -193,6 +204,35 @@ class Pipeline:
             raise InvalidAppError(f"resource {declared.name}: there is one of that name already; rename one")
         self._resources[declared.name] = declared
         return declared
+
+    @overload
+    def settings(self, name: str) -> Any: ...
+    @overload
+    def settings(self, name: str, model: type[Model]) -> Model: ...
+    def settings(self, name: str, model: type[BaseModel] | None = None) -> Any:
+        """The settings called *name*, ``[nodes.NAME]``, for the function of a resource.
+
+        Args:
+            name: A node, or the resource.
+            model: A model of pydantic that the settings must fit; without it, that of the node, or none.
+
+        Returns:
+            An instance of the model; without one, a read-only mapping.
+
+        Raises:
+            ConfigurationError: the settings do not fit; the resource is not tried again, the start fails.
+            InvalidAppError: there is no such name, or the caller is no resource.
+
+        Example:
+            >>> from fivestage import Pipeline
+            >>> app = Pipeline()
+            >>> @app.resource
+            ... def words():
+            ...     yield Path(app.settings("words")["path"]).read_text().split()
+        """
+        if name not in self._nodes and name not in self._resources:
+            raise InvalidAppError(f"app.settings({name!r}): there is no node or resource of this name")
+        return current().find(name, model)
 
     @contextlib.contextmanager
     def override(self, resource: Resource[Any], fake: Any) -> Iterator[None]:

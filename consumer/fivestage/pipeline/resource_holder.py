@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,8 @@ class ThreadHolder(ResourceHolder):
         super().__init__(resource, threading.Event())
         name = f"fivestage-resource-{resource.name}"
         try:
-            threading.Thread(target=self._hold, name=name, daemon=True).start()
+            target = contextvars.copy_context().run
+            threading.Thread(target=target, args=(self._hold,), name=name, daemon=True).start()
         except RuntimeError as error:  # the system gives no more threads now
             self._set_ended(error)
 

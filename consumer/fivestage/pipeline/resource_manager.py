@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from fivestage.errors import ResourceError
+from fivestage.errors import ConfigurationError, InvalidAppError, ResourceError
+from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.resource import error_fields, error_text, log_event, where
 from fivestage.pipeline.resource_holder import hold
 
@@ -39,10 +40,18 @@ class ResourceManager:
     Args:
         declared: ``Pipeline.resources``.
         start_timeout_s: Seconds that opening may take, for all resources that one call opens.
+        settings: What nodes and resources are configured with.
     """
 
-    def __init__(self, declared: Mapping[str, Resource[Any]], *, start_timeout_s: float) -> None:
+    def __init__(
+        self,
+        declared: Mapping[str, Resource[Any]],
+        *,
+        start_timeout_s: float,
+        settings: NodeSettings | None = None,
+    ) -> None:
         self._declared = declared
+        self._settings = settings or NodeSettings({}, {}, {})
         self.start_timeout_s: Final = start_timeout_s
         self._open: dict[tuple[Place, Resource[Any]], Any] = {}
         """The values of open resources. Several threads share the dict, so each change is one operation."""
@@ -66,6 +75,10 @@ class ResourceManager:
         except KeyError:
             raise self._not_open(resource) from None
         return value
+
+    def settings_of(self, node: str) -> Any:
+        """The settings of a node, checked."""
+        return self._settings.find(node)
 
     def missing(self) -> list[str]:
         """The resources that a stage on the running loop could not use now."""
@@ -111,7 +124,7 @@ class ResourceManager:
         clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
         failure: BaseException | None = None
         while True:
-            holder = hold(resource)
+            holder = self._settings.call(hold, resource)
             try:
                 in_time = await _done(holder.opened, ends_at - clock())
             except BaseException:
@@ -123,6 +136,9 @@ class ResourceManager:
             failure = holder.error
             if failure is None:
                 return holder
+            if isinstance(failure, ConfigurationError | InvalidAppError):  # as wrong at the next try
+                text = f"resource {resource.name!r} could not be opened: {failure}"
+                raise ResourceError(text) from failure
             if clock() + pause_s >= ends_at:
                 text = f"could not be opened within {self._limit}:\n{error_text(resource, failure)}"
                 raise ResourceError(f"resource {resource.name!r} {text}") from failure

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fivestage.core.reachability import Reachability
     from fivestage.kafka.consumer.source import MakeConsumer
     from fivestage.observability.metrics import Metrics
+    from fivestage.pipeline.node_settings import NodeSettings
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.settings import Settings
 
@@ -61,6 +62,7 @@ def assemble(  # noqa: PLR0913 - by keyword
     on_failure: Callable[[Exception], None],
     make_consumer: MakeConsumer,
     reach: Reachability,
+    nodes: NodeSettings,
 ) -> Parts:
     """Make the parts, and add their gauges.
 
@@ -76,11 +78,13 @@ def assemble(  # noqa: PLR0913 - by keyword
         on_failure: See Sink.
         make_consumer: See Source.
         reach: Whether brokers can be reached.
+        nodes: The settings of the app's nodes and resources.
 
     Raises:
         ConfigurationError: OTEL_TRACES_EXPORTER is unknown, or its exporter is not installed.
     """
-    executor = _executor(settings, app, app_path, observer, largest_event=_largest_event(largest_records))
+    largest_event = _largest_event(largest_records)
+    executor = _executor(settings, app, app_path, observer, nodes, largest_event=largest_event)
     largest = min(largest_records.values())
     sink = Sink(settings, observer, on_failure, max_record_bytes=largest, reach=reach)
     poller, dispatcher = build(
@@ -131,7 +135,13 @@ def assemble(  # noqa: PLR0913 - by keyword
 
 
 def _executor(
-    settings: Settings, app: Pipeline, app_path: str | None, observer: Observer, *, largest_event: int
+    settings: Settings,
+    app: Pipeline,
+    app_path: str | None,
+    observer: Observer,
+    nodes: NodeSettings,
+    *,
+    largest_event: int,
 ) -> Executor:
     executor, plan = settings.executor, settings.pipeline.plan()
     stall_s = executor.stall_ms / 1000
@@ -147,6 +157,7 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
+            nodes=settings.node_values(),
             setup=Setup(
                 # Both are called with texts as arguments.
                 (
@@ -164,6 +175,7 @@ def _executor(
         threads=executor.threads,
         max_data_bytes=largest_event,
         start_timeout_ms=executor.start_timeout_ms,
+        nodes=nodes,
     )
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 

@@ -166,7 +166,7 @@ class Service:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         check_installed_aiokafka()
-        settings = self.settings
+        settings, nodes = self.settings, self.settings.for_nodes(self.app)
         if settings.topics.create:
             await topics.create(settings)
         found = await topics.check(settings)
@@ -184,6 +184,7 @@ class Service:
             on_failure=self.stop,
             make_consumer=consumer_class(embedded=topics.is_embedded(found)),
             reach=self.diagnosis.reach,
+            nodes=nodes,
         )
         await self._start_admin(stack, recorder)
         await parts.executor.start(parts.dispatcher.active.finished)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.records import Record
     from fivestage.executors import Executor
+    from fivestage.pipeline.node_settings import Tables
     from fivestage.pipeline.pipeline import Pipeline
 
 TOPIC = "queries"
@@ -174,6 +175,10 @@ class MemoryBus:
         observer: Receives all events of ``core.observer``.
         tracing: Makes the spans; by default with OpenTelemetry's global provider.
         executor: Runs the stages; by default on this event loop.
+        nodes: The settings of nodes and resources, in place of those in *settings*, see ``Orchestrator``.
+
+    Raises:
+        ConfigurationError: *nodes* has an unknown name, or does not fit the models of the app's nodes.
     """
 
     def __init__(
@@ -185,6 +190,7 @@ class MemoryBus:
         observer: Observer | None = None,
         tracing: Tracing | None = None,
         executor: Executor | None = None,
+        nodes: Tables | None = None,
     ) -> None:
         settings = settings or Settings()
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
@@ -198,6 +204,7 @@ class MemoryBus:
                 plan=plan,
                 threads=settings.executor.threads,
                 start_timeout_ms=settings.executor.start_timeout_ms,
+                nodes=settings.for_nodes(app) if nodes is None else nodes,
             )
         )
         self.poller, self.dispatcher = build(

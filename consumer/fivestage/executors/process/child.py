@@ -26,6 +26,7 @@ from fivestage.executors.process.loop_probe import report_location
 from fivestage.executors.process.reporter import Outbox, Reporter
 from fivestage.executors.task_host import TaskHost, log_loop_error
 from fivestage.pipeline.default_executor import DefaultExecutor
+from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.step_monitor import StepMonitor
@@ -54,6 +55,8 @@ class WorkerConfig(NamedTuple):
     max_data_bytes: int
     open_s: float
     """How long its resources may take to open, in seconds."""
+    nodes: NodeSettings
+    """The settings of nodes and resources."""
     on_start: Callable[[], Callable[[], None]] | None = None
     """Called after the fork; returns a function that is called at the end, in a thread."""
 
@@ -151,6 +154,7 @@ class _Child:
             threads=config.threads,
             max_data_bytes=config.max_data_bytes,
             start_timeout_ms=round(config.open_s * 1000),
+            nodes=config.nodes,
         )
         self._scope: Scope | None = None
         loop.set_default_executor(DefaultExecutor(self._orchestrator.threads))

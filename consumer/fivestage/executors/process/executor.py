@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fivestage.errors import ExecutorError, ResourceError
+from fivestage.errors import ConfigurationError, ExecutorError, ResourceError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
 from fivestage.executors.process.fork_requests import ForkTimeouts
@@ -17,12 +20,14 @@ from fivestage.executors.worker import Worker
 from fivestage.executors.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from fivestage.core.observer import Observer
     from fivestage.core.plan import Plan
     from fivestage.executors.executor import OnFinished
 
+NEEDED: Final = ("memfd_create", "pidfd_open")
+"""Functions of ``os`` that there are on Linux only."""
 SERVER_STOP_S: Final = 0.5
 """Seconds of the time to stop that are kept for the fork server."""
 
@@ -49,9 +54,13 @@ class ProcessExecutor(WorkerPool):
         setup: What to call before the app is imported.
         spares: The number of further processes that are kept ready.
         timeouts: How long importing the app, opening its resources, and forking may take.
+        nodes: The settings of nodes and resources, and the sources of these, see ``NodeSettings``.
+
+    Raises:
+        ConfigurationError: this system is not Linux.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by keyword
         self,
         app_path: str | None,
         plan: Plan,
@@ -64,7 +73,9 @@ class ProcessExecutor(WorkerPool):
         setup: Setup | None = None,
         spares: int = 1,
         timeouts: ForkTimeouts | None = None,
+        nodes: tuple[Mapping[str, Mapping[str, Any]], Mapping[str, str]] = ({}, {}),
     ) -> None:
+        _check_system()
         self._timeouts = timeouts or ForkTimeouts()
         self._config = {
             "app": app_path,
@@ -74,6 +85,7 @@ class ProcessExecutor(WorkerPool):
             "setup": list(setup.server) if setup else [],
             "worker_setup": list(setup.worker) if setup else [],
             "open_s": self._timeouts.open_s,
+            "nodes": json.dumps(nodes),  # unlike orjson it keeps integers of any size, and infinity
         }
         self._stall_s = stall_s
         self.run_on_s = RUN_ON_S
@@ -157,3 +169,11 @@ class ProcessExecutor(WorkerPool):
         if self.unready is not None:
             worker.on_error = self._errors.append
         return worker
+
+
+def _check_system() -> None:
+    if not all(hasattr(os, name) for name in NEEDED):
+        raise ConfigurationError(
+            f"worker processes need Linux, and this is {sys.platform}: use executor.kind = 'thread' here "
+            "(FIVESTAGE_EXECUTOR__KIND=thread)"
+        )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import json
 import os
 import select
 import signal
@@ -36,6 +37,7 @@ from fivestage.executors.process import child
 from fivestage.executors.process.frames import MAX_PACKET_BYTES
 from fivestage.executors.process.messages import decode_plan
 from fivestage.pipeline.loader import authors_traceback, load_app
+from fivestage.pipeline.node_settings import NodeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,6 +87,7 @@ def load(config: Mapping[str, Any]) -> child.WorkerConfig:
 
     Raises:
         InvalidAppError: see ``load_app``.
+        ConfigurationError: the settings of the nodes do not fit their models.
         BaseException: whatever the setup function raises.
     """
     sys.path[:] = config["path"]
@@ -94,7 +97,9 @@ def load(config: Mapping[str, Any]) -> child.WorkerConfig:
     app = load_app(config["app"])
     _call(config["setup"])  # the app may have configured the log, for instance
     limits = config["threads"], config["max_data_bytes"], config["open_s"]
-    return child.WorkerConfig(app, plan, *limits, on_start)
+    return child.WorkerConfig(
+        app, plan, *limits, NodeSettings.of(app, *json.loads(config["nodes"])), on_start
+    )
 
 
 def _call(setup: Sequence[str]) -> Any:
