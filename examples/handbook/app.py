@@ -52,7 +52,7 @@ def messages(query, ctx):
     ]
 
 
-add_llm_node(app, "assistant", intents={"question"}, prompt=messages, limit=8)
+assistant = add_llm_node(app, "assistant", intents={"question"}, prompt=messages, limit=8)
 
 
 @app.node("paragraph", intents={"question"})

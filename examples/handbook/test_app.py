@@ -22,8 +22,9 @@ class Model:
 
 
 async def ask(question, model):
+    settings = {"base_url": "http://127.0.0.1:9/v1", "model": "fake"}
     with app.override(assistant, model):
-        async with Orchestrator(app) as orchestrator:
+        async with Orchestrator(app, nodes={"assistant": settings}) as orchestrator:
             return await orchestrator.process_query(question)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from fivestage import Orchestrator, Pipeline, Query, StageContext
 from fivestage.errors import Unanswerable
@@ -37,7 +38,7 @@ async def server() -> AsyncIterator[ChatServer]:
 @pytest.fixture
 async def client(server: ChatServer) -> AsyncIterator[ChatClient]:
     """Open a client of the server."""
-    async with ChatModel(server.url, "m", api_key="secret").connect() as client:
+    async with ChatModel(base_url=server.url, model="m", api_key=SecretStr("secret")).connect() as client:
         yield client
 
 
@@ -86,7 +87,7 @@ async def test_a_timeout(client: ChatClient, server: ChatServer) -> None:
 
 async def test_a_server_that_is_not_there() -> None:
     """The error is that of aiohttp for connections that were not made."""
-    async with ChatModel("http://127.0.0.1:9/v1", "m").connect() as client:
+    async with ChatModel(base_url="http://127.0.0.1:9/v1", model="m").connect() as client:
         with pytest.raises(aiohttp.ClientConnectionError):
             await parts_of(client, "say no")
 
@@ -103,7 +104,7 @@ def app_of(url: str, **options: Any) -> Pipeline:
     async def validation(_query: Query, ctx: StageContext) -> bool:
         return bool(ctx.answer)
 
-    add_llm_node(app, "assistant", ChatModel(url, "m"), intents={"question"}, **options)
+    add_llm_node(app, "assistant", ChatModel(base_url=url, model="m"), intents={"question"}, **options)
 
     @app.node("rules", intents={"question"})
     async def rules(_query: Query, _ctx: StageContext) -> dict[str, Any]:
@@ -127,6 +128,16 @@ async def test_the_node_answers(server: ChatServer) -> None:
     """The answer has the confidence of a complete one."""
     result = await ask(app_of(server.url, confidence=0.7), "say four and twenty")
     assert (result.status, result.answer, result.confidence) == ("success", "four and twenty", 0.7)
+
+
+async def test_the_model_of_the_settings(server: ChatServer) -> None:
+    """Without a model in the code, the node's settings name it."""
+    app = Pipeline()
+    add_llm_node(app, "assistant", intents={"general"})
+    settings = {"base_url": server.url, "model": "m", "parameters": {"max_tokens": 9}}
+    async with Orchestrator(app, nodes={"assistant": settings}) as orchestrator:
+        await orchestrator.process_query("say yes")
+    assert [(body["model"], body["max_tokens"]) for body in server.requests] == [("m", 9)]
 
 
 async def test_a_server_that_fails_is_asked_again(server: ChatServer) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import orjson
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from fivestage.nodes.llm.stream import (
     ModelBusyError,
@@ -20,7 +19,7 @@ from fivestage.nodes.llm.stream import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     Message = Mapping[str, Any]
     """A message of the chat: ``{"role": "user", "content": "..."}``."""
@@ -32,29 +31,30 @@ MAX_ANSWER_BYTES: Final = 1_048_576
 MAX_LINE_BYTES: Final = 262_144
 
 
-@dataclass(frozen=True, slots=True)
-class ChatModel:
-    """A model and where it is.
+class ChatModel(BaseModel):
+    """A model and where it is; a table such as ``[nodes.assistant]`` of the settings has the same fields.
 
     Example:
-        >>> model = ChatModel("https://llm.internal/v1/", "qwen3-4b", api_key="secret")
-        >>> model
-        ChatModel(base_url='https://llm.internal/v1/', model='qwen3-4b', parameters={})
+        >>> ChatModel(base_url="https://llm.internal/v1/", model="qwen3-4b", api_key="secret")
+        ChatModel(base_url='https://llm.internal/v1/', model='qwen3-4b', api_key=SecretStr('**********'), parameters={})
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_url: str
     """What comes before ``/chat/completions``."""
     model: str
     """The model's name, as its server knows it."""
-    api_key: str = field(default="", repr=False)
+    api_key: SecretStr = SecretStr("")
     """Sent as bearer token, unless it is empty."""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict)
     """Further fields of each request, such as ``temperature`` and ``max_tokens``."""
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[ChatClient]:
         """Open a client with its own connections, for the running event loop."""
-        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        key = self.api_key.get_secret_value()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         connector = aiohttp.TCPConnector(limit=0)  # the node has a limit; a second queue would hide waits
         async with aiohttp.ClientSession(
             connector=connector, headers=headers, trust_env=True, read_bufsize=MAX_LINE_BYTES

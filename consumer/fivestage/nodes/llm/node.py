@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from fivestage.nodes.llm.client import ChatModel
 from fivestage.nodes.llm.stream import ModelUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from fivestage.nodes.llm.client import ChatClient, ChatModel
+    from fivestage.nodes.llm.client import ChatClient
     from fivestage.pipeline.context import Query, StageContext
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.pipeline.resource import Resource
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def add_llm_node(
     app: Pipeline,
     name: str,
-    model: ChatModel,
+    model: ChatModel | None = None,
     *,
     intents: Iterable[str],
     prompt: str | Prompt = "",
@@ -35,7 +36,7 @@ def add_llm_node(
     retries: int = 1,
     pass_headers: bool = False,
 ) -> Resource[ChatClient]:
-    """Declare a node that asks *model*, and offers the answer as far as it has come.
+    """Declare a node that asks a language model, and offers the answer as far as it has come.
 
     The request ends with the stage: a cancelled query closes its connection. Where the server fails, the node
     is called once more, then another node that takes the intent, while there is time. Where the server has
@@ -44,7 +45,7 @@ def add_llm_node(
     Args:
         app: The pipeline.
         name: The node's name.
-        model: The model and its server.
+        model: The model and its server; if it is not given, the settings ``[nodes.NAME]``.
         intents: The intents that the node takes.
         prompt: The text of the system message; or a function ``(query, ctx)``, also an ``async def``, that
             returns all messages of the chat.
@@ -61,13 +62,14 @@ def add_llm_node(
         >>> from fivestage import Pipeline
         >>> from fivestage.nodes.llm import ChatModel, add_llm_node
         >>> app = Pipeline()
-        >>> model = ChatModel("http://127.0.0.1:8000/v1", "qwen3-4b", parameters={"max_tokens": 60})
+        >>> model = ChatModel(base_url="http://127.0.0.1:8000/v1", model="qwen3-4b")
         >>> add_llm_node(app, "assistant", model, intents={"question"}, prompt="Answer in one sentence.")
         <Resource assistant_client, once per event loop>
     """
 
     async def client() -> AsyncIterator[ChatClient]:
-        async with model.connect() as connected:
+        chosen = model or app.settings(name, ChatModel)
+        async with chosen.connect() as connected:
             yield connected
 
     client.__name__ = f"{name}_client"
@@ -81,6 +83,7 @@ def add_llm_node(
         retries=retries,
         retry_on=(ModelUnavailableError, aiohttp.ClientConnectionError) if retries else (),
         idempotent=True,
+        settings=None if model else ChatModel,
     )
     async def ask(query: Query, ctx: StageContext) -> dict[str, Any]:
         messages = await _messages(prompt, query, ctx)
