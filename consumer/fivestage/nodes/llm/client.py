@@ -35,8 +35,9 @@ class ChatModel(BaseModel):
     """A model and where it is; a table such as ``[nodes.assistant]`` of the settings has the same fields.
 
     Example:
-        >>> ChatModel(base_url="https://llm.internal/v1/", model="qwen3-4b", api_key="secret")
-        ChatModel(base_url='https://llm.internal/v1/', model='qwen3-4b', api_key=SecretStr('**********'), parameters={})
+        >>> model = ChatModel(base_url="https://llm.internal/v1/", model="qwen3-4b", api_key="secret")
+        >>> model.api_key
+        SecretStr('**********')
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
