@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -21,6 +22,7 @@ from fivestage.nodes.llm import (
 from fivestage.settings import Settings
 from fivestage_schemas import Outcome, PipelineResult, PipelineStatus, StageType
 from support.chat_server import ChatServer
+from support.documents import blocks, section, text_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -138,6 +140,22 @@ async def test_the_model_of_the_settings(server: ChatServer) -> None:
     async with Orchestrator(app, nodes={"assistant": settings}) as orchestrator:
         await orchestrator.process_query("say yes")
     assert [(body["model"], body["max_tokens"]) for body in server.requests] == [("m", 9)]
+
+
+async def test_the_printed_node(server: ChatServer) -> None:
+    """The node and the settings of the document answer."""
+    text = section("Ask a language model", text_of("docs/authors.md"))
+    [code], [toml] = blocks("python", text), blocks("toml", text)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)  # noqa: S102 - the project's own document
+    given = tomllib.loads(toml)
+    settings = Settings.load(None, given)
+    model = given["nodes"]["assistant"] | {"base_url": server.url}
+    nodes = {"assistant": model}
+    async with Orchestrator(namespace["app"], plan=settings.pipeline.plan(), nodes=nodes) as orchestrator:
+        result = await orchestrator.process_query("say four and twenty")
+    assert (result.node, result.answer) == ("assistant", "four and twenty")
+    assert server.requests[0]["max_tokens"] == 60
 
 
 async def test_a_server_that_fails_is_asked_again(server: ChatServer) -> None:
