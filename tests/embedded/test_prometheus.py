@@ -34,6 +34,8 @@ NOTHING_WHILE_ALL_IS_WELL = {
     "Rebalances, rebuilt clients, failed commits C",
 }
 """What has no values on the dashboard."""
+OF_A_FLOOD = {"FivestageLagGrowing", "FivestageNoProgress"}
+"""Fire too where a busy machine reads more slowly than ``fire`` writes."""
 PIPELINES = "sum(lukhas_matriz_async_pipeline_total)"
 
 
@@ -117,7 +119,7 @@ async def test_a_failing_node_makes_alerts_fire(place: Installation, prometheus:
     await until(lambda: prometheus.firing() == set(), "nothing fires, as the service is found")
     wanted = {"FivestageBreakerOpen"} | {f"FivestageErrorBudgetBurn{factor}x" for factor in (14, 6, 1)}
     await fire(place, prometheus, wanted, [event("x", "raises")] * 10)
-    assert prometheus.firing() == wanted
+    assert prometheus.firing() - OF_A_FLOOD == wanted
     [[labels, state]] = prometheus.values("fivestage_breaker_state > 0").items()
     assert (("lane", "prod") in labels, ("node", "raises") in labels, state >= 1) == (True, True, True)
     assert prometheus.value("fivestage:not_in_time:ratio_rate5m") > 0.9
@@ -159,5 +161,5 @@ async def test_rubbish_makes_an_alert_fire(place: Installation, prometheus: Prom
     await until(lambda: prometheus.value(PIPELINES) == 10, "all queries are counted")
     await until(lambda: prometheus.firing() == set(), "nothing fires, as the service is found")
     await fire(place, prometheus, {"FivestageDeadLetters"}, [b"rubbish"])
-    assert prometheus.firing() == {"FivestageDeadLetters"}
+    assert prometheus.firing() - OF_A_FLOOD == {"FivestageDeadLetters"}
     assert prometheus.value('sum(fivestage_dead_letters_total{reason="not_json"})') >= 1

@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed").expect
 pytestmark = pytest.mark.broker
 LIMIT_MS = 30_000
+BLUE_PIXELS = """(title) => {
+    const charts = [...document.querySelectorAll("#charts > div")];
+    const chart = charts.find((one) => one.textContent.startsWith(title));
+    const canvas = chart.querySelector("canvas");
+    const other = new OffscreenCanvas(canvas.width, canvas.height);
+    const copy = other.getContext("2d", { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+    let count = 0;
+    for (let at = 0; at < data.length; at += 4) count += data[at + 3] > 0 && data[at + 2] > data[at] + 100;
+    return count;
+}"""
+"""A function of the page: how many pixels of a chart have the colour of its line."""
 
 
 def test_a_node_that_fails(address: str, ask: Ask, open_page: Open, place: Installation) -> None:
@@ -40,6 +53,17 @@ def test_a_node_that_fails(address: str, ask: Ask, open_page: Open, place: Insta
     expect(page.locator("#recent li").first).to_contain_text("ConnectionError")
     assert page.title().startswith("(")
     assert page.evaluate("document.body.dataset.same") == "page"
+
+
+def test_a_burst_is_in_the_charts(address: str, ask: Ask, open_page: Open) -> None:
+    """Queries within one interval, before and after which there are none, are a point in the charts."""
+    page = open_page(address)
+    expect(page.locator("#connection")).to_have_text("Live", timeout=LIMIT_MS)
+    assert [page.evaluate(BLUE_PIXELS, title) for title in ("In time", "p50 and p95, ms")] == [0, 0]
+    ask("facts")
+    for title in ("In time", "p50 and p95, ms"):
+        while not page.evaluate(BLUE_PIXELS, title):  # until the limit of the test
+            page.wait_for_timeout(100)
 
 
 def test_a_query_by_keyboard(address: str, ask: Ask, open_page: Open) -> None:

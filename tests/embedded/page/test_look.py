@@ -82,6 +82,16 @@ def test_nothing_is_wider_than_the_screen(page: Page, width: int) -> None:
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
+def test_figures_come_first_on_a_phone(page: Page) -> None:
+    """The nodes are above the charts where there is one column."""
+    page.set_viewport_size({"width": 360, "height": 800})
+    show(page, status_document())
+    nodes, charts = (page.locator(block).bounding_box() for block in ("#nodes", "#charts"))
+    assert nodes is not None
+    assert charts is not None
+    assert nodes["y"] < charts["y"]
+
+
 def test_what_a_screen_reader_finds(page: Page) -> None:
     """Landmarks, headings, tables with captions and headings, and names for all that takes focus."""
     show(page, status_document())

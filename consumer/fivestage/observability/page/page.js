@@ -142,6 +142,7 @@ function options({ columns, write, most }, style, latest) {
   const colour = (name) => style.getPropertyValue(name).trim();
   const axis = { stroke: colour("--quiet"), font: `11px ${style.fontFamily}`, ticks: { show: false } };
   const range = (plot, low, high) => (most === undefined ? [0, Math.max(1, 1.1 * (high ?? 0))] : [Math.min(low ?? most, 0.9 * most), most]);
+  const points = { show: false, size: 4, fill: colour("--blue"), filter: findSingles };
   return {
     width: 200,
     height: HEIGHT,
@@ -154,7 +155,7 @@ function options({ columns, write, most }, style, latest) {
       { ...axis, grid: { show: false }, size: 20, space: 70, values: writeTimes },
       { ...axis, grid: { stroke: colour("--grid"), width: 1 }, size: 44, space: 30, values: (plot, ticks) => ticks.map((tick) => (most === undefined ? tick : `${+(100 * tick).toFixed(1)}%`)) },
     ],
-    series: [{}, ...columns.map((column, index) => ({ stroke: colour("--blue"), dash: DASHES[index], width: 1.5, points: { show: false } }))],
+    series: [{}, ...columns.map((column, index) => ({ stroke: colour("--blue"), dash: DASHES[index], width: 1.5, points }))],
     hooks: {
       setCursor: [(plot) => {
         const at = plot.cursor.idx ?? plot.data[0].length - 1;
@@ -162,6 +163,12 @@ function options({ columns, write, most }, style, latest) {
       }],
     },
   };
+}
+
+/** Finds the values without neighbours: they are drawn as points, since a line needs two. */
+function findSingles(plot, number) {
+  const values = plot.data[number];
+  return [...values.keys()].filter((at) => values[at] != null && values[at - 1] == null && values[at + 1] == null);
 }
 
 /** Writes times of day; with seconds where the whole chart is a few minutes. */
