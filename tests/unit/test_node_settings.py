@@ -149,6 +149,13 @@ def test_errors_name_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert since.endswith("(from FIVESTAGE_NODES)")
 
 
+def test_a_list_that_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says how to write a list in a variable."""
+    monkeypatch.setenv("FIVESTAGE_NODES__QA__WORDS", "x,y")
+    said = "Input should be a valid list, in the environment as JSON (from FIVESTAGE_NODES__QA__WORDS)"
+    assert refusal({"qa": {"url": "x"}}) == f"nodes.qa.words: {said}"
+
+
 def test_models_that_take_more_keys() -> None:
     """A model may allow or ignore other keys, and give a field another name."""
 

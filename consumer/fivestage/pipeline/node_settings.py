@@ -147,8 +147,8 @@ class NodeSettings:
             for one in error.errors(include_url=False):
                 path = ["nodes", name, *map(str, one["loc"])]
                 if one["type"] != "extra_forbidden" or len(one["loc"]) > 1:  # else it is listed above
-                    source = self._source(".".join(path[:3]))
-                    problems.append(f"{'.'.join(path)}: {described(one, given)}{source}")
+                    said = described(one, given) + self._source(".".join(path[:3]))
+                    problems.append(f"{'.'.join(path)}: {said}")
         if problems:
             raise ConfigurationError("; ".join(problems)) from None
         return value

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT: Final = 300
 _PYDANTICS: Final = frozenset(get_args(ErrorType))
+_CONTAINERS: Final = frozenset({"list_type", "set_type", "tuple_type", "dict_type", "model_type"})
 _SHORT: Final = 3
 """Values of at most so many characters count as quoted only where they are a word."""
 
@@ -28,6 +29,8 @@ def described(finding: ErrorDetails, given: Mapping[str, Any]) -> str:
     text = finding["msg"].removeprefix("Value error, ").partition("\n")[0][:MAX_TEXT]
     if _may_quote(finding) and any(_quotes(text, leaf) for leaf in _leaves(given)):
         return f"invalid ({finding['type']}); the message is left out, because it quotes the value"
+    if finding["type"] in _CONTAINERS and isinstance(finding["input"], str):
+        return f"{text}, in the environment as JSON"
     return text
 
 
