@@ -45,3 +45,6 @@ class QueryEvent(Event):
     """How long the query may take from its start; can only shorten the service's limit."""
     context: dict[str, JsonValue] | None = None
     """Further input for the nodes of this deployment."""
+    allow_partial: Annotated[bool, Field(strict=True)] | None = None
+    """Whether an answer that a node offered before its limit may stand for the final one, as a degraded
+    success; the service's ``pipeline.allow_partial`` if absent."""

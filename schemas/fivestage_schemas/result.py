@@ -45,12 +45,14 @@ class PipelineResult(Event):
     query_id: QueryId
     status: PipelineStatus
     answer: JsonValue = None
-    """The node's answer; null unless processing and the query succeeded."""
+    """The node's answer; null unless processing and the query succeeded, or ``partial``."""
     confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     degraded: bool = False
     """The query succeeded, but a non-critical stage did not, or validation rejected the answer."""
     validated: bool | None = None
     """Whether validation accepted the answer; null if it did not decide."""
+    partial: bool = False
+    """The answer is the last one that a node offered, not the final one: processing did not end in time."""
     error: str | None = None
     """What went wrong, for people."""
     error_type: str | None = None

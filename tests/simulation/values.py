@@ -75,7 +75,8 @@ def unstarted(asked: Asked, values: dict[str, Value], at: str) -> dict[str, Valu
     invalid = bool(asked.query.reason)
     due: Value = {
         "status": "error" if invalid else "expired", "answer": None, "confidence": None, "degraded": False,
-        "validated": None, "error": found.get("error"), "node": None, "stages": [], "started_at": None,
+        "validated": None, "partial": False, "error": found.get("error"), "node": None, "stages": [],
+        "started_at": None,
         "error_type": "invalid_query" if invalid else "expired",
         "metrics": UNSTARTED | {"queue_ms": queue_ms}, "finished_at": at, "source": asked.source,
     } | asked.common  # fmt: skip
@@ -184,7 +185,8 @@ def _instead(due: Value, error_type: str) -> Value:
     if "stages" not in due:
         return _without_data(due, error_type)
     stages = [_without_data(stage, error_type) for stage in due["stages"]]
-    bare: Value = {"status": "error", "answer": None, "confidence": None, "degraded": False, "stages": stages}
+    bare: Value = {"status": "error", "answer": None, "confidence": None, "stages": stages}
+    bare |= {"degraded": False, "partial": False}
     return due | bare | {"error": ANY_TEXT, "error_type": error_type}
 
 
@@ -212,7 +214,7 @@ def _result(asked: Asked, job: Job, ending: QueryEnding, found: Value, stages: l
     return {
         "status": ending.status, "answer": stages[PROCESSING]["data"] if answered else None,
         "confidence": job.history.confidence if answered else None, "degraded": ending.degraded,
-        "validated": ending.validated, "error": None if answered else _text(found),
+        "validated": ending.validated, "partial": False, "error": None if answered else _text(found),
         "error_type": ending.error_type, "node": stages[PROCESSING]["node"], "stages": stages,
         "metrics": _metrics(job, ending, found.get("metrics", {}), stages),
         "started_at": found.get("started_at"), "finished_at": at, "source": asked.source,

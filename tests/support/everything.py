@@ -91,7 +91,7 @@ class Busy(InlineExecutor):
         running.waits(job, job.history, "pool")
 
 
-def pipeline() -> Pipeline:
+def pipeline() -> Pipeline:  # noqa: C901 - a function for each outcome
     """Build stages in which the first word of a question says what happens."""
     app = Pipeline(builtins=False)
 
@@ -111,6 +111,11 @@ def pipeline() -> Pipeline:
 
     @app.node("sleeps")
     async def sleeps(_query: Query, _ctx: StageContext) -> None:
+        await asyncio.sleep(60)
+
+    @app.node("offers")
+    async def offers(_query: Query, ctx: StageContext) -> None:
+        ctx.offer("a first guess", confidence=0.25)
         await asyncio.sleep(60)
 
     @app.node("fails")
@@ -186,6 +191,8 @@ async def _run(observer: Observer | None) -> MemoryBus:
         await _ask(bus, "busy", "answers")
         bus.dispatcher.learned.lane("prod").routing.stuck = frozenset({"answers"})
         await _ask(bus, "stuck", "answers")
+        await _ask(bus, "offered", "offers")
+        await _ask(bus, "partial", "offers", allow_partial=True)
     return bus
 
 

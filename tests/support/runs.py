@@ -125,8 +125,14 @@ def _ran_to_the_end(stage: dict[str, Any], value: dict[str, Any], reading_s: flo
 
 
 def first_failure(value: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the stage that failed the query: a critical one without success, or a rejection."""
+    """Return the stage that failed the query: a critical one without success, or a rejection.
+
+    Processing does not fail a query that goes on with an offered answer.
+    """
+    goes_on = (value["partial"] and value["status"] == "success") or value["error_type"] == "rejected"
     for stage in value["stages"]:
+        if stage["stage_type"] == "processing" and goes_on:
+            continue
         rejected = stage["stage_type"] == "validation" and value["error_type"] == "rejected"
         if rejected or (stage["critical"] and not stage["success"]):
             return dict(stage)
@@ -203,15 +209,29 @@ def _flaws_of_verdict(value: dict[str, Any], reading_s: float) -> Iterator[str]:
         and error_type not in {failed["error_type"], "rejected", *LEFT_OUT}
     ):
         yield f"its error_type is {error_type}, that of {failed['stage_type']} {failed['error_type']}"
+    yield from _flaws_of_partial(value, failed)
     whole = all(stage["success"] for stage in value["stages"]) and value["validated"] is not False
     if value["degraded"] != (wanted == "success" and not whole):
         yield f"degraded is {value['degraded']}"
     yield from _flaws_of_answer(value)
 
 
+def _flaws_of_partial(value: dict[str, Any], failed: dict[str, Any] | None) -> Iterator[str]:
+    """Return faults of an offered answer: the query failed in processing, or went on without its success."""
+    processing = value["stages"][STAGES.index("processing")]
+    if not value["partial"]:
+        return
+    if processing["success"] or (failed is not None and failed["stage_type"] != "processing"):
+        yield f"it is partial, and processing ended as {processing['outcome']}"
+    if value["node"] not in {attempt["node"] for attempt in processing["attempts"]}:
+        yield f"it is partial, and node {value['node']} was not called"
+
+
 def _flaws_of_answer(value: dict[str, Any]) -> Iterator[str]:
     processing = value["stages"][STAGES.index("processing")]
     data = processing["data"]
+    if value["partial"]:
+        return
     if value["status"] != "success":
         if value["answer"] is not None:
             yield "it has an answer without success"

@@ -171,6 +171,7 @@ def _result(offset: int) -> dict[str, Any]:
         "answer": answer,
         "confidence": None,
         "degraded": offset == OVER,
+        "partial": False,
         "validated": True if answer else None,
         "error": errors.get(offset),
         "error_type": errors.get(offset),

@@ -36,6 +36,7 @@ FIELDS: dict[str, Any] = {
     "answer": "another",
     "degraded": True,
     "validated": False,
+    "partial": True,
     "error_type": "timeout",
     "node": "another",
     "lane": "canary",

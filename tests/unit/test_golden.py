@@ -74,7 +74,8 @@ def kind_of(record: OutputRecord) -> tuple[object, ...]:
         return record.output, headers["dlq.reason"].decode(), None if record.key else "without a key"
     event = orjson.loads(record.value or b"")
     names = ("stage_type", "status", "outcome", "scope", "reason", "error_type")
-    return record.output, *(event.get(name) for name in names), event.get("degraded") and "degraded"
+    marks = (word for word in ("degraded", "partial") if event.get(word))
+    return record.output, *(event.get(name) for name in names), *marks
 
 
 def test_headers(bus: MemoryBus) -> None:

@@ -100,6 +100,8 @@ def test_required_fields(name: str) -> None:
         ("query_event", {"user_input": "x" * 32769}),
         ("query_event", {"deadline": "2030-01-01T00:00:00"}),
         ("query_event", {"budget_ms": 0}),
+        ("query_event", {"allow_partial": "yes"}),
+        ("query_event", {"allow_partial": 1}),
         ("query_event", {"context": []}),
         ("query_event", {"lane": "a b"}),
         ("stage_result", {"stage_type": "thinking"}),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from fivestage import Orchestrator, Pipeline, Plan, run_with_timeout
-from fivestage.pipeline.stage_results import answer_of
+from fivestage.pipeline.answers import answer_of
 from fivestage.testing import VirtualTimeLoop
 from fivestage_schemas import Outcome, PipelineStatus, StageType
 

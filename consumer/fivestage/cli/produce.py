@@ -9,7 +9,7 @@ import stat
 import sys
 import uuid
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from fivestage.errors import ConfigurationError
 from fivestage_schemas import QueryEvent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from fivestage.settings import Settings
 
@@ -39,6 +39,13 @@ def produce(
     budget_ms: Annotated[
         int | None, typer.Option(min=1, help="The time limit in milliseconds (with TEXT).")
     ] = None,
+    allow_partial: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-partial/--no-allow-partial",
+            help="Whether an answer offered before the node's limit counts as a success (with TEXT).",
+        ),
+    ] = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -50,8 +57,9 @@ def produce(
 
     Example: `echo '{"query_id": "a", "user_input": "2+2"}' | fivestage produce -`
     """
-    _check_usage(text, file, lane, budget_ms)
-    event = _event(text, lane, budget_ms) if text is not None and text != "-" else None
+    fields = {"lane": lane, "budget_ms": budget_ms, "allow_partial": allow_partial}
+    _check_usage(text, file, fields)
+    event = _event(text, fields) if text is not None and text != "-" else None
     settings = load_settings(config, bootstrap)
     with contextlib.ExitStack() as stack:
         if event is not None:
@@ -67,20 +75,21 @@ def produce(
         asyncio.run(_produce(settings, values, count))
 
 
-def _check_usage(text: str | None, file: Path | None, lane: str | None, budget_ms: int | None) -> None:
+def _check_usage(text: str | None, file: Path | None, fields: Mapping[str, Any]) -> None:
     if (text is None) == (file is None):
         raise ConfigurationError(
             'give one of TEXT, --file FILE, or -, for example: fivestage produce "What is 15 + 7?"'
         )
-    if (file or text == "-") and (lane or budget_ms):
+    if (file or text == "-") and any(value is not None for value in fields.values()):
         raise ConfigurationError(
-            "--lane and --budget-ms need TEXT: events from a file or from standard input have these fields"
+            "--lane, --budget-ms and --allow-partial need TEXT: events from a file or standard input have "
+            "their own"
         )
 
 
-def _event(text: str, lane: str | None, budget_ms: int | None) -> bytes:
+def _event(text: str, fields: Mapping[str, Any]) -> bytes:
     try:
-        event = QueryEvent(query_id=str(uuid.uuid4()), user_input=text, lane=lane, budget_ms=budget_ms)
+        event = QueryEvent(query_id=str(uuid.uuid4()), user_input=text, **fields)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}") from None

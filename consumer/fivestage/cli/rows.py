@@ -24,6 +24,7 @@ _UNICODE_MARKS: Final = {"success": "✓", "timeout": "T", "error": "✗", "skip
 STYLES: Final = {
     "success": "green",
     "degraded": "yellow",
+    "partial": "yellow",
     "timeout": "magenta",
     "error": "red",
     "expired": "cyan",
@@ -144,8 +145,10 @@ def status_text(status: str) -> Text:
 
 
 def status_of(result: PipelineResult) -> str:
-    """Return ``degraded`` for a degraded success, otherwise the status."""
-    return "degraded" if result.degraded else result.status
+    """Return ``partial`` or ``degraded`` for such a success, otherwise the status."""
+    if not result.degraded:
+        return result.status
+    return "partial" if result.partial else "degraded"
 
 
 def duration_of(result: PipelineResult) -> str:
@@ -154,6 +157,7 @@ def duration_of(result: PipelineResult) -> str:
 
 
 def answer_of(result: PipelineResult) -> str:
-    """Return the answer, or what went wrong."""
+    """Return the answer, or what went wrong; after ``partial:`` what was offered before it went wrong."""
     answer = result.error if result.answer is None else result.answer
-    return "" if answer is None else str(answer)
+    offered = "partial: " if result.partial and not result.degraded else ""
+    return "" if answer is None else f"{offered}{answer}"

@@ -30,7 +30,7 @@ UUID_WIDTH = 110
 WATERFALL_WIDTH = 140
 """From this width of the terminal on, waterfalls are shown without being asked for."""
 WATERFALL_CELLS = 25
-STATUSES = (*(str(status) for status in PipelineStatus), "degraded")
+STATUSES = (*(str(status) for status in PipelineStatus), "degraded", "partial")
 
 
 class Filter(NamedTuple):
@@ -49,9 +49,9 @@ class Filter(NamedTuple):
 
     def matches(self, result: PipelineResult) -> bool:
         """Whether a result is shown; a node matches if it was called at all."""
-        from fivestage.cli.rows import status_of
-
-        if self.statuses and not self.statuses & {str(result.status), status_of(result)}:
+        marks = {"degraded": result.degraded, "partial": result.partial}
+        words = {str(result.status), *(word for word, applies in marks.items() if applies)}
+        if self.statuses and not self.statuses & words:
             return False
         called = {attempt.node for stage in result.stages for attempt in stage.attempts} | {result.node}
         if self.nodes and not self.nodes & called:

@@ -6,9 +6,10 @@ seconds. After the start only a wait for a thread moves them (``pipeline.waiting
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.tuples import new
+from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -84,17 +85,28 @@ def budget_of(
     return Budget(now + granted, granted, total, of_use_ms, now + (end - wall_now))
 
 
+LATER_STAGES_S: Final = 0.005
+"""Seconds that processing leaves to validation and reflection, besides what they usually take, if the query
+allows partial answers: else the last offer would often come too late to be checked."""
+MAX_LEFT_SHARE: Final = 0.1
+"""The largest share of the time left that it leaves to them."""
+_PROCESSING: Final = StageType.PROCESSING
+
+
 def stage_grant(
-    spec: StageSpec, routing: StageRouting, *, now: float, ends_at: float
+    spec: StageSpec, routing: StageRouting, *, now: float, ends_at: float, allow_partial: bool = False
 ) -> tuple[float, str | None]:
     """Grant a stage its limit, or less, to leave the later critical stages their p95.
 
     Returns the time in seconds, and the reason for not starting the stage, if there is one.
 
     If the time is too short for all critical stages, they share it in proportion to their p95. A stage that
-    is not critical is not started if it would probably not finish.
+    is not critical is not started if it would probably not finish. With *allow_partial* processing leaves
+    some time for the later stages to run on an offered answer.
     """
     remaining_s = ends_at - now
+    if allow_partial and spec.stage_type is _PROCESSING and remaining_s > 0:
+        remaining_s -= min(LATER_STAGES_S + routing.later_s, MAX_LEFT_SHARE * remaining_s)
     available_s = remaining_s - routing.reserve_s
     if spec.critical:
         p95_s = routing.p95_s or routing.limit_s

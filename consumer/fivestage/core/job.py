@@ -39,9 +39,9 @@ class Job:
     """
 
     __slots__ = (
-        "deaths", "due_at", "ended", "ends_at", "held_at", "history", "is_blocking", "number", "origin",
-        "place", "plan", "pool", "query", "routing", "started_among", "started_at", "trace", "waits_since",
-        "watcher",
+        "allow_partial", "deaths", "due_at", "ended", "ends_at", "held_at", "history", "is_blocking",
+        "number", "origin", "place", "plan", "pool", "query", "routing", "started_among", "started_at",
+        "trace", "waits_since", "watcher",
     )  # fmt: skip
 
     def __init__(
@@ -55,11 +55,14 @@ class Job:
         routing: RoutingSnapshot | None = None,
         origin: Any = None,
         trace: TraceContext | None = None,
+        allow_partial: bool | None = None,
     ) -> None:
         self.number = next(_numbers)
         """Identifies the job across threads and processes; never 0."""
         self.query = query
         self.plan = plan
+        self.allow_partial = plan.allow_partial if allow_partial is None else allow_partial
+        """Whether later stages may run on an offered answer; the plan's choice if None is given."""
         self.routing = routing or RoutingSnapshot.neutral(plan)
         self.started_at = started_at
         self.started_among = 0

@@ -13,6 +13,7 @@ from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fivestage.core.offer import Offer
     from fivestage.core.plan import Plan
     from fivestage.core.stage_history import RunningStage, StageHistory
 
@@ -60,6 +61,8 @@ class QueryOutcome(NamedTuple):
     earlier: tuple[StageRun, ...] = ()
     """The superseded attempts at the stages, in order. Those abandoned when the query was moved have the
     outcome skipped."""
+    partial: bool = False
+    """The answer is the last one offered, since processing did not end with one."""
 
     @property
     def superseded(self) -> list[StageRun]:
@@ -99,7 +102,8 @@ def conclude(
     status, error, error_type = _verdict(failed, timeouts, budget_s=ends_at - started_at)
     succeeded, verdict = status is PipelineStatus.SUCCESS, runs[_VALIDATION].verdict
     # The executor writes the answer before it ends the stage; if the query ends in between, it has no answer.
-    answered = succeeded and any(run.success for run in runs if run.spec.stage_type is StageType.PROCESSING)
+    answered = succeeded and runs[_PROCESSING].success
+    offer = _partial_answer(history, runs[_PROCESSING], failed)
     return QueryOutcome(
         status=status,
         runs=runs,
@@ -107,15 +111,25 @@ def conclude(
         started_at=started_at,
         duration_s=now - started_at,
         budget_s=ends_at - started_at,
-        answer_json=history.answer_json if answered else None,
-        confidence=history.confidence if answered else None,
+        answer_json=history.answer_json if answered else offer and offer.answer_json,
+        confidence=history.confidence if answered else offer and offer.confidence,
         degraded=succeeded and (verdict is False or not all(run.success for run in runs)),
         error=error,
         error_type=error_type,
-        node=next((run.node for run in runs if run.node), None),
+        node=next((run.node for run in runs if run.node), None) if offer is None else offer.node,
         validated=verdict,
         earlier=earlier,
+        partial=offer is not None,
     )
+
+
+def _partial_answer(history: StageHistory, processing: StageRun, failed: StageRun | None) -> Offer | None:
+    """The offer that is the answer: later stages ran on it, or the query ended because processing failed.
+
+    No offer counts if a node raised because the query has no answer.
+    """
+    counts = processing.partial if failed is None else failed is processing and not processing.excused
+    return history.last_offer() if counts and not processing.success else None
 
 
 def all_succeeded(runs: tuple[StageRun, ...]) -> bool:
@@ -153,6 +167,7 @@ def _success(
             runs[_PROCESSING].node,
             runs[_VALIDATION].verdict,
             earlier,
+            False,
         ),
     )
 

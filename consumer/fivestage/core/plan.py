@@ -42,6 +42,8 @@ class Plan:
 
     stages: tuple[StageSpec, ...]
     total_s: float
+    allow_partial: bool = False
+    """Whether validation and reflection may run on an offered answer, for queries that do not say."""
 
     def __post_init__(self) -> None:
         if tuple(spec.stage_type for spec in self.stages) != tuple(StageType):
@@ -57,6 +59,7 @@ class Plan:
         stage_timeouts_ms: Mapping[StageType, float] | None = None,
         critical: Iterable[StageType] = DEFAULT_CRITICAL,
         rejected: Literal["degrade", "error"] = "degrade",
+        allow_partial: bool = False,
     ) -> Plan:
         """Build a plan from limits in milliseconds; a stage without a given limit keeps its default.
 
@@ -66,6 +69,8 @@ class Plan:
             critical: The stages that must succeed for the query to succeed.
             rejected: How a query ends if validation rejects its answer: as a degraded success or as an error.
                 Always an error if validation is critical.
+            allow_partial: Whether a query may succeed with an answer that its node offered before its limit,
+                if the query does not say.
         """
         limits = {**DEFAULT_STAGE_TIMEOUTS_MS, **(stage_timeouts_ms or {})}
         chosen = frozenset(critical)
@@ -79,4 +84,4 @@ class Plan:
                 StageSpec(stage_type, sequence, limit_ms / 1000, is_critical, fair_ms / 1000, rejects)
             )
             left_ms -= limit_ms
-        return cls(tuple(stages), total_timeout_ms / 1000)
+        return cls(tuple(stages), total_timeout_ms / 1000, allow_partial)

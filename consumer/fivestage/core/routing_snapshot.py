@@ -28,6 +28,8 @@ class StageRouting(NamedTuple):
     """The sum of the p95 of the later critical stages."""
     p50_s: float = 0.0
     """The median of its duration; 0 while unknown."""
+    later_s: float = 0.0
+    """The sum of the p95 of the later stages that are not critical."""
 
 
 class NodeRouting(NamedTuple):

@@ -48,6 +48,9 @@ class PipelineSettings(Section):
     """How a query ends when validation rejects its answer. ``degrade``: as a success marked as degraded, with
     ``validated`` false. ``error``: as an error of the type ``rejected``; always so if validation is
     critical."""
+    allow_partial: bool = False
+    """Whether a query may succeed, degraded, with an answer that its node offered before its limit; a query
+    decides for itself with ``allow_partial``."""
 
     @field_validator("stage_timeouts_ms")
     @classmethod

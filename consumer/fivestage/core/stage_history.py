@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
+    from fivestage.core.offer import HasOffer, Offer
     from fivestage.core.plan import StageSpec
 
+_ERROR: Final = Outcome.ERROR
 _SUCCESS: Final = Outcome.SUCCESS
 
 
@@ -17,11 +19,29 @@ class StageRun:
 
     Immutable once it is in a history. Like RunningStage not a NamedTuple: compiled, a native class is ten
     times as fast to create and read, and a query has ten of both.
+
+    Args:
+        spec: The stage.
+        outcome: How it ended.
+        data_json: What the stage returned, encoded by the executor.
+        error: What went wrong, for people.
+        error_type: The same for programs.
+        node: The node that was called.
+        attempt: The number of the attempt.
+        started_at: None if nothing was called.
+        duration_s: How long it ran.
+        granted_s: Its limit.
+        probe: The call was the probe of a half-open breaker, or a trial while the breaker was not closed.
+        verdict: Whether validation accepted the answer; None without a verdict, and for other stages.
+        excused: The node raised because the query has no answer, which does not count as its failure.
+        waited_s: Seconds that the call waited for a thread before the stage started.
+        where: ``file:line`` of the author's code that raised.
+        partial: Processing did not end with an answer, and later stages run on the last answer offered.
     """
 
     __slots__ = (
         "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
-        "outcome", "probe", "spec", "started_at", "verdict", "waited_s", "where",
+        "outcome", "partial", "probe", "spec", "started_at", "verdict", "waited_s", "where",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - the fields of a StageResult
@@ -41,11 +61,11 @@ class StageRun:
         excused: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
         where: str | None = None,
+        partial: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.outcome = outcome
         self.data_json = data_json
-        """What the stage returned, encoded by the executor."""
         self.error = error
         self.error_type = error_type
         self.node = node
@@ -54,21 +74,24 @@ class StageRun:
         self.duration_s = duration_s
         self.granted_s = granted_s
         self.probe = probe
-        """The call was the probe of a half-open breaker, or a trial while the breaker was not closed."""
         self.verdict = verdict
-        """Whether validation accepted the answer; None without a verdict, and for other stages."""
         self.excused = excused
-        """The node raised because the query has no answer, which does not count as its failure."""
         self.waited_s = waited_s
-        """Seconds that the call waited for a thread before the stage started."""
         self.where = where
-        """``file:line`` of the author's code that raised."""
+        self.partial = partial
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
 
     def without_data(self, error: str | None, error_type: str | None) -> StageRun:
         """Return a copy that has *error* and *error_type* instead of its data."""
+        return self._copy(error, error_type, partial=self.partial)
+
+    def as_partial(self) -> StageRun:
+        """Return a copy, of a run without data, after which later stages run on the last answer offered."""
+        return self._copy(self.error, self.error_type, partial=True)
+
+    def _copy(self, error: str | None, error_type: str | None, *, partial: bool) -> StageRun:
         return StageRun(
             self.spec,
             self.outcome,
@@ -85,6 +108,7 @@ class StageRun:
             self.excused,
             self.waited_s,
             self.where,
+            partial,
         )
 
     @property
@@ -94,16 +118,25 @@ class StageRun:
 
     @property
     def ends_query(self) -> bool:
-        """Whether the query ends with this stage: critical and not successful, or rejected as an error."""
+        """Whether the query ends with this stage: critical and without a result, or rejected as an error."""
         spec = self.spec
-        return (spec.critical and self.outcome is not _SUCCESS) or (self.verdict is False and spec.rejects)
+        failed = spec.critical and self.outcome is not _SUCCESS and not self.partial
+        return failed or (self.verdict is False and spec.rejects)
 
 
 class RunningStage:
-    """The stage that runs now, or whose call waits for a thread."""
+    """The stage that runs now, or whose call waits for a thread.
+
+    Attributes:
+        waited_s: Seconds that the call waited for a thread before the stage started.
+        call: The call, if a thread makes it: it goes on while the event loop stalls.
+        parked: The ``Parked`` of a call that waits for a thread; the stage has not started then.
+        offers: The context of the call, for a call of a node: it has what the node offers.
+    """
 
     __slots__ = (
-        "attempt", "call", "granted_s", "node", "parked", "probe", "spec", "started_at", "waited_s",
+        "attempt", "call", "granted_s", "node", "offers", "parked", "probe", "spec", "started_at",
+        "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -123,11 +156,9 @@ class RunningStage:
         self.attempt = attempt
         self.probe = probe
         self.waited_s = waited_s
-        """Seconds that the call waited for a thread before the stage started."""
         self.call: Any = None
-        """The call, if a thread makes it: it goes on while the event loop stalls."""
         self.parked: Any = None
-        """The ``Parked`` of a call that waits for a thread; the stage has not started then."""
+        self.offers: HasOffer | None = None
 
     def end(
         self, now: float, outcome: Outcome, error: str | None = None, error_type: str | None = None
@@ -151,8 +182,8 @@ class StageHistory:
     """
 
     __slots__ = (
-        "answer_json", "attempt", "closed", "confidence", "moved", "on_wait", "resumed", "running", "runs",
-        "superseded", "waiting",
+        "answer_json", "attempt", "closed", "confidence", "moved", "offer", "on_offer", "on_wait", "resumed",
+        "running", "runs", "superseded", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -175,6 +206,10 @@ class StageHistory:
         self.on_wait: Any = None
         """Callback for waits for a thread, with the job and this history; then with None at the start of a
         wait, with the query's new start and end (monotonic seconds) at its end."""
+        self.offer: Offer | None = None
+        """The last answer offered by an attempt that has ended, and that did not raise."""
+        self.on_offer: Any = None
+        """Callback for offers, with the context of the call; in worker processes, which send them."""
 
     def __repr__(self) -> str:
         ended = ", ".join(f"{run.spec.stage_type}={run.outcome}" for run in self.runs)
@@ -192,7 +227,9 @@ class StageHistory:
         self.attempt = 1
 
     def fail_over(self, run: StageRun) -> None:
-        """End a failed attempt that another node may follow."""
+        """End a failed attempt that another node may follow; what it offered counts unless it raised."""
+        if run.outcome is not _ERROR:
+            self.offer = self.last_offer()
         self.superseded.append(run)
         self.running = self.resumed = self.waiting = None
         self.attempt = run.attempt + 1
@@ -218,7 +255,14 @@ class StageHistory:
         history.superseded = list(self.superseded)
         history.attempt = self.attempt if running is None else running.attempt + 1
         history.answer_json, history.confidence = self.answer_json, self.confidence
+        history.offer = self.offer if running is None or history.resumed is running else self.last_offer()
         return history
+
+    def last_offer(self) -> Offer | None:
+        """The last answer that the running attempt offered, or else one before it; None without one."""
+        running = self.running if self.running is not None else self.resumed
+        offer = None if running is None or running.offers is None else running.offers.last_offer
+        return self.offer if offer is None else offer
 
     def awaits(self, running: RunningStage) -> bool:
         """Whether this attempt at a stage has not ended yet."""

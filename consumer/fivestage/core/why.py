@@ -53,9 +53,10 @@ def why(result: PipelineResult, unstarted: TimeoutReason | None = None) -> str:
         return known
     if ended is None:
         return f"it ended as {result.status} before any stage did"
-    if result.status is PipelineStatus.TIMEOUT and _ran_out(result, ended):
-        return _with_wait(_out_of_time(result, ended), result)
-    return _with_wait(_failed(ended), result)
+    ran_out = result.status is PipelineStatus.TIMEOUT and _ran_out(result, ended)
+    text = _out_of_time(result, ended) if ran_out else _failed(ended)
+    offered = f"; {result.node} had offered an answer" if result.partial else ""
+    return _with_wait(text + offered, result)
 
 
 def slowest(result: PipelineResult) -> StageResult | None:
@@ -150,6 +151,8 @@ def _degraded(result: PipelineResult) -> str:
     failed = ", ".join(_failed(stage) for stage in result.stages if not stage.success)
     if result.validated is False:
         return f"answered, but {_REASONS['rejected']}" + (f"; {failed}" if failed else "")
+    if result.partial:
+        return f"answered with what {result.node} had offered: {failed}"
     return f"answered without all stages: {failed}"
 
 

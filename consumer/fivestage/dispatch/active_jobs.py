@@ -228,18 +228,19 @@ class ActiveJobs:
         self._learned.lane(job.query.lane).concluded(outcome, superseded, now, disturbed_at=disturbed_at)
         if superseded:
             self._observer.failed_over(job.query.lane, len(superseded))
-        late = outcome.status is _TIMED_OUT
+        late = outcome.status is _TIMED_OUT or outcome.partial
         whole = outcome.budget_s >= job.plan.total_s - CLOCK_SLACK_S
-        if ran and (outcome.status is _SUCCEEDED or (late and (whole or self._slots.waiting))):
-            self._learn_limit(job, outcome, now)
+        counts = whole or self._slots.waiting if late else outcome.status is _SUCCEEDED
+        if ran and counts:
+            self._learn_limit(job, outcome, now, late=late)
 
-    def _learn_limit(self, job: Job, outcome: QueryOutcome, now: float) -> None:
+    def _learn_limit(self, job: Job, outcome: QueryOutcome, now: float, *, late: bool) -> None:
         """Adjust the concurrency limit; while queries wait, timeouts with shortened budgets count too."""
         change = self._slots.learn(
             now,
             duration_s=outcome.duration_s,
             started_among=job.started_among,
-            dropped=outcome.status is _TIMED_OUT,
+            dropped=late,
         )
         if change is not None:
             self._observer.control_changed(change)

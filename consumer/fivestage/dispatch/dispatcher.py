@@ -209,6 +209,7 @@ class Dispatcher:
                 routing=lane.routing,
                 origin=query,
                 trace=query.trace.context,
+                allow_partial=event.allow_partial,
             )
         )
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fivestage.core.stage_history import StageRun
-from fivestage_schemas import Outcome
+from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
@@ -31,13 +31,17 @@ def fatal_error(job: Job, blocking_job: Job | None) -> str | None:
     return None
 
 
-def fail_stage(job: Job, error: str) -> None:
-    """End the stage that is running, or the next one; does nothing if all stages have ended."""
+def fail_stage(job: Job, error: str, now: float) -> bool:
+    """End the stage that is running, or the next one; does nothing if all stages have ended.
+
+    Returns whether later stages can run: the node had offered an answer, the query allows partial ones, and
+    time is left.
+    """
     running = job.history.running
     job.history = history = job.history.continued()
     ended = len(history.runs)
     if ended == len(job.plan.stages):  # the last stage ended just before the worker died
-        return
+        return False
     if running is not None and not history.awaits(running):
         running = None
     spec = job.plan.stages[ended] if running is None else running.spec
@@ -46,4 +50,7 @@ def fail_stage(job: Job, error: str) -> None:
     if running is not None:
         run.node, run.attempt, run.started_at = running.node, running.attempt, running.started_at
         run.granted_s, run.waited_s = running.granted_s, running.waited_s
+    is_processing = spec.stage_type is StageType.PROCESSING
+    run.partial = is_processing and job.allow_partial and history.offer is not None and now < job.ends_at
     history.finish(run)
+    return run.partial

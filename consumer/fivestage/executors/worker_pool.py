@@ -263,8 +263,8 @@ class WorkerPool:
             job.deaths += not known
             if (error := fatal_error(job, blocking_job)) is not None:
                 worker.cancel(job)
-                fail_stage(job, error)
-                self._on_finished(job)
+                goes_on = fail_stage(job, error, asyncio.get_running_loop().time()) and self._set.active
+                (self.submit if goes_on else self._on_finished)(job)
             else:
                 self._move(worker, job)
 

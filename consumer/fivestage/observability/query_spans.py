@@ -221,6 +221,8 @@ def _attributes_of(ending: Ending) -> dict[str, Any]:
         f"{OWN}.within_budget": outcome.within_budget,
         f"{OWN}.budget_ms": _ms(outcome.budget_s),
     }
+    if outcome.partial:
+        attributes[f"{OWN}.partial"] = True
     if outcome.node is not None:
         attributes[f"{OWN}.node"] = outcome.node
     return attributes

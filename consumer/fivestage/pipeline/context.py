@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from typing_extensions import TypeVar
 
+from fivestage.core.offer import Offer
 from fivestage.core.routing_snapshot import RoutingSnapshot
-from fivestage.errors import InvalidAppError, ResourceError
+from fivestage.errors import InvalidAppError, NodeError, ResourceError
+from fivestage.pipeline.answers import offer_of
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ class StageContext(Generic[S]):
     node: str | None = None
     """The node that decision chose; in processing and after it, the node that was called."""
     answer: Any = field(default=None, repr=False)
-    """The answer that processing returned, as JSON; for validation and reflection."""
+    """The answer that processing returned, or the offered one, as JSON; for validation and reflection."""
     confidence: float | None = None
     """The node's confidence, 0..1; None if it gave none."""
     validated: bool | None = None
@@ -136,6 +138,15 @@ class StageContext(Generic[S]):
     """The built-in decision chose the node to find out whether it has recovered."""
     resources: OpenResources = field(default=_NO_RESOURCES, repr=False)
     """Used by ``use``; a context made in a test has only what ``app.override`` gives it."""
+    partial: bool = False
+    """``answer`` is the last one that the node offered, since it did not end in time; for validation and
+    reflection."""
+    last_offer: Offer | None = field(default=None, repr=False)
+    """What this attempt offered last; None if nothing."""
+    max_data_bytes: int | None = field(default=None, repr=False)
+    """The largest answer that may be offered, as JSON; None = no limit."""
+    on_offer: Callable[[StageContext], None] | None = field(default=None, repr=False)
+    """Called after each offer; sends it to the main process."""
 
     def remaining_ms(self) -> float:
         """Milliseconds left for this stage, 0.0 or more; a good timeout for a client."""
@@ -150,6 +161,30 @@ class StageContext(Generic[S]):
         Example: ``rows = await ctx.run_sync(read_rows, "orders.csv")``
         """
         return await self.threads.run(function, *args, name=self.running)
+
+    def offer(self, answer: Any, *, confidence: float | None = None) -> None:
+        """Offer an answer that is to be published if this node does not end in time; only in a node.
+
+        The last one counts, also if the node then blocks its event loop or its process is killed. What the
+        node returns replaces it; an exception discards it. The query ends as a ``timeout`` with this answer
+        and ``partial``. If it allows partial answers and time is left, it succeeds, degraded.
+
+        Args:
+            answer: Whatever a node may return. It is encoded now: later changes of it have no effect.
+            confidence: The confidence, 0..1; by default the one in *answer*.
+
+        Example: ``ctx.offer(text, confidence=0.4)``
+
+        Raises:
+            NodeError: a stage other than processing calls this.
+            TypeError: *answer* has no JSON form, or *confidence* is no number.
+            ValueError: *answer* is larger than the data of a stage may be.
+        """
+        if self.stage_type != "processing":
+            raise NodeError(f"only nodes can offer answers: ctx.offer was called in {self.stage_type}")
+        self.last_offer = offer_of(answer, confidence, node=self.node, max_bytes=self.max_data_bytes)
+        if self.on_offer is not None:
+            self.on_offer(self)
 
     def use(self, resource: Resource[T]) -> T:
         """The value that a resource yielded, for this event loop (``async def``) or this process (``def``).

@@ -108,6 +108,7 @@ class Orchestrator:
         lane: str = "prod",
         context: Mapping[str, Any] | None = None,
         budget_ms: int | None = None,
+        allow_partial: bool | None = None,
     ) -> PipelineResult:
         """Answer one query without Kafka.
 
@@ -120,6 +121,8 @@ class Orchestrator:
             lane: The lane, for ``ctx.lane`` and the events.
             context: A JSON object for ``query.context``.
             budget_ms: Milliseconds that the query may take, at most the plan's total.
+            allow_partial: Whether it may succeed with an answer that its node offered before its limit; if
+                None, as the plan says.
 
         Returns:
             What the service would publish: ``answer``, ``status``, the stages' results and so on.
@@ -141,13 +144,19 @@ class Orchestrator:
             )
         query_id = query_id or str(uuid.uuid4())
         event = QueryEvent(
-            query_id=query_id, user_input=user_input, lane=lane, budget_ms=budget_ms, context=context
+            query_id=query_id,
+            user_input=user_input,
+            lane=lane,
+            budget_ms=budget_ms,
+            context=context,
+            allow_partial=allow_partial,
         )
         loop = asyncio.get_running_loop()
         now = loop.time()
         total_s = self.plan.total_s if budget_ms is None else min(self.plan.total_s, budget_ms / 1000)
         query = Query(query_id, user_input, lane, event.context or {})
-        job = Job(query, self.plan, started_at=now, ends_at=now + total_s, due_at=now + total_s)
+        ends_at, allowed = now + total_s, event.allow_partial
+        job = Job(query, self.plan, started_at=now, ends_at=ends_at, due_at=ends_at, allow_partial=allowed)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
         try:
             await wait_at_most(total_s, self.run(job, job.history))

@@ -17,7 +17,7 @@ from fivestage.pipeline.context import StageContext
 from fivestage.pipeline.current_span import enter_call, enter_query
 from fivestage.pipeline.failure_log import failure_log
 from fivestage.pipeline.stage_call import coroutine_of, handler_of, needs_thread, outcome_of, place_of
-from fivestage.pipeline.stage_results import record
+from fivestage.pipeline.stage_results import record, record_offer
 from fivestage.pipeline.waiting_calls import Parked, Times
 from fivestage_schemas import Outcome, StageType
 
@@ -96,13 +96,15 @@ class StageAttempts:
         )
         self._clock = self._bounds.clock
         ctx = StageContext(job.query.lane, job.ends_at, self._clock, _INTENT, threads, job.routing)
-        ctx.resources = resources
+        ctx.resources, ctx.max_data_bytes, ctx.on_offer = resources, limit.max_bytes, history.on_offer
         self._ctx = ctx
         for run in history.runs:  # the job was moved: later stages need what earlier ones returned elsewhere
             if run.success and run.data_json is not None:
                 ctx.stage_type = run.spec.stage_type
                 record(ctx, json.loads(run.data_json))  # unlike orjson it reads integers of any size
                 ctx.node = run.node or ctx.node
+            elif run.partial and history.offer is not None:
+                record_offer(ctx, history.offer)
             if run.verdict is not None:
                 ctx.validated = run.verdict
 
@@ -124,9 +126,9 @@ class StageAttempts:
         if self._history.resumed is not None and (moved := self._continue_moved()) is not None:
             return moved
         started_at = self._clock()
-        granted_s, skipped = stage_grant(
-            spec, self._job.routing.stages[spec.sequence], now=started_at, ends_at=self._times.ends_at
-        )
+        job, end = self._job, self._times.ends_at
+        routing, partial = job.routing.stages[spec.sequence], job.allow_partial
+        granted_s, skipped = stage_grant(spec, routing, now=started_at, ends_at=end, allow_partial=partial)
         if skipped is not None:
             return self._skipped(spec, skipped, ctx.attempt)
         if self._traced is not None:
@@ -138,9 +140,10 @@ class StageAttempts:
             granted_s, probe = self._granted(node, granted_s)
         ctx.stage_deadline = ends_at = started_at + granted_s
         running = RunningStage(spec, started_at, granted_s, node or None, ctx.attempt, probe)
+        running.offers = None if node is None else ctx
         self._history.start(running)
         try:
-            call = coroutine_of(self._app, self._threads, self._job.query, ctx, self._history)
+            call = coroutine_of(self._app, self._threads, job.query, ctx, self._history)
         except BaseException as raised:  # there is no such node, or it takes other arguments
             if isinstance(raised, asyncio.CancelledError) and self._history.closed:
                 raise
@@ -202,7 +205,8 @@ class StageAttempts:
             return bool(node) and not on_trial and not routing.allows(node or "")
 
         parked = Parked(spec, routing.stages[spec.sequence], ctx, self._times, now, is_barred)
-        waiting.parked = parked
+        parked.allow_partial = self._job.allow_partial
+        waiting.parked, waiting.offers = parked, None if node is None else ctx
         waiting.call = parked.submit(self._threads, handler_of(self._app, self._ctx).call, self._job.query)
         return waiting
 
@@ -240,7 +244,7 @@ class StageAttempts:
             granted_s, probe = self._granted(node, granted_s)
         waited_s = start.at - waiting.started_at
         running = RunningStage(spec, start.at, granted_s, node, waiting.attempt, probe, waited_s)
-        running.call = waiting.call
+        running.call, running.offers = waiting.call, waiting.offers
         return self._resume(running)
 
     async def _wait(self, running: RunningStage, rest: Coroutine[Any, Any, CallResult]) -> StageRun:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fivestage.errors import NodeError
+from fivestage.pipeline.answers import answer_of
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
+    from fivestage.core.offer import Offer
     from fivestage.pipeline.context import StageContext
 
 _DECISION: Final = StageType.DECISION
@@ -44,15 +47,10 @@ def record(ctx: StageContext, data: Any) -> None:
     ctx.results[ctx.stage_type] = data
 
 
-def answer_of(data: Any) -> tuple[Any, float | None]:
-    """Answer and confidence in what a node returned: a dict with ``answer``, or the answer itself."""
-    untyped: Any = data  # compiled code would bypass the methods of a subclass of dict
-    if not isinstance(data, dict) or "answer" not in untyped:
-        return data, None
-    answer, confidence = untyped["answer"], untyped.get("confidence")
-    if isinstance(confidence, bool) or not isinstance(confidence, int | float):
-        return answer, None
-    return answer, min(1.0, max(0.0, float(confidence)))
+def record_offer(ctx: StageContext, offer: Offer) -> None:
+    """Put an offered answer into *ctx*, for the later stages."""
+    ctx.answer = json.loads(offer.answer_json)  # unlike orjson it reads integers of any size
+    ctx.confidence, ctx.node, ctx.partial = offer.confidence, offer.node, True
 
 
 def verdict_of(data: Any) -> bool:

@@ -6,13 +6,16 @@ decides what the answer is, and whether the query succeeded.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fivestage.core.deadline import stage_grant
+from fivestage.core.outcome import CLOCK_SLACK_S
 from fivestage.core.stage_history import StageRun
 from fivestage.pipeline.node_choice import fallback_node, start_trial
 from fivestage.pipeline.running_call import name_calls
 from fivestage.pipeline.stage_attempt import StageAttempts
+from fivestage.pipeline.stage_results import record_offer
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ class StageRunner(StageAttempts):
 
     async def run(self) -> None:
         """Run the stages up to the last one, or to one that ends the query."""
-        ctx, history = self._ctx, self._history
+        history, ctx = self._history, self._ctx
         name_calls(self._job.query, ctx)
         for spec in self._job.plan.stages[len(history.runs) :]:
             if history.closed:  # a stage swallowed the cancellation
@@ -39,6 +42,7 @@ class StageRunner(StageAttempts):
             ctx.attempt = history.attempt
             if spec.stage_type is _PROCESSING:
                 run = await self._process(spec)
+                ctx = self._ctx  # a later attempt has another one
             else:
                 attempted = self._attempt(spec, None)
                 run = attempted if isinstance(attempted, StageRun) else await attempted
@@ -48,21 +52,24 @@ class StageRunner(StageAttempts):
 
     async def _process(self, spec: StageSpec) -> StageRun:
         """Call the chosen node; after a failure, call another while there is one and time for it."""
-        history, ctx = self._history, self._ctx
+        history = self._history
         while True:
+            ctx = self._ctx
             resumed = None if history.resumed is None else self._resumed()
             node = self._next_node(spec) if resumed is None else resumed.node or ""
             if node is None:
                 if history.superseded:
-                    return history.superseded[-1]
+                    return self._or_partial(history.superseded[-1])
                 return self._rejected(spec, str(ctx.results.get(_DECISION)))
             ctx.node = node
             attempted = self._attempt(spec, node)
             run = attempted if isinstance(attempted, StageRun) else await attempted
-            if run.success or run.excused or run.outcome is _SKIPPED or history.closed:
+            if run.success:
                 return run
+            if run.excused or run.outcome is _SKIPPED or history.closed:
+                return self._or_partial(run)
             history.fail_over(run)
-            ctx.attempt = history.attempt
+            self._separate(history.attempt)
 
     def _next_node(self, spec: StageSpec) -> str | None:
         """The node to call now: decision's choice, or another if that failed or is barred; else None."""
@@ -74,6 +81,21 @@ class StageRunner(StageAttempts):
             if self._trial_s or chosen is None or routing.allows(chosen):
                 return chosen or ""
         failed = [run.node for run in superseded]
+        now, ends_at, allow_partial = self._clock(), self._times.ends_at, self._job.allow_partial
         stage = routing.stages[spec.sequence]
-        left_s, _ = stage_grant(spec, stage, now=self._clock(), ends_at=self._times.ends_at)
+        left_s, _ = stage_grant(spec, stage, now=now, ends_at=ends_at, allow_partial=allow_partial)
         return fallback_node(nodes, routing, ctx, failed, left_s)
+
+    def _separate(self, attempt: int) -> None:
+        """Give the next attempt a context of its own: what an abandoned call still offers has no effect."""
+        ctx = self._ctx
+        self._ctx = replace(ctx, attempt=attempt, last_offer=None, results=dict(ctx.results))
+        name_calls(self._job.query, self._ctx)
+
+    def _or_partial(self, run: StageRun) -> StageRun:
+        """The run of processing, which failed; later stages run on the last offer if the query allows it."""
+        offer, left_s = self._history.offer, self._times.ends_at - self._clock()
+        if offer is None or run.excused or not self._job.allow_partial or left_s <= CLOCK_SLACK_S:
+            return run
+        record_offer(self._ctx, offer)
+        return run.as_partial()

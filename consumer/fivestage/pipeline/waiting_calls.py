@@ -80,6 +80,8 @@ class Parked:
         self._since = now
         self._is_barred = is_barred
         self._notify: Callable[[], None] | None = None
+        self.allow_partial = False
+        """See ``stage_grant``."""
         self.start: Start | None = None
         """None while the call waits."""
 
@@ -134,7 +136,9 @@ class Parked:
         now = self._ctx.clock()
         times = self._times.later(now - self._since)
         routing = self._routing
-        granted_s, skipped = stage_grant(self._spec, routing, now=now, ends_at=times.ends_at)
+        granted_s, skipped = stage_grant(
+            self._spec, routing, now=now, ends_at=times.ends_at, allow_partial=self.allow_partial
+        )
         left_s, needed_s = times.due_at - now - routing.reserve_s, MARGIN * routing.p50_s
         if skipped is None and left_s < needed_s:  # else call after call would start and time out
             left, needed = f"{left_s * 1000:.0f} ms were left", f"it takes {needed_s * 1000:.0f}"

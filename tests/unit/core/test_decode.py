@@ -69,7 +69,11 @@ def envelope(data: Any, **attributes: Any) -> dict[str, Any]:
 def test_bare_json() -> None:
     """All fields of a query are read, without any header."""
     fields = query(
-        lane="canary", deadline="2030-01-01T00:00:00+02:00", budget_ms=100, context={"a": [1, None]}
+        lane="canary",
+        deadline="2030-01-01T00:00:00+02:00",
+        budget_ms=100,
+        context={"a": [1, None]},
+        allow_partial=True,
     )
     got = read(fields)
     assert isinstance(got, Readable)
@@ -202,7 +206,7 @@ def test_lanes_not_accepted_here() -> None:
 
 def test_a_number_of_edge_cases_that_are_readable() -> None:
     """Empty input, the longest id, NUL and emoji, and null in every optional field are readable."""
-    optional = dict.fromkeys(["lane", "deadline", "budget_ms", "context"])
+    optional = dict.fromkeys(["lane", "deadline", "budget_ms", "context", "allow_partial"])
     for fields in (
         query(user_input=""),
         query(query_id="x" * 128),
@@ -296,6 +300,9 @@ POISON: dict[str, tuple[Any, UnreadableReason]] = {
     "budget negative": (query(budget_ms=-1), Reason.INVALID_FIELD),
     "budget a fraction": (query(budget_ms=0.5), Reason.INVALID_FIELD),
     "budget a word": (query(budget_ms=SECRET), Reason.INVALID_FIELD),
+    "allow_partial a word": (query(allow_partial="true"), Reason.INVALID_FIELD),
+    "allow_partial a number": (query(allow_partial=1), Reason.INVALID_FIELD),
+    "allow_partial an object": (query(allow_partial={SECRET: True}), Reason.INVALID_FIELD),
     "deadline without offset": (query(deadline="2030-01-01T00:00:00"), Reason.INVALID_FIELD),
     "deadline a word": (query(deadline=SECRET), Reason.INVALID_FIELD),
     "deadline far out": (query(deadline="99999-01-01T00:00:00Z"), Reason.INVALID_FIELD),
@@ -508,6 +515,7 @@ field_names = st.sampled_from(
         "deadline",
         "budget_ms",
         "context",
+        "allow_partial",
         "schema_version",
         "data",
         "id",
@@ -538,7 +546,16 @@ def test_arbitrary_json_does_not_raise(value: Any, headers: list[Any]) -> None:
 @pytest.mark.fault(29)
 @given(
     field=st.sampled_from(
-        ["query_id", "user_input", "lane", "deadline", "budget_ms", "context", "schema_version"]
+        [
+            "query_id",
+            "user_input",
+            "lane",
+            "deadline",
+            "budget_ms",
+            "context",
+            "allow_partial",
+            "schema_version",
+        ]
     ),
     secret=st.text(st.characters(codec="ascii", categories=["Lu", "Ll"]), min_size=16, max_size=600),
     wrap=st.sampled_from([lambda s: s + " ", lambda s: [s], lambda s: {s: s}, lambda s: {s: [s]}]),

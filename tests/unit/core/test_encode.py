@@ -152,6 +152,7 @@ def result_model(env: Envelope, end: QueryOutcome) -> PipelineResult:
         confidence=end.confidence,
         degraded=end.degraded,
         validated=end.validated,
+        partial=end.partial,
         error=end.error,
         error_type=end.error_type,
         node=end.node,

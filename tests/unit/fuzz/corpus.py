@@ -17,6 +17,7 @@ FULL: Final = {
     "deadline": "2030-01-01T00:00:00+02:00",
     "budget_ms": 100,
     "context": {"a": [1, None, {"b": "\u00fc"}]},
+    "allow_partial": True,
     "schema_version": "1",
 }
 EVENT: Final = {"specversion": "1.0", "id": "ce-1", "source": "/s", "type": "t", "data": QUERY}

@@ -30,7 +30,7 @@ TRACING: Final = Tracing(
     results_topic="results", group_id="g", provider=TracerProvider(shutdown_on_exit=False)
 )
 NAMES: Final = (h.CONTENT_TYPE, h.CE_ID, h.CE_EXPIRY_TIME, h.LANE, h.TRACEPARENT, h.TRACESTATE, "ce_x", "x")
-_FIELDS: Final = "query_id|user_input|lane|deadline|budget_ms|context|schema_version"
+_FIELDS: Final = "query_id|user_input|lane|deadline|budget_ms|context|allow_partial|schema_version"
 _DETAIL: Final = re.compile(
     r"the record has no value|the (value|key) has \d+ bytes, at most \d+ are (read|repeated on events)"
     r"|nested more than \d+ deep|not JSON at character \d+"

@@ -87,6 +87,7 @@ class Explanation:
             found |= {
                 "status": result.status,
                 "degraded": result.degraded,
+                "partial": result.partial,
                 "error_type": result.error_type,
                 "node": result.node,
                 "lane": result.lane,

@@ -48,7 +48,8 @@ def _head(found: Explanation) -> list[Text]:
     query_id = Text(rows.clean(found.query_id), "bold")
     if result is None:
         return [query_id, rows.status_text("dead letter" if found.letter is not None else "no result")]
-    facts = [result.error_type if result.error_type != result.status else None]
+    facts = ["partial" if result.partial and not result.degraded else None]
+    facts += [result.error_type if result.error_type != result.status else None]
     facts += [f"node {result.node}" if result.node else None, f"lane {result.lane}", _times(result)]
     shown = [Text(rows.clean(fact)) for fact in facts if fact]
     return [query_id, rows.status_text(rows.status_of(result)), *shown]

@@ -110,7 +110,7 @@ class LaneState:
             if run.node is not None and run.spec.stage_type is _PROCESSING:
                 self._learn_node(run.node, run, now, rejected=rejected)
             self._learn_limit(run)
-        if outcome.status is _SUCCEEDED:
+        if outcome.status is _SUCCEEDED and not outcome.partial:
             for run in superseded:
                 if run.node in self.nodes:
                     self.nodes[run.node].fallback = outcome.node or ""
@@ -187,13 +187,14 @@ class LaneState:
         found: list[StageRouting] = []
         scarce = self._pressure.costs_answers(now)
         p50_s = [limit.p50_s or 0.0 for limit in self.limits] if scarce else []
-        reserve_s = 0.0
+        reserve_s = later_s = 0.0
         for spec, limit in zip(reversed(self._policy.plan.stages), reversed(self.limits), strict=True):
             other_s = sum(p50_s) - p50_s[spec.sequence] if scarce else 0.0
             limit_s = _rounded(limit.in_force_s(scarce=scarce, other_s=other_s))
             p95_s = _rounded(limit.p95_s)
-            found.append(StageRouting(limit_s, p95_s, reserve_s, _rounded(limit.p50_s)))
+            found.append(StageRouting(limit_s, p95_s, reserve_s, _rounded(limit.p50_s), later_s))
             reserve_s += p95_s if spec.critical else 0.0
+            later_s += 0.0 if spec.critical else p95_s
         return tuple(reversed(found))
 
 

@@ -137,6 +137,7 @@ class Encoder:
             answer_json=None,
             confidence=None,
             degraded=False,
+            partial=False,
             error=f"the answer takes more than the {self._max_record_bytes} bytes of the topic's records",
             error_type=TOO_LARGE,
         )

@@ -154,8 +154,8 @@ class EventJson:
     ) -> bytes:
         confidence = outcome.confidence
         return (
-            b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,"validated":%b,%b,'
-            b'"node":%b,"stages":[%b],"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
+            b'{"query_id":%b,"status":"%b","answer":%b,"confidence":%b,"degraded":%b,"validated":%b,'
+            b'"partial":%b,%b,"node":%b,"stages":[%b],"metrics":%b,"started_at":%b,"finished_at":%b,"source":%b%b'
             % (
                 self._query_id,
                 outcome.status.encode(),
@@ -163,6 +163,7 @@ class EventJson:
                 b"null" if confidence is None else orjson.dumps(confidence),
                 _BOOLS[outcome.degraded],
                 _VERDICTS[outcome.validated],
+                _BOOLS[outcome.partial],
                 _error(outcome.error, outcome.error_type),
                 _text(outcome.node),
                 b",".join(stages),

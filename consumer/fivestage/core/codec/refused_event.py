@@ -40,7 +40,8 @@ def without_data(record: OutputRecord, error_type: str, why: str) -> OutputRecor
         return None
     for stage in value["stages"]:
         _leave_out(stage, error_type, why)
-    value |= {"status": PipelineStatus.ERROR, "answer": None, "confidence": None, "degraded": False}
+    value |= {"status": PipelineStatus.ERROR, "answer": None, "confidence": None}
+    value |= {"degraded": False, "partial": False}
     value |= {"error": f"the broker refuses the result: {why}", "error_type": error_type}
     headers = [(name, _ERROR if name == h.STATUS else text) for name, text in record.headers]
     return OutputRecord.of(Output.RESULTS, record.key, orjson.dumps(value), headers)

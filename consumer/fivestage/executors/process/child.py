@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import structlog
@@ -23,6 +24,7 @@ from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import Decoder, encode
 from fivestage.executors.process.loop_probe import report_location
+from fivestage.executors.process.offer_sender import OfferSender
 from fivestage.executors.process.reporter import Outbox, Reporter
 from fivestage.executors.task_host import TaskHost, log_loop_error
 from fivestage.pipeline.default_executor import DefaultExecutor
@@ -147,6 +149,7 @@ class _Child:
         self._socket = connection
         self._loop = loop
         self._outbox = Outbox(connection)
+        self._offers = OfferSender(self._outbox)
         self._decoder = Decoder()
         self._orchestrator = Orchestrator(
             config.app,
@@ -214,6 +217,7 @@ class _Child:
         history = Reporter(self._outbox, self._config.max_data_bytes)
         job, history.serial = messages.decode_start(frame, self._config.plan, history, self._lanes)
         self._jobs[history.serial] = job, history
+        history.on_offer = partial(self._offers.put, history.serial)
         if self._new_probes:
             self._probes[history.serial], self._new_probes = self._new_probes, ()
         self._host.start(job, history)

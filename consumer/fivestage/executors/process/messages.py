@@ -13,6 +13,7 @@ import orjson
 
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.job import Job
+from fivestage.core.offer import Offer
 from fivestage.core.plan import Plan, StageSpec
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting, wants_trial
 from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
@@ -38,6 +39,7 @@ WAITS: Final = "waits"
 GOES_ON: Final = "goes_on"
 FINISHED: Final = "finished"
 FAILED_OVER: Final = "failed_over"
+OFFER: Final = "offer"
 DONE: Final = "done"
 STATUS: Final = "status"
 PONG: Final = "pong"
@@ -57,6 +59,7 @@ def encode_start(job: Job, serial: int) -> bytes:
     """START: run a job from where its stage history ends."""
     query, history = job.query, job.history
     context = orjson.dumps(query.context) if query.context else b""
+    offer = history.offer
     ended = [*history.runs, *history.superseded]
     return encode(
         (
@@ -64,10 +67,12 @@ def encode_start(job: Job, serial: int) -> bytes:
             job.started_at, job.ends_at, job.due_at if isfinite(job.due_at) else None,
             history.attempt, len(context),
             [_values(run) for run in history.runs], [_values(run) for run in history.superseded],
-            job.trace and list(job.trace),
+            job.trace and list(job.trace), job.allow_partial,
+            offer and [len(offer.answer_json), offer.confidence, offer.node],
         ),
         context,
         *(run.data_json or b"" for run in ended),
+        b"" if offer is None else offer.answer_json,
     )  # fmt: skip
 
 
@@ -82,14 +87,18 @@ def decode_start(
         history: Becomes the job's; gets the stages that have ended before.
         lanes: The routing of each lane, as far as it has been sent.
     """
-    _, number, serial, query_id, user_input, lane, *times, size, runs, superseded, trace = frame.head
+    _, number, serial, query_id, user_input, lane, *times = frame.head[:10]
+    size, runs, superseded, trace, allow_partial, offer = frame.head[10:]
     reader = BlobReader(frame.blob)
     context = orjson.loads(reader.read(size) or b"") if size else {}
     started_at, ends_at, due_at, history.attempt = times
     history.runs = [_run(values, reader.read(values[_DATA]), plan) for values in runs]
     history.superseded = [_run(values, reader.read(values[_DATA]), plan) for values in superseded]
+    if offer is not None:
+        history.offer = Offer(reader.read(offer[0]) or b"", *offer[1:])
     query, routing = Query(query_id, user_input, lane, context), lanes.get(lane)
     job = Job(query, plan, started_at=started_at, ends_at=ends_at, due_at=due_at, routing=routing)
+    job.allow_partial = allow_partial
     job.number, job.history, job.trace = number, history, trace and TraceContext(*trace)
     return job, serial
 
@@ -101,6 +110,17 @@ def encode_running(serial: int, stage: RunningStage) -> bytes:
     """RUNNING: a stage starts."""
     head = RUNNING, serial, stage.spec.sequence, stage.started_at, stage.granted_s
     return encode((*head, stage.node, stage.attempt, stage.probe, stage.waited_s))
+
+
+def encode_offer(serial: int, attempt: int, offer: Offer) -> bytes:
+    """OFFER: the node that runs offers an answer."""
+    return encode((OFFER, serial, attempt, offer.confidence, offer.node), offer.answer_json)
+
+
+def decode_offer(frame: Frame) -> tuple[int, Offer]:
+    """Decode OFFER: the attempt, and what it offers."""
+    _, _, attempt, confidence, node = frame.head
+    return attempt, Offer(frame.blob, confidence, node)
 
 
 def encode_waits(serial: int, waiting: RunningStage) -> bytes:
@@ -166,7 +186,7 @@ def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
     times = run.started_at, run.duration_s, run.granted_s
-    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where
+    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where, run.partial
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:

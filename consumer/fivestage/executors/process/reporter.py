@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from fivestage.core.stage_history import StageHistory
@@ -20,6 +21,7 @@ class Outbox:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._frames: list[bytes] = []
+        self._lock = threading.Lock()
 
     def send_later(self, frame: bytes) -> None:
         """Send a frame together with the next one that is sent."""
@@ -30,8 +32,13 @@ class Outbox:
         self._frames.append(frame)
         data = b"".join(self._frames)
         self._frames.clear()
+        self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames to the socket, before those of ``send_later``; in any thread."""
         try:
-            self._socket.sendall(data)
+            with self._lock:
+                self._socket.sendall(data)
         except OSError:  # the main process has ended
             os._exit(0)
 
@@ -51,7 +58,10 @@ class Reporter(StageHistory):
     def start(self, running: RunningStage) -> None:
         """Report a stage before its code runs, which may never give control back."""
         super().start(running)
-        self._outbox.send(messages.encode_running(self.serial, running))
+        frame = messages.encode_running(self.serial, running)
+        if running.call is not None:  # a thread may have run the code for a while
+            frame += self._offer_of(running)
+        self._outbox.send(frame)
 
     def finish(self, run: StageRun) -> None:
         """Report the end of a stage, together with the start of the next or the end of the job."""
@@ -62,7 +72,14 @@ class Reporter(StageHistory):
 
     def fail_over(self, run: StageRun) -> None:
         """Report that a stage has failed and is tried again with another node."""
+        if self.running is not None:  # what it offered last may still wait to be sent
+            self._outbox.send_later(self._offer_of(self.running))
         self._outbox.send_later(
             messages.encode_finished(messages.FAILED_OVER, self.serial, run, self, self._max_data_bytes)
         )
         super().fail_over(run)
+
+    def _offer_of(self, running: RunningStage) -> bytes:
+        """The frame of the last offer of a call; empty if there is none."""
+        offer = None if running.offers is None else running.offers.last_offer
+        return b"" if offer is None else messages.encode_offer(self.serial, running.attempt, offer)

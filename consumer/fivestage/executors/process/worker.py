@@ -7,12 +7,14 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.core.offer import SentOffer
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import encode
 from fivestage.executors.task_host import report_wait
 from fivestage.executors.worker import BLOCKED, ENDED, NOT_READY, RUNS_ON, LoopWorker
 from fivestage.pipeline.resource_manager import CLOSE_S
 from fivestage.pipeline.thread_pool import Abandoned
+from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from fivestage.executors.process.connection import WorkerLink
     from fivestage.executors.process.frames import Frame
 
+_PROCESSING: Final = StageType.PROCESSING
 HELLO_S: Final = 5.0
 """Seconds that a forked process may take to be ready, besides the time for its resources."""
 FRESH_S: Final = 0.25
@@ -84,6 +87,7 @@ class ProcessWorker(LoopWorker):
         }
         """For messages about a job that has not ended or moved."""
         self._handlers = {
+            messages.OFFER: self._on_offer,
             messages.DONE: self._on_done,
             messages.STATUS: self._on_status,
             messages.PONG: lambda _: self._on_pong(),
@@ -220,6 +224,14 @@ class ProcessWorker(LoopWorker):
 
     def _on_failed_over(self, frame: Frame, job: Job, history: StageHistory) -> None:
         history.fail_over(messages.decode_finished(frame, job.plan).run)
+
+    def _on_offer(self, frame: Frame) -> None:
+        """Keep what the running call of a node offers; a call that is not waited for may offer more."""
+        attempt, offer = messages.decode_offer(frame)
+        _, history = self._jobs.get(frame.head[1], (None, None))
+        running = None if history is None or history.closed else history.running
+        if running is not None and running.spec.stage_type is _PROCESSING and running.attempt == attempt:
+            running.offers = SentOffer(offer)
 
     def _on_done(self, frame: Frame) -> None:
         _, serial, completed, unused_probes = frame.head

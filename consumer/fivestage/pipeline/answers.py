@@ -1,0 +1,38 @@
+"""Reads the answer and its confidence in what a node returns or offers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fivestage.core.codec.data_json import as_json
+from fivestage.core.offer import Offer
+
+
+def answer_of(data: Any) -> tuple[Any, float | None]:
+    """Answer and confidence in what a node returned: a dict with ``answer``, or the answer itself."""
+    untyped: Any = data  # compiled code would bypass the methods of a subclass of dict
+    if not isinstance(data, dict) or "answer" not in untyped:
+        return data, None
+    answer, confidence = untyped["answer"], untyped.get("confidence")
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float):
+        return answer, None
+    return answer, min(1.0, max(0.0, float(confidence)))
+
+
+def offer_of(answer: Any, confidence: float | None, *, node: str | None, max_bytes: int | None) -> Offer:
+    """Encode an answer that a node offers, which may be anything that a node may return.
+
+    Raises:
+        TypeError: it has no JSON form, or *confidence* is no number.
+        ValueError: it takes more than *max_bytes* as JSON.
+    """
+    untyped: Any = confidence
+    if isinstance(untyped, bool) or not isinstance(untyped, int | float | None):
+        raise TypeError(f"confidence must be a number from 0 to 1, got {type(untyped).__name__}")
+    answer, stated = answer_of(answer)
+    _, answer_json = as_json(answer, max_bytes)
+    if answer_json is None:
+        raise ValueError(f"the offered answer takes more than {max_bytes} bytes as JSON; offer a shorter one")
+    if confidence is not None:
+        stated = min(1.0, max(0.0, float(confidence)))
+    return Offer(answer_json, stated, node)
