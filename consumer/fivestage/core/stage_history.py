@@ -20,8 +20,8 @@ class StageRun:
     """
 
     __slots__ = (
-        "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
-        "outcome", "probe", "spec", "started_at", "verdict", "waited_s", "where",
+        "attempt", "counted", "data_json", "duration_s", "error", "error_type", "excused", "granted_s",
+        "node", "outcome", "probe", "spec", "started_at", "verdict", "waited_s", "where",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - the fields of a StageResult
@@ -41,6 +41,7 @@ class StageRun:
         excused: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
         where: str | None = None,
+        counted: bool = True,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -63,6 +64,7 @@ class StageRun:
         """Seconds that the call waited for a thread before the stage started."""
         self.where = where
         """``file:line`` of the author's code that raised."""
+        self.counted = counted  # by breaker and health of the node: of a batch they count one call
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
@@ -85,6 +87,7 @@ class StageRun:
             self.excused,
             self.waited_s,
             self.where,
+            self.counted,
         )
 
     @property
@@ -103,7 +106,8 @@ class RunningStage:
     """The stage that runs now, or whose call waits for a thread."""
 
     __slots__ = (
-        "attempt", "call", "granted_s", "node", "parked", "probe", "spec", "started_at", "waited_s",
+        "attempt", "call", "counted", "granted_s", "node", "parked", "probe", "spec", "started_at",
+        "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +119,7 @@ class RunningStage:
         attempt: int = 1,
         probe: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
+        counted: bool = True,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.started_at = started_at
@@ -124,6 +129,7 @@ class RunningStage:
         self.probe = probe
         self.waited_s = waited_s
         """Seconds that the call waited for a thread before the stage started."""
+        self.counted = counted  # as of its StageRun
         self.call: Any = None
         """The call, if a thread makes it: it goes on while the event loop stalls."""
         self.parked: Any = None
@@ -135,7 +141,7 @@ class RunningStage:
         """The run of a stage that is abandoned at *now*, without a result."""
         run = StageRun(self.spec, outcome, None, error, error_type, self.node, self.attempt, self.started_at)
         run.duration_s, run.granted_s = now - self.started_at, self.granted_s
-        run.probe, run.waited_s = self.probe, self.waited_s
+        run.probe, run.waited_s, run.counted = self.probe, self.waited_s, self.counted
         return run
 
     def __repr__(self) -> str:
