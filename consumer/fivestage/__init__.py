@@ -21,6 +21,7 @@ from fivestage.errors import (
     ResourceError,
     Unanswerable,
 )
+from fivestage.pipeline.batch import BatchContext, BatchItem
 from fivestage.pipeline.context import Query, StageContext
 from fivestage.pipeline.orchestrator import Orchestrator, run_with_timeout
 from fivestage.pipeline.pipeline import Pipeline
@@ -29,6 +30,8 @@ from fivestage_schemas import Outcome, PipelineResult, PipelineStatus, StageResu
 
 __all__ = [
     "AccessError",
+    "BatchContext",
+    "BatchItem",
     "BrokerError",
     "ConfigurationError",
     "DrainTimeoutError",

@@ -39,9 +39,14 @@ def call_in_thread(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return function(*args)
     except BaseException as raised:
-        with contextlib.suppress(Exception):  # a class of the application may refuse attributes
-            setattr(raised, _FRAMES, _collect(raised))
+        keep_frames(raised)
         raise
+
+
+def keep_frames(error: BaseException) -> None:
+    """Attach its frames to an exception that is raised again elsewhere."""
+    with contextlib.suppress(Exception):  # a class of the application may refuse attributes
+        setattr(error, _FRAMES, _collect(error))
 
 
 def frames_of(error: BaseException) -> tuple[Frame, ...]:

@@ -40,8 +40,8 @@ class StageRun:
     """
 
     __slots__ = (
-        "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
-        "outcome", "partial", "probe", "spec", "started_at", "verdict", "waited_s", "where",
+        "attempt", "counted", "data_json", "duration_s", "error", "error_type", "excused", "granted_s",
+        "node", "outcome", "partial", "probe", "spec", "started_at", "verdict", "waited_s", "where",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - the fields of a StageResult
@@ -62,6 +62,7 @@ class StageRun:
         waited_s: float = 0.0,
         where: str | None = None,
         partial: bool = False,  # noqa: FBT001, FBT002 - likewise
+        counted: bool = True,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -79,6 +80,7 @@ class StageRun:
         self.waited_s = waited_s
         self.where = where
         self.partial = partial
+        self.counted = counted  # by breaker and health of the node: of a batch they count one call
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
@@ -109,6 +111,7 @@ class StageRun:
             self.waited_s,
             self.where,
             partial,
+            self.counted,
         )
 
     @property
@@ -135,7 +138,7 @@ class RunningStage:
     """
 
     __slots__ = (
-        "attempt", "call", "granted_s", "node", "offers", "parked", "probe", "spec", "started_at",
+        "attempt", "call", "counted", "granted_s", "node", "offers", "parked", "probe", "spec", "started_at",
         "waited_s",
     )  # fmt: skip
 
@@ -148,6 +151,7 @@ class RunningStage:
         attempt: int = 1,
         probe: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
+        counted: bool = True,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.started_at = started_at
@@ -156,6 +160,7 @@ class RunningStage:
         self.attempt = attempt
         self.probe = probe
         self.waited_s = waited_s
+        self.counted = counted  # as of its StageRun
         self.call: Any = None
         self.parked: Any = None
         self.offers: HasOffer | None = None
@@ -166,7 +171,7 @@ class RunningStage:
         """The run of a stage that is abandoned at *now*, without a result."""
         run = StageRun(self.spec, outcome, None, error, error_type, self.node, self.attempt, self.started_at)
         run.duration_s, run.granted_s = now - self.started_at, self.granted_s
-        run.probe, run.waited_s = self.probe, self.waited_s
+        run.probe, run.waited_s, run.counted = self.probe, self.waited_s, self.counted
         return run
 
     def __repr__(self) -> str:

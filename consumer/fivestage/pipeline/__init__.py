@@ -1,13 +1,14 @@
 """The API of authors, and how a query runs through its five stages.
 
-Authors use ``pipeline``, ``node``, ``context`` and ``resource`` (``resource_manager`` opens and closes
-these); ``matriz`` adapts foreign node objects, and ``loader`` imports an app. ``settings`` is the section
-``nodes`` of the settings; ``node_settings`` checks it (``setting_errors``) for nodes and resources.
+Authors use ``pipeline``, ``node``, ``batch``, ``context`` and ``resource`` (``resource_manager`` opens and
+closes these); ``matriz`` adapts foreign node objects, and ``loader`` imports an app. ``settings`` is the
+section ``nodes`` of the settings; ``node_settings`` checks it (``setting_errors``).
 
 A query runs in ``orchestrator``: ``stage_runner`` takes the stages in order and fails over between nodes
 (``node_choice``), ``stage_attempt`` calls one stage's function (``stage_call``) within its limit
 (``bounded_call``) and reads what it returned (``stage_results``). Blocking functions run in ``thread_pool``,
-or wait for one of its threads (``waiting_calls``). Called by ``executors``, and directly by users.
+or wait for one of its threads (``waiting_calls``). Queries for a batch node wait in ``batch_runner``, which
+calls the node for many, in a thread as ``batch_call``. Called by ``executors``, and directly by users.
 
 Invariant: nothing here uses Kafka, the bus loop or another query's state; no query waits for a stage beyond
 the stage's limit; code that does not end is abandoned.

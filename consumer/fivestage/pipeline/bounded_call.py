@@ -22,6 +22,8 @@ LATE_S = 0.005
 """A timer that fires later than this was delayed by other code on the loop."""
 TURN_S = 0.02
 """How long a busy loop may take to resume code whose wait is over."""
+FOREVER_S: Final = 1e6
+"""Seconds: for a call without a limit, which something else ends."""
 _SUCCESS: Final = Outcome.SUCCESS
 _UNWATCHED: Final = StepMonitor()
 

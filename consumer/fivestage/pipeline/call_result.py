@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fivestage.core.exception_origin import Frame, frames_of
 from fivestage_schemas import Outcome
 
 MAX_ERROR_CHARS = 512
 MAX_NAME_CHARS = 128
+NODE_BUSY: Final = "node_busy"
+
+
+class NodeBusyError(Exception):
+    """Ends a call that was not made, as the node has no time for it: ``error_type`` is ``node_busy``."""
 
 
 class CallResult:
@@ -52,7 +57,7 @@ class CallResult:
         excused: tuple[type[BaseException], ...] = (),
     ) -> CallResult:
         """The result of a call that raised; *excused* are exceptions that are not failures."""
-        kind = type(error).__name__[:MAX_NAME_CHARS]
+        kind = NODE_BUSY if isinstance(error, NodeBusyError) else type(error).__name__[:MAX_NAME_CHARS]
         result = cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
         result.frames = frames_of(error)
         result.excused = bool(excused) and _is_one_of(error, excused)

@@ -195,14 +195,7 @@ class StageContext(Generic[S]):
             ResourceError: it is not open here, or belongs to an event loop and is used in a thread: in a
                 ``def`` stage or node, or in a function that ``run_sync`` runs.
         """
-        if resource.is_async and not _on_a_loop():
-            raise ResourceError(
-                f"resource {resource.name!r} is an `async def`, so it belongs to an event loop; this code "
-                "runs in a thread (a `def` stage or node, or a function in run_sync); make the stage or node "
-                "an `async def`, or the resource a `def`"
-            )
-        stand_ins = resource.stand_ins
-        return stand_ins[-1].value if stand_ins else self.resources.find(resource)
+        return find_open(resource, self.resources)
 
     @property
     def settings(self) -> S:
@@ -235,6 +228,22 @@ class StageContext(Generic[S]):
     def running(self) -> str:
         """The name of the code that runs: the node's in processing, else the stage's."""
         return self.node if self.stage_type == "processing" and self.node else str(self.stage_type)
+
+
+def find_open(resource: Resource[T], resources: OpenResources) -> T:
+    """The value of a resource for the running code; an override of a test comes first.
+
+    Raises:
+        ResourceError: see ``StageContext.use``.
+    """
+    if resource.is_async and not _on_a_loop():
+        raise ResourceError(
+            f"resource {resource.name!r} is an `async def`, so it belongs to an event loop; this code "
+            "runs in a thread (a `def` stage or node, or a function in run_sync); make the stage or node "
+            "an `async def`, or the resource a `def`"
+        )
+    stand_ins = resource.stand_ins
+    return stand_ins[-1].value if stand_ins else resources.find(resource)
 
 
 def _on_a_loop() -> bool:

@@ -6,16 +6,42 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
 from fivestage.errors import InvalidAppError, Unanswerable
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
+
+    from fivestage.pipeline.batch_runner import BatchRunner
 
 PARAMETERS = ("query", "ctx")
 """The names of the arguments of stages and nodes."""
+
+
+class Batch:
+    """How a batch node collects its items. One for each declaration, shared by its event loops.
+
+    Args:
+        max_size: The most items of a batch.
+        max_wait_s: How long an item waits for others, in seconds.
+    """
+
+    __slots__ = ("is_async", "max_size", "max_wait_s", "runners")
+
+    def __init__(self, max_size: int, max_wait_s: float) -> None:
+        self.is_async = False
+        """The node's function is an ``async def``; else it runs in a thread."""
+        self.max_size = max_size
+        self.max_wait_s = max_wait_s
+        self.runners: WeakKeyDictionary[asyncio.AbstractEventLoop, BatchRunner] = WeakKeyDictionary()
+        """The queue on each event loop. Several threads share the dict, so each change is one operation."""
+
+    def __repr__(self) -> str:
+        return f"<Batch of at most {self.max_size} after {self.max_wait_s * 1000:g} ms>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +51,11 @@ class Handler:
     name: str
     call: Callable[..., Any]
     is_async: bool
+    """It is an ``async def`` that answers one query, so that the query awaits it."""
     place: tuple[str, int] | None = None
     """File and line of the function; None if it is not written in Python."""
+    batch: Batch | None = None
+    """How queries are collected for a function that answers many at a time; None if it answers one."""
 
     @classmethod
     def of(cls, name: str, call: Callable[..., Any]) -> Handler:
@@ -36,7 +65,18 @@ class Handler:
             InvalidAppError: it cannot be called with ``(query, ctx)``, or it yields.
         """
         check_function(name, call)
-        return cls(name, call, is_async=_is_async(call), place=_place(call))
+        return cls.inspect(name, call)
+
+    @classmethod
+    def inspect(cls, name: str, call: Callable[..., Any], batch: Batch | None = None) -> Handler:
+        """Inspect a function that was checked already."""
+        is_async = batch is None and is_coroutine_function(call)
+        return cls(name, call, is_async=is_async, place=_place(call), batch=batch)
+
+    @property
+    def needs_thread(self) -> bool:
+        """Whether a query waits for a thread before its stage starts. A batch waits for one as a whole."""
+        return not self.is_async and self.batch is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +122,7 @@ def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS)
     try:
         signature.bind(*parameters)
     except TypeError as error:
-        define = "async def" if _is_async(call) else "def"
+        define = "async def" if is_coroutine_function(call) else "def"
         raise InvalidAppError(
             f"{name}: {title}{signature} cannot be called with ({', '.join(parameters)}), {error}; "
             f"declare it as {define} {title}({', '.join(parameters)})"
@@ -124,6 +164,22 @@ def checked_not_failures(name: str, classes: Any) -> tuple[type[BaseException], 
     return (Unanswerable, *found)
 
 
+def checked_arguments(
+    name: Any, intents: Any, not_failures: Any
+) -> tuple[frozenset[str], tuple[type[BaseException], ...]]:
+    """Check a node's arguments; return its intents and its excused exceptions.
+
+    Raises:
+        InvalidAppError: one of them is not as described in ``Pipeline.node``.
+    """
+    if not (isinstance(name, str) and name):
+        if callable(name):
+            example = getattr(name, "__name__", "name")
+            raise InvalidAppError(f'a node needs a name: write @app.node("{example}") instead of @app.node')
+        raise InvalidAppError(f"a node needs a name, a text that is not empty; got {name!r}")
+    return checked_intents(name, intents), checked_not_failures(name, not_failures)
+
+
 def _place(call: Callable[..., Any]) -> tuple[str, int] | None:
     function = inspect.unwrap(call)
     method = getattr(type(function), "__call__", None)  # noqa: B004 - of an object that is called
@@ -131,7 +187,8 @@ def _place(call: Callable[..., Any]) -> tuple[str, int] | None:
     return (code.co_filename, code.co_firstlineno) if inspect.iscode(code) else None
 
 
-def _is_async(call: Callable[..., Any]) -> bool:
+def is_coroutine_function(call: Callable[..., Any]) -> bool:
+    """Whether *call* is an ``async def``, or an object whose ``__call__`` is one."""
     return _is_one(call, inspect.iscoroutinefunction)
 
 

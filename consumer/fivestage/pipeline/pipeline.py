@@ -10,32 +10,36 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fivestage.errors import InvalidAppError, NoNodeError
 from fivestage.nodes import builtin_nodes, builtin_stages
+from fivestage.pipeline.batch import batch_handler, checked_batch
 from fivestage.pipeline.matriz import adapt_matriz_node
-from fivestage.pipeline.node import Handler, Node, checked_intents, checked_not_failures
+from fivestage.pipeline.node import Handler, Node, checked_arguments
 from fivestage.pipeline.node_settings import checked_model, current
-from fivestage.pipeline.resource import Resource, StandIn
+from fivestage.pipeline.resource_declarations import ResourceDeclarations
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from pydantic import BaseModel
 
+    from fivestage.pipeline.batch import BatchContext, BatchItem
     from fivestage.pipeline.context import Query, StageContext
 
 log = logging.getLogger("fivestage.app")
-T = TypeVar("T")
 Model = TypeVar("Model", bound="BaseModel")
 StageFunction = TypeVar("StageFunction", bound="Callable[[Query, StageContext[Any]], Any]")
+BatchFunction = TypeVar(
+    "BatchFunction",
+    bound="Callable[[list[BatchItem], BatchContext], Sequence[Any] | Awaitable[Sequence[Any]]]",
+)
 
 
-class Pipeline:
+class Pipeline(ResourceDeclarations):
     """Five stages, and the nodes that the processing stage calls.
 
     A new Pipeline has the built-in stages and nodes (``math``, ``facts``). A later declaration of a stage or
@@ -60,7 +64,9 @@ class Pipeline:
     def __init__(self, *, builtins: bool = True) -> None:
         self._stages: dict[StageType, Handler] = {}
         self._nodes: dict[str, Node] = {}
-        self._resources: dict[str, Resource[Any]] = {}
+        self.batch_nodes: set[str] = set()
+        """The names of those nodes that were declared with ``batch_node``."""
+        super().__init__()
         for stage_type, function in builtin_stages(self._nodes).items():
             self._stages[stage_type] = Handler.of(stage_type, function)
         if builtins:
@@ -134,13 +140,56 @@ class Pipeline:
             ...         raise Unanswerable("no product was named")
             ...     return {"answer": {"apple": 3}[query.user_input], "confidence": 0.9}
         """
-        taken, excused = _checked(name, intents, not_failures)
+        taken, excused = checked_arguments(name, intents, not_failures)
         check = Handler.of(f"{name}.validate", validate) if validate else None
         model = checked_model(name, settings)
 
         def declare(function: StageFunction) -> StageFunction:
             node = Node(Handler.of(name, function), taken, check, excused=excused, settings=model)
             self._register(name, node)
+            return function
+
+        return declare
+
+    def batch_node(
+        self,
+        name: str,
+        *,
+        intents: Iterable[str] = (),
+        max_size: int = 32,
+        max_wait_ms: float = 5,
+        validate: Callable[..., Any] | None = None,
+        not_failures: type[Exception] | tuple[type[Exception], ...] = (),
+    ) -> Callable[[BatchFunction], BatchFunction]:
+        """Declare a node that answers many queries in one call: ``(items, ctx) -> list``, an answer for each.
+
+        An exception in the place of an answer is the error of that item only. A batch starts when it is full,
+        when its oldest item has waited *max_wait_ms*, or when the item with the least time must start.
+
+        Args:
+            name: The node's name, as decision returns it.
+            intents: The intents that the node takes.
+            max_size: The most items of a batch.
+            max_wait_ms: Milliseconds that an item waits for others while no batch runs.
+            validate: See ``node``; called for each query.
+            not_failures: See ``node``; for exceptions in places of answers too.
+
+        Raises:
+            InvalidAppError: the function, or an argument, is not as described; the text says what to write.
+
+        Example:
+            >>> from fivestage import Pipeline
+            >>> app = Pipeline()
+            >>> @app.batch_node("lengths", intents={"length"})
+            ... def lengths(items, ctx):
+            ...     return [len(item.query.user_input) for item in items]
+        """
+        taken, excused = checked_arguments(name, intents, not_failures)
+        batch = checked_batch(name, max_size, max_wait_ms)
+        check = Handler.of(f"{name}.validate", validate) if validate else None
+
+        def declare(function: BatchFunction) -> BatchFunction:
+            self._register(name, Node(batch_handler(name, function, batch), taken, check, excused=excused))
             return function
 
         return declare
@@ -165,45 +214,10 @@ class Pipeline:
         Raises:
             InvalidAppError: *node* has no such ``process``, or an argument is not as described.
         """
-        taken, excused = _checked(name, intents, not_failures)
+        taken, excused = checked_arguments(name, intents, not_failures)
         call, own_intents, validate = adapt_matriz_node(name, node)
         check = Handler.of(f"{name}.validate", validate) if validate else None
         self._register(name, Node(Handler.of(name, call), taken or own_intents, check, excused=excused))
-
-    @overload
-    def resource(self, function: Callable[[], AsyncIterator[T]]) -> Resource[T]: ...
-    @overload
-    def resource(self, function: Callable[[], Iterator[T]]) -> Resource[T]: ...
-    def resource(self, function: Callable[[], Any]) -> Resource[Any]:
-        """Declare what stages and nodes share: a client, a connection pool, a model.
-
-        The function opens the resource, yields it once, and closes it. An ``async def`` resource is opened
-        once per event loop, for ``async def`` stages and nodes; a ``def`` resource once per process, for all.
-
-        Resources are opened in the order of their declaration, before the first query and without a stage's
-        limit. They are closed in reverse order after the last query, within 2 s in all. A worker that is
-        stalled for good or killed closes none.
-
-        Example:
-            >>> from fivestage import Pipeline
-            >>> app = Pipeline()
-            >>> @app.resource
-            ... async def http():
-            ...     async with aiohttp.ClientSession() as session:
-            ...         yield session
-            >>> @app.node("pages", intents={"page"})
-            ... async def pages(query, ctx):
-            ...     async with ctx.use(http).get(query.user_input) as reply:
-            ...         return await reply.text()
-
-        Raises:
-            InvalidAppError: *function* is not a generator function, takes arguments, or its name is taken.
-        """
-        declared: Resource[Any] = Resource(function)
-        if declared.name in self._resources:
-            raise InvalidAppError(f"resource {declared.name}: there is one of that name already; rename one")
-        self._resources[declared.name] = declared
-        return declared
 
     @overload
     def settings(self, name: str) -> Any: ...
@@ -233,39 +247,6 @@ class Pipeline:
         if name not in self._nodes and name not in self._resources:
             raise InvalidAppError(f"app.settings({name!r}): there is no node or resource of this name")
         return current().find(name, model)
-
-    @contextlib.contextmanager
-    def override(self, resource: Resource[Any], fake: Any) -> Iterator[None]:
-        """Let ``ctx.use`` return *fake* instead of a resource within a ``with`` block; for tests.
-
-        Works before the app starts and while it runs, on all loops of this process, but not in worker
-        processes. A resource that is overridden when the app starts is not opened. Overrides may be nested.
-
-        Raises:
-            InvalidAppError: the resource does not belong to this Pipeline.
-
-        Example:
-            >>> from fivestage import Pipeline
-            >>> app = Pipeline()
-            >>> @app.resource
-            ... def clock():
-            ...     yield "real"
-            >>> with app.override(clock, "fake"):
-            ...     pass  # queries that run here get "fake" from ctx.use(clock)
-        """
-        if resource not in self._resources.values():
-            raise InvalidAppError(f"override: {resource!r} does not belong to this Pipeline")
-        stand_in = StandIn(fake)
-        resource.stand_ins.append(stand_in)
-        try:
-            yield
-        finally:
-            resource.stand_ins.remove(stand_in)
-
-    @property
-    def resources(self) -> Mapping[str, Resource[Any]]:
-        """The declared resources by name, in the order of declaration."""
-        return self._resources
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -299,15 +280,6 @@ class Pipeline:
             fields = {"event": "node registered twice", "node": name, "where": new, "replaced": old}
             log.warning("node %r at %s replaces the one at %s", name, new, old, extra=fields)
         self._nodes[name] = node
-
-
-def _checked(
-    name: Any, intents: Any, not_failures: Any
-) -> tuple[frozenset[str], tuple[type[BaseException], ...]]:
-    """Check a node's arguments; return its intents and its excused exceptions."""
-    if not (isinstance(name, str) and name):
-        if callable(name):
-            example = getattr(name, "__name__", "name")
-            raise InvalidAppError(f'a node needs a name: write @app.node("{example}") instead of @app.node')
-        raise InvalidAppError(f"a node needs a name, a text that is not empty; got {name!r}")
-    return checked_intents(name, intents), checked_not_failures(name, not_failures)
+        self.batch_nodes.discard(name)
+        if node.handler.batch is not None:
+            self.batch_nodes.add(name)

@@ -11,8 +11,8 @@ from fivestage.core.codec.data_json import as_json
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_history import RunningStage, StageRun
 from fivestage.errors import NodeError
-from fivestage.pipeline.bounded_call import Bounds
-from fivestage.pipeline.call_result import CallResult
+from fivestage.pipeline.bounded_call import FOREVER_S, Bounds
+from fivestage.pipeline.call_result import NODE_BUSY, CallResult
 from fivestage.pipeline.context import StageContext
 from fivestage.pipeline.current_span import enter_call, enter_query
 from fivestage.pipeline.failure_log import failure_log
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 RESUME_S: Final = 0.005
 """Least seconds that a stage gets to collect the outcome of a call that runs in a thread already."""
-FOREVER_S: Final = 1e6
-"""Seconds: a wait for a thread has no limit here, as the dispatcher ends queries that wait too long."""
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
 _ERROR: Final = Outcome.ERROR
@@ -135,15 +133,16 @@ class StageAttempts:
             enter_call(self._traced, spec.sequence, ctx.attempt)
         if self._threads.is_full and needs_thread(self._app, self._ctx):
             return self._wait_for_thread(self._park(spec, node, started_at))
-        probe = False
+        probe, counted = False, True
         if node is not None:
             granted_s, probe = self._granted(node, granted_s)
+            counted = probe or node not in self._app.batch_nodes  # else its batch decides
         ctx.stage_deadline = ends_at = started_at + granted_s
-        running = RunningStage(spec, started_at, granted_s, node or None, ctx.attempt, probe)
+        running = RunningStage(spec, started_at, granted_s, node or None, ctx.attempt, probe, 0.0, counted)
         running.offers = None if node is None else ctx
         self._history.start(running)
         try:
-            call = coroutine_of(self._app, self._threads, job.query, ctx, self._history)
+            call = coroutine_of(self._app, self._threads, self._job, ctx, self._history, self._bounds)
         except BaseException as raised:  # there is no such node, or it takes other arguments
             if isinstance(raised, asyncio.CancelledError) and self._history.closed:
                 raise
@@ -219,6 +218,7 @@ class StageAttempts:
         if history.on_wait is not None:
             history.on_wait(job, history, None)
         now = self._clock()
+        # No limit, as the dispatcher ends queries that wait too long.
         wait = bounds.start(parked.wait(waiting.call), now, now + FOREVER_S)
         result = wait if isinstance(wait, CallResult) else await wait
         if history.closed:  # the query was moved: its next runner waits for the same call
@@ -254,7 +254,7 @@ class StageAttempts:
         """Make the run of an attempt that has ended; the later stages see the data of a success."""
         if result.outcome is _SUCCESS:
             result = self._recorded(result)
-        failed = result.outcome is _ERROR and not self._history.closed
+        failed = result.outcome is _ERROR and not self._history.closed and result.error_type != NODE_BUSY
         return StageRun(
             running.spec,
             result.outcome,
@@ -271,6 +271,7 @@ class StageAttempts:
             result.excused,
             running.waited_s,
             self._log(running, result) if failed else None,
+            running.counted,
         )
 
     def _recorded(self, result: CallResult) -> CallResult:

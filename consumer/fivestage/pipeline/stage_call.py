@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.exception_origin import call_in_thread
 from fivestage.errors import NoNodeError
+from fivestage.pipeline import batch_runner
 from fivestage.pipeline.bounded_call import as_coroutine
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from fivestage.core.job import Job
     from fivestage.core.stage_history import RunningStage, StageHistory
+    from fivestage.pipeline.bounded_call import Bounds
     from fivestage.pipeline.context import Query, StageContext
     from fivestage.pipeline.node import Handler
     from fivestage.pipeline.pipeline import Pipeline
@@ -47,13 +50,13 @@ def place_of(app: Pipeline, ctx: StageContext) -> tuple[str, int] | None:
 def needs_thread(app: Pipeline, ctx: StageContext) -> bool:
     """Whether that function runs in a thread."""
     try:
-        return not handler_of(app, ctx).is_async
+        return handler_of(app, ctx).needs_thread
     except Exception:  # noqa: BLE001 - the call will raise the same, and is reported there
         return False
 
 
 def coroutine_of(
-    app: Pipeline, threads: ThreadPool, query: Query, ctx: StageContext, history: StageHistory
+    app: Pipeline, threads: ThreadPool, job: Job, ctx: StageContext, history: StageHistory, bounds: Bounds
 ) -> Coroutine[Any, Any, Any]:
     """Make the coroutine of the stage's function; nothing of the function runs yet.
 
@@ -63,8 +66,10 @@ def coroutine_of(
     """
     handler = handler_of(app, ctx)
     if not handler.is_async:
-        return _run_in_thread(handler, threads, query, ctx, history.running)
-    call: Any = handler.call(query, ctx)
+        if handler.batch is not None:
+            return batch_runner.answer(handler, handler.batch, threads, job.query, ctx, history, bounds)
+        return _run_in_thread(handler, threads, job.query, ctx, history.running)
+    call: Any = handler.call(job.query, ctx)
     return call if hasattr(call, "send") else as_coroutine(call)
 
 

@@ -156,7 +156,7 @@ class LaneState:
         limit = self.limits[run.spec.sequence]
         if run.outcome is _SUCCESS:
             limit.succeeded(run.duration_s)
-        elif run.outcome is _TIMEOUT and had_fair_share(run, self._limit_in_force_s(run)):
+        elif run.outcome is _TIMEOUT and run.counted and had_fair_share(run, self._limit_in_force_s(run)):
             limit.timed_out(run.duration_s)  # a timeout with less time says nothing about the limit
 
     def _learn_node(self, name: str, run: StageRun, now: float, *, rejected: bool = False) -> None:
@@ -165,6 +165,9 @@ class LaneState:
             if len(self.nodes) >= MAX_NODES:
                 return
             node = self.nodes[name] = NodeState(self._policy.breaker, self._policy.jitter)
+        if not run.counted:
+            node.ignore(run)
+            return
         state = node.breaker.state(now)
         learning = self.limits[run.spec.sequence].is_learned
         limit_s = self._limit_in_force_s(run)

@@ -109,7 +109,7 @@ def decode_start(
 def encode_running(serial: int, stage: RunningStage) -> bytes:
     """RUNNING: a stage starts."""
     head = RUNNING, serial, stage.spec.sequence, stage.started_at, stage.granted_s
-    return encode((*head, stage.node, stage.attempt, stage.probe, stage.waited_s))
+    return encode((*head, stage.node, stage.attempt, stage.probe, stage.waited_s, stage.counted))
 
 
 def encode_offer(serial: int, attempt: int, offer: Offer) -> bytes:
@@ -186,7 +186,8 @@ def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
     times = run.started_at, run.duration_s, run.granted_s
-    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where, run.partial
+    counted = run.partial, run.counted
+    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where, *counted
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
