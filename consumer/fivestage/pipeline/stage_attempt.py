@@ -271,7 +271,7 @@ class StageAttempts:
             result.excused,
             running.waited_s,
             self._log(running, result) if failed else None,
-            running.counted,
+            counted=running.counted,
         )
 
     def _recorded(self, result: CallResult) -> CallResult:

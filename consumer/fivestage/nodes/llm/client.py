@@ -19,7 +19,7 @@ from fivestage.nodes.llm.stream import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     Message = Mapping[str, Any]
     """A message of the chat: ``{"role": "user", "content": "..."}``."""
@@ -78,7 +78,7 @@ class ChatClient:
 
     async def stream(
         self, messages: Sequence[Message], *, timeout_s: float, headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Ask, and yield the answer part by part. Use it within ``contextlib.aclosing``.
 
         The connection is closed when the caller stops before the end, or is cancelled, so that the server can
